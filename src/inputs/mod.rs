@@ -1,0 +1,1 @@
+//! What a request brings: text, pictures, noise.

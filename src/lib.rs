@@ -1,0 +1,9 @@
+//! Stable Diffusion XL with IP-Adapter image prompts.
+
+pub mod error;
+pub mod inputs;
+pub mod schedulers;
+pub mod tensor;
+pub mod weights;
+
+pub use error::{Error, Result};

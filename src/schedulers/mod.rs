@@ -1,0 +1,1 @@
+//! Samplers, each reduced to a table of coefficients; host arithmetic only.

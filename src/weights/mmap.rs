@@ -1,0 +1,91 @@
+//! The bytes behind the tensors: a mapping of a file, or memory.
+
+use crate::error::{Error, Result};
+use std::fs::File;
+use std::path::Path;
+
+/// Read-only bytes that many tensors share.
+///
+/// A mapping follows its file: a file that is cut short while it is mapped ends the process with SIGBUS when the missing
+/// part is read. Where files may change under the program, read them with [`Storage::read`].
+pub struct Storage(Bytes);
+
+enum Bytes {
+    Mapped(memmap2::Mmap),
+    Owned(Vec<u8>),
+}
+
+impl Storage {
+    /// Maps a file.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where it cannot be opened or mapped; [`Error::Malformed`] where it is empty or not a regular file.
+    pub fn map(path: &Path) -> Result<Self> {
+        let (file, _) = open(path)?;
+        // SAFETY: the mapping is private to this process and read-only; that other processes may change the file is
+        // documented on the type, and no reader relies on two reads of one byte giving the same value.
+        let map = unsafe { memmap2::Mmap::map(&file) }.map_err(Error::io("map", path))?;
+        Ok(Self(Bytes::Mapped(map)))
+    }
+
+    /// Reads a file into memory.
+    ///
+    /// # Errors
+    /// As [`Storage::map`].
+    pub fn read(path: &Path) -> Result<Self> {
+        use std::io::Read;
+        let (mut file, len) = open(path)?;
+        let mut bytes = Vec::new();
+        let len = usize::try_from(len).unwrap_or(usize::MAX);
+        bytes.try_reserve_exact(len).map_err(|_| Error::Memory {
+            stage: "loading",
+            need: len as u64,
+            have: 0,
+            hint: "map the file instead of reading it".into(),
+        })?;
+        file.read_to_end(&mut bytes).map_err(Error::io("read", path))?;
+        Ok(Self(Bytes::Owned(bytes)))
+    }
+
+    /// Bytes that no file holds.
+    pub fn owned(bytes: Vec<u8>) -> Self {
+        Self(Bytes::Owned(bytes))
+    }
+
+    /// All of them.
+    pub fn bytes(&self) -> &[u8] {
+        match &self.0 {
+            Bytes::Mapped(map) => map,
+            Bytes::Owned(bytes) => bytes,
+        }
+    }
+
+    /// Their number.
+    pub fn len(&self) -> usize {
+        self.bytes().len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl std::fmt::Debug for Storage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let kind = if matches!(self.0, Bytes::Mapped(_)) { "mapped" } else { "owned" };
+        write!(f, "Storage({kind}, {} bytes)", self.len())
+    }
+}
+
+fn open(path: &Path) -> Result<(File, u64)> {
+    let file = File::open(path).map_err(Error::io("open", path))?;
+    let meta = file.metadata().map_err(Error::io("read", path))?;
+    if !meta.is_file() {
+        return Err(Error::malformed(path, "not a regular file"));
+    }
+    if meta.len() == 0 {
+        return Err(Error::malformed(path, "the file is empty; fetch it again"));
+    }
+    Ok((file, meta.len()))
+}
