@@ -2,6 +2,7 @@
 
 pub mod error;
 pub mod inputs;
+pub mod models;
 pub mod schedulers;
 pub mod tensor;
 pub mod weights;

@@ -1,0 +1,135 @@
+//! Sizes and switches of each model, in diffusers' terms.
+
+/// An activation function.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Activation {
+    /// x * sigmoid(x).
+    Silu,
+    /// The exact GELU, x * Phi(x), by erf.
+    Gelu,
+    /// x * sigmoid(1.702 x).
+    QuickGelu,
+}
+
+/// A CLIP text encoder (transformers' `CLIPTextModel` and `CLIPTextModelWithProjection`).
+#[derive(Debug, Clone, PartialEq)]
+pub struct ClipTextConfig {
+    /// `hidden_size`.
+    pub hidden: usize,
+    /// `num_hidden_layers`.
+    pub layers: usize,
+    /// `num_attention_heads`.
+    pub heads: usize,
+    /// `intermediate_size`.
+    pub intermediate: usize,
+    /// `hidden_act`.
+    pub activation: Activation,
+    /// `layer_norm_eps`.
+    pub eps: f32,
+    /// `vocab_size`.
+    pub vocab: usize,
+    /// `max_position_embeddings`.
+    pub positions: usize,
+    /// `projection_dim` where the checkpoint has a `text_projection`.
+    pub projection: Option<usize>,
+    /// `eos_token_id` as the configuration says it; 2 selects transformers' legacy pooling at argmax(ids).
+    pub eos: u32,
+}
+
+/// A CLIP image encoder (transformers' `CLIPVisionModelWithProjection`).
+#[derive(Debug, Clone, PartialEq)]
+pub struct ClipVisionConfig {
+    /// `hidden_size`.
+    pub hidden: usize,
+    /// `num_hidden_layers`.
+    pub layers: usize,
+    /// `num_attention_heads`.
+    pub heads: usize,
+    /// `intermediate_size`.
+    pub intermediate: usize,
+    /// `hidden_act`.
+    pub activation: Activation,
+    /// `layer_norm_eps`.
+    pub eps: f32,
+    /// `image_size`, pixels on a side.
+    pub image: usize,
+    /// `patch_size`.
+    pub patch: usize,
+    /// `projection_dim`.
+    pub projection: usize,
+}
+
+/// The SDXL UNet (diffusers' `UNet2DConditionModel` with `addition_embed_type` `text_time`).
+#[derive(Debug, Clone, PartialEq)]
+pub struct UnetConfig {
+    /// `in_channels`.
+    pub in_channels: usize,
+    /// `out_channels`.
+    pub out_channels: usize,
+    /// `block_out_channels`, one for each level.
+    pub channels: Vec<usize>,
+    /// `layers_per_block`: resnets of each down block; up blocks have one more.
+    pub layers: usize,
+    /// `transformer_layers_per_block` for each level; 0 where the level's block has no cross-attention.
+    pub transformer_layers: Vec<usize>,
+    /// Attention heads of each level (diffusers' `attention_head_dim`, which holds their number in SDXL).
+    pub heads: Vec<usize>,
+    /// `cross_attention_dim`, the width of a text token.
+    pub context: usize,
+    /// `norm_num_groups`.
+    pub groups: usize,
+    /// `norm_eps` of the resnets and of `conv_norm_out`.
+    pub eps: f32,
+    /// `addition_time_embed_dim`.
+    pub addition_time: usize,
+    /// `projection_class_embeddings_input_dim`: pooled text and six time ids' embeddings.
+    pub addition_input: usize,
+    /// `flip_sin_to_cos` of the timestep embedding.
+    pub flip_sin_to_cos: bool,
+    /// `freq_shift` of the timestep embedding.
+    pub freq_shift: f32,
+    /// `sample_size`: the latents' side that the model was trained for.
+    pub sample_size: usize,
+}
+
+/// The decoder of the VAE (diffusers' `AutoencoderKL`).
+#[derive(Debug, Clone, PartialEq)]
+pub struct VaeConfig {
+    /// `out_channels`, of the picture.
+    pub out_channels: usize,
+    /// `latent_channels`.
+    pub latent_channels: usize,
+    /// `block_out_channels`, encoder order.
+    pub channels: Vec<usize>,
+    /// `layers_per_block`; the decoder's blocks have one more.
+    pub layers: usize,
+    /// `norm_num_groups`.
+    pub groups: usize,
+    /// `scaling_factor`.
+    pub scaling_factor: f32,
+    /// `use_post_quant_conv`.
+    pub post_quant_conv: bool,
+    /// `mid_block_add_attention`.
+    pub mid_attention: bool,
+}
+
+impl VaeConfig {
+    /// Pixels to a latent on each side.
+    pub fn factor(&self) -> usize {
+        1 << self.channels.len().saturating_sub(1)
+    }
+}
+
+/// A base IP-Adapter: its projection and one pair of matrices for each cross-attention.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AdapterConfig {
+    /// Width of the image embedding that the projection takes (1280 for ViT-bigG, 1024 for ViT-H).
+    pub embedding: usize,
+    /// Image tokens to a picture (4).
+    pub tokens: usize,
+    /// Width of an image token, equal to [`UnetConfig::context`].
+    pub context: usize,
+    /// Widths of the cross-attentions in the order of the file's keys.
+    pub widths: Vec<usize>,
+}

@@ -1,0 +1,3 @@
+//! The models: for each a configuration and a function that builds a graph from it and a weight scope.
+
+pub mod config;

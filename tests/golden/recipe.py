@@ -1,0 +1,94 @@
+"""Small models whose weights are a pure function of their names, so that no weights need to be committed.
+
+A golden case keeps, instead of weights, a *recipe*: for each file a list of tensors with name, shape, dtype, scale,
+offset and seed. The Rust tests build the same bytes from it (src/synth). The value of element i (row-major) is
+
+    x = (i * 0x9E3779B9 + seed) mod 2^32
+    x ^= x >> 16;  x *= 0x7feb352d;  x ^= x >> 15;  x *= 0x846ca68b;  x ^= x >> 16          (mod 2^32)
+    u = (x >> 8) * 2^-23 - 1                     exactly representable, in [-1, 1)
+    value = f32(offset + f32(scale * u))         then rounded to the tensor's dtype, half to even
+"""
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+
+DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+
+
+def seed_of(name: str) -> int:
+    """FNV-1a, 32 bits, of the UTF-8 name."""
+    h = 0x811C9DC5
+    for b in name.encode():
+        h = ((h ^ b) * 0x01000193) & 0xFFFFFFFF
+    return h
+
+
+def fill(shape, scale: float, offset: float, seed: int) -> torch.Tensor:
+    """The f32 tensor of one recipe line, before rounding to its dtype."""
+    n = int(np.prod(shape, dtype=np.int64))
+    x = np.arange(n, dtype=np.uint32) * np.uint32(0x9E3779B9) + np.uint32(seed)
+    x ^= x >> np.uint32(16)
+    x *= np.uint32(0x7FEB352D)
+    x ^= x >> np.uint32(15)
+    x *= np.uint32(0x846CA68B)
+    x ^= x >> np.uint32(16)
+    u = (x >> np.uint32(8)).astype(np.float32) * np.float32(2.0**-23) - np.float32(1)
+    return torch.from_numpy((np.float32(offset) + np.float32(scale) * u).reshape(shape))
+
+
+def rule(name: str, shape) -> tuple[float, float]:
+    """(scale, offset) that keep activations near unit size: for uniform u, scale = gain * sqrt(3 / fan_in)."""
+    leaf = name.rsplit(".", 1)[-1]
+    if leaf == "bias" or leaf.endswith("_bias"):
+        return 0.1, 0.0
+    if len(shape) == 1:
+        return (0.2, 1.0) if "norm" in name or "ln_" in name or "layrnorm" in name else (0.5, 0.0)
+    if "embedding" in name and "patch" not in name and len(shape) == 2 and "linear" not in name and "embedder" not in leaf and ("token_embedding" in name or "position" in name):
+        return 0.5, 0.0
+    fan_in = int(np.prod(shape[1:]))
+    return float(np.sqrt(3.0 / fan_in)), 0.0
+
+
+class Recipe:
+    """Collects the files of one case; `write` stores recipe.json."""
+
+    def __init__(self):
+        self.files = []
+
+    def module(self, module: torch.nn.Module, path: str, dtype: str = "F32", salt: str = "") -> None:
+        """Overwrites every parameter of `module` (buffers such as position_ids stay) and records the file."""
+        tensors = []
+        with torch.no_grad():
+            for name, p in module.named_parameters():
+                line = self.line(name, list(p.shape), dtype, salt)
+                p.copy_(self.value(line).to(p.dtype))
+                tensors.append(line)
+        self.add(path, tensors)
+
+    def line(self, name: str, shape, dtype: str = "F32", salt: str = "", scale=None, offset=None) -> dict:
+        s, o = rule(name, shape)
+        s, o = float(np.float32(s if scale is None else scale)), float(np.float32(o if offset is None else offset))
+        return {"name": name, "shape": list(shape), "dtype": dtype, "scale": s, "offset": o, "seed": seed_of(salt + name)}
+
+    @staticmethod
+    def value(line: dict) -> torch.Tensor:
+        """The tensor of a line, rounded to its dtype, as that dtype."""
+        return fill(line["shape"], line["scale"], line["offset"], line["seed"]).to(DTYPES[line["dtype"]])
+
+    def add(self, path: str, tensors: list, format: str = "safetensors") -> None:
+        """format: `safetensors`, or `torch` for a pickle with the dotted names nested at their first dot."""
+        self.files.append({"path": path, "format": format, "tensors": tensors})
+
+    def json(self, path: str, value: dict) -> None:
+        """A configuration file, stored whole."""
+        self.files.append({"path": path, "format": "json", "json": value})
+
+    def text(self, path: str, value: str) -> None:
+        """Any other text file (merges.txt), stored whole."""
+        self.files.append({"path": path, "format": "text", "text": value})
+
+    def write(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "recipe.json").write_text(json.dumps({"files": self.files}, separators=(",", ":")))
