@@ -1,6 +1,9 @@
 //! Stable Diffusion XL with IP-Adapter image prompts.
 
+pub mod compat;
+pub mod device;
 pub mod error;
+pub mod graph;
 pub mod inputs;
 pub mod models;
 pub mod schedulers;

@@ -39,6 +39,11 @@ impl Scope {
         if self.prefix.is_empty() { name.to_owned() } else { format!("{}.{name}", self.prefix) }
     }
 
+    /// The dotted path of this scope, empty at the root.
+    pub fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
     /// Whether a tensor of that name is here.
     pub fn has(&self, name: &str) -> bool {
         self.weights.get(&self.path(name)).is_some()

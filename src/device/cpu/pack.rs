@@ -1,0 +1,181 @@
+//! Widening and transposing weights into panels for the innermost loop.
+
+use super::kernel::NR;
+use super::simd::for_every_isa;
+use crate::tensor::DType;
+use crate::weights::Weight;
+use half::slice::HalfFloatSliceExt;
+use half::{bf16, f16};
+
+/// The right-hand side of a product: matrices `[N, C * taps]` whose rows are joined, cut into panels of 32 rows.
+pub(crate) struct Panel {
+    /// Each with the number of the first joined row that it holds.
+    parts: Vec<(usize, Weight)>,
+    taps: usize,
+    rows: usize,
+    /// A panel holds 16 rows of the first half and the 16 matching ones of the second.
+    halves: bool,
+}
+
+/// Elements of a row that are widened at a time: 32 rows of them stay in the first-level cache.
+const CHUNK: usize = 144;
+
+impl Panel {
+    /// Joins `parts`, each `[N, C]` or `[N, C, kh, kw]` with kh * kw = taps.
+    pub(crate) fn new(parts: Vec<Weight>, taps: usize, halves: bool) -> Self {
+        let mut rows = 0;
+        let mut place = |w: Weight| {
+            rows += w.shape()[0];
+            (rows - w.shape()[0], w)
+        };
+        let parts = parts.into_iter().map(&mut place).collect();
+        Self { parts, taps, rows, halves }
+    }
+
+    /// The number of panels.
+    pub(crate) fn count(&self) -> usize {
+        if self.halves { (self.rows / 2).div_ceil(NR / 2) } else { self.rows.div_ceil(NR) }
+    }
+
+    /// The joined row in lane `j` of panel `p`.
+    fn row(&self, p: usize, j: usize) -> Option<usize> {
+        if self.halves {
+            let (half, inner) = (NR / 2, self.rows / 2);
+            let row = p * half + j % half;
+            (row < inner).then_some(row + if j >= half { inner } else { 0 })
+        } else {
+            Some(p * NR + j).filter(|&row| row < self.rows)
+        }
+    }
+
+    /// Writes channels `start..start + len` of panel `p`: `out[(tap * len + c) * 32 + j]`.
+    pub(crate) fn pack(&self, p: usize, start: usize, len: usize, out: &mut [f32]) {
+        let step = (CHUNK / self.taps).clamp(1, len.max(1));
+        let mut lanes = [0f32; NR * CHUNK];
+        let mut long = Vec::new();
+        let width = step * self.taps;
+        // Only a patch embedding has more taps than a chunk has elements.
+        let lanes: &mut [f32] = if width <= CHUNK {
+            &mut lanes[..NR * width]
+        } else {
+            long.resize(NR * width, 0.0);
+            &mut long
+        };
+        for c0 in (0..len).step_by(step) {
+            let count = step.min(len - c0);
+            for j in 0..NR {
+                let lane = &mut lanes[j * width..j * width + count * self.taps];
+                match self.row(p, j) {
+                    Some(row) => self.widen(row, start + c0, lane),
+                    None => lane.fill(0.0),
+                }
+            }
+            spread(lanes, width, self.taps, count, len, c0, out);
+        }
+    }
+
+    /// Elements of a row from channel `start` on, as f32.
+    fn widen(&self, row: usize, start: usize, out: &mut [f32]) {
+        let at = self.parts.partition_point(|(first, _)| *first <= row) - 1;
+        let (first, weight) = &self.parts[at];
+        let (row, size) = (row - first, weight.dtype().size());
+        let strides = weight.strides();
+        let bytes = weight.bytes();
+        if strides[strides.len() - 1] == 1 {
+            let from = (row * strides[0] + start * self.taps) * size;
+            widen(&bytes[from..from + out.len() * size], weight.dtype(), out);
+        } else {
+            // A transposed matrix: element by element.
+            for (i, o) in out.iter_mut().enumerate() {
+                let from = (row * strides[0] + (start + i) * strides[1]) * size;
+                widen(&bytes[from..from + size], weight.dtype(), std::slice::from_mut(o));
+            }
+        }
+    }
+}
+
+/// Little-endian elements to f32; they need not be aligned.
+pub(crate) fn widen(bytes: &[u8], dtype: DType, out: &mut [f32]) {
+    match dtype {
+        DType::F32 => match bytemuck::try_cast_slice::<u8, f32>(bytes) {
+            Ok(values) if cfg!(target_endian = "little") => out.copy_from_slice(values),
+            _ => each(bytes, out, |b: [u8; 4]| f32::from_le_bytes(b)),
+        },
+        DType::F16 => match bytemuck::try_cast_slice::<u8, f16>(bytes) {
+            Ok(values) if cfg!(target_endian = "little") => values.convert_to_f32_slice(out),
+            _ => each(bytes, out, |b| f16::from_le_bytes(b).to_f32()),
+        },
+        DType::BF16 => match bytemuck::try_cast_slice::<u8, bf16>(bytes) {
+            Ok(values) if cfg!(target_endian = "little") => widen_bf16(values, out),
+            _ => each(bytes, out, |b| bf16::from_le_bytes(b).to_f32()),
+        },
+    }
+}
+
+fn each<const N: usize>(bytes: &[u8], out: &mut [f32], value: impl Fn([u8; N]) -> f32) {
+    for (chunk, o) in bytes.chunks_exact(N).zip(out) {
+        let mut b = [0; N];
+        b.copy_from_slice(chunk);
+        *o = value(b);
+    }
+}
+
+for_every_isa! {
+    fn widen_bf16(values: &[bf16], out: &mut [f32]) {
+        for (v, o) in values.iter().zip(out) {
+            *o = f32::from_bits(u32::from(v.to_bits()) << 16);
+        }
+    }
+}
+
+for_every_isa! {
+    /// Transposes `lanes` (32 rows of `width`, element c * taps + t) into rows (t * len + c0 + c) of `out`.
+    fn spread(lanes: &[f32], width: usize, taps: usize, count: usize, len: usize, c0: usize, out: &mut [f32]) {
+        for t in 0..taps {
+            for c in 0..count {
+                let row = &mut out[(t * len + c0 + c) * NR..][..NR];
+                for (j, o) in row.iter_mut().enumerate() {
+                    *o = lanes[j * width + c * taps + t];
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn panels_hold_what_the_weights_hold() {
+        for (n, c, taps, halves) in [(40, 7, 9, false), (34, 300, 1, false), (40, 150, 1, true), (5, 2, 196, false)] {
+            let values: Vec<f32> = (0..n * c * taps).map(|i| i as f32).collect();
+            let w = Weight::from_f32(&values, &[n, c * taps], "w").unwrap();
+            let panel = Panel::new(vec![w.rows(0, n - 3).unwrap(), w.rows(n - 3, 3).unwrap()], taps, halves);
+            let (start, len) = (1, c - 1);
+            for p in 0..panel.count() {
+                let mut out = vec![-1.0; len * taps * NR];
+                panel.pack(p, start, len, &mut out);
+                for (i, got) in out.iter().enumerate() {
+                    let (t, k, j) = (i / NR / len, i / NR % len, i % NR);
+                    let want = panel.row(p, j).map_or(0.0, |r| values[r * c * taps + (start + k) * taps + t]);
+                    assert_eq!(*got, want, "panel {p} tap {t} channel {k} lane {j}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn transposed_and_unaligned() {
+        let w = Weight::from_f32(&[1., 2., 3., 4., 5., 6.], &[3, 2], "w").unwrap().transposed().unwrap();
+        let panel = Panel::new(vec![w], 1, false);
+        let mut out = vec![0.0; 3 * NR];
+        panel.pack(0, 0, 3, &mut out);
+        assert_eq!([out[0], out[NR], out[2 * NR], out[1], out[NR + 1]], [1., 3., 5., 2., 4.]);
+        let mut bytes = vec![0u8];
+        bytes.extend([1.5f32, -2.0].iter().flat_map(|v| f16::from_f32(*v).to_le_bytes()));
+        let mut out = [0.0; 2];
+        widen(&bytes[1..], DType::F16, &mut out);
+        assert_eq!(out, [1.5, -2.0]);
+    }
+}

@@ -1,0 +1,194 @@
+//! A pool of threads that share the items of one operation.
+
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+
+/// Threads that wait for work; the caller is one of them.
+///
+/// Items are taken from a counter, so which thread does an item varies from run to run: an operation must not let its
+/// result depend on that.
+pub(crate) struct Pool {
+    shared: Arc<Shared>,
+    workers: Vec<JoinHandle<()>>,
+    turn: Mutex<()>,
+}
+
+type Task = *const (dyn Fn(usize, usize) + Sync);
+
+struct Shared {
+    job: Mutex<Job>,
+    wake: Condvar,
+    epoch: AtomicUsize,
+    next: AtomicUsize,
+    busy: AtomicUsize,
+    panicked: AtomicBool,
+}
+
+#[derive(Clone, Copy)]
+struct Job {
+    task: Option<Task>,
+    items: usize,
+    epoch: usize,
+    stop: bool,
+}
+
+// SAFETY: the pointer is only followed by workers between the start and the end of `Pool::run`, which borrows the closure
+// for all that time; the closure is `Sync`.
+unsafe impl Send for Job {}
+
+/// How long a worker looks for new work before it sleeps: operations follow one another within microseconds.
+const SPINS: usize = 4000;
+
+impl Pool {
+    /// A pool of `threads` threads, the caller included.
+    pub(crate) fn new(threads: usize) -> Self {
+        let shared = Arc::new(Shared {
+            job: Mutex::new(Job { task: None, items: 0, epoch: 0, stop: false }),
+            wake: Condvar::new(),
+            epoch: AtomicUsize::new(0),
+            next: AtomicUsize::new(0),
+            busy: AtomicUsize::new(0),
+            panicked: AtomicBool::new(false),
+        });
+        let workers = (1..threads.max(1))
+            .filter_map(|worker| {
+                let shared = shared.clone();
+                std::thread::Builder::new()
+                    .name(format!("braid-{worker}"))
+                    .spawn(move || shared.work(worker))
+                    .map_err(|e| tracing::warn!("a thread could not be started: {e}"))
+                    .ok()
+            })
+            .collect();
+        Self { shared, workers, turn: Mutex::new(()) }
+    }
+
+    /// The number of threads, the caller included.
+    pub(crate) fn threads(&self) -> usize {
+        self.workers.len() + 1
+    }
+
+    /// Calls `task(item, thread)` once for every item; `thread` is below [`Pool::threads`] and no two calls with one
+    /// thread number run at the same time. A panic in a task is passed on after all threads have ended.
+    pub(crate) fn run(&self, items: usize, task: &(dyn Fn(usize, usize) + Sync)) {
+        if self.workers.is_empty() || items <= 1 {
+            (0..items).for_each(|i| task(i, 0));
+            return;
+        }
+        let _turn = lock(&self.turn);
+        let shared = &*self.shared;
+        // SAFETY: only the lifetime changes; the pointer is dead before this function returns, see `Job`.
+        let task: Task = unsafe { std::mem::transmute::<*const (dyn Fn(usize, usize) + Sync + '_), Task>(task) };
+        shared.next.store(0, Ordering::Relaxed);
+        shared.busy.store(self.workers.len(), Ordering::Relaxed);
+        {
+            let mut job = lock(&shared.job);
+            *job = Job { task: Some(task), items, epoch: job.epoch + 1, stop: false };
+            shared.epoch.store(job.epoch, Ordering::Release);
+        }
+        shared.wake.notify_all();
+        let result = shared.take_items(task, items, 0);
+        let mut spins = 0;
+        while shared.busy.load(Ordering::Acquire) != 0 {
+            spins += 1;
+            if spins < SPINS { std::hint::spin_loop() } else { std::thread::yield_now() }
+        }
+        lock(&shared.job).task = None;
+        if let Err(panic) = result {
+            resume_unwind(panic);
+        }
+        if shared.panicked.swap(false, Ordering::Relaxed) {
+            panic!("an operation failed on another thread");
+        }
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        {
+            let mut job = lock(&self.shared.job);
+            job.stop = true;
+            job.epoch += 1;
+            self.shared.epoch.store(job.epoch, Ordering::Release);
+        }
+        self.shared.wake.notify_all();
+        for worker in self.workers.drain(..) {
+            let _ = worker.join();
+        }
+    }
+}
+
+impl Shared {
+    fn work(&self, worker: usize) {
+        let mut seen = 0;
+        loop {
+            let mut spins = 0;
+            while self.epoch.load(Ordering::Acquire) == seen && spins < SPINS {
+                spins += 1;
+                std::hint::spin_loop();
+            }
+            let job = {
+                let mut job = lock(&self.job);
+                while job.epoch == seen {
+                    job = self.wake.wait(job).unwrap_or_else(PoisonError::into_inner);
+                }
+                *job
+            };
+            seen = job.epoch;
+            if job.stop {
+                return;
+            }
+            if let Some(task) = job.task {
+                if self.take_items(task, job.items, worker).is_err() {
+                    self.panicked.store(true, Ordering::Relaxed);
+                }
+                self.busy.fetch_sub(1, Ordering::Release);
+            }
+        }
+    }
+
+    fn take_items(&self, task: Task, items: usize, thread: usize) -> std::thread::Result<()> {
+        catch_unwind(AssertUnwindSafe(|| {
+            loop {
+                let item = self.next.fetch_add(1, Ordering::Relaxed);
+                if item >= items {
+                    return;
+                }
+                // SAFETY: `Pool::run` keeps the closure alive until every worker has left this function.
+                unsafe { (*task)(item, thread) };
+            }
+        }))
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_item_once() {
+        let pool = Pool::new(4);
+        for items in [0, 1, 3, 1000] {
+            let seen: Vec<AtomicUsize> = (0..items).map(|_| AtomicUsize::new(0)).collect();
+            pool.run(items, &|i, thread| {
+                assert!(thread < 4);
+                seen[i].fetch_add(1, Ordering::Relaxed);
+            });
+            assert!(seen.iter().all(|s| s.load(Ordering::Relaxed) == 1));
+        }
+    }
+
+    #[test]
+    fn a_panic_reaches_the_caller_and_the_pool_lives_on() {
+        let pool = Pool::new(3);
+        let run = |bad: usize| catch_unwind(AssertUnwindSafe(|| pool.run(64, &|i, _| assert!(i != bad, "planned"))));
+        assert!(run(40).is_err());
+        assert!(run(64).is_ok());
+    }
+}

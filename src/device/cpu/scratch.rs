@@ -1,0 +1,35 @@
+//! Memory that threads use within one operation.
+
+use std::cell::UnsafeCell;
+
+/// One buffer a thread, allocated once for the largest operation of a program.
+pub(crate) struct Scratch {
+    buffers: Vec<UnsafeCell<Vec<f32>>>,
+}
+
+// SAFETY: `of` is called with a different thread number by each thread that runs at one time.
+unsafe impl Sync for Scratch {}
+
+impl Scratch {
+    /// `floats` for each of `threads` threads.
+    pub(crate) fn new(threads: usize, floats: usize) -> Self {
+        Self { buffers: (0..threads).map(|_| UnsafeCell::new(vec![0.0; floats])).collect() }
+    }
+
+    /// The first `floats` of a thread's buffer; their contents are whatever the last operation left.
+    ///
+    /// # Safety
+    /// No two live results for one thread number.
+    #[allow(clippy::mut_from_ref)] // each thread's cell is its own, see the safety note
+    pub(crate) unsafe fn of(&self, thread: usize, floats: usize) -> &mut [f32] {
+        // SAFETY: exclusive by the caller's promise.
+        let buffer = unsafe { &mut *self.buffers[thread].get() };
+        &mut buffer[..floats]
+    }
+
+    /// Bytes held.
+    pub(crate) fn bytes(&self) -> usize {
+        // SAFETY: lengths never change after `new`.
+        self.buffers.iter().map(|b| unsafe { (*b.get()).len() } * 4).sum()
+    }
+}

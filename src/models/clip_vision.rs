@@ -1,0 +1,47 @@
+//! The CLIP image encoders, ViT-H/14 and ViT-bigG/14.
+
+use super::ClipLayer;
+use super::config::ClipVisionConfig;
+use crate::error::Result;
+use crate::graph::{Builder, Graph, Window};
+use crate::weights::Scope;
+
+/// Builds an encoder for `images` pictures.
+///
+/// Input: `pixels` `[I, S, S, 3]`, normalised. Output: `image_embeds` `[I, P]`: the class token after all layers,
+/// `post_layernorm` and `visual_projection`.
+///
+/// # Errors
+/// Where tensors are missing or do not have the configured shapes.
+pub fn clip_vision(config: &ClipVisionConfig, scope: &Scope, images: usize) -> Result<Graph> {
+    let mut b = Builder::new();
+    let vision = scope.pp("vision_model");
+    let c = config.hidden;
+    let embeddings = vision.pp("embeddings");
+    let pixels = b.input("pixels", &[images, config.image, config.image, 3]);
+    let window = Window { kernel: config.patch, stride: config.patch, padding: 0, resize: None };
+    let x = b.conv_padded(pixels, &embeddings.pp("patch_embedding"), c, window);
+    let side = config.image / config.patch;
+    let x = b.reshape(x, &[images, side * side, c]);
+    let token = embeddings.get("class_embedding", &[c]);
+    let positions = embeddings.get("position_embedding.weight", &[side * side + 1, c]);
+    let x = b.class_token(x, token, positions);
+    // The published checkpoints really spell it so.
+    let mut x = b.layer_norm(x, &vision.pp("pre_layrnorm"), config.eps);
+    let layer = ClipLayer {
+        heads: config.heads,
+        intermediate: config.intermediate,
+        activation: config.activation,
+        eps: config.eps,
+        causal: false,
+    };
+    let layers = vision.pp("encoder.layers");
+    for i in 0..config.layers {
+        x = layer.build(&mut b, x, &layers.pp(i));
+    }
+    let x = b.take_row(x, None);
+    let x = b.layer_norm(x, &vision.pp("post_layernorm"), config.eps);
+    let x = b.linear(x, &scope.pp("visual_projection"), config.projection);
+    b.output("image_embeds", x);
+    b.finish()
+}

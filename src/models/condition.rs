@@ -1,0 +1,93 @@
+//! All that does not depend on the latents, computed once a request: the time embeddings of every step, and keys and values
+//! of text and image tokens for every cross-attention.
+
+use super::config::{AdapterConfig, UnetConfig};
+use super::unet::UnetShape;
+use crate::error::Result;
+use crate::graph::{Affine, Builder, Graph};
+use crate::models::config::Activation;
+use crate::weights::Scope;
+
+/// Where an adapter's tensors are.
+pub struct Adapter<'a> {
+    /// Its sizes.
+    pub config: &'a AdapterConfig,
+    /// The root of its file: `image_proj` and `ip_adapter`.
+    pub scope: &'a Scope,
+    /// The numbers under `ip_adapter`, one for each cross-attention.
+    pub keys: &'a [String],
+}
+
+/// Builds the condition program for `steps` model evaluations.
+///
+/// Inputs: `timesteps` `[S, B]`; `pooled` `[B, P]`; `time_ids` `[B, 6]`; `text` `[B, T, D]`; and for each adapter the image
+/// embeddings `[B, n, E]`. Outputs: for each adapter its image tokens `[B, n * N, D]`; then the inputs of [`super::unet::unet`]
+/// after `scales` in their order, the time embeddings with all steps: `[S, B, C]`.
+///
+/// # Errors
+/// Where tensors are missing or do not have the configured shapes.
+pub fn condition(
+    config: &UnetConfig,
+    scope: &Scope,
+    shape: &UnetShape,
+    steps: usize,
+    adapters: &[Adapter<'_>],
+) -> Result<Graph> {
+    let mut b = Builder::new();
+    let batch = shape.batch;
+    let timesteps = b.input("timesteps", &[steps, batch]);
+    let pooled_width = config.addition_input - 6 * config.addition_time;
+    let pooled = b.input("pooled", &[batch, pooled_width]);
+    let time_ids = b.input("time_ids", &[batch, 6]);
+    let text = b.input("text", &[batch, shape.tokens, config.context]);
+
+    let width = 4 * config.channels[0];
+    let (flip, shift) = (config.flip_sin_to_cos, config.freq_shift);
+    let two = |b: &mut Builder, x, scope: &Scope| {
+        let h = b.linear(x, &scope.pp("linear_1"), width);
+        let h = b.activation(h, Activation::Silu);
+        b.linear(h, &scope.pp("linear_2"), width)
+    };
+    let t = b.sinusoid(timesteps, config.channels[0], flip, shift);
+    let t = two(&mut b, t, &scope.pp("time_embedding"));
+    let ids = b.sinusoid(time_ids, config.addition_time, flip, shift);
+    let ids = b.reshape(ids, &[batch, 6 * config.addition_time]);
+    let added = b.concat(pooled, ids);
+    let added = two(&mut b, added, &scope.pp("add_embedding"));
+    let t = b.add(t, added);
+    let t = b.activation(t, Activation::Silu);
+
+    let mut images = Vec::new();
+    for (a, adapter) in adapters.iter().enumerate() {
+        let AdapterConfig { embedding, tokens, context, .. } = *adapter.config;
+        let count = shape.image_tokens[a] / tokens;
+        let embeds = b.input(format!("image_embeds.{a}"), &[batch, count, embedding]);
+        let projection = adapter.scope.pp("image_proj");
+        let x = b.linear(embeds, &projection.pp("proj"), tokens * context);
+        let x = b.reshape(x, &[batch, count * tokens, context]);
+        let x = b.layer_norm(x, &projection.pp("norm"), 1e-5);
+        b.output(format!("image_tokens.{a}"), x);
+        images.push(x);
+    }
+    for (path, width) in config.resnets() {
+        let x = b.linear(t, &scope.pp(&path).pp("time_emb_proj"), width);
+        b.output(format!("time.{path}"), x);
+    }
+    let layers = config.cross_layers();
+    for layer in &layers {
+        let attn = scope.pp(&layer.path);
+        let part = |name: &str| Affine { weight: attn.get(name, &[layer.width, config.context]), bias: None };
+        let kv = b.linear_parts(text, vec![part("to_k.weight"), part("to_v.weight")]);
+        b.output(layer.path.clone(), kv);
+    }
+    for (a, adapter) in adapters.iter().enumerate() {
+        for (layer, key) in layers.iter().zip(adapter.keys) {
+            let scope = adapter.scope.pp("ip_adapter").pp(key);
+            let shape = [layer.width, adapter.config.context];
+            let part = |name: &str| Affine { weight: scope.get(name, &shape), bias: None };
+            let kv = b.linear_parts(images[a], vec![part("to_k_ip.weight"), part("to_v_ip.weight")]);
+            b.output(format!("{}.ip{a}", layer.path), kv);
+        }
+    }
+    b.finish()
+}
