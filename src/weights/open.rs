@@ -69,7 +69,8 @@ const SOUGHT: [&str; 16] = [
 pub fn open(path: &Path, options: &OpenOptions) -> Result<Weights> {
     let meta = std::fs::metadata(path).map_err(Error::io("open", path))?;
     if meta.is_dir() {
-        let found = SOUGHT.iter().map(|name| path.join(name)).find(|file| file.exists());
+        // A link whose target is missing counts as found, so that the error names it.
+        let found = SOUGHT.iter().map(|name| path.join(name)).find(|file| file.symlink_metadata().is_ok());
         let file = found.ok_or_else(|| {
             Error::mismatch(
                 path,

@@ -1,21 +1,24 @@
 //! Safetensors files: <https://github.com/huggingface/safetensors#format>.
 //!
-//! A file is a header length (u64, little-endian), a JSON header and the tensors' bytes. The checks here come before
-//! those of the `safetensors` crate, because an error has to name the tensor, the expected and the found; the crate
-//! then has the last word on what a valid file is.
+//! A file is a header length (u64, little-endian), a JSON header and the tensors' bytes. The `safetensors` crate gives the
+//! element types; the header is read here, because an error has to name the tensor, the expected and the found, a name
+//! that is there twice must not be hidden, and a hostile header must not cost more than a few times its size.
 
 use super::open::{Contents, foreign, quoted};
 use super::{Storage, Weight, Weights};
 use crate::error::{Error, Result};
 use crate::tensor::{DType, elements};
-use safetensors::tensor::{Dtype, TensorInfo};
-use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
+use safetensors::Dtype;
+use serde::Deserialize;
+use serde::de::{Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
 /// The most bytes that a header may have; the format's own limit.
 pub const MAX_HEADER: usize = 100_000_000;
+
+const MAX_RANK: usize = 8;
 
 /// The float tensors of a safetensors file, as views into `storage`; tensors of integers or booleans are left out.
 ///
@@ -40,7 +43,6 @@ pub fn metadata(storage: &Storage, path: &Path) -> Result<BTreeMap<String, Strin
 pub(super) fn contents(storage: Arc<Storage>, path: &Path) -> Result<Contents> {
     let (Header { tensors, .. }, start) = header(storage.bytes(), path)?;
     check(&tensors, storage.len() - start, path)?;
-    safetensors::SafeTensors::read_metadata(storage.bytes()).map_err(|e| Error::malformed(path, e.to_string()))?;
     let mut contents = Contents { weights: Weights::new(path), skipped: Vec::new() };
     for (name, info) in tensors {
         let dtype = match info.dtype {
@@ -101,13 +103,13 @@ fn truncated(missing: usize, expected: usize, found: usize) -> String {
 }
 
 /// That each tensor has the bytes which its shape needs, and that together they fill the `have` bytes of data exactly.
-fn check(tensors: &BTreeMap<String, TensorInfo>, have: usize, path: &Path) -> Result<()> {
+fn check(tensors: &BTreeMap<String, Info>, have: usize, path: &Path) -> Result<()> {
     let fail = |what: String| Err(Error::malformed(path, what));
     let mut order: Vec<(usize, usize, &str)> = Vec::with_capacity(tensors.len());
-    for (name, TensorInfo { dtype, shape, data_offsets: (begin, end) }) in tensors {
+    for (name, Info { dtype, shape, data_offsets: (begin, end) }) in tensors {
         let shown = quoted(name);
         let Some(bits) = elements(shape).and_then(|n| n.checked_mul(dtype.bitsize())) else {
-            return fail(format!("tensor {shown}: the number of elements overflows, shape {:?}", cut(shape)));
+            return fail(format!("tensor {shown}: the number of elements overflows, shape {:?}", shape));
         };
         if begin > end {
             return fail(format!("tensor {shown} ends at byte {end}, before its begin at {begin}"));
@@ -115,7 +117,7 @@ fn check(tensors: &BTreeMap<String, TensorInfo>, have: usize, path: &Path) -> Re
         if bits % 8 != 0 || end - begin != bits / 8 {
             return fail(format!(
                 "tensor {shown}: {dtype} {:?} needs {} bytes, its offsets {begin}..{end} give {}",
-                cut(shape),
+                shape,
                 bits.div_ceil(8),
                 end - begin
             ));
@@ -142,15 +144,43 @@ fn check(tensors: &BTreeMap<String, TensorInfo>, have: usize, path: &Path) -> Re
     }
 }
 
-/// At most the first eight sizes of a shape, for an error's text.
-fn cut(shape: &[usize]) -> &[usize] {
-    &shape[..shape.len().min(8)]
+#[derive(Deserialize)]
+struct Info {
+    dtype: Dtype,
+    #[serde(deserialize_with = "shape")]
+    shape: Vec<usize>,
+    data_offsets: (usize, usize),
+}
+
+fn shape<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<usize>, D::Error> {
+    deserializer.deserialize_seq(ShapeVisitor)
+}
+
+struct ShapeVisitor;
+
+impl<'de> Visitor<'de> for ShapeVisitor {
+    type Value = Vec<usize>;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "an array of at most {MAX_RANK} sizes")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Vec<usize>, A::Error> {
+        let mut shape = Vec::new();
+        while let Some(size) = seq.next_element()? {
+            if shape.len() == MAX_RANK {
+                return Err(A::Error::custom(format!("a shape of more than {MAX_RANK} dimensions")));
+            }
+            shape.push(size);
+        }
+        Ok(shape)
+    }
 }
 
 #[derive(Default)]
 struct Header {
     metadata: BTreeMap<String, String>,
-    tensors: BTreeMap<String, TensorInfo>,
+    tensors: BTreeMap<String, Info>,
 }
 
 impl<'de> Deserialize<'de> for Header {

@@ -66,4 +66,14 @@ fn folders() {
         assert_eq!((weights.get("a").unwrap().to_f32(), weights.path()), (vec![i as f32], &*dir.path().join(name)));
     }
     assert!(braid::weights::open(&dir.path().join("absent"), &OpenOptions::default()).is_err());
+    #[cfg(unix)]
+    {
+        let link = dir.path().join("diffusion_pytorch_model.safetensors");
+        std::fs::remove_file(&link).unwrap();
+        std::os::unix::fs::symlink("../blobs/absent", &link).unwrap();
+        let text = open().unwrap_err().to_string();
+        assert!(text.contains("diffusion_pytorch_model.safetensors: cannot open"), "{text}");
+        let null = braid::weights::open(Path::new("/dev/null"), &OpenOptions::default());
+        assert!(null.unwrap_err().to_string().contains("not a regular file"));
+    }
 }

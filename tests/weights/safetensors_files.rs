@@ -65,6 +65,22 @@ fn b06_deeply_nested_json() {
 }
 
 #[test]
+fn headers_that_would_take_much_memory() {
+    bounded(|| {
+        let zeros = format!("[{}0]", "0,".repeat(5_000_000));
+        refused(
+            NAME,
+            &st(&format!("{{{}}}", entry("a", "F16", &zeros, 0, 0)), 0),
+            &["tensor `a`: a shape of more than 8 dimensions"],
+        );
+        let many = (0..100_000).map(|i| entry(&i.to_string(), "F16", "[0]", 0, 0)).collect::<Vec<_>>().join(",");
+        assert_eq!(open_as(NAME, &st(&format!("{{{many}}}"), 0)).unwrap().len(), 100_000);
+        let unknown = format!(r#"{{"a":{{"dtype":"F16","x":{zeros},"shape":[0],"data_offsets":[0,0]}}}}"#);
+        assert_eq!(open_as(NAME, &st(&unknown, 0)).unwrap().len(), 1);
+    });
+}
+
+#[test]
 fn b07_overlapping_offsets() {
     refused(NAME, &st(&two((0, 4), (2, 6)), 6), &["tensor `b` begins at byte 2 and overlaps `a`, which ends at 4"]);
     refused(NAME, &st(&two((0, 4), (0, 4)), 4), &["overlaps"]);

@@ -1,7 +1,7 @@
 //! Torch files (`.bin`, `.pt`, `.ckpt`) as `torch.save` writes them since torch 1.6.
 //!
 //! Such a file is a zip archive of stored entries: `NAME/data.pkl`, a pickle that describes the tensors, and
-//! `NAME/data/KEY` with the bytes of each storage. A pickle is a program. The reader here ([`pickle`]) knows the few
+//! `NAME/data/KEY` with the bytes of each storage. A pickle is a program. The reader here knows the few
 //! instructions and the few names that tensors need, refuses all else, and executes nothing.
 
 mod names;
