@@ -40,7 +40,7 @@ pub(super) struct Contents {
     pub skipped: Vec<String>,
 }
 
-/// The files sought in a component's folder, best first. A name followed by an index stands for both.
+/// The files sought in a component's folder, best first.
 const SOUGHT: [&str; 16] = [
     "diffusion_pytorch_model.safetensors",
     "model.safetensors",

@@ -9,7 +9,7 @@ mod pickle;
 mod zip;
 
 use super::open::{Contents, quoted, unsupported};
-use super::{Storage, Weight, Weights};
+use super::{Kind, Storage, Weight, Weights, sniff};
 use crate::error::{Error, Result};
 use names::Class;
 use pickle::Tensor;
@@ -37,6 +37,9 @@ pub(super) fn contents(storage: Arc<Storage>, path: &Path) -> Result<Contents> {
     let fail = |what: String| Error::malformed(path, what);
     if let Some(what) = super::open::foreign(storage.bytes()) {
         return Err(fail(what.into()));
+    }
+    if sniff(&storage) != Kind::Torch {
+        return Err(fail("not a zip archive, which is what torch.save writes; fetch the file again".into()));
     }
     let archive = Archive::parse(storage.bytes()).map_err(fail)?;
     let prefix = prefix(&archive).map_err(fail)?;
