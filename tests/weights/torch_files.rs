@@ -246,6 +246,10 @@ fn b31_checksum_and_local_header() {
     change(b"PK\x01\x02", 42, &["local header is not where the directory says"]);
     change(b"PK\x01\x02", 0, &["zip directory is damaged at entry 0"]);
     change(b"PK\x05\x06", 10, &["directory is damaged at entry 2"]);
+    let mut bytes = good.clone();
+    let end = bytes.len() - 22;
+    bytes[end + 10] = 1;
+    refused(BIN, &bytes, &["54 bytes behind its 1 entries"]);
     change(b"PK\x05\x06", 18, &["directory"]);
 }
 

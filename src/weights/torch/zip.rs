@@ -69,6 +69,10 @@ impl<'a> Archive<'a> {
                 return Err(format!("the zip entry {shown} is there twice"));
             }
         }
+        if at != end {
+            let count = directory.count;
+            return Err(format!("the zip directory has {} bytes behind its {count} entries; {DAMAGED}", end - at));
+        }
         ranges.sort_unstable();
         if let Some(pair) = ranges.windows(2).find(|p| p[1].0 < p[0].1) {
             return Err(format!("the zip entries {} and {} overlap; {DAMAGED}", quoted(pair[0].2), quoted(pair[1].2)));
