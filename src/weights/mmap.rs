@@ -79,11 +79,12 @@ impl std::fmt::Debug for Storage {
 }
 
 fn open(path: &Path) -> Result<(File, u64)> {
-    let file = File::open(path).map_err(Error::io("open", path))?;
-    let meta = file.metadata().map_err(Error::io("read", path))?;
+    // Before opening, because a pipe would make that wait for a writer.
+    let meta = std::fs::metadata(path).map_err(Error::io("open", path))?;
     if !meta.is_file() {
         return Err(Error::malformed(path, "not a regular file"));
     }
+    let file = File::open(path).map_err(Error::io("open", path))?;
     if meta.len() == 0 {
         return Err(Error::malformed(path, "the file is empty; fetch it again"));
     }

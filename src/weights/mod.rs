@@ -1,13 +1,18 @@
 //! Weight files, memory-mapped and never copied whole.
 //!
-//! A reader ([`safetensors`](crate::weights::safetensors), [`torch`](crate::weights::torch)) turns a file into [`Weights`]:
-//! names and [`Weight`] views into the mapping. Key maps rename and slice such views; a [`Scope`] hands them to a model by
-//! the dotted names of the published checkpoints.
+//! A reader ([`safetensors`], [`torch`], or [`open()`] which picks one) turns a file into [`Weights`]: names and [`Weight`]
+//! views into the mapping. Key maps rename and slice such views; a [`Scope`] hands them to a model by the dotted names of
+//! the published checkpoints.
 
+mod finite;
 mod mmap;
+mod open;
+pub mod safetensors;
 mod scope;
+pub mod torch;
 
 pub use mmap::Storage;
+pub use open::{Kind, OpenOptions, open, sniff};
 pub use scope::Scope;
 
 use crate::error::{Error, Result};

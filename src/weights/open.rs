@@ -1,0 +1,212 @@
+//! Opens whatever holds weights: a file of either kind, a set of shards or a component's folder.
+
+use super::{Storage, Weights, safetensors, torch};
+use crate::error::{Error, Result};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Component, Path};
+use std::sync::Arc;
+
+/// How weight files are opened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OpenOptions {
+    /// Map files into memory (the default) instead of reading them whole. See [`Storage`] for when not to.
+    pub mmap: bool,
+}
+
+impl Default for OpenOptions {
+    fn default() -> Self {
+        Self { mmap: true }
+    }
+}
+
+/// What the first bytes of a file say it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Kind {
+    /// A safetensors file.
+    Safetensors,
+    /// A zip archive, as `torch.save` writes since torch 1.6.
+    Torch,
+    /// Something known that is not usable; the text says what and what to do.
+    Foreign(&'static str),
+    /// Nothing known.
+    Unknown,
+}
+
+/// The tensors of a file, and the names of those that were left out because they hold integers or booleans.
+#[derive(Debug)]
+pub(super) struct Contents {
+    pub weights: Weights,
+    pub skipped: Vec<String>,
+}
+
+/// The files sought in a component's folder, best first.
+const SOUGHT: [&str; 16] = [
+    "diffusion_pytorch_model.safetensors",
+    "model.safetensors",
+    "diffusion_pytorch_model.fp16.safetensors",
+    "model.fp16.safetensors",
+    "diffusion_pytorch_model.safetensors.index.json",
+    "model.safetensors.index.json",
+    "diffusion_pytorch_model.safetensors.index.fp16.json",
+    "model.safetensors.index.fp16.json",
+    "diffusion_pytorch_model.fp16.safetensors.index.json",
+    "model.fp16.safetensors.index.json",
+    "pytorch_model.bin",
+    "diffusion_pytorch_model.bin",
+    "pytorch_model.fp16.bin",
+    "diffusion_pytorch_model.fp16.bin",
+    "pytorch_model.bin.index.json",
+    "diffusion_pytorch_model.bin.index.json",
+];
+
+/// Opens a safetensors or torch file (told apart by their first bytes, whatever the name), the shards of a
+/// `*.safetensors.index.json`, or the weights in a component's folder of the diffusers or transformers layout.
+///
+/// # Errors
+/// [`Error::Io`] where a file cannot be opened; [`Error::Malformed`] where one is damaged, or a shard or a tensor of an index
+/// is missing; [`Error::Mismatch`] where a folder holds no weights or a tensor's type is not supported.
+pub fn open(path: &Path, options: &OpenOptions) -> Result<Weights> {
+    let meta = std::fs::metadata(path).map_err(Error::io("open", path))?;
+    if meta.is_dir() {
+        // A link whose target is missing counts as found, so that the error names it.
+        let found = SOUGHT.iter().map(|name| path.join(name)).find(|file| file.symlink_metadata().is_ok());
+        let file = found.ok_or_else(|| {
+            Error::mismatch(
+                path,
+                "no weights in this folder; sought diffusion_pytorch_model.safetensors, model.safetensors, their .fp16 \
+                 variants and .index.json, then pytorch_model.bin, diffusion_pytorch_model.bin",
+            )
+        })?;
+        return open_file(&file, options);
+    }
+    open_file(path, options)
+}
+
+fn open_file(path: &Path, options: &OpenOptions) -> Result<Weights> {
+    if path.extension().is_some_and(|e| e.eq_ignore_ascii_case("json")) {
+        return open_shards(path, options);
+    }
+    Ok(contents(path, options)?.weights)
+}
+
+fn contents(path: &Path, options: &OpenOptions) -> Result<Contents> {
+    let storage = Arc::new(if options.mmap { Storage::map(path) } else { Storage::read(path) }?);
+    match sniff(&storage) {
+        Kind::Safetensors => safetensors::contents(storage, path),
+        Kind::Torch => torch::contents(storage, path),
+        Kind::Foreign(what) => Err(Error::malformed(path, what)),
+        Kind::Unknown if path.extension().is_some_and(|e| e.eq_ignore_ascii_case("safetensors")) => {
+            safetensors::contents(storage, path)
+        }
+        Kind::Unknown => Err(Error::malformed(
+            path,
+            format!(
+                "neither a safetensors nor a torch file: begins with bytes {:02x?}; fetch it again",
+                &storage.bytes()[..storage.len().min(8)]
+            ),
+        )),
+    }
+}
+
+/// What a file is, by its first bytes.
+pub fn sniff(storage: &Storage) -> Kind {
+    let bytes = storage.bytes();
+    // First, because a header length may spell the first bytes of another kind; a text never gives one so small.
+    if plausible_header(bytes) && bytes.get(8) == Some(&b'{') {
+        return Kind::Safetensors;
+    }
+    if bytes.starts_with(b"PK\x03\x04") || bytes.starts_with(b"PK\x05\x06") {
+        return Kind::Torch;
+    }
+    foreign(bytes).map_or(Kind::Unknown, Kind::Foreign)
+}
+
+/// Whether the file begins with a header length that safetensors allows.
+fn plausible_header(bytes: &[u8]) -> bool {
+    bytes.first_chunk::<8>().is_some_and(|n| u64::from_le_bytes(*n) <= safetensors::MAX_HEADER as u64)
+}
+
+/// What else a file with the name of a weight file turns out to be in practice.
+pub(super) fn foreign(bytes: &[u8]) -> Option<&'static str> {
+    if plausible_header(bytes) {
+        return None;
+    }
+    let text = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes).trim_ascii_start();
+    if bytes.starts_with(b"version https://git-lfs.github.com/spec/") {
+        return Some("a git-LFS pointer, not the file itself; run `git lfs pull` or fetch the file again");
+    }
+    if text.first() == Some(&b'<') && text.get(1).is_some_and(|&c| c == b'!' || c == b'?' || c.is_ascii_alphabetic()) {
+        return Some(
+            "an HTML or XML page, not weights: the download gave an error or a login page; fetch the file again",
+        );
+    }
+    if text.starts_with(b"{\"") {
+        return Some("a JSON text, not weights; fetch the file again");
+    }
+    if bytes.starts_with(b"GGUF") {
+        return Some("a GGUF file, which is not supported; use the safetensors version of this model");
+    }
+    if bytes.starts_with(b"\x80\x02") || bytes.starts_with(b"\x80\x04") || bytes.starts_with(b"\x80\x05") {
+        return Some(
+            "a torch file of the layout before torch 1.6 (a bare pickle), which is not supported; save it again with torch 1.6 \
+             or newer: torch.save(torch.load(OLD, weights_only=True), NEW), or as safetensors",
+        );
+    }
+    None
+}
+
+/// The error for a tensor whose element type no model here takes.
+pub(super) fn unsupported(path: &Path, name: &str, dtype: &str) -> Error {
+    let name = quoted(name);
+    Error::mismatch(path, format!("tensor {name} is of type {dtype}; supported are F32, F16, BF16: convert the file"))
+}
+
+/// A name from a file in backticks, shortened so that an error's text keeps its end.
+pub(super) fn quoted(name: &str) -> String {
+    const SHOWN: usize = 96;
+    match name.char_indices().nth(SHOWN) {
+        Some((end, _)) => format!("`{}...`", &name[..end]),
+        None => format!("`{name}`"),
+    }
+}
+
+#[derive(serde::Deserialize)]
+struct Index {
+    weight_map: BTreeMap<String, String>,
+}
+
+fn open_shards(path: &Path, options: &OpenOptions) -> Result<Weights> {
+    let fail = |what: String| Error::malformed(path, what);
+    let storage = Storage::read(path)?;
+    let index: Index =
+        serde_json::from_slice(storage.bytes()).map_err(|e| fail(format!("not the index of a sharded model: {e}")))?;
+    let folder = path.parent().unwrap_or(Path::new(""));
+    let mut weights = Weights::new(path);
+    let mut skipped = BTreeSet::new();
+    for file in index.weight_map.values().collect::<BTreeSet<_>>() {
+        let mut parts = Path::new(file).components();
+        let plain = matches!((parts.next(), parts.next()), (Some(Component::Normal(p)), None) if p == Path::new(file));
+        if !plain || file.contains(['/', '\\', ':', '\0']) {
+            return Err(fail(format!("the shard {} is not a plain file name; not opened", quoted(file))));
+        }
+        let shard = folder.join(file);
+        if !shard.exists() {
+            let count = index.weight_map.values().filter(|f| *f == file).count();
+            return Err(fail(format!("the shard {} with {count} tensors is missing; fetch it too", quoted(file))));
+        }
+        let contents = contents(&shard, options)?;
+        let names: BTreeSet<_> =
+            contents.weights.iter().map(|(n, _)| n).chain(contents.skipped.iter().map(|n| &**n)).collect();
+        if let Some((name, _)) = index.weight_map.iter().find(|(n, f)| *f == file && !names.contains(n.as_str())) {
+            let name = quoted(name);
+            return Err(fail(format!("tensor {name} is listed in the shard {}, but is not there", quoted(file))));
+        }
+        for (name, weight) in contents.weights.iter() {
+            weights.insert(name, weight.clone())?;
+        }
+        skipped.extend(contents.skipped);
+    }
+    tracing::debug!(path = %path.display(), tensors = weights.len(), skipped = skipped.len(), "opened shards");
+    Ok(weights)
+}
