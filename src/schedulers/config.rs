@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 use super::fields::{Fields, strict};
 use super::settings::Settings;
 use super::{Method, Prediction, Schedule, Spacing, Table, ddim, dpmpp, euler, lcm};
+use crate::error::escape;
 use crate::{Error, Result};
 
 /// The classes of diffusers that are supported.
@@ -78,7 +79,8 @@ impl SchedulerConfig {
     fn new(path: &Path, fields: Map<String, Value>, method: Method) -> Result<Self> {
         let foreign = |name: &&String| !name.starts_with('_') && !KNOWN.contains(&name.as_str());
         for name in fields.keys().filter(foreign) {
-            tracing::warn!(file = %path.display(), field = name, "unknown scheduler field ignored");
+            let (file, field) = (escape(&path.to_string_lossy()), escape(name));
+            tracing::warn!(file, field, "unknown scheduler field ignored");
         }
         Self { path: path.to_owned(), fields, method, eta: 0.0, diffsynth: false }.checked()
     }
@@ -121,14 +123,6 @@ impl SchedulerConfig {
     /// The sampling method.
     pub fn method(&self) -> Method {
         self.method
-    }
-
-    /// What the model's output is taken for.
-    ///
-    /// # Errors
-    /// None: a configuration is checked when it is made.
-    pub fn prediction(&self) -> Result<Prediction> {
-        Ok(self.settings()?.prediction)
     }
 
     /// Another method, with what diffusers' `from_config` makes of this configuration for it. The same method changes
@@ -307,3 +301,122 @@ const KNOWN: &[&str] = &[
     "use_lu_lambdas",
     "variance_type",
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<SchedulerConfig> {
+        SchedulerConfig::parse(Path::new("scheduler_config.json"), text)
+    }
+
+    fn euler(field: &str) -> String {
+        let text = format!(r#"{{"_class_name": "EulerDiscreteScheduler", {field}}}"#);
+        parse(&text).map_or_else(|e| e.to_string(), |_| "accepted".into())
+    }
+
+    fn solver(field: &str) -> String {
+        let text = format!(r#"{{"_class_name": "DPMSolverMultistepScheduler", {field}}}"#);
+        parse(&text).map_or_else(|e| e.to_string(), |_| "accepted".into())
+    }
+
+    #[test]
+    fn refusals_name_file_field_value_and_what_is_supported() {
+        assert_eq!(
+            euler(r#""use_beta_sigmas": true"#),
+            "scheduler_config.json: `use_beta_sigmas` is true: supported: use_karras_sigmas, use_exponential_sigmas, or neither"
+        );
+        assert_eq!(
+            euler(r#""beta_schedule": "sigmoid""#),
+            "scheduler_config.json: `beta_schedule` is \"sigmoid\": supported: linear, scaled_linear, squaredcos_cap_v2"
+        );
+        for field in [
+            r#""num_train_timesteps": 1"#,
+            r#""num_train_timesteps": 1e99"#,
+            r#""num_train_timesteps": null"#,
+            r#""beta_end": 1.5"#,
+            r#""beta_start": "x""#,
+            r#""beta_start": -0.1"#,
+            r#""trained_betas": [0.1, 2.0]"#,
+            r#""trained_betas": [0.1, null]"#,
+            r#""trained_betas": []"#,
+            r#""prediction_type": "flow_prediction""#,
+            r#""timestep_spacing": 3"#,
+            r#""steps_offset": -1"#,
+            r#""sigma_max": 0"#,
+            r#""use_karras_sigmas": 1"#,
+            r#""use_karras_sigmas": true, "use_exponential_sigmas": true"#,
+        ] {
+            let text = euler(field);
+            let name = field.split('"').nth(1).unwrap();
+            let exclusive = name == "use_karras_sigmas" && text.contains("`use_exponential_sigmas` is true");
+            assert!(text.contains(&format!("`{name}` is ")) || exclusive, "{field}: {text}");
+        }
+        for field in [
+            r#""solver_order": 3"#,
+            r#""algorithm_type": "sde-dpmsolver++""#,
+            r#""algorithm_type": "deis""#,
+            r#""solver_type": "rk""#,
+            r#""thresholding": true"#,
+            r#""use_flow_sigmas": true"#,
+            r#""variance_type": "learned_range""#,
+            r#""lambda_min_clipped": "x""#,
+        ] {
+            let text = solver(field);
+            assert!(text.contains(&format!("`{}` is ", field.split('"').nth(1).unwrap())), "{field}: {text}");
+        }
+        // Euler's class ignores what only the solver knows.
+        assert_eq!(euler(r#""solver_order": 3, "thresholding": true, "\u001b[31m": 1"#), "accepted");
+        assert_eq!(solver(r#""lambda_min_clipped": -Infinity, "variance_type": null"#), "accepted");
+        let text = parse(r#"{"_class_name": "UniPCMultistepScheduler"}"#).unwrap_err().to_string();
+        assert!(text.contains("`_class_name` is \"UniPCMultistepScheduler\": supported: EulerDiscrete"), "{text}");
+        assert!(parse("{}").unwrap_err().to_string().contains("`_class_name` is absent"));
+        assert!(matches!(parse("[1]"), Err(Error::Malformed { .. })));
+        assert!(matches!(parse("{"), Err(Error::Malformed { .. })));
+        let noisy = r#"{"_class_name": "DDIMScheduler", "rescale_betas_zero_snr": true, "clip_sample": false}"#;
+        assert!(parse(noisy).unwrap_err().to_string().contains("v_prediction"));
+        assert!(SchedulerConfig::parse_as(Path::new("f"), noisy, Method::Euler).is_ok());
+    }
+
+    #[test]
+    fn steps_out_of_range() {
+        let sdxl = SchedulerConfig::sdxl_default();
+        let text = |config: &SchedulerConfig, steps| config.table(steps).unwrap_err().to_string();
+        assert_eq!(text(&sdxl, 0), "--steps: 0 is not usable; 1 to 1000 are");
+        assert_eq!(text(&sdxl, 1001), "--steps: 1001 is not usable; 1 to 1000 are");
+        assert_eq!(text(&sdxl, usize::MAX), format!("--steps: {} is not usable; 1 to 1000 are", usize::MAX));
+        let with = |method| sdxl.clone().with_method(method).unwrap();
+        assert!(text(&with(Method::Ddim), 1000).contains("steps_offset 1"));
+        assert!(text(&with(Method::Lcm), 51).contains("1 to 50"));
+        assert!(text(&with(Method::Dpmpp2M), 1000).contains("use fewer"));
+        assert_eq!(SchedulerConfig::diffsynth().table(5000).unwrap().steps.len(), 1000);
+        assert!(SchedulerConfig::diffsynth().table(0).is_err());
+    }
+
+    #[test]
+    fn overrides_win_over_the_file() {
+        let sdxl = SchedulerConfig::sdxl_default();
+        let timesteps = |config: &SchedulerConfig, n| -> Vec<f32> {
+            config.table(n).unwrap().steps.iter().map(|s| s.timestep).collect()
+        };
+        assert_eq!(timesteps(&sdxl, 4), [751.0, 501.0, 251.0, 1.0]);
+        let trailing = sdxl.clone().with_spacing(Spacing::Trailing).unwrap();
+        assert_eq!(timesteps(&trailing, 4), [999.0, 749.0, 499.0, 249.0]);
+        let karras = sdxl.clone().with_schedule(Schedule::Karras).unwrap();
+        assert_eq!(timesteps(&karras.with_schedule(Schedule::Default).unwrap(), 4), timesteps(&sdxl, 4));
+        let ancestral = sdxl.clone().with_method(Method::EulerAncestral).unwrap();
+        assert!(ancestral.clone().with_schedule(Schedule::Karras).is_err());
+        assert!(ancestral.with_prediction(Prediction::Sample).is_err());
+        assert!(sdxl.clone().with_method(Method::Lcm).unwrap().with_spacing(Spacing::Leading).is_err());
+        assert!(sdxl.clone().with_eta(f32::NAN).is_err());
+        // SDXL's file says clip_sample false, which Euler ignores and DDIM obeys.
+        let ddim = sdxl.with_method(Method::Ddim).unwrap();
+        assert_eq!(ddim.table(4).unwrap().steps[0].clip, None);
+        // DiffSynth's timesteps go with its method and end with another one.
+        let diffsynth = SchedulerConfig::diffsynth();
+        assert_eq!(timesteps(&diffsynth, 7), [999.0, 832.0, 666.0, 500.0, 333.0, 166.0, 0.0]);
+        assert_eq!(diffsynth.clone().with_method(Method::Ddim).unwrap(), diffsynth);
+        let leading = diffsynth.with_spacing(Spacing::Leading).unwrap();
+        assert_eq!(timesteps(&leading, 4), [750.0, 500.0, 250.0, 0.0]);
+    }
+}

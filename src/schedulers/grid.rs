@@ -70,6 +70,9 @@ mod tests {
     #[test]
     fn torch_linspace() {
         let values = linspace_f32(0.00085f64.sqrt() as f32, 0.012f64.sqrt() as f32, 1000);
-        assert_eq!((values[0], values[999]), (0.029154759, 0.1095445));
+        let bits = [0, 1, 333, 499, 500, 777, 999].map(|i: usize| values[i].to_bits());
+        // torch.linspace(...).view(torch.int32) of torch 2.11
+        let torch = [1022285302, 1022328504, 1030040892, 1032712726, 1032723526, 1035715273, 1038112991];
+        assert_eq!(bits, torch);
     }
 }

@@ -6,7 +6,8 @@
 A case holds a scheduler_config.json, the method whose class is made of it with from_config, keyword overrides, the
 number of steps, and what the peer's own loop gives for 16 latents: timesteps, init_noise_sigma, the first four scaled
 model inputs and all latents after each step, and which steps drew noise. Model outputs and noise are not stored: they
-are `fill` of recipe.py at seeds that the case's index and the step give.
+are `fill` of recipe.py at seeds that the case's index and the step give. `rounding` is the largest relative distance of
+the peer's latents from those that its own `step` gives in f64 from the same f32 tables; `exact` are the last of these.
 """
 import json
 import sys
@@ -141,35 +142,67 @@ def run_diffusers():
     assert diffusers.__version__ == "0.42.1", diffusers.__version__
     draws = []
     where = [0, 0]
+    wide = [False]
 
     def drawn(*args, **kwargs):
         draws.append(where[1])
-        return noise(*where)
+        return noise(*where).double() if wide[0] else noise(*where)
+
+    class Torch:
+        """torch, but that the f32 to which some `step`s round their sample is f64 in the wide loop."""
+
+        @property
+        def float32(self):
+            return torch.float64 if wide[0] else torch.float32
+
+        def __getattr__(self, name):
+            return getattr(torch, name)
 
     for module in (scheduling_ddim, scheduling_dpmsolver_multistep, scheduling_euler_ancestral_discrete, scheduling_euler_discrete, scheduling_lcm):
         module.randn_tensor = drawn
+        module.torch = Torch()
     diffusers.logging.set_verbosity_error()
 
-    lines = []
-    for index, (method, config, overrides, steps, eta) in enumerate(cases()):
+    def loop(index, method, config, overrides, steps, eta, double):
         own = getattr(diffusers, config["_class_name"]).from_config(config)
         scheduler = getattr(diffusers, CLASSES[method]).from_config(own.config, **overrides)
         scheduler.set_timesteps(steps)
         sigma = torch.as_tensor(scheduler.init_noise_sigma, dtype=torch.float32)
         x = initial(index) * sigma
+        if double:
+            # The f32 tables as they are, all that `step` computes from them in f64.
+            x = x.double()
+            for name in ("sigmas", "alphas_cumprod", "final_alpha_cumprod"):
+                if hasattr(scheduler, name):
+                    setattr(scheduler, name, getattr(scheduler, name).double())
+        wide[0] = double
+        torch.set_default_dtype(torch.float64 if double else torch.float32)
         draws.clear()
         inputs, latents = [], []
-        few = steps > 100  # of a long run only the last latents
         for i, t in enumerate(scheduler.timesteps):
             where[:] = index, i
             inputs.append(floats(scheduler.scale_model_input(x, t))[:4])
             extra = {"eta": eta} if method == "ddim" else {}
-            x = scheduler.step(output(index, i), t, x, return_dict=False, **extra)[0]
-            latents.append(floats(x))
+            out = output(index, i)
+            x = scheduler.step(out.double() if double else out, t, x, return_dict=False, **extra)[0]
+            assert x.dtype == (torch.float64 if double else torch.float32)
+            latents.append(x)
+        wide[0] = False
+        torch.set_default_dtype(torch.float32)
+        return scheduler, sigma, inputs, latents
+
+    lines = []
+    for index, (method, config, overrides, steps, eta) in enumerate(cases()):
+        exact = loop(index, method, config, overrides, steps, eta, True)[3]
+        scheduler, sigma, inputs, latents = loop(index, method, config, overrides, steps, eta, False)
+        rounding = max(float((x - e).norm() / e.norm()) for x, e in zip(latents, exact))
+        latents = [floats(x) for x in latents]
+        few = steps > 100  # of a long run only the last latents
         case = {
             "method": method, "config": config, "overrides": overrides, "steps": steps, "eta": eta,
             "timesteps": floats(scheduler.timesteps) if not few else [], "init_noise_sigma": floats(sigma)[0],
             "draws": list(draws), "inputs": inputs if not few else [], "latents": latents if not few else latents[-1:],
+            "rounding": float(f"{rounding:.2e}"), "exact": floats(exact[-1]),
         }
         assert all(np.isfinite(latents[-1])), case
         lines.append(json.dumps(case, separators=(",", ":")))
