@@ -1,0 +1,192 @@
+//! The samplers against diffusers' and DiffSynth's own step loops (tests/golden/make_schedulers.py).
+#![allow(clippy::unwrap_used)]
+
+use std::path::Path;
+
+use braid::schedulers::{Method, Prediction, SchedulerConfig, Spacing, Step, Table, guide, step};
+use serde_json::Value;
+
+fn golden(name: &str) -> Vec<Value> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/schedulers").join(name);
+    serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
+}
+
+fn floats(value: &Value) -> Vec<f32> {
+    value.as_array().unwrap().iter().map(|v| v.as_f64().unwrap() as f32).collect()
+}
+
+/// `fill` of tests/golden/recipe.py for 16 values at scale 1.7.
+fn fill(seed: u32) -> Vec<f32> {
+    let value = |i: u32| {
+        let mut x = i.wrapping_mul(0x9e37_79b9).wrapping_add(seed);
+        x ^= x >> 16;
+        x = x.wrapping_mul(0x7feb_352d);
+        x ^= x >> 15;
+        x = x.wrapping_mul(0x846c_a68b);
+        x ^= x >> 16;
+        1.7 * ((x >> 8) as f32 * 2f32.powi(-23) - 1.0)
+    };
+    (0..16).map(value).collect()
+}
+
+fn initial(case: u32) -> Vec<f32> {
+    fill(1_000_003 * case + 1)
+}
+
+fn output(case: u32, step: usize) -> Vec<f32> {
+    fill(1_000_003 * case + 1000 + step as u32)
+}
+
+fn noise(case: u32, step: usize) -> Vec<f32> {
+    fill(1_000_003 * case + 500_000 + step as u32)
+}
+
+fn distance(found: &[f32], wanted: &[f32]) -> f64 {
+    assert_eq!(found.len(), wanted.len());
+    let norm = |values: &mut dyn Iterator<Item = f64>| values.map(|v| v * v).sum::<f64>().sqrt();
+    let difference = norm(&mut found.iter().zip(wanted).map(|(&f, &w)| f64::from(f) - f64::from(w)));
+    difference / norm(&mut wanted.iter().map(|&w| f64::from(w)))
+}
+
+/// Runs the table's own loop and returns the last latents and the worst distance from the golden latents.
+fn run(table: &Table, case: u32, latents: &[Vec<f32>]) -> (Vec<f32>, f64) {
+    let mut x: Vec<f32> = initial(case).into_iter().map(|v| v * table.init_noise_sigma).collect();
+    let mut history = vec![f32::NAN; if table.uses_history() { x.len() } else { 0 }];
+    let skipped = table.steps.len() - latents.len();
+    let mut worst = 0.0f64;
+    for (i, row) in table.steps.iter().enumerate() {
+        let drawn = row.noise.map(|_| noise(case, i));
+        step(row, &mut x, &output(case, i), &mut history, drawn.as_deref()).unwrap();
+        if i >= skipped {
+            worst = worst.max(distance(&x, &latents[i - skipped]));
+        }
+    }
+    (x, worst)
+}
+
+fn latents(case: &Value) -> Vec<Vec<f32>> {
+    case["latents"].as_array().unwrap().iter().map(floats).collect()
+}
+
+#[test]
+fn diffusers_step_loops() {
+    for (index, case) in golden("diffusers.json").iter().enumerate() {
+        let method: Method = case["method"].as_str().unwrap().parse().unwrap();
+        let mut fields = case["config"].clone();
+        for (name, value) in case["overrides"].as_object().unwrap() {
+            fields[name] = value.clone();
+        }
+        let what = format!("case {index}: {method} {} steps, {}", case["steps"], case["overrides"]);
+        let config = SchedulerConfig::from_json_as(Path::new("scheduler_config.json"), &fields, method).unwrap();
+        let config = config.with_eta(case["eta"].as_f64().unwrap() as f32).unwrap();
+        let table = config.table(case["steps"].as_u64().unwrap() as usize).unwrap();
+
+        let draws: Vec<u64> = (0u64..).zip(&table.steps).filter(|(_, s)| s.noise.is_some()).map(|(i, _)| i).collect();
+        assert_eq!(Value::from(draws), case["draws"], "{what}");
+        let sigma = case["init_noise_sigma"].as_f64().unwrap() as f32;
+        assert!((table.init_noise_sigma / sigma - 1.0).abs() < 2e-7, "{what}: {} {sigma}", table.init_noise_sigma);
+        let timesteps = floats(&case["timesteps"]);
+        if !timesteps.is_empty() {
+            let found: Vec<f32> = table.steps.iter().map(|s| s.timestep).collect();
+            assert_eq!(found.len(), timesteps.len(), "{what}");
+            for (f, w) in found.iter().zip(&timesteps) {
+                // Fractions come from the logarithm of a noise level; whole ones are exact.
+                let tolerance = if w.fract() == 0.0 { 0.0 } else { 1e-4 };
+                assert!((f - w).abs() <= tolerance, "{what}: {found:?} {timesteps:?}");
+            }
+        }
+        let latents = latents(case);
+        let mut x: Vec<f32> = initial(index as u32).into_iter().map(|v| v * table.init_noise_sigma).collect();
+        for (i, (row, wanted)) in table.steps.iter().zip(case["inputs"].as_array().unwrap()).enumerate() {
+            let input: Vec<f32> = x[..4].iter().map(|v| v * row.input_scale).collect();
+            assert!(distance(&input, &floats(wanted)) < 4e-7, "{what}, step {i}");
+            x.clone_from(&latents[i]);
+        }
+        let (x, error) = run(&table, index as u32, &latents);
+        let exact = distance(&x, &floats(&case["exact"]));
+        let rounding = case["rounding"].as_f64().unwrap();
+        println!("{error:.2e} from the peer, {exact:.2e} from f64, the peer {rounding:.2e} from f64: {what}");
+        // A few schedules cost the peer more than 1e-6 by its own order of operations: a zero terminal SNR begins at
+        // sigma 4096, and a thousand steps add up a thousand roundings.
+        let tolerance = 1e-6f64.max(1.5 * rounding);
+        assert!(exact <= tolerance.min(1.2e-6), "{exact:.2e} {what}");
+        assert!(error <= tolerance, "{error:.2e} {what}");
+    }
+}
+
+#[test]
+fn built_in_sdxl_is_the_published_file() {
+    let goldens = golden("diffusers.json");
+    let file = &goldens[0]["config"];
+    for method in [Method::Euler, Method::EulerAncestral, Method::Ddim, Method::Dpmpp2M, Method::Lcm] {
+        let built_in = SchedulerConfig::sdxl_default().with_method(method).unwrap();
+        let read = SchedulerConfig::from_json(Path::new("scheduler_config.json"), file).unwrap();
+        assert_eq!(built_in.table(20).unwrap(), read.with_method(method).unwrap().table(20).unwrap());
+    }
+}
+
+#[test]
+fn diffsynth_step_loops() {
+    let goldens = golden("diffsynth.json");
+    let (sweep, cases) = goldens.split_last().unwrap();
+    for case in cases {
+        let mut config = SchedulerConfig::diffsynth();
+        if case["prediction"] == "v_prediction" {
+            config = config.with_prediction(Prediction::V).unwrap();
+        }
+        let table = config.table(case["steps"].as_u64().unwrap() as usize).unwrap();
+        let timesteps: Vec<f32> = table.steps.iter().map(|s| s.timestep).collect();
+        assert_eq!(timesteps, floats(&case["timesteps"]));
+        let (_, error) = run(&table, case["case"].as_u64().unwrap() as u32, &latents(case));
+        println!("{error:.2e} {} {} steps", case["prediction"], case["steps"]);
+        assert!(error <= 1e-6, "{error:.2e}");
+    }
+    let most = sweep["sweep"].as_u64().unwrap() as usize;
+    assert_eq!(hash(&SchedulerConfig::diffsynth(), most), sweep["hash"].as_u64().unwrap() as u32);
+}
+
+/// FNV-1a over the bits of all timesteps of 1 to `most` steps.
+fn hash(config: &SchedulerConfig, most: usize) -> u32 {
+    let mut hash = 0x811c_9dc5u32;
+    for steps in 1..=most {
+        for Step { timestep, .. } in config.table(steps).unwrap().steps {
+            hash = (hash ^ timestep.to_bits()).wrapping_mul(0x0100_0193);
+        }
+    }
+    hash
+}
+
+#[test]
+fn timesteps_of_every_number_of_steps() {
+    for line in golden("sweep.json") {
+        let method: Method = line["method"].as_str().unwrap().parse().unwrap();
+        let spacing: Spacing = line["spacing"].as_str().unwrap().parse().unwrap();
+        let fields = serde_json::json!({
+            "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 0,
+            "timestep_spacing": spacing.to_string(), "clip_sample": false,
+        });
+        let config = SchedulerConfig::from_json_as(Path::new("scheduler_config.json"), &fields, method).unwrap();
+        let most = line["most"].as_u64().unwrap() as usize;
+        assert_eq!(hash(&config, most), line["hash"].as_u64().unwrap() as u32, "{method} {spacing}");
+    }
+}
+
+#[test]
+fn guidance_and_its_rescale() {
+    for (case, line) in (900..).zip(golden("guidance.json")) {
+        let (scale, rescale) = (line["scale"].as_f64().unwrap() as f32, line["rescale"].as_f64().unwrap() as f32);
+        let shaped = |i: usize, scale: f32, offset: f32| -> Vec<f32> {
+            output(case, i).into_iter().map(|v| v * scale + offset).collect()
+        };
+        let images = [(shaped(0, 1.0, 0.0), shaped(2, 1.0, 0.0)), (shaped(1, 3.0, 0.0), shaped(3, 1.0, 1.0))];
+        for ((negative, positive), wanted) in images.iter().zip(line["guided"].as_array().unwrap()) {
+            let mut guided = vec![0.0; 16];
+            guide(negative, positive, scale, rescale, &mut guided).unwrap();
+            assert!(distance(&guided, &floats(wanted)) < 2e-7, "{scale} {rescale}");
+        }
+    }
+    let mut guided = [0.0; 4];
+    guide(&[1.0; 4], &[1.0; 4], 5.0, 0.7, &mut guided).unwrap();
+    assert_eq!(guided, [1.0; 4]);
+    assert!(guide(&[1.0; 3], &[1.0; 4], 5.0, 0.7, &mut guided).is_err());
+}
