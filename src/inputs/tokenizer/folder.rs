@@ -25,20 +25,26 @@ pub(super) fn load(folder: &Path) -> Result<Tokenizer> {
 
     let whole_path = folder.join("tokenizer.json");
     let whole = optional_object(&whole_path)?;
-    let (vocab_path, vocab, merges) = match &whole {
-        Some(whole) => {
-            let (vocab, merges) = from_tokenizer_json(&whole_path, whole)?;
-            (whole_path.clone(), vocab, merges)
-        }
-        None => {
-            let path = folder.join("vocab.json");
-            (path.clone(), vocab_json(&path)?, merges_txt(&folder.join("merges.txt"))?)
-        }
+    let (vocab_path, merges_path) = match &whole {
+        Some(_) => (whole_path.clone(), whole_path.clone()),
+        None => (folder.join("vocab.json"), folder.join("merges.txt")),
     };
+    let (vocab, merges) = match &whole {
+        Some(whole) => from_tokenizer_json(&whole_path, whole)?,
+        None => match optional_object(&vocab_path)? {
+            Some(vocab) => (vocab_of(&vocab_path, &vocab)?, merges_txt(&merges_path)?),
+            None => {
+                let what =
+                    "neither tokenizer.json nor vocab.json with merges.txt is here; a tokenizer folder is needed";
+                return Err(Error::mismatch(folder, what));
+            }
+        },
+    };
+    vocab::check_ids(&vocab).map_err(|what| Error::malformed(&vocab_path, what))?;
 
     let named = Named::read(folder, &config)?;
     let base = vocab.len();
-    let model = vocab::build(vocab, merges, &named.unk.content).map_err(|what| Error::malformed(&vocab_path, what))?;
+    let model = vocab::build(vocab, merges, &named.unk.content).map_err(|what| Error::malformed(&merges_path, what))?;
     let model = Arc::new(model);
 
     let mut added = added_tokens(folder, &config_path, &config, whole.as_ref().map(|w| (whole_path.as_path(), w)))?;
@@ -60,9 +66,9 @@ pub(super) fn load(folder: &Path) -> Result<Tokenizer> {
                 next as u32 - 1
             }
         };
-        if let Some(expected) = entry.expected.filter(|&e| e != u64::from(id)) {
+        if let Some((expected, path)) = entry.expected.filter(|e| e.0 != u64::from(id)) {
             let what = format!("added token `{}` has id {expected}, but its place is {id}", entry.content);
-            return Err(Error::malformed(&config_path, what));
+            return Err(Error::malformed(path, what));
         }
         tokens.push((entry.content, id, entry.normalized));
     }
@@ -99,7 +105,8 @@ struct Named {
 struct Entry {
     content: String,
     normalized: bool,
-    expected: Option<u64>,
+    /// The id that the file gives it, and the file.
+    expected: Option<(u64, PathBuf)>,
 }
 
 impl Named {
@@ -166,30 +173,30 @@ fn added_tokens(
     whole: Option<(&Path, &Object)>,
 ) -> Result<Vec<Entry>> {
     let mut found = BTreeMap::new();
-    if let Some(list) = config.get("added_tokens_decoder") {
-        let list = list.as_object().ok_or_else(|| expected(config_path, "added_tokens_decoder", "an object"))?;
-        for (id, value) in list {
-            let id = id.parse().map_err(|_| expected(config_path, "added_tokens_decoder", "keyed by token ids"))?;
-            found.insert(id, entry(config_path, "added_tokens_decoder", value, false)?);
+    let mut insert = |path: &Path, what: &str, id: Option<u64>, value: &Value| {
+        let id = id.ok_or_else(|| expected(path, what, "with a token id"))?;
+        found.insert(id, Entry { expected: Some((id, path.into())), ..entry(path, what, value, false)? });
+        Ok::<_, Error>(())
+    };
+    let key = "added_tokens_decoder";
+    if let Some(list) = config.get(key) {
+        for (id, value) in list.as_object().ok_or_else(|| expected(config_path, key, "an object"))? {
+            insert(config_path, key, id.parse().ok(), value)?;
         }
     } else {
         let path = folder.join("added_tokens.json");
         for (content, id) in optional_object(&path)?.unwrap_or_default() {
-            let id = id.as_u64().ok_or_else(|| expected(&path, &content, "a token id"))?;
             // Tokens that no name marks as special are sought in the cleaned text.
             let value = serde_json::json!({ "content": content, "normalized": true });
-            found.insert(id, entry(&path, &content, &value, false)?);
+            insert(&path, &content, id.as_u64(), &value)?;
         }
         if let Some((path, list)) = whole.and_then(|(p, w)| Some((p, w.get("added_tokens")?))) {
-            let list = list.as_array().ok_or_else(|| expected(path, "added_tokens", "a list"))?;
-            for value in list {
-                let id = value.get("id").and_then(Value::as_u64);
-                let id = id.ok_or_else(|| expected(path, "added_tokens", "a list of objects with an `id`"))?;
-                found.insert(id, entry(path, "added_tokens", value, false)?);
+            for value in list.as_array().ok_or_else(|| expected(path, "added_tokens", "a list"))? {
+                insert(path, "added_tokens", value.get("id").and_then(Value::as_u64), value)?;
             }
         }
     }
-    Ok(found.into_iter().map(|(id, e)| Entry { expected: Some(id), ..e }).collect())
+    Ok(found.into_values().collect())
 }
 
 fn max_length(path: &Path, config: &Object) -> Result<usize> {
@@ -247,10 +254,6 @@ fn from_tokenizer_json(path: &Path, whole: &Object) -> Result<(Vocab, Merges)> {
     Ok((vocab, merges.collect::<Result<_>>()?))
 }
 
-fn vocab_json(path: &Path) -> Result<Vocab> {
-    vocab_of(path, &object(path, &read(path)?)?)
-}
-
 fn vocab_of(path: &Path, object: &Object) -> Result<Vocab> {
     if object.is_empty() {
         return Err(Error::malformed(path, "the vocabulary is empty"));
@@ -280,7 +283,7 @@ fn expected(path: &Path, field: &str, what: &str) -> Error {
     Error::malformed(path, format!("`{field}` is not {what}"))
 }
 
-fn optional_object(path: &PathBuf) -> Result<Option<Object>> {
+fn optional_object(path: &Path) -> Result<Option<Object>> {
     match read(path) {
         Ok(bytes) => object(path, &bytes).map(Some),
         Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => Ok(None),

@@ -114,39 +114,30 @@ impl Model {
     }
 }
 
-/// Builds the model after checking everything that it takes for granted.
-pub(super) fn build(vocab: Vocab, merges: Merges, unk: &str) -> Result<Model, String> {
-    let mut taken = vec![false; vocab.len()];
-    for (token, &id) in &vocab {
+/// Ids must be 0 to n-1, each once: the text encoder's embedding table has one row for each.
+pub(super) fn check_ids(vocab: &Vocab) -> Result<(), String> {
+    let n = vocab.len();
+    let mut taken = vec![false; n];
+    for (token, &id) in vocab {
         match taken.get_mut(id as usize) {
             Some(slot) if !*slot => *slot = true,
-            Some(_) => {
-                return Err(format!("id {id} of token `{token}` is taken twice; ids must be 0 to n-1, each once"));
-            }
-            None => {
-                let n = vocab.len();
-                return Err(format!(
-                    "token `{token}` has id {id} among {n} tokens; ids must be 0 to n-1 without holes"
-                ));
-            }
+            Some(_) => return Err(format!("id {id} (`{token}`) is taken twice; {n} tokens need the ids 0 to n-1")),
+            None => return Err(format!("`{token}` has id {id}, but {n} tokens need the ids 0 to n-1 without holes")),
         }
     }
-    let mut joined = String::new();
-    for (i, (a, b)) in merges.iter().enumerate() {
-        joined.clear();
-        joined.push_str(a);
-        joined.push_str(b);
-        if let Some(part) = [a, b, &joined].into_iter().find(|p| !vocab.contains_key(p.as_str())) {
-            return Err(format!("merge {} (`{a} {b}`) needs token `{part}`, which the vocabulary lacks", i + 1));
-        }
-    }
+    Ok(())
+}
+
+/// Builds the model; every merge must be about tokens of the vocabulary.
+pub(super) fn build(vocab: Vocab, merges: Merges, unk: &str) -> Result<Model, String> {
     let mut builder = BPE::builder().end_of_word_suffix(END.into()).fuse_unk(false);
     if vocab.contains_key(unk) {
         builder = builder.unk_token(unk.into());
     }
     let pattern = |text: &str| SysRegex::new(text).map_err(|e| e.to_string());
     Ok(Model {
-        bpe: builder.vocab_and_merges(vocab, merges).build().map_err(|e| e.to_string())?,
+        // A merge of tokens that the vocabulary lacks is an error of the builder's, which names the token.
+        bpe: builder.vocab_and_merges(vocab, merges).build().map_err(|e| format!("a merge does not fit: {e}"))?,
         chars: byte_chars(),
         words: pattern(&format!("{FIXED}|{WORDS}"))?,
         words_any_case: pattern(&format!("(?i:{FIXED})|{WORDS_ANY_CASE}"))?,
