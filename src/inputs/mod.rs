@@ -1,1 +1,3 @@
 //! What a request brings: text, pictures, noise.
+
+pub mod tokenizer;
