@@ -3,6 +3,7 @@
 pub mod error;
 pub mod inputs;
 pub mod models;
+pub mod output;
 pub mod schedulers;
 pub mod tensor;
 pub mod weights;
