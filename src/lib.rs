@@ -6,6 +6,7 @@ pub mod error;
 pub mod graph;
 pub mod inputs;
 pub mod models;
+pub mod output;
 pub mod schedulers;
 pub mod tensor;
 pub mod weights;

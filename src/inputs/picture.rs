@@ -1,0 +1,273 @@
+//! Pictures: PNG, JPEG and WebP files as 8-bit RGB.
+
+use crate::error::{Error, Result};
+use image::metadata::Orientation;
+use image::{ColorType, DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits, RgbImage};
+use std::fs::File;
+use std::io::{Cursor, ErrorKind, Read};
+use std::path::Path;
+
+/// The largest picture: 2^28 pixels, above the 200 megapixels of the largest cameras.
+pub const MAX_PIXELS: u64 = 1 << 28;
+/// The most bytes a picture may take as its file stores it (16-bit samples and alpha count).
+const MAX_DECODED: u64 = 1 << 30;
+/// The most bytes read of a file.
+const MAX_FILE: u64 = 1 << 29;
+/// What a decoder may allocate beside the picture: rows, colour profiles, text.
+const MAX_AUXILIARY: u64 = 1 << 26;
+
+/// A picture of 8-bit RGB pixels, row after row from the top left.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Picture {
+    width: usize,
+    height: usize,
+    rgb: Vec<u8>,
+}
+
+impl Picture {
+    /// A picture from its pixels: `rgb` holds 3 * width * height bytes.
+    ///
+    /// # Errors
+    /// [`Error::Parameter`] where a side is 0, there are more than [`MAX_PIXELS`], or the length is another.
+    pub fn new(width: usize, height: usize, rgb: Vec<u8>) -> Result<Self> {
+        let pixels = width.checked_mul(height).filter(|&n| n > 0 && n as u64 <= MAX_PIXELS);
+        match pixels {
+            Some(n) if n * 3 == rgb.len() => Ok(Self { width, height, rgb }),
+            Some(n) => {
+                let what = format!("{width}x{height} needs {} bytes of RGB, there are {}", n * 3, rgb.len());
+                Err(Error::parameter("picture", what))
+            }
+            None => Err(Error::parameter("picture", format!("{width}x{height}: {}", allowed()))),
+        }
+    }
+
+    /// Pixels in a row.
+    pub fn width(&self) -> usize {
+        self.width
+    }
+
+    /// Rows.
+    pub fn height(&self) -> usize {
+        self.height
+    }
+
+    /// The bytes: [height, width, 3].
+    pub fn rgb(&self) -> &[u8] {
+        &self.rgb
+    }
+
+    /// The bytes, without a copy.
+    pub fn into_rgb(self) -> Vec<u8> {
+        self.rgb
+    }
+}
+
+impl std::fmt::Debug for Picture {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Picture({}x{})", self.width, self.height)
+    }
+}
+
+fn allowed() -> String {
+    format!("a picture has sides of at least 1 and at most {MAX_PIXELS} pixels")
+}
+
+/// The picture in a PNG, JPEG or WebP file, told by its content; see [`from_bytes`].
+///
+/// # Errors
+/// [`Error::Io`] where the file cannot be read, else those of [`from_bytes`].
+pub fn load(path: impl AsRef<Path>) -> Result<Picture> {
+    let path = path.as_ref();
+    let file = File::open(path).map_err(Error::io("open", path))?;
+    let mut bytes = Vec::new();
+    file.take(MAX_FILE + 1).read_to_end(&mut bytes).map_err(Error::io("read", path))?;
+    if bytes.len() as u64 > MAX_FILE {
+        return Err(Error::malformed(path, format!("more than {MAX_FILE} bytes: too large for a picture")));
+    }
+    from_bytes(&bytes, path)
+}
+
+/// The picture in the bytes of a PNG, JPEG or WebP file. `name` stands for the file in errors.
+///
+/// Equals PIL's `ImageOps.exif_transpose(image).convert("RGB")`: the orientation in EXIF is applied, alpha is dropped
+/// (not blended), of an animation the first frame is taken, colour profiles are ignored, of 16-bit samples the upper byte
+/// counts. It differs from PIL in that 16-bit gray is treated so too (PIL cuts every value above 255 to white) and in
+/// JPEG's inverse transform, chroma upsampling and colour conversion, by a few of 255 steps at edges.
+///
+/// # Errors
+/// [`Error::Malformed`] where the bytes are no picture, end early, or hold more than [`MAX_PIXELS`] (seen before any
+/// pixel is decoded); [`Error::Memory`] where the pixels cannot be allocated.
+pub fn from_bytes(bytes: &[u8], name: impl AsRef<Path>) -> Result<Picture> {
+    let name = name.as_ref();
+    let format = recognise(bytes, name)?;
+    let complete = match format {
+        ImageFormat::Jpeg => jpeg_is_complete(bytes),
+        ImageFormat::WebP => webp_is_complete(bytes),
+        _ => true,
+    };
+    if !complete {
+        return Err(Error::malformed(name, cut_short(format)));
+    }
+    let failed = |e: ImageError| Error::malformed(name, explain(format, e));
+
+    let mut limits = Limits::no_limits();
+    limits.max_alloc = Some(MAX_AUXILIARY);
+    let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
+    reader.limits(limits);
+    let mut decoder = reader.into_decoder().map_err(failed)?;
+    let (width, height) = decoder.dimensions();
+    let pixels = u64::from(width) * u64::from(height);
+    if pixels == 0 || pixels > MAX_PIXELS || decoder.total_bytes() > MAX_DECODED {
+        let what = format!("{width}x{height} pixels in {} bytes: {}", decoder.total_bytes(), allowed());
+        return Err(Error::malformed(name, format!("{what}, in at most {MAX_DECODED} bytes")));
+    }
+    // Damaged EXIF is no reason to refuse the picture.
+    let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
+    let color = decoder.color_type();
+    let mut samples = zeroed(decoder.total_bytes() as usize)?;
+    decoder.read_image(&mut samples).map_err(failed)?;
+    let rgb = to_rgb(samples, color, pixels as usize).ok_or_else(|| {
+        Error::malformed(name, format!("samples of kind {color:?} are not supported; save it as RGB"))
+    })??;
+
+    let rgb = RgbImage::from_raw(width, height, rgb)
+        .ok_or_else(|| Error::malformed(name, format!("the decoder gave another size than {width}x{height}")))?;
+    let mut upright = DynamicImage::ImageRgb8(rgb);
+    upright.apply_orientation(orientation);
+    let (width, height) = (upright.width() as usize, upright.height() as usize);
+    Picture::new(width, height, upright.into_rgb8().into_raw())
+}
+
+/// The format, by the first bytes.
+fn recognise(bytes: &[u8], name: &Path) -> Result<ImageFormat> {
+    let seen = match image::guess_format(bytes) {
+        Ok(format @ (ImageFormat::Png | ImageFormat::Jpeg | ImageFormat::WebP)) => return Ok(format),
+        Ok(other) => format!("this is a {other:?} file"),
+        Err(_) if bytes.is_empty() => "the file is empty".into(),
+        Err(_) => "this is no picture".into(),
+    };
+    Err(Error::malformed(name, format!("{seen}; a PNG, JPEG or WebP file is needed")))
+}
+
+fn known_as(format: ImageFormat) -> &'static str {
+    match format {
+        ImageFormat::Png => "PNG",
+        ImageFormat::Jpeg => "JPEG",
+        _ => "WebP",
+    }
+}
+
+fn cut_short(format: ImageFormat) -> String {
+    format!("the {} file is cut short; copy or download it again", known_as(format))
+}
+
+fn explain(format: ImageFormat, error: ImageError) -> String {
+    let name = known_as(format);
+    match error {
+        ImageError::Limits(_) => {
+            format!(
+                "the {name} file has rows or metadata of more than {MAX_AUXILIARY} bytes; save it smaller and plain"
+            )
+        }
+        ImageError::IoError(e) if e.kind() == ErrorKind::UnexpectedEof => cut_short(format),
+        other => format!("the {name} file cannot be decoded: {other}"),
+    }
+}
+
+/// Whether there are as many bytes as the RIFF header says; the padding of the last chunk may miss.
+fn webp_is_complete(bytes: &[u8]) -> bool {
+    let length = bytes.get(4..8).and_then(|b| b.try_into().ok()).map_or(0, u32::from_le_bytes);
+    bytes.len() as u64 + 1 >= u64::from(length) + 8
+}
+
+/// Whether the end marker follows the last scan. The decoder fills what is missing with gray and says nothing.
+///
+/// Segments are stepped over by their lengths, so the end marker of an embedded thumbnail does not count.
+fn jpeg_is_complete(bytes: &[u8]) -> bool {
+    const EOI: u8 = 0xd9;
+    let mut at = 2;
+    while let Some(marker) = bytes.get(at..).and_then(|rest| rest.windows(2).position(|w| w[0] == 0xff && w[1] != 0xff))
+    {
+        at += marker + 2;
+        match bytes[at - 1] {
+            EOI => return true,
+            // A stuffed zero and the markers without a length: they occur within a scan.
+            0 | 0x01 | 0xd0..=0xd8 => {}
+            _ => match bytes.get(at..at + 2) {
+                Some(length) => at += usize::from(u16::from_be_bytes([length[0], length[1]])),
+                None => return false,
+            },
+        }
+    }
+    false
+}
+
+/// The RGB bytes of decoded samples; `None` for a kind that no decoder here gives.
+fn to_rgb(samples: Vec<u8>, color: ColorType, pixels: usize) -> Option<Result<Vec<u8>>> {
+    let (channels, bytes) = match color {
+        ColorType::Rgb8 => return Some(Ok(samples)),
+        ColorType::L8 => (1, 1),
+        ColorType::La8 => (2, 1),
+        ColorType::Rgba8 => (4, 1),
+        ColorType::L16 => (1, 2),
+        ColorType::La16 => (2, 2),
+        ColorType::Rgb16 => (3, 2),
+        ColorType::Rgba16 => (4, 2),
+        _ => return None,
+    };
+    // Samples of 16 bits lie in the machine's byte order.
+    let upper = if bytes == 2 && cfg!(target_endian = "little") { 1 } else { 0 };
+    let (green, blue) = if channels < 3 { (0, 0) } else { (bytes, 2 * bytes) };
+    let mut rgb = match zeroed(pixels * 3) {
+        Ok(rgb) => rgb,
+        Err(e) => return Some(Err(e)),
+    };
+    for (to, from) in rgb.as_chunks_mut::<3>().0.iter_mut().zip(samples.chunks_exact(channels * bytes)) {
+        *to = [from[upper], from[green + upper], from[blue + upper]];
+    }
+    Some(Ok(rgb))
+}
+
+/// `n` zero bytes, or an error instead of an abort.
+fn zeroed(n: usize) -> Result<Vec<u8>> {
+    let mut out = Vec::new();
+    out.try_reserve_exact(n).map_err(|_| Error::Memory {
+        stage: "loading",
+        need: n as u64,
+        have: 0,
+        hint: "use a smaller picture".into(),
+    })?;
+    out.resize(n, 0);
+    Ok(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_picture_holds_what_its_sides_say() {
+        assert!(Picture::new(2, 1, vec![0; 6]).is_ok());
+        assert!(Picture::new(2, 1, vec![0; 5]).is_err());
+        assert!(Picture::new(0, 1, Vec::new()).is_err());
+        assert!(Picture::new(usize::MAX, 2, Vec::new()).is_err());
+    }
+
+    #[test]
+    fn other_files_are_named() {
+        let text = from_bytes(b"GIF89a..........", "x.png").unwrap_err().to_string();
+        assert_eq!(text, "x.png: this is a Gif file; a PNG, JPEG or WebP file is needed");
+        let text = from_bytes(b"<!DOCTYPE html>", "x.png").unwrap_err().to_string();
+        assert_eq!(text, "x.png: this is no picture; a PNG, JPEG or WebP file is needed");
+        assert!(from_bytes(b"", "x.png").unwrap_err().to_string().contains("empty"));
+    }
+
+    #[test]
+    fn the_end_marker_of_a_thumbnail_does_not_count() {
+        let thumbnail = [0xff, 0xd8, 0xff, 0xe1, 0, 6, 0xff, 0xd9, 0, 0];
+        assert!(!jpeg_is_complete(&thumbnail));
+        assert!(jpeg_is_complete(&[&thumbnail[..], &[0xff, 0xff, 0xd9]].concat()));
+        // A length that leads past the end.
+        assert!(!jpeg_is_complete(&[0xff, 0xd8, 0xff, 0xe1, 0xff, 0xff, 0xff, 0xd9]));
+    }
+}

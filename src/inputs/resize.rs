@@ -1,0 +1,213 @@
+//! PIL's bicubic resampling, to the bit.
+//!
+//! The filter is Keys' cubic with a = -1/2, widened by the scale where the picture shrinks (antialiasing). Rows and
+//! columns are resampled one after the other; weights are integers of 22 fractional bits and each pass rounds to 8 bits.
+//!
+//! Source of the filter: R. Keys, "Cubic convolution interpolation for digital image processing", IEEE TASSP 29 (1981).
+
+use crate::error::{Error, Result};
+use crate::inputs::picture::{MAX_PIXELS, Picture};
+use rayon::prelude::*;
+use std::ops::Range;
+
+/// 32 bits hold a sum of 8-bit samples times weights of this many fractional bits, with 2 bits to spare.
+const FRACTION: u32 = 32 - 8 - 2;
+/// What turns the final cut into rounding.
+const HALF: i32 = 1 << (FRACTION - 1);
+
+/// The picture stretched to `width` x `height`, as `Image.resize((width, height), Image.BICUBIC)` gives it.
+///
+/// # Errors
+/// [`Error::Parameter`] where a side is 0 or there are more than [`MAX_PIXELS`].
+pub fn resize(picture: &Picture, width: usize, height: usize) -> Result<Picture> {
+    match width.checked_mul(height) {
+        Some(n) if n > 0 && n as u64 <= MAX_PIXELS => {
+            let rgb = resize_region(picture, [width, height], 0..width, 0..height);
+            Picture::new(width, height, rgb)
+        }
+        _ => {
+            let what = format!("cannot resize to {width}x{height}: sides from 1, at most {MAX_PIXELS} pixels");
+            Err(Error::parameter("picture size", what))
+        }
+    }
+}
+
+/// The pixels of columns `xs` and rows `ys` of the picture stretched to `size` (width, height); nothing else is computed,
+/// so `size` may be far larger than memory.
+pub(crate) fn resize_region(picture: &Picture, size: [usize; 2], xs: Range<usize>, ys: Range<usize>) -> Vec<u8> {
+    let (from, to) = ([picture.width(), picture.height()], size);
+    let columns = Weights::new(from[0], to[0], xs);
+    let rows = Weights::new(from[1], to[1], ys);
+    let source = Rows { rgb: picture.rgb(), width: from[0], first: [0, 0] };
+    if columns_first(from, to) {
+        let (left, right) = columns.reach();
+        let narrowed = mix_columns(source, &rows, left..right);
+        mix_rows(Rows { rgb: &narrowed, width: right - left, first: [left, 0] }, &columns, 0..rows.count())
+    } else {
+        let (top, bottom) = rows.reach();
+        let narrowed = mix_rows(source, &columns, top..bottom);
+        let width = columns.count();
+        mix_columns(Rows { rgb: &narrowed, width, first: [0, top] }, &rows, 0..width)
+    }
+}
+
+/// Whether the columns are resampled before the rows, which changes the rounding: where that loses the most pixels.
+///
+/// The rule is that of Pillow 13.0, found by trial. Pillow up to 12.1 always takes the rows first, and 12.2 and 12.3 all but
+/// pictures a hundred times as tall as wide; where the order differs, so do the values, by a few of 255 steps.
+fn columns_first(from: [usize; 2], to: [usize; 2]) -> bool {
+    let lost = |i: usize| from[i] as i128 - to[i] as i128;
+    lost(1) > 0 && lost(1) > 2 * lost(0)
+}
+
+/// Some rows and columns of a picture.
+#[derive(Clone, Copy)]
+struct Rows<'a> {
+    rgb: &'a [u8],
+    width: usize,
+    /// Which column and row of the picture the first is.
+    first: [usize; 2],
+}
+
+/// The picture's rows `range`, each resampled along its length.
+fn mix_rows(source: Rows, weights: &Weights, range: Range<usize>) -> Vec<u8> {
+    let stride = weights.count() * 3;
+    let mut out = vec![0u8; range.len() * stride];
+    out.par_chunks_exact_mut(stride.max(1)).zip(range).for_each(|(to, y)| {
+        let begin = (y - source.first[1]) * source.width * 3;
+        let pixels = source.rgb[begin..begin + source.width * 3].as_chunks::<3>().0;
+        for (to, (start, weights)) in to.as_chunks_mut::<3>().0.iter_mut().zip(weights.iter()) {
+            let mut sum = [HALF; 3];
+            for (pixel, &w) in pixels[start - source.first[0]..].iter().zip(weights) {
+                (0..3).for_each(|c| sum[c] += i32::from(pixel[c]) * w);
+            }
+            *to = sum.map(clip);
+        }
+    });
+    out
+}
+
+/// The picture's columns `range`, each resampled along its length.
+fn mix_columns(source: Rows, weights: &Weights, range: Range<usize>) -> Vec<u8> {
+    let stride = range.len() * 3;
+    let left = (range.start - source.first[0]) * 3;
+    let mut out = vec![0u8; weights.count() * stride];
+    out.par_chunks_exact_mut(stride.max(1)).enumerate().for_each(|(y, to)| {
+        let (start, weights) = weights.at(y);
+        let mut sums = vec![HALF; stride];
+        for (row, &w) in source.rgb.chunks_exact(source.width * 3).skip(start - source.first[1]).zip(weights) {
+            let row = &row[left..left + stride];
+            sums.iter_mut().zip(row).for_each(|(sum, &v)| *sum += i32::from(v) * w);
+        }
+        to.iter_mut().zip(sums).for_each(|(to, sum)| *to = clip(sum));
+    });
+    out
+}
+
+fn clip(sum: i32) -> u8 {
+    (sum >> FRACTION).clamp(0, 255) as u8
+}
+
+/// For each output position, where its input begins and with which weights it enters.
+struct Weights {
+    starts: Vec<usize>,
+    /// Position i has the weights `ends[i - 1]..ends[i]`.
+    ends: Vec<usize>,
+    weights: Vec<i32>,
+}
+
+impl Weights {
+    /// For the positions `range` of a side of `from` pixels stretched to `to`.
+    fn new(from: usize, to: usize, range: Range<usize>) -> Self {
+        let mut this = Self { starts: Vec::new(), ends: Vec::new(), weights: Vec::new() };
+        // A side that keeps its length is left alone; the filter would give the same, as its zeros are exact.
+        let scale = from as f64 / to as f64;
+        let widened = scale.max(1.0);
+        let support = 2.0 * widened;
+        let inverse = 1.0 / widened;
+        for i in range {
+            let center = (i as f64 + 0.5) * scale;
+            // Casts saturate at 0 and cut towards it, both as wanted.
+            let start = ((center - support + 0.5) as usize).min(from - 1);
+            let end = ((center + support + 0.5) as usize).clamp(start + 1, from);
+            let weight = |x: usize| cubic((x as f64 - center + 0.5) * inverse);
+            let total: f64 = (start..end).map(weight).sum();
+            this.weights.extend((start..end).map(|x| {
+                let w = if total == 0.0 { weight(x) } else { weight(x) / total };
+                let fixed = w * f64::from(1 << FRACTION);
+                (if fixed < 0.0 { fixed - 0.5 } else { fixed + 0.5 }) as i32
+            }));
+            this.starts.push(start);
+            this.ends.push(this.weights.len());
+        }
+        this
+    }
+
+    fn count(&self) -> usize {
+        self.starts.len()
+    }
+
+    fn at(&self, i: usize) -> (usize, &[i32]) {
+        let begin = if i == 0 { 0 } else { self.ends[i - 1] };
+        (self.starts[i], &self.weights[begin..self.ends[i]])
+    }
+
+    fn iter(&self) -> impl Iterator<Item = (usize, &[i32])> {
+        (0..self.count()).map(|i| self.at(i))
+    }
+
+    /// The first input position that has a weight, and the one after the last.
+    fn reach(&self) -> (usize, usize) {
+        let first = self.starts.first().copied().unwrap_or(0);
+        (first, self.iter().map(|(start, w)| start + w.len()).max().unwrap_or(first))
+    }
+}
+
+/// Keys' cubic, a = -1/2.
+fn cubic(x: f64) -> f64 {
+    const A: f64 = -0.5;
+    let x = x.abs();
+    if x < 1.0 {
+        ((A + 2.0) * x - (A + 3.0)) * x * x + 1.0
+    } else if x < 2.0 {
+        (((x - 5.0) * x + 8.0) * x - 4.0) * A
+    } else {
+        0.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pattern(width: usize, height: usize) -> Picture {
+        let rgb = (0..width * height * 3).map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+        Picture::new(width, height, rgb).unwrap()
+    }
+
+    #[test]
+    fn the_same_size_changes_nothing() {
+        let picture = pattern(7, 5);
+        assert_eq!(resize(&picture, 7, 5).unwrap(), picture);
+    }
+
+    #[test]
+    fn a_region_is_cut_from_the_whole() {
+        let picture = pattern(13, 9);
+        // Rows first, columns first.
+        for (size, ys) in [([40, 31], 8..31), ([40, 6], 2..5)] {
+            let whole = resize(&picture, size[0], size[1]).unwrap();
+            let part = resize_region(&picture, size, 5..17, ys.clone());
+            let cut: Vec<u8> = ys.flat_map(|y| whole.rgb()[(y * 40 + 5) * 3..(y * 40 + 17) * 3].to_vec()).collect();
+            assert_eq!(part, cut);
+        }
+    }
+
+    #[test]
+    fn impossible_sizes_are_refused() {
+        let picture = pattern(2, 2);
+        for (w, h) in [(0, 4), (4, 0), (1 << 15, 1 << 14), (usize::MAX, 2)] {
+            assert!(matches!(resize(&picture, w, h), Err(Error::Parameter { .. })), "{w}x{h}");
+        }
+    }
+}

@@ -1,0 +1,218 @@
+//! Pictures against PIL and transformers (tests/golden/make_pictures.py), and the pictures of the catalogue of bad inputs.
+
+#![allow(clippy::unwrap_used)]
+
+use braid::Error;
+use braid::inputs::picture::{self, Picture};
+use braid::inputs::{clip, resize};
+use serde_json::Value;
+use std::io::{Read, Write};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+fn data(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/data/pictures").join(name)
+}
+
+fn lines(name: &str) -> Vec<Value> {
+    serde_json::from_slice(&std::fs::read(data(name)).unwrap()).unwrap()
+}
+
+fn pair(value: &Value) -> [usize; 2] {
+    [0, 1].map(|i| value[i].as_u64().unwrap() as usize)
+}
+
+/// The generator's pattern: byte i is i * 2654435761 >> 13.
+fn noise([width, height]: [usize; 2]) -> Picture {
+    let rgb = (0..width as u64 * height as u64 * 3).map(|i| ((i * 2_654_435_761) >> 13) as u8).collect();
+    Picture::new(width, height, rgb).unwrap()
+}
+
+/// FNV-1a, 64 bits.
+fn fnv(bytes: impl IntoIterator<Item = u8>) -> String {
+    let hash =
+        bytes.into_iter().fold(0xcbf2_9ce4_8422_2325u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3));
+    format!("{hash:016x}")
+}
+
+/// B39, B40: every kind of file gives PIL's pixels: lossless ones to the bit, lossy ones within their tolerance.
+#[test]
+fn every_kind_of_file_loads_as_in_pil() {
+    let mut worst = Vec::new();
+    for case in lines("cases.json") {
+        let name = case["name"].as_str().unwrap();
+        let packed = std::fs::read(data(&format!("{name}.rgb.z"))).unwrap();
+        let mut expected = Vec::new();
+        flate2::read::ZlibDecoder::new(&packed[..]).read_to_end(&mut expected).unwrap();
+        let got = picture::load(data(name)).unwrap();
+        assert_eq!(
+            [got.width(), got.height()],
+            [&case["width"], &case["height"]].map(|v| v.as_u64().unwrap() as usize)
+        );
+        assert_eq!(got.rgb().len(), expected.len(), "{name}");
+        let off = got.rgb().iter().zip(&expected).map(|(a, b)| a.abs_diff(*b)).max().unwrap();
+        worst.push((name.to_string(), off, case["tolerance"].as_u64().unwrap() as u8));
+    }
+    assert_eq!(worst.len(), 38);
+    println!("{:?}", worst.iter().filter(|w| w.1 > 0).collect::<Vec<_>>());
+    let failed: Vec<_> = worst.iter().filter(|(_, off, tolerance)| off > tolerance).collect();
+    assert!(failed.is_empty(), "(file, worst difference, allowed): {failed:?}");
+}
+
+#[test]
+fn resampling_equals_pils_to_the_bit() {
+    for case in lines("resize.json") {
+        let [width, height] = pair(&case["to"]);
+        let got = resize::resize(&noise(pair(&case["from"])), width, height).unwrap().into_rgb();
+        let head: Vec<u8> = got.iter().take(12).copied().collect();
+        assert_eq!(serde_json::to_value(head).unwrap(), case["head"], "{case}");
+        assert_eq!(fnv(got), case["fnv"].as_str().unwrap(), "{case}");
+    }
+}
+
+#[test]
+fn preprocessing_equals_transformers_to_the_bit() {
+    for case in lines("clip.json") {
+        let size = case["size"].as_u64().unwrap() as usize;
+        let got = clip::preprocess(&noise(pair(&case["from"])), size);
+        assert_eq!(got.len(), size * size * 3);
+        for (a, b) in got.iter().zip(case["head"].as_array().unwrap()) {
+            assert_eq!(*a, b.as_f64().unwrap() as f32, "{case}");
+        }
+        assert_eq!(fnv(got.iter().flat_map(|v| v.to_le_bytes())), case["fnv"].as_str().unwrap(), "{case}");
+    }
+}
+
+fn chunk(kind: &[u8; 4], data: &[u8]) -> Vec<u8> {
+    let body = [&kind[..], data].concat();
+    let crc = crc32fast::hash(&body).to_be_bytes();
+    [&(data.len() as u32).to_be_bytes()[..], &body, &crc].concat()
+}
+
+fn zlib(data: &[u8]) -> Vec<u8> {
+    let mut out = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::best());
+    out.write_all(data).unwrap();
+    out.finish().unwrap()
+}
+
+/// A PNG of 8-bit RGB with `rows` as its data and `extra` chunks before them.
+fn png(width: u32, height: u32, rows: &[u8], extra: &[u8]) -> Vec<u8> {
+    let header = [&width.to_be_bytes()[..], &height.to_be_bytes(), &[8, 2, 0, 0, 0]].concat();
+    let chunks = [chunk(b"IHDR", &header), extra.to_vec(), chunk(b"IDAT", &zlib(rows)), chunk(b"IEND", b"")].concat();
+    [b"\x89PNG\r\n\x1a\n", &chunks[..]].concat()
+}
+
+fn refused(bytes: &[u8], says: &str) {
+    let start = Instant::now();
+    let error = picture::from_bytes(bytes, "bad.file").unwrap_err();
+    assert!(matches!(error, Error::Malformed { .. }), "{error:?}");
+    let text = error.to_string();
+    assert!(text.starts_with("bad.file: ") && text.contains(says), "{text}");
+    assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+}
+
+/// B38: sides that promise gigabytes are refused by the header alone.
+#[test]
+fn a_huge_header_is_refused_at_once() {
+    refused(&png(65_535, 65_535, &[0; 16], &[]), "65535x65535");
+    refused(&png(0x7fff_ffff, 0x7fff_ffff, &[0; 16], &[]), "the PNG file has rows");
+    // A JPEG whose frame header says 65535x65535.
+    let mut jpeg = std::fs::read(data("ycc444.jpg")).unwrap();
+    let frame = jpeg.windows(2).position(|w| w == [0xff, 0xc0]).unwrap();
+    jpeg[frame + 5..frame + 9].fill(0xff);
+    refused(&jpeg, "65535x65535");
+}
+
+/// B39: the narrowest pictures pass through loading and preprocessing.
+#[test]
+fn narrow_pictures_are_pictures() {
+    for name in ["1x1.png", "1x8192.png"] {
+        let picture = picture::load(data(name)).unwrap();
+        let start = Instant::now();
+        let values = clip::preprocess(&picture, 224);
+        assert!(values.len() == 224 * 224 * 3 && values.iter().all(|v| v.is_finite()));
+        assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+    }
+}
+
+/// B41: a JPEG that ends early is an error wherever it ends, and so are the other formats.
+#[test]
+fn truncated_files_are_refused() {
+    for name in ["ycc420.jpg", "progressive.jpg", "cmyk.jpg", "exif6.jpg", "lossless.webp", "lossy.webp"] {
+        let bytes = std::fs::read(data(name)).unwrap();
+        // Where a WebP file's last byte is padding, it may miss.
+        for end in (0..bytes.len() - 1).step_by(7).chain([bytes.len() - 2]) {
+            let error = picture::from_bytes(&bytes[..end], "bad.file").expect_err(name);
+            assert!(matches!(error, Error::Malformed { .. }), "{error:?}");
+        }
+        refused(&bytes[..bytes.len() / 2], "cut short");
+    }
+    let bytes = std::fs::read(data("rgb8.png")).unwrap();
+    refused(&bytes[..bytes.len() / 2], "cut short");
+}
+
+/// B42: text that inflates to a gigabyte is never inflated; a colour profile that does is bounded.
+#[test]
+fn compressed_metadata_cannot_fill_the_memory() {
+    // Deflate twice: 1 GiB of zeros is 1 MiB of deflate, built by repeating the stream's stored middle.
+    let zeros = vec![0u8; 1 << 28];
+    let bomb = zlib(&zeros);
+    drop(zeros);
+    assert!(bomb.len() < 300_000);
+    let text = chunk(b"iTXt", &[b"XML:com.adobe.xmp\0\x01\0\0\0", &bomb[..]].concat());
+    let profile = chunk(b"iCCP", &[b"p\0\0", &bomb[..]].concat());
+    let before = peak_kib();
+    for extra in [text, profile] {
+        // A bad profile may be skipped or refused; either way the memory is bounded.
+        match picture::from_bytes(&png(1, 1, &[0, 10, 20, 30], &extra), "bomb.png") {
+            Ok(picture) => assert_eq!(picture.rgb(), [10, 20, 30]),
+            Err(error) => assert!(matches!(error, Error::Malformed { .. }), "{error:?}"),
+        }
+    }
+    if let (Some(before), Some(after)) = (before, peak_kib()) {
+        assert!(after < before + (200 << 10), "{before} to {after} KiB");
+    }
+}
+
+/// The most memory this process has held, in KiB.
+fn peak_kib() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    status.lines().find_map(|l| l.strip_prefix("VmHWM:"))?.trim().trim_end_matches(" kB").parse().ok()
+}
+
+/// Bytes changed at random places: a picture or an error, never a panic.
+#[test]
+fn damaged_files_never_panic() {
+    let mut state = 1u64;
+    let mut random = move |n: usize| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) as usize % n
+    };
+    let rounds = std::env::var("BRAID_FUZZ").ok().and_then(|v| v.parse().ok()).unwrap_or(60);
+    for case in lines("cases.json") {
+        let name = case["name"].as_str().unwrap();
+        if name == "1x8192.png" {
+            continue;
+        }
+        let good = std::fs::read(data(name)).unwrap();
+        for _ in 0..rounds {
+            let mut bytes = good.clone();
+            for _ in 0..1 + random(4) {
+                let at = random(bytes.len());
+                bytes[at] = random(256) as u8;
+            }
+            if let Ok(picture) = picture::from_bytes(&bytes, name) {
+                assert_eq!(picture.rgb().len(), picture.width() * picture.height() * 3);
+            }
+        }
+    }
+}
+
+/// The photograph of the examples.
+#[test]
+fn the_photograph_loads() {
+    let picture = picture::load(data("../astronaut.jpg")).unwrap();
+    assert_eq!((picture.width(), picture.height()), (384, 384));
+    let mean = picture.rgb().iter().map(|&v| f64::from(v)).sum::<f64>() / picture.rgb().len() as f64;
+    assert!((mean - 114.6).abs() < 3.0, "{mean}");
+}
