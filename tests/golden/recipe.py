@@ -1,7 +1,7 @@
 """Small models whose weights are a pure function of their names, so that no weights need to be committed.
 
 A golden case keeps, instead of weights, a *recipe*: for each file a list of tensors with name, shape, dtype, scale,
-offset and seed. The Rust tests build the same bytes from it (src/synth). The value of element i (row-major) is
+offset and seed. The Rust tests build the same tensors from it (src/synth). The value of element i (row-major) is
 
     x = (i * 0x9E3779B9 + seed) mod 2^32
     x ^= x >> 16;  x *= 0x7feb352d;  x ^= x >> 15;  x *= 0x846ca68b;  x ^= x >> 16          (mod 2^32)
@@ -12,6 +12,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import safetensors.torch
 import torch
 
 DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
@@ -39,16 +40,33 @@ def fill(shape, scale: float, offset: float, seed: int) -> torch.Tensor:
 
 
 def rule(name: str, shape) -> tuple[float, float]:
-    """(scale, offset) that keep activations near unit size: for uniform u, scale = gain * sqrt(3 / fan_in)."""
+    """(scale, offset) that keep activations near unit size: for uniform u, scale = gain * sqrt(3 / fan_in).
+
+    Queries and keys get a gain of 1.5, so that softmaxes choose and do not merely average; the VAE's last
+    convolution gets 0.4, so that few pixels reach the clamp, which would hide errors.
+    """
     leaf = name.rsplit(".", 1)[-1]
-    if leaf == "bias" or leaf.endswith("_bias"):
+    if leaf.endswith("bias"):
         return 0.1, 0.0
-    if len(shape) == 1:
-        return (0.2, 1.0) if "norm" in name or "ln_" in name or "layrnorm" in name else (0.5, 0.0)
-    if "embedding" in name and "patch" not in name and len(shape) == 2 and "linear" not in name and "embedder" not in leaf and ("token_embedding" in name or "position" in name):
+    if len(shape) < 2:
+        return (0.5, 0.0) if leaf == "class_embedding" else (0.2, 1.0)
+    if "token_embedding" in name or leaf == "latents":
+        return 1.0, 0.0
+    if "position_embedding" in name or "positional_embedding" in name:
         return 0.5, 0.0
-    fan_in = int(np.prod(shape[1:]))
-    return float(np.sqrt(3.0 / fan_in)), 0.0
+    # OpenCLIP's bare matrices are applied from the right, [inputs, outputs]; all others are [outputs, inputs...].
+    fan_in = shape[0] if leaf == "text_projection" else int(np.prod(shape[1:]))
+    gain = 1.0
+    if any(part in ("to_q", "to_k", "q_proj", "k_proj", "to_k_ip") for part in name.split(".")):
+        gain = 1.5
+    elif name.endswith("decoder.conv_out.weight"):
+        gain = 0.4
+    return gain * float(np.sqrt(3.0 / fan_in)), 0.0
+
+
+def short(x: float) -> float:
+    """The f32 nearest to x, as the shortest decimal number that still reads back as that f32."""
+    return float(str(np.float32(x)))
 
 
 class Recipe:
@@ -69,12 +87,14 @@ class Recipe:
 
     def line(self, name: str, shape, dtype: str = "F32", salt: str = "", scale=None, offset=None) -> dict:
         s, o = rule(name, shape)
-        s, o = float(np.float32(s if scale is None else scale)), float(np.float32(o if offset is None else offset))
+        s, o = short(s if scale is None else scale), short(o if offset is None else offset)
         return {"name": name, "shape": list(shape), "dtype": dtype, "scale": s, "offset": o, "seed": seed_of(salt + name)}
 
     @staticmethod
     def value(line: dict) -> torch.Tensor:
-        """The tensor of a line, rounded to its dtype, as that dtype."""
+        """The tensor of a line, rounded to its dtype, as that dtype; an I64 one counts 0, 1, 2, ... (position_ids)."""
+        if line["dtype"] == "I64":
+            return torch.arange(int(np.prod(line["shape"]))).reshape(line["shape"])
         return fill(line["shape"], line["scale"], line["offset"], line["seed"]).to(DTYPES[line["dtype"]])
 
     def add(self, path: str, tensors: list, format: str = "safetensors") -> None:
@@ -88,6 +108,34 @@ class Recipe:
     def text(self, path: str, value: str) -> None:
         """Any other text file (merges.txt), stored whole."""
         self.files.append({"path": path, "format": "text", "text": value})
+
+    def copy(self, path: str, source: str) -> None:
+        """A file kept once for several cases: `source` is relative to the case's folder."""
+        self.files.append({"path": path, "format": "copy", "from": source})
+
+    def materialise(self, folder: Path, case: Path) -> None:
+        """Writes the files themselves below `folder`; `case` is where recipe.json lies, for `copy`."""
+        for file in self.files:
+            path = folder / file["path"]
+            path.parent.mkdir(parents=True, exist_ok=True)
+            kind = file["format"]
+            if kind == "json":
+                path.write_text(json.dumps(file["json"], indent=2), encoding="utf-8")
+            elif kind == "text":
+                path.write_text(file["text"], encoding="utf-8")
+            elif kind == "copy":
+                path.write_bytes((case / file["from"]).read_bytes())
+            elif kind == "safetensors":
+                tensors = {line["name"]: self.value(line) for line in file["tensors"]}
+                safetensors.torch.save_file(tensors, path, metadata={"format": "pt"})
+            elif kind == "torch":
+                nested: dict = {}
+                for line in file["tensors"]:
+                    outer, inner = line["name"].split(".", 1)
+                    nested.setdefault(outer, {})[inner] = self.value(line)
+                torch.save(nested, path)
+            else:
+                raise ValueError(f"{path}: unknown format {kind}")
 
     def write(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
