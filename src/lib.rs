@@ -2,8 +2,10 @@
 
 pub mod error;
 pub mod inputs;
+pub mod inspect;
 pub mod models;
 pub mod schedulers;
+pub mod synth;
 pub mod tensor;
 pub mod weights;
 

@@ -4,8 +4,12 @@
 //! names and [`Weight`] views into the mapping. Key maps rename and slice such views; a [`Scope`] hands them to a model by
 //! the dotted names of the published checkpoints.
 
+pub mod adapter;
+pub mod family;
+pub(crate) mod keymap;
 mod mmap;
 mod scope;
+pub mod single_file;
 
 pub use mmap::Storage;
 pub use scope::Scope;
