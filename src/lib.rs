@@ -5,9 +5,11 @@ pub mod device;
 pub mod error;
 pub mod graph;
 pub mod inputs;
+pub mod inspect;
 pub mod models;
 pub mod output;
 pub mod schedulers;
+pub mod synth;
 pub mod tensor;
 pub mod weights;
 

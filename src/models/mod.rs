@@ -43,3 +43,7 @@ impl ClipLayer {
         b.add(x, h)
     }
 }
+pub mod fit;
+pub mod infer;
+pub mod json;
+pub mod tables;

@@ -5,11 +5,15 @@
 //! the published checkpoints.
 
 mod finite;
+pub mod adapter;
+pub mod family;
+pub(crate) mod keymap;
 mod mmap;
 mod open;
 pub mod safetensors;
 mod scope;
 pub mod torch;
+pub mod single_file;
 
 pub use mmap::Storage;
 pub use open::{Kind, OpenOptions, open, sniff};

@@ -1,0 +1,259 @@
+//! What a file is, what it holds and what it goes with.
+
+use crate::error::Result;
+use crate::models::config::{Activation, UnetConfig};
+use crate::models::{fit, infer};
+use crate::synth::published;
+use crate::weights::adapter::{self, Kind};
+use crate::weights::family::{Family, family};
+use crate::weights::{Weights, single_file};
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+/// A description of a file; [`fmt::Display`] gives it as text, [`serde`] as JSON.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Report {
+    /// The file or folder.
+    pub path: PathBuf,
+    /// What it is, in words.
+    pub family: String,
+    /// Whether this engine can use it.
+    pub supported: bool,
+    /// Its models.
+    pub parts: Vec<Part>,
+    /// Facts about its structure.
+    pub notes: Vec<String>,
+    /// What it belongs with, judged by sizes.
+    pub fits: Vec<String>,
+}
+
+/// One model within a file.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Part {
+    /// Its name, e.g. `unet`.
+    pub name: String,
+    /// Tensors.
+    pub tensors: usize,
+    /// Elements of all tensors.
+    pub parameters: u64,
+    /// Bytes of all tensors.
+    pub bytes: u64,
+    /// Tensors of each element type.
+    pub dtypes: BTreeMap<String, usize>,
+}
+
+impl Part {
+    fn new(name: &str, weights: &Weights) -> Self {
+        let mut part =
+            Self { name: name.into(), tensors: weights.len(), parameters: 0, bytes: 0, dtypes: BTreeMap::new() };
+        for (_, weight) in weights.iter() {
+            let len = weight.len() as u64;
+            part.parameters += len;
+            part.bytes += len * weight.dtype().size() as u64;
+            *part.dtypes.entry(weight.dtype().to_string()).or_default() += 1;
+        }
+        part
+    }
+}
+
+/// Describes the tensors of the file `path`.
+///
+/// # Errors
+/// Those of [`single_file::split`] and [`adapter::base`] for files of a supported family that are damaged.
+pub fn inspect(path: &Path, weights: &Weights) -> Result<Report> {
+    let found = family(weights);
+    let mut report = Report {
+        path: path.to_owned(),
+        family: found.to_string(),
+        supported: false,
+        parts: Vec::new(),
+        notes: Vec::new(),
+        fits: Vec::new(),
+    };
+    match found {
+        Family::Sdxl => report.checkpoint(weights)?,
+        Family::Adapter(Kind::Base) => report.adapter(weights)?,
+        Family::VisionEncoder => report.vision(weights),
+        Family::DiffusersSdxlUnet => {
+            report.part("unet", weights);
+            report.take(infer::unet(weights, None), |r, c| {
+                r.unet(&c);
+                r.supported = true;
+                r.fits.push("a diffusers folder of SDXL, as its unet/".into());
+            });
+        }
+        Family::Vae => {
+            let vae = single_file::vae(weights)?;
+            report.part("vae", &vae);
+            report.take(infer::vae(&vae), |r, c| {
+                let (latents, factor) = (c.latent_channels, c.factor());
+                r.supported = latents == 4;
+                r.notes.push(format!("latents of {latents} channels, {factor} pixels to a latent"));
+                let word = if latents == 4 {
+                    "Stable Diffusion 1, 2 and XL (which of them, no size tells)"
+                } else {
+                    "another family"
+                };
+                r.fits.push(format!("UNets of {word}"));
+            });
+        }
+        Family::TextEncoder => {
+            let text = single_file::text_encoder(weights)?;
+            report.part("text_encoder", &text);
+            report.take(infer::clip_text(&text, Activation::QuickGelu), |r, c| {
+                r.notes.push(format!("{} layers, {} wide, {} positions", c.layers, c.hidden, c.positions));
+                let place = match (c.hidden, c.projection) {
+                    (768, _) => "SDXL, as its text_encoder/ (CLIP-L)",
+                    (1280, Some(_)) => "SDXL, as its text_encoder_2/ (bigG)",
+                    _ => "no published SDXL",
+                };
+                r.supported = matches!(c.hidden, 768 | 1280);
+                r.fits.push(place.into());
+            });
+        }
+        _ => report.part("tensors", weights),
+    }
+    Ok(report)
+}
+
+impl Report {
+    /// Describes a diffusers folder by the tensors of its models, e.g. `[("unet", ..), ("vae", ..)]`.
+    pub fn folder(path: &Path, models: &[(&str, &Weights)]) -> Self {
+        let mut report = Self {
+            path: path.to_owned(),
+            family: "a diffusers folder".into(),
+            supported: false,
+            parts: Vec::new(),
+            notes: Vec::new(),
+            fits: Vec::new(),
+        };
+        for (name, weights) in models {
+            report.part(name, weights);
+            if *name == "unet" {
+                report.take(infer::unet(weights, None), |r, c| {
+                    r.family = "a diffusers folder of SDXL".into();
+                    r.supported = true;
+                    r.unet(&c);
+                });
+            }
+        }
+        report
+    }
+
+    fn part(&mut self, name: &str, weights: &Weights) {
+        self.parts.push(Part::new(name, weights));
+    }
+
+    /// Goes on with a configuration, or notes why there is none.
+    fn take<T>(&mut self, config: Result<T>, next: impl FnOnce(&mut Self, T)) {
+        match config {
+            Ok(config) => next(self, config),
+            Err(error) => self.notes.push(error.to_string()),
+        }
+    }
+
+    fn checkpoint(&mut self, weights: &Weights) -> Result<()> {
+        let parts = single_file::split(weights)?;
+        let named = [
+            ("unet", &parts.unet),
+            ("text_encoder", &parts.text_encoder),
+            ("text_encoder_2", &parts.text_encoder_2),
+            ("vae", &parts.vae),
+        ];
+        for (name, part) in named {
+            self.part(name, part);
+            if part.is_empty() {
+                self.notes.push(format!("{name} is missing"));
+            }
+        }
+        self.supported = named.iter().all(|(_, part)| !part.is_empty());
+        self.notes.push(match (parts.v_prediction, parts.zero_snr) {
+            (false, _) => "predicts the noise (no marker v_pred)".into(),
+            (true, false) => "predicts v".into(),
+            (true, true) => "predicts v, trained with a terminal signal-to-noise ratio of zero".into(),
+        });
+        let pooled = infer::clip_text(&parts.text_encoder_2, Activation::Gelu).ok().and_then(|c| c.projection);
+        self.take(infer::unet(&parts.unet, pooled), |r, c| r.unet(&c));
+        Ok(())
+    }
+
+    fn unet(&mut self, config: &UnetConfig) {
+        self.notes.push(format!(
+            "UNet of {:?} channels, {:?} transformer layers a block, text {} wide",
+            config.channels, config.transformer_layers, config.context
+        ));
+        let widths = fit::cross_attention_widths(config);
+        let published = widths == published::adapter().widths && config.context == 2048;
+        let names = if published { " (ip-adapter_sdxl, ip-adapter_sdxl_vit-h)" } else { "" };
+        self.fits.push(format!(
+            "IP-Adapters with {} pairs of matrices for tokens {} wide{names}",
+            widths.len(),
+            config.context
+        ));
+    }
+
+    fn adapter(&mut self, weights: &Weights) -> Result<()> {
+        let base = adapter::base(weights)?;
+        self.part("image_proj", &base.under("image_proj."));
+        self.part("ip_adapter", &base.under("ip_adapter."));
+        self.take(infer::adapter(&base), |r, c| {
+            r.supported = true;
+            r.notes.push(format!("{} image tokens, {} wide, {} cross-attentions", c.tokens, c.context, c.widths.len()));
+            let encoder = match c.embedding {
+                1280 => "ViT-bigG (sdxl_models/image_encoder of h94/IP-Adapter)",
+                1024 => "ViT-H (models/image_encoder of h94/IP-Adapter)",
+                _ => "no published encoder",
+            };
+            r.fits.push(format!("an image encoder that gives {}: {encoder}", c.embedding));
+            let sdxl = c.context == 2048 && c.widths == published::adapter().widths;
+            r.fits.push(if sdxl { "SDXL base and models made from it".into() } else { "no published SDXL".into() });
+        });
+        Ok(())
+    }
+
+    fn vision(&mut self, weights: &Weights) {
+        self.part("image_encoder", weights);
+        self.take(infer::clip_vision(weights), |r, c| {
+            r.supported = true;
+            let name = match (c.hidden, c.layers) {
+                (1664, 48) => "ViT-bigG/14",
+                (1280, 32) => "ViT-H/14",
+                (1024, 24) => "ViT-L/14",
+                _ => "another one",
+            };
+            r.family = format!("{}, {name}", r.family);
+            r.notes.push(format!(
+                "{} layers, {} wide, pictures of {} pixels, patches of {}",
+                c.layers, c.hidden, c.image, c.patch
+            ));
+            let adapters = match c.projection {
+                1280 => "ip-adapter_sdxl",
+                1024 => "ip-adapter_sdxl_vit-h",
+                _ => "none of the published ones",
+            };
+            r.fits.push(format!("IP-Adapters for embeddings {} wide: {adapters}", c.projection));
+        });
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let path = crate::error::escape(&self.path.to_string_lossy());
+        let word = if self.supported { "" } else { " (not supported)" };
+        writeln!(f, "{path}: {}{word}", self.family)?;
+        for part in &self.parts {
+            let dtypes: Vec<_> = part.dtypes.iter().map(|(d, n)| format!("{d} x {n}")).collect();
+            let (millions, gigabytes) = (part.parameters as f64 / 1e6, part.bytes as f64 / 1e9);
+            let Part { name, tensors, .. } = part;
+            writeln!(
+                f,
+                "  {name:<15} {tensors:>5} tensors {millions:>9.1} M parameters {gigabytes:>7.3} GB  {}",
+                dtypes.join(", ")
+            )?;
+        }
+        self.notes.iter().try_for_each(|note| writeln!(f, "  {note}"))?;
+        self.fits.iter().try_for_each(|fit| writeln!(f, "  goes with {fit}"))
+    }
+}

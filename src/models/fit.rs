@@ -1,0 +1,170 @@
+//! Which files belong together, judged by sizes.
+
+use super::config::{AdapterConfig, ClipTextConfig, ClipVisionConfig, UnetConfig, VaeConfig};
+use crate::error::{Error, Result};
+use std::path::Path;
+
+/// Widths of the UNet's cross-attentions in the order in which an IP-Adapter numbers them: down, up, middle.
+pub fn cross_attention_widths(config: &UnetConfig) -> Vec<usize> {
+    let levels: Vec<_> = config.channels.iter().zip(&config.transformer_layers).collect();
+    let mut widths = Vec::new();
+    for &(&width, &depth) in &levels {
+        widths.extend(std::iter::repeat_n(width, config.layers * depth));
+    }
+    for &(&width, &depth) in levels.iter().rev() {
+        widths.extend(std::iter::repeat_n(width, (config.layers + 1) * depth));
+    }
+    if let Some(&(&width, &depth)) = levels.last() {
+        widths.extend(std::iter::repeat_n(width, depth));
+    }
+    widths
+}
+
+/// The name of an image encoder by the width of its embedding.
+fn encoder_name(embedding: usize) -> &'static str {
+    match embedding {
+        1280 => "ViT-bigG",
+        1024 => "ViT-H",
+        768 => "ViT-L",
+        _ => "an encoder of its own",
+    }
+}
+
+/// Whether an IP-Adapter takes what an image encoder gives.
+///
+/// # Errors
+/// [`Error::Mismatch`] for the adapter's file, naming the encoder that it needs and the one given.
+pub fn adapter_vision(adapter: (&Path, &AdapterConfig), encoder: (&Path, &ClipVisionConfig)) -> Result<()> {
+    let (need, have) = (adapter.1.embedding, encoder.1.projection);
+    if need == have {
+        return Ok(());
+    }
+    let needed = match need {
+        1280 => "ViT-bigG, sdxl_models/image_encoder of h94/IP-Adapter",
+        1024 => "ViT-H, models/image_encoder of h94/IP-Adapter",
+        _ => "the image encoder that it was trained with",
+    };
+    Err(Error::mismatch(
+        adapter.0,
+        format!(
+            "this adapter needs image embeddings {need} wide: {needed}; the encoder given, {}, gives {have} ({})",
+            encoder.0.display(),
+            encoder_name(have)
+        ),
+    ))
+}
+
+/// Whether an IP-Adapter has a pair of matrices for each cross-attention of a UNet.
+///
+/// # Errors
+/// [`Error::Mismatch`] for the adapter's file.
+pub fn adapter_unet(adapter: (&Path, &AdapterConfig), unet: (&Path, &UnetConfig)) -> Result<()> {
+    let fail = |what: String| {
+        let model = unet.0.display();
+        Err(Error::mismatch(adapter.0, format!("{what}: this adapter was made for another model than {model}")))
+    };
+    if adapter.1.context != unet.1.context {
+        let (a, u) = (adapter.1.context, unet.1.context);
+        return fail(format!("image tokens are {a} wide, the UNet's text tokens {u}"));
+    }
+    let widths = cross_attention_widths(unet.1);
+    if adapter.1.widths.len() != widths.len() {
+        let (a, u) = (adapter.1.widths.len(), widths.len());
+        return fail(format!("{a} pairs of matrices for the UNet's {u} cross-attentions"));
+    }
+    match adapter.1.widths.iter().zip(&widths).enumerate().find(|(_, (a, u))| a != u) {
+        Some((i, (a, u))) => {
+            fail(format!("ip_adapter.{}.to_k_ip.weight is {a} wide, the cross-attention {u}", 2 * i + 1))
+        }
+        None => Ok(()),
+    }
+}
+
+/// Whether a UNet takes the text of two encoders: their widths together are its context, and the second one's pooled
+/// text with six time ids is its added condition.
+///
+/// # Errors
+/// [`Error::Mismatch`] for the UNet's file.
+pub fn text_unet(first: &ClipTextConfig, second: &ClipTextConfig, unet: (&Path, &UnetConfig)) -> Result<()> {
+    let fail = |what: String| {
+        Err(Error::mismatch(unet.0, format!("{what}; the text encoders of this UNet's own model are needed")))
+    };
+    let given = first.hidden.saturating_add(second.hidden);
+    if given != unet.1.context {
+        let (a, b, need) = (first.hidden, second.hidden, unet.1.context);
+        return fail(format!("the text encoders give tokens {a} + {b} = {given} wide, the UNet takes {need}"));
+    }
+    let Some(pooled) = second.projection else {
+        return fail("the second text encoder has no text_projection".into());
+    };
+    let given = unet.1.addition_time.saturating_mul(6).saturating_add(pooled);
+    if given != unet.1.addition_input {
+        let (time, need) = (unet.1.addition_time, unet.1.addition_input);
+        return fail(format!(
+            "pooled text {pooled} wide and six time ids of {time} make {given}, the UNet takes {need}"
+        ));
+    }
+    Ok(())
+}
+
+/// Whether a VAE decodes a UNet's latents.
+///
+/// # Errors
+/// [`Error::Mismatch`] for the VAE's file.
+pub fn vae_unet(vae: (&Path, &VaeConfig), unet: (&Path, &UnetConfig)) -> Result<()> {
+    let (need, have) = (unet.1.out_channels, vae.1.latent_channels);
+    if need == have && unet.1.in_channels == have {
+        return Ok(());
+    }
+    let model = unet.0.display();
+    let what = format!(
+        "this VAE decodes latents of {have} channels, the UNet of {model} takes {} and gives {need}",
+        unet.1.in_channels
+    );
+    Err(Error::mismatch(vae.0, format!("{what}; an SDXL VAE is needed")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::synth::published;
+
+    #[test]
+    fn a_wrong_encoder_is_named() {
+        let (adapter, encoder) = (Path::new("ip-adapter_sdxl_vit-h.bin"), Path::new("bigg.safetensors"));
+        let config = AdapterConfig { embedding: 1024, ..published::adapter() };
+        let text = adapter_vision((adapter, &config), (encoder, &published::vision())).unwrap_err().to_string();
+        let expected = "ip-adapter_sdxl_vit-h.bin: this adapter needs image embeddings 1024 wide: ViT-H, models/image_encoder \
+                        of h94/IP-Adapter; the encoder given, bigg.safetensors, gives 1280 (ViT-bigG)";
+        assert_eq!(text, expected);
+        adapter_vision((adapter, &published::adapter()), (encoder, &published::vision())).unwrap();
+    }
+
+    #[test]
+    fn a_wrong_unet_is_named() {
+        let (adapter, model) = (Path::new("a.bin"), Path::new("m.safetensors"));
+        let unet = published::unet();
+        let config = published::adapter();
+        adapter_unet((adapter, &config), (model, &unet)).unwrap();
+        let text = |config: AdapterConfig| adapter_unet((adapter, &config), (model, &unet)).unwrap_err().to_string();
+        assert!(
+            text(AdapterConfig { context: 768, ..config.clone() }).contains("768 wide, the UNet's text tokens 2048")
+        );
+        let mut widths = config.widths.clone();
+        widths.swap(3, 4);
+        assert!(text(AdapterConfig { widths, ..config.clone() }).contains("ip_adapter.7.to_k_ip.weight is 1280 wide"));
+        let widths = config.widths[..16].to_vec();
+        assert!(text(AdapterConfig { widths, ..config }).contains("16 pairs of matrices for the UNet's 70"));
+    }
+
+    #[test]
+    fn text_and_vae() {
+        let path = Path::new("m");
+        let (unet, text, text_2) = (published::unet(), published::text(), published::text_2());
+        text_unet(&text, &text_2, (path, &unet)).unwrap();
+        assert!(text_unet(&text_2, &text_2, (path, &unet)).unwrap_err().to_string().contains("1280 + 1280 = 2560"));
+        vae_unet((path, &published::vae()), (path, &unet)).unwrap();
+        let flux = VaeConfig { latent_channels: 16, ..published::vae() };
+        assert!(vae_unet((path, &flux), (path, &unet)).unwrap_err().to_string().contains("16 channels"));
+    }
+}

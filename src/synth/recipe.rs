@@ -1,0 +1,142 @@
+//! The files of a golden case, made from its `recipe.json` (written by `tests/golden/recipe.py`).
+
+use super::{Stored, TensorSpec, file, write_safetensors, write_torch};
+use crate::error::{Error, Result};
+use crate::tensor::DType;
+use serde::Deserialize;
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::{Component, Path};
+
+#[derive(Deserialize)]
+struct Recipe {
+    files: Vec<Entry>,
+}
+
+#[derive(Deserialize)]
+struct Entry {
+    path: String,
+    #[serde(flatten)]
+    content: Content,
+}
+
+#[derive(Deserialize)]
+#[serde(tag = "format", rename_all = "lowercase")]
+enum Content {
+    Safetensors { tensors: Vec<Line> },
+    Torch { tensors: Vec<Line> },
+    Json { json: Value },
+    Text { text: String },
+    Copy { from: String },
+}
+
+#[derive(Deserialize)]
+struct Line {
+    name: String,
+    shape: Vec<usize>,
+    dtype: Kind,
+    #[serde(default)]
+    scale: f32,
+    #[serde(default)]
+    offset: f32,
+    #[serde(default)]
+    seed: u32,
+}
+
+#[derive(Deserialize)]
+enum Kind {
+    F32,
+    F16,
+    BF16,
+    I64,
+}
+
+impl From<Line> for TensorSpec {
+    fn from(line: Line) -> Self {
+        let dtype = match line.dtype {
+            Kind::F32 => Stored::Float(DType::F32),
+            Kind::F16 => Stored::Float(DType::F16),
+            Kind::BF16 => Stored::Float(DType::BF16),
+            Kind::I64 => Stored::Positions,
+        };
+        Self { name: line.name, shape: line.shape, dtype, scale: line.scale, offset: line.offset, seed: line.seed }
+    }
+}
+
+/// Makes the files of `recipe_json` under `dir`. Formats: `safetensors`, `torch` (nested at the first dot), `json`,
+/// `text`, and `copy` with `from`, a path relative to the recipe.
+///
+/// # Errors
+/// [`Error::Io`] where a file cannot be read or written; [`Error::Malformed`] where the recipe is not one, or names a path
+/// outside `dir`.
+pub fn from_recipe(recipe_json: &Path, dir: &Path) -> Result<()> {
+    let text = std::fs::read_to_string(recipe_json).map_err(Error::io("read", recipe_json))?;
+    let recipe: Recipe =
+        serde_json::from_str(&text).map_err(|e| Error::malformed(recipe_json, format!("not a recipe: {e}")))?;
+    for Entry { path, content } in recipe.files {
+        if path.is_empty() || !Path::new(&path).components().all(|c| matches!(c, Component::Normal(_))) {
+            return Err(Error::malformed(recipe_json, format!("path `{path}` does not stay within the folder")));
+        }
+        let path = dir.join(path);
+        let specs = |lines: Vec<Line>| lines.into_iter().map(TensorSpec::from).collect::<Vec<_>>();
+        let whole = |bytes: &[u8]| file::write(&path, |out| out.write_all(bytes).map_err(Error::io("write", &path)));
+        match content {
+            Content::Safetensors { tensors } => write_safetensors(&path, &specs(tensors), &BTreeMap::new())?,
+            Content::Torch { tensors } => write_torch(&path, &specs(tensors))?,
+            Content::Json { json } => whole(json.to_string().as_bytes())?,
+            Content::Text { text } => whole(text.as_bytes())?,
+            Content::Copy { from } => {
+                let from = recipe_json.parent().unwrap_or(Path::new("")).join(from);
+                whole(&std::fs::read(&from).map_err(Error::io("read", from))?)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_format() {
+        let dir = tempfile::tempdir().unwrap();
+        let recipe = dir.path().join("recipe.json");
+        let line = r#"{"name":"a.b","shape":[2],"dtype":"F32","scale":0.5,"offset":1.0,"seed":9}"#;
+        let text = format!(
+            r#"{{"files":[{{"path":"u/m.safetensors","format":"safetensors","tensors":[{line}]}},
+            {{"path":"a.bin","format":"torch","tensors":[{line}]}},{{"path":"c.json","format":"json","json":{{"x":1}}}},
+            {{"path":"m.txt","format":"text","text":"a b"}},{{"path":"r.json","format":"copy","from":"recipe.json"}}]}}"#
+        );
+        std::fs::write(&recipe, &text).unwrap();
+        let out = dir.path().join("out");
+        from_recipe(&recipe, &out).unwrap();
+        let bytes = std::fs::read(out.join("u/m.safetensors")).unwrap();
+        let spec = TensorSpec {
+            name: "a.b".into(),
+            shape: vec![2],
+            dtype: Stored::Float(DType::F32),
+            scale: 0.5,
+            offset: 1.0,
+            seed: 9,
+        };
+        assert!(bytes.ends_with(&[spec.value(0).to_le_bytes(), spec.value(1).to_le_bytes()].concat()));
+        assert_eq!(std::fs::read_to_string(out.join("c.json")).unwrap(), r#"{"x":1}"#);
+        assert_eq!(std::fs::read_to_string(out.join("m.txt")).unwrap(), "a b");
+        assert_eq!(std::fs::read_to_string(out.join("r.json")).unwrap(), text);
+        assert!(out.join("a.bin").exists());
+    }
+
+    #[test]
+    fn paths_stay_inside() {
+        let dir = tempfile::tempdir().unwrap();
+        let recipe = dir.path().join("recipe.json");
+        for path in ["../x", "/x", "", "a/../../x", "."] {
+            std::fs::write(&recipe, format!(r#"{{"files":[{{"path":"{path}","format":"text","text":""}}]}}"#)).unwrap();
+            assert!(matches!(from_recipe(&recipe, dir.path()), Err(Error::Malformed { .. })), "{path}");
+        }
+        std::fs::write(&recipe, "{}").unwrap();
+        assert!(from_recipe(&recipe, dir.path()).unwrap_err().to_string().contains("not a recipe"));
+    }
+}

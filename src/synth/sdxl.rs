@@ -1,0 +1,185 @@
+//! A whole SDXL with an IP-Adapter in random weights, in the formats and with the names of the published files.
+
+use super::{Stored, TensorSpec, file, published, seed_of, write_safetensors, write_torch};
+use crate::error::{Error, Result};
+use crate::models::tables::{self, Table};
+use crate::tensor::DType;
+use crate::weights::keymap;
+use serde_json::json;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+/// How far [`sdxl`] is.
+#[derive(Debug, Clone)]
+pub struct Progress {
+    /// The file that is being written.
+    pub path: PathBuf,
+    /// Its size in bytes, roughly (without its header).
+    pub bytes: u64,
+}
+
+/// Writes `sdxl.safetensors`, `image_encoder/model.safetensors` with its `config.json`, and `ip-adapter_sdxl.bin`, all
+/// fp16, into `dir`: 11.3 GB. `progress` is called before each file. The paths are returned in that order.
+///
+/// # Errors
+/// [`Error::Io`] where a file cannot be written.
+pub fn sdxl(dir: &Path, mut progress: impl FnMut(&Progress)) -> Result<Vec<PathBuf>> {
+    let mut begin = |path: &Path, tensors: &[TensorSpec]| {
+        let bytes = tensors.iter().filter_map(TensorSpec::bytes).sum::<usize>() as u64;
+        progress(&Progress { path: path.to_owned(), bytes });
+    };
+    let (checkpoint, tensors) = (dir.join("sdxl.safetensors"), checkpoint_tensors());
+    begin(&checkpoint, &tensors);
+    write_safetensors(&checkpoint, &tensors, &BTreeMap::from([("modelspec.title".into(), "random weights".into())]))?;
+    let (encoder, tensors) = (dir.join("image_encoder/model.safetensors"), vision_tensors());
+    begin(&encoder, &tensors);
+    write_safetensors(&encoder, &tensors, &BTreeMap::from([("format".into(), "pt".into())]))?;
+    let config = dir.join("image_encoder/config.json");
+    file::write(&config, |out| {
+        let text = serde_json::to_string_pretty(&vision_json()).unwrap_or_default();
+        out.write_all(text.as_bytes()).map_err(Error::io("write", &config))
+    })?;
+    let (adapter, tensors) = (dir.join("ip-adapter_sdxl.bin"), adapter_tensors());
+    begin(&adapter, &tensors);
+    write_torch(&adapter, &tensors)?;
+    Ok(vec![checkpoint, encoder, config, adapter])
+}
+
+fn vision_json() -> serde_json::Value {
+    let c = published::vision();
+    json!({
+        "architectures": ["CLIPVisionModelWithProjection"], "hidden_act": "gelu", "hidden_size": c.hidden,
+        "image_size": c.image, "intermediate_size": c.intermediate, "layer_norm_eps": 1e-5,
+        "model_type": "clip_vision_model", "num_attention_heads": c.heads, "num_channels": 3,
+        "num_hidden_layers": c.layers, "patch_size": c.patch, "projection_dim": c.projection, "torch_dtype": "float16"
+    })
+}
+
+/// The 2,515 tensors of `sdxl.safetensors` under the original names, as `sd_xl_base_1.0.safetensors` has them.
+pub fn checkpoint_tensors() -> Vec<TensorSpec> {
+    let mut out = Vec::new();
+    let unet = published::unet();
+    let attention = |block: usize| unet.transformer_layers.iter().rev().nth(block).is_some_and(|&d| d > 0);
+    let table = tables::unet(&unet);
+    original(&mut out, "model.diffusion_model.", &table, |n| keymap::original_unet(n, unet.layers, attention));
+    let text = "conditioner.embedders.0.transformer.";
+    original(&mut out, text, &tables::clip_text(&published::text()), |n| Some(n.to_owned()));
+    let mut ids = spec(format!("{text}text_model.embeddings.position_ids"), "position_ids", &[1, 77]);
+    ids.dtype = Stored::Positions;
+    out.push(ids);
+    let text = "conditioner.embedders.1.model.";
+    original(&mut out, text, &fused(tables::clip_text(&published::text_2())), keymap::original_open_clip);
+    let mut scale = spec(format!("{text}logit_scale"), "logit_scale", &[]);
+    (scale.scale, scale.offset) = (0.0, 4.6052);
+    out.push(scale);
+    let vae = published::vae();
+    let table = [tables::vae_encoder(&vae), tables::vae_decoder(&vae)].concat();
+    let (levels, first) = (vae.channels.len(), out.len());
+    original(&mut out, "first_stage_model.", &table, |n| keymap::original_vae(n, levels));
+    // The original VAE computes its attention with 1x1 convolutions.
+    for tensor in out.iter_mut().skip(first).filter(|t| t.name.contains(".attn_1.") && t.shape.len() == 2) {
+        tensor.shape.extend([1, 1]);
+    }
+    out.sort_by(|a, b| a.name.cmp(&b.name));
+    out
+}
+
+/// Query, key and value of each layer as one tensor, under the query's name.
+fn fused(table: Table) -> Table {
+    let mut out = Vec::new();
+    for (name, mut shape) in table {
+        if name.contains(".k_proj.") || name.contains(".v_proj.") {
+            continue;
+        }
+        if name.contains(".q_proj.") {
+            shape[0] *= 3;
+        }
+        out.push((name, shape));
+    }
+    out
+}
+
+/// Adds a table's tensors under `prefix` and their original names.
+fn original(out: &mut Vec<TensorSpec>, prefix: &str, table: &Table, rename: impl Fn(&str) -> Option<String>) {
+    let mut seen = BTreeSet::new();
+    for (name, shape) in table {
+        if let Some(renamed) = rename(name).filter(|n| seen.insert(n.clone())) {
+            out.push(spec(format!("{prefix}{renamed}"), name, shape));
+        }
+    }
+}
+
+/// The tensors of `image_encoder/model.safetensors`.
+pub fn vision_tensors() -> Vec<TensorSpec> {
+    tables::clip_vision(&published::vision()).iter().map(|(n, s)| spec(n.clone(), n, s)).collect()
+}
+
+/// The tensors of `ip-adapter_sdxl.bin`.
+pub fn adapter_tensors() -> Vec<TensorSpec> {
+    tables::adapter(&published::adapter()).iter().map(|(n, s)| spec(n.clone(), n, s)).collect()
+}
+
+/// A tensor in fp16 with the values that [`rule`] gives for its diffusers name.
+fn spec(name: String, diffusers: &str, shape: &[usize]) -> TensorSpec {
+    let (scale, offset) = rule(diffusers, shape);
+    let seed = seed_of(&name);
+    TensorSpec { name, shape: shape.to_vec(), dtype: Stored::Float(DType::F16), scale, offset, seed }
+}
+
+/// Half the interval and the middle of a tensor's uniform values.
+///
+/// A matrix of gain 1 keeps the variance: scale = sqrt(3 / fan_in). The last layer of a residual branch is damped, so that
+/// the sum grows slowly over dozens of blocks and fp16 has room. Cross-attention is not, and its keys and values are
+/// raised, so that the prompt and the reference picture change the picture visibly.
+fn rule(name: &str, shape: &[usize]) -> (f32, f32) {
+    let has = |parts: &[&str]| parts.iter().any(|p| name.contains(p));
+    if name.ends_with(".bias") {
+        return (0.05, 0.0);
+    }
+    if shape.len() <= 1 {
+        return if has(&["norm", "layrnorm"]) { (0.1, 1.0) } else { (0.5, 0.0) };
+    }
+    if has(&["token_embedding", "position_embedding"]) {
+        return (0.5, 0.0);
+    }
+    let gain = if has(&["attn2.to_out"]) {
+        1.0
+    } else if has(&["attn2.to_q", "attn2.to_k", "attn2.to_v", "to_k_ip", "to_v_ip"]) {
+        1.5
+    } else if has(&["self_attn.out_proj"]) {
+        0.5
+    } else if has(&[".conv2.", ".to_out.", ".ff.net.2.", ".proj_out.", ".fc2."]) {
+        0.3
+    } else {
+        1.0
+    };
+    let fan_in: usize = shape[1..].iter().product();
+    (gain * (3.0 / fan_in.max(1) as f32).sqrt(), 0.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts() {
+        let bytes = |tensors: &[TensorSpec]| tensors.iter().map(|t| t.bytes().unwrap()).sum::<usize>();
+        let checkpoint = checkpoint_tensors();
+        assert_eq!(checkpoint.len(), 2515);
+        assert_eq!(bytes(&checkpoint), 6_937_676_352);
+        assert_eq!(vision_tensors().len(), 776);
+        assert_eq!(adapter_tensors().len(), 144);
+        assert_eq!(bytes(&adapter_tensors()), 702_570_496);
+    }
+
+    #[test]
+    fn rules() {
+        let (scale, offset) = rule("down_blocks.1.attentions.0.transformer_blocks.0.ff.net.2.weight", &[640, 2560]);
+        assert_eq!((scale, offset), (0.3 * (3.0f32 / 2560.0).sqrt(), 0.0));
+        assert_eq!(rule("conv_norm_out.weight", &[320]), (0.1, 1.0));
+        assert_eq!(rule("vision_model.pre_layrnorm.weight", &[1664]), (0.1, 1.0));
+        assert_eq!(rule("vision_model.embeddings.class_embedding", &[1664]), (0.5, 0.0));
+        assert_eq!(rule("conv_in.weight", &[320, 4, 3, 3]).0, (3.0f32 / 36.0).sqrt());
+    }
+}

@@ -1,0 +1,295 @@
+//! Single-file SDXL checkpoints: their original names turned into those of diffusers and transformers.
+
+use super::family::{Family, family};
+use super::keymap::{self, Text};
+use super::{Weight, Weights};
+use crate::error::{Error, Result};
+
+const UNET: &str = "model.diffusion_model.";
+const TEXT: &str = "conditioner.embedders.0.transformer.";
+const TEXT_2: &str = "conditioner.embedders.1.model.";
+const VAE: &str = "first_stage_model.";
+
+/// The models of a single-file checkpoint, each with the names of its diffusers folder.
+///
+/// All tensors are views into the file. The VAE keeps its encoder. A part that the file lacks has no tensors.
+#[derive(Debug, Clone)]
+pub struct SingleFile {
+    /// The UNet, named as in `unet/`.
+    pub unet: Weights,
+    /// CLIP-L, named as in `text_encoder/` (`text_model.*`).
+    pub text_encoder: Weights,
+    /// OpenCLIP bigG, named as in `text_encoder_2/` (`text_model.*` and `text_projection.weight`).
+    pub text_encoder_2: Weights,
+    /// The VAE, named as in `vae/`.
+    pub vae: Weights,
+    /// Whether the file carries the marker `v_pred`: the UNet predicts v, not the noise.
+    pub v_prediction: bool,
+    /// Whether the file carries the marker `ztsnr`: trained with a terminal signal-to-noise ratio of zero.
+    pub zero_snr: bool,
+}
+
+/// Renames the tensors of a single-file SDXL base checkpoint.
+///
+/// # Errors
+/// [`Error::Mismatch`] where the file is of another kind, naming it and what is needed; [`Error::Malformed`] where two
+/// tensors get one name or a fused tensor cannot be divided.
+pub fn split(checkpoint: &Weights) -> Result<SingleFile> {
+    demand_sdxl(checkpoint)?;
+    Ok(SingleFile {
+        unet: unet(&checkpoint.under(UNET))?,
+        text_encoder: text_encoder(&checkpoint.under(TEXT))?,
+        text_encoder_2: open_clip(&checkpoint.under(TEXT_2))?,
+        vae: vae(checkpoint)?,
+        v_prediction: checkpoint.get("v_pred").is_some(),
+        zero_snr: checkpoint.get("ztsnr").is_some(),
+    })
+}
+
+/// Errors for whatever is not an SDXL base checkpoint of this engine's kind.
+fn demand_sdxl(checkpoint: &Weights) -> Result<()> {
+    const NEEDED: &str =
+        "an SDXL base checkpoint is needed, such as sd_xl_base_1.0.safetensors or a model made from it";
+    let found = family(checkpoint);
+    let advice = match found {
+        Family::Sdxl => return Ok(()),
+        Family::SdxlInpaint => {
+            let n = checkpoint.get("model.diffusion_model.input_blocks.0.0.weight").and_then(|w| w.shape().get(1));
+            format!("its UNet takes {} channels instead of 4; {NEEDED}", n.copied().unwrap_or_default())
+        }
+        Family::SdxlRefiner => format!("which refines pictures and has one text encoder; {NEEDED}"),
+        Family::DiffusersSdxlUnet => {
+            "which belongs in the folder unet/ of a diffusers model; give that model's folder (the one that holds \
+             model_index.json) or a single-file checkpoint with text encoders and VAE"
+                .to_owned()
+        }
+        Family::SdxlUnet => "a checkpoint that also holds text encoders and VAE is needed".to_owned(),
+        Family::Adapter(_) => format!("which belongs to the option for IP-Adapters; as the model {NEEDED}"),
+        Family::VisionEncoder | Family::OpenClipVision => {
+            format!("which belongs to the option for the image encoder; as the model {NEEDED}")
+        }
+        Family::Lora => format!("which changes a model and is none; {NEEDED}"),
+        Family::Vae | Family::TextEncoder => format!("one part of a model; {NEEDED}"),
+        _ => NEEDED.to_owned(),
+    };
+    Err(Error::mismatch(checkpoint.path(), format!("this is {found}; {advice}")))
+}
+
+/// The UNet's tensors, from original names without their prefix.
+fn unet(original: &Weights) -> Result<Weights> {
+    let layers = resnets_of_a_level(original);
+    let mut out = Weights::new(original.path());
+    for (name, weight) in original.iter() {
+        match keymap::unet(name, layers) {
+            Some(renamed) => out.insert(renamed, weight.clone())?,
+            None => tracing::debug!(name, "tensor of the UNet is not used"),
+        }
+    }
+    Ok(out)
+}
+
+/// The first downsampling follows the resnets of the first level; a UNet of one level has no other input blocks.
+fn resnets_of_a_level(original: &Weights) -> usize {
+    let blocks = original.iter().filter_map(|(n, _)| keymap::index(n.strip_prefix("input_blocks.")?));
+    let (mut last, mut first_op) = (0, None);
+    for (n, rest) in blocks {
+        last = last.max(n);
+        if rest.starts_with("0.op.") {
+            first_op = Some(first_op.map_or(n, |f: usize| f.min(n)));
+        }
+    }
+    first_op.map_or(last, |n| n.saturating_sub(1))
+}
+
+/// A text encoder's tensors under `text_model.*`: transformers 5.6 and later save a `CLIPTextModel` without that prefix.
+///
+/// # Errors
+/// [`Error::Malformed`] where two tensors get one name.
+pub fn text_encoder(weights: &Weights) -> Result<Weights> {
+    let mut out = Weights::new(weights.path());
+    for (name, weight) in weights.iter().filter(|(n, _)| !n.ends_with("position_ids")) {
+        let bare = ["embeddings.", "encoder.", "final_layer_norm."].iter().any(|p| name.starts_with(p));
+        out.insert(if bare { format!("text_model.{name}") } else { name.to_owned() }, weight.clone())?;
+    }
+    Ok(out)
+}
+
+/// The second text encoder's tensors, from OpenCLIP's names without their prefix.
+fn open_clip(original: &Weights) -> Result<Weights> {
+    let mut out = Weights::new(original.path());
+    for (name, weight) in original.iter() {
+        let bad = || {
+            let what =
+                format!("tensor `{TEXT_2}{name}` is {:?}: cannot be divided into query, key and value", weight.shape());
+            Error::malformed(original.path(), what)
+        };
+        match keymap::open_clip(name) {
+            Some(Text::Plain(renamed)) => out.insert(renamed, weight.clone())?,
+            Some(Text::Transposed(renamed)) => {
+                let what = || format!("tensor `{TEXT_2}{name}` is {:?}, not a matrix", weight.shape());
+                let view = weight.transposed().ok_or_else(|| Error::malformed(original.path(), what()))?;
+                out.insert(renamed, view)?;
+            }
+            Some(Text::Thirds(names)) => {
+                let rows = weight.shape().first().copied().filter(|rows| rows % 3 == 0).ok_or_else(bad)? / 3;
+                for (i, renamed) in names.into_iter().enumerate() {
+                    out.insert(renamed, weight.rows(i * rows, rows).ok_or_else(bad)?)?;
+                }
+            }
+            None => {}
+        }
+    }
+    Ok(out)
+}
+
+/// A VAE's tensors under diffusers' names, from a VAE file of either layout or from a whole checkpoint.
+///
+/// # Errors
+/// [`Error::Malformed`] where two tensors get one name.
+pub fn vae(weights: &Weights) -> Result<Weights> {
+    let inside = weights.under(VAE);
+    let whole = inside.is_empty() && family(weights) != Family::Vae;
+    let original = if whole || !inside.is_empty() { &inside } else { weights };
+    let mut out = Weights::new(weights.path());
+    let level = |n: &str| keymap::index(n.strip_prefix("decoder.up.")?).map(|(level, _)| level + 1);
+    let levels = original.iter().filter_map(|(n, _)| level(n)).max();
+    for (name, weight) in original.iter() {
+        let renamed = match levels {
+            Some(levels) => keymap::vae(name, levels),
+            None => Some(current_attention_names(name)),
+        };
+        if let Some(renamed) = renamed {
+            let view = attention_matrix(&renamed, weight);
+            out.insert(renamed, view)?;
+        }
+    }
+    Ok(out)
+}
+
+/// Old diffusers files name the projections of the VAE's attention differently.
+fn current_attention_names(name: &str) -> String {
+    if !name.contains(".attentions.") {
+        return name.to_owned();
+    }
+    let pairs = [(".query.", ".to_q."), (".key.", ".to_k."), (".value.", ".to_v."), (".proj_attn.", ".to_out.0.")];
+    pairs.iter().fold(name.to_owned(), |name, (old, new)| name.replace(old, new))
+}
+
+/// The original VAE computes its attention with 1x1 convolutions.
+fn attention_matrix(name: &str, weight: &Weight) -> Weight {
+    match *weight.shape() {
+        [rows, columns, 1, 1] | [rows, columns, 1] if name.contains(".attentions.") => {
+            weight.reshaped(&[rows, columns]).unwrap_or_else(|| weight.clone())
+        }
+        _ => weight.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(names: &[(&str, &[usize])]) -> Weights {
+        let mut weights = Weights::new("m.safetensors");
+        for (name, shape) in names {
+            weights.insert(*name, Weight::absent(shape, *name)).unwrap();
+        }
+        weights
+    }
+
+    #[test]
+    fn other_families_are_named() {
+        const CONV: &str = "model.diffusion_model.input_blocks.0.0.weight";
+        const KEY: &str = "model.diffusion_model.input_blocks.4.1.transformer_blocks.0.attn2.to_k.weight";
+        // Tensors, then what the error must say of the family and of what is needed.
+        type Case<'a> = (&'a [(&'a str, &'a [usize])], &'a str, &'a str);
+        let cases: &[Case<'_>] = &[
+            (
+                &[(CONV, &[320, 4, 3, 3]), ("cond_stage_model.transformer.text_model.x", &[1])],
+                "Stable Diffusion 1.x",
+                "SDXL base",
+            ),
+            (&[(KEY, &[320, 768])], "Stable Diffusion 1.x", "SDXL base"),
+            (
+                &[(CONV, &[320, 4, 3, 3]), ("cond_stage_model.model.ln_final.bias", &[1])],
+                "Stable Diffusion 2.x",
+                "SDXL base",
+            ),
+            (&[(CONV, &[384, 4, 3, 3]), ("conditioner.embedders.0.model.ln_final.bias", &[1])], "refiner", "SDXL base"),
+            (
+                &[(CONV, &[320, 9, 3, 3]), ("conditioner.embedders.1.model.ln_final.bias", &[1])],
+                "inpainting",
+                "9 channels",
+            ),
+            (&[("double_blocks.0.img_attn.norm.key_norm.scale", &[1])], "Flux", "SDXL base"),
+            (&[("model.diffusion_model.joint_blocks.0.x", &[1])], "Stable Diffusion 3", "SDXL base"),
+            (&[("lora_unet_input_blocks_4_1_proj_in.lora_down.weight", &[4, 640])], "LoRA", "SDXL base"),
+            (&[("unet.down_blocks.1.attn1.to_k.lora_A.weight", &[4, 640])], "LoRA", "SDXL base"),
+            (&[("decoder.up_blocks.0.resnets.0.conv1.weight", &[1])], "a VAE", "SDXL base"),
+            (&[("first_stage_model.decoder.conv_in.weight", &[1])], "a VAE", "SDXL base"),
+            (&[("image_proj.latents", &[1]), ("ip_adapter.1.to_k_ip.weight", &[1])], "Plus", "option for IP-Adapters"),
+            (&[("vision_model.pre_layrnorm.weight", &[1])], "image encoder", "option for the image encoder"),
+            (&[("text_model.x", &[1])], "text encoder", "SDXL base"),
+            (
+                &[("conv_in.weight", &[1]), ("down_blocks.0.x", &[1]), ("add_embedding.linear_1.weight", &[1])],
+                "diffusers' names",
+                "model_index.json",
+            ),
+            (
+                &[(KEY, &[640, 2048]), ("model.diffusion_model.label_emb.0.0.bias", &[1])],
+                "without its text encoders",
+                "VAE",
+            ),
+            (&[("edm_mean", &[4]), ("conditioner.embedders.1.model.ln_final.bias", &[1])], "Playground", "SDXL base"),
+            (&[("x", &[])], "no kind", "SDXL base"),
+            (&[], "no kind", "SDXL base"),
+        ];
+        for (names, family, advice) in cases {
+            let error = split(&file(names)).unwrap_err();
+            let text = error.to_string();
+            assert!(matches!(error, Error::Mismatch { .. }), "{text}");
+            assert!(text.starts_with("m.safetensors: ") && text.contains(family) && text.contains(advice), "{text}");
+        }
+    }
+
+    #[test]
+    fn markers() {
+        let key = ("conditioner.embedders.1.model.ln_final.bias", &[1][..]);
+        let plain = split(&file(&[key])).unwrap();
+        assert!(!plain.v_prediction && !plain.zero_snr);
+        let marked = split(&file(&[key, ("v_pred", &[]), ("ztsnr", &[])])).unwrap();
+        assert!(marked.v_prediction && marked.zero_snr && marked.unet.is_empty());
+    }
+
+    #[test]
+    fn fused_projection_is_divided_by_rows() {
+        let mut weights = Weights::new("m");
+        let values: Vec<f32> = (0..12).map(|v| v as f32).collect();
+        let prefix = "conditioner.embedders.1.model.";
+        let insert = |weights: &mut Weights, name: &str, shape: &[usize]| {
+            let name = format!("{prefix}{name}");
+            weights.insert(name.clone(), Weight::from_f32(&values, shape, &name).unwrap()).unwrap();
+        };
+        insert(&mut weights, "transformer.resblocks.0.attn.in_proj_weight", &[6, 2]);
+        insert(&mut weights, "text_projection", &[3, 4]);
+        let text = split(&weights).unwrap().text_encoder_2;
+        let layer = "text_model.encoder.layers.0.self_attn";
+        assert_eq!(text.get(&format!("{layer}.q_proj.weight")).unwrap().to_f32(), [0., 1., 2., 3.]);
+        assert_eq!(text.get(&format!("{layer}.v_proj.weight")).unwrap().to_f32(), [8., 9., 10., 11.]);
+        let projection = text.get("text_projection.weight").unwrap();
+        assert_eq!(projection.shape(), [4, 3]);
+        assert_eq!(projection.to_f32()[..3], [0., 4., 8.]);
+        insert(&mut weights, "transformer.resblocks.1.attn.in_proj_weight", &[4, 3]);
+        assert!(split(&weights).unwrap_err().to_string().contains("resblocks.1.attn.in_proj_weight` is [4, 3]"));
+    }
+
+    #[test]
+    fn vae_files_of_any_layout() {
+        let original =
+            [("decoder.up.0.block.0.conv1.weight", &[1][..]), ("decoder.mid.attn_1.q.weight", &[2, 2, 1, 1])];
+        let out = vae(&file(&original)).unwrap();
+        assert!(out.get("decoder.up_blocks.0.resnets.0.conv1.weight").is_some());
+        let old = [("decoder.up_blocks.0.x", &[1][..]), ("decoder.mid_block.attentions.0.proj_attn.weight", &[2, 2])];
+        assert!(vae(&file(&old)).unwrap().get("decoder.mid_block.attentions.0.to_out.0.weight").is_some());
+    }
+}

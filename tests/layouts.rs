@@ -1,0 +1,184 @@
+//! Names and shapes against diffusers' own converters and the peers' models (`tests/golden/layouts.py`).
+
+#![allow(clippy::unwrap_used)]
+
+use braid::models::config::{Activation, ClipVisionConfig};
+use braid::models::{fit, infer, tables};
+use braid::synth::{self, Stored, TensorSpec, published};
+use braid::tensor::DType;
+use braid::weights::adapter::{self, Kind};
+use braid::weights::family::{Family, family};
+use braid::weights::{Storage, Weight, Weights, single_file};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+const SINGLE_FILE: &str = include_str!("goldens/layouts/single_file.tsv");
+const VISION: &str = include_str!("goldens/layouts/vision.tsv");
+const ADAPTER: &str = include_str!("goldens/layouts/adapter.tsv");
+
+fn shape(text: &str) -> Vec<usize> {
+    text.split('x').filter(|d| !d.is_empty()).map(|d| d.parse().unwrap()).collect()
+}
+
+/// A file of these tensors whose bytes are all one block of zeros; integers are left out, as the readers leave them.
+fn file(tensors: &[TensorSpec]) -> Weights {
+    let largest = tensors.iter().filter_map(TensorSpec::bytes).max().unwrap();
+    let zeros = Arc::new(Storage::owned(vec![0; largest]));
+    let mut weights = Weights::new("sdxl.safetensors");
+    for tensor in tensors {
+        if let Stored::Float(dtype) = tensor.dtype {
+            let name = tensor.name.as_str();
+            let view = Weight::new(zeros.clone(), 0, dtype, tensor.shape.clone(), name).unwrap();
+            weights.insert(name, view).unwrap();
+        }
+    }
+    weights
+}
+
+#[test]
+fn every_name_of_sdxl() {
+    let checkpoint = file(&synth::checkpoint_tensors());
+    assert_eq!(family(&checkpoint), Family::Sdxl);
+    let parts = single_file::split(&checkpoint).unwrap();
+    let mut left: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+    let of = |part: &str| match part {
+        "unet" => &parts.unet,
+        "text_encoder" => &parts.text_encoder,
+        "text_encoder_2" => &parts.text_encoder_2,
+        _ => &parts.vae,
+    };
+    for part in ["unet", "text_encoder", "text_encoder_2", "vae"] {
+        left.insert(part, of(part).iter().map(|(n, _)| n).collect());
+    }
+    let mut count = 0;
+    for line in SINGLE_FILE.lines() {
+        let fields: Vec<_> = line.split('\t').collect();
+        let (original, part, name) = (fields[0], fields[1], fields[2]);
+        let weight = of(part).get(name).unwrap_or_else(|| panic!("{part}: {name} missing"));
+        assert_eq!(weight.name(), original, "{name}");
+        assert_eq!(weight.shape(), shape(fields[3]), "{name}");
+        assert!(left.get_mut(part).unwrap().remove(name));
+        let transposed = !weight.is_contiguous();
+        assert_eq!(transposed, fields.get(4) == Some(&"T"), "{name}");
+        count += 1;
+    }
+    assert_eq!(count, 2641);
+    assert!(left.values().all(BTreeSet::is_empty), "{left:?}");
+    // Configurations inferred from these tensors are the published ones.
+    assert_eq!(infer::unet(&parts.unet, Some(1280)).unwrap(), published::unet());
+    assert_eq!(infer::unet(&parts.unet, None).unwrap(), published::unet());
+    assert_eq!(infer::clip_text(&parts.text_encoder, Activation::QuickGelu).unwrap(), published::text());
+    assert_eq!(infer::clip_text(&parts.text_encoder_2, Activation::Gelu).unwrap(), published::text_2());
+    assert_eq!(infer::vae(&parts.vae).unwrap(), published::vae());
+}
+
+#[test]
+fn original_names_of_the_synthetic_checkpoint() {
+    let expected: BTreeSet<&str> = SINGLE_FILE.lines().map(|l| l.split('\t').next().unwrap()).collect();
+    let tensors = synth::checkpoint_tensors();
+    let mut found: BTreeSet<&str> = tensors.iter().map(|t| t.name.as_str()).collect();
+    assert!(found.remove("conditioner.embedders.0.transformer.text_model.embeddings.position_ids"));
+    assert!(found.remove("conditioner.embedders.1.model.logit_scale"));
+    assert_eq!(found, expected);
+}
+
+#[test]
+fn tables_of_the_parts() {
+    let mut expected: BTreeMap<&str, BTreeMap<&str, Vec<usize>>> = BTreeMap::new();
+    for line in SINGLE_FILE.lines() {
+        let fields: Vec<_> = line.split('\t').collect();
+        expected.entry(fields[1]).or_default().insert(fields[2], shape(fields[3]));
+    }
+    for line in VISION.lines() {
+        let fields: Vec<_> = line.split('\t').collect();
+        expected.entry(fields[0]).or_default().insert(fields[1], shape(fields[2]));
+    }
+    let vae = [tables::vae_decoder(&published::vae()), tables::vae_encoder(&published::vae())].concat();
+    let h = ClipVisionConfig { hidden: 1280, layers: 32, intermediate: 5120, projection: 1024, ..published::vision() };
+    for (part, table) in [
+        ("unet", tables::unet(&published::unet())),
+        ("text_encoder", tables::clip_text(&published::text())),
+        ("text_encoder_2", tables::clip_text(&published::text_2())),
+        ("vae", vae),
+        ("bigg", tables::clip_vision(&published::vision())),
+        ("h", tables::clip_vision(&h)),
+    ] {
+        let found: BTreeMap<&str, Vec<usize>> = table.iter().map(|(n, s)| (n.as_str(), s.clone())).collect();
+        assert_eq!(found.len(), table.len(), "{part}: a name twice");
+        assert_eq!(found, expected[part], "{part}");
+    }
+    let vision = file(&synth::vision_tensors());
+    assert_eq!(family(&vision), Family::VisionEncoder);
+    assert_eq!(infer::clip_vision(&vision).unwrap(), published::vision());
+}
+
+#[test]
+fn cross_attentions_in_the_adapters_order() {
+    let expected: Vec<usize> = ADAPTER.lines().map(|l| l.rsplit('\t').next().unwrap().parse().unwrap()).collect();
+    assert_eq!(expected.len(), 70);
+    assert_eq!(fit::cross_attention_widths(&published::unet()), expected);
+    let weights = file(&synth::adapter_tensors());
+    assert_eq!(adapter::kind(&weights), Some(Kind::Base));
+    let config = infer::adapter(&adapter::base(&weights).unwrap()).unwrap();
+    assert_eq!(config, published::adapter());
+    for line in ADAPTER.lines() {
+        let number = line.split('\t').next().unwrap();
+        assert!(weights.get(&format!("ip_adapter.{number}.to_k_ip.weight")).is_some());
+    }
+}
+
+/// A small UNet of the same kind with one resnet a level and two levels, there and back.
+#[test]
+fn a_small_structure() {
+    let config = braid::models::config::UnetConfig {
+        channels: vec![64, 128],
+        layers: 1,
+        transformer_layers: vec![0, 2],
+        heads: vec![1, 2],
+        context: 96,
+        addition_time: 8,
+        addition_input: 32 + 48,
+        ..published::unet()
+    };
+    let mut tensors = Vec::new();
+    for (name, shape) in tables::unet(&config) {
+        tensors.push(TensorSpec { name, shape, dtype: Stored::Float(DType::F32), scale: 1.0, offset: 0.0, seed: 0 });
+    }
+    let weights = file(&tensors);
+    assert_eq!(infer::unet(&weights, Some(32)).unwrap(), config);
+    // The first up block with fewer transformer layers, as distilled models have it.
+    let mut fewer = Weights::new("ssd");
+    for (name, weight) in
+        weights.iter().filter(|(n, _)| !n.starts_with("up_blocks.0.attentions.1.transformer_blocks.1."))
+    {
+        fewer.insert(name, weight.clone()).unwrap();
+    }
+    let text = infer::unet(&fewer, Some(32)).unwrap_err().to_string();
+    assert!(text.contains("up_blocks.0.attentions.1 has 1 transformer layers") && text.contains("SSD-1B"), "{text}");
+}
+
+#[test]
+fn reports() {
+    let path = std::path::Path::new("sdxl.safetensors");
+    let report = braid::inspect::inspect(path, &file(&synth::checkpoint_tensors())).unwrap();
+    let text = report.to_string();
+    assert!(report.supported, "{text}");
+    let parts: Vec<_> = report.parts.iter().map(|p| (p.name.as_str(), p.tensors, p.parameters)).collect();
+    // Parameter counts as the peers' models give them.
+    assert_eq!(
+        parts,
+        [
+            ("unet", 1680, 2_567_463_684),
+            ("text_encoder", 196, 123_060_480),
+            ("text_encoder_2", 517, 694_659_840),
+            ("vae", 248, 83_653_863)
+        ]
+    );
+    assert!(text.contains("70 pairs") && text.contains("ip-adapter_sdxl_vit-h"), "{text}");
+    let report = braid::inspect::inspect(path, &file(&synth::vision_tensors())).unwrap();
+    assert!(report.to_string().contains("ViT-bigG/14"), "{report}");
+    let report = braid::inspect::inspect(path, &file(&synth::adapter_tensors())).unwrap();
+    assert!(report.fits[1].starts_with("SDXL base") && report.fits[0].contains("ViT-bigG"), "{report}");
+    let json = serde_json::to_value(&report).unwrap();
+    assert_eq!(json["parts"][1]["tensors"], 140);
+}
