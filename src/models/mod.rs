@@ -8,6 +8,10 @@ pub mod clip_text;
 pub mod clip_vision;
 pub mod condition;
 pub mod config;
+pub mod fit;
+pub mod infer;
+pub mod json;
+pub mod tables;
 pub mod unet;
 pub mod vae;
 
@@ -43,7 +47,3 @@ impl ClipLayer {
         b.add(x, h)
     }
 }
-pub mod fit;
-pub mod infer;
-pub mod json;
-pub mod tables;
