@@ -190,3 +190,41 @@ fn guidance_and_its_rescale() {
     assert_eq!(guided, [1.0; 4]);
     assert!(guide(&[1.0; 3], &[1.0; 4], 5.0, 0.7, &mut guided).is_err());
 }
+
+#[test]
+fn odd_configurations_give_finite_tables_or_errors() {
+    let oddities = [
+        r#"{}"#,
+        r#"{"num_train_timesteps": 2}"#,
+        r#"{"num_train_timesteps": 3, "steps_offset": 3, "original_inference_steps": 3}"#,
+        r#"{"num_train_timesteps": 50, "trained_betas": [0.5, 0.5]}"#,
+        r#"{"trained_betas": [0.0, 0.0, 0.0]}"#,
+        r#"{"beta_start": 1e-40, "beta_end": 1e-40}"#,
+        r#"{"beta_start": 0.9, "beta_end": 0.9999}"#,
+        r#"{"rescale_betas_zero_snr": true, "beta_start": 0.02}"#,
+        r#"{"rescale_betas_zero_snr": true, "prediction_type": "v_prediction"}"#,
+        r#"{"lambda_min_clipped": 1e300, "final_sigmas_type": "sigma_min"}"#,
+        r#"{"use_karras_sigmas": true, "sigma_min": 1e300, "sigma_max": 1e-300}"#,
+        r#"{"use_exponential_sigmas": true, "interpolation_type": "log_linear", "num_train_timesteps": 7}"#,
+        r#"{"clip_sample_range": 1e-45, "timestep_scaling": 1e300, "steps_offset": 1000}"#,
+    ];
+    let mut tables = 0;
+    for text in oddities {
+        for method in [Method::Euler, Method::EulerAncestral, Method::Ddim, Method::Dpmpp2M, Method::Lcm] {
+            let Ok(config) = SchedulerConfig::parse_as(Path::new("f"), text, method) else { continue };
+            for spacing in [Spacing::Leading, Spacing::Trailing, Spacing::Linspace] {
+                let respaced =
+                    if method == Method::Lcm { Ok(config.clone()) } else { config.clone().with_spacing(spacing) };
+                let Ok(config) = respaced else { continue };
+                for steps in [0, 1, 2, 3, 49, 50, 61, 999, 1000, usize::MAX] {
+                    let Ok(table) = config.table(steps) else { continue };
+                    tables += 1;
+                    assert!(!table.steps.is_empty() && table.steps.len() <= steps, "{text} {method} {spacing} {steps}");
+                    let finite = table.steps.iter().all(|s| s.timestep.is_finite() && s.x_from_x.is_finite());
+                    assert!(finite && table.init_noise_sigma.is_finite(), "{text} {method} {spacing} {steps}");
+                }
+            }
+        }
+    }
+    assert!(tables > 300, "{tables}");
+}

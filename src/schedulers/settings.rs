@@ -98,7 +98,12 @@ impl Settings {
             Method::Ddim => settings.read_clip(fields, true)?,
             Method::Lcm => {
                 settings.read_clip(fields, false)?;
-                settings.original_inference_steps = fields.count("original_inference_steps", 50, 1, train_steps)?;
+                let original = fields.count("original_inference_steps", 50, 1, train_steps)?;
+                if original > train_steps {
+                    let what = format!("its default, {original}, is more than num_train_timesteps, {train_steps}");
+                    return Err(fields.refuse("original_inference_steps", what));
+                }
+                settings.original_inference_steps = original;
                 settings.timestep_scaling = fields.positive("timestep_scaling")?.unwrap_or(10.0);
             }
             Method::Dpmpp2M => settings.read_solver(fields)?,
