@@ -1,4 +1,7 @@
-"""The cases of the diffusers profile: what each model looks like and what is asked of it."""
+"""The cases of the diffusers profile: what each model looks like and what is asked of it.
+
+`matters` lists changes of the request, each of which must change the latents (make_diffusers.py checks it).
+"""
 from diffusers_folder import PUBLISHED_SCHEDULER
 
 
@@ -37,6 +40,8 @@ def adapter(path, images, strength, dtype="F32"):
     return {"path": path, "images": images, "strength": strength, "dtype": dtype}
 
 
+STYLE_AND_LAYOUT = {"down": {"block_2": [0.0, 1.0]}, "up": {"block_0": [0.0, 1.0, 0.0]}}
+
 LONG = (
     "a very long description of a garden with many paths, red roses, white lilies, a stone fountain, an old oak, "
     "a wooden bench, two cats asleep in the sun, a blue door, climbing ivy, a greenhouse full of lemon trees, "
@@ -48,6 +53,7 @@ CASES = {
     "euler": {
         "notes": "SDXL's shape in small: plain block first, two resnets a block, the published scheduler, one picture at "
         "0.6, negative prompt absent and therefore zeros; legacy pooling (eos_token_id 2)",
+        "matters": [{"negative_prompt": ""}, {"sampling_method": "euler-a"}, {"seed": 1}, {"timestep_spacing": "trailing"}],
         "tokenizer": "small",
         "scheduler": PUBLISHED_SCHEDULER,
         "text": [text(32, 3, 2, "quick_gelu", 2), text(32, 3, 4, "gelu", 2)],
@@ -61,6 +67,7 @@ CASES = {
         "notes": "four levels with latents of 10x14, DDIM made from the published Euler configuration, F16 weights, a "
         "torch adapter, image branch in one block only; the empty negative prompt is encoded; '!' is a special "
         "token of the second tokenizer",
+        "matters": [{"negative_prompt": None}, {"sampling_method": None}, {"prompt": "paint it blue a cat's hat, 3 birds"}],
         "tokenizer": "small",
         "dtype": "F16",
         "scheduler": PUBLISHED_SCHEDULER,
@@ -77,6 +84,7 @@ CASES = {
     "dpmpp-karras-two-images": {
         "notes": "two levels, both with cross-attention, head size 20, latents of 9x7, BF16 weights; the folder itself "
         "asks for DPM++ 2M with Karras sigmas; two pictures share one softmax",
+        "matters": [{"schedule": "default"}, {"sampling_method": "euler"}],
         "tokenizer": "small",
         "dtype": "BF16",
         "scheduler": {
@@ -98,6 +106,7 @@ CASES = {
     "euler-a-two-adapters": {
         "notes": "two adapters summed, the second with two pictures (one has an alpha channel, which is dropped); batch of "
         "two from seeds 11 and 12, each with its own generator for the noise between steps; UNet in two shards",
+        "matters": [{"sampling_method": "euler"}, {"seed": 12}],
         "tokenizer": "small",
         "shards": 2,
         "scheduler": PUBLISHED_SCHEDULER,
@@ -115,6 +124,7 @@ CASES = {
     },
     "lcm-unguided": {
         "notes": "no guidance (cfg 1), LCM made from the published configuration, heads of 64, a VAE with two layers",
+        "matters": [{"sampling_method": "euler"}, {"cfg_scale": 1.5}],
         "tokenizer": "small",
         "scheduler": PUBLISHED_SCHEDULER,
         "text": [text(32, 2, 4, "gelu", 999), text(32, 3, 2, "quick_gelu", 2)],
@@ -125,21 +135,25 @@ CASES = {
         "request": request("a lighthouse at night", cfg_scale=1.0, width=56, height=40, seed=21, sampling_method="lcm"),
     },
     "v-trailing-rescale": {
-        "notes": "the folder's scheduler predicts v with trailing spacing; guidance rescaled by 0.7, each image of the batch "
-        "by its own deviation; clip_skip 1 moves the prompt's layer but not the negative prompt's; no adapter",
+        "notes": "the folder's scheduler predicts v with trailing spacing; guidance rescaled by 0.7, each image of the "
+        "batch by its own deviation; clip_skip 1 moves the prompt's layer but not the negative prompt's; no adapter",
+        "matters": [
+            {"prediction": "epsilon"}, {"timestep_spacing": "leading"}, {"guidance_rescale": 0.0}, {"clip_skip": None},
+        ],
         "tokenizer": "small",
         "scheduler": PUBLISHED_SCHEDULER | {"prediction_type": "v_prediction", "timestep_spacing": "trailing"},
         "text": [text(32, 4, 2, "quick_gelu", 2), text(32, 4, 2, "gelu", 2)],
         "unet": unet("dcc", [16, 24, 32], [2, 3, 2], [1, 2, 1]),
         "vae": vae([8, 16, 16, 16]),
         "request": request(
-            "a bowl of apples", negative_prompt="text, watermark", steps=5, cfg_scale=7.0, width=56, height=40, seed=5,
+            "a bowl of apples", negative_prompt="text, watermark", steps=4, cfg_scale=5.0, width=56, height=40, seed=5,
             batch=2, guidance_rescale=0.7, clip_skip=1,
         ),
     },
     "full-vocabulary-long": {
         "notes": "no tokenizer folders, so CLIP's own 49,408 entries; a prompt cut at 77 tokens; projections as 1x1 "
         "convolutions (use_linear_projection false); DDIM with eta 0.4",
+        "matters": [{"eta": 0.0}, {"sampling_method": None}],
         "tokenizer": "full",
         "scheduler": PUBLISHED_SCHEDULER,
         "text": [text(32, 2, 2, "quick_gelu", 49407, 49408), text(24, 2, 2, "gelu", 2, 49408)],
@@ -153,6 +167,7 @@ CASES = {
     "full-vocabulary-unicode": {
         "notes": "CLIP's own vocabulary with letters of many scripts, a decomposed accent, white space and emoji; "
         "force_zeros_for_empty_prompt false, so the absent negative prompt is encoded as an empty one",
+        "matters": [{"negative_prompt": "!"}, {"timestep_spacing": "leading"}],
         "tokenizer": "full",
         "force_zeros": False,
         "scheduler": PUBLISHED_SCHEDULER | {"timestep_spacing": "linspace"},
@@ -168,7 +183,8 @@ CASES = {
     },
     "style-layout-and-zero": {
         "notes": "the published style and layout blocks of SDXL on one adapter, scale 0 on the other, which must change "
-        "nothing; two resnets a block",
+        "nothing; two resnets a block; trailing spacing as a flag",
+        "matters": [{"timestep_spacing": None}],
         "tokenizer": "small",
         "scheduler": PUBLISHED_SCHEDULER,
         "text": [text(24, 2, 3, "quick_gelu", 2), text(24, 2, 2, "gelu", 2)],
@@ -176,21 +192,26 @@ CASES = {
         "vae": vae([8, 16], layers=1),
         "vision": vision(48, 2, 2, "gelu", 28, 7, 24),
         "adapters": [
-            adapter("ip-adapter.safetensors", ["landscape.png"], {"down": {"block_2": [0.0, 1.0]}, "up": {"block_0": [0.0, 1.0, 0.0]}}),
+            adapter("ip-adapter.safetensors", ["landscape.png"], STYLE_AND_LAYOUT),
             adapter("unused.safetensors", ["portrait.png"], 0.0),
         ],
-        "request": request("an owl", negative_prompt="day", steps=3, width=32, height=32, seed=9),
+        "request": request(
+            "an owl", negative_prompt="day", steps=3, width=32, height=32, seed=9, timestep_spacing="trailing"
+        ),
     },
     "flags-over-folder": {
-        "notes": "every flag against a DDIM folder: DPM++ 2M, Karras, v prediction, trailing; vocabulary whose largest id is "
-        "not EOS, so that pooling must look for the first EOS",
+        "notes": "every flag against a DDIM folder: DPM++ 2M, Karras (with which the spacing happens to change nothing), v, "
+        "trailing; a vocabulary whose largest id is not EOS, so that pooling must look for the first EOS",
+        "matters": [{"sampling_method": None}, {"schedule": None}, {"prediction": None}],
         "tokenizer": "swapped",
         "scheduler": PUBLISHED_SCHEDULER | {"_class_name": "DDIMScheduler"},
         "text": [text(24, 2, 3, "quick_gelu", 998), text(32, 2, 2, "gelu", 998)],
         "unet": unet("ddc", [16, 16, 32], [1, 2, 2], [0, 0, 2], groups=4),
         "vae": vae([8, 8, 8, 8]),
         "vision": vision(36, 2, 2, "gelu", 20, 5, 24),
-        "adapters": [adapter("ip-adapter.safetensors", ["landscape.png"], {"down": 0.3, "mid": 1.0, "up": {"block_0": 0.7}})],
+        "adapters": [
+            adapter("ip-adapter.safetensors", ["landscape.png"], {"down": 0.3, "mid": 1.0, "up": {"block_0": 0.7}})
+        ],
         "request": request(
             "a green train", negative_prompt="red", steps=5, cfg_scale=4.0, width=40, height=56, seed=4,
             sampling_method="dpmpp-2m", schedule="karras", prediction="v", timestep_spacing="trailing",
@@ -199,6 +220,7 @@ CASES = {
     "saved-by-transformers-5": {
         "notes": "the folder as transformers 5 writes it: one tokenizer.json, no text_model. prefix in the first text "
         "encoder's names; Euler from a DPM++ folder with Karras sigmas turned off",
+        "matters": [{"schedule": None}, {"sampling_method": None}],
         "tokenizer": "single",
         "transformers_5": True,
         "scheduler": PUBLISHED_SCHEDULER | {"_class_name": "DPMSolverMultistepScheduler", "use_karras_sigmas": True},

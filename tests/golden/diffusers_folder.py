@@ -83,7 +83,8 @@ def tokenizer_config(vocab: dict, second: bool) -> tuple[dict, dict]:
     common = {"add_prefix_space": False, "do_lower_case": True, "errors": "replace", "model_max_length": 77}
     common |= {"pad_token": pad, "tokenizer_class": "CLIPTokenizer"}
     if not second:
-        marked = {k: {"__type": "AddedToken"} | special(v) for k, v in (("bos_token", BOS), ("eos_token", EOS), ("unk_token", EOS))}
+        named = {"bos_token": BOS, "eos_token": EOS, "unk_token": EOS}
+        marked = {k: {"__type": "AddedToken"} | special(v) for k, v in named.items()}
         return common | marked, tokens
     added = {"0": special("!") | {"normalized": False, "special": True}}
     added |= {str(vocab[t]): special(t) | {"special": True} for t in sorted((BOS, EOS), key=vocab.get)}
@@ -96,7 +97,8 @@ def write_shared(folder: Path, merges: list[str]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for suffix, swapped in (("", False), ("-swapped", True)):
         vocab, text = vocabulary(merges, SMALL, swapped)
-        (folder / f"vocab{suffix}.json").write_text(json.dumps(vocab, ensure_ascii=False, separators=(",", ":")), encoding="utf-8")
+        document = json.dumps(vocab, ensure_ascii=False, separators=(",", ":"))
+        (folder / f"vocab{suffix}.json").write_text(document, encoding="utf-8")
         (folder / "merges.txt").write_text(text, encoding="utf-8")
 
 

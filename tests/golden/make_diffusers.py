@@ -59,7 +59,7 @@ class Peer:
     """A loaded pipeline with the request's settings, which notes what passes through it."""
 
     def __init__(self, folder: Path, case: dict):
-        self.case, self.request = case, case["request"]
+        self.case = case
         self.pipe = StableDiffusionXLPipeline.from_pretrained(folder, dtype=torch.float32)
         self.pipe.set_progress_bar_config(disable=True)
         self.adapters = case.get("adapters", [])
@@ -67,7 +67,15 @@ class Peer:
             names = [a["path"] for a in self.adapters]
             self.pipe.load_ip_adapter(str(folder), subfolder="", weight_name=names, image_encoder_folder="image_encoder")
             assert type(self.pipe.feature_extractor).__name__ == "CLIPImageProcessorPil", "torchvision must be absent"
-            self.pipe.set_ip_adapter_scale([a["strength"] for a in self.adapters])
+        self.folder_scheduler = self.pipe.scheduler
+        self.apply()
+
+    def apply(self, twist: dict | None = None) -> None:
+        """Takes over the request, with some of its keys replaced; `strengths` stands for those of all adapters."""
+        twist = twist or {}
+        self.request = self.case["request"] | {k: v for k, v in twist.items() if k != "strengths"}
+        if self.adapters:
+            self.pipe.set_ip_adapter_scale(twist.get("strengths", [a["strength"] for a in self.adapters]))
         self.pipe.scheduler = self.scheduler()
 
     def scheduler(self):
@@ -79,8 +87,8 @@ class Peer:
             flags["prediction_type"] = {"v": "v_prediction", "epsilon": "epsilon"}[request["prediction"]]
         if request["timestep_spacing"]:
             flags["timestep_spacing"] = request["timestep_spacing"]
-        kind = SAMPLERS[request["sampling_method"]] if request["sampling_method"] else type(self.pipe.scheduler)
-        return kind.from_config(self.pipe.scheduler.config, **flags)
+        kind = SAMPLERS[request["sampling_method"]] if request["sampling_method"] else type(self.folder_scheduler)
+        return kind.from_config(self.folder_scheduler.config, **flags)
 
     def run(self, images: list | None = None, **replace) -> dict[str, torch.Tensor]:
         """Every stage, in the order of the names in the dump."""
@@ -180,11 +188,27 @@ def check(peer: Peer, stages: dict, name: str) -> str:
     if peer.adapters:
         others = [[i.convert("RGB").rotate(90, expand=True).point(lambda v: 255 - v) for i in a] for a in peer.images()]
         found["reference"] = change(stages["latents"], peer.run(images=others)["latents"])
+    assert min(found.values()) > 1e-2, (name, found)
+    for twist in case_twists(peer.case):
+        peer.apply(twist)
+        effect = change(stages["latents"], peer.run()["latents"])
+        assert effect > 1e-3, (name, twist, effect)
+        found[json.dumps(twist)] = effect
+    peer.apply()
     again = peer.run()
     assert all(torch.equal(v, again[k]) for k, v in stages.items()), (name, "not deterministic")
-    assert min(found.values()) > 1e-2, (name, found)
     found |= {"image std": float(stages["image"].std()), "latents std": float(stages["latents"].std()), "clamped": clamped}
-    return "  ".join(f"{k} {v:.3g}" for k, v in found.items())
+    return "\n    ".join(f"{k} {v:.3g}" for k, v in found.items())
+
+
+def case_twists(case: dict) -> list[dict]:
+    """Changes of the request that an engine ignoring a setting would amount to; each must show in the latents."""
+    twists = list(case.get("matters", []))
+    if len(case.get("adapters", [])) > 1:
+        twists.append({"strengths": [a["strength"] for a in reversed(case["adapters"])]})
+    if any(a["strength"] != 1.0 for a in case.get("adapters", [])):
+        twists.append({"strengths": [1.0] * len(case["adapters"])})
+    return twists
 
 
 def described(case: dict) -> dict:
@@ -217,7 +241,7 @@ def make(name: str, case: dict, merges: list[str]) -> None:
     (target / "case.json").write_text(json.dumps(described(case), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     save_file(stages, target / "stages.safetensors")
     size = sum(f.stat().st_size for f in target.iterdir())
-    print(f"{name}: {size / 1000:.0f} kB  {report}", flush=True)
+    print(f"{name}: {size / 1000:.0f} kB\n    {report}", flush=True)
 
 
 def loaded(peer: Peer, folder: Path) -> None:
