@@ -3,8 +3,9 @@
     python -m venv v && v/bin/pip install -r requirements-diffsynth.txt && v/bin/python make_diffsynth.py ../goldens/diffsynth
 
 Writes OUT/pictures/*.png and for each case OUT/CASE/{recipe.json,case.json,stages.safetensors}. The models
-(small_diffsynth.py) are loaded from the published formats by the peer's converters. Both tokenizers have the full CLIP
-vocabulary, as peer_diffsynth.py explains.
+(small_diffsynth.py) are loaded from the published formats by the peer's converters; a case names its reference pictures
+relative to its own folder. Both tokenizers have the full CLIP vocabulary, as peer_diffsynth.py explains. Running it again
+gives the same bytes on the same machine.
 """
 import json
 import sys
@@ -128,7 +129,6 @@ def check(recorder: Recorder, request: dict, images: list, stages: dict) -> None
     turned = recorder.run(request, [i.rotate(90, expand=True).point(lambda v: 255 - v) for i in images])
     changes = [difference(stages[k], o[k]) for o in (other, turned) for k in ("model_output_0", "image")]
     assert min(changes) > 1e-2, changes
-    assert difference(stages["text_embeds"], other["text_embeds"]) > 1e-2 if stages["text_embeds"].shape == other["text_embeds"].shape else True
     print(f"    image std {std:.3f}, clipped {clipped:.3f}; change by prompt {changes[0]:.3f} {changes[1]:.3f}, by reference "
           f"{changes[2]:.3f} {changes[3]:.3f}")
 
