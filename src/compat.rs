@@ -1,6 +1,12 @@
 //! Whose arithmetic is followed: every difference between the peers is a field here.
 
-/// A compatibility profile. All code that differs between the peers reads from one of these and asks nothing else.
+use crate::error::{Error, Result};
+use crate::inputs::tokenizer::Profile;
+use std::str::FromStr;
+
+/// A compatibility profile. All code that differs between the peers reads a field of one of these and asks nothing else.
+///
+/// docs/compatibility.md lists the differences and how each was verified.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct Compat {
@@ -12,23 +18,20 @@ pub struct Compat {
     pub vae_out_norm_eps: f32,
     /// The scale of the image strand in the negative row, where it does not follow the request's.
     pub negative_image_scale: Option<f32>,
-    /// Whether guidance is skipped only at exactly 1 (DiffSynth) or at all scales up to 1 (diffusers).
+    /// Whether guidance at scales below 1 is computed (DiffSynth: skipped only at exactly 1) or skipped (diffusers).
     pub guides_below_one: bool,
-    /// Whether prompts of more than one row of 77 tokens are encoded row by row (DiffSynth) or truncated (diffusers).
-    pub long_prompts: bool,
+    /// How text is cleaned and cut: truncated at 77 tokens (diffusers), or rows of 77 that are joined (DiffSynth).
+    pub text: Profile,
+    /// Whether an absent negative prompt gives zero embeddings where the model asks for it; else it is the empty text.
+    pub zero_negative: bool,
+    /// Whether the pooled token is always the first greatest id (DiffSynth) or what `eos_token_id` says (diffusers).
+    pub pools_at_greatest: bool,
     /// Sides are rounded up to a multiple of this; where absent they must be divisible by the VAE's factor.
     pub round_sides: Option<usize>,
     /// Whether 0..1 becomes 0..255 by cutting off (DiffSynth) or by rounding (diffusers).
-    pub truncate_pixels: bool,
-    /// Whether the sampler defaults to DiffSynth's DDIM or to the model's own.
-    pub ddim_default: bool,
-    /// Whether text is cleaned as transformers 4 does with ftfy.
-    pub clean_text: bool,
-    /// Whether a hidden state is chosen as DiffSynth counts layers: `clip_skip` layers from the end, 1 and 2 by default.
-    pub separate_clip_skip: bool,
-    /// Whether the style preset removes the image strand everywhere else in both rows (DiffSynth's instant style keeps the
-    /// negative row's scale of 1 in the kept block).
-    pub pooled_at_argmax: bool,
+    pub truncates_pixels: bool,
+    /// Whether the sampler, where neither flags nor the model say anything, is DiffSynth's DDIM or SDXL's Euler.
+    pub ddim: bool,
 }
 
 impl Compat {
@@ -40,13 +43,12 @@ impl Compat {
             vae_out_norm_eps: 1e-6,
             negative_image_scale: None,
             guides_below_one: false,
-            long_prompts: false,
+            text: Profile::Diffusers,
+            zero_negative: true,
+            pools_at_greatest: false,
             round_sides: None,
-            truncate_pixels: false,
-            ddim_default: false,
-            clean_text: false,
-            separate_clip_skip: false,
-            pooled_at_argmax: false,
+            truncates_pixels: false,
+            ddim: false,
         }
     }
 
@@ -58,19 +60,35 @@ impl Compat {
             vae_out_norm_eps: 1e-5,
             negative_image_scale: Some(1.0),
             guides_below_one: true,
-            long_prompts: true,
+            text: Profile::DiffSynth,
+            zero_negative: false,
+            pools_at_greatest: true,
             round_sides: Some(64),
-            truncate_pixels: true,
-            ddim_default: true,
-            clean_text: true,
-            separate_clip_skip: true,
-            pooled_at_argmax: true,
+            truncates_pixels: true,
+            ddim: true,
         }
+    }
+
+    /// Whether a guidance scale takes two rows.
+    pub fn guides(&self, scale: f32) -> bool {
+        if self.guides_below_one { scale != 1.0 } else { scale > 1.0 }
     }
 }
 
 impl Default for Compat {
     fn default() -> Self {
         Self::diffusers()
+    }
+}
+
+impl FromStr for Compat {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        match name {
+            "diffusers" => Ok(Self::diffusers()),
+            "diffsynth" => Ok(Self::diffsynth()),
+            _ => Err(Error::parameter("--compat", format!("`{name}` is not known; one of diffusers, diffsynth is"))),
+        }
     }
 }

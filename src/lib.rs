@@ -8,9 +8,12 @@ pub mod inputs;
 pub mod inspect;
 pub mod models;
 pub mod output;
+pub mod pipeline;
 pub mod schedulers;
 pub mod synth;
 pub mod tensor;
 pub mod weights;
 
+pub use compat::Compat;
 pub use error::{Error, Result};
+pub use pipeline::{ImagePrompt, Pipeline, PipelineOptions, Reference, Request};

@@ -12,10 +12,8 @@ use crate::weights::Scope;
 pub struct Adapter<'a> {
     /// Its sizes.
     pub config: &'a AdapterConfig,
-    /// The root of its file: `image_proj` and `ip_adapter`.
+    /// The root of its file: `image_proj`, and `ip_adapter` with the odd numbers 1, 3, 5 .. for its cross-attentions.
     pub scope: &'a Scope,
-    /// The numbers under `ip_adapter`, one for each cross-attention.
-    pub keys: &'a [String],
 }
 
 /// Builds the condition program for `steps` model evaluations.
@@ -81,8 +79,8 @@ pub fn condition(
         b.output(layer.path.clone(), kv);
     }
     for (a, adapter) in adapters.iter().enumerate() {
-        for (layer, key) in layers.iter().zip(adapter.keys) {
-            let scope = adapter.scope.pp("ip_adapter").pp(key);
+        for (i, layer) in layers.iter().enumerate() {
+            let scope = adapter.scope.pp("ip_adapter").pp(2 * i + 1);
             let shape = [layer.width, adapter.config.context];
             let part = |name: &str| Affine { weight: scope.get(name, &shape), bias: None };
             let kv = b.linear_parts(images[a], vec![part("to_k_ip.weight"), part("to_v_ip.weight")]);

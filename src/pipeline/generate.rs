@@ -1,0 +1,435 @@
+//! One request from beginning to end.
+
+use super::encode::{self, Text};
+use super::programs::{Key, Programs};
+use super::request::{MAX_SIDE, Output, Progress, Reference, Request, Stage, StageTensor, Watch};
+use super::{ImagePrompt, Pipeline};
+use crate::error::{Error, Result};
+use crate::inputs::noise::Generator;
+use crate::inputs::picture::Picture;
+use crate::inputs::resize::resize;
+use crate::models::condition::{Adapter, condition};
+use crate::models::unet::{UnetShape, unet};
+use crate::models::vae::vae_decoder;
+use crate::schedulers::{Table, guide, step};
+use crate::weights::Scope;
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+pub(super) fn generate(
+    p: &Pipeline,
+    programs: &mut Programs,
+    request: &Request,
+    watch: &mut Watch<'_>,
+) -> Result<Output> {
+    request.check()?;
+    let mut run = Run::new(p, programs, request, watch)?;
+    let texts = run.stage(Stage::Text, Run::texts)?;
+    let embeds = run.stage(Stage::Image, Run::image_embeds)?;
+    let state = run.stage(Stage::Condition, |run| run.condition(&texts, &embeds))?;
+    let mut pictures = Vec::new();
+    for picture in 0..request.count {
+        run.picture = picture;
+        let latents = run.stage(Stage::Denoise, |run| run.denoise(&state))?;
+        pictures.push(run.stage(Stage::Decode, |run| run.decode(&latents))?);
+    }
+    let seeds = (0..request.count as u64).map(|i| request.seed.wrapping_add(i)).collect();
+    let Run { seconds, step_seconds, stages, cut_tokens, .. } = run;
+    Ok(Output { pictures, seeds, seconds, step_seconds, stages, cut_tokens })
+}
+
+struct Run<'a, 'w> {
+    p: &'a Pipeline,
+    programs: &'a mut Programs,
+    request: &'a Request,
+    watch: &'a mut Watch<'w>,
+    table: Table,
+    /// Height and width of the latents.
+    latent: [usize; 2],
+    /// The adapters in use.
+    adapters: Vec<usize>,
+    guided: bool,
+    picture: usize,
+    seconds: BTreeMap<Stage, f64>,
+    step_seconds: Vec<f64>,
+    stages: BTreeMap<String, StageTensor>,
+    cut_tokens: usize,
+}
+
+/// What the condition program made, and what else stays the same for all steps and pictures.
+struct State {
+    shape: UnetShape,
+    /// How many text tokens count in each row.
+    tokens: Vec<f32>,
+    scales: Vec<f32>,
+    /// The condition program's outputs, image tokens first.
+    values: Vec<Vec<f32>>,
+    /// How many of the outputs after the image tokens hold a row for each step.
+    per_step: usize,
+}
+
+impl<'a, 'w> Run<'a, 'w> {
+    fn new(
+        p: &'a Pipeline,
+        programs: &'a mut Programs,
+        request: &'a Request,
+        watch: &'a mut Watch<'w>,
+    ) -> Result<Self> {
+        let mut scheduler = p.models.scheduler(request.method, &p.compat)?;
+        if let Some(prediction) = request.prediction {
+            scheduler = scheduler.with_prediction(prediction)?;
+        }
+        if let Some(spacing) = request.spacing {
+            scheduler = scheduler.with_spacing(spacing)?;
+        }
+        if let Some(schedule) = request.schedule {
+            scheduler = scheduler.with_schedule(schedule)?;
+        }
+        if let Some(eta) = request.eta {
+            scheduler = scheduler.with_eta(eta)?;
+        }
+        let table = scheduler.table(request.steps)?;
+        if request.images.len() > p.adapters() {
+            let what = format!("{} image prompts for {} adapters", request.images.len(), p.adapters());
+            return Err(Error::parameter("--ip-adapter-image", what));
+        }
+        let adapters: Vec<usize> =
+            (0..request.images.len()).filter(|&a| !request.images[a].references.is_empty()).collect();
+        Ok(Self {
+            p,
+            programs,
+            request,
+            watch,
+            table,
+            latent: size(p, request)?,
+            adapters,
+            guided: p.compat.guides(request.guidance),
+            picture: 0,
+            seconds: BTreeMap::new(),
+            step_seconds: Vec::new(),
+            stages: BTreeMap::new(),
+            cut_tokens: 0,
+        })
+    }
+
+    fn batch(&self) -> usize {
+        if self.guided { 2 } else { 1 }
+    }
+
+    /// Runs a stage with its time taken and its begin told.
+    fn stage<T>(&mut self, stage: Stage, work: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
+        self.watch.cancel.check()?;
+        let steps = if stage == Stage::Denoise { self.table.steps.len() } else { 1 };
+        self.tell(stage, 0, steps);
+        let begin = Instant::now();
+        let result = work(self)?;
+        *self.seconds.entry(stage).or_default() += begin.elapsed().as_secs_f64();
+        if stage != Stage::Denoise {
+            self.tell(stage, 1, 1);
+        }
+        Ok(result)
+    }
+
+    fn tell(&mut self, stage: Stage, done: usize, steps: usize) {
+        let pictures = self.request.count;
+        self.watch.tell(Progress { stage, picture: self.picture, pictures, done, steps });
+    }
+
+    fn keep(&mut self, name: &str, shape: &[usize], data: impl FnOnce() -> Vec<f32>) {
+        if self.request.keep_stages {
+            // Stages of further pictures follow those of the first.
+            let mut data = data();
+            let tensor = self.stages.entry(name.to_owned()).or_insert_with(|| StageTensor {
+                shape: std::iter::once(0).chain(shape[1..].iter().copied()).collect(),
+                data: Vec::new(),
+            });
+            tensor.shape[0] += shape[0];
+            tensor.data.append(&mut data);
+        }
+    }
+
+    /// The positive prompt's embeddings and, with guidance, the negative one's.
+    fn texts(&mut self) -> Result<Vec<Text>> {
+        let request = self.request;
+        let (positive, cut) = encode::text(self.p, self.programs, &request.prompt, request.clip_skip)?;
+        if cut > 0 {
+            tracing::warn!("the prompt is too long: its last {cut} tokens have no effect");
+        }
+        self.cut_tokens = cut;
+        let mut texts = vec![positive];
+        if self.guided {
+            let zero = self.p.compat.zero_negative && self.p.models.zero_negative;
+            texts.push(match &request.negative_prompt {
+                None if zero => texts[0].zeros(),
+                negative => {
+                    // clip_skip is the prompt's alone, as in diffusers.
+                    let negative = negative.as_deref().unwrap_or("");
+                    encode::text(self.p, self.programs, negative, 0)?.0
+                }
+            });
+        }
+        for (text, prefix) in texts.iter().zip(["", "negative_"]) {
+            let (t, width) = (text.tokens, text.embeds.len() / text.tokens);
+            self.keep(&format!("{prefix}text_embeds"), &[1, t, width], || text.embeds.clone());
+            self.keep(&format!("{prefix}pooled"), &[1, text.pooled.len()], || text.pooled.clone());
+        }
+        Ok(texts)
+    }
+
+    /// Each used adapter's image embeddings, `[n, E]`.
+    fn image_embeds(&mut self) -> Result<Vec<Vec<f32>>> {
+        let mut all = Vec::new();
+        for a in self.adapters.clone() {
+            let ImagePrompt { references, resize: stretch, .. } = &self.request.images[a];
+            let width = self.p.models.adapters[a].config.embedding;
+            let mut embeds = Vec::new();
+            for reference in references {
+                self.watch.cancel.check()?;
+                let embedding = match reference {
+                    Reference::Embedding(values) => values.clone(),
+                    Reference::Picture(picture) => match stretch {
+                        Some((w, h)) => encode::image(self.p, self.programs, &resize(picture, *w, *h)?)?,
+                        None => encode::image(self.p, self.programs, picture)?,
+                    },
+                };
+                if embedding.len() != width {
+                    let what = format!("an image embedding of {} values, the adapter takes {width}", embedding.len());
+                    return Err(Error::parameter("--ip-adapter-image", what));
+                }
+                finite(&embedding, || "the image encoder".into(), "the picture or the encoder's weights are damaged")?;
+                embeds.extend(embedding);
+            }
+            self.keep("image_embeds", &[references.len(), width], || embeds.clone());
+            all.push(embeds);
+        }
+        Ok(all)
+    }
+
+    fn condition(&mut self, texts: &[Text], embeds: &[Vec<f32>]) -> Result<State> {
+        let p = self.p;
+        let (batch, steps) = (self.batch(), self.table.steps.len());
+        let config = &p.models.unet.config;
+        let used: Vec<_> = self.adapters.iter().map(|&a| &p.models.adapters[a]).collect();
+        let tokens = texts.iter().map(|t| t.tokens).max().unwrap_or(0);
+        let image_tokens =
+            used.iter().zip(embeds).map(|(a, e)| e.len() / a.config.embedding * a.config.tokens).collect();
+        let shape = UnetShape { batch, height: self.latent[0], width: self.latent[1], tokens, image_tokens };
+        let scales = self.scales()?;
+
+        let key = Key::Condition { shape: shape.clone(), steps, adapters: self.adapters.clone() };
+        let program = self.programs.get(key, || {
+            let scope = Scope::new(p.models.unet.weights.clone());
+            let scopes: Vec<Scope> = used.iter().map(|a| Scope::new(a.weights.clone())).collect();
+            let adapters: Vec<Adapter<'_>> =
+                used.iter().zip(&scopes).map(|(a, scope)| Adapter { config: &a.config, scope }).collect();
+            let graph = condition(config, &scope, &shape, steps, &adapters)?;
+            scope.finish("UNet")?;
+            scopes.iter().try_for_each(|s| s.finish("IP-Adapter").map(drop))?;
+            p.device.load(graph)
+        })?;
+
+        let timesteps: Vec<f32> = self.table.steps.iter().flat_map(|s| vec![s.timestep; batch]).collect();
+        let pooled: Vec<f32> = texts.iter().flat_map(|t| t.pooled.iter().copied()).collect();
+        let factor = p.models.vae.config.factor();
+        let (h, w) = ((self.latent[0] * factor) as f32, (self.latent[1] * factor) as f32);
+        let time_ids = [h, w, 0.0, 0.0, h, w].repeat(batch);
+        // A shorter prompt is padded; the padding is never attended to.
+        let row = tokens * config.context;
+        let mut text = vec![0.0; batch * row];
+        for (t, row) in texts.iter().zip(text.chunks_exact_mut(row)) {
+            row[..t.embeds.len()].copy_from_slice(&t.embeds);
+        }
+        // The negative row's picture is the zero embedding.
+        let images: Vec<Vec<f32>> = embeds
+            .iter()
+            .map(|e| {
+                let mut rows = e.clone();
+                rows.resize(batch * e.len(), 0.0);
+                rows
+            })
+            .collect();
+        let mut inputs: Vec<&[f32]> = vec![&timesteps, &pooled, &time_ids, &text];
+        inputs.extend(images.iter().map(Vec::as_slice));
+        let graph = program.graph();
+        let mut values: Vec<Vec<f32>> = graph.outputs.iter().map(|(_, id)| vec![0.0; graph.node(*id).len()]).collect();
+        program.run(&inputs, &mut values.iter_mut().map(Vec::as_mut_slice).collect::<Vec<_>>())?;
+
+        if self.request.keep_stages && !used.is_empty() {
+            let mut all = Vec::new();
+            (0..used.len()).for_each(|a| all.extend_from_slice(&values[a][..values[a].len() / batch]));
+            let count = all.len() / config.context;
+            self.keep("image_tokens", &[1, count, config.context], || all);
+        }
+        let counts = texts.iter().map(|t| t.tokens as f32).collect();
+        Ok(State { shape, tokens: counts, scales, values, per_step: config.resnets().len() })
+    }
+
+    /// `[L, A, B]`: the image strands' weights.
+    fn scales(&self) -> Result<Vec<f32>> {
+        let config = &self.p.models.unet.config;
+        let resolved =
+            self.adapters.iter().map(|&a| self.request.images[a].scales.resolve(config)).collect::<Result<Vec<_>>>()?;
+        let mut scales = Vec::new();
+        for layer in 0..config.cross_layers().len() {
+            for adapter in &resolved {
+                let scale = adapter[layer];
+                scales.push(scale.unwrap_or(0.0));
+                if self.guided {
+                    let negative = self.p.compat.negative_image_scale;
+                    scales.push(scale.map_or(0.0, |s| negative.unwrap_or(s)));
+                }
+            }
+        }
+        Ok(scales)
+    }
+
+    /// The latents `[h, w, C]` after the last step.
+    fn denoise(&mut self, state: &State) -> Result<Vec<f32>> {
+        let p = self.p;
+        let config = &p.models.unet.config;
+        let [h, w] = self.latent;
+        let c = config.in_channels;
+        let n = h * w * c;
+        let shape = &state.shape;
+        let key = Key::Denoise { shape: shape.clone() };
+        let program = self.programs.get(key, || {
+            let scope = Scope::new(p.models.unet.weights.clone());
+            let graph = unet(config, &scope, shape, &p.compat)?;
+            scope.finish("UNet")?;
+            p.device.load(graph)
+        })?;
+
+        let seed = self.request.seed.wrapping_add(self.picture as u64);
+        let mut generator = Generator::new(self.request.rng, seed);
+        let dtype = self.request.noise_dtype;
+        let noise = match &self.request.noise {
+            Some(all) if all.len() == n * self.request.count => all[self.picture * n..][..n].to_vec(),
+            Some(all) => {
+                let what = format!(
+                    "`noise` has {} values; {} pictures of [{c}, {h}, {w}] need {}",
+                    all.len(),
+                    self.request.count,
+                    n * self.request.count
+                );
+                return Err(Error::parameter("--latents-in", what));
+            }
+            None => generator.randn(n, dtype),
+        };
+        let mut x = to_channels_last(&noise, [c, h, w]);
+        x.iter_mut().for_each(|x| *x *= self.table.init_noise_sigma);
+
+        let batch = shape.batch;
+        let mut sample = vec![0.0; batch * n];
+        let mut output = vec![0.0; batch * n];
+        let mut guided = vec![0.0; n];
+        let mut history = vec![0.0; if self.table.uses_history() { n } else { 0 }];
+        let mut first_output = Vec::new();
+        let adapters = self.adapters.len();
+        for (i, row) in self.table.steps.iter().enumerate() {
+            self.watch.cancel.check()?;
+            let begin = Instant::now();
+            for sample in sample.chunks_exact_mut(n) {
+                sample.iter_mut().zip(&x).for_each(|(s, x)| *s = x * row.input_scale);
+            }
+            let mut inputs: Vec<&[f32]> = vec![&sample, &state.tokens, &state.scales];
+            for (k, values) in state.values[adapters..].iter().enumerate() {
+                let len = if k < state.per_step { values.len() / self.table.steps.len() } else { values.len() };
+                let from = if k < state.per_step { i * len } else { 0 };
+                inputs.push(&values[from..from + len]);
+            }
+            program.run(&inputs, &mut [&mut output])?;
+            if i == 0 && self.picture == 0 && self.request.keep_stages {
+                first_output.clone_from(&output);
+            }
+            let (positive, negative) = output.split_at(n);
+            let out = if batch == 2 {
+                guide(negative, positive, self.request.guidance, self.request.guidance_rescale, &mut guided)?;
+                &guided
+            } else {
+                positive
+            };
+            let fresh = row.noise.map(|_| to_channels_last(&generator.randn(n, dtype), [c, h, w]));
+            step(row, &mut x, out, &mut history, fresh.as_deref())?;
+            let place = || format!("step {} of {}", i + 1, self.table.steps.len());
+            finite(&x, place, "check the model file (`braid inspect`) and the guidance scale")?;
+            self.step_seconds.push(begin.elapsed().as_secs_f64());
+            let progress = Progress {
+                stage: Stage::Denoise,
+                picture: self.picture,
+                pictures: self.request.count,
+                done: i + 1,
+                steps: self.table.steps.len(),
+            };
+            self.watch.tell(progress);
+        }
+        self.keep("noise", &[1, c, h, w], || noise);
+        if !first_output.is_empty() {
+            let rows = || first_output.chunks_exact(n).flat_map(|r| to_channels_first(r, [h, w, c])).collect();
+            self.keep("model_output_0", &[batch, c, h, w], rows);
+        }
+        self.keep("latents", &[1, c, h, w], || to_channels_first(&x, [h, w, c]));
+        Ok(x)
+    }
+
+    fn decode(&mut self, latents: &[f32]) -> Result<Picture> {
+        let p = self.p;
+        let config = &p.models.vae.config;
+        let [height, width] = self.latent;
+        let program = self.programs.get(Key::Decode { height, width }, || {
+            let scope = Scope::new(p.models.vae.weights.clone());
+            let graph = vae_decoder(config, &scope, height, width, &p.compat)?;
+            scope.finish("VAE decoder")?;
+            p.device.load(graph)
+        })?;
+        let [h, w] = [height * config.factor(), width * config.factor()];
+        let mut image = vec![0.0; h * w * config.out_channels];
+        program.run(&[latents], &mut [&mut image])?;
+        finite(&image, || "the VAE".into(), "the latents are out of its range; check the model file")?;
+        image.iter_mut().for_each(|v| *v = (*v / 2.0 + 0.5).clamp(0.0, 1.0));
+        let half = if p.compat.truncates_pixels { 0.0 } else { 0.5 };
+        let rgb =
+            image.iter().map(|v| if half == 0.0 { (v * 255.0) as u8 } else { (v * 255.0).round_ties_even() as u8 });
+        let picture = Picture::new(w, h, rgb.collect())?;
+        self.keep("image", &[1, h, w, config.out_channels], || image);
+        Ok(picture)
+    }
+}
+
+/// Height and width of the latents.
+fn size(p: &Pipeline, request: &Request) -> Result<[usize; 2]> {
+    let (width, height) = p.default_size();
+    let factor = p.models.vae.config.factor();
+    let side = |flag: &str, asked: Option<usize>, default: usize| {
+        let side = asked.unwrap_or(default);
+        let bad = |what: String| Err(Error::parameter(flag, what));
+        if side == 0 || side > MAX_SIDE {
+            return bad(format!("{side} given; 1 to {MAX_SIDE} is allowed"));
+        }
+        match p.compat.round_sides {
+            Some(multiple) => Ok(side.next_multiple_of(multiple) / factor),
+            // diffusers asks for 8 whatever the VAE.
+            None if side % factor.max(8) != 0 => {
+                let step = factor.max(8);
+                let near = (side / step * step).max(step);
+                bad(format!("{side} is not divisible by {step}; {near} or {} is", near + step))
+            }
+            None => Ok(side / factor),
+        }
+    };
+    Ok([side("--height", request.height, height)?, side("--width", request.width, width)?])
+}
+
+fn finite(values: &[f32], stage: impl FnOnce() -> String, hint: &str) -> Result<()> {
+    if values.iter().all(|v| v.is_finite()) {
+        return Ok(());
+    }
+    Err(Error::NotFinite { stage: stage(), hint: hint.into() })
+}
+
+fn to_channels_last(x: &[f32], [c, h, w]: [usize; 3]) -> Vec<f32> {
+    (0..h * w * c).map(|i| x[i % c * h * w + i / c]).collect()
+}
+
+fn to_channels_first(x: &[f32], [h, w, c]: [usize; 3]) -> Vec<f32> {
+    (0..h * w * c).map(|i| x[i % (h * w) * c + i / (h * w)]).collect()
+}

@@ -1,0 +1,235 @@
+//! From files to models.
+
+use super::PipelineOptions;
+use crate::compat::Compat;
+use crate::error::{Error, Result};
+use crate::inputs::tokenizer::Tokenizer;
+use crate::models::config::{Activation, AdapterConfig, ClipTextConfig, ClipVisionConfig, UnetConfig, VaeConfig};
+use crate::models::tables::{self, Table};
+use crate::models::{fit, infer};
+use crate::schedulers::{Method, SchedulerConfig};
+use crate::weights::{OpenOptions, Scope, Weights, adapter, open, single_file};
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// A model's sizes with its tensors.
+pub(super) struct Model<C> {
+    pub(super) config: C,
+    pub(super) weights: Arc<Weights>,
+}
+
+impl<C> Model<C> {
+    /// Checks that every tensor is there with its shape; tensors that nothing reads are worth a warning.
+    fn new(config: C, weights: Weights, name: &str, table: Table, ignored: &[&str]) -> Result<Self> {
+        let weights = Arc::new(weights);
+        let scope = Scope::new(weights.clone());
+        for (name, shape) in &table {
+            scope.get(name, shape);
+        }
+        let rest: Vec<String> =
+            scope.finish(name)?.into_iter().filter(|n| !ignored.iter().any(|i| n.contains(i))).collect();
+        if let Some(first) = rest.first() {
+            let path = weights.path().display();
+            tracing::warn!("{path}: {} tensor(s) are no part of the {name} and were not used: {first}, ..", rest.len());
+        }
+        let bad = weights.not_finite();
+        if let Some(first) = bad.first() {
+            let path = weights.path().display();
+            tracing::warn!("{path}: {} tensor(s) of the {name} hold NaN or infinity: {first}, ..", bad.len());
+        }
+        Ok(Self { config, weights })
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        self.weights.path()
+    }
+}
+
+/// Everything that a pipeline runs.
+pub(super) struct Models {
+    pub(super) text: [Model<ClipTextConfig>; 2],
+    pub(super) tokenizers: [Tokenizer; 2],
+    pub(super) unet: Model<UnetConfig>,
+    pub(super) vae: Model<VaeConfig>,
+    pub(super) vision: Option<Model<ClipVisionConfig>>,
+    pub(super) adapters: Vec<Model<AdapterConfig>>,
+    /// The model's own sampler: the file's path and text.
+    scheduler: Option<(PathBuf, String)>,
+    /// `force_zeros_for_empty_prompt`.
+    pub(super) zero_negative: bool,
+}
+
+impl Models {
+    pub(super) fn load(options: &PipelineOptions) -> Result<Self> {
+        let path = &options.model;
+        let open_options = OpenOptions { mmap: options.mmap };
+        let mut models = if path.is_dir() { folder(path, &open_options)? } else { file(path, &open_options)? };
+        for path in &options.adapters {
+            let weights = adapter::base(&open(path, &open_options)?)?;
+            let config = infer::adapter(&weights)?;
+            fit::adapter_unet((path, &config), (models.unet.path(), &models.unet.config))?;
+            let table = tables::adapter(&config);
+            models.adapters.push(Model::new(config, weights, "IP-Adapter", table, &[])?);
+        }
+        let beside = path.join("image_encoder");
+        let vision = options.clip_vision.clone().or_else(|| beside.is_dir().then_some(beside));
+        if let Some(path) = vision.filter(|_| !options.adapters.is_empty()) {
+            let vision = vision_encoder(&path, &open_options)?;
+            for adapter in &models.adapters {
+                fit::adapter_vision((adapter.path(), &adapter.config), (&path, &vision.config))?;
+            }
+            models.vision = Some(vision);
+        }
+        Ok(models)
+    }
+
+    /// The sampler's configuration: the model's own, else the profile's, as `method` would read it.
+    pub(super) fn scheduler(&self, method: Option<Method>, compat: &Compat) -> Result<SchedulerConfig> {
+        let own = match (&self.scheduler, method) {
+            (Some((path, text)), Some(method)) => return SchedulerConfig::parse_as(path, text, method),
+            (Some((path, text)), None) => return SchedulerConfig::parse(path, text),
+            (None, _) if compat.ddim => SchedulerConfig::diffsynth(),
+            (None, _) => SchedulerConfig::sdxl_default(),
+        };
+        method.map_or(Ok(own.clone()), |m| own.with_method(m))
+    }
+}
+
+fn json(path: &Path) -> Result<Value> {
+    let text = std::fs::read_to_string(path).map_err(Error::io("read", path))?;
+    serde_json::from_str(&text).map_err(|e| Error::malformed(path, format!("not JSON: {e}")))
+}
+
+/// A single-file checkpoint; sizes are read off the tensors.
+fn file(path: &Path, options: &OpenOptions) -> Result<Models> {
+    let parts = single_file::split(&open(path, options)?)?;
+    let first = infer::clip_text(&parts.text_encoder, Activation::QuickGelu)?;
+    let second = infer::clip_text(&parts.text_encoder_2, Activation::Gelu)?;
+    let unet = infer::unet(&parts.unet, second.projection)?;
+    let vae = infer::vae(&parts.vae)?;
+    let scheduler = (parts.v_prediction || parts.zero_snr).then(|| {
+        let prediction = if parts.v_prediction { "v_prediction" } else { "epsilon" };
+        let text = serde_json::json!({
+            "_class_name": "EulerDiscreteScheduler", "beta_start": 0.00085, "beta_end": 0.012,
+            "beta_schedule": "scaled_linear", "timestep_spacing": "leading", "steps_offset": 1, "clip_sample": false,
+            "set_alpha_to_one": false, "prediction_type": prediction, "rescale_betas_zero_snr": parts.zero_snr,
+        });
+        (path.to_owned(), text.to_string())
+    });
+    assemble(
+        (first, parts.text_encoder, Tokenizer::clip()?),
+        (second, parts.text_encoder_2, Tokenizer::clip_g()?),
+        (unet, parts.unet),
+        (vae, parts.vae),
+        scheduler,
+        true,
+    )
+}
+
+/// A diffusers folder; sizes are those of each part's `config.json`.
+fn folder(path: &Path, options: &OpenOptions) -> Result<Models> {
+    let index_path = path.join("model_index.json");
+    let index = json(&index_path)?;
+    let class = index.get("_class_name").and_then(Value::as_str).unwrap_or("");
+    if !class.starts_with("StableDiffusionXL") || class.contains("Inpaint") {
+        return Err(Error::Config {
+            path: index_path,
+            field: "_class_name".into(),
+            value: crate::error::escape(class),
+            expected: "StableDiffusionXLPipeline is needed: the folder of an SDXL base model".into(),
+        });
+    }
+    let config = |part: &str| -> Result<(PathBuf, Value)> {
+        let path = path.join(part).join("config.json");
+        let value = json(&path)?;
+        Ok((path, value))
+    };
+    let weights = |part: &str| open(&path.join(part), options);
+    let text = |part: &str, tokenizer: &str, default: fn() -> Result<Tokenizer>| -> Result<_> {
+        let (config_path, value) = config(part)?;
+        let folder = path.join(tokenizer);
+        let tokenizer = if folder.is_dir() { Tokenizer::from_folder(&folder)? } else { default()? };
+        let config = ClipTextConfig::from_json(&config_path, &value)?;
+        Ok((config, single_file::text_encoder(&weights(part)?)?, tokenizer))
+    };
+    let (unet_path, unet) = config("unet")?;
+    let (vae_path, vae) = config("vae")?;
+    let scheduler_path = path.join("scheduler").join("scheduler_config.json");
+    let scheduler = if scheduler_path.is_file() {
+        let text = std::fs::read_to_string(&scheduler_path).map_err(Error::io("read", &scheduler_path))?;
+        Some((scheduler_path, text))
+    } else {
+        None
+    };
+    let zero = index.get("force_zeros_for_empty_prompt").and_then(Value::as_bool).unwrap_or(true);
+    assemble(
+        text("text_encoder", "tokenizer", Tokenizer::clip)?,
+        text("text_encoder_2", "tokenizer_2", Tokenizer::clip_g)?,
+        (UnetConfig::from_json(&unet_path, &unet)?, weights("unet")?),
+        (VaeConfig::from_json(&vae_path, &vae)?, single_file::vae(&weights("vae")?)?),
+        scheduler,
+        zero,
+    )
+}
+
+type TextParts = (ClipTextConfig, Weights, Tokenizer);
+
+fn assemble(
+    first: TextParts,
+    second: TextParts,
+    unet: (UnetConfig, Weights),
+    vae: (VaeConfig, Weights),
+    scheduler: Option<(PathBuf, String)>,
+    zero_negative: bool,
+) -> Result<Models> {
+    fit::text_unet(&first.0, &second.0, (unet.1.path(), &unet.0))?;
+    fit::vae_unet((vae.1.path(), &vae.0), (unet.1.path(), &unet.0))?;
+    let encoder = |(config, weights, tokenizer): TextParts| -> Result<_> {
+        if tokenizer.vocab_size() > config.vocab {
+            let what = format!(
+                "the text encoder knows {} tokens, its tokenizer {}; the model's own tokenizer is needed",
+                config.vocab,
+                tokenizer.vocab_size()
+            );
+            return Err(Error::mismatch(weights.path(), what));
+        }
+        let table = tables::clip_text(&config);
+        let ignored = ["position_ids", "text_projection", "logit_scale"];
+        Ok((Model::new(config, weights, "text encoder", table, &ignored)?, tokenizer))
+    };
+    let (first, tokenizer) = encoder(first)?;
+    let (second, tokenizer_2) = encoder(second)?;
+    let (unet_table, vae_table) = (tables::unet(&unet.0), tables::vae_decoder(&vae.0));
+    Ok(Models {
+        text: [first, second],
+        tokenizers: [tokenizer, tokenizer_2],
+        unet: Model::new(unet.0, unet.1, "UNet", unet_table, &[])?,
+        vae: Model::new(vae.0, vae.1, "VAE decoder", vae_table, &["encoder.", "quant_conv."])?,
+        vision: None,
+        adapters: Vec::new(),
+        scheduler,
+        zero_negative,
+    })
+}
+
+/// An image encoder, a file or its folder.
+fn vision_encoder(path: &Path, options: &OpenOptions) -> Result<Model<ClipVisionConfig>> {
+    let weights = open(path, options)?;
+    let beside = if path.is_dir() { path.to_owned() } else { path.parent().unwrap_or(Path::new("")).to_owned() };
+    let config_path = beside.join("config.json");
+    // Another model's configuration may lie beside a file: only one of an image encoder is read.
+    let value = if config_path.is_file() { Some(json(&config_path)?) } else { None };
+    let config = match value.filter(|v| v.get("patch_size").is_some() || v.get("vision_config").is_some()) {
+        Some(value) => ClipVisionConfig::from_json(&config_path, &value)?,
+        None => infer::clip_vision(&weights)?,
+    };
+    let table = tables::clip_vision(&config);
+    Model::new(
+        config,
+        weights,
+        "image encoder",
+        table,
+        &["position_ids", "text_model", "text_projection", "logit_scale"],
+    )
+}

@@ -1,0 +1,153 @@
+//! The public interface: load models, then draw.
+
+mod encode;
+mod generate;
+mod load;
+mod programs;
+mod request;
+mod scales;
+
+pub use request::{
+    CancelToken, ImagePrompt, MAX_COUNT, MAX_SIDE, Output, Progress, Reference, Request, Stage, StageTensor, Watch,
+};
+pub use scales::Scales;
+
+use crate::compat::Compat;
+use crate::device::{Device, cpu::Cpu};
+use crate::error::Result;
+use crate::inputs::picture::Picture;
+use load::Models;
+use programs::Programs;
+use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
+
+/// Which files make a pipeline, and how it runs.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct PipelineOptions {
+    /// A single-file SDXL checkpoint or a diffusers folder.
+    pub model: PathBuf,
+    /// The image encoder: `model.safetensors` or its folder; `image_encoder/` of the model's folder where absent.
+    pub clip_vision: Option<PathBuf>,
+    /// IP-Adapters.
+    pub adapters: Vec<PathBuf>,
+    /// Whose arithmetic is followed.
+    pub compat: Compat,
+    /// Threads of the CPU; one for each core where absent.
+    pub threads: Option<usize>,
+    /// Whether files are mapped. A mapped file that is cut short while in use ends the process (SIGBUS); without mapping the
+    /// models are read into memory first.
+    pub mmap: bool,
+}
+
+impl PipelineOptions {
+    /// A model without adapters.
+    pub fn new(model: impl Into<PathBuf>) -> Self {
+        Self {
+            model: model.into(),
+            clip_vision: None,
+            adapters: Vec::new(),
+            compat: Compat::diffusers(),
+            threads: None,
+            mmap: true,
+        }
+    }
+
+    /// Adds an IP-Adapter.
+    #[must_use]
+    pub fn adapter(mut self, path: impl Into<PathBuf>) -> Self {
+        self.adapters.push(path.into());
+        self
+    }
+
+    /// Sets the image encoder.
+    #[must_use]
+    pub fn clip_vision(mut self, path: impl Into<PathBuf>) -> Self {
+        self.clip_vision = Some(path.into());
+        self
+    }
+
+    /// Sets the compatibility profile.
+    #[must_use]
+    pub fn compat(mut self, compat: Compat) -> Self {
+        self.compat = compat;
+        self
+    }
+}
+
+/// SDXL with IP-Adapters, ready to draw.
+///
+/// Requests share the loaded models and the programs built for earlier requests of the same sizes; they run one at a time.
+pub struct Pipeline {
+    models: Models,
+    compat: Compat,
+    device: Box<dyn Device>,
+    programs: Mutex<Programs>,
+}
+
+impl Pipeline {
+    /// Maps the files and checks that they belong together. Nothing is computed and no weights are copied.
+    ///
+    /// # Errors
+    /// Any [`crate::Error`] that says which file cannot be used and what is needed instead.
+    pub fn load(options: &PipelineOptions) -> Result<Self> {
+        let models = Models::load(options)?;
+        let device = Box::new(Cpu::new(options.threads));
+        Ok(Self { models, compat: options.compat.clone(), device, programs: Mutex::default() })
+    }
+
+    /// The device that the pipeline runs on, as a user would name it.
+    pub fn device(&self) -> String {
+        self.device.name()
+    }
+
+    /// How many adapters there are.
+    pub fn adapters(&self) -> usize {
+        self.models.adapters.len()
+    }
+
+    /// Width and height that a request without sizes gets.
+    pub fn default_size(&self) -> (usize, usize) {
+        let side = self.models.unet.config.sample_size * self.models.vae.config.factor();
+        (side, side)
+    }
+
+    /// `image_embeds` of a picture: `[E]`, the image encoder's projected class token. A [`Reference::Embedding`] of it
+    /// spares the encoder in later requests.
+    ///
+    /// # Errors
+    /// [`crate::Error::Parameter`] where there is no image encoder.
+    pub fn encode_image(&self, picture: &Picture) -> Result<Vec<f32>> {
+        encode::image(self, &mut self.lock(), picture)
+    }
+
+    /// Draws.
+    ///
+    /// # Errors
+    /// [`crate::Error::Parameter`] for a request that cannot be; [`crate::Error::Cancelled`];
+    /// [`crate::Error::NotFinite`] where the model's output has no meaning. The pipeline stays usable.
+    pub fn generate(&self, request: &Request, watch: &mut Watch<'_>) -> Result<Output> {
+        generate::generate(self, &mut self.lock(), request, watch)
+    }
+
+    /// Bytes that the programs built so far hold besides the mapped files.
+    pub fn program_bytes(&self) -> usize {
+        self.lock().bytes()
+    }
+
+    /// Gives back the memory of all programs; the next request builds them anew.
+    pub fn release(&self) {
+        self.lock().clear();
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Programs> {
+        // A panic in another request left at most unused results behind.
+        self.programs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl std::fmt::Debug for Pipeline {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Pipeline({}, {})", self.models.unet.path().display(), self.device.name())
+    }
+}

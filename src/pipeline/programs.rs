@@ -1,0 +1,72 @@
+//! The programs that a pipeline has built, kept for the next request.
+
+use crate::device::Program;
+use crate::error::Result;
+use crate::models::unet::UnetShape;
+
+/// What a program was built for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Key {
+    /// Encoder, rows, depth, whether the pooled output is made.
+    Text {
+        encoder: usize,
+        rows: usize,
+        depth: usize,
+        pooled: bool,
+    },
+    Image,
+    /// The adapters in use are part of the shape: one without references has no image tokens.
+    Condition {
+        shape: UnetShape,
+        steps: usize,
+        adapters: Vec<usize>,
+    },
+    Denoise {
+        shape: UnetShape,
+    },
+    Decode {
+        height: usize,
+        width: usize,
+    },
+}
+
+/// The most recently used programs, newest last.
+#[derive(Default)]
+pub(super) struct Programs {
+    kept: Vec<(Key, Box<dyn Program>)>,
+}
+
+/// Programs kept: those of two resolutions with all their stages.
+const KEPT: usize = 12;
+
+impl Programs {
+    /// The program for `key`, built by `build` where it is not there.
+    pub(super) fn get(
+        &mut self,
+        key: Key,
+        build: impl FnOnce() -> Result<Box<dyn Program>>,
+    ) -> Result<&mut dyn Program> {
+        let entry = match self.kept.iter().position(|(k, _)| *k == key) {
+            Some(at) => self.kept.remove(at),
+            None => {
+                if self.kept.len() == KEPT {
+                    self.kept.remove(0);
+                }
+                (key, build()?)
+            }
+        };
+        let at = self.kept.len();
+        self.kept.push(entry);
+        Ok(self.kept[at].1.as_mut())
+    }
+
+    /// Bytes held by all of them.
+    pub(super) fn bytes(&self) -> usize {
+        self.kept.iter().map(|(_, p)| p.bytes()).sum()
+    }
+
+    /// Lets all of them go.
+    pub(super) fn clear(&mut self) {
+        self.kept.clear();
+    }
+}

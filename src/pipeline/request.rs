@@ -1,0 +1,285 @@
+//! What a caller asks for and what it gets.
+
+use super::scales::Scales;
+use crate::error::{Error, Result};
+use crate::inputs::noise::Source;
+use crate::inputs::picture::Picture;
+use crate::schedulers::{Method, Prediction, Schedule, Spacing};
+use crate::tensor::DType;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// The greatest number of pictures of one request: all are returned at once.
+pub const MAX_COUNT: usize = 1000;
+/// The greatest side of a picture, in pixels.
+pub const MAX_SIDE: usize = 16_384;
+
+/// A reference: a picture, or the embedding that [`super::Pipeline::encode_image`] made of one.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub enum Reference {
+    /// A picture; it is encoded for each request.
+    Picture(Picture),
+    /// `image_embeds`, as wide as the adapter's projection takes.
+    Embedding(Vec<f32>),
+}
+
+/// The image prompt for one adapter.
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct ImagePrompt {
+    /// One or more references; they share one softmax.
+    pub references: Vec<Reference>,
+    /// How much the image strand weighs in each transformer.
+    pub scales: Scales,
+    /// Stretches each picture to this width and height before CLIP's own preprocessing.
+    pub resize: Option<(usize, usize)>,
+}
+
+impl ImagePrompt {
+    /// One picture at scale 1 in every block.
+    pub fn new(picture: Picture) -> Self {
+        Self { references: vec![Reference::Picture(picture)], ..Self::default() }
+    }
+
+    /// Adds a reference.
+    #[must_use]
+    pub fn with(mut self, reference: Reference) -> Self {
+        self.references.push(reference);
+        self
+    }
+
+    /// Sets the scales.
+    #[must_use]
+    pub fn scaled(mut self, scales: impl Into<Scales>) -> Self {
+        self.scales = scales.into();
+        self
+    }
+}
+
+/// What to draw. Start from [`Request::new`] and set what differs.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Request {
+    /// What the picture should show.
+    pub prompt: String,
+    /// What it should not show. Absent is not the same as empty where the model has `force_zeros_for_empty_prompt`.
+    pub negative_prompt: Option<String>,
+    /// Model evaluations.
+    pub steps: usize,
+    /// Guidance scale.
+    pub guidance: f32,
+    /// diffusers' `guidance_rescale`, 0 to 1.
+    pub guidance_rescale: f32,
+    /// Width in pixels; the model's own where absent.
+    pub width: Option<usize>,
+    /// Height in pixels; the model's own where absent.
+    pub height: Option<usize>,
+    /// Seed of the first picture; picture i has seed + i.
+    pub seed: u64,
+    /// Pictures.
+    pub count: usize,
+    /// One image prompt for each adapter of the pipeline, in their order; missing ones leave their adapter unused.
+    pub images: Vec<ImagePrompt>,
+    /// The sampler, where it is not to be the model's.
+    pub method: Option<Method>,
+    /// Noise levels.
+    pub schedule: Option<Schedule>,
+    /// What the model's output means.
+    pub prediction: Option<Prediction>,
+    /// Timesteps.
+    pub spacing: Option<Spacing>,
+    /// DDIM's eta, 0 to 1.
+    pub eta: Option<f32>,
+    /// Layers that the prompt's embedding skips from the end, beyond the last one.
+    pub clip_skip: usize,
+    /// Whose random numbers.
+    pub rng: Source,
+    /// The type in which noise is drawn.
+    pub noise_dtype: DType,
+    /// Noise to use instead of drawing: for each picture `[4, h, w]`, before the sampler's scale.
+    pub noise: Option<Vec<f32>>,
+    /// Whether [`Output::stages`] is filled.
+    pub keep_stages: bool,
+}
+
+impl Request {
+    /// 50 steps at guidance 5, seed 0, one picture of the model's own size.
+    pub fn new(prompt: impl Into<String>) -> Self {
+        Self {
+            prompt: prompt.into(),
+            negative_prompt: None,
+            steps: 50,
+            guidance: 5.0,
+            guidance_rescale: 0.0,
+            width: None,
+            height: None,
+            seed: 0,
+            count: 1,
+            images: Vec::new(),
+            method: None,
+            schedule: None,
+            prediction: None,
+            spacing: None,
+            eta: None,
+            clip_skip: 0,
+            rng: Source::Cpu,
+            noise_dtype: DType::F32,
+            noise: None,
+            keep_stages: false,
+        }
+    }
+
+    /// Checks what can be checked without a model.
+    pub(super) fn check(&self) -> Result<()> {
+        let finite = |name: &str, value: f32| match value.is_finite() {
+            true => Ok(()),
+            false => Err(Error::parameter(name, format!("{value} is not a finite number"))),
+        };
+        if self.steps == 0 {
+            return Err(Error::parameter("--steps", "0 given; at least 1 is needed"));
+        }
+        finite("--cfg-scale", self.guidance)?;
+        finite("--guidance-rescale", self.guidance_rescale)?;
+        if !(0.0..=1.0).contains(&self.guidance_rescale) {
+            let what = format!("{} given; 0 to 1 is allowed", self.guidance_rescale);
+            return Err(Error::parameter("--guidance-rescale", what));
+        }
+        if self.count == 0 || self.count > MAX_COUNT {
+            let what = format!("{} given; 1 to {MAX_COUNT} is allowed", self.count);
+            return Err(Error::parameter("--batch-count", what));
+        }
+        for image in &self.images {
+            image.scales.check()?;
+        }
+        Ok(())
+    }
+}
+
+/// A flag that another thread sets to stop a request; cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct CancelToken(Arc<AtomicBool>);
+
+impl CancelToken {
+    /// A token that is not set.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Stops the request at its next step.
+    pub fn cancel(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it is set.
+    pub fn is_cancelled(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn check(&self) -> Result<()> {
+        if self.is_cancelled() { Err(Error::Cancelled) } else { Ok(()) }
+    }
+}
+
+/// A part of a request's work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum Stage {
+    /// Text encoders.
+    Text,
+    /// Image encoder.
+    Image,
+    /// What does not depend on the latents.
+    Condition,
+    /// Denoising.
+    Denoise,
+    /// VAE.
+    Decode,
+}
+
+impl Stage {
+    /// Its name, lower case.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Text => "text",
+            Self::Image => "image",
+            Self::Condition => "condition",
+            Self::Denoise => "denoise",
+            Self::Decode => "decode",
+        }
+    }
+}
+
+/// How far a request is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Progress {
+    /// The stage under way.
+    pub stage: Stage,
+    /// Which picture, from 0.
+    pub picture: usize,
+    /// Pictures of the request.
+    pub pictures: usize,
+    /// Steps of the stage that are done.
+    pub done: usize,
+    /// Steps of the stage.
+    pub steps: usize,
+}
+
+/// What a request is watched and stopped with.
+#[derive(Default)]
+#[non_exhaustive]
+pub struct Watch<'a> {
+    /// Called when a stage begins and after each of its steps.
+    pub progress: Option<&'a mut (dyn FnMut(Progress) + Send)>,
+    /// Stops the request.
+    pub cancel: CancelToken,
+}
+
+impl<'a> Watch<'a> {
+    /// Calls `progress` as the request goes on.
+    pub fn progress(progress: &'a mut (dyn FnMut(Progress) + Send)) -> Self {
+        Self { progress: Some(progress), cancel: CancelToken::new() }
+    }
+
+    /// Stops at the next step once `cancel` is set.
+    #[must_use]
+    pub fn cancelled_by(mut self, cancel: &CancelToken) -> Self {
+        self.cancel = cancel.clone();
+        self
+    }
+
+    pub(super) fn tell(&mut self, progress: Progress) {
+        if let Some(call) = &mut self.progress {
+            call(progress);
+        }
+    }
+}
+
+/// A tensor of an intermediate result.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StageTensor {
+    /// Sizes of the dimensions.
+    pub shape: Vec<usize>,
+    /// Row-major.
+    pub data: Vec<f32>,
+}
+
+/// What a request gives.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Output {
+    /// The pictures.
+    pub pictures: Vec<Picture>,
+    /// The seed of each.
+    pub seeds: Vec<u64>,
+    /// Seconds of each stage, all pictures together.
+    pub seconds: BTreeMap<Stage, f64>,
+    /// Seconds of each model evaluation.
+    pub step_seconds: Vec<f64>,
+    /// Every stage's result under the names of `braid generate --dump`, if asked for.
+    pub stages: BTreeMap<String, StageTensor>,
+    /// The prompt's tokens beyond the encoder's length, which had no effect.
+    pub cut_tokens: usize,
+}

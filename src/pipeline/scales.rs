@@ -1,0 +1,208 @@
+//! How much an image prompt weighs in each transformer of the UNet.
+
+use crate::error::{Error, Result};
+use crate::models::config::UnetConfig;
+use crate::models::unet::Place;
+use serde_json::Value;
+
+/// The scales of one adapter.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Scales {
+    strength: f32,
+    blocks: Blocks,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+enum Blocks {
+    /// The same everywhere.
+    Full,
+    /// Only the transformers that carry style, layout or both.
+    Preset { style: bool, layout: bool },
+    /// As diffusers' `set_ip_adapter_scale` takes it.
+    Json(Value),
+}
+
+impl Default for Scales {
+    /// 1 everywhere.
+    fn default() -> Self {
+        1.0.into()
+    }
+}
+
+impl From<f32> for Scales {
+    fn from(strength: f32) -> Self {
+        Self { strength, blocks: Blocks::Full }
+    }
+}
+
+const FLAG: &str = "--ip-adapter-blocks";
+
+impl Scales {
+    /// `spec` is `full`, `style` (the second transformer of the first up block), `layout` (the second transformer of the last
+    /// down block), `style+layout`, or JSON as diffusers' `set_ip_adapter_scale` takes it: a number, or an object such as
+    /// `{"down": {"block_2": [0.0, 1.0]}, "mid": 0.5, "up": {"block_0": [0.0, 1.0, 0.0]}}` in which blocks that are not
+    /// named are 0. Everything is multiplied by `strength`.
+    ///
+    /// # Errors
+    /// [`Error::Parameter`] where `spec` is none of these.
+    pub fn parse(spec: &str, strength: f32) -> Result<Self> {
+        let preset = |style, layout| Blocks::Preset { style, layout };
+        let blocks = match spec.trim() {
+            "full" => Blocks::Full,
+            "style" => preset(true, false),
+            "layout" => preset(false, true),
+            "style+layout" | "layout+style" => preset(true, true),
+            json => match serde_json::from_str::<Value>(json) {
+                Ok(value @ (Value::Object(_) | Value::Number(_))) => Blocks::Json(value),
+                _ => {
+                    let what = format!("`{json}` is not full, style, layout, style+layout or a JSON object of scales");
+                    return Err(Error::parameter(FLAG, what));
+                }
+            },
+        };
+        let scales = Self { strength, blocks };
+        scales.check()?;
+        Ok(scales)
+    }
+
+    /// The strength that multiplies every block's scale.
+    pub fn strength(&self) -> f32 {
+        self.strength
+    }
+
+    pub(super) fn check(&self) -> Result<()> {
+        if self.strength.is_finite() {
+            return Ok(());
+        }
+        Err(Error::parameter("--ip-adapter-strength", format!("{} is not a finite number", self.strength)))
+    }
+
+    /// For each cross-attention its scale, or none where the adapter has no part.
+    ///
+    /// # Errors
+    /// [`Error::Parameter`] where the JSON does not fit the UNet.
+    pub(super) fn resolve(&self, config: &UnetConfig) -> Result<Vec<Option<f32>>> {
+        let levels = config.channels.len();
+        if let Blocks::Json(value) = &self.blocks {
+            check_names(value, config)?;
+        }
+        config
+            .cross_layers()
+            .iter()
+            .map(|layer| {
+                let scale = match &self.blocks {
+                    Blocks::Full => Some(1.0),
+                    Blocks::Preset { style, layout } => {
+                        let is_style = layer.place == Place::Up { block: 0, attention: 1 };
+                        let is_layout = layer.place == Place::Down { block: levels - 1, attention: 1 };
+                        ((*style && is_style) || (*layout && is_layout)).then_some(1.0)
+                    }
+                    Blocks::Json(value) => from_json(value, layer.place, config)?,
+                };
+                Ok(scale.map(|s| s * self.strength))
+            })
+            .collect()
+    }
+}
+
+fn bad(what: String) -> Error {
+    Error::parameter(FLAG, what)
+}
+
+fn number(value: &Value) -> Result<Option<f32>> {
+    match value.as_f64() {
+        Some(v) if (v as f32).is_finite() => Ok(Some(v as f32)),
+        _ => Err(bad(format!("`{value}` is not a finite number"))),
+    }
+}
+
+/// Names that the UNet does not have are errors.
+fn check_names(value: &Value, config: &UnetConfig) -> Result<()> {
+    let Value::Object(parts) = value else { return Ok(()) };
+    let levels = config.channels.len();
+    for (part, blocks) in parts {
+        if !["down", "mid", "up"].contains(&part.as_str()) {
+            return Err(bad(format!("`{part}` is not down, mid or up")));
+        }
+        let Value::Object(blocks) = blocks else { continue };
+        for name in blocks.keys() {
+            let has = |i: usize| {
+                let level = if part == "up" { levels.checked_sub(1 + i) } else { Some(i) };
+                part != "mid" && level.and_then(|l| config.transformer_layers.get(l)).is_some_and(|n| *n > 0)
+            };
+            if !name.strip_prefix("block_").and_then(|n| n.parse().ok()).is_some_and(has) {
+                return Err(bad(format!("`{part}.{name}` is not a block with cross-attention of this UNet")));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn from_json(value: &Value, place: Place, config: &UnetConfig) -> Result<Option<f32>> {
+    let Value::Object(parts) = value else { return number(value) };
+    let (part, at) = match place {
+        Place::Down { block, attention } => ("down", Some((block, attention, config.layers))),
+        Place::Up { block, attention } => ("up", Some((block, attention, config.layers + 1))),
+        Place::Mid => ("mid", None),
+    };
+    let Some(value) = parts.get(part) else { return Ok(None) };
+    let (value, at) = match (value, at) {
+        (Value::Object(blocks), Some((block, attention, count))) => match blocks.get(&format!("block_{block}")) {
+            Some(value) => (value, Some((attention, count))),
+            None => return Ok(None),
+        },
+        (value, at) => (value, at.map(|(_, attention, count)| (attention, count))),
+    };
+    match (value, at) {
+        (Value::Array(list), Some((attention, count))) => {
+            if list.len() != count {
+                let what =
+                    format!("`{value}` has {} scales for the {count} transformers of a {part} block", list.len());
+                return Err(bad(what));
+            }
+            number(&list[attention])
+        }
+        (Value::Array(list), None) if list.len() == 1 => number(&list[0]),
+        (value, _) => number(value),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::synth::published;
+
+    fn active(spec: &str) -> Vec<(usize, f32)> {
+        let scales = Scales::parse(spec, 0.5).unwrap().resolve(&published::unet()).unwrap();
+        assert_eq!(scales.len(), 70);
+        scales.into_iter().enumerate().filter_map(|(i, s)| s.map(|s| (i, s))).collect()
+    }
+
+    #[test]
+    fn presets_are_the_published_blocks() {
+        assert_eq!(active("full").len(), 70);
+        // down.0 has none; down.1: 0..4, down.2: 4..14 and 14..24; up.0: 24..34, 34..44, 44..54.
+        assert_eq!(active("style"), (34..44).map(|i| (i, 0.5)).collect::<Vec<_>>());
+        assert_eq!(active("layout"), (14..24).map(|i| (i, 0.5)).collect::<Vec<_>>());
+        let json = r#"{"down": {"block_2": [0.0, 1.0]}, "up": {"block_0": [0.0, 1.0, 0.0]}}"#;
+        let live: Vec<_> = active(json).into_iter().filter(|(_, s)| *s != 0.0).collect();
+        assert_eq!(live, active("style+layout"));
+        assert_eq!(active(r#"{"mid": 2}"#), (60..70).map(|i| (i, 1.0)).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn what_does_not_fit_is_named() {
+        for (spec, part) in [
+            (r#"{"down": {"block_0": 1}}"#, "down.block_0"),
+            (r#"{"down": {"block_9": 1}}"#, "down.block_9"),
+            (r#"{"side": 1}"#, "side"),
+            (r#"{"up": {"block_0": [1, 2]}}"#, "2 scales for the 3"),
+            (r#"{"up": "x"}"#, "x"),
+        ] {
+            let scales = Scales::parse(spec, 1.0).unwrap();
+            let text = scales.resolve(&published::unet()).unwrap_err().to_string();
+            assert!(text.contains(part), "{text}");
+        }
+        assert!(Scales::parse("both", 1.0).is_err() && Scales::parse("full", f32::NAN).is_err());
+    }
+}
