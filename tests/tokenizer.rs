@@ -145,7 +145,7 @@ fn bad_folders_are_errors_that_name_the_file() {
         (json!({ "vocab.json": sound }), "merges.txt", "cannot open"),
         (json!({ "tokenizer.json": text("<html>") }), "tokenizer.json", "not JSON"),
         (json!({ "tokenizer.json": text("") }), "tokenizer.json", "not JSON"),
-        (json!({ "tokenizer.json": text("[]") }), "tokenizer.json", "not an object"),
+        (json!({ "tokenizer.json": text("[]") }), "tokenizer.json", "with an object"),
         (json!({ "tokenizer.json": text(&nested) }), "tokenizer.json", "not JSON"),
         (json!({ "vocab.json": text("version https://git-lfs") }), "vocab.json", "not JSON"),
         (json!({ "vocab.json": {} , "merges.txt": ""}), "vocab.json", "empty"),

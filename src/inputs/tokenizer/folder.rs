@@ -3,8 +3,9 @@
 use super::vocab::{self, BOS, EOS, pair};
 use super::{Added, Tokenizer, clean};
 use crate::error::{Error, Result};
+use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -31,8 +32,11 @@ pub(super) fn load(folder: &Path) -> Result<Tokenizer> {
     };
     let (vocab, merges) = match &whole {
         Some(whole) => from_tokenizer_json(&whole_path, whole)?,
-        None => match optional_object(&vocab_path)? {
-            Some(vocab) => (vocab_of(&vocab_path, &vocab)?, merges_txt(&merges_path)?),
+        None => match optional(&vocab_path)? {
+            // A plain map: keeping 49,408 tokens sorted, as an `Object` does, would take longer than all the rest.
+            Some(bytes) => {
+                (vocab_of(&vocab_path, json::<HashMap<_, _>>(&vocab_path, &bytes)?)?, merges_txt(&merges_path)?)
+            }
             None => {
                 let what =
                     "neither tokenizer.json nor vocab.json with merges.txt is here; a tokenizer folder is needed";
@@ -237,7 +241,8 @@ fn from_tokenizer_json(path: &Path, whole: &Object) -> Result<(Vocab, Merges)> {
         return Err(Error::mismatch(path, what));
     }
     let vocab = model.get("vocab").and_then(Value::as_object);
-    let vocab = vocab_of(path, vocab.ok_or_else(|| expected(path, "model.vocab", "an object of ids"))?)?;
+    let vocab = vocab.ok_or_else(|| expected(path, "model.vocab", "an object of ids"))?;
+    let vocab = vocab_of(path, vocab.iter().map(|(token, id)| (token.clone(), id.clone())))?;
     let merges = model.get("merges").and_then(Value::as_array);
     let merges = merges.ok_or_else(|| expected(path, "model.merges", "a list"))?.iter().enumerate().map(|(i, m)| {
         let parts = match m {
@@ -254,15 +259,16 @@ fn from_tokenizer_json(path: &Path, whole: &Object) -> Result<(Vocab, Merges)> {
     Ok((vocab, merges.collect::<Result<_>>()?))
 }
 
-fn vocab_of(path: &Path, object: &Object) -> Result<Vocab> {
-    if object.is_empty() {
+fn vocab_of(path: &Path, entries: impl IntoIterator<Item = (String, Value)>) -> Result<Vocab> {
+    let ids = entries.into_iter().map(|(token, id)| match id.as_u64().map(u32::try_from) {
+        Some(Ok(id)) => Ok((token, id)),
+        _ => Err(expected(path, &token, "a token id")),
+    });
+    let vocab: Vocab = ids.collect::<Result<_>>()?;
+    if vocab.is_empty() {
         return Err(Error::malformed(path, "the vocabulary is empty"));
     }
-    let ids = object.iter().map(|(token, id)| {
-        let id = id.as_u64().and_then(|id| u32::try_from(id).ok());
-        Ok((token.clone(), id.ok_or_else(|| expected(path, token, "a token id"))?))
-    });
-    ids.collect()
+    Ok(vocab)
 }
 
 fn merges_txt(path: &Path) -> Result<Merges> {
@@ -284,19 +290,20 @@ fn expected(path: &Path, field: &str, what: &str) -> Error {
 }
 
 fn optional_object(path: &Path) -> Result<Option<Object>> {
+    optional(path)?.map(|bytes| json(path, &bytes)).transpose()
+}
+
+fn optional(path: &Path) -> Result<Option<Vec<u8>>> {
     match read(path) {
-        Ok(bytes) => object(path, &bytes).map(Some),
         Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(e) => Err(e),
+        other => other.map(Some),
     }
 }
 
-fn object(path: &Path, bytes: &[u8]) -> Result<Object> {
-    match serde_json::from_slice(bytes) {
-        Ok(Value::Object(object)) => Ok(object),
-        Ok(_) => Err(Error::malformed(path, "the file is JSON but not an object")),
-        Err(e) => Err(Error::malformed(path, format!("not JSON: {e}; download the file again"))),
-    }
+/// A file that holds a JSON object.
+fn json<T: DeserializeOwned>(path: &Path, bytes: &[u8]) -> Result<T> {
+    serde_json::from_slice(bytes)
+        .map_err(|e| Error::malformed(path, format!("not JSON with an object: {e}; download the file again")))
 }
 
 fn read(path: &Path) -> Result<Vec<u8>> {

@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | follows | diffusers 0.42 with transformers 5 | DiffSynth 1.1.9 with transformers 4.51 and ftfy |
 //! | cleaning | NFC, white space to one space, lower case character by character | ftfy's repairs, white space, trimmed, lower case of the whole text (final sigma) |
-//! | special tokens in the text | after cleaning where the file marks them `normalized`, else before | before cleaning, case-sensitive |
+//! | special tokens in the text | after cleaning where the file marks them `normalized`, else before | before cleaning; in another case only where no punctuation stands before |
 //! | long text | truncated: [`Tokenizer::ids_77`] | split into rows: [`Tokenizer::rows_of_77`] |
 //!
 //! Of ftfy's repairs, all are covered but mojibake (`fix_encoding`, which guesses that `Ã©` was meant as `é`).
