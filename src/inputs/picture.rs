@@ -89,7 +89,7 @@ pub fn load(path: impl AsRef<Path>) -> Result<Picture> {
 
 /// The picture in the bytes of a PNG, JPEG or WebP file. `name` stands for the file in errors.
 ///
-/// Equals PIL's `ImageOps.exif_transpose(image).convert("RGB")`: the orientation in EXIF is applied, alpha is dropped
+/// Equals PIL's `ImageOps.exif_transpose(image).convert("RGB")`: the orientation in EXIF (not XMP) is applied, alpha is dropped
 /// (not blended), of an animation the first frame is taken, colour profiles are ignored, of 16-bit samples the upper byte
 /// counts. It differs from PIL in that 16-bit gray is treated so too (PIL cuts every value above 255 to white) and in
 /// JPEG's inverse transform, chroma upsampling and colour conversion, by a few of 255 steps at edges.
@@ -230,15 +230,15 @@ fn to_rgb(samples: Vec<u8>, color: ColorType, pixels: usize) -> Option<Result<Ve
 
 /// `n` zero bytes, or an error instead of an abort.
 fn zeroed(n: usize) -> Result<Vec<u8>> {
-    let mut out = Vec::new();
-    out.try_reserve_exact(n).map_err(|_| Error::Memory {
+    // Asked for, given back and asked for again as zeros: those the system hands out page by page, so that a file which
+    // promises more than it holds costs nothing.
+    Vec::<u8>::new().try_reserve_exact(n).map_err(|_| Error::Memory {
         stage: "loading",
         need: n as u64,
         have: 0,
         hint: "use a smaller picture".into(),
     })?;
-    out.resize(n, 0);
-    Ok(out)
+    Ok(vec![0; n])
 }
 
 #[cfg(test)]
