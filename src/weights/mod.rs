@@ -4,16 +4,16 @@
 //! views into the mapping. Key maps rename and slice such views; a [`Scope`] hands them to a model by the dotted names of
 //! the published checkpoints.
 
-mod finite;
 pub mod adapter;
 pub mod family;
+mod finite;
 pub(crate) mod keymap;
 mod mmap;
 mod open;
 pub mod safetensors;
 mod scope;
-pub mod torch;
 pub mod single_file;
+pub mod torch;
 
 pub use mmap::Storage;
 pub use open::{Kind, OpenOptions, open, sniff};
