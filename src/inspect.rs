@@ -101,7 +101,8 @@ pub fn inspect(path: &Path, weights: &Weights) -> Result<Report> {
         }
         Family::TextEncoder => {
             let text = single_file::text_encoder(weights)?;
-            report.part("text_encoder", &text);
+            let second = text.get("text_projection.weight").is_some();
+            report.part(if second { "text_encoder_2" } else { "text_encoder" }, &text);
             report.take(infer::clip_text(&text, Activation::QuickGelu), |r, c| {
                 r.notes.push(format!("{} layers, {} wide, {} positions", c.layers, c.hidden, c.positions));
                 let place = match (c.hidden, c.projection) {
@@ -150,7 +151,10 @@ impl Report {
     fn take<T>(&mut self, config: Result<T>, next: impl FnOnce(&mut Self, T)) {
         match config {
             Ok(config) => next(self, config),
-            Err(error) => self.notes.push(error.to_string()),
+            Err(error) => {
+                self.supported = false;
+                self.notes.push(error.to_string());
+            }
         }
     }
 

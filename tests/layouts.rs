@@ -60,6 +60,11 @@ fn every_name_of_sdxl() {
         assert!(left.get_mut(part).unwrap().remove(name));
         let transposed = !weight.is_contiguous();
         assert_eq!(transposed, fields.get(4) == Some(&"T"), "{name}");
+        // A third of a fused tensor begins where the converter takes it.
+        let third: usize = fields.get(4).and_then(|n| n.parse().ok()).unwrap_or(0);
+        let whole = checkpoint.get(original).unwrap().bytes().as_ptr() as usize;
+        let elements = third * weight.len();
+        assert_eq!(weight.bytes().as_ptr() as usize - whole, elements * weight.dtype().size(), "{name}");
         count += 1;
     }
     assert_eq!(count, 2641);

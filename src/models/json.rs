@@ -71,6 +71,29 @@ impl<'a> Fields<'a> {
         }
     }
 
+    /// Transformer layers of each level, by default one; 0 where `cross` says that the level has no cross-attention,
+    /// whatever the list says there.
+    fn depths(&self, field: &str, cross: &[bool]) -> Result<Vec<usize>> {
+        let list = match self.get(field) {
+            None => vec![&Value::Null; cross.len()],
+            Some(Value::Array(list)) => list.iter().collect(),
+            Some(value) => vec![value; cross.len()],
+        };
+        let depth = |(value, &cross): (&Value, &bool)| match value {
+            _ if !cross => Some(0),
+            Value::Null => Some(1),
+            value => Self::size_of(value),
+        };
+        let depths: Option<Vec<_>> = list.iter().copied().zip(cross).map(depth).collect();
+        match depths.filter(|_| list.len() == cross.len()) {
+            Some(depths) => Ok(depths),
+            None => self.bad(
+                field,
+                format!("a number, or a list of {} numbers (one for each level), is supported", cross.len()),
+            ),
+        }
+    }
+
     fn float(&self, field: &str, default: f32) -> Result<f32> {
         let found = self.get(field).map_or(Some(f64::from(default)), Value::as_f64);
         match found.filter(|v| v.abs() < 1e6) {
@@ -280,7 +303,7 @@ impl UnetConfig {
             return f
                 .bad("block_out_channels", format!("one entry for each of the {levels} down_block_types is needed"));
         }
-        let depths = f.sizes("transformer_layers_per_block", &vec![1; levels], Some(levels))?;
+        let depths = f.depths("transformer_layers_per_block", &down)?;
         let heads = f.sizes("attention_head_dim", &vec![8; levels], Some(levels))?;
         if let Some((c, h)) = channels.iter().zip(&heads).find(|(c, h)| *c % *h != 0) {
             return f.bad("attention_head_dim", format!("a divisor of the level's {c} channels is needed, not {h}"));
@@ -292,7 +315,7 @@ impl UnetConfig {
             out_channels: f.size("out_channels", Some(4))?,
             channels,
             layers: f.equal_sizes("layers_per_block", 2)?,
-            transformer_layers: depths.iter().zip(&down).map(|(&d, &cross)| if cross { d } else { 0 }).collect(),
+            transformer_layers: depths,
             heads,
             context: f.equal_sizes("cross_attention_dim", 1280)?,
             groups,
@@ -419,6 +442,8 @@ mod tests {
         value["transformer_layers_per_block"] = json!(3);
         value["use_linear_projection"] = json!(false);
         let config = UnetConfig::from_json(path(), &value).unwrap();
+        value["transformer_layers_per_block"] = json!([0, 3, 3]);
+        assert_eq!(UnetConfig::from_json(path(), &value).unwrap(), config);
         assert_eq!((config.heads, config.transformer_layers), (vec![5, 5, 5], vec![0, 3, 3]));
     }
 
@@ -453,6 +478,9 @@ mod tests {
             ("reverse_transformer_layers_per_block", json!([4, 3, 2])),
             ("time_cond_proj_dim", json!(256)),
             ("transformer_layers_per_block", json!([1, 2, [4, 4]])),
+            ("transformer_layers_per_block", json!([1, 0, 2])),
+            ("transformer_layers_per_block", json!([1, 2])),
+            ("transformer_layers_per_block", json!(0)),
             ("up_block_types", json!(["UpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"])),
         ] {
             let mut config = unet();

@@ -147,9 +147,9 @@ fn checkpoint(weights: &Weights, begins: &dyn Fn(&str) -> bool) -> Family {
         .and_then(|(_, w)| w.shape().get(1).copied());
     match (begins("model.diffusion_model.label_emb."), context) {
         (true, Some(1280)) => Family::SdxlRefiner,
-        (true, Some(_)) => Family::SdxlUnet,
+        (true, Some(2048)) => Family::SdxlUnet,
         (false, Some(1024)) => Family::Sd2,
-        (false, Some(_)) => Family::Sd1,
-        (_, None) => Family::Unknown,
+        (false, Some(768)) => Family::Sd1,
+        _ => Family::Unknown,
     }
 }
