@@ -72,11 +72,21 @@ fn allowed() -> String {
     format!("a picture has sides of at least 1 and at most {MAX_PIXELS} pixels")
 }
 
+/// What happens to transparency.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Alpha {
+    /// The picture is laid on white, as transformers 5 does (PIL's `alpha_composite`).
+    #[default]
+    White,
+    /// The colours are taken as they are stored, as PIL's `convert("RGB")` and transformers 4 do.
+    Drop,
+}
+
 /// The picture in a PNG, JPEG or WebP file, told by its content; see [`from_bytes`].
 ///
 /// # Errors
 /// [`Error::Io`] where the file cannot be read, else those of [`from_bytes`].
-pub fn load(path: impl AsRef<Path>) -> Result<Picture> {
+pub fn load(path: impl AsRef<Path>, alpha: Alpha) -> Result<Picture> {
     let path = path.as_ref();
     let file = File::open(path).map_err(Error::io("open", path))?;
     let mut bytes = Vec::new();
@@ -84,20 +94,19 @@ pub fn load(path: impl AsRef<Path>) -> Result<Picture> {
     if bytes.len() as u64 > MAX_FILE {
         return Err(Error::malformed(path, format!("more than {MAX_FILE} bytes: too large for a picture")));
     }
-    from_bytes(&bytes, path)
+    from_bytes(&bytes, path, alpha)
 }
 
 /// The picture in the bytes of a PNG, JPEG or WebP file. `name` stands for the file in errors.
 ///
-/// Equals PIL's `ImageOps.exif_transpose(image).convert("RGB")`: the orientation in EXIF (not XMP) is applied, alpha is dropped
-/// (not blended), of an animation the first frame is taken, colour profiles are ignored, of 16-bit samples the upper byte
+/// Equals PIL's `ImageOps.exif_transpose(image)` and what `alpha` says: the orientation in EXIF (not XMP) is applied, of an animation the first frame is taken, colour profiles are ignored, of 16-bit samples the upper byte
 /// counts. It differs from PIL in that 16-bit gray is treated so too (PIL cuts every value above 255 to white) and in
 /// JPEG's inverse transform, chroma upsampling and colour conversion, by a few of 255 steps at edges.
 ///
 /// # Errors
 /// [`Error::Malformed`] where the bytes are no picture, end early, or hold more than [`MAX_PIXELS`] (seen before any
 /// pixel is decoded); [`Error::Memory`] where the pixels cannot be allocated.
-pub fn from_bytes(bytes: &[u8], name: impl AsRef<Path>) -> Result<Picture> {
+pub fn from_bytes(bytes: &[u8], name: impl AsRef<Path>, alpha: Alpha) -> Result<Picture> {
     let name = name.as_ref();
     let format = recognise(bytes, name)?;
     let complete = match format {
@@ -126,7 +135,7 @@ pub fn from_bytes(bytes: &[u8], name: impl AsRef<Path>) -> Result<Picture> {
     let color = decoder.color_type();
     let mut samples = zeroed(decoder.total_bytes() as usize)?;
     decoder.read_image(&mut samples).map_err(failed)?;
-    let rgb = to_rgb(samples, color, pixels as usize).ok_or_else(|| {
+    let rgb = to_rgb(samples, color, pixels as usize, alpha).ok_or_else(|| {
         Error::malformed(name, format!("samples of kind {color:?} are not supported; save it as RGB"))
     })??;
 
@@ -203,7 +212,7 @@ fn jpeg_is_complete(bytes: &[u8]) -> bool {
 }
 
 /// The RGB bytes of decoded samples; `None` for a kind that no decoder here gives.
-fn to_rgb(samples: Vec<u8>, color: ColorType, pixels: usize) -> Option<Result<Vec<u8>>> {
+fn to_rgb(samples: Vec<u8>, color: ColorType, pixels: usize, alpha: Alpha) -> Option<Result<Vec<u8>>> {
     let (channels, bytes) = match color {
         ColorType::Rgb8 => return Some(Ok(samples)),
         ColorType::L8 => (1, 1),
@@ -224,8 +233,19 @@ fn to_rgb(samples: Vec<u8>, color: ColorType, pixels: usize) -> Option<Result<Ve
     };
     for (to, from) in rgb.as_chunks_mut::<3>().0.iter_mut().zip(samples.chunks_exact(channels * bytes)) {
         *to = [from[upper], from[green + upper], from[blue + upper]];
+        if alpha == Alpha::White && channels % 2 == 0 {
+            let opacity = from[(channels - 1) * bytes + upper];
+            *to = to.map(|value| on_white(value, opacity));
+        }
     }
     Some(Ok(rgb))
+}
+
+/// PIL's `alpha_composite` over opaque white: 7 more bits, and a division by 255 that rounds.
+fn on_white(value: u8, opacity: u8) -> u8 {
+    let (value, opacity) = (u32::from(value), u32::from(opacity));
+    let sum = ((value * opacity + 255 * (255 - opacity)) << 7) + (0x80 << 7);
+    ((((sum >> 8) + sum) >> 8) >> 7) as u8
 }
 
 /// `n` zero bytes, or an error instead of an abort.
@@ -255,11 +275,11 @@ mod tests {
 
     #[test]
     fn other_files_are_named() {
-        let text = from_bytes(b"GIF89a..........", "x.png").unwrap_err().to_string();
+        let text = from_bytes(b"GIF89a..........", "x.png", Alpha::White).unwrap_err().to_string();
         assert_eq!(text, "x.png: this is a Gif file; a PNG, JPEG or WebP file is needed");
-        let text = from_bytes(b"<!DOCTYPE html>", "x.png").unwrap_err().to_string();
+        let text = from_bytes(b"<!DOCTYPE html>", "x.png", Alpha::White).unwrap_err().to_string();
         assert_eq!(text, "x.png: this is no picture; a PNG, JPEG or WebP file is needed");
-        assert!(from_bytes(b"", "x.png").unwrap_err().to_string().contains("empty"));
+        assert!(from_bytes(b"", "x.png", Alpha::White).unwrap_err().to_string().contains("empty"));
     }
 
     #[test]

@@ -408,7 +408,7 @@ fn size(p: &Pipeline, request: &Request) -> Result<[usize; 2]> {
         match p.compat.round_sides {
             Some(multiple) => Ok(side.next_multiple_of(multiple) / factor),
             // diffusers asks for 8 whatever the VAE.
-            None if side % factor.max(8) != 0 => {
+            None if !side.is_multiple_of(factor.max(8)) => {
                 let step = factor.max(8);
                 let near = (side / step * step).max(step);
                 bad(format!("{side} is not divisible by {step}; {near} or {} is", near + step))

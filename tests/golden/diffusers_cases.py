@@ -104,7 +104,7 @@ CASES = {
         ),
     },
     "euler-a-two-adapters": {
-        "notes": "two adapters summed, the second with two pictures (one has an alpha channel, which is dropped); batch of "
+        "notes": "two adapters summed, the second with two pictures (one has an alpha channel, which is laid on white); batch of "
         "two from seeds 11 and 12, each with its own generator for the noise between steps; UNet in two shards",
         "matters": [{"sampling_method": "euler"}, {"seed": 12}],
         "tokenizer": "small",
