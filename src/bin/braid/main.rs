@@ -5,6 +5,7 @@ mod demo;
 mod doctor;
 mod files;
 mod generate;
+mod grid;
 mod help;
 mod inspect;
 mod metadata;
