@@ -75,20 +75,7 @@ impl<'a, 'w> Run<'a, 'w> {
         request: &'a Request,
         watch: &'a mut Watch<'w>,
     ) -> Result<Self> {
-        let mut scheduler = p.models.scheduler(request.method, &p.compat)?;
-        if let Some(prediction) = request.prediction {
-            scheduler = scheduler.with_prediction(prediction)?;
-        }
-        if let Some(spacing) = request.spacing {
-            scheduler = scheduler.with_spacing(spacing)?;
-        }
-        if let Some(schedule) = request.schedule {
-            scheduler = scheduler.with_schedule(schedule)?;
-        }
-        if let Some(eta) = request.eta {
-            scheduler = scheduler.with_eta(eta)?;
-        }
-        let table = scheduler.table(request.steps)?;
+        let table = p.sampler(request)?.table(request.steps)?;
         if request.images.len() > p.adapters() {
             let what = format!("{} image prompts for {} adapters", request.images.len(), p.adapters());
             return Err(Error::parameter("--ip-adapter-image", what));
