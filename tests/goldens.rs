@@ -135,7 +135,8 @@ fn check(profile: &str, name: &str) {
     assert_eq!(output.pictures.len(), request.count);
     // The picture is the image stage, rounded as the profile does.
     let compat: Compat = profile.parse().unwrap();
-    let rounded = |v: &f32| if compat.truncates_pixels { (v * 255.0) as u8 } else { (v * 255.0).round_ties_even() as u8 };
+    let rounded =
+        |v: &f32| if compat.truncates_pixels { (v * 255.0) as u8 } else { (v * 255.0).round_ties_even() as u8 };
     let image = &output.stages["image"];
     let pixels = image.data.len() / request.count;
     for (picture, image) in output.pictures.iter().zip(image.data.chunks_exact(pixels)) {
