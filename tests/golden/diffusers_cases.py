@@ -116,7 +116,7 @@ CASES = {
         "vision": vision(54, 2, 3, "gelu", 28, 7, 16),
         "adapters": [
             adapter("first.safetensors", ["portrait.png"], 0.5, "F16"),
-            adapter("second.bin", ["alpha.png", "landscape.png"], 0.8),
+            adapter("second.bin", ["alpha.png", "landscape.png"], 0.8, "F16"),
         ],
         "request": request(
             "two boats", negative_prompt="people", steps=4, width=32, height=24, seed=11, batch=2, sampling_method="euler-a"
