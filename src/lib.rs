@@ -9,6 +9,7 @@ pub mod error;
 pub mod graph;
 pub mod inputs;
 pub mod inspect;
+pub mod memory;
 pub mod models;
 pub mod output;
 pub mod pipeline;

@@ -101,7 +101,7 @@ pub fn unet(weights: &Weights, pooled: Option<usize>) -> Result<UnetConfig> {
         }
     }
     let addition_input = p.dim("add_embedding.linear_1.weight", 2, 1)?;
-    let rest = addition_input.checked_sub(pooled.unwrap_or(0)).filter(|r| pooled.is_some() && *r > 0 && r % 6 == 0);
+    let rest = addition_input.checked_sub(pooled.unwrap_or(0)).filter(|r| pooled.is_some() && *r > 0 && r % 12 == 0);
     let config = UnetConfig {
         in_channels,
         out_channels: p.dim("conv_out.weight", 4, 0)?,
@@ -204,8 +204,12 @@ pub fn vae(weights: &Weights) -> Result<VaeConfig> {
     if channels.is_empty() || channels.len() > 8 {
         return p.mismatch(format!("{levels} levels in the decoder, expected 1 to 8 (SDXL's VAE has 4)"));
     }
+    let out_channels = p.dim("decoder.conv_out.weight", 4, 0)?;
+    if out_channels != 3 {
+        return p.mismatch(format!("this VAE makes pictures of {out_channels} channels; SDXL's makes 3"));
+    }
     Ok(VaeConfig {
-        out_channels: p.dim("decoder.conv_out.weight", 4, 0)?,
+        out_channels,
         latent_channels: p.dim("decoder.conv_in.weight", 4, 1)?,
         channels,
         layers: p.count("decoder.up_blocks.0.resnets.").saturating_sub(1),

@@ -9,6 +9,13 @@ use crate::error::{Error, Result, escape};
 use serde_json::{Map, Value, json};
 use std::path::Path;
 
+/// The most layers of a CLIP encoder (bigG's image encoder has 48).
+const MOST_LAYERS: usize = 256;
+/// The most resnets of a block (SDXL has 2).
+const MOST_RESNETS: usize = 16;
+/// The most layers of one of the UNet's transformers (SDXL has 10).
+const MOST_DEPTH: usize = 64;
+
 /// The fields of one file.
 struct Fields<'a> {
     path: &'a Path,
@@ -40,6 +47,12 @@ impl<'a> Fields<'a> {
     fn size(&self, field: &str, default: Option<usize>) -> Result<usize> {
         let found = self.get(field).map_or(default, Self::size_of);
         found.map_or_else(|| self.bad(field, format!("a number from 1 to {LARGEST} is needed")), Ok)
+    }
+
+    /// A number of layers from 1 to `most`: names are made for each, so it must be bounded before any file is looked at.
+    fn count(&self, field: &str, default: usize, most: usize) -> Result<usize> {
+        let n = self.equal_sizes(field, default)?;
+        if n <= most { Ok(n) } else { self.bad(field, format!("a number from 1 to {most} is needed")) }
     }
 
     /// A size, also as a list of equal ones.
@@ -82,14 +95,17 @@ impl<'a> Fields<'a> {
         let depth = |(value, &cross): (&Value, &bool)| match value {
             _ if !cross => Some(0),
             Value::Null => Some(1),
-            value => Self::size_of(value),
+            value => Self::size_of(value).filter(|n| *n <= MOST_DEPTH),
         };
         let depths: Option<Vec<_>> = list.iter().copied().zip(cross).map(depth).collect();
         match depths.filter(|_| list.len() == cross.len()) {
             Some(depths) => Ok(depths),
             None => self.bad(
                 field,
-                format!("a number, or a list of {} numbers (one for each level), is supported", cross.len()),
+                format!(
+                    "a number up to {MOST_DEPTH}, or a list of {} such (one for each level), is supported",
+                    cross.len()
+                ),
             ),
         }
     }
@@ -155,6 +171,7 @@ impl<'a> Fields<'a> {
         for ((out, name), default) in out.iter_mut().zip(names).zip(defaults) {
             *out = self.size(name, Some(default))?;
         }
+        self.count(names[1], defaults[1], MOST_LAYERS)?;
         if out[0] % out[2] != 0 {
             return self.bad(names[2], format!("a divisor of hidden_size, {}, is needed", out[0]));
         }
@@ -310,20 +327,33 @@ impl UnetConfig {
         }
         let groups = f.size("norm_num_groups", Some(32))?;
         f.divisible(&channels, groups)?;
+        // Half of an embedding is sines, half cosines.
+        if channels[0] % 2 != 0 {
+            return f.bad("block_out_channels", "an even first number is needed");
+        }
+        let addition_time = f.size("addition_time_embed_dim", None)?;
+        if addition_time % 2 != 0 {
+            return f.bad("addition_time_embed_dim", "an even number is needed");
+        }
+        let freq_shift = f.float("freq_shift", 0.0)?;
+        let half = channels[0].min(addition_time) / 2;
+        if freq_shift < 0.0 || freq_shift >= half as f32 {
+            return f.bad("freq_shift", format!("a number from 0 to below {half} is needed"));
+        }
         Ok(Self {
             in_channels: f.size("in_channels", Some(4))?,
             out_channels: f.size("out_channels", Some(4))?,
             channels,
-            layers: f.equal_sizes("layers_per_block", 2)?,
+            layers: f.count("layers_per_block", 2, MOST_RESNETS)?,
             transformer_layers: depths,
             heads,
             context: f.equal_sizes("cross_attention_dim", 1280)?,
             groups,
             eps: f.positive("norm_eps", 1e-5)?,
-            addition_time: f.size("addition_time_embed_dim", None)?,
+            addition_time,
             addition_input: f.size("projection_class_embeddings_input_dim", None)?,
             flip_sin_to_cos: f.bool("flip_sin_to_cos", true)?,
-            freq_shift: f.float("freq_shift", 0.0)?,
+            freq_shift,
             // diffusers' pipeline takes 128 where the model has none.
             sample_size: f.equal_sizes("sample_size", 128)?,
         })
@@ -339,6 +369,7 @@ impl VaeConfig {
         let f = Fields::new(path, value)?;
         f.only("_class_name", &[json!("AutoencoderKL")])?;
         f.only("act_fn", &[json!("silu"), json!("swish")])?;
+        f.only("out_channels", &[json!(3)])?;
         for field in ["latents_mean", "latents_std", "shift_factor"] {
             f.only(field, &[])?;
         }
@@ -354,10 +385,10 @@ impl VaeConfig {
         let groups = f.size("norm_num_groups", Some(32))?;
         f.divisible(&channels, groups)?;
         Ok(Self {
-            out_channels: f.size("out_channels", Some(3))?,
+            out_channels: 3,
             latent_channels: f.size("latent_channels", Some(4))?,
             channels,
-            layers: f.size("layers_per_block", Some(1))?,
+            layers: f.count("layers_per_block", 1, MOST_RESNETS)?,
             groups,
             scaling_factor: f.positive("scaling_factor", 0.18215)?,
             post_quant_conv: f.bool("use_post_quant_conv", true)?,

@@ -72,7 +72,7 @@ fn encode(
 ) -> Result<(Vec<f32>, Vec<f32>)> {
     let model = &p.models.text[encoder];
     let config = &model.config;
-    let depth = config.layers.checked_sub(1 + skip).filter(|d| *d > 0).ok_or_else(|| {
+    let depth = config.layers.checked_sub(skip.saturating_add(1)).filter(|d| *d > 0).ok_or_else(|| {
         let what = format!("{skip} given; the text encoder has {} layers", config.layers);
         Error::parameter("--clip-skip", what)
     })?;

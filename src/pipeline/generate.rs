@@ -4,10 +4,12 @@ use super::encode::{self, Text};
 use super::programs::{Key, Programs};
 use super::request::{MAX_SIDE, Output, Progress, Reference, Request, Stage, StageTensor, Watch};
 use super::{ImagePrompt, Pipeline};
+use crate::device::Program;
 use crate::error::{Error, Result};
 use crate::inputs::noise::Generator;
 use crate::inputs::picture::Picture;
 use crate::inputs::resize::resize;
+use crate::memory;
 use crate::models::condition::{Adapter, condition};
 use crate::models::unet::{UnetShape, unet};
 use crate::models::vae::vae_decoder;
@@ -24,6 +26,9 @@ pub(super) fn generate(
 ) -> Result<Output> {
     request.check()?;
     let mut run = Run::new(p, programs, request, watch)?;
+    // What is too large is refused before any work: the decoder's program takes the most memory.
+    run.pictures_fit()?;
+    run.decoder()?;
     let texts = run.stage(Stage::Text, Run::texts)?;
     let embeds = run.stage(Stage::Image, Run::image_embeds)?;
     let state = run.stage(Stage::Condition, |run| run.condition(&texts, &embeds))?;
@@ -80,6 +85,17 @@ impl<'a, 'w> Run<'a, 'w> {
             let what = format!("{} image prompts for {} adapters", request.images.len(), p.adapters());
             return Err(Error::parameter("--ip-adapter-image", what));
         }
+        let latent = size(p, request)?;
+        if let Some(noise) = &request.noise {
+            let [c, h, w] = [p.models.unet.config.in_channels, latent[0], latent[1]];
+            let (count, need) = (request.count, request.count * c * h * w);
+            if noise.len() != need {
+                let what =
+                    format!("`noise` has {} values; {count} pictures of [{c}, {h}, {w}] need {need}", noise.len());
+                return Err(Error::parameter("--latents-in", what));
+            }
+            finite(noise, || "the noise given".into(), "leave it out, or give finite values")?;
+        }
         let adapters: Vec<usize> =
             (0..request.images.len()).filter(|&a| !request.images[a].references.is_empty()).collect();
         Ok(Self {
@@ -88,7 +104,7 @@ impl<'a, 'w> Run<'a, 'w> {
             request,
             watch,
             table,
-            latent: size(p, request)?,
+            latent,
             adapters,
             guided: p.compat.guides(request.guidance),
             picture: 0,
@@ -212,6 +228,10 @@ impl<'a, 'w> Run<'a, 'w> {
             let graph = condition(config, &scope, &shape, steps, &adapters)?;
             scope.finish("UNet")?;
             scopes.iter().try_for_each(|s| s.finish("IP-Adapter").map(drop))?;
+            // Its results are kept for all steps; together they take more than its arena.
+            let kept: usize = graph.outputs.iter().map(|(_, id)| graph.node(*id).len()).sum();
+            let few = || "give fewer image prompts, a shorter prompt or fewer steps".to_owned();
+            memory::demand("condition", kept as u64 * 4, few)?;
             p.device.load(graph)
         })?;
 
@@ -241,6 +261,8 @@ impl<'a, 'w> Run<'a, 'w> {
         let mut values: Vec<Vec<f32>> = graph.outputs.iter().map(|(_, id)| vec![0.0; graph.node(*id).len()]).collect();
         program.run(&inputs, &mut values.iter_mut().map(Vec::as_mut_slice).collect::<Vec<_>>())?;
 
+        let hint = "weights of the text encoders, the adapter or the UNet are damaged (`braid inspect`)";
+        values.iter().try_for_each(|v| finite(v, || "the conditioning".into(), hint))?;
         if self.request.keep_stages && !used.is_empty() {
             let mut all = Vec::new();
             (0..used.len()).for_each(|a| all.extend_from_slice(&values[a][..values[a].len() / batch]));
@@ -283,23 +305,14 @@ impl<'a, 'w> Run<'a, 'w> {
             let scope = Scope::new(p.models.unet.weights.clone());
             let graph = unet(config, &scope, shape, &p.compat)?;
             scope.finish("UNet")?;
-            p.device.load(graph)
+            short_of("denoise", p, self.latent, p.device.load(graph))
         })?;
 
         let seed = self.request.seed.wrapping_add(self.picture as u64);
         let mut generator = Generator::new(self.request.rng, seed);
         let dtype = self.request.noise_dtype;
         let noise = match &self.request.noise {
-            Some(all) if all.len() == n * self.request.count => all[self.picture * n..][..n].to_vec(),
-            Some(all) => {
-                let what = format!(
-                    "`noise` has {} values; {} pictures of [{c}, {h}, {w}] need {}",
-                    all.len(),
-                    self.request.count,
-                    n * self.request.count
-                );
-                return Err(Error::parameter("--latents-in", what));
-            }
+            Some(all) => all[self.picture * n..][..n].to_vec(),
             None => generator.randn(n, dtype),
         };
         let mut x = to_channels_last(&noise, [c, h, w]);
@@ -358,16 +371,31 @@ impl<'a, 'w> Run<'a, 'w> {
         Ok(x)
     }
 
+    fn decoder(&mut self) -> Result<&mut dyn Program> {
+        let p = self.p;
+        let [height, width] = self.latent;
+        self.programs.get(Key::Decode { height, width }, || {
+            let scope = Scope::new(p.models.vae.weights.clone());
+            let graph = vae_decoder(&p.models.vae.config, &scope, height, width, &p.compat)?;
+            scope.finish("VAE decoder")?;
+            short_of("decode", p, self.latent, p.device.load(graph))
+        })
+    }
+
+    /// Whether all pictures of the request and one in f32 have room.
+    fn pictures_fit(&self) -> Result<()> {
+        let factor = self.p.models.vae.config.factor();
+        let values = (self.latent.iter().map(|side| side * factor).product::<usize>() * 3) as u64;
+        let kept = if self.request.keep_stages { 5 } else { 1 };
+        let need = values * (self.request.count as u64 * kept + 4);
+        memory::demand("decode", need, || "ask for fewer or smaller pictures".into())
+    }
+
     fn decode(&mut self, latents: &[f32]) -> Result<Picture> {
         let p = self.p;
         let config = &p.models.vae.config;
         let [height, width] = self.latent;
-        let program = self.programs.get(Key::Decode { height, width }, || {
-            let scope = Scope::new(p.models.vae.weights.clone());
-            let graph = vae_decoder(config, &scope, height, width, &p.compat)?;
-            scope.finish("VAE decoder")?;
-            p.device.load(graph)
-        })?;
+        let program = self.decoder()?;
         let [h, w] = [height * config.factor(), width * config.factor()];
         let mut image = vec![0.0; h * w * config.out_channels];
         program.run(&[latents], &mut [&mut image])?;
@@ -393,7 +421,7 @@ fn size(p: &Pipeline, request: &Request) -> Result<[usize; 2]> {
             return bad(format!("{side} given; 1 to {MAX_SIDE} is allowed"));
         }
         match p.compat.round_sides {
-            Some(multiple) => Ok(side.next_multiple_of(multiple) / factor),
+            Some(multiple) => Ok(side.next_multiple_of(multiple.max(factor)) / factor),
             // diffusers asks for 8 whatever the VAE.
             None if !side.is_multiple_of(factor.max(8)) => {
                 let step = factor.max(8);
@@ -404,6 +432,27 @@ fn size(p: &Pipeline, request: &Request) -> Result<[usize; 2]> {
         }
     };
     Ok([side("--height", request.height, height)?, side("--width", request.width, width)?])
+}
+
+/// Says which size would fit where a program for this one does not: what it takes grows with the number of pixels.
+fn short_of(
+    stage: &'static str,
+    p: &Pipeline,
+    latent: [usize; 2],
+    program: Result<Box<dyn Program>>,
+) -> Result<Box<dyn Program>> {
+    program.map_err(|error| {
+        let Error::Memory { need, have, .. } = error else { return error };
+        let factor = p.models.vae.config.factor();
+        // A little less, for what does not shrink.
+        let ratio = (0.9 * have as f64 / need as f64).sqrt();
+        let [h, w] = latent.map(|side| ((side * factor) as f64 * ratio) as usize / 64 * 64);
+        let hint = match h.min(w) {
+            0 => "free memory or ask for a smaller picture".into(),
+            _ => format!("about {w}x{h} (width x height) would fit"),
+        };
+        Error::Memory { stage, need, have, hint }
+    })
 }
 
 fn finite(values: &[f32], stage: impl FnOnce() -> String, hint: &str) -> Result<()> {

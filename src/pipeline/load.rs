@@ -21,8 +21,8 @@ pub(super) struct Model<C> {
 
 impl<C> Model<C> {
     /// Checks that every tensor is there with its shape; tensors that nothing reads are worth a warning.
+    /// They are dropped, so that no layer finds a bias there which its model does not have.
     fn new(config: C, weights: Weights, name: &str, table: Table, ignored: &[&str]) -> Result<Self> {
-        let weights = Arc::new(weights);
         let scope = Scope::new(weights.clone());
         for (name, shape) in &table {
             scope.get(name, shape);
@@ -33,6 +33,13 @@ impl<C> Model<C> {
             let path = weights.path().display();
             tracing::warn!("{path}: {} tensor(s) are no part of the {name} and were not used: {first}, ..", rest.len());
         }
+        let mut used = Weights::new(weights.path());
+        for (name, _) in &table {
+            if let Some(weight) = weights.get(name) {
+                used.insert(name.as_str(), weight.clone())?;
+            }
+        }
+        let weights = Arc::new(used);
         let bad = weights.not_finite();
         if let Some(first) = bad.first() {
             let path = weights.path().display();
@@ -45,6 +52,9 @@ impl<C> Model<C> {
         self.weights.path()
     }
 }
+
+/// More than any machine has cores for.
+const MAX_THREADS: usize = 1024;
 
 /// Everything that a pipeline runs.
 pub(super) struct Models {
@@ -62,6 +72,9 @@ pub(super) struct Models {
 
 impl Models {
     pub(super) fn load(options: &PipelineOptions) -> Result<Self> {
+        if let Some(threads) = options.threads.filter(|n| !(1..=MAX_THREADS).contains(n)) {
+            return Err(Error::parameter("--threads", format!("{threads} given; 1 to {MAX_THREADS} is allowed")));
+        }
         let path = &options.model;
         let open_options = OpenOptions { mmap: options.mmap };
         let mut models = if path.is_dir() { folder(path, &open_options)? } else { file(path, &open_options)? };
@@ -96,8 +109,20 @@ impl Models {
     }
 }
 
+/// No configuration comes near it.
+const MAX_CONFIG: u64 = 16 << 20;
+
+fn text(path: &Path) -> Result<String> {
+    // Before opening, because a pipe would make that wait for a writer.
+    let meta = std::fs::metadata(path).map_err(Error::io("open", path))?;
+    if !meta.is_file() || meta.len() > MAX_CONFIG {
+        return Err(Error::malformed(path, format!("not a regular file of at most {MAX_CONFIG} bytes")));
+    }
+    std::fs::read_to_string(path).map_err(Error::io("read", path))
+}
+
 fn json(path: &Path) -> Result<Value> {
-    let text = std::fs::read_to_string(path).map_err(Error::io("read", path))?;
+    let text = text(path)?;
     serde_json::from_str(&text).map_err(|e| Error::malformed(path, format!("not JSON: {e}")))
 }
 
@@ -140,13 +165,25 @@ fn folder(path: &Path, options: &OpenOptions) -> Result<Models> {
             expected: "StableDiffusionXLPipeline is needed: the folder of an SDXL base model".into(),
         });
     }
+    // The refiner's folder has no first text encoder.
+    for part in ["text_encoder", "text_encoder_2", "unet", "vae"] {
+        let value = index.get(part).unwrap_or(&Value::Null);
+        if value.as_array().map_or(value.is_null(), |v| v.iter().all(Value::is_null)) {
+            return Err(Error::Config {
+                path: index_path,
+                field: part.into(),
+                value: value.to_string(),
+                expected: "two text encoders, a UNet and a VAE are needed: the folder of an SDXL base model".into(),
+            });
+        }
+    }
     let config = |part: &str| -> Result<(PathBuf, Value)> {
         let path = path.join(part).join("config.json");
         let value = json(&path)?;
         Ok((path, value))
     };
     let weights = |part: &str| open(&path.join(part), options);
-    let text = |part: &str, tokenizer: &str, default: fn() -> Result<Tokenizer>| -> Result<_> {
+    let encoder = |part: &str, tokenizer: &str, default: fn() -> Result<Tokenizer>| -> Result<_> {
         let (config_path, value) = config(part)?;
         let folder = path.join(tokenizer);
         let tokenizer = if folder.is_dir() { Tokenizer::from_folder(&folder)? } else { default()? };
@@ -157,15 +194,15 @@ fn folder(path: &Path, options: &OpenOptions) -> Result<Models> {
     let (vae_path, vae) = config("vae")?;
     let scheduler_path = path.join("scheduler").join("scheduler_config.json");
     let scheduler = if scheduler_path.is_file() {
-        let text = std::fs::read_to_string(&scheduler_path).map_err(Error::io("read", &scheduler_path))?;
+        let text = text(&scheduler_path)?;
         Some((scheduler_path, text))
     } else {
         None
     };
     let zero = index.get("force_zeros_for_empty_prompt").and_then(Value::as_bool).unwrap_or(true);
     assemble(
-        text("text_encoder", "tokenizer", Tokenizer::clip)?,
-        text("text_encoder_2", "tokenizer_2", Tokenizer::clip_g)?,
+        encoder("text_encoder", "tokenizer", Tokenizer::clip)?,
+        encoder("text_encoder_2", "tokenizer_2", Tokenizer::clip_g)?,
         (UnetConfig::from_json(&unet_path, &unet)?, weights("unet")?),
         (VaeConfig::from_json(&vae_path, &vae)?, single_file::vae(&weights("vae")?)?),
         scheduler,
@@ -185,7 +222,16 @@ fn assemble(
 ) -> Result<Models> {
     fit::text_unet(&first.0, &second.0, (unet.1.path(), &unet.0))?;
     fit::vae_unet((vae.1.path(), &vae.0), (unet.1.path(), &unet.0))?;
+    let lengths = [first.2.max_length(), second.2.max_length()];
     let encoder = |(config, weights, tokenizer): TextParts| -> Result<_> {
+        if tokenizer.max_length() > config.positions || lengths[0] != lengths[1] {
+            let what = format!(
+                "the text encoder has {} positions, the tokenizers give {} and {} tokens; the model's own tokenizers are \
+                 needed (model_max_length)",
+                config.positions, lengths[0], lengths[1]
+            );
+            return Err(Error::mismatch(weights.path(), what));
+        }
         if tokenizer.vocab_size() > config.vocab {
             let what = format!(
                 "the text encoder knows {} tokens, its tokenizer {}; the model's own tokenizer is needed",

@@ -1,7 +1,7 @@
 //! The programs that a pipeline has built, kept for the next request.
 
 use crate::device::Program;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::models::unet::UnetShape;
 
 /// What a program was built for.
@@ -41,18 +41,21 @@ const KEPT: usize = 12;
 
 impl Programs {
     /// The program for `key`, built by `build` where it is not there.
-    pub(super) fn get(
-        &mut self,
-        key: Key,
-        build: impl FnOnce() -> Result<Box<dyn Program>>,
-    ) -> Result<&mut dyn Program> {
+    pub(super) fn get(&mut self, key: Key, build: impl Fn() -> Result<Box<dyn Program>>) -> Result<&mut dyn Program> {
         let entry = match self.kept.iter().position(|(k, _)| *k == key) {
             Some(at) => self.kept.remove(at),
             None => {
                 if self.kept.len() == KEPT {
                     self.kept.remove(0);
                 }
-                (key, build()?)
+                match build() {
+                    // Programs of other stages and sizes make room.
+                    Err(Error::Memory { .. }) if !self.kept.is_empty() => {
+                        self.clear();
+                        (key, build()?)
+                    }
+                    program => (key, program?),
+                }
             }
         };
         let at = self.kept.len();

@@ -99,7 +99,12 @@ impl Scales {
                     }
                     Blocks::Json(value) => from_json(value, layer.place, config)?,
                 };
-                Ok(scale.map(|s| s * self.strength))
+                match scale.map(|s| s * self.strength) {
+                    Some(s) if !s.is_finite() => {
+                        Err(bad(format!("a scale times the strength {} is {s}", self.strength)))
+                    }
+                    scale => Ok(scale),
+                }
             })
             .collect()
     }

@@ -36,12 +36,14 @@ impl Storage {
         use std::io::Read;
         let (mut file, len) = open(path)?;
         let mut bytes = Vec::new();
+        let hint = || "map the file instead of reading it, or free memory".to_owned();
+        crate::memory::demand("loading", len, hint)?;
         let len = usize::try_from(len).unwrap_or(usize::MAX);
         bytes.try_reserve_exact(len).map_err(|_| Error::Memory {
             stage: "loading",
             need: len as u64,
             have: 0,
-            hint: "map the file instead of reading it".into(),
+            hint: hint(),
         })?;
         file.read_to_end(&mut bytes).map_err(Error::io("read", path))?;
         Ok(Self(Bytes::Owned(bytes)))

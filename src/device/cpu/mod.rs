@@ -20,6 +20,7 @@ use self::scratch::Scratch;
 use super::{Device, Program};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Location, Node, Op, Plan, fuse};
+use crate::memory;
 use crate::weights::Weight;
 use std::sync::Arc;
 
@@ -77,6 +78,9 @@ enum Ready {
     Positions { token: Vec<f32>, positions: Vec<f32> },
 }
 
+/// Where memory is short, unless the caller knows better.
+const STAGE: &str = "planning";
+
 struct CpuProgram {
     pool: Arc<Pool>,
     graph: Graph,
@@ -108,12 +112,15 @@ impl CpuProgram {
                 Ready::Nothing => {}
             }
         }
+        let need = (plan.arena as u64).saturating_add((threads * scratch + widest) as u64).saturating_mul(4);
+        let hint = || "ask for a smaller picture or free memory".to_owned();
+        memory::demand(STAGE, need, hint)?;
         let mut arena = Vec::new();
         arena.try_reserve_exact(plan.arena).map_err(|_| Error::Memory {
-            stage: "planning",
-            need: plan.arena as u64 * 4,
-            have: 0,
-            hint: "ask for a smaller picture".into(),
+            stage: STAGE,
+            need,
+            have: memory::available().unwrap_or(0),
+            hint: hint(),
         })?;
         arena.resize(plan.arena, 0.0);
         let scratch = Scratch::new(threads, scratch);
