@@ -25,6 +25,21 @@ pub(super) fn generate(
     watch: &mut Watch<'_>,
 ) -> Result<Output> {
     request.check()?;
+    match draw(p, programs, request, watch) {
+        // The likeliest cause is worth the seconds that it takes to look for it.
+        Err(Error::NotFinite { stage, hint }) => {
+            let bad = p.models.not_finite();
+            let hint = match bad.first() {
+                Some(first) => format!("{} weights are NaN or infinite, fetch the file again: {first}", bad.len()),
+                None => hint,
+            };
+            Err(Error::NotFinite { stage, hint })
+        }
+        result => result,
+    }
+}
+
+fn draw(p: &Pipeline, programs: &mut Programs, request: &Request, watch: &mut Watch<'_>) -> Result<Output> {
     let mut run = Run::new(p, programs, request, watch)?;
     // What is too large is refused before any work: the decoder's program takes the most memory.
     run.pictures_fit()?;
