@@ -62,9 +62,14 @@ pub fn usage(error: lexopt::Error) -> Failure {
     Failure::usage(error.to_string())
 }
 
-/// An argument that the command does not know.
+/// An argument that the command of `braid` does not know.
 pub fn unexpected(arg: Arg<'_>, command: &str) -> Failure {
     let help = if command.is_empty() { "braid --help".into() } else { format!("braid help {command}") };
+    unexpected_of(arg, &help)
+}
+
+/// An argument that is not known; `help` is the command that says which are.
+pub fn unexpected_of(arg: Arg<'_>, help: &str) -> Failure {
     let what = match arg {
         Arg::Short(c) => format!("option -{c}"),
         Arg::Long(name) => format!("option --{name}"),
