@@ -110,7 +110,7 @@ pub(crate) fn widen(bytes: &[u8], dtype: DType, out: &mut [f32]) {
             _ => each(bytes, out, |b: [u8; 4]| f32::from_le_bytes(b)),
         },
         DType::F16 => match bytemuck::try_cast_slice::<u8, f16>(bytes) {
-            Ok(values) if cfg!(target_endian = "little") => values.convert_to_f32_slice(out),
+            Ok(values) if cfg!(target_endian = "little") => widen_f16(values, out),
             _ => each(bytes, out, |b| f16::from_le_bytes(b).to_f32()),
         },
         DType::BF16 => match bytemuck::try_cast_slice::<u8, bf16>(bytes) {
@@ -126,6 +126,30 @@ fn each<const N: usize>(bytes: &[u8], out: &mut [f32], value: impl Fn([u8; N]) -
         b.copy_from_slice(chunk);
         *o = value(b);
     }
+}
+
+fn widen_f16(values: &[f16], out: &mut [f32]) {
+    #[cfg(target_arch = "x86_64")]
+    if isa() == Isa::Avx512 {
+        // SAFETY: `isa` has found AVX-512 F.
+        unsafe { widen_f16_avx512(values, out) };
+        return;
+    }
+    values.convert_to_f32_slice(out);
+}
+
+/// Sixteen at a time; the library's way of eight through a call each took an eighth of a denoising step.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f")]
+fn widen_f16_avx512(values: &[f16], out: &mut [f32]) {
+    use std::arch::x86_64::*;
+    let (chunks, rest) = values.as_chunks::<16>();
+    for (from, to) in chunks.iter().zip(out.as_chunks_mut::<16>().0) {
+        // SAFETY: both hold sixteen elements.
+        unsafe { _mm512_storeu_ps(to.as_mut_ptr(), _mm512_cvtph_ps(_mm256_loadu_si256(from.as_ptr().cast()))) };
+    }
+    let done = chunks.len() * 16;
+    rest.iter().zip(&mut out[done..]).for_each(|(v, o)| *o = v.to_f32());
 }
 
 for_every_isa! {
@@ -235,6 +259,14 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn every_half_is_widened() {
+        let values: Vec<f16> = (0..=u16::MAX).map(f16::from_bits).filter(|v| !v.is_nan()).collect();
+        let mut out = vec![0.0; values.len()];
+        widen(bytemuck::cast_slice(&values), DType::F16, &mut out);
+        assert!(values.iter().zip(&out).all(|(v, o)| v.to_f32().to_bits() == o.to_bits()));
     }
 
     #[test]
