@@ -7,6 +7,8 @@
 mod builder;
 mod fuse;
 mod plan;
+#[cfg(test)]
+mod tests;
 
 pub use builder::Builder;
 pub use fuse::fuse;

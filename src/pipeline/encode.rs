@@ -32,8 +32,14 @@ impl Text {
     }
 }
 
-/// Encodes a prompt; `skip` layers from the end, beyond the last one, are left out. Also returns how many tokens were cut.
-pub(super) fn text(p: &Pipeline, programs: &mut Programs, prompt: &str, skip: usize) -> Result<(Text, usize)> {
+/// Encodes the prompt that `flag` gave; `skip` layers from the end, beyond the last one, are left out. Also returns how many tokens were cut.
+pub(super) fn text(
+    p: &Pipeline,
+    programs: &mut Programs,
+    flag: &str,
+    prompt: &str,
+    skip: usize,
+) -> Result<(Text, usize)> {
     let [a, b] = &p.models.tokenizers;
     let (rows, cut) = match p.compat.text {
         Profile::Diffusers => {
@@ -48,7 +54,7 @@ pub(super) fn text(p: &Pipeline, programs: &mut Programs, prompt: &str, skip: us
     };
     if rows[0].len() > MAX_ROWS {
         let what = format!("{} rows of {} tokens; {MAX_ROWS} are allowed", rows[0].len(), rows[0][0].len());
-        return Err(Error::parameter("--prompt", what));
+        return Err(Error::parameter(flag, what));
     }
     let (first, _) = encode(p, programs, 0, &rows[0], skip)?;
     let (second, pooled) = encode(p, programs, 1, &rows[1], skip)?;

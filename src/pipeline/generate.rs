@@ -169,7 +169,7 @@ impl<'a, 'w> Run<'a, 'w> {
     /// The positive prompt's embeddings and, with guidance, the negative one's.
     fn texts(&mut self) -> Result<Vec<Text>> {
         let request = self.request;
-        let (positive, cut) = encode::text(self.p, self.programs, &request.prompt, request.clip_skip)?;
+        let (positive, cut) = encode::text(self.p, self.programs, "--prompt", &request.prompt, request.clip_skip)?;
         if cut > 0 {
             tracing::warn!("the prompt is too long: its last {cut} tokens have no effect");
         }
@@ -182,7 +182,7 @@ impl<'a, 'w> Run<'a, 'w> {
                 negative => {
                     // clip_skip is the prompt's alone, as in diffusers.
                     let negative = negative.as_deref().unwrap_or("");
-                    encode::text(self.p, self.programs, negative, 0)?.0
+                    encode::text(self.p, self.programs, "--negative-prompt", negative, 0)?.0
                 }
             });
         }

@@ -1,0 +1,280 @@
+//! Many requests, many pipelines, many threads: memory stays where it is and bytes stay the same.
+//!
+//! With BRAID_LOAD_FULL set the long form runs: 1,000 pictures in a row instead of 150.
+
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use braid::error::Error;
+use braid::inputs::picture::Picture;
+use braid::pipeline::{CancelToken, ImagePrompt, Progress, Reference, Stage, Watch};
+use braid::{Pipeline, Request};
+use common::{Model, draw, request};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// One test at a time: they look at the memory and the threads of the whole process.
+fn alone() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::new(());
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn small() -> Request {
+    let mut r = request();
+    (r.width, r.height) = (Some(16), Some(24));
+    r
+}
+
+/// Anonymous memory of this process in bytes, which mapped files are no part of; 0 where that is not known.
+fn anonymous() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|l| l.strip_prefix("RssAnon:"));
+    line.map_or(0, |l| l.trim().trim_end_matches("kB").trim().parse::<u64>().unwrap() * 1024)
+}
+
+fn threads() -> usize {
+    std::fs::read_dir("/proc/self/task").map_or(0, |d| d.count())
+}
+
+/// What `work` adds to the anonymous memory, after a first part that fills caches.
+fn growth(warm: usize, count: usize, mut work: impl FnMut(usize)) -> u64 {
+    (0..warm).for_each(&mut work);
+    let before = anonymous();
+    (warm..warm + count).for_each(&mut work);
+    anonymous().saturating_sub(before)
+}
+
+#[test]
+fn many_pictures_take_no_more_memory() {
+    let _turn = alone();
+    let pipeline = Model::folder().load().unwrap();
+    let count = if std::env::var_os("BRAID_LOAD_FULL").is_some() { 1000 } else { 150 };
+    let mut r = small();
+    let grown = growth(20, count, |i| {
+        r.seed = i as u64;
+        draw(&pipeline, &r).unwrap();
+    });
+    // A leak of one picture, one latent or one program would be megabytes.
+    assert!(grown < 2 << 20, "{grown} bytes more after {count} pictures");
+}
+
+#[test]
+fn mixed_resolutions_stay_within_the_cache() {
+    let _turn = alone();
+    let pipeline = Model::folder().load().unwrap();
+    let sizes: Vec<(usize, usize)> = (0..30).map(|i| (16 + i % 6 * 8, 16 + i / 6 * 8)).collect();
+    let mut r = small();
+    r.steps = 1;
+    let mut round = || -> Vec<usize> {
+        let mut bytes = Vec::new();
+        for &(w, h) in &sizes {
+            (r.width, r.height) = (Some(w), Some(h));
+            assert_eq!(draw(&pipeline, &r).unwrap().len(), w * h * 3);
+            bytes.push(pipeline.program_bytes());
+        }
+        bytes
+    };
+    round();
+    let first = round();
+    let before = anonymous();
+    // A cache that grows would hold more each time.
+    assert_eq!(round(), first);
+    let grown = anonymous().saturating_sub(before);
+    assert!(grown < 4 << 20, "{grown} bytes more");
+    pipeline.release();
+    assert_eq!(pipeline.program_bytes(), 0);
+    (r.width, r.height) = (Some(56), Some(48));
+    draw(&pipeline, &r).unwrap();
+    let largest = pipeline.program_bytes();
+    let most = first.iter().max().unwrap();
+    assert!(*most < 4 * largest, "{most} bytes for all sizes, {largest} for the largest");
+}
+
+#[test]
+fn a_storm_of_cancels() {
+    let _turn = alone();
+    let pipeline = Model::folder().load().unwrap();
+    let mut r = small();
+    r.steps = 4;
+    let want = draw(&pipeline, &r).unwrap();
+    let begin = std::time::Instant::now();
+    draw(&pipeline, &r).unwrap();
+    let whole = begin.elapsed().as_micros() as u64;
+    let (mut stopped, mut random) = (0, 12345u64);
+    for _ in 0..60 {
+        let token = CancelToken::new();
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        let wait = Duration::from_micros((random >> 33) % (whole * 3 / 2));
+        let result = std::thread::scope(|scope| {
+            let other = token.clone();
+            scope.spawn(move || {
+                std::thread::sleep(wait);
+                other.cancel();
+            });
+            pipeline.generate(&r, &mut Watch::default().cancelled_by(&token))
+        });
+        match result {
+            Ok(output) => assert_eq!(output.pictures[0].rgb(), want),
+            Err(Error::Cancelled) => stopped += 1,
+            Err(other) => panic!("{other}"),
+        }
+    }
+    assert!(stopped > 10, "{stopped} of 60 were stopped");
+    assert_eq!(draw(&pipeline, &r).unwrap(), want);
+}
+
+/// Everything that a request tells, in order.
+fn told(pipeline: &Pipeline, r: &Request) -> Vec<Progress> {
+    let mut all = Vec::new();
+    let mut note = |p| all.push(p);
+    pipeline.generate(r, &mut Watch::progress(&mut note)).unwrap();
+    all
+}
+
+/// Whatever is under way, a cancel stops before the next step, and a panic of the caller's own function harms no one else.
+#[test]
+fn cancelled_or_failed_at_every_point() {
+    let _turn = alone();
+    let pipeline = Model::folder().load().unwrap();
+    let mut r = small();
+    r.count = 2;
+    let want = draw(&pipeline, &r).unwrap();
+    let all = told(&pipeline, &r);
+    assert_eq!(all.iter().filter(|p| p.stage == Stage::Denoise && p.done > 0).count(), 4);
+    for stop in 0..all.len() {
+        let token = CancelToken::new();
+        let mut seen = 0;
+        let mut cancel = |_| {
+            seen += 1;
+            if seen == stop + 1 {
+                token.cancel();
+            }
+        };
+        let result = pipeline.generate(&r, &mut Watch::progress(&mut cancel).cancelled_by(&token));
+        match result {
+            Err(Error::Cancelled) => {}
+            // The last decoding is over before it could look.
+            Ok(_) => assert!(stop + 2 >= all.len(), "{stop} of {}", all.len()),
+            Err(other) => panic!("{other}"),
+        }
+        assert!(seen <= stop + 2, "{} more steps after a cancel", seen - stop - 1);
+
+        let mut seen = 0;
+        let mut fail = |_| {
+            seen += 1;
+            // As a panic, but without a message on the terminal.
+            if seen == stop + 1 {
+                std::panic::resume_unwind(Box::new("planned"));
+            }
+        };
+        let result = catch_unwind(AssertUnwindSafe(|| pipeline.generate(&r, &mut Watch::progress(&mut fail))));
+        assert_eq!(result.unwrap_err().downcast_ref(), Some(&"planned"));
+    }
+    assert_eq!(draw(&pipeline, &r).unwrap(), want);
+    assert!(pipeline.program_bytes() > 0);
+    let token = CancelToken::new();
+    token.cancel();
+    let early = pipeline.generate(&r, &mut Watch::default().cancelled_by(&token));
+    assert!(matches!(early, Err(Error::Cancelled)));
+}
+
+#[test]
+fn two_pipelines_and_one_shared() {
+    const fn shared_by_threads<T: Send + Sync>() {}
+    const { shared_by_threads::<Pipeline>() };
+    const { shared_by_threads::<CancelToken>() };
+    let _turn = alone();
+    let model = Model::folder();
+    let (one, two) = (model.load().unwrap(), Model::file().load().unwrap());
+    let first = small();
+    let mut second = first.clone();
+    second.images.clear();
+    second.width = Some(32);
+    let want = [draw(&one, &first).unwrap(), draw(&two, &second).unwrap(), draw(&one, &second).unwrap()];
+    std::thread::scope(|scope| {
+        let repeat = |pipeline, r, want| move || (0..6).for_each(|_| assert_eq!(&draw(pipeline, r).unwrap(), want));
+        scope.spawn(repeat(&one, &first, &want[0]));
+        scope.spawn(repeat(&two, &second, &want[1]));
+        scope.spawn(repeat(&one, &second, &want[2]));
+    });
+}
+
+#[test]
+fn loaded_and_let_go_100_times() {
+    let _turn = alone();
+    let model = Model::folder();
+    let mut options = model.options();
+    options.threads = Some(2);
+    let count = threads();
+    let mut r = small();
+    r.steps = 1;
+    let mut want = None;
+    let grown = growth(20, 100, |i| {
+        options.mmap = i % 2 == 0;
+        let pipeline = Pipeline::load(&options).unwrap();
+        // Every tenth one also draws.
+        if i % 10 == 0 {
+            let got = draw(&pipeline, &r).unwrap();
+            assert_eq!(*want.get_or_insert_with(|| got.clone()), got);
+        }
+    });
+    assert!(grown < 4 << 20, "{grown} bytes more");
+    assert_eq!(threads(), count);
+}
+
+#[test]
+fn the_same_bytes_however_they_are_asked_for() {
+    let _turn = alone();
+    let model = Model::folder();
+    let mut options = model.options();
+    let pipeline = model.load().unwrap();
+    let mut r = small();
+    r.seed = u64::MAX - 1;
+    r.count = 4;
+    let four = draw(&pipeline, &r).unwrap();
+    r.count = 1;
+    let size = four.len() / 4;
+    for (i, want) in four.chunks_exact(size).enumerate() {
+        r.seed = (u64::MAX - 1).wrapping_add(i as u64);
+        assert_eq!(draw(&pipeline, &r).unwrap(), want, "picture {i}");
+    }
+    assert_ne!(four[..size], four[size..2 * size]);
+    // Ten times, by one pipeline and by fresh ones of other numbers of threads.
+    for threads in [1, 2, 3] {
+        options.threads = Some(threads);
+        let other = Pipeline::load(&options).unwrap();
+        for _ in 0..10 {
+            assert_eq!(draw(&other, &r).unwrap(), four[3 * size..], "{threads} threads");
+        }
+    }
+    pipeline.release();
+    assert_eq!(draw(&pipeline, &r).unwrap(), four[3 * size..]);
+}
+
+#[test]
+fn an_embedding_stands_for_its_picture() {
+    let _turn = alone();
+    let model = Model::golden("diffusers", "euler-a-two-adapters");
+    let options = braid::PipelineOptions::new(model.dir.path())
+        .adapter(model.path("first.safetensors"))
+        .adapter(model.path("second.bin"));
+    let pipeline = Pipeline::load(&options).unwrap();
+    let picture = |seed: usize| {
+        let rgb = (0..40 * 30 * 3).map(|i| (i * seed % 251) as u8).collect();
+        Picture::new(40, 30, rgb).unwrap()
+    };
+    let pictures = [picture(7), picture(11), picture(13)];
+    let prompts = |reference: &dyn Fn(&Picture) -> Reference| {
+        let [a, b, c] = pictures.each_ref().map(reference);
+        vec![ImagePrompt::default().with(a), ImagePrompt::default().with(b).with(c).scaled(0.5)]
+    };
+    let mut r = small();
+    r.images = prompts(&|p| Reference::Picture(p.clone()));
+    let want = draw(&pipeline, &r).unwrap();
+    r.images = prompts(&|p| Reference::Embedding(pipeline.encode_image(p).unwrap()));
+    assert_eq!(draw(&pipeline, &r).unwrap(), want);
+    r.images.swap(0, 1);
+    assert_ne!(draw(&pipeline, &r).unwrap(), want);
+}
