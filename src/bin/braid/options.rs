@@ -271,7 +271,9 @@ pub fn device(name: &str) -> Result<Device, Failure> {
 mod tests {
     use super::*;
 
-    fn adapters(args: &[&str]) -> Vec<(String, Vec<String>, Option<f32>, Option<String>)> {
+    type Parts = (String, Vec<String>, Option<f32>, Option<String>);
+
+    fn adapters(args: &[&str]) -> Vec<Parts> {
         let all = ["--model", "m", "-p", "x"].iter().chain(args);
         let options = Options::parse(Parser::from_args(all)).unwrap().unwrap();
         let text = |p: &PathBuf| p.to_str().unwrap().to_owned();

@@ -51,8 +51,10 @@ pub fn install_bus_error() {
         let first = !SAID.swap(true, Ordering::SeqCst);
         // SAFETY: pause, write and _exit are async-signal-safe; the buffer is static and its length its own.
         unsafe {
-            while !first {
-                libc::pause();
+            if !first {
+                loop {
+                    libc::pause();
+                }
             }
             libc::write(2, TEXT.as_ptr().cast(), TEXT.len());
             libc::_exit(1);
