@@ -89,3 +89,40 @@ fn the_demo_draws_a_sheet() {
         assert!(apart[0] > 1.0 && apart[1] > 1.5 * apart[0], "{apart:?}");
     }
 }
+
+#[test]
+fn bench_reports_every_sample() {
+    let case = Case::make("diffusers", "euler");
+    let bench = |format: &str| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_bench"));
+        command.args([
+            "e2e",
+            "--model",
+            &case.path("."),
+            "--steps",
+            "2",
+            "-W",
+            "32",
+            "-H",
+            "32",
+            "-r",
+            "3",
+            "-o",
+            format,
+        ]);
+        let output = command.output().unwrap();
+        assert!(output.status.success() && stderr(&output).is_empty(), "{}", stderr(&output));
+        stdout(&output)
+    };
+    let json: Value = serde_json::from_str(&bench("json")).unwrap();
+    let samples: Vec<f64> = json[0]["seconds"].as_array().unwrap().iter().map(|s| s.as_f64().unwrap()).collect();
+    assert_eq!((samples.len(), &json[0]["steps"], &json[0]["width"]), (3, &2.into(), &32.into()));
+    let mean = samples.iter().sum::<f64>() / 3.0;
+    let sd = (samples.iter().map(|s| (s - mean).powi(2)).sum::<f64>() / 2.0).sqrt();
+    assert!((json[0]["mean_seconds"].as_f64().unwrap() - mean).abs() < 1e-9);
+    assert!((json[0]["sd_seconds"].as_f64().unwrap() - sd).abs() < 1e-9);
+    assert_eq!(json[0]["stages"]["denoise"].as_array().unwrap().len(), 3);
+    assert!(bench("jsonl").starts_with("{\"benchmark\":\"e2e\""));
+    assert_eq!(bench("csv").lines().count(), 2);
+    assert!(bench("md").lines().all(|l| l.starts_with("| ") && l.ends_with(" |")));
+}

@@ -37,7 +37,7 @@ fn golden(profile: &str, name: &str) {
 #[test]
 fn dumps_are_the_peers() {
     golden("diffusers", "euler");
-    golden("diffusers", "euler-a-two-adapters");
+    golden("diffusers", "dpmpp-karras-two-images");
     golden("diffusers", "flags-over-folder");
     golden("diffsynth", "two_images");
     golden("diffsynth", "instant_style");

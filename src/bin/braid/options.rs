@@ -266,3 +266,39 @@ pub fn device(name: &str) -> Result<Device, Failure> {
         _ => Err(Failure::usage(format!("--device: `{name}` is not known; auto, cpu, cuda and cuda:N are"))),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    type Parts = (String, Vec<String>, Option<f32>, Option<String>);
+
+    fn adapters(args: &[&str]) -> Vec<Parts> {
+        let all = ["--model", "m", "-p", "x"].iter().chain(args);
+        let options = Options::parse(Parser::from_args(all)).unwrap().unwrap();
+        let text = |p: &PathBuf| p.to_str().unwrap().to_owned();
+        let each = options.adapters.iter();
+        each.map(|a| (text(&a.path), a.images.iter().map(text).collect(), a.strength, a.blocks.clone())).collect()
+    }
+
+    #[test]
+    fn what_follows_an_adapter_is_its_own() {
+        let first = ("a".to_owned(), vec!["i".to_owned(), "j".to_owned()], Some(0.5), None);
+        let second = ("b".to_owned(), vec!["k".to_owned()], None, Some("style".to_owned()));
+        let tail = "--ip-adapter b --ip-adapter-blocks style --ip-adapter-image k".split(' ');
+        for head in [
+            "--ip-adapter a --ip-adapter-image i --ip-adapter-strength 0.5 --ip-adapter-image j",
+            "--ip-adapter-strength 0.5 --ip-adapter-image i --ip-adapter a --ip-adapter-image j",
+            "--ip-adapter-image i --ip-adapter-image j --ip-adapter-strength 0.5 --ip-adapter a",
+        ] {
+            let args: Vec<_> = head.split(' ').chain(tail.clone()).collect();
+            assert_eq!(adapters(&args), [first.clone(), second.clone()], "{head}");
+        }
+    }
+
+    #[test]
+    fn a_value_may_look_like_an_option() {
+        let options = Options::parse(Parser::from_args(["--model", "m", "-p", "--x", "-s", "-1"])).unwrap().unwrap();
+        assert_eq!((options.prompt.as_str(), options.seed), ("--x", None));
+    }
+}

@@ -3,6 +3,8 @@
 use braid::pipeline::CancelToken;
 use std::path::Path;
 use std::sync::Arc;
+#[cfg(unix)]
+use std::sync::atomic::AtomicBool;
 use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -44,8 +46,16 @@ pub fn install_bus_error() {
     extern "C" fn explain(_: libc::c_int) {
         const TEXT: &[u8] = b"braid: a model file was cut short or could not be read while it was in use (bus error); \
             leave the files alone while braid runs, check the disk, or use --no-mmap\n";
-        // SAFETY: write and _exit are async-signal-safe; the buffer is static and its length its own.
+        static SAID: AtomicBool = AtomicBool::new(false);
+        // Several threads may meet it at once; the first one speaks. A lock-free swap is async-signal-safe.
+        let first = !SAID.swap(true, Ordering::SeqCst);
+        // SAFETY: pause, write and _exit are async-signal-safe; the buffer is static and its length its own.
         unsafe {
+            if !first {
+                loop {
+                    libc::pause();
+                }
+            }
             libc::write(2, TEXT.as_ptr().cast(), TEXT.len());
             libc::_exit(1);
         }

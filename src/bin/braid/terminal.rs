@@ -68,12 +68,10 @@ pub fn json(value: &impl serde::Serialize) -> String {
 pub fn install() {
     let _ = tracing::subscriber::set_global_default(Warnings);
     std::panic::set_hook(Box::new(|panic| {
-        let what = panic
-            .payload()
-            .downcast_ref::<&str>()
-            .copied()
-            .or_else(|| panic.payload().downcast_ref::<String>().map(String::as_str))
-            .unwrap_or("no message");
+        let payload = panic.payload();
+        let what =
+            payload.downcast_ref::<String>().map(String::as_str).or_else(|| payload.downcast_ref::<&str>().copied());
+        let what = what.unwrap_or("no message");
         let place = panic.location().map_or(String::new(), |l| format!(" at {}:{}", l.file(), l.line()));
         line("braid: ", &format!("defect in braid{place}: {}; please report it with the command line", escape(what)));
     }));
