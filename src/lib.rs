@@ -1,4 +1,7 @@
 //! Stable Diffusion XL with IP-Adapter image prompts.
+//!
+//! [`Pipeline::load`] takes the published files, [`Pipeline::generate`] a [`Request`]. README.md and examples/ show how;
+//! docs/architecture.md says how the parts fit.
 
 pub mod compat;
 pub mod device;
@@ -18,3 +21,8 @@ pub mod weights;
 pub use compat::Compat;
 pub use error::{Error, Result};
 pub use pipeline::{ImagePrompt, Pipeline, PipelineOptions, Reference, Request};
+
+/// The README's example, compiled as a test.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

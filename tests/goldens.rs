@@ -2,6 +2,8 @@
 //!
 //! tests/golden/README.md says what a case holds and how to make it anew.
 
+#![allow(clippy::unwrap_used)]
+
 use braid::inputs::picture;
 use braid::pipeline::{ImagePrompt, Reference, Scales, StageTensor, Watch};
 use braid::{Compat, Pipeline, PipelineOptions, Request};

@@ -25,6 +25,21 @@ pub(super) fn generate(
     watch: &mut Watch<'_>,
 ) -> Result<Output> {
     request.check()?;
+    match draw(p, programs, request, watch) {
+        // The likeliest cause is worth the seconds that it takes to look for it.
+        Err(Error::NotFinite { stage, hint }) => {
+            let bad = p.models.not_finite();
+            let hint = match bad.first() {
+                Some(first) => format!("{} weights are NaN or infinite, fetch the file again: {first}", bad.len()),
+                None => hint,
+            };
+            Err(Error::NotFinite { stage, hint })
+        }
+        result => result,
+    }
+}
+
+fn draw(p: &Pipeline, programs: &mut Programs, request: &Request, watch: &mut Watch<'_>) -> Result<Output> {
     let mut run = Run::new(p, programs, request, watch)?;
     // What is too large is refused before any work: the decoder's program takes the most memory.
     run.pictures_fit()?;
@@ -80,20 +95,7 @@ impl<'a, 'w> Run<'a, 'w> {
         request: &'a Request,
         watch: &'a mut Watch<'w>,
     ) -> Result<Self> {
-        let mut scheduler = p.models.scheduler(request.method, &p.compat)?;
-        if let Some(prediction) = request.prediction {
-            scheduler = scheduler.with_prediction(prediction)?;
-        }
-        if let Some(spacing) = request.spacing {
-            scheduler = scheduler.with_spacing(spacing)?;
-        }
-        if let Some(schedule) = request.schedule {
-            scheduler = scheduler.with_schedule(schedule)?;
-        }
-        if let Some(eta) = request.eta {
-            scheduler = scheduler.with_eta(eta)?;
-        }
-        let table = scheduler.table(request.steps)?;
+        let table = p.sampler(request)?.table(request.steps)?;
         if request.images.len() > p.adapters() {
             let what = format!("{} image prompts for {} adapters", request.images.len(), p.adapters());
             return Err(Error::parameter("--ip-adapter-image", what));

@@ -40,11 +40,6 @@ impl<C> Model<C> {
             }
         }
         let weights = Arc::new(used);
-        let bad = weights.not_finite();
-        if let Some(first) = bad.first() {
-            let path = weights.path().display();
-            tracing::warn!("{path}: {} tensor(s) of the {name} hold NaN or infinity: {first}, ..", bad.len());
-        }
         Ok(Self { config, weights })
     }
 
@@ -95,6 +90,18 @@ impl Models {
             models.vision = Some(vision);
         }
         Ok(models)
+    }
+
+    /// Weights that are NaN or infinite, as `FILE: NAME`. Reads every byte, so it is for explaining an error, not for loading.
+    pub(super) fn not_finite(&self) -> Vec<String> {
+        let mut all = vec![&self.text[0].weights, &self.text[1].weights, &self.unet.weights, &self.vae.weights];
+        all.extend(self.vision.iter().map(|m| &m.weights));
+        all.extend(self.adapters.iter().map(|m| &m.weights));
+        let named = |w: &Arc<Weights>| {
+            let path = w.path().display().to_string();
+            w.not_finite().into_iter().map(move |name| format!("{path}: {name}"))
+        };
+        all.into_iter().flat_map(named).collect()
     }
 
     /// The sampler's configuration: the model's own, else the profile's, as `method` would read it.

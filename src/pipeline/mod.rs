@@ -16,6 +16,7 @@ use crate::compat::Compat;
 use crate::device::{Device, cpu::Cpu};
 use crate::error::Result;
 use crate::inputs::picture::Picture;
+use crate::schedulers::SchedulerConfig;
 use load::Models;
 use programs::Programs;
 use std::path::PathBuf;
@@ -101,6 +102,11 @@ impl Pipeline {
         self.device.name()
     }
 
+    /// The compatibility profile.
+    pub fn compat(&self) -> &Compat {
+        &self.compat
+    }
+
     /// How many adapters there are.
     pub fn adapters(&self) -> usize {
         self.models.adapters.len()
@@ -110,6 +116,28 @@ impl Pipeline {
     pub fn default_size(&self) -> (usize, usize) {
         let side = self.models.unet.config.sample_size * self.models.vae.config.factor();
         (side, side)
+    }
+
+    /// The sampler of a request: the model's own or the profile's, with what the request sets.
+    ///
+    /// # Errors
+    /// [`crate::Error::Parameter`] where the sampler does not take a setting; [`crate::Error::Config`] and
+    /// [`crate::Error::Malformed`] where the model's own is not supported.
+    pub fn sampler(&self, request: &Request) -> Result<SchedulerConfig> {
+        let mut sampler = self.models.scheduler(request.method, &self.compat)?;
+        if let Some(prediction) = request.prediction {
+            sampler = sampler.with_prediction(prediction)?;
+        }
+        if let Some(spacing) = request.spacing {
+            sampler = sampler.with_spacing(spacing)?;
+        }
+        if let Some(schedule) = request.schedule {
+            sampler = sampler.with_schedule(schedule)?;
+        }
+        if let Some(eta) = request.eta {
+            sampler = sampler.with_eta(eta)?;
+        }
+        Ok(sampler)
     }
 
     /// `image_embeds` of a picture: `[E]`, the image encoder's projected class token. A [`Reference::Embedding`] of it

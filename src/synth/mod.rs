@@ -11,7 +11,7 @@ mod torch;
 
 pub use recipe::from_recipe;
 pub use safetensors::write_safetensors;
-pub use sdxl::{Progress, adapter_tensors, checkpoint_tensors, sdxl, vision_tensors};
+pub use sdxl::{Progress, Sizes, adapter_tensors, checkpoint_tensors, sdxl, vision_tensors};
 pub use torch::write_torch;
 
 use crate::error::{Error, Result};

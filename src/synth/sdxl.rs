@@ -2,6 +2,7 @@
 
 use super::{Stored, TensorSpec, file, published, seed_of, write_safetensors, write_torch};
 use crate::error::{Error, Result};
+use crate::models::config::{AdapterConfig, ClipTextConfig, ClipVisionConfig, UnetConfig, VaeConfig};
 use crate::models::tables::{self, Table};
 use crate::tensor::DType;
 use crate::weights::keymap;
@@ -56,25 +57,75 @@ fn vision_json() -> serde_json::Value {
     })
 }
 
+/// Sizes of the models that make an SDXL with an IP-Adapter.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Sizes {
+    /// The UNet.
+    pub unet: UnetConfig,
+    /// The first text encoder.
+    pub text: ClipTextConfig,
+    /// The second text encoder.
+    pub text_2: ClipTextConfig,
+    /// The VAE.
+    pub vae: VaeConfig,
+    /// The image encoder.
+    pub vision: ClipVisionConfig,
+    /// The IP-Adapter.
+    pub adapter: AdapterConfig,
+}
+
+impl Sizes {
+    /// Those of the published files.
+    pub fn published() -> Self {
+        Self {
+            unet: published::unet(),
+            text: published::text(),
+            text_2: published::text_2(),
+            vae: published::vae(),
+            vision: published::vision(),
+            adapter: published::adapter(),
+        }
+    }
+
+    /// The tensors of the single-file checkpoint, under the original names.
+    pub fn checkpoint(&self) -> Vec<TensorSpec> {
+        checkpoint(self)
+    }
+
+    /// The tensors of the image encoder's file.
+    pub fn image_encoder(&self) -> Vec<TensorSpec> {
+        tables::clip_vision(&self.vision).iter().map(|(n, s)| spec(n.clone(), n, s)).collect()
+    }
+
+    /// The tensors of the adapter's file.
+    pub fn ip_adapter(&self) -> Vec<TensorSpec> {
+        tables::adapter(&self.adapter).iter().map(|(n, s)| spec(n.clone(), n, s)).collect()
+    }
+}
+
 /// The 2,515 tensors of `sdxl.safetensors` under the original names, as `sd_xl_base_1.0.safetensors` has them.
 pub fn checkpoint_tensors() -> Vec<TensorSpec> {
+    Sizes::published().checkpoint()
+}
+
+fn checkpoint(sizes: &Sizes) -> Vec<TensorSpec> {
     let mut out = Vec::new();
-    let unet = published::unet();
+    let unet = &sizes.unet;
     let attention = |block: usize| unet.transformer_layers.iter().rev().nth(block).is_some_and(|&d| d > 0);
-    let table = tables::unet(&unet);
+    let table = tables::unet(unet);
     original(&mut out, "model.diffusion_model.", &table, |n| keymap::original_unet(n, unet.layers, attention));
     let text = "conditioner.embedders.0.transformer.";
-    original(&mut out, text, &tables::clip_text(&published::text()), |n| Some(n.to_owned()));
+    original(&mut out, text, &tables::clip_text(&sizes.text), |n| Some(n.to_owned()));
     let mut ids = spec(format!("{text}text_model.embeddings.position_ids"), "position_ids", &[1, 77]);
     ids.dtype = Stored::Positions;
     out.push(ids);
     let text = "conditioner.embedders.1.model.";
-    original(&mut out, text, &fused(tables::clip_text(&published::text_2())), keymap::original_open_clip);
+    original(&mut out, text, &fused(tables::clip_text(&sizes.text_2)), keymap::original_open_clip);
     let mut scale = spec(format!("{text}logit_scale"), "logit_scale", &[]);
     (scale.scale, scale.offset) = (0.0, 4.6052);
     out.push(scale);
-    let vae = published::vae();
-    let table = [tables::vae_encoder(&vae), tables::vae_decoder(&vae)].concat();
+    let vae = &sizes.vae;
+    let table = [tables::vae_encoder(vae), tables::vae_decoder(vae)].concat();
     let (levels, first) = (vae.channels.len(), out.len());
     original(&mut out, "first_stage_model.", &table, |n| keymap::original_vae(n, levels));
     // The original VAE computes its attention with 1x1 convolutions.
@@ -112,12 +163,12 @@ fn original(out: &mut Vec<TensorSpec>, prefix: &str, table: &Table, rename: impl
 
 /// The tensors of `image_encoder/model.safetensors`.
 pub fn vision_tensors() -> Vec<TensorSpec> {
-    tables::clip_vision(&published::vision()).iter().map(|(n, s)| spec(n.clone(), n, s)).collect()
+    Sizes::published().image_encoder()
 }
 
 /// The tensors of `ip-adapter_sdxl.bin`.
 pub fn adapter_tensors() -> Vec<TensorSpec> {
-    tables::adapter(&published::adapter()).iter().map(|(n, s)| spec(n.clone(), n, s)).collect()
+    Sizes::published().ip_adapter()
 }
 
 /// A tensor in fp16 with the values that [`rule`] gives for its diffusers name.

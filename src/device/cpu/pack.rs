@@ -2,6 +2,8 @@
 
 use super::kernel::NR;
 use super::simd::for_every_isa;
+#[cfg(target_arch = "x86_64")]
+use super::simd::{Isa, isa};
 use crate::tensor::DType;
 use crate::weights::Weight;
 use half::slice::HalfFloatSliceExt;
@@ -70,6 +72,12 @@ impl Panel {
                     None => lane.fill(0.0),
                 }
             }
+            #[cfg(target_arch = "x86_64")]
+            if isa() == Isa::Avx512 {
+                // SAFETY: `isa` has found AVX-512 F.
+                unsafe { spread_avx512(lanes, width, self.taps, count, len, c0, out) };
+                continue;
+            }
             spread(lanes, width, self.taps, count, len, c0, out);
         }
     }
@@ -102,7 +110,7 @@ pub(crate) fn widen(bytes: &[u8], dtype: DType, out: &mut [f32]) {
             _ => each(bytes, out, |b: [u8; 4]| f32::from_le_bytes(b)),
         },
         DType::F16 => match bytemuck::try_cast_slice::<u8, f16>(bytes) {
-            Ok(values) if cfg!(target_endian = "little") => values.convert_to_f32_slice(out),
+            Ok(values) if cfg!(target_endian = "little") => widen_f16(values, out),
             _ => each(bytes, out, |b| f16::from_le_bytes(b).to_f32()),
         },
         DType::BF16 => match bytemuck::try_cast_slice::<u8, bf16>(bytes) {
@@ -118,6 +126,30 @@ fn each<const N: usize>(bytes: &[u8], out: &mut [f32], value: impl Fn([u8; N]) -
         b.copy_from_slice(chunk);
         *o = value(b);
     }
+}
+
+fn widen_f16(values: &[f16], out: &mut [f32]) {
+    #[cfg(target_arch = "x86_64")]
+    if isa() == Isa::Avx512 {
+        // SAFETY: `isa` has found AVX-512 F.
+        unsafe { widen_f16_avx512(values, out) };
+        return;
+    }
+    values.convert_to_f32_slice(out);
+}
+
+/// Sixteen at a time; the library's way of eight through a call each took an eighth of a denoising step.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f")]
+fn widen_f16_avx512(values: &[f16], out: &mut [f32]) {
+    use std::arch::x86_64::*;
+    let (chunks, rest) = values.as_chunks::<16>();
+    for (from, to) in chunks.iter().zip(out.as_chunks_mut::<16>().0) {
+        // SAFETY: both hold sixteen elements.
+        unsafe { _mm512_storeu_ps(to.as_mut_ptr(), _mm512_cvtph_ps(_mm256_loadu_si256(from.as_ptr().cast()))) };
+    }
+    let done = chunks.len() * 16;
+    rest.iter().zip(&mut out[done..]).for_each(|(v, o)| *o = v.to_f32());
 }
 
 for_every_isa! {
@@ -142,6 +174,70 @@ for_every_isa! {
     }
 }
 
+/// [`spread`] by transposing blocks of 16 by 16 in registers, or, with several taps, by gathering 16 lanes at a time.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f")]
+fn spread_avx512(lanes: &[f32], width: usize, taps: usize, count: usize, len: usize, c0: usize, out: &mut [f32]) {
+    use std::arch::x86_64::*;
+    let whole = if taps == 1 { count / 16 * 16 } else { 0 };
+    for half in [0, 16] {
+        for c in (0..whole).step_by(16) {
+            let rows: [__m512; 16] = std::array::from_fn(|j| {
+                let row = &lanes[(half + j) * width + c..][..16];
+                // SAFETY: 16 floats follow.
+                unsafe { _mm512_loadu_ps(row.as_ptr()) }
+            });
+            for (i, column) in transpose(rows).into_iter().enumerate() {
+                let row = &mut out[(c0 + c + i) * NR + half..][..16];
+                // SAFETY: 16 floats follow.
+                unsafe { _mm512_storeu_ps(row.as_mut_ptr(), column) };
+            }
+        }
+        assert!(lanes.len() >= NR * width && width >= count * taps && width <= 1 << 20);
+        let steps = _mm512_mullo_epi32(
+            _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0),
+            _mm512_set1_epi32(width as i32),
+        );
+        for t in 0..taps {
+            for c in whole..count {
+                let row = &mut out[(t * len + c0 + c) * NR + half..][..16];
+                // SAFETY: the furthest element read is (half + 15) * width + count * taps - 1, inside `lanes` by the check
+                // above; 16 floats follow `row`.
+                unsafe {
+                    let from = lanes.as_ptr().add(half * width + c * taps + t);
+                    _mm512_storeu_ps(row.as_mut_ptr(), _mm512_i32gather_ps::<4>(steps, from));
+                }
+            }
+        }
+    }
+}
+
+/// The transpose of a 16 by 16 block.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f")]
+fn transpose(r: [std::arch::x86_64::__m512; 16]) -> [std::arch::x86_64::__m512; 16] {
+    use std::arch::x86_64::*;
+    let pairs: [__m512; 16] = std::array::from_fn(|i| {
+        let (a, b) = (r[i / 2 * 2], r[i / 2 * 2 + 1]);
+        if i % 2 == 0 { _mm512_unpacklo_ps(a, b) } else { _mm512_unpackhi_ps(a, b) }
+    });
+    // Row q of quad k holds columns q, q + 4, q + 8, q + 12 of rows 4k to 4k + 3.
+    let quads: [__m512; 16] = std::array::from_fn(|i| {
+        let (k, q) = (i / 4 * 4, i % 4);
+        let (a, b) = (_mm512_castps_pd(pairs[k + q / 2]), _mm512_castps_pd(pairs[k + q / 2 + 2]));
+        _mm512_castpd_ps(if q % 2 == 0 { _mm512_unpacklo_pd(a, b) } else { _mm512_unpackhi_pd(a, b) })
+    });
+    let eights: [__m512; 16] = std::array::from_fn(|i| {
+        let (base, q) = (i / 8 * 8, i % 4);
+        let (a, b) = (quads[base + q], quads[base + q + 4]);
+        if i % 8 < 4 { _mm512_shuffle_f32x4::<0x88>(a, b) } else { _mm512_shuffle_f32x4::<0xdd>(a, b) }
+    });
+    std::array::from_fn(|i| {
+        let (a, b) = (eights[i % 8], eights[i % 8 + 8]);
+        if i < 8 { _mm512_shuffle_f32x4::<0x88>(a, b) } else { _mm512_shuffle_f32x4::<0xdd>(a, b) }
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -163,6 +259,14 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn every_half_is_widened() {
+        let values: Vec<f16> = (0..=u16::MAX).map(f16::from_bits).filter(|v| !v.is_nan()).collect();
+        let mut out = vec![0.0; values.len()];
+        widen(bytemuck::cast_slice(&values), DType::F16, &mut out);
+        assert!(values.iter().zip(&out).all(|(v, o)| v.to_f32().to_bits() == o.to_bits()));
     }
 
     #[test]

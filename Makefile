@@ -1,0 +1,57 @@
+# `make help` says what there is.
+
+CARGO ?= cargo
+EXAMPLES := 01_generate 02_many_prompts 03_sweep_scale 04_cancel 05_inspect
+
+.PHONY: help test format lint doc examples tests goldens bench
+
+help:
+	@echo "make test      everything that must hold: format, lints, documentation, examples, tests"
+	@echo "make examples  runs each example on a small random model"
+	@echo "make bench     times the CPU's products beside faer and gemm"
+	@echo "make goldens   how the reference values are made again (needs Python 3.11 and the network)"
+
+test: format lint doc examples tests
+
+format:
+	$(CARGO) fmt --all --check
+
+lint:
+	$(CARGO) clippy --all-targets -- -D warnings
+
+doc:
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps
+
+# In its own step and before the tests, so that the last lines of `make test` are the tests' summary.
+examples:
+	$(CARGO) build --examples
+	@set -e; for e in $(EXAMPLES); do echo "== $$e"; $(CARGO) run --quiet --example $$e; done
+
+tests:
+	$(CARGO) test
+
+bench:
+	$(CARGO) bench --bench product
+
+# The peers of the two profiles need different versions of the same packages, so each has an environment of its own.
+# With GOLDEN_DIFFUSERS and GOLDEN_DIFFSYNTH naming the Python of each, this runs the generators; without, it explains.
+goldens:
+ifeq ($(and $(GOLDEN_DIFFUSERS),$(GOLDEN_DIFFSYNTH)),)
+	@echo "The values under tests/goldens and tests/data come from diffusers and DiffSynth; the tests only read them."
+	@echo "To make them again (about 10 GB of packages, a few minutes):"
+	@echo "  python3.11 -m venv a && a/bin/pip install -r tests/golden/requirements-diffusers.txt"
+	@echo "  python3.11 -m venv b && b/bin/pip install -r tests/golden/requirements-diffsynth.txt"
+	@echo "  make goldens GOLDEN_DIFFUSERS=a/bin/python GOLDEN_DIFFSYNTH=b/bin/python"
+	@echo "docs/contributing.md says what each generator makes; tests/golden/README.md what a case holds."
+else
+	$(GOLDEN_DIFFUSERS) tests/golden/make_diffusers.py
+	$(GOLDEN_DIFFSYNTH) tests/golden/make_diffsynth.py tests/goldens/diffsynth
+	$(GOLDEN_DIFFUSERS) tests/golden/make_schedulers.py diffusers
+	$(GOLDEN_DIFFSYNTH) tests/golden/make_schedulers.py diffsynth
+	$(GOLDEN_DIFFUSERS) tests/golden/make_tokens.py diffusers
+	$(GOLDEN_DIFFUSERS) tests/golden/make_tokens.py folders
+	$(GOLDEN_DIFFSYNTH) tests/golden/make_tokens.py diffsynth
+	$(GOLDEN_DIFFUSERS) tests/golden/make_noise.py
+	$(GOLDEN_DIFFUSERS) tests/golden/make_pictures.py
+	$(GOLDEN_DIFFUSERS) tests/golden/make_bins.py
+endif

@@ -1,0 +1,31 @@
+//! Load a model, draw one picture, save it.
+//!
+//!     cargo run --release --example 01_generate -- MODEL
+
+mod common;
+
+use braid::output::{Texts, save};
+use braid::pipeline::{Progress, Watch};
+use braid::{Request, Result};
+
+fn main() -> Result<()> {
+    let files = common::Files::from_args()?;
+    // Loading maps the files and checks that they belong together; the weights are not copied.
+    let pipeline = files.plain()?;
+    println!("runs on {}", pipeline.device());
+
+    let mut request = Request::new("a red fox in the snow");
+    request.negative_prompt = Some("blurry".into());
+    request.steps = files.steps;
+    request.seed = 1;
+
+    // Called when a stage begins and after each of its steps.
+    let mut show = |p: Progress| println!("{:<9} {}/{}", p.stage.name(), p.done, p.steps);
+    let output = pipeline.generate(&request, &mut Watch::progress(&mut show))?;
+
+    let path = files.output("fox.png");
+    save(&output.pictures[0], &path, &Texts::default())?;
+    let [seconds, steps] = [output.seconds.values().sum::<f64>(), output.step_seconds.iter().sum()];
+    println!("{:?} in {seconds:.2} s, of which {steps:.2} s in the steps: {}", output.pictures[0], path.display());
+    Ok(())
+}

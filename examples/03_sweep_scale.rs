@@ -1,0 +1,39 @@
+//! The same request at several scales of the image prompt. The picture is encoded once.
+//!
+//!     cargo run --release --example 03_sweep_scale -- MODEL ADAPTER PICTURE CLIP_VISION
+
+mod common;
+
+use braid::output::{Texts, save};
+use braid::pipeline::{Scales, Watch};
+use braid::{ImagePrompt, Reference, Request, Result};
+
+fn main() -> Result<()> {
+    let files = common::Files::from_args()?;
+    let pipeline = files.with_adapter()?;
+
+    // The embedding can be stored and used again: with it no request runs the image encoder.
+    let embedding = pipeline.encode_image(&files.reference()?)?;
+    println!("{} became {} numbers", files.picture.display(), embedding.len());
+
+    let mut request = Request::new("a garden");
+    request.steps = files.steps;
+    // A scale is data, not a part of the program: nothing is built anew when it changes.
+    for scale in [0.0, 0.3, 0.6, 1.0] {
+        let image = ImagePrompt::default().with(Reference::Embedding(embedding.clone())).scaled(scale);
+        request.images = vec![image];
+        let output = pipeline.generate(&request, &mut Watch::default())?;
+        let path = files.output(&format!("scale-{scale}.png"));
+        save(&output.pictures[0], &path, &Texts::default())?;
+        println!("scale {scale}: {:.3} s, {}", output.seconds.values().sum::<f64>(), path.display());
+    }
+
+    // Only the transformers that carry style take part.
+    let image = ImagePrompt::default().with(Reference::Embedding(embedding)).scaled(Scales::parse("style", 1.0)?);
+    request.images = vec![image];
+    let output = pipeline.generate(&request, &mut Watch::default())?;
+    let path = files.output("style.png");
+    save(&output.pictures[0], &path, &Texts::default())?;
+    println!("style only: {}", path.display());
+    Ok(())
+}

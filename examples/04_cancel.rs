@@ -1,0 +1,53 @@
+//! Stop a request from another thread; the pipeline stays usable.
+//!
+//!     cargo run --release --example 04_cancel -- MODEL
+
+mod common;
+
+use braid::pipeline::{CancelToken, Progress, Stage, Watch};
+use braid::{Error, Request, Result};
+use std::sync::mpsc;
+
+fn main() -> Result<()> {
+    let files = common::Files::from_args()?;
+    let pipeline = files.plain()?;
+    let mut request = Request::new("a long journey");
+    request.steps = 500;
+
+    let cancel = CancelToken::new();
+    let (begun, wait) = mpsc::channel();
+    let result = std::thread::scope(|scope| {
+        let token = cancel.clone();
+        scope.spawn(move || {
+            // In a program: a button, a closed connection, a signal.
+            if wait.recv().is_ok() {
+                token.cancel();
+            }
+        });
+        let mut done = 0;
+        let mut progress = |p: Progress| {
+            if p.stage == Stage::Denoise {
+                done = p.done;
+                if done == 2 {
+                    let _ = begun.send(());
+                }
+            }
+        };
+        let mut watch = Watch::progress(&mut progress).cancelled_by(&cancel);
+        let result = pipeline.generate(&request, &mut watch);
+        println!("stopped after {done} of {} steps", request.steps);
+        // Lets the other thread end where the request failed before its second step.
+        drop(begun);
+        result
+    });
+    match result {
+        Err(Error::Cancelled) => println!("the request says it was cancelled"),
+        Err(other) => return Err(other),
+        Ok(_) => println!("the request was finished before it could be stopped"),
+    }
+
+    request.steps = files.steps;
+    let output = pipeline.generate(&request, &mut Watch::default())?;
+    println!("the next request gives {:?}", output.pictures[0]);
+    Ok(())
+}

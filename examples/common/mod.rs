@@ -1,0 +1,66 @@
+//! What the examples share: the model named on the command line, or a small random one.
+
+#![allow(dead_code)] // Each example takes what it needs.
+
+use braid::inputs::picture::{self, Alpha};
+use braid::{Pipeline, PipelineOptions, Result};
+use std::path::{Path, PathBuf};
+
+/// The files that an example runs on.
+pub struct Files {
+    pub model: PathBuf,
+    pub adapter: PathBuf,
+    /// `None`: `image_encoder/` of the model's folder.
+    pub clip_vision: Option<PathBuf>,
+    pub picture: PathBuf,
+    pub steps: usize,
+    /// Holds the small model until the example ends.
+    temporary: Option<tempfile::TempDir>,
+}
+
+impl Files {
+    /// `MODEL ADAPTER PICTURE [CLIP_VISION]` of the command line, as many as are there; with none at all a small model with
+    /// random weights, which draws colourful nonsense at once.
+    pub fn from_args() -> Result<Self> {
+        let mut args = std::env::args_os().skip(1).map(PathBuf::from);
+        if let Some(model) = args.next() {
+            let mut next = || args.next().unwrap_or_default();
+            let (adapter, picture) = (next(), next());
+            return Ok(Self { model, adapter, picture, clip_vision: args.next(), steps: 20, temporary: None });
+        }
+        let goldens = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/diffusers");
+        let folder = tempfile::tempdir().map_err(braid::Error::io("make", std::env::temp_dir()))?;
+        braid::synth::from_recipe(&goldens.join("euler/recipe.json"), folder.path())?;
+        println!("no model given: a small one with random weights");
+        Ok(Self {
+            model: folder.path().to_owned(),
+            adapter: folder.path().join("ip-adapter.safetensors"),
+            clip_vision: None,
+            picture: goldens.join("pictures/landscape.png"),
+            steps: 4,
+            temporary: Some(folder),
+        })
+    }
+
+    /// The pipeline without its adapter.
+    pub fn plain(&self) -> Result<Pipeline> {
+        Pipeline::load(&PipelineOptions::new(&self.model))
+    }
+
+    /// The pipeline with its adapter.
+    pub fn with_adapter(&self) -> Result<Pipeline> {
+        let mut options = PipelineOptions::new(&self.model).adapter(&self.adapter);
+        options.clip_vision.clone_from(&self.clip_vision);
+        Pipeline::load(&options)
+    }
+
+    /// The reference picture.
+    pub fn reference(&self) -> Result<picture::Picture> {
+        picture::load(&self.picture, Alpha::White)
+    }
+
+    /// Where an example's picture goes: the current folder for a real model, the temporary folder for the small one.
+    pub fn output(&self, name: &str) -> PathBuf {
+        self.temporary.as_ref().map_or_else(|| PathBuf::from(name), |t| t.path().join(name))
+    }
+}

@@ -1,0 +1,62 @@
+//! `braid doctor`.
+
+use crate::args::{unexpected, usage};
+use crate::system::proc_bytes;
+use crate::{Outcome, help, terminal};
+use braid::device::cpu::Cpu;
+use std::path::PathBuf;
+
+pub fn run(mut parser: lexopt::Parser) -> Outcome {
+    match parser.next().map_err(usage)? {
+        None => {}
+        Some(lexopt::Arg::Short('h') | lexopt::Arg::Long("help")) => return help::print(help::DOCTOR),
+        Some(other) => return Err(unexpected(other, "doctor")),
+    }
+    let (os, arch) = (std::env::consts::OS, std::env::consts::ARCH);
+    let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
+    let memory = |field: &str| {
+        proc_bytes("/proc/meminfo", field).map_or("unknown".into(), |b| format!("{:.1} GB", b as f64 / 1e9))
+    };
+    let lines = [
+        ("build", format!("braid {}, {} for {arch} {os}", env!("CARGO_PKG_VERSION"), profile())),
+        ("processor", format!("{cores} cores in use, instructions: {}", Cpu::instructions())),
+        ("memory", format!("{} in all, {} available", memory("MemTotal"), memory("MemAvailable"))),
+        ("huge pages", huge_pages()),
+        ("CUDA", format!("this build has no CUDA support yet; driver library: {}", driver())),
+        ("devices", "cpu".into()),
+    ];
+    terminal::print(&lines.map(|(name, text)| format!("{name:<11} {}\n", braid::error::escape(&text))).concat())
+}
+
+fn profile() -> &'static str {
+    if cfg!(debug_assertions) { "debug" } else { "release" }
+}
+
+/// The setting of transparent huge pages: the word in brackets.
+fn huge_pages() -> String {
+    let text = std::fs::read_to_string("/sys/kernel/mm/transparent_hugepage/enabled").unwrap_or_default();
+    let word = text.split_once('[').and_then(|(_, rest)| rest.split_once(']')).map(|(word, _)| word.to_owned());
+    word.map_or("no such setting".into(), |word| format!("transparent huge pages: {word}"))
+}
+
+/// Looks for the driver's library where loaders look, without loading it.
+fn driver() -> String {
+    let mut folders: Vec<PathBuf> =
+        std::env::var_os("LD_LIBRARY_PATH").map(|p| std::env::split_paths(&p).collect()).unwrap_or_default();
+    let usual = [
+        "/usr/lib/x86_64-linux-gnu",
+        "/usr/lib/aarch64-linux-gnu",
+        "/usr/lib64",
+        "/usr/lib",
+        "/lib/x86_64-linux-gnu",
+        "/usr/local/nvidia/lib64",
+        "/usr/local/cuda/compat",
+        "/usr/lib/wsl/lib",
+        "/run/opengl-driver/lib",
+        "C:\\Windows\\System32",
+    ];
+    folders.extend(usual.map(PathBuf::from));
+    let names = ["libcuda.so.1", "libcuda.so", "nvcuda.dll"];
+    let found = folders.iter().flat_map(|f| names.map(|n| f.join(n))).find(|p| p.is_file());
+    found.map_or("libcuda not found".into(), |path| path.display().to_string())
+}

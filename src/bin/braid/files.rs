@@ -1,0 +1,107 @@
+//! Files that a command will write or read beside the models.
+
+use crate::args::Failure;
+use braid::error::{Error, Result};
+use braid::output::{Format, write_atomic};
+use braid::pipeline::StageTensor;
+use braid::tensor::DType;
+use braid::weights::{OpenOptions, open};
+use safetensors::tensor::TensorView;
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+/// The names of `count` pictures: the one asked for, or with its number before the extension.
+pub fn numbered(output: &Path, count: usize) -> Vec<PathBuf> {
+    if count == 1 {
+        return vec![output.to_owned()];
+    }
+    let stem = output.file_stem().unwrap_or_default();
+    let extension = output.extension().unwrap_or_default();
+    let name = |i: usize| {
+        let mut name = stem.to_owned();
+        name.push(format!("-{i}."));
+        name.push(extension);
+        output.with_file_name(name)
+    };
+    (0..count).map(name).collect()
+}
+
+/// Finds out, before any work is done, whether a picture can be written.
+pub fn check_picture(path: &Path) -> Result<(), Failure> {
+    Format::of(path)?;
+    check_writable(path)?;
+    Ok(())
+}
+
+/// Finds out whether a file can be written: its folder is there and takes new files.
+pub fn check_writable(path: &Path) -> Result<()> {
+    let refuse = |source: io::Error| Error::io("write", path)(source);
+    match fs::metadata(path) {
+        Ok(old) if old.is_dir() => return Err(refuse(io::ErrorKind::IsADirectory.into())),
+        Ok(old) if !old.is_file() => return Ok(()),
+        Ok(old) if old.permissions().readonly() => {
+            return Err(refuse(io::Error::new(
+                io::ErrorKind::PermissionDenied,
+                "the file is there and marked read-only",
+            )));
+        }
+        _ => {}
+    }
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    match fs::metadata(folder) {
+        Ok(meta) if !meta.is_dir() => return Err(refuse(io::ErrorKind::NotADirectory.into())),
+        Ok(_) => {}
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            let what = format!("there is no folder {}; make it first", folder.display());
+            return Err(refuse(io::Error::new(io::ErrorKind::NotFound, braid::error::escape(&what))));
+        }
+        Err(e) => return Err(refuse(e)),
+    }
+    let probe = folder.join(format!(".braid-{}.probe", std::process::id()));
+    fs::OpenOptions::new().write(true).create_new(true).open(&probe).map_err(refuse)?;
+    fs::remove_file(&probe).map_err(Error::io("remove", &probe))
+}
+
+/// The noise of a `--latents-in` file: `noise`, `[count, 4, H / f, W / f]` f32 for pictures of `width` by `height`.
+pub fn read_noise(path: &Path, count: usize, (width, height): (usize, usize)) -> Result<Vec<f32>> {
+    let weights = open(path, &OpenOptions { mmap: false })?;
+    let fail = |what: String| Err(Error::mismatch(path, what));
+    let Some(noise) = weights.get("noise") else {
+        let names: Vec<_> = weights.iter().take(4).map(|(n, _)| format!("`{n}`")).collect();
+        return fail(format!("there is no tensor `noise`, which --latents-in needs; there are {}", names.join(", ")));
+    };
+    if noise.dtype() != DType::F32 {
+        return fail(format!("`noise` is of type {}, --latents-in needs f32", noise.dtype()));
+    }
+    // How many pixels make a latent is the model's affair and checked there; here, that it is one number on both sides.
+    let fits = match *noise.shape() {
+        [n, 4, h, w] if h > 0 && w > 0 => {
+            n == count && height % h == 0 && width % w == 0 && height / h == width / w && (height / h).is_power_of_two()
+        }
+        _ => false,
+    };
+    if !fits {
+        let (h, w) = (height / 8, width / 8);
+        return fail(format!("`noise` is {:?}, --latents-in needs [{count}, 4, {h}, {w}]", noise.shape()));
+    }
+    let values = noise.to_f32();
+    match values.iter().position(|v| !v.is_finite()) {
+        Some(at) => fail(format!("`noise` holds {} at element {at}; finite numbers are needed", values[at])),
+        None => Ok(values),
+    }
+}
+
+/// Writes every stage as f32 safetensors.
+pub fn write_stages(path: &Path, stages: &BTreeMap<String, StageTensor>) -> Result<()> {
+    let wrong = |e: safetensors::SafeTensorError| Error::malformed(path, e.to_string());
+    let mut views = Vec::new();
+    for (name, tensor) in stages {
+        let bytes = bytemuck::cast_slice(&tensor.data);
+        let view = TensorView::new(safetensors::Dtype::F32, tensor.shape.clone(), bytes).map_err(wrong)?;
+        views.push((name.as_str(), view));
+    }
+    let bytes = safetensors::serialize(views, None).map_err(wrong)?;
+    write_atomic(path, |file| file.write_all(&bytes))
+}

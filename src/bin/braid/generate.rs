@@ -1,0 +1,153 @@
+//! `braid generate`.
+
+use crate::args::Failure;
+use crate::options::{Device, Options};
+use crate::progress::Line;
+use crate::report::Report;
+use crate::system::{self, Memory};
+use crate::{Outcome, files, metadata, terminal};
+use braid::error::{Error, escape};
+use braid::inputs::picture;
+use braid::output::save;
+use braid::pipeline::{CancelToken, ImagePrompt, Output, Reference, Watch};
+use braid::tensor::DType;
+use braid::{Pipeline, PipelineOptions, Request};
+use std::hash::{BuildHasher, Hasher};
+use std::time::Instant;
+
+pub fn run(parser: lexopt::Parser) -> Outcome {
+    let Some(options) = Options::parse(parser)? else { return Ok(()) };
+    let cancel = system::cancel_on_signal();
+    let memory = Memory::watch();
+    // What is cheap to find out comes before the models are read.
+    let names = files::numbered(&options.output, options.count);
+    names.iter().try_for_each(|name| files::check_picture(name))?;
+    if let Some(path) = &options.dump {
+        files::check_writable(path)?;
+    }
+    let mut notes = device(&options)?;
+    let images = images(&options)?;
+
+    let begin = Instant::now();
+    let pipeline = load(&options)?;
+    let loaded = begin.elapsed().as_secs_f64();
+    let mut request = request(&options, images, &mut notes);
+    let method = pipeline.sampler(&request)?.method();
+    if let Some(path) = &options.latents {
+        request.noise = Some(files::read_noise(path, options.count, size(&pipeline, &request))?);
+    }
+    notes.iter().for_each(|note| terminal::line("note: ", note));
+
+    let output = draw(&pipeline, &request, &cancel)?;
+    let begin = Instant::now();
+    for ((picture, seed), name) in output.pictures.iter().zip(&output.seeds).zip(&names) {
+        stop(&cancel)?;
+        let texts = metadata::texts(&options, method, *seed, (picture.width(), picture.height()));
+        save(picture, name, &texts)?;
+    }
+    if let Some(path) = &options.dump {
+        files::write_stages(path, &output.stages)?;
+    }
+    let saved = begin.elapsed().as_secs_f64();
+    if options.json {
+        let mut report = Report::new(&pipeline, &output, &names, method.to_string(), &memory);
+        report.took("load", loaded);
+        report.took("save", saved);
+        report.dumped(options.dump.as_ref());
+        return terminal::print(&terminal::json(&report));
+    }
+    let seconds = loaded + output.seconds.values().sum::<f64>() + saved;
+    let lines = output.pictures.iter().zip(&output.seeds).zip(&names).map(|((picture, seed), name)| {
+        let name = escape(&name.to_string_lossy());
+        format!("{name}  {}x{}, seed {seed}\n", picture.width(), picture.height())
+    });
+    terminal::print(&format!("{}{seconds:.1} s on {}\n", lines.collect::<String>(), pipeline.device()))
+}
+
+/// Generates with the progress line; a request that a signal stopped says so.
+pub fn draw(pipeline: &Pipeline, request: &Request, cancel: &CancelToken) -> Result<Output, Failure> {
+    let mut line = Line::new();
+    let mut tell = |progress| line.tell(progress);
+    let mut watch = Watch::progress(&mut tell).cancelled_by(cancel);
+    let result = pipeline.generate(request, &mut watch);
+    terminal::wipe();
+    match (result, system::signalled()) {
+        (Err(Error::Cancelled), Some(signal)) => Err(Failure::Signal(signal)),
+        (result, _) => Ok(result?),
+    }
+}
+
+/// An error where a signal came.
+fn stop(cancel: &CancelToken) -> Result<(), Failure> {
+    match system::signalled() {
+        Some(signal) if cancel.is_cancelled() => Err(Failure::Signal(signal)),
+        _ => Ok(()),
+    }
+}
+
+/// What is to be said about the device, or that it cannot be.
+fn device(options: &Options) -> Result<Vec<String>, Failure> {
+    let mut notes = Vec::new();
+    match &options.device {
+        Device::Cuda(name) => {
+            let what = "CUDA support is not part of this build; use `--device cpu`".into();
+            return Err(Error::Device { device: name.clone(), what }.into());
+        }
+        Device::Auto => notes.push("using the CPU: CUDA support is not part of this build".into()),
+        Device::Cpu => {}
+    }
+    if options.dtype != DType::F32 {
+        let dtype = options.dtype;
+        notes.push(format!("--dtype {dtype}: on the CPU the noise is drawn in {dtype}, all arithmetic stays f32"));
+    }
+    if let Some(dtype) = options.vae_dtype.filter(|d| *d != DType::F32) {
+        notes.push(format!("--vae-dtype {dtype}: has no effect on the CPU, which computes in f32"));
+    }
+    Ok(notes)
+}
+
+fn images(options: &Options) -> Result<Vec<ImagePrompt>, Failure> {
+    let prompt = |adapter: &crate::options::Adapter| {
+        let mut prompt = ImagePrompt::default().scaled(adapter.scales()?);
+        prompt.resize = options.resize;
+        for path in &adapter.images {
+            prompt.references.push(Reference::Picture(picture::load(path, options.compat.alpha)?));
+        }
+        Ok(prompt)
+    };
+    options.adapters.iter().map(prompt).collect()
+}
+
+fn load(options: &Options) -> Result<Pipeline, Failure> {
+    let mut load = PipelineOptions::new(&options.model).compat(options.compat.clone());
+    load.clip_vision.clone_from(&options.clip_vision);
+    load.adapters = options.adapters.iter().map(|a| a.path.clone()).collect();
+    load.threads = options.threads;
+    load.mmap = options.mmap;
+    Ok(Pipeline::load(&load)?)
+}
+
+fn request(o: &Options, images: Vec<ImagePrompt>, notes: &mut Vec<String>) -> Request {
+    let mut r = Request::new(&o.prompt);
+    r.negative_prompt.clone_from(&o.negative);
+    (r.steps, r.guidance, r.guidance_rescale) = (o.steps, o.guidance, o.guidance_rescale);
+    (r.width, r.height, r.count) = (o.width, o.height, o.count);
+    (r.method, r.schedule, r.prediction, r.spacing, r.eta) = (o.method, o.schedule, o.prediction, o.spacing, o.eta);
+    (r.clip_skip, r.rng, r.noise_dtype) = (o.clip_skip, o.rng, o.dtype);
+    r.images = images;
+    r.keep_stages = o.dump.is_some();
+    r.seed = o.seed.unwrap_or_else(|| {
+        // torch's CPU generator looks at 32 bits only.
+        let seed = std::hash::RandomState::new().build_hasher().finish() >> 32;
+        notes.push(format!("seed {seed}"));
+        seed
+    });
+    r
+}
+
+/// Width and height of the pictures that a request gives.
+fn size(pipeline: &Pipeline, request: &Request) -> (usize, usize) {
+    let (width, height) = pipeline.default_size();
+    let round = |side: usize| pipeline.compat().round_sides.map_or(side, |m| side.next_multiple_of(m));
+    (round(request.width.unwrap_or(width)), round(request.height.unwrap_or(height)))
+}

@@ -1,0 +1,90 @@
+//! `braid inspect`.
+
+use crate::args::{Failure, unexpected, usage};
+use crate::{Outcome, help, terminal};
+use braid::error::{Result, escape};
+use braid::inspect::{Report, inspect};
+use braid::models::{fit, infer};
+use braid::weights::family::{Family, family};
+use braid::weights::{OpenOptions, Weights, adapter, open, single_file};
+use std::path::{Path, PathBuf};
+
+pub fn run(mut parser: lexopt::Parser) -> Outcome {
+    let (mut json, mut paths) = (false, Vec::<PathBuf>::new());
+    while let Some(arg) = parser.next().map_err(usage)? {
+        match arg {
+            lexopt::Arg::Short('h') | lexopt::Arg::Long("help") => return help::print(help::INSPECT),
+            lexopt::Arg::Long("json") => json = true,
+            lexopt::Arg::Value(path) => paths.push(path.into()),
+            other => return Err(unexpected(other, "inspect")),
+        }
+    }
+    if paths.is_empty() {
+        return Err(Failure::usage("inspect: a file or folder is needed"));
+    }
+    let (mut failed, mut opened) = (false, Vec::new());
+    for path in &paths {
+        match describe(path) {
+            Ok((report, weights)) => {
+                terminal::print(&if json { terminal::json(&report) } else { report.to_string() })?;
+                opened.push((path.as_path(), weights));
+            }
+            Err(error) => {
+                failed = true;
+                terminal::line("braid: ", &error.to_string());
+            }
+        }
+    }
+    if !json {
+        terminal::print(&together(&opened))?;
+    }
+    if failed { Err(Failure::Told(1)) } else { Ok(()) }
+}
+
+/// The report of a file or folder, with the tensors by which it is compared to others.
+fn describe(path: &Path) -> Result<(Report, Weights)> {
+    let options = OpenOptions::default();
+    if !path.join("model_index.json").is_file() {
+        let weights = open(path, &options)?;
+        return Ok((inspect(path, &weights)?, weights));
+    }
+    let mut models = Vec::new();
+    for name in ["unet", "text_encoder", "text_encoder_2", "vae", "image_encoder"] {
+        let part = path.join(name);
+        if part.is_dir() {
+            models.push((name, open(&part, &options)?));
+        }
+    }
+    let borrowed: Vec<_> = models.iter().map(|(name, weights)| (*name, weights)).collect();
+    let report = Report::folder(path, &borrowed);
+    let unet = models.into_iter().find(|(name, _)| *name == "unet").map(|(_, weights)| weights);
+    Ok((report, unet.unwrap_or_else(|| Weights::new(path))))
+}
+
+/// Which adapters go with which of the models and image encoders given.
+fn together(opened: &[(&Path, Weights)]) -> String {
+    let mut text = String::new();
+    for (a, adapter) in opened {
+        if !matches!(family(adapter), Family::Adapter(adapter::Kind::Base)) {
+            continue;
+        }
+        let Ok(config) = adapter::base(adapter).and_then(|base| infer::adapter(&base)) else { continue };
+        for (b, other) in opened.iter().filter(|(b, _)| b != a) {
+            let unet = |unet: &Weights| infer::unet(unet, None).map(|unet| fit::adapter_unet((a, &config), (b, &unet)));
+            let result = match family(other) {
+                Family::Sdxl => single_file::split(other).and_then(|parts| unet(&parts.unet)),
+                Family::DiffusersSdxlUnet => unet(other),
+                Family::VisionEncoder => {
+                    infer::clip_vision(other).map(|encoder| fit::adapter_vision((a, &config), (b, &encoder)))
+                }
+                _ => continue,
+            };
+            let (a, b) = (escape(&a.to_string_lossy()), escape(&b.to_string_lossy()));
+            match result {
+                Ok(Ok(())) => text.push_str(&format!("{a} fits {b}\n")),
+                Ok(Err(why)) | Err(why) => text.push_str(&format!("{a} does not fit {b}: {why}\n")),
+            }
+        }
+    }
+    text
+}

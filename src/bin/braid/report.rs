@@ -1,0 +1,69 @@
+//! The line of `--json`.
+
+use crate::system::{self, Memory};
+use braid::pipeline::{Output, Pipeline, Stage};
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+/// What a run did.
+#[derive(Serialize)]
+pub struct Report {
+    files: Vec<String>,
+    dump: Option<String>,
+    /// Of the first picture.
+    seed: u64,
+    seeds: Vec<u64>,
+    width: usize,
+    height: usize,
+    steps: usize,
+    sampling_method: String,
+    device: String,
+    /// By stage, and `load`, `save`, `total`.
+    seconds: BTreeMap<&'static str, f64>,
+    step_seconds: Vec<f64>,
+    /// The greatest resident size, mapped files included.
+    peak_bytes: Option<u64>,
+    /// The same without what files stand behind.
+    peak_anonymous_bytes: Option<u64>,
+    cut_tokens: usize,
+    version: &'static str,
+}
+
+impl Report {
+    /// Of a finished request.
+    pub fn new(pipeline: &Pipeline, output: &Output, files: &[PathBuf], method: String, memory: &Memory) -> Self {
+        let mut seconds: BTreeMap<_, _> = output.seconds.iter().map(|(s, t)| (Stage::name(*s), *t)).collect();
+        let total = seconds.values().sum();
+        seconds.insert("total", total);
+        let first = output.pictures.first();
+        Self {
+            files: files.iter().map(|f| f.to_string_lossy().into_owned()).collect(),
+            dump: None,
+            seed: output.seeds.first().copied().unwrap_or_default(),
+            seeds: output.seeds.clone(),
+            width: first.map_or(0, |p| p.width()),
+            height: first.map_or(0, |p| p.height()),
+            steps: output.step_seconds.len() / output.pictures.len().max(1),
+            sampling_method: method,
+            device: pipeline.device(),
+            seconds,
+            step_seconds: output.step_seconds.clone(),
+            peak_bytes: system::peak_bytes(),
+            peak_anonymous_bytes: memory.anonymous_peak(),
+            cut_tokens: output.cut_tokens,
+            version: env!("CARGO_PKG_VERSION"),
+        }
+    }
+
+    /// Adds the seconds of something beside the stages.
+    pub fn took(&mut self, name: &'static str, seconds: f64) {
+        self.seconds.insert(name, seconds);
+        *self.seconds.entry("total").or_default() += seconds;
+    }
+
+    /// Names the file of `--dump`.
+    pub fn dumped(&mut self, path: Option<&PathBuf>) {
+        self.dump = path.map(|p| p.to_string_lossy().into_owned());
+    }
+}

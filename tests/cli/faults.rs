@@ -1,0 +1,139 @@
+//! What goes wrong around the command: files, devices, signals, pipes.
+
+use super::{Case, braid, failure, stderr};
+
+#[test]
+fn places_that_cannot_be_written() {
+    let case = Case::make("diffusers", "euler");
+    let fails = |path: &str, part: &str| {
+        let text = failure(&case.short(&["-o", path]).output().unwrap(), 1);
+        assert!(text.contains(part), "{text}");
+    };
+    fails(&case.path("none/a.png"), "no folder");
+    fails(&case.path("model_index.json/a.png"), "model_index.json");
+    std::fs::create_dir(case.path("dir.png")).unwrap();
+    fails(&case.path("dir.png"), "dir.png");
+    let text = failure(&case.short(&["--dump", &case.path("none/d")]).output().unwrap(), 1);
+    assert!(text.contains("none/d"), "{text}");
+    assert!(case.written().is_empty(), "{:?}", case.written());
+}
+
+#[test]
+fn inputs_that_are_not_there_or_do_not_fit() {
+    let case = Case::make("diffusers", "euler");
+    let adapter = case.path("ip-adapter.safetensors");
+    let fails = |more: &[&str], status: i32, part: &str| {
+        let text = failure(&case.short(more).output().unwrap(), status);
+        assert!(text.contains(part), "{part}: {text}");
+        assert!(case.written().is_empty());
+    };
+    fails(&["--device", "cuda"], 1, "--device cpu");
+    fails(&["--device", "cuda:3"], 1, "cuda:3");
+    fails(&["--model", "/none"], 1, "/none");
+    fails(&["--ip-adapter", &adapter, "--ip-adapter-image", "/none.png"], 1, "/none.png");
+    fails(&["--ip-adapter", &adapter, "--ip-adapter-image", &adapter], 1, "ip-adapter.safetensors");
+    let image = case.folder.join("../pictures/landscape.png");
+    let image = image.to_str().unwrap();
+    fails(&["--ip-adapter", image, "--ip-adapter-image", image], 1, "landscape.png");
+    fails(&["--clip-vision", &adapter, "--ip-adapter", &adapter, "--ip-adapter-image", image], 1, "image encoder");
+    fails(&["--latents-in", image], 1, "landscape.png");
+    // What only the library can judge is wrong usage all the same.
+    fails(&["-W", "33"], 2, "--width");
+    fails(&["--guidance-rescale", "1.5"], 2, "--guidance-rescale");
+    fails(&["--clip-skip", "999"], 2, "--clip-skip");
+    fails(&["--sampling-method", "ddim", "--schedule", "karras"], 2, "--schedule");
+    let scales = r#"{"down": {"block_9": 1}}"#;
+    fails(&["--ip-adapter", &adapter, "--ip-adapter-image", image, "--ip-adapter-blocks", scales], 2, "down.block_9");
+}
+
+#[cfg(unix)]
+mod unix {
+    use super::*;
+    use std::io::Read;
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::{Child, Stdio};
+    use std::time::{Duration, Instant};
+
+    /// A run that takes long, well under way.
+    fn long(case: &Case) -> Child {
+        let mut command = case.short(&["--steps", "1000", "-b", "1000", "-W", "64", "-H", "64"]);
+        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        std::thread::sleep(Duration::from_millis(1500));
+        child
+    }
+
+    fn kill(child: &Child, signal: i32) {
+        // SAFETY: kill has no preconditions; the child has not been waited for, so the number is still its own.
+        assert_eq!(unsafe { libc::kill(child.id() as i32, signal) }, 0);
+    }
+
+    fn end(mut child: Child) -> (Option<i32>, String, Duration) {
+        let begin = Instant::now();
+        let mut text = String::new();
+        child.stderr.take().unwrap().read_to_string(&mut text).unwrap();
+        let status = child.wait().unwrap();
+        assert_eq!(status.signal(), None, "{text}");
+        (status.code(), text, begin.elapsed())
+    }
+
+    #[test]
+    fn signals_stop_it_and_leave_nothing() {
+        let case = Case::make("diffusers", "euler");
+        for (signal, status) in [(libc::SIGINT, 130), (libc::SIGTERM, 143)] {
+            let child = long(&case);
+            kill(&child, signal);
+            let (code, text, took) = end(child);
+            assert_eq!(code, Some(status), "{text}");
+            assert_eq!(text.lines().count(), 1, "{text}");
+            assert!(took < Duration::from_secs(5), "{took:?}");
+            assert!(case.written().is_empty(), "{:?}", case.written());
+        }
+        let child = long(&case);
+        kill(&child, libc::SIGINT);
+        kill(&child, libc::SIGTERM);
+        let (code, ..) = end(child);
+        assert!(matches!(code, Some(130 | 143)));
+    }
+
+    /// F08.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_model_cut_short_while_mapped() {
+        let case = Case::make("diffusers", "euler");
+        let mut command = case.short(&["--steps", "100", "-W", "64", "-H", "64"]);
+        let child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let vae = case.dir.path().join("vae/diffusion_pytorch_model.safetensors");
+        let maps = format!("/proc/{}/maps", child.id());
+        while !std::fs::read_to_string(&maps).unwrap().contains(vae.to_str().unwrap()) {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        // The decoder's weights are needed only after the last step.
+        std::fs::OpenOptions::new().write(true).open(&vae).unwrap().set_len(100).unwrap();
+        let (code, text, _) = end(child);
+        assert_eq!(code, Some(1), "{text}");
+        assert!(text.starts_with("braid: ") && text.contains("cut short") && text.lines().count() == 1, "{text}");
+        assert!(case.written().is_empty(), "{:?}", case.written());
+    }
+
+    /// F16.
+    #[test]
+    fn a_reader_that_has_gone() {
+        let case = Case::make("diffusers", "euler");
+        let mut command = case.short(&["--json"]);
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        drop(child.stdout.take());
+        let (code, text, _) = end(child);
+        assert_eq!((code, text.as_str()), (Some(0), ""));
+        assert_eq!(case.written(), ["out.png"]);
+        for command in ["doctor", "--help"] {
+            let mut child = braid().arg(command).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+            drop((child.stdout.take(), child.stderr.take()));
+            assert_eq!(child.wait().unwrap().code(), Some(0));
+        }
+        if std::path::Path::new("/dev/full").exists() {
+            let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+            let output = braid().arg("doctor").stdout(full).output().unwrap();
+            assert!(failure(&output, 1).contains("standard output"), "{}", stderr(&output));
+        }
+    }
+}

@@ -1,0 +1,212 @@
+//! `braid generate` on small models.
+
+use super::{Case, braid, run, stderr, stdout};
+use braid::inputs::picture::{self, Alpha};
+use safetensors::SafeTensors;
+use serde_json::Value;
+
+fn numbers(data: &[u8]) -> Vec<f32> {
+    data.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect()
+}
+
+/// Runs a golden case by its flags; its dump must be the peer's.
+fn golden(profile: &str, name: &str) {
+    let case = Case::make(profile, name);
+    let (dump, out) = (case.path("out.safetensors"), case.path("out.png"));
+    let mut args = case.flags();
+    args.extend(["--dump", &dump, "-o", &out, "--json"].map(String::from));
+    let output = braid().args(&args).output().unwrap();
+    assert!(output.status.success() && stderr(&output).is_empty(), "{}", stderr(&output));
+    let (got, want) = (std::fs::read(&dump).unwrap(), std::fs::read(case.folder.join("stages.safetensors")).unwrap());
+    let (got, want) = (SafeTensors::deserialize(&got).unwrap(), SafeTensors::deserialize(&want).unwrap());
+    for (stage, want) in want.tensors() {
+        let got = got.tensor(&stage).unwrap();
+        assert_eq!((got.shape(), got.dtype()), (want.shape(), safetensors::Dtype::F32), "{name}: {stage}");
+        let (got, want) = (numbers(got.data()), numbers(want.data()));
+        let norm = want.iter().map(|w| w * w).sum::<f32>().sqrt();
+        let error = got.iter().zip(&want).map(|(g, w)| (g - w).powi(2)).sum::<f32>().sqrt();
+        assert!(error <= 1e-4 * norm, "{name}: {stage}: {error} of {norm}");
+    }
+    let request = &case.json["request"];
+    let size = |key: &str| request[key].as_u64().unwrap() as usize;
+    let picture = picture::load(&out, Alpha::Drop).unwrap();
+    assert_eq!((picture.width(), picture.height()), (size("width"), size("height")));
+}
+
+#[test]
+fn dumps_are_the_peers() {
+    golden("diffusers", "euler");
+    golden("diffusers", "euler-a-two-adapters");
+    golden("diffusers", "flags-over-folder");
+    golden("diffsynth", "two_images");
+    golden("diffsynth", "instant_style");
+}
+
+#[test]
+fn the_json_line() {
+    let case = Case::make("diffusers", "euler");
+    let output = case.short(&["--json", "-b", "2", "-s", "5", "--steps", "2"]).output().unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+    let text = stdout(&output);
+    assert!(text.ends_with('\n') && text.lines().count() == 1);
+    let json: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(json["files"], serde_json::json!([case.path("out-0.png"), case.path("out-1.png")]));
+    assert_eq!(case.written(), ["out-0.png", "out-1.png"]);
+    assert_eq!((&json["seed"], &json["seeds"]), (&5.into(), &serde_json::json!([5, 6])));
+    assert_eq!((&json["device"], &json["steps"]), (&"cpu".into(), &2.into()));
+    assert_eq!((&json["width"], &json["sampling_method"]), (&32.into(), &"euler".into()));
+    for stage in ["load", "text", "condition", "denoise", "decode", "save", "total"] {
+        assert!(json["seconds"][stage].as_f64().unwrap() >= 0.0, "{stage}");
+    }
+    assert_eq!(json["step_seconds"].as_array().unwrap().len(), 4);
+    if cfg!(target_os = "linux") {
+        let (all, anonymous) = (json["peak_bytes"].as_u64().unwrap(), json["peak_anonymous_bytes"].as_u64().unwrap());
+        assert!(anonymous > 100_000 && all > anonymous, "{all} {anonymous}");
+    }
+    // A picture does not depend on what is drawn with it.
+    case.short(&["-s", "6", "--steps", "2"]).output().unwrap();
+    let load = |name: &str| picture::load(case.path(name), Alpha::Drop).unwrap();
+    assert_eq!(load("out.png"), load("out-1.png"));
+    assert_ne!(load("out.png"), load("out-0.png"));
+}
+
+#[test]
+fn seeds() {
+    let case = Case::make("diffusers", "euler");
+    let seed = || {
+        let output = case.short(&["-s", "-1", "--json"]).output().unwrap();
+        let json: Value = serde_json::from_str(&stdout(&output)).unwrap();
+        let seed = json["seed"].as_u64().unwrap();
+        assert_eq!(stderr(&output), format!("note: seed {seed}\n"));
+        seed
+    };
+    assert_ne!(seed(), seed());
+    let output = case.short(&["-s", "18446744073709551615", "--json"]).output().unwrap();
+    assert!(stdout(&output).contains("\"seed\":18446744073709551615"), "{}", stdout(&output));
+}
+
+#[test]
+fn formats_and_the_parameters_in_png() {
+    let case = Case::make("diffusers", "euler");
+    for name in ["out.jpg", "out.webp"] {
+        let output = case.short(&["-o", &case.path(name)]).output().unwrap();
+        assert!(output.status.success(), "{}", stderr(&output));
+        assert!(stdout(&output).contains("32x32, seed 0"));
+        assert_eq!(picture::load(case.path(name), Alpha::Drop).unwrap().width(), 32);
+    }
+    let image = case.folder.join("../pictures/landscape.png");
+    let adapter = case.path("ip-adapter.safetensors");
+    let more = ["-n", "no\nbirds", "-s", "7", "--ip-adapter", &adapter, "--ip-adapter-image", image.to_str().unwrap()];
+    let more = [&more[..], &["--ip-adapter-strength", "0.5", "--ip-adapter-blocks", "style"]].concat();
+    let output = case.short(&more).output().unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+    let file = std::io::BufReader::new(std::fs::File::open(case.path("out.png")).unwrap());
+    let reader = png::Decoder::new(file).read_info().unwrap();
+    let texts = &reader.info().uncompressed_latin1_text;
+    assert_eq!(texts.iter().map(|t| t.keyword.as_str()).collect::<Vec<_>>(), ["parameters", "braid"]);
+    let model = case.dir.path().file_name().unwrap().to_str().unwrap();
+    let expected = format!(
+        "x\nNegative prompt: no\nbirds\nSteps: 1, Sampler: Euler, CFG scale: 5, Seed: 7, Size: 32x32, Model: {model}, \
+         IP-Adapter: ip-adapter, IP-Adapter images: landscape, IP-Adapter strength: 0.5, IP-Adapter blocks: style, \
+         Version: Braid {}",
+        env!("CARGO_PKG_VERSION")
+    );
+    assert_eq!(texts[0].text, expected);
+    let json: Value = serde_json::from_str(&texts[1].text).unwrap();
+    assert_eq!((&json["seed"], &json["cfg_scale"], &json["width"]), (&7.into(), &5.0.into(), &32.into()));
+    assert_eq!(json["ip_adapters"][0]["strength"], 0.5);
+    assert_eq!(json["negative_prompt"], "no\nbirds");
+}
+
+/// What may be written in any order gives the same picture.
+#[test]
+fn with_one_adapter_order_is_free() {
+    let case = Case::make("diffusers", "euler");
+    let image = case.folder.join("../pictures/landscape.png");
+    let (adapter, image) = (case.path("ip-adapter.safetensors"), image.to_str().unwrap());
+    let mut seen = Vec::new();
+    for args in [
+        ["--ip-adapter", &adapter, "--ip-adapter-image", image, "--ip-adapter-strength", "2"],
+        ["--ip-adapter-strength", "2", "--ip-adapter-image", image, "--ip-adapter", &adapter],
+        ["--ip-adapter", &adapter, "--ip-adapter-image", image, "--ip-adapter-strength", "0"],
+    ] {
+        assert!(case.short(&args).output().unwrap().status.success());
+        seen.push(picture::load(case.path("out.png"), Alpha::Drop).unwrap());
+    }
+    assert_eq!(seen[0], seen[1]);
+    assert_ne!(seen[0], seen[2]);
+}
+
+#[test]
+fn notes_about_device_and_types() {
+    let case = Case::make("diffusers", "euler");
+    let note = |more: &[&str]| {
+        let output = case.short(more).output().unwrap();
+        assert!(output.status.success());
+        stderr(&output)
+    };
+    assert_eq!(note(&[]), "");
+    let auto = note(&["--device", "auto"]);
+    assert!(auto.contains("CPU") && auto.contains("CUDA") && auto.lines().count() == 1, "{auto}");
+    let plain = picture::load(case.path("out.png"), Alpha::Drop).unwrap();
+    assert!(note(&["--dtype", "f16"]).starts_with("note: --dtype f16"));
+    // Another type draws other noise.
+    assert_ne!(picture::load(case.path("out.png"), Alpha::Drop).unwrap(), plain);
+    assert!(note(&["--vae-dtype", "bf16"]).contains("no effect"));
+    assert_eq!(note(&["--rng", "cuda"]), "");
+    assert_ne!(picture::load(case.path("out.png"), Alpha::Drop).unwrap(), plain);
+    assert_eq!(note(&["--no-mmap"]), "");
+    assert_eq!(picture::load(case.path("out.png"), Alpha::Drop).unwrap(), plain);
+}
+
+#[test]
+fn noise_from_a_file() {
+    let case = Case::make("diffusers", "euler");
+    let (dump, noise) = (case.path("d.safetensors"), case.path("n.safetensors"));
+    assert!(case.short(&["-s", "3", "--dump", &dump]).output().unwrap().status.success());
+    let plain = picture::load(case.path("out.png"), Alpha::Drop).unwrap();
+    // The dump itself holds `noise`.
+    assert!(case.short(&["-s", "99", "--latents-in", &dump]).output().unwrap().status.success());
+    assert_eq!(picture::load(case.path("out.png"), Alpha::Drop).unwrap(), plain);
+    let bytes = std::fs::read(&dump).unwrap();
+    let shape = SafeTensors::deserialize(&bytes).unwrap().tensor("noise").unwrap().shape().to_vec();
+    let len: usize = shape.iter().product();
+    let [n, c, h, w] = shape[..] else { panic!("{shape:?}") };
+    let mut bad = vec![0f32; len];
+    bad[3] = f32::NAN;
+    for (name, shape, values, part) in [
+        ("noises", shape.clone(), vec![0f32; len], "there is no tensor `noise`"),
+        ("noise", vec![n, c, h * 2, w / 2], vec![0f32; len], "needs [1, 4"),
+        ("noise", vec![n, c, h * w], vec![0f32; len], "needs [1, 4"),
+        ("noise", vec![2, c, h, w], vec![0f32; 2 * len], "needs [1, 4"),
+        ("noise", shape.clone(), bad, "NaN at element 3"),
+    ] {
+        let bytes = bytemuck::cast_slice(&values);
+        let view = safetensors::tensor::TensorView::new(safetensors::Dtype::F32, shape, bytes).unwrap();
+        std::fs::write(&noise, safetensors::serialize([(name, view)], None).unwrap()).unwrap();
+        let text = super::failure(&case.short(&["--latents-in", &noise]).output().unwrap(), 1);
+        assert!(text.contains(part), "{text}");
+    }
+    let half = vec![0u8; len * 2];
+    let view = safetensors::tensor::TensorView::new(safetensors::Dtype::F16, shape, &half).unwrap();
+    std::fs::write(&noise, safetensors::serialize([("noise", view)], None).unwrap()).unwrap();
+    let text = super::failure(&case.short(&["--latents-in", &noise]).output().unwrap(), 1);
+    assert!(text.contains("type f16"), "{text}");
+}
+
+/// B44: whatever is in a prompt, it is drawn and nothing of it reaches the terminal.
+#[test]
+fn prompts() {
+    let case = Case::make("diffusers", "euler");
+    let long = "word ".repeat(10_000);
+    for prompt in ["", "\x1b]0;title\x07\x1b[31m red \u{9b}31m", long.as_str(), "猫 \u{202e}"] {
+        let output = case.short(&["-p", prompt, "--json"]).output().unwrap();
+        assert!(output.status.success(), "{}", stderr(&output));
+        let text = stderr(&output) + &stdout(&output);
+        assert!(text.chars().all(|c| c == '\n' || !c.is_control()), "{text:?}");
+        assert!(stderr(&output).lines().all(|l| l.starts_with("warning: ")), "{}", stderr(&output));
+    }
+    let output = run(&["generate", "--model", "/none/\x1b[31m\u{9b}m", "-p", "x", "-o", &case.path("out.png")]);
+    let text = super::failure(&output, 1);
+    assert!(text.contains("\\u{1b}[31m"), "{text}");
+}
