@@ -293,8 +293,10 @@ fn b20_shards() {
     Pipeline::load(&options).unwrap();
 }
 
+type Change<'a> = &'a dyn Fn(&mut Request);
+
 /// Requests that cannot be are refused with the flag's name; what follows is drawn as before.
-fn refuses(pipeline: &Pipeline, good: &Request, bad: &[(&str, &dyn Fn(&mut Request))]) {
+fn refuses(pipeline: &Pipeline, good: &Request, bad: &[(&str, Change<'_>)]) {
     let before = draw(pipeline, good).unwrap();
     for (i, (flag, change)) in bad.iter().enumerate() {
         let mut r = good.clone();
@@ -563,7 +565,7 @@ fn scheduler_fields() {
 }
 
 /// Every number of every configuration replaced by hostile ones: no panic, no balloon, and where the value is not the
-/// one that the tensors have, an error.
+/// one that the tensors have, an error. All of them with BRAID_LOAD_FULL, else a third.
 #[test]
 fn hostile_configurations() {
     let model = Model::folder();
@@ -587,18 +589,19 @@ fn hostile_configurations() {
         json!({}),
         json!(true),
     ];
+    let full = std::env::var_os("BRAID_LOAD_FULL").is_some();
     let mut refusals = 0;
     for part in ["unet", "vae", "text_encoder", "text_encoder_2", "image_encoder"] {
         let file = format!("{part}/config.json");
         let sound: Value = serde_json::from_str(&std::fs::read_to_string(model.path(&file)).unwrap()).unwrap();
         let fields: Vec<String> = sound.as_object().unwrap().keys().cloned().collect();
-        for field in &fields {
+        for (i, field) in fields.iter().enumerate() {
             let original = &sound[field];
             let inner = original.as_array().is_some_and(|a| a.iter().all(Value::is_number));
             if !(original.is_number() || inner || original.is_boolean()) {
                 continue;
             }
-            for value in &values {
+            for value in values.iter().skip(if full { 0 } else { i % 3 }).step_by(if full { 1 } else { 3 }) {
                 let mut changed = sound.clone();
                 changed[field] = value.clone();
                 std::fs::write(model.path(&file), changed.to_string()).unwrap();
@@ -629,7 +632,7 @@ fn hostile_configurations() {
         }
         std::fs::write(model.path(&file), sound.to_string()).unwrap();
     }
-    assert!(refusals > 300, "{refusals}");
+    assert!(refusals > 100, "{refusals}");
     assert_eq!(draw(&model.load().unwrap(), &r).unwrap(), before);
 }
 
@@ -738,13 +741,12 @@ fn too_large_for_memory() {
     let have = braid::memory::available().unwrap();
     let mut r = request();
     (r.width, r.height) = (Some(16_384), Some(16_384));
-    // The small VAE takes about 25 GB for it.
-    if have < 24 << 30 {
+    // The small VAE takes 43 GB for it.
+    if have < 38 << 30 {
         let begin = std::time::Instant::now();
         match refused(draw(&pipeline, &r), "16384x16384") {
             Error::Memory { stage: "decode", need, have, hint } => {
                 assert!(need > have, "{need} {have}");
-                println!("{need} {have} {hint}");
                 assert!(hint.contains("would fit") || hint.contains("smaller"), "{hint}");
             }
             other => panic!("{other}"),

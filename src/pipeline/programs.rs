@@ -73,3 +73,62 @@ impl Programs {
         self.kept.clear();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::graph::Graph;
+
+    struct Fake(Graph);
+
+    impl Program for Fake {
+        fn run(&mut self, _: &[&[f32]], _: &mut [&mut [f32]]) -> Result<()> {
+            Ok(())
+        }
+
+        fn bytes(&self) -> usize {
+            10
+        }
+
+        fn graph(&self) -> &Graph {
+            &self.0
+        }
+    }
+
+    fn fake() -> Result<Box<dyn Program>> {
+        Ok(Box::new(Fake(Graph::default())))
+    }
+
+    fn key(width: usize) -> Key {
+        Key::Decode { height: 1, width }
+    }
+
+    #[test]
+    fn the_oldest_make_room() {
+        let mut programs = Programs::default();
+        for width in 0..KEPT + 3 {
+            programs.get(key(width), fake).unwrap();
+            programs.get(key(0), || panic!("the one in use was given up")).unwrap();
+        }
+        assert_eq!(programs.bytes(), KEPT * 10);
+        assert!(!programs.kept.iter().any(|(k, _)| *k == key(1)));
+    }
+
+    #[test]
+    fn where_memory_is_short_the_others_go() {
+        let short = || Err(Error::Memory { stage: "decode", need: 2, have: 1, hint: String::new() });
+        let mut programs = Programs::default();
+        programs.get(key(0), fake).unwrap();
+        programs.get(key(1), fake).unwrap();
+        let tries = std::cell::Cell::new(0);
+        let second = || {
+            tries.set(tries.get() + 1);
+            if tries.get() == 1 { short() } else { fake() }
+        };
+        programs.get(key(2), second).unwrap();
+        assert_eq!((tries.get(), programs.bytes()), (2, 10));
+        // What does not fit alone is an error, at once where nothing can go.
+        assert!(programs.get(key(3), short).is_err());
+        assert_eq!(programs.bytes(), 0);
+    }
+}
