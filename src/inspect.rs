@@ -58,7 +58,7 @@ impl Part {
     }
 }
 
-/// Describes the tensors of the file `path`.
+/// Describes the tensors of the file `path`. Reads every byte, to find weights that are NaN or infinite.
 ///
 /// # Errors
 /// Those of [`single_file::split`] and [`adapter::base`] for files of a supported family that are damaged.
@@ -145,6 +145,10 @@ impl Report {
 
     fn part(&mut self, name: &str, weights: &Weights) {
         self.parts.push(Part::new(name, weights));
+        let bad = weights.not_finite();
+        if let Some(first) = bad.first() {
+            self.notes.push(format!("{} tensors of {name} hold NaN or infinity, the first is {first}", bad.len()));
+        }
     }
 
     /// Goes on with a configuration, or notes why there is none.
