@@ -29,7 +29,7 @@ pub struct Compat {
     pub zero_negative: bool,
     /// Whether the pooled token is always the first greatest id (DiffSynth) or what `eos_token_id` says (diffusers).
     pub pools_at_greatest: bool,
-    /// Sides are rounded up to a multiple of this; where absent they must be divisible by the VAE's factor.
+    /// Sides are rounded up to a multiple of this; where absent they must be divisible by the VAE's factor and by 8.
     pub round_sides: Option<usize>,
     /// Whether 0..1 becomes 0..255 by cutting off (DiffSynth) or by rounding (diffusers).
     pub truncates_pixels: bool,

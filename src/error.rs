@@ -71,7 +71,7 @@ pub enum Error {
     /// More memory is needed than there is.
     #[error("out of memory in {stage}: {need} bytes needed, {have} available; {hint}")]
     Memory {
-        /// Where: loading, text, image, denoise, decode.
+        /// Where: loading, planning (a program's arena), condition, decode.
         stage: &'static str,
         /// Bytes needed.
         need: u64,

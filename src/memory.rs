@@ -2,13 +2,29 @@
 //! the process later.
 
 use crate::error::{Error, Result};
+use std::path::Path;
 
-/// Bytes that can be had without driving others out, by `MemAvailable` of /proc/meminfo; `None` where that is not known.
+/// Bytes that can be had without driving others out: `MemAvailable` of /proc/meminfo, or what a control group of version 2
+/// still grants, whichever is less; `None` where neither is known.
 pub fn available() -> Option<u64> {
     if !cfg!(target_os = "linux") {
         return None;
     }
-    parse(&std::fs::read_to_string("/proc/meminfo").ok()?)
+    let system = std::fs::read_to_string("/proc/meminfo").ok().as_deref().and_then(parse);
+    match (system, granted(Path::new("/sys/fs/cgroup"))) {
+        (Some(a), Some(b)) => Some(a.min(b)),
+        (a, b) => a.or(b),
+    }
+}
+
+/// What the control group mounted at `folder`, as a container sees its own, still grants. Pages of files count as free: the
+/// kernel takes them back.
+fn granted(folder: &Path) -> Option<u64> {
+    let number = |name: &str| std::fs::read_to_string(folder.join(name)).ok()?.trim().parse::<u64>().ok();
+    let limit = number("memory.max")?;
+    let stat = std::fs::read_to_string(folder.join("memory.stat")).unwrap_or_default();
+    let anonymous = stat.lines().find_map(|l| l.strip_prefix("anon ")).and_then(|v| v.trim().parse().ok());
+    Some(limit.saturating_sub(anonymous.or_else(|| number("memory.current"))?))
 }
 
 fn parse(meminfo: &str) -> Option<u64> {
@@ -40,6 +56,20 @@ mod tests {
         }
         let text = format!("MemAvailable: {} kB", u64::MAX);
         assert_eq!(parse(&text), None);
+    }
+
+    #[test]
+    fn a_container_has_what_its_group_grants() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).unwrap();
+        assert_eq!(granted(dir.path()), None);
+        write("memory.max", "max\n");
+        assert_eq!(granted(dir.path()), None);
+        write("memory.max", "1000\n");
+        write("memory.current", "900\n");
+        assert_eq!(granted(dir.path()), Some(100));
+        write("memory.stat", "anon 300\nfile 600\n");
+        assert_eq!(granted(dir.path()), Some(700));
     }
 
     #[cfg(target_os = "linux")]

@@ -43,6 +43,19 @@ impl Format {
         }
     }
 
+    /// Whether the format can hold a picture of that size.
+    ///
+    /// # Errors
+    /// [`Error::Parameter`] where a side is too long.
+    pub fn check(self, width: usize, height: usize) -> Result<()> {
+        let (side, longest) = (width.max(height), self.longest_side());
+        if side <= longest {
+            return Ok(());
+        }
+        let what = format!("{self:?} holds sides of up to {longest}, the picture has {side}; write a .png");
+        Err(Error::parameter("--output", what))
+    }
+
     /// The longest side that the format can hold.
     fn longest_side(self) -> usize {
         match self {
@@ -70,11 +83,7 @@ pub struct Texts {
 pub fn save(picture: &Picture, path: impl AsRef<Path>, texts: &Texts) -> Result<()> {
     let path = path.as_ref();
     let format = Format::of(path)?;
-    let (side, longest) = (picture.width().max(picture.height()), format.longest_side());
-    if side > longest {
-        let what = format!("{format:?} holds sides of up to {longest}, the picture has {side}; write a .png");
-        return Err(Error::parameter("--output", what));
-    }
+    format.check(picture.width(), picture.height())?;
     write_atomic(path, |file| {
         let mut file = BufWriter::new(file);
         encode(picture, format, texts, &mut file)?;

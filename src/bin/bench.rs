@@ -10,7 +10,7 @@ mod terminal;
 use args::Failure;
 use braid::device::cpu::Cpu;
 use braid::inputs::picture;
-use braid::pipeline::{ImagePrompt, Stage, Watch};
+use braid::pipeline::{ImagePrompt, MAX_COUNT, MAX_SIDE, MAX_THREADS, Stage, Watch};
 use braid::{Pipeline, PipelineOptions, Request};
 use lexopt::Arg;
 use serde::Serialize;
@@ -114,10 +114,12 @@ fn end_to_end(mut parser: lexopt::Parser) -> Result<(), Failure> {
             Arg::Short('p') | Arg::Long("prompt") => request.prompt = args::text(p, "--prompt")?,
             Arg::Long("steps") => request.steps = args::count(p, "--steps", 1, 1000)?,
             Arg::Long("cfg-scale") => request.guidance = args::number(p, "--cfg-scale")?,
-            Arg::Short('W') | Arg::Long("width") => request.width = Some(args::count(p, "--width", 1, 16_384)?),
-            Arg::Short('H') | Arg::Long("height") => request.height = Some(args::count(p, "--height", 1, 16_384)?),
-            Arg::Short('b') | Arg::Long("batch-count") => request.count = args::count(p, "--batch-count", 1, 1000)?,
-            Arg::Short('t') | Arg::Long("threads") => threads = Some(args::count(p, "--threads", 1, 1024)?),
+            Arg::Short('W') | Arg::Long("width") => request.width = Some(args::count(p, "--width", 1, MAX_SIDE)?),
+            Arg::Short('H') | Arg::Long("height") => request.height = Some(args::count(p, "--height", 1, MAX_SIDE)?),
+            Arg::Short('b') | Arg::Long("batch-count") => {
+                request.count = args::count(p, "--batch-count", 1, MAX_COUNT)?
+            }
+            Arg::Short('t') | Arg::Long("threads") => threads = Some(args::count(p, "--threads", 1, MAX_THREADS)?),
             Arg::Short('r') | Arg::Long("repetitions") => repetitions = args::count(p, "--repetitions", 1, 10_000)?,
             Arg::Short('o') | Arg::Long("output") => format = args::text(p, "--output")?,
             other => return Err(args::unexpected_of(other, "bench --help")),

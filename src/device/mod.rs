@@ -10,7 +10,7 @@ pub trait Device: Send + Sync {
     /// The device as a user would name it.
     fn name(&self) -> String;
 
-    /// Prepares a graph: after this a run allocates nothing.
+    /// Prepares a graph: after this a run allocates no memory for tensors.
     ///
     /// # Errors
     /// Where memory is short or an operation is not supported.

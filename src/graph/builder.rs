@@ -2,7 +2,7 @@
 
 use super::{Affine, Attention, Columns, Epilogue, Graph, Node, NodeId, Op, Product, Strand, Window};
 use crate::error::{Error, Result};
-use crate::models::config::Activation;
+use crate::graph::Activation;
 use crate::weights::{Scope, Weight};
 
 /// Collects nodes. Methods infer the shape of the result; operands that do not fit are noted and reported by

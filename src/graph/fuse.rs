@@ -43,9 +43,7 @@ fn absorbed(graph: &Graph, i: usize, uses: &[usize]) -> Option<Node> {
         Op::Activation(kind) => {
             let n = before(0)?;
             match &n.op {
-                Op::GroupNorm { groups, eps, weight, bias, silu: false }
-                    if *kind == crate::models::config::Activation::Silu =>
-                {
+                Op::GroupNorm { groups, eps, weight, bias, silu: false } if *kind == super::Activation::Silu => {
                     let op = Op::GroupNorm {
                         groups: *groups,
                         eps: *eps,

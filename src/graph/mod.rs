@@ -14,8 +14,19 @@ pub use builder::Builder;
 pub use fuse::fuse;
 pub use plan::{Location, Plan};
 
-pub use crate::models::config::Activation;
 use crate::weights::Weight;
+
+/// An activation function.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Activation {
+    /// x * sigmoid(x).
+    Silu,
+    /// The exact GELU, x * Phi(x), by erf.
+    Gelu,
+    /// x * sigmoid(1.702 x).
+    QuickGelu,
+}
 
 /// A node of a [`Graph`], by its place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -4,8 +4,8 @@
 use super::config::{AdapterConfig, UnetConfig};
 use super::unet::UnetShape;
 use crate::error::Result;
+use crate::graph::Activation;
 use crate::graph::{Affine, Builder, Graph};
-use crate::models::config::Activation;
 use crate::weights::Scope;
 
 /// Where an adapter's tensors are.

@@ -1,16 +1,6 @@
 //! Sizes and switches of each model, in diffusers' terms.
 
-/// An activation function.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Activation {
-    /// x * sigmoid(x).
-    Silu,
-    /// The exact GELU, x * Phi(x), by erf.
-    Gelu,
-    /// x * sigmoid(1.702 x).
-    QuickGelu,
-}
+pub use crate::graph::Activation;
 
 /// A CLIP text encoder (transformers' `CLIPTextModel` and `CLIPTextModelWithProjection`).
 #[derive(Debug, Clone, PartialEq)]

@@ -11,6 +11,10 @@ use std::collections::BTreeSet;
 /// No dimension of a real model comes near it; it keeps products of a few sizes from overflowing.
 pub(crate) const LARGEST: usize = 1 << 20;
 
+/// Sides of an image encoder's picture and of its patches; the published ones take 224 or 336, and 14 to 32.
+pub(crate) const LARGEST_IMAGE: usize = 4096;
+pub(crate) const LARGEST_PATCH: usize = 128;
+
 /// Looks at the tensors of one model.
 struct Probe<'a> {
     weights: &'a Weights,
@@ -164,6 +168,9 @@ pub fn clip_vision(weights: &Weights) -> Result<ClipVisionConfig> {
     let (hidden, patch) = (p.dim(embedding, 4, 0)?, p.dim(embedding, 4, 2)?);
     let positions = p.dim("vision_model.embeddings.position_embedding.weight", 2, 0)?;
     let side = (positions - 1).isqrt();
+    if patch > LARGEST_PATCH || side * patch > LARGEST_IMAGE {
+        return p.mismatch(format!("pictures of {side} patches of {patch} pixels on a side are too large"));
+    }
     if side == 0 || side * side + 1 != positions {
         return p.mismatch(format!("{positions} positions are not a class token and a square of patches"));
     }

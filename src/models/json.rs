@@ -4,7 +4,7 @@
 //! that the engine cannot obey is an error that names it; fields that do not change inference are passed over.
 
 use super::config::{Activation, ClipTextConfig, ClipVisionConfig, UnetConfig, VaeConfig};
-use super::infer::LARGEST;
+use super::infer::{LARGEST, LARGEST_IMAGE, LARGEST_PATCH};
 use crate::error::{Error, Result, escape};
 use serde_json::{Map, Value, json};
 use std::path::Path;
@@ -238,8 +238,12 @@ impl ClipVisionConfig {
         f.only("num_channels", &[json!(3)])?;
         let [hidden, layers, heads, intermediate] = f.clip([768, 12, 12, 3072])?;
         let (image, patch) = (f.equal_sizes("image_size", 224)?, f.equal_sizes("patch_size", 32)?);
-        if image < patch {
-            return f.bad("patch_size", format!("a size within the picture's {image} is needed"));
+        if image > LARGEST_IMAGE {
+            return f.bad("image_size", format!("at most {LARGEST_IMAGE} is supported"));
+        }
+        if image < patch || patch > LARGEST_PATCH {
+            return f
+                .bad("patch_size", format!("a size within the picture's {image} and up to {LARGEST_PATCH} is needed"));
         }
         Ok(Self {
             hidden,

@@ -15,8 +15,8 @@ pub mod tables;
 pub mod unet;
 pub mod vae;
 
+use crate::graph::Activation;
 use crate::graph::{Builder, NodeId};
-use crate::models::config::Activation;
 use crate::weights::Scope;
 
 /// One pre-norm transformer layer of CLIP, text and vision alike.

@@ -3,8 +3,8 @@
 use super::config::UnetConfig;
 use crate::compat::Compat;
 use crate::error::Result;
+use crate::graph::Activation;
 use crate::graph::{Builder, Columns, Graph, NodeId, Strand};
-use crate::models::config::Activation;
 use crate::weights::Scope;
 use std::collections::HashMap;
 

@@ -3,8 +3,8 @@
 use super::config::VaeConfig;
 use crate::compat::Compat;
 use crate::error::Result;
+use crate::graph::Activation;
 use crate::graph::{Builder, Graph, NodeId};
-use crate::models::config::Activation;
 use crate::weights::Scope;
 
 /// Group and resnet norms of the VAE, in both profiles.

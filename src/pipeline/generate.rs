@@ -28,7 +28,7 @@ pub(super) fn generate(
     match draw(p, programs, request, watch) {
         // The likeliest cause is worth the seconds that it takes to look for it.
         Err(Error::NotFinite { stage, hint }) => {
-            let bad = p.models.not_finite();
+            let bad = p.models.not_finite(&watch.cancel);
             let hint = match bad.first() {
                 Some(first) => format!("{} weights are NaN or infinite, fetch the file again: {first}", bad.len()),
                 None => hint,
@@ -109,7 +109,9 @@ impl<'a, 'w> Run<'a, 'w> {
                     format!("`noise` has {} values; {count} pictures of [{c}, {h}, {w}] need {need}", noise.len());
                 return Err(Error::parameter("--latents-in", what));
             }
-            finite(noise, || "the noise given".into(), "leave it out, or give finite values")?;
+            if !noise.iter().all(|v| v.is_finite()) {
+                return Err(Error::parameter("--latents-in", "`noise` holds values that are not finite"));
+            }
         }
         let adapters: Vec<usize> =
             (0..request.images.len()).filter(|&a| !request.images[a].references.is_empty()).collect();
@@ -153,16 +155,19 @@ impl<'a, 'w> Run<'a, 'w> {
         self.watch.tell(Progress { stage, picture: self.picture, pictures, done, steps });
     }
 
+    /// Keeps a stage; rows of one name follow one another. Adapters of different widths cannot: of their embeddings the first
+    /// width is kept.
     fn keep(&mut self, name: &str, shape: &[usize], data: impl FnOnce() -> Vec<f32>) {
         if self.request.keep_stages {
-            // Stages of further pictures follow those of the first.
             let mut data = data();
             let tensor = self.stages.entry(name.to_owned()).or_insert_with(|| StageTensor {
                 shape: std::iter::once(0).chain(shape[1..].iter().copied()).collect(),
                 data: Vec::new(),
             });
-            tensor.shape[0] += shape[0];
-            tensor.data.append(&mut data);
+            if tensor.shape[1..] == shape[1..] {
+                tensor.shape[0] += shape[0];
+                tensor.data.append(&mut data);
+            }
         }
     }
 
@@ -243,10 +248,6 @@ impl<'a, 'w> Run<'a, 'w> {
             let graph = condition(config, &scope, &shape, steps, &adapters)?;
             scope.finish("UNet")?;
             scopes.iter().try_for_each(|s| s.finish("IP-Adapter").map(drop))?;
-            // Its results are kept for all steps; together they take more than its arena.
-            let kept: usize = graph.outputs.iter().map(|(_, id)| graph.node(*id).len()).sum();
-            let few = || "give fewer image prompts, a shorter prompt or fewer steps".to_owned();
-            memory::demand("condition", kept as u64 * 4, few)?;
             p.device.load(graph)
         })?;
 
@@ -273,6 +274,10 @@ impl<'a, 'w> Run<'a, 'w> {
         let mut inputs: Vec<&[f32]> = vec![&timesteps, &pooled, &time_ids, &text];
         inputs.extend(images.iter().map(Vec::as_slice));
         let graph = program.graph();
+        // Its results are kept for all steps; together they take more than its arena.
+        let kept: usize = graph.outputs.iter().map(|(_, id)| graph.node(*id).len()).sum();
+        let few = || "give fewer image prompts, a shorter prompt or fewer steps".to_owned();
+        memory::demand("condition", kept as u64 * 4, few)?;
         let mut values: Vec<Vec<f32>> = graph.outputs.iter().map(|(_, id)| vec![0.0; graph.node(*id).len()]).collect();
         program.run(&inputs, &mut values.iter_mut().map(Vec::as_mut_slice).collect::<Vec<_>>())?;
 

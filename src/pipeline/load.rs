@@ -1,6 +1,6 @@
 //! From files to models.
 
-use super::PipelineOptions;
+use super::{CancelToken, MAX_THREADS, PipelineOptions};
 use crate::compat::Compat;
 use crate::error::{Error, Result};
 use crate::inputs::tokenizer::Tokenizer;
@@ -12,6 +12,9 @@ use crate::weights::{OpenOptions, Scope, Weights, adapter, open, single_file};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+/// The most adapters of a pipeline: an attention has an operand for each.
+const MAX_ADAPTERS: usize = 8;
 
 /// A model's sizes with its tensors.
 pub(super) struct Model<C> {
@@ -48,9 +51,6 @@ impl<C> Model<C> {
     }
 }
 
-/// More than any machine has cores for.
-const MAX_THREADS: usize = 1024;
-
 /// Everything that a pipeline runs.
 pub(super) struct Models {
     pub(super) text: [Model<ClipTextConfig>; 2],
@@ -73,6 +73,10 @@ impl Models {
         let path = &options.model;
         let open_options = OpenOptions { mmap: options.mmap };
         let mut models = if path.is_dir() { folder(path, &open_options)? } else { file(path, &open_options)? };
+        if options.adapters.len() > MAX_ADAPTERS {
+            let what = format!("{} adapters given; {MAX_ADAPTERS} are allowed", options.adapters.len());
+            return Err(Error::parameter("--ip-adapter", what));
+        }
         for path in &options.adapters {
             let weights = adapter::base(&open(path, &open_options)?)?;
             let config = infer::adapter(&weights)?;
@@ -82,6 +86,11 @@ impl Models {
         }
         let beside = path.join("image_encoder");
         let vision = options.clip_vision.clone().or_else(|| beside.is_dir().then_some(beside));
+        if options.clip_vision.is_some() && options.adapters.is_empty() {
+            let what =
+                "an image encoder is given, but no IP-Adapter that would read it; give --ip-adapter or leave it out";
+            return Err(Error::parameter("--clip-vision", what));
+        }
         if let Some(path) = vision.filter(|_| !options.adapters.is_empty()) {
             let vision = vision_encoder(&path, &open_options)?;
             for adapter in &models.adapters {
@@ -93,7 +102,8 @@ impl Models {
     }
 
     /// Weights that are NaN or infinite, as `FILE: NAME`. Reads every byte, so it is for explaining an error, not for loading.
-    pub(super) fn not_finite(&self) -> Vec<String> {
+    /// A cancelled search ends after the model that it is at.
+    pub(super) fn not_finite(&self, cancel: &CancelToken) -> Vec<String> {
         let mut all = vec![&self.text[0].weights, &self.text[1].weights, &self.unet.weights, &self.vae.weights];
         all.extend(self.vision.iter().map(|m| &m.weights));
         all.extend(self.adapters.iter().map(|m| &m.weights));
@@ -101,7 +111,7 @@ impl Models {
             let path = w.path().display().to_string();
             w.not_finite().into_iter().map(move |name| format!("{path}: {name}"))
         };
-        all.into_iter().flat_map(named).collect()
+        all.into_iter().take_while(|_| !cancel.is_cancelled()).flat_map(named).collect()
     }
 
     /// The sampler's configuration: the model's own, else the profile's, as `method` would read it.

@@ -8,7 +8,8 @@ mod request;
 mod scales;
 
 pub use request::{
-    CancelToken, ImagePrompt, MAX_COUNT, MAX_SIDE, Output, Progress, Reference, Request, Stage, StageTensor, Watch,
+    CancelToken, ImagePrompt, MAX_COUNT, MAX_SIDE, MAX_THREADS, Output, Progress, Reference, Request, Stage,
+    StageTensor, Watch,
 };
 pub use scales::Scales;
 

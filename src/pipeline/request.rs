@@ -15,6 +15,9 @@ pub const MAX_COUNT: usize = 1000;
 /// The greatest side of a picture, in pixels.
 pub const MAX_SIDE: usize = 16_384;
 
+/// The most threads of a pipeline.
+pub const MAX_THREADS: usize = 1024;
+
 /// A reference: a picture, or the embedding that [`super::Pipeline::encode_image`] made of one.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]

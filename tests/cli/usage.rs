@@ -50,7 +50,6 @@ const WRONG: &[(&[&str], &str)] = &[
     (&["--ip-adapter", "a"], "a has no picture"),
     (&["--ip-adapter", "a", "--ip-adapter-image", "i", "--ip-adapter", "b"], "b has no picture"),
     (&["--ip-adapter", "a", "--ip-adapter-image", "i", "--ip-adapter-strength", "NaN"], "--ip-adapter-strength"),
-    (&["--ip-adapter", "a", "--ip-adapter-image", "i", "--ip-adapter-strength", "-1"], "--ip-adapter-strength"),
     (&["--ip-adapter", "a", "--ip-adapter-image", "i", "--ip-adapter-blocks", "both"], "--ip-adapter-blocks"),
     (&["--ip-adapter-strength", "1", "--ip-adapter", "a", "--ip-adapter-strength", "1"], "given twice"),
 ];

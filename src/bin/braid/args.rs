@@ -36,7 +36,7 @@ impl Failure {
         match self {
             Self::Usage(what) => Some(what.clone()),
             Self::Library(error) => Some(error.to_string()),
-            Self::Signal(signal) => Some(format!("stopped by signal {signal}; nothing was written")),
+            Self::Signal(signal) => Some(format!("stopped by signal {signal}; no unfinished file was left")),
             Self::Told(_) => None,
         }
     }
@@ -95,13 +95,21 @@ pub fn named<T: FromStr<Err = Error>>(parser: &mut Parser, flag: &str) -> Result
     Ok(text(parser, flag)?.parse()?)
 }
 
-/// A finite number that is not negative.
-pub fn number(parser: &mut Parser, flag: &str) -> Result<f32, Failure> {
+/// A finite number of either sign.
+pub fn signed(parser: &mut Parser, flag: &str) -> Result<f32, Failure> {
     let text = text(parser, flag)?;
     match text.trim().parse::<f32>() {
-        Ok(v) if v.is_finite() && v >= 0.0 => Ok(v),
-        Ok(_) => Err(Failure::usage(format!("{flag}: `{text}` given; a finite number of at least 0 is needed"))),
+        Ok(v) if v.is_finite() => Ok(v),
+        Ok(_) => Err(Failure::usage(format!("{flag}: `{text}` given; a finite number is needed"))),
         Err(_) => Err(Failure::usage(format!("{flag}: `{text}` is not a number"))),
+    }
+}
+
+/// A finite number that is not negative.
+pub fn number(parser: &mut Parser, flag: &str) -> Result<f32, Failure> {
+    match signed(parser, flag)? {
+        v if v >= 0.0 => Ok(v),
+        v => Err(Failure::usage(format!("{flag}: `{v}` given; a finite number of at least 0 is needed"))),
     }
 }
 

@@ -8,7 +8,7 @@ use crate::system::{self, Memory};
 use crate::{Outcome, files, metadata, terminal};
 use braid::error::{Error, escape};
 use braid::inputs::picture;
-use braid::output::save;
+use braid::output::{Format, save};
 use braid::pipeline::{CancelToken, ImagePrompt, Output, Reference, Watch};
 use braid::tensor::DType;
 use braid::{Pipeline, PipelineOptions, Request};
@@ -36,6 +36,8 @@ pub fn run(parser: lexopt::Parser) -> Outcome {
     if let Some(path) = &options.latents {
         request.noise = Some(files::read_noise(path, options.count, size(&pipeline, &request))?);
     }
+    let (width, height) = size(&pipeline, &request);
+    Format::of(&options.output)?.check(width, height)?;
     notes.iter().for_each(|note| terminal::line("note: ", note));
 
     let output = draw(&pipeline, &request, &cancel)?;

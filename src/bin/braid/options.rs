@@ -1,14 +1,14 @@
 //! The flags of `braid generate`.
 
-use crate::args::{Failure, count, named, number, seed, size, text, unexpected, usage, value};
-use crate::help;
+use crate::args::{Failure, count, named, number, seed, signed, size, text, unexpected, usage, value};
+use crate::{files, help};
 use braid::Compat;
 use braid::inputs::noise::{Grid, Source};
-use braid::pipeline::{MAX_COUNT, MAX_SIDE, Scales};
+use braid::pipeline::{MAX_COUNT, MAX_SIDE, MAX_THREADS, Scales};
 use braid::schedulers::{Method, Prediction, Schedule, Spacing};
 use braid::tensor::DType;
 use lexopt::{Arg, Parser};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// One IP-Adapter with what belongs to it.
 #[derive(Debug, Clone, Default)]
@@ -77,9 +77,6 @@ pub struct Options {
     pub json: bool,
 }
 
-/// The most threads that `--threads` takes.
-pub const MAX_THREADS: usize = 1024;
-
 impl Options {
     fn new() -> Self {
         Self {
@@ -137,7 +134,7 @@ impl Options {
                 }
                 Arg::Long("ip-adapter-strength") => {
                     const FLAG: &str = "--ip-adapter-strength";
-                    let strength = number(p, FLAG)?;
+                    let strength = signed(p, FLAG)?;
                     once(adapters.last().strength.replace(strength).is_some(), FLAG)?;
                 }
                 Arg::Long("ip-adapter-blocks") => {
@@ -185,8 +182,11 @@ impl Options {
             Failure::usage("--model: missing; give an SDXL checkpoint (.safetensors) or a diffusers folder")
         })?;
         o.prompt = prompt.ok_or_else(|| Failure::usage("--prompt: missing; an empty one is written --prompt ''"))?;
-        if o.dump.as_ref().is_some_and(|d| *d == o.output) {
-            return Err(Failure::usage("--dump: names the same file as --output"));
+        if let Some(dump) = &o.dump {
+            let place = |p: &Path| std::path::absolute(p).unwrap_or_else(|_| p.to_owned());
+            if files::numbered(&o.output, o.count).iter().any(|name| place(name) == place(dump)) {
+                return Err(Failure::usage("--dump: names the same file as --output"));
+            }
         }
         if o.resize.is_some() && o.adapters.is_empty() {
             return Err(Failure::usage("--ip-adapter-image-resize: there is no --ip-adapter"));

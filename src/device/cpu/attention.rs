@@ -44,7 +44,7 @@ impl CpuAttention {
         let keys = op.strands.iter().map(|s| count(shapes[s.keys.operand])).collect();
         let widths = shapes.iter().map(|s| s.last().copied().unwrap_or(1)).collect();
         // A block of keys is packed once for a chunk; the chunk's sums stay within 256 kB.
-        let chunk = (65_536 / op.dim.next_multiple_of(NR)).next_multiple_of(MR);
+        let chunk = (65_536 / op.dim.next_multiple_of(NR)).next_multiple_of(MR).max(MR);
         Self { op: op.clone(), images, tokens: count(&node.shape), widths, keys, chunk }
     }
 
@@ -111,8 +111,7 @@ impl CpuAttention {
                 |t| row(strand.keys.operand, strand.keys.start, tokens, t),
                 |t| row(strand.values.operand, strand.values.start, tokens, t),
             );
-            let [sums, state, ..] = self.sizes();
-            let (sums, state) = buffer.split_at_mut(sums).split_sums(state);
+            let (sums, state) = buffer.split_at(self.sizes()[0]);
             for (t, top) in rows.clone().step_by(MR).enumerate() {
                 for r in 0..MR.min(rows.end - top) {
                     let factor = scale / state[(t * MR + r) * 2 + 1];
@@ -201,17 +200,6 @@ impl CpuAttention {
                 }
             }
         }
-    }
-}
-
-/// Splits off the row states that follow the sums.
-trait SplitSums<'a> {
-    fn split_sums(self, state: usize) -> (&'a [f32], &'a [f32]);
-}
-
-impl<'a> SplitSums<'a> for (&'a mut [f32], &'a mut [f32]) {
-    fn split_sums(self, state: usize) -> (&'a [f32], &'a [f32]) {
-        (self.0, &self.1[..state])
     }
 }
 

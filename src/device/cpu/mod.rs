@@ -96,8 +96,17 @@ impl CpuProgram {
     fn new(pool: Arc<Pool>, graph: Graph) -> Result<Self> {
         let threads = pool.threads();
         let plan = Plan::new(&graph);
+        let norms: usize = graph
+            .nodes
+            .iter()
+            .filter(|n| matches!(n.op, Op::GroupNorm { .. }))
+            .map(|n| CpuGroupNorm::bytes(n.channels(), n.shape[0], pixels(n)))
+            .sum();
+        let hint = || "ask for a smaller picture or free memory".to_owned();
+        // Before the norms' statistics are allocated below.
+        memory::demand(STAGE, (plan.arena as u64 * 4).saturating_add(norms as u64), hint)?;
         let ready: Vec<Ready> = graph.nodes.iter().map(|n| prepare(&graph, n, threads)).collect();
-        let (mut scratch, mut bytes, mut widest) = (0, 0, 1);
+        let (mut scratch, mut bytes, mut widest) = (0, norms, 1);
         for (node, ready) in graph.nodes.iter().zip(&ready) {
             widest = widest.max(node.channels());
             match ready {
@@ -106,14 +115,13 @@ impl CpuProgram {
                     bytes += p.bytes();
                 }
                 Ready::Attention(a) => scratch = scratch.max(a.scratch()),
-                Ready::GroupNorm(n) => bytes += n.bytes(),
+                Ready::GroupNorm(_) => {}
                 Ready::LayerNorm { weight, bias } => bytes += (weight.len() + bias.len()) * 4,
                 Ready::Positions { token, positions } => bytes += (token.len() + positions.len()) * 4,
                 Ready::Nothing => {}
             }
         }
         let need = (plan.arena as u64).saturating_add((threads * scratch + widest) as u64).saturating_mul(4);
-        let hint = || "ask for a smaller picture or free memory".to_owned();
         memory::demand(STAGE, need, hint)?;
         let mut arena = Vec::new();
         arena.try_reserve_exact(plan.arena).map_err(|_| Error::Memory {
@@ -129,6 +137,11 @@ impl CpuProgram {
     }
 }
 
+/// Rows of one image: pixels or tokens.
+fn pixels(node: &Node) -> usize {
+    node.shape[1..node.shape.len() - 1].iter().product()
+}
+
 fn prepare(graph: &Graph, node: &Node, threads: usize) -> Ready {
     let shapes: Vec<&[usize]> = node.inputs.iter().map(|id| graph.node(*id).shape.as_slice()).collect();
     match &node.op {
@@ -137,7 +150,6 @@ fn prepare(graph: &Graph, node: &Node, threads: usize) -> Ready {
         Op::GroupNorm { groups, eps, weight, bias, silu } => {
             let second = shapes.get(1).map_or(0, |s| s[s.len() - 1]);
             let channels = [shapes[0][shapes[0].len() - 1], second];
-            let pixels = node.shape[1..node.shape.len() - 1].iter().product();
             Ready::GroupNorm(CpuGroupNorm::new(
                 *groups,
                 *eps,
@@ -146,7 +158,7 @@ fn prepare(graph: &Graph, node: &Node, threads: usize) -> Ready {
                 bias.to_f32(),
                 channels,
                 node.shape[0],
-                pixels,
+                pixels(node),
             ))
         }
         Op::LayerNorm { weight, bias, .. } => Ready::LayerNorm { weight: weight.to_f32(), bias: bias.to_f32() },

@@ -82,9 +82,9 @@ impl CpuGroupNorm {
         Self { groups, eps, silu, weight, bias, channels, images, pixels, stats, lines: Shared::new(images * 2 * c) }
     }
 
-    pub(crate) fn bytes(&self) -> usize {
-        let c = self.weight.len();
-        (2 * c + self.images * 2 * c * (1 + self.pixels.div_ceil(ROWS))) * 4
+    /// Bytes that a norm of that many channels holds.
+    pub(crate) fn bytes(channels: usize, images: usize, pixels: usize) -> usize {
+        (2 * channels + images * 2 * channels * (1 + pixels.div_ceil(ROWS))) * 4
     }
 
     /// Computes the result.

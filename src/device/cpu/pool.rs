@@ -96,10 +96,12 @@ impl Pool {
             if spins < SPINS { std::hint::spin_loop() } else { std::thread::yield_now() }
         }
         lock(&shared.job).task = None;
+        // Cleared in either case, so that it cannot fail a later run.
+        let other = shared.panicked.swap(false, Ordering::Relaxed);
         if let Err(panic) = result {
             resume_unwind(panic);
         }
-        if shared.panicked.swap(false, Ordering::Relaxed) {
+        if other {
             panic!("an operation failed on another thread");
         }
     }
@@ -190,5 +192,7 @@ mod tests {
         let run = |bad: usize| catch_unwind(AssertUnwindSafe(|| pool.run(64, &|i, _| assert!(i != bad, "planned"))));
         assert!(run(40).is_err());
         assert!(run(64).is_ok());
+        let all = catch_unwind(AssertUnwindSafe(|| pool.run(64, &|_, _| panic!("planned"))));
+        assert!(all.is_err() && run(64).is_ok());
     }
 }

@@ -11,8 +11,8 @@ use super::pack::Panel;
 use super::pool::Pool;
 use super::scratch::Scratch;
 use super::simd::{exp, for_every_isa, gelu, swish};
+use crate::graph::Activation;
 use crate::graph::{Epilogue, Product};
-use crate::models::config::Activation;
 
 /// Inputs times taps of a block: a panel of them is 147 kB and stays in the second-level cache.
 const BLOCK: usize = 1152;
