@@ -1,0 +1,53 @@
+//! What must not break: damaged models, wrong files and senseless requests through the whole pipeline. The numbers are
+//! those of the catalogue of bad inputs; the readers' own cases are in tests/weights, tests/pictures.rs and
+//! tests/tokenizer.rs.
+
+#![allow(clippy::unwrap_used)]
+
+#[path = "../common/mod.rs"]
+mod common;
+mod folders;
+mod requests;
+mod weights;
+
+use braid::error::Error;
+use braid::inputs::picture::Picture;
+use braid::pipeline::{ImagePrompt, Reference, Scales};
+use braid::{Pipeline, PipelineOptions, Request};
+use common::{Model, draw, read, request, warnings};
+use serde_json::{Value, json};
+use std::path::Path;
+
+const PARTS: [(&str, &str); 5] = [
+    ("UNet", "unet/diffusion_pytorch_model.safetensors"),
+    ("VAE decoder", "vae/diffusion_pytorch_model.safetensors"),
+    ("text encoder", "text_encoder/model.safetensors"),
+    ("text encoder", "text_encoder_2/model.safetensors"),
+    ("image encoder", "image_encoder/model.safetensors"),
+];
+const ADAPTER: &str = "ip-adapter.safetensors";
+
+/// The error, or a panic that says what was accepted.
+fn refused<T>(result: braid::Result<T>, what: &str) -> Error {
+    match result {
+        Ok(_) => panic!("{what} was accepted"),
+        Err(error) => {
+            let text = error.to_string();
+            assert!(!text.contains(|c: char| c.is_control()), "{what}: {text:?}");
+            error
+        }
+    }
+}
+
+/// Whether the picture depends on a tensor of a folder: not on what follows the layer whose state is taken, nor on rows of
+/// tokens that the prompt lacks.
+fn matters(part: &str, name: &str) -> bool {
+    let unused = match part {
+        "VAE decoder" => name.starts_with("encoder.") || name.starts_with("quant_conv."),
+        "text encoder" => {
+            name.contains("layers.2.") || name.contains("final_layer_norm") || name.contains("text_projection")
+        }
+        _ => false,
+    };
+    !unused && !name.contains("position_ids") && !name.contains("token_embedding")
+}

@@ -1,0 +1,228 @@
+//! Requests that cannot be, and pictures too large for the memory.
+
+use super::*;
+
+type Change<'a> = &'a dyn Fn(&mut Request);
+
+/// Requests that cannot be are refused with the flag's name; what follows is drawn as before.
+fn refuses(pipeline: &Pipeline, good: &Request, bad: &[(&str, Change<'_>)]) {
+    let before = draw(pipeline, good).unwrap();
+    for (i, (flag, change)) in bad.iter().enumerate() {
+        let mut r = good.clone();
+        change(&mut r);
+        let error = refused(draw(pipeline, &r), flag);
+        assert!(matches!(&error, Error::Parameter { name, .. } if name == flag), "{i}: {flag}: {error}");
+    }
+    assert_eq!(draw(pipeline, good).unwrap(), before);
+}
+
+#[test]
+fn b43_numbers() {
+    let pipeline = Model::folder().load().unwrap();
+    refuses(
+        &pipeline,
+        &request(),
+        &[
+            ("--steps", &|r| r.steps = 0),
+            ("--steps", &|r| r.steps = 1_000_000_000),
+            ("--steps", &|r| r.steps = usize::MAX),
+            ("--cfg-scale", &|r| r.guidance = f32::NAN),
+            ("--cfg-scale", &|r| r.guidance = f32::INFINITY),
+            ("--guidance-rescale", &|r| r.guidance_rescale = f32::NAN),
+            ("--guidance-rescale", &|r| r.guidance_rescale = -0.1),
+            ("--guidance-rescale", &|r| r.guidance_rescale = 1.1),
+            ("--width", &|r| r.width = Some(0)),
+            ("--height", &|r| r.height = Some(0)),
+            ("--height", &|r| (r.width, r.height) = (Some(1001), Some(1))),
+            ("--height", &|r| r.height = Some(1001)),
+            ("--width", &|r| r.width = Some(1_000_000_000)),
+            ("--height", &|r| r.height = Some(usize::MAX)),
+            ("--batch-count", &|r| r.count = 0),
+            ("--batch-count", &|r| r.count = 1_000_000),
+            ("--batch-count", &|r| r.count = usize::MAX),
+            ("--clip-skip", &|r| r.clip_skip = 2),
+            ("--clip-skip", &|r| r.clip_skip = usize::MAX),
+            ("eta", &|r| r.eta = Some(-0.5)),
+            ("eta", &|r| r.eta = Some(1.5)),
+            ("eta", &|r| r.eta = Some(f32::NAN)),
+            ("--latents-in", &|r| r.noise = Some(vec![0.0; 7])),
+            ("--latents-in", &|r| r.noise = Some(Vec::new())),
+        ],
+    );
+    let before = draw(&pipeline, &request()).unwrap();
+    let mut r = request();
+    r.noise = Some(vec![f32::NAN; 64]);
+    assert!(matches!(refused(draw(&pipeline, &r), "noise"), Error::Parameter { name, .. } if name == "--latents-in"));
+    r = request();
+    r.guidance = f32::MAX;
+    assert!(matches!(refused(draw(&pipeline, &r), "guidance"), Error::NotFinite { .. }));
+    r = request();
+    r.seed = u64::MAX;
+    r.count = 2;
+    assert_eq!(pipeline.generate(&r, &mut Default::default()).unwrap().seeds, [u64::MAX, 0]);
+    assert_eq!(draw(&pipeline, &request()).unwrap(), before);
+
+    let mut options = Model::folder().options();
+    for threads in [0, usize::MAX] {
+        options.threads = Some(threads);
+        let error = refused(Pipeline::load(&options), "threads");
+        assert!(matches!(error, Error::Parameter { .. }), "{error}");
+    }
+}
+
+/// DiffSynth's profile rounds sides and caps steps where diffusers refuses.
+#[test]
+fn b43_numbers_of_diffsynth() {
+    let pipeline = Model::file().load().unwrap();
+    let mut r = request();
+    r.images.clear();
+    (r.width, r.height) = (Some(1), Some(1));
+    assert_eq!(draw(&pipeline, &r).unwrap().len(), 64 * 64 * 3);
+    refuses(
+        &pipeline,
+        &r,
+        &[
+            ("--steps", &|r| r.steps = 0),
+            ("--width", &|r| r.width = Some(usize::MAX)),
+            ("--height", &|r| r.height = Some(0)),
+            ("eta", &|r| r.eta = Some(0.5)),
+            ("--clip-skip", &|r| r.clip_skip = usize::MAX),
+        ],
+    );
+}
+
+#[test]
+fn b44_prompts() {
+    for (model, long_fits) in [(Model::folder(), true), (Model::file(), false)] {
+        let pipeline = model.load().unwrap();
+        let mut good = request();
+        good.images.clear();
+        let before = draw(&pipeline, &good).unwrap();
+        let mut r = good.clone();
+        for prompt in ["", " ", "\0", "a\0b", "\x1b[31mred\x1b[0m", "\u{202e}abc", "\u{1f600}\u{301}", "<|endoftext|>"]
+        {
+            r.prompt = prompt.into();
+            r.negative_prompt = Some(prompt.into());
+            draw(&pipeline, &r).unwrap();
+        }
+        let long = "fox ".repeat(10_000);
+        for (prompt, negative) in [(long.as_str(), None), ("fox", Some(long.clone()))] {
+            r.prompt = prompt.into();
+            r.negative_prompt = negative;
+            match pipeline.generate(&r, &mut Default::default()) {
+                Ok(output) => {
+                    assert!(long_fits);
+                    assert_eq!(output.cut_tokens > 9_000, prompt.len() > 3);
+                }
+                Err(Error::Parameter { name, what }) => {
+                    assert!(!long_fits && what.contains("rows of 77"), "{what}");
+                    assert_eq!(name, if prompt.len() > 3 { "--prompt" } else { "--negative-prompt" });
+                }
+                Err(other) => panic!("{other}"),
+            }
+        }
+        assert_eq!(draw(&pipeline, &good).unwrap(), before);
+    }
+}
+
+fn image(width: usize) -> ImagePrompt {
+    ImagePrompt::default().with(Reference::Embedding(vec![0.5; width]))
+}
+
+#[test]
+fn b45_image_prompts() {
+    let model = Model::folder();
+    let pipeline = model.load().unwrap();
+    let picture = || Picture::new(8, 8, vec![9; 192]).unwrap();
+    refuses(
+        &pipeline,
+        &request(),
+        &[
+            ("--ip-adapter-strength", &|r| r.images = vec![image(24).scaled(f32::NAN)]),
+            ("--ip-adapter-strength", &|r| r.images = vec![image(24).scaled(f32::INFINITY)]),
+            ("--ip-adapter-blocks", &|r| r.images = vec![image(24).scaled(Scales::parse("1e30", 1e30).unwrap())]),
+            ("--ip-adapter-blocks", &|r| {
+                r.images = vec![image(24).scaled(Scales::parse(r#"{"up": {"block_9": 1}}"#, 1.0).unwrap())];
+            }),
+            ("--ip-adapter-image", &|r| r.images = vec![image(24), image(24)]),
+            ("--ip-adapter-image", &|r| r.images = vec![image(23)]),
+            ("--ip-adapter-image", &|r| r.images = vec![image(0)]),
+            ("picture size", &|r| {
+                r.images = vec![ImagePrompt::new(picture())];
+                r.images[0].resize = Some((0, 4));
+            }),
+            ("picture size", &|r| {
+                r.images = vec![ImagePrompt::new(picture())];
+                r.images[0].resize = Some((usize::MAX, 1 << 40));
+            }),
+        ],
+    );
+    let mut r = request();
+    r.images = vec![ImagePrompt::default().with(Reference::Embedding(vec![f32::NAN; 24]))];
+    assert!(matches!(refused(draw(&pipeline, &r), "NaN"), Error::NotFinite { .. }));
+    // An adapter without images, and one with an empty list, have no part.
+    r.images = Vec::new();
+    let without = draw(&pipeline, &r).unwrap();
+    r.images = vec![ImagePrompt::default()];
+    assert_eq!(draw(&pipeline, &r).unwrap(), without);
+    assert_ne!(draw(&pipeline, &request()).unwrap(), without);
+
+    // Images without an adapter, and pictures without an encoder.
+    let bare = Pipeline::load(&PipelineOptions::new(model.dir.path())).unwrap();
+    r.images = Vec::new();
+    assert_eq!(draw(&bare, &r).unwrap(), without);
+    let text = refused(draw(&bare, &request()), "no adapter").to_string();
+    assert!(text.contains("1 image prompts for 0 adapters"), "{text}");
+    std::fs::remove_dir_all(model.path("image_encoder")).unwrap();
+    let blind = Pipeline::load(&PipelineOptions::new(model.dir.path()).adapter(model.path(ADAPTER))).unwrap();
+    r.images = vec![ImagePrompt::new(picture())];
+    let text = refused(draw(&blind, &r), "no encoder").to_string();
+    assert!(text.contains("--clip-vision"), "{text}");
+    assert!(blind.encode_image(&picture()).is_err());
+    draw(&blind, &request()).unwrap();
+}
+
+/// A picture that memory cannot hold is refused at once, with a size that would fit.
+#[cfg(target_os = "linux")]
+#[test]
+fn too_large_for_memory() {
+    let pipeline = Model::folder().load().unwrap();
+    let before = draw(&pipeline, &request()).unwrap();
+    let have = braid::memory::available().unwrap();
+    let mut r = request();
+    (r.width, r.height) = (Some(16_384), Some(16_384));
+    // The small VAE takes 43 GB for it.
+    if have < 38 << 30 {
+        let begin = std::time::Instant::now();
+        match refused(draw(&pipeline, &r), "16384x16384") {
+            Error::Memory { stage: "decode", need, have, hint } => {
+                assert!(need > have, "{need} {have}");
+                assert!(hint.contains("would fit") || hint.contains("smaller"), "{hint}");
+            }
+            other => panic!("{other}"),
+        }
+        assert!(begin.elapsed().as_secs_f64() < 2.0, "{:?}", begin.elapsed());
+    }
+    // 1000 pictures of 805 MB.
+    r.count = 1000;
+    assert!(matches!(refused(draw(&pipeline, &r), "many"), Error::Memory { .. }));
+    // Embeddings whose keys and values fill the memory.
+    let mut r = request();
+    let one = r.images[0].references[0].clone();
+    let bytes = one_image_bytes();
+    let count = (have / bytes + 1) as usize;
+    if count < 2_000_000 {
+        r.images[0].references = vec![one; count];
+        match refused(draw(&pipeline, &r), "references") {
+            Error::Memory { stage: "condition", .. } => {}
+            other => panic!("{other}"),
+        }
+    }
+    assert_eq!(draw(&pipeline, &request()).unwrap(), before);
+}
+
+/// Bytes of keys and values of one reference in the small model: 4 tokens, 2 rows, twice the widths of 16 layers.
+#[cfg(target_os = "linux")]
+fn one_image_bytes() -> u64 {
+    4 * 2 * 2 * (5 * 32 + 12 * 64) * 4
+}
