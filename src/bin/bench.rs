@@ -166,7 +166,7 @@ fn end_to_end(mut parser: lexopt::Parser) -> Result<(), Failure> {
         version: env!("CARGO_PKG_VERSION"),
         build: if cfg!(debug_assertions) { "debug" } else { "release" },
         device: pipeline.device(),
-        threads: Cpu::new(threads).threads(),
+        threads: pipeline.threads(),
         instructions: Cpu::instructions(),
         model: model.to_string_lossy().into_owned(),
         adapters: pipeline.adapters(),

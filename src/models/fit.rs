@@ -6,18 +6,7 @@ use std::path::Path;
 
 /// Widths of the UNet's cross-attentions in the order in which an IP-Adapter numbers them: down, up, middle.
 pub fn cross_attention_widths(config: &UnetConfig) -> Vec<usize> {
-    let levels: Vec<_> = config.channels.iter().zip(&config.transformer_layers).collect();
-    let mut widths = Vec::new();
-    for &(&width, &depth) in &levels {
-        widths.extend(std::iter::repeat_n(width, config.layers * depth));
-    }
-    for &(&width, &depth) in levels.iter().rev() {
-        widths.extend(std::iter::repeat_n(width, (config.layers + 1) * depth));
-    }
-    if let Some(&(&width, &depth)) = levels.last() {
-        widths.extend(std::iter::repeat_n(width, depth));
-    }
-    widths
+    config.cross_layers().into_iter().map(|layer| layer.width).collect()
 }
 
 /// The name of an image encoder by the width of its embedding.

@@ -62,7 +62,9 @@ impl UnetConfig {
         for block in 0..levels {
             (0..=self.layers).for_each(|attention| push(Place::Up { block, attention }, levels - 1 - block));
         }
-        push(Place::Mid, levels - 1);
+        if let Some(deepest) = levels.checked_sub(1) {
+            push(Place::Mid, deepest);
+        }
         layers
     }
 

@@ -431,7 +431,7 @@ impl<'a, 'w> Run<'a, 'w> {
 }
 
 /// Height and width of the latents.
-fn size(p: &Pipeline, request: &Request) -> Result<[usize; 2]> {
+pub(super) fn size(p: &Pipeline, request: &Request) -> Result<[usize; 2]> {
     let (width, height) = p.default_size();
     let factor = p.models.vae.config.factor();
     let side = |flag: &str, asked: Option<usize>, default: usize| {

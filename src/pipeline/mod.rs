@@ -84,6 +84,7 @@ pub struct Pipeline {
     models: Models,
     compat: Compat,
     device: Box<dyn Device>,
+    threads: usize,
     programs: Mutex<Programs>,
 }
 
@@ -94,8 +95,9 @@ impl Pipeline {
     /// Any [`crate::Error`] that says which file cannot be used and what is needed instead.
     pub fn load(options: &PipelineOptions) -> Result<Self> {
         let models = Models::load(options)?;
-        let device = Box::new(Cpu::new(options.threads));
-        Ok(Self { models, compat: options.compat.clone(), device, programs: Mutex::default() })
+        let cpu = Cpu::new(options.threads);
+        let threads = cpu.threads();
+        Ok(Self { models, compat: options.compat.clone(), device: Box::new(cpu), threads, programs: Mutex::default() })
     }
 
     /// The device that the pipeline runs on, as a user would name it.
@@ -139,6 +141,21 @@ impl Pipeline {
             sampler = sampler.with_eta(eta)?;
         }
         Ok(sampler)
+    }
+
+    /// Threads of the CPU that the pipeline uses.
+    pub fn threads(&self) -> usize {
+        self.threads
+    }
+
+    /// Width and height of the pictures that a request gives, rounded up where the profile does that.
+    ///
+    /// # Errors
+    /// [`crate::Error::Parameter`] for a side that cannot be.
+    pub fn size(&self, request: &Request) -> Result<(usize, usize)> {
+        let factor = self.models.vae.config.factor();
+        let [height, width] = generate::size(self, request)?;
+        Ok((width * factor, height * factor))
     }
 
     /// `image_embeds` of a picture: `[E]`, the image encoder's projected class token. A [`Reference::Embedding`] of it

@@ -34,9 +34,9 @@ pub fn run(parser: lexopt::Parser) -> Outcome {
     let mut request = request(&options, images, &mut notes);
     let method = pipeline.sampler(&request)?.method();
     if let Some(path) = &options.latents {
-        request.noise = Some(files::read_noise(path, options.count, size(&pipeline, &request))?);
+        request.noise = Some(files::read_noise(path, options.count, pipeline.size(&request)?)?);
     }
-    let (width, height) = size(&pipeline, &request);
+    let (width, height) = pipeline.size(&request)?;
     Format::of(&options.output)?.check(width, height)?;
     notes.iter().for_each(|note| terminal::line("note: ", note));
 
@@ -145,11 +145,4 @@ fn request(o: &Options, images: Vec<ImagePrompt>, notes: &mut Vec<String>) -> Re
         seed
     });
     r
-}
-
-/// Width and height of the pictures that a request gives.
-fn size(pipeline: &Pipeline, request: &Request) -> (usize, usize) {
-    let (width, height) = pipeline.default_size();
-    let round = |side: usize| pipeline.compat().round_sides.map_or(side, |m| side.next_multiple_of(m));
-    (round(request.width.unwrap_or(width)), round(request.height.unwrap_or(height)))
 }

@@ -346,11 +346,9 @@ impl CpuProgram {
             (Op::Upsample, _) => {
                 let (x, from) = (input(0), &self.graph.node(node.inputs[0]).shape);
                 let (h, w, oh, ow) = (from[1], from[2], node.shape[1], node.shape[2]);
-                let nearest =
-                    |o: usize, out: usize, n: usize| ((o as f32 * (n as f32 / out as f32)) as usize).min(n - 1);
                 rows(&|row, out| {
                     let (image, y, x0) = (row / (oh * ow), row / ow % oh, row % ow);
-                    let at = (image * h + nearest(y, oh, h)) * w + nearest(x0, ow, w);
+                    let at = (image * h + product::nearest(y, oh, h)) * w + product::nearest(x0, ow, w);
                     out.copy_from_slice(&x[at * c..][..c]);
                 });
             }

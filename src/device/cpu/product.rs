@@ -66,6 +66,12 @@ enum Geometry {
     },
 }
 
+/// The row of a source that enlarging it to `grid` rows by nearest neighbour puts at row `at`: torch's rule, the scale in f32,
+/// rounded down.
+pub(crate) fn nearest(at: usize, grid: usize, source: usize) -> usize {
+    ((at as f32 * (source as f32 / grid as f32)) as usize).min(source - 1)
+}
+
 /// How the work is cut: items of `rows` rows by `group` panels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Tiling {
@@ -119,13 +125,11 @@ impl CpuProduct {
                 let (h, wd) = (sources[0][1], sources[0][2]);
                 let (gh, gw) = w.resize.unwrap_or((h, wd));
                 let axis = |out: usize, grid: usize, source: usize| {
-                    // torch's nearest neighbour: the scale in f32, rounded down.
-                    let scale = source as f32 / grid as f32;
                     let mut table = Vec::with_capacity(out * w.kernel);
                     for o in 0..out {
                         for k in 0..w.kernel {
                             let at = (o * w.stride + k).checked_sub(w.padding).filter(|&i| i < grid);
-                            table.push(at.map(|i| (((i as f32 * scale) as usize).min(source - 1)) as u32));
+                            table.push(at.map(|i| nearest(i, grid, source) as u32));
                         }
                     }
                     table
