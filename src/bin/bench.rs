@@ -28,6 +28,7 @@ Times one request from prompt to picture, again and again: one run to warm up, w
 counted, then -r runs. Models stay loaded; what is kept between requests is kept.
 
       --model PATH              SDXL checkpoint or diffusers folder
+      --config DIR              configurations for a single-file checkpoint
       --clip-vision PATH        image encoder
       --ip-adapter PATH         IP-Adapter
       --ip-adapter-image PATH   its reference picture
@@ -101,13 +102,14 @@ struct Measured {
 fn end_to_end(mut parser: lexopt::Parser) -> Result<(), Failure> {
     let p = &mut parser;
     let mut model: Option<PathBuf> = None;
-    let (mut encoder, mut adapter, mut image) = (None, None, None);
+    let (mut config, mut encoder, mut adapter, mut image) = (None, None, None, None);
     let mut request = Request::new("a red fox in the snow");
     let (mut threads, mut repetitions, mut format) = (None, 5, "md".to_owned());
     while let Some(arg) = p.next().map_err(args::usage)? {
         match arg {
             Arg::Short('h') | Arg::Long("help") => return terminal::print(HELP),
             Arg::Short('m') | Arg::Long("model") => model = Some(args::value(p, "--model")?.into()),
+            Arg::Long("config") => config = Some(PathBuf::from(args::value(p, "--config")?)),
             Arg::Long("clip-vision") => encoder = Some(PathBuf::from(args::value(p, "--clip-vision")?)),
             Arg::Long("ip-adapter") => adapter = Some(PathBuf::from(args::value(p, "--ip-adapter")?)),
             Arg::Long("ip-adapter-image") => image = Some(PathBuf::from(args::value(p, "--ip-adapter-image")?)),
@@ -134,7 +136,7 @@ fn end_to_end(mut parser: lexopt::Parser) -> Result<(), Failure> {
         return Err(Failure::usage("--ip-adapter: it and --ip-adapter-image need each other"));
     }
     let mut options = PipelineOptions::new(&model);
-    (options.clip_vision, options.threads) = (encoder, threads);
+    (options.config, options.clip_vision, options.threads) = (config, encoder, threads);
     if let (Some(adapter), Some(image)) = (adapter, image) {
         options = options.adapter(adapter);
         request.images = vec![ImagePrompt::new(picture::load(image, options.compat.alpha)?)];

@@ -72,7 +72,15 @@ impl Models {
         }
         let path = &options.model;
         let open_options = OpenOptions { mmap: options.mmap };
-        let mut models = if path.is_dir() { folder(path, &open_options)? } else { file(path, &open_options)? };
+        let mut models = match &options.config {
+            Some(_) if path.is_dir() => {
+                let what = "a diffusers folder has its own configurations; leave it out, or give a single-file checkpoint";
+                return Err(Error::parameter("--config", what));
+            }
+            Some(config) => configured_file(path, config, &open_options)?,
+            None if path.is_dir() => folder(path, &open_options)?,
+            None => file(path, &open_options)?,
+        };
         if options.adapters.len() > MAX_ADAPTERS {
             let what = format!("{} adapters given; {MAX_ADAPTERS} are allowed", options.adapters.len());
             return Err(Error::parameter("--ip-adapter", what));
@@ -169,8 +177,53 @@ fn file(path: &Path, options: &OpenOptions) -> Result<Models> {
     )
 }
 
+/// A single-file checkpoint with the configurations of a diffusers folder, as `from_single_file(config=...)` has it.
+fn configured_file(path: &Path, config: &Path, options: &OpenOptions) -> Result<Models> {
+    let parts = single_file::split(&open(path, options)?)?;
+    configured(config, |part| {
+        Ok(match part {
+            Part::Unet => parts.unet.clone(),
+            Part::Text => parts.text_encoder.clone(),
+            Part::Text2 => parts.text_encoder_2.clone(),
+            Part::Vae => parts.vae.clone(),
+        })
+    })
+}
+
 /// A diffusers folder; sizes are those of each part's `config.json`.
 fn folder(path: &Path, options: &OpenOptions) -> Result<Models> {
+    configured(path, |part| {
+        let weights = open(&path.join(part.folder()), options)?;
+        match part {
+            Part::Unet => Ok(weights),
+            Part::Text | Part::Text2 => single_file::text_encoder(&weights),
+            Part::Vae => single_file::vae(&weights),
+        }
+    })
+}
+
+/// The parts of a diffusers folder that have weights.
+#[derive(Clone, Copy)]
+enum Part {
+    Unet,
+    Text,
+    Text2,
+    Vae,
+}
+
+impl Part {
+    const fn folder(self) -> &'static str {
+        match self {
+            Self::Unet => "unet",
+            Self::Text => "text_encoder",
+            Self::Text2 => "text_encoder_2",
+            Self::Vae => "vae",
+        }
+    }
+}
+
+/// A model whose configurations are those of the diffusers folder `path`.
+fn configured(path: &Path, weights: impl Fn(Part) -> Result<Weights>) -> Result<Models> {
     let index_path = path.join("model_index.json");
     let index = json(&index_path)?;
     let class = index.get("_class_name").and_then(Value::as_str).unwrap_or("");
@@ -194,21 +247,20 @@ fn folder(path: &Path, options: &OpenOptions) -> Result<Models> {
             });
         }
     }
-    let config = |part: &str| -> Result<(PathBuf, Value)> {
-        let path = path.join(part).join("config.json");
+    let config = |part: Part| -> Result<(PathBuf, Value)> {
+        let path = path.join(part.folder()).join("config.json");
         let value = json(&path)?;
         Ok((path, value))
     };
-    let weights = |part: &str| open(&path.join(part), options);
-    let encoder = |part: &str, tokenizer: &str, default: fn() -> Result<Tokenizer>| -> Result<_> {
+    let encoder = |part: Part, tokenizer: &str, default: fn() -> Result<Tokenizer>| -> Result<_> {
         let (config_path, value) = config(part)?;
         let folder = path.join(tokenizer);
         let tokenizer = if folder.is_dir() { Tokenizer::from_folder(&folder)? } else { default()? };
         let config = ClipTextConfig::from_json(&config_path, &value)?;
-        Ok((config, single_file::text_encoder(&weights(part)?)?, tokenizer))
+        Ok((config, weights(part)?, tokenizer))
     };
-    let (unet_path, unet) = config("unet")?;
-    let (vae_path, vae) = config("vae")?;
+    let (unet_path, unet) = config(Part::Unet)?;
+    let (vae_path, vae) = config(Part::Vae)?;
     let scheduler_path = path.join("scheduler").join("scheduler_config.json");
     let scheduler = if scheduler_path.is_file() {
         let text = text(&scheduler_path)?;
@@ -218,10 +270,10 @@ fn folder(path: &Path, options: &OpenOptions) -> Result<Models> {
     };
     let zero = index.get("force_zeros_for_empty_prompt").and_then(Value::as_bool).unwrap_or(true);
     assemble(
-        encoder("text_encoder", "tokenizer", Tokenizer::clip)?,
-        encoder("text_encoder_2", "tokenizer_2", Tokenizer::clip_g)?,
-        (UnetConfig::from_json(&unet_path, &unet)?, weights("unet")?),
-        (VaeConfig::from_json(&vae_path, &vae)?, single_file::vae(&weights("vae")?)?),
+        encoder(Part::Text, "tokenizer", Tokenizer::clip)?,
+        encoder(Part::Text2, "tokenizer_2", Tokenizer::clip_g)?,
+        (UnetConfig::from_json(&unet_path, &unet)?, weights(Part::Unet)?),
+        (VaeConfig::from_json(&vae_path, &vae)?, weights(Part::Vae)?),
         scheduler,
         zero,
     )

@@ -29,6 +29,9 @@ use std::sync::{Mutex, PoisonError};
 pub struct PipelineOptions {
     /// A single-file SDXL checkpoint or a diffusers folder.
     pub model: PathBuf,
+    /// A diffusers folder of which only the configurations are read, for a single-file checkpoint whose sizes or sampler no
+    /// tensor tells. Absent, sizes are read off the tensors and everything else is as in the published models.
+    pub config: Option<PathBuf>,
     /// The image encoder: `model.safetensors` or its folder; `image_encoder/` of the model's folder where absent.
     pub clip_vision: Option<PathBuf>,
     /// IP-Adapters.
@@ -47,6 +50,7 @@ impl PipelineOptions {
     pub fn new(model: impl Into<PathBuf>) -> Self {
         Self {
             model: model.into(),
+            config: None,
             clip_vision: None,
             adapters: Vec::new(),
             compat: Compat::diffusers(),
@@ -59,6 +63,13 @@ impl PipelineOptions {
     #[must_use]
     pub fn adapter(mut self, path: impl Into<PathBuf>) -> Self {
         self.adapters.push(path.into());
+        self
+    }
+
+    /// Sets the folder of configurations.
+    #[must_use]
+    pub fn config(mut self, path: impl Into<PathBuf>) -> Self {
+        self.config = Some(path.into());
         self
     }
 

@@ -122,6 +122,7 @@ fn images(options: &Options) -> Result<Vec<ImagePrompt>, Failure> {
 
 fn load(options: &Options) -> Result<Pipeline, Failure> {
     let mut load = PipelineOptions::new(&options.model).compat(options.compat.clone());
+    load.config.clone_from(&options.config);
     load.clip_vision.clone_from(&options.clip_vision);
     load.adapters = options.adapters.iter().map(|a| a.path.clone()).collect();
     load.threads = options.threads;

@@ -60,6 +60,8 @@ Usage: braid generate --model PATH -p TEXT [OPTIONS]
 
 Models:
   -m, --model PATH              SDXL checkpoint (.safetensors) or diffusers folder
+      --config DIR              a diffusers folder whose configurations are those of a
+                                single-file checkpoint
       --clip-vision PATH        image encoder: model.safetensors or its folder
                                 [default: image_encoder/ of the model's folder]
       --no-mmap                 read the files into memory instead of mapping them

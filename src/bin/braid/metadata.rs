@@ -79,6 +79,7 @@ fn request(o: &Options, method: Method, seed: u64, (width, height): (usize, usiz
     json!({
         "version": env!("CARGO_PKG_VERSION"),
         "model": o.model.to_string_lossy(),
+        "config": o.config.as_ref().map(|p| p.to_string_lossy()),
         "clip_vision": o.clip_vision.as_ref().map(|p| p.to_string_lossy()),
         "ip_adapters": adapters,
         "ip_adapter_image_resize": o.resize.map(|(w, h)| [w, h]),

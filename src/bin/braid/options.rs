@@ -45,6 +45,7 @@ pub enum Device {
 #[derive(Debug, Clone)]
 pub struct Options {
     pub model: PathBuf,
+    pub config: Option<PathBuf>,
     pub clip_vision: Option<PathBuf>,
     pub adapters: Vec<Adapter>,
     pub resize: Option<(usize, usize)>,
@@ -81,6 +82,7 @@ impl Options {
     fn new() -> Self {
         Self {
             model: PathBuf::new(),
+            config: None,
             clip_vision: None,
             adapters: Vec::new(),
             resize: None,
@@ -126,6 +128,7 @@ impl Options {
                     return Ok(None);
                 }
                 Arg::Short('m') | Arg::Long("model") => model = Some(value(p, "--model")?.into()),
+                Arg::Long("config") => o.config = Some(value(p, "--config")?.into()),
                 Arg::Long("clip-vision") => o.clip_vision = Some(value(p, "--clip-vision")?.into()),
                 Arg::Long("ip-adapter") => adapters.open(value(p, "--ip-adapter")?.into()),
                 Arg::Long("ip-adapter-image") => {
