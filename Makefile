@@ -57,4 +57,5 @@ else
 	$(GOLDEN_DIFFUSERS) tests/golden/make_noise.py
 	$(GOLDEN_DIFFUSERS) tests/golden/make_pictures.py
 	$(GOLDEN_DIFFUSERS) tests/golden/make_bins.py
+	$(GOLDEN_DIFFUSERS) tests/golden/make_demo.py
 endif

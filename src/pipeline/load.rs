@@ -74,7 +74,8 @@ impl Models {
         let open_options = OpenOptions { mmap: options.mmap };
         let mut models = match &options.config {
             Some(_) if path.is_dir() => {
-                let what = "a diffusers folder has its own configurations; leave it out, or give a single-file checkpoint";
+                let what =
+                    "a diffusers folder has its own configurations; leave it out, or give a single-file checkpoint";
                 return Err(Error::parameter("--config", what));
             }
             Some(config) => configured_file(path, config, &open_options)?,

@@ -1,9 +1,11 @@
 //! The other commands.
 
 use super::{Case, failure, goldens, run, stderr, stdout};
-use braid::inputs::picture::{self, Alpha};
+use braid::inputs::picture::{self, Alpha, Picture};
 use serde_json::Value;
 use std::path::Path;
+
+const ASTRONAUT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/astronaut.jpg");
 
 #[test]
 fn inspect_tells_what_goes_together() {
@@ -63,31 +65,88 @@ fn doctor() {
     }
 }
 
+/// A tile of the demo's sheet; x, y and side as `grid.rs` lays them out.
+fn tile(sheet: &Picture, x: usize, y: usize, side: usize) -> Vec<u8> {
+    (y..y + side).flat_map(|y| sheet.rgb()[(y * sheet.width() + x) * 3..][..side * 3].to_vec()).collect()
+}
+
+/// The mean difference of the tiles' mean colours.
+fn difference(a: &[u8], b: &[u8]) -> f64 {
+    let mean = |tile: &[u8], c: usize| {
+        tile.iter().skip(c).step_by(3).map(|&v| f64::from(v)).sum::<f64>() * 3.0 / tile.len() as f64
+    };
+    (0..3).map(|c| (mean(a, c) - mean(b, c)).abs()).sum::<f64>() / 3.0
+}
+
 #[test]
 fn the_demo_draws_a_sheet() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("sheet.png");
-    let mut command = super::braid();
-    let output = command.args(["demo", "-o", path.to_str().unwrap()]).env("TMPDIR", dir.path()).output().unwrap();
+    let output = run(&["demo", "-o", path.to_str().unwrap()]);
     assert!(output.status.success() && stderr(&output).is_empty(), "{}", stderr(&output));
     let text = stdout(&output);
-    assert!(text.lines().next().unwrap().contains("three reference pictures") && text.contains("random"), "{text}");
-    assert!(text.ends_with(&format!("The sheet is in {}\n", path.display())), "{text}");
-    // The model's files are gone.
-    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    let lines: Vec<_> = text.lines().collect();
+    assert_eq!(lines.len(), 3, "{text}");
+    assert!(lines[0].contains("reference pictures") && lines[1].starts_with("14 pictures of 16 steps in "), "{text}");
+    assert_eq!(lines[2], format!("The sheet is in {}", path.display()));
     let sheet = picture::load(&path, Alpha::Drop).unwrap();
-    let tile = |row: usize, column: usize| -> Vec<u8> {
-        let (x, y) = (36 + 20 + column * 212, 36 + 28 + row * 212);
-        (y..y + 192).flat_map(|y| sheet.rgb()[(y * sheet.width() + x) * 3..][..192 * 3].to_vec()).collect()
-    };
-    let difference =
-        |a: &[u8], b: &[u8]| a.iter().zip(b).map(|(a, b)| f64::from(a.abs_diff(*b))).sum::<f64>() / a.len() as f64;
-    // Without the adapter all are one picture; the stronger it is, the further they part.
-    assert_eq!(tile(0, 1), tile(1, 1));
-    for (a, b) in [(0, 1), (1, 2), (0, 2)] {
-        let apart = [2, 3].map(|c| difference(&tile(a, c), &tile(b, c)));
-        assert!(apart[0] > 1.0 && apart[1] > 1.5 * apart[0], "{apart:?}");
+    assert_eq!((sheet.width(), sheet.height()), (940, 36 + 28 + 3 * 222 + 28 + 128 + 36));
+    // Each reference's row goes by its own colours: it is nearer to them than to those of the other two, on average.
+    let block = |row: usize, column: usize| tile(&sheet, 36 + column * 222, 64 + row * 222, 202);
+    let apart =
+        |reference: usize, row: usize| (1..4).map(|c| difference(&block(reference, 0), &block(row, c))).sum::<f64>();
+    for row in 0..3 {
+        assert!((0..3).filter(|&r| r != row).all(|r| apart(row, row) < apart(r, row)), "row {row}");
     }
+    // Along the strip, too.
+    let strip = |column: usize| tile(&sheet, 36 + column * 148, 64 + 3 * 222 + 28, 128);
+    assert!(difference(&strip(0), &strip(5)) < difference(&strip(0), &strip(1)));
+}
+
+#[test]
+fn the_demo_takes_a_prompt_and_a_picture() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("strip.png");
+    let output = run(&["demo", "-p", "two rings", "--image", ASTRONAUT, "--seed", "3", "-o", path.to_str().unwrap()]);
+    assert!(output.status.success() && stderr(&output).is_empty(), "{}", stderr(&output));
+    assert!(stdout(&output).contains("\n5 pictures of 16 steps in "));
+    let sheet = picture::load(&path, Alpha::Drop).unwrap();
+    assert_eq!((sheet.width(), sheet.height()), (940, 36 + 28 + 128 + 36));
+    let text = failure(&run(&["demo", "--assets", "/none/demo"]), 1);
+    assert!(text.contains("/none/demo") && text.contains("--assets"), "{text}");
+}
+
+/// `--config` is for single files: a folder has its own configurations.
+#[test]
+fn configurations_for_a_single_file() {
+    let demo = |name: &str| format!("{}/assets/demo/{name}", env!("CARGO_MANIFEST_DIR"));
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("a.png");
+    let draw = |config: &str| {
+        run(&[
+            "generate",
+            "--model",
+            &demo("sdxl.safetensors"),
+            "--config",
+            config,
+            "-p",
+            "a ring",
+            "--steps",
+            "1",
+            "-s",
+            "1",
+            "-o",
+            path.to_str().unwrap(),
+        ])
+    };
+    let output = draw(&demo("config"));
+    assert!(output.status.success(), "{}", stderr(&output));
+    // The UNet's sample_size of 16 makes 128 pixels; without configurations SDXL's 1024 would be meant.
+    assert_eq!(picture::load(&path, Alpha::Drop).unwrap().width(), 128);
+    let text = failure(&draw(&demo("none")), 1);
+    assert!(text.contains("model_index.json"), "{text}");
+    let text = failure(&run(&["generate", "--model", &demo("."), "--config", &demo("config"), "-p", "a ring"]), 2);
+    assert!(text.contains("--config"), "{text}");
 }
 
 #[test]

@@ -1,112 +1,99 @@
-//! The demo's sheet and the reference pictures that it draws itself.
+//! The demo's sheet: tiles with round corners under their labels.
 
 use braid::error::Result;
 use braid::inputs::picture::Picture;
+use braid::inputs::resize::resize;
+use font8x8::UnicodeFonts;
 
-/// The side of a picture on the sheet.
-pub const TILE: usize = 192;
 const GAP: usize = 20;
 const MARGIN: usize = 36;
-/// The height of the gauges above the columns.
-const HEAD: usize = 28;
-const PAPER: [f32; 3] = [0.965, 0.957, 0.941];
-const INK: [f32; 3] = [0.17, 0.20, 0.26];
+/// The height of a line of labels; a letter is 8 pixels, doubled.
+const LINE: usize = 28;
+const LETTER: usize = 16;
+/// Six tiles of the strip are as wide as four of the block.
+const STRIP: usize = 128;
+const BLOCK: usize = (6 * STRIP + 2 * GAP) / 4;
+const WIDTH: usize = 2 * MARGIN + 6 * STRIP + 5 * GAP;
+const PAPER: [u8; 3] = [246, 244, 240];
+const INK: [u8; 3] = [43, 51, 66];
 
-type Color = [f32; 3];
-
-fn mix(a: Color, b: Color, t: f32) -> Color {
-    let t = t.clamp(0.0, 1.0);
-    [0, 1, 2].map(|i| a[i] + (b[i] - a[i]) * t)
+/// Where a tile goes: its left upper corner and its side, in pixels. Labels stand above.
+#[derive(Clone, Copy)]
+pub struct Place {
+    x: usize,
+    y: usize,
+    side: usize,
 }
 
-/// A square picture of a colour for each point; x and y run from 0 to 1.
-fn draw(color: impl Fn(f32, f32) -> Color) -> Result<Picture> {
-    let mut rgb = Vec::with_capacity(TILE * TILE * 3);
-    for i in 0..TILE * TILE {
-        let at = |v: usize| (v as f32 + 0.5) / TILE as f32;
-        rgb.extend(color(at(i % TILE), at(i / TILE)).map(|v| (v.clamp(0.0, 1.0) * 255.0).round() as u8));
+impl Place {
+    /// A tile of the block, which has four columns.
+    pub fn block(row: usize, column: usize) -> Self {
+        Self { x: MARGIN + column * (BLOCK + GAP), y: MARGIN + LINE + row * (BLOCK + GAP), side: BLOCK }
     }
-    Picture::new(TILE, TILE, rgb)
+
+    /// A tile of the strip, which has six, below `rows` of the block.
+    pub fn strip(rows: usize, column: usize) -> Self {
+        let above = if rows > 0 { LINE + rows * (BLOCK + GAP) } else { 0 };
+        Self { x: MARGIN + column * (STRIP + GAP), y: MARGIN + above + LINE, side: STRIP }
+    }
 }
 
-/// 1 inside, 0 outside, smooth over a pixel; `distance` is negative inside.
-fn cover(distance: f32) -> f32 {
-    (0.5 - distance * TILE as f32).clamp(0.0, 1.0)
+/// A picture being put together.
+pub struct Sheet {
+    height: usize,
+    rgb: Vec<u8>,
 }
 
-/// Three pictures: a sun over hills, waves, and a flower.
-pub fn references() -> Result<[Picture; 3]> {
-    let sun = draw(|x, y| {
-        let sky = mix([0.98, 0.80, 0.46], [0.86, 0.33, 0.36], y * 1.3);
-        let disc = mix(sky, [1.0, 0.95, 0.78], cover(((x - 0.62).powi(2) + (y - 0.40).powi(2)).sqrt() - 0.17));
-        let far = mix(disc, [0.47, 0.22, 0.36], cover(0.66 + 0.06 * (x * 7.0).sin() - y));
-        mix(far, [0.22, 0.13, 0.27], cover(0.80 + 0.05 * (x * 5.0 + 2.0).sin() - y))
-    })?;
-    let waves = draw(|x, y| {
-        let row = y * 7.0 + 0.28 * (x * 12.6 + (y * 7.0).floor() * 1.7).sin();
-        let shades = [[0.05, 0.23, 0.39], [0.09, 0.40, 0.56], [0.23, 0.60, 0.70], [0.78, 0.91, 0.90]];
-        shades[(row.floor() as i64).rem_euclid(4) as usize]
-    })?;
-    let flower = draw(|x, y| {
-        let (x, y) = (x - 0.5, y - 0.5);
-        let (radius, angle) = ((x * x + y * y).sqrt(), y.atan2(x));
-        let ground = mix([0.16, 0.36, 0.27], [0.38, 0.58, 0.36], radius * 1.4);
-        let petals = mix(ground, [0.95, 0.88, 0.93], cover(radius - 0.26 - 0.13 * (angle * 8.0).cos()));
-        let inner = mix(petals, [0.82, 0.42, 0.60], cover(radius - 0.15 - 0.05 * (angle * 8.0).cos()));
-        mix(inner, [0.97, 0.76, 0.24], cover(radius - 0.08))
-    })?;
-    Ok([sun, waves, flower])
-}
+impl Sheet {
+    /// An empty sheet with room for `rows` of the block and the strip.
+    pub fn new(rows: usize) -> Self {
+        let height = Place::strip(rows, 0).y + STRIP + MARGIN;
+        Self { height, rgb: PAPER.repeat(WIDTH * height) }
+    }
 
-/// The middle square of a picture, as large as a tile.
-pub fn tile(picture: &Picture) -> Result<Picture> {
-    let (w, h) = (picture.width(), picture.height());
-    let side = w.min(h);
-    let (left, top) = ((w - side) / 2, (h - side) / 2);
-    let rows = (top..top + side).flat_map(|y| &picture.rgb()[(y * w + left) * 3..][..side * 3]);
-    braid::inputs::resize::resize(&Picture::new(side, side, rows.copied().collect())?, TILE, TILE)
-}
-
-/// Rows of tiles with round corners. Above every column but the first, a gauge of how much the reference weighs.
-pub fn sheet(rows: &[Vec<Picture>], gauges: &[f32]) -> Result<Picture> {
-    let columns = rows.first().map_or(0, Vec::len);
-    // The references stand a little apart.
-    let left = |c: usize| MARGIN + c * (TILE + GAP) + if c > 0 { GAP } else { 0 };
-    let width = left(columns) - GAP + MARGIN;
-    let height = MARGIN + HEAD + rows.len() * (TILE + GAP) - GAP + MARGIN;
-    let mut sheet: Vec<u8> = PAPER.map(|v| (v * 255.0) as u8).repeat(width * height);
-    let mut put = |x: usize, y: usize, color: Color, alpha: f32| {
-        for (i, v) in sheet[(y * width + x) * 3..][..3].iter_mut().enumerate() {
-            *v = (f32::from(*v) * (1.0 - alpha) + color[i] * 255.0 * alpha).round() as u8;
+    fn put(&mut self, x: usize, y: usize, color: &[u8], alpha: f32) {
+        for (v, c) in self.rgb[(y * WIDTH + x) * 3..][..3].iter_mut().zip(color) {
+            *v = (f32::from(*v) * (1.0 - alpha) + f32::from(*c) * alpha).round() as u8;
         }
-    };
-    for (c, gauge) in gauges.iter().enumerate() {
-        let (filled, top) = ((gauge * TILE as f32).round() as usize, MARGIN);
-        for x in 0..TILE {
-            for y in 0..6 {
-                let color = if x < filled { INK } else { mix(PAPER, INK, 0.15) };
-                put(left(c + 1) + x, top + y, color, corner(x, y, TILE, 6, 3.0));
+    }
+
+    /// Puts the middle square of a picture there.
+    pub fn tile(&mut self, at: Place, picture: &Picture) -> Result<()> {
+        let (w, h) = (picture.width(), picture.height());
+        let side = w.min(h);
+        let (left, top) = ((w - side) / 2, (h - side) / 2);
+        let rows = (top..top + side).flat_map(|y| &picture.rgb()[(y * w + left) * 3..][..side * 3]);
+        let tile = resize(&Picture::new(side, side, rows.copied().collect())?, at.side, at.side)?;
+        for (i, rgb) in tile.rgb().chunks_exact(3).enumerate() {
+            let (x, y) = (i % at.side, i / at.side);
+            self.put(at.x + x, at.y + y, rgb, corner(x, y, at.side));
+        }
+        Ok(())
+    }
+
+    /// Writes above a tile, as much as its width takes; letters that the font lacks are left blank.
+    pub fn label(&mut self, at: Place, text: &str) {
+        for (n, c) in text.chars().take(at.side / LETTER).enumerate() {
+            for (row, bits) in font8x8::BASIC_FONTS.get(c).unwrap_or_default().into_iter().enumerate() {
+                for i in (0..2 * LETTER).filter(|i| bits >> (i % LETTER / 2) & 1 == 1) {
+                    self.put(at.x + n * LETTER + i % LETTER, at.y - LINE + 2 * row + i / LETTER, &INK, 1.0);
+                }
             }
         }
     }
-    for (r, row) in rows.iter().enumerate() {
-        for (c, picture) in row.iter().enumerate() {
-            for (i, rgb) in picture.rgb().chunks_exact(3).enumerate() {
-                let (x, y) = (i % TILE, i / TILE);
-                let color = [0, 1, 2].map(|k| f32::from(rgb[k]) / 255.0);
-                let top = MARGIN + HEAD + r * (TILE + GAP);
-                put(left(c) + x, top + y, color, corner(x, y, TILE, TILE, 14.0));
-            }
-        }
+
+    /// The finished picture.
+    pub fn finish(self) -> Result<Picture> {
+        Picture::new(WIDTH, self.height, self.rgb)
     }
-    Picture::new(width, height, sheet)
 }
 
-/// How much of a pixel lies within a rectangle with round corners.
-fn corner(x: usize, y: usize, width: usize, height: usize, radius: f32) -> f32 {
-    let beyond = |v: usize, side: usize| {
+/// How much of a pixel lies within a square with round corners.
+fn corner(x: usize, y: usize, side: usize) -> f32 {
+    const RADIUS: f32 = 12.0;
+    let beyond = |v: usize| {
         let v = v as f32 + 0.5;
-        (radius - v).max(v - (side as f32 - radius)).max(0.0)
+        (RADIUS - v).max(v - (side as f32 - RADIUS)).max(0.0)
     };
-    (radius + 0.5 - beyond(x, width).hypot(beyond(y, height))).clamp(0.0, 1.0)
+    (RADIUS + 0.5 - beyond(x).hypot(beyond(y))).clamp(0.0, 1.0)
 }

@@ -121,14 +121,21 @@ Files:
 
 /// `braid help demo`.
 pub const DEMO: &str = "\
-Draws a sheet of pictures with a small model of random weights made on the fly: three
-reference pictures by three adapter strengths. Needs no files and a few seconds.
+Draws a sheet with the bundled model, a small SDXL with an IP-Adapter: three reference
+pictures by three prompts, and one picture at image-prompt scales from 0 to 1. Takes a few
+seconds. With a prompt or a picture of yours, it draws the row of scales alone.
 
 Usage: braid demo [OPTIONS]
 
   -o, --output FILE   .png, .jpg or .webp [default: braid-demo.png]
-  -p, --prompt TEXT   another prompt
-      --image PATH    a picture of yours instead of the first reference
+  -p, --prompt TEXT   what to draw: circles, squares, triangles, stars, rings, crosses,
+                      hearts, diamonds, moons or flowers; one, 'two' or 'three'; 'big' or
+                      'small'; 'on the left', 'at the top', ...; colours; 'on a blue
+                      striped background' [default: a big star]
+      --image PATH    the reference picture, one whose colours are plain to see
+  -s, --seed N        [default: 1]
+      --assets DIR    where the bundled model is [default: assets/demo beside the
+                      program or in the folder in which Braid was built]
 ";
 
 /// `braid help inspect`.
