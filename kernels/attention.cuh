@@ -47,13 +47,14 @@ struct Flash {
     static __device__ __forceinline__ void copy(T* to, const T* from, i64 row_stride, int first, int count, int dim) {
         constexpr int CHUNKS = D / 8;
         static_assert(R * CHUNKS % THREADS == 0, "every thread copies equally many chunks");
+        u32 target = shared_address(to);
 #pragma unroll
         for (int i = 0; i < R * CHUNKS / THREADS; i++) {
             int at = threadIdx.x + i * THREADS;
             int row = at / CHUNKS, column = at % CHUNKS * 8;
             bool there = first + row < count && column < dim;
             const T* source = there ? from + (first + row) * row_stride + column : from;
-            cp_async_16(shared_address(to + row * PITCH + column), source, there ? 16 : 0);
+            cp_async_16(target + (row * PITCH + column) * 2, source, there ? 16 : 0);
         }
     }
 
@@ -70,11 +71,11 @@ struct Flash {
     // Q has arrived in shared memory.
     __device__ __forceinline__ void load_queries() {
         // Matrices: rows 0-7 and 8-15 of columns 0-7, then of columns 8-15, which is the order a0..a3.
-        const T* row = shared + (warp * 16 * MT + lane % 16) * PITCH + lane / 16 * 8;
+        u32 row = shared_address(shared + (warp * 16 * MT + lane % 16) * PITCH + lane / 16 * 8);
 #pragma unroll
         for (int m = 0; m < MT; m++)
 #pragma unroll
-            for (int k = 0; k < D / 16; k++) ldmatrix_x4(q[m][k], shared_address(row + m * 16 * PITCH + k * 16));
+            for (int k = 0; k < D / 16; k++) ldmatrix_x4(q[m][k], row + (m * 16 * PITCH + k * 16) * 2);
     }
 
     __device__ __forceinline__ void begin_strand() {
@@ -86,13 +87,13 @@ struct Flash {
                 for (int i = 0; i < 4; i++) o[m][n][i] = 0.0f;
 #pragma unroll
             for (int r = 0; r < 2; r++) {
-                greatest[m][r] = -INFINITY_F32();
+                greatest[m][r] = -infinity();
                 sum[m][r] = 0.0f;
             }
         }
     }
 
-    static __device__ __forceinline__ float INFINITY_F32() { return __uint_as_float(0x7f800000u); }
+    static __device__ __forceinline__ float infinity() { return __uint_as_float(0x7f800000u); }
 
     // One tile of `left` (1 to 64) keys. `scale` is log2(e) / sqrt(dim). Query row r of the block sees the keys up to
     // r + `diagonal` of this tile; without a causal mask `diagonal` is at least KEYS.
@@ -100,7 +101,7 @@ struct Flash {
         float s[MT][KEYS / 8][4];
         const T* keys = key_tile(stage);
         // Matrices: keys 0-7 with columns 0-7 and 8-15 (b0, b1 of the first 8 keys), then keys 8-15.
-        const T* key = keys + (lane / 16 * 8 + lane % 8) * PITCH + lane / 8 % 2 * 8;
+        u32 key = shared_address(keys + (lane / 16 * 8 + lane % 8) * PITCH + lane / 8 % 2 * 8);
 #pragma unroll
         for (int j = 0; j < KEYS / 16; j++) {
 #pragma unroll
@@ -111,7 +112,7 @@ struct Flash {
 #pragma unroll
                 for (int k = 0; k < D / 16; k++) {
                     u32 b[4];
-                    ldmatrix_x4(b, shared_address(key + j * 16 * PITCH + k * 16));
+                    ldmatrix_x4(b, key + (j * 16 * PITCH + k * 16) * 2);
 #pragma unroll
                     for (int m = 0; m < MT; m++) {
                         Half<T>::mma(s[m][2 * j], q[m][k], b[0], b[1]);
@@ -129,12 +130,12 @@ struct Flash {
 #pragma unroll
                     for (int i = 0; i < 4; i++) {
                         int at = n * 8 + lane % 4 * 2 + i % 2, row = top + m * 16 + i / 2 * 8;
-                        if (at >= left || at > row + diagonal) s[m][n][i] = -INFINITY_F32();
+                        if (at >= left || at > row + diagonal) s[m][n][i] = -infinity();
                     }
         }
         soften(s, scale);
         // Matrices: keys 0-7 and 8-15 of columns 0-7 (b0, b1 of the first 8 columns), then of columns 8-15; transposed.
-        const T* value = keys + TILE + lane % 16 * PITCH + lane / 16 * 8;
+        u32 value = shared_address(keys + TILE + lane % 16 * PITCH + lane / 16 * 8);
 #pragma unroll
         for (int j = 0; j < KEYS / 16; j++) {
             if (j * 16 < left) {
@@ -149,7 +150,7 @@ struct Flash {
 #pragma unroll
                 for (int n = 0; n < D / 16; n++) {
                     u32 b[4];
-                    ldmatrix_x4_trans(b, shared_address(value + j * 16 * PITCH + n * 16));
+                    ldmatrix_x4_trans(b, value + (j * 16 * PITCH + n * 16) * 2);
 #pragma unroll
                     for (int m = 0; m < MT; m++) {
                         Half<T>::mma(o[m][2 * n], p[m], b[0], b[1]);
