@@ -68,7 +68,7 @@ constexpr int FEW_IN_K = 144;
 
 template <class T>
 __device__ __forceinline__ void few_in(const NarrowParams& p) {
-    __shared__ float inputs[FEW_IN_K][FEW_IN_PIXELS];
+    __shared__ alignas(16) float inputs[FEW_IN_K][FEW_IN_PIXELS];
     int top = blockIdx.x * FEW_IN_PIXELS, k_all = p.kernel_y * p.kernel_x * p.channels;
     for (int i = threadIdx.x; i < k_all * FEW_IN_PIXELS; i += 128) {
         int k = i / FEW_IN_PIXELS, m = top + i % FEW_IN_PIXELS, tap = k / p.channels;
