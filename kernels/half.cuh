@@ -76,6 +76,28 @@ __device__ __forceinline__ void store8(T* p, const float (&x)[8]) {
     *(Octet*)p = pack<T>(x);
 }
 
+// The first `count` of 8 values, 8 where `wide` is set (then 16-byte aligned), and zeros after them.
+template <class T>
+__device__ __forceinline__ void load_up_to_8(const T* p, int count, bool wide, float (&x)[8]) {
+    if (wide) {
+        load8(p, x);
+    } else {
+#pragma unroll
+        for (int i = 0; i < 8; i++) x[i] = i < count ? to_f32(p[i]) : 0.0f;
+    }
+}
+
+template <class T>
+__device__ __forceinline__ void store_up_to_8(T* p, int count, bool wide, const float (&x)[8]) {
+    if (wide) {
+        store8(p, x);
+    } else {
+#pragma unroll
+        for (int i = 0; i < 8; i++)
+            if (i < count) p[i] = Half<T>::from(x[i]);
+    }
+}
+
 // Keeps a value in the finite range of T; NaN stays NaN.
 template <class T>
 __device__ __forceinline__ float clamped(float x) {

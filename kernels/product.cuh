@@ -27,16 +27,6 @@ struct Finish {
     int reserved;
 };
 
-template <class T>
-__device__ __forceinline__ void load_up_to_8(const T* p, int count, bool wide, float (&x)[8]) {
-    if (wide) {
-        load8(p, x);
-    } else {
-#pragma unroll
-        for (int i = 0; i < 8; i++) x[i] = i < count ? to_f32(p[i]) : 0.0f;
-    }
-}
-
 template <class T, int BM, int BN>
 struct Product {
     static constexpr int THREADS = 128;
@@ -198,13 +188,8 @@ struct Product {
                     for (int j = 0; j < 8; j++)
                         if (j < count) out[j] = x[j];
                 }
-            } else if (wide) {
-                store8((T*)f.out + to * f.out_stride + n, x);
             } else {
-                T* out = (T*)f.out + to * f.out_stride + n;
-#pragma unroll
-                for (int j = 0; j < 8; j++)
-                    if (j < count) out[j] = Half<T>::from(x[j]);
+                store_up_to_8((T*)f.out + to * f.out_stride + n, count, wide, x);
             }
         }
     }
