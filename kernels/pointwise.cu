@@ -125,14 +125,25 @@ struct Unit {
 };
 
 __device__ __forceinline__ void load_up_to_8(const float* p, int count, bool wide, float (&x)[8]) {
+    if (wide) {
+        float4 low = ((const float4*)p)[0], high = ((const float4*)p)[1];
+        x[0] = low.x, x[1] = low.y, x[2] = low.z, x[3] = low.w;
+        x[4] = high.x, x[5] = high.y, x[6] = high.z, x[7] = high.w;
+    } else {
 #pragma unroll
-    for (int i = 0; i < 8; i++) x[i] = wide || i < count ? p[i] : 0.0f;
+        for (int i = 0; i < 8; i++) x[i] = i < count ? p[i] : 0.0f;
+    }
 }
 
 __device__ __forceinline__ void store_up_to_8(float* p, int count, bool wide, const float (&x)[8]) {
+    if (wide) {
+        ((float4*)p)[0] = make_float4(x[0], x[1], x[2], x[3]);
+        ((float4*)p)[1] = make_float4(x[4], x[5], x[6], x[7]);
+    } else {
 #pragma unroll
-    for (int i = 0; i < 8; i++)
-        if (wide || i < count) p[i] = x[i];
+        for (int i = 0; i < 8; i++)
+            if (i < count) p[i] = x[i];
+    }
 }
 
 template <class From, class To, class F>
