@@ -22,6 +22,7 @@ struct AttentionParams {
     int dim;
     int causal;
     float scale;  // log2(e) / sqrt(dim)
+    int reserved;
 };
 
 template <class T, int D, int MT>
