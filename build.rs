@@ -6,8 +6,9 @@
 
 use libloading::Library;
 use std::ffi::{CString, c_char, c_int, c_void};
-use std::fmt::Write as _;
+use std::fmt::Write;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::{env, fs};
 
@@ -79,9 +80,13 @@ fn build(nvrtc: &Nvrtc, units: &[File], headers: &[File], out: &Path) -> Result<
                     }
                 }
                 let (binary, log) = nvrtc.compile(unit, headers, target)?;
-                fs::write(file.with_extension("bin"), binary).map_err(|e| e.to_string())?;
-                // Last: its presence says that the other is whole.
-                fs::write(file.with_extension("log"), log).map_err(|e| e.to_string())?;
+                // Line information takes most of it and shrinks to a tenth.
+                let mut packed = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::default());
+                let packed = packed.write_all(&binary).and_then(|()| packed.finish());
+                let write = |end: &str, bytes: &[u8]| fs::write(file.with_extension(end), bytes);
+                // The log last: its presence says that the other is whole.
+                let written = packed.and_then(|bytes| write("bin", &bytes)).and_then(|()| write("log", log.as_bytes()));
+                written.map_err(|error| error.to_string())?;
             }
             files.push(file);
         }
@@ -109,7 +114,7 @@ fn generate(modules: &Modules, units: &[File], headers: &[File]) -> String {
                     let (binary, log) = (file.with_extension("bin"), file.with_extension("log"));
                     let _ = write!(
                         text,
-                        "Binary {{ target: {target:?}, bytes: include_bytes!({binary:?}), log: include_str!({log:?}) }},"
+                        "Binary {{ target: {target:?}, packed: include_bytes!({binary:?}), log: include_str!({log:?}) }},"
                     );
                 }
                 text.push_str("])");

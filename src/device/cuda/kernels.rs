@@ -4,6 +4,8 @@
 
 use super::params::*;
 use crate::tensor::DType;
+use flate2::read::ZlibDecoder;
+use std::io::Read;
 
 include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
 
@@ -28,12 +30,23 @@ pub enum Code {
 /// A kernel file compiled for one target.
 #[derive(Debug, Clone, Copy)]
 pub struct Binary {
-    /// `sm_80` and the like for a cubin, `compute_80` for PTX (a C string, its terminator included).
+    /// `sm_80` and the like for a cubin, `compute_80` for PTX.
     pub target: &'static str,
-    /// The cubin or PTX.
-    pub bytes: &'static [u8],
+    packed: &'static [u8],
     /// What compiler and assembler said: registers, shared memory, spills, warnings.
     pub log: &'static str,
+}
+
+impl Binary {
+    /// The cubin, or the PTX as a C string, its terminator included.
+    ///
+    /// # Errors
+    /// Where what the build embedded is damaged.
+    pub fn unpack(&self) -> std::io::Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        ZlibDecoder::new(self.packed).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    }
 }
 
 /// A kernel file as text.
@@ -207,7 +220,7 @@ mod tests {
 
     static FAKE: [Binary; 5] = {
         const fn binary(target: &'static str) -> Binary {
-            Binary { target, bytes: &[], log: "" }
+            Binary { target, packed: &[], log: "" }
         }
         [binary("sm_80"), binary("sm_86"), binary("sm_89"), binary("sm_90a"), binary("compute_80")]
     };
@@ -236,7 +249,7 @@ mod tests {
         }
         let mut found = 0;
         for module in modules() {
-            let ptx = module.binary((10, 0)).map(|binary| String::from_utf8_lossy(binary.bytes)).unwrap();
+            let ptx = String::from_utf8(module.binary((10, 0)).unwrap().unpack().unwrap()).unwrap();
             let mut table: Vec<(String, &Kernel)> = KERNELS
                 .iter()
                 .filter(|kernel| kernel.module == module.name)
