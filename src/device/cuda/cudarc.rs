@@ -214,10 +214,11 @@ impl CudaDriver {
                  (set CUDA_PATH or BRAID_NVRTC and build again), or use --device cpu"
             )));
         };
+        let bytes = binary.unpack().map_err(|e| missing(format!("the kernels of this build are damaged: {e}")))?;
         // A copy that is aligned as the driver reads ELF files.
-        let mut image = vec![0u64; binary.bytes.len().div_ceil(8) + 1];
-        bytemuck::cast_slice_mut::<u64, u8>(&mut image)[..binary.bytes.len()].copy_from_slice(binary.bytes);
-        // SAFETY: a cubin or PTX with a terminator, whole as NVRTC gave it; the driver copies it.
+        let mut image = vec![0u64; bytes.len().div_ceil(8) + 1];
+        bytemuck::cast_slice_mut::<u64, u8>(&mut image)[..bytes.len()].copy_from_slice(&bytes);
+        // SAFETY: a cubin, or PTX with a terminator, whole as NVRTC gave it; the driver copies it.
         let module = unsafe { result::module::load_data(image.as_ptr().cast::<c_void>()) };
         let module = self.check(&format!("cuModuleLoadData ({name}, {})", binary.target), module)?;
         modules.insert(name, module);

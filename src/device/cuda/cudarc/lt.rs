@@ -194,15 +194,13 @@ impl Plan {
         };
         let float = sys::cudaDataType::CUDA_R_32F;
         let out = if gemm.out_f32 { float } else { storage };
-        let null = std::ptr::null_mut();
+        let null = std::ptr::null_mut::<c_void>();
         let mut parts = Parts { operation: null.cast(), preference: null.cast(), layouts: [null.cast(); 4] };
         let operation = result::create_matmul_desc(sys::cublasComputeType_t::CUBLAS_COMPUTE_32F, float);
         parts.operation = operation.map_err(|error| fault("cublasLtMatmulDescCreate", error))?;
-        let transposed = |yes: bool| {
-            if yes { sys::cublasOperation_t::CUBLAS_OP_T } else { sys::cublasOperation_t::CUBLAS_OP_N }
-        };
-        parts.set(Desc::CUBLASLT_MATMUL_DESC_TRANSA, &transposed(gemm.transpose_a))?;
-        parts.set(Desc::CUBLASLT_MATMUL_DESC_TRANSB, &transposed(gemm.transpose_b))?;
+        // CUBLAS_OP_N is 0, CUBLAS_OP_T is 1.
+        parts.set(Desc::CUBLASLT_MATMUL_DESC_TRANSA, &i32::from(gemm.transpose_a))?;
+        parts.set(Desc::CUBLASLT_MATMUL_DESC_TRANSB, &i32::from(gemm.transpose_b))?;
         if let Some(bias) = gemm.epilogue.bias() {
             parts.set(Desc::CUBLASLT_MATMUL_DESC_EPILOGUE, &sys::cublasLtEpilogue_t::CUBLASLT_EPILOGUE_BIAS)?;
             parts.set(Desc::CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias)?;
