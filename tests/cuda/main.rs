@@ -8,6 +8,7 @@ mod load;
 mod ops;
 mod products;
 mod ptx;
+mod report;
 
 use braid::device::cpu::Cpu;
 use braid::device::cuda::CudaDevice;

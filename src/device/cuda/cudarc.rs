@@ -197,7 +197,7 @@ impl CudaDriver {
     fn short(&self, need: usize) -> Error {
         let have = result::mem_get_info().map_or(0, |(free, _)| free as u64);
         let hint = format!("free memory of {}, ask for a smaller picture, or use --device cpu", self.facts.name);
-        Error::Memory { stage: "the GPU's memory", need: need as u64, have, hint }
+        Error::Memory { stage: "the GPU", need: need as u64, have, hint }
     }
 
     /// The module that holds a kernel, loaded at first use.
@@ -281,7 +281,14 @@ impl Driver for CudaDriver {
         let len = bytes.max(1);
         // SAFETY: filled right below; given back in `drop`.
         let pinned = unsafe { result::malloc_host(len, sys::CU_MEMHOSTALLOC_PORTABLE) };
-        let start = self.check("cuMemHostAlloc", pinned)?.cast::<u8>();
+        let start = match pinned {
+            Err(error) if error.0 as u32 == 2 => {
+                let (need, have) = (len as u64, crate::memory::available().unwrap_or(0));
+                let hint = "free memory of the host, or ask for a smaller picture".to_owned();
+                return Err(Error::Memory { stage: "staging", need, have, hint });
+            }
+            outcome => self.check("cuMemHostAlloc", outcome)?.cast::<u8>(),
+        };
         // SAFETY: `start` is the beginning of `len` bytes that are ours alone.
         unsafe { start.write_bytes(0, len) };
         Ok(Box::new(Pinned { start, len, context: self.context }))

@@ -42,8 +42,10 @@ enum Ready {
 
 /// What a run replays.
 enum Captured {
-    /// Nothing has been captured yet.
-    NotYet,
+    /// Nothing has run yet.
+    Cold,
+    /// Every kernel has run once, so that the libraries have loaded theirs, which a capture would not allow.
+    Warm,
     /// The driver does not capture.
     Never,
     Graph(GraphHandle),
@@ -97,7 +99,7 @@ impl CudaProgram {
             lowered,
             report,
             steps: Vec::new(),
-            captured: Captured::NotYet,
+            captured: Captured::Cold,
             staging,
             work,
             _weights: weights,
@@ -151,10 +153,15 @@ impl CudaProgram {
         Ok(())
     }
 
-    /// Runs on what lies in the inputs' region: captures at the first time, replays from then on. Allocates nothing and does
-    /// not wait for the device once captured.
+    /// Runs on what lies in the inputs' region: launch by launch at the first time, captures at the second, replays from then
+    /// on. Allocates nothing and does not wait for the device.
     pub(super) fn execute(&mut self) -> Result<()> {
-        if let Captured::NotYet = self.captured {
+        if let Captured::Cold = self.captured {
+            self.issue()?;
+            self.captured = Captured::Warm;
+            return Ok(());
+        }
+        if let Captured::Warm = self.captured {
             self.captured = if self.driver.begin_capture()? {
                 let issued = self.issue();
                 // The capture ends whether or not all went well.

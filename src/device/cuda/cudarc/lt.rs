@@ -31,6 +31,9 @@ const NAMES: [&str; 14] = [
 
 /// Memory that the library may use during a product: what NVIDIA recommends for Hopper.
 const WORKSPACE: usize = 32 << 20;
+/// Bytes to which every matrix is aligned at least: one number for all, so that the choice does not depend on where the memory
+/// plan of one batch or another puts them.
+const ALIGNMENT: u32 = 16;
 /// Split sums are joined in f32 or not split at all; never in the storage type.
 const REDUCTION_IN_F32: u32 = 2;
 
@@ -249,22 +252,27 @@ impl Parts {
         use sys::cublasLtMatmulPreferenceAttributes_t as Preference;
         let preference = result::create_matmul_pref();
         self.preference = preference.map_err(|error| fault("cublasLtMatmulPreferenceCreate", error))?;
-        let (bytes, reduction) = (WORKSPACE, REDUCTION_IN_F32);
-        // SAFETY: the preference is alive; a size for the first attribute, a mask of 32 bits for the second; all descriptors
-        // are alive.
-        let found = unsafe {
-            let max = Preference::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES;
-            let mask = Preference::CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK;
-            result::set_matmul_pref_attribute(self.preference, max, (&raw const bytes).cast(), size_of::<usize>())
-                .and_then(|()| {
-                    let value = (&raw const reduction).cast();
-                    result::set_matmul_pref_attribute(self.preference, mask, value, size_of::<u32>())
-                })
-                .and_then(|()| {
-                    let [a, b, c, d] = self.layouts;
-                    result::get_matmul_algo_heuristic(handle, self.operation, a, b, c, d, self.preference)
-                })
+        let set = |which, value: *const c_void, size| {
+            // SAFETY: the preference is alive; a size for the workspace, 32 bits for the others.
+            let set = unsafe { result::set_matmul_pref_attribute(self.preference, which, value, size) };
+            set.map_err(|error| fault("cublasLtMatmulPreferenceSetAttribute", error))
         };
+        let bytes: usize = WORKSPACE;
+        let workspace = (&raw const bytes).cast();
+        set(Preference::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, workspace, size_of::<usize>())?;
+        for (which, value) in [
+            (Preference::CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, REDUCTION_IN_F32),
+            (Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, ALIGNMENT),
+            (Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, ALIGNMENT),
+            (Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, ALIGNMENT),
+            (Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, ALIGNMENT),
+        ] {
+            set(which, (&raw const value).cast(), size_of::<u32>())?;
+        }
+        let [a, b, c, d] = self.layouts;
+        // SAFETY: all descriptors are alive.
+        let found =
+            unsafe { result::get_matmul_algo_heuristic(handle, self.operation, a, b, c, d, self.preference) };
         found.map(|found| found.algo).map_err(|error| fault("cublasLtMatmulAlgoGetHeuristic", error))
     }
 
