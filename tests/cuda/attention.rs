@@ -58,8 +58,7 @@ fn strands_keep_their_own_softmax() {
     let shapes: [&[usize]; 6] =
         [&[2, 5, 6, c], &[2], &[2, 2, 2], &[2, text, 2 * c], &[2, image, 2 * c], &[2, image, 2 * c]];
     let operands: Vec<NodeId> = shapes.iter().map(|s| b.input("i", s)).collect();
-    let strands =
-        vec![strand(3, c, Some(1), None), strand(4, c, None, Some((2, 4))), strand(5, c, None, Some((2, 6)))];
+    let strands = vec![strand(3, c, Some(1), None), strand(4, c, None, Some((2, 4))), strand(5, c, None, Some((2, 6)))];
     let y = b.braided_attention(&operands, heads, false, strands);
     b.output("y", y);
     let inputs: [&[f32]; 6] = [&q, &lengths, &scales, &kv[0], &kv[1], &poisoned];

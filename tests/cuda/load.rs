@@ -3,9 +3,10 @@
 use super::{outputs, ptx, scope, values};
 use braid::device::cuda::driver::{Calls, Driver};
 use braid::device::cuda::{CudaDevice, Report};
-use braid::device::{Device, Program};
+use braid::device::Device;
 use braid::graph::{Builder, Graph};
 use braid::tensor::DType;
+use braid_ptx::Schedule;
 use ptx::PtxDriver;
 use std::sync::Arc;
 
@@ -50,6 +51,23 @@ fn a_run_only_replays() {
     let direct = CudaDevice::new(Arc::new(PtxDriver::new().direct()), DType::F16).unwrap();
     let mut program = direct.program(graph()).unwrap();
     assert_eq!(outputs(&mut program, &[&x]), first);
+}
+
+/// Whatever the order of warps and the moment at which copies arrive.
+#[test]
+fn every_schedule_gives_the_same() {
+    if !ptx::compiled("every_schedule_gives_the_same") {
+        return;
+    }
+    let x = values(160, 5);
+    let run = |schedule| {
+        let driver = PtxDriver::new().schedule(schedule);
+        let device = CudaDevice::new(Arc::new(driver), DType::F16).unwrap().with_library(false);
+        outputs(&mut device.program(graph()).unwrap(), &[&x])
+    };
+    let first = run(Schedule::InOrder);
+    assert_eq!(run(Schedule::Greedy), first);
+    assert_eq!(run(Schedule::Random(7)), first);
 }
 
 #[test]

@@ -77,9 +77,7 @@ fn element_by_element() {
         let mut b = Builder::new();
         let [xi, yi] = [b.input("x", &[2, 5, c]), b.input("y", &[2, 5, c])];
         let [row_i, rows_i] = [b.input("row", &[5, c]), b.input("rows", &[2, c])];
-        for (name, kind) in
-            [("silu", Activation::Silu), ("gelu", Activation::Gelu), ("quick", Activation::QuickGelu)]
-        {
+        for (name, kind) in [("silu", Activation::Silu), ("gelu", Activation::Gelu), ("quick", Activation::QuickGelu)] {
             let y = b.activation(xi, kind);
             b.output(name, y);
         }

@@ -18,8 +18,7 @@ fn linear_with_every_epilogue() {
             let s = scope(&[("weight", &[n, k], 1), ("bias", &[n], 2)]);
             let (x, rows, residual) = (values(2 * m * k, 3), values(2 * n, 4), values(2 * m * n, 5));
             let mut b = Builder::new();
-            let [xi, ri, ei] =
-                [b.input("x", &[2, m, k]), b.input("rows", &[2, n]), b.input("residual", &[2, m, n])];
+            let [xi, ri, ei] = [b.input("x", &[2, m, k]), b.input("rows", &[2, n]), b.input("residual", &[2, m, n])];
             let mut y = b.linear(xi, &s, n);
             if let Some(kind) = kind {
                 y = b.add_rows(y, ri);
@@ -93,8 +92,7 @@ fn convolutions_with_every_epilogue() {
         let s = scope(&[("weight", &[o, c, 3, 3], 1), ("bias", &[o], 2)]);
         let (x, rows, residual) = (values(n * h * w * c, 3), values(n * o, 4), values(n * h * w * o, 5));
         let mut b = Builder::new();
-        let [xi, ri, ei] =
-            [b.input("x", &[n, h, w, c]), b.input("rows", &[n, o]), b.input("residual", &[n, h, w, o])];
+        let [xi, ri, ei] = [b.input("x", &[n, h, w, c]), b.input("rows", &[n, o]), b.input("residual", &[n, h, w, o])];
         let y = b.conv(xi, &s, o, 3, 1);
         let y = b.add_rows(y, ri);
         let y = b.activation(y, Activation::Silu);

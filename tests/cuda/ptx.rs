@@ -154,7 +154,8 @@ impl PtxDriver {
                 for (row, value) in values.iter_mut().enumerate() {
                     let mut sum = 0.0;
                     for l in 0..gemm.k {
-                        let x = if gemm.transpose_a { a[row * gemm.a.leading + l] } else { a[l * gemm.a.leading + row] };
+                        let x =
+                            if gemm.transpose_a { a[row * gemm.a.leading + l] } else { a[l * gemm.a.leading + row] };
                         let y = if gemm.transpose_b {
                             b[l * gemm.b.leading + column]
                         } else {

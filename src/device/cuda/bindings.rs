@@ -116,7 +116,10 @@ impl Bindings {
                     (Read::Integer, Some(input)) => integer[input] = true,
                     (Read::Count, Some(_)) | (Read::Storage | Read::Float, None) => {}
                     (Read::Integer | Read::Count, None) => {
-                        return Err(Error::Graph(format!("`{}` reads indices or lengths that are no input", node.name)));
+                        return Err(Error::Graph(format!(
+                            "`{}` reads indices or lengths that are no input",
+                            node.name
+                        )));
                     }
                 }
             }

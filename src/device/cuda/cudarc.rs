@@ -4,8 +4,12 @@
 //! before it calls anything. Only cudarc's thin layers are used, with a stream, memory and graphs of our own.
 
 mod lt;
+mod pinned;
+mod probe;
 
 use self::lt::Lt;
+use self::pinned::Pinned;
+use self::probe::early;
 use super::driver::{
     Call, Calls, Counter, Driver, Facts, Function, Gemm, GemmPlan, GraphHandle, Launch, Memory, Staging,
 };
@@ -18,43 +22,6 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 
 /// The device as the user names it.
 const DEVICE: &str = "cuda";
-
-/// Every function of libcuda that is called below.
-const FUNCTIONS: [&str; 33] = [
-    "cuInit",
-    "cuDriverGetVersion",
-    "cuGetErrorString",
-    "cuDeviceGet",
-    "cuDeviceGetCount",
-    "cuDeviceGetName",
-    "cuDeviceGetAttribute",
-    "cuDevicePrimaryCtxRetain",
-    "cuDevicePrimaryCtxRelease_v2",
-    "cuCtxSetCurrent",
-    "cuStreamCreate",
-    "cuStreamDestroy_v2",
-    "cuStreamSynchronize",
-    "cuStreamBeginCapture_v2",
-    "cuStreamEndCapture",
-    "cuGraphInstantiateWithFlags",
-    "cuGraphLaunch",
-    "cuGraphDestroy",
-    "cuGraphExecDestroy",
-    "cuMemGetInfo_v2",
-    "cuMemAlloc_v2",
-    "cuMemFree_v2",
-    "cuMemHostAlloc",
-    "cuMemFreeHost",
-    "cuMemcpyHtoDAsync_v2",
-    "cuMemcpyDtoHAsync_v2",
-    "cuMemcpyDtoDAsync_v2",
-    "cuMemsetD8Async",
-    "cuModuleLoadData",
-    "cuModuleUnload",
-    "cuModuleGetFunction",
-    "cuFuncSetAttribute",
-    "cuLaunchKernel",
-];
 
 /// Dynamic shared memory that a kernel may take without asking.
 const SHARED: u32 = 48 << 10;
@@ -93,37 +60,7 @@ impl CudaDriver {
     /// # Errors
     /// [`Error::Device`] where the driver's library, a GPU of that number or kernels for it are missing, with what to do.
     pub fn new(ordinal: usize) -> Result<Self> {
-        // SAFETY: loads a library and forgets it again; libcuda's initialisers have no preconditions.
-        if !unsafe { sys::is_culib_present() } {
-            let name = if cfg!(windows) { "nvcuda.dll" } else { "libcuda.so.1" };
-            let place = if cfg!(windows) { "PATH" } else { "the system's library folders and LD_LIBRARY_PATH" };
-            return Err(missing(format!(
-                "the NVIDIA driver's library {name} was not found in {place}; install the driver, or use --device cpu"
-            )));
-        }
-        for name in FUNCTIONS {
-            // SAFETY: the library is there, and the symbol is not called.
-            if unsafe { sys::culib().get::<unsafe extern "C" fn()>(name.as_bytes()) }.is_err() {
-                return Err(missing(format!(
-                    "the NVIDIA driver's library lacks {name}; a driver for CUDA 12 or later is needed, or --device cpu"
-                )));
-            }
-        }
-        let early = |call: &str, error: result::DriverError| {
-            let text = describe(error);
-            missing(format!("{call}: {text}; is a GPU there and its driver loaded (nvidia-smi)? --device cpu needs none"))
-        };
-        result::init().map_err(|e| early("cuInit", e))?;
-        let mut version = 0;
-        // SAFETY: writes one integer.
-        unsafe { sys::cuDriverGetVersion(&mut version) }.result().map_err(|e| early("cuDriverGetVersion", e))?;
-        let (major, minor) = (version / 1000, version % 1000 / 10);
-        if let Some((needed, _)) = kernels::compiler().filter(|(needed, _)| *needed > major) {
-            return Err(missing(format!(
-                "the NVIDIA driver is for CUDA {major}.{minor}, the kernels need one for CUDA {needed}.0 or later; update the \
-                 driver, or use --device cpu"
-            )));
-        }
+        probe::probe()?;
         let count = result::device::get_count().map_err(|e| early("cuDeviceGetCount", e))?;
         let number = i32::try_from(ordinal).ok().filter(|n| *n < count);
         let Some(number) = number else {
@@ -149,7 +86,8 @@ impl CudaDriver {
         }
         let multiprocessors = attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)? as usize;
         // SAFETY: the device is one that the driver gave; released in `drop`, or below.
-        let context = unsafe { result::primary_ctx::retain(device) }.map_err(|e| early("cuDevicePrimaryCtxRetain", e))?;
+        let context =
+            unsafe { result::primary_ctx::retain(device) }.map_err(|e| early("cuDevicePrimaryCtxRetain", e))?;
         let mut driver = Self {
             facts: Facts { name, capability, multiprocessors, gemm: false },
             device,
@@ -457,34 +395,6 @@ impl Drop for CudaDriver {
                 }
             }
             let _ = result::primary_ctx::release(self.device);
-        }
-    }
-}
-
-/// Host memory that the GPU reads and writes by itself.
-struct Pinned {
-    start: *mut u8,
-    len: usize,
-    context: sys::CUcontext,
-}
-
-// SAFETY: memory that has one owner.
-unsafe impl Send for Pinned {}
-
-impl Staging for Pinned {
-    fn bytes(&mut self) -> &mut [u8] {
-        // SAFETY: `len` initialised bytes that are ours alone; every copy from or to them has ended (see `upload`, `download`).
-        unsafe { std::slice::from_raw_parts_mut(self.start, self.len) }
-    }
-}
-
-impl Drop for Pinned {
-    fn drop(&mut self) {
-        // SAFETY: from `malloc_host`, given back once. Programs hold the driver, so the context is still there.
-        unsafe {
-            if result::ctx::set_current(self.context).is_ok() {
-                let _ = result::free_host(self.start.cast::<c_void>());
-            }
         }
     }
 }

@@ -67,7 +67,8 @@ mod tests {
     /// Computes a [`Gemm`] as its documentation says, on addresses that are places in one vector.
     fn column_major(gemm: &Gemm, memory: &mut [f64]) {
         for batch in 0..gemm.batch {
-            let at = |m: &Matrix, row: usize, column: usize| m.data as usize + batch * m.stride + column * m.leading + row;
+            let at =
+                |m: &Matrix, row: usize, column: usize| m.data as usize + batch * m.stride + column * m.leading + row;
             for column in 0..gemm.n {
                 for row in 0..gemm.m {
                     let a = |l| if gemm.transpose_a { at(&gemm.a, l, row) } else { at(&gemm.a, row, l) };

@@ -271,8 +271,7 @@ impl Parts {
         }
         let [a, b, c, d] = self.layouts;
         // SAFETY: all descriptors are alive.
-        let found =
-            unsafe { result::get_matmul_algo_heuristic(handle, self.operation, a, b, c, d, self.preference) };
+        let found = unsafe { result::get_matmul_algo_heuristic(handle, self.operation, a, b, c, d, self.preference) };
         found.map(|found| found.algo).map_err(|error| fault("cublasLtMatmulAlgoGetHeuristic", error))
     }
 
