@@ -106,11 +106,12 @@ struct Parser<'a> {
     at: usize,
     tree: Tree<'a>,
     loc: u32,
+    depth: u32,
 }
 
 /// Parses a file.
 pub(crate) fn parse(text: &str) -> Result<Tree<'_>> {
-    let mut parser = Parser { tokens: tokens(text)?, at: 0, tree: Tree::default(), loc: 0 };
+    let mut parser = Parser { tokens: tokens(text)?, at: 0, tree: Tree::default(), loc: 0, depth: 0 };
     parser.tree.locations.push(Location::default());
     parser.file()?;
     Ok(parser.tree)
@@ -311,9 +312,14 @@ impl<'a> Parser<'a> {
 
     fn initialiser(&mut self, element: usize, out: &mut Vec<u8>) -> Result<()> {
         if self.eat("{") {
+            if self.depth == 8 {
+                return self.fail("initial values nested too deeply");
+            }
+            self.depth += 1;
             loop {
                 self.initialiser(element, out)?;
                 if !self.eat(",") {
+                    self.depth -= 1;
                     return self.expect("}");
                 }
             }
@@ -493,6 +499,17 @@ impl<'a> Parser<'a> {
     }
 
     fn operand(&mut self) -> Result<Operand<'a>> {
+        // Text may nest deeper than a stack.
+        if self.depth == 8 {
+            return self.fail("operands nested too deeply");
+        }
+        self.depth += 1;
+        let operand = self.operand_within();
+        self.depth -= 1;
+        operand
+    }
+
+    fn operand_within(&mut self) -> Result<Operand<'a>> {
         if self.eat("{") {
             return Ok(Operand::Vector(self.operands_until("}")?));
         }

@@ -29,7 +29,7 @@ impl Pred {
         Self(index | if negated { Self::NOT } else { 0 })
     }
 
-    /// The opposite. [`Pred::TRUE`] has none.
+    /// The opposite.
     pub fn not(self) -> Self {
         Self(self.0 ^ Self::NOT)
     }
@@ -37,8 +37,8 @@ impl Pred {
     /// The lanes for which it holds.
     #[inline(always)]
     pub fn lanes(self, file: &[u32]) -> u32 {
-        if self.0 == NONE {
-            return u32::MAX;
+        if self.0 | Self::NOT == NONE {
+            return if self == Self::TRUE { u32::MAX } else { 0 };
         }
         let bits = file[(self.0 & !Self::NOT) as usize];
         if self.0 & Self::NOT != 0 { !bits } else { bits }

@@ -205,7 +205,9 @@ impl Warp {
         }
         if self.live & !self.stalled == 0 {
             if self.tried == self.live {
-                return Err(self.trip(None, FaultKind::Divergent { what: self.whereabouts(env) }));
+                let pc = lanes(self.live).map(|l| self.pcs[l]).min().unwrap_or(self.pc);
+                let kind = FaultKind::Divergent { what: self.whereabouts(env) };
+                return Err(Trip { pc, ..self.trip(None, kind) });
             }
             // Since some lanes exited, what the others wait for may be here.
             self.tried = self.live;
