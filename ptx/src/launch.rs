@@ -278,7 +278,12 @@ fn block(env: &mut Env, warps: &mut Vec<Warp>) -> Result<(), Trip> {
                 let after = (1..=count).map(|i| (current + i) % count).find(|i| ready(&warps[*i]));
                 current = after.unwrap_or(current);
             }
-            Stop::Barrier => arrive(env, warps, current, &mut arrived)?,
+            Stop::Barrier => {
+                arrive(env, warps, current, &mut arrived)?;
+                if env.schedule == Schedule::InOrder {
+                    current = warps.iter().position(ready).unwrap_or(current);
+                }
+            }
             Stop::Done => {
                 for id in 0..16 {
                     release(env, warps, id, &mut arrived);
