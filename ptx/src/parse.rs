@@ -49,7 +49,11 @@ pub(crate) enum StatementKind<'a> {
     Label(&'a str),
     /// `.branchtargets` of the label before it.
     Targets(Vec<&'a str>),
-    Instruction { guard: Option<(&'a str, bool)>, opcode: &'a str, operands: Vec<Operand<'a>> },
+    Instruction {
+        guard: Option<(&'a str, bool)>,
+        opcode: &'a str,
+        operands: Vec<Operand<'a>>,
+    },
 }
 
 #[derive(Clone, Debug)]
@@ -224,9 +228,11 @@ impl<'a> Parser<'a> {
                 "inlined_at" => {
                     let at = self.location()?;
                     // The place may itself be inlined: the last location that names it knows.
-                    let seen = self.tree.locations.iter().rposition(|l| {
-                        (l.file, l.line, l.column) == (at.file, at.line, at.column) && l.line != 0
-                    });
+                    let seen = self
+                        .tree
+                        .locations
+                        .iter()
+                        .rposition(|l| (l.file, l.line, l.column) == (at.file, at.line, at.column) && l.line != 0);
                     location.inlined_at = match seen {
                         Some(index) => index as u32,
                         None => self.add_location(at),

@@ -379,7 +379,8 @@ impl Warp {
                         let (x, y, z) = (term >> 2 & 1, term >> 1 & 1, term & 1);
                         for i in 0..32 {
                             // Each factor is inverted where the table's index has a zero.
-                            out[i] |= (a[i] ^ x.wrapping_sub(1)) & (b[i] ^ y.wrapping_sub(1)) & (c[i] ^ z.wrapping_sub(1));
+                            out[i] |=
+                                (a[i] ^ x.wrapping_sub(1)) & (b[i] ^ y.wrapping_sub(1)) & (c[i] ^ z.wrapping_sub(1));
                         }
                     }
                 }

@@ -76,7 +76,8 @@ fn counted_barriers_order_a_producer_and_a_consumer() {
 fn barriers_with_reductions() {
     let memory = Memory::new();
     let out = memory.alloc(256);
-    run(&Module::parse(PIPE).unwrap(), "votes", &memory, &Launch::new([1, 1, 1], [64, 1, 1], &out.to_le_bytes())).unwrap();
+    run(&Module::parse(PIPE).unwrap(), "votes", &memory, &Launch::new([1, 1, 1], [64, 1, 1], &out.to_le_bytes()))
+        .unwrap();
     assert!(words(&memory, out, 64).iter().all(|w| *w == 137));
 }
 
@@ -93,7 +94,10 @@ fn a_few_blocks_of_a_huge_grid() {
     assert_eq!(words(&memory, data + 40_000 * (1 << 20), 96), [40_000; 96]);
     assert!(memory.read(data + (1 << 20), &mut [0; 4]).is_err());
     launch.blocks = Some(&[[65_536, 0, 0]]);
-    assert!(matches!(run(&Module::parse(PIPE).unwrap(), "far", &memory, &launch).unwrap_err().kind, FaultKind::Launch(_)));
+    assert!(matches!(
+        run(&Module::parse(PIPE).unwrap(), "far", &memory, &launch).unwrap_err().kind,
+        FaultKind::Launch(_)
+    ));
 }
 
 #[test]

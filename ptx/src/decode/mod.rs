@@ -335,7 +335,9 @@ impl<'a> Decoder<'a> {
         let (name, args) = match rest {
             [Operand::Name(name), Operand::List(args)] => (*name, args.as_slice()),
             [Operand::Name(name)] => (*name, &[][..]),
-            _ => return Err(fail("a call that is not `call (result), name, (arguments)`; indirect calls are not known")),
+            _ => {
+                return Err(fail("a call that is not `call (result), name, (arguments)`; indirect calls are not known"));
+            }
         };
         let Some(function) = self.functions.get(name).copied() else {
             let here = (self.line, self.loc, format!("call of `{name}`, which has no body here"));

@@ -37,7 +37,8 @@ impl Warp {
             if matrix.store {
                 for lane in 0..32 {
                     for i in 0..2 {
-                        let (row, col) = if matrix.trans { (lane % 4 * 2 + i, lane / 4) } else { (lane / 4, lane % 4 * 2 + i) };
+                        let (row, col) =
+                            if matrix.trans { (lane % 4 * 2 + i, lane / 4) } else { (lane / 4, lane % 4 * 2 + i) };
                         tile[row][col] = (sources[m][lane] >> (16 * i)) as u16;
                     }
                 }
@@ -63,7 +64,8 @@ impl Warp {
             }
             for (lane, value) in out[m].iter_mut().enumerate() {
                 let (g, t) = (lane / 4, lane % 4 * 2);
-                let (low, high) = if matrix.trans { (tile[t][g], tile[t + 1][g]) } else { (tile[g][t], tile[g][t + 1]) };
+                let (low, high) =
+                    if matrix.trans { (tile[t][g], tile[t + 1][g]) } else { (tile[g][t], tile[g][t + 1]) };
                 *value = u32::from(low) | u32::from(high) << 16;
             }
         }
