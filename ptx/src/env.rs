@@ -150,7 +150,7 @@ impl<'a> Env<'a> {
 
     #[inline]
     fn global(&mut self, at: u64, bytes: u32) -> Result<(&'a Block, u64), FaultKind> {
-        if at % u64::from(bytes) != 0 {
+        if !at.is_multiple_of(bytes.into()) {
             return Err(FaultKind::Misaligned { space: MemorySpace::Global, address: at, align: bytes });
         }
         self.view.find(at, bytes)

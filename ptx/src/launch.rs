@@ -93,7 +93,7 @@ pub fn run(module: &Module, kernel: &str, memory: &Memory, launch: &Launch) -> R
     };
     if let Some((line, loc, what)) = &k.unknown {
         let kind = FaultKind::Unknown { what: what.clone() };
-        return Err(Fault { site: Some(module.site(*line, *loc)), kind, ..bad(String::new()) });
+        return Err(Fault { site: Some(Box::new(module.site(*line, *loc))), kind, ..bad(String::new()) });
     }
     check(k, launch).map_err(bad)?;
 
@@ -223,7 +223,7 @@ fn fault(env: &Env, trip: Trip) -> Fault {
         block: env.block,
         thread: trip.lane.map(|lane| env.thread(u32::from(trip.warp) * 32 + lane)),
         warp: trip.warp.into(),
-        site: Some(env.site(trip.pc)),
+        site: Some(Box::new(env.site(trip.pc))),
         kind: trip.kind,
     }
 }

@@ -284,6 +284,8 @@ pub(crate) struct SetP<F> {
 }
 
 pub(crate) type Cmp32 = fn(&R32, &R32) -> u32;
+/// The lower halves and the upper ones.
+pub(crate) type CmpPair = fn(&R32, &R32) -> (u32, u32);
 pub(crate) type Cmp64 = fn(&R64, &R64) -> u32;
 
 /// What an instruction does.
@@ -324,7 +326,7 @@ pub(crate) enum Op {
     SetP32(Box<SetP<Cmp32>>),
     SetP64(Box<SetP<Cmp64>>),
     /// Comparison of packed halves: two predicates.
-    SetPx2(Box<SetP<fn(&R32, &R32) -> (u32, u32)>>),
+    SetPx2(Box<SetP<CmpPair>>),
     Sel32 {
         d: u32,
         a: u32,
@@ -470,6 +472,11 @@ impl Kernel {
     /// `.maxntid`, where the kernel has it.
     pub fn max_threads(&self) -> Option<[u32; 3]> {
         self.max_threads
+    }
+
+    /// What is not known about the first instruction that is not known, with its line of the PTX. Such a kernel does not run.
+    pub fn unknown(&self) -> Option<(u32, &str)> {
+        self.unknown.as_ref().map(|(line, _, what)| (*line, what.as_str()))
     }
 
     /// Decoded instructions.

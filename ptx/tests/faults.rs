@@ -1,4 +1,5 @@
 //! Planted defects, compiled by NVRTC: each is reported, with the line of its source.
+#![allow(clippy::unwrap_used)]
 
 mod common;
 

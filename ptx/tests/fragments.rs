@@ -1,4 +1,5 @@
 //! The maps of registers to matrix elements, against tables written out from the PTX manual.
+#![allow(clippy::unwrap_used)]
 
 mod common;
 

@@ -1,4 +1,5 @@
 //! What NVRTC makes of ordinary C: calls, tables, switches, local memory, the math library.
+#![allow(clippy::unwrap_used)]
 
 mod common;
 

@@ -1,5 +1,6 @@
 //! A matrix product as NVRTC compiles it: cp.async, ldmatrix, mma.sync, against f64; and what is reported when parts of its
 //! synchronisation are missing.
+#![allow(clippy::unwrap_used)]
 
 mod common;
 

@@ -1,4 +1,5 @@
 //! Single instructions against the PTX manual's semantics: each case runs on a warp whose lanes hold the same operands.
+#![allow(clippy::unwrap_used)]
 
 mod common;
 

@@ -1,4 +1,5 @@
 //! Launches as a whole: chosen blocks over sparse memory, counted barriers, several launches at once, determinism.
+#![allow(clippy::unwrap_used)]
 
 mod common;
 

@@ -336,7 +336,9 @@ impl<'a> Decoder<'a> {
             [Operand::Name(name), Operand::List(args)] => (*name, args.as_slice()),
             [Operand::Name(name)] => (*name, &[][..]),
             _ => {
-                return Err(fail("a call that is not `call (result), name, (arguments)`; indirect calls are not known"));
+                return Err(fail(
+                    "a call that is not `call (result), name, (arguments)`; indirect calls are not known",
+                ));
             }
         };
         let Some(function) = self.functions.get(name).copied() else {

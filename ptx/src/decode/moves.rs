@@ -6,7 +6,7 @@ use crate::arith::{Format, Round, bf16_to_f32, canonical, f16_to_f32, f32_to_bf1
 use crate::counts::Kind;
 use crate::lanes::{b32_op, cmp32, cmp64, u32_op, wide_op};
 use crate::parse::{Operand, type_bytes};
-use crate::program::{Cmp32, Cmp64, Join, NONE, Op, Pred, R32, R64, SetP, Slot, Wide};
+use crate::program::{Cmp32, Cmp64, CmpPair, Join, NONE, Op, Pred, R32, R64, SetP, Slot, Wide};
 
 /// Comparisons, with their names.
 const COMPARISONS: [&str; 18] = [
@@ -591,10 +591,8 @@ impl<'a> Decoder<'a> {
     }
 }
 
-type CmpHalf = fn(&R32, &R32) -> (u32, u32);
-
 /// Comparisons of halves: both elements of a pair, or the same one twice.
-fn half_compare(name: &str, bf16: bool, x2: bool) -> Option<CmpHalf> {
+fn half_compare(name: &str, bf16: bool, x2: bool) -> Option<CmpPair> {
     macro_rules! of {
         ($name:literal) => {{
             fn both(a: &R32, b: &R32, f: fn(u32) -> f32, x2: bool) -> (u32, u32) {
@@ -612,7 +610,7 @@ fn half_compare(name: &str, bf16: bool, x2: bool) -> Option<CmpHalf> {
             }
         }};
     }
-    let f: CmpHalf = match name {
+    let f: CmpPair = match name {
         "eq" => of!("eq"),
         "ne" => of!("ne"),
         "lt" => of!("lt"),

@@ -28,7 +28,7 @@ impl Warp {
             let fail = |kind| self.trip(Some(lane as u32), kind);
             let to = env.shared.check(dst[lane], size.into(), size.into()).map_err(fail)?;
             if from > 0 {
-                if src[lane] % u64::from(size) != 0 {
+                if !src[lane].is_multiple_of(size.into()) {
                     let (space, address) = (MemorySpace::Global, src[lane]);
                     return Err(fail(FaultKind::Misaligned { space, address, align: size.into() }));
                 }

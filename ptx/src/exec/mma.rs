@@ -35,11 +35,11 @@ impl Warp {
         for m in 0..count {
             let mut tile = [[0u16; 8]; 8];
             if matrix.store {
-                for lane in 0..32 {
+                for (lane, word) in sources[m].iter().enumerate() {
                     for i in 0..2 {
                         let (row, col) =
                             if matrix.trans { (lane % 4 * 2 + i, lane / 4) } else { (lane / 4, lane % 4 * 2 + i) };
-                        tile[row][col] = (sources[m][lane] >> (16 * i)) as u16;
+                        tile[row][col] = (word >> (16 * i)) as u16;
                     }
                 }
             }
@@ -47,7 +47,7 @@ impl Warp {
                 let lane = 8 * m + row;
                 let fail = |kind| self.trip(Some(lane as u32), kind);
                 let at = env.shared.check(address[lane], 16, 16).map_err(fail)?;
-                let touch = if matrix.store { Touch::Write } else { Touch::Read };
+                let touch = if matrix.store { Touch::Write } else { Touch::ReadTogether };
                 self.touch_shared(env, at, 16, lane, touch).map_err(fail)?;
                 if matrix.store {
                     let mut bytes = [0; 16];
