@@ -482,25 +482,18 @@ impl<'a> Parser<'a> {
         }
         let opcode = self.next()?;
         let mut operands = Vec::new();
-        while !self.eat(";") {
-            operands.push(self.operand()?);
-            if !self.eat(",") {
-                self.expect(";")?;
-                break;
-            }
+        if !self.eat(";") {
+            operands = self.operands_until(";")?;
         }
         Ok(StatementKind::Instruction { guard, opcode, operands })
     }
 
     fn operands_until(&mut self, end: &str) -> Result<Vec<Operand<'a>>> {
-        let mut list = Vec::new();
-        while !self.eat(end) {
+        let mut list = vec![self.operand()?];
+        while self.eat(",") {
             list.push(self.operand()?);
-            if !self.eat(",") {
-                self.expect(end)?;
-                break;
-            }
         }
+        self.expect(end)?;
         Ok(list)
     }
 
@@ -520,7 +513,7 @@ impl<'a> Parser<'a> {
             return Ok(Operand::Vector(self.operands_until("}")?));
         }
         if self.eat("(") {
-            return Ok(Operand::List(self.operands_until(")")?));
+            return Ok(Operand::List(if self.eat(")") { Vec::new() } else { self.operands_until(")")? }));
         }
         if self.eat("!") {
             return Ok(Operand::Not(self.next()?));
