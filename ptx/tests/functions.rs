@@ -26,8 +26,9 @@ fn apply(module: &Module, which: u32, input: impl Fn(usize) -> f32) -> (Vec<f32>
 #[test]
 fn results_are_those_of_the_host() {
     let module = module("functions");
+    type Input = fn(usize) -> f32;
     type Host = fn(f64, usize) -> f64;
-    let cases: [(u32, fn(usize) -> f32, Host); 10] = [
+    let cases: [(u32, Input, Host); 10] = [
         (
             0,
             |i| i as f32 * 0.5,
