@@ -150,20 +150,13 @@ impl<'a> Env<'a> {
 
     #[inline]
     fn global(&mut self, at: u64, bytes: u32) -> Result<(&'a Block, u64), FaultKind> {
-        if at % u64::from(bytes) != 0 {
+        if !at.is_multiple_of(bytes.into()) {
             return Err(FaultKind::Misaligned { space: MemorySpace::Global, address: at, align: bytes });
         }
         self.view.find(at, bytes)
     }
 
-    fn shadow(
-        &self,
-        block: &Block,
-        offset: u64,
-        bytes: usize,
-        write: bool,
-        pc: u32,
-    ) -> Result<(), FaultKind> {
+    fn shadow(&self, block: &Block, offset: u64, bytes: usize, write: bool, pc: u32) -> Result<(), FaultKind> {
         let page = block.page(offset).shadow.get_or_init(ShadowPage::default);
         let tag = Tag::new(self.launch, self.block_index, pc);
         let Some(hit) = page.touch(offset as usize % PAGE, bytes, write, tag) else { return Ok(()) };

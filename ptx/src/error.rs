@@ -202,7 +202,7 @@ pub struct Fault {
     /// The warp within the block.
     pub warp: u32,
     /// The instruction; none where the launch itself is wrong.
-    pub site: Option<Site>,
+    pub site: Option<Box<Site>>,
     /// What happened.
     pub kind: FaultKind,
 }

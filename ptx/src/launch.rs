@@ -93,7 +93,7 @@ pub fn run(module: &Module, kernel: &str, memory: &Memory, launch: &Launch) -> R
     };
     if let Some((line, loc, what)) = &k.unknown {
         let kind = FaultKind::Unknown { what: what.clone() };
-        return Err(Fault { site: Some(module.site(*line, *loc)), kind, ..bad(String::new()) });
+        return Err(Fault { site: Some(Box::new(module.site(*line, *loc))), kind, ..bad(String::new()) });
     }
     check(k, launch).map_err(bad)?;
 
@@ -201,7 +201,8 @@ fn check(kernel: &Kernel, launch: &Launch) -> Result<(), String> {
             return Err(format!("blocks of {threads} threads; .maxntid allows {most}"));
         }
     }
-    if launch.grid.contains(&0) || launch.grid[1] > 65535 || launch.grid[2] > 65535 || launch.grid[0] > i32::MAX as u32 {
+    if launch.grid.contains(&0) || launch.grid[1] > 65535 || launch.grid[2] > 65535 || launch.grid[0] > i32::MAX as u32
+    {
         return Err(format!("a grid of {:?} blocks; 1 to (2^31-1, 65535, 65535) are possible", launch.grid));
     }
     let shared = kernel.dynamic_offset.saturating_add(launch.dynamic_shared);
@@ -222,7 +223,7 @@ fn fault(env: &Env, trip: Trip) -> Fault {
         block: env.block,
         thread: trip.lane.map(|lane| env.thread(u32::from(trip.warp) * 32 + lane)),
         warp: trip.warp.into(),
-        site: Some(env.site(trip.pc)),
+        site: Some(Box::new(env.site(trip.pc))),
         kind: trip.kind,
     }
 }
@@ -278,7 +279,12 @@ fn block(env: &mut Env, warps: &mut Vec<Warp>) -> Result<(), Trip> {
                 let after = (1..=count).map(|i| (current + i) % count).find(|i| ready(&warps[*i]));
                 current = after.unwrap_or(current);
             }
-            Stop::Barrier => arrive(env, warps, current, &mut arrived)?,
+            Stop::Barrier => {
+                arrive(env, warps, current, &mut arrived)?;
+                if env.schedule == Schedule::InOrder {
+                    current = warps.iter().position(ready).unwrap_or(current);
+                }
+            }
             Stop::Done => {
                 for id in 0..16 {
                     release(env, warps, id, &mut arrived);

@@ -39,6 +39,8 @@ impl Who<'_> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Touch {
     Read,
+    /// A read by an instruction that the whole warp runs together: later writes of any of its lanes come after it.
+    ReadTogether,
     Write,
     Atomic,
     /// The issue of a `cp.async`.
@@ -130,7 +132,8 @@ impl Cell {
         None
     }
 
-    fn read(&mut self, who: &Who) -> Option<Clash> {
+    fn read(&mut self, who: &Who, together: bool) -> Option<Clash> {
+        let lane = if together { 0 } else { 1 << who.lane };
         if self.pending {
             return Some((Hazard::ReadBeforeWait, self.w_pc, self.w_warp, Some(self.w_lane)));
         }
@@ -141,10 +144,10 @@ impl Cell {
             if self.r_serial < who.sync {
                 self.r_lanes = 0;
             }
-            self.r_lanes |= 1 << who.lane;
+            self.r_lanes |= lane;
         } else if self.r_warp == NOBODY || who.comes_after(self.r_warp, self.r_clock) {
             self.r_warp = who.warp;
-            self.r_lanes = 1 << who.lane;
+            self.r_lanes = lane;
         } else {
             (self.s_warp, self.s_clock, self.s_pc) = (who.warp, who.now(), who.pc);
             return None;
@@ -177,7 +180,10 @@ impl Cell {
     }
 
     fn touch(&mut self, who: &Who, touch: Touch) -> Option<Clash> {
-        if touch == Touch::Read { self.read(who) } else { self.write(who, touch) }
+        match touch {
+            Touch::Read | Touch::ReadTogether => self.read(who, touch == Touch::ReadTogether),
+            _ => self.write(who, touch),
+        }
     }
 }
 
@@ -209,7 +215,7 @@ impl Shared {
     /// Checks bounds and alignment.
     #[inline]
     pub fn check(&self, address: u64, bytes: u32, align: u32) -> Result<usize, FaultKind> {
-        if address % u64::from(align) != 0 {
+        if !address.is_multiple_of(align.into()) {
             return Err(FaultKind::Misaligned { space: MemorySpace::Shared, address, align });
         }
         if address.saturating_add(u64::from(bytes)) > self.bytes.len() as u64 {
@@ -243,7 +249,7 @@ impl Shared {
         let mut byte = at;
         while byte < at + bytes {
             let word = byte / 4;
-            let whole = byte % 4 == 0 && at + bytes - byte >= 4;
+            let whole = byte.is_multiple_of(4) && at + bytes - byte >= 4;
             let cell = &mut self.words[word];
             if whole && !cell.split {
                 if let Some(clash) = cell.touch(who, touch) {
@@ -267,7 +273,7 @@ impl Shared {
                     return Err(conflict(clash, word * 4 + i));
                 }
             }
-            if whole && touch != Touch::Read {
+            if whole && !matches!(touch, Touch::Read | Touch::ReadTogether) {
                 // All four bytes are in one state again.
                 *cell = parts[0];
                 cell.split = false;
@@ -334,6 +340,18 @@ mod tests {
         shared.touch(8, 4, &later, Touch::Read).unwrap();
         let clash = shared.touch(8, 4, &Who { lane: 2, serial: 5, ..later }, Touch::Write).unwrap_err();
         assert_eq!((clash.hazard, clash.lane), (Hazard::WriteAfterRead, Some(1)));
+    }
+
+    #[test]
+    fn a_read_by_the_whole_warp_is_over_when_it_goes_on() {
+        let mut shared = Shared::new(64, true);
+        let (a, b) = ([1, 0], [0, 1]);
+        shared.store(0, &[0; 16]);
+        shared.touch(0, 16, &who(0, 5, 2, &a), Touch::ReadTogether).unwrap();
+        assert!(shared.touch(0, 4, &who(1, 0, 2, &b), Touch::Write).is_err());
+        shared.touch(0, 4, &who(0, 6, 3, &a), Touch::Write).unwrap();
+        // What another lane wrote needs a synchronisation before it.
+        assert!(shared.touch(0, 16, &who(0, 5, 4, &a), Touch::ReadTogether).is_err());
     }
 
     #[test]

@@ -1,4 +1,5 @@
 //! What NVRTC makes of ordinary C: calls, tables, switches, local memory, the math library.
+#![allow(clippy::unwrap_used)]
 
 mod common;
 
@@ -17,19 +18,25 @@ fn apply(module: &Module, which: u32, input: impl Fn(usize) -> f32) -> (Vec<f32>
     memory.write(factor + 4, &3f32.to_le_bytes()).unwrap();
     let mut params: Vec<u8> = [pin, pout].iter().flat_map(|p| p.to_le_bytes()).collect();
     params.extend([N as u32, which].iter().flat_map(|v| v.to_le_bytes()));
-    run(module, "functions", &memory, &Launch::new([3, 1, 1], [32, 1, 1], &params)).unwrap_or_else(|f| panic!("{which}: {f}"));
+    run(module, "functions", &memory, &Launch::new([3, 1, 1], [32, 1, 1], &params))
+        .unwrap_or_else(|f| panic!("{which}: {f}"));
     (x, download(&memory, pout, N + 1))
 }
 
 #[test]
 fn results_are_those_of_the_host() {
     let module = module("functions");
+    type Input = fn(usize) -> f32;
     type Host = fn(f64, usize) -> f64;
-    let cases: [(u32, fn(usize) -> f32, Host); 10] = [
-        (0, |i| i as f32 * 0.5, |x, i| {
-            let helper = |b: usize| x * b as f64 + [1.0, 2.0, 3.0, 4.0][b % 4];
-            if i == 5 { -1.0 } else { helper(i) + helper(i + 1) }
-        }),
+    let cases: [(u32, Input, Host); 10] = [
+        (
+            0,
+            |i| i as f32 * 0.5,
+            |x, i| {
+                let helper = |b: usize| x * b as f64 + [1.0, 2.0, 3.0, 4.0][b % 4];
+                if i == 5 { -1.0 } else { helper(i) + helper(i + 1) }
+            },
+        ),
         // Beyond 105615 the reduction uses local memory and a table of 2/pi.
         (1, |i| (i as f32 - 20.0) * if i % 3 == 0 { 1e7 } else { 0.3 }, |x, _| x.sin() * 3.0),
         (2, |i| (i as f32 - 40.0) * 0.7, |x, _| x.exp()),
@@ -39,11 +46,15 @@ fn results_are_those_of_the_host() {
         (6, |i| (i as f32 - 40.0) * 0.1, |x, _| erf(x)),
         (7, |i| i as f32 * 1.7, |x, _| ((f64::from(x as f32 * 1e6f32) as u64) / 7 % 1000) as f64),
         (8, |i| i as f32 + 0.25, |x, _| x.ln() + x.powf(1.5)),
-        (9, |i| i as f32, |x, i| {
-            let mut ring = [0.0; 8];
-            (0..8).for_each(|k| ring[(k * 3 + i) % 8] = x + k as f64);
-            ring[i % 8]
-        }),
+        (
+            9,
+            |i| i as f32,
+            |x, i| {
+                let mut ring = [0.0; 8];
+                (0..8).for_each(|k| ring[(k * 3 + i) % 8] = x + k as f64);
+                ring[i % 8]
+            },
+        ),
     ];
     for (which, input, host) in cases {
         let (x, y) = apply(&module, which, input);

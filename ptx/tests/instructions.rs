@@ -1,4 +1,5 @@
 //! Single instructions against the PTX manual's semantics: each case runs on a warp whose lanes hold the same operands.
+#![allow(clippy::unwrap_used)]
 
 mod common;
 
@@ -27,7 +28,8 @@ fn lanes(body: &str) -> Result<Vec<(u32, u64)>, Fault> {
     run(&module, "k", &memory, &Launch::new([1, 1, 1], [32, 1, 1], &out.to_le_bytes()))?;
     let mut bytes = [0; 512];
     memory.read(out, &mut bytes).unwrap();
-    let row = |b: &[u8]| (u32::from_le_bytes(b[..4].try_into().unwrap()), u64::from_le_bytes(b[8..].try_into().unwrap()));
+    let row =
+        |b: &[u8]| (u32::from_le_bytes(b[..4].try_into().unwrap()), u64::from_le_bytes(b[8..].try_into().unwrap()));
     Ok(bytes.chunks_exact(16).map(row).collect())
 }
 
@@ -139,7 +141,10 @@ fn floats() {
         ("tanh.approx.f32 %f2, 0f42C80000; mov.b32 %o, %f2;", f(1.0)),
         ("div.rn.f32 %f2, 0f3F800000, 0f40400000; mov.b32 %o, %f2;", f(1.0 / 3.0)),
         ("neg.f32 %f2, 0f00000000; mov.b32 %o, %f2;", 0x8000_0000),
-        ("mov.f64 %g1, 0d3FF0000000000000; div.rn.f64 %g2, %g1, 0d4008000000000000; cvt.rn.f32.f64 %f1, %g2; mov.b32 %o, %f1;", f(1.0 / 3.0)),
+        (
+            "mov.f64 %g1, 0d3FF0000000000000; div.rn.f64 %g2, %g1, 0d4008000000000000; cvt.rn.f32.f64 %f1, %g2; mov.b32 %o, %f1;",
+            f(1.0 / 3.0),
+        ),
     ]);
 }
 
@@ -160,7 +165,10 @@ fn halves() {
         ("mov.b32 %r1, 0x3c00c000; max.f16x2 %o, %r1, 0;", 0x3c00_0000),
         ("mov.b32 %r1, 0x3c00c000; neg.f16x2 %o, %r1;", 0xbc00_4000),
         ("mov.b16 %h1, 0x3c00; mul.f16 %h2, %h1, %h1; cvt.u32.u16 %o, %h2;", 0x3c00),
-        ("mov.b32 %r1, 0x3c004000; mov.b32 %r2, 0x40003c00; setp.gt.f16x2 %p1|%p2, %r1, %r2; selp.u32 %r3, 1, 0, %p1; selp.u32 %r4, 2, 0, %p2; or.b32 %o, %r3, %r4;", 1),
+        (
+            "mov.b32 %r1, 0x3c004000; mov.b32 %r2, 0x40003c00; setp.gt.f16x2 %p1|%p2, %r1, %r2; selp.u32 %r3, 1, 0, %p1; selp.u32 %r4, 2, 0, %p2; or.b32 %o, %r3, %r4;",
+            1,
+        ),
         ("cvt.rna.tf32.f32 %o, 0f3F801000;", 0x3f80_2000),
         ("ex2.approx.f16x2 %o, 0x3c004000;", 0x4000_4400),
     ]);
@@ -204,7 +212,10 @@ fn predicates() {
         ("setp.neu.f32 %p1, 0f7FC00000, 0f3F800000; selp.b32 %o, 1, 2, %p1;", 1),
         ("setp.gtu.f32 %p1, 0f7FC00000, 0f3F800000; selp.b32 %o, 1, 2, %p1;", 1),
         ("setp.num.f32 %p1, 0f7FC00000, 0f3F800000; selp.b32 %o, 1, 2, %p1;", 2),
-        ("setp.eq.s32 %p1, 1, 1; not.pred %p2, %p1; or.pred %p3, %p1, %p2; and.pred %p4, %p3, !%p2; selp.b32 %o, 1, 2, %p4;", 1),
+        (
+            "setp.eq.s32 %p1, 1, 1; not.pred %p2, %p1; or.pred %p3, %p1, %p2; and.pred %p4, %p3, !%p2; selp.b32 %o, 1, 2, %p4;",
+            1,
+        ),
         ("set.lt.u32.s32 %o, 1, 2;", 0xffff_ffff),
         ("set.gt.f32.s32 %f1, 1, 2; mov.b32 %o, %f1;", 0),
         ("slct.b32.s32 %o, 1, 2, -1;", 2),
@@ -238,18 +249,20 @@ fn shuffles_votes_reductions() {
     assert!(all.iter().enumerate().all(|(lane, l)| *l == (lane as u32 ^ 3, 1)));
     let all = lanes("shfl.sync.up.b32 %o|%p1, %t, 1, 0, -1; selp.u64 %q, 1, 0, %p1;").unwrap();
     assert!(all[0] == (0, 0) && all[9] == (8, 1));
-    let all = lanes("setp.lt.u32 %p1, %t, 5; vote.sync.ballot.b32 %o, %p1, -1; vote.sync.any.pred %p2, %p1, -1; selp.u64 %q, 1, 0, %p2;");
+    let all = lanes(
+        "setp.lt.u32 %p1, %t, 5; vote.sync.ballot.b32 %o, %p1, -1; vote.sync.any.pred %p2, %p1, -1; selp.u64 %q, 1, 0, %p2;",
+    );
     assert_eq!(all.unwrap()[31], (0x1f, 1));
     assert_eq!(lanes("redux.sync.add.s32 %o, %t, -1;").unwrap()[3].0, 496);
     assert_eq!(lanes("and.b32 %r1, %t, 7; match.any.sync.b32 %o, %r1, -1;").unwrap()[9].0, 0x0202_0202);
     // Half a warp each, with its own mask.
-    let all = lanes(
-        "setp.lt.u32 %p1, %t, 16; selp.b32 %r1, 0xffff, 0xffff0000, %p1; redux.sync.max.u32 %o, %t, %r1;",
-    )
-    .unwrap();
+    let all = lanes("setp.lt.u32 %p1, %t, 16; selp.b32 %r1, 0xffff, 0xffff0000, %p1; redux.sync.max.u32 %o, %t, %r1;")
+        .unwrap();
     assert_eq!((all[0].0, all[16].0), (15, 31));
     // A branch around, and all meet at one shuffle.
-    let all = lanes("setp.lt.u32 %p1, %t, 16; @%p1 bra skip; add.u32 %o, %t, 100; skip: shfl.sync.idx.b32 %o, %o, 20, 31, -1;");
+    let all = lanes(
+        "setp.lt.u32 %p1, %t, 16; @%p1 bra skip; add.u32 %o, %t, 100; skip: shfl.sync.idx.b32 %o, %o, 20, 31, -1;",
+    );
     assert!(all.unwrap().iter().all(|l| l.0 == 120));
 }
 
@@ -264,13 +277,27 @@ fn special_registers() {
 fn memory_spaces() {
     check32(&[
         ("st.shared.v2.u32 [sh+16], {3, 4}; bar.warp.sync -1; ld.shared.u32 %o, [sh+20]; bar.warp.sync -1;", 4),
-        ("mov.u64 %d1, sh; cvta.shared.u64 %d2, %d1; st.u16 [%d2], 0xfffe; bar.warp.sync -1; ld.s16 %o, [%d2];", 0xffff_fffe),
-        ("mov.u32 %r1, sh; mov.u32 %r2, 513; st.shared.u32 [%r1+4], %r2; bar.warp.sync -1; ld.shared.u8 %o, [%r1+5];", 2),
-        ("{ .local .align 8 .b8 mine[16]; st.local.u32 [mine+8], %t; ld.local.u32 %r1, [mine+8]; sub.u32 %o, %r1, %t; }", 0),
-        ("{ .local .align 8 .b8 mine[16]; mov.u64 %d1, mine; cvta.local.u64 %d2, %d1; st.b32 [%d2], 7; ld.b32 %o, [%d2]; }", 7),
+        (
+            "mov.u64 %d1, sh; cvta.shared.u64 %d2, %d1; st.u16 [%d2], 0xfffe; bar.warp.sync -1; ld.s16 %o, [%d2];",
+            0xffff_fffe,
+        ),
+        (
+            "mov.u32 %r1, sh; mov.u32 %r2, 513; st.shared.u32 [%r1+4], %r2; bar.warp.sync -1; ld.shared.u8 %o, [%r1+5];",
+            2,
+        ),
+        (
+            "{ .local .align 8 .b8 mine[16]; st.local.u32 [mine+8], %t; ld.local.u32 %r1, [mine+8]; sub.u32 %o, %r1, %t; }",
+            0,
+        ),
+        (
+            "{ .local .align 8 .b8 mine[16]; mov.u64 %d1, mine; cvta.local.u64 %d2, %d1; st.b32 [%d2], 7; ld.b32 %o, [%d2]; }",
+            7,
+        ),
         ("ld.param.u32 %r1, [out+4]; shr.u64 %d1, %base, 32; cvt.u32.u64 %r2, %d1; sub.u32 %o, %r1, %r2;", 0),
     ]);
-    let all = lanes("st.shared.u32 [sh], 0; bar.warp.sync -1; atom.shared.add.u32 %r1, [sh], 2; bar.warp.sync -1; ld.shared.u32 %o, [sh];");
+    let all = lanes(
+        "st.shared.u32 [sh], 0; bar.warp.sync -1; atom.shared.add.u32 %r1, [sh], 2; bar.warp.sync -1; ld.shared.u32 %o, [sh];",
+    );
     assert_eq!(all.unwrap()[7].0, 64);
     let all = lanes("atom.global.max.u32 %o, [%base+4], %t; atom.global.cas.b64 %q, [%at+8], 0, 9; ").unwrap();
     assert!(all.iter().enumerate().all(|(l, x)| x.0 == (l as u32).saturating_sub(1)));
@@ -307,10 +334,8 @@ fn asynchronous_copies() {
     )
     .unwrap_err();
     assert!(matches!(fault.kind, FaultKind::Race { .. }), "{fault}");
-    one(
-        "mov.u32 %r2, sh; mad.lo.u32 %r2, %t, 16, %r2; cp.async.cg.shared.global [%r2], [%at], 16;
-         cp.async.wait_all; ld.shared.u32 %o, [%r2];",
-    );
+    one("mov.u32 %r2, sh; mad.lo.u32 %r2, %t, 16, %r2; cp.async.cg.shared.global [%r2], [%at], 16;
+         cp.async.wait_all; ld.shared.u32 %o, [%r2];");
     let fault = lanes("mov.u32 %r2, sh; add.u32 %r2, %r2, 8; cp.async.cg.shared.global [%r2], [%at], 16;").unwrap_err();
     assert!(matches!(fault.kind, FaultKind::Misaligned { align: 16, .. }), "{fault}");
 }

@@ -7,7 +7,7 @@ use super::{Decoder, Known, Opcode};
 use crate::counts::Kind;
 use crate::lanes::{b32_op, b64_op, t32_op, u32_op, wide_op};
 use crate::parse::{Number, Operand};
-use crate::program::{Op, Slot, Wide};
+use crate::program::{Op, R64, Slot, Wide};
 
 /// Operations of [`scalar`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -197,6 +197,9 @@ pub(crate) fn prmt(a: u32, b: u32, c: u32, mode: u32) -> u32 {
     u32::from_le_bytes([pick(0), pick(1), pick(2), pick(3)])
 }
 
+/// A function of two 64-bit rows.
+type F64 = fn(&R64, &R64, &mut R64);
+
 fn table(s: &[[u64; 32]; 4], imm: u32, d: &mut [u64; 32]) {
     let op = TABLE[(imm & 0xff) as usize];
     let (bits, signed) = (imm >> 8 & 0xff, imm >> 16 != 0);
@@ -249,7 +252,8 @@ impl<'a> Decoder<'a> {
         let (wrap, clamp) = (op.take("wrap"), op.take("clamp"));
         let shiftamt = op.take("shiftamt");
         op.done()?;
-        let need = |n: usize| if o.len() == n { Ok(()) } else { Err(format!("`{}` with {} operands", op.base, o.len())) };
+        let need =
+            |n: usize| if o.len() == n { Ok(()) } else { Err(format!("`{}` with {} operands", op.base, o.len())) };
         if wide {
             need(if op.base == "mul" { 3 } else { 4 })?;
             return self.mul_wide(op.base == "mad", o, bits, signed);
@@ -320,7 +324,7 @@ impl<'a> Decoder<'a> {
         if bits == 64
             && let (Slot::D(d), Slot::D(a), Slot::D(b)) = (d, s[0], s[1])
         {
-            let f: Option<fn(&[u64; 32], &[u64; 32], &mut [u64; 32])> = match which {
+            let f: Option<F64> = match which {
                 IntOp::Add => Some(b64_op!(|x, y| x.wrapping_add(y))),
                 IntOp::Sub => Some(b64_op!(|x, y| x.wrapping_sub(y))),
                 IntOp::MulLo => Some(b64_op!(|x, y| x.wrapping_mul(y))),

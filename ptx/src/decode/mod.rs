@@ -3,10 +3,12 @@
 //! Functions are inlined at their calls: a `.param` variable of a call is a few bytes of local memory, and the callee's
 //! parameter names stand for the caller's variables. So the interpreter knows no call stack.
 
+mod compare;
 mod float;
 mod integer;
 mod memory;
 mod moves;
+mod operands;
 mod warp;
 
 use std::collections::HashMap;
@@ -14,8 +16,8 @@ use std::collections::HashMap;
 use crate::counts::Kind;
 use crate::error::{Error, Result};
 use crate::module::Global;
-use crate::parse::{Function, Number, Operand, Statement, StatementKind, Tree, Variable};
-use crate::program::{Addr, CONST, Const64, Inst, Kernel, NONE, Op, Param, Pred, Slot, Space, Special};
+use crate::parse::{Function, Operand, Statement, StatementKind, Tree, Variable};
+use crate::program::{Const64, Inst, Kernel, Op, Param, Pred, Slot};
 
 /// Where a generic address of shared memory begins. Global addresses are far above these windows.
 pub(crate) const SHARED_WINDOW: u64 = 1 << 44;
@@ -335,7 +337,11 @@ impl<'a> Decoder<'a> {
         let (name, args) = match rest {
             [Operand::Name(name), Operand::List(args)] => (*name, args.as_slice()),
             [Operand::Name(name)] => (*name, &[][..]),
-            _ => return Err(fail("a call that is not `call (result), name, (arguments)`; indirect calls are not known")),
+            _ => {
+                return Err(fail(
+                    "a call that is not `call (result), name, (arguments)`; indirect calls are not known",
+                ));
+            }
         };
         let Some(function) = self.functions.get(name).copied() else {
             let here = (self.line, self.loc, format!("call of `{name}`, which has no body here"));
@@ -470,267 +476,6 @@ impl<'a> Decoder<'a> {
             }
         }
         Ok(self.kernel)
-    }
-
-    // Operands.
-
-    fn constant32(&mut self, value: u32) -> u32 {
-        let pool = &mut self.kernel.const32;
-        *self.const32.entry(value).or_insert_with(|| {
-            pool.push(value);
-            (pool.len() as u32 - 1) | CONST
-        })
-    }
-
-    fn constant64(&mut self, value: Const64) -> u32 {
-        let pool = &mut self.kernel.const64;
-        *self.const64.entry(value).or_insert_with(|| {
-            pool.push(value);
-            (pool.len() as u32 - 1) | CONST
-        })
-    }
-
-    /// The address of a variable as an immediate, `offset` bytes on.
-    fn address64(&mut self, name: Name, offset: i64) -> Known<u32> {
-        Ok(match name {
-            Name::Param(at) | Name::Local(at) => self.constant64(Const64::Value(at.wrapping_add_signed(offset))),
-            Name::Shared(DYNAMIC) => {
-                // An entry of its own, which no number of the program shares.
-                self.kernel.const64.push(Const64::Value(offset as u64));
-                let index = self.kernel.const64.len() as u32 - 1;
-                self.dynamic.push((true, index));
-                index | CONST
-            }
-            Name::Shared(at) => self.constant64(Const64::Value(at.wrapping_add_signed(offset))),
-            Name::Global(index) => self.constant64(Const64::Variable { index, offset }),
-            Name::Reg(_) | Name::Pred(_) => return Err("a register where an address is expected".to_owned()),
-        })
-    }
-
-    fn special(&mut self, name: &str) -> Option<(Special, bool)> {
-        let dim = |suffix: &str| match suffix {
-            "x" => Some(0),
-            "y" => Some(1),
-            "z" => Some(2),
-            _ => None,
-        };
-        if let Some((stem, suffix)) = name.split_once('.') {
-            let dim = dim(suffix)?;
-            return Some(match stem {
-                "%tid" => (Special::Tid(dim), false),
-                "%ntid" => (Special::Ntid(dim), false),
-                "%ctaid" => (Special::Ctaid(dim), false),
-                "%nctaid" => (Special::Nctaid(dim), false),
-                _ => return None,
-            });
-        }
-        Some(match name {
-            "%laneid" => (Special::LaneId, false),
-            "%warpid" => (Special::WarpId, false),
-            "%nwarpid" => (Special::NWarpId, false),
-            "%lanemask_eq" => (Special::LaneMaskEq, false),
-            "%lanemask_lt" => (Special::LaneMaskLt, false),
-            "%lanemask_le" => (Special::LaneMaskLe, false),
-            "%lanemask_gt" => (Special::LaneMaskGt, false),
-            "%lanemask_ge" => (Special::LaneMaskGe, false),
-            "%smid" => (Special::SmId, false),
-            "%nsmid" => (Special::NSmId, false),
-            "%gridid" => (Special::GridId, false),
-            "%clock" | "%clock_hi" | "%globaltimer_lo" => (Special::Clock, false),
-            "%clock64" | "%globaltimer" => (Special::Clock, true),
-            "%dynamic_smem_size" => (Special::DynamicShared, false),
-            "%total_smem_size" => (Special::TotalShared, false),
-            "WARP_SZ" => return None,
-            _ => return None,
-        })
-    }
-
-    /// A source of any width.
-    fn source(&mut self, operand: &Operand<'a>) -> Known<Slot> {
-        match operand {
-            Operand::Name(name) => {
-                if let Some((which, wide)) = self.special(name) {
-                    let reg = self.new_reg(if wide { "b64" } else { "b32" })?;
-                    let Name::Reg(d) = reg else { return Err("a special register".to_owned()) };
-                    self.emit(Op::Special { d, which }, Kind::Move);
-                    return Ok(d);
-                }
-                if *name == "WARP_SZ" {
-                    return Ok(Slot::W(self.constant32(32)));
-                }
-                match self.lookup(name) {
-                    Some(Name::Reg(slot)) => Ok(slot),
-                    Some(Name::Pred(_)) => Err(format!("predicate {name} as a value")),
-                    Some(address) => self.address64(address, 0).map(Slot::D),
-                    None => Err(format!("{name}, which is not declared")),
-                }
-            }
-            Operand::Address(base, offset) => match &**base {
-                Operand::Name(name) => match self.lookup(name) {
-                    Some(found) => self.address64(found, *offset).map(Slot::D),
-                    None => Err(format!("{name}, which is not declared")),
-                },
-                _ => Err("an address as a value".to_owned()),
-            },
-            _ => Err("an operand that is no value".to_owned()),
-        }
-    }
-
-    /// A source of up to 32 bits.
-    fn src32(&mut self, operand: &Operand<'a>) -> Known<u32> {
-        if let Operand::Number(number) = operand {
-            let value = match number {
-                Number::Int(value) => *value as u32,
-                Number::F32(bits) => *bits,
-                Number::F64(bits) => (f64::from_bits(*bits) as f32).to_bits(),
-            };
-            return Ok(self.constant32(value));
-        }
-        match self.source(operand)? {
-            Slot::W(r) | Slot::H(r) => Ok(r),
-            Slot::D(r) if r & CONST != 0 => self.low_address(r),
-            _ => Err("a 64-bit operand where one of 32 bits is expected".to_owned()),
-        }
-    }
-
-    /// An address as a 32-bit value: right for shared memory.
-    fn low_address(&mut self, index: u32) -> Known<u32> {
-        let at = index & !CONST;
-        let Const64::Value(value) = self.kernel.const64[at as usize] else {
-            return Err("the address of a global variable in 32 bits".to_owned());
-        };
-        if self.dynamic.contains(&(true, at)) {
-            self.kernel.const32.push(value as u32);
-            let index = self.kernel.const32.len() as u32 - 1;
-            self.dynamic.push((false, index));
-            return Ok(index | CONST);
-        }
-        Ok(self.constant32(value as u32))
-    }
-
-    /// A 16-bit source: an immediate is cut to 16 bits.
-    fn src16(&mut self, operand: &Operand<'a>) -> Known<u32> {
-        match operand {
-            Operand::Number(Number::Int(value)) => Ok(self.constant32(*value as u32 & 0xffff)),
-            _ => self.src32(operand),
-        }
-    }
-
-    /// A 64-bit source.
-    fn src64(&mut self, operand: &Operand<'a>) -> Known<u32> {
-        if let Operand::Number(number) = operand {
-            let value = match number {
-                Number::Int(value) => *value as u64,
-                Number::F32(bits) => f64::from(f32::from_bits(*bits)).to_bits(),
-                Number::F64(bits) => *bits,
-            };
-            return Ok(self.constant64(Const64::Value(value)));
-        }
-        match self.source(operand)? {
-            Slot::D(r) => Ok(r),
-            _ => Err("a 32-bit operand where one of 64 bits is expected".to_owned()),
-        }
-    }
-
-    /// A source for a type of so many bytes.
-    fn src(&mut self, operand: &Operand<'a>, bytes: u64) -> Known<Slot> {
-        Ok(match bytes {
-            1 | 2 => Slot::H(self.src16(operand)?),
-            4 => Slot::W(self.src32(operand)?),
-            _ => Slot::D(self.src64(operand)?),
-        })
-    }
-
-    /// A destination of any width; `_` is [`Slot::None`].
-    fn dst(&mut self, operand: &Operand<'a>) -> Known<Slot> {
-        match operand {
-            Operand::Name("_") => Ok(Slot::None),
-            Operand::Name(name) => match self.lookup(name) {
-                Some(Name::Reg(slot)) => Ok(slot),
-                _ => Err(format!("{name}, which is no register to write to")),
-            },
-            _ => Err("a destination that is no register".to_owned()),
-        }
-    }
-
-    fn dst32(&mut self, operand: &Operand<'a>) -> Known<u32> {
-        match self.dst(operand)? {
-            Slot::W(r) | Slot::H(r) => Ok(r),
-            Slot::None => {
-                self.kernel.n32 += 1;
-                Ok(self.kernel.n32 as u32 - 1)
-            }
-            Slot::D(_) => Err("a 64-bit destination where one of 32 bits is expected".to_owned()),
-        }
-    }
-
-    fn dst64(&mut self, operand: &Operand<'a>) -> Known<u32> {
-        match self.dst(operand)? {
-            Slot::D(r) => Ok(r),
-            _ => Err("a 32-bit destination where one of 64 bits is expected".to_owned()),
-        }
-    }
-
-    /// A predicate to write to; [`NONE`] for `_`.
-    fn dst_pred(&mut self, operand: &Operand<'a>) -> Known<u32> {
-        match operand {
-            Operand::Name("_") => Ok(NONE),
-            Operand::Name(name) => match self.lookup(name) {
-                Some(Name::Pred(p)) => Ok(p),
-                _ => Err(format!("{name}, which is no predicate")),
-            },
-            _ => Err("a destination that is no predicate".to_owned()),
-        }
-    }
-
-    fn pred(&mut self, operand: &Operand<'a>) -> Known<Pred> {
-        let (name, negated) = match operand {
-            Operand::Name(name) => (name, false),
-            Operand::Not(name) => (name, true),
-            _ => return Err("an operand that is no predicate".to_owned()),
-        };
-        match self.lookup(name) {
-            Some(Name::Pred(p)) => Ok(Pred::new(p, negated)),
-            _ => Err(format!("{name}, which is no predicate")),
-        }
-    }
-
-    fn is_pred(&mut self, operand: &Operand<'a>) -> bool {
-        self.pred(operand).is_ok()
-    }
-
-    /// The elements of a vector operand, or the operand alone.
-    fn elements<'o>(&self, operand: &'o Operand<'a>) -> &'o [Operand<'a>] {
-        match operand {
-            Operand::Vector(list) => list,
-            other => std::slice::from_ref(other),
-        }
-    }
-
-    /// An address in a space; a variable's name decides between kernel parameters and a call's, which are local.
-    fn address(&mut self, operand: &Operand<'a>, space: Space) -> Known<(Addr, Space)> {
-        let Operand::Address(base, offset) = operand else { return Err("an address without brackets".to_owned()) };
-        match &**base {
-            Operand::Number(Number::Int(value)) => {
-                let base = Slot::D(self.constant64(Const64::Value(*value as u64)));
-                Ok((Addr { base, offset: *offset }, space))
-            }
-            Operand::Name(name) => match self.lookup(name) {
-                Some(Name::Reg(base)) => Ok((Addr { base, offset: *offset }, space)),
-                Some(Name::Pred(_)) | None => Err(format!("{name} as an address")),
-                Some(found) => {
-                    let space = match (found, space) {
-                        (Name::Local(_), Space::Param | Space::Local) => Space::Local,
-                        (Name::Global(_), Space::Generic | Space::Global) => Space::Global,
-                        (Name::Shared(_), Space::Shared) | (Name::Param(_), Space::Param) => space,
-                        _ => return Err(format!("{name} in another space than its own")),
-                    };
-                    let base = Slot::D(self.address64(found, 0)?);
-                    Ok((Addr { base, offset: *offset }, space))
-                }
-            },
-            _ => Err("an address of another form".to_owned()),
-        }
     }
 }
 

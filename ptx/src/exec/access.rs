@@ -65,7 +65,7 @@ fn place(space: Space, address: u64) -> (Space, u64) {
 
 /// Bounds of a small private range.
 fn within(space: MemorySpace, address: u64, bytes: u32, len: usize) -> Result<usize, FaultKind> {
-    if address % u64::from(bytes) != 0 {
+    if !address.is_multiple_of(bytes.into()) {
         return Err(FaultKind::Misaligned { space, address, align: bytes });
     }
     if address.saturating_add(u64::from(bytes)) > len as u64 {

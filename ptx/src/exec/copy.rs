@@ -20,14 +20,15 @@ impl Warp {
         let (mut from_global, mut n) = ([0; 32], 0);
         let (mut to_shared, mut m) = ([0; 32], 0);
         for lane in lanes(mask) {
-            let mut from = if copy.src_size == crate::program::Slot::None { size } else { given[lane].min(size.into()) as u8 };
+            let mut from =
+                if copy.src_size == crate::program::Slot::None { size } else { given[lane].min(size.into()) as u8 };
             if ignored >> lane & 1 != 0 {
                 from = 0;
             }
             let fail = |kind| self.trip(Some(lane as u32), kind);
             let to = env.shared.check(dst[lane], size.into(), size.into()).map_err(fail)?;
             if from > 0 {
-                if src[lane] % u64::from(size) != 0 {
+                if !src[lane].is_multiple_of(size.into()) {
                     let (space, address) = (MemorySpace::Global, src[lane]);
                     return Err(fail(FaultKind::Misaligned { space, address, align: size.into() }));
                 }
