@@ -156,14 +156,7 @@ impl<'a> Env<'a> {
         self.view.find(at, bytes)
     }
 
-    fn shadow(
-        &self,
-        block: &Block,
-        offset: u64,
-        bytes: usize,
-        write: bool,
-        pc: u32,
-    ) -> Result<(), FaultKind> {
+    fn shadow(&self, block: &Block, offset: u64, bytes: usize, write: bool, pc: u32) -> Result<(), FaultKind> {
         let page = block.page(offset).shadow.get_or_init(ShadowPage::default);
         let tag = Tag::new(self.launch, self.block_index, pc);
         let Some(hit) = page.touch(offset as usize % PAGE, bytes, write, tag) else { return Ok(()) };

@@ -201,7 +201,8 @@ fn check(kernel: &Kernel, launch: &Launch) -> Result<(), String> {
             return Err(format!("blocks of {threads} threads; .maxntid allows {most}"));
         }
     }
-    if launch.grid.contains(&0) || launch.grid[1] > 65535 || launch.grid[2] > 65535 || launch.grid[0] > i32::MAX as u32 {
+    if launch.grid.contains(&0) || launch.grid[1] > 65535 || launch.grid[2] > 65535 || launch.grid[0] > i32::MAX as u32
+    {
         return Err(format!("a grid of {:?} blocks; 1 to (2^31-1, 65535, 65535) are possible", launch.grid));
     }
     let shared = kernel.dynamic_offset.saturating_add(launch.dynamic_shared);
@@ -278,7 +279,12 @@ fn block(env: &mut Env, warps: &mut Vec<Warp>) -> Result<(), Trip> {
                 let after = (1..=count).map(|i| (current + i) % count).find(|i| ready(&warps[*i]));
                 current = after.unwrap_or(current);
             }
-            Stop::Barrier => arrive(env, warps, current, &mut arrived)?,
+            Stop::Barrier => {
+                arrive(env, warps, current, &mut arrived)?;
+                if env.schedule == Schedule::InOrder {
+                    current = warps.iter().position(ready).unwrap_or(current);
+                }
+            }
             Stop::Done => {
                 for id in 0..16 {
                     release(env, warps, id, &mut arrived);

@@ -49,7 +49,11 @@ pub(crate) enum StatementKind<'a> {
     Label(&'a str),
     /// `.branchtargets` of the label before it.
     Targets(Vec<&'a str>),
-    Instruction { guard: Option<(&'a str, bool)>, opcode: &'a str, operands: Vec<Operand<'a>> },
+    Instruction {
+        guard: Option<(&'a str, bool)>,
+        opcode: &'a str,
+        operands: Vec<Operand<'a>>,
+    },
 }
 
 #[derive(Clone, Debug)]
@@ -106,11 +110,12 @@ struct Parser<'a> {
     at: usize,
     tree: Tree<'a>,
     loc: u32,
+    depth: u32,
 }
 
 /// Parses a file.
 pub(crate) fn parse(text: &str) -> Result<Tree<'_>> {
-    let mut parser = Parser { tokens: tokens(text)?, at: 0, tree: Tree::default(), loc: 0 };
+    let mut parser = Parser { tokens: tokens(text)?, at: 0, tree: Tree::default(), loc: 0, depth: 0 };
     parser.tree.locations.push(Location::default());
     parser.file()?;
     Ok(parser.tree)
@@ -223,9 +228,11 @@ impl<'a> Parser<'a> {
                 "inlined_at" => {
                     let at = self.location()?;
                     // The place may itself be inlined: the last location that names it knows.
-                    let seen = self.tree.locations.iter().rposition(|l| {
-                        (l.file, l.line, l.column) == (at.file, at.line, at.column) && l.line != 0
-                    });
+                    let seen = self
+                        .tree
+                        .locations
+                        .iter()
+                        .rposition(|l| (l.file, l.line, l.column) == (at.file, at.line, at.column) && l.line != 0);
                     location.inlined_at = match seen {
                         Some(index) => index as u32,
                         None => self.add_location(at),
@@ -311,9 +318,14 @@ impl<'a> Parser<'a> {
 
     fn initialiser(&mut self, element: usize, out: &mut Vec<u8>) -> Result<()> {
         if self.eat("{") {
+            if self.depth == 8 {
+                return self.fail("initial values nested too deeply");
+            }
+            self.depth += 1;
             loop {
                 self.initialiser(element, out)?;
                 if !self.eat(",") {
+                    self.depth -= 1;
                     return self.expect("}");
                 }
             }
@@ -493,6 +505,17 @@ impl<'a> Parser<'a> {
     }
 
     fn operand(&mut self) -> Result<Operand<'a>> {
+        // Text may nest deeper than a stack.
+        if self.depth == 8 {
+            return self.fail("operands nested too deeply");
+        }
+        self.depth += 1;
+        let operand = self.operand_within();
+        self.depth -= 1;
+        operand
+    }
+
+    fn operand_within(&mut self) -> Result<Operand<'a>> {
         if self.eat("{") {
             return Ok(Operand::Vector(self.operands_until("}")?));
         }

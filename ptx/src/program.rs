@@ -29,7 +29,7 @@ impl Pred {
         Self(index | if negated { Self::NOT } else { 0 })
     }
 
-    /// The opposite. [`Pred::TRUE`] has none.
+    /// The opposite.
     pub fn not(self) -> Self {
         Self(self.0 ^ Self::NOT)
     }
@@ -37,8 +37,8 @@ impl Pred {
     /// The lanes for which it holds.
     #[inline(always)]
     pub fn lanes(self, file: &[u32]) -> u32 {
-        if self.0 == NONE {
-            return u32::MAX;
+        if self.0 | Self::NOT == NONE {
+            return if self == Self::TRUE { u32::MAX } else { 0 };
         }
         let bits = file[(self.0 & !Self::NOT) as usize];
         if self.0 & Self::NOT != 0 { !bits } else { bits }
@@ -289,41 +289,106 @@ pub(crate) type Cmp64 = fn(&R64, &R64) -> u32;
 /// What an instruction does.
 #[derive(Debug)]
 pub(crate) enum Op {
-    U32 { f: fn(&R32, &mut R32), d: u32, a: u32 },
-    B32 { f: fn(&R32, &R32, &mut R32), d: u32, a: u32, b: u32 },
-    T32 { f: fn(&R32, &R32, &R32, &mut R32), d: u32, a: u32, b: u32, c: u32 },
-    B64 { f: fn(&R64, &R64, &mut R64), d: u32, a: u32, b: u32 },
+    U32 {
+        f: fn(&R32, &mut R32),
+        d: u32,
+        a: u32,
+    },
+    B32 {
+        f: fn(&R32, &R32, &mut R32),
+        d: u32,
+        a: u32,
+        b: u32,
+    },
+    T32 {
+        f: fn(&R32, &R32, &R32, &mut R32),
+        d: u32,
+        a: u32,
+        b: u32,
+        c: u32,
+    },
+    B64 {
+        f: fn(&R64, &R64, &mut R64),
+        d: u32,
+        a: u32,
+        b: u32,
+    },
     Wide(Box<Wide>),
-    Lop3 { d: u32, a: u32, b: u32, c: u32, lut: u8 },
+    Lop3 {
+        d: u32,
+        a: u32,
+        b: u32,
+        c: u32,
+        lut: u8,
+    },
     SetP32(Box<SetP<Cmp32>>),
     SetP64(Box<SetP<Cmp64>>),
     /// Comparison of packed halves: two predicates.
     SetPx2(Box<SetP<fn(&R32, &R32) -> (u32, u32)>>),
-    Sel32 { d: u32, a: u32, b: u32, p: Pred },
-    Sel64 { d: u32, a: u32, b: u32, p: Pred },
+    Sel32 {
+        d: u32,
+        a: u32,
+        b: u32,
+        p: Pred,
+    },
+    Sel64 {
+        d: u32,
+        a: u32,
+        b: u32,
+        p: Pred,
+    },
     /// Logic on predicates; `join` `None` copies `a`.
-    Logic { d: u32, a: Pred, b: Pred, join: Join },
-    Special { d: Slot, which: Special },
-    Mov32 { d: u32, a: u32 },
-    Mov64 { d: u32, a: u32 },
+    Logic {
+        d: u32,
+        a: Pred,
+        b: Pred,
+        join: Join,
+    },
+    Special {
+        d: Slot,
+        which: Special,
+    },
+    Mov32 {
+        d: u32,
+        a: u32,
+    },
+    Mov64 {
+        d: u32,
+        a: u32,
+    },
     /// Elements, lowest first, into one register.
-    Pack { d: Slot, parts: Box<[Slot]> },
+    Pack {
+        d: Slot,
+        parts: Box<[Slot]>,
+    },
     /// One register into elements, lowest first.
-    Unpack { parts: Box<[Slot]>, a: Slot },
+    Unpack {
+        parts: Box<[Slot]>,
+        a: Slot,
+    },
     Load(Box<Access>),
     Store(Box<Access>),
     Atom(Box<Atom>),
     CopyAsync(Box<CopyAsync>),
     Commit,
     /// `u32::MAX`: all, the uncommitted too.
-    Wait { left: u32 },
+    Wait {
+        left: u32,
+    },
     Matrix(Box<Matrix>),
     Mma(Box<Mma>),
     Warpwide(Box<Warpwide>),
-    ActiveMask { d: u32 },
+    ActiveMask {
+        d: u32,
+    },
     Barrier(Box<Barrier>),
-    Branch { target: u32 },
-    BranchTable { index: u32, targets: Box<[u32]> },
+    Branch {
+        target: u32,
+    },
+    BranchTable {
+        index: u32,
+        targets: Box<[u32]>,
+    },
     Exit,
     Trap,
     Nop,

@@ -66,9 +66,8 @@ impl ShadowPage {
             let cell = first + i;
             let own = if write { &self.writes[cell] } else { &self.reads[cell] };
             let before = record(own, tag, mask, !write);
-            let clash = |entry: u64| {
-                launch(entry) == launch(tag.0) && block(entry) != block(tag.0) && entry & mask != 0
-            };
+            let clash =
+                |entry: u64| launch(entry) == launch(tag.0) && block(entry) != block(tag.0) && entry & mask != 0;
             let hit = |hazard, entry: u64| Conflict {
                 hazard,
                 byte: 2 * i as u32,

@@ -205,7 +205,9 @@ impl Warp {
         }
         if self.live & !self.stalled == 0 {
             if self.tried == self.live {
-                return Err(self.trip(None, FaultKind::Divergent { what: self.whereabouts(env) }));
+                let pc = lanes(self.live).map(|l| self.pcs[l]).min().unwrap_or(self.pc);
+                let kind = FaultKind::Divergent { what: self.whereabouts(env) };
+                return Err(Trip { pc, ..self.trip(None, kind) });
             }
             // Since some lanes exited, what the others wait for may be here.
             self.tried = self.live;
@@ -377,7 +379,8 @@ impl Warp {
                         let (x, y, z) = (term >> 2 & 1, term >> 1 & 1, term & 1);
                         for i in 0..32 {
                             // Each factor is inverted where the table's index has a zero.
-                            out[i] |= (a[i] ^ x.wrapping_sub(1)) & (b[i] ^ y.wrapping_sub(1)) & (c[i] ^ z.wrapping_sub(1));
+                            out[i] |=
+                                (a[i] ^ x.wrapping_sub(1)) & (b[i] ^ y.wrapping_sub(1)) & (c[i] ^ z.wrapping_sub(1));
                         }
                     }
                 }

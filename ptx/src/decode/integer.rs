@@ -249,7 +249,8 @@ impl<'a> Decoder<'a> {
         let (wrap, clamp) = (op.take("wrap"), op.take("clamp"));
         let shiftamt = op.take("shiftamt");
         op.done()?;
-        let need = |n: usize| if o.len() == n { Ok(()) } else { Err(format!("`{}` with {} operands", op.base, o.len())) };
+        let need =
+            |n: usize| if o.len() == n { Ok(()) } else { Err(format!("`{}` with {} operands", op.base, o.len())) };
         if wide {
             need(if op.base == "mul" { 3 } else { 4 })?;
             return self.mul_wide(op.base == "mad", o, bits, signed);

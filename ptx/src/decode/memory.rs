@@ -9,7 +9,10 @@ use crate::program::{Access, Atom, AtomOp, CopyAsync, Matrix, NONE, Op, Slot, Sp
 fn is_hint(m: &str) -> bool {
     m.starts_with("L1::")
         || m.starts_with("L2::")
-        || matches!(m, "ca" | "cg" | "cs" | "lu" | "cv" | "wb" | "wt" | "nc" | "weak" | "cta" | "cluster" | "gpu" | "sys" | "mmio")
+        || matches!(
+            m,
+            "ca" | "cg" | "cs" | "lu" | "cv" | "wb" | "wt" | "nc" | "weak" | "cta" | "cluster" | "gpu" | "sys" | "mmio"
+        )
 }
 
 fn space_of(m: &str) -> Option<Space> {
@@ -57,7 +60,13 @@ impl<'a> Decoder<'a> {
         let policy = Self::hints(op);
         let strong = op.take("volatile") | op.take("relaxed") | op.take("acquire") | op.take("release");
         let space = op.find(space_of).unwrap_or(Space::Generic);
-        let count = if op.take("v2") { 2 } else if op.take("v4") { 4 } else { 1 };
+        let count = if op.take("v2") {
+            2
+        } else if op.take("v4") {
+            4
+        } else {
+            1
+        };
         op.done()?;
         if o.len() != 2 + usize::from(policy) || bytes * count as u64 > 16 {
             return Err(format!("`{}` with {} operands of that size", op.base, o.len()));
@@ -95,7 +104,10 @@ impl<'a> Decoder<'a> {
         let red = op.base == "red";
         let ty = op.last()?;
         let _ = Self::hints(op);
-        while op.find(|m| matches!(m, "relaxed" | "acquire" | "release" | "acq_rel" | "noftz" | "async").then_some(())).is_some() {}
+        while op
+            .find(|m| matches!(m, "relaxed" | "acquire" | "release" | "acq_rel" | "noftz" | "async").then_some(()))
+            .is_some()
+        {}
         let space = op.find(space_of).unwrap_or(Space::Generic);
         let Some(name) = op.find(|m| {
             ["add", "exch", "cas", "min", "max", "and", "or", "xor", "inc", "dec"].iter().find(|n| **n == m).copied()
@@ -151,7 +163,9 @@ impl<'a> Decoder<'a> {
         }
         if op.take("wait_group") {
             op.done()?;
-            let [Operand::Number(Number::Int(n))] = o else { return Err("cp.async.wait_group without a number".to_owned()) };
+            let [Operand::Number(Number::Int(n))] = o else {
+                return Err("cp.async.wait_group without a number".to_owned());
+            };
             self.emit(Op::Wait { left: (*n).clamp(0, 1 << 20) as u32 }, Kind::AsyncCopy);
             return Ok(());
         }

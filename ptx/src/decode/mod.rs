@@ -335,7 +335,9 @@ impl<'a> Decoder<'a> {
         let (name, args) = match rest {
             [Operand::Name(name), Operand::List(args)] => (*name, args.as_slice()),
             [Operand::Name(name)] => (*name, &[][..]),
-            _ => return Err(fail("a call that is not `call (result), name, (arguments)`; indirect calls are not known")),
+            _ => {
+                return Err(fail("a call that is not `call (result), name, (arguments)`; indirect calls are not known"));
+            }
         };
         let Some(function) = self.functions.get(name).copied() else {
             let here = (self.line, self.loc, format!("call of `{name}`, which has no body here"));
@@ -687,6 +689,8 @@ impl<'a> Decoder<'a> {
         let (name, negated) = match operand {
             Operand::Name(name) => (name, false),
             Operand::Not(name) => (name, true),
+            Operand::Number(Number::Int(0)) => return Ok(Pred::TRUE.not()),
+            Operand::Number(Number::Int(_)) => return Ok(Pred::TRUE),
             _ => return Err("an operand that is no predicate".to_owned()),
         };
         match self.lookup(name) {
@@ -696,7 +700,7 @@ impl<'a> Decoder<'a> {
     }
 
     fn is_pred(&mut self, operand: &Operand<'a>) -> bool {
-        self.pred(operand).is_ok()
+        !matches!(operand, Operand::Number(_)) && self.pred(operand).is_ok()
     }
 
     /// The elements of a vector operand, or the operand alone.

@@ -82,12 +82,10 @@ impl Convert {
             (Type::Int(from, signed), Type::Float(f)) => {
                 let up = 64 - from;
                 let value = if signed { (bits << up) as i64 >> up } else { (bits << up >> up) as i64 };
-                let odd = if signed { int_to_odd(value < 0, value.unsigned_abs()) } else { int_to_odd(false, value as u64) };
-                let exact_to_f64 = if f == Format::F64 {
-                    if signed { value as f64 } else { value as u64 as f64 }
-                } else {
-                    odd
-                };
+                let odd =
+                    if signed { int_to_odd(value < 0, value.unsigned_abs()) } else { int_to_odd(false, value as u64) };
+                let exact_to_f64 =
+                    if f == Format::F64 { if signed { value as f64 } else { value as u64 as f64 } } else { odd };
                 f.encode(exact_to_f64, self.round)
             }
             (Type::Float(f), Type::Int(to, signed)) => {
@@ -138,7 +136,8 @@ fn int_to_odd(negative: bool, magnitude: u64) -> f64 {
 }
 
 fn clamp_int(value: i128, bits: u32, signed: bool, saturate: bool) -> u64 {
-    let (low, high) = if signed { (-(1i128 << (bits - 1)), (1i128 << (bits - 1)) - 1) } else { (0, (1i128 << bits) - 1) };
+    let (low, high) =
+        if signed { (-(1i128 << (bits - 1)), (1i128 << (bits - 1)) - 1) } else { (0, (1i128 << bits) - 1) };
     let value = if saturate { value.clamp(low, high) } else { value };
     let up = 64 - bits;
     let cut = (value as u64) << up;
@@ -263,7 +262,13 @@ impl<'a> Decoder<'a> {
                 let (b, join) = match op.base {
                     "not" => (Pred::TRUE, Join::None),
                     base => {
-                        let join = if base == "and" { Join::And } else if base == "or" { Join::Or } else { Join::Xor };
+                        let join = if base == "and" {
+                            Join::And
+                        } else if base == "or" {
+                            Join::Or
+                        } else {
+                            Join::Xor
+                        };
                         (self.pred(o.get(2).ok_or("no operands")?)?, join)
                     }
                 };
@@ -341,7 +346,8 @@ impl<'a> Decoder<'a> {
 
     fn cvta(&mut self, op: &mut Opcode<'a>, o: &[Operand<'a>]) -> Known {
         let to = op.take("to");
-        let space = op.find(|m| ["global", "shared", "shared::cta", "local", "const", "param"].iter().position(|s| *s == m));
+        let space =
+            op.find(|m| ["global", "shared", "shared::cta", "local", "const", "param"].iter().position(|s| *s == m));
         let ty = op.last()?;
         op.done()?;
         let [d, a] = o else { return Err("cvta without two operands".to_owned()) };
@@ -429,9 +435,7 @@ impl<'a> Decoder<'a> {
         if plain && let (Slot::W(d) | Slot::H(d), Slot::W(a) | Slot::H(a)) = (d, a) {
             let near = how.round == Round::Nearest;
             let f: Option<fn(&R32, &mut R32)> = match (from, to) {
-                (Type::Float(Format::F16), Type::Float(Format::F32)) => {
-                    Some(u32_op!(|x| canonical(f16_to_f32(x))))
-                }
+                (Type::Float(Format::F16), Type::Float(Format::F32)) => Some(u32_op!(|x| canonical(f16_to_f32(x)))),
                 (Type::Float(Format::Bf16), Type::Float(Format::F32)) => Some(u32_op!(|x| canonical(bf16_to_f32(x)))),
                 (Type::Float(Format::F32), Type::Float(Format::F16)) if near => {
                     Some(u32_op!(|x| f32_to_f16(f32::from_bits(x))))
@@ -439,7 +443,9 @@ impl<'a> Decoder<'a> {
                 (Type::Float(Format::F32), Type::Float(Format::Bf16)) if near => {
                     Some(u32_op!(|x| f32_to_bf16(f32::from_bits(x))))
                 }
-                (Type::Int(32, true), Type::Float(Format::F32)) if near => Some(u32_op!(|x| (x as i32 as f32).to_bits())),
+                (Type::Int(32, true), Type::Float(Format::F32)) if near => {
+                    Some(u32_op!(|x| (x as i32 as f32).to_bits()))
+                }
                 (Type::Int(32, false), Type::Float(Format::F32)) if near => Some(u32_op!(|x| (x as f32).to_bits())),
                 (Type::Int(8, false), Type::Int(..)) => Some(u32_op!(|x| x & 0xff)),
                 (Type::Int(16, false), Type::Int(32, _)) => Some(u32_op!(|x| x & 0xffff)),
@@ -500,7 +506,8 @@ impl<'a> Decoder<'a> {
         let unknown = || format!("comparison .{name} of .{ty}");
         let halves = matches!(ty, "f16" | "bf16" | "f16x2" | "bf16x2");
         if ty == "f64" || matches!(ty, "u64" | "s64" | "b64") {
-            let f = if ty == "f64" { float_compare(name) } else { int_compare(name, ty == "s64") }.ok_or_else(unknown)?.2;
+            let f =
+                if ty == "f64" { float_compare(name) } else { int_compare(name, ty == "s64") }.ok_or_else(unknown)?.2;
             let (a, b) = (self.src64(a)?, self.src64(b)?);
             self.emit(Op::SetP64(Box::new(SetP { f, p, q, a, b, join, c })), Kind::Predicate);
             return Ok(());
@@ -521,7 +528,8 @@ impl<'a> Decoder<'a> {
             "u32" | "s32" | "b32" => int_compare(name, ty == "s32").ok_or_else(unknown)?.1,
             _ => return Err(unknown()),
         };
-        let (a, b) = if ty.ends_with("16") { (self.src16(a)?, self.src16(b)?) } else { (self.src32(a)?, self.src32(b)?) };
+        let (a, b) =
+            if ty.ends_with("16") { (self.src16(a)?, self.src16(b)?) } else { (self.src32(a)?, self.src32(b)?) };
         self.emit(Op::SetP32(Box::new(SetP { f, p, q, a, b, join, c })), Kind::Predicate);
         Ok(())
     }

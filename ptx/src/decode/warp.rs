@@ -19,7 +19,8 @@ impl<'a> Decoder<'a> {
             }
             "bar" | "barrier" => self.barrier(op, o)?,
             "membar" | "fence" => {
-                let known = ["cta", "gl", "sys", "gpu", "sc", "acq_rel", "acquire", "release", "cluster", "proxy", "alias"];
+                let known =
+                    ["cta", "gl", "sys", "gpu", "sc", "acq_rel", "acquire", "release", "cluster", "proxy", "alias"];
                 while op.find(|m| known.contains(&m).then_some(())).is_some() {}
                 op.done()?;
                 self.emit(Op::Nop, Kind::Barrier);
@@ -118,10 +119,13 @@ impl<'a> Decoder<'a> {
         });
         let known = op.take("sync") & (op.take("pred") | op.take("b32"));
         op.done()?;
-        let (Some(which), true, [d, p, members]) = (which, known, o) else { return Err("vote of that form".to_owned()) };
+        let (Some(which), true, [d, p, members]) = (which, known, o) else {
+            return Err("vote of that form".to_owned());
+        };
         let vote = self.pred(p)?;
         let members = self.src32(members)?;
-        let (dst, pred) = if which == Collective::Ballot { (self.dst(d)?, NONE) } else { (Slot::None, self.dst_pred(d)?) };
+        let (dst, pred) =
+            if which == Collective::Ballot { (self.dst(d)?, NONE) } else { (Slot::None, self.dst_pred(d)?) };
         self.collective(which, members, |w| (w.dst, w.pred, w.vote) = (dst, pred, vote));
         Ok(())
     }
@@ -129,7 +133,13 @@ impl<'a> Decoder<'a> {
     fn matching(&mut self, op: &mut Opcode<'a>, o: &[Operand<'a>]) -> Known {
         let (any, all) = (op.take("any"), op.take("all"));
         let known = op.take("sync");
-        let bytes = if op.take("b64") { 8 } else if op.take("b32") { 4 } else { 0 };
+        let bytes = if op.take("b64") {
+            8
+        } else if op.take("b32") {
+            4
+        } else {
+            0
+        };
         op.done()?;
         let (true, true, [to, a, members]) = (known && bytes != 0, any != all, o) else {
             return Err("match of that form".to_owned());
@@ -161,7 +171,9 @@ impl<'a> Decoder<'a> {
         });
         let known = op.take("sync") && matches!(ty, "s32" | "u32" | "b32");
         op.done()?;
-        let (Some(which), true, [d, a, members]) = (which, known, o) else { return Err("redux of that form".to_owned()) };
+        let (Some(which), true, [d, a, members]) = (which, known, o) else {
+            return Err("redux of that form".to_owned());
+        };
         let (d, a) = (self.dst(d)?, self.src(a, 4)?);
         let members = self.src32(members)?;
         self.collective(which, members, |w| (w.dst, w.a) = (d, a));

@@ -129,9 +129,7 @@ fn combine(op: Collective, lane: usize, members: u32, vote: u32, a: &R64) -> (u6
         Collective::VoteAny => (0, vote & members != 0),
         Collective::VoteUni => (0, vote & members == members || vote & members == 0),
         Collective::Ballot => ((vote & members).into(), false),
-        Collective::MatchAny => {
-            (lanes(members).filter(|l| a[*l] == a[lane]).fold(0u64, |m, l| m | 1 << l), false)
-        }
+        Collective::MatchAny => (lanes(members).filter(|l| a[*l] == a[lane]).fold(0u64, |m, l| m | 1 << l), false),
         Collective::MatchAll => {
             let same = lanes(members).all(|l| a[l] == a[lane]);
             (if same { members.into() } else { 0 }, same)

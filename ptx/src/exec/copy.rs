@@ -20,7 +20,8 @@ impl Warp {
         let (mut from_global, mut n) = ([0; 32], 0);
         let (mut to_shared, mut m) = ([0; 32], 0);
         for lane in lanes(mask) {
-            let mut from = if copy.src_size == crate::program::Slot::None { size } else { given[lane].min(size.into()) as u8 };
+            let mut from =
+                if copy.src_size == crate::program::Slot::None { size } else { given[lane].min(size.into()) as u8 };
             if ignored >> lane & 1 != 0 {
                 from = 0;
             }

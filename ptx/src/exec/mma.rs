@@ -9,32 +9,20 @@ use crate::program::{Elem, Matrix, Mma, R32};
 use crate::shared::Touch;
 use crate::warp::Warp;
 
-/// Row and column of element `i` of lane `lane` in the A fragment of 16-bit types: `i` counts the halves of the registers.
-pub(crate) fn a16(lane: usize, i: usize) -> (usize, usize) {
-    let (group, thread) = (lane / 4, lane % 4);
-    let row = if i / 2 % 2 == 0 { group } else { group + 8 };
-    (row, thread * 2 + i % 2 + if i >= 4 { 8 } else { 0 })
-}
+// In all of them a lane has a group `g = lane / 4` and a place in it, `t = lane % 4`.
 
-/// Row (k) and column (n) in the B fragment of 16-bit types.
-pub(crate) fn b16(lane: usize, i: usize) -> (usize, usize) {
-    (lane % 4 * 2 + i % 2 + if i >= 2 { 8 } else { 0 }, lane / 4)
-}
-
-/// Row and column in the A fragment of 32-bit types: one element a register.
-pub(crate) fn a32(lane: usize, i: usize) -> (usize, usize) {
-    (lane / 4 + if i % 2 == 1 { 8 } else { 0 }, lane % 4 + if i >= 2 { 4 } else { 0 })
-}
-
-/// Row (k) and column (n) in the B fragment of 32-bit types.
-pub(crate) fn b32(lane: usize, i: usize) -> (usize, usize) {
-    (lane % 4 + 4 * i, lane / 4)
-}
-
-/// Row and column of element `i` in the accumulators.
-pub(crate) fn c32(lane: usize, i: usize) -> (usize, usize) {
-    (lane / 4 + if i >= 2 { 8 } else { 0 }, lane % 4 * 2 + i % 2)
-}
+/// Rows and columns, for g = t = 0, of the elements of the A fragment of 16-bit types: two neighbours a register. A lane's
+/// are `g` rows down and `2 t` columns on.
+const A16: [(usize, usize); 4] = [(0, 0), (8, 0), (0, 8), (8, 8)];
+/// Rows (k) of the elements of the B fragment of 16-bit types: two below each other a register. A lane's are `2 t` rows
+/// down, in column (n) `g`.
+const B16: [usize; 2] = [0, 8];
+/// Rows and columns of the elements of the A fragment of 32-bit types, one a register: `g` rows down, `t` columns on.
+const A32: [(usize, usize); 4] = [(0, 0), (8, 0), (0, 4), (8, 4)];
+/// Rows (k) of the elements of the B fragment of 32-bit types: `t` rows down, in column (n) `g`.
+const B32: [usize; 2] = [0, 4];
+/// Rows and columns of the accumulators: `g` rows down, `2 t` columns on.
+const C32: [(usize, usize); 4] = [(0, 0), (0, 1), (8, 0), (8, 1)];
 
 impl Warp {
     /// Each of the eight rows of matrix `m` is given by the address of lane `8 m + row`; lane `l` gets of each matrix row
@@ -49,7 +37,8 @@ impl Warp {
             if matrix.store {
                 for lane in 0..32 {
                     for i in 0..2 {
-                        let (row, col) = if matrix.trans { (lane % 4 * 2 + i, lane / 4) } else { (lane / 4, lane % 4 * 2 + i) };
+                        let (row, col) =
+                            if matrix.trans { (lane % 4 * 2 + i, lane / 4) } else { (lane / 4, lane % 4 * 2 + i) };
                         tile[row][col] = (sources[m][lane] >> (16 * i)) as u16;
                     }
                 }
@@ -75,7 +64,8 @@ impl Warp {
             }
             for (lane, value) in out[m].iter_mut().enumerate() {
                 let (g, t) = (lane / 4, lane % 4 * 2);
-                let (low, high) = if matrix.trans { (tile[t][g], tile[t + 1][g]) } else { (tile[g][t], tile[g][t + 1]) };
+                let (low, high) =
+                    if matrix.trans { (tile[t][g], tile[t + 1][g]) } else { (tile[g][t], tile[g][t + 1]) };
                 *value = u32::from(low) | u32::from(high) << 16;
             }
         }
@@ -93,62 +83,71 @@ impl Warp {
     ///
     /// The hardware's order and inner precision are not specified; a kernel's error bound must hold for any.
     pub fn mma(&mut self, env: &mut Env, mma: &Mma) {
-        let k = usize::from(mma.k);
         let mut a = [[0f32; 16]; 16];
         let mut b = [[0f32; 8]; 16];
-        let mut d = [[0f32; 8]; 16];
-        let value = |bits: u32| match mma.elem {
-            Elem::F16 => f16_to_f32(bits),
-            Elem::Bf16 => bf16_to_f32(bits),
-            Elem::Tf32 => f32::from_bits(bits & 0xffff_e000),
-        };
-        let halves = mma.elem != Elem::Tf32;
         for (i, reg) in mma.a.iter().enumerate() {
-            let row = self.get32(env, *reg);
-            for lane in 0..32 {
-                if halves {
-                    let (r, c) = a16(lane, 2 * i);
-                    a[r][c] = value(row[lane] & 0xffff);
-                    a[r][c + 1] = value(row[lane] >> 16);
-                } else {
-                    let (r, c) = a32(lane, i);
-                    a[r][c] = value(row[lane]);
+            let (low, high) = values(mma.elem, self.get32(env, *reg));
+            if mma.elem == Elem::Tf32 {
+                let (r, c) = A32[i];
+                (0..32).for_each(|lane| a[r + lane / 4][c + lane % 4] = low[lane]);
+            } else {
+                let (r, c) = A16[i];
+                for lane in 0..32 {
+                    let c = c + lane % 4 * 2;
+                    a[r + lane / 4][c..c + 2].copy_from_slice(&[low[lane], high[lane]]);
                 }
             }
         }
         for (i, reg) in mma.b.iter().enumerate() {
-            let row = self.get32(env, *reg);
-            for lane in 0..32 {
-                if halves {
-                    let (r, c) = b16(lane, 2 * i);
-                    b[r][c] = value(row[lane] & 0xffff);
-                    b[r + 1][c] = value(row[lane] >> 16);
-                } else {
-                    let (r, c) = b32(lane, i);
-                    b[r][c] = value(row[lane]);
+            let (low, high) = values(mma.elem, self.get32(env, *reg));
+            if mma.elem == Elem::Tf32 {
+                (0..32).for_each(|lane| b[B32[i] + lane % 4][lane / 4] = low[lane]);
+            } else {
+                for lane in 0..32 {
+                    let k = B16[i] + lane % 4 * 2;
+                    (b[k][lane / 4], b[k + 1][lane / 4]) = (low[lane], high[lane]);
                 }
             }
         }
-        for (row, sums) in a.iter().zip(&mut d) {
-            for (x, line) in row.iter().zip(&b).take(k) {
-                for (sum, y) in sums.iter_mut().zip(line) {
-                    *sum += x * y;
-                }
-            }
-        }
+        let d = product(&a, &b, mma.k.into());
         for (i, (to, from)) in mma.d.iter().zip(&mma.c).enumerate() {
             let c = *self.get32(env, *from);
             let out = std::array::from_fn(|lane| {
+                let at = |(row, col): (usize, usize)| d[row + lane / 4][col + lane % 4 * 2];
                 if mma.half {
-                    let (row, col) = c32(lane, 2 * i);
-                    let low = f32_to_f16(d[row][col] + f16_to_f32(c[lane] & 0xffff));
-                    low | f32_to_f16(d[row][col + 1] + f16_to_f32(c[lane] >> 16)) << 16
+                    let low = f32_to_f16(at(C32[2 * i]) + f16_to_f32(c[lane] & 0xffff));
+                    low | f32_to_f16(at(C32[2 * i + 1]) + f16_to_f32(c[lane] >> 16)) << 16
                 } else {
-                    let (row, col) = c32(lane, i);
-                    canonical(d[row][col] + f32::from_bits(c[lane]))
+                    canonical(at(C32[i]) + f32::from_bits(c[lane]))
                 }
             });
             self.put32(*to, &out, u32::MAX);
         }
     }
+}
+
+/// The elements of a register: the lower halves and the upper ones, or the whole.
+fn values(elem: Elem, row: &R32) -> ([f32; 32], [f32; 32]) {
+    match elem {
+        Elem::F16 => (row.map(|v| f16_to_f32(v & 0xffff)), row.map(|v| f16_to_f32(v >> 16))),
+        Elem::Bf16 => (row.map(|v| bf16_to_f32(v & 0xffff)), row.map(|v| bf16_to_f32(v >> 16))),
+        Elem::Tf32 => (row.map(|v| f32::from_bits(v & 0xffff_e000)), [0.0; 32]),
+    }
+}
+
+/// A B over the first `k` columns and rows: four rows at a time, so that their sums stay in registers.
+fn product(a: &[[f32; 16]; 16], b: &[[f32; 8]; 16], k: usize) -> [[f32; 8]; 16] {
+    let mut d = [[0f32; 8]; 16];
+    for (rows, out) in a.chunks_exact(4).zip(d.chunks_exact_mut(4)) {
+        let mut sums = [[0f32; 8]; 4];
+        for (i, line) in b.iter().enumerate().take(k) {
+            for (sum, row) in sums.iter_mut().zip(rows) {
+                for (s, y) in sum.iter_mut().zip(line) {
+                    *s += row[i] * y;
+                }
+            }
+        }
+        out.copy_from_slice(&sums);
+    }
+    d
 }

@@ -4,6 +4,10 @@
 
 KERNEL no_barrier(float* out) {
   __shared__ float s[64];
+  s[threadIdx.x] = 0.f;
+  __syncthreads();
+  out[threadIdx.x] = s[63 - threadIdx.x];
+  __syncthreads();
   s[threadIdx.x] = threadIdx.x;
   out[threadIdx.x] = s[63 - threadIdx.x];  // FAULT no_barrier
 }
@@ -46,7 +50,8 @@ KERNEL past_end(float* out) {
 KERNEL past_shared(float* out) {
   __shared__ float s[32];
   s[threadIdx.x + blockIdx.x] = 1.f;  // FAULT past_shared
-  out[0] = 1.f;
+  __syncthreads();
+  out[blockIdx.x * 32 + threadIdx.x] = s[31 - threadIdx.x];
 }
 
 KERNEL crooked(float* out) {
@@ -116,6 +121,7 @@ KERNEL blocks_read(float* out) {
 KERNEL half_shuffle(float* out) {
   float x = threadIdx.x;
   if (threadIdx.x < 16) x = __shfl_xor_sync(0xffffffffu, x, 1);  // FAULT half_shuffle
+  __syncthreads();
   out[threadIdx.x] = x;
 }
 
