@@ -13,8 +13,9 @@ fn softmax(q: &[f32], k: &[f32], v: &[f32], dim: usize, causal: bool) -> Vec<f64
         let max = scores.iter().fold(f64::NEG_INFINITY, |a, b| a.max(*b));
         let weights: Vec<f64> = scores.iter().map(|s| (s - max).exp()).collect();
         let sum: f64 = weights.iter().sum();
-        let column =
-            |i: usize| weights.iter().zip(v.chunks_exact(dim)).map(|(w, v)| w * f64::from(v[i])).sum::<f64>() / sum.max(1e-300);
+        let column = |i: usize| {
+            weights.iter().zip(v.chunks_exact(dim)).map(|(w, v)| w * f64::from(v[i])).sum::<f64>() / sum.max(1e-300)
+        };
         out.extend((0..dim).map(column));
     }
     out
@@ -74,9 +75,8 @@ fn self_attention(dtype: DType, case: &Case) {
     for image in 0..images {
         let count = counts.as_ref().map_or(tokens, |c| c[image] as usize);
         for h in 0..heads {
-            let part = |part: usize, n: usize| {
-                head(&x, image * tokens..image * tokens + n, 3 * c, part * c + h * dim, dim)
-            };
+            let part =
+                |part: usize, n: usize| head(&x, image * tokens..image * tokens + n, 3 * c, part * c + h * dim, dim);
             let exact = softmax(&part(0, tokens), &part(1, count), &part(2, count), dim, causal);
             for t in 0..tokens {
                 want[(image * tokens + t) * c + h * dim..][..dim].copy_from_slice(&exact[t * dim..][..dim]);
@@ -95,7 +95,9 @@ fn attention_of_every_head_size_over_odd_lengths() {
     }
     let case = |dim, tokens| Case { dim, heads: 2, images: 1, tokens, causal: false, counts: None, gain: 2.0 };
     for dtype in HALVES {
-        for (dim, tokens) in [(64, 1), (64, 77), (64, 130), (80, 33), (80, 65), (104, 17), (104, 66), (40, 20), (8, 70), (112, 64)] {
+        for (dim, tokens) in
+            [(64, 1), (64, 77), (64, 130), (80, 33), (80, 65), (104, 17), (104, 66), (40, 20), (8, 70), (112, 64)]
+        {
             self_attention(dtype, &case(dim, tokens));
         }
     }
@@ -110,11 +112,17 @@ fn causal_attention_and_lengths() {
         for (tokens, counts) in [(77, None), (130, None), (77, Some(vec![5, 77])), (70, Some(vec![0, 64]))] {
             for causal in [true, false] {
                 let images = 2;
-                self_attention(dtype, &Case { dim: 64, heads: 1, images, tokens, causal, counts: counts.clone(), gain: 6.0 });
+                self_attention(
+                    dtype,
+                    &Case { dim: 64, heads: 1, images, tokens, causal, counts: counts.clone(), gain: 6.0 },
+                );
             }
         }
     }
-    self_attention(DType::F16, &Case { dim: 104, heads: 1, images: 1, tokens: 70, causal: true, counts: None, gain: 3.0 });
+    self_attention(
+        DType::F16,
+        &Case { dim: 104, heads: 1, images: 1, tokens: 70, causal: true, counts: None, gain: 3.0 },
+    );
 }
 
 struct Branch {
@@ -174,7 +182,8 @@ fn decoupled(dtype: DType, dim: usize, heads: usize, images: usize, queries: usi
                 let q = head(&q, image * queries..(image + 1) * queries, c, h * dim, dim);
                 let exact = softmax(&q, &part(0), &part(1), dim, false);
                 for t in 0..queries {
-                    let factor = f64::from(scale) * if branch.mask { f64::from(mask[image * queries + t]) } else { 1.0 };
+                    let factor =
+                        f64::from(scale) * if branch.mask { f64::from(mask[image * queries + t]) } else { 1.0 };
                     for i in 0..dim {
                         want[(image * queries + t) * c + h * dim + i] += factor * exact[t * dim + i];
                     }
@@ -222,7 +231,8 @@ fn a_strand_that_weighs_nothing_is_never_read() {
         return;
     }
     let text = || Branch { capacity: 77, counts: vec![77, 9], scales: vec![], mask: false, unwritten: false };
-    let unwritten = |scales: Vec<f32>, counts: Vec<i32>| Branch { capacity: 16, counts, scales, mask: false, unwritten: true };
+    let unwritten =
+        |scales: Vec<f32>, counts: Vec<i32>| Branch { capacity: 16, counts, scales, mask: false, unwritten: true };
     let masked = || Branch { capacity: 16, counts: vec![16, 3], scales: vec![1.0, 0.5], mask: true, unwritten: false };
     for dtype in HALVES {
         decoupled(dtype, 64, 1, 2, 40, &[text(), unwritten(vec![0.0, 0.0], vec![16, 16])]);

@@ -113,7 +113,8 @@ fn convolution(dtype: DType, tile: Tile, s: Shape, x: &[Vec<f32>; 2], w: &[f32])
         *want += f64::from(bias[n]) + f64::from(added[row / (rows * columns) * s.n + n]) + f64::from(residual[i]);
     }
     let got = gpu.download(dtype, out, want.len());
-    let what = format!("{dtype} {} {}x{} {:?} to {} kernel {}", tile.name(), s.height, s.width, s.channels, s.n, s.kernel);
+    let what =
+        format!("{dtype} {} {}x{} {:?} to {} kernel {}", tile.name(), s.height, s.width, s.channels, s.n, s.kernel);
     close(&what, dtype, &got, &want);
     got
 }
@@ -123,7 +124,8 @@ fn convolutions_of_every_geometry() {
     if !compiled() {
         return;
     }
-    let plain = Shape { images: 1, height: 5, width: 7, channels: [8, 0], n: 8, kernel: 3, stride: 1, padding: 1, after: 1 };
+    let plain =
+        Shape { images: 1, height: 5, width: 7, channels: [8, 0], n: 8, kernel: 3, stride: 1, padding: 1, after: 1 };
     let shapes = [
         plain,
         Shape { images: 2, height: 9, width: 8, channels: [40, 0], n: 72, ..plain },
@@ -158,7 +160,8 @@ fn a_doubling_and_a_convolution_as_four_phases() {
             let from = if dtype == DType::F16 { "phases_from_f16" } else { "phases_from_bf16" };
             let w = gpu.room(16 * n * c * 2);
             let source = gpu.upload(dtype, &oihw);
-            let prepare = WeightsParams { x: source, out: w, n: n as i32, inputs: c as i32, taps: 9, ..Default::default() };
+            let prepare =
+                WeightsParams { x: source, out: w, n: n as i32, inputs: c as i32, taps: 9, ..Default::default() };
             gpu.launch(from, dtype, [blocks(16 * n * c, 256), 1, 1], &prepare);
             let out = gpu.room(4 * images * height * width * n * 2);
             let added = rounded(dtype, &values(images * n, 3));
@@ -257,9 +260,14 @@ fn narrow_convolutions() {
     if !compiled() {
         return;
     }
-    let plain = Shape { images: 2, height: 5, width: 7, channels: [4, 0], n: 13, kernel: 3, stride: 1, padding: 1, after: 1 };
+    let plain =
+        Shape { images: 2, height: 5, width: 7, channels: [4, 0], n: 13, kernel: 3, stride: 1, padding: 1, after: 1 };
     for dtype in HALVES {
-        for s in [plain, Shape { channels: [3, 0], n: 130, ..plain }, Shape { kernel: 1, padding: 0, after: 0, n: 4, ..plain }] {
+        for s in [
+            plain,
+            Shape { channels: [3, 0], n: 130, ..plain },
+            Shape { kernel: 1, padding: 0, after: 0, n: 4, ..plain },
+        ] {
             let [rows, columns] = s.result();
             let grid = [blocks(s.images * rows * columns, 16), blocks(s.n, 128), 1];
             narrow("convolution_few_in", dtype, s, false, grid);

@@ -124,7 +124,9 @@ fn geglu_products() {
         return;
     }
     for dtype in HALVES {
-        for (tile, m, n, k) in [(TILES[0], 70, 72, 40), (TILES[2], 70, 72, 40), (TILES[2], 1, 8, 8), (TILES[0], 129, 136, 72)] {
+        for (tile, m, n, k) in
+            [(TILES[0], 70, 72, 40), (TILES[2], 70, 72, 40), (TILES[2], 1, 8, 8), (TILES[0], 129, 136, 72)]
+        {
             let gpu = Gpu::new();
             let x = rounded(dtype, &values(m * k, 1));
             let w = rounded(dtype, &values(2 * n * k, 2));
@@ -148,8 +150,7 @@ fn geglu_products() {
                 let pairs = x[row * k..][..k].iter().zip(&w[column * k..][..k]);
                 pairs.map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>() + f64::from(bias[column])
             };
-            let want: Vec<f64> =
-                (0..m * n).map(|i| dot(i / n, i % n) * gelu(dot(i / n, n + i % n))).collect();
+            let want: Vec<f64> = (0..m * n).map(|i| dot(i / n, i % n) * gelu(dot(i / n, n + i % n))).collect();
             close(&format!("{dtype} {} {m} {n} {k}", tile.name()), dtype, &gpu.download(dtype, out, m * n), &want);
         }
     }

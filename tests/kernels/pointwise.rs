@@ -57,7 +57,10 @@ fn activations_far_out() {
         let params = UnaryParams { x, out, count: 6, scale: 0.0, shift: 0.0 };
         gpu.launch(name, DType::F16, [1, 1, 1], &params);
         let got = gpu.download(DType::F16, out, 6);
-        assert_eq!(got[..5], [at_minus_100, at_minus_100, 0.0, 100.0, 60000.0].map(|x: f32| half::f16::from_f32(x).to_f32()));
+        assert_eq!(
+            got[..5],
+            [at_minus_100, at_minus_100, 0.0, 100.0, 60000.0].map(|x: f32| half::f16::from_f32(x).to_f32())
+        );
         assert!(got[5].is_nan(), "{name}: {got:?}");
     }
 }
@@ -95,9 +98,8 @@ fn geglu_add_and_concat() {
                     reserved: 0,
                 };
                 gpu.launch("add", dtype, row_grid(rows, c), &params);
-                let want: Vec<f64> = (0..rows * c)
-                    .map(|i| f64::from(a[i]) + f64::from(b[i / c / each % rows_b * c + i % c]))
-                    .collect();
+                let want: Vec<f64> =
+                    (0..rows * c).map(|i| f64::from(a[i]) + f64::from(b[i / c / each % rows_b * c + i % c])).collect();
                 close(&what, dtype, &gpu.download(dtype, out, rows * c), &want);
             }
 
@@ -106,8 +108,14 @@ fn geglu_add_and_concat() {
                 let all = c + c1;
                 let out = gpu.room(rows * all * 2);
                 let (a_at, b_at) = (gpu.upload(dtype, &a), gpu.upload(dtype, &b));
-                let params =
-                    ConcatParams { a: a_at, b: b_at, out, rows: rows as i64, channels0: c as i32, channels: all as i32 };
+                let params = ConcatParams {
+                    a: a_at,
+                    b: b_at,
+                    out,
+                    rows: rows as i64,
+                    channels0: c as i32,
+                    channels: all as i32,
+                };
                 gpu.launch("concat", dtype, row_grid(rows, all), &params);
                 let want: Vec<f32> = (0..rows * all)
                     .map(|i| if i % all < c { a[i / all * c + i % all] } else { b[i / all * c1 + i % all - c] })
@@ -139,9 +147,8 @@ fn upsampling_takes_the_rows_that_torch_takes() {
             channels: c as i32,
         };
         gpu.launch("upsample", DType::F16, row_grid(n / c, c), &params);
-        let nearest = |at: usize, axis: usize| {
-            ((at as f32 * (from[axis] as f32 / to[axis] as f32)) as usize).min(from[axis] - 1)
-        };
+        let nearest =
+            |at: usize, axis: usize| ((at as f32 * (from[axis] as f32 / to[axis] as f32)) as usize).min(from[axis] - 1);
         let want: Vec<f32> = (0..n)
             .map(|i| {
                 let (row, image) = (i / c, i / c / (to[0] * to[1]));
@@ -163,15 +170,13 @@ fn sinusoids() {
             let gpu = Gpu::new();
             let x = [0.0, 1.0, 981.0, 500.5, 1024.0];
             let out = gpu.room(x.len() * c * 2);
-            let params =
-                SinusoidParams { x: gpu.f32(&x), out, rows: x.len() as i32, channels: c as i32, flip, shift };
+            let params = SinusoidParams { x: gpu.f32(&x), out, rows: x.len() as i32, channels: c as i32, flip, shift };
             gpu.launch("sinusoid", dtype, grid(x.len() * c / 2), &params);
             let half = c / 2;
             let mut want = Vec::new();
             for x in x {
-                let angle = |i: usize| {
-                    f64::from(x) * (-(10_000f64.ln()) * i as f64 / (half as f64 - f64::from(shift))).exp()
-                };
+                let angle =
+                    |i: usize| f64::from(x) * (-(10_000f64.ln()) * i as f64 / (half as f64 - f64::from(shift))).exp();
                 let (first, second): (fn(f64) -> f64, fn(f64) -> f64) =
                     if flip == 1 { (f64::cos, f64::sin) } else { (f64::sin, f64::cos) };
                 want.extend((0..half).map(|i| first(angle(i))));
