@@ -46,7 +46,7 @@ struct Case {
 }
 
 /// A fused [B, T, 3 C] tensor, read in place.
-fn self_attention(dtype: DType, case: &Case) {
+fn self_attention(dtype: DType, case: &Case) -> Vec<f32> {
     let Case { dim, heads, images, tokens, causal, counts, gain } = case;
     let (dim, heads, images, tokens, causal) = (*dim, *heads, *images, *tokens, *causal);
     let c = heads * dim;
@@ -86,6 +86,7 @@ fn self_attention(dtype: DType, case: &Case) {
     let got = gpu.download(dtype, out, want.len());
     let bound = if dtype == DType::F16 { 8e-4 } else { 6e-3 };
     within(&format!("{dtype} {dim} {tokens} causal {causal} {counts:?}"), bound, &got, &want);
+    got
 }
 
 #[test]
@@ -123,6 +124,19 @@ fn causal_attention_and_lengths() {
         DType::F16,
         &Case { dim: 104, heads: 1, images: 1, tokens: 70, causal: true, counts: None, gain: 3.0 },
     );
+}
+
+#[test]
+fn an_image_is_the_same_alone_and_in_a_batch() {
+    if !compiled() {
+        return;
+    }
+    let run = |images| {
+        let case = Case { dim: 64, heads: 2, images, tokens: 70, causal: false, counts: None, gain: 3.0 };
+        self_attention(DType::F16, &case)
+    };
+    let (alone, batch) = (run(1), run(4));
+    assert_eq!(alone[..], batch[..alone.len()]);
 }
 
 struct Branch {

@@ -79,6 +79,18 @@ impl Gpu {
         Pointer(self.0.alloc(bytes.max(1) as u64))
     }
 
+    /// Room whose bytes from `from` on are filled with one value.
+    pub fn filled_from(&self, bytes: usize, from: usize, byte: u8) -> Pointer {
+        let at = self.room(bytes);
+        self.0.fill(at.0 + from as u64, (bytes - from) as u64, byte).unwrap();
+        at
+    }
+
+    /// Room filled with one value.
+    pub fn filled(&self, bytes: usize, byte: u8) -> Pointer {
+        self.filled_from(bytes, 0, byte)
+    }
+
     pub fn f32(&self, x: &[f32]) -> Pointer {
         self.bytes(bytemuck::cast_slice(x))
     }
@@ -131,6 +143,24 @@ impl Gpu {
         let mut launch = Launch::new(grid, [kernel.threads, 1, 1], bytemuck::bytes_of(params));
         launch.dynamic_shared = kernel.shared as usize;
         launch.schedule = schedule;
+        braid_ptx::run(&module, &kernel.entry(dtype), &self.0, &launch).unwrap_or_else(|fault| panic!("{fault}"))
+    }
+
+    /// Runs some blocks of a launch, without race checks.
+    pub fn sample<P: bytemuck::Pod>(
+        &self,
+        name: &str,
+        dtype: DType,
+        grid: [u32; 3],
+        params: &P,
+        blocks: &[[u32; 3]],
+    ) -> Counts {
+        let kernel = KERNELS.iter().find(|kernel| kernel.name == name).unwrap();
+        let module = module(kernel.module).unwrap();
+        let mut launch = Launch::new(grid, [kernel.threads, 1, 1], bytemuck::bytes_of(params));
+        launch.dynamic_shared = kernel.shared as usize;
+        launch.blocks = Some(blocks);
+        launch.check_races = false;
         braid_ptx::run(&module, &kernel.entry(dtype), &self.0, &launch).unwrap_or_else(|fault| panic!("{fault}"))
     }
 

@@ -143,6 +143,14 @@ fn convolutions_of_every_geometry() {
             let results: Vec<Vec<f32>> = TILES.iter().map(|&tile| convolution(dtype, tile, s, &x, &w)).collect();
             assert!(results.iter().all(|r| *r == results[0]), "the tile changes the result");
         }
+        // An image is the same alone and in a batch.
+        let run = |images| {
+            let s = Shape { images, channels: [16, 0], ..plain };
+            let (x, w) = s.inputs(dtype);
+            convolution(dtype, TILES[2], s, &x, &w)
+        };
+        let (alone, batch) = (run(1), run(4));
+        assert_eq!(alone[..], batch[..alone.len()]);
     }
 }
 

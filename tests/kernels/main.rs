@@ -9,4 +9,5 @@ mod convolution;
 mod gemm;
 mod norms;
 mod pointwise;
+mod profile;
 mod step;

@@ -13,7 +13,7 @@ struct Case {
     mean: f32,
 }
 
-fn group_norm(dtype: DType, case: &Case) {
+fn group_norm(dtype: DType, case: &Case) -> Vec<f32> {
     let &Case { images, pixels, channels, groups, slab, silu, mean } = case;
     let c = channels[0] + channels[1];
     let gpu = Gpu::new();
@@ -66,7 +66,9 @@ fn group_norm(dtype: DType, case: &Case) {
             }
         }
     }
-    close(&format!("{dtype} {pixels} {channels:?} {groups}"), dtype, &gpu.download(dtype, out, want.len()), &want);
+    let got = gpu.download(dtype, out, want.len());
+    close(&format!("{dtype} {pixels} {channels:?} {groups}"), dtype, &got, &want);
+    got
 }
 
 #[test]
@@ -85,6 +87,10 @@ fn group_norm_over_one_and_two_sources() {
     }
     // A mean far from zero costs no digits.
     group_norm(DType::F16, &Case { mean: 100.0, ..plain });
+    // An image is the same alone and in a batch.
+    let run = |images| group_norm(DType::F16, &Case { images, channels: [40, 24], ..plain });
+    let (alone, batch) = (run(1), run(4));
+    assert_eq!(alone[..], batch[..alone.len()]);
 }
 
 #[test]
