@@ -138,13 +138,16 @@ impl Nvrtc {
         } else {
             &["libnvrtc.so", "libnvrtc.so.13", "libnvrtc.so.12"]
         };
-        let mut folders: Vec<PathBuf> = ["BRAID_NVRTC", "CUDA_PATH"].iter().filter_map(env::var_os).map(Into::into).collect();
+        let mut folders: Vec<PathBuf> =
+            ["BRAID_NVRTC", "CUDA_PATH"].iter().filter_map(env::var_os).map(Into::into).collect();
         let toolkits = fs::read_dir("/usr/local").into_iter().flatten().flatten().map(|e| e.path());
         folders.extend(toolkits.filter(|p| p.file_name().is_some_and(|n| n.to_string_lossy().starts_with("cuda"))));
         folders.push(root.join("target/nvrtc"));
         let mut files: Vec<PathBuf> = folders.first().filter(|f| f.is_file()).cloned().into_iter().collect();
         for folder in folders {
-            for inner in ["", "lib64", "lib", "bin", "nvidia/cuda_nvrtc/lib", "nvidia/cuda_nvrtc/bin", "nvidia/cu13/lib"] {
+            for inner in
+                ["", "lib64", "lib", "bin", "nvidia/cuda_nvrtc/lib", "nvidia/cuda_nvrtc/bin", "nvidia/cu13/lib"]
+            {
                 files.extend(names.iter().map(|name| folder.join(inner).join(name)).filter(|file| file.is_file()));
             }
         }
@@ -200,8 +203,7 @@ impl Nvrtc {
             let compile = self.symbol::<Compile>("nvrtcCompileProgram")?;
             let destroy = self.symbol::<Destroy>("nvrtcDestroyProgram")?;
             let count = headers.len() as c_int;
-            let made =
-                create(&mut program, source.as_ptr(), name.as_ptr(), count, texts.as_ptr(), names.as_ptr());
+            let made = create(&mut program, source.as_ptr(), name.as_ptr(), count, texts.as_ptr(), names.as_ptr());
             check("nvrtcCreateProgram", made)?;
             let compiled = compile(program, options.0.len() as c_int, options.0.as_ptr());
             let log = self.read(program, "ProgramLog");

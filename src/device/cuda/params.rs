@@ -447,7 +447,8 @@ mod tests {
             assert_eq!(theirs.len(), fields.len(), "{name}: {theirs:?}");
             let mut at = 0;
             for ((kind, declared), (field, ours, offset)) in theirs.iter().zip(*fields) {
-                let (declared, count) = declared.split_once('[').map_or((declared.as_str(), 1), |(f, _)| (f, MAX_STRANDS));
+                let (declared, count) =
+                    declared.split_once('[').map_or((declared.as_str(), 1), |(f, _)| (f, MAX_STRANDS));
                 let (rust, bytes) = match kind.as_str() {
                     pointer if pointer.ends_with('*') => ("Pointer", 8),
                     "i64" => ("i64", 8),
