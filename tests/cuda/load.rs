@@ -1,9 +1,9 @@
 //! What a program asks of its driver, and when.
 
 use super::{outputs, ptx, scope, values};
+use braid::device::Device;
 use braid::device::cuda::driver::{Calls, Driver};
 use braid::device::cuda::{CudaDevice, Report};
-use braid::device::Device;
 use braid::graph::{Builder, Graph};
 use braid::tensor::DType;
 use braid_ptx::Schedule;

@@ -5,6 +5,7 @@
 mod attention;
 mod golden;
 mod load;
+mod naive;
 mod ops;
 mod products;
 mod ptx;
