@@ -144,9 +144,9 @@ impl Bindings {
     fn place_inputs(&mut self, graph: &Graph, float: &[bool], integer: &[bool]) {
         let len = |k: usize| graph.node(graph.inputs[k].1).len().next_multiple_of(ALIGN);
         for storage in [true, false] {
-            for k in 0..self.inputs.len() {
-                if self.inputs[k].storage == storage && (storage || float[k]) {
-                    self.inputs[k].float = Some(self.floats);
+            for (k, input) in self.inputs.iter_mut().enumerate() {
+                if input.storage == storage && (storage || float[k]) {
+                    input.float = Some(self.floats);
                     self.floats += len(k);
                 }
             }
@@ -154,8 +154,8 @@ impl Bindings {
                 self.converted = self.floats;
             }
         }
-        for k in (0..self.inputs.len()).filter(|&k| integer[k]) {
-            self.inputs[k].integer = Some(self.integers);
+        for (k, input) in self.inputs.iter_mut().enumerate().filter(|(k, _)| integer[*k]) {
+            input.integer = Some(self.integers);
             self.integers += len(k);
         }
     }

@@ -5,10 +5,10 @@ use ::cudarc::driver::{result, sys};
 use std::ffi::c_void;
 
 /// Host memory that the GPU reads and writes by itself.
-struct Pinned {
-    start: *mut u8,
-    len: usize,
-    context: sys::CUcontext,
+pub(super) struct Pinned {
+    pub(super) start: *mut u8,
+    pub(super) len: usize,
+    pub(super) context: sys::CUcontext,
 }
 
 // SAFETY: memory that has one owner.
