@@ -99,6 +99,18 @@ pub enum Error {
         /// What is missing, where it was sought, what to do.
         what: String,
     },
+    /// A device failed at its work.
+    #[error("device {device}: {call} failed: {what}{}", if *.lost { "; the device is lost to this process: start it again, or use --device cpu" } else { "" })]
+    Fault {
+        /// The device as the user names it.
+        device: String,
+        /// The kernel or the function of a library.
+        call: String,
+        /// What the driver said.
+        what: String,
+        /// Whether nothing can be done on the device any more.
+        lost: bool,
+    },
     /// A graph was built or bound wrongly: a defect of the caller within this crate.
     #[error("graph: {0}")]
     Graph(String),

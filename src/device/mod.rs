@@ -1,6 +1,7 @@
 //! Devices: what runs a graph.
 
 pub mod cpu;
+pub mod cuda;
 
 use crate::error::Result;
 use crate::graph::Graph;

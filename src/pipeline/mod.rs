@@ -105,10 +105,19 @@ impl Pipeline {
     /// # Errors
     /// Any [`crate::Error`] that says which file cannot be used and what is needed instead.
     pub fn load(options: &PipelineOptions) -> Result<Self> {
+        Self::load_on(options, None)
+    }
+
+    /// As [`Pipeline::load`], on that device instead of the CPU.
+    ///
+    /// # Errors
+    /// As [`Pipeline::load`].
+    pub fn load_on(options: &PipelineOptions, device: Option<Box<dyn Device>>) -> Result<Self> {
         let models = Models::load(options)?;
         let cpu = Cpu::new(options.threads);
         let threads = cpu.threads();
-        Ok(Self { models, compat: options.compat.clone(), device: Box::new(cpu), threads, programs: Mutex::default() })
+        let device = device.unwrap_or_else(|| Box::new(cpu));
+        Ok(Self { models, compat: options.compat.clone(), device, threads, programs: Mutex::default() })
     }
 
     /// The device that the pipeline runs on, as a user would name it.

@@ -1,0 +1,113 @@
+// Convolution as an implicit product: Y = activation(conv(X) + bias + rows) + residual.
+//
+// Shapes     X [B, height, width, channels], in one or in two sources whose channels are joined (x0 has the first channels0),
+//            so that a skip concatenation is never written. W [N, kernel_y, kernel_x, channels] (OHWI), K = kernel_y *
+//            kernel_x * channels. Y and residual [B, result_height, result_width, N], rows [B, N].
+//            With `phases` = 4 the picture is first doubled by nearest neighbour: result row 2 y + a comes of source rows
+//            y - 1 + a and y + a alone, a in {0, 1}; so four 2x2 convolutions over the source (blockIdx.z = 2 a + b), with W
+//            [4, N, 2, 2, channels] as layout.cu's `phases` makes it, Y [B, 2 height, 2 width, N], and 4 / 9 of the work.
+// Grid       (ceil(pixels / BM), ceil(N / BN), phases), 128 threads; `pixels` are those of all images, B * result_height *
+//            result_width, before doubling. An image's results do not depend on B.
+// Tiling     BM x BN = 128x128, 128x64, 64x64; K by 32; see product.cuh. A 16-byte unit never crosses a tap or the seam
+//            between the sources. Borders are cp.async's zero fill.
+// Shared     dynamic: 4 (BM + BN) 64 bytes: 65,536, 49,152, 32,768.
+// Requires   channels0 and channels multiples of 8 (else convolution_narrow.cu); 16-byte aligned pointers; B * height * width
+//            < 2^31. Any kernel, stride and padding; padding only says where row and column 0 begin, so an asymmetric one (0
+//            before, 1 after) is padding 0 with the larger result. phases = 4: kernel 2, stride 1, padding 1.
+// Source     implicit GEMM as in NVIDIA's CUTLASS documentation; the four phases are arithmetic on the taps.
+#include "product.cuh"
+
+struct ConvolutionParams {
+    const void* x0;
+    const void* x1;
+    const void* w;
+    Finish finish;
+    int pixels;
+    int n;
+    int channels0;
+    int channels;
+    int height;
+    int width;
+    int result_height;
+    int result_width;
+    int kernel_y;
+    int kernel_x;
+    int stride;
+    int padding_y;
+    int padding_x;
+    int phases;
+};
+
+template <class T, int ROWS>
+struct Picture {
+    const T *x0, *x1;
+    int channels0, channels, height, width, kernel_y, kernel_x;
+    // The tap and the channel of this thread's unit.
+    int ky = 0, kx = 0, c;
+    // Of each of this thread's rows the pixel, row and column under tap 0; far outside for a row that is not there.
+    int pixel[ROWS], y[ROWS], x[ROWS];
+
+    __device__ __forceinline__ Picture(const ConvolutionParams& p, int top)
+        : x0((const T*)p.x0), x1((const T*)p.x1), channels0(p.channels0), channels(p.channels), height(p.height),
+          width(p.width), kernel_y(p.kernel_y), kernel_x(p.kernel_x), c(threadIdx.x % 4 * 8) {
+        // Phase 2 a + b begins a rows and b columns later.
+        int down = blockIdx.z / 2, right = blockIdx.z % 2;
+#pragma unroll
+        for (int i = 0; i < ROWS; i++) {
+            int m = top + threadIdx.x / 4 + 32 * i, line = m / p.result_width, image = line / p.result_height;
+            y[i] = (line - image * p.result_height) * p.stride - p.padding_y + down;
+            x[i] = (m - line * p.result_width) * p.stride - p.padding_x + right;
+            pixel[i] = (image * p.height + y[i]) * p.width + x[i];
+            if (m >= p.pixels) y[i] = -0x40000000;
+        }
+        normalise();
+    }
+
+    __device__ __forceinline__ bool unit(int i, const T*& from) const {
+        bool there = ky < kernel_y && (u32)(y[i] + ky) < (u32)height && (u32)(x[i] + kx) < (u32)width;
+        i64 at = pixel[i] + ky * width + kx;
+        const T* unit = c < channels0 ? x0 + at * channels0 + c : x1 + at * (channels - channels0) + (c - channels0);
+        from = there ? unit : x0;
+        return there;
+    }
+
+    __device__ __forceinline__ void advance() {
+        c += 32;
+        normalise();
+    }
+
+    __device__ __forceinline__ void normalise() {
+        while (c >= channels) {
+            c -= channels;
+            if (++kx == kernel_x) kx = 0, ky++;
+        }
+    }
+};
+
+template <class T, int BM, int BN>
+__device__ __forceinline__ void convolution(const ConvolutionParams& p) {
+    extern __shared__ Octet memory[];
+    Product<T, BM, BN> product(memory);
+    int top = blockIdx.x * BM, left = blockIdx.y * BN, k = p.kernel_y * p.kernel_x * p.channels;
+    Picture<T, BM / 32> x(p, top);
+    const T* weights = (const T*)p.w + blockIdx.z * (i64)p.n * k;
+    Weights<T> w(weights, left + threadIdx.x / 4, 32, p.n, k, k);
+    product.run(k, x, w);
+    product.finish(p.finish, top, p.pixels, left, p.n, [&](int m) {
+        if (p.phases == 1) return (i64)m;
+        int line = m / p.result_width, column = m - line * p.result_width;
+        return (i64)(2 * line + blockIdx.z / 2) * (2 * p.result_width) + 2 * column + blockIdx.z % 2;
+    });
+}
+
+#define CONVOLUTION(BM, BN, NAME, T)                                                                      \
+    extern "C" __global__ __launch_bounds__(128) void NAME(const __grid_constant__ ConvolutionParams p) { \
+        convolution<T, BM, BN>(p);                                                                        \
+    }
+
+CONVOLUTION(128, 128, convolution_128x128_f16, f16)
+CONVOLUTION(128, 128, convolution_128x128_bf16, bf16)
+CONVOLUTION(128, 64, convolution_128x64_f16, f16)
+CONVOLUTION(128, 64, convolution_128x64_bf16, bf16)
+CONVOLUTION(64, 64, convolution_64x64_f16, f16)
+CONVOLUTION(64, 64, convolution_64x64_bf16, bf16)

@@ -1,0 +1,123 @@
+// Decoupled cross-attention in one launch: out = sum over strands s of w_s softmax(Q K_s^T / sqrt(dim)) V_s, each strand with
+// a softmax of its own. Strand 0 is the text (weight 1), the others are image branches.
+//
+// Shapes     Q [B, queries, heads, dim], strand s: K and V [B, capacity_s, heads, dim], out as Q; by base pointer and strides.
+//            counts [strands, B]: keys that count, device values, at most the capacity. scales [strands - 1, B]: weights of
+//            the image branches, device values. mask of a strand: null or [B, queries] by its image stride, f32: a factor a
+//            query row, for regional prompts.
+//            So w_s = scales[s - 1, image] * mask_s[image, row]; a weight in `scales` of 0, or a count of 0, branches around
+//            the whole strand: its K and V are not read and may be unwritten.
+// Grid       (ceil(queries / 64), heads, B), 128 threads.
+// Tiling     64 queries, loaded once and kept in registers, by 64 keys; the tiles of all active strands form one sequence, so
+//            that the first tile of a strand is on its way while the last one of the strand before is worked on. Of a tile
+//            with few keys (4 image tokens, the 13 last of 77) only the needed groups of 16 keys are multiplied.
+// Shared     dynamic: (64 + 256) (D + 8) 2 bytes: 46,080 (64), 56,320 (80), 76,800 (112).
+// Requires   dim % 8 == 0 and dim <= D; 16-byte aligned pointers; strides that are multiples of 8; 1 <= strands <= 9.
+// Source     IP-Adapter's decoupled cross-attention (Ye et al. 2023); attention.cuh for the softmax.
+#include "attention.cuh"
+
+constexpr int MAX_STRANDS = 9;
+
+struct Strand {
+    Rows k;
+    Rows v;
+    const float* mask;
+    i64 mask_batch;
+    int capacity;
+    int reserved;
+};
+
+struct DecoupledParams {
+    Rows q;
+    Rows out;
+    const int* counts;
+    const float* scales;
+    int queries;
+    int dim;
+    int strands;
+    int batch;
+    float scale;  // log2(e) / sqrt(dim)
+    int reserved;
+    Strand strand[MAX_STRANDS];
+};
+
+// The first strand from `s` on that is not skipped, or the number of strands.
+__device__ __forceinline__ int active(const DecoupledParams& p, int s, int image) {
+    for (; s < p.strands; s++) {
+        bool weighs = s == 0 || p.scales[(i64)(s - 1) * p.batch + image] != 0.0f;
+        if (weighs && p.counts[(i64)s * p.batch + image] > 0) break;
+    }
+    return s;
+}
+
+template <class T, int D>
+__device__ __forceinline__ void decoupled(const DecoupledParams& p) {
+    using F = Flash<T, D, 1>;
+    extern __shared__ Octet memory[];
+    F flash((T*)memory);
+    int first = blockIdx.x * F::QUERIES, head = blockIdx.y, image = blockIdx.z;
+    auto count_of = [&](int s) { return min(p.counts[(i64)s * p.batch + image], p.strand[s].capacity); };
+    auto copy = [&](int stage, int s, int from, int count) {
+        const Strand& strand = p.strand[s];
+        const T *k = F::place(strand.k, image, head), *v = F::place(strand.v, image, head);
+        flash.copy_keys_values(stage, k, strand.k.row, v, strand.v.row, from, count, p.dim);
+        cp_async_commit_group();
+    };
+    float total[1][D / 8][4];
+#pragma unroll
+    for (int n = 0; n < D / 8; n++)
+#pragma unroll
+        for (int i = 0; i < 4; i++) total[0][n][i] = 0.0f;
+
+    flash.copy_queries(F::place(p.q, image, head), p.q.row, first, p.queries, p.dim);
+    cp_async_commit_group();
+    int s = active(p, 0, image), from = 0, stage = 0;
+    int count = s < p.strands ? count_of(s) : 0;
+    if (s < p.strands) copy(0, s, 0, count);
+    cp_async_wait_group<0>();
+    __syncthreads();
+    flash.load_queries();
+    flash.begin_strand();
+    while (s < p.strands) {
+        // The next tile: of this strand, or the first of the next active one.
+        bool last = from + F::KEYS >= count;
+        int next = last ? active(p, s + 1, image) : s;
+        int next_from = last ? 0 : from + F::KEYS, next_count = count;
+        if (last && next < p.strands) next_count = count_of(next);
+        cp_async_wait_group<0>();
+        // The tile has arrived for all, and all are done with the one before, whose place the next copy takes.
+        __syncthreads();
+        if (next < p.strands) copy(stage ^ 1, next, next_from, next_count);
+        flash.tile(stage, min(count - from, F::KEYS), p.scale, F::KEYS);
+        if (last) {
+            float weight = s == 0 ? 1.0f : p.scales[(i64)(s - 1) * p.batch + image];
+            const float* mask = p.strand[s].mask;
+#pragma unroll
+            for (int r = 0; r < 2; r++) {
+                int token = first + flash.warp * 16 + r * 8 + flash.lane / 4;
+                float factor = weight / flash.row_sum(0, r);
+                if (mask && token < p.queries) factor *= mask[image * p.strand[s].mask_batch + token];
+#pragma unroll
+                for (int n = 0; n < D / 8; n++) {
+                    total[0][n][2 * r] += factor * flash.o[0][n][2 * r];
+                    total[0][n][2 * r + 1] += factor * flash.o[0][n][2 * r + 1];
+                }
+            }
+            flash.begin_strand();
+        }
+        s = next, from = next_from, count = next_count, stage ^= 1;
+    }
+    flash.store(total, (T*)F::place(p.out, image, head), p.out.row, first, p.queries, p.dim);
+}
+
+#define DECOUPLED(D, NAME, T)                                                                           \
+    extern "C" __global__ __launch_bounds__(128) void NAME(const __grid_constant__ DecoupledParams p) { \
+        decoupled<T, D>(p);                                                                             \
+    }
+
+DECOUPLED(64, decoupled_64_f16, f16)
+DECOUPLED(64, decoupled_64_bf16, bf16)
+DECOUPLED(80, decoupled_80_f16, f16)
+DECOUPLED(80, decoupled_80_bf16, bf16)
+DECOUPLED(112, decoupled_112_f16, f16)
+DECOUPLED(112, decoupled_112_bf16, bf16)

@@ -1,0 +1,109 @@
+// Product of a matrix with a transposed one and what follows it:
+//   gemm        Y = activation(X W^T + bias + rows) + residual
+//   gemm_geglu  Y = (X V^T + v) * gelu(X G^T + g) where W [2 N, K] holds the rows V, then G, and bias the values v, then g
+//
+// Shapes     X [M, K], in one or in two sources whose columns are joined (x0 has the first k0 columns); W [N, K] as PyTorch
+//            stores Linear; rows [M / rows_of_image, N]; Y and residual [M, N]. Row strides in elements.
+// Grid       (ceil(M / BM), ceil(N / BN)), 128 threads; gemm_geglu: (ceil(M / BM), ceil(N / (BN / 2))).
+// Tiling     BM x BN = 128x128, 128x64, 64x64; K by 32; see product.cuh. A tile of gemm_geglu alternates 8 rows of V with 8
+//            of G, so that a block holds both factors, and W is read as it is published.
+// Shared     dynamic: 4 (BM + BN) 64 bytes: 65,536, 49,152, 32,768.
+// Requires   K, k0, and the strides of x0, x1, w multiples of 8; 16-byte aligned pointers; M, N < 2^31. N is any number
+//            (columns are stored one by one where N or a stride is not a multiple of 8); gemm_geglu: N % 8 == 0.
+//            gemm_geglu clamps its result to the finite range of the type: SDXL's can pass that of f16.
+// Source     multi-stage GEMM on mma.sync as in NVIDIA's CUTLASS documentation ("Efficient GEMM in CUDA").
+#include "product.cuh"
+
+struct GemmParams {
+    const void* x0;
+    const void* x1;
+    const void* w;
+    i64 x0_stride;
+    i64 x1_stride;
+    i64 w_stride;
+    Finish finish;
+    int m;
+    int n;
+    int k;
+    int k0;
+};
+
+template <class T>
+struct Matrix {
+    const T *x0, *x1;
+    i64 stride0, stride1;
+    int row, rows, k, k0, end;
+
+    __device__ __forceinline__ Matrix(const GemmParams& p, int top)
+        : x0((const T*)p.x0), x1((const T*)p.x1), stride0(p.x0_stride), stride1(p.x1_stride), row(top + threadIdx.x / 4),
+          rows(p.m), k(threadIdx.x % 4 * 8), k0(p.k0), end(p.k) {}
+
+    __device__ __forceinline__ bool unit(int i, const T*& from) const {
+        bool there = k < end && row + 32 * i < rows;
+        i64 at = row + 32 * i;
+        const T* unit = k < k0 ? x0 + at * stride0 + k : x1 + at * stride1 + (k - k0);
+        from = there ? unit : x0;
+        return there;
+    }
+
+    __device__ __forceinline__ void advance() { k += 32; }
+};
+
+template <class T, int BM, int BN>
+__device__ __forceinline__ void gemm(const GemmParams& p) {
+    extern __shared__ Octet memory[];
+    Product<T, BM, BN> product(memory);
+    int top = blockIdx.x * BM, left = blockIdx.y * BN;
+    Matrix<T> x(p, top);
+    Weights<T> w((const T*)p.w, left + threadIdx.x / 4, 32, p.n, p.k, p.w_stride);
+    product.run(p.k, x, w);
+    product.finish(p.finish, top, p.m, left, p.n, [](int m) { return (i64)m; });
+}
+
+template <class T, int BM, int BN>
+__device__ __forceinline__ void gemm_geglu(const GemmParams& p) {
+    extern __shared__ Octet memory[];
+    Product<T, BM, BN> product(memory);
+    int top = blockIdx.x * BM, left = blockIdx.y * (BN / 2);
+    Matrix<T> x(p, top);
+    // Row r of the tile is channel r / 16 * 8 + r % 8 of V where r % 16 < 8, else of G.
+    int row = threadIdx.x / 4;
+    const T* half = (const T*)p.w + (row % 16 < 8 ? 0 : p.n * p.w_stride);
+    Weights<T> w(half, left + row / 16 * 8 + row % 8, 16, p.n, p.k, p.w_stride);
+    product.run(p.k, x, w);
+    const Finish& f = p.finish;
+    for (int i = threadIdx.x; i < BM * (BN / 16); i += 128) {
+        int tile_row = i / (BN / 16), unit = i % (BN / 16), m = top + tile_row, n = left + unit * 8;
+        if (m >= p.m || n >= p.n) continue;
+        float value[8], gate[8], bias[8];
+        product.read(tile_row, 2 * unit, value);
+        product.read(tile_row, 2 * unit + 1, gate);
+        if (f.bias) {
+            load8((const T*)f.bias + n, bias);
+#pragma unroll
+            for (int j = 0; j < 8; j++) value[j] += bias[j];
+            load8((const T*)f.bias + p.n + n, bias);
+#pragma unroll
+            for (int j = 0; j < 8; j++) gate[j] += bias[j];
+        }
+#pragma unroll
+        for (int j = 0; j < 8; j++) value[j] = clamped<T>(value[j] * gelu(gate[j]));
+        store8((T*)f.out + m * f.out_stride + n, value);
+    }
+}
+
+#define GEMM(KERNEL, BM, BN, NAME, T)                                                              \
+    extern "C" __global__ __launch_bounds__(128) void NAME(const __grid_constant__ GemmParams p) { \
+        KERNEL<T, BM, BN>(p);                                                                      \
+    }
+
+GEMM(gemm, 128, 128, gemm_128x128_f16, f16)
+GEMM(gemm, 128, 128, gemm_128x128_bf16, bf16)
+GEMM(gemm, 128, 64, gemm_128x64_f16, f16)
+GEMM(gemm, 128, 64, gemm_128x64_bf16, bf16)
+GEMM(gemm, 64, 64, gemm_64x64_f16, f16)
+GEMM(gemm, 64, 64, gemm_64x64_bf16, bf16)
+GEMM(gemm_geglu, 128, 128, gemm_geglu_128x128_f16, f16)
+GEMM(gemm_geglu, 128, 128, gemm_geglu_128x128_bf16, bf16)
+GEMM(gemm_geglu, 64, 64, gemm_geglu_64x64_f16, f16)
+GEMM(gemm_geglu, 64, 64, gemm_geglu_64x64_bf16, bf16)

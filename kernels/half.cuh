@@ -1,0 +1,105 @@
+// The 16-bit storage types f16 and bf16 and what is done to them: nothing but conversion. Arithmetic is f32.
+#pragma once
+
+#include "ptx.cuh"
+
+struct f16 {
+    u16 bits;
+};
+
+struct bf16 {
+    u16 bits;
+};
+
+// Eight 16-bit values: the unit of every wide access.
+struct alignas(16) Octet {
+    u32 pair[4];
+};
+
+__device__ __forceinline__ float to_f32(float x) { return x; }
+__device__ __forceinline__ float to_f32(f16 x) { return cvt_f32_f16(x.bits); }
+__device__ __forceinline__ float to_f32(bf16 x) { return __uint_as_float((u32)x.bits << 16); }
+
+template <class T>
+struct Half;
+
+template <>
+struct Half<f16> {
+    // Beyond this a conversion gives infinity.
+    static constexpr float MAX = 65504.0f;
+    static __device__ __forceinline__ f16 from(float x) { return f16{cvt_rn_f16_f32(x)}; }
+    static __device__ __forceinline__ u32 pack(float low, float high) { return cvt_rn_f16x2_f32(high, low); }
+    static __device__ __forceinline__ float low(u32 pair) { return cvt_f32_f16((u16)pair); }
+    static __device__ __forceinline__ float high(u32 pair) { return cvt_f32_f16((u16)(pair >> 16)); }
+    static __device__ __forceinline__ void mma(float (&c)[4], const u32 (&a)[4], u32 b0, u32 b1) {
+        mma_m16n8k16_f32_f16(c, a, b0, b1);
+    }
+};
+
+template <>
+struct Half<bf16> {
+    static constexpr float MAX = 3.3895313892515355e38f;
+    static __device__ __forceinline__ bf16 from(float x) { return bf16{cvt_rn_bf16_f32(x)}; }
+    static __device__ __forceinline__ u32 pack(float low, float high) { return cvt_rn_bf16x2_f32(high, low); }
+    static __device__ __forceinline__ float low(u32 pair) { return __uint_as_float(pair << 16); }
+    static __device__ __forceinline__ float high(u32 pair) { return __uint_as_float(pair & 0xffff0000u); }
+    static __device__ __forceinline__ void mma(float (&c)[4], const u32 (&a)[4], u32 b0, u32 b1) {
+        mma_m16n8k16_f32_bf16(c, a, b0, b1);
+    }
+};
+
+template <class T>
+__device__ __forceinline__ void unpack(const Octet& from, float (&x)[8]) {
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        x[2 * i] = Half<T>::low(from.pair[i]);
+        x[2 * i + 1] = Half<T>::high(from.pair[i]);
+    }
+}
+
+template <class T>
+__device__ __forceinline__ Octet pack(const float (&x)[8]) {
+    Octet to;
+#pragma unroll
+    for (int i = 0; i < 4; i++) to.pair[i] = Half<T>::pack(x[2 * i], x[2 * i + 1]);
+    return to;
+}
+
+// `p` is 16-byte aligned.
+template <class T>
+__device__ __forceinline__ void load8(const T* p, float (&x)[8]) {
+    unpack<T>(*(const Octet*)p, x);
+}
+
+template <class T>
+__device__ __forceinline__ void store8(T* p, const float (&x)[8]) {
+    *(Octet*)p = pack<T>(x);
+}
+
+// The first `count` of 8 values, 8 where `wide` is set (then 16-byte aligned), and zeros after them.
+template <class T>
+__device__ __forceinline__ void load_up_to_8(const T* p, int count, bool wide, float (&x)[8]) {
+    if (wide) {
+        load8(p, x);
+    } else {
+#pragma unroll
+        for (int i = 0; i < 8; i++) x[i] = i < count ? to_f32(p[i]) : 0.0f;
+    }
+}
+
+template <class T>
+__device__ __forceinline__ void store_up_to_8(T* p, int count, bool wide, const float (&x)[8]) {
+    if (wide) {
+        store8(p, x);
+    } else {
+#pragma unroll
+        for (int i = 0; i < 8; i++)
+            if (i < count) p[i] = Half<T>::from(x[i]);
+    }
+}
+
+// Keeps a value in the finite range of T; NaN stays NaN.
+template <class T>
+__device__ __forceinline__ float clamped(float x) {
+    return x > Half<T>::MAX ? Half<T>::MAX : x < -Half<T>::MAX ? -Half<T>::MAX : x;
+}

@@ -1,0 +1,217 @@
+// The tile that gemm.cu and convolution.cu share: BM rows by BN columns of X W^T and what is done to it before it is stored.
+//
+// Four warps, two by two, each with BM/2 x BN/2 accumulators. K goes by in steps of 32 through STAGES stages of shared
+// memory (cp.async), one barrier a step. A row of a stage is 64 bytes, four 16-byte units; unit u of row r lies at
+// u ^ (r / 2 % 4), so that the eight rows of an ldmatrix and the two rows of a copy lie in eight different bank groups.
+// Each element is one chain of m16n8k16 in order of K whatever the tile, so the choice of tile never changes a result.
+// At the end the accumulators pass through the same memory as f32, so that bias, rows, residual and result are accessed by
+// 16 bytes and coalesced; there the 32-byte unit u of row r lies at u ^ r % 8.
+#pragma once
+
+#include "half.cuh"
+#include "math.cuh"
+
+// Result row r: activation(x W^T + bias + rows[image of r]) + residual[r].
+struct Finish {
+    const void* bias;      // T [N], or null
+    const void* rows;      // T [images, N], or null; the time embedding
+    const void* residual;  // T, rows as the result's, or null
+    const int* step;       // null, or the step's number: rows begins at element *step * rows_step
+    void* out;             // T, or f32 where out_f32 is set
+    i64 rows_step;
+    i64 residual_stride;  // elements from row to row
+    i64 out_stride;
+    int rows_of_image;  // consecutive rows of X that share a row of `rows`
+    int activation;
+    int out_f32;
+    int reserved;
+};
+
+template <class T, int BM, int BN>
+struct Product {
+    static constexpr int THREADS = 128;
+    static constexpr int BK = 32;
+    static constexpr int STAGES = 4;
+    static constexpr int A_BYTES = BM * BK * 2;
+    static constexpr int STAGE_BYTES = (BM + BN) * BK * 2;
+    static constexpr int SHARED_BYTES = STAGES * STAGE_BYTES;
+    static constexpr int MT = BM / 32, NT = BN / 16;
+    static_assert(BM * BN * 4 <= SHARED_BYTES, "the result passes through the stages' memory");
+
+    char* shared;
+    int lane, row_warp, column_warp;
+    float acc[MT][NT][4];
+
+    __device__ __forceinline__ Product(void* memory)
+        : shared((char*)memory), lane(threadIdx.x % 32), row_warp(threadIdx.x / 64), column_warp(threadIdx.x / 32 % 2) {
+#pragma unroll
+        for (int m = 0; m < MT; m++)
+#pragma unroll
+            for (int n = 0; n < NT; n++)
+#pragma unroll
+                for (int i = 0; i < 4; i++) acc[m][n][i] = 0.0f;
+    }
+
+    // Copies one step. `x` and `w` give the address of this thread's unit in the i-th row (threadIdx.x / 4 + 32 i) and
+    // whether it is there, and are then moved on by 32 columns.
+    template <class X, class W>
+    __device__ __forceinline__ void copy(int stage, X& x, W& w) {
+        int row = threadIdx.x / 4, unit = threadIdx.x % 4 ^ (row / 2 % 4);
+        u32 to = shared_address(shared + stage * STAGE_BYTES + row * 64 + unit * 16);
+#pragma unroll
+        for (int i = 0; i < BM / 32; i++) {
+            const T* from;
+            bool there = x.unit(i, from);
+            cp_async_16(to + i * 32 * 64, from, there ? 16 : 0);
+        }
+#pragma unroll
+        for (int i = 0; i < BN / 32; i++) {
+            const T* from;
+            bool there = w.unit(i, from);
+            cp_async_16(to + A_BYTES + i * 32 * 64, from, there ? 16 : 0);
+        }
+        x.advance();
+        w.advance();
+    }
+
+    __device__ __forceinline__ void multiply(int stage) {
+        u32 base = shared_address(shared + stage * STAGE_BYTES);
+        // A: rows 0-7 and 8-15 of the first 8 columns, then of the next 8: a0..a3.
+        int a_row = row_warp * (BM / 2) + lane % 16;
+        // B: columns' rows 0-7 with the first and the next 8 values of K (b0, b1), then rows 8-15.
+        int b_row = column_warp * (BN / 2) + lane / 16 * 8 + lane % 8;
+#pragma unroll
+        for (int k = 0; k < BK / 16; k++) {
+            u32 a_from = base + a_row * 64 + ((k * 2 + lane / 16) ^ (a_row / 2 % 4)) * 16;
+            u32 b_from = base + A_BYTES + b_row * 64 + ((k * 2 + lane / 8 % 2) ^ (b_row / 2 % 4)) * 16;
+            u32 a[MT][4];
+#pragma unroll
+            for (int m = 0; m < MT; m++) ldmatrix_x4(a[m], a_from + m * 16 * 64);
+#pragma unroll
+            for (int n = 0; n < NT / 2; n++) {
+                u32 b[4];
+                ldmatrix_x4(b, b_from + n * 16 * 64);
+#pragma unroll
+                for (int m = 0; m < MT; m++) {
+                    Half<T>::mma(acc[m][2 * n], a[m], b[0], b[1]);
+                    Half<T>::mma(acc[m][2 * n + 1], a[m], b[2], b[3]);
+                }
+            }
+        }
+    }
+
+    template <class X, class W>
+    __device__ __forceinline__ void run(int k, X& x, W& w) {
+        int steps = (k + BK - 1) / BK;
+#pragma unroll
+        for (int s = 0; s < STAGES - 1; s++) {
+            if (s < steps) copy(s, x, w);
+            cp_async_commit_group();
+        }
+        int stage = 0, into = STAGES - 1;
+        for (int step = 0; step < steps; step++) {
+            cp_async_wait_group<STAGES - 2>();
+            // The step has arrived for all, and all are done with the one before, whose place the next copy takes.
+            __syncthreads();
+            if (step + STAGES - 1 < steps) copy(into, x, w);
+            cp_async_commit_group();
+            multiply(stage);
+            into = stage;
+            stage = stage + 1 == STAGES ? 0 : stage + 1;
+        }
+        // All are done with the stages, into which the result goes now.
+        cp_async_wait_group<0>();
+        __syncthreads();
+#pragma unroll
+        for (int m = 0; m < MT; m++)
+#pragma unroll
+            for (int n = 0; n < NT; n++)
+#pragma unroll
+                for (int r = 0; r < 2; r++) {
+                    int row = row_warp * (BM / 2) + m * 16 + r * 8 + lane / 4;
+                    float* to = at(row, column_warp * (BN / 16) + n) + lane % 4 * 2;
+                    *(float2*)to = make_float2(acc[m][n][2 * r], acc[m][n][2 * r + 1]);
+                }
+        __syncthreads();
+    }
+
+    __device__ __forceinline__ float* at(int row, int unit) const {
+        return (float*)shared + row * BN + (unit ^ (row % 8)) * 8;
+    }
+
+    __device__ __forceinline__ void read(int row, int unit, float (&x)[8]) const {
+        const float4* from = (const float4*)at(row, unit);
+        float4 low = from[0], high = from[1];
+        x[0] = low.x, x[1] = low.y, x[2] = low.z, x[3] = low.w;
+        x[4] = high.x, x[5] = high.y, x[6] = high.z, x[7] = high.w;
+    }
+
+    // Finishes and stores the rows from `top` of `rows` and the columns from `left` of `columns`; `place` maps a row of X
+    // to a row of the result.
+    template <class Place>
+    __device__ __forceinline__ void finish(const Finish& f, int top, int rows, int left, int columns, Place place) const {
+        const T* added = (const T*)f.rows;
+        if (added && f.step) added += *f.step * f.rows_step;
+        bool wide = (columns | f.out_stride | f.residual_stride) % 8 == 0;
+        for (int i = threadIdx.x; i < BM * (BN / 8); i += THREADS) {
+            int row = i / (BN / 8), m = top + row, n = left + i % (BN / 8) * 8, count = columns - n;
+            if (m >= rows || count <= 0) continue;
+            float x[8], y[8];
+            read(row, i % (BN / 8), x);
+            if (f.bias) {
+                load_up_to_8((const T*)f.bias + n, count, wide, y);
+#pragma unroll
+                for (int j = 0; j < 8; j++) x[j] += y[j];
+            }
+            if (added) {
+                load_up_to_8(added + (i64)(m / f.rows_of_image) * columns + n, count, wide, y);
+#pragma unroll
+                for (int j = 0; j < 8; j++) x[j] += y[j];
+            }
+            if (f.activation != NONE) {
+#pragma unroll
+                for (int j = 0; j < 8; j++) x[j] = activated(x[j], f.activation);
+            }
+            i64 to = place(m);
+            if (f.residual) {
+                load_up_to_8((const T*)f.residual + to * f.residual_stride + n, count, wide, y);
+#pragma unroll
+                for (int j = 0; j < 8; j++) x[j] += y[j];
+            }
+            if (f.out_f32) {
+                float* out = (float*)f.out + to * f.out_stride + n;
+                if (wide) {
+                    ((float4*)out)[0] = make_float4(x[0], x[1], x[2], x[3]);
+                    ((float4*)out)[1] = make_float4(x[4], x[5], x[6], x[7]);
+                } else {
+#pragma unroll
+                    for (int j = 0; j < 8; j++)
+                        if (j < count) out[j] = x[j];
+                }
+            } else {
+                store_up_to_8((T*)f.out + to * f.out_stride + n, count, wide, x);
+            }
+        }
+    }
+};
+
+// Rows of W [N, K] as the second operand.
+template <class T>
+struct Weights {
+    const T* at;
+    i64 step;  // elements from one of this thread's rows to the next
+    int k, end, row, row_step, rows;
+
+    // This thread's rows are row, row + row_step, ..; those from `rows` on are not there.
+    __device__ __forceinline__ Weights(const T* w, int row, int row_step, int rows, int width, i64 stride)
+        : step((i64)row_step * stride), k(threadIdx.x % 4 * 8), end(width), row(row), row_step(row_step), rows(rows) {
+        at = w + row * stride + k;
+    }
+
+    __device__ __forceinline__ bool unit(int i, const T*& from) const {
+        from = at + i * step;
+        return k < end && row + i * row_step < rows;
+    }
+
+    __device__ __forceinline__ void advance() { at += 32, k += 32; }
+};

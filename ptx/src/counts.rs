@@ -1,0 +1,234 @@
+//! What a launch did, in numbers: a profile that needs no GPU.
+
+use std::collections::BTreeMap;
+
+/// Kinds of warp instructions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[allow(missing_docs)]
+pub enum Kind {
+    Integer,
+    Float,
+    Half,
+    /// Reciprocals, roots, exponentials, divisions.
+    Special,
+    Convert,
+    Move,
+    Predicate,
+    Branch,
+    GlobalLoad,
+    GlobalStore,
+    SharedLoad,
+    SharedStore,
+    /// Local memory and parameters.
+    Local,
+    Atomic,
+    AsyncCopy,
+    /// `ldmatrix`.
+    Matrix,
+    Mma,
+    /// Shuffles, votes, warp reductions.
+    Warp,
+    /// Barriers of blocks and warps, fences.
+    Barrier,
+    Other,
+}
+
+/// Requests to global memory: one a warp instruction that touches it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// Warp-wide requests.
+    pub requests: u64,
+    /// Sectors of 32 bytes touched.
+    pub sectors: u64,
+    /// The fewest sectors that could hold the bytes asked for.
+    pub ideal: u64,
+}
+
+impl Traffic {
+    fn add(&mut self, other: &Self) {
+        self.requests += other.requests;
+        self.sectors += other.sectors;
+        self.ideal += other.ideal;
+    }
+}
+
+/// Accesses to shared memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Banks {
+    /// Warp-wide requests.
+    pub requests: u64,
+    /// Passes made: the most different words in one bank, for each phase of a request.
+    pub passes: u64,
+    /// Passes without any conflict.
+    pub ideal: u64,
+}
+
+impl Banks {
+    fn add(&mut self, other: &Self) {
+        self.requests += other.requests;
+        self.passes += other.passes;
+        self.ideal += other.ideal;
+    }
+
+    /// Bank-conflict ways: passes for each ideal pass, 1 where there is no conflict.
+    pub fn ways(&self) -> f64 {
+        if self.ideal == 0 { 1.0 } else { self.passes as f64 / self.ideal as f64 }
+    }
+}
+
+/// What a launch did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Blocks that ran.
+    pub blocks: u64,
+    /// Warp instructions by kind.
+    pub kinds: BTreeMap<Kind, u64>,
+    /// Loads from global memory, asynchronous ones too.
+    pub loads: Traffic,
+    /// Stores to global memory and atomics on it.
+    pub stores: Traffic,
+    /// Loads from shared memory, `ldmatrix` too.
+    pub shared_loads: Banks,
+    /// Stores to shared memory, asynchronous ones too.
+    pub shared_stores: Banks,
+    /// Barriers of the block that a warp reached.
+    pub barriers: u64,
+    /// Warp instructions by PTX line.
+    pub lines: BTreeMap<u32, u64>,
+}
+
+impl Counts {
+    /// All warp instructions.
+    pub fn instructions(&self) -> u64 {
+        self.kinds.values().sum()
+    }
+
+    /// Warp instructions of one kind.
+    pub fn of(&self, kind: Kind) -> u64 {
+        self.kinds.get(&kind).copied().unwrap_or(0)
+    }
+
+    /// The share of matrix products among all warp instructions.
+    pub fn mma_share(&self) -> f64 {
+        self.of(Kind::Mma) as f64 / (self.instructions() as f64).max(1.0)
+    }
+
+    /// Adds another launch's, or block's.
+    pub fn add(&mut self, other: &Self) {
+        self.blocks += other.blocks;
+        for (kind, n) in &other.kinds {
+            *self.kinds.entry(*kind).or_default() += n;
+        }
+        for (line, n) in &other.lines {
+            *self.lines.entry(*line).or_default() += n;
+        }
+        self.loads.add(&other.loads);
+        self.stores.add(&other.stores);
+        self.shared_loads.add(&other.shared_loads);
+        self.shared_stores.add(&other.shared_stores);
+        self.barriers += other.barriers;
+    }
+}
+
+/// Counts one request to global memory.
+#[inline]
+pub(crate) fn coalesce(traffic: &mut Traffic, addresses: &[u64], bytes: u64) {
+    if addresses.is_empty() {
+        return;
+    }
+    traffic.requests += 1;
+    let first = addresses[0];
+    let last = first + bytes * addresses.len() as u64;
+    if addresses.iter().enumerate().all(|(i, a)| *a == first + bytes * i as u64) {
+        traffic.sectors += last.div_ceil(32) - first / 32;
+        traffic.ideal += (last - first).div_ceil(32);
+        return;
+    }
+    let mut sorted = [0; 32];
+    let sorted = &mut sorted[..addresses.len()];
+    sorted.copy_from_slice(addresses);
+    sorted.sort_unstable();
+    // Elements are aligned to their size, so they either coincide or lie apart.
+    let (mut unique, mut sectors, mut sector) = (0, 0, u64::MAX);
+    for (i, a) in sorted.iter().enumerate() {
+        if i > 0 && sorted[i - 1] == *a {
+            continue;
+        }
+        unique += 1;
+        if a / 32 != sector {
+            sector = a / 32;
+            sectors += 1;
+        }
+    }
+    traffic.sectors += sectors;
+    traffic.ideal += (unique * bytes).div_ceil(32);
+}
+
+/// Counts one request to shared memory of `bytes` a lane; wide ones go in phases of half or a quarter of the lanes.
+#[inline]
+pub(crate) fn conflicts(banks: &mut Banks, addresses: &[u64], bytes: u64) {
+    if addresses.is_empty() {
+        return;
+    }
+    banks.requests += 1;
+    let lanes = (128 / bytes.max(4)) as usize;
+    for phase in addresses.chunks(lanes) {
+        banks.ideal += 1;
+        let first = phase[0] / 4;
+        let words = (bytes / 4).max(1);
+        // A row of neighbours touches each bank once.
+        if phase.iter().enumerate().all(|(i, a)| a / 4 == first + words * i as u64) {
+            banks.passes += 1;
+            continue;
+        }
+        let mut seen = [[0u64; 32]; 32];
+        let mut count = [0usize; 32];
+        for a in phase {
+            for w in 0..words {
+                let word = a / 4 + w;
+                let bank = (word % 32) as usize;
+                if !seen[bank][..count[bank]].contains(&word) {
+                    seen[bank][count[bank]] = word;
+                    count[bank] += 1;
+                }
+            }
+        }
+        banks.passes += count.iter().copied().max().unwrap_or(1) as u64;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sectors() {
+        let of = |addresses: Vec<u64>, bytes| {
+            let mut t = Traffic::default();
+            coalesce(&mut t, &addresses, bytes);
+            (t.sectors, t.ideal)
+        };
+        assert_eq!(of((0..32).map(|i| 256 + 4 * i).collect(), 4), (4, 4));
+        assert_eq!(of((0..32).map(|i| 272 + 4 * i).collect(), 4), (5, 4));
+        assert_eq!(of((0..32).map(|i| 256 + 64 * i).collect(), 4), (32, 4));
+        assert_eq!(of(vec![256; 32], 4), (1, 1));
+        assert_eq!(of((0..32).rev().map(|i| 256 + 16 * i).collect(), 16), (16, 16));
+    }
+
+    #[test]
+    fn banks() {
+        let of = |addresses: Vec<u64>, bytes| {
+            let mut b = Banks::default();
+            conflicts(&mut b, &addresses, bytes);
+            (b.passes, b.ideal)
+        };
+        assert_eq!(of((0..32).map(|i| 4 * i).collect(), 4), (1, 1));
+        assert_eq!(of((0..32).map(|i| 8 * i).collect(), 4), (2, 1));
+        assert_eq!(of((0..32).map(|i| 128 * i).collect(), 4), (32, 1));
+        assert_eq!(of(vec![12; 32], 4), (1, 1));
+        // Rows of 128 bytes without a swizzle: the eight rows of a matrix fall on the same banks.
+        assert_eq!(of((0..8).map(|i| 128 * i).collect(), 16), (8, 1));
+        assert_eq!(of((0..8).map(|i| 144 * i).collect(), 16), (1, 1));
+        assert_eq!(of((0..32).map(|i| 16 * i).collect(), 16), (4, 4));
+    }
+}

@@ -1,0 +1,269 @@
+//! Operands: what a name, a number or an address in the text is in the table.
+
+use super::{DYNAMIC, Decoder, Known, Name};
+use crate::counts::Kind;
+use crate::parse::{Number, Operand};
+use crate::program::{Addr, CONST, Const64, NONE, Op, Pred, Slot, Space, Special};
+
+impl<'a> Decoder<'a> {
+    pub(super) fn constant32(&mut self, value: u32) -> u32 {
+        let pool = &mut self.kernel.const32;
+        *self.const32.entry(value).or_insert_with(|| {
+            pool.push(value);
+            (pool.len() as u32 - 1) | CONST
+        })
+    }
+
+    pub(super) fn constant64(&mut self, value: Const64) -> u32 {
+        let pool = &mut self.kernel.const64;
+        *self.const64.entry(value).or_insert_with(|| {
+            pool.push(value);
+            (pool.len() as u32 - 1) | CONST
+        })
+    }
+
+    /// The address of a variable as an immediate, `offset` bytes on.
+    pub(super) fn address64(&mut self, name: Name, offset: i64) -> Known<u32> {
+        Ok(match name {
+            Name::Param(at) | Name::Local(at) => self.constant64(Const64::Value(at.wrapping_add_signed(offset))),
+            Name::Shared(DYNAMIC) => {
+                // An entry of its own, which no number of the program shares.
+                self.kernel.const64.push(Const64::Value(offset as u64));
+                let index = self.kernel.const64.len() as u32 - 1;
+                self.dynamic.push((true, index));
+                index | CONST
+            }
+            Name::Shared(at) => self.constant64(Const64::Value(at.wrapping_add_signed(offset))),
+            Name::Global(index) => self.constant64(Const64::Variable { index, offset }),
+            Name::Reg(_) | Name::Pred(_) => return Err("a register where an address is expected".to_owned()),
+        })
+    }
+
+    pub(super) fn special(&mut self, name: &str) -> Option<(Special, bool)> {
+        let dim = |suffix: &str| match suffix {
+            "x" => Some(0),
+            "y" => Some(1),
+            "z" => Some(2),
+            _ => None,
+        };
+        if let Some((stem, suffix)) = name.split_once('.') {
+            let dim = dim(suffix)?;
+            return Some(match stem {
+                "%tid" => (Special::Tid(dim), false),
+                "%ntid" => (Special::Ntid(dim), false),
+                "%ctaid" => (Special::Ctaid(dim), false),
+                "%nctaid" => (Special::Nctaid(dim), false),
+                _ => return None,
+            });
+        }
+        Some(match name {
+            "%laneid" => (Special::LaneId, false),
+            "%warpid" => (Special::WarpId, false),
+            "%nwarpid" => (Special::NWarpId, false),
+            "%lanemask_eq" => (Special::LaneMaskEq, false),
+            "%lanemask_lt" => (Special::LaneMaskLt, false),
+            "%lanemask_le" => (Special::LaneMaskLe, false),
+            "%lanemask_gt" => (Special::LaneMaskGt, false),
+            "%lanemask_ge" => (Special::LaneMaskGe, false),
+            "%smid" => (Special::SmId, false),
+            "%nsmid" => (Special::NSmId, false),
+            "%gridid" => (Special::GridId, false),
+            "%clock" | "%clock_hi" | "%globaltimer_lo" => (Special::Clock, false),
+            "%clock64" | "%globaltimer" => (Special::Clock, true),
+            "%dynamic_smem_size" => (Special::DynamicShared, false),
+            "%total_smem_size" => (Special::TotalShared, false),
+            "WARP_SZ" => return None,
+            _ => return None,
+        })
+    }
+
+    /// A source of any width.
+    pub(super) fn source(&mut self, operand: &Operand<'a>) -> Known<Slot> {
+        match operand {
+            Operand::Name(name) => {
+                if let Some((which, wide)) = self.special(name) {
+                    let reg = self.new_reg(if wide { "b64" } else { "b32" })?;
+                    let Name::Reg(d) = reg else { return Err("a special register".to_owned()) };
+                    self.emit(Op::Special { d, which }, Kind::Move);
+                    return Ok(d);
+                }
+                if *name == "WARP_SZ" {
+                    return Ok(Slot::W(self.constant32(32)));
+                }
+                match self.lookup(name) {
+                    Some(Name::Reg(slot)) => Ok(slot),
+                    Some(Name::Pred(_)) => Err(format!("predicate {name} as a value")),
+                    Some(address) => self.address64(address, 0).map(Slot::D),
+                    None => Err(format!("{name}, which is not declared")),
+                }
+            }
+            Operand::Address(base, offset) => match &**base {
+                Operand::Name(name) => match self.lookup(name) {
+                    Some(found) => self.address64(found, *offset).map(Slot::D),
+                    None => Err(format!("{name}, which is not declared")),
+                },
+                _ => Err("an address as a value".to_owned()),
+            },
+            _ => Err("an operand that is no value".to_owned()),
+        }
+    }
+
+    /// A source of up to 32 bits.
+    pub(super) fn src32(&mut self, operand: &Operand<'a>) -> Known<u32> {
+        if let Operand::Number(number) = operand {
+            let value = match number {
+                Number::Int(value) => *value as u32,
+                Number::F32(bits) => *bits,
+                Number::F64(bits) => (f64::from_bits(*bits) as f32).to_bits(),
+            };
+            return Ok(self.constant32(value));
+        }
+        match self.source(operand)? {
+            Slot::W(r) | Slot::H(r) => Ok(r),
+            Slot::D(r) if r & CONST != 0 => self.low_address(r),
+            _ => Err("a 64-bit operand where one of 32 bits is expected".to_owned()),
+        }
+    }
+
+    /// An address as a 32-bit value: right for shared memory.
+    pub(super) fn low_address(&mut self, index: u32) -> Known<u32> {
+        let at = index & !CONST;
+        let Const64::Value(value) = self.kernel.const64[at as usize] else {
+            return Err("the address of a global variable in 32 bits".to_owned());
+        };
+        if self.dynamic.contains(&(true, at)) {
+            self.kernel.const32.push(value as u32);
+            let index = self.kernel.const32.len() as u32 - 1;
+            self.dynamic.push((false, index));
+            return Ok(index | CONST);
+        }
+        Ok(self.constant32(value as u32))
+    }
+
+    /// A 16-bit source: an immediate is cut to 16 bits.
+    pub(super) fn src16(&mut self, operand: &Operand<'a>) -> Known<u32> {
+        match operand {
+            Operand::Number(Number::Int(value)) => Ok(self.constant32(*value as u32 & 0xffff)),
+            _ => self.src32(operand),
+        }
+    }
+
+    /// A 64-bit source.
+    pub(super) fn src64(&mut self, operand: &Operand<'a>) -> Known<u32> {
+        if let Operand::Number(number) = operand {
+            let value = match number {
+                Number::Int(value) => *value as u64,
+                Number::F32(bits) => f64::from(f32::from_bits(*bits)).to_bits(),
+                Number::F64(bits) => *bits,
+            };
+            return Ok(self.constant64(Const64::Value(value)));
+        }
+        match self.source(operand)? {
+            Slot::D(r) => Ok(r),
+            _ => Err("a 32-bit operand where one of 64 bits is expected".to_owned()),
+        }
+    }
+
+    /// A source for a type of so many bytes.
+    pub(super) fn src(&mut self, operand: &Operand<'a>, bytes: u64) -> Known<Slot> {
+        Ok(match bytes {
+            1 | 2 => Slot::H(self.src16(operand)?),
+            4 => Slot::W(self.src32(operand)?),
+            _ => Slot::D(self.src64(operand)?),
+        })
+    }
+
+    /// A destination of any width; `_` is [`Slot::None`].
+    pub(super) fn dst(&mut self, operand: &Operand<'a>) -> Known<Slot> {
+        match operand {
+            Operand::Name("_") => Ok(Slot::None),
+            Operand::Name(name) => match self.lookup(name) {
+                Some(Name::Reg(slot)) => Ok(slot),
+                _ => Err(format!("{name}, which is no register to write to")),
+            },
+            _ => Err("a destination that is no register".to_owned()),
+        }
+    }
+
+    pub(super) fn dst32(&mut self, operand: &Operand<'a>) -> Known<u32> {
+        match self.dst(operand)? {
+            Slot::W(r) | Slot::H(r) => Ok(r),
+            Slot::None => {
+                self.kernel.n32 += 1;
+                Ok(self.kernel.n32 as u32 - 1)
+            }
+            Slot::D(_) => Err("a 64-bit destination where one of 32 bits is expected".to_owned()),
+        }
+    }
+
+    pub(super) fn dst64(&mut self, operand: &Operand<'a>) -> Known<u32> {
+        match self.dst(operand)? {
+            Slot::D(r) => Ok(r),
+            _ => Err("a 32-bit destination where one of 64 bits is expected".to_owned()),
+        }
+    }
+
+    /// A predicate to write to; [`NONE`] for `_`.
+    pub(super) fn dst_pred(&mut self, operand: &Operand<'a>) -> Known<u32> {
+        match operand {
+            Operand::Name("_") => Ok(NONE),
+            Operand::Name(name) => match self.lookup(name) {
+                Some(Name::Pred(p)) => Ok(p),
+                _ => Err(format!("{name}, which is no predicate")),
+            },
+            _ => Err("a destination that is no predicate".to_owned()),
+        }
+    }
+
+    pub(super) fn pred(&mut self, operand: &Operand<'a>) -> Known<Pred> {
+        let (name, negated) = match operand {
+            Operand::Name(name) => (name, false),
+            Operand::Not(name) => (name, true),
+            Operand::Number(Number::Int(0)) => return Ok(Pred::TRUE.not()),
+            Operand::Number(Number::Int(_)) => return Ok(Pred::TRUE),
+            _ => return Err("an operand that is no predicate".to_owned()),
+        };
+        match self.lookup(name) {
+            Some(Name::Pred(p)) => Ok(Pred::new(p, negated)),
+            _ => Err(format!("{name}, which is no predicate")),
+        }
+    }
+
+    pub(super) fn is_pred(&mut self, operand: &Operand<'a>) -> bool {
+        !matches!(operand, Operand::Number(_)) && self.pred(operand).is_ok()
+    }
+
+    /// The elements of a vector operand, or the operand alone.
+    pub(super) fn elements<'o>(&self, operand: &'o Operand<'a>) -> &'o [Operand<'a>] {
+        match operand {
+            Operand::Vector(list) => list,
+            other => std::slice::from_ref(other),
+        }
+    }
+
+    /// An address in a space; a variable's name decides between kernel parameters and a call's, which are local.
+    pub(super) fn address(&mut self, operand: &Operand<'a>, space: Space) -> Known<(Addr, Space)> {
+        let Operand::Address(base, offset) = operand else { return Err("an address without brackets".to_owned()) };
+        match &**base {
+            Operand::Number(Number::Int(value)) => {
+                let base = Slot::D(self.constant64(Const64::Value(*value as u64)));
+                Ok((Addr { base, offset: *offset }, space))
+            }
+            Operand::Name(name) => match self.lookup(name) {
+                Some(Name::Reg(base)) => Ok((Addr { base, offset: *offset }, space)),
+                Some(Name::Pred(_)) | None => Err(format!("{name} as an address")),
+                Some(found) => {
+                    let space = match (found, space) {
+                        (Name::Local(_), Space::Param | Space::Local) => Space::Local,
+                        (Name::Global(_), Space::Generic | Space::Global) => Space::Global,
+                        (Name::Shared(_), Space::Shared) | (Name::Param(_), Space::Param) => space,
+                        _ => return Err(format!("{name} in another space than its own")),
+                    };
+                    let base = Slot::D(self.address64(found, 0)?);
+                    Ok((Addr { base, offset: *offset }, space))
+                }
+            },
+            _ => Err("an address of another form".to_owned()),
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! `cp.async` and its waits.
+//!
+//! When a copy takes effect is the schedule's choice: at issue, at the wait, or at some moment between. The source is read
+//! when it takes effect.
+
+use crate::counts::{coalesce, conflicts};
+use crate::env::{Effect, Env, Trip};
+use crate::error::{FaultKind, MemorySpace};
+use crate::program::CopyAsync;
+use crate::shared::Touch;
+use crate::warp::{Copy, Warp, lanes};
+
+impl Warp {
+    pub fn copy_async(&mut self, env: &mut Env, copy: &CopyAsync, mask: u32) -> Result<(), Trip> {
+        let (dst, src) = (self.addresses(env, copy.dst), self.addresses(env, copy.src));
+        let given = self.get(env, copy.src_size);
+        let ignored = copy.ignore.map_or(0, |p| p.lanes(&self.pred));
+        let size = copy.size;
+        let effect = env.effect();
+        let (mut from_global, mut n) = ([0; 32], 0);
+        let (mut to_shared, mut m) = ([0; 32], 0);
+        for lane in lanes(mask) {
+            let mut from =
+                if copy.src_size == crate::program::Slot::None { size } else { given[lane].min(size.into()) as u8 };
+            if ignored >> lane & 1 != 0 {
+                from = 0;
+            }
+            let fail = |kind| self.trip(Some(lane as u32), kind);
+            let to = env.shared.check(dst[lane], size.into(), size.into()).map_err(fail)?;
+            if from > 0 {
+                if !src[lane].is_multiple_of(size.into()) {
+                    let (space, address) = (MemorySpace::Global, src[lane]);
+                    return Err(fail(FaultKind::Misaligned { space, address, align: size.into() }));
+                }
+                // Bounds and initialisation are known now, whenever the bytes move.
+                read(env, src[lane], from, Some(self.pc)).map_err(fail)?;
+                from_global[n] = src[lane];
+                n += 1;
+            }
+            self.touch_shared(env, to, size.into(), lane, Touch::Issue).map_err(fail)?;
+            to_shared[m] = dst[lane];
+            m += 1;
+            let group = self.committed[lane];
+            let mut item =
+                Copy { lane: lane as u8, size, from, landed: false, group, pc: self.pc, dst: to, src: src[lane] };
+            if effect == Effect::Issue {
+                land(env, &mut item).map_err(fail)?;
+            }
+            self.copies.push(item);
+        }
+        coalesce(&mut env.counts.loads, &from_global[..n], size.into());
+        conflicts(&mut env.counts.shared_stores, &to_shared[..m], size.into());
+        Ok(())
+    }
+
+    /// Waits until at most `left` groups of each lane are pending.
+    pub fn wait(&mut self, env: &mut Env, left: u32, mask: u32) -> Result<(), Trip> {
+        let mut copies = std::mem::take(&mut self.copies);
+        for copy in &mut copies {
+            let lane = usize::from(copy.lane);
+            // A group that is not committed yet is only waited for by wait_all.
+            let due = left == u32::MAX || copy.group + left < self.committed[lane];
+            if mask >> lane & 1 == 0 || !due {
+                continue;
+            }
+            land(env, copy).map_err(|kind| self.trip(Some(lane as u32), kind))?;
+            let mut who = self.who(lane);
+            who.pc = copy.pc;
+            env.shared.complete(copy.dst, copy.size.into(), &who);
+            copy.size = 0;
+        }
+        copies.retain(|c| c.size != 0);
+        self.copies = copies;
+        Ok(())
+    }
+
+    /// Some copies take effect in between, where the schedule wants it.
+    pub fn drift(&mut self, env: &mut Env) -> Result<(), Trip> {
+        let mut copies = std::mem::take(&mut self.copies);
+        for copy in copies.iter_mut().filter(|c| !c.landed) {
+            if env.random(4) == 0 {
+                land(env, copy).map_err(|kind| self.trip(Some(copy.lane.into()), kind))?;
+            }
+        }
+        self.copies = copies;
+        Ok(())
+    }
+}
+
+fn read(env: &mut Env, at: u64, bytes: u8, pc: Option<u32>) -> Result<[u8; 16], FaultKind> {
+    let mut data = [0; 16];
+    if bytes.is_power_of_two() {
+        let value = env.load_global(at, bytes.into(), pc)?;
+        data[..usize::from(bytes)].copy_from_slice(&value.to_le_bytes()[..usize::from(bytes)]);
+        return Ok(data);
+    }
+    for i in 0..bytes {
+        data[usize::from(i)] = env.load_global(at + u64::from(i), 1, pc)? as u8;
+    }
+    Ok(data)
+}
+
+/// Moves the bytes, once.
+fn land(env: &mut Env, copy: &mut Copy) -> Result<(), FaultKind> {
+    if copy.landed {
+        return Ok(());
+    }
+    copy.landed = true;
+    let data = if copy.from > 0 { read(env, copy.src, copy.from, None)? } else { [0; 16] };
+    env.shared.store(copy.dst, &data[..copy.size.into()]);
+    Ok(())
+}

@@ -1,0 +1,54 @@
+//! An interpreter of PTX: runs the very code that NVRTC emits for a CUDA kernel on any CPU, with every access checked.
+//!
+//! A reference for tests, not an emulator for use. See the crate's README for what it covers.
+//!
+//! ```
+//! use braid_ptx::{Launch, Memory, Module, run};
+//!
+//! let module = Module::parse(
+//!     ".version 8.0 .target sm_80 .address_size 64
+//!      .visible .entry twice(.param .u64 data) {
+//!        .reg .b32 %r<3>; .reg .b64 %d<4>;
+//!        ld.param.u64 %d1, [data];
+//!        mov.u32 %r1, %tid.x;
+//!        mul.wide.u32 %d2, %r1, 4;
+//!        add.s64 %d3, %d1, %d2;
+//!        ld.global.u32 %r2, [%d3];
+//!        shl.b32 %r2, %r2, 1;
+//!        st.global.u32 [%d3], %r2;
+//!        ret;
+//!      }",
+//! )?;
+//! let memory = Memory::new();
+//! let data = memory.alloc(32 * 4);
+//! memory.write(data, &[3, 0, 0, 0].repeat(32))?;
+//! let counts = run(&module, "twice", &memory, &Launch::new([1, 1, 1], [32, 1, 1], &data.to_le_bytes()))?;
+//! let mut out = [0; 4];
+//! memory.read(data + 124, &mut out)?;
+//! assert_eq!((out, counts.loads.sectors), ([6, 0, 0, 0], 4));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+mod arith;
+mod counts;
+mod decode;
+mod env;
+mod error;
+mod exec;
+mod lanes;
+mod launch;
+mod lex;
+mod memory;
+mod module;
+mod parse;
+mod program;
+mod races;
+mod shared;
+mod warp;
+
+pub use counts::{Banks, Counts, Kind, Traffic};
+pub use error::{Error, Fault, FaultKind, Hazard, MemorySpace, Result, Site, Source};
+pub use launch::{Launch, Schedule, run};
+pub use memory::Memory;
+pub use module::Module;
+pub use program::{Kernel, Param};

@@ -1,0 +1,590 @@
+//! A warp: its registers, where its lanes are, and the loop that runs it.
+//!
+//! All lanes that stand at the lowest program counter run together. While every live lane is there, which is most of the
+//! time, that is the whole warp and the rest is not looked at. A lane that reaches an operation which needs others stalls
+//! until they come to the same instruction.
+
+use crate::env::{Env, Trip};
+use crate::error::FaultKind;
+use crate::program::{CONST, Inst, Join, NONE, Op, Pred, R32, R64, Slot, Special};
+
+/// Why a warp stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stop {
+    /// Its turn is over.
+    Turn,
+    /// It waits at a barrier.
+    Barrier,
+    /// All lanes have exited.
+    Done,
+}
+
+/// Where a warp waits.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Waiting {
+    pub id: u32,
+    /// Threads the barrier is for; `None`: the block.
+    pub count: Option<u32>,
+    pub pc: u32,
+    /// Lanes for which the reduction's predicate holds.
+    pub vote: u32,
+}
+
+/// A `cp.async` of one lane that was not waited for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Copy {
+    pub lane: u8,
+    pub size: u8,
+    /// Bytes that come from the source.
+    pub from: u8,
+    pub landed: bool,
+    pub group: u32,
+    pub pc: u32,
+    pub dst: usize,
+    pub src: u64,
+}
+
+pub(crate) struct Warp {
+    pub id: u16,
+    pub r32: Vec<R32>,
+    pub r64: Vec<R64>,
+    pub pred: Vec<u32>,
+    pub local: Vec<u8>,
+    pub local_written: Vec<bool>,
+    /// Lanes that have not exited.
+    pub live: u32,
+    /// Lanes that run, all at `pc`.
+    pub active: u32,
+    pub pc: u32,
+    /// Where the other lanes are.
+    pcs: [u32; 32],
+    /// The lowest of those that are not stalled.
+    next: u32,
+    stalled: u32,
+    /// Live lanes when the stalled ones were last tried again.
+    tried: u32,
+    /// Instructions so far.
+    pub serial: u32,
+    /// The instruction that synchronised the lanes last.
+    pub sync: u32,
+    /// For each warp, its clock up to which all it did came before; see [`crate::shared`].
+    pub clock: Vec<u32>,
+    pub copies: Vec<Copy>,
+    pub committed: [u32; 32],
+    pub waiting: Option<Waiting>,
+}
+
+impl Warp {
+    pub fn new(id: u16, env: &Env) -> Self {
+        let kernel = env.kernel;
+        let local = kernel.local_bytes * 32;
+        let mut warp = Self {
+            id,
+            r32: vec![[0; 32]; kernel.n32],
+            r64: vec![[0; 32]; kernel.n64],
+            pred: vec![0; kernel.npred],
+            local: vec![0; local],
+            local_written: vec![false; local],
+            live: 0,
+            active: 0,
+            pc: 0,
+            pcs: [0; 32],
+            next: u32::MAX,
+            stalled: 0,
+            tried: 0,
+            serial: 1,
+            sync: 1,
+            clock: Vec::new(),
+            copies: Vec::new(),
+            committed: [0; 32],
+            waiting: None,
+        };
+        warp.reset(env);
+        warp
+    }
+
+    /// For the next block.
+    pub fn reset(&mut self, env: &Env) {
+        let threads = env.threads();
+        let first = u32::from(self.id) * 32;
+        let lanes = (threads - first).min(32);
+        self.r32.fill([0; 32]);
+        self.r64.fill([0; 32]);
+        self.pred.fill(0);
+        self.local_written.fill(false);
+        self.live = u32::MAX >> (32 - lanes);
+        self.active = self.live;
+        (self.pc, self.next, self.stalled, self.tried) = (0, u32::MAX, 0, 0);
+        self.pcs = [0; 32];
+        (self.serial, self.sync) = (1, 1);
+        self.clock = vec![0; threads.div_ceil(32) as usize];
+        self.clock[usize::from(self.id)] = 1;
+        self.copies.clear();
+        self.committed = [0; 32];
+        self.waiting = None;
+    }
+
+    pub fn done(&self) -> bool {
+        self.live == 0
+    }
+
+    /// Runs up to `turn` instructions.
+    pub fn run(&mut self, env: &mut Env, turn: u64) -> Result<Stop, Trip> {
+        let turn = turn.min(env.limit.saturating_sub(env.steps) + 1);
+        let mut left = turn;
+        let code: &[Inst] = &env.kernel.code;
+        let result = loop {
+            if left == 0 {
+                break Ok(Stop::Turn);
+            }
+            left -= 1;
+            let Some(inst) = code.get(self.pc as usize) else { break Err(self.trip(None, FaultKind::Trap)) };
+            env.hits[self.pc as usize] += 1;
+            self.serial = self.serial.wrapping_add(1);
+            let mask = self.active & inst.guard.lanes(&self.pred);
+            match self.step(env, inst, mask) {
+                Ok(None) => {}
+                Ok(Some(stop)) => break Ok(stop),
+                Err(trip) => break Err(trip),
+            }
+            if self.pc >= self.next {
+                self.switch();
+            }
+        };
+        env.steps += turn - left;
+        if env.steps > env.limit {
+            return Err(self.trip(None, FaultKind::StepLimit { limit: env.limit }));
+        }
+        result
+    }
+
+    pub fn trip(&self, lane: Option<u32>, kind: FaultKind) -> Trip {
+        Trip { pc: self.pc, warp: self.id, lane, kind }
+    }
+
+    /// Chooses the lanes at the lowest program counter.
+    fn switch(&mut self) {
+        for lane in lanes(self.active) {
+            self.pcs[lane] = self.pc;
+        }
+        let ready = self.live & !self.stalled;
+        let Some(pc) = lanes(ready).map(|l| self.pcs[l]).min() else { return };
+        self.gather(pc);
+    }
+
+    /// Makes the live lanes at `pc`, stalled ones too, the active ones.
+    fn gather(&mut self, pc: u32) {
+        self.active = lanes(self.live).filter(|l| self.pcs[*l] == pc).fold(0, |m, l| m | 1 << l);
+        self.stalled &= !self.active;
+        self.pc = pc;
+        let others = self.live & !self.active & !self.stalled;
+        self.next = lanes(others).map(|l| self.pcs[l]).min().unwrap_or(u32::MAX);
+    }
+
+    /// Whether the lanes in `need` are all here. Where not, the active ones stall, and `Ok(false)` means that others run.
+    pub fn assemble(&mut self, need: u32, env: &Env) -> Result<bool, Trip> {
+        if need & !self.active == 0 {
+            return Ok(true);
+        }
+        for lane in lanes(self.active) {
+            self.pcs[lane] = self.pc;
+        }
+        self.gather(self.pc);
+        if need & !self.active == 0 {
+            return Ok(true);
+        }
+        self.stalled |= self.active;
+        self.release(env)?;
+        Ok(false)
+    }
+
+    /// Goes on with some lanes after the active ones stalled or exited.
+    fn release(&mut self, env: &Env) -> Result<(), Trip> {
+        if self.live == 0 {
+            return Ok(());
+        }
+        if self.live & !self.stalled == 0 {
+            if self.tried == self.live {
+                let pc = lanes(self.live).map(|l| self.pcs[l]).min().unwrap_or(self.pc);
+                let kind = FaultKind::Divergent { what: self.whereabouts(env) };
+                return Err(Trip { pc, ..self.trip(None, kind) });
+            }
+            // Since some lanes exited, what the others wait for may be here.
+            self.tried = self.live;
+            self.stalled = 0;
+        }
+        let ready = self.live & !self.stalled;
+        if let Some(pc) = lanes(ready).map(|l| self.pcs[l]).min() {
+            self.gather(pc);
+        }
+        Ok(())
+    }
+
+    fn whereabouts(&self, env: &Env) -> String {
+        let mut text = String::from("lanes of one warp wait at different instructions");
+        let mut left = self.live;
+        while left != 0 {
+            let pc = self.pcs[left.trailing_zeros() as usize];
+            let here = lanes(left).filter(|l| self.pcs[*l] == pc).fold(0u32, |m, l| m | 1 << l);
+            text += &format!("; lanes {here:#010x} at {}", env.site(pc));
+            left &= !here;
+        }
+        text
+    }
+
+    /// The lanes leave.
+    fn exit(&mut self, mask: u32, env: &Env) -> Result<(), Trip> {
+        self.live &= !mask;
+        self.active &= !mask;
+        if self.active != 0 {
+            self.pc += 1;
+            return Ok(());
+        }
+        self.release(env)
+    }
+
+    fn branch(&mut self, mask: u32, target: u32) {
+        if mask == self.active {
+            self.pc = target;
+        } else if mask == 0 {
+            self.pc += 1;
+        } else {
+            for lane in lanes(self.active) {
+                self.pcs[lane] = if mask >> lane & 1 != 0 { target } else { self.pc + 1 };
+            }
+            let ready = self.live & !self.stalled;
+            if let Some(pc) = lanes(ready).map(|l| self.pcs[l]).min() {
+                self.gather(pc);
+            }
+        }
+    }
+
+    #[inline(always)]
+    pub fn get32<'b>(&'b self, env: &'b Env, r: u32) -> &'b R32 {
+        if r & CONST != 0 { &env.const32[(r & !CONST) as usize] } else { &self.r32[r as usize] }
+    }
+
+    #[inline(always)]
+    pub fn get64<'b>(&'b self, env: &'b Env, r: u32) -> &'b R64 {
+        if r & CONST != 0 { &env.const64[(r & !CONST) as usize] } else { &self.r64[r as usize] }
+    }
+
+    /// An operand widened to 64 bits; zero where there is none.
+    #[inline]
+    pub fn get(&self, env: &Env, slot: Slot) -> R64 {
+        match slot {
+            Slot::None => [0; 32],
+            Slot::H(r) | Slot::W(r) => self.get32(env, r).map(u64::from),
+            Slot::D(r) => *self.get64(env, r),
+        }
+    }
+
+    #[inline(always)]
+    pub fn put32(&mut self, d: u32, row: &R32, mask: u32) {
+        let to = &mut self.r32[d as usize];
+        if mask == u32::MAX {
+            *to = *row;
+        } else {
+            for i in 0..32 {
+                let m = (mask >> i & 1).wrapping_neg();
+                to[i] = (row[i] & m) | (to[i] & !m);
+            }
+        }
+    }
+
+    #[inline(always)]
+    pub fn put64(&mut self, d: u32, row: &R64, mask: u32) {
+        let to = &mut self.r64[d as usize];
+        if mask == u32::MAX {
+            *to = *row;
+        } else {
+            for i in 0..32 {
+                let m = u64::from(mask >> i & 1).wrapping_neg();
+                to[i] = (row[i] & m) | (to[i] & !m);
+            }
+        }
+    }
+
+    /// A result of any width, cut to its register's.
+    #[inline]
+    pub fn put(&mut self, d: Slot, row: &R64, mask: u32) {
+        match d {
+            Slot::None => {}
+            Slot::H(d) => self.put32(d, &row.map(|v| v as u32 & 0xffff), mask),
+            Slot::W(d) => self.put32(d, &row.map(|v| v as u32), mask),
+            Slot::D(d) => self.put64(d, row, mask),
+        }
+    }
+
+    pub fn put_pred(&mut self, p: u32, bits: u32, mask: u32) {
+        if p != NONE {
+            let to = &mut self.pred[p as usize];
+            *to = (bits & mask) | (*to & !mask);
+        }
+    }
+
+    fn set_preds(&mut self, (p, q): (u32, u32), (low, high): (u32, u32), join: Join, c: Pred, mask: u32) {
+        let c = c.lanes(&self.pred);
+        let joined = |bits| match join {
+            Join::None => bits,
+            Join::And => bits & c,
+            Join::Or => bits | c,
+            Join::Xor => bits ^ c,
+        };
+        let (low, high) = (joined(low), joined(high));
+        self.put_pred(p, low, mask);
+        self.put_pred(q, high, mask);
+    }
+
+    /// One instruction for the lanes of `mask`; `pc` moves on.
+    #[inline(always)]
+    fn step(&mut self, env: &mut Env, inst: &Inst, mask: u32) -> Result<Option<Stop>, Trip> {
+        match &inst.op {
+            Op::Branch { target } => {
+                self.branch(mask, *target);
+                return Ok(None);
+            }
+            _ if mask == 0 => {}
+            Op::U32 { f, d, a } => {
+                let mut out = [0; 32];
+                f(self.get32(env, *a), &mut out);
+                self.put32(*d, &out, mask);
+            }
+            Op::B32 { f, d, a, b } => {
+                let mut out = [0; 32];
+                f(self.get32(env, *a), self.get32(env, *b), &mut out);
+                self.put32(*d, &out, mask);
+            }
+            Op::T32 { f, d, a, b, c } => {
+                let mut out = [0; 32];
+                f(self.get32(env, *a), self.get32(env, *b), self.get32(env, *c), &mut out);
+                self.put32(*d, &out, mask);
+            }
+            Op::B64 { f, d, a, b } => {
+                let mut out = [0; 32];
+                f(self.get64(env, *a), self.get64(env, *b), &mut out);
+                self.put64(*d, &out, mask);
+            }
+            Op::Wide(w) => {
+                let s = w.s.map(|slot| self.get(env, slot));
+                let mut out = [0; 32];
+                (w.f)(&s, w.imm, &mut out);
+                self.put(w.d, &out, mask);
+            }
+            Op::Lop3 { d, a, b, c, lut } => {
+                let (a, b, c) = (self.get32(env, *a), self.get32(env, *b), self.get32(env, *c));
+                let mut out = [0; 32];
+                for term in 0..8u32 {
+                    if lut >> term & 1 != 0 {
+                        let (x, y, z) = (term >> 2 & 1, term >> 1 & 1, term & 1);
+                        for i in 0..32 {
+                            // Each factor is inverted where the table's index has a zero.
+                            out[i] |=
+                                (a[i] ^ x.wrapping_sub(1)) & (b[i] ^ y.wrapping_sub(1)) & (c[i] ^ z.wrapping_sub(1));
+                        }
+                    }
+                }
+                self.put32(*d, &out, mask);
+            }
+            Op::SetP32(s) => {
+                let bits = (s.f)(self.get32(env, s.a), self.get32(env, s.b));
+                self.set_preds((s.p, s.q), (bits, !bits), s.join, s.c, mask);
+            }
+            Op::SetP64(s) => {
+                let bits = (s.f)(self.get64(env, s.a), self.get64(env, s.b));
+                self.set_preds((s.p, s.q), (bits, !bits), s.join, s.c, mask);
+            }
+            Op::SetPx2(s) => {
+                let bits = (s.f)(self.get32(env, s.a), self.get32(env, s.b));
+                self.set_preds((s.p, s.q), bits, s.join, s.c, mask);
+            }
+            Op::Sel32 { d, a, b, p } => {
+                let p = p.lanes(&self.pred);
+                let (a, b) = (self.get32(env, *a), self.get32(env, *b));
+                let mut out = [0; 32];
+                for i in 0..32 {
+                    let m = (p >> i & 1).wrapping_neg();
+                    out[i] = (a[i] & m) | (b[i] & !m);
+                }
+                self.put32(*d, &out, mask);
+            }
+            Op::Sel64 { d, a, b, p } => {
+                let p = p.lanes(&self.pred);
+                let (a, b) = (self.get64(env, *a), self.get64(env, *b));
+                let out = std::array::from_fn(|i| if p >> i & 1 != 0 { a[i] } else { b[i] });
+                self.put64(*d, &out, mask);
+            }
+            Op::Logic { d, a, b, join } => {
+                let (a, b) = (a.lanes(&self.pred), b.lanes(&self.pred));
+                let bits = match join {
+                    Join::None => a,
+                    Join::And => a & b,
+                    Join::Or => a | b,
+                    Join::Xor => a ^ b,
+                };
+                self.put_pred(*d, bits, mask);
+            }
+            Op::Special { d, which } => {
+                let row = self.special(env, *which);
+                self.put(*d, &row, mask);
+            }
+            Op::Mov32 { d, a } => {
+                let row = *self.get32(env, *a);
+                self.put32(*d, &row, mask);
+            }
+            Op::Mov64 { d, a } => {
+                let row = *self.get64(env, *a);
+                self.put64(*d, &row, mask);
+            }
+            Op::Pack { d, parts } => {
+                let (mut row, mut shift) = ([0; 32], 0);
+                for part in parts {
+                    let (value, bits) = (self.get(env, *part), slot_bits(*part));
+                    for i in 0..32 {
+                        row[i] |= value[i] << shift;
+                    }
+                    shift += bits;
+                }
+                self.put(*d, &row, mask);
+            }
+            Op::Unpack { parts, a } => {
+                let mut row = self.get(env, *a);
+                for part in parts {
+                    if !matches!(part, Slot::H(NONE) | Slot::W(NONE)) {
+                        self.put(*part, &row, mask);
+                    }
+                    let bits = slot_bits(*part);
+                    row = row.map(|v| v.checked_shr(bits).unwrap_or(0));
+                }
+            }
+            Op::Load(access) => self.load(env, access, mask)?,
+            Op::Store(access) => self.store(env, access, mask)?,
+            Op::Atom(atom) => self.atom(env, atom, mask)?,
+            Op::CopyAsync(copy) => self.copy_async(env, copy, mask)?,
+            Op::Commit => {
+                for lane in lanes(mask) {
+                    self.committed[lane] += 1;
+                }
+            }
+            Op::Wait { left } => self.wait(env, *left, mask)?,
+            Op::Matrix(matrix) => {
+                if !self.whole(env, mask)? {
+                    return Ok(None);
+                }
+                self.matrix(env, matrix)?;
+            }
+            Op::Mma(mma) => {
+                if !self.whole(env, mask)? {
+                    return Ok(None);
+                }
+                self.mma(env, mma);
+            }
+            Op::Warpwide(w) => {
+                if !self.warpwide(env, w, mask)? {
+                    return Ok(None);
+                }
+            }
+            Op::ActiveMask { d } => {
+                let row = [self.active; 32];
+                self.put32(*d, &row, mask);
+            }
+            Op::Barrier(barrier) => return self.barrier(env, barrier, mask),
+            Op::BranchTable { index, targets } => {
+                let index = *self.get32(env, *index);
+                for lane in lanes(self.active) {
+                    self.pcs[lane] = self.pc + 1;
+                    if mask >> lane & 1 != 0 {
+                        let Some(target) = targets.get(index[lane] as usize) else {
+                            let what = format!("brx.idx {} of {} targets", index[lane], targets.len());
+                            return Err(self.trip(Some(lane as u32), FaultKind::Divergent { what }));
+                        };
+                        self.pcs[lane] = *target;
+                    }
+                }
+                let ready = self.live & !self.stalled;
+                if let Some(pc) = lanes(ready).map(|l| self.pcs[l]).min() {
+                    self.gather(pc);
+                }
+                return Ok(None);
+            }
+            Op::Exit => {
+                self.exit(mask, env)?;
+                return Ok(self.done().then_some(Stop::Done));
+            }
+            Op::Trap => return Err(self.trip(Some(mask.trailing_zeros()), FaultKind::Trap)),
+            Op::Nop => {}
+        }
+        self.pc += 1;
+        Ok(None)
+    }
+
+    /// An `.aligned` instruction: all lanes of a full warp run it. `false`: some are yet to come.
+    fn whole(&mut self, env: &Env, mask: u32) -> Result<bool, Trip> {
+        if !self.assemble(self.live, env)? {
+            return Ok(false);
+        }
+        // The guard was evaluated for the lanes that were here before.
+        let mask = if mask == u32::MAX { mask } else { self.active & self.guard(env) };
+        if mask != u32::MAX {
+            let what = format!("an instruction of the whole warp runs on lanes {mask:#010x} only");
+            return Err(self.trip(None, FaultKind::Divergent { what }));
+        }
+        Ok(true)
+    }
+
+    /// The lanes for which the current instruction's guard holds.
+    pub fn guard(&self, env: &Env) -> u32 {
+        env.kernel.code[self.pc as usize].guard.lanes(&self.pred)
+    }
+
+    fn special(&self, env: &Env, which: Special) -> R64 {
+        let lane: R64 = std::array::from_fn(|i| i as u64);
+        let [x, y, _] = env.dim.map(u64::from);
+        let thread = lane.map(|l| l + u64::from(self.id) * 32);
+        let all = |v: u64| [v; 32];
+        match which {
+            Special::Tid(0) => thread.map(|t| t % x),
+            Special::Tid(1) => thread.map(|t| t / x % y),
+            Special::Tid(_) => thread.map(|t| t / (x * y)),
+            Special::Ntid(d) => all(env.dim[usize::from(d)].into()),
+            Special::Ctaid(d) => all(env.block[usize::from(d)].into()),
+            Special::Nctaid(d) => all(env.grid[usize::from(d)].into()),
+            Special::LaneId => lane,
+            Special::WarpId => all(self.id.into()),
+            Special::NWarpId => all(env.threads().div_ceil(32).into()),
+            Special::LaneMaskEq => lane.map(|l| 1 << l),
+            Special::LaneMaskLt => lane.map(|l| (1 << l) - 1),
+            Special::LaneMaskLe => lane.map(|l| (2 << l) - 1),
+            Special::LaneMaskGt => lane.map(|l| 0xffff_ffff & !((2 << l) - 1)),
+            Special::LaneMaskGe => lane.map(|l| 0xffff_ffff & !((1 << l) - 1)),
+            // One multiprocessor, and a clock that counts instructions.
+            Special::SmId | Special::GridId => all(0),
+            Special::NSmId => all(1),
+            Special::Clock => all(self.serial.into()),
+            Special::DynamicShared => all(env.dynamic_shared as u64),
+            Special::TotalShared => all(env.shared.len() as u64),
+        }
+    }
+}
+
+fn slot_bits(slot: Slot) -> u32 {
+    match slot {
+        Slot::None => 0,
+        Slot::H(_) => 16,
+        Slot::W(_) => 32,
+        Slot::D(_) => 64,
+    }
+}
+
+/// The lanes of a mask, lowest first.
+#[inline]
+pub(crate) fn lanes(mut mask: u32) -> impl Iterator<Item = usize> {
+    std::iter::from_fn(move || {
+        if mask == 0 {
+            return None;
+        }
+        let lane = mask.trailing_zeros() as usize;
+        mask &= mask - 1;
+        Some(lane)
+    })
+}

@@ -1,0 +1,125 @@
+//! Launches as a whole: chosen blocks over sparse memory, counted barriers, several launches at once, determinism.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use braid_ptx::{FaultKind, Kind, Launch, Memory, Module, Schedule, run};
+use common::{module, upload};
+
+/// Blocks of two warps: the first produces into shared memory, the second consumes, by counted barriers alone.
+const PIPE: &str = ".version 8.0
+.target sm_80
+.address_size 64
+.visible .entry pipe(.param .u64 out) .maxntid 64, 1, 1 {
+  .reg .pred %p<3>; .reg .b32 %r<9>; .reg .b64 %d<4>; .shared .align 4 .b8 slot[128];
+  ld.param.u64 %d1, [out]; mov.u32 %r1, %tid.x; and.b32 %r2, %r1, 31; shl.b32 %r3, %r2, 2;
+  mov.u32 %r4, slot; add.u32 %r4, %r4, %r3; cvt.u64.u32 %d2, %r3; add.u64 %d1, %d1, %d2;
+  mov.u32 %r5, 0; mov.u32 %r7, 0;
+  setp.lt.u32 %p1, %r1, 32; @!%p1 bra consume;
+produce:
+  add.u32 %r6, %r5, %r2;
+  st.shared.u32 [%r4], %r6;
+  bar.arrive 1, 64;
+  bar.sync 2, 64;
+  add.u32 %r5, %r5, 1; setp.lt.u32 %p2, %r5, 10; @%p2 bra produce;
+  ret;
+consume:
+  bar.sync 1, 64;
+  xor.b32 %r8, %r4, 4;
+  ld.shared.u32 %r6, [%r8];
+  bar.arrive 2, 64;
+  add.u32 %r7, %r7, %r6;
+  add.u32 %r5, %r5, 1; setp.lt.u32 %p2, %r5, 10; @%p2 bra consume;
+  st.global.u32 [%d1], %r7;
+  ret;
+}
+.visible .entry votes(.param .u64 out) {
+  .reg .pred %p<3>; .reg .b32 %r<4>; .reg .b64 %d<3>;
+  ld.param.u64 %d1, [out]; mov.u32 %r1, %tid.x; setp.lt.u32 %p1, %r1, 37;
+  barrier.red.popc.aligned.u32 %r2, 0, %p1;
+  barrier.cta.red.and.aligned.pred %p2, 0, %p1; selp.u32 %r3, 1000, 0, %p2; add.u32 %r2, %r2, %r3;
+  bar.red.or.pred %p2, 0, %p1; selp.u32 %r3, 100, 0, %p2; add.u32 %r2, %r2, %r3;
+  mul.wide.u32 %d2, %r1, 4; add.u64 %d1, %d1, %d2; st.global.u32 [%d1], %r2; ret;
+}
+.visible .entry far(.param .u64 data) {
+  .reg .b32 %r<4>; .reg .b64 %d<4>;
+  ld.param.u64 %d1, [data]; mov.u32 %r1, %ctaid.x; mul.wide.u32 %d2, %r1, 1048576; add.u64 %d1, %d1, %d2;
+  mov.u32 %r2, %tid.x; mul.wide.u32 %d3, %r2, 4; add.u64 %d1, %d1, %d3; st.global.u32 [%d1], %r1; ret;
+}
+";
+
+fn words(memory: &Memory, at: u64, n: usize) -> Vec<u32> {
+    let mut bytes = vec![0; 4 * n];
+    memory.read(at, &mut bytes).unwrap();
+    bytes.chunks_exact(4).map(|b| u32::from_le_bytes(b.try_into().unwrap())).collect()
+}
+
+#[test]
+fn counted_barriers_order_a_producer_and_a_consumer() {
+    let right = Module::parse(PIPE).unwrap();
+    // Without the barrier by which the consumer lets go of the slot.
+    let wrong = Module::parse(&PIPE.replace("bar.sync 2, 64;", "").replace("bar.arrive 2, 64;", "")).unwrap();
+    for seed in 0..8 {
+        let memory = Memory::new();
+        let out = memory.alloc(128);
+        let params = out.to_le_bytes();
+        let mut launch = Launch::new([1, 1, 1], [64, 1, 1], &params);
+        launch.schedule = if seed == 0 { Schedule::InOrder } else { Schedule::Random(seed) };
+        run(&right, "pipe", &memory, &launch).unwrap_or_else(|f| panic!("{f}"));
+        let sums = words(&memory, out, 32);
+        assert!(sums.iter().enumerate().all(|(lane, s)| *s == 45 + 10 * (lane as u32 ^ 1)), "{sums:?}");
+        let fault = run(&wrong, "pipe", &memory, &launch).unwrap_err();
+        assert!(matches!(fault.kind, FaultKind::Race { .. } | FaultKind::Deadlock { .. }), "{fault}");
+    }
+}
+
+#[test]
+fn barriers_with_reductions() {
+    let memory = Memory::new();
+    let out = memory.alloc(256);
+    run(&Module::parse(PIPE).unwrap(), "votes", &memory, &Launch::new([1, 1, 1], [64, 1, 1], &out.to_le_bytes()))
+        .unwrap();
+    assert!(words(&memory, out, 64).iter().all(|w| *w == 137));
+}
+
+#[test]
+fn a_few_blocks_of_a_huge_grid() {
+    let memory = Memory::new();
+    let data = memory.alloc(64 << 30);
+    let params = data.to_le_bytes();
+    let chosen = [[0, 0, 0], [65_535, 0, 0], [40_000, 0, 0]];
+    let mut launch = Launch::new([65_536, 1, 1], [96, 1, 1], &params);
+    launch.blocks = Some(&chosen);
+    let counts = run(&Module::parse(PIPE).unwrap(), "far", &memory, &launch).unwrap();
+    assert_eq!((counts.blocks, counts.of(Kind::GlobalStore), counts.stores.sectors), (3, 9, 36));
+    assert_eq!(words(&memory, data + 40_000 * (1 << 20), 96), [40_000; 96]);
+    assert!(memory.read(data + (1 << 20), &mut [0; 4]).is_err());
+    launch.blocks = Some(&[[65_536, 0, 0]]);
+    assert!(matches!(
+        run(&Module::parse(PIPE).unwrap(), "far", &memory, &launch).unwrap_err().kind,
+        FaultKind::Launch(_)
+    ));
+}
+
+#[test]
+fn launches_run_at_once_and_again_with_the_same_counts() {
+    let module = module("functions");
+    let memory = Memory::new();
+    let once = || {
+        let from = upload(&memory, (0..1000).map(|i| (i as f32).to_le_bytes()));
+        let to = memory.alloc(4004);
+        let mut params: Vec<u8> = [from, to].iter().flat_map(|p| p.to_le_bytes()).collect();
+        params.extend([1000u32, 3].iter().flat_map(|v| v.to_le_bytes()));
+        let counts = run(&module, "functions", &memory, &Launch::new([8, 1, 1], [128, 1, 1], &params)).unwrap();
+        let result = words(&memory, to, 1000);
+        assert!(memory.free(from) && memory.free(to));
+        (counts, result)
+    };
+    let first = once();
+    std::thread::scope(|s| {
+        let runs: Vec<_> = (0..4).map(|_| s.spawn(once)).collect();
+        for r in runs {
+            assert_eq!(r.join().unwrap(), first);
+        }
+    });
+}

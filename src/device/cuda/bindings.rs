@@ -1,0 +1,284 @@
+//! How the tensors that a caller gives and takes, all f32, lie on the device.
+//!
+//! All inputs go up in one copy and all outputs come back in one. What kernels read in the storage type is converted by one
+//! launch for all inputs: the f32 block and the block of the storage type have the same order. Indices and lengths become
+//! integers on their way.
+
+use super::lower::product;
+use crate::error::{Error, Result};
+use crate::graph::{Graph, Location, Node, NodeId, Op, Plan};
+
+/// Elements to which every tensor is aligned: 64 bytes of f32, 32 of a 16-bit type.
+const ALIGN: usize = 16;
+
+/// How a node reads an operand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Read {
+    /// In the storage type.
+    Storage,
+    /// As f32.
+    Float,
+    /// As integers of 32 bits.
+    Integer,
+    /// As a row of a table of counts.
+    Count,
+}
+
+/// How `node` reads operand `k`.
+fn read(graph: &Graph, node: &Node, k: usize) -> Read {
+    match &node.op {
+        Op::Sinusoid { .. } => Read::Float,
+        Op::Product(p) if k == 0 && product::is_patches(graph, node, p) => Read::Float,
+        Op::Embed { .. } => Read::Integer,
+        Op::TakeRow if k == 1 => Read::Integer,
+        Op::Attention(a) if a.strands.iter().any(|s| s.length == Some(k)) => Read::Count,
+        Op::Attention(a) if a.strands.iter().any(|s| s.scale.is_some_and(|(operand, _)| operand == k)) => Read::Float,
+        _ => Read::Storage,
+    }
+}
+
+/// A row of a table of counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Count {
+    /// The same for every image.
+    Fixed(i32),
+    /// The graph's input of that number, `[B]`.
+    Input(usize),
+}
+
+/// Where an input lies: elements from the start of its block.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Input {
+    /// In the f32 block and, where it is read so, in that of the storage type.
+    pub float: Option<usize>,
+    /// Whether it is converted.
+    pub storage: bool,
+    /// Among the integers.
+    pub integer: Option<usize>,
+}
+
+/// A table of counts, `[rows, B]`, among the integers.
+#[derive(Debug, Clone)]
+pub struct Counts {
+    rows: Vec<Count>,
+    images: usize,
+    at: usize,
+}
+
+/// The places of all bound tensors.
+#[derive(Debug, Clone, Default)]
+pub struct Bindings {
+    /// The node that owns each node's bytes: itself, or what a reshape reads.
+    pub root: Vec<usize>,
+    /// One for each input.
+    pub inputs: Vec<Input>,
+    /// f32 elements of the inputs' block; the first `converted` are read in the storage type.
+    pub floats: usize,
+    /// See `floats`.
+    pub converted: usize,
+    /// Integers after the f32 block.
+    pub integers: usize,
+    counts: Vec<Counts>,
+    /// Where each output lies, in elements from the start of the f32 block and of that of the storage type.
+    pub outputs: Vec<usize>,
+    /// Whether the node writes the f32 block itself.
+    pub direct: Vec<bool>,
+    /// Elements of the outputs' blocks; those of the first `returned` are converted, the rest is direct.
+    pub results: usize,
+    /// See `results`.
+    pub returned: usize,
+}
+
+impl Bindings {
+    /// Finds out how every bound tensor is used and gives it its places.
+    ///
+    /// # Errors
+    /// Indices or lengths that are computed within the graph.
+    pub fn new(graph: &Graph, plan: &Plan) -> Result<Self> {
+        let mut root: Vec<usize> = (0..graph.nodes.len()).collect();
+        for (i, node) in graph.nodes.iter().enumerate() {
+            if matches!(node.op, Op::Reshape) {
+                root[i] = root[node.inputs[0].0];
+            }
+        }
+        let mut bindings = Self { inputs: vec![Input::default(); graph.inputs.len()], root, ..Self::default() };
+        // Reads of each owner that are no reshape, outputs included.
+        let mut readers = vec![0usize; graph.nodes.len()];
+        let (mut float, mut integer) = (vec![false; graph.inputs.len()], vec![false; graph.inputs.len()]);
+        for node in graph.nodes.iter().filter(|node| !matches!(node.op, Op::Reshape)) {
+            for (k, id) in node.inputs.iter().enumerate() {
+                let owner = bindings.root[id.0];
+                readers[owner] += 1;
+                let given = bindings.input_of(graph, *id);
+                match (read(graph, node, k), given) {
+                    (Read::Storage, Some(input)) => bindings.inputs[input].storage = true,
+                    (Read::Float, Some(input)) => float[input] = true,
+                    (Read::Integer, Some(input)) => integer[input] = true,
+                    (Read::Count, Some(_)) | (Read::Storage | Read::Float, None) => {}
+                    (Read::Integer | Read::Count, None) => {
+                        return Err(Error::Graph(format!(
+                            "`{}` reads indices or lengths that are no input",
+                            node.name
+                        )));
+                    }
+                }
+            }
+        }
+        for (_, id) in &graph.outputs {
+            readers[bindings.root[id.0]] += 1;
+            if let Some(input) = bindings.input_of(graph, *id) {
+                float[input] = true;
+            }
+        }
+        bindings.place_inputs(graph, &float, &integer);
+        bindings.place_counts(graph);
+        bindings.place_outputs(graph, plan, &readers);
+        Ok(bindings)
+    }
+
+    /// The graph's input whose bytes a node shows.
+    pub fn input_of(&self, graph: &Graph, id: NodeId) -> Option<usize> {
+        graph.inputs.iter().position(|(_, input)| input.0 == self.root[id.0])
+    }
+
+    fn place_inputs(&mut self, graph: &Graph, float: &[bool], integer: &[bool]) {
+        let len = |k: usize| graph.node(graph.inputs[k].1).len().next_multiple_of(ALIGN);
+        for storage in [true, false] {
+            for (k, input) in self.inputs.iter_mut().enumerate() {
+                if input.storage == storage && (storage || float[k]) {
+                    input.float = Some(self.floats);
+                    self.floats += len(k);
+                }
+            }
+            if storage {
+                self.converted = self.floats;
+            }
+        }
+        for (k, input) in self.inputs.iter_mut().enumerate().filter(|(k, _)| integer[*k]) {
+            input.integer = Some(self.integers);
+            self.integers += len(k);
+        }
+    }
+
+    /// Tables of counts: one for all attentions that count alike.
+    fn place_counts(&mut self, graph: &Graph) {
+        for node in &graph.nodes {
+            let Op::Attention(_) = &node.op else { continue };
+            let Some(rows) = self.counts_of(graph, node) else { continue };
+            let images = node.shape[0];
+            if self.find(&rows, images).is_none() {
+                let len = (rows.len() * images).next_multiple_of(ALIGN);
+                self.counts.push(Counts { rows, images, at: self.integers });
+                self.integers += len;
+            }
+        }
+    }
+
+    /// The rows of counts that an attention needs; none where every token counts and no weight is asked for.
+    pub fn counts_of(&self, graph: &Graph, node: &Node) -> Option<Vec<Count>> {
+        let Op::Attention(a) = &node.op else { return None };
+        if let [strand] = a.strands.as_slice()
+            && strand.scale.is_none()
+        {
+            let length = strand.length?;
+            return Some(vec![Count::Input(self.input_of(graph, node.inputs[length])?)]);
+        }
+        // The kernel's first strand has no weight of its own: an empty one goes before a first strand that has.
+        let mut rows = Vec::new();
+        if a.strands.first().is_some_and(|s| s.scale.is_some()) {
+            rows.push(Count::Fixed(0));
+        }
+        for strand in &a.strands {
+            rows.push(match strand.length {
+                Some(operand) => Count::Input(self.input_of(graph, node.inputs[operand])?),
+                None => {
+                    let shape = &graph.node(node.inputs[strand.keys.operand]).shape;
+                    let tokens: usize = shape[1..shape.len() - 1].iter().product();
+                    Count::Fixed(i32::try_from(tokens).unwrap_or(i32::MAX))
+                }
+            });
+        }
+        Some(rows)
+    }
+
+    /// Where that table begins among the integers.
+    pub fn find(&self, rows: &[Count], images: usize) -> Option<usize> {
+        self.counts.iter().find(|c| c.rows == rows && c.images == images).map(|c| c.at)
+    }
+
+    fn place_outputs(&mut self, graph: &Graph, plan: &Plan, readers: &[usize]) {
+        self.outputs = vec![0; graph.outputs.len()];
+        self.direct = vec![false; graph.outputs.len()];
+        for (k, (_, id)) in graph.outputs.iter().enumerate() {
+            let owner = self.root[id.0];
+            let node = &graph.nodes[owner];
+            self.direct[k] = match plan.locations[owner] {
+                Location::Output(place) if place == k => {
+                    readers[owner] == 1 && matches!(&node.op, Op::Product(p) if product::writes_f32(graph, node, p))
+                }
+                // A copy of an input, or of a result that another output holds.
+                Location::Input(_) => true,
+                _ => false,
+            };
+        }
+        for direct in [false, true] {
+            for (k, (_, id)) in graph.outputs.iter().enumerate() {
+                if self.direct[k] == direct {
+                    self.outputs[k] = self.results;
+                    self.results += graph.node(*id).len().next_multiple_of(ALIGN);
+                }
+            }
+            if !direct {
+                self.returned = self.results;
+            }
+        }
+    }
+
+    /// Bytes that go up with each run.
+    pub fn upload(&self) -> usize {
+        (self.floats + self.integers) * 4
+    }
+
+    /// Bytes that come back with each run.
+    pub fn download(&self) -> usize {
+        self.results * 4
+    }
+
+    /// Lays the given tensors out as they go up.
+    pub fn write(&self, given: &[&[f32]], to: &mut [u8]) {
+        let float = |to: &mut [u8], at: usize, values: &[f32]| {
+            to[at * 4..][..values.len() * 4].copy_from_slice(bytemuck::cast_slice(values));
+        };
+        // Saturating: a value that is no index becomes one that the kernels clamp.
+        let integer = |to: &mut [u8], at: usize, values: &mut dyn Iterator<Item = i32>| {
+            for (place, value) in to[(self.floats + at) * 4..].chunks_exact_mut(4).zip(values) {
+                place.copy_from_slice(&value.to_ne_bytes());
+            }
+        };
+        for (input, values) in self.inputs.iter().zip(given) {
+            if let Some(at) = input.float {
+                float(to, at, values);
+            }
+            if let Some(at) = input.integer {
+                integer(to, at, &mut values.iter().map(|v| *v as i32));
+            }
+        }
+        for table in &self.counts {
+            for (r, row) in table.rows.iter().enumerate() {
+                let at = table.at + r * table.images;
+                match row {
+                    Count::Fixed(n) => integer(to, at, &mut std::iter::repeat_n(*n, table.images)),
+                    Count::Input(k) => integer(to, at, &mut given[*k].iter().take(table.images).map(|v| *v as i32)),
+                }
+            }
+        }
+    }
+
+    /// Reads the outputs out of what came back.
+    pub fn read(&self, from: &[u8], taken: &mut [&mut [f32]]) {
+        for (at, values) in self.outputs.iter().zip(taken) {
+            let bytes = &from[at * 4..][..values.len() * 4];
+            bytemuck::cast_slice_mut::<f32, u8>(values).copy_from_slice(bytes);
+        }
+    }
+}

@@ -1,0 +1,33 @@
+//! Host memory for fast copies.
+
+use super::super::driver::Staging;
+use ::cudarc::driver::{result, sys};
+use std::ffi::c_void;
+
+/// Host memory that the GPU reads and writes by itself.
+pub(super) struct Pinned {
+    pub(super) start: *mut u8,
+    pub(super) len: usize,
+    pub(super) context: sys::CUcontext,
+}
+
+// SAFETY: memory that has one owner.
+unsafe impl Send for Pinned {}
+
+impl Staging for Pinned {
+    fn bytes(&mut self) -> &mut [u8] {
+        // SAFETY: `len` initialised bytes that are ours alone; every copy from or to them has ended (see `upload`, `download`).
+        unsafe { std::slice::from_raw_parts_mut(self.start, self.len) }
+    }
+}
+
+impl Drop for Pinned {
+    fn drop(&mut self) {
+        // SAFETY: from `malloc_host`, given back once. Programs hold the driver, so the context is still there.
+        unsafe {
+            if result::ctx::set_current(self.context).is_ok() {
+                let _ = result::free_host(self.start.cast::<c_void>());
+            }
+        }
+    }
+}

@@ -1,0 +1,332 @@
+//! From a graph to launches: every node becomes kernels with their parameters, grids and addresses, once, at load.
+//!
+//! Lowering is a pure function of graph, settings and the addresses of two slabs. It runs twice: with addresses of zero to
+//! find out how large the slabs must be, which is also the whole plan of a graph on a machine without a device, and with the
+//! real ones. Launches run one after another, so that scratch memory is used again by every node.
+
+mod attention;
+mod pointwise;
+pub(super) mod product;
+
+use super::bindings::Bindings;
+use super::driver::{Function, Gemm, Launch};
+use super::kernels::{KERNELS, Types};
+use super::params::{Pointer, TransposeParams, UnaryParams};
+use super::tiles::blocks;
+use super::weights::Jobs;
+use crate::error::{Error, Result};
+use crate::graph::{Graph, Location, Node, NodeId, Op, Plan};
+use crate::tensor::DType;
+use bytemuck::Pod;
+
+/// What lowering depends on besides the graph.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Settings {
+    /// The storage type: f16 or bf16.
+    pub dtype: DType,
+    /// Multiprocessors of the device, for the choice of tiles.
+    pub multiprocessors: usize,
+    /// Whether plain products go to the driver's library.
+    pub library: bool,
+}
+
+/// Bytes of every element of the storage type.
+pub(super) const SIZE: usize = 2;
+/// To which every region of a slab is aligned.
+const REGION: usize = 256;
+
+/// Addresses of the slabs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Bases {
+    /// Of the weights.
+    pub weights: u64,
+    /// Of everything else.
+    pub work: u64,
+}
+
+/// Something that a run does.
+#[derive(Debug, Clone)]
+pub enum Step {
+    /// A kernel.
+    Launch(Launch),
+    /// A product of the library.
+    Gemm(Gemm),
+    /// A copy within the device: from, to, bytes.
+    Copy(u64, u64, usize),
+}
+
+/// The regions of the work slab, bytes from its start.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Regions {
+    /// Inputs: f32, then integers; at 0.
+    pub inputs: usize,
+    /// Outputs in f32.
+    pub outputs: usize,
+    /// Inputs in the storage type.
+    pub converted: usize,
+    /// Outputs in the storage type.
+    pub returned: usize,
+    /// What lives between nodes.
+    pub arena: usize,
+    /// What lives within a node.
+    pub scratch: usize,
+    /// The end.
+    pub end: usize,
+}
+
+/// A graph as launches.
+#[derive(Debug)]
+pub struct Lowered {
+    /// In order.
+    pub steps: Vec<Step>,
+    /// What the slab of weights holds.
+    pub jobs: Jobs,
+    /// Where things lie in the work slab.
+    pub regions: Regions,
+    /// Where inputs and outputs lie in their regions.
+    pub bindings: Bindings,
+}
+
+/// Lowers a fused graph.
+///
+/// # Errors
+/// [`Error::Graph`] with the node's name where no kernel takes it.
+pub fn lower(graph: &Graph, plan: &Plan, settings: &Settings, bases: Bases) -> Result<Lowered> {
+    check(graph)?;
+    let bindings = Bindings::new(graph, plan)?;
+    let mut regions = Regions::default();
+    let mut end = 0;
+    let mut region = |bytes: usize| {
+        let start = end;
+        end += bytes.next_multiple_of(REGION);
+        start
+    };
+    regions.inputs = region(bindings.upload());
+    regions.outputs = region(bindings.download());
+    regions.converted = region(bindings.converted * SIZE);
+    regions.returned = region(bindings.returned * SIZE);
+    regions.arena = region(plan.arena * SIZE);
+    regions.scratch = end;
+    let mut lowering = Lowering {
+        graph,
+        plan,
+        settings: *settings,
+        bases,
+        bindings,
+        regions,
+        steps: Vec::new(),
+        jobs: Jobs::default(),
+        scratch: 0,
+        deepest: 0,
+    };
+    lowering.all()?;
+    let Lowering { steps, jobs, bindings, mut regions, deepest, .. } = lowering;
+    regions.end = (regions.scratch + deepest).next_multiple_of(REGION);
+    Ok(Lowered { steps, jobs, regions, bindings })
+}
+
+/// Every count must fit the kernels' 32-bit parameters.
+fn check(graph: &Graph) -> Result<()> {
+    for node in &graph.nodes {
+        let rows = node.len() / node.channels().max(1);
+        if node.is_empty() || rows > i32::MAX as usize || node.channels() > i32::MAX as usize / 16 {
+            return Err(Error::Graph(format!("`{}` of shape {:?} is too large or empty", node.name, node.shape)));
+        }
+    }
+    Ok(())
+}
+
+/// A count as a kernel takes it; [`check`] has seen to it that it fits.
+pub(super) fn int(n: usize) -> i32 {
+    i32::try_from(n).unwrap_or(i32::MAX)
+}
+
+/// A count or stride of 64 bits.
+pub(super) fn long(n: usize) -> i64 {
+    i64::try_from(n).unwrap_or(i64::MAX)
+}
+
+/// Where a node's result goes.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Out {
+    pub(super) at: u64,
+    pub(super) float: bool,
+}
+
+pub(super) struct Lowering<'a> {
+    graph: &'a Graph,
+    plan: &'a Plan,
+    settings: Settings,
+    bases: Bases,
+    bindings: Bindings,
+    regions: Regions,
+    steps: Vec<Step>,
+    jobs: Jobs,
+    /// Bytes of scratch that the node has taken, and the most that any took.
+    scratch: usize,
+    deepest: usize,
+}
+
+impl Lowering<'_> {
+    fn all(&mut self) -> Result<()> {
+        let graph = self.graph;
+        let count = self.bindings.converted;
+        if count > 0 {
+            let (from, to) = (self.work(self.regions.inputs), self.work(self.regions.converted));
+            self.unary("from_f32", from, to, count, 1.0, 0.0)?;
+        }
+        for (i, node) in graph.nodes.iter().enumerate() {
+            self.scratch = 0;
+            self.node(i, node)?;
+        }
+        self.scratch = 0;
+        for (k, id) in &self.plan.copies {
+            let len = graph.node(*id).len();
+            let out = self.output(*k);
+            let (from, size) = match self.bindings.input_of(graph, *id) {
+                Some(_) => (self.floats(*id)?, 4),
+                None => (self.place(*id), SIZE),
+            };
+            self.steps.push(Step::Copy(from, out.at, len * size));
+        }
+        let count = self.bindings.returned;
+        if count > 0 {
+            let (from, to) = (self.work(self.regions.returned), self.work(self.regions.outputs));
+            self.unary("to_f32", from, to, count, 1.0, 0.0)?;
+        }
+        Ok(())
+    }
+
+    fn node(&mut self, i: usize, node: &Node) -> Result<()> {
+        match &node.op {
+            Op::Input | Op::Reshape => Ok(()),
+            Op::Product(p) => self.product(i, node, p),
+            Op::Attention(a) => self.attention(i, node, a),
+            _ => self.pointwise(i, node),
+        }
+    }
+
+    /// An address in the work slab.
+    fn work(&self, at: usize) -> u64 {
+        self.bases.work + at as u64
+    }
+
+    /// Memory for this node alone.
+    fn scratch(&mut self, bytes: usize) -> u64 {
+        let at = self.regions.scratch + self.scratch;
+        self.scratch += bytes.next_multiple_of(REGION);
+        self.deepest = self.deepest.max(self.scratch);
+        self.work(at)
+    }
+
+    /// Where an output is written.
+    fn output(&self, k: usize) -> Out {
+        let (at, float) = (self.bindings.outputs[k], self.bindings.direct[k]);
+        let (region, size) = if float { (self.regions.outputs, 4) } else { (self.regions.returned, SIZE) };
+        Out { at: self.work(region + at * size), float }
+    }
+
+    /// Where a node's result is written.
+    fn result(&self, i: usize) -> Out {
+        match self.plan.locations[i] {
+            Location::Output(k) => self.output(k),
+            Location::Arena(at) => Out { at: self.work(self.regions.arena + at * SIZE), float: false },
+            // Inputs are no results.
+            Location::Input(_) => Out { at: 0, float: false },
+        }
+    }
+
+    /// A node's result in the storage type.
+    fn place(&self, id: NodeId) -> u64 {
+        match self.plan.locations[id.0] {
+            Location::Input(k) => {
+                let at = self.bindings.inputs[k].float.unwrap_or(0);
+                self.work(self.regions.converted + at * SIZE)
+            }
+            _ => self.result(id.0).at,
+        }
+    }
+
+    /// A node's result as f32: what was given from outside, else a copy in scratch.
+    fn floats(&mut self, id: NodeId) -> Result<u64> {
+        match self.plan.locations[id.0] {
+            Location::Input(k) => {
+                let at = self.bindings.inputs[k].float.unwrap_or(0);
+                Ok(self.work(self.regions.inputs + at * 4))
+            }
+            _ => {
+                let count = self.graph.node(id).len();
+                let to = self.scratch(count * 4);
+                self.unary("to_f32", self.place(id), to, count, 1.0, 0.0)?;
+                Ok(to)
+            }
+        }
+    }
+
+    /// An address among the inputs' integers.
+    fn integers(&self, at: usize) -> u64 {
+        self.work(self.regions.inputs + (self.bindings.floats + at) * 4)
+    }
+
+    /// Adds a launch of a kernel of the table.
+    fn launch<P: Pod>(&mut self, name: &str, grid: [u32; 3], params: P) -> Result<()> {
+        self.steps.push(Step::Launch(launch(self.settings.dtype, name, grid, params)?));
+        Ok(())
+    }
+
+    /// An operation of one value each.
+    fn unary(&mut self, name: &str, x: u64, out: u64, count: usize, scale: f32, shift: f32) -> Result<()> {
+        let params = UnaryParams { x: Pointer(x), out: Pointer(out), count: long(count), scale, shift };
+        self.launch(name, [blocks(count, 2048), 1, 1], params)
+    }
+
+    /// A matrix `[rows, columns]` with that stride, transposed to `[columns, pitch]`.
+    fn transpose(&mut self, x: (u64, usize), rows: usize, columns: usize, to: (u64, usize)) -> Result<()> {
+        let params = TransposeParams {
+            x: Pointer(x.0),
+            out: Pointer(to.0),
+            x_stride: long(x.1),
+            x_image: 0,
+            pitch: long(to.1),
+            out_image: 0,
+            rows: int(rows),
+            columns: int(columns),
+        };
+        self.launch("transpose", [blocks(to.1, 32), blocks(columns, 32), 1], params)
+    }
+
+    /// The channels of an operand.
+    fn width(&self, id: NodeId) -> usize {
+        self.graph.node(id).channels()
+    }
+
+    /// The slab's address of a job.
+    fn weight(&self, offset: usize) -> u64 {
+        self.bases.weights + offset as u64
+    }
+}
+
+/// A launch of a kernel of the table, for that storage type.
+pub(super) fn launch<P: Pod>(dtype: DType, name: &str, grid: [u32; 3], params: P) -> Result<Launch> {
+    let kernel = KERNELS.iter().find(|kernel| kernel.name == name);
+    let Some(kernel) = kernel.filter(|kernel| kernel.params == size_of::<P>()) else {
+        return Err(Error::Graph(format!("no kernel `{name}` takes {} bytes of parameters", size_of::<P>())));
+    };
+    if grid[0] > i32::MAX as u32 || grid[1] > 65_535 || grid[2] > 65_535 {
+        return Err(Error::Graph(format!("a grid of {grid:?} blocks of `{name}` is more than a device takes")));
+    }
+    let dtype = if kernel.types == Types::F32 { DType::F32 } else { dtype };
+    Ok(Launch {
+        entry: kernel.entry(dtype),
+        function: Function(0),
+        grid,
+        block: kernel.threads,
+        shared: kernel.shared,
+        params: bytemuck::pod_collect_to_vec(&[params]).into_boxed_slice(),
+    })
+}
+
+/// That a node is not what the kernels take.
+fn refused(node: &Node, what: &str) -> Error {
+    Error::Graph(format!("`{}` {:?} on CUDA: {what}; --device cpu runs it", node.name, node.shape))
+}

@@ -1,0 +1,113 @@
+//! NVIDIA GPUs: hand-written kernels, all launches made ready at load, one captured graph a program.
+//!
+//! The layers, each knowing only those below: [`CudaDevice`] and its programs; `lower`, which turns a graph into launches;
+//! [`driver`], the few calls that a device must answer; [`cudarc`], which answers them on a GPU. The tests answer them with
+//! an interpreter of PTX.
+
+mod bindings;
+#[cfg(feature = "cuda")]
+pub mod cudarc;
+pub mod driver;
+pub mod gemm;
+pub mod kernels;
+mod lower;
+pub mod params;
+mod program;
+mod report;
+pub mod tiles;
+mod weights;
+
+pub use lower::Settings;
+pub use program::CudaProgram;
+pub use report::Report;
+
+use self::driver::Driver;
+use self::program::Turn;
+use super::{Device, Program};
+use crate::error::{Error, Result};
+use crate::graph::{Graph, fuse};
+use crate::tensor::DType;
+use std::sync::Arc;
+
+/// A GPU, or what stands for one.
+#[derive(Clone)]
+pub struct CudaDevice {
+    driver: Arc<dyn Driver>,
+    settings: Settings,
+    turn: Turn,
+}
+
+impl CudaDevice {
+    /// A device over a driver that stores tensors as `dtype`: f16 or bf16.
+    ///
+    /// # Errors
+    /// [`Error::Parameter`] for other types.
+    pub fn new(driver: Arc<dyn Driver>, dtype: DType) -> Result<Self> {
+        if dtype == DType::F32 {
+            return Err(Error::parameter("--dtype", "f32 given; the CUDA backend stores f16 or bf16"));
+        }
+        let facts = driver.facts();
+        let settings = Settings { dtype, multiprocessors: facts.multiprocessors, library: facts.gemm };
+        Ok(Self { driver, settings, turn: Turn::default() })
+    }
+
+    /// The GPU of that number, see [`cudarc::CudaDriver`].
+    ///
+    /// # Errors
+    /// [`Error::Device`] with what is missing.
+    #[cfg(feature = "cuda")]
+    pub fn open(ordinal: usize, dtype: DType) -> Result<Self> {
+        Self::new(Arc::new(cudarc::CudaDriver::new(ordinal)?), dtype)
+    }
+
+    /// The same device with another choice between the library's products and our own.
+    #[must_use]
+    pub fn with_library(mut self, library: bool) -> Self {
+        self.settings.library = library && self.driver.facts().gemm;
+        self
+    }
+
+    /// The same device, whose programs store another type; they share its stream.
+    ///
+    /// # Errors
+    /// [`Error::Parameter`] for types other than f16 and bf16.
+    pub fn with_dtype(&self, dtype: DType) -> Result<Self> {
+        let other = Self::new(self.driver.clone(), dtype)?;
+        Ok(Self { settings: Settings { dtype, ..self.settings }, turn: self.turn.clone(), ..other })
+    }
+
+    /// How graphs are lowered here.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// The driver.
+    pub fn driver(&self) -> &dyn Driver {
+        self.driver.as_ref()
+    }
+
+    /// As [`Device::load`], with the program's own type.
+    ///
+    /// # Errors
+    /// [`Error::Memory`] before anything is allocated where the program does not fit, [`Error::Graph`] where no kernel takes
+    /// a node, [`Error::Fault`] of the driver.
+    pub fn program(&self, graph: Graph) -> Result<CudaProgram> {
+        CudaProgram::new(self.driver.clone(), self.turn.clone(), fuse(graph), &self.settings)
+    }
+}
+
+impl std::fmt::Debug for CudaDevice {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "CudaDevice({}, {})", self.driver.facts().name, self.settings.dtype)
+    }
+}
+
+impl Device for CudaDevice {
+    fn name(&self) -> String {
+        "cuda".into()
+    }
+
+    fn load(&self, graph: Graph) -> Result<Box<dyn Program>> {
+        Ok(Box::new(self.program(graph)?))
+    }
+}

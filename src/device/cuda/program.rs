@@ -1,0 +1,260 @@
+//! A graph made ready on a CUDA device: two slabs, launches with all their parameters, one captured graph.
+
+use super::driver::{Driver, Function, GemmPlan, GraphHandle, Launch, Staging};
+use super::lower::{Bases, Lowered, Regions, Settings, Step, lower};
+use super::report::Report;
+use super::weights;
+use crate::device::Program;
+use crate::error::{Error, Result};
+use crate::graph::{Graph, NodeId, Plan};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// Memory of a device that is given back when this goes.
+pub(super) struct Slab {
+    driver: Arc<dyn Driver>,
+    address: u64,
+}
+
+impl Slab {
+    pub(super) fn new(driver: Arc<dyn Driver>, bytes: usize) -> Result<Self> {
+        let address = driver.allocate(bytes)?;
+        Ok(Self { driver, address })
+    }
+
+    pub(super) fn address(&self) -> u64 {
+        self.address
+    }
+}
+
+impl Drop for Slab {
+    fn drop(&mut self) {
+        self.driver.free(self.address);
+    }
+}
+
+/// A step with what the driver prepared for it.
+enum Ready {
+    Launch(Launch),
+    Gemm(GemmPlan),
+    Copy(u64, u64, usize),
+}
+
+/// What a run replays.
+enum Captured {
+    /// Nothing has run yet.
+    Cold,
+    /// Every kernel has run once, so that the libraries have loaded theirs, which a capture would not allow.
+    Warm,
+    /// The driver does not capture.
+    Never,
+    Graph(GraphHandle),
+}
+
+/// What programs of one device share: whose turn it is on the driver's one stream.
+pub(super) type Turn = Arc<Mutex<()>>;
+
+/// A panic of another program's run leaves nothing behind that a turn protects.
+pub(super) fn take(turn: &Turn) -> MutexGuard<'_, ()> {
+    turn.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// See the module. Dropped in this order: what was captured and prepared, then the slabs.
+pub struct CudaProgram {
+    driver: Arc<dyn Driver>,
+    turn: Turn,
+    graph: Graph,
+    lowered: Lowered,
+    report: Report,
+    steps: Vec<Ready>,
+    captured: Captured,
+    staging: Box<dyn Staging>,
+    work: Slab,
+    _weights: Option<Slab>,
+}
+
+impl CudaProgram {
+    /// Plans a fused graph, stages its weights and prepares every launch.
+    pub(super) fn new(driver: Arc<dyn Driver>, turn: Turn, graph: Graph, settings: &Settings) -> Result<Self> {
+        let plan = Plan::new(&graph);
+        let sizes = lower(&graph, &plan, settings, Bases::default())?;
+        let report = Report::new(&sizes);
+        let _turn = take(&turn);
+        demand(driver.as_ref(), &report, sizes.jobs.staging())?;
+        let weights = match sizes.jobs.bytes {
+            0 => None,
+            bytes => Some(Slab::new(driver.clone(), bytes)?),
+        };
+        let work = Slab::new(driver.clone(), sizes.regions.end.max(1))?;
+        let bases = Bases { weights: weights.as_ref().map_or(0, Slab::address), work: work.address() };
+        let lowered = lower(&graph, &plan, settings, bases)?;
+        if let Some(slab) = &weights {
+            weights::stage(&driver, settings.dtype, &lowered.jobs, slab.address())?;
+        }
+        let staging = driver.staging(lowered.bindings.upload().max(lowered.bindings.download()))?;
+        let mut program = Self {
+            driver: driver.clone(),
+            turn: turn.clone(),
+            graph,
+            lowered,
+            report,
+            steps: Vec::new(),
+            captured: Captured::Cold,
+            staging,
+            work,
+            _weights: weights,
+        };
+        program.prepare()?;
+        drop(_turn);
+        Ok(program)
+    }
+
+    /// Looks up every kernel once and lets the library choose for every product.
+    fn prepare(&mut self) -> Result<()> {
+        let mut functions: HashMap<String, Function> = HashMap::new();
+        for step in std::mem::take(&mut self.lowered.steps) {
+            let ready = match step {
+                Step::Launch(mut launch) => {
+                    launch.function = match functions.get(&launch.entry) {
+                        Some(function) => *function,
+                        None => {
+                            let function = self.driver.function(&launch.entry)?;
+                            functions.insert(launch.entry.clone(), function);
+                            function
+                        }
+                    };
+                    Ready::Launch(launch)
+                }
+                Step::Gemm(gemm) => Ready::Gemm(self.driver.prepare_gemm(&gemm)?),
+                Step::Copy(from, to, bytes) => Ready::Copy(from, to, bytes),
+            };
+            self.steps.push(ready);
+        }
+        Ok(())
+    }
+
+    /// What the graph became.
+    pub fn report(&self) -> &Report {
+        &self.report
+    }
+
+    fn regions(&self) -> &Regions {
+        &self.lowered.regions
+    }
+
+    fn issue(&self) -> Result<()> {
+        for step in &self.steps {
+            match step {
+                Ready::Launch(launch) => self.driver.launch(launch)?,
+                Ready::Gemm(plan) => self.driver.gemm(*plan)?,
+                Ready::Copy(from, to, bytes) => self.driver.copy(*from, *to, *bytes)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs on what lies in the inputs' region: launch by launch at the first time, captures at the second, replays from then
+    /// on. Allocates nothing and does not wait for the device.
+    pub(super) fn execute(&mut self) -> Result<()> {
+        if let Captured::Cold = self.captured {
+            self.issue()?;
+            self.captured = Captured::Warm;
+            return Ok(());
+        }
+        if let Captured::Warm = self.captured {
+            self.captured = if self.driver.begin_capture()? {
+                let issued = self.issue();
+                // The capture ends whether or not all went well.
+                let graph = self.driver.end_capture();
+                match (issued, graph) {
+                    (Ok(()), Ok(graph)) => Captured::Graph(graph),
+                    (Err(error), Ok(graph)) => {
+                        self.driver.release_graph(graph);
+                        return Err(error);
+                    }
+                    (Err(error), Err(_)) | (Ok(()), Err(error)) => return Err(error),
+                }
+            } else {
+                Captured::Never
+            };
+        }
+        match self.captured {
+            Captured::Graph(graph) => self.driver.replay(graph),
+            _ => self.issue(),
+        }
+    }
+}
+
+/// Refuses a program that does not fit before anything is allocated.
+fn demand(driver: &dyn Driver, report: &Report, staging: usize) -> Result<()> {
+    let need = (report.bytes() as u64).saturating_add(staging as u64);
+    let have = driver.memory()?.free;
+    if need <= have {
+        return Ok(());
+    }
+    let hint = format!(
+        "weights take {} bytes, tensors {}: ask for a smaller picture, free memory of {}, or use --device cpu",
+        report.weights,
+        report.work(),
+        driver.facts().name
+    );
+    Err(Error::Memory { stage: "loading", need, have, hint })
+}
+
+impl Program for CudaProgram {
+    fn run(&mut self, inputs: &[&[f32]], outputs: &mut [&mut [f32]]) -> Result<()> {
+        check("input", &self.graph, &self.graph.inputs, inputs.iter().map(|b| b.len()))?;
+        check("output", &self.graph, &self.graph.outputs, outputs.iter().map(|b| b.len()))?;
+        let turn = self.turn.clone();
+        let _turn = take(&turn);
+        let (up, down) = (self.lowered.bindings.upload(), self.lowered.bindings.download());
+        let (to, from) = (self.regions().inputs, self.regions().outputs);
+        let staging = self.staging.bytes();
+        self.lowered.bindings.write(inputs, &mut staging[..up]);
+        self.driver.upload(self.work.address() + to as u64, &staging[..up])?;
+        self.execute()?;
+        let staging = self.staging.bytes();
+        self.driver.download(self.work.address() + from as u64, &mut staging[..down])?;
+        self.lowered.bindings.read(&staging[..down], outputs);
+        Ok(())
+    }
+
+    fn bytes(&self) -> usize {
+        self.report.bytes()
+    }
+
+    fn graph(&self) -> &Graph {
+        &self.graph
+    }
+}
+
+impl Drop for CudaProgram {
+    fn drop(&mut self) {
+        if let Captured::Graph(graph) = self.captured {
+            self.driver.release_graph(graph);
+        }
+        for step in &self.steps {
+            if let Ready::Gemm(plan) = step {
+                self.driver.release_gemm(*plan);
+            }
+        }
+    }
+}
+
+fn check(
+    kind: &str,
+    graph: &Graph,
+    declared: &[(String, NodeId)],
+    bound: impl ExactSizeIterator<Item = usize>,
+) -> Result<()> {
+    if declared.len() != bound.len() {
+        return Err(Error::Graph(format!("{} {kind}s declared, {} bound", declared.len(), bound.len())));
+    }
+    for ((name, id), len) in declared.iter().zip(bound) {
+        if graph.node(*id).len() != len {
+            let shape = &graph.node(*id).shape;
+            return Err(Error::Graph(format!("{kind} `{name}` is {shape:?}, bound to {len} values")));
+        }
+    }
+    Ok(())
+}

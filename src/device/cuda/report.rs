@@ -1,0 +1,91 @@
+//! What a graph becomes on a device, as figures; no device is needed to know.
+
+use super::lower::{Bases, Lowered, Settings, Step, lower};
+use crate::error::Result;
+use crate::graph::{Graph, Plan, fuse};
+use std::collections::BTreeMap;
+use std::fmt;
+
+/// Launches and bytes of a graph.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Report {
+    /// How often each kernel is launched in a run.
+    pub kernels: BTreeMap<String, usize>,
+    /// Products of the library in a run.
+    pub gemms: usize,
+    /// Copies within the device in a run.
+    pub copies: usize,
+    /// Bytes of the weights.
+    pub weights: usize,
+    /// Bytes of what is given and taken, in f32 and in the storage type.
+    pub bindings: usize,
+    /// Bytes of what lives between nodes.
+    pub arena: usize,
+    /// Bytes of what lives within a node.
+    pub scratch: usize,
+}
+
+impl Report {
+    /// The report of a graph before fusion.
+    ///
+    /// # Errors
+    /// [`crate::Error::Graph`] where no kernel takes a node.
+    pub fn of(graph: Graph, settings: &Settings) -> Result<Self> {
+        let graph = fuse(graph);
+        let plan = Plan::new(&graph);
+        Ok(Self::new(&lower(&graph, &plan, settings, Bases::default())?))
+    }
+
+    pub(super) fn new(lowered: &Lowered) -> Self {
+        let mut report = Self::default();
+        for step in &lowered.steps {
+            match step {
+                Step::Launch(launch) => *report.kernels.entry(launch.entry.clone()).or_default() += 1,
+                Step::Gemm(_) => report.gemms += 1,
+                Step::Copy(..) => report.copies += 1,
+            }
+        }
+        let regions = &lowered.regions;
+        report.weights = lowered.jobs.bytes;
+        report.bindings = regions.arena;
+        report.arena = regions.scratch - regions.arena;
+        report.scratch = regions.end - regions.scratch;
+        report
+    }
+
+    /// Kernels launched in a run.
+    pub fn launches(&self) -> usize {
+        self.kernels.values().sum()
+    }
+
+    /// Bytes without the weights.
+    pub fn work(&self) -> usize {
+        self.bindings + self.arena + self.scratch
+    }
+
+    /// All bytes that a program holds on the device.
+    pub fn bytes(&self) -> usize {
+        self.weights + self.work()
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mib = |bytes: usize| bytes as f64 / f64::from(1 << 20);
+        writeln!(
+            f,
+            "{} launches, {} library products, {} copies; MiB: weights {:.1}, arena {:.1}, scratch {:.1}, bindings {:.1}",
+            self.launches(),
+            self.gemms,
+            self.copies,
+            mib(self.weights),
+            mib(self.arena),
+            mib(self.scratch),
+            mib(self.bindings)
+        )?;
+        for (kernel, count) in &self.kernels {
+            writeln!(f, "{count:>6} {kernel}")?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,89 @@
+//! A small model through the whole pipeline, all five programs on the interpreter, against the CPU.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+use super::naive::Naive;
+use super::ptx::{self, PtxDriver};
+use super::relative;
+use braid::device::cpu::Cpu;
+use braid::device::cuda::CudaDevice;
+use braid::device::{Device, Program};
+use braid::graph::Graph;
+use braid::inputs::picture;
+use braid::pipeline::{ImagePrompt, Output, Reference, Watch};
+use braid::tensor::DType;
+use braid::{Compat, Pipeline, Request, Result};
+use std::path::Path;
+use std::sync::Arc;
+
+/// A CUDA device that decodes in bf16, as published: the VAE of SDXL overflows f16.
+struct Mixed {
+    rest: CudaDevice,
+    decoder: CudaDevice,
+}
+
+impl Device for Mixed {
+    fn name(&self) -> String {
+        self.rest.name()
+    }
+
+    fn load(&self, graph: Graph) -> Result<Box<dyn Program>> {
+        let decodes = graph.inputs.iter().any(|(name, _)| name == "latents");
+        if decodes { self.decoder.load(graph) } else { self.rest.load(graph) }
+    }
+}
+
+/// The request of the golden case `diffusers/euler`.
+fn draw(model: &common::Model, device: Option<Box<dyn Device>>) -> Output {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/diffusers/pictures/landscape.png");
+    let mut request = Request::new("a red fox in the snow");
+    (request.steps, request.guidance, request.seed, request.keep_stages) = (4, 5.0, 0, true);
+    (request.width, request.height) = (Some(64), Some(48));
+    let fox = picture::load(folder, Compat::diffusers().alpha).unwrap();
+    request.images = vec![ImagePrompt::default().with(Reference::Picture(fox))];
+    request.images[0].scales = 0.6.into();
+    let pipeline = Pipeline::load_on(&model.options(), device).unwrap();
+    pipeline.generate(&request, &mut Watch::default()).unwrap()
+}
+
+/// Peak signal-to-noise ratio of two pictures of bytes.
+fn psnr(got: &[u8], want: &[u8]) -> f64 {
+    assert_eq!(got.len(), want.len());
+    let error: f64 = got.iter().zip(want).map(|(g, w)| f64::from(g.abs_diff(*w)).powi(2)).sum();
+    10.0 * (255.0f64.powi(2) * got.len() as f64 / error.max(1e-9)).log10()
+}
+
+/// The error of a stage that halves cannot but make: see [`Naive`].
+fn compare(dtype: DType) {
+    let model = common::Model::folder();
+    let cpu = Cpu::new(Some(1));
+    let want = draw(&model, Some(Box::new(cpu.clone())));
+    let naive = draw(&model, Some(Box::new(Naive { cpu, dtype, decoder: DType::BF16 })));
+    let rest = CudaDevice::new(Arc::new(PtxDriver::new()), dtype).unwrap().with_library(false);
+    let decoder = rest.with_dtype(DType::BF16).unwrap();
+    let got = draw(&model, Some(Box::new(Mixed { rest, decoder })));
+    for (stage, want) in &want.stages {
+        let error = relative(&got.stages[stage].data, &want.data);
+        let least = relative(&naive.stages[stage].data, &want.data);
+        println!("{dtype} {stage}: {error:.1e}, naive {least:.1e}");
+        assert!(error <= 3.0 * least, "{stage}: {error:.1e}, naive {least:.1e}");
+    }
+    let ratio = |output: &Output| psnr(output.pictures[0].rgb(), want.pictures[0].rgb());
+    println!("{dtype} picture: {:.1} dB, naive {:.1} dB", ratio(&got), ratio(&naive));
+    assert!(ratio(&got) >= ratio(&naive) - 3.0);
+}
+
+#[test]
+fn a_small_model_in_f16() {
+    if ptx::compiled("a_small_model_in_f16") {
+        compare(DType::F16);
+    }
+}
+
+#[test]
+fn a_small_model_in_bf16() {
+    if ptx::compiled("a_small_model_in_bf16") {
+        compare(DType::BF16);
+    }
+}

@@ -1,0 +1,154 @@
+//! What a program asks of its driver, and when.
+
+use super::{outputs, ptx, scope, values};
+use braid::device::Device;
+use braid::device::cuda::driver::{Calls, Driver};
+use braid::device::cuda::{CudaDevice, Report};
+use braid::graph::{Builder, Graph};
+use braid::tensor::DType;
+use braid_ptx::Schedule;
+use ptx::PtxDriver;
+use std::sync::Arc;
+
+fn graph() -> Graph {
+    let s = scope(&[("weight", &[24, 16], 1), ("bias", &[24], 2), ("next.weight", &[8, 24], 3)]);
+    let mut b = Builder::new();
+    let x = b.input("x", &[2, 5, 16]);
+    let y = b.linear(x, &s, 24);
+    let y = b.linear(y, &s.pp("next"), 8);
+    b.output("y", y);
+    b.finish().unwrap()
+}
+
+fn difference(after: Calls, before: Calls) -> [u64; 6] {
+    let all = |c: Calls| [c.launches, c.gemms, c.replays, c.copies, c.allocations, c.synchronisations];
+    let (after, before) = (all(after), all(before));
+    std::array::from_fn(|i| after[i] - before[i])
+}
+
+/// A run is one copy up, one replay, one copy down: nothing is allocated or launched one by one, and the one wait is for the
+/// result.
+#[test]
+fn a_run_only_replays() {
+    if !ptx::compiled("a_run_only_replays") {
+        return;
+    }
+    let driver = Arc::new(PtxDriver::new());
+    let device = CudaDevice::new(driver.clone(), DType::F16).unwrap();
+    let mut program = device.program(graph()).unwrap();
+    let x = values(160, 5);
+    let before = driver.calls();
+    let first = outputs(&mut program, &[&x]);
+    // Two products of the library, and the conversion of the input; the result is f32 at once.
+    assert_eq!(difference(driver.calls(), before), [1, 2, 0, 2, 0, 1]);
+    // Captured at the second run, replayed from then on.
+    for wanted in [[1, 2, 1, 2, 0, 1], [0, 0, 1, 2, 0, 1], [0, 0, 1, 2, 0, 1]] {
+        let before = driver.calls();
+        assert_eq!(outputs(&mut program, &[&x]), first);
+        assert_eq!(difference(driver.calls(), before), wanted);
+    }
+    // A driver that does not capture does the same.
+    let direct = CudaDevice::new(Arc::new(PtxDriver::new().direct()), DType::F16).unwrap();
+    let mut program = direct.program(graph()).unwrap();
+    assert_eq!(outputs(&mut program, &[&x]), first);
+}
+
+/// Whatever the order of warps and the moment at which copies arrive.
+#[test]
+fn every_schedule_gives_the_same() {
+    if !ptx::compiled("every_schedule_gives_the_same") {
+        return;
+    }
+    let x = values(160, 5);
+    let run = |schedule| {
+        let driver = PtxDriver::new().schedule(schedule);
+        let device = CudaDevice::new(Arc::new(driver), DType::F16).unwrap().with_library(false);
+        outputs(&mut device.program(graph()).unwrap(), &[&x])
+    };
+    let first = run(Schedule::InOrder);
+    assert_eq!(run(Schedule::Greedy), first);
+    assert_eq!(run(Schedule::Random(7)), first);
+}
+
+#[test]
+fn memory_comes_back() {
+    if !ptx::compiled("memory_comes_back") {
+        return;
+    }
+    let driver = Arc::new(PtxDriver::new());
+    let device = CudaDevice::new(driver.clone(), DType::BF16).unwrap();
+    let report = Report::of(graph(), device.settings()).unwrap();
+    for _ in 0..3 {
+        let program = device.load(graph()).unwrap();
+        assert_eq!((driver.held(), program.bytes()), (report.bytes(), report.bytes()));
+    }
+    assert_eq!(driver.held(), 0);
+}
+
+#[test]
+fn what_does_not_fit_is_refused_before_anything_is_allocated() {
+    let driver = Arc::new(PtxDriver::new().room(1000));
+    let device = CudaDevice::new(driver.clone(), DType::F16).unwrap();
+    let text = device.load(graph()).map(|_| ()).unwrap_err().to_string();
+    assert!(text.starts_with("out of memory in loading: ") && text.contains("1000 available"), "{text}");
+    assert_eq!(driver.calls(), Calls::default());
+}
+
+#[test]
+fn a_wrong_binding_is_an_error() {
+    if !ptx::compiled("a_wrong_binding_is_an_error") {
+        return;
+    }
+    let device = CudaDevice::new(Arc::new(PtxDriver::new()), DType::F16).unwrap();
+    let mut program = device.load(graph()).unwrap();
+    let mut out = [0.0; 80];
+    let text = program.run(&[&[0.0; 5]], &mut [&mut out]).unwrap_err().to_string();
+    assert!(text.contains("`x` is [2, 5, 16], bound to 5"), "{text}");
+}
+
+#[test]
+fn what_no_kernel_takes_is_named() {
+    let s = scope(&[("weight", &[12], 1), ("bias", &[12], 2)]);
+    let mut b = Builder::new();
+    let x = b.input("x", &[1, 3, 12]);
+    let y = b.layer_norm(x, &s.pp("norm"), 1e-5);
+    b.output("y", y);
+    let device = CudaDevice::new(Arc::new(PtxDriver::new()), DType::F16).unwrap();
+    let text = device.load(b.finish().unwrap()).map(|_| ()).unwrap_err().to_string();
+    assert!(text.contains("norm.weight") && text.contains("--device cpu"), "{text}");
+    assert!(CudaDevice::new(Arc::new(PtxDriver::new()), DType::F32).is_err());
+}
+
+/// The same picture alone and beside another: the same bytes.
+#[test]
+fn an_image_does_not_depend_on_its_batch() {
+    if !ptx::compiled("an_image_does_not_depend_on_its_batch") {
+        return;
+    }
+    let s = scope(&[
+        ("conv.weight", &[40, 16, 3, 3], 1),
+        ("norm.weight", &[40], 2),
+        ("norm.bias", &[40], 3),
+        ("out.weight", &[16, 40], 4),
+    ]);
+    let graph = |images: usize| {
+        let mut b = Builder::new();
+        let x = b.input("x", &[images, 9, 10, 16]);
+        let y = b.conv(x, &s.pp("conv"), 40, 3, 1);
+        let y = b.group_norm(y, &s.pp("norm"), 8, 1e-5);
+        let q = b.reshape(y, &[images, 90, 40]);
+        let y = b.attention(q, q, q, 1, false);
+        let y = b.linear(y, &s.pp("out"), 16);
+        b.output("y", y);
+        b.finish().unwrap()
+    };
+    let x = values(3 * 90 * 16, 7);
+    for library in [false, true] {
+        let device = CudaDevice::new(Arc::new(PtxDriver::new()), DType::F16).unwrap().with_library(library);
+        let together = outputs(device.load(graph(3)).unwrap().as_mut(), &[&x]);
+        for image in 0..3 {
+            let alone = outputs(device.load(graph(1)).unwrap().as_mut(), &[&x[image * 1440..][..1440]]);
+            assert_eq!(alone[0], together[0][image * 1440..][..1440], "image {image}, library {library}");
+        }
+    }
+}

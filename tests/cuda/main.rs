@@ -1,0 +1,94 @@
+//! The CUDA backend's launch layer and its kernels, run by an interpreter of PTX against the CPU backend.
+
+#![allow(clippy::unwrap_used)]
+
+mod attention;
+mod golden;
+mod load;
+mod naive;
+mod ops;
+mod products;
+mod ptx;
+mod report;
+
+use braid::device::cpu::Cpu;
+use braid::device::cuda::CudaDevice;
+use braid::device::{Device, Program};
+use braid::graph::Graph;
+use braid::tensor::DType;
+use braid::weights::{Scope, Weight, Weights};
+use ptx::PtxDriver;
+use std::sync::Arc;
+
+/// Values in -1..1 from a small generator.
+pub fn values(n: usize, seed: u32) -> Vec<f32> {
+    let mut x = seed.wrapping_mul(2_654_435_769) | 1;
+    (0..n)
+        .map(|_| {
+            x ^= x << 13;
+            x ^= x >> 17;
+            x ^= x << 5;
+            (x >> 8) as f32 / (1 << 23) as f32 - 1.0
+        })
+        .collect()
+}
+
+/// Tensors in f32: name, shape, seed. Weights of products are scaled so that results stay about as large as operands.
+pub fn scope(tensors: &[(&str, &[usize], u32)]) -> Scope {
+    let mut weights = Weights::new("test");
+    for (name, shape, seed) in tensors {
+        let fan: usize = shape[1..].iter().product();
+        let scale = (3.0 / fan as f32).sqrt().min(1.0);
+        let data: Vec<f32> = values(shape.iter().product(), *seed).iter().map(|v| v * scale).collect();
+        weights.insert(*name, Weight::from_f32(&data, shape, name).unwrap()).unwrap();
+    }
+    Scope::new(weights)
+}
+
+/// The relative error in the L2 norm; infinite where one of the two is not finite.
+pub fn relative(got: &[f32], want: &[f32]) -> f64 {
+    assert_eq!(got.len(), want.len());
+    let square = |v: f32| f64::from(v) * f64::from(v);
+    let norm: f64 = want.iter().map(|w| square(*w)).sum::<f64>().max(1e-30);
+    let error = (got.iter().zip(want).map(|(g, w)| square(g - w)).sum::<f64>() / norm).sqrt();
+    if error.is_finite() { error } else { f64::INFINITY }
+}
+
+/// Runs a program into buffers of NaN.
+pub fn outputs(program: &mut dyn Program, inputs: &[&[f32]]) -> Vec<Vec<f32>> {
+    let graph = program.graph();
+    let mut out: Vec<Vec<f32>> = graph.outputs.iter().map(|(_, id)| vec![f32::NAN; graph.node(*id).len()]).collect();
+    let mut slices: Vec<&mut [f32]> = out.iter_mut().map(Vec::as_mut_slice).collect();
+    program.run(inputs, &mut slices).unwrap();
+    out
+}
+
+/// What a type's rounding of operands, weights and results may do to a few operations in a row.
+pub fn tolerance(dtype: DType) -> f64 {
+    if dtype == DType::F16 { 1.5e-3 } else { 1.2e-2 }
+}
+
+/// Runs a graph on the interpreter in both types, with our own products and with the library's, twice each, and compares with
+/// the CPU. Returns the kernels that were launched.
+pub fn check(name: &str, graph: &Graph, inputs: &[&[f32]]) -> Vec<String> {
+    let want = outputs(Cpu::new(Some(1)).load(graph.clone()).unwrap().as_mut(), inputs);
+    let mut kernels = Vec::new();
+    for dtype in [DType::F16, DType::BF16] {
+        for library in [false, true] {
+            let device = CudaDevice::new(Arc::new(PtxDriver::new()), dtype).unwrap().with_library(library);
+            let mut program = device.program(graph.clone()).unwrap_or_else(|e| panic!("{name}: {e}"));
+            kernels.extend(program.report().kernels.keys().cloned());
+            let got = outputs(&mut program, inputs);
+            assert_eq!(got, outputs(&mut program, inputs), "{name}: a second run differs");
+            for (k, (got, want)) in got.iter().zip(&want).enumerate() {
+                let error = relative(got, want);
+                println!("{name} {dtype} library {library} output {k}: {error:.1e}");
+                assert!(error <= tolerance(dtype), "{name} {dtype} library {library} output {k}: {error:.1e}");
+            }
+            if program.report().gemms == 0 && !library {
+                continue;
+            }
+        }
+    }
+    kernels
+}

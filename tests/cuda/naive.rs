@@ -1,0 +1,116 @@
+//! What half precision costs at least: the CPU's f32 arithmetic with every weight and every result rounded to a type.
+
+use super::ptx::{narrow, wide};
+use braid::Result;
+use braid::device::cpu::Cpu;
+use braid::device::{Device, Program};
+use braid::graph::{Builder, Graph, Node, Op};
+use braid::tensor::DType;
+use braid::weights::Weight;
+
+/// See the module; the decoder has a type of its own.
+pub struct Naive {
+    pub cpu: Cpu,
+    pub dtype: DType,
+    pub decoder: DType,
+}
+
+struct NaiveProgram {
+    graph: Graph,
+    nodes: Vec<Option<Box<dyn Program>>>,
+    dtype: DType,
+}
+
+fn rounded(weight: &Weight, dtype: DType) -> Weight {
+    Weight::from_f32(&wide(&narrow(&weight.to_f32(), dtype), dtype), weight.shape(), weight.name()).unwrap()
+}
+
+/// The operation with its weights rounded.
+fn rounded_op(op: &Op, dtype: DType) -> Op {
+    let mut op = op.clone();
+    let round = |w: &mut Weight| *w = rounded(w, dtype);
+    match &mut op {
+        Op::Product(p) => p.parts.iter_mut().for_each(|part| {
+            round(&mut part.weight);
+            part.bias.iter_mut().for_each(round);
+        }),
+        Op::GroupNorm { weight, bias, .. } | Op::LayerNorm { weight, bias, .. } => {
+            [weight, bias].into_iter().for_each(round)
+        }
+        Op::Embed { table, positions } => [table, positions].into_iter().for_each(round),
+        Op::ClassToken { token, positions } => [token, positions].into_iter().for_each(round),
+        _ => {}
+    }
+    op
+}
+
+impl Device for Naive {
+    fn name(&self) -> String {
+        "naive".into()
+    }
+
+    fn load(&self, graph: Graph) -> Result<Box<dyn Program>> {
+        let decodes = graph.inputs.iter().any(|(name, _)| name == "latents");
+        let dtype = if decodes { self.decoder } else { self.dtype };
+        let single = |node: &Node| -> Result<Option<Box<dyn Program>>> {
+            if matches!(node.op, Op::Input) {
+                return Ok(None);
+            }
+            let mut b = Builder::new();
+            let inputs = node.inputs.iter().map(|id| b.input("i", &graph.node(*id).shape)).collect();
+            let id = b.input("o", &node.shape);
+            let mut one = b.finish()?;
+            let op = rounded_op(&node.op, dtype);
+            one.nodes[node.inputs.len()] = Node { op, inputs, ..node.clone() };
+            one.inputs.pop();
+            one.outputs.push(("o".into(), id));
+            self.cpu.load(one).map(Some)
+        };
+        let nodes = graph.nodes.iter().map(single).collect::<Result<_>>()?;
+        Ok(Box::new(NaiveProgram { graph, nodes, dtype }))
+    }
+}
+
+impl Program for NaiveProgram {
+    fn run(&mut self, inputs: &[&[f32]], outputs: &mut [&mut [f32]]) -> Result<()> {
+        let places: Vec<usize> = {
+            // The place of a node is that of the id which others know it by.
+            let ids: Vec<_> =
+                self.graph.inputs.iter().map(|(_, id)| std::ptr::from_ref(self.graph.node(*id))).collect();
+            self.graph
+                .nodes
+                .iter()
+                .map(|n| ids.iter().position(|id| std::ptr::eq(*id, n)).unwrap_or(usize::MAX))
+                .collect()
+        };
+        let mut values: Vec<Vec<f32>> = Vec::new();
+        let at = |id| {
+            let node = std::ptr::from_ref(self.graph.node(id));
+            self.graph.nodes.iter().position(|n| std::ptr::eq(n, node)).unwrap()
+        };
+        for (i, node) in self.graph.nodes.iter().enumerate() {
+            let value = match &mut self.nodes[i] {
+                None => inputs[places[i]].to_vec(),
+                Some(program) => {
+                    let operands: Vec<&[f32]> = node.inputs.iter().map(|id| values[at(*id)].as_slice()).collect();
+                    let mut out = vec![0.0; node.len()];
+                    program.run(&operands, &mut [&mut out])?;
+                    if matches!(node.op, Op::Reshape) { out } else { wide(&narrow(&out, self.dtype), self.dtype) }
+                }
+            };
+            values.push(value);
+        }
+        for ((_, id), out) in self.graph.outputs.iter().zip(outputs) {
+            out.copy_from_slice(&values[at(*id)]);
+        }
+        Ok(())
+    }
+
+    fn bytes(&self) -> usize {
+        0
+    }
+
+    fn graph(&self) -> &Graph {
+        &self.graph
+    }
+}

@@ -1,0 +1,327 @@
+//! The driver of the tests: an interpreter of the very PTX that NVRTC made of the kernels.
+
+use braid::device::cuda::driver::{
+    Call, Calls, Counter, Driver, Facts, Function, Gemm, GemmPlan, GraphHandle, Launch, Matrix, Memory as Room,
+};
+use braid::device::cuda::kernels::{self, KERNELS};
+use braid::tensor::DType;
+use braid::{Error, Result};
+use braid_ptx::{Memory, Module, Schedule};
+use std::collections::BTreeMap;
+use std::fmt::Display;
+use std::sync::{Mutex, OnceLock};
+
+/// Every kernel file that was compiled, parsed once for all tests.
+fn modules() -> &'static BTreeMap<&'static str, Module> {
+    static MODULES: OnceLock<BTreeMap<&'static str, Module>> = OnceLock::new();
+    MODULES.get_or_init(|| {
+        let parsed = |module: &kernels::Module| {
+            let ptx = String::from_utf8(module.binary((10, 0)).unwrap().unpack().unwrap()).unwrap();
+            Module::parse(ptx.trim_end_matches('\0')).unwrap_or_else(|e| panic!("{}: {e}", module.name))
+        };
+        kernels::modules().iter().map(|module| (module.name, parsed(module))).collect()
+    })
+}
+
+/// Whether the kernels were compiled; says so where they were not.
+pub fn compiled(test: &str) -> bool {
+    let there = kernels::compiler().is_some();
+    if !there {
+        println!("{test}: skipped: no NVRTC when this was built");
+    }
+    there
+}
+
+#[derive(Debug, Clone)]
+enum Recorded {
+    Launch(Launch),
+    Gemm(GemmPlan),
+    Copy(u64, u64, usize),
+    Fill(u64, usize, u8),
+}
+
+/// See the module.
+pub struct PtxDriver {
+    facts: Facts,
+    room: u64,
+    schedule: Schedule,
+    captures: bool,
+    memory: Memory,
+    sizes: Mutex<BTreeMap<u64, usize>>,
+    functions: Mutex<Vec<(&'static str, String)>>,
+    gemms: Mutex<Vec<Gemm>>,
+    recording: Mutex<Option<Vec<Recorded>>>,
+    graphs: Mutex<Vec<Vec<Recorded>>>,
+    counter: Counter,
+}
+
+fn fault(call: &str, what: impl Display) -> Error {
+    Error::Fault { device: "ptx".into(), call: call.into(), what: what.to_string(), lost: false }
+}
+
+impl PtxDriver {
+    pub fn new() -> Self {
+        let facts = Facts { name: "PTX interpreter".into(), capability: (8, 0), multiprocessors: 4, gemm: true };
+        Self {
+            facts,
+            room: 8 << 30,
+            schedule: Schedule::InOrder,
+            captures: true,
+            memory: Memory::new(),
+            sizes: Mutex::default(),
+            functions: Mutex::default(),
+            gemms: Mutex::default(),
+            recording: Mutex::default(),
+            graphs: Mutex::default(),
+            counter: Counter::default(),
+        }
+    }
+
+    /// With another schedule of warps and asynchronous copies.
+    pub fn schedule(self, schedule: Schedule) -> Self {
+        Self { schedule, ..self }
+    }
+
+    /// Without capture.
+    pub fn direct(self) -> Self {
+        Self { captures: false, ..self }
+    }
+
+    /// With so much memory.
+    pub fn room(self, room: u64) -> Self {
+        Self { room, ..self }
+    }
+
+    /// Bytes that are allocated.
+    pub fn held(&self) -> usize {
+        self.sizes.lock().unwrap().values().sum()
+    }
+
+    /// Takes a step down instead of doing it, during a capture.
+    fn record(&self, step: impl FnOnce() -> Recorded) -> bool {
+        match self.recording.lock().unwrap().as_mut() {
+            Some(steps) => {
+                steps.push(step());
+                true
+            }
+            None => false,
+        }
+    }
+
+    fn do_launch(&self, launch: &Launch) -> Result<()> {
+        let (module, entry) = self.functions.lock().unwrap()[launch.function.0 as usize].clone();
+        assert_eq!(entry, launch.entry);
+        let mut run = braid_ptx::Launch::new(launch.grid, [launch.block, 1, 1], launch.bytes());
+        run.dynamic_shared = launch.shared as usize;
+        run.schedule = self.schedule;
+        braid_ptx::run(&modules()[module], &entry, &self.memory, &run).map_err(|f| fault(&entry, f))?;
+        Ok(())
+    }
+
+    /// Values from a matrix's first element to its last, of one product.
+    fn matrix(&self, m: &Matrix, batch: usize, [rows, columns]: [usize; 2], dtype: DType) -> Result<Vec<f32>> {
+        let count = (columns - 1) * m.leading + rows;
+        let mut bytes = vec![0; count * dtype.size()];
+        // Column by column: what lies between may be unwritten.
+        for column in 0..columns {
+            let at = column * m.leading * dtype.size();
+            let to = &mut bytes[at..at + rows * dtype.size()];
+            let from = m.data + (batch * m.stride * dtype.size() + at) as u64;
+            self.memory.read(from, to).map_err(|f| fault("gemm", f))?;
+        }
+        Ok(wide(&bytes, dtype))
+    }
+
+    fn do_gemm(&self, gemm: &Gemm) -> Result<()> {
+        let out = if gemm.out_f32 { DType::F32 } else { gemm.dtype };
+        let shape = |rows, columns, transposed| if transposed { [columns, rows] } else { [rows, columns] };
+        for batch in 0..gemm.batch {
+            let a = self.matrix(&gemm.a, batch, shape(gemm.m, gemm.k, gemm.transpose_a), gemm.dtype)?;
+            let b = self.matrix(&gemm.b, batch, shape(gemm.k, gemm.n, gemm.transpose_b), gemm.dtype)?;
+            let c = match gemm.epilogue.residual() {
+                Some(c) => Some((c, self.matrix(&c, batch, [gemm.m, gemm.n], out)?)),
+                None => None,
+            };
+            let bias = match gemm.epilogue.bias() {
+                Some(data) => {
+                    let column = Matrix { data, leading: gemm.m, stride: 0 };
+                    self.matrix(&column, 0, [gemm.m, 1], gemm.dtype)?
+                }
+                None => vec![0.0; gemm.m],
+            };
+            for column in 0..gemm.n {
+                let mut values = bias.clone();
+                for (row, value) in values.iter_mut().enumerate() {
+                    let mut sum = 0.0;
+                    for l in 0..gemm.k {
+                        let x =
+                            if gemm.transpose_a { a[row * gemm.a.leading + l] } else { a[l * gemm.a.leading + row] };
+                        let y = if gemm.transpose_b {
+                            b[l * gemm.b.leading + column]
+                        } else {
+                            b[column * gemm.b.leading + l]
+                        };
+                        sum += x * y;
+                    }
+                    *value += sum;
+                    if let Some((m, c)) = &c {
+                        *value += c[column * m.leading + row];
+                    }
+                }
+                let at = (batch * gemm.d.stride + column * gemm.d.leading) * out.size();
+                self.memory.write(gemm.d.data + at as u64, &narrow(&values, out)).map_err(|f| fault("gemm", f))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn do_copy(&self, from: u64, to: u64, bytes: usize) -> Result<()> {
+        let mut buffer = vec![0; bytes];
+        self.memory.read(from, &mut buffer).map_err(|f| fault("copy", f))?;
+        self.memory.write(to, &buffer).map_err(|f| fault("copy", f))
+    }
+}
+
+/// Values of a type as f32.
+pub fn wide(bytes: &[u8], dtype: DType) -> Vec<f32> {
+    match dtype {
+        DType::F32 => bytes.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect(),
+        DType::F16 => bytes.chunks_exact(2).map(|b| half::f16::from_le_bytes([b[0], b[1]]).to_f32()).collect(),
+        _ => bytes.chunks_exact(2).map(|b| half::bf16::from_le_bytes([b[0], b[1]]).to_f32()).collect(),
+    }
+}
+
+/// The bytes of values in a type.
+pub fn narrow(values: &[f32], dtype: DType) -> Vec<u8> {
+    match dtype {
+        DType::F32 => values.iter().flat_map(|v| v.to_le_bytes()).collect(),
+        DType::F16 => values.iter().flat_map(|v| half::f16::from_f32(*v).to_le_bytes()).collect(),
+        _ => values.iter().flat_map(|v| half::bf16::from_f32(*v).to_le_bytes()).collect(),
+    }
+}
+
+impl Driver for PtxDriver {
+    fn facts(&self) -> &Facts {
+        &self.facts
+    }
+
+    fn memory(&self) -> Result<Room> {
+        Ok(Room { free: self.room.saturating_sub(self.held() as u64), total: self.room })
+    }
+
+    fn allocate(&self, bytes: usize) -> Result<u64> {
+        self.counter.count(Call::Allocation);
+        let have = self.memory()?.free;
+        if bytes as u64 > have {
+            return Err(Error::Memory { stage: "test", need: bytes as u64, have, hint: String::new() });
+        }
+        let address = self.memory.alloc(bytes as u64);
+        self.memory.fill(address, bytes as u64, 0).map_err(|f| fault("allocate", f))?;
+        self.sizes.lock().unwrap().insert(address, bytes);
+        Ok(address)
+    }
+
+    fn free(&self, address: u64) {
+        assert!(self.memory.free(address), "{address:#x} was not allocated");
+        self.sizes.lock().unwrap().remove(&address);
+    }
+
+    fn upload(&self, to: u64, bytes: &[u8]) -> Result<()> {
+        self.counter.count(Call::Copy);
+        self.memory.write(to, bytes).map_err(|f| fault("upload", f))
+    }
+
+    fn download(&self, from: u64, bytes: &mut [u8]) -> Result<()> {
+        self.counter.count(Call::Copy);
+        self.counter.count(Call::Synchronisation);
+        self.memory.read(from, bytes).map_err(|f| fault("download", f))
+    }
+
+    fn copy(&self, from: u64, to: u64, bytes: usize) -> Result<()> {
+        self.counter.count(Call::Copy);
+        if self.record(|| Recorded::Copy(from, to, bytes)) { Ok(()) } else { self.do_copy(from, to, bytes) }
+    }
+
+    fn fill(&self, to: u64, bytes: usize, value: u8) -> Result<()> {
+        if self.record(|| Recorded::Fill(to, bytes, value)) {
+            return Ok(());
+        }
+        self.memory.fill(to, bytes as u64, value).map_err(|f| fault("fill", f))
+    }
+
+    fn function(&self, entry: &str) -> Result<Function> {
+        let named = |k: &&kernels::Kernel| k.types.each().iter().any(|dtype| k.entry(*dtype) == entry);
+        let kernel = KERNELS.iter().find(named).ok_or_else(|| fault(entry, "no such kernel"))?;
+        let mut functions = self.functions.lock().unwrap();
+        functions.push((kernel.module, entry.to_owned()));
+        Ok(Function(functions.len() as u64 - 1))
+    }
+
+    fn launch(&self, launch: &Launch) -> Result<()> {
+        self.counter.count(Call::Launch);
+        if self.record(|| Recorded::Launch(launch.clone())) { Ok(()) } else { self.do_launch(launch) }
+    }
+
+    fn prepare_gemm(&self, gemm: &Gemm) -> Result<GemmPlan> {
+        let mut gemms = self.gemms.lock().unwrap();
+        gemms.push(*gemm);
+        Ok(GemmPlan(gemms.len() as u64 - 1))
+    }
+
+    fn gemm(&self, plan: GemmPlan) -> Result<()> {
+        self.counter.count(Call::Gemm);
+        if self.record(|| Recorded::Gemm(plan)) {
+            return Ok(());
+        }
+        let gemm = self.gemms.lock().unwrap()[plan.0 as usize];
+        self.do_gemm(&gemm)
+    }
+
+    fn release_gemm(&self, _: GemmPlan) {}
+
+    fn begin_capture(&self) -> Result<bool> {
+        if self.captures {
+            *self.recording.lock().unwrap() = Some(Vec::new());
+        }
+        Ok(self.captures)
+    }
+
+    fn end_capture(&self) -> Result<GraphHandle> {
+        let steps = self.recording.lock().unwrap().take().ok_or_else(|| fault("end_capture", "nothing was begun"))?;
+        let mut graphs = self.graphs.lock().unwrap();
+        graphs.push(steps);
+        Ok(GraphHandle(graphs.len() as u64 - 1))
+    }
+
+    fn replay(&self, graph: GraphHandle) -> Result<()> {
+        self.counter.count(Call::Replay);
+        let steps = self.graphs.lock().unwrap()[graph.0 as usize].clone();
+        for step in &steps {
+            match step {
+                Recorded::Launch(launch) => self.do_launch(launch)?,
+                Recorded::Gemm(plan) => {
+                    let gemm = self.gemms.lock().unwrap()[plan.0 as usize];
+                    self.do_gemm(&gemm)?;
+                }
+                Recorded::Copy(from, to, bytes) => self.do_copy(*from, *to, *bytes)?,
+                Recorded::Fill(to, bytes, value) => {
+                    self.memory.fill(*to, *bytes as u64, *value).map_err(|f| fault("fill", f))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn release_graph(&self, graph: GraphHandle) {
+        self.graphs.lock().unwrap()[graph.0 as usize].clear();
+    }
+
+    fn synchronise(&self) -> Result<()> {
+        self.counter.count(Call::Synchronisation);
+        Ok(())
+    }
+
+    fn calls(&self) -> Calls {
+        self.counter.calls()
+    }
+}

@@ -1,0 +1,56 @@
+//! What the published model becomes: launches and bytes, without a device.
+
+use braid::Compat;
+use braid::device::cuda::{Report, Settings};
+use braid::models::condition::{Adapter, condition};
+use braid::models::unet::{UnetShape, unet};
+use braid::models::vae::vae_decoder;
+use braid::models::{clip_text::clip_text, clip_vision::clip_vision, tables};
+use braid::synth::published;
+use braid::tensor::DType;
+use braid::weights::{Scope, Storage, Weight, Weights};
+use std::sync::Arc;
+
+/// Tensors of these shapes, all of them one element that repeats.
+fn scope(table: tables::Table) -> Scope {
+    let storage = Arc::new(Storage::owned(vec![0; 2]));
+    let mut weights = Weights::new("published");
+    for (name, shape) in table {
+        let strides = vec![0; shape.len()];
+        let weight = Weight::strided(storage.clone(), 0, DType::F16, shape, strides, name.as_str()).unwrap();
+        weights.insert(name, weight).unwrap();
+    }
+    Scope::new(weights)
+}
+
+const SETTINGS: Settings = Settings { dtype: DType::F16, multiprocessors: 132, library: true };
+
+/// The figures of issue and documentation: goals for the memory of UNet and VAE at 1024x1024 with guidance and an adapter.
+#[test]
+fn the_published_model_at_1024() {
+    let compat = Compat::diffusers();
+    let (config, adapter) = (published::unet(), published::adapter());
+    let shape = UnetShape { batch: 2, height: 128, width: 128, tokens: 77, image_tokens: vec![4] };
+    let report = |name: &str, graph| {
+        let report = Report::of(graph, &SETTINGS).unwrap();
+        println!("{name}: {report}");
+        report
+    };
+    let weights = scope(tables::unet(&config));
+    let denoise = report("denoise", unet(&config, &weights, &shape, &compat).unwrap());
+    assert!(denoise.arena <= 260 << 20, "{}", denoise.arena);
+    // 2,567,463,684 parameters less those of the condition program, in 16 bits.
+    assert!((4 << 30..6 << 30).contains(&denoise.weights), "{}", denoise.weights);
+    let decode = vae_decoder(&published::vae(), &scope(tables::vae_decoder(&published::vae())), 128, 128, &compat);
+    let decode = report("decode", decode.unwrap());
+    assert!(decode.arena <= 1_400_000_000, "{}", decode.arena);
+    let ip = scope(tables::adapter(&adapter));
+    let adapters = [Adapter { config: &adapter, scope: &ip }];
+    report("condition", condition(&config, &weights, &shape, 30, &adapters).unwrap());
+    for (text, pooled) in [(published::text(), false), (published::text_2(), true)] {
+        let weights = scope(tables::clip_text(&text));
+        report("text", clip_text(&text, &weights, 2, 77, text.layers - 1, pooled).unwrap());
+    }
+    let vision = published::vision();
+    report("image", clip_vision(&vision, &scope(tables::clip_vision(&vision)), 1).unwrap());
+}

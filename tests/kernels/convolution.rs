@@ -1,0 +1,292 @@
+use crate::common::*;
+use braid::device::cuda::params::*;
+use braid::device::cuda::tiles::{Tile, blocks};
+use braid::tensor::DType;
+
+/// A convolution's geometry.
+#[derive(Clone, Copy)]
+struct Shape {
+    images: usize,
+    height: usize,
+    width: usize,
+    /// Channels of the two sources.
+    channels: [usize; 2],
+    n: usize,
+    kernel: usize,
+    stride: usize,
+    padding: usize,
+    /// Rows and columns of zeros after the picture.
+    after: usize,
+}
+
+impl Shape {
+    fn result(&self) -> [usize; 2] {
+        [self.height, self.width].map(|side| (side + self.padding + self.after - self.kernel) / self.stride + 1)
+    }
+
+    fn all(&self) -> usize {
+        self.channels[0] + self.channels[1]
+    }
+
+    /// In f64, of OHWI weights.
+    fn exact(&self, x: &[Vec<f32>; 2], w: &[f32]) -> Vec<f64> {
+        let ([rows, columns], c) = (self.result(), self.all());
+        let mut out = Vec::new();
+        for at in 0..self.images * rows * columns {
+            let (image, oy, ox) = (at / (rows * columns), at / columns % rows, at % columns);
+            for n in 0..self.n {
+                let mut sum = 0.0;
+                for tap in 0..self.kernel * self.kernel {
+                    let (y, x0) = (oy * self.stride + tap / self.kernel, ox * self.stride + tap % self.kernel);
+                    let (y, x0) = (y.wrapping_sub(self.padding), x0.wrapping_sub(self.padding));
+                    if y >= self.height || x0 >= self.width {
+                        continue;
+                    }
+                    let pixel = (image * self.height + y) * self.width + x0;
+                    for i in 0..c {
+                        let value = if i < self.channels[0] {
+                            x[0][pixel * self.channels[0] + i]
+                        } else {
+                            x[1][pixel * self.channels[1] + i - self.channels[0]]
+                        };
+                        sum += f64::from(value) * f64::from(w[(n * self.kernel * self.kernel + tap) * c + i]);
+                    }
+                }
+                out.push(sum);
+            }
+        }
+        out
+    }
+
+    fn inputs(&self, dtype: DType) -> ([Vec<f32>; 2], Vec<f32>) {
+        let pixels = self.images * self.height * self.width;
+        let x = [0, 1].map(|s| rounded(dtype, &values(pixels * self.channels[s], 1 + s as u32)));
+        let k = self.kernel * self.kernel * self.all();
+        (x, rounded(dtype, &values(self.n * k, 3)))
+    }
+}
+
+const TILES: [Tile; 3] = [Tile { m: 128, n: 128 }, Tile { m: 128, n: 64 }, Tile { m: 64, n: 64 }];
+
+fn convolution(dtype: DType, tile: Tile, s: Shape, x: &[Vec<f32>; 2], w: &[f32]) -> Vec<f32> {
+    let gpu = Gpu::new();
+    let [rows, columns] = s.result();
+    let count = s.images * rows * columns;
+    let bias = rounded(dtype, &values(s.n, 4));
+    let added = rounded(dtype, &values(s.images * s.n, 5));
+    let residual = rounded(dtype, &values(count * s.n, 6));
+    let out = gpu.room(count * s.n * 2);
+    let params = ConvolutionParams {
+        x0: gpu.upload(dtype, &x[0]),
+        x1: gpu.upload(dtype, &x[1]),
+        w: gpu.upload(dtype, w),
+        finish: Finish {
+            bias: gpu.upload(dtype, &bias),
+            rows: gpu.upload(dtype, &added),
+            residual: gpu.upload(dtype, &residual),
+            out,
+            residual_stride: s.n as i64,
+            out_stride: s.n as i64,
+            rows_of_image: (rows * columns) as i32,
+            ..Finish::default()
+        },
+        pixels: count as i32,
+        n: s.n as i32,
+        channels0: s.channels[0] as i32,
+        channels: s.all() as i32,
+        height: s.height as i32,
+        width: s.width as i32,
+        result_height: rows as i32,
+        result_width: columns as i32,
+        kernel_y: s.kernel as i32,
+        kernel_x: s.kernel as i32,
+        stride: s.stride as i32,
+        padding_y: s.padding as i32,
+        padding_x: s.padding as i32,
+        phases: 1,
+    };
+    let [gx, gy] = tile.grid(count, s.n);
+    gpu.launch(&format!("convolution_{}", tile.name()), dtype, [gx, gy, 1], &params);
+    let mut want = s.exact(x, w);
+    for (i, want) in want.iter_mut().enumerate() {
+        let (row, n) = (i / s.n, i % s.n);
+        *want += f64::from(bias[n]) + f64::from(added[row / (rows * columns) * s.n + n]) + f64::from(residual[i]);
+    }
+    let got = gpu.download(dtype, out, want.len());
+    let what =
+        format!("{dtype} {} {}x{} {:?} to {} kernel {}", tile.name(), s.height, s.width, s.channels, s.n, s.kernel);
+    close(&what, dtype, &got, &want);
+    got
+}
+
+#[test]
+fn convolutions_of_every_geometry() {
+    if !compiled() {
+        return;
+    }
+    let plain =
+        Shape { images: 1, height: 5, width: 7, channels: [8, 0], n: 8, kernel: 3, stride: 1, padding: 1, after: 1 };
+    let shapes = [
+        plain,
+        Shape { images: 2, height: 9, width: 8, channels: [40, 0], n: 72, ..plain },
+        Shape { channels: [16, 24], n: 24, ..plain },
+        Shape { channels: [8, 40], n: 13, ..plain },
+        // Stride 2 with zeros on both sides and after the picture alone.
+        Shape { stride: 2, channels: [16, 0], ..plain },
+        Shape { stride: 2, height: 8, width: 6, channels: [16, 0], padding: 0, ..plain },
+        Shape { kernel: 1, padding: 0, after: 0, channels: [24, 8], n: 16, ..plain },
+        Shape { height: 1, width: 1, channels: [32, 0], n: 8, ..plain },
+    ];
+    for dtype in HALVES {
+        for s in shapes {
+            let (x, w) = s.inputs(dtype);
+            let results: Vec<Vec<f32>> = TILES.iter().map(|&tile| convolution(dtype, tile, s, &x, &w)).collect();
+            assert!(results.iter().all(|r| *r == results[0]), "the tile changes the result");
+        }
+        // An image is the same alone and in a batch.
+        let run = |images| {
+            let s = Shape { images, channels: [16, 0], ..plain };
+            let (x, w) = s.inputs(dtype);
+            convolution(dtype, TILES[2], s, &x, &w)
+        };
+        let (alone, batch) = (run(1), run(4));
+        assert_eq!(alone[..], batch[..alone.len()]);
+    }
+}
+
+/// The kernels of the four phases made by `phases`, then the convolution with them, against doubling and a 3x3 convolution.
+#[test]
+fn a_doubling_and_a_convolution_as_four_phases() {
+    if !compiled() {
+        return;
+    }
+    for dtype in HALVES {
+        for (images, height, width, c, n) in [(2, 3, 5, 16, 24), (1, 1, 1, 8, 8), (1, 9, 8, 40, 72)] {
+            let gpu = Gpu::new();
+            let x = rounded(dtype, &values(images * height * width * c, 1));
+            let oihw = rounded(dtype, &values(n * c * 9, 2));
+            let from = if dtype == DType::F16 { "phases_from_f16" } else { "phases_from_bf16" };
+            let w = gpu.room(16 * n * c * 2);
+            let source = gpu.upload(dtype, &oihw);
+            let prepare =
+                WeightsParams { x: source, out: w, n: n as i32, inputs: c as i32, taps: 9, ..Default::default() };
+            gpu.launch(from, dtype, [blocks(16 * n * c, 256), 1, 1], &prepare);
+            let out = gpu.room(4 * images * height * width * n * 2);
+            let added = rounded(dtype, &values(images * n, 3));
+            let params = ConvolutionParams {
+                x0: gpu.upload(dtype, &x),
+                w,
+                finish: Finish {
+                    rows: gpu.upload(dtype, &added),
+                    out,
+                    out_stride: n as i64,
+                    rows_of_image: (height * width) as i32,
+                    ..Finish::default()
+                },
+                pixels: (images * height * width) as i32,
+                n: n as i32,
+                channels0: c as i32,
+                channels: c as i32,
+                height: height as i32,
+                width: width as i32,
+                result_height: height as i32,
+                result_width: width as i32,
+                kernel_y: 2,
+                kernel_x: 2,
+                stride: 1,
+                padding_y: 1,
+                padding_x: 1,
+                phases: 4,
+                ..ConvolutionParams::default()
+            };
+            let [gx, gy] = TILES[2].grid(images * height * width, n);
+            gpu.launch("convolution_64x64", dtype, [gx, gy, 4], &params);
+            let (h2, w2) = (2 * height, 2 * width);
+            let doubled: Vec<f32> = (0..images * h2 * w2)
+                .flat_map(|at| {
+                    let (image, y, x0) = (at / (h2 * w2), at / w2 % h2, at % w2);
+                    x[((image * height + y / 2) * width + x0 / 2) * c..][..c].to_vec()
+                })
+                .collect();
+            let ohwi: Vec<f32> = (0..n * 9 * c).map(|i| oihw[(i / (9 * c) * c + i % c) * 9 + i / c % 9]).collect();
+            let s = Shape {
+                images,
+                height: h2,
+                width: w2,
+                channels: [c, 0],
+                n,
+                kernel: 3,
+                stride: 1,
+                padding: 1,
+                after: 1,
+            };
+            let mut want = s.exact(&[doubled, Vec::new()], &ohwi);
+            want.iter_mut().enumerate().for_each(|(i, w)| *w += f64::from(added[i / (h2 * w2 * n) * n + i % n]));
+            // The sums of taps are rounded once more.
+            let bound = if dtype == DType::F16 { 8e-4 } else { 6e-3 };
+            within(&format!("{dtype} {height}x{width}"), bound, &gpu.download(dtype, out, want.len()), &want);
+        }
+    }
+}
+
+fn narrow(name: &str, dtype: DType, s: Shape, out_f32: bool, grid: [u32; 3]) {
+    let gpu = Gpu::new();
+    let (x, w) = s.inputs(dtype);
+    let [rows, columns] = s.result();
+    let count = s.images * rows * columns;
+    let bias = rounded(dtype, &values(s.n, 4));
+    let out_type = if out_f32 { DType::F32 } else { dtype };
+    let out = gpu.room(count * s.n * out_type.size());
+    let params = NarrowParams {
+        x: gpu.upload(dtype, &x[0]),
+        w: gpu.upload(dtype, &w),
+        bias: gpu.upload(dtype, &bias),
+        out,
+        pixels: count as i32,
+        n: s.n as i32,
+        channels: s.channels[0] as i32,
+        height: s.height as i32,
+        width: s.width as i32,
+        result_height: rows as i32,
+        result_width: columns as i32,
+        kernel_y: s.kernel as i32,
+        kernel_x: s.kernel as i32,
+        stride: s.stride as i32,
+        padding_y: s.padding as i32,
+        padding_x: s.padding as i32,
+        out_f32: out_f32.into(),
+        reserved: 0,
+    };
+    gpu.launch(name, dtype, grid, &params);
+    let mut want = s.exact(&x, &w);
+    want.iter_mut().enumerate().for_each(|(i, want)| *want += f64::from(bias[i % s.n]));
+    close(&format!("{name} {dtype} {:?}", s.channels), out_type, &gpu.download(out_type, out, want.len()), &want);
+}
+
+#[test]
+fn narrow_convolutions() {
+    if !compiled() {
+        return;
+    }
+    let plain =
+        Shape { images: 2, height: 5, width: 7, channels: [4, 0], n: 13, kernel: 3, stride: 1, padding: 1, after: 1 };
+    for dtype in HALVES {
+        for s in [
+            plain,
+            Shape { channels: [3, 0], n: 130, ..plain },
+            Shape { kernel: 1, padding: 0, after: 0, n: 4, ..plain },
+        ] {
+            let [rows, columns] = s.result();
+            let grid = [blocks(s.images * rows * columns, 16), blocks(s.n, 128), 1];
+            narrow("convolution_few_in", dtype, s, false, grid);
+        }
+        for (name, channels, n) in [("4", 8, 3), ("4", 40, 4), ("8", 264, 8), ("8", 16, 5)] {
+            let s = Shape { channels: [channels, 0], n, ..plain };
+            let [rows, columns] = s.result();
+            let grid = [blocks(s.images * rows * columns, 16), 1, 1];
+            for out_f32 in [false, true] {
+                narrow(&format!("convolution_few_out_{name}"), dtype, s, out_f32, grid);
+            }
+        }
+    }
+}

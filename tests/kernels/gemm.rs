@@ -1,0 +1,182 @@
+use crate::common::*;
+use braid::device::cuda::params::*;
+use braid::device::cuda::tiles::Tile;
+use braid::tensor::DType;
+
+fn activated(code: i32, x: f64) -> f64 {
+    match code {
+        1 => swish(x, 1.0),
+        2 => gelu(x),
+        3 => swish(x, 1.702),
+        _ => x,
+    }
+}
+
+struct Case {
+    m: usize,
+    n: usize,
+    k: usize,
+    /// Columns of the first of two sources; `k` for one.
+    k0: usize,
+    activation: i32,
+    extras: bool,
+    out_f32: bool,
+}
+
+fn gemm(dtype: DType, tile: Tile, case: &Case) -> Vec<f32> {
+    let &Case { m, n, k, k0, activation, extras, out_f32 } = case;
+    let gpu = Gpu::new();
+    let scale = 1.0 / (k as f32).sqrt();
+    let x0 = rounded(dtype, &values(m * k0, 1));
+    let x1 = rounded(dtype, &values(m * (k - k0), 2));
+    let w = rounded(dtype, &values(n * k, 3).iter().map(|w| w * scale * 3.0).collect::<Vec<_>>());
+    let bias = rounded(dtype, &values(n, 4));
+    let each = m.div_ceil(2);
+    // Two steps of two images; the second step counts.
+    let rows = rounded(dtype, &values(4 * n, 5));
+    let residual = rounded(dtype, &values(m * n, 6));
+    let out_type = if out_f32 { DType::F32 } else { dtype };
+    let out = gpu.room(m * n * out_type.size());
+    let optional = |x: &[f32]| if extras { gpu.upload(dtype, x) } else { Pointer(0) };
+    let params = GemmParams {
+        x0: gpu.upload(dtype, &x0),
+        x1: gpu.upload(dtype, &x1),
+        w: gpu.upload(dtype, &w),
+        x0_stride: k0 as i64,
+        x1_stride: (k - k0) as i64,
+        w_stride: k as i64,
+        finish: Finish {
+            bias: optional(&bias),
+            rows: optional(&rows),
+            residual: optional(&residual),
+            step: if extras { gpu.i32(&[1]) } else { Pointer(0) },
+            out,
+            rows_step: 2 * n as i64,
+            residual_stride: n as i64,
+            out_stride: n as i64,
+            rows_of_image: each as i32,
+            activation,
+            out_f32: out_f32.into(),
+            reserved: 0,
+        },
+        m: m as i32,
+        n: n as i32,
+        k: k as i32,
+        k0: k0 as i32,
+    };
+    let [x, y] = tile.grid(m, n);
+    gpu.launch(&format!("gemm_{}", tile.name()), dtype, [x, y, 1], &params);
+    let mut want = Vec::new();
+    for row in 0..m {
+        for column in 0..n {
+            let w = &w[column * k..][..k];
+            let first = x0[row * k0..][..k0].iter().zip(w);
+            let second = x1[row * (k - k0)..][..k - k0].iter().zip(&w[k0..]);
+            let mut y: f64 = first.chain(second).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
+            if extras {
+                y += f64::from(bias[column]) + f64::from(rows[(2 + row / each) * n + column]);
+            }
+            y = activated(activation, y);
+            want.push(y + if extras { f64::from(residual[row * n + column]) } else { 0.0 });
+        }
+    }
+    let got = gpu.download(out_type, out, m * n);
+    let what = format!("{dtype} {} {m} {n} {k} {k0} activation {activation}", tile.name());
+    close(&what, out_type, &got, &want);
+    got
+}
+
+const TILES: [Tile; 3] = [Tile { m: 128, n: 128 }, Tile { m: 128, n: 64 }, Tile { m: 64, n: 64 }];
+
+#[test]
+fn products_with_every_tile_agree_to_the_bit() {
+    if !compiled() {
+        return;
+    }
+    for dtype in HALVES {
+        for (m, n, k, k0) in [(1, 8, 8, 8), (65, 72, 40, 40), (130, 136, 200, 96), (5, 3, 64, 64), (33, 67, 72, 8)] {
+            let case = Case { m, n, k, k0, activation: 0, extras: true, out_f32: false };
+            let results: Vec<Vec<f32>> = TILES.iter().map(|&tile| gemm(dtype, tile, &case)).collect();
+            assert!(results.iter().all(|r| *r == results[0]), "{dtype} {m} {n} {k}: the tile changes the result");
+        }
+    }
+}
+
+#[test]
+fn products_with_every_activation_and_f32_results() {
+    if !compiled() {
+        return;
+    }
+    for dtype in HALVES {
+        for activation in 0..4 {
+            let case = Case { m: 20, n: 40, k: 48, k0: 48, activation, extras: activation % 2 == 0, out_f32: false };
+            gemm(dtype, TILES[2], &case);
+        }
+        for n in [40, 13] {
+            gemm(dtype, TILES[2], &Case { m: 20, n, k: 48, k0: 48, activation: 0, extras: false, out_f32: true });
+        }
+    }
+}
+
+#[test]
+fn geglu_products() {
+    if !compiled() {
+        return;
+    }
+    for dtype in HALVES {
+        for (tile, m, n, k) in
+            [(TILES[0], 70, 72, 40), (TILES[2], 70, 72, 40), (TILES[2], 1, 8, 8), (TILES[0], 129, 136, 72)]
+        {
+            let gpu = Gpu::new();
+            let x = rounded(dtype, &values(m * k, 1));
+            let w = rounded(dtype, &values(2 * n * k, 2));
+            let bias = rounded(dtype, &values(2 * n, 3));
+            let out = gpu.room(m * n * 2);
+            let params = GemmParams {
+                x0: gpu.upload(dtype, &x),
+                w: gpu.upload(dtype, &w),
+                x0_stride: k as i64,
+                w_stride: k as i64,
+                finish: Finish { bias: gpu.upload(dtype, &bias), out, out_stride: n as i64, ..Finish::default() },
+                m: m as i32,
+                n: n as i32,
+                k: k as i32,
+                k0: k as i32,
+                ..GemmParams::default()
+            };
+            let [gx, gy] = Tile { m: tile.m, n: tile.n / 2 }.grid(m, n);
+            gpu.launch(&format!("gemm_geglu_{}", tile.name()), dtype, [gx, gy, 1], &params);
+            let dot = |row: usize, column: usize| -> f64 {
+                let pairs = x[row * k..][..k].iter().zip(&w[column * k..][..k]);
+                pairs.map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>() + f64::from(bias[column])
+            };
+            let want: Vec<f64> = (0..m * n).map(|i| dot(i / n, i % n) * gelu(dot(i / n, n + i % n))).collect();
+            close(&format!("{dtype} {} {m} {n} {k}", tile.name()), dtype, &gpu.download(dtype, out, m * n), &want);
+        }
+    }
+}
+
+/// GEGLU's result is kept in the range of f16 where the product of its halves leaves it.
+#[test]
+fn geglu_does_not_overflow() {
+    if !compiled() {
+        return;
+    }
+    let gpu = Gpu::new();
+    let (x, w) = (vec![100.0; 8], vec![1.0; 16 * 8]);
+    let out = gpu.room(16);
+    let params = GemmParams {
+        x0: gpu.upload(DType::F16, &x),
+        w: gpu.upload(DType::F16, &w),
+        x0_stride: 8,
+        w_stride: 8,
+        finish: Finish { out, out_stride: 8, ..Finish::default() },
+        m: 1,
+        n: 8,
+        k: 8,
+        k0: 8,
+        ..GemmParams::default()
+    };
+    gpu.launch("gemm_geglu_64x64", DType::F16, [1, 1, 1], &params);
+    assert_eq!(gpu.download(DType::F16, out, 8), [65504.0; 8]);
+}

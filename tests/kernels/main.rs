@@ -1,0 +1,13 @@
+//! Every CUDA kernel, as NVRTC compiled it, run by the PTX interpreter against a plain f64 reference.
+//!
+//! Shapes are small and odd: one row, tails in every dimension. Each launch is repeated under several schedules, with every
+//! access checked for bounds, alignment, initialisation and races.
+
+mod attention;
+mod common;
+mod convolution;
+mod gemm;
+mod norms;
+mod pointwise;
+mod profile;
+mod step;

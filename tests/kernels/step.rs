@@ -1,0 +1,186 @@
+use crate::common::*;
+use braid::device::cuda::params::*;
+use braid::device::cuda::tiles::blocks;
+use braid::tensor::DType;
+use braid_ptx::Schedule;
+
+/// A row of the table, in the order of its columns.
+type Row = [f32; 12];
+
+fn guide(negative: &[f64], positive: &[f64], scale: f64, rescale: f64) -> Vec<f64> {
+    let out: Vec<f64> = negative.iter().zip(positive).map(|(n, p)| n + scale * (p - n)).collect();
+    let deviation = |x: &[f64]| {
+        let mean = x.iter().sum::<f64>() / x.len() as f64;
+        x.iter().map(|v| (v - mean).powi(2)).sum::<f64>().sqrt()
+    };
+    let (wanted, found) = (deviation(positive), deviation(&out));
+    if rescale > 0.0 && found > 0.0 {
+        return out.iter().map(|o| rescale * o * wanted / found + (1.0 - rescale) * o).collect();
+    }
+    out
+}
+
+fn advance(row: &Row, x: &mut [f64], output: &[f64], history: &mut [f64], noise: &[f64]) {
+    let r = row.map(f64::from);
+    for i in 0..x.len() {
+        let x0 = (r[2] * x[i] + r[3] * output[i]).clamp(-r[4], r[4]);
+        let mut next = r[5] * x[i] + r[6] * output[i] + r[7] * x0;
+        if r[8] != 0.0 {
+            next += r[8] * history[i];
+        }
+        if r[9] != 0.0 {
+            next += r[9] * noise[i];
+        }
+        history[i] = x0;
+        x[i] = next;
+    }
+}
+
+/// Three steps of two images: the counter, the table, history, noise in two slots, guidance with rescale for one of them.
+#[test]
+fn steps_follow_the_table() {
+    if !compiled() {
+        return;
+    }
+    let inf = f32::INFINITY;
+    let table: [Row; 3] = [
+        [981.0, 0.5, 1.1, -0.4, inf, 0.9, 0.3, 0.0, 0.0, 0.2, 0.0, 0.0],
+        [500.0, 0.6, 1.2, -0.5, 0.4, 0.8, 0.2, 0.3, -0.25, 0.1, 0.0, 0.0],
+        [1.0, 0.7, 1.0, -0.6, inf, 0.7, 0.1, 0.0, 0.5, 0.0, 0.0, 0.0],
+    ];
+    let images = 2;
+    for (n, is_guided) in [(5000, true), (12, true), (2100, false)] {
+        let gpu = Gpu::new();
+        let x = values(images * n, 1);
+        let rows = if is_guided { 2 * images } else { images };
+        let noise = values(2 * images * n, 2);
+        let guidance = [5.0, 0.0, 7.5, 0.7];
+        let chunks = n.div_ceil(2048);
+        let counter = gpu.i32(&[0]);
+        let progress = gpu.i32(&[-1]);
+        let flags = gpu.i32(&[i32::MAX; 2]);
+        let x_at = gpu.f32(&x);
+        let mut params = StepParams {
+            x: x_at,
+            // Unwritten before the first step, whose weight for it is zero.
+            history: gpu.room(images * n * 4),
+            noise: gpu.f32(&noise),
+            table: gpu.f32(table.as_flattened()),
+            guidance: gpu.f32(&guidance),
+            moments: gpu.room(images * chunks * 16),
+            step: counter,
+            not_finite: flags,
+            // Positive rows first, then the negative ones.
+            image_stride: n as i64,
+            negative: if is_guided { (images * n) as i64 } else { 0 },
+            n: n as i32,
+            images: images as i32,
+            steps: 3,
+            noise_slots: 2,
+            ..StepParams::default()
+        };
+        let (mut want, mut history) = (wide(&x), vec![0.0; images * n]);
+        for (s, row) in table.iter().enumerate() {
+            for dtype in HALVES {
+                let sample = gpu.room(rows * n * 2);
+                let input = ModelInputParams {
+                    x: x_at,
+                    out: sample,
+                    table: params.table,
+                    step: counter,
+                    image_stride: params.image_stride,
+                    negative: params.negative,
+                    n: n as i32,
+                    steps: 3,
+                };
+                gpu.launch("model_input", dtype, [blocks(n, 1024), images as u32, 1], &input);
+                let exact: Vec<f64> = want.iter().map(|x| x * f64::from(row[1])).collect();
+                let exact = exact.repeat(rows / images);
+                close(&format!("input of step {s}"), dtype, &gpu.download(dtype, sample, rows * n), &exact);
+            }
+            let output = values(rows * n, 10 + s as u32);
+            params.output = gpu.f32(&output);
+            gpu.launch("guidance_moments", DType::F32, [chunks as u32, images as u32, 1], &params);
+            gpu.once("step", DType::F32, [blocks(n, 1024), images as u32, 1], &params, Schedule::Random(3));
+            let output = wide(&output);
+            for i in 0..images {
+                let (at, negative) = (i * n..(i + 1) * n, (images + i) * n);
+                let out = match is_guided {
+                    true => {
+                        let [scale, rescale] = [0, 1].map(|k| f64::from(guidance[2 * i + k]));
+                        guide(&output[negative..negative + n], &output[at.clone()], scale, rescale)
+                    }
+                    false => output[at.clone()].to_vec(),
+                };
+                let fresh = wide(&noise[(s % 2 * images + i) * n..][..n]);
+                advance(row, &mut want[at.clone()], &out, &mut history[at], &fresh);
+            }
+            within(&format!("step {s} of {n}"), 2e-6, &gpu.download(DType::F32, x_at, images * n), &want);
+            let advance = AdvanceParams { step: counter, progress };
+            gpu.once("step_advance", DType::F32, [1, 1, 1], &advance, Schedule::InOrder);
+            assert_eq!(gpu.read(counter, 4), gpu.read(progress, 4));
+        }
+        assert_eq!(gpu.read(counter, 4), 3i32.to_le_bytes());
+        assert_eq!(gpu.read(flags, 8), [i32::MAX; 2].map(i32::to_le_bytes).concat());
+    }
+}
+
+/// The first step that is not finite is marked for its image alone.
+#[test]
+fn an_image_that_is_not_finite_is_marked() {
+    if !compiled() {
+        return;
+    }
+    let gpu = Gpu::new();
+    let n = 1500;
+    let row: Row = [0.0, 1.0, 1.0, 0.0, 1.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0];
+    let mut output = vec![0.5; 2 * n];
+    output[n + 1400] = f32::NAN;
+    let flags = gpu.i32(&[i32::MAX; 2]);
+    let params = StepParams {
+        x: gpu.f32(&vec![1.0; 2 * n]),
+        output: gpu.f32(&output),
+        table: gpu.f32(&row.repeat(5)),
+        guidance: gpu.f32(&[1.0, 0.0, 1.0, 0.0]),
+        step: gpu.i32(&[4]),
+        not_finite: flags,
+        image_stride: n as i64,
+        n: n as i32,
+        images: 2,
+        steps: 5,
+        noise_slots: 1,
+        ..StepParams::default()
+    };
+    gpu.once("step", DType::F32, [2, 2, 1], &params, Schedule::InOrder);
+    assert_eq!(gpu.read(flags, 8), [i32::MAX, 4].map(i32::to_le_bytes).concat());
+    for dtype in [DType::F16, DType::BF16, DType::F32] {
+        for (bad, marked) in [(f32::INFINITY, 9), (f32::NAN, 9), (-1.0, i32::MAX)] {
+            let mut x = vec![1.0; 1030];
+            x[1029] = bad;
+            let flag = gpu.i32(&[i32::MAX]);
+            let params = FiniteParams { x: gpu.upload(dtype, &x), flag, count: 1030, value: 9, reserved: 0 };
+            gpu.launch("finite", dtype, [2, 1, 1], &params);
+            assert_eq!(gpu.read(flag, 4), marked.to_le_bytes(), "{dtype} {bad}");
+        }
+    }
+}
+
+#[test]
+fn pixels_round_as_the_profile_says() {
+    if !compiled() {
+        return;
+    }
+    let gpu = Gpu::new();
+    let mut x = values(1500, 1);
+    x[..6].copy_from_slice(&[-1.0, 1.0, -7.0, 9.0, 0.0, f32::NAN]);
+    for truncate in [0, 1] {
+        let out = gpu.room(1500);
+        let params = Rgb8Params { x: gpu.f32(&x), out, count: 1500, truncate, reserved: 0 };
+        gpu.launch("rgb8", DType::F32, [2, 1, 1], &params);
+        let byte = |x: &f32| {
+            let v = (x / 2.0 + 0.5).clamp(0.0, 1.0) * 255.0;
+            if truncate == 1 { v as u8 } else { v.round_ties_even() as u8 }
+        };
+        assert_eq!(gpu.read(out, 1500), x.iter().map(byte).collect::<Vec<u8>>());
+    }
+}
