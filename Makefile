@@ -31,6 +31,7 @@ examples:
 tests:
 	BRAID_ISA=portable $(CARGO) test --lib --test goldens
 	BRAID_ISA=avx2 $(CARGO) test --lib --test goldens
+	$(CARGO) test -p braid-ptx
 	$(CARGO) test
 
 bench:

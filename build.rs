@@ -72,7 +72,8 @@ fn build(nvrtc: &Nvrtc, units: &[File], headers: &[File], out: &Path) -> Result<
             let mut hasher = DefaultHasher::new();
             (unit, headers, target, FLAGS, version).hash(&mut hasher);
             let stem = format!("{}.{target}.", unit.0);
-            let file = out.join(format!("{stem}{:016x}", hasher.finish()));
+            // Its ending is replaced, not the hash.
+            let file = out.join(format!("{stem}{:016x}.unit", hasher.finish()));
             if !file.with_extension("log").exists() {
                 for old in fs::read_dir(out).into_iter().flatten().flatten() {
                     if old.file_name().to_string_lossy().starts_with(&stem) {

@@ -3,6 +3,8 @@
 //! Shapes are small and odd: one row, tails in every dimension. Each launch is repeated under several schedules, with every
 //! access checked for bounds, alignment, initialisation and races.
 
+#![allow(clippy::unwrap_used)]
+
 mod attention;
 mod common;
 mod convolution;

@@ -177,8 +177,8 @@ fn sinusoids() {
             for x in x {
                 let angle =
                     |i: usize| f64::from(x) * (-(10_000f64.ln()) * i as f64 / (half as f64 - f64::from(shift))).exp();
-                let (first, second): (fn(f64) -> f64, fn(f64) -> f64) =
-                    if flip == 1 { (f64::cos, f64::sin) } else { (f64::sin, f64::cos) };
+                let [first, second]: [fn(f64) -> f64; 2] =
+                    if flip == 1 { [f64::cos, f64::sin] } else { [f64::sin, f64::cos] };
                 want.extend((0..half).map(|i| first(angle(i))));
                 want.extend((0..half).map(|i| second(angle(i))));
             }

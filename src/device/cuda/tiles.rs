@@ -63,8 +63,8 @@ pub fn attention(dim: usize) -> Option<(&'static str, usize)> {
     match dim {
         _ if dim == 0 || !dim.is_multiple_of(8) => None,
         ..=64 => Some(("attention_64", 128)),
-        ..=80 => Some(("attention_80", 128)),
-        ..=112 => Some(("attention_112", 64)),
+        65..=80 => Some(("attention_80", 128)),
+        81..=112 => Some(("attention_112", 64)),
         _ => None,
     }
 }
