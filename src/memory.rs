@@ -43,6 +43,23 @@ pub fn demand(stage: &'static str, need: u64, hint: impl FnOnce() -> String) -> 
     }
 }
 
+/// That many zeros, or an error instead of an abort; `need` is what the error says, which may be more than this allocation.
+///
+/// # Errors
+/// [`Error::Memory`].
+pub fn zeroed<T: Clone + Default>(
+    stage: &'static str,
+    len: usize,
+    need: u64,
+    hint: impl FnOnce() -> String,
+) -> Result<Vec<T>> {
+    let mut memory = Vec::new();
+    let short = |_| Error::Memory { stage, need, have: available().unwrap_or(0), hint: hint() };
+    memory.try_reserve_exact(len).map_err(short)?;
+    memory.resize(len, T::default());
+    Ok(memory)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

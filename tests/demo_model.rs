@@ -5,7 +5,7 @@
 
 use braid::inputs::picture::{self, Alpha, Picture};
 use braid::pipeline::{ImagePrompt, Reference, Scales, Watch};
-use braid::weights::{OpenOptions, Weights, open};
+use braid::weights::{OpenOptions, open};
 use braid::{Pipeline, PipelineOptions, Request};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -74,16 +74,23 @@ fn training() -> &'static Training {
 }
 
 /// `tools/demo_model/judge.py` says what it is: four convolutions of stride 2, the mean and the maximum, linear heads.
-struct Judge(Weights);
+struct Judge {
+    /// Shape, kernel and bias of each.
+    convolutions: Vec<(Vec<usize>, Vec<f32>, Vec<f32>)>,
+    /// Matrix and bias.
+    heads: (Vec<f32>, Vec<f32>),
+}
 
 impl Judge {
     fn open() -> Self {
-        Self(open(&root("tests/data/demo/judge.safetensors"), &OpenOptions::default()).unwrap())
-    }
-
-    fn tensor(&self, name: &str) -> (Vec<usize>, Vec<f32>) {
-        let weight = self.0.get(name).unwrap();
-        (weight.shape().to_vec(), weight.to_f32())
+        let weights = open(&root("tests/data/demo/judge.safetensors"), &OpenOptions::default()).unwrap();
+        let tensor = |name: String| weights.get(&name).unwrap();
+        let layer = |i| {
+            let [weight, bias] = ["weight", "bias"].map(|kind| tensor(format!("convs.{i}.{kind}")));
+            (weight.shape().to_vec(), weight.to_f32(), bias.to_f32())
+        };
+        let heads = (tensor("heads.weight".into()).to_f32(), tensor("heads.bias".into()).to_f32());
+        Self { convolutions: (0..4).map(layer).collect(), heads }
     }
 
     fn see(&self, picture: &Picture) -> Seen {
@@ -91,17 +98,14 @@ impl Judge {
         // Channels first.
         let mut x: Vec<f32> =
             (0..3).flat_map(|c| picture.rgb().iter().skip(c).step_by(3).map(|&v| f32::from(v) / 127.5 - 1.0)).collect();
-        for layer in 0..4 {
-            let (shape, weight) = self.tensor(&format!("convs.{layer}.weight"));
-            let (_, bias) = self.tensor(&format!("convs.{layer}.bias"));
-            x = convolve(&x, side, &shape, &weight, &bias);
+        for (shape, weight, bias) in &self.convolutions {
+            x = convolve(&x, side, shape, weight, bias);
             side /= 2;
         }
         let planes = x.chunks_exact(side * side);
         let means = planes.clone().map(|p| p.iter().sum::<f32>() / p.len() as f32);
         let features: Vec<f32> = means.chain(planes.map(|p| p.iter().copied().fold(f32::MIN, f32::max))).collect();
-        let (_, weight) = self.tensor("heads.weight");
-        let (_, bias) = self.tensor("heads.bias");
+        let (weight, bias) = &self.heads;
         let rows = weight.chunks_exact(features.len());
         let scores: Vec<f32> =
             rows.zip(bias).map(|(w, b)| b + w.iter().zip(&features).map(|(w, f)| w * f).sum::<f32>()).collect();

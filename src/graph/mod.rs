@@ -14,6 +14,7 @@ pub use builder::Builder;
 pub use fuse::fuse;
 pub use plan::{Location, Plan};
 
+use crate::error::{Error, Result};
 use crate::weights::Weight;
 
 /// An activation function.
@@ -226,6 +227,11 @@ impl Node {
         self.len() == 0
     }
 
+    /// Rows of one image: pixels or tokens.
+    pub fn tokens(&self) -> usize {
+        self.shape[1..self.shape.len() - 1].iter().product()
+    }
+
     /// The last dimension.
     pub fn channels(&self) -> usize {
         self.shape.last().copied().unwrap_or(1)
@@ -258,6 +264,44 @@ impl Graph {
         uses
     }
 
+    /// The node that owns each node's bytes: itself, or, as a reshape shares its operand's bytes, what that reads.
+    pub fn owners(&self) -> Vec<usize> {
+        let mut owners: Vec<usize> = (0..self.nodes.len()).collect();
+        for (i, node) in self.nodes.iter().enumerate() {
+            if matches!(node.op, Op::Reshape) {
+                owners[i] = owners[node.inputs[0].0];
+            }
+        }
+        owners
+    }
+
+    /// Refuses bindings of other numbers or lengths than were declared; for the devices.
+    ///
+    /// # Errors
+    /// [`Error::Graph`].
+    pub(crate) fn check_bindings(&self, inputs: &[&[f32]], outputs: &[&mut [f32]]) -> Result<()> {
+        self.check("input", &self.inputs, inputs.iter().map(|b| b.len()))?;
+        self.check("output", &self.outputs, outputs.iter().map(|b| b.len()))
+    }
+
+    fn check(
+        &self,
+        kind: &str,
+        declared: &[(String, NodeId)],
+        bound: impl ExactSizeIterator<Item = usize>,
+    ) -> Result<()> {
+        if declared.len() != bound.len() {
+            return Err(Error::Graph(format!("{} {kind}s declared, {} bound", declared.len(), bound.len())));
+        }
+        for ((name, id), len) in declared.iter().zip(bound) {
+            if self.node(*id).len() != len {
+                let shape = &self.node(*id).shape;
+                return Err(Error::Graph(format!("{kind} `{name}` is {shape:?}, bound to {len} values")));
+            }
+        }
+        Ok(())
+    }
+
     /// Multiplications with additions that a run takes, in products and attention.
     pub fn macs(&self) -> u64 {
         let macs = |node: &Node| -> u64 {
@@ -265,10 +309,7 @@ impl Graph {
             match &node.op {
                 Op::Product(p) => p.parts.iter().map(|a| rows * a.weight.len() as u64).sum(),
                 Op::Attention(a) => {
-                    let keys = |s: &Strand| {
-                        let shape = &self.node(node.inputs[s.keys.operand]).shape;
-                        shape[1..shape.len() - 1].iter().product::<usize>() as u64
-                    };
+                    let keys = |s: &Strand| self.node(node.inputs[s.keys.operand]).tokens() as u64;
                     a.strands.iter().map(|s| 2 * rows * keys(s) * (a.heads * a.dim) as u64).sum()
                 }
                 _ => 0,

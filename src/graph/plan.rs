@@ -1,6 +1,6 @@
 //! The memory plan: from the nodes' lifetimes to places in one arena.
 
-use super::{Graph, NodeId, Op};
+use super::{Graph, NodeId};
 
 /// Where a node's result lies during a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,13 +33,7 @@ impl Plan {
     /// lowest gap that fits.
     pub fn new(graph: &Graph) -> Self {
         let n = graph.nodes.len();
-        // A reshape shares its operand's bytes: `root` is the node that owns them.
-        let mut root: Vec<usize> = (0..n).collect();
-        for (i, node) in graph.nodes.iter().enumerate() {
-            if matches!(node.op, Op::Reshape) {
-                root[i] = root[node.inputs[0].0];
-            }
-        }
+        let root = graph.owners();
         let mut last: Vec<usize> = (0..n).collect();
         for (i, node) in graph.nodes.iter().enumerate() {
             for id in &node.inputs {

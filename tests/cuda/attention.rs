@@ -1,11 +1,11 @@
 //! Attention of every kind.
 
-use super::{check, ptx, scope, values};
+use super::{check, compiled, scope, values};
 use braid::graph::{Builder, Columns, NodeId, Strand};
 
 #[test]
 fn self_attention_with_merged_projections() {
-    if !ptx::compiled("self_attention_with_merged_projections") {
+    if !compiled() {
         return;
     }
     for (heads, dim, tokens, causal, kernel) in [
@@ -44,7 +44,7 @@ fn strand(operand: usize, width: usize, length: Option<usize>, scale: Option<(us
 
 #[test]
 fn strands_keep_their_own_softmax() {
-    if !ptx::compiled("strands_keep_their_own_softmax") {
+    if !compiled() {
         return;
     }
     let (heads, tokens, c, text, image) = (2, 30, 80, 154, 8);
@@ -69,7 +69,7 @@ fn strands_keep_their_own_softmax() {
 /// A strand alone that has a weight, strands without any, and lengths of one strand.
 #[test]
 fn other_strands() {
-    if !ptx::compiled("other_strands") {
+    if !compiled() {
         return;
     }
     let (heads, tokens, c, keys) = (1, 9, 64, 21);

@@ -3,8 +3,9 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+use super::compiled;
 use super::naive::Naive;
-use super::ptx::{self, PtxDriver};
+use super::ptx::PtxDriver;
 use super::relative;
 use braid::device::cpu::Cpu;
 use braid::device::cuda::CudaDevice;
@@ -76,14 +77,14 @@ fn compare(dtype: DType) {
 
 #[test]
 fn a_small_model_in_f16() {
-    if ptx::compiled("a_small_model_in_f16") {
+    if compiled() {
         compare(DType::F16);
     }
 }
 
 #[test]
 fn a_small_model_in_bf16() {
-    if ptx::compiled("a_small_model_in_bf16") {
+    if compiled() {
         compare(DType::BF16);
     }
 }

@@ -1,6 +1,6 @@
 //! What a program asks of its driver, and when.
 
-use super::{outputs, ptx, scope, values};
+use super::{compiled, outputs, ptx, scope, values};
 use braid::device::Device;
 use braid::device::cuda::driver::{Calls, Driver};
 use braid::device::cuda::{CudaDevice, Report};
@@ -30,7 +30,7 @@ fn difference(after: Calls, before: Calls) -> [u64; 6] {
 /// result.
 #[test]
 fn a_run_only_replays() {
-    if !ptx::compiled("a_run_only_replays") {
+    if !compiled() {
         return;
     }
     let driver = Arc::new(PtxDriver::new());
@@ -56,7 +56,7 @@ fn a_run_only_replays() {
 /// Whatever the order of warps and the moment at which copies arrive.
 #[test]
 fn every_schedule_gives_the_same() {
-    if !ptx::compiled("every_schedule_gives_the_same") {
+    if !compiled() {
         return;
     }
     let x = values(160, 5);
@@ -72,7 +72,7 @@ fn every_schedule_gives_the_same() {
 
 #[test]
 fn memory_comes_back() {
-    if !ptx::compiled("memory_comes_back") {
+    if !compiled() {
         return;
     }
     let driver = Arc::new(PtxDriver::new());
@@ -96,7 +96,7 @@ fn what_does_not_fit_is_refused_before_anything_is_allocated() {
 
 #[test]
 fn a_wrong_binding_is_an_error() {
-    if !ptx::compiled("a_wrong_binding_is_an_error") {
+    if !compiled() {
         return;
     }
     let device = CudaDevice::new(Arc::new(PtxDriver::new()), DType::F16).unwrap();
@@ -122,7 +122,7 @@ fn what_no_kernel_takes_is_named() {
 /// The same picture alone and beside another: the same bytes.
 #[test]
 fn an_image_does_not_depend_on_its_batch() {
-    if !ptx::compiled("an_image_does_not_depend_on_its_batch") {
+    if !compiled() {
         return;
     }
     let s = scope(&[

@@ -1,6 +1,6 @@
 //! What half precision costs at least: the CPU's f32 arithmetic with every weight and every result rounded to a type.
 
-use super::ptx::{narrow, wide};
+use super::interpreter::{narrow, wide};
 use braid::Result;
 use braid::device::cpu::Cpu;
 use braid::device::{Device, Program};

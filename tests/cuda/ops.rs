@@ -1,6 +1,6 @@
 //! Normalisations, tables and what goes element by element.
 
-use super::{check, ptx, scope, values};
+use super::{check, compiled, interpreter, scope, values};
 use braid::graph::{Activation, Builder};
 use braid::tensor::DType;
 use braid::weights::{Storage, Weight};
@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 #[test]
 fn group_norm() {
-    if !ptx::compiled("group_norm") {
+    if !compiled() {
         return;
     }
     for (n, h, w, c, groups, silu) in [(2, 5, 7, 24, 4, true), (1, 1, 1, 8, 8, false), (1, 20, 9, 136, 8, true)] {
@@ -31,7 +31,7 @@ fn group_norm() {
 
 #[test]
 fn layer_norm() {
-    if !ptx::compiled("layer_norm") {
+    if !compiled() {
         return;
     }
     for (rows, c) in [(1, 8), (11, 24), (9, 1280)] {
@@ -47,7 +47,7 @@ fn layer_norm() {
 
 #[test]
 fn tables() {
-    if !ptx::compiled("tables") {
+    if !compiled() {
         return;
     }
     let (c, tokens) = (24, 3);
@@ -68,7 +68,7 @@ fn tables() {
 
 #[test]
 fn element_by_element() {
-    if !ptx::compiled("element_by_element") {
+    if !compiled() {
         return;
     }
     // A width that is a multiple of 8 and one that is not.
@@ -102,7 +102,7 @@ fn element_by_element() {
 
 #[test]
 fn sinusoids() {
-    if !ptx::compiled("sinusoids") {
+    if !compiled() {
         return;
     }
     for (flip, shift) in [(true, 0.0), (false, 1.0)] {
@@ -117,7 +117,7 @@ fn sinusoids() {
 
 #[test]
 fn outputs_that_are_no_result_of_their_own() {
-    if !ptx::compiled("outputs_that_are_no_result_of_their_own") {
+    if !compiled() {
         return;
     }
     let x = values(24, 1);
@@ -135,12 +135,12 @@ fn outputs_that_are_no_result_of_their_own() {
 /// Weights in every type of a file, sliced, transposed and unaligned.
 #[test]
 fn weights_of_any_file() {
-    if !ptx::compiled("weights_of_any_file") {
+    if !compiled() {
         return;
     }
     let (n, k) = (24, 40);
     for dtype in [DType::F32, DType::F16, DType::BF16] {
-        let data = ptx::narrow(&values((n + 2) * k, 1), dtype);
+        let data = interpreter::narrow(&values((n + 2) * k, 1), dtype);
         let odd: Vec<u8> = [&[0u8][..], &data].concat();
         let all = Weight::new(Arc::new(Storage::owned(odd)), 1, dtype, vec![n + 2, k], "w").unwrap();
         let turned = Weight::new(Arc::new(Storage::owned(data)), 0, dtype, vec![k, n + 2], "t").unwrap();

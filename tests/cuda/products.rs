@@ -1,6 +1,6 @@
 //! Fully connected layers and convolutions.
 
-use super::{check, ptx, scope, values};
+use super::{check, compiled, scope, values};
 use braid::graph::{Activation, Builder, Window};
 
 fn has(kernels: &[String], name: &str) -> bool {
@@ -9,7 +9,7 @@ fn has(kernels: &[String], name: &str) -> bool {
 
 #[test]
 fn linear_with_every_epilogue() {
-    if !ptx::compiled("linear_with_every_epilogue") {
+    if !compiled() {
         return;
     }
     // One row, one column, tails in every dimension, a K that is no multiple of 8.
@@ -35,7 +35,7 @@ fn linear_with_every_epilogue() {
 
 #[test]
 fn geglu() {
-    if !ptx::compiled("geglu") {
+    if !compiled() {
         return;
     }
     for (m, k, inner) in [(5, 40, 16), (70, 24, 72), (9, 16, 50)] {
@@ -55,7 +55,7 @@ fn geglu() {
 
 #[test]
 fn convolutions() {
-    if !ptx::compiled("convolutions") {
+    if !compiled() {
         return;
     }
     for (n, h, w, c, o, kernel, stride, padding, kernels) in [
@@ -84,7 +84,7 @@ fn convolutions() {
 
 #[test]
 fn convolutions_with_every_epilogue() {
-    if !ptx::compiled("convolutions_with_every_epilogue") {
+    if !compiled() {
         return;
     }
     for (c, o) in [(4, 24), (16, 40), (16, 4)] {
@@ -104,7 +104,7 @@ fn convolutions_with_every_epilogue() {
 
 #[test]
 fn an_enlarged_picture() {
-    if !ptx::compiled("an_enlarged_picture") {
+    if !compiled() {
         return;
     }
     for (h, w, gh, gw, c, phases) in [(3, 4, 6, 8, 16, true), (3, 5, 5, 9, 16, false), (3, 4, 6, 8, 4, false)] {
@@ -123,7 +123,7 @@ fn an_enlarged_picture() {
 
 #[test]
 fn joined_sources_are_read_in_place() {
-    if !ptx::compiled("joined_sources_are_read_in_place") {
+    if !compiled() {
         return;
     }
     let (n, h, w, ca, cb, o, groups) = (2, 6, 7, 24, 40, 16, 4);

@@ -1,36 +1,16 @@
 //! The driver of the tests: an interpreter of the very PTX that NVRTC made of the kernels.
 
+use super::interpreter::{module, narrow, wide};
 use braid::device::cuda::driver::{
     Call, Calls, Counter, Driver, Facts, Function, Gemm, GemmPlan, GraphHandle, Launch, Matrix, Memory as Room,
 };
 use braid::device::cuda::kernels::{self, KERNELS};
 use braid::tensor::DType;
 use braid::{Error, Result};
-use braid_ptx::{Memory, Module, Schedule};
+use braid_ptx::{Memory, Schedule};
 use std::collections::BTreeMap;
 use std::fmt::Display;
-use std::sync::{Mutex, OnceLock};
-
-/// Every kernel file that was compiled, parsed once for all tests.
-fn modules() -> &'static BTreeMap<&'static str, Module> {
-    static MODULES: OnceLock<BTreeMap<&'static str, Module>> = OnceLock::new();
-    MODULES.get_or_init(|| {
-        let parsed = |module: &kernels::Module| {
-            let ptx = String::from_utf8(module.binary((10, 0)).unwrap().unpack().unwrap()).unwrap();
-            Module::parse(ptx.trim_end_matches('\0')).unwrap_or_else(|e| panic!("{}: {e}", module.name))
-        };
-        kernels::modules().iter().map(|module| (module.name, parsed(module))).collect()
-    })
-}
-
-/// Whether the kernels were compiled; says so where they were not.
-pub fn compiled(test: &str) -> bool {
-    let there = kernels::compiler().is_some();
-    if !there {
-        println!("{test}: skipped: no NVRTC when this was built");
-    }
-    there
-}
+use std::sync::Mutex;
 
 #[derive(Debug, Clone)]
 enum Recorded {
@@ -109,12 +89,12 @@ impl PtxDriver {
     }
 
     fn do_launch(&self, launch: &Launch) -> Result<()> {
-        let (module, entry) = self.functions.lock().unwrap()[launch.function.0 as usize].clone();
+        let (module_name, entry) = self.functions.lock().unwrap()[launch.function.0 as usize].clone();
         assert_eq!(entry, launch.entry);
         let mut run = braid_ptx::Launch::new(launch.grid, [launch.block, 1, 1], launch.bytes());
         run.dynamic_shared = launch.shared as usize;
         run.schedule = self.schedule;
-        braid_ptx::run(&modules()[module], &entry, &self.memory, &run).map_err(|f| fault(&entry, f))?;
+        braid_ptx::run(&module(module_name), &entry, &self.memory, &run).map_err(|f| fault(&entry, f))?;
         Ok(())
     }
 
@@ -179,24 +159,6 @@ impl PtxDriver {
         let mut buffer = vec![0; bytes];
         self.memory.read(from, &mut buffer).map_err(|f| fault("copy", f))?;
         self.memory.write(to, &buffer).map_err(|f| fault("copy", f))
-    }
-}
-
-/// Values of a type as f32.
-pub fn wide(bytes: &[u8], dtype: DType) -> Vec<f32> {
-    match dtype {
-        DType::F32 => bytes.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect(),
-        DType::F16 => bytes.chunks_exact(2).map(|b| half::f16::from_le_bytes([b[0], b[1]]).to_f32()).collect(),
-        _ => bytes.chunks_exact(2).map(|b| half::bf16::from_le_bytes([b[0], b[1]]).to_f32()).collect(),
-    }
-}
-
-/// The bytes of values in a type.
-pub fn narrow(values: &[f32], dtype: DType) -> Vec<u8> {
-    match dtype {
-        DType::F32 => values.iter().flat_map(|v| v.to_le_bytes()).collect(),
-        DType::F16 => values.iter().flat_map(|v| half::f16::from_f32(*v).to_le_bytes()).collect(),
-        _ => values.iter().flat_map(|v| half::bf16::from_f32(*v).to_le_bytes()).collect(),
     }
 }
 

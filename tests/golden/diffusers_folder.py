@@ -72,6 +72,16 @@ def vocabulary(merges: list[str], size: int, swapped: bool = False) -> tuple[dic
     return {w: i for i, w in enumerate(words)}, "\n".join(["#version: 0.2", *merges]) + "\n"
 
 
+def write_vocabulary(folder: Path) -> dict:
+    """CLIP's vocab.json and merges.txt, from the file that the engine embeds; returns the vocabulary."""
+    embedded = Path(__file__).resolve().parents[2] / "assets/clip/bpe_simple_vocab_16e6.txt.gz"
+    vocab, merges = vocabulary(gzip.decompress(embedded.read_bytes()).decode().split("\n")[1:], 49408)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "vocab.json").write_text(json.dumps(vocab, ensure_ascii=False))
+    (folder / "merges.txt").write_text(merges)
+    return vocab
+
+
 def special(content: str) -> dict:
     return {"content": content, "lstrip": False, "normalized": True, "rstrip": False, "single_word": False}
 

@@ -2,7 +2,6 @@
 
     python make_demo.py
 """
-import gzip
 import json
 import shutil
 import tempfile
@@ -15,7 +14,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
-from diffusers_folder import tokenizer_config, vocabulary
+from diffusers_folder import tokenizer_config, write_vocabulary
 
 ROOT = Path(__file__).resolve().parents[2]
 ASSETS, GOLDENS = ROOT / "assets/demo", ROOT / "tests/goldens/demo"
@@ -33,12 +32,8 @@ CASES = [
 def with_tokenizers(folder: Path) -> Path:
     """The model's configurations, and CLIP's vocabulary, which single files never carry."""
     shutil.copytree(ASSETS / "config", folder, dirs_exist_ok=True)
-    text = gzip.decompress((ROOT / "assets/clip/bpe_simple_vocab_16e6.txt.gz").read_bytes()).decode()
-    vocab, merges = vocabulary(text.split("\n")[1:], 49408)
     for name, second in (("tokenizer", False), ("tokenizer_2", True)):
-        (folder / name).mkdir()
-        (folder / name / "vocab.json").write_text(json.dumps(vocab, ensure_ascii=False))
-        (folder / name / "merges.txt").write_text(merges)
+        vocab = write_vocabulary(folder / name)
         for file, value in zip(("tokenizer_config.json", "special_tokens_map.json"), tokenizer_config(vocab, second)):
             (folder / name / file).write_text(json.dumps(value))
     return folder

@@ -1,63 +1,17 @@
 //! A device of the interpreter's memory, and how results are judged.
 
-use braid::device::cuda::kernels::{KERNELS, modules};
+use crate::interpreter::{self, module};
+pub use crate::interpreter::{compiled, values};
+use braid::device::cuda::kernels::KERNELS;
 use braid::device::cuda::params::Pointer;
 use braid::tensor::DType;
-use braid_ptx::{Counts, Launch, Memory, Module, Schedule};
-use std::collections::HashMap;
-use std::path::Path;
-use std::sync::{Arc, Mutex, OnceLock};
+use braid_ptx::{Counts, Launch, Memory, Schedule};
 
 pub const HALVES: [DType; 2] = [DType::F16, DType::BF16];
 
-/// Values in -1..1 from a small generator.
-pub fn values(n: usize, seed: u32) -> Vec<f32> {
-    let mut x = seed.wrapping_mul(2_654_435_769) | 1;
-    (0..n)
-        .map(|_| {
-            x ^= x << 13;
-            x ^= x >> 17;
-            x ^= x << 5;
-            (x >> 8) as f32 / (1 << 23) as f32 - 1.0
-        })
-        .collect()
-}
-
 /// What the type makes of the values.
 pub fn rounded(dtype: DType, x: &[f32]) -> Vec<f32> {
-    x.iter()
-        .map(|&v| match dtype {
-            DType::F16 => half::f16::from_f32(v).to_f32(),
-            DType::BF16 => half::bf16::from_f32(v).to_f32(),
-            _ => v,
-        })
-        .collect()
-}
-
-/// The modules' PTX, parsed once; `None` where the build had no NVRTC. `NAME.ptx` in the folder that BRAID_KERNELS_PTX names
-/// takes the place of what was built: for mutants.
-fn module(name: &str) -> Option<Arc<Module>> {
-    static PARSED: OnceLock<Mutex<HashMap<String, Arc<Module>>>> = OnceLock::new();
-    let mut parsed = PARSED.get_or_init(Default::default).lock().unwrap();
-    if let Some(module) = parsed.get(name) {
-        return Some(module.clone());
-    }
-    let binary = modules().iter().find(|module| module.name == name).unwrap().binary((10, 0))?;
-    let other = std::env::var_os("BRAID_KERNELS_PTX").map(|folder| Path::new(&folder).join(format!("{name}.ptx")));
-    let text = other.and_then(|file| std::fs::read_to_string(file).ok());
-    let text = text.unwrap_or_else(|| String::from_utf8(binary.unpack().unwrap()).unwrap());
-    let module = Arc::new(Module::parse(text.trim_end_matches('\0')).unwrap());
-    parsed.insert(name.to_owned(), module.clone());
-    Some(module)
-}
-
-/// Whether there are kernels to test; says so where there are none.
-pub fn compiled() -> bool {
-    let there = braid::device::cuda::kernels::compiler().is_some();
-    if !there {
-        println!("skipped: the kernels were built without NVRTC");
-    }
-    there
+    interpreter::wide(&interpreter::narrow(x, dtype), dtype)
 }
 
 /// Memory of the interpreter.
@@ -101,15 +55,7 @@ impl Gpu {
 
     /// The values in that type.
     pub fn upload(&self, dtype: DType, x: &[f32]) -> Pointer {
-        match dtype {
-            DType::F16 => {
-                self.bytes(bytemuck::cast_slice(&x.iter().map(|&v| half::f16::from_f32(v)).collect::<Vec<_>>()))
-            }
-            DType::BF16 => {
-                self.bytes(bytemuck::cast_slice(&x.iter().map(|&v| half::bf16::from_f32(v)).collect::<Vec<_>>()))
-            }
-            _ => self.f32(x),
-        }
+        self.bytes(&interpreter::narrow(x, dtype))
     }
 
     pub fn read(&self, at: Pointer, bytes: usize) -> Vec<u8> {
@@ -120,13 +66,23 @@ impl Gpu {
 
     /// `n` values of that type.
     pub fn download(&self, dtype: DType, at: Pointer, n: usize) -> Vec<f32> {
-        let bytes = self.read(at, n * dtype.size());
-        let half = |i: usize| u16::from_le_bytes([bytes[2 * i], bytes[2 * i + 1]]);
-        match dtype {
-            DType::F16 => (0..n).map(|i| half::f16::from_bits(half(i)).to_f32()).collect(),
-            DType::BF16 => (0..n).map(|i| half::bf16::from_bits(half(i)).to_f32()).collect(),
-            _ => bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
-        }
+        interpreter::wide(&self.read(at, n * dtype.size()), dtype)
+    }
+
+    fn run<'a, P: bytemuck::Pod>(
+        &self,
+        name: &str,
+        dtype: DType,
+        grid: [u32; 3],
+        params: &'a P,
+        settle: impl FnOnce(&mut Launch<'a>),
+    ) -> Counts {
+        let kernel = KERNELS.iter().find(|kernel| kernel.name == name).unwrap();
+        let mut launch = Launch::new(grid, [kernel.threads, 1, 1], bytemuck::bytes_of(params));
+        launch.dynamic_shared = kernel.shared as usize;
+        settle(&mut launch);
+        let entry = kernel.entry(dtype);
+        braid_ptx::run(&module(kernel.module), &entry, &self.0, &launch).unwrap_or_else(|fault| panic!("{fault}"))
     }
 
     /// Launches once under that schedule.
@@ -138,30 +94,22 @@ impl Gpu {
         params: &P,
         schedule: Schedule,
     ) -> Counts {
-        let kernel = KERNELS.iter().find(|kernel| kernel.name == name).unwrap();
-        let module = module(kernel.module).unwrap();
-        let mut launch = Launch::new(grid, [kernel.threads, 1, 1], bytemuck::bytes_of(params));
-        launch.dynamic_shared = kernel.shared as usize;
-        launch.schedule = schedule;
-        braid_ptx::run(&module, &kernel.entry(dtype), &self.0, &launch).unwrap_or_else(|fault| panic!("{fault}"))
+        self.run(name, dtype, grid, params, |launch| launch.schedule = schedule)
     }
 
     /// Runs some blocks of a launch, without race checks.
-    pub fn sample<P: bytemuck::Pod>(
+    pub fn sample<'a, P: bytemuck::Pod>(
         &self,
         name: &str,
         dtype: DType,
         grid: [u32; 3],
-        params: &P,
-        blocks: &[[u32; 3]],
+        params: &'a P,
+        blocks: &'a [[u32; 3]],
     ) -> Counts {
-        let kernel = KERNELS.iter().find(|kernel| kernel.name == name).unwrap();
-        let module = module(kernel.module).unwrap();
-        let mut launch = Launch::new(grid, [kernel.threads, 1, 1], bytemuck::bytes_of(params));
-        launch.dynamic_shared = kernel.shared as usize;
-        launch.blocks = Some(blocks);
-        launch.check_races = false;
-        braid_ptx::run(&module, &kernel.entry(dtype), &self.0, &launch).unwrap_or_else(|fault| panic!("{fault}"))
+        self.run(name, dtype, grid, params, |launch| {
+            launch.blocks = Some(blocks);
+            launch.check_races = false;
+        })
     }
 
     /// Launches a kernel that does not read what it writes, under several schedules.

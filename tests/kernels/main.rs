@@ -9,6 +9,8 @@ mod attention;
 mod common;
 mod convolution;
 mod gemm;
+#[path = "../common/interpreter.rs"]
+mod interpreter;
 mod norms;
 mod pointwise;
 mod profile;

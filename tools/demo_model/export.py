@@ -17,6 +17,7 @@ from PIL import Image
 import model
 import pictures
 import train
+from full_diffusers import CONFIGS
 
 # Pairs of pictures beyond those that were trained on; the first of each is one of the demo's references.
 REFERENCES = [50_024, 50_065, 50_022]
@@ -110,16 +111,9 @@ def half(state: dict) -> dict:
 def configs() -> dict:
     text = {"model_type": "clip_text_model", "layer_norm_eps": 1e-5}
     return {
-        "model_index.json": {
-            "_class_name": "StableDiffusionXLPipeline", "force_zeros_for_empty_prompt": True, "add_watermarker": None,
-            "scheduler": ["diffusers", "EulerDiscreteScheduler"], "text_encoder": ["transformers", "CLIPTextModel"],
-            "text_encoder_2": ["transformers", "CLIPTextModelWithProjection"], "tokenizer": ["transformers", "CLIPTokenizer"],
-            "tokenizer_2": ["transformers", "CLIPTokenizer"], "unet": ["diffusers", "UNet2DConditionModel"],
-            "vae": ["diffusers", "AutoencoderKL"]},
-        "scheduler/scheduler_config.json": {
-            "_class_name": "EulerDiscreteScheduler", "num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012,
-            "beta_schedule": "scaled_linear", "prediction_type": "v_prediction", "timestep_spacing": "trailing",
-            "steps_offset": 1, "interpolation_type": "linear", "use_karras_sigmas": False},
+        "model_index.json": CONFIGS["model_index.json"],
+        "scheduler/scheduler_config.json": CONFIGS["scheduler/scheduler_config.json"]
+        | {"prediction_type": "v_prediction", "timestep_spacing": "trailing"},
         "text_encoder/config.json": {"architectures": ["CLIPTextModel"], **text, **model.TEXT},
         "text_encoder_2/config.json": {"architectures": ["CLIPTextModelWithProjection"], **text, **model.TEXT_2},
         "unet/config.json": {"_class_name": "UNet2DConditionModel", **model.UNET},
@@ -141,9 +135,7 @@ def main(work: Path, out: Path) -> None:
     for name, value in configs().items():
         write_json(out / "config" / name, value)
     if (work / "vision.pt").exists():
-        both = torch.nn.ModuleDict({"vision": model.vision(), "heads": torch.nn.Linear(model.EMBEDDING, train.TARGETS)})
-        vision = train.load_averaged(both, work, "vision")["vision"]
-        state = {k: v for k, v in vision.state_dict().items() if not k.endswith("position_ids")}
+        state = {k: v for k, v in train.trained_vision(work).state_dict().items() if not k.endswith("position_ids")}
         (out / "image_encoder").mkdir(exist_ok=True)
         save(half(state), out / "image_encoder/model.safetensors", {"format": "pt"})
         write_json(out / "image_encoder/config.json", {"architectures": ["CLIPVisionModelWithProjection"],

@@ -5,7 +5,6 @@
 WORK holds pictures, checkpoints and a log of the losses (log.jsonl).
 """
 import argparse
-import gzip
 import json
 import math
 import os
@@ -24,7 +23,7 @@ import pictures
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.append(str(ROOT / "tests/golden"))
-from diffusers_folder import vocabulary  # noqa: E402
+from diffusers_folder import write_vocabulary  # noqa: E402
 
 PICTURES = 20_000
 
@@ -216,13 +215,20 @@ def kinds_of(style) -> int:
     return len(pictures.TEXTURES) + style.turn
 
 
+def vision_with_heads():
+    return torch.nn.ModuleDict({"vision": model.vision(), "heads": torch.nn.Linear(model.EMBEDDING, TARGETS)})
+
+
+def trained_vision(work: Path):
+    return load_averaged(vision_with_heads(), work, "vision")["vision"]
+
+
 def train_vision(work: Path, steps: int) -> None:
     """The image encoder learns to tell colours, texture and shape from its embedding alone."""
     data, labels = load_pictures(work)
     torch.manual_seed(2)
-    vision = model.vision()
-    heads = torch.nn.Linear(model.EMBEDDING, TARGETS)
-    both = torch.nn.ModuleDict({"vision": vision, "heads": heads})
+    both = vision_with_heads()
+    vision, heads = both["vision"], both["heads"]
     colors = torch.tensor([[*s.ground, *s.second, *s.figure] for s, _ in labels], dtype=torch.float32)
     textures = torch.tensor([kinds_of(s) for s, _ in labels])
     shapes = torch.tensor([pictures.SHAPES.index(c.shape) for _, c in labels])
@@ -242,21 +248,11 @@ def train_vision(work: Path, steps: int) -> None:
 def image_embeds(work: Path) -> torch.Tensor:
     path = work / "embeds.pt"
     if not path.exists():
-        both = torch.nn.ModuleDict({"vision": model.vision(), "heads": torch.nn.Linear(model.EMBEDDING, TARGETS)})
-        vision = load_averaged(both, work, "vision")["vision"]
+        vision = trained_vision(work)
         data, _ = load_pictures(work)
         parts = [vision(((as_tensor(data[i:i + 100]) + 1) / 2 - MEAN) / DEVIATION).image_embeds for i in range(0, len(data), 100)]
         torch.save(torch.cat(parts), path)
     return torch.load(path, weights_only=True)
-
-
-def write_vocabulary(folder: Path) -> None:
-    """CLIP's vocab.json and merges.txt, from the file that the engine embeds."""
-    text = gzip.decompress((ROOT / "assets/clip/bpe_simple_vocab_16e6.txt.gz").read_bytes()).decode()
-    vocab, merges = vocabulary(text.split("\n")[1:], 49408)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "vocab.json").write_text(json.dumps(vocab, ensure_ascii=False))
-    (folder / "merges.txt").write_text(merges)
 
 
 class Captions:

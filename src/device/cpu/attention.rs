@@ -45,7 +45,7 @@ impl CpuAttention {
         let widths = shapes.iter().map(|s| s.last().copied().unwrap_or(1)).collect();
         // A block of keys is packed once for a chunk; the chunk's sums stay within 256 kB.
         let chunk = (65_536 / op.dim.next_multiple_of(NR)).next_multiple_of(MR).max(MR);
-        Self { op: op.clone(), images, tokens: count(&node.shape), widths, keys, chunk }
+        Self { op: op.clone(), images, tokens: node.tokens(), widths, keys, chunk }
     }
 
     fn sizes(&self) -> [usize; 6] {

@@ -18,7 +18,7 @@ use self::pool::Pool;
 use self::product::CpuProduct;
 use self::scratch::Scratch;
 use super::{Device, Program};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::graph::{Graph, Location, Node, Op, Plan, fuse};
 use crate::memory;
 use crate::weights::Weight;
@@ -100,7 +100,7 @@ impl CpuProgram {
             .nodes
             .iter()
             .filter(|n| matches!(n.op, Op::GroupNorm { .. }))
-            .map(|n| CpuGroupNorm::bytes(n.channels(), n.shape[0], pixels(n)))
+            .map(|n| CpuGroupNorm::bytes(n.channels(), n.shape[0], n.tokens()))
             .sum();
         let hint = || "ask for a smaller picture or free memory".to_owned();
         // Before the norms' statistics are allocated below.
@@ -123,23 +123,11 @@ impl CpuProgram {
         }
         let need = (plan.arena as u64).saturating_add((threads * scratch + widest) as u64).saturating_mul(4);
         memory::demand(STAGE, need, hint)?;
-        let mut arena = Vec::new();
-        arena.try_reserve_exact(plan.arena).map_err(|_| Error::Memory {
-            stage: STAGE,
-            need,
-            have: memory::available().unwrap_or(0),
-            hint: hint(),
-        })?;
-        arena.resize(plan.arena, 0.0);
+        let arena = memory::zeroed(STAGE, plan.arena, need, hint)?;
         let scratch = Scratch::new(threads, scratch);
         bytes += arena.len() * 4 + scratch.bytes() + widest * 4;
         Ok(Self { pool, graph, plan, ready, arena, zeros: vec![0.0; widest], scratch, bytes })
     }
-}
-
-/// Rows of one image: pixels or tokens.
-fn pixels(node: &Node) -> usize {
-    node.shape[1..node.shape.len() - 1].iter().product()
 }
 
 fn prepare(graph: &Graph, node: &Node, threads: usize) -> Ready {
@@ -158,7 +146,7 @@ fn prepare(graph: &Graph, node: &Node, threads: usize) -> Ready {
                 bias.to_f32(),
                 channels,
                 node.shape[0],
-                pixels(node),
+                node.tokens(),
             ))
         }
         Op::LayerNorm { weight, bias, .. } => Ready::LayerNorm { weight: weight.to_f32(), bias: bias.to_f32() },
@@ -172,8 +160,7 @@ fn prepare(graph: &Graph, node: &Node, threads: usize) -> Ready {
 
 impl Program for CpuProgram {
     fn run(&mut self, inputs: &[&[f32]], outputs: &mut [&mut [f32]]) -> Result<()> {
-        check("input", &self.graph, &self.graph.inputs, inputs.iter().map(|b| b.len()))?;
-        check("output", &self.graph, &self.graph.outputs, outputs.iter().map(|b| b.len()))?;
+        self.graph.check_bindings(inputs, outputs)?;
         let inputs: Vec<*const f32> = inputs.iter().map(|b| b.as_ptr()).collect();
         let outputs: Vec<*mut f32> = outputs.iter_mut().map(|b| b.as_mut_ptr()).collect();
         let arena = self.arena.as_mut_ptr();
@@ -202,24 +189,6 @@ impl Program for CpuProgram {
     fn graph(&self) -> &Graph {
         &self.graph
     }
-}
-
-fn check(
-    kind: &str,
-    graph: &Graph,
-    declared: &[(String, crate::graph::NodeId)],
-    bound: impl ExactSizeIterator<Item = usize>,
-) -> Result<()> {
-    if declared.len() != bound.len() {
-        return Err(Error::Graph(format!("{} {kind}s declared, {} bound", declared.len(), bound.len())));
-    }
-    for ((name, id), len) in declared.iter().zip(bound) {
-        if graph.node(*id).len() != len {
-            let shape = &graph.node(*id).shape;
-            return Err(Error::Graph(format!("{kind} `{name}` is {shape:?}, bound to {len} values")));
-        }
-    }
-    Ok(())
 }
 
 /// A pointer that threads share; they write disjoint parts.

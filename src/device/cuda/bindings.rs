@@ -4,7 +4,7 @@
 //! launch for all inputs: the f32 block and the block of the storage type have the same order. Indices and lengths become
 //! integers on their way.
 
-use super::lower::product;
+use super::lower::{int, product};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Location, Node, NodeId, Op, Plan};
 
@@ -68,7 +68,7 @@ pub struct Counts {
 /// The places of all bound tensors.
 #[derive(Debug, Clone, Default)]
 pub struct Bindings {
-    /// The node that owns each node's bytes: itself, or what a reshape reads.
+    /// See [`Graph::owners`].
     pub root: Vec<usize>,
     /// One for each input.
     pub inputs: Vec<Input>,
@@ -95,13 +95,8 @@ impl Bindings {
     /// # Errors
     /// Indices or lengths that are computed within the graph.
     pub fn new(graph: &Graph, plan: &Plan) -> Result<Self> {
-        let mut root: Vec<usize> = (0..graph.nodes.len()).collect();
-        for (i, node) in graph.nodes.iter().enumerate() {
-            if matches!(node.op, Op::Reshape) {
-                root[i] = root[node.inputs[0].0];
-            }
-        }
-        let mut bindings = Self { inputs: vec![Input::default(); graph.inputs.len()], root, ..Self::default() };
+        let inputs = vec![Input::default(); graph.inputs.len()];
+        let mut bindings = Self { inputs, root: graph.owners(), ..Self::default() };
         // Reads of each owner that are no reshape, outputs included.
         let mut readers = vec![0usize; graph.nodes.len()];
         let (mut float, mut integer) = (vec![false; graph.inputs.len()], vec![false; graph.inputs.len()]);
@@ -191,11 +186,7 @@ impl Bindings {
         for strand in &a.strands {
             rows.push(match strand.length {
                 Some(operand) => Count::Input(self.input_of(graph, node.inputs[operand])?),
-                None => {
-                    let shape = &graph.node(node.inputs[strand.keys.operand]).shape;
-                    let tokens: usize = shape[1..shape.len() - 1].iter().product();
-                    Count::Fixed(i32::try_from(tokens).unwrap_or(i32::MAX))
-                }
+                None => Count::Fixed(int(graph.node(node.inputs[strand.keys.operand]).tokens())),
             });
         }
         Some(rows)

@@ -3,7 +3,7 @@
 //! Everything happens in the order of the calls, as on one stream. Addresses are plain numbers. Two drivers exist:
 //! [`super::cudarc`], and an interpreter of PTX in the tests; the layers above cannot tell them apart.
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::tensor::DType;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -201,7 +201,7 @@ impl Staging for Vec<u8> {
 /// Calls take `&self`; the caller sees to it that the work of two threads does not mix (see [`super::CudaDevice`]).
 ///
 /// # Errors
-/// Every method gives [`Error::Memory`] where memory is short and [`Error::Fault`] for everything else. After a fault that
+/// Every method gives [`crate::Error::Memory`] where memory is short and [`crate::Error::Fault`] for everything else. After a fault that
 /// marks the device lost every further call gives that fault too.
 pub trait Driver: Send + Sync {
     /// What the device is.
@@ -218,16 +218,8 @@ pub trait Driver: Send + Sync {
 
     /// Host memory from which copies are fast; ordinary memory where there is no better.
     fn staging(&self, bytes: usize) -> Result<Box<dyn Staging>> {
-        let mut memory = Vec::new();
-        let have = crate::memory::available().unwrap_or(0);
         let hint = || "free memory of the host".to_owned();
-        memory.try_reserve_exact(bytes).map_err(|_| Error::Memory {
-            stage: "loading",
-            need: bytes as u64,
-            have,
-            hint: hint(),
-        })?;
-        memory.resize(bytes, 0u8);
+        let memory: Vec<u8> = crate::memory::zeroed("loading", bytes, bytes as u64, hint)?;
         Ok(Box::new(memory))
     }
 

@@ -6,7 +6,7 @@ use super::report::Report;
 use super::weights;
 use crate::device::Program;
 use crate::error::{Error, Result};
-use crate::graph::{Graph, NodeId, Plan};
+use crate::graph::{Graph, Plan};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -93,7 +93,7 @@ impl CudaProgram {
         }
         let staging = driver.staging(lowered.bindings.upload().max(lowered.bindings.download()))?;
         let mut program = Self {
-            driver: driver.clone(),
+            driver,
             turn: turn.clone(),
             graph,
             lowered,
@@ -105,7 +105,6 @@ impl CudaProgram {
             _weights: weights,
         };
         program.prepare()?;
-        drop(_turn);
         Ok(program)
     }
 
@@ -203,8 +202,7 @@ fn demand(driver: &dyn Driver, report: &Report, staging: usize) -> Result<()> {
 
 impl Program for CudaProgram {
     fn run(&mut self, inputs: &[&[f32]], outputs: &mut [&mut [f32]]) -> Result<()> {
-        check("input", &self.graph, &self.graph.inputs, inputs.iter().map(|b| b.len()))?;
-        check("output", &self.graph, &self.graph.outputs, outputs.iter().map(|b| b.len()))?;
+        self.graph.check_bindings(inputs, outputs)?;
         let turn = self.turn.clone();
         let _turn = take(&turn);
         let (up, down) = (self.lowered.bindings.upload(), self.lowered.bindings.download());
@@ -239,22 +237,4 @@ impl Drop for CudaProgram {
             }
         }
     }
-}
-
-fn check(
-    kind: &str,
-    graph: &Graph,
-    declared: &[(String, NodeId)],
-    bound: impl ExactSizeIterator<Item = usize>,
-) -> Result<()> {
-    if declared.len() != bound.len() {
-        return Err(Error::Graph(format!("{} {kind}s declared, {} bound", declared.len(), bound.len())));
-    }
-    for ((name, id), len) in declared.iter().zip(bound) {
-        if graph.node(*id).len() != len {
-            let shape = &graph.node(*id).shape;
-            return Err(Error::Graph(format!("{kind} `{name}` is {shape:?}, bound to {len} values")));
-        }
-    }
-    Ok(())
 }

@@ -32,6 +32,10 @@ enum Form {
     Phases { inputs: usize },
 }
 
+fn rows(weight: &Weight) -> usize {
+    weight.shape().first().copied().unwrap_or(0)
+}
+
 #[derive(Debug)]
 struct Job {
     weight: Weight,
@@ -83,7 +87,7 @@ impl Jobs {
 
     /// A matrix in the storage type.
     pub fn matrix(&mut self, weight: &Weight) -> usize {
-        let inputs = weight.len() / weight.shape().first().copied().unwrap_or(1).max(1);
+        let inputs = weight.len() / rows(weight).max(1);
         let offset = self.reserve(weight.len() * SIZE);
         self.push(weight, offset, Form::Matrix { inputs, taps: 1, pitch: inputs });
         offset
@@ -91,12 +95,11 @@ impl Jobs {
 
     /// Matrices or convolution kernels one below the other: rows of `taps` times `inputs` values, zeros up to the pitch.
     pub fn joined(&mut self, parts: &[Affine], inputs: usize, taps: usize, pitch: usize) -> usize {
-        let rows = |part: &Affine| part.weight.shape().first().copied().unwrap_or(0);
-        let offset = self.reserve(parts.iter().map(rows).sum::<usize>() * pitch * SIZE);
+        let offset = self.reserve(parts.iter().map(|part| rows(&part.weight)).sum::<usize>() * pitch * SIZE);
         let mut at = offset;
         for part in parts {
             self.push(&part.weight, at, Form::Matrix { inputs, taps, pitch });
-            at += rows(part) * pitch * SIZE;
+            at += rows(&part.weight) * pitch * SIZE;
         }
         offset
     }
@@ -104,14 +107,13 @@ impl Jobs {
     /// The biases of joined matrices, zeros where a part has none; nothing where none has one.
     pub fn biases(&mut self, parts: &[Affine]) -> Option<usize> {
         parts.iter().find(|part| part.bias.is_some())?;
-        let rows = |part: &Affine| part.weight.shape().first().copied().unwrap_or(0);
-        let offset = self.reserve(parts.iter().map(rows).sum::<usize>() * SIZE);
+        let offset = self.reserve(parts.iter().map(|part| rows(&part.weight)).sum::<usize>() * SIZE);
         let mut at = offset;
         for part in parts {
             if let Some(bias) = &part.bias {
                 self.push(bias, at, Form::Matrix { inputs: 1, taps: 1, pitch: 1 });
             }
-            at += rows(part) * SIZE;
+            at += rows(&part.weight) * SIZE;
         }
         Some(offset)
     }
@@ -139,7 +141,7 @@ impl Job {
     }
 
     fn rows(&self) -> usize {
-        self.weight.shape().first().copied().unwrap_or(0)
+        rows(&self.weight)
     }
 
     /// Elements of a row.

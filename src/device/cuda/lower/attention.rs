@@ -33,8 +33,7 @@ impl Lowering<'_> {
 
     /// Tokens of an operand.
     fn tokens(&self, node: &Node, c: Columns) -> usize {
-        let shape = &self.graph.node(node.inputs[c.operand]).shape;
-        shape[1..shape.len() - 1].iter().product()
+        self.graph.node(node.inputs[c.operand]).tokens()
     }
 
     /// Heads side by side in the rows of an operand.
