@@ -58,6 +58,11 @@ impl Gpu {
         self.bytes(&interpreter::narrow(x, dtype))
     }
 
+    /// Writes values into memory that is there.
+    pub fn put(&self, at: Pointer, dtype: DType, x: &[f32]) {
+        self.0.write(at.0, &interpreter::narrow(x, dtype)).unwrap();
+    }
+
     pub fn read(&self, at: Pointer, bytes: usize) -> Vec<u8> {
         let mut out = vec![0; bytes];
         self.0.read(at.0, &mut out).unwrap();

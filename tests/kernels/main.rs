@@ -8,9 +8,11 @@
 mod attention;
 mod common;
 mod convolution;
+mod figures;
 mod gemm;
 #[path = "../common/interpreter.rs"]
 mod interpreter;
+mod large;
 mod norms;
 mod pointwise;
 mod profile;
