@@ -3,11 +3,12 @@
 CARGO ?= cargo
 EXAMPLES := 01_generate 02_many_prompts 03_sweep_scale 04_cancel 05_inspect
 
-.PHONY: help test format lint doc examples tests goldens bench
+.PHONY: help test format lint doc examples tests goldens bench kernels
 
 help:
 	@echo "make test      everything that must hold: format, lints, documentation, examples, tests"
 	@echo "make examples  runs each example on a small random model"
+	@echo "make kernels   registers, memory, tensor cores of each kernel, and what the interpreter counts at SDXL's sizes"
 	@echo "make bench     times the CPU's products beside faer and gemm"
 	@echo "make goldens   how the reference values are made again (needs Python 3.11 and the network)"
 
@@ -33,6 +34,10 @@ tests:
 	BRAID_ISA=avx2 $(CARGO) test --lib --test goldens
 	$(CARGO) test -p braid-ptx
 	$(CARGO) test
+
+# The tests print it: docs/kernels.md holds the tables of the committed kernels and what they say.
+kernels:
+	@$(CARGO) test --test kernels -- figures:: profile:: --nocapture --test-threads 1 | grep -o '|.*'
 
 bench:
 	$(CARGO) bench --bench product

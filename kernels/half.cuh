@@ -65,10 +65,11 @@ __device__ __forceinline__ Octet pack(const float (&x)[8]) {
     return to;
 }
 
-// `p` is 16-byte aligned.
+// `p` is 16-byte aligned. A vector type, since the compiler makes four loads of a struct whose parts are used apart.
 template <class T>
 __device__ __forceinline__ void load8(const T* p, float (&x)[8]) {
-    unpack<T>(*(const Octet*)p, x);
+    uint4 unit = *(const uint4*)p;
+    unpack<T>(Octet{{unit.x, unit.y, unit.z, unit.w}}, x);
 }
 
 template <class T>

@@ -119,8 +119,7 @@ struct Product {
             into = stage;
             stage = stage + 1 == STAGES ? 0 : stage + 1;
         }
-        // All are done with the stages, into which the result goes now.
-        cp_async_wait_group<0>();
+        // All are done with the stages, into which the result goes now; the last step's wait left only empty groups.
         __syncthreads();
 #pragma unroll
         for (int m = 0; m < MT; m++)

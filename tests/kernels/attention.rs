@@ -73,7 +73,7 @@ fn self_attention(dtype: DType, case: &Case) -> Vec<f32> {
     gpu.launch(name, dtype, [tiles::blocks(tokens, block), heads as u32, images as u32], &params);
     let mut want = vec![0.0; images * tokens * c];
     for image in 0..images {
-        let count = counts.as_ref().map_or(tokens, |c| c[image] as usize);
+        let count = counts.as_ref().map_or(tokens, |c| tokens.min(c[image] as usize));
         for h in 0..heads {
             let part =
                 |part: usize, n: usize| head(&x, image * tokens..image * tokens + n, 3 * c, part * c + h * dim, dim);
@@ -110,7 +110,9 @@ fn causal_attention_and_lengths() {
         return;
     }
     for dtype in HALVES {
-        for (tokens, counts) in [(77, None), (130, None), (77, Some(vec![5, 77])), (70, Some(vec![0, 64]))] {
+        for (tokens, counts) in
+            [(77, None), (130, None), (77, Some(vec![5, 77])), (70, Some(vec![0, 64])), (65, Some(vec![99, 65]))]
+        {
             for causal in [true, false] {
                 let images = 2;
                 self_attention(
@@ -137,6 +139,59 @@ fn an_image_is_the_same_alone_and_in_a_batch() {
     };
     let (alone, batch) = (run(1), run(4));
     assert_eq!(alone[..], batch[..alone.len()]);
+}
+
+/// What is not finite stays in its row, and keys that do not count are not read.
+#[test]
+fn a_row_that_is_not_finite_leaves_the_others_alone() {
+    if !compiled() {
+        return;
+    }
+    let (dtype, tokens, dim) = (DType::F16, 70, 40);
+    let gpu = Gpu::new();
+    let [mut q, k, v] = [1, 2, 3].map(|seed| rounded(dtype, &values(tokens * dim, seed)));
+    let want = softmax(&q, &k, &v, dim, false);
+    q[0] = f32::NAN;
+    let at = |x: &[f32]| rows(gpu.upload(dtype, x), tokens, dim, dim);
+    let (q, k, v, queries, scale) = (at(&q), at(&k), at(&v), tokens as i32, tiles::attention_scale(dim));
+    let out = gpu.room(tokens * dim * 2);
+    let check = |name: &str| {
+        let got = gpu.download(dtype, out, tokens * dim);
+        assert!(got[..dim].iter().all(|x| x.is_nan()), "{name}");
+        within(name, 8e-4, &got[dim..], &want[dim..]);
+    };
+    let params = AttentionParams {
+        q,
+        k,
+        v,
+        out: rows(out, tokens, dim, dim),
+        queries,
+        keys: queries,
+        dim: dim as i32,
+        scale,
+        ..AttentionParams::default()
+    };
+    gpu.launch("attention_64", dtype, [1, 1, 1], &params);
+    check("attention");
+    let mut decoupled = DecoupledParams {
+        q,
+        out: params.out,
+        counts: gpu.i32(&[queries]),
+        scales: gpu.f32(&[0.0]),
+        queries,
+        dim: dim as i32,
+        strands: 1,
+        batch: 1,
+        scale,
+        ..DecoupledParams::default()
+    };
+    decoupled.strand[0] = Strand { k, v, mask: Pointer(0), mask_batch: 0, capacity: queries, reserved: 0 };
+    gpu.launch("decoupled_64", dtype, [2, 1, 1], &decoupled);
+    check("decoupled");
+    let unwritten = rows(gpu.room(tokens * dim * 2), tokens, dim, dim);
+    let none = AttentionParams { k: unwritten, v: unwritten, counts: gpu.i32(&[0]), ..params };
+    gpu.launch("attention_64", dtype, [1, 1, 1], &none);
+    assert_eq!(gpu.download(dtype, out, tokens * dim), vec![0.0; tokens * dim]);
 }
 
 struct Branch {
@@ -232,6 +287,12 @@ fn decoupled_attention_keeps_its_softmaxes_apart() {
         decoupled(dtype, 64, 1, 2, 5, &[branch(1, 1.0)]);
         decoupled(dtype, 80, 1, 2, 17, &[branch(20, 1.0), branch(4, 0.5)]);
         decoupled(dtype, 104, 1, 2, 17, &[branch(65, 1.0), branch(5, 0.5)]);
+    }
+    // No strand at all counts: the queries' copy is all that is waited for.
+    for dtype in HALVES {
+        let empty = |capacity| Branch { counts: vec![0; 2], ..branch(capacity, 1.0) };
+        decoupled(dtype, 64, 1, 2, 70, &[empty(77)]);
+        decoupled(dtype, 64, 1, 2, 70, &[empty(77), empty(4)]);
     }
     // All eight branches.
     let mut all = vec![branch(77, 1.0)];

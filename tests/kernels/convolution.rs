@@ -154,6 +154,53 @@ fn convolutions_of_every_geometry() {
     }
 }
 
+/// A pixel that is not finite reaches the nine results around it alone; results in f32, of a width that is not a multiple of 8.
+#[test]
+fn convolution_of_a_pixel_that_is_not_finite() {
+    if !compiled() {
+        return;
+    }
+    let s =
+        Shape { images: 1, height: 9, width: 6, channels: [8, 0], n: 13, kernel: 3, stride: 1, padding: 1, after: 1 };
+    let (dtype, gpu, count) = (DType::F16, Gpu::new(), 54);
+    let (mut x, w) = s.inputs(dtype);
+    let want = s.exact(&x, &w);
+    let bad = 4 * 6 + 3;
+    x[0][bad * 8] = f32::NAN;
+    let out = gpu.room(count * 13 * 4);
+    let params = ConvolutionParams {
+        x0: gpu.upload(dtype, &x[0]),
+        w: gpu.upload(dtype, &w),
+        finish: Finish { out, out_stride: 13, out_f32: 1, rows_of_image: count as i32, ..Finish::default() },
+        pixels: count as i32,
+        n: 13,
+        channels0: 8,
+        channels: 8,
+        height: 9,
+        width: 6,
+        result_height: 9,
+        result_width: 6,
+        kernel_y: 3,
+        kernel_x: 3,
+        stride: 1,
+        padding_y: 1,
+        padding_x: 1,
+        phases: 1,
+        ..ConvolutionParams::default()
+    };
+    gpu.launch("convolution_64x64", dtype, [1, 1, 1], &params);
+    let got = gpu.download(DType::F32, out, count * 13);
+    for pixel in 0..count {
+        let near = (pixel / 6).abs_diff(bad / 6) <= 1 && (pixel % 6).abs_diff(bad % 6) <= 1;
+        let at = pixel * 13..pixel * 13 + 13;
+        if near {
+            assert!(got[at.clone()].iter().all(|x| x.is_nan()), "{pixel}: {:?}", &got[at]);
+        } else {
+            within(&format!("{pixel}"), 2e-6, &got[at.clone()], &want[at]);
+        }
+    }
+}
+
 /// The kernels of the four phases made by `phases`, then the convolution with them, against doubling and a 3x3 convolution.
 #[test]
 fn a_doubling_and_a_convolution_as_four_phases() {
@@ -161,7 +208,7 @@ fn a_doubling_and_a_convolution_as_four_phases() {
         return;
     }
     for dtype in HALVES {
-        for (images, height, width, c, n) in [(2, 3, 5, 16, 24), (1, 1, 1, 8, 8), (1, 9, 8, 40, 72)] {
+        for (images, height, width, c, n) in [(2, 3, 5, 16, 24), (1, 1, 1, 8, 8), (1, 9, 8, 40, 72), (1, 2, 3, 8, 13)] {
             let gpu = Gpu::new();
             let x = rounded(dtype, &values(images * height * width * c, 1));
             let oihw = rounded(dtype, &values(n * c * 9, 2));

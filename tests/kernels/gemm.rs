@@ -180,3 +180,34 @@ fn geglu_does_not_overflow() {
     gpu.launch("gemm_geglu_64x64", DType::F16, [1, 1, 1], &params);
     assert_eq!(gpu.download(DType::F16, out, 8), [65504.0; 8]);
 }
+
+/// What is not finite stays in its row, also where the padding of K and of the rows is filled.
+#[test]
+fn a_row_that_is_not_finite_leaves_the_others_alone() {
+    if !compiled() {
+        return;
+    }
+    let (dtype, m, n, k, gpu) = (DType::F16, 5, 8, 40, Gpu::new());
+    let mut x = rounded(dtype, &values(m * k, 1));
+    let w = rounded(dtype, &values(n * k, 2));
+    let dot = |i: usize| (0..k).map(|j| f64::from(x[i / n * k + j]) * f64::from(w[i % n * k + j])).sum::<f64>();
+    let want: Vec<f64> = (0..m * n).map(dot).collect();
+    x[0] = f32::NAN;
+    let out = gpu.room(m * n * 2);
+    let params = GemmParams {
+        x0: gpu.upload(dtype, &x),
+        w: gpu.upload(dtype, &w),
+        x0_stride: k as i64,
+        w_stride: k as i64,
+        finish: Finish { out, out_stride: n as i64, ..Finish::default() },
+        m: m as i32,
+        n: n as i32,
+        k: k as i32,
+        k0: k as i32,
+        ..GemmParams::default()
+    };
+    gpu.launch("gemm_64x64", dtype, [1, 1, 1], &params);
+    let got = gpu.download(dtype, out, m * n);
+    assert!(got[..n].iter().all(|x| x.is_nan()), "{got:?}");
+    close("the other rows", dtype, &got[n..], &want[n..]);
+}

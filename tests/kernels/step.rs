@@ -98,7 +98,12 @@ fn steps_follow_the_table() {
                 let exact = exact.repeat(rows / images);
                 close(&format!("input of step {s}"), dtype, &gpu.download(dtype, sample, rows * n), &exact);
             }
-            let output = values(rows * n, 10 + s as u32);
+            // Chunks of different means, and an image whose guided output is constant: no deviation to rescale by.
+            let mut output = values(rows * n, 10 + s as u32);
+            output.iter_mut().enumerate().for_each(|(i, x)| *x += (i % n / 2048) as f32);
+            if n == 12 {
+                output.iter_mut().enumerate().filter(|(i, _)| i / n % 2 == 1).for_each(|(_, x)| *x = 0.75);
+            }
             params.output = gpu.f32(&output);
             gpu.launch("guidance_moments", DType::F32, [chunks as u32, images as u32, 1], &params);
             gpu.once("step", DType::F32, [blocks(n, 1024), images as u32, 1], &params, Schedule::Random(3));
@@ -123,6 +128,40 @@ fn steps_follow_the_table() {
         assert_eq!(gpu.read(counter, 4), 3i32.to_le_bytes());
         assert_eq!(gpu.read(flags, 8), [i32::MAX; 2].map(i32::to_le_bytes).concat());
     }
+}
+
+/// A counter past the table's end takes its last row.
+#[test]
+fn a_step_past_the_table_is_its_last() {
+    if !compiled() {
+        return;
+    }
+    let (gpu, n) = (Gpu::new(), 40);
+    let row: Row = [0.0, 0.5, 1.0, 0.0, 9.0, 0.25, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0];
+    let x = values(n, 1);
+    let (table, step, x_at) = (gpu.f32(&row), gpu.i32(&[7]), gpu.f32(&x));
+    let out = gpu.room(n * 2);
+    let input =
+        ModelInputParams { x: x_at, out, table, step, image_stride: n as i64, negative: 0, n: n as i32, steps: 1 };
+    gpu.launch("model_input", DType::F16, [1, 1, 1], &input);
+    let scaled = |factor: f64| wide(&x).iter().map(|x| x * factor).collect::<Vec<_>>();
+    close("input", DType::F16, &gpu.download(DType::F16, out, n), &scaled(0.5));
+    let params = StepParams {
+        x: x_at,
+        output: gpu.f32(&vec![0.0; n]),
+        table,
+        guidance: gpu.f32(&[1.0, 0.0]),
+        step,
+        not_finite: gpu.i32(&[i32::MAX]),
+        image_stride: n as i64,
+        n: n as i32,
+        images: 1,
+        steps: 1,
+        noise_slots: 1,
+        ..StepParams::default()
+    };
+    gpu.once("step", DType::F32, [1, 1, 1], &params, Schedule::InOrder);
+    close("step", DType::F32, &gpu.download(DType::F32, x_at, n), &scaled(0.25));
 }
 
 /// The first step that is not finite is marked for its image alone.
