@@ -3,7 +3,15 @@
 CARGO ?= cargo
 EXAMPLES := 01_generate 02_many_prompts 03_sweep_scale 04_cancel 05_inspect
 
-.PHONY: help test format lint doc examples tests goldens bench kernels
+# NVRTC of a pinned version, which tools/get-nvrtc.sh brings, compiles the kernels for the tests, and a warning or a spill is an
+# error there. BRAID_NVRTC names another NVRTC.
+NVRTC := $(abspath $(or $(CARGO_TARGET_DIR),target)/nvrtc)
+lint doc examples tests: export BRAID_KERNELS_STRICT = 1
+ifndef BRAID_NVRTC
+lint doc examples tests: export BRAID_NVRTC = $(shell ls -d $(NVRTC) 2>/dev/null)
+endif
+
+.PHONY: help test nvrtc format lint doc examples tests goldens bench kernels
 
 help:
 	@echo "make test      everything that must hold: format, lints, documentation, examples, tests"
@@ -12,16 +20,21 @@ help:
 	@echo "make bench     times the CPU's products beside faer and gemm"
 	@echo "make goldens   how the reference values are made again (needs Python 3.11 and the network)"
 
-test: format lint doc examples tests
+test: nvrtc format lint doc examples tests
+
+nvrtc:
+ifndef BRAID_NVRTC
+	tools/get-nvrtc.sh $(NVRTC)
+endif
 
 format:
 	$(CARGO) fmt --all --check
 
 lint:
-	$(CARGO) clippy --all-targets -- -D warnings
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
 
 doc:
-	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps
 
 # In its own step and before the tests, so that the last lines of `make test` are the tests' summary.
 examples:
@@ -29,11 +42,16 @@ examples:
 	@set -e; for e in $(EXAMPLES); do echo "== $$e"; $(CARGO) run --quiet --example $$e; done
 
 # The goldens go through the code for lesser processors, too; what this one has is used in the tests after that.
+define TESTS
+BRAID_ISA=portable $(CARGO) test --lib --test goldens
+BRAID_ISA=avx2 $(CARGO) test --lib --test goldens
+$(CARGO) test -p braid-ptx
+$(CARGO) test
+endef
+export TESTS
+
 tests:
-	BRAID_ISA=portable $(CARGO) test --lib --test goldens
-	BRAID_ISA=avx2 $(CARGO) test --lib --test goldens
-	$(CARGO) test -p braid-ptx
-	$(CARGO) test
+	@echo "$$TESTS" | tools/run-tests.sh
 
 # The tests print it: docs/kernels.md holds the tables of the committed kernels and what they say.
 kernels:

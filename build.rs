@@ -1,8 +1,9 @@
 //! Compiles `kernels/*.cu` through NVRTC and embeds the result; without NVRTC it embeds the sources.
 //!
-//! NVRTC is sought in `BRAID_NVRTC` (the library or a folder), `CUDA_PATH`, `/usr/local/cuda*`, `target/nvrtc`, and where the
-//! system looks. Nothing is downloaded, and no outcome fails the build. Each kernel file and target is compiled once and
-//! kept in `OUT_DIR` under a hash of everything that went into it.
+//! NVRTC is sought in `BRAID_NVRTC` (the library or a folder), `CUDA_PATH`, `/usr/local/cuda*`, `nvrtc` in cargo's target folder,
+//! and where the system looks. Nothing is downloaded, and no outcome fails the build; but with `BRAID_KERNELS_STRICT=1`, as the
+//! tests build, a kernel that does not compile, a warning or a spill does. Each kernel file and target is compiled once and kept
+//! in `OUT_DIR` under a hash of everything that went into it.
 
 use libloading::Library;
 use std::ffi::{CString, c_char, c_int, c_void};
@@ -15,7 +16,8 @@ use std::{env, fs};
 /// Cubins, and PTX for what comes after them.
 const TARGETS: [&str; 5] = ["sm_80", "sm_86", "sm_89", "sm_90a", "compute_80"];
 const FLAGS: [&str; 3] = ["--std=c++17", "-lineinfo", "--ptxas-options=-v"];
-const VARIABLES: [&str; 3] = ["BRAID_NVRTC", "CUDA_PATH", "LD_LIBRARY_PATH"];
+const VARIABLES: [&str; 5] =
+    ["BRAID_NVRTC", "BRAID_KERNELS_STRICT", "CARGO_TARGET_DIR", "CUDA_PATH", "LD_LIBRARY_PATH"];
 
 fn main() {
     let root = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").unwrap_or_default());
@@ -25,7 +27,8 @@ fn main() {
     VARIABLES.iter().for_each(|name| println!("cargo:rerun-if-env-changed={name}"));
     let (units, headers) = sources(&root.join("kernels"));
 
-    let built = Nvrtc::find(&root).and_then(|nvrtc| build(&nvrtc, &units, &headers, &out));
+    let found = Nvrtc::find(&root);
+    let built = found.and_then(|nvrtc| build(&nvrtc, &units, &headers, &out).inspect_err(|why| complain(why)));
     let modules = built.unwrap_or_else(|why| {
         println!("cargo:warning=the CUDA kernels are embedded as sources, to be compiled at run time: {why}");
         Modules { compiler: None, code: units.iter().map(|unit| (unit.0.clone(), None)).collect() }
@@ -34,6 +37,22 @@ fn main() {
     if let Err(error) = fs::write(out.join("kernels.rs"), text) {
         println!("cargo:warning=cannot write kernels.rs: {error}");
     }
+}
+
+/// Says what is wrong with a kernel; ends the build where the tests are built.
+fn complain(what: &str) {
+    if env::var_os("BRAID_KERNELS_STRICT").is_some_and(|v| v == "1") {
+        println!("cargo:error={what}");
+        std::process::exit(1);
+    }
+    println!("cargo:warning={what}");
+}
+
+/// The line of a compiler's log that tells of a warning or of registers spilt to memory.
+fn flaw(log: &str) -> Option<&str> {
+    let clean = "0 bytes spill stores, 0 bytes spill loads";
+    let spills = |line: &str| line.contains("spill") && !line.contains(&format!(" {clean}"));
+    log.lines().map(str::trim).find(|line| line.contains("warning") || spills(line))
 }
 
 /// Name and text of a file.
@@ -89,6 +108,10 @@ fn build(nvrtc: &Nvrtc, units: &[File], headers: &[File], out: &Path) -> Result<
                 let written = packed.and_then(|bytes| write("bin", &bytes)).and_then(|()| write("log", log.as_bytes()));
                 written.map_err(|error| error.to_string())?;
             }
+            let log = fs::read_to_string(file.with_extension("log")).unwrap_or_default();
+            if let Some(line) = flaw(&log) {
+                complain(&format!("kernels/{}.cu for {target}: {line}", unit.0));
+            }
             files.push(file);
         }
         code.push((unit.0.clone(), Some(files)));
@@ -139,11 +162,19 @@ impl Nvrtc {
         } else {
             &["libnvrtc.so", "libnvrtc.so.13", "libnvrtc.so.12"]
         };
-        let mut folders: Vec<PathBuf> =
-            ["BRAID_NVRTC", "CUDA_PATH"].iter().filter_map(env::var_os).map(Into::into).collect();
+        let mut folders: Vec<PathBuf> = ["BRAID_NVRTC", "CUDA_PATH"]
+            .iter()
+            .filter_map(env::var_os)
+            .filter(|v| !v.is_empty())
+            .map(Into::into)
+            .collect();
         let toolkits = fs::read_dir("/usr/local").into_iter().flatten().flatten().map(|e| e.path());
         folders.extend(toolkits.filter(|p| p.file_name().is_some_and(|n| n.to_string_lossy().starts_with("cuda"))));
-        folders.push(root.join("target/nvrtc"));
+        let ours = root.join(env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into())).join("nvrtc");
+        if ours.exists() {
+            println!("cargo:rerun-if-changed={}", ours.display());
+            folders.push(ours);
+        }
         let mut files: Vec<PathBuf> = folders.first().filter(|f| f.is_file()).cloned().into_iter().collect();
         for folder in folders {
             for inner in
