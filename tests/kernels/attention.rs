@@ -229,12 +229,12 @@ fn decoupled_of(gain: f32, dtype: DType, [dim, heads, images, queries]: [usize; 
     for (b, branch) in branches.iter().enumerate() {
         let kv = rounded(dtype, &values(images * branch.capacity * 2 * c, 20 + b as u32));
         let at = if branch.unwritten { gpu.room(kv.len() * 2) } else { gpu.upload(dtype, &kv) };
-        let mask: Vec<f32> = (0..images * queries).map(|i| (i % 5) as f32 / 4.0).collect();
+        let mask: Vec<f32> = (0..images * queries).map(|i| (i % 7) as f32 / 6.0).collect();
         params.strand[b] = Strand {
             k: rows(at, branch.capacity, 2 * c, dim),
             v: rows(column(at, c), branch.capacity, 2 * c, dim),
             mask: if branch.mask { gpu.f32(&mask) } else { Pointer(0) },
-            mask_batch: queries as i64,
+            mask_batch: if branch.mask { queries as i64 } else { 0 },
             capacity: branch.capacity as i32,
             reserved: 0,
         };
