@@ -74,6 +74,9 @@ pub(crate) struct Warp {
     pub waiting: Option<Waiting>,
 }
 
+/// In a register that nothing wrote: as a number a NaN, as an address out of bounds.
+const UNSET: u32 = 0x7fff_dead;
+
 impl Warp {
     pub fn new(id: u16, env: &Env) -> Self {
         let kernel = env.kernel;
@@ -108,8 +111,9 @@ impl Warp {
         let threads = env.threads();
         let first = u32::from(self.id) * 32;
         let lanes = (threads - first).min(32);
-        self.r32.fill([0; 32]);
-        self.r64.fill([0; 32]);
+        // What a register holds before it is written is anything, so not a zero that would hide it.
+        self.r32.fill([UNSET; 32]);
+        self.r64.fill([u64::from(UNSET) << 32 | u64::from(UNSET); 32]);
         self.pred.fill(0);
         self.local_written.fill(false);
         self.live = u32::MAX >> (32 - lanes);

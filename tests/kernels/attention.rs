@@ -205,9 +205,14 @@ struct Branch {
 
 /// Text keys and values in [B, T, 2 C], each branch in a tensor of its own.
 fn decoupled(dtype: DType, dim: usize, heads: usize, images: usize, queries: usize, branches: &[Branch]) {
+    decoupled_of(3.0, dtype, [dim, heads, images, queries], branches);
+}
+
+/// `gain` is the factor of the queries.
+fn decoupled_of(gain: f32, dtype: DType, [dim, heads, images, queries]: [usize; 4], branches: &[Branch]) {
     let c = heads * dim;
     let gpu = Gpu::new();
-    let q = rounded(dtype, &values(images * queries * c, 3).iter().map(|x| x * 3.0).collect::<Vec<_>>());
+    let q = rounded(dtype, &values(images * queries * c, 3).iter().map(|x| x * gain).collect::<Vec<_>>());
     let out = gpu.room(images * queries * c * 2);
     let mut params = DecoupledParams {
         q: rows(gpu.upload(dtype, &q), queries, c, dim),
@@ -224,12 +229,12 @@ fn decoupled(dtype: DType, dim: usize, heads: usize, images: usize, queries: usi
     for (b, branch) in branches.iter().enumerate() {
         let kv = rounded(dtype, &values(images * branch.capacity * 2 * c, 20 + b as u32));
         let at = if branch.unwritten { gpu.room(kv.len() * 2) } else { gpu.upload(dtype, &kv) };
-        let mask: Vec<f32> = (0..images * queries).map(|i| (i % 5) as f32 / 4.0).collect();
+        let mask: Vec<f32> = (0..images * queries).map(|i| (i % 7) as f32 / 6.0).collect();
         params.strand[b] = Strand {
             k: rows(at, branch.capacity, 2 * c, dim),
             v: rows(column(at, c), branch.capacity, 2 * c, dim),
             mask: if branch.mask { gpu.f32(&mask) } else { Pointer(0) },
-            mask_batch: queries as i64,
+            mask_batch: if branch.mask { queries as i64 } else { 0 },
             capacity: branch.capacity as i32,
             reserved: 0,
         };
@@ -288,6 +293,16 @@ fn decoupled_attention_keeps_its_softmaxes_apart() {
         decoupled(dtype, 80, 1, 2, 17, &[branch(20, 1.0), branch(4, 0.5)]);
         decoupled(dtype, 104, 1, 2, 17, &[branch(65, 1.0), branch(5, 0.5)]);
     }
+    // Scores whose exponentials overflow without their own greatest taken off first, or with that of another strand.
+    for dtype in HALVES {
+        decoupled_of(80.0, dtype, [64, 1, 2, 20], &[branch(77, 1.0), branch(4, 1.0), branch(70, 1.0)]);
+    }
+    // Few keys, whose scores are far below zero in some rows.
+    decoupled_of(80.0, DType::F16, [64, 1, 2, 70], &[branch(1, 1.0), branch(2, 1.0)]);
+    decoupled_of(80.0, DType::BF16, [64, 1, 2, 70], &[branch(2, 1.0), branch(1, 1.0)]);
+    // More image tokens than text, and counts past the capacity.
+    let past = Branch { counts: vec![99, 16], ..branch(16, 0.8) };
+    decoupled(DType::F16, 64, 1, 2, 20, &[branch(5, 1.0), past]);
     // No strand at all counts: the queries' copy is all that is waited for.
     for dtype in HALVES {
         let empty = |capacity| Branch { counts: vec![0; 2], ..branch(capacity, 1.0) };

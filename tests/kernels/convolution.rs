@@ -73,7 +73,8 @@ fn convolution(dtype: DType, tile: Tile, s: Shape, x: &[Vec<f32>; 2], w: &[f32])
     let [rows, columns] = s.result();
     let count = s.images * rows * columns;
     let bias = rounded(dtype, &values(s.n, 4));
-    let added = rounded(dtype, &values(s.images * s.n, 5));
+    // Of two steps; the second counts.
+    let added = rounded(dtype, &[values(s.images * s.n, 7), values(s.images * s.n, 5)].concat());
     let residual = rounded(dtype, &values(count * s.n, 6));
     let out = gpu.room(count * s.n * 2);
     let params = ConvolutionParams {
@@ -85,6 +86,8 @@ fn convolution(dtype: DType, tile: Tile, s: Shape, x: &[Vec<f32>; 2], w: &[f32])
             rows: gpu.upload(dtype, &added),
             residual: gpu.upload(dtype, &residual),
             out,
+            step: gpu.i32(&[1]),
+            rows_step: (s.images * s.n) as i64,
             residual_stride: s.n as i64,
             out_stride: s.n as i64,
             rows_of_image: (rows * columns) as i32,
@@ -110,7 +113,9 @@ fn convolution(dtype: DType, tile: Tile, s: Shape, x: &[Vec<f32>; 2], w: &[f32])
     let mut want = s.exact(x, w);
     for (i, want) in want.iter_mut().enumerate() {
         let (row, n) = (i / s.n, i % s.n);
-        *want += f64::from(bias[n]) + f64::from(added[row / (rows * columns) * s.n + n]) + f64::from(residual[i]);
+        *want += f64::from(bias[n])
+            + f64::from(added[(s.images + row / (rows * columns)) * s.n + n])
+            + f64::from(residual[i]);
     }
     let got = gpu.download(dtype, out, want.len());
     let what =

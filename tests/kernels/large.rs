@@ -329,7 +329,7 @@ fn group_norm_at_1024() {
         pixels: pixels as i32,
         channels0: c as i32,
         channels: c as i32,
-        groups: groups as i32,
+        groups,
         slab: slab as i32,
         slabs: slabs as i32,
         silu: 0,

@@ -130,24 +130,29 @@ fn steps_follow_the_table() {
     }
 }
 
-/// A counter past the table's end takes its last row.
+/// A counter past the table's end takes its last row; noise past element 2^31 is found.
 #[test]
 fn a_step_past_the_table_is_its_last() {
     if !compiled() {
         return;
     }
     let (gpu, n) = (Gpu::new(), 40);
-    let row: Row = [0.0, 0.5, 1.0, 0.0, 9.0, 0.25, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0];
+    let row: Row = [0.0, 0.5, 1.0, 0.0, 9.0, 0.25, 0.0, 0.0, 0.0, 2.0, 0.0, 0.0];
     let x = values(n, 1);
-    let (table, step, x_at) = (gpu.f32(&row), gpu.i32(&[7]), gpu.f32(&x));
+    let (table, step, x_at) = (gpu.f32(&row), gpu.i32(&[(1 << 26) - 1]), gpu.f32(&x));
     let out = gpu.room(n * 2);
     let input =
         ModelInputParams { x: x_at, out, table, step, image_stride: n as i64, negative: 0, n: n as i32, steps: 1 };
     gpu.launch("model_input", DType::F16, [1, 1, 1], &input);
     let scaled = |factor: f64| wide(&x).iter().map(|x| x * factor).collect::<Vec<_>>();
     close("input", DType::F16, &gpu.download(DType::F16, out, n), &scaled(0.5));
+    // Of 2^26 slots the last.
+    let fresh = values(n, 2);
+    let noise = gpu.room(n << 28);
+    gpu.put(Pointer(noise.0 + (n as u64 * ((1 << 26) - 1)) * 4), DType::F32, &fresh);
     let params = StepParams {
         x: x_at,
+        noise,
         output: gpu.f32(&vec![0.0; n]),
         table,
         guidance: gpu.f32(&[1.0, 0.0]),
@@ -157,11 +162,12 @@ fn a_step_past_the_table_is_its_last() {
         n: n as i32,
         images: 1,
         steps: 1,
-        noise_slots: 1,
+        noise_slots: 1 << 26,
         ..StepParams::default()
     };
+    let want: Vec<f64> = scaled(0.25).iter().zip(&fresh).map(|(x, n)| x + 2.0 * f64::from(*n)).collect();
     gpu.once("step", DType::F32, [1, 1, 1], &params, Schedule::InOrder);
-    close("step", DType::F32, &gpu.download(DType::F32, x_at, n), &scaled(0.25));
+    close("step", DType::F32, &gpu.download(DType::F32, x_at, n), &want);
 }
 
 /// The first step that is not finite is marked for its image alone.
