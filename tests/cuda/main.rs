@@ -15,6 +15,7 @@ mod report;
 
 use braid::device::cpu::Cpu;
 use braid::device::cuda::CudaDevice;
+use braid::device::cuda::driver::Driver;
 use braid::device::{Device, Program};
 use braid::graph::Graph;
 use braid::tensor::DType;
@@ -58,14 +59,29 @@ pub fn tolerance(dtype: DType) -> f64 {
     if dtype == DType::F16 { 1.5e-3 } else { 1.2e-2 }
 }
 
+/// What the tests run on: the interpreter, or, where BRAID_TEST_DRIVER is `cuda` or `both`, the first GPU.
+fn drivers() -> Vec<Arc<dyn Driver>> {
+    let which = std::env::var("BRAID_TEST_DRIVER").unwrap_or_default();
+    let mut drivers: Vec<Arc<dyn Driver>> = Vec::new();
+    if which != "cuda" {
+        drivers.push(Arc::new(PtxDriver::new()));
+    }
+    #[cfg(feature = "cuda")]
+    if which == "cuda" || which == "both" {
+        drivers.push(Arc::new(braid::device::cuda::cudarc::CudaDriver::new(0).unwrap()));
+    }
+    drivers
+}
+
 /// Runs a graph on the interpreter in both types, with our own products and with the library's, twice each, and compares with
 /// the CPU. Returns the kernels that were launched.
 pub fn check(name: &str, graph: &Graph, inputs: &[&[f32]]) -> Vec<String> {
     let want = outputs(Cpu::new(Some(1)).load(graph.clone()).unwrap().as_mut(), inputs);
     let mut kernels = Vec::new();
     for dtype in [DType::F16, DType::BF16] {
-        for library in [false, true] {
-            let device = CudaDevice::new(Arc::new(PtxDriver::new()), dtype).unwrap().with_library(library);
+        for (driver, library) in drivers().into_iter().flat_map(|driver| [(driver.clone(), false), (driver, true)]) {
+            let name = format!("{name} on {}", driver.facts().name);
+            let device = CudaDevice::new(driver, dtype).unwrap().with_library(library);
             let mut program = device.program(graph.clone()).unwrap_or_else(|e| panic!("{name}: {e}"));
             kernels.extend(program.report().kernels.keys().cloned());
             let got = outputs(&mut program, inputs);

@@ -10,6 +10,7 @@ mod probe;
 use self::lt::Lt;
 use self::pinned::Pinned;
 use self::probe::early;
+use super::compile;
 use super::driver::{
     Call, Calls, Counter, Driver, Facts, Function, Gemm, GemmPlan, GraphHandle, Launch, Memory, Staging,
 };
@@ -144,23 +145,50 @@ impl CudaDriver {
         if let Some(module) = modules.get(name) {
             return Ok(*module);
         }
-        let found = kernels::modules().iter().find(|module| module.name == name);
-        let Some(binary) = found.and_then(|module| module.binary(self.facts.capability)) else {
-            let (major, minor) = self.facts.capability;
-            return Err(missing(format!(
-                "this build has no kernels for compute capability {major}.{minor}: NVRTC was not found when it was built \
-                 (set CUDA_PATH or BRAID_NVRTC and build again), or use --device cpu"
-            )));
+        let Some(found) = kernels::modules().iter().find(|module| module.name == name) else {
+            return Err(Error::Graph(format!("no kernel file is called `{name}`")));
         };
-        let bytes = binary.unpack().map_err(|e| missing(format!("the kernels of this build are damaged: {e}")))?;
-        // A copy that is aligned as the driver reads ELF files.
-        let mut image = vec![0u64; bytes.len().div_ceil(8) + 1];
-        bytemuck::cast_slice_mut::<u64, u8>(&mut image)[..bytes.len()].copy_from_slice(&bytes);
-        // SAFETY: a cubin, or PTX with a terminator, whole as NVRTC gave it; the driver copies it.
-        let module = unsafe { result::module::load_data(image.as_ptr().cast::<c_void>()) };
-        let module = self.check(&format!("cuModuleLoadData ({name}, {})", binary.target), module)?;
+        let built = match found.binary(self.facts.capability) {
+            Some(binary) => {
+                let bytes =
+                    binary.unpack().map_err(|e| missing(format!("the kernels of this build are damaged: {e}")))?;
+                Some(self.image(name, binary.target, &bytes))
+            }
+            None => None,
+        };
+        let module = match built {
+            // The driver is older than the PTX, or the device takes none of the binaries: another compiler's may fit.
+            None | Some(Err(Error::Fault { lost: false, .. })) => {
+                let compiled = compile::module(found, self.facts.capability);
+                match (compiled, built) {
+                    (Ok((target, bytes)), _) => self.image(name, &target, &bytes)?,
+                    (Err(why), Some(Err(fault))) => {
+                        tracing::warn!("{why}");
+                        return Err(fault);
+                    }
+                    (Err(why), _) => {
+                        let (major, minor) = self.facts.capability;
+                        return Err(missing(format!(
+                            "this build has no kernels for compute capability {major}.{minor}, and they cannot be compiled \
+                             now: {why}; install CUDA's NVRTC (CUDA_PATH or BRAID_NVRTC names its folder), or use --device cpu"
+                        )));
+                    }
+                }
+            }
+            Some(loaded) => loaded?,
+        };
         modules.insert(name, module);
         Ok(module)
+    }
+
+    /// A module of a cubin, or of PTX with a terminator.
+    fn image(&self, name: &str, target: &str, bytes: &[u8]) -> Result<sys::CUmodule> {
+        // A copy that is aligned as the driver reads ELF files.
+        let mut image = vec![0u64; bytes.len().div_ceil(8) + 1];
+        bytemuck::cast_slice_mut::<u64, u8>(&mut image)[..bytes.len()].copy_from_slice(bytes);
+        // SAFETY: a cubin, or PTX with a terminator, whole as NVRTC gave it; the driver copies it.
+        let module = unsafe { result::module::load_data(image.as_ptr().cast::<c_void>()) };
+        self.check(&format!("cuModuleLoadData ({name}, {target})"), module)
     }
 
     fn wait(&self) -> Result<()> {

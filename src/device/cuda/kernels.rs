@@ -14,6 +14,8 @@ include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
 pub struct Module {
     /// The file's name without its ending, e.g. `attention`.
     pub name: &'static str,
+    /// Its text, to be compiled at run time where no binary serves.
+    pub source: Source,
     /// What the build made of it.
     pub code: Code,
 }
@@ -23,8 +25,8 @@ pub struct Module {
 pub enum Code {
     /// Compiled for every target.
     Compiled(&'static [Binary]),
-    /// There was no NVRTC: the source, to be compiled at run time with [`flags`] and [`headers`].
-    Source(Source),
+    /// There was no NVRTC: the source alone, to be compiled at run time with [`flags`] and [`headers`].
+    Source,
 }
 
 /// A kernel file compiled for one target.
@@ -237,7 +239,7 @@ mod tests {
 
     #[test]
     fn a_device_gets_the_binary_of_its_generation() {
-        let module = Module { name: "m", code: Code::Compiled(&FAKE) };
+        let module = Module { name: "m", source: Source { name: "m.cu", text: "" }, code: Code::Compiled(&FAKE) };
         let target = |major, minor| module.binary((major, minor)).map(|binary| binary.target);
         assert_eq!(target(7, 5), None);
         assert_eq!(target(8, 0), Some("sm_80"));
@@ -247,7 +249,7 @@ mod tests {
         assert_eq!(target(9, 0), Some("sm_90a"));
         assert_eq!(target(10, 0), Some("compute_80"));
         assert_eq!(target(12, 1), Some("compute_80"));
-        let source = Module { name: "m", code: Code::Source(Source { name: "m.cu", text: "" }) };
+        let source = Module { code: Code::Source, ..module };
         assert!(source.binary((9, 0)).is_none());
     }
 

@@ -6,11 +6,17 @@
 
 mod bindings;
 #[cfg(feature = "cuda")]
+mod cache;
+#[cfg(feature = "cuda")]
+mod compile;
+#[cfg(feature = "cuda")]
 pub mod cudarc;
 pub mod driver;
 pub mod gemm;
 pub mod kernels;
 mod lower;
+#[cfg(feature = "cuda")]
+mod nvrtc;
 pub mod params;
 mod program;
 mod report;
