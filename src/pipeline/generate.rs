@@ -4,16 +4,15 @@ use super::encode::{self, Text};
 use super::programs::{Key, Programs};
 use super::request::{MAX_SIDE, Output, Progress, Reference, Request, Stage, StageTensor, Watch};
 use super::{ImagePrompt, Pipeline};
-use crate::device::Program;
+use crate::device::{Program, Role};
 use crate::error::{Error, Result};
-use crate::inputs::noise::Generator;
 use crate::inputs::picture::Picture;
 use crate::inputs::resize::resize;
 use crate::memory;
 use crate::models::condition::{Adapter, condition};
-use crate::models::unet::{UnetShape, unet};
+use crate::models::unet::UnetShape;
 use crate::models::vae::vae_decoder;
-use crate::schedulers::{Table, guide, step};
+use crate::schedulers::Table;
 use crate::weights::Scope;
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -58,34 +57,34 @@ fn draw(p: &Pipeline, programs: &mut Programs, request: &Request, watch: &mut Wa
     Ok(Output { pictures, seeds, seconds, step_seconds, stages, cut_tokens })
 }
 
-struct Run<'a, 'w> {
-    p: &'a Pipeline,
-    programs: &'a mut Programs,
-    request: &'a Request,
-    watch: &'a mut Watch<'w>,
-    table: Table,
+pub(super) struct Run<'a, 'w> {
+    pub(super) p: &'a Pipeline,
+    pub(super) programs: &'a mut Programs,
+    pub(super) request: &'a Request,
+    pub(super) watch: &'a mut Watch<'w>,
+    pub(super) table: Table,
     /// Height and width of the latents.
-    latent: [usize; 2],
+    pub(super) latent: [usize; 2],
     /// The adapters in use.
-    adapters: Vec<usize>,
+    pub(super) adapters: Vec<usize>,
     guided: bool,
-    picture: usize,
+    pub(super) picture: usize,
     seconds: BTreeMap<Stage, f64>,
-    step_seconds: Vec<f64>,
+    pub(super) step_seconds: Vec<f64>,
     stages: BTreeMap<String, StageTensor>,
     cut_tokens: usize,
 }
 
 /// What the condition program made, and what else stays the same for all steps and pictures.
-struct State {
-    shape: UnetShape,
+pub(super) struct State {
+    pub(super) shape: UnetShape,
     /// How many text tokens count in each row.
-    tokens: Vec<f32>,
-    scales: Vec<f32>,
+    pub(super) tokens: Vec<f32>,
+    pub(super) scales: Vec<f32>,
     /// The condition program's outputs, image tokens first.
-    values: Vec<Vec<f32>>,
+    pub(super) values: Vec<Vec<f32>>,
     /// How many of the outputs after the image tokens hold a row for each step.
-    per_step: usize,
+    pub(super) per_step: usize,
 }
 
 impl<'a, 'w> Run<'a, 'w> {
@@ -157,7 +156,7 @@ impl<'a, 'w> Run<'a, 'w> {
 
     /// Keeps a stage; rows of one name follow one another. Adapters of different widths cannot: of their embeddings the first
     /// width is kept.
-    fn keep(&mut self, name: &str, shape: &[usize], data: impl FnOnce() -> Vec<f32>) {
+    pub(super) fn keep(&mut self, name: &str, shape: &[usize], data: impl FnOnce() -> Vec<f32>) {
         if self.request.keep_stages {
             let mut data = data();
             let tensor = self.stages.entry(name.to_owned()).or_insert_with(|| StageTensor {
@@ -312,85 +311,6 @@ impl<'a, 'w> Run<'a, 'w> {
         Ok(scales)
     }
 
-    /// The latents `[h, w, C]` after the last step.
-    fn denoise(&mut self, state: &State) -> Result<Vec<f32>> {
-        let p = self.p;
-        let config = &p.models.unet.config;
-        let [h, w] = self.latent;
-        let c = config.in_channels;
-        let n = h * w * c;
-        let shape = &state.shape;
-        let key = Key::Denoise { shape: shape.clone() };
-        let program = self.programs.get(key, || {
-            let scope = Scope::new(p.models.unet.weights.clone());
-            let graph = unet(config, &scope, shape, &p.compat)?;
-            scope.finish("UNet")?;
-            short_of("denoise", p, self.latent, p.device.load(graph))
-        })?;
-
-        let seed = self.request.seed.wrapping_add(self.picture as u64);
-        let mut generator = Generator::new(self.request.rng, seed);
-        let dtype = self.request.noise_dtype;
-        let noise = match &self.request.noise {
-            Some(all) => all[self.picture * n..][..n].to_vec(),
-            None => generator.randn(n, dtype),
-        };
-        let mut x = to_channels_last(&noise, [c, h, w]);
-        x.iter_mut().for_each(|x| *x *= self.table.init_noise_sigma);
-
-        let batch = shape.batch;
-        let mut sample = vec![0.0; batch * n];
-        let mut output = vec![0.0; batch * n];
-        let mut guided = vec![0.0; n];
-        let mut history = vec![0.0; if self.table.uses_history() { n } else { 0 }];
-        let mut first_output = Vec::new();
-        let adapters = self.adapters.len();
-        for (i, row) in self.table.steps.iter().enumerate() {
-            self.watch.cancel.check()?;
-            let begin = Instant::now();
-            for sample in sample.chunks_exact_mut(n) {
-                sample.iter_mut().zip(&x).for_each(|(s, x)| *s = x * row.input_scale);
-            }
-            let mut inputs: Vec<&[f32]> = vec![&sample, &state.tokens, &state.scales];
-            for (k, values) in state.values[adapters..].iter().enumerate() {
-                let len = if k < state.per_step { values.len() / self.table.steps.len() } else { values.len() };
-                let from = if k < state.per_step { i * len } else { 0 };
-                inputs.push(&values[from..from + len]);
-            }
-            program.run(&inputs, &mut [&mut output])?;
-            if i == 0 && self.picture == 0 && self.request.keep_stages {
-                first_output.clone_from(&output);
-            }
-            let (positive, negative) = output.split_at(n);
-            let out = if batch == 2 {
-                guide(negative, positive, self.request.guidance, self.request.guidance_rescale, &mut guided)?;
-                &guided
-            } else {
-                positive
-            };
-            let fresh = row.noise.map(|_| to_channels_last(&generator.randn(n, dtype), [c, h, w]));
-            step(row, &mut x, out, &mut history, fresh.as_deref())?;
-            let place = || format!("step {} of {}", i + 1, self.table.steps.len());
-            finite(&x, place, "check the model file (`braid inspect`) and the guidance scale")?;
-            self.step_seconds.push(begin.elapsed().as_secs_f64());
-            let progress = Progress {
-                stage: Stage::Denoise,
-                picture: self.picture,
-                pictures: self.request.count,
-                done: i + 1,
-                steps: self.table.steps.len(),
-            };
-            self.watch.tell(progress);
-        }
-        self.keep("noise", &[1, c, h, w], || noise);
-        if !first_output.is_empty() {
-            let rows = || first_output.chunks_exact(n).flat_map(|r| to_channels_first(r, [h, w, c])).collect();
-            self.keep("model_output_0", &[batch, c, h, w], rows);
-        }
-        self.keep("latents", &[1, c, h, w], || to_channels_first(&x, [h, w, c]));
-        Ok(x)
-    }
-
     fn decoder(&mut self) -> Result<&mut dyn Program> {
         let p = self.p;
         let [height, width] = self.latent;
@@ -398,7 +318,7 @@ impl<'a, 'w> Run<'a, 'w> {
             let scope = Scope::new(p.models.vae.weights.clone());
             let graph = vae_decoder(&p.models.vae.config, &scope, height, width, &p.compat)?;
             scope.finish("VAE decoder")?;
-            short_of("decode", p, self.latent, p.device.load(graph))
+            short_of("decode", p, self.latent, p.device.load_as(graph, Role::Decode))
         })
     }
 
@@ -455,7 +375,7 @@ pub(super) fn size(p: &Pipeline, request: &Request) -> Result<[usize; 2]> {
 }
 
 /// Says which size would fit where a program for this one does not: what it takes grows with the number of pixels.
-fn short_of(
+pub(super) fn short_of(
     stage: &'static str,
     p: &Pipeline,
     latent: [usize; 2],
@@ -475,17 +395,9 @@ fn short_of(
     })
 }
 
-fn finite(values: &[f32], stage: impl FnOnce() -> String, hint: &str) -> Result<()> {
+pub(super) fn finite(values: &[f32], stage: impl FnOnce() -> String, hint: &str) -> Result<()> {
     if values.iter().all(|v| v.is_finite()) {
         return Ok(());
     }
     Err(Error::NotFinite { stage: stage(), hint: hint.into() })
-}
-
-fn to_channels_last(x: &[f32], [c, h, w]: [usize; 3]) -> Vec<f32> {
-    (0..h * w * c).map(|i| x[i % c * h * w + i / c]).collect()
-}
-
-fn to_channels_first(x: &[f32], [h, w, c]: [usize; 3]) -> Vec<f32> {
-    (0..h * w * c).map(|i| x[i % (h * w) * c + i / (h * w)]).collect()
 }

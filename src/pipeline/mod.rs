@@ -1,5 +1,6 @@
 //! The public interface: load models, then draw.
 
+mod denoise;
 mod encode;
 mod generate;
 mod load;

@@ -1,6 +1,6 @@
 //! The programs that a pipeline has built, kept for the next request.
 
-use crate::device::Program;
+use crate::device::{Program, Steps};
 use crate::error::{Error, Result};
 use crate::models::unet::UnetShape;
 
@@ -21,8 +21,10 @@ pub(super) enum Key {
         steps: usize,
         adapters: Vec<usize>,
     },
+    /// For a sampler on the device with its steps.
     Denoise {
         shape: UnetShape,
+        steps: Option<Steps>,
     },
     Decode {
         height: usize,

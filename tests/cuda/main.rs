@@ -12,6 +12,7 @@ mod ops;
 mod products;
 mod ptx;
 mod report;
+mod sampler;
 
 use braid::device::cpu::Cpu;
 use braid::device::cuda::CudaDevice;
