@@ -51,7 +51,7 @@ impl Run<'_, '_> {
         let start = Start { noise, latents, generator };
         let (noise, end) = match self.steps(state) {
             Some(steps) => self.on_device(state, steps, start)?,
-            None => self.from_here(state, start)?,
+            None => self.stepwise(state, start)?,
         };
         self.keep("noise", &[1, c, h, w], || noise);
         if !end.first.is_empty() {
@@ -135,7 +135,7 @@ impl Run<'_, '_> {
     }
 
     /// Step by step, with guidance and the sampler's arithmetic here.
-    fn from_here(&mut self, state: &State, start: Start) -> Result<(Vec<f32>, End)> {
+    fn stepwise(&mut self, state: &State, start: Start) -> Result<(Vec<f32>, End)> {
         let Start { noise, latents: mut x, mut generator } = start;
         let [h, w] = self.latent;
         let (n, shape) = (x.len(), [self.p.models.unet.config.in_channels, h, w]);

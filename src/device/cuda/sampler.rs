@@ -29,10 +29,10 @@ impl CudaProgram {
                 return Err(bad(format!("input `{name}` is bound to {} values, {want} are needed", values.len())));
             }
         }
-        let none = job.noise.iter().all(Vec::is_empty);
-        let fits = job.noise.len() == count && job.noise.iter().all(|noise| [0, n].contains(&noise.len()));
-        let given = |row: usize| job.noise.get(row).is_some_and(|noise| !noise.is_empty());
-        if (!none && !(steps.noise && fits)) || (0..count).any(|row| job.table[row][9] != 0.0 && !given(row)) {
+        // Column 9 weighs the noise.
+        let needed = |row: usize| if job.table[row][9] != 0.0 { n } else { 0 };
+        let given = |row: usize| job.noise.get(row).map_or(0, Vec::len);
+        if (0..count).any(|row| given(row) != needed(row) || given(row) > 0 && !steps.noise) {
             return Err(bad(format!("noise of {n} values is needed for the steps that add some, and room for it")));
         }
         if job.latents.len() != n {
