@@ -42,10 +42,7 @@ pub struct CudaDevice {
 /// Refuses what tensors are not stored as.
 fn storage(flag: &str, dtype: DType) -> Result<()> {
     if dtype == DType::F32 {
-        return Err(Error::parameter(
-            flag,
-            "f32 given; the CUDA backend stores f16 or bf16 so far, f32 needs --device cpu",
-        ));
+        return Err(Error::parameter(flag, "f32 is not supported on CUDA yet; give f16 or bf16, or use --device cpu"));
     }
     Ok(())
 }
@@ -62,13 +59,21 @@ impl CudaDevice {
         Ok(Self { driver, settings, decoder: DType::BF16, turn: Turn::default() })
     }
 
-    /// The GPU of that number, see [`cudarc::CudaDriver`].
+    /// The GPU of that number; tensors as `dtype`, those of the decoder as `decoder`.
     ///
     /// # Errors
-    /// [`Error::Device`] with what is missing.
-    #[cfg(feature = "cuda")]
-    pub fn open(ordinal: usize, dtype: DType) -> Result<Self> {
-        Self::new(Arc::new(cudarc::CudaDriver::new(ordinal)?), dtype)
+    /// [`Error::Parameter`] for types other than f16 and bf16; [`Error::Device`] with what is missing, which without the
+    /// feature `cuda` is all of it.
+    pub fn open(ordinal: usize, dtype: DType, decoder: DType) -> Result<Self> {
+        storage("--dtype", dtype)?;
+        storage("--vae-dtype", decoder)?;
+        #[cfg(feature = "cuda")]
+        return Self::new(Arc::new(cudarc::CudaDriver::new(ordinal)?), dtype)?.with_decoder(decoder);
+        #[cfg(not(feature = "cuda"))]
+        Err(Error::Device {
+            device: format!("cuda:{ordinal}"),
+            what: "this build has no CUDA: build it with the feature `cuda`, or use --device cpu".into(),
+        })
     }
 
     /// The same device with another choice between the library's products and our own.
