@@ -1,22 +1,14 @@
 //! From noise to latents: on the device from the first step to the last where it can, else step by step from here.
 
-use super::Pipeline;
-use super::generate::{Run, State, short_of};
-use super::programs::{Key, Programs};
+use super::build;
+use super::generate::{Run, State};
 use super::request::{Progress, Stage};
-use crate::device::{Coefficients, Program, Role, Sampling, Steps};
+use crate::device::{Coefficients, Sampling, Steps};
 use crate::error::{Error, Result};
 use crate::inputs::noise::Generator;
-use crate::models::unet::{UnetShape, unet};
 use crate::schedulers::{guide, step};
-use crate::weights::Scope;
 use std::ops::Range;
 use std::time::Instant;
-
-/// Steps for which a device's sampler has room come in multiples of this, so that most numbers of steps share a program.
-const STEPS: usize = 64;
-/// Bytes of fresh noise of all steps above which the steps are made one by one from here.
-const NOISE: usize = 512 << 20;
 
 /// A picture's beginning.
 struct Start {
@@ -32,6 +24,20 @@ struct End {
     latents: Vec<f32>,
     /// The model's output in the first step, if stages are kept.
     first: Vec<f32>,
+}
+
+impl State {
+    /// The denoiser's inputs for these steps.
+    fn inputs<'a>(&'a self, sample: &'a [f32], steps: Range<usize>) -> Vec<&'a [f32]> {
+        let (text, images) = self.tokens.split_at(1);
+        let mut inputs = vec![sample, text[0].as_slice(), self.scales.as_slice()];
+        inputs.extend(images.iter().map(Vec::as_slice));
+        for (k, values) in self.values[images.len()..].iter().enumerate() {
+            let row = values.len() / self.plan.most;
+            inputs.push(if k < self.per_step { &values[steps.start * row..steps.end * row] } else { values });
+        }
+        inputs
+    }
 }
 
 impl Run<'_, '_> {
@@ -56,19 +62,16 @@ impl Run<'_, '_> {
         self.keep("noise", &[1, c, h, w], || noise);
         if !end.first.is_empty() {
             let rows = || end.first.chunks_exact(n).flat_map(|r| to_channels_first(r, [h, w, c])).collect();
-            self.keep("model_output_0", &[state.shape.batch, c, h, w], rows);
+            self.keep("model_output_0", &[state.plan.shape.batch, c, h, w], rows);
         }
         self.keep("latents", &[1, c, h, w], || to_channels_first(&end.latents, [h, w, c]));
         Ok(end.latents)
     }
 
-    /// What the device's sampler is to have room for; none where it has none, or noise would take too much of its memory.
+    /// The device's sampler; none where it has none, or no room for this one's noise.
     fn steps(&self, state: &State) -> Option<Steps> {
-        let most = self.table.steps.len().next_multiple_of(STEPS);
-        let noise = self.table.steps.iter().any(|row| row.noise.is_some_and(|weight| weight != 0.0));
-        let bytes = self.latent.iter().product::<usize>() * self.p.models.unet.config.in_channels * 4 * most;
-        let fits = !noise || bytes <= NOISE;
-        (self.p.device.samples() && fits).then(|| Steps { most, varying: varying(state), noise })
+        let adds = self.table.steps.iter().any(|row| row.noise.is_some_and(|weight| weight != 0.0));
+        state.plan.sampler(self.p).filter(|steps| steps.noise || !adds)
     }
 
     /// What is told after a step.
@@ -99,8 +102,7 @@ impl Run<'_, '_> {
             })
             .collect();
         let table: Vec<Coefficients> = self.table.steps.iter().map(|row| row.coefficients()).collect();
-        let mut inputs: Vec<&[f32]> = vec![&[], &state.tokens, &state.scales];
-        inputs.extend(state.values[self.adapters.len()..].iter().map(Vec::as_slice));
+        let inputs = state.inputs(&[], 0..table.len());
         let job = Sampling {
             inputs: &inputs,
             table: &table,
@@ -122,7 +124,7 @@ impl Run<'_, '_> {
             told = told.max(done);
             Ok(())
         };
-        let program = denoiser(self.p, self.programs, &state.shape, Some(steps))?;
+        let program = build::denoiser(self.p, self.programs, &state.plan.shape, Some(steps))?;
         let Some(sampler) = program.sampler() else {
             return Err(Error::Graph("the device has no sampler for its denoiser".into()));
         };
@@ -139,27 +141,21 @@ impl Run<'_, '_> {
         let Start { noise, latents: mut x, mut generator } = start;
         let [h, w] = self.latent;
         let (n, shape) = (x.len(), [self.p.models.unet.config.in_channels, h, w]);
-        let batch = state.shape.batch;
+        let batch = state.plan.shape.batch;
         let mut sample = vec![0.0; batch * n];
         let mut output = vec![0.0; batch * n];
         let mut guided = vec![0.0; n];
         let mut history = vec![0.0; if self.table.uses_history() { n } else { 0 }];
         let mut first = Vec::new();
         let steps = self.table.steps.clone();
-        let varying = varying(state);
         for (i, row) in steps.iter().enumerate() {
             self.watch.cancel.check()?;
             let begin = Instant::now();
             for sample in sample.chunks_exact_mut(n) {
                 sample.iter_mut().zip(&x).for_each(|(s, x)| *s = x * row.input_scale);
             }
-            let mut inputs: Vec<&[f32]> = vec![&sample, &state.tokens, &state.scales];
-            for values in &state.values[self.adapters.len()..] {
-                let len = if varying.contains(&inputs.len()) { values.len() / steps.len() } else { values.len() };
-                let from = if len < values.len() { i * len } else { 0 };
-                inputs.push(&values[from..from + len]);
-            }
-            denoiser(self.p, self.programs, &state.shape, None)?.run(&inputs, &mut [&mut output])?;
+            let inputs = state.inputs(&sample, i..i + 1);
+            build::denoiser(self.p, self.programs, &state.plan.shape, None)?.run(&inputs, &mut [&mut output])?;
             if i == 0 && self.picture == 0 && self.request.keep_stages {
                 first.clone_from(&output);
             }
@@ -181,31 +177,6 @@ impl Run<'_, '_> {
         }
         Ok((noise, End { latents: x, first }))
     }
-}
-
-/// The denoiser, as a sampler where there are `steps`.
-pub(super) fn denoiser<'a>(
-    p: &Pipeline,
-    programs: &'a mut Programs,
-    shape: &UnetShape,
-    steps: Option<Steps>,
-) -> Result<&'a mut dyn Program> {
-    let key = Key::Denoise { shape: shape.clone(), steps: steps.clone() };
-    programs.get(key, || {
-        let scope = Scope::new(p.models.unet.weights.clone());
-        let graph = unet(&p.models.unet.config, &scope, shape, &p.compat)?;
-        scope.finish("UNet")?;
-        let program = match &steps {
-            Some(steps) => p.device.load_as(graph, Role::Denoise(steps.clone())),
-            None => p.device.load(graph),
-        };
-        short_of("denoise", p, [shape.height, shape.width], program)
-    })
-}
-
-/// The denoiser's inputs that differ from step to step: after latents, token counts and scales.
-fn varying(state: &State) -> Range<usize> {
-    3..3 + state.per_step
 }
 
 fn to_channels_last(x: &[f32], [c, h, w]: [usize; 3]) -> Vec<f32> {

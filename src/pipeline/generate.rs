@@ -1,19 +1,16 @@
 //! One request from beginning to end.
 
+use super::build::{self, Plan};
 use super::encode::{self, Text};
-use super::programs::{Key, Programs};
+use super::programs::Programs;
 use super::request::{MAX_SIDE, Output, Progress, Reference, Request, Stage, StageTensor, Watch};
 use super::{ImagePrompt, Pipeline};
-use crate::device::{Program, Role};
 use crate::error::{Error, Result};
 use crate::inputs::picture::Picture;
 use crate::inputs::resize::resize;
 use crate::memory;
-use crate::models::condition::{Adapter, condition};
 use crate::models::unet::UnetShape;
-use crate::models::vae::vae_decoder;
 use crate::schedulers::Table;
-use crate::weights::Scope;
 use std::collections::BTreeMap;
 use std::time::Instant;
 
@@ -42,7 +39,7 @@ fn draw(p: &Pipeline, programs: &mut Programs, request: &Request, watch: &mut Wa
     let mut run = Run::new(p, programs, request, watch)?;
     // What is too large is refused before any work: the decoder's program takes the most memory.
     run.pictures_fit()?;
-    run.decoder()?;
+    build::decoder(p, run.programs, run.latent)?;
     let texts = run.stage(Stage::Text, Run::texts)?;
     let embeds = run.stage(Stage::Image, Run::image_embeds)?;
     let state = run.stage(Stage::Condition, |run| run.condition(&texts, &embeds))?;
@@ -77,9 +74,9 @@ pub(super) struct Run<'a, 'w> {
 
 /// What the condition program made, and what else stays the same for all steps and pictures.
 pub(super) struct State {
-    pub(super) shape: UnetShape,
-    /// How many text tokens count in each row.
-    pub(super) tokens: Vec<f32>,
+    pub(super) plan: Plan,
+    /// How many tokens count in each row: of the text, then of each adapter's pictures.
+    pub(super) tokens: Vec<Vec<f32>>,
     pub(super) scales: Vec<f32>,
     /// The condition program's outputs, image tokens first.
     pub(super) values: Vec<Vec<f32>>,
@@ -99,7 +96,7 @@ impl<'a, 'w> Run<'a, 'w> {
             let what = format!("{} image prompts for {} adapters", request.images.len(), p.adapters());
             return Err(Error::parameter("--ip-adapter-image", what));
         }
-        let latent = size(p, request)?;
+        let latent = latent_size(p, request.width, request.height)?;
         if let Some(noise) = &request.noise {
             let [c, h, w] = [p.models.unet.config.in_channels, latent[0], latent[1]];
             let (count, need) = (request.count, request.count * c * h * w);
@@ -233,40 +230,32 @@ impl<'a, 'w> Run<'a, 'w> {
         let config = &p.models.unet.config;
         let used: Vec<_> = self.adapters.iter().map(|&a| &p.models.adapters[a]).collect();
         let tokens = texts.iter().map(|t| t.tokens).max().unwrap_or(0);
-        let image_tokens =
+        let counts: Vec<usize> =
             used.iter().zip(embeds).map(|(a, e)| e.len() / a.config.embedding * a.config.tokens).collect();
-        let shape = UnetShape { batch, height: self.latent[0], width: self.latent[1], tokens, image_tokens };
+        let shape =
+            UnetShape { batch, height: self.latent[0], width: self.latent[1], tokens, image_tokens: counts.clone() };
+        let plan = self.programs.plan_for(Plan::new(p, shape, steps, self.adapters.clone()));
         let scales = self.scales()?;
+        let program = build::conditioner(p, self.programs, &plan)?;
 
-        let key = Key::Condition { shape: shape.clone(), steps, adapters: self.adapters.clone() };
-        let program = self.programs.get(key, || {
-            let scope = Scope::new(p.models.unet.weights.clone());
-            let scopes: Vec<Scope> = used.iter().map(|a| Scope::new(a.weights.clone())).collect();
-            let adapters: Vec<Adapter<'_>> =
-                used.iter().zip(&scopes).map(|(a, scope)| Adapter { config: &a.config, scope }).collect();
-            let graph = condition(config, &scope, &shape, steps, &adapters)?;
-            scope.finish("UNet")?;
-            scopes.iter().try_for_each(|s| s.finish("IP-Adapter").map(drop))?;
-            p.device.load(graph)
-        })?;
-
-        let timesteps: Vec<f32> = self.table.steps.iter().flat_map(|s| vec![s.timestep; batch]).collect();
+        let mut timesteps: Vec<f32> = self.table.steps.iter().flat_map(|s| vec![s.timestep; batch]).collect();
+        // Steps for which there is room and that are not made.
+        timesteps.resize(plan.most * batch, 0.0);
         let pooled: Vec<f32> = texts.iter().flat_map(|t| t.pooled.iter().copied()).collect();
         let factor = p.models.vae.config.factor();
         let (h, w) = ((self.latent[0] * factor) as f32, (self.latent[1] * factor) as f32);
         let time_ids = [h, w, 0.0, 0.0, h, w].repeat(batch);
         // A shorter prompt is padded; the padding is never attended to.
-        let row = tokens * config.context;
+        let row = plan.shape.tokens * config.context;
         let mut text = vec![0.0; batch * row];
         for (t, row) in texts.iter().zip(text.chunks_exact_mut(row)) {
             row[..t.embeds.len()].copy_from_slice(&t.embeds);
         }
-        // The negative row's picture is the zero embedding.
-        let images: Vec<Vec<f32>> = embeds
-            .iter()
-            .map(|e| {
+        // The negative row's picture is the zero embedding, and so is one for which there is room and that is not given.
+        let images: Vec<Vec<f32>> = (embeds.iter().zip(&used).zip(&plan.shape.image_tokens))
+            .map(|((e, adapter), tokens)| {
                 let mut rows = e.clone();
-                rows.resize(batch * e.len(), 0.0);
+                rows.resize(batch * tokens / adapter.config.tokens * adapter.config.embedding, 0.0);
                 rows
             })
             .collect();
@@ -284,12 +273,13 @@ impl<'a, 'w> Run<'a, 'w> {
         values.iter().try_for_each(|v| finite(v, || "the conditioning".into(), hint))?;
         if self.request.keep_stages && !used.is_empty() {
             let mut all = Vec::new();
-            (0..used.len()).for_each(|a| all.extend_from_slice(&values[a][..values[a].len() / batch]));
+            (0..used.len()).for_each(|a| all.extend_from_slice(&values[a][..counts[a] * config.context]));
             let count = all.len() / config.context;
             self.keep("image_tokens", &[1, count, config.context], || all);
         }
-        let counts = texts.iter().map(|t| t.tokens as f32).collect();
-        Ok(State { shape, tokens: counts, scales, values, per_step: config.resnets().len() })
+        let mut tokens = vec![texts.iter().map(|t| t.tokens as f32).collect()];
+        tokens.extend(counts.iter().map(|count| vec![*count as f32; batch]));
+        Ok(State { plan, tokens, scales, values, per_step: config.resnets().len() })
     }
 
     /// `[L, A, B]`: the image strands' weights.
@@ -311,17 +301,6 @@ impl<'a, 'w> Run<'a, 'w> {
         Ok(scales)
     }
 
-    fn decoder(&mut self) -> Result<&mut dyn Program> {
-        let p = self.p;
-        let [height, width] = self.latent;
-        self.programs.get(Key::Decode { height, width }, || {
-            let scope = Scope::new(p.models.vae.weights.clone());
-            let graph = vae_decoder(&p.models.vae.config, &scope, height, width, &p.compat)?;
-            scope.finish("VAE decoder")?;
-            short_of("decode", p, self.latent, p.device.load_as(graph, Role::Decode))
-        })
-    }
-
     /// Whether all pictures of the request and one in f32 have room.
     fn pictures_fit(&self) -> Result<()> {
         let factor = self.p.models.vae.config.factor();
@@ -335,7 +314,7 @@ impl<'a, 'w> Run<'a, 'w> {
         let p = self.p;
         let config = &p.models.vae.config;
         let [height, width] = self.latent;
-        let program = self.decoder()?;
+        let program = build::decoder(p, self.programs, self.latent)?;
         let [h, w] = [height * config.factor(), width * config.factor()];
         let mut image = vec![0.0; h * w * config.out_channels];
         program.run(&[latents], &mut [&mut image])?;
@@ -351,7 +330,7 @@ impl<'a, 'w> Run<'a, 'w> {
 }
 
 /// Height and width of the latents.
-pub(super) fn size(p: &Pipeline, request: &Request) -> Result<[usize; 2]> {
+pub(super) fn latent_size(p: &Pipeline, asked_width: Option<usize>, asked_height: Option<usize>) -> Result<[usize; 2]> {
     let (width, height) = p.default_size();
     let factor = p.models.vae.config.factor();
     let side = |flag: &str, asked: Option<usize>, default: usize| {
@@ -371,31 +350,10 @@ pub(super) fn size(p: &Pipeline, request: &Request) -> Result<[usize; 2]> {
             None => Ok(side / factor),
         }
     };
-    Ok([side("--height", request.height, height)?, side("--width", request.width, width)?])
+    Ok([side("--height", asked_height, height)?, side("--width", asked_width, width)?])
 }
 
-/// Says which size would fit where a program for this one does not: what it takes grows with the number of pixels.
-pub(super) fn short_of(
-    stage: &'static str,
-    p: &Pipeline,
-    latent: [usize; 2],
-    program: Result<Box<dyn Program>>,
-) -> Result<Box<dyn Program>> {
-    program.map_err(|error| {
-        let Error::Memory { need, have, .. } = error else { return error };
-        let factor = p.models.vae.config.factor();
-        // A little less, for what does not shrink.
-        let ratio = (0.9 * have as f64 / need as f64).sqrt();
-        let [h, w] = latent.map(|side| ((side * factor) as f64 * ratio) as usize / 64 * 64);
-        let hint = match h.min(w) {
-            0 => "free memory or ask for a smaller picture".into(),
-            _ => format!("about {w}x{h} (width x height) would fit"),
-        };
-        Error::Memory { stage, need, have, hint }
-    })
-}
-
-pub(super) fn finite(values: &[f32], stage: impl FnOnce() -> String, hint: &str) -> Result<()> {
+fn finite(values: &[f32], stage: impl FnOnce() -> String, hint: &str) -> Result<()> {
     if values.iter().all(|v| v.is_finite()) {
         return Ok(());
     }

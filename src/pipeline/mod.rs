@@ -1,15 +1,18 @@
 //! The public interface: load models, then draw.
 
+mod build;
 mod denoise;
 mod device;
 mod encode;
 mod generate;
 mod load;
+mod prepare;
 mod programs;
 mod request;
 mod scales;
 
 pub use device::DeviceChoice;
+pub use prepare::Shape;
 pub use request::{
     CancelToken, ImagePrompt, MAX_COUNT, MAX_SIDE, MAX_THREADS, Output, Progress, Reference, Request, Stage,
     StageTensor, Watch,
@@ -222,7 +225,7 @@ impl Pipeline {
     /// [`crate::Error::Parameter`] for a side that cannot be.
     pub fn size(&self, request: &Request) -> Result<(usize, usize)> {
         let factor = self.models.vae.config.factor();
-        let [height, width] = generate::size(self, request)?;
+        let [height, width] = generate::latent_size(self, request.width, request.height)?;
         Ok((width * factor, height * factor))
     }
 
@@ -233,6 +236,21 @@ impl Pipeline {
     /// [`crate::Error::Parameter`] where there is no image encoder.
     pub fn encode_image(&self, picture: &Picture) -> Result<Vec<f32>> {
         encode::image(self, &mut self.lock(), picture)
+    }
+
+    /// The shape of a request; for [`Pipeline::prepare`].
+    pub fn shape(&self, request: &Request) -> Shape {
+        Shape::of(self, request)
+    }
+
+    /// Builds the programs for requests of that shape, and does all that is done once: on a GPU, weights are taken up, kernels
+    /// loaded, launches captured. The first such request is then as fast as the next one, as long as the shapes prepared
+    /// are few: programs of about two are kept.
+    ///
+    /// # Errors
+    /// [`crate::Error::Parameter`] for a shape that cannot be; [`crate::Error::Memory`].
+    pub fn prepare(&self, shape: &Shape) -> Result<()> {
+        prepare::prepare(self, &mut self.lock(), shape)
     }
 
     /// Draws.

@@ -1,8 +1,6 @@
 //! A small model through the whole pipeline, all five programs on the interpreter, against the CPU.
 
-#[path = "../common/mod.rs"]
-mod common;
-
+use super::common;
 use super::compiled;
 use super::naive::Naive;
 use super::ptx::PtxDriver;
