@@ -5,6 +5,7 @@ pub mod cuda;
 
 use crate::error::Result;
 use crate::graph::Graph;
+use std::ops::Range;
 
 /// Something that runs graphs.
 pub trait Device: Send + Sync {
@@ -16,6 +17,41 @@ pub trait Device: Send + Sync {
     /// # Errors
     /// Where memory is short or an operation is not supported.
     fn load(&self, graph: Graph) -> Result<Box<dyn Program>>;
+
+    /// As [`Device::load`], for a graph whose part in a request the device may put to use.
+    ///
+    /// # Errors
+    /// As [`Device::load`].
+    fn load_as(&self, graph: Graph, role: Role) -> Result<Box<dyn Program>> {
+        let _ = role;
+        self.load(graph)
+    }
+
+    /// Whether programs loaded as [`Role::Denoise`] have a [`Program::sampler`].
+    fn samples(&self) -> bool {
+        false
+    }
+}
+
+/// What a graph is for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Role {
+    /// One evaluation of the model; input 0 and output 0 are the latents and the model's output, `[B, h, w, C]`, with one row
+    /// or a positive and a negative one.
+    Denoise(Steps),
+    /// The decoder: the one graph that f16 is too narrow for.
+    Decode,
+}
+
+/// For what a program is loaded that runs all steps of a sampler.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Steps {
+    /// The most steps.
+    pub most: usize,
+    /// The inputs that have a value of their own for each step.
+    pub varying: Range<usize>,
+    /// Whether steps may add fresh noise.
+    pub noise: bool,
 }
 
 /// A graph made ready on a device.
@@ -23,7 +59,7 @@ pub trait Program: Send {
     /// Runs it once. `inputs` and `outputs` follow the order in which the graph declares them.
     ///
     /// # Errors
-    /// [`crate::Error::Graph`] where a binding's length is not the declared one.
+    /// [`crate::Error::Graph`] where a binding's length is not the declared one, or where the program is a sampler's.
     fn run(&mut self, inputs: &[&[f32]], outputs: &mut [&mut [f32]]) -> Result<()>;
 
     /// Bytes that this program holds besides the mapped weights: the arena, biases and scratch.
@@ -31,4 +67,58 @@ pub trait Program: Send {
 
     /// The graph as it is run, after fusion.
     fn graph(&self) -> &Graph;
+
+    /// Does ahead of the first run whatever a device does only once.
+    ///
+    /// # Errors
+    /// As [`Program::run`].
+    fn warm(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    /// The program as what runs all steps of a sampler; absent where the steps are the caller's.
+    fn sampler(&mut self) -> Option<&mut dyn Sampler> {
+        None
+    }
+}
+
+/// Coefficients of a step as the devices take them: see [`crate::schedulers::Step::coefficients`].
+pub type Coefficients = [f32; 12];
+
+/// A picture's way from noise to latents.
+#[derive(Debug, Clone, Copy)]
+pub struct Sampling<'a> {
+    /// The graph's inputs. That of the latents is empty; those that vary hold the values of all steps, one after the other.
+    pub inputs: &'a [&'a [f32]],
+    /// A row for each step.
+    pub table: &'a [Coefficients],
+    /// Guidance scale and rescale, where there is a negative row.
+    pub guidance: [f32; 2],
+    /// The latents to begin with, `[h, w, C]`.
+    pub latents: &'a [f32],
+    /// For each step the fresh noise, as long as the latents; empty where a step adds none.
+    pub noise: &'a [Vec<f32>],
+    /// Whether [`Sampled::first_output`] is wanted.
+    pub keep_first: bool,
+}
+
+/// What a [`Sampler`] gives.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Sampled {
+    /// The latents after the last step, `[h, w, C]`.
+    pub latents: Vec<f32>,
+    /// The model's output in the first step, if it was asked for.
+    pub first_output: Vec<f32>,
+    /// The first step, from 0, whose latents were not finite.
+    pub not_finite: Option<usize>,
+}
+
+/// All steps of a sampler on a device, without the host in between.
+pub trait Sampler {
+    /// Runs them. `reached` is called before each step is handed to the device, and after the last ones, with the number of
+    /// steps that are done by then; the device is at most two steps behind. Its error ends the run.
+    ///
+    /// # Errors
+    /// [`crate::Error::Graph`] where something's length is not the declared one; what `reached` gives.
+    fn sample(&mut self, job: &Sampling<'_>, reached: &mut dyn FnMut(usize) -> Result<()>) -> Result<Sampled>;
 }

@@ -20,7 +20,7 @@ pub struct Adapter<'a> {
 ///
 /// Inputs: `timesteps` `[S, B]`; `pooled` `[B, P]`; `time_ids` `[B, 6]`; `text` `[B, T, D]`; and for each adapter the image
 /// embeddings `[B, n, E]`. Outputs: for each adapter its image tokens `[B, n * N, D]`; then the inputs of [`super::unet::unet`]
-/// after `scales` in their order, the time embeddings with all steps: `[S, B, C]`.
+/// after the token counts in their order, the time embeddings with all steps: `[S, B, C]`.
 ///
 /// # Errors
 /// Where tensors are missing or do not have the configured shapes.

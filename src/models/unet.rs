@@ -102,7 +102,7 @@ pub struct UnetShape {
 /// Builds the denoiser: one evaluation of the UNet.
 ///
 /// Inputs: `sample` `[B, h, w, 4]`; `tokens` `[B]`, how many text tokens count; `scales` `[L, A, B]`, the weight of adapter a
-/// in cross-attention l (order of [`UnetConfig::cross_layers`]); then what [`super::condition`] makes: a time embedding
+/// in cross-attention l (order of [`UnetConfig::cross_layers`]); for each adapter `[B]`, how many of its image tokens count; then what [`super::condition`] makes: a time embedding
 /// `[B, C]` for each resnet, keys and values of the text `[B, T, 2C]` for each cross-attention, and those of each adapter
 /// `[B, N, 2C]`. Output: `model_output` `[B, h, w, 4]`.
 ///
@@ -115,6 +115,7 @@ pub fn unet(config: &UnetConfig, scope: &Scope, shape: &UnetShape, compat: &Comp
     let layers = config.cross_layers();
     let adapters = shape.image_tokens.len();
     let scales = b.input("scales", &[layers.len(), adapters, shape.batch]);
+    let counts: Vec<NodeId> = (0..adapters).map(|a| b.input(format!("image_tokens.{a}"), &[shape.batch])).collect();
     let mut time = HashMap::new();
     for (path, width) in config.resnets() {
         let input = b.input(format!("time.{path}"), &[shape.batch, width]);
@@ -133,7 +134,7 @@ pub fn unet(config: &UnetConfig, scope: &Scope, shape: &UnetShape, compat: &Comp
             images.entry(layer.path.clone()).or_default().push(input);
         }
     }
-    let mut net = Net { b, config, compat, batch: shape.batch, tokens, scales, time, text, index, images };
+    let mut net = Net { b, config, compat, batch: shape.batch, tokens, scales, counts, time, text, index, images };
     let x = net.forward(sample, scope);
     let mut b = net.b;
     b.output("model_output", x);
@@ -147,6 +148,7 @@ struct Net<'a> {
     batch: usize,
     tokens: NodeId,
     scales: NodeId,
+    counts: Vec<NodeId>,
     time: HashMap<String, NodeId>,
     text: HashMap<String, NodeId>,
     index: HashMap<String, usize>,
@@ -261,13 +263,14 @@ impl Net<'_> {
         let images = self.images.get(path).cloned().unwrap_or_default();
         let mut operands = vec![q, self.tokens, self.scales, text];
         operands.extend(&images);
+        operands.extend(self.counts.iter().take(images.len()));
         let columns = |operand| (Columns { operand, start: 0 }, Columns { operand, start: width });
         let (keys, values) = columns(3);
         let mut strands = vec![Strand { keys, values, length: Some(1), scale: None }];
         for a in 0..images.len() {
             let (keys, values) = columns(4 + a);
             let start = (self.index[path] * images.len() + a) * self.batch;
-            strands.push(Strand { keys, values, length: None, scale: Some((2, start)) });
+            strands.push(Strand { keys, values, length: Some(4 + images.len() + a), scale: Some((2, start)) });
         }
         self.b.braided_attention(&operands, heads, false, strands)
     }

@@ -1,14 +1,12 @@
 //! Text and pictures to embeddings.
 
 use super::Pipeline;
-use super::programs::{Key, Programs};
+use super::build;
+use super::programs::Programs;
 use crate::error::{Error, Result};
 use crate::inputs::clip;
 use crate::inputs::picture::Picture;
 use crate::inputs::tokenizer::{Profile, Tokenizer};
-use crate::models::clip_text::clip_text;
-use crate::models::clip_vision::clip_vision;
-use crate::weights::Scope;
 
 /// The most rows of 77 tokens of one prompt: every row adds to the keys of all cross-attentions.
 const MAX_ROWS: usize = 32;
@@ -40,18 +38,7 @@ pub(super) fn text(
     prompt: &str,
     skip: usize,
 ) -> Result<(Text, usize)> {
-    let [a, b] = &p.models.tokenizers;
-    let (rows, cut) = match p.compat.text {
-        Profile::Diffusers => {
-            let (a, b) = (a.ids_77(prompt), b.ids_77(prompt));
-            let cut = a.cut.max(b.cut);
-            ([vec![a.ids], vec![b.ids]], cut)
-        }
-        Profile::DiffSynth => {
-            let (a, b) = Tokenizer::rows_of_both(a, b, prompt);
-            ([a, b], 0)
-        }
-    };
+    let (rows, cut) = rows(p, prompt);
     if rows[0].len() > MAX_ROWS {
         let what = format!("{} rows of {} tokens; {MAX_ROWS} are allowed", rows[0].len(), rows[0][0].len());
         return Err(Error::parameter(flag, what));
@@ -68,6 +55,30 @@ pub(super) fn text(
     Ok((Text { embeds, tokens, pooled }, cut))
 }
 
+/// Each tokenizer's rows of a prompt, and how many tokens were cut.
+pub(super) fn rows(p: &Pipeline, prompt: &str) -> ([Vec<Vec<u32>>; 2], usize) {
+    let [a, b] = &p.models.tokenizers;
+    match p.compat.text {
+        Profile::Diffusers => {
+            let (a, b) = (a.ids_77(prompt), b.ids_77(prompt));
+            let cut = a.cut.max(b.cut);
+            ([vec![a.ids], vec![b.ids]], cut)
+        }
+        Profile::DiffSynth => {
+            let (a, b) = Tokenizer::rows_of_both(a, b, prompt);
+            ([a, b], 0)
+        }
+    }
+}
+
+/// Tokens of so many rows.
+pub(super) fn tokens(p: &Pipeline, rows: usize) -> Result<usize> {
+    if rows > MAX_ROWS {
+        return Err(Error::parameter("--prompt", format!("{rows} rows of tokens; {MAX_ROWS} are allowed")));
+    }
+    Ok(rows * p.models.tokenizers[0].max_length())
+}
+
 /// Hidden states of all rows, and the pooled output of the first row (second encoder only).
 fn encode(
     p: &Pipeline,
@@ -76,32 +87,25 @@ fn encode(
     rows: &[Vec<u32>],
     skip: usize,
 ) -> Result<(Vec<f32>, Vec<f32>)> {
-    let model = &p.models.text[encoder];
-    let config = &model.config;
-    let depth = config.layers.checked_sub(skip.saturating_add(1)).filter(|d| *d > 0).ok_or_else(|| {
-        let what = format!("{skip} given; the text encoder has {} layers", config.layers);
-        Error::parameter("--clip-skip", what)
-    })?;
-    let tokens = rows[0].len();
-    let pooled = encoder == 1;
-    let key = Key::Text { encoder, rows: rows.len(), depth, pooled };
-    let program = programs.get(key, || {
-        let scope = Scope::new(model.weights.clone());
-        let graph = clip_text(config, &scope, rows.len(), tokens, depth, pooled)?;
-        scope.finish("text encoder")?;
-        p.device.load(graph)
-    })?;
-    let ids: Vec<f32> = rows.iter().flatten().map(|id| *id as f32).collect();
-    let mut hidden = vec![0.0; ids.len() * config.hidden];
-    if !pooled {
-        program.run(&[&ids], &mut [&mut hidden])?;
-        return Ok((hidden, Vec::new()));
+    let program = build::text(p, programs, encoder, skip)?;
+    let config = &p.models.text[encoder].config;
+    let (mut hidden, mut pooled) = (Vec::new(), Vec::new());
+    for row in rows {
+        let ids: Vec<f32> = row.iter().map(|id| *id as f32).collect();
+        let begin = hidden.len();
+        hidden.resize(begin + ids.len() * config.hidden, 0.0);
+        let hidden = &mut hidden[begin..];
+        if encoder == 0 {
+            program.run(&[&ids], &mut [hidden])?;
+            continue;
+        }
+        let index = [pooled_token(row, config.eos, p.compat.pools_at_greatest) as f32];
+        let mut projected = vec![0.0; config.projection.unwrap_or(config.hidden)];
+        program.run(&[&ids, &index], &mut [hidden, &mut projected])?;
+        if pooled.is_empty() {
+            pooled = projected;
+        }
     }
-    let index: Vec<f32> = rows.iter().map(|r| pooled_token(r, config.eos, p.compat.pools_at_greatest) as f32).collect();
-    let width = config.projection.unwrap_or(config.hidden);
-    let mut pooled = vec![0.0; rows.len() * width];
-    program.run(&[&ids, &index], &mut [&mut hidden, &mut pooled])?;
-    pooled.truncate(width);
     Ok((hidden, pooled))
 }
 
@@ -115,16 +119,8 @@ fn pooled_token(ids: &[u32], eos: u32, at_greatest: bool) -> usize {
 
 /// `image_embeds` of a picture.
 pub(super) fn image(p: &Pipeline, programs: &mut Programs, picture: &Picture) -> Result<Vec<f32>> {
-    let vision = p.models.vision.as_ref().ok_or_else(|| {
-        Error::parameter("--clip-vision", "an image encoder is needed for pictures; give its file or folder")
-    })?;
-    let config = &vision.config;
-    let program = programs.get(Key::Image, || {
-        let scope = Scope::new(vision.weights.clone());
-        let graph = clip_vision(config, &scope, 1)?;
-        scope.finish("image encoder")?;
-        p.device.load(graph)
-    })?;
+    let program = build::image(p, programs)?;
+    let Some(config) = p.models.vision.as_ref().map(|vision| &vision.config) else { return Ok(Vec::new()) };
     let pixels = clip::preprocess(picture, config.image);
     let mut embeds = vec![0.0; config.projection];
     program.run(&[&pixels], &mut [&mut embeds])?;

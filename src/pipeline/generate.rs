@@ -1,20 +1,16 @@
 //! One request from beginning to end.
 
+use super::build::{self, Plan};
 use super::encode::{self, Text};
-use super::programs::{Key, Programs};
+use super::programs::Programs;
 use super::request::{MAX_SIDE, Output, Progress, Reference, Request, Stage, StageTensor, Watch};
 use super::{ImagePrompt, Pipeline};
-use crate::device::Program;
 use crate::error::{Error, Result};
-use crate::inputs::noise::Generator;
 use crate::inputs::picture::Picture;
 use crate::inputs::resize::resize;
 use crate::memory;
-use crate::models::condition::{Adapter, condition};
-use crate::models::unet::{UnetShape, unet};
-use crate::models::vae::vae_decoder;
-use crate::schedulers::{Table, guide, step};
-use crate::weights::Scope;
+use crate::models::unet::UnetShape;
+use crate::schedulers::Table;
 use std::collections::BTreeMap;
 use std::time::Instant;
 
@@ -43,7 +39,7 @@ fn draw(p: &Pipeline, programs: &mut Programs, request: &Request, watch: &mut Wa
     let mut run = Run::new(p, programs, request, watch)?;
     // What is too large is refused before any work: the decoder's program takes the most memory.
     run.pictures_fit()?;
-    run.decoder()?;
+    build::decoder(p, run.programs, run.latent)?;
     let texts = run.stage(Stage::Text, Run::texts)?;
     let embeds = run.stage(Stage::Image, Run::image_embeds)?;
     let state = run.stage(Stage::Condition, |run| run.condition(&texts, &embeds))?;
@@ -58,34 +54,34 @@ fn draw(p: &Pipeline, programs: &mut Programs, request: &Request, watch: &mut Wa
     Ok(Output { pictures, seeds, seconds, step_seconds, stages, cut_tokens })
 }
 
-struct Run<'a, 'w> {
-    p: &'a Pipeline,
-    programs: &'a mut Programs,
-    request: &'a Request,
-    watch: &'a mut Watch<'w>,
-    table: Table,
+pub(super) struct Run<'a, 'w> {
+    pub(super) p: &'a Pipeline,
+    pub(super) programs: &'a mut Programs,
+    pub(super) request: &'a Request,
+    pub(super) watch: &'a mut Watch<'w>,
+    pub(super) table: Table,
     /// Height and width of the latents.
-    latent: [usize; 2],
+    pub(super) latent: [usize; 2],
     /// The adapters in use.
-    adapters: Vec<usize>,
+    pub(super) adapters: Vec<usize>,
     guided: bool,
-    picture: usize,
+    pub(super) picture: usize,
     seconds: BTreeMap<Stage, f64>,
-    step_seconds: Vec<f64>,
+    pub(super) step_seconds: Vec<f64>,
     stages: BTreeMap<String, StageTensor>,
     cut_tokens: usize,
 }
 
 /// What the condition program made, and what else stays the same for all steps and pictures.
-struct State {
-    shape: UnetShape,
-    /// How many text tokens count in each row.
-    tokens: Vec<f32>,
-    scales: Vec<f32>,
+pub(super) struct State {
+    pub(super) plan: Plan,
+    /// How many tokens count in each row: of the text, then of each adapter's pictures.
+    pub(super) tokens: Vec<Vec<f32>>,
+    pub(super) scales: Vec<f32>,
     /// The condition program's outputs, image tokens first.
-    values: Vec<Vec<f32>>,
+    pub(super) values: Vec<Vec<f32>>,
     /// How many of the outputs after the image tokens hold a row for each step.
-    per_step: usize,
+    pub(super) per_step: usize,
 }
 
 impl<'a, 'w> Run<'a, 'w> {
@@ -100,7 +96,7 @@ impl<'a, 'w> Run<'a, 'w> {
             let what = format!("{} image prompts for {} adapters", request.images.len(), p.adapters());
             return Err(Error::parameter("--ip-adapter-image", what));
         }
-        let latent = size(p, request)?;
+        let latent = latent_size(p, request.width, request.height)?;
         if let Some(noise) = &request.noise {
             let [c, h, w] = [p.models.unet.config.in_channels, latent[0], latent[1]];
             let (count, need) = (request.count, request.count * c * h * w);
@@ -157,7 +153,7 @@ impl<'a, 'w> Run<'a, 'w> {
 
     /// Keeps a stage; rows of one name follow one another. Adapters of different widths cannot: of their embeddings the first
     /// width is kept.
-    fn keep(&mut self, name: &str, shape: &[usize], data: impl FnOnce() -> Vec<f32>) {
+    pub(super) fn keep(&mut self, name: &str, shape: &[usize], data: impl FnOnce() -> Vec<f32>) {
         if self.request.keep_stages {
             let mut data = data();
             let tensor = self.stages.entry(name.to_owned()).or_insert_with(|| StageTensor {
@@ -234,40 +230,32 @@ impl<'a, 'w> Run<'a, 'w> {
         let config = &p.models.unet.config;
         let used: Vec<_> = self.adapters.iter().map(|&a| &p.models.adapters[a]).collect();
         let tokens = texts.iter().map(|t| t.tokens).max().unwrap_or(0);
-        let image_tokens =
+        let counts: Vec<usize> =
             used.iter().zip(embeds).map(|(a, e)| e.len() / a.config.embedding * a.config.tokens).collect();
-        let shape = UnetShape { batch, height: self.latent[0], width: self.latent[1], tokens, image_tokens };
+        let shape =
+            UnetShape { batch, height: self.latent[0], width: self.latent[1], tokens, image_tokens: counts.clone() };
+        let plan = self.programs.plan_for(Plan::new(p, shape, steps, self.adapters.clone()));
         let scales = self.scales()?;
+        let program = build::conditioner(p, self.programs, &plan)?;
 
-        let key = Key::Condition { shape: shape.clone(), steps, adapters: self.adapters.clone() };
-        let program = self.programs.get(key, || {
-            let scope = Scope::new(p.models.unet.weights.clone());
-            let scopes: Vec<Scope> = used.iter().map(|a| Scope::new(a.weights.clone())).collect();
-            let adapters: Vec<Adapter<'_>> =
-                used.iter().zip(&scopes).map(|(a, scope)| Adapter { config: &a.config, scope }).collect();
-            let graph = condition(config, &scope, &shape, steps, &adapters)?;
-            scope.finish("UNet")?;
-            scopes.iter().try_for_each(|s| s.finish("IP-Adapter").map(drop))?;
-            p.device.load(graph)
-        })?;
-
-        let timesteps: Vec<f32> = self.table.steps.iter().flat_map(|s| vec![s.timestep; batch]).collect();
+        let mut timesteps: Vec<f32> = self.table.steps.iter().flat_map(|s| vec![s.timestep; batch]).collect();
+        // Steps for which there is room and that are not made.
+        timesteps.resize(plan.most * batch, 0.0);
         let pooled: Vec<f32> = texts.iter().flat_map(|t| t.pooled.iter().copied()).collect();
         let factor = p.models.vae.config.factor();
         let (h, w) = ((self.latent[0] * factor) as f32, (self.latent[1] * factor) as f32);
         let time_ids = [h, w, 0.0, 0.0, h, w].repeat(batch);
         // A shorter prompt is padded; the padding is never attended to.
-        let row = tokens * config.context;
+        let row = plan.shape.tokens * config.context;
         let mut text = vec![0.0; batch * row];
         for (t, row) in texts.iter().zip(text.chunks_exact_mut(row)) {
             row[..t.embeds.len()].copy_from_slice(&t.embeds);
         }
-        // The negative row's picture is the zero embedding.
-        let images: Vec<Vec<f32>> = embeds
-            .iter()
-            .map(|e| {
+        // The negative row's picture is the zero embedding, and so is one for which there is room and that is not given.
+        let images: Vec<Vec<f32>> = (embeds.iter().zip(&used).zip(&plan.shape.image_tokens))
+            .map(|((e, adapter), tokens)| {
                 let mut rows = e.clone();
-                rows.resize(batch * e.len(), 0.0);
+                rows.resize(batch * tokens / adapter.config.tokens * adapter.config.embedding, 0.0);
                 rows
             })
             .collect();
@@ -285,12 +273,13 @@ impl<'a, 'w> Run<'a, 'w> {
         values.iter().try_for_each(|v| finite(v, || "the conditioning".into(), hint))?;
         if self.request.keep_stages && !used.is_empty() {
             let mut all = Vec::new();
-            (0..used.len()).for_each(|a| all.extend_from_slice(&values[a][..values[a].len() / batch]));
+            (0..used.len()).for_each(|a| all.extend_from_slice(&values[a][..counts[a] * config.context]));
             let count = all.len() / config.context;
             self.keep("image_tokens", &[1, count, config.context], || all);
         }
-        let counts = texts.iter().map(|t| t.tokens as f32).collect();
-        Ok(State { shape, tokens: counts, scales, values, per_step: config.resnets().len() })
+        let mut tokens = vec![texts.iter().map(|t| t.tokens as f32).collect()];
+        tokens.extend(counts.iter().map(|count| vec![*count as f32; batch]));
+        Ok(State { plan, tokens, scales, values, per_step: config.resnets().len() })
     }
 
     /// `[L, A, B]`: the image strands' weights.
@@ -312,96 +301,6 @@ impl<'a, 'w> Run<'a, 'w> {
         Ok(scales)
     }
 
-    /// The latents `[h, w, C]` after the last step.
-    fn denoise(&mut self, state: &State) -> Result<Vec<f32>> {
-        let p = self.p;
-        let config = &p.models.unet.config;
-        let [h, w] = self.latent;
-        let c = config.in_channels;
-        let n = h * w * c;
-        let shape = &state.shape;
-        let key = Key::Denoise { shape: shape.clone() };
-        let program = self.programs.get(key, || {
-            let scope = Scope::new(p.models.unet.weights.clone());
-            let graph = unet(config, &scope, shape, &p.compat)?;
-            scope.finish("UNet")?;
-            short_of("denoise", p, self.latent, p.device.load(graph))
-        })?;
-
-        let seed = self.request.seed.wrapping_add(self.picture as u64);
-        let mut generator = Generator::new(self.request.rng, seed);
-        let dtype = self.request.noise_dtype;
-        let noise = match &self.request.noise {
-            Some(all) => all[self.picture * n..][..n].to_vec(),
-            None => generator.randn(n, dtype),
-        };
-        let mut x = to_channels_last(&noise, [c, h, w]);
-        x.iter_mut().for_each(|x| *x *= self.table.init_noise_sigma);
-
-        let batch = shape.batch;
-        let mut sample = vec![0.0; batch * n];
-        let mut output = vec![0.0; batch * n];
-        let mut guided = vec![0.0; n];
-        let mut history = vec![0.0; if self.table.uses_history() { n } else { 0 }];
-        let mut first_output = Vec::new();
-        let adapters = self.adapters.len();
-        for (i, row) in self.table.steps.iter().enumerate() {
-            self.watch.cancel.check()?;
-            let begin = Instant::now();
-            for sample in sample.chunks_exact_mut(n) {
-                sample.iter_mut().zip(&x).for_each(|(s, x)| *s = x * row.input_scale);
-            }
-            let mut inputs: Vec<&[f32]> = vec![&sample, &state.tokens, &state.scales];
-            for (k, values) in state.values[adapters..].iter().enumerate() {
-                let len = if k < state.per_step { values.len() / self.table.steps.len() } else { values.len() };
-                let from = if k < state.per_step { i * len } else { 0 };
-                inputs.push(&values[from..from + len]);
-            }
-            program.run(&inputs, &mut [&mut output])?;
-            if i == 0 && self.picture == 0 && self.request.keep_stages {
-                first_output.clone_from(&output);
-            }
-            let (positive, negative) = output.split_at(n);
-            let out = if batch == 2 {
-                guide(negative, positive, self.request.guidance, self.request.guidance_rescale, &mut guided)?;
-                &guided
-            } else {
-                positive
-            };
-            let fresh = row.noise.map(|_| to_channels_last(&generator.randn(n, dtype), [c, h, w]));
-            step(row, &mut x, out, &mut history, fresh.as_deref())?;
-            let place = || format!("step {} of {}", i + 1, self.table.steps.len());
-            finite(&x, place, "check the model file (`braid inspect`) and the guidance scale")?;
-            self.step_seconds.push(begin.elapsed().as_secs_f64());
-            let progress = Progress {
-                stage: Stage::Denoise,
-                picture: self.picture,
-                pictures: self.request.count,
-                done: i + 1,
-                steps: self.table.steps.len(),
-            };
-            self.watch.tell(progress);
-        }
-        self.keep("noise", &[1, c, h, w], || noise);
-        if !first_output.is_empty() {
-            let rows = || first_output.chunks_exact(n).flat_map(|r| to_channels_first(r, [h, w, c])).collect();
-            self.keep("model_output_0", &[batch, c, h, w], rows);
-        }
-        self.keep("latents", &[1, c, h, w], || to_channels_first(&x, [h, w, c]));
-        Ok(x)
-    }
-
-    fn decoder(&mut self) -> Result<&mut dyn Program> {
-        let p = self.p;
-        let [height, width] = self.latent;
-        self.programs.get(Key::Decode { height, width }, || {
-            let scope = Scope::new(p.models.vae.weights.clone());
-            let graph = vae_decoder(&p.models.vae.config, &scope, height, width, &p.compat)?;
-            scope.finish("VAE decoder")?;
-            short_of("decode", p, self.latent, p.device.load(graph))
-        })
-    }
-
     /// Whether all pictures of the request and one in f32 have room.
     fn pictures_fit(&self) -> Result<()> {
         let factor = self.p.models.vae.config.factor();
@@ -415,7 +314,7 @@ impl<'a, 'w> Run<'a, 'w> {
         let p = self.p;
         let config = &p.models.vae.config;
         let [height, width] = self.latent;
-        let program = self.decoder()?;
+        let program = build::decoder(p, self.programs, self.latent)?;
         let [h, w] = [height * config.factor(), width * config.factor()];
         let mut image = vec![0.0; h * w * config.out_channels];
         program.run(&[latents], &mut [&mut image])?;
@@ -431,7 +330,7 @@ impl<'a, 'w> Run<'a, 'w> {
 }
 
 /// Height and width of the latents.
-pub(super) fn size(p: &Pipeline, request: &Request) -> Result<[usize; 2]> {
+pub(super) fn latent_size(p: &Pipeline, asked_width: Option<usize>, asked_height: Option<usize>) -> Result<[usize; 2]> {
     let (width, height) = p.default_size();
     let factor = p.models.vae.config.factor();
     let side = |flag: &str, asked: Option<usize>, default: usize| {
@@ -451,28 +350,7 @@ pub(super) fn size(p: &Pipeline, request: &Request) -> Result<[usize; 2]> {
             None => Ok(side / factor),
         }
     };
-    Ok([side("--height", request.height, height)?, side("--width", request.width, width)?])
-}
-
-/// Says which size would fit where a program for this one does not: what it takes grows with the number of pixels.
-fn short_of(
-    stage: &'static str,
-    p: &Pipeline,
-    latent: [usize; 2],
-    program: Result<Box<dyn Program>>,
-) -> Result<Box<dyn Program>> {
-    program.map_err(|error| {
-        let Error::Memory { need, have, .. } = error else { return error };
-        let factor = p.models.vae.config.factor();
-        // A little less, for what does not shrink.
-        let ratio = (0.9 * have as f64 / need as f64).sqrt();
-        let [h, w] = latent.map(|side| ((side * factor) as f64 * ratio) as usize / 64 * 64);
-        let hint = match h.min(w) {
-            0 => "free memory or ask for a smaller picture".into(),
-            _ => format!("about {w}x{h} (width x height) would fit"),
-        };
-        Error::Memory { stage, need, have, hint }
-    })
+    Ok([side("--height", asked_height, height)?, side("--width", asked_width, width)?])
 }
 
 fn finite(values: &[f32], stage: impl FnOnce() -> String, hint: &str) -> Result<()> {
@@ -480,12 +358,4 @@ fn finite(values: &[f32], stage: impl FnOnce() -> String, hint: &str) -> Result<
         return Ok(());
     }
     Err(Error::NotFinite { stage: stage(), hint: hint.into() })
-}
-
-fn to_channels_last(x: &[f32], [c, h, w]: [usize; 3]) -> Vec<f32> {
-    (0..h * w * c).map(|i| x[i % c * h * w + i / c]).collect()
-}
-
-fn to_channels_first(x: &[f32], [h, w, c]: [usize; 3]) -> Vec<f32> {
-    (0..h * w * c).map(|i| x[i % (h * w) * c + i / (h * w)]).collect()
 }

@@ -1,6 +1,6 @@
 //! From files to models.
 
-use super::{CancelToken, MAX_THREADS, PipelineOptions};
+use super::{CancelToken, PipelineOptions};
 use crate::compat::Compat;
 use crate::error::{Error, Result};
 use crate::inputs::tokenizer::Tokenizer;
@@ -67,9 +67,6 @@ pub(super) struct Models {
 
 impl Models {
     pub(super) fn load(options: &PipelineOptions) -> Result<Self> {
-        if let Some(threads) = options.threads.filter(|n| !(1..=MAX_THREADS).contains(n)) {
-            return Err(Error::parameter("--threads", format!("{threads} given; 1 to {MAX_THREADS} is allowed")));
-        }
         let path = &options.model;
         let open_options = OpenOptions { mmap: options.mmap };
         let mut models = match &options.config {

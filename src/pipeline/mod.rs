@@ -1,12 +1,18 @@
 //! The public interface: load models, then draw.
 
+mod build;
+mod denoise;
+mod device;
 mod encode;
 mod generate;
 mod load;
+mod prepare;
 mod programs;
 mod request;
 mod scales;
 
+pub use device::DeviceChoice;
+pub use prepare::Shape;
 pub use request::{
     CancelToken, ImagePrompt, MAX_COUNT, MAX_SIDE, MAX_THREADS, Output, Progress, Reference, Request, Stage,
     StageTensor, Watch,
@@ -15,9 +21,11 @@ pub use scales::Scales;
 
 use crate::compat::Compat;
 use crate::device::{Device, cpu::Cpu};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::inputs::picture::Picture;
 use crate::schedulers::SchedulerConfig;
+use crate::tensor::DType;
+use device::Opened;
 use load::Models;
 use programs::Programs;
 use std::path::PathBuf;
@@ -38,6 +46,13 @@ pub struct PipelineOptions {
     pub adapters: Vec<PathBuf>,
     /// Whose arithmetic is followed.
     pub compat: Compat,
+    /// Where it is computed.
+    pub device: DeviceChoice,
+    /// The type in which a GPU stores tensors, f16 where absent; f32 is not supported there yet. The CPU computes in f32, and
+    /// the type is only that of [`Pipeline::dtype`].
+    pub dtype: Option<DType>,
+    /// The same for the VAE, bf16 where absent: SDXL's overflows f16. No effect on the CPU.
+    pub vae_dtype: Option<DType>,
     /// Threads of the CPU; one for each core where absent.
     pub threads: Option<usize>,
     /// Whether files are mapped. A mapped file that is cut short while in use ends the process (SIGBUS); without mapping the
@@ -54,6 +69,9 @@ impl PipelineOptions {
             clip_vision: None,
             adapters: Vec::new(),
             compat: Compat::diffusers(),
+            device: DeviceChoice::Cpu,
+            dtype: None,
+            vae_dtype: None,
             threads: None,
             mmap: true,
         }
@@ -80,6 +98,21 @@ impl PipelineOptions {
         self
     }
 
+    /// Checks what can be checked without the files.
+    fn check(&self) -> Result<()> {
+        if let Some(threads) = self.threads.filter(|n| !(1..=MAX_THREADS).contains(n)) {
+            return Err(Error::parameter("--threads", format!("{threads} given; 1 to {MAX_THREADS} is allowed")));
+        }
+        Ok(())
+    }
+
+    /// Sets the device.
+    #[must_use]
+    pub fn device(mut self, device: DeviceChoice) -> Self {
+        self.device = device;
+        self
+    }
+
     /// Sets the compatibility profile.
     #[must_use]
     pub fn compat(mut self, compat: Compat) -> Self {
@@ -95,6 +128,8 @@ pub struct Pipeline {
     models: Models,
     compat: Compat,
     device: Box<dyn Device>,
+    dtype: DType,
+    note: Option<String>,
     threads: usize,
     programs: Mutex<Programs>,
 }
@@ -103,26 +138,42 @@ impl Pipeline {
     /// Maps the files and checks that they belong together. Nothing is computed and no weights are copied.
     ///
     /// # Errors
-    /// Any [`crate::Error`] that says which file cannot be used and what is needed instead.
+    /// Any [`crate::Error`] that says which file or device cannot be used and what is needed instead.
     pub fn load(options: &PipelineOptions) -> Result<Self> {
         Self::load_on(options, None)
     }
 
-    /// As [`Pipeline::load`], on that device instead of the CPU.
+    /// As [`Pipeline::load`], on that device where one is given, whatever the options say.
     ///
     /// # Errors
     /// As [`Pipeline::load`].
     pub fn load_on(options: &PipelineOptions, device: Option<Box<dyn Device>>) -> Result<Self> {
-        let models = Models::load(options)?;
+        options.check()?;
         let cpu = Cpu::new(options.threads);
         let threads = cpu.threads();
-        let device = device.unwrap_or_else(|| Box::new(cpu));
-        Ok(Self { models, compat: options.compat.clone(), device, threads, programs: Mutex::default() })
+        let Opened { device, dtype, note } = match device {
+            Some(device) => Opened { device, dtype: options.dtype.unwrap_or(DType::F32), note: None },
+            None => device::open(options, &cpu)?,
+        };
+        let models = Models::load(options)?;
+        let compat = options.compat.clone();
+        Ok(Self { models, compat, device, dtype, note, threads, programs: Mutex::default() })
     }
 
     /// The device that the pipeline runs on, as a user would name it.
     pub fn device(&self) -> String {
         self.device.name()
+    }
+
+    /// The type in which a peer with these options would compute, so in which it would draw its noise:
+    /// [`Request::noise_dtype`] is to be the same for the same picture.
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    /// What [`DeviceChoice::Auto`] decided and why, for the user.
+    pub fn device_note(&self) -> Option<&str> {
+        self.note.as_deref()
     }
 
     /// The compatibility profile.
@@ -174,7 +225,7 @@ impl Pipeline {
     /// [`crate::Error::Parameter`] for a side that cannot be.
     pub fn size(&self, request: &Request) -> Result<(usize, usize)> {
         let factor = self.models.vae.config.factor();
-        let [height, width] = generate::size(self, request)?;
+        let [height, width] = generate::latent_size(self, request.width, request.height)?;
         Ok((width * factor, height * factor))
     }
 
@@ -185,6 +236,21 @@ impl Pipeline {
     /// [`crate::Error::Parameter`] where there is no image encoder.
     pub fn encode_image(&self, picture: &Picture) -> Result<Vec<f32>> {
         encode::image(self, &mut self.lock(), picture)
+    }
+
+    /// The shape of a request; for [`Pipeline::prepare`].
+    pub fn shape(&self, request: &Request) -> Shape {
+        Shape::of(self, request)
+    }
+
+    /// Builds the programs for requests of that shape, and does all that is done once: on a GPU, weights are taken up, kernels
+    /// loaded, launches captured. The first such request is then as fast as the next one, as long as the shapes prepared
+    /// are few: programs of about two are kept.
+    ///
+    /// # Errors
+    /// [`crate::Error::Parameter`] for a shape that cannot be; [`crate::Error::Memory`].
+    pub fn prepare(&self, shape: &Shape) -> Result<()> {
+        prepare::prepare(self, &mut self.lock(), shape)
     }
 
     /// Draws.

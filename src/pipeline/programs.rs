@@ -1,28 +1,24 @@
 //! The programs that a pipeline has built, kept for the next request.
 
-use crate::device::Program;
+use super::build::Plan;
+use crate::device::{Program, Steps};
 use crate::error::{Error, Result};
 use crate::models::unet::UnetShape;
 
 /// What a program was built for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Key {
-    /// Encoder, rows, depth, whether the pooled output is made.
+    /// Encoder and depth.
     Text {
         encoder: usize,
-        rows: usize,
         depth: usize,
-        pooled: bool,
     },
     Image,
-    /// The adapters in use are part of the shape: one without references has no image tokens.
-    Condition {
-        shape: UnetShape,
-        steps: usize,
-        adapters: Vec<usize>,
-    },
+    Condition(Plan),
+    /// For a sampler on the device with its steps.
     Denoise {
         shape: UnetShape,
+        steps: Option<Steps>,
     },
     Decode {
         height: usize,
@@ -34,10 +30,14 @@ pub(super) enum Key {
 #[derive(Default)]
 pub(super) struct Programs {
     kept: Vec<(Key, Box<dyn Program>)>,
+    /// What was prepared for, newest last.
+    plans: Vec<Plan>,
 }
 
 /// Programs kept: those of two resolutions with all their stages.
 const KEPT: usize = 12;
+/// Plans that are remembered.
+const PLANS: usize = 4;
 
 impl Programs {
     /// The program for `key`, built by `build` where it is not there.
@@ -63,6 +63,20 @@ impl Programs {
         Ok(self.kept[at].1.as_mut())
     }
 
+    /// Remembers that programs for this plan are there.
+    pub(super) fn prepared(&mut self, plan: Plan) {
+        self.plans.retain(|p| *p != plan);
+        if self.plans.len() == PLANS {
+            self.plans.remove(0);
+        }
+        self.plans.push(plan);
+    }
+
+    /// The newest plan that was prepared for and covers this one; else this one.
+    pub(super) fn plan_for(&self, plan: Plan) -> Plan {
+        self.plans.iter().rev().find(|prepared| prepared.covers(&plan)).cloned().unwrap_or(plan)
+    }
+
     /// Bytes held by all of them.
     pub(super) fn bytes(&self) -> usize {
         self.kept.iter().map(|(_, p)| p.bytes()).sum()
@@ -71,6 +85,7 @@ impl Programs {
     /// Lets all of them go.
     pub(super) fn clear(&mut self) {
         self.kept.clear();
+        self.plans.clear();
     }
 }
 

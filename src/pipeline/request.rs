@@ -53,6 +53,10 @@ impl ImagePrompt {
         self
     }
 
+    pub(super) fn has_pictures(&self) -> bool {
+        self.references.iter().any(|reference| matches!(reference, Reference::Picture(_)))
+    }
+
     /// Sets the scales.
     #[must_use]
     pub fn scaled(mut self, scales: impl Into<Scales>) -> Self {

@@ -168,6 +168,17 @@ pub struct Table {
     pub init_noise_sigma: f32,
 }
 
+impl Step {
+    /// The row as the devices' step takes it: timestep, input scale, x0's weights of x and the output, the clamp (infinity:
+    /// none), the next x's weights of x, the output, x0 and the previous x0, the noise's; two of padding.
+    pub fn coefficients(&self) -> [f32; 12] {
+        let clip = self.clip.unwrap_or(f32::INFINITY);
+        let (x0, noise) = ([self.x0_from_x, self.x0_from_output], self.noise.unwrap_or(0.0));
+        let next = [self.x_from_x, self.x_from_output, self.x_from_x0, self.x_from_previous];
+        [self.timestep, self.input_scale, x0[0], x0[1], clip, next[0], next[1], next[2], next[3], noise, 0.0, 0.0]
+    }
+}
+
 impl Table {
     /// Whether a step reads the x0 of the step before.
     pub fn uses_history(&self) -> bool {

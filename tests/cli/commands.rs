@@ -60,7 +60,7 @@ fn doctor() {
     assert!(output.status.success() && stderr(&output).is_empty());
     let text = stdout(&output);
     let (version, instructions) = (env!("CARGO_PKG_VERSION"), braid::device::cpu::Cpu::instructions());
-    for part in [version, instructions, "no CUDA support yet", "cores", "available"] {
+    for part in [version, instructions, "CUDA", "driver library", "cpu; ", "cores", "available"] {
         assert!(text.contains(part), "{part}: {text}");
     }
 }

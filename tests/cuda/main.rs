@@ -3,15 +3,19 @@
 #![allow(clippy::unwrap_used)]
 
 mod attention;
+#[path = "../common/mod.rs"]
+mod common;
 mod golden;
 #[path = "../common/interpreter.rs"]
 mod interpreter;
 mod load;
 mod naive;
 mod ops;
+mod prepare;
 mod products;
 mod ptx;
 mod report;
+mod sampler;
 
 use braid::device::cpu::Cpu;
 use braid::device::cuda::CudaDevice;

@@ -2,7 +2,7 @@
 
 use super::interpreter::{module, narrow, wide};
 use braid::device::cuda::driver::{
-    Call, Calls, Counter, Driver, Facts, Function, Gemm, GemmPlan, GraphHandle, Launch, Matrix, Memory as Room,
+    Call, Calls, Counter, Driver, Facts, Function, Gemm, GemmPlan, GraphHandle, Launch, MARKS, Matrix, Memory as Room,
 };
 use braid::device::cuda::kernels::{self, KERNELS};
 use braid::tensor::DType;
@@ -32,6 +32,7 @@ pub struct PtxDriver {
     gemms: Mutex<Vec<Gemm>>,
     recording: Mutex<Option<Vec<Recorded>>>,
     graphs: Mutex<Vec<Vec<Recorded>>>,
+    marked: Mutex<[u64; MARKS]>,
     counter: Counter,
 }
 
@@ -53,6 +54,7 @@ impl PtxDriver {
             gemms: Mutex::default(),
             recording: Mutex::default(),
             graphs: Mutex::default(),
+            marked: Mutex::default(),
             counter: Counter::default(),
         }
     }
@@ -252,6 +254,7 @@ impl Driver for PtxDriver {
         let steps = self.recording.lock().unwrap().take().ok_or_else(|| fault("end_capture", "nothing was begun"))?;
         let mut graphs = self.graphs.lock().unwrap();
         graphs.push(steps);
+        self.counter.count(Call::Capture);
         Ok(GraphHandle(graphs.len() as u64 - 1))
     }
 
@@ -276,6 +279,18 @@ impl Driver for PtxDriver {
 
     fn release_graph(&self, graph: GraphHandle) {
         self.graphs.lock().unwrap()[graph.0 as usize].clear();
+    }
+
+    fn mark(&self, which: usize) -> Result<()> {
+        assert!(which < MARKS && self.recording.lock().unwrap().is_none());
+        self.marked.lock().unwrap()[which] += 1;
+        Ok(())
+    }
+
+    fn wait_for(&self, which: usize) -> Result<()> {
+        self.counter.count(Call::Wait);
+        assert!(self.marked.lock().unwrap()[which] > 0, "mark {which} was never set");
+        Ok(())
     }
 
     fn synchronise(&self) -> Result<()> {

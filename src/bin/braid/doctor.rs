@@ -4,6 +4,8 @@ use crate::args::{unexpected, usage};
 use crate::system::proc_bytes;
 use crate::{Outcome, help, terminal};
 use braid::device::cpu::Cpu;
+use braid::device::cuda::CudaDevice;
+use braid::tensor::DType;
 use std::path::PathBuf;
 
 pub fn run(mut parser: lexopt::Parser) -> Outcome {
@@ -22,14 +24,35 @@ pub fn run(mut parser: lexopt::Parser) -> Outcome {
         ("processor", format!("{cores} cores in use, instructions: {}", Cpu::instructions())),
         ("memory", format!("{} in all, {} available", memory("MemTotal"), memory("MemAvailable"))),
         ("huge pages", huge_pages()),
-        ("CUDA", format!("this build has no CUDA support yet; driver library: {}", driver())),
-        ("devices", "cpu".into()),
+        ("CUDA", format!("{}; driver library: {}", kernels(), driver())),
+        ("devices", devices()),
     ];
     terminal::print(&lines.map(|(name, text)| format!("{name:<11} {}\n", braid::error::escape(&text))).concat())
 }
 
 fn profile() -> &'static str {
     if cfg!(debug_assertions) { "debug" } else { "release" }
+}
+
+/// What compiled this build's kernels.
+fn kernels() -> String {
+    match braid::device::cuda::kernels::compiler() {
+        Some((major, minor)) => format!("kernels by NVRTC {major}.{minor}"),
+        None => "no kernels: there was no NVRTC when this was built".into(),
+    }
+}
+
+/// What `--device` may name.
+fn devices() -> String {
+    match CudaDevice::open(0, DType::F16, DType::BF16) {
+        Ok(device) => {
+            let (facts, memory) = (device.driver().facts(), device.driver().memory());
+            let free = memory.map_or(0.0, |m| m.free as f64 / 1e9);
+            let (major, minor) = facts.capability;
+            format!("cpu; cuda:0: {}, compute capability {major}.{minor}, {free:.1} GB free", facts.name)
+        }
+        Err(error) => format!("cpu; {error}"),
+    }
 }
 
 /// The setting of transparent huge pages: the word in brackets.

@@ -1,7 +1,7 @@
 //! `braid generate`.
 
 use crate::args::Failure;
-use crate::options::{Device, Options};
+use crate::options::Options;
 use crate::progress::Line;
 use crate::report::Report;
 use crate::system::{self, Memory};
@@ -25,13 +25,14 @@ pub fn run(parser: lexopt::Parser) -> Outcome {
     if let Some(path) = &options.dump {
         files::check_writable(path)?;
     }
-    let mut notes = device(&options)?;
     let images = images(&options)?;
 
     let begin = Instant::now();
     let pipeline = load(&options)?;
     let loaded = begin.elapsed().as_secs_f64();
+    let mut notes = notes(&options, &pipeline);
     let mut request = request(&options, images, &mut notes);
+    request.noise_dtype = pipeline.dtype();
     let method = pipeline.sampler(&request)?.method();
     if let Some(path) = &options.latents {
         request.noise = Some(files::read_noise(path, options.count, pipeline.size(&request)?)?);
@@ -87,25 +88,19 @@ fn stop(cancel: &CancelToken) -> Result<(), Failure> {
     }
 }
 
-/// What is to be said about the device, or that it cannot be.
-fn device(options: &Options) -> Result<Vec<String>, Failure> {
-    let mut notes = Vec::new();
-    match &options.device {
-        Device::Cuda(name) => {
-            let what = "CUDA support is not part of this build; use `--device cpu`".into();
-            return Err(Error::Device { device: name.clone(), what }.into());
-        }
-        Device::Auto => notes.push("using the CPU: CUDA support is not part of this build".into()),
-        Device::Cpu => {}
+/// What is to be said about the device and types.
+fn notes(options: &Options, pipeline: &Pipeline) -> Vec<String> {
+    let mut notes: Vec<String> = pipeline.device_note().map(str::to_owned).into_iter().collect();
+    if pipeline.device() != "cpu" {
+        return notes;
     }
-    if options.dtype != DType::F32 {
-        let dtype = options.dtype;
+    if let Some(dtype) = options.dtype.filter(|d| *d != DType::F32) {
         notes.push(format!("--dtype {dtype}: on the CPU the noise is drawn in {dtype}, all arithmetic stays f32"));
     }
     if let Some(dtype) = options.vae_dtype.filter(|d| *d != DType::F32) {
         notes.push(format!("--vae-dtype {dtype}: has no effect on the CPU, which computes in f32"));
     }
-    Ok(notes)
+    notes
 }
 
 fn images(options: &Options) -> Result<Vec<ImagePrompt>, Failure> {
@@ -127,6 +122,7 @@ fn load(options: &Options) -> Result<Pipeline, Failure> {
     load.adapters = options.adapters.iter().map(|a| a.path.clone()).collect();
     load.threads = options.threads;
     load.mmap = options.mmap;
+    (load.device, load.dtype, load.vae_dtype) = (options.device, options.dtype, options.vae_dtype);
     Ok(Pipeline::load(&load)?)
 }
 
@@ -136,7 +132,7 @@ fn request(o: &Options, images: Vec<ImagePrompt>, notes: &mut Vec<String>) -> Re
     (r.steps, r.guidance, r.guidance_rescale) = (o.steps, o.guidance, o.guidance_rescale);
     (r.width, r.height, r.count) = (o.width, o.height, o.count);
     (r.method, r.schedule, r.prediction, r.spacing, r.eta) = (o.method, o.schedule, o.prediction, o.spacing, o.eta);
-    (r.clip_skip, r.rng, r.noise_dtype) = (o.clip_skip, o.rng, o.dtype);
+    (r.clip_skip, r.rng) = (o.clip_skip, o.rng);
     r.images = images;
     r.keep_stages = o.dump.is_some();
     r.seed = o.seed.unwrap_or_else(|| {

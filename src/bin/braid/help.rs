@@ -102,10 +102,12 @@ Arithmetic:
                                 [default: diffusers]
       --rng WHOSE               cpu or cuda: whose torch generator the noise follows
                                 [default: cpu]
-      --dtype T                 f32, f16 or bf16; on the CPU only the noise's type
-                                [default: f32]
-      --vae-dtype T             f32, f16 or bf16; no effect on the CPU
-      --device D                auto, cpu, cuda or cuda:N [default: auto]
+      --dtype T                 auto, f16, bf16 or f32; on the CPU only the noise's type,
+                                f32 only there [default: auto, f16 on CUDA, else f32]
+      --vae-dtype T             the same of the VAE; no effect on the CPU
+                                [default: auto, bf16 on CUDA]
+      --device D                auto, cpu, cuda or cuda:N; auto is CUDA where it can be
+                                used, else the CPU [default: auto]
   -t, --threads N               CPU threads [default: all cores]
 
 Files:

@@ -99,7 +99,7 @@ fn request(o: &Options, method: Method, seed: u64, (width, height): (usize, usiz
         "clip_skip": o.clip_skip,
         "compat": o.compat.name,
         "rng": if o.rng == Source::Cpu { "cpu" } else { "cuda" },
-        "dtype": o.dtype.to_string(),
+        "dtype": o.dtype.map(|v| v.to_string()),
         "latents_in": o.latents.as_ref().map(|p| p.to_string_lossy()),
     })
 }

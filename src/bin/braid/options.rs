@@ -4,7 +4,7 @@ use crate::args::{Failure, count, named, number, seed, signed, size, text, unexp
 use crate::{files, help};
 use braid::Compat;
 use braid::inputs::noise::{Grid, Source};
-use braid::pipeline::{MAX_COUNT, MAX_SIDE, MAX_THREADS, Scales};
+use braid::pipeline::{DeviceChoice, MAX_COUNT, MAX_SIDE, MAX_THREADS, Scales};
 use braid::schedulers::{Method, Prediction, Schedule, Spacing};
 use braid::tensor::DType;
 use lexopt::{Arg, Parser};
@@ -28,17 +28,6 @@ impl Adapter {
     pub fn scales(&self) -> Result<Scales, Failure> {
         Ok(Scales::parse(self.blocks.as_deref().unwrap_or("full"), self.strength.unwrap_or(1.0))?)
     }
-}
-
-/// The device asked for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Device {
-    /// CUDA where usable, else the CPU.
-    Auto,
-    /// The CPU.
-    Cpu,
-    /// `cuda` or `cuda:N`, as it was given.
-    Cuda(String),
 }
 
 /// All flags.
@@ -67,9 +56,10 @@ pub struct Options {
     pub clip_skip: usize,
     pub compat: Compat,
     pub rng: Source,
-    pub dtype: DType,
+    /// `None`: as the device has it.
+    pub dtype: Option<DType>,
     pub vae_dtype: Option<DType>,
-    pub device: Device,
+    pub device: DeviceChoice,
     pub threads: Option<usize>,
     pub mmap: bool,
     pub output: PathBuf,
@@ -103,9 +93,9 @@ impl Options {
             clip_skip: 0,
             compat: Compat::diffusers(),
             rng: Source::Cpu,
-            dtype: DType::F32,
+            dtype: None,
             vae_dtype: None,
-            device: Device::Auto,
+            device: DeviceChoice::Auto,
             threads: None,
             mmap: true,
             output: "braid.png".into(),
@@ -169,8 +159,8 @@ impl Options {
                     o.rng = choice(p, "--rng", &[("cpu", Source::Cpu), ("cuda", Source::Cuda(Grid::default()))])?;
                 }
                 Arg::Long("dtype") => o.dtype = choice(p, "--dtype", DTYPES)?,
-                Arg::Long("vae-dtype") => o.vae_dtype = Some(choice(p, "--vae-dtype", DTYPES)?),
-                Arg::Long("device") => o.device = device(&text(p, "--device")?)?,
+                Arg::Long("vae-dtype") => o.vae_dtype = choice(p, "--vae-dtype", DTYPES)?,
+                Arg::Long("device") => o.device = named(p, "--device")?,
                 Arg::Short('t') | Arg::Long("threads") => o.threads = Some(count(p, "--threads", 1, MAX_THREADS)?),
                 Arg::Long("no-mmap") => o.mmap = false,
                 Arg::Short('o') | Arg::Long("output") => o.output = value(p, "--output")?.into(),
@@ -249,7 +239,8 @@ fn once(twice: bool, flag: &str) -> Result<(), Failure> {
     if twice { Err(Failure::usage(format!("{flag}: {what}"))) } else { Ok(()) }
 }
 
-const DTYPES: &[(&str, DType)] = &[("f32", DType::F32), ("f16", DType::F16), ("bf16", DType::BF16)];
+const DTYPES: &[(&str, Option<DType>)] =
+    &[("f32", Some(DType::F32)), ("f16", Some(DType::F16)), ("bf16", Some(DType::BF16)), ("auto", None)];
 
 fn choice<T: Copy>(parser: &mut Parser, flag: &str, choices: &[(&str, T)]) -> Result<T, Failure> {
     let name = text(parser, flag)?;
@@ -257,17 +248,6 @@ fn choice<T: Copy>(parser: &mut Parser, flag: &str, choices: &[(&str, T)]) -> Re
         let names: Vec<_> = choices.iter().map(|c| c.0).collect();
         Failure::usage(format!("{flag}: `{name}` is not known; one of {} is", names.join(", ")))
     })
-}
-
-/// The value of `--device`.
-pub fn device(name: &str) -> Result<Device, Failure> {
-    match name {
-        "auto" => Ok(Device::Auto),
-        "cpu" => Ok(Device::Cpu),
-        "cuda" => Ok(Device::Cuda(name.into())),
-        _ if name.strip_prefix("cuda:").is_some_and(|n| n.parse::<u32>().is_ok()) => Ok(Device::Cuda(name.into())),
-        _ => Err(Failure::usage(format!("--device: `{name}` is not known; auto, cpu, cuda and cuda:N are"))),
-    }
 }
 
 #[cfg(test)]

@@ -30,7 +30,7 @@ pub(crate) struct Operands {
 
 impl Operands {
     /// The most operands that an attention has.
-    pub(crate) const MAX: usize = 16;
+    pub(crate) const MAX: usize = 24;
 }
 
 // SAFETY: the inputs are only read, and the items of a run write disjoint parts of `out`.

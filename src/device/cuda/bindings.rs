@@ -5,6 +5,7 @@
 //! integers on their way.
 
 use super::lower::{int, product};
+use crate::device::Steps;
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Location, Node, NodeId, Op, Plan};
 
@@ -37,6 +38,11 @@ fn read(graph: &Graph, node: &Node, k: usize) -> Read {
     }
 }
 
+/// That a node cannot find its operand by the step's number.
+fn varies(node: &Node) -> Error {
+    Error::Graph(format!("`{}` on CUDA reads an input that varies from step to step", node.name))
+}
+
 /// A row of a table of counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Count {
@@ -55,6 +61,8 @@ pub struct Input {
     pub storage: bool,
     /// Among the integers.
     pub integer: Option<usize>,
+    /// Among those that vary from step to step: all steps' values, one after the other.
+    pub varying: Option<usize>,
 }
 
 /// A table of counts, `[rows, B]`, among the integers.
@@ -78,6 +86,8 @@ pub struct Bindings {
     pub converted: usize,
     /// Integers after the f32 block.
     pub integers: usize,
+    /// Elements of the inputs that vary from step to step, of all steps.
+    pub varying: usize,
     counts: Vec<Counts>,
     /// Where each output lies, in elements from the start of the f32 block and of that of the storage type.
     pub outputs: Vec<usize>,
@@ -93,8 +103,9 @@ impl Bindings {
     /// Finds out how every bound tensor is used and gives it its places.
     ///
     /// # Errors
-    /// Indices or lengths that are computed within the graph.
-    pub fn new(graph: &Graph, plan: &Plan) -> Result<Self> {
+    /// Indices or lengths that are computed within the graph; inputs that vary with `steps` and are read otherwise than as
+    /// the rows of a product.
+    pub fn new(graph: &Graph, plan: &Plan, steps: Option<&Steps>) -> Result<Self> {
         let inputs = vec![Input::default(); graph.inputs.len()];
         let mut bindings = Self { inputs, root: graph.owners(), ..Self::default() };
         // Reads of each owner that are no reshape, outputs included.
@@ -105,6 +116,13 @@ impl Bindings {
                 let owner = bindings.root[id.0];
                 readers[owner] += 1;
                 let given = bindings.input_of(graph, *id);
+                if given.is_some_and(|input| steps.is_some_and(|s| s.varying.contains(&input))) {
+                    let Op::Product(p) = &node.op else { return Err(varies(node)) };
+                    if product::rows_at(graph, node, p) != Some(k) {
+                        return Err(varies(node));
+                    }
+                    continue;
+                }
                 match (read(graph, node, k), given) {
                     (Read::Storage, Some(input)) => bindings.inputs[input].storage = true,
                     (Read::Float, Some(input)) => float[input] = true,
@@ -126,6 +144,13 @@ impl Bindings {
             }
         }
         bindings.place_inputs(graph, &float, &integer);
+        if let Some(steps) = steps {
+            for k in steps.varying.clone() {
+                let len = graph.inputs.get(k).map_or(0, |(_, id)| graph.node(*id).len());
+                bindings.inputs[k].varying = Some(bindings.varying);
+                bindings.varying += (steps.most * len).next_multiple_of(ALIGN);
+            }
+        }
         bindings.place_counts(graph);
         bindings.place_outputs(graph, plan, &readers);
         Ok(bindings)

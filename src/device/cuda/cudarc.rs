@@ -12,7 +12,7 @@ use self::pinned::Pinned;
 use self::probe::early;
 use super::compile;
 use super::driver::{
-    Call, Calls, Counter, Driver, Facts, Function, Gemm, GemmPlan, GraphHandle, Launch, Memory, Staging,
+    Call, Calls, Counter, Driver, Facts, Function, Gemm, GemmPlan, GraphHandle, Launch, MARKS, Memory, Staging,
 };
 use super::kernels::{self, KERNELS};
 use crate::error::{Error, Result};
@@ -33,6 +33,7 @@ pub struct CudaDriver {
     device: sys::CUdevice,
     context: sys::CUcontext,
     stream: sys::CUstream,
+    marks: [sys::CUevent; MARKS],
     lt: Option<Lt>,
     modules: Mutex<HashMap<&'static str, sys::CUmodule>>,
     counter: Counter,
@@ -94,6 +95,7 @@ impl CudaDriver {
             device,
             context,
             stream: std::ptr::null_mut(),
+            marks: [std::ptr::null_mut(); MARKS],
             lt: None,
             modules: Mutex::default(),
             counter: Counter::default(),
@@ -102,6 +104,10 @@ impl CudaDriver {
         driver.enter()?;
         let stream = result::stream::create(result::stream::StreamKind::NonBlocking);
         driver.stream = driver.check("cuStreamCreate", stream)?;
+        for which in 0..MARKS {
+            let event = result::event::create(sys::CUevent_flags::CU_EVENT_DISABLE_TIMING);
+            driver.marks[which] = driver.check("cuEventCreate", event)?;
+        }
         driver.lt = Lt::new(&driver)?;
         driver.facts.gemm = driver.lt.is_some();
         Ok(driver)
@@ -374,6 +380,7 @@ impl Driver for CudaDriver {
         // SAFETY: as above; what was instantiated does not need it any more.
         let gone = unsafe { result::graph::destroy(graph) };
         let ready = self.check("cuGraphInstantiate", ready)?;
+        self.counter.count(Call::Capture);
         self.check("cuGraphDestroy", gone)?;
         Ok(GraphHandle(ready as u64))
     }
@@ -393,6 +400,19 @@ impl Driver for CudaDriver {
                 tracing::warn!("{error}");
             }
         }
+    }
+
+    fn mark(&self, which: usize) -> Result<()> {
+        self.enter()?;
+        // SAFETY: event and stream live as long as `self`.
+        self.check("cuEventRecord", unsafe { result::event::record(self.marks[which % MARKS], self.stream) })
+    }
+
+    fn wait_for(&self, which: usize) -> Result<()> {
+        self.enter()?;
+        self.counter.count(Call::Wait);
+        // SAFETY: the event lives as long as `self`.
+        self.check("cuEventSynchronize", unsafe { result::event::synchronize(self.marks[which % MARKS]) })
     }
 
     fn synchronise(&self) -> Result<()> {
@@ -417,6 +437,9 @@ impl Drop for CudaDriver {
                 self.lt = None;
                 for (_, module) in self.modules.get_mut().unwrap_or_else(PoisonError::into_inner).drain() {
                     let _ = result::module::unload(module);
+                }
+                for event in self.marks.into_iter().filter(|event| !event.is_null()) {
+                    let _ = result::event::destroy(event);
                 }
                 if !self.stream.is_null() {
                     let _ = result::stream::destroy(self.stream);

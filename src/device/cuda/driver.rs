@@ -149,13 +149,17 @@ pub struct Calls {
     pub copies: u64,
     /// Allocations of device memory.
     pub allocations: u64,
-    /// Times that the host waited for the device.
+    /// Times that the host waited for all of the device's work.
     pub synchronisations: u64,
+    /// Times that the host waited for a mark.
+    pub waits: u64,
+    /// Graphs captured.
+    pub captures: u64,
 }
 
 /// Counts calls; for drivers.
 #[derive(Debug, Default)]
-pub struct Counter([AtomicU64; 6]);
+pub struct Counter([AtomicU64; 8]);
 
 /// What a [`Counter`] counts, in the order of the fields of [`Calls`].
 #[derive(Debug, Clone, Copy)]
@@ -167,6 +171,8 @@ pub enum Call {
     Copy,
     Allocation,
     Synchronisation,
+    Wait,
+    Capture,
 }
 
 impl Counter {
@@ -177,11 +183,14 @@ impl Counter {
 
     /// The counts so far.
     pub fn calls(&self) -> Calls {
-        let [launches, gemms, replays, copies, allocations, synchronisations] =
+        let [launches, gemms, replays, copies, allocations, synchronisations, waits, captures] =
             std::array::from_fn(|i| self.0[i].load(Relaxed));
-        Calls { launches, gemms, replays, copies, allocations, synchronisations }
+        Calls { launches, gemms, replays, copies, allocations, synchronisations, waits, captures }
     }
 }
+
+/// Marks of a driver: how many steps the host may be ahead of the device.
+pub const MARKS: usize = 2;
 
 /// Memory of the host from which and to which copies go.
 pub trait Staging: Send {
@@ -262,6 +271,12 @@ pub trait Driver: Send + Sync {
 
     /// Lets a captured graph go.
     fn release_graph(&self, graph: GraphHandle);
+
+    /// Marks this point of the device's work; `which` is below [`MARKS`].
+    fn mark(&self, which: usize) -> Result<()>;
+
+    /// Waits until the device has come to that mark where it was last set.
+    fn wait_for(&self, which: usize) -> Result<()>;
 
     /// Waits for the device.
     fn synchronise(&self) -> Result<()>;

@@ -20,6 +20,7 @@ mod nvrtc;
 pub mod params;
 mod program;
 mod report;
+mod sampler;
 pub mod tiles;
 mod weights;
 
@@ -29,7 +30,7 @@ pub use report::Report;
 
 use self::driver::Driver;
 use self::program::Turn;
-use super::{Device, Program};
+use super::{Device, Program, Role, Steps};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, fuse};
 use crate::tensor::DType;
@@ -40,7 +41,16 @@ use std::sync::Arc;
 pub struct CudaDevice {
     driver: Arc<dyn Driver>,
     settings: Settings,
+    decoder: DType,
     turn: Turn,
+}
+
+/// Refuses what tensors are not stored as.
+fn storage(flag: &str, dtype: DType) -> Result<()> {
+    if dtype == DType::F32 {
+        return Err(Error::parameter(flag, "f32 is not supported on CUDA yet; give f16 or bf16, or use --device cpu"));
+    }
+    Ok(())
 }
 
 impl CudaDevice {
@@ -49,21 +59,27 @@ impl CudaDevice {
     /// # Errors
     /// [`Error::Parameter`] for other types.
     pub fn new(driver: Arc<dyn Driver>, dtype: DType) -> Result<Self> {
-        if dtype == DType::F32 {
-            return Err(Error::parameter("--dtype", "f32 given; the CUDA backend stores f16 or bf16"));
-        }
+        storage("--dtype", dtype)?;
         let facts = driver.facts();
         let settings = Settings { dtype, multiprocessors: facts.multiprocessors, library: facts.gemm };
-        Ok(Self { driver, settings, turn: Turn::default() })
+        Ok(Self { driver, settings, decoder: DType::BF16, turn: Turn::default() })
     }
 
-    /// The GPU of that number, see [`cudarc::CudaDriver`].
+    /// The GPU of that number; tensors as `dtype`, those of the decoder as `decoder`.
     ///
     /// # Errors
-    /// [`Error::Device`] with what is missing.
-    #[cfg(feature = "cuda")]
-    pub fn open(ordinal: usize, dtype: DType) -> Result<Self> {
-        Self::new(Arc::new(cudarc::CudaDriver::new(ordinal)?), dtype)
+    /// [`Error::Parameter`] for types other than f16 and bf16; [`Error::Device`] with what is missing, which without the
+    /// feature `cuda` is all of it.
+    pub fn open(ordinal: usize, dtype: DType, decoder: DType) -> Result<Self> {
+        storage("--dtype", dtype)?;
+        storage("--vae-dtype", decoder)?;
+        #[cfg(feature = "cuda")]
+        return Self::new(Arc::new(cudarc::CudaDriver::new(ordinal)?), dtype)?.with_decoder(decoder);
+        #[cfg(not(feature = "cuda"))]
+        Err(Error::Device {
+            device: format!("cuda:{ordinal}"),
+            what: "this build has no CUDA: build it with the feature `cuda`, or use --device cpu".into(),
+        })
     }
 
     /// The same device with another choice between the library's products and our own.
@@ -98,7 +114,25 @@ impl CudaDevice {
     /// [`Error::Memory`] before anything is allocated where the program does not fit, [`Error::Graph`] where no kernel takes
     /// a node, [`Error::Fault`] of the driver.
     pub fn program(&self, graph: Graph) -> Result<CudaProgram> {
-        CudaProgram::new(self.driver.clone(), self.turn.clone(), fuse(graph), &self.settings)
+        CudaProgram::new(self.driver.clone(), self.turn.clone(), fuse(graph), &self.settings, None)
+    }
+
+    /// As [`CudaDevice::program`], of a sampler's loop around the graph.
+    ///
+    /// # Errors
+    /// As [`CudaDevice::program`]; [`Error::Graph`] where the graph is not what a sampler goes around.
+    pub fn sampler(&self, graph: Graph, steps: Steps) -> Result<CudaProgram> {
+        CudaProgram::new(self.driver.clone(), self.turn.clone(), fuse(graph), &self.settings, Some(steps))
+    }
+
+    /// The same device with another type for the decoder: bf16 where nothing else is said, as SDXL's overflows f16.
+    ///
+    /// # Errors
+    /// [`Error::Parameter`] for types other than f16 and bf16.
+    pub fn with_decoder(mut self, dtype: DType) -> Result<Self> {
+        storage("--vae-dtype", dtype)?;
+        self.decoder = dtype;
+        Ok(self)
     }
 }
 
@@ -115,5 +149,16 @@ impl Device for CudaDevice {
 
     fn load(&self, graph: Graph) -> Result<Box<dyn Program>> {
         Ok(Box::new(self.program(graph)?))
+    }
+
+    fn load_as(&self, graph: Graph, role: Role) -> Result<Box<dyn Program>> {
+        match role {
+            Role::Denoise(steps) => Ok(Box::new(self.sampler(graph, steps)?)),
+            Role::Decode => self.with_dtype(self.decoder)?.load(graph),
+        }
+    }
+
+    fn samples(&self) -> bool {
+        true
     }
 }

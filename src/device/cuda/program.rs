@@ -4,7 +4,7 @@ use super::driver::{Driver, Function, GemmPlan, GraphHandle, Launch, Staging};
 use super::lower::{Bases, Lowered, Regions, Settings, Step, lower};
 use super::report::Report;
 use super::weights;
-use crate::device::Program;
+use crate::device::{Program, Sampler, Steps};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Plan};
 use std::collections::HashMap;
@@ -61,23 +61,31 @@ pub(super) fn take(turn: &Turn) -> MutexGuard<'_, ()> {
 
 /// See the module. Dropped in this order: what was captured and prepared, then the slabs.
 pub struct CudaProgram {
-    driver: Arc<dyn Driver>,
-    turn: Turn,
+    pub(super) driver: Arc<dyn Driver>,
+    pub(super) turn: Turn,
     graph: Graph,
-    lowered: Lowered,
+    pub(super) sampler: Option<Steps>,
+    pub(super) lowered: Lowered,
     report: Report,
+    once: Vec<Ready>,
     steps: Vec<Ready>,
     captured: Captured,
-    staging: Box<dyn Staging>,
+    pub(super) staging: Box<dyn Staging>,
     work: Slab,
     _weights: Option<Slab>,
 }
 
 impl CudaProgram {
-    /// Plans a fused graph, stages its weights and prepares every launch.
-    pub(super) fn new(driver: Arc<dyn Driver>, turn: Turn, graph: Graph, settings: &Settings) -> Result<Self> {
+    /// Plans a fused graph, stages its weights and prepares every launch; with `steps`, of a sampler's loop around it.
+    pub(super) fn new(
+        driver: Arc<dyn Driver>,
+        turn: Turn,
+        graph: Graph,
+        settings: &Settings,
+        steps: Option<Steps>,
+    ) -> Result<Self> {
         let plan = Plan::new(&graph);
-        let sizes = lower(&graph, &plan, settings, Bases::default())?;
+        let sizes = lower(&graph, &plan, settings, steps.as_ref(), Bases::default())?;
         let report = Report::new(&sizes);
         let _turn = take(&turn);
         demand(driver.as_ref(), &report, sizes.jobs.staging())?;
@@ -87,7 +95,7 @@ impl CudaProgram {
         };
         let work = Slab::new(driver.clone(), sizes.regions.end.max(1))?;
         let bases = Bases { weights: weights.as_ref().map_or(0, Slab::address), work: work.address() };
-        let lowered = lower(&graph, &plan, settings, bases)?;
+        let lowered = lower(&graph, &plan, settings, steps.as_ref(), bases)?;
         if let Some(slab) = &weights {
             weights::stage(&driver, settings.dtype, &lowered.jobs, slab.address())?;
         }
@@ -96,8 +104,10 @@ impl CudaProgram {
             driver,
             turn: turn.clone(),
             graph,
+            sampler: steps,
             lowered,
             report,
+            once: Vec::new(),
             steps: Vec::new(),
             captured: Captured::Cold,
             staging,
@@ -111,8 +121,16 @@ impl CudaProgram {
     /// Looks up every kernel once and lets the library choose for every product.
     fn prepare(&mut self) -> Result<()> {
         let mut functions: HashMap<String, Function> = HashMap::new();
-        for step in std::mem::take(&mut self.lowered.steps) {
-            let ready = match step {
+        let once = std::mem::take(&mut self.lowered.once);
+        self.once = self.ready(once, &mut functions)?;
+        let steps = std::mem::take(&mut self.lowered.steps);
+        self.steps = self.ready(steps, &mut functions)?;
+        Ok(())
+    }
+
+    fn ready(&self, steps: Vec<Step>, functions: &mut HashMap<String, Function>) -> Result<Vec<Ready>> {
+        let one = |step| {
+            Ok(match step {
                 Step::Launch(mut launch) => {
                     launch.function = match functions.get(&launch.entry) {
                         Some(function) => *function,
@@ -126,10 +144,9 @@ impl CudaProgram {
                 }
                 Step::Gemm(gemm) => Ready::Gemm(self.driver.prepare_gemm(&gemm)?),
                 Step::Copy(from, to, bytes) => Ready::Copy(from, to, bytes),
-            };
-            self.steps.push(ready);
-        }
-        Ok(())
+            })
+        };
+        steps.into_iter().map(one).collect()
     }
 
     /// What the graph became.
@@ -137,12 +154,17 @@ impl CudaProgram {
         &self.report
     }
 
-    fn regions(&self) -> &Regions {
+    /// An address in the work slab.
+    pub(super) fn at(&self, place: usize) -> u64 {
+        self.work.address() + place as u64
+    }
+
+    pub(super) fn regions(&self) -> &Regions {
         &self.lowered.regions
     }
 
-    fn issue(&self) -> Result<()> {
-        for step in &self.steps {
+    fn issue(&self, steps: &[Ready]) -> Result<()> {
+        for step in steps {
             match step {
                 Ready::Launch(launch) => self.driver.launch(launch)?,
                 Ready::Gemm(plan) => self.driver.gemm(*plan)?,
@@ -152,17 +174,39 @@ impl CudaProgram {
         Ok(())
     }
 
+    /// Takes inputs to the device.
+    pub(super) fn give(&mut self, inputs: &[&[f32]]) -> Result<()> {
+        let (up, to) = (self.lowered.bindings.upload(), self.at(self.regions().inputs));
+        let staging = self.staging.bytes();
+        self.lowered.bindings.write(inputs, &mut staging[..up]);
+        self.driver.upload(to, &staging[..up])
+    }
+
+    /// Makes a sampler's inputs ready.
+    pub(super) fn begin(&self) -> Result<()> {
+        self.issue(&self.once)
+    }
+
     /// Runs on what lies in the inputs' region: launch by launch at the first time, captures at the second, replays from then
     /// on. Allocates nothing and does not wait for the device.
     pub(super) fn execute(&mut self) -> Result<()> {
         if let Captured::Cold = self.captured {
-            self.issue()?;
+            self.issue(&self.steps)?;
             self.captured = Captured::Warm;
             return Ok(());
         }
+        self.capture()?;
+        match self.captured {
+            Captured::Graph(graph) => self.driver.replay(graph),
+            _ => self.issue(&self.steps),
+        }
+    }
+
+    /// Captures what has run once.
+    fn capture(&mut self) -> Result<()> {
         if let Captured::Warm = self.captured {
             self.captured = if self.driver.begin_capture()? {
-                let issued = self.issue();
+                let issued = self.issue(&self.steps);
                 // The capture ends whether or not all went well.
                 let graph = self.driver.end_capture();
                 match (issued, graph) {
@@ -177,10 +221,7 @@ impl CudaProgram {
                 Captured::Never
             };
         }
-        match self.captured {
-            Captured::Graph(graph) => self.driver.replay(graph),
-            _ => self.issue(),
-        }
+        Ok(())
     }
 }
 
@@ -203,16 +244,16 @@ fn demand(driver: &dyn Driver, report: &Report, staging: usize) -> Result<()> {
 impl Program for CudaProgram {
     fn run(&mut self, inputs: &[&[f32]], outputs: &mut [&mut [f32]]) -> Result<()> {
         self.graph.check_bindings(inputs, outputs)?;
+        if self.sampler.is_some() {
+            return Err(Error::Graph("a sampler's program runs all steps, not one".into()));
+        }
         let turn = self.turn.clone();
         let _turn = take(&turn);
-        let (up, down) = (self.lowered.bindings.upload(), self.lowered.bindings.download());
-        let (to, from) = (self.regions().inputs, self.regions().outputs);
-        let staging = self.staging.bytes();
-        self.lowered.bindings.write(inputs, &mut staging[..up]);
-        self.driver.upload(self.work.address() + to as u64, &staging[..up])?;
+        self.give(inputs)?;
         self.execute()?;
+        let (down, from) = (self.lowered.bindings.download(), self.at(self.regions().outputs));
         let staging = self.staging.bytes();
-        self.driver.download(self.work.address() + from as u64, &mut staging[..down])?;
+        self.driver.download(from, &mut staging[..down])?;
         self.lowered.bindings.read(&staging[..down], outputs);
         Ok(())
     }
@@ -223,6 +264,25 @@ impl Program for CudaProgram {
 
     fn graph(&self) -> &Graph {
         &self.graph
+    }
+
+    /// One run on ones, which are ids, counts and values all alike, and the capture. The next request overwrites all of it.
+    fn warm(&mut self) -> Result<()> {
+        let turn = self.turn.clone();
+        let _turn = take(&turn);
+        if let Captured::Cold = self.captured {
+            let ones: Vec<Vec<f32>> =
+                self.graph.inputs.iter().map(|(_, id)| vec![1.0; self.graph.node(*id).len()]).collect();
+            self.give(&ones.iter().map(Vec::as_slice).collect::<Vec<_>>())?;
+            self.begin()?;
+            self.execute()?;
+        }
+        self.capture()?;
+        self.driver.synchronise()
+    }
+
+    fn sampler(&mut self) -> Option<&mut dyn Sampler> {
+        if self.sampler.is_some() { Some(self) } else { None }
     }
 }
 

@@ -1,6 +1,7 @@
 //! What a graph becomes on a device, as figures; no device is needed to know.
 
 use super::lower::{Bases, Lowered, Settings, Step, lower};
+use crate::device::Steps;
 use crate::error::Result;
 use crate::graph::{Graph, Plan, fuse};
 use std::collections::BTreeMap;
@@ -31,9 +32,21 @@ impl Report {
     /// # Errors
     /// [`crate::Error::Graph`] where no kernel takes a node.
     pub fn of(graph: Graph, settings: &Settings) -> Result<Self> {
+        Self::lowered(graph, settings, None)
+    }
+
+    /// The same of a step of a sampler's loop.
+    ///
+    /// # Errors
+    /// As [`Report::of`].
+    pub fn of_step(graph: Graph, settings: &Settings, steps: &Steps) -> Result<Self> {
+        Self::lowered(graph, settings, Some(steps))
+    }
+
+    fn lowered(graph: Graph, settings: &Settings, steps: Option<&Steps>) -> Result<Self> {
         let graph = fuse(graph);
         let plan = Plan::new(&graph);
-        Ok(Self::new(&lower(&graph, &plan, settings, Bases::default())?))
+        Ok(Self::new(&lower(&graph, &plan, settings, steps, Bases::default())?))
     }
 
     pub(super) fn new(lowered: &Lowered) -> Self {

@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use ::cudarc::driver::{result, sys};
 
 /// Every function of libcuda that is called here.
-const FUNCTIONS: [&str; 33] = [
+const FUNCTIONS: [&str; 37] = [
     "cuInit",
     "cuDriverGetVersion",
     "cuGetErrorString",
@@ -22,6 +22,10 @@ const FUNCTIONS: [&str; 33] = [
     "cuStreamSynchronize",
     "cuStreamBeginCapture_v2",
     "cuStreamEndCapture",
+    "cuEventCreate",
+    "cuEventRecord",
+    "cuEventSynchronize",
+    "cuEventDestroy_v2",
     "cuGraphInstantiateWithFlags",
     "cuGraphLaunch",
     "cuGraphDestroy",

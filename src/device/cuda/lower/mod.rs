@@ -5,6 +5,7 @@
 //! real ones. Launches run one after another, so that scratch memory is used again by every node.
 
 mod attention;
+mod looped;
 mod pointwise;
 pub(super) mod product;
 
@@ -14,10 +15,12 @@ use super::kernels::{KERNELS, Types};
 use super::params::{Pointer, TransposeParams, UnaryParams};
 use super::tiles::blocks;
 use super::weights::Jobs;
+use crate::device::Steps;
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Location, Node, NodeId, Op, Plan};
 use crate::tensor::DType;
 use bytemuck::Pod;
+pub use looped::State;
 
 /// What lowering depends on besides the graph.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,6 +73,10 @@ pub struct Regions {
     pub arena: usize,
     /// What lives within a node.
     pub scratch: usize,
+    /// Inputs that vary from step to step, in f32 and in the storage type.
+    pub varying: [usize; 2],
+    /// What a sampler keeps from step to step.
+    pub state: State,
     /// The end.
     pub end: usize,
 }
@@ -77,7 +84,9 @@ pub struct Regions {
 /// A graph as launches.
 #[derive(Debug)]
 pub struct Lowered {
-    /// In order.
+    /// Before a sampler's first step: what makes its inputs ready.
+    pub once: Vec<Step>,
+    /// In order; for a sampler all that a step does.
     pub steps: Vec<Step>,
     /// What the slab of weights holds.
     pub jobs: Jobs,
@@ -87,13 +96,16 @@ pub struct Lowered {
     pub bindings: Bindings,
 }
 
-/// Lowers a fused graph.
+/// Lowers a fused graph; with `steps`, as a sampler's loop around it.
 ///
 /// # Errors
 /// [`Error::Graph`] with the node's name where no kernel takes it.
-pub fn lower(graph: &Graph, plan: &Plan, settings: &Settings, bases: Bases) -> Result<Lowered> {
+pub fn lower(graph: &Graph, plan: &Plan, settings: &Settings, steps: Option<&Steps>, bases: Bases) -> Result<Lowered> {
     check(graph)?;
-    let bindings = Bindings::new(graph, plan)?;
+    if let Some(steps) = steps {
+        looped::check(graph, steps)?;
+    }
+    let bindings = Bindings::new(graph, plan, steps)?;
     let mut regions = Regions::default();
     let mut end = 0;
     let mut region = |bytes: usize| {
@@ -105,6 +117,10 @@ pub fn lower(graph: &Graph, plan: &Plan, settings: &Settings, bases: Bases) -> R
     regions.outputs = region(bindings.download());
     regions.converted = region(bindings.converted * SIZE);
     regions.returned = region(bindings.returned * SIZE);
+    regions.varying = [region(bindings.varying * 4), region(bindings.varying * SIZE)];
+    if let Some(steps) = steps {
+        regions.state = State::new(graph, steps, &mut region);
+    }
     regions.arena = region(plan.arena * SIZE);
     regions.scratch = end;
     let mut lowering = Lowering {
@@ -114,15 +130,22 @@ pub fn lower(graph: &Graph, plan: &Plan, settings: &Settings, bases: Bases) -> R
         bases,
         bindings,
         regions,
+        once: Vec::new(),
         steps: Vec::new(),
         jobs: Jobs::default(),
         scratch: 0,
         deepest: 0,
     };
-    lowering.all()?;
-    let Lowering { steps, jobs, bindings, mut regions, deepest, .. } = lowering;
+    match steps {
+        Some(steps) => lowering.looped(steps)?,
+        None => {
+            lowering.given()?;
+            lowering.nodes()?;
+        }
+    }
+    let Lowering { once, steps, jobs, bindings, mut regions, deepest, .. } = lowering;
     regions.end = (regions.scratch + deepest).next_multiple_of(REGION);
-    Ok(Lowered { steps, jobs, regions, bindings })
+    Ok(Lowered { once, steps, jobs, regions, bindings })
 }
 
 /// Every count must fit the kernels' 32-bit parameters.
@@ -160,6 +183,7 @@ pub(super) struct Lowering<'a> {
     bases: Bases,
     bindings: Bindings,
     regions: Regions,
+    once: Vec<Step>,
     steps: Vec<Step>,
     jobs: Jobs,
     /// Bytes of scratch that the node has taken, and the most that any took.
@@ -168,13 +192,23 @@ pub(super) struct Lowering<'a> {
 }
 
 impl Lowering<'_> {
-    fn all(&mut self) -> Result<()> {
-        let graph = self.graph;
-        let count = self.bindings.converted;
-        if count > 0 {
-            let (from, to) = (self.work(self.regions.inputs), self.work(self.regions.converted));
-            self.unary("from_f32", from, to, count, 1.0, 0.0)?;
+    /// What was given, in the storage type.
+    fn given(&mut self) -> Result<()> {
+        let regions = self.regions;
+        let [floats, halves] = regions.varying;
+        for (from, to, count) in
+            [(regions.inputs, regions.converted, self.bindings.converted), (floats, halves, self.bindings.varying)]
+        {
+            if count > 0 {
+                self.unary("from_f32", self.work(from), self.work(to), count, 1.0, 0.0)?;
+            }
         }
+        Ok(())
+    }
+
+    /// All nodes, then the outputs.
+    fn nodes(&mut self) -> Result<()> {
+        let graph = self.graph;
         for (i, node) in graph.nodes.iter().enumerate() {
             self.scratch = 0;
             self.node(i, node)?;
@@ -260,6 +294,18 @@ impl Lowering<'_> {
                 self.unary("to_f32", self.place(id), to, count, 1.0, 0.0)?;
                 Ok(to)
             }
+        }
+    }
+
+    /// Rows that a product adds: their address, that of the step's number and the elements from step to step, where they vary.
+    fn rows(&self, id: NodeId) -> (u64, u64, i64) {
+        let input = self.bindings.input_of(self.graph, id);
+        match input.and_then(|k| self.bindings.inputs[k].varying) {
+            Some(at) => {
+                let [_, halves] = self.regions.varying;
+                (self.work(halves + at * SIZE), self.work(self.regions.state.counter), long(self.graph.node(id).len()))
+            }
+            None => (self.place(id), 0, 0),
         }
     }
 

@@ -54,6 +54,12 @@ pub(in super::super) fn writes_f32(graph: &Graph, node: &Node, p: &Product) -> b
     }
 }
 
+/// The operand whose rows a product's kernel adds by itself, and can find by the step's number.
+pub(in super::super) fn rows_at(graph: &Graph, node: &Node, p: &Product) -> Option<usize> {
+    let own = matches!(form(graph, node, p), Some(Form::Matrix | Form::Patches | Form::Window));
+    (p.rows && own).then_some(p.sources)
+}
+
 fn form(graph: &Graph, node: &Node, p: &Product) -> Option<Form> {
     let Some(w) = p.window else { return Some(Form::Matrix) };
     let c = channels(graph, node, p);
@@ -172,12 +178,17 @@ impl Lowering<'_> {
     /// Everything that follows a product.
     fn finish(&mut self, node: &Node, p: &Product, rows_of_image: usize, out: Out) -> Finish {
         let bias = self.jobs.biases(&p.parts).map_or(0, |at| self.weight(at));
-        let rows = if p.rows { self.place(node.inputs[p.sources]) } else { 0 };
+        let (rows, step, rows_step) = match node.inputs.get(p.sources).filter(|_| p.rows) {
+            Some(id) => self.rows(*id),
+            None => (0, 0, 0),
+        };
         let residual = if p.residual { self.place(node.inputs[p.sources + usize::from(p.rows)]) } else { 0 };
         let n = node.channels();
         Finish {
             bias: Pointer(bias),
             rows: Pointer(rows),
+            step: Pointer(step),
+            rows_step,
             residual: Pointer(residual),
             out: Pointer(out.at),
             residual_stride: if p.residual { long(n) } else { 0 },

@@ -1,0 +1,158 @@
+//! The programs of a request, each built where it is not there yet.
+
+use super::Pipeline;
+use super::programs::{Key, Programs};
+use crate::device::{Program, Role, Steps};
+use crate::error::{Error, Result};
+use crate::models::clip_text::clip_text;
+use crate::models::clip_vision::clip_vision;
+use crate::models::condition::{Adapter, condition};
+use crate::models::unet::{UnetShape, unet};
+use crate::models::vae::vae_decoder;
+use crate::weights::Scope;
+
+/// Steps for which a device's sampler has room come in multiples of this, so that most numbers of steps share a program.
+const STEPS: usize = 64;
+/// Bytes of fresh noise of all steps above which a sampler has no room for any.
+const NOISE: usize = 512 << 20;
+
+/// For what the programs from condition to latents are built.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Plan {
+    pub(super) shape: UnetShape,
+    /// The most steps.
+    pub(super) most: usize,
+    /// The adapters in use.
+    pub(super) adapters: Vec<usize>,
+}
+
+impl Plan {
+    /// As many steps as are asked for, or as a device's sampler rather has room for.
+    pub(super) fn new(p: &Pipeline, shape: UnetShape, steps: usize, adapters: Vec<usize>) -> Self {
+        let most = if p.device.samples() { steps.next_multiple_of(STEPS) } else { steps };
+        Self { shape, most, adapters }
+    }
+
+    /// Whether these programs run what another plan asks for.
+    pub(super) fn covers(&self, other: &Self) -> bool {
+        let (a, b) = (&self.shape, &other.shape);
+        let same = (a.batch, a.height, a.width, &self.adapters) == (b.batch, b.height, b.width, &other.adapters);
+        same && a.tokens >= b.tokens
+            && a.image_tokens.iter().zip(&b.image_tokens).all(|(a, b)| a >= b)
+            && self.most >= other.most
+    }
+
+    /// The device's sampler; none where it has none.
+    pub(super) fn sampler(&self, p: &Pipeline) -> Option<Steps> {
+        let config = &p.models.unet.config;
+        let bytes = self.most * self.shape.height * self.shape.width * config.in_channels * 4;
+        let start = 3 + self.adapters.len();
+        let varying = start..start + config.resnets().len();
+        p.device.samples().then_some(Steps { most: self.most, varying, noise: bytes <= NOISE })
+    }
+}
+
+/// A text encoder for one row of tokens; `skip` layers from the end, beyond the last one, are left out.
+pub(super) fn text<'a>(
+    p: &Pipeline,
+    programs: &'a mut Programs,
+    encoder: usize,
+    skip: usize,
+) -> Result<&'a mut dyn Program> {
+    let model = &p.models.text[encoder];
+    let config = &model.config;
+    let depth = config.layers.checked_sub(skip.saturating_add(1)).filter(|d| *d > 0).ok_or_else(|| {
+        let what = format!("{skip} given; the text encoder has {} layers", config.layers);
+        Error::parameter("--clip-skip", what)
+    })?;
+    let tokens = p.models.tokenizers[encoder].max_length();
+    programs.get(Key::Text { encoder, depth }, || {
+        let scope = Scope::new(model.weights.clone());
+        let graph = clip_text(config, &scope, 1, tokens, depth, encoder == 1)?;
+        scope.finish("text encoder")?;
+        p.device.load(graph)
+    })
+}
+
+/// The image encoder.
+pub(super) fn image<'a>(p: &Pipeline, programs: &'a mut Programs) -> Result<&'a mut dyn Program> {
+    let vision = p.models.vision.as_ref().ok_or_else(|| {
+        Error::parameter("--clip-vision", "an image encoder is needed for pictures; give its file or folder")
+    })?;
+    programs.get(Key::Image, || {
+        let scope = Scope::new(vision.weights.clone());
+        let graph = clip_vision(&vision.config, &scope, 1)?;
+        scope.finish("image encoder")?;
+        p.device.load(graph)
+    })
+}
+
+/// What does not depend on the latents.
+pub(super) fn conditioner<'a>(p: &Pipeline, programs: &'a mut Programs, plan: &Plan) -> Result<&'a mut dyn Program> {
+    programs.get(Key::Condition(plan.clone()), || {
+        let scope = Scope::new(p.models.unet.weights.clone());
+        let used: Vec<_> = plan.adapters.iter().map(|&a| &p.models.adapters[a]).collect();
+        let scopes: Vec<Scope> = used.iter().map(|a| Scope::new(a.weights.clone())).collect();
+        let adapters: Vec<Adapter<'_>> =
+            used.iter().zip(&scopes).map(|(a, scope)| Adapter { config: &a.config, scope }).collect();
+        let graph = condition(&p.models.unet.config, &scope, &plan.shape, plan.most, &adapters)?;
+        scope.finish("UNet")?;
+        scopes.iter().try_for_each(|s| s.finish("IP-Adapter").map(drop))?;
+        p.device.load(graph)
+    })
+}
+
+/// The denoiser, as a sampler where there are `steps`.
+pub(super) fn denoiser<'a>(
+    p: &Pipeline,
+    programs: &'a mut Programs,
+    shape: &UnetShape,
+    steps: Option<Steps>,
+) -> Result<&'a mut dyn Program> {
+    let key = Key::Denoise { shape: shape.clone(), steps: steps.clone() };
+    programs.get(key, || {
+        let scope = Scope::new(p.models.unet.weights.clone());
+        let graph = unet(&p.models.unet.config, &scope, shape, &p.compat)?;
+        scope.finish("UNet")?;
+        let program = match &steps {
+            Some(steps) => p.device.load_as(graph, Role::Denoise(steps.clone())),
+            None => p.device.load(graph),
+        };
+        short_of("denoise", p, [shape.height, shape.width], program)
+    })
+}
+
+/// The decoder of latents of that height and width.
+pub(super) fn decoder<'a>(
+    p: &Pipeline,
+    programs: &'a mut Programs,
+    [height, width]: [usize; 2],
+) -> Result<&'a mut dyn Program> {
+    programs.get(Key::Decode { height, width }, || {
+        let scope = Scope::new(p.models.vae.weights.clone());
+        let graph = vae_decoder(&p.models.vae.config, &scope, height, width, &p.compat)?;
+        scope.finish("VAE decoder")?;
+        short_of("decode", p, [height, width], p.device.load_as(graph, Role::Decode))
+    })
+}
+
+/// Says which size would fit where a program for this one does not: what it takes grows with the number of pixels.
+fn short_of(
+    stage: &'static str,
+    p: &Pipeline,
+    latent: [usize; 2],
+    program: Result<Box<dyn Program>>,
+) -> Result<Box<dyn Program>> {
+    program.map_err(|error| {
+        let Error::Memory { need, have, .. } = error else { return error };
+        let factor = p.models.vae.config.factor();
+        // A little less, for what does not shrink.
+        let ratio = (0.9 * have as f64 / need as f64).sqrt();
+        let [h, w] = latent.map(|side| ((side * factor) as f64 * ratio) as usize / 64 * 64);
+        let hint = match h.min(w) {
+            0 => "free memory or ask for a smaller picture".into(),
+            _ => format!("about {w}x{h} (width x height) would fit"),
+        };
+        Error::Memory { stage, need, have, hint }
+    })
+}

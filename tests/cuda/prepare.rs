@@ -1,0 +1,128 @@
+//! What is prepared ahead is there when a request comes.
+
+use super::common;
+use super::compiled;
+use super::ptx::PtxDriver;
+use braid::device::cuda::CudaDevice;
+use braid::device::cuda::driver::Driver;
+use braid::inputs::picture::Picture;
+use braid::pipeline::{CancelToken, ImagePrompt, Output, Reference, Scales, Stage, Watch};
+use braid::schedulers::Method;
+use braid::tensor::DType;
+use braid::{Error, Pipeline, Request};
+use std::sync::Arc;
+
+fn pipeline(model: &common::Model) -> (Arc<PtxDriver>, Pipeline) {
+    let driver = Arc::new(PtxDriver::new());
+    let device = CudaDevice::new(driver.clone(), DType::F16).unwrap().with_library(false);
+    (driver, Pipeline::load_on(&model.options(), Some(Box::new(device))).unwrap())
+}
+
+fn embedding(seed: u32) -> Reference {
+    Reference::Embedding(super::values(24, seed))
+}
+
+fn draw(pipeline: &Pipeline, request: &Request) -> Output {
+    pipeline.generate(request, &mut Watch::default()).unwrap()
+}
+
+/// After `prepare` nothing is allocated or captured, whatever changes within the shape, and the pictures are those of a
+/// pipeline that prepared nothing.
+#[test]
+fn a_prepared_request_allocates_and_captures_nothing() {
+    if !compiled() {
+        return;
+    }
+    let model = common::Model::folder();
+    let (driver, prepared) = pipeline(&model);
+    let (_, cold) = pipeline(&model);
+    let mut request = common::request();
+    request.images = vec![ImagePrompt::default().with(embedding(1)).with(embedding(2))];
+    request.steps = 2;
+    let mut shape = prepared.shape(&request);
+    assert_eq!((shape.guided, shape.steps, shape.text_rows, shape.references.as_slice()), (true, 2, 1, &[2][..]));
+    assert!(!shape.pictures);
+    shape.pictures = true;
+    prepared.prepare(&shape).unwrap();
+    let before = driver.calls();
+    let same = |what: &str, request: &Request| {
+        let got = draw(&prepared, request);
+        let calls = driver.calls();
+        assert_eq!((calls.allocations, calls.captures), (before.allocations, before.captures), "{what}");
+        got
+    };
+    let first = same("the request itself", &request);
+    let mut other = |what: &str, change: &dyn Fn(&mut Request)| {
+        change(&mut request);
+        assert_ne!(same(what, &request).pictures, first.pictures, "{what}");
+    };
+    other("a scale and prompts", &|r| {
+        r.images[0].scales = 0.3.into();
+        (r.prompt, r.negative_prompt) = ("two cats on a mat".into(), Some("rain".into()));
+    });
+    other("a scale for each block, guidance and another sampler", &|r| {
+        r.images[0].scales = Scales::parse(r#"{"mid": 0.5}"#, 1.0).unwrap();
+        (r.guidance, r.guidance_rescale) = (3.0, 0.5);
+        (r.method, r.seed) = (Some(Method::EulerAncestral), 9);
+    });
+    let picture = Picture::new(8, 8, (0..192).collect()).unwrap();
+    other("a picture", &|r| r.images = vec![ImagePrompt::new(picture.clone())]);
+    // Fewer tokens and steps than there is room for.
+    other("fewer", &|r| (r.images, r.steps) = (vec![ImagePrompt::default().with(embedding(3))], 1));
+    let (few, exact) = (draw(&prepared, &request), draw(&cold, &request));
+    assert_eq!(few.pictures, exact.pictures);
+    assert_eq!(few.step_seconds.len(), 1);
+    prepared.release();
+    drop(prepared);
+    assert_eq!(driver.held(), 0);
+}
+
+#[test]
+fn a_shape_that_cannot_be_is_an_error() {
+    let model = common::Model::folder();
+    let (_, pipeline) = pipeline(&model);
+    let fails = |change: &dyn Fn(&mut braid::pipeline::Shape), part: &str| {
+        let mut shape = pipeline.shape(&common::request());
+        change(&mut shape);
+        let text = pipeline.prepare(&shape).unwrap_err().to_string();
+        assert!(text.contains(part), "{text}");
+    };
+    fails(&|s| s.width = Some(33), "--width");
+    fails(&|s| s.steps = 0, "--steps");
+    fails(&|s| s.text_rows = 33, "33 rows");
+    fails(&|s| s.references = vec![1, 1], "2 image prompts for 1 adapters");
+    fails(&|s| s.references = vec![usize::MAX], "more references");
+}
+
+/// Progress is told for every step in order, and a cancelled request ends within two.
+#[test]
+fn a_request_is_watched_and_stopped() {
+    if !compiled() {
+        return;
+    }
+    let model = common::Model::folder();
+    let (driver, pipeline) = pipeline(&model);
+    let mut request = common::request();
+    request.steps = 6;
+    let mut done = Vec::new();
+    let mut tell = |progress: braid::pipeline::Progress| {
+        if progress.stage == Stage::Denoise {
+            done.push((progress.done, progress.steps));
+        }
+    };
+    let whole = pipeline.generate(&request, &mut Watch::progress(&mut tell)).unwrap();
+    assert_eq!(done, (0..=6).map(|step| (step, 6)).collect::<Vec<_>>());
+    assert_eq!(whole.step_seconds.len(), 6);
+    let cancel = CancelToken::new();
+    let mut replays = 0;
+    let mut tell = |progress: braid::pipeline::Progress| {
+        if progress.stage == Stage::Denoise && progress.done == 2 {
+            cancel.cancel();
+            replays = driver.calls().replays;
+        }
+    };
+    let result = pipeline.generate(&request, &mut Watch::progress(&mut tell).cancelled_by(&cancel));
+    assert!(matches!(result, Err(Error::Cancelled)), "{result:?}");
+    assert!(driver.calls().replays <= replays + 2);
+    assert_eq!(draw(&pipeline, &request).pictures, whole.pictures);
+}

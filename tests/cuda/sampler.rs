@@ -1,0 +1,249 @@
+//! All steps of a sampler on the device, against the steps made one by one with the schedulers' own arithmetic.
+
+use super::ptx::PtxDriver;
+use super::{compiled, outputs, relative, scope, values};
+use braid::device::cpu::Cpu;
+use braid::device::cuda::driver::{Calls, Driver};
+use braid::device::cuda::{CudaDevice, CudaProgram};
+use braid::device::{Device, Program, Sampled, Sampler, Sampling, Steps};
+use braid::graph::{Builder, Graph};
+use braid::schedulers::{Method, SchedulerConfig, Table, guide, step};
+use braid::tensor::DType;
+use braid::{Error, Result};
+use std::sync::Arc;
+
+const SIDES: [usize; 2] = [5, 6];
+const N: usize = SIDES[0] * SIDES[1] * 4;
+const WIDTH: usize = 16;
+
+/// A denoiser in small: rows of their own for each step are added within it.
+fn graph(rows: usize) -> Graph {
+    let s = scope(&[
+        ("in.weight", &[WIDTH, 4, 3, 3], 1),
+        ("mid.weight", &[WIDTH, WIDTH, 3, 3], 2),
+        ("mid.bias", &[WIDTH], 3),
+        ("out.weight", &[4, WIDTH, 3, 3], 4),
+    ]);
+    let mut b = Builder::new();
+    let x = b.input("sample", &[rows, SIDES[0], SIDES[1], 4]);
+    let shift = b.input("shift", &[rows, SIDES[0], SIDES[1], WIDTH]);
+    let time = b.input("time", &[rows, WIDTH]);
+    let x = b.conv(x, &s.pp("in"), WIDTH, 3, 1);
+    let x = b.conv(x, &s.pp("mid"), WIDTH, 3, 1);
+    let x = b.add_rows(x, time);
+    let x = b.add(x, shift);
+    let x = b.conv(x, &s.pp("out"), 4, 3, 1);
+    b.output("output", x);
+    b.finish().unwrap()
+}
+
+fn steps(noise: bool) -> Steps {
+    Steps { most: 8, varying: 2..3, noise }
+}
+
+/// What a picture is made of.
+struct Case {
+    table: Table,
+    rows: usize,
+    guidance: [f32; 2],
+    latents: Vec<f32>,
+    shift: Vec<f32>,
+    time: Vec<f32>,
+    noise: Vec<Vec<f32>>,
+}
+
+impl Case {
+    fn new(method: Method, count: usize, rows: usize, seed: u32) -> Self {
+        let table = SchedulerConfig::sdxl_default().with_method(method).unwrap().table(count).unwrap();
+        let fresh = |i: usize| values(N, seed + 10 + i as u32);
+        let draws = |(i, row): (usize, &braid::schedulers::Step)| match row.noise {
+            Some(weight) if weight != 0.0 => fresh(i),
+            _ => Vec::new(),
+        };
+        let noise = table.steps.iter().enumerate().map(draws).collect();
+        Self {
+            rows,
+            guidance: [3.0, 0.7],
+            latents: values(N, seed).iter().map(|x| x * table.init_noise_sigma).collect(),
+            shift: values(rows * SIDES[0] * SIDES[1] * WIDTH, seed + 1),
+            time: values(count * rows * WIDTH, seed + 2),
+            noise,
+            table,
+        }
+    }
+
+    /// On the device; `reached` as the program gives it.
+    fn sample(&self, program: &mut CudaProgram, reached: &mut dyn FnMut(usize) -> Result<()>) -> Result<Sampled> {
+        let table: Vec<_> = self.table.steps.iter().map(|row| row.coefficients()).collect();
+        let job = Sampling {
+            inputs: &[&[], &self.shift, &self.time],
+            table: &table,
+            guidance: self.guidance,
+            latents: &self.latents,
+            noise: &self.noise,
+            keep_first: true,
+        };
+        program.sample(&job, reached)
+    }
+
+    /// Step by step on that device.
+    fn stepwise(&self, device: &dyn Device) -> Vec<f32> {
+        let mut program = device.load(graph(self.rows)).unwrap();
+        let (mut x, mut history, mut out) = (self.latents.clone(), vec![0.0; N], vec![0.0; N]);
+        for (i, row) in self.table.steps.iter().enumerate() {
+            let sample = x.iter().map(|x| x * row.input_scale).collect::<Vec<_>>().repeat(self.rows);
+            let time = &self.time[i * self.rows * WIDTH..][..self.rows * WIDTH];
+            let output = outputs(program.as_mut(), &[&sample, &self.shift, time]).remove(0);
+            match self.rows {
+                2 => guide(&output[N..], &output[..N], self.guidance[0], self.guidance[1], &mut out).unwrap(),
+                _ => out.copy_from_slice(&output),
+            }
+            step(row, &mut x, &out, &mut history, Some(&self.noise[i])).unwrap();
+        }
+        x
+    }
+}
+
+/// Every sampler, guided and not: the device's steps are those of the host on the same kernels, and those of the CPU within
+/// what f16 costs.
+#[test]
+fn the_steps_are_the_schedulers() {
+    if !compiled() {
+        return;
+    }
+    for rows in [1, 2] {
+        let device = CudaDevice::new(Arc::new(PtxDriver::new()), DType::F16).unwrap().with_library(false);
+        let mut program = device.sampler(graph(rows), steps(true)).unwrap();
+        let methods = [Method::Euler, Method::EulerAncestral, Method::Ddim, Method::Dpmpp2M, Method::Lcm];
+        // 5 steps, then 8, in the same program.
+        for (k, method) in methods.into_iter().enumerate() {
+            let case = Case::new(method, if k % 2 == 0 { 5 } else { 8 }, rows, 100 * k as u32 + 7);
+            let got = case.sample(&mut program, &mut |_| Ok(())).unwrap();
+            let host = relative(&got.latents, &case.stepwise(&device));
+            let cpu = relative(&got.latents, &case.stepwise(&Cpu::new(Some(1))));
+            println!("{method} of {rows}: {host:.1e} from the host's steps, {cpu:.1e} from the CPU");
+            assert!(host <= 1e-3 && cpu <= 3e-3 && got.not_finite.is_none(), "{method}: {host:.1e}, {cpu:.1e}");
+            assert_eq!(got.first_output.len(), rows * N);
+        }
+    }
+}
+
+fn calls(after: Calls, before: Calls) -> Calls {
+    Calls {
+        launches: after.launches - before.launches,
+        gemms: after.gemms - before.gemms,
+        replays: after.replays - before.replays,
+        copies: after.copies - before.copies,
+        allocations: after.allocations - before.allocations,
+        synchronisations: after.synchronisations - before.synchronisations,
+        waits: after.waits - before.waits,
+        captures: after.captures - before.captures,
+    }
+}
+
+/// N steps are N replays and nothing else, from the first request on where the program was warmed.
+#[test]
+fn a_loop_only_replays() {
+    if !compiled() {
+        return;
+    }
+    let driver = Arc::new(PtxDriver::new());
+    let device = CudaDevice::new(driver.clone(), DType::BF16).unwrap();
+    let mut program = device.sampler(graph(2), steps(false)).unwrap();
+    program.warm().unwrap();
+    assert_eq!(driver.calls().captures, 1);
+    // Warmed twice is warmed once.
+    let before = driver.calls();
+    program.warm().unwrap();
+    assert_eq!(calls(driver.calls(), before), Calls { synchronisations: 1, ..Calls::default() });
+    let mut first = None;
+    for round in 0..2 {
+        let case = Case::new(Method::Dpmpp2M, 6, 2, 3);
+        let before = driver.calls();
+        let (mut seen, mut at) = (Vec::new(), Vec::new());
+        let sampled = case.sample(&mut program, &mut |done| {
+            seen.push(done);
+            at.push(driver.calls());
+            Ok(())
+        });
+        let sampled = sampled.unwrap();
+        // Two steps ahead, then the last two.
+        assert_eq!(seen, [0, 0, 1, 2, 3, 4, 5, 6]);
+        // From the second step on; the copy of the first one's output is in it. Everything waits for marks alone.
+        let within = calls(at[7], at[1]);
+        assert_eq!(within, Calls { replays: 5, waits: 6, ..Calls::default() });
+        let all = calls(driver.calls(), before);
+        assert_eq!((all.replays, all.allocations, all.captures), (6, 0, 0), "round {round}");
+        assert_eq!(*first.get_or_insert(sampled.clone()), sampled);
+    }
+    // Without `warm` the first step goes launch by launch, and the rest is the same.
+    let mut cold = device.sampler(graph(2), steps(false)).unwrap();
+    let case = Case::new(Method::Dpmpp2M, 6, 2, 3);
+    assert_eq!(Some(case.sample(&mut cold, &mut |_| Ok(())).unwrap()), first);
+    // So it is where the driver does not capture.
+    let direct = CudaDevice::new(Arc::new(PtxDriver::new().direct()), DType::BF16).unwrap();
+    let mut direct = direct.sampler(graph(2), steps(false)).unwrap();
+    assert_eq!(Some(case.sample(&mut direct, &mut |_| Ok(())).unwrap()), first);
+}
+
+/// An error of the caller's ends the loop within two steps, and the program is as good as before.
+#[test]
+fn a_cancelled_loop_ends_within_two_steps() {
+    if !compiled() {
+        return;
+    }
+    let driver = Arc::new(PtxDriver::new());
+    let device = CudaDevice::new(driver.clone(), DType::F16).unwrap();
+    let mut program = device.sampler(graph(1), steps(false)).unwrap();
+    let case = Case::new(Method::Euler, 8, 1, 5);
+    let whole = case.sample(&mut program, &mut |_| Ok(())).unwrap();
+    let before = driver.calls();
+    let cancelled = case.sample(&mut program, &mut |done| if done >= 2 { Err(Error::Cancelled) } else { Ok(()) });
+    assert!(matches!(cancelled, Err(Error::Cancelled)), "{cancelled:?}");
+    // Two are done, two more were on their way.
+    assert!(calls(driver.calls(), before).replays <= 4);
+    assert_eq!(case.sample(&mut program, &mut |_| Ok(())).unwrap(), whole);
+}
+
+#[test]
+fn the_first_step_that_is_not_finite_is_named() {
+    if !compiled() {
+        return;
+    }
+    let device = CudaDevice::new(Arc::new(PtxDriver::new()), DType::F16).unwrap();
+    let mut program = device.sampler(graph(1), steps(false)).unwrap();
+    let mut case = Case::new(Method::Euler, 5, 1, 5);
+    case.time[3 * WIDTH] = f32::NAN;
+    assert_eq!(case.sample(&mut program, &mut |_| Ok(())).unwrap().not_finite, Some(3));
+    // And nothing of it is left.
+    let case = Case::new(Method::Euler, 5, 1, 5);
+    assert_eq!(case.sample(&mut program, &mut |_| Ok(())).unwrap().not_finite, None);
+}
+
+#[test]
+fn what_does_not_fit_is_an_error() {
+    if !compiled() {
+        return;
+    }
+    let device = CudaDevice::new(Arc::new(PtxDriver::new()), DType::F16).unwrap();
+    let mut program = device.sampler(graph(1), steps(false)).unwrap();
+    let mut fails = |change: fn(&mut Case), method, count, part: &str| {
+        let mut case = Case::new(method, count, 1, 5);
+        change(&mut case);
+        let text = case.sample(&mut program, &mut |_| Ok(())).unwrap_err().to_string();
+        assert!(text.contains(part), "{text}");
+    };
+    fails(|_| {}, Method::Euler, 9, "9 steps; 1 to 8 are possible");
+    fails(|_| {}, Method::EulerAncestral, 3, "noise of 120 values");
+    fails(|case| case.time.truncate(20), Method::Euler, 3, "`time` is bound to 20 values, 48 are needed");
+    fails(|case| case.shift.clear(), Method::Euler, 3, "`shift` is bound to 0 values");
+    fails(|case| case.latents.clear(), Method::Euler, 3, "0 latents, 120");
+    let text = program.run(&[], &mut []).unwrap_err().to_string();
+    assert!(text.contains("declared") || text.contains("sampler"), "{text}");
+    // An input that varies and that no product adds.
+    let wrong = Steps { varying: 1..3, ..steps(false) };
+    let text = device.sampler(graph(1), wrong).map(|_| ()).unwrap_err().to_string();
+    assert!(text.contains("varies from step to step"), "{text}");
+    let far = Steps { varying: 2..4, ..steps(false) };
+    assert!(device.sampler(graph(1), far).is_err());
+}
