@@ -21,7 +21,7 @@ use braid::weights::{Scope, Storage, Weight, Weights};
 use braid::{Compat, Error};
 use lexopt::Arg;
 use serde::Serialize;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// Bytes of an element as a GPU stores it.
@@ -148,7 +148,9 @@ impl Operation {
     fn of(graph: &Graph, node: &Node, gpu: &Gpu) -> Option<Self> {
         let sms = gpu.multiprocessors;
         let (rows, n) = (node.len() / node.channels().max(1), node.channels());
-        let operands: usize = node.inputs.iter().map(|id| graph.node(*id).len()).sum();
+        // Query, key and value may come from one tensor.
+        let inputs: BTreeSet<_> = node.inputs.iter().collect();
+        let operands: usize = inputs.into_iter().map(|id| graph.node(*id).len()).sum();
         let (mut flops, mut weights) = (0.0, 0);
         let result = || node.shape.iter().map(usize::to_string).collect::<Vec<_>>().join("x");
         let (kind, shape, cut) = match &node.op {
