@@ -223,7 +223,7 @@ fn bench_knows_the_work_of_sdxl_on_a_gpu() {
         assert!((number("step_flops") / 2.0 / 6.76e12 - 1.0).abs() < 0.02);
         assert!(number("floor_seconds") >= number("step_flops") / row["gpu"]["peak"].as_f64().unwrap());
         assert!(number("predicted_seconds") > number("floor_seconds"));
-        let worst: Vec<f64> = row["worst"].as_array().unwrap().iter().map(|o| wave(o)).collect();
+        let worst: Vec<f64> = row["worst"].as_array().unwrap().iter().map(wave).collect();
         assert_eq!(worst.len(), 10);
         assert!(worst.is_sorted() && worst[0] < 1.0);
         assert!(row["ops"].as_array().unwrap().iter().all(|o| o["cut"].is_null() || wave(o) >= worst[0]));
