@@ -193,6 +193,10 @@ fn bench_takes_lists() {
     command.args(["e2e", "--model", &case.path("."), "-n", "1,2", "--size", "32..64+32", "-r", "2", "--warmup", "2"]);
     let output = command.args(["-o", "json"]).output().unwrap();
     assert!(output.status.success(), "{}", stderr(&output));
+    let mut preset = std::process::Command::new(env!("CARGO_BIN_EXE_bench"));
+    preset.args(["e2e", "--model", &case.path("."), "--preset", "mlperf", "--size", "32", "-r", "1", "-o", "jsonl"]);
+    let row: Value = serde_json::from_str(&stdout(&preset.output().unwrap())).unwrap();
+    assert_eq!((&row["steps"], &row["cfg_scale"]), (&20.into(), &8.0.into()));
     let json: Value = serde_json::from_str(&stdout(&output)).unwrap();
     let rows: Vec<_> = json.as_array().unwrap().iter().map(|r| (r["width"].as_u64(), r["steps"].as_u64())).collect();
     assert_eq!(rows, [(32, 1), (32, 2), (64, 1), (64, 2)].map(|(w, n)| (Some(w), Some(n))));

@@ -77,6 +77,14 @@ pub fn run(mut parser: lexopt::Parser) -> Result<(), Failure> {
             Arg::Short('b') | Arg::Long("batch-count") => counts = lists::numbers(p, "--batch-count", 1, MAX_COUNT)?,
             Arg::Short('t') | Arg::Long("threads") => threads = Some(args::count(p, "--threads", 1, MAX_THREADS)?),
             Arg::Short('r') | Arg::Long("repetitions") => repetitions = args::count(p, "--repetitions", 1, 10_000)?,
+            Arg::Long("preset") => match args::text(p, "--preset")?.as_str() {
+                // The settings of MLPerf Inference's SDXL.
+                "mlperf" => {
+                    (steps, sizes, request.guidance) = (vec![20], vec![1024], 8.0);
+                    request.method = Some("euler".parse()?);
+                }
+                other => return Err(Failure::usage(format!("--preset: `{other}` is not known; mlperf is"))),
+            },
             Arg::Long("warmup") => warmup = args::count(p, "--warmup", 1, 10_000)?,
             Arg::Short('o') | Arg::Long("output") => format = Format::read(p)?,
             other => return Err(args::unexpected_of(other, "bench --help")),

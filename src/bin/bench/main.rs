@@ -39,6 +39,9 @@ requests is kept. Lists give a row for every combination.
       --size LIST               width and height [default: the model's own size]
   -W, --width N  -H, --height N one of them apart
   -b, --batch-count LIST        pictures of a request [default: 1]
+      --preset mlperf           20 steps of Euler, guidance 8, 1024x1024; flags after it win. Its
+                                single stream is -b 1 and the percentiles, its offline a larger -b
+                                and pictures/s
   -t, --threads N               [default: all cores]
   -r, --repetitions N           [default: 5]
       --warmup N                [default: 1]
