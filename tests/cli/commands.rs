@@ -185,3 +185,65 @@ fn bench_reports_every_sample() {
     assert_eq!(bench("csv").lines().count(), 2);
     assert!(bench("md").lines().all(|l| l.starts_with("| ") && l.ends_with(" |")));
 }
+
+#[test]
+fn bench_takes_lists() {
+    let case = Case::make("diffusers", "euler");
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_bench"));
+    command.args(["e2e", "--model", &case.path("."), "-n", "1,2", "--size", "32..64+32", "-r", "2", "--warmup", "2"]);
+    let output = command.args(["-o", "json"]).output().unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+    let mut preset = std::process::Command::new(env!("CARGO_BIN_EXE_bench"));
+    preset.args(["e2e", "--model", &case.path("."), "--preset", "mlperf", "--size", "32", "-r", "1", "-o", "jsonl"]);
+    let row: Value = serde_json::from_str(&stdout(&preset.output().unwrap())).unwrap();
+    assert_eq!((&row["steps"], &row["cfg_scale"]), (&20.into(), &8.0.into()));
+    let json: Value = serde_json::from_str(&stdout(&output)).unwrap();
+    let rows: Vec<_> = json.as_array().unwrap().iter().map(|r| (r["width"].as_u64(), r["steps"].as_u64())).collect();
+    assert_eq!(rows, [(32, 1), (32, 2), (64, 1), (64, 2)].map(|(w, n)| (Some(w), Some(n))));
+    let row = &json[3];
+    assert_eq!((&row["warmup"], row["seconds"].as_array().unwrap().len()), (&2.into(), 2));
+    assert!(row["date"].as_str().unwrap().ends_with('Z') && row.get("commit").is_some());
+    let number = |name: &str| row[name].as_f64().unwrap();
+    assert!((number("pictures_per_second") * number("mean_seconds") - 1.0).abs() < 1e-9);
+    assert!(number("p50_seconds") <= number("p99_seconds"));
+    let shares: f64 = row["stage_share"].as_object().unwrap().values().map(|v| v.as_f64().unwrap()).sum();
+    assert!((0.5..=1.001).contains(&shares), "{shares}");
+}
+
+#[test]
+fn bench_knows_the_work_of_sdxl_on_a_gpu() {
+    let bench = |args: &[&str]| {
+        let output = std::process::Command::new(env!("CARGO_BIN_EXE_bench")).arg("roofline").args(args).output();
+        output.unwrap()
+    };
+    let output = bench(&["--gpu", "h200,a100", "--size", "1024", "-o", "json"]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let json: Value = serde_json::from_str(&stdout(&output)).unwrap();
+    assert_eq!(json.as_array().unwrap().len(), 2);
+    for row in json.as_array().unwrap() {
+        let number = |name: &str| row[name].as_f64().unwrap();
+        assert!((number("pass_flops") / 6.76e12 - 1.0).abs() < 0.01);
+        // Two rows; what is made once a request is no part of a step.
+        assert!((number("step_flops") / 2.0 / 6.76e12 - 1.0).abs() < 0.02);
+        assert!(number("floor_seconds") >= number("step_flops") / row["gpu"]["peak"].as_f64().unwrap());
+        assert!(number("predicted_seconds") > number("floor_seconds"));
+        let worst: Vec<f64> = row["worst"].as_array().unwrap().iter().map(wave).collect();
+        assert_eq!(worst.len(), 10);
+        assert!(worst.is_sorted() && worst[0] < 1.0);
+        assert!(row["ops"].as_array().unwrap().iter().all(|o| o["cut"].is_null() || wave(o) >= worst[0]));
+    }
+    let text = stdout(&bench(&["--gpu", "l40s"]));
+    assert!(text.contains("TFLOP per UNet pass") && text.contains("The 10 worst by wave efficiency"), "{text}");
+    assert_eq!(stdout(&bench(&["--gpu", "h100", "--size", "512,1024", "-o", "jsonl"])).lines().count(), 2);
+    for (args, flag) in
+        [(&[][..], "--gpu"), (&["--gpu", "x"], "--gpu"), (&["--gpu", "a100", "--size", "1..9"], "--size")]
+    {
+        let output = bench(args);
+        assert_eq!(output.status.code(), Some(2));
+        assert!(stderr(&output).contains(flag) && stderr(&output).lines().count() == 1);
+    }
+}
+
+fn wave(operation: &Value) -> f64 {
+    operation["cut"]["wave_efficiency"].as_f64().unwrap()
+}
