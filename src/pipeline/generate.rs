@@ -41,7 +41,7 @@ fn draw(p: &Pipeline, programs: &mut Programs, request: &Request, watch: &mut Wa
     let mut run = Run::new(p, programs, request, watch)?;
     // What is too large is refused before any work: the decoder's program takes the most memory.
     run.pictures_fit()?;
-    let shape = Shape::of(p, request);
+    let shape = Shape::of(p, request)?;
     let plan = prepare::plan(p, &shape)?;
     let plan = run.programs.plan_for(plan);
     room::demand(p, run.programs, &plan, &shape)?;

@@ -251,7 +251,10 @@ impl Pipeline {
     }
 
     /// The shape of a request; for [`Pipeline::prepare`].
-    pub fn shape(&self, request: &Request) -> Shape {
+    ///
+    /// # Errors
+    /// [`crate::Error::Parameter`] for a prompt that is too long.
+    pub fn shape(&self, request: &Request) -> Result<Shape> {
         Shape::of(self, request)
     }
 

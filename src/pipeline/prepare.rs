@@ -33,19 +33,23 @@ pub struct Shape {
 
 impl Shape {
     /// The shape of that very request.
-    pub(super) fn of(p: &Pipeline, request: &Request) -> Self {
-        let negative = request.negative_prompt.as_deref().unwrap_or("");
-        let rows = [request.prompt.as_str(), negative].map(|prompt| encode::rows(p, prompt).0[0].len());
-        Self {
+    pub(super) fn of(p: &Pipeline, request: &Request) -> Result<Self> {
+        let rows = |flag: &str, prompt: &str| Ok(encode::rows(p, flag, prompt)?.0[0].len());
+        let guided = p.compat.guides(request.guidance);
+        let mut text_rows = rows("--prompt", &request.prompt)?;
+        if guided {
+            text_rows = text_rows.max(rows("--negative-prompt", request.negative_prompt.as_deref().unwrap_or(""))?);
+        }
+        Ok(Self {
             width: request.width,
             height: request.height,
-            guided: p.compat.guides(request.guidance),
+            guided,
             steps: request.steps,
-            text_rows: rows[0].max(rows[1]),
+            text_rows,
             references: request.images.iter().map(|image| image.references.len()).collect(),
             pictures: request.images.iter().any(|image| image.has_pictures()),
             clip_skip: request.clip_skip,
-        }
+        })
     }
 }
 
