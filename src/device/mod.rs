@@ -27,6 +27,23 @@ pub trait Device: Send + Sync {
         self.load(graph)
     }
 
+    /// Bytes of the device's own memory that a program of this graph takes, at most; `None` where it has none of its own.
+    ///
+    /// # Errors
+    /// Where an operation is not supported.
+    fn estimate(&self, graph: Graph, role: Role) -> Result<Option<u64>> {
+        let _ = (graph, role);
+        Ok(None)
+    }
+
+    /// Bytes of the device's own memory that can be had; `None` where it has none of its own.
+    ///
+    /// # Errors
+    /// Where the device has failed.
+    fn room(&self) -> Result<Option<u64>> {
+        Ok(None)
+    }
+
     /// Whether programs loaded as [`Role::Denoise`] have a [`Program::sampler`].
     fn samples(&self) -> bool {
         false
@@ -36,6 +53,8 @@ pub trait Device: Send + Sync {
 /// What a graph is for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Role {
+    /// Nothing that a device need know.
+    Plain,
     /// One evaluation of the model; input 0 and output 0 are the latents and the model's output, `[B, h, w, C]`, with one row
     /// or a positive and a negative one.
     Denoise(Steps),

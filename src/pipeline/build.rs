@@ -2,8 +2,10 @@
 
 use super::Pipeline;
 use super::programs::{Key, Programs};
+use super::room::Estimate;
 use crate::device::{Program, Role, Steps};
 use crate::error::{Error, Result};
+use crate::graph::Graph;
 use crate::models::clip_text::clip_text;
 use crate::models::clip_vision::clip_vision;
 use crate::models::condition::{Adapter, condition};
@@ -59,47 +61,58 @@ pub(super) fn text<'a>(
     encoder: usize,
     skip: usize,
 ) -> Result<&'a mut dyn Program> {
+    let depth = depth(p, encoder, skip)?;
+    programs.get(Key::Text { encoder, depth }, || p.device.load(text_graph(p, encoder, depth)?))
+}
+
+/// The layers that run.
+fn depth(p: &Pipeline, encoder: usize, skip: usize) -> Result<usize> {
+    let layers = p.models.text[encoder].config.layers;
+    layers
+        .checked_sub(skip.saturating_add(1))
+        .filter(|d| *d > 0)
+        .ok_or_else(|| Error::parameter("--clip-skip", format!("{skip} given; the text encoder has {layers} layers")))
+}
+
+fn text_graph(p: &Pipeline, encoder: usize, depth: usize) -> Result<Graph> {
     let model = &p.models.text[encoder];
-    let config = &model.config;
-    let depth = config.layers.checked_sub(skip.saturating_add(1)).filter(|d| *d > 0).ok_or_else(|| {
-        let what = format!("{skip} given; the text encoder has {} layers", config.layers);
-        Error::parameter("--clip-skip", what)
-    })?;
     let tokens = p.models.tokenizers[encoder].max_length();
-    programs.get(Key::Text { encoder, depth }, || {
-        let scope = Scope::new(model.weights.clone());
-        let graph = clip_text(config, &scope, 1, tokens, depth, encoder == 1)?;
-        scope.finish("text encoder")?;
-        p.device.load(graph)
-    })
+    let scope = Scope::new(model.weights.clone());
+    let graph = clip_text(&model.config, &scope, 1, tokens, depth, encoder == 1)?;
+    scope.finish("text encoder")?;
+    Ok(graph)
 }
 
 /// The image encoder.
 pub(super) fn image<'a>(p: &Pipeline, programs: &'a mut Programs) -> Result<&'a mut dyn Program> {
+    programs.get(Key::Image, || p.device.load(image_graph(p)?))
+}
+
+fn image_graph(p: &Pipeline) -> Result<Graph> {
     let vision = p.models.vision.as_ref().ok_or_else(|| {
         Error::parameter("--clip-vision", "an image encoder is needed for pictures; give its file or folder")
     })?;
-    programs.get(Key::Image, || {
-        let scope = Scope::new(vision.weights.clone());
-        let graph = clip_vision(&vision.config, &scope, 1)?;
-        scope.finish("image encoder")?;
-        p.device.load(graph)
-    })
+    let scope = Scope::new(vision.weights.clone());
+    let graph = clip_vision(&vision.config, &scope, 1)?;
+    scope.finish("image encoder")?;
+    Ok(graph)
 }
 
 /// What does not depend on the latents.
 pub(super) fn conditioner<'a>(p: &Pipeline, programs: &'a mut Programs, plan: &Plan) -> Result<&'a mut dyn Program> {
-    programs.get(Key::Condition(plan.clone()), || {
-        let scope = Scope::new(p.models.unet.weights.clone());
-        let used: Vec<_> = plan.adapters.iter().map(|&a| &p.models.adapters[a]).collect();
-        let scopes: Vec<Scope> = used.iter().map(|a| Scope::new(a.weights.clone())).collect();
-        let adapters: Vec<Adapter<'_>> =
-            used.iter().zip(&scopes).map(|(a, scope)| Adapter { config: &a.config, scope }).collect();
-        let graph = condition(&p.models.unet.config, &scope, &plan.shape, plan.most, &adapters)?;
-        scope.finish("UNet")?;
-        scopes.iter().try_for_each(|s| s.finish("IP-Adapter").map(drop))?;
-        p.device.load(graph)
-    })
+    programs.get(Key::Condition(plan.clone()), || p.device.load(condition_graph(p, plan)?))
+}
+
+fn condition_graph(p: &Pipeline, plan: &Plan) -> Result<Graph> {
+    let scope = Scope::new(p.models.unet.weights.clone());
+    let used: Vec<_> = plan.adapters.iter().map(|&a| &p.models.adapters[a]).collect();
+    let scopes: Vec<Scope> = used.iter().map(|a| Scope::new(a.weights.clone())).collect();
+    let adapters: Vec<Adapter<'_>> =
+        used.iter().zip(&scopes).map(|(a, scope)| Adapter { config: &a.config, scope }).collect();
+    let graph = condition(&p.models.unet.config, &scope, &plan.shape, plan.most, &adapters)?;
+    scope.finish("UNet")?;
+    scopes.iter().try_for_each(|s| s.finish("IP-Adapter").map(drop))?;
+    Ok(graph)
 }
 
 /// The denoiser, as a sampler where there are `steps`.
@@ -111,29 +124,56 @@ pub(super) fn denoiser<'a>(
 ) -> Result<&'a mut dyn Program> {
     let key = Key::Denoise { shape: shape.clone(), steps: steps.clone() };
     programs.get(key, || {
-        let scope = Scope::new(p.models.unet.weights.clone());
-        let graph = unet(&p.models.unet.config, &scope, shape, &p.compat)?;
-        scope.finish("UNet")?;
-        let program = match &steps {
-            Some(steps) => p.device.load_as(graph, Role::Denoise(steps.clone())),
-            None => p.device.load(graph),
-        };
-        short_of("denoise", p, [shape.height, shape.width], program)
+        let role = steps.clone().map_or(Role::Plain, Role::Denoise);
+        short_of("denoise", p, [shape.height, shape.width], p.device.load_as(unet_graph(p, shape)?, role))
     })
 }
 
+fn unet_graph(p: &Pipeline, shape: &UnetShape) -> Result<Graph> {
+    let scope = Scope::new(p.models.unet.weights.clone());
+    let graph = unet(&p.models.unet.config, &scope, shape, &p.compat)?;
+    scope.finish("UNet")?;
+    Ok(graph)
+}
+
 /// The decoder of latents of that height and width.
-pub(super) fn decoder<'a>(
-    p: &Pipeline,
-    programs: &'a mut Programs,
-    [height, width]: [usize; 2],
-) -> Result<&'a mut dyn Program> {
+pub(super) fn decoder<'a>(p: &Pipeline, programs: &'a mut Programs, latent: [usize; 2]) -> Result<&'a mut dyn Program> {
+    let [height, width] = latent;
     programs.get(Key::Decode { height, width }, || {
-        let scope = Scope::new(p.models.vae.weights.clone());
-        let graph = vae_decoder(&p.models.vae.config, &scope, height, width, &p.compat)?;
-        scope.finish("VAE decoder")?;
-        short_of("decode", p, [height, width], p.device.load_as(graph, Role::Decode))
+        short_of("decode", p, latent, p.device.load_as(decoder_graph(p, latent)?, Role::Decode))
     })
+}
+
+fn decoder_graph(p: &Pipeline, [height, width]: [usize; 2]) -> Result<Graph> {
+    let scope = Scope::new(p.models.vae.weights.clone());
+    let graph = vae_decoder(&p.models.vae.config, &scope, height, width, &p.compat)?;
+    scope.finish("VAE decoder")?;
+    Ok(graph)
+}
+
+/// What the programs of a plan take of the device's own memory; `None` where it has none of its own.
+pub(super) fn estimate(p: &Pipeline, plan: &Plan, skip: usize, pictures: bool) -> Result<Option<Estimate>> {
+    let of = |graph: Graph, role: Role| Ok(p.device.estimate(graph, role)?.unwrap_or(0));
+    if p.device.room()?.is_none() {
+        return Ok(None);
+    }
+    let mut estimate = Estimate::default();
+    for encoder in 0..2 {
+        let depth = depth(p, encoder, skip)?;
+        estimate.text += of(text_graph(p, encoder, depth)?, Role::Plain)?;
+        let negative = self::depth(p, encoder, 0)?;
+        if plan.shape.batch > 1 && negative != depth {
+            estimate.text += of(text_graph(p, encoder, negative)?, Role::Plain)?;
+        }
+    }
+    if pictures {
+        estimate.image = of(image_graph(p)?, Role::Plain)?;
+    }
+    estimate.condition = of(condition_graph(p, plan)?, Role::Plain)?;
+    let role = plan.sampler(p).map_or(Role::Plain, Role::Denoise);
+    estimate.denoise = of(unet_graph(p, &plan.shape)?, role)?;
+    estimate.decode = of(decoder_graph(p, [plan.shape.height, plan.shape.width])?, Role::Decode)?;
+    Ok(Some(estimate))
 }
 
 /// Says which size would fit where a program for this one does not: what it takes grows with the number of pixels.

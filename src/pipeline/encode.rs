@@ -38,11 +38,7 @@ pub(super) fn text(
     prompt: &str,
     skip: usize,
 ) -> Result<(Text, usize)> {
-    let (rows, cut) = rows(p, prompt);
-    if rows[0].len() > MAX_ROWS {
-        let what = format!("{} rows of {} tokens; {MAX_ROWS} are allowed", rows[0].len(), rows[0][0].len());
-        return Err(Error::parameter(flag, what));
-    }
+    let (rows, cut) = rows(p, flag, prompt)?;
     let (first, _) = encode(p, programs, 0, &rows[0], skip)?;
     let (second, pooled) = encode(p, programs, 1, &rows[1], skip)?;
     let (wa, wb) = (p.models.text[0].config.hidden, p.models.text[1].config.hidden);
@@ -55,10 +51,10 @@ pub(super) fn text(
     Ok((Text { embeds, tokens, pooled }, cut))
 }
 
-/// Each tokenizer's rows of a prompt, and how many tokens were cut.
-pub(super) fn rows(p: &Pipeline, prompt: &str) -> ([Vec<Vec<u32>>; 2], usize) {
+/// Each tokenizer's rows of the prompt that `flag` gave, and how many tokens were cut.
+pub(super) fn rows(p: &Pipeline, flag: &str, prompt: &str) -> Result<([Vec<Vec<u32>>; 2], usize)> {
     let [a, b] = &p.models.tokenizers;
-    match p.compat.text {
+    let (rows, cut) = match p.compat.text {
         Profile::Diffusers => {
             let (a, b) = (a.ids_77(prompt), b.ids_77(prompt));
             let cut = a.cut.max(b.cut);
@@ -68,7 +64,12 @@ pub(super) fn rows(p: &Pipeline, prompt: &str) -> ([Vec<Vec<u32>>; 2], usize) {
             let (a, b) = Tokenizer::rows_of_both(a, b, prompt);
             ([a, b], 0)
         }
+    };
+    if rows[0].len() > MAX_ROWS {
+        let what = format!("{} rows of {} tokens; {MAX_ROWS} are allowed", rows[0].len(), rows[0][0].len());
+        return Err(Error::parameter(flag, what));
     }
+    Ok((rows, cut))
 }
 
 /// Tokens of so many rows.

@@ -2,8 +2,10 @@
 
 use super::build::{self, Plan};
 use super::encode::{self, Text};
+use super::prepare::{self, Shape};
 use super::programs::Programs;
 use super::request::{MAX_SIDE, Output, Progress, Reference, Request, Stage, StageTensor, Watch};
+use super::room;
 use super::{ImagePrompt, Pipeline};
 use crate::error::{Error, Result};
 use crate::inputs::picture::Picture;
@@ -39,9 +41,15 @@ fn draw(p: &Pipeline, programs: &mut Programs, request: &Request, watch: &mut Wa
     let mut run = Run::new(p, programs, request, watch)?;
     // What is too large is refused before any work: the decoder's program takes the most memory.
     run.pictures_fit()?;
+    let shape = Shape::of(p, request)?;
+    let plan = prepare::plan(p, &shape)?;
+    let plan = run.programs.plan_for(plan);
+    room::demand(p, run.programs, &plan, &shape)?;
     build::decoder(p, run.programs, run.latent)?;
     let texts = run.stage(Stage::Text, Run::texts)?;
+    run.programs.encoded();
     let embeds = run.stage(Stage::Image, Run::image_embeds)?;
+    run.programs.encoded();
     let state = run.stage(Stage::Condition, |run| run.condition(&texts, &embeds))?;
     let mut pictures = Vec::new();
     for picture in 0..request.count {

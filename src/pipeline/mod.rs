@@ -9,6 +9,7 @@ mod load;
 mod prepare;
 mod programs;
 mod request;
+mod room;
 mod scales;
 
 pub use device::DeviceChoice;
@@ -17,6 +18,7 @@ pub use request::{
     CancelToken, ImagePrompt, MAX_COUNT, MAX_SIDE, MAX_THREADS, Output, Progress, Reference, Request, Stage,
     StageTensor, Watch,
 };
+pub use room::{Encoders, Estimate};
 pub use scales::Scales;
 
 use crate::compat::Compat;
@@ -53,6 +55,8 @@ pub struct PipelineOptions {
     pub dtype: Option<DType>,
     /// The same for the VAE, bf16 where absent: SDXL's overflows f16. No effect on the CPU.
     pub vae_dtype: Option<DType>,
+    /// Whether the encoders' programs stay after a request.
+    pub encoders: Encoders,
     /// Threads of the CPU; one for each core where absent.
     pub threads: Option<usize>,
     /// Whether files are mapped. A mapped file that is cut short while in use ends the process (SIGBUS); without mapping the
@@ -72,6 +76,7 @@ impl PipelineOptions {
             device: DeviceChoice::Cpu,
             dtype: None,
             vae_dtype: None,
+            encoders: Encoders::Auto,
             threads: None,
             mmap: true,
         }
@@ -130,6 +135,7 @@ pub struct Pipeline {
     device: Box<dyn Device>,
     dtype: DType,
     note: Option<String>,
+    encoders: Encoders,
     threads: usize,
     programs: Mutex<Programs>,
 }
@@ -157,7 +163,10 @@ impl Pipeline {
         };
         let models = Models::load(options)?;
         let compat = options.compat.clone();
-        Ok(Self { models, compat, device, dtype, note, threads, programs: Mutex::default() })
+        let encoders = options.encoders;
+        let mut programs = Programs::default();
+        programs.free_encoders = encoders == Encoders::Free;
+        Ok(Self { models, compat, device, dtype, note, encoders, threads, programs: Mutex::new(programs) })
     }
 
     /// The device that the pipeline runs on, as a user would name it.
@@ -235,12 +244,26 @@ impl Pipeline {
     /// # Errors
     /// [`crate::Error::Parameter`] where there is no image encoder.
     pub fn encode_image(&self, picture: &Picture) -> Result<Vec<f32>> {
-        encode::image(self, &mut self.lock(), picture)
+        let mut programs = self.lock();
+        let embeds = encode::image(self, &mut programs, picture);
+        programs.encoded();
+        embeds
     }
 
     /// The shape of a request; for [`Pipeline::prepare`].
-    pub fn shape(&self, request: &Request) -> Shape {
+    ///
+    /// # Errors
+    /// [`crate::Error::Parameter`] for a prompt that is too long.
+    pub fn shape(&self, request: &Request) -> Result<Shape> {
         Shape::of(self, request)
+    }
+
+    /// What requests of that shape take of the device's own memory; `None` on the CPU, where weights stay in the mapped files.
+    ///
+    /// # Errors
+    /// As [`Pipeline::prepare`], but for memory.
+    pub fn estimate(&self, shape: &Shape) -> Result<Option<Estimate>> {
+        build::estimate(self, &prepare::plan(self, shape)?, shape.clip_skip, shape.pictures)
     }
 
     /// Builds the programs for requests of that shape, and does all that is done once: on a GPU, weights are taken up, kernels

@@ -4,7 +4,7 @@ use super::build::{self, Plan};
 use super::generate;
 use super::programs::Programs;
 use super::request::Request;
-use super::{Pipeline, encode};
+use super::{Pipeline, encode, room};
 use crate::error::{Error, Result};
 use crate::models::unet::UnetShape;
 
@@ -33,24 +33,28 @@ pub struct Shape {
 
 impl Shape {
     /// The shape of that very request.
-    pub(super) fn of(p: &Pipeline, request: &Request) -> Self {
-        let negative = request.negative_prompt.as_deref().unwrap_or("");
-        let rows = [request.prompt.as_str(), negative].map(|prompt| encode::rows(p, prompt).0[0].len());
-        Self {
+    pub(super) fn of(p: &Pipeline, request: &Request) -> Result<Self> {
+        let rows = |flag: &str, prompt: &str| Ok(encode::rows(p, flag, prompt)?.0[0].len());
+        let guided = p.compat.guides(request.guidance);
+        let mut text_rows = rows("--prompt", &request.prompt)?;
+        if guided {
+            text_rows = text_rows.max(rows("--negative-prompt", request.negative_prompt.as_deref().unwrap_or(""))?);
+        }
+        Ok(Self {
             width: request.width,
             height: request.height,
-            guided: p.compat.guides(request.guidance),
+            guided,
             steps: request.steps,
-            text_rows: rows[0].max(rows[1]),
+            text_rows,
             references: request.images.iter().map(|image| image.references.len()).collect(),
             pictures: request.images.iter().any(|image| image.has_pictures()),
             clip_skip: request.clip_skip,
-        }
+        })
     }
 }
 
-/// Builds and warms every program of a request of that shape.
-pub(super) fn prepare(p: &Pipeline, programs: &mut Programs, shape: &Shape) -> Result<()> {
+/// The plan of a shape.
+pub(super) fn plan(p: &Pipeline, shape: &Shape) -> Result<Plan> {
     if shape.steps == 0 || shape.text_rows == 0 {
         return Err(Error::parameter("--steps", "0 steps or rows of text to prepare; at least 1 is needed"));
     }
@@ -66,16 +70,23 @@ pub(super) fn prepare(p: &Pipeline, programs: &mut Programs, shape: &Shape) -> R
     };
     let batch = if shape.guided { 2 } else { 1 };
     let tokens = encode::tokens(p, shape.text_rows)?;
-    let plan = Plan::new(p, UnetShape { batch, height, width, tokens, image_tokens }, shape.steps, adapters);
-    build::decoder(p, programs, [height, width])?.warm()?;
-    for encoder in 0..2 {
+    Ok(Plan::new(p, UnetShape { batch, height, width, tokens, image_tokens }, shape.steps, adapters))
+}
+
+/// Builds and warms every program of a request of that shape. Encoders that go after use are left to the request.
+pub(super) fn prepare(p: &Pipeline, programs: &mut Programs, shape: &Shape) -> Result<()> {
+    let plan = plan(p, shape)?;
+    room::demand(p, programs, &plan, shape)?;
+    build::decoder(p, programs, [plan.shape.height, plan.shape.width])?.warm()?;
+    let encoders = if programs.free_encoders { 0 } else { 2 };
+    for encoder in 0..encoders {
         build::text(p, programs, encoder, shape.clip_skip)?.warm()?;
         if shape.guided && shape.clip_skip > 0 {
             // The negative prompt skips nothing.
             build::text(p, programs, encoder, 0)?.warm()?;
         }
     }
-    if shape.pictures {
+    if shape.pictures && encoders > 0 {
         build::image(p, programs)?.warm()?;
     }
     build::conditioner(p, programs, &plan)?.warm()?;

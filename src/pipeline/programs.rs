@@ -1,5 +1,6 @@
 //! The programs that a pipeline has built, kept for the next request.
 
+use super::Pipeline;
 use super::build::Plan;
 use crate::device::{Program, Steps};
 use crate::error::{Error, Result};
@@ -32,6 +33,8 @@ pub(super) struct Programs {
     kept: Vec<(Key, Box<dyn Program>)>,
     /// What was prepared for, newest last.
     plans: Vec<Plan>,
+    /// Whether encoders go once they have done their work.
+    pub(super) free_encoders: bool,
 }
 
 /// Programs kept: those of two resolutions with all their stages.
@@ -61,6 +64,20 @@ impl Programs {
         let at = self.kept.len();
         self.kept.push(entry);
         Ok(self.kept[at].1.as_mut())
+    }
+
+    /// Whether UNet and decoder of a plan are there.
+    pub(super) fn has(&self, p: &Pipeline, plan: &Plan) -> bool {
+        let UnetShape { height, width, .. } = plan.shape;
+        let denoise = Key::Denoise { shape: plan.shape.clone(), steps: plan.sampler(p) };
+        [denoise, Key::Decode { height, width }].iter().all(|key| self.kept.iter().any(|(k, _)| k == key))
+    }
+
+    /// Lets the encoders go, where that was decided.
+    pub(super) fn encoded(&mut self) {
+        if self.free_encoders {
+            self.kept.retain(|(key, _)| !matches!(key, Key::Text { .. } | Key::Image));
+        }
     }
 
     /// Remembers that programs for this plan are there.

@@ -37,6 +37,7 @@ const WRONG: &[(&[&str], &str)] = &[
     (&["--vae-dtype", "int8"], "--vae-dtype"),
     (&["--device", "tpu"], "--device"),
     (&["--device", "cuda:x"], "--device"),
+    (&["--encoders", "drop"], "--encoders"),
     (&["--threads", "0"], "--threads"),
     (&["-o", "a.gif"], "--output"),
     (&["-o", "a"], "--output"),
@@ -101,7 +102,7 @@ fn help_and_version() {
     let promised = "--model --clip-vision --ip-adapter --ip-adapter-image --ip-adapter-strength --ip-adapter-blocks \
         -p --prompt -n --negative-prompt --steps --cfg-scale -W --width -H --height -s --seed -b --batch-count \
         --ip-adapter-image-resize --sampling-method --schedule --prediction --timestep-spacing --guidance-rescale \
-        --clip-skip --compat --rng --dtype --vae-dtype --device --threads -o --output --latents-in --dump --json";
+        --clip-skip --compat --rng --dtype --vae-dtype --device --encoders --threads -o --output --latents-in --dump --json";
     for flag in promised.split_whitespace() {
         assert!(help.split([' ', ',', '\n']).any(|w| w == flag), "{flag}");
     }

@@ -6,7 +6,7 @@ use super::ptx::PtxDriver;
 use braid::device::cuda::CudaDevice;
 use braid::device::cuda::driver::Driver;
 use braid::inputs::picture::Picture;
-use braid::pipeline::{CancelToken, ImagePrompt, Output, Reference, Scales, Stage, Watch};
+use braid::pipeline::{CancelToken, Encoders, ImagePrompt, Output, Reference, Scales, Stage, Watch};
 use braid::schedulers::Method;
 use braid::tensor::DType;
 use braid::{Error, Pipeline, Request};
@@ -39,7 +39,7 @@ fn a_prepared_request_allocates_and_captures_nothing() {
     let mut request = common::request();
     request.images = vec![ImagePrompt::default().with(embedding(1)).with(embedding(2))];
     request.steps = 2;
-    let mut shape = prepared.shape(&request);
+    let mut shape = prepared.shape(&request).unwrap();
     assert_eq!((shape.guided, shape.steps, shape.text_rows, shape.references.as_slice()), (true, 2, 1, &[2][..]));
     assert!(!shape.pictures);
     shape.pictures = true;
@@ -82,7 +82,7 @@ fn a_shape_that_cannot_be_is_an_error() {
     let model = common::Model::folder();
     let (_, pipeline) = pipeline(&model);
     let fails = |change: &dyn Fn(&mut braid::pipeline::Shape), part: &str| {
-        let mut shape = pipeline.shape(&common::request());
+        let mut shape = pipeline.shape(&common::request()).unwrap();
         change(&mut shape);
         let text = pipeline.prepare(&shape).unwrap_err().to_string();
         assert!(text.contains(part), "{text}");
@@ -92,6 +92,53 @@ fn a_shape_that_cannot_be_is_an_error() {
     fails(&|s| s.text_rows = 33, "33 rows");
     fails(&|s| s.references = vec![1, 1], "2 image prompts for 1 adapters");
     fails(&|s| s.references = vec![usize::MAX], "more references");
+}
+
+/// The encoders stay where there is room for all, go where there is not, and what does not fit at all is refused before
+/// anything is loaded.
+#[test]
+fn memory_decides_about_the_encoders() {
+    if !compiled() {
+        return;
+    }
+    let model = common::Model::folder();
+    let mut request = common::request();
+    request.steps = 1;
+    let with = |room: u64, encoders: Encoders| {
+        let driver = Arc::new(PtxDriver::new().room(room));
+        let device = CudaDevice::new(driver.clone(), DType::F16).unwrap().with_library(false);
+        let mut options = model.options();
+        options.encoders = encoders;
+        (driver, Pipeline::load_on(&options, Some(Box::new(device))).unwrap())
+    };
+    let (_, roomy) = with(8 << 30, Encoders::Auto);
+    let estimate = roomy.estimate(&roomy.shape(&request).unwrap()).unwrap().unwrap();
+    let (kept, freed) = (estimate.kept(), estimate.freed());
+    assert!(estimate.image == 0 && 0 < freed && freed < kept, "{estimate:?}");
+    let (all, pipeline) = with(kept, Encoders::Auto);
+    let pictures = draw(&pipeline, &request).pictures;
+    let (few, pipeline) = with(kept - 1, Encoders::Auto);
+    assert_eq!(draw(&pipeline, &request).pictures, pictures);
+    let gone = (all.held() - few.held()) as u64;
+    assert!(gone > 0 && gone <= estimate.text, "{gone} of {estimate:?}");
+    // As was asked for, though there is room.
+    let (free, pipeline) = with(kept, Encoders::Free);
+    pipeline.prepare(&pipeline.shape(&request).unwrap()).unwrap();
+    assert_eq!(free.held(), few.held());
+    let refused = |room, encoders, part: &str| {
+        let (driver, pipeline) = with(room, encoders);
+        for text in [
+            pipeline.generate(&request, &mut Watch::default()).map(|_| ()).unwrap_err().to_string(),
+            pipeline.prepare(&pipeline.shape(&request).unwrap()).unwrap_err().to_string(),
+        ] {
+            assert!(text.starts_with("out of memory in loading: ") && text.contains(part), "{text}");
+        }
+        assert_eq!(driver.calls().allocations, 0);
+    };
+    refused(kept - 1, Encoders::Keep, "--encoders free would fit");
+    refused(freed - 1, Encoders::Auto, "24x24 (width x height) would fit");
+    refused(1000, Encoders::Free, "--device cpu");
+    assert_eq!(model.load().unwrap().estimate(&roomy.shape(&request).unwrap()).unwrap(), None);
 }
 
 /// Progress is told for every step in order, and a cancelled request ends within two.

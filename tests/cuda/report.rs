@@ -1,6 +1,7 @@
 //! What the published model becomes: launches and bytes, without a device.
 
 use braid::Compat;
+use braid::device::Steps;
 use braid::device::cuda::{Report, Settings};
 use braid::models::condition::{Adapter, condition};
 use braid::models::unet::{UnetShape, unet};
@@ -37,7 +38,14 @@ fn the_published_model_at_1024() {
         report
     };
     let weights = scope(tables::unet(&config));
-    let denoise = report("denoise", unet(&config, &weights, &shape, &compat).unwrap());
+    let graph = unet(&config, &weights, &shape, &compat).unwrap();
+    let denoise = report("denoise", graph.clone());
+    let start = 3 + shape.image_tokens.len();
+    let steps = Steps { most: 64, varying: start..start + config.resnets().len(), noise: true };
+    let step = Report::of_step(graph, &SETTINGS, &steps).unwrap();
+    println!("a step of the sampler: {step}");
+    // The model's input, guidance, the step and the counter; what was given is made ready before the first step.
+    assert_eq!(step.launches(), denoise.launches() + 3);
     assert!(denoise.arena <= 260 << 20, "{}", denoise.arena);
     // 2,567,463,684 parameters less those of the condition program, in 16 bits.
     assert!((4 << 30..6 << 30).contains(&denoise.weights), "{}", denoise.weights);
@@ -46,11 +54,17 @@ fn the_published_model_at_1024() {
     assert!(decode.arena <= 1_400_000_000, "{}", decode.arena);
     let ip = scope(tables::adapter(&adapter));
     let adapters = [Adapter { config: &adapter, scope: &ip }];
-    report("condition", condition(&config, &weights, &shape, 30, &adapters).unwrap());
+    let condition = report("condition", condition(&config, &weights, &shape, 64, &adapters).unwrap());
+    let mut texts = 0;
     for (text, pooled) in [(published::text(), false), (published::text_2(), true)] {
         let weights = scope(tables::clip_text(&text));
-        report("text", clip_text(&text, &weights, 2, 77, text.layers - 1, pooled).unwrap());
+        texts += report("text", clip_text(&text, &weights, 1, 77, text.layers - 1, pooled).unwrap()).bytes();
     }
     let vision = published::vision();
-    report("image", clip_vision(&vision, &scope(tables::clip_vision(&vision)), 1).unwrap());
+    let image = report("image", clip_vision(&vision, &scope(tables::clip_vision(&vision)), 1).unwrap());
+    // A whole request: the goal is 8 GB with encoders that go after use.
+    let image = image.bytes();
+    let freed = decode.bytes() + texts.max(image).max(condition.bytes() + step.bytes());
+    println!("at once: {:.2} GB, encoders kept: {:.2} GB", freed as f64 / 1e9, (freed + texts + image) as f64 / 1e9);
+    assert!(freed <= 8_000_000_000, "{freed}");
 }

@@ -122,6 +122,7 @@ fn load(options: &Options) -> Result<Pipeline, Failure> {
     load.adapters = options.adapters.iter().map(|a| a.path.clone()).collect();
     load.threads = options.threads;
     load.mmap = options.mmap;
+    load.encoders = options.encoders;
     (load.device, load.dtype, load.vae_dtype) = (options.device, options.dtype, options.vae_dtype);
     Ok(Pipeline::load(&load)?)
 }

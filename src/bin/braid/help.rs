@@ -108,6 +108,8 @@ Arithmetic:
                                 [default: auto, bf16 on CUDA]
       --device D                auto, cpu, cuda or cuda:N; auto is CUDA where it can be
                                 used, else the CPU [default: auto]
+      --encoders WHAT           auto, keep or free: whether the encoders stay in the GPU's
+                                memory after use [default: auto, where they fit]
   -t, --threads N               CPU threads [default: all cores]
 
 Files:

@@ -4,7 +4,7 @@ use crate::args::{Failure, count, named, number, seed, signed, size, text, unexp
 use crate::{files, help};
 use braid::Compat;
 use braid::inputs::noise::{Grid, Source};
-use braid::pipeline::{DeviceChoice, MAX_COUNT, MAX_SIDE, MAX_THREADS, Scales};
+use braid::pipeline::{DeviceChoice, Encoders, MAX_COUNT, MAX_SIDE, MAX_THREADS, Scales};
 use braid::schedulers::{Method, Prediction, Schedule, Spacing};
 use braid::tensor::DType;
 use lexopt::{Arg, Parser};
@@ -60,6 +60,7 @@ pub struct Options {
     pub dtype: Option<DType>,
     pub vae_dtype: Option<DType>,
     pub device: DeviceChoice,
+    pub encoders: Encoders,
     pub threads: Option<usize>,
     pub mmap: bool,
     pub output: PathBuf,
@@ -96,6 +97,7 @@ impl Options {
             dtype: None,
             vae_dtype: None,
             device: DeviceChoice::Auto,
+            encoders: Encoders::Auto,
             threads: None,
             mmap: true,
             output: "braid.png".into(),
@@ -161,6 +163,7 @@ impl Options {
                 Arg::Long("dtype") => o.dtype = choice(p, "--dtype", DTYPES)?,
                 Arg::Long("vae-dtype") => o.vae_dtype = choice(p, "--vae-dtype", DTYPES)?,
                 Arg::Long("device") => o.device = named(p, "--device")?,
+                Arg::Long("encoders") => o.encoders = named(p, "--encoders")?,
                 Arg::Short('t') | Arg::Long("threads") => o.threads = Some(count(p, "--threads", 1, MAX_THREADS)?),
                 Arg::Long("no-mmap") => o.mmap = false,
                 Arg::Short('o') | Arg::Long("output") => o.output = value(p, "--output")?.into(),

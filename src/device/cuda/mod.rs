@@ -153,9 +153,24 @@ impl Device for CudaDevice {
 
     fn load_as(&self, graph: Graph, role: Role) -> Result<Box<dyn Program>> {
         match role {
+            Role::Plain => self.load(graph),
             Role::Denoise(steps) => Ok(Box::new(self.sampler(graph, steps)?)),
             Role::Decode => self.with_dtype(self.decoder)?.load(graph),
         }
+    }
+
+    fn estimate(&self, graph: Graph, role: Role) -> Result<Option<u64>> {
+        let dtype = if role == Role::Decode { self.decoder } else { self.settings.dtype };
+        let settings = Settings { dtype, ..self.settings };
+        let report = match role {
+            Role::Denoise(steps) => Report::of_step(graph, &settings, &steps)?,
+            _ => Report::of(graph, &settings)?,
+        };
+        Ok(Some(report.bytes() as u64 + report.staging as u64))
+    }
+
+    fn room(&self) -> Result<Option<u64>> {
+        Ok(Some(self.driver.memory()?.free))
     }
 
     fn samples(&self) -> bool {

@@ -88,7 +88,7 @@ impl CudaProgram {
         let sizes = lower(&graph, &plan, settings, steps.as_ref(), Bases::default())?;
         let report = Report::new(&sizes);
         let _turn = take(&turn);
-        demand(driver.as_ref(), &report, sizes.jobs.staging())?;
+        demand(driver.as_ref(), &report)?;
         let weights = match sizes.jobs.bytes {
             0 => None,
             bytes => Some(Slab::new(driver.clone(), bytes)?),
@@ -226,8 +226,8 @@ impl CudaProgram {
 }
 
 /// Refuses a program that does not fit before anything is allocated.
-fn demand(driver: &dyn Driver, report: &Report, staging: usize) -> Result<()> {
-    let need = (report.bytes() as u64).saturating_add(staging as u64);
+fn demand(driver: &dyn Driver, report: &Report) -> Result<()> {
+    let need = (report.bytes() as u64).saturating_add(report.staging as u64);
     let have = driver.memory()?.free;
     if need <= have {
         return Ok(());

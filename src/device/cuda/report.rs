@@ -24,6 +24,8 @@ pub struct Report {
     pub arena: usize,
     /// Bytes of what lives within a node.
     pub scratch: usize,
+    /// Bytes that loading takes for a moment.
+    pub staging: usize,
 }
 
 impl Report {
@@ -60,6 +62,7 @@ impl Report {
         }
         let regions = &lowered.regions;
         report.weights = lowered.jobs.bytes;
+        report.staging = lowered.jobs.staging();
         report.bindings = regions.arena;
         report.arena = regions.scratch - regions.arena;
         report.scratch = regions.end - regions.scratch;
