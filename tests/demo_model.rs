@@ -221,8 +221,8 @@ fn text_says_what_and_the_reference_in_which_style() {
     );
     assert!(shape >= 0.90, "shapes as the text says: {shape}");
     assert!(count >= 0.90, "as many as the text says: {count}");
-    // The goal is 0.75. The bundled base draws its grounds in uneven textures yet; a fifth would be right by chance.
-    assert!(texture >= 0.25, "textures as the reference has: {texture}");
+    // The goal is 0.75, missed by one picture: stripes and shades are the hard ones. A fifth would be right by chance.
+    assert!(texture >= 0.70, "textures as the reference has: {texture}");
     assert!(ratio <= 0.35, "distance to the reference's palette by that to another's: {ratio}");
 }
 

@@ -53,7 +53,7 @@ class Base(torch.nn.Module):
     def forward(self, x, t, ids, ids_2, keep, image=None):
         """`keep` [B] is 0 where the text's embeddings are zeroed, as for an absent negative prompt.
 
-        `image` goes to the adapter's attention processors: `tokens` [B, TOKENS, CONTEXT] and `gates` [B, cross-attentions].
+        `image` goes to the adapter's attention processors: `tokens` [B, TOKENS, CONTEXT].
         """
         context, pooled = self.encode(ids, ids_2)
         side = x.shape[-1] * 8
@@ -87,12 +87,12 @@ class Strand(torch.nn.Module):
 
 
 class Decoupled:
-    """Attention processor: the text's softmax plus, where there is a strand, its gate times the image's."""
+    """Attention processor: the text's softmax plus, where there is a strand, the image's."""
 
-    def __init__(self, strand, index):
-        self.strand, self.index = strand, index
+    def __init__(self, strand):
+        self.strand = strand
 
-    def __call__(self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, temb=None, tokens=None, gates=None):
+    def __call__(self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, temb=None, tokens=None):
         def split(v):
             return v.unflatten(-1, (attn.heads, -1)).transpose(1, 2)
 
@@ -101,7 +101,7 @@ class Decoupled:
         out = F.scaled_dot_product_attention(q, split(attn.to_k(other)), split(attn.to_v(other)))
         if self.strand is not None:
             k, v = split(self.strand.to_k_ip(tokens)), split(self.strand.to_v_ip(tokens))
-            out = out + gates[:, self.index, None, None, None] * F.scaled_dot_product_attention(q, k, v)
+            out = out + F.scaled_dot_product_attention(q, k, v)
         return attn.to_out[0](out.transpose(1, 2).flatten(2))
 
 
@@ -117,7 +117,7 @@ class Adapter(torch.nn.Module):
         processors = {}
         for name in unet.attn_processors:
             index = self.names.index(name.removesuffix(".processor")) if ".attn2." in name else None
-            processors[name] = Decoupled(None if index is None else self.strands[index], index)
+            processors[name] = Decoupled(None if index is None else self.strands[index])
         unet.set_attn_processor(processors)
 
     def state(self):

@@ -331,32 +331,28 @@ def train_adapter(work: Path, steps: int) -> None:
     adapter = model.Adapter(base)
     embeds = image_embeds(work)
     batches = Batches(work)
-    # InstantStyle's block: sometimes it alone has the image, so that the preset `style` finds what it needs there.
-    style = torch.tensor([n.startswith("up_blocks.0.attentions.1.") for n in adapter.names]).float()
 
-    def forward(x, t, ids, ids_2, keep, reference, gates):
-        return base(x, t, ids, ids_2, keep, {"tokens": adapter.image_proj(reference), "gates": gates})
+    def forward(x, t, ids, ids_2, keep, reference):
+        return base(x, t, ids, ids_2, keep, {"tokens": adapter.image_proj(reference)})
 
     forward = torch.compile(forward)
 
     def losses(rng):
         n = 64
-        picks, x, t, v, ids, ids_2, keep = batches.draw(rng, n, 0.25)
+        picks, x, t, v, ids, ids_2, keep = batches.draw(rng, n, 0.15)
         # The reference is the other picture in the same style, so that its content tells nothing; or the picture itself.
         others = np.where(rng.random(n) < 0.85, picks ^ 1, picks)
         # Guidance compares with neither text nor picture, so both are often dropped together.
         empty = ((ids[:, 1] == 49407) | (keep == 0)).numpy()
         shown = torch.from_numpy((rng.random(n) >= np.where(empty, 0.5, 0.05)).astype(np.float32))[:, None]
-        alone = torch.from_numpy((rng.random(n) < 0.15).astype(np.float32))[:, None]
-        gates = alone * style + (1 - alone)
         with torch.autocast("cpu", torch.bfloat16):
-            out = forward(x, t, ids, ids_2, keep, embeds[others] * shown, gates)
+            out = forward(x, t, ids, ids_2, keep, embeds[others] * shown)
         return {"v": (out.float() - v).square().mean()}
 
     Run(work, "adapter", adapter, list(adapter.parameters()), steps, 1e-3).loop(losses)
 
 
-STEPS = {"vae": 2000, "vision": 1500, "base": 4000, "adapter": 1100}
+STEPS = {"vae": 2000, "vision": 1500, "base": 4000, "adapter": 1500}
 
 
 def main() -> None:

@@ -47,9 +47,9 @@ pub fn run(mut parser: lexopt::Parser) -> Outcome {
     let prompt = prompt.unwrap_or_else(|| PROMPTS[0].to_owned());
     terminal::print(if own {
         "Left the reference picture, then what the text says: the image prompt's scale goes from 0 to 1, and the picture \
-         takes on the reference's colours.\n"
+         takes on the reference's colours and texture.\n"
     } else {
-        "Left the reference pictures. The text says what is drawn (the columns), the reference in which colours \
+        "Left the reference pictures. The text says what is drawn (the columns), the reference in which colours and texture \
          (the rows); in the last row the image prompt's scale goes from 0 to 1.\n"
     })?;
 

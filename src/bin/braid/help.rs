@@ -136,7 +136,7 @@ Usage: braid demo [OPTIONS]
                       hearts, diamonds, moons or flowers; one, 'two' or 'three'; 'big' or
                       'small'; 'on the left', 'at the top', ...; colours; 'on a blue
                       striped background' [default: a big star]
-      --image PATH    the reference picture, one whose colours are plain to see
+      --image PATH    the reference picture, one whose colours and texture are plain to see
   -s, --seed N        [default: 1]
       --assets DIR    where the bundled model is [default: assets/demo beside the
                       program or in the folder in which Braid was built]
