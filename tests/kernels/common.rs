@@ -3,7 +3,7 @@
 use crate::interpreter::{self, module};
 pub use crate::interpreter::{compiled, values};
 use braid::device::cuda::kernels::KERNELS;
-use braid::device::cuda::params::Pointer;
+use braid::device::cuda::params::{ConvolutionParams, Finish, GemmParams, Pointer};
 use braid::tensor::DType;
 use braid_ptx::{Counts, Launch, Memory, Schedule};
 
@@ -169,4 +169,41 @@ pub fn gelu(x: f64) -> f64 {
 
 pub fn swish(x: f64, factor: f64) -> f64 {
     x / (1.0 + (-factor * x).exp())
+}
+
+/// `[m, k]` by `[n, k]`, rows without gaps; the addresses are left to the caller.
+pub fn product(m: usize, n: usize, k: usize) -> GemmParams {
+    GemmParams {
+        x0_stride: k as i64,
+        w_stride: k as i64,
+        finish: Finish { out_stride: n as i64, ..Finish::default() },
+        m: m as i32,
+        n: n as i32,
+        k: k as i32,
+        k0: k as i32,
+        ..GemmParams::default()
+    }
+}
+
+/// A convolution of stride 1 with padding 1 over pictures `[images, height, width, c]` from one source; the addresses are left
+/// to the caller.
+pub fn convolution([images, height, width]: [usize; 3], c: usize, n: usize, kernel: i32) -> ConvolutionParams {
+    ConvolutionParams {
+        finish: Finish { out_stride: n as i64, rows_of_image: (height * width) as i32, ..Finish::default() },
+        pixels: (images * height * width) as i32,
+        n: n as i32,
+        channels0: c as i32,
+        channels: c as i32,
+        height: height as i32,
+        width: width as i32,
+        result_height: height as i32,
+        result_width: width as i32,
+        kernel_y: kernel,
+        kernel_x: kernel,
+        stride: 1,
+        padding_y: 1,
+        padding_x: 1,
+        phases: 1,
+        ..ConvolutionParams::default()
+    }
 }

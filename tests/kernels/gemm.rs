@@ -194,18 +194,8 @@ fn a_row_that_is_not_finite_leaves_the_others_alone() {
     let want: Vec<f64> = (0..m * n).map(dot).collect();
     x[0] = f32::NAN;
     let out = gpu.room(m * n * 2);
-    let params = GemmParams {
-        x0: gpu.upload(dtype, &x),
-        w: gpu.upload(dtype, &w),
-        x0_stride: k as i64,
-        w_stride: k as i64,
-        finish: Finish { out, out_stride: n as i64, ..Finish::default() },
-        m: m as i32,
-        n: n as i32,
-        k: k as i32,
-        k0: k as i32,
-        ..GemmParams::default()
-    };
+    let mut params = GemmParams { x0: gpu.upload(dtype, &x), w: gpu.upload(dtype, &w), ..product(m, n, k) };
+    params.finish.out = out;
     gpu.launch("gemm_64x64", dtype, [1, 1, 1], &params);
     let got = gpu.download(dtype, out, m * n);
     assert!(got[..n].iter().all(|x| x.is_nan()), "{got:?}");

@@ -70,33 +70,10 @@ fn last_block_of_a_convolution(dtype: DType, s: &Picture) {
     let w = Sparse::new(&gpu, dtype, n * k, 3, 1.7 / (k as f32).sqrt()).fill(&gpu, (n - 64) * k..n * k);
     let residual = Sparse::new(&gpu, dtype, pixels * n, 4, 1.0).fill(&gpu, (pixels - 64) * n..pixels * n);
     let out = gpu.room(pixels * n * 2);
-    let params = ConvolutionParams {
-        x0: x[0].at,
-        x1: x[1].at,
-        w: w.at,
-        finish: Finish {
-            residual: residual.at,
-            out,
-            residual_stride: n as i64,
-            out_stride: n as i64,
-            rows_of_image: (side * side) as i32,
-            ..Finish::default()
-        },
-        pixels: pixels as i32,
-        n: n as i32,
-        channels0: channels[0] as i32,
-        channels: c as i32,
-        height: side as i32,
-        width: side as i32,
-        result_height: side as i32,
-        result_width: side as i32,
-        kernel_y: 3,
-        kernel_x: 3,
-        stride: 1,
-        padding_y: 1,
-        padding_x: 1,
-        phases: 1,
-    };
+    let mut params =
+        ConvolutionParams { x0: x[0].at, x1: x[1].at, w: w.at, ..convolution([images, side, side], c, n, 3) };
+    params.channels0 = channels[0] as i32;
+    params.finish = Finish { residual: residual.at, out, residual_stride: n as i64, ..params.finish };
     let grid = [tiles::blocks(pixels, 64), tiles::blocks(n, 64), 1];
     gpu.sample("convolution_64x64", dtype, grid, &params, &[[grid[0] - 1, grid[1] - 1, 0]]);
     let weights: Vec<f64> = ((n - 64) * k..n * k).map(|i| w.wide(i)).collect();
@@ -156,26 +133,8 @@ fn doubling_to_1024() {
     let x = Sparse::new(&gpu, dtype, pixels * c, 1, 1.0).fill(&gpu, (pixels - 2 * side) * c..pixels * c);
     let w = Sparse::new(&gpu, dtype, 4 * n * k, 2, 0.05).fill(&gpu, 0..4 * n * k);
     let out = gpu.room(4 * pixels * n * 2);
-    let params = ConvolutionParams {
-        x0: x.at,
-        w: w.at,
-        finish: Finish { out, out_stride: n as i64, rows_of_image: (side * side) as i32, ..Finish::default() },
-        pixels: pixels as i32,
-        n: n as i32,
-        channels0: c as i32,
-        channels: c as i32,
-        height: side as i32,
-        width: side as i32,
-        result_height: side as i32,
-        result_width: side as i32,
-        kernel_y: 2,
-        kernel_x: 2,
-        stride: 1,
-        padding_y: 1,
-        padding_x: 1,
-        phases: 4,
-        ..ConvolutionParams::default()
-    };
+    let mut params = ConvolutionParams { x0: x.at, w: w.at, phases: 4, ..convolution([images, side, side], c, n, 2) };
+    params.finish.out = out;
     let grid = [tiles::blocks(pixels, 64), tiles::blocks(n, 64), 4];
     let blocks: Vec<[u32; 3]> = (0..4).map(|phase| [grid[0] - 1, 3, phase]).collect();
     gpu.sample("convolution_64x64", dtype, grid, &params, &blocks);
@@ -213,18 +172,8 @@ fn product_with_more_than_2_32_elements() {
         let x = Sparse::new(&gpu, dtype, m * k, 1, 1.0).fill(&gpu, (m - 33) * k..m * k);
         let w = Sparse::new(&gpu, dtype, n * k, 2, 0.05).fill(&gpu, (n - 64) * k..n * k);
         let out = gpu.room(m * n * 2);
-        let params = GemmParams {
-            x0: x.at,
-            w: w.at,
-            x0_stride: k as i64,
-            w_stride: k as i64,
-            finish: Finish { out, out_stride: n as i64, ..Finish::default() },
-            m: m as i32,
-            n: n as i32,
-            k: k as i32,
-            k0: k as i32,
-            ..GemmParams::default()
-        };
+        let mut params = GemmParams { x0: x.at, w: w.at, ..product(m, n, k) };
+        params.finish.out = out;
         let grid = [tiles::blocks(m, 64), 16, 1];
         gpu.sample("gemm_64x64", dtype, grid, &params, &[[grid[0] - 1, 15, 0]]);
         let (mut got, mut want) = (Vec::new(), Vec::new());

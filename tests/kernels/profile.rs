@@ -79,34 +79,20 @@ fn convolution_of_1920_channels_from_two_sources() {
     }
     let (side, c0, c, n) = (32, 1280, 1920, 1280);
     let gpu = Gpu::new();
-    let params = ConvolutionParams {
+    let mut params = ConvolutionParams {
         x0: gpu.filled(side * side * c0 * 2, 0x2c),
         x1: gpu.filled(side * side * (c - c0) * 2, 0x2c),
         // The rows of the block.
         w: gpu.filled_from(n * 9 * c * 2, (n - 64) * 9 * c * 2, 0x2c),
-        finish: Finish {
-            bias: gpu.filled(n * 2, 0x2c),
-            residual: gpu.filled(side * side * n * 2, 0x2c),
-            out: gpu.room(side * side * n * 2),
-            residual_stride: n as i64,
-            out_stride: n as i64,
-            rows_of_image: (side * side) as i32,
-            ..Finish::default()
-        },
-        pixels: (side * side) as i32,
-        n: n as i32,
         channels0: c0 as i32,
-        channels: c as i32,
-        height: side as i32,
-        width: side as i32,
-        result_height: side as i32,
-        result_width: side as i32,
-        kernel_y: 3,
-        kernel_x: 3,
-        stride: 1,
-        padding_y: 1,
-        padding_x: 1,
-        phases: 1,
+        ..convolution([1, side, side], c, n, 3)
+    };
+    params.finish = Finish {
+        bias: gpu.filled(n * 2, 0x2c),
+        residual: gpu.filled(side * side * n * 2, 0x2c),
+        out: gpu.room(side * side * n * 2),
+        residual_stride: n as i64,
+        ..params.finish
     };
     let counts = gpu.sample("convolution_64x64", DTYPE, [16, 20, 1], &params, &[[15, 19, 0]]);
     show("convolution_64x64", "32x32, 1280 + 640 to 1280 channels", &counts);
