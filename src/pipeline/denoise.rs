@@ -12,8 +12,6 @@ use std::time::Instant;
 
 /// A picture's beginning.
 struct Start {
-    /// `[C, h, w]`.
-    noise: Vec<f32>,
     /// `[h, w, C]`.
     latents: Vec<f32>,
     generator: Generator,
@@ -54,8 +52,8 @@ impl Run<'_, '_> {
         };
         let mut latents = to_channels_last(&noise, [c, h, w]);
         latents.iter_mut().for_each(|x| *x *= self.table.init_noise_sigma);
-        let start = Start { noise, latents, generator };
-        let (noise, end) = match self.steps(state) {
+        let start = Start { latents, generator };
+        let end = match self.steps(state) {
             Some(steps) => self.on_device(state, steps, start)?,
             None => self.stepwise(state, start)?,
         };
@@ -86,8 +84,8 @@ impl Run<'_, '_> {
     }
 
     /// All steps on the device.
-    fn on_device(&mut self, state: &State, steps: Steps, start: Start) -> Result<(Vec<f32>, End)> {
-        let Start { noise, latents, mut generator } = start;
+    fn on_device(&mut self, state: &State, steps: Steps, start: Start) -> Result<End> {
+        let Start { latents, mut generator } = start;
         let [h, w] = self.latent;
         let (n, shape) = (latents.len(), [self.p.models.unet.config.in_channels, h, w]);
         let dtype = self.request.noise_dtype;
@@ -132,13 +130,13 @@ impl Run<'_, '_> {
         self.step_seconds.extend(seconds);
         match sampled.not_finite {
             Some(step) => Err(self.not_finite(step)),
-            None => Ok((noise, End { latents: sampled.latents, first: sampled.first_output })),
+            None => Ok(End { latents: sampled.latents, first: sampled.first_output }),
         }
     }
 
     /// Step by step, with guidance and the sampler's arithmetic here.
-    fn stepwise(&mut self, state: &State, start: Start) -> Result<(Vec<f32>, End)> {
-        let Start { noise, latents: mut x, mut generator } = start;
+    fn stepwise(&mut self, state: &State, start: Start) -> Result<End> {
+        let Start { latents: mut x, mut generator } = start;
         let [h, w] = self.latent;
         let (n, shape) = (x.len(), [self.p.models.unet.config.in_channels, h, w]);
         let batch = state.plan.shape.batch;
@@ -175,7 +173,7 @@ impl Run<'_, '_> {
             let progress = self.progress(i + 1);
             self.watch.tell(progress);
         }
-        Ok((noise, End { latents: x, first }))
+        Ok(End { latents: x, first })
     }
 }
 
