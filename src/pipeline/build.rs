@@ -100,7 +100,7 @@ fn image_graph(p: &Pipeline) -> Result<Graph> {
 
 /// What does not depend on the latents.
 pub(super) fn conditioner<'a>(p: &Pipeline, programs: &'a mut Programs, plan: &Plan) -> Result<&'a mut dyn Program> {
-    programs.get(Key::Condition(plan.clone()), || p.device.load(condition_graph(p, plan)?))
+    programs.get(Key::Condition(plan.clone()), || p.device.load_as(condition_graph(p, plan)?, Role::Condition))
 }
 
 fn condition_graph(p: &Pipeline, plan: &Plan) -> Result<Graph> {
@@ -140,8 +140,12 @@ fn unet_graph(p: &Pipeline, shape: &UnetShape) -> Result<Graph> {
 pub(super) fn decoder<'a>(p: &Pipeline, programs: &'a mut Programs, latent: [usize; 2]) -> Result<&'a mut dyn Program> {
     let [height, width] = latent;
     programs.get(Key::Decode { height, width }, || {
-        short_of("decode", p, latent, p.device.load_as(decoder_graph(p, latent)?, Role::Decode))
+        short_of("decode", p, latent, p.device.load_as(decoder_graph(p, latent)?, decode(p)))
     })
+}
+
+fn decode(p: &Pipeline) -> Role {
+    Role::Decode { truncate: p.compat.truncates_pixels }
 }
 
 fn decoder_graph(p: &Pipeline, [height, width]: [usize; 2]) -> Result<Graph> {
@@ -169,10 +173,10 @@ pub(super) fn estimate(p: &Pipeline, plan: &Plan, skip: usize, pictures: bool) -
     if pictures {
         estimate.image = of(image_graph(p)?, Role::Plain)?;
     }
-    estimate.condition = of(condition_graph(p, plan)?, Role::Plain)?;
+    estimate.condition = of(condition_graph(p, plan)?, Role::Condition)?;
     let role = plan.sampler(p).map_or(Role::Plain, Role::Denoise);
     estimate.denoise = of(unet_graph(p, &plan.shape)?, role)?;
-    estimate.decode = of(decoder_graph(p, [plan.shape.height, plan.shape.width])?, Role::Decode)?;
+    estimate.decode = of(decoder_graph(p, [plan.shape.height, plan.shape.width])?, decode(p))?;
     Ok(Some(estimate))
 }
 

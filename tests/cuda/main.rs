@@ -6,6 +6,7 @@ mod attention;
 #[path = "../common/mod.rs"]
 mod common;
 mod golden;
+mod handover;
 #[path = "../common/interpreter.rs"]
 mod interpreter;
 mod load;

@@ -13,6 +13,7 @@ mod compile;
 pub mod cudarc;
 pub mod driver;
 pub mod gemm;
+mod handover;
 pub mod kernels;
 mod lower;
 #[cfg(feature = "cuda")]
@@ -98,6 +99,12 @@ impl CudaDevice {
         Ok(Self { settings: Settings { dtype, ..self.settings }, turn: self.turn.clone(), ..other })
     }
 
+    /// How graphs of that role are lowered.
+    fn settings_of(&self, role: &Role) -> Settings {
+        let dtype = if let Role::Decode { .. } = role { self.decoder } else { self.settings.dtype };
+        Settings { dtype, ..self.settings }
+    }
+
     /// How graphs are lowered here.
     pub fn settings(&self) -> &Settings {
         &self.settings
@@ -114,7 +121,7 @@ impl CudaDevice {
     /// [`Error::Memory`] before anything is allocated where the program does not fit, [`Error::Graph`] where no kernel takes
     /// a node, [`Error::Fault`] of the driver.
     pub fn program(&self, graph: Graph) -> Result<CudaProgram> {
-        CudaProgram::new(self.driver.clone(), self.turn.clone(), fuse(graph), &self.settings, None)
+        CudaProgram::new(self.driver.clone(), self.turn.clone(), fuse(graph), &self.settings, Role::Plain)
     }
 
     /// As [`CudaDevice::program`], of a sampler's loop around the graph.
@@ -122,7 +129,7 @@ impl CudaDevice {
     /// # Errors
     /// As [`CudaDevice::program`]; [`Error::Graph`] where the graph is not what a sampler goes around.
     pub fn sampler(&self, graph: Graph, steps: Steps) -> Result<CudaProgram> {
-        CudaProgram::new(self.driver.clone(), self.turn.clone(), fuse(graph), &self.settings, Some(steps))
+        CudaProgram::new(self.driver.clone(), self.turn.clone(), fuse(graph), &self.settings, Role::Denoise(steps))
     }
 
     /// The same device with another type for the decoder: bf16 where nothing else is said, as SDXL's overflows f16.
@@ -152,20 +159,12 @@ impl Device for CudaDevice {
     }
 
     fn load_as(&self, graph: Graph, role: Role) -> Result<Box<dyn Program>> {
-        match role {
-            Role::Plain => self.load(graph),
-            Role::Denoise(steps) => Ok(Box::new(self.sampler(graph, steps)?)),
-            Role::Decode => self.with_dtype(self.decoder)?.load(graph),
-        }
+        let settings = self.settings_of(&role);
+        Ok(Box::new(CudaProgram::new(self.driver.clone(), self.turn.clone(), fuse(graph), &settings, role)?))
     }
 
     fn estimate(&self, graph: Graph, role: Role) -> Result<Option<u64>> {
-        let dtype = if role == Role::Decode { self.decoder } else { self.settings.dtype };
-        let settings = Settings { dtype, ..self.settings };
-        let report = match role {
-            Role::Denoise(steps) => Report::of_step(graph, &settings, &steps)?,
-            _ => Report::of(graph, &settings)?,
-        };
+        let report = Report::of_role(graph, &self.settings_of(&role), &role)?;
         Ok(Some(report.bytes() as u64 + report.staging as u64))
     }
 

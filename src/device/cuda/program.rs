@@ -1,10 +1,11 @@
-//! A graph made ready on a CUDA device: two slabs, launches with all their parameters, one captured graph.
+//! A graph made ready on a CUDA device: its slabs, launches with all their parameters, one captured graph.
 
 use super::driver::{Driver, Function, GemmPlan, GraphHandle, Launch, Staging};
+use super::handover::Results;
 use super::lower::{Bases, Lowered, Regions, Settings, Step, lower};
 use super::report::Report;
 use super::weights;
-use crate::device::{Program, Sampler, Steps};
+use crate::device::{Left, Painted, Program, Role, Sampler, Values};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Plan};
 use std::collections::HashMap;
@@ -12,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Memory of a device that is given back when this goes.
 pub(super) struct Slab {
-    driver: Arc<dyn Driver>,
+    pub(super) driver: Arc<dyn Driver>,
     address: u64,
 }
 
@@ -38,6 +39,7 @@ enum Ready {
     Launch(Launch),
     Gemm(GemmPlan),
     Copy(u64, u64, usize),
+    Fill(u64, usize, u8),
 }
 
 /// What a run replays.
@@ -63,8 +65,8 @@ pub(super) fn take(turn: &Turn) -> MutexGuard<'_, ()> {
 pub struct CudaProgram {
     pub(super) driver: Arc<dyn Driver>,
     pub(super) turn: Turn,
-    graph: Graph,
-    pub(super) sampler: Option<Steps>,
+    pub(super) graph: Graph,
+    pub(super) role: Role,
     pub(super) lowered: Lowered,
     report: Report,
     once: Vec<Ready>,
@@ -72,20 +74,21 @@ pub struct CudaProgram {
     captured: Captured,
     pub(super) staging: Box<dyn Staging>,
     work: Slab,
+    pub(super) results: Arc<Results>,
     _weights: Option<Slab>,
 }
 
 impl CudaProgram {
-    /// Plans a fused graph, stages its weights and prepares every launch; with `steps`, of a sampler's loop around it.
+    /// Plans a fused graph, stages its weights and prepares every launch, for its part in a request.
     pub(super) fn new(
         driver: Arc<dyn Driver>,
         turn: Turn,
         graph: Graph,
         settings: &Settings,
-        steps: Option<Steps>,
+        role: Role,
     ) -> Result<Self> {
         let plan = Plan::new(&graph);
-        let sizes = lower(&graph, &plan, settings, steps.as_ref(), Bases::default())?;
+        let sizes = lower(&graph, &plan, settings, &role, Bases::default())?;
         let report = Report::new(&sizes);
         let _turn = take(&turn);
         demand(driver.as_ref(), &report)?;
@@ -94,17 +97,19 @@ impl CudaProgram {
             bytes => Some(Slab::new(driver.clone(), bytes)?),
         };
         let work = Slab::new(driver.clone(), sizes.regions.end.max(1))?;
-        let bases = Bases { weights: weights.as_ref().map_or(0, Slab::address), work: work.address() };
-        let lowered = lower(&graph, &plan, settings, steps.as_ref(), bases)?;
+        let slab = Slab::new(driver.clone(), sizes.regions.results.max(1))?;
+        let bases =
+            Bases { weights: weights.as_ref().map_or(0, Slab::address), results: slab.address(), work: work.address() };
+        let lowered = lower(&graph, &plan, settings, &role, bases)?;
         if let Some(slab) = &weights {
             weights::stage(&driver, settings.dtype, &lowered.jobs, slab.address())?;
         }
-        let staging = driver.staging(lowered.bindings.upload().max(lowered.bindings.download()))?;
+        let staging = driver.staging(lowered.bindings.upload().max(lowered.regions.results))?;
         let mut program = Self {
             driver,
             turn: turn.clone(),
             graph,
-            sampler: steps,
+            role,
             lowered,
             report,
             once: Vec::new(),
@@ -112,6 +117,7 @@ impl CudaProgram {
             captured: Captured::Cold,
             staging,
             work,
+            results: Arc::new(Results::new(slab, turn.clone())),
             _weights: weights,
         };
         program.prepare()?;
@@ -144,6 +150,7 @@ impl CudaProgram {
                 }
                 Step::Gemm(gemm) => Ready::Gemm(self.driver.prepare_gemm(&gemm)?),
                 Step::Copy(from, to, bytes) => Ready::Copy(from, to, bytes),
+                Step::Fill(to, bytes, value) => Ready::Fill(to, bytes, value),
             })
         };
         steps.into_iter().map(one).collect()
@@ -159,6 +166,11 @@ impl CudaProgram {
         self.work.address() + place as u64
     }
 
+    /// An address in the slab of the results.
+    pub(super) fn kept(&self, place: usize) -> u64 {
+        self.results.address() + place as u64
+    }
+
     pub(super) fn regions(&self) -> &Regions {
         &self.lowered.regions
     }
@@ -169,6 +181,7 @@ impl CudaProgram {
                 Ready::Launch(launch) => self.driver.launch(launch)?,
                 Ready::Gemm(plan) => self.driver.gemm(*plan)?,
                 Ready::Copy(from, to, bytes) => self.driver.copy(*from, *to, *bytes)?,
+                Ready::Fill(to, bytes, value) => self.driver.fill(*to, *bytes, *value)?,
             }
         }
         Ok(())
@@ -244,14 +257,14 @@ fn demand(driver: &dyn Driver, report: &Report) -> Result<()> {
 impl Program for CudaProgram {
     fn run(&mut self, inputs: &[&[f32]], outputs: &mut [&mut [f32]]) -> Result<()> {
         self.graph.check_bindings(inputs, outputs)?;
-        if self.sampler.is_some() {
+        if let Role::Denoise(_) = self.role {
             return Err(Error::Graph("a sampler's program runs all steps, not one".into()));
         }
         let turn = self.turn.clone();
         let _turn = take(&turn);
         self.give(inputs)?;
         self.execute()?;
-        let (down, from) = (self.lowered.bindings.download(), self.at(self.regions().outputs));
+        let (down, from) = (self.lowered.bindings.download(), self.kept(self.regions().outputs));
         let staging = self.staging.bytes();
         self.driver.download(from, &mut staging[..down])?;
         self.lowered.bindings.read(&staging[..down], outputs);
@@ -282,7 +295,15 @@ impl Program for CudaProgram {
     }
 
     fn sampler(&mut self) -> Option<&mut dyn Sampler> {
-        if self.sampler.is_some() { Some(self) } else { None }
+        if let Role::Denoise(_) = self.role { Some(self) } else { None }
+    }
+
+    fn leave(&mut self, inputs: &[&[f32]]) -> Result<Option<Left>> {
+        if self.role == Role::Condition { self.left(inputs).map(Some) } else { Ok(None) }
+    }
+
+    fn paint(&mut self, latents: &Values<'_>, keep: bool) -> Result<Option<Painted>> {
+        if let Role::Decode { .. } = self.role { self.painted(latents, keep).map(Some) } else { Ok(None) }
     }
 }
 
