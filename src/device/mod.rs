@@ -30,12 +30,12 @@ pub trait Device: Send + Sync {
         self.load(graph)
     }
 
-    /// Bytes of the device's own memory that a program of this graph takes, at most; `None` where it has none of its own.
+    /// What programs of these graphs take together of the device's own memory; `None` where it has none of its own.
     ///
     /// # Errors
     /// Where an operation is not supported.
-    fn estimate(&self, graph: Graph, role: Role) -> Result<Option<u64>> {
-        let _ = (graph, role);
+    fn estimate(&self, graphs: Vec<(Graph, Role)>) -> Result<Option<Need>> {
+        let _ = graphs;
         Ok(None)
     }
 
@@ -51,6 +51,15 @@ pub trait Device: Send + Sync {
     fn samples(&self) -> bool {
         false
     }
+}
+
+/// Bytes of a device's own memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Need {
+    /// What programs hold; weights that several read count once.
+    pub bytes: u64,
+    /// What loading one of them takes for a moment, at most.
+    pub staging: u64,
 }
 
 /// What a graph is for.
@@ -89,8 +98,13 @@ pub trait Program: Send {
     /// [`crate::Error::Graph`] where a binding's length is not the declared one, or where the program is a sampler's.
     fn run(&mut self, inputs: &[&[f32]], outputs: &mut [&mut [f32]]) -> Result<()>;
 
-    /// Bytes that this program holds besides the mapped weights: the arena, biases and scratch.
+    /// Bytes that this program holds besides the mapped weights: the arena, biases and scratch, and [`Program::shared`].
     fn bytes(&self) -> usize;
+
+    /// The memory that other programs may hold with this one: of each piece a number of its own, and its bytes.
+    fn shared(&self) -> Vec<(u64, usize)> {
+        Vec::new()
+    }
 
     /// The graph as it is run, after fusion.
     fn graph(&self) -> &Graph;

@@ -157,26 +157,30 @@ fn decoder_graph(p: &Pipeline, [height, width]: [usize; 2]) -> Result<Graph> {
 
 /// What the programs of a plan take of the device's own memory; `None` where it has none of its own.
 pub(super) fn estimate(p: &Pipeline, plan: &Plan, skip: usize, pictures: bool) -> Result<Option<Estimate>> {
-    let of = |graph: Graph, role: Role| Ok(p.device.estimate(graph, role)?.unwrap_or(0));
     if p.device.room()?.is_none() {
         return Ok(None);
     }
     let mut estimate = Estimate::default();
+    let mut of = |graphs: Vec<(Graph, Role)>| {
+        let need = p.device.estimate(graphs)?.unwrap_or_default();
+        estimate.staging = estimate.staging.max(need.staging);
+        Ok::<u64, Error>(need.bytes)
+    };
+    let mut texts = Vec::new();
     for encoder in 0..2 {
-        let depth = depth(p, encoder, skip)?;
-        estimate.text += of(text_graph(p, encoder, depth)?, Role::Plain)?;
-        let negative = self::depth(p, encoder, 0)?;
+        let (depth, negative) = (depth(p, encoder, skip)?, depth(p, encoder, 0)?);
+        texts.push((text_graph(p, encoder, depth)?, Role::Plain));
         if plan.shape.batch > 1 && negative != depth {
-            estimate.text += of(text_graph(p, encoder, negative)?, Role::Plain)?;
+            texts.push((text_graph(p, encoder, negative)?, Role::Plain));
         }
     }
-    if pictures {
-        estimate.image = of(image_graph(p)?, Role::Plain)?;
-    }
-    estimate.condition = of(condition_graph(p, plan)?, Role::Condition)?;
+    let text = of(texts)?;
+    let image = if pictures { of(vec![(image_graph(p)?, Role::Plain)])? } else { 0 };
+    let condition = of(vec![(condition_graph(p, plan)?, Role::Condition)])?;
     let role = plan.sampler(p).map_or(Role::Plain, Role::Denoise);
-    estimate.denoise = of(unet_graph(p, &plan.shape)?, role)?;
-    estimate.decode = of(decoder_graph(p, [plan.shape.height, plan.shape.width])?, decode(p))?;
+    let denoise = of(vec![(unet_graph(p, &plan.shape)?, role)])?;
+    let decode = of(vec![(decoder_graph(p, [plan.shape.height, plan.shape.width])?, decode(p))])?;
+    let estimate = Estimate { text, image, condition, denoise, decode, ..estimate };
     Ok(Some(estimate))
 }
 

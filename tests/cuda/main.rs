@@ -17,6 +17,7 @@ mod products;
 mod ptx;
 mod report;
 mod sampler;
+mod shared;
 
 use braid::device::cpu::Cpu;
 use braid::device::cuda::CudaDevice;

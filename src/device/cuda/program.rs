@@ -4,7 +4,7 @@ use super::driver::{Driver, Function, GemmPlan, GraphHandle, Launch, Staging};
 use super::handover::Results;
 use super::lower::{Bases, Lowered, Regions, Settings, Step, lower};
 use super::report::Report;
-use super::weights;
+use super::store::{Places, Store};
 use crate::device::{Left, Painted, Program, Role, Sampler, Values};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Plan};
@@ -15,12 +15,17 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 pub(super) struct Slab {
     pub(super) driver: Arc<dyn Driver>,
     address: u64,
+    bytes: usize,
 }
 
 impl Slab {
     pub(super) fn new(driver: Arc<dyn Driver>, bytes: usize) -> Result<Self> {
         let address = driver.allocate(bytes)?;
-        Ok(Self { driver, address })
+        Ok(Self { driver, address, bytes })
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
     }
 
     pub(super) fn address(&self) -> u64 {
@@ -53,8 +58,15 @@ enum Captured {
     Graph(GraphHandle),
 }
 
-/// What programs of one device share: whose turn it is on the driver's one stream.
+/// Whose turn it is on the driver's one stream.
 pub(super) type Turn = Arc<Mutex<()>>;
+
+/// What programs of one device share.
+#[derive(Clone, Default)]
+pub(super) struct Shared {
+    pub(super) turn: Turn,
+    pub(super) weights: Arc<Store>,
+}
 
 /// A panic of another program's run leaves nothing behind that a turn protects.
 pub(super) fn take(turn: &Turn) -> MutexGuard<'_, ()> {
@@ -75,14 +87,14 @@ pub struct CudaProgram {
     pub(super) staging: Box<dyn Staging>,
     work: Slab,
     pub(super) results: Arc<Results>,
-    _weights: Option<Slab>,
+    weights: Places,
 }
 
 impl CudaProgram {
     /// Plans a fused graph, stages its weights and prepares every launch, for its part in a request.
     pub(super) fn new(
         driver: Arc<dyn Driver>,
-        turn: Turn,
+        shared: &Shared,
         graph: Graph,
         settings: &Settings,
         role: Role,
@@ -90,20 +102,15 @@ impl CudaProgram {
         let plan = Plan::new(&graph);
         let sizes = lower(&graph, &plan, settings, &role, Bases::default())?;
         let report = Report::new(&sizes);
+        let turn = shared.turn.clone();
         let _turn = take(&turn);
-        demand(driver.as_ref(), &report)?;
-        let weights = match sizes.jobs.bytes {
-            0 => None,
-            bytes => Some(Slab::new(driver.clone(), bytes)?),
-        };
+        let found = shared.weights.find(settings.dtype, &sizes.jobs);
+        demand(driver.as_ref(), &report, found.bytes, found.staging)?;
+        let weights = found.complete(&driver)?;
         let work = Slab::new(driver.clone(), sizes.regions.end.max(1))?;
         let slab = Slab::new(driver.clone(), sizes.regions.results.max(1))?;
-        let bases =
-            Bases { weights: weights.as_ref().map_or(0, Slab::address), results: slab.address(), work: work.address() };
+        let bases = Bases { weights: Some(&weights), results: slab.address(), work: work.address() };
         let lowered = lower(&graph, &plan, settings, &role, bases)?;
-        if let Some(slab) = &weights {
-            weights::stage(&driver, settings.dtype, &lowered.jobs, slab.address())?;
-        }
         let staging = driver.staging(lowered.bindings.upload().max(lowered.regions.results))?;
         let mut program = Self {
             driver,
@@ -118,7 +125,7 @@ impl CudaProgram {
             staging,
             work,
             results: Arc::new(Results::new(slab, turn.clone())),
-            _weights: weights,
+            weights,
         };
         program.prepare()?;
         Ok(program)
@@ -239,15 +246,15 @@ impl CudaProgram {
 }
 
 /// Refuses a program that does not fit before anything is allocated.
-fn demand(driver: &dyn Driver, report: &Report) -> Result<()> {
-    let need = (report.bytes() as u64).saturating_add(report.staging as u64);
+fn demand(driver: &dyn Driver, report: &Report, weights: usize, staging: usize) -> Result<()> {
+    let need = (report.work() as u64).saturating_add(weights as u64).saturating_add(staging as u64);
     let have = driver.memory()?.free;
     if need <= have {
         return Ok(());
     }
     let hint = format!(
         "weights take {} bytes, tensors {}: ask for a smaller picture, free memory of {}, or use --device cpu",
-        report.weights,
+        weights,
         report.work(),
         driver.facts().name
     );
@@ -272,7 +279,11 @@ impl Program for CudaProgram {
     }
 
     fn bytes(&self) -> usize {
-        self.report.bytes()
+        self.report.work() + self.weights.slabs().map(|(_, bytes)| bytes).sum::<usize>()
+    }
+
+    fn shared(&self) -> Vec<(u64, usize)> {
+        self.weights.slabs().collect()
     }
 
     fn graph(&self) -> &Graph {

@@ -44,9 +44,7 @@ impl Report {
     /// # Errors
     /// As [`Report::of`].
     pub fn of_role(graph: Graph, settings: &Settings, role: &Role) -> Result<Self> {
-        let graph = fuse(graph);
-        let plan = Plan::new(&graph);
-        Ok(Self::new(&lower(&graph, &plan, settings, role, Bases::default())?))
+        Ok(Self::new(&lowered(graph, settings, role)?))
     }
 
     pub(super) fn new(lowered: &Lowered) -> Self {
@@ -82,6 +80,13 @@ impl Report {
     pub fn bytes(&self) -> usize {
         self.weights + self.work()
     }
+}
+
+/// A graph before fusion, lowered without a device.
+pub(super) fn lowered(graph: Graph, settings: &Settings, role: &Role) -> Result<Lowered> {
+    let graph = fuse(graph);
+    let plan = Plan::new(&graph);
+    lower(&graph, &plan, settings, role, Bases::default())
 }
 
 impl fmt::Display for Report {

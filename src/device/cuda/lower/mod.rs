@@ -14,6 +14,7 @@ use super::bindings::Bindings;
 use super::driver::{Function, Gemm, Launch};
 use super::kernels::{KERNELS, Types};
 use super::params::{Pointer, TransposeParams, UnaryParams};
+use super::store::Places;
 use super::tiles::blocks;
 use super::weights::Jobs;
 use crate::device::Role;
@@ -40,10 +41,10 @@ pub(super) const SIZE: usize = 2;
 const REGION: usize = 256;
 
 /// Addresses of the slabs.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Bases {
-    /// Of the weights.
-    pub weights: u64,
+#[derive(Clone, Copy, Default)]
+pub struct Bases<'a> {
+    /// Of the weights; each lies at its offset where this is not known yet.
+    pub(super) weights: Option<&'a Places>,
     /// Of what other programs may read.
     pub results: u64,
     /// Of everything else.
@@ -99,7 +100,7 @@ pub struct Lowered {
     pub once: Vec<Step>,
     /// In order; for a sampler all that a step does.
     pub steps: Vec<Step>,
-    /// What the slab of weights holds.
+    /// The weights.
     pub jobs: Jobs,
     /// Where things lie in the work slab.
     pub regions: Regions,
@@ -111,7 +112,7 @@ pub struct Lowered {
 ///
 /// # Errors
 /// [`Error::Graph`] with the node's name where no kernel takes it.
-pub fn lower(graph: &Graph, plan: &Plan, settings: &Settings, role: &Role, bases: Bases) -> Result<Lowered> {
+pub fn lower(graph: &Graph, plan: &Plan, settings: &Settings, role: &Role, bases: Bases<'_>) -> Result<Lowered> {
     check(graph)?;
     let steps = match role {
         Role::Denoise(steps) => Some(steps),
@@ -204,7 +205,7 @@ pub(super) struct Lowering<'a> {
     graph: &'a Graph,
     plan: &'a Plan,
     settings: Settings,
-    bases: Bases,
+    bases: Bases<'a>,
     bindings: Bindings,
     regions: Regions,
     once: Vec<Step>,
@@ -376,9 +377,9 @@ impl Lowering<'_> {
         self.graph.node(id).channels()
     }
 
-    /// The slab's address of a job.
+    /// The address of a block of weights.
     fn weight(&self, offset: usize) -> u64 {
-        self.bases.weights + offset as u64
+        self.bases.weights.map_or(offset as u64, |places| places.address(offset))
     }
 }
 
