@@ -15,8 +15,6 @@ use crate::weights::Scope;
 
 /// Steps for which a device's sampler has room come in multiples of this, so that most numbers of steps share a program.
 const STEPS: usize = 64;
-/// Bytes of fresh noise of all steps above which a sampler has no room for any.
-const NOISE: usize = 512 << 20;
 
 /// For what the programs from condition to latents are built.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,7 +48,7 @@ impl Plan {
         let bytes = self.most * self.shape.height * self.shape.width * config.in_channels * 4;
         let start = 3 + self.adapters.len();
         let varying = start..start + config.resnets().len();
-        p.device.samples().then_some(Steps { most: self.most, varying, noise: bytes <= NOISE })
+        p.device.samples().then_some(Steps { most: self.most, varying, noise: bytes as u64 <= p.noise_room })
     }
 }
 

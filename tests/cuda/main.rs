@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod attention;
+mod batch;
 #[path = "../common/mod.rs"]
 mod common;
 mod golden;
