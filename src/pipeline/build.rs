@@ -98,7 +98,10 @@ fn image_graph(p: &Pipeline) -> Result<Graph> {
 
 /// What does not depend on the latents.
 pub(super) fn conditioner<'a>(p: &Pipeline, programs: &'a mut Programs, plan: &Plan) -> Result<&'a mut dyn Program> {
-    programs.get(Key::Condition(plan.clone()), || p.device.load_as(condition_graph(p, plan)?, Role::Condition))
+    // The picture's size makes no difference here.
+    let shape = UnetShape { height: 0, width: 0, ..plan.shape.clone() };
+    let key = Key::Condition(Plan { shape, ..plan.clone() });
+    programs.get(key, || p.device.load_as(condition_graph(p, plan)?, Role::Condition))
 }
 
 fn condition_graph(p: &Pipeline, plan: &Plan) -> Result<Graph> {

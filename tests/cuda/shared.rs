@@ -3,6 +3,7 @@
 use super::common;
 use super::ptx::PtxDriver;
 use super::{compiled, outputs, scope, values};
+use braid::device::cuda::driver::Driver;
 use braid::device::cuda::{CudaDevice, CudaProgram};
 use braid::device::{Device, Program};
 use braid::graph::{Builder, Graph};
@@ -142,7 +143,10 @@ fn a_second_shape_of_a_pipeline_takes_up_nothing() {
     pipeline.prepare(&first).unwrap();
     let (taken, one) = (driver.moved()[0], estimate(&first));
     assert_eq!((driver.held(), pipeline.program_bytes()), (held(one), held(one)));
+    let before = driver.calls().allocations;
     pipeline.prepare(&second).unwrap();
+    // Two slabs each for conditioning, UNet and decoder, none for weights.
+    assert_eq!(driver.calls().allocations - before, 6);
     let more = driver.moved()[0] - taken;
     println!("{taken} bytes up for the first shape, {more} for the second");
     // Inputs alone, of the runs that warm: those of 65 steps.
@@ -154,6 +158,9 @@ fn a_second_shape_of_a_pipeline_takes_up_nothing() {
     let (alone, both) = (held(estimate(&second)), held(one));
     assert_eq!(alone, fresh.program_bytes());
     assert!(two < both + alone / 2, "{two} for both, {both} and {alone} alone");
+    // The decoder of that size and the conditioning of that many steps are there.
+    pipeline.prepare(&shape(24, 1)).unwrap();
+    assert_eq!(driver.calls().allocations - before, 6 + 2);
     // What is released is taken up again.
     pipeline.release();
     assert_eq!((driver.held(), pipeline.program_bytes()), (0, 0));
