@@ -3,6 +3,9 @@
 #![allow(clippy::unwrap_used)]
 
 mod attention;
+#[path = "../common/case.rs"]
+mod case;
+mod cases;
 #[path = "../common/mod.rs"]
 mod common;
 mod golden;
