@@ -248,8 +248,8 @@ impl Driver for CudaDriver {
     fn upload(&self, to: u64, bytes: &[u8]) -> Result<()> {
         self.enter()?;
         self.counter.count(Call::Copy);
-        // SAFETY: the caller gives an address with room for the bytes; they stay until the wait below is over.
         let (from, len) = (bytes.as_ptr().cast(), bytes.len());
+        // SAFETY: the caller gives an address with room for the bytes; they stay until the wait below is over.
         let copied = unsafe { self.cuda.cuMemcpyHtoDAsync_v2(to, from, len, self.stream) };
         self.check("cuMemcpyHtoDAsync", copied)?;
         self.wait()
@@ -258,9 +258,9 @@ impl Driver for CudaDriver {
     fn download(&self, from: u64, bytes: &mut [u8]) -> Result<()> {
         self.enter()?;
         self.counter.count(Call::Copy);
+        let (to, len) = (bytes.as_mut_ptr().cast(), bytes.len());
         // SAFETY: the caller gives an address of that many bytes; the wait below ends the loan of `bytes`. Where the copy
         // could not be enqueued, nothing writes to it.
-        let (to, len) = (bytes.as_mut_ptr().cast(), bytes.len());
         let copied = unsafe { self.cuda.cuMemcpyDtoHAsync_v2(to, from, len, self.stream) };
         self.check("cuMemcpyDtoHAsync", copied)?;
         self.wait()

@@ -141,7 +141,10 @@ impl Choice {
             Ok(Some(best)) => best,
             // The product's own run will say what is wrong.
             Ok(None) => return Ok(first),
-            Err(error @ Error::Fault { lost: true, .. }) => return Err(error),
+            Err(error @ Error::Fault { lost: true, .. }) => {
+                tracing::warn!(%shape, "an algorithm of cuBLASLt ended the device at its trial; BRAID_TRIALS=0 does without trials");
+                return Err(error);
+            }
             Err(error) => {
                 tracing::warn!(%shape, %error, "not tried: cuBLASLt's first suggestion is taken");
                 return Ok(first);
