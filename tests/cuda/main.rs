@@ -3,12 +3,14 @@
 #![allow(clippy::unwrap_used)]
 
 mod attention;
+mod batch;
 #[path = "../common/case.rs"]
 mod case;
 mod cases;
 #[path = "../common/mod.rs"]
 mod common;
 mod golden;
+mod handover;
 #[path = "../common/interpreter.rs"]
 mod interpreter;
 mod load;
@@ -19,6 +21,7 @@ mod products;
 mod ptx;
 mod report;
 mod sampler;
+mod shared;
 
 use braid::device::cpu::Cpu;
 use braid::device::cuda::CudaDevice;
