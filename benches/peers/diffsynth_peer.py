@@ -8,8 +8,8 @@ prediction and its norms have 32 groups. small.py writes a small model that it t
 import contextlib
 import sys
 import time
+from importlib import metadata
 
-import diffsynth
 import torch
 from diffsynth.models.utils import load_state_dict
 from diffsynth.pipelines.sdxl_image import SDXLImagePipeline
@@ -99,8 +99,7 @@ def main(args) -> dict:
                        progress_bar_cmd=timesteps)
         return picture, keep.values()
 
-    version = getattr(diffsynth, "__version__", None) or peer.version("diffsynth")
-    host = {"engine": "diffsynth eager", "version": version, "build": f"torch {torch.__version__}", "commit": None}
+    host = {"engine": "diffsynth eager", "version": metadata.version("diffsynth"), "build": f"torch {torch.__version__}", "commit": None}
     return peer.measure(args, clock, draw, host, loaded, [] if embeds is None else ["image"])
 
 

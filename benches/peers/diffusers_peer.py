@@ -5,6 +5,8 @@
 DIR holds sdxl.safetensors, image_encoder/ and ip-adapter_sdxl.bin; assets/demo, the bundled model, works too.
 """
 import gc
+import json
+import os
 import tempfile
 import time
 from pathlib import Path
@@ -19,21 +21,23 @@ from full_diffusers import CONFIGS, VISION, encode_image, write_configs
 from make_demo import ASSETS, second_encoder, with_tokenizers
 
 
-def load(args, configs=CONFIGS, vision=VISION):
+def configure(folder: Path, model: Path) -> Path:
+    """Writes the model's configurations and CLIP's tokenizers, which no single file carries."""
+    return with_tokenizers(folder) if model.resolve() == ASSETS else write_configs(folder, CONFIGS)
+
+
+def load(args, config: Path):
     """The pipeline, and the image's embedding where that was made before."""
     dtype, embeds = peer.DTYPES[args.dtype], None
     demo = args.model.resolve() == ASSETS
     if args.image_before == "yes":
-        if demo:
-            vision = peer.json.loads((ASSETS / "image_encoder/config.json").read_text())
+        vision = json.loads((ASSETS / "image_encoder/config.json").read_text()) if demo else VISION
         embeds = encode_image(args.model, args.ip_adapter_image, None, vision).to(dtype)
         gc.collect()
-    with tempfile.TemporaryDirectory() as folder:
-        config = with_tokenizers(Path(folder)) if demo else write_configs(Path(folder), configs)
-        # The bundled model's text encoders are equally wide, by which diffusers tells them apart.
-        extra = {"text_encoder_2": second_encoder().to(dtype)} if demo else {}
-        pipe = StableDiffusionXLPipeline.from_single_file(str(args.model / "sdxl.safetensors"), config=str(config),
-                                                          local_files_only=True, torch_dtype=dtype, **extra)
+    # The bundled model's text encoders are equally wide, by which diffusers tells them apart.
+    extra = {"text_encoder_2": second_encoder().to(dtype)} if demo else {}
+    pipe = StableDiffusionXLPipeline.from_single_file(str(args.model / "sdxl.safetensors"), config=str(config),
+                                                      local_files_only=True, torch_dtype=dtype, **extra)
     gc.collect()
     adapter = peer.adapter_file(args.model)
     pipe.load_ip_adapter(str(args.model), subfolder="", weight_name=adapter.name, local_files_only=True,
@@ -41,16 +45,19 @@ def load(args, configs=CONFIGS, vision=VISION):
     gc.collect()
     pipe.set_progress_bar_config(disable=True)
     pipe.to(args.device)
-    if args.device == "cuda":  # as Braid does there: plain f16 overflows in SDXL's VAE
-        pipe.vae.to(torch.bfloat16)
+    pipe.vae.to(peer.DTYPES[peer.vae_dtype(args)])
     return pipe, embeds
 
 
-def main(args, **models) -> dict:
+def main(args) -> dict:
+    marks = {"imported": time.monotonic()}
     peer.settle(args)
-    begin = time.perf_counter()
-    pipe, embeds = load(args, **models)
-    loaded = time.perf_counter() - begin
+    with tempfile.TemporaryDirectory() as folder:
+        config = args.config or configure(Path(folder), args.model)
+        begin = time.perf_counter()
+        pipe, embeds = load(args, config)
+        loaded = time.perf_counter() - begin
+    marks["loaded"] = time.monotonic()
     if args.compile:
         pipe.unet = torch.compile(pipe.unet, mode=args.compile)
     clock, keep = peer.Clock(args.device), {}
@@ -65,17 +72,21 @@ def main(args, **models) -> dict:
 
     pipe.vae.decode = clock.timed("decode", decoded)
     pipe.image_processor.postprocess = clock.timed("decode", postprocess)
-    forward = pipe.unet.forward
+    scale = pipe.scheduler.scale_model_input
 
-    def evaluate(*inputs, **kwargs):
+    def begun(*inputs):  # what a step does first
         if not clock.marks:
             clock.mark()
-        return forward(*inputs, **kwargs)
+            marks["first_step_begin"] = time.monotonic()
+        return scale(*inputs)
 
-    pipe.unet.forward = evaluate
+    pipe.scheduler.scale_model_input = begun
 
     def step(_pipe, _index, _t, values):
         clock.mark()
+        if args.start:
+            print(json.dumps(marks | {"first_step_end": time.monotonic()}), flush=True)
+            os._exit(0)
         keep["latents"] = values["latents"]
         return {}
 
@@ -99,4 +110,6 @@ def main(args, **models) -> dict:
 if __name__ == "__main__":
     parser = peer.options(__doc__)
     parser.add_argument("--compile", metavar="MODE", help="torch.compile the UNet: default, reduce-overhead, max-autotune")
-    print(peer.json.dumps(main(parser.parse_args())))
+    parser.add_argument("--config", type=Path, help="a folder that `configure` has written; default: made anew")
+    parser.add_argument("--start", action="store_true", help="end after the first step and print when it was reached (start.py)")
+    print(json.dumps(main(parser.parse_args())))

@@ -1,11 +1,11 @@
 """What both peers share: options, files, clocks, and a measurement that checks the picture before it counts."""
 import argparse
-import hashlib
 import json
 import resource
 import struct
 import sys
 import time
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -116,9 +116,8 @@ class Clock:
 
 
 def measure(args, clock: Clock, draw, host: dict, load: float, outside: list[str]) -> dict:
-    """Runs `draw() -> (PIL image, tensors that must be finite)`: warm-up, then the samples, each checked against the first.
-
-    `outside` names the stages that were done once before and are in no sample.
+    """Runs `draw() -> (PIL image, tensors that must be finite)`: a first time, then warm-up, then the samples, each checked
+    against the first. `outside` names the stages that were done once before and are in no sample.
     """
     def sample():
         clock.clear()
@@ -134,7 +133,7 @@ def measure(args, clock: Clock, draw, host: dict, load: float, outside: list[str
     if picture.std() < 1:
         sys.exit("the picture has one colour; nothing is reported")
     samples = []
-    for run in range(1, args.warmup + args.repetitions):
+    for run in range(args.warmup + args.repetitions):
         again, taken = sample()
         # On the CPU two runs are the same bit for bit; on a GPU libraries may choose another order of sums.
         if difference(picture, again)["largest"] > (0 if args.device == "cpu" else 2):
@@ -142,24 +141,32 @@ def measure(args, clock: Clock, draw, host: dict, load: float, outside: list[str
         if run >= args.warmup:
             samples.append(taken)
     request = {
-        "model": str(args.model), "adapters": 1, "width": picture.shape[1], "height": picture.shape[0],
-        "steps": args.steps, "cfg_scale": args.cfg_scale, "pictures": 1, "warmup": args.warmup, "dtype": args.dtype}
-    out = rows.row(host | {"device": device_name(args.device), "threads": args.threads,
-                           "instructions": torch.backends.cpu.get_cpu_capability().lower()},
-                   request, load, first["seconds"], samples)
-    out["outside"] = outside
-    out["check"] = {"sha256": hashlib.sha256(picture.tobytes()).hexdigest(), "mean": float(picture.mean()),
-                    "deviation": float(picture.std())}
+        "model": str(args.model), "scenario": None, "adapters": 1, "width": picture.shape[1], "height": picture.shape[0],
+        "steps": args.steps, "cfg_scale": args.cfg_scale, "pictures": 1, "warmup": args.warmup,
+        "checksum": f"{zlib.crc32(picture.tobytes()):08x}"}
+    out = rows.row(host | machine(args), request, load, first["seconds"], samples)
+    out |= {"outside": outside, "picture_deviation": float(picture.std()), "skipped": None}
     out["peak_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     if args.picture:
         Image.fromarray(picture).save(args.picture)
     if args.against:
-        out["against"] = difference(np.asarray(Image.open(args.against).convert("RGB")), picture)
+        wanted = np.asarray(Image.open(args.against).convert("RGB"))
+        out["against"] = difference(wanted, picture) | {"checksum": f"{zlib.crc32(wanted.tobytes()):08x}"}
     return out
 
 
-def device_name(device: str) -> str:
-    return torch.cuda.get_device_name() if device == "cuda" else "cpu"
+def machine(args) -> dict:
+    """What `bench` says of the device."""
+    cuda, driver = args.device == "cuda", Path("/sys/module/nvidia/version")
+    return {
+        "device": "cuda:0" if cuda else "cpu", "device_name": torch.cuda.get_device_name() if cuda else rows.processor(),
+        "driver": (driver.read_text().strip() if driver.exists() else "unknown") if cuda else "none", "dtype": args.dtype,
+        "vae_dtype": vae_dtype(args), "threads": args.threads, "instructions": torch.backends.cpu.get_cpu_capability().lower()}
+
+
+def vae_dtype(args) -> str:
+    """As Braid chooses it: plain f16 overflows in SDXL's VAE."""
+    return "bf16" if args.dtype == "f16" else args.dtype
 
 
 def difference(wanted: np.ndarray, got: np.ndarray) -> dict:
