@@ -10,6 +10,7 @@ each peer's is compared with it. Needs no packages.
 import argparse
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -165,6 +166,11 @@ def arguments():
                         help="also diffusers with torch.compile in this mode; on a GPU `default` is added by itself")
     parser.add_argument("-o", "--output", type=Path, help="writes every row and the summary as JSON")
     args = parser.parse_args()
+    for name in ("diffusers", "diffsynth"):
+        python = getattr(args, name)
+        if python and not shutil.which(python):
+            parser.error(f"--{name}: {python} is not a program that can be run")
+        setattr(args, name, python and os.path.abspath(shutil.which(python)))  # not resolved: an environment's is a link
     args.device = ["--device", args.device] if args.device else []
     return args
 

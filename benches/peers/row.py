@@ -43,7 +43,7 @@ def row(host: dict, request: dict, load: float, first: float, samples: list[dict
     stages = {name: [s["stages"].get(name, 0.0) for s in samples] for name in names}
     middle = mean(seconds)
     return {
-        "benchmark": "e2e", **host, "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"), **request,
+        "benchmark": "e2e", **host, "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"), **request,
         "repetitions": len(samples), "load_seconds": load, "first_seconds": first, "mean_seconds": middle,
         "sd_seconds": deviation(seconds), "p50_seconds": percentile(seconds, 50), "p90_seconds": percentile(seconds, 90),
         "p99_seconds": percentile(seconds, 99), "pictures_per_second": request["pictures"] / middle,

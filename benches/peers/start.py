@@ -31,7 +31,9 @@ def braid(case: Case, out: Path) -> dict:
     report = case.braid_picture(out)
     total, seconds = time.monotonic() - begin, report["seconds"]
     end = total - seconds["decode"] - seconds["save"]
-    return {"loaded": seconds["load"], "first_step_begin": end - report["step_seconds"][0], "first_step_end": end}
+    begun = end - report["step_seconds"][0]
+    loaded = begun - seconds["text"] - seconds["image"] - seconds["condition"]
+    return {"loaded": loaded, "first_step_begin": begun, "first_step_end": end}
 
 
 def peer(case: Case, config: Path) -> dict:
