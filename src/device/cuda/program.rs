@@ -323,7 +323,7 @@ impl Drop for CudaProgram {
         if let Captured::Graph(graph) = self.captured {
             self.driver.release_graph(graph);
         }
-        for step in &self.steps {
+        for step in self.once.iter().chain(&self.steps) {
             if let Ready::Gemm(plan) = step {
                 self.driver.release_gemm(*plan);
             }

@@ -173,11 +173,12 @@ pub fn lower(graph: &Graph, plan: &Plan, settings: &Settings, role: &Role, bases
     Ok(Lowered { once, steps, jobs, regions, bindings })
 }
 
-/// Every count must fit the kernels' 32-bit parameters.
+/// Every count must fit the kernels' 32-bit parameters; only an input may be empty, such as the scales of no adapter.
 fn check(graph: &Graph) -> Result<()> {
     for node in &graph.nodes {
         let rows = node.len() / node.channels().max(1);
-        if node.is_empty() || rows > i32::MAX as usize || node.channels() > i32::MAX as usize / 16 {
+        let empty = node.is_empty() && !matches!(node.op, Op::Input);
+        if empty || rows > i32::MAX as usize || node.channels() > i32::MAX as usize / 16 {
             return Err(Error::Graph(format!("`{}` of shape {:?} is too large or empty", node.name, node.shape)));
         }
     }
