@@ -122,7 +122,7 @@ fn pipeline(options: &PipelineOptions) -> (Arc<PtxDriver>, Pipeline) {
 
 /// The estimate is what is held, for one shape and for two.
 #[test]
-fn a_second_shape_of_a_pipeline_takes_up_nothing() {
+fn a_second_shape_of_a_pipeline_takes_up_what_is_new() {
     if !compiled() {
         return;
     }
@@ -145,11 +145,12 @@ fn a_second_shape_of_a_pipeline_takes_up_nothing() {
     assert_eq!((driver.held(), pipeline.program_bytes()), (held(one), held(one)));
     let before = driver.calls().allocations;
     pipeline.prepare(&second).unwrap();
-    // Two slabs each for conditioning, UNet and decoder, none for weights.
-    assert_eq!(driver.calls().allocations - before, 6);
+    // Two slabs each for conditioning, UNet and decoder; one, and its staging, for the convolutions after 2 to 3 columns, which
+    // are no doubling and so have another form.
+    assert_eq!(driver.calls().allocations - before, 6 + 2);
     let more = driver.moved()[0] - taken;
     println!("{taken} bytes up for the first shape, {more} for the second");
-    // Inputs alone, of the runs that warm: those of 65 steps.
+    // Besides them the inputs of the runs that warm.
     assert!(more < taken / 4, "{more} of {taken}");
     let two = driver.held();
     assert_eq!(two, pipeline.program_bytes());
@@ -160,7 +161,7 @@ fn a_second_shape_of_a_pipeline_takes_up_nothing() {
     assert!(two < both + alone / 2, "{two} for both, {both} and {alone} alone");
     // The decoder of that size and the conditioning of that many steps are there.
     pipeline.prepare(&shape(24, 1)).unwrap();
-    assert_eq!(driver.calls().allocations - before, 6 + 2);
+    assert_eq!(driver.calls().allocations - before, 6 + 2 + 2);
     // What is released is taken up again.
     pipeline.release();
     assert_eq!((driver.held(), pipeline.program_bytes()), (0, 0));
