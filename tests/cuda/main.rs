@@ -6,6 +6,7 @@
 mod attention;
 #[path = "../common/mod.rs"]
 mod common;
+mod demo;
 #[path = "../common/device.rs"]
 mod device;
 mod golden;
