@@ -4,12 +4,17 @@
 #![allow(clippy::unwrap_used)]
 
 mod attention;
+mod batch;
+#[path = "../common/case.rs"]
+mod case;
+mod cases;
 #[path = "../common/mod.rs"]
 mod common;
 mod demo;
 #[path = "../common/device.rs"]
 mod device;
 mod golden;
+mod handover;
 #[path = "../common/interpreter.rs"]
 mod interpreter;
 mod load;
@@ -20,6 +25,7 @@ mod products;
 mod ptx;
 mod report;
 mod sampler;
+mod shared;
 
 use braid::device::cpu::Cpu;
 use braid::device::cuda::CudaDevice;
