@@ -35,7 +35,9 @@ pub fn chosen() -> Where {
 /// Says that this test is skipped, past the harness, which keeps what a passing test prints to itself. `false`.
 pub fn skip(why: &str) -> bool {
     let thread = std::thread::current();
-    let _ = writeln!(std::io::stderr(), "{}: skipped: {why}", thread.name().unwrap_or("a test"));
+    let line = format!("{}: skipped: {why}\n", thread.name().unwrap_or("a test"));
+    // In one piece, so that no other test's words come between.
+    let _ = std::io::stderr().write_all(line.as_bytes());
     false
 }
 
