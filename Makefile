@@ -6,21 +6,24 @@ EXAMPLES := 01_generate 02_many_prompts 03_sweep_scale 04_cancel 05_inspect
 # NVRTC of a pinned version, which tools/get-nvrtc.sh brings, compiles the kernels for the tests, and a warning or a spill is an
 # error there. BRAID_NVRTC names another NVRTC.
 NVRTC := $(abspath $(or $(CARGO_TARGET_DIR),target)/nvrtc)
-lint doc examples tests: export BRAID_KERNELS_STRICT = 1
+lint doc examples tests full: export BRAID_KERNELS_STRICT = 1
 ifndef BRAID_NVRTC
-lint doc examples tests: export BRAID_NVRTC = $(shell ls -d $(NVRTC) 2>/dev/null)
+lint doc examples tests full: export BRAID_NVRTC = $(shell ls -d $(NVRTC) 2>/dev/null)
 endif
 
-.PHONY: help test nvrtc format lint doc scripts examples tests goldens bench kernels
+.PHONY: help test test-full nvrtc format lint doc scripts examples tests full goldens bench kernels
 
 help:
 	@echo "make test      everything that must hold: format, lints, documentation, examples, tests"
+	@echo "make test-full what takes too long for that: larger goldens through the CUDA backend on the interpreter"
 	@echo "make examples  runs each example on a small random model"
 	@echo "make kernels   registers, memory, tensor cores of each kernel, and what the interpreter counts at SDXL's sizes"
 	@echo "make bench     times the CPU's products beside faer and gemm"
 	@echo "make goldens   how the reference values are made again (needs Python 3.11 and the network)"
 
 test: nvrtc format lint doc scripts examples tests
+
+test-full: test full
 
 nvrtc:
 ifndef BRAID_NVRTC
@@ -55,6 +58,9 @@ export TESTS
 
 tests:
 	@echo "$$TESTS" | tools/run-tests.sh
+
+full:
+	@echo "$(CARGO) test --test cuda -- --ignored --nocapture" | tools/run-tests.sh
 
 # The tests print it: docs/kernels.md holds the tables of the committed kernels and what they say.
 kernels:

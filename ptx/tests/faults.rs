@@ -3,7 +3,7 @@
 
 mod common;
 
-use braid_ptx::{Fault, FaultKind, Hazard, Launch, Memory, MemorySpace, Schedule, run};
+use braid_ptx::{Fault, FaultKind, Hazard, Launch, Memory, MemorySpace, Module, Schedule, run};
 use common::{line_of, module};
 
 /// Runs a kernel of faults.cu on 64 threads and `blocks` blocks, over 64 floats that are 1 where `written`.
@@ -159,4 +159,48 @@ fn the_rest() {
     assert_eq!(fault.to_string(), "kernel endless: 4 parameter bytes, the kernel takes 8");
     let fault = run(&module("faults"), "none", &memory, &launch).unwrap_err();
     assert!(fault.to_string().contains("no such kernel; there are: blocks_meet,"), "{fault}");
+}
+
+/// A register that nothing wrote: no address, no number, and as an integer far from zero, so that a result shows it.
+#[test]
+fn registers_that_nothing_wrote() {
+    let run_of = |body: &str| {
+        let text = format!(
+            ".version 8.0\n.target sm_80\n.address_size 64\n.visible .entry k(.param .u64 out) {{
+            .reg .b32 %r<4>; .reg .f32 %f<4>; .reg .b64 %d<4>; .reg .b64 %at; .reg .pred %p<2>;
+            ld.param.u64 %at, [out];
+            {body}
+            ret; }}"
+        );
+        let module = Module::parse(&text).unwrap_or_else(|e| panic!("{body}: {e}"));
+        let memory = Memory::new();
+        let out = memory.alloc(16);
+        let result = run(&module, "k", &memory, &Launch::new([1, 1, 1], [1, 1, 1], &out.to_le_bytes()));
+        let mut word = [0; 4];
+        result.map(|_| memory.read(out, &mut word).map(|()| u32::from_le_bytes(word)).unwrap())
+    };
+    // As an address, of a load, of a store and of a sum with what is known.
+    for body in [
+        "ld.global.u32 %r0, [%d0]; st.global.u32 [%at], %r0;",
+        "mov.u32 %r0, 1; st.global.u32 [%d1], %r0;",
+        "add.s64 %d2, %at, %d3; mov.u32 %r0, 1; st.global.u32 [%d2], %r0;",
+        "mul.wide.u32 %d2, %r3, 4; add.s64 %d2, %d2, %at; ld.global.u32 %r0, [%d2];",
+    ] {
+        let fault = run_of(body).unwrap_err();
+        // Odd, so an access of more than a byte is misaligned before it is anything else.
+        assert!(matches!(fault.kind, FaultKind::Misaligned { .. } | FaultKind::OutOfBounds { .. }), "{body}: {fault}");
+        assert!(fault.to_string().contains("kernel k"), "{fault}");
+    }
+    // As a number: what is computed from it is none either, and no comparison with it holds.
+    for body in
+        ["st.global.f32 [%at], %f0;", "mov.f32 %f0, 0f00000000; mul.f32 %f0, %f0, %f1; st.global.f32 [%at], %f0;"]
+    {
+        assert!(f32::from_bits(run_of(body).unwrap()).is_nan(), "{body}");
+    }
+    let compared =
+        "mov.f32 %f0, 0f00000000; setp.le.f32 %p1, %f1, %f0; selp.u32 %r0, 1, 2, %p1; st.global.u32 [%at], %r0;";
+    assert_eq!(run_of(compared).unwrap(), 2);
+    // As a count it is too large for any loop to end well, and written it is what was written.
+    assert_eq!(run_of("st.global.u32 [%at], %r1;").unwrap(), 0x7fff_dead);
+    assert_eq!(run_of("mov.u32 %r1, 7; st.global.u32 [%at], %r1;").unwrap(), 7);
 }

@@ -15,6 +15,8 @@ pub enum Where {
     Cuda,
     /// `both`: the interpreter, and beside it the first GPU, whose results are compared.
     Both,
+    /// `alone`: as `cuda`, with an interpreter behind the driver's calls in place of the GPU.
+    Alone,
     /// `twice`: as `both`, with a second interpreter in place of the GPU.
     Twice,
 }
@@ -24,15 +26,18 @@ pub fn chosen() -> Where {
         "" | "ptx" => Where::Interpreter,
         "cuda" => Where::Cuda,
         "both" => Where::Both,
+        "alone" => Where::Alone,
         "twice" => Where::Twice,
-        other => panic!("BRAID_TEST_DRIVER is {other}; ptx, cuda, both and twice are known"),
+        other => panic!("BRAID_TEST_DRIVER is {other}; ptx, cuda, both, alone and twice are known"),
     }
 }
 
 /// Says that this test is skipped, past the harness, which keeps what a passing test prints to itself. `false`.
 pub fn skip(why: &str) -> bool {
     let thread = std::thread::current();
-    let _ = writeln!(std::io::stderr(), "{}: skipped: {why}", thread.name().unwrap_or("a test"));
+    let line = format!("{}: skipped: {why}\n", thread.name().unwrap_or("a test"));
+    // In one piece, so that no other test's words come between.
+    let _ = std::io::stderr().write_all(line.as_bytes());
     false
 }
 
@@ -57,7 +62,7 @@ pub fn cuda() -> Option<Arc<dyn Driver>> {
 /// Whether what BRAID_TEST_DRIVER names is there; says which test is skipped where it is not.
 pub fn there() -> bool {
     match chosen() {
-        Where::Interpreter | Where::Twice => true,
+        Where::Interpreter | Where::Alone | Where::Twice => true,
         Where::Cuda | Where::Both => cuda().is_some() || skip("no CUDA device"),
     }
 }

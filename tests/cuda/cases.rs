@@ -1,21 +1,20 @@
-//! The golden cases of diffusers in half precision: the CUDA backend on the interpreter against the peer's f32.
+//! The golden cases of diffusers in half precision: the CUDA backend on the interpreter (or a GPU) against the peer's f32.
 
 use super::case::{Case, stages};
-use super::compiled;
-use super::ptx::PtxDriver;
-use super::relative;
+use super::{compiled, drivers, relative};
 use braid::Pipeline;
 use braid::device::cuda::CudaDevice;
+use braid::device::cuda::driver::Driver;
 use braid::pipeline::Watch;
 use braid::tensor::DType;
 use std::sync::Arc;
 
 /// Runs a case with the VAE in bf16: relative L2 of the latents, PSNR of the pictures in dB.
-fn run(name: &str, dtype: DType) -> braid::Result<(f64, f64)> {
+fn run(driver: Arc<dyn Driver>, name: &str, dtype: DType) -> braid::Result<(f64, f64)> {
     let case = Case::open("diffusers", name);
     let dir = tempfile::tempdir().unwrap();
     braid::synth::from_recipe(&case.folder.join("recipe.json"), dir.path()).unwrap();
-    let device = CudaDevice::new(Arc::new(PtxDriver::new()), dtype).unwrap().with_library(false);
+    let device = CudaDevice::new(driver, dtype).unwrap().with_library(false);
     let pipeline = Pipeline::load_on(&case.options(dir.path()), Some(Box::new(device)))?;
     let got = pipeline.generate(&case.request(), &mut Watch::default())?;
     let want: std::collections::HashMap<_, _> = stages(&case.folder.join("stages.safetensors")).into_iter().collect();
@@ -42,10 +41,13 @@ fn check(name: &str, limits: Limits) {
     if !compiled() {
         return;
     }
-    for (dtype, (most, least)) in [DType::F16, DType::BF16].into_iter().zip(limits) {
-        let (latents, psnr) = run(name, dtype).unwrap();
-        println!("{name} {dtype}: latents {latents:.1e} of {most:.1e}, {psnr:.1} dB of {least:.1}");
-        assert!(latents <= most && psnr >= least, "{name} {dtype}: latents {latents:.1e}, {psnr:.1} dB");
+    for driver in drivers() {
+        let on = driver.facts().name.clone();
+        for (dtype, (most, least)) in [DType::F16, DType::BF16].into_iter().zip(limits) {
+            let (latents, psnr) = run(driver.clone(), name, dtype).unwrap();
+            println!("{dtype} {name} on {on}: latents {latents:.1e} of {most:.1e}, {psnr:.1} dB of {least:.1}");
+            assert!(latents <= most && psnr >= least, "{name} {dtype} on {on}: latents {latents:.1e}, {psnr:.1} dB");
+        }
     }
 }
 
@@ -83,7 +85,7 @@ fn narrow_widths_are_refused() {
     for (name, node) in
         [("dpmpp-karras-two-images", "`attention`"), ("euler-a-two-adapters", "`vision_model.pre_layrnorm")]
     {
-        let error = run(name, DType::F16).unwrap_err().to_string();
+        let error = run(drivers().remove(0), name, DType::F16).unwrap_err().to_string();
         assert!(error.contains(node) && error.contains("multiple of 8") && error.contains("--device cpu"), "{error}");
     }
 }

@@ -45,7 +45,7 @@ fn draw(model: &common::Model, device: Option<Box<dyn Device>>) -> Output {
 }
 
 /// Peak signal-to-noise ratio of two pictures of bytes.
-fn psnr(got: &[u8], want: &[u8]) -> f64 {
+pub fn psnr(got: &[u8], want: &[u8]) -> f64 {
     assert_eq!(got.len(), want.len());
     let error: f64 = got.iter().zip(want).map(|(g, w)| f64::from(g.abs_diff(*w)).powi(2)).sum();
     10.0 * (255.0f64.powi(2) * got.len() as f64 / error.max(1e-9)).log10()

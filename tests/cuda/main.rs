@@ -10,6 +10,7 @@ mod case;
 mod cases;
 #[path = "../common/mod.rs"]
 mod common;
+mod demo;
 #[path = "../common/device.rs"]
 mod device;
 mod golden;

@@ -1,4 +1,5 @@
-"""Writes tests/goldens/demo: the bundled model's files (assets/demo) as diffusers loads and draws them, f32 on the CPU.
+"""Writes tests/goldens/demo: the bundled model's files (assets/demo) as diffusers loads and draws them, f32 on the CPU: pictures,
+and the latents after the last step.
 
     python make_demo.py
 """
@@ -11,7 +12,7 @@ import torch
 from diffusers import StableDiffusionXLPipeline
 from diffusers.loaders.single_file_utils import convert_open_clip_checkpoint
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
 from diffusers_folder import write_tokenizers
@@ -55,15 +56,21 @@ def main() -> None:
                          local_files_only=True)
     pipe.set_progress_bar_config(disable=True)
     GOLDENS.mkdir(parents=True, exist_ok=True)
-    cases = []
+    cases, latents = [], {}
     for i, (prompt, negative, reference, scale, seed) in enumerate(CASES):
         pipe.set_ip_adapter_scale(scale)
         image = Image.open(ASSETS / "references" / reference).convert("RGB")
+
+        def keep(_pipe, _step: int, _timestep, values: dict) -> dict:
+            latents[str(i)] = values["latents"].clone()
+            return values
+
         picture = pipe(prompt, negative_prompt=negative, ip_adapter_image=image, num_inference_steps=16, guidance_scale=3.0,
-                       generator=torch.Generator("cpu").manual_seed(seed)).images[0]
+                       generator=torch.Generator("cpu").manual_seed(seed), callback_on_step_end=keep).images[0]
         picture.save(GOLDENS / f"{i}.png", optimize=True)
         cases.append({"prompt": prompt, "negative_prompt": negative, "reference": reference, "scale": scale, "seed": seed})
     (GOLDENS / "cases.json").write_text(json.dumps(cases, indent=1) + "\n")
+    save_file(latents, GOLDENS / "latents.safetensors")
 
 
 if __name__ == "__main__":

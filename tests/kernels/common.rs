@@ -27,7 +27,7 @@ pub fn fits(gib: u64) -> bool {
     compiled()
         && match chosen() {
             Where::Interpreter => true,
-            Where::Twice => skip("true sizes are for the interpreter and a GPU"),
+            Where::Alone | Where::Twice => skip("true sizes are for the interpreter and a GPU"),
             Where::Cuda | Where::Both => {
                 let free = cuda().unwrap().memory().unwrap().free >> 30;
                 free > gib || skip(&format!("it takes {gib} GiB of the GPU, {free} are free"))
@@ -55,9 +55,10 @@ impl Gpu {
         let twin = match which {
             Where::Interpreter => None,
             Where::Cuda | Where::Both => Some(Twin::of(cuda().unwrap())),
-            Where::Twice => Some(Twin::stand_in()),
+            Where::Alone | Where::Twice => Some(Twin::stand_in()),
         };
-        Self { memory: (which != Where::Cuda).then(Memory::new), twin }
+        let alone = matches!(which, Where::Cuda | Where::Alone);
+        Self { memory: (!alone).then(Memory::new), twin }
     }
 
     /// The device beside the interpreter, or in its place.

@@ -1,0 +1,92 @@
+//! The bundled model, which was trained, through the CUDA backend: all programs, own kernels, in both types with a decoder in
+//! bf16, against what diffusers draws of the same files in f32 (tests/goldens/demo).
+
+use super::golden::psnr;
+use super::{compiled, drivers, relative};
+use braid::device::Device;
+use braid::device::cuda::CudaDevice;
+use braid::inputs::picture::{self, Alpha};
+use braid::pipeline::{ImagePrompt, Scales, Watch};
+use braid::tensor::DType;
+use braid::{Pipeline, PipelineOptions, Request};
+use safetensors::SafeTensors;
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+
+fn root(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
+fn request(case: &Value) -> Request {
+    let mut request = Request::new(case["prompt"].as_str().unwrap());
+    request.negative_prompt = case["negative_prompt"].as_str().map(Into::into);
+    (request.steps, request.guidance, request.seed) = (16, 3.0, case["seed"].as_u64().unwrap());
+    request.keep_stages = true;
+    let reference = root("assets/demo/references").join(case["reference"].as_str().unwrap());
+    let scales = match case["scale"].as_f64() {
+        Some(scale) => Scales::from(scale as f32),
+        None => Scales::parse(&case["scale"].to_string(), 1.0).unwrap(),
+    };
+    request.images = vec![ImagePrompt::new(picture::load(reference, Alpha::White).unwrap()).scaled(scales)];
+    request
+}
+
+/// Half precision's part: the latents' relative L2 error and the picture's PSNR in dB that a type may have.
+fn limits(dtype: DType) -> (f64, f64) {
+    if dtype == DType::F16 { (1e-2, 45.0) } else { (6e-2, 36.0) }
+}
+
+fn as_diffusers_draws(dtype: DType, wanted: impl Fn(usize) -> bool) {
+    let folder = root("tests/goldens/demo");
+    let cases: Vec<Value> = serde_json::from_slice(&std::fs::read(folder.join("cases.json")).unwrap()).unwrap();
+    let bytes = std::fs::read(folder.join("latents.safetensors")).unwrap();
+    let all = SafeTensors::deserialize(&bytes).unwrap();
+    let options = PipelineOptions::new(root("assets/demo/sdxl.safetensors"))
+        .config(root("assets/demo/config"))
+        .clip_vision(root("assets/demo/image_encoder/model.safetensors"))
+        .adapter(root("assets/demo/ip-adapter.safetensors"));
+    for driver in drivers() {
+        let name = driver.facts().name.clone();
+        let device = CudaDevice::new(driver, dtype).unwrap().with_library(false);
+        let device: Box<dyn Device> = Box::new(device.with_decoder(DType::BF16).unwrap());
+        let pipeline = Pipeline::load_on(&options, Some(device)).unwrap();
+        for (i, case) in cases.iter().enumerate().filter(|(i, _)| wanted(*i)) {
+            let output = pipeline.generate(&request(case), &mut Watch::default()).unwrap();
+            let latents = all.tensor(&i.to_string()).unwrap();
+            let want: Vec<f32> =
+                latents.data().chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect();
+            let got = &output.stages["latents"];
+            assert_eq!(got.shape, latents.shape());
+            let error = relative(&got.data, &want);
+            let theirs = picture::load(folder.join(format!("{i}.png")), Alpha::Drop).unwrap();
+            let ratio = psnr(output.pictures[0].rgb(), theirs.rgb());
+            println!("{dtype} demo {i} on {name}: latents {error:.2e}, picture {ratio:.1} dB");
+            let (most, least) = limits(dtype);
+            assert!(error <= most, "{dtype} case {i} on {name}: latents {error:.2e}, at most {most:e}");
+            assert!(ratio >= least, "{dtype} case {i} on {name}: {ratio:.1} dB, at least {least}");
+        }
+    }
+}
+
+#[test]
+fn the_bundled_model_in_f16() {
+    if compiled() {
+        as_diffusers_draws(DType::F16, |i| i == 0);
+    }
+}
+
+#[test]
+#[ignore = "minutes on the interpreter: make test-full"]
+fn every_golden_of_the_bundled_model_in_f16() {
+    if compiled() {
+        as_diffusers_draws(DType::F16, |_| true);
+    }
+}
+
+#[test]
+#[ignore = "minutes on the interpreter: make test-full"]
+fn every_golden_of_the_bundled_model_in_bf16() {
+    if compiled() {
+        as_diffusers_draws(DType::BF16, |_| true);
+    }
+}
