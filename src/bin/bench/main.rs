@@ -7,7 +7,11 @@ mod e2e;
 mod gpus;
 mod host;
 mod lists;
+mod machine;
 mod roofline;
+mod row;
+mod setup;
+mod stats;
 #[allow(dead_code)]
 #[path = "../braid/terminal.rs"]
 mod terminal;
@@ -24,15 +28,19 @@ Usage: bench e2e --model PATH [OPTIONS]
 
 Lists are numbers or ranges with commas between them: 20,50  512..1024+256  64..1024*2
 
-e2e times one request from prompt to picture, again and again: runs to warm up, which are not
-counted, then -r runs, each checked against the first. Models stay loaded; what is kept between
-requests is kept. Lists give a row for every combination.
+e2e times one request from prompt to picture, again and again: a first run, which builds, runs to
+warm up, which are not counted, then -r runs; each must give the first one's picture. Models stay
+loaded; what is kept between requests is kept. Lists give a row for every combination; one that
+cannot run here has a row that says why, and only if none can is that a failure.
 
   -m, --model PATH              SDXL checkpoint, diffusers folder, or `demo`, the bundled model
       --config DIR              configurations for a single-file checkpoint
       --clip-vision PATH        image encoder
       --ip-adapter PATH         IP-Adapter
       --ip-adapter-image PATH   its reference picture
+      --device LIST             auto, cpu, cuda, cuda:N [default: auto: a GPU if usable, else the CPU]
+      --dtype LIST              f32, f16, bf16, of GPUs [default: f16]; the CPU computes in f32
+      --vae-dtype T             the same for the VAE [default: bf16]
   -p, --prompt TEXT             [default: a red fox in the snow]
   -n, --steps LIST              [default: 50]
       --cfg-scale F             [default: 5]
@@ -44,7 +52,7 @@ requests is kept. Lists give a row for every combination.
                                 and pictures/s
   -t, --threads N               [default: all cores]
   -r, --repetitions N           [default: 5]
-      --warmup N                [default: 1]
+      --warmup N                runs after the first [default: 1]
   -o, --output FORMAT           md, csv, json or jsonl [default: md]
 
 roofline needs no device and no model: for one evaluation of SDXL's UNet it gives every

@@ -1,0 +1,122 @@
+//! `bench` on small models.
+
+use super::{Case, stderr, stdout};
+use serde_json::Value;
+use std::process::{Command, Output};
+
+fn bench(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_bench")).args(args).args(["--threads", "2"]).output().unwrap()
+}
+
+/// The rows of a run that must succeed and say nothing.
+fn rows(args: &[&str]) -> Vec<Value> {
+    let output = bench(&[args, &["-o", "json"]].concat());
+    assert!(output.status.success() && stderr(&output).is_empty(), "{}", stderr(&output));
+    serde_json::from_str(&stdout(&output)).unwrap()
+}
+
+fn number(row: &Value, name: &str) -> f64 {
+    row[name].as_f64().unwrap_or_else(|| panic!("{name}: {row}"))
+}
+
+fn numbers(value: &Value) -> Vec<f64> {
+    value.as_array().unwrap().iter().map(|v| v.as_f64().unwrap()).collect()
+}
+
+/// The usage error that such arguments give.
+fn refused(args: &[&str]) -> String {
+    let output = bench(args);
+    let text = stderr(&output);
+    assert_eq!((output.status.code(), text.lines().count()), (Some(2), 1), "{text}");
+    text
+}
+
+#[test]
+fn every_sample_is_reported() {
+    let case = Case::make("diffusers", "euler");
+    let model = case.path(".");
+    let args = ["e2e", "--model", &model, "--steps", "2", "-W", "32", "-H", "32", "-r", "3", "--device", "cpu"];
+    let rows = rows(&args);
+    let samples = numbers(&rows[0]["seconds"]);
+    assert_eq!((samples.len(), &rows[0]["steps"], &rows[0]["width"]), (3, &2.into(), &32.into()));
+    let mean = samples.iter().sum::<f64>() / 3.0;
+    let sd = (samples.iter().map(|s| (s - mean).powi(2)).sum::<f64>() / 2.0).sqrt();
+    assert!((number(&rows[0], "mean_seconds") - mean).abs() < 1e-9);
+    assert!((number(&rows[0], "sd_seconds") - sd).abs() < 1e-9);
+    assert_eq!(rows[0]["stages"]["denoise"].as_array().unwrap().len(), 3);
+    let text = |format: &str| {
+        let output = bench(&[&args[..], &["-r", "1", "-o", format]].concat());
+        assert!(output.status.success(), "{}", stderr(&output));
+        stdout(&output)
+    };
+    assert!(text("jsonl").starts_with("{\"benchmark\":\"e2e\""));
+    let (csv, md) = (text("csv"), text("md"));
+    assert_eq!(csv.lines().count(), 2);
+    assert!(md.lines().all(|l| l.starts_with("| ") && l.ends_with(" |")));
+    // Who, where, when and from what, in every format.
+    for part in ["cpu", env!("CARGO_PKG_VERSION"), env!("BRAID_COMMIT"), "f32", "none"] {
+        assert!(csv.contains(part) && md.contains(part), "{part}: {csv}");
+    }
+}
+
+#[test]
+fn lists_give_a_row_for_every_combination() {
+    let case = Case::make("diffusers", "euler");
+    let model = case.path(".");
+    let more = ["-n", "1,2", "--size", "32..64+32", "-r", "2", "--warmup", "2", "--device", "cpu"];
+    let rows = rows(&[&["e2e", "--model", &model], &more[..]].concat());
+    let found: Vec<_> = rows.iter().map(|r| (r["width"].as_u64(), r["steps"].as_u64())).collect();
+    assert_eq!(found, [(32, 1), (32, 2), (64, 1), (64, 2)].map(|(w, n)| (Some(w), Some(n))));
+    let row = &rows[3];
+    assert_eq!((&row["warmup"], row["seconds"].as_array().unwrap().len()), (&2.into(), 2));
+    assert!((number(row, "pictures_per_second") * number(row, "mean_seconds") - 1.0).abs() < 1e-9);
+    assert!(number(row, "p50_seconds") <= number(row, "p99_seconds"));
+    let shares: f64 = row["stage_share"].as_object().unwrap().values().map(|v| v.as_f64().unwrap()).sum();
+    assert!((0.5..=1.001).contains(&shares), "{shares}");
+}
+
+#[test]
+fn rows_say_where_they_were_made() {
+    let case = Case::make("diffusers", "euler");
+    let model = case.path(".");
+    let row = &rows(&["e2e", "--model", &model, "-n", "1", "--size", "32", "-r", "1", "--device", "cpu"])[0];
+    assert!(row["date"].as_str().unwrap().ends_with('Z'));
+    assert_eq!((&row["device"], &row["driver"], &row["dtype"]), (&"cpu".into(), &"none".into(), &"f32".into()));
+    assert_eq!((&row["threads"], &row["vae_dtype"]), (&2.into(), &"f32".into()));
+    assert!(!row["device_name"].as_str().unwrap().is_empty());
+    let commit = row["commit"].as_str().unwrap();
+    let known = commit.len() == 12 && commit.bytes().all(|b| b.is_ascii_hexdigit());
+    assert!(known || commit == "unknown", "{commit}");
+    let build = if cfg!(debug_assertions) { "debug" } else { "release" };
+    assert_eq!((&row["build"], &row["version"]), (&build.into(), &env!("CARGO_PKG_VERSION").into()));
+    let checksum = row["checksum"].as_str().unwrap();
+    assert!(checksum.len() == 8 && checksum != "00000000" && row["skipped"].is_null(), "{checksum}");
+}
+
+#[test]
+fn what_cannot_run_here_is_skipped() {
+    let case = Case::make("diffusers", "euler");
+    let model = case.path(".");
+    let args = ["e2e", "--model", &model, "-n", "1", "--size", "32", "-r", "1"];
+    // No machine has that many GPUs.
+    let rows = rows(&[&args[..], &["--device", "cpu,cuda:99", "--dtype", "f16,bf16"]].concat());
+    let found: Vec<_> =
+        rows.iter().map(|r| (r["device"].as_str(), r["dtype"].as_str(), !r["skipped"].is_null())).collect();
+    let [cpu, gpu] = [Some("cpu"), Some("cuda:99")];
+    let [f32, f16, bf16] = [Some("f32"), Some("f16"), Some("bf16")];
+    assert_eq!(found, [(cpu, f32, false), (cpu, bf16, true), (gpu, f16, true), (gpu, bf16, true)]);
+    assert!(rows[1]["skipped"].as_str().unwrap().contains("computes in f32"));
+    for row in &rows[2..] {
+        assert!(row["skipped"].as_str().unwrap().contains("cuda:99"), "{row}");
+        assert!(row.get("mean_seconds").is_none());
+    }
+    // Where nothing at all was measured, the status says so, and the rows are there nevertheless.
+    for more in [&["--device", "cuda:99"][..], &["--device", "cuda:99", "--dtype", "f32"]] {
+        let output = bench(&[&args[..], more, &["-o", "csv"]].concat());
+        assert_eq!((output.status.code(), stdout(&output).lines().count()), (Some(1), 2));
+        assert!(stderr(&output).contains("nothing was measured: "), "{}", stderr(&output));
+    }
+    assert!(refused(&[&args[..], &["--device", "cpu,tpu"]].concat()).contains("tpu"));
+    assert!(refused(&[&args[..], &["--dtype", "f16,f8"]].concat()).contains("f8"));
+    assert!(refused(&[&args[..], &["--frobnicate"]].concat()).contains("--frobnicate"));
+}
