@@ -120,3 +120,21 @@ fn what_cannot_run_here_is_skipped() {
     assert!(refused(&[&args[..], &["--dtype", "f16,f8"]].concat()).contains("f8"));
     assert!(refused(&[&args[..], &["--frobnicate"]].concat()).contains("--frobnicate"));
 }
+
+#[test]
+fn what_the_adapter_costs() {
+    let args = ["e2e", "--model", "demo", "-n", "2", "--size", "64", "-r", "2", "--device", "cpu"];
+    let rows = rows(&[&args[..], &["--adapter", "off,on"]].concat());
+    assert_eq!((rows.len(), &rows[0]["adapters"], &rows[1]["adapters"]), (2, &0.into(), &1.into()));
+    let (off, on) = (numbers(&rows[0]["seconds"]), numbers(&rows[1]["seconds"]));
+    // The median of two is their mean.
+    let percent = 100.0 * ((on[0] / off[0] + on[1] / off[1]) / 2.0 - 1.0);
+    assert!((number(&rows[1], "adapter_overhead_percent") - percent).abs() < 1e-6);
+    assert!(number(&rows[1], "adapter_denoise_overhead_percent").is_finite());
+    assert!(rows[0]["adapter_overhead_percent"].is_null());
+    assert_ne!(rows[0]["checksum"], rows[1]["checksum"], "the adapter has no effect");
+    assert!(rows[0]["stages"].get("image").is_some() && number(&rows[1]["stage_share"], "image") > 0.0);
+    let case = Case::make("diffusers", "euler");
+    assert!(refused(&["e2e", "--model", &case.path("."), "--adapter", "on"]).contains("--ip-adapter"));
+    assert!(refused(&["e2e", "--model", "demo", "--adapter", "both"]).contains("both"));
+}

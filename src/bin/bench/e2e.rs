@@ -6,7 +6,7 @@ use crate::lists::{self, Format, table};
 use crate::machine::{Machine, Place};
 use crate::row::{Case, Measured, Row, TITLES};
 use crate::setup::{self, Loaded, Model, Setup};
-use crate::stats::{deviation, mean, percentile, sorted};
+use crate::stats::{self, deviation, mean, percentile, sorted};
 use crate::terminal;
 use braid::inputs::picture::Picture;
 use braid::pipeline::{MAX_COUNT, MAX_SIDE, Output, Stage, Watch};
@@ -21,6 +21,8 @@ struct Options {
     counts: Vec<usize>,
     repetitions: usize,
     warmup: usize,
+    /// With the adapter, without it, or each in turn; as the model has one where absent.
+    adapter: Vec<bool>,
 }
 
 impl Options {
@@ -44,10 +46,19 @@ impl Options {
     }
 }
 
+fn on_or_off(name: &str) -> Result<bool, Failure> {
+    match name {
+        "on" => Ok(true),
+        "off" => Ok(false),
+        _ => Err(Failure::usage(format!("--adapter: `{name}` is not known; on and off are"))),
+    }
+}
+
 pub fn run(mut parser: lexopt::Parser) -> Result<(), Failure> {
     let p = &mut parser;
     let mut setup = Setup::new();
-    let mut options = Options { steps: vec![50], sizes: Vec::new(), counts: vec![1], repetitions: 5, warmup: 1 };
+    let mut options =
+        Options { steps: vec![50], sizes: Vec::new(), counts: vec![1], repetitions: 5, warmup: 1, adapter: Vec::new() };
     let mut format = Format::Markdown;
     while let Some(option) = setup::next(p)? {
         match option.as_str() {
@@ -57,6 +68,7 @@ pub fn run(mut parser: lexopt::Parser) -> Result<(), Failure> {
             "-b" | "--batch-count" => options.counts = lists::numbers(p, "--batch-count", 1, MAX_COUNT)?,
             "-r" | "--repetitions" => options.repetitions = args::count(p, "--repetitions", 1, 10_000)?,
             "--warmup" => options.warmup = args::count(p, "--warmup", 1, 10_000)?,
+            "--adapter" => options.adapter = setup::list(p, "--adapter", on_or_off)?,
             "--preset" => match args::text(p, "--preset")?.as_str() {
                 // The settings of MLPerf Inference's SDXL.
                 "mlperf" => {
@@ -74,6 +86,15 @@ pub fn run(mut parser: lexopt::Parser) -> Result<(), Failure> {
         return Err(Failure::usage("--size: it and --width or --height exclude each other"));
     }
     let model = setup.model()?;
+    if options.adapter.is_empty() {
+        options.adapter.push(model.has_adapter());
+    }
+    if options.adapter.contains(&true) && !model.has_adapter() {
+        return Err(Failure::usage("--adapter: there is none to be on; give --ip-adapter and --ip-adapter-image"));
+    }
+    // A pair is one measurement; more than that would be the same again.
+    options.adapter.dedup();
+    options.adapter.truncate(2);
     let mut rows = Vec::new();
     let mut bench = Bench { model: &model, options: &options, rows: &mut rows, on_cpu: false };
     for place in setup.places() {
@@ -119,33 +140,51 @@ impl Bench<'_> {
             return self.skip(Machine { dtype: place.asked(), ..place.machine(None) }, &requests, why);
         }
         let begin = Instant::now();
-        let loaded = self.model.load(place, gpu, self.model.has_adapter())?;
+        let loaded = self.model.load(place, gpu, self.options.adapter.contains(&true))?;
         let load_seconds = begin.elapsed().as_secs_f64();
         for mut request in requests {
-            request.images = self.model.images.clone();
             request.noise_dtype = loaded.pipeline.dtype();
             self.request(&loaded, &request, load_seconds)?;
         }
         Ok(())
     }
 
+    /// Measures one request, with the adapter and without it, as asked for.
     fn request(&mut self, loaded: &Loaded, request: &Request, load_seconds: f64) -> Result<(), Failure> {
         let (width, height) = loaded.pipeline.size(request)?;
-        let mut row = self.row(loaded.machine.clone(), request, loaded.pipeline.adapters());
-        (row.case.width, row.case.height) = (Some(width), Some(height));
-        match measure(&loaded.pipeline, request, self.options)? {
-            Ok(samples) => row.measured = Some(samples.summary(request, load_seconds)),
-            Err(why) => row.skipped = Some(why),
+        let with = |adapter: &bool| {
+            let mut request = request.clone();
+            request.images = if *adapter { self.model.images.clone() } else { Vec::new() };
+            (request.width, request.height) = (Some(width), Some(height));
+            request
+        };
+        let variants: Vec<_> = self.options.adapter.iter().map(with).collect();
+        let samples = measure(&loaded.pipeline, &variants, self.options)?;
+        let percent = match &samples {
+            Ok(samples) => overhead(&variants, samples),
+            Err(_) => None,
+        };
+        for (i, variant) in variants.iter().enumerate() {
+            let mut row = self.row(loaded.machine.clone(), variant, variant.images.len());
+            match &samples {
+                Ok(samples) => {
+                    let percent = percent.filter(|_| !variant.images.is_empty());
+                    row.measured = Some(samples[i].summary(variant, load_seconds, percent));
+                }
+                Err(why) => row.skipped = Some(why.clone()),
+            }
+            self.rows.push(row);
         }
-        self.rows.push(row);
         Ok(())
     }
 
     fn skip(&mut self, machine: Machine, requests: &[Request], why: &str) -> Result<(), Failure> {
         for request in requests {
-            let mut row = self.row(machine.clone(), request, usize::from(self.model.has_adapter()));
-            row.skipped = Some(why.to_owned());
-            self.rows.push(row);
+            for &adapter in &self.options.adapter {
+                let mut row = self.row(machine.clone(), request, usize::from(adapter));
+                row.skipped = Some(why.to_owned());
+                self.rows.push(row);
+            }
         }
         Ok(())
     }
@@ -183,17 +222,37 @@ struct Samples {
     stages: BTreeMap<&'static str, Vec<f64>>,
 }
 
-/// Times a request again and again; the inner error says why it cannot run here.
-fn measure(pipeline: &Pipeline, request: &Request, options: &Options) -> Result<Result<Samples, String>, Failure> {
-    let mut samples = Samples::default();
+/// By how many percent the adapter makes a request and its denoising longer.
+fn overhead(variants: &[Request], samples: &[Samples]) -> Option<[f64; 2]> {
+    let find = |adapter: bool| samples.iter().zip(variants).find(|(_, v)| v.images.is_empty() != adapter);
+    let ((with, _), (without, _)) = (find(true)?, find(false)?);
+    let denoise = |samples: &Samples| samples.stages.get("denoise").cloned().unwrap_or_default();
+    Some([stats::overhead(&with.seconds, &without.seconds), stats::overhead(&denoise(with), &denoise(without))])
+}
+
+/// Times requests again and again, by turns, so that what slows the machine slows them all; the inner error says why they
+/// cannot run here.
+fn measure(
+    pipeline: &Pipeline,
+    requests: &[Request],
+    options: &Options,
+) -> Result<Result<Vec<Samples>, String>, Failure> {
+    let mut samples: Vec<Samples> = requests.iter().map(|_| Samples::default()).collect();
     for run in 0..=options.warmup + options.repetitions {
-        let begin = Instant::now();
-        // The library itself refuses results that are not finite.
-        let output = match pipeline.generate(request, &mut Watch::default()) {
-            Err(error) if run == 0 => return setup::skipped(error).map(Err),
-            output => output?,
-        };
-        samples.add(run, options.warmup, begin.elapsed().as_secs_f64(), output)?;
+        let mut turn: Vec<_> = samples.iter_mut().zip(requests).collect();
+        // The first of a pair is the second of the next one.
+        if run % 2 == 1 {
+            turn.reverse();
+        }
+        for (samples, request) in turn {
+            let begin = Instant::now();
+            // The library itself refuses results that are not finite.
+            let output = match pipeline.generate(request, &mut Watch::default()) {
+                Err(error) if run == 0 => return setup::skipped(error).map(Err),
+                output => output?,
+            };
+            samples.add(run, options.warmup, begin.elapsed().as_secs_f64(), output)?;
+        }
     }
     Ok(Ok(samples))
 }
@@ -217,7 +276,7 @@ impl Samples {
         Ok(())
     }
 
-    fn summary(self, request: &Request, load_seconds: f64) -> Measured {
+    fn summary(&self, request: &Request, load_seconds: f64, overhead: Option<[f64; 2]>) -> Measured {
         let (mean_seconds, rising) = (mean(&self.seconds), sorted(&self.seconds));
         let mut crc = crc32fast::Hasher::new();
         self.pictures.iter().for_each(|picture| crc.update(picture.rgb()));
@@ -233,8 +292,10 @@ impl Samples {
             pictures_per_second: request.count as f64 / mean_seconds,
             step_mean_seconds: mean(&self.steps),
             stage_share: self.stages.iter().map(|(name, s)| (*name, mean(s) / mean_seconds)).collect(),
-            seconds: self.seconds,
-            stages: self.stages,
+            adapter_overhead_percent: overhead.map(|[whole, _]| whole),
+            adapter_denoise_overhead_percent: overhead.map(|[_, denoise]| denoise),
+            seconds: self.seconds.clone(),
+            stages: self.stages.clone(),
         }
     }
 }

@@ -33,11 +33,14 @@ warm up, which are not counted, then -r runs; each must give the first one's pic
 loaded; what is kept between requests is kept. Lists give a row for every combination; one that
 cannot run here has a row that says why, and only if none can is that a failure.
 
-  -m, --model PATH              SDXL checkpoint, diffusers folder, or `demo`, the bundled model
+  -m, --model PATH              SDXL checkpoint, diffusers folder, or `demo`, the bundled model, which
+                                has an adapter and a reference
       --config DIR              configurations for a single-file checkpoint
       --clip-vision PATH        image encoder
       --ip-adapter PATH         IP-Adapter
       --ip-adapter-image PATH   its reference picture
+      --adapter LIST            on, off; both are measured by turns, and the overhead in percent is the
+                                median over the pairs [default: on where there is one]
       --device LIST             auto, cpu, cuda, cuda:N [default: auto: a GPU if usable, else the CPU]
       --dtype LIST              f32, f16, bf16, of GPUs [default: f16]; the CPU computes in f32
       --vae-dtype T             the same for the VAE [default: bf16]

@@ -58,6 +58,11 @@ pub struct Measured {
     pub step_mean_seconds: f64,
     /// Each stage's share of the mean.
     pub stage_share: BTreeMap<&'static str, f64>,
+    /// By how much a request with the adapter is longer than one without, where both were asked for: the median over the
+    /// pairs, image encoder included.
+    pub adapter_overhead_percent: Option<f64>,
+    /// The same of the denoising alone.
+    pub adapter_denoise_overhead_percent: Option<f64>,
     /// Wall-clock seconds of each request.
     pub seconds: Vec<f64>,
     /// Each stage's seconds in each request.
@@ -97,8 +102,9 @@ impl Row {
                 Some(m.step_mean_seconds),
                 Some(m.first_seconds),
                 Some(m.load_seconds),
+                m.adapter_overhead_percent,
             ],
-            None => vec![None; 9],
+            None => vec![None; 10],
         };
         cells.extend(measured.into_iter().map(|value| value.map_or(String::new(), |v| format!("{v:.4}"))));
         cells.push(self.skipped.clone().unwrap_or_default());
@@ -107,7 +113,7 @@ impl Row {
 }
 
 /// The titles of the rows' cells.
-pub const TITLES: [&str; 25] = [
+pub const TITLES: [&str; 26] = [
     "device",
     "name",
     "driver",
@@ -132,5 +138,6 @@ pub const TITLES: [&str; 25] = [
     "step s",
     "first s",
     "load s",
+    "adapter %",
     "skipped",
 ];
