@@ -138,3 +138,25 @@ fn what_the_adapter_costs() {
     assert!(refused(&["e2e", "--model", &case.path("."), "--adapter", "on"]).contains("--ip-adapter"));
     assert!(refused(&["e2e", "--model", "demo", "--adapter", "both"]).contains("both"));
 }
+
+#[test]
+fn both_scenarios_of_mlperf() {
+    let case = Case::make("diffusers", "euler");
+    let model = case.path(".");
+    let args =
+        ["e2e", "--model", &model, "--preset", "mlperf", "--size", "32", "-b", "2,3", "-r", "1", "--device", "cpu"];
+    let rows = rows(&args);
+    let found: Vec<_> = rows.iter().map(|r| (r["scenario"].as_str(), r["pictures"].as_u64())).collect();
+    let offline = Some("offline");
+    assert_eq!(found, [(Some("single-stream"), Some(1)), (offline, Some(2)), (offline, Some(3))]);
+    for row in &rows {
+        assert_eq!((&row["steps"], &row["cfg_scale"], &row["width"]), (&20.into(), &8.0.into(), &32.into()));
+        let pictures = number(row, "pictures");
+        assert!((number(row, "pictures_per_second") * number(row, "mean_seconds") - pictures).abs() < 1e-9);
+    }
+    // Of the whole size, but without the time that it takes: there is no such GPU.
+    let output = bench(&["e2e", "--model", &model, "--preset", "mlperf", "--device", "cuda:99", "-o", "json"]);
+    let rows: Vec<Value> = serde_json::from_str(&stdout(&output)).unwrap();
+    assert!(rows.iter().all(|row| row["width"] == 1024 && row["height"] == 1024), "{rows:?}");
+    assert!(refused(&["e2e", "--model", &model, "--preset", "mlcommons"]).contains("mlcommons"));
+}

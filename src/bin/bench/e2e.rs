@@ -23,22 +23,34 @@ struct Options {
     warmup: usize,
     /// With the adapter, without it, or each in turn; as the model has one where absent.
     adapter: Vec<bool>,
+    /// Whether both of MLPerf's scenarios are measured.
+    mlperf: bool,
 }
+
+/// Pictures of a request in MLPerf's offline scenario, where nothing else is said.
+const OFFLINE: usize = 4;
+
+/// A request with MLPerf's name for it.
+type Named = (Option<&'static str>, Request);
 
 impl Options {
     /// Every combination of the lists.
-    fn requests(&self, request: &Request) -> Vec<Request> {
+    fn requests(&self, request: &Request) -> Vec<Named> {
         let sizes: Vec<_> = match self.sizes.as_slice() {
             [] => vec![(request.width, request.height)],
             sizes => sizes.iter().map(|size| (Some(*size), Some(*size))).collect(),
         };
+        // One stream of single pictures for the latency; as many at once as there are for the throughput.
+        let single = self.mlperf.then_some((Some("single-stream"), 1));
+        let offline = self.mlperf.then_some("offline");
+        let counts: Vec<_> = single.into_iter().chain(self.counts.iter().map(|count| (offline, *count))).collect();
         let mut all = Vec::new();
         for size in sizes {
-            for &count in &self.counts {
+            for &(name, count) in &counts {
                 for &steps in &self.steps {
                     let mut request = request.clone();
                     ((request.width, request.height), request.count, request.steps) = (size, count, steps);
-                    all.push(request);
+                    all.push((name, request));
                 }
             }
         }
@@ -57,8 +69,15 @@ fn on_or_off(name: &str) -> Result<bool, Failure> {
 pub fn run(mut parser: lexopt::Parser) -> Result<(), Failure> {
     let p = &mut parser;
     let mut setup = Setup::new();
-    let mut options =
-        Options { steps: vec![50], sizes: Vec::new(), counts: vec![1], repetitions: 5, warmup: 1, adapter: Vec::new() };
+    let mut options = Options {
+        steps: vec![50],
+        sizes: Vec::new(),
+        counts: vec![1],
+        repetitions: 5,
+        warmup: 1,
+        adapter: Vec::new(),
+        mlperf: false,
+    };
     let mut format = Format::Markdown;
     while let Some(option) = setup::next(p)? {
         match option.as_str() {
@@ -74,6 +93,7 @@ pub fn run(mut parser: lexopt::Parser) -> Result<(), Failure> {
                 "mlperf" => {
                     (options.steps, options.sizes, setup.request.guidance) = (vec![20], vec![1024], 8.0);
                     setup.request.method = Some("euler".parse()?);
+                    (options.mlperf, options.counts) = (true, vec![OFFLINE]);
                 }
                 other => return Err(Failure::usage(format!("--preset: `{other}` is not known; mlperf is"))),
             },
@@ -142,16 +162,16 @@ impl Bench<'_> {
         let begin = Instant::now();
         let loaded = self.model.load(place, gpu, self.options.adapter.contains(&true))?;
         let load_seconds = begin.elapsed().as_secs_f64();
-        for mut request in requests {
+        for (scenario, mut request) in requests {
             request.noise_dtype = loaded.pipeline.dtype();
-            self.request(&loaded, &request, load_seconds)?;
+            self.request(&loaded, (scenario, request), load_seconds)?;
         }
         Ok(())
     }
 
     /// Measures one request, with the adapter and without it, as asked for.
-    fn request(&mut self, loaded: &Loaded, request: &Request, load_seconds: f64) -> Result<(), Failure> {
-        let (width, height) = loaded.pipeline.size(request)?;
+    fn request(&mut self, loaded: &Loaded, (scenario, request): Named, load_seconds: f64) -> Result<(), Failure> {
+        let (width, height) = loaded.pipeline.size(&request)?;
         let with = |adapter: &bool| {
             let mut request = request.clone();
             request.images = if *adapter { self.model.images.clone() } else { Vec::new() };
@@ -165,7 +185,7 @@ impl Bench<'_> {
             Err(_) => None,
         };
         for (i, variant) in variants.iter().enumerate() {
-            let mut row = self.row(loaded.machine.clone(), variant, variant.images.len());
+            let mut row = self.row(loaded.machine.clone(), scenario, variant, variant.images.len());
             match &samples {
                 Ok(samples) => {
                     let percent = percent.filter(|_| !variant.images.is_empty());
@@ -178,10 +198,10 @@ impl Bench<'_> {
         Ok(())
     }
 
-    fn skip(&mut self, machine: Machine, requests: &[Request], why: &str) -> Result<(), Failure> {
-        for request in requests {
+    fn skip(&mut self, machine: Machine, requests: &[Named], why: &str) -> Result<(), Failure> {
+        for (scenario, request) in requests {
             for &adapter in &self.options.adapter {
-                let mut row = self.row(machine.clone(), request, usize::from(adapter));
+                let mut row = self.row(machine.clone(), *scenario, request, usize::from(adapter));
                 row.skipped = Some(why.to_owned());
                 self.rows.push(row);
             }
@@ -189,13 +209,13 @@ impl Bench<'_> {
         Ok(())
     }
 
-    fn row(&self, machine: Machine, request: &Request, adapters: usize) -> Row {
+    fn row(&self, machine: Machine, scenario: Option<&'static str>, request: &Request, adapters: usize) -> Row {
         Row {
             benchmark: "e2e",
             host: Host::now(),
             machine,
             model: self.model.name.clone(),
-            scenario: None,
+            scenario,
             case: Case {
                 adapters,
                 width: request.width,

@@ -50,9 +50,9 @@ cannot run here has a row that says why, and only if none can is that a failure.
       --size LIST               width and height [default: the model's own size]
   -W, --width N  -H, --height N one of them apart
   -b, --batch-count LIST        pictures of a request [default: 1]
-      --preset mlperf           20 steps of Euler, guidance 8, 1024x1024; flags after it win. Its
-                                single stream is -b 1 and the percentiles, its offline a larger -b
-                                and pictures/s
+      --preset mlperf           20 steps of Euler, guidance 8, 1024x1024, in both scenarios: a row
+                                single-stream (one picture, its percentiles) and a row offline (4
+                                pictures a request or -b, pictures/s); flags after it win
   -t, --threads N               [default: all cores]
   -r, --repetitions N           [default: 5]
       --warmup N                runs after the first [default: 1]
