@@ -3,6 +3,7 @@
 #[allow(dead_code)]
 #[path = "../braid/args.rs"]
 mod args;
+mod check;
 mod e2e;
 mod gpus;
 mod host;
@@ -29,7 +30,8 @@ Usage: bench e2e --model PATH [OPTIONS]
 Lists are numbers or ranges with commas between them: 20,50  512..1024+256  64..1024*2
 
 e2e times one request from prompt to picture, again and again: a first run, which builds, runs to
-warm up, which are not counted, then -r runs; each must give the first one's picture. Models stay
+warm up, which are not counted, then -r runs. Every stage must be finite and every run must give
+the first one's picture, which is checked before anything is timed and after. Models stay
 loaded; what is kept between requests is kept. Lists give a row for every combination; one that
 cannot run here has a row that says why, and only if none can is that a failure.
 

@@ -42,7 +42,7 @@ pub struct Case {
 /// One measurement with every sample.
 #[derive(Serialize)]
 pub struct Measured {
-    /// CRC-32 of the pictures' pixels, the same in every run.
+    /// CRC-32 of the pictures, the same in every run.
     pub checksum: String,
     /// Reading and checking the files.
     pub load_seconds: f64,
