@@ -174,3 +174,22 @@ fn a_model_that_gives_nan_is_not_timed() {
     assert_eq!((output.status.code(), stdout(&output).as_str()), (Some(1), ""), "{text}");
     assert!(text.contains("NaN") && text.lines().count() == 1, "{text}");
 }
+
+#[test]
+fn a_model_of_which_nothing_is_on_disk() {
+    let args = ["e2e", "--model", "synthetic:small", "-n", "1", "-r", "1", "--device", "cpu"];
+    let made = &rows(&[&args[..], &["--adapter", "on,off"]].concat());
+    assert_eq!((&made[0]["model"], &made[0]["width"]), (&"synthetic:small".into(), &128.into()));
+    assert_ne!(made[0]["checksum"], made[1]["checksum"], "the adapter has no effect");
+    // It is the same model as one that is written, of which it is the same picture.
+    let dir = tempfile::tempdir().unwrap();
+    let sizes = braid::synth::Sizes::small();
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let none = std::collections::BTreeMap::new();
+    braid::synth::write_safetensors(path("m.safetensors").as_ref(), &sizes.checkpoint(), &none).unwrap();
+    let model = path("m.safetensors");
+    let file = &rows(&["e2e", "--model", &model, "--size", "128", "-n", "1", "-r", "1", "--device", "cpu"]);
+    assert_eq!(file[0]["checksum"], made[1]["checksum"]);
+    assert!(refused(&["e2e", "--model", "synthetic:flux"]).contains("synthetic:flux"));
+    assert!(refused(&[&args[..], &["--ip-adapter", "a"]].concat()).contains("--ip-adapter"));
+}

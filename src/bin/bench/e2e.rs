@@ -106,6 +106,10 @@ pub fn run(mut parser: lexopt::Parser) -> Result<(), Failure> {
         return Err(Failure::usage("--size: it and --width or --height exclude each other"));
     }
     let model = setup.model()?;
+    let request = &mut setup.request;
+    if options.sizes.is_empty() && request.width.is_none() && request.height.is_none() {
+        (request.width, request.height) = (model.side, model.side);
+    }
     if options.adapter.is_empty() {
         options.adapter.push(model.has_adapter());
     }
@@ -159,18 +163,19 @@ impl Bench<'_> {
             let why = "the CPU computes in f32 whatever the type: its rows are above";
             return self.skip(Machine { dtype: place.asked(), ..place.machine(None) }, &requests, why);
         }
-        let begin = Instant::now();
-        let loaded = self.model.load(place, gpu, self.options.adapter.contains(&true))?;
-        let load_seconds = begin.elapsed().as_secs_f64();
+        let loaded = match self.model.load(place, gpu, self.options.adapter.contains(&true), &|device| device) {
+            Ok(loaded) => loaded,
+            Err(error) => return self.skip(place.machine(None), &requests, &setup::skipped(error)?),
+        };
         for (scenario, mut request) in requests {
             request.noise_dtype = loaded.pipeline.dtype();
-            self.request(&loaded, (scenario, request), load_seconds)?;
+            self.request(&loaded, (scenario, request))?;
         }
         Ok(())
     }
 
     /// Measures one request, with the adapter and without it, as asked for.
-    fn request(&mut self, loaded: &Loaded, (scenario, request): Named, load_seconds: f64) -> Result<(), Failure> {
+    fn request(&mut self, loaded: &Loaded, (scenario, request): Named) -> Result<(), Failure> {
         let (width, height) = loaded.pipeline.size(&request)?;
         let with = |adapter: &bool| {
             let mut request = request.clone();
@@ -189,7 +194,7 @@ impl Bench<'_> {
             match &samples {
                 Ok(samples) => {
                     let percent = percent.filter(|_| !variant.images.is_empty());
-                    row.measured = Some(samples[i].summary(variant, load_seconds, percent));
+                    row.measured = Some(samples[i].summary(variant, loaded.load_seconds, percent));
                 }
                 Err(why) => row.skipped = Some(why.clone()),
             }

@@ -35,8 +35,10 @@ the first one's picture, which is checked before anything is timed and after. Mo
 loaded; what is kept between requests is kept. Lists give a row for every combination; one that
 cannot run here has a row that says why, and only if none can is that a failure.
 
-  -m, --model PATH              SDXL checkpoint, diffusers folder, or `demo`, the bundled model, which
-                                has an adapter and a reference
+  -m, --model PATH              SDXL checkpoint or diffusers folder; `demo`, the bundled model;
+                                `synthetic:sdxl`, random weights of the published sizes made in
+                                memory (11.3 GB with encoders and adapter); `synthetic:small`. These
+                                three bring an adapter and a reference
       --config DIR              configurations for a single-file checkpoint
       --clip-vision PATH        image encoder
       --ip-adapter PATH         IP-Adapter

@@ -3,13 +3,17 @@
 use crate::args::{self, Failure};
 use crate::machine::{Machine, Place};
 use braid::device::Device;
+use braid::device::cpu::Cpu;
 use braid::device::cuda::CudaDevice;
-use braid::inputs::picture;
-use braid::pipeline::{DeviceChoice, ImagePrompt, MAX_SIDE, MAX_THREADS};
+use braid::inputs::picture::{self, Picture};
+use braid::pipeline::{DeviceChoice, ImagePrompt, MAX_SIDE, MAX_THREADS, ModelTensors};
+use braid::synth::{Sizes, in_memory};
 use braid::tensor::DType;
 use braid::{Error, Pipeline, PipelineOptions, Request};
 use lexopt::{Arg, Parser};
+use std::cell::OnceCell;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 /// The next option, by the name that errors give it; `None` after the last.
 pub fn next(p: &mut Parser) -> Result<Option<String>, Failure> {
@@ -92,12 +96,16 @@ impl Setup {
     pub fn model(&self) -> Result<Model, Failure> {
         let path = self.model.as_ref().ok_or_else(|| {
             Failure::usage(
-                "--model: missing; give an SDXL checkpoint, a diffusers folder, or `demo`, the bundled model",
+                "--model: missing; give an SDXL checkpoint, a diffusers folder, `demo`, `synthetic:sdxl` or `synthetic:small`",
             )
         })?;
+        let name = path.to_string_lossy().into_owned();
         let mut options = PipelineOptions::new(path);
         (options.config, options.clip_vision, options.threads) =
             (self.config.clone(), self.encoder.clone(), self.threads);
+        if let Some(kind) = name.strip_prefix("synthetic:") {
+            return self.synthetic(kind, options);
+        }
         let (mut adapter, mut image) = (self.adapter.clone(), self.image.clone());
         if path == Path::new("demo") && !path.exists() {
             let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/demo");
@@ -110,12 +118,62 @@ impl Setup {
         if adapter.is_some() != image.is_some() {
             return Err(Failure::usage("--ip-adapter: it and --ip-adapter-image need each other"));
         }
-        let images = match &image {
-            Some(image) => vec![ImagePrompt::new(picture::load(image, options.compat.alpha)?)],
-            None => Vec::new(),
-        };
-        Ok(Model { name: path.to_string_lossy().into_owned(), options, adapter, images })
+        let images = self.images(image, &options)?;
+        Ok(Model { name, options, source: Source::Files { adapter }, images, side: None })
     }
+
+    /// A model that is made.
+    fn synthetic(&self, kind: &str, options: PipelineOptions) -> Result<Model, Failure> {
+        let (sizes, side) = match kind {
+            "sdxl" => (Sizes::published(), None),
+            "small" => (Sizes::small(), Some(SMALL)),
+            _ => return Err(Failure::usage(format!("--model: synthetic:{kind} is not known; sdxl and small are"))),
+        };
+        let given = [
+            ("--config", options.config.is_some()),
+            ("--clip-vision", options.clip_vision.is_some()),
+            ("--ip-adapter", self.adapter.is_some()),
+        ];
+        if let Some((flag, _)) = given.iter().find(|(_, given)| *given) {
+            return Err(Failure::usage(format!("{flag}: a synthetic model brings its own; leave it out")));
+        }
+        let images = match &self.image {
+            Some(_) => self.images(self.image.clone(), &options)?,
+            None => vec![ImagePrompt::new(pattern()?)],
+        };
+        let source = Source::Synthetic { sizes: Box::new(sizes), made: OnceCell::new() };
+        Ok(Model { name: format!("synthetic:{kind}"), options, source, images, side })
+    }
+
+    fn images(&self, path: Option<PathBuf>, options: &PipelineOptions) -> Result<Vec<ImagePrompt>, Failure> {
+        let picture = path.map(|path| picture::load(path, options.compat.alpha)).transpose()?;
+        Ok(picture.map(ImagePrompt::new).into_iter().collect())
+    }
+}
+
+/// The side of a picture of the small synthetic model, whose tensors tell SDXL's.
+const SMALL: usize = 128;
+
+/// A reference that needs no file: two gradients and a grid.
+fn pattern() -> Result<Picture, Error> {
+    const SIDE: usize = 256;
+    let pixel = |i: usize| {
+        let (x, y) = (i % SIDE, i / SIDE);
+        [x as u8, y as u8, if (x / 32 + y / 32) % 2 == 0 { 255 } else { 0 }]
+    };
+    Picture::new(SIDE, SIDE, (0..SIDE * SIDE).flat_map(pixel).collect())
+}
+
+/// Where the weights are.
+enum Source {
+    Files {
+        adapter: Option<PathBuf>,
+    },
+    /// Made at the first use.
+    Synthetic {
+        sizes: Box<Sizes>,
+        made: OnceCell<ModelTensors>,
+    },
 }
 
 /// A model that can be loaded.
@@ -123,38 +181,79 @@ pub struct Model {
     /// As it was asked for.
     pub name: String,
     options: PipelineOptions,
-    adapter: Option<PathBuf>,
+    source: Source,
     /// The adapter's image prompt; nothing without an adapter.
     pub images: Vec<ImagePrompt>,
+    /// The side of a picture where nothing was asked for; absent where the model itself knows.
+    pub side: Option<usize>,
 }
 
 /// A model loaded somewhere.
 pub struct Loaded {
     pub pipeline: Pipeline,
     pub machine: Machine,
+    /// Making weights, where they are made.
+    pub make_seconds: f64,
+    /// Reading and checking files, or looking at what was made.
+    pub load_seconds: f64,
 }
 
 impl Model {
     /// Whether there is an adapter.
     pub fn has_adapter(&self) -> bool {
-        self.adapter.is_some()
+        match &self.source {
+            Source::Files { adapter } => adapter.is_some(),
+            Source::Synthetic { .. } => true,
+        }
     }
 
-    /// Loads it on a GPU, or on the CPU, with its adapter or without.
+    /// Loads it on a GPU, or on the CPU, with its adapter or without; `wrap` may put something around the device.
     ///
     /// # Errors
     /// What the library says.
-    pub fn load(&self, place: &Place, gpu: Option<CudaDevice>, adapter: bool) -> Result<Loaded, Error> {
+    pub fn load(&self, place: &Place, gpu: Option<CudaDevice>, adapter: bool, wrap: Wrap) -> Result<Loaded, Error> {
         let machine = place.machine(gpu.as_ref());
         let mut options = self.options.clone();
         options.dtype = gpu.as_ref().map(|gpu| gpu.settings().dtype);
-        match self.adapter.as_ref().filter(|_| adapter) {
-            Some(path) => options.adapters = vec![path.clone()],
-            None => options.clip_vision = None,
-        }
-        let device = gpu.map(|gpu| Box::new(gpu) as Box<dyn Device>);
-        Ok(Loaded { pipeline: Pipeline::load_on(&options, device)?, machine })
+        let device: Box<dyn Device> = match gpu {
+            Some(gpu) => Box::new(gpu),
+            None => Box::new(Cpu::new(options.threads)),
+        };
+        let device = Some(wrap(device));
+        let begin = Instant::now();
+        let (pipeline, make_seconds) = match &self.source {
+            Source::Files { adapter: path } => {
+                match path.as_ref().filter(|_| adapter) {
+                    Some(path) => options.adapters = vec![path.clone()],
+                    None => options.clip_vision = None,
+                }
+                (Pipeline::load_on(&options, device)?, 0.0)
+            }
+            Source::Synthetic { sizes, made } => {
+                if made.get().is_none() {
+                    let _ = made.set(make(&self.name, sizes, adapter)?);
+                }
+                let seconds = begin.elapsed().as_secs_f64();
+                (Pipeline::from_tensors(made.get().unwrap_or(&ModelTensors::default()), &options, device)?, seconds)
+            }
+        };
+        let load_seconds = begin.elapsed().as_secs_f64() - make_seconds;
+        Ok(Loaded { pipeline, machine, make_seconds, load_seconds })
     }
+}
+
+/// What [`Model::load`] puts around a device.
+pub type Wrap<'a> = &'a dyn Fn(Box<dyn Device>) -> Box<dyn Device>;
+
+/// Makes the weights; without the adapter also without its encoder.
+fn make(name: &str, sizes: &Sizes, adapter: bool) -> Result<ModelTensors, Error> {
+    let mut tensors = ModelTensors::default();
+    tensors.checkpoint = in_memory(name, &sizes.checkpoint())?;
+    if adapter {
+        tensors.clip_vision = Some(in_memory(name, &sizes.image_encoder())?);
+        tensors.adapters = vec![in_memory(name, &sizes.ip_adapter())?];
+    }
+    Ok(tensors)
 }
 
 /// Why a place cannot be measured, where that is no reason to stop.
