@@ -2,6 +2,7 @@
 
 use crate::args::{self, Failure};
 use crate::check;
+use crate::child;
 use crate::host::Host;
 use crate::lists::{self, Format, table};
 use crate::machine::{Machine, Place};
@@ -58,14 +59,6 @@ impl Options {
     }
 }
 
-fn on_or_off(name: &str) -> Result<bool, Failure> {
-    match name {
-        "on" => Ok(true),
-        "off" => Ok(false),
-        _ => Err(Failure::usage(format!("--adapter: `{name}` is not known; on and off are"))),
-    }
-}
-
 pub fn run(mut parser: lexopt::Parser) -> Result<(), Failure> {
     let p = &mut parser;
     let mut setup = Setup::new();
@@ -87,7 +80,7 @@ pub fn run(mut parser: lexopt::Parser) -> Result<(), Failure> {
             "-b" | "--batch-count" => options.counts = lists::numbers(p, "--batch-count", 1, MAX_COUNT)?,
             "-r" | "--repetitions" => options.repetitions = args::count(p, "--repetitions", 1, 10_000)?,
             "--warmup" => options.warmup = args::count(p, "--warmup", 1, 10_000)?,
-            "--adapter" => options.adapter = setup::list(p, "--adapter", on_or_off)?,
+            "--adapter" => options.adapter = setup::list(p, "--adapter", setup::on_or_off)?,
             "--preset" => match args::text(p, "--preset")?.as_str() {
                 // The settings of MLPerf Inference's SDXL.
                 "mlperf" => {
@@ -114,7 +107,7 @@ pub fn run(mut parser: lexopt::Parser) -> Result<(), Failure> {
         options.adapter.push(model.has_adapter());
     }
     if options.adapter.contains(&true) && !model.has_adapter() {
-        return Err(Failure::usage("--adapter: there is none to be on; give --ip-adapter and --ip-adapter-image"));
+        return Err(setup::no_adapter());
     }
     // A pair is one measurement; more than that would be the same again.
     options.adapter.dedup();
@@ -132,14 +125,7 @@ pub fn run(mut parser: lexopt::Parser) -> Result<(), Failure> {
         Format::Json => terminal::json(&rows),
         Format::JsonLines => rows.iter().map(terminal::json).collect(),
     })?;
-    // A list may hold what this machine lacks, but something must have been measured.
-    match rows.iter().find_map(|row| row.skipped.as_ref()) {
-        Some(why) if rows.iter().all(|row| row.measured.is_none()) => {
-            terminal::line("bench: ", &format!("nothing was measured: {why}"));
-            Err(Failure::Told(1))
-        }
-        _ => Ok(()),
-    }
+    child::something_measured(rows.iter().map(|row| row.skipped.as_deref()))
 }
 
 /// What goes on.

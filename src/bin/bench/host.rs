@@ -25,6 +25,11 @@ impl Host {
             date: utc(seconds),
         }
     }
+
+    /// The cells of a row after the machine's: build, commit, date.
+    pub fn cells(&self) -> [String; 3] {
+        [format!("{} {}", self.version, self.build), self.commit.to_owned(), self.date.clone()]
+    }
 }
 
 /// Seconds since 1970 as a date and time of the Gregorian calendar, counted in years that begin in March, so that the leap

@@ -5,10 +5,10 @@ use braid::device::cuda::CudaDevice;
 use braid::error::{Error, Result};
 use braid::pipeline::DeviceChoice;
 use braid::tensor::DType;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// What a row says of the device.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Machine {
     /// `cpu` or `cuda:N`.
     pub device: String,
@@ -23,7 +23,15 @@ pub struct Machine {
     /// Threads of the CPU.
     pub threads: usize,
     /// What the CPU's kernels use.
-    pub instructions: &'static str,
+    pub instructions: String,
+}
+
+impl Machine {
+    /// The first cells of a row: device, name, driver, dtype, cpu.
+    pub fn cells(&self) -> Vec<String> {
+        let cpu = format!("{} x{}", self.instructions, self.threads);
+        vec![self.device.clone(), self.device_name.clone(), self.driver.clone(), self.dtype.clone(), cpu]
+    }
 }
 
 /// A device and a type that were asked for.
@@ -64,7 +72,7 @@ impl Place {
     /// What rows say of it; `gpu` is what [`Place::open`] gave.
     pub fn machine(&self, gpu: Option<&CudaDevice>) -> Machine {
         let threads = Cpu::new(self.threads).threads();
-        let instructions = Cpu::instructions();
+        let instructions = Cpu::instructions().to_owned();
         let named = |dtype: Option<DType>, default: DType| dtype.unwrap_or(default).to_string();
         match (gpu, self.device) {
             (Some(gpu), device) => Machine {

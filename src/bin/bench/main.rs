@@ -4,11 +4,15 @@
 #[path = "../braid/args.rs"]
 mod args;
 mod check;
+mod child;
+mod cold;
 mod e2e;
+mod gauge;
 mod gpus;
 mod host;
 mod lists;
 mod machine;
+mod memory;
 mod roofline;
 mod row;
 mod setup;
@@ -16,6 +20,7 @@ mod stats;
 #[allow(dead_code)]
 #[path = "../braid/terminal.rs"]
 mod terminal;
+mod watched;
 
 use args::Failure;
 use lexopt::Arg;
@@ -25,6 +30,8 @@ const HELP: &str = "\
 Measures Braid.
 
 Usage: bench e2e --model PATH [OPTIONS]
+       bench cold --model PATH [OPTIONS]
+       bench memory --model PATH [OPTIONS]
        bench roofline --gpu LIST [OPTIONS]
 
 Lists are numbers or ranges with commas between them: 20,50  512..1024+256  64..1024*2
@@ -62,6 +69,19 @@ cannot run here has a row that says why, and only if none can is that a failure.
       --warmup N                runs after the first [default: 1]
   -o, --output FORMAT           md, csv, json or jsonl [default: md]
 
+cold starts a process for each sample and follows it to its first picture: start, arguments,
+device, map (reading and checking files), build (programs: planned, compiled or loaded, and on a
+GPU their weights uploaded), text, image, condition, first step, other steps, decode, rest; the
+warm-up is what the first step takes longer than the others. Files should have been read once
+before. memory says for each stage what its programs take as planned and what was taken, in a
+process of its own. Both take e2e's flags from --model to --vae-dtype, --prompt and --cfg-scale;
+--adapter is on or off.
+
+  -n, --steps N                 [default: 4 for cold, 2 for memory]
+      --size N  -W N  -H N      [default: the model's own size]
+  -r, --repetitions N           processes; cold alone [default: 5]
+  -o, --output FORMAT           md, csv, json or jsonl [default: md]
+
 roofline needs no device and no model: for one evaluation of SDXL's UNet it gives every
 operation's FLOPs, bytes, shortest time, tile and wave efficiency, and from them a time.
 
@@ -72,6 +92,7 @@ operation's FLOPs, bytes, shortest time, tile and wave efficiency, and from them
 ";
 
 fn main() -> ExitCode {
+    child::begin();
     terminal::install();
     match std::panic::catch_unwind(run).unwrap_or(Err(Failure::Told(1))) {
         Ok(()) => ExitCode::SUCCESS,
@@ -89,10 +110,12 @@ fn run() -> Result<(), Failure> {
     match parser.next().map_err(args::usage)? {
         None => {
             terminal::print(HELP)?;
-            Err(Failure::usage("a benchmark is needed: e2e or roofline"))
+            Err(Failure::usage("a benchmark is needed: e2e, cold, memory or roofline"))
         }
         Some(Arg::Short('h') | Arg::Long("help")) => terminal::print(HELP),
         Some(Arg::Value(name)) if name == "e2e" => e2e::run(parser),
+        Some(Arg::Value(name)) if name == "cold" => cold::run(parser),
+        Some(Arg::Value(name)) if name == "memory" => memory::run(parser),
         Some(Arg::Value(name)) if name == "roofline" => roofline::run(parser),
         Some(other) => Err(args::unexpected_of(other, "bench --help")),
     }

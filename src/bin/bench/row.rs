@@ -72,17 +72,11 @@ pub struct Measured {
 impl Row {
     /// The row of a table; see [`TITLES`].
     pub fn cells(&self) -> Vec<String> {
-        let (machine, case) = (&self.machine, &self.case);
+        let case = &self.case;
         let size = case.width.zip(case.height).map_or(String::new(), |(w, h)| format!("{w}x{h}"));
-        let mut cells = vec![
-            machine.device.clone(),
-            machine.device_name.clone(),
-            machine.driver.clone(),
-            machine.dtype.clone(),
-            format!("{} x{}", machine.instructions, machine.threads),
-            format!("{} {}", self.host.version, self.host.build),
-            self.host.commit.to_owned(),
-            self.host.date.clone(),
+        let mut cells = self.machine.cells();
+        cells.extend(self.host.cells());
+        cells.extend([
             self.model.clone(),
             self.scenario.unwrap_or_default().to_owned(),
             size,
@@ -90,7 +84,7 @@ impl Row {
             case.pictures.to_string(),
             case.adapters.to_string(),
             case.repetitions.to_string(),
-        ];
+        ]);
         let measured: Vec<Option<f64>> = match &self.measured {
             Some(m) => vec![
                 Some(m.mean_seconds),

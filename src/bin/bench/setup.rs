@@ -265,6 +265,20 @@ pub fn skipped(error: Error) -> Result<String, Failure> {
     }
 }
 
+/// A value of `--adapter`.
+pub fn on_or_off(name: &str) -> Result<bool, Failure> {
+    match name {
+        "on" => Ok(true),
+        "off" => Ok(false),
+        _ => Err(Failure::usage(format!("--adapter: `{name}` is not known; on and off are"))),
+    }
+}
+
+/// What is wrong with `--adapter on` where there is none.
+pub fn no_adapter() -> Failure {
+    Failure::usage("--adapter: there is none to be on; give --ip-adapter and --ip-adapter-image")
+}
+
 /// Values with commas between them.
 pub fn list<T>(p: &mut Parser, flag: &str, read: impl Fn(&str) -> Result<T, Failure>) -> Result<Vec<T>, Failure> {
     args::text(p, flag)?.split(',').map(|item| read(item.trim())).collect()
