@@ -15,6 +15,7 @@ mod scales;
 pub use device::DeviceChoice;
 pub use load::ModelTensors;
 pub use prepare::Shape;
+pub use programs::PROGRAMS;
 pub use request::{
     CancelToken, ImagePrompt, MAX_COUNT, MAX_SIDE, MAX_THREADS, Output, Progress, Reference, Request, Stage,
     StageTensor, Watch,

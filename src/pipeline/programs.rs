@@ -5,6 +5,7 @@ use super::build::Plan;
 use crate::device::{Program, Steps};
 use crate::error::{Error, Result};
 use crate::models::unet::UnetShape;
+use std::time::Instant;
 
 /// What a program was built for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,6 +38,10 @@ pub(super) struct Programs {
     pub(super) free_encoders: bool,
 }
 
+/// The target of the events that tell of programs, at the level of debugging: `held`, the bytes that all of them hold (on a GPU
+/// their weights are among them), and where one was made `seconds`, the time that it took.
+pub const PROGRAMS: &str = "braid::programs";
+
 /// Programs kept: those of two resolutions with all their stages.
 const KEPT: usize = 12;
 /// Plans that are remembered.
@@ -51,14 +56,19 @@ impl Programs {
                 if self.kept.len() == KEPT {
                     self.kept.remove(0);
                 }
-                match build() {
+                let begin = Instant::now();
+                let program = match build() {
                     // Programs of other stages and sizes make room.
                     Err(Error::Memory { .. }) if !self.kept.is_empty() => {
                         self.clear();
-                        (key, build()?)
+                        build()?
                     }
-                    program => (key, program?),
-                }
+                    program => program?,
+                };
+                let seconds = begin.elapsed().as_secs_f64();
+                let held = (self.bytes() + program.bytes()) as u64;
+                tracing::debug!(target: PROGRAMS, seconds, held, "made a program");
+                (key, program)
             }
         };
         let at = self.kept.len();
@@ -77,6 +87,7 @@ impl Programs {
     pub(super) fn encoded(&mut self) {
         if self.free_encoders {
             self.kept.retain(|(key, _)| !matches!(key, Key::Text { .. } | Key::Image));
+            tracing::debug!(target: PROGRAMS, held = self.bytes() as u64, "gave the encoders back");
         }
     }
 

@@ -5,8 +5,8 @@ use crate::lists::Format;
 use crate::machine::Place;
 use crate::setup::{self, Loaded, Model, Setup};
 use crate::terminal;
-use crate::watched::{Shared, WatchedDevice};
 use braid::Request;
+use braid::device::cuda::CudaDevice;
 use braid::error::Error;
 use braid::pipeline::{DeviceChoice, MAX_SIDE};
 use serde::Serialize;
@@ -165,22 +165,19 @@ fn spawn<T: DeserializeOwned>(place: usize) -> Result<T, Failure> {
     serde_json::from_slice(&output.stdout).map_err(|e| fail("read from", e.into()))
 }
 
-/// A model loaded on a device whose programs are watched, or why it is not.
+/// The model on a device, or why it is not there; `opened` is told the device before.
 pub fn load(
     model: &Model,
     place: &Place,
     adapter: bool,
-    log: &Shared,
-    opened: impl FnOnce(Option<&braid::device::cuda::CudaDevice>),
+    opened: impl FnOnce(Option<&CudaDevice>),
 ) -> Result<Result<Loaded, String>, Failure> {
     let gpu = match place.open() {
         Ok(gpu) => gpu,
         Err(error) => return setup::skipped(error).map(Err),
     };
     opened(gpu.as_ref());
-    let log = log.clone();
-    let loaded = model.load(place, gpu, adapter, &move |device| Box::new(WatchedDevice { device, log: log.clone() }));
-    match loaded {
+    match model.load(place, gpu, adapter) {
         Ok(loaded) => Ok(Ok(loaded)),
         Err(error) => setup::skipped(error).map(Err),
     }

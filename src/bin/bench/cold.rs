@@ -4,11 +4,11 @@ use crate::args::Failure;
 use crate::check;
 use crate::child::{self, Options, Order};
 use crate::host::Host;
+use crate::listener::Shared;
 use crate::lists::{Format, table};
 use crate::machine::{Machine, Place};
 use crate::stats::{deviation, mean, median};
 use crate::terminal;
-use crate::watched::Shared;
 use braid::pipeline::{Progress, Stage, Watch};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -19,7 +19,7 @@ const PARTS: [&str; 12] = [
     "arguments",
     "device",
     "map",
-    "build",
+    "programs",
     "text",
     "image",
     "condition",
@@ -35,8 +35,9 @@ struct Sample {
     machine: Machine,
     /// Why it could not run.
     skipped: Option<String>,
-    width: usize,
-    height: usize,
+    /// Absent where nothing was drawn.
+    width: Option<usize>,
+    height: Option<usize>,
     adapters: usize,
     checksum: String,
     /// From the start of the process to the picture, without the making of weights.
@@ -61,8 +62,9 @@ struct Row {
     machine: Machine,
     model: String,
     adapters: usize,
-    width: usize,
-    height: usize,
+    /// Absent where nothing was drawn.
+    width: Option<usize>,
+    height: Option<usize>,
     steps: usize,
     cfg_scale: f32,
     repetitions: usize,
@@ -119,7 +121,7 @@ fn sample(options: &Options, order: &Order, place: &Place) -> Result<Sample, Fai
     let mut request = options.request(&model)?;
     let (arguments, log) = (child::seconds(), Shared::default());
     let mut device = 0.0;
-    let loaded = child::load(&model, place, !request.images.is_empty(), &log, |_| device = child::seconds())?;
+    let loaded = child::load(&model, place, !request.images.is_empty(), |_| device = child::seconds())?;
     let loaded = match loaded {
         Ok(loaded) => loaded,
         Err(why) => return Ok(Sample::skipped(place.machine(None), why)),
@@ -128,24 +130,24 @@ fn sample(options: &Options, order: &Order, place: &Place) -> Result<Sample, Fai
     let mut progress = |progress: Progress| {
         log.progress(progress);
     };
-    let output = match loaded.pipeline.generate(&request, &mut Watch::progress(&mut progress)) {
+    let output = match log.listen(|| loaded.pipeline.generate(&request, &mut Watch::progress(&mut progress))) {
         Ok(output) => output,
         Err(error) => return Ok(Sample::skipped(loaded.machine, crate::setup::skipped(error)?)),
     };
     let picture = start + child::seconds() - loaded.make_seconds;
     let log = log.lock();
-    let built = |stage| log.building.get(&stage).copied().unwrap_or(0.0);
-    let stage = |stage: Stage| (output.seconds.get(&stage).copied().unwrap_or(0.0) - built(Some(stage))).max(0.0);
+    let made = |stage| log.making.get(&stage).copied().unwrap_or(0.0);
+    let stage = |stage: Stage| (output.seconds.get(&stage).copied().unwrap_or(0.0) - made(Some(stage))).max(0.0);
     // Whether the denoiser is made within the first step or before it.
     let both = log.denoise.zip(log.first_step);
-    let first = both.map_or(0.0, |(begun, done)| (done - begun).as_secs_f64() - built(Some(Stage::Denoise))).max(0.0);
+    let first = both.map_or(0.0, |(begun, done)| (done - begun).as_secs_f64() - made(Some(Stage::Denoise))).max(0.0);
     let others = output.step_seconds.get(1..).unwrap_or_default();
     let mut parts = BTreeMap::from([
         ("start", start),
         ("arguments", arguments),
         ("device", device - arguments),
         ("map", loaded.load_seconds),
-        ("build", log.building.values().sum()),
+        ("programs", log.making.values().sum()),
         ("text", stage(Stage::Text)),
         ("image", stage(Stage::Image)),
         ("condition", stage(Stage::Condition)),
@@ -154,12 +156,12 @@ fn sample(options: &Options, order: &Order, place: &Place) -> Result<Sample, Fai
         ("decode", stage(Stage::Decode)),
     ]);
     parts.insert("rest", picture - parts.values().sum::<f64>());
-    let size = output.pictures.first().map_or((0, 0), |p| (p.width(), p.height()));
+    let picture_of = output.pictures.first();
     Ok(Sample {
         machine: loaded.machine.clone(),
         skipped: None,
-        width: size.0,
-        height: size.1,
+        width: picture_of.map(|p| p.width()),
+        height: picture_of.map(|p| p.height()),
         adapters: request.images.len(),
         checksum: format!("{:08x}", check::checksum(&output.pictures)),
         picture,
@@ -175,8 +177,8 @@ impl Sample {
         Self {
             machine,
             skipped: Some(why),
-            width: 0,
-            height: 0,
+            width: None,
+            height: None,
             adapters: 0,
             checksum: String::new(),
             picture: 0.0,
@@ -239,7 +241,7 @@ impl Row {
         cells.extend(self.host.cells());
         cells.extend([
             self.model.clone(),
-            format!("{}x{}", self.width, self.height),
+            self.width.zip(self.height).map_or(String::new(), |(w, h)| format!("{w}x{h}")),
             self.steps.to_string(),
             self.adapters.to_string(),
             self.repetitions.to_string(),
@@ -265,7 +267,7 @@ const TITLES: [&str; 17] = [
     "driver",
     "dtype",
     "cpu",
-    "build",
+    "programs",
     "commit",
     "date",
     "model",

@@ -149,7 +149,7 @@ impl Bench<'_> {
             let why = "the CPU computes in f32 whatever the type: its rows are above";
             return self.skip(Machine { dtype: place.asked(), ..place.machine(None) }, &requests, why);
         }
-        let loaded = match self.model.load(place, gpu, self.options.adapter.contains(&true), &|device| device) {
+        let loaded = match self.model.load(place, gpu, self.options.adapter.contains(&true)) {
             Ok(loaded) => loaded,
             Err(error) => return self.skip(place.machine(None), &requests, &setup::skipped(error)?),
         };

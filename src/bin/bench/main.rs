@@ -10,6 +10,7 @@ mod e2e;
 mod gauge;
 mod gpus;
 mod host;
+mod listener;
 mod lists;
 mod machine;
 mod memory;
@@ -20,7 +21,6 @@ mod stats;
 #[allow(dead_code)]
 #[path = "../braid/terminal.rs"]
 mod terminal;
-mod watched;
 
 use args::Failure;
 use lexopt::Arg;
@@ -70,8 +70,8 @@ cannot run here has a row that says why, and only if none can is that a failure.
   -o, --output FORMAT           md, csv, json or jsonl [default: md]
 
 cold starts a process for each sample and follows it to its first picture: start, arguments,
-device, map (reading and checking files), build (programs: planned, compiled or loaded, and on a
-GPU their weights uploaded), text, image, condition, first step, other steps, decode, rest; the
+device, map (reading and checking files), programs (planned, compiled or loaded, and on a GPU
+their weights uploaded), text, image, condition, first step, other steps, decode, rest; the
 warm-up is what the first step takes longer than the others. Files should have been read once
 before. memory says for each stage what its programs take as planned and what was taken, in a
 process of its own. Both take e2e's flags from --model to --vae-dtype, --prompt and --cfg-scale;

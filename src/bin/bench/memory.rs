@@ -4,11 +4,11 @@ use crate::args::Failure;
 use crate::child::{self, Options, Order};
 use crate::gauge::{self, Gauge};
 use crate::host::Host;
+use crate::listener::Shared;
 use crate::lists::{Format, table};
 use crate::machine::{Machine, Place};
 use crate::setup;
 use crate::terminal;
-use crate::watched::Shared;
 use braid::device::cuda::CudaDevice;
 use braid::pipeline::{Estimate, Progress, Stage, Watch};
 use serde::{Deserialize, Serialize};
@@ -19,45 +19,54 @@ struct Part {
     /// `load`, `build` for what is made before the first stage, then the stages.
     stage: String,
     /// The programs that are there at most, as planned before they are made: on a GPU with their weights, on the CPU without.
-    predicted: Option<u64>,
+    predicted_bytes: Option<u64>,
     /// What was taken beyond what there was after loading: of the device's memory on a GPU, of anonymous memory on the CPU.
-    measured: Option<u64>,
+    measured_bytes: Option<u64>,
     /// The peak of anonymous memory.
-    anonymous: Option<u64>,
+    anonymous_bytes: Option<u64>,
     /// The peak of resident memory, mapped files included.
-    resident: Option<u64>,
+    resident_bytes: Option<u64>,
     /// The most of the device's memory in use, by anyone.
-    device: Option<u64>,
+    device_bytes: Option<u64>,
 }
 
 /// What the library says of a GPU before anything is loaded there.
 #[derive(Clone, Serialize, Deserialize)]
 struct Estimated {
-    text: u64,
-    image: u64,
-    condition: u64,
-    denoise: u64,
-    decode: u64,
+    text_bytes: u64,
+    image_bytes: u64,
+    condition_bytes: u64,
+    denoise_bytes: u64,
+    decode_bytes: u64,
     /// With everything there at once.
-    kept: u64,
+    kept_bytes: u64,
     /// Where encoders go after use.
-    freed: u64,
+    freed_bytes: u64,
 }
 
 impl From<Estimate> for Estimated {
     fn from(e: Estimate) -> Self {
-        let Estimate { text, image, condition, denoise, decode, .. } = e;
-        Self { text, image, condition, denoise, decode, kept: e.kept(), freed: e.freed() }
+        Self {
+            text_bytes: e.text,
+            image_bytes: e.image,
+            condition_bytes: e.condition,
+            denoise_bytes: e.denoise,
+            decode_bytes: e.decode,
+            kept_bytes: e.kept(),
+            freed_bytes: e.freed(),
+        }
     }
 }
 
 /// What one process took.
 #[derive(Clone, Serialize, Deserialize)]
 struct Sample {
+    #[serde(flatten)]
     machine: Machine,
     skipped: Option<String>,
-    width: usize,
-    height: usize,
+    /// Absent where nothing was drawn.
+    width: Option<usize>,
+    height: Option<usize>,
     adapters: usize,
     estimate: Option<Estimated>,
     stages: Vec<Part>,
@@ -139,11 +148,11 @@ impl Notes {
         let loading = stage == LOAD;
         self.stages.push(Part {
             stage: stage.to_owned(),
-            predicted: (!loading).then_some(predicted),
-            measured: measured.filter(|_| !loading),
-            anonymous: peaks.anonymous,
-            resident: peaks.resident,
-            device,
+            predicted_bytes: (!loading).then_some(predicted),
+            measured_bytes: measured.filter(|_| !loading),
+            anonymous_bytes: peaks.anonymous,
+            resident_bytes: peaks.resident,
+            device_bytes: device,
         });
         self.most = self.used().unwrap_or(0);
     }
@@ -168,12 +177,12 @@ fn sample(options: &Options, _: &Order, place: &Place) -> Result<Sample, Failure
         most: 0,
         stages: Vec::new(),
     };
-    let loaded = child::load(&model, place, !request.images.is_empty(), &log, |gpu| notes.gpu = gpu.cloned())?;
+    let loaded = child::load(&model, place, !request.images.is_empty(), |gpu| notes.gpu = gpu.cloned())?;
     let mut sample = Sample {
         machine: place.machine(notes.gpu.as_ref()),
         skipped: None,
-        width: 0,
-        height: 0,
+        width: None,
+        height: None,
         adapters: request.images.len(),
         estimate: None,
         stages: Vec::new(),
@@ -183,7 +192,8 @@ fn sample(options: &Options, _: &Order, place: &Place) -> Result<Sample, Failure
         Err(why) => return Ok(Sample { skipped: Some(why), ..sample }),
     };
     request.noise_dtype = pipeline.dtype();
-    (sample.width, sample.height) = pipeline.size(&request)?;
+    let (width, height) = pipeline.size(&request)?;
+    (sample.width, sample.height) = (Some(width), Some(height));
     sample.estimate = pipeline.shape(&request).and_then(|shape| pipeline.estimate(&shape))?.map(Estimated::from);
     notes.device = notes.used();
     notes.close(LOAD);
@@ -196,7 +206,7 @@ fn sample(options: &Options, _: &Order, place: &Place) -> Result<Sample, Failure
         }
         notes.look();
     };
-    let drawn = pipeline.generate(&request, &mut Watch::progress(&mut progress));
+    let drawn = log.listen(|| pipeline.generate(&request, &mut Watch::progress(&mut progress)));
     match drawn {
         Ok(_) => notes.close(name),
         Err(error) => sample.skipped = Some(setup::skipped(error)?),
@@ -214,7 +224,7 @@ impl Row<'_> {
             cells.extend(self.host.cells());
             cells.extend([
                 self.model.to_owned(),
-                format!("{}x{}", sample.width, sample.height),
+                sample.width.zip(sample.height).map_or(String::new(), |(w, h)| format!("{w}x{h}")),
                 self.steps.to_string(),
                 sample.adapters.to_string(),
                 part.map_or(String::new(), |part| part.stage.clone()),
@@ -223,11 +233,11 @@ impl Row<'_> {
                 part.and_then(of).map_or(String::new(), |bytes| format!("{:.1}", bytes as f64 / 1e6))
             };
             cells.extend([
-                number(|p| p.predicted),
-                number(|p| p.measured),
-                number(|p| p.anonymous),
-                number(|p| p.resident),
-                number(|p| p.device),
+                number(|p| p.predicted_bytes),
+                number(|p| p.measured_bytes),
+                number(|p| p.anonymous_bytes),
+                number(|p| p.resident_bytes),
+                number(|p| p.device_bytes),
             ]);
             cells.push(sample.skipped.clone().unwrap_or_default());
             cells

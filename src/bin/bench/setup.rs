@@ -3,7 +3,6 @@
 use crate::args::{self, Failure};
 use crate::machine::{Machine, Place};
 use braid::device::Device;
-use braid::device::cpu::Cpu;
 use braid::device::cuda::CudaDevice;
 use braid::inputs::picture::{self, Picture};
 use braid::pipeline::{DeviceChoice, ImagePrompt, MAX_SIDE, MAX_THREADS, ModelTensors};
@@ -207,19 +206,15 @@ impl Model {
         }
     }
 
-    /// Loads it on a GPU, or on the CPU, with its adapter or without; `wrap` may put something around the device.
+    /// Loads it on a GPU, or on the CPU, with its adapter or without.
     ///
     /// # Errors
     /// What the library says.
-    pub fn load(&self, place: &Place, gpu: Option<CudaDevice>, adapter: bool, wrap: Wrap) -> Result<Loaded, Error> {
+    pub fn load(&self, place: &Place, gpu: Option<CudaDevice>, adapter: bool) -> Result<Loaded, Error> {
         let machine = place.machine(gpu.as_ref());
         let mut options = self.options.clone();
         options.dtype = gpu.as_ref().map(|gpu| gpu.settings().dtype);
-        let device: Box<dyn Device> = match gpu {
-            Some(gpu) => Box::new(gpu),
-            None => Box::new(Cpu::new(options.threads)),
-        };
-        let device = Some(wrap(device));
+        let device = gpu.map(|gpu| Box::new(gpu) as Box<dyn Device>);
         let begin = Instant::now();
         let (pipeline, make_seconds) = match &self.source {
             Source::Files { adapter: path } => {
@@ -241,9 +236,6 @@ impl Model {
         Ok(Loaded { pipeline, machine, make_seconds, load_seconds })
     }
 }
-
-/// What [`Model::load`] puts around a device.
-pub type Wrap<'a> = &'a dyn Fn(Box<dyn Device>) -> Box<dyn Device>;
 
 /// Makes the weights; without the adapter also without its encoder.
 fn make(name: &str, sizes: &Sizes, adapter: bool) -> Result<ModelTensors, Error> {

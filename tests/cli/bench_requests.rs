@@ -193,3 +193,90 @@ fn a_model_of_which_nothing_is_on_disk() {
     assert!(refused(&["e2e", "--model", "synthetic:flux"]).contains("synthetic:flux"));
     assert!(refused(&[&args[..], &["--ip-adapter", "a"]].concat()).contains("--ip-adapter"));
 }
+
+#[test]
+fn from_the_start_of_a_process_to_its_first_picture() {
+    let args = ["cold", "--model", "synthetic:small", "-n", "3", "--size", "64", "-r", "2", "--device", "cpu,cuda:99"];
+    let found = rows(&args);
+    assert_eq!(
+        (found.len(), found[0]["device"].as_str(), found[1]["device"].as_str()),
+        (2, Some("cpu"), Some("cuda:99"))
+    );
+    let row = &found[0];
+    let (seconds, parts) = (numbers(&row["seconds"]), row["parts"].as_object().unwrap());
+    assert_eq!((seconds.len(), &row["width"], &row["adapters"], parts.len()), (2, &64.into(), &1.into(), 12));
+    for (i, whole) in seconds.iter().enumerate() {
+        let part = |name: &str| numbers(&parts[name])[i];
+        // The parts are the whole, and none of it is left over in number.
+        assert!((parts.values().map(|p| numbers(p)[i]).sum::<f64>() - whole).abs() < 1e-9);
+        assert!(part("rest").abs() < 0.1 * whole, "{row}");
+        for name in [
+            "start",
+            "arguments",
+            "map",
+            "programs",
+            "text",
+            "image",
+            "condition",
+            "first_step",
+            "other_steps",
+            "decode",
+        ] {
+            assert!(part(name) > 0.0, "{name}: {row}");
+        }
+        assert!(numbers(&row["first_step_seconds"])[i] < *whole);
+    }
+    assert!((number(row, "median_seconds") - (seconds[0] + seconds[1]) / 2.0).abs() < 1e-9);
+    assert!(number(row, "make_median_seconds") > 0.0 && number(row, "warm_up_median_seconds").is_finite());
+    assert!(found[1]["skipped"].as_str().unwrap().contains("cuda:99") && found[1].get("seconds").is_none());
+    // The picture is the one that a process for many of them draws.
+    let same =
+        &rows(&["e2e", "--model", "synthetic:small", "-n", "3", "--size", "64", "-r", "1", "--device", "cpu"])[0];
+    assert_eq!(row["checksum"], same["checksum"]);
+    let output =
+        bench(&["cold", "--model", "demo", "-n", "1", "--size", "64", "-r", "1", "--device", "cpu", "-o", "md"]);
+    let text = stdout(&output);
+    assert!(output.status.success() && text.lines().count() == 3, "{text}");
+    assert!(text.lines().all(|l| l.starts_with("| ") && l.matches(" | ").count() == 29), "{text}");
+}
+
+#[test]
+fn what_goes_wrong_in_another_process_is_said_once() {
+    assert!(refused(&["cold"]).contains("--model"));
+    assert!(refused(&["memory", "--model", "demo", "-r", "2"]).contains("-r"));
+    assert!(refused(&["cold", "--model", "demo", "--size", "64", "-W", "64"]).contains("--size"));
+    // What only the loaded model can tell.
+    assert!(refused(&["cold", "--model", "demo", "--size", "33", "--device", "cpu"]).contains("33"));
+    let output = bench(&["memory", "--model", "/none/m"]);
+    assert_eq!((output.status.code(), stderr(&output).lines().count()), (Some(1), 1));
+    let output = bench(&["memory", "--model", "demo", "--device", "cuda:99", "-o", "csv"]);
+    assert_eq!((output.status.code(), stdout(&output).lines().count()), (Some(1), 2));
+    assert!(stderr(&output).contains("nothing was measured"));
+}
+
+#[test]
+fn what_each_stage_takes() {
+    let args = ["memory", "--model", "synthetic:small", "--size", "128", "-n", "1", "--device", "cpu"];
+    let row = &rows(&args)[0];
+    let stages = row["stages"].as_array().unwrap();
+    let names: Vec<_> = stages.iter().map(|s| s["stage"].as_str().unwrap()).collect();
+    assert_eq!(names, ["load", "build", "text", "image", "condition", "denoise", "decode"]);
+    assert!(row["estimate"].is_null() && row["width"] == 128, "{row}");
+    let predicted: Vec<_> = stages[1..].iter().map(|s| s["predicted_bytes"].as_u64().unwrap()).collect();
+    assert!(predicted.is_sorted() && predicted[0] > 0, "{predicted:?}");
+    if cfg!(target_os = "linux") {
+        let bytes = |stage: usize, name: &str| stages[stage][name].as_u64().unwrap();
+        // What was made is in anonymous memory: half precision, two bytes a parameter.
+        let sizes = braid::synth::Sizes::small();
+        let tensors = [sizes.checkpoint(), sizes.image_encoder(), sizes.ip_adapter()].concat();
+        let made: usize = tensors.iter().filter_map(|t| t.bytes()).sum();
+        assert!(bytes(0, "anonymous_bytes") > made as u64, "{row}");
+        // Programs of several MB are told to within a factor of two.
+        let (plan, measured) = (predicted[5], bytes(6, "measured_bytes"));
+        assert!(plan > 4 << 20 && measured > plan / 2 && measured < plan * 2, "{row}");
+        assert!(bytes(6, "anonymous_bytes") >= measured);
+    }
+    assert!(stages.iter().all(|s| s["device_bytes"].is_null()));
+    let output = bench(&[&args[..], &["-o", "csv"]].concat());
+    assert_eq!(stdout(&output).lines().count(), 8);
+}
