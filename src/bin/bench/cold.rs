@@ -128,7 +128,7 @@ fn sample(options: &Options, order: &Order, place: &Place) -> Result<Sample, Fai
     };
     request.noise_dtype = loaded.pipeline.dtype();
     let mut progress = |progress: Progress| {
-        log.progress(progress);
+        log.progress(progress.stage, progress.done);
     };
     let output = match log.listen(|| loaded.pipeline.generate(&request, &mut Watch::progress(&mut progress))) {
         Ok(output) => output,

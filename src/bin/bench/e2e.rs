@@ -146,7 +146,7 @@ impl Bench<'_> {
             Err(error) => return self.skip(place.machine(None), &requests, &setup::skipped(error)?),
         };
         if gpu.is_none() && std::mem::replace(&mut self.on_cpu, true) {
-            let why = "the CPU computes in f32 whatever the type: its rows are above";
+            let why = "the CPU computes in f32 whatever the type, and its rows are above";
             return self.skip(Machine { dtype: place.asked(), ..place.machine(None) }, &requests, why);
         }
         let loaded = match self.model.load(place, gpu, self.options.adapter.contains(&true)) {

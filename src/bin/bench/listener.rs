@@ -2,7 +2,7 @@
 
 use crate::terminal;
 use braid::error::escape;
-use braid::pipeline::{PROGRAMS, Progress, Stage};
+use braid::pipeline::{PROGRAMS, Stage};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -42,13 +42,13 @@ impl Shared {
     }
 
     /// What a request tells; true where a stage begins.
-    pub fn progress(&self, progress: Progress) -> bool {
+    pub fn progress(&self, stage: Stage, done: usize) -> bool {
         let mut log = self.lock();
-        if progress.stage == Stage::Denoise {
-            let at = if progress.done == 0 { &mut log.denoise } else { &mut log.first_step };
+        if stage == Stage::Denoise {
+            let at = if done == 0 { &mut log.denoise } else { &mut log.first_step };
             at.get_or_insert_with(Instant::now);
         }
-        log.stage.replace(progress.stage) != Some(progress.stage)
+        log.stage.replace(stage) != Some(stage)
     }
 
     /// The most bytes of programs since the last call.
@@ -129,14 +129,13 @@ mod tests {
     #[test]
     fn hears_what_is_there() {
         let log = Shared::default();
-        let step = |stage, done| Progress { stage, picture: 0, pictures: 1, done, steps: 2 };
         log.listen(|| {
             tracing::debug!(target: PROGRAMS, seconds = 0.5, held = 10u64);
             tracing::debug!("something else");
-            assert!(log.progress(step(Stage::Denoise, 0)) && log.lock().first_step.is_none());
+            assert!(log.progress(Stage::Denoise, 0) && log.lock().first_step.is_none());
             tracing::debug!(target: PROGRAMS, seconds = 0.25, held = 30u64);
             tracing::debug!(target: PROGRAMS, held = 20u64);
-            assert!(!log.progress(step(Stage::Denoise, 1)) && log.lock().first_step.is_some());
+            assert!(!log.progress(Stage::Denoise, 1) && log.lock().first_step.is_some());
         });
         // Nobody listens any more.
         tracing::debug!(target: PROGRAMS, seconds = 9.0, held = 99u64);

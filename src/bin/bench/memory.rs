@@ -200,7 +200,7 @@ fn sample(options: &Options, _: &Order, place: &Place) -> Result<Sample, Failure
     notes.anonymous = gauge::anonymous();
     let mut name = BUILD;
     let mut progress = |progress: Progress| {
-        if log.progress(progress) {
+        if log.progress(progress.stage, progress.done) {
             notes.close(name);
             name = Stage::name(progress.stage);
         }
