@@ -239,13 +239,12 @@ impl Model {
 
 /// Makes the weights; without the adapter also without its encoder.
 fn make(name: &str, sizes: &Sizes, adapter: bool) -> Result<ModelTensors, Error> {
-    let mut tensors = ModelTensors::default();
-    tensors.checkpoint = in_memory(name, &sizes.checkpoint())?;
-    if adapter {
-        tensors.clip_vision = Some(in_memory(name, &sizes.image_encoder())?);
-        tensors.adapters = vec![in_memory(name, &sizes.ip_adapter())?];
+    let checkpoint = in_memory(name, &sizes.checkpoint())?;
+    if !adapter {
+        return Ok(ModelTensors { checkpoint, ..ModelTensors::default() });
     }
-    Ok(tensors)
+    let clip_vision = Some(in_memory(name, &sizes.image_encoder())?);
+    Ok(ModelTensors { checkpoint, clip_vision, adapters: vec![in_memory(name, &sizes.ip_adapter())?] })
 }
 
 /// Why a place cannot be measured, where that is no reason to stop.

@@ -28,7 +28,7 @@ pub fn sorted(values: &[f64]) -> Vec<f64> {
 /// The middle sample, or the mean of the two in the middle.
 pub fn median(values: &[f64]) -> f64 {
     let (sorted, half) = (sorted(values), values.len() / 2);
-    mean(&sorted[half.saturating_sub(usize::from(values.len() % 2 == 0))..(half + 1).min(sorted.len())])
+    mean(&sorted[half.saturating_sub(usize::from(values.len().is_multiple_of(2)))..(half + 1).min(sorted.len())])
 }
 
 /// By how many percent `with` is more than `without`: the median over the pairs, so that a slow moment counts little.
