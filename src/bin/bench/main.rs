@@ -44,15 +44,15 @@ cannot run here has a row that says why, and only if none can is that a failure.
 
   -m, --model PATH              SDXL checkpoint or diffusers folder; `demo`, the bundled model;
                                 `synthetic:sdxl`, random weights of the published sizes made in
-                                memory (11.3 GB with encoders and adapter); `synthetic:small`. These
-                                three bring an adapter and a reference
+                                memory (11.3 GB with encoders and adapter); `synthetic:small`.
+                                These three bring an adapter and a reference
       --config DIR              configurations for a single-file checkpoint
       --clip-vision PATH        image encoder
       --ip-adapter PATH         IP-Adapter
       --ip-adapter-image PATH   its reference picture
-      --adapter LIST            on, off; both are measured by turns, and the overhead in percent is the
-                                median over the pairs [default: on where there is one]
-      --device LIST             auto, cpu, cuda, cuda:N [default: auto: a GPU if usable, else the CPU]
+      --adapter LIST            on, off; both are measured by turns, and the overhead in percent is
+                                the median over the pairs [default: on where there is one]
+      --device LIST             auto, cpu, cuda, cuda:N; auto is a GPU if usable [default: auto]
       --dtype LIST              f32, f16, bf16, of GPUs [default: f16]; the CPU computes in f32
       --vae-dtype T             the same for the VAE [default: bf16]
   -p, --prompt TEXT             [default: a red fox in the snow]
