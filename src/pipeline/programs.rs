@@ -5,6 +5,7 @@ use super::build::Plan;
 use crate::device::{Program, Steps};
 use crate::error::{Error, Result};
 use crate::models::unet::UnetShape;
+use std::collections::HashSet;
 use std::time::Instant;
 
 /// What a program was built for.
@@ -50,8 +51,8 @@ const PLANS: usize = 4;
 impl Programs {
     /// The program for `key`, built by `build` where it is not there.
     pub(super) fn get(&mut self, key: Key, build: impl Fn() -> Result<Box<dyn Program>>) -> Result<&mut dyn Program> {
-        let entry = match self.kept.iter().position(|(k, _)| *k == key) {
-            Some(at) => self.kept.remove(at),
+        let (entry, seconds) = match self.kept.iter().position(|(k, _)| *k == key) {
+            Some(at) => (self.kept.remove(at), None),
             None => {
                 if self.kept.len() == KEPT {
                     self.kept.remove(0);
@@ -65,14 +66,14 @@ impl Programs {
                     }
                     program => program?,
                 };
-                let seconds = begin.elapsed().as_secs_f64();
-                let held = (self.bytes() + program.bytes()) as u64;
-                tracing::debug!(target: PROGRAMS, seconds, held, "made a program");
-                (key, program)
+                ((key, program), Some(begin.elapsed().as_secs_f64()))
             }
         };
         let at = self.kept.len();
         self.kept.push(entry);
+        if let Some(seconds) = seconds {
+            tracing::debug!(target: PROGRAMS, seconds, held = self.bytes() as u64, "made a program");
+        }
         Ok(self.kept[at].1.as_mut())
     }
 
@@ -105,9 +106,18 @@ impl Programs {
         self.plans.iter().rev().find(|prepared| prepared.covers(&plan)).cloned().unwrap_or(plan)
     }
 
-    /// Bytes held by all of them.
+    /// Bytes held by all of them: what they share counts once.
     pub(super) fn bytes(&self) -> usize {
-        self.kept.iter().map(|(_, p)| p.bytes()).sum()
+        let (mut all, mut seen) = (0, HashSet::new());
+        for (_, program) in &self.kept {
+            all += program.bytes();
+            for (piece, bytes) in program.shared() {
+                if !seen.insert(piece) {
+                    all -= bytes;
+                }
+            }
+        }
+        all
     }
 
     /// Lets all of them go.
@@ -122,7 +132,8 @@ mod tests {
     use super::*;
     use crate::graph::Graph;
 
-    struct Fake(Graph);
+    /// With the pieces that it shares.
+    struct Fake(Graph, Vec<u64>);
 
     impl Program for Fake {
         fn run(&mut self, _: &[&[f32]], _: &mut [&mut [f32]]) -> Result<()> {
@@ -133,13 +144,17 @@ mod tests {
             10
         }
 
+        fn shared(&self) -> Vec<(u64, usize)> {
+            self.1.iter().map(|piece| (*piece, 3)).collect()
+        }
+
         fn graph(&self) -> &Graph {
             &self.0
         }
     }
 
     fn fake() -> Result<Box<dyn Program>> {
-        Ok(Box::new(Fake(Graph::default())))
+        Ok(Box::new(Fake(Graph::default(), Vec::new())))
     }
 
     fn key(width: usize) -> Key {
@@ -155,6 +170,15 @@ mod tests {
         }
         assert_eq!(programs.bytes(), KEPT * 10);
         assert!(!programs.kept.iter().any(|(k, _)| *k == key(1)));
+    }
+
+    #[test]
+    fn what_is_shared_counts_once() {
+        let mut programs = Programs::default();
+        for (width, pieces) in [vec![7], vec![7, 8], vec![9], vec![]].into_iter().enumerate() {
+            programs.get(key(width), || Ok(Box::new(Fake(Graph::default(), pieces.clone())))).unwrap();
+        }
+        assert_eq!(programs.bytes(), 4 * 10 - 3);
     }
 
     #[test]
