@@ -4,6 +4,8 @@
 //! and where the system looks. Nothing is downloaded, and no outcome fails the build; but with `BRAID_KERNELS_STRICT=1`, as the
 //! tests build, a kernel that does not compile, a warning or a spill does. Each kernel file and target is compiled once and kept
 //! in `OUT_DIR` under a hash of everything that went into it.
+//!
+//! It also tells the sources which commit they are, as `BRAID_COMMIT`.
 
 #[path = "src/device/cuda/nvrtc.rs"]
 mod nvrtc;
@@ -18,8 +20,8 @@ use std::{env, fs};
 /// Cubins, and PTX for what comes after them.
 const TARGETS: [&str; 5] = ["sm_80", "sm_86", "sm_89", "sm_90a", "compute_80"];
 const FLAGS: [&str; 3] = ["--std=c++17", "-lineinfo", "--ptxas-options=-v"];
-const VARIABLES: [&str; 5] =
-    ["BRAID_NVRTC", "BRAID_KERNELS_STRICT", "CARGO_TARGET_DIR", "CUDA_PATH", "LD_LIBRARY_PATH"];
+const VARIABLES: [&str; 6] =
+    ["BRAID_COMMIT", "BRAID_NVRTC", "BRAID_KERNELS_STRICT", "CARGO_TARGET_DIR", "CUDA_PATH", "LD_LIBRARY_PATH"];
 
 fn main() {
     let root = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").unwrap_or_default());
@@ -28,6 +30,9 @@ fn main() {
     println!("cargo:rerun-if-changed=src/device/cuda/nvrtc.rs");
     println!("cargo:rerun-if-changed=kernels");
     VARIABLES.iter().for_each(|name| println!("cargo:rerun-if-env-changed={name}"));
+    let given = env::var("BRAID_COMMIT").ok().filter(|text| !text.trim().is_empty());
+    let commit = given.or_else(|| commit(&root)).unwrap_or_else(|| "unknown".into());
+    println!("cargo:rustc-env=BRAID_COMMIT={}", commit.trim());
     let (units, headers) = sources(&root.join("kernels"));
 
     let ours = root.join(env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into())).join("nvrtc");
@@ -44,6 +49,40 @@ fn main() {
     if let Err(error) = fs::write(out.join("kernels.rs"), text) {
         println!("cargo:warning=cannot write kernels.rs: {error}");
     }
+}
+
+/// The commit that a checkout is at, from git's own files; none outside a checkout. A new commit or another branch runs this
+/// again, nothing else does.
+fn commit(root: &Path) -> Option<String> {
+    let read = |path: PathBuf| {
+        let text = fs::read_to_string(&path).ok()?;
+        println!("cargo:rerun-if-changed={}", path.display());
+        Some(text)
+    };
+    let mut folder = root.join(".git");
+    // A worktree has a file that names its folder, which names the one that it shares with the others.
+    if let Ok(text) = fs::read_to_string(&folder) {
+        folder = root.join(text.trim().strip_prefix("gitdir: ")?);
+    }
+    let common = fs::read_to_string(folder.join("commondir")).map_or(folder.clone(), |text| folder.join(text.trim()));
+    let head = read(folder.join("HEAD"))?;
+    // Git adds a line at every commit, also where the branch has no file of its own yet.
+    let log = folder.join("logs").join("HEAD");
+    if log.exists() {
+        println!("cargo:rerun-if-changed={}", log.display());
+    }
+    let hash = match head.trim().strip_prefix("ref: ") {
+        None => head.trim().to_owned(),
+        Some(branch) => match read(common.join(branch)) {
+            Some(hash) => hash.trim().to_owned(),
+            None => {
+                let packed = read(common.join("packed-refs"))?;
+                packed.lines().find_map(|line| line.strip_suffix(branch)?.strip_suffix(' ').map(str::to_owned))?
+            }
+        },
+    };
+    let whole = hash.len() >= 40 && hash.bytes().all(|b| b.is_ascii_hexdigit());
+    whole.then(|| hash[..12].to_owned())
 }
 
 /// Says what is wrong with a kernel; ends the build where the tests are built.

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used)]
 
+#[path = "cli/bench_requests.rs"]
+mod bench_requests;
 #[path = "cli/commands.rs"]
 mod commands;
 #[path = "cli/faults.rs"]

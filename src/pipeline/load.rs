@@ -8,13 +8,26 @@ use crate::models::config::{Activation, AdapterConfig, ClipTextConfig, ClipVisio
 use crate::models::tables::{self, Table};
 use crate::models::{fit, infer};
 use crate::schedulers::{Method, SchedulerConfig};
-use crate::weights::{OpenOptions, Scope, Weights, adapter, open, single_file};
+use crate::weights::single_file::{self, SingleFile};
+use crate::weights::{OpenOptions, Scope, Weights, adapter, open};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// The most adapters of a pipeline: an attention has an operand for each.
 const MAX_ADAPTERS: usize = 8;
+
+/// The tensors of a model that is in memory, for [`super::Pipeline::from_tensors`]: made by [`crate::synth::in_memory`], or by
+/// [`Weights::insert`] from anywhere.
+#[derive(Debug, Clone, Default)]
+pub struct ModelTensors {
+    /// A single-file SDXL checkpoint, under its original names.
+    pub checkpoint: Weights,
+    /// An image encoder, where pictures are to be encoded.
+    pub clip_vision: Option<Weights>,
+    /// IP-Adapters.
+    pub adapters: Vec<Weights>,
+}
 
 /// A model's sizes with its tensors.
 pub(super) struct Model<C> {
@@ -79,32 +92,57 @@ impl Models {
             None if path.is_dir() => folder(path, &open_options)?,
             None => file(path, &open_options)?,
         };
-        if options.adapters.len() > MAX_ADAPTERS {
-            let what = format!("{} adapters given; {MAX_ADAPTERS} are allowed", options.adapters.len());
-            return Err(Error::parameter("--ip-adapter", what));
-        }
+        few_enough(options.adapters.len())?;
         for path in &options.adapters {
-            let weights = adapter::base(&open(path, &open_options)?)?;
-            let config = infer::adapter(&weights)?;
-            fit::adapter_unet((path, &config), (models.unet.path(), &models.unet.config))?;
-            let table = tables::adapter(&config);
-            models.adapters.push(Model::new(config, weights, "IP-Adapter", table, &[])?);
+            models.add_adapter(&open(path, &open_options)?)?;
         }
         let beside = path.join("image_encoder");
         let vision = options.clip_vision.clone().or_else(|| beside.is_dir().then_some(beside));
         if options.clip_vision.is_some() && options.adapters.is_empty() {
-            let what =
-                "an image encoder is given, but no IP-Adapter that would read it; give --ip-adapter or leave it out";
-            return Err(Error::parameter("--clip-vision", what));
+            return Err(unread_encoder());
         }
         if let Some(path) = vision.filter(|_| !options.adapters.is_empty()) {
-            let vision = vision_encoder(&path, &open_options)?;
-            for adapter in &models.adapters {
-                fit::adapter_vision((adapter.path(), &adapter.config), (&path, &vision.config))?;
-            }
-            models.vision = Some(vision);
+            models.set_vision(&path, vision_encoder(&path, &open_options)?)?;
         }
         Ok(models)
+    }
+
+    /// The models of tensors that are in memory; of the options' paths only that of the configurations counts.
+    pub(super) fn of(tensors: &ModelTensors, options: &PipelineOptions) -> Result<Self> {
+        let parts = single_file::split(&tensors.checkpoint)?;
+        let mut models = match &options.config {
+            Some(config) => configured_parts(&parts, config)?,
+            None => inferred(parts)?,
+        };
+        few_enough(tensors.adapters.len())?;
+        for adapter in &tensors.adapters {
+            models.add_adapter(adapter)?;
+        }
+        if let Some(weights) = &tensors.clip_vision {
+            if tensors.adapters.is_empty() {
+                return Err(unread_encoder());
+            }
+            let vision = vision_model(infer::clip_vision(weights)?, weights.clone())?;
+            models.set_vision(weights.path(), vision)?;
+        }
+        Ok(models)
+    }
+
+    fn add_adapter(&mut self, file: &Weights) -> Result<()> {
+        let weights = adapter::base(file)?;
+        let config = infer::adapter(&weights)?;
+        fit::adapter_unet((file.path(), &config), (self.unet.path(), &self.unet.config))?;
+        let table = tables::adapter(&config);
+        self.adapters.push(Model::new(config, weights, "IP-Adapter", table, &[])?);
+        Ok(())
+    }
+
+    fn set_vision(&mut self, path: &Path, vision: Model<ClipVisionConfig>) -> Result<()> {
+        for adapter in &self.adapters {
+            fit::adapter_vision((adapter.path(), &adapter.config), (path, &vision.config))?;
+        }
+        self.vision = Some(vision);
+        Ok(())
     }
 
     /// Weights that are NaN or infinite, as `FILE: NAME`. Reads every byte, so it is for explaining an error, not for loading.
@@ -132,6 +170,19 @@ impl Models {
     }
 }
 
+fn few_enough(adapters: usize) -> Result<()> {
+    if adapters > MAX_ADAPTERS {
+        let what = format!("{adapters} adapters given; {MAX_ADAPTERS} are allowed");
+        return Err(Error::parameter("--ip-adapter", what));
+    }
+    Ok(())
+}
+
+fn unread_encoder() -> Error {
+    let what = "an image encoder is given, but no IP-Adapter that would read it; give --ip-adapter or leave it out";
+    Error::parameter("--clip-vision", what)
+}
+
 /// No configuration comes near it.
 const MAX_CONFIG: u64 = 16 << 20;
 
@@ -151,7 +202,11 @@ fn json(path: &Path) -> Result<Value> {
 
 /// A single-file checkpoint; sizes are read off the tensors.
 fn file(path: &Path, options: &OpenOptions) -> Result<Models> {
-    let parts = single_file::split(&open(path, options)?)?;
+    inferred(single_file::split(&open(path, options)?)?)
+}
+
+fn inferred(parts: SingleFile) -> Result<Models> {
+    let path = parts.unet.path().to_owned();
     let first = infer::clip_text(&parts.text_encoder, Activation::QuickGelu)?;
     let second = infer::clip_text(&parts.text_encoder_2, Activation::Gelu)?;
     let unet = infer::unet(&parts.unet, second.projection)?;
@@ -163,7 +218,7 @@ fn file(path: &Path, options: &OpenOptions) -> Result<Models> {
             "beta_schedule": "scaled_linear", "timestep_spacing": "leading", "steps_offset": 1, "clip_sample": false,
             "set_alpha_to_one": false, "prediction_type": prediction, "rescale_betas_zero_snr": parts.zero_snr,
         });
-        (path.to_owned(), text.to_string())
+        (path, text.to_string())
     });
     assemble(
         (first, parts.text_encoder, Tokenizer::clip()?),
@@ -177,7 +232,10 @@ fn file(path: &Path, options: &OpenOptions) -> Result<Models> {
 
 /// A single-file checkpoint with the configurations of a diffusers folder, as `from_single_file(config=...)` has it.
 fn configured_file(path: &Path, config: &Path, options: &OpenOptions) -> Result<Models> {
-    let parts = single_file::split(&open(path, options)?)?;
+    configured_parts(&single_file::split(&open(path, options)?)?, config)
+}
+
+fn configured_parts(parts: &SingleFile, config: &Path) -> Result<Models> {
     configured(config, |part| {
         Ok(match part {
             Part::Unet => parts.unet.clone(),
@@ -337,6 +395,10 @@ fn vision_encoder(path: &Path, options: &OpenOptions) -> Result<Model<ClipVision
         Some(value) => ClipVisionConfig::from_json(&config_path, &value)?,
         None => infer::clip_vision(&weights)?,
     };
+    vision_model(config, weights)
+}
+
+fn vision_model(config: ClipVisionConfig, weights: Weights) -> Result<Model<ClipVisionConfig>> {
     let table = tables::clip_vision(&config);
     Model::new(
         config,
@@ -345,4 +407,40 @@ fn vision_encoder(path: &Path, options: &OpenOptions) -> Result<Model<ClipVision
         table,
         &["position_ids", "text_model", "text_projection", "logit_scale"],
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Pipeline;
+    use super::*;
+    use crate::device::cpu::Cpu;
+    use crate::synth::{Sizes, in_memory};
+
+    /// Tensors that no file holds: what is wrong with them is named as with files.
+    #[test]
+    fn tensors_in_memory() {
+        let sizes = Sizes::small();
+        let mut tensors = ModelTensors::default();
+        let mut options = PipelineOptions::new("unread");
+        options.threads = Some(1);
+        let load =
+            |tensors: &ModelTensors| Pipeline::from_tensors(tensors, &options, Some(Box::new(Cpu::new(Some(1)))));
+        let fails = |tensors: &ModelTensors, part: &str| {
+            let text = load(tensors).unwrap_err().to_string();
+            assert!(text.contains(part), "{text}");
+        };
+        fails(&tensors, "an SDXL base checkpoint is needed");
+        tensors.checkpoint = in_memory("made", &sizes.checkpoint()).unwrap();
+        tensors.clip_vision = Some(in_memory("made", &sizes.image_encoder()).unwrap());
+        fails(&tensors, "no IP-Adapter");
+        let adapter = in_memory("adapter", &sizes.ip_adapter()).unwrap();
+        tensors.adapters = vec![adapter.clone(); 9];
+        fails(&tensors, "8 are allowed");
+        tensors.adapters = vec![tensors.checkpoint.clone()];
+        fails(&tensors, "made: this is an SDXL base checkpoint, not an IP-Adapter");
+        tensors.adapters = vec![adapter; 2];
+        let pipeline = load(&tensors).unwrap();
+        assert_eq!((pipeline.adapters(), pipeline.threads()), (2, 1));
+        assert!(format!("{pipeline:?}").starts_with("Pipeline(made, cpu"), "{pipeline:?}");
+    }
 }

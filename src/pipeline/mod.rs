@@ -13,7 +13,9 @@ mod room;
 mod scales;
 
 pub use device::DeviceChoice;
+pub use load::ModelTensors;
 pub use prepare::Shape;
+pub use programs::PROGRAMS;
 pub use request::{
     CancelToken, ImagePrompt, MAX_COUNT, MAX_SIDE, MAX_THREADS, Output, Progress, Reference, Request, Stage,
     StageTensor, Watch,
@@ -159,6 +161,26 @@ impl Pipeline {
     /// # Errors
     /// As [`Pipeline::load`].
     pub fn load_on(options: &PipelineOptions, device: Option<Box<dyn Device>>) -> Result<Self> {
+        Self::new(options, device, || Models::load(options))
+    }
+
+    /// As [`Pipeline::load_on`], of tensors that are in memory; of the options' paths only [`PipelineOptions::config`] counts.
+    ///
+    /// # Errors
+    /// As [`Pipeline::load`].
+    pub fn from_tensors(
+        tensors: &ModelTensors,
+        options: &PipelineOptions,
+        device: Option<Box<dyn Device>>,
+    ) -> Result<Self> {
+        Self::new(options, device, || Models::of(tensors, options))
+    }
+
+    fn new(
+        options: &PipelineOptions,
+        device: Option<Box<dyn Device>>,
+        models: impl FnOnce() -> Result<Models>,
+    ) -> Result<Self> {
         options.check()?;
         let cpu = Cpu::new(options.threads);
         let threads = cpu.threads();
@@ -166,7 +188,7 @@ impl Pipeline {
             Some(device) => Opened { device, dtype: options.dtype.unwrap_or(DType::F32), note: None },
             None => device::open(options, &cpu)?,
         };
-        let models = Models::load(options)?;
+        let models = models()?;
         let compat = options.compat.clone();
         let (encoders, noise_room) = (options.encoders, options.noise_room);
         let mut programs = Programs::default();

@@ -6,6 +6,7 @@ use crate::device::{Program, Steps};
 use crate::error::{Error, Result};
 use crate::models::unet::UnetShape;
 use std::collections::HashSet;
+use std::time::Instant;
 
 /// What a program was built for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,6 +39,10 @@ pub(super) struct Programs {
     pub(super) free_encoders: bool,
 }
 
+/// The target of the events that tell of programs, at the level of debugging: `held`, the bytes that all of them hold (on a GPU
+/// their weights are among them), and where one was made `seconds`, the time that it took.
+pub const PROGRAMS: &str = "braid::programs";
+
 /// Programs kept: those of two resolutions with all their stages.
 const KEPT: usize = 12;
 /// Plans that are remembered.
@@ -46,24 +51,29 @@ const PLANS: usize = 4;
 impl Programs {
     /// The program for `key`, built by `build` where it is not there.
     pub(super) fn get(&mut self, key: Key, build: impl Fn() -> Result<Box<dyn Program>>) -> Result<&mut dyn Program> {
-        let entry = match self.kept.iter().position(|(k, _)| *k == key) {
-            Some(at) => self.kept.remove(at),
+        let (entry, seconds) = match self.kept.iter().position(|(k, _)| *k == key) {
+            Some(at) => (self.kept.remove(at), None),
             None => {
                 if self.kept.len() == KEPT {
                     self.kept.remove(0);
                 }
-                match build() {
+                let begin = Instant::now();
+                let program = match build() {
                     // Programs of other stages and sizes make room.
                     Err(Error::Memory { .. }) if !self.kept.is_empty() => {
                         self.clear();
-                        (key, build()?)
+                        build()?
                     }
-                    program => (key, program?),
-                }
+                    program => program?,
+                };
+                ((key, program), Some(begin.elapsed().as_secs_f64()))
             }
         };
         let at = self.kept.len();
         self.kept.push(entry);
+        if let Some(seconds) = seconds {
+            tracing::debug!(target: PROGRAMS, seconds, held = self.bytes() as u64, "made a program");
+        }
         Ok(self.kept[at].1.as_mut())
     }
 
@@ -78,6 +88,7 @@ impl Programs {
     pub(super) fn encoded(&mut self) {
         if self.free_encoders {
             self.kept.retain(|(key, _)| !matches!(key, Key::Text { .. } | Key::Image));
+            tracing::debug!(target: PROGRAMS, held = self.bytes() as u64, "gave the encoders back");
         }
     }
 

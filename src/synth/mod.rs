@@ -3,12 +3,14 @@
 //! Every value is a pure function of the tensor's seed and the element's index, so that no weights need to be stored.
 
 mod file;
+mod memory;
 pub mod published;
 mod recipe;
 mod safetensors;
 mod sdxl;
 mod torch;
 
+pub use memory::in_memory;
 pub use recipe::from_recipe;
 pub use safetensors::write_safetensors;
 pub use sdxl::{Progress, Sizes, adapter_tensors, checkpoint_tensors, sdxl, vision_tensors};

@@ -3,6 +3,7 @@
 use super::{Stored, TensorSpec, file, published, seed_of, write_safetensors, write_torch};
 use crate::error::{Error, Result};
 use crate::models::config::{AdapterConfig, ClipTextConfig, ClipVisionConfig, UnetConfig, VaeConfig};
+use crate::models::fit::cross_attention_widths;
 use crate::models::tables::{self, Table};
 use crate::tensor::DType;
 use crate::weights::keymap;
@@ -84,6 +85,37 @@ impl Sizes {
             vae: published::vae(),
             vision: published::vision(),
             adapter: published::adapter(),
+        }
+    }
+
+    /// The same structure, everything narrow and shallow: 10 M parameters, most of them the tokens' embeddings. Its sizes
+    /// can be read off the tensors, as those of the published files can.
+    pub fn small() -> Self {
+        let full = Self::published();
+        let text = ClipTextConfig { hidden: 64, layers: 3, heads: 1, intermediate: 256, ..full.text };
+        let unet = UnetConfig {
+            channels: vec![32, 64, 128],
+            transformer_layers: vec![0, 1, 2],
+            heads: vec![1, 1, 2],
+            context: 128,
+            addition_input: 64 + 6 * full.unet.addition_time,
+            ..full.unet
+        };
+        Self {
+            text_2: ClipTextConfig { activation: full.text_2.activation, projection: Some(64), ..text.clone() },
+            text,
+            vae: VaeConfig { channels: vec![32, 32, 64, 64], ..full.vae },
+            vision: ClipVisionConfig {
+                hidden: 128,
+                layers: 2,
+                heads: 2,
+                intermediate: 256,
+                image: 112,
+                projection: 128,
+                ..full.vision
+            },
+            adapter: AdapterConfig { embedding: 128, tokens: 4, context: 128, widths: cross_attention_widths(&unet) },
+            unet,
         }
     }
 

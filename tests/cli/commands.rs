@@ -150,67 +150,6 @@ fn configurations_for_a_single_file() {
 }
 
 #[test]
-fn bench_reports_every_sample() {
-    let case = Case::make("diffusers", "euler");
-    let bench = |format: &str| {
-        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_bench"));
-        command.args([
-            "e2e",
-            "--model",
-            &case.path("."),
-            "--steps",
-            "2",
-            "-W",
-            "32",
-            "-H",
-            "32",
-            "-r",
-            "3",
-            "-o",
-            format,
-        ]);
-        let output = command.output().unwrap();
-        assert!(output.status.success() && stderr(&output).is_empty(), "{}", stderr(&output));
-        stdout(&output)
-    };
-    let json: Value = serde_json::from_str(&bench("json")).unwrap();
-    let samples: Vec<f64> = json[0]["seconds"].as_array().unwrap().iter().map(|s| s.as_f64().unwrap()).collect();
-    assert_eq!((samples.len(), &json[0]["steps"], &json[0]["width"]), (3, &2.into(), &32.into()));
-    let mean = samples.iter().sum::<f64>() / 3.0;
-    let sd = (samples.iter().map(|s| (s - mean).powi(2)).sum::<f64>() / 2.0).sqrt();
-    assert!((json[0]["mean_seconds"].as_f64().unwrap() - mean).abs() < 1e-9);
-    assert!((json[0]["sd_seconds"].as_f64().unwrap() - sd).abs() < 1e-9);
-    assert_eq!(json[0]["stages"]["denoise"].as_array().unwrap().len(), 3);
-    assert!(bench("jsonl").starts_with("{\"benchmark\":\"e2e\""));
-    assert_eq!(bench("csv").lines().count(), 2);
-    assert!(bench("md").lines().all(|l| l.starts_with("| ") && l.ends_with(" |")));
-}
-
-#[test]
-fn bench_takes_lists() {
-    let case = Case::make("diffusers", "euler");
-    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_bench"));
-    command.args(["e2e", "--model", &case.path("."), "-n", "1,2", "--size", "32..64+32", "-r", "2", "--warmup", "2"]);
-    let output = command.args(["-o", "json"]).output().unwrap();
-    assert!(output.status.success(), "{}", stderr(&output));
-    let mut preset = std::process::Command::new(env!("CARGO_BIN_EXE_bench"));
-    preset.args(["e2e", "--model", &case.path("."), "--preset", "mlperf", "--size", "32", "-r", "1", "-o", "jsonl"]);
-    let row: Value = serde_json::from_str(&stdout(&preset.output().unwrap())).unwrap();
-    assert_eq!((&row["steps"], &row["cfg_scale"]), (&20.into(), &8.0.into()));
-    let json: Value = serde_json::from_str(&stdout(&output)).unwrap();
-    let rows: Vec<_> = json.as_array().unwrap().iter().map(|r| (r["width"].as_u64(), r["steps"].as_u64())).collect();
-    assert_eq!(rows, [(32, 1), (32, 2), (64, 1), (64, 2)].map(|(w, n)| (Some(w), Some(n))));
-    let row = &json[3];
-    assert_eq!((&row["warmup"], row["seconds"].as_array().unwrap().len()), (&2.into(), 2));
-    assert!(row["date"].as_str().unwrap().ends_with('Z') && row.get("commit").is_some());
-    let number = |name: &str| row[name].as_f64().unwrap();
-    assert!((number("pictures_per_second") * number("mean_seconds") - 1.0).abs() < 1e-9);
-    assert!(number("p50_seconds") <= number("p99_seconds"));
-    let shares: f64 = row["stage_share"].as_object().unwrap().values().map(|v| v.as_f64().unwrap()).sum();
-    assert!((0.5..=1.001).contains(&shares), "{shares}");
-}
-
-#[test]
 fn bench_knows_the_work_of_sdxl_on_a_gpu() {
     let bench = |args: &[&str]| {
         let output = std::process::Command::new(env!("CARGO_BIN_EXE_bench")).arg("roofline").args(args).output();

@@ -1,272 +1,312 @@
 //! `bench e2e`: whole requests.
 
 use crate::args::{self, Failure};
+use crate::check;
+use crate::child;
 use crate::host::Host;
 use crate::lists::{self, Format, table};
+use crate::machine::{Machine, Place};
+use crate::row::{Case, Measured, Row, TITLES};
+use crate::setup::{self, Loaded, Model, Setup};
+use crate::stats::{self, deviation, mean, percentile, sorted};
 use crate::terminal;
-use braid::device::cpu::Cpu;
-use braid::inputs::picture;
-use braid::pipeline::{ImagePrompt, MAX_COUNT, MAX_SIDE, MAX_THREADS, Stage, Watch};
-use braid::{Pipeline, PipelineOptions, Request};
-use lexopt::Arg;
-use serde::Serialize;
+use braid::pipeline::{MAX_COUNT, MAX_SIDE, Output, Stage, Watch};
+use braid::{Pipeline, Request};
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-/// One measurement with every sample.
-#[derive(Serialize)]
-struct Measured {
-    benchmark: &'static str,
-    #[serde(flatten)]
-    host: Host,
-    device: String,
-    threads: usize,
-    instructions: &'static str,
-    model: String,
-    adapters: usize,
-    width: usize,
-    height: usize,
-    steps: usize,
-    cfg_scale: f32,
-    pictures: usize,
+/// What is measured, beside the model and the devices.
+struct Options {
+    steps: Vec<usize>,
+    sizes: Vec<usize>,
+    counts: Vec<usize>,
     repetitions: usize,
-    /// Requests before the samples; the first of them is `first_seconds`.
     warmup: usize,
-    /// Reading and checking the files.
-    load_seconds: f64,
-    /// The first request, which also builds the programs.
-    first_seconds: f64,
-    mean_seconds: f64,
-    /// Of the samples, with n - 1; absent for one sample.
-    sd_seconds: Option<f64>,
-    p50_seconds: f64,
-    p90_seconds: f64,
-    p99_seconds: f64,
-    pictures_per_second: f64,
-    step_mean_seconds: f64,
-    /// Each stage's share of the mean.
-    stage_share: BTreeMap<&'static str, f64>,
-    /// Wall-clock seconds of each request.
-    seconds: Vec<f64>,
-    /// Each stage's seconds in each request.
-    stages: BTreeMap<&'static str, Vec<f64>>,
+    /// With the adapter, without it, or each in turn; as the model has one where absent.
+    adapter: Vec<bool>,
+    /// Whether both of MLPerf's scenarios are measured.
+    mlperf: bool,
+}
+
+/// Pictures of a request in MLPerf's offline scenario, where nothing else is said.
+const OFFLINE: usize = 4;
+
+/// A request with MLPerf's name for it.
+type Named = (Option<&'static str>, Request);
+
+impl Options {
+    /// Every combination of the lists.
+    fn requests(&self, request: &Request) -> Vec<Named> {
+        let sizes: Vec<_> = match self.sizes.as_slice() {
+            [] => vec![(request.width, request.height)],
+            sizes => sizes.iter().map(|size| (Some(*size), Some(*size))).collect(),
+        };
+        // One stream of single pictures for the latency; as many at once as there are for the throughput.
+        let single = self.mlperf.then_some((Some("single-stream"), 1));
+        let offline = self.mlperf.then_some("offline");
+        let counts: Vec<_> = single.into_iter().chain(self.counts.iter().map(|count| (offline, *count))).collect();
+        let mut all = Vec::new();
+        for size in sizes {
+            for &(name, count) in &counts {
+                for &steps in &self.steps {
+                    let mut request = request.clone();
+                    ((request.width, request.height), request.count, request.steps) = (size, count, steps);
+                    all.push((name, request));
+                }
+            }
+        }
+        all
+    }
 }
 
 pub fn run(mut parser: lexopt::Parser) -> Result<(), Failure> {
     let p = &mut parser;
-    let mut model: Option<PathBuf> = None;
-    let (mut config, mut encoder, mut adapter, mut image) = (None, None, None, None);
-    let mut request = Request::new("a red fox in the snow");
-    let (mut threads, mut repetitions, mut warmup, mut format) = (None, 5, 1, Format::Markdown);
-    let (mut steps, mut sizes, mut counts) = (vec![50], Vec::new(), vec![1]);
-    while let Some(arg) = p.next().map_err(args::usage)? {
-        match arg {
-            Arg::Short('h') | Arg::Long("help") => return terminal::print(crate::HELP),
-            Arg::Short('m') | Arg::Long("model") => model = Some(args::value(p, "--model")?.into()),
-            Arg::Long("config") => config = Some(PathBuf::from(args::value(p, "--config")?)),
-            Arg::Long("clip-vision") => encoder = Some(PathBuf::from(args::value(p, "--clip-vision")?)),
-            Arg::Long("ip-adapter") => adapter = Some(PathBuf::from(args::value(p, "--ip-adapter")?)),
-            Arg::Long("ip-adapter-image") => image = Some(PathBuf::from(args::value(p, "--ip-adapter-image")?)),
-            Arg::Short('p') | Arg::Long("prompt") => request.prompt = args::text(p, "--prompt")?,
-            Arg::Short('n') | Arg::Long("steps") => steps = lists::numbers(p, "--steps", 1, 1000)?,
-            Arg::Long("cfg-scale") => request.guidance = args::number(p, "--cfg-scale")?,
-            Arg::Long("size") => sizes = lists::numbers(p, "--size", 1, MAX_SIDE)?,
-            Arg::Short('W') | Arg::Long("width") => request.width = Some(args::count(p, "--width", 1, MAX_SIDE)?),
-            Arg::Short('H') | Arg::Long("height") => request.height = Some(args::count(p, "--height", 1, MAX_SIDE)?),
-            Arg::Short('b') | Arg::Long("batch-count") => counts = lists::numbers(p, "--batch-count", 1, MAX_COUNT)?,
-            Arg::Short('t') | Arg::Long("threads") => threads = Some(args::count(p, "--threads", 1, MAX_THREADS)?),
-            Arg::Short('r') | Arg::Long("repetitions") => repetitions = args::count(p, "--repetitions", 1, 10_000)?,
-            Arg::Long("preset") => match args::text(p, "--preset")?.as_str() {
+    let mut setup = Setup::new();
+    let mut options = Options {
+        steps: vec![50],
+        sizes: Vec::new(),
+        counts: vec![1],
+        repetitions: 5,
+        warmup: 1,
+        adapter: Vec::new(),
+        mlperf: false,
+    };
+    let mut format = Format::Markdown;
+    while let Some(option) = setup::next(p)? {
+        match option.as_str() {
+            "-h" | "--help" => return terminal::print(crate::HELP),
+            "-n" | "--steps" => options.steps = lists::numbers(p, "--steps", 1, 1000)?,
+            "--size" => options.sizes = lists::numbers(p, "--size", 1, MAX_SIDE)?,
+            "-b" | "--batch-count" => options.counts = lists::numbers(p, "--batch-count", 1, MAX_COUNT)?,
+            "-r" | "--repetitions" => options.repetitions = args::count(p, "--repetitions", 1, 10_000)?,
+            "--warmup" => options.warmup = args::count(p, "--warmup", 1, 10_000)?,
+            "--adapter" => options.adapter = setup::list(p, "--adapter", setup::on_or_off)?,
+            "--preset" => match args::text(p, "--preset")?.as_str() {
                 // The settings of MLPerf Inference's SDXL.
                 "mlperf" => {
-                    (steps, sizes, request.guidance) = (vec![20], vec![1024], 8.0);
-                    request.method = Some("euler".parse()?);
+                    (options.steps, options.sizes, setup.request.guidance) = (vec![20], vec![1024], 8.0);
+                    setup.request.method = Some("euler".parse()?);
+                    (options.mlperf, options.counts) = (true, vec![OFFLINE]);
                 }
                 other => return Err(Failure::usage(format!("--preset: `{other}` is not known; mlperf is"))),
             },
-            Arg::Long("warmup") => warmup = args::count(p, "--warmup", 1, 10_000)?,
-            Arg::Short('o') | Arg::Long("output") => format = Format::read(p)?,
-            other => return Err(args::unexpected_of(other, "bench --help")),
+            "-o" | "--output" => format = Format::read(p)?,
+            other if setup.take(other, p)? => {}
+            other => return Err(setup::unknown(other)),
         }
     }
-    let model =
-        model.ok_or_else(|| Failure::usage("--model: missing; give an SDXL checkpoint or a diffusers folder"))?;
-    if adapter.is_some() != image.is_some() {
-        return Err(Failure::usage("--ip-adapter: it and --ip-adapter-image need each other"));
-    }
-    if !sizes.is_empty() && (request.width.is_some() || request.height.is_some()) {
+    if !options.sizes.is_empty() && (setup.request.width.is_some() || setup.request.height.is_some()) {
         return Err(Failure::usage("--size: it and --width or --height exclude each other"));
     }
-    let mut options = PipelineOptions::new(&model);
-    if model == Path::new("demo") && !model.exists() {
-        let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/demo");
-        options = PipelineOptions::new(demo.join("sdxl.safetensors"));
-        config = config.or_else(|| Some(demo.join("config")));
-        encoder = encoder.or_else(|| adapter.is_some().then(|| demo.join("image_encoder")));
+    let model = setup.model()?;
+    let request = &mut setup.request;
+    if options.sizes.is_empty() && request.width.is_none() && request.height.is_none() {
+        (request.width, request.height) = (model.side, model.side);
     }
-    (options.config, options.clip_vision, options.threads) = (config, encoder, threads);
-    if let (Some(adapter), Some(image)) = (adapter, image) {
-        options = options.adapter(adapter);
-        request.images = vec![ImagePrompt::new(picture::load(image, options.compat.alpha)?)];
+    if options.adapter.is_empty() {
+        options.adapter.push(model.has_adapter());
     }
-
-    let begin = Instant::now();
-    let pipeline = Pipeline::load(&options)?;
-    let load_seconds = begin.elapsed().as_secs_f64();
-    let name = model.to_string_lossy();
-    let sizes: Vec<_> = if sizes.is_empty() { vec![None] } else { sizes.into_iter().map(Some).collect() };
+    if options.adapter.contains(&true) && !model.has_adapter() {
+        return Err(setup::no_adapter());
+    }
+    // A pair is one measurement; more than that would be the same again.
+    options.adapter.dedup();
+    options.adapter.truncate(2);
     let mut rows = Vec::new();
-    for size in sizes {
-        for &count in &counts {
-            for &steps in &steps {
-                let mut request = request.clone();
-                (request.steps, request.count) = (steps, count);
-                if size.is_some() {
-                    (request.width, request.height) = (size, size);
-                }
-                rows.push(Measured::new(&pipeline, &request, &name, load_seconds, (warmup, repetitions))?);
-            }
-        }
+    let mut bench = Bench { model: &model, options: &options, rows: &mut rows, on_cpu: false };
+    for place in setup.places() {
+        bench.place(&place, &setup.request)?;
     }
     terminal::print(&match format {
         Format::Markdown | Format::Csv => {
-            let cells: Vec<_> = rows.iter().map(Measured::cells).collect();
+            let cells: Vec<_> = rows.iter().map(Row::cells).collect();
             table(&TITLES, &cells, format == Format::Markdown)
         }
         Format::Json => terminal::json(&rows),
         Format::JsonLines => rows.iter().map(terminal::json).collect(),
-    })
+    })?;
+    child::something_measured(rows.iter().map(|row| row.skipped.as_deref()))
 }
 
-impl Measured {
-    fn new(
-        pipeline: &Pipeline,
-        request: &Request,
-        model: &str,
-        load_seconds: f64,
-        (warmup, repetitions): (usize, usize),
-    ) -> Result<Self, Failure> {
-        // The library itself refuses results that are not finite.
-        let begin = Instant::now();
-        let first = pipeline.generate(request, &mut Watch::default())?;
-        let first_seconds = begin.elapsed().as_secs_f64();
-        let (mut seconds, mut steps) = (Vec::new(), Vec::new());
-        let mut stages: BTreeMap<_, Vec<f64>> = BTreeMap::new();
-        for run in 1..warmup + repetitions {
-            let begin = Instant::now();
-            let output = pipeline.generate(request, &mut Watch::default())?;
-            let taken = begin.elapsed().as_secs_f64();
-            // A measurement of wrong pictures is worth nothing.
-            if output.pictures != first.pictures {
-                terminal::line("bench: ", "two runs of the same request gave different pictures; nothing is reported");
-                return Err(Failure::Told(1));
-            }
-            if run < warmup {
-                continue;
-            }
-            seconds.push(taken);
-            output.seconds.iter().for_each(|(stage, s)| stages.entry(Stage::name(*stage)).or_default().push(*s));
-            steps.extend(output.step_seconds);
+/// What goes on.
+struct Bench<'a> {
+    model: &'a Model,
+    options: &'a Options,
+    rows: &'a mut Vec<Row>,
+    /// Whether the CPU has had its turn.
+    on_cpu: bool,
+}
+
+impl Bench<'_> {
+    /// Measures everything on one device and in one type, or says why not.
+    fn place(&mut self, place: &Place, request: &Request) -> Result<(), Failure> {
+        let requests = self.options.requests(request);
+        let gpu = match place.open() {
+            Ok(gpu) => gpu,
+            Err(error) => return self.skip(place.machine(None), &requests, &setup::skipped(error)?),
+        };
+        if gpu.is_none() && std::mem::replace(&mut self.on_cpu, true) {
+            let why = "the CPU computes in f32 whatever the type, and its rows are above";
+            return self.skip(Machine { dtype: place.asked(), ..place.machine(None) }, &requests, why);
         }
-        let (width, height) = first.pictures.first().map_or((0, 0), |p| (p.width(), p.height()));
-        let mut sorted = seconds.clone();
-        sorted.sort_by(f64::total_cmp);
-        Ok(Self {
+        let loaded = match self.model.load(place, gpu, self.options.adapter.contains(&true)) {
+            Ok(loaded) => loaded,
+            Err(error) => return self.skip(place.machine(None), &requests, &setup::skipped(error)?),
+        };
+        for (scenario, mut request) in requests {
+            request.noise_dtype = loaded.pipeline.dtype();
+            self.request(&loaded, (scenario, request))?;
+        }
+        Ok(())
+    }
+
+    /// Measures one request, with the adapter and without it, as asked for.
+    fn request(&mut self, loaded: &Loaded, (scenario, request): Named) -> Result<(), Failure> {
+        let (width, height) = loaded.pipeline.size(&request)?;
+        let with = |adapter: &bool| {
+            let mut request = request.clone();
+            request.images = if *adapter { self.model.images.clone() } else { Vec::new() };
+            (request.width, request.height) = (Some(width), Some(height));
+            request
+        };
+        let variants: Vec<_> = self.options.adapter.iter().map(with).collect();
+        let samples = measure(&loaded.pipeline, &variants, self.options)?;
+        let percent = match &samples {
+            Ok(samples) => overhead(&variants, samples),
+            Err(_) => None,
+        };
+        for (i, variant) in variants.iter().enumerate() {
+            let mut row = self.row(loaded.machine.clone(), scenario, variant, variant.images.len());
+            match &samples {
+                Ok(samples) => {
+                    let percent = percent.filter(|_| !variant.images.is_empty());
+                    row.measured = Some(samples[i].summary(variant, loaded.load_seconds, percent));
+                }
+                Err(why) => row.skipped = Some(why.clone()),
+            }
+            self.rows.push(row);
+        }
+        Ok(())
+    }
+
+    fn skip(&mut self, machine: Machine, requests: &[Named], why: &str) -> Result<(), Failure> {
+        for (scenario, request) in requests {
+            for &adapter in &self.options.adapter {
+                let mut row = self.row(machine.clone(), *scenario, request, usize::from(adapter));
+                row.skipped = Some(why.to_owned());
+                self.rows.push(row);
+            }
+        }
+        Ok(())
+    }
+
+    fn row(&self, machine: Machine, scenario: Option<&'static str>, request: &Request, adapters: usize) -> Row {
+        Row {
             benchmark: "e2e",
             host: Host::now(),
-            device: pipeline.device(),
-            threads: pipeline.threads(),
-            instructions: Cpu::instructions(),
-            model: model.to_owned(),
-            adapters: pipeline.adapters(),
-            width,
-            height,
-            steps: request.steps,
-            cfg_scale: request.guidance,
-            pictures: request.count,
-            repetitions,
-            warmup,
+            machine,
+            model: self.model.name.clone(),
+            scenario,
+            case: Case {
+                adapters,
+                width: request.width,
+                height: request.height,
+                steps: request.steps,
+                cfg_scale: request.guidance,
+                pictures: request.count,
+                repetitions: self.options.repetitions,
+                warmup: self.options.warmup,
+            },
+            measured: None,
+            skipped: None,
+        }
+    }
+}
+
+/// What was measured of a request.
+#[derive(Default)]
+struct Samples {
+    first: f64,
+    checksum: u32,
+    seconds: Vec<f64>,
+    steps: Vec<f64>,
+    stages: BTreeMap<&'static str, Vec<f64>>,
+}
+
+/// By how many percent the adapter makes a request and its denoising longer.
+fn overhead(variants: &[Request], samples: &[Samples]) -> Option<[f64; 2]> {
+    let find = |adapter: bool| samples.iter().zip(variants).find(|(_, v)| v.images.is_empty() != adapter);
+    let ((with, _), (without, _)) = (find(true)?, find(false)?);
+    let denoise = |samples: &Samples| samples.stages.get("denoise").cloned().unwrap_or_default();
+    Some([stats::overhead(&with.seconds, &without.seconds), stats::overhead(&denoise(with), &denoise(without))])
+}
+
+/// Times requests again and again, by turns, so that what slows the machine slows them all; the inner error says why they
+/// cannot run here.
+fn measure(
+    pipeline: &Pipeline,
+    requests: &[Request],
+    options: &Options,
+) -> Result<Result<Vec<Samples>, String>, Failure> {
+    let mut samples: Vec<Samples> = requests.iter().map(|_| Samples::default()).collect();
+    for run in 0..=options.warmup + options.repetitions {
+        let mut turn: Vec<_> = samples.iter_mut().zip(requests).collect();
+        // The first of a pair is the second of the next one.
+        if run % 2 == 1 {
+            turn.reverse();
+        }
+        for (samples, request) in turn {
+            // The second run of each is looked at closely, before anything is timed.
+            let mut request = request.clone();
+            request.keep_stages = run == 1;
+            let begin = Instant::now();
+            let output = match pipeline.generate(&request, &mut Watch::default()) {
+                Err(error) if run == 0 => return setup::skipped(error).map(Err),
+                output => output?,
+            };
+            samples.add(run, options.warmup, begin.elapsed().as_secs_f64(), output)?;
+        }
+    }
+    Ok(Ok(samples))
+}
+
+impl Samples {
+    fn add(&mut self, run: usize, warmup: usize, seconds: f64, output: Output) -> Result<(), Failure> {
+        if run == 0 {
+            (self.first, self.checksum) = (seconds, check::checksum(&output.pictures));
+            return Ok(());
+        }
+        // A measurement of wrong pictures is worth nothing.
+        if let Err(why) = check::verify(self.checksum, &output.pictures, &output.stages) {
+            terminal::line("bench: ", &why);
+            return Err(Failure::Told(1));
+        }
+        if run > warmup {
+            self.seconds.push(seconds);
+            output.seconds.iter().for_each(|(stage, s)| self.stages.entry(Stage::name(*stage)).or_default().push(*s));
+            self.steps.extend(output.step_seconds);
+        }
+        Ok(())
+    }
+
+    fn summary(&self, request: &Request, load_seconds: f64, overhead: Option<[f64; 2]>) -> Measured {
+        let (mean_seconds, rising) = (mean(&self.seconds), sorted(&self.seconds));
+        Measured {
+            checksum: format!("{:08x}", self.checksum),
             load_seconds,
-            first_seconds,
-            mean_seconds: mean(&seconds),
-            sd_seconds: deviation(&seconds),
-            p50_seconds: percentile(&sorted, 50),
-            p90_seconds: percentile(&sorted, 90),
-            p99_seconds: percentile(&sorted, 99),
-            pictures_per_second: request.count as f64 / mean(&seconds),
-            step_mean_seconds: mean(&steps),
-            stage_share: stages.iter().map(|(name, s)| (*name, mean(s) / mean(&seconds))).collect(),
-            seconds,
-            stages,
-        })
-    }
-
-    fn cells(&self) -> Vec<String> {
-        vec![
-            format!("{} {} x{}", self.device, self.instructions, self.threads),
-            format!("{} {}", self.host.version, self.host.build),
-            format!("{}x{}", self.width, self.height),
-            self.steps.to_string(),
-            self.pictures.to_string(),
-            self.adapters.to_string(),
-            self.repetitions.to_string(),
-            format!("{:.4}", self.mean_seconds),
-            self.sd_seconds.map_or(String::new(), |sd| format!("{sd:.4}")),
-            format!("{:.4}", self.p50_seconds),
-            format!("{:.4}", self.p90_seconds),
-            format!("{:.4}", self.p99_seconds),
-            format!("{:.4}", self.pictures_per_second),
-            format!("{:.4}", self.step_mean_seconds),
-            format!("{:.4}", self.first_seconds),
-            format!("{:.4}", self.load_seconds),
-        ]
-    }
-}
-
-const TITLES: [&str; 16] = [
-    "device",
-    "build",
-    "size",
-    "steps",
-    "pictures",
-    "adapters",
-    "runs",
-    "mean s",
-    "sd s",
-    "p50 s",
-    "p90 s",
-    "p99 s",
-    "pictures/s",
-    "step s",
-    "first s",
-    "load s",
-];
-
-/// The nearest rank of sorted samples: the smallest that at least that many percent do not exceed.
-fn percentile(sorted: &[f64], percent: usize) -> f64 {
-    let rank = (sorted.len() * percent).div_ceil(100).max(1);
-    sorted.get(rank - 1).copied().unwrap_or(f64::NAN)
-}
-
-fn mean(values: &[f64]) -> f64 {
-    values.iter().sum::<f64>() / values.len().max(1) as f64
-}
-
-fn deviation(values: &[f64]) -> Option<f64> {
-    let middle = mean(values);
-    let squares: f64 = values.iter().map(|v| (v - middle).powi(2)).sum();
-    (values.len() > 1).then(|| (squares / (values.len() - 1) as f64).sqrt())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn percentiles() {
-        let samples: Vec<f64> = (1..=10).map(f64::from).collect();
-        assert_eq!([50, 90, 99].map(|p| percentile(&samples, p)), [5.0, 9.0, 10.0]);
-        assert_eq!(percentile(&[3.0], 50), 3.0);
+            first_seconds: self.first,
+            mean_seconds,
+            sd_seconds: deviation(&self.seconds),
+            p50_seconds: percentile(&rising, 50),
+            p90_seconds: percentile(&rising, 90),
+            p99_seconds: percentile(&rising, 99),
+            pictures_per_second: request.count as f64 / mean_seconds,
+            step_mean_seconds: mean(&self.steps),
+            stage_share: self.stages.iter().map(|(name, s)| (*name, mean(s) / mean_seconds)).collect(),
+            adapter_overhead_percent: overhead.map(|[whole, _]| whole),
+            adapter_denoise_overhead_percent: overhead.map(|[_, denoise]| denoise),
+            seconds: self.seconds.clone(),
+            stages: self.stages.clone(),
+        }
     }
 }

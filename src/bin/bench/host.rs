@@ -8,8 +8,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 pub struct Host {
     pub version: &'static str,
     pub build: &'static str,
-    /// `BRAID_COMMIT` of the environment in which it was built; absent where that was not set.
-    pub commit: Option<&'static str>,
+    /// The commit that it was built from, `unknown` outside a checkout; changes that were not committed do not show.
+    pub commit: &'static str,
     /// UTC, e.g. `2026-11-24T15:04:05Z`.
     pub date: String,
 }
@@ -21,9 +21,14 @@ impl Host {
         Self {
             version: env!("CARGO_PKG_VERSION"),
             build: if cfg!(debug_assertions) { "debug" } else { "release" },
-            commit: option_env!("BRAID_COMMIT"),
+            commit: env!("BRAID_COMMIT"),
             date: utc(seconds),
         }
+    }
+
+    /// The cells of a row after the machine's: build, commit, date.
+    pub fn cells(&self) -> [String; 3] {
+        [format!("{} {}", self.version, self.build), self.commit.to_owned(), self.date.clone()]
     }
 }
 

@@ -1,0 +1,51 @@
+//! That what is timed is right: finite, and the same every time.
+
+use braid::inputs::picture::Picture;
+use braid::pipeline::StageTensor;
+use std::collections::BTreeMap;
+
+/// CRC-32 of the pictures' sizes and pixels.
+pub fn checksum(pictures: &[Picture]) -> u32 {
+    let mut crc = crc32fast::Hasher::new();
+    for picture in pictures {
+        [picture.width(), picture.height()].iter().for_each(|side| crc.update(&(*side as u64).to_le_bytes()));
+        crc.update(picture.rgb());
+    }
+    crc.finalize()
+}
+
+/// Whether these are the pictures of the first run, and every stage on the way to them, where stages were kept, is finite.
+pub fn verify(first: u32, pictures: &[Picture], stages: &BTreeMap<String, StageTensor>) -> Result<(), String> {
+    if let Some((name, _)) = stages.iter().find(|(_, tensor)| !tensor.data.iter().all(|v| v.is_finite())) {
+        return Err(format!("`{name}` is NaN or infinite in places; nothing is reported"));
+    }
+    let now = checksum(pictures);
+    if now != first {
+        return Err(format!(
+            "two runs of the same request gave different pictures, checksums {first:08x} and {now:08x}; nothing is reported"
+        ));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wrong_results_are_refused() {
+        let picture = |value| Picture::new(2, 1, vec![value; 6]).unwrap_or_else(|e| panic!("{e}"));
+        let stage = |value| StageTensor { shape: vec![2], data: vec![1.0, value] };
+        let stages = |value| BTreeMap::from([("latents".to_owned(), stage(value))]);
+        let first = checksum(&[picture(9)]);
+        assert_eq!(verify(first, &[picture(9)], &stages(0.0)), Ok(()));
+        let other = verify(first, &[picture(8)], &stages(0.0)).unwrap_err();
+        assert!(other.contains(&format!("{first:08x}")) && other.contains("different pictures"), "{other}");
+        assert!(verify(first, &[picture(9), picture(9)], &stages(0.0)).is_err());
+        assert!(verify(first, &[picture(9)], &stages(f32::NAN)).unwrap_err().contains("`latents`"));
+        assert!(verify(first, &[picture(9)], &stages(f32::INFINITY)).is_err());
+        // The same pixels in another shape are another picture.
+        let tall = Picture::new(1, 2, vec![9; 6]).unwrap_or_else(|e| panic!("{e}"));
+        assert_ne!(checksum(&[tall]), first);
+    }
+}

@@ -1,0 +1,210 @@
+//! Measurements that need a process of their own: the program starts itself again.
+
+use crate::args::{self, Failure};
+use crate::lists::Format;
+use crate::machine::Place;
+use crate::setup::{self, Loaded, Model, Setup};
+use crate::terminal;
+use braid::Request;
+use braid::device::cuda::CudaDevice;
+use braid::error::Error;
+use braid::pipeline::{DeviceChoice, MAX_SIDE};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+static BEGUN: OnceLock<(Duration, Instant)> = OnceLock::new();
+
+fn clock() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
+/// To be called first in `main`.
+pub fn begin() {
+    let _ = BEGUN.set((clock(), Instant::now()));
+}
+
+/// What a child was started for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Order {
+    /// Which of the places.
+    place: usize,
+    /// The time of day at which it was started.
+    spawned: Duration,
+}
+
+/// Hidden: what the program gives itself.
+const FLAG: &str = "--child";
+
+impl Order {
+    fn parse(text: &str) -> Option<Self> {
+        let (place, nanoseconds) = text.split_once(':')?;
+        Some(Self { place: place.parse().ok()?, spawned: Duration::from_nanos(nanoseconds.parse().ok()?) })
+    }
+
+    /// Seconds from the start of the process to `main`.
+    pub fn start_seconds(&self) -> f64 {
+        BEGUN.get().map_or(0.0, |(at, _)| at.saturating_sub(self.spawned).as_secs_f64())
+    }
+}
+
+/// Seconds since `main` began.
+pub fn seconds() -> f64 {
+    BEGUN.get().map_or(0.0, |(_, at)| at.elapsed().as_secs_f64())
+}
+
+/// The same at another time.
+pub fn seconds_at(at: Instant) -> f64 {
+    BEGUN.get().map_or(0.0, |(_, begun)| at.saturating_duration_since(*begun).as_secs_f64())
+}
+
+/// The flags of a benchmark that takes a process for each measurement.
+pub struct Options {
+    pub setup: Setup,
+    pub steps: usize,
+    pub repetitions: usize,
+    adapter: Option<bool>,
+    size: Option<usize>,
+    pub format: Format,
+    pub order: Option<Order>,
+}
+
+impl Options {
+    /// Reads them; `None` where help was asked for and given.
+    pub fn read(p: &mut lexopt::Parser, steps: usize, repetitions: usize) -> Result<Option<Self>, Failure> {
+        let (setup, format) = (Setup::new(), Format::Markdown);
+        let mut options = Self { setup, steps, repetitions, adapter: None, size: None, format, order: None };
+        while let Some(option) = setup::next(p)? {
+            match option.as_str() {
+                "-h" | "--help" => {
+                    terminal::print(crate::HELP)?;
+                    return Ok(None);
+                }
+                "-n" | "--steps" => options.steps = args::count(p, "--steps", 1, 1000)?,
+                "--size" => options.size = Some(args::count(p, "--size", 1, MAX_SIDE)?),
+                "-r" | "--repetitions" if repetitions > 0 => {
+                    options.repetitions = args::count(p, "--repetitions", 1, 10_000)?;
+                }
+                "--adapter" => options.adapter = Some(setup::on_or_off(&args::text(p, "--adapter")?)?),
+                "-o" | "--output" => options.format = Format::read(p)?,
+                FLAG => options.order = Order::parse(&args::text(p, FLAG)?),
+                other if options.setup.take(other, p)? => {}
+                other => return Err(setup::unknown(other)),
+            }
+        }
+        if options.size.is_some() {
+            let request = &mut options.setup.request;
+            if request.width.is_some() || request.height.is_some() {
+                return Err(Failure::usage("--size: it and --width or --height exclude each other"));
+            }
+            (request.width, request.height) = (options.size, options.size);
+        }
+        Ok(Some(options))
+    }
+
+    /// The request, with the adapter's picture where it is on.
+    pub fn request(&self, model: &Model) -> Result<Request, Failure> {
+        let mut request = self.setup.request.clone();
+        request.steps = self.steps;
+        if request.width.is_none() && request.height.is_none() {
+            (request.width, request.height) = (model.side, model.side);
+        }
+        match (self.adapter, model.has_adapter()) {
+            (Some(true), false) => return Err(setup::no_adapter()),
+            (Some(false), _) => {}
+            _ => request.images = model.images.clone(),
+        }
+        Ok(request)
+    }
+
+    /// Runs `sample` for each device and type in new processes and gives what they gave; `sample` is the child's part, which
+    /// ends the program.
+    pub fn each<T: Serialize + DeserializeOwned>(
+        &self,
+        sample: impl FnOnce(&Order, &Place) -> Result<T, Failure>,
+    ) -> Result<Vec<(Place, Vec<T>)>, Failure> {
+        let places = self.setup.places();
+        if let Some(order) = self.order {
+            let place = places.get(order.place).ok_or_else(|| Failure::usage(format!("{FLAG}: no such device")))?;
+            terminal::print(&terminal::json(&sample(&order, place)?))?;
+            return Err(Failure::Told(0));
+        }
+        // What is wrong in the arguments is said once, and at once.
+        let model = self.setup.model()?;
+        self.request(&model)?;
+        drop(model);
+        let mut all: Vec<(Place, Vec<T>)> = Vec::new();
+        for (i, place) in places.iter().enumerate() {
+            // The CPU computes in f32 whatever the type.
+            if place.device == DeviceChoice::Cpu && all.iter().any(|(p, _)| p.device == DeviceChoice::Cpu) {
+                continue;
+            }
+            all.push((*place, (0..self.repetitions.max(1)).map(|_| spawn(i)).collect::<Result<_, _>>()?));
+        }
+        Ok(all)
+    }
+}
+
+/// Starts the program again with the same arguments for one sample.
+fn spawn<T: DeserializeOwned>(place: usize) -> Result<T, Failure> {
+    let fail = |action, source| Failure::from(Error::Io { action, path: "a process for one sample".into(), source });
+    let program = std::env::current_exe().map_err(|e| fail("find", e))?;
+    let mut command = Command::new(program);
+    command.args(std::env::args_os().skip(1)).arg(FLAG).arg(format!("{place}:{}", clock().as_nanos()));
+    let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn();
+    let output = child.and_then(|child| child.wait_with_output()).map_err(|e| fail("run", e))?;
+    if !output.status.success() {
+        // It has said why, unless something ended it.
+        if output.status.code().is_none() {
+            terminal::line("bench: ", &format!("a process for one sample ended by {}", output.status));
+        }
+        return Err(Failure::Told(output.status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1)));
+    }
+    serde_json::from_slice(&output.stdout).map_err(|e| fail("read from", e.into()))
+}
+
+/// The model on a device, or why it is not there; `opened` is told the device before.
+pub fn load(
+    model: &Model,
+    place: &Place,
+    adapter: bool,
+    opened: impl FnOnce(Option<&CudaDevice>),
+) -> Result<Result<Loaded, String>, Failure> {
+    let gpu = match place.open() {
+        Ok(gpu) => gpu,
+        Err(error) => return setup::skipped(error).map(Err),
+    };
+    opened(gpu.as_ref());
+    match model.load(place, gpu, adapter) {
+        Ok(loaded) => Ok(Ok(loaded)),
+        Err(error) => setup::skipped(error).map(Err),
+    }
+}
+
+/// A list may hold what this machine lacks, but something must have been measured; given is why each row was not.
+pub fn something_measured<'a>(rows: impl Iterator<Item = Option<&'a str>>) -> Result<(), Failure> {
+    let whys: Vec<_> = rows.collect();
+    match whys.iter().flatten().next() {
+        Some(why) if whys.iter().all(Option::is_some) => {
+            terminal::line("bench: ", &format!("nothing was measured: {why}"));
+            Err(Failure::Told(1))
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn orders() {
+        let order = Order { place: 3, spawned: Duration::from_nanos(1_700_000_000_123_456_789) };
+        assert_eq!(Order::parse("3:1700000000123456789"), Some(order));
+        for text in ["", "3", "3:", ":1", "-1:1", "a:b"] {
+            assert_eq!(Order::parse(text), None, "{text}");
+        }
+    }
+}

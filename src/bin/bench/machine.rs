@@ -1,0 +1,156 @@
+//! Where something was measured: the device, its driver, its type.
+
+use braid::device::cpu::Cpu;
+use braid::device::cuda::CudaDevice;
+use braid::error::{Error, Result};
+use braid::pipeline::DeviceChoice;
+use braid::tensor::DType;
+use serde::{Deserialize, Serialize};
+
+/// What a row says of the device.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Machine {
+    /// `cpu` or `cuda:N`.
+    pub device: String,
+    /// The processor's or the GPU's own name.
+    pub device_name: String,
+    /// The GPU driver's version; `none` without a GPU, `unknown` where nobody can say.
+    pub driver: String,
+    /// In which it computes.
+    pub dtype: String,
+    /// The same for the VAE.
+    pub vae_dtype: String,
+    /// Threads of the CPU.
+    pub threads: usize,
+    /// What the CPU's kernels use.
+    pub instructions: String,
+}
+
+impl Machine {
+    /// The first cells of a row: device, name, driver, dtype, cpu.
+    pub fn cells(&self) -> Vec<String> {
+        let cpu = format!("{} x{}", self.instructions, self.threads);
+        vec![self.device.clone(), self.device_name.clone(), self.driver.clone(), self.dtype.clone(), cpu]
+    }
+}
+
+/// A device and a type that were asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    /// The device.
+    pub device: DeviceChoice,
+    /// The type; the device's own where absent.
+    pub dtype: Option<DType>,
+    /// The VAE's.
+    pub vae_dtype: Option<DType>,
+    /// Threads of the CPU; all cores where absent.
+    pub threads: Option<usize>,
+}
+
+impl Place {
+    /// The GPU, or `None` for the CPU.
+    ///
+    /// # Errors
+    /// Where the GPU cannot be used.
+    pub fn open(&self) -> Result<Option<CudaDevice>> {
+        let (dtype, decoder) = (self.dtype.unwrap_or(DType::F16), self.vae_dtype.unwrap_or(DType::BF16));
+        match self.device {
+            DeviceChoice::Cuda(number) => match CudaDevice::open(number, dtype, decoder) {
+                Err(Error::Device { what, .. }) => Err(Error::Device { device: self.device.to_string(), what }),
+                gpu => gpu.map(Some),
+            },
+            DeviceChoice::Auto => Ok(CudaDevice::open(0, dtype, decoder).ok()),
+            _ => Ok(None),
+        }
+    }
+
+    /// The type that was asked for.
+    pub fn asked(&self) -> String {
+        self.dtype.map_or_else(|| "auto".into(), |dtype| dtype.to_string())
+    }
+
+    /// What rows say of it; `gpu` is what [`Place::open`] gave.
+    pub fn machine(&self, gpu: Option<&CudaDevice>) -> Machine {
+        let threads = Cpu::new(self.threads).threads();
+        let instructions = Cpu::instructions().to_owned();
+        let named = |dtype: Option<DType>, default: DType| dtype.unwrap_or(default).to_string();
+        match (gpu, self.device) {
+            (Some(gpu), device) => Machine {
+                device: if device == DeviceChoice::Auto { DeviceChoice::Cuda(0) } else { device }.to_string(),
+                device_name: gpu.driver().facts().name.clone(),
+                driver: driver(),
+                dtype: named(self.dtype, DType::F16),
+                vae_dtype: named(self.vae_dtype, DType::BF16),
+                threads,
+                instructions,
+            },
+            // It was asked for and is not there.
+            (None, DeviceChoice::Cuda(_)) => Machine {
+                device: self.device.to_string(),
+                device_name: "none".into(),
+                driver: driver(),
+                dtype: named(self.dtype, DType::F16),
+                vae_dtype: named(self.vae_dtype, DType::BF16),
+                threads,
+                instructions,
+            },
+            (None, _) => Machine {
+                device: "cpu".into(),
+                device_name: processor(),
+                driver: "none".into(),
+                dtype: DType::F32.to_string(),
+                vae_dtype: DType::F32.to_string(),
+                threads,
+                instructions,
+            },
+        }
+    }
+}
+
+/// The version of the kernel's NVIDIA driver.
+fn driver() -> String {
+    if let Ok(version) = std::fs::read_to_string("/sys/module/nvidia/version") {
+        return version.trim().to_owned();
+    }
+    // `NVRM version: NVIDIA UNIX x86_64 Kernel Module  550.54.15  Tue ...`
+    match std::fs::read_to_string("/proc/driver/nvidia/version") {
+        Ok(text) => version(&text).unwrap_or("unknown").to_owned(),
+        Err(_) if cfg!(target_os = "linux") => "none".into(),
+        Err(_) => "unknown".into(),
+    }
+}
+
+/// The first word that is numbers with dots between them.
+fn version(text: &str) -> Option<&str> {
+    text.split_whitespace().find(|word| word.contains('.') && word.bytes().all(|b| b.is_ascii_digit() || b == b'.'))
+}
+
+/// The processor's name.
+fn processor() -> String {
+    let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':'));
+    line.map_or_else(|| std::env::consts::ARCH.to_owned(), |(_, name)| name.trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions() {
+        let text =
+            "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.95.05  Release Build\nGCC version: 12.3.0";
+        assert_eq!(version(text), Some("580.95.05"));
+        assert_eq!(version("no. version"), None);
+    }
+
+    #[test]
+    fn the_cpu_computes_in_f32() {
+        let place = Place { device: DeviceChoice::Cpu, dtype: Some(DType::F16), vae_dtype: None, threads: Some(1) };
+        assert!(place.open().is_ok_and(|gpu| gpu.is_none()));
+        let machine = place.machine(None);
+        assert_eq!((machine.device.as_str(), machine.driver.as_str(), machine.dtype.as_str()), ("cpu", "none", "f32"));
+        let gone = Place { device: DeviceChoice::Cuda(7), ..place }.machine(None);
+        assert_eq!((gone.device.as_str(), gone.device_name.as_str(), gone.dtype.as_str()), ("cuda:7", "none", "f16"));
+    }
+}
