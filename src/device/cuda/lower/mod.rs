@@ -148,11 +148,13 @@ pub fn lower(graph: &Graph, plan: &Plan, settings: &Settings, steps: Option<&Ste
     Ok(Lowered { once, steps, jobs, regions, bindings })
 }
 
-/// Every count must fit the kernels' 32-bit parameters.
+/// Every count must fit the kernels' 32-bit parameters, and there must be something to compute; what is given may be empty, as
+/// the adapters' scales are where there is no adapter.
 fn check(graph: &Graph) -> Result<()> {
     for node in &graph.nodes {
         let rows = node.len() / node.channels().max(1);
-        if node.is_empty() || rows > i32::MAX as usize || node.channels() > i32::MAX as usize / 16 {
+        let nothing = node.is_empty() && !matches!(node.op, Op::Input);
+        if nothing || rows > i32::MAX as usize || node.channels() > i32::MAX as usize / 16 {
             return Err(Error::Graph(format!("`{}` of shape {:?} is too large or empty", node.name, node.shape)));
         }
     }
