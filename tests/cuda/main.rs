@@ -16,6 +16,7 @@ mod products;
 mod ptx;
 mod report;
 mod sampler;
+mod single;
 
 use braid::device::cpu::Cpu;
 use braid::device::cuda::CudaDevice;

@@ -1,5 +1,6 @@
 //! What a graph becomes on a device, as figures; no device is needed to know.
 
+use super::driver::Launch;
 use super::lower::{Bases, Lowered, Settings, Step, lower};
 use crate::device::Steps;
 use crate::error::Result;
@@ -43,6 +44,19 @@ impl Report {
     /// As [`Report::of`].
     pub fn of_step(graph: Graph, settings: &Settings, steps: &Steps) -> Result<Self> {
         Self::lowered(graph, settings, Some(steps))
+    }
+
+    /// The launches that compute the nodes of a graph before fusion, in order, without those that take inputs and outputs and
+    /// without the library's products.
+    ///
+    /// # Errors
+    /// As [`Report::of`].
+    pub fn launches_of(graph: Graph, settings: &Settings) -> Result<Vec<Launch>> {
+        let graph = fuse(graph);
+        let plan = Plan::new(&graph);
+        let lowered = lower(&graph, &plan, settings, None, Bases::default())?;
+        let body = lowered.steps.into_iter().skip(lowered.body.start).take(lowered.body.len());
+        Ok(body.filter_map(|step| if let Step::Launch(launch) = step { Some(launch) } else { None }).collect())
     }
 
     fn lowered(graph: Graph, settings: &Settings, steps: Option<&Steps>) -> Result<Self> {
