@@ -92,7 +92,9 @@ mod tests {
     /// The figures hang together: a multiprocessor's FLOPs in a cycle, with f32 sums, are a power of two.
     #[test]
     fn peaks_are_clocks_times_multiprocessors() {
-        for (name, cycle) in [("a100", 2048.0), ("h100", 4096.0), ("h200", 4096.0), ("rtx4090", 512.0), ("l40s", 1024.0)] {
+        for (name, cycle) in
+            [("a100", 2048.0), ("h100", 4096.0), ("h200", 4096.0), ("rtx4090", 512.0), ("l40s", 1024.0)]
+        {
             let gpu = find(name).unwrap();
             let peak = gpu.multiprocessors as f64 * cycle * gpu.clock;
             assert!((gpu.peak / peak - 1.0).abs() < 0.001, "{name}: {peak}");

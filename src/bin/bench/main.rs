@@ -9,7 +9,9 @@ mod gpus;
 mod host;
 mod lists;
 mod ops;
+mod plot;
 mod roofline;
+mod svg;
 #[allow(dead_code)]
 #[path = "../braid/terminal.rs"]
 mod terminal;
@@ -110,6 +112,7 @@ fn run() -> Result<(), Failure> {
         Some(Arg::Short('h') | Arg::Long("help")) => terminal::print(HELP),
         Some(Arg::Value(name)) if name == "e2e" => e2e::run(parser),
         Some(Arg::Value(name)) if name == "ops" => ops::run(parser),
+        Some(Arg::Value(name)) if name == "plot" => plot::run(parser),
         Some(Arg::Value(name)) if name == "roofline" => roofline::run(parser),
         Some(other) => Err(args::unexpected_of(other, "bench --help")),
     }
