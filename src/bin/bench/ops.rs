@@ -18,6 +18,7 @@ use braid::pipeline::{DeviceChoice, MAX_SIDE, MAX_THREADS};
 use braid::tensor::DType;
 use braid::weights::{Storage, Weight};
 use lexopt::Arg;
+use rayon::prelude::*;
 use serde::Serialize;
 use serde_json::Value;
 use std::collections::HashMap;
@@ -133,10 +134,11 @@ impl Flush {
         Self { bytes, buffer: vec![0; bytes / 8] }
     }
 
+    /// On every core, as each has caches of its own.
     fn walk(&mut self) {
-        for line in self.buffer.chunks_mut(8) {
-            line[0] = line[0].wrapping_add(1);
-        }
+        self.buffer.par_chunks_mut(1 << 13).for_each(|chunk| {
+            chunk.iter_mut().step_by(8).for_each(|word| *word = word.wrapping_add(1));
+        });
         std::hint::black_box(&self.buffer);
     }
 }
@@ -348,6 +350,8 @@ struct Ops {
     ceilings: Ceilings,
     /// Sum over the operations, each as often as it occurs.
     seconds: f64,
+    /// What this device could not run.
+    left_out: Vec<String>,
     /// The longest altogether first.
     ops: Vec<Measured>,
 }
@@ -385,14 +389,21 @@ impl Ops {
         }
         let text = |l: &Label| [l.part, l.kind, &l.shape, &l.with, &l.layer].join(" ").to_lowercase();
         operations.retain(|o| text(&o.label).contains(only));
-        let (mut ops, count) = (Vec::new(), operations.len());
+        let (mut ops, mut left_out, count) = (Vec::new(), Vec::new(), operations.len());
         for (i, operation) in operations.into_iter().enumerate() {
             let name = format!("{} {}", operation.label.kind, operation.label.shape);
             if terminal::is_terminal() {
                 terminal::status(&format!("{} of {count}: {name}", i + 1));
             }
-            let seconds = bench.time(operation.graph.clone(), &name)?;
-            ops.push(Measured::new(&operation, seconds, bench.size, &ceilings));
+            match bench.time(operation.graph.clone(), &name) {
+                Ok(seconds) => ops.push(Measured::new(&operation, seconds, bench.size, &ceilings)),
+                // Too large for this device, or without a kernel there: no reason to lose the others.
+                Err(Failure::Library(error @ (Error::Memory { .. } | Error::Graph(_)))) => {
+                    terminal::line("bench: ", &format!("{name} is left out: {error}"));
+                    left_out.push(format!("{} {name}", operation.label.part));
+                }
+                Err(other) => return Err(other),
+            }
         }
         ops.sort_by(|a, b| b.all_seconds.total_cmp(&a.all_seconds));
         Ok(Self {
@@ -410,6 +421,7 @@ impl Ops {
             flush_bytes: bench.flush.bytes,
             ceilings,
             seconds: ops.iter().map(|o| o.all_seconds).sum(),
+            left_out,
             ops,
         })
     }

@@ -81,7 +81,7 @@ pub fn run(mut parser: lexopt::Parser) -> Result<(), Failure> {
 
 /// Side of the latents of a picture.
 pub fn side(size: usize) -> Result<usize, Failure> {
-    if size % FACTOR != 0 {
+    if !size.is_multiple_of(FACTOR) {
         return Err(Failure::usage(format!("--size: {size} given; a multiple of {FACTOR} is needed")));
     }
     Ok(size / FACTOR)
