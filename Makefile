@@ -18,7 +18,7 @@ help:
 	@echo "make test-full what takes too long for that: larger goldens through the CUDA backend on the interpreter"
 	@echo "make examples  runs each example on a small random model"
 	@echo "make kernels   registers, memory, tensor cores of each kernel, and what the interpreter counts at SDXL's sizes"
-	@echo "make bench     times the CPU's products beside faer and gemm"
+	@echo "make bench     times the CPU's operations (products beside faer and gemm), loaders, inputs and planner"
 	@echo "make goldens   how the reference values are made again (needs Python 3.11 and the network)"
 
 test: nvrtc format lint doc scripts examples tests
@@ -67,7 +67,7 @@ kernels:
 	@$(CARGO) test --test kernels -- figures:: profile:: --nocapture --test-threads 1 | grep -o '|.*'
 
 bench:
-	$(CARGO) bench --bench product
+	$(CARGO) bench --bench cpu --bench inputs --bench loaders --bench planner --bench product
 
 # The peers of the two profiles need different versions of the same packages, so each has an environment of its own.
 # With GOLDEN_DIFFUSERS and GOLDEN_DIFFSYNTH naming the Python of each, this runs the generators; without, it explains.

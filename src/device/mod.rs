@@ -117,6 +117,17 @@ pub trait Program: Send {
         Ok(())
     }
 
+    /// Computes `times` more on what the last run was given, after that many bytes have gone through the caches each time, and
+    /// gives the mean seconds that the device took, without the way of inputs and outputs; `None` where there is no such way,
+    /// so that the time of a run says it. For measurements.
+    ///
+    /// # Errors
+    /// As [`Program::run`]; memory for the bytes.
+    fn time(&mut self, flush: usize, times: usize) -> Result<Option<f64>> {
+        let _ = (flush, times);
+        Ok(None)
+    }
+
     /// Runs it and leaves what it gives in the device's memory. `None`, and nothing was run, where there is no such place:
     /// programs loaded as [`Role::Condition`] may have one.
     ///

@@ -255,6 +255,37 @@ impl Graph {
         &self.nodes[id.0]
     }
 
+    /// A node alone as a graph: each operand becomes an input, once where it is read twice, the result the one output. For
+    /// measurements and for finding out what one operation does.
+    ///
+    /// # Panics
+    /// Where there is no such node.
+    pub fn single(&self, id: NodeId) -> Self {
+        let mut alone = Self::default();
+        let mut node = self.node(id).clone();
+        let mut places: Vec<(NodeId, NodeId)> = Vec::new();
+        for operand in &mut node.inputs {
+            let known = places.iter().find(|(from, _)| from == operand).map(|(_, to)| *to);
+            let to = known.unwrap_or_else(|| {
+                let to = NodeId(alone.nodes.len());
+                let Node { shape, name, .. } = self.node(*operand).clone();
+                alone.nodes.push(Node { op: Op::Input, inputs: Vec::new(), shape, name: name.clone() });
+                alone.inputs.push((name, to));
+                places.push((*operand, to));
+                to
+            });
+            *operand = to;
+        }
+        alone.outputs.push((node.name.clone(), NodeId(alone.nodes.len())));
+        alone.nodes.push(node);
+        alone
+    }
+
+    /// Every node with its id, in order.
+    pub fn iter(&self) -> impl Iterator<Item = (NodeId, &Node)> {
+        self.nodes.iter().enumerate().map(|(i, node)| (NodeId(i), node))
+    }
+
     /// How often each node is read, outputs included.
     pub fn uses(&self) -> Vec<usize> {
         let mut uses = vec![0; self.nodes.len()];

@@ -2,6 +2,8 @@
 
 use super::*;
 use crate::compat::Compat;
+use crate::device::Device;
+use crate::device::cpu::Cpu;
 use crate::models::condition::condition;
 use crate::models::config::UnetConfig;
 use crate::models::unet::{UnetShape, unet};
@@ -176,4 +178,27 @@ fn eps_of_the_profiles() {
         // Two in each of 14 resnets, and the attention's.
         assert_eq!(eps(&graph, |name| !last(name)), [1e-6; 29]);
     }
+}
+
+/// A node alone: operands become inputs, each once; the result is what the whole graph has.
+#[test]
+fn a_node_alone() {
+    let mut b = Builder::new();
+    let x = b.input("x", &[1, 3, 8]);
+    let y = b.scale_shift(x, 2.0, 0.5);
+    let z = b.attention(y, y, x, 2, false);
+    b.output("z", z);
+    let graph = b.finish().unwrap();
+    let (id, _) = graph.iter().last().unwrap();
+    let alone = graph.single(id);
+    assert_eq!((alone.nodes.len(), alone.inputs.len(), alone.outputs.len()), (3, 2, 1));
+    assert_eq!(alone.macs(), graph.macs());
+    let x: Vec<f32> = (0..24u8).map(|i| f32::from(i % 7) / 4.0 - 0.5).collect();
+    let y: Vec<f32> = x.iter().map(|x| x * 2.0 + 0.5).collect();
+    let run = |graph: &Graph, inputs: &[&[f32]]| {
+        let mut out = vec![f32::NAN; 24];
+        Cpu::new(Some(1)).load(graph.clone()).unwrap().run(inputs, &mut [&mut out]).unwrap();
+        out
+    };
+    assert_eq!(run(&alone, &[&y, &x]), run(&graph, &[&x]));
 }

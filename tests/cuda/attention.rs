@@ -89,3 +89,20 @@ fn other_strands() {
         check(name, &b.finish().unwrap(), &inputs);
     }
 }
+
+/// Without an adapter the operand of the weights is empty.
+#[test]
+fn a_strand_without_adapters() {
+    if !compiled() {
+        return;
+    }
+    let (tokens, c, keys) = (9, 64, 21);
+    let (q, kv) = (values(2 * tokens * c, 1), values(2 * keys * 2 * c, 2));
+    let mut b = Builder::new();
+    let shapes: [&[usize]; 4] = [&[2, tokens, c], &[2], &[3, 0, 2], &[2, keys, 2 * c]];
+    let operands: Vec<NodeId> = shapes.iter().map(|s| b.input("i", s)).collect();
+    let y = b.braided_attention(&operands, 1, false, vec![strand(3, c, Some(1), None)]);
+    b.output("y", y);
+    let inputs: [&[f32]; 4] = [&q, &[21.0, 5.0], &[], &kv];
+    check("no adapter", &b.finish().unwrap(), &inputs);
+}

@@ -26,6 +26,7 @@ mod ptx;
 mod report;
 mod sampler;
 mod shared;
+mod single;
 
 use braid::device::cpu::Cpu;
 use braid::device::cuda::CudaDevice;

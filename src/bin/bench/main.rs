@@ -1,4 +1,5 @@
-//! Throughput and latency: `bench e2e` times whole requests, `bench roofline` says what a GPU could reach at best.
+//! Throughput and latency: `bench e2e` times whole requests, `bench ops` each operation, `bench roofline` says what a GPU could
+//! reach at best, `bench plot` draws them.
 
 #[allow(dead_code)]
 #[path = "../braid/args.rs"]
@@ -14,13 +15,17 @@ mod listener;
 mod lists;
 mod machine;
 mod memory;
+mod ops;
+mod plot;
 mod roofline;
 mod row;
 mod setup;
 mod stats;
+mod svg;
 #[allow(dead_code)]
 #[path = "../braid/terminal.rs"]
 mod terminal;
+mod work;
 
 use args::Failure;
 use lexopt::Arg;
@@ -32,7 +37,9 @@ Measures Braid.
 Usage: bench e2e --model PATH [OPTIONS]
        bench cold --model PATH [OPTIONS]
        bench memory --model PATH [OPTIONS]
+       bench ops [OPTIONS]
        bench roofline --gpu LIST [OPTIONS]
+       bench plot RESULT.json... [-o FILE.svg]
 
 Lists are numbers or ranges with commas between them: 20,50  512..1024+256  64..1024*2
 
@@ -82,13 +89,39 @@ process of its own. Both take e2e's flags from --model to --vae-dtype, --prompt 
   -r, --repetitions N           processes; cold alone [default: 5]
   -o, --output FORMAT           md, csv, json or jsonl [default: md]
 
-roofline needs no device and no model: for one evaluation of SDXL's UNet it gives every
-operation's FLOPs, bytes, shortest time, tile and wave efficiency, and from them a time.
+ops times every distinct operation of the models by itself, with random weights and cold caches,
+beside what a copy and a large product reach in the same run. It needs no files.
 
-      --gpu LIST                a100, h100, h200, rtx4090, l40s
+      --parts LIST              of text, image, condition, unet, vae [default: unet,vae]
+      --only TEXT               operations with this text in their row, e.g. attention or conv_in
       --size LIST               width and height [default: 1024]
   -b, --batch LIST              rows of the UNet; guidance takes 2 [default: 2]
+      --adapter                 with an IP-Adapter and one picture
+      --model NAME              sdxl, or small: the same make, for a quick look [default: sdxl]
+      --device NAME             auto, cpu, cuda or cuda:N [default: cpu]
+      --dtype TYPE              f16 or bf16, on a GPU [default: f16]
+  -t, --threads N               [default: all cores]
+  -r, --repetitions N           [default: 5]
+      --warmup N                [default: 1]
   -o, --output FORMAT           md, csv, json or jsonl [default: md]
+
+roofline needs no device and no model: for a request of SDXL it gives every operation's FLOPs,
+bytes, shortest time, kernel, tile and wave efficiency on a GPU, and from them a time.
+
+      --gpu LIST                a100, h100, h200, rtx4090, l40s
+      --parts LIST              whose operations are listed [default: unet]
+      --size LIST               width and height [default: 1024]
+  -b, --batch LIST              rows of the UNet; guidance takes 2 [default: 2]
+  -n, --steps N                 evaluations of the UNet for a picture [default: 50]
+      --adapter                 with an IP-Adapter and one picture
+      --model NAME              sdxl or small [default: sdxl]
+      --measured FILE           `bench ops -o json` of that GPU, to stand beside the prediction
+  -o, --output FORMAT           md, csv, json or jsonl [default: md]
+
+plot draws results in JSON: of e2e the time by stage, of ops and roofline every operation in
+the roofline of its device.
+
+  -o, --output FILE             [default: standard output]
 ";
 
 fn main() -> ExitCode {
@@ -110,12 +143,14 @@ fn run() -> Result<(), Failure> {
     match parser.next().map_err(args::usage)? {
         None => {
             terminal::print(HELP)?;
-            Err(Failure::usage("a benchmark is needed: e2e, cold, memory or roofline"))
+            Err(Failure::usage("a benchmark is needed: e2e, cold, memory, ops, roofline or plot"))
         }
         Some(Arg::Short('h') | Arg::Long("help")) => terminal::print(HELP),
         Some(Arg::Value(name)) if name == "e2e" => e2e::run(parser),
         Some(Arg::Value(name)) if name == "cold" => cold::run(parser),
         Some(Arg::Value(name)) if name == "memory" => memory::run(parser),
+        Some(Arg::Value(name)) if name == "ops" => ops::run(parser),
+        Some(Arg::Value(name)) if name == "plot" => plot::run(parser),
         Some(Arg::Value(name)) if name == "roofline" => roofline::run(parser),
         Some(other) => Err(args::unexpected_of(other, "bench --help")),
     }

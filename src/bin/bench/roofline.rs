@@ -1,39 +1,37 @@
-//! `bench roofline`: the work of SDXL's UNet on a GPU that need not be there.
+//! `bench roofline`: the work of SDXL on a GPU that need not be there.
 //!
-//! Products are taken as Braid's own kernels, with the tiles that they would have; where the driver's library takes one, its
-//! tile is its own affair. Bytes are those that must move if nothing is read twice. Time is the longer of computing and moving,
-//! operation by operation; launches cost nothing, because a program is replayed as one captured graph.
+//! Every operation is lowered as for the GPU, so that kernels, tiles and grids are those that would run; products are taken as
+//! Braid's own kernels, because a library's tiles are its own affair. Bytes are those that must move if nothing is read twice.
+//! Time is the longer of computing and moving, operation by operation; launches cost nothing, because a program is replayed as
+//! one captured graph.
 
 use crate::args::{self, Failure};
 use crate::gpus::{self, GPUS, Gpu};
 use crate::host::Host;
 use crate::lists::{self, Format, table};
+use crate::ops::Measurements;
 use crate::terminal;
-use braid::device::cuda::tiles;
-use braid::graph::{Epilogue, Graph, Node, Op, fuse};
-use braid::models::condition::condition;
-use braid::models::tables::{self, Table};
-use braid::models::unet::{UnetShape, unet};
+use crate::work::{Label, Model, Operation, Part, Setting, hollow};
+use braid::Error;
+use braid::device::cuda::driver::Launch;
+use braid::device::cuda::{Report, Settings};
 use braid::pipeline::MAX_SIDE;
-use braid::synth::published;
 use braid::tensor::DType;
-use braid::weights::{Scope, Storage, Weight, Weights};
-use braid::{Compat, Error};
 use lexopt::Arg;
 use serde::Serialize;
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 
 /// Bytes of an element as a GPU stores it.
-const SIZE: f64 = 2.0;
+const SIZE: usize = 2;
 /// Pixels of a side of the latents' pixels.
-const FACTOR: usize = 8;
+pub const FACTOR: usize = 8;
 /// How many of the worst are listed.
 const WORST: usize = 10;
 
 pub fn run(mut parser: lexopt::Parser) -> Result<(), Failure> {
     let p = &mut parser;
     let (mut gpus, mut sizes, mut batches, mut format) = (Vec::new(), vec![1024], vec![2], Format::Markdown);
+    let (mut parts, mut measured) = (vec![Part::Unet], None);
+    let mut setting = Setting { model: Model::Sdxl, side: 0, batch: 0, steps: 50, adapter: false };
     while let Some(arg) = p.next().map_err(args::usage)? {
         match arg {
             Arg::Short('h') | Arg::Long("help") => return terminal::print(crate::HELP),
@@ -46,6 +44,11 @@ pub fn run(mut parser: lexopt::Parser) -> Result<(), Failure> {
             }
             Arg::Long("size") => sizes = lists::numbers(p, "--size", 64, MAX_SIDE)?,
             Arg::Short('b') | Arg::Long("batch") => batches = lists::numbers(p, "--batch", 1, 64)?,
+            Arg::Short('n') | Arg::Long("steps") => setting.steps = args::count(p, "--steps", 1, 1000)?,
+            Arg::Long("adapter") => setting.adapter = true,
+            Arg::Long("parts") => parts = Part::read(p)?,
+            Arg::Long("model") => setting.model = Model::read(p)?,
+            Arg::Long("measured") => measured = Some(Measurements::read(args::value(p, "--measured")?.as_ref())?),
             Arg::Short('o') | Arg::Long("output") => format = Format::read(p)?,
             other => return Err(args::unexpected_of(other, "bench --help")),
         }
@@ -55,13 +58,14 @@ pub fn run(mut parser: lexopt::Parser) -> Result<(), Failure> {
     }
     let mut rows = Vec::new();
     for &size in &sizes {
-        if size % FACTOR != 0 {
-            return Err(Failure::usage(format!("--size: {size} given; a multiple of {FACTOR} is needed")));
-        }
         for &batch in &batches {
-            let graph = denoise(size / FACTOR, batch)?;
-            let pass_flops = pass(size / FACTOR)?;
-            gpus.iter().for_each(|gpu| rows.push(Roofline::new(*gpu, size, batch, pass_flops, &graph)));
+            let setting = Setting { side: side(size)?, batch, ..setting };
+            let pass_flops = setting.pass_flops()?;
+            let work = Part::ALL.map(|part| setting.operations(part, &hollow()).map(|list| (part, list)));
+            let work = work.into_iter().collect::<Result<Vec<_>, _>>()?;
+            for gpu in &gpus {
+                rows.push(Roofline::new(*gpu, size, &setting, pass_flops, &work, &parts, measured.as_ref())?);
+            }
         }
     }
     terminal::print(&match format {
@@ -75,42 +79,19 @@ pub fn run(mut parser: lexopt::Parser) -> Result<(), Failure> {
     })
 }
 
-/// Tensors of these shapes, all of them one element that repeats: a graph without its weights' bytes.
-fn hollow(table: Table) -> Result<Scope, Error> {
-    let storage = Arc::new(Storage::owned(vec![0; 2]));
-    let mut weights = Weights::new("published");
-    for (name, shape) in table {
-        let strides = vec![0; shape.len()];
-        let weight = Weight::strided(storage.clone(), 0, DType::F16, shape, strides, name.as_str());
-        weights.insert(name, weight.ok_or_else(|| Error::Graph("a table's shape overflows".into()))?)?;
+/// Side of the latents of a picture.
+pub fn side(size: usize) -> Result<usize, Failure> {
+    if !size.is_multiple_of(FACTOR) {
+        return Err(Failure::usage(format!("--size: {size} given; a multiple of {FACTOR} is needed")));
     }
-    Ok(Scope::new(weights))
-}
-
-fn shape(side: usize, batch: usize) -> UnetShape {
-    UnetShape { batch, height: side, width: side, tokens: 77, image_tokens: Vec::new() }
-}
-
-/// One evaluation of the published UNet, fused.
-fn denoise(side: usize, batch: usize) -> Result<Graph, Error> {
-    let config = published::unet();
-    let scope = hollow(tables::unet(&config))?;
-    Ok(fuse(unet(&config, &scope, &shape(side, batch), &Compat::diffusers())?))
-}
-
-/// FLOPs of the UNet for one row, what Braid computes once a request (time embeddings, the text's keys and values) included:
-/// what is published as the model's work.
-fn pass(side: usize) -> Result<f64, Error> {
-    let config = published::unet();
-    let scope = hollow(tables::unet(&config))?;
-    let once = condition(&config, &scope, &shape(side, 1), 1, &[])?;
-    Ok(2.0 * (denoise(side, 1)?.macs() + once.macs()) as f64)
+    Ok(size / FACTOR)
 }
 
 /// How work is cut into blocks.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 struct Cut {
-    tile: String,
+    /// The kernel that does most.
+    kernel: String,
     blocks: usize,
     /// Share of the tiles' elements that the result has.
     tile_efficiency: f64,
@@ -118,175 +99,234 @@ struct Cut {
     wave_efficiency: f64,
 }
 
+/// Elements of the result, GEGLU's gates included, that a block of a kernel makes, or rows of queries that it takes; `None` for
+/// kernels that do not multiply.
+fn elements(kernel: &str) -> Option<usize> {
+    match kernel {
+        "convolution_few_in" => return Some(16 * 128),
+        "convolution_few_out_4" => return Some(16 * 4),
+        "convolution_few_out_8" => return Some(16 * 8),
+        "attention_64" | "attention_80" => return Some(128),
+        "attention_112" => return Some(64),
+        _ if kernel.starts_with("decoupled_") => return Some(64),
+        _ => {}
+    }
+    let name = ["gemm_geglu_", "gemm_", "convolution_"].into_iter().find_map(|start| kernel.strip_prefix(start))?;
+    let (m, n) = name.split_once('x')?;
+    Some(m.parse::<usize>().ok()? * n.parse::<usize>().ok()?)
+}
+
+fn turns(blocks: usize, multiprocessors: usize) -> f64 {
+    blocks as f64 / (blocks.div_ceil(multiprocessors) * multiprocessors).max(1) as f64
+}
+
 impl Cut {
-    fn new(tile: String, blocks: usize, tile_efficiency: f64, multiprocessors: usize) -> Self {
-        let turns = blocks.div_ceil(multiprocessors) * multiprocessors;
-        Self { tile, blocks, tile_efficiency, wave_efficiency: blocks as f64 / turns.max(1) as f64 }
+    /// Of the launches that an operation became; `None` where nothing is multiplied.
+    fn of(operation: &Operation, launches: &[Launch], multiprocessors: usize) -> Option<Self> {
+        let kernel = |l: &Launch| l.entry.rsplit_once('_').map_or(l.entry.as_str(), |(name, _)| name).to_owned();
+        let blocks = |l: &Launch| l.grid.iter().map(|n| *n as usize).product::<usize>();
+        let main: Vec<_> =
+            launches.iter().filter_map(|l| Some((kernel(l), blocks(l), elements(&kernel(l))?))).collect();
+        let (name, _, _) = main.iter().max_by_key(|(_, blocks, elements)| blocks * elements)?;
+        let made: usize = main.iter().map(|(_, blocks, elements)| blocks * elements).sum();
+        // Attention by products goes through scores and back: its launches do the same work each and fill their tiles.
+        let alone = main.len() == 1;
+        let tile_efficiency = if alone { (operation.results as f64 / made as f64).min(1.0) } else { 1.0 };
+        let inverse: f64 = main.iter().map(|(_, blocks, _)| 1.0 / turns(*blocks, multiprocessors)).sum();
+        Some(Self {
+            kernel: name.clone(),
+            blocks: main.iter().map(|(_, blocks, _)| blocks).sum(),
+            tile_efficiency,
+            wave_efficiency: main.len() as f64 / inverse,
+        })
     }
 }
 
-/// An operation of one shape.
+/// An operation on a GPU.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-struct Operation {
-    kind: &'static str,
-    /// `rows x columns x sum` of a product, else the result's shape.
-    shape: String,
-    /// The first layer of that shape.
-    layer: String,
-    /// How often it occurs; what follows is of one of them.
-    count: usize,
+struct Predicted {
+    #[serde(flatten)]
+    label: Label,
+    /// Of one of them, as all that follows.
     flops: f64,
+    /// What the kernels compute: an upsample folded into a convolution leaves four of nine taps.
+    kernel_flops: f64,
     bytes: f64,
     /// The longer of computing and moving at full speed.
     floor_seconds: f64,
     /// The same with computing slowed by tiles and waves that are not full.
     predicted_seconds: f64,
+    /// What `bench ops` measured, where that was given and has it.
+    measured_seconds: Option<f64>,
     cut: Option<Cut>,
 }
 
-impl Operation {
-    fn of(graph: &Graph, node: &Node, gpu: &Gpu) -> Option<Self> {
-        let sms = gpu.multiprocessors;
-        let (rows, n) = (node.len() / node.channels().max(1), node.channels());
-        // Query, key and value may come from one tensor.
-        let inputs: BTreeSet<_> = node.inputs.iter().collect();
-        let operands: usize = inputs.into_iter().map(|id| graph.node(*id).len()).sum();
-        let (mut flops, mut weights) = (0.0, 0);
-        let result = || node.shape.iter().map(usize::to_string).collect::<Vec<_>>().join("x");
-        let (kind, shape, cut) = match &node.op {
-            Op::Input | Op::Reshape => return None,
-            Op::Product(p) => {
-                weights = p.parts.iter().map(|a| a.weight.len() + a.bias.as_ref().map_or(0, |b| b.len())).sum();
-                let macs: usize = p.parts.iter().map(|a| rows * a.weight.len()).sum();
-                flops = 2.0 * macs as f64;
-                let columns: usize = p.parts.iter().map(|a| a.weight.shape().first().copied().unwrap_or(1)).sum();
-                let k = macs / (rows * columns).max(1);
-                let geglu = p.epilogue == Epilogue::Geglu;
-                let tile = if geglu { tiles::geglu(rows, n, sms) } else { tiles::product(rows, columns, sms) };
-                // A convolution after an upsample by two is cut into one picture for each of the four phases.
-                let phases = if p.window.is_some_and(|w| w.resize.is_some()) { 4 } else { 1 };
-                let [x, y] = tile.grid(rows.div_ceil(phases), columns);
-                let blocks = x as usize * y as usize * phases;
-                let full = (rows * columns) as f64 / (blocks * tile.m * tile.n) as f64;
-                let kind = match p.window {
-                    Some(w) if w.kernel > 1 => "convolution",
-                    _ if geglu => "product with GEGLU",
-                    _ => "product",
-                };
-                (kind, format!("{rows}x{columns}x{k}"), Some(Cut::new(tile.name(), blocks, full, sms)))
-            }
-            Op::Attention(a) => {
-                let keys: usize = a.strands.iter().map(|s| graph.node(node.inputs[s.keys.operand]).tokens()).sum();
-                flops = 4.0 * (rows * keys * a.heads * a.dim) as f64;
-                let plain = a.strands.len() == 1 && a.strands[0].scale.is_none();
-                let kernel = if plain { tiles::attention(a.dim) } else { tiles::decoupled(a.dim) };
-                let cut = kernel.map(|(name, queries)| {
-                    let tokens = node.tokens();
-                    let blocks = tokens.div_ceil(queries) * a.heads * node.shape[0];
-                    let full = tokens as f64 / (tokens.div_ceil(queries) * queries) as f64;
-                    Cut::new(format!("{name}, {queries} queries"), blocks, full, sms)
-                });
-                ("attention", format!("{}x{keys}x{}", result(), a.heads), cut)
-            }
-            Op::GroupNorm { .. } => ("group norm", result(), None),
-            Op::LayerNorm { .. } => ("layer norm", result(), None),
-            _ => ("pointwise", result(), None),
-        };
-        let bytes = SIZE * (operands + weights + node.len()) as f64;
-        let (compute, moving) = (flops / gpu.peak, bytes / gpu.bandwidth);
+impl Predicted {
+    fn of(operation: &Operation, gpu: &Gpu, measured: Option<f64>) -> Result<Self, Error> {
+        let settings = Settings { dtype: DType::F16, multiprocessors: gpu.multiprocessors, library: false };
+        let launches = Report::launches_of(operation.graph.clone(), &settings)?;
+        let phases = launches.iter().any(|l| l.entry.starts_with("convolution_") && l.grid[2] == 4);
+        let kernel_flops = if phases { operation.flops * 4.0 / 9.0 } else { operation.flops };
+        let cut = Cut::of(operation, &launches, gpu.multiprocessors);
+        let bytes = operation.bytes(SIZE, SIZE);
+        let (compute, moving) = (kernel_flops / gpu.peak, bytes / gpu.bandwidth);
         let share = cut.as_ref().map_or(1.0, |c| c.tile_efficiency * c.wave_efficiency);
-        Some(Self {
-            kind,
-            shape,
-            layer: node.name.clone(),
-            count: 1,
-            flops,
+        Ok(Self {
+            label: operation.label.clone(),
+            flops: operation.flops,
+            kernel_flops,
             bytes,
             floor_seconds: compute.max(moving),
             predicted_seconds: (compute / share).max(moving),
+            measured_seconds: measured,
             cut,
         })
     }
+
+    fn all(&self, of_one: f64) -> f64 {
+        self.label.count as f64 * of_one
+    }
 }
 
-/// The work of one evaluation on one GPU.
+/// A part of a request: sums over its operations, of one run.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+struct Stage {
+    part: &'static str,
+    /// How often a request runs it.
+    runs: usize,
+    flops: f64,
+    bytes: f64,
+    floor_seconds: f64,
+    predicted_seconds: f64,
+    /// Where every operation was measured.
+    measured_seconds: Option<f64>,
+}
+
+impl Stage {
+    fn new(part: Part, runs: usize, ops: &[Predicted]) -> Self {
+        let total = |f: fn(&Predicted) -> f64| ops.iter().map(|o| o.all(f(o))).sum();
+        let measured: Option<f64> = ops.iter().map(|o| o.measured_seconds.map(|s| o.all(s))).sum();
+        Self {
+            part: part.name(),
+            runs,
+            flops: total(|o| o.flops),
+            bytes: total(|o| o.bytes),
+            floor_seconds: total(|o| o.floor_seconds),
+            predicted_seconds: total(|o| o.predicted_seconds),
+            measured_seconds: measured.filter(|_| !ops.is_empty()),
+        }
+    }
+}
+
+/// The work of a request on one GPU.
 #[derive(Debug, Serialize)]
 struct Roofline {
     benchmark: &'static str,
     #[serde(flatten)]
     host: Host,
     gpu: Gpu,
+    model: &'static str,
     width: usize,
     height: usize,
     batch: usize,
+    steps: usize,
+    adapter: bool,
     /// The whole UNet for one row of the batch, in FLOP.
     pass_flops: f64,
     /// What a step computes for all rows.
     step_flops: f64,
     step_bytes: f64,
+    /// Of a step.
     floor_seconds: f64,
     predicted_seconds: f64,
+    measured_seconds: Option<f64>,
+    /// A whole request for one picture: every part as often as it runs.
+    picture_floor_seconds: f64,
+    picture_predicted_seconds: f64,
+    stages: Vec<Stage>,
     /// The longest altogether first.
-    ops: Vec<Operation>,
+    ops: Vec<Predicted>,
     /// The worst wave efficiencies.
-    worst: Vec<Operation>,
+    worst: Vec<Predicted>,
 }
 
-const TITLES: [&str; 13] = [
+const TITLES: [&str; 16] = [
     "gpu",
     "size",
     "batch",
+    "part",
     "op",
     "shape",
+    "with",
     "count",
     "GFLOP",
     "MB",
     "floor us",
-    "tile",
+    "kernel",
     "tile %",
     "wave %",
     "predicted us",
+    "measured us",
 ];
 
 impl Roofline {
-    fn new(gpu: Gpu, size: usize, batch: usize, pass_flops: f64, graph: &Graph) -> Self {
-        let mut distinct: BTreeMap<_, Operation> = BTreeMap::new();
-        for op in graph.nodes.iter().filter_map(|n| Operation::of(graph, n, &gpu)) {
-            // Bytes tell apart what has a residual and what has none.
-            let key = (op.kind, op.shape.clone(), op.bytes as u64);
-            distinct.entry(key).and_modify(|o| o.count += 1).or_insert(op);
+    fn new(
+        gpu: Gpu,
+        size: usize,
+        setting: &Setting,
+        pass_flops: f64,
+        work: &[(Part, Vec<Operation>)],
+        parts: &[Part],
+        measured: Option<&Measurements>,
+    ) -> Result<Self, Failure> {
+        let (mut stages, mut ops) = (Vec::new(), Vec::new());
+        for (part, list) in work {
+            let seconds = |label| measured.and_then(|m| m.seconds(setting.model.name(), size, setting.batch, label));
+            let list = list.iter().map(|o| Predicted::of(o, &gpu, seconds(&o.label))).collect::<Result<Vec<_>, _>>()?;
+            let runs = if *part == Part::Unet { setting.steps } else { usize::from(!list.is_empty()) };
+            stages.push(Stage::new(*part, runs, &list));
+            if parts.contains(part) {
+                ops.extend(list);
+            }
         }
-        let mut ops: Vec<_> = distinct.into_values().collect();
-        let total = |f: fn(&Operation) -> f64| ops.iter().map(|o| o.count as f64 * f(o)).sum();
-        let (step_flops, step_bytes) = (total(|o| o.flops), total(|o| o.bytes));
-        let (floor_seconds, predicted_seconds) = (total(|o| o.floor_seconds), total(|o| o.predicted_seconds));
-        let time = |o: &Operation| o.count as f64 * o.predicted_seconds;
+        let time = |o: &Predicted| o.all(o.predicted_seconds);
         ops.sort_by(|a, b| time(b).total_cmp(&time(a)));
-        let wave = |o: &Operation| o.cut.as_ref().map_or(1.0, |c| c.wave_efficiency);
+        let wave = |o: &Predicted| o.cut.as_ref().map_or(1.0, |c| c.wave_efficiency);
         let mut worst: Vec<_> = ops.iter().filter(|o| o.cut.is_some()).cloned().collect();
         worst.sort_by(|a, b| wave(a).total_cmp(&wave(b)));
         worst.truncate(WORST);
-        Self {
+        let picture = |f: fn(&Stage) -> f64| stages.iter().map(|s| s.runs as f64 * f(s)).sum();
+        let (floor, predicted) = (picture(|s| s.floor_seconds), picture(|s| s.predicted_seconds));
+        let step = stages.iter().find(|s| s.part == Part::Unet.name());
+        let step = step.cloned().unwrap_or_else(|| Stage::new(Part::Unet, 0, &[]));
+        Ok(Self {
             benchmark: "roofline",
             host: Host::now(),
             gpu,
+            model: setting.model.name(),
             width: size,
             height: size,
-            batch,
+            batch: setting.batch,
+            steps: setting.steps,
+            adapter: setting.adapter,
             pass_flops,
-            step_flops,
-            step_bytes,
-            floor_seconds,
-            predicted_seconds,
+            step_flops: step.flops,
+            step_bytes: step.bytes,
+            floor_seconds: step.floor_seconds,
+            predicted_seconds: step.predicted_seconds,
+            measured_seconds: step.measured_seconds,
+            picture_floor_seconds: floor,
+            picture_predicted_seconds: predicted,
+            stages,
             ops,
             worst,
-        }
+        })
     }
 
-    fn cells(&self, o: &Operation) -> Vec<String> {
-        let (tile, full, wave) = match &o.cut {
+    fn cells(&self, o: &Predicted) -> Vec<String> {
+        let (kernel, full, wave) = match &o.cut {
             Some(c) => (
-                c.tile.clone(),
+                c.kernel.clone(),
                 format!("{:.1}", c.tile_efficiency * 100.0),
                 format!("{:.1}", c.wave_efficiency * 100.0),
             ),
@@ -296,27 +336,51 @@ impl Roofline {
             self.gpu.name.into(),
             self.width.to_string(),
             self.batch.to_string(),
-            o.kind.into(),
-            o.shape.clone(),
-            o.count.to_string(),
+            o.label.part.into(),
+            o.label.kind.into(),
+            o.label.shape.clone(),
+            o.label.with.clone(),
+            o.label.count.to_string(),
             format!("{:.2}", o.flops / 1e9),
             format!("{:.2}", o.bytes / 1e6),
             format!("{:.1}", o.floor_seconds * 1e6),
-            tile,
+            kernel,
             full,
             wave,
             format!("{:.1}", o.predicted_seconds * 1e6),
+            o.measured_seconds.map_or(String::new(), |s| format!("{:.1}", s * 1e6)),
         ]
     }
 
     fn markdown(&self) -> String {
-        let list = |ops: &[Operation]| {
+        let list = |ops: &[Predicted]| {
             let rows: Vec<_> = ops.iter().map(|o| self.cells(o).split_off(3)).collect();
             table(&TITLES[3..], &rows, true)
         };
+        let ms = |s: f64| format!("{:.2}", s * 1e3);
+        let stages: Vec<_> = self
+            .stages
+            .iter()
+            .filter(|s| s.runs > 0)
+            .map(|s| {
+                let all = s.runs as f64;
+                vec![
+                    s.part.into(),
+                    s.runs.to_string(),
+                    format!("{:.3}", s.flops / 1e12),
+                    format!("{:.2}", s.bytes / 1e9),
+                    ms(s.floor_seconds),
+                    ms(s.predicted_seconds),
+                    s.measured_seconds.map_or(String::new(), ms),
+                    ms(all * s.predicted_seconds),
+                ]
+            })
+            .collect();
+        let titles = ["part", "runs", "TFLOP", "GB", "floor ms", "predicted ms", "measured ms", "all runs ms"];
         format!(
             "{} at {}x{}, {} row(s): {:.2} TFLOP per UNet pass of one row\n\
-             a step: {:.2} TFLOP, {:.2} GB, floor {:.2} ms, predicted {:.2} ms\n\n{}\n\
+             a step: {:.2} TFLOP, {:.2} GB, floor {} ms, predicted {} ms{}\n\
+             a picture of {} steps: floor {:.3} s, predicted {:.3} s\n\n{}\n{}\n\
              The {} worst by wave efficiency:\n\n{}",
             self.gpu.name,
             self.width,
@@ -325,8 +389,13 @@ impl Roofline {
             self.pass_flops / 1e12,
             self.step_flops / 1e12,
             self.step_bytes / 1e9,
-            self.floor_seconds * 1e3,
-            self.predicted_seconds * 1e3,
+            ms(self.floor_seconds),
+            ms(self.predicted_seconds),
+            self.measured_seconds.map_or(String::new(), |s| format!(", measured {} ms", ms(s))),
+            self.steps,
+            self.picture_floor_seconds,
+            self.picture_predicted_seconds,
+            table(&titles, &stages, true),
             list(&self.ops),
             self.worst.len(),
             list(&self.worst)
@@ -338,18 +407,46 @@ impl Roofline {
 mod tests {
     use super::*;
 
-    #[test]
-    fn the_work_of_sdxl_at_1024() {
-        let flops = pass(128).unwrap_or(0.0);
-        assert!((flops / 6.76e12 - 1.0).abs() < 0.01, "{flops}");
+    fn operation(part: Part, kind: &str, shape: &str) -> Predicted {
+        let setting = Setting { model: Model::Sdxl, side: 128, batch: 2, steps: 1, adapter: false };
+        let operations = setting.operations(part, &hollow()).unwrap();
+        let found = operations.iter().find(|o| o.label.kind == kind && o.label.shape == shape).unwrap();
+        Predicted::of(found, &gpus::find("h200").unwrap(), None).unwrap()
     }
 
     #[test]
     fn waves() {
         // 80 blocks on 132 multiprocessors: 61 % of them have work. 133: two turns for one block more.
-        let wave = |blocks| Cut::new(String::new(), blocks, 1.0, 132).wave_efficiency;
-        assert!((wave(80) - 80.0 / 132.0).abs() < 1e-12);
-        assert_eq!(wave(132), 1.0);
-        assert!((wave(133) - 133.0 / 264.0).abs() < 1e-12);
+        assert!((turns(80, 132) - 80.0 / 132.0).abs() < 1e-12);
+        assert_eq!(turns(132, 132), 1.0);
+        assert!((turns(133, 132) - 133.0 / 264.0).abs() < 1e-12);
+    }
+
+    /// Few channels on one side have kernels of their own: 16 pixels by 128 channels, and 16 pixels.
+    #[test]
+    fn first_and_last_convolutions() {
+        let first = operation(Part::Unet, "convolution", "2x128x128x4 > 2x128x128x320").cut.unwrap();
+        assert_eq!((first.kernel.as_str(), first.blocks), ("convolution_few_in", 2 * 128 * 128 / 16 * 3));
+        assert!((first.tile_efficiency - 320.0 / 384.0).abs() < 1e-12);
+        let last = operation(Part::Unet, "convolution", "2x128x128x320 > 2x128x128x4").cut.unwrap();
+        assert_eq!((last.kernel.as_str(), last.blocks), ("convolution_few_out_4", 2 * 128 * 128 / 16));
+        assert_eq!(last.tile_efficiency, 1.0);
+    }
+
+    /// The VAE's one head of 512: products of 1024 queries at a time, in 1,024 blocks of 128x128 for the scores and in 128 of
+    /// 64x64 for the values.
+    #[test]
+    fn a_wide_head() {
+        let cut = operation(Part::Vae, "attention", "1x16384x512 over 16384").cut.unwrap();
+        assert_eq!((cut.kernel.as_str(), cut.blocks), ("gemm_128x128", 16 * (1024 + 128)));
+        assert!((cut.wave_efficiency - 1024.0 / 1056.0).abs() < 1e-12, "{cut:?}");
+    }
+
+    /// An upsample by two leaves 4 of 9 taps.
+    #[test]
+    fn an_enlarging_convolution() {
+        let up = operation(Part::Unet, "convolution", "2x32x32x1280 > 2x64x64x1280");
+        assert!((up.kernel_flops / up.flops - 4.0 / 9.0).abs() < 1e-12);
+        assert!(up.cut.unwrap().tile_efficiency > 0.99);
     }
 }

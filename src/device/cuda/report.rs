@@ -1,5 +1,6 @@
 //! What a graph becomes on a device, as figures; no device is needed to know.
 
+use super::driver::Launch;
 use super::lower::{Bases, Lowered, Settings, Step, lower};
 use crate::device::Role;
 use crate::error::Result;
@@ -45,6 +46,17 @@ impl Report {
     /// As [`Report::of`].
     pub fn of_role(graph: Graph, settings: &Settings, role: &Role) -> Result<Self> {
         Ok(Self::new(&lowered(graph, settings, role)?))
+    }
+
+    /// The launches that compute the nodes of a graph before fusion, in order, without those that take inputs and outputs and
+    /// without the library's products.
+    ///
+    /// # Errors
+    /// As [`Report::of`].
+    pub fn launches_of(graph: Graph, settings: &Settings) -> Result<Vec<Launch>> {
+        let lowered = lowered(graph, settings, &Role::Plain)?;
+        let body = lowered.steps.into_iter().skip(lowered.body.start).take(lowered.body.len());
+        Ok(body.filter_map(|step| if let Step::Launch(launch) = step { Some(launch) } else { None }).collect())
     }
 
     pub(super) fn new(lowered: &Lowered) -> Self {

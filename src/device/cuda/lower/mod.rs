@@ -23,6 +23,7 @@ use crate::graph::{Graph, Location, Node, NodeId, Op, Plan};
 use crate::tensor::DType;
 use bytemuck::Pod;
 pub use looped::State;
+use std::ops::Range;
 
 /// What lowering depends on besides the graph.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -100,6 +101,8 @@ pub struct Lowered {
     pub once: Vec<Step>,
     /// In order; for a sampler all that a step does.
     pub steps: Vec<Step>,
+    /// Those of `steps` that compute the nodes; what is around them takes inputs and outputs.
+    pub body: Range<usize>,
     /// The weights.
     pub jobs: Jobs,
     /// Where things lie in the work slab.
@@ -156,6 +159,7 @@ pub fn lower(graph: &Graph, plan: &Plan, settings: &Settings, role: &Role, bases
         regions,
         once: Vec::new(),
         steps: Vec::new(),
+        body: 0..0,
         jobs: Jobs::default(),
         scratch: 0,
         deepest: 0,
@@ -168,9 +172,9 @@ pub fn lower(graph: &Graph, plan: &Plan, settings: &Settings, role: &Role, bases
             lowering.results(role)?;
         }
     }
-    let Lowering { once, steps, jobs, bindings, mut regions, deepest, .. } = lowering;
+    let Lowering { once, steps, body, jobs, bindings, mut regions, deepest, .. } = lowering;
     regions.end = (regions.scratch + deepest).next_multiple_of(REGION);
-    Ok(Lowered { once, steps, jobs, regions, bindings })
+    Ok(Lowered { once, steps, body, jobs, regions, bindings })
 }
 
 /// Every count must fit the kernels' 32-bit parameters; only an input may be empty, such as the scales of no adapter.
@@ -211,6 +215,7 @@ pub(super) struct Lowering<'a> {
     regions: Regions,
     once: Vec<Step>,
     steps: Vec<Step>,
+    body: Range<usize>,
     jobs: Jobs,
     /// Bytes of scratch that the node has taken, and the most that any took.
     scratch: usize,
@@ -235,10 +240,12 @@ impl Lowering<'_> {
     /// All nodes, then the outputs.
     fn nodes(&mut self) -> Result<()> {
         let graph = self.graph;
+        let first = self.steps.len();
         for (i, node) in graph.nodes.iter().enumerate() {
             self.scratch = 0;
             self.node(i, node)?;
         }
+        self.body = first..self.steps.len();
         self.scratch = 0;
         for (k, id) in &self.plan.copies {
             let len = graph.node(*id).len();

@@ -1,0 +1,43 @@
+//! What is done to a request's words and pictures before a model sees them. `cargo bench --bench inputs`.
+
+use braid::inputs::picture::{self, Alpha};
+use braid::inputs::tokenizer::Tokenizer;
+use braid::inputs::{clip, resize};
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use std::hint::black_box;
+use std::path::Path;
+
+const PROMPT: &str = "a photograph of an astronaut riding a horse through a field of wild flowers, golden hour, 35 mm film, \
+                      highly detailed, shallow depth of field";
+
+fn tokens(c: &mut Criterion) {
+    let tokenizer = Tokenizer::clip().expect("the embedded vocabulary");
+    assert_eq!(tokenizer.ids_77(PROMPT).ids.len(), 77);
+    let mut group = c.benchmark_group("tokenizer");
+    group.throughput(Throughput::Bytes(PROMPT.len() as u64));
+    group.bench_function("a prompt", |b| b.iter(|| tokenizer.ids_77(black_box(PROMPT))));
+    let long = PROMPT.repeat(40);
+    group.throughput(Throughput::Bytes(long.len() as u64));
+    group.bench_function("rows of a long prompt", |b| b.iter(|| tokenizer.rows_of_77(black_box(&long))));
+    group.finish();
+}
+
+fn pictures(c: &mut Criterion) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/astronaut.jpg");
+    let bytes = std::fs::read(&path).expect("the picture");
+    let load = || picture::from_bytes(&bytes, &path, Alpha::Drop).expect("a picture");
+    let picture = load();
+    let values = clip::preprocess(&picture, 224);
+    assert!(values.len() == 224 * 224 * 3 && values.iter().all(|v| v.abs() < 3.0));
+    let mut group = c.benchmark_group("picture");
+    group.throughput(Throughput::Elements((picture.width() * picture.height()) as u64));
+    group.bench_function("decode a JPEG", |b| b.iter(|| black_box(load())));
+    group.bench_function("CLIP's resize and crop to 224", |b| b.iter(|| clip::preprocess(black_box(&picture), 224)));
+    group.bench_function("stretch to 1024x1024", |b| {
+        b.iter(|| resize::resize(black_box(&picture), 1024, 1024).expect("a picture"));
+    });
+    group.finish();
+}
+
+criterion_group!(benches, tokens, pictures);
+criterion_main!(benches);
