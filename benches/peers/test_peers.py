@@ -51,7 +51,8 @@ class Ratios(unittest.TestCase):
     def test_different_work_is_told(self):
         result = lambda b, p: [{"same_profile": True, "pairs": [(b, p)]}]
         self.assertEqual(compare.notes(result(side([1.0], 1.0), side([1.0], 1.0))), [])
-        for ours, theirs in ((side([1.0], 1.0, threads=1), side([1.0], 1.0)),
+        for ours, theirs in ((side([1.0], 1.0, build="debug"), side([1.0], 1.0)),
+                             (side([1.0], 1.0, threads=1), side([1.0], 1.0)),
                              (side([1.0], 1.0, checksum="00000002"), side([1.0], 1.0)),
                              (side([1.0], 1.0), side([1.0], 1.0, against={"relative": 0.1, "largest": 90, "checksum": "00000001"}))):
             self.assertEqual(len(compare.notes(result(ours, theirs))), 1)
