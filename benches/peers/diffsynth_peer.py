@@ -101,7 +101,8 @@ def main(args) -> dict:
                        progress_bar_cmd=timesteps)
         return picture, keep.values()
 
-    host = {"engine": "diffsynth eager", "version": metadata.version("diffsynth"), "build": f"torch {torch.__version__}", "commit": None}
+    host = {"engine": "diffsynth eager", "version": metadata.version("diffsynth"), "build": f"torch {torch.__version__}",
+            "commit": None}
     return peer.measure(args, clock, draw, host, loaded, [] if embeds is None else ["image"])
 
 
