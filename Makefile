@@ -11,7 +11,7 @@ ifndef BRAID_NVRTC
 lint doc examples tests: export BRAID_NVRTC = $(shell ls -d $(NVRTC) 2>/dev/null)
 endif
 
-.PHONY: help test nvrtc format lint doc examples tests goldens bench peers start kernels
+.PHONY: help test nvrtc format lint doc scripts examples tests goldens bench peers start kernels
 
 help:
 	@echo "make test      everything that must hold: format, lints, documentation, examples, tests"
@@ -22,7 +22,7 @@ help:
 	@echo "make start     the time from the process's start to the first step, beside diffusers"
 	@echo "make goldens   how the reference values are made again (needs Python 3.11 and the network)"
 
-test: nvrtc format lint doc examples tests
+test: nvrtc format lint doc scripts examples tests
 
 nvrtc:
 ifndef BRAID_NVRTC
@@ -37,6 +37,9 @@ lint:
 
 doc:
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps
+
+scripts:
+	tools/test-gpu-check.sh
 
 # In its own step and before the tests, so that the last lines of `make test` are the tests' summary.
 examples:
