@@ -11,7 +11,7 @@ ifndef BRAID_NVRTC
 lint doc examples tests full: export BRAID_NVRTC = $(shell ls -d $(NVRTC) 2>/dev/null)
 endif
 
-.PHONY: help test test-full nvrtc format lint doc scripts examples tests full goldens bench kernels
+.PHONY: help test test-full nvrtc format lint doc scripts examples tests full goldens bench peers start kernels
 
 help:
 	@echo "make test      everything that must hold: format, lints, documentation, examples, tests"
@@ -19,6 +19,8 @@ help:
 	@echo "make examples  runs each example on a small random model"
 	@echo "make kernels   registers, memory, tensor cores of each kernel, and what the interpreter counts at SDXL's sizes"
 	@echo "make bench     times the CPU's operations (products beside faer and gemm), loaders, inputs and planner"
+	@echo "make peers     times Braid beside diffusers and DiffSynth, in turn (benches/peers/README.md)"
+	@echo "make start     the time from the process's start to the first step, beside diffusers"
 	@echo "make goldens   how the reference values are made again (needs Python 3.11 and the network)"
 
 test: nvrtc format lint doc scripts examples tests
@@ -68,6 +70,19 @@ kernels:
 
 bench:
 	$(CARGO) bench --bench cpu --bench inputs --bench loaders --bench planner --bench product
+
+# PEERS_DIFFUSERS and PEERS_DIFFSYNTH name the Python of each peer's environment (those of `make goldens` will do); with one of
+# them only that peer is compared, with none Braid is measured alone. PEERS_ARGS: the model, size, steps and pairs.
+PEERS = $(or $(PEERS_DIFFUSERS),$(PEERS_DIFFSYNTH),python3) benches/peers/$(1) --bin "$(or $(CARGO_TARGET_DIR),target)/release" \
+	$(if $(PEERS_DIFFUSERS),--diffusers "$(PEERS_DIFFUSERS)") $(if $(PEERS_DIFFSYNTH),--diffsynth "$(PEERS_DIFFSYNTH)") $(PEERS_ARGS)
+
+peers:
+	$(CARGO) build --release --bins
+	@$(call PEERS,compare.py)
+
+start:
+	$(CARGO) build --release --bins
+	@$(call PEERS,start.py)
 
 # The peers of the two profiles need different versions of the same packages, so each has an environment of its own.
 # With GOLDEN_DIFFUSERS and GOLDEN_DIFFSYNTH naming the Python of each, this runs the generators; without, it explains.

@@ -133,6 +133,8 @@ def notes(results: list[dict]) -> list[str]:
         if peer["outside"]:
             out.append(f"{peer['engine']}: {', '.join(peer['outside'])} was encoded once before, because not all of its models "
                        "fit into memory at once; Braid's s/image is without that stage, too.")
+        if braid.get("build") == "debug":
+            out.append(f"{peer['engine']}: Braid is a debug build.")
         if braid["threads"] != peer["threads"] or braid.get("dtype", peer["dtype"]) != peer["dtype"]:
             out.append(f"{peer['engine']}: threads or types differ: the ratio compares different work.")
         checksum = peer["against"]["checksum"]

@@ -6,6 +6,7 @@ DIR holds sdxl.safetensors, image_encoder/ and ip-adapter_sdxl.bin. The bundled 
 prediction and its norms have 32 groups. small.py writes a small model that it takes.
 """
 import contextlib
+import gc
 import sys
 import time
 from importlib import metadata
@@ -56,6 +57,7 @@ def load(args, image):
         return pipe, None
     embeds = pipe.ipadapter_image_encoder([image])
     pipe.ipadapter_image_encoder = None
+    gc.collect()
     if isinstance(pipe, Kept):
         [pipe.load(name) for name in names]
     return pipe, embeds
@@ -99,7 +101,8 @@ def main(args) -> dict:
                        progress_bar_cmd=timesteps)
         return picture, keep.values()
 
-    host = {"engine": "diffsynth eager", "version": metadata.version("diffsynth"), "build": f"torch {torch.__version__}", "commit": None}
+    host = {"engine": "diffsynth eager", "version": metadata.version("diffsynth"), "build": f"torch {torch.__version__}",
+            "commit": None}
     return peer.measure(args, clock, draw, host, loaded, [] if embeds is None else ["image"])
 
 

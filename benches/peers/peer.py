@@ -143,7 +143,7 @@ def measure(args, clock: Clock, draw, host: dict, load: float, outside: list[str
     request = {
         "model": str(args.model), "scenario": None, "adapters": 1, "width": picture.shape[1], "height": picture.shape[0],
         "steps": args.steps, "cfg_scale": args.cfg_scale, "pictures": 1, "warmup": args.warmup,
-        "checksum": f"{zlib.crc32(picture.tobytes()):08x}"}
+        "checksum": checksum(picture)}
     out = rows.row(host | machine(args), request, load, first["seconds"], samples)
     out |= {"outside": outside, "picture_deviation": float(picture.std()), "skipped": None}
     out["peak_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
@@ -151,8 +151,13 @@ def measure(args, clock: Clock, draw, host: dict, load: float, outside: list[str
         Image.fromarray(picture).save(args.picture)
     if args.against:
         wanted = np.asarray(Image.open(args.against).convert("RGB"))
-        out["against"] = difference(wanted, picture) | {"checksum": f"{zlib.crc32(wanted.tobytes()):08x}"}
+        out["against"] = difference(wanted, picture) | {"checksum": checksum(wanted)}
     return out
+
+
+def checksum(picture: np.ndarray) -> str:
+    """As `bench` writes it: CRC-32 of width and height in 64 bits and of the pixels."""
+    return f"{zlib.crc32(struct.pack('<QQ', picture.shape[1], picture.shape[0]) + picture.tobytes()):08x}"
 
 
 def machine(args) -> dict:

@@ -49,4 +49,5 @@ def row(host: dict, request: dict, load: float, first: float, samples: list[dict
         "p99_seconds": percentile(seconds, 99), "pictures_per_second": request["pictures"] / middle,
         "step_mean_seconds": mean([t for s in samples for t in s["step_seconds"]]),
         "stage_share": {name: mean(values) / middle for name, values in stages.items()},
+        "adapter_overhead_percent": None, "adapter_denoise_overhead_percent": None,
         "seconds": seconds, "stages": stages, "step_seconds": [s["step_seconds"] for s in samples]}

@@ -38,7 +38,8 @@ class Rows(unittest.TestCase):
 class Ratios(unittest.TestCase):
     def test_each_pair_counts_by_itself(self):
         # A machine twice as slow in the second pair leaves that pair's ratio as it is.
-        pairs = [(side([1.0], 0.1), side([2.0], 0.2)), (side([2.2], 0.2), side([4.0], 0.4)), (side([3.0], 0.9), side([4.0], 1.0))]
+        pairs = [(side([1.0], 0.1), side([2.0], 0.2)), (side([2.2], 0.2), side([4.0], 0.4)),
+                 (side([3.0], 0.9), side([4.0], 1.0))]
         out = compare.summary(pairs)
         self.assertAlmostEqual(out["picture"]["ratio"], 0.55)
         self.assertEqual((out["step"]["ratio"], out["step"]["least"], out["step"]["greatest"]), (0.5, 0.5, 0.9))
@@ -51,7 +52,8 @@ class Ratios(unittest.TestCase):
     def test_different_work_is_told(self):
         result = lambda b, p: [{"same_profile": True, "pairs": [(b, p)]}]
         self.assertEqual(compare.notes(result(side([1.0], 1.0), side([1.0], 1.0))), [])
-        for ours, theirs in ((side([1.0], 1.0, threads=1), side([1.0], 1.0)),
+        for ours, theirs in ((side([1.0], 1.0, build="debug"), side([1.0], 1.0)),
+                             (side([1.0], 1.0, threads=1), side([1.0], 1.0)),
                              (side([1.0], 1.0, checksum="00000002"), side([1.0], 1.0)),
                              (side([1.0], 1.0), side([1.0], 1.0, against={"relative": 0.1, "largest": 90, "checksum": "00000001"}))):
             self.assertEqual(len(compare.notes(result(ours, theirs))), 1)
