@@ -34,7 +34,7 @@ impl Device for Stepwise {
 }
 
 /// The request of the golden case `diffusers/euler`.
-fn draw(model: &common::Model, device: Option<Box<dyn Device>>) -> Output {
+pub fn draw(model: &common::Model, device: Option<Box<dyn Device>>) -> Output {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/diffusers/pictures/landscape.png");
     let mut request = Request::new("a red fox in the snow");
     (request.steps, request.guidance, request.seed, request.keep_stages) = (4, 5.0, 0, true);
@@ -47,7 +47,7 @@ fn draw(model: &common::Model, device: Option<Box<dyn Device>>) -> Output {
 }
 
 /// Peak signal-to-noise ratio of two pictures of bytes.
-fn psnr(got: &[u8], want: &[u8]) -> f64 {
+pub fn psnr(got: &[u8], want: &[u8]) -> f64 {
     assert_eq!(got.len(), want.len());
     let error: f64 = got.iter().zip(want).map(|(g, w)| f64::from(g.abs_diff(*w)).powi(2)).sum();
     10.0 * (255.0f64.powi(2) * got.len() as f64 / error.max(1e-9)).log10()

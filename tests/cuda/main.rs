@@ -5,6 +5,7 @@
 mod attention;
 #[path = "../common/mod.rs"]
 mod common;
+mod exact;
 mod golden;
 #[path = "../common/interpreter.rs"]
 mod interpreter;

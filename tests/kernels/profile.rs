@@ -101,6 +101,34 @@ fn convolution_of_1920_channels_from_two_sources() {
     assert!(counts.shared_loads.passes * 100 <= counts.shared_loads.ideal * 101, "{:?}", counts.shared_loads);
 }
 
+/// The decoder's deepest in f32, by fma.
+#[test]
+fn convolution_of_the_decoder_in_f32() {
+    if !compiled() {
+        return;
+    }
+    let (side, c) = (128, 512);
+    let gpu = Gpu::new();
+    let pixel = c * 4;
+    let mut params = ConvolutionParams {
+        // The last two rows of the picture, and the rows of the block.
+        x0: gpu.filled_from(side * side * pixel, (side - 2) * side * pixel, 0x2c),
+        w: gpu.filled_from(c * 9 * pixel, (c - 64) * 9 * pixel, 0x2c),
+        ..convolution([1, side, side], c, c, 3)
+    };
+    params.finish = Finish {
+        bias: gpu.filled(c * 4, 0x2c),
+        residual: gpu.filled_from(side * side * pixel, (side - 1) * side * pixel, 0x2c),
+        out: gpu.room(side * side * pixel),
+        residual_stride: c as i64,
+        ..params.finish
+    };
+    let counts = gpu.sample("convolution_128x64", DType::F32, [128, 8, 1], &params, &[[127, 7, 0]]);
+    show("convolution_128x64", "f32, 128x128, 512 to 512 channels", &counts);
+    whole_sectors(&counts);
+    assert!(counts.shared_loads.passes * 100 <= counts.shared_loads.ideal * 101, "{:?}", counts.shared_loads);
+}
+
 #[test]
 fn product_of_the_feed_forward() {
     if !compiled() {

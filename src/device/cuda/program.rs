@@ -97,7 +97,7 @@ impl CudaProgram {
         let bases = Bases { weights: weights.as_ref().map_or(0, Slab::address), work: work.address() };
         let lowered = lower(&graph, &plan, settings, steps.as_ref(), bases)?;
         if let Some(slab) = &weights {
-            weights::stage(&driver, settings.dtype, &lowered.jobs, slab.address())?;
+            weights::stage(&driver, &lowered.jobs, slab.address())?;
         }
         let staging = driver.staging(lowered.bindings.upload().max(lowered.bindings.download()))?;
         let mut program = Self {
