@@ -5,7 +5,7 @@ use super::ptx::PtxDriver;
 use super::{common, compiled, drivers, outputs, relative, scope, values};
 use braid::Result;
 use braid::device::cpu::Cpu;
-use braid::device::cuda::CudaDevice;
+use braid::device::cuda::{CudaDevice, Report, Settings};
 use braid::device::{Device, Program, Role};
 use braid::graph::{Activation, Builder, Graph};
 use braid::tensor::DType;
@@ -118,13 +118,19 @@ fn a_small_models_picture() {
     }
 }
 
-/// Twice the bytes of bf16, before anything is loaded; what is no decoder's operation is refused by name.
+/// The arena of bf16 twice, known before anything is loaded; what is no decoder's operation is refused by name.
 #[test]
 fn estimates_and_refusals() {
     let device = |decoder| CudaDevice::new(Arc::new(PtxDriver::new()), DType::F16).unwrap().with_decoder(decoder);
-    let bytes = |dtype| device(dtype).estimate(decoder(64, 64), Role::Decode).unwrap().unwrap() as f64;
-    let ratio = bytes(DType::F32) / bytes(DType::BF16);
-    assert!((1.7..2.1).contains(&ratio), "{ratio}");
+    let report = |dtype| {
+        let report = Report::of(decoder(64, 64), &Settings { dtype, ..*device(dtype).settings() }).unwrap();
+        let estimate = device(dtype).estimate(decoder(64, 64), Role::Decode).unwrap();
+        assert_eq!(estimate, Some((report.bytes() + report.staging) as u64));
+        report
+    };
+    let (exact, half) = (report(DType::F32), report(DType::BF16));
+    assert_eq!(exact.arena, 2 * half.arena);
+    assert!(exact.weights > half.weights * 19 / 10);
     let s = scope(&[("norm.weight", &[16], 1), ("norm.bias", &[16], 2)]);
     let mut b = Builder::new();
     let x = b.input("x", &[1, 3, 16]);

@@ -125,7 +125,9 @@ fn convolution_of_the_decoder_in_f32() {
     };
     let counts = gpu.sample("convolution_128x64", DType::F32, [128, 8, 1], &params, &[[127, 7, 0]]);
     show("convolution_128x64", "f32, 128x128, 512 to 512 channels", &counts);
-    whole_sectors(&counts);
+    assert!(counts.loads.sectors * 10 <= counts.loads.ideal * 11, "{:?}", counts.loads);
+    // A lane stores its 32 bytes by two stores, which fill a sector together.
+    assert_eq!(counts.stores.sectors, 2 * counts.stores.ideal);
     assert!(counts.shared_loads.passes * 100 <= counts.shared_loads.ideal * 101, "{:?}", counts.shared_loads);
 }
 
