@@ -94,7 +94,8 @@ impl Device for Split {
     }
 
     fn load_as(&self, graph: Graph, role: Role) -> Result<Box<dyn Program>> {
-        if let Role::Decode { .. } = role { self.1.load_as(graph, role) } else { self.0.load_as(graph, role) }
+        let decodes = graph.inputs.iter().any(|(name, _)| name == "latents");
+        if decodes { self.1.load_as(graph, role) } else { self.0.load_as(graph, role) }
     }
 }
 
