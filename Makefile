@@ -11,7 +11,7 @@ ifndef BRAID_NVRTC
 lint doc examples tests: export BRAID_NVRTC = $(shell ls -d $(NVRTC) 2>/dev/null)
 endif
 
-.PHONY: help test nvrtc format lint doc examples tests goldens bench kernels
+.PHONY: help test nvrtc format lint doc scripts examples tests goldens bench kernels
 
 help:
 	@echo "make test      everything that must hold: format, lints, documentation, examples, tests"
@@ -20,7 +20,7 @@ help:
 	@echo "make bench     times the CPU's products beside faer and gemm"
 	@echo "make goldens   how the reference values are made again (needs Python 3.11 and the network)"
 
-test: nvrtc format lint doc examples tests
+test: nvrtc format lint doc scripts examples tests
 
 nvrtc:
 ifndef BRAID_NVRTC
@@ -35,6 +35,9 @@ lint:
 
 doc:
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps
+
+scripts:
+	tools/test-gpu-check.sh
 
 # In its own step and before the tests, so that the last lines of `make test` are the tests' summary.
 examples:

@@ -4,98 +4,12 @@
 
 #![allow(clippy::unwrap_used)]
 
-use braid::inputs::picture;
-use braid::pipeline::{ImagePrompt, Reference, Scales, StageTensor, Watch};
-use braid::{Compat, Pipeline, PipelineOptions, Request};
-use serde_json::Value;
-use std::path::{Path, PathBuf};
+#[path = "common/case.rs"]
+mod case;
 
-fn goldens(profile: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens").join(profile)
-}
-
-struct Case {
-    folder: PathBuf,
-    json: Value,
-}
-
-impl Case {
-    fn open(profile: &str, name: &str) -> Self {
-        let folder = goldens(profile).join(name);
-        let json = serde_json::from_str(&std::fs::read_to_string(folder.join("case.json")).unwrap()).unwrap();
-        Self { folder, json }
-    }
-
-    fn text(&self, key: &str) -> Option<&str> {
-        self.json["request"][key].as_str()
-    }
-
-    fn number(&self, key: &str) -> Option<f64> {
-        self.json["request"][key].as_f64()
-    }
-
-    fn adapters(&self) -> &[Value] {
-        self.json["request"]["ip_adapters"].as_array().map_or(&[], Vec::as_slice)
-    }
-
-    fn options(&self, dir: &Path) -> PipelineOptions {
-        let mut options = PipelineOptions::new(dir.join(self.json["files"]["model"].as_str().unwrap()));
-        options.compat = self.json["profile"].as_str().unwrap().parse().unwrap();
-        options.clip_vision = self.json["files"]["clip_vision"].as_str().map(|p| dir.join(p));
-        options.adapters = self.adapters().iter().map(|a| dir.join(a["path"].as_str().unwrap())).collect();
-        options.threads = Some(2);
-        options
-    }
-
-    fn request(&self) -> Request {
-        let mut r = Request::new(self.text("prompt").unwrap());
-        let size = |key: &str| self.number(key).map(|v| v as usize);
-        r.negative_prompt = self.text("negative_prompt").map(String::from);
-        r.steps = size("steps").unwrap();
-        r.guidance = self.number("cfg_scale").unwrap() as f32;
-        r.guidance_rescale = self.number("guidance_rescale").unwrap_or(0.0) as f32;
-        r.width = size("width");
-        r.height = size("height");
-        r.seed = self.json["request"]["seed"].as_u64().unwrap();
-        r.count = size("batch").unwrap_or(1);
-        r.clip_skip = size("clip_skip").unwrap_or(0);
-        r.eta = self.number("eta").map(|v| v as f32);
-        r.method = self.text("sampling_method").map(|s| s.parse().unwrap());
-        r.schedule = self.text("schedule").map(|s| s.parse().unwrap());
-        r.prediction = self.text("prediction").map(|s| s.parse().unwrap());
-        r.spacing = self.text("timestep_spacing").map(|s| s.parse().unwrap());
-        r.keep_stages = true;
-        let compat: Compat = self.json["profile"].as_str().unwrap().parse().unwrap();
-        let resize = self.json["request"]["image_resize"].as_array();
-        let resize = resize.map(|r| (r[0].as_u64().unwrap() as usize, r[1].as_u64().unwrap() as usize));
-        for adapter in self.adapters() {
-            let mut image = ImagePrompt::default();
-            for path in adapter["images"].as_array().unwrap() {
-                let picture = picture::load(self.folder.join(path.as_str().unwrap()), compat.alpha).unwrap();
-                image.references.push(Reference::Picture(picture));
-            }
-            let style = self.json["request"]["instant_style"].as_bool() == Some(true);
-            image.scales = match &adapter["strength"] {
-                Value::Number(n) if style => Scales::parse("style", n.as_f64().unwrap() as f32).unwrap(),
-                Value::Number(n) => (n.as_f64().unwrap() as f32).into(),
-                object => Scales::parse(&object.to_string(), 1.0).unwrap(),
-            };
-            image.resize = resize;
-            r.images.push(image);
-        }
-        r
-    }
-}
-
-fn stages(path: &Path) -> Vec<(String, StageTensor)> {
-    let bytes = std::fs::read(path).unwrap();
-    let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
-    let tensor = |t: safetensors::tensor::TensorView<'_>| StageTensor {
-        shape: t.shape().to_vec(),
-        data: t.data().chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect(),
-    };
-    file.tensors().into_iter().map(|(n, t)| (n, tensor(t))).collect()
-}
+use braid::pipeline::Watch;
+use braid::{Compat, Pipeline};
+use case::{Case, goldens, stages};
 
 fn relative(got: &[f32], want: &[f32]) -> f64 {
     let square = |v: f32| f64::from(v) * f64::from(v);

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# What a machine with a GPU can show that others cannot: the tests that need one, each operation's kernels on the CUDA driver
-# and on the interpreter of PTX against the CPU, all four tools of compute-sanitizer, and the speed of a large copy and a large
-# product, the ceilings of this very run.
+# What a machine with a GPU can show that others cannot: the kernels' tests on it, and beside the interpreter of PTX, kernel by
+# kernel; the operations and a small model through the launch layer; all four tools of compute-sanitizer over both; the time
+# of each kernel beside what the GPU copies and multiplies in the same run.
 #
 #   tools/gpu-check.sh [FOLDER]     FOLDER: gpu-check in cargo's target folder
 #
@@ -29,30 +29,41 @@ failed=0
 : >"$work/parts"
 # part NAME COMMAND...: keeps the output in NAME.log.
 part() {
-    local name=$1 start=$SECONDS outcome=ok
+    local name=$1 start=$SECONDS outcome=ok log=$work/$1.log
     shift
     echo "== $name: $*"
-    "$@" >"$work/$name.log" 2>&1 || outcome=FAILED
-    # racecheck words its last line in its own way.
+    "$@" >"$log" 2>&1 || outcome=FAILED
+    # A tool that says nothing has seen nothing: its summary must be there. racecheck words its own.
     case $name in
-        sanitizer-racecheck) grep -q "RACECHECK SUMMARY: 0 hazards\|ERROR SUMMARY: 0 errors" "$work/$name.log" || outcome=FAILED ;;
-        sanitizer-*) grep -q "ERROR SUMMARY: 0 errors" "$work/$name.log" || outcome=FAILED ;;
+        racecheck-*) grep -q "RACECHECK SUMMARY: 0 hazards\|ERROR SUMMARY: 0 errors" "$log" || outcome=FAILED ;;
+        memcheck-* | initcheck-* | synccheck-*) grep -q "ERROR SUMMARY: 0 errors" "$log" || outcome=FAILED ;;
     esac
-    # A test that found no GPU has shown nothing.
-    grep -q "skipped: " "$work/$name.log" && outcome=FAILED
-    [[ $outcome == ok ]] || { failed=1; tail -n 40 "$work/$name.log"; }
+    grep "SUMMARY: " "$log" | grep -qv "SUMMARY: 0 " && outcome=FAILED
+    # Nor has a test that found no GPU or no kernels, or a filter that found no test.
+    grep -q "skipped: no \|^running 0 tests" "$log" && outcome=FAILED
+    [[ $outcome == ok ]] || { failed=1; tail -n 40 "$log"; }
     printf '%s\t%s\t%s\t%s\n' "$name" "$outcome" "$((SECONDS - start))" "$*" >>"$work/parts"
 }
+# The GPU's memory is the limit of the largest tests, so one at a time.
+one=(--nocapture --test-threads=1)
+operations=(ops:: attention:: products::)
 
-part build cargo test --release --no-run --lib --test gpu --test cuda
-part ceilings cargo test --release --test gpu -- --nocapture --test-threads=1
+part build cargo test --release --no-run --lib --test gpu --test kernels --test cuda
 part driver cargo test --release --lib device::cuda
-part both-drivers env BRAID_TEST_DRIVER=both cargo test --release --test cuda ops:: -- --nocapture --test-threads=1
-# The tests' own file, so that the summary is theirs and not cargo's.
-tests=$(sed -n 's/.*Executable tests.cuda.main.rs (\(.*\)).*/\1/p' "$work/build.log")
+part library cargo test --release --test gpu -- "${one[@]}"
+part kernels env BRAID_TEST_DRIVER=cuda cargo test --release --test kernels -- --skip timing:: "${one[@]}"
+part kernels-on-both env BRAID_TEST_DRIVER=both cargo test --release --test kernels -- --skip timing:: "${one[@]}"
+part operations-on-both env BRAID_TEST_DRIVER=both cargo test --release --test cuda -- "${operations[@]}" "${one[@]}"
+part models env BRAID_TEST_DRIVER=cuda cargo test --release --test cuda -- golden::a_small_model "${one[@]}"
+part timing cargo test --release --test kernels -- timing::every_kernel "${one[@]}"
+# The tests' own files, so that the summary is theirs and not cargo's. Neither true sizes nor what needs no launch.
+file() { sed -n "s/.*Executable tests.$1.main.rs (\(.*\)).*/\1/p" "$work/build.log"; }
+kernels=$(file kernels) models=$(file cuda)
+few=(--skip large:: --skip profile:: --skip figures:: --skip timing:: --skip twin:: --skip a_step_past_the_table)
 for tool in memcheck racecheck initcheck synccheck; do
-    part "sanitizer-$tool" env BRAID_TEST_DRIVER=cuda compute-sanitizer --tool "$tool" --error-exitcode 9 \
-        "${tests:-no-tests-were-built}" ops:: --test-threads=1
+    sanitizer=(env BRAID_TEST_DRIVER=cuda compute-sanitizer --tool "$tool" --error-exitcode 9)
+    part "$tool-kernels" "${sanitizer[@]}" "${kernels:-no-tests-were-built}" "${few[@]}" --test-threads=1
+    part "$tool-model" "${sanitizer[@]}" "${models:-no-tests-were-built}" golden::a_small_model_in_f16 --test-threads=1
 done
 
 FACTS=$facts COMMIT=$(git describe --always --dirty 2>/dev/null || echo unknown) COMMAND="tools/gpu-check.sh $*" \
@@ -63,17 +74,35 @@ work = pathlib.Path(sys.argv[1])
 name, driver, capability = (part.strip() for part in os.environ["FACTS"].splitlines()[0].split(","))
 parts = [dict(zip(("part", "outcome", "seconds", "command"), line.split("\t"))) for line in (work / "parts").read_text().splitlines()]
 lines = {part["part"]: (work / (part["part"] + ".log")).read_text(errors="replace").splitlines() for part in parts}
+
+# The worst of each kernel: a line is printed whenever it has grown.
+compared = {}
+for line in lines.get("kernels-on-both", []):
+    found = re.search(r"compared: (\S+): (\S+) of at most (\S+), (.*)", line)
+    if found:
+        kernel, difference, bound, unit = found.groups()
+        if float(difference) >= float(compared.get(kernel, {"difference": -1})["difference"]):
+            compared[kernel] = {"difference": float(difference), "bound": float(bound), "unit": unit}
+table = ["| kernel | worst difference | at most | of |", "|---|--:|--:|---|"]
+table += [f"| `{k}` | {c['difference']:.1e} | {c['bound']:.0e} | {c['unit']} |" for k, c in sorted(compared.items())]
+
+def kept(part, pattern):
+    return [found.group(0) for line in lines.get(part, []) if (found := re.search(pattern, line))]
+
 report = {
     "device": name, "capability": capability, "driver": driver,
     "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
     "commit": os.environ["COMMIT"], "command": os.environ["COMMAND"].strip(), "parts": parts,
-    "ceilings": [line for line in lines.get("ceilings", []) if line.startswith("ceiling: ")],
-    "errors": [line for line in lines.get("both-drivers", []) if re.search(r" library (true|false) output \d+: ", line)],
-    "sanitizer": [line for part in parts if part["part"].startswith("sanitizer-") for line in lines[part["part"]] if "SUMMARY" in line],
+    "ceilings": kept("timing", r"ceiling: .*"), "times": kept("timing", r"\| ?[`k-].*\|$"), "compared": compared,
+    "errors": kept("operations-on-both", r".* library (true|false) output \d+: .*") + kept("models", r"b?f16 \S+ on .*"),
+    "skipped": sorted({line for name in ("kernels", "kernels-on-both") for line in kept(name, r"\S+: skipped: .*")}),
+    "sanitizer": [f"{name}: {line}" for name in lines for line in kept(name, r"[A-Z]+ SUMMARY: .*")],
 }
 text = [f"{key}: {value}" for key, value in report.items() if isinstance(value, str)]
 text += [f"{part['outcome']:6} {part['seconds']:>5} s  {part['part']}: {part['command']}" for part in parts]
-text += report["ceilings"] + report["sanitizer"] + report["errors"]
+for key in ("skipped", "sanitizer", "ceilings", "times"):
+    text += ["", key] + report[key]
+text += ["", "compared"] + table + ["", "errors"] + report["errors"]
 (work / "report.json").write_text(json.dumps(report, indent=1) + "\n")
 (work / "report.txt").write_text("\n".join(text) + "\n")
 PYTHON

@@ -2,6 +2,9 @@
 
 pub mod cpu;
 pub mod cuda;
+mod values;
+
+pub use values::{Memory, Resident, Values};
 
 use crate::error::Result;
 use crate::graph::Graph;
@@ -27,12 +30,12 @@ pub trait Device: Send + Sync {
         self.load(graph)
     }
 
-    /// Bytes of the device's own memory that a program of this graph takes, at most; `None` where it has none of its own.
+    /// What programs of these graphs take together of the device's own memory; `None` where it has none of its own.
     ///
     /// # Errors
     /// Where an operation is not supported.
-    fn estimate(&self, graph: Graph, role: Role) -> Result<Option<u64>> {
-        let _ = (graph, role);
+    fn estimate(&self, graphs: Vec<(Graph, Role)>) -> Result<Option<Need>> {
+        let _ = graphs;
         Ok(None)
     }
 
@@ -50,6 +53,15 @@ pub trait Device: Send + Sync {
     }
 }
 
+/// Bytes of a device's own memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Need {
+    /// What programs hold; weights that several read count once.
+    pub bytes: u64,
+    /// What loading one of them takes for a moment, at most.
+    pub staging: u64,
+}
+
 /// What a graph is for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Role {
@@ -58,8 +70,13 @@ pub enum Role {
     /// One evaluation of the model; input 0 and output 0 are the latents and the model's output, `[B, h, w, C]`, with one row
     /// or a positive and a negative one.
     Denoise(Steps),
-    /// The decoder: the one graph that f16 is too narrow for.
-    Decode,
+    /// What does not depend on the latents: a device that has a sampler keeps the results for it, see [`Program::leave`].
+    Condition,
+    /// The decoder, the one graph that f16 is too narrow for: its first output becomes pixels, see [`Program::paint`].
+    Decode {
+        /// Whether a pixel's value is rounded down, not to the nearest.
+        truncate: bool,
+    },
 }
 
 /// For what a program is loaded that runs all steps of a sampler.
@@ -81,8 +98,13 @@ pub trait Program: Send {
     /// [`crate::Error::Graph`] where a binding's length is not the declared one, or where the program is a sampler's.
     fn run(&mut self, inputs: &[&[f32]], outputs: &mut [&mut [f32]]) -> Result<()>;
 
-    /// Bytes that this program holds besides the mapped weights: the arena, biases and scratch.
+    /// Bytes that this program holds besides the mapped weights: the arena, biases and scratch, and [`Program::shared`].
     fn bytes(&self) -> usize;
+
+    /// The memory that other programs may hold with this one: of each piece a number of its own, and its bytes.
+    fn shared(&self) -> Vec<(u64, usize)> {
+        Vec::new()
+    }
 
     /// The graph as it is run, after fusion.
     fn graph(&self) -> &Graph;
@@ -95,10 +117,50 @@ pub trait Program: Send {
         Ok(())
     }
 
+    /// Runs it and leaves what it gives in the device's memory. `None`, and nothing was run, where there is no such place:
+    /// programs loaded as [`Role::Condition`] may have one.
+    ///
+    /// # Errors
+    /// As [`Program::run`].
+    fn leave(&mut self, inputs: &[&[f32]]) -> Result<Option<Left>> {
+        let _ = inputs;
+        Ok(None)
+    }
+
+    /// Runs a decoder up to the pixels; with `keep` its output comes with them. `None`, and nothing was run, where pixels are
+    /// the caller's: programs loaded as [`Role::Decode`] may make them.
+    ///
+    /// # Errors
+    /// As [`Program::run`].
+    fn paint(&mut self, latents: &Values<'_>, keep: bool) -> Result<Option<Painted>> {
+        let _ = (latents, keep);
+        Ok(None)
+    }
+
     /// The program as what runs all steps of a sampler; absent where the steps are the caller's.
     fn sampler(&mut self) -> Option<&mut dyn Sampler> {
         None
     }
+}
+
+/// What a program left on its device.
+#[derive(Debug, Clone)]
+pub struct Left {
+    /// Its outputs, in the order in which the graph declares them.
+    pub values: Vec<Resident>,
+    /// Whether all of them are finite.
+    pub finite: bool,
+}
+
+/// What a decoder gives.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Painted {
+    /// A byte for each value of its first output: -1 becomes 0, 1 becomes 255.
+    pub rgb: Vec<u8>,
+    /// Whether all of its output is finite.
+    pub finite: bool,
+    /// The output itself, if it was asked for.
+    pub image: Vec<f32>,
 }
 
 /// Coefficients of a step as the devices take them: see [`crate::schedulers::Step::coefficients`].
@@ -108,7 +170,7 @@ pub type Coefficients = [f32; 12];
 #[derive(Debug, Clone, Copy)]
 pub struct Sampling<'a> {
     /// The graph's inputs. That of the latents is empty; those that vary hold the values of all steps, one after the other.
-    pub inputs: &'a [&'a [f32]],
+    pub inputs: &'a [Values<'a>],
     /// A row for each step.
     pub table: &'a [Coefficients],
     /// Guidance scale and rescale, where there is a negative row.
@@ -122,10 +184,10 @@ pub struct Sampling<'a> {
 }
 
 /// What a [`Sampler`] gives.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub struct Sampled {
     /// The latents after the last step, `[h, w, C]`.
-    pub latents: Vec<f32>,
+    pub latents: Resident,
     /// The model's output in the first step, if it was asked for.
     pub first_output: Vec<f32>,
     /// The first step, from 0, whose latents were not finite.

@@ -284,6 +284,10 @@ impl Graph {
         self.check("output", &self.outputs, outputs.iter().map(|b| b.len()))
     }
 
+    pub(crate) fn check_inputs(&self, lens: impl ExactSizeIterator<Item = usize>) -> Result<()> {
+        self.check("input", &self.inputs, lens)
+    }
+
     fn check(
         &self,
         kind: &str,

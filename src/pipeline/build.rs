@@ -15,8 +15,6 @@ use crate::weights::Scope;
 
 /// Steps for which a device's sampler has room come in multiples of this, so that most numbers of steps share a program.
 const STEPS: usize = 64;
-/// Bytes of fresh noise of all steps above which a sampler has no room for any.
-const NOISE: usize = 512 << 20;
 
 /// For what the programs from condition to latents are built.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,7 +48,7 @@ impl Plan {
         let bytes = self.most * self.shape.height * self.shape.width * config.in_channels * 4;
         let start = 3 + self.adapters.len();
         let varying = start..start + config.resnets().len();
-        p.device.samples().then_some(Steps { most: self.most, varying, noise: bytes <= NOISE })
+        p.device.samples().then_some(Steps { most: self.most, varying, noise: bytes as u64 <= p.noise_room })
     }
 }
 
@@ -100,7 +98,7 @@ fn image_graph(p: &Pipeline) -> Result<Graph> {
 
 /// What does not depend on the latents.
 pub(super) fn conditioner<'a>(p: &Pipeline, programs: &'a mut Programs, plan: &Plan) -> Result<&'a mut dyn Program> {
-    programs.get(Key::Condition(plan.clone()), || p.device.load(condition_graph(p, plan)?))
+    programs.get(Key::Condition(plan.clone()), || p.device.load_as(condition_graph(p, plan)?, Role::Condition))
 }
 
 fn condition_graph(p: &Pipeline, plan: &Plan) -> Result<Graph> {
@@ -140,8 +138,12 @@ fn unet_graph(p: &Pipeline, shape: &UnetShape) -> Result<Graph> {
 pub(super) fn decoder<'a>(p: &Pipeline, programs: &'a mut Programs, latent: [usize; 2]) -> Result<&'a mut dyn Program> {
     let [height, width] = latent;
     programs.get(Key::Decode { height, width }, || {
-        short_of("decode", p, latent, p.device.load_as(decoder_graph(p, latent)?, Role::Decode))
+        short_of("decode", p, latent, p.device.load_as(decoder_graph(p, latent)?, decode(p)))
     })
+}
+
+fn decode(p: &Pipeline) -> Role {
+    Role::Decode { truncate: p.compat.truncates_pixels }
 }
 
 fn decoder_graph(p: &Pipeline, [height, width]: [usize; 2]) -> Result<Graph> {
@@ -153,26 +155,30 @@ fn decoder_graph(p: &Pipeline, [height, width]: [usize; 2]) -> Result<Graph> {
 
 /// What the programs of a plan take of the device's own memory; `None` where it has none of its own.
 pub(super) fn estimate(p: &Pipeline, plan: &Plan, skip: usize, pictures: bool) -> Result<Option<Estimate>> {
-    let of = |graph: Graph, role: Role| Ok(p.device.estimate(graph, role)?.unwrap_or(0));
     if p.device.room()?.is_none() {
         return Ok(None);
     }
     let mut estimate = Estimate::default();
+    let mut of = |graphs: Vec<(Graph, Role)>| {
+        let need = p.device.estimate(graphs)?.unwrap_or_default();
+        estimate.staging = estimate.staging.max(need.staging);
+        Ok::<u64, Error>(need.bytes)
+    };
+    let mut texts = Vec::new();
     for encoder in 0..2 {
-        let depth = depth(p, encoder, skip)?;
-        estimate.text += of(text_graph(p, encoder, depth)?, Role::Plain)?;
-        let negative = self::depth(p, encoder, 0)?;
+        let (depth, negative) = (depth(p, encoder, skip)?, depth(p, encoder, 0)?);
+        texts.push((text_graph(p, encoder, depth)?, Role::Plain));
         if plan.shape.batch > 1 && negative != depth {
-            estimate.text += of(text_graph(p, encoder, negative)?, Role::Plain)?;
+            texts.push((text_graph(p, encoder, negative)?, Role::Plain));
         }
     }
-    if pictures {
-        estimate.image = of(image_graph(p)?, Role::Plain)?;
-    }
-    estimate.condition = of(condition_graph(p, plan)?, Role::Plain)?;
+    let text = of(texts)?;
+    let image = if pictures { of(vec![(image_graph(p)?, Role::Plain)])? } else { 0 };
+    let condition = of(vec![(condition_graph(p, plan)?, Role::Condition)])?;
     let role = plan.sampler(p).map_or(Role::Plain, Role::Denoise);
-    estimate.denoise = of(unet_graph(p, &plan.shape)?, role)?;
-    estimate.decode = of(decoder_graph(p, [plan.shape.height, plan.shape.width])?, Role::Decode)?;
+    let denoise = of(vec![(unet_graph(p, &plan.shape)?, role)])?;
+    let decode = of(vec![(decoder_graph(p, [plan.shape.height, plan.shape.width])?, decode(p))])?;
+    let estimate = Estimate { text, image, condition, denoise, decode, ..estimate };
     Ok(Some(estimate))
 }
 

@@ -1,9 +1,9 @@
 //! From noise to latents: on the device from the first step to the last where it can, else step by step from here.
 
-use super::build;
+use super::build::{self, Plan};
 use super::generate::{Run, State};
 use super::request::{Progress, Stage};
-use crate::device::{Coefficients, Sampling, Steps};
+use crate::device::{Coefficients, Sampling, Steps, Values};
 use crate::error::{Error, Result};
 use crate::inputs::noise::Generator;
 use crate::schedulers::{guide, step};
@@ -19,28 +19,29 @@ struct Start {
 
 /// What steps give.
 struct End {
-    latents: Vec<f32>,
+    latents: Values<'static>,
     /// The model's output in the first step, if stages are kept.
     first: Vec<f32>,
 }
 
 impl State {
     /// The denoiser's inputs for these steps.
-    fn inputs<'a>(&'a self, sample: &'a [f32], steps: Range<usize>) -> Vec<&'a [f32]> {
+    fn inputs<'a>(&'a self, sample: &'a [f32], steps: Range<usize>) -> Result<Vec<Values<'a>>> {
         let (text, images) = self.tokens.split_at(1);
-        let mut inputs = vec![sample, text[0].as_slice(), self.scales.as_slice()];
-        inputs.extend(images.iter().map(Vec::as_slice));
+        let mut inputs: Vec<Values<'a>> = vec![sample.into(), text[0].as_slice().into(), self.scales.as_slice().into()];
+        inputs.extend(images.iter().map(|counts| counts.as_slice().into()));
         for (k, values) in self.values[images.len()..].iter().enumerate() {
             let row = values.len() / self.plan.most;
-            inputs.push(if k < self.per_step { &values[steps.start * row..steps.end * row] } else { values });
+            let range = if k < self.per_step { steps.start * row..steps.end * row } else { 0..values.len() };
+            inputs.push(values.part(range)?);
         }
-        inputs
+        Ok(inputs)
     }
 }
 
 impl Run<'_, '_> {
     /// The latents `[h, w, C]` after the last step.
-    pub(super) fn denoise(&mut self, state: &State) -> Result<Vec<f32>> {
+    pub(super) fn denoise(&mut self, state: &State) -> Result<Values<'static>> {
         let [h, w] = self.latent;
         let c = self.p.models.unet.config.in_channels;
         let n = h * w * c;
@@ -53,7 +54,7 @@ impl Run<'_, '_> {
         let mut latents = to_channels_last(&noise, [c, h, w]);
         latents.iter_mut().for_each(|x| *x *= self.table.init_noise_sigma);
         let start = Start { latents, generator };
-        let end = match self.steps(state) {
+        let end = match self.steps(&state.plan) {
             Some(steps) => self.on_device(state, steps, start)?,
             None => self.stepwise(state, start)?,
         };
@@ -62,14 +63,17 @@ impl Run<'_, '_> {
             let rows = || end.first.chunks_exact(n).flat_map(|r| to_channels_first(r, [h, w, c])).collect();
             self.keep("model_output_0", &[state.plan.shape.batch, c, h, w], rows);
         }
-        self.keep("latents", &[1, c, h, w], || to_channels_first(&end.latents, [h, w, c]));
+        if self.request.keep_stages {
+            let latents = end.latents.read()?;
+            self.keep("latents", &[1, c, h, w], || to_channels_first(&latents, [h, w, c]));
+        }
         Ok(end.latents)
     }
 
     /// The device's sampler; none where it has none, or no room for this one's noise.
-    fn steps(&self, state: &State) -> Option<Steps> {
+    pub(super) fn steps(&self, plan: &Plan) -> Option<Steps> {
         let adds = self.table.steps.iter().any(|row| row.noise.is_some_and(|weight| weight != 0.0));
-        state.plan.sampler(self.p).filter(|steps| steps.noise || !adds)
+        plan.sampler(self.p).filter(|steps| steps.noise || !adds)
     }
 
     /// What is told after a step.
@@ -100,7 +104,7 @@ impl Run<'_, '_> {
             })
             .collect();
         let table: Vec<Coefficients> = self.table.steps.iter().map(|row| row.coefficients()).collect();
-        let inputs = state.inputs(&[], 0..table.len());
+        let inputs = state.inputs(&[], 0..table.len())?;
         let job = Sampling {
             inputs: &inputs,
             table: &table,
@@ -130,7 +134,7 @@ impl Run<'_, '_> {
         self.step_seconds.extend(seconds);
         match sampled.not_finite {
             Some(step) => Err(self.not_finite(step)),
-            None => Ok(End { latents: sampled.latents, first: sampled.first_output }),
+            None => Ok(End { latents: sampled.latents.into(), first: sampled.first_output }),
         }
     }
 
@@ -152,7 +156,9 @@ impl Run<'_, '_> {
             for sample in sample.chunks_exact_mut(n) {
                 sample.iter_mut().zip(&x).for_each(|(s, x)| *s = x * row.input_scale);
             }
-            let inputs = state.inputs(&sample, i..i + 1);
+            let inputs = state.inputs(&sample, i..i + 1)?;
+            let inputs = inputs.iter().map(Values::read).collect::<Result<Vec<_>>>()?;
+            let inputs: Vec<&[f32]> = inputs.iter().map(|values| values.as_ref()).collect();
             build::denoiser(self.p, self.programs, &state.plan.shape, None)?.run(&inputs, &mut [&mut output])?;
             if i == 0 && self.picture == 0 && self.request.keep_stages {
                 first.clone_from(&output);
@@ -173,7 +179,7 @@ impl Run<'_, '_> {
             let progress = self.progress(i + 1);
             self.watch.tell(progress);
         }
-        Ok(End { latents: x, first })
+        Ok(End { latents: x.into(), first })
     }
 }
 

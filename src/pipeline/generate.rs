@@ -7,6 +7,7 @@ use super::programs::Programs;
 use super::request::{MAX_SIDE, Output, Progress, Reference, Request, Stage, StageTensor, Watch};
 use super::room;
 use super::{ImagePrompt, Pipeline};
+use crate::device::{Painted, Values};
 use crate::error::{Error, Result};
 use crate::inputs::picture::Picture;
 use crate::inputs::resize::resize;
@@ -87,7 +88,7 @@ pub(super) struct State {
     pub(super) tokens: Vec<Vec<f32>>,
     pub(super) scales: Vec<f32>,
     /// The condition program's outputs, image tokens first.
-    pub(super) values: Vec<Vec<f32>>,
+    pub(super) values: Vec<Values<'static>>,
     /// How many of the outputs after the image tokens hold a row for each step.
     pub(super) per_step: usize,
 }
@@ -223,7 +224,10 @@ impl<'a, 'w> Run<'a, 'w> {
                     let what = format!("an image embedding of {} values, the adapter takes {width}", embedding.len());
                     return Err(Error::parameter("--ip-adapter-image", what));
                 }
-                finite(&embedding, || "the image encoder".into(), "the picture or the encoder's weights are damaged")?;
+                if !all_finite(&embedding) {
+                    let hint = "the picture or the encoder's weights are damaged".into();
+                    return Err(Error::NotFinite { stage: "the image encoder".into(), hint });
+                }
                 embeds.extend(embedding);
             }
             self.keep("image_embeds", &[references.len(), width], || embeds.clone());
@@ -244,6 +248,7 @@ impl<'a, 'w> Run<'a, 'w> {
             UnetShape { batch, height: self.latent[0], width: self.latent[1], tokens, image_tokens: counts.clone() };
         let plan = self.programs.plan_for(Plan::new(p, shape, steps, self.adapters.clone()));
         let scales = self.scales()?;
+        let resident = self.steps(&plan).is_some();
         let program = build::conditioner(p, self.programs, &plan)?;
 
         let mut timesteps: Vec<f32> = self.table.steps.iter().flat_map(|s| vec![s.timestep; batch]).collect();
@@ -269,19 +274,33 @@ impl<'a, 'w> Run<'a, 'w> {
             .collect();
         let mut inputs: Vec<&[f32]> = vec![&timesteps, &pooled, &time_ids, &text];
         inputs.extend(images.iter().map(Vec::as_slice));
-        let graph = program.graph();
-        // Its results are kept for all steps; together they take more than its arena.
-        let kept: usize = graph.outputs.iter().map(|(_, id)| graph.node(*id).len()).sum();
-        let few = || "give fewer image prompts, a shorter prompt or fewer steps".to_owned();
-        memory::demand("condition", kept as u64 * 4, few)?;
-        let mut values: Vec<Vec<f32>> = graph.outputs.iter().map(|(_, id)| vec![0.0; graph.node(*id).len()]).collect();
-        program.run(&inputs, &mut values.iter_mut().map(Vec::as_mut_slice).collect::<Vec<_>>())?;
-
         let hint = "weights of the text encoders, the adapter or the UNet are damaged (`braid inspect`)";
-        values.iter().try_for_each(|v| finite(v, || "the conditioning".into(), hint))?;
+        let damaged = || Error::NotFinite { stage: "the conditioning".into(), hint: hint.into() };
+        // A sampler on the device finds them there.
+        let left = if resident { program.leave(&inputs)? } else { None };
+        let values: Vec<Values<'static>> = match left {
+            Some(left) if !left.finite => return Err(damaged()),
+            Some(left) => left.values.into_iter().map(Values::from).collect(),
+            None => {
+                let graph = program.graph();
+                // Its results are kept for all steps; together they take more than its arena.
+                let kept: usize = graph.outputs.iter().map(|(_, id)| graph.node(*id).len()).sum();
+                let few = || "give fewer image prompts, a shorter prompt or fewer steps".to_owned();
+                memory::demand("condition", kept as u64 * 4, few)?;
+                let mut values: Vec<Vec<f32>> =
+                    graph.outputs.iter().map(|(_, id)| vec![0.0; graph.node(*id).len()]).collect();
+                program.run(&inputs, &mut values.iter_mut().map(Vec::as_mut_slice).collect::<Vec<_>>())?;
+                if !values.iter().all(|v| all_finite(v)) {
+                    return Err(damaged());
+                }
+                values.into_iter().map(Values::from).collect()
+            }
+        };
         if self.request.keep_stages && !used.is_empty() {
             let mut all = Vec::new();
-            (0..used.len()).for_each(|a| all.extend_from_slice(&values[a][..counts[a] * config.context]));
+            for (values, count) in values.iter().zip(&counts) {
+                all.extend_from_slice(&values.part(0..count * config.context)?.read()?);
+            }
             let count = all.len() / config.context;
             self.keep("image_tokens", &[1, count, config.context], || all);
         }
@@ -318,23 +337,40 @@ impl<'a, 'w> Run<'a, 'w> {
         memory::demand("decode", need, || "ask for fewer or smaller pictures".into())
     }
 
-    fn decode(&mut self, latents: &[f32]) -> Result<Picture> {
-        let p = self.p;
+    fn decode(&mut self, latents: &Values<'_>) -> Result<Picture> {
+        let (p, keep) = (self.p, self.request.keep_stages);
         let config = &p.models.vae.config;
-        let [height, width] = self.latent;
+        let [h, w] = self.latent.map(|side| side * config.factor());
         let program = build::decoder(p, self.programs, self.latent)?;
-        let [h, w] = [height * config.factor(), width * config.factor()];
-        let mut image = vec![0.0; h * w * config.out_channels];
-        program.run(&[latents], &mut [&mut image])?;
-        finite(&image, || "the VAE".into(), "the latents are out of its range; check the model file")?;
-        image.iter_mut().for_each(|v| *v = (*v / 2.0 + 0.5).clamp(0.0, 1.0));
-        let half = if p.compat.truncates_pixels { 0.0 } else { 0.5 };
-        let rgb =
-            image.iter().map(|v| if half == 0.0 { (v * 255.0) as u8 } else { (v * 255.0).round_ties_even() as u8 });
-        let picture = Picture::new(w, h, rgb.collect())?;
-        self.keep("image", &[1, h, w, config.out_channels], || image);
+        let painted = match program.paint(latents, keep)? {
+            Some(painted) => painted,
+            None => {
+                let mut image = vec![0.0; h * w * config.out_channels];
+                program.run(&[latents.read()?.as_ref()], &mut [&mut image])?;
+                let rgb = image.iter().map(|v| pixel(unit(*v), p.compat.truncates_pixels)).collect();
+                Painted { rgb, finite: all_finite(&image), image }
+            }
+        };
+        if !painted.finite {
+            let hint = "the latents are out of its range; check the model file".into();
+            return Err(Error::NotFinite { stage: "the VAE".into(), hint });
+        }
+        let picture = Picture::new(w, h, painted.rgb)?;
+        let image = || painted.image.into_iter().map(unit).collect();
+        self.keep("image", &[1, h, w, config.out_channels], image);
         Ok(picture)
     }
+}
+
+/// From -1 to 1, as the decoder has it, to 0 to 1.
+fn unit(value: f32) -> f32 {
+    (value / 2.0 + 0.5).clamp(0.0, 1.0)
+}
+
+/// The byte of a value from 0 to 1.
+fn pixel(value: f32, truncate: bool) -> u8 {
+    let value = value * 255.0;
+    if truncate { value as u8 } else { value.round_ties_even() as u8 }
 }
 
 /// Height and width of the latents.
@@ -361,9 +397,6 @@ pub(super) fn latent_size(p: &Pipeline, asked_width: Option<usize>, asked_height
     Ok([side("--height", asked_height, height)?, side("--width", asked_width, width)?])
 }
 
-fn finite(values: &[f32], stage: impl FnOnce() -> String, hint: &str) -> Result<()> {
-    if values.iter().all(|v| v.is_finite()) {
-        return Ok(());
-    }
-    Err(Error::NotFinite { stage: stage(), hint: hint.into() })
+fn all_finite(values: &[f32]) -> bool {
+    values.iter().all(|v| v.is_finite())
 }

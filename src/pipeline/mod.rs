@@ -58,6 +58,9 @@ pub struct PipelineOptions {
     pub vae_dtype: Option<DType>,
     /// Whether the encoders' programs stay after a request.
     pub encoders: Encoders,
+    /// Bytes of fresh noise of all steps for which a sampler on a GPU has room. Where a request's take more, the host makes its
+    /// steps one by one; samplers that add no noise are not concerned.
+    pub noise_room: u64,
     /// Threads of the CPU; one for each core where absent.
     pub threads: Option<usize>,
     /// Whether files are mapped. A mapped file that is cut short while in use ends the process (SIGBUS); without mapping the
@@ -78,6 +81,7 @@ impl PipelineOptions {
             dtype: None,
             vae_dtype: None,
             encoders: Encoders::Auto,
+            noise_room: 512 << 20,
             threads: None,
             mmap: true,
         }
@@ -137,6 +141,7 @@ pub struct Pipeline {
     dtype: DType,
     note: Option<String>,
     encoders: Encoders,
+    noise_room: u64,
     threads: usize,
     programs: Mutex<Programs>,
 }
@@ -164,10 +169,10 @@ impl Pipeline {
         };
         let models = Models::load(options)?;
         let compat = options.compat.clone();
-        let encoders = options.encoders;
+        let (encoders, noise_room) = (options.encoders, options.noise_room);
         let mut programs = Programs::default();
         programs.free_encoders = encoders == Encoders::Free;
-        Ok(Self { models, compat, device, dtype, note, encoders, threads, programs: Mutex::new(programs) })
+        Ok(Self { models, compat, device, dtype, note, encoders, noise_room, threads, programs: Mutex::new(programs) })
     }
 
     /// The device that the pipeline runs on, as a user would name it.

@@ -5,6 +5,7 @@ use super::build::Plan;
 use crate::device::{Program, Steps};
 use crate::error::{Error, Result};
 use crate::models::unet::UnetShape;
+use std::collections::HashSet;
 
 /// What a program was built for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -94,9 +95,18 @@ impl Programs {
         self.plans.iter().rev().find(|prepared| prepared.covers(&plan)).cloned().unwrap_or(plan)
     }
 
-    /// Bytes held by all of them.
+    /// Bytes held by all of them: what they share counts once.
     pub(super) fn bytes(&self) -> usize {
-        self.kept.iter().map(|(_, p)| p.bytes()).sum()
+        let (mut all, mut seen) = (0, HashSet::new());
+        for (_, program) in &self.kept {
+            all += program.bytes();
+            for (piece, bytes) in program.shared() {
+                if !seen.insert(piece) {
+                    all -= bytes;
+                }
+            }
+        }
+        all
     }
 
     /// Lets all of them go.
@@ -111,7 +121,8 @@ mod tests {
     use super::*;
     use crate::graph::Graph;
 
-    struct Fake(Graph);
+    /// With the pieces that it shares.
+    struct Fake(Graph, Vec<u64>);
 
     impl Program for Fake {
         fn run(&mut self, _: &[&[f32]], _: &mut [&mut [f32]]) -> Result<()> {
@@ -122,13 +133,17 @@ mod tests {
             10
         }
 
+        fn shared(&self) -> Vec<(u64, usize)> {
+            self.1.iter().map(|piece| (*piece, 3)).collect()
+        }
+
         fn graph(&self) -> &Graph {
             &self.0
         }
     }
 
     fn fake() -> Result<Box<dyn Program>> {
-        Ok(Box::new(Fake(Graph::default())))
+        Ok(Box::new(Fake(Graph::default(), Vec::new())))
     }
 
     fn key(width: usize) -> Key {
@@ -144,6 +159,15 @@ mod tests {
         }
         assert_eq!(programs.bytes(), KEPT * 10);
         assert!(!programs.kept.iter().any(|(k, _)| *k == key(1)));
+    }
+
+    #[test]
+    fn what_is_shared_counts_once() {
+        let mut programs = Programs::default();
+        for (width, pieces) in [vec![7], vec![7, 8], vec![9], vec![]].into_iter().enumerate() {
+            programs.get(key(width), || Ok(Box::new(Fake(Graph::default(), pieces.clone())))).unwrap();
+        }
+        assert_eq!(programs.bytes(), 4 * 10 - 3);
     }
 
     #[test]

@@ -45,17 +45,19 @@ pub struct Estimate {
     pub denoise: u64,
     /// The VAE's decoder.
     pub decode: u64,
+    /// What loading any of them takes for a moment.
+    pub staging: u64,
 }
 
 impl Estimate {
     /// With all of them there at once.
     pub fn kept(&self) -> u64 {
-        self.text + self.image + self.condition + self.denoise + self.decode
+        self.text + self.image + self.condition + self.denoise + self.decode + self.staging
     }
 
     /// The most at any time where encoders go after use.
     pub fn freed(&self) -> u64 {
-        self.decode + self.text.max(self.image).max(self.condition + self.denoise)
+        self.decode + self.text.max(self.image).max(self.condition + self.denoise) + self.staging
     }
 }
 
@@ -113,9 +115,9 @@ mod tests {
 
     #[test]
     fn sums_and_names() {
-        let estimate = Estimate { text: 10, image: 30, condition: 5, denoise: 20, decode: 7 };
-        assert_eq!((estimate.kept(), estimate.freed()), (72, 37));
-        assert_eq!(Estimate { image: 1, ..estimate }.freed(), 32);
+        let estimate = Estimate { text: 10, image: 30, condition: 5, denoise: 20, decode: 7, staging: 4 };
+        assert_eq!((estimate.kept(), estimate.freed()), (76, 41));
+        assert_eq!(Estimate { image: 1, ..estimate }.freed(), 36);
         assert_eq!("free".parse::<Encoders>().unwrap(), Encoders::Free);
         let text = "drop".parse::<Encoders>().unwrap_err().to_string();
         assert_eq!(text, "--encoders: `drop` is not known; one of auto, keep, free is");

@@ -95,6 +95,11 @@ impl Weight {
         &self.name
     }
 
+    /// The memory that its bytes are in, and where they begin there.
+    pub(crate) fn place(&self) -> (&Arc<Storage>, usize) {
+        (&self.storage, self.offset)
+    }
+
     /// The element type in the file.
     pub fn dtype(&self) -> DType {
         self.dtype

@@ -4,7 +4,6 @@ use braid::device::cuda::kernels;
 use braid::tensor::DType;
 use braid_ptx::Module;
 use std::collections::HashMap;
-use std::io::Write;
 use std::path::Path;
 use std::sync::{Arc, Mutex, OnceLock};
 
@@ -23,14 +22,7 @@ pub fn values(n: usize, seed: u32) -> Vec<f32> {
 
 /// Whether the kernels were compiled; says which test is skipped where they were not.
 pub fn compiled() -> bool {
-    let there = kernels::compiler().is_some();
-    if !there {
-        let thread = std::thread::current();
-        // Past the harness, which keeps what a passing test prints to itself.
-        let name = thread.name().unwrap_or("a test");
-        let _ = writeln!(std::io::stderr(), "{name}: skipped: no NVRTC when this was built");
-    }
-    there
+    kernels::compiler().is_some() || super::device::skip("no NVRTC when this was built")
 }
 
 /// A compiled kernel file, parsed once. `NAME.ptx` in the folder that BRAID_KERNELS_PTX names takes the place of what was

@@ -11,6 +11,7 @@ use braid::graph::{Activation, Builder, Graph};
 use braid::tensor::DType;
 use std::sync::Arc;
 
+const DECODE: Role = Role::Decode { truncate: false };
 /// What the CPU and a GPU may differ by, each adding in its own order.
 const BOUND: f64 = 2e-6;
 
@@ -72,7 +73,7 @@ fn a_decoder_of_odd_sizes() {
         let want = outputs(Cpu::new(Some(1)).load(decoder(h, w)).unwrap().as_mut(), &[&latents]);
         for driver in drivers() {
             let device = CudaDevice::new(driver, DType::F16).unwrap().with_decoder(DType::F32);
-            let mut program = device.load_as(decoder(h, w), Role::Decode).unwrap();
+            let mut program = device.load_as(decoder(h, w), DECODE).unwrap();
             let got = outputs(program.as_mut(), &[&latents]);
             let error = relative(&got[0], &want[0]);
             println!("{h}x{w}: {error:.1e}");
@@ -124,9 +125,10 @@ fn a_small_models_picture() {
 fn estimates_and_refusals() {
     let device = |decoder| CudaDevice::new(Arc::new(PtxDriver::new()), DType::F16).unwrap().with_decoder(decoder);
     let report = |dtype| {
-        let report = Report::of(decoder(64, 64), &Settings { dtype, ..*device(dtype).settings() }).unwrap();
-        let estimate = device(dtype).estimate(decoder(64, 64), Role::Decode).unwrap();
-        assert_eq!(estimate, Some((report.bytes() + report.staging) as u64));
+        let report =
+            Report::of_role(decoder(64, 64), &Settings { dtype, ..*device(dtype).settings() }, &DECODE).unwrap();
+        let need = device(dtype).estimate(vec![(decoder(64, 64), DECODE)]).unwrap().unwrap();
+        assert_eq!((need.bytes, need.staging), (report.bytes() as u64, report.staging as u64));
         report
     };
     let (exact, half) = (report(DType::F32), report(DType::BF16));
@@ -137,6 +139,6 @@ fn estimates_and_refusals() {
     let x = b.input("x", &[1, 3, 16]);
     let y = b.layer_norm(x, &s.pp("norm"), 1e-5);
     b.output("y", y);
-    let text = device(DType::F32).load_as(b.finish().unwrap(), Role::Decode).map(|_| ()).unwrap_err().to_string();
+    let text = device(DType::F32).load_as(b.finish().unwrap(), DECODE).map(|_| ()).unwrap_err().to_string();
     assert!(text.contains("`layer_norm` for f32"), "{text}");
 }

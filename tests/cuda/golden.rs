@@ -1,10 +1,9 @@
-//! A small model through the whole pipeline, all five programs on the interpreter, against the CPU.
+//! A small model through the whole pipeline, all five programs on the interpreter (or a GPU), against the CPU.
 
 use super::common;
-use super::compiled;
 use super::naive::Naive;
-use super::ptx::PtxDriver;
 use super::relative;
+use super::{compiled, drivers};
 use braid::device::cpu::Cpu;
 use braid::device::cuda::CudaDevice;
 use braid::device::{Device, Program, Role};
@@ -14,7 +13,6 @@ use braid::pipeline::{ImagePrompt, Output, Reference, Watch};
 use braid::tensor::DType;
 use braid::{Compat, Pipeline, Request, Result};
 use std::path::Path;
-use std::sync::Arc;
 
 /// The same device without its sampler: the steps are made one by one by the host.
 struct Stepwise(CudaDevice);
@@ -59,20 +57,23 @@ fn compare(dtype: DType) {
     let cpu = Cpu::new(Some(1));
     let want = draw(&model, Some(Box::new(cpu.clone())));
     let naive = draw(&model, Some(Box::new(Naive { cpu, dtype, decoder: DType::BF16 })));
-    let rest = CudaDevice::new(Arc::new(PtxDriver::new()), dtype).unwrap().with_library(false);
-    let stepwise = draw(&model, Some(Box::new(Stepwise(rest.clone()))));
-    let got = draw(&model, Some(Box::new(rest)));
-    for (stage, want) in &want.stages {
-        let error = relative(&got.stages[stage].data, &want.data);
-        let least = relative(&naive.stages[stage].data, &want.data);
-        let apart = relative(&got.stages[stage].data, &stepwise.stages[stage].data);
-        println!("{dtype} {stage}: {error:.1e}, naive {least:.1e}; from step by step {apart:.1e}");
-        assert!(error <= 3.0 * least, "{stage}: {error:.1e}, naive {least:.1e}");
-        assert!(apart <= least, "{stage}: {apart:.1e} from step by step, naive {least:.1e}");
+    for driver in drivers() {
+        let name = driver.facts().name.clone();
+        let rest = CudaDevice::new(driver, dtype).unwrap().with_library(false);
+        let stepwise = draw(&model, Some(Box::new(Stepwise(rest.clone()))));
+        let got = draw(&model, Some(Box::new(rest)));
+        for (stage, want) in &want.stages {
+            let error = relative(&got.stages[stage].data, &want.data);
+            let least = relative(&naive.stages[stage].data, &want.data);
+            let apart = relative(&got.stages[stage].data, &stepwise.stages[stage].data);
+            println!("{dtype} {stage} on {name}: {error:.1e}, naive {least:.1e}; from step by step {apart:.1e}");
+            assert!(error <= 3.0 * least, "{stage} on {name}: {error:.1e}, naive {least:.1e}");
+            assert!(apart <= least, "{stage} on {name}: {apart:.1e} from step by step, naive {least:.1e}");
+        }
+        let ratio = |output: &Output| psnr(output.pictures[0].rgb(), want.pictures[0].rgb());
+        println!("{dtype} picture on {name}: {:.1} dB, naive {:.1} dB", ratio(&got), ratio(&naive));
+        assert!(ratio(&got) >= ratio(&naive) - 3.0);
     }
-    let ratio = |output: &Output| psnr(output.pictures[0].rgb(), want.pictures[0].rgb());
-    println!("{dtype} picture: {:.1} dB, naive {:.1} dB", ratio(&got), ratio(&naive));
-    assert!(ratio(&got) >= ratio(&naive) - 3.0);
 }
 
 #[test]

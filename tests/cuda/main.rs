@@ -1,12 +1,20 @@
-//! The CUDA backend's launch layer and its kernels, run by an interpreter of PTX against the CPU backend.
+//! The CUDA backend's launch layer and its kernels, run by an interpreter of PTX against the CPU backend. With BRAID_TEST_DRIVER
+//! the operations and the small models run on the first GPU instead (`cuda`), or on it too (`both`).
 
 #![allow(clippy::unwrap_used)]
 
 mod attention;
+mod batch;
+#[path = "../common/case.rs"]
+mod case;
+mod cases;
 #[path = "../common/mod.rs"]
 mod common;
+#[path = "../common/device.rs"]
+mod device;
 mod exact;
 mod golden;
+mod handover;
 #[path = "../common/interpreter.rs"]
 mod interpreter;
 mod load;
@@ -17,6 +25,7 @@ mod products;
 mod ptx;
 mod report;
 mod sampler;
+mod shared;
 
 use braid::device::cpu::Cpu;
 use braid::device::cuda::CudaDevice;
@@ -25,7 +34,8 @@ use braid::device::{Device, Program};
 use braid::graph::Graph;
 use braid::tensor::DType;
 use braid::weights::{Scope, Weight, Weights};
-use interpreter::{compiled, values};
+use device::Where;
+use interpreter::values;
 use ptx::PtxDriver;
 use std::sync::Arc;
 
@@ -64,21 +74,25 @@ pub fn tolerance(dtype: DType) -> f64 {
     if dtype == DType::F16 { 1.5e-3 } else { 1.2e-2 }
 }
 
-/// What the tests run on: the interpreter, or, where BRAID_TEST_DRIVER is `cuda` or `both`, the first GPU.
+/// Whether there is what a test needs: kernels, and the device that BRAID_TEST_DRIVER names.
+fn compiled() -> bool {
+    interpreter::compiled() && device::there()
+}
+
+/// What the tests run on: the interpreter, a GPU, or both.
 fn drivers() -> Vec<Arc<dyn Driver>> {
-    let which = std::env::var("BRAID_TEST_DRIVER").unwrap_or_default();
+    let which = device::chosen();
     let mut drivers: Vec<Arc<dyn Driver>> = Vec::new();
-    if which != "cuda" {
+    if which != Where::Cuda {
         drivers.push(Arc::new(PtxDriver::new()));
     }
-    #[cfg(feature = "cuda")]
-    if which == "cuda" || which == "both" {
-        drivers.push(Arc::new(braid::device::cuda::cudarc::CudaDriver::new(0).unwrap()));
+    if matches!(which, Where::Cuda | Where::Both) {
+        drivers.extend(device::cuda());
     }
     drivers
 }
 
-/// Runs a graph on the interpreter in both types, with our own products and with the library's, twice each, and compares with
+/// Runs a graph on each of them in both types, with our own products and with the library's, twice each, and compares with
 /// the CPU. Returns the kernels that were launched.
 pub fn check(name: &str, graph: &Graph, inputs: &[&[f32]]) -> Vec<String> {
     let want = outputs(Cpu::new(Some(1)).load(graph.clone()).unwrap().as_mut(), inputs);

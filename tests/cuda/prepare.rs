@@ -121,6 +121,10 @@ fn memory_decides_about_the_encoders() {
     assert_eq!(draw(&pipeline, &request).pictures, pictures);
     let gone = (all.held() - few.held()) as u64;
     assert!(gone > 0 && gone <= estimate.text, "{gone} of {estimate:?}");
+    // No more is needed than was said.
+    let (least, pipeline) = with(freed, Encoders::Auto);
+    assert_eq!(draw(&pipeline, &request).pictures, pictures);
+    assert_eq!(least.held(), few.held());
     // As was asked for, though there is room.
     let (free, pipeline) = with(kept, Encoders::Free);
     pipeline.prepare(&pipeline.shape(&request).unwrap()).unwrap();

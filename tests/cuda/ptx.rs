@@ -11,6 +11,7 @@ use braid_ptx::{Memory, Schedule};
 use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 #[derive(Debug, Clone)]
 enum Recorded {
@@ -34,6 +35,8 @@ pub struct PtxDriver {
     graphs: Mutex<Vec<Vec<Recorded>>>,
     marked: Mutex<[u64; MARKS]>,
     counter: Counter,
+    up: AtomicU64,
+    down: AtomicU64,
 }
 
 fn fault(call: &str, what: impl Display) -> Error {
@@ -56,6 +59,8 @@ impl PtxDriver {
             graphs: Mutex::default(),
             marked: Mutex::default(),
             counter: Counter::default(),
+            up: AtomicU64::new(0),
+            down: AtomicU64::new(0),
         }
     }
 
@@ -77,6 +82,11 @@ impl PtxDriver {
     /// Bytes that are allocated.
     pub fn held(&self) -> usize {
         self.sizes.lock().unwrap().values().sum()
+    }
+
+    /// Bytes that went up and that came down.
+    pub fn moved(&self) -> [u64; 2] {
+        [self.up.load(Relaxed), self.down.load(Relaxed)]
     }
 
     /// Takes a step down instead of doing it, during a capture.
@@ -192,12 +202,14 @@ impl Driver for PtxDriver {
 
     fn upload(&self, to: u64, bytes: &[u8]) -> Result<()> {
         self.counter.count(Call::Copy);
+        self.up.fetch_add(bytes.len() as u64, Relaxed);
         self.memory.write(to, bytes).map_err(|f| fault("upload", f))
     }
 
     fn download(&self, from: u64, bytes: &mut [u8]) -> Result<()> {
         self.counter.count(Call::Copy);
         self.counter.count(Call::Synchronisation);
+        self.down.fetch_add(bytes.len() as u64, Relaxed);
         self.memory.read(from, bytes).map_err(|f| fault("download", f))
     }
 

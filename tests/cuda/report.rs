@@ -1,8 +1,8 @@
 //! What the published model becomes: launches and bytes, without a device.
 
 use braid::Compat;
-use braid::device::Steps;
 use braid::device::cuda::{Report, Settings};
+use braid::device::{Role, Steps};
 use braid::models::condition::{Adapter, condition};
 use braid::models::unet::{UnetShape, unet};
 use braid::models::vae::vae_decoder;
@@ -42,7 +42,7 @@ fn the_published_model_at_1024() {
     let denoise = report("denoise", graph.clone());
     let start = 3 + shape.image_tokens.len();
     let steps = Steps { most: 64, varying: start..start + config.resnets().len(), noise: true };
-    let step = Report::of_step(graph, &SETTINGS, &steps).unwrap();
+    let step = Report::of_role(graph, &SETTINGS, &Role::Denoise(steps)).unwrap();
     println!("a step of the sampler: {step}");
     // The model's input, guidance, the step and the counter; what was given is made ready before the first step.
     assert_eq!(step.launches(), denoise.launches() + 3);

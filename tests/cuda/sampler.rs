@@ -5,7 +5,7 @@ use super::{compiled, outputs, relative, scope, values};
 use braid::device::cpu::Cpu;
 use braid::device::cuda::driver::{Calls, Driver};
 use braid::device::cuda::{CudaDevice, CudaProgram};
-use braid::device::{Device, Program, Sampled, Sampler, Sampling, Steps};
+use braid::device::{Device, Program, Sampler, Sampling, Steps, Values};
 use braid::graph::{Builder, Graph};
 use braid::schedulers::{Method, SchedulerConfig, Table, guide, step};
 use braid::tensor::DType;
@@ -39,6 +39,14 @@ fn graph(rows: usize) -> Graph {
 
 fn steps(noise: bool) -> Steps {
     Steps { most: 8, varying: 2..3, noise }
+}
+
+/// What a sampler gave, all on the host.
+#[derive(Debug, Clone, PartialEq)]
+struct Sampled {
+    latents: Vec<f32>,
+    first_output: Vec<f32>,
+    not_finite: Option<usize>,
 }
 
 /// What a picture is made of.
@@ -76,14 +84,16 @@ impl Case {
     fn sample(&self, program: &mut CudaProgram, reached: &mut dyn FnMut(usize) -> Result<()>) -> Result<Sampled> {
         let table: Vec<_> = self.table.steps.iter().map(|row| row.coefficients()).collect();
         let job = Sampling {
-            inputs: &[&[], &self.shift, &self.time],
+            inputs: &[[].as_slice().into(), self.shift.as_slice().into(), self.time.as_slice().into()],
             table: &table,
             guidance: self.guidance,
             latents: &self.latents,
             noise: &self.noise,
             keep_first: true,
         };
-        program.sample(&job, reached)
+        let sampled = program.sample(&job, reached)?;
+        let latents = Values::from(sampled.latents).read()?.into_owned();
+        Ok(Sampled { latents, first_output: sampled.first_output, not_finite: sampled.not_finite })
     }
 
     /// Step by step on that device.

@@ -102,6 +102,14 @@ def tokenizer_config(vocab: dict, second: bool) -> tuple[dict, dict]:
     return common | plain | {"clean_up_tokenization_spaces": True}, tokens
 
 
+def write_tokenizers(folder: Path) -> None:
+    """SDXL's two tokenizers, with CLIP's vocabulary."""
+    for name, second in (("tokenizer", False), ("tokenizer_2", True)):
+        vocab = write_vocabulary(folder / name)
+        for file, value in zip(("tokenizer_config.json", "special_tokens_map.json"), tokenizer_config(vocab, second)):
+            (folder / name / file).write_text(json.dumps(value))
+
+
 def write_shared(folder: Path, merges: list[str]) -> None:
     """The vocabularies that several cases copy."""
     folder.mkdir(parents=True, exist_ok=True)

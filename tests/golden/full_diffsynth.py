@@ -7,11 +7,8 @@ MODEL_DIR holds sdxl.safetensors, image_encoder/model.safetensors and ip-adapter
 moves between devices, so that about 14 GB suffice (f32: image encoder 7.4, text 3.3, UNet 10.3, adapter 1.4).
 Prints one JSON line: seconds of each guided step, their median without the first, and the peak of resident memory.
 """
-import argparse
 import gc
 import json
-import resource
-import statistics
 from pathlib import Path
 
 import safetensors.torch
@@ -22,10 +19,8 @@ from diffsynth.models.model_manager import load_model_from_single_file
 from diffsynth.models.utils import load_state_dict
 from diffsynth.pipelines.sdxl_image import SDXLImagePipeline
 
+from full_request import options, tell
 from peer_diffsynth import Recorder, open_images, prompter
-
-PROMPT = "A super man"
-NEGATIVE = "text, watermark, lowres, low quality, worst quality, deformed, glitch, low contrast, noisy, saturation, blurry"
 
 # Model of the pipeline -> class, file, prefix of its tensors in that file, the peer's name for the layout.
 MODELS = {
@@ -38,19 +33,19 @@ MODELS = {
 }
 
 
-def tensors(path: Path, prefix: str | None) -> dict:
-    """The tensors of one part of a file as f32; a `.bin` (no prefix) as the peer reads it, nested."""
+def tensors(path: Path, prefix: str | None, dtype: torch.dtype) -> dict:
+    """The tensors of one part of a file in that type; a `.bin` (no prefix) as the peer reads it, nested."""
     if prefix is None:
         return load_state_dict(str(path), torch_dtype=None)
     with safetensors.torch.safe_open(path, framework="pt") as file:
-        return {k: file.get_tensor(k).float() for k in file.keys() if k.startswith(prefix)}
+        return {k: file.get_tensor(k).to(dtype) for k in file.keys() if k.startswith(prefix)}
 
 
 class Staged(SDXLImagePipeline):
     """The peer's pipeline, whose models exist only where it asks for them on the device."""
 
-    def __init__(self, folder: Path, models: dict):
-        super().__init__(device="cpu", torch_dtype=torch.float32)
+    def __init__(self, folder: Path, models: dict, device: str = "cpu", dtype: torch.dtype = torch.float32):
+        super().__init__(device=device, torch_dtype=dtype)
         self.folder, self.models, self.recorder = folder, models, None
         self.prompter = prompter()
 
@@ -66,11 +61,12 @@ class Staged(SDXLImagePipeline):
 
     def load(self, name: str):
         kind, file, prefix, layout = self.models[name]
-        state = tensors(self.folder / file, prefix)
-        _, (model,) = load_model_from_single_file(state, [name], [kind], layout, torch.float32, "cpu")
+        state = tensors(self.folder / file, prefix, self.torch_dtype)
+        _, (model,) = load_model_from_single_file(state, [name], [kind], layout, self.torch_dtype, self.device)
         model.requires_grad_(False)
         self.put(name, model)
-        self.recorder.watch(name, model)
+        if self.recorder is not None:
+            self.recorder.watch(name, model)
 
     def put(self, name: str, model):
         setattr(self, name, model)
@@ -79,21 +75,8 @@ class Staged(SDXLImagePipeline):
 
 
 def arguments():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("model_dir", type=Path)
-    parser.add_argument("reference", type=Path)
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--prompt", default=PROMPT)
-    parser.add_argument("--negative-prompt", default=NEGATIVE)
-    parser.add_argument("--steps", type=int, default=4)
-    parser.add_argument("--width", type=int, default=256)
-    parser.add_argument("--height", type=int, default=256)
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--cfg-scale", type=float, default=5.0)
-    parser.add_argument("--strength", type=float, default=1.0)
+    parser = options(__doc__)
     parser.add_argument("--instant-style", action="store_true")
-    parser.add_argument("--image-resize", type=int, nargs=2, default=[1024, 1024], metavar=("W", "H"))
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     return parser.parse_args()
 
 
@@ -111,12 +94,7 @@ def main(args, models=MODELS) -> None:
     stages = recorder.run(request, open_images(args.reference.parent, request))
     assert all(torch.isfinite(v).all() for v in stages.values())
     safetensors.torch.save_file(stages, args.out, metadata={"request": json.dumps(request)})
-    seconds = recorder.seconds
-    print(json.dumps({
-        "peer": "diffsynth 1.1.9", "torch": torch.__version__, "threads": args.threads, "width": args.width,
-        "height": args.height, "seconds_per_step": [round(s, 4) for s in seconds],
-        "median_warm": round(statistics.median(seconds[1:] or seconds), 4),
-        "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}))
+    tell("diffsynth 1.1.9", args, recorder.seconds)
 
 
 if __name__ == "__main__":

@@ -1,19 +1,14 @@
 """The same request as full_diffsynth.py through diffusers' SDXL pipeline, f32 on the CPU, every stage written.
 
-    python full_diffusers.py MODEL_DIR REFERENCE_IMAGE OUT.safetensors --vocabulary FOLDER [--steps 4 --width 256 ...]
+    python full_diffusers.py MODEL_DIR REFERENCE_IMAGE OUT.safetensors [--steps 4 --width 256 ...]
 
 MODEL_DIR holds sdxl.safetensors (with the VAE's encoder, which diffusers insists on), image_encoder/model.safetensors and
-ip-adapter_sdxl.bin; FOLDER holds CLIP's vocab.json and merges.txt (the folder tokenizer_configs/stable_diffusion/tokenizer
-of diffsynth 1.1.9, for one). The reference is encoded first and its encoder dropped, then the text encoders, so that about
-17 GB suffice. The sampler is SDXL's own: Euler, leading. Prints one JSON line: seconds of each guided step, their median
+ip-adapter_sdxl.bin. The reference is encoded first and its encoder dropped, then the text encoders, so that about 17 GB
+suffice. The sampler is SDXL's own: Euler, leading. Prints one JSON line: seconds of each guided step, their median
 without the first, and the peak of resident memory.
 """
-import argparse
 import gc
 import json
-import resource
-import shutil
-import statistics
 import tempfile
 import time
 from pathlib import Path
@@ -26,9 +21,8 @@ from PIL import Image
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-PROMPT = "A super man"
-NEGATIVE = "text, watermark, lowres, low quality, worst quality, deformed, glitch, low contrast, noisy, saturation, blurry"
-
+from diffusers_folder import write_tokenizers
+from full_request import options, tell
 
 def text_config(kind, hidden, heads, layers, intermediate, act, pad) -> dict:
     return {"architectures": [kind], "model_type": "clip_text_model", "hidden_size": hidden, "intermediate_size": intermediate,
@@ -67,63 +61,41 @@ VISION = dict(hidden_size=1664, intermediate_size=8192, num_hidden_layers=48, nu
               hidden_act="gelu", layer_norm_eps=1e-5, image_size=224, patch_size=14)
 
 
-def write_configs(folder: Path, configs: dict, vocabulary: Path) -> None:
+def write_configs(folder: Path, configs: dict) -> Path:
+    """A diffusers folder without weights: these configurations, and CLIP's tokenizers."""
     for name, value in configs.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(json.dumps(value))
-    for name, pad in (("tokenizer", "<|endoftext|>"), ("tokenizer_2", "!")):
-        (folder / name).mkdir()
-        for file in ("vocab.json", "merges.txt"):
-            shutil.copyfile(vocabulary / file, folder / name / file)
-        settings = {"tokenizer_class": "CLIPTokenizer", "model_max_length": 77, "bos_token": "<|startoftext|>",
-                    "eos_token": "<|endoftext|>", "unk_token": "<|endoftext|>", "pad_token": pad, "do_lower_case": True}
-        (folder / name / "tokenizer_config.json").write_text(json.dumps(settings))
+    write_tokenizers(folder)
+    return folder
 
 
-def encode_image(args, vision: dict) -> torch.Tensor:
+def encode_image(model_dir: Path, reference: Path, resize, vision: dict) -> torch.Tensor:
     """image_embeds [1, E], the encoder being gone afterwards."""
-    image = Image.open(args.reference).convert("RGB")
-    if args.image_resize:
-        image = image.resize(tuple(args.image_resize), Image.Resampling.BICUBIC)
+    image = Image.open(reference).convert("RGB")
+    if resize:
+        image = image.resize(tuple(resize), Image.Resampling.BICUBIC)
     with torch.device("meta"):
         encoder = CLIPVisionModelWithProjection(CLIPVisionConfig(**vision))
-    state = {k: v.float() for k, v in safetensors.torch.load_file(args.model_dir / "image_encoder/model.safetensors").items()
+    state = {k: v.float() for k, v in safetensors.torch.load_file(model_dir / "image_encoder/model.safetensors").items()
              if not k.endswith("position_ids")}
     encoder.load_state_dict(state, assign=True)
     # The only buffer, which no file needs.
     positions = torch.arange(encoder.config.image_size**2 // encoder.config.patch_size**2 + 1)[None]
     encoder.vision_model.embeddings.position_ids = positions
-    pixels = CLIPImageProcessorPil()(images=[image], return_tensors="pt").pixel_values
-    return encoder.eval()(pixels).image_embeds
-
-
-def arguments():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("model_dir", type=Path)
-    parser.add_argument("reference", type=Path)
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--vocabulary", type=Path, required=True)
-    parser.add_argument("--prompt", default=PROMPT)
-    parser.add_argument("--negative-prompt", default=NEGATIVE)
-    parser.add_argument("--steps", type=int, default=4)
-    parser.add_argument("--width", type=int, default=256)
-    parser.add_argument("--height", type=int, default=256)
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--cfg-scale", type=float, default=5.0)
-    parser.add_argument("--strength", type=float, default=1.0)
-    parser.add_argument("--image-resize", type=int, nargs=2, default=[1024, 1024], metavar=("W", "H"))
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    return parser.parse_args()
+    size = encoder.config.image_size
+    processor = CLIPImageProcessorPil(size={"shortest_edge": size}, crop_size={"height": size, "width": size})
+    return encoder.eval()(processor(images=[image], return_tensors="pt").pixel_values).image_embeds
 
 
 def main(args, configs=CONFIGS, vision=VISION) -> None:
     torch.set_num_threads(args.threads)
     torch.set_grad_enabled(False)
     guided = args.cfg_scale > 1
-    stages = {"image_embeds": encode_image(args, vision)}
+    stages = {"image_embeds": encode_image(args.model_dir, args.reference, args.image_resize, vision)}
     gc.collect()
     with tempfile.TemporaryDirectory() as folder:
-        write_configs(Path(folder), configs, args.vocabulary)
+        write_configs(Path(folder), configs)
         pipe = StableDiffusionXLPipeline.from_single_file(str(args.model_dir / "sdxl.safetensors"), config=folder,
                                                           local_files_only=True, torch_dtype=torch.float32)
     text = pipe.encode_prompt(args.prompt, negative_prompt=args.negative_prompt, device="cpu",
@@ -171,12 +143,8 @@ def main(args, configs=CONFIGS, vision=VISION) -> None:
     assert all(torch.isfinite(v).all() for v in stages.values())
     safetensors.torch.save_file(stages, args.out)
     seconds = [b - a for a, b in zip(first + marks, marks)]
-    print(json.dumps({
-        "peer": "diffusers " + diffusers.__version__, "torch": torch.__version__, "threads": args.threads,
-        "width": args.width, "height": args.height, "seconds_per_step": [round(s, 4) for s in seconds],
-        "median_warm": round(statistics.median(seconds[1:] or seconds), 4),
-        "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}))
+    tell("diffusers " + diffusers.__version__, args, seconds)
 
 
 if __name__ == "__main__":
-    main(arguments())
+    main(options(__doc__).parse_args())

@@ -14,7 +14,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
-from diffusers_folder import tokenizer_config, write_vocabulary
+from diffusers_folder import write_tokenizers
 
 ROOT = Path(__file__).resolve().parents[2]
 ASSETS, GOLDENS = ROOT / "assets/demo", ROOT / "tests/goldens/demo"
@@ -32,10 +32,7 @@ CASES = [
 def with_tokenizers(folder: Path) -> Path:
     """The model's configurations, and CLIP's vocabulary, which single files never carry."""
     shutil.copytree(ASSETS / "config", folder, dirs_exist_ok=True)
-    for name, second in (("tokenizer", False), ("tokenizer_2", True)):
-        vocab = write_vocabulary(folder / name)
-        for file, value in zip(("tokenizer_config.json", "special_tokens_map.json"), tokenizer_config(vocab, second)):
-            (folder / name / file).write_text(json.dumps(value))
+    write_tokenizers(folder)
     return folder
 
 

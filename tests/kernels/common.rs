@@ -1,44 +1,95 @@
-//! A device of the interpreter's memory, and how results are judged.
+//! A device of the interpreter's memory, or of a GPU's, or of both, and how results are judged.
 
+use crate::device::{Where, chosen, cuda, skip, there};
 use crate::interpreter::{self, module};
-pub use crate::interpreter::{compiled, values};
+use crate::twin::{Twin, settled};
 use braid::device::cuda::kernels::KERNELS;
 use braid::device::cuda::params::{ConvolutionParams, Finish, GemmParams, Pointer};
 use braid::tensor::DType;
 use braid_ptx::{Counts, Launch, Memory, Schedule};
 
+pub use crate::interpreter::values;
+
 pub const HALVES: [DType; 2] = [DType::F16, DType::BF16];
 /// Of the kernels that a decoder needs.
 pub const ALL: [DType; 3] = [DType::F16, DType::BF16, DType::F32];
+
+/// Whether there is what a test needs: kernels, and the device that BRAID_TEST_DRIVER names.
+pub fn compiled() -> bool {
+    interpreter::compiled() && there()
+}
+
+/// The same of a test that looks at what only the interpreter can count.
+pub fn counted() -> bool {
+    interpreter::compiled() && (chosen() == Where::Interpreter || skip("what it counts, only the interpreter can"))
+}
+
+/// The same of a test of so many GiB, which the interpreter's memory has without taking them.
+pub fn fits(gib: u64) -> bool {
+    compiled()
+        && match chosen() {
+            Where::Interpreter => true,
+            Where::Twice => skip("true sizes are for the interpreter and a GPU"),
+            Where::Cuda | Where::Both => {
+                let free = cuda().unwrap().memory().unwrap().free >> 30;
+                free > gib || skip(&format!("it takes {gib} GiB of the GPU, {free} are free"))
+            }
+        }
+}
 
 /// What the type makes of the values.
 pub fn rounded(dtype: DType, x: &[f32]) -> Vec<f32> {
     interpreter::wide(&interpreter::narrow(x, dtype), dtype)
 }
 
-/// Memory of the interpreter.
-pub struct Gpu(Memory);
+/// Memory of the interpreter, of a device, or of both, where the test knows the interpreter's addresses.
+pub struct Gpu {
+    memory: Option<Memory>,
+    twin: Option<Twin>,
+}
 
 impl Gpu {
     pub fn new() -> Self {
-        Self(Memory::new())
+        Self::on(chosen())
+    }
+
+    pub fn on(which: Where) -> Self {
+        let twin = match which {
+            Where::Interpreter => None,
+            Where::Cuda | Where::Both => Some(Twin::of(cuda().unwrap())),
+            Where::Twice => Some(Twin::stand_in()),
+        };
+        Self { memory: (which != Where::Cuda).then(Memory::new), twin }
+    }
+
+    /// The device beside the interpreter, or in its place.
+    pub fn twin(&self) -> Option<&Twin> {
+        self.twin.as_ref()
     }
 
     pub fn bytes(&self, bytes: &[u8]) -> Pointer {
-        let at = self.0.alloc(bytes.len().max(1) as u64);
-        self.0.write(at, bytes).unwrap();
-        Pointer(at)
+        let at = self.room(bytes.len());
+        self.write(at, bytes);
+        at
     }
 
     /// Room that nothing has written to.
     pub fn room(&self, bytes: usize) -> Pointer {
-        Pointer(self.0.alloc(bytes.max(1) as u64))
+        let bytes = bytes.max(1);
+        let known = self.memory.as_ref().map(|memory| memory.alloc(bytes as u64));
+        let at = self.twin.as_ref().map(|twin| twin.room(known, bytes));
+        Pointer(known.or(at).unwrap())
     }
 
     /// Room whose bytes from `from` on are filled with one value.
     pub fn filled_from(&self, bytes: usize, from: usize, byte: u8) -> Pointer {
         let at = self.room(bytes);
-        self.0.fill(at.0 + from as u64, (bytes - from) as u64, byte).unwrap();
+        if let Some(memory) = &self.memory {
+            memory.fill(at.0 + from as u64, (bytes - from) as u64, byte).unwrap();
+        }
+        if let Some(twin) = &self.twin {
+            twin.fill(at.0 + from as u64, bytes - from, byte);
+        }
         at
     }
 
@@ -60,36 +111,71 @@ impl Gpu {
         self.bytes(&interpreter::narrow(x, dtype))
     }
 
+    fn write(&self, at: Pointer, bytes: &[u8]) {
+        if let Some(memory) = &self.memory {
+            memory.write(at.0, bytes).unwrap();
+        }
+        if let Some(twin) = &self.twin {
+            twin.write(at.0, bytes);
+        }
+    }
+
     /// Writes values into memory that is there.
     pub fn put(&self, at: Pointer, dtype: DType, x: &[f32]) {
-        self.0.write(at.0, &interpreter::narrow(x, dtype)).unwrap();
+        self.write(at, &interpreter::narrow(x, dtype));
     }
 
+    /// Bytes, which must be the same on both devices.
     pub fn read(&self, at: Pointer, bytes: usize) -> Vec<u8> {
-        let mut out = vec![0; bytes];
-        self.0.read(at.0, &mut out).unwrap();
-        out
+        self.both(at, bytes, None).unwrap_or_else(|e| panic!("{e}"))
     }
 
-    /// `n` values of that type.
+    /// `n` values of that type, which on both devices are alike as the type's rounding has it.
     pub fn download(&self, dtype: DType, at: Pointer, n: usize) -> Vec<f32> {
-        interpreter::wide(&self.read(at, n * dtype.size()), dtype)
+        let bytes = self.both(at, n * dtype.size(), Some(dtype)).unwrap_or_else(|e| panic!("{e}"));
+        interpreter::wide(&bytes, dtype)
     }
 
-    fn run<'a, P: bytemuck::Pod>(
+    /// What is there on the first device, where the second agrees.
+    pub fn both(&self, at: Pointer, bytes: usize, dtype: Option<DType>) -> Result<Vec<u8>, String> {
+        let ours = self.memory.as_ref().map(|memory| {
+            let mut out = vec![0; bytes];
+            memory.read(at.0, &mut out).unwrap();
+            out
+        });
+        let theirs = self.twin.as_ref().map(|twin| twin.read(at.0, bytes));
+        if let (Some(ours), Some(theirs), Some(twin)) = (&ours, &theirs, &self.twin) {
+            settled(twin.last_kernel(at.0), dtype, ours, theirs)?;
+        }
+        Ok(ours.or(theirs).unwrap())
+    }
+
+    fn run<'a>(
         &self,
         name: &str,
         dtype: DType,
         grid: [u32; 3],
-        params: &'a P,
-        settle: impl FnOnce(&mut Launch<'a>),
+        params: &'a [u8],
+        schedules: &[Schedule],
+        settle: impl Fn(&mut Launch<'a>),
     ) -> Counts {
         let kernel = KERNELS.iter().find(|kernel| kernel.name == name).unwrap();
-        let mut launch = Launch::new(grid, [kernel.threads, 1, 1], bytemuck::bytes_of(params));
-        launch.dynamic_shared = kernel.shared as usize;
-        settle(&mut launch);
-        let entry = kernel.entry(dtype);
-        braid_ptx::run(&module(kernel.module), &entry, &self.0, &launch).unwrap_or_else(|fault| panic!("{fault}"))
+        let mut counts = Counts::default();
+        if let Some(memory) = &self.memory {
+            let entry = kernel.entry(dtype);
+            for schedule in schedules {
+                let mut launch = Launch::new(grid, [kernel.threads, 1, 1], params);
+                launch.dynamic_shared = kernel.shared as usize;
+                launch.schedule = *schedule;
+                settle(&mut launch);
+                let run = braid_ptx::run(&module(kernel.module), &entry, memory, &launch);
+                counts = run.unwrap_or_else(|fault| panic!("{fault}"));
+            }
+        }
+        if let Some(twin) = &self.twin {
+            twin.launch(kernel, dtype, grid, params);
+        }
+        counts
     }
 
     /// Launches once under that schedule.
@@ -101,10 +187,10 @@ impl Gpu {
         params: &P,
         schedule: Schedule,
     ) -> Counts {
-        self.run(name, dtype, grid, params, |launch| launch.schedule = schedule)
+        self.run(name, dtype, grid, bytemuck::bytes_of(params), &[schedule], |_| ())
     }
 
-    /// Runs some blocks of a launch, without race checks.
+    /// Runs some blocks of a launch, without race checks; on a GPU all.
     pub fn sample<'a, P: bytemuck::Pod>(
         &self,
         name: &str,
@@ -113,7 +199,19 @@ impl Gpu {
         params: &'a P,
         blocks: &'a [[u32; 3]],
     ) -> Counts {
-        self.run(name, dtype, grid, params, |launch| {
+        self.sample_of(name, dtype, grid, bytemuck::bytes_of(params), blocks)
+    }
+
+    /// The same with the parameters' bytes.
+    pub fn sample_of<'a>(
+        &self,
+        name: &str,
+        dtype: DType,
+        grid: [u32; 3],
+        params: &'a [u8],
+        blocks: &'a [[u32; 3]],
+    ) -> Counts {
+        self.run(name, dtype, grid, params, &[Schedule::InOrder], |launch| {
             launch.blocks = Some(blocks);
             launch.check_races = false;
         })
@@ -121,9 +219,8 @@ impl Gpu {
 
     /// Launches a kernel that does not read what it writes, under several schedules.
     pub fn launch<P: bytemuck::Pod>(&self, name: &str, dtype: DType, grid: [u32; 3], params: &P) {
-        for schedule in [Schedule::InOrder, Schedule::Greedy, Schedule::Random(7)] {
-            self.once(name, dtype, grid, params, schedule);
-        }
+        let schedules = [Schedule::InOrder, Schedule::Greedy, Schedule::Random(7)];
+        self.run(name, dtype, grid, bytemuck::bytes_of(params), &schedules, |_| ());
     }
 }
 

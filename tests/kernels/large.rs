@@ -102,7 +102,7 @@ fn last_block_of_a_convolution(dtype: DType, s: &Picture) {
 /// The up blocks' longest sum: 1280 + 1280 channels under nine taps.
 #[test]
 fn convolution_with_k_of_23040() {
-    if !compiled() {
+    if !fits(1) {
         return;
     }
     for dtype in HALVES {
@@ -113,7 +113,7 @@ fn convolution_with_k_of_23040() {
 /// 2^32 elements before the last image's: a product of 32 bits would lie in the first.
 #[test]
 fn convolution_of_the_seventeenth_picture_of_1024() {
-    if !compiled() {
+    if !fits(27) {
         return;
     }
     for dtype in ALL {
@@ -124,7 +124,7 @@ fn convolution_of_the_seventeenth_picture_of_1024() {
 /// The VAE's last doubling, 512x512 to 1024x1024 as four 2x2 convolutions, in the ninth image; the weights are as given.
 #[test]
 fn doubling_to_1024() {
-    if !compiled() {
+    if !fits(7) {
         return;
     }
     for dtype in [DType::BF16, DType::F32] {
@@ -170,7 +170,7 @@ fn doubling(dtype: DType) {
 
 #[test]
 fn product_with_more_than_2_32_elements() {
-    if !compiled() {
+    if !fits(17) {
         return;
     }
     for dtype in HALVES {
@@ -195,7 +195,7 @@ fn product_with_more_than_2_32_elements() {
 /// Rows 2^27 elements apart, so that the second block's lie past 2^32; both attentions.
 #[test]
 fn attention_over_rows_far_apart() {
-    if !compiled() {
+    if !fits(163) {
         return;
     }
     let (tokens, dim, row, dtype) = (130, 64, 1usize << 27, DType::F16);
@@ -258,7 +258,7 @@ fn attention_over_rows_far_apart() {
 /// 256 channels at 1024x1024, the ninth image: the last slab's moments, a group joined from all slabs, the last block's result.
 #[test]
 fn group_norm_at_1024() {
-    if !compiled() {
+    if !fits(10) {
         return;
     }
     for dtype in [DType::BF16, DType::F32] {
@@ -329,7 +329,7 @@ fn group_norm(dtype: DType) {
 /// The VAE's first and last convolution at 1024x1024, in the seventeenth image.
 #[test]
 fn narrow_convolutions_at_1024() {
-    if !compiled() {
+    if !fits(9) {
         return;
     }
     let (images, side) = (17, 1024);
@@ -386,7 +386,7 @@ fn narrow_convolutions_at_1024() {
 /// Rows of 320 channels up to element 2^32: the last block of each.
 #[test]
 fn pointwise_and_rows_past_2_32_elements() {
-    if !compiled() {
+    if !fits(54) {
         return;
     }
     let (dtype, c) = (DType::F16, 320);

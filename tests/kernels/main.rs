@@ -1,13 +1,16 @@
 //! Every CUDA kernel, as NVRTC compiled it, run by the PTX interpreter against a plain f64 reference.
 //!
 //! Shapes are small and odd: one row, tails in every dimension. Each launch is repeated under several schedules, with every
-//! access checked for bounds, alignment, initialisation and races.
+//! access checked for bounds, alignment, initialisation and races. With BRAID_TEST_DRIVER=cuda the same tests run on the first
+//! GPU, with `both` on the two of them, and what they leave is compared kernel by kernel (twin.rs).
 
 #![allow(clippy::unwrap_used)]
 
 mod attention;
 mod common;
 mod convolution;
+#[path = "../common/device.rs"]
+mod device;
 mod figures;
 mod gemm;
 #[path = "../common/interpreter.rs"]
@@ -16,4 +19,10 @@ mod large;
 mod norms;
 mod pointwise;
 mod profile;
+#[allow(dead_code)] // What the launch layer's tests need besides.
+#[path = "../cuda/ptx.rs"]
+mod ptx;
+mod shapes;
 mod step;
+mod timing;
+mod twin;

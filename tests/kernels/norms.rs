@@ -43,8 +43,11 @@ fn group_norm(dtype: DType, case: &Case) -> Vec<f32> {
         eps: 1e-5,
     };
     let wide = blocks(c, 128);
+    // Read after each, so that two devices are compared in what is between, too.
     gpu.launch("group_norm_moments", dtype, [slabs as u32, wide, images as u32], &params);
+    gpu.download(DType::F32, params.moments, images * slabs * 2 * c);
     gpu.launch("group_norm_lines", DType::F32, [groups as u32, images as u32, 1], &params);
+    gpu.download(DType::F32, params.lines, images * 2 * c);
     gpu.launch("group_norm_apply", dtype, [blocks(pixels, 128), wide, images as u32], &params);
     // Row by row, channels joined.
     let joined: Vec<f32> = (0..images * pixels)

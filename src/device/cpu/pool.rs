@@ -22,6 +22,7 @@ struct Shared {
     wake: Condvar,
     epoch: AtomicUsize,
     next: AtomicUsize,
+    /// Workers that have joined the job.
     busy: AtomicUsize,
     panicked: AtomicBool,
 }
@@ -34,8 +35,8 @@ struct Job {
     stop: bool,
 }
 
-// SAFETY: the pointer is only followed by workers between the start and the end of `Pool::run`, which borrows the closure
-// for all that time; the closure is `Sync`.
+// SAFETY: the pointer is only followed by workers that joined between the start and the end of `Pool::run`, which waits for
+// them and borrows the closure for all that time; the closure is `Sync`.
 unsafe impl Send for Job {}
 
 /// How long a worker looks for new work before it sleeps: operations follow one another within microseconds.
@@ -82,7 +83,6 @@ impl Pool {
         // SAFETY: only the lifetime changes; the pointer is dead before this function returns, see `Job`.
         let task: Task = unsafe { std::mem::transmute::<*const (dyn Fn(usize, usize) + Sync + '_), Task>(task) };
         shared.next.store(0, Ordering::Relaxed);
-        shared.busy.store(self.workers.len(), Ordering::Relaxed);
         {
             let mut job = lock(&shared.job);
             *job = Job { task: Some(task), items, epoch: job.epoch + 1, stop: false };
@@ -90,12 +90,13 @@ impl Pool {
         }
         shared.wake.notify_all();
         let result = shared.take_items(task, items, 0);
+        // Nobody joins from here on: a worker that the system has not let run yet is not waited for.
+        lock(&shared.job).task = None;
         let mut spins = 0;
         while shared.busy.load(Ordering::Acquire) != 0 {
             spins += 1;
             if spins < SPINS { std::hint::spin_loop() } else { std::thread::yield_now() }
         }
-        lock(&shared.job).task = None;
         // Cleared in either case, so that it cannot fail a later run.
         let other = shared.panicked.swap(false, Ordering::Relaxed);
         if let Err(panic) = result {
@@ -136,6 +137,10 @@ impl Shared {
                 while job.epoch == seen {
                     job = self.wake.wait(job).unwrap_or_else(PoisonError::into_inner);
                 }
+                if job.task.is_some() {
+                    // Under the lock, so that `Pool::run` either sees it or has ended the job.
+                    self.busy.fetch_add(1, Ordering::Relaxed);
+                }
                 *job
             };
             seen = job.epoch;
@@ -158,7 +163,7 @@ impl Shared {
                 if item >= items {
                     return;
                 }
-                // SAFETY: `Pool::run` keeps the closure alive until every worker has left this function.
+                // SAFETY: `Pool::run` keeps the closure alive until every worker that joined has left this function.
                 unsafe { (*task)(item, thread) };
             }
         }))

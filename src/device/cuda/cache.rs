@@ -57,14 +57,19 @@ impl Cache {
         value
     }
 
-    /// Stores a value; where that fails, it is computed again next time.
-    pub(super) fn store(&self, name: &str, key: &[u8], value: &[u8]) {
-        let Some(file) = self.file(name, key) else { return };
+    /// Whether there is a folder to write to, which may still refuse.
+    pub(super) fn is_there(&self) -> bool {
+        self.folder.is_some()
+    }
+
+    /// Stores a value and says whether it was; where not, it is computed again next time.
+    pub(super) fn store(&self, name: &str, key: &[u8], value: &[u8]) -> bool {
+        let Some(file) = self.file(name, key) else { return false };
         if let Some(folder) = file.parent()
             && let Err(error) = fs::create_dir_all(folder)
         {
             tracing::debug!(folder = %folder.display(), %error, "no cache");
-            return;
+            return false;
         }
         let mut sum = crc32fast::Hasher::new();
         sum.update(key);
@@ -77,9 +82,10 @@ impl Cache {
             to.write_all(key)?;
             to.write_all(value)
         });
-        if let Err(error) = written {
+        if let Err(error) = &written {
             tracing::debug!(%error, "not cached");
         }
+        written.is_ok()
     }
 }
 
@@ -105,7 +111,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let cache = Cache::at(folder.path().join("new/deep"));
         assert_eq!(cache.load("a", b"key"), None);
-        cache.store("a", b"key", b"value");
+        assert!(cache.store("a", b"key", b"value"));
         assert_eq!(cache.load("a", b"key").as_deref(), Some(&b"value"[..]));
         assert_eq!(cache.load("a", b"other"), None);
         assert_eq!(cache.load("b", b"key"), None);
@@ -132,7 +138,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("file"), b"").unwrap();
         for cache in [Cache::at(folder.path().join("file/inner")), Cache { folder: None }] {
-            cache.store("a", b"key", b"value");
+            assert!(!cache.store("a", b"key", b"value"));
             assert_eq!(cache.load("a", b"key"), None);
         }
     }

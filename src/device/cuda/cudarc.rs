@@ -1,24 +1,30 @@
 //! The driver for GPUs: the CUDA driver's functions through cudarc, loaded when first asked for.
 //!
 //! cudarc ends the process by a panic where a library or one of its functions is missing, so [`CudaDriver::new`] looks for both
-//! before it calls anything. Only cudarc's thin layers are used, with a stream, memory and graphs of our own.
+//! before it calls anything. cudarc finds the libraries and declares their types; the functions are called by `calls`, with a stream,
+//! memory and graphs of our own.
 
+mod calls;
+mod choice;
 mod lt;
+mod modules;
 mod pinned;
 mod probe;
+mod trial;
 
+use self::calls::{Code, Cuda, describe};
 use self::lt::Lt;
 use self::pinned::Pinned;
-use self::probe::early;
-use super::compile;
+use self::probe::{early, probe};
 use super::driver::{
     Call, Calls, Counter, Driver, Facts, Function, Gemm, GemmPlan, GraphHandle, Launch, MARKS, Memory, Staging,
 };
-use super::kernels::{self, KERNELS};
+use super::kernels::{KERNELS, Kernel};
 use crate::error::{Error, Result};
-use ::cudarc::driver::{result, sys};
+use ::cudarc::driver::sys;
 use std::collections::HashMap;
 use std::ffi::{CString, c_void};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 /// The device as the user names it.
@@ -29,6 +35,7 @@ const SHARED: u32 = 48 << 10;
 
 /// A GPU. One stream, on which everything happens in order; its calls may come from any thread, one at a time.
 pub struct CudaDriver {
+    cuda: &'static Cuda,
     facts: Facts,
     device: sys::CUdevice,
     context: sys::CUcontext,
@@ -37,6 +44,8 @@ pub struct CudaDriver {
     lt: Option<Lt>,
     modules: Mutex<HashMap<&'static str, sys::CUmodule>>,
     counter: Counter,
+    /// Whether the stream records and does nothing.
+    capturing: AtomicBool,
     /// The fault after which the context is of no use.
     lost: OnceLock<(String, String)>,
 }
@@ -52,8 +61,8 @@ fn missing(what: impl Into<String>) -> Error {
 }
 
 /// Whether a fault leaves the context of no use: the kinds that the CUDA manual calls sticky.
-fn is_sticky(code: u32) -> bool {
-    matches!(code, 4 | 214 | 220 | 226 | 700 | 702 | 709 | 710 | 714..=719 | 721 | 911 | 999)
+fn is_sticky(code: Code) -> bool {
+    matches!(code.0, 4 | 214 | 220 | 226 | 700 | 702 | 709 | 710 | 714..=719 | 721 | 911 | 999)
 }
 
 impl CudaDriver {
@@ -62,19 +71,28 @@ impl CudaDriver {
     /// # Errors
     /// [`Error::Device`] where the driver's library, a GPU of that number or kernels for it are missing, with what to do.
     pub fn new(ordinal: usize) -> Result<Self> {
-        probe::probe()?;
-        let count = result::device::get_count().map_err(|e| early("cuDeviceGetCount", e))?;
+        let (cuda, version) = probe()?;
+        let early = |call, outcome: Result<(), Code>| outcome.map_err(|code| early(cuda, call, code));
+        let mut count = 0;
+        // SAFETY: writes one integer.
+        early("cuDeviceGetCount", unsafe { cuda.cuDeviceGetCount(&mut count) })?;
         let number = i32::try_from(ordinal).ok().filter(|n| *n < count);
         let Some(number) = number else {
             return Err(missing(format!("GPU {ordinal} was asked for, {count} are there; --device cpu needs none")));
         };
-        let device = result::device::get(number).map_err(|e| early("cuDeviceGet", e))?;
-        let name = result::device::get_name(device).map_err(|e| early("cuDeviceGetName", e))?;
+        let mut device = 0;
+        // SAFETY: writes one integer.
+        early("cuDeviceGet", unsafe { cuda.cuDeviceGet(&mut device, number) })?;
+        let mut name = [0u8; 256];
+        // SAFETY: writes a string with its terminator into that many bytes, one less than there are.
+        early("cuDeviceGetName", unsafe { cuda.cuDeviceGetName(name.as_mut_ptr().cast(), 255, device) })?;
+        let name = name.split(|byte| *byte == 0).next().map(String::from_utf8_lossy).unwrap_or_default().into_owned();
         use sys::CUdevice_attribute as Attribute;
         let attribute = |which| {
-            // SAFETY: the device is one that the driver gave.
-            let value = unsafe { result::device::get_attribute(device, which) };
-            value.map_err(|e| early("cuDeviceGetAttribute", e)).map(|v| u32::try_from(v).unwrap_or(0))
+            let mut value = 0;
+            // SAFETY: the device is one that the driver gave; writes one integer.
+            early("cuDeviceGetAttribute", unsafe { cuda.cuDeviceGetAttribute(&mut value, which, device) })?;
+            Ok::<_, Error>(u32::try_from(value).unwrap_or(0))
         };
         let capability = (
             attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?,
@@ -87,10 +105,11 @@ impl CudaDriver {
             )));
         }
         let multiprocessors = attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)? as usize;
+        let mut context = std::ptr::null_mut();
         // SAFETY: the device is one that the driver gave; released in `drop`, or below.
-        let context =
-            unsafe { result::primary_ctx::retain(device) }.map_err(|e| early("cuDevicePrimaryCtxRetain", e))?;
+        early("cuDevicePrimaryCtxRetain", unsafe { cuda.cuDevicePrimaryCtxRetain(&mut context, device) })?;
         let mut driver = Self {
+            cuda,
             facts: Facts { name, capability, multiprocessors, gemm: false },
             device,
             context,
@@ -99,16 +118,19 @@ impl CudaDriver {
             lt: None,
             modules: Mutex::default(),
             counter: Counter::default(),
+            capturing: AtomicBool::new(false),
             lost: OnceLock::new(),
         };
         driver.enter()?;
-        let stream = result::stream::create(result::stream::StreamKind::NonBlocking);
-        driver.stream = driver.check("cuStreamCreate", stream)?;
+        let mut stream = std::ptr::null_mut();
+        // SAFETY: writes one handle, destroyed in `drop`.
+        let made = unsafe { cuda.cuStreamCreate(&mut stream, sys::CUstream_flags::CU_STREAM_NON_BLOCKING as u32) };
+        driver.check("cuStreamCreate", made)?;
+        driver.stream = stream;
         for which in 0..MARKS {
-            let event = result::event::create(sys::CUevent_flags::CU_EVENT_DISABLE_TIMING);
-            driver.marks[which] = driver.check("cuEventCreate", event)?;
+            driver.marks[which] = driver.event(sys::CUevent_flags::CU_EVENT_DISABLE_TIMING)?;
         }
-        driver.lt = Lt::new(&driver)?;
+        driver.lt = Lt::new(&driver, version)?;
         driver.facts.gemm = driver.lt.is_some();
         Ok(driver)
     }
@@ -119,17 +141,16 @@ impl CudaDriver {
             return Err(Error::Fault { device: DEVICE.into(), call: call.clone(), what: what.clone(), lost: true });
         }
         // SAFETY: the context is retained for as long as `self` lives.
-        self.check("cuCtxSetCurrent", unsafe { result::ctx::set_current(self.context) })
+        self.check("cuCtxSetCurrent", unsafe { self.cuda.cuCtxSetCurrent(self.context) })
     }
 
     /// An error of the driver as ours.
-    fn check<T>(&self, call: &str, outcome: Result<T, result::DriverError>) -> Result<T> {
-        outcome.map_err(|error| {
-            let code = error.0 as u32;
-            if code == 2 {
+    fn check<T>(&self, call: &str, outcome: Result<T, Code>) -> Result<T> {
+        outcome.map_err(|code| {
+            if code == Code::MEMORY {
                 return self.short(0);
             }
-            let what = describe(error);
+            let what = describe(self.cuda, code);
             let lost = is_sticky(code);
             if lost {
                 let _ = self.lost.set((call.to_owned(), what.clone()));
@@ -140,74 +161,30 @@ impl CudaDriver {
 
     /// That memory is short.
     fn short(&self, need: usize) -> Error {
-        let have = result::mem_get_info().map_or(0, |(free, _)| free as u64);
+        let have = self.free_and_total().map_or(0, |(free, _)| free as u64);
         let hint = format!("free memory of {}, ask for a smaller picture, or use --device cpu", self.facts.name);
         Error::Memory { stage: "the GPU", need: need as u64, have, hint }
     }
 
-    /// The module that holds a kernel, loaded at first use.
-    fn module(&self, name: &'static str) -> Result<sys::CUmodule> {
-        let mut modules = self.modules.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(module) = modules.get(name) {
-            return Ok(*module);
-        }
-        let Some(found) = kernels::modules().iter().find(|module| module.name == name) else {
-            return Err(Error::Graph(format!("no kernel file is called `{name}`")));
-        };
-        let built = match found.binary(self.facts.capability) {
-            Some(binary) => {
-                let bytes =
-                    binary.unpack().map_err(|e| missing(format!("the kernels of this build are damaged: {e}")))?;
-                Some(self.image(name, binary.target, &bytes))
-            }
-            None => None,
-        };
-        let module = match built {
-            // The driver is older than the PTX, or the device takes none of the binaries: another compiler's may fit.
-            None | Some(Err(Error::Fault { lost: false, .. })) => {
-                let compiled = compile::module(found, self.facts.capability);
-                match (compiled, built) {
-                    (Ok((target, bytes)), _) => self.image(name, &target, &bytes)?,
-                    (Err(why), Some(Err(fault))) => {
-                        tracing::warn!("{why}");
-                        return Err(fault);
-                    }
-                    (Err(why), _) => {
-                        let (major, minor) = self.facts.capability;
-                        return Err(missing(format!(
-                            "this build has no kernels for compute capability {major}.{minor}, and they cannot be compiled \
-                             now: {why}; install CUDA's NVRTC (CUDA_PATH or BRAID_NVRTC names its folder), or use --device cpu"
-                        )));
-                    }
-                }
-            }
-            Some(loaded) => loaded?,
-        };
-        modules.insert(name, module);
-        Ok(module)
+    fn free_and_total(&self) -> Result<(usize, usize), Code> {
+        let (mut free, mut total) = (0, 0);
+        // SAFETY: writes two integers.
+        unsafe { self.cuda.cuMemGetInfo_v2(&mut free, &mut total) }.map(|()| (free, total))
     }
 
-    /// A module of a cubin, or of PTX with a terminator.
-    fn image(&self, name: &str, target: &str, bytes: &[u8]) -> Result<sys::CUmodule> {
-        // A copy that is aligned as the driver reads ELF files.
-        let mut image = vec![0u64; bytes.len().div_ceil(8) + 1];
-        bytemuck::cast_slice_mut::<u64, u8>(&mut image)[..bytes.len()].copy_from_slice(bytes);
-        // SAFETY: a cubin, or PTX with a terminator, whole as NVRTC gave it; the driver copies it.
-        let module = unsafe { result::module::load_data(image.as_ptr().cast::<c_void>()) };
-        self.check(&format!("cuModuleLoadData ({name}, {target})"), module)
+    /// An event, for the caller to destroy.
+    fn event(&self, flags: sys::CUevent_flags) -> Result<sys::CUevent> {
+        let mut event = std::ptr::null_mut();
+        // SAFETY: writes one handle.
+        self.check("cuEventCreate", unsafe { self.cuda.cuEventCreate(&mut event, flags as u32) })?;
+        Ok(event)
     }
 
     fn wait(&self) -> Result<()> {
         self.counter.count(Call::Synchronisation);
         // SAFETY: the stream lives as long as `self`.
-        self.check("cuStreamSynchronize", unsafe { result::stream::synchronize(self.stream) })
+        self.check("cuStreamSynchronize", unsafe { self.cuda.cuStreamSynchronize(self.stream) })
     }
-}
-
-/// What the driver says of an error.
-fn describe(error: result::DriverError) -> String {
-    let text = error.error_string().map(|text| text.to_string_lossy().into_owned());
-    format!("{:?} ({})", error.0, text.unwrap_or_else(|_| "no text".into()))
 }
 
 impl Driver for CudaDriver {
@@ -217,7 +194,7 @@ impl Driver for CudaDriver {
 
     fn memory(&self) -> Result<Memory> {
         self.enter()?;
-        let (free, total) = self.check("cuMemGetInfo", result::mem_get_info())?;
+        let (free, total) = self.check("cuMemGetInfo", self.free_and_total())?;
         Ok(Memory { free: free as u64, total: total as u64 })
     }
 
@@ -225,11 +202,12 @@ impl Driver for CudaDriver {
         self.enter()?;
         self.counter.count(Call::Allocation);
         let bytes = bytes.max(1);
-        // SAFETY: the memory is filled before anyone reads it.
-        let address = match unsafe { result::malloc_sync(bytes) } {
-            Err(error) if error.0 as u32 == 2 => return Err(self.short(bytes)),
+        let mut address = 0;
+        // SAFETY: writes one address; the memory is filled before anyone reads it.
+        match unsafe { self.cuda.cuMemAlloc_v2(&mut address, bytes) } {
+            Err(Code::MEMORY) => return Err(self.short(bytes)),
             outcome => self.check("cuMemAlloc", outcome)?,
-        };
+        }
         let filled = self.fill(address, bytes, 0);
         if filled.is_err() {
             self.free(address);
@@ -242,7 +220,7 @@ impl Driver for CudaDriver {
             return; // A lost context's memory goes with it.
         }
         // SAFETY: an address from `allocate`, given back once; the driver waits for work that uses it.
-        let freed = self.check("cuMemFree", unsafe { result::free_sync(address) });
+        let freed = self.check("cuMemFree", unsafe { self.cuda.cuMemFree_v2(address) });
         if let Err(error) = freed {
             tracing::warn!("{error}");
         }
@@ -251,26 +229,28 @@ impl Driver for CudaDriver {
     fn staging(&self, bytes: usize) -> Result<Box<dyn Staging>> {
         self.enter()?;
         let len = bytes.max(1);
-        // SAFETY: filled right below; given back in `drop`.
-        let pinned = unsafe { result::malloc_host(len, sys::CU_MEMHOSTALLOC_PORTABLE) };
-        let start = match pinned {
-            Err(error) if error.0 as u32 == 2 => {
+        let mut start = std::ptr::null_mut();
+        // SAFETY: writes one address; the memory is filled right below and given back in `drop`.
+        match unsafe { self.cuda.cuMemHostAlloc(&mut start, len, sys::CU_MEMHOSTALLOC_PORTABLE) } {
+            Err(Code::MEMORY) => {
                 let (need, have) = (len as u64, crate::memory::available().unwrap_or(0));
                 let hint = "free memory of the host, or ask for a smaller picture".to_owned();
                 return Err(Error::Memory { stage: "staging", need, have, hint });
             }
-            outcome => self.check("cuMemHostAlloc", outcome)?.cast::<u8>(),
-        };
+            outcome => self.check("cuMemHostAlloc", outcome)?,
+        }
+        let start = start.cast::<u8>();
         // SAFETY: `start` is the beginning of `len` bytes that are ours alone.
         unsafe { start.write_bytes(0, len) };
-        Ok(Box::new(Pinned { start, len, context: self.context }))
+        Ok(Box::new(Pinned { cuda: self.cuda, start, len, context: self.context }))
     }
 
     fn upload(&self, to: u64, bytes: &[u8]) -> Result<()> {
         self.enter()?;
         self.counter.count(Call::Copy);
+        let (from, len) = (bytes.as_ptr().cast(), bytes.len());
         // SAFETY: the caller gives an address with room for the bytes; they stay until the wait below is over.
-        let copied = unsafe { result::memcpy_htod_async(to, bytes, self.stream) };
+        let copied = unsafe { self.cuda.cuMemcpyHtoDAsync_v2(to, from, len, self.stream) };
         self.check("cuMemcpyHtoDAsync", copied)?;
         self.wait()
     }
@@ -278,9 +258,10 @@ impl Driver for CudaDriver {
     fn download(&self, from: u64, bytes: &mut [u8]) -> Result<()> {
         self.enter()?;
         self.counter.count(Call::Copy);
+        let (to, len) = (bytes.as_mut_ptr().cast(), bytes.len());
         // SAFETY: the caller gives an address of that many bytes; the wait below ends the loan of `bytes`. Where the copy
         // could not be enqueued, nothing writes to it.
-        let copied = unsafe { result::memcpy_dtoh_async(bytes, from, self.stream) };
+        let copied = unsafe { self.cuda.cuMemcpyDtoHAsync_v2(to, from, len, self.stream) };
         self.check("cuMemcpyDtoHAsync", copied)?;
         self.wait()
     }
@@ -289,30 +270,32 @@ impl Driver for CudaDriver {
         self.enter()?;
         self.counter.count(Call::Copy);
         // SAFETY: the caller gives two ranges of that length.
-        self.check("cuMemcpyDtoDAsync", unsafe { result::memcpy_dtod_async(to, from, bytes, self.stream) })
+        let copied = unsafe { self.cuda.cuMemcpyDtoDAsync_v2(to, from, bytes, self.stream) };
+        self.check("cuMemcpyDtoDAsync", copied)
     }
 
     fn fill(&self, to: u64, bytes: usize, value: u8) -> Result<()> {
         self.enter()?;
         // SAFETY: the caller gives a range of that length.
-        self.check("cuMemsetD8Async", unsafe { result::memset_d8_async(to, value, bytes, self.stream) })
+        self.check("cuMemsetD8Async", unsafe { self.cuda.cuMemsetD8Async(to, value, bytes, self.stream) })
     }
 
     fn function(&self, entry: &str) -> Result<Function> {
         self.enter()?;
-        let named = |kernel: &&kernels::Kernel| kernel.types.each().iter().any(|dtype| kernel.entry(*dtype) == entry);
+        let named = |kernel: &&Kernel| kernel.types.each().iter().any(|dtype| kernel.entry(*dtype) == entry);
         let Some(kernel) = KERNELS.iter().find(named) else {
             return Err(Error::Graph(format!("no kernel is called `{entry}`")));
         };
         let module = self.module(kernel.module)?;
         let name = CString::new(entry).map_err(|_| Error::Graph(format!("no kernel is called `{entry}`")))?;
-        // SAFETY: the module stays loaded for as long as `self` lives.
-        let function = unsafe { result::module::get_function(module, name) };
-        let function = self.check(&format!("cuModuleGetFunction ({entry})"), function)?;
+        let mut function = std::ptr::null_mut();
+        // SAFETY: the module stays loaded for as long as `self` lives; the name has a terminator; writes one handle.
+        let found = unsafe { self.cuda.cuModuleGetFunction(&mut function, module, name.as_ptr()) };
+        self.check(&format!("cuModuleGetFunction ({entry})"), found)?;
         if kernel.shared > SHARED {
             let which = sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
             // SAFETY: as above.
-            let set = unsafe { result::function::set_function_attribute(function, which, kernel.shared as i32) };
+            let set = unsafe { self.cuda.cuFuncSetAttribute(function, which, kernel.shared as i32) };
             self.check(&format!("cuFuncSetAttribute ({entry})"), set)?;
         }
         Ok(Function(function as u64))
@@ -327,19 +310,23 @@ impl Driver for CudaDriver {
         // kernels names, which the lowering checked, and the driver copies it before it returns. That the addresses in it
         // are those of live slabs is the lowering's promise, which the tests check on the interpreter.
         let launched = unsafe {
-            let function = launch.function.0 as sys::CUfunction;
-            result::launch_kernel(function, (x, y, z), (launch.block, 1, 1), launch.shared, self.stream, &mut params)
+            let (function, params) = (launch.function.0 as sys::CUfunction, params.as_mut_ptr());
+            let (block, shared, none) = (launch.block, launch.shared, std::ptr::null_mut());
+            self.cuda.cuLaunchKernel(function, x, y, z, block, 1, 1, shared, self.stream, params, none)
         };
         match launched {
             Ok(()) => Ok(()),
-            Err(error) => self.check(&format!("cuLaunchKernel ({})", launch.entry), Err(error)),
+            Err(code) => self.check(&format!("cuLaunchKernel ({})", launch.entry), Err(code)),
         }
     }
 
     fn prepare_gemm(&self, gemm: &Gemm) -> Result<GemmPlan> {
         self.enter()?;
+        if self.capturing.load(Relaxed) {
+            return Err(Error::Graph("a product is prepared while launches are captured".into()));
+        }
         match &self.lt {
-            Some(lt) => lt.prepare(gemm),
+            Some(lt) => lt.prepare(self, gemm),
             None => Err(missing("cuBLASLt is not there")),
         }
     }
@@ -363,23 +350,27 @@ impl Driver for CudaDriver {
         self.enter()?;
         let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
         // SAFETY: the stream lives as long as `self`.
-        self.check("cuStreamBeginCapture", unsafe { result::stream::begin_capture(self.stream, mode) })?;
+        self.check("cuStreamBeginCapture", unsafe { self.cuda.cuStreamBeginCapture_v2(self.stream, mode) })?;
+        self.capturing.store(true, Relaxed);
         Ok(true)
     }
 
     fn end_capture(&self) -> Result<GraphHandle> {
         self.enter()?;
-        // SAFETY: as above.
-        let graph = self.check("cuStreamEndCapture", unsafe { result::stream::end_capture(self.stream) })?;
+        self.capturing.store(false, Relaxed);
+        let mut graph = std::ptr::null_mut();
+        // SAFETY: as above; writes one handle.
+        self.check("cuStreamEndCapture", unsafe { self.cuda.cuStreamEndCapture(self.stream, &mut graph) })?;
         if graph.is_null() {
             let what = "the capture was broken off".to_owned();
             return Err(Error::Fault { device: DEVICE.into(), call: "cuStreamEndCapture".into(), what, lost: false });
         }
-        // SAFETY: the graph is the one just captured.
-        let ready = unsafe { result::graph::instantiate(graph, sys::CUgraphInstantiate_flags(0)) };
+        let mut ready: sys::CUgraphExec = std::ptr::null_mut();
+        // SAFETY: the graph is the one just captured; writes one handle.
+        let made = unsafe { self.cuda.cuGraphInstantiateWithFlags(&mut ready, graph, 0) };
         // SAFETY: as above; what was instantiated does not need it any more.
-        let gone = unsafe { result::graph::destroy(graph) };
-        let ready = self.check("cuGraphInstantiate", ready)?;
+        let gone = unsafe { self.cuda.cuGraphDestroy(graph) };
+        self.check("cuGraphInstantiate", made)?;
         self.counter.count(Call::Capture);
         self.check("cuGraphDestroy", gone)?;
         Ok(GraphHandle(ready as u64))
@@ -389,13 +380,13 @@ impl Driver for CudaDriver {
         self.enter()?;
         self.counter.count(Call::Replay);
         // SAFETY: a handle from `end_capture` that has not been released.
-        self.check("cuGraphLaunch", unsafe { result::graph::launch(graph.0 as sys::CUgraphExec, self.stream) })
+        self.check("cuGraphLaunch", unsafe { self.cuda.cuGraphLaunch(graph.0 as sys::CUgraphExec, self.stream) })
     }
 
     fn release_graph(&self, graph: GraphHandle) {
         if self.enter().is_ok() {
             // SAFETY: a handle from `end_capture`, released once.
-            let gone = unsafe { result::graph::exec_destroy(graph.0 as sys::CUgraphExec) };
+            let gone = unsafe { self.cuda.cuGraphExecDestroy(graph.0 as sys::CUgraphExec) };
             if let Err(error) = self.check("cuGraphExecDestroy", gone) {
                 tracing::warn!("{error}");
             }
@@ -405,14 +396,14 @@ impl Driver for CudaDriver {
     fn mark(&self, which: usize) -> Result<()> {
         self.enter()?;
         // SAFETY: event and stream live as long as `self`.
-        self.check("cuEventRecord", unsafe { result::event::record(self.marks[which % MARKS], self.stream) })
+        self.check("cuEventRecord", unsafe { self.cuda.cuEventRecord(self.marks[which % MARKS], self.stream) })
     }
 
     fn wait_for(&self, which: usize) -> Result<()> {
         self.enter()?;
         self.counter.count(Call::Wait);
         // SAFETY: the event lives as long as `self`.
-        self.check("cuEventSynchronize", unsafe { result::event::synchronize(self.marks[which % MARKS]) })
+        self.check("cuEventSynchronize", unsafe { self.cuda.cuEventSynchronize(self.marks[which % MARKS]) })
     }
 
     fn synchronise(&self) -> Result<()> {
@@ -430,22 +421,22 @@ impl Drop for CudaDriver {
         // SAFETY: every handle was made by `self` and is given back once, in the order opposite to its making. Errors have no
         // one to go to.
         unsafe {
-            if result::ctx::set_current(self.context).is_ok() {
+            if self.cuda.cuCtxSetCurrent(self.context).is_ok() {
                 if !self.stream.is_null() {
-                    let _ = result::stream::synchronize(self.stream);
+                    let _ = self.cuda.cuStreamSynchronize(self.stream);
                 }
                 self.lt = None;
                 for (_, module) in self.modules.get_mut().unwrap_or_else(PoisonError::into_inner).drain() {
-                    let _ = result::module::unload(module);
+                    let _ = self.cuda.cuModuleUnload(module);
                 }
                 for event in self.marks.into_iter().filter(|event| !event.is_null()) {
-                    let _ = result::event::destroy(event);
+                    let _ = self.cuda.cuEventDestroy_v2(event);
                 }
                 if !self.stream.is_null() {
-                    let _ = result::stream::destroy(self.stream);
+                    let _ = self.cuda.cuStreamDestroy_v2(self.stream);
                 }
             }
-            let _ = result::primary_ctx::release(self.device);
+            let _ = self.cuda.cuDevicePrimaryCtxRelease_v2(self.device);
         }
     }
 }
@@ -469,7 +460,7 @@ mod tests {
     #[test]
     fn faults_that_stay() {
         // Illegal address, launch failure and an unknown error are sticky; out of memory and a bad value are not.
-        assert!([700, 719, 999, 214].into_iter().all(is_sticky));
-        assert!(![1, 2, 400, 701, 801, 900].into_iter().any(is_sticky));
+        assert!([700, 719, 999, 214].into_iter().all(|code| is_sticky(Code(code))));
+        assert!(![1, 2, 400, 701, 801, 900].into_iter().any(|code| is_sticky(Code(code))));
     }
 }

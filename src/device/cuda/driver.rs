@@ -250,7 +250,8 @@ pub trait Driver: Send + Sync {
     /// Launches a kernel.
     fn launch(&self, launch: &Launch) -> Result<()>;
 
-    /// Chooses how a product is computed; by its sizes without the batch, so that a result does not depend on it.
+    /// Chooses how a product is computed; by its sizes without the batch, so that a result does not depend on it. May try several
+    /// ways on memory of its own; leaves the operands alone. Not between `begin_capture` and `end_capture`.
     fn prepare_gemm(&self, gemm: &Gemm) -> Result<GemmPlan>;
 
     /// Computes a prepared product.

@@ -13,6 +13,7 @@ mod compile;
 pub mod cudarc;
 pub mod driver;
 pub mod gemm;
+mod handover;
 pub mod kernels;
 mod lower;
 #[cfg(feature = "cuda")]
@@ -21,6 +22,7 @@ pub mod params;
 mod program;
 mod report;
 mod sampler;
+mod store;
 pub mod tiles;
 mod weights;
 
@@ -29,8 +31,9 @@ pub use program::CudaProgram;
 pub use report::Report;
 
 use self::driver::Driver;
-use self::program::Turn;
-use super::{Device, Program, Role, Steps};
+use self::program::Shared;
+use self::store::Distinct;
+use super::{Device, Need, Program, Role, Steps};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, fuse};
 use crate::tensor::DType;
@@ -42,7 +45,7 @@ pub struct CudaDevice {
     driver: Arc<dyn Driver>,
     settings: Settings,
     decoder: DType,
-    turn: Turn,
+    shared: Shared,
 }
 
 /// Refuses what tensors are not stored as, but for a decoder's.
@@ -63,7 +66,7 @@ impl CudaDevice {
         storage(dtype)?;
         let facts = driver.facts();
         let settings = Settings { dtype, multiprocessors: facts.multiprocessors, library: facts.gemm };
-        Ok(Self { driver, settings, decoder: DType::BF16, turn: Turn::default() })
+        Ok(Self { driver, settings, decoder: DType::BF16, shared: Shared::default() })
     }
 
     /// The GPU of that number; tensors as `dtype`, those of the decoder as `decoder`.
@@ -89,11 +92,10 @@ impl CudaDevice {
         self
     }
 
-    /// The same device, whose programs store another type; they share its stream. In f32 it takes graphs of a decoder's
-    /// operations.
-    #[must_use]
-    pub fn with_dtype(&self, dtype: DType) -> Self {
-        Self { settings: Settings { dtype, ..self.settings }, ..self.clone() }
+    /// How graphs of that role are lowered.
+    fn settings_of(&self, role: &Role) -> Settings {
+        let dtype = if let Role::Decode { .. } = role { self.decoder } else { self.settings.dtype };
+        Settings { dtype, ..self.settings }
     }
 
     /// How graphs are lowered here.
@@ -112,7 +114,7 @@ impl CudaDevice {
     /// [`Error::Memory`] before anything is allocated where the program does not fit, [`Error::Graph`] where no kernel takes
     /// a node, [`Error::Fault`] of the driver.
     pub fn program(&self, graph: Graph) -> Result<CudaProgram> {
-        CudaProgram::new(self.driver.clone(), self.turn.clone(), fuse(graph), &self.settings, None)
+        CudaProgram::new(self.driver.clone(), &self.shared, fuse(graph), &self.settings, Role::Plain)
     }
 
     /// As [`CudaDevice::program`], of a sampler's loop around the graph.
@@ -120,7 +122,7 @@ impl CudaDevice {
     /// # Errors
     /// As [`CudaDevice::program`]; [`Error::Graph`] where the graph is not what a sampler goes around.
     pub fn sampler(&self, graph: Graph, steps: Steps) -> Result<CudaProgram> {
-        CudaProgram::new(self.driver.clone(), self.turn.clone(), fuse(graph), &self.settings, Some(steps))
+        CudaProgram::new(self.driver.clone(), &self.shared, fuse(graph), &self.settings, Role::Denoise(steps))
     }
 
     /// The same device with another type for the decoder: bf16 where nothing else is said, as SDXL's overflows f16; f32 where
@@ -148,21 +150,20 @@ impl Device for CudaDevice {
     }
 
     fn load_as(&self, graph: Graph, role: Role) -> Result<Box<dyn Program>> {
-        match role {
-            Role::Plain => self.load(graph),
-            Role::Denoise(steps) => Ok(Box::new(self.sampler(graph, steps)?)),
-            Role::Decode => self.with_dtype(self.decoder).load(graph),
-        }
+        let settings = self.settings_of(&role);
+        Ok(Box::new(CudaProgram::new(self.driver.clone(), &self.shared, fuse(graph), &settings, role)?))
     }
 
-    fn estimate(&self, graph: Graph, role: Role) -> Result<Option<u64>> {
-        let dtype = if role == Role::Decode { self.decoder } else { self.settings.dtype };
-        let settings = Settings { dtype, ..self.settings };
-        let report = match role {
-            Role::Denoise(steps) => Report::of_step(graph, &settings, &steps)?,
-            _ => Report::of(graph, &settings)?,
-        };
-        Ok(Some(report.bytes() as u64 + report.staging as u64))
+    fn estimate(&self, graphs: Vec<(Graph, Role)>) -> Result<Option<Need>> {
+        let (mut need, mut weights) = (Need::default(), Distinct::default());
+        for (graph, role) in graphs {
+            let settings = self.settings_of(&role);
+            let lowered = report::lowered(graph, &settings, &role)?;
+            let report = Report::new(&lowered);
+            need.bytes += (report.work() + weights.add(settings.dtype, &lowered.jobs)) as u64;
+            need.staging = need.staging.max(report.staging as u64);
+        }
+        Ok(Some(need))
     }
 
     fn room(&self) -> Result<Option<u64>> {

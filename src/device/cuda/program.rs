@@ -1,10 +1,11 @@
-//! A graph made ready on a CUDA device: two slabs, launches with all their parameters, one captured graph.
+//! A graph made ready on a CUDA device: its slabs, launches with all their parameters, one captured graph.
 
 use super::driver::{Driver, Function, GemmPlan, GraphHandle, Launch, Staging};
+use super::handover::Results;
 use super::lower::{Bases, Lowered, Regions, Settings, Step, lower};
 use super::report::Report;
-use super::weights;
-use crate::device::{Program, Sampler, Steps};
+use super::store::{Places, Store};
+use crate::device::{Left, Painted, Program, Role, Sampler, Values};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Plan};
 use std::collections::HashMap;
@@ -12,14 +13,19 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Memory of a device that is given back when this goes.
 pub(super) struct Slab {
-    driver: Arc<dyn Driver>,
+    pub(super) driver: Arc<dyn Driver>,
     address: u64,
+    bytes: usize,
 }
 
 impl Slab {
     pub(super) fn new(driver: Arc<dyn Driver>, bytes: usize) -> Result<Self> {
         let address = driver.allocate(bytes)?;
-        Ok(Self { driver, address })
+        Ok(Self { driver, address, bytes })
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
     }
 
     pub(super) fn address(&self) -> u64 {
@@ -38,6 +44,7 @@ enum Ready {
     Launch(Launch),
     Gemm(GemmPlan),
     Copy(u64, u64, usize),
+    Fill(u64, usize, u8),
 }
 
 /// What a run replays.
@@ -51,8 +58,15 @@ enum Captured {
     Graph(GraphHandle),
 }
 
-/// What programs of one device share: whose turn it is on the driver's one stream.
+/// Whose turn it is on the driver's one stream.
 pub(super) type Turn = Arc<Mutex<()>>;
+
+/// What programs of one device share.
+#[derive(Clone, Default)]
+pub(super) struct Shared {
+    pub(super) turn: Turn,
+    pub(super) weights: Arc<Store>,
+}
 
 /// A panic of another program's run leaves nothing behind that a turn protects.
 pub(super) fn take(turn: &Turn) -> MutexGuard<'_, ()> {
@@ -63,8 +77,8 @@ pub(super) fn take(turn: &Turn) -> MutexGuard<'_, ()> {
 pub struct CudaProgram {
     pub(super) driver: Arc<dyn Driver>,
     pub(super) turn: Turn,
-    graph: Graph,
-    pub(super) sampler: Option<Steps>,
+    pub(super) graph: Graph,
+    pub(super) role: Role,
     pub(super) lowered: Lowered,
     report: Report,
     once: Vec<Ready>,
@@ -72,39 +86,37 @@ pub struct CudaProgram {
     captured: Captured,
     pub(super) staging: Box<dyn Staging>,
     work: Slab,
-    _weights: Option<Slab>,
+    pub(super) results: Arc<Results>,
+    weights: Places,
 }
 
 impl CudaProgram {
-    /// Plans a fused graph, stages its weights and prepares every launch; with `steps`, of a sampler's loop around it.
+    /// Plans a fused graph, stages its weights and prepares every launch, for its part in a request.
     pub(super) fn new(
         driver: Arc<dyn Driver>,
-        turn: Turn,
+        shared: &Shared,
         graph: Graph,
         settings: &Settings,
-        steps: Option<Steps>,
+        role: Role,
     ) -> Result<Self> {
         let plan = Plan::new(&graph);
-        let sizes = lower(&graph, &plan, settings, steps.as_ref(), Bases::default())?;
+        let sizes = lower(&graph, &plan, settings, &role, Bases::default())?;
         let report = Report::new(&sizes);
+        let turn = shared.turn.clone();
         let _turn = take(&turn);
-        demand(driver.as_ref(), &report)?;
-        let weights = match sizes.jobs.bytes {
-            0 => None,
-            bytes => Some(Slab::new(driver.clone(), bytes)?),
-        };
+        let found = shared.weights.find(settings.dtype, &sizes.jobs);
+        demand(driver.as_ref(), &report, found.bytes, found.staging)?;
+        let weights = found.complete(&driver)?;
         let work = Slab::new(driver.clone(), sizes.regions.end.max(1))?;
-        let bases = Bases { weights: weights.as_ref().map_or(0, Slab::address), work: work.address() };
-        let lowered = lower(&graph, &plan, settings, steps.as_ref(), bases)?;
-        if let Some(slab) = &weights {
-            weights::stage(&driver, &lowered.jobs, slab.address())?;
-        }
-        let staging = driver.staging(lowered.bindings.upload().max(lowered.bindings.download()))?;
+        let slab = Slab::new(driver.clone(), sizes.regions.results.max(1))?;
+        let bases = Bases { weights: Some(&weights), results: slab.address(), work: work.address() };
+        let lowered = lower(&graph, &plan, settings, &role, bases)?;
+        let staging = driver.staging(lowered.bindings.upload().max(lowered.regions.results))?;
         let mut program = Self {
             driver,
             turn: turn.clone(),
             graph,
-            sampler: steps,
+            role,
             lowered,
             report,
             once: Vec::new(),
@@ -112,7 +124,8 @@ impl CudaProgram {
             captured: Captured::Cold,
             staging,
             work,
-            _weights: weights,
+            results: Arc::new(Results::new(slab, turn.clone())),
+            weights,
         };
         program.prepare()?;
         Ok(program)
@@ -144,6 +157,7 @@ impl CudaProgram {
                 }
                 Step::Gemm(gemm) => Ready::Gemm(self.driver.prepare_gemm(&gemm)?),
                 Step::Copy(from, to, bytes) => Ready::Copy(from, to, bytes),
+                Step::Fill(to, bytes, value) => Ready::Fill(to, bytes, value),
             })
         };
         steps.into_iter().map(one).collect()
@@ -159,6 +173,11 @@ impl CudaProgram {
         self.work.address() + place as u64
     }
 
+    /// An address in the slab of the results.
+    pub(super) fn kept(&self, place: usize) -> u64 {
+        self.results.address() + place as u64
+    }
+
     pub(super) fn regions(&self) -> &Regions {
         &self.lowered.regions
     }
@@ -169,6 +188,7 @@ impl CudaProgram {
                 Ready::Launch(launch) => self.driver.launch(launch)?,
                 Ready::Gemm(plan) => self.driver.gemm(*plan)?,
                 Ready::Copy(from, to, bytes) => self.driver.copy(*from, *to, *bytes)?,
+                Ready::Fill(to, bytes, value) => self.driver.fill(*to, *bytes, *value)?,
             }
         }
         Ok(())
@@ -226,15 +246,15 @@ impl CudaProgram {
 }
 
 /// Refuses a program that does not fit before anything is allocated.
-fn demand(driver: &dyn Driver, report: &Report) -> Result<()> {
-    let need = (report.bytes() as u64).saturating_add(report.staging as u64);
+fn demand(driver: &dyn Driver, report: &Report, weights: usize, staging: usize) -> Result<()> {
+    let need = (report.work() as u64).saturating_add(weights as u64).saturating_add(staging as u64);
     let have = driver.memory()?.free;
     if need <= have {
         return Ok(());
     }
     let hint = format!(
         "weights take {} bytes, tensors {}: ask for a smaller picture, free memory of {}, or use --device cpu",
-        report.weights,
+        weights,
         report.work(),
         driver.facts().name
     );
@@ -244,14 +264,14 @@ fn demand(driver: &dyn Driver, report: &Report) -> Result<()> {
 impl Program for CudaProgram {
     fn run(&mut self, inputs: &[&[f32]], outputs: &mut [&mut [f32]]) -> Result<()> {
         self.graph.check_bindings(inputs, outputs)?;
-        if self.sampler.is_some() {
+        if let Role::Denoise(_) = self.role {
             return Err(Error::Graph("a sampler's program runs all steps, not one".into()));
         }
         let turn = self.turn.clone();
         let _turn = take(&turn);
         self.give(inputs)?;
         self.execute()?;
-        let (down, from) = (self.lowered.bindings.download(), self.at(self.regions().outputs));
+        let (down, from) = (self.lowered.bindings.download(), self.kept(self.regions().outputs));
         let staging = self.staging.bytes();
         self.driver.download(from, &mut staging[..down])?;
         self.lowered.bindings.read(&staging[..down], outputs);
@@ -259,7 +279,11 @@ impl Program for CudaProgram {
     }
 
     fn bytes(&self) -> usize {
-        self.report.bytes()
+        self.report.work() + self.weights.slabs().map(|(_, bytes)| bytes).sum::<usize>()
+    }
+
+    fn shared(&self) -> Vec<(u64, usize)> {
+        self.weights.slabs().collect()
     }
 
     fn graph(&self) -> &Graph {
@@ -282,7 +306,15 @@ impl Program for CudaProgram {
     }
 
     fn sampler(&mut self) -> Option<&mut dyn Sampler> {
-        if self.sampler.is_some() { Some(self) } else { None }
+        if let Role::Denoise(_) = self.role { Some(self) } else { None }
+    }
+
+    fn leave(&mut self, inputs: &[&[f32]]) -> Result<Option<Left>> {
+        if self.role == Role::Condition { self.left(inputs).map(Some) } else { Ok(None) }
+    }
+
+    fn paint(&mut self, latents: &Values<'_>, keep: bool) -> Result<Option<Painted>> {
+        if let Role::Decode { .. } = self.role { self.painted(latents, keep).map(Some) } else { Ok(None) }
     }
 }
 
@@ -291,7 +323,7 @@ impl Drop for CudaProgram {
         if let Captured::Graph(graph) = self.captured {
             self.driver.release_graph(graph);
         }
-        for step in &self.steps {
+        for step in self.once.iter().chain(&self.steps) {
             if let Ready::Gemm(plan) = step {
                 self.driver.release_gemm(*plan);
             }

@@ -1,7 +1,7 @@
 //! What a graph becomes on a device, as figures; no device is needed to know.
 
 use super::lower::{Bases, Lowered, Settings, Step, lower};
-use crate::device::Steps;
+use crate::device::Role;
 use crate::error::Result;
 use crate::graph::{Graph, Plan, fuse};
 use std::collections::BTreeMap;
@@ -16,9 +16,11 @@ pub struct Report {
     pub gemms: usize,
     /// Copies within the device in a run.
     pub copies: usize,
+    /// Fills in a run.
+    pub fills: usize,
     /// Bytes of the weights.
     pub weights: usize,
-    /// Bytes of what is given and taken, in f32 and in the storage type.
+    /// Bytes of what is given and taken, in f32 and in the storage type, and of pixels.
     pub bindings: usize,
     /// Bytes of what lives between nodes.
     pub arena: usize,
@@ -34,21 +36,15 @@ impl Report {
     /// # Errors
     /// [`crate::Error::Graph`] where no kernel takes a node.
     pub fn of(graph: Graph, settings: &Settings) -> Result<Self> {
-        Self::lowered(graph, settings, None)
+        Self::of_role(graph, settings, &Role::Plain)
     }
 
-    /// The same of a step of a sampler's loop.
+    /// The same of a graph with a part in a request: of a sampler it is one step.
     ///
     /// # Errors
     /// As [`Report::of`].
-    pub fn of_step(graph: Graph, settings: &Settings, steps: &Steps) -> Result<Self> {
-        Self::lowered(graph, settings, Some(steps))
-    }
-
-    fn lowered(graph: Graph, settings: &Settings, steps: Option<&Steps>) -> Result<Self> {
-        let graph = fuse(graph);
-        let plan = Plan::new(&graph);
-        Ok(Self::new(&lower(&graph, &plan, settings, steps, Bases::default())?))
+    pub fn of_role(graph: Graph, settings: &Settings, role: &Role) -> Result<Self> {
+        Ok(Self::new(&lowered(graph, settings, role)?))
     }
 
     pub(super) fn new(lowered: &Lowered) -> Self {
@@ -58,12 +54,13 @@ impl Report {
                 Step::Launch(launch) => *report.kernels.entry(launch.entry.clone()).or_default() += 1,
                 Step::Gemm(_) => report.gemms += 1,
                 Step::Copy(..) => report.copies += 1,
+                Step::Fill(..) => report.fills += 1,
             }
         }
         let regions = &lowered.regions;
         report.weights = lowered.jobs.bytes;
         report.staging = lowered.jobs.staging();
-        report.bindings = regions.arena;
+        report.bindings = regions.arena + regions.results;
         report.arena = regions.scratch - regions.arena;
         report.scratch = regions.end - regions.scratch;
         report
@@ -83,6 +80,13 @@ impl Report {
     pub fn bytes(&self) -> usize {
         self.weights + self.work()
     }
+}
+
+/// A graph before fusion, lowered without a device.
+pub(super) fn lowered(graph: Graph, settings: &Settings, role: &Role) -> Result<Lowered> {
+    let graph = fuse(graph);
+    let plan = Plan::new(&graph);
+    lower(&graph, &plan, settings, role, Bases::default())
 }
 
 impl fmt::Display for Report {

@@ -1,8 +1,8 @@
-//! All steps of a sampler: everything up, a replay for each step, the latents down.
+//! All steps of a sampler: everything up, a replay for each step; the latents stay for the decoder.
 
 use super::driver::MARKS;
 use super::program::{CudaProgram, take};
-use crate::device::{Program, Sampled, Sampler, Sampling, Steps};
+use crate::device::{Program, Role, Sampled, Sampler, Sampling, Steps};
 use crate::error::{Error, Result};
 use bytemuck::cast_slice;
 
@@ -13,7 +13,9 @@ fn bad(what: String) -> Error {
 impl CudaProgram {
     /// Refuses what has other lengths than was declared.
     fn check_sampling(&self, job: &Sampling<'_>) -> Result<Steps> {
-        let Some(steps) = self.sampler.clone() else { return Err(bad("the program was not loaded as one".into())) };
+        let Role::Denoise(steps) = self.role.clone() else {
+            return Err(bad("the program was not loaded as one".into()));
+        };
         let (n, count) = (self.regions().state.len, job.table.len());
         if count == 0 || count > steps.most {
             return Err(bad(format!("{count} steps; 1 to {} are possible", steps.most)));
@@ -46,17 +48,20 @@ impl CudaProgram {
         let (regions, driver) = (*self.regions(), self.driver.clone());
         let state = regions.state;
         // What varies goes up by itself.
-        let rest = job.inputs.iter().enumerate().map(|(k, v)| if steps.varying.contains(&k) { &[] } else { *v });
-        self.give(&rest.collect::<Vec<_>>())?;
+        let rest = job.inputs.iter().enumerate().map(|(k, values)| {
+            let len = if steps.varying.contains(&k) { 0 } else { values.len() };
+            values.part(0..len)
+        });
+        self.gather(&rest.collect::<Result<Vec<_>>>()?)?;
         for k in steps.varying.clone() {
             let at = self.lowered.bindings.inputs[k].varying.unwrap_or(0);
-            driver.upload(self.at(regions.varying[0] + at * 4), cast_slice(job.inputs[k]))?;
+            self.fetch(&job.inputs[k], self.at(regions.varying[0] + at * 4))?;
         }
         self.begin()?;
         driver.upload(self.at(state.counter), cast_slice(&[0, i32::MAX]))?;
         driver.upload(self.at(state.guidance), cast_slice(&job.guidance))?;
         driver.upload(self.at(state.table), cast_slice(job.table))?;
-        driver.upload(self.at(state.latents), cast_slice(job.latents))?;
+        driver.upload(self.kept(state.latents), cast_slice(job.latents))?;
         for (i, noise) in job.noise.iter().enumerate().filter(|(_, noise)| !noise.is_empty()) {
             driver.upload(self.at(state.noise + i * state.len * 4), cast_slice(noise))?;
         }
@@ -76,7 +81,7 @@ impl CudaProgram {
             self.execute()?;
             if i == 0 && job.keep_first {
                 let from = regions.outputs + self.lowered.bindings.outputs[0] * 4;
-                driver.copy(self.at(from), self.at(state.first), state.rows * state.len * 4)?;
+                driver.copy(self.kept(from), self.at(state.first), state.rows * state.len * 4)?;
             }
             driver.mark(i % MARKS)?;
         }
@@ -96,16 +101,15 @@ impl Sampler for CudaProgram {
         self.fill(job, &steps)?;
         self.steps(job, reached)?;
         let state = self.regions().state;
-        let mut latents = vec![0.0f32; state.len];
         let mut first_output = vec![0.0f32; if job.keep_first { state.rows * state.len } else { 0 }];
         let mut counters = [0i32; 2];
         let driver = self.driver.clone();
-        driver.download(self.at(state.latents), bytemuck::cast_slice_mut(&mut latents))?;
         driver.download(self.at(state.counter), bytemuck::cast_slice_mut(&mut counters))?;
         if job.keep_first {
             driver.download(self.at(state.first), bytemuck::cast_slice_mut(&mut first_output))?;
         }
         let not_finite = usize::try_from(counters[1]).ok().filter(|step| *step < job.table.len());
+        let latents = self.resident(state.latents, state.len);
         Ok(Sampled { latents, first_output, not_finite })
     }
 }

@@ -1,4 +1,4 @@
-//! Weights on their way from the mapped files into one slab of the device.
+//! Weights on their way from the mapped files to the device.
 //!
 //! A job says which tensor goes where and in what form: OHWI instead of OIHW, rows padded to a pitch, the four phase kernels of
 //! a convolution after a doubling, f32 for what normalisations read. The bytes pass through a staging buffer of the host in
@@ -22,8 +22,8 @@ const ALIGN: usize = 256;
 const STAGE: usize = 32 << 20;
 
 /// The form in which a tensor is stored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Form {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Form {
     /// f32, as it is.
     Float,
     /// The storage type, `[n, pitch]` from `[n, inputs, taps]`.
@@ -37,31 +37,51 @@ fn rows(weight: &Weight) -> usize {
 }
 
 #[derive(Debug)]
-struct Job {
-    weight: Weight,
-    offset: usize,
-    form: Form,
+pub(super) struct Job {
+    pub(super) weight: Weight,
+    /// Bytes from the start of a slab that holds all blocks in order.
+    pub(super) offset: usize,
+    pub(super) form: Form,
 }
 
-/// What the slab holds: grows as a graph is lowered.
+/// What kernels find at one address: a tensor, or several joined.
+#[derive(Debug, Clone)]
+pub(super) struct Block {
+    pub(super) offset: usize,
+    pub(super) bytes: usize,
+    /// The first of its jobs; the next block's comes after its last.
+    first: usize,
+}
+
+/// The weights that a graph needs: grows as it is lowered.
 #[derive(Debug)]
 pub struct Jobs {
-    jobs: Vec<Job>,
     dtype: DType,
-    /// Bytes of the slab.
+    jobs: Vec<Job>,
+    blocks: Vec<Block>,
+    /// Bytes of all blocks.
     pub bytes: usize,
 }
 
 impl Jobs {
     /// Nothing yet, for tensors of that type.
     pub fn new(dtype: DType) -> Self {
-        Self { jobs: Vec::new(), dtype, bytes: 0 }
+        Self { dtype, jobs: Vec::new(), blocks: Vec::new(), bytes: 0 }
     }
 
     fn reserve(&mut self, bytes: usize) -> usize {
-        let offset = self.bytes;
-        self.bytes += bytes.next_multiple_of(ALIGN);
+        let (offset, bytes) = (self.bytes, bytes.next_multiple_of(ALIGN));
+        self.blocks.push(Block { offset, bytes, first: self.jobs.len() });
+        self.bytes += bytes;
         offset
+    }
+
+    /// Every block with its jobs.
+    pub(super) fn blocks(&self) -> impl Iterator<Item = (&Block, &[Job])> {
+        self.blocks.iter().enumerate().map(|(i, block)| {
+            let end = self.blocks.get(i + 1).map_or(self.jobs.len(), |next| next.first);
+            (block, &self.jobs[block.first..end])
+        })
     }
 
     fn push(&mut self, weight: &Weight, offset: usize, form: Form) {
@@ -135,10 +155,15 @@ impl Jobs {
 
     /// Bytes of each of the two staging buffers.
     pub fn staging(&self) -> usize {
-        let least = self.jobs.iter().map(Job::least).max().unwrap_or(0);
-        let most = self.jobs.iter().map(|job| job.weight.len() * job.size()).max().unwrap_or(0);
-        most.min(STAGE).max(least)
+        staging(self.jobs.iter())
     }
+}
+
+/// Bytes of each of the two staging buffers for these.
+pub(super) fn staging<'a>(jobs: impl Iterator<Item = &'a Job> + Clone) -> usize {
+    let least = jobs.clone().map(Job::least).max().unwrap_or(0);
+    let most = jobs.map(|job| job.weight.len() * job.size()).max().unwrap_or(0);
+    most.min(STAGE).max(least)
 }
 
 impl Job {
@@ -165,22 +190,20 @@ impl Job {
     }
 }
 
-/// Copies every tensor into the slab at `base`, which is zero.
+/// Copies tensors to their addresses, where all is zero.
 ///
 /// # Errors
 /// Those of the driver.
-pub fn stage(driver: &Arc<dyn Driver>, jobs: &Jobs, base: u64) -> Result<()> {
-    let dtype = jobs.dtype;
-    let size = jobs.staging();
+pub(super) fn stage(driver: &Arc<dyn Driver>, dtype: DType, jobs: &[(u64, &Job)]) -> Result<()> {
+    let size = staging(jobs.iter().map(|(_, job)| *job));
     // A tensor that is missing has no bytes; only a report is made of such a graph.
-    let present: Vec<&Job> = jobs.jobs.iter().filter(|job| !job.weight.bytes().is_empty()).collect();
+    let present: Vec<&(u64, &Job)> = jobs.iter().filter(|(_, job)| !job.weight.bytes().is_empty()).collect();
     if size == 0 || present.is_empty() {
         return Ok(());
     }
     let mut host = driver.staging(size)?;
     let device = Slab::new(driver.clone(), size)?;
-    for job in present {
-        let to = base + job.offset as u64;
+    for &&(to, job) in &present {
         match job.form {
             Form::Float => {
                 let values = job.weight.to_f32();

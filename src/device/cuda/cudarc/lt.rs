@@ -1,36 +1,23 @@
 //! Products through cuBLASLt.
 //!
-//! The algorithm is the library's first choice for one image; all images of a batch use it, one by one where it cannot take
-//! them together. So an image's result does not depend on what shares its batch.
+//! The algorithm is chosen for one image (see `choice`); all images of a batch use it, one by one where it cannot take them
+//! together. So an image's result does not depend on what shares its batch.
 
+use super::super::cache::Cache;
 use super::super::driver::{Driver, Gemm, GemmPlan, Matrix};
+use super::calls::{self, Code, CublasLt, Cuda, Missing, Suggestion, status};
+use super::choice::{self, Algorithm, Choice, Shape};
+use super::trial::Trial;
 use super::{CudaDriver, DEVICE};
 use crate::error::{Error, Result};
 use crate::tensor::DType;
-use ::cudarc::cublaslt::{result, sys};
+use ::cudarc::cublaslt::sys;
+use ::cudarc::driver::sys::CUstream;
 use std::ffi::c_void;
 use std::sync::{Mutex, PoisonError};
 
-/// Every function of cuBLASLt that is called below.
-const NAMES: [&str; 14] = [
-    "cublasLtCreate",
-    "cublasLtDestroy",
-    "cublasLtMatmul",
-    "cublasLtMatmulAlgoCheck",
-    "cublasLtMatmulAlgoGetHeuristic",
-    "cublasLtMatmulDescCreate",
-    "cublasLtMatmulDescDestroy",
-    "cublasLtMatmulDescSetAttribute",
-    "cublasLtMatmulPreferenceCreate",
-    "cublasLtMatmulPreferenceDestroy",
-    "cublasLtMatmulPreferenceSetAttribute",
-    "cublasLtMatrixLayoutCreate",
-    "cublasLtMatrixLayoutDestroy",
-    "cublasLtMatrixLayoutSetAttribute",
-];
-
 /// Memory that the library may use during a product: what NVIDIA recommends for Hopper.
-const WORKSPACE: usize = 32 << 20;
+pub(super) const WORKSPACE: usize = 32 << 20;
 /// Bytes to which every matrix is aligned at least: one number for all, so that the choice does not depend on where the memory
 /// plan of one batch or another puts them.
 const ALIGNMENT: u32 = 16;
@@ -39,38 +26,49 @@ const REDUCTION_IN_F32: u32 = 2;
 
 /// The library's handle and its memory.
 pub(super) struct Lt {
+    cuda: &'static Cuda,
+    library: &'static CublasLt,
     handle: sys::cublasLtHandle_t,
     workspace: u64,
+    choice: Choice,
     plans: Mutex<Vec<Option<Box<Plan>>>>,
 }
 
 impl Lt {
     /// The library, or `None` with a warning where it is not there: our own kernels do its work then.
-    pub(super) fn new(driver: &CudaDriver) -> Result<Option<Self>> {
-        // SAFETY: loads a library and forgets it again; its initialisers have no preconditions.
-        let there = unsafe { sys::is_culib_present() };
-        // SAFETY: the library is there, and the symbols are not called.
-        let lacks = |name: &&str| unsafe { sys::culib().get::<unsafe extern "C" fn()>(name.as_bytes()) }.is_err();
-        let missing = if there { NAMES.iter().find(|name| lacks(name)).copied() } else { Some("libcublasLt") };
-        if let Some(name) = missing {
-            tracing::warn!(
-                "{name} was not found in the system's library folders and LD_LIBRARY_PATH (it comes with CUDA 12 and 13): \
-                 products are computed by Braid's own kernels, which is slower"
-            );
-            return Ok(None);
-        }
-        let handle = result::create_handle().map_err(|error| fault("cublasLtCreate", error))?;
-        let workspace = driver.allocate(WORKSPACE);
+    /// `version` is that of CUDA for which the driver is.
+    pub(super) fn new(driver: &CudaDriver, version: i32) -> Result<Option<Self>> {
+        let library = match calls::cublas_lt() {
+            Ok(library) => library,
+            Err(what) => {
+                let name = if let Missing::Function(name) = what { name } else { "libcublasLt" };
+                tracing::warn!(
+                    "{name} was not found in the system's library folders and LD_LIBRARY_PATH (it comes with CUDA 12 and 13): \
+                     products are computed by Braid's own kernels, which is slower"
+                );
+                return Ok(None);
+            }
+        };
+        let mut handle = std::ptr::null_mut();
+        // SAFETY: a context is current; writes one handle, given back in `drop`.
+        unsafe { library.cublasLtCreate(&mut handle) }.map_err(|code| fault("cublasLtCreate", code))?;
+        let trials = choice::wanted(std::env::var_os("BRAID_TRIALS").as_deref());
+        let choice = Choice::new(identity(driver, library, version), Cache::user(), trials);
         let plans = Mutex::default();
         // Made before the `?`, so that the handle goes with it.
-        let mut lt = Self { handle, workspace: 0, plans };
-        lt.workspace = workspace?;
+        let mut lt = Self { cuda: driver.cuda, library, handle, workspace: 0, choice, plans };
+        lt.workspace = driver.allocate(WORKSPACE)?;
         Ok(Some(lt))
     }
 
-    /// Chooses how a product is computed.
-    pub(super) fn prepare(&self, gemm: &Gemm) -> Result<GemmPlan> {
-        let plan = Box::new(Plan::new(self.handle, gemm)?);
+    /// The memory that products use, of [`WORKSPACE`] bytes.
+    pub(super) fn workspace(&self) -> u64 {
+        self.workspace
+    }
+
+    /// Chooses how a product is computed; may try algorithms on the device.
+    pub(super) fn prepare(&self, driver: &CudaDriver, gemm: &Gemm) -> Result<GemmPlan> {
+        let plan = Box::new(Plan::new(self, driver, gemm)?);
         let mut plans = self.plans.lock().unwrap_or_else(PoisonError::into_inner);
         let free = plans.iter().position(Option::is_none).unwrap_or(plans.len());
         if free == plans.len() {
@@ -87,44 +85,64 @@ impl Lt {
         }
     }
 
-    pub(super) fn run(&self, plan: GemmPlan, stream: ::cudarc::driver::sys::CUstream) -> Result<()> {
+    pub(super) fn run(&self, plan: GemmPlan, stream: CUstream) -> Result<()> {
         let plans = self.plans.lock().unwrap_or_else(PoisonError::into_inner);
         let plan = usize::try_from(plan.0).ok().and_then(|at| plans.get(at)).and_then(Option::as_ref);
         let Some(plan) = plan else { return Err(Error::Graph("a product that was not prepared".into())) };
         for image in 0..plan.turns {
-            let at = |m: &Matrix, size: usize| (m.data + (image * m.stride * size) as u64) as *mut c_void;
+            let at = |m: &Matrix, size: usize| m.data + (image * m.stride * size) as u64;
             let gemm = &plan.gemm;
             let out = if gemm.out_f32 { 4 } else { 2 };
-            let d = at(&gemm.d, out);
-            let (c, beta) = gemm.epilogue.residual().map_or((d, 0.0f32), |c| (at(&c, out), 1.0));
-            let alpha = 1.0f32;
+            let residual = gemm.epilogue.residual();
+            let (a, b, d) = (at(&gemm.a, 2), at(&gemm.b, 2), at(&gemm.d, out));
+            let operands = [a, b, residual.map_or(d, |c| at(&c, out)), d];
             // SAFETY: the descriptors are the plan's own and alive; the addresses are those that the caller gave with these
-            // sizes; the workspace has the size that the algorithm was chosen for, and the one stream uses it in order. The
-            // two factors are on the host, read before the call returns. The stream's type is the same C struct under
-            // another name.
-            let done = unsafe {
-                result::matmul(
-                    self.handle,
-                    plan.operation,
-                    (&raw const alpha).cast(),
-                    (&raw const beta).cast(),
-                    at(&gemm.a, 2),
-                    plan.layouts[0],
-                    at(&gemm.b, 2),
-                    plan.layouts[1],
-                    c,
-                    plan.layouts[2],
-                    d,
-                    plan.layouts[3],
-                    &plan.algorithm,
-                    self.workspace as *mut c_void,
-                    WORKSPACE,
-                    stream.cast(),
-                )
-            };
-            done.map_err(|error| fault("cublasLtMatmul", error))?;
+            // sizes.
+            let done = unsafe { self.multiply(plan.both, &plan.algorithm, operands, residual.is_some(), stream) };
+            done.map_err(|code| fault("cublasLtMatmul", code))?;
         }
         Ok(())
+    }
+
+    /// D = op(A) op(B) with the operation's bias, and C where `add`; the operands are A, B, C, D.
+    ///
+    /// # Safety
+    /// The descriptors are alive; the operands are addresses on the device with room for what the layouts say. The stream is the
+    /// one on which all products run, so that it uses the workspace in order.
+    pub(super) unsafe fn multiply(
+        &self,
+        (operation, layouts): Descriptors,
+        algorithm: &sys::cublasLtMatmulAlgo_t,
+        operands: [u64; 4],
+        add: bool,
+        stream: CUstream,
+    ) -> Result<(), Code> {
+        let [a, b, c, d] = operands.map(|address| address as *mut c_void);
+        let (alpha, beta) = (1.0f32, f32::from(u8::from(add)));
+        let (alpha, beta) = (&raw const alpha, &raw const beta);
+        let workspace = self.workspace as *mut c_void;
+        // SAFETY: the caller's promise; the workspace has the size for which the algorithm was chosen. The two factors are on the
+        // host, read before the call returns.
+        unsafe {
+            self.library.cublasLtMatmul(
+                self.handle,
+                operation,
+                alpha.cast(),
+                a,
+                layouts[0],
+                b,
+                layouts[1],
+                beta.cast(),
+                c,
+                layouts[2],
+                d,
+                layouts[3],
+                algorithm,
+                workspace,
+                WORKSPACE,
+                stream,
+            )
+        }
     }
 }
 
@@ -133,27 +151,49 @@ impl Drop for Lt {
         self.plans.get_mut().unwrap_or_else(PoisonError::into_inner).clear();
         // SAFETY: made in `new`, given back once; the driver has made its context current and waited for the stream.
         unsafe {
-            let _ = result::destroy_handle(self.handle);
+            let _ = self.library.cublasLtDestroy(self.handle);
             if self.workspace != 0 {
-                let _ = ::cudarc::driver::result::free_sync(self.workspace);
+                let _ = self.cuda.cuMemFree_v2(self.workspace);
             }
         }
     }
 }
 
+/// Of device, driver and library, all that a choice of algorithms depends on.
+fn identity(driver: &CudaDriver, library: &CublasLt, version: i32) -> String {
+    use sys::libraryPropertyType_t as Property;
+    let numbers = [Property::MAJOR_VERSION, Property::MINOR_VERSION, Property::PATCH_LEVEL].map(|which| {
+        let mut number = 0;
+        // SAFETY: writes one integer.
+        let asked = unsafe { library.cublasLtGetProperty(which, &mut number) };
+        asked.map_or(-1, |()| number)
+    });
+    let [major, minor, patch] = numbers;
+    let facts = &driver.facts;
+    let ((x, y), processors) = (facts.capability, facts.multiprocessors);
+    format!(
+        "cuBLASLt {major}.{minor}.{patch}; driver for CUDA {version}; {}, capability {x}.{y}, {processors} multiprocessors; \
+         {WORKSPACE} bytes of workspace",
+        facts.name
+    )
+}
+
+/// The operation, and the layouts of A, B, C, D.
+pub(super) type Descriptors = (sys::cublasLtMatmulDesc_t, [sys::cublasLtMatrixLayout_t; 4]);
+
 /// A product with its algorithm.
 struct Plan {
+    library: &'static CublasLt,
     gemm: Gemm,
-    operation: sys::cublasLtMatmulDesc_t,
-    /// Of A, B, C, D.
-    layouts: [sys::cublasLtMatrixLayout_t; 4],
+    both: Descriptors,
     algorithm: sys::cublasLtMatmulAlgo_t,
     /// Calls that it takes: one, or one for each image.
     turns: usize,
 }
 
 /// Descriptors that go when they are not handed on.
-struct Parts {
+pub(super) struct Parts {
+    library: &'static CublasLt,
     operation: sys::cublasLtMatmulDesc_t,
     preference: sys::cublasLtMatmulPreference_t,
     layouts: [sys::cublasLtMatrixLayout_t; 4],
@@ -162,13 +202,14 @@ struct Parts {
 impl Drop for Parts {
     fn drop(&mut self) {
         // SAFETY: each descriptor is null or was made for `self`, and is destroyed once.
-        unsafe { destroy(self.operation, self.preference, &self.layouts) };
+        unsafe { destroy(self.library, self.operation, self.preference, &self.layouts) };
     }
 }
 
 /// # Safety
 /// Each is null or alive and not used again.
 unsafe fn destroy(
+    library: &CublasLt,
     operation: sys::cublasLtMatmulDesc_t,
     preference: sys::cublasLtMatmulPreference_t,
     layouts: &[sys::cublasLtMatrixLayout_t],
@@ -176,19 +217,20 @@ unsafe fn destroy(
     // SAFETY: the caller's promise.
     unsafe {
         if !operation.is_null() {
-            let _ = result::destroy_matmul_desc(operation);
+            let _ = library.cublasLtMatmulDescDestroy(operation);
         }
         if !preference.is_null() {
-            let _ = result::destroy_matmul_pref(preference);
+            let _ = library.cublasLtMatmulPreferenceDestroy(preference);
         }
         for layout in layouts.iter().filter(|layout| !layout.is_null()) {
-            let _ = result::destroy_matrix_layout(*layout);
+            let _ = library.cublasLtMatrixLayoutDestroy(*layout);
         }
     }
 }
 
 impl Plan {
-    fn new(handle: sys::cublasLtHandle_t, gemm: &Gemm) -> Result<Self> {
+    fn new(lt: &Lt, driver: &CudaDriver, gemm: &Gemm) -> Result<Self> {
+        let library = lt.library;
         use sys::cublasLtMatmulDescAttributes_t as Desc;
         let storage = match gemm.dtype {
             DType::F16 => sys::cudaDataType::CUDA_R_16F,
@@ -198,15 +240,18 @@ impl Plan {
         let float = sys::cudaDataType::CUDA_R_32F;
         let out = if gemm.out_f32 { float } else { storage };
         let null = std::ptr::null_mut::<c_void>();
-        let mut parts = Parts { operation: null.cast(), preference: null.cast(), layouts: [null.cast(); 4] };
-        let operation = result::create_matmul_desc(sys::cublasComputeType_t::CUBLAS_COMPUTE_32F, float);
-        parts.operation = operation.map_err(|error| fault("cublasLtMatmulDescCreate", error))?;
+        let (operation, layouts) = (null.cast(), [null.cast(); 4]);
+        let mut parts = Parts { library, operation, preference: null.cast(), layouts };
+        let compute = sys::cublasComputeType_t::CUBLAS_COMPUTE_32F;
+        // SAFETY: writes one handle, destroyed with the parts.
+        let made = unsafe { library.cublasLtMatmulDescCreate(&mut parts.operation, compute, float) };
+        made.map_err(|code| fault("cublasLtMatmulDescCreate", code))?;
         // CUBLAS_OP_N is 0, CUBLAS_OP_T is 1.
         parts.set(Desc::CUBLASLT_MATMUL_DESC_TRANSA, &i32::from(gemm.transpose_a))?;
         parts.set(Desc::CUBLASLT_MATMUL_DESC_TRANSB, &i32::from(gemm.transpose_b))?;
         if let Some(bias) = gemm.epilogue.bias() {
             parts.set(Desc::CUBLASLT_MATMUL_DESC_EPILOGUE, &sys::cublasLtEpilogue_t::CUBLASLT_EPILOGUE_BIAS)?;
-            parts.set(Desc::CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias)?;
+            parts.bias(bias)?;
         }
         let shape = |rows, columns, transposed| if transposed { (columns, rows) } else { (rows, columns) };
         let sizes = [
@@ -216,46 +261,86 @@ impl Plan {
             (out, (gemm.m, gemm.n), gemm.d),
         ];
         for (layout, (kind, (rows, columns), matrix)) in parts.layouts.iter_mut().zip(sizes) {
-            let made = result::create_matrix_layout(kind, rows as u64, columns as u64, matrix.leading as i64);
-            *layout = made.map_err(|error| fault("cublasLtMatrixLayoutCreate", error))?;
+            let (rows, columns, leading) = (rows as u64, columns as u64, matrix.leading as i64);
+            // SAFETY: writes one handle, destroyed with the parts.
+            let made = unsafe { library.cublasLtMatrixLayoutCreate(layout, kind, rows, columns, leading) };
+            made.map_err(|code| fault("cublasLtMatrixLayoutCreate", code))?;
         }
-        let algorithm = parts.choose(handle)?;
-        let turns = if gemm.batch > 1 && !parts.batched(handle, gemm, &sizes.map(|s| s.2.stride), &algorithm)? {
+        let algorithm = {
+            let mut trial = Trial { driver, lt, parts: &mut parts, gemm, scratch: None };
+            lt.choice.choose(Shape::of(gemm), &mut trial)?
+        };
+        if let Some(bias) = gemm.epilogue.bias() {
+            parts.bias(bias)?; // A trial has put its own there.
+        }
+        let turns = if gemm.batch > 1 && !parts.batched(lt, gemm, &sizes.map(|s| s.2.stride), &algorithm)? {
             gemm.batch
         } else {
             1
         };
-        let (operation, layouts) = (parts.operation, parts.layouts);
+        let both = parts.both();
         // Handed on.
         (parts.operation, parts.layouts) = (null.cast(), [null.cast(); 4]);
-        Ok(Self { gemm: *gemm, operation, layouts, algorithm, turns })
+        let algorithm = sys::cublasLtMatmulAlgo_t { data: algorithm };
+        Ok(Self { library, gemm: *gemm, both, algorithm, turns })
     }
 }
 
 impl Drop for Plan {
     fn drop(&mut self) {
         // SAFETY: handed on to `self` alone.
-        unsafe { destroy(self.operation, std::ptr::null_mut(), &self.layouts) };
+        unsafe { destroy(self.library, self.both.0, std::ptr::null_mut(), &self.both.1) };
     }
 }
 
 impl Parts {
-    fn set<T>(&self, which: sys::cublasLtMatmulDescAttributes_t, value: &T) -> Result<()> {
-        let value = std::ptr::from_ref(value).cast();
-        // SAFETY: the descriptor is alive; the attribute's value has the type that the callers above pass.
-        let set = unsafe { result::set_matmul_desc_attribute(self.operation, which, value, size_of::<T>()) };
-        set.map_err(|error| fault("cublasLtMatmulDescSetAttribute", error))
+    pub(super) fn both(&self) -> Descriptors {
+        (self.operation, self.layouts)
     }
 
-    /// The library's first choice for one image.
-    fn choose(&mut self, handle: sys::cublasLtHandle_t) -> Result<sys::cublasLtMatmulAlgo_t> {
+    fn set<T>(&self, which: sys::cublasLtMatmulDescAttributes_t, value: &T) -> Result<()> {
+        let value = std::ptr::from_ref(value).cast();
+        // SAFETY: the descriptor is alive; the attribute's value has the type that the callers pass.
+        let set = unsafe { self.library.cublasLtMatmulDescSetAttribute(self.operation, which, value, size_of::<T>()) };
+        set.map_err(|code| fault("cublasLtMatmulDescSetAttribute", code))
+    }
+
+    /// Where the bias lies on the device.
+    pub(super) fn bias(&self, address: u64) -> Result<()> {
+        self.set(sys::cublasLtMatmulDescAttributes_t::CUBLASLT_MATMUL_DESC_BIAS_POINTER, &address)
+    }
+
+    /// Up to that many algorithms for one image that fit the workspace, the library's favourite first.
+    pub(super) fn suggest(&mut self, lt: &Lt, most: usize) -> Result<Vec<Algorithm>> {
+        self.prefer()?;
+        let [a, b, c, d] = self.layouts;
+        let mut answers = vec![Suggestion::EMPTY; most.max(1)];
+        let (room, mut count) = (i32::try_from(answers.len()).unwrap_or(i32::MAX), 0);
+        // SAFETY: all descriptors are alive; at most `room` answers are written, and their number.
+        let asked = unsafe {
+            let (operation, preference, to) = (self.operation, self.preference, answers.as_mut_ptr());
+            let library = self.library;
+            library.cublasLtMatmulAlgoGetHeuristic(lt.handle, operation, a, b, c, d, preference, room, to, &mut count)
+        };
+        asked.map_err(|code| fault("cublasLtMatmulAlgoGetHeuristic", code))?;
+        answers.truncate(usize::try_from(count).unwrap_or(0));
+        answers.retain(|answer| answer.status == 0 && answer.workspace <= WORKSPACE);
+        Ok(answers.iter().map(|answer| answer.algorithm.data).collect())
+    }
+
+    /// What suggestions must keep to.
+    fn prefer(&mut self) -> Result<()> {
         use sys::cublasLtMatmulPreferenceAttributes_t as Preference;
-        let preference = result::create_matmul_pref();
-        self.preference = preference.map_err(|error| fault("cublasLtMatmulPreferenceCreate", error))?;
+        if !self.preference.is_null() {
+            return Ok(());
+        }
+        // SAFETY: writes one handle, destroyed with the parts.
+        let made = unsafe { self.library.cublasLtMatmulPreferenceCreate(&mut self.preference) };
+        made.map_err(|code| fault("cublasLtMatmulPreferenceCreate", code))?;
         let set = |which, value: *const c_void, size| {
             // SAFETY: the preference is alive; a size for the workspace, 32 bits for the others.
-            let set = unsafe { result::set_matmul_pref_attribute(self.preference, which, value, size) };
-            set.map_err(|error| fault("cublasLtMatmulPreferenceSetAttribute", error))
+            let set = unsafe { self.library.cublasLtMatmulPreferenceSetAttribute(self.preference, which, value, size) };
+            set.map_err(|code| fault("cublasLtMatmulPreferenceSetAttribute", code))
         };
         let bytes: usize = WORKSPACE;
         let workspace = (&raw const bytes).cast();
@@ -269,20 +354,23 @@ impl Parts {
         ] {
             set(which, (&raw const value).cast(), size_of::<u32>())?;
         }
+        Ok(())
+    }
+
+    /// Whether an algorithm computes the product with these layouts and the workspace.
+    pub(super) fn takes(&self, lt: &Lt, algorithm: &Algorithm) -> bool {
         let [a, b, c, d] = self.layouts;
-        // SAFETY: all descriptors are alive.
-        let found = unsafe { result::get_matmul_algo_heuristic(handle, self.operation, a, b, c, d, self.preference) };
-        found.map(|found| found.algo).map_err(|error| fault("cublasLtMatmulAlgoGetHeuristic", error))
+        let algorithm = sys::cublasLtMatmulAlgo_t { data: *algorithm };
+        let mut answer = Suggestion::EMPTY;
+        // SAFETY: all descriptors are alive; one answer is written.
+        let checked = unsafe {
+            self.library.cublasLtMatmulAlgoCheck(lt.handle, self.operation, a, b, c, d, &algorithm, &mut answer)
+        };
+        checked.is_ok() && answer.workspace <= WORKSPACE
     }
 
     /// Makes the layouts those of the whole batch; `false`, and those of one image, where the algorithm does not take it.
-    fn batched(
-        &self,
-        handle: sys::cublasLtHandle_t,
-        gemm: &Gemm,
-        strides: &[usize; 4],
-        algorithm: &sys::cublasLtMatmulAlgo_t,
-    ) -> Result<bool> {
+    fn batched(&self, lt: &Lt, gemm: &Gemm, strides: &[usize; 4], algorithm: &Algorithm) -> Result<bool> {
         use sys::cublasLtMatrixLayoutAttribute_t as Layout;
         let count = |images: usize| -> Result<()> {
             let images = i32::try_from(images).unwrap_or(i32::MAX);
@@ -290,8 +378,8 @@ impl Parts {
                 let stride = i64::try_from(*stride).unwrap_or(i64::MAX);
                 let set = |which, value: *const c_void, size| {
                     // SAFETY: the layout is alive; 32 bits for the count, 64 for the stride.
-                    let set = unsafe { result::set_matrix_layout_attribute(*layout, which, value, size) };
-                    set.map_err(|error| fault("cublasLtMatrixLayoutSetAttribute", error))
+                    let set = unsafe { self.library.cublasLtMatrixLayoutSetAttribute(*layout, which, value, size) };
+                    set.map_err(|code| fault("cublasLtMatrixLayoutSetAttribute", code))
                 };
                 set(Layout::CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, (&raw const images).cast(), size_of::<i32>())?;
                 let which = Layout::CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET;
@@ -300,15 +388,7 @@ impl Parts {
             Ok(())
         };
         count(gemm.batch)?;
-        let [a, b, c, d] = self.layouts;
-        let mut answer = std::mem::MaybeUninit::uninit();
-        // SAFETY: all descriptors are alive; the answer is written where the call succeeds.
-        let fits = unsafe {
-            sys::cublasLtMatmulAlgoCheck(handle, self.operation, a, b, c, d, algorithm, answer.as_mut_ptr())
-                .result()
-                .is_ok()
-                && answer.assume_init().workspaceSize <= WORKSPACE
-        };
+        let fits = self.takes(lt, algorithm);
         if !fits {
             count(1)?;
         }
@@ -317,6 +397,6 @@ impl Parts {
 }
 
 /// An error of the library. A fault of the device shows, and marks it lost, at the driver's next call.
-fn fault(call: &str, error: result::CublasError) -> Error {
-    Error::Fault { device: DEVICE.into(), call: call.into(), what: format!("{:?}", error.0), lost: false }
+fn fault(call: &str, code: Code) -> Error {
+    Error::Fault { device: DEVICE.into(), call: call.into(), what: status(code), lost: false }
 }

@@ -1,11 +1,13 @@
 //! Host memory for fast copies.
 
 use super::super::driver::Staging;
-use ::cudarc::driver::{result, sys};
+use super::calls::Cuda;
+use ::cudarc::driver::sys;
 use std::ffi::c_void;
 
 /// Host memory that the GPU reads and writes by itself.
 pub(super) struct Pinned {
+    pub(super) cuda: &'static Cuda,
     pub(super) start: *mut u8,
     pub(super) len: usize,
     pub(super) context: sys::CUcontext,
@@ -23,10 +25,10 @@ impl Staging for Pinned {
 
 impl Drop for Pinned {
     fn drop(&mut self) {
-        // SAFETY: from `malloc_host`, given back once. Programs hold the driver, so the context is still there.
+        // SAFETY: from `cuMemHostAlloc`, given back once. Programs hold the driver, so the context is still there.
         unsafe {
-            if result::ctx::set_current(self.context).is_ok() {
-                let _ = result::free_host(self.start.cast::<c_void>());
+            if self.cuda.cuCtxSetCurrent(self.context).is_ok() {
+                let _ = self.cuda.cuMemFreeHost(self.start.cast::<c_void>());
             }
         }
     }

@@ -1,79 +1,35 @@
 //! What must be there before the first call: the driver's library, each of its functions, a driver that is new enough.
 
-use super::{describe, missing};
+use super::calls::{self, Code, Cuda, Missing, describe};
+use super::missing;
 use crate::device::cuda::kernels;
 use crate::error::{Error, Result};
-use ::cudarc::driver::{result, sys};
-
-/// Every function of libcuda that is called here.
-const FUNCTIONS: [&str; 37] = [
-    "cuInit",
-    "cuDriverGetVersion",
-    "cuGetErrorString",
-    "cuDeviceGet",
-    "cuDeviceGetCount",
-    "cuDeviceGetName",
-    "cuDeviceGetAttribute",
-    "cuDevicePrimaryCtxRetain",
-    "cuDevicePrimaryCtxRelease_v2",
-    "cuCtxSetCurrent",
-    "cuStreamCreate",
-    "cuStreamDestroy_v2",
-    "cuStreamSynchronize",
-    "cuStreamBeginCapture_v2",
-    "cuStreamEndCapture",
-    "cuEventCreate",
-    "cuEventRecord",
-    "cuEventSynchronize",
-    "cuEventDestroy_v2",
-    "cuGraphInstantiateWithFlags",
-    "cuGraphLaunch",
-    "cuGraphDestroy",
-    "cuGraphExecDestroy",
-    "cuMemGetInfo_v2",
-    "cuMemAlloc_v2",
-    "cuMemFree_v2",
-    "cuMemHostAlloc",
-    "cuMemFreeHost",
-    "cuMemcpyHtoDAsync_v2",
-    "cuMemcpyDtoHAsync_v2",
-    "cuMemcpyDtoDAsync_v2",
-    "cuMemsetD8Async",
-    "cuModuleLoadData",
-    "cuModuleUnload",
-    "cuModuleGetFunction",
-    "cuFuncSetAttribute",
-    "cuLaunchKernel",
-];
 
 /// An error before there is a device.
-pub(super) fn early(call: &str, error: result::DriverError) -> Error {
-    let text = describe(error);
+pub(super) fn early(cuda: &Cuda, call: &str, code: Code) -> Error {
+    let text = describe(cuda, code);
     missing(format!("{call}: {text}; is a GPU there and its driver loaded (nvidia-smi)? --device cpu needs none"))
 }
 
-/// Starts the driver.
-pub(super) fn probe() -> Result<()> {
-    // SAFETY: loads a library and forgets it again; libcuda's initialisers have no preconditions.
-    if !unsafe { sys::is_culib_present() } {
-        let name = if cfg!(windows) { "nvcuda.dll" } else { "libcuda.so.1" };
-        let place = if cfg!(windows) { "PATH" } else { "the system's library folders and LD_LIBRARY_PATH" };
-        return Err(missing(format!(
-            "the NVIDIA driver's library {name} was not found in {place}; install the driver, or use --device cpu"
-        )));
-    }
-    for name in FUNCTIONS {
-        // SAFETY: the library is there, and the symbol is not called.
-        if unsafe { sys::culib().get::<unsafe extern "C" fn()>(name.as_bytes()) }.is_err() {
-            return Err(missing(format!(
-                "the NVIDIA driver's library lacks {name}; a driver for CUDA 12 or later is needed, or --device cpu"
-            )));
+/// Starts the driver. Its functions, and the version of CUDA that it is for: 12040 is 12.4.
+pub(super) fn probe() -> Result<(&'static Cuda, i32)> {
+    let cuda = calls::cuda().map_err(|what| match what {
+        Missing::Library => {
+            let name = if cfg!(windows) { "nvcuda.dll" } else { "libcuda.so.1" };
+            let place = if cfg!(windows) { "PATH" } else { "the system's library folders and LD_LIBRARY_PATH" };
+            missing(format!(
+                "the NVIDIA driver's library {name} was not found in {place}; install the driver, or use --device cpu"
+            ))
         }
-    }
-    result::init().map_err(|e| early("cuInit", e))?;
+        Missing::Function(name) => missing(format!(
+            "the NVIDIA driver's library lacks {name}; a driver for CUDA 12 or later is needed, or --device cpu"
+        )),
+    })?;
+    // SAFETY: may be called at any time.
+    unsafe { cuda.cuInit(0) }.map_err(|code| early(cuda, "cuInit", code))?;
     let mut version = 0;
     // SAFETY: writes one integer.
-    unsafe { sys::cuDriverGetVersion(&mut version) }.result().map_err(|e| early("cuDriverGetVersion", e))?;
+    unsafe { cuda.cuDriverGetVersion(&mut version) }.map_err(|code| early(cuda, "cuDriverGetVersion", code))?;
     let (major, minor) = (version / 1000, version % 1000 / 10);
     if let Some((needed, _)) = kernels::compiler().filter(|(needed, _)| *needed > major) {
         return Err(missing(format!(
@@ -81,5 +37,5 @@ pub(super) fn probe() -> Result<()> {
              driver, or use --device cpu"
         )));
     }
-    Ok(())
+    Ok((cuda, version))
 }

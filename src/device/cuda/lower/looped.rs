@@ -12,7 +12,7 @@ const CHUNK: usize = 2048;
 /// Elements of a block of `model_input` and `step`.
 const BLOCK: usize = 1024;
 
-/// Where a sampler's state lies in the work slab, bytes from its start.
+/// Where a sampler's state lies in the work slab and, the latents, in that of the results: bytes from its start.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct State {
     /// The step's number; after it, the first step that was not finite.
@@ -38,7 +38,7 @@ pub struct State {
 }
 
 impl State {
-    /// Places from `region`, which gives the start of a region of so many bytes.
+    /// Places from `region`, which gives the start of a region of so many bytes; that of the latents is still to be set.
     pub(super) fn new(graph: &Graph, steps: &Steps, region: &mut impl FnMut(usize) -> usize) -> Self {
         let sample = graph.node(graph.inputs[0].1);
         let rows = sample.shape[0];
@@ -47,7 +47,7 @@ impl State {
             counter: region(8),
             guidance: region(8),
             table: region(steps.most * size_of::<Coefficients>()),
-            latents: region(len * 4),
+            latents: 0,
             history: region(len * 4),
             noise: region(if steps.noise { steps.most * len * 4 } else { 0 }),
             first: region(rows * len * 4),
@@ -84,10 +84,11 @@ impl Lowering<'_> {
         self.once = std::mem::take(&mut self.steps);
         let state = self.regions.state;
         let at = |place: usize| Pointer(self.bases.work + place as u64);
+        let latents = Pointer(self.kept(state.latents));
         let (n, most) = (int(state.len), int(steps.most));
         let negative = if state.rows == 2 { long(state.len) } else { 0 };
         let input = ModelInputParams {
-            x: at(state.latents),
+            x: latents,
             out: Pointer(self.place(self.graph.inputs[0].1)),
             table: at(state.table),
             step: at(state.counter),
@@ -97,8 +98,8 @@ impl Lowering<'_> {
             steps: most,
         };
         let step = StepParams {
-            x: at(state.latents),
-            output: at(self.regions.outputs + self.bindings.outputs[0] * 4),
+            x: latents,
+            output: Pointer(self.kept(self.regions.outputs + self.bindings.outputs[0] * 4)),
             history: at(state.history),
             noise: if steps.noise { at(state.noise) } else { Pointer(0) },
             table: at(state.table),

@@ -8,14 +8,16 @@ mod attention;
 mod looped;
 mod pointwise;
 pub(super) mod product;
+mod results;
 
 use super::bindings::Bindings;
 use super::driver::{Function, Gemm, Launch};
 use super::kernels::{KERNELS, Types};
 use super::params::{Pointer, TransposeParams, UnaryParams};
+use super::store::Places;
 use super::tiles::blocks;
 use super::weights::Jobs;
-use crate::device::Steps;
+use crate::device::Role;
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Location, Node, NodeId, Op, Plan};
 use crate::tensor::DType;
@@ -37,10 +39,12 @@ pub struct Settings {
 const REGION: usize = 256;
 
 /// Addresses of the slabs.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Bases {
-    /// Of the weights.
-    pub weights: u64,
+#[derive(Clone, Copy, Default)]
+pub struct Bases<'a> {
+    /// Of the weights; each lies at its offset where this is not known yet.
+    pub(super) weights: Option<&'a Places>,
+    /// Of what other programs may read.
+    pub results: u64,
     /// Of everything else.
     pub work: u64,
 }
@@ -54,15 +58,23 @@ pub enum Step {
     Gemm(Gemm),
     /// A copy within the device: from, to, bytes.
     Copy(u64, u64, usize),
+    /// So many bytes there become that value.
+    Fill(u64, usize, u8),
 }
 
-/// The regions of the work slab, bytes from its start.
+/// The regions of the work slab and of that of the results, bytes from its start.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Regions {
     /// Inputs: f32, then integers; at 0.
     pub inputs: usize,
-    /// Outputs in f32.
+    /// Outputs in f32; this and the next two in the slab of the results.
     pub outputs: usize,
+    /// A decoder's pixels.
+    pub pixels: usize,
+    /// Whether the outputs are finite, where that is looked at: after the pixels.
+    pub flag: usize,
+    /// The end of the slab of the results.
+    pub results: usize,
     /// Inputs in the storage type.
     pub converted: usize,
     /// Outputs in the storage type.
@@ -86,7 +98,7 @@ pub struct Lowered {
     pub once: Vec<Step>,
     /// In order; for a sampler all that a step does.
     pub steps: Vec<Step>,
-    /// What the slab of weights holds.
+    /// The weights.
     pub jobs: Jobs,
     /// Where things lie in the work slab.
     pub regions: Regions,
@@ -94,32 +106,44 @@ pub struct Lowered {
     pub bindings: Bindings,
 }
 
-/// Lowers a fused graph; with `steps`, as a sampler's loop around it.
+/// Lowers a fused graph for its part in a request.
 ///
 /// # Errors
 /// [`Error::Graph`] with the node's name where no kernel takes it.
-pub fn lower(graph: &Graph, plan: &Plan, settings: &Settings, steps: Option<&Steps>, bases: Bases) -> Result<Lowered> {
+pub fn lower(graph: &Graph, plan: &Plan, settings: &Settings, role: &Role, bases: Bases<'_>) -> Result<Lowered> {
     check(graph)?;
+    let steps = match role {
+        Role::Denoise(steps) => Some(steps),
+        _ => None,
+    };
     if let Some(steps) = steps {
         looped::check(graph, steps)?;
     }
     let bindings = Bindings::new(graph, plan, steps)?;
     let size = settings.dtype.size();
     let mut regions = Regions::default();
-    let mut end = 0;
-    let mut region = |bytes: usize| {
-        let start = end;
-        end += bytes.next_multiple_of(REGION);
+    let (mut end, mut results) = (0, 0);
+    let place = |end: &mut usize, bytes: usize| {
+        let start = *end;
+        *end += bytes.next_multiple_of(REGION);
         start
     };
+    let mut region = |bytes: usize| place(&mut end, bytes);
     regions.inputs = region(bindings.upload());
-    regions.outputs = region(bindings.download());
+    regions.outputs = place(&mut results, bindings.download());
     regions.converted = region(bindings.converted * size);
     regions.returned = region(bindings.returned * size);
     regions.varying = [region(bindings.varying * 4), region(bindings.varying * size)];
     if let Some(steps) = steps {
         regions.state = State::new(graph, steps, &mut region);
+        regions.state.latents = place(&mut results, regions.state.len * 4);
     }
+    if let Role::Condition | Role::Decode { .. } = role {
+        let [pixels, flag] = results::sizes(graph, role);
+        regions.pixels = place(&mut results, pixels + flag);
+        regions.flag = regions.pixels + pixels;
+    }
+    regions.results = results;
     regions.arena = region(plan.arena * size);
     regions.scratch = end;
     let mut lowering = Lowering {
@@ -140,6 +164,7 @@ pub fn lower(graph: &Graph, plan: &Plan, settings: &Settings, steps: Option<&Ste
         None => {
             lowering.given()?;
             lowering.nodes()?;
+            lowering.results(role)?;
         }
     }
     let Lowering { once, steps, jobs, bindings, mut regions, deepest, .. } = lowering;
@@ -147,11 +172,12 @@ pub fn lower(graph: &Graph, plan: &Plan, settings: &Settings, steps: Option<&Ste
     Ok(Lowered { once, steps, jobs, regions, bindings })
 }
 
-/// Every count must fit the kernels' 32-bit parameters.
+/// Every count must fit the kernels' 32-bit parameters; only an input may be empty, such as the scales of no adapter.
 fn check(graph: &Graph) -> Result<()> {
     for node in &graph.nodes {
         let rows = node.len() / node.channels().max(1);
-        if node.is_empty() || rows > i32::MAX as usize || node.channels() > i32::MAX as usize / 16 {
+        let empty = node.is_empty() && !matches!(node.op, Op::Input);
+        if empty || rows > i32::MAX as usize || node.channels() > i32::MAX as usize / 16 {
             return Err(Error::Graph(format!("`{}` of shape {:?} is too large or empty", node.name, node.shape)));
         }
     }
@@ -179,7 +205,7 @@ pub(super) struct Lowering<'a> {
     graph: &'a Graph,
     plan: &'a Plan,
     settings: Settings,
-    bases: Bases,
+    bases: Bases<'a>,
     bindings: Bindings,
     regions: Regions,
     once: Vec<Step>,
@@ -224,7 +250,7 @@ impl Lowering<'_> {
         }
         let count = self.bindings.returned;
         if count > 0 {
-            let (from, to) = (self.work(self.regions.returned), self.work(self.regions.outputs));
+            let (from, to) = (self.work(self.regions.returned), self.kept(self.regions.outputs));
             self.unary("to_f32", from, to, count, 1.0, 0.0)?;
         }
         Ok(())
@@ -254,6 +280,11 @@ impl Lowering<'_> {
         self.bases.work + at as u64
     }
 
+    /// An address in the slab of the results.
+    fn kept(&self, at: usize) -> u64 {
+        self.bases.results + at as u64
+    }
+
     /// Memory for this node alone.
     fn scratch(&mut self, bytes: usize) -> u64 {
         let at = self.regions.scratch + self.scratch;
@@ -265,8 +296,12 @@ impl Lowering<'_> {
     /// Where an output is written.
     fn output(&self, k: usize) -> Out {
         let (at, float) = (self.bindings.outputs[k], self.bindings.direct[k]);
-        let (region, size) = if float { (self.regions.outputs, 4) } else { (self.regions.returned, self.size()) };
-        Out { at: self.work(region + at * size), float }
+        let place = if float {
+            self.kept(self.regions.outputs + at * 4)
+        } else {
+            self.work(self.regions.returned + at * self.size())
+        };
+        Out { at: place, float }
     }
 
     /// Where a node's result is written.
@@ -365,9 +400,9 @@ impl Lowering<'_> {
         self.graph.node(id).channels()
     }
 
-    /// The slab's address of a job.
+    /// The address of a block of weights.
     fn weight(&self, offset: usize) -> u64 {
-        self.bases.weights + offset as u64
+        self.bases.weights.map_or(offset as u64, |places| places.address(offset))
     }
 }
 

@@ -1,0 +1,193 @@
+//! A product's algorithms timed on the device, with scratch operands.
+
+use super::super::driver::{Driver, Gemm};
+use super::CudaDriver;
+use super::calls::status;
+use super::choice::{Algorithm, Library};
+use super::lt::{Lt, Parts, WORKSPACE};
+use crate::error::Result;
+use ::cudarc::cublaslt::sys::cublasLtMatmulAlgo_t;
+use ::cudarc::driver::sys::{CUevent, CUevent_flags};
+
+/// Runs before the first that counts: kernels are loaded and clocks rise.
+const WARM: usize = 2;
+/// Runs that count.
+const RUNS: usize = 7;
+
+/// A product of which algorithms are asked and tried. Its layouts are those of one image.
+pub(super) struct Trial<'a> {
+    pub(super) driver: &'a CudaDriver,
+    pub(super) lt: &'a Lt,
+    pub(super) parts: &'a mut Parts,
+    pub(super) gemm: &'a Gemm,
+    /// Made at the first trial.
+    pub(super) scratch: Option<Scratch<'a>>,
+}
+
+/// Memory and events, given back when this goes.
+pub(super) struct Scratch<'a> {
+    driver: &'a CudaDriver,
+    address: u64,
+    places: Places,
+    events: [CUevent; 2],
+}
+
+impl<'a> Scratch<'a> {
+    fn new(driver: &'a CudaDriver, gemm: &Gemm) -> Result<Self> {
+        let places = Places::of(gemm);
+        let address = driver.allocate(places.bytes)?;
+        // Made before the events, so that the memory goes where they fail.
+        let mut scratch = Self { driver, address, places, events: [std::ptr::null_mut(); 2] };
+        for event in &mut scratch.events {
+            *event = driver.event(CUevent_flags::CU_EVENT_DEFAULT)?;
+        }
+        Ok(scratch)
+    }
+
+    fn at(&self, place: usize) -> u64 {
+        self.address + place as u64
+    }
+
+    fn mark(&self, which: usize) -> Result<()> {
+        // SAFETY: event and stream are alive.
+        let marked = unsafe { self.driver.cuda.cuEventRecord(self.events[which], self.driver.stream) };
+        self.driver.check("cuEventRecord", marked)
+    }
+
+    /// Milliseconds between the two marks, which the device has passed.
+    fn elapsed(&self) -> Result<f32> {
+        let mut time = 0.0;
+        let [start, end] = self.events;
+        // SAFETY: both events are alive; writes one number.
+        let asked = unsafe { self.driver.cuda.cuEventElapsedTime(&mut time, start, end) };
+        self.driver.check("cuEventElapsedTime", asked)?;
+        Ok(time)
+    }
+}
+
+impl Drop for Scratch<'_> {
+    fn drop(&mut self) {
+        for event in self.events.into_iter().filter(|event| !event.is_null()) {
+            // SAFETY: made in `new`, given back once; the driver's context is current in the thread that made it.
+            let _ = unsafe { self.driver.cuda.cuEventDestroy_v2(event) };
+        }
+        self.driver.free(self.address);
+    }
+}
+
+/// Where a product's operands lie in scratch memory: bytes from its start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Places {
+    a: usize,
+    b: usize,
+    c: usize,
+    d: usize,
+    bias: usize,
+    bytes: usize,
+}
+
+impl Places {
+    /// Those of one image, one after the other, each aligned as an allocation. Sizes that overflow become ones that no device has.
+    fn of(gemm: &Gemm) -> Self {
+        let columns = |columns: usize, rows: usize, transposed| if transposed { rows } else { columns };
+        let out = if gemm.out_f32 { 4 } else { 2 };
+        let residual = gemm.epilogue.residual().map_or(0, |c| c.leading);
+        let mut bytes = 0usize;
+        let mut place = |leading: usize, columns: usize, size: usize| {
+            let at = bytes;
+            let len = leading.saturating_mul(columns).saturating_mul(size);
+            bytes = at.saturating_add(len).checked_next_multiple_of(256).unwrap_or(usize::MAX);
+            at
+        };
+        let a = place(gemm.a.leading, columns(gemm.k, gemm.m, gemm.transpose_a), 2);
+        let b = place(gemm.b.leading, columns(gemm.n, gemm.k, gemm.transpose_b), 2);
+        let c = place(residual, gemm.n, out);
+        let d = place(gemm.d.leading, gemm.n, out);
+        let bias = place(gemm.m, 1, out);
+        Self { a, b, c: if residual == 0 { d } else { c }, d, bias, bytes }
+    }
+}
+
+impl Library for Trial<'_> {
+    fn suggest(&mut self, most: usize) -> Result<Vec<Algorithm>> {
+        self.parts.suggest(self.lt, most)
+    }
+
+    fn takes(&mut self, algorithm: &Algorithm) -> bool {
+        self.parts.takes(self.lt, algorithm)
+    }
+
+    /// Before each run the workspace is set to zero: that takes longer than the host needs to enqueue the run, so that its time
+    /// is the device's alone, and puts other bytes into the cache, as the other products of a model would.
+    fn time(&mut self, algorithm: &Algorithm) -> Result<Option<Vec<f32>>> {
+        if !self.takes(algorithm) {
+            return Ok(None);
+        }
+        let scratch = match self.scratch.take() {
+            Some(scratch) => scratch,
+            None => Scratch::new(self.driver, self.gemm)?,
+        };
+        let scratch = self.scratch.insert(scratch);
+        let Places { a, b, c, d, bias, .. } = scratch.places;
+        if self.gemm.epilogue.bias().is_some() {
+            self.parts.bias(scratch.at(bias))?;
+        }
+        let operands = [a, b, c, d].map(|place| scratch.at(place));
+        let add = self.gemm.epilogue.residual().is_some();
+        let algorithm = cublasLtMatmulAlgo_t { data: *algorithm };
+        let mut times = Vec::with_capacity(RUNS);
+        for run in 0..WARM + RUNS {
+            self.driver.fill(self.lt.workspace(), WORKSPACE, 0)?;
+            scratch.mark(0)?;
+            // SAFETY: the descriptors are alive and those of one image; the scratch memory has places of their sizes, and is
+            // freed after the wait below.
+            let done = unsafe { self.lt.multiply(self.parts.both(), &algorithm, operands, add, self.driver.stream) };
+            scratch.mark(1)?;
+            // A fault of the device shows here.
+            self.driver.wait()?;
+            if let Err(code) = done {
+                tracing::debug!(what = status(code), "an algorithm of cuBLASLt does not run");
+                return Ok(None);
+            }
+            if run >= WARM {
+                times.push(scratch.elapsed()?);
+            }
+        }
+        Ok(Some(times))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::cuda::driver::{GemmEpilogue, Matrix};
+    use crate::tensor::DType;
+
+    #[test]
+    fn operands_lie_one_after_the_other() {
+        let matrix = |leading| Matrix { data: 1, leading, stride: 0 };
+        let mut gemm = Gemm {
+            dtype: DType::BF16,
+            m: 40,
+            n: 7,
+            k: 24,
+            batch: 4,
+            transpose_a: true,
+            transpose_b: false,
+            a: matrix(32),
+            b: matrix(24),
+            d: matrix(48),
+            out_f32: false,
+            epilogue: GemmEpilogue::None,
+        };
+        // A is [24, 40] with columns of 32: 2560 bytes. B is [24, 7]: 336. D is [40, 7] with columns of 48: 672. The bias: 80.
+        let plain = Places { a: 0, b: 2560, c: 3072, d: 3072, bias: 3840, bytes: 4096 };
+        assert_eq!(Places::of(&gemm), plain);
+        gemm.epilogue = GemmEpilogue::BiasResidual(1, matrix(40));
+        gemm.batch = 1;
+        // C is [40, 7] with columns of 40: 560 bytes.
+        assert_eq!(Places::of(&gemm), Places { c: 3072, d: 3840, bias: 4608, bytes: 4864, ..plain });
+        gemm.n = usize::MAX / 8;
+        assert_eq!(Places::of(&gemm).bytes, usize::MAX);
+    }
+}

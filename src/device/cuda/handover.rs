@@ -1,0 +1,176 @@
+//! From program to program without the host: results that stay on the device, and a picture of which only bytes come back.
+
+use super::program::{CudaProgram, Slab, Turn, take};
+use crate::device::{Left, Memory, Painted, Resident, Values};
+use crate::error::{Error, Result};
+use bytemuck::{cast_slice, cast_slice_mut};
+use std::sync::Arc;
+
+/// Bytes to which bound tensors are aligned: less lies between two that follow one another.
+const GAP: u64 = 64;
+
+/// A slab of results, which other programs may read, and the host in its turn.
+pub(super) struct Results {
+    slab: Slab,
+    turn: Turn,
+}
+
+impl Results {
+    pub(super) fn new(slab: Slab, turn: Turn) -> Self {
+        Self { slab, turn }
+    }
+
+    pub(super) fn address(&self) -> u64 {
+        self.slab.address()
+    }
+}
+
+impl Memory for Results {
+    fn read(&self, start: usize, to: &mut [f32]) -> Result<()> {
+        let _turn = take(&self.turn);
+        self.slab.driver.download(self.address() + start as u64 * 4, cast_slice_mut(to))
+    }
+}
+
+/// A copy within the device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Copy {
+    from: u64,
+    to: u64,
+    bytes: u64,
+}
+
+/// The same copies with those in one that follow one another on both sides.
+fn joined(mut copies: Vec<Copy>) -> Vec<Copy> {
+    copies.sort_by_key(|copy| copy.to);
+    let mut all: Vec<Copy> = Vec::new();
+    for copy in copies {
+        match all.last_mut() {
+            Some(last)
+                if copy.from.checked_sub(last.from) == Some(copy.to - last.to)
+                    && copy.to - last.to - last.bytes < GAP =>
+            {
+                last.bytes = copy.to - last.to + copy.bytes;
+            }
+            _ => all.push(copy),
+        }
+    }
+    all
+}
+
+impl CudaProgram {
+    /// Values in the slab of the results.
+    pub(super) fn resident(&self, place: usize, len: usize) -> Resident {
+        Resident::new(self.results.clone(), place / 4, len)
+    }
+
+    /// Copies values to an address, from the host or from where another program of this device left them.
+    pub(super) fn fetch(&self, values: &Values<'_>, to: u64) -> Result<()> {
+        match values {
+            Values::Host(values) => self.driver.upload(to, cast_slice(values)),
+            Values::Resident(resident) => self.driver.copy(self.address(resident)?, to, values.len() * 4),
+        }
+    }
+
+    fn address(&self, values: &Resident) -> Result<u64> {
+        let results = values.memory().downcast_ref::<Results>();
+        match results.filter(|results| Arc::ptr_eq(&results.slab.driver, &self.driver)) {
+            Some(results) => Ok(results.address() + values.start() as u64 * 4),
+            None => Err(Error::Graph("values that another device left are no inputs".into())),
+        }
+    }
+
+    /// As [`CudaProgram::give`], of values that may be on the device already; the host's go up one by one then.
+    pub(super) fn gather(&mut self, inputs: &[Values<'_>]) -> Result<()> {
+        let host = |values: &Values<'_>| values.is_empty() || matches!(values, Values::Host(_));
+        let given: Vec<&[f32]> =
+            inputs.iter().map(|v| if let Values::Host(values) = v { values.as_ref() } else { &[] }).collect();
+        if inputs.iter().all(host) {
+            return self.give(&given);
+        }
+        let to = self.at(self.regions().inputs);
+        let bindings = &self.lowered.bindings;
+        let (floats, up) = (bindings.floats * 4, bindings.upload());
+        let staging = self.staging.bytes();
+        bindings.write(&given, &mut staging[..up]);
+        if floats < up {
+            self.driver.upload(to + floats as u64, &staging[floats..up])?;
+        }
+        let mut copies = Vec::new();
+        for (k, values) in inputs.iter().enumerate().filter(|(_, values)| !values.is_empty()) {
+            let place = self.lowered.bindings.inputs[k];
+            match (values, place.float) {
+                (Values::Resident(_), _) if place.integer.is_some() => {
+                    return Err(Error::Graph("indices are the host's to give".into()));
+                }
+                (_, None) => {}
+                (Values::Host(_), Some(at)) => self.fetch(values, to + at as u64 * 4)?,
+                (Values::Resident(resident), Some(at)) => {
+                    let from = self.address(resident)?;
+                    copies.push(Copy { from, to: to + at as u64 * 4, bytes: values.len() as u64 * 4 });
+                }
+            }
+        }
+        joined(copies).iter().try_for_each(|copy| self.driver.copy(copy.from, copy.to, copy.bytes as usize))
+    }
+
+    /// Runs it; of the results only whether they are finite comes back.
+    pub(super) fn left(&mut self, inputs: &[&[f32]]) -> Result<Left> {
+        let outputs = self.graph.outputs.iter().map(|(_, id)| self.graph.node(*id).len());
+        let values = outputs
+            .zip(&self.lowered.bindings.outputs)
+            .map(|(len, at)| self.resident(self.regions().outputs + at * 4, len))
+            .collect();
+        self.graph.check_inputs(inputs.iter().map(|values| values.len()))?;
+        let turn = self.turn.clone();
+        let _turn = take(&turn);
+        self.give(inputs)?;
+        self.execute()?;
+        let mut flag = [0i32];
+        self.driver.download(self.kept(self.regions().flag), cast_slice_mut(&mut flag))?;
+        Ok(Left { values, finite: flag[0] != 0 })
+    }
+
+    /// Runs a decoder; pixels and whether all was finite come back in one copy.
+    pub(super) fn painted(&mut self, latents: &Values<'_>, keep: bool) -> Result<Painted> {
+        self.graph.check_inputs([latents.len()].into_iter())?;
+        let turn = self.turn.clone();
+        let _turn = take(&turn);
+        self.gather(std::slice::from_ref(latents))?;
+        self.execute()?;
+        let regions = *self.regions();
+        let len = self.graph.outputs.first().map_or(0, |(_, id)| self.graph.node(*id).len());
+        let [pixels, outputs] = [regions.pixels, regions.outputs].map(|at| self.kept(at));
+        let first = self.lowered.bindings.outputs.first().copied().unwrap_or(0);
+        let flag = regions.flag - regions.pixels;
+        let staging = self.staging.bytes();
+        self.driver.download(pixels, &mut staging[..flag + 4])?;
+        let (rgb, finite) = (staging[..len].to_vec(), staging[flag..flag + 4] != [0; 4]);
+        let mut image = vec![0.0; if keep { len } else { 0 }];
+        if keep {
+            self.driver.download(outputs + first as u64 * 4, cast_slice_mut(&mut image))?;
+        }
+        Ok(Painted { rgb, finite, image })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn neighbours_are_copied_at_once() {
+        let copy = |from, to, bytes| Copy { from, to, bytes };
+        let copies = vec![
+            copy(1192, 5192, 8),
+            copy(1000, 5000, 100),
+            // 28 bytes of padding on both sides.
+            copy(1128, 5128, 64),
+            // As far here, not there.
+            copy(2000, 5256, 64),
+            copy(2128, 5384, 4),
+        ];
+        let wanted = [copy(1000, 5000, 200), copy(2000, 5256, 64), copy(2128, 5384, 4)];
+        assert_eq!(joined(copies), wanted);
+    }
+}

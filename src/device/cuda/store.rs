@@ -1,0 +1,181 @@
+//! Weights on a device, each there once for all programs that read it in the same form.
+//!
+//! A tensor is known by the memory of the file that it lies in, so programs of one loaded model share: those of other sizes
+//! and numbers of steps, of an encoder with fewer layers. What a program does not find goes into one slab of its own, which
+//! stays until the last program that reads anything in it has gone.
+
+use super::driver::Driver;
+use super::program::Slab;
+use super::weights::{Block, Form, Job, Jobs, stage, staging};
+use crate::error::Result;
+use crate::tensor::DType;
+use crate::weights::Storage;
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+/// A tensor in a form: as long as its memory is there, no other has the same.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Part {
+    storage: usize,
+    offset: usize,
+    dtype: DType,
+    shape: Vec<usize>,
+    strides: Vec<usize>,
+    form: Form,
+    /// Bytes from the block's start.
+    at: usize,
+}
+
+/// What a block holds.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct Key {
+    dtype: DType,
+    bytes: usize,
+    parts: Vec<Part>,
+}
+
+impl Key {
+    fn new(dtype: DType, block: &Block, jobs: &[Job]) -> Self {
+        let part = |job: &Job| {
+            let (storage, offset) = job.weight.place();
+            Part {
+                storage: Arc::as_ptr(storage) as usize,
+                offset,
+                dtype: job.weight.dtype(),
+                shape: job.weight.shape().to_vec(),
+                strides: job.weight.strides().to_vec(),
+                form: job.form,
+                at: job.offset - block.offset,
+            }
+        };
+        Self { dtype, bytes: block.bytes, parts: jobs.iter().map(part).collect() }
+    }
+}
+
+/// The blocks of some programs, each counted once.
+#[derive(Debug, Default)]
+pub(super) struct Distinct(HashSet<Key>);
+
+impl Distinct {
+    /// Bytes of those blocks that were not there yet.
+    pub(super) fn add(&mut self, dtype: DType, jobs: &Jobs) -> usize {
+        let keys = jobs.blocks().map(|(block, jobs)| Key::new(dtype, block, jobs));
+        keys.map(|key| (key.bytes, self.0.insert(key))).filter(|(_, new)| *new).map(|(bytes, _)| bytes).sum()
+    }
+}
+
+struct Held {
+    slab: Weak<Slab>,
+    address: u64,
+    /// While these are there, no other memory has the address of the key.
+    _storage: Vec<Weak<Storage>>,
+}
+
+/// See the module.
+#[derive(Default)]
+pub(super) struct Store(Mutex<HashMap<Key, Held>>);
+
+/// Where a program's blocks are: addresses by offset, and the slabs for as long as the program lives.
+#[derive(Default)]
+pub(super) struct Places {
+    addresses: Vec<(usize, u64)>,
+    slabs: Vec<Arc<Slab>>,
+}
+
+impl Places {
+    /// The address of the block of that offset.
+    pub(super) fn address(&self, offset: usize) -> u64 {
+        self.addresses.binary_search_by_key(&offset, |(at, _)| *at).map_or(0, |i| self.addresses[i].1)
+    }
+
+    /// Address and bytes of each slab.
+    pub(super) fn slabs(&self) -> impl Iterator<Item = (u64, usize)> {
+        self.slabs.iter().map(|slab| (slab.address(), slab.bytes()))
+    }
+
+    fn keep(&mut self, slab: Arc<Slab>) {
+        if !self.slabs.iter().any(|held| Arc::ptr_eq(held, &slab)) {
+            self.slabs.push(slab);
+        }
+    }
+}
+
+/// What of a program's weights is there, and what is not.
+pub(super) struct Found<'a> {
+    store: &'a Store,
+    dtype: DType,
+    places: Places,
+    /// With the offset in a new slab.
+    missing: Vec<(Key, usize, &'a [Job])>,
+    /// Offsets of blocks in [`Jobs`] and in the new slab.
+    new: Vec<(usize, usize)>,
+    /// Bytes of a new slab.
+    pub(super) bytes: usize,
+    /// Bytes that staging takes for a moment.
+    pub(super) staging: usize,
+}
+
+impl Store {
+    /// Looks for the weights of a program that stores tensors as `dtype`.
+    pub(super) fn find<'a>(&'a self, dtype: DType, jobs: &'a Jobs) -> Found<'a> {
+        let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        held.retain(|_, held| held.slab.strong_count() > 0);
+        let mut found = Found {
+            store: self,
+            dtype,
+            places: Places::default(),
+            missing: Vec::new(),
+            new: Vec::new(),
+            bytes: 0,
+            staging: 0,
+        };
+        let mut seen: HashMap<Key, usize> = HashMap::new();
+        for (block, jobs) in jobs.blocks() {
+            let key = Key::new(dtype, block, jobs);
+            if let Some((slab, address)) = held.get(&key).and_then(|h| Some((h.slab.upgrade()?, h.address))) {
+                found.places.keep(slab);
+                found.places.addresses.push((block.offset, address));
+                continue;
+            }
+            let at = *seen.entry(key.clone()).or_insert_with(|| {
+                let at = found.bytes;
+                found.missing.push((key, at, jobs));
+                found.bytes += block.bytes;
+                at
+            });
+            found.new.push((block.offset, at));
+        }
+        found.staging = staging(found.missing.iter().flat_map(|(_, _, jobs)| jobs.iter()));
+        found
+    }
+}
+
+impl Found<'_> {
+    /// Takes up what is missing.
+    ///
+    /// # Errors
+    /// Those of the driver; nothing is kept then.
+    pub(super) fn complete(self, driver: &Arc<dyn Driver>) -> Result<Places> {
+        let Found { store, dtype, mut places, missing, new, bytes, .. } = self;
+        if bytes == 0 {
+            return Ok(places);
+        }
+        let slab = Arc::new(Slab::new(driver.clone(), bytes)?);
+        let base = slab.address();
+        let at = |at: &usize, part: usize| base + (at + part) as u64;
+        let mut jobs: Vec<(u64, &Job)> = Vec::new();
+        for (key, offset, parts) in &missing {
+            jobs.extend(parts.iter().zip(&key.parts).map(|(job, part)| (at(offset, part.at), job)));
+        }
+        stage(driver, dtype, &jobs)?;
+        let mut held = store.0.lock().unwrap_or_else(PoisonError::into_inner);
+        for (key, offset, jobs) in missing {
+            let storage = jobs.iter().map(|job| Arc::downgrade(job.weight.place().0)).collect();
+            held.insert(key, Held { slab: Arc::downgrade(&slab), address: at(&offset, 0), _storage: storage });
+        }
+        places.addresses.extend(new.iter().map(|(offset, place)| (*offset, at(place, 0))));
+        places.addresses.sort_unstable();
+        places.keep(slab);
+        Ok(places)
+    }
+}

@@ -1,0 +1,150 @@
+//! Values between programs: the host's, or those that one program left on the device for another.
+
+use crate::error::{Error, Result};
+use std::any::Any;
+use std::borrow::Cow;
+use std::ops::Range;
+use std::sync::Arc;
+
+/// Memory of a device that holds f32 values.
+pub trait Memory: Any + Send + Sync {
+    /// Waits for the device and copies values, the first of them `start` values from the memory's begin.
+    ///
+    /// # Errors
+    /// Where the device has failed.
+    fn read(&self, start: usize, to: &mut [f32]) -> Result<()>;
+}
+
+/// f32 values in a device's memory, until the program that left them there runs again. Cheap to clone.
+#[derive(Clone)]
+pub struct Resident {
+    memory: Arc<dyn Memory>,
+    start: usize,
+    len: usize,
+}
+
+impl Resident {
+    /// So many values from `start` on.
+    pub fn new(memory: Arc<dyn Memory>, start: usize, len: usize) -> Self {
+        Self { memory, start, len }
+    }
+
+    /// Where they lie.
+    pub fn memory(&self) -> &dyn Any {
+        self.memory.as_ref()
+    }
+
+    /// The first of them, counted from the memory's begin.
+    pub fn start(&self) -> usize {
+        self.start
+    }
+}
+
+impl std::fmt::Debug for Resident {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Resident({} values)", self.len)
+    }
+}
+
+/// f32 values that a program takes or gives.
+#[derive(Debug, Clone)]
+pub enum Values<'a> {
+    /// In the host's memory.
+    Host(Cow<'a, [f32]>),
+    /// In a device's own.
+    Resident(Resident),
+}
+
+impl Values<'_> {
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Host(values) => values.len(),
+            Self::Resident(values) => values.len,
+        }
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Some of them, where they lie.
+    ///
+    /// # Errors
+    /// [`Error::Graph`] for values that are not there.
+    pub fn part(&self, range: Range<usize>) -> Result<Values<'_>> {
+        let Range { start, end } = range;
+        if start > end || end > self.len() {
+            return Err(Error::Graph(format!("values {start} to {end} of {}", self.len())));
+        }
+        Ok(match self {
+            Self::Host(values) => Values::from(&values[start..end]),
+            Self::Resident(all) => {
+                Values::Resident(Resident { start: all.start + start, len: end - start, ..all.clone() })
+            }
+        })
+    }
+
+    /// The values, fetched where they are not the host's.
+    ///
+    /// # Errors
+    /// Where the device has failed.
+    pub fn read(&self) -> Result<Cow<'_, [f32]>> {
+        match self {
+            Self::Host(values) => Ok(Cow::Borrowed(values)),
+            Self::Resident(values) => {
+                let mut to = vec![0.0; values.len];
+                values.memory.read(values.start, &mut to)?;
+                Ok(Cow::Owned(to))
+            }
+        }
+    }
+}
+
+impl<'a> From<&'a [f32]> for Values<'a> {
+    fn from(values: &'a [f32]) -> Self {
+        Self::Host(Cow::Borrowed(values))
+    }
+}
+
+impl From<Vec<f32>> for Values<'_> {
+    fn from(values: Vec<f32>) -> Self {
+        Self::Host(Cow::Owned(values))
+    }
+}
+
+impl From<Resident> for Values<'_> {
+    fn from(values: Resident) -> Self {
+        Self::Resident(values)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Counting;
+
+    impl Memory for Counting {
+        fn read(&self, start: usize, to: &mut [f32]) -> Result<()> {
+            to.iter_mut().enumerate().for_each(|(i, v)| *v = (start + i) as f32);
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn parts_of_values() {
+        let there = Values::from(Resident::new(Arc::new(Counting), 10, 6));
+        let here = Values::from(vec![10.0, 11.0, 12.0, 13.0, 14.0, 15.0]);
+        for values in [there, here] {
+            assert_eq!((values.len(), values.is_empty()), (6, false));
+            assert_eq!(*values.read().unwrap(), [10.0, 11.0, 12.0, 13.0, 14.0, 15.0]);
+            let part = values.part(2..5).unwrap();
+            assert_eq!(*part.read().unwrap(), [12.0, 13.0, 14.0]);
+            assert_eq!(*part.part(1..2).unwrap().read().unwrap(), [13.0]);
+            assert!(part.part(3..3).unwrap().is_empty());
+            assert!(part.part(2..4).is_err() && values.part(7..7).is_err());
+        }
+    }
+}

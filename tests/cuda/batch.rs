@@ -1,0 +1,190 @@
+//! A picture does not depend on what it is drawn with, and a step asks nothing of the driver but its replay.
+
+use super::common;
+use super::ptx::PtxDriver;
+use super::{compiled, outputs, relative, scope, values};
+use braid::Compat;
+use braid::device::Device;
+use braid::device::cuda::CudaDevice;
+use braid::device::cuda::driver::{Calls, Driver};
+use braid::models::config::UnetConfig;
+use braid::models::tables;
+use braid::models::unet::{UnetShape, unet};
+use braid::pipeline::{ImagePrompt, Output, Progress, Reference, Stage, Watch};
+use braid::schedulers::Method;
+use braid::tensor::DType;
+use braid::{Pipeline, Request};
+use std::sync::Arc;
+
+const ROWS: usize = 4;
+
+fn device(driver: &Arc<PtxDriver>, library: bool) -> CudaDevice {
+    CudaDevice::new(driver.clone(), DType::F16).unwrap().with_library(library)
+}
+
+fn pipeline(model: &common::Model, noise: Option<u64>) -> (Arc<PtxDriver>, Pipeline) {
+    let driver = Arc::new(PtxDriver::new());
+    let mut options = model.options();
+    options.noise_room = noise.unwrap_or(options.noise_room);
+    let device = device(&driver, false);
+    (driver, Pipeline::load_on(&options, Some(Box::new(device))).unwrap())
+}
+
+/// Guided, with rescale, fresh noise and two pictures for a prompt.
+fn request() -> Request {
+    let embedding = |seed| Reference::Embedding(values(24, seed));
+    let mut request = common::request();
+    (request.width, request.height) = (Some(16), Some(24));
+    (request.steps, request.method) = (4, Some(Method::EulerAncestral));
+    (request.guidance, request.guidance_rescale) = (4.0, 0.6);
+    request.images = vec![ImagePrompt::default().with(embedding(1)).with(embedding(2))];
+    request
+}
+
+fn draw(pipeline: &Pipeline, request: &Request) -> Output {
+    pipeline.generate(request, &mut Watch::default()).unwrap()
+}
+
+/// A whole UNet of three levels: each row of four has the bytes that it has alone, with tokens, scales and pictures of its own.
+#[test]
+fn a_row_of_a_unet_is_the_same_alone() {
+    if !compiled() {
+        return;
+    }
+    let config = UnetConfig {
+        in_channels: 4,
+        out_channels: 4,
+        channels: vec![32, 64, 64],
+        layers: 1,
+        transformer_layers: vec![0, 1, 2],
+        heads: vec![1, 1, 2],
+        context: 32,
+        groups: 8,
+        eps: 1e-5,
+        addition_time: 8,
+        addition_input: 64,
+        flip_sin_to_cos: true,
+        freq_shift: 0.0,
+        sample_size: 8,
+    };
+    let table = tables::unet(&config);
+    let tensors: Vec<(&str, &[usize], u32)> =
+        table.iter().enumerate().map(|(i, (name, shape))| (name.as_str(), shape.as_slice(), i as u32)).collect();
+    let weights = scope(&tensors);
+    let graph = |batch| {
+        let shape = UnetShape { batch, height: 8, width: 6, tokens: 9, image_tokens: vec![4, 8] };
+        unet(&config, &weights, &shape, &Compat::diffusers()).unwrap()
+    };
+    let together = graph(ROWS);
+    let inputs: Vec<Vec<f32>> = (together.inputs.iter().enumerate())
+        .map(|(k, (name, id))| match name.as_str() {
+            "tokens" => vec![9.0, 2.0, 7.0, 1.0],
+            "image_tokens.0" => vec![4.0, 0.0, 3.0, 4.0],
+            "image_tokens.1" => vec![0.0, 8.0, 1.0, 4.0],
+            _ => values(together.node(*id).len(), 1000 + k as u32),
+        })
+        .collect();
+    // Scales are [L, A, B], everything else has the row first.
+    let row = |r: usize| -> Vec<Vec<f32>> {
+        let pick = |(k, all): (usize, &Vec<f32>)| match together.inputs[k].0.as_str() {
+            "scales" => all.iter().skip(r).step_by(ROWS).copied().collect(),
+            _ => all[r * all.len() / ROWS..][..all.len() / ROWS].to_vec(),
+        };
+        inputs.iter().enumerate().map(pick).collect()
+    };
+    for library in [false, true] {
+        let device = device(&Arc::new(PtxDriver::new()), library);
+        let run = |batch, inputs: &[Vec<f32>]| -> Vec<f32> {
+            let inputs: Vec<&[f32]> = inputs.iter().map(Vec::as_slice).collect();
+            outputs(device.load(graph(batch)).unwrap().as_mut(), &inputs).remove(0)
+        };
+        let all = run(ROWS, &inputs);
+        for r in 0..ROWS {
+            let alone = run(1, &row(r));
+            assert!(alone.iter().all(|v| v.is_finite()) && alone.iter().any(|v| *v != 0.0));
+            assert_eq!(alone, all[r * alone.len()..][..alone.len()], "row {r}, library {library}");
+        }
+    }
+}
+
+/// Four pictures of one request are those of four requests, in another order too.
+#[test]
+fn a_request_of_four_is_four_requests() {
+    if !compiled() {
+        return;
+    }
+    let model = common::Model::folder();
+    let mut request = request();
+    (request.steps, request.count) = (2, 4);
+    let together = draw(&pipeline(&model, None).1, &request);
+    assert_eq!(together.seeds, [7, 8, 9, 10]);
+    let (_, alone) = pipeline(&model, None);
+    request.count = 1;
+    for k in [2, 0, 3, 1] {
+        request.seed = 7 + k as u64;
+        assert_eq!(draw(&alone, &request).pictures[0], together.pictures[k], "picture {k}");
+    }
+    assert_ne!(together.pictures[0], together.pictures[1]);
+}
+
+/// Between the first step and the last a whole request only replays and waits for marks.
+#[test]
+fn steps_of_a_request_only_replay() {
+    if !compiled() {
+        return;
+    }
+    let model = common::Model::folder();
+    let (driver, pipeline) = pipeline(&model, None);
+    let request = request();
+    pipeline.prepare(&pipeline.shape(&request).unwrap()).unwrap();
+    let mut seen = Vec::new();
+    let mut tell = |progress: Progress| {
+        if progress.stage == Stage::Denoise && progress.done > 0 {
+            seen.push(driver.calls());
+        }
+    };
+    pipeline.generate(&request, &mut Watch::progress(&mut tell)).unwrap();
+    assert_eq!(seen.len(), 4);
+    // The first step is told when the third is enqueued next, the last two when all are.
+    let replays: Vec<u64> = seen.iter().map(|calls| calls.replays - seen[0].replays).collect();
+    assert_eq!(replays, [0, 1, 2, 2]);
+    for calls in &seen {
+        let same = Calls { replays: calls.replays, waits: calls.waits, ..seen[0] };
+        assert_eq!(*calls, same);
+    }
+}
+
+/// Noise for which a sampler has no room sends a request step by step; what adds none is not concerned.
+#[test]
+fn too_much_noise_goes_step_by_step() {
+    if !compiled() {
+        return;
+    }
+    let model = common::Model::folder();
+    // 64 steps of 3x2 latents of 4 channels, f32.
+    let room = 64 * 3 * 2 * 4 * 4;
+    let mut request = request();
+    (request.steps, request.keep_stages) = (2, true);
+    let run = |noise, request: &Request| {
+        let (driver, pipeline) = pipeline(&model, noise);
+        let output = draw(&pipeline, request);
+        (driver.calls().waits, driver.held(), output)
+    };
+    let (waits, most, whole) = run(None, &request);
+    assert_eq!(waits, 2, "all steps on the device wait for marks");
+    let (waits, held, enough) = run(Some(room), &request);
+    assert_eq!((waits, held, &enough.pictures), (2, most, &whole.pictures));
+    let (waits, held, less) = run(Some(room - 1), &request);
+    assert_eq!(waits, 0, "no step is the device's");
+    assert!(held < most);
+    // The host's arithmetic of the same numbers: f32 apart from the order in which it adds.
+    assert_eq!(less.step_seconds.len(), 2);
+    for (stage, values) in &less.stages {
+        let apart = relative(&values.data, &whole.stages[stage].data);
+        println!("{stage}: {apart:.1e}");
+        assert!(apart <= 3e-3, "{stage}: {apart:.1e}");
+    }
+    assert_eq!(less.stages["noise"], whole.stages["noise"]);
+    request.method = Some(Method::Euler);
+    assert_eq!(run(Some(0), &request).0, 2, "without noise all steps are");
+}

@@ -1,0 +1,188 @@
+//! Results that stay on the device for the next program, and pictures that come back as bytes.
+
+use super::common;
+use super::ptx::PtxDriver;
+use super::{compiled, outputs, scope, values};
+use braid::device::cuda::CudaDevice;
+use braid::device::{Device, Role, Values};
+use braid::graph::{Builder, Graph};
+use braid::pipeline::{Progress, Stage, Watch};
+use braid::tensor::DType;
+use braid::{Error, Pipeline};
+use std::sync::Arc;
+
+/// The byte of a decoder's value, by the CPU's rule.
+fn byte(value: f32, truncate: bool) -> u8 {
+    let value = (value / 2.0 + 0.5).clamp(0.0, 1.0) * 255.0;
+    if truncate { value as u8 } else { value.round_ties_even() as u8 }
+}
+
+/// A decoder in small: `[1, 5, 7, 4]` to `[1, 5, 7, 3]`, some values beyond -1 and 1.
+fn decoder() -> Graph {
+    let s = scope(&[("in.weight", &[16, 4, 3, 3], 1), ("out.weight", &[3, 16, 3, 3], 2), ("out.bias", &[3], 3)]);
+    let mut b = Builder::new();
+    let x = b.input("latents", &[1, 5, 7, 4]);
+    let x = b.scale_shift(x, 3.0, 0.0);
+    let x = b.conv(x, &s.pp("in"), 16, 3, 1);
+    let x = b.conv(x, &s.pp("out"), 3, 3, 1);
+    b.output("image", x);
+    b.finish().unwrap()
+}
+
+/// Three results, of 140 values in the middle.
+fn condition() -> Graph {
+    let s = scope(&[("a.weight", &[8, 16], 1), ("b.weight", &[20, 16], 2), ("c.weight", &[24, 16], 3)]);
+    let mut b = Builder::new();
+    let x = b.input("x", &[1, 7, 16]);
+    for (name, width) in [("a", 8), ("b", 20), ("c", 24)] {
+        let y = b.linear(x, &s.pp(name), width);
+        b.output(name, y);
+    }
+    b.finish().unwrap()
+}
+
+fn device() -> CudaDevice {
+    CudaDevice::new(Arc::new(PtxDriver::new()), DType::F16).unwrap().with_library(false)
+}
+
+#[test]
+fn pixels_are_the_cpus_of_the_same_values() {
+    if !compiled() {
+        return;
+    }
+    let device = device();
+    let x = values(140, 5);
+    for truncate in [false, true] {
+        let mut program = device.load_as(decoder(), Role::Decode { truncate }).unwrap();
+        let image = outputs(program.as_mut(), &[&x]).remove(0);
+        assert!(image.iter().any(|v| *v > 1.0) && image.iter().any(|v| *v < -1.0));
+        let wanted: Vec<u8> = image.iter().map(|v| byte(*v, truncate)).collect();
+        let given = Values::from(x.as_slice());
+        // The same after the capture.
+        for keep in [true, false, true] {
+            let painted = program.paint(&given, keep).unwrap().unwrap();
+            assert_eq!((&painted.rgb, painted.finite), (&wanted, true));
+            assert_eq!(painted.image, if keep { image.as_slice() } else { &[] });
+        }
+        // What is not finite is told once.
+        let mut bad = x.clone();
+        bad[70] = f32::INFINITY;
+        assert!(!program.paint(&bad.into(), false).unwrap().unwrap().finite);
+        assert!(program.paint(&given, false).unwrap().unwrap().finite);
+        let text = program.paint(&Values::from(&x[1..]), false).unwrap_err().to_string();
+        assert!(text.contains("`latents` is [1, 5, 7, 4], bound to 139"), "{text}");
+    }
+    // Only a decoder paints.
+    assert_eq!(device.load(decoder()).unwrap().paint(&x.as_slice().into(), false).unwrap(), None);
+}
+
+#[test]
+fn what_is_left_is_what_a_run_gives() {
+    if !compiled() {
+        return;
+    }
+    let driver = Arc::new(PtxDriver::new());
+    let device = CudaDevice::new(driver.clone(), DType::F16).unwrap().with_library(false);
+    let mut program = device.load_as(condition(), Role::Condition).unwrap();
+    let x = values(112, 5);
+    let wanted = outputs(program.as_mut(), &[&x]);
+    let before = driver.moved();
+    let left = program.leave(&[&x]).unwrap().unwrap();
+    let after = driver.moved();
+    assert_eq!((after[0] - before[0], after[1] - before[1]), (448, 4), "x up, whether all is finite down");
+    assert!(left.finite);
+    for (left, wanted) in left.values.iter().zip(&wanted) {
+        assert_eq!(*Values::from(left.clone()).read().unwrap(), **wanted);
+    }
+    // A decoder takes them as they lie, and no other device's.
+    let latents = Values::from(left.values[1].clone());
+    let mut decoder_here = device.load_as(decoder(), Role::Decode { truncate: false }).unwrap();
+    let from_host = decoder_here.paint(&wanted[1].clone().into(), true).unwrap();
+    let before = driver.moved();
+    assert_eq!(decoder_here.paint(&latents, true).unwrap(), from_host);
+    // 105 bytes and the flag, then the values that were asked for.
+    let after = driver.moved();
+    assert_eq!((after[0] - before[0], after[1] - before[1]), (0, 108 + 4 + 420));
+    let elsewhere = self::device().load_as(decoder(), Role::Decode { truncate: false }).unwrap().paint(&latents, true);
+    assert!(elsewhere.unwrap_err().to_string().contains("another device"));
+    let mut bad = x.clone();
+    bad[3] = f32::NAN;
+    assert!(!program.leave(&[&bad]).unwrap().unwrap().finite);
+    assert!(program.leave(&[&x]).unwrap().unwrap().finite);
+    assert!(program.leave(&[&x[1..]]).is_err());
+    assert!(device.load(condition()).unwrap().leave(&[&x]).unwrap().is_none());
+    // They hold for as long as anyone has them, whatever becomes of the program.
+    drop((program, decoder_here));
+    assert!(driver.held() > 0);
+    assert_eq!(latents.read().unwrap().len(), 140);
+    drop((latents, left));
+    assert_eq!(driver.held(), 0);
+}
+
+/// Of a whole request only flags and bytes come back once the encoders are done, and what the conditioning gave never goes up.
+#[test]
+fn a_request_stays_on_the_device() {
+    if !compiled() {
+        return;
+    }
+    let model = common::Model::folder();
+    for truncate in [false, true] {
+        let driver = Arc::new(PtxDriver::new());
+        let device = CudaDevice::new(driver.clone(), DType::F16).unwrap().with_library(false);
+        let mut options = model.options();
+        options.compat.truncates_pixels = truncate;
+        let pipeline = Pipeline::load_on(&options, Some(Box::new(device))).unwrap();
+        let mut request = common::request();
+        pipeline.prepare(&pipeline.shape(&request).unwrap()).unwrap();
+        let mut at = Vec::new();
+        let mut tell = |progress: Progress| {
+            if progress.done == 0 {
+                at.push((progress.stage, driver.moved()));
+            }
+        };
+        let output = pipeline.generate(&request, &mut Watch::progress(&mut tell)).unwrap();
+        at.push((Stage::Decode, driver.moved()));
+        let stages: Vec<(Stage, [u64; 2])> =
+            at.windows(2).map(|w| (w[0].0, [w[1].1[0] - w[0].1[0], w[1].1[1] - w[0].1[1]])).collect();
+        let [_, _, condition, denoise, decode] = stages.as_slice() else { panic!("{stages:?}") };
+        println!("{stages:?}");
+        // Whether the conditioning is finite; step and first step that is not; the picture and whether it is.
+        assert_eq!((condition.0, condition.1[1]), (Stage::Condition, 4));
+        assert_eq!((denoise.0, denoise.1[1]), (Stage::Denoise, 8));
+        assert_eq!((decode.0, decode.1), (Stage::Decode, [0, 32 * 32 * 3 + 4]));
+        // Latents of 4x4x4, two rows of twelve coefficients, guidance, counters; then scales and token counts.
+        assert!((256 + 96 + 16..1000).contains(&denoise.1[0]), "{stages:?}");
+        // The stages that are kept say the same.
+        request.keep_stages = true;
+        let kept = pipeline.generate(&request, &mut Watch::default()).unwrap();
+        assert_eq!(kept.pictures, output.pictures);
+        let image = &kept.stages["image"].data;
+        let rule = |v: &f32| if truncate { (v * 255.0) as u8 } else { (v * 255.0).round_ties_even() as u8 };
+        assert_eq!(output.pictures[0].rgb(), image.iter().map(rule).collect::<Vec<_>>());
+        assert!(kept.stages["latents"].data.iter().all(|v| v.is_finite()));
+    }
+}
+
+/// A damaged model is found without the host looking at any tensor.
+#[test]
+fn what_is_not_finite_is_named() {
+    if !compiled() {
+        return;
+    }
+    for (file, tensor, stage) in [
+        ("unet/diffusion_pytorch_model.safetensors", "time_embedding.linear_2.bias", "the conditioning"),
+        ("vae/diffusion_pytorch_model.safetensors", "decoder.conv_in.bias", "the VAE"),
+    ] {
+        let model = common::Model::folder();
+        model.edit(file, |tensors| tensors.get_mut(tensor).unwrap().poison(f32::NAN, None));
+        let device = Box::new(device());
+        let pipeline = Pipeline::load_on(&model.options(), Some(device)).unwrap();
+        match pipeline.generate(&common::request(), &mut Watch::default()) {
+            Err(Error::NotFinite { stage: found, hint }) => {
+                assert_eq!(found, stage);
+                assert!(hint.contains(tensor), "{hint}");
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+}

@@ -1,0 +1,257 @@
+//! The kernels at SDXL's sizes, for 1024x1024: what profile.rs counts of them and timing.rs times. All values are alike, which
+//! neither counts nor, but for the power that it takes, times depend on.
+
+use crate::common::*;
+use braid::device::cuda::params::*;
+use braid::device::cuda::tiles;
+use braid::tensor::DType;
+
+pub const DTYPE: DType = DType::F16;
+
+/// A launch, and what it takes.
+pub struct Shape {
+    pub kernel: String,
+    pub dtype: DType,
+    /// In words.
+    pub shape: String,
+    pub grid: [u32; 3],
+    pub params: Vec<u8>,
+    /// Multiplications and additions.
+    pub flops: f64,
+    /// What must be read and written, each byte once.
+    pub bytes: f64,
+    /// The product that the library may do instead: rows, columns, the sums' length.
+    pub product: Option<[usize; 3]>,
+}
+
+impl Shape {
+    fn new<P: bytemuck::Pod>(kernel: impl Into<String>, shape: impl Into<String>, grid: [u32; 3], params: &P) -> Self {
+        let params = bytemuck::bytes_of(params).to_vec();
+        let (kernel, shape) = (kernel.into(), shape.into());
+        Self { kernel, dtype: DTYPE, shape, grid, params, flops: 0.0, bytes: 0.0, product: None }
+    }
+
+    /// `flops` and halves moved.
+    fn takes(self, flops: usize, halves: usize) -> Self {
+        Self { flops: flops as f64, bytes: 2.0 * halves as f64, ..self }
+    }
+}
+
+fn rows(data: Pointer, tokens: usize, width: usize) -> Rows {
+    Rows { data, batch: (tokens * width) as i64, row: width as i64, head_stride: 64 }
+}
+
+/// Self-attention over a fused `[tokens, 3 c]`, heads of 64.
+pub fn attention(gpu: &Gpu, tokens: usize, c: usize) -> Shape {
+    let data = gpu.filled(tokens * 3 * c * 2, 0x2c);
+    let fused = |part: usize| rows(Pointer(data.0 + (part * c * 2) as u64), tokens, 3 * c);
+    let params = AttentionParams {
+        q: fused(0),
+        k: fused(1),
+        v: fused(2),
+        out: rows(gpu.room(tokens * c * 2), tokens, c),
+        queries: tokens as i32,
+        keys: tokens as i32,
+        dim: 64,
+        scale: tiles::attention_scale(64),
+        ..AttentionParams::default()
+    };
+    let heads = c / 64;
+    let grid = [tiles::blocks(tokens, 128), heads as u32, 1];
+    let shape = format!("{tokens} tokens, {heads} heads of 64");
+    Shape::new("attention_64", shape, grid, &params).takes(4 * tokens * tokens * c, 4 * tokens * c)
+}
+
+/// Text of 77 tokens and one image branch of 4.
+pub fn decoupled(gpu: &Gpu, tokens: usize, c: usize) -> Shape {
+    let source = |n: usize| rows(gpu.filled(n * c * 2, 0x2c), n, c);
+    let mut params = DecoupledParams {
+        q: source(tokens),
+        out: rows(gpu.room(tokens * c * 2), tokens, c),
+        counts: gpu.i32(&[77, 4]),
+        scales: gpu.f32(&[0.6]),
+        queries: tokens as i32,
+        dim: 64,
+        strands: 2,
+        batch: 1,
+        scale: tiles::attention_scale(64),
+        ..DecoupledParams::default()
+    };
+    for (strand, n) in [(0, 77), (1, 4)] {
+        let (k, v, mask) = (source(n), source(n), Pointer(0));
+        params.strand[strand] = Strand { k, v, mask, mask_batch: 0, capacity: n as i32, reserved: 0 };
+    }
+    let heads = c / 64;
+    let shape = format!("{tokens} queries, 77 + 4 tokens, {heads} heads of 64");
+    let grid = [tiles::blocks(tokens, 64), heads as u32, 1];
+    Shape::new("decoupled_64", shape, grid, &params).takes(4 * tokens * 81 * c, 2 * (tokens + 81) * c)
+}
+
+/// A 3x3 convolution of pictures `side` wide and high from two sources, with bias and residual. Of the weights only the rows
+/// from `from` on are written.
+pub fn convolved(gpu: &Gpu, tile: &str, side: usize, [c0, c1]: [usize; 2], n: usize, from: usize) -> Shape {
+    convolved_as(DTYPE, gpu, tile, side, [c0, c1], n, from)
+}
+
+/// The same of another type.
+pub fn convolved_as(
+    dtype: DType,
+    gpu: &Gpu,
+    tile: &str,
+    side: usize,
+    [c0, c1]: [usize; 2],
+    n: usize,
+    from: usize,
+) -> Shape {
+    let (pixels, c, bytes) = (side * side, c0 + c1, dtype.size());
+    let mut params = ConvolutionParams {
+        x0: gpu.filled(pixels * c0 * bytes, 0x2c),
+        x1: if c1 == 0 { Pointer(0) } else { gpu.filled(pixels * c1 * bytes, 0x2c) },
+        w: gpu.filled_from(n * 9 * c * bytes, from * 9 * c * bytes, 0x2c),
+        channels0: c0 as i32,
+        ..convolution([1, side, side], c, n, 3)
+    };
+    params.finish = Finish {
+        bias: gpu.filled(n * bytes, 0x2c),
+        residual: gpu.filled(pixels * n * bytes, 0x2c),
+        out: gpu.room(pixels * n * bytes),
+        residual_stride: n as i64,
+        ..params.finish
+    };
+    let size: Vec<usize> = tile.split('x').map(|t| t.parse().unwrap()).collect();
+    let grid = [tiles::blocks(pixels, size[0]), tiles::blocks(n, size[1]), 1];
+    let sources = if c1 == 0 { c0.to_string() } else { format!("{c0} + {c1}") };
+    let float = if dtype == DType::F32 { "f32, " } else { "" };
+    let shape = format!("{float}{side}x{side}, {sources} to {n} channels");
+    let shape = Shape::new(format!("convolution_{tile}"), shape, grid, &params);
+    let halves = (pixels * c + 9 * c * n + 2 * pixels * n) * bytes / 2;
+    Shape { dtype, ..shape.takes(18 * pixels * c * n, halves) }
+}
+
+/// The feed-forward's first product with GEGLU; `n` is the result's width.
+pub fn geglu(gpu: &Gpu, m: usize, n: usize, k: usize) -> Shape {
+    let mut params =
+        GemmParams { x0: gpu.filled(m * k * 2, 0x2c), w: gpu.filled(2 * n * k * 2, 0x2c), ..product(m, n, k) };
+    params.finish.bias = gpu.filled(2 * n * 2, 0x2c);
+    params.finish.out = gpu.room(m * n * 2);
+    let [x, y] = tiles::Tile { m: 128, n: 64 }.grid(m, n);
+    Shape::new("gemm_geglu_128x128", format!("{m} x {k} to 2 x {n}"), [x, y, 1], &params)
+        .takes(4 * m * n * k, m * k + 2 * n * k + m * n)
+}
+
+/// A projection with bias and residual.
+pub fn projection(gpu: &Gpu, tile: tiles::Tile, m: usize, n: usize, k: usize) -> Shape {
+    let mut params = GemmParams { x0: gpu.filled(m * k * 2, 0x2c), w: gpu.filled(n * k * 2, 0x2c), ..product(m, n, k) };
+    params.finish = Finish {
+        bias: gpu.filled(n * 2, 0x2c),
+        residual: gpu.filled(m * n * 2, 0x2c),
+        out: gpu.room(m * n * 2),
+        residual_stride: n as i64,
+        ..params.finish
+    };
+    let [x, y] = tile.grid(m, n);
+    let shape = Shape::new(format!("gemm_{}", tile.name()), format!("{m} x {k} to {n}"), [x, y, 1], &params);
+    Shape { product: Some([m, n, k]), ..shape.takes(2 * m * n * k, m * k + n * k + 2 * m * n) }
+}
+
+/// The three kernels of a group normalisation of 32 groups with SiLU.
+pub fn group_norm(gpu: &Gpu, side: usize, c: usize) -> [Shape; 3] {
+    let pixels = side * side;
+    let slab = tiles::slab(pixels);
+    let slabs = pixels / slab;
+    let params = GroupNormParams {
+        x0: gpu.filled(pixels * c * 2, 0x2c),
+        x1: Pointer(0),
+        weight: gpu.filled(c * 4, 0x3c),
+        bias: gpu.filled(c * 4, 0x3c),
+        moments: gpu.filled(slabs * 2 * c * 4, 0x3c),
+        lines: gpu.filled(2 * c * 4, 0x3c),
+        out: gpu.room(pixels * c * 2),
+        pixels: pixels as i32,
+        channels0: c as i32,
+        channels: c as i32,
+        groups: 32,
+        slab: slab as i32,
+        slabs: slabs as i32,
+        silu: 1,
+        eps: 1e-5,
+    };
+    let wide = tiles::blocks(c, 128);
+    let shape = |kernel: &str, grid| Shape::new(kernel, format!("{side}x{side}, {c} channels"), grid, &params);
+    let moments = shape("group_norm_moments", [slabs as u32, wide, 1]).takes(0, pixels * c + 4 * slabs * c);
+    let lines = shape("group_norm_lines", [32, 1, 1]).takes(0, 4 * slabs * c + 4 * c);
+    let apply = shape("group_norm_apply", [tiles::blocks(pixels, 128), wide, 1]).takes(0, 2 * pixels * c);
+    [moments, Shape { dtype: DType::F32, ..lines }, apply]
+}
+
+pub fn layer_norm(gpu: &Gpu, rows: usize, c: usize) -> Shape {
+    let params = LayerNormParams {
+        x: gpu.filled(rows * c * 2, 0x2c),
+        weight: gpu.filled(c * 4, 0x3c),
+        bias: gpu.filled(c * 4, 0x3c),
+        out: gpu.room(rows * c * 2),
+        rows: rows as i32,
+        channels: c as i32,
+        eps: 1e-5,
+        reserved: 0,
+    };
+    let grid = [tiles::blocks(rows, 8), 1, 1];
+    Shape::new("layer_norm", format!("{rows} x {c}"), grid, &params).takes(0, 2 * rows * c)
+}
+
+/// Scores of the VAE's attention: f32 to halves.
+pub fn softmax(gpu: &Gpu, rows: usize, columns: usize) -> Shape {
+    let params = SoftmaxParams {
+        scores: gpu.filled(rows * columns * 4, 0x3c),
+        out: gpu.room(rows * columns * 2),
+        scores_stride: columns as i64,
+        out_stride: columns as i64,
+        columns: columns as i32,
+        scale: 1.0,
+    };
+    let grid = [rows as u32, 1, 1];
+    Shape::new("softmax_rows", format!("{rows} x {columns}"), grid, &params).takes(0, 3 * rows * columns)
+}
+
+pub fn add(gpu: &Gpu, rows: usize, c: usize) -> Shape {
+    let params = AddParams {
+        a: gpu.filled(rows * c * 2, 0x2c),
+        b: gpu.filled(rows * c * 2, 0x2c),
+        out: gpu.room(rows * c * 2),
+        rows: rows as i64,
+        each: 1,
+        rows_b: rows as i64,
+        channels: c as i32,
+        reserved: 0,
+    };
+    let grid = [tiles::blocks(rows * c / 8, 256), 1, 1];
+    Shape::new("add", format!("{rows} x {c}"), grid, &params).takes(0, 3 * rows * c)
+}
+
+/// The convolution of the VAE's picture to its three colours.
+pub fn to_colours(gpu: &Gpu, side: usize, c: usize) -> Shape {
+    let (pixels, n) = (side * side, 3);
+    let params = NarrowParams {
+        x: gpu.filled(pixels * c * 2, 0x2c),
+        w: gpu.filled(n * 9 * c * 2, 0x2c),
+        bias: gpu.filled(n * 2, 0x2c),
+        out: gpu.room(pixels * n * 2),
+        pixels: pixels as i32,
+        n: n as i32,
+        channels: c as i32,
+        height: side as i32,
+        width: side as i32,
+        result_height: side as i32,
+        result_width: side as i32,
+        kernel_y: 3,
+        kernel_x: 3,
+        stride: 1,
+        padding_y: 1,
+        padding_x: 1,
+        out_f32: 0,
+        reserved: 0,
+    };
+    let grid = [tiles::blocks(pixels, 16), 1, 1];
+    Shape::new("convolution_few_out_4", format!("{side}x{side}, {c} to {n} channels"), grid, &params)
+        .takes(18 * pixels * c * n, pixels * (c + n))
+}

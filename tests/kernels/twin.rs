@@ -1,0 +1,265 @@
+//! A second device beside the interpreter, which runs every launch too: a GPU, or in tests of this file another interpreter.
+
+use crate::interpreter::wide;
+use crate::ptx::PtxDriver;
+use braid::device::cuda::driver::{self, Driver};
+use braid::device::cuda::kernels::Kernel;
+use braid::tensor::DType;
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// What the device fills its memory with before anything is written: not a number in any type.
+const UNWRITTEN: u8 = 0xff;
+
+struct Block {
+    /// On the device.
+    at: u64,
+    bytes: usize,
+    /// The last kernel that was given it, and its type.
+    kernel: Option<(&'static str, DType)>,
+}
+
+/// Memory of a device. Blocks are known by the addresses that the test has of them.
+pub struct Twin {
+    driver: Arc<dyn Driver>,
+    blocks: RefCell<BTreeMap<u64, Block>>,
+}
+
+/// A driver's calls come one at a time, the tests from several threads.
+pub fn turn() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::new(());
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Twin {
+    pub fn of(driver: Arc<dyn Driver>) -> Self {
+        Self { driver, blocks: RefCell::default() }
+    }
+
+    /// An interpreter, whose addresses are others.
+    pub fn stand_in() -> Self {
+        let driver = PtxDriver::new();
+        driver.allocate(12_345).unwrap();
+        Self::of(Arc::new(driver))
+    }
+
+    /// Room, which the test knows by that address, or by the device's.
+    pub fn room(&self, known: Option<u64>, bytes: usize) -> u64 {
+        let _turn = turn();
+        let at = self.driver.allocate(bytes).unwrap();
+        self.driver.fill(at, bytes, UNWRITTEN).unwrap();
+        let known = known.unwrap_or(at);
+        self.blocks.borrow_mut().insert(known, Block { at, bytes, kernel: None });
+        known
+    }
+
+    /// The device's address of what lies within a block.
+    fn place(&self, known: u64) -> Option<u64> {
+        let blocks = self.blocks.borrow();
+        let (from, block) = blocks.range(..=known).next_back()?;
+        (known - from < block.bytes as u64).then(|| block.at + (known - from))
+    }
+
+    pub fn write(&self, known: u64, bytes: &[u8]) {
+        let _turn = turn();
+        self.driver.upload(self.place(known).unwrap(), bytes).unwrap();
+    }
+
+    pub fn fill(&self, known: u64, bytes: usize, byte: u8) {
+        let _turn = turn();
+        self.driver.fill(self.place(known).unwrap(), bytes, byte).unwrap();
+    }
+
+    pub fn read(&self, known: u64, bytes: usize) -> Vec<u8> {
+        let _turn = turn();
+        let mut out = vec![0; bytes];
+        self.driver.download(self.place(known).unwrap(), &mut out).unwrap();
+        out
+    }
+
+    /// The last kernel that was given the memory there.
+    pub fn last_kernel(&self, known: u64) -> Option<(&'static str, DType)> {
+        self.blocks.borrow().range(..=known).next_back().and_then(|(_, block)| block.kernel)
+    }
+
+    /// What the driver is asked to do for a launch: the test's addresses in the parameters become the device's.
+    pub fn launch_of(&self, kernel: &'static Kernel, dtype: DType, grid: [u32; 3], params: &[u8]) -> driver::Launch {
+        assert_eq!(params.len(), kernel.params, "{}", kernel.name);
+        // Addresses are aligned; nothing else that a test passes is as great as one.
+        let word = |bytes: &[u8]| {
+            let mut word = [0; 8];
+            word[..bytes.len()].copy_from_slice(bytes);
+            let word = u64::from_le_bytes(word);
+            let mut blocks = self.blocks.borrow_mut();
+            match blocks.range_mut(..=word).next_back() {
+                Some((from, block)) if word - from < block.bytes as u64 => {
+                    block.kernel = Some((kernel.name, dtype));
+                    block.at + (word - from)
+                }
+                _ => word,
+            }
+        };
+        let entry = kernel.entry(dtype);
+        driver::Launch {
+            function: self.driver.function(&entry).unwrap(),
+            entry,
+            grid,
+            block: kernel.threads,
+            shared: kernel.shared,
+            params: params.chunks(8).map(word).collect(),
+        }
+    }
+
+    pub fn launch(&self, kernel: &'static Kernel, dtype: DType, grid: [u32; 3], params: &[u8]) {
+        let _turn = turn();
+        let launch = self.launch_of(kernel, dtype, grid, params);
+        self.driver.launch(&launch).unwrap();
+        // A fault is this kernel's.
+        self.driver.synchronise().unwrap_or_else(|e| panic!("{}: {e}", launch.entry));
+    }
+
+    pub fn driver(&self) -> &dyn Driver {
+        self.driver.as_ref()
+    }
+}
+
+impl Drop for Twin {
+    fn drop(&mut self) {
+        let _turn = turn();
+        self.blocks.get_mut().values().for_each(|block| self.driver.free(block.at));
+    }
+}
+
+/// Kernels that move values, or whose arithmetic rounds as IEEE 754 has it, once a value: both devices give the same bits.
+const EXACT: [&str; 22] = [
+    "add",
+    "class_token",
+    "concat",
+    "embed",
+    "finite",
+    "from_f32",
+    "model_input",
+    "patches",
+    "phases_from_bf16",
+    "phases_from_f16",
+    "phases_from_f32",
+    "rgb8",
+    "scale_shift",
+    "step_advance",
+    "take_row",
+    "to_f32",
+    "transpose",
+    "upsample",
+    "weights_from_bf16",
+    "weights_from_f16",
+    "weights_from_f32",
+    "", // What no kernel wrote.
+];
+
+/// How far apart in the L2 norm two devices' results may be: what the tests allow a result beside f64's, for sums of another
+/// order and approximate exponentials; of f32 what the tensor cores' own sums make of it.
+fn bound(dtype: DType) -> f64 {
+    match dtype {
+        DType::F16 => 8e-4,
+        DType::BF16 => 6e-3,
+        _ => 2e-5,
+    }
+}
+
+/// The relative difference in the L2 norm. What is not finite must be the same on both sides.
+fn apart(ours: &[f32], theirs: &[f32]) -> f64 {
+    let (mut norm, mut squares) = (1e-60, 0.0);
+    for (a, b) in ours.iter().zip(theirs) {
+        if a.is_finite() && b.is_finite() {
+            norm += f64::from(*a).powi(2);
+            squares += (f64::from(*a) - f64::from(*b)).powi(2);
+        } else if !(a == b || a.is_nan() && b.is_nan()) {
+            return f64::INFINITY;
+        }
+    }
+    (squares / norm).sqrt()
+}
+
+/// Compares what two devices hold where that kernel was the last to write; of no type: bytes. Prints the worst difference of a
+/// kernel whenever it has grown, so that a kernel's last line is its row of the table in tools/gpu-check.sh.
+pub fn settled(
+    kernel: Option<(&'static str, DType)>,
+    dtype: Option<DType>,
+    ours: &[u8],
+    theirs: &[u8],
+) -> Result<(), String> {
+    static WORST: Mutex<BTreeMap<String, f64>> = Mutex::new(BTreeMap::new());
+    let (name, entry) = kernel.map_or(("", String::new()), |(name, dtype)| (name, format!("{name}_{dtype}")));
+    let (difference, bound) = match dtype.filter(|_| !EXACT.contains(&name)) {
+        None => (ours.iter().zip(theirs).filter(|(a, b)| a != b).count() as f64, 0.0),
+        Some(dtype) => (apart(&wide(ours, dtype), &wide(theirs, dtype)), bound(dtype)),
+    };
+    let is_good = difference <= bound && ours.len() == theirs.len();
+    let mut worst = WORST.lock().unwrap_or_else(PoisonError::into_inner);
+    let known = worst.get(&entry).copied();
+    if known.is_none_or(|known| difference > known) && !entry.is_empty() {
+        worst.insert(entry.clone(), difference);
+        let unit = if bound == 0.0 { "bytes differ" } else { "relative difference" };
+        println!("compared: {entry}: {difference:.1e} of at most {bound:.0e}, {unit}");
+    }
+    match is_good {
+        true => Ok(()),
+        false => Err(format!("{entry}: the devices differ by {difference:.3e}, at most {bound:.0e} is allowed")),
+    }
+}
+
+mod tests {
+    use super::settled;
+    use crate::common::*;
+    use crate::device::Where;
+    use braid::device::cuda::params::UnaryParams;
+    use braid::tensor::DType;
+
+    /// Both devices run a launch, at addresses of their own; a difference on either is an error.
+    #[test]
+    fn a_difference_between_two_devices_is_seen() {
+        if !crate::interpreter::compiled() {
+            return;
+        }
+        for (kernel, tolerated) in [("silu", true), ("scale_shift", false)] {
+            let (dtype, count, gpu) = (DType::F16, 300, Gpu::on(Where::Twice));
+            let out = gpu.room(count * 2);
+            let x = gpu.upload(dtype, &values(count, 1));
+            let params = UnaryParams { x, out, count: count as i64, scale: 0.5, shift: 2.0 };
+            gpu.launch(kernel, dtype, [1, 1, 1], &params);
+            let twin = gpu.twin().unwrap();
+            assert_eq!(twin.last_kernel(out.0 + 8), Some((kernel, dtype)));
+            let right = gpu.both(out, count * 2, Some(dtype)).unwrap();
+            assert_eq!(gpu.both(out, count * 2, None).unwrap(), right);
+            // One value is the next one: within the rounding, but not of a kernel that is exact.
+            let mut wrong = right.clone();
+            wrong[2 * 77] ^= 1;
+            twin.write(out.0, &wrong);
+            let outcome = gpu.both(out, count * 2, Some(dtype));
+            assert_eq!(outcome.is_ok(), tolerated, "{outcome:?}");
+            assert!(gpu.both(out, count * 2, None).unwrap_err().starts_with(&format!("{kernel}_f16: ")));
+            // A value that is wrong, and one that is none.
+            for byte in [0x12, 0xff] {
+                wrong[2 * 77 + 1] = byte;
+                wrong[2 * 77] = byte;
+                twin.write(out.0, &wrong);
+                assert!(gpu.both(out, count * 2, Some(dtype)).is_err(), "{byte}");
+            }
+        }
+    }
+
+    #[test]
+    fn bounds_of_a_comparison() {
+        let halves = |x: &[f32]| crate::interpreter::narrow(x, DType::F16);
+        let kernel = Some(("gemm_64x64", DType::F16));
+        let compare = |a: &[f32], b: &[f32]| settled(kernel, Some(DType::F16), &halves(a), &halves(b));
+        assert!(compare(&[1.0, 0.5, f32::NAN], &[1.0, 0.5005, f32::NAN]).is_ok());
+        assert!(compare(&[1.0, 0.5], &[1.002, 0.5]).is_err());
+        assert!(compare(&[1.0, f32::NAN], &[1.0, 0.5]).is_err());
+        assert!(compare(&[1.0, f32::INFINITY], &[1.0, f32::NEG_INFINITY]).is_err());
+        // Values against nothing at all.
+        assert!(compare(&[0.0, 0.0], &[0.0, 0.25]).is_err());
+        assert!(settled(Some(("silu", DType::F16)), None, &[1, 2], &[1, 3]).is_err());
+    }
+}

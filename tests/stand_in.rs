@@ -1,0 +1,350 @@
+//! The driver for GPUs on libraries that stand in for libcuda and cuBLASLt: that each function gets what it is declared to get,
+//! that algorithms are tried once and outside of captures, that no code that a library returns breaks anything.
+//!
+//! The libraries (stand_in/library.rs) are compiled by rustc into a folder that LD_LIBRARY_PATH names for a child process, in
+//! which a test runs itself again.
+
+#![cfg(all(feature = "cuda", target_os = "linux"))]
+#![allow(clippy::unwrap_used)]
+
+use braid::device::cuda::cudarc::CudaDriver;
+use braid::device::cuda::driver::{Driver, Gemm, GemmEpilogue, Launch, Matrix};
+use braid::device::cuda::kernels::KERNELS;
+use braid::error::Error;
+use braid::tensor::DType;
+use std::env;
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+const CHILD: &str = "STAND_IN_FOLDER";
+
+/// The folder with both libraries; `None` where rustc is not there.
+fn libraries() -> Option<&'static Path> {
+    static BUILT: OnceLock<Option<(tempfile::TempDir, PathBuf)>> = OnceLock::new();
+    let build = || {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("libcuda.so");
+        let beside = Path::new(env!("CARGO")).with_file_name("rustc");
+        let rustc = if beside.is_file() { beside } else { "rustc".into() };
+        let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/stand_in/library.rs");
+        let options = ["--edition=2024", "--crate-type=cdylib", "--crate-name=cuda", "-O", "-o"];
+        let built = Command::new(rustc).args(options).arg(&file).arg(source).output().ok()?;
+        assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+        // The same file, so that loaders give the same library for both names.
+        fs::hard_link(&file, folder.path().join("libcublasLt.so")).unwrap();
+        let path = folder.path().to_owned();
+        Some((folder, path))
+    };
+    BUILT.get_or_init(build).as_ref().map(|(_, path)| path.as_path())
+}
+
+/// Runs `body` with an empty folder in a child process with the libraries and these variables. Where a test calls this several
+/// times, each child is for one call.
+fn child(variables: &[(&str, &str)], body: fn(&Path)) {
+    static DONE: AtomicBool = AtomicBool::new(false);
+    if let Some(folder) = env::var_os(CHILD) {
+        if !DONE.swap(true, Relaxed) {
+            body(Path::new(&folder));
+        }
+        return;
+    }
+    let thread = std::thread::current();
+    let name = thread.name().unwrap();
+    let Some(libraries) = libraries() else {
+        let _ = writeln!(std::io::stderr(), "{name}: skipped: no rustc");
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = Command::new(env::current_exe().unwrap());
+    command.args(["--exact", name, "--nocapture", "--test-threads=1"]).env(CHILD, folder.path());
+    command
+        .env("LD_LIBRARY_PATH", libraries)
+        .env("BRAID_CACHE", folder.path().join("cache"))
+        .env_remove("BRAID_TRIALS");
+    command.env("STAND_IN_LOG", folder.path().join("log")).env("STAND_IN_TIMES", "5,3,4");
+    let output = command.envs(variables.iter().copied()).output().unwrap();
+    let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    assert!(output.status.success() && said.contains("1 passed"), "{variables:?}: {said}");
+    for line in said.lines().filter(|line| line.contains(": skipped: ")) {
+        let _ = writeln!(std::io::stderr(), "{line}");
+    }
+}
+
+/// What the libraries have noted since the last time.
+fn log(folder: &Path) -> Vec<String> {
+    let path = folder.join("log");
+    let lines = fs::read_to_string(&path).unwrap_or_default().lines().map(str::to_owned).collect();
+    let _ = fs::remove_file(path);
+    lines
+}
+
+/// How often each algorithm ran on one image.
+fn tried(lines: &[String]) -> [usize; 3] {
+    std::array::from_fn(|number| lines.iter().filter(|line| **line == format!("multiply {number} 1")).count())
+}
+
+const M: usize = 24;
+const N: usize = 8;
+const K: usize = 16;
+
+/// D [24, 8] = A^T B + bias + C for two images that share A, all with columns longer than they need be.
+struct Product {
+    driver: CudaDriver,
+    gemm: Gemm,
+    values: [Vec<u16>; 5],
+}
+
+/// The bits of small integers as bf16, the same at every call.
+fn values(count: usize, seed: usize) -> Vec<u16> {
+    let value = |i: usize| ((i * 7 + seed * 5) % 9) as f32 - 4.0;
+    (0..count).map(|i| (value(i).to_bits() >> 16) as u16).collect()
+}
+
+fn number(bits: u16) -> f32 {
+    f32::from_bits(u32::from(bits) << 16)
+}
+
+impl Product {
+    fn new(images: usize) -> Self {
+        let driver = CudaDriver::new(0).unwrap();
+        // A is stored [K, M]; columns of 24, 16 and, of C and D, 32.
+        let values =
+            [values(24 * M, 1), values(2 * 16 * N, 2), values(2 * 32 * N, 3), values(2 * 32 * N, 4), values(M, 5)];
+        let [a, b, c, d, bias] = std::array::from_fn(|i| {
+            let address = driver.allocate(values[i].len() * 2).unwrap();
+            driver.upload(address, bytemuck::cast_slice(&values[i])).unwrap();
+            address
+        });
+        let matrix = |data, leading, columns| Matrix { data, leading, stride: leading * columns };
+        let gemm = Gemm {
+            dtype: DType::BF16,
+            m: M,
+            n: N,
+            k: K,
+            batch: images,
+            transpose_a: true,
+            transpose_b: false,
+            a: matrix(a, 24, 0),
+            b: matrix(b, 16, N),
+            d: matrix(d, 32, N),
+            out_f32: false,
+            epilogue: GemmEpilogue::BiasResidual(bias, matrix(c, 32, N)),
+        };
+        Self { driver, gemm, values }
+    }
+
+    fn result(&self) -> Vec<u16> {
+        let mut bits = vec![0u16; self.values[3].len()];
+        self.driver.download(self.gemm.d.data, bytemuck::cast_slice_mut(&mut bits)).unwrap();
+        bits
+    }
+
+    /// Runs it and compares all of D's memory.
+    fn check(&self) {
+        let plan = self.driver.prepare_gemm(&self.gemm).unwrap();
+        assert_eq!(self.result(), self.values[3], "preparing leaves operands alone");
+        self.driver.gemm(plan).unwrap();
+        let [a, b, c, d, bias] = &self.values;
+        let mut want = d.clone();
+        for (image, column, row) in (0..self.gemm.batch).flat_map(|i| (0..N * M).map(move |at| (i, at / M, at % M))) {
+            let at = image * 32 * N + column * 32 + row;
+            let dot: f32 = (0..K).map(|l| number(a[row * 24 + l]) * number(b[image * 16 * N + column * 16 + l])).sum();
+            want[at] = ((dot + number(bias[row]) + number(c[at])).to_bits() >> 16) as u16;
+        }
+        assert_eq!(self.result(), want);
+        self.driver.release_gemm(plan);
+    }
+
+    fn free(self) {
+        [self.gemm.a, self.gemm.b, self.gemm.d].iter().for_each(|matrix| self.driver.free(matrix.data));
+    }
+}
+
+#[test]
+fn a_product_is_tried_once_and_then_right_for_every_batch() {
+    child(&[], |folder| {
+        let product = Product::new(2);
+        assert_eq!(product.driver.facts().name, "stand-in");
+        log(folder);
+        product.check();
+        let lines = log(folder);
+        assert!(lines.contains(&"suggest 8 for 1 image(s)".into()), "{lines:?}");
+        // Two runs to warm and seven that count, for each.
+        assert_eq!(tried(&lines), [9, 9, 9]);
+        assert_eq!(lines.last().unwrap(), "multiply 1 2");
+        product.free();
+        let lines = log(folder);
+        assert_eq!(lines, ["released, 0 left"]);
+
+        // A later driver with one image finds the choice on disk, and this one's batch is not in it.
+        let alone = Product::new(1);
+        log(folder);
+        alone.check();
+        assert_eq!(log(folder), ["multiply 1 1"]);
+        let file = fs::read_dir(folder.join("cache")).unwrap().next().unwrap().unwrap();
+        assert!(file.file_name().to_str().unwrap().starts_with("product."));
+        let text = String::from_utf8_lossy(&fs::read(file.path()).unwrap()).into_owned();
+        let key = "cuBLASLt 13.1.7; driver for CUDA 13040; stand-in, capability 8.0, 100 multiprocessors; 33554432 bytes of \
+                   workspace; 8 suggestions; bf16 to bf16, 24x8x16 tn, columns 24 16 32 32, bias, residual";
+        assert!(text.contains(key), "{text}");
+    });
+}
+
+#[test]
+fn an_algorithm_that_takes_no_batch_computes_image_by_image() {
+    child(&[("STAND_IN_TIMES", "5,4,3")], |folder| {
+        let product = Product::new(2);
+        product.check();
+        let lines = log(folder);
+        assert_eq!(tried(&lines), [9, 9, 9 + 2]);
+        assert_eq!(lines[lines.len() - 2..], ["multiply 2 1", "multiply 2 1"]);
+    });
+}
+
+#[test]
+fn an_algorithm_that_does_not_run_is_left_out() {
+    child(&[("STAND_IN_BROKEN", "1")], |folder| {
+        let product = Product::new(2);
+        product.check();
+        let lines = log(folder);
+        assert_eq!(tried(&lines), [9, 0, 9 + 2]);
+    });
+}
+
+#[test]
+fn without_trials_the_first_suggestion_is_taken() {
+    for setting in [("BRAID_TRIALS", "0"), ("BRAID_CACHE", "")] {
+        child(&[setting], |folder| {
+            let product = Product::new(2);
+            log(folder);
+            product.check();
+            assert_eq!(log(folder), ["suggest 1 for 1 image(s)", "multiply 0 2"]);
+        });
+    }
+}
+
+#[test]
+fn short_memory_costs_only_the_trial() {
+    child(&[], |folder| {
+        let driver = CudaDriver::new(0).unwrap();
+        let matrix = Matrix { data: 1 << 20, leading: 1 << 15, stride: 0 };
+        let (dtype, m, n, k) = (DType::BF16, 1 << 15, 1 << 15, 1 << 15);
+        let (transposes, epilogue) = ((true, false), GemmEpilogue::None);
+        let (transpose_a, transpose_b) = transposes;
+        let (a, b, d) = (matrix, matrix, matrix);
+        let gemm = Gemm { dtype, m, n, k, batch: 1, transpose_a, transpose_b, a, b, d, out_f32: false, epilogue };
+        log(folder);
+        let plan = driver.prepare_gemm(&gemm).unwrap();
+        assert_eq!(log(folder), ["suggest 8 for 1 image(s)"]);
+        assert!(!folder.join("cache").exists());
+        driver.release_gemm(plan);
+        let error = driver.allocate(1 << 31).unwrap_err();
+        assert!(matches!(error, Error::Memory { need: 0x8000_0000, have: 0x1_8000_0000, .. }), "{error}");
+    });
+}
+
+#[test]
+fn nothing_is_tried_during_a_capture() {
+    child(&[], |folder| {
+        let product = Product::new(2);
+        let plan = product.driver.prepare_gemm(&product.gemm).unwrap();
+        log(folder);
+        assert!(product.driver.begin_capture().unwrap());
+        let error = product.driver.prepare_gemm(&Gemm { k: 8, ..product.gemm }).unwrap_err();
+        assert!(error.to_string().contains("captured"), "{error}");
+        product.driver.gemm(plan).unwrap();
+        let graph = product.driver.end_capture().unwrap();
+        assert_eq!(log(folder), ["multiply 1 2"]);
+        assert_eq!(product.result(), product.values[3]);
+        product.driver.prepare_gemm(&Gemm { k: 8, ..product.gemm }).unwrap();
+        product.driver.replay(graph).unwrap();
+        product.driver.release_graph(graph);
+    });
+}
+
+#[test]
+fn codes_that_no_header_has_are_errors_with_their_number() {
+    for (fault, want) in [
+        ("cuInit=98765", "device cuda: cuInit: error 98765, which the driver has no name for"),
+        ("cuDeviceGetAttribute=-5", "cuDeviceGetAttribute: error -5, which"),
+        ("cuStreamCreate=4000", "cuStreamCreate failed: error 4000, which the driver has no name for"),
+        (
+            "cuMemsetD8Async=700",
+            "cuMemsetD8Async failed: CUDA_ERROR_ILLEGAL_ADDRESS, 700 (an illegal memory access was encountered); the device is lost",
+        ),
+        ("cublasLtCreate=99", "cublasLtCreate failed: status 99, which has no name here"),
+        ("cublasLtMatmulDescCreate=14", "cublasLtMatmulDescCreate failed: CUBLAS_STATUS_INTERNAL_ERROR, 14"),
+        ("cublasLtMatmulAlgoGetHeuristic=98765", "cublasLtMatmulAlgoGetHeuristic failed: status 98765"),
+        // The trials left every algorithm out, and the run says why.
+        ("cublasLtMatmul=4711", "cublasLtMatmul failed: status 4711, which has no name here"),
+        ("cuMemcpyDtoHAsync_v2=77", "cuMemcpyDtoHAsync failed: error 77, which"),
+        ("cuStreamEndCapture=951", "cuStreamEndCapture failed: error 951, which"),
+        ("cuGraphLaunch=98765", "cuGraphLaunch failed: error 98765, which"),
+    ] {
+        child(&[("STAND_IN_FAULT", fault), ("STAND_IN_WANT", want)], |_| {
+            let error = everything().unwrap_err().to_string();
+            let want = env::var("STAND_IN_WANT").unwrap();
+            assert!(error.contains(&want), "{error} is not {want}");
+        });
+    }
+}
+
+#[test]
+fn a_fault_of_a_trial_s_events_costs_the_trial() {
+    for fault in ["cuEventElapsedTime=98765", "none=1"] {
+        child(&[("STAND_IN_FAULT", fault)], |folder| {
+            everything().unwrap();
+            let kept = env::var("STAND_IN_FAULT").unwrap() == "none=1";
+            assert_eq!(folder.join("cache").exists(), kept);
+            // Once chosen, and in the run and the capture.
+            let lines = log(folder);
+            assert_eq!(lines.iter().filter(|line| line.starts_with("suggest")).count(), 1, "{lines:?}");
+        });
+    }
+}
+
+/// A use of most functions.
+fn everything() -> Result<(), Error> {
+    let driver = CudaDriver::new(0)?;
+    let matrix = Matrix { data: driver.allocate(64 * 64 * 2)?, leading: 64, stride: 0 };
+    let (dtype, epilogue) = (DType::BF16, GemmEpilogue::None);
+    let (a, b, d) = (matrix, matrix, Matrix { data: driver.allocate(64 * 64 * 2)?, ..matrix });
+    let (transpose_a, transpose_b, out_f32) = (true, false, false);
+    let gemm = Gemm { dtype, m: 64, n: 64, k: 64, batch: 1, transpose_a, transpose_b, a, b, d, out_f32, epilogue };
+    let plan = driver.prepare_gemm(&gemm)?;
+    driver.gemm(plan)?;
+    driver.begin_capture()?;
+    driver.gemm(plan)?;
+    let graph = driver.end_capture()?;
+    driver.replay(graph)?;
+    driver.mark(1)?;
+    driver.wait_for(1)?;
+    driver.copy(a.data, d.data, 64)?;
+    driver.staging(64)?.bytes().fill(1);
+    driver.download(d.data, &mut [0; 64])?;
+    driver.release_graph(graph);
+    driver.memory().map(|memory| assert_eq!((memory.free, memory.total), (6 << 30, 8 << 30)))
+}
+
+#[test]
+fn a_launch_hands_on_all_its_numbers() {
+    child(&[], |folder| {
+        let driver = CudaDriver::new(0).unwrap();
+        let kernel = KERNELS.iter().find(|kernel| kernel.shared > 48 << 10).unwrap();
+        let entry = kernel.entry(kernel.types.each()[0]);
+        let Ok(function) = driver.function(&entry) else {
+            let name = "a_launch_hands_on_all_its_numbers";
+            let _ = writeln!(std::io::stderr(), "{name}: skipped: no NVRTC when this was built");
+            return;
+        };
+        let params = vec![42u64].into_boxed_slice();
+        driver.launch(&Launch { entry, function, grid: [5, 3, 2], block: 96, shared: 512, params }).unwrap();
+        let lines = log(folder);
+        assert!(lines.contains(&format!("shared {}", kernel.shared)), "{lines:?}");
+        assert_eq!(lines.last().unwrap(), "launch 5 3 2, 96 1 1, 512, 42");
+    });
+}
