@@ -43,6 +43,7 @@ doc:
 
 scripts:
 	tools/test-gpu-check.sh
+	python3 -m unittest discover -s benches/peers
 
 # In its own step and before the tests, so that the last lines of `make test` are the tests' summary.
 examples:

@@ -115,8 +115,8 @@ struct Flash {
                     ldmatrix_x4(b, key + (j * 16 * PITCH + k * 16) * 2);
 #pragma unroll
                     for (int m = 0; m < MT; m++) {
-                        Half<T>::mma(s[m][2 * j], q[m][k], b[0], b[1]);
-                        Half<T>::mma(s[m][2 * j + 1], q[m][k], b[2], b[3]);
+                        Stored<T>::mma(s[m][2 * j], q[m][k], b[0], b[1]);
+                        Stored<T>::mma(s[m][2 * j + 1], q[m][k], b[2], b[3]);
                     }
                 }
             }
@@ -142,10 +142,10 @@ struct Flash {
                 u32 p[MT][4];
 #pragma unroll
                 for (int m = 0; m < MT; m++) {
-                    p[m][0] = Half<T>::pack(s[m][2 * j][0], s[m][2 * j][1]);
-                    p[m][1] = Half<T>::pack(s[m][2 * j][2], s[m][2 * j][3]);
-                    p[m][2] = Half<T>::pack(s[m][2 * j + 1][0], s[m][2 * j + 1][1]);
-                    p[m][3] = Half<T>::pack(s[m][2 * j + 1][2], s[m][2 * j + 1][3]);
+                    p[m][0] = Stored<T>::pack(s[m][2 * j][0], s[m][2 * j][1]);
+                    p[m][1] = Stored<T>::pack(s[m][2 * j][2], s[m][2 * j][3]);
+                    p[m][2] = Stored<T>::pack(s[m][2 * j + 1][0], s[m][2 * j + 1][1]);
+                    p[m][3] = Stored<T>::pack(s[m][2 * j + 1][2], s[m][2 * j + 1][3]);
                 }
 #pragma unroll
                 for (int n = 0; n < D / 16; n++) {
@@ -153,8 +153,8 @@ struct Flash {
                     ldmatrix_x4_trans(b, value + (j * 16 * PITCH + n * 16) * 2);
 #pragma unroll
                     for (int m = 0; m < MT; m++) {
-                        Half<T>::mma(o[m][2 * n], p[m], b[0], b[1]);
-                        Half<T>::mma(o[m][2 * n + 1], p[m], b[2], b[3]);
+                        Stored<T>::mma(o[m][2 * n], p[m], b[0], b[1]);
+                        Stored<T>::mma(o[m][2 * n + 1], p[m], b[2], b[3]);
                     }
                 }
             }
@@ -211,7 +211,7 @@ struct Flash {
 #pragma unroll
                 for (int r = 0; r < 2; r++)
                     *(u32*)(rows + (m * 16 + r * 8 + lane / 4) * PITCH + n * 8 + lane % 4 * 2) =
-                        Half<T>::pack(x[m][n][2 * r], x[m][n][2 * r + 1]);
+                        Stored<T>::pack(x[m][n][2 * r], x[m][n][2 * r + 1]);
         __syncwarp();
         for (int at = lane; at < 16 * MT * CHUNKS; at += 32) {
             int row = at / CHUNKS, column = at % CHUNKS * 8, token = first + warp * 16 * MT + row;

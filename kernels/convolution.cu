@@ -8,8 +8,8 @@
 //            [4, N, 2, 2, channels] as layout.cu's `phases` makes it, Y [B, 2 height, 2 width, N], and 4 / 9 of the work.
 // Grid       (ceil(pixels / BM), ceil(N / BN), phases), 128 threads; `pixels` are those of all images, B * result_height *
 //            result_width, before doubling. An image's results do not depend on B.
-// Tiling     BM x BN = 128x128, 128x64, 64x64; K by 32; see product.cuh. A 16-byte unit never crosses a tap or the seam
-//            between the sources. Borders are cp.async's zero fill.
+// Tiling     BM x BN = 128x128, 128x64, 64x64 (f32: the last two); K by 64 bytes; see product.cuh. A 16-byte unit never
+//            crosses a tap or the seam between the sources. Borders are cp.async's zero fill.
 // Shared     dynamic: 4 (BM + BN) 64 bytes: 65,536, 49,152, 32,768.
 // Requires   channels0 and channels multiples of 8 (else convolution_narrow.cu); 16-byte aligned pointers; B * height * width
 //            < 2^31. Any kernel, stride and padding; padding only says where row and column 0 begin, so an asymmetric one (0
@@ -49,7 +49,7 @@ struct Picture {
 
     __device__ __forceinline__ Picture(const ConvolutionParams& p, int top)
         : x0((const T*)p.x0), x1((const T*)p.x1), channels0(p.channels0), channels(p.channels), height(p.height),
-          width(p.width), kernel_y(p.kernel_y), kernel_x(p.kernel_x), c(threadIdx.x % 4 * 8) {
+          width(p.width), kernel_y(p.kernel_y), kernel_x(p.kernel_x), c(threadIdx.x % 4 * UNIT<T>) {
         // Phase 2 a + b begins a rows and b columns later.
         int down = blockIdx.z / 2, right = blockIdx.z % 2;
 #pragma unroll
@@ -72,7 +72,7 @@ struct Picture {
     }
 
     __device__ __forceinline__ void advance() {
-        c += 32;
+        c += STEP<T>;
         normalise();
     }
 
@@ -109,5 +109,7 @@ CONVOLUTION(128, 128, convolution_128x128_f16, f16)
 CONVOLUTION(128, 128, convolution_128x128_bf16, bf16)
 CONVOLUTION(128, 64, convolution_128x64_f16, f16)
 CONVOLUTION(128, 64, convolution_128x64_bf16, bf16)
+CONVOLUTION(128, 64, convolution_128x64_f32, float)
 CONVOLUTION(64, 64, convolution_64x64_f16, f16)
 CONVOLUTION(64, 64, convolution_64x64_bf16, bf16)
+CONVOLUTION(64, 64, convolution_64x64_f32, float)

@@ -59,7 +59,7 @@ __device__ __forceinline__ void put(const NarrowParams& p, i64 at, float x) {
     if (p.out_f32) {
         ((float*)p.out)[at] = x;
     } else {
-        ((T*)p.out)[at] = Half<T>::from(x);
+        ((T*)p.out)[at] = Stored<T>::from(x);
     }
 }
 
@@ -94,6 +94,20 @@ __device__ __forceinline__ void few_in(const NarrowParams& p) {
 
 constexpr int FEW_OUT_PIXELS = 4;
 
+template <class T>
+__device__ __forceinline__ void load8_or_zeros(bool there, const T* p, float (&x)[8]) {
+    Octet unit = {};
+    if (there) unit = *(const Octet*)p;
+    unpack<T>(unit, x);
+}
+
+template <>
+__device__ __forceinline__ void load8_or_zeros(bool there, const float* p, float (&x)[8]) {
+#pragma unroll
+    for (int j = 0; j < 8; j++) x[j] = 0.0f;
+    if (there) load8(p, x);
+}
+
 template <class T, int OUT>
 __device__ __forceinline__ void few_out(const NarrowParams& p) {
     int lane = threadIdx.x % 32, top = (blockIdx.x * 4 + threadIdx.x / 32) * FEW_OUT_PIXELS;
@@ -110,9 +124,7 @@ __device__ __forceinline__ void few_out(const NarrowParams& p) {
         for (int i = 0; i < FEW_OUT_PIXELS; i++) {
             i64 from = -1;
             if (top + i < p.pixels) from = Corner(p, top + i).under(p, tap / p.kernel_x, tap % p.kernel_x);
-            Octet unit = {};
-            if (from >= 0) unit = *(const Octet*)((const T*)p.x + from + c);
-            unpack<T>(unit, x[i]);
+            load8_or_zeros(from >= 0, (const T*)p.x + from + c, x[i]);
         }
 #pragma unroll
         for (int o = 0; o < OUT; o++) {
@@ -147,7 +159,10 @@ __device__ __forceinline__ void few_out(const NarrowParams& p) {
 
 NARROW((few_in<f16>), convolution_few_in_f16)
 NARROW((few_in<bf16>), convolution_few_in_bf16)
+NARROW((few_in<float>), convolution_few_in_f32)
 NARROW((few_out<f16, 4>), convolution_few_out_4_f16)
 NARROW((few_out<bf16, 4>), convolution_few_out_4_bf16)
+NARROW((few_out<float, 4>), convolution_few_out_4_f32)
 NARROW((few_out<f16, 8>), convolution_few_out_8_f16)
 NARROW((few_out<bf16, 8>), convolution_few_out_8_bf16)
+NARROW((few_out<float, 8>), convolution_few_out_8_f32)

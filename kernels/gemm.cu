@@ -5,8 +5,8 @@
 // Shapes     X [M, K], in one or in two sources whose columns are joined (x0 has the first k0 columns); W [N, K] as PyTorch
 //            stores Linear; rows [M / rows_of_image, N]; Y and residual [M, N]. Row strides in elements.
 // Grid       (ceil(M / BM), ceil(N / BN)), 128 threads; gemm_geglu: (ceil(M / BM), ceil(N / (BN / 2))).
-// Tiling     BM x BN = 128x128, 128x64, 64x64; K by 32; see product.cuh. A tile of gemm_geglu alternates 8 rows of V with 8
-//            of G, so that a block holds both factors, and W is read as it is published.
+// Tiling     BM x BN = 128x128, 128x64, 64x64 (f32: the last two); K by 64 bytes; see product.cuh. A tile of gemm_geglu
+//            alternates 8 rows of V with 8 of G, so that a block holds both factors, and W is read as it is published.
 // Shared     dynamic: 4 (BM + BN) 64 bytes: 65,536, 49,152, 32,768.
 // Requires   K, k0, and the strides of x0, x1, w multiples of 8; 16-byte aligned pointers; M, N < 2^31. N is any number
 //            (columns are stored one by one where N or a stride is not a multiple of 8); gemm_geglu: N % 8 == 0.
@@ -36,7 +36,7 @@ struct Matrix {
 
     __device__ __forceinline__ Matrix(const GemmParams& p, int top)
         : x0((const T*)p.x0), x1((const T*)p.x1), stride0(p.x0_stride), stride1(p.x1_stride), row(top + threadIdx.x / 4),
-          rows(p.m), k(threadIdx.x % 4 * 8), k0(p.k0), end(p.k) {}
+          rows(p.m), k(threadIdx.x % 4 * UNIT<T>), k0(p.k0), end(p.k) {}
 
     __device__ __forceinline__ bool unit(int i, const T*& from) const {
         bool there = k < end && row + 32 * i < rows;
@@ -46,7 +46,7 @@ struct Matrix {
         return there;
     }
 
-    __device__ __forceinline__ void advance() { k += 32; }
+    __device__ __forceinline__ void advance() { k += STEP<T>; }
 };
 
 template <class T, int BM, int BN>
@@ -101,8 +101,10 @@ GEMM(gemm, 128, 128, gemm_128x128_f16, f16)
 GEMM(gemm, 128, 128, gemm_128x128_bf16, bf16)
 GEMM(gemm, 128, 64, gemm_128x64_f16, f16)
 GEMM(gemm, 128, 64, gemm_128x64_bf16, bf16)
+GEMM(gemm, 128, 64, gemm_128x64_f32, float)
 GEMM(gemm, 64, 64, gemm_64x64_f16, f16)
 GEMM(gemm, 64, 64, gemm_64x64_bf16, bf16)
+GEMM(gemm, 64, 64, gemm_64x64_f32, float)
 GEMM(gemm_geglu, 128, 128, gemm_geglu_128x128_f16, f16)
 GEMM(gemm_geglu, 128, 128, gemm_geglu_128x128_bf16, bf16)
 GEMM(gemm_geglu, 64, 64, gemm_geglu_64x64_f16, f16)

@@ -127,7 +127,7 @@ __device__ __forceinline__ void apply(const GroupNormParams& p) {
 #pragma unroll
             for (int j = 0; j < 8; j++) {
                 x[j] = x[j] * factor[j] + summand[j];
-                if (p.silu) x[j] = silu(x[j]);
+                if (p.silu) x[j] = sizeof(T) == 4 ? exact_silu(x[j]) : silu(x[j]);
             }
             store8((T*)p.out + ((i64)image * p.pixels + pixel) * p.channels + c, x);
         }
@@ -141,6 +141,8 @@ __device__ __forceinline__ void apply(const GroupNormParams& p) {
 
 GROUP_NORM(moments<f16>, group_norm_moments_f16)
 GROUP_NORM(moments<bf16>, group_norm_moments_bf16)
+GROUP_NORM(moments<float>, group_norm_moments_f32)
 GROUP_NORM(lines, group_norm_lines_f32)
 GROUP_NORM(apply<f16>, group_norm_apply_f16)
 GROUP_NORM(apply<bf16>, group_norm_apply_bf16)
+GROUP_NORM(apply<float>, group_norm_apply_f32)

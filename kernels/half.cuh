@@ -1,4 +1,5 @@
-// The 16-bit storage types f16 and bf16 and what is done to them: nothing but conversion. Arithmetic is f32.
+// The 16-bit storage types f16 and bf16 and what is done to them: nothing but conversion. Arithmetic is f32, which is a storage
+// type, too, where exactness is asked for.
 #pragma once
 
 #include "ptx.cuh"
@@ -21,10 +22,10 @@ __device__ __forceinline__ float to_f32(f16 x) { return cvt_f32_f16(x.bits); }
 __device__ __forceinline__ float to_f32(bf16 x) { return __uint_as_float((u32)x.bits << 16); }
 
 template <class T>
-struct Half;
+struct Stored;
 
 template <>
-struct Half<f16> {
+struct Stored<f16> {
     // Beyond this a conversion gives infinity.
     static constexpr float MAX = 65504.0f;
     static __device__ __forceinline__ f16 from(float x) { return f16{cvt_rn_f16_f32(x)}; }
@@ -37,7 +38,7 @@ struct Half<f16> {
 };
 
 template <>
-struct Half<bf16> {
+struct Stored<bf16> {
     static constexpr float MAX = 3.3895313892515355e38f;
     static __device__ __forceinline__ bf16 from(float x) { return bf16{cvt_rn_bf16_f32(x)}; }
     static __device__ __forceinline__ u32 pack(float low, float high) { return cvt_rn_bf16x2_f32(high, low); }
@@ -48,12 +49,18 @@ struct Half<bf16> {
     }
 };
 
+template <>
+struct Stored<float> {
+    static constexpr float MAX = 3.4028234663852886e38f;
+    static __device__ __forceinline__ float from(float x) { return x; }
+};
+
 template <class T>
 __device__ __forceinline__ void unpack(const Octet& from, float (&x)[8]) {
 #pragma unroll
     for (int i = 0; i < 4; i++) {
-        x[2 * i] = Half<T>::low(from.pair[i]);
-        x[2 * i + 1] = Half<T>::high(from.pair[i]);
+        x[2 * i] = Stored<T>::low(from.pair[i]);
+        x[2 * i + 1] = Stored<T>::high(from.pair[i]);
     }
 }
 
@@ -61,7 +68,7 @@ template <class T>
 __device__ __forceinline__ Octet pack(const float (&x)[8]) {
     Octet to;
 #pragma unroll
-    for (int i = 0; i < 4; i++) to.pair[i] = Half<T>::pack(x[2 * i], x[2 * i + 1]);
+    for (int i = 0; i < 4; i++) to.pair[i] = Stored<T>::pack(x[2 * i], x[2 * i + 1]);
     return to;
 }
 
@@ -72,9 +79,22 @@ __device__ __forceinline__ void load8(const T* p, float (&x)[8]) {
     unpack<T>(Octet{{unit.x, unit.y, unit.z, unit.w}}, x);
 }
 
+template <>
+__device__ __forceinline__ void load8(const float* p, float (&x)[8]) {
+    float4 low = ((const float4*)p)[0], high = ((const float4*)p)[1];
+    x[0] = low.x, x[1] = low.y, x[2] = low.z, x[3] = low.w;
+    x[4] = high.x, x[5] = high.y, x[6] = high.z, x[7] = high.w;
+}
+
 template <class T>
 __device__ __forceinline__ void store8(T* p, const float (&x)[8]) {
     *(Octet*)p = pack<T>(x);
+}
+
+template <>
+__device__ __forceinline__ void store8(float* p, const float (&x)[8]) {
+    ((float4*)p)[0] = make_float4(x[0], x[1], x[2], x[3]);
+    ((float4*)p)[1] = make_float4(x[4], x[5], x[6], x[7]);
 }
 
 // The first `count` of 8 values, 8 where `wide` is set (then 16-byte aligned), and zeros after them.
@@ -95,12 +115,12 @@ __device__ __forceinline__ void store_up_to_8(T* p, int count, bool wide, const 
     } else {
 #pragma unroll
         for (int i = 0; i < 8; i++)
-            if (i < count) p[i] = Half<T>::from(x[i]);
+            if (i < count) p[i] = Stored<T>::from(x[i]);
     }
 }
 
 // Keeps a value in the finite range of T; NaN stays NaN.
 template <class T>
 __device__ __forceinline__ float clamped(float x) {
-    return x > Half<T>::MAX ? Half<T>::MAX : x < -Half<T>::MAX ? -Half<T>::MAX : x;
+    return x > Stored<T>::MAX ? Stored<T>::MAX : x < -Stored<T>::MAX ? -Stored<T>::MAX : x;
 }

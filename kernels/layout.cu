@@ -9,7 +9,7 @@
 //
 // Grid       ceil(elements of the result / 256), 256 threads; transpose: (ceil(pitch / 32), ceil(columns / 32), B), 256 threads,
 //            a tile of 32x32 each.
-// Shared     static: 2,112 bytes (transpose), none else.
+// Shared     static: 2,112 bytes (transpose; f32 4,224), none else.
 // Requires   nothing of sizes or alignment; offsets are 64-bit.
 // Source     the definitions.
 #include "half.cuh"
@@ -55,7 +55,7 @@ __device__ __forceinline__ void weights(const WeightsParams& p) {
     if (n >= p.n) return;
     int tap = (int)(k / p.inputs), i = (int)(k - (i64)tap * p.inputs);
     float x = tap < p.taps ? to_f32(((const From*)p.x)[(n * p.inputs + i) * p.taps + tap]) : 0.0f;
-    ((T*)p.out)[at] = Half<T>::from(x);
+    ((T*)p.out)[at] = Stored<T>::from(x);
 }
 
 template <class From, class T>
@@ -71,7 +71,7 @@ __device__ __forceinline__ void phases(const WeightsParams& p) {
     float sum = 0.0f;
     for (int y = begin(a, dy); y < end(a, dy); y++)
         for (int x = begin(b, dx); x < end(b, dx); x++) sum += to_f32(from[y * 3 + x]);
-    ((T*)p.out)[at] = Half<T>::from(sum);
+    ((T*)p.out)[at] = Stored<T>::from(sum);
 }
 
 template <class T>
@@ -86,20 +86,20 @@ __device__ __forceinline__ void patches(const PatchesParams& p) {
         int row = place / across * p.side + tap / p.side, column = place % across * p.side + tap % p.side;
         x = p.x[((image * p.height + row) * p.width + column) * p.channels + c];
     }
-    ((T*)p.out)[at] = Half<T>::from(x);
+    ((T*)p.out)[at] = Stored<T>::from(x);
 }
 
 template <class T>
 __device__ __forceinline__ void transpose(const TransposeParams& p) {
-    __shared__ u16 tile[32][33];
+    __shared__ T tile[32][33];
     int left = blockIdx.x * 32, top = blockIdx.y * 32, lane = threadIdx.x % 32;
-    const u16* from = (const u16*)p.x + blockIdx.z * p.x_image;
+    const T* from = (const T*)p.x + blockIdx.z * p.x_image;
     for (int i = threadIdx.x / 32; i < 32; i += 8) {
         int row = left + i, column = top + lane;
-        tile[i][lane] = row < p.rows && column < p.columns ? from[row * p.x_stride + column] : (u16)0;
+        tile[i][lane] = row < p.rows && column < p.columns ? from[row * p.x_stride + column] : T{};
     }
     __syncthreads();
-    u16* to = (u16*)p.out + blockIdx.z * p.out_image;
+    T* to = (T*)p.out + blockIdx.z * p.out_image;
     for (int i = threadIdx.x / 32; i < 32; i += 8) {
         int row = top + i, column = left + lane;
         if (row < p.columns && column < p.pitch) to[row * p.pitch + column] = tile[lane][i];
@@ -115,7 +115,10 @@ __device__ __forceinline__ void transpose(const TransposeParams& p) {
     KERNEL(WeightsParams, (OP<float, f16>), NAME##_from_f32_f16)      \
     KERNEL(WeightsParams, (OP<f16, bf16>), NAME##_from_f16_bf16)      \
     KERNEL(WeightsParams, (OP<bf16, bf16>), NAME##_from_bf16_bf16)    \
-    KERNEL(WeightsParams, (OP<float, bf16>), NAME##_from_f32_bf16)
+    KERNEL(WeightsParams, (OP<float, bf16>), NAME##_from_f32_bf16)    \
+    KERNEL(WeightsParams, (OP<f16, float>), NAME##_from_f16_f32)      \
+    KERNEL(WeightsParams, (OP<bf16, float>), NAME##_from_bf16_f32)    \
+    KERNEL(WeightsParams, (OP<float, float>), NAME##_from_f32_f32)
 
 FROM_ALL(weights, weights)
 FROM_ALL(phases, phases)
@@ -123,3 +126,4 @@ KERNEL(PatchesParams, (patches<f16>), patches_f16)
 KERNEL(PatchesParams, (patches<bf16>), patches_bf16)
 KERNEL(TransposeParams, (transpose<f16>), transpose_f16)
 KERNEL(TransposeParams, (transpose<bf16>), transpose_bf16)
+KERNEL(TransposeParams, (transpose<float>), transpose_f32)

@@ -14,6 +14,9 @@ __device__ __forceinline__ float sigmoid(float x) {
 
 __device__ __forceinline__ float silu(float x) { return x * sigmoid(x); }
 
+// To a few units in the last place of f32, for results that are stored as f32.
+__device__ __forceinline__ float exact_silu(float x) { return x / (1.0f + expf(-x)); }
+
 // The exact GELU, by erf: x * Phi(x).
 __device__ __forceinline__ float gelu(float x) { return 0.5f * x * (1.0f + erff(x * 0.70710678118654752f)); }
 

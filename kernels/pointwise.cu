@@ -124,28 +124,6 @@ struct Unit {
     }
 };
 
-__device__ __forceinline__ void load_up_to_8(const float* p, int count, bool wide, float (&x)[8]) {
-    if (wide) {
-        float4 low = ((const float4*)p)[0], high = ((const float4*)p)[1];
-        x[0] = low.x, x[1] = low.y, x[2] = low.z, x[3] = low.w;
-        x[4] = high.x, x[5] = high.y, x[6] = high.z, x[7] = high.w;
-    } else {
-#pragma unroll
-        for (int i = 0; i < 8; i++) x[i] = i < count ? p[i] : 0.0f;
-    }
-}
-
-__device__ __forceinline__ void store_up_to_8(float* p, int count, bool wide, const float (&x)[8]) {
-    if (wide) {
-        ((float4*)p)[0] = make_float4(x[0], x[1], x[2], x[3]);
-        ((float4*)p)[1] = make_float4(x[4], x[5], x[6], x[7]);
-    } else {
-#pragma unroll
-        for (int i = 0; i < 8; i++)
-            if (i < count) p[i] = x[i];
-    }
-}
-
 template <class From, class To, class F>
 __device__ __forceinline__ void unary(const UnaryParams& p, F f) {
     i64 at = ((i64)blockIdx.x * 256 + threadIdx.x) * 8, left = p.count - at;
@@ -249,10 +227,10 @@ __device__ __forceinline__ void sinusoid(const SinusoidParams& p) {
     float sine, cosine;
     sine_cosine(angle, sine, cosine);
     T* to = (T*)p.out + row * p.channels + i;
-    to[0] = Half<T>::from(p.flip ? cosine : sine);
-    to[half] = Half<T>::from(p.flip ? sine : cosine);
+    to[0] = Stored<T>::from(p.flip ? cosine : sine);
+    to[half] = Stored<T>::from(p.flip ? sine : cosine);
     // An odd width ends with a zero.
-    if (i == 0 && p.channels % 2) to[2 * half] = Half<T>::from(0.0f);
+    if (i == 0 && p.channels % 2) to[2 * half] = Stored<T>::from(0.0f);
 }
 
 // The sum of two rows' units.
@@ -315,12 +293,16 @@ UNARY(f16, f16, quick_gelu(x), quick_gelu_f16)
 UNARY(bf16, bf16, quick_gelu(x), quick_gelu_bf16)
 UNARY(f16, f16, x * p.scale + p.shift, scale_shift_f16)
 UNARY(bf16, bf16, x * p.scale + p.shift, scale_shift_bf16)
+UNARY(float, float, x * p.scale + p.shift, scale_shift_f32)
 UNARY(float, f16, x * p.scale + p.shift, from_f32_f16)
 UNARY(float, bf16, x * p.scale + p.shift, from_f32_bf16)
+UNARY(float, float, x * p.scale + p.shift, from_f32_f32)
 UNARY(f16, float, x * p.scale + p.shift, to_f32_f16)
 UNARY(bf16, float, x * p.scale + p.shift, to_f32_bf16)
+UNARY(float, float, x * p.scale + p.shift, to_f32_f32)
 BOTH(GegluParams, geglu, geglu)
 BOTH(AddParams, add, add)
+KERNEL(AddParams, add<float>(p), add_f32)
 BOTH(ConcatParams, concat, concat)
 BOTH(UpsampleParams, upsample, upsample)
 BOTH(SinusoidParams, sinusoid, sinusoid)

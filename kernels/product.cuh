@@ -1,9 +1,10 @@
 // The tile that gemm.cu and convolution.cu share: BM rows by BN columns of X W^T and what is done to it before it is stored.
 //
-// Four warps, two by two, each with BM/2 x BN/2 accumulators. K goes by in steps of 32 through STAGES stages of shared
-// memory (cp.async), one barrier a step. A row of a stage is 64 bytes, four 16-byte units; unit u of row r lies at
+// Four warps, two by two, each with BM/2 x BN/2 accumulators. K goes by in steps of 64 bytes (32 values, 16 of f32) through
+// STAGES stages of shared memory (cp.async), one barrier a step. A row of a stage is four 16-byte units; unit u of row r lies at
 // u ^ (r / 2 % 4), so that the eight rows of an ldmatrix and the two rows of a copy lie in eight different bank groups.
-// Each element is one chain of m16n8k16 in order of K whatever the tile, so the choice of tile never changes a result.
+// f16 and bf16 are multiplied by tensor cores, f32 by fma, exactly: see Fragments. Each element is one chain of m16n8k16, or of
+// fma, in order of K whatever the tile, so the choice of tile never changes a result.
 // At the end the accumulators pass through the same memory as f32, so that bias, rows, residual and result are accessed by
 // 16 bytes and coalesced; there the 32-byte unit u of row r lies at u ^ r % 8.
 #pragma once
@@ -27,23 +28,22 @@ struct Finish {
     int reserved;
 };
 
-template <class T, int BM, int BN>
-struct Product {
-    static constexpr int THREADS = 128;
-    static constexpr int BK = 32;
-    static constexpr int STAGES = 4;
-    static constexpr int A_BYTES = BM * BK * 2;
-    static constexpr int STAGE_BYTES = (BM + BN) * BK * 2;
-    static constexpr int SHARED_BYTES = STAGES * STAGE_BYTES;
-    static constexpr int MT = BM / 32, NT = BN / 16;
-    static_assert(BM * BN * 4 <= SHARED_BYTES, "the result passes through the stages' memory");
+// Values of a 16-byte unit, and of a step of K.
+template <class T>
+constexpr int UNIT = 16 / sizeof(T);
+template <class T>
+constexpr int STEP = 4 * UNIT<T>;
 
-    char* shared;
+// A warp's accumulators, and where they belong in the tile. On tensor cores: fragments of m16n8k16.
+template <class T, int BM, int BN>
+struct Fragments {
+    static constexpr int MT = BM / 32, NT = BN / 16;
+
     int lane, row_warp, column_warp;
     float acc[MT][NT][4];
 
-    __device__ __forceinline__ Product(void* memory)
-        : shared((char*)memory), lane(threadIdx.x % 32), row_warp(threadIdx.x / 64), column_warp(threadIdx.x / 32 % 2) {
+    __device__ __forceinline__ Fragments()
+        : lane(threadIdx.x % 32), row_warp(threadIdx.x / 64), column_warp(threadIdx.x / 32 % 2) {
 #pragma unroll
         for (int m = 0; m < MT; m++)
 #pragma unroll
@@ -52,8 +52,116 @@ struct Product {
                 for (int i = 0; i < 4; i++) acc[m][n][i] = 0.0f;
     }
 
+    // One step of K, whose stage holds BM rows of X, then BN of W.
+    __device__ __forceinline__ void multiply(const char* stage) {
+        u32 base = shared_address(stage);
+        // A: rows 0-7 and 8-15 of the first 8 columns, then of the next 8: a0..a3.
+        int a_row = row_warp * (BM / 2) + lane % 16;
+        // B: columns' rows 0-7 with the first and the next 8 values of K (b0, b1), then rows 8-15.
+        int b_row = column_warp * (BN / 2) + lane / 16 * 8 + lane % 8;
+#pragma unroll
+        for (int k = 0; k < STEP<T> / 16; k++) {
+            u32 a_from = base + a_row * 64 + ((k * 2 + lane / 16) ^ (a_row / 2 % 4)) * 16;
+            u32 b_from = base + BM * 64 + b_row * 64 + ((k * 2 + lane / 8 % 2) ^ (b_row / 2 % 4)) * 16;
+            u32 a[MT][4];
+#pragma unroll
+            for (int m = 0; m < MT; m++) ldmatrix_x4(a[m], a_from + m * 16 * 64);
+#pragma unroll
+            for (int n = 0; n < NT / 2; n++) {
+                u32 b[4];
+                ldmatrix_x4(b, b_from + n * 16 * 64);
+#pragma unroll
+                for (int m = 0; m < MT; m++) {
+                    Stored<T>::mma(acc[m][2 * n], a[m], b[0], b[1]);
+                    Stored<T>::mma(acc[m][2 * n + 1], a[m], b[2], b[3]);
+                }
+            }
+        }
+    }
+
+    // Writes every value to its place, which `at` gives by row and unit of 8 columns.
+    template <class At>
+    __device__ __forceinline__ void put(At at) const {
+#pragma unroll
+        for (int m = 0; m < MT; m++)
+#pragma unroll
+            for (int n = 0; n < NT; n++)
+#pragma unroll
+                for (int r = 0; r < 2; r++) {
+                    int row = row_warp * (BM / 2) + m * 16 + r * 8 + lane / 4;
+                    float* to = at(row, column_warp * (BN / 16) + n) + lane % 4 * 2;
+                    *(float2*)to = make_float2(acc[m][n][2 * r], acc[m][n][2 * r + 1]);
+                }
+    }
+};
+
+// By fma: a warp's lanes are 8 rows by 4 columns, and a lane has every 8th row and every 4th column of the warp's part. So eight
+// lanes in a row read a unit of eight rows, which lie in eight bank groups, or the same unit; a unit of a row serves 4 * NT fma.
+template <int BM, int BN>
+struct Fragments<float, BM, BN> {
+    static constexpr int MT = BM / 16, NT = BN / 8;
+
+    int row, column;
+    float acc[MT][NT];
+
+    __device__ __forceinline__ Fragments()
+        : row(threadIdx.x / 64 * (BM / 2) + threadIdx.x % 8),
+          column(threadIdx.x / 32 % 2 * (BN / 2) + threadIdx.x / 8 % 4) {
+#pragma unroll
+        for (int m = 0; m < MT; m++)
+#pragma unroll
+            for (int n = 0; n < NT; n++) acc[m][n] = 0.0f;
+    }
+
+    __device__ __forceinline__ void multiply(const char* stage) {
+#pragma unroll 1
+        for (int k = 0; k < 4; k++) {
+            float4 b[NT];
+#pragma unroll
+            for (int n = 0; n < NT; n++) {
+                int from = column + 4 * n;
+                b[n] = *(const float4*)(stage + (BM + from) * 64 + (k ^ (from / 2 % 4)) * 16);
+            }
+#pragma unroll
+            for (int m = 0; m < MT; m++) {
+                float4 a = *(const float4*)(stage + (row + 8 * m) * 64 + (k ^ (row / 2 % 4)) * 16);
+#pragma unroll
+                for (int n = 0; n < NT; n++) {
+                    float sum = fmaf(a.y, b[n].y, fmaf(a.x, b[n].x, acc[m][n]));
+                    acc[m][n] = fmaf(a.w, b[n].w, fmaf(a.z, b[n].z, sum));
+                }
+            }
+        }
+    }
+
+    template <class At>
+    __device__ __forceinline__ void put(At at) const {
+#pragma unroll
+        for (int m = 0; m < MT; m++)
+#pragma unroll
+            for (int n = 0; n < NT; n++) {
+                int to = column + 4 * n;
+                at(row + 8 * m, to / 8)[to % 8] = acc[m][n];
+            }
+    }
+};
+
+template <class T, int BM, int BN>
+struct Product {
+    static constexpr int THREADS = 128;
+    static constexpr int STAGES = 4;
+    static constexpr int A_BYTES = BM * 64;
+    static constexpr int STAGE_BYTES = (BM + BN) * 64;
+    static constexpr int SHARED_BYTES = STAGES * STAGE_BYTES;
+    static_assert(BM * BN * 4 <= SHARED_BYTES, "the result passes through the stages' memory");
+
+    char* shared;
+    Fragments<T, BM, BN> fragments;
+
+    __device__ __forceinline__ Product(void* memory) : shared((char*)memory) {}
+
     // Copies one step. `x` and `w` give the address of this thread's unit in the i-th row (threadIdx.x / 4 + 32 i) and
-    // whether it is there, and are then moved on by 32 columns.
+    // whether it is there, and are then moved on by a step.
     template <class X, class W>
     __device__ __forceinline__ void copy(int stage, X& x, W& w) {
         int row = threadIdx.x / 4, unit = threadIdx.x % 4 ^ (row / 2 % 4);
@@ -74,35 +182,9 @@ struct Product {
         w.advance();
     }
 
-    __device__ __forceinline__ void multiply(int stage) {
-        u32 base = shared_address(shared + stage * STAGE_BYTES);
-        // A: rows 0-7 and 8-15 of the first 8 columns, then of the next 8: a0..a3.
-        int a_row = row_warp * (BM / 2) + lane % 16;
-        // B: columns' rows 0-7 with the first and the next 8 values of K (b0, b1), then rows 8-15.
-        int b_row = column_warp * (BN / 2) + lane / 16 * 8 + lane % 8;
-#pragma unroll
-        for (int k = 0; k < BK / 16; k++) {
-            u32 a_from = base + a_row * 64 + ((k * 2 + lane / 16) ^ (a_row / 2 % 4)) * 16;
-            u32 b_from = base + A_BYTES + b_row * 64 + ((k * 2 + lane / 8 % 2) ^ (b_row / 2 % 4)) * 16;
-            u32 a[MT][4];
-#pragma unroll
-            for (int m = 0; m < MT; m++) ldmatrix_x4(a[m], a_from + m * 16 * 64);
-#pragma unroll
-            for (int n = 0; n < NT / 2; n++) {
-                u32 b[4];
-                ldmatrix_x4(b, b_from + n * 16 * 64);
-#pragma unroll
-                for (int m = 0; m < MT; m++) {
-                    Half<T>::mma(acc[m][2 * n], a[m], b[0], b[1]);
-                    Half<T>::mma(acc[m][2 * n + 1], a[m], b[2], b[3]);
-                }
-            }
-        }
-    }
-
     template <class X, class W>
     __device__ __forceinline__ void run(int k, X& x, W& w) {
-        int steps = (k + BK - 1) / BK;
+        int steps = (k + STEP<T> - 1) / STEP<T>;
 #pragma unroll
         for (int s = 0; s < STAGES - 1; s++) {
             if (s < steps) copy(s, x, w);
@@ -115,22 +197,13 @@ struct Product {
             __syncthreads();
             if (step + STAGES - 1 < steps) copy(into, x, w);
             cp_async_commit_group();
-            multiply(stage);
+            fragments.multiply(shared + stage * STAGE_BYTES);
             into = stage;
             stage = stage + 1 == STAGES ? 0 : stage + 1;
         }
         // All are done with the stages, into which the result goes now; the last step's wait left only empty groups.
         __syncthreads();
-#pragma unroll
-        for (int m = 0; m < MT; m++)
-#pragma unroll
-            for (int n = 0; n < NT; n++)
-#pragma unroll
-                for (int r = 0; r < 2; r++) {
-                    int row = row_warp * (BM / 2) + m * 16 + r * 8 + lane / 4;
-                    float* to = at(row, column_warp * (BN / 16) + n) + lane % 4 * 2;
-                    *(float2*)to = make_float2(acc[m][n][2 * r], acc[m][n][2 * r + 1]);
-                }
+        fragments.put([&](int row, int unit) { return at(row, unit); });
         __syncthreads();
     }
 
@@ -203,7 +276,7 @@ struct Weights {
 
     // This thread's rows are row, row + row_step, ..; those from `rows` on are not there.
     __device__ __forceinline__ Weights(const T* w, int row, int row_step, int rows, int width, i64 stride)
-        : step((i64)row_step * stride), k(threadIdx.x % 4 * 8), end(width), row(row), row_step(row_step), rows(rows) {
+        : step((i64)row_step * stride), k(threadIdx.x % 4 * UNIT<T>), end(width), row(row), row_step(row_step), rows(rows) {
         at = w + row * stride + k;
     }
 
@@ -212,5 +285,5 @@ struct Weights {
         return k < end && row + i * row_step < rows;
     }
 
-    __device__ __forceinline__ void advance() { at += 32, k += 32; }
+    __device__ __forceinline__ void advance() { at += STEP<T>, k += STEP<T>; }
 };

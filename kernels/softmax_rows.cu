@@ -44,7 +44,7 @@ __device__ __forceinline__ void softmax_rows(const SoftmaxParams& p) {
     T* to = (T*)p.out + blockIdx.x * p.out_stride;
     for (int i = threadIdx.x; i < p.out_stride; i += 256) {
         float x = i < p.columns ? ex2_approx_ftz_f32(from[i] * p.scale - greatest) * factor : 0.0f;
-        to[i] = Half<T>::from(x);
+        to[i] = Stored<T>::from(x);
     }
 }
 
@@ -54,4 +54,8 @@ extern "C" __global__ __launch_bounds__(256) void softmax_rows_f16(const __grid_
 
 extern "C" __global__ __launch_bounds__(256) void softmax_rows_bf16(const __grid_constant__ SoftmaxParams p) {
     softmax_rows<bf16>(p);
+}
+
+extern "C" __global__ __launch_bounds__(256) void softmax_rows_f32(const __grid_constant__ SoftmaxParams p) {
+    softmax_rows<float>(p);
 }

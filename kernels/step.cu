@@ -91,7 +91,7 @@ __device__ __forceinline__ void model_input(const ModelInputParams& p) {
     for (int j = 0; j < 4; j++) {
         int i = blockIdx.x * 1024 + j * 256 + threadIdx.x;
         if (i >= p.n) return;
-        T value = Half<T>::from(p.x[image * p.n + i] * scale);
+        T value = Stored<T>::from(p.x[image * p.n + i] * scale);
         T* to = (T*)p.out + image * p.image_stride + i;
         to[0] = value;
         if (p.negative) to[p.negative] = value;

@@ -52,10 +52,11 @@ pub struct PipelineOptions {
     pub compat: Compat,
     /// Where it is computed.
     pub device: DeviceChoice,
-    /// The type in which a GPU stores tensors, f16 where absent; f32 is not supported there yet. The CPU computes in f32, and
+    /// The type in which a GPU stores tensors, f16 where absent; f32 is refused there. The CPU computes in f32, and
     /// the type is only that of [`Pipeline::dtype`].
     pub dtype: Option<DType>,
-    /// The same for the VAE, bf16 where absent: SDXL's overflows f16. No effect on the CPU.
+    /// The same for the VAE, bf16 where absent: SDXL's overflows f16. f32 is exact, slower, and takes twice the memory. No effect
+    /// on the CPU.
     pub vae_dtype: Option<DType>,
     /// Whether the encoders' programs stay after a request.
     pub encoders: Encoders,

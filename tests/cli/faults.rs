@@ -29,8 +29,7 @@ fn inputs_that_are_not_there_or_do_not_fit() {
     };
     fails(&["--device", "cuda"], 1, "--device cpu");
     fails(&["--device", "cuda:3"], 1, "cuda:3");
-    fails(&["--device", "cuda", "--dtype", "f32"], 2, "f32 is not supported on CUDA yet");
-    fails(&["--device", "cuda", "--vae-dtype", "f32"], 2, "--vae-dtype");
+    fails(&["--device", "cuda", "--dtype", "f32"], 2, "f32 is for the VAE alone on CUDA");
     fails(&["--model", "/none"], 1, "/none");
     fails(&["--ip-adapter", &adapter, "--ip-adapter-image", "/none.png"], 1, "/none.png");
     fails(&["--ip-adapter", &adapter, "--ip-adapter-image", &adapter], 1, "ip-adapter.safetensors");

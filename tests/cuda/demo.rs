@@ -48,7 +48,7 @@ fn as_diffusers_draws(dtype: DType, wanted: impl Fn(usize) -> bool) {
     for driver in drivers() {
         let name = driver.facts().name.clone();
         let device = CudaDevice::new(driver, dtype).unwrap().with_library(false);
-        let device: Box<dyn Device> = Box::new(device.with_decoder(DType::BF16).unwrap());
+        let device: Box<dyn Device> = Box::new(device.with_decoder(DType::BF16));
         let pipeline = Pipeline::load_on(&options, Some(device)).unwrap();
         for (i, case) in cases.iter().enumerate().filter(|(i, _)| wanted(*i)) {
             let output = pipeline.generate(&request(case), &mut Watch::default()).unwrap();

@@ -32,7 +32,7 @@ impl Device for Stepwise {
 }
 
 /// The request of the golden case `diffusers/euler`.
-fn draw(model: &common::Model, device: Option<Box<dyn Device>>) -> Output {
+pub fn draw(model: &common::Model, device: Option<Box<dyn Device>>) -> Output {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/diffusers/pictures/landscape.png");
     let mut request = Request::new("a red fox in the snow");
     (request.steps, request.guidance, request.seed, request.keep_stages) = (4, 5.0, 0, true);

@@ -106,16 +106,52 @@ fn a_wrong_binding_is_an_error() {
     assert!(text.contains("`x` is [2, 5, 16], bound to 5"), "{text}");
 }
 
+/// Tensor and number: widths that are no multiple of 8.
 #[test]
 fn what_no_kernel_takes_is_named() {
-    let s = scope(&[("weight", &[12], 1), ("bias", &[12], 2)]);
-    let mut b = Builder::new();
-    let x = b.input("x", &[1, 3, 12]);
-    let y = b.layer_norm(x, &s.pp("norm"), 1e-5);
-    b.output("y", y);
-    let device = CudaDevice::new(Arc::new(PtxDriver::new()), DType::F16).unwrap();
-    let text = device.load(b.finish().unwrap()).map(|_| ()).unwrap_err().to_string();
-    assert!(text.contains("norm.weight") && text.contains("--device cpu"), "{text}");
+    let refusal = |build: &dyn Fn(&mut Builder)| {
+        let mut b = Builder::new();
+        build(&mut b);
+        let device = CudaDevice::new(Arc::new(PtxDriver::new()), DType::F16).unwrap();
+        device.load(b.finish().unwrap()).map(|_| ()).unwrap_err().to_string()
+    };
+    let s = scope(&[
+        ("norm.weight", &[12], 1),
+        ("norm.bias", &[12], 2),
+        ("joined.weight", &[24], 3),
+        ("joined.bias", &[24], 4),
+        ("conv.weight", &[16, 20, 3, 3], 5),
+    ]);
+    let layer = refusal(&|b| {
+        let x = b.input("x", &[1, 3, 12]);
+        let y = b.layer_norm(x, &s.pp("norm"), 1e-5);
+        b.output("y", y);
+    });
+    let group = refusal(&|b| {
+        let [x, y] = [b.input("x", &[1, 3, 3, 12]), b.input("y", &[1, 3, 3, 12])];
+        let x = b.concat(x, y);
+        let y = b.group_norm(x, &s.pp("joined"), 4, 1e-5);
+        b.output("y", y);
+    });
+    let convolution = refusal(&|b| {
+        let x = b.input("x", &[1, 3, 3, 20]);
+        let y = b.conv(x, &s.pp("conv"), 16, 3, 1);
+        b.output("y", y);
+    });
+    let attention = refusal(&|b| {
+        let x = b.input("x", &[1, 3, 12]);
+        let y = b.attention(x, x, x, 1, false);
+        b.output("y", y);
+    });
+    for (text, name, number) in [
+        (layer, "`norm.weight` [1, 3, 12]", "12 channels"),
+        (group, "`joined.weight` [1, 3, 3, 24]", "sources of 12 and 12 channels"),
+        (convolution, "`conv.weight` [1, 3, 3, 16]", "20 input channels"),
+        (attention, "`attention` [1, 3, 12]", "12 channels"),
+    ] {
+        assert!(text.contains(name) && text.contains(number) && text.contains("of 8"), "{text}");
+        assert!(text.contains("--device cpu"), "{text}");
+    }
     assert!(CudaDevice::new(Arc::new(PtxDriver::new()), DType::F32).is_err());
 }
 

@@ -13,6 +13,7 @@ mod common;
 mod demo;
 #[path = "../common/device.rs"]
 mod device;
+mod exact;
 mod golden;
 mod handover;
 #[path = "../common/interpreter.rs"]

@@ -52,6 +52,10 @@ fn the_published_model_at_1024() {
     let decode = vae_decoder(&published::vae(), &scope(tables::vae_decoder(&published::vae())), 128, 128, &compat);
     let decode = report("decode", decode.unwrap());
     assert!(decode.arena <= 1_400_000_000, "{}", decode.arena);
+    let graph = vae_decoder(&published::vae(), &scope(tables::vae_decoder(&published::vae())), 128, 128, &compat);
+    let exact = Report::of(graph.unwrap(), &Settings { dtype: DType::F32, ..SETTINGS }).unwrap();
+    println!("decode in f32: {exact}");
+    assert_eq!((exact.arena, exact.gemms), (2 * decode.arena, 0));
     let ip = scope(tables::adapter(&adapter));
     let adapters = [Adapter { config: &adapter, scope: &ip }];
     let condition = report("condition", condition(&config, &weights, &shape, 64, &adapters).unwrap());

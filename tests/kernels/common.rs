@@ -11,6 +11,8 @@ use braid_ptx::{Counts, Launch, Memory, Schedule};
 pub use crate::interpreter::values;
 
 pub const HALVES: [DType; 2] = [DType::F16, DType::BF16];
+/// Of the kernels that a decoder needs.
+pub const ALL: [DType; 3] = [DType::F16, DType::BF16, DType::F32];
 
 /// Whether there is what a test needs: kernels, and the device that BRAID_TEST_DRIVER names.
 pub fn compiled() -> bool {
@@ -234,15 +236,34 @@ pub fn close(what: &str, dtype: DType, got: &[f32], want: &[f64]) {
     within(what, bound, got, want);
 }
 
-pub fn within(what: &str, bound: f64, got: &[f32], want: &[f64]) {
-    assert_eq!(got.len(), want.len(), "{what}");
+/// The relative L2 error.
+fn error(got: &[f32], want: &[f64]) -> f64 {
+    assert_eq!(got.len(), want.len());
     let norm: f64 = want.iter().map(|w| w * w).sum::<f64>().max(1e-30);
-    let squares = |i: usize| (f64::from(got[i]) - want[i]).powi(2);
-    let error = ((0..got.len()).map(squares).sum::<f64>() / norm).sqrt();
-    let worst = (0..got.len()).max_by(|&a, &b| squares(a).total_cmp(&squares(b))).unwrap_or(0);
+    let squares = got.iter().zip(want).map(|(got, want)| (f64::from(*got) - want).powi(2));
+    (squares.sum::<f64>() / norm).sqrt()
+}
+
+pub fn within(what: &str, bound: f64, got: &[f32], want: &[f64]) {
+    let error = error(got, want);
+    let distance = |i: usize| (f64::from(got[i]) - want[i]).abs();
+    let worst = (0..got.len()).max_by(|&a, &b| distance(a).total_cmp(&distance(b))).unwrap_or(0);
     let sample = (got.get(worst), want.get(worst));
     assert!(error < bound, "{what}: relative error {error:e}; the worst is at {worst}: {sample:?}");
 }
+
+/// That f32 is stored: at most three times the error of the plain f32 computation, which is at least that of rounding once.
+pub fn exact(what: &str, got: &[f32], want: &[f64], naive: &[f32]) {
+    let naive = error(naive, want);
+    println!("{what}: {:.1e}, naive {naive:.1e}", error(got, want));
+    within(what, 3.0 * naive.max(3e-8), got, want);
+}
+
+/// What a reference computes in: f64, or f32 for a naive one.
+pub trait Real: Copy + Default + From<f32> + std::ops::AddAssign + std::ops::Mul<Output = Self> {}
+
+impl Real for f32 {}
+impl Real for f64 {}
 
 pub fn wide(x: &[f32]) -> Vec<f64> {
     x.iter().map(|v| f64::from(*v)).collect()

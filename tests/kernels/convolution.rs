@@ -28,14 +28,14 @@ impl Shape {
         self.channels[0] + self.channels[1]
     }
 
-    /// In f64, of OHWI weights.
-    fn exact(&self, x: &[Vec<f32>; 2], w: &[f32]) -> Vec<f64> {
+    /// Of OHWI weights.
+    fn exact<S: Real>(&self, x: &[Vec<f32>; 2], w: &[f32]) -> Vec<S> {
         let ([rows, columns], c) = (self.result(), self.all());
         let mut out = Vec::new();
         for at in 0..self.images * rows * columns {
             let (image, oy, ox) = (at / (rows * columns), at / columns % rows, at % columns);
             for n in 0..self.n {
-                let mut sum = 0.0;
+                let mut sum = S::default();
                 for tap in 0..self.kernel * self.kernel {
                     let (y, x0) = (oy * self.stride + tap / self.kernel, ox * self.stride + tap % self.kernel);
                     let (y, x0) = (y.wrapping_sub(self.padding), x0.wrapping_sub(self.padding));
@@ -49,7 +49,7 @@ impl Shape {
                         } else {
                             x[1][pixel * self.channels[1] + i - self.channels[0]]
                         };
-                        sum += f64::from(value) * f64::from(w[(n * self.kernel * self.kernel + tap) * c + i]);
+                        sum += S::from(value) * S::from(w[(n * self.kernel * self.kernel + tap) * c + i]);
                     }
                 }
                 out.push(sum);
@@ -76,7 +76,7 @@ fn convolution(dtype: DType, tile: Tile, s: Shape, x: &[Vec<f32>; 2], w: &[f32])
     // Of two steps; the second counts.
     let added = rounded(dtype, &[values(s.images * s.n, 7), values(s.images * s.n, 5)].concat());
     let residual = rounded(dtype, &values(count * s.n, 6));
-    let out = gpu.room(count * s.n * 2);
+    let out = gpu.room(count * s.n * dtype.size());
     let params = ConvolutionParams {
         x0: gpu.upload(dtype, &x[0]),
         x1: gpu.upload(dtype, &x[1]),
@@ -110,18 +110,32 @@ fn convolution(dtype: DType, tile: Tile, s: Shape, x: &[Vec<f32>; 2], w: &[f32])
     };
     let [gx, gy] = tile.grid(count, s.n);
     gpu.launch(&format!("convolution_{}", tile.name()), dtype, [gx, gy, 1], &params);
-    let mut want = s.exact(x, w);
-    for (i, want) in want.iter_mut().enumerate() {
+    let sums = |i: usize| {
         let (row, n) = (i / s.n, i % s.n);
-        *want += f64::from(bias[n])
-            + f64::from(added[(s.images + row / (rows * columns)) * s.n + n])
-            + f64::from(residual[i]);
-    }
+        [bias[n], added[(s.images + row / (rows * columns)) * s.n + n], residual[i]]
+    };
+    let want: Vec<f64> = with(s.exact(x, w), sums);
     let got = gpu.download(dtype, out, want.len());
     let what =
         format!("{dtype} {} {}x{} {:?} to {} kernel {}", tile.name(), s.height, s.width, s.channels, s.n, s.kernel);
     close(&what, dtype, &got, &want);
+    if dtype == DType::F32 {
+        exact(&what, &got, &want, &with(s.exact(x, w), sums));
+    }
     got
+}
+
+/// What is added to each result.
+fn with<S: Real, const N: usize>(mut results: Vec<S>, sums: impl Fn(usize) -> [f32; N]) -> Vec<S> {
+    for (i, result) in results.iter_mut().enumerate() {
+        sums(i).into_iter().for_each(|sum| *result += S::from(sum));
+    }
+    results
+}
+
+/// The tiles that a type has.
+fn tiles(dtype: DType) -> &'static [Tile] {
+    if dtype == DType::F32 { &TILES[1..] } else { &TILES }
 }
 
 #[test]
@@ -142,10 +156,10 @@ fn convolutions_of_every_geometry() {
         Shape { kernel: 1, padding: 0, after: 0, channels: [24, 8], n: 16, ..plain },
         Shape { height: 1, width: 1, channels: [32, 0], n: 8, ..plain },
     ];
-    for dtype in HALVES {
+    for dtype in ALL {
         for s in shapes {
             let (x, w) = s.inputs(dtype);
-            let results: Vec<Vec<f32>> = TILES.iter().map(|&tile| convolution(dtype, tile, s, &x, &w)).collect();
+            let results: Vec<Vec<f32>> = tiles(dtype).iter().map(|&tile| convolution(dtype, tile, s, &x, &w)).collect();
             assert!(results.iter().all(|r| *r == results[0]), "the tile changes the result");
         }
         // An image is the same alone and in a batch.
@@ -169,7 +183,7 @@ fn convolution_of_a_pixel_that_is_not_finite() {
         Shape { images: 1, height: 9, width: 6, channels: [8, 0], n: 13, kernel: 3, stride: 1, padding: 1, after: 1 };
     let (dtype, gpu, count) = (DType::F16, Gpu::new(), 54);
     let (mut x, w) = s.inputs(dtype);
-    let want = s.exact(&x, &w);
+    let want: Vec<f64> = s.exact(&x, &w);
     let bad = 4 * 6 + 3;
     x[0][bad * 8] = f32::NAN;
     let out = gpu.room(count * 13 * 4);
@@ -212,18 +226,18 @@ fn a_doubling_and_a_convolution_as_four_phases() {
     if !compiled() {
         return;
     }
-    for dtype in HALVES {
+    for dtype in ALL {
         for (images, height, width, c, n) in [(2, 3, 5, 16, 24), (1, 1, 1, 8, 8), (1, 9, 8, 40, 72), (1, 2, 3, 8, 13)] {
             let gpu = Gpu::new();
             let x = rounded(dtype, &values(images * height * width * c, 1));
             let oihw = rounded(dtype, &values(n * c * 9, 2));
-            let from = if dtype == DType::F16 { "phases_from_f16" } else { "phases_from_bf16" };
-            let w = gpu.room(16 * n * c * 2);
+            let from = format!("phases_from_{dtype}");
+            let w = gpu.room(16 * n * c * dtype.size());
             let source = gpu.upload(dtype, &oihw);
             let prepare =
                 WeightsParams { x: source, out: w, n: n as i32, inputs: c as i32, taps: 9, ..Default::default() };
-            gpu.launch(from, dtype, [blocks(16 * n * c, 256), 1, 1], &prepare);
-            let out = gpu.room(4 * images * height * width * n * 2);
+            gpu.launch(&from, dtype, [blocks(16 * n * c, 256), 1, 1], &prepare);
+            let out = gpu.room(4 * images * height * width * n * dtype.size());
             let added = rounded(dtype, &values(images * n, 3));
             let params = ConvolutionParams {
                 x0: gpu.upload(dtype, &x),
@@ -272,11 +286,15 @@ fn a_doubling_and_a_convolution_as_four_phases() {
                 padding: 1,
                 after: 1,
             };
-            let mut want = s.exact(&[doubled, Vec::new()], &ohwi);
-            want.iter_mut().enumerate().for_each(|(i, w)| *w += f64::from(added[i / (h2 * w2 * n) * n + i % n]));
+            let (doubled, sums) = ([doubled, Vec::new()], |i: usize| [added[i / (h2 * w2 * n) * n + i % n]]);
+            let want: Vec<f64> = with(s.exact(&doubled, &ohwi), sums);
             // The sums of taps are rounded once more.
-            let bound = if dtype == DType::F16 { 8e-4 } else { 6e-3 };
-            within(&format!("{dtype} {height}x{width}"), bound, &gpu.download(dtype, out, want.len()), &want);
+            let (what, got) = (format!("doubling {dtype} {height}x{width}"), gpu.download(dtype, out, want.len()));
+            match dtype {
+                DType::F16 => within(&what, 8e-4, &got, &want),
+                DType::BF16 => within(&what, 6e-3, &got, &want),
+                _ => exact(&what, &got, &want, &with(s.exact(&doubled, &ohwi), sums)),
+            }
         }
     }
 }
@@ -310,9 +328,13 @@ fn narrow(name: &str, dtype: DType, s: Shape, out_f32: bool, grid: [u32; 3]) {
         reserved: 0,
     };
     gpu.launch(name, dtype, grid, &params);
-    let mut want = s.exact(&x, &w);
-    want.iter_mut().enumerate().for_each(|(i, want)| *want += f64::from(bias[i % s.n]));
-    close(&format!("{name} {dtype} {:?}", s.channels), out_type, &gpu.download(out_type, out, want.len()), &want);
+    let (what, sums) = (format!("{name} {dtype} {:?}", s.channels), |i: usize| [bias[i % s.n]]);
+    let want: Vec<f64> = with(s.exact(&x, &w), sums);
+    let got = gpu.download(out_type, out, want.len());
+    close(&what, out_type, &got, &want);
+    if dtype == DType::F32 {
+        exact(&what, &got, &want, &with(s.exact(&x, &w), sums));
+    }
 }
 
 #[test]
@@ -322,7 +344,7 @@ fn narrow_convolutions() {
     }
     let plain =
         Shape { images: 2, height: 5, width: 7, channels: [4, 0], n: 13, kernel: 3, stride: 1, padding: 1, after: 1 };
-    for dtype in HALVES {
+    for dtype in ALL {
         for s in [
             plain,
             Shape { channels: [3, 0], n: 130, ..plain },

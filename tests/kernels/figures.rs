@@ -2,6 +2,7 @@
 
 use crate::interpreter::compiled;
 use braid::device::cuda::kernels::{Binary, Code, KERNELS, Kernel, modules};
+use braid::tensor::DType;
 
 /// What a multiprocessor has (CUDA C++ Programming Guide, "Technical Specifications per Compute Capability"): warps, blocks,
 /// bytes of shared memory. All have 65,536 registers, given out to warps by 256, and take 1 KiB of each block for themselves.
@@ -109,7 +110,7 @@ fn figures_of_every_kernel_and_architecture() {
                     assert!(f.blocks > 0, "{entry} {target}: no block fits a multiprocessor: {f:?}");
                     // The assembler neither unrolls a loop once more nor loses a product.
                     assert_eq!(f.tensor, mma, "{entry} {target}: tensor-core instructions in the cubin and in the PTX");
-                    assert_eq!(mma > 0, stages(module.name) > 0, "{entry}");
+                    assert_eq!(mma > 0, stages(module.name) > 0 && dtype != DType::F32, "{entry}");
                 }
                 let cells = all.iter().map(|f| format!("{} · {} · {}", f.registers, f.blocks, f.tensor));
                 let row = format!(

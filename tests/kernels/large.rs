@@ -69,7 +69,7 @@ fn last_block_of_a_convolution(dtype: DType, s: &Picture) {
     });
     let w = Sparse::new(&gpu, dtype, n * k, 3, 1.7 / (k as f32).sqrt()).fill(&gpu, (n - 64) * k..n * k);
     let residual = Sparse::new(&gpu, dtype, pixels * n, 4, 1.0).fill(&gpu, (pixels - 64) * n..pixels * n);
-    let out = gpu.room(pixels * n * 2);
+    let out = gpu.room(pixels * n * dtype.size());
     let mut params =
         ConvolutionParams { x0: x[0].at, x1: x[1].at, w: w.at, ..convolution([images, side, side], c, n, 3) };
     params.channels0 = channels[0] as i32;
@@ -116,7 +116,7 @@ fn convolution_of_the_seventeenth_picture_of_1024() {
     if !fits(27) {
         return;
     }
-    for dtype in HALVES {
+    for dtype in ALL {
         last_block_of_a_convolution(dtype, &Picture { images: 17, side: 1024, channels: [256, 0], n: 256 });
     }
 }
@@ -127,12 +127,18 @@ fn doubling_to_1024() {
     if !fits(7) {
         return;
     }
-    let (images, side, c, n, dtype) = (9, 512, 256, 256, DType::BF16);
+    for dtype in [DType::BF16, DType::F32] {
+        doubling(dtype);
+    }
+}
+
+fn doubling(dtype: DType) {
+    let (images, side, c, n) = (9, 512, 256, 256);
     let (pixels, gpu) = (images * side * side, Gpu::new());
     let k = 4 * c;
     let x = Sparse::new(&gpu, dtype, pixels * c, 1, 1.0).fill(&gpu, (pixels - 2 * side) * c..pixels * c);
     let w = Sparse::new(&gpu, dtype, 4 * n * k, 2, 0.05).fill(&gpu, 0..4 * n * k);
-    let out = gpu.room(4 * pixels * n * 2);
+    let out = gpu.room(4 * pixels * n * dtype.size());
     let mut params = ConvolutionParams { x0: x.at, w: w.at, phases: 4, ..convolution([images, side, side], c, n, 2) };
     params.finish.out = out;
     let grid = [tiles::blocks(pixels, 64), tiles::blocks(n, 64), 4];
@@ -159,7 +165,7 @@ fn doubling_to_1024() {
             got.extend(gpu.download(dtype, part(out, row, dtype), 64));
         }
     }
-    close("doubling to 1024", dtype, &got, &want);
+    close(&format!("{dtype} doubling to 1024"), dtype, &got, &want);
 }
 
 #[test]
@@ -255,7 +261,13 @@ fn group_norm_at_1024() {
     if !fits(10) {
         return;
     }
-    let (images, pixels, c, groups, dtype) = (9usize, 1usize << 20, 256, 32, DType::BF16);
+    for dtype in [DType::BF16, DType::F32] {
+        group_norm(dtype);
+    }
+}
+
+fn group_norm(dtype: DType) {
+    let (images, pixels, c, groups) = (9usize, 1usize << 20, 256, 32);
     let (slab, last, gpu) = (tiles::slab(pixels), 8usize, Gpu::new());
     let (slabs, end) = (pixels / slab, images * pixels * c);
     let x = Sparse::new(&gpu, dtype, end, 1, 1.0).fill(&gpu, end - slab * c..end);
@@ -266,7 +278,7 @@ fn group_norm_at_1024() {
     let all: Vec<f32> = (from..from + slabs * 2 * c).map(known).collect();
     gpu.put(part(moments.at, from, DType::F32), DType::F32, &all);
     let lines = gpu.room(images * 2 * c * 4);
-    let out = gpu.room(end * 2);
+    let out = gpu.room(end * dtype.size());
     let params = GroupNormParams {
         x0: x.at,
         x1: Pointer(0),
@@ -322,12 +334,12 @@ fn narrow_convolutions_at_1024() {
     }
     let (images, side) = (17, 1024);
     let pixels = images * side * side;
-    for dtype in HALVES {
+    for dtype in ALL {
         for (name, c, n, outputs) in [("convolution_few_in", 3, 128, 128), ("convolution_few_out_4", 128, 3, 0)] {
             let gpu = Gpu::new();
             let x = Sparse::new(&gpu, dtype, pixels * c, 1, 1.0).fill(&gpu, (pixels - 2 * side) * c..pixels * c);
             let w = Sparse::new(&gpu, dtype, n * 9 * c, 2, 0.2).fill(&gpu, 0..n * 9 * c);
-            let out = gpu.room(pixels * n * 2);
+            let out = gpu.room(pixels * n * dtype.size());
             let params = NarrowParams {
                 x: x.at,
                 w: w.at,
@@ -436,18 +448,21 @@ fn pointwise_and_rows_past_2_32_elements() {
     // Scores of the VAE's attention at 1024x1024: 128 * 128 columns.
     let (rows, columns) = ((1 << 17) + 1, 1 << 14);
     let scores = Sparse::new(&gpu, DType::F32, rows * columns, 3, 8.0).fill(&gpu, (rows - 1) * columns..rows * columns);
-    let out = gpu.room(rows * columns * 2);
-    let params = SoftmaxParams {
-        scores: scores.at,
-        out,
-        scores_stride: columns as i64,
-        out_stride: columns as i64,
-        columns: columns as i32,
-        scale: std::f32::consts::LOG2_E,
-    };
-    gpu.sample("softmax_rows", DType::BF16, [rows as u32, 1, 1], &params, &[[rows as u32 - 1, 0, 0]]);
     let row: Vec<f64> = ((rows - 1) * columns..rows * columns).map(|i| scores.wide(i).exp()).collect();
     let sum: f64 = row.iter().sum();
-    let got = gpu.download(DType::BF16, part(out, (rows - 1) * columns, DType::BF16), columns);
-    close("softmax_rows", DType::BF16, &got, &row.iter().map(|x| x / sum).collect::<Vec<_>>());
+    let want: Vec<f64> = row.iter().map(|x| x / sum).collect();
+    for dtype in [DType::BF16, DType::F32] {
+        let out = gpu.room(rows * columns * dtype.size());
+        let params = SoftmaxParams {
+            scores: scores.at,
+            out,
+            scores_stride: columns as i64,
+            out_stride: columns as i64,
+            columns: columns as i32,
+            scale: std::f32::consts::LOG2_E,
+        };
+        gpu.sample("softmax_rows", dtype, [rows as u32, 1, 1], &params, &[[rows as u32 - 1, 0, 0]]);
+        let got = gpu.download(dtype, part(out, (rows - 1) * columns, dtype), columns);
+        close("softmax_rows", dtype, &got, &want);
+    }
 }

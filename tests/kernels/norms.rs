@@ -24,7 +24,7 @@ fn group_norm(dtype: DType, case: &Case) -> Vec<f32> {
     let x = [source(0), source(1)];
     let (weight, bias) = (values(c, 3), values(c, 4));
     let slabs = pixels.div_ceil(slab);
-    let out = gpu.room(images * pixels * c * 2);
+    let out = gpu.room(images * pixels * c * dtype.size());
     let params = GroupNormParams {
         x0: gpu.upload(dtype, &x[0]),
         x1: gpu.upload(dtype, &x[1]),
@@ -49,28 +49,42 @@ fn group_norm(dtype: DType, case: &Case) -> Vec<f32> {
     gpu.launch("group_norm_lines", DType::F32, [groups as u32, images as u32, 1], &params);
     gpu.download(DType::F32, params.lines, images * 2 * c);
     gpu.launch("group_norm_apply", dtype, [blocks(pixels, 128), wide, images as u32], &params);
-    let at = |image: usize, pixel: usize, i: usize| {
-        let row = image * pixels + pixel;
-        let second = i.wrapping_sub(channels[0]);
-        f64::from(if i < channels[0] { x[0][row * channels[0] + i] } else { x[1][row * channels[1] + second] })
-    };
-    let width = c / groups;
+    // Row by row, channels joined.
+    let joined: Vec<f32> = (0..images * pixels)
+        .flat_map(|row| [0, 1].map(|s| x[s][row * channels[s]..][..channels[s]].to_vec()).concat())
+        .collect();
     let mut want = vec![0.0; images * pixels * c];
+    let mut naive = vec![0.0; images * pixels * c];
+    let width = c / groups;
     for image in 0..images {
         for group in 0..groups {
-            let all: Vec<(usize, usize)> =
-                (0..pixels).flat_map(|p| (group * width..(group + 1) * width).map(move |i| (p, i))).collect();
+            let all: Vec<usize> = (0..pixels)
+                .flat_map(|p| (group * width..(group + 1) * width).map(move |i| (image * pixels + p) * c + i))
+                .collect();
             let n = all.len() as f64;
-            let mean = all.iter().map(|&(p, i)| at(image, p, i)).sum::<f64>() / n;
-            let variance = all.iter().map(|&(p, i)| (at(image, p, i) - mean).powi(2)).sum::<f64>() / n;
-            for (p, i) in all {
-                let y = (at(image, p, i) - mean) / (variance + 1e-5).sqrt() * f64::from(weight[i]) + f64::from(bias[i]);
-                want[(image * pixels + p) * c + i] = if silu { swish(y, 1.0) } else { y };
+            let mean = all.iter().map(|&i| f64::from(joined[i])).sum::<f64>() / n;
+            let variance = all.iter().map(|&i| (f64::from(joined[i]) - mean).powi(2)).sum::<f64>() / n;
+            for &i in &all {
+                let line = (f64::from(joined[i]) - mean) / (variance + 1e-5).sqrt() * f64::from(weight[i % c]);
+                let y = line + f64::from(bias[i % c]);
+                want[i] = if silu { swish(y, 1.0) } else { y };
+            }
+            let n = n as f32;
+            let mean = all.iter().map(|&i| joined[i]).sum::<f32>() / n;
+            let variance = all.iter().map(|&i| (joined[i] - mean).powi(2)).sum::<f32>() / n;
+            for &i in &all {
+                let y = (joined[i] - mean) / (variance + 1e-5).sqrt() * weight[i % c] + bias[i % c];
+                naive[i] = if silu { y / (1.0 + (-y).exp()) } else { y };
             }
         }
     }
     let got = gpu.download(dtype, out, want.len());
-    close(&format!("{dtype} {pixels} {channels:?} {groups}"), dtype, &got, &want);
+    let what = format!("{dtype} {pixels} {channels:?} {groups}");
+    if dtype == DType::F32 {
+        exact(&what, &got, &want, &naive);
+    } else {
+        close(&what, dtype, &got, &want);
+    }
     got
 }
 
@@ -80,7 +94,7 @@ fn group_norm_over_one_and_two_sources() {
         return;
     }
     let plain = Case { images: 2, pixels: 70, channels: [64, 0], groups: 32, slab: 32, silu: false, mean: 0.0 };
-    for dtype in HALVES {
+    for dtype in ALL {
         group_norm(dtype, &plain);
         // 320 channels in 32 groups of 10, which no 16-byte unit respects; groups across the seam.
         group_norm(dtype, &Case { channels: [320, 0], pixels: 35, silu: true, ..plain });
@@ -90,6 +104,7 @@ fn group_norm_over_one_and_two_sources() {
     }
     // A mean far from zero costs no digits.
     group_norm(DType::F16, &Case { mean: 100.0, ..plain });
+    group_norm(DType::F32, &Case { mean: 100.0, ..plain });
     // An image is the same alone and in a batch.
     let run = |images| group_norm(DType::F16, &Case { images, channels: [40, 24], ..plain });
     let (alone, batch) = (run(1), run(4));
@@ -135,11 +150,11 @@ fn row_softmax_fills_its_stride_with_zeros() {
     if !compiled() {
         return;
     }
-    for dtype in HALVES {
+    for dtype in ALL {
         for (rows, columns, stride) in [(1, 1, 8), (3, 77, 80), (2, 1000, 1000), (2, 513, 520)] {
             let gpu = Gpu::new();
             let x: Vec<f32> = values(rows * columns, 1).iter().map(|x| 20.0 * x).collect();
-            let out = gpu.room(rows * stride * 2);
+            let out = gpu.room(rows * stride * dtype.size());
             let params = SoftmaxParams {
                 scores: gpu.f32(&x),
                 out,
@@ -149,15 +164,24 @@ fn row_softmax_fills_its_stride_with_zeros() {
                 scale: std::f32::consts::LOG2_E * 0.5,
             };
             gpu.launch("softmax_rows", dtype, [rows as u32, 1, 1], &params);
-            let mut want = Vec::new();
+            let (mut want, mut naive) = (Vec::new(), Vec::new());
             for row in x.chunks_exact(columns) {
                 let sum: f64 = wide(row).iter().map(|x| (0.5 * x).exp()).sum();
                 want.extend(wide(row).iter().map(|x| (0.5 * x).exp() / sum));
                 want.resize(want.len() + stride - columns, 0.0);
+                let greatest = row.iter().fold(f32::NEG_INFINITY, |a, b| a.max(0.5 * b));
+                let weights: Vec<f32> = row.iter().map(|x| (0.5 * x - greatest).exp()).collect();
+                let sum: f32 = weights.iter().sum();
+                naive.extend(weights.iter().map(|w| w / sum));
+                naive.resize(want.len(), 0.0);
             }
             let got = gpu.download(dtype, out, rows * stride);
             // f16 loses the smallest weights.
-            close(&format!("{dtype} {rows} {columns}"), dtype, &got, &want);
+            let what = format!("softmax {dtype} {rows} {columns}");
+            close(&what, dtype, &got, &want);
+            if dtype == DType::F32 {
+                exact(&what, &got, &want, &naive);
+            }
             assert!(got.chunks_exact(stride).all(|row| row[columns..].iter().all(|x| *x == 0.0)));
         }
     }

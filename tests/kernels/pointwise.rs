@@ -26,8 +26,9 @@ fn activations_and_conversions() {
         ("from_f32", |x| 0.5 * x + 2.0),
         ("to_f32", |x| 0.5 * x + 2.0),
     ];
-    for dtype in HALVES {
-        for (name, exact) in cases {
+    for dtype in ALL {
+        // f32 has no activations of its own.
+        for (name, exact) in cases.into_iter().skip(if dtype == DType::F32 { 3 } else { 0 }) {
             for count in [1, 8, 2500] {
                 let gpu = Gpu::new();
                 let from = if name == "from_f32" { DType::F32 } else { dtype };
@@ -66,7 +67,7 @@ fn activations_far_out() {
 }
 
 #[test]
-fn geglu_add_and_concat() {
+fn geglu_and_concat() {
     if !compiled() {
         return;
     }
@@ -84,25 +85,6 @@ fn geglu_add_and_concat() {
             close(&what, dtype, &gpu.download(dtype, out, rows * c), &want);
 
             let a = rounded(dtype, &values(rows * c, 2));
-            for (each, rows_b) in [(1, rows), (1, rows.div_ceil(3)), (rows.div_ceil(2), 2)] {
-                let b = rounded(dtype, &values(rows_b * c, 3));
-                let out = gpu.room(rows * c * 2);
-                let params = AddParams {
-                    a: gpu.upload(dtype, &a),
-                    b: gpu.upload(dtype, &b),
-                    out,
-                    rows: rows as i64,
-                    each: each as i64,
-                    rows_b: rows_b as i64,
-                    channels: c as i32,
-                    reserved: 0,
-                };
-                gpu.launch("add", dtype, row_grid(rows, c), &params);
-                let want: Vec<f64> =
-                    (0..rows * c).map(|i| f64::from(a[i]) + f64::from(b[i / c / each % rows_b * c + i % c])).collect();
-                close(&what, dtype, &gpu.download(dtype, out, rows * c), &want);
-            }
-
             for c1 in [8, 5] {
                 let b = rounded(dtype, &values(rows * c1, 4));
                 let all = c + c1;
@@ -121,6 +103,36 @@ fn geglu_add_and_concat() {
                     .map(|i| if i % all < c { a[i / all * c + i % all] } else { b[i / all * c1 + i % all - c] })
                     .collect();
                 assert_eq!(gpu.download(dtype, out, rows * all), want, "{what} {c1}");
+            }
+        }
+    }
+}
+
+#[test]
+fn sums() {
+    if !compiled() {
+        return;
+    }
+    for dtype in ALL {
+        for (rows, c) in [(1, 1), (7, 24), (30, 13), (300, 8)] {
+            let (gpu, a) = (Gpu::new(), rounded(dtype, &values(rows * c, 2)));
+            for (each, rows_b) in [(1, rows), (1, rows.div_ceil(3)), (rows.div_ceil(2), 2)] {
+                let b = rounded(dtype, &values(rows_b * c, 3));
+                let out = gpu.room(rows * c * dtype.size());
+                let params = AddParams {
+                    a: gpu.upload(dtype, &a),
+                    b: gpu.upload(dtype, &b),
+                    out,
+                    rows: rows as i64,
+                    each: each as i64,
+                    rows_b: rows_b as i64,
+                    channels: c as i32,
+                    reserved: 0,
+                };
+                gpu.launch("add", dtype, row_grid(rows, c), &params);
+                let want: Vec<f64> =
+                    (0..rows * c).map(|i| f64::from(a[i]) + f64::from(b[i / c / each % rows_b * c + i % c])).collect();
+                close(&format!("{dtype} {rows} {c}"), dtype, &gpu.download(dtype, out, rows * c), &want);
             }
         }
     }
@@ -269,12 +281,12 @@ fn layouts() {
     if !compiled() {
         return;
     }
-    for dtype in HALVES {
+    for dtype in ALL {
         for (name, from) in [("f16", DType::F16), ("bf16", DType::BF16), ("f32", DType::F32)] {
             for (n, inputs, taps, pitch) in [(5, 3, 9, 27), (4, 3, 4, 16), (3, 40, 1, 40)] {
                 let gpu = Gpu::new();
                 let x = rounded(from, &values(n * inputs * taps, 1));
-                let out = gpu.room(n * pitch * 2);
+                let out = gpu.room(n * pitch * dtype.size());
                 let params = WeightsParams {
                     x: gpu.upload(from, &x),
                     out,
@@ -293,6 +305,37 @@ fn layouts() {
                 assert_eq!(gpu.download(dtype, out, n * pitch), want, "{dtype} from {name} {n} {inputs} {taps}");
             }
         }
+        for (rows, columns, pitch) in [(33, 40, 40), (5, 3, 8), (64, 65, 64)] {
+            let gpu = Gpu::new();
+            let x = rounded(dtype, &values(2 * rows * columns, 1));
+            let out = gpu.room(2 * columns * pitch * dtype.size());
+            let params = TransposeParams {
+                x: gpu.upload(dtype, &x),
+                out,
+                x_stride: columns as i64,
+                x_image: (rows * columns) as i64,
+                pitch: pitch as i64,
+                out_image: (columns * pitch) as i64,
+                rows: rows as i32,
+                columns: columns as i32,
+            };
+            gpu.launch("transpose", dtype, [blocks(pitch, 32), blocks(columns, 32), 2], &params);
+            let value = |at: usize| {
+                let (image, row, column) = (at / (columns * pitch), at % pitch, at / pitch % columns);
+                if row < rows { x[(image * rows + row) * columns + column] } else { 0.0 }
+            };
+            let want: Vec<f32> = (0..2 * columns * pitch).map(value).collect();
+            assert_eq!(gpu.download(dtype, out, want.len()), want, "{dtype} {rows} {columns}");
+        }
+    }
+}
+
+#[test]
+fn pictures_cut_into_patches() {
+    if !compiled() {
+        return;
+    }
+    for dtype in HALVES {
         let gpu = Gpu::new();
         let (images, height, width, c, side, pitch) = (2, 4, 6, 3, 2, 16);
         let x = values(images * height * width * c, 1);
@@ -319,28 +362,5 @@ fn layouts() {
             x[((image * height + gy * side + tap / side) * width + gx * side + tap % side) * c + k % c]
         };
         assert_eq!(gpu.download(dtype, out, n), rounded(dtype, &(0..n).map(value).collect::<Vec<_>>()));
-
-        for (rows, columns, pitch) in [(33, 40, 40), (5, 3, 8), (64, 65, 64)] {
-            let gpu = Gpu::new();
-            let x = rounded(dtype, &values(2 * rows * columns, 1));
-            let out = gpu.room(2 * columns * pitch * 2);
-            let params = TransposeParams {
-                x: gpu.upload(dtype, &x),
-                out,
-                x_stride: columns as i64,
-                x_image: (rows * columns) as i64,
-                pitch: pitch as i64,
-                out_image: (columns * pitch) as i64,
-                rows: rows as i32,
-                columns: columns as i32,
-            };
-            gpu.launch("transpose", dtype, [blocks(pitch, 32), blocks(columns, 32), 2], &params);
-            let value = |at: usize| {
-                let (image, row, column) = (at / (columns * pitch), at % pitch, at / pitch % columns);
-                if row < rows { x[(image * rows + row) * columns + column] } else { 0.0 }
-            };
-            let want: Vec<f32> = (0..2 * columns * pitch).map(value).collect();
-            assert_eq!(gpu.download(dtype, out, want.len()), want, "{dtype} {rows} {columns}");
-        }
     }
 }

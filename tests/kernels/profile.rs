@@ -5,6 +5,7 @@
 use crate::common::*;
 use crate::shapes::*;
 use braid::device::cuda::tiles::Tile;
+use braid::tensor::DType;
 use braid_ptx::{Counts, Traffic};
 
 /// A row of the table that `make kernels` prints: sectors of 32 bytes for each request of a warp beside the fewest possible,
@@ -73,6 +74,21 @@ fn convolution_of_1920_channels_from_two_sources() {
     let counts = block(&gpu, &shape, last(&shape));
     whole_sectors(&counts);
     // The way out of the accumulators has 2-way conflicts; the 540 steps of the main loop have none.
+    assert!(counts.shared_loads.passes * 100 <= counts.shared_loads.ideal * 101, "{:?}", counts.shared_loads);
+}
+
+/// The decoder's deepest in f32, by fma.
+#[test]
+fn convolution_of_the_decoder_in_f32() {
+    if !counted() {
+        return;
+    }
+    let gpu = Gpu::new();
+    let shape = convolved_as(DType::F32, &gpu, "128x64", 128, [512, 0], 512, 512 - 64);
+    let counts = block(&gpu, &shape, last(&shape));
+    assert!(counts.loads.sectors * 10 <= counts.loads.ideal * 11, "{:?}", counts.loads);
+    // A lane stores its 32 bytes by two stores, which fill a sector together.
+    assert_eq!(counts.stores.sectors, 2 * counts.stores.ideal);
     assert!(counts.shared_loads.passes * 100 <= counts.shared_loads.ideal * 101, "{:?}", counts.shared_loads);
 }
 

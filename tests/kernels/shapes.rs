@@ -90,26 +90,42 @@ pub fn decoupled(gpu: &Gpu, tokens: usize, c: usize) -> Shape {
 /// A 3x3 convolution of pictures `side` wide and high from two sources, with bias and residual. Of the weights only the rows
 /// from `from` on are written.
 pub fn convolved(gpu: &Gpu, tile: &str, side: usize, [c0, c1]: [usize; 2], n: usize, from: usize) -> Shape {
-    let (pixels, c) = (side * side, c0 + c1);
+    convolved_as(DTYPE, gpu, tile, side, [c0, c1], n, from)
+}
+
+/// The same of another type.
+pub fn convolved_as(
+    dtype: DType,
+    gpu: &Gpu,
+    tile: &str,
+    side: usize,
+    [c0, c1]: [usize; 2],
+    n: usize,
+    from: usize,
+) -> Shape {
+    let (pixels, c, bytes) = (side * side, c0 + c1, dtype.size());
     let mut params = ConvolutionParams {
-        x0: gpu.filled(pixels * c0 * 2, 0x2c),
-        x1: if c1 == 0 { Pointer(0) } else { gpu.filled(pixels * c1 * 2, 0x2c) },
-        w: gpu.filled_from(n * 9 * c * 2, from * 9 * c * 2, 0x2c),
+        x0: gpu.filled(pixels * c0 * bytes, 0x2c),
+        x1: if c1 == 0 { Pointer(0) } else { gpu.filled(pixels * c1 * bytes, 0x2c) },
+        w: gpu.filled_from(n * 9 * c * bytes, from * 9 * c * bytes, 0x2c),
         channels0: c0 as i32,
         ..convolution([1, side, side], c, n, 3)
     };
     params.finish = Finish {
-        bias: gpu.filled(n * 2, 0x2c),
-        residual: gpu.filled(pixels * n * 2, 0x2c),
-        out: gpu.room(pixels * n * 2),
+        bias: gpu.filled(n * bytes, 0x2c),
+        residual: gpu.filled(pixels * n * bytes, 0x2c),
+        out: gpu.room(pixels * n * bytes),
         residual_stride: n as i64,
         ..params.finish
     };
     let size: Vec<usize> = tile.split('x').map(|t| t.parse().unwrap()).collect();
     let grid = [tiles::blocks(pixels, size[0]), tiles::blocks(n, size[1]), 1];
     let sources = if c1 == 0 { c0.to_string() } else { format!("{c0} + {c1}") };
-    Shape::new(format!("convolution_{tile}"), format!("{side}x{side}, {sources} to {n} channels"), grid, &params)
-        .takes(18 * pixels * c * n, pixels * c + 9 * c * n + 2 * pixels * n)
+    let float = if dtype == DType::F32 { "f32, " } else { "" };
+    let shape = format!("{float}{side}x{side}, {sources} to {n} channels");
+    let shape = Shape::new(format!("convolution_{tile}"), shape, grid, &params);
+    let halves = (pixels * c + 9 * c * n + 2 * pixels * n) * bytes / 2;
+    Shape { dtype, ..shape.takes(18 * pixels * c * n, halves) }
 }
 
 /// The feed-forward's first product with GEGLU; `n` is the result's width.

@@ -104,8 +104,8 @@ Arithmetic:
                                 [default: cpu]
       --dtype T                 auto, f16, bf16 or f32; on the CPU only the noise's type,
                                 f32 only there [default: auto, f16 on CUDA, else f32]
-      --vae-dtype T             the same of the VAE; no effect on the CPU
-                                [default: auto, bf16 on CUDA]
+      --vae-dtype T             the same of the VAE, f32 too: exact, slower and twice the
+                                memory; no effect on the CPU [default: auto, bf16 on CUDA]
       --device D                auto, cpu, cuda or cuda:N; auto is CUDA where it can be
                                 used, else the CPU [default: auto]
       --encoders WHAT           auto, keep or free: whether the encoders stay in the GPU's

@@ -48,21 +48,22 @@ pub struct CudaDevice {
     shared: Shared,
 }
 
-/// Refuses what tensors are not stored as.
-fn storage(flag: &str, dtype: DType) -> Result<()> {
+/// Refuses what tensors are not stored as, but for a decoder's.
+fn storage(dtype: DType) -> Result<()> {
     if dtype == DType::F32 {
-        return Err(Error::parameter(flag, "f32 is not supported on CUDA yet; give f16 or bf16, or use --device cpu"));
+        let what = "f32 is for the VAE alone on CUDA (--vae-dtype f32); give f16 or bf16, or use --device cpu";
+        return Err(Error::parameter("--dtype", what));
     }
     Ok(())
 }
 
 impl CudaDevice {
-    /// A device over a driver that stores tensors as `dtype`: f16 or bf16.
+    /// A device over a driver that stores tensors as `dtype`: f16 or bf16; a decoder's as bf16, see [`CudaDevice::with_decoder`].
     ///
     /// # Errors
     /// [`Error::Parameter`] for other types.
     pub fn new(driver: Arc<dyn Driver>, dtype: DType) -> Result<Self> {
-        storage("--dtype", dtype)?;
+        storage(dtype)?;
         let facts = driver.facts();
         let settings = Settings { dtype, multiprocessors: facts.multiprocessors, library: facts.gemm };
         Ok(Self { driver, settings, decoder: DType::BF16, shared: Shared::default() })
@@ -71,13 +72,12 @@ impl CudaDevice {
     /// The GPU of that number; tensors as `dtype`, those of the decoder as `decoder`.
     ///
     /// # Errors
-    /// [`Error::Parameter`] for types other than f16 and bf16; [`Error::Device`] with what is missing, which without the
+    /// [`Error::Parameter`] for a `dtype` other than f16 and bf16; [`Error::Device`] with what is missing, which without the
     /// feature `cuda` is all of it.
     pub fn open(ordinal: usize, dtype: DType, decoder: DType) -> Result<Self> {
-        storage("--dtype", dtype)?;
-        storage("--vae-dtype", decoder)?;
+        storage(dtype)?;
         #[cfg(feature = "cuda")]
-        return Self::new(Arc::new(cudarc::CudaDriver::new(ordinal)?), dtype)?.with_decoder(decoder);
+        return Ok(Self::new(Arc::new(cudarc::CudaDriver::new(ordinal)?), dtype)?.with_decoder(decoder));
         #[cfg(not(feature = "cuda"))]
         Err(Error::Device {
             device: format!("cuda:{ordinal}"),
@@ -90,15 +90,6 @@ impl CudaDevice {
     pub fn with_library(mut self, library: bool) -> Self {
         self.settings.library = library && self.driver.facts().gemm;
         self
-    }
-
-    /// The same device, whose programs store another type; they share its stream.
-    ///
-    /// # Errors
-    /// [`Error::Parameter`] for types other than f16 and bf16.
-    pub fn with_dtype(&self, dtype: DType) -> Result<Self> {
-        let other = Self::new(self.driver.clone(), dtype)?;
-        Ok(Self { settings: Settings { dtype, ..self.settings }, shared: self.shared.clone(), ..other })
     }
 
     /// How graphs of that role are lowered.
@@ -134,14 +125,12 @@ impl CudaDevice {
         CudaProgram::new(self.driver.clone(), &self.shared, fuse(graph), &self.settings, Role::Denoise(steps))
     }
 
-    /// The same device with another type for the decoder: bf16 where nothing else is said, as SDXL's overflows f16.
-    ///
-    /// # Errors
-    /// [`Error::Parameter`] for types other than f16 and bf16.
-    pub fn with_decoder(mut self, dtype: DType) -> Result<Self> {
-        storage("--vae-dtype", dtype)?;
+    /// The same device with another type for the decoder: bf16 where nothing else is said, as SDXL's overflows f16; f32 where
+    /// it is to be exact, which tensor cores have no part in.
+    #[must_use]
+    pub fn with_decoder(mut self, dtype: DType) -> Self {
         self.decoder = dtype;
-        Ok(self)
+        self
     }
 }
 

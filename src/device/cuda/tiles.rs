@@ -34,8 +34,18 @@ const RESIDENT: [usize; 3] = [1, 2, 3];
 
 /// The tile for an [m, n] result on a device of that many multiprocessors: the one whose waves of blocks take the least time.
 pub fn product(m: usize, n: usize, multiprocessors: usize) -> Tile {
-    let mut best = (f64::INFINITY, TILES[0].0);
-    for ((tile, cost), resident) in TILES.into_iter().zip(RESIDENT) {
+    fastest(0, m, n, multiprocessors)
+}
+
+/// The same of f32, for which there is no 128x128: its accumulators and operands would not fit the registers.
+pub fn exact(m: usize, n: usize, multiprocessors: usize) -> Tile {
+    fastest(1, m, n, multiprocessors)
+}
+
+/// The fastest of the tiles from that one on.
+fn fastest(first: usize, m: usize, n: usize, multiprocessors: usize) -> Tile {
+    let mut best = (f64::INFINITY, TILES[first].0);
+    for ((tile, cost), resident) in TILES.into_iter().zip(RESIDENT).skip(first) {
         let count = m.div_ceil(tile.m).max(1) * n.div_ceil(tile.n).max(1);
         let multiprocessors = multiprocessors.max(1);
         let full = count / (multiprocessors * resident);
@@ -106,6 +116,8 @@ mod tests {
         assert_eq!(name(2 * 128 * 128, 320), "128x64");
         assert_eq!(name(2 * 77, 1280), "64x64");
         assert_eq!(name(1, 1), "64x64");
+        // The VAE's in f32.
+        assert_eq!([exact(1 << 20, 128, 132).name(), exact(64, 64, 132).name()], ["128x64", "64x64"]);
         assert_eq!(geglu(2 * 1024, 5120, 132).n, 128);
         assert_eq!(geglu(4, 64, 132).n, 64);
     }

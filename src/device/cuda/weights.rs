@@ -5,7 +5,7 @@
 //! the type of the file; the device changes type and layout. So a checkpoint is read once, in order, and never held whole.
 
 use super::driver::{Driver, Staging};
-use super::lower::{SIZE, int, launch, long};
+use super::lower::{int, launch, long};
 use super::params::{Pointer, WeightsParams};
 use super::program::Slab;
 use super::tiles::blocks;
@@ -54,8 +54,9 @@ pub(super) struct Block {
 }
 
 /// The weights that a graph needs: grows as it is lowered.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Jobs {
+    dtype: DType,
     jobs: Vec<Job>,
     blocks: Vec<Block>,
     /// Bytes of all blocks.
@@ -63,6 +64,11 @@ pub struct Jobs {
 }
 
 impl Jobs {
+    /// Nothing yet, for tensors of that type.
+    pub fn new(dtype: DType) -> Self {
+        Self { dtype, jobs: Vec::new(), blocks: Vec::new(), bytes: 0 }
+    }
+
     fn reserve(&mut self, bytes: usize) -> usize {
         let (offset, bytes) = (self.bytes, bytes.next_multiple_of(ALIGN));
         self.blocks.push(Block { offset, bytes, first: self.jobs.len() });
@@ -100,7 +106,7 @@ impl Jobs {
 
     /// A vector in the storage type.
     pub fn vector(&mut self, weight: &Weight) -> usize {
-        let offset = self.reserve(weight.len() * SIZE);
+        let offset = self.reserve(weight.len() * self.dtype.size());
         self.push(weight, offset, Form::Matrix { inputs: 1, taps: 1, pitch: 1 });
         offset
     }
@@ -108,18 +114,19 @@ impl Jobs {
     /// A matrix in the storage type.
     pub fn matrix(&mut self, weight: &Weight) -> usize {
         let inputs = weight.len() / rows(weight).max(1);
-        let offset = self.reserve(weight.len() * SIZE);
+        let offset = self.reserve(weight.len() * self.dtype.size());
         self.push(weight, offset, Form::Matrix { inputs, taps: 1, pitch: inputs });
         offset
     }
 
     /// Matrices or convolution kernels one below the other: rows of `taps` times `inputs` values, zeros up to the pitch.
     pub fn joined(&mut self, parts: &[Affine], inputs: usize, taps: usize, pitch: usize) -> usize {
-        let offset = self.reserve(parts.iter().map(|part| rows(&part.weight)).sum::<usize>() * pitch * SIZE);
+        let offset =
+            self.reserve(parts.iter().map(|part| rows(&part.weight)).sum::<usize>() * pitch * self.dtype.size());
         let mut at = offset;
         for part in parts {
             self.push(&part.weight, at, Form::Matrix { inputs, taps, pitch });
-            at += rows(&part.weight) * pitch * SIZE;
+            at += rows(&part.weight) * pitch * self.dtype.size();
         }
         offset
     }
@@ -127,13 +134,13 @@ impl Jobs {
     /// The biases of joined matrices, zeros where a part has none; nothing where none has one.
     pub fn biases(&mut self, parts: &[Affine]) -> Option<usize> {
         parts.iter().find(|part| part.bias.is_some())?;
-        let offset = self.reserve(parts.iter().map(|part| rows(&part.weight)).sum::<usize>() * SIZE);
+        let offset = self.reserve(parts.iter().map(|part| rows(&part.weight)).sum::<usize>() * self.dtype.size());
         let mut at = offset;
         for part in parts {
             if let Some(bias) = &part.bias {
                 self.push(bias, at, Form::Matrix { inputs: 1, taps: 1, pitch: 1 });
             }
-            at += rows(&part.weight) * SIZE;
+            at += rows(&part.weight) * self.dtype.size();
         }
         Some(offset)
     }
@@ -141,7 +148,7 @@ impl Jobs {
     /// The four phase kernels of a 3x3 convolution.
     pub fn phases(&mut self, weight: &Weight) -> usize {
         let (n, inputs) = (weight.shape()[0], weight.shape()[1]);
-        let offset = self.reserve(16 * n * inputs * SIZE);
+        let offset = self.reserve(16 * n * inputs * self.dtype.size());
         self.push(weight, offset, Form::Phases { inputs });
         offset
     }
@@ -208,7 +215,7 @@ pub(super) fn stage(driver: &Arc<dyn Driver>, dtype: DType, jobs: &[(u64, &Job)]
                 let chunk = (size / (job.row() * job.size()).max(1)).max(1);
                 for start in (0..job.rows()).step_by(chunk) {
                     let rows = start..(start + chunk).min(job.rows());
-                    let to = to + (start * pitch * SIZE) as u64;
+                    let to = to + (start * pitch * dtype.size()) as u64;
                     let part = gathered(&job.weight, rows.clone(), host.as_mut());
                     if taps == 1 && pitch == inputs && job.weight.dtype() == dtype {
                         driver.upload(to, part)?;
@@ -312,7 +319,7 @@ mod tests {
 
     #[test]
     fn a_slab_holds_its_tensors_apart() {
-        let mut jobs = Jobs::default();
+        let mut jobs = Jobs::new(DType::F16);
         let part = |rows, bias| Affine { weight: matrix(rows, 6), bias };
         let parts = [part(3, None), part(5, Some(matrix(1, 5).reshaped(&[5]).unwrap()))];
         assert_eq!(jobs.joined(&parts, 6, 1, 8), 0);

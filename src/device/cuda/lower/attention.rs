@@ -6,7 +6,7 @@ use super::super::params::{
 };
 use super::super::tiles::{self, blocks};
 use super::product::Left;
-use super::{Lowering, SIZE, int, long, refused};
+use super::{Lowering, int, long, refused};
 use crate::error::Result;
 use crate::graph::{Attention, Columns, Node, Strand};
 
@@ -18,12 +18,15 @@ impl Lowering<'_> {
         let columns = a.strands.iter().flat_map(|s| [s.keys, s.values]).chain([a.query]);
         for c in columns {
             if !c.start.is_multiple_of(8) || !self.width(node.inputs[c.operand]).is_multiple_of(8) {
-                return Err(refused(node, "columns at multiples of 8 are needed"));
+                let (width, start) = (self.width(node.inputs[c.operand]), c.start);
+                let what = format!("an operand of {width} channels, read from {start} on; multiples of 8 are needed");
+                return Err(refused(node, &what));
             }
         }
         let out = self.result(i).at;
         match a.strands.as_slice() {
-            [strand] if strand.scale.is_none() => match tiles::attention(a.dim) {
+            // There is no kernel of f32 but the products.
+            [strand] if strand.scale.is_none() => match tiles::attention(a.dim).filter(|_| !self.exact()) {
                 Some((kernel, queries)) => self.plain(node, a, strand, (kernel, queries), out),
                 None => self.wide(node, a, strand, out),
             },
@@ -41,7 +44,7 @@ impl Lowering<'_> {
         let id = node.inputs[c.operand];
         let width = self.width(id);
         Rows {
-            data: Pointer(self.place(id) + (c.start * SIZE) as u64),
+            data: Pointer(self.place(id) + (c.start * self.size()) as u64),
             batch: long(self.tokens(node, c) * width),
             row: long(width),
             head_stride: long(dim),
@@ -156,12 +159,13 @@ impl Lowering<'_> {
         let keys = self.tokens(node, strand.keys);
         let pitch = keys.next_multiple_of(8);
         let chunk = (SCORES / (pitch * 4)).next_multiple_of(64).min(queries).max(1);
+        let size = self.size();
         let scores = self.scratch(chunk * pitch * 4);
-        let weights = self.scratch(chunk * pitch * SIZE);
-        let values = self.scratch(a.dim * pitch * SIZE);
+        let weights = self.scratch(chunk * pitch * size);
+        let values = self.scratch(a.dim * pitch * size);
         let at = |r: &Rows, image: usize, head: usize, token: usize| {
             let element = r.batch * long(image) + r.head_stride * long(head) + r.row * long(token);
-            r.data.0 + element as u64 * SIZE as u64
+            r.data.0 + element as u64 * size as u64
         };
         let stride = |r: &Rows| usize::try_from(r.row).unwrap_or(0);
         for image in 0..node.shape[0] {

@@ -28,16 +28,14 @@ use std::ops::Range;
 /// What lowering depends on besides the graph.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Settings {
-    /// The storage type: f16 or bf16.
+    /// The storage type: f16, bf16, or f32 for a decoder.
     pub dtype: DType,
     /// Multiprocessors of the device, for the choice of tiles.
     pub multiprocessors: usize,
-    /// Whether plain products go to the driver's library.
+    /// Whether plain products go to the driver's library; those of f32 never do.
     pub library: bool,
 }
 
-/// Bytes of every element of the storage type.
-pub(super) const SIZE: usize = 2;
 /// To which every region of a slab is aligned.
 const REGION: usize = 256;
 
@@ -125,6 +123,7 @@ pub fn lower(graph: &Graph, plan: &Plan, settings: &Settings, role: &Role, bases
         looped::check(graph, steps)?;
     }
     let bindings = Bindings::new(graph, plan, steps)?;
+    let size = settings.dtype.size();
     let mut regions = Regions::default();
     let (mut end, mut results) = (0, 0);
     let place = |end: &mut usize, bytes: usize| {
@@ -135,9 +134,9 @@ pub fn lower(graph: &Graph, plan: &Plan, settings: &Settings, role: &Role, bases
     let mut region = |bytes: usize| place(&mut end, bytes);
     regions.inputs = region(bindings.upload());
     regions.outputs = place(&mut results, bindings.download());
-    regions.converted = region(bindings.converted * SIZE);
-    regions.returned = region(bindings.returned * SIZE);
-    regions.varying = [region(bindings.varying * 4), region(bindings.varying * SIZE)];
+    regions.converted = region(bindings.converted * size);
+    regions.returned = region(bindings.returned * size);
+    regions.varying = [region(bindings.varying * 4), region(bindings.varying * size)];
     if let Some(steps) = steps {
         regions.state = State::new(graph, steps, &mut region);
         regions.state.latents = place(&mut results, regions.state.len * 4);
@@ -148,7 +147,7 @@ pub fn lower(graph: &Graph, plan: &Plan, settings: &Settings, role: &Role, bases
         regions.flag = regions.pixels + pixels;
     }
     regions.results = results;
-    regions.arena = region(plan.arena * SIZE);
+    regions.arena = region(plan.arena * size);
     regions.scratch = end;
     let mut lowering = Lowering {
         graph,
@@ -160,7 +159,7 @@ pub fn lower(graph: &Graph, plan: &Plan, settings: &Settings, role: &Role, bases
         once: Vec::new(),
         steps: Vec::new(),
         body: 0..0,
-        jobs: Jobs::default(),
+        jobs: Jobs::new(settings.dtype),
         scratch: 0,
         deepest: 0,
     };
@@ -252,7 +251,7 @@ impl Lowering<'_> {
             let out = self.output(*k);
             let (from, size) = match self.bindings.input_of(graph, *id) {
                 Some(_) => (self.floats(*id)?, 4),
-                None => (self.place(*id), SIZE),
+                None => (self.place(*id), self.size()),
             };
             self.steps.push(Step::Copy(from, out.at, len * size));
         }
@@ -271,6 +270,16 @@ impl Lowering<'_> {
             Op::Attention(a) => self.attention(i, node, a),
             _ => self.pointwise(i, node),
         }
+    }
+
+    /// Bytes of an element of the storage type.
+    fn size(&self) -> usize {
+        self.settings.dtype.size()
+    }
+
+    /// Whether f32 is stored, which neither the tensor cores nor the library multiply.
+    fn exact(&self) -> bool {
+        self.settings.dtype == DType::F32
     }
 
     /// An address in the work slab.
@@ -294,8 +303,11 @@ impl Lowering<'_> {
     /// Where an output is written.
     fn output(&self, k: usize) -> Out {
         let (at, float) = (self.bindings.outputs[k], self.bindings.direct[k]);
-        let place =
-            if float { self.kept(self.regions.outputs + at * 4) } else { self.work(self.regions.returned + at * SIZE) };
+        let place = if float {
+            self.kept(self.regions.outputs + at * 4)
+        } else {
+            self.work(self.regions.returned + at * self.size())
+        };
         Out { at: place, float }
     }
 
@@ -303,7 +315,7 @@ impl Lowering<'_> {
     fn result(&self, i: usize) -> Out {
         match self.plan.locations[i] {
             Location::Output(k) => self.output(k),
-            Location::Arena(at) => Out { at: self.work(self.regions.arena + at * SIZE), float: false },
+            Location::Arena(at) => Out { at: self.work(self.regions.arena + at * self.size()), float: false },
             // Inputs are no results.
             Location::Input(_) => Out { at: 0, float: false },
         }
@@ -314,7 +326,7 @@ impl Lowering<'_> {
         match self.plan.locations[id.0] {
             Location::Input(k) => {
                 let at = self.bindings.inputs[k].float.unwrap_or(0);
-                self.work(self.regions.converted + at * SIZE)
+                self.work(self.regions.converted + at * self.size())
             }
             _ => self.result(id.0).at,
         }
@@ -342,7 +354,11 @@ impl Lowering<'_> {
         match input.and_then(|k| self.bindings.inputs[k].varying) {
             Some(at) => {
                 let [_, halves] = self.regions.varying;
-                (self.work(halves + at * SIZE), self.work(self.regions.state.counter), long(self.graph.node(id).len()))
+                (
+                    self.work(halves + at * self.size()),
+                    self.work(self.regions.state.counter),
+                    long(self.graph.node(id).len()),
+                )
             }
             None => (self.place(id), 0, 0),
         }
@@ -380,6 +396,12 @@ impl Lowering<'_> {
         self.launch("transpose", [blocks(to.1, 32), blocks(columns, 32), 1], params)
     }
 
+    /// That the kernels of this node need sources of a multiple of 8 channels.
+    fn uneven(&self, node: &Node, sources: usize) -> Error {
+        let widths: Vec<String> = node.inputs.iter().take(sources).map(|id| self.width(*id).to_string()).collect();
+        refused(node, &format!("sources of {} channels; multiples of 8 are needed", widths.join(" and ")))
+    }
+
     /// The channels of an operand.
     fn width(&self, id: NodeId) -> usize {
         self.graph.node(id).channels()
@@ -401,6 +423,10 @@ pub(super) fn launch<P: Pod>(dtype: DType, name: &str, grid: [u32; 3], params: P
         return Err(Error::Graph(format!("a grid of {grid:?} blocks of `{name}` is more than a device takes")));
     }
     let dtype = if kernel.types == Types::F32 { DType::F32 } else { dtype };
+    if !kernel.types.each().contains(&dtype) {
+        let what = format!("there is no `{name}` for {dtype}: a decoder has f32, other programs f16 or bf16");
+        return Err(Error::Graph(what));
+    }
     Ok(Launch {
         entry: kernel.entry(dtype),
         function: Function(0),

@@ -5,7 +5,7 @@ use super::super::params::{
     SinusoidParams, TakeRowParams, UpsampleParams,
 };
 use super::super::tiles::{self, blocks};
-use super::{Lowering, SIZE, int, long, refused};
+use super::{Lowering, int, long, refused};
 use crate::error::Result;
 use crate::graph::{Activation, Node, NodeId, Op};
 use crate::weights::Weight;
@@ -39,7 +39,8 @@ impl Lowering<'_> {
             }
             Op::LayerNorm { eps, weight, bias } => {
                 if !c.is_multiple_of(8) || c > LAYER_NORM {
-                    return Err(refused(node, "rows of a multiple of 8 and at most 2048 channels are needed"));
+                    let what = format!("{c} channels; a multiple of 8 is needed, at most {LAYER_NORM}");
+                    return Err(refused(node, &what));
                 }
                 let (weight, bias) = (self.jobs.floats(weight), self.jobs.floats(bias));
                 let params = LayerNormParams {
@@ -147,7 +148,7 @@ impl Lowering<'_> {
         let pixels = node.len() / (c * images);
         let channels0 = self.width(node.inputs[0]);
         if !c.is_multiple_of(8) || !channels0.is_multiple_of(8) {
-            return Err(refused(node, "sources of a multiple of 8 channels are needed"));
+            return Err(self.uneven(node, node.inputs.len()));
         }
         let slab = tiles::slab(pixels);
         let slabs = pixels.div_ceil(slab);
@@ -240,7 +241,7 @@ impl Lowering<'_> {
     /// Two operands with their channels joined, in scratch.
     pub(super) fn joined(&mut self, a: NodeId, b: NodeId) -> Result<u64> {
         let len = self.graph.node(a).len() + self.graph.node(b).len();
-        let to = self.scratch(len * SIZE);
+        let to = self.scratch(len * self.size());
         self.concat(a, b, to)?;
         Ok(to)
     }

@@ -4,8 +4,8 @@ use super::super::gemm::Linear;
 use super::super::params::{
     ActivationCode, ConvolutionParams, Finish, GemmParams, NarrowParams, PatchesParams, Pointer,
 };
-use super::super::tiles::{self, blocks};
-use super::{Lowering, Out, SIZE, Step, int, long, pointwise, refused};
+use super::super::tiles::{self, Tile, blocks};
+use super::{Lowering, Out, Step, int, long, pointwise, refused};
 use crate::error::Result;
 use crate::graph::{Activation, Epilogue, Graph, Node, Product, Window};
 
@@ -109,7 +109,9 @@ impl Lowering<'_> {
     pub(super) fn product(&mut self, i: usize, node: &Node, p: &Product) -> Result<()> {
         let Some(form) = form(self.graph, node, p) else {
             let c = channels(self.graph, node, p);
-            return Err(refused(node, &format!("{c} input channels; a multiple of 8 is needed, or few")));
+            let what =
+                format!("{c} input channels; a multiple of 8 is needed, or few: {FEW_IN} with all taps of the kernel");
+            return Err(refused(node, &what));
         };
         let out = self.result(i);
         match form {
@@ -141,7 +143,7 @@ impl Lowering<'_> {
         let float = self.scratch(rows * k * 4);
         self.unary("to_f32", x, float, rows * k, 1.0, 0.0)?;
         let pitch = k.next_multiple_of(8);
-        let to = self.scratch(rows * pitch * SIZE);
+        let to = self.scratch(rows * pitch * self.size());
         self.cut(float, [1, rows, 1, k], 1, (to, pitch))?;
         Ok(Left::one(to, pitch, pitch))
     }
@@ -169,7 +171,7 @@ impl Lowering<'_> {
         let shape = &self.graph.node(node.inputs[0]).shape;
         let shape = [shape[0], shape[1], shape[2], shape[3]];
         let pitch = (side * side * shape[3]).next_multiple_of(8);
-        let to = self.scratch(node.len() / node.channels() * pitch * SIZE);
+        let to = self.scratch(node.len() / node.channels() * pitch * self.size());
         let x = self.floats(node.inputs[0])?;
         self.cut(x, shape, side, (to, pitch))?;
         self.matrix(node, p, Left::one(to, pitch, pitch), (side * side, shape[3]), out)
@@ -210,7 +212,8 @@ impl Lowering<'_> {
         if p.epilogue == Epilogue::Geglu {
             return self.product_geglu(left, (w, k), [m, n, k], finish);
         }
-        if self.settings.library && left.x[1] == 0 && !p.rows && p.epilogue == Epilogue::None && n.is_multiple_of(8) {
+        let library = self.settings.library && !self.exact();
+        if library && left.x[1] == 0 && !p.rows && p.epilogue == Epilogue::None && n.is_multiple_of(8) {
             let linear = Linear {
                 dtype: self.settings.dtype,
                 images,
@@ -249,9 +252,15 @@ impl Lowering<'_> {
         }
     }
 
+    /// The tile for an `[m, n]` result.
+    fn tile(&self, m: usize, n: usize) -> Tile {
+        let choose = if self.exact() { tiles::exact } else { tiles::product };
+        choose(m, n, self.settings.multiprocessors)
+    }
+
     /// `X W^T` and what follows it, by our own kernel.
     pub(super) fn gemm(&mut self, left: Left, w: (u64, usize), [m, n, k]: [usize; 3], finish: Finish) -> Result<()> {
-        let tile = tiles::product(m, n, self.settings.multiprocessors);
+        let tile = self.tile(m, n);
         let [x, y] = tile.grid(m, n);
         let params = Self::gemm_params(left, w, [m, n, k], finish);
         self.launch(&format!("gemm_{}", tile.name()), [x, y, 1], params)
@@ -265,7 +274,7 @@ impl Lowering<'_> {
             let params = Self::gemm_params(left, w, [m, n, k], finish);
             return self.launch(&format!("gemm_geglu_{}", tile.name()), grid, params);
         }
-        let both = self.scratch(m * 2 * n * SIZE);
+        let both = self.scratch(m * 2 * n * self.size());
         let out = finish.out.0;
         let finish = Finish { out: Pointer(both), out_stride: long(2 * n), ..finish };
         self.gemm(left, w, [m, 2 * n, k], finish)?;
@@ -281,7 +290,7 @@ impl Lowering<'_> {
             *place = self.place(node.inputs[s]);
             if let Some((to_height, to_width)) = w.resize {
                 let c = self.width(node.inputs[s]);
-                let to = self.scratch(images * to_height * to_width * c * SIZE);
+                let to = self.scratch(images * to_height * to_width * c * self.size());
                 self.upsample_at(*place, [images, height, width, c], [to_height, to_width], to)?;
                 *place = to;
             }
@@ -324,7 +333,7 @@ impl Lowering<'_> {
         };
         if !self.width(node.inputs[0]).is_multiple_of(8) {
             if params.phases == 4 || w.resize.is_some() {
-                return Err(refused(node, "sources of a multiple of 8 channels are needed"));
+                return Err(self.uneven(node, p.sources));
             }
             params.x0 = Pointer(self.joined(node.inputs[0], node.inputs[1])?);
             (params.x1, params.channels0) = (Pointer(0), int(c));
@@ -332,7 +341,7 @@ impl Lowering<'_> {
         params.w = Pointer(self.weight(weight));
         params.pixels = int(images * pixels);
         params.finish = self.finish(node, p, pixels, out);
-        let tile = tiles::product(images * pixels * phases, n, self.settings.multiprocessors);
+        let tile = self.tile(images * pixels * phases, n);
         let [x, y] = tile.grid(images * pixels, n);
         self.launch(&format!("convolution_{}", tile.name()), [x, y, blocks(phases, 1)], params)
     }
@@ -345,7 +354,7 @@ impl Lowering<'_> {
         let (mut x, [height, width]) = self.picture(node, p, &w)?;
         if p.sources == 2 {
             if w.resize.is_some() {
-                return Err(refused(node, "sources of a multiple of 8 channels are needed"));
+                return Err(self.uneven(node, p.sources));
             }
             x[0] = self.joined(node.inputs[0], node.inputs[1])?;
         }
