@@ -62,6 +62,7 @@ cannot run here has a row that says why, and only if none can is that a failure.
       --device LIST             auto, cpu, cuda, cuda:N; auto is a GPU if usable [default: auto]
       --dtype LIST              f32, f16, bf16, of GPUs [default: f16]; the CPU computes in f32
       --vae-dtype T             the same for the VAE [default: bf16]
+      --compat PROFILE          diffusers or diffsynth [default: diffusers]
   -p, --prompt TEXT             [default: a red fox in the snow]
   -n, --steps LIST              [default: 50]
       --cfg-scale F             [default: 5]
@@ -81,7 +82,7 @@ device, map (reading and checking files), programs (planned, compiled or loaded,
 their weights uploaded), text, image, condition, first step, other steps, decode, rest; the
 warm-up is what the first step takes longer than the others. Files should have been read once
 before. memory says for each stage what its programs take as planned and what was taken, in a
-process of its own. Both take e2e's flags from --model to --vae-dtype, --prompt and --cfg-scale;
+process of its own. Both take e2e's flags from --model to --compat, --prompt and --cfg-scale;
 --adapter is on or off.
 
   -n, --steps N                 [default: 4 for cold, 2 for memory]

@@ -8,7 +8,7 @@ use braid::inputs::picture::{self, Picture};
 use braid::pipeline::{DeviceChoice, ImagePrompt, MAX_SIDE, MAX_THREADS, ModelTensors};
 use braid::synth::{Sizes, in_memory};
 use braid::tensor::DType;
-use braid::{Error, Pipeline, PipelineOptions, Request};
+use braid::{Compat, Error, Pipeline, PipelineOptions, Request};
 use lexopt::{Arg, Parser};
 use std::cell::OnceCell;
 use std::path::{Path, PathBuf};
@@ -40,6 +40,7 @@ pub struct Setup {
     devices: Vec<DeviceChoice>,
     dtypes: Vec<Option<DType>>,
     vae_dtype: Option<DType>,
+    compat: Compat,
     /// Without its image prompts.
     pub request: Request,
 }
@@ -56,6 +57,7 @@ impl Setup {
             devices: vec![DeviceChoice::Auto],
             dtypes: vec![None],
             vae_dtype: None,
+            compat: Compat::diffusers(),
             request: Request::new("a red fox in the snow"),
         }
     }
@@ -73,6 +75,7 @@ impl Setup {
             "--device" => self.devices = list(p, "--device", |name| Ok(name.parse()?))?,
             "--dtype" => self.dtypes = list(p, "--dtype", |name| dtype("--dtype", name).map(Some))?,
             "--vae-dtype" => self.vae_dtype = Some(dtype("--vae-dtype", &args::text(p, "--vae-dtype")?)?),
+            "--compat" => self.compat = args::named(p, "--compat")?,
             "-p" | "--prompt" => self.request.prompt = args::text(p, "--prompt")?,
             "--cfg-scale" => self.request.guidance = args::number(p, "--cfg-scale")?,
             "-W" | "--width" => self.request.width = Some(args::count(p, "--width", 1, MAX_SIDE)?),
@@ -102,6 +105,7 @@ impl Setup {
         let mut options = PipelineOptions::new(path);
         (options.config, options.clip_vision, options.threads) =
             (self.config.clone(), self.encoder.clone(), self.threads);
+        options.compat = self.compat.clone();
         if let Some(kind) = name.strip_prefix("synthetic:") {
             return self.synthetic(kind, options);
         }
