@@ -10,6 +10,10 @@ use crate::error::Result;
 use crate::graph::Graph;
 use std::ops::Range;
 
+/// The target of the events that tell, at the level of debugging, that weights were copied to a device's own memory: `seconds`
+/// and `bytes`. It happens while a program is made.
+pub const UPLOADS: &str = "braid::uploads";
+
 /// Something that runs graphs.
 pub trait Device: Send + Sync {
     /// The device as a user would name it.

@@ -14,12 +14,13 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 /// The parts of the way in their order; together they are the whole.
-const PARTS: [&str; 12] = [
+const PARTS: [&str; 13] = [
     "start",
     "arguments",
     "device",
     "map",
     "programs",
+    "upload",
     "text",
     "image",
     "condition",
@@ -147,7 +148,8 @@ fn sample(options: &Options, order: &Order, place: &Place) -> Result<Sample, Fai
         ("arguments", arguments),
         ("device", device - arguments),
         ("map", loaded.load_seconds),
-        ("programs", log.making.values().sum()),
+        ("programs", log.making.values().sum::<f64>() - log.uploading),
+        ("upload", log.uploading),
         ("text", stage(Stage::Text)),
         ("image", stage(Stage::Image)),
         ("condition", stage(Stage::Condition)),
@@ -267,7 +269,7 @@ const TITLES: [&str; 17] = [
     "driver",
     "dtype",
     "cpu",
-    "programs",
+    "build",
     "commit",
     "date",
     "model",

@@ -1,6 +1,7 @@
 //! What the library tells of its programs while a request runs: the time to make them, the bytes that they hold.
 
 use crate::terminal;
+use braid::device::UPLOADS;
 use braid::error::escape;
 use braid::pipeline::{PROGRAMS, Stage};
 use std::collections::BTreeMap;
@@ -16,6 +17,8 @@ pub struct Log {
     stage: Option<Stage>,
     /// Seconds in which programs were made, by the stage that asked for them.
     pub making: BTreeMap<Option<Stage>, f64>,
+    /// Seconds of that in which weights went to the device.
+    pub uploading: f64,
     /// Bytes that programs hold.
     held: u64,
     /// The most of them since [`Shared::take_peak`].
@@ -64,7 +67,8 @@ struct Listener(Shared);
 
 impl Subscriber for Listener {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        metadata.target() == PROGRAMS || (*metadata.level() <= Level::WARN && metadata.target().starts_with("braid"))
+        [PROGRAMS, UPLOADS].contains(&metadata.target())
+            || (*metadata.level() <= Level::WARN && metadata.target().starts_with("braid"))
     }
 
     fn new_span(&self, _: &span::Attributes<'_>) -> Id {
@@ -78,10 +82,15 @@ impl Subscriber for Listener {
     fn event(&self, event: &Event<'_>) {
         let mut fields = Fields::default();
         event.record(&mut fields);
-        if event.metadata().target() != PROGRAMS {
-            return terminal::line("warning: ", &escape(&fields.text));
-        }
         let mut log = self.0.lock();
+        match event.metadata().target() {
+            PROGRAMS => {}
+            UPLOADS => {
+                log.uploading += fields.seconds.unwrap_or(0.0);
+                return;
+            }
+            _ => return terminal::line("warning: ", &escape(&fields.text)),
+        }
         let stage = log.stage;
         *log.making.entry(stage).or_default() += fields.seconds.unwrap_or(0.0);
         if let Some(held) = fields.held {
@@ -135,11 +144,13 @@ mod tests {
             assert!(log.progress(Stage::Denoise, 0) && log.lock().first_step.is_none());
             tracing::debug!(target: PROGRAMS, seconds = 0.25, held = 30u64);
             tracing::debug!(target: PROGRAMS, held = 20u64);
+            tracing::debug!(target: UPLOADS, seconds = 0.125, bytes = 7u64);
             assert!(!log.progress(Stage::Denoise, 1) && log.lock().first_step.is_some());
         });
         // Nobody listens any more.
         tracing::debug!(target: PROGRAMS, seconds = 9.0, held = 99u64);
         assert_eq!(log.lock().making, BTreeMap::from([(None, 0.5), (Some(Stage::Denoise), 0.25)]));
+        assert_eq!(log.lock().uploading, 0.125);
         assert_eq!((log.take_peak(), log.take_peak()), (30, 20));
     }
 }

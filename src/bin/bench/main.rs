@@ -78,8 +78,8 @@ cannot run here has a row that says why, and only if none can is that a failure.
   -o, --output FORMAT           md, csv, json or jsonl [default: md]
 
 cold starts a process for each sample and follows it to its first picture: start, arguments,
-device, map (reading and checking files), programs (planned, compiled or loaded, and on a GPU
-their weights uploaded), text, image, condition, first step, other steps, decode, rest; the
+device, map (reading and checking files), programs (planned, on a GPU compiled or loaded), upload
+(of weights to a GPU), text, image, condition, first step, other steps, decode, rest; the
 warm-up is what the first step takes longer than the others. Files should have been read once
 before. memory says for each stage what its programs take as planned and what was taken, in a
 process of its own. Both take e2e's flags from --model to --compat, --prompt and --cfg-scale;

@@ -167,7 +167,10 @@ impl Found<'_> {
         for (key, offset, parts) in &missing {
             jobs.extend(parts.iter().zip(&key.parts).map(|(job, part)| (at(offset, part.at), job)));
         }
+        let begun = std::time::Instant::now();
         stage(driver, dtype, &jobs)?;
+        let seconds = begun.elapsed().as_secs_f64();
+        tracing::debug!(target: crate::device::UPLOADS, seconds, bytes = bytes as u64, "took weights up");
         let mut held = store.0.lock().unwrap_or_else(PoisonError::into_inner);
         for (key, offset, jobs) in missing {
             let storage = jobs.iter().map(|job| Arc::downgrade(job.weight.place().0)).collect();
