@@ -4,7 +4,7 @@ use crate::device::{Where, chosen, cuda, skip, there};
 use crate::interpreter::{self, module};
 use crate::twin::{Twin, settled};
 use braid::device::cuda::kernels::KERNELS;
-use braid::device::cuda::params::{ConvolutionParams, Finish, GemmParams, Pointer};
+use braid::device::cuda::params::{ConvolutionParams, Finish, GemmParams, NarrowParams, Pointer};
 use braid::tensor::DType;
 use braid_ptx::{Counts, Launch, Memory, Schedule};
 
@@ -301,6 +301,31 @@ pub fn product(m: usize, n: usize, k: usize) -> GemmParams {
         k: k as i32,
         k0: k as i32,
         ..GemmParams::default()
+    }
+}
+
+/// A 3x3 convolution of stride 1 with padding 1 over square pictures `[images, side, side, c]`, for the kernels of few channels; the
+/// addresses are left to the caller.
+pub fn narrow(images: usize, side: usize, c: usize, n: usize) -> NarrowParams {
+    NarrowParams {
+        x: Pointer(0),
+        w: Pointer(0),
+        bias: Pointer(0),
+        out: Pointer(0),
+        pixels: (images * side * side) as i32,
+        n: n as i32,
+        channels: c as i32,
+        height: side as i32,
+        width: side as i32,
+        result_height: side as i32,
+        result_width: side as i32,
+        kernel_y: 3,
+        kernel_x: 3,
+        stride: 1,
+        padding_y: 1,
+        padding_x: 1,
+        out_f32: 0,
+        reserved: 0,
     }
 }
 

@@ -340,26 +340,7 @@ fn narrow_convolutions_at_1024() {
             let x = Sparse::new(&gpu, dtype, pixels * c, 1, 1.0).fill(&gpu, (pixels - 2 * side) * c..pixels * c);
             let w = Sparse::new(&gpu, dtype, n * 9 * c, 2, 0.2).fill(&gpu, 0..n * 9 * c);
             let out = gpu.room(pixels * n * dtype.size());
-            let params = NarrowParams {
-                x: x.at,
-                w: w.at,
-                bias: Pointer(0),
-                out,
-                pixels: pixels as i32,
-                n: n as i32,
-                channels: c as i32,
-                height: side as i32,
-                width: side as i32,
-                result_height: side as i32,
-                result_width: side as i32,
-                kernel_y: 3,
-                kernel_x: 3,
-                stride: 1,
-                padding_y: 1,
-                padding_x: 1,
-                out_f32: 0,
-                reserved: 0,
-            };
+            let params = NarrowParams { x: x.at, w: w.at, out, ..narrow(images, side, c, n) };
             let grid = [tiles::blocks(pixels, 16), tiles::blocks(outputs.max(1), 128), 1];
             gpu.sample(name, dtype, grid, &params, &[[grid[0] - 1, 0, 0]]);
             let mut want = Vec::new();

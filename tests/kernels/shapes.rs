@@ -236,20 +236,7 @@ pub fn to_colours(gpu: &Gpu, side: usize, c: usize) -> Shape {
         w: gpu.filled(n * 9 * c * 2, 0x2c),
         bias: gpu.filled(n * 2, 0x2c),
         out: gpu.room(pixels * n * 2),
-        pixels: pixels as i32,
-        n: n as i32,
-        channels: c as i32,
-        height: side as i32,
-        width: side as i32,
-        result_height: side as i32,
-        result_width: side as i32,
-        kernel_y: 3,
-        kernel_x: 3,
-        stride: 1,
-        padding_y: 1,
-        padding_x: 1,
-        out_f32: 0,
-        reserved: 0,
+        ..narrow(1, side, c, n)
     };
     let grid = [tiles::blocks(pixels, 16), 1, 1];
     Shape::new("convolution_few_out_4", format!("{side}x{side}, {c} to {n} channels"), grid, &params)

@@ -1,6 +1,8 @@
 //! Lists and ranges of numbers, and the output's formats.
 
 use crate::args::{self, Failure};
+use crate::terminal;
+use serde::Serialize;
 
 /// The most values of a list: more would be a slip of the pen.
 const MOST: usize = 1000;
@@ -81,6 +83,22 @@ pub fn table(titles: &[&str], rows: &[Vec<String>], markdown: bool) -> String {
     }
     rows.iter().for_each(|row| text.push_str(&line(row.iter().map(|c| cell(c)).collect())));
     text
+}
+
+/// Results, each of which has a markdown page of its own and several rows of a table.
+pub fn pages<T: Serialize>(
+    results: &[T],
+    format: Format,
+    titles: &[&str],
+    markdown: impl Fn(&T) -> String,
+    rows: impl Fn(&T) -> Vec<Vec<String>>,
+) -> String {
+    match format {
+        Format::Markdown => results.iter().map(markdown).collect::<Vec<_>>().join("\n"),
+        Format::Csv => table(titles, &results.iter().flat_map(rows).collect::<Vec<_>>(), false),
+        Format::Json => terminal::json(&results),
+        Format::JsonLines => results.iter().map(terminal::json).collect(),
+    }
 }
 
 #[cfg(test)]

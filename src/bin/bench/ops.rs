@@ -81,15 +81,8 @@ pub fn run(mut parser: lexopt::Parser) -> Result<(), Failure> {
         return Err(Failure::usage(format!("--only: no operation of these parts has `{only}` in its row")));
     }
     terminal::wipe();
-    terminal::print(&match format {
-        Format::Markdown => rows.iter().map(Ops::markdown).collect::<Vec<_>>().join("\n"),
-        Format::Csv => {
-            let cells: Vec<_> = rows.iter().flat_map(|r| r.ops.iter().map(|o| r.cells(o))).collect();
-            table(&TITLES, &cells, false)
-        }
-        Format::Json => terminal::json(&rows),
-        Format::JsonLines => rows.iter().map(terminal::json).collect(),
-    })
+    let cells = |row: &Ops| row.ops.iter().map(|op| row.cells(op)).collect();
+    terminal::print(&lists::pages(&rows, format, &TITLES, Ops::markdown, cells))
 }
 
 /// That many f16 of either sign between 2^-7 and 2^-6, so that sums of thousands of products stay small.

@@ -68,15 +68,8 @@ pub fn run(mut parser: lexopt::Parser) -> Result<(), Failure> {
             }
         }
     }
-    terminal::print(&match format {
-        Format::Markdown => rows.iter().map(Roofline::markdown).collect::<Vec<_>>().join("\n"),
-        Format::Csv => {
-            let cells: Vec<_> = rows.iter().flat_map(|r| r.ops.iter().map(|o| r.cells(o))).collect();
-            table(&TITLES, &cells, false)
-        }
-        Format::Json => terminal::json(&rows),
-        Format::JsonLines => rows.iter().map(terminal::json).collect(),
-    })
+    let cells = |row: &Roofline| row.ops.iter().map(|op| row.cells(op)).collect();
+    terminal::print(&lists::pages(&rows, format, &TITLES, Roofline::markdown, cells))
 }
 
 /// Side of the latents of a picture.
