@@ -5,7 +5,7 @@ use crate::check;
 use crate::child::{self, Options, Order};
 use crate::host::Host;
 use crate::listener::Shared;
-use crate::lists::{Format, table};
+use crate::lists;
 use crate::machine::{Machine, Place};
 use crate::stats::{deviation, mean, median};
 use crate::terminal;
@@ -104,15 +104,8 @@ pub fn run(mut parser: lexopt::Parser) -> Result<(), Failure> {
     for (_, samples) in samples {
         rows.extend(Row::new(&options, &model, &samples)?);
     }
-    terminal::print(&match options.format {
-        Format::Markdown | Format::Csv => {
-            let titles: Vec<_> = TITLES.iter().copied().chain(PARTS).chain(["skipped"]).collect();
-            let cells: Vec<_> = rows.iter().map(Row::cells).collect();
-            table(&titles, &cells, options.format == Format::Markdown)
-        }
-        Format::Json => terminal::json(&rows),
-        Format::JsonLines => rows.iter().map(terminal::json).collect(),
-    })?;
+    let titles = [&Machine::TITLES[..], &Host::TITLES, &TITLES, &PARTS, &["skipped"]].concat();
+    terminal::print(&lists::one_table(&rows, options.format, &titles, |row| vec![row.cells()]))?;
     child::something_measured(rows.iter().map(|row| row.skipped.as_deref()))
 }
 
@@ -262,23 +255,6 @@ impl Row {
     }
 }
 
-/// The titles before the parts'.
-const TITLES: [&str; 17] = [
-    "device",
-    "name",
-    "driver",
-    "dtype",
-    "cpu",
-    "build",
-    "commit",
-    "date",
-    "model",
-    "size",
-    "steps",
-    "adapters",
-    "runs",
-    "picture s",
-    "sd s",
-    "to first step s",
-    "warm-up s",
-];
+/// The titles between the host's and the parts'.
+const TITLES: [&str; 9] =
+    ["model", "size", "steps", "adapters", "runs", "picture s", "sd s", "to first step s", "warm-up s"];

@@ -4,7 +4,7 @@ use crate::args::{self, Failure};
 use crate::check;
 use crate::child;
 use crate::host::Host;
-use crate::lists::{self, Format, table};
+use crate::lists::{self, Format};
 use crate::machine::{Machine, Place};
 use crate::row::{Case, Measured, Row, TITLES};
 use crate::setup::{self, Loaded, Model, Setup};
@@ -117,14 +117,8 @@ pub fn run(mut parser: lexopt::Parser) -> Result<(), Failure> {
     for place in setup.places() {
         bench.place(&place, &setup.request)?;
     }
-    terminal::print(&match format {
-        Format::Markdown | Format::Csv => {
-            let cells: Vec<_> = rows.iter().map(Row::cells).collect();
-            table(&TITLES, &cells, format == Format::Markdown)
-        }
-        Format::Json => terminal::json(&rows),
-        Format::JsonLines => rows.iter().map(terminal::json).collect(),
-    })?;
+    let titles = [&Machine::TITLES[..], &Host::TITLES, &TITLES].concat();
+    terminal::print(&lists::one_table(&rows, format, &titles, |row| vec![row.cells()]))?;
     child::something_measured(rows.iter().map(|row| row.skipped.as_deref()))
 }
 

@@ -26,7 +26,10 @@ impl Host {
         }
     }
 
-    /// The cells of a row after the machine's: build, commit, date.
+    /// The titles of its cells.
+    pub const TITLES: [&str; 3] = ["build", "commit", "date"];
+
+    /// The cells of a row after the machine's.
     pub fn cells(&self) -> [String; 3] {
         [format!("{} {}", self.version, self.build), self.commit.to_owned(), self.date.clone()]
     }

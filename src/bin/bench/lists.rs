@@ -93,9 +93,23 @@ pub fn pages<T: Serialize>(
     markdown: impl Fn(&T) -> String,
     rows: impl Fn(&T) -> Vec<Vec<String>>,
 ) -> String {
+    if format == Format::Markdown {
+        return results.iter().map(markdown).collect::<Vec<_>>().join("\n");
+    }
+    one_table(results, format, titles, rows)
+}
+
+/// Results whose rows make one table, in markdown too.
+pub fn one_table<T: Serialize>(
+    results: &[T],
+    format: Format,
+    titles: &[&str],
+    rows: impl Fn(&T) -> Vec<Vec<String>>,
+) -> String {
     match format {
-        Format::Markdown => results.iter().map(markdown).collect::<Vec<_>>().join("\n"),
-        Format::Csv => table(titles, &results.iter().flat_map(rows).collect::<Vec<_>>(), false),
+        Format::Markdown | Format::Csv => {
+            table(titles, &results.iter().flat_map(rows).collect::<Vec<_>>(), format == Format::Markdown)
+        }
         Format::Json => terminal::json(&results),
         Format::JsonLines => results.iter().map(terminal::json).collect(),
     }

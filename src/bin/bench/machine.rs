@@ -27,7 +27,10 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// The first cells of a row: device, name, driver, dtype, cpu.
+    /// The titles of its cells.
+    pub const TITLES: [&str; 5] = ["device", "name", "driver", "dtype", "cpu"];
+
+    /// The first cells of a row.
     pub fn cells(&self) -> Vec<String> {
         let cpu = format!("{} x{}", self.instructions, self.threads);
         vec![self.device.clone(), self.device_name.clone(), self.driver.clone(), self.dtype.clone(), cpu]

@@ -5,7 +5,7 @@ use crate::child::{self, Options, Order};
 use crate::gauge::{self, Gauge};
 use crate::host::Host;
 use crate::listener::Shared;
-use crate::lists::{Format, table};
+use crate::lists;
 use crate::machine::{Machine, Place};
 use crate::setup;
 use crate::terminal;
@@ -100,14 +100,8 @@ pub fn run(mut parser: lexopt::Parser) -> Result<(), Failure> {
             sample,
         })
         .collect();
-    terminal::print(&match options.format {
-        Format::Markdown | Format::Csv => {
-            let cells: Vec<_> = rows.iter().flat_map(Row::cells).collect();
-            table(&TITLES, &cells, options.format == Format::Markdown)
-        }
-        Format::Json => terminal::json(&rows),
-        Format::JsonLines => rows.iter().map(terminal::json).collect(),
-    })?;
+    let titles = [&Machine::TITLES[..], &Host::TITLES, &TITLES].concat();
+    terminal::print(&lists::one_table(&rows, options.format, &titles, Row::cells))?;
     child::something_measured(rows.iter().map(|row| row.sample.skipped.as_deref()))
 }
 
@@ -246,15 +240,7 @@ impl Row<'_> {
     }
 }
 
-const TITLES: [&str; 19] = [
-    "device",
-    "name",
-    "driver",
-    "dtype",
-    "cpu",
-    "build",
-    "commit",
-    "date",
+const TITLES: [&str; 11] = [
     "model",
     "size",
     "steps",

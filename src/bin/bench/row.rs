@@ -106,16 +106,8 @@ impl Row {
     }
 }
 
-/// The titles of the rows' cells.
-pub const TITLES: [&str; 26] = [
-    "device",
-    "name",
-    "driver",
-    "dtype",
-    "cpu",
-    "build",
-    "commit",
-    "date",
+/// The titles of the cells after the machine's and the host's.
+pub const TITLES: [&str; 18] = [
     "model",
     "scenario",
     "size",
