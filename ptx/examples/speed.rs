@@ -5,7 +5,7 @@
 
 use std::time::{Duration, Instant};
 
-use braid_ptx::{Launch, Memory, Module, run};
+use braid_ptx::{GlobalMemory, Launch, Module, run};
 
 /// Processor time of all threads so far, where the system tells it; a busy machine would blur elapsed time.
 fn processor() -> Option<Duration> {
@@ -64,7 +64,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     for (name, body, repeat, n) in cases {
         for races in [true, false] {
             let module = Module::parse(&kernel(body, repeat))?;
-            let memory = Memory::new();
+            let memory = GlobalMemory::new();
             let data = memory.alloc(512);
             memory.fill(data, 512, 0)?;
             let mut params = data.to_le_bytes().to_vec();
@@ -81,7 +81,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let module = Module::parse(&std::fs::read_to_string(path)?)?;
     let (m, n, k) = (256, 256, 512u32);
     for races in [true, false] {
-        let memory = Memory::new();
+        let memory = GlobalMemory::new();
         let [a, b, c] = [m * k * 2, n * k * 2, m * n * 4].map(|bytes| memory.alloc(bytes.into()));
         memory.fill(a, (m * k * 2).into(), 0x3c)?;
         memory.fill(b, (n * k * 2).into(), 0x3c)?;

@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 /// Kinds of warp instructions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[allow(missing_docs)]
-pub enum Kind {
+pub enum InstructionKind {
     Integer,
     Float,
     Half,
     /// Reciprocals, roots, exponentials, divisions.
-    Special,
+    SpecialFunction,
     Convert,
     Move,
     Predicate,
@@ -24,7 +24,7 @@ pub enum Kind {
     Atomic,
     AsyncCopy,
     /// `ldmatrix`.
-    Matrix,
+    Ldmatrix,
     Mma,
     /// Shuffles, votes, warp reductions.
     Warp,
@@ -82,7 +82,7 @@ pub struct Counts {
     /// Blocks that ran.
     pub blocks: u64,
     /// Warp instructions by kind.
-    pub kinds: BTreeMap<Kind, u64>,
+    pub kinds: BTreeMap<InstructionKind, u64>,
     /// Loads from global memory, asynchronous ones too.
     pub loads: Traffic,
     /// Stores to global memory and atomics on it.
@@ -104,13 +104,13 @@ impl Counts {
     }
 
     /// Warp instructions of one kind.
-    pub fn of(&self, kind: Kind) -> u64 {
+    pub fn of(&self, kind: InstructionKind) -> u64 {
         self.kinds.get(&kind).copied().unwrap_or(0)
     }
 
     /// The share of matrix products among all warp instructions.
     pub fn mma_share(&self) -> f64 {
-        self.of(Kind::Mma) as f64 / (self.instructions() as f64).max(1.0)
+        self.of(InstructionKind::Mma) as f64 / (self.instructions() as f64).max(1.0)
     }
 
     /// Adds another launch's, or block's.

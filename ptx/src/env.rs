@@ -3,15 +3,15 @@
 use crate::counts::Counts;
 use crate::error::{FaultKind, MemorySpace, Site};
 use crate::launch::Schedule;
-use crate::memory::{Block, Memory, PAGE, View};
+use crate::memory::{Allocation, Allocations, GlobalMemory, PAGE};
 use crate::module::Module;
-use crate::program::{Kernel, R32, R64};
+use crate::program::{Kernel, Lanes32, Lanes64};
 use crate::races::{ShadowPage, Tag};
-use crate::shared::Shared;
+use crate::shared::SharedMemory;
 
 /// A fault before it is put into words.
 #[derive(Debug)]
-pub(crate) struct Trip {
+pub(crate) struct RawFault {
     pub pc: u32,
     pub warp: u16,
     pub lane: Option<u32>,
@@ -20,54 +20,54 @@ pub(crate) struct Trip {
 
 /// When a `cp.async` takes effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Effect {
-    Issue,
+pub(crate) enum CopyTiming {
+    AtIssue,
     Between,
-    Wait,
+    AtWait,
 }
 
 /// The surroundings of a block.
 pub(crate) struct Env<'a> {
     pub module: &'a Module,
     pub kernel: &'a Kernel,
-    pub const32: &'a [R32],
-    pub const64: &'a [R64],
+    pub const32: &'a [Lanes32],
+    pub const64: &'a [Lanes64],
     pub params: &'a [u8],
-    pub memory: &'a Memory,
-    pub view: View<'a>,
-    pub shared: Shared,
-    pub grid: [u32; 3],
-    pub dim: [u32; 3],
+    pub memory: &'a GlobalMemory,
+    pub view: Allocations<'a>,
+    pub shared: SharedMemory,
+    pub grid_dim: [u32; 3],
+    pub block_dim: [u32; 3],
     pub dynamic_shared: usize,
-    pub races: bool,
+    pub check_races: bool,
     pub launch: u64,
     pub schedule: Schedule,
-    pub limit: u64,
+    pub step_limit: u64,
     // Of the present block.
     pub block: [u32; 3],
     pub block_index: u64,
-    pub state: u64,
+    pub rng: u64,
     pub steps: u64,
     // Of all blocks so far.
-    pub hits: Vec<u64>,
+    pub executed: Vec<u64>,
     pub counts: Counts,
 }
 
 impl<'a> Env<'a> {
     /// Threads of a block.
     pub fn threads(&self) -> u32 {
-        self.dim.iter().product()
+        self.block_dim.iter().product()
     }
 
     /// A thread's three coordinates.
     pub fn thread(&self, index: u32) -> [u32; 3] {
-        let [x, y, _] = self.dim;
+        let [x, y, _] = self.block_dim;
         [index % x, index / x % y, index / (x * y)]
     }
 
     /// A block's three coordinates.
     pub fn block_at(&self, index: u64) -> [u32; 3] {
-        let [x, y, _] = self.grid.map(u64::from);
+        let [x, y, _] = self.grid_dim.map(u64::from);
         [(index % x) as u32, (index / x % y) as u32, (index / (x * y)) as u32]
     }
 
@@ -77,31 +77,31 @@ impl<'a> Env<'a> {
     }
 
     /// Starts a block.
-    pub fn enter(&mut self, index: u64) {
+    pub fn start_block(&mut self, index: u64) {
         self.block = self.block_at(index);
         self.block_index = index;
         self.steps = 0;
         let seed = if let Schedule::Random(seed) = self.schedule { seed } else { 0 };
-        self.state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ index.wrapping_mul(0xbf58_476d_1ce4_e5b9) | 1;
+        self.rng = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ index.wrapping_mul(0xbf58_476d_1ce4_e5b9) | 1;
         self.shared.reset();
     }
 
     /// A number below `n` (xorshift).
     pub fn random(&mut self, n: u64) -> u64 {
-        self.state ^= self.state << 13;
-        self.state ^= self.state >> 7;
-        self.state ^= self.state << 17;
-        (self.state >> 33) % n.max(1)
+        self.rng ^= self.rng << 13;
+        self.rng ^= self.rng >> 7;
+        self.rng ^= self.rng << 17;
+        (self.rng >> 33) % n.max(1)
     }
 
-    pub fn effect(&mut self) -> Effect {
+    pub fn copy_timing(&mut self) -> CopyTiming {
         match self.schedule {
-            Schedule::InOrder => Effect::Issue,
-            Schedule::Greedy => Effect::Wait,
+            Schedule::InOrder => CopyTiming::AtIssue,
+            Schedule::Greedy => CopyTiming::AtWait,
             Schedule::Random(_) => match self.random(3) {
-                0 => Effect::Issue,
-                1 => Effect::Wait,
-                _ => Effect::Between,
+                0 => CopyTiming::AtIssue,
+                1 => CopyTiming::AtWait,
+                _ => CopyTiming::Between,
             },
         }
     }
@@ -114,7 +114,7 @@ impl<'a> Env<'a> {
             let space = MemorySpace::Global;
             return Err(FaultKind::Uninitialised { space, address: at, bytes: bytes as u32 });
         };
-        if let (true, Some(pc)) = (self.races, pc) {
+        if let (true, Some(pc)) = (self.check_races, pc) {
             self.shadow(block, offset, bytes, false, pc)?;
         }
         Ok(value)
@@ -124,7 +124,7 @@ impl<'a> Env<'a> {
     #[inline]
     pub fn store_global(&mut self, at: u64, bytes: usize, value: u128, pc: Option<u32>) -> Result<(), FaultKind> {
         let (block, offset) = self.global(at, bytes as u32)?;
-        if let (true, Some(pc)) = (self.races, pc) {
+        if let (true, Some(pc)) = (self.check_races, pc) {
             self.shadow(block, offset, bytes, true, pc)?;
         }
         block.store(offset, bytes, value);
@@ -149,17 +149,17 @@ impl<'a> Env<'a> {
     }
 
     #[inline]
-    fn global(&mut self, at: u64, bytes: u32) -> Result<(&'a Block, u64), FaultKind> {
+    fn global(&mut self, at: u64, bytes: u32) -> Result<(&'a Allocation, u64), FaultKind> {
         if !at.is_multiple_of(bytes.into()) {
             return Err(FaultKind::Misaligned { space: MemorySpace::Global, address: at, align: bytes });
         }
         self.view.find(at, bytes)
     }
 
-    fn shadow(&self, block: &Block, offset: u64, bytes: usize, write: bool, pc: u32) -> Result<(), FaultKind> {
+    fn shadow(&self, block: &Allocation, offset: u64, bytes: usize, write: bool, pc: u32) -> Result<(), FaultKind> {
         let page = block.page(offset).shadow.get_or_init(ShadowPage::default);
         let tag = Tag::new(self.launch, self.block_index, pc);
-        let Some(hit) = page.touch(offset as usize % PAGE, bytes, write, tag) else { return Ok(()) };
+        let Some(hit) = page.record(offset as usize % PAGE, bytes, write, tag) else { return Ok(()) };
         Err(FaultKind::Race {
             hazard: hit.hazard,
             space: MemorySpace::Global,
@@ -175,11 +175,11 @@ impl<'a> Env<'a> {
     /// The counts of all blocks that ran here.
     pub fn take_counts(&mut self) -> Counts {
         let mut counts = std::mem::take(&mut self.counts);
-        for (inst, hits) in self.kernel.code.iter().zip(&mut self.hits) {
-            if *hits > 0 {
-                *counts.kinds.entry(inst.kind).or_default() += *hits;
-                *counts.lines.entry(inst.line).or_default() += *hits;
-                *hits = 0;
+        for (inst, executed) in self.kernel.code.iter().zip(&mut self.executed) {
+            if *executed > 0 {
+                *counts.kinds.entry(inst.kind).or_default() += *executed;
+                *counts.lines.entry(inst.line).or_default() += *executed;
+                *executed = 0;
             }
         }
         counts

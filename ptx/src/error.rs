@@ -23,14 +23,14 @@ impl Error {
 
 /// A line of a source file.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Source {
+pub struct SourceLine {
     /// The file as the compiler named it.
     pub file: String,
     /// Line, from 1.
     pub line: u32,
 }
 
-impl fmt::Display for Source {
+impl fmt::Display for SourceLine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}", self.file, self.line)
     }
@@ -44,7 +44,7 @@ pub struct Site {
     /// That line.
     pub text: String,
     /// The source line and, where it was inlined, the lines it was inlined at, innermost first. Empty without `-lineinfo`.
-    pub source: Vec<Source>,
+    pub source: Vec<SourceLine>,
 }
 
 impl fmt::Display for Site {

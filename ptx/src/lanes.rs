@@ -1,9 +1,9 @@
 //! Scalar functions spread over the lanes of a row.
 
 /// A function of one 32-bit row.
-macro_rules! u32_op {
+macro_rules! unary32 {
     (|$a:ident| $e:expr) => {{
-        fn f(a: &$crate::program::R32, d: &mut $crate::program::R32) {
+        fn f(a: &$crate::program::Lanes32, d: &mut $crate::program::Lanes32) {
             for i in 0..32 {
                 let $a = a[i];
                 d[i] = $e;
@@ -14,9 +14,9 @@ macro_rules! u32_op {
 }
 
 /// A function of two 32-bit rows.
-macro_rules! b32_op {
+macro_rules! binary32 {
     (|$a:ident, $b:ident| $e:expr) => {{
-        fn f(a: &$crate::program::R32, b: &$crate::program::R32, d: &mut $crate::program::R32) {
+        fn f(a: &$crate::program::Lanes32, b: &$crate::program::Lanes32, d: &mut $crate::program::Lanes32) {
             for i in 0..32 {
                 let ($a, $b) = (a[i], b[i]);
                 d[i] = $e;
@@ -27,13 +27,13 @@ macro_rules! b32_op {
 }
 
 /// A function of three 32-bit rows.
-macro_rules! t32_op {
+macro_rules! ternary32 {
     (|$a:ident, $b:ident, $c:ident| $e:expr) => {{
         fn f(
-            a: &$crate::program::R32,
-            b: &$crate::program::R32,
-            c: &$crate::program::R32,
-            d: &mut $crate::program::R32,
+            a: &$crate::program::Lanes32,
+            b: &$crate::program::Lanes32,
+            c: &$crate::program::Lanes32,
+            d: &mut $crate::program::Lanes32,
         ) {
             for i in 0..32 {
                 let ($a, $b, $c) = (a[i], b[i], c[i]);
@@ -45,9 +45,9 @@ macro_rules! t32_op {
 }
 
 /// A function of two 64-bit rows.
-macro_rules! b64_op {
+macro_rules! binary64 {
     (|$a:ident, $b:ident| $e:expr) => {{
-        fn f(a: &$crate::program::R64, b: &$crate::program::R64, d: &mut $crate::program::R64) {
+        fn f(a: &$crate::program::Lanes64, b: &$crate::program::Lanes64, d: &mut $crate::program::Lanes64) {
             for i in 0..32 {
                 let ($a, $b) = (a[i], b[i]);
                 d[i] = $e;
@@ -58,9 +58,9 @@ macro_rules! b64_op {
 }
 
 /// A function of up to four rows widened to 64 bits, and of an immediate.
-macro_rules! wide_op {
+macro_rules! widened {
     (|$s:ident, $imm:ident| $e:expr) => {{
-        fn f(s: &[$crate::program::R64; 4], $imm: u32, d: &mut $crate::program::R64) {
+        fn f(s: &[$crate::program::Lanes64; 4], $imm: u32, d: &mut $crate::program::Lanes64) {
             for i in 0..32 {
                 let $s = [s[0][i], s[1][i], s[2][i], s[3][i]];
                 d[i] = $e;
@@ -73,7 +73,7 @@ macro_rules! wide_op {
 /// A comparison of two 32-bit rows.
 macro_rules! cmp32 {
     (|$a:ident, $b:ident| $e:expr) => {{
-        fn f(a: &$crate::program::R32, b: &$crate::program::R32) -> u32 {
+        fn f(a: &$crate::program::Lanes32, b: &$crate::program::Lanes32) -> u32 {
             let mut bits = 0;
             for i in 0..32 {
                 let ($a, $b) = (a[i], b[i]);
@@ -88,7 +88,7 @@ macro_rules! cmp32 {
 /// A comparison of two 64-bit rows.
 macro_rules! cmp64 {
     (|$a:ident, $b:ident| $e:expr) => {{
-        fn f(a: &$crate::program::R64, b: &$crate::program::R64) -> u32 {
+        fn f(a: &$crate::program::Lanes64, b: &$crate::program::Lanes64) -> u32 {
             let mut bits = 0;
             for i in 0..32 {
                 let ($a, $b) = (a[i], b[i]);
@@ -100,4 +100,4 @@ macro_rules! cmp64 {
     }};
 }
 
-pub(crate) use {b32_op, b64_op, cmp32, cmp64, t32_op, u32_op, wide_op};
+pub(crate) use {binary32, binary64, cmp32, cmp64, ternary32, unary32, widened};

@@ -6,12 +6,12 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use rayon::prelude::*;
 
 use crate::counts::Counts;
-use crate::env::{Env, Trip};
+use crate::env::{Env, RawFault};
 use crate::error::{Fault, FaultKind};
-use crate::memory::{Block, Memory, View};
+use crate::memory::{Allocation, Allocations, GlobalMemory};
 use crate::module::Module;
-use crate::program::{Const64, Kernel, Op, R32, R64};
-use crate::shared::Shared;
+use crate::program::{Const64, Kernel, Lanes32, Lanes64, Op};
+use crate::shared::SharedMemory;
 use crate::warp::{Stop, Warp};
 
 /// In which order the warps of a block run, and when `cp.async` takes effect.
@@ -67,7 +67,7 @@ impl<'a> Launch<'a> {
 
 /// Turn of a warp where the schedule does not cut it short. It ends even so, that a warp which waits for another by
 /// looking at memory does not wait for ever.
-const LONG_TURN: u64 = 1 << 16;
+const LONG_SLICE: u64 = 1 << 16;
 
 /// Shared memory of an sm_80 block at most (163 KiB); sm_90 has 227.
 const MAX_SHARED: usize = 227 << 10;
@@ -78,7 +78,7 @@ const MAX_SHARED: usize = 227 << 10;
 ///
 /// # Errors
 /// The kernel's fault, or [`FaultKind::Launch`] where the launch does not fit the kernel.
-pub fn run(module: &Module, kernel: &str, memory: &Memory, launch: &Launch) -> Result<Counts, Fault> {
+pub fn run(module: &Module, kernel: &str, memory: &GlobalMemory, launch: &Launch) -> Result<Counts, Fault> {
     let bad = |what: String| Fault {
         kernel: kernel.to_owned(),
         block: [0; 3],
@@ -99,9 +99,9 @@ pub fn run(module: &Module, kernel: &str, memory: &Memory, launch: &Launch) -> R
 
     // Module variables first: the snapshot must hold them.
     let symbols = memory.symbols(module);
-    let blocks: Vec<Arc<Block>> = memory.snapshot();
-    let const32: Vec<R32> = k.const32.iter().map(|v| [*v; 32]).collect();
-    let const64: Vec<R64> = k.const64.iter().map(|c| [constant(c, &symbols); 32]).collect();
+    let blocks: Vec<Arc<Allocation>> = memory.snapshot();
+    let const32: Vec<Lanes32> = k.const32.iter().map(|v| [*v; 32]).collect();
+    let const64: Vec<Lanes64> = k.const64.iter().map(|c| [constant(c, &symbols); 32]).collect();
     let number = memory.launch();
     let [x, y, z] = launch.grid.map(u64::from);
     let total = launch.blocks.map_or(x * y * z, |list| list.len() as u64);
@@ -124,20 +124,20 @@ pub fn run(module: &Module, kernel: &str, memory: &Memory, launch: &Launch) -> R
         const64: &const64,
         params: launch.params,
         memory,
-        view: View::new(&blocks),
-        shared: Shared::new(shared_bytes, launch.check_races),
-        grid: launch.grid,
-        dim: launch.block,
+        view: Allocations::new(&blocks),
+        shared: SharedMemory::new(shared_bytes, launch.check_races),
+        grid_dim: launch.grid,
+        block_dim: launch.block,
         dynamic_shared: launch.dynamic_shared,
-        races: launch.check_races,
+        check_races: launch.check_races,
         launch: number,
         schedule: launch.schedule,
-        limit: launch.step_limit,
+        step_limit: launch.step_limit,
         block: [0; 3],
         block_index: 0,
-        state: 1,
+        rng: 1,
         steps: 0,
-        hits: vec![0; k.code.len()],
+        executed: vec![0; k.code.len()],
         counts: Counts::default(),
     };
     // Workers take the next block in order, so that a fault of an early block is met early.
@@ -154,10 +154,10 @@ pub fn run(module: &Module, kernel: &str, memory: &Memory, launch: &Launch) -> R
                 if i >= total || i > failed.load(Relaxed) {
                     return (env.take_counts(), None);
                 }
-                env.enter(index(i));
-                if let Err(trip) = block(&mut env, &mut warps) {
+                env.start_block(index(i));
+                if let Err(fault) = block(&mut env, &mut warps) {
                     failed.fetch_min(i, Relaxed);
-                    let fault = fault(&env, trip);
+                    let fault = located(&env, fault);
                     return (env.take_counts(), Some((i, fault)));
                 }
                 env.counts.blocks += 1;
@@ -217,14 +217,14 @@ fn check(kernel: &Kernel, launch: &Launch) -> Result<(), String> {
     Ok(())
 }
 
-fn fault(env: &Env, trip: Trip) -> Fault {
+fn located(env: &Env, fault: RawFault) -> Fault {
     Fault {
         kernel: env.kernel.name.clone(),
         block: env.block,
-        thread: trip.lane.map(|lane| env.thread(u32::from(trip.warp) * 32 + lane)),
-        warp: trip.warp.into(),
-        site: Some(Box::new(env.site(trip.pc))),
-        kind: trip.kind,
+        thread: fault.lane.map(|lane| env.thread(u32::from(fault.warp) * 32 + lane)),
+        warp: fault.warp.into(),
+        site: Some(Box::new(env.site(fault.pc))),
+        kind: fault.kind,
     }
 }
 
@@ -236,7 +236,7 @@ struct Arrived {
 }
 
 /// Runs one block.
-fn block(env: &mut Env, warps: &mut Vec<Warp>) -> Result<(), Trip> {
+fn block(env: &mut Env, warps: &mut Vec<Warp>) -> Result<(), RawFault> {
     let count = env.threads().div_ceil(32) as usize;
     for warp in warps.iter_mut() {
         warp.reset(env);
@@ -269,12 +269,12 @@ fn block(env: &mut Env, warps: &mut Vec<Warp>) -> Result<(), Trip> {
                 None => return Err(deadlock(env, warps)),
             }
         }
-        let turn = if random { 1 << env.random(8) } else { LONG_TURN };
+        let slice = if random { 1 << env.random(8) } else { LONG_SLICE };
         if random {
-            warps[current].drift(env)?;
+            warps[current].advance_copies(env)?;
         }
-        match warps[current].run(env, turn)? {
-            Stop::Turn => {
+        match warps[current].run(env, slice)? {
+            Stop::TimeSlice => {
                 // The next one, so that nobody is starved.
                 let after = (1..=count).map(|i| (current + i) % count).find(|i| ready(&warps[*i]));
                 current = after.unwrap_or(current);
@@ -294,7 +294,7 @@ fn block(env: &mut Env, warps: &mut Vec<Warp>) -> Result<(), Trip> {
     }
 }
 
-fn arrive(env: &Env, warps: &mut [Warp], current: usize, arrived: &mut [Arrived]) -> Result<(), Trip> {
+fn arrive(env: &Env, warps: &mut [Warp], current: usize, arrived: &mut [Arrived]) -> Result<(), RawFault> {
     let Some(waiting) = warps[current].waiting else { return Ok(()) };
     let here = |pc: u32| match &env.kernel.code[pc as usize].op {
         Op::Barrier(b) => Some(b),
@@ -309,7 +309,12 @@ fn arrive(env: &Env, warps: &mut [Warp], current: usize, arrived: &mut [Arrived]
                 w.id,
                 env.site(w.pc)
             );
-            return Err(Trip { pc: waiting.pc, warp: current as u16, lane: None, kind: FaultKind::Divergent { what } });
+            return Err(RawFault {
+                pc: waiting.pc,
+                warp: current as u16,
+                lane: None,
+                kind: FaultKind::Divergent { what },
+            });
         }
     }
     if here(waiting.pc).is_some_and(|b| b.arrive) {
@@ -364,7 +369,7 @@ fn release(env: &Env, warps: &mut [Warp], id: u32, arrived: &mut [Arrived]) {
     }
 }
 
-fn deadlock(env: &Env, warps: &[Warp]) -> Trip {
+fn deadlock(env: &Env, warps: &[Warp]) -> RawFault {
     let mut what = String::from("every warp that has not exited waits");
     let (mut pc, mut id) = (0, 0);
     for (i, warp) in warps.iter().enumerate() {
@@ -375,5 +380,5 @@ fn deadlock(env: &Env, warps: &[Warp]) -> Trip {
             (pc, id) = (w.pc, i as u16);
         }
     }
-    Trip { pc, warp: id, lane: None, kind: FaultKind::Deadlock { what } }
+    RawFault { pc, warp: id, lane: None, kind: FaultKind::Deadlock { what } }
 }

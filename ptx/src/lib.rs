@@ -3,7 +3,7 @@
 //! A reference for tests, not an emulator for use. See the crate's README for what it covers.
 //!
 //! ```
-//! use braid_ptx::{Launch, Memory, Module, run};
+//! use braid_ptx::{Launch, GlobalMemory, Module, run};
 //!
 //! let module = Module::parse(
 //!     ".version 8.0 .target sm_80 .address_size 64
@@ -19,7 +19,7 @@
 //!        ret;
 //!      }",
 //! )?;
-//! let memory = Memory::new();
+//! let memory = GlobalMemory::new();
 //! let data = memory.alloc(32 * 4);
 //! memory.write(data, &[3, 0, 0, 0].repeat(32))?;
 //! let counts = run(&module, "twice", &memory, &Launch::new([1, 1, 1], [32, 1, 1], &data.to_le_bytes()))?;
@@ -46,9 +46,9 @@ mod races;
 mod shared;
 mod warp;
 
-pub use counts::{Banks, Counts, Kind, Traffic};
-pub use error::{Error, Fault, FaultKind, Hazard, MemorySpace, Result, Site, Source};
+pub use counts::{Banks, Counts, InstructionKind, Traffic};
+pub use error::{Error, Fault, FaultKind, Hazard, MemorySpace, Result, Site, SourceLine};
 pub use launch::{Launch, Schedule, run};
-pub use memory::Memory;
+pub use memory::GlobalMemory;
 pub use module::Module;
 pub use program::{Kernel, Param};

@@ -63,13 +63,13 @@ impl Page {
 }
 
 /// One allocation.
-pub(crate) struct Block {
+pub(crate) struct Allocation {
     pub base: u64,
     pub bytes: u64,
     pub pages: Box<[OnceLock<Box<Page>>]>,
 }
 
-impl Block {
+impl Allocation {
     #[inline]
     pub fn page(&self, offset: u64) -> &Page {
         self.pages[offset as usize / PAGE].get_or_init(|| Box::new(Page::new()))
@@ -142,8 +142,8 @@ impl Block {
 /// Allocations are 256-byte aligned and apart, so that an access past the end of one lies in none. Their pages come into
 /// being when first written: a tensor of 64 GiB can be declared and touched in places. All methods take `&self`; blocks of
 /// one launch, and several launches, may run at the same time.
-pub struct Memory {
-    blocks: RwLock<BTreeMap<u64, Arc<Block>>>,
+pub struct GlobalMemory {
+    allocations: RwLock<BTreeMap<u64, Arc<Allocation>>>,
     next: Mutex<u64>,
     symbols: Mutex<HashMap<u64, Arc<Vec<u64>>>>,
     /// 64-bit read-modify-writes, which the 32-bit words cannot do alone.
@@ -151,17 +151,17 @@ pub struct Memory {
     launches: AtomicU64,
 }
 
-impl Default for Memory {
+impl Default for GlobalMemory {
     fn default() -> Self {
         Self::new()
     }
 }
 
-impl Memory {
+impl GlobalMemory {
     /// Empty memory.
     pub fn new() -> Self {
         Self {
-            blocks: RwLock::new(BTreeMap::new()),
+            allocations: RwLock::new(BTreeMap::new()),
             next: Mutex::new(FIRST),
             symbols: Mutex::new(HashMap::new()),
             wide: Mutex::new(()),
@@ -177,14 +177,14 @@ impl Memory {
         let gap = GRAIN + (bytes / 8).min(1 << 20) / GRAIN * GRAIN;
         *next = (base + bytes).next_multiple_of(GRAIN) + gap;
         let pages = (bytes as usize).div_ceil(PAGE);
-        let block = Block { base, bytes, pages: (0..pages).map(|_| OnceLock::new()).collect() };
-        self.blocks.write().unwrap_or_else(|e| e.into_inner()).insert(base, Arc::new(block));
+        let allocation = Allocation { base, bytes, pages: (0..pages).map(|_| OnceLock::new()).collect() };
+        self.allocations.write().unwrap_or_else(|e| e.into_inner()).insert(base, Arc::new(allocation));
         base
     }
 
     /// Gives an allocation back. `false` where none begins at this address.
     pub fn free(&self, address: u64) -> bool {
-        self.blocks.write().unwrap_or_else(|e| e.into_inner()).remove(&address).is_some()
+        self.allocations.write().unwrap_or_else(|e| e.into_inner()).remove(&address).is_some()
     }
 
     /// Writes bytes from the host.
@@ -192,15 +192,15 @@ impl Memory {
     /// # Errors
     /// Out of bounds.
     pub fn write(&self, address: u64, data: &[u8]) -> Result<(), FaultKind> {
-        let block = self.find(address, data.len() as u64)?;
-        let mut at = address - block.base;
+        let allocation = self.find(address, data.len() as u64)?;
+        let mut at = address - allocation.base;
         let mut rest = data;
         while !rest.is_empty() {
             let size = chunk(at, rest.len());
             let (now, later) = rest.split_at(size);
             let mut value = [0; 16];
             value[..size].copy_from_slice(now);
-            block.store(at, size, u128::from_le_bytes(value));
+            allocation.store(at, size, u128::from_le_bytes(value));
             (at, rest) = (at + size as u64, later);
         }
         Ok(())
@@ -211,15 +211,15 @@ impl Memory {
     /// # Errors
     /// Out of bounds, or bytes that nobody wrote.
     pub fn read(&self, address: u64, out: &mut [u8]) -> Result<(), FaultKind> {
-        let block = self.find(address, out.len() as u64)?;
-        let mut at = address - block.base;
+        let allocation = self.find(address, out.len() as u64)?;
+        let mut at = address - allocation.base;
         let mut rest = out;
         while !rest.is_empty() {
             let size = chunk(at, rest.len());
-            let Some(value) = block.load(at, size) else {
+            let Some(value) = allocation.load(at, size) else {
                 return Err(FaultKind::Uninitialised {
                     space: MemorySpace::Global,
-                    address: block.base + at,
+                    address: allocation.base + at,
                     bytes: size as u32,
                 });
             };
@@ -235,12 +235,12 @@ impl Memory {
     /// # Errors
     /// Out of bounds.
     pub fn fill(&self, address: u64, bytes: u64, value: u8) -> Result<(), FaultKind> {
-        let block = self.find(address, bytes)?;
-        let (mut at, end) = (address - block.base, address - block.base + bytes);
+        let allocation = self.find(address, bytes)?;
+        let (mut at, end) = (address - allocation.base, address - allocation.base + bytes);
         let pattern = u128::from_le_bytes([value; 16]);
         while at < end {
             let size = chunk(at, (end - at).min(16) as usize);
-            block.store(at, size, pattern);
+            allocation.store(at, size, pattern);
             at += size as u64;
         }
         Ok(())
@@ -253,11 +253,11 @@ impl Memory {
     /// # Errors
     /// Out of bounds.
     pub fn forget(&self, address: u64, bytes: u64) -> Result<(), FaultKind> {
-        let block = self.find(address, bytes)?;
-        let (mut at, end) = (address - block.base, address - block.base + bytes);
+        let allocation = self.find(address, bytes)?;
+        let (mut at, end) = (address - allocation.base, address - allocation.base + bytes);
         while at < end {
             let stop = end.min((at / 64 + 1) * 64);
-            if let Some(page) = block.existing(at) {
+            if let Some(page) = allocation.existing(at) {
                 let count = (stop - at) as u32;
                 let bits = (u64::MAX >> (64 - count)) << (at % 64);
                 page.written[at as usize % PAGE / 64].fetch_and(!bits, Relaxed);
@@ -269,8 +269,8 @@ impl Memory {
 
     /// Bytes of pages that exist, for a look at how sparse it is.
     pub fn resident(&self) -> u64 {
-        let blocks = self.blocks.read().unwrap_or_else(|e| e.into_inner());
-        blocks.values().flat_map(|b| b.pages.iter()).filter(|p| p.get().is_some()).count() as u64 * PAGE as u64
+        let allocations = self.allocations.read().unwrap_or_else(|e| e.into_inner());
+        allocations.values().flat_map(|b| b.pages.iter()).filter(|p| p.get().is_some()).count() as u64 * PAGE as u64
     }
 
     /// The device address of a module's `.global` or `.const` variable; loads the module's variables at first use.
@@ -296,8 +296,8 @@ impl Memory {
     }
 
     /// The allocations now, in order of address, for the duration of a launch.
-    pub(crate) fn snapshot(&self) -> Vec<Arc<Block>> {
-        self.blocks.read().unwrap_or_else(|e| e.into_inner()).values().cloned().collect()
+    pub(crate) fn snapshot(&self) -> Vec<Arc<Allocation>> {
+        self.allocations.read().unwrap_or_else(|e| e.into_inner()).values().cloned().collect()
     }
 
     /// A number for this launch, from 1.
@@ -310,11 +310,13 @@ impl Memory {
         lock(&self.wide)
     }
 
-    fn find(&self, address: u64, bytes: u64) -> Result<Arc<Block>, FaultKind> {
-        let blocks = self.blocks.read().unwrap_or_else(|e| e.into_inner());
-        let below = blocks.range(..=address).next_back().map(|(_, block)| block);
+    fn find(&self, address: u64, bytes: u64) -> Result<Arc<Allocation>, FaultKind> {
+        let allocations = self.allocations.read().unwrap_or_else(|e| e.into_inner());
+        let below = allocations.range(..=address).next_back().map(|(_, allocation)| allocation);
         match below {
-            Some(block) if bytes <= block.bytes && address - block.base <= block.bytes - bytes => Ok(block.clone()),
+            Some(allocation) if bytes <= allocation.bytes && address - allocation.base <= allocation.bytes - bytes => {
+                Ok(allocation.clone())
+            }
             _ => Err(outside(MemorySpace::Global, address, bytes as u32, below.map(|b| b.base..b.base + b.bytes))),
         }
     }
@@ -343,35 +345,40 @@ pub(crate) fn outside(space: MemorySpace, address: u64, bytes: u32, below: Optio
 }
 
 /// The allocations of a launch, with the one that was hit last.
-pub(crate) struct View<'a> {
-    blocks: &'a [Arc<Block>],
+pub(crate) struct Allocations<'a> {
+    allocations: &'a [Arc<Allocation>],
     last: usize,
 }
 
-impl<'a> View<'a> {
-    pub fn new(blocks: &'a [Arc<Block>]) -> Self {
-        Self { blocks, last: 0 }
+impl<'a> Allocations<'a> {
+    pub fn new(allocations: &'a [Arc<Allocation>]) -> Self {
+        Self { allocations, last: 0 }
     }
 
     /// The allocation that holds these bytes, and the offset in it.
     #[inline]
-    pub fn find(&mut self, address: u64, bytes: u32) -> Result<(&'a Block, u64), FaultKind> {
-        if let Some(block) = self.blocks.get(self.last) {
-            let offset = address.wrapping_sub(block.base);
-            if offset < block.bytes && u64::from(bytes) <= block.bytes - offset {
-                return Ok((block, offset));
+    pub fn find(&mut self, address: u64, bytes: u32) -> Result<(&'a Allocation, u64), FaultKind> {
+        if let Some(allocation) = self.allocations.get(self.last) {
+            let offset = address.wrapping_sub(allocation.base);
+            if offset < allocation.bytes && u64::from(bytes) <= allocation.bytes - offset {
+                return Ok((allocation, offset));
             }
         }
-        let above = self.blocks.partition_point(|b| b.base <= address);
-        let Some(block) = above.checked_sub(1).map(|i| &self.blocks[i]) else {
+        let above = self.allocations.partition_point(|b| b.base <= address);
+        let Some(allocation) = above.checked_sub(1).map(|i| &self.allocations[i]) else {
             return Err(outside(MemorySpace::Global, address, bytes, None));
         };
-        let offset = address - block.base;
-        if offset >= block.bytes || u64::from(bytes) > block.bytes - offset {
-            return Err(outside(MemorySpace::Global, address, bytes, Some(block.base..block.base + block.bytes)));
+        let offset = address - allocation.base;
+        if offset >= allocation.bytes || u64::from(bytes) > allocation.bytes - offset {
+            return Err(outside(
+                MemorySpace::Global,
+                address,
+                bytes,
+                Some(allocation.base..allocation.base + allocation.bytes),
+            ));
         }
         self.last = above - 1;
-        Ok((block, offset))
+        Ok((allocation, offset))
     }
 }
 
@@ -381,7 +388,7 @@ mod tests {
 
     #[test]
     fn bytes_come_back_and_gaps_are_outside() {
-        let memory = Memory::new();
+        let memory = GlobalMemory::new();
         let (a, b) = (memory.alloc(70_001), memory.alloc(64 << 30));
         assert!(a % 256 == 0 && b % 256 == 0 && b >= a + 70_001 + 256);
         let data: Vec<u8> = (0..70_001u32).map(|i| (i * 7) as u8).collect();

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use crate::decode;
-use crate::error::{Result, Site, Source};
+use crate::error::{Result, Site, SourceLine};
 use crate::parse::{self, Location};
 use crate::program::Kernel;
 
@@ -78,7 +78,7 @@ impl Module {
         while at != 0 && source.len() < 32 {
             let Some(location) = self.locations.get(at) else { break };
             let file = self.files.iter().find(|f| f.0 == location.file).map_or("?", |f| &f.1);
-            source.push(Source { file: file.to_owned(), line: location.line });
+            source.push(SourceLine { file: file.to_owned(), line: location.line });
             at = location.inlined_at as usize;
         }
         let text = self.lines.get((line as usize).wrapping_sub(1)).cloned().unwrap_or_default();

@@ -4,12 +4,12 @@
 //! third as one bit a lane. Immediates are rows too, in a pool that the blocks of a launch share, so that an operand is
 //! always an index: [`CONST`] marks the pool.
 
-use crate::counts::Kind;
+use crate::counts::InstructionKind;
 
 /// A 32-bit register of a warp: one value a lane. Narrower values are zero-extended.
-pub(crate) type R32 = [u32; 32];
+pub(crate) type Lanes32 = [u32; 32];
 /// A 64-bit register of a warp.
-pub(crate) type R64 = [u64; 32];
+pub(crate) type Lanes64 = [u64; 32];
 
 /// Marks an operand that lies in the pool of immediates.
 pub(crate) const CONST: u32 = 1 << 31;
@@ -47,19 +47,19 @@ impl Pred {
 
 /// An operand of either width.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Slot {
+pub(crate) enum Reg {
     None,
     /// Up to 16 bits: a result is truncated to them.
-    H(u32),
+    B16(u32),
     /// 32 bits.
-    W(u32),
+    B32(u32),
     /// 64 bits.
-    D(u32),
+    B64(u32),
 }
 
 /// State spaces.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Space {
+pub(crate) enum StateSpace {
     Global,
     Shared,
     Local,
@@ -69,16 +69,16 @@ pub(crate) enum Space {
 
 /// An address operand: `[base + offset]`.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Addr {
-    pub base: Slot,
+pub(crate) struct Address {
+    pub base: Reg,
     pub offset: i64,
 }
 
 /// A load or a store.
 #[derive(Debug)]
 pub(crate) struct Access {
-    pub space: Space,
-    pub addr: Addr,
+    pub space: StateSpace,
+    pub addr: Address,
     /// Bytes of one element.
     pub width: u8,
     /// Whether a narrow element is sign-extended when loaded.
@@ -86,7 +86,7 @@ pub(crate) struct Access {
     /// volatile, relaxed, acquire, release: not subject to race checks.
     pub strong: bool,
     /// One register an element.
-    pub regs: Vec<Slot>,
+    pub regs: Vec<Reg>,
 }
 
 /// What an atomic does.
@@ -114,30 +114,30 @@ pub(crate) enum AtomOp {
 #[derive(Debug)]
 pub(crate) struct Atom {
     pub op: AtomOp,
-    pub space: Space,
-    pub addr: Addr,
+    pub space: StateSpace,
+    pub addr: Address,
     pub wide: bool,
-    pub dst: Slot,
-    pub b: Slot,
-    pub c: Slot,
+    pub dst: Reg,
+    pub b: Reg,
+    pub c: Reg,
 }
 
 /// `cp.async`.
 #[derive(Debug)]
 pub(crate) struct CopyAsync {
-    pub dst: Addr,
-    pub src: Addr,
+    pub dst: Address,
+    pub src: Address,
     pub size: u8,
     /// Bytes read from the source, the rest is zero; `None`: all.
-    pub src_size: Slot,
+    pub src_size: Reg,
     /// Where it holds, the source is not read and zeros are written.
     pub ignore: Option<Pred>,
 }
 
 /// `ldmatrix` and `stmatrix`.
 #[derive(Debug)]
-pub(crate) struct Matrix {
-    pub addr: Addr,
+pub(crate) struct MatrixAccess {
+    pub addr: Address,
     pub trans: bool,
     pub store: bool,
     pub regs: Vec<u32>,
@@ -145,7 +145,7 @@ pub(crate) struct Matrix {
 
 /// Element types of a matrix product.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Elem {
+pub(crate) enum ElementType {
     F16,
     Bf16,
     Tf32,
@@ -155,7 +155,7 @@ pub(crate) enum Elem {
 #[derive(Debug)]
 pub(crate) struct Mma {
     pub k: u8,
-    pub elem: Elem,
+    pub elem: ElementType,
     /// Accumulators in f16 (two a register) instead of f32.
     pub half: bool,
     pub d: Vec<u32>,
@@ -175,7 +175,7 @@ pub(crate) enum ShflMode {
 
 /// Warp-wide operations with a member mask.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Collective {
+pub(crate) enum CollectiveOp {
     Shfl(ShflMode),
     VoteAll,
     VoteAny,
@@ -196,14 +196,14 @@ pub(crate) enum Collective {
 
 /// An operation over the lanes of a member mask.
 #[derive(Debug)]
-pub(crate) struct Warpwide {
-    pub op: Collective,
-    pub dst: Slot,
+pub(crate) struct Collective {
+    pub op: CollectiveOp,
+    pub dst: Reg,
     /// A predicate result, or [`NONE`].
     pub pred: u32,
-    pub a: Slot,
-    pub b: Slot,
-    pub c: Slot,
+    pub a: Reg,
+    pub b: Reg,
+    pub c: Reg,
     pub vote: Pred,
     pub members: u32,
 }
@@ -232,7 +232,7 @@ pub(crate) struct Barrier {
 
 /// How `setp` joins its comparison with a third operand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Join {
+pub(crate) enum BoolOp {
     None,
     And,
     Or,
@@ -241,7 +241,7 @@ pub(crate) enum Join {
 
 /// Special registers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Special {
+pub(crate) enum SpecialRegister {
     Tid(u8),
     Ntid(u8),
     Ctaid(u8),
@@ -265,9 +265,9 @@ pub(crate) enum Special {
 /// An operation on up to four operands of any width, widened to 64 bits.
 #[derive(Debug)]
 pub(crate) struct Wide {
-    pub f: fn(&[R64; 4], u32, &mut R64),
-    pub d: Slot,
-    pub s: [Slot; 4],
+    pub f: fn(&[Lanes64; 4], u32, &mut Lanes64),
+    pub d: Reg,
+    pub s: [Reg; 4],
     pub imm: u32,
 }
 
@@ -279,38 +279,38 @@ pub(crate) struct SetP<F> {
     pub q: u32,
     pub a: u32,
     pub b: u32,
-    pub join: Join,
+    pub join: BoolOp,
     pub c: Pred,
 }
 
-pub(crate) type Cmp32 = fn(&R32, &R32) -> u32;
+pub(crate) type Cmp32 = fn(&Lanes32, &Lanes32) -> u32;
 /// The lower halves and the upper ones.
-pub(crate) type CmpPair = fn(&R32, &R32) -> (u32, u32);
-pub(crate) type Cmp64 = fn(&R64, &R64) -> u32;
+pub(crate) type CmpPair = fn(&Lanes32, &Lanes32) -> (u32, u32);
+pub(crate) type Cmp64 = fn(&Lanes64, &Lanes64) -> u32;
 
 /// What an instruction does.
 #[derive(Debug)]
 pub(crate) enum Op {
-    U32 {
-        f: fn(&R32, &mut R32),
+    Unary32 {
+        f: fn(&Lanes32, &mut Lanes32),
         d: u32,
         a: u32,
     },
-    B32 {
-        f: fn(&R32, &R32, &mut R32),
+    Binary32 {
+        f: fn(&Lanes32, &Lanes32, &mut Lanes32),
         d: u32,
         a: u32,
         b: u32,
     },
-    T32 {
-        f: fn(&R32, &R32, &R32, &mut R32),
+    Ternary32 {
+        f: fn(&Lanes32, &Lanes32, &Lanes32, &mut Lanes32),
         d: u32,
         a: u32,
         b: u32,
         c: u32,
     },
-    B64 {
-        f: fn(&R64, &R64, &mut R64),
+    Binary64 {
+        f: fn(&Lanes64, &Lanes64, &mut Lanes64),
         d: u32,
         a: u32,
         b: u32,
@@ -326,7 +326,7 @@ pub(crate) enum Op {
     SetP32(Box<SetP<Cmp32>>),
     SetP64(Box<SetP<Cmp64>>),
     /// Comparison of packed halves: two predicates.
-    SetPx2(Box<SetP<CmpPair>>),
+    SetPacked(Box<SetP<CmpPair>>),
     Sel32 {
         d: u32,
         a: u32,
@@ -344,11 +344,11 @@ pub(crate) enum Op {
         d: u32,
         a: Pred,
         b: Pred,
-        join: Join,
+        join: BoolOp,
     },
     Special {
-        d: Slot,
-        which: Special,
+        d: Reg,
+        which: SpecialRegister,
     },
     Mov32 {
         d: u32,
@@ -360,13 +360,13 @@ pub(crate) enum Op {
     },
     /// Elements, lowest first, into one register.
     Pack {
-        d: Slot,
-        parts: Box<[Slot]>,
+        d: Reg,
+        parts: Box<[Reg]>,
     },
     /// One register into elements, lowest first.
     Unpack {
-        parts: Box<[Slot]>,
-        a: Slot,
+        parts: Box<[Reg]>,
+        a: Reg,
     },
     Load(Box<Access>),
     Store(Box<Access>),
@@ -377,9 +377,9 @@ pub(crate) enum Op {
     Wait {
         left: u32,
     },
-    Matrix(Box<Matrix>),
+    Matrix(Box<MatrixAccess>),
     Mma(Box<Mma>),
-    Warpwide(Box<Warpwide>),
+    Collective(Box<Collective>),
     ActiveMask {
         d: u32,
     },
@@ -398,10 +398,10 @@ pub(crate) enum Op {
 
 /// One decoded instruction.
 #[derive(Debug)]
-pub(crate) struct Inst {
+pub(crate) struct Instruction {
     pub guard: Pred,
     pub op: Op,
-    pub kind: Kind,
+    pub kind: InstructionKind,
     /// Line of the PTX text, from 1.
     pub line: u32,
     /// Index into the module's source locations; 0: unknown.
@@ -438,7 +438,7 @@ pub struct Kernel {
     pub(crate) dynamic_offset: usize,
     pub(crate) local_bytes: usize,
     pub(crate) max_threads: Option<[u32; 3]>,
-    pub(crate) code: Vec<Inst>,
+    pub(crate) code: Vec<Instruction>,
     pub(crate) n32: usize,
     pub(crate) n64: usize,
     pub(crate) npred: usize,

@@ -59,13 +59,13 @@ impl ShadowPage {
     /// A tag is stored before the other map is looked at, both in one total order, so that of two blocks on two threads at
     /// least one sees the other.
     #[inline]
-    pub fn touch(&self, at: usize, bytes: usize, write: bool, tag: Tag) -> Option<Conflict> {
+    pub fn record(&self, at: usize, bytes: usize, write: bool, tag: Tag) -> Option<Conflict> {
         let (first, count) = (at / 2, bytes.div_ceil(2));
         let mask = if bytes == 1 { 1 << (at % 2) } else { 3 };
         for i in 0..count {
             let cell = first + i;
             let own = if write { &self.writes[cell] } else { &self.reads[cell] };
-            let before = record(own, tag, mask, !write);
+            let before = exchange(own, tag, mask, !write);
             let clash =
                 |entry: u64| launch(entry) == launch(tag.0) && block(entry) != block(tag.0) && entry & mask != 0;
             let hit = |hazard, entry: u64| Conflict {
@@ -88,7 +88,7 @@ impl ShadowPage {
 
 /// Puts a tag into a cell and gives what was there. Readers gather; a writer replaces.
 #[inline]
-fn record(cell: &AtomicU64, tag: Tag, mask: u64, gather: bool) -> u64 {
+fn exchange(cell: &AtomicU64, tag: Tag, mask: u64, gather: bool) -> u64 {
     let mut old = cell.load(SeqCst);
     loop {
         let same = launch(old) == launch(tag.0);
@@ -117,16 +117,16 @@ mod tests {
     fn blocks_conflict_and_launches_do_not() {
         let page = ShadowPage::default();
         let (a, b) = (Tag::new(1, 0, 7), Tag::new(1, 1, 9));
-        assert!(page.touch(64, 16, true, a).is_none());
-        assert!(page.touch(64, 16, false, a).is_none());
-        let hit = page.touch(72, 4, false, b).unwrap();
+        assert!(page.record(64, 16, true, a).is_none());
+        assert!(page.record(64, 16, false, a).is_none());
+        let hit = page.record(72, 4, false, b).unwrap();
         assert_eq!((hit.hazard, hit.pc, hit.block, hit.byte), (Hazard::ReadAfterWrite, 7, Some(0), 0));
-        assert!(page.touch(64, 16, true, Tag::new(2, 1, 9)).is_none());
+        assert!(page.record(64, 16, true, Tag::new(2, 1, 9)).is_none());
         // Neighbouring halves of one word belong to different blocks.
-        assert!(page.touch(128, 2, true, a).is_none() && page.touch(130, 2, true, b).is_none());
+        assert!(page.record(128, 2, true, a).is_none() && page.record(130, 2, true, b).is_none());
         // Two blocks read, one of them writes.
-        assert!(page.touch(256, 8, false, a).is_none() && page.touch(256, 8, false, b).is_none());
-        assert_eq!(page.touch(258, 2, true, b).unwrap().hazard, Hazard::WriteAfterRead);
-        assert_eq!(page.touch(128, 2, true, b).unwrap().hazard, Hazard::WriteAfterWrite);
+        assert!(page.record(256, 8, false, a).is_none() && page.record(256, 8, false, b).is_none());
+        assert_eq!(page.record(258, 2, true, b).unwrap().hazard, Hazard::WriteAfterRead);
+        assert_eq!(page.record(128, 2, true, b).unwrap().hazard, Hazard::WriteAfterWrite);
     }
 }

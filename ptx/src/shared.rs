@@ -13,7 +13,7 @@ use crate::memory::outside;
 
 /// Who makes an access.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Who<'a> {
+pub(crate) struct Accessor<'a> {
     pub warp: u16,
     pub lane: u8,
     /// The warp's count of instructions.
@@ -25,7 +25,7 @@ pub(crate) struct Who<'a> {
     pub clock: &'a [u32],
 }
 
-impl Who<'_> {
+impl Accessor<'_> {
     fn now(&self) -> u32 {
         self.clock[usize::from(self.warp)]
     }
@@ -37,14 +37,14 @@ impl Who<'_> {
 
 /// What kind of access.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Touch {
+pub(crate) enum AccessKind {
     Read,
     /// A read by an instruction that the whole warp runs together: later writes of any of its lanes come after it.
-    ReadTogether,
+    WarpRead,
     Write,
     Atomic,
     /// The issue of a `cp.async`.
-    Issue,
+    AsyncWrite,
 }
 
 /// Two accesses that nothing orders.
@@ -104,91 +104,91 @@ type Clash = (Hazard, u32, u16, Option<u8>);
 
 impl Cell {
     /// The last write, where it is not ordered before this access.
-    fn clash_with_write(&self, who: &Who, hazard: Hazard, atomic: bool) -> Option<Clash> {
+    fn clash_with_write(&self, by: &Accessor, hazard: Hazard, atomic: bool) -> Option<Clash> {
         if self.w_warp == NOBODY || (atomic && self.w_atomic) {
             return None;
         }
-        let ordered = if self.w_warp == who.warp {
-            self.w_lane == who.lane || self.w_serial == who.serial || self.w_serial < who.sync
+        let ordered = if self.w_warp == by.warp {
+            self.w_lane == by.lane || self.w_serial == by.serial || self.w_serial < by.sync
         } else {
-            who.comes_after(self.w_warp, self.w_clock)
+            by.comes_after(self.w_warp, self.w_clock)
         };
         (!ordered).then_some((hazard, self.w_pc, self.w_warp, Some(self.w_lane)))
     }
 
-    fn clash_with_reads(&self, who: &Who) -> Option<Clash> {
+    fn clash_with_reads(&self, by: &Accessor) -> Option<Clash> {
         let hazard = Hazard::WriteAfterRead;
-        if self.r_warp == who.warp {
-            let others = self.r_lanes & !(1 << who.lane);
-            if others != 0 && self.r_serial >= who.sync && self.r_serial != who.serial {
+        if self.r_warp == by.warp {
+            let others = self.r_lanes & !(1 << by.lane);
+            if others != 0 && self.r_serial >= by.sync && self.r_serial != by.serial {
                 return Some((hazard, self.r_pc, self.r_warp, Some(others.trailing_zeros() as u8)));
             }
-        } else if self.r_warp != NOBODY && !who.comes_after(self.r_warp, self.r_clock) {
+        } else if self.r_warp != NOBODY && !by.comes_after(self.r_warp, self.r_clock) {
             return Some((hazard, self.r_pc, self.r_warp, None));
         }
-        if self.s_warp != NOBODY && self.s_warp != who.warp && !who.comes_after(self.s_warp, self.s_clock) {
+        if self.s_warp != NOBODY && self.s_warp != by.warp && !by.comes_after(self.s_warp, self.s_clock) {
             return Some((hazard, self.s_pc, self.s_warp, None));
         }
         None
     }
 
-    fn read(&mut self, who: &Who, together: bool) -> Option<Clash> {
-        let lane = if together { 0 } else { 1 << who.lane };
+    fn read(&mut self, by: &Accessor, together: bool) -> Option<Clash> {
+        let lane = if together { 0 } else { 1 << by.lane };
         if self.pending {
             return Some((Hazard::ReadBeforeWait, self.w_pc, self.w_warp, Some(self.w_lane)));
         }
-        if let Some(clash) = self.clash_with_write(who, Hazard::ReadAfterWrite, false) {
+        if let Some(clash) = self.clash_with_write(by, Hazard::ReadAfterWrite, false) {
             return Some(clash);
         }
-        if self.r_warp == who.warp {
-            if self.r_serial < who.sync {
+        if self.r_warp == by.warp {
+            if self.r_serial < by.sync {
                 self.r_lanes = 0;
             }
             self.r_lanes |= lane;
-        } else if self.r_warp == NOBODY || who.comes_after(self.r_warp, self.r_clock) {
-            self.r_warp = who.warp;
+        } else if self.r_warp == NOBODY || by.comes_after(self.r_warp, self.r_clock) {
+            self.r_warp = by.warp;
             self.r_lanes = lane;
         } else {
-            (self.s_warp, self.s_clock, self.s_pc) = (who.warp, who.now(), who.pc);
+            (self.s_warp, self.s_clock, self.s_pc) = (by.warp, by.now(), by.pc);
             return None;
         }
-        (self.r_clock, self.r_serial, self.r_pc) = (who.now(), who.serial, who.pc);
+        (self.r_clock, self.r_serial, self.r_pc) = (by.now(), by.serial, by.pc);
         None
     }
 
-    fn write(&mut self, who: &Who, touch: Touch) -> Option<Clash> {
+    fn write(&mut self, by: &Accessor, kind: AccessKind) -> Option<Clash> {
         if self.pending {
             return Some((Hazard::WriteBeforeWait, self.w_pc, self.w_warp, Some(self.w_lane)));
         }
-        let atomic = touch == Touch::Atomic;
-        let clash = self.clash_with_write(who, Hazard::WriteAfterWrite, atomic).or_else(|| self.clash_with_reads(who));
+        let atomic = kind == AccessKind::Atomic;
+        let clash = self.clash_with_write(by, Hazard::WriteAfterWrite, atomic).or_else(|| self.clash_with_reads(by));
         if clash.is_some() {
             return clash;
         }
         // Whoever read before is ordered before this write: what conflicts with such a read conflicts with the write.
         *self = EMPTY;
-        self.complete(who);
+        self.complete(by);
         self.w_atomic = atomic;
-        self.pending = touch == Touch::Issue;
+        self.pending = kind == AccessKind::AsyncWrite;
         None
     }
 
-    fn complete(&mut self, who: &Who) {
+    fn complete(&mut self, by: &Accessor) {
         self.pending = false;
-        (self.w_warp, self.w_lane, self.w_pc) = (who.warp, who.lane, who.pc);
-        (self.w_clock, self.w_serial) = (who.now(), who.serial);
+        (self.w_warp, self.w_lane, self.w_pc) = (by.warp, by.lane, by.pc);
+        (self.w_clock, self.w_serial) = (by.now(), by.serial);
     }
 
-    fn touch(&mut self, who: &Who, touch: Touch) -> Option<Clash> {
-        match touch {
-            Touch::Read | Touch::ReadTogether => self.read(who, touch == Touch::ReadTogether),
-            _ => self.write(who, touch),
+    fn record(&mut self, by: &Accessor, kind: AccessKind) -> Option<Clash> {
+        match kind {
+            AccessKind::Read | AccessKind::WarpRead => self.read(by, kind == AccessKind::WarpRead),
+            _ => self.write(by, kind),
         }
     }
 }
 
 /// Shared memory of one block.
-pub(crate) struct Shared {
+pub(crate) struct SharedMemory {
     bytes: Vec<u8>,
     written: Vec<bool>,
     words: Vec<Cell>,
@@ -196,7 +196,7 @@ pub(crate) struct Shared {
     parts: Vec<Cell>,
 }
 
-impl Shared {
+impl SharedMemory {
     pub fn new(bytes: usize, races: bool) -> Self {
         let words = if races { bytes.div_ceil(4) } else { 0 };
         Self { bytes: vec![0; bytes], written: vec![false; bytes], words: vec![EMPTY; words], parts: Vec::new() }
@@ -242,7 +242,7 @@ impl Shared {
 
     /// Notes an access and compares it with those before.
     #[inline]
-    pub fn touch(&mut self, at: usize, bytes: usize, who: &Who, touch: Touch) -> Result<(), Conflict> {
+    pub fn record(&mut self, at: usize, bytes: usize, by: &Accessor, kind: AccessKind) -> Result<(), Conflict> {
         if self.words.is_empty() {
             return Ok(());
         }
@@ -252,7 +252,7 @@ impl Shared {
             let whole = byte.is_multiple_of(4) && at + bytes - byte >= 4;
             let cell = &mut self.words[word];
             if whole && !cell.split {
-                if let Some(clash) = cell.touch(who, touch) {
+                if let Some(clash) = cell.record(by, kind) {
                     return Err(conflict(clash, byte));
                 }
                 byte += 4;
@@ -269,11 +269,11 @@ impl Shared {
             }
             let end = (word * 4 + 4).min(at + bytes);
             for (i, part) in parts.iter_mut().enumerate().take(end - word * 4).skip(byte % 4) {
-                if let Some(clash) = part.touch(who, touch) {
+                if let Some(clash) = part.record(by, kind) {
                     return Err(conflict(clash, word * 4 + i));
                 }
             }
-            if whole && !matches!(touch, Touch::Read | Touch::ReadTogether) {
+            if whole && !matches!(kind, AccessKind::Read | AccessKind::WarpRead) {
                 // All four bytes are in one state again.
                 *cell = parts[0];
                 cell.split = false;
@@ -284,16 +284,16 @@ impl Shared {
     }
 
     /// The thread waited for its `cp.async`: it is a write made now.
-    pub fn complete(&mut self, at: usize, bytes: usize, who: &Who) {
+    pub fn complete(&mut self, at: usize, bytes: usize, by: &Accessor) {
         if self.words.is_empty() {
             return;
         }
         for byte in at..at + bytes {
             let word = &mut self.words[byte / 4];
             if !word.split {
-                word.complete(who);
+                word.complete(by);
             } else {
-                self.parts[byte].complete(who);
+                self.parts[byte].complete(by);
             }
         }
     }
@@ -307,65 +307,65 @@ fn conflict((hazard, pc, warp, lane): Clash, byte: usize) -> Conflict {
 mod tests {
     use super::*;
 
-    fn who(warp: u16, lane: u8, serial: u32, clock: &[u32]) -> Who<'_> {
-        Who { warp, lane, serial, sync: 0, pc: serial, clock }
+    fn by(warp: u16, lane: u8, serial: u32, clock: &[u32]) -> Accessor<'_> {
+        Accessor { warp, lane, serial, sync: 0, pc: serial, clock }
     }
 
     #[test]
     fn a_barrier_orders_warps() {
-        let mut shared = Shared::new(64, true);
+        let mut shared = SharedMemory::new(64, true);
         let (a, b) = ([1, 0], [0, 1]);
-        shared.touch(0, 16, &who(0, 3, 5, &a), Touch::Write).unwrap();
-        let clash = shared.touch(4, 2, &who(1, 0, 9, &b), Touch::Read).unwrap_err();
+        shared.record(0, 16, &by(0, 3, 5, &a), AccessKind::Write).unwrap();
+        let clash = shared.record(4, 2, &by(1, 0, 9, &b), AccessKind::Read).unwrap_err();
         assert_eq!(clash, Conflict { hazard: Hazard::ReadAfterWrite, address: 4, pc: 5, warp: 0, lane: Some(3) });
         let b = [2, 2];
-        shared.touch(4, 2, &who(1, 0, 9, &b), Touch::Read).unwrap();
+        shared.record(4, 2, &by(1, 0, 9, &b), AccessKind::Read).unwrap();
         // Warp 0 does not know of that read yet.
         let a = [2, 1];
-        let clash = shared.touch(0, 16, &who(0, 3, 20, &a), Touch::Write).unwrap_err();
+        let clash = shared.record(0, 16, &by(0, 3, 20, &a), AccessKind::Write).unwrap_err();
         assert_eq!((clash.hazard, clash.address, clash.pc), (Hazard::WriteAfterRead, 4, 9));
         let a = [3, 3];
-        shared.touch(0, 16, &who(0, 3, 20, &a), Touch::Write).unwrap();
+        shared.record(0, 16, &by(0, 3, 20, &a), AccessKind::Write).unwrap();
     }
 
     #[test]
     fn lanes_of_a_warp_need_a_synchronisation() {
-        let mut shared = Shared::new(64, true);
+        let mut shared = SharedMemory::new(64, true);
         let a = [1];
-        shared.touch(8, 4, &who(0, 0, 1, &a), Touch::Write).unwrap();
-        shared.touch(8, 4, &who(0, 0, 2, &a), Touch::Read).unwrap();
-        assert!(shared.touch(8, 4, &who(0, 1, 3, &a), Touch::Read).is_err());
-        let mut later = who(0, 1, 4, &a);
+        shared.record(8, 4, &by(0, 0, 1, &a), AccessKind::Write).unwrap();
+        shared.record(8, 4, &by(0, 0, 2, &a), AccessKind::Read).unwrap();
+        assert!(shared.record(8, 4, &by(0, 1, 3, &a), AccessKind::Read).is_err());
+        let mut later = by(0, 1, 4, &a);
         later.sync = 3;
-        shared.touch(8, 4, &later, Touch::Read).unwrap();
-        let clash = shared.touch(8, 4, &Who { lane: 2, serial: 5, ..later }, Touch::Write).unwrap_err();
+        shared.record(8, 4, &later, AccessKind::Read).unwrap();
+        let clash = shared.record(8, 4, &Accessor { lane: 2, serial: 5, ..later }, AccessKind::Write).unwrap_err();
         assert_eq!((clash.hazard, clash.lane), (Hazard::WriteAfterRead, Some(1)));
     }
 
     #[test]
     fn a_read_by_the_whole_warp_is_over_when_it_goes_on() {
-        let mut shared = Shared::new(64, true);
+        let mut shared = SharedMemory::new(64, true);
         let (a, b) = ([1, 0], [0, 1]);
         shared.store(0, &[0; 16]);
-        shared.touch(0, 16, &who(0, 5, 2, &a), Touch::ReadTogether).unwrap();
-        assert!(shared.touch(0, 4, &who(1, 0, 2, &b), Touch::Write).is_err());
-        shared.touch(0, 4, &who(0, 6, 3, &a), Touch::Write).unwrap();
+        shared.record(0, 16, &by(0, 5, 2, &a), AccessKind::WarpRead).unwrap();
+        assert!(shared.record(0, 4, &by(1, 0, 2, &b), AccessKind::Write).is_err());
+        shared.record(0, 4, &by(0, 6, 3, &a), AccessKind::Write).unwrap();
         // What another lane wrote needs a synchronisation before it.
-        assert!(shared.touch(0, 16, &who(0, 5, 4, &a), Touch::ReadTogether).is_err());
+        assert!(shared.record(0, 16, &by(0, 5, 4, &a), AccessKind::WarpRead).is_err());
     }
 
     #[test]
     fn an_asynchronous_copy_is_a_write_until_its_wait() {
-        let mut shared = Shared::new(64, true);
+        let mut shared = SharedMemory::new(64, true);
         let (a, b) = ([1, 0], [0, 1]);
-        shared.touch(0, 16, &who(0, 0, 1, &a), Touch::Issue).unwrap();
-        let clash = shared.touch(0, 16, &who(0, 0, 2, &a), Touch::Read).unwrap_err();
+        shared.record(0, 16, &by(0, 0, 1, &a), AccessKind::AsyncWrite).unwrap();
+        let clash = shared.record(0, 16, &by(0, 0, 2, &a), AccessKind::Read).unwrap_err();
         assert_eq!(clash.hazard, Hazard::ReadBeforeWait);
-        shared.complete(0, 16, &who(0, 0, 3, &a));
-        shared.touch(0, 16, &who(0, 0, 4, &a), Touch::Read).unwrap();
-        assert!(shared.touch(0, 16, &who(1, 0, 4, &b), Touch::Read).is_err());
-        shared.touch(0, 16, &who(1, 0, 4, &[2, 2]), Touch::Read).unwrap();
-        let clash = shared.touch(0, 16, &who(0, 0, 9, &[2, 2]), Touch::Issue).unwrap_err();
+        shared.complete(0, 16, &by(0, 0, 3, &a));
+        shared.record(0, 16, &by(0, 0, 4, &a), AccessKind::Read).unwrap();
+        assert!(shared.record(0, 16, &by(1, 0, 4, &b), AccessKind::Read).is_err());
+        shared.record(0, 16, &by(1, 0, 4, &[2, 2]), AccessKind::Read).unwrap();
+        let clash = shared.record(0, 16, &by(0, 0, 9, &[2, 2]), AccessKind::AsyncWrite).unwrap_err();
         assert_eq!(clash.hazard, Hazard::WriteAfterRead);
     }
 }

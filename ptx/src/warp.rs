@@ -4,15 +4,15 @@
 //! time, that is the whole warp and the rest is not looked at. A lane that reaches an operation which needs others stalls
 //! until they come to the same instruction.
 
-use crate::env::{Env, Trip};
+use crate::env::{Env, RawFault};
 use crate::error::FaultKind;
-use crate::program::{CONST, Inst, Join, NONE, Op, Pred, R32, R64, Slot, Special};
+use crate::program::{BoolOp, CONST, Instruction, Lanes32, Lanes64, NONE, Op, Pred, Reg, SpecialRegister};
 
 /// Why a warp stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stop {
     /// Its turn is over.
-    Turn,
+    TimeSlice,
     /// It waits at a barrier.
     Barrier,
     /// All lanes have exited.
@@ -21,7 +21,7 @@ pub(crate) enum Stop {
 
 /// Where a warp waits.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Waiting {
+pub(crate) struct BarrierWait {
     pub id: u32,
     /// Threads the barrier is for; `None`: the block.
     pub count: Option<u32>,
@@ -32,7 +32,7 @@ pub(crate) struct Waiting {
 
 /// A `cp.async` of one lane that was not waited for.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Copy {
+pub(crate) struct PendingCopy {
     pub lane: u8,
     pub size: u8,
     /// Bytes that come from the source.
@@ -46,8 +46,8 @@ pub(crate) struct Copy {
 
 pub(crate) struct Warp {
     pub id: u16,
-    pub r32: Vec<R32>,
-    pub r64: Vec<R64>,
+    pub r32: Vec<Lanes32>,
+    pub r64: Vec<Lanes64>,
     pub pred: Vec<u32>,
     pub local: Vec<u8>,
     pub local_written: Vec<bool>,
@@ -62,16 +62,16 @@ pub(crate) struct Warp {
     next: u32,
     stalled: u32,
     /// Live lanes when the stalled ones were last tried again.
-    tried: u32,
+    retried: u32,
     /// Instructions so far.
     pub serial: u32,
     /// The instruction that synchronised the lanes last.
     pub sync: u32,
     /// For each warp, its clock up to which all it did came before; see [`crate::shared`].
     pub clock: Vec<u32>,
-    pub copies: Vec<Copy>,
+    pub copies: Vec<PendingCopy>,
     pub committed: [u32; 32],
-    pub waiting: Option<Waiting>,
+    pub waiting: Option<BarrierWait>,
 }
 
 /// In a register that nothing wrote: as a number a NaN, as an address out of bounds.
@@ -94,7 +94,7 @@ impl Warp {
             pcs: [0; 32],
             next: u32::MAX,
             stalled: 0,
-            tried: 0,
+            retried: 0,
             serial: 1,
             sync: 1,
             clock: Vec::new(),
@@ -118,7 +118,7 @@ impl Warp {
         self.local_written.fill(false);
         self.live = u32::MAX >> (32 - lanes);
         self.active = self.live;
-        (self.pc, self.next, self.stalled, self.tried) = (0, u32::MAX, 0, 0);
+        (self.pc, self.next, self.stalled, self.retried) = (0, u32::MAX, 0, 0);
         self.pcs = [0; 32];
         (self.serial, self.sync) = (1, 1);
         self.clock = vec![0; threads.div_ceil(32) as usize];
@@ -133,51 +133,51 @@ impl Warp {
     }
 
     /// Runs up to `turn` instructions.
-    pub fn run(&mut self, env: &mut Env, turn: u64) -> Result<Stop, Trip> {
-        let turn = turn.min(env.limit.saturating_sub(env.steps) + 1);
-        let mut left = turn;
-        let code: &[Inst] = &env.kernel.code;
+    pub fn run(&mut self, env: &mut Env, slice: u64) -> Result<Stop, RawFault> {
+        let slice = slice.min(env.step_limit.saturating_sub(env.steps) + 1);
+        let mut left = slice;
+        let code: &[Instruction] = &env.kernel.code;
         let result = loop {
             if left == 0 {
-                break Ok(Stop::Turn);
+                break Ok(Stop::TimeSlice);
             }
             left -= 1;
-            let Some(inst) = code.get(self.pc as usize) else { break Err(self.trip(None, FaultKind::Trap)) };
-            env.hits[self.pc as usize] += 1;
+            let Some(inst) = code.get(self.pc as usize) else { break Err(self.fault(None, FaultKind::Trap)) };
+            env.executed[self.pc as usize] += 1;
             self.serial = self.serial.wrapping_add(1);
             let mask = self.active & inst.guard.lanes(&self.pred);
             match self.step(env, inst, mask) {
                 Ok(None) => {}
                 Ok(Some(stop)) => break Ok(stop),
-                Err(trip) => break Err(trip),
+                Err(fault) => break Err(fault),
             }
             if self.pc >= self.next {
-                self.switch();
+                self.reschedule();
             }
         };
-        env.steps += turn - left;
-        if env.steps > env.limit {
-            return Err(self.trip(None, FaultKind::StepLimit { limit: env.limit }));
+        env.steps += slice - left;
+        if env.steps > env.step_limit {
+            return Err(self.fault(None, FaultKind::StepLimit { limit: env.step_limit }));
         }
         result
     }
 
-    pub fn trip(&self, lane: Option<u32>, kind: FaultKind) -> Trip {
-        Trip { pc: self.pc, warp: self.id, lane, kind }
+    pub fn fault(&self, lane: Option<u32>, kind: FaultKind) -> RawFault {
+        RawFault { pc: self.pc, warp: self.id, lane, kind }
     }
 
     /// Chooses the lanes at the lowest program counter.
-    fn switch(&mut self) {
+    fn reschedule(&mut self) {
         for lane in lanes(self.active) {
             self.pcs[lane] = self.pc;
         }
         let ready = self.live & !self.stalled;
         let Some(pc) = lanes(ready).map(|l| self.pcs[l]).min() else { return };
-        self.gather(pc);
+        self.activate(pc);
     }
 
     /// Makes the live lanes at `pc`, stalled ones too, the active ones.
-    fn gather(&mut self, pc: u32) {
+    fn activate(&mut self, pc: u32) {
         self.active = lanes(self.live).filter(|l| self.pcs[*l] == pc).fold(0, |m, l| m | 1 << l);
         self.stalled &= !self.active;
         self.pc = pc;
@@ -186,40 +186,40 @@ impl Warp {
     }
 
     /// Whether the lanes in `need` are all here. Where not, the active ones stall, and `Ok(false)` means that others run.
-    pub fn assemble(&mut self, need: u32, env: &Env) -> Result<bool, Trip> {
+    pub fn converge(&mut self, need: u32, env: &Env) -> Result<bool, RawFault> {
         if need & !self.active == 0 {
             return Ok(true);
         }
         for lane in lanes(self.active) {
             self.pcs[lane] = self.pc;
         }
-        self.gather(self.pc);
+        self.activate(self.pc);
         if need & !self.active == 0 {
             return Ok(true);
         }
         self.stalled |= self.active;
-        self.release(env)?;
+        self.resume_others(env)?;
         Ok(false)
     }
 
     /// Goes on with some lanes after the active ones stalled or exited.
-    fn release(&mut self, env: &Env) -> Result<(), Trip> {
+    fn resume_others(&mut self, env: &Env) -> Result<(), RawFault> {
         if self.live == 0 {
             return Ok(());
         }
         if self.live & !self.stalled == 0 {
-            if self.tried == self.live {
+            if self.retried == self.live {
                 let pc = lanes(self.live).map(|l| self.pcs[l]).min().unwrap_or(self.pc);
                 let kind = FaultKind::Divergent { what: self.whereabouts(env) };
-                return Err(Trip { pc, ..self.trip(None, kind) });
+                return Err(RawFault { pc, ..self.fault(None, kind) });
             }
             // Since some lanes exited, what the others wait for may be here.
-            self.tried = self.live;
+            self.retried = self.live;
             self.stalled = 0;
         }
         let ready = self.live & !self.stalled;
         if let Some(pc) = lanes(ready).map(|l| self.pcs[l]).min() {
-            self.gather(pc);
+            self.activate(pc);
         }
         Ok(())
     }
@@ -237,14 +237,14 @@ impl Warp {
     }
 
     /// The lanes leave.
-    fn exit(&mut self, mask: u32, env: &Env) -> Result<(), Trip> {
+    fn exit(&mut self, mask: u32, env: &Env) -> Result<(), RawFault> {
         self.live &= !mask;
         self.active &= !mask;
         if self.active != 0 {
             self.pc += 1;
             return Ok(());
         }
-        self.release(env)
+        self.resume_others(env)
     }
 
     fn branch(&mut self, mask: u32, target: u32) {
@@ -258,33 +258,33 @@ impl Warp {
             }
             let ready = self.live & !self.stalled;
             if let Some(pc) = lanes(ready).map(|l| self.pcs[l]).min() {
-                self.gather(pc);
+                self.activate(pc);
             }
         }
     }
 
     #[inline(always)]
-    pub fn get32<'b>(&'b self, env: &'b Env, r: u32) -> &'b R32 {
+    pub fn get32<'b>(&'b self, env: &'b Env, r: u32) -> &'b Lanes32 {
         if r & CONST != 0 { &env.const32[(r & !CONST) as usize] } else { &self.r32[r as usize] }
     }
 
     #[inline(always)]
-    pub fn get64<'b>(&'b self, env: &'b Env, r: u32) -> &'b R64 {
+    pub fn get64<'b>(&'b self, env: &'b Env, r: u32) -> &'b Lanes64 {
         if r & CONST != 0 { &env.const64[(r & !CONST) as usize] } else { &self.r64[r as usize] }
     }
 
     /// An operand widened to 64 bits; zero where there is none.
     #[inline]
-    pub fn get(&self, env: &Env, slot: Slot) -> R64 {
+    pub fn get(&self, env: &Env, slot: Reg) -> Lanes64 {
         match slot {
-            Slot::None => [0; 32],
-            Slot::H(r) | Slot::W(r) => self.get32(env, r).map(u64::from),
-            Slot::D(r) => *self.get64(env, r),
+            Reg::None => [0; 32],
+            Reg::B16(r) | Reg::B32(r) => self.get32(env, r).map(u64::from),
+            Reg::B64(r) => *self.get64(env, r),
         }
     }
 
     #[inline(always)]
-    pub fn put32(&mut self, d: u32, row: &R32, mask: u32) {
+    pub fn put32(&mut self, d: u32, row: &Lanes32, mask: u32) {
         let to = &mut self.r32[d as usize];
         if mask == u32::MAX {
             *to = *row;
@@ -297,7 +297,7 @@ impl Warp {
     }
 
     #[inline(always)]
-    pub fn put64(&mut self, d: u32, row: &R64, mask: u32) {
+    pub fn put64(&mut self, d: u32, row: &Lanes64, mask: u32) {
         let to = &mut self.r64[d as usize];
         if mask == u32::MAX {
             *to = *row;
@@ -311,12 +311,12 @@ impl Warp {
 
     /// A result of any width, cut to its register's.
     #[inline]
-    pub fn put(&mut self, d: Slot, row: &R64, mask: u32) {
+    pub fn put(&mut self, d: Reg, row: &Lanes64, mask: u32) {
         match d {
-            Slot::None => {}
-            Slot::H(d) => self.put32(d, &row.map(|v| v as u32 & 0xffff), mask),
-            Slot::W(d) => self.put32(d, &row.map(|v| v as u32), mask),
-            Slot::D(d) => self.put64(d, row, mask),
+            Reg::None => {}
+            Reg::B16(d) => self.put32(d, &row.map(|v| v as u32 & 0xffff), mask),
+            Reg::B32(d) => self.put32(d, &row.map(|v| v as u32), mask),
+            Reg::B64(d) => self.put64(d, row, mask),
         }
     }
 
@@ -327,13 +327,13 @@ impl Warp {
         }
     }
 
-    fn set_preds(&mut self, (p, q): (u32, u32), (low, high): (u32, u32), join: Join, c: Pred, mask: u32) {
+    fn set_preds(&mut self, (p, q): (u32, u32), (low, high): (u32, u32), join: BoolOp, c: Pred, mask: u32) {
         let c = c.lanes(&self.pred);
         let joined = |bits| match join {
-            Join::None => bits,
-            Join::And => bits & c,
-            Join::Or => bits | c,
-            Join::Xor => bits ^ c,
+            BoolOp::None => bits,
+            BoolOp::And => bits & c,
+            BoolOp::Or => bits | c,
+            BoolOp::Xor => bits ^ c,
         };
         let (low, high) = (joined(low), joined(high));
         self.put_pred(p, low, mask);
@@ -342,29 +342,29 @@ impl Warp {
 
     /// One instruction for the lanes of `mask`; `pc` moves on.
     #[inline(always)]
-    fn step(&mut self, env: &mut Env, inst: &Inst, mask: u32) -> Result<Option<Stop>, Trip> {
+    fn step(&mut self, env: &mut Env, inst: &Instruction, mask: u32) -> Result<Option<Stop>, RawFault> {
         match &inst.op {
             Op::Branch { target } => {
                 self.branch(mask, *target);
                 return Ok(None);
             }
             _ if mask == 0 => {}
-            Op::U32 { f, d, a } => {
+            Op::Unary32 { f, d, a } => {
                 let mut out = [0; 32];
                 f(self.get32(env, *a), &mut out);
                 self.put32(*d, &out, mask);
             }
-            Op::B32 { f, d, a, b } => {
+            Op::Binary32 { f, d, a, b } => {
                 let mut out = [0; 32];
                 f(self.get32(env, *a), self.get32(env, *b), &mut out);
                 self.put32(*d, &out, mask);
             }
-            Op::T32 { f, d, a, b, c } => {
+            Op::Ternary32 { f, d, a, b, c } => {
                 let mut out = [0; 32];
                 f(self.get32(env, *a), self.get32(env, *b), self.get32(env, *c), &mut out);
                 self.put32(*d, &out, mask);
             }
-            Op::B64 { f, d, a, b } => {
+            Op::Binary64 { f, d, a, b } => {
                 let mut out = [0; 32];
                 f(self.get64(env, *a), self.get64(env, *b), &mut out);
                 self.put64(*d, &out, mask);
@@ -398,7 +398,7 @@ impl Warp {
                 let bits = (s.f)(self.get64(env, s.a), self.get64(env, s.b));
                 self.set_preds((s.p, s.q), (bits, !bits), s.join, s.c, mask);
             }
-            Op::SetPx2(s) => {
+            Op::SetPacked(s) => {
                 let bits = (s.f)(self.get32(env, s.a), self.get32(env, s.b));
                 self.set_preds((s.p, s.q), bits, s.join, s.c, mask);
             }
@@ -421,10 +421,10 @@ impl Warp {
             Op::Logic { d, a, b, join } => {
                 let (a, b) = (a.lanes(&self.pred), b.lanes(&self.pred));
                 let bits = match join {
-                    Join::None => a,
-                    Join::And => a & b,
-                    Join::Or => a | b,
-                    Join::Xor => a ^ b,
+                    BoolOp::None => a,
+                    BoolOp::And => a & b,
+                    BoolOp::Or => a | b,
+                    BoolOp::Xor => a ^ b,
                 };
                 self.put_pred(*d, bits, mask);
             }
@@ -454,7 +454,7 @@ impl Warp {
             Op::Unpack { parts, a } => {
                 let mut row = self.get(env, *a);
                 for part in parts {
-                    if !matches!(part, Slot::H(NONE) | Slot::W(NONE)) {
+                    if !matches!(part, Reg::B16(NONE) | Reg::B32(NONE)) {
                         self.put(*part, &row, mask);
                     }
                     let bits = slot_bits(*part);
@@ -472,18 +472,18 @@ impl Warp {
             }
             Op::Wait { left } => self.wait(env, *left, mask)?,
             Op::Matrix(matrix) => {
-                if !self.whole(env, mask)? {
+                if !self.full_warp(env, mask)? {
                     return Ok(None);
                 }
                 self.matrix(env, matrix)?;
             }
             Op::Mma(mma) => {
-                if !self.whole(env, mask)? {
+                if !self.full_warp(env, mask)? {
                     return Ok(None);
                 }
                 self.mma(env, mma);
             }
-            Op::Warpwide(w) => {
+            Op::Collective(w) => {
                 if !self.warpwide(env, w, mask)? {
                     return Ok(None);
                 }
@@ -500,14 +500,14 @@ impl Warp {
                     if mask >> lane & 1 != 0 {
                         let Some(target) = targets.get(index[lane] as usize) else {
                             let what = format!("brx.idx {} of {} targets", index[lane], targets.len());
-                            return Err(self.trip(Some(lane as u32), FaultKind::Divergent { what }));
+                            return Err(self.fault(Some(lane as u32), FaultKind::Divergent { what }));
                         };
                         self.pcs[lane] = *target;
                     }
                 }
                 let ready = self.live & !self.stalled;
                 if let Some(pc) = lanes(ready).map(|l| self.pcs[l]).min() {
-                    self.gather(pc);
+                    self.activate(pc);
                 }
                 return Ok(None);
             }
@@ -515,7 +515,7 @@ impl Warp {
                 self.exit(mask, env)?;
                 return Ok(self.done().then_some(Stop::Done));
             }
-            Op::Trap => return Err(self.trip(Some(mask.trailing_zeros()), FaultKind::Trap)),
+            Op::Trap => return Err(self.fault(Some(mask.trailing_zeros()), FaultKind::Trap)),
             Op::Nop => {}
         }
         self.pc += 1;
@@ -523,15 +523,15 @@ impl Warp {
     }
 
     /// An `.aligned` instruction: all lanes of a full warp run it. `false`: some are yet to come.
-    fn whole(&mut self, env: &Env, mask: u32) -> Result<bool, Trip> {
-        if !self.assemble(self.live, env)? {
+    fn full_warp(&mut self, env: &Env, mask: u32) -> Result<bool, RawFault> {
+        if !self.converge(self.live, env)? {
             return Ok(false);
         }
         // The guard was evaluated for the lanes that were here before.
         let mask = if mask == u32::MAX { mask } else { self.active & self.guard(env) };
         if mask != u32::MAX {
             let what = format!("an instruction of the whole warp runs on lanes {mask:#010x} only");
-            return Err(self.trip(None, FaultKind::Divergent { what }));
+            return Err(self.fault(None, FaultKind::Divergent { what }));
         }
         Ok(true)
     }
@@ -541,42 +541,42 @@ impl Warp {
         env.kernel.code[self.pc as usize].guard.lanes(&self.pred)
     }
 
-    fn special(&self, env: &Env, which: Special) -> R64 {
-        let lane: R64 = std::array::from_fn(|i| i as u64);
-        let [x, y, _] = env.dim.map(u64::from);
+    fn special(&self, env: &Env, which: SpecialRegister) -> Lanes64 {
+        let lane: Lanes64 = std::array::from_fn(|i| i as u64);
+        let [x, y, _] = env.block_dim.map(u64::from);
         let thread = lane.map(|l| l + u64::from(self.id) * 32);
         let all = |v: u64| [v; 32];
         match which {
-            Special::Tid(0) => thread.map(|t| t % x),
-            Special::Tid(1) => thread.map(|t| t / x % y),
-            Special::Tid(_) => thread.map(|t| t / (x * y)),
-            Special::Ntid(d) => all(env.dim[usize::from(d)].into()),
-            Special::Ctaid(d) => all(env.block[usize::from(d)].into()),
-            Special::Nctaid(d) => all(env.grid[usize::from(d)].into()),
-            Special::LaneId => lane,
-            Special::WarpId => all(self.id.into()),
-            Special::NWarpId => all(env.threads().div_ceil(32).into()),
-            Special::LaneMaskEq => lane.map(|l| 1 << l),
-            Special::LaneMaskLt => lane.map(|l| (1 << l) - 1),
-            Special::LaneMaskLe => lane.map(|l| (2 << l) - 1),
-            Special::LaneMaskGt => lane.map(|l| 0xffff_ffff & !((2 << l) - 1)),
-            Special::LaneMaskGe => lane.map(|l| 0xffff_ffff & !((1 << l) - 1)),
+            SpecialRegister::Tid(0) => thread.map(|t| t % x),
+            SpecialRegister::Tid(1) => thread.map(|t| t / x % y),
+            SpecialRegister::Tid(_) => thread.map(|t| t / (x * y)),
+            SpecialRegister::Ntid(d) => all(env.block_dim[usize::from(d)].into()),
+            SpecialRegister::Ctaid(d) => all(env.block[usize::from(d)].into()),
+            SpecialRegister::Nctaid(d) => all(env.grid_dim[usize::from(d)].into()),
+            SpecialRegister::LaneId => lane,
+            SpecialRegister::WarpId => all(self.id.into()),
+            SpecialRegister::NWarpId => all(env.threads().div_ceil(32).into()),
+            SpecialRegister::LaneMaskEq => lane.map(|l| 1 << l),
+            SpecialRegister::LaneMaskLt => lane.map(|l| (1 << l) - 1),
+            SpecialRegister::LaneMaskLe => lane.map(|l| (2 << l) - 1),
+            SpecialRegister::LaneMaskGt => lane.map(|l| 0xffff_ffff & !((2 << l) - 1)),
+            SpecialRegister::LaneMaskGe => lane.map(|l| 0xffff_ffff & !((1 << l) - 1)),
             // One multiprocessor, and a clock that counts instructions.
-            Special::SmId | Special::GridId => all(0),
-            Special::NSmId => all(1),
-            Special::Clock => all(self.serial.into()),
-            Special::DynamicShared => all(env.dynamic_shared as u64),
-            Special::TotalShared => all(env.shared.len() as u64),
+            SpecialRegister::SmId | SpecialRegister::GridId => all(0),
+            SpecialRegister::NSmId => all(1),
+            SpecialRegister::Clock => all(self.serial.into()),
+            SpecialRegister::DynamicShared => all(env.dynamic_shared as u64),
+            SpecialRegister::TotalShared => all(env.shared.len() as u64),
         }
     }
 }
 
-fn slot_bits(slot: Slot) -> u32 {
+fn slot_bits(slot: Reg) -> u32 {
     match slot {
-        Slot::None => 0,
-        Slot::H(_) => 16,
-        Slot::W(_) => 32,
-        Slot::D(_) => 64,
+        Reg::None => 0,
+        Reg::B16(_) => 16,
+        Reg::B32(_) => 32,
+        Reg::B64(_) => 64,
     }
 }
 

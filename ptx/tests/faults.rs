@@ -3,7 +3,7 @@
 
 mod common;
 
-use braid_ptx::{Fault, FaultKind, Hazard, Launch, Memory, MemorySpace, Module, Schedule, run};
+use braid_ptx::{Fault, FaultKind, GlobalMemory, Hazard, Launch, MemorySpace, Module, Schedule, run};
 use common::{line_of, module};
 
 /// Runs a kernel of faults.cu on 64 threads and `blocks` blocks, over 64 floats that are 1 where `written`.
@@ -11,7 +11,7 @@ fn launch(kernel: &str, threads: u32, blocks: u32, written: bool) -> Result<(), 
     let module = module("faults");
     let mut result = Ok(());
     for schedule in [Schedule::InOrder, Schedule::Greedy, Schedule::Random(3), Schedule::Random(4)] {
-        let memory = Memory::new();
+        let memory = GlobalMemory::new();
         let data = memory.alloc(64 * 4 * u64::from(blocks));
         if written {
             memory.write(data, &1f32.to_le_bytes().repeat(64)).unwrap();
@@ -146,7 +146,7 @@ fn the_rest() {
     // The other half waits at the barrier.
     assert!(matches!(fault("half_shuffle", 32, 1, false), FaultKind::Divergent { .. }));
     assert_eq!(fault("trapped", 32, 1, true), FaultKind::Trap);
-    let memory = Memory::new();
+    let memory = GlobalMemory::new();
     let flag = memory.alloc(4);
     memory.write(flag, &[0; 4]).unwrap();
     let params = flag.to_le_bytes();
@@ -173,7 +173,7 @@ fn registers_that_nothing_wrote() {
             ret; }}"
         );
         let module = Module::parse(&text).unwrap_or_else(|e| panic!("{body}: {e}"));
-        let memory = Memory::new();
+        let memory = GlobalMemory::new();
         let out = memory.alloc(16);
         let result = run(&module, "k", &memory, &Launch::new([1, 1, 1], [1, 1, 1], &out.to_le_bytes()));
         let mut word = [0; 4];

@@ -3,7 +3,7 @@
 
 mod common;
 
-use braid_ptx::{Launch, Memory, Module, run};
+use braid_ptx::{GlobalMemory, Launch, Module, run};
 use half::{bf16, f16};
 
 /// Runs a kernel whose lane `l` loads `words` 32-bit words from `16 w l` on, and stores 4 at `out + 16 l`.
@@ -20,7 +20,7 @@ fn run_warp(body: &str, input: &[[u32; 16]; 32]) -> Vec<[u32; 4]> {
         st.global.v4.u32 [%d1], {{%o0, %o1, %o2, %o3}}; ret; }}"
     );
     let module = Module::parse(&text).unwrap();
-    let memory = Memory::new();
+    let memory = GlobalMemory::new();
     let from = common::upload(&memory, input.iter().flatten().map(|w| w.to_le_bytes()));
     let to = memory.alloc(512);
     let params: Vec<u8> = [from, to].iter().flat_map(|p| p.to_le_bytes()).collect();

@@ -3,13 +3,13 @@
 
 mod common;
 
-use braid_ptx::{Launch, Memory, Module, run};
+use braid_ptx::{GlobalMemory, Launch, Module, run};
 use common::{download, module, upload};
 
 const N: usize = 77;
 
 fn apply(module: &Module, which: u32, input: impl Fn(usize) -> f32) -> (Vec<f32>, Vec<f32>) {
-    let memory = Memory::new();
+    let memory = GlobalMemory::new();
     let x: Vec<f32> = (0..N).map(input).collect();
     let pin = upload(&memory, x.iter().map(|v| v.to_le_bytes()));
     let pout = memory.alloc((N + 1) as u64 * 4);

@@ -4,7 +4,7 @@
 
 mod common;
 
-use braid_ptx::{Counts, Fault, FaultKind, Hazard, Kind, Launch, Memory, Schedule, run};
+use braid_ptx::{Counts, Fault, FaultKind, GlobalMemory, Hazard, InstructionKind, Launch, Schedule, run};
 use common::{download, line_of, module, noise, upload};
 use half::f16;
 
@@ -15,7 +15,7 @@ const K: usize = 128;
 /// The error relative to the largest value, and the counts.
 fn gemm(variant: &str, schedule: Schedule, check_races: bool) -> Result<(f64, Counts), Fault> {
     let name = if variant.is_empty() { "gemm".to_owned() } else { format!("gemm.{variant}") };
-    let memory = Memory::new();
+    let memory = GlobalMemory::new();
     let mut next = noise(7);
     let mut matrix = |n| (0..n).map(|_| f16::from_f32(next())).collect::<Vec<_>>();
     let (a, b) = (matrix(M * K), matrix(N * K));
@@ -47,7 +47,7 @@ fn agrees_with_f64_under_every_schedule() {
         let (error, counts) = gemm("", schedule, true).unwrap();
         assert!(error < 3e-7, "{schedule:?}: {error}");
         // 2 blocks of 4 warps, 4 steps of 2 x 8 products.
-        assert_eq!(counts.of(Kind::Mma), 2 * 4 * 4 * 16);
+        assert_eq!(counts.of(InstructionKind::Mma), 2 * 4 * 4 * 16);
         // Each of A and B is read once a block: 64 rows of K halves, in whole sectors.
         assert_eq!((counts.loads.sectors, counts.loads.ideal), (2 * 2 * 64 * 8, 2 * 2 * 64 * 8));
         // The padded tiles are free of bank conflicts.

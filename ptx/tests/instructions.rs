@@ -3,7 +3,7 @@
 
 mod common;
 
-use braid_ptx::{Fault, FaultKind, Launch, Memory, Module, run};
+use braid_ptx::{Fault, FaultKind, GlobalMemory, Launch, Module, run};
 
 /// A kernel around a body; `%o` (32 bits) and `%q` (64 bits) hold the result. The body has registers of each type.
 fn source(body: &str) -> String {
@@ -22,7 +22,7 @@ fn source(body: &str) -> String {
 /// The results of all lanes.
 fn lanes(body: &str) -> Result<Vec<(u32, u64)>, Fault> {
     let module = Module::parse(&source(body)).unwrap_or_else(|e| panic!("{body}: {e}"));
-    let memory = Memory::new();
+    let memory = GlobalMemory::new();
     let out = memory.alloc(512);
     memory.fill(out, 512, 0).unwrap();
     run(&module, "k", &memory, &Launch::new([1, 1, 1], [32, 1, 1], &out.to_le_bytes()))?;

@@ -3,7 +3,7 @@
 
 mod common;
 
-use braid_ptx::{FaultKind, Kind, Launch, Memory, Module, Schedule, run};
+use braid_ptx::{FaultKind, GlobalMemory, InstructionKind, Launch, Module, Schedule, run};
 use common::{module, upload};
 
 /// Blocks of two warps: the first produces into shared memory, the second consumes, by counted barriers alone.
@@ -48,7 +48,7 @@ consume:
 }
 ";
 
-fn words(memory: &Memory, at: u64, n: usize) -> Vec<u32> {
+fn words(memory: &GlobalMemory, at: u64, n: usize) -> Vec<u32> {
     let mut bytes = vec![0; 4 * n];
     memory.read(at, &mut bytes).unwrap();
     bytes.chunks_exact(4).map(|b| u32::from_le_bytes(b.try_into().unwrap())).collect()
@@ -60,7 +60,7 @@ fn counted_barriers_order_a_producer_and_a_consumer() {
     // Without the barrier by which the consumer lets go of the slot.
     let wrong = Module::parse(&PIPE.replace("bar.sync 2, 64;", "").replace("bar.arrive 2, 64;", "")).unwrap();
     for seed in 0..8 {
-        let memory = Memory::new();
+        let memory = GlobalMemory::new();
         let out = memory.alloc(128);
         let params = out.to_le_bytes();
         let mut launch = Launch::new([1, 1, 1], [64, 1, 1], &params);
@@ -75,7 +75,7 @@ fn counted_barriers_order_a_producer_and_a_consumer() {
 
 #[test]
 fn barriers_with_reductions() {
-    let memory = Memory::new();
+    let memory = GlobalMemory::new();
     let out = memory.alloc(256);
     run(&Module::parse(PIPE).unwrap(), "votes", &memory, &Launch::new([1, 1, 1], [64, 1, 1], &out.to_le_bytes()))
         .unwrap();
@@ -84,14 +84,14 @@ fn barriers_with_reductions() {
 
 #[test]
 fn a_few_blocks_of_a_huge_grid() {
-    let memory = Memory::new();
+    let memory = GlobalMemory::new();
     let data = memory.alloc(64 << 30);
     let params = data.to_le_bytes();
     let chosen = [[0, 0, 0], [65_535, 0, 0], [40_000, 0, 0]];
     let mut launch = Launch::new([65_536, 1, 1], [96, 1, 1], &params);
     launch.blocks = Some(&chosen);
     let counts = run(&Module::parse(PIPE).unwrap(), "far", &memory, &launch).unwrap();
-    assert_eq!((counts.blocks, counts.of(Kind::GlobalStore), counts.stores.sectors), (3, 9, 36));
+    assert_eq!((counts.blocks, counts.of(InstructionKind::GlobalStore), counts.stores.sectors), (3, 9, 36));
     assert_eq!(words(&memory, data + 40_000 * (1 << 20), 96), [40_000; 96]);
     assert!(memory.read(data + (1 << 20), &mut [0; 4]).is_err());
     launch.blocks = Some(&[[65_536, 0, 0]]);
@@ -104,7 +104,7 @@ fn a_few_blocks_of_a_huge_grid() {
 #[test]
 fn launches_run_at_once_and_again_with_the_same_counts() {
     let module = module("functions");
-    let memory = Memory::new();
+    let memory = GlobalMemory::new();
     let once = || {
         let from = upload(&memory, (0..1000).map(|i| (i as f32).to_le_bytes()));
         let to = memory.alloc(4004);

@@ -7,7 +7,7 @@ use braid::device::cuda::driver::{
 use braid::device::cuda::kernels::{self, KERNELS};
 use braid::tensor::DType;
 use braid::{Error, Result};
-use braid_ptx::{Memory, Schedule};
+use braid_ptx::{GlobalMemory, Schedule};
 use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::sync::Mutex;
@@ -27,7 +27,7 @@ pub struct PtxDriver {
     room: u64,
     schedule: Schedule,
     captures: bool,
-    memory: Memory,
+    memory: GlobalMemory,
     sizes: Mutex<BTreeMap<u64, usize>>,
     functions: Mutex<Vec<(&'static str, String)>>,
     gemms: Mutex<Vec<Gemm>>,
@@ -51,7 +51,7 @@ impl PtxDriver {
             room: 8 << 30,
             schedule: Schedule::InOrder,
             captures: true,
-            memory: Memory::new(),
+            memory: GlobalMemory::new(),
             sizes: Mutex::default(),
             functions: Mutex::default(),
             gemms: Mutex::default(),

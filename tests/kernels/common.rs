@@ -6,7 +6,7 @@ use crate::twin::{Twin, settled};
 use braid::device::cuda::kernels::KERNELS;
 use braid::device::cuda::params::{ConvolutionParams, Finish, GemmParams, NarrowParams, Pointer};
 use braid::tensor::DType;
-use braid_ptx::{Counts, Launch, Memory, Schedule};
+use braid_ptx::{Counts, GlobalMemory, Launch, Schedule};
 
 pub use crate::interpreter::values;
 
@@ -44,7 +44,7 @@ pub fn rounded(dtype: DType, x: &[f32]) -> Vec<f32> {
 
 /// Memory of the interpreter, of a device, or of both, where the test knows the interpreter's addresses.
 pub struct Gpu {
-    memory: Option<Memory>,
+    memory: Option<GlobalMemory>,
     twin: Option<Twin>,
 }
 
@@ -60,7 +60,7 @@ impl Gpu {
             Where::Alone | Where::Twice => Some(Twin::stand_in()),
         };
         let alone = matches!(which, Where::Cuda | Where::Alone);
-        Self { memory: (!alone).then(Memory::new), twin }
+        Self { memory: (!alone).then(GlobalMemory::new), twin }
     }
 
     /// The device beside the interpreter, or in its place.

@@ -1,11 +1,11 @@
 //! Comparisons and selections.
 
-use super::{Decoder, Known, Name, Opcode};
+use super::{Decoded, Decoder, Name, Opcode};
 use crate::arith::{bf16_to_f32, f16_to_f32, flush};
-use crate::counts::Kind;
+use crate::counts::InstructionKind;
 use crate::lanes::{cmp32, cmp64};
 use crate::parse::{Operand, type_bytes};
-use crate::program::{Cmp32, Cmp64, CmpPair, Join, NONE, Op, Pred, R32, SetP};
+use crate::program::{BoolOp, Cmp32, Cmp64, CmpPair, Lanes32, NONE, Op, Pred, SetP};
 
 /// Comparisons, with their names.
 const COMPARISONS: [&str; 18] = [
@@ -94,12 +94,12 @@ fn int_compare(name: &str, signed: bool) -> Option<(Cmp32, Cmp32, Cmp64)> {
 }
 
 /// Widens a pair of half rows so that the f32 comparison serves.
-fn widen(a: &R32, b: &R32, shift: u32, f: fn(u32) -> f32) -> (R32, R32) {
+fn widen(a: &Lanes32, b: &Lanes32, shift: u32, f: fn(u32) -> f32) -> (Lanes32, Lanes32) {
     (a.map(|v| f(v >> shift & 0xffff).to_bits()), b.map(|v| f(v >> shift & 0xffff).to_bits()))
 }
 
 impl<'a> Decoder<'a> {
-    pub(super) fn setp(&mut self, op: &mut Opcode<'a>, o: &[Operand<'a>]) -> Known {
+    pub(super) fn setp(&mut self, op: &mut Opcode<'a>, o: &[Operand<'a>]) -> Decoded {
         let [to, a, b, rest @ ..] = o else { return Err("setp with too few operands".to_owned()) };
         let (p, q) = match to {
             Operand::Pair(p, q) => (self.dst_pred(p)?, self.dst_pred(q)?),
@@ -115,12 +115,12 @@ impl<'a> Decoder<'a> {
         a: &Operand<'a>,
         b: &Operand<'a>,
         rest: &[Operand<'a>],
-    ) -> Known {
+    ) -> Decoded {
         let ty = op.last()?;
         let join = op.find(|m| match m {
-            "and" => Some(Join::And),
-            "or" => Some(Join::Or),
-            "xor" => Some(Join::Xor),
+            "and" => Some(BoolOp::And),
+            "or" => Some(BoolOp::Or),
+            "xor" => Some(BoolOp::Xor),
             _ => None,
         });
         let Some(name) = op.find(|m| COMPARISONS.iter().find(|c| **c == m).copied()) else {
@@ -129,7 +129,7 @@ impl<'a> Decoder<'a> {
         let ftz = op.take("ftz");
         op.done()?;
         let (c, join) = match (rest, join) {
-            ([], None) => (Pred::TRUE, Join::None),
+            ([], None) => (Pred::TRUE, BoolOp::None),
             ([c], Some(join)) => (self.pred(c)?, join),
             _ => return Err("setp with a third operand but no boolean operation, or the reverse".to_owned()),
         };
@@ -139,14 +139,14 @@ impl<'a> Decoder<'a> {
             let f =
                 if ty == "f64" { float_compare(name) } else { int_compare(name, ty == "s64") }.ok_or_else(unknown)?.2;
             let (a, b) = (self.src64(a)?, self.src64(b)?);
-            self.emit(Op::SetP64(Box::new(SetP { f, p, q, a, b, join, c })), Kind::Predicate);
+            self.emit(Op::SetP64(Box::new(SetP { f, p, q, a, b, join, c })), InstructionKind::Predicate);
             return Ok(());
         }
         if halves {
             let (a, b) = (self.src16(a)?, self.src16(b)?);
             let f = half_compare(name, ty.starts_with('b'), ty.ends_with("x2")).ok_or_else(unknown)?;
             let set = SetP { f, p, q, a, b, join, c };
-            self.emit(Op::SetPx2(Box::new(set)), Kind::Predicate);
+            self.emit(Op::SetPacked(Box::new(set)), InstructionKind::Predicate);
             return Ok(());
         }
         let f = match ty {
@@ -160,12 +160,12 @@ impl<'a> Decoder<'a> {
         };
         let (a, b) =
             if ty.ends_with("16") { (self.src16(a)?, self.src16(b)?) } else { (self.src32(a)?, self.src32(b)?) };
-        self.emit(Op::SetP32(Box::new(SetP { f, p, q, a, b, join, c })), Kind::Predicate);
+        self.emit(Op::SetP32(Box::new(SetP { f, p, q, a, b, join, c })), InstructionKind::Predicate);
         Ok(())
     }
 
     /// `set`: a comparison whose result is all ones, or 1.0.
-    pub(super) fn set(&mut self, op: &mut Opcode<'a>, o: &[Operand<'a>]) -> Known {
+    pub(super) fn set(&mut self, op: &mut Opcode<'a>, o: &[Operand<'a>]) -> Decoded {
         let [d, a, b, rest @ ..] = o else { return Err("set with too few operands".to_owned()) };
         let d = self.dst32(d)?;
         let from = op.last()?;
@@ -179,11 +179,11 @@ impl<'a> Decoder<'a> {
         let Name::Pred(p) = self.new_reg("pred")? else { return Err("set".to_owned()) };
         self.compare(op, (p, NONE), a, b, rest)?;
         let (yes, no) = (self.constant32(one), self.constant32(0));
-        self.emit(Op::Sel32 { d, a: yes, b: no, p: Pred::new(p, false) }, Kind::Predicate);
+        self.emit(Op::Sel32 { d, a: yes, b: no, p: Pred::new(p, false) }, InstructionKind::Predicate);
         Ok(())
     }
 
-    pub(super) fn select(&mut self, op: &mut Opcode<'a>, o: &[Operand<'a>]) -> Known {
+    pub(super) fn select(&mut self, op: &mut Opcode<'a>, o: &[Operand<'a>]) -> Decoded {
         let [d, a, b, c] = o else { return Err(format!("`{}` without four operands", op.base)) };
         let p = if op.base == "slct" {
             let test = op.last()?;
@@ -196,8 +196,8 @@ impl<'a> Decoder<'a> {
                 _ => return Err(format!("slct by .{test}")),
             };
             let c = self.src32(c)?;
-            let set = SetP { f, p, q: NONE, a: c, b: c, join: Join::None, c: Pred::TRUE };
-            self.emit(Op::SetP32(Box::new(set)), Kind::Predicate);
+            let set = SetP { f, p, q: NONE, a: c, b: c, join: BoolOp::None, c: Pred::TRUE };
+            self.emit(Op::SetP32(Box::new(set)), InstructionKind::Predicate);
             Pred::new(p, false)
         } else {
             self.pred(c)?
@@ -207,13 +207,13 @@ impl<'a> Decoder<'a> {
         match type_bytes(ty) {
             Some(8) => {
                 let (d, a, b) = (self.dst64(d)?, self.src64(a)?, self.src64(b)?);
-                self.emit(Op::Sel64 { d, a, b, p }, Kind::Predicate);
+                self.emit(Op::Sel64 { d, a, b, p }, InstructionKind::Predicate);
             }
             Some(bytes @ (2 | 4)) => {
                 let d = self.dst32(d)?;
                 let mut get = |x| if bytes == 2 { self.src16(x) } else { self.src32(x) };
                 let (a, b) = (get(a)?, get(b)?);
-                self.emit(Op::Sel32 { d, a, b, p }, Kind::Predicate);
+                self.emit(Op::Sel32 { d, a, b, p }, InstructionKind::Predicate);
             }
             _ => return Err(format!("`{}.{ty}`", op.base)),
         }
@@ -225,7 +225,7 @@ impl<'a> Decoder<'a> {
 fn half_compare(name: &str, bf16: bool, x2: bool) -> Option<CmpPair> {
     macro_rules! of {
         ($name:literal) => {{
-            fn both(a: &R32, b: &R32, f: fn(u32) -> f32, x2: bool) -> (u32, u32) {
+            fn both(a: &Lanes32, b: &Lanes32, f: fn(u32) -> f32, x2: bool) -> (u32, u32) {
                 let Some((compare, _, _)) = float_compare($name) else { return (0, 0) };
                 let (x, y) = widen(a, b, 0, f);
                 let low = compare(&x, &y);
@@ -233,10 +233,10 @@ fn half_compare(name: &str, bf16: bool, x2: bool) -> Option<CmpPair> {
                 (low, compare(&x, &y))
             }
             match (bf16, x2) {
-                (false, false) => |a: &R32, b: &R32| both(a, b, f16_to_f32, false),
-                (false, true) => |a: &R32, b: &R32| both(a, b, f16_to_f32, true),
-                (true, false) => |a: &R32, b: &R32| both(a, b, bf16_to_f32, false),
-                (true, true) => |a: &R32, b: &R32| both(a, b, bf16_to_f32, true),
+                (false, false) => |a: &Lanes32, b: &Lanes32| both(a, b, f16_to_f32, false),
+                (false, true) => |a: &Lanes32, b: &Lanes32| both(a, b, f16_to_f32, true),
+                (true, false) => |a: &Lanes32, b: &Lanes32| both(a, b, bf16_to_f32, false),
+                (true, true) => |a: &Lanes32, b: &Lanes32| both(a, b, bf16_to_f32, true),
             }
         }};
     }

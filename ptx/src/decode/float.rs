@@ -3,12 +3,12 @@
 //! f32 in round-to-nearest has row functions of its own; every other type and mode goes through one scalar function that
 //! computes in f64, rounded to odd where that matters, and rounds once more to the type.
 
-use super::{Decoder, Known, Opcode};
+use super::{Decoded, Decoder, Opcode};
 use crate::arith::{Format, Round, add_odd, canonical, canonical64, exp2, flush, fma_odd, fma32, fmax, fmin, saturate};
-use crate::counts::Kind;
-use crate::lanes::u32_op;
+use crate::counts::InstructionKind;
+use crate::lanes::unary32;
 use crate::parse::{Operand, type_bytes};
-use crate::program::{Op, R32, Slot, Wide};
+use crate::program::{Lanes32, Op, Reg, Wide};
 
 /// Operations of [`scalar`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,7 +57,7 @@ const TABLE: [FloatOp; 18] = [
 
 /// How an operation is done: the fields of the immediate of a [`Wide`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct How {
+pub(crate) struct FloatMode {
     pub op: FloatOp,
     pub format: Format,
     pub x2: bool,
@@ -69,7 +69,7 @@ pub(crate) struct How {
     pub nan: bool,
 }
 
-impl How {
+impl FloatMode {
     fn pack(self) -> u32 {
         let flags = [self.x2, self.ftz, self.sat, self.relu, self.nan];
         let bits = flags.iter().enumerate().fold(0, |bits, (i, flag)| bits | u32::from(*flag) << i);
@@ -92,20 +92,20 @@ impl How {
     }
 }
 
-fn scalar64(how: How, s: [u64; 3]) -> u64 {
+fn scalar64(mode: FloatMode, s: [u64; 3]) -> u64 {
     let [a, b, c] = s.map(f64::from_bits);
-    let y = match how.op {
+    let y = match mode.op {
         FloatOp::Add => a + b,
         FloatOp::Sub => a - b,
         FloatOp::Mul => a * b,
         FloatOp::Fma => a.mul_add(b, c),
         FloatOp::Div => a / b,
-        FloatOp::Min => min(a, b, how.nan),
-        FloatOp::Max => -min(-a, -b, how.nan),
+        FloatOp::Min => min(a, b, mode.nan),
+        FloatOp::Max => -min(-a, -b, mode.nan),
         FloatOp::Abs => return s[0] & !(1 << 63),
         FloatOp::Neg => return s[0] ^ (1 << 63),
         FloatOp::Copysign => return (s[0] & (1 << 63)) | (s[1] & !(1 << 63)),
-        _ => approximate(how.op, a),
+        _ => approximate(mode.op, a),
     };
     canonical64(y)
 }
@@ -133,62 +133,62 @@ fn approximate(op: FloatOp, a: f64) -> f64 {
 }
 
 /// One operation on values of a format.
-pub(crate) fn scalar(how: How, s: [u64; 3]) -> u64 {
-    let f = how.format;
+pub(crate) fn scalar(mode: FloatMode, s: [u64; 3]) -> u64 {
+    let f = mode.format;
     if f == Format::F64 {
-        return scalar64(how, s);
+        return scalar64(mode, s);
     }
     let sign = if f == Format::F32 { 1 << 31 } else { 1 << 15 };
     let value = |i: usize| {
         let x = f.decode(s[i]);
-        if how.ftz && f.is_subnormal(x) { 0f64.copysign(x) } else { x }
+        if mode.ftz && f.is_subnormal(x) { 0f64.copysign(x) } else { x }
     };
     let (a, b, c) = (value(0), value(1), value(2));
-    let y = match how.op {
+    let y = match mode.op {
         FloatOp::Add => add_odd(a, b),
         FloatOp::Sub => add_odd(a, -b),
         FloatOp::Mul => a * b,
         FloatOp::Fma => fma_odd(a, b, c),
         // f64 has more than twice the bits: rounding again to nearest is harmless.
         FloatOp::Div => a / b,
-        FloatOp::Min => min(a, b, how.nan),
-        FloatOp::Max => -min(-a, -b, how.nan),
-        FloatOp::Abs if !how.ftz => return s[0] & (sign - 1),
-        FloatOp::Neg if !how.ftz => return (s[0] & (2 * sign - 1)) ^ sign,
+        FloatOp::Min => min(a, b, mode.nan),
+        FloatOp::Max => -min(-a, -b, mode.nan),
+        FloatOp::Abs if !mode.ftz => return s[0] & (sign - 1),
+        FloatOp::Neg if !mode.ftz => return (s[0] & (2 * sign - 1)) ^ sign,
         FloatOp::Abs => a.abs(),
         FloatOp::Neg => -a,
         FloatOp::Copysign => return (s[0] & sign) | (s[1] & (sign - 1)),
-        _ => approximate(how.op, a),
+        _ => approximate(mode.op, a),
     };
-    let mut y = f.round(y, how.round);
-    if how.ftz && f.is_subnormal(y) {
+    let mut y = f.round(y, mode.round);
+    if mode.ftz && f.is_subnormal(y) {
         y = 0f64.copysign(y);
     }
-    if how.sat {
+    if mode.sat {
         y = if y > 0.0 { y.min(1.0) } else { 0.0 };
     }
-    if how.relu && !y.is_nan() {
+    if mode.relu && !y.is_nan() {
         y = if y > 0.0 { y } else { 0.0 };
     }
     f.encode(y, Round::Nearest)
 }
 
 fn table(s: &[[u64; 32]; 4], imm: u32, d: &mut [u64; 32]) {
-    let how = How::unpack(imm);
+    let mode = FloatMode::unpack(imm);
     for i in 0..32 {
         let s = [s[0][i], s[1][i], s[2][i]];
-        d[i] = if how.x2 {
-            let low = scalar(how, s.map(|v| v & 0xffff));
-            let high = scalar(how, s.map(|v| v >> 16 & 0xffff));
+        d[i] = if mode.x2 {
+            let low = scalar(mode, s.map(|v| v & 0xffff));
+            let high = scalar(mode, s.map(|v| v >> 16 & 0xffff));
             high << 16 | low
         } else {
-            scalar(how, s)
+            scalar(mode, s)
         };
     }
 }
 
 /// f32 operations on two rows.
-fn pair<const OP: u8, const FTZ: bool, const SAT: bool>(a: &R32, b: &R32, d: &mut R32) {
+fn pair<const OP: u8, const FTZ: bool, const SAT: bool>(a: &Lanes32, b: &Lanes32, d: &mut Lanes32) {
     for i in 0..32 {
         let (x, y) = if FTZ { (flush(a[i]), flush(b[i])) } else { (a[i], b[i]) };
         let (x, y) = (f32::from_bits(x), f32::from_bits(y));
@@ -205,7 +205,7 @@ fn pair<const OP: u8, const FTZ: bool, const SAT: bool>(a: &R32, b: &R32, d: &mu
     }
 }
 
-fn fused<const FTZ: bool, const SAT: bool>(a: &R32, b: &R32, c: &R32, d: &mut R32) {
+fn fused<const FTZ: bool, const SAT: bool>(a: &Lanes32, b: &Lanes32, c: &Lanes32, d: &mut Lanes32) {
     for i in 0..32 {
         let s = [a[i], b[i], c[i]].map(|v| f32::from_bits(if FTZ { flush(v) } else { v }));
         let z = fma32(s[0], s[1], s[2]);
@@ -214,7 +214,7 @@ fn fused<const FTZ: bool, const SAT: bool>(a: &R32, b: &R32, c: &R32, d: &mut R3
     }
 }
 
-type F2 = fn(&R32, &R32, &mut R32);
+type F2 = fn(&Lanes32, &Lanes32, &mut Lanes32);
 
 fn pair_of(op: FloatOp, ftz: bool, sat: bool) -> Option<F2> {
     macro_rules! pick {
@@ -262,7 +262,7 @@ pub(crate) fn rounding(m: &str) -> Option<Round> {
 }
 
 impl<'a> Decoder<'a> {
-    pub(super) fn decode_float(&mut self, op: &mut Opcode<'a>, o: &[Operand<'a>]) -> Known<bool> {
+    pub(super) fn decode_float(&mut self, op: &mut Opcode<'a>, o: &[Operand<'a>]) -> Decoded<bool> {
         let (which, sources) = match op.base {
             "add" => (FloatOp::Add, 2),
             "sub" => (FloatOp::Sub, 2),
@@ -287,7 +287,7 @@ impl<'a> Decoder<'a> {
         let Some((format, x2)) = op.find(float_type) else { return Ok(false) };
         let round = op.find(rounding);
         let approx = op.take("approx") | op.take("full");
-        let how = How {
+        let mode = FloatMode {
             op: which,
             format,
             x2,
@@ -302,68 +302,68 @@ impl<'a> Decoder<'a> {
             return Err(format!("`{}` with {} operands", op.base, o.len()));
         }
         let plain = matches!(which, FloatOp::Add | FloatOp::Sub | FloatOp::Mul | FloatOp::Fma) && format != Format::F64;
-        if how.round != Round::Nearest && !plain {
+        if mode.round != Round::Nearest && !plain {
             return Err(format!("`{}` of that type in a directed rounding", op.base));
         }
         let special = which as u8 >= FloatOp::Rcp as u8 && which != FloatOp::Copysign;
         let kind = match (special || which == FloatOp::Div, format) {
-            (true, _) => Kind::Special,
-            (_, Format::F32 | Format::F64) => Kind::Float,
-            _ => Kind::Half,
+            (true, _) => InstructionKind::SpecialFunction,
+            (_, Format::F32 | Format::F64) => InstructionKind::Float,
+            _ => InstructionKind::Half,
         };
         if special && round.is_none() && !approx {
             return Err(format!("`{}` without .approx or a rounding", op.base));
         }
-        if format == Format::F32 && how.round == Round::Nearest && self.float32(how, o, kind)? {
+        if format == Format::F32 && mode.round == Round::Nearest && self.float32(mode, o, kind)? {
             return Ok(true);
         }
         let bytes = if x2 { 4 } else { type_bytes(format_name(format)).unwrap_or(4) };
-        let mut s = [Slot::None; 4];
+        let mut s = [Reg::None; 4];
         for (i, slot) in s.iter_mut().enumerate().take(sources) {
             *slot = self.src(&o[i + 1], bytes)?;
         }
         let d = self.dst(&o[0])?;
-        self.emit(Op::Wide(Box::new(Wide { f: table, d, s, imm: how.pack() })), kind);
+        self.emit(Op::Wide(Box::new(Wide { f: table, d, s, imm: mode.pack() })), kind);
         Ok(true)
     }
 
     /// f32 in round-to-nearest.
-    fn float32(&mut self, how: How, o: &[Operand<'a>], kind: Kind) -> Known<bool> {
-        if how.relu || how.nan {
+    fn float32(&mut self, mode: FloatMode, o: &[Operand<'a>], kind: InstructionKind) -> Decoded<bool> {
+        if mode.relu || mode.nan {
             return Ok(false);
         }
-        if let Some(f) = pair_of(how.op, how.ftz, how.sat) {
+        if let Some(f) = pair_of(mode.op, mode.ftz, mode.sat) {
             let (d, a, b) = (self.dst32(&o[0])?, self.src32(&o[1])?, self.src32(&o[2])?);
-            self.emit(Op::B32 { f, d, a, b }, kind);
+            self.emit(Op::Binary32 { f, d, a, b }, kind);
             return Ok(true);
         }
-        let one: fn(&R32, &mut R32) = match (how.op, how.ftz) {
+        let one: fn(&Lanes32, &mut Lanes32) = match (mode.op, mode.ftz) {
             (FloatOp::Fma, _) => {
-                let f: fn(&R32, &R32, &R32, &mut R32) = match (how.ftz, how.sat) {
+                let f: fn(&Lanes32, &Lanes32, &Lanes32, &mut Lanes32) = match (mode.ftz, mode.sat) {
                     (false, false) => fused::<false, false>,
                     (true, false) => fused::<true, false>,
                     (false, true) => fused::<false, true>,
                     (true, true) => fused::<true, true>,
                 };
                 let (d, a, b, c) = (self.dst32(&o[0])?, self.src32(&o[1])?, self.src32(&o[2])?, self.src32(&o[3])?);
-                self.emit(Op::T32 { f, d, a, b, c }, kind);
+                self.emit(Op::Ternary32 { f, d, a, b, c }, kind);
                 return Ok(true);
             }
-            (FloatOp::Abs, false) => u32_op!(|x| x & 0x7fff_ffff),
-            (FloatOp::Neg, false) => u32_op!(|x| x ^ 0x8000_0000),
-            (FloatOp::Ex2, false) => u32_op!(|x| canonical(exp2(f32::from_bits(x)))),
-            (FloatOp::Ex2, true) => u32_op!(|x| flush(canonical(exp2(f32::from_bits(flush(x)))))),
-            (FloatOp::Rcp, false) => u32_op!(|x| canonical(1.0 / f32::from_bits(x))),
-            (FloatOp::Rcp, true) => u32_op!(|x| flush(canonical(1.0 / f32::from_bits(flush(x))))),
-            (FloatOp::Sqrt, false) => u32_op!(|x| canonical(f32::from_bits(x).sqrt())),
-            (FloatOp::Sqrt, true) => u32_op!(|x| flush(canonical(f32::from_bits(flush(x)).sqrt()))),
+            (FloatOp::Abs, false) => unary32!(|x| x & 0x7fff_ffff),
+            (FloatOp::Neg, false) => unary32!(|x| x ^ 0x8000_0000),
+            (FloatOp::Ex2, false) => unary32!(|x| canonical(exp2(f32::from_bits(x)))),
+            (FloatOp::Ex2, true) => unary32!(|x| flush(canonical(exp2(f32::from_bits(flush(x)))))),
+            (FloatOp::Rcp, false) => unary32!(|x| canonical(1.0 / f32::from_bits(x))),
+            (FloatOp::Rcp, true) => unary32!(|x| flush(canonical(1.0 / f32::from_bits(flush(x))))),
+            (FloatOp::Sqrt, false) => unary32!(|x| canonical(f32::from_bits(x).sqrt())),
+            (FloatOp::Sqrt, true) => unary32!(|x| flush(canonical(f32::from_bits(flush(x)).sqrt()))),
             _ => return Ok(false),
         };
-        if how.sat {
+        if mode.sat {
             return Ok(false);
         }
         let (d, a) = (self.dst32(&o[0])?, self.src32(&o[1])?);
-        self.emit(Op::U32 { f: one, d, a }, kind);
+        self.emit(Op::Unary32 { f: one, d, a }, kind);
         Ok(true)
     }
 }
@@ -381,23 +381,23 @@ fn format_name(format: Format) -> &'static str {
 mod tests {
     use super::*;
 
-    fn how(op: FloatOp, format: Format) -> How {
-        How { op, format, x2: false, round: Round::Nearest, ftz: false, sat: false, relu: false, nan: false }
+    fn mode(op: FloatOp, format: Format) -> FloatMode {
+        FloatMode { op, format, x2: false, round: Round::Nearest, ftz: false, sat: false, relu: false, nan: false }
     }
 
     #[test]
     fn packing() {
         assert!(TABLE.iter().enumerate().all(|(i, op)| *op as usize == i));
-        let all = How {
+        let all = FloatMode {
             x2: true,
             ftz: true,
             sat: false,
             relu: true,
             nan: true,
             round: Round::Up,
-            ..how(FloatOp::Tanh, Format::Bf16)
+            ..mode(FloatOp::Tanh, Format::Bf16)
         };
-        assert_eq!(How::unpack(all.pack()), all);
+        assert_eq!(FloatMode::unpack(all.pack()), all);
     }
 
     #[test]
@@ -405,19 +405,19 @@ mod tests {
         let h = |x: f64| Format::F16.encode(x, Round::Nearest);
         // 1 + 2^-11 is a tie, and goes to even; a product's tiny part breaks it.
         let (one, tiny) = (h(1.0), h(2f64.powi(-11)));
-        assert_eq!(scalar(how(FloatOp::Add, Format::F16), [one, tiny, 0]), h(1.0));
-        let fma = how(FloatOp::Fma, Format::F16);
+        assert_eq!(scalar(mode(FloatOp::Add, Format::F16), [one, tiny, 0]), h(1.0));
+        let fma = mode(FloatOp::Fma, Format::F16);
         let small = h(2f64.powi(-12));
         assert_eq!(scalar(fma, [small, small, one]), h(1.0));
         assert_eq!(scalar(fma, [h(1.0 + 2f64.powi(-10)), tiny, one]), h(1.0 + 2f64.powi(-10)));
-        assert_eq!(scalar(How { relu: true, ..fma }, [one, h(-2.0), one]), 0);
-        assert_eq!(scalar(How { sat: true, ..fma }, [one, h(2.0), one]), h(1.0));
-        assert_eq!(scalar(how(FloatOp::Add, Format::F16), [h(60000.0), h(60000.0), 0]), 0x7c00);
-        let max = how(FloatOp::Max, Format::F16);
+        assert_eq!(scalar(FloatMode { relu: true, ..fma }, [one, h(-2.0), one]), 0);
+        assert_eq!(scalar(FloatMode { sat: true, ..fma }, [one, h(2.0), one]), h(1.0));
+        assert_eq!(scalar(mode(FloatOp::Add, Format::F16), [h(60000.0), h(60000.0), 0]), 0x7c00);
+        let max = mode(FloatOp::Max, Format::F16);
         assert_eq!(scalar(max, [0x7e00, one, 0]), one);
-        assert_eq!(scalar(How { nan: true, ..max }, [0x7e00, one, 0]), 0x7fff);
+        assert_eq!(scalar(FloatMode { nan: true, ..max }, [0x7e00, one, 0]), 0x7fff);
         assert_eq!(scalar(max, [0x8000, 0, 0]), 0);
-        assert_eq!(scalar(how(FloatOp::Min, Format::F16), [0, 0x8000, 0]), 0x8000);
+        assert_eq!(scalar(mode(FloatOp::Min, Format::F16), [0, 0x8000, 0]), 0x8000);
     }
 
     #[test]
@@ -425,12 +425,12 @@ mod tests {
         let bits = |x: f32| u64::from(x.to_bits());
         let tiny = bits(1e-30);
         for (round, expected) in [(Round::Up, 1.0 + f32::EPSILON), (Round::Down, 1.0), (Round::Zero, 1.0)] {
-            let add = How { round, ..how(FloatOp::Add, Format::F32) };
+            let add = FloatMode { round, ..mode(FloatOp::Add, Format::F32) };
             assert_eq!(scalar(add, [bits(1.0), tiny, 0]), bits(expected), "{round:?}");
-            let fma = How { round, ..how(FloatOp::Fma, Format::F32) };
+            let fma = FloatMode { round, ..mode(FloatOp::Fma, Format::F32) };
             assert_eq!(scalar(fma, [bits(1.0), tiny, bits(1.0)]), bits(expected), "{round:?}");
         }
-        let ftz = How { ftz: true, ..how(FloatOp::Mul, Format::F32) };
+        let ftz = FloatMode { ftz: true, ..mode(FloatOp::Mul, Format::F32) };
         assert_eq!(scalar(ftz, [bits(1e-30), bits(-1e-10), 0]), 0x8000_0000);
     }
 }

@@ -3,11 +3,11 @@
 //! The common 32- and 64-bit operations have functions of their own; the rest go through one scalar function over a table
 //! of operations, at any width.
 
-use super::{Decoder, Known, Opcode};
-use crate::counts::Kind;
-use crate::lanes::{b32_op, b64_op, t32_op, u32_op, wide_op};
+use super::{Decoded, Decoder, Opcode};
+use crate::counts::InstructionKind;
+use crate::lanes::{binary32, binary64, ternary32, unary32, widened};
 use crate::parse::{Number, Operand};
-use crate::program::{Op, R64, Slot, Wide};
+use crate::program::{Lanes64, Op, Reg, Wide};
 
 /// Operations of [`scalar`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -198,7 +198,7 @@ pub(crate) fn prmt(a: u32, b: u32, c: u32, mode: u32) -> u32 {
 }
 
 /// A function of two 64-bit rows.
-type F64 = fn(&R64, &R64, &mut R64);
+type F64 = fn(&Lanes64, &Lanes64, &mut Lanes64);
 
 fn table(s: &[[u64; 32]; 4], imm: u32, d: &mut [u64; 32]) {
     let op = TABLE[(imm & 0xff) as usize];
@@ -221,7 +221,7 @@ fn int_type(ty: &str) -> Option<(u32, bool)> {
 }
 
 impl<'a> Decoder<'a> {
-    pub(super) fn decode_integer(&mut self, op: &mut Opcode<'a>, operands: &[Operand<'a>]) -> Known<bool> {
+    pub(super) fn decode_integer(&mut self, op: &mut Opcode<'a>, operands: &[Operand<'a>]) -> Decoded<bool> {
         const NAMES: [&str; 30] = [
             "add", "sub", "mul", "mad", "mul24", "mad24", "sad", "div", "rem", "min", "max", "abs", "neg", "and", "or",
             "xor", "not", "cnot", "shl", "shr", "shf", "bfe", "bfi", "brev", "popc", "clz", "bfind", "prmt", "lop3",
@@ -244,7 +244,7 @@ impl<'a> Decoder<'a> {
         Ok(true)
     }
 
-    fn int(&mut self, op: &mut Opcode<'a>, o: &[Operand<'a>], bits: u32, signed: bool, mode: u32) -> Known {
+    fn int(&mut self, op: &mut Opcode<'a>, o: &[Operand<'a>], bits: u32, signed: bool, mode: u32) -> Decoded {
         let wide = op.take("wide");
         let (lo, hi) = (op.take("lo"), op.take("hi"));
         let sat = op.take("sat");
@@ -262,7 +262,7 @@ impl<'a> Decoder<'a> {
             need(5)?;
             let Operand::Number(Number::Int(lut)) = o[4] else { return Err("lop3 without a table".to_owned()) };
             let (d, a, b, c) = (self.dst32(&o[0])?, self.src32(&o[1])?, self.src32(&o[2])?, self.src32(&o[3])?);
-            self.emit(Op::Lop3 { d, a, b, c, lut: lut as u8 }, Kind::Integer);
+            self.emit(Op::Lop3 { d, a, b, c, lut: lut as u8 }, InstructionKind::Integer);
             return Ok(());
         }
         if matches!(op.base, "and" | "or" | "xor" | "not") && sat {
@@ -311,118 +311,118 @@ impl<'a> Decoder<'a> {
             return Ok(());
         }
         let bytes = u64::from(bits / 8);
-        let mut s = [Slot::None; 4];
+        let mut s = [Reg::None; 4];
         for (i, slot) in s.iter_mut().enumerate().take(sources) {
             // Counts and positions are 32 bits at every width.
             let count = (shift_like && i >= 1) || (which == IntOp::Bfi && i >= 2);
             *slot = self.src(&o[i + 1], if count { 4 } else { bytes })?;
         }
         if which == IntOp::Prmt {
-            s[3] = Slot::W(self.constant32(mode));
+            s[3] = Reg::B32(self.constant32(mode));
         }
         let d = self.dst(&o[0])?;
         if bits == 64
-            && let (Slot::D(d), Slot::D(a), Slot::D(b)) = (d, s[0], s[1])
+            && let (Reg::B64(d), Reg::B64(a), Reg::B64(b)) = (d, s[0], s[1])
         {
             let f: Option<F64> = match which {
-                IntOp::Add => Some(b64_op!(|x, y| x.wrapping_add(y))),
-                IntOp::Sub => Some(b64_op!(|x, y| x.wrapping_sub(y))),
-                IntOp::MulLo => Some(b64_op!(|x, y| x.wrapping_mul(y))),
-                IntOp::And => Some(b64_op!(|x, y| x & y)),
-                IntOp::Or => Some(b64_op!(|x, y| x | y)),
-                IntOp::Xor => Some(b64_op!(|x, y| x ^ y)),
+                IntOp::Add => Some(binary64!(|x, y| x.wrapping_add(y))),
+                IntOp::Sub => Some(binary64!(|x, y| x.wrapping_sub(y))),
+                IntOp::MulLo => Some(binary64!(|x, y| x.wrapping_mul(y))),
+                IntOp::And => Some(binary64!(|x, y| x & y)),
+                IntOp::Or => Some(binary64!(|x, y| x | y)),
+                IntOp::Xor => Some(binary64!(|x, y| x ^ y)),
                 _ => None,
             };
             if let Some(f) = f {
-                self.emit(Op::B64 { f, d, a, b }, Kind::Integer);
+                self.emit(Op::Binary64 { f, d, a, b }, InstructionKind::Integer);
                 return Ok(());
             }
         }
         let f = match (which, bits) {
-            (IntOp::Shl, 64) => wide_op!(|s, _imm| if s[1] as u32 >= 64 { 0 } else { s[0] << s[1] as u32 }),
+            (IntOp::Shl, 64) => widened!(|s, _imm| if s[1] as u32 >= 64 { 0 } else { s[0] << s[1] as u32 }),
             (IntOp::Shr, 64) if !signed => {
-                wide_op!(|s, _imm| if s[1] as u32 >= 64 { 0 } else { s[0] >> s[1] as u32 })
+                widened!(|s, _imm| if s[1] as u32 >= 64 { 0 } else { s[0] >> s[1] as u32 })
             }
             _ => table,
         };
         let imm = which as u32 | bits << 8 | u32::from(signed) << 16;
-        self.emit(Op::Wide(Box::new(Wide { f, d, s, imm })), Kind::Integer);
+        self.emit(Op::Wide(Box::new(Wide { f, d, s, imm })), InstructionKind::Integer);
         Ok(())
     }
 
     /// The 32-bit operations that have a function of their own.
-    fn int32(&mut self, which: IntOp, signed: bool, o: &[Operand<'a>]) -> Known<bool> {
+    fn int32(&mut self, which: IntOp, signed: bool, o: &[Operand<'a>]) -> Decoded<bool> {
         type F2 = fn(&[u32; 32], &[u32; 32], &mut [u32; 32]);
         let f: F2 = match (which, signed) {
-            (IntOp::Add, _) => b32_op!(|x, y| x.wrapping_add(y)),
-            (IntOp::Sub, _) => b32_op!(|x, y| x.wrapping_sub(y)),
-            (IntOp::MulLo, _) => b32_op!(|x, y| x.wrapping_mul(y)),
-            (IntOp::Min, false) => b32_op!(|x, y| x.min(y)),
-            (IntOp::Max, false) => b32_op!(|x, y| x.max(y)),
-            (IntOp::Min, true) => b32_op!(|x, y| (x as i32).min(y as i32) as u32),
-            (IntOp::Max, true) => b32_op!(|x, y| (x as i32).max(y as i32) as u32),
-            (IntOp::And, _) => b32_op!(|x, y| x & y),
-            (IntOp::Or, _) => b32_op!(|x, y| x | y),
-            (IntOp::Xor, _) => b32_op!(|x, y| x ^ y),
-            (IntOp::Shl, _) => b32_op!(|x, y| if y > 31 { 0 } else { x << y }),
-            (IntOp::Shr, false) => b32_op!(|x, y| if y > 31 { 0 } else { x >> y }),
-            (IntOp::Shr, true) => b32_op!(|x, y| ((x as i32) >> y.min(31)) as u32),
+            (IntOp::Add, _) => binary32!(|x, y| x.wrapping_add(y)),
+            (IntOp::Sub, _) => binary32!(|x, y| x.wrapping_sub(y)),
+            (IntOp::MulLo, _) => binary32!(|x, y| x.wrapping_mul(y)),
+            (IntOp::Min, false) => binary32!(|x, y| x.min(y)),
+            (IntOp::Max, false) => binary32!(|x, y| x.max(y)),
+            (IntOp::Min, true) => binary32!(|x, y| (x as i32).min(y as i32) as u32),
+            (IntOp::Max, true) => binary32!(|x, y| (x as i32).max(y as i32) as u32),
+            (IntOp::And, _) => binary32!(|x, y| x & y),
+            (IntOp::Or, _) => binary32!(|x, y| x | y),
+            (IntOp::Xor, _) => binary32!(|x, y| x ^ y),
+            (IntOp::Shl, _) => binary32!(|x, y| if y > 31 { 0 } else { x << y }),
+            (IntOp::Shr, false) => binary32!(|x, y| if y > 31 { 0 } else { x >> y }),
+            (IntOp::Shr, true) => binary32!(|x, y| ((x as i32) >> y.min(31)) as u32),
             (IntOp::MadLo, _) => {
-                let f = t32_op!(|x, y, z| x.wrapping_mul(y).wrapping_add(z));
+                let f = ternary32!(|x, y, z| x.wrapping_mul(y).wrapping_add(z));
                 let (d, a, b, c) = (self.dst32(&o[0])?, self.src32(&o[1])?, self.src32(&o[2])?, self.src32(&o[3])?);
-                self.emit(Op::T32 { f, d, a, b, c }, Kind::Integer);
+                self.emit(Op::Ternary32 { f, d, a, b, c }, InstructionKind::Integer);
                 return Ok(true);
             }
             (IntOp::Not | IntOp::Neg, _) => {
-                let f = if which == IntOp::Not { u32_op!(|x| !x) } else { u32_op!(|x| x.wrapping_neg()) };
+                let f = if which == IntOp::Not { unary32!(|x| !x) } else { unary32!(|x| x.wrapping_neg()) };
                 let (d, a) = (self.dst32(&o[0])?, self.src32(&o[1])?);
-                self.emit(Op::U32 { f, d, a }, Kind::Integer);
+                self.emit(Op::Unary32 { f, d, a }, InstructionKind::Integer);
                 return Ok(true);
             }
             _ => return Ok(false),
         };
         let (d, a, b) = (self.dst32(&o[0])?, self.src32(&o[1])?, self.src32(&o[2])?);
-        self.emit(Op::B32 { f, d, a, b }, Kind::Integer);
+        self.emit(Op::Binary32 { f, d, a, b }, InstructionKind::Integer);
         Ok(true)
     }
 
-    fn mul_wide(&mut self, add: bool, o: &[Operand<'a>], bits: u32, signed: bool) -> Known {
+    fn mul_wide(&mut self, add: bool, o: &[Operand<'a>], bits: u32, signed: bool) -> Decoded {
         let bytes = u64::from(bits / 8);
         let d = self.dst(&o[0])?;
-        let mut s = [self.src(&o[1], bytes)?, self.src(&o[2], bytes)?, Slot::None, Slot::None];
+        let mut s = [self.src(&o[1], bytes)?, self.src(&o[2], bytes)?, Reg::None, Reg::None];
         if add {
             s[2] = self.src(&o[3], bytes * 2)?;
         }
         let f = match (bits, signed) {
-            (32, false) => wide_op!(|s, _imm| s[0].wrapping_mul(s[1]).wrapping_add(s[2])),
-            (32, true) => wide_op!(|s, _imm| {
+            (32, false) => widened!(|s, _imm| s[0].wrapping_mul(s[1]).wrapping_add(s[2])),
+            (32, true) => widened!(|s, _imm| {
                 let product = i64::from(s[0] as i32).wrapping_mul(i64::from(s[1] as i32));
                 (product as u64).wrapping_add(s[2])
             }),
-            (16, false) => wide_op!(|s, _imm| (s[0] & 0xffff).wrapping_mul(s[1] & 0xffff).wrapping_add(s[2])),
-            (16, true) => wide_op!(|s, _imm| {
+            (16, false) => widened!(|s, _imm| (s[0] & 0xffff).wrapping_mul(s[1] & 0xffff).wrapping_add(s[2])),
+            (16, true) => widened!(|s, _imm| {
                 let product = i64::from(s[0] as i16) * i64::from(s[1] as i16);
                 (product as u64).wrapping_add(s[2])
             }),
             _ => return Err("a wide product of 64-bit operands".to_owned()),
         };
-        self.emit(Op::Wide(Box::new(Wide { f, d, s, imm: 0 })), Kind::Integer);
+        self.emit(Op::Wide(Box::new(Wide { f, d, s, imm: 0 })), InstructionKind::Integer);
         Ok(())
     }
 
-    fn dp4a(&mut self, op: &mut Opcode<'a>, o: &[Operand<'a>]) -> Known<bool> {
+    fn dp4a(&mut self, op: &mut Opcode<'a>, o: &[Operand<'a>]) -> Decoded<bool> {
         let (b, a) = (op.last()?, op.last()?);
         op.done()?;
         let [d, x, y, c] = o else { return Err("dp4a without four operands".to_owned()) };
-        let s = [self.src(x, 4)?, self.src(y, 4)?, self.src(c, 4)?, Slot::None];
+        let s = [self.src(x, 4)?, self.src(y, 4)?, self.src(c, 4)?, Reg::None];
         let d = self.dst(d)?;
         let imm = u32::from(a == "s32") | u32::from(b == "s32") << 1;
-        let f = wide_op!(|s, imm| {
+        let f = widened!(|s, imm| {
             let byte = |v: u64, i: u32, signed: bool| extend(v >> (8 * i), 8, signed);
             let sum: i128 = (0..4).map(|i| byte(s[0], i, imm & 1 != 0) * byte(s[1], i, imm & 2 != 0)).sum();
             s[2].wrapping_add(sum as u64)
         });
-        self.emit(Op::Wide(Box::new(Wide { f, d, s, imm })), Kind::Integer);
+        self.emit(Op::Wide(Box::new(Wide { f, d, s, imm })), InstructionKind::Integer);
         Ok(true)
     }
 }

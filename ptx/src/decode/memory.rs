@@ -1,9 +1,9 @@
 //! Loads, stores, atomics, asynchronous copies, matrix loads.
 
-use super::{Decoder, Known, Opcode};
-use crate::counts::Kind;
+use super::{Decoded, Decoder, Opcode};
+use crate::counts::InstructionKind;
 use crate::parse::{Number, Operand, type_bytes};
-use crate::program::{Access, Atom, AtomOp, CopyAsync, Matrix, NONE, Op, Slot, Space};
+use crate::program::{Access, Atom, AtomOp, CopyAsync, MatrixAccess, NONE, Op, Reg, StateSpace};
 
 /// Hints that change no result.
 fn is_hint(m: &str) -> bool {
@@ -15,19 +15,19 @@ fn is_hint(m: &str) -> bool {
         )
 }
 
-fn space_of(m: &str) -> Option<Space> {
+fn space_of(m: &str) -> Option<StateSpace> {
     Some(match m {
         // Constant variables lie in global memory here.
-        "global" | "const" => Space::Global,
-        "shared" | "shared::cta" => Space::Shared,
-        "local" => Space::Local,
-        "param" | "param::entry" | "param::func" => Space::Param,
+        "global" | "const" => StateSpace::Global,
+        "shared" | "shared::cta" => StateSpace::Shared,
+        "local" => StateSpace::Local,
+        "param" | "param::entry" | "param::func" => StateSpace::Param,
         _ => return None,
     })
 }
 
 impl<'a> Decoder<'a> {
-    pub(super) fn decode_memory(&mut self, op: &mut Opcode<'a>, o: &[Operand<'a>]) -> Known<bool> {
+    pub(super) fn decode_memory(&mut self, op: &mut Opcode<'a>, o: &[Operand<'a>]) -> Decoded<bool> {
         let base = op.base;
         match base {
             "ld" | "ldu" | "st" => self.access(op, o)?,
@@ -38,9 +38,9 @@ impl<'a> Decoder<'a> {
                 // The policy only ever reaches hints.
                 let d = self.dst64(o.first().ok_or("no operands")?)?;
                 let a = self.constant64(crate::program::Const64::Value(0));
-                self.emit(Op::Mov64 { d, a }, Kind::Other);
+                self.emit(Op::Mov64 { d, a }, InstructionKind::Other);
             }
-            "discard" | "applypriority" => self.emit(Op::Nop, Kind::Other),
+            "discard" | "applypriority" => self.emit(Op::Nop, InstructionKind::Other),
             _ => return Ok(false),
         }
         Ok(true)
@@ -53,13 +53,13 @@ impl<'a> Decoder<'a> {
         policy
     }
 
-    fn access(&mut self, op: &mut Opcode<'a>, o: &[Operand<'a>]) -> Known {
+    fn access(&mut self, op: &mut Opcode<'a>, o: &[Operand<'a>]) -> Decoded {
         let store = op.base == "st";
         let ty = op.last()?;
         let Some(bytes) = type_bytes(ty).filter(|b| *b <= 8) else { return Err(format!("`{}.{ty}`", op.base)) };
         let policy = Self::hints(op);
         let strong = op.take("volatile") | op.take("relaxed") | op.take("acquire") | op.take("release");
-        let space = op.find(space_of).unwrap_or(Space::Generic);
+        let space = op.find(space_of).unwrap_or(StateSpace::Generic);
         let count = if op.take("v2") {
             2
         } else if op.take("v4") {
@@ -89,18 +89,18 @@ impl<'a> Decoder<'a> {
         }
         let (addr, space) = self.address(at, space)?;
         let kind = match (space, store) {
-            (Space::Shared, false) => Kind::SharedLoad,
-            (Space::Shared, true) => Kind::SharedStore,
-            (Space::Global | Space::Generic, false) => Kind::GlobalLoad,
-            (Space::Global | Space::Generic, true) => Kind::GlobalStore,
-            (Space::Local | Space::Param, _) => Kind::Local,
+            (StateSpace::Shared, false) => InstructionKind::SharedLoad,
+            (StateSpace::Shared, true) => InstructionKind::SharedStore,
+            (StateSpace::Global | StateSpace::Generic, false) => InstructionKind::GlobalLoad,
+            (StateSpace::Global | StateSpace::Generic, true) => InstructionKind::GlobalStore,
+            (StateSpace::Local | StateSpace::Param, _) => InstructionKind::Local,
         };
         let access = Access { space, addr, width: bytes as u8, signed: ty.starts_with('s'), strong, regs };
         self.emit(if store { Op::Store(Box::new(access)) } else { Op::Load(Box::new(access)) }, kind);
         Ok(())
     }
 
-    fn atom(&mut self, op: &mut Opcode<'a>, o: &[Operand<'a>]) -> Known {
+    fn atom(&mut self, op: &mut Opcode<'a>, o: &[Operand<'a>]) -> Decoded {
         let red = op.base == "red";
         let ty = op.last()?;
         let _ = Self::hints(op);
@@ -108,7 +108,7 @@ impl<'a> Decoder<'a> {
             .find(|m| matches!(m, "relaxed" | "acquire" | "release" | "acq_rel" | "noftz" | "async").then_some(()))
             .is_some()
         {}
-        let space = op.find(space_of).unwrap_or(Space::Generic);
+        let space = op.find(space_of).unwrap_or(StateSpace::Generic);
         let Some(name) = op.find(|m| {
             ["add", "exch", "cas", "min", "max", "and", "or", "xor", "inc", "dec"].iter().find(|n| **n == m).copied()
         }) else {
@@ -137,28 +137,28 @@ impl<'a> Decoder<'a> {
             _ => AtomOp::Dec,
         };
         let Some(bytes @ (4 | 8)) = type_bytes(ty) else { return Err(format!("atomic {name} of .{ty}")) };
-        let (dst, rest) = if red { (Slot::None, o) } else { (self.dst(o.first().ok_or("no operands")?)?, &o[1..]) };
+        let (dst, rest) = if red { (Reg::None, o) } else { (self.dst(o.first().ok_or("no operands")?)?, &o[1..]) };
         let need = if which == AtomOp::Cas { 3 } else { 2 };
         if rest.len() < need {
             return Err("an atomic with too few operands".to_owned());
         }
         let (addr, space) = self.address(&rest[0], space)?;
         let b = self.src(&rest[1], bytes)?;
-        let c = if need == 3 { self.src(&rest[2], bytes)? } else { Slot::None };
+        let c = if need == 3 { self.src(&rest[2], bytes)? } else { Reg::None };
         let atom = Atom { op: which, space, addr, wide: bytes == 8, dst, b, c };
-        self.emit(Op::Atom(Box::new(atom)), Kind::Atomic);
+        self.emit(Op::Atom(Box::new(atom)), InstructionKind::Atomic);
         Ok(())
     }
 
-    fn copy_async(&mut self, op: &mut Opcode<'a>, o: &[Operand<'a>]) -> Known {
+    fn copy_async(&mut self, op: &mut Opcode<'a>, o: &[Operand<'a>]) -> Decoded {
         if op.take("commit_group") {
             op.done()?;
-            self.emit(Op::Commit, Kind::AsyncCopy);
+            self.emit(Op::Commit, InstructionKind::AsyncCopy);
             return Ok(());
         }
         if op.take("wait_all") {
             op.done()?;
-            self.emit(Op::Wait { left: u32::MAX }, Kind::AsyncCopy);
+            self.emit(Op::Wait { left: u32::MAX }, InstructionKind::AsyncCopy);
             return Ok(());
         }
         if op.take("wait_group") {
@@ -166,7 +166,7 @@ impl<'a> Decoder<'a> {
             let [Operand::Number(Number::Int(n))] = o else {
                 return Err("cp.async.wait_group without a number".to_owned());
             };
-            self.emit(Op::Wait { left: (*n).clamp(0, 1 << 20) as u32 }, Kind::AsyncCopy);
+            self.emit(Op::Wait { left: (*n).clamp(0, 1 << 20) as u32 }, InstructionKind::AsyncCopy);
             return Ok(());
         }
         let (ca, cg) = (op.mods.contains(&"ca"), op.mods.contains(&"cg"));
@@ -183,23 +183,23 @@ impl<'a> Decoder<'a> {
         if !matches!((size, cg), (4 | 8, false) | (16, _)) {
             return Err(format!("cp.async of {size} bytes"));
         }
-        let (mut src_size, mut ignore) = (Slot::None, None);
+        let (mut src_size, mut ignore) = (Reg::None, None);
         match rest {
             [] => {}
             [x] if self.is_pred(x) => ignore = Some(self.pred(x)?),
-            [x] => src_size = Slot::W(self.src32(x)?),
+            [x] => src_size = Reg::B32(self.src32(x)?),
             _ => return Err("cp.async with too many operands".to_owned()),
         }
-        let (dst, _) = self.address(dst, Space::Shared)?;
-        let (src, _) = self.address(src, Space::Global)?;
+        let (dst, _) = self.address(dst, StateSpace::Shared)?;
+        let (src, _) = self.address(src, StateSpace::Global)?;
         self.emit(
             Op::CopyAsync(Box::new(CopyAsync { dst, src, size: *size as u8, src_size, ignore })),
-            Kind::AsyncCopy,
+            InstructionKind::AsyncCopy,
         );
         Ok(())
     }
 
-    fn matrix(&mut self, op: &mut Opcode<'a>, o: &[Operand<'a>]) -> Known {
+    fn matrix(&mut self, op: &mut Opcode<'a>, o: &[Operand<'a>]) -> Decoded {
         let store = op.base == "stmatrix";
         let known = op.take("sync") & op.take("aligned") & op.take("m8n8") & op.take("b16");
         let count = op.find(|m| match m {
@@ -211,7 +211,7 @@ impl<'a> Decoder<'a> {
         let trans = op.take("trans");
         let space = op.find(space_of);
         op.done()?;
-        let (Some(count), Some(Space::Shared) | None, true, [first, second]) = (count, space, known, o) else {
+        let (Some(count), Some(StateSpace::Shared) | None, true, [first, second]) = (count, space, known, o) else {
             return Err(format!("`{}` of that form", op.base));
         };
         let (list, at) = if store { (second, first) } else { (first, second) };
@@ -222,13 +222,13 @@ impl<'a> Decoder<'a> {
         if regs.len() != count || regs.contains(&NONE) {
             return Err(format!("{} registers for {count} matrices", regs.len()));
         }
-        let space = space.unwrap_or(Space::Generic);
-        if space == Space::Generic {
+        let space = space.unwrap_or(StateSpace::Generic);
+        if space == StateSpace::Generic {
             return Err("a matrix load from a generic address".to_owned());
         }
         let (addr, _) = self.address(at, space)?;
-        let kind = if store { Kind::SharedStore } else { Kind::Matrix };
-        self.emit(Op::Matrix(Box::new(Matrix { addr, trans, store, regs })), kind);
+        let kind = if store { InstructionKind::SharedStore } else { InstructionKind::Ldmatrix };
+        self.emit(Op::Matrix(Box::new(MatrixAccess { addr, trans, store, regs })), kind);
         Ok(())
     }
 }

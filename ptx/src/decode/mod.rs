@@ -13,11 +13,11 @@ mod warp;
 
 use std::collections::HashMap;
 
-use crate::counts::Kind;
+use crate::counts::InstructionKind;
 use crate::error::{Error, Result};
 use crate::module::Global;
 use crate::parse::{Function, Operand, Statement, StatementKind, Tree, Variable};
-use crate::program::{Const64, Inst, Kernel, Op, Param, Pred, Slot};
+use crate::program::{Const64, Instruction, Kernel, Op, Param, Pred, Reg};
 
 /// Where a generic address of shared memory begins. Global addresses are far above these windows.
 pub(crate) const SHARED_WINDOW: u64 = 1 << 44;
@@ -76,7 +76,7 @@ fn kernel(
         loc: 0,
     };
     d.body(&function.body, None)?;
-    d.emit(Op::Exit, Kind::Branch);
+    d.emit(Op::Exit, InstructionKind::Branch);
     d.finish()
 }
 
@@ -84,7 +84,7 @@ fn kernel(
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Name {
     /// Up to 16 bits, 32, 64.
-    Reg(Slot),
+    Reg(Reg),
     Pred(u32),
     /// Offset in the parameter buffer.
     Param(u64),
@@ -171,11 +171,11 @@ pub(crate) struct Decoder<'a> {
 }
 
 /// The result of decoding one instruction: text where it is not known.
-type Known<T = ()> = Result<T, String>;
+type Decoded<T = ()> = Result<T, String>;
 
 impl<'a> Decoder<'a> {
-    fn emit(&mut self, op: Op, kind: Kind) {
-        self.kernel.code.push(Inst { guard: self.guard, op, kind, line: self.line, loc: self.loc });
+    fn emit(&mut self, op: Op, kind: InstructionKind) {
+        self.kernel.code.push(Instruction { guard: self.guard, op, kind, line: self.line, loc: self.loc });
     }
 
     fn here(&self) -> u32 {
@@ -192,7 +192,7 @@ impl<'a> Decoder<'a> {
         }
     }
 
-    fn new_reg(&mut self, ty: &str) -> Known<Name> {
+    fn new_reg(&mut self, ty: &str) -> Decoded<Name> {
         Ok(match ty {
             "pred" => {
                 self.kernel.npred += 1;
@@ -200,15 +200,15 @@ impl<'a> Decoder<'a> {
             }
             "b8" | "u8" | "s8" | "b16" | "u16" | "s16" | "f16" | "bf16" => {
                 self.kernel.n32 += 1;
-                Name::Reg(Slot::H(self.kernel.n32 as u32 - 1))
+                Name::Reg(Reg::B16(self.kernel.n32 as u32 - 1))
             }
             "b32" | "u32" | "s32" | "f32" | "f16x2" | "bf16x2" => {
                 self.kernel.n32 += 1;
-                Name::Reg(Slot::W(self.kernel.n32 as u32 - 1))
+                Name::Reg(Reg::B32(self.kernel.n32 as u32 - 1))
             }
             "b64" | "u64" | "s64" | "f64" => {
                 self.kernel.n64 += 1;
-                Name::Reg(Slot::D(self.kernel.n64 as u32 - 1))
+                Name::Reg(Reg::B64(self.kernel.n64 as u32 - 1))
             }
             _ => return Err(format!("registers of type .{ty}")),
         })
@@ -312,9 +312,9 @@ impl<'a> Decoder<'a> {
             for scope in self.scopes.iter().rev() {
                 match scope.get(stem) {
                     Some(Name::Pred(p)) => return Some(Name::Pred(p + index)),
-                    Some(Name::Reg(Slot::H(r))) => return Some(Name::Reg(Slot::H(r + index))),
-                    Some(Name::Reg(Slot::W(r))) => return Some(Name::Reg(Slot::W(r + index))),
-                    Some(Name::Reg(Slot::D(r))) => return Some(Name::Reg(Slot::D(r + index))),
+                    Some(Name::Reg(Reg::B16(r))) => return Some(Name::Reg(Reg::B16(r + index))),
+                    Some(Name::Reg(Reg::B32(r))) => return Some(Name::Reg(Reg::B32(r + index))),
+                    Some(Name::Reg(Reg::B64(r))) => return Some(Name::Reg(Reg::B64(r + index))),
                     _ => {}
                 }
             }
@@ -382,10 +382,10 @@ impl<'a> Decoder<'a> {
 
     fn branch_to(&mut self, label: String) {
         self.fixups.push(Fixup { inst: self.kernel.code.len(), label, slot: 0 });
-        self.emit(Op::Branch { target: 0 }, Kind::Branch);
+        self.emit(Op::Branch { target: 0 }, InstructionKind::Branch);
     }
 
-    fn instruction(&mut self, opcode: &'a str, operands: &[Operand<'a>], end: Option<&str>) -> Known {
+    fn instruction(&mut self, opcode: &'a str, operands: &[Operand<'a>], end: Option<&str>) -> Decoded {
         let mut op = Opcode::new(opcode);
         match op.base {
             "bra" => {
@@ -410,7 +410,7 @@ impl<'a> Decoder<'a> {
                     self.fixups.push(Fixup { inst: self.kernel.code.len(), label: self.label(name), slot });
                 }
                 let targets = vec![0; names.len()].into();
-                self.emit(Op::BranchTable { index, targets }, Kind::Branch);
+                self.emit(Op::BranchTable { index, targets }, InstructionKind::Branch);
                 Ok(())
             }
             "ret" | "exit" => {
@@ -418,16 +418,16 @@ impl<'a> Decoder<'a> {
                 op.done()?;
                 match end {
                     Some(end) if op.base == "ret" => self.branch_to(end.to_owned()),
-                    _ => self.emit(Op::Exit, Kind::Branch),
+                    _ => self.emit(Op::Exit, InstructionKind::Branch),
                 }
                 Ok(())
             }
             "trap" => {
-                self.emit(Op::Trap, Kind::Other);
+                self.emit(Op::Trap, InstructionKind::Other);
                 Ok(())
             }
             "brkpt" | "nanosleep" | "prefetch" | "prefetchu" | "pmevent" => {
-                self.emit(Op::Nop, Kind::Other);
+                self.emit(Op::Nop, InstructionKind::Other);
                 Ok(())
             }
             _ => {

@@ -1,12 +1,12 @@
 //! Moves, conversions, comparisons, selections.
 
 use super::float::rounding;
-use super::{Decoder, Known, LOCAL_WINDOW, Name, Opcode, PARAM_WINDOW, SHARED_WINDOW};
+use super::{Decoded, Decoder, LOCAL_WINDOW, Name, Opcode, PARAM_WINDOW, SHARED_WINDOW};
 use crate::arith::{Format, Round, bf16_to_f32, canonical, f16_to_f32, f32_to_bf16, f32_to_f16};
-use crate::counts::Kind;
-use crate::lanes::{b32_op, cmp64, u32_op, wide_op};
+use crate::counts::InstructionKind;
+use crate::lanes::{binary32, cmp64, unary32, widened};
 use crate::parse::{Operand, type_bytes};
-use crate::program::{Cmp64, Join, NONE, Op, Pred, R32, R64, SetP, Slot, Wide};
+use crate::program::{BoolOp, Cmp64, Lanes32, Lanes64, NONE, Op, Pred, Reg, SetP, Wide};
 
 /// A conversion between two types, as the immediate of a [`Wide`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -139,23 +139,23 @@ fn clamp_int(value: i128, bits: u32, signed: bool, saturate: bool) -> u64 {
     if signed { (cut as i64 >> up) as u64 } else { cut >> up }
 }
 
-fn convert(s: &[R64; 4], imm: u32, d: &mut R64) {
-    let how = Convert::unpack(imm);
+fn convert(s: &[Lanes64; 4], imm: u32, d: &mut Lanes64) {
+    let cvt = Convert::unpack(imm);
     for i in 0..32 {
-        d[i] = how.apply(s[0][i]);
+        d[i] = cvt.apply(s[0][i]);
     }
 }
 
 /// Two f32 into one register of halves: the first operand is the upper.
-fn convert_pair(s: &[R64; 4], imm: u32, d: &mut R64) {
-    let how = Convert::unpack(imm);
+fn convert_pair(s: &[Lanes64; 4], imm: u32, d: &mut Lanes64) {
+    let cvt = Convert::unpack(imm);
     for i in 0..32 {
-        d[i] = how.apply(s[0][i]) << 16 | how.apply(s[1][i]);
+        d[i] = cvt.apply(s[0][i]) << 16 | cvt.apply(s[1][i]);
     }
 }
 
 impl<'a> Decoder<'a> {
-    pub(super) fn decode_move(&mut self, op: &mut Opcode<'a>, o: &[Operand<'a>]) -> Known<bool> {
+    pub(super) fn decode_move(&mut self, op: &mut Opcode<'a>, o: &[Operand<'a>]) -> Decoded<bool> {
         let base = op.base;
         match base {
             "mov" => self.mov(op, o)?,
@@ -169,20 +169,20 @@ impl<'a> Decoder<'a> {
                 let d = self.dst_pred(o.first().ok_or("no operands")?)?;
                 let a = self.pred(o.get(1).ok_or("no operands")?)?;
                 let (b, join) = match op.base {
-                    "not" => (Pred::TRUE, Join::None),
+                    "not" => (Pred::TRUE, BoolOp::None),
                     base => {
                         let join = if base == "and" {
-                            Join::And
+                            BoolOp::And
                         } else if base == "or" {
-                            Join::Or
+                            BoolOp::Or
                         } else {
-                            Join::Xor
+                            BoolOp::Xor
                         };
                         (self.pred(o.get(2).ok_or("no operands")?)?, join)
                     }
                 };
                 let a = if op.base == "not" { a.not() } else { a };
-                self.emit(Op::Logic { d, a, b, join }, Kind::Predicate);
+                self.emit(Op::Logic { d, a, b, join }, InstructionKind::Predicate);
             }
             "isspacep" => {
                 let space = op.last()?;
@@ -196,21 +196,21 @@ impl<'a> Decoder<'a> {
                     "global" => cmp64!(|x, _y| x >> 44 > PARAM_WINDOW >> 44),
                     other => return Err(format!("isspacep.{other}")),
                 };
-                let set = SetP { f, p, q: NONE, a, b: a, join: Join::None, c: Pred::TRUE };
-                self.emit(Op::SetP64(Box::new(set)), Kind::Predicate);
+                let set = SetP { f, p, q: NONE, a, b: a, join: BoolOp::None, c: Pred::TRUE };
+                self.emit(Op::SetP64(Box::new(set)), InstructionKind::Predicate);
             }
             _ => return Ok(false),
         }
         Ok(true)
     }
 
-    fn mov(&mut self, op: &mut Opcode<'a>, o: &[Operand<'a>]) -> Known {
+    fn mov(&mut self, op: &mut Opcode<'a>, o: &[Operand<'a>]) -> Decoded {
         let ty = op.last()?;
         op.done()?;
         let [to, from] = o else { return Err("mov without two operands".to_owned()) };
         if ty == "pred" {
             let (d, a) = (self.dst_pred(to)?, self.pred(from)?);
-            self.emit(Op::Logic { d, a, b: Pred::TRUE, join: Join::None }, Kind::Predicate);
+            self.emit(Op::Logic { d, a, b: Pred::TRUE, join: BoolOp::None }, InstructionKind::Predicate);
             return Ok(());
         }
         let Some(bytes) = type_bytes(ty) else { return Err(format!("mov.{ty}")) };
@@ -221,13 +221,13 @@ impl<'a> Decoder<'a> {
                 for element in list {
                     parts.push(match self.dst(element)? {
                         // A gap still takes its share of the bits.
-                        Slot::None if part <= 2 => Slot::H(NONE),
-                        Slot::None => Slot::W(NONE),
+                        Reg::None if part <= 2 => Reg::B16(NONE),
+                        Reg::None => Reg::B32(NONE),
                         slot => slot,
                     });
                 }
                 let a = self.src(from, bytes)?;
-                self.emit(Op::Unpack { parts: parts.into(), a }, Kind::Move);
+                self.emit(Op::Unpack { parts: parts.into(), a }, InstructionKind::Move);
             }
             (to, Operand::Vector(list)) => {
                 let part = bytes / list.len().max(1) as u64;
@@ -236,24 +236,24 @@ impl<'a> Decoder<'a> {
                 for element in list {
                     parts.push(self.src(element, part)?);
                 }
-                self.emit(Op::Pack { d, parts: parts.into() }, Kind::Move);
+                self.emit(Op::Pack { d, parts: parts.into() }, InstructionKind::Move);
             }
             (to, from) => match self.dst(to)? {
-                Slot::D(d) => {
+                Reg::B64(d) => {
                     let a = self.src64(from)?;
-                    self.emit(Op::Mov64 { d, a }, Kind::Move);
+                    self.emit(Op::Mov64 { d, a }, InstructionKind::Move);
                 }
-                Slot::W(d) | Slot::H(d) => {
+                Reg::B32(d) | Reg::B16(d) => {
                     let a = if bytes == 2 { self.src16(from)? } else { self.src32(from)? };
-                    self.emit(Op::Mov32 { d, a }, Kind::Move);
+                    self.emit(Op::Mov32 { d, a }, InstructionKind::Move);
                 }
-                Slot::None => return Err("mov to nothing".to_owned()),
+                Reg::None => return Err("mov to nothing".to_owned()),
             },
         }
         Ok(())
     }
 
-    fn cvta(&mut self, op: &mut Opcode<'a>, o: &[Operand<'a>]) -> Known {
+    fn cvta(&mut self, op: &mut Opcode<'a>, o: &[Operand<'a>]) -> Decoded {
         let to = op.take("to");
         let space =
             op.find(|m| ["global", "shared", "shared::cta", "local", "const", "param"].iter().position(|s| *s == m));
@@ -276,12 +276,12 @@ impl<'a> Decoder<'a> {
         };
         let (d, a) = (self.dst64(d)?, self.src64(a)?);
         let b = self.constant64(crate::program::Const64::Value(if to { window.wrapping_neg() } else { window }));
-        let f = crate::lanes::b64_op!(|x, y| x.wrapping_add(y));
-        self.emit(Op::B64 { f, d, a, b }, Kind::Move);
+        let f = crate::lanes::binary64!(|x, y| x.wrapping_add(y));
+        self.emit(Op::Binary64 { f, d, a, b }, InstructionKind::Move);
         Ok(())
     }
 
-    fn cvt(&mut self, op: &mut Opcode<'a>, o: &[Operand<'a>]) -> Known {
+    fn cvt(&mut self, op: &mut Opcode<'a>, o: &[Operand<'a>]) -> Decoded {
         let find = |m: &str| TYPES.iter().find(|t| t.0 == m).map(|t| t.1);
         let from = op.last()?;
         let to = op.last()?;
@@ -300,7 +300,7 @@ impl<'a> Decoder<'a> {
             _ => None,
         });
         let round = op.find(rounding).or_else(|| op.take("rna").then_some(Round::Away));
-        let how = Convert {
+        let cvt = Convert {
             to,
             from,
             round: integral.or(round).unwrap_or(Round::Nearest),
@@ -313,18 +313,21 @@ impl<'a> Decoder<'a> {
         if packed {
             let [d, high, low] = o else { return Err("cvt to a pair without two sources".to_owned()) };
             let (d, a, b) = (self.dst32(d)?, self.src32(high)?, self.src32(low)?);
-            if how.round == Round::Nearest && !how.relu && !how.sat && from == Type::Float(Format::F32) {
+            if cvt.round == Round::Nearest && !cvt.relu && !cvt.sat && from == Type::Float(Format::F32) {
                 let f = match to {
                     Type::Float(Format::F16) => {
-                        b32_op!(|x, y| f32_to_f16(f32::from_bits(x)) << 16 | f32_to_f16(f32::from_bits(y)))
+                        binary32!(|x, y| f32_to_f16(f32::from_bits(x)) << 16 | f32_to_f16(f32::from_bits(y)))
                     }
-                    _ => b32_op!(|x, y| f32_to_bf16(f32::from_bits(x)) << 16 | f32_to_bf16(f32::from_bits(y))),
+                    _ => binary32!(|x, y| f32_to_bf16(f32::from_bits(x)) << 16 | f32_to_bf16(f32::from_bits(y))),
                 };
-                self.emit(Op::B32 { f, d, a, b }, Kind::Convert);
+                self.emit(Op::Binary32 { f, d, a, b }, InstructionKind::Convert);
                 return Ok(());
             }
-            let s = [Slot::W(a), Slot::W(b), Slot::None, Slot::None];
-            self.emit(Op::Wide(Box::new(Wide { f: convert_pair, d: Slot::W(d), s, imm: how.pack() })), Kind::Convert);
+            let s = [Reg::B32(a), Reg::B32(b), Reg::None, Reg::None];
+            self.emit(
+                Op::Wide(Box::new(Wide { f: convert_pair, d: Reg::B32(d), s, imm: cvt.pack() })),
+                InstructionKind::Convert,
+            );
             return Ok(());
         }
         let [d, a] = o else { return Err("cvt without two operands".to_owned()) };
@@ -340,41 +343,41 @@ impl<'a> Decoder<'a> {
             _ => self.source(a)?,
         };
         let d = self.dst(d)?;
-        let plain = !how.sat && !how.ftz && !how.relu && !how.integral;
-        if plain && let (Slot::W(d) | Slot::H(d), Slot::W(a) | Slot::H(a)) = (d, a) {
-            let near = how.round == Round::Nearest;
-            let f: Option<fn(&R32, &mut R32)> = match (from, to) {
-                (Type::Float(Format::F16), Type::Float(Format::F32)) => Some(u32_op!(|x| canonical(f16_to_f32(x)))),
-                (Type::Float(Format::Bf16), Type::Float(Format::F32)) => Some(u32_op!(|x| canonical(bf16_to_f32(x)))),
+        let plain = !cvt.sat && !cvt.ftz && !cvt.relu && !cvt.integral;
+        if plain && let (Reg::B32(d) | Reg::B16(d), Reg::B32(a) | Reg::B16(a)) = (d, a) {
+            let near = cvt.round == Round::Nearest;
+            let f: Option<fn(&Lanes32, &mut Lanes32)> = match (from, to) {
+                (Type::Float(Format::F16), Type::Float(Format::F32)) => Some(unary32!(|x| canonical(f16_to_f32(x)))),
+                (Type::Float(Format::Bf16), Type::Float(Format::F32)) => Some(unary32!(|x| canonical(bf16_to_f32(x)))),
                 (Type::Float(Format::F32), Type::Float(Format::F16)) if near => {
-                    Some(u32_op!(|x| f32_to_f16(f32::from_bits(x))))
+                    Some(unary32!(|x| f32_to_f16(f32::from_bits(x))))
                 }
                 (Type::Float(Format::F32), Type::Float(Format::Bf16)) if near => {
-                    Some(u32_op!(|x| f32_to_bf16(f32::from_bits(x))))
+                    Some(unary32!(|x| f32_to_bf16(f32::from_bits(x))))
                 }
                 (Type::Int(32, true), Type::Float(Format::F32)) if near => {
-                    Some(u32_op!(|x| (x as i32 as f32).to_bits()))
+                    Some(unary32!(|x| (x as i32 as f32).to_bits()))
                 }
-                (Type::Int(32, false), Type::Float(Format::F32)) if near => Some(u32_op!(|x| (x as f32).to_bits())),
-                (Type::Int(8, false), Type::Int(..)) => Some(u32_op!(|x| x & 0xff)),
-                (Type::Int(16, false), Type::Int(32, _)) => Some(u32_op!(|x| x & 0xffff)),
-                (Type::Int(16 | 32, _), Type::Int(16, _)) => Some(u32_op!(|x| x & 0xffff)),
-                (Type::Int(32, _), Type::Int(32, _)) => Some(u32_op!(|x| x)),
+                (Type::Int(32, false), Type::Float(Format::F32)) if near => Some(unary32!(|x| (x as f32).to_bits())),
+                (Type::Int(8, false), Type::Int(..)) => Some(unary32!(|x| x & 0xff)),
+                (Type::Int(16, false), Type::Int(32, _)) => Some(unary32!(|x| x & 0xffff)),
+                (Type::Int(16 | 32, _), Type::Int(16, _)) => Some(unary32!(|x| x & 0xffff)),
+                (Type::Int(32, _), Type::Int(32, _)) => Some(unary32!(|x| x)),
                 _ => None,
             };
             if let Some(f) = f {
-                self.emit(Op::U32 { f, d, a }, Kind::Convert);
+                self.emit(Op::Unary32 { f, d, a }, InstructionKind::Convert);
                 return Ok(());
             }
         }
         let f = match (from, to) {
-            (Type::Int(32, false), Type::Int(64, _)) if plain => wide_op!(|s, _imm| s[0] & 0xffff_ffff),
-            (Type::Int(32, true), Type::Int(64, _)) if plain => wide_op!(|s, _imm| i64::from(s[0] as i32) as u64),
-            (Type::Int(64, _), Type::Int(32 | 64, _)) if plain => wide_op!(|s, _imm| s[0]),
+            (Type::Int(32, false), Type::Int(64, _)) if plain => widened!(|s, _imm| s[0] & 0xffff_ffff),
+            (Type::Int(32, true), Type::Int(64, _)) if plain => widened!(|s, _imm| i64::from(s[0] as i32) as u64),
+            (Type::Int(64, _), Type::Int(32 | 64, _)) if plain => widened!(|s, _imm| s[0]),
             _ => convert,
         };
-        let s = [a, Slot::None, Slot::None, Slot::None];
-        self.emit(Op::Wide(Box::new(Wide { f, d, s, imm: how.pack() })), Kind::Convert);
+        let s = [a, Reg::None, Reg::None, Reg::None];
+        self.emit(Op::Wide(Box::new(Wide { f, d, s, imm: cvt.pack() })), InstructionKind::Convert);
         Ok(())
     }
 }
@@ -385,9 +388,9 @@ mod tests {
 
     fn cvt(to: &str, from: &str, round: Round, integral: bool, bits: u64) -> u64 {
         let find = |m: &str| TYPES.iter().find(|t| t.0 == m).unwrap().1;
-        let how = Convert { to: find(to), from: find(from), round, integral, ftz: false, sat: false, relu: false };
-        assert_eq!(Convert::unpack(how.pack()), how);
-        how.apply(bits)
+        let cvt = Convert { to: find(to), from: find(from), round, integral, ftz: false, sat: false, relu: false };
+        assert_eq!(Convert::unpack(cvt.pack()), cvt);
+        cvt.apply(bits)
     }
 
     #[test]

@@ -1,9 +1,9 @@
 //! Operands: what a name, a number or an address in the text is in the table.
 
-use super::{DYNAMIC, Decoder, Known, Name};
-use crate::counts::Kind;
+use super::{DYNAMIC, Decoded, Decoder, Name};
+use crate::counts::InstructionKind;
 use crate::parse::{Number, Operand};
-use crate::program::{Addr, CONST, Const64, NONE, Op, Pred, Slot, Space, Special};
+use crate::program::{Address, CONST, Const64, NONE, Op, Pred, Reg, SpecialRegister, StateSpace};
 
 impl<'a> Decoder<'a> {
     pub(super) fn constant32(&mut self, value: u32) -> u32 {
@@ -23,7 +23,7 @@ impl<'a> Decoder<'a> {
     }
 
     /// The address of a variable as an immediate, `offset` bytes on.
-    pub(super) fn address64(&mut self, name: Name, offset: i64) -> Known<u32> {
+    pub(super) fn address64(&mut self, name: Name, offset: i64) -> Decoded<u32> {
         Ok(match name {
             Name::Param(at) | Name::Local(at) => self.constant64(Const64::Value(at.wrapping_add_signed(offset))),
             Name::Shared(DYNAMIC) => {
@@ -39,7 +39,7 @@ impl<'a> Decoder<'a> {
         })
     }
 
-    pub(super) fn special(&mut self, name: &str) -> Option<(Special, bool)> {
+    pub(super) fn special(&mut self, name: &str) -> Option<(SpecialRegister, bool)> {
         let dim = |suffix: &str| match suffix {
             "x" => Some(0),
             "y" => Some(1),
@@ -49,57 +49,57 @@ impl<'a> Decoder<'a> {
         if let Some((stem, suffix)) = name.split_once('.') {
             let dim = dim(suffix)?;
             return Some(match stem {
-                "%tid" => (Special::Tid(dim), false),
-                "%ntid" => (Special::Ntid(dim), false),
-                "%ctaid" => (Special::Ctaid(dim), false),
-                "%nctaid" => (Special::Nctaid(dim), false),
+                "%tid" => (SpecialRegister::Tid(dim), false),
+                "%ntid" => (SpecialRegister::Ntid(dim), false),
+                "%ctaid" => (SpecialRegister::Ctaid(dim), false),
+                "%nctaid" => (SpecialRegister::Nctaid(dim), false),
                 _ => return None,
             });
         }
         Some(match name {
-            "%laneid" => (Special::LaneId, false),
-            "%warpid" => (Special::WarpId, false),
-            "%nwarpid" => (Special::NWarpId, false),
-            "%lanemask_eq" => (Special::LaneMaskEq, false),
-            "%lanemask_lt" => (Special::LaneMaskLt, false),
-            "%lanemask_le" => (Special::LaneMaskLe, false),
-            "%lanemask_gt" => (Special::LaneMaskGt, false),
-            "%lanemask_ge" => (Special::LaneMaskGe, false),
-            "%smid" => (Special::SmId, false),
-            "%nsmid" => (Special::NSmId, false),
-            "%gridid" => (Special::GridId, false),
-            "%clock" | "%clock_hi" | "%globaltimer_lo" => (Special::Clock, false),
-            "%clock64" | "%globaltimer" => (Special::Clock, true),
-            "%dynamic_smem_size" => (Special::DynamicShared, false),
-            "%total_smem_size" => (Special::TotalShared, false),
+            "%laneid" => (SpecialRegister::LaneId, false),
+            "%warpid" => (SpecialRegister::WarpId, false),
+            "%nwarpid" => (SpecialRegister::NWarpId, false),
+            "%lanemask_eq" => (SpecialRegister::LaneMaskEq, false),
+            "%lanemask_lt" => (SpecialRegister::LaneMaskLt, false),
+            "%lanemask_le" => (SpecialRegister::LaneMaskLe, false),
+            "%lanemask_gt" => (SpecialRegister::LaneMaskGt, false),
+            "%lanemask_ge" => (SpecialRegister::LaneMaskGe, false),
+            "%smid" => (SpecialRegister::SmId, false),
+            "%nsmid" => (SpecialRegister::NSmId, false),
+            "%gridid" => (SpecialRegister::GridId, false),
+            "%clock" | "%clock_hi" | "%globaltimer_lo" => (SpecialRegister::Clock, false),
+            "%clock64" | "%globaltimer" => (SpecialRegister::Clock, true),
+            "%dynamic_smem_size" => (SpecialRegister::DynamicShared, false),
+            "%total_smem_size" => (SpecialRegister::TotalShared, false),
             "WARP_SZ" => return None,
             _ => return None,
         })
     }
 
     /// A source of any width.
-    pub(super) fn source(&mut self, operand: &Operand<'a>) -> Known<Slot> {
+    pub(super) fn source(&mut self, operand: &Operand<'a>) -> Decoded<Reg> {
         match operand {
             Operand::Name(name) => {
                 if let Some((which, wide)) = self.special(name) {
                     let reg = self.new_reg(if wide { "b64" } else { "b32" })?;
                     let Name::Reg(d) = reg else { return Err("a special register".to_owned()) };
-                    self.emit(Op::Special { d, which }, Kind::Move);
+                    self.emit(Op::Special { d, which }, InstructionKind::Move);
                     return Ok(d);
                 }
                 if *name == "WARP_SZ" {
-                    return Ok(Slot::W(self.constant32(32)));
+                    return Ok(Reg::B32(self.constant32(32)));
                 }
                 match self.lookup(name) {
                     Some(Name::Reg(slot)) => Ok(slot),
                     Some(Name::Pred(_)) => Err(format!("predicate {name} as a value")),
-                    Some(address) => self.address64(address, 0).map(Slot::D),
+                    Some(address) => self.address64(address, 0).map(Reg::B64),
                     None => Err(format!("{name}, which is not declared")),
                 }
             }
             Operand::Address(base, offset) => match &**base {
                 Operand::Name(name) => match self.lookup(name) {
-                    Some(found) => self.address64(found, *offset).map(Slot::D),
+                    Some(found) => self.address64(found, *offset).map(Reg::B64),
                     None => Err(format!("{name}, which is not declared")),
                 },
                 _ => Err("an address as a value".to_owned()),
@@ -109,7 +109,7 @@ impl<'a> Decoder<'a> {
     }
 
     /// A source of up to 32 bits.
-    pub(super) fn src32(&mut self, operand: &Operand<'a>) -> Known<u32> {
+    pub(super) fn src32(&mut self, operand: &Operand<'a>) -> Decoded<u32> {
         if let Operand::Number(number) = operand {
             let value = match number {
                 Number::Int(value) => *value as u32,
@@ -119,14 +119,14 @@ impl<'a> Decoder<'a> {
             return Ok(self.constant32(value));
         }
         match self.source(operand)? {
-            Slot::W(r) | Slot::H(r) => Ok(r),
-            Slot::D(r) if r & CONST != 0 => self.low_address(r),
+            Reg::B32(r) | Reg::B16(r) => Ok(r),
+            Reg::B64(r) if r & CONST != 0 => self.low_address(r),
             _ => Err("a 64-bit operand where one of 32 bits is expected".to_owned()),
         }
     }
 
     /// An address as a 32-bit value: right for shared memory.
-    pub(super) fn low_address(&mut self, index: u32) -> Known<u32> {
+    pub(super) fn low_address(&mut self, index: u32) -> Decoded<u32> {
         let at = index & !CONST;
         let Const64::Value(value) = self.kernel.const64[at as usize] else {
             return Err("the address of a global variable in 32 bits".to_owned());
@@ -141,7 +141,7 @@ impl<'a> Decoder<'a> {
     }
 
     /// A 16-bit source: an immediate is cut to 16 bits.
-    pub(super) fn src16(&mut self, operand: &Operand<'a>) -> Known<u32> {
+    pub(super) fn src16(&mut self, operand: &Operand<'a>) -> Decoded<u32> {
         match operand {
             Operand::Number(Number::Int(value)) => Ok(self.constant32(*value as u32 & 0xffff)),
             _ => self.src32(operand),
@@ -149,7 +149,7 @@ impl<'a> Decoder<'a> {
     }
 
     /// A 64-bit source.
-    pub(super) fn src64(&mut self, operand: &Operand<'a>) -> Known<u32> {
+    pub(super) fn src64(&mut self, operand: &Operand<'a>) -> Decoded<u32> {
         if let Operand::Number(number) = operand {
             let value = match number {
                 Number::Int(value) => *value as u64,
@@ -159,24 +159,24 @@ impl<'a> Decoder<'a> {
             return Ok(self.constant64(Const64::Value(value)));
         }
         match self.source(operand)? {
-            Slot::D(r) => Ok(r),
+            Reg::B64(r) => Ok(r),
             _ => Err("a 32-bit operand where one of 64 bits is expected".to_owned()),
         }
     }
 
     /// A source for a type of so many bytes.
-    pub(super) fn src(&mut self, operand: &Operand<'a>, bytes: u64) -> Known<Slot> {
+    pub(super) fn src(&mut self, operand: &Operand<'a>, bytes: u64) -> Decoded<Reg> {
         Ok(match bytes {
-            1 | 2 => Slot::H(self.src16(operand)?),
-            4 => Slot::W(self.src32(operand)?),
-            _ => Slot::D(self.src64(operand)?),
+            1 | 2 => Reg::B16(self.src16(operand)?),
+            4 => Reg::B32(self.src32(operand)?),
+            _ => Reg::B64(self.src64(operand)?),
         })
     }
 
     /// A destination of any width; `_` is [`Slot::None`].
-    pub(super) fn dst(&mut self, operand: &Operand<'a>) -> Known<Slot> {
+    pub(super) fn dst(&mut self, operand: &Operand<'a>) -> Decoded<Reg> {
         match operand {
-            Operand::Name("_") => Ok(Slot::None),
+            Operand::Name("_") => Ok(Reg::None),
             Operand::Name(name) => match self.lookup(name) {
                 Some(Name::Reg(slot)) => Ok(slot),
                 _ => Err(format!("{name}, which is no register to write to")),
@@ -185,26 +185,26 @@ impl<'a> Decoder<'a> {
         }
     }
 
-    pub(super) fn dst32(&mut self, operand: &Operand<'a>) -> Known<u32> {
+    pub(super) fn dst32(&mut self, operand: &Operand<'a>) -> Decoded<u32> {
         match self.dst(operand)? {
-            Slot::W(r) | Slot::H(r) => Ok(r),
-            Slot::None => {
+            Reg::B32(r) | Reg::B16(r) => Ok(r),
+            Reg::None => {
                 self.kernel.n32 += 1;
                 Ok(self.kernel.n32 as u32 - 1)
             }
-            Slot::D(_) => Err("a 64-bit destination where one of 32 bits is expected".to_owned()),
+            Reg::B64(_) => Err("a 64-bit destination where one of 32 bits is expected".to_owned()),
         }
     }
 
-    pub(super) fn dst64(&mut self, operand: &Operand<'a>) -> Known<u32> {
+    pub(super) fn dst64(&mut self, operand: &Operand<'a>) -> Decoded<u32> {
         match self.dst(operand)? {
-            Slot::D(r) => Ok(r),
+            Reg::B64(r) => Ok(r),
             _ => Err("a 32-bit destination where one of 64 bits is expected".to_owned()),
         }
     }
 
     /// A predicate to write to; [`NONE`] for `_`.
-    pub(super) fn dst_pred(&mut self, operand: &Operand<'a>) -> Known<u32> {
+    pub(super) fn dst_pred(&mut self, operand: &Operand<'a>) -> Decoded<u32> {
         match operand {
             Operand::Name("_") => Ok(NONE),
             Operand::Name(name) => match self.lookup(name) {
@@ -215,7 +215,7 @@ impl<'a> Decoder<'a> {
         }
     }
 
-    pub(super) fn pred(&mut self, operand: &Operand<'a>) -> Known<Pred> {
+    pub(super) fn pred(&mut self, operand: &Operand<'a>) -> Decoded<Pred> {
         let (name, negated) = match operand {
             Operand::Name(name) => (name, false),
             Operand::Not(name) => (name, true),
@@ -242,25 +242,25 @@ impl<'a> Decoder<'a> {
     }
 
     /// An address in a space; a variable's name decides between kernel parameters and a call's, which are local.
-    pub(super) fn address(&mut self, operand: &Operand<'a>, space: Space) -> Known<(Addr, Space)> {
+    pub(super) fn address(&mut self, operand: &Operand<'a>, space: StateSpace) -> Decoded<(Address, StateSpace)> {
         let Operand::Address(base, offset) = operand else { return Err("an address without brackets".to_owned()) };
         match &**base {
             Operand::Number(Number::Int(value)) => {
-                let base = Slot::D(self.constant64(Const64::Value(*value as u64)));
-                Ok((Addr { base, offset: *offset }, space))
+                let base = Reg::B64(self.constant64(Const64::Value(*value as u64)));
+                Ok((Address { base, offset: *offset }, space))
             }
             Operand::Name(name) => match self.lookup(name) {
-                Some(Name::Reg(base)) => Ok((Addr { base, offset: *offset }, space)),
+                Some(Name::Reg(base)) => Ok((Address { base, offset: *offset }, space)),
                 Some(Name::Pred(_)) | None => Err(format!("{name} as an address")),
                 Some(found) => {
                     let space = match (found, space) {
-                        (Name::Local(_), Space::Param | Space::Local) => Space::Local,
-                        (Name::Global(_), Space::Generic | Space::Global) => Space::Global,
-                        (Name::Shared(_), Space::Shared) | (Name::Param(_), Space::Param) => space,
+                        (Name::Local(_), StateSpace::Param | StateSpace::Local) => StateSpace::Local,
+                        (Name::Global(_), StateSpace::Generic | StateSpace::Global) => StateSpace::Global,
+                        (Name::Shared(_), StateSpace::Shared) | (Name::Param(_), StateSpace::Param) => space,
                         _ => return Err(format!("{name} in another space than its own")),
                     };
-                    let base = Slot::D(self.address64(found, 0)?);
-                    Ok((Addr { base, offset: *offset }, space))
+                    let base = Reg::B64(self.address64(found, 0)?);
+                    Ok((Address { base, offset: *offset }, space))
                 }
             },
             _ => Err("an address of another form".to_owned()),

@@ -1,12 +1,12 @@
 //! Operations of warps and blocks: barriers, shuffles, votes, reductions, matrix products.
 
-use super::{Decoder, Known, Opcode};
-use crate::counts::Kind;
+use super::{Decoded, Decoder, Opcode};
+use crate::counts::InstructionKind;
 use crate::parse::Operand;
-use crate::program::{BarReduce, Barrier, Collective, Elem, Mma, NONE, Op, Pred, ShflMode, Slot, Warpwide};
+use crate::program::{BarReduce, Barrier, Collective, CollectiveOp, ElementType, Mma, NONE, Op, Pred, Reg, ShflMode};
 
 impl<'a> Decoder<'a> {
-    pub(super) fn decode_warp(&mut self, op: &mut Opcode<'a>, o: &[Operand<'a>]) -> Known<bool> {
+    pub(super) fn decode_warp(&mut self, op: &mut Opcode<'a>, o: &[Operand<'a>]) -> Decoded<bool> {
         let base = op.base;
         match base {
             "bar" if op.take("warp") => {
@@ -15,7 +15,7 @@ impl<'a> Decoder<'a> {
                 }
                 op.done()?;
                 let members = self.src32(o.first().ok_or("bar.warp.sync without a mask")?)?;
-                self.collective(Collective::Barrier, members, |_| {});
+                self.collective(CollectiveOp::Barrier, members, |_| {});
             }
             "bar" | "barrier" => self.barrier(op, o)?,
             "membar" | "fence" => {
@@ -23,7 +23,7 @@ impl<'a> Decoder<'a> {
                     ["cta", "gl", "sys", "gpu", "sc", "acq_rel", "acquire", "release", "cluster", "proxy", "alias"];
                 while op.find(|m| known.contains(&m).then_some(())).is_some() {}
                 op.done()?;
-                self.emit(Op::Nop, Kind::Barrier);
+                self.emit(Op::Nop, InstructionKind::Barrier);
             }
             "shfl" => self.shuffle(op, o)?,
             "vote" => self.vote(op, o)?,
@@ -33,7 +33,7 @@ impl<'a> Decoder<'a> {
                 op.take("b32");
                 op.done()?;
                 let d = self.dst32(o.first().ok_or("no operands")?)?;
-                self.emit(Op::ActiveMask { d }, Kind::Warp);
+                self.emit(Op::ActiveMask { d }, InstructionKind::Warp);
             }
             "mma" => self.mma(op, o)?,
             _ => return Ok(false),
@@ -41,15 +41,15 @@ impl<'a> Decoder<'a> {
         Ok(true)
     }
 
-    fn collective(&mut self, op: Collective, members: u32, set: impl FnOnce(&mut Warpwide)) {
-        let none = Slot::None;
-        let mut w = Warpwide { op, dst: none, pred: NONE, a: none, b: none, c: none, vote: Pred::TRUE, members };
+    fn collective(&mut self, op: CollectiveOp, members: u32, set: impl FnOnce(&mut Collective)) {
+        let none = Reg::None;
+        let mut w = Collective { op, dst: none, pred: NONE, a: none, b: none, c: none, vote: Pred::TRUE, members };
         set(&mut w);
-        let kind = if op == Collective::Barrier { Kind::Barrier } else { Kind::Warp };
-        self.emit(Op::Warpwide(Box::new(w)), kind);
+        let kind = if op == CollectiveOp::Barrier { InstructionKind::Barrier } else { InstructionKind::Warp };
+        self.emit(Op::Collective(Box::new(w)), kind);
     }
 
-    fn barrier(&mut self, op: &mut Opcode<'a>, o: &[Operand<'a>]) -> Known {
+    fn barrier(&mut self, op: &mut Opcode<'a>, o: &[Operand<'a>]) -> Decoded {
         let aligned = op.take("aligned") || op.base == "bar";
         op.take("cta");
         let (sync, arrive, red) = (op.take("sync"), op.take("arrive"), op.take("red"));
@@ -80,11 +80,11 @@ impl<'a> Decoder<'a> {
             }
             _ => return Err("a barrier without a number".to_owned()),
         }
-        self.emit(Op::Barrier(Box::new(barrier)), Kind::Barrier);
+        self.emit(Op::Barrier(Box::new(barrier)), InstructionKind::Barrier);
         Ok(())
     }
 
-    fn shuffle(&mut self, op: &mut Opcode<'a>, o: &[Operand<'a>]) -> Known {
+    fn shuffle(&mut self, op: &mut Opcode<'a>, o: &[Operand<'a>]) -> Decoded {
         let mode = op.find(|m| match m {
             "up" => Some(ShflMode::Up),
             "down" => Some(ShflMode::Down),
@@ -103,18 +103,18 @@ impl<'a> Decoder<'a> {
         };
         let (a, b, c) = (self.src(a, 4)?, self.src(b, 4)?, self.src(c, 4)?);
         let members = self.src32(members)?;
-        self.collective(Collective::Shfl(mode), members, |w| {
+        self.collective(CollectiveOp::Shfl(mode), members, |w| {
             (w.dst, w.pred, w.a, w.b, w.c) = (d, p, a, b, c);
         });
         Ok(())
     }
 
-    fn vote(&mut self, op: &mut Opcode<'a>, o: &[Operand<'a>]) -> Known {
+    fn vote(&mut self, op: &mut Opcode<'a>, o: &[Operand<'a>]) -> Decoded {
         let which = op.find(|m| match m {
-            "all" => Some(Collective::VoteAll),
-            "any" => Some(Collective::VoteAny),
-            "uni" => Some(Collective::VoteUni),
-            "ballot" => Some(Collective::Ballot),
+            "all" => Some(CollectiveOp::VoteAll),
+            "any" => Some(CollectiveOp::VoteAny),
+            "uni" => Some(CollectiveOp::VoteUni),
+            "ballot" => Some(CollectiveOp::Ballot),
             _ => None,
         });
         let known = op.take("sync") & (op.take("pred") | op.take("b32"));
@@ -125,12 +125,12 @@ impl<'a> Decoder<'a> {
         let vote = self.pred(p)?;
         let members = self.src32(members)?;
         let (dst, pred) =
-            if which == Collective::Ballot { (self.dst(d)?, NONE) } else { (Slot::None, self.dst_pred(d)?) };
+            if which == CollectiveOp::Ballot { (self.dst(d)?, NONE) } else { (Reg::None, self.dst_pred(d)?) };
         self.collective(which, members, |w| (w.dst, w.pred, w.vote) = (dst, pred, vote));
         Ok(())
     }
 
-    fn matching(&mut self, op: &mut Opcode<'a>, o: &[Operand<'a>]) -> Known {
+    fn matching(&mut self, op: &mut Opcode<'a>, o: &[Operand<'a>]) -> Decoded {
         let (any, all) = (op.take("any"), op.take("all"));
         let known = op.take("sync");
         let bytes = if op.take("b64") {
@@ -150,23 +150,23 @@ impl<'a> Decoder<'a> {
         };
         let a = self.src(a, bytes)?;
         let members = self.src32(members)?;
-        let which = if any { Collective::MatchAny } else { Collective::MatchAll };
+        let which = if any { CollectiveOp::MatchAny } else { CollectiveOp::MatchAll };
         self.collective(which, members, |w| (w.dst, w.pred, w.a) = (d, p, a));
         Ok(())
     }
 
-    fn redux(&mut self, op: &mut Opcode<'a>, o: &[Operand<'a>]) -> Known {
+    fn redux(&mut self, op: &mut Opcode<'a>, o: &[Operand<'a>]) -> Decoded {
         let ty = op.last()?;
         let signed = ty == "s32";
         let which = op.find(|m| match (m, signed) {
-            ("add", _) => Some(Collective::ReduxAdd),
-            ("min", false) => Some(Collective::ReduxMin),
-            ("max", false) => Some(Collective::ReduxMax),
-            ("min", true) => Some(Collective::ReduxSMin),
-            ("max", true) => Some(Collective::ReduxSMax),
-            ("and", _) => Some(Collective::ReduxAnd),
-            ("or", _) => Some(Collective::ReduxOr),
-            ("xor", _) => Some(Collective::ReduxXor),
+            ("add", _) => Some(CollectiveOp::ReduxAdd),
+            ("min", false) => Some(CollectiveOp::ReduxMin),
+            ("max", false) => Some(CollectiveOp::ReduxMax),
+            ("min", true) => Some(CollectiveOp::ReduxSMin),
+            ("max", true) => Some(CollectiveOp::ReduxSMax),
+            ("and", _) => Some(CollectiveOp::ReduxAnd),
+            ("or", _) => Some(CollectiveOp::ReduxOr),
+            ("xor", _) => Some(CollectiveOp::ReduxXor),
             _ => None,
         });
         let known = op.take("sync") && matches!(ty, "s32" | "u32" | "b32");
@@ -180,7 +180,7 @@ impl<'a> Decoder<'a> {
         Ok(())
     }
 
-    fn mma(&mut self, op: &mut Opcode<'a>, o: &[Operand<'a>]) -> Known {
+    fn mma(&mut self, op: &mut Opcode<'a>, o: &[Operand<'a>]) -> Decoded {
         let known = op.take("sync") & op.take("aligned") & op.take("row") & op.take("col");
         let shape = op.find(|m| match m {
             "m16n8k4" => Some(4),
@@ -190,19 +190,19 @@ impl<'a> Decoder<'a> {
         });
         let types = std::mem::take(&mut op.mods);
         let (elem, half) = match types.as_slice() {
-            ["f32", "f16", "f16", "f32"] => (Elem::F16, false),
-            ["f16", "f16", "f16", "f16"] => (Elem::F16, true),
-            ["f32", "bf16", "bf16", "f32"] => (Elem::Bf16, false),
-            ["f32", "tf32", "tf32", "f32"] => (Elem::Tf32, false),
+            ["f32", "f16", "f16", "f32"] => (ElementType::F16, false),
+            ["f16", "f16", "f16", "f16"] => (ElementType::F16, true),
+            ["f32", "bf16", "bf16", "f32"] => (ElementType::Bf16, false),
+            ["f32", "tf32", "tf32", "f32"] => (ElementType::Tf32, false),
             _ => return Err(format!("mma of types .{}", types.join("."))),
         };
         let (Some(k), true, [d, a, b, c]) = (shape, known, o) else { return Err("mma of that form".to_owned()) };
         // Registers of A and B: 16 x k and k x 8 elements over 32 lanes, of two or four bytes.
         let (na, nb) = match (elem, k) {
-            (Elem::Tf32, 4) => (2, 1),
-            (Elem::Tf32, 8) => (4, 2),
-            (Elem::F16 | Elem::Bf16, 8) => (2, 1),
-            (Elem::F16 | Elem::Bf16, 16) => (4, 2),
+            (ElementType::Tf32, 4) => (2, 1),
+            (ElementType::Tf32, 8) => (4, 2),
+            (ElementType::F16 | ElementType::Bf16, 8) => (2, 1),
+            (ElementType::F16 | ElementType::Bf16, 16) => (4, 2),
             _ => return Err(format!("mma of k = {k} for that type")),
         };
         let nc = if half { 2 } else { 4 };
@@ -223,7 +223,7 @@ impl<'a> Decoder<'a> {
             return Err(format!("a result of {} registers where {nc} are expected", to.len()));
         }
         let [a, b, c] = sources;
-        self.emit(Op::Mma(Box::new(Mma { k, elem, half, d: to, a, b, c })), Kind::Mma);
+        self.emit(Op::Mma(Box::new(Mma { k, elem, half, d: to, a, b, c })), InstructionKind::Mma);
         Ok(())
     }
 }

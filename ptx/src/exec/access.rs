@@ -3,11 +3,11 @@
 use crate::arith::{Format, Round, add_odd, canonical, canonical64};
 use crate::counts::{coalesce, conflicts};
 use crate::decode::{LOCAL_WINDOW, PARAM_WINDOW, SHARED_WINDOW, WINDOW};
-use crate::env::{Env, Trip};
+use crate::env::{Env, RawFault};
 use crate::error::{FaultKind, MemorySpace};
 use crate::memory::outside;
-use crate::program::{Access, Addr, Atom, AtomOp, R64, Slot, Space};
-use crate::shared::Touch;
+use crate::program::{Access, Address, Atom, AtomOp, Lanes64, Reg, StateSpace};
+use crate::shared::AccessKind;
 use crate::warp::{Warp, lanes};
 
 /// The addresses of a request, for the counts.
@@ -24,13 +24,13 @@ impl Request {
     }
 
     #[inline(always)]
-    fn note(&mut self, space: Space, address: u64) {
+    fn note(&mut self, space: StateSpace, address: u64) {
         match space {
-            Space::Global => {
+            StateSpace::Global => {
                 self.global[self.globals] = address;
                 self.globals += 1;
             }
-            Space::Shared => {
+            StateSpace::Shared => {
                 self.shared[self.shareds] = address;
                 self.shareds += 1;
             }
@@ -51,15 +51,15 @@ impl Request {
 
 /// A generic address as a space and an address in it.
 #[inline(always)]
-fn place(space: Space, address: u64) -> (Space, u64) {
-    if space != Space::Generic {
+fn place(space: StateSpace, address: u64) -> (StateSpace, u64) {
+    if space != StateSpace::Generic {
         return (space, address);
     }
     match address / WINDOW * WINDOW {
-        SHARED_WINDOW => (Space::Shared, address - SHARED_WINDOW),
-        LOCAL_WINDOW => (Space::Local, address - LOCAL_WINDOW),
-        PARAM_WINDOW => (Space::Param, address - PARAM_WINDOW),
-        _ => (Space::Global, address),
+        SHARED_WINDOW => (StateSpace::Shared, address - SHARED_WINDOW),
+        LOCAL_WINDOW => (StateSpace::Local, address - LOCAL_WINDOW),
+        PARAM_WINDOW => (StateSpace::Param, address - PARAM_WINDOW),
+        _ => (StateSpace::Global, address),
     }
 }
 
@@ -88,15 +88,15 @@ fn le(bytes: &[u8]) -> u128 {
 impl Warp {
     /// The address of each lane.
     #[inline]
-    pub fn addresses(&self, env: &Env, addr: Addr) -> R64 {
+    pub fn addresses(&self, env: &Env, addr: Address) -> Lanes64 {
         match addr.base {
-            Slot::D(r) => self.get64(env, r).map(|a| a.wrapping_add_signed(addr.offset)),
-            Slot::H(r) | Slot::W(r) => self.get32(env, r).map(|a| u64::from(a.wrapping_add(addr.offset as u32))),
-            Slot::None => [addr.offset as u64; 32],
+            Reg::B64(r) => self.get64(env, r).map(|a| a.wrapping_add_signed(addr.offset)),
+            Reg::B16(r) | Reg::B32(r) => self.get32(env, r).map(|a| u64::from(a.wrapping_add(addr.offset as u32))),
+            Reg::None => [addr.offset as u64; 32],
         }
     }
 
-    pub fn load(&mut self, env: &mut Env, access: &Access, mask: u32) -> Result<(), Trip> {
+    pub fn load(&mut self, env: &mut Env, access: &Access, mask: u32) -> Result<(), RawFault> {
         let address = self.addresses(env, access.addr);
         let count = access.regs.len();
         let bytes = access.width as usize * count;
@@ -108,7 +108,7 @@ impl Warp {
             request.note(space, at);
             let value = self
                 .load_lane(env, space, at, bytes, lane, access.strong)
-                .map_err(|kind| self.trip(Some(lane as u32), kind))?;
+                .map_err(|kind| self.fault(Some(lane as u32), kind))?;
             for (i, row) in rows.iter_mut().enumerate().take(count) {
                 let element = (value >> (bits * i as u32)) as u64;
                 row[lane] = if access.signed {
@@ -129,25 +129,25 @@ impl Warp {
     fn load_lane(
         &mut self,
         env: &mut Env,
-        space: Space,
+        space: StateSpace,
         at: u64,
         bytes: usize,
         lane: usize,
         strong: bool,
     ) -> Result<u128, FaultKind> {
         match space {
-            Space::Shared => {
+            StateSpace::Shared => {
                 let at = env.shared.check(at, bytes as u32, bytes as u32)?;
                 if !strong {
-                    self.touch_shared(env, at, bytes, lane, Touch::Read)?;
+                    self.record_shared(env, at, bytes, lane, AccessKind::Read)?;
                 }
                 env.shared.load(at, bytes).map(le)
             }
-            Space::Param => {
+            StateSpace::Param => {
                 let at = within(MemorySpace::Param, at, bytes as u32, env.params.len())?;
                 Ok(le(&env.params[at..at + bytes]))
             }
-            Space::Local => {
+            StateSpace::Local => {
                 let size = env.kernel.local_bytes;
                 let at = lane * size + within(MemorySpace::Local, at, bytes as u32, size)?;
                 if !self.local_written[at..at + bytes].iter().all(|w| *w) {
@@ -156,11 +156,13 @@ impl Warp {
                 }
                 Ok(le(&self.local[at..at + bytes]))
             }
-            Space::Global | Space::Generic => env.load_global(at, bytes, if strong { None } else { Some(self.pc) }),
+            StateSpace::Global | StateSpace::Generic => {
+                env.load_global(at, bytes, if strong { None } else { Some(self.pc) })
+            }
         }
     }
 
-    pub fn store(&mut self, env: &mut Env, access: &Access, mask: u32) -> Result<(), Trip> {
+    pub fn store(&mut self, env: &mut Env, access: &Access, mask: u32) -> Result<(), RawFault> {
         let address = self.addresses(env, access.addr);
         let count = access.regs.len();
         let bytes = access.width as usize * count;
@@ -178,7 +180,7 @@ impl Warp {
                 value |= u128::from(row[lane] & (u64::MAX >> (64 - bits))) << (bits * i as u32);
             }
             self.store_lane(env, space, at, bytes, lane, value, access.strong)
-                .map_err(|kind| self.trip(Some(lane as u32), kind))?;
+                .map_err(|kind| self.fault(Some(lane as u32), kind))?;
         }
         request.count(env, bytes as u64, true);
         Ok(())
@@ -189,7 +191,7 @@ impl Warp {
     fn store_lane(
         &mut self,
         env: &mut Env,
-        space: Space,
+        space: StateSpace,
         at: u64,
         bytes: usize,
         lane: usize,
@@ -198,23 +200,23 @@ impl Warp {
     ) -> Result<(), FaultKind> {
         let data = value.to_le_bytes();
         match space {
-            Space::Shared => {
+            StateSpace::Shared => {
                 let at = env.shared.check(at, bytes as u32, bytes as u32)?;
                 if !strong {
-                    self.touch_shared(env, at, bytes, lane, Touch::Write)?;
+                    self.record_shared(env, at, bytes, lane, AccessKind::Write)?;
                 }
                 env.shared.store(at, &data[..bytes]);
                 Ok(())
             }
-            Space::Local => {
+            StateSpace::Local => {
                 let size = env.kernel.local_bytes;
                 let at = lane * size + within(MemorySpace::Local, at, bytes as u32, size)?;
                 self.local[at..at + bytes].copy_from_slice(&data[..bytes]);
                 self.local_written[at..at + bytes].fill(true);
                 Ok(())
             }
-            Space::Param => Err(outside(MemorySpace::Param, at, bytes as u32, None)),
-            Space::Global | Space::Generic => {
+            StateSpace::Param => Err(outside(MemorySpace::Param, at, bytes as u32, None)),
+            StateSpace::Global | StateSpace::Generic => {
                 env.store_global(at, bytes, value, if strong { None } else { Some(self.pc) })
             }
         }
@@ -222,18 +224,18 @@ impl Warp {
 
     /// Notes an access to shared memory in the shadow.
     #[inline]
-    pub fn touch_shared(
+    pub fn record_shared(
         &self,
         env: &mut Env,
         at: usize,
         bytes: usize,
         lane: usize,
-        touch: Touch,
+        kind: AccessKind,
     ) -> Result<(), FaultKind> {
-        if !env.races {
+        if !env.check_races {
             return Ok(());
         }
-        env.shared.touch(at, bytes, &self.who(lane), touch).map_err(|c| {
+        env.shared.record(at, bytes, &self.accessor(lane), kind).map_err(|c| {
             let other_thread = match c.lane {
                 Some(lane) => format!("thread {:?}", env.thread(u32::from(c.warp) * 32 + u32::from(lane))),
                 None => format!("warp {}", c.warp),
@@ -248,8 +250,8 @@ impl Warp {
         })
     }
 
-    pub fn who(&self, lane: usize) -> crate::shared::Who<'_> {
-        crate::shared::Who {
+    pub fn accessor(&self, lane: usize) -> crate::shared::Accessor<'_> {
+        crate::shared::Accessor {
             warp: self.id,
             lane: lane as u8,
             serial: self.serial,
@@ -259,7 +261,7 @@ impl Warp {
         }
     }
 
-    pub fn atom(&mut self, env: &mut Env, atom: &Atom, mask: u32) -> Result<(), Trip> {
+    pub fn atom(&mut self, env: &mut Env, atom: &Atom, mask: u32) -> Result<(), RawFault> {
         let address = self.addresses(env, atom.addr);
         let (b, c) = (self.get(env, atom.b), self.get(env, atom.c));
         let bytes = if atom.wide { 8 } else { 4 };
@@ -270,17 +272,17 @@ impl Warp {
             request.note(space, at);
             let f = |x: u64| apply(atom.op, atom.wide, x, b[lane], c[lane]);
             let value = match space {
-                Space::Shared => (|| {
+                StateSpace::Shared => (|| {
                     let at = env.shared.check(at, bytes, bytes)?;
-                    self.touch_shared(env, at, bytes as usize, lane, Touch::Atomic)?;
+                    self.record_shared(env, at, bytes as usize, lane, AccessKind::Atomic)?;
                     let x = le(env.shared.load(at, bytes as usize)?) as u64;
                     env.shared.store(at, &f(x).to_le_bytes()[..bytes as usize]);
                     Ok(x)
                 })(),
-                Space::Global | Space::Generic => env.update_global(at, atom.wide, f),
+                StateSpace::Global | StateSpace::Generic => env.update_global(at, atom.wide, f),
                 _ => Err(outside(MemorySpace::Local, at, bytes, None)),
             };
-            old[lane] = value.map_err(|kind| self.trip(Some(lane as u32), kind))?;
+            old[lane] = value.map_err(|kind| self.fault(Some(lane as u32), kind))?;
         }
         self.put(atom.dst, &old, mask);
         request.count(env, bytes.into(), true);

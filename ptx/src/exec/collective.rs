@@ -1,16 +1,16 @@
 //! Operations across the lanes of a warp, and the arrival at barriers.
 
-use crate::env::{Env, Trip};
+use crate::env::{Env, RawFault};
 use crate::error::FaultKind;
-use crate::program::{Barrier, Collective, NONE, R32, R64, ShflMode, Slot, Warpwide};
-use crate::warp::{Stop, Waiting, Warp, lanes};
+use crate::program::{Barrier, Collective, CollectiveOp, Lanes32, Lanes64, NONE, Reg, ShflMode};
+use crate::warp::{BarrierWait, Stop, Warp, lanes};
 
 impl Warp {
     /// `false`: lanes of the mask are yet to come, and others run meanwhile.
-    pub fn warpwide(&mut self, env: &mut Env, w: &Warpwide, mask: u32) -> Result<bool, Trip> {
+    pub fn warpwide(&mut self, env: &mut Env, w: &Collective, mask: u32) -> Result<bool, RawFault> {
         let members = *self.get32(env, w.members);
         let need = lanes(mask).fold(0, |m, l| m | members[l]) & self.live;
-        if !self.assemble(need, env)? {
+        if !self.converge(need, env)? {
             return Ok(false);
         }
         let mask = self.active & self.guard(env);
@@ -23,22 +23,22 @@ impl Warp {
             } else {
                 continue;
             };
-            return Err(self.trip(Some(lane as u32), FaultKind::Divergent { what }));
+            return Err(self.fault(Some(lane as u32), FaultKind::Divergent { what }));
         }
         self.sync = self.serial;
         let a = self.get(env, w.a);
         let vote = w.vote.lanes(&self.pred);
-        let mut out: R64 = [0; 32];
+        let mut out: Lanes64 = [0; 32];
         let mut bits = 0u32;
         match w.op {
-            Collective::Barrier => {}
-            Collective::Shfl(mode) => {
+            CollectiveOp::Barrier => {}
+            CollectiveOp::Shfl(mode) => {
                 let (b, c) = (self.get(env, w.b), self.get(env, w.c));
                 for lane in lanes(mask) {
                     let (from, valid) = shuffle(mode, lane as u32, b[lane] as u32, c[lane] as u32);
                     if mask >> from & 1 == 0 {
                         let what = format!("lane {lane} reads from lane {from}, which does not run this");
-                        return Err(self.trip(Some(lane as u32), FaultKind::Divergent { what }));
+                        return Err(self.fault(Some(lane as u32), FaultKind::Divergent { what }));
                     }
                     out[lane] = a[from as usize];
                     bits |= u32::from(valid) << lane;
@@ -59,32 +59,32 @@ impl Warp {
     }
 
     /// Arrives at a barrier of the block.
-    pub fn barrier(&mut self, env: &mut Env, barrier: &Barrier, mask: u32) -> Result<Option<Stop>, Trip> {
-        if !self.assemble(self.live, env)? {
+    pub fn barrier(&mut self, env: &mut Env, barrier: &Barrier, mask: u32) -> Result<Option<Stop>, RawFault> {
+        if !self.converge(self.live, env)? {
             return Ok(None);
         }
         let mask = if barrier.aligned { mask } else { self.active & self.guard(env) };
         if mask != self.live && self.guard(env) & self.live != self.live {
             let what = format!("lanes {mask:#010x} of {:#010x} reach a barrier of the block", self.live);
-            return Err(self.trip(None, FaultKind::Divergent { what }));
+            return Err(self.fault(None, FaultKind::Divergent { what }));
         }
         let first = self.live.trailing_zeros() as usize;
-        let uniform = |row: &R32| lanes(self.live).all(|l| row[l] == row[first]).then_some(row[first]);
+        let uniform = |row: &Lanes32| lanes(self.live).all(|l| row[l] == row[first]).then_some(row[first]);
         let id = uniform(self.get32(env, barrier.id));
         let count = if barrier.count == NONE { Some(None) } else { uniform(self.get32(env, barrier.count)).map(Some) };
         let (Some(id @ 0..16), Some(count)) = (id, count) else {
             let what = "the number of a barrier, which must be below 16, or its count differ between lanes".to_owned();
-            return Err(self.trip(None, FaultKind::Divergent { what }));
+            return Err(self.fault(None, FaultKind::Divergent { what }));
         };
         if count.is_some_and(|c| c == 0 || c % 32 != 0) {
             let what = format!("a barrier for {} threads, which is no multiple of 32", count.unwrap_or(0));
-            return Err(self.trip(None, FaultKind::Divergent { what }));
+            return Err(self.fault(None, FaultKind::Divergent { what }));
         }
         let vote = barrier.reduce.map_or(0, |(_, p)| p.lanes(&self.pred) & self.live);
         let own = usize::from(self.id);
         self.clock[own] += 1;
         self.sync = self.serial;
-        self.waiting = Some(Waiting { id, count, pc: self.pc, vote });
+        self.waiting = Some(BarrierWait { id, count, pc: self.pc, vote });
         env.counts.barriers += 1;
         self.pc += 1;
         Ok(Some(Stop::Barrier))
@@ -95,7 +95,7 @@ impl Warp {
         use crate::program::BarReduce;
         let Some((which, _)) = barrier.reduce else { return };
         match which {
-            BarReduce::Popc => self.put(Slot::W(barrier.dst), &[holds.into(); 32], self.live),
+            BarReduce::Popc => self.put(Reg::B32(barrier.dst), &[holds.into(); 32], self.live),
             BarReduce::And => self.put_pred(barrier.dst, if holds == threads { u32::MAX } else { 0 }, self.live),
             BarReduce::Or => self.put_pred(barrier.dst, if holds > 0 { u32::MAX } else { 0 }, self.live),
         }
@@ -121,28 +121,28 @@ fn shuffle(mode: ShflMode, lane: u32, b: u32, c: u32) -> (u32, bool) {
 }
 
 /// Votes, matches and reductions, for one lane with its members.
-fn combine(op: Collective, lane: usize, members: u32, vote: u32, a: &R64) -> (u64, bool) {
+fn combine(op: CollectiveOp, lane: usize, members: u32, vote: u32, a: &Lanes64) -> (u64, bool) {
     let values = || lanes(members).map(|l| a[l] as u32);
     let reduce = |f: fn(u32, u32) -> u32| (u64::from(values().reduce(f).unwrap_or(0)), false);
     match op {
-        Collective::VoteAll => (0, vote & members == members),
-        Collective::VoteAny => (0, vote & members != 0),
-        Collective::VoteUni => (0, vote & members == members || vote & members == 0),
-        Collective::Ballot => ((vote & members).into(), false),
-        Collective::MatchAny => (lanes(members).filter(|l| a[*l] == a[lane]).fold(0u64, |m, l| m | 1 << l), false),
-        Collective::MatchAll => {
+        CollectiveOp::VoteAll => (0, vote & members == members),
+        CollectiveOp::VoteAny => (0, vote & members != 0),
+        CollectiveOp::VoteUni => (0, vote & members == members || vote & members == 0),
+        CollectiveOp::Ballot => ((vote & members).into(), false),
+        CollectiveOp::MatchAny => (lanes(members).filter(|l| a[*l] == a[lane]).fold(0u64, |m, l| m | 1 << l), false),
+        CollectiveOp::MatchAll => {
             let same = lanes(members).all(|l| a[l] == a[lane]);
             (if same { members.into() } else { 0 }, same)
         }
-        Collective::ReduxAdd => reduce(u32::wrapping_add),
-        Collective::ReduxMin => reduce(u32::min),
-        Collective::ReduxMax => reduce(u32::max),
-        Collective::ReduxSMin => reduce(|x, y| (x as i32).min(y as i32) as u32),
-        Collective::ReduxSMax => reduce(|x, y| (x as i32).max(y as i32) as u32),
-        Collective::ReduxAnd => reduce(|x, y| x & y),
-        Collective::ReduxOr => reduce(|x, y| x | y),
-        Collective::ReduxXor => reduce(|x, y| x ^ y),
-        Collective::Barrier | Collective::Shfl(_) => (0, false),
+        CollectiveOp::ReduxAdd => reduce(u32::wrapping_add),
+        CollectiveOp::ReduxMin => reduce(u32::min),
+        CollectiveOp::ReduxMax => reduce(u32::max),
+        CollectiveOp::ReduxSMin => reduce(|x, y| (x as i32).min(y as i32) as u32),
+        CollectiveOp::ReduxSMax => reduce(|x, y| (x as i32).max(y as i32) as u32),
+        CollectiveOp::ReduxAnd => reduce(|x, y| x & y),
+        CollectiveOp::ReduxOr => reduce(|x, y| x | y),
+        CollectiveOp::ReduxXor => reduce(|x, y| x ^ y),
+        CollectiveOp::Barrier | CollectiveOp::Shfl(_) => (0, false),
     }
 }
 
@@ -170,14 +170,14 @@ mod tests {
 
     #[test]
     fn votes_and_reductions() {
-        let a: R64 = std::array::from_fn(|i| (i as u64 % 4) | if i == 7 { 0xffff_fff0 } else { 0 });
-        assert_eq!(combine(Collective::Ballot, 0, 0xff, 0x155, &a), (0x55, false));
-        assert_eq!(combine(Collective::VoteUni, 0, 0xf, 0xf0, &a), (0, true));
-        assert_eq!(combine(Collective::VoteAll, 0, 0xff, 0xf0, &a), (0, false));
-        assert_eq!(combine(Collective::MatchAny, 1, 0xff, 0, &a), (0b0010_0010, false));
-        assert_eq!(combine(Collective::MatchAll, 1, 0x22, 0, &a), (0x22, true));
-        assert_eq!(combine(Collective::ReduxAdd, 0, 0x7f, 0, &a).0, 9);
-        assert_eq!(combine(Collective::ReduxSMin, 0, 0xff, 0, &a).0, 0xffff_fff3);
-        assert_eq!(combine(Collective::ReduxMax, 0, 0xff, 0, &a).0, 0xffff_fff3);
+        let a: Lanes64 = std::array::from_fn(|i| (i as u64 % 4) | if i == 7 { 0xffff_fff0 } else { 0 });
+        assert_eq!(combine(CollectiveOp::Ballot, 0, 0xff, 0x155, &a), (0x55, false));
+        assert_eq!(combine(CollectiveOp::VoteUni, 0, 0xf, 0xf0, &a), (0, true));
+        assert_eq!(combine(CollectiveOp::VoteAll, 0, 0xff, 0xf0, &a), (0, false));
+        assert_eq!(combine(CollectiveOp::MatchAny, 1, 0xff, 0, &a), (0b0010_0010, false));
+        assert_eq!(combine(CollectiveOp::MatchAll, 1, 0x22, 0, &a), (0x22, true));
+        assert_eq!(combine(CollectiveOp::ReduxAdd, 0, 0x7f, 0, &a).0, 9);
+        assert_eq!(combine(CollectiveOp::ReduxSMin, 0, 0xff, 0, &a).0, 0xffff_fff3);
+        assert_eq!(combine(CollectiveOp::ReduxMax, 0, 0xff, 0, &a).0, 0xffff_fff3);
     }
 }

@@ -4,28 +4,28 @@
 //! when it takes effect.
 
 use crate::counts::{coalesce, conflicts};
-use crate::env::{Effect, Env, Trip};
+use crate::env::{CopyTiming, Env, RawFault};
 use crate::error::{FaultKind, MemorySpace};
 use crate::program::CopyAsync;
-use crate::shared::Touch;
-use crate::warp::{Copy, Warp, lanes};
+use crate::shared::AccessKind;
+use crate::warp::{PendingCopy, Warp, lanes};
 
 impl Warp {
-    pub fn copy_async(&mut self, env: &mut Env, copy: &CopyAsync, mask: u32) -> Result<(), Trip> {
+    pub fn copy_async(&mut self, env: &mut Env, copy: &CopyAsync, mask: u32) -> Result<(), RawFault> {
         let (dst, src) = (self.addresses(env, copy.dst), self.addresses(env, copy.src));
         let given = self.get(env, copy.src_size);
         let ignored = copy.ignore.map_or(0, |p| p.lanes(&self.pred));
         let size = copy.size;
-        let effect = env.effect();
+        let timing = env.copy_timing();
         let (mut from_global, mut n) = ([0; 32], 0);
         let (mut to_shared, mut m) = ([0; 32], 0);
         for lane in lanes(mask) {
             let mut from =
-                if copy.src_size == crate::program::Slot::None { size } else { given[lane].min(size.into()) as u8 };
+                if copy.src_size == crate::program::Reg::None { size } else { given[lane].min(size.into()) as u8 };
             if ignored >> lane & 1 != 0 {
                 from = 0;
             }
-            let fail = |kind| self.trip(Some(lane as u32), kind);
+            let fail = |kind| self.fault(Some(lane as u32), kind);
             let to = env.shared.check(dst[lane], size.into(), size.into()).map_err(fail)?;
             if from > 0 {
                 if !src[lane].is_multiple_of(size.into()) {
@@ -37,13 +37,21 @@ impl Warp {
                 from_global[n] = src[lane];
                 n += 1;
             }
-            self.touch_shared(env, to, size.into(), lane, Touch::Issue).map_err(fail)?;
+            self.record_shared(env, to, size.into(), lane, AccessKind::AsyncWrite).map_err(fail)?;
             to_shared[m] = dst[lane];
             m += 1;
             let group = self.committed[lane];
-            let mut item =
-                Copy { lane: lane as u8, size, from, landed: false, group, pc: self.pc, dst: to, src: src[lane] };
-            if effect == Effect::Issue {
+            let mut item = PendingCopy {
+                lane: lane as u8,
+                size,
+                from,
+                landed: false,
+                group,
+                pc: self.pc,
+                dst: to,
+                src: src[lane],
+            };
+            if timing == CopyTiming::AtIssue {
                 land(env, &mut item).map_err(fail)?;
             }
             self.copies.push(item);
@@ -54,7 +62,7 @@ impl Warp {
     }
 
     /// Waits until at most `left` groups of each lane are pending.
-    pub fn wait(&mut self, env: &mut Env, left: u32, mask: u32) -> Result<(), Trip> {
+    pub fn wait(&mut self, env: &mut Env, left: u32, mask: u32) -> Result<(), RawFault> {
         let mut copies = std::mem::take(&mut self.copies);
         for copy in &mut copies {
             let lane = usize::from(copy.lane);
@@ -63,10 +71,10 @@ impl Warp {
             if mask >> lane & 1 == 0 || !due {
                 continue;
             }
-            land(env, copy).map_err(|kind| self.trip(Some(lane as u32), kind))?;
-            let mut who = self.who(lane);
-            who.pc = copy.pc;
-            env.shared.complete(copy.dst, copy.size.into(), &who);
+            land(env, copy).map_err(|kind| self.fault(Some(lane as u32), kind))?;
+            let mut by = self.accessor(lane);
+            by.pc = copy.pc;
+            env.shared.complete(copy.dst, copy.size.into(), &by);
             copy.size = 0;
         }
         copies.retain(|c| c.size != 0);
@@ -75,11 +83,11 @@ impl Warp {
     }
 
     /// Some copies take effect in between, where the schedule wants it.
-    pub fn drift(&mut self, env: &mut Env) -> Result<(), Trip> {
+    pub fn advance_copies(&mut self, env: &mut Env) -> Result<(), RawFault> {
         let mut copies = std::mem::take(&mut self.copies);
         for copy in copies.iter_mut().filter(|c| !c.landed) {
             if env.random(4) == 0 {
-                land(env, copy).map_err(|kind| self.trip(Some(copy.lane.into()), kind))?;
+                land(env, copy).map_err(|kind| self.fault(Some(copy.lane.into()), kind))?;
             }
         }
         self.copies = copies;
@@ -101,7 +109,7 @@ fn read(env: &mut Env, at: u64, bytes: u8, pc: Option<u32>) -> Result<[u8; 16], 
 }
 
 /// Moves the bytes, once.
-fn land(env: &mut Env, copy: &mut Copy) -> Result<(), FaultKind> {
+fn land(env: &mut Env, copy: &mut PendingCopy) -> Result<(), FaultKind> {
     if copy.landed {
         return Ok(());
     }

@@ -4,9 +4,9 @@
 
 use crate::arith::{bf16_to_f32, canonical, f16_to_f32, f32_to_f16};
 use crate::counts::conflicts;
-use crate::env::{Env, Trip};
-use crate::program::{Elem, Matrix, Mma, R32};
-use crate::shared::Touch;
+use crate::env::{Env, RawFault};
+use crate::program::{ElementType, Lanes32, MatrixAccess, Mma};
+use crate::shared::AccessKind;
 use crate::warp::Warp;
 
 // In all of them a lane has a group `g = lane / 4` and a place in it, `t = lane % 4`.
@@ -27,10 +27,10 @@ const C32: [(usize, usize); 4] = [(0, 0), (0, 1), (8, 0), (8, 1)];
 impl Warp {
     /// Each of the eight rows of matrix `m` is given by the address of lane `8 m + row`; lane `l` gets of each matrix row
     /// `l / 4`, elements `l % 4 * 2` and the next, or of the transposed matrix.
-    pub fn matrix(&mut self, env: &mut Env, matrix: &Matrix) -> Result<(), Trip> {
+    pub fn matrix(&mut self, env: &mut Env, matrix: &MatrixAccess) -> Result<(), RawFault> {
         let address = self.addresses(env, matrix.addr);
         let count = matrix.regs.len();
-        let sources: Vec<R32> = matrix.regs.iter().map(|r| *self.get32(env, *r)).collect();
+        let sources: Vec<Lanes32> = matrix.regs.iter().map(|r| *self.get32(env, *r)).collect();
         let mut out = [[0u32; 32]; 4];
         for m in 0..count {
             let mut tile = [[0u16; 8]; 8];
@@ -45,10 +45,10 @@ impl Warp {
             }
             for (row, values) in tile.iter_mut().enumerate() {
                 let lane = 8 * m + row;
-                let fail = |kind| self.trip(Some(lane as u32), kind);
+                let fail = |kind| self.fault(Some(lane as u32), kind);
                 let at = env.shared.check(address[lane], 16, 16).map_err(fail)?;
-                let touch = if matrix.store { Touch::Write } else { Touch::ReadTogether };
-                self.touch_shared(env, at, 16, lane, touch).map_err(fail)?;
+                let kind = if matrix.store { AccessKind::Write } else { AccessKind::WarpRead };
+                self.record_shared(env, at, 16, lane, kind).map_err(fail)?;
                 if matrix.store {
                     let mut bytes = [0; 16];
                     for (to, value) in bytes.chunks_exact_mut(2).zip(values) {
@@ -87,7 +87,7 @@ impl Warp {
         let mut b = [[0f32; 8]; 16];
         for (i, reg) in mma.a.iter().enumerate() {
             let (low, high) = values(mma.elem, self.get32(env, *reg));
-            if mma.elem == Elem::Tf32 {
+            if mma.elem == ElementType::Tf32 {
                 let (r, c) = A32[i];
                 (0..32).for_each(|lane| a[r + lane / 4][c + lane % 4] = low[lane]);
             } else {
@@ -100,7 +100,7 @@ impl Warp {
         }
         for (i, reg) in mma.b.iter().enumerate() {
             let (low, high) = values(mma.elem, self.get32(env, *reg));
-            if mma.elem == Elem::Tf32 {
+            if mma.elem == ElementType::Tf32 {
                 (0..32).for_each(|lane| b[B32[i] + lane % 4][lane / 4] = low[lane]);
             } else {
                 for lane in 0..32 {
@@ -127,11 +127,11 @@ impl Warp {
 }
 
 /// The elements of a register: the lower halves and the upper ones, or the whole.
-fn values(elem: Elem, row: &R32) -> ([f32; 32], [f32; 32]) {
+fn values(elem: ElementType, row: &Lanes32) -> ([f32; 32], [f32; 32]) {
     match elem {
-        Elem::F16 => (row.map(|v| f16_to_f32(v & 0xffff)), row.map(|v| f16_to_f32(v >> 16))),
-        Elem::Bf16 => (row.map(|v| bf16_to_f32(v & 0xffff)), row.map(|v| bf16_to_f32(v >> 16))),
-        Elem::Tf32 => (row.map(|v| f32::from_bits(v & 0xffff_e000)), [0.0; 32]),
+        ElementType::F16 => (row.map(|v| f16_to_f32(v & 0xffff)), row.map(|v| f16_to_f32(v >> 16))),
+        ElementType::Bf16 => (row.map(|v| bf16_to_f32(v & 0xffff)), row.map(|v| bf16_to_f32(v >> 16))),
+        ElementType::Tf32 => (row.map(|v| f32::from_bits(v & 0xffff_e000)), [0.0; 32]),
     }
 }
 

@@ -1,7 +1,7 @@
 //! What the tests share.
 #![allow(dead_code, clippy::unwrap_used)]
 
-use braid_ptx::{Memory, Module};
+use braid_ptx::{GlobalMemory, Module};
 
 /// A module from `tests/data`.
 pub fn module(name: &str) -> Module {
@@ -28,14 +28,14 @@ pub fn noise(seed: u32) -> impl FnMut() -> f32 {
     }
 }
 
-pub fn upload<const N: usize>(memory: &Memory, values: impl Iterator<Item = [u8; N]>) -> u64 {
+pub fn upload<const N: usize>(memory: &GlobalMemory, values: impl Iterator<Item = [u8; N]>) -> u64 {
     let bytes: Vec<u8> = values.flatten().collect();
     let at = memory.alloc(bytes.len() as u64);
     memory.write(at, &bytes).unwrap();
     at
 }
 
-pub fn download(memory: &Memory, at: u64, count: usize) -> Vec<f32> {
+pub fn download(memory: &GlobalMemory, at: u64, count: usize) -> Vec<f32> {
     let mut bytes = vec![0; 4 * count];
     memory.read(at, &mut bytes).unwrap();
     bytes.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect()
