@@ -1,10 +1,10 @@
 //! The CPU's operations at SDXL's shapes of 256x256 pixels, two rows. `cargo bench --bench cpu`; product.rs has the products
 //! beside other libraries.
 
-use braid::device::{Device, Program, cpu::Cpu};
-use braid::graph::{Activation, Builder, Columns, Graph, NodeId, Strand};
+use braid::device::{Device, Executable, cpu::Cpu};
+use braid::graph::{Activation, Builder, ChannelSlice, Graph, KvBranch, NodeId};
 use braid::tensor::DType;
-use braid::weights::{Scope, Storage, Weight, Weights};
+use braid::weights::{MappedBytes, Scope, Weight, Weights};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use std::hint::black_box;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ fn scope(tensors: &[(&str, &[usize])]) -> Scope {
             ((x >> 16) as u16 & 0x83ff | 0x2000).to_le_bytes()
         };
         let bytes = std::iter::repeat_with(element).take(shape.iter().product()).flatten().collect();
-        let weight = Weight::new(Arc::new(Storage::owned(bytes)), 0, DType::F16, shape.to_vec(), *name);
+        let weight = Weight::new(Arc::new(MappedBytes::owned(bytes)), 0, DType::F16, shape.to_vec(), *name);
         weights.insert(*name, weight.expect("the storage fits")).expect("names differ");
     }
     Scope::new(weights)
@@ -45,7 +45,7 @@ fn run(c: &mut Criterion, cpu: &Cpu, name: &str, graph: Graph) {
     let inputs: Vec<&[f32]> = inputs.iter().map(Vec::as_slice).collect();
     let mut y = vec![f32::NAN; graph.node(graph.outputs[0].1).len()];
     let macs = graph.macs();
-    let mut program: Box<dyn Program> = cpu.load(graph).expect("a small graph loads");
+    let mut program: Box<dyn Executable> = cpu.compile(graph).expect("a small graph loads");
     program.run(&inputs, &mut [&mut y]).expect("a run");
     // What is timed must be right, as far as it shows: finite, and the same twice.
     let first = y.clone();
@@ -65,12 +65,12 @@ fn decoupled(b: &mut Builder, tokens: usize, heads: usize, strands: &[usize]) ->
     let mut list = Vec::new();
     for (k, len) in strands.iter().enumerate() {
         operands.push(b.input("kv", &[2, *len, 2 * width]));
-        let columns = |start| Columns { operand: k + 1, start };
+        let columns = |start| ChannelSlice { operand: k + 1, start };
         let scale = k.checked_sub(1).map(|before| (strands.len() + 1, 2 * before));
-        list.push(Strand { keys: columns(0), values: columns(width), length: None, scale });
+        list.push(KvBranch { keys: columns(0), values: columns(width), length: None, scale });
     }
     operands.push(b.input("1", &[strands.len() - 1, 2]));
-    b.braided_attention(&operands, heads, false, list)
+    b.decoupled_attention(&operands, heads, false, list)
 }
 
 fn operations(c: &mut Criterion) {
@@ -91,7 +91,7 @@ fn operations(c: &mut Criterion) {
     let kernel = scope(&[("weight", &[640, 640, 3, 3]), ("bias", &[640])]);
     let convolution = graph(|b| {
         let x = b.input("x", &[2, 16, 16, 640]);
-        b.conv(x, &kernel, 640, 3, 1)
+        b.conv2d(x, &kernel, 640, 3, 1)
     });
     run(c, &cpu, "convolution 3x3 16x16 640 to 640", convolution);
     let norm = scope(&[("weight", &[320]), ("bias", &[320])]);

@@ -2,7 +2,7 @@
 //!
 //! The files have the published names, all of them, and small tensors: what is timed is reading headers and checking them.
 
-use braid::synth::{Sizes, write_safetensors, write_torch};
+use braid::synthetic::{Sizes, write_safetensors, write_torch};
 use braid::weights::{OpenOptions, open, single_file};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use std::collections::BTreeMap;
@@ -11,14 +11,18 @@ use std::hint::black_box;
 /// The published layers with narrow widths.
 fn narrow() -> Sizes {
     let mut sizes = Sizes::published();
-    (sizes.unet.channels, sizes.unet.heads) = (vec![32, 64, 96], vec![1, 2, 3]);
-    (sizes.unet.context, sizes.unet.addition_time, sizes.unet.addition_input) = (32, 8, 32 + 48);
-    sizes.vae.channels = vec![32, 32, 64, 64];
+    (sizes.unet.block_out_channels, sizes.unet.num_attention_heads) = (vec![32, 64, 96], vec![1, 2, 3]);
+    (
+        sizes.unet.cross_attention_dim,
+        sizes.unet.addition_time_embed_dim,
+        sizes.unet.projection_class_embeddings_input_dim,
+    ) = (32, 8, 32 + 48);
+    sizes.vae.block_out_channels = vec![32, 32, 64, 64];
     for text in [&mut sizes.text, &mut sizes.text_2] {
-        (text.hidden, text.heads, text.intermediate, text.vocab) = (32, 1, 64, 64);
+        (text.hidden_size, text.num_attention_heads, text.intermediate_size, text.vocab_size) = (32, 1, 64, 64);
     }
-    sizes.text_2.projection = Some(32);
-    sizes.adapter.context = 32;
+    sizes.text_2.projection_dim = Some(32);
+    sizes.adapter.cross_attention_dim = 32;
     sizes.adapter.widths = sizes.unet.cross_layers().iter().map(|layer| layer.width).collect();
     sizes
 }

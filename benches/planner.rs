@@ -2,20 +2,20 @@
 //! `cargo bench --bench planner`; no weights are read.
 
 use braid::Compat;
-use braid::device::cuda::{Report, Settings};
-use braid::graph::{Graph, Plan, fuse};
+use braid::device::cuda::{LoweringOptions, LoweringReport};
+use braid::graph::{Graph, MemoryPlan, fuse};
 use braid::models::tables;
 use braid::models::unet::{UnetShape, unet};
-use braid::synth::published;
+use braid::synthetic::published;
 use braid::tensor::DType;
-use braid::weights::{Scope, Storage, Weight, Weights};
+use braid::weights::{MappedBytes, Scope, Weight, Weights};
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use std::hint::black_box;
 use std::sync::Arc;
 
 /// The published UNet's tensors, each of one element that repeats.
 fn hollow() -> Scope {
-    let storage = Arc::new(Storage::owned(vec![0; 2]));
+    let storage = Arc::new(MappedBytes::owned(vec![0; 2]));
     let mut weights = Weights::new("published");
     for (name, shape) in tables::unet(&published::unet()) {
         let strides = vec![0; shape.len()];
@@ -31,14 +31,18 @@ fn planner(c: &mut Criterion) {
     let build = || -> Graph { unet(&config, &scope, &shape, &Compat::diffusers()).expect("the sizes fit") };
     let (raw, fused) = (build(), fuse(build()));
     assert!(fused.nodes.len() < raw.nodes.len() && fused.macs() == raw.macs());
-    let settings = Settings { dtype: DType::F16, multiprocessors: 132, library: false };
+    let settings = LoweringOptions { dtype: DType::F16, multiprocessors: 132, library: false };
     let mut group = c.benchmark_group("planner, SDXL's UNet at 1024x1024");
     group.sample_size(10);
     group.bench_function("build", |b| b.iter(|| black_box(build())));
     group.bench_function("fuse", |b| b.iter_batched(|| raw.clone(), fuse, BatchSize::LargeInput));
-    group.bench_function("plan", |b| b.iter(|| Plan::new(black_box(&fused))));
+    group.bench_function("plan", |b| b.iter(|| MemoryPlan::new(black_box(&fused))));
     group.bench_function("fuse, plan and lower for 132 multiprocessors", |b| {
-        b.iter_batched(|| raw.clone(), |g| Report::of(g, &settings).expect("kernels take it"), BatchSize::LargeInput);
+        b.iter_batched(
+            || raw.clone(),
+            |g| LoweringReport::of(g, &settings).expect("kernels take it"),
+            BatchSize::LargeInput,
+        );
     });
     group.finish();
 }

@@ -6,7 +6,7 @@
 use braid::device::{Device, cpu::Cpu};
 use braid::graph::Builder;
 use braid::tensor::DType;
-use braid::weights::{Scope, Storage, Weight, Weights};
+use braid::weights::{MappedBytes, Scope, Weight, Weights};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use half::f16;
 use std::hint::black_box;
@@ -29,7 +29,7 @@ fn weight(shape: &[usize]) -> Scope {
     let n = shape.iter().product::<usize>();
     let bytes = (0..n).flat_map(|i| f16::from_f32(((i * 7919) % 1021) as f32 / 512.0 - 1.0).to_le_bytes()).collect();
     let mut weights = Weights::new("bench");
-    if let Some(w) = Weight::new(Arc::new(Storage::owned(bytes)), 0, DType::F16, shape.to_vec(), "weight") {
+    if let Some(w) = Weight::new(Arc::new(MappedBytes::owned(bytes)), 0, DType::F16, shape.to_vec(), "weight") {
         let _ = weights.insert("weight", w);
     }
     Scope::new(weights)
@@ -45,7 +45,7 @@ fn products(c: &mut Criterion) {
         let x = b.input("x", &[1, m, k]);
         let y = b.linear(x, &scope, n);
         b.output("y", y);
-        let mut program = b.finish().and_then(|g| cpu.load(g)).expect("a small graph loads");
+        let mut program = b.finish().and_then(|g| cpu.compile(g)).expect("a small graph loads");
         let x: Vec<f32> = (0..m * k).map(|i| ((i * 31) % 127) as f32 / 64.0 - 1.0).collect();
         let (mut y, mut z) = (vec![0f32; m * n], vec![0f32; m * n]);
         let wide = scope.get("weight", &[n, k]).to_f32();
@@ -102,9 +102,9 @@ fn products(c: &mut Criterion) {
         let scope = weight(&[co, ci, 3, 3]);
         let mut b = Builder::new();
         let x = b.input("x", &[2, h, w, ci]);
-        let y = b.conv(x, &scope, co, 3, 1);
+        let y = b.conv2d(x, &scope, co, 3, 1);
         b.output("y", y);
-        let mut program = b.finish().and_then(|g| cpu.load(g)).expect("a small graph loads");
+        let mut program = b.finish().and_then(|g| cpu.compile(g)).expect("a small graph loads");
         let x = vec![0.5f32; 2 * h * w * ci];
         let mut y = vec![0f32; 2 * h * w * co];
         group.throughput(Throughput::Elements((2 * 2 * h * w * co * ci * 9) as u64));

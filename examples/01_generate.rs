@@ -4,8 +4,8 @@
 
 mod common;
 
-use braid::output::{Texts, save};
-use braid::pipeline::{Progress, Watch};
+use braid::output::{PngMetadata, save};
+use braid::pipeline::{Callbacks, Progress};
 use braid::{Request, Result};
 
 fn main() -> Result<()> {
@@ -21,11 +21,11 @@ fn main() -> Result<()> {
 
     // Called when a stage begins and after each of its steps.
     let mut show = |p: Progress| println!("{:<9} {}/{}", p.stage.name(), p.done, p.steps);
-    let output = pipeline.generate(&request, &mut Watch::progress(&mut show))?;
+    let output = pipeline.generate(&request, &mut Callbacks::on_progress(&mut show))?;
 
     let path = files.output("fox.png");
-    save(&output.pictures[0], &path, &Texts::default())?;
+    save(&output.images[0], &path, &PngMetadata::default())?;
     let [seconds, steps] = [output.seconds.values().sum::<f64>(), output.step_seconds.iter().sum()];
-    println!("{:?} in {seconds:.2} s, of which {steps:.2} s in the steps: {}", output.pictures[0], path.display());
+    println!("{:?} in {seconds:.2} s, of which {steps:.2} s in the steps: {}", output.images[0], path.display());
     Ok(())
 }

@@ -4,8 +4,8 @@
 
 mod common;
 
-use braid::output::{Texts, save};
-use braid::pipeline::Watch;
+use braid::output::{PngMetadata, save};
+use braid::pipeline::Callbacks;
 use braid::{Request, Result};
 
 fn main() -> Result<()> {
@@ -18,15 +18,15 @@ fn main() -> Result<()> {
         request.steps = files.steps;
         // Only the settings that differ are set; each request stands by itself, so their order does not matter.
         request.seed = 7;
-        let output = pipeline.generate(&request, &mut Watch::default())?;
+        let output = pipeline.generate(&request, &mut Callbacks::default())?;
         let path = files.output(&format!("prompt-{i}.png"));
-        save(&output.pictures[0], &path, &Texts::default())?;
+        save(&output.images[0], &path, &PngMetadata::default())?;
         println!("`{prompt}` in {:.3} s: {}", output.seconds.values().sum::<f64>(), path.display());
     }
 
     // A pipeline keeps the programs of its latest sizes. They can be given back; the next request builds them anew.
-    println!("programs hold {:.1} MB", pipeline.program_bytes() as f64 / 1e6);
-    pipeline.release();
-    println!("after `release` {:.1} MB", pipeline.program_bytes() as f64 / 1e6);
+    println!("programs hold {:.1} MB", pipeline.device_memory_used() as f64 / 1e6);
+    pipeline.clear_cache();
+    println!("after `release` {:.1} MB", pipeline.device_memory_used() as f64 / 1e6);
     Ok(())
 }

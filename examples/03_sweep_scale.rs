@@ -4,9 +4,9 @@
 
 mod common;
 
-use braid::output::{Texts, save};
-use braid::pipeline::{Scales, Watch};
-use braid::{ImagePrompt, Reference, Request, Result};
+use braid::output::{PngMetadata, save};
+use braid::pipeline::{Callbacks, Scales};
+use braid::{ImagePrompt, ReferenceImage, Request, Result};
 
 fn main() -> Result<()> {
     let files = common::Files::from_args()?;
@@ -20,20 +20,23 @@ fn main() -> Result<()> {
     request.steps = files.steps;
     // A scale is data, not a part of the program: nothing is built anew when it changes.
     for scale in [0.0, 0.3, 0.6, 1.0] {
-        let image = ImagePrompt::default().with(Reference::Embedding(embedding.clone())).scaled(scale);
-        request.images = vec![image];
-        let output = pipeline.generate(&request, &mut Watch::default())?;
+        let image =
+            ImagePrompt::default().with_reference(ReferenceImage::Embedding(embedding.clone())).with_scale(scale);
+        request.image_prompts = vec![image];
+        let output = pipeline.generate(&request, &mut Callbacks::default())?;
         let path = files.output(&format!("scale-{scale}.png"));
-        save(&output.pictures[0], &path, &Texts::default())?;
+        save(&output.images[0], &path, &PngMetadata::default())?;
         println!("scale {scale}: {:.3} s, {}", output.seconds.values().sum::<f64>(), path.display());
     }
 
     // Only the transformers that carry style take part.
-    let image = ImagePrompt::default().with(Reference::Embedding(embedding)).scaled(Scales::parse("style", 1.0)?);
-    request.images = vec![image];
-    let output = pipeline.generate(&request, &mut Watch::default())?;
+    let image = ImagePrompt::default()
+        .with_reference(ReferenceImage::Embedding(embedding))
+        .with_scale(Scales::parse("style", 1.0)?);
+    request.image_prompts = vec![image];
+    let output = pipeline.generate(&request, &mut Callbacks::default())?;
     let path = files.output("style.png");
-    save(&output.pictures[0], &path, &Texts::default())?;
+    save(&output.images[0], &path, &PngMetadata::default())?;
     println!("style only: {}", path.display());
     Ok(())
 }

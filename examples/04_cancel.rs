@@ -4,7 +4,7 @@
 
 mod common;
 
-use braid::pipeline::{CancelToken, Progress, Stage, Watch};
+use braid::pipeline::{Callbacks, CancelToken, Progress, Stage};
 use braid::{Error, Request, Result};
 use std::sync::mpsc;
 
@@ -33,7 +33,7 @@ fn main() -> Result<()> {
                 }
             }
         };
-        let mut watch = Watch::progress(&mut progress).cancelled_by(&cancel);
+        let mut watch = Callbacks::on_progress(&mut progress).cancelled_by(&cancel);
         let result = pipeline.generate(&request, &mut watch);
         println!("stopped after {done} of {} steps", request.steps);
         // Lets the other thread end where the request failed before its second step.
@@ -47,7 +47,7 @@ fn main() -> Result<()> {
     }
 
     request.steps = files.steps;
-    let output = pipeline.generate(&request, &mut Watch::default())?;
-    println!("the next request gives {:?}", output.pictures[0]);
+    let output = pipeline.generate(&request, &mut Callbacks::default())?;
+    println!("the next request gives {:?}", output.images[0]);
     Ok(())
 }

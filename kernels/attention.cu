@@ -12,10 +12,10 @@
 #include "attention.cuh"
 
 struct AttentionParams {
-    Rows q;
-    Rows k;
-    Rows v;
-    Rows out;
+    StridedTensor q;
+    StridedTensor k;
+    StridedTensor v;
+    StridedTensor out;
     const int* counts;
     int queries;
     int keys;
@@ -28,7 +28,7 @@ struct AttentionParams {
 template <class T, int D, int MT>
 __device__ __forceinline__ void attention(const AttentionParams& p) {
     using F = Flash<T, D, MT>;
-    extern __shared__ Octet memory[];
+    extern __shared__ Vec8 memory[];
     F flash((T*)memory);
     int first = blockIdx.x * F::QUERIES, head = blockIdx.y, image = blockIdx.z;
     int count = p.counts ? min(p.counts[image], p.keys) : p.keys;

@@ -10,7 +10,7 @@
 #include "math.cuh"
 
 // Where an operand lies: element (image, token, head, i) is data[image * batch + token * row + head * head_stride + i].
-struct Rows {
+struct StridedTensor {
     const void* data;
     i64 batch;
     i64 row;
@@ -33,7 +33,7 @@ struct Flash {
     // Greatest score and this thread's part of the sum of the exponentials, rows g and g + 8.
     float greatest[MT][2], sum[MT][2];
 
-    static __device__ __forceinline__ const T* place(const Rows& rows, int image, int head) {
+    static __device__ __forceinline__ const T* place(const StridedTensor& rows, int image, int head) {
         return (const T*)rows.data + image * rows.batch + head * rows.head_stride;
     }
 
@@ -216,7 +216,7 @@ struct Flash {
         for (int at = lane; at < 16 * MT * CHUNKS; at += 32) {
             int row = at / CHUNKS, column = at % CHUNKS * 8, token = first + warp * 16 * MT + row;
             if (token < count && column < dim)
-                *(Octet*)(to + token * row_stride + column) = *(const Octet*)(rows + row * PITCH + column);
+                *(Vec8*)(to + token * row_stride + column) = *(const Vec8*)(rows + row * PITCH + column);
         }
     }
 };

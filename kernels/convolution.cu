@@ -21,7 +21,7 @@ struct ConvolutionParams {
     const void* x0;
     const void* x1;
     const void* w;
-    Finish finish;
+    EpilogueParams finish;
     int pixels;
     int n;
     int channels0;
@@ -86,7 +86,7 @@ struct Picture {
 
 template <class T, int BM, int BN>
 __device__ __forceinline__ void convolution(const ConvolutionParams& p) {
-    extern __shared__ Octet memory[];
+    extern __shared__ Vec8 memory[];
     Product<T, BM, BN> product(memory);
     int top = blockIdx.x * BM, left = blockIdx.y * BN, k = p.kernel_y * p.kernel_x * p.channels;
     Picture<T, BM / 32> x(p, top);

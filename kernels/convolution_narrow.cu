@@ -96,8 +96,8 @@ constexpr int FEW_OUT_PIXELS = 4;
 
 template <class T>
 __device__ __forceinline__ void load8_or_zeros(bool there, const T* p, float (&x)[8]) {
-    Octet unit = {};
-    if (there) unit = *(const Octet*)p;
+    Vec8 unit = {};
+    if (there) unit = *(const Vec8*)p;
     unpack<T>(unit, x);
 }
 

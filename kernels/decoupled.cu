@@ -19,8 +19,8 @@
 constexpr int MAX_STRANDS = 9;
 
 struct Strand {
-    Rows k;
-    Rows v;
+    StridedTensor k;
+    StridedTensor v;
     const float* mask;
     i64 mask_batch;
     int capacity;
@@ -28,8 +28,8 @@ struct Strand {
 };
 
 struct DecoupledParams {
-    Rows q;
-    Rows out;
+    StridedTensor q;
+    StridedTensor out;
     const int* counts;
     const float* scales;
     int queries;
@@ -53,7 +53,7 @@ __device__ __forceinline__ int active(const DecoupledParams& p, int s, int image
 template <class T, int D>
 __device__ __forceinline__ void decoupled(const DecoupledParams& p) {
     using F = Flash<T, D, 1>;
-    extern __shared__ Octet memory[];
+    extern __shared__ Vec8 memory[];
     F flash((T*)memory);
     int first = blockIdx.x * F::QUERIES, head = blockIdx.y, image = blockIdx.z;
     auto count_of = [&](int s) { return min(p.counts[(i64)s * p.batch + image], p.strand[s].capacity); };

@@ -21,7 +21,7 @@ struct GemmParams {
     i64 x0_stride;
     i64 x1_stride;
     i64 w_stride;
-    Finish finish;
+    EpilogueParams finish;
     int m;
     int n;
     int k;
@@ -51,7 +51,7 @@ struct Matrix {
 
 template <class T, int BM, int BN>
 __device__ __forceinline__ void gemm(const GemmParams& p) {
-    extern __shared__ Octet memory[];
+    extern __shared__ Vec8 memory[];
     Product<T, BM, BN> product(memory);
     int top = blockIdx.x * BM, left = blockIdx.y * BN;
     Matrix<T> x(p, top);
@@ -62,7 +62,7 @@ __device__ __forceinline__ void gemm(const GemmParams& p) {
 
 template <class T, int BM, int BN>
 __device__ __forceinline__ void gemm_geglu(const GemmParams& p) {
-    extern __shared__ Octet memory[];
+    extern __shared__ Vec8 memory[];
     Product<T, BM, BN> product(memory);
     int top = blockIdx.x * BM, left = blockIdx.y * (BN / 2);
     Matrix<T> x(p, top);
@@ -71,7 +71,7 @@ __device__ __forceinline__ void gemm_geglu(const GemmParams& p) {
     const T* half = (const T*)p.w + (row % 16 < 8 ? 0 : p.n * p.w_stride);
     Weights<T> w(half, left + row / 16 * 8 + row % 8, 16, p.n, p.k, p.w_stride);
     product.run(p.k, x, w);
-    const Finish& f = p.finish;
+    const EpilogueParams& f = p.finish;
     for (int i = threadIdx.x; i < BM * (BN / 16); i += 128) {
         int tile_row = i / (BN / 16), unit = i % (BN / 16), m = top + tile_row, n = left + unit * 8;
         if (m >= p.m || n >= p.n) continue;

@@ -13,7 +13,7 @@ struct bf16 {
 };
 
 // Eight 16-bit values: the unit of every wide access.
-struct alignas(16) Octet {
+struct alignas(16) Vec8 {
     u32 pair[4];
 };
 
@@ -56,7 +56,7 @@ struct Stored<float> {
 };
 
 template <class T>
-__device__ __forceinline__ void unpack(const Octet& from, float (&x)[8]) {
+__device__ __forceinline__ void unpack(const Vec8& from, float (&x)[8]) {
 #pragma unroll
     for (int i = 0; i < 4; i++) {
         x[2 * i] = Stored<T>::low(from.pair[i]);
@@ -65,8 +65,8 @@ __device__ __forceinline__ void unpack(const Octet& from, float (&x)[8]) {
 }
 
 template <class T>
-__device__ __forceinline__ Octet pack(const float (&x)[8]) {
-    Octet to;
+__device__ __forceinline__ Vec8 pack(const float (&x)[8]) {
+    Vec8 to;
 #pragma unroll
     for (int i = 0; i < 4; i++) to.pair[i] = Stored<T>::pack(x[2 * i], x[2 * i + 1]);
     return to;
@@ -76,7 +76,7 @@ __device__ __forceinline__ Octet pack(const float (&x)[8]) {
 template <class T>
 __device__ __forceinline__ void load8(const T* p, float (&x)[8]) {
     uint4 unit = *(const uint4*)p;
-    unpack<T>(Octet{{unit.x, unit.y, unit.z, unit.w}}, x);
+    unpack<T>(Vec8{{unit.x, unit.y, unit.z, unit.w}}, x);
 }
 
 template <>
@@ -88,7 +88,7 @@ __device__ __forceinline__ void load8(const float* p, float (&x)[8]) {
 
 template <class T>
 __device__ __forceinline__ void store8(T* p, const float (&x)[8]) {
-    *(Octet*)p = pack<T>(x);
+    *(Vec8*)p = pack<T>(x);
 }
 
 template <>

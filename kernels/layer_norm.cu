@@ -28,12 +28,12 @@ __device__ __forceinline__ void layer_norm(const LayerNormParams& p) {
     int row = blockIdx.x * 8 + threadIdx.x / 32, lane = threadIdx.x % 32, units = p.channels / 8;
     if (row >= p.rows) return;
     const T* from = (const T*)p.x + (i64)row * p.channels;
-    Octet kept[UNITS];
+    Vec8 kept[UNITS];
     float sum = 0.0f;
 #pragma unroll
     for (int i = 0; i < UNITS; i++) {
         if (lane + 32 * i < units) {
-            kept[i] = *(const Octet*)(from + (lane + 32 * i) * 8);
+            kept[i] = *(const Vec8*)(from + (lane + 32 * i) * 8);
             float x[8];
             unpack<T>(kept[i], x);
 #pragma unroll

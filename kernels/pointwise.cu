@@ -169,7 +169,7 @@ __device__ __forceinline__ void concat(const ConcatParams& p) {
     const T *a = (const T*)p.a + u.row * p.channels0, *b = (const T*)p.b + u.row * rest;
     T* to = (T*)p.out + u.row * p.channels + u.c;
     if (u.wide && p.channels0 % 8 == 0) {
-        *(Octet*)to = *(const Octet*)(u.c < p.channels0 ? a + u.c : b + (u.c - p.channels0));
+        *(Vec8*)to = *(const Vec8*)(u.c < p.channels0 ? a + u.c : b + (u.c - p.channels0));
     } else {
         for (int i = 0; i < u.count; i++) {
             int c = u.c + i;
@@ -192,7 +192,7 @@ __device__ __forceinline__ void upsample(const UpsampleParams& p) {
     const T* from = (const T*)p.x + ((image * p.height + y) * p.width + x) * p.channels + u.c;
     T* to = (T*)p.out + u.row * p.channels + u.c;
     if (u.wide) {
-        *(Octet*)to = *(const Octet*)from;
+        *(Vec8*)to = *(const Vec8*)from;
     } else {
         for (int i = 0; i < u.count; i++) to[i] = from[i];
     }
@@ -270,7 +270,7 @@ __device__ __forceinline__ void take_row(const TakeRowParams& p) {
     const T* from = (const T*)p.x + (u.row * p.tokens + t) * p.channels + u.c;
     T* to = (T*)p.out + u.row * p.channels + u.c;
     if (u.wide) {
-        *(Octet*)to = *(const Octet*)from;
+        *(Vec8*)to = *(const Vec8*)from;
     } else {
         for (int i = 0; i < u.count; i++) to[i] = from[i];
     }

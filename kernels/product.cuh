@@ -13,7 +13,7 @@
 #include "math.cuh"
 
 // Result row r: activation(x W^T + bias + rows[image of r]) + residual[r].
-struct Finish {
+struct EpilogueParams {
     const void* bias;      // T [N], or null
     const void* rows;      // T [images, N], or null; the time embedding
     const void* residual;  // T, rows as the result's, or null
@@ -221,7 +221,7 @@ struct Product {
     // Finishes and stores the rows from `top` of `rows` and the columns from `left` of `columns`; `place` maps a row of X
     // to a row of the result.
     template <class Place>
-    __device__ __forceinline__ void finish(const Finish& f, int top, int rows, int left, int columns, Place place) const {
+    __device__ __forceinline__ void finish(const EpilogueParams& f, int top, int rows, int left, int columns, Place place) const {
         const T* added = (const T*)f.rows;
         if (added && f.step) added += *f.step * f.rows_step;
         bool wide = (columns | f.out_stride | f.residual_stride) % 8 == 0;

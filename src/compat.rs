@@ -1,7 +1,7 @@
 //! Whose arithmetic is followed: every difference between the peers is a field here.
 
 use crate::error::{Error, Result};
-use crate::inputs::picture::Alpha;
+use crate::inputs::image::AlphaMode;
 use crate::inputs::tokenizer::Profile;
 use std::str::FromStr;
 
@@ -23,8 +23,8 @@ pub struct Compat {
     pub guides_below_one: bool,
     /// How text is cleaned and cut: truncated at 77 tokens (diffusers), or rows of 77 that are joined (DiffSynth).
     pub text: Profile,
-    /// What becomes of the transparency of an image prompt; for [`crate::inputs::picture::load`].
-    pub alpha: Alpha,
+    /// What becomes of the transparency of an image prompt; for [`crate::inputs::image::load`].
+    pub alpha: AlphaMode,
     /// Whether an absent negative prompt gives zero embeddings where the model asks for it; else it is the empty text.
     pub zero_negative: bool,
     /// Whether the pooled token is always the first greatest id (DiffSynth) or what `eos_token_id` says (diffusers).
@@ -47,7 +47,7 @@ impl Compat {
             negative_image_scale: None,
             guides_below_one: false,
             text: Profile::Diffusers,
-            alpha: Alpha::White,
+            alpha: AlphaMode::CompositeOnWhite,
             zero_negative: true,
             pools_at_greatest: false,
             round_sides: None,
@@ -65,7 +65,7 @@ impl Compat {
             negative_image_scale: Some(1.0),
             guides_below_one: true,
             text: Profile::DiffSynth,
-            alpha: Alpha::Drop,
+            alpha: AlphaMode::Ignore,
             zero_negative: false,
             pools_at_greatest: true,
             round_sides: Some(64),

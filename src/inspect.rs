@@ -2,10 +2,10 @@
 
 use crate::error::Result;
 use crate::models::config::{Activation, UnetConfig};
-use crate::models::{fit, infer};
-use crate::synth::published;
-use crate::weights::adapter::{self, Kind};
-use crate::weights::family::{Family, family};
+use crate::models::{compatibility, infer};
+use crate::synthetic::published;
+use crate::weights::adapter::{self, AdapterKind};
+use crate::weights::detect::{ModelFamily, detect};
 use crate::weights::{Weights, single_file};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 
 /// A description of a file; [`fmt::Display`] gives it as text, [`serde`] as JSON.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Report {
+pub struct FileReport {
     /// The file or folder.
     pub path: PathBuf,
     /// What it is, in words.
@@ -22,7 +22,7 @@ pub struct Report {
     /// Whether this engine can use it.
     pub supported: bool,
     /// Its models.
-    pub parts: Vec<Part>,
+    pub components: Vec<Component>,
     /// Facts about its structure.
     pub notes: Vec<String>,
     /// What it belongs with, judged by sizes.
@@ -31,7 +31,7 @@ pub struct Report {
 
 /// One model within a file.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Part {
+pub struct Component {
     /// Its name, e.g. `unet`.
     pub name: String,
     /// Tensors.
@@ -44,7 +44,7 @@ pub struct Part {
     pub dtypes: BTreeMap<String, usize>,
 }
 
-impl Part {
+impl Component {
     fn new(name: &str, weights: &Weights) -> Self {
         let mut part =
             Self { name: name.into(), tensors: weights.len(), parameters: 0, bytes: 0, dtypes: BTreeMap::new() };
@@ -62,21 +62,21 @@ impl Part {
 ///
 /// # Errors
 /// Those of [`single_file::split`] and [`adapter::base`] for files of a supported family that are damaged.
-pub fn inspect(path: &Path, weights: &Weights) -> Result<Report> {
-    let found = family(weights);
-    let mut report = Report {
+pub fn inspect(path: &Path, weights: &Weights) -> Result<FileReport> {
+    let found = detect(weights);
+    let mut report = FileReport {
         path: path.to_owned(),
         family: found.to_string(),
         supported: false,
-        parts: Vec::new(),
+        components: Vec::new(),
         notes: Vec::new(),
         fits: Vec::new(),
     };
     match found {
-        Family::Sdxl => report.checkpoint(weights)?,
-        Family::Adapter(Kind::Base) => report.adapter(weights)?,
-        Family::VisionEncoder => report.vision(weights),
-        Family::DiffusersSdxlUnet => {
+        ModelFamily::Sdxl => report.checkpoint(weights)?,
+        ModelFamily::Adapter(AdapterKind::Base) => report.adapter(weights)?,
+        ModelFamily::VisionEncoder => report.vision(weights),
+        ModelFamily::DiffusersSdxlUnet => {
             report.part("unet", weights);
             report.take(infer::unet(weights, None), |r, c| {
                 r.unet(&c);
@@ -84,11 +84,11 @@ pub fn inspect(path: &Path, weights: &Weights) -> Result<Report> {
                 r.fits.push("a diffusers folder of SDXL, as its unet/".into());
             });
         }
-        Family::Vae => {
+        ModelFamily::Vae => {
             let vae = single_file::vae(weights)?;
             report.part("vae", &vae);
             report.take(infer::vae(&vae), |r, c| {
-                let (latents, factor) = (c.latent_channels, c.factor());
+                let (latents, factor) = (c.latent_channels, c.scale_factor());
                 r.supported = latents == 4;
                 r.notes.push(format!("latents of {latents} channels, {factor} pixels to a latent"));
                 let word = if latents == 4 {
@@ -99,18 +99,21 @@ pub fn inspect(path: &Path, weights: &Weights) -> Result<Report> {
                 r.fits.push(format!("UNets of {word}"));
             });
         }
-        Family::TextEncoder => {
+        ModelFamily::TextEncoder => {
             let text = single_file::text_encoder(weights)?;
             let second = text.get("text_projection.weight").is_some();
             report.part(if second { "text_encoder_2" } else { "text_encoder" }, &text);
             report.take(infer::clip_text(&text, Activation::QuickGelu), |r, c| {
-                r.notes.push(format!("{} layers, {} wide, {} positions", c.layers, c.hidden, c.positions));
-                let place = match (c.hidden, c.projection) {
+                r.notes.push(format!(
+                    "{} layers, {} wide, {} positions",
+                    c.num_hidden_layers, c.hidden_size, c.max_position_embeddings
+                ));
+                let place = match (c.hidden_size, c.projection_dim) {
                     (768, _) => "SDXL, as its text_encoder/ (CLIP-L)",
                     (1280, Some(_)) => "SDXL, as its text_encoder_2/ (bigG)",
                     _ => "no published SDXL",
                 };
-                r.supported = matches!(c.hidden, 768 | 1280);
+                r.supported = matches!(c.hidden_size, 768 | 1280);
                 r.fits.push(place.into());
             });
         }
@@ -119,14 +122,14 @@ pub fn inspect(path: &Path, weights: &Weights) -> Result<Report> {
     Ok(report)
 }
 
-impl Report {
+impl FileReport {
     /// Describes a diffusers folder by the tensors of its models, e.g. `[("unet", ..), ("vae", ..)]`.
     pub fn folder(path: &Path, models: &[(&str, &Weights)]) -> Self {
         let mut report = Self {
             path: path.to_owned(),
             family: "a diffusers folder".into(),
             supported: false,
-            parts: Vec::new(),
+            components: Vec::new(),
             notes: Vec::new(),
             fits: Vec::new(),
         };
@@ -144,7 +147,7 @@ impl Report {
     }
 
     fn part(&mut self, name: &str, weights: &Weights) {
-        self.parts.push(Part::new(name, weights));
+        self.components.push(Component::new(name, weights));
         let bad = weights.not_finite();
         if let Some(first) = bad.first() {
             self.notes.push(format!("{} tensors of {name} hold NaN or infinity, the first is {first}", bad.len()));
@@ -182,7 +185,7 @@ impl Report {
             (true, false) => "predicts v".into(),
             (true, true) => "predicts v, trained with a terminal signal-to-noise ratio of zero".into(),
         });
-        let pooled = infer::clip_text(&parts.text_encoder_2, Activation::Gelu).ok().and_then(|c| c.projection);
+        let pooled = infer::clip_text(&parts.text_encoder_2, Activation::Gelu).ok().and_then(|c| c.projection_dim);
         self.take(infer::unet(&parts.unet, pooled), |r, c| r.unet(&c));
         Ok(())
     }
@@ -190,15 +193,15 @@ impl Report {
     fn unet(&mut self, config: &UnetConfig) {
         self.notes.push(format!(
             "UNet of {:?} channels, {:?} transformer layers a block, text {} wide",
-            config.channels, config.transformer_layers, config.context
+            config.block_out_channels, config.transformer_layers_per_block, config.cross_attention_dim
         ));
-        let widths = fit::cross_attention_widths(config);
-        let published = widths == published::adapter().widths && config.context == 2048;
+        let widths = compatibility::cross_attention_widths(config);
+        let published = widths == published::adapter().widths && config.cross_attention_dim == 2048;
         let names = if published { " (ip-adapter_sdxl, ip-adapter_sdxl_vit-h)" } else { "" };
         self.fits.push(format!(
             "IP-Adapters with {} pairs of matrices for tokens {} wide{names}",
             widths.len(),
-            config.context
+            config.cross_attention_dim
         ));
     }
 
@@ -208,14 +211,19 @@ impl Report {
         self.part("ip_adapter", &base.under("ip_adapter."));
         self.take(infer::adapter(&base), |r, c| {
             r.supported = true;
-            r.notes.push(format!("{} image tokens, {} wide, {} cross-attentions", c.tokens, c.context, c.widths.len()));
-            let encoder = match c.embedding {
+            r.notes.push(format!(
+                "{} image tokens, {} wide, {} cross-attentions",
+                c.num_tokens,
+                c.cross_attention_dim,
+                c.widths.len()
+            ));
+            let encoder = match c.embedding_dim {
                 1280 => "ViT-bigG (sdxl_models/image_encoder of h94/IP-Adapter)",
                 1024 => "ViT-H (models/image_encoder of h94/IP-Adapter)",
                 _ => "no published encoder",
             };
-            r.fits.push(format!("an image encoder that gives {}: {encoder}", c.embedding));
-            let sdxl = c.context == 2048 && c.widths == published::adapter().widths;
+            r.fits.push(format!("an image encoder that gives {}: {encoder}", c.embedding_dim));
+            let sdxl = c.cross_attention_dim == 2048 && c.widths == published::adapter().widths;
             r.fits.push(if sdxl { "SDXL base and models made from it".into() } else { "no published SDXL".into() });
         });
         Ok(())
@@ -225,7 +233,7 @@ impl Report {
         self.part("image_encoder", weights);
         self.take(infer::clip_vision(weights), |r, c| {
             r.supported = true;
-            let name = match (c.hidden, c.layers) {
+            let name = match (c.hidden_size, c.num_hidden_layers) {
                 (1664, 48) => "ViT-bigG/14",
                 (1280, 32) => "ViT-H/14",
                 (1024, 24) => "ViT-L/14",
@@ -234,27 +242,27 @@ impl Report {
             r.family = format!("{}, {name}", r.family);
             r.notes.push(format!(
                 "{} layers, {} wide, pictures of {} pixels, patches of {}",
-                c.layers, c.hidden, c.image, c.patch
+                c.num_hidden_layers, c.hidden_size, c.image_size, c.patch_size
             ));
-            let adapters = match c.projection {
+            let adapters = match c.projection_dim {
                 1280 => "ip-adapter_sdxl",
                 1024 => "ip-adapter_sdxl_vit-h",
                 _ => "none of the published ones",
             };
-            r.fits.push(format!("IP-Adapters for embeddings {} wide: {adapters}", c.projection));
+            r.fits.push(format!("IP-Adapters for embeddings {} wide: {adapters}", c.projection_dim));
         });
     }
 }
 
-impl fmt::Display for Report {
+impl fmt::Display for FileReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let path = crate::error::escape(&self.path.to_string_lossy());
         let word = if self.supported { "" } else { " (not supported)" };
         writeln!(f, "{path}: {}{word}", self.family)?;
-        for part in &self.parts {
+        for part in &self.components {
             let dtypes: Vec<_> = part.dtypes.iter().map(|(d, n)| format!("{d} x {n}")).collect();
             let (millions, gigabytes) = (part.parameters as f64 / 1e6, part.bytes as f64 / 1e9);
-            let Part { name, tensors, .. } = part;
+            let Component { name, tensors, .. } = part;
             writeln!(
                 f,
                 "  {name:<15} {tensors:>5} tensors {millions:>9.1} M parameters {gigabytes:>7.3} GB  {}",

@@ -14,13 +14,13 @@ pub mod models;
 pub mod output;
 pub mod pipeline;
 pub mod schedulers;
-pub mod synth;
+pub mod synthetic;
 pub mod tensor;
 pub mod weights;
 
 pub use compat::Compat;
 pub use error::{Error, Result};
-pub use pipeline::{ImagePrompt, Pipeline, PipelineOptions, Reference, Request};
+pub use pipeline::{ImagePrompt, Pipeline, PipelineOptions, ReferenceImage, Request};
 
 /// The README's example, compiled as a test.
 #[cfg(doctest)]

@@ -36,7 +36,7 @@ fn parse(meminfo: &str) -> Option<u64> {
 ///
 /// # Errors
 /// [`Error::Memory`].
-pub fn demand(stage: &'static str, need: u64, hint: impl FnOnce() -> String) -> Result<()> {
+pub fn require(stage: &'static str, need: u64, hint: impl FnOnce() -> String) -> Result<()> {
     match available() {
         Some(have) if need > have => Err(Error::Memory { stage, need, have, hint: hint() }),
         _ => Ok(()),
@@ -92,8 +92,8 @@ mod tests {
     #[cfg(target_os = "linux")]
     #[test]
     fn more_than_there_is_is_refused() {
-        demand("loading", 1, String::new).unwrap();
-        let text = demand("loading", u64::MAX, || "ask for less".into()).unwrap_err().to_string();
+        require("loading", 1, String::new).unwrap();
+        let text = require("loading", u64::MAX, || "ask for less".into()).unwrap_err().to_string();
         assert!(text.starts_with("out of memory in loading") && text.ends_with("ask for less"), "{text}");
     }
 }

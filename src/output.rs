@@ -1,7 +1,7 @@
 //! Written files: pictures, and any file that must be there whole or not at all.
 
 use crate::error::{Error, Result};
-use crate::inputs::picture::Picture;
+use crate::inputs::image::Image;
 use image::codecs::jpeg::JpegEncoder;
 use image::codecs::webp::WebPEncoder;
 use image::{ExtendedColorType, ImageEncoder, ImageError};
@@ -15,7 +15,7 @@ const JPEG_QUALITY: u8 = 95;
 
 /// A picture file's format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Format {
+pub enum ImageFormat {
     /// `.png`: lossless, with text.
     Png,
     /// `.jpg` or `.jpeg`: quality 95.
@@ -24,7 +24,7 @@ pub enum Format {
     WebP,
 }
 
-impl Format {
+impl ImageFormat {
     /// The format that a file's extension names, in either case.
     ///
     /// # Errors
@@ -68,7 +68,7 @@ impl Format {
 
 /// What a PNG file says of its picture; other formats carry nothing.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Texts {
+pub struct PngMetadata {
     /// The chunk `parameters`: prompt and settings in the style of AUTOMATIC1111's interface.
     pub parameters: Option<String>,
     /// The chunk `braid`: the request as JSON.
@@ -78,11 +78,11 @@ pub struct Texts {
 /// Writes a picture in the format of the file's extension, whole or not at all; see [`write_atomic`].
 ///
 /// # Errors
-/// [`Error::Parameter`] where the extension is none of [`Format`]'s or the format cannot hold a side so long, and those of
+/// [`Error::Parameter`] where the extension is none of [`ImageFormat`]'s or the format cannot hold a side so long, and those of
 /// [`write_atomic`].
-pub fn save(picture: &Picture, path: impl AsRef<Path>, texts: &Texts) -> Result<()> {
+pub fn save(picture: &Image, path: impl AsRef<Path>, texts: &PngMetadata) -> Result<()> {
     let path = path.as_ref();
-    let format = Format::of(path)?;
+    let format = ImageFormat::of(path)?;
     format.check(picture.width(), picture.height())?;
     write_atomic(path, |file| {
         let mut file = BufWriter::new(file);
@@ -95,27 +95,27 @@ pub fn save(picture: &Picture, path: impl AsRef<Path>, texts: &Texts) -> Result<
 ///
 /// # Errors
 /// What `to` says, or that the format cannot hold the picture.
-pub fn encode(picture: &Picture, format: Format, texts: &Texts, to: &mut impl Write) -> io::Result<()> {
+pub fn encode(picture: &Image, format: ImageFormat, texts: &PngMetadata, to: &mut impl Write) -> io::Result<()> {
     let (w, h) = (picture.width() as u32, picture.height() as u32);
     let failed = |e: ImageError| match e {
         ImageError::IoError(e) => e,
         other => io::Error::other(other),
     };
     match format {
-        Format::Png => encode_png(picture, texts, to).map_err(|e| match e {
+        ImageFormat::Png => encode_png(picture, texts, to).map_err(|e| match e {
             png::EncodingError::IoError(e) => e,
             other => io::Error::other(other),
         }),
-        Format::Jpeg => JpegEncoder::new_with_quality(to, JPEG_QUALITY)
+        ImageFormat::Jpeg => JpegEncoder::new_with_quality(to, JPEG_QUALITY)
             .write_image(picture.rgb(), w, h, ExtendedColorType::Rgb8)
             .map_err(failed),
-        Format::WebP => {
+        ImageFormat::WebP => {
             WebPEncoder::new_lossless(to).write_image(picture.rgb(), w, h, ExtendedColorType::Rgb8).map_err(failed)
         }
     }
 }
 
-fn encode_png(picture: &Picture, texts: &Texts, to: &mut impl Write) -> Result<(), png::EncodingError> {
+fn encode_png(picture: &Image, texts: &PngMetadata, to: &mut impl Write) -> Result<(), png::EncodingError> {
     let mut encoder = png::Encoder::new(to, picture.width() as u32, picture.height() as u32);
     encoder.set_color(png::ColorType::Rgb);
     encoder.set_depth(png::BitDepth::Eight);
@@ -215,7 +215,7 @@ impl Drop for Temporary {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::inputs::picture;
+    use crate::inputs::image;
 
     fn names(folder: &Path) -> Vec<String> {
         let mut names: Vec<_> =
@@ -224,9 +224,9 @@ mod tests {
         names
     }
 
-    fn sample() -> Picture {
+    fn sample() -> Image {
         let rgb = (0..40 * 30).flat_map(|i| [(i % 40 * 6) as u8, (i / 40 * 8) as u8, 90]).collect();
-        Picture::new(40, 30, rgb).unwrap()
+        Image::new(40, 30, rgb).unwrap()
     }
 
     #[test]
@@ -234,8 +234,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         for (name, tolerance) in [("a.png", 0), ("a.webp", 0), ("a.jpg", 6), ("b.JPEG", 6)] {
             let path = folder.path().join(name);
-            save(&sample(), &path, &Texts::default()).unwrap();
-            let read = picture::load(&path, picture::Alpha::Drop).unwrap();
+            save(&sample(), &path, &PngMetadata::default()).unwrap();
+            let read = image::load(&path, image::AlphaMode::Ignore).unwrap();
             assert_eq!((read.width(), read.height()), (40, 30));
             let worst = read.rgb().iter().zip(sample().rgb()).map(|(a, b)| a.abs_diff(*b)).max();
             assert!(worst <= Some(tolerance), "{name}: {worst:?}");
@@ -246,28 +246,28 @@ mod tests {
     #[test]
     fn other_extensions_are_refused() {
         for name in ["a", "a.gif", ".png", "a.png.txt"] {
-            assert!(matches!(save(&sample(), name, &Texts::default()), Err(Error::Parameter { .. })), "{name}");
+            assert!(matches!(save(&sample(), name, &PngMetadata::default()), Err(Error::Parameter { .. })), "{name}");
         }
     }
 
     #[test]
     fn a_side_too_long_for_the_format_is_refused() {
         let folder = tempfile::tempdir().unwrap();
-        let long = Picture::new(16_384, 1, vec![7; 16_384 * 3]).unwrap();
-        let error = save(&long, folder.path().join("a.webp"), &Texts::default()).unwrap_err();
+        let long = Image::new(16_384, 1, vec![7; 16_384 * 3]).unwrap();
+        let error = save(&long, folder.path().join("a.webp"), &PngMetadata::default()).unwrap_err();
         assert!(error.to_string().contains("16383"), "{error}");
         assert!(names(folder.path()).is_empty());
-        save(&long, folder.path().join("a.png"), &Texts::default()).unwrap();
+        save(&long, folder.path().join("a.png"), &PngMetadata::default()).unwrap();
     }
 
     #[test]
     fn text_is_latin_or_utf8() {
-        let texts = Texts {
+        let texts = PngMetadata {
             parameters: Some("caf\u{e9}\nSteps: 50, Seed: 1".into()),
             braid: Some("{\"prompt\":\"\u{732b}\0\"}".into()),
         };
         let mut bytes = Vec::new();
-        encode(&sample(), Format::Png, &texts, &mut bytes).unwrap();
+        encode(&sample(), ImageFormat::Png, &texts, &mut bytes).unwrap();
         let reader = png::Decoder::new(io::Cursor::new(&bytes)).read_info().unwrap();
         let info = reader.info();
         let latin = &info.uncompressed_latin1_text[0];

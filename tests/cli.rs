@@ -62,7 +62,7 @@ impl Case {
         let folder = goldens(profile).join(name);
         let json = serde_json::from_str(&std::fs::read_to_string(folder.join("case.json")).unwrap()).unwrap();
         let dir = tempfile::tempdir().unwrap();
-        braid::synth::from_recipe(&folder.join("recipe.json"), dir.path()).unwrap();
+        braid::synthetic::from_recipe(&folder.join("recipe.json"), dir.path()).unwrap();
         Self { folder, json, dir }
     }
 

@@ -3,8 +3,8 @@
 
 #![allow(clippy::unwrap_used)]
 
-use braid::inputs::picture::{self, Alpha, Picture};
-use braid::pipeline::{ImagePrompt, Reference, Scales, Watch};
+use braid::inputs::image::{self, AlphaMode, Image};
+use braid::pipeline::{Callbacks, ImagePrompt, ReferenceImage, Scales};
 use braid::weights::{OpenOptions, open};
 use braid::{Pipeline, PipelineOptions, Request};
 use std::path::{Path, PathBuf};
@@ -29,11 +29,12 @@ fn pipeline() -> &'static Pipeline {
     })
 }
 
-fn draw(prompt: &str, reference: &[f32], scales: impl Into<Scales>, seed: u64) -> Picture {
+fn draw(prompt: &str, reference: &[f32], scales: impl Into<Scales>, seed: u64) -> Image {
     let mut request = Request::new(prompt);
-    (request.steps, request.guidance, request.seed) = (16, 3.0, seed);
-    request.images = vec![ImagePrompt::default().with(Reference::Embedding(reference.to_vec())).scaled(scales)];
-    pipeline().generate(&request, &mut Watch::default()).unwrap().pictures.remove(0)
+    (request.steps, request.guidance_scale, request.seed) = (16, 3.0, seed);
+    request.image_prompts =
+        vec![ImagePrompt::default().with_reference(ReferenceImage::Embedding(reference.to_vec())).with_scale(scales)];
+    pipeline().generate(&request, &mut Callbacks::default()).unwrap().images.remove(0)
 }
 
 /// What is known of a training picture, or thought of a drawn one; indices of the names in training.json.
@@ -47,13 +48,13 @@ struct Seen {
 /// The training pictures and their labels.
 struct Training {
     shapes: Vec<String>,
-    pictures: Vec<(Picture, Seen)>,
+    pictures: Vec<(Image, Seen)>,
 }
 
 fn training() -> &'static Training {
     static TRAINING: OnceLock<Training> = OnceLock::new();
     TRAINING.get_or_init(|| {
-        let sheet = picture::load(root("tests/data/demo/training.png"), Alpha::Drop).unwrap();
+        let sheet = image::load(root("tests/data/demo/training.png"), AlphaMode::Ignore).unwrap();
         let text = std::fs::read_to_string(root("tests/data/demo/training.json")).unwrap();
         let json: serde_json::Value = serde_json::from_str(&text).unwrap();
         let names = |key: &str| -> Vec<String> { serde_json::from_value(json[key].clone()).unwrap() };
@@ -61,7 +62,7 @@ fn training() -> &'static Training {
         let tile = |i: usize| {
             let (x, y) = (i % ROW * SIDE, i / ROW * SIDE);
             let rows = (y..y + SIDE).flat_map(|y| &sheet.rgb()[(y * sheet.width() + x) * 3..][..SIDE * 3]);
-            Picture::new(SIDE, SIDE, rows.copied().collect()).unwrap()
+            Image::new(SIDE, SIDE, rows.copied().collect()).unwrap()
         };
         let index = |names: &[String], name: &serde_json::Value| names.iter().position(|n| *n == *name).unwrap();
         let pictures = json["pictures"].as_array().unwrap().iter().enumerate().map(|(i, p)| {
@@ -93,7 +94,7 @@ impl Judge {
         Self { convolutions: (0..4).map(layer).collect(), heads }
     }
 
-    fn see(&self, picture: &Picture) -> Seen {
+    fn see(&self, picture: &Image) -> Seen {
         let mut side = picture.width();
         // Channels first.
         let mut x: Vec<f32> =
@@ -140,7 +141,7 @@ fn convolve(x: &[f32], side: usize, shape: &[usize], weight: &[f32], bias: &[f32
 }
 
 /// The mean colours of 8x8 blocks, 0 to 1.
-fn blocks(picture: &Picture) -> Vec<[f32; 3]> {
+fn blocks(picture: &Image) -> Vec<[f32; 3]> {
     let n = picture.width() / 8;
     let mut sums = vec![[0.0; 3]; n * n];
     for (i, rgb) in picture.rgb().chunks_exact(3).enumerate() {
@@ -151,7 +152,7 @@ fn blocks(picture: &Picture) -> Vec<[f32; 3]> {
 }
 
 /// How far two palettes are apart: from each block of one to the nearest colour of the other, both ways, on average.
-fn apart(a: &Picture, b: &Picture) -> f64 {
+fn apart(a: &Image, b: &Image) -> f64 {
     let (a, b) = (blocks(a), blocks(b));
     let distance = |a: &[f32; 3], b: &[f32; 3]| a.iter().zip(b).map(|(a, b)| (a - b).powi(2)).sum::<f32>().sqrt();
     let one_way = |from: &[[f32; 3]], to: &[[f32; 3]]| {
@@ -277,15 +278,16 @@ fn as_diffusers_draws() {
     for (i, case) in cases.iter().enumerate() {
         let mut request = Request::new(case["prompt"].as_str().unwrap());
         request.negative_prompt = case["negative_prompt"].as_str().map(Into::into);
-        (request.steps, request.guidance, request.seed) = (16, 3.0, case["seed"].as_u64().unwrap());
+        (request.steps, request.guidance_scale, request.seed) = (16, 3.0, case["seed"].as_u64().unwrap());
         let reference = root("assets/demo/references").join(case["reference"].as_str().unwrap());
         let scales = match case["scale"].as_f64() {
             Some(scale) => Scales::from(scale as f32),
             None => Scales::parse(&case["scale"].to_string(), 1.0).unwrap(),
         };
-        request.images = vec![ImagePrompt::new(picture::load(reference, Alpha::White).unwrap()).scaled(scales)];
-        let ours = pipeline().generate(&request, &mut Watch::default()).unwrap().pictures.remove(0);
-        let theirs = picture::load(root("tests/goldens/demo").join(format!("{i}.png")), Alpha::Drop).unwrap();
+        request.image_prompts =
+            vec![ImagePrompt::new(image::load(reference, AlphaMode::CompositeOnWhite).unwrap()).with_scale(scales)];
+        let ours = pipeline().generate(&request, &mut Callbacks::default()).unwrap().images.remove(0);
+        let theirs = image::load(root("tests/goldens/demo").join(format!("{i}.png")), AlphaMode::Ignore).unwrap();
         assert_eq!((ours.width(), ours.height()), (theirs.width(), theirs.height()));
         let differences: Vec<u8> = ours.rgb().iter().zip(theirs.rgb()).map(|(a, b)| a.abs_diff(*b)).collect();
         let same = differences.iter().filter(|&&d| d == 0).count() as f64 / differences.len() as f64;

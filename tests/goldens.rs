@@ -7,7 +7,7 @@
 #[path = "common/case.rs"]
 mod case;
 
-use braid::pipeline::Watch;
+use braid::pipeline::Callbacks;
 use braid::{Compat, Pipeline};
 use case::{Case, goldens, stages};
 
@@ -23,14 +23,14 @@ fn relative(got: &[f32], want: &[f32]) -> f64 {
 fn check(profile: &str, name: &str) {
     let case = Case::open(profile, name);
     let dir = tempfile::tempdir().unwrap();
-    braid::synth::from_recipe(&case.folder.join("recipe.json"), dir.path()).unwrap();
+    braid::synthetic::from_recipe(&case.folder.join("recipe.json"), dir.path()).unwrap();
     let pipeline = Pipeline::load(&case.options(dir.path())).unwrap();
     let request = case.request();
-    let output = pipeline.generate(&request, &mut Watch::default()).unwrap();
+    let output = pipeline.generate(&request, &mut Callbacks::default()).unwrap();
     let mut report = String::new();
     let mut failed = false;
     for (stage, want) in stages(&case.folder.join("stages.safetensors")) {
-        let Some(got) = output.stages.get(&stage) else {
+        let Some(got) = output.intermediates.get(&stage) else {
             report += &format!("\n  {stage}: missing");
             failed = true;
             continue;
@@ -48,14 +48,14 @@ fn check(profile: &str, name: &str) {
     }
     println!("{profile}/{name}:{report}");
     assert!(!failed, "{profile}/{name}:{report}");
-    assert_eq!(output.pictures.len(), request.count);
+    assert_eq!(output.images.len(), request.num_images);
     // The picture is the image stage, rounded as the profile does.
     let compat: Compat = profile.parse().unwrap();
     let rounded =
         |v: &f32| if compat.truncates_pixels { (v * 255.0) as u8 } else { (v * 255.0).round_ties_even() as u8 };
-    let image = &output.stages["image"];
-    let pixels = image.data.len() / request.count;
-    for (picture, image) in output.pictures.iter().zip(image.data.chunks_exact(pixels)) {
+    let image = &output.intermediates["image"];
+    let pixels = image.data.len() / request.num_images;
+    for (picture, image) in output.images.iter().zip(image.data.chunks_exact(pixels)) {
         let wrong = picture.rgb().iter().zip(image).filter(|(p, v)| p.abs_diff(rounded(v)) > 0).count();
         assert_eq!(wrong, 0);
     }

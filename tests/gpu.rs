@@ -3,14 +3,14 @@
 #![cfg(feature = "cuda")]
 #![allow(clippy::unwrap_used)]
 
-use braid::device::cuda::cudarc::CudaDriver;
-use braid::device::cuda::driver::{Driver, Gemm, GemmEpilogue, Matrix};
+use braid::device::cuda::cudarc::NvidiaDriver;
+use braid::device::cuda::driver::{Driver, Gemm, GemmEpilogue, MatrixRef};
 use braid::tensor::DType;
 use std::io::Write;
 
 /// The first GPU, or a line that says which test is skipped.
-fn gpu() -> Option<CudaDriver> {
-    let found = CudaDriver::new(0);
+fn gpu() -> Option<NvidiaDriver> {
+    let found = NvidiaDriver::new(0);
     if let Err(why) = &found {
         let thread = std::thread::current();
         let name = thread.name().unwrap_or("a test");
@@ -25,7 +25,7 @@ fn a_large_copy() {
     let Some(gpu) = gpu() else { return };
     let bytes = 1 << 30;
     let (from, to) = (gpu.allocate(bytes).unwrap(), gpu.allocate(bytes).unwrap());
-    gpu.fill(from, bytes, 0x3c).unwrap();
+    gpu.memset(from, bytes, 0x3c).unwrap();
     gpu.copy(from, to, bytes).unwrap();
     let mut end = [0; 64];
     gpu.download(to + bytes as u64 - 64, &mut end).unwrap();
@@ -40,9 +40,9 @@ fn a_large_product() {
     let n = 8192usize;
     let [a, b, d] = [(); 3].map(|()| gpu.allocate(n * n * 2).unwrap());
     // 0x3c3c is 1 + 60/1024.
-    gpu.fill(a, n * n * 2, 0x3c).unwrap();
-    gpu.fill(b, n * n * 2, 0x3c).unwrap();
-    let matrix = |data| Matrix { data, leading: n, stride: 0 };
+    gpu.memset(a, n * n * 2, 0x3c).unwrap();
+    gpu.memset(b, n * n * 2, 0x3c).unwrap();
+    let matrix = |data| MatrixRef { data, leading: n, stride: 0 };
     let (m, k) = (n, n);
     let gemm = Gemm {
         dtype: DType::F16,
@@ -89,7 +89,7 @@ fn an_image_alone_and_in_a_batch() {
             address
         });
         let d = gpu.allocate(images * m * n * 2).unwrap();
-        let matrix = |data, leading, stride| Matrix { data, leading, stride };
+        let matrix = |data, leading, stride| MatrixRef { data, leading, stride };
         // From the image of that number on.
         let gemm = |first: usize, batch: usize| {
             let at = |data: u64, len: usize| data + (first * len * 2) as u64;
@@ -110,7 +110,7 @@ fn an_image_alone_and_in_a_batch() {
             }
         };
         let result = |gemm: &Gemm| {
-            gpu.fill(d, images * m * n * 2, 0).unwrap();
+            gpu.memset(d, images * m * n * 2, 0).unwrap();
             let plan = gpu.prepare_gemm(gemm).unwrap();
             gpu.gemm(plan).unwrap();
             gpu.release_gemm(plan);

@@ -3,12 +3,12 @@
 #![allow(clippy::unwrap_used)]
 
 use braid::models::config::{Activation, ClipVisionConfig};
-use braid::models::{fit, infer, tables};
-use braid::synth::{self, Stored, TensorSpec, published};
+use braid::models::{compatibility, infer, tables};
+use braid::synthetic::{self, Stored, TensorSpec, published};
 use braid::tensor::DType;
-use braid::weights::adapter::{self, Kind};
-use braid::weights::family::{Family, family};
-use braid::weights::{Storage, Weight, Weights, single_file};
+use braid::weights::adapter::{self, AdapterKind};
+use braid::weights::detect::{ModelFamily, detect};
+use braid::weights::{MappedBytes, Weight, Weights, single_file};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -23,7 +23,7 @@ fn shape(text: &str) -> Vec<usize> {
 /// A file of these tensors whose bytes are all one block of zeros; integers are left out, as the readers leave them.
 fn file(tensors: &[TensorSpec]) -> Weights {
     let largest = tensors.iter().filter_map(TensorSpec::bytes).max().unwrap();
-    let zeros = Arc::new(Storage::owned(vec![0; largest]));
+    let zeros = Arc::new(MappedBytes::owned(vec![0; largest]));
     let mut weights = Weights::new("sdxl.safetensors");
     for tensor in tensors {
         if let Stored::Float(dtype) = tensor.dtype {
@@ -37,8 +37,8 @@ fn file(tensors: &[TensorSpec]) -> Weights {
 
 #[test]
 fn every_name_of_sdxl() {
-    let checkpoint = file(&synth::checkpoint_tensors());
-    assert_eq!(family(&checkpoint), Family::Sdxl);
+    let checkpoint = file(&synthetic::checkpoint_tensors());
+    assert_eq!(detect(&checkpoint), ModelFamily::Sdxl);
     let parts = single_file::split(&checkpoint).unwrap();
     let mut left: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
     let of = |part: &str| match part {
@@ -80,7 +80,7 @@ fn every_name_of_sdxl() {
 #[test]
 fn original_names_of_the_synthetic_checkpoint() {
     let expected: BTreeSet<&str> = SINGLE_FILE.lines().map(|l| l.split('\t').next().unwrap()).collect();
-    let tensors = synth::checkpoint_tensors();
+    let tensors = synthetic::checkpoint_tensors();
     let mut found: BTreeSet<&str> = tensors.iter().map(|t| t.name.as_str()).collect();
     assert!(found.remove("conditioner.embedders.0.transformer.text_model.embeddings.position_ids"));
     assert!(found.remove("conditioner.embedders.1.model.logit_scale"));
@@ -99,7 +99,13 @@ fn tables_of_the_parts() {
         expected.entry(fields[0]).or_default().insert(fields[1], shape(fields[2]));
     }
     let vae = [tables::vae_decoder(&published::vae()), tables::vae_encoder(&published::vae())].concat();
-    let h = ClipVisionConfig { hidden: 1280, layers: 32, intermediate: 5120, projection: 1024, ..published::vision() };
+    let h = ClipVisionConfig {
+        hidden_size: 1280,
+        num_hidden_layers: 32,
+        intermediate_size: 5120,
+        projection_dim: 1024,
+        ..published::vision()
+    };
     for (part, table) in [
         ("unet", tables::unet(&published::unet())),
         ("text_encoder", tables::clip_text(&published::text())),
@@ -112,8 +118,8 @@ fn tables_of_the_parts() {
         assert_eq!(found.len(), table.len(), "{part}: a name twice");
         assert_eq!(found, expected[part], "{part}");
     }
-    let vision = file(&synth::vision_tensors());
-    assert_eq!(family(&vision), Family::VisionEncoder);
+    let vision = file(&synthetic::vision_tensors());
+    assert_eq!(detect(&vision), ModelFamily::VisionEncoder);
     assert_eq!(infer::clip_vision(&vision).unwrap(), published::vision());
 }
 
@@ -121,9 +127,9 @@ fn tables_of_the_parts() {
 fn cross_attentions_in_the_adapters_order() {
     let expected: Vec<usize> = ADAPTER.lines().map(|l| l.rsplit('\t').next().unwrap().parse().unwrap()).collect();
     assert_eq!(expected.len(), 70);
-    assert_eq!(fit::cross_attention_widths(&published::unet()), expected);
-    let weights = file(&synth::adapter_tensors());
-    assert_eq!(adapter::kind(&weights), Some(Kind::Base));
+    assert_eq!(compatibility::cross_attention_widths(&published::unet()), expected);
+    let weights = file(&synthetic::adapter_tensors());
+    assert_eq!(adapter::kind(&weights), Some(AdapterKind::Base));
     let config = infer::adapter(&adapter::base(&weights).unwrap()).unwrap();
     assert_eq!(config, published::adapter());
     for line in ADAPTER.lines() {
@@ -136,13 +142,13 @@ fn cross_attentions_in_the_adapters_order() {
 #[test]
 fn a_small_structure() {
     let config = braid::models::config::UnetConfig {
-        channels: vec![64, 128],
-        layers: 1,
-        transformer_layers: vec![0, 2],
-        heads: vec![1, 2],
-        context: 96,
-        addition_time: 8,
-        addition_input: 32 + 48,
+        block_out_channels: vec![64, 128],
+        layers_per_block: 1,
+        transformer_layers_per_block: vec![0, 2],
+        num_attention_heads: vec![1, 2],
+        cross_attention_dim: 96,
+        addition_time_embed_dim: 8,
+        projection_class_embeddings_input_dim: 32 + 48,
         ..published::unet()
     };
     let mut tensors = Vec::new();
@@ -165,10 +171,10 @@ fn a_small_structure() {
 #[test]
 fn reports() {
     let path = std::path::Path::new("sdxl.safetensors");
-    let report = braid::inspect::inspect(path, &file(&synth::checkpoint_tensors())).unwrap();
+    let report = braid::inspect::inspect(path, &file(&synthetic::checkpoint_tensors())).unwrap();
     let text = report.to_string();
     assert!(report.supported, "{text}");
-    let parts: Vec<_> = report.parts.iter().map(|p| (p.name.as_str(), p.tensors, p.parameters)).collect();
+    let parts: Vec<_> = report.components.iter().map(|p| (p.name.as_str(), p.tensors, p.parameters)).collect();
     // Parameter counts as the peers' models give them.
     assert_eq!(
         parts,
@@ -180,9 +186,9 @@ fn reports() {
         ]
     );
     assert!(text.contains("70 pairs") && text.contains("ip-adapter_sdxl_vit-h"), "{text}");
-    let report = braid::inspect::inspect(path, &file(&synth::vision_tensors())).unwrap();
+    let report = braid::inspect::inspect(path, &file(&synthetic::vision_tensors())).unwrap();
     assert!(report.to_string().contains("ViT-bigG/14"), "{report}");
-    let report = braid::inspect::inspect(path, &file(&synth::adapter_tensors())).unwrap();
+    let report = braid::inspect::inspect(path, &file(&synthetic::adapter_tensors())).unwrap();
     assert!(report.fits[1].starts_with("SDXL base") && report.fits[0].contains("ViT-bigG"), "{report}");
     let json = serde_json::to_value(&report).unwrap();
     assert_eq!(json["parts"][1]["tensors"], 140);

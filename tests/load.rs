@@ -7,8 +7,8 @@
 mod common;
 
 use braid::error::Error;
-use braid::inputs::picture::Picture;
-use braid::pipeline::{CancelToken, ImagePrompt, Progress, Reference, Stage, Watch};
+use braid::inputs::image::Image;
+use braid::pipeline::{Callbacks, CancelToken, ImagePrompt, Progress, ReferenceImage, Stage};
 use braid::{Pipeline, Request};
 use common::{Model, draw, request};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -72,7 +72,7 @@ fn mixed_resolutions_stay_within_the_cache() {
         for &(w, h) in &sizes {
             (r.width, r.height) = (Some(w), Some(h));
             assert_eq!(draw(&pipeline, &r).unwrap().len(), w * h * 3);
-            bytes.push(pipeline.program_bytes());
+            bytes.push(pipeline.device_memory_used());
         }
         bytes
     };
@@ -83,11 +83,11 @@ fn mixed_resolutions_stay_within_the_cache() {
     assert_eq!(round(), first);
     let grown = anonymous().saturating_sub(before);
     assert!(grown < 4 << 20, "{grown} bytes more");
-    pipeline.release();
-    assert_eq!(pipeline.program_bytes(), 0);
+    pipeline.clear_cache();
+    assert_eq!(pipeline.device_memory_used(), 0);
     (r.width, r.height) = (Some(56), Some(48));
     draw(&pipeline, &r).unwrap();
-    let largest = pipeline.program_bytes();
+    let largest = pipeline.device_memory_used();
     let most = first.iter().max().unwrap();
     assert!(*most < 4 * largest, "{most} bytes for all sizes, {largest} for the largest");
 }
@@ -116,10 +116,10 @@ fn a_storm_of_cancels() {
                 std::thread::sleep(wait);
                 other.cancel();
             });
-            pipeline.generate(&r, &mut Watch::default().cancelled_by(&token))
+            pipeline.generate(&r, &mut Callbacks::default().cancelled_by(&token))
         });
         match result {
-            Ok(output) => assert_eq!(output.pictures[0].rgb(), want),
+            Ok(output) => assert_eq!(output.images[0].rgb(), want),
             Err(Error::Cancelled) => stopped += 1,
             Err(other) => panic!("{other}"),
         }
@@ -131,7 +131,7 @@ fn a_storm_of_cancels() {
 fn told(pipeline: &Pipeline, r: &Request) -> Vec<Progress> {
     let mut all = Vec::new();
     let mut note = |p| all.push(p);
-    pipeline.generate(r, &mut Watch::progress(&mut note)).unwrap();
+    pipeline.generate(r, &mut Callbacks::on_progress(&mut note)).unwrap();
     all
 }
 
@@ -141,7 +141,7 @@ fn cancelled_or_failed_at_every_point() {
     let _turn = alone();
     let pipeline = Model::folder().load().unwrap();
     let mut r = small();
-    r.count = 2;
+    r.num_images = 2;
     let want = draw(&pipeline, &r).unwrap();
     let all = told(&pipeline, &r);
     assert_eq!(all.iter().filter(|p| p.stage == Stage::Denoise && p.done > 0).count(), 4);
@@ -154,7 +154,7 @@ fn cancelled_or_failed_at_every_point() {
                 token.cancel();
             }
         };
-        let result = pipeline.generate(&r, &mut Watch::progress(&mut cancel).cancelled_by(&token));
+        let result = pipeline.generate(&r, &mut Callbacks::on_progress(&mut cancel).cancelled_by(&token));
         match result {
             Err(Error::Cancelled) => {}
             // The last decoding is over before it could look.
@@ -171,14 +171,14 @@ fn cancelled_or_failed_at_every_point() {
                 std::panic::resume_unwind(Box::new("planned"));
             }
         };
-        let result = catch_unwind(AssertUnwindSafe(|| pipeline.generate(&r, &mut Watch::progress(&mut fail))));
+        let result = catch_unwind(AssertUnwindSafe(|| pipeline.generate(&r, &mut Callbacks::on_progress(&mut fail))));
         assert_eq!(result.unwrap_err().downcast_ref(), Some(&"planned"));
     }
     assert_eq!(draw(&pipeline, &r).unwrap(), want);
-    assert!(pipeline.program_bytes() > 0);
+    assert!(pipeline.device_memory_used() > 0);
     let token = CancelToken::new();
     token.cancel();
-    let early = pipeline.generate(&r, &mut Watch::default().cancelled_by(&token));
+    let early = pipeline.generate(&r, &mut Callbacks::default().cancelled_by(&token));
     assert!(matches!(early, Err(Error::Cancelled)));
 }
 
@@ -192,7 +192,7 @@ fn two_pipelines_and_one_shared() {
     let (one, two) = (model.load().unwrap(), Model::file().load().unwrap());
     let first = small();
     let mut second = first.clone();
-    second.images.clear();
+    second.image_prompts.clear();
     second.width = Some(32);
     let want = [draw(&one, &first).unwrap(), draw(&two, &second).unwrap(), draw(&one, &second).unwrap()];
     std::thread::scope(|scope| {
@@ -239,9 +239,9 @@ fn the_same_bytes_however_they_are_asked_for() {
     let pipeline = model.load().unwrap();
     let mut r = small();
     r.seed = u64::MAX - 1;
-    r.count = 4;
+    r.num_images = 4;
     let four = draw(&pipeline, &r).unwrap();
-    r.count = 1;
+    r.num_images = 1;
     let size = four.len() / 4;
     for (i, want) in four.chunks_exact(size).enumerate() {
         r.seed = (u64::MAX - 1).wrapping_add(i as u64);
@@ -256,7 +256,7 @@ fn the_same_bytes_however_they_are_asked_for() {
             assert_eq!(draw(&other, &r).unwrap(), four[3 * size..], "{threads} threads");
         }
     }
-    pipeline.release();
+    pipeline.clear_cache();
     assert_eq!(draw(&pipeline, &r).unwrap(), four[3 * size..]);
 }
 
@@ -270,18 +270,21 @@ fn an_embedding_stands_for_its_picture() {
     let pipeline = Pipeline::load(&options).unwrap();
     let picture = |seed: usize| {
         let rgb = (0..40 * 30 * 3).map(|i| (i * seed % 251) as u8).collect();
-        Picture::new(40, 30, rgb).unwrap()
+        Image::new(40, 30, rgb).unwrap()
     };
     let pictures = [picture(7), picture(11), picture(13)];
-    let prompts = |reference: &dyn Fn(&Picture) -> Reference| {
+    let prompts = |reference: &dyn Fn(&Image) -> ReferenceImage| {
         let [a, b, c] = pictures.each_ref().map(reference);
-        vec![ImagePrompt::default().with(a), ImagePrompt::default().with(b).with(c).scaled(0.5)]
+        vec![
+            ImagePrompt::default().with_reference(a),
+            ImagePrompt::default().with_reference(b).with_reference(c).with_scale(0.5),
+        ]
     };
     let mut r = small();
-    r.images = prompts(&|p| Reference::Picture(p.clone()));
+    r.image_prompts = prompts(&|p| ReferenceImage::Image(p.clone()));
     let want = draw(&pipeline, &r).unwrap();
-    r.images = prompts(&|p| Reference::Embedding(pipeline.encode_image(p).unwrap()));
+    r.image_prompts = prompts(&|p| ReferenceImage::Embedding(pipeline.encode_image(p).unwrap()));
     assert_eq!(draw(&pipeline, &r).unwrap(), want);
-    r.images.swap(0, 1);
+    r.image_prompts.swap(0, 1);
     assert_ne!(draw(&pipeline, &r).unwrap(), want);
 }

@@ -5,8 +5,8 @@
 
 use braid::models::config::{Activation, ClipTextConfig, ClipVisionConfig, UnetConfig, VaeConfig};
 use braid::models::tables::{self, Table};
-use braid::models::{fit, infer};
-use braid::weights::family::{Family, family};
+use braid::models::{compatibility, infer};
+use braid::weights::detect::{ModelFamily, detect};
 use braid::weights::{self, OpenOptions, Weights, adapter, single_file};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -61,14 +61,14 @@ fn single(path: &Path) -> UnetConfig {
     let parts = single_file::split(&checkpoint).unwrap_or_else(|e| panic!("{e}"));
     let text = infer::clip_text(&parts.text_encoder, Activation::QuickGelu).unwrap();
     let text_2 = infer::clip_text(&parts.text_encoder_2, Activation::Gelu).unwrap();
-    let unet = infer::unet(&parts.unet, text_2.projection).unwrap_or_else(|e| panic!("{e}"));
+    let unet = infer::unet(&parts.unet, text_2.projection_dim).unwrap_or_else(|e| panic!("{e}"));
     let vae = infer::vae(&parts.vae).unwrap_or_else(|e| panic!("{e}"));
     compare("unet", &parts.unet, &tables::unet(&unet));
     compare("text", &parts.text_encoder, &tables::clip_text(&text));
     compare("text 2", &parts.text_encoder_2, &tables::clip_text(&text_2));
     compare("vae", &parts.vae, &vae_table(&vae, &parts.vae));
-    fit::text_unet(&text, &text_2, (path, &unet)).unwrap();
-    fit::vae_unet((path, &vae), (path, &unet)).unwrap();
+    compatibility::text_encoders_with_unet(&text, &text_2, (path, &unet)).unwrap();
+    compatibility::vae_with_unet((path, &vae), (path, &unet)).unwrap();
     assert!(braid::inspect::inspect(path, &checkpoint).unwrap().supported);
     unet
 }
@@ -91,12 +91,12 @@ fn folder(dir: &Path) -> UnetConfig {
         compare(part, &weights, &tables::clip_text(&config));
         texts.push(config);
     }
-    fit::text_unet(&texts[0], &texts[1], (dir, &unet)).unwrap();
+    compatibility::text_encoders_with_unet(&texts[0], &texts[1], (dir, &unet)).unwrap();
     let (path, value) = json("vae");
     let vae = VaeConfig::from_json(&path, &value).unwrap_or_else(|e| panic!("{e}"));
     let weights = single_file::vae(&open(&dir.join("vae"))).unwrap();
     compare("vae", &weights, &vae_table(&vae, &weights));
-    fit::vae_unet((dir, &vae), (dir, &unet)).unwrap();
+    compatibility::vae_with_unet((dir, &vae), (dir, &unet)).unwrap();
     unet
 }
 
@@ -109,7 +109,7 @@ fn files_of_every_case() {
         let dir = tempfile::tempdir().unwrap();
         let dir = dir.path();
         println!("{}", recipe.display());
-        braid::synth::from_recipe(&recipe, dir).unwrap();
+        braid::synthetic::from_recipe(&recipe, dir).unwrap();
         let checkpoint = dir.join("sdxl.safetensors");
         let unet = if checkpoint.exists() { single(&checkpoint) } else { folder(dir) };
         let mut vision = None;
@@ -121,8 +121,12 @@ fn files_of_every_case() {
             compare("image encoder", &weights, &tables::clip_vision(&config));
             // Only heads, activation and epsilon cannot be told from the tensors.
             let inferred = infer::clip_vision(&weights).unwrap();
-            let known =
-                ClipVisionConfig { heads: config.heads, activation: config.activation, eps: config.eps, ..inferred };
+            let known = ClipVisionConfig {
+                num_attention_heads: config.num_attention_heads,
+                activation: config.activation,
+                eps: config.eps,
+                ..inferred
+            };
             assert_eq!(known, config);
             vision = Some(config);
             encoders += 1;
@@ -133,13 +137,14 @@ fn files_of_every_case() {
                 continue;
             }
             let weights = open(&path);
-            assert!(matches!(family(&weights), Family::Adapter(_)));
+            assert!(matches!(detect(&weights), ModelFamily::Adapter(_)));
             let weights = adapter::base(&weights).unwrap_or_else(|e| panic!("{e}"));
             let config = infer::adapter(&weights).unwrap();
             compare("adapter", &weights, &tables::adapter(&config));
-            fit::adapter_unet((&path, &config), (dir, &unet)).unwrap_or_else(|e| panic!("{e}"));
+            compatibility::adapter_with_unet((&path, &config), (dir, &unet)).unwrap_or_else(|e| panic!("{e}"));
             if let Some(vision) = &vision {
-                fit::adapter_vision((&path, &config), (dir, vision)).unwrap_or_else(|e| panic!("{e}"));
+                compatibility::adapter_with_image_encoder((&path, &config), (dir, vision))
+                    .unwrap_or_else(|e| panic!("{e}"));
             }
             adapters += 1;
         }

@@ -3,7 +3,10 @@
 
 use std::path::Path;
 
-use braid::schedulers::{Method, Prediction, SchedulerConfig, Spacing, Step, Table, guide, step};
+use braid::schedulers::{
+    PredictionType, SchedulerConfig, SchedulerKind, StepCoefficients, StepTable, TimestepSpacing,
+    classifier_free_guidance, step,
+};
 use serde_json::Value;
 
 fn golden(name: &str) -> Vec<Value> {
@@ -49,7 +52,7 @@ fn distance(found: &[f32], wanted: &[f32]) -> f64 {
 }
 
 /// Runs the table's own loop and returns the last latents and the worst distance from the golden latents.
-fn run(table: &Table, case: u32, latents: &[Vec<f32>]) -> (Vec<f32>, f64) {
+fn run(table: &StepTable, case: u32, latents: &[Vec<f32>]) -> (Vec<f32>, f64) {
     let mut x: Vec<f32> = initial(case).into_iter().map(|v| v * table.init_noise_sigma).collect();
     let mut history = vec![f32::NAN; if table.uses_history() { x.len() } else { 0 }];
     let skipped = table.steps.len() - latents.len();
@@ -71,7 +74,7 @@ fn latents(case: &Value) -> Vec<Vec<f32>> {
 #[test]
 fn diffusers_step_loops() {
     for (index, case) in golden("diffusers.json").iter().enumerate() {
-        let method: Method = case["method"].as_str().unwrap().parse().unwrap();
+        let method: SchedulerKind = case["method"].as_str().unwrap().parse().unwrap();
         let mut fields = case["config"].clone();
         for (name, value) in case["overrides"].as_object().unwrap() {
             fields[name] = value.clone();
@@ -118,10 +121,16 @@ fn diffusers_step_loops() {
 fn built_in_sdxl_is_the_published_file() {
     let goldens = golden("diffusers.json");
     let file = &goldens[0]["config"];
-    for method in [Method::Euler, Method::EulerAncestral, Method::Ddim, Method::Dpmpp2M, Method::Lcm] {
-        let built_in = SchedulerConfig::sdxl_default().with_method(method).unwrap();
+    for method in [
+        SchedulerKind::Euler,
+        SchedulerKind::EulerAncestral,
+        SchedulerKind::Ddim,
+        SchedulerKind::Dpmpp2M,
+        SchedulerKind::Lcm,
+    ] {
+        let built_in = SchedulerConfig::sdxl_default().with_kind(method).unwrap();
         let read = SchedulerConfig::from_json(Path::new("scheduler_config.json"), file).unwrap();
-        assert_eq!(built_in.table(20).unwrap(), read.with_method(method).unwrap().table(20).unwrap());
+        assert_eq!(built_in.table(20).unwrap(), read.with_kind(method).unwrap().table(20).unwrap());
     }
 }
 
@@ -132,7 +141,7 @@ fn diffsynth_step_loops() {
     for case in cases {
         let mut config = SchedulerConfig::diffsynth();
         if case["prediction"] == "v_prediction" {
-            config = config.with_prediction(Prediction::V).unwrap();
+            config = config.with_prediction_type(PredictionType::V).unwrap();
         }
         let table = config.table(case["steps"].as_u64().unwrap() as usize).unwrap();
         let timesteps: Vec<f32> = table.steps.iter().map(|s| s.timestep).collect();
@@ -149,7 +158,7 @@ fn diffsynth_step_loops() {
 fn hash(config: &SchedulerConfig, most: usize) -> u32 {
     let mut hash = 0x811c_9dc5u32;
     for steps in 1..=most {
-        for Step { timestep, .. } in config.table(steps).unwrap().steps {
+        for StepCoefficients { timestep, .. } in config.table(steps).unwrap().steps {
             hash = (hash ^ timestep.to_bits()).wrapping_mul(0x0100_0193);
         }
     }
@@ -159,8 +168,8 @@ fn hash(config: &SchedulerConfig, most: usize) -> u32 {
 #[test]
 fn timesteps_of_every_number_of_steps() {
     for line in golden("sweep.json") {
-        let method: Method = line["method"].as_str().unwrap().parse().unwrap();
-        let spacing: Spacing = line["spacing"].as_str().unwrap().parse().unwrap();
+        let method: SchedulerKind = line["method"].as_str().unwrap().parse().unwrap();
+        let spacing: TimestepSpacing = line["spacing"].as_str().unwrap().parse().unwrap();
         let fields = serde_json::json!({
             "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 0,
             "timestep_spacing": spacing.to_string(), "clip_sample": false,
@@ -181,14 +190,14 @@ fn guidance_and_its_rescale() {
         let images = [(shaped(0, 1.0, 0.0), shaped(2, 1.0, 0.0)), (shaped(1, 3.0, 0.0), shaped(3, 1.0, 1.0))];
         for ((negative, positive), wanted) in images.iter().zip(line["guided"].as_array().unwrap()) {
             let mut guided = vec![0.0; 16];
-            guide(negative, positive, scale, rescale, &mut guided).unwrap();
+            classifier_free_guidance(negative, positive, scale, rescale, &mut guided).unwrap();
             assert!(distance(&guided, &floats(wanted)) < 2e-7, "{scale} {rescale}");
         }
     }
     let mut guided = [0.0; 4];
-    guide(&[1.0; 4], &[1.0; 4], 5.0, 0.7, &mut guided).unwrap();
+    classifier_free_guidance(&[1.0; 4], &[1.0; 4], 5.0, 0.7, &mut guided).unwrap();
     assert_eq!(guided, [1.0; 4]);
-    assert!(guide(&[1.0; 3], &[1.0; 4], 5.0, 0.7, &mut guided).is_err());
+    assert!(classifier_free_guidance(&[1.0; 3], &[1.0; 4], 5.0, 0.7, &mut guided).is_err());
 }
 
 #[test]
@@ -210,11 +219,20 @@ fn odd_configurations_give_finite_tables_or_errors() {
     ];
     let mut tables = 0;
     for text in oddities {
-        for method in [Method::Euler, Method::EulerAncestral, Method::Ddim, Method::Dpmpp2M, Method::Lcm] {
+        for method in [
+            SchedulerKind::Euler,
+            SchedulerKind::EulerAncestral,
+            SchedulerKind::Ddim,
+            SchedulerKind::Dpmpp2M,
+            SchedulerKind::Lcm,
+        ] {
             let Ok(config) = SchedulerConfig::parse_as(Path::new("f"), text, method) else { continue };
-            for spacing in [Spacing::Leading, Spacing::Trailing, Spacing::Linspace] {
-                let respaced =
-                    if method == Method::Lcm { Ok(config.clone()) } else { config.clone().with_spacing(spacing) };
+            for spacing in [TimestepSpacing::Leading, TimestepSpacing::Trailing, TimestepSpacing::Linspace] {
+                let respaced = if method == SchedulerKind::Lcm {
+                    Ok(config.clone())
+                } else {
+                    config.clone().with_timestep_spacing(spacing)
+                };
                 let Ok(config) = respaced else { continue };
                 for steps in [0, 1, 2, 3, 49, 50, 61, 999, 1000, usize::MAX] {
                     let Ok(table) = config.table(steps) else { continue };

@@ -7,8 +7,8 @@
 #![cfg(all(feature = "cuda", target_os = "linux"))]
 #![allow(clippy::unwrap_used)]
 
-use braid::device::cuda::cudarc::CudaDriver;
-use braid::device::cuda::driver::{Driver, Gemm, GemmEpilogue, Launch, Matrix};
+use braid::device::cuda::cudarc::NvidiaDriver;
+use braid::device::cuda::driver::{Driver, Gemm, GemmEpilogue, Launch, MatrixRef};
 use braid::device::cuda::kernels::KERNELS;
 use braid::error::Error;
 use braid::tensor::DType;
@@ -93,7 +93,7 @@ const K: usize = 16;
 
 /// D [24, 8] = A^T B + bias + C for two images that share A, all with columns longer than they need be.
 struct Product {
-    driver: CudaDriver,
+    driver: NvidiaDriver,
     gemm: Gemm,
     values: [Vec<u16>; 5],
 }
@@ -110,7 +110,7 @@ fn number(bits: u16) -> f32 {
 
 impl Product {
     fn new(images: usize) -> Self {
-        let driver = CudaDriver::new(0).unwrap();
+        let driver = NvidiaDriver::new(0).unwrap();
         // A is stored [K, M]; columns of 24, 16 and, of C and D, 32.
         let values =
             [values(24 * M, 1), values(2 * 16 * N, 2), values(2 * 32 * N, 3), values(2 * 32 * N, 4), values(M, 5)];
@@ -119,7 +119,7 @@ impl Product {
             driver.upload(address, bytemuck::cast_slice(&values[i])).unwrap();
             address
         });
-        let matrix = |data, leading, columns| Matrix { data, leading, stride: leading * columns };
+        let matrix = |data, leading, columns| MatrixRef { data, leading, stride: leading * columns };
         let gemm = Gemm {
             dtype: DType::BF16,
             m: M,
@@ -168,7 +168,7 @@ impl Product {
 fn a_product_is_tried_once_and_then_right_for_every_batch() {
     child(&[], |folder| {
         let product = Product::new(2);
-        assert_eq!(product.driver.facts().name, "stand-in");
+        assert_eq!(product.driver.properties().name, "stand-in");
         log(folder);
         product.check();
         let lines = log(folder);
@@ -230,8 +230,8 @@ fn without_trials_the_first_suggestion_is_taken() {
 #[test]
 fn short_memory_costs_only_the_trial() {
     child(&[], |folder| {
-        let driver = CudaDriver::new(0).unwrap();
-        let matrix = Matrix { data: 1 << 20, leading: 1 << 15, stride: 0 };
+        let driver = NvidiaDriver::new(0).unwrap();
+        let matrix = MatrixRef { data: 1 << 20, leading: 1 << 15, stride: 0 };
         let (dtype, m, n, k) = (DType::BF16, 1 << 15, 1 << 15, 1 << 15);
         let (transposes, epilogue) = ((true, false), GemmEpilogue::None);
         let (transpose_a, transpose_b) = transposes;
@@ -261,8 +261,8 @@ fn nothing_is_tried_during_a_capture() {
         assert_eq!(log(folder), ["multiply 1 2"]);
         assert_eq!(product.result(), product.values[3]);
         product.driver.prepare_gemm(&Gemm { k: 8, ..product.gemm }).unwrap();
-        product.driver.replay(graph).unwrap();
-        product.driver.release_graph(graph);
+        product.driver.launch_graph(graph).unwrap();
+        product.driver.destroy_graph(graph);
     });
 }
 
@@ -309,10 +309,10 @@ fn a_fault_of_a_trial_s_events_costs_the_trial() {
 
 /// A use of most functions.
 fn everything() -> Result<(), Error> {
-    let driver = CudaDriver::new(0)?;
-    let matrix = Matrix { data: driver.allocate(64 * 64 * 2)?, leading: 64, stride: 0 };
+    let driver = NvidiaDriver::new(0)?;
+    let matrix = MatrixRef { data: driver.allocate(64 * 64 * 2)?, leading: 64, stride: 0 };
     let (dtype, epilogue) = (DType::BF16, GemmEpilogue::None);
-    let (a, b, d) = (matrix, matrix, Matrix { data: driver.allocate(64 * 64 * 2)?, ..matrix });
+    let (a, b, d) = (matrix, matrix, MatrixRef { data: driver.allocate(64 * 64 * 2)?, ..matrix });
     let (transpose_a, transpose_b, out_f32) = (true, false, false);
     let gemm = Gemm { dtype, m: 64, n: 64, k: 64, batch: 1, transpose_a, transpose_b, a, b, d, out_f32, epilogue };
     let plan = driver.prepare_gemm(&gemm)?;
@@ -320,20 +320,20 @@ fn everything() -> Result<(), Error> {
     driver.begin_capture()?;
     driver.gemm(plan)?;
     let graph = driver.end_capture()?;
-    driver.replay(graph)?;
-    driver.mark(1)?;
-    driver.wait_for(1)?;
+    driver.launch_graph(graph)?;
+    driver.record_event(1)?;
+    driver.synchronize_event(1)?;
     driver.copy(a.data, d.data, 64)?;
     driver.staging(64)?.bytes().fill(1);
     driver.download(d.data, &mut [0; 64])?;
-    driver.release_graph(graph);
-    driver.memory().map(|memory| assert_eq!((memory.free, memory.total), (6 << 30, 8 << 30)))
+    driver.destroy_graph(graph);
+    driver.memory_info().map(|memory| assert_eq!((memory.free, memory.total), (6 << 30, 8 << 30)))
 }
 
 #[test]
 fn a_launch_hands_on_all_its_numbers() {
     child(&[], |folder| {
-        let driver = CudaDriver::new(0).unwrap();
+        let driver = NvidiaDriver::new(0).unwrap();
         let kernel = KERNELS.iter().find(|kernel| kernel.shared > 48 << 10).unwrap();
         let entry = kernel.entry(kernel.types.each()[0]);
         let Ok(function) = driver.function(&entry) else {

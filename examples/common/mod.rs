@@ -2,7 +2,7 @@
 
 #![allow(dead_code)] // Each example takes what it needs.
 
-use braid::inputs::picture::{self, Alpha};
+use braid::inputs::image::{self, AlphaMode};
 use braid::{Pipeline, PipelineOptions, Result};
 use std::path::{Path, PathBuf};
 
@@ -30,7 +30,7 @@ impl Files {
         }
         let goldens = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/diffusers");
         let folder = tempfile::tempdir().map_err(braid::Error::io("make", std::env::temp_dir()))?;
-        braid::synth::from_recipe(&goldens.join("euler/recipe.json"), folder.path())?;
+        braid::synthetic::from_recipe(&goldens.join("euler/recipe.json"), folder.path())?;
         println!("no model given: a small one with random weights");
         Ok(Self {
             model: folder.path().to_owned(),
@@ -55,8 +55,8 @@ impl Files {
     }
 
     /// The reference picture.
-    pub fn reference(&self) -> Result<picture::Picture> {
-        picture::load(&self.picture, Alpha::White)
+    pub fn reference(&self) -> Result<image::Image> {
+        image::load(&self.picture, AlphaMode::CompositeOnWhite)
     }
 
     /// Where an example's picture goes: the current folder for a real model, the temporary folder for the small one.

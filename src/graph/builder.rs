@@ -1,6 +1,8 @@
 //! Builds a graph node by node, with shape inference.
 
-use super::{Affine, Attention, Columns, Epilogue, Graph, Node, NodeId, Op, Product, Strand, Window};
+use super::{
+    Attention, ChannelSlice, Conv2dParams, Epilogue, Graph, KvBranch, LinearWeights, Node, NodeId, Op, Product,
+};
 use crate::error::{Error, Result};
 use crate::graph::Activation;
 use crate::weights::{Scope, Weight};
@@ -63,28 +65,28 @@ impl Builder {
         self.push(Op::Reshape, &[x], shape.to_vec(), "reshape")
     }
 
-    /// See [`Op::Embed`]: ids `[B, T]` to `[B, T, C]`.
-    pub fn embed(&mut self, ids: NodeId, table: Weight, positions: Weight) -> NodeId {
+    /// See [`Op::Embedding`]: ids `[B, T]` to `[B, T, C]`.
+    pub fn embedding(&mut self, ids: NodeId, table: Weight, positions: Weight) -> NodeId {
         let mut shape = self.shape(ids).to_vec();
         self.check(shape.last().is_some_and(|&t| t <= positions.shape()[0]), |_| {
             format!("embed {shape:?} with positions {:?}", positions.shape())
         });
         shape.push(table.shape()[1]);
         let name = table.name().to_owned();
-        self.push(Op::Embed { table, positions }, &[ids], shape, name)
+        self.push(Op::Embedding { table, positions }, &[ids], shape, name)
     }
 
-    /// See [`Op::ClassToken`].
-    pub fn class_token(&mut self, x: NodeId, token: Weight, positions: Weight) -> NodeId {
+    /// See [`Op::PrependClassToken`].
+    pub fn prepend_class_token(&mut self, x: NodeId, token: Weight, positions: Weight) -> NodeId {
         let mut shape = self.shape(x).to_vec();
         shape[1] += 1;
         self.check(positions.shape() == &shape[1..], |_| format!("positions {:?} for {shape:?}", positions.shape()));
         let name = token.name().to_owned();
-        self.push(Op::ClassToken { token, positions }, &[x], shape, name)
+        self.push(Op::PrependClassToken { token, positions }, &[x], shape, name)
     }
 
     /// A fully connected layer; the outputs of several matrices are joined.
-    pub fn linear_parts(&mut self, x: NodeId, parts: Vec<Affine>) -> NodeId {
+    pub fn linear_parts(&mut self, x: NodeId, parts: Vec<LinearWeights>) -> NodeId {
         let mut shape = self.shape(x).to_vec();
         let k = shape.pop().unwrap_or(0);
         self.check(parts.iter().all(|p| p.weight.shape().get(1) == Some(&k)), |b| {
@@ -102,26 +104,26 @@ impl Builder {
     /// A fully connected layer `[outputs, C]` whose tensors are `weight` and, where present, `bias` of `scope`.
     pub fn linear(&mut self, x: NodeId, scope: &Scope, outputs: usize) -> NodeId {
         let inputs = *self.shape(x).last().unwrap_or(&0);
-        let part = affine(scope, &[outputs, inputs]);
+        let part = linear_weights(scope, &[outputs, inputs]);
         self.linear_parts(x, vec![part])
     }
 
     /// A convolution `[N, H, W, C]` to `[N, H', W', outputs]` whose tensors are in `scope`.
-    pub fn conv(&mut self, x: NodeId, scope: &Scope, outputs: usize, kernel: usize, stride: usize) -> NodeId {
-        self.conv_padded(x, scope, outputs, Window { kernel, stride, padding: kernel / 2, resize: None })
+    pub fn conv2d(&mut self, x: NodeId, scope: &Scope, outputs: usize, kernel: usize, stride: usize) -> NodeId {
+        self.conv2d_with(x, scope, outputs, Conv2dParams { kernel, stride, padding: kernel / 2, resize: None })
     }
 
     /// A convolution of any geometry.
-    pub fn conv_padded(&mut self, x: NodeId, scope: &Scope, outputs: usize, window: Window) -> NodeId {
+    pub fn conv2d_with(&mut self, x: NodeId, scope: &Scope, outputs: usize, window: Conv2dParams) -> NodeId {
         let shape = self.shape(x).to_vec();
-        let Window { kernel, stride, padding, .. } = window;
+        let Conv2dParams { kernel, stride, padding, .. } = window;
         let fits = shape.len() == 4 && shape[1] + 2 * padding >= kernel && shape[2] + 2 * padding >= kernel;
         self.check(fits, |_| format!("convolution {} on {shape:?}", scope.path("weight")));
         if !fits {
             return x;
         }
         let side = |d: usize| (d + 2 * padding - kernel) / stride + 1;
-        let part = affine(scope, &[outputs, shape[3], kernel, kernel]);
+        let part = linear_weights(scope, &[outputs, shape[3], kernel, kernel]);
         let name = part.weight.name().to_owned();
         let shape = vec![shape[0], side(shape[1]), side(shape[2]), outputs];
         self.push(product(vec![part], Some(window)), &[x], shape, name)
@@ -146,27 +148,33 @@ impl Builder {
 
     /// Attention of `q` `[B, T, heads * dim]` over `k` and `v`, one strand.
     pub fn attention(&mut self, q: NodeId, k: NodeId, v: NodeId, heads: usize, causal: bool) -> NodeId {
-        let strand = Strand {
-            keys: Columns { operand: 1, start: 0 },
-            values: Columns { operand: 2, start: 0 },
+        let strand = KvBranch {
+            keys: ChannelSlice { operand: 1, start: 0 },
+            values: ChannelSlice { operand: 2, start: 0 },
             length: None,
             scale: None,
         };
-        self.braided_attention(&[q, k, v], heads, causal, vec![strand])
+        self.decoupled_attention(&[q, k, v], heads, causal, vec![strand])
     }
 
     /// Attention over several strands; operand 0 holds the queries, the strands name the others.
-    pub fn braided_attention(
+    pub fn decoupled_attention(
         &mut self,
         operands: &[NodeId],
         heads: usize,
         causal: bool,
-        strands: Vec<Strand>,
+        strands: Vec<KvBranch>,
     ) -> NodeId {
         let shape = self.shape(operands[0]).to_vec();
         let c = *shape.last().unwrap_or(&0);
         self.check(heads > 0 && c.is_multiple_of(heads), |_| format!("{heads} heads over {shape:?}"));
-        let op = Attention { heads, dim: c / heads.max(1), causal, query: Columns { operand: 0, start: 0 }, strands };
+        let op = Attention {
+            heads,
+            dim: c / heads.max(1),
+            causal,
+            query: ChannelSlice { operand: 0, start: 0 },
+            branches: strands,
+        };
         self.push(Op::Attention(op), operands, shape, "attention")
     }
 
@@ -193,11 +201,11 @@ impl Builder {
     }
 
     /// `[B, .., C]` plus `[B, C]`.
-    pub fn add_rows(&mut self, x: NodeId, rows: NodeId) -> NodeId {
+    pub fn broadcast_add(&mut self, x: NodeId, rows: NodeId) -> NodeId {
         let shape = self.shape(x).to_vec();
         let fits = *self.shape(rows) == [shape[0], *shape.last().unwrap_or(&0)];
         self.check(fits, |b| format!("add rows {:?} to {shape:?}", b.shape(rows)));
-        self.push(Op::AddRows, &[x, rows], shape, "add rows")
+        self.push(Op::BroadcastAdd, &[x, rows], shape, "add rows")
     }
 
     /// Joins channels.
@@ -217,20 +225,20 @@ impl Builder {
         self.push(Op::Upsample, &[x], shape, "upsample")
     }
 
-    /// See [`Op::Sinusoid`].
-    pub fn sinusoid(&mut self, x: NodeId, channels: usize, flip: bool, shift: f32) -> NodeId {
+    /// See [`Op::TimestepEmbedding`].
+    pub fn timestep_embedding(&mut self, x: NodeId, channels: usize, flip: bool, shift: f32) -> NodeId {
         let mut shape = self.shape(x).to_vec();
         shape.push(channels);
         self.check(channels.is_multiple_of(2), |_| format!("a sinusoid of {channels} channels"));
-        self.push(Op::Sinusoid { flip, shift }, &[x], shape, "sinusoid")
+        self.push(Op::TimestepEmbedding { flip, shift }, &[x], shape, "sinusoid")
     }
 
     /// One row of each image: the one that `index` `[B]` names, or the first.
-    pub fn take_row(&mut self, x: NodeId, index: Option<NodeId>) -> NodeId {
+    pub fn gather(&mut self, x: NodeId, index: Option<NodeId>) -> NodeId {
         let shape = self.shape(x);
         let shape = vec![shape[0], shape[2]];
         let operands: Vec<NodeId> = std::iter::once(x).chain(index).collect();
-        self.push(Op::TakeRow, &operands, shape, "take row")
+        self.push(Op::Gather, &operands, shape, "take row")
     }
 
     /// `x * scale + shift`.
@@ -241,11 +249,11 @@ impl Builder {
 }
 
 /// `weight` and, where the checkpoint has one, `bias` of a scope.
-pub(crate) fn affine(scope: &Scope, shape: &[usize]) -> Affine {
+pub(crate) fn linear_weights(scope: &Scope, shape: &[usize]) -> LinearWeights {
     let bias = scope.has("bias").then(|| scope.get("bias", &shape[..1]));
-    Affine { weight: scope.get("weight", shape), bias }
+    LinearWeights { weight: scope.get("weight", shape), bias }
 }
 
-fn product(parts: Vec<Affine>, window: Option<Window>) -> Op {
-    Op::Product(Product { parts, window, sources: 1, rows: false, residual: false, epilogue: Epilogue::None })
+fn product(parts: Vec<LinearWeights>, window: Option<Conv2dParams>) -> Op {
+    Op::Product(Product { parts, window, sources: 1, per_image_bias: false, residual: false, epilogue: Epilogue::None })
 }

@@ -1,6 +1,6 @@
 //! Fusion: passes that turn a graph as a model writes it into one with fewer and larger nodes, same results.
 
-use super::{Affine, Columns, Epilogue, Graph, Node, NodeId, Op, Product};
+use super::{ChannelSlice, Epilogue, Graph, LinearWeights, Node, NodeId, Op, Product};
 use std::collections::HashMap;
 
 /// Runs every pass and drops the nodes that nothing reads any more.
@@ -63,18 +63,23 @@ fn absorbed(graph: &Graph, i: usize, uses: &[usize]) -> Option<Node> {
         Op::Geglu => {
             let (n, mut p) = product(0)?;
             // The two halves must come from one matrix so that a tile can hold matching columns of both.
-            if p.epilogue != Epilogue::None || p.residual || p.rows || p.window.is_some() || p.parts.len() != 1 {
+            if p.epilogue != Epilogue::None
+                || p.residual
+                || p.per_image_bias
+                || p.window.is_some()
+                || p.parts.len() != 1
+            {
                 return None;
             }
             p.epilogue = Epilogue::Geglu;
             merged(n, Op::Product(p), n.inputs.clone())
         }
-        Op::AddRows => {
+        Op::BroadcastAdd => {
             let (n, mut p) = product(0)?;
-            if p.epilogue != Epilogue::None || p.residual || p.rows {
+            if p.epilogue != Epilogue::None || p.residual || p.per_image_bias {
                 return None;
             }
-            p.rows = true;
+            p.per_image_bias = true;
             let mut inputs = n.inputs.clone();
             inputs.push(node.inputs[1]);
             merged(n, Op::Product(p), inputs)
@@ -137,7 +142,7 @@ fn join_concats(graph: &mut Graph) {
 fn merge_projections(graph: &mut Graph) {
     let plain = |node: &Node| match &node.op {
         Op::Product(p) => {
-            p.window.is_none() && p.sources == 1 && !p.rows && !p.residual && p.epilogue == Epilogue::None
+            p.window.is_none() && p.sources == 1 && !p.per_image_bias && !p.residual && p.epilogue == Epilogue::None
         }
         _ => false,
     };
@@ -152,7 +157,7 @@ fn merge_projections(graph: &mut Graph) {
         if members.len() < 2 {
             continue;
         }
-        let mut parts: Vec<Affine> = Vec::new();
+        let mut parts: Vec<LinearWeights> = Vec::new();
         let mut starts = HashMap::new();
         let mut width = 0;
         for &m in &members {
@@ -174,9 +179,9 @@ fn merge_projections(graph: &mut Graph) {
         for node in &mut graph.nodes {
             if let Op::Attention(a) = &mut node.op {
                 let inputs = node.inputs.clone();
-                let shift = |c: &mut Columns| c.start += starts.get(&inputs[c.operand]).copied().unwrap_or(0);
+                let shift = |c: &mut ChannelSlice| c.start += starts.get(&inputs[c.operand]).copied().unwrap_or(0);
                 shift(&mut a.query);
-                for s in &mut a.strands {
+                for s in &mut a.branches {
                     shift(&mut s.keys);
                     shift(&mut s.values);
                 }

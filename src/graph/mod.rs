@@ -6,13 +6,13 @@
 
 mod builder;
 mod fuse;
-mod plan;
+mod memory_plan;
 #[cfg(test)]
 mod tests;
 
 pub use builder::Builder;
 pub use fuse::fuse;
-pub use plan::{Location, Plan};
+pub use memory_plan::{Location, MemoryPlan};
 
 use crate::error::{Error, Result};
 use crate::weights::Weight;
@@ -35,7 +35,7 @@ pub struct NodeId(pub(crate) usize);
 
 /// A matrix (`[N, K]`, as PyTorch stores `Linear`) or a convolution's kernel (`[O, I, kh, kw]`), with its bias `[N]`.
 #[derive(Debug, Clone)]
-pub struct Affine {
+pub struct LinearWeights {
     /// The matrix or kernel.
     pub weight: Weight,
     /// The bias, where there is one.
@@ -50,13 +50,13 @@ pub struct Affine {
 #[derive(Debug, Clone)]
 pub struct Product {
     /// One for each group of output channels, joined in order.
-    pub parts: Vec<Affine>,
+    pub parts: Vec<LinearWeights>,
     /// How pixels are gathered; `None` for a fully connected layer.
-    pub window: Option<Window>,
+    pub window: Option<Conv2dParams>,
     /// Sources of `x`: 1 or 2.
     pub sources: usize,
     /// Whether an operand `[B, C]` is added to every row of image b.
-    pub rows: bool,
+    pub per_image_bias: bool,
     /// Whether an operand of the result's shape is added last.
     pub residual: bool,
     /// What happens before the residual is added.
@@ -76,7 +76,7 @@ pub enum Epilogue {
 
 /// The geometry of a convolution.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Window {
+pub struct Conv2dParams {
     /// Side of the kernel.
     pub kernel: usize,
     /// Step.
@@ -89,7 +89,7 @@ pub struct Window {
 
 /// A block of columns in an operand.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Columns {
+pub struct ChannelSlice {
     /// Which operand.
     pub operand: usize,
     /// The first column.
@@ -98,11 +98,11 @@ pub struct Columns {
 
 /// Keys and values over which one softmax goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Strand {
+pub struct KvBranch {
     /// The keys.
-    pub keys: Columns,
+    pub keys: ChannelSlice,
     /// The values.
-    pub values: Columns,
+    pub values: ChannelSlice,
     /// An operand `[B]`: how many of the tokens count for image b; all of them where it is absent.
     pub length: Option<usize>,
     /// An operand `[.., B]` and the place in it where the weights of this strand begin: what the result of image b is
@@ -120,9 +120,9 @@ pub struct Attention {
     /// Whether token t sees only tokens up to t.
     pub causal: bool,
     /// The queries.
-    pub query: Columns,
+    pub query: ChannelSlice,
     /// Text first, then an image strand for each adapter.
-    pub strands: Vec<Strand>,
+    pub branches: Vec<KvBranch>,
 }
 
 /// What a node does.
@@ -134,14 +134,14 @@ pub enum Op {
     /// The operand's bytes under another shape.
     Reshape,
     /// Rows of a table `[V, C]` picked by ids `[B, T]`, plus the position's row of a second table.
-    Embed {
+    Embedding {
         /// `[V, C]`.
         table: Weight,
         /// `[P, C]`, P >= T.
         positions: Weight,
     },
     /// `[B, P, C]` to `[B, P + 1, C]`: a learned token first, then positions added to all.
-    ClassToken {
+    PrependClassToken {
         /// `[C]`.
         token: Weight,
         /// `[P + 1, C]`.
@@ -180,20 +180,20 @@ pub enum Op {
     /// The sum of two tensors; the second repeats where it has fewer leading dimensions.
     Add,
     /// `[B, .., C]` plus `[B, C]` in every row of image b.
-    AddRows,
+    BroadcastAdd,
     /// Joins the channels of two tensors.
     Concat,
     /// Nearest neighbour to the node's height and width.
     Upsample,
     /// `[n]` to `[n, C]`: sines and cosines of the value at C/2 frequencies from 1 down to 1/10000.
-    Sinusoid {
+    TimestepEmbedding {
         /// Cosines first.
         flip: bool,
         /// diffusers' `downscale_freq_shift`.
         shift: f32,
     },
     /// `[B, T, C]` to `[B, C]`: the row that a second operand `[B]` names, or the first one where there is none.
-    TakeRow,
+    Gather,
     /// `x * scale + shift`, element by element.
     ScaleShift {
         /// Factor.
@@ -344,8 +344,8 @@ impl Graph {
             match &node.op {
                 Op::Product(p) => p.parts.iter().map(|a| rows * a.weight.len() as u64).sum(),
                 Op::Attention(a) => {
-                    let keys = |s: &Strand| self.node(node.inputs[s.keys.operand]).tokens() as u64;
-                    a.strands.iter().map(|s| 2 * rows * keys(s) * (a.heads * a.dim) as u64).sum()
+                    let keys = |s: &KvBranch| self.node(node.inputs[s.keys.operand]).tokens() as u64;
+                    a.branches.iter().map(|s| 2 * rows * keys(s) * (a.heads * a.dim) as u64).sum()
                 }
                 _ => 0,
             }

@@ -8,7 +8,7 @@ use crate::models::condition::condition;
 use crate::models::config::UnetConfig;
 use crate::models::unet::{UnetShape, unet};
 use crate::models::vae::vae_decoder;
-use crate::synth::published;
+use crate::synthetic::published;
 use crate::weights::{Scope, Weights};
 
 /// A scope without tensors: all that it gives are stand-ins.
@@ -22,19 +22,19 @@ fn shape(batch: usize, side: usize, image_tokens: &[usize]) -> UnetShape {
 
 fn small() -> UnetConfig {
     UnetConfig {
-        channels: vec![32, 64, 64],
-        transformer_layers: vec![0, 1, 2],
-        heads: vec![2, 2, 4],
-        context: 16,
-        addition_time: 4,
-        addition_input: 40,
+        block_out_channels: vec![32, 64, 64],
+        transformer_layers_per_block: vec![0, 1, 2],
+        num_attention_heads: vec![2, 2, 4],
+        cross_attention_dim: 16,
+        addition_time_embed_dim: 4,
+        projection_class_embeddings_input_dim: 40,
         ..published::unet()
     }
 }
 
 /// Runs a plan with tags for values: whatever a node reads must still be what its operand wrote.
-fn check_plan(graph: &Graph) -> Plan {
-    let plan = Plan::new(graph);
+fn check_plan(graph: &Graph) -> MemoryPlan {
+    let plan = MemoryPlan::new(graph);
     let mut arena: Vec<usize> = vec![usize::MAX; plan.arena];
     let mut outputs = vec![usize::MAX; graph.outputs.len()];
     let owner = |mut i: usize| {
@@ -121,7 +121,7 @@ fn live_results_never_overlap_in_random_graphs() {
                 4 => b.group_norm(x, &scope, 2, 1e-5),
                 5 => b.reshape(x, &[1, s[1] * s[2], 1, s[3]]),
                 6 if s[1] * s[2] < 64 => b.upsample(x, s[1] * 2, s[2]),
-                7 => b.conv(x, &scope, s[3], 3, 1),
+                7 => b.conv2d(x, &scope, s[3], 3, 1),
                 _ => b.scale_shift(x, 2.0, 1.0),
             });
         }
@@ -140,7 +140,7 @@ fn live_results_never_overlap_in_random_graphs() {
 fn sizes_of_sdxl() {
     let compat = Compat::diffusers();
     let config = published::unet();
-    let arena = |graph: Graph| Plan::new(&fuse(graph)).arena as f64 * 4.0 / f64::from(1 << 20);
+    let arena = |graph: Graph| MemoryPlan::new(&fuse(graph)).arena as f64 * 4.0 / f64::from(1 << 20);
     let denoise = arena(unet(&config, &empty(), &shape(2, 128, &[4]), &compat).unwrap());
     let decode = arena(vae_decoder(&published::vae(), &empty(), 128, 128, &compat).unwrap());
     println!("arena of the UNet, guided: {denoise:.0} MiB; of the VAE decoder: {decode:.0} MiB");
@@ -197,7 +197,7 @@ fn a_node_alone() {
     let y: Vec<f32> = x.iter().map(|x| x * 2.0 + 0.5).collect();
     let run = |graph: &Graph, inputs: &[&[f32]]| {
         let mut out = vec![f32::NAN; 24];
-        Cpu::new(Some(1)).load(graph.clone()).unwrap().run(inputs, &mut [&mut out]).unwrap();
+        Cpu::new(Some(1)).compile(graph.clone()).unwrap().run(inputs, &mut [&mut out]).unwrap();
         out
     };
     assert_eq!(run(&alone, &[&y, &x]), run(&graph, &[&x]));

@@ -1,6 +1,6 @@
 //! What CLIP's image encoders see of a picture.
 
-use crate::inputs::picture::Picture;
+use crate::inputs::image::Image;
 use crate::inputs::resize::resize_region;
 
 /// The mean of each channel over CLIP's training pictures, of 1.
@@ -12,7 +12,7 @@ pub const STD: [f32; 3] = [0.268_629_54, 0.261_302_6, 0.275_777_1];
 ///
 /// Equals transformers' `CLIPImageProcessorPil` (which has the channels first) to the bit. Only the part that the crop
 /// keeps is computed, so a picture of 1x8192 costs no more than another.
-pub fn preprocess(picture: &Picture, size: usize) -> Vec<f32> {
+pub fn preprocess(picture: &Image, size: usize) -> Vec<f32> {
     let (width, height) = (picture.width(), picture.height());
     let (short, long) = (width.min(height), width.max(height));
     // The longer side is cut to an integer, not rounded.
@@ -32,7 +32,7 @@ mod tests {
 
     #[test]
     fn a_plain_picture_stays_plain() {
-        let picture = Picture::new(3, 50, [0, 128, 255].repeat(150)).unwrap();
+        let picture = Image::new(3, 50, [0, 128, 255].repeat(150)).unwrap();
         let got = preprocess(&picture, 8);
         assert_eq!(got.len(), 8 * 8 * 3);
         let expected = [0.0, 128.0, 255.0].map(|v: f32| v / 255.0);
@@ -45,7 +45,7 @@ mod tests {
 
     #[test]
     fn no_size_gives_nothing() {
-        let picture = Picture::new(1, 1, vec![1, 2, 3]).unwrap();
+        let picture = Image::new(1, 1, vec![1, 2, 3]).unwrap();
         assert!(preprocess(&picture, 0).is_empty());
     }
 }

@@ -1,7 +1,7 @@
 //! What a request brings: text, pictures, noise.
 
 pub mod clip;
+pub mod image;
 pub mod noise;
-pub mod picture;
 pub mod resize;
 pub mod tokenizer;

@@ -6,7 +6,7 @@
 //! Source of the filter: R. Keys, "Cubic convolution interpolation for digital image processing", IEEE TASSP 29 (1981).
 
 use crate::error::{Error, Result};
-use crate::inputs::picture::{MAX_PIXELS, Picture};
+use crate::inputs::image::{Image, MAX_PIXELS};
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -19,11 +19,11 @@ const HALF: i32 = 1 << (FRACTION - 1);
 ///
 /// # Errors
 /// [`Error::Parameter`] where a side is 0 or there are more than [`MAX_PIXELS`].
-pub fn resize(picture: &Picture, width: usize, height: usize) -> Result<Picture> {
+pub fn resize(picture: &Image, width: usize, height: usize) -> Result<Image> {
     match width.checked_mul(height) {
         Some(n) if n > 0 && n as u64 <= MAX_PIXELS => {
             let rgb = resize_region(picture, [width, height], 0..width, 0..height);
-            Picture::new(width, height, rgb)
+            Image::new(width, height, rgb)
         }
         _ => {
             let what = format!("cannot resize to {width}x{height}: sides from 1, at most {MAX_PIXELS} pixels");
@@ -34,7 +34,7 @@ pub fn resize(picture: &Picture, width: usize, height: usize) -> Result<Picture>
 
 /// The pixels of columns `xs` and rows `ys` of the picture stretched to `size` (width, height); nothing else is computed,
 /// so `size` may be far larger than memory.
-pub(crate) fn resize_region(picture: &Picture, size: [usize; 2], xs: Range<usize>, ys: Range<usize>) -> Vec<u8> {
+pub(crate) fn resize_region(picture: &Image, size: [usize; 2], xs: Range<usize>, ys: Range<usize>) -> Vec<u8> {
     let (from, to) = ([picture.width(), picture.height()], size);
     let columns = Weights::new(from[0], to[0], xs);
     let rows = Weights::new(from[1], to[1], ys);
@@ -180,9 +180,9 @@ fn cubic(x: f64) -> f64 {
 mod tests {
     use super::*;
 
-    fn pattern(width: usize, height: usize) -> Picture {
+    fn pattern(width: usize, height: usize) -> Image {
         let rgb = (0..width * height * 3).map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
-        Picture::new(width, height, rgb).unwrap()
+        Image::new(width, height, rgb).unwrap()
     }
 
     #[test]

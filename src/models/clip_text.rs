@@ -24,21 +24,21 @@ pub fn clip_text(
 ) -> Result<Graph> {
     let mut b = Builder::new();
     let text = scope.pp("text_model");
-    let c = config.hidden;
+    let c = config.hidden_size;
     let ids = b.input("ids", &[rows, tokens]);
     let embeddings = text.pp("embeddings");
-    let table = embeddings.get("token_embedding.weight", &[config.vocab, c]);
-    let positions = embeddings.get("position_embedding.weight", &[config.positions, c]);
-    let mut x = b.embed(ids, table, positions);
+    let table = embeddings.get("token_embedding.weight", &[config.vocab_size, c]);
+    let positions = embeddings.get("position_embedding.weight", &[config.max_position_embeddings, c]);
+    let mut x = b.embedding(ids, table, positions);
     let layer = ClipLayer {
-        heads: config.heads,
-        intermediate: config.intermediate,
+        heads: config.num_attention_heads,
+        intermediate: config.intermediate_size,
         activation: config.activation,
         eps: config.eps,
         causal: true,
     };
     let layers = text.pp("encoder.layers");
-    let end = if pooled { config.layers } else { depth };
+    let end = if pooled { config.num_hidden_layers } else { depth };
     for i in 0..end {
         if i == depth {
             b.output("hidden", x);
@@ -51,8 +51,8 @@ pub fn clip_text(
     if pooled {
         let index = b.input("index", &[rows]);
         let x = b.layer_norm(x, &text.pp("final_layer_norm"), config.eps);
-        let x = b.take_row(x, Some(index));
-        let x = match config.projection {
+        let x = b.gather(x, Some(index));
+        let x = match config.projection_dim {
             Some(width) => b.linear(x, &scope.pp("text_projection"), width),
             None => x,
         };

@@ -5,7 +5,7 @@ use super::config::{AdapterConfig, UnetConfig};
 use super::unet::UnetShape;
 use crate::error::Result;
 use crate::graph::Activation;
-use crate::graph::{Affine, Builder, Graph};
+use crate::graph::{Builder, Graph, LinearWeights};
 use crate::weights::Scope;
 
 /// Where an adapter's tensors are.
@@ -34,22 +34,22 @@ pub fn condition(
     let mut b = Builder::new();
     let batch = shape.batch;
     let timesteps = b.input("timesteps", &[steps, batch]);
-    let pooled_width = config.addition_input - 6 * config.addition_time;
+    let pooled_width = config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim;
     let pooled = b.input("pooled", &[batch, pooled_width]);
     let time_ids = b.input("time_ids", &[batch, 6]);
-    let text = b.input("text", &[batch, shape.tokens, config.context]);
+    let text = b.input("text", &[batch, shape.tokens, config.cross_attention_dim]);
 
-    let width = 4 * config.channels[0];
+    let width = 4 * config.block_out_channels[0];
     let (flip, shift) = (config.flip_sin_to_cos, config.freq_shift);
     let two = |b: &mut Builder, x, scope: &Scope| {
         let h = b.linear(x, &scope.pp("linear_1"), width);
         let h = b.activation(h, Activation::Silu);
         b.linear(h, &scope.pp("linear_2"), width)
     };
-    let t = b.sinusoid(timesteps, config.channels[0], flip, shift);
+    let t = b.timestep_embedding(timesteps, config.block_out_channels[0], flip, shift);
     let t = two(&mut b, t, &scope.pp("time_embedding"));
-    let ids = b.sinusoid(time_ids, config.addition_time, flip, shift);
-    let ids = b.reshape(ids, &[batch, 6 * config.addition_time]);
+    let ids = b.timestep_embedding(time_ids, config.addition_time_embed_dim, flip, shift);
+    let ids = b.reshape(ids, &[batch, 6 * config.addition_time_embed_dim]);
     let added = b.concat(pooled, ids);
     let added = two(&mut b, added, &scope.pp("add_embedding"));
     let t = b.add(t, added);
@@ -57,7 +57,8 @@ pub fn condition(
 
     let mut images = Vec::new();
     for (a, adapter) in adapters.iter().enumerate() {
-        let AdapterConfig { embedding, tokens, context, .. } = *adapter.config;
+        let AdapterConfig { embedding_dim: embedding, num_tokens: tokens, cross_attention_dim: context, .. } =
+            *adapter.config;
         let count = shape.image_tokens[a] / tokens;
         let embeds = b.input(format!("image_embeds.{a}"), &[batch, count, embedding]);
         let projection = adapter.scope.pp("image_proj");
@@ -74,15 +75,18 @@ pub fn condition(
     let layers = config.cross_layers();
     for layer in &layers {
         let attn = scope.pp(&layer.path);
-        let part = |name: &str| Affine { weight: attn.get(name, &[layer.width, config.context]), bias: None };
+        let part = |name: &str| LinearWeights {
+            weight: attn.get(name, &[layer.width, config.cross_attention_dim]),
+            bias: None,
+        };
         let kv = b.linear_parts(text, vec![part("to_k.weight"), part("to_v.weight")]);
         b.output(layer.path.clone(), kv);
     }
     for (a, adapter) in adapters.iter().enumerate() {
         for (i, layer) in layers.iter().enumerate() {
             let scope = adapter.scope.pp("ip_adapter").pp(2 * i + 1);
-            let shape = [layer.width, adapter.config.context];
-            let part = |name: &str| Affine { weight: scope.get(name, &shape), bias: None };
+            let shape = [layer.width, adapter.config.cross_attention_dim];
+            let part = |name: &str| LinearWeights { weight: scope.get(name, &shape), bias: None };
             let kv = b.linear_parts(images[a], vec![part("to_k_ip.weight"), part("to_v_ip.weight")]);
             b.output(format!("{}.ip{a}", layer.path), kv);
         }

@@ -6,48 +6,48 @@ pub use crate::graph::Activation;
 #[derive(Debug, Clone, PartialEq)]
 pub struct ClipTextConfig {
     /// `hidden_size`.
-    pub hidden: usize,
+    pub hidden_size: usize,
     /// `num_hidden_layers`.
-    pub layers: usize,
+    pub num_hidden_layers: usize,
     /// `num_attention_heads`.
-    pub heads: usize,
+    pub num_attention_heads: usize,
     /// `intermediate_size`.
-    pub intermediate: usize,
+    pub intermediate_size: usize,
     /// `hidden_act`.
     pub activation: Activation,
     /// `layer_norm_eps`.
     pub eps: f32,
     /// `vocab_size`.
-    pub vocab: usize,
+    pub vocab_size: usize,
     /// `max_position_embeddings`.
-    pub positions: usize,
+    pub max_position_embeddings: usize,
     /// `projection_dim` where the checkpoint has a `text_projection`.
-    pub projection: Option<usize>,
+    pub projection_dim: Option<usize>,
     /// `eos_token_id` as the configuration says it; 2 selects transformers' legacy pooling at argmax(ids).
-    pub eos: u32,
+    pub eos_token_id: u32,
 }
 
 /// A CLIP image encoder (transformers' `CLIPVisionModelWithProjection`).
 #[derive(Debug, Clone, PartialEq)]
 pub struct ClipVisionConfig {
     /// `hidden_size`.
-    pub hidden: usize,
+    pub hidden_size: usize,
     /// `num_hidden_layers`.
-    pub layers: usize,
+    pub num_hidden_layers: usize,
     /// `num_attention_heads`.
-    pub heads: usize,
+    pub num_attention_heads: usize,
     /// `intermediate_size`.
-    pub intermediate: usize,
+    pub intermediate_size: usize,
     /// `hidden_act`.
     pub activation: Activation,
     /// `layer_norm_eps`.
     pub eps: f32,
     /// `image_size`, pixels on a side.
-    pub image: usize,
+    pub image_size: usize,
     /// `patch_size`.
-    pub patch: usize,
+    pub patch_size: usize,
     /// `projection_dim`.
-    pub projection: usize,
+    pub projection_dim: usize,
 }
 
 /// The SDXL UNet (diffusers' `UNet2DConditionModel` with `addition_embed_type` `text_time`).
@@ -58,23 +58,23 @@ pub struct UnetConfig {
     /// `out_channels`.
     pub out_channels: usize,
     /// `block_out_channels`, one for each level.
-    pub channels: Vec<usize>,
+    pub block_out_channels: Vec<usize>,
     /// `layers_per_block`: resnets of each down block; up blocks have one more.
-    pub layers: usize,
+    pub layers_per_block: usize,
     /// `transformer_layers_per_block` for each level; 0 where the level's block has no cross-attention.
-    pub transformer_layers: Vec<usize>,
+    pub transformer_layers_per_block: Vec<usize>,
     /// Attention heads of each level (diffusers' `attention_head_dim`, which holds their number in SDXL).
-    pub heads: Vec<usize>,
+    pub num_attention_heads: Vec<usize>,
     /// `cross_attention_dim`, the width of a text token.
-    pub context: usize,
+    pub cross_attention_dim: usize,
     /// `norm_num_groups`.
-    pub groups: usize,
+    pub norm_num_groups: usize,
     /// `norm_eps` of the resnets and of `conv_norm_out`.
-    pub eps: f32,
+    pub norm_eps: f32,
     /// `addition_time_embed_dim`.
-    pub addition_time: usize,
+    pub addition_time_embed_dim: usize,
     /// `projection_class_embeddings_input_dim`: pooled text and six time ids' embeddings.
-    pub addition_input: usize,
+    pub projection_class_embeddings_input_dim: usize,
     /// `flip_sin_to_cos` of the timestep embedding.
     pub flip_sin_to_cos: bool,
     /// `freq_shift` of the timestep embedding.
@@ -91,11 +91,11 @@ pub struct VaeConfig {
     /// `latent_channels`.
     pub latent_channels: usize,
     /// `block_out_channels`, encoder order.
-    pub channels: Vec<usize>,
+    pub block_out_channels: Vec<usize>,
     /// `layers_per_block`; the decoder's blocks have one more.
-    pub layers: usize,
+    pub layers_per_block: usize,
     /// `norm_num_groups`.
-    pub groups: usize,
+    pub norm_num_groups: usize,
     /// `scaling_factor`.
     pub scaling_factor: f32,
     /// `use_post_quant_conv`.
@@ -106,8 +106,8 @@ pub struct VaeConfig {
 
 impl VaeConfig {
     /// Pixels to a latent on each side.
-    pub fn factor(&self) -> usize {
-        1 << self.channels.len().saturating_sub(1)
+    pub fn scale_factor(&self) -> usize {
+        1 << self.block_out_channels.len().saturating_sub(1)
     }
 }
 
@@ -115,11 +115,11 @@ impl VaeConfig {
 #[derive(Debug, Clone, PartialEq)]
 pub struct AdapterConfig {
     /// Width of the image embedding that the projection takes (1280 for ViT-bigG, 1024 for ViT-H).
-    pub embedding: usize,
+    pub embedding_dim: usize,
     /// Image tokens to a picture (4).
-    pub tokens: usize,
-    /// Width of an image token, equal to [`UnetConfig::context`].
-    pub context: usize,
+    pub num_tokens: usize,
+    /// Width of an image token, equal to [`UnetConfig::cross_attention_dim`].
+    pub cross_attention_dim: usize,
     /// Widths of the cross-attentions in the order of the file's keys.
     pub widths: Vec<usize>,
 }

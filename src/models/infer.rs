@@ -5,7 +5,7 @@
 
 use super::config::{Activation, AdapterConfig, ClipTextConfig, ClipVisionConfig, UnetConfig, VaeConfig};
 use crate::error::{Error, Result};
-use crate::weights::{Weights, family::family};
+use crate::weights::{Weights, detect::detect};
 use std::collections::BTreeSet;
 
 /// No dimension of a real model comes near it; it keeps products of a few sizes from overflowing.
@@ -61,7 +61,7 @@ impl<'a> Probe<'a> {
     }
 }
 
-/// The UNet's configuration. `pooled` is the width of the pooled text ([`ClipTextConfig::projection`] of the second text
+/// The UNet's configuration. `pooled` is the width of the pooled text ([`ClipTextConfig::projection_dim`] of the second text
 /// encoder) from which the width of the time ids' embedding follows; 256 where it is not given or does not fit.
 ///
 /// # Errors
@@ -109,20 +109,25 @@ pub fn unet(weights: &Weights, pooled: Option<usize>) -> Result<UnetConfig> {
     let config = UnetConfig {
         in_channels,
         out_channels: p.dim("conv_out.weight", 4, 0)?,
-        heads: channels.iter().map(|c| (c / 64).max(1)).collect(),
-        channels,
-        layers,
-        transformer_layers,
-        context,
-        groups: 32,
-        eps: 1e-5,
-        addition_time: rest.map_or(256, |r| r / 6),
-        addition_input,
+        num_attention_heads: channels.iter().map(|c| (c / 64).max(1)).collect(),
+        block_out_channels: channels,
+        layers_per_block: layers,
+        transformer_layers_per_block: transformer_layers,
+        cross_attention_dim: context,
+        norm_num_groups: 32,
+        norm_eps: 1e-5,
+        addition_time_embed_dim: rest.map_or(256, |r| r / 6),
+        projection_class_embeddings_input_dim: addition_input,
         flip_sin_to_cos: true,
         freq_shift: 0.0,
         sample_size: 128,
     };
-    match config.channels.iter().zip(&config.heads).find(|&(c, heads)| c % 32 != 0 || c % heads != 0) {
+    match config
+        .block_out_channels
+        .iter()
+        .zip(&config.num_attention_heads)
+        .find(|&(c, heads)| c % 32 != 0 || c % heads != 0)
+    {
         Some((c, heads)) => p.mismatch(format!(
             "a level of this UNet is {c} channels wide: not a multiple of 32 groups and {heads} heads"
         )),
@@ -140,17 +145,17 @@ pub fn clip_text(weights: &Weights, activation: Activation) -> Result<ClipTextCo
     let hidden = p.dim("text_model.embeddings.token_embedding.weight", 2, 1)?;
     let projection = p.has("text_projection.weight").then(|| p.dim("text_projection.weight", 2, 0)).transpose()?;
     Ok(ClipTextConfig {
-        hidden,
-        layers: p.count("text_model.encoder.layers."),
-        heads: (hidden / 64).max(1),
-        intermediate: p.dim("text_model.encoder.layers.0.mlp.fc1.weight", 2, 0)?,
+        hidden_size: hidden,
+        num_hidden_layers: p.count("text_model.encoder.layers."),
+        num_attention_heads: (hidden / 64).max(1),
+        intermediate_size: p.dim("text_model.encoder.layers.0.mlp.fc1.weight", 2, 0)?,
         activation,
         eps: 1e-5,
-        vocab: p.dim("text_model.embeddings.token_embedding.weight", 2, 0)?,
-        positions: p.dim("text_model.embeddings.position_embedding.weight", 2, 0)?,
-        projection,
+        vocab_size: p.dim("text_model.embeddings.token_embedding.weight", 2, 0)?,
+        max_position_embeddings: p.dim("text_model.embeddings.position_embedding.weight", 2, 0)?,
+        projection_dim: projection,
         // What SDXL's published configurations of both encoders say.
-        eos: 2,
+        eos_token_id: 2,
     })
 }
 
@@ -163,7 +168,7 @@ pub fn clip_vision(weights: &Weights) -> Result<ClipVisionConfig> {
     let embedding = "vision_model.embeddings.patch_embedding.weight";
     if !p.has(embedding) {
         let advice = "the image encoder of the IP-Adapter release is needed (image_encoder/model.safetensors)";
-        return p.mismatch(format!("this is {}; {advice}", family(weights)));
+        return p.mismatch(format!("this is {}; {advice}", detect(weights)));
     }
     let (hidden, patch) = (p.dim(embedding, 4, 0)?, p.dim(embedding, 4, 2)?);
     let positions = p.dim("vision_model.embeddings.position_embedding.weight", 2, 0)?;
@@ -181,15 +186,15 @@ pub fn clip_vision(weights: &Weights) -> Result<ClipVisionConfig> {
         );
     }
     Ok(ClipVisionConfig {
-        hidden,
-        layers: p.count("vision_model.encoder.layers."),
-        heads: if matches!(hidden, 1280 | 1664) { 16 } else { (hidden / 64).max(1) },
-        intermediate: p.dim("vision_model.encoder.layers.0.mlp.fc1.weight", 2, 0)?,
+        hidden_size: hidden,
+        num_hidden_layers: p.count("vision_model.encoder.layers."),
+        num_attention_heads: if matches!(hidden, 1280 | 1664) { 16 } else { (hidden / 64).max(1) },
+        intermediate_size: p.dim("vision_model.encoder.layers.0.mlp.fc1.weight", 2, 0)?,
         activation: Activation::Gelu,
         eps: 1e-5,
-        image: side * patch,
-        patch,
-        projection: p.dim("visual_projection.weight", 2, 0)?,
+        image_size: side * patch,
+        patch_size: patch,
+        projection_dim: p.dim("visual_projection.weight", 2, 0)?,
     })
 }
 
@@ -218,9 +223,9 @@ pub fn vae(weights: &Weights) -> Result<VaeConfig> {
     Ok(VaeConfig {
         out_channels,
         latent_channels: p.dim("decoder.conv_in.weight", 4, 1)?,
-        channels,
-        layers: p.count("decoder.up_blocks.0.resnets.").saturating_sub(1),
-        groups: 32,
+        block_out_channels: channels,
+        layers_per_block: p.count("decoder.up_blocks.0.resnets.").saturating_sub(1),
+        norm_num_groups: 32,
         scaling_factor: 0.13025,
         post_quant_conv: p.has("post_quant_conv.weight"),
         mid_attention: p.count("decoder.mid_block.attentions.") > 0,
@@ -249,7 +254,7 @@ pub fn adapter(weights: &Weights) -> Result<AdapterConfig> {
         }
         widths.push(p.dim(&name, 2, 0)?);
     }
-    Ok(AdapterConfig { embedding, tokens: rows / context, context, widths })
+    Ok(AdapterConfig { embedding_dim: embedding, num_tokens: rows / context, cross_attention_dim: context, widths })
 }
 
 #[cfg(test)]

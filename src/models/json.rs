@@ -198,7 +198,7 @@ fn nested<'a>(value: &'a Value, part: &str) -> &'a Value {
 }
 
 impl ClipTextConfig {
-    /// Reads `text_encoder/config.json` or `text_encoder_2/config.json`. [`Self::projection`] is set where
+    /// Reads `text_encoder/config.json` or `text_encoder_2/config.json`. [`Self::projection_dim`] is set where
     /// `architectures` says `CLIPTextModelWithProjection`.
     ///
     /// # Errors
@@ -210,16 +210,20 @@ impl ClipTextConfig {
         f.only("model_type", &[json!("clip_text_model"), json!("clip")])?;
         let [hidden, layers, heads, intermediate] = f.clip([512, 12, 8, 2048])?;
         Ok(Self {
-            hidden,
-            layers,
-            heads,
-            intermediate,
+            hidden_size: hidden,
+            num_hidden_layers: layers,
+            num_attention_heads: heads,
+            intermediate_size: intermediate,
             activation: f.activation()?,
             eps: f.positive("layer_norm_eps", 1e-5)?,
-            vocab: f.size("vocab_size", Some(49408))?,
-            positions: f.size("max_position_embeddings", Some(77))?,
-            projection: if projected { Some(f.size("projection_dim", Some(512))?) } else { None },
-            eos: match f.get("eos_token_id").map_or(Some(49407), Value::as_u64).and_then(|v| u32::try_from(v).ok()) {
+            vocab_size: f.size("vocab_size", Some(49408))?,
+            max_position_embeddings: f.size("max_position_embeddings", Some(77))?,
+            projection_dim: if projected { Some(f.size("projection_dim", Some(512))?) } else { None },
+            eos_token_id: match f
+                .get("eos_token_id")
+                .map_or(Some(49407), Value::as_u64)
+                .and_then(|v| u32::try_from(v).ok())
+            {
                 Some(eos) => eos,
                 None => return f.bad("eos_token_id", "one token's number is supported"),
             },
@@ -246,15 +250,15 @@ impl ClipVisionConfig {
                 .bad("patch_size", format!("a size within the picture's {image} and up to {LARGEST_PATCH} is needed"));
         }
         Ok(Self {
-            hidden,
-            layers,
-            heads,
-            intermediate,
+            hidden_size: hidden,
+            num_hidden_layers: layers,
+            num_attention_heads: heads,
+            intermediate_size: intermediate,
             activation: f.activation()?,
             eps: f.positive("layer_norm_eps", 1e-5)?,
-            image,
-            patch,
-            projection: f.size("projection_dim", Some(512))?,
+            image_size: image,
+            patch_size: patch,
+            projection_dim: f.size("projection_dim", Some(512))?,
         })
     }
 }
@@ -347,15 +351,15 @@ impl UnetConfig {
         Ok(Self {
             in_channels: f.size("in_channels", Some(4))?,
             out_channels: f.size("out_channels", Some(4))?,
-            channels,
-            layers: f.count("layers_per_block", 2, MOST_RESNETS)?,
-            transformer_layers: depths,
-            heads,
-            context: f.equal_sizes("cross_attention_dim", 1280)?,
-            groups,
-            eps: f.positive("norm_eps", 1e-5)?,
-            addition_time,
-            addition_input: f.size("projection_class_embeddings_input_dim", None)?,
+            block_out_channels: channels,
+            layers_per_block: f.count("layers_per_block", 2, MOST_RESNETS)?,
+            transformer_layers_per_block: depths,
+            num_attention_heads: heads,
+            cross_attention_dim: f.equal_sizes("cross_attention_dim", 1280)?,
+            norm_num_groups: groups,
+            norm_eps: f.positive("norm_eps", 1e-5)?,
+            addition_time_embed_dim: addition_time,
+            projection_class_embeddings_input_dim: f.size("projection_class_embeddings_input_dim", None)?,
             flip_sin_to_cos: f.bool("flip_sin_to_cos", true)?,
             freq_shift,
             // diffusers' pipeline takes 128 where the model has none.
@@ -391,9 +395,9 @@ impl VaeConfig {
         Ok(Self {
             out_channels: 3,
             latent_channels: f.size("latent_channels", Some(4))?,
-            channels,
-            layers: f.count("layers_per_block", 1, MOST_RESNETS)?,
-            groups,
+            block_out_channels: channels,
+            layers_per_block: f.count("layers_per_block", 1, MOST_RESNETS)?,
+            norm_num_groups: groups,
             scaling_factor: f.positive("scaling_factor", 0.18215)?,
             post_quant_conv: f.bool("use_post_quant_conv", true)?,
             mid_attention: f.bool("mid_block_add_attention", true)?,
@@ -404,7 +408,7 @@ impl VaeConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::synth::published;
+    use crate::synthetic::published;
 
     fn path() -> &'static Path {
         Path::new("config.json")
@@ -459,12 +463,24 @@ mod tests {
     #[test]
     fn defaults_of_the_classes() {
         let text = ClipTextConfig::from_json(path(), &json!({})).unwrap();
-        assert_eq!((text.hidden, text.layers, text.heads, text.intermediate, text.eos), (512, 12, 8, 2048, 49407));
-        assert_eq!((text.activation, text.projection, text.vocab), (Activation::QuickGelu, None, 49408));
+        assert_eq!(
+            (
+                text.hidden_size,
+                text.num_hidden_layers,
+                text.num_attention_heads,
+                text.intermediate_size,
+                text.eos_token_id
+            ),
+            (512, 12, 8, 2048, 49407)
+        );
+        assert_eq!((text.activation, text.projection_dim, text.vocab_size), (Activation::QuickGelu, None, 49408));
         let vision = ClipVisionConfig::from_json(path(), &json!({})).unwrap();
-        assert_eq!((vision.hidden, vision.patch, vision.image, vision.projection), (768, 32, 224, 512));
+        assert_eq!(
+            (vision.hidden_size, vision.patch_size, vision.image_size, vision.projection_dim),
+            (768, 32, 224, 512)
+        );
         let vae = VaeConfig::from_json(path(), &json!({})).unwrap();
-        assert_eq!((vae.channels, vae.layers, vae.scaling_factor), (vec![64], 1, 0.18215));
+        assert_eq!((vae.block_out_channels, vae.layers_per_block, vae.scaling_factor), (vec![64], 1, 0.18215));
         // With everything at its default the down blocks end without attention.
         let unet = json!({"addition_embed_type": "text_time", "addition_time_embed_dim": 8, "projection_class_embeddings_input_dim": 64});
         assert!(UnetConfig::from_json(path(), &unet).unwrap_err().to_string().contains("down_block_types"));
@@ -479,7 +495,7 @@ mod tests {
         let config = UnetConfig::from_json(path(), &value).unwrap();
         value["transformer_layers_per_block"] = json!([0, 3, 3]);
         assert_eq!(UnetConfig::from_json(path(), &value).unwrap(), config);
-        assert_eq!((config.heads, config.transformer_layers), (vec![5, 5, 5], vec![0, 3, 3]));
+        assert_eq!((config.num_attention_heads, config.transformer_layers_per_block), (vec![5, 5, 5], vec![0, 3, 3]));
     }
 
     #[test]

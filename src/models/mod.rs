@@ -6,9 +6,9 @@
 
 pub mod clip_text;
 pub mod clip_vision;
+pub mod compatibility;
 pub mod condition;
 pub mod config;
-pub mod fit;
 pub mod infer;
 pub mod json;
 pub mod tables;

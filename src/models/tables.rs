@@ -95,7 +95,7 @@ impl List {
 /// Tensors of the UNet.
 pub fn unet(config: &UnetConfig) -> Table {
     let mut list = List::default();
-    let channels = &config.channels;
+    let channels = &config.block_out_channels;
     let (Some(&first), Some(&last)) = (channels.first(), channels.last()) else {
         return list.0;
     };
@@ -103,17 +103,17 @@ pub fn unet(config: &UnetConfig) -> Table {
     list.conv("conv_in", config.in_channels, first, 3);
     list.linear("time_embedding.linear_1", first, time);
     list.linear("time_embedding.linear_2", time, time);
-    list.linear("add_embedding.linear_1", config.addition_input, time);
+    list.linear("add_embedding.linear_1", config.projection_class_embeddings_input_dim, time);
     list.linear("add_embedding.linear_2", time, time);
     // The width of every skip connection, in the order the down blocks make them.
     let mut skips = vec![first];
     let mut width = first;
-    for (i, (&out, &depth)) in channels.iter().zip(&config.transformer_layers).enumerate() {
-        for j in 0..config.layers {
+    for (i, (&out, &depth)) in channels.iter().zip(&config.transformer_layers_per_block).enumerate() {
+        for j in 0..config.layers_per_block {
             list.resnet(&format!("down_blocks.{i}.resnets.{j}"), width, out, Some(time));
             width = out;
             if depth > 0 {
-                list.transformer(&format!("down_blocks.{i}.attentions.{j}"), out, config.context, depth);
+                list.transformer(&format!("down_blocks.{i}.attentions.{j}"), out, config.cross_attention_dim, depth);
             }
             skips.push(out);
         }
@@ -123,16 +123,16 @@ pub fn unet(config: &UnetConfig) -> Table {
         }
     }
     list.resnet("mid_block.resnets.0", last, last, Some(time));
-    let depth = config.transformer_layers.last().copied().unwrap_or(0);
-    list.transformer("mid_block.attentions.0", last, config.context, depth);
+    let depth = config.transformer_layers_per_block.last().copied().unwrap_or(0);
+    list.transformer("mid_block.attentions.0", last, config.cross_attention_dim, depth);
     list.resnet("mid_block.resnets.1", last, last, Some(time));
-    for (i, (&out, &depth)) in channels.iter().zip(&config.transformer_layers).rev().enumerate() {
-        for j in 0..=config.layers {
+    for (i, (&out, &depth)) in channels.iter().zip(&config.transformer_layers_per_block).rev().enumerate() {
+        for j in 0..=config.layers_per_block {
             let skip = skips.pop().unwrap_or(first);
             list.resnet(&format!("up_blocks.{i}.resnets.{j}"), width + skip, out, Some(time));
             width = out;
             if depth > 0 {
-                list.transformer(&format!("up_blocks.{i}.attentions.{j}"), out, config.context, depth);
+                list.transformer(&format!("up_blocks.{i}.attentions.{j}"), out, config.cross_attention_dim, depth);
             }
         }
         if i + 1 < channels.len() {
@@ -147,12 +147,15 @@ pub fn unet(config: &UnetConfig) -> Table {
 /// Tensors of a text encoder.
 pub fn clip_text(config: &ClipTextConfig) -> Table {
     let mut list = List::default();
-    list.add("text_model.embeddings.token_embedding.weight".into(), &[config.vocab, config.hidden]);
-    list.add("text_model.embeddings.position_embedding.weight".into(), &[config.positions, config.hidden]);
-    list.clip("text_model", config.hidden, config.intermediate, config.layers);
-    list.norm("text_model.final_layer_norm", config.hidden);
-    if let Some(projection) = config.projection {
-        list.add("text_projection.weight".into(), &[projection, config.hidden]);
+    list.add("text_model.embeddings.token_embedding.weight".into(), &[config.vocab_size, config.hidden_size]);
+    list.add(
+        "text_model.embeddings.position_embedding.weight".into(),
+        &[config.max_position_embeddings, config.hidden_size],
+    );
+    list.clip("text_model", config.hidden_size, config.intermediate_size, config.num_hidden_layers);
+    list.norm("text_model.final_layer_norm", config.hidden_size);
+    if let Some(projection) = config.projection_dim {
+        list.add("text_projection.weight".into(), &[projection, config.hidden_size]);
     }
     list.0
 }
@@ -160,22 +163,25 @@ pub fn clip_text(config: &ClipTextConfig) -> Table {
 /// Tensors of an image encoder.
 pub fn clip_vision(config: &ClipVisionConfig) -> Table {
     let mut list = List::default();
-    let width = config.hidden;
-    let side = config.image / config.patch.max(1);
+    let width = config.hidden_size;
+    let side = config.image_size / config.patch_size.max(1);
     list.add("vision_model.embeddings.class_embedding".into(), &[width]);
-    list.add("vision_model.embeddings.patch_embedding.weight".into(), &[width, 3, config.patch, config.patch]);
+    list.add(
+        "vision_model.embeddings.patch_embedding.weight".into(),
+        &[width, 3, config.patch_size, config.patch_size],
+    );
     list.add("vision_model.embeddings.position_embedding.weight".into(), &[side * side + 1, width]);
     list.norm("vision_model.pre_layrnorm", width);
-    list.clip("vision_model", width, config.intermediate, config.layers);
+    list.clip("vision_model", width, config.intermediate_size, config.num_hidden_layers);
     list.norm("vision_model.post_layernorm", width);
-    list.add("visual_projection.weight".into(), &[config.projection, width]);
+    list.add("visual_projection.weight".into(), &[config.projection_dim, width]);
     list.0
 }
 
 /// Tensors of the VAE's decoder.
 pub fn vae_decoder(config: &VaeConfig) -> Table {
     let mut list = List::default();
-    let Some(&last) = config.channels.last() else {
+    let Some(&last) = config.block_out_channels.last() else {
         return list.0;
     };
     if config.post_quant_conv {
@@ -184,12 +190,12 @@ pub fn vae_decoder(config: &VaeConfig) -> Table {
     list.conv("decoder.conv_in", config.latent_channels, last, 3);
     list.vae_middle("decoder", last, config.mid_attention);
     let mut width = last;
-    for (i, &out) in config.channels.iter().rev().enumerate() {
-        for j in 0..=config.layers {
+    for (i, &out) in config.block_out_channels.iter().rev().enumerate() {
+        for j in 0..=config.layers_per_block {
             list.resnet(&format!("decoder.up_blocks.{i}.resnets.{j}"), width, out, None);
             width = out;
         }
-        if i + 1 < config.channels.len() {
+        if i + 1 < config.block_out_channels.len() {
             list.conv(&format!("decoder.up_blocks.{i}.upsamplers.0.conv"), out, out, 3);
         }
     }
@@ -201,18 +207,18 @@ pub fn vae_decoder(config: &VaeConfig) -> Table {
 /// Tensors of the VAE's encoder, which no model here reads and which every published file has.
 pub fn vae_encoder(config: &VaeConfig) -> Table {
     let mut list = List::default();
-    let Some(&first) = config.channels.first() else {
+    let Some(&first) = config.block_out_channels.first() else {
         return list.0;
     };
     let latents = 2 * config.latent_channels;
     list.conv("encoder.conv_in", config.out_channels, first, 3);
     let mut width = first;
-    for (i, &out) in config.channels.iter().enumerate() {
-        for j in 0..config.layers {
+    for (i, &out) in config.block_out_channels.iter().enumerate() {
+        for j in 0..config.layers_per_block {
             list.resnet(&format!("encoder.down_blocks.{i}.resnets.{j}"), width, out, None);
             width = out;
         }
-        if i + 1 < config.channels.len() {
+        if i + 1 < config.block_out_channels.len() {
             list.conv(&format!("encoder.down_blocks.{i}.downsamplers.0.conv"), out, out, 3);
         }
     }
@@ -226,11 +232,11 @@ pub fn vae_encoder(config: &VaeConfig) -> Table {
 /// Tensors of a base IP-Adapter.
 pub fn adapter(config: &AdapterConfig) -> Table {
     let mut list = List::default();
-    list.linear("image_proj.proj", config.embedding, config.tokens * config.context);
-    list.norm("image_proj.norm", config.context);
+    list.linear("image_proj.proj", config.embedding_dim, config.num_tokens * config.cross_attention_dim);
+    list.norm("image_proj.norm", config.cross_attention_dim);
     for (i, &width) in config.widths.iter().enumerate() {
         for part in ["k", "v"] {
-            list.add(format!("ip_adapter.{}.to_{part}_ip.weight", 2 * i + 1), &[width, config.context]);
+            list.add(format!("ip_adapter.{}.to_{part}_ip.weight", 2 * i + 1), &[width, config.cross_attention_dim]);
         }
     }
     list.0

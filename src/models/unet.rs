@@ -4,7 +4,7 @@ use super::config::UnetConfig;
 use crate::compat::Compat;
 use crate::error::Result;
 use crate::graph::Activation;
-use crate::graph::{Builder, Columns, Graph, NodeId, Strand};
+use crate::graph::{Builder, ChannelSlice, Graph, KvBranch, NodeId};
 use crate::weights::Scope;
 use std::collections::HashMap;
 
@@ -16,12 +16,12 @@ pub struct CrossLayer {
     /// Its width.
     pub width: usize,
     /// Where it stands.
-    pub place: Place,
+    pub block: BlockId,
 }
 
 /// A transformer of the UNet: the unit for which an adapter's scale can be set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Place {
+pub enum BlockId {
     /// `down_blocks.{block}.attentions.{attention}`.
     Down {
         /// The block.
@@ -44,41 +44,42 @@ impl UnetConfig {
     /// Every cross-attention in the order in which an adapter's file numbers them: down, up, then mid.
     pub fn cross_layers(&self) -> Vec<CrossLayer> {
         let mut layers = Vec::new();
-        let mut push = |place: Place, level: usize| {
+        let mut push = |place: BlockId, level: usize| {
             let scope = match place {
-                Place::Down { block, attention } => format!("down_blocks.{block}.attentions.{attention}"),
-                Place::Up { block, attention } => format!("up_blocks.{block}.attentions.{attention}"),
-                Place::Mid => "mid_block.attentions.0".into(),
+                BlockId::Down { block, attention } => format!("down_blocks.{block}.attentions.{attention}"),
+                BlockId::Up { block, attention } => format!("up_blocks.{block}.attentions.{attention}"),
+                BlockId::Mid => "mid_block.attentions.0".into(),
             };
-            for k in 0..self.transformer_layers[level] {
+            for k in 0..self.transformer_layers_per_block[level] {
                 let path = format!("{scope}.transformer_blocks.{k}.attn2");
-                layers.push(CrossLayer { path, width: self.channels[level], place });
+                layers.push(CrossLayer { path, width: self.block_out_channels[level], block: place });
             }
         };
-        let levels = self.channels.len();
+        let levels = self.block_out_channels.len();
         for block in 0..levels {
-            (0..self.layers).for_each(|attention| push(Place::Down { block, attention }, block));
+            (0..self.layers_per_block).for_each(|attention| push(BlockId::Down { block, attention }, block));
         }
         for block in 0..levels {
-            (0..=self.layers).for_each(|attention| push(Place::Up { block, attention }, levels - 1 - block));
+            (0..=self.layers_per_block)
+                .for_each(|attention| push(BlockId::Up { block, attention }, levels - 1 - block));
         }
         if let Some(deepest) = levels.checked_sub(1) {
-            push(Place::Mid, deepest);
+            push(BlockId::Mid, deepest);
         }
         layers
     }
 
     /// Dotted path and width of every resnet, in the order of the denoise program's inputs.
     pub fn resnets(&self) -> Vec<(String, usize)> {
-        let levels = self.channels.len();
+        let levels = self.block_out_channels.len();
         let mut resnets = Vec::new();
-        for (i, &c) in self.channels.iter().enumerate() {
-            (0..self.layers).for_each(|j| resnets.push((format!("down_blocks.{i}.resnets.{j}"), c)));
+        for (i, &c) in self.block_out_channels.iter().enumerate() {
+            (0..self.layers_per_block).for_each(|j| resnets.push((format!("down_blocks.{i}.resnets.{j}"), c)));
         }
-        let deepest = self.channels[levels - 1];
+        let deepest = self.block_out_channels[levels - 1];
         (0..2).for_each(|j| resnets.push((format!("mid_block.resnets.{j}"), deepest)));
-        for (i, &c) in self.channels.iter().rev().enumerate() {
-            (0..=self.layers).for_each(|j| resnets.push((format!("up_blocks.{i}.resnets.{j}"), c)));
+        for (i, &c) in self.block_out_channels.iter().rev().enumerate() {
+            (0..=self.layers_per_block).for_each(|j| resnets.push((format!("up_blocks.{i}.resnets.{j}"), c)));
         }
         resnets
     }
@@ -158,29 +159,29 @@ struct Net<'a> {
 impl Net<'_> {
     fn forward(&mut self, sample: NodeId, root: &Scope) -> NodeId {
         let config = self.config;
-        let levels = config.channels.len();
-        let mut x = self.b.conv(sample, &root.pp("conv_in"), config.channels[0], 3, 1);
+        let levels = config.block_out_channels.len();
+        let mut x = self.b.conv2d(sample, &root.pp("conv_in"), config.block_out_channels[0], 3, 1);
         let mut skips = vec![x];
-        for (i, &channels) in config.channels.iter().enumerate() {
+        for (i, &channels) in config.block_out_channels.iter().enumerate() {
             let block = root.pp("down_blocks").pp(i);
-            for j in 0..config.layers {
+            for j in 0..config.layers_per_block {
                 x = self.resnet(x, &block.pp("resnets").pp(j), channels);
                 x = self.transformer(x, &block.pp("attentions").pp(j), i);
                 skips.push(x);
             }
             if i + 1 < levels {
-                x = self.b.conv(x, &block.pp("downsamplers.0.conv"), channels, 3, 2);
+                x = self.b.conv2d(x, &block.pp("downsamplers.0.conv"), channels, 3, 2);
                 skips.push(x);
             }
         }
         let mid = root.pp("mid_block");
-        let deepest = config.channels[levels - 1];
+        let deepest = config.block_out_channels[levels - 1];
         x = self.resnet(x, &mid.pp("resnets.0"), deepest);
         x = self.transformer(x, &mid.pp("attentions.0"), levels - 1);
         x = self.resnet(x, &mid.pp("resnets.1"), deepest);
-        for (i, &channels) in config.channels.iter().rev().enumerate() {
+        for (i, &channels) in config.block_out_channels.iter().rev().enumerate() {
             let block = root.pp("up_blocks").pp(i);
-            for j in 0..=config.layers {
+            for j in 0..=config.layers_per_block {
                 if let Some(skip) = skips.pop() {
                     x = self.b.concat(x, skip);
                 }
@@ -191,27 +192,27 @@ impl Net<'_> {
                 // To the size of the skip connection that comes next: twice as large, or one less where that was odd.
                 let next = skips.last().map_or([0, 0], |s| [self.b.shape(*s)[1], self.b.shape(*s)[2]]);
                 x = self.b.upsample(x, next[0], next[1]);
-                x = self.b.conv(x, &block.pp("upsamplers.0.conv"), channels, 3, 1);
+                x = self.b.conv2d(x, &block.pp("upsamplers.0.conv"), channels, 3, 1);
             }
         }
-        x = self.b.group_norm(x, &root.pp("conv_norm_out"), config.groups, config.eps);
+        x = self.b.group_norm(x, &root.pp("conv_norm_out"), config.norm_num_groups, config.norm_eps);
         x = self.b.activation(x, Activation::Silu);
-        self.b.conv(x, &root.pp("conv_out"), config.out_channels, 3, 1)
+        self.b.conv2d(x, &root.pp("conv_out"), config.out_channels, 3, 1)
     }
 
     fn resnet(&mut self, x: NodeId, scope: &Scope, channels: usize) -> NodeId {
-        let (groups, eps) = (self.config.groups, self.config.eps);
+        let (groups, eps) = (self.config.norm_num_groups, self.config.norm_eps);
         let b = &mut self.b;
         let h = b.group_norm(x, &scope.pp("norm1"), groups, eps);
         let h = b.activation(h, Activation::Silu);
-        let h = b.conv(h, &scope.pp("conv1"), channels, 3, 1);
+        let h = b.conv2d(h, &scope.pp("conv1"), channels, 3, 1);
         let h = match self.time.get(scope.prefix()) {
-            Some(&rows) => b.add_rows(h, rows),
+            Some(&rows) => b.broadcast_add(h, rows),
             None => h,
         };
         let h = b.group_norm(h, &scope.pp("norm2"), groups, eps);
         let h = b.activation(h, Activation::Silu);
-        let h = b.conv(h, &scope.pp("conv2"), channels, 3, 1);
+        let h = b.conv2d(h, &scope.pp("conv2"), channels, 3, 1);
         let straight = *b.shape(x).last().unwrap_or(&0) == channels;
         let x = if straight { x } else { b.linear(x, &scope.pp("conv_shortcut"), channels) };
         b.add(x, h)
@@ -219,14 +220,14 @@ impl Net<'_> {
 
     /// The transformer of a level, none where the level has no cross-attention.
     fn transformer(&mut self, x: NodeId, scope: &Scope, level: usize) -> NodeId {
-        if self.config.transformer_layers[level] == 0 {
+        if self.config.transformer_layers_per_block[level] == 0 {
             return x;
         }
-        let width = self.config.channels[level];
+        let width = self.config.block_out_channels[level];
         let eps = self.compat.transformer_norm_eps;
-        let h = self.b.group_norm(x, &scope.pp("norm"), self.config.groups, eps);
+        let h = self.b.group_norm(x, &scope.pp("norm"), self.config.norm_num_groups, eps);
         let mut h = self.b.linear(h, &scope.pp("proj_in"), width);
-        for k in 0..self.config.transformer_layers[level] {
+        for k in 0..self.config.transformer_layers_per_block[level] {
             h = self.block(h, &scope.pp("transformer_blocks").pp(k), level);
         }
         let h = self.b.linear(h, &scope.pp("proj_out"), width);
@@ -235,7 +236,7 @@ impl Net<'_> {
 
     fn block(&mut self, x: NodeId, scope: &Scope, level: usize) -> NodeId {
         const EPS: f32 = 1e-5;
-        let (width, heads) = (self.config.channels[level], self.config.heads[level]);
+        let (width, heads) = (self.config.block_out_channels[level], self.config.num_attention_heads[level]);
         let attn = scope.pp("attn1");
         let h = self.b.layer_norm(x, &scope.pp("norm1"), EPS);
         let q = self.b.linear(h, &attn.pp("to_q"), width);
@@ -264,14 +265,14 @@ impl Net<'_> {
         let mut operands = vec![q, self.tokens, self.scales, text];
         operands.extend(&images);
         operands.extend(self.counts.iter().take(images.len()));
-        let columns = |operand| (Columns { operand, start: 0 }, Columns { operand, start: width });
+        let columns = |operand| (ChannelSlice { operand, start: 0 }, ChannelSlice { operand, start: width });
         let (keys, values) = columns(3);
-        let mut strands = vec![Strand { keys, values, length: Some(1), scale: None }];
+        let mut strands = vec![KvBranch { keys, values, length: Some(1), scale: None }];
         for a in 0..images.len() {
             let (keys, values) = columns(4 + a);
             let start = (self.index[path] * images.len() + a) * self.batch;
-            strands.push(Strand { keys, values, length: Some(4 + images.len() + a), scale: Some((2, start)) });
+            strands.push(KvBranch { keys, values, length: Some(4 + images.len() + a), scale: Some((2, start)) });
         }
-        self.b.braided_attention(&operands, heads, false, strands)
+        self.b.decoupled_attention(&operands, heads, false, strands)
     }
 }

@@ -50,7 +50,7 @@ impl fmt::Display for DeviceChoice {
 }
 
 /// A device with what was decided on the way to it.
-pub(super) struct Opened {
+pub(super) struct OpenedDevice {
     pub(super) device: Box<dyn Device>,
     /// The type that the peers would compute in, and draw their noise in.
     pub(super) dtype: DType,
@@ -58,21 +58,21 @@ pub(super) struct Opened {
     pub(super) note: Option<String>,
 }
 
-pub(super) fn open(options: &PipelineOptions, cpu: &Cpu) -> Result<Opened> {
+pub(super) fn open(options: &PipelineOptions, cpu: &Cpu) -> Result<OpenedDevice> {
     let on_cpu = |note: Option<String>| {
         let dtype = options.dtype.unwrap_or(DType::F32);
-        Opened { device: Box::new(cpu.clone()), dtype, note }
+        OpenedDevice { device: Box::new(cpu.clone()), dtype, note }
     };
     match options.device {
         DeviceChoice::Cpu => Ok(on_cpu(None)),
         DeviceChoice::Cuda(number) => {
             let (device, dtype) = cuda(options, number)?;
-            Ok(Opened { device: Box::new(device), dtype, note: None })
+            Ok(OpenedDevice { device: Box::new(device), dtype, note: None })
         }
         DeviceChoice::Auto => Ok(match cuda(options, 0) {
             Ok((device, dtype)) => {
-                let note = format!("using CUDA, {}, in {dtype}", device.driver().facts().name);
-                Opened { device: Box::new(device), dtype, note: Some(note) }
+                let note = format!("using CUDA, {}, in {dtype}", device.driver().properties().name);
+                OpenedDevice { device: Box::new(device), dtype, note: Some(note) }
             }
             Err(Error::Device { what, .. }) => on_cpu(Some(format!("using the CPU, not CUDA: {what}"))),
             Err(error) => on_cpu(Some(format!("using the CPU, not CUDA: {error}"))),

@@ -1,11 +1,11 @@
 //! Text and pictures to embeddings.
 
 use super::Pipeline;
-use super::build;
-use super::programs::Programs;
+use super::compile;
+use super::executable_cache::ExecutableCache;
 use crate::error::{Error, Result};
 use crate::inputs::clip;
-use crate::inputs::picture::Picture;
+use crate::inputs::image::Image;
 use crate::inputs::tokenizer::{Profile, Tokenizer};
 
 /// The most rows of 77 tokens of one prompt: every row adds to the keys of all cross-attentions.
@@ -13,7 +13,7 @@ const MAX_ROWS: usize = 32;
 
 /// A prompt's embeddings.
 #[derive(Debug, Clone)]
-pub(super) struct Text {
+pub(super) struct TextEmbeddings {
     /// `[T, D]`, the encoders' hidden states side by side.
     pub(super) embeds: Vec<f32>,
     /// T.
@@ -22,7 +22,7 @@ pub(super) struct Text {
     pub(super) pooled: Vec<f32>,
 }
 
-impl Text {
+impl TextEmbeddings {
     /// The same with zeros for values.
     pub(super) fn zeros(&self) -> Self {
         let zeros = |v: &[f32]| vec![0.0; v.len()];
@@ -33,22 +33,22 @@ impl Text {
 /// Encodes the prompt that `flag` gave; `skip` layers from the end, beyond the last one, are left out. Also returns how many tokens were cut.
 pub(super) fn text(
     p: &Pipeline,
-    programs: &mut Programs,
+    programs: &mut ExecutableCache,
     flag: &str,
     prompt: &str,
     skip: usize,
-) -> Result<(Text, usize)> {
+) -> Result<(TextEmbeddings, usize)> {
     let (rows, cut) = rows(p, flag, prompt)?;
     let (first, _) = encode(p, programs, 0, &rows[0], skip)?;
     let (second, pooled) = encode(p, programs, 1, &rows[1], skip)?;
-    let (wa, wb) = (p.models.text[0].config.hidden, p.models.text[1].config.hidden);
+    let (wa, wb) = (p.models.text[0].config.hidden_size, p.models.text[1].config.hidden_size);
     let mut embeds = Vec::with_capacity(first.len() + second.len());
     for (a, b) in first.chunks_exact(wa).zip(second.chunks_exact(wb)) {
         embeds.extend_from_slice(a);
         embeds.extend_from_slice(b);
     }
     let tokens = embeds.len() / (wa + wb);
-    Ok((Text { embeds, tokens, pooled }, cut))
+    Ok((TextEmbeddings { embeds, tokens, pooled }, cut))
 }
 
 /// Each tokenizer's rows of the prompt that `flag` gave, and how many tokens were cut.
@@ -83,25 +83,25 @@ pub(super) fn tokens(p: &Pipeline, rows: usize) -> Result<usize> {
 /// Hidden states of all rows, and the pooled output of the first row (second encoder only).
 fn encode(
     p: &Pipeline,
-    programs: &mut Programs,
+    programs: &mut ExecutableCache,
     encoder: usize,
     rows: &[Vec<u32>],
     skip: usize,
 ) -> Result<(Vec<f32>, Vec<f32>)> {
-    let program = build::text(p, programs, encoder, skip)?;
+    let program = compile::text(p, programs, encoder, skip)?;
     let config = &p.models.text[encoder].config;
     let (mut hidden, mut pooled) = (Vec::new(), Vec::new());
     for row in rows {
         let ids: Vec<f32> = row.iter().map(|id| *id as f32).collect();
         let begin = hidden.len();
-        hidden.resize(begin + ids.len() * config.hidden, 0.0);
+        hidden.resize(begin + ids.len() * config.hidden_size, 0.0);
         let hidden = &mut hidden[begin..];
         if encoder == 0 {
             program.run(&[&ids], &mut [hidden])?;
             continue;
         }
-        let index = [pooled_token(row, config.eos, p.compat.pools_at_greatest) as f32];
-        let mut projected = vec![0.0; config.projection.unwrap_or(config.hidden)];
+        let index = [pooled_token(row, config.eos_token_id, p.compat.pools_at_greatest) as f32];
+        let mut projected = vec![0.0; config.projection_dim.unwrap_or(config.hidden_size)];
         program.run(&[&ids, &index], &mut [hidden, &mut projected])?;
         if pooled.is_empty() {
             pooled = projected;
@@ -119,11 +119,11 @@ fn pooled_token(ids: &[u32], eos: u32, at_greatest: bool) -> usize {
 }
 
 /// `image_embeds` of a picture.
-pub(super) fn image(p: &Pipeline, programs: &mut Programs, picture: &Picture) -> Result<Vec<f32>> {
-    let program = build::image(p, programs)?;
+pub(super) fn image(p: &Pipeline, programs: &mut ExecutableCache, picture: &Image) -> Result<Vec<f32>> {
+    let program = compile::image(p, programs)?;
     let Some(config) = p.models.vision.as_ref().map(|vision| &vision.config) else { return Ok(Vec::new()) };
-    let pixels = clip::preprocess(picture, config.image);
-    let mut embeds = vec![0.0; config.projection];
+    let pixels = clip::preprocess(picture, config.image_size);
+    let mut embeds = vec![0.0; config.projection_dim];
     program.run(&[&pixels], &mut [&mut embeds])?;
     Ok(embeds)
 }

@@ -6,8 +6,8 @@ use crate::error::{Error, Result};
 use crate::inputs::tokenizer::Tokenizer;
 use crate::models::config::{Activation, AdapterConfig, ClipTextConfig, ClipVisionConfig, UnetConfig, VaeConfig};
 use crate::models::tables::{self, Table};
-use crate::models::{fit, infer};
-use crate::schedulers::{Method, SchedulerConfig};
+use crate::models::{compatibility, infer};
+use crate::schedulers::{SchedulerConfig, SchedulerKind};
 use crate::weights::single_file::{self, SingleFile};
 use crate::weights::{OpenOptions, Scope, Weights, adapter, open};
 use serde_json::Value;
@@ -17,7 +17,7 @@ use std::sync::Arc;
 /// The most adapters of a pipeline: an attention has an operand for each.
 const MAX_ADAPTERS: usize = 8;
 
-/// The tensors of a model that is in memory, for [`super::Pipeline::from_tensors`]: made by [`crate::synth::in_memory`], or by
+/// The tensors of a model that is in memory, for [`super::Pipeline::from_tensors`]: made by [`crate::synthetic::in_memory`], or by
 /// [`Weights::insert`] from anywhere.
 #[derive(Debug, Clone, Default)]
 pub struct ModelTensors {
@@ -131,7 +131,7 @@ impl Models {
     fn add_adapter(&mut self, file: &Weights) -> Result<()> {
         let weights = adapter::base(file)?;
         let config = infer::adapter(&weights)?;
-        fit::adapter_unet((file.path(), &config), (self.unet.path(), &self.unet.config))?;
+        compatibility::adapter_with_unet((file.path(), &config), (self.unet.path(), &self.unet.config))?;
         let table = tables::adapter(&config);
         self.adapters.push(Model::new(config, weights, "IP-Adapter", table, &[])?);
         Ok(())
@@ -139,7 +139,7 @@ impl Models {
 
     fn set_vision(&mut self, path: &Path, vision: Model<ClipVisionConfig>) -> Result<()> {
         for adapter in &self.adapters {
-            fit::adapter_vision((adapter.path(), &adapter.config), (path, &vision.config))?;
+            compatibility::adapter_with_image_encoder((adapter.path(), &adapter.config), (path, &vision.config))?;
         }
         self.vision = Some(vision);
         Ok(())
@@ -159,14 +159,14 @@ impl Models {
     }
 
     /// The sampler's configuration: the model's own, else the profile's, as `method` would read it.
-    pub(super) fn scheduler(&self, method: Option<Method>, compat: &Compat) -> Result<SchedulerConfig> {
+    pub(super) fn scheduler(&self, method: Option<SchedulerKind>, compat: &Compat) -> Result<SchedulerConfig> {
         let own = match (&self.scheduler, method) {
             (Some((path, text)), Some(method)) => return SchedulerConfig::parse_as(path, text, method),
             (Some((path, text)), None) => return SchedulerConfig::parse(path, text),
             (None, _) if compat.ddim => SchedulerConfig::diffsynth(),
             (None, _) => SchedulerConfig::sdxl_default(),
         };
-        method.map_or(Ok(own.clone()), |m| own.with_method(m))
+        method.map_or(Ok(own.clone()), |m| own.with_kind(m))
     }
 }
 
@@ -209,7 +209,7 @@ fn inferred(parts: SingleFile) -> Result<Models> {
     let path = parts.unet.path().to_owned();
     let first = infer::clip_text(&parts.text_encoder, Activation::QuickGelu)?;
     let second = infer::clip_text(&parts.text_encoder_2, Activation::Gelu)?;
-    let unet = infer::unet(&parts.unet, second.projection)?;
+    let unet = infer::unet(&parts.unet, second.projection_dim)?;
     let vae = infer::vae(&parts.vae)?;
     let scheduler = (parts.v_prediction || parts.zero_snr).then(|| {
         let prediction = if parts.v_prediction { "v_prediction" } else { "epsilon" };
@@ -345,22 +345,22 @@ fn assemble(
     scheduler: Option<(PathBuf, String)>,
     zero_negative: bool,
 ) -> Result<Models> {
-    fit::text_unet(&first.0, &second.0, (unet.1.path(), &unet.0))?;
-    fit::vae_unet((vae.1.path(), &vae.0), (unet.1.path(), &unet.0))?;
+    compatibility::text_encoders_with_unet(&first.0, &second.0, (unet.1.path(), &unet.0))?;
+    compatibility::vae_with_unet((vae.1.path(), &vae.0), (unet.1.path(), &unet.0))?;
     let lengths = [first.2.max_length(), second.2.max_length()];
     let encoder = |(config, weights, tokenizer): TextParts| -> Result<_> {
-        if tokenizer.max_length() > config.positions || lengths[0] != lengths[1] {
+        if tokenizer.max_length() > config.max_position_embeddings || lengths[0] != lengths[1] {
             let what = format!(
                 "the text encoder has {} positions, the tokenizers give {} and {} tokens; the model's own tokenizers are \
                  needed (model_max_length)",
-                config.positions, lengths[0], lengths[1]
+                config.max_position_embeddings, lengths[0], lengths[1]
             );
             return Err(Error::mismatch(weights.path(), what));
         }
-        if tokenizer.vocab_size() > config.vocab {
+        if tokenizer.vocab_size() > config.vocab_size {
             let what = format!(
                 "the text encoder knows {} tokens, its tokenizer {}; the model's own tokenizer is needed",
-                config.vocab,
+                config.vocab_size,
                 tokenizer.vocab_size()
             );
             return Err(Error::mismatch(weights.path(), what));
@@ -414,7 +414,7 @@ mod tests {
     use super::super::Pipeline;
     use super::*;
     use crate::device::cpu::Cpu;
-    use crate::synth::{Sizes, in_memory};
+    use crate::synthetic::{Sizes, in_memory};
 
     /// Tensors that no file holds: what is wrong with them is named as with files.
     #[test]
@@ -440,7 +440,7 @@ mod tests {
         fails(&tensors, "made: this is an SDXL base checkpoint, not an IP-Adapter");
         tensors.adapters = vec![adapter; 2];
         let pipeline = load(&tensors).unwrap();
-        assert_eq!((pipeline.adapters(), pipeline.threads()), (2, 1));
+        assert_eq!((pipeline.num_adapters(), pipeline.threads()), (2, 1));
         assert!(format!("{pipeline:?}").starts_with("Pipeline(made, cpu"), "{pipeline:?}");
     }
 }

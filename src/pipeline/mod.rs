@@ -1,37 +1,37 @@
 //! The public interface: load models, then draw.
 
-mod build;
+mod compile;
 mod denoise;
 mod device;
 mod encode;
+mod executable_cache;
 mod generate;
 mod load;
+mod memory_budget;
 mod prepare;
-mod programs;
 mod request;
-mod room;
 mod scales;
 
 pub use device::DeviceChoice;
+pub use executable_cache::EXECUTABLES;
 pub use load::ModelTensors;
-pub use prepare::Shape;
-pub use programs::PROGRAMS;
+pub use memory_budget::{EncoderResidency, MemoryEstimate};
+pub use prepare::WorkloadShape;
 pub use request::{
-    CancelToken, ImagePrompt, MAX_COUNT, MAX_SIDE, MAX_THREADS, Output, Progress, Reference, Request, Stage,
-    StageTensor, Watch,
+    Callbacks, CancelToken, HostTensor, ImagePrompt, MAX_NUM_IMAGES, MAX_SIDE, MAX_THREADS, Output, Progress,
+    ReferenceImage, Request, Stage,
 };
-pub use room::{Encoders, Estimate};
 pub use scales::Scales;
 
 use crate::compat::Compat;
 use crate::device::{Device, cpu::Cpu};
 use crate::error::{Error, Result};
-use crate::inputs::picture::Picture;
+use crate::inputs::image::Image;
 use crate::schedulers::SchedulerConfig;
 use crate::tensor::DType;
-use device::Opened;
+use device::OpenedDevice;
+use executable_cache::ExecutableCache;
 use load::Models;
-use programs::Programs;
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
@@ -59,10 +59,10 @@ pub struct PipelineOptions {
     /// on the CPU.
     pub vae_dtype: Option<DType>,
     /// Whether the encoders' programs stay after a request.
-    pub encoders: Encoders,
+    pub encoders: EncoderResidency,
     /// Bytes of fresh noise of all steps for which a sampler on a GPU has room. Where a request's take more, the host makes its
     /// steps one by one; samplers that add no noise are not concerned.
-    pub noise_room: u64,
+    pub max_noise_bytes: u64,
     /// Threads of the CPU; one for each core where absent.
     pub threads: Option<usize>,
     /// Whether files are mapped. A mapped file that is cut short while in use ends the process (SIGBUS); without mapping the
@@ -82,8 +82,8 @@ impl PipelineOptions {
             device: DeviceChoice::Cpu,
             dtype: None,
             vae_dtype: None,
-            encoders: Encoders::Auto,
-            noise_room: 512 << 20,
+            encoders: EncoderResidency::Auto,
+            max_noise_bytes: 512 << 20,
             threads: None,
             mmap: true,
         }
@@ -142,10 +142,10 @@ pub struct Pipeline {
     device: Box<dyn Device>,
     dtype: DType,
     note: Option<String>,
-    encoders: Encoders,
+    encoders: EncoderResidency,
     noise_room: u64,
     threads: usize,
-    programs: Mutex<Programs>,
+    executables: Mutex<ExecutableCache>,
 }
 
 impl Pipeline {
@@ -154,18 +154,18 @@ impl Pipeline {
     /// # Errors
     /// Any [`crate::Error`] that says which file or device cannot be used and what is needed instead.
     pub fn load(options: &PipelineOptions) -> Result<Self> {
-        Self::load_on(options, None)
+        Self::load_with_device(options, None)
     }
 
     /// As [`Pipeline::load`], on that device where one is given, whatever the options say.
     ///
     /// # Errors
     /// As [`Pipeline::load`].
-    pub fn load_on(options: &PipelineOptions, device: Option<Box<dyn Device>>) -> Result<Self> {
+    pub fn load_with_device(options: &PipelineOptions, device: Option<Box<dyn Device>>) -> Result<Self> {
         Self::new(options, device, || Models::load(options))
     }
 
-    /// As [`Pipeline::load_on`], of tensors that are in memory; of the options' paths only [`PipelineOptions::config`] counts.
+    /// As [`Pipeline::load_with_device`], of tensors that are in memory; of the options' paths only [`PipelineOptions::config`] counts.
     ///
     /// # Errors
     /// As [`Pipeline::load`].
@@ -185,16 +185,26 @@ impl Pipeline {
         options.check()?;
         let cpu = Cpu::new(options.threads);
         let threads = cpu.threads();
-        let Opened { device, dtype, note } = match device {
-            Some(device) => Opened { device, dtype: options.dtype.unwrap_or(DType::F32), note: None },
+        let OpenedDevice { device, dtype, note } = match device {
+            Some(device) => OpenedDevice { device, dtype: options.dtype.unwrap_or(DType::F32), note: None },
             None => device::open(options, &cpu)?,
         };
         let models = models()?;
         let compat = options.compat.clone();
-        let (encoders, noise_room) = (options.encoders, options.noise_room);
-        let mut programs = Programs::default();
-        programs.free_encoders = encoders == Encoders::Free;
-        Ok(Self { models, compat, device, dtype, note, encoders, noise_room, threads, programs: Mutex::new(programs) })
+        let (encoders, noise_room) = (options.encoders, options.max_noise_bytes);
+        let mut programs = ExecutableCache::default();
+        programs.free_encoders = encoders == EncoderResidency::Free;
+        Ok(Self {
+            models,
+            compat,
+            device,
+            dtype,
+            note,
+            encoders,
+            noise_room,
+            threads,
+            executables: Mutex::new(programs),
+        })
     }
 
     /// The device that the pipeline runs on, as a user would name it.
@@ -219,13 +229,13 @@ impl Pipeline {
     }
 
     /// How many adapters there are.
-    pub fn adapters(&self) -> usize {
+    pub fn num_adapters(&self) -> usize {
         self.models.adapters.len()
     }
 
     /// Width and height that a request without sizes gets.
     pub fn default_size(&self) -> (usize, usize) {
-        let side = self.models.unet.config.sample_size * self.models.vae.config.factor();
+        let side = self.models.unet.config.sample_size * self.models.vae.config.scale_factor();
         (side, side)
     }
 
@@ -234,16 +244,16 @@ impl Pipeline {
     /// # Errors
     /// [`crate::Error::Parameter`] where the sampler does not take a setting; [`crate::Error::Config`] and
     /// [`crate::Error::Malformed`] where the model's own is not supported.
-    pub fn sampler(&self, request: &Request) -> Result<SchedulerConfig> {
-        let mut sampler = self.models.scheduler(request.method, &self.compat)?;
-        if let Some(prediction) = request.prediction {
-            sampler = sampler.with_prediction(prediction)?;
+    pub fn scheduler_config(&self, request: &Request) -> Result<SchedulerConfig> {
+        let mut sampler = self.models.scheduler(request.scheduler, &self.compat)?;
+        if let Some(prediction) = request.prediction_type {
+            sampler = sampler.with_prediction_type(prediction)?;
         }
-        if let Some(spacing) = request.spacing {
-            sampler = sampler.with_spacing(spacing)?;
+        if let Some(spacing) = request.timestep_spacing {
+            sampler = sampler.with_timestep_spacing(spacing)?;
         }
-        if let Some(schedule) = request.schedule {
-            sampler = sampler.with_schedule(schedule)?;
+        if let Some(schedule) = request.sigma_schedule {
+            sampler = sampler.with_sigma_schedule(schedule)?;
         }
         if let Some(eta) = request.eta {
             sampler = sampler.with_eta(eta)?;
@@ -260,21 +270,21 @@ impl Pipeline {
     ///
     /// # Errors
     /// [`crate::Error::Parameter`] for a side that cannot be.
-    pub fn size(&self, request: &Request) -> Result<(usize, usize)> {
-        let factor = self.models.vae.config.factor();
+    pub fn image_size(&self, request: &Request) -> Result<(usize, usize)> {
+        let factor = self.models.vae.config.scale_factor();
         let [height, width] = generate::latent_size(self, request.width, request.height)?;
         Ok((width * factor, height * factor))
     }
 
-    /// `image_embeds` of a picture: `[E]`, the image encoder's projected class token. A [`Reference::Embedding`] of it
+    /// `image_embeds` of a picture: `[E]`, the image encoder's projected class token. A [`ReferenceImage::Embedding`] of it
     /// spares the encoder in later requests.
     ///
     /// # Errors
     /// [`crate::Error::Parameter`] where there is no image encoder.
-    pub fn encode_image(&self, picture: &Picture) -> Result<Vec<f32>> {
+    pub fn encode_image(&self, picture: &Image) -> Result<Vec<f32>> {
         let mut programs = self.lock();
         let embeds = encode::image(self, &mut programs, picture);
-        programs.encoded();
+        programs.release_encoders();
         embeds
     }
 
@@ -282,16 +292,16 @@ impl Pipeline {
     ///
     /// # Errors
     /// [`crate::Error::Parameter`] for a prompt that is too long.
-    pub fn shape(&self, request: &Request) -> Result<Shape> {
-        Shape::of(self, request)
+    pub fn workload_shape(&self, request: &Request) -> Result<WorkloadShape> {
+        WorkloadShape::of(self, request)
     }
 
     /// What requests of that shape take of the device's own memory; `None` on the CPU, where weights stay in the mapped files.
     ///
     /// # Errors
     /// As [`Pipeline::prepare`], but for memory.
-    pub fn estimate(&self, shape: &Shape) -> Result<Option<Estimate>> {
-        build::estimate(self, &prepare::plan(self, shape)?, shape.clip_skip, shape.pictures)
+    pub fn estimate(&self, shape: &WorkloadShape) -> Result<Option<MemoryEstimate>> {
+        compile::estimate(self, &prepare::plan(self, shape)?, shape.clip_skip, shape.encodes_images)
     }
 
     /// Builds the programs for requests of that shape, and does all that is done once: on a GPU, weights are taken up, kernels
@@ -300,7 +310,7 @@ impl Pipeline {
     ///
     /// # Errors
     /// [`crate::Error::Parameter`] for a shape that cannot be; [`crate::Error::Memory`].
-    pub fn prepare(&self, shape: &Shape) -> Result<()> {
+    pub fn prepare(&self, shape: &WorkloadShape) -> Result<()> {
         prepare::prepare(self, &mut self.lock(), shape)
     }
 
@@ -309,23 +319,23 @@ impl Pipeline {
     /// # Errors
     /// [`crate::Error::Parameter`] for a request that cannot be; [`crate::Error::Cancelled`];
     /// [`crate::Error::NotFinite`] where the model's output has no meaning. The pipeline stays usable.
-    pub fn generate(&self, request: &Request, watch: &mut Watch<'_>) -> Result<Output> {
+    pub fn generate(&self, request: &Request, watch: &mut Callbacks<'_>) -> Result<Output> {
         generate::generate(self, &mut self.lock(), request, watch)
     }
 
     /// Bytes that the programs built so far hold besides the mapped files.
-    pub fn program_bytes(&self) -> usize {
+    pub fn device_memory_used(&self) -> usize {
         self.lock().bytes()
     }
 
     /// Gives back the memory of all programs; the next request builds them anew.
-    pub fn release(&self) {
+    pub fn clear_cache(&self) {
         self.lock().clear();
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Programs> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, ExecutableCache> {
         // A panic in another request left at most unused results behind.
-        self.programs.lock().unwrap_or_else(PoisonError::into_inner)
+        self.executables.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -2,16 +2,16 @@
 
 use super::scales::Scales;
 use crate::error::{Error, Result};
-use crate::inputs::noise::Source;
-use crate::inputs::picture::Picture;
-use crate::schedulers::{Method, Prediction, Schedule, Spacing};
+use crate::inputs::image::Image;
+use crate::inputs::noise::RngKind;
+use crate::schedulers::{PredictionType, SchedulerKind, SigmaSchedule, TimestepSpacing};
 use crate::tensor::DType;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// The greatest number of pictures of one request: all are returned at once.
-pub const MAX_COUNT: usize = 1000;
+pub const MAX_NUM_IMAGES: usize = 1000;
 /// The greatest side of a picture, in pixels.
 pub const MAX_SIDE: usize = 16_384;
 
@@ -21,9 +21,9 @@ pub const MAX_THREADS: usize = 1024;
 /// A reference: a picture, or the embedding that [`super::Pipeline::encode_image`] made of one.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
-pub enum Reference {
+pub enum ReferenceImage {
     /// A picture; it is encoded for each request.
-    Picture(Picture),
+    Image(Image),
     /// `image_embeds`, as wide as the adapter's projection takes.
     Embedding(Vec<f32>),
 }
@@ -33,7 +33,7 @@ pub enum Reference {
 #[non_exhaustive]
 pub struct ImagePrompt {
     /// One or more references; they share one softmax.
-    pub references: Vec<Reference>,
+    pub references: Vec<ReferenceImage>,
     /// How much the image strand weighs in each transformer.
     pub scales: Scales,
     /// Stretches each picture to this width and height before CLIP's own preprocessing.
@@ -42,24 +42,24 @@ pub struct ImagePrompt {
 
 impl ImagePrompt {
     /// One picture at scale 1 in every block.
-    pub fn new(picture: Picture) -> Self {
-        Self { references: vec![Reference::Picture(picture)], ..Self::default() }
+    pub fn new(picture: Image) -> Self {
+        Self { references: vec![ReferenceImage::Image(picture)], ..Self::default() }
     }
 
     /// Adds a reference.
     #[must_use]
-    pub fn with(mut self, reference: Reference) -> Self {
+    pub fn with_reference(mut self, reference: ReferenceImage) -> Self {
         self.references.push(reference);
         self
     }
 
-    pub(super) fn has_pictures(&self) -> bool {
-        self.references.iter().any(|reference| matches!(reference, Reference::Picture(_)))
+    pub(super) fn has_images(&self) -> bool {
+        self.references.iter().any(|reference| matches!(reference, ReferenceImage::Image(_)))
     }
 
     /// Sets the scales.
     #[must_use]
-    pub fn scaled(mut self, scales: impl Into<Scales>) -> Self {
+    pub fn with_scale(mut self, scales: impl Into<Scales>) -> Self {
         self.scales = scales.into();
         self
     }
@@ -76,7 +76,7 @@ pub struct Request {
     /// Model evaluations.
     pub steps: usize,
     /// Guidance scale.
-    pub guidance: f32,
+    pub guidance_scale: f32,
     /// diffusers' `guidance_rescale`, 0 to 1.
     pub guidance_rescale: f32,
     /// Width in pixels; the model's own where absent.
@@ -86,29 +86,29 @@ pub struct Request {
     /// Seed of the first picture; picture i has seed + i.
     pub seed: u64,
     /// Pictures.
-    pub count: usize,
+    pub num_images: usize,
     /// One image prompt for each adapter of the pipeline, in their order; missing ones leave their adapter unused.
-    pub images: Vec<ImagePrompt>,
+    pub image_prompts: Vec<ImagePrompt>,
     /// The sampler, where it is not to be the model's.
-    pub method: Option<Method>,
+    pub scheduler: Option<SchedulerKind>,
     /// Noise levels.
-    pub schedule: Option<Schedule>,
+    pub sigma_schedule: Option<SigmaSchedule>,
     /// What the model's output means.
-    pub prediction: Option<Prediction>,
+    pub prediction_type: Option<PredictionType>,
     /// Timesteps.
-    pub spacing: Option<Spacing>,
+    pub timestep_spacing: Option<TimestepSpacing>,
     /// DDIM's eta, 0 to 1.
     pub eta: Option<f32>,
     /// Layers that the prompt's embedding skips from the end, beyond the last one.
     pub clip_skip: usize,
     /// Whose random numbers.
-    pub rng: Source,
+    pub rng: RngKind,
     /// The type in which noise is drawn.
     pub noise_dtype: DType,
     /// Noise to use instead of drawing: for each picture `[4, h, w]`, before the sampler's scale.
     pub noise: Option<Vec<f32>>,
-    /// Whether [`Output::stages`] is filled.
-    pub keep_stages: bool,
+    /// Whether [`Output::intermediates`] is filled.
+    pub capture_intermediates: bool,
 }
 
 impl Request {
@@ -118,23 +118,23 @@ impl Request {
             prompt: prompt.into(),
             negative_prompt: None,
             steps: 50,
-            guidance: 5.0,
+            guidance_scale: 5.0,
             guidance_rescale: 0.0,
             width: None,
             height: None,
             seed: 0,
-            count: 1,
-            images: Vec::new(),
-            method: None,
-            schedule: None,
-            prediction: None,
-            spacing: None,
+            num_images: 1,
+            image_prompts: Vec::new(),
+            scheduler: None,
+            sigma_schedule: None,
+            prediction_type: None,
+            timestep_spacing: None,
             eta: None,
             clip_skip: 0,
-            rng: Source::Cpu,
+            rng: RngKind::Cpu,
             noise_dtype: DType::F32,
             noise: None,
-            keep_stages: false,
+            capture_intermediates: false,
         }
     }
 
@@ -147,17 +147,17 @@ impl Request {
         if self.steps == 0 {
             return Err(Error::parameter("--steps", "0 given; at least 1 is needed"));
         }
-        finite("--cfg-scale", self.guidance)?;
+        finite("--cfg-scale", self.guidance_scale)?;
         finite("--guidance-rescale", self.guidance_rescale)?;
         if !(0.0..=1.0).contains(&self.guidance_rescale) {
             let what = format!("{} given; 0 to 1 is allowed", self.guidance_rescale);
             return Err(Error::parameter("--guidance-rescale", what));
         }
-        if self.count == 0 || self.count > MAX_COUNT {
-            let what = format!("{} given; 1 to {MAX_COUNT} is allowed", self.count);
+        if self.num_images == 0 || self.num_images > MAX_NUM_IMAGES {
+            let what = format!("{} given; 1 to {MAX_NUM_IMAGES} is allowed", self.num_images);
             return Err(Error::parameter("--batch-count", what));
         }
-        for image in &self.images {
+        for image in &self.image_prompts {
             image.scales.check()?;
         }
         Ok(())
@@ -225,9 +225,9 @@ pub struct Progress {
     /// The stage under way.
     pub stage: Stage,
     /// Which picture, from 0.
-    pub picture: usize,
+    pub image: usize,
     /// Pictures of the request.
-    pub pictures: usize,
+    pub num_images: usize,
     /// Steps of the stage that are done.
     pub done: usize,
     /// Steps of the stage.
@@ -237,17 +237,17 @@ pub struct Progress {
 /// What a request is watched and stopped with.
 #[derive(Default)]
 #[non_exhaustive]
-pub struct Watch<'a> {
+pub struct Callbacks<'a> {
     /// Called when a stage begins and after each of its steps.
-    pub progress: Option<&'a mut (dyn FnMut(Progress) + Send)>,
+    pub on_progress: Option<&'a mut (dyn FnMut(Progress) + Send)>,
     /// Stops the request.
     pub cancel: CancelToken,
 }
 
-impl<'a> Watch<'a> {
+impl<'a> Callbacks<'a> {
     /// Calls `progress` as the request goes on.
-    pub fn progress(progress: &'a mut (dyn FnMut(Progress) + Send)) -> Self {
-        Self { progress: Some(progress), cancel: CancelToken::new() }
+    pub fn on_progress(progress: &'a mut (dyn FnMut(Progress) + Send)) -> Self {
+        Self { on_progress: Some(progress), cancel: CancelToken::new() }
     }
 
     /// Stops at the next step once `cancel` is set.
@@ -257,8 +257,8 @@ impl<'a> Watch<'a> {
         self
     }
 
-    pub(super) fn tell(&mut self, progress: Progress) {
-        if let Some(call) = &mut self.progress {
+    pub(super) fn report(&mut self, progress: Progress) {
+        if let Some(call) = &mut self.on_progress {
             call(progress);
         }
     }
@@ -266,7 +266,7 @@ impl<'a> Watch<'a> {
 
 /// A tensor of an intermediate result.
 #[derive(Debug, Clone, PartialEq)]
-pub struct StageTensor {
+pub struct HostTensor {
     /// Sizes of the dimensions.
     pub shape: Vec<usize>,
     /// Row-major.
@@ -278,7 +278,7 @@ pub struct StageTensor {
 #[non_exhaustive]
 pub struct Output {
     /// The pictures.
-    pub pictures: Vec<Picture>,
+    pub images: Vec<Image>,
     /// The seed of each.
     pub seeds: Vec<u64>,
     /// Seconds of each stage, all pictures together.
@@ -286,7 +286,7 @@ pub struct Output {
     /// Seconds of each model evaluation.
     pub step_seconds: Vec<f64>,
     /// Every stage's result under the names of `braid generate --dump`, if asked for.
-    pub stages: BTreeMap<String, StageTensor>,
+    pub intermediates: BTreeMap<String, HostTensor>,
     /// The prompt's tokens beyond the encoder's length, which had no effect.
-    pub cut_tokens: usize,
+    pub truncated_tokens: usize,
 }

@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::models::config::UnetConfig;
-use crate::models::unet::Place;
+use crate::models::unet::BlockId;
 use serde_json::Value;
 
 /// The scales of one adapter.
@@ -82,7 +82,7 @@ impl Scales {
     /// # Errors
     /// [`Error::Parameter`] where the JSON does not fit the UNet.
     pub(super) fn resolve(&self, config: &UnetConfig) -> Result<Vec<Option<f32>>> {
-        let levels = config.channels.len();
+        let levels = config.block_out_channels.len();
         if let Blocks::Json(value) = &self.blocks {
             check_names(value, config)?;
         }
@@ -93,11 +93,11 @@ impl Scales {
                 let scale = match &self.blocks {
                     Blocks::Full => Some(1.0),
                     Blocks::Preset { style, layout } => {
-                        let is_style = layer.place == Place::Up { block: 0, attention: 1 };
-                        let is_layout = layer.place == Place::Down { block: levels - 1, attention: 1 };
+                        let is_style = layer.block == BlockId::Up { block: 0, attention: 1 };
+                        let is_layout = layer.block == BlockId::Down { block: levels - 1, attention: 1 };
                         ((*style && is_style) || (*layout && is_layout)).then_some(1.0)
                     }
-                    Blocks::Json(value) => from_json(value, layer.place, config)?,
+                    Blocks::Json(value) => from_json(value, layer.block, config)?,
                 };
                 match scale.map(|s| s * self.strength) {
                     Some(s) if !s.is_finite() => {
@@ -124,7 +124,7 @@ fn number(value: &Value) -> Result<Option<f32>> {
 /// Names that the UNet does not have are errors.
 fn check_names(value: &Value, config: &UnetConfig) -> Result<()> {
     let Value::Object(parts) = value else { return Ok(()) };
-    let levels = config.channels.len();
+    let levels = config.block_out_channels.len();
     for (part, blocks) in parts {
         if !["down", "mid", "up"].contains(&part.as_str()) {
             return Err(bad(format!("`{part}` is not down, mid or up")));
@@ -133,7 +133,7 @@ fn check_names(value: &Value, config: &UnetConfig) -> Result<()> {
         for name in blocks.keys() {
             let has = |i: usize| {
                 let level = if part == "up" { levels.checked_sub(1 + i) } else { Some(i) };
-                part != "mid" && level.and_then(|l| config.transformer_layers.get(l)).is_some_and(|n| *n > 0)
+                part != "mid" && level.and_then(|l| config.transformer_layers_per_block.get(l)).is_some_and(|n| *n > 0)
             };
             if !name.strip_prefix("block_").and_then(|n| n.parse().ok()).is_some_and(has) {
                 return Err(bad(format!("`{part}.{name}` is not a block with cross-attention of this UNet")));
@@ -143,12 +143,12 @@ fn check_names(value: &Value, config: &UnetConfig) -> Result<()> {
     Ok(())
 }
 
-fn from_json(value: &Value, place: Place, config: &UnetConfig) -> Result<Option<f32>> {
+fn from_json(value: &Value, place: BlockId, config: &UnetConfig) -> Result<Option<f32>> {
     let Value::Object(parts) = value else { return number(value) };
     let (part, at) = match place {
-        Place::Down { block, attention } => ("down", Some((block, attention, config.layers))),
-        Place::Up { block, attention } => ("up", Some((block, attention, config.layers + 1))),
-        Place::Mid => ("mid", None),
+        BlockId::Down { block, attention } => ("down", Some((block, attention, config.layers_per_block))),
+        BlockId::Up { block, attention } => ("up", Some((block, attention, config.layers_per_block + 1))),
+        BlockId::Mid => ("mid", None),
     };
     let Some(value) = parts.get(part) else { return Ok(None) };
     let (value, at) = match (value, at) {
@@ -175,7 +175,7 @@ fn from_json(value: &Value, place: Place, config: &UnetConfig) -> Result<Option<
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::synth::published;
+    use crate::synthetic::published;
 
     fn active(spec: &str) -> Vec<(usize, f32)> {
         let scales = Scales::parse(spec, 0.5).unwrap().resolve(&published::unet()).unwrap();

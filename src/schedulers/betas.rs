@@ -1,6 +1,6 @@
 //! The training noise schedule: betas and the cumulative product of their complements, in torch's f32.
 
-use super::grid::linspace_f32;
+use super::timestep_spacing::linspace_f32;
 
 /// Where the betas come from.
 #[derive(Debug, Clone, PartialEq)]

@@ -5,18 +5,18 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value, json};
 
 use super::fields::{Fields, strict};
-use super::settings::Settings;
-use super::{Method, Prediction, Schedule, Spacing, Table, ddim, dpmpp, euler, lcm};
+use super::settings::SchedulerSettings;
+use super::{PredictionType, SchedulerKind, SigmaSchedule, StepTable, TimestepSpacing, ddim, dpmpp, euler, lcm};
 use crate::error::escape;
 use crate::{Error, Result};
 
 /// The classes of diffusers that are supported.
-const CLASSES: &[(&str, Method)] = &[
-    ("EulerDiscreteScheduler", Method::Euler),
-    ("EulerAncestralDiscreteScheduler", Method::EulerAncestral),
-    ("DDIMScheduler", Method::Ddim),
-    ("DPMSolverMultistepScheduler", Method::Dpmpp2M),
-    ("LCMScheduler", Method::Lcm),
+const CLASSES: &[(&str, SchedulerKind)] = &[
+    ("EulerDiscreteScheduler", SchedulerKind::Euler),
+    ("EulerAncestralDiscreteScheduler", SchedulerKind::EulerAncestral),
+    ("DDIMScheduler", SchedulerKind::Ddim),
+    ("DPMSolverMultistepScheduler", SchedulerKind::Dpmpp2M),
+    ("LCMScheduler", SchedulerKind::Lcm),
 ];
 
 /// What a sampler is made from: a method, and the fields of a configuration file as they stand.
@@ -27,7 +27,7 @@ const CLASSES: &[(&str, Method)] = &[
 pub struct SchedulerConfig {
     path: PathBuf,
     fields: Map<String, Value>,
-    method: Method,
+    method: SchedulerKind,
     eta: f64,
     /// The timesteps are DiffSynth's.
     diffsynth: bool,
@@ -46,7 +46,7 @@ impl SchedulerConfig {
     ///
     /// # Errors
     /// As [`Self::parse`].
-    pub fn parse_as(path: &Path, text: &str, method: Method) -> Result<Self> {
+    pub fn parse_as(path: &Path, text: &str, method: SchedulerKind) -> Result<Self> {
         Self::from_json_as(path, &json_of(path, text)?, method)
     }
 
@@ -72,11 +72,11 @@ impl SchedulerConfig {
     ///
     /// # Errors
     /// [`Error::Config`] names the first field that `method` needs and whose value is not supported.
-    pub fn from_json_as(path: &Path, value: &Value, method: Method) -> Result<Self> {
+    pub fn from_json_as(path: &Path, value: &Value, method: SchedulerKind) -> Result<Self> {
         Self::new(path, object(path, value)?, method)
     }
 
-    fn new(path: &Path, fields: Map<String, Value>, method: Method) -> Result<Self> {
+    fn new(path: &Path, fields: Map<String, Value>, method: SchedulerKind) -> Result<Self> {
         let foreign = |name: &&String| !name.starts_with('_') && !KNOWN.contains(&name.as_str());
         for name in fields.keys().filter(foreign) {
             let (file, field) = (escape(&path.to_string_lossy()), escape(name));
@@ -90,8 +90,8 @@ impl SchedulerConfig {
         Ok(self)
     }
 
-    fn settings(&self) -> Result<Settings> {
-        Settings::resolve(&Fields { path: &self.path, map: &self.fields }, self.method)
+    fn settings(&self) -> Result<SchedulerSettings> {
+        SchedulerSettings::resolve(&Fields { path: &self.path, map: &self.fields }, self.method)
     }
 
     /// The scheduler of the published SDXL base model: Euler, leading spacing. Also that of single-file checkpoints.
@@ -102,7 +102,7 @@ impl SchedulerConfig {
             "interpolation_type": "linear", "use_karras_sigmas": false, "trained_betas": null,
             "clip_sample": false, "sample_max_value": 1.0, "set_alpha_to_one": false, "skip_prk_steps": true,
         });
-        Self::built_in(fields, Method::Euler, false)
+        Self::built_in(fields, SchedulerKind::Euler, false)
     }
 
     /// DiffSynth-Studio 1.1.9's `EnhancedDDIMScheduler` as its SDXL pipeline makes it: DDIM whose timesteps run from
@@ -112,16 +112,16 @@ impl SchedulerConfig {
             "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "num_train_timesteps": 1000,
             "prediction_type": "epsilon", "clip_sample": false, "set_alpha_to_one": true,
         });
-        Self::built_in(fields, Method::Ddim, true)
+        Self::built_in(fields, SchedulerKind::Ddim, true)
     }
 
-    fn built_in(fields: Value, method: Method, diffsynth: bool) -> Self {
+    fn built_in(fields: Value, method: SchedulerKind, diffsynth: bool) -> Self {
         let fields = if let Value::Object(map) = fields { map } else { Map::new() };
         Self { path: "built-in scheduler".into(), fields, method, eta: 0.0, diffsynth }
     }
 
     /// The sampling method.
-    pub fn method(&self) -> Method {
+    pub fn kind(&self) -> SchedulerKind {
         self.method
     }
 
@@ -130,7 +130,7 @@ impl SchedulerConfig {
     ///
     /// # Errors
     /// [`Error::Config`] names a field that the new method needs and whose value is not supported.
-    pub fn with_method(mut self, method: Method) -> Result<Self> {
+    pub fn with_kind(mut self, method: SchedulerKind) -> Result<Self> {
         self.diffsynth &= method == self.method;
         self.method = method;
         self.checked()
@@ -140,15 +140,15 @@ impl SchedulerConfig {
     ///
     /// # Errors
     /// [`Error::Parameter`] if the method does not know it.
-    pub fn with_prediction(mut self, prediction: Prediction) -> Result<Self> {
+    pub fn with_prediction_type(mut self, prediction: PredictionType) -> Result<Self> {
         let word = match prediction {
-            Prediction::Epsilon => "epsilon",
-            Prediction::V => "v_prediction",
-            Prediction::Sample => "sample",
+            PredictionType::Epsilon => "epsilon",
+            PredictionType::V => "v_prediction",
+            PredictionType::Sample => "sample",
         };
         let unknown = match self.method {
-            Method::EulerAncestral => prediction == Prediction::Sample,
-            _ => self.diffsynth && prediction == Prediction::Sample,
+            SchedulerKind::EulerAncestral => prediction == PredictionType::Sample,
+            _ => self.diffsynth && prediction == PredictionType::Sample,
         };
         if unknown {
             let what = format!("{prediction} is not known to this sampler; epsilon and v are");
@@ -161,9 +161,9 @@ impl SchedulerConfig {
     /// Another `timestep_spacing`; leaves DiffSynth's timesteps.
     ///
     /// # Errors
-    /// [`Error::Parameter`] for [`Method::Lcm`], whose timesteps are those of its distillation.
-    pub fn with_spacing(mut self, spacing: Spacing) -> Result<Self> {
-        if self.method == Method::Lcm {
+    /// [`Error::Parameter`] for [`SchedulerKind::Lcm`], whose timesteps are those of its distillation.
+    pub fn with_timestep_spacing(mut self, spacing: TimestepSpacing) -> Result<Self> {
+        if self.method == SchedulerKind::Lcm {
             let what = "lcm has timesteps of its own, from original_inference_steps; leave this out";
             return Err(Error::parameter("--timestep-spacing", what));
         }
@@ -176,9 +176,9 @@ impl SchedulerConfig {
     ///
     /// # Errors
     /// [`Error::Parameter`] for a schedule that the method does not know.
-    pub fn with_schedule(mut self, schedule: Schedule) -> Result<Self> {
-        let karras = schedule == Schedule::Karras;
-        if karras && !matches!(self.method, Method::Euler | Method::Dpmpp2M) {
+    pub fn with_sigma_schedule(mut self, schedule: SigmaSchedule) -> Result<Self> {
+        let karras = schedule == SigmaSchedule::Karras;
+        if karras && !matches!(self.method, SchedulerKind::Euler | SchedulerKind::Dpmpp2M) {
             let what = format!("karras is for euler and dpmpp-2m, not for {}", self.method);
             return Err(Error::parameter("--schedule", what));
         }
@@ -212,26 +212,26 @@ impl SchedulerConfig {
     }
 
     /// The coefficients for a number of steps, as diffusers' `set_timesteps(steps)` followed by one `step` for each
-    /// timestep. [`Table::steps`] has `steps` rows but where a spacing gives fewer.
+    /// timestep. [`StepTable::steps`] has `steps` rows but where a spacing gives fewer.
     ///
     /// # Errors
     /// [`Error::Parameter`] named `--steps` for 0, for more than the schedule has, and where the peer's own arithmetic
     /// breaks down (two equal noise levels in a row).
-    pub fn table(&self, steps: usize) -> Result<Table> {
+    pub fn table(&self, steps: usize) -> Result<StepTable> {
         let settings = self.settings()?;
         let most = settings.train_steps;
         if steps == 0 || (steps > most && !self.diffsynth) {
             return Err(Error::parameter("--steps", format!("{steps} is not usable; 1 to {most} are")));
         }
         let table = match self.method {
-            Method::Euler => euler::table(&settings, steps),
-            Method::EulerAncestral => euler::ancestral(&settings, steps),
-            Method::Ddim if self.diffsynth => ddim::diffsynth(&settings, steps),
-            Method::Ddim => ddim::table(&settings, steps, self.eta)?,
-            Method::Dpmpp2M => dpmpp::table(&settings, steps),
-            Method::Lcm => lcm::table(&settings, steps)?,
+            SchedulerKind::Euler => euler::table(&settings, steps),
+            SchedulerKind::EulerAncestral => euler::ancestral(&settings, steps),
+            SchedulerKind::Ddim if self.diffsynth => ddim::diffsynth(&settings, steps),
+            SchedulerKind::Ddim => ddim::table(&settings, steps, self.eta)?,
+            SchedulerKind::Dpmpp2M => dpmpp::table(&settings, steps),
+            SchedulerKind::Lcm => lcm::table(&settings, steps)?,
         };
-        let finite = |s: &super::Step| {
+        let finite = |s: &super::StepCoefficients| {
             let weights = [s.input_scale, s.x0_from_x, s.x0_from_output, s.x_from_x, s.x_from_output, s.x_from_x0];
             let rest = [s.timestep, s.x_from_previous, s.noise.unwrap_or(0.0)];
             weights.iter().chain(&rest).all(|w| w.is_finite())
@@ -375,7 +375,7 @@ mod tests {
         assert!(matches!(parse("{"), Err(Error::Malformed { .. })));
         let noisy = r#"{"_class_name": "DDIMScheduler", "rescale_betas_zero_snr": true, "clip_sample": false}"#;
         assert!(parse(noisy).unwrap_err().to_string().contains("v_prediction"));
-        assert!(SchedulerConfig::parse_as(Path::new("f"), noisy, Method::Euler).is_ok());
+        assert!(SchedulerConfig::parse_as(Path::new("f"), noisy, SchedulerKind::Euler).is_ok());
     }
 
     #[test]
@@ -385,10 +385,10 @@ mod tests {
         assert_eq!(text(&sdxl, 0), "--steps: 0 is not usable; 1 to 1000 are");
         assert_eq!(text(&sdxl, 1001), "--steps: 1001 is not usable; 1 to 1000 are");
         assert_eq!(text(&sdxl, usize::MAX), format!("--steps: {} is not usable; 1 to 1000 are", usize::MAX));
-        let with = |method| sdxl.clone().with_method(method).unwrap();
-        assert!(text(&with(Method::Ddim), 1000).contains("steps_offset 1"));
-        assert!(text(&with(Method::Lcm), 51).contains("1 to 50"));
-        assert!(text(&with(Method::Dpmpp2M), 1000).contains("use fewer"));
+        let with = |method| sdxl.clone().with_kind(method).unwrap();
+        assert!(text(&with(SchedulerKind::Ddim), 1000).contains("steps_offset 1"));
+        assert!(text(&with(SchedulerKind::Lcm), 51).contains("1 to 50"));
+        assert!(text(&with(SchedulerKind::Dpmpp2M), 1000).contains("use fewer"));
         assert_eq!(SchedulerConfig::diffsynth().table(5000).unwrap().steps.len(), 1000);
         assert!(SchedulerConfig::diffsynth().table(0).is_err());
     }
@@ -400,23 +400,29 @@ mod tests {
             config.table(n).unwrap().steps.iter().map(|s| s.timestep).collect()
         };
         assert_eq!(timesteps(&sdxl, 4), [751.0, 501.0, 251.0, 1.0]);
-        let trailing = sdxl.clone().with_spacing(Spacing::Trailing).unwrap();
+        let trailing = sdxl.clone().with_timestep_spacing(TimestepSpacing::Trailing).unwrap();
         assert_eq!(timesteps(&trailing, 4), [999.0, 749.0, 499.0, 249.0]);
-        let karras = sdxl.clone().with_schedule(Schedule::Karras).unwrap();
-        assert_eq!(timesteps(&karras.with_schedule(Schedule::Default).unwrap(), 4), timesteps(&sdxl, 4));
-        let ancestral = sdxl.clone().with_method(Method::EulerAncestral).unwrap();
-        assert!(ancestral.clone().with_schedule(Schedule::Karras).is_err());
-        assert!(ancestral.with_prediction(Prediction::Sample).is_err());
-        assert!(sdxl.clone().with_method(Method::Lcm).unwrap().with_spacing(Spacing::Leading).is_err());
+        let karras = sdxl.clone().with_sigma_schedule(SigmaSchedule::Karras).unwrap();
+        assert_eq!(timesteps(&karras.with_sigma_schedule(SigmaSchedule::Default).unwrap(), 4), timesteps(&sdxl, 4));
+        let ancestral = sdxl.clone().with_kind(SchedulerKind::EulerAncestral).unwrap();
+        assert!(ancestral.clone().with_sigma_schedule(SigmaSchedule::Karras).is_err());
+        assert!(ancestral.with_prediction_type(PredictionType::Sample).is_err());
+        assert!(
+            sdxl.clone()
+                .with_kind(SchedulerKind::Lcm)
+                .unwrap()
+                .with_timestep_spacing(TimestepSpacing::Leading)
+                .is_err()
+        );
         assert!(sdxl.clone().with_eta(f32::NAN).is_err());
         // SDXL's file says clip_sample false, which Euler ignores and DDIM obeys.
-        let ddim = sdxl.with_method(Method::Ddim).unwrap();
+        let ddim = sdxl.with_kind(SchedulerKind::Ddim).unwrap();
         assert_eq!(ddim.table(4).unwrap().steps[0].clip, None);
         // DiffSynth's timesteps go with its method and end with another one.
         let diffsynth = SchedulerConfig::diffsynth();
         assert_eq!(timesteps(&diffsynth, 7), [999.0, 832.0, 666.0, 500.0, 333.0, 166.0, 0.0]);
-        assert_eq!(diffsynth.clone().with_method(Method::Ddim).unwrap(), diffsynth);
-        let leading = diffsynth.with_spacing(Spacing::Leading).unwrap();
+        assert_eq!(diffsynth.clone().with_kind(SchedulerKind::Ddim).unwrap(), diffsynth);
+        let leading = diffsynth.with_timestep_spacing(TimestepSpacing::Leading).unwrap();
         assert_eq!(timesteps(&leading, 4), [750.0, 500.0, 250.0, 0.0]);
     }
 }

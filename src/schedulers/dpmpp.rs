@@ -3,18 +3,18 @@
 //!
 //! Here x = alpha * x0 + s * noise with alpha^2 + s^2 = 1; levels are given as sigma = s / alpha, and lambda = -ln sigma.
 
-use super::settings::Settings;
-use super::sigmas::{self, SigmaSchedule};
-use super::{Row, Spacing, Step, Table, grid};
+use super::settings::SchedulerSettings;
+use super::sigmas::{self, SigmaSpacing};
+use super::{Row, StepCoefficients, StepTable, TimestepSpacing, timestep_spacing};
 
 /// diffusers' `lower_order_final` holds for fewer steps than this.
 const FEW_STEPS: usize = 15;
 
 /// The table of `DPMSolverMultistepScheduler`. The history is the x0 of the step before.
-pub(super) fn table(settings: &Settings, steps: usize) -> Table {
+pub(super) fn table(settings: &SchedulerSettings, steps: usize) -> StepTable {
     let (timesteps, levels) = schedule(settings, steps);
     let count = timesteps.len();
-    let row = |i: usize| -> Step {
+    let row = |i: usize| -> StepCoefficients {
         let (now, next) = (f64::from(levels[i]), f64::from(levels[i + 1]));
         let (alpha, alpha_next) = (alpha(now), alpha(next));
         // alpha_next * (1 - exp(-h)), where exp(-h) = next / now
@@ -44,7 +44,7 @@ pub(super) fn table(settings: &Settings, steps: usize) -> Table {
         };
         row.step()
     };
-    Table { steps: (0..count).map(row).collect(), init_noise_sigma: 1.0 }
+    StepTable { steps: (0..count).map(row).collect(), init_noise_sigma: 1.0 }
 }
 
 fn alpha(sigma: f64) -> f64 {
@@ -52,7 +52,7 @@ fn alpha(sigma: f64) -> f64 {
 }
 
 /// The timesteps, whole in this sampler, and the noise level before each of them and after the last.
-fn schedule(settings: &Settings, steps: usize) -> (Vec<f32>, Vec<f32>) {
+fn schedule(settings: &SchedulerSettings, steps: usize) -> (Vec<f32>, Vec<f32>) {
     let mut alphas = settings.alphas.clone();
     sigmas::floor_last(&mut alphas, settings.zero_snr);
     let training = sigmas::training(&alphas);
@@ -66,10 +66,10 @@ fn schedule(settings: &Settings, steps: usize) -> (Vec<f32>, Vec<f32>) {
         (levels.iter().map(timestep).collect::<Vec<f64>>(), levels)
     };
     let (timesteps, levels) = match settings.sigmas {
-        SigmaSchedule::Karras => of(sigmas::karras(min, max, steps), !settings.cosine),
-        SigmaSchedule::Exponential => of(sigmas::exponential(min, max, steps), false),
-        SigmaSchedule::Lu => of(sigmas::exponential(f64::from(ends.0), f64::from(ends.1), steps), !settings.cosine),
-        SigmaSchedule::Interpolated => {
+        SigmaSpacing::Karras => of(sigmas::karras(min, max, steps), !settings.cosine),
+        SigmaSpacing::Exponential => of(sigmas::exponential(min, max, steps), false),
+        SigmaSpacing::Lu => of(sigmas::exponential(f64::from(ends.0), f64::from(ends.1), steps), !settings.cosine),
+        SigmaSpacing::Interpolated => {
             let timesteps = spaced(settings, &alphas, steps);
             let levels = timesteps.iter().map(|&t| sigmas::interpolate(t, &training)).collect();
             (timesteps, levels)
@@ -82,19 +82,19 @@ fn schedule(settings: &Settings, steps: usize) -> (Vec<f32>, Vec<f32>) {
 
 /// The timesteps of a spacing. Other than Euler's they leave out the last of `steps + 1`, and they begin where the
 /// log-SNR reaches `lambda_min_clipped`.
-fn spaced(settings: &Settings, alphas: &[f32], steps: usize) -> Vec<f64> {
+fn spaced(settings: &SchedulerSettings, alphas: &[f32], steps: usize) -> Vec<f64> {
     let lambda = |a: f32| a.sqrt().ln() - (1.0 - a).sqrt().ln();
     let clipped = alphas.iter().filter(|&&a| f64::from(lambda(a)) < settings.lambda_min_clipped).count();
     let last = settings.train_steps.saturating_sub(clipped).max(1);
     match settings.spacing {
-        Spacing::Linspace => {
-            let values = grid::linspace(0.0, (last - 1) as f64, steps + 1);
+        TimestepSpacing::Linspace => {
+            let values = timestep_spacing::linspace(0.0, (last - 1) as f64, steps + 1);
             values.into_iter().skip(1).rev().map(f64::round_ties_even).collect()
         }
-        Spacing::Leading => {
+        TimestepSpacing::Leading => {
             let ratio = last / (steps + 1);
             (1..=steps).rev().map(|i| (i * ratio + settings.steps_offset) as f64).collect()
         }
-        Spacing::Trailing => grid::trailing(last, settings.train_steps, steps),
+        TimestepSpacing::Trailing => timestep_spacing::trailing(last, settings.train_steps, steps),
     }
 }

@@ -3,20 +3,20 @@
 //!
 //! Here x = x0 + sigma * noise, and the model sees x / sqrt(sigma^2 + 1).
 
-use super::settings::Settings;
-use super::sigmas::{self, SigmaSchedule};
-use super::{Prediction, Row, Spacing, Table, grid};
+use super::settings::SchedulerSettings;
+use super::sigmas::{self, SigmaSpacing};
+use super::{PredictionType, Row, StepTable, TimestepSpacing, timestep_spacing};
 
 /// The table of `EulerDiscreteScheduler`.
-pub(super) fn table(settings: &Settings, steps: usize) -> Table {
+pub(super) fn table(settings: &SchedulerSettings, steps: usize) -> StepTable {
     let (timesteps, levels) = schedule(settings, steps);
     rows(settings, &timesteps, &levels, |now, next| (next / now, None))
 }
 
 /// The table of `EulerAncestralDiscreteScheduler`: a step goes down past the next level and comes back up by fresh
 /// noise. It draws in the last step too, with weight 0.
-pub(super) fn ancestral(settings: &Settings, steps: usize) -> Table {
-    let timesteps = grid::timesteps(settings.spacing, settings.train_steps, settings.steps_offset, steps);
+pub(super) fn ancestral(settings: &SchedulerSettings, steps: usize) -> StepTable {
+    let timesteps = timestep_spacing::timesteps(settings.spacing, settings.train_steps, settings.steps_offset, steps);
     let timesteps: Vec<f32> = timesteps.into_iter().map(|t| t as f32).collect();
     let training = training(settings);
     let mut levels: Vec<f32> = interpolated(&timesteps, &training).into_iter().map(|s| s as f32).collect();
@@ -31,19 +31,19 @@ pub(super) fn ancestral(settings: &Settings, steps: usize) -> Table {
 /// One row for each timestep. `advance` takes this level and the next to the part of x - x0 that is kept, and to the
 /// weight of fresh noise.
 fn rows(
-    settings: &Settings,
+    settings: &SchedulerSettings,
     timesteps: &[f32],
     levels: &[f32],
     advance: impl Fn(f64, f64) -> (f64, Option<f64>),
-) -> Table {
+) -> StepTable {
     let row = |(&timestep, pair): (&f32, &[f32])| {
         let (now, next) = (f64::from(pair[0]), f64::from(pair[1]));
         let (kept, noise) = advance(now, next);
         let norm = (now * now + 1.0).sqrt();
         let x0 = match settings.prediction {
-            Prediction::Epsilon => (1.0, -now),
-            Prediction::V => (1.0 / (norm * norm), -now / norm),
-            Prediction::Sample => (0.0, 1.0),
+            PredictionType::Epsilon => (1.0, -now),
+            PredictionType::V => (1.0 / (norm * norm), -now / norm),
+            PredictionType::Sample => (0.0, 1.0),
         };
         let row = Row {
             timestep,
@@ -60,13 +60,13 @@ fn rows(
     };
     let max = levels.iter().fold(0.0f32, |a, &b| a.max(b));
     let init_noise_sigma = match settings.spacing {
-        Spacing::Leading => (max * max + 1.0).sqrt(),
-        Spacing::Trailing | Spacing::Linspace => max,
+        TimestepSpacing::Leading => (max * max + 1.0).sqrt(),
+        TimestepSpacing::Trailing | TimestepSpacing::Linspace => max,
     };
-    Table { steps: timesteps.iter().zip(levels.windows(2)).map(row).collect(), init_noise_sigma }
+    StepTable { steps: timesteps.iter().zip(levels.windows(2)).map(row).collect(), init_noise_sigma }
 }
 
-fn training(settings: &Settings) -> Vec<f32> {
+fn training(settings: &SchedulerSettings) -> Vec<f32> {
     let mut alphas = settings.alphas.clone();
     sigmas::floor_last(&mut alphas, settings.zero_snr);
     sigmas::training(&alphas)
@@ -77,14 +77,14 @@ fn interpolated(timesteps: &[f32], training: &[f32]) -> Vec<f64> {
 }
 
 /// The timesteps, and the noise level before each of them and after the last.
-fn schedule(settings: &Settings, steps: usize) -> (Vec<f32>, Vec<f32>) {
-    let timesteps = grid::timesteps(settings.spacing, settings.train_steps, settings.steps_offset, steps);
+fn schedule(settings: &SchedulerSettings, steps: usize) -> (Vec<f32>, Vec<f32>) {
+    let timesteps = timestep_spacing::timesteps(settings.spacing, settings.train_steps, settings.steps_offset, steps);
     let mut timesteps: Vec<f32> = timesteps.into_iter().map(|t| t as f32).collect();
     let training = training(settings);
     let ends = (training[0], training[training.len() - 1]);
     let mut levels = if settings.log_linear {
         // One level more than there are timesteps: the last step ends at the lowest training level, not at 0.
-        let logs = grid::linspace_f32(ends.1.ln(), ends.0.ln(), steps + 1);
+        let logs = timestep_spacing::linspace_f32(ends.1.ln(), ends.0.ln(), steps + 1);
         logs.into_iter().map(|log| f64::from(log.exp())).collect()
     } else {
         interpolated(&timesteps, &training)
@@ -92,9 +92,9 @@ fn schedule(settings: &Settings, steps: usize) -> (Vec<f32>, Vec<f32>) {
     let (first, last) = (levels[0], levels[levels.len() - 1]);
     let (max, min) = (settings.sigma_max.unwrap_or(first), settings.sigma_min.unwrap_or(last));
     let spaced = match settings.sigmas {
-        SigmaSchedule::Interpolated => None,
-        SigmaSchedule::Karras => Some(sigmas::karras(min, max, steps)),
-        SigmaSchedule::Exponential | SigmaSchedule::Lu => Some(sigmas::exponential(min, max, steps)),
+        SigmaSpacing::Interpolated => None,
+        SigmaSpacing::Karras => Some(sigmas::karras(min, max, steps)),
+        SigmaSpacing::Exponential | SigmaSpacing::Lu => Some(sigmas::exponential(min, max, steps)),
     };
     if let Some(spaced) = spaced {
         timesteps = spaced.iter().map(|&s| sigmas::timestep_of(s, &training) as f32).collect();
@@ -102,7 +102,7 @@ fn schedule(settings: &Settings, steps: usize) -> (Vec<f32>, Vec<f32>) {
     }
     let mut levels: Vec<f32> = levels.into_iter().map(|s| s as f32).collect();
     levels.push(if settings.ends_at_sigma_min { ends.0 } else { 0.0 });
-    if settings.continuous && settings.prediction == Prediction::V {
+    if settings.continuous && settings.prediction == PredictionType::V {
         timesteps = levels[..timesteps.len()].iter().map(|s| 0.25 * s.ln()).collect();
     }
     (timesteps, levels)

@@ -10,7 +10,13 @@ use crate::{Error, Result};
 ///
 /// # Errors
 /// [`Error::Graph`] if the lengths differ.
-pub fn guide(negative: &[f32], positive: &[f32], scale: f32, rescale: f32, out: &mut [f32]) -> Result<()> {
+pub fn classifier_free_guidance(
+    negative: &[f32],
+    positive: &[f32],
+    scale: f32,
+    rescale: f32,
+    out: &mut [f32],
+) -> Result<()> {
     if negative.len() != out.len() || positive.len() != out.len() {
         let (n, p, o) = (negative.len(), positive.len(), out.len());
         return Err(Error::Graph(format!("guidance: lengths {n}, {p} and {o} differ")));

@@ -2,8 +2,8 @@
 //!
 //! Here x = sqrt(a) * x0 + sqrt(1 - a) * noise, where a is the cumulative product of 1 - beta.
 
-use super::settings::Settings;
-use super::{Row, Step, Table};
+use super::settings::SchedulerSettings;
+use super::{Row, StepCoefficients, StepTable};
 use crate::{Error, Result};
 
 /// The standard deviation of the data that the boundary condition assumes.
@@ -11,7 +11,7 @@ const SIGMA_DATA: f64 = 0.5;
 
 /// The table of `LCMScheduler`: each step predicts the clean sample and noises it again to the next level, all but the
 /// last. The timesteps are a subset of the `original_inference_steps` of the distillation.
-pub(super) fn table(settings: &Settings, steps: usize) -> Result<Table> {
+pub(super) fn table(settings: &SchedulerSettings, steps: usize) -> Result<StepTable> {
     let original = settings.original_inference_steps;
     if steps > original {
         let what = format!("{steps} is not usable; lcm has 1 to {original}, its original_inference_steps");
@@ -44,12 +44,12 @@ pub(super) fn table(settings: &Settings, steps: usize) -> Result<Table> {
         };
         Some(row.step())
     };
-    let rows: Option<Vec<Step>> = (0..steps).map(row).collect();
+    let rows: Option<Vec<StepCoefficients>> = (0..steps).map(row).collect();
     let Some(steps) = rows else {
         let levels = settings.alphas.len();
         let what =
             format!("{steps} is not usable: trained_betas has {levels} timesteps, fewer than num_train_timesteps");
         return Err(Error::parameter("--steps", what));
     };
-    Ok(Table { steps, init_noise_sigma: 1.0 })
+    Ok(StepTable { steps, init_noise_sigma: 1.0 })
 }

@@ -1,7 +1,7 @@
 //! Samplers, each reduced to a table of coefficients; host arithmetic only.
 //!
 //! A [`SchedulerConfig`] (from a model folder's `scheduler_config.json`, or a built-in one) and a number of steps give
-//! a [`Table`] with one [`Step`] for each model evaluation. All samplers share one form, so that one kernel serves all:
+//! a [`StepTable`] with one [`StepCoefficients`] for each model evaluation. All samplers share one form, so that one kernel serves all:
 //!
 //! ```text
 //! model input = input_scale * x
@@ -9,10 +9,10 @@
 //! x'          = x_from_x * x + x_from_output * output + x_from_x0 * x0 + x_from_previous * previous x0 + noise * randn
 //! ```
 //!
-//! where `output` is the model's guided output ([`guide`]) and `x` the latents, which begin as
+//! where `output` is the model's guided output ([`classifier_free_guidance`]) and `x` the latents, which begin as
 //! `init_noise_sigma * randn`. [`step`] is the reference implementation.
 //!
-//! To add a sampler: a file here with a `table` function, a [`Method`] with its name and class, and a line in
+//! To add a sampler: a file here with a `table` function, a [`SchedulerKind`] with its name and class, and a line in
 //! [`SchedulerConfig::table`].
 
 use std::fmt;
@@ -26,19 +26,19 @@ mod ddim;
 mod dpmpp;
 mod euler;
 mod fields;
-mod grid;
 mod guidance;
 mod lcm;
 mod settings;
 mod sigmas;
+mod timestep_spacing;
 
 pub use config::SchedulerConfig;
-pub use guidance::guide;
+pub use guidance::classifier_free_guidance;
 
 /// A sampling method.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
-pub enum Method {
+pub enum SchedulerKind {
     /// diffusers' `EulerDiscreteScheduler` without churn.
     Euler,
     /// diffusers' `EulerAncestralDiscreteScheduler`: adds noise in every step.
@@ -54,7 +54,7 @@ pub enum Method {
 /// What the model's output means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
-pub enum Prediction {
+pub enum PredictionType {
     /// The noise.
     Epsilon,
     /// The velocity, alpha * noise - sigma * x0.
@@ -66,7 +66,7 @@ pub enum Prediction {
 /// How the timesteps are spread over the training timesteps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
-pub enum Spacing {
+pub enum TimestepSpacing {
     /// Multiples of a whole number of timesteps, from `steps_offset` up.
     Leading,
     /// From the last timestep down.
@@ -78,25 +78,28 @@ pub enum Spacing {
 /// How the noise levels follow from the timesteps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
-pub enum Schedule {
+pub enum SigmaSchedule {
     /// The training schedule's noise level at each timestep.
     Default,
-    /// Karras et al. 2022, rho 7; for [`Method::Euler`] and [`Method::Dpmpp2M`].
+    /// Karras et al. 2022, rho 7; for [`SchedulerKind::Euler`] and [`SchedulerKind::Dpmpp2M`].
     Karras,
 }
 
-const METHODS: &[(&str, Method)] = &[
-    ("euler", Method::Euler),
-    ("euler-a", Method::EulerAncestral),
-    ("ddim", Method::Ddim),
-    ("dpmpp-2m", Method::Dpmpp2M),
-    ("lcm", Method::Lcm),
+const METHODS: &[(&str, SchedulerKind)] = &[
+    ("euler", SchedulerKind::Euler),
+    ("euler-a", SchedulerKind::EulerAncestral),
+    ("ddim", SchedulerKind::Ddim),
+    ("dpmpp-2m", SchedulerKind::Dpmpp2M),
+    ("lcm", SchedulerKind::Lcm),
 ];
-const PREDICTIONS: &[(&str, Prediction)] =
-    &[("epsilon", Prediction::Epsilon), ("v", Prediction::V), ("sample", Prediction::Sample)];
-const SPACINGS: &[(&str, Spacing)] =
-    &[("leading", Spacing::Leading), ("trailing", Spacing::Trailing), ("linspace", Spacing::Linspace)];
-const SCHEDULES: &[(&str, Schedule)] = &[("default", Schedule::Default), ("karras", Schedule::Karras)];
+const PREDICTIONS: &[(&str, PredictionType)] =
+    &[("epsilon", PredictionType::Epsilon), ("v", PredictionType::V), ("sample", PredictionType::Sample)];
+const SPACINGS: &[(&str, TimestepSpacing)] = &[
+    ("leading", TimestepSpacing::Leading),
+    ("trailing", TimestepSpacing::Trailing),
+    ("linspace", TimestepSpacing::Linspace),
+];
+const SCHEDULES: &[(&str, SigmaSchedule)] = &[("default", SigmaSchedule::Default), ("karras", SigmaSchedule::Karras)];
 
 fn named<T: Copy>(table: &[(&str, T)], flag: &str, name: &str) -> Result<T> {
     table.iter().find(|entry| entry.0 == name).map(|entry| entry.1).ok_or_else(|| {
@@ -128,14 +131,14 @@ macro_rules! command_line_name {
     };
 }
 
-command_line_name!(Method, METHODS, "--sampling-method");
-command_line_name!(Prediction, PREDICTIONS, "--prediction");
-command_line_name!(Spacing, SPACINGS, "--timestep-spacing");
-command_line_name!(Schedule, SCHEDULES, "--schedule");
+command_line_name!(SchedulerKind, METHODS, "--sampling-method");
+command_line_name!(PredictionType, PREDICTIONS, "--prediction");
+command_line_name!(TimestepSpacing, SPACINGS, "--timestep-spacing");
+command_line_name!(SigmaSchedule, SCHEDULES, "--schedule");
 
 /// The coefficients of one model evaluation; see the [module](self) for the form.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Step {
+pub struct StepCoefficients {
     /// What the model's timestep embedding takes; not always whole.
     pub timestep: f32,
     /// The model sees `input_scale * x`.
@@ -155,23 +158,23 @@ pub struct Step {
     /// Weight of the step before's x0 in the next x; 0 in the first step.
     pub x_from_previous: f32,
     /// Weight of fresh noise in the next x. `Some` where the peer draws noise, even if the weight is 0 as in the last
-    /// step of [`Method::EulerAncestral`]: draw for exactly these steps, in order, to follow the peer's generator.
+    /// step of [`SchedulerKind::EulerAncestral`]: draw for exactly these steps, in order, to follow the peer's generator.
     pub noise: Option<f32>,
 }
 
 /// A sampler's coefficients for one number of steps.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Table {
+pub struct StepTable {
     /// One row for each model evaluation, first to last.
-    pub steps: Vec<Step>,
+    pub steps: Vec<StepCoefficients>,
     /// The latents begin as `init_noise_sigma * randn`.
     pub init_noise_sigma: f32,
 }
 
-impl Step {
+impl StepCoefficients {
     /// The row as the devices' step takes it: timestep, input scale, x0's weights of x and the output, the clamp (infinity:
     /// none), the next x's weights of x, the output, x0 and the previous x0, the noise's; two of padding.
-    pub fn coefficients(&self) -> [f32; 12] {
+    pub fn packed(&self) -> [f32; 12] {
         let clip = self.clip.unwrap_or(f32::INFINITY);
         let (x0, noise) = ([self.x0_from_x, self.x0_from_output], self.noise.unwrap_or(0.0));
         let next = [self.x_from_x, self.x_from_output, self.x_from_x0, self.x_from_previous];
@@ -179,7 +182,7 @@ impl Step {
     }
 }
 
-impl Table {
+impl StepTable {
     /// Whether a step reads the x0 of the step before.
     pub fn uses_history(&self) -> bool {
         self.steps.iter().any(|s| s.x_from_previous != 0.0)
@@ -206,8 +209,8 @@ struct Row {
 }
 
 impl Row {
-    fn step(&self) -> Step {
-        let mut step = Step {
+    fn step(&self) -> StepCoefficients {
+        let mut step = StepCoefficients {
             timestep: self.timestep,
             input_scale: self.input_scale as f32,
             x0_from_x: self.x0.0 as f32,
@@ -229,7 +232,7 @@ impl Row {
     }
 }
 
-impl Prediction {
+impl PredictionType {
     /// The weights of (x, output) in x0 where x = alpha * x0 + sigma * noise.
     fn x0(self, alpha: f64, sigma: f64) -> (f64, f64) {
         match self {
@@ -252,12 +255,18 @@ impl Prediction {
 /// Applies one row to the latents of any number of images: the reference of the device's step kernel.
 ///
 /// `x` becomes the next latents. `output` is the model's guided output. `history` holds the step before's x0 and
-/// receives this step's; it may be empty where [`Table::uses_history`] is false. `noise` holds fresh normal values
-/// where [`Step::noise`] is `Some`. All of one length, any layout. Nothing is allocated.
+/// receives this step's; it may be empty where [`StepTable::uses_history`] is false. `noise` holds fresh normal values
+/// where [`StepCoefficients::noise`] is `Some`. All of one length, any layout. Nothing is allocated.
 ///
 /// # Errors
 /// [`Error::Graph`] if the lengths differ or if noise or history is needed and missing.
-pub fn step(row: &Step, x: &mut [f32], output: &[f32], history: &mut [f32], noise: Option<&[f32]>) -> Result<()> {
+pub fn step(
+    row: &StepCoefficients,
+    x: &mut [f32],
+    output: &[f32],
+    history: &mut [f32],
+    noise: Option<&[f32]>,
+) -> Result<()> {
     let n = x.len();
     if output.len() != n {
         return Err(Error::Graph(format!("step: {n} latents but {} model outputs", output.len())));
@@ -301,17 +310,17 @@ mod tests {
     #[test]
     fn names_of_the_command_line() {
         for (name, method) in METHODS {
-            assert_eq!(name.parse::<Method>().unwrap(), *method);
+            assert_eq!(name.parse::<SchedulerKind>().unwrap(), *method);
             assert_eq!(method.to_string(), *name);
         }
-        let error = "heun".parse::<Method>().unwrap_err().to_string();
+        let error = "heun".parse::<SchedulerKind>().unwrap_err().to_string();
         assert_eq!(error, "--sampling-method: `heun` is not known; one of euler, euler-a, ddim, dpmpp-2m, lcm is");
-        assert_eq!("v".parse::<Prediction>().unwrap(), Prediction::V);
+        assert_eq!("v".parse::<PredictionType>().unwrap(), PredictionType::V);
     }
 
     #[test]
     fn step_checks_its_operands() {
-        let table = SchedulerConfig::sdxl_default().with_method(Method::Dpmpp2M).unwrap().table(4).unwrap();
+        let table = SchedulerConfig::sdxl_default().with_kind(SchedulerKind::Dpmpp2M).unwrap().table(4).unwrap();
         assert!(table.uses_history());
         let (mut x, output) = ([1.0; 3], [0.5; 3]);
         assert!(step(&table.steps[0], &mut x, &output[..2], &mut [0.0; 3], None).is_err());
@@ -320,7 +329,7 @@ mod tests {
         step(&table.steps[0], &mut x, &output, &mut history, None).unwrap();
         assert!(x.iter().chain(&history).all(|v| v.is_finite()));
         assert!(step(&table.steps[1], &mut x, &output, &mut [], None).is_err());
-        let table = SchedulerConfig::sdxl_default().with_method(Method::EulerAncestral).unwrap().table(4).unwrap();
+        let table = SchedulerConfig::sdxl_default().with_kind(SchedulerKind::EulerAncestral).unwrap().table(4).unwrap();
         assert_eq!(table.draws(), 4);
         assert!(step(&table.steps[0], &mut x, &output, &mut [], None).is_err());
         step(&table.steps[3], &mut x, &output, &mut [], None).unwrap();

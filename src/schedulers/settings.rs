@@ -4,28 +4,28 @@ use serde_json::Value;
 
 use super::betas::{Betas, alphas_cumprod};
 use super::fields::Fields;
-use super::sigmas::SigmaSchedule;
-use super::{Method, Prediction, Spacing};
+use super::sigmas::SigmaSpacing;
+use super::{PredictionType, SchedulerKind, TimestepSpacing};
 use crate::Result;
 
 /// More training timesteps than any model has; bounds the memory that a configuration file can demand.
 const MAX_TRAIN_STEPS: usize = 100_000;
 
 /// What the methods need. Fields that a method's diffusers class does not know stay at neutral values.
-pub(super) struct Settings {
+pub(super) struct SchedulerSettings {
     pub train_steps: usize,
     /// The cumulative product of 1 - beta at each training timestep.
     pub alphas: Vec<f32>,
     /// `rescale_betas_zero_snr`: the last of `alphas` is 0.
     pub zero_snr: bool,
-    pub prediction: Prediction,
-    pub spacing: Spacing,
+    pub prediction: PredictionType,
+    pub spacing: TimestepSpacing,
     pub steps_offset: usize,
     /// `clip_sample_range` where `clip_sample` is set.
     pub clip: Option<f32>,
     /// `set_alpha_to_one`.
     pub alpha_to_one: bool,
-    pub sigmas: SigmaSchedule,
+    pub sigmas: SigmaSpacing,
     pub sigma_min: Option<f64>,
     pub sigma_max: Option<f64>,
     /// `interpolation_type` is `log_linear`.
@@ -46,9 +46,9 @@ pub(super) struct Settings {
     pub timestep_scaling: f64,
 }
 
-impl Settings {
+impl SchedulerSettings {
     /// Reads the fields that `method`'s diffusers class takes, with that class's defaults.
-    pub fn resolve(fields: &Fields<'_>, method: Method) -> Result<Self> {
+    pub fn resolve(fields: &Fields<'_>, method: SchedulerKind) -> Result<Self> {
         let train_steps = fields.count("num_train_timesteps", 1000, 2, MAX_TRAIN_STEPS)?;
         let betas = betas(fields, method)?;
         let zero_snr = fields.flag("rescale_betas_zero_snr", false)?;
@@ -56,8 +56,12 @@ impl Settings {
             let field = if matches!(betas, Betas::Trained(_)) { "trained_betas" } else { "beta_end" };
             return Err(fields.refuse(field, "the betas of a schedule are above 0 and below 1"));
         };
-        let late = matches!(method, Method::Ddim | Method::Lcm);
-        let spacing = [("leading", Spacing::Leading), ("trailing", Spacing::Trailing), ("linspace", Spacing::Linspace)];
+        let late = matches!(method, SchedulerKind::Ddim | SchedulerKind::Lcm);
+        let spacing = [
+            ("leading", TimestepSpacing::Leading),
+            ("trailing", TimestepSpacing::Trailing),
+            ("linspace", TimestepSpacing::Linspace),
+        ];
         let mut settings = Self {
             train_steps,
             alphas,
@@ -65,13 +69,13 @@ impl Settings {
             prediction: prediction(fields, method)?,
             spacing: fields.choice(
                 "timestep_spacing",
-                if late { Spacing::Leading } else { Spacing::Linspace },
+                if late { TimestepSpacing::Leading } else { TimestepSpacing::Linspace },
                 &spacing,
             )?,
             steps_offset: fields.count("steps_offset", 0, 0, train_steps)?,
             clip: None,
             alpha_to_one: true,
-            sigmas: SigmaSchedule::Interpolated,
+            sigmas: SigmaSpacing::Interpolated,
             sigma_min: None,
             sigma_max: None,
             log_linear: false,
@@ -87,16 +91,16 @@ impl Settings {
             timestep_scaling: 10.0,
         };
         match method {
-            Method::Euler => {
+            SchedulerKind::Euler => {
                 settings.read_sigmas(fields)?;
                 settings.log_linear =
                     fields.choice("interpolation_type", false, &[("linear", false), ("log_linear", true)])?;
                 settings.continuous =
                     fields.choice("timestep_type", false, &[("discrete", false), ("continuous", true)])?;
             }
-            Method::EulerAncestral => {}
-            Method::Ddim => settings.read_clip(fields, true)?,
-            Method::Lcm => {
+            SchedulerKind::EulerAncestral => {}
+            SchedulerKind::Ddim => settings.read_clip(fields, true)?,
+            SchedulerKind::Lcm => {
                 settings.read_clip(fields, false)?;
                 let original = fields.count("original_inference_steps", 50, 1, train_steps)?;
                 if original > train_steps {
@@ -106,9 +110,9 @@ impl Settings {
                 settings.original_inference_steps = original;
                 settings.timestep_scaling = fields.positive("timestep_scaling")?.unwrap_or(10.0);
             }
-            Method::Dpmpp2M => settings.read_solver(fields)?,
+            SchedulerKind::Dpmpp2M => settings.read_solver(fields)?,
         }
-        if zero_snr && late && settings.prediction == Prediction::Epsilon {
+        if zero_snr && late && settings.prediction == PredictionType::Epsilon {
             let why = "a zero terminal SNR needs `prediction_type` v_prediction or sample: no noise level is left to \
                        predict x0 from at the last timestep";
             return Err(fields.refuse("rescale_betas_zero_snr", why));
@@ -124,9 +128,9 @@ impl Settings {
             return Err(fields.refuse("use_exponential_sigmas", "not together with use_karras_sigmas"));
         }
         if karras {
-            self.sigmas = SigmaSchedule::Karras;
+            self.sigmas = SigmaSpacing::Karras;
         } else if exponential {
-            self.sigmas = SigmaSchedule::Exponential;
+            self.sigmas = SigmaSpacing::Exponential;
         }
         self.sigma_min = fields.positive("sigma_min")?;
         self.sigma_max = fields.positive("sigma_max")?;
@@ -146,8 +150,8 @@ impl Settings {
         self.read_sigmas(fields)?;
         fields.off("thresholding", "dynamic thresholding is for pixels, not latents; false is supported")?;
         fields.off("use_flow_sigmas", "flow matching models are not supported; false is")?;
-        if fields.flag("use_lu_lambdas", false)? && self.sigmas != SigmaSchedule::Karras {
-            self.sigmas = SigmaSchedule::Lu;
+        if fields.flag("use_lu_lambdas", false)? && self.sigmas != SigmaSpacing::Karras {
+            self.sigmas = SigmaSpacing::Lu;
         }
         if !matches!(fields.get("variance_type"), None | Some(Value::Null)) {
             return Err(fields.refuse("variance_type", "models that predict a variance are not supported; null is"));
@@ -172,7 +176,7 @@ impl Settings {
     }
 }
 
-fn betas(fields: &Fields<'_>, method: Method) -> Result<Betas> {
+fn betas(fields: &Fields<'_>, method: SchedulerKind) -> Result<Betas> {
     #[derive(Clone, Copy)]
     enum Kind {
         Linear,
@@ -185,7 +189,7 @@ fn betas(fields: &Fields<'_>, method: Method) -> Result<Betas> {
         return values.map(Betas::Trained).ok_or_else(|| fields.refuse("trained_betas", "a list of numbers is needed"));
     }
     let (start, end, kind) = match method {
-        Method::Lcm => (0.00085, 0.012, Kind::Scaled),
+        SchedulerKind::Lcm => (0.00085, 0.012, Kind::Scaled),
         _ => (0.0001, 0.02, Kind::Linear),
     };
     let start = fields.positive("beta_start")?.unwrap_or(start);
@@ -198,17 +202,17 @@ fn betas(fields: &Fields<'_>, method: Method) -> Result<Betas> {
     })
 }
 
-fn prediction(fields: &Fields<'_>, method: Method) -> Result<Prediction> {
+fn prediction(fields: &Fields<'_>, method: SchedulerKind) -> Result<PredictionType> {
     let words = [
-        ("epsilon", Prediction::Epsilon),
-        ("v_prediction", Prediction::V),
-        ("sample", Prediction::Sample),
-        ("original_sample", Prediction::Sample),
+        ("epsilon", PredictionType::Epsilon),
+        ("v_prediction", PredictionType::V),
+        ("sample", PredictionType::Sample),
+        ("original_sample", PredictionType::Sample),
     ];
     let known = match method {
-        Method::Euler => &words[..],
-        Method::EulerAncestral => &words[..2],
+        SchedulerKind::Euler => &words[..],
+        SchedulerKind::EulerAncestral => &words[..2],
         _ => &words[..3],
     };
-    fields.choice("prediction_type", Prediction::Epsilon, known)
+    fields.choice("prediction_type", PredictionType::Epsilon, known)
 }

@@ -2,7 +2,7 @@
 
 /// How the noise levels follow from the timesteps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum SigmaSchedule {
+pub(super) enum SigmaSpacing {
     /// Of the training schedule, between its timesteps interpolated linearly.
     Interpolated,
     /// Karras et al. 2022, equation 5, rho 7.
@@ -43,13 +43,13 @@ pub(super) fn interpolate(t: f64, values: &[f32]) -> f64 {
 pub(super) fn karras(min: f64, max: f64, steps: usize) -> Vec<f64> {
     const RHO: f64 = 7.0;
     let (low, high) = (min.powf(1.0 / RHO), max.powf(1.0 / RHO));
-    let ramp = super::grid::linspace(0.0, 1.0, steps);
+    let ramp = super::timestep_spacing::linspace(0.0, 1.0, steps);
     ramp.into_iter().map(|r| (high + r * (low - high)).powf(RHO)).collect()
 }
 
 /// Noise levels from `max` down to `min`, both included, with evenly spaced logarithms.
 pub(super) fn exponential(min: f64, max: f64, steps: usize) -> Vec<f64> {
-    super::grid::linspace(max.ln(), min.ln(), steps).into_iter().map(f64::exp).collect()
+    super::timestep_spacing::linspace(max.ln(), min.ln(), steps).into_iter().map(f64::exp).collect()
 }
 
 /// The fractional training timestep of a noise level, interpolated in its logarithm.

@@ -9,7 +9,7 @@ use std::fmt;
 /// The architecture of an IP-Adapter, told by its image projection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Kind {
+pub enum AdapterKind {
     /// One linear layer and a norm on the image embedding (`ip-adapter_sdxl`, `ip-adapter_sdxl_vit-h`).
     Base,
     /// Base for Stable Diffusion 1.x, whose text is 768 wide.
@@ -26,7 +26,7 @@ pub enum Kind {
     Other,
 }
 
-impl fmt::Display for Kind {
+impl fmt::Display for AdapterKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Base => "a base IP-Adapter for SDXL",
@@ -49,7 +49,7 @@ fn strip<'a>(prefixes: &[&str], name: &'a str) -> Option<&'a str> {
 }
 
 /// The kind of IP-Adapter, or `None` where the tensors are no IP-Adapter's.
-pub fn kind(weights: &Weights) -> Option<Kind> {
+pub fn kind(weights: &Weights) -> Option<AdapterKind> {
     if !weights.iter().any(|(n, _)| strip(&ATTENTION, n).is_some() || strip(&PROJECTION, n).is_some()) {
         return None;
     }
@@ -57,17 +57,17 @@ pub fn kind(weights: &Weights) -> Option<Kind> {
     let context = weights.iter().find(|(n, _)| n.ends_with(".to_k_ip.weight")).and_then(|(_, w)| w.shape().get(1));
     // The order is diffusers': a Plus file has none of the earlier keys, a FaceID file has only the norm.
     Some(if has("proj.weight") {
-        if context == Some(&768) { Kind::BaseSd1 } else { Kind::Base }
+        if context == Some(&768) { AdapterKind::BaseSd1 } else { AdapterKind::Base }
     } else if has("proj.3.weight") {
-        Kind::FullFace
+        AdapterKind::FullFace
     } else if has("perceiver_resampler.proj_in.weight") {
-        Kind::FaceIdPlus
+        AdapterKind::FaceIdPlus
     } else if has("latents") {
-        Kind::Plus
+        AdapterKind::Plus
     } else if has("norm.weight") {
-        Kind::FaceId
+        AdapterKind::FaceId
     } else {
-        Kind::Other
+        AdapterKind::Other
     })
 }
 
@@ -79,7 +79,7 @@ pub fn kind(weights: &Weights) -> Option<Kind> {
 /// attention matrices are missing.
 pub fn base(weights: &Weights) -> Result<Weights> {
     match kind(weights) {
-        Some(Kind::Base) => {}
+        Some(AdapterKind::Base) => {}
         Some(kind) => {
             return Err(Error::mismatch(
                 weights.path(),
@@ -89,7 +89,7 @@ pub fn base(weights: &Weights) -> Result<Weights> {
             ));
         }
         None => {
-            let family = super::family::family(weights);
+            let family = super::detect::detect(weights);
             return Err(Error::mismatch(
                 weights.path(),
                 format!("this is {family}, not an IP-Adapter; give ip-adapter_sdxl or ip-adapter_sdxl_vit-h here"),
@@ -140,18 +140,18 @@ mod tests {
     fn kinds_by_key() {
         let pair: (&str, &[usize]) = ("ip_adapter.1.to_k_ip.weight", &[640, 2048]);
         for (key, expected) in [
-            ("proj.weight", Kind::Base),
-            ("proj.3.weight", Kind::FullFace),
-            ("perceiver_resampler.proj_in.weight", Kind::FaceIdPlus),
-            ("latents", Kind::Plus),
-            ("norm.weight", Kind::FaceId),
-            ("x", Kind::Other),
+            ("proj.weight", AdapterKind::Base),
+            ("proj.3.weight", AdapterKind::FullFace),
+            ("perceiver_resampler.proj_in.weight", AdapterKind::FaceIdPlus),
+            ("latents", AdapterKind::Plus),
+            ("norm.weight", AdapterKind::FaceId),
+            ("x", AdapterKind::Other),
         ] {
             let file = adapter(&[(&format!("image_proj.{key}"), &[8192, 1280]), pair]);
             assert_eq!(kind(&file), Some(expected), "{key}");
         }
         let file = adapter(&[("image_proj.proj.weight", &[3072, 1024]), ("ip_adapter.1.to_k_ip.weight", &[320, 768])]);
-        assert_eq!(kind(&file), Some(Kind::BaseSd1));
+        assert_eq!(kind(&file), Some(AdapterKind::BaseSd1));
         assert!(base(&file).unwrap_err().to_string().contains("Stable Diffusion 1.x"));
         assert_eq!(kind(&adapter(&[("vision_model.x", &[1])])), None);
     }

@@ -40,13 +40,13 @@ fn clean<const N: usize>(chunk: &[u8], finite: impl Fn([u8; N]) -> bool) -> bool
 
 #[cfg(test)]
 mod tests {
-    use super::super::Storage;
+    use super::super::MappedBytes;
     use super::*;
     use std::sync::Arc;
 
     fn tensor(bytes: Vec<u8>, dtype: DType) -> Weight {
         let n = bytes.len() / dtype.size();
-        Weight::new(Arc::new(Storage::owned(bytes)), 0, dtype, vec![n], "t").unwrap()
+        Weight::new(Arc::new(MappedBytes::owned(bytes)), 0, dtype, vec![n], "t").unwrap()
     }
 
     #[test]

@@ -7,15 +7,15 @@ use std::path::Path;
 /// Read-only bytes that many tensors share.
 ///
 /// A mapping follows its file: a file that is cut short while it is mapped ends the process with SIGBUS when the missing
-/// part is read. Where files may change under the program, read them with [`Storage::read`].
-pub struct Storage(Bytes);
+/// part is read. Where files may change under the program, read them with [`MappedBytes::read`].
+pub struct MappedBytes(Bytes);
 
 enum Bytes {
     Mapped(memmap2::Mmap),
     Owned(Vec<u8>),
 }
 
-impl Storage {
+impl MappedBytes {
     /// Maps a file.
     ///
     /// # Errors
@@ -31,13 +31,13 @@ impl Storage {
     /// Reads a file into memory.
     ///
     /// # Errors
-    /// As [`Storage::map`].
+    /// As [`MappedBytes::map`].
     pub fn read(path: &Path) -> Result<Self> {
         use std::io::Read;
         let (mut file, len) = open(path)?;
         let mut bytes = Vec::new();
         let hint = || "map the file instead of reading it, or free memory".to_owned();
-        crate::memory::demand("loading", len, hint)?;
+        crate::memory::require("loading", len, hint)?;
         let len = usize::try_from(len).unwrap_or(usize::MAX);
         bytes.try_reserve_exact(len).map_err(|_| Error::Memory {
             stage: "loading",
@@ -73,7 +73,7 @@ impl Storage {
     }
 }
 
-impl std::fmt::Debug for Storage {
+impl std::fmt::Debug for MappedBytes {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let kind = if matches!(self.0, Bytes::Mapped(_)) { "mapped" } else { "owned" };
         write!(f, "Storage({kind}, {} bytes)", self.len())

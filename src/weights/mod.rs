@@ -5,7 +5,7 @@
 //! the published checkpoints.
 
 pub mod adapter;
-pub mod family;
+pub mod detect;
 mod finite;
 pub(crate) mod keymap;
 mod mmap;
@@ -15,8 +15,8 @@ mod scope;
 pub mod single_file;
 pub mod torch;
 
-pub use mmap::Storage;
-pub use open::{Kind, OpenOptions, open, sniff};
+pub use mmap::MappedBytes;
+pub use open::{FileFormat, OpenOptions, open, sniff};
 pub use scope::Scope;
 
 use crate::error::{Error, Result};
@@ -30,7 +30,7 @@ use std::sync::Arc;
 /// The elements are little-endian and need **not** be aligned to their size.
 #[derive(Debug, Clone)]
 pub struct Weight {
-    storage: Arc<Storage>,
+    storage: Arc<MappedBytes>,
     offset: usize,
     dtype: DType,
     shape: Vec<usize>,
@@ -41,7 +41,7 @@ pub struct Weight {
 impl Weight {
     /// A contiguous tensor of `shape` that begins `offset` bytes into `storage`; `None` where it does not lie inside.
     pub fn new(
-        storage: Arc<Storage>,
+        storage: Arc<MappedBytes>,
         offset: usize,
         dtype: DType,
         shape: Vec<usize>,
@@ -56,7 +56,7 @@ impl Weight {
 
     /// Like [`Weight::new`] with strides counted in elements.
     pub fn strided(
-        storage: Arc<Storage>,
+        storage: Arc<MappedBytes>,
         offset: usize,
         dtype: DType,
         shape: Vec<usize>,
@@ -74,12 +74,12 @@ impl Weight {
             return None;
         }
         let bytes = values.iter().flat_map(|v| v.to_le_bytes()).collect();
-        Self::new(Arc::new(Storage::owned(bytes)), 0, DType::F32, shape.to_vec(), name)
+        Self::new(Arc::new(MappedBytes::owned(bytes)), 0, DType::F32, shape.to_vec(), name)
     }
 
     /// A stand-in without data for a tensor that is missing; reading it gives no bytes.
     pub(crate) fn absent(shape: &[usize], name: impl Into<Arc<str>>) -> Self {
-        let storage = Arc::new(Storage::owned(Vec::new()));
+        let storage = Arc::new(MappedBytes::owned(Vec::new()));
         Self {
             storage,
             offset: 0,
@@ -96,7 +96,7 @@ impl Weight {
     }
 
     /// The memory that its bytes are in, and where they begin there.
-    pub(crate) fn place(&self) -> (&Arc<Storage>, usize) {
+    pub(crate) fn location(&self) -> (&Arc<MappedBytes>, usize) {
         (&self.storage, self.offset)
     }
 
@@ -296,7 +296,7 @@ mod tests {
 
     #[test]
     fn outside_the_storage() {
-        let storage = Arc::new(Storage::owned(vec![0; 10]));
+        let storage = Arc::new(MappedBytes::owned(vec![0; 10]));
         assert!(Weight::new(storage.clone(), 0, DType::F32, vec![3], "x").is_none());
         assert!(Weight::new(storage.clone(), 3, DType::F16, vec![3], "x").is_some());
         assert!(Weight::new(storage, 0, DType::F16, vec![usize::MAX, 2], "x").is_none());

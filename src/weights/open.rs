@@ -1,6 +1,6 @@
 //! Opens whatever holds weights: a file of either kind, a set of shards or a component's folder.
 
-use super::{Storage, Weights, safetensors, torch};
+use super::{MappedBytes, Weights, safetensors, torch};
 use crate::error::{Error, Result};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Component, Path};
@@ -9,7 +9,7 @@ use std::sync::Arc;
 /// How weight files are opened.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OpenOptions {
-    /// Map files into memory (the default) instead of reading them whole. See [`Storage`] for when not to.
+    /// Map files into memory (the default) instead of reading them whole. See [`MappedBytes`] for when not to.
     pub mmap: bool,
 }
 
@@ -22,7 +22,7 @@ impl Default for OpenOptions {
 /// What the first bytes of a file say it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Kind {
+pub enum FileFormat {
     /// A safetensors file.
     Safetensors,
     /// A zip archive, as `torch.save` writes since torch 1.6.
@@ -91,15 +91,15 @@ fn open_file(path: &Path, options: &OpenOptions) -> Result<Weights> {
 }
 
 fn contents(path: &Path, options: &OpenOptions) -> Result<Contents> {
-    let storage = Arc::new(if options.mmap { Storage::map(path) } else { Storage::read(path) }?);
+    let storage = Arc::new(if options.mmap { MappedBytes::map(path) } else { MappedBytes::read(path) }?);
     match sniff(&storage) {
-        Kind::Safetensors => safetensors::contents(storage, path),
-        Kind::Torch => torch::contents(storage, path),
-        Kind::Foreign(what) => Err(Error::malformed(path, what)),
-        Kind::Unknown if path.extension().is_some_and(|e| e.eq_ignore_ascii_case("safetensors")) => {
+        FileFormat::Safetensors => safetensors::contents(storage, path),
+        FileFormat::Torch => torch::contents(storage, path),
+        FileFormat::Foreign(what) => Err(Error::malformed(path, what)),
+        FileFormat::Unknown if path.extension().is_some_and(|e| e.eq_ignore_ascii_case("safetensors")) => {
             safetensors::contents(storage, path)
         }
-        Kind::Unknown => Err(Error::malformed(
+        FileFormat::Unknown => Err(Error::malformed(
             path,
             format!(
                 "neither a safetensors nor a torch file: begins with bytes {:02x?}; fetch it again",
@@ -110,16 +110,16 @@ fn contents(path: &Path, options: &OpenOptions) -> Result<Contents> {
 }
 
 /// What a file is, by its first bytes.
-pub fn sniff(storage: &Storage) -> Kind {
+pub fn sniff(storage: &MappedBytes) -> FileFormat {
     let bytes = storage.bytes();
     // First, because a header length may spell the first bytes of another kind; a text never gives one so small.
     if plausible_header(bytes) && bytes.get(8) == Some(&b'{') {
-        return Kind::Safetensors;
+        return FileFormat::Safetensors;
     }
     if bytes.starts_with(b"PK\x03\x04") || bytes.starts_with(b"PK\x05\x06") {
-        return Kind::Torch;
+        return FileFormat::Torch;
     }
-    foreign(bytes).map_or(Kind::Unknown, Kind::Foreign)
+    foreign(bytes).map_or(FileFormat::Unknown, FileFormat::Foreign)
 }
 
 /// Whether the file begins with a header length that safetensors allows.
@@ -178,7 +178,7 @@ struct Index {
 
 fn open_shards(path: &Path, options: &OpenOptions) -> Result<Weights> {
     let fail = |what: String| Error::malformed(path, what);
-    let storage = Storage::read(path)?;
+    let storage = MappedBytes::read(path)?;
     let index: Index =
         serde_json::from_slice(storage.bytes()).map_err(|e| fail(format!("not the index of a sharded model: {e}")))?;
     let folder = path.parent().unwrap_or(Path::new(""));

@@ -5,7 +5,7 @@
 //! that is there twice must not be hidden, and a hostile header must not cost more than a few times its size.
 
 use super::open::{Contents, foreign, quoted};
-use super::{Storage, Weight, Weights};
+use super::{MappedBytes, Weight, Weights};
 use crate::error::{Error, Result};
 use crate::tensor::{DType, elements};
 use safetensors::Dtype;
@@ -27,7 +27,7 @@ const MAX_RANK: usize = 8;
 /// # Errors
 /// [`Error::Malformed`] where the file is not a sound one; [`Error::Mismatch`] where a tensor has a float type other than
 /// F32, F16 and BF16.
-pub fn read(storage: Arc<Storage>, path: &Path) -> Result<Weights> {
+pub fn read(storage: Arc<MappedBytes>, path: &Path) -> Result<Weights> {
     Ok(contents(storage, path)?.weights)
 }
 
@@ -35,12 +35,12 @@ pub fn read(storage: Arc<Storage>, path: &Path) -> Result<Weights> {
 ///
 /// # Errors
 /// As [`read`], without a look at the tensors.
-pub fn metadata(storage: &Storage, path: &Path) -> Result<BTreeMap<String, String>> {
+pub fn metadata(storage: &MappedBytes, path: &Path) -> Result<BTreeMap<String, String>> {
     Ok(header(storage.bytes(), path)?.0.metadata)
 }
 
 /// What [`read`] gives, and the names that it leaves out.
-pub(super) fn contents(storage: Arc<Storage>, path: &Path) -> Result<Contents> {
+pub(super) fn contents(storage: Arc<MappedBytes>, path: &Path) -> Result<Contents> {
     let (Header { tensors, .. }, start) = header(storage.bytes(), path)?;
     check(&tensors, storage.len() - start, path)?;
     let mut contents = Contents { weights: Weights::new(path), skipped: Vec::new() };

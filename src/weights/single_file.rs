@@ -1,6 +1,6 @@
 //! Single-file SDXL checkpoints: their original names turned into those of diffusers and transformers.
 
-use super::family::{Family, family};
+use super::detect::{ModelFamily, detect};
 use super::keymap::{self, Text};
 use super::{Weight, Weights};
 use crate::error::{Error, Result};
@@ -50,26 +50,26 @@ pub fn split(checkpoint: &Weights) -> Result<SingleFile> {
 fn demand_sdxl(checkpoint: &Weights) -> Result<()> {
     const NEEDED: &str =
         "an SDXL base checkpoint is needed, such as sd_xl_base_1.0.safetensors or a model made from it";
-    let found = family(checkpoint);
+    let found = detect(checkpoint);
     let advice = match found {
-        Family::Sdxl => return Ok(()),
-        Family::SdxlInpaint => {
+        ModelFamily::Sdxl => return Ok(()),
+        ModelFamily::SdxlInpaint => {
             let n = checkpoint.get("model.diffusion_model.input_blocks.0.0.weight").and_then(|w| w.shape().get(1));
             format!("its UNet takes {} channels instead of 4; {NEEDED}", n.copied().unwrap_or_default())
         }
-        Family::SdxlRefiner => format!("which refines pictures and has one text encoder; {NEEDED}"),
-        Family::DiffusersSdxlUnet => {
+        ModelFamily::SdxlRefiner => format!("which refines pictures and has one text encoder; {NEEDED}"),
+        ModelFamily::DiffusersSdxlUnet => {
             "which belongs in the folder unet/ of a diffusers model; give that model's folder (the one that holds \
              model_index.json) or a single-file checkpoint with text encoders and VAE"
                 .to_owned()
         }
-        Family::SdxlUnet => "a checkpoint that also holds text encoders and VAE is needed".to_owned(),
-        Family::Adapter(_) => format!("which belongs to the option for IP-Adapters; as the model {NEEDED}"),
-        Family::VisionEncoder | Family::OpenClipVision => {
+        ModelFamily::SdxlUnet => "a checkpoint that also holds text encoders and VAE is needed".to_owned(),
+        ModelFamily::Adapter(_) => format!("which belongs to the option for IP-Adapters; as the model {NEEDED}"),
+        ModelFamily::VisionEncoder | ModelFamily::OpenClipVision => {
             format!("which belongs to the option for the image encoder; as the model {NEEDED}")
         }
-        Family::Lora => format!("which changes a model and is none; {NEEDED}"),
-        Family::Vae | Family::TextEncoder => format!("one part of a model; {NEEDED}"),
+        ModelFamily::Lora => format!("which changes a model and is none; {NEEDED}"),
+        ModelFamily::Vae | ModelFamily::TextEncoder => format!("one part of a model; {NEEDED}"),
         _ => NEEDED.to_owned(),
     };
     Err(Error::mismatch(checkpoint.path(), format!("this is {found}; {advice}")))
@@ -148,7 +148,7 @@ fn open_clip(original: &Weights) -> Result<Weights> {
 /// [`Error::Malformed`] where two tensors get one name.
 pub fn vae(weights: &Weights) -> Result<Weights> {
     let inside = weights.under(VAE);
-    let whole = inside.is_empty() && family(weights) != Family::Vae;
+    let whole = inside.is_empty() && detect(weights) != ModelFamily::Vae;
     let original = if whole || !inside.is_empty() { &inside } else { weights };
     let mut out = Weights::new(weights.path());
     let level = |n: &str| keymap::index(n.strip_prefix("decoder.up.")?).map(|(level, _)| level + 1);

@@ -183,10 +183,10 @@ fn a_model_of_which_nothing_is_on_disk() {
     assert_ne!(made[0]["checksum"], made[1]["checksum"], "the adapter has no effect");
     // It is the same model as one that is written, of which it is the same picture.
     let dir = tempfile::tempdir().unwrap();
-    let sizes = braid::synth::Sizes::small();
+    let sizes = braid::synthetic::Sizes::small();
     let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
     let none = std::collections::BTreeMap::new();
-    braid::synth::write_safetensors(path("m.safetensors").as_ref(), &sizes.checkpoint(), &none).unwrap();
+    braid::synthetic::write_safetensors(path("m.safetensors").as_ref(), &sizes.checkpoint(), &none).unwrap();
     let model = path("m.safetensors");
     let file = &rows(&["e2e", "--model", &model, "--size", "128", "-n", "1", "-r", "1", "--device", "cpu"]);
     assert_eq!(file[0]["checksum"], made[1]["checksum"]);
@@ -267,7 +267,7 @@ fn what_each_stage_takes() {
     if cfg!(target_os = "linux") {
         let bytes = |stage: usize, name: &str| stages[stage][name].as_u64().unwrap();
         // What was made is in anonymous memory: half precision, two bytes a parameter.
-        let sizes = braid::synth::Sizes::small();
+        let sizes = braid::synthetic::Sizes::small();
         let tensors = [sizes.checkpoint(), sizes.image_encoder(), sizes.ip_adapter()].concat();
         let made: usize = tensors.iter().filter_map(|t| t.bytes()).sum();
         assert!(bytes(0, "anonymous_bytes") > made as u64, "{row}");

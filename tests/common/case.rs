@@ -1,8 +1,8 @@
 //! Golden cases: what was asked of a peer, and what it computed, stage by stage. tests/golden/README.md says what a case holds.
 #![allow(dead_code, clippy::unwrap_used)]
 
-use braid::inputs::picture;
-use braid::pipeline::{ImagePrompt, Reference, Scales, StageTensor};
+use braid::inputs::image;
+use braid::pipeline::{HostTensor, ImagePrompt, ReferenceImage, Scales};
 use braid::{Compat, PipelineOptions, Request};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -53,27 +53,27 @@ impl Case {
         let size = |key: &str| self.number(key).map(|v| v as usize);
         r.negative_prompt = self.text("negative_prompt").map(String::from);
         r.steps = size("steps").unwrap();
-        r.guidance = self.number("cfg_scale").unwrap() as f32;
+        r.guidance_scale = self.number("cfg_scale").unwrap() as f32;
         r.guidance_rescale = self.number("guidance_rescale").unwrap_or(0.0) as f32;
         r.width = size("width");
         r.height = size("height");
         r.seed = self.json["request"]["seed"].as_u64().unwrap();
-        r.count = size("batch").unwrap_or(1);
+        r.num_images = size("batch").unwrap_or(1);
         r.clip_skip = size("clip_skip").unwrap_or(0);
         r.eta = self.number("eta").map(|v| v as f32);
-        r.method = self.text("sampling_method").map(|s| s.parse().unwrap());
-        r.schedule = self.text("schedule").map(|s| s.parse().unwrap());
-        r.prediction = self.text("prediction").map(|s| s.parse().unwrap());
-        r.spacing = self.text("timestep_spacing").map(|s| s.parse().unwrap());
-        r.keep_stages = true;
+        r.scheduler = self.text("sampling_method").map(|s| s.parse().unwrap());
+        r.sigma_schedule = self.text("schedule").map(|s| s.parse().unwrap());
+        r.prediction_type = self.text("prediction").map(|s| s.parse().unwrap());
+        r.timestep_spacing = self.text("timestep_spacing").map(|s| s.parse().unwrap());
+        r.capture_intermediates = true;
         let compat: Compat = self.json["profile"].as_str().unwrap().parse().unwrap();
         let resize = self.json["request"]["image_resize"].as_array();
         let resize = resize.map(|r| (r[0].as_u64().unwrap() as usize, r[1].as_u64().unwrap() as usize));
         for adapter in self.adapters() {
             let mut image = ImagePrompt::default();
             for path in adapter["images"].as_array().unwrap() {
-                let picture = picture::load(self.folder.join(path.as_str().unwrap()), compat.alpha).unwrap();
-                image.references.push(Reference::Picture(picture));
+                let picture = image::load(self.folder.join(path.as_str().unwrap()), compat.alpha).unwrap();
+                image.references.push(ReferenceImage::Image(picture));
             }
             let style = self.json["request"]["instant_style"].as_bool() == Some(true);
             image.scales = match &adapter["strength"] {
@@ -82,17 +82,17 @@ impl Case {
                 object => Scales::parse(&object.to_string(), 1.0).unwrap(),
             };
             image.resize = resize;
-            r.images.push(image);
+            r.image_prompts.push(image);
         }
         r
     }
 }
 
 /// A file of f32 tensors.
-pub fn stages(path: &Path) -> Vec<(String, StageTensor)> {
+pub fn stages(path: &Path) -> Vec<(String, HostTensor)> {
     let bytes = std::fs::read(path).unwrap();
     let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
-    let tensor = |t: safetensors::tensor::TensorView<'_>| StageTensor {
+    let tensor = |t: safetensors::tensor::TensorView<'_>| HostTensor {
         shape: t.shape().to_vec(),
         data: t.data().chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect(),
     };

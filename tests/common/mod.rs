@@ -1,7 +1,7 @@
 //! Small sound models from the golden recipes, and tools to damage them.
 #![allow(dead_code, clippy::unwrap_used)]
 
-use braid::pipeline::{ImagePrompt, Reference, Watch};
+use braid::pipeline::{Callbacks, ImagePrompt, ReferenceImage};
 use braid::{Pipeline, PipelineOptions, Request};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -62,7 +62,7 @@ impl Model {
     pub fn golden(profile: &'static str, case: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let recipe = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens").join(profile).join(case);
-        braid::synth::from_recipe(&recipe.join("recipe.json"), dir.path()).unwrap();
+        braid::synthetic::from_recipe(&recipe.join("recipe.json"), dir.path()).unwrap();
         Self { dir, profile }
     }
 
@@ -121,14 +121,16 @@ pub fn request() -> Request {
     r.steps = 2;
     (r.width, r.height) = (Some(32), Some(32));
     r.seed = 7;
-    r.images = vec![ImagePrompt::default().with(Reference::Embedding((0..24).map(|i| i as f32 / 24.0).collect()))];
+    r.image_prompts = vec![
+        ImagePrompt::default().with_reference(ReferenceImage::Embedding((0..24).map(|i| i as f32 / 24.0).collect())),
+    ];
     r
 }
 
 /// The bytes of all pictures.
 pub fn draw(pipeline: &Pipeline, request: &Request) -> braid::Result<Vec<u8>> {
-    let output = pipeline.generate(request, &mut Watch::default())?;
-    Ok(output.pictures.into_iter().flat_map(|p| p.into_rgb()).collect())
+    let output = pipeline.generate(request, &mut Callbacks::default())?;
+    Ok(output.images.into_iter().flat_map(|p| p.into_rgb()).collect())
 }
 
 /// Warnings that `work` logs.

@@ -1,7 +1,7 @@
 //! Attention of every kind.
 
 use super::{check, compiled, scope, values};
-use braid::graph::{Builder, Columns, NodeId, Strand};
+use braid::graph::{Builder, ChannelSlice, KvBranch, NodeId};
 
 #[test]
 fn self_attention_with_merged_projections() {
@@ -37,9 +37,9 @@ fn self_attention_with_merged_projections() {
     }
 }
 
-fn strand(operand: usize, width: usize, length: Option<usize>, scale: Option<(usize, usize)>) -> Strand {
-    let at = |start| Columns { operand, start };
-    Strand { keys: at(0), values: at(width), length, scale }
+fn strand(operand: usize, width: usize, length: Option<usize>, scale: Option<(usize, usize)>) -> KvBranch {
+    let at = |start| ChannelSlice { operand, start };
+    KvBranch { keys: at(0), values: at(width), length, scale }
 }
 
 #[test]
@@ -59,7 +59,7 @@ fn strands_keep_their_own_softmax() {
         [&[2, 5, 6, c], &[2], &[2, 2, 2], &[2, text, 2 * c], &[2, image, 2 * c], &[2, image, 2 * c]];
     let operands: Vec<NodeId> = shapes.iter().map(|s| b.input("i", s)).collect();
     let strands = vec![strand(3, c, Some(1), None), strand(4, c, None, Some((2, 4))), strand(5, c, None, Some((2, 6)))];
-    let y = b.braided_attention(&operands, heads, false, strands);
+    let y = b.decoupled_attention(&operands, heads, false, strands);
     b.output("y", y);
     let inputs: [&[f32]; 6] = [&q, &lengths, &scales, &kv[0], &kv[1], &poisoned];
     let kernels = check("strands", &b.finish().unwrap(), &inputs);
@@ -83,7 +83,7 @@ fn other_strands() {
         let mut b = Builder::new();
         let shapes: [&[usize]; 5] = [&[2, tokens, c], &[2], &[4], &[2, keys, 2 * c], &[2, keys, 2 * c]];
         let operands: Vec<NodeId> = shapes.iter().map(|s| b.input("i", s)).collect();
-        let y = b.braided_attention(&operands, heads, false, strands);
+        let y = b.decoupled_attention(&operands, heads, false, strands);
         b.output("y", y);
         let inputs: [&[f32]; 5] = [&q, &[21.0, 5.0], &[0.5, 2.0, -1.0, 0.25], &a, &second];
         check(name, &b.finish().unwrap(), &inputs);
@@ -101,7 +101,7 @@ fn a_strand_without_adapters() {
     let mut b = Builder::new();
     let shapes: [&[usize]; 4] = [&[2, tokens, c], &[2], &[3, 0, 2], &[2, keys, 2 * c]];
     let operands: Vec<NodeId> = shapes.iter().map(|s| b.input("i", s)).collect();
-    let y = b.braided_attention(&operands, 1, false, vec![strand(3, c, Some(1), None)]);
+    let y = b.decoupled_attention(&operands, 1, false, vec![strand(3, c, Some(1), None)]);
     b.output("y", y);
     let inputs: [&[f32]; 4] = [&q, &[21.0, 5.0], &[], &kv];
     check("no adapter", &b.finish().unwrap(), &inputs);

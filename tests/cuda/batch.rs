@@ -6,12 +6,12 @@ use super::{compiled, outputs, relative, scope, values};
 use braid::Compat;
 use braid::device::Device;
 use braid::device::cuda::CudaDevice;
-use braid::device::cuda::driver::{Calls, Driver};
+use braid::device::cuda::driver::{CallCounts, Driver};
 use braid::models::config::UnetConfig;
 use braid::models::tables;
 use braid::models::unet::{UnetShape, unet};
-use braid::pipeline::{ImagePrompt, Output, Progress, Reference, Stage, Watch};
-use braid::schedulers::Method;
+use braid::pipeline::{Callbacks, ImagePrompt, Output, Progress, ReferenceImage, Stage};
+use braid::schedulers::SchedulerKind;
 use braid::tensor::DType;
 use braid::{Pipeline, Request};
 use std::sync::Arc;
@@ -19,30 +19,30 @@ use std::sync::Arc;
 const ROWS: usize = 4;
 
 fn device(driver: &Arc<PtxDriver>, library: bool) -> CudaDevice {
-    CudaDevice::new(driver.clone(), DType::F16).unwrap().with_library(library)
+    CudaDevice::new(driver.clone(), DType::F16).unwrap().with_cublaslt(library)
 }
 
 fn pipeline(model: &common::Model, noise: Option<u64>) -> (Arc<PtxDriver>, Pipeline) {
     let driver = Arc::new(PtxDriver::new());
     let mut options = model.options();
-    options.noise_room = noise.unwrap_or(options.noise_room);
+    options.max_noise_bytes = noise.unwrap_or(options.max_noise_bytes);
     let device = device(&driver, false);
-    (driver, Pipeline::load_on(&options, Some(Box::new(device))).unwrap())
+    (driver, Pipeline::load_with_device(&options, Some(Box::new(device))).unwrap())
 }
 
 /// Guided, with rescale, fresh noise and two pictures for a prompt.
 fn request() -> Request {
-    let embedding = |seed| Reference::Embedding(values(24, seed));
+    let embedding = |seed| ReferenceImage::Embedding(values(24, seed));
     let mut request = common::request();
     (request.width, request.height) = (Some(16), Some(24));
-    (request.steps, request.method) = (4, Some(Method::EulerAncestral));
-    (request.guidance, request.guidance_rescale) = (4.0, 0.6);
-    request.images = vec![ImagePrompt::default().with(embedding(1)).with(embedding(2))];
+    (request.steps, request.scheduler) = (4, Some(SchedulerKind::EulerAncestral));
+    (request.guidance_scale, request.guidance_rescale) = (4.0, 0.6);
+    request.image_prompts = vec![ImagePrompt::default().with_reference(embedding(1)).with_reference(embedding(2))];
     request
 }
 
 fn draw(pipeline: &Pipeline, request: &Request) -> Output {
-    pipeline.generate(request, &mut Watch::default()).unwrap()
+    pipeline.generate(request, &mut Callbacks::default()).unwrap()
 }
 
 /// A whole UNet of three levels: each row of four has the bytes that it has alone, with tokens, scales and pictures of its own.
@@ -54,15 +54,15 @@ fn a_row_of_a_unet_is_the_same_alone() {
     let config = UnetConfig {
         in_channels: 4,
         out_channels: 4,
-        channels: vec![32, 64, 64],
-        layers: 1,
-        transformer_layers: vec![0, 1, 2],
-        heads: vec![1, 1, 2],
-        context: 32,
-        groups: 8,
-        eps: 1e-5,
-        addition_time: 8,
-        addition_input: 64,
+        block_out_channels: vec![32, 64, 64],
+        layers_per_block: 1,
+        transformer_layers_per_block: vec![0, 1, 2],
+        num_attention_heads: vec![1, 1, 2],
+        cross_attention_dim: 32,
+        norm_num_groups: 8,
+        norm_eps: 1e-5,
+        addition_time_embed_dim: 8,
+        projection_class_embeddings_input_dim: 64,
         flip_sin_to_cos: true,
         freq_shift: 0.0,
         sample_size: 8,
@@ -96,7 +96,7 @@ fn a_row_of_a_unet_is_the_same_alone() {
         let device = device(&Arc::new(PtxDriver::new()), library);
         let run = |batch, inputs: &[Vec<f32>]| -> Vec<f32> {
             let inputs: Vec<&[f32]> = inputs.iter().map(Vec::as_slice).collect();
-            outputs(device.load(graph(batch)).unwrap().as_mut(), &inputs).remove(0)
+            outputs(device.compile(graph(batch)).unwrap().as_mut(), &inputs).remove(0)
         };
         let all = run(ROWS, &inputs);
         for r in 0..ROWS {
@@ -115,16 +115,16 @@ fn a_request_of_four_is_four_requests() {
     }
     let model = common::Model::folder();
     let mut request = request();
-    (request.steps, request.count) = (2, 4);
+    (request.steps, request.num_images) = (2, 4);
     let together = draw(&pipeline(&model, None).1, &request);
     assert_eq!(together.seeds, [7, 8, 9, 10]);
     let (_, alone) = pipeline(&model, None);
-    request.count = 1;
+    request.num_images = 1;
     for k in [2, 0, 3, 1] {
         request.seed = 7 + k as u64;
-        assert_eq!(draw(&alone, &request).pictures[0], together.pictures[k], "picture {k}");
+        assert_eq!(draw(&alone, &request).images[0], together.images[k], "picture {k}");
     }
-    assert_ne!(together.pictures[0], together.pictures[1]);
+    assert_ne!(together.images[0], together.images[1]);
 }
 
 /// Between the first step and the last a whole request only replays and waits for marks.
@@ -136,20 +136,20 @@ fn steps_of_a_request_only_replay() {
     let model = common::Model::folder();
     let (driver, pipeline) = pipeline(&model, None);
     let request = request();
-    pipeline.prepare(&pipeline.shape(&request).unwrap()).unwrap();
+    pipeline.prepare(&pipeline.workload_shape(&request).unwrap()).unwrap();
     let mut seen = Vec::new();
     let mut tell = |progress: Progress| {
         if progress.stage == Stage::Denoise && progress.done > 0 {
             seen.push(driver.calls());
         }
     };
-    pipeline.generate(&request, &mut Watch::progress(&mut tell)).unwrap();
+    pipeline.generate(&request, &mut Callbacks::on_progress(&mut tell)).unwrap();
     assert_eq!(seen.len(), 4);
     // The first step is told when the third is enqueued next, the last two when all are.
     let replays: Vec<u64> = seen.iter().map(|calls| calls.replays - seen[0].replays).collect();
     assert_eq!(replays, [0, 1, 2, 2]);
     for calls in &seen {
-        let same = Calls { replays: calls.replays, waits: calls.waits, ..seen[0] };
+        let same = CallCounts { replays: calls.replays, waits: calls.waits, ..seen[0] };
         assert_eq!(*calls, same);
     }
 }
@@ -164,7 +164,7 @@ fn too_much_noise_goes_step_by_step() {
     // 64 steps of 3x2 latents of 4 channels, f32.
     let room = 64 * 3 * 2 * 4 * 4;
     let mut request = request();
-    (request.steps, request.keep_stages) = (2, true);
+    (request.steps, request.capture_intermediates) = (2, true);
     let run = |noise, request: &Request| {
         let (driver, pipeline) = pipeline(&model, noise);
         let output = draw(&pipeline, request);
@@ -173,18 +173,18 @@ fn too_much_noise_goes_step_by_step() {
     let (waits, most, whole) = run(None, &request);
     assert_eq!(waits, 2, "all steps on the device wait for marks");
     let (waits, held, enough) = run(Some(room), &request);
-    assert_eq!((waits, held, &enough.pictures), (2, most, &whole.pictures));
+    assert_eq!((waits, held, &enough.images), (2, most, &whole.images));
     let (waits, held, less) = run(Some(room - 1), &request);
     assert_eq!(waits, 0, "no step is the device's");
     assert!(held < most);
     // The host's arithmetic of the same numbers: f32 apart from the order in which it adds.
     assert_eq!(less.step_seconds.len(), 2);
-    for (stage, values) in &less.stages {
-        let apart = relative(&values.data, &whole.stages[stage].data);
+    for (stage, values) in &less.intermediates {
+        let apart = relative(&values.data, &whole.intermediates[stage].data);
         println!("{stage}: {apart:.1e}");
         assert!(apart <= 3e-3, "{stage}: {apart:.1e}");
     }
-    assert_eq!(less.stages["noise"], whole.stages["noise"]);
-    request.method = Some(Method::Euler);
+    assert_eq!(less.intermediates["noise"], whole.intermediates["noise"]);
+    request.scheduler = Some(SchedulerKind::Euler);
     assert_eq!(run(Some(0), &request).0, 2, "without noise all steps are");
 }

@@ -5,7 +5,7 @@ use super::{compiled, drivers, relative};
 use braid::Pipeline;
 use braid::device::cuda::CudaDevice;
 use braid::device::cuda::driver::Driver;
-use braid::pipeline::Watch;
+use braid::pipeline::Callbacks;
 use braid::tensor::DType;
 use std::sync::Arc;
 
@@ -13,16 +13,16 @@ use std::sync::Arc;
 fn run(driver: Arc<dyn Driver>, name: &str, dtype: DType) -> braid::Result<(f64, f64)> {
     let case = Case::open("diffusers", name);
     let dir = tempfile::tempdir().unwrap();
-    braid::synth::from_recipe(&case.folder.join("recipe.json"), dir.path()).unwrap();
-    let device = CudaDevice::new(driver, dtype).unwrap().with_library(false);
-    let pipeline = Pipeline::load_on(&case.options(dir.path()), Some(Box::new(device)))?;
-    let got = pipeline.generate(&case.request(), &mut Watch::default())?;
+    braid::synthetic::from_recipe(&case.folder.join("recipe.json"), dir.path()).unwrap();
+    let device = CudaDevice::new(driver, dtype).unwrap().with_cublaslt(false);
+    let pipeline = Pipeline::load_with_device(&case.options(dir.path()), Some(Box::new(device)))?;
+    let got = pipeline.generate(&case.request(), &mut Callbacks::default())?;
     let want: std::collections::HashMap<_, _> = stages(&case.folder.join("stages.safetensors")).into_iter().collect();
-    let pixels = got.pictures.iter().flat_map(|p| p.rgb());
+    let pixels = got.images.iter().flat_map(|p| p.rgb());
     let square = |(g, w): (&u8, &f32)| (f64::from(*g) - f64::from((w * 255.0).round_ties_even())).powi(2);
     let image = &want["image"].data;
     let error: f64 = pixels.zip(image).map(square).sum::<f64>() / image.len() as f64;
-    Ok((relative(&got.stages["latents"].data, &want["latents"].data), 10.0 * (255.0f64.powi(2) / error).log10()))
+    Ok((relative(&got.intermediates["latents"].data, &want["latents"].data), 10.0 * (255.0f64.powi(2) / error).log10()))
 }
 
 /// Relative L2 of the latents at most, dB of the pictures at least: in f16, in bf16.
@@ -42,7 +42,7 @@ fn check(name: &str, limits: Limits) {
         return;
     }
     for driver in drivers() {
-        let on = driver.facts().name.clone();
+        let on = driver.properties().name.clone();
         for (dtype, (most, least)) in [DType::F16, DType::BF16].into_iter().zip(limits) {
             let (latents, psnr) = run(driver.clone(), name, dtype).unwrap();
             println!("{dtype} {name} on {on}: latents {latents:.1e} of {most:.1e}, {psnr:.1} dB of {least:.1}");

@@ -5,8 +5,8 @@ use super::golden::psnr;
 use super::{compiled, drivers, relative};
 use braid::device::Device;
 use braid::device::cuda::CudaDevice;
-use braid::inputs::picture::{self, Alpha};
-use braid::pipeline::{ImagePrompt, Scales, Watch};
+use braid::inputs::image::{self, AlphaMode};
+use braid::pipeline::{Callbacks, ImagePrompt, Scales};
 use braid::tensor::DType;
 use braid::{Pipeline, PipelineOptions, Request};
 use safetensors::SafeTensors;
@@ -20,14 +20,15 @@ fn root(path: &str) -> PathBuf {
 fn request(case: &Value) -> Request {
     let mut request = Request::new(case["prompt"].as_str().unwrap());
     request.negative_prompt = case["negative_prompt"].as_str().map(Into::into);
-    (request.steps, request.guidance, request.seed) = (16, 3.0, case["seed"].as_u64().unwrap());
-    request.keep_stages = true;
+    (request.steps, request.guidance_scale, request.seed) = (16, 3.0, case["seed"].as_u64().unwrap());
+    request.capture_intermediates = true;
     let reference = root("assets/demo/references").join(case["reference"].as_str().unwrap());
     let scales = match case["scale"].as_f64() {
         Some(scale) => Scales::from(scale as f32),
         None => Scales::parse(&case["scale"].to_string(), 1.0).unwrap(),
     };
-    request.images = vec![ImagePrompt::new(picture::load(reference, Alpha::White).unwrap()).scaled(scales)];
+    request.image_prompts =
+        vec![ImagePrompt::new(image::load(reference, AlphaMode::CompositeOnWhite).unwrap()).with_scale(scales)];
     request
 }
 
@@ -46,20 +47,20 @@ fn as_diffusers_draws(dtype: DType, wanted: impl Fn(usize) -> bool) {
         .clip_vision(root("assets/demo/image_encoder/model.safetensors"))
         .adapter(root("assets/demo/ip-adapter.safetensors"));
     for driver in drivers() {
-        let name = driver.facts().name.clone();
-        let device = CudaDevice::new(driver, dtype).unwrap().with_library(false);
+        let name = driver.properties().name.clone();
+        let device = CudaDevice::new(driver, dtype).unwrap().with_cublaslt(false);
         let device: Box<dyn Device> = Box::new(device.with_decoder(DType::BF16));
-        let pipeline = Pipeline::load_on(&options, Some(device)).unwrap();
+        let pipeline = Pipeline::load_with_device(&options, Some(device)).unwrap();
         for (i, case) in cases.iter().enumerate().filter(|(i, _)| wanted(*i)) {
-            let output = pipeline.generate(&request(case), &mut Watch::default()).unwrap();
+            let output = pipeline.generate(&request(case), &mut Callbacks::default()).unwrap();
             let latents = all.tensor(&i.to_string()).unwrap();
             let want: Vec<f32> =
                 latents.data().chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect();
-            let got = &output.stages["latents"];
+            let got = &output.intermediates["latents"];
             assert_eq!(got.shape, latents.shape());
             let error = relative(&got.data, &want);
-            let theirs = picture::load(folder.join(format!("{i}.png")), Alpha::Drop).unwrap();
-            let ratio = psnr(output.pictures[0].rgb(), theirs.rgb());
+            let theirs = image::load(folder.join(format!("{i}.png")), AlphaMode::Ignore).unwrap();
+            let ratio = psnr(output.images[0].rgb(), theirs.rgb());
             println!("{dtype} demo {i} on {name}: latents {error:.2e}, picture {ratio:.1} dB");
             let (most, least) = limits(dtype);
             assert!(error <= most, "{dtype} case {i} on {name}: latents {error:.2e}, at most {most:e}");

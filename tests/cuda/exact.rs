@@ -5,8 +5,8 @@ use super::ptx::PtxDriver;
 use super::{common, compiled, drivers, outputs, relative, scope, values};
 use braid::Result;
 use braid::device::cpu::Cpu;
-use braid::device::cuda::{CudaDevice, Report, Settings};
-use braid::device::{Device, Program, Role};
+use braid::device::cuda::{CudaDevice, LoweringOptions, LoweringReport};
+use braid::device::{Device, Executable, Role};
 use braid::graph::{Activation, Builder, Graph};
 use braid::tensor::DType;
 use std::sync::Arc;
@@ -43,11 +43,11 @@ fn decoder(h: usize, w: usize) -> Graph {
     let mut b = Builder::new();
     let x = b.input("latents", &[1, h, w, 4]);
     let x = b.scale_shift(x, 1.3, 0.1);
-    let x = b.conv(x, &s.pp("quant"), 4, 1, 1);
-    let x = b.conv(x, &s.pp("in"), 24, 3, 1);
+    let x = b.conv2d(x, &s.pp("quant"), 4, 1, 1);
+    let x = b.conv2d(x, &s.pp("in"), 24, 3, 1);
     let y = b.group_norm(x, &s.pp("norm"), 4, 1e-6);
     let y = b.activation(y, Activation::Silu);
-    let y = b.conv(y, &s.pp("conv"), 40, 3, 1);
+    let y = b.conv2d(y, &s.pp("conv"), 40, 3, 1);
     let x = b.linear(x, &s.pp("short"), 40);
     let x = b.add(x, y);
     let [q, k, v] = ["q", "k", "v"].map(|name| b.linear(x, &s.pp(name), 48));
@@ -55,10 +55,10 @@ fn decoder(h: usize, w: usize) -> Graph {
     let y = b.linear(y, &s.pp("back"), 40);
     let x = b.add(x, y);
     let x = b.upsample(x, 2 * h, 2 * w);
-    let x = b.conv(x, &s.pp("up"), 72, 3, 1);
+    let x = b.conv2d(x, &s.pp("up"), 72, 3, 1);
     let x = b.group_norm(x, &s.pp("last"), 8, 1e-6);
     let x = b.activation(x, Activation::Silu);
-    let x = b.conv(x, &s.pp("out"), 3, 3, 1);
+    let x = b.conv2d(x, &s.pp("out"), 3, 3, 1);
     b.output("image", x);
     b.finish().unwrap()
 }
@@ -70,10 +70,10 @@ fn a_decoder_of_odd_sizes() {
     }
     for (h, w) in [(1, 1), (5, 7), (9, 8)] {
         let latents = values(h * w * 4, 21);
-        let want = outputs(Cpu::new(Some(1)).load(decoder(h, w)).unwrap().as_mut(), &[&latents]);
+        let want = outputs(Cpu::new(Some(1)).compile(decoder(h, w)).unwrap().as_mut(), &[&latents]);
         for driver in drivers() {
             let device = CudaDevice::new(driver, DType::F16).unwrap().with_decoder(DType::F32);
-            let mut program = device.load_as(decoder(h, w), DECODE).unwrap();
+            let mut program = device.compile_as(decoder(h, w), DECODE).unwrap();
             let got = outputs(program.as_mut(), &[&latents]);
             let error = relative(&got[0], &want[0]);
             println!("{h}x{w}: {error:.1e}");
@@ -90,13 +90,13 @@ impl Device for Split {
         "split".into()
     }
 
-    fn load(&self, graph: Graph) -> Result<Box<dyn Program>> {
-        self.0.load(graph)
+    fn compile(&self, graph: Graph) -> Result<Box<dyn Executable>> {
+        self.0.compile(graph)
     }
 
-    fn load_as(&self, graph: Graph, role: Role) -> Result<Box<dyn Program>> {
+    fn compile_as(&self, graph: Graph, role: Role) -> Result<Box<dyn Executable>> {
         let decodes = graph.inputs.iter().any(|(name, _)| name == "latents");
-        if decodes { self.1.load_as(graph, role) } else { self.0.load_as(graph, role) }
+        if decodes { self.1.compile_as(graph, role) } else { self.0.compile_as(graph, role) }
     }
 }
 
@@ -112,9 +112,9 @@ fn a_small_models_picture() {
     for (dtype, bound, least) in [(DType::F32, BOUND, 80.0), (DType::BF16, 0.1, 30.0)] {
         let cuda = CudaDevice::new(Arc::new(PtxDriver::new()), DType::F16).unwrap().with_decoder(dtype);
         let got = draw(&model, Some(Box::new(Split(cpu.clone(), cuda))));
-        assert_eq!(got.stages["latents"].data, want.stages["latents"].data);
-        let error = relative(&got.stages["image"].data, &want.stages["image"].data);
-        let ratio = psnr(got.pictures[0].rgb(), want.pictures[0].rgb());
+        assert_eq!(got.intermediates["latents"].data, want.intermediates["latents"].data);
+        let error = relative(&got.intermediates["image"].data, &want.intermediates["image"].data);
+        let ratio = psnr(got.images[0].rgb(), want.images[0].rgb());
         println!("decoder in {dtype}: {error:.1e}, {ratio:.1} dB");
         assert!(error <= bound && ratio >= least, "{dtype}: {error:.1e}, {ratio:.1} dB");
     }
@@ -125,8 +125,12 @@ fn a_small_models_picture() {
 fn estimates_and_refusals() {
     let device = |decoder| CudaDevice::new(Arc::new(PtxDriver::new()), DType::F16).unwrap().with_decoder(decoder);
     let report = |dtype| {
-        let report =
-            Report::of_role(decoder(64, 64), &Settings { dtype, ..*device(dtype).settings() }, &DECODE).unwrap();
+        let report = LoweringReport::of_role(
+            decoder(64, 64),
+            &LoweringOptions { dtype, ..*device(dtype).lowering_options() },
+            &DECODE,
+        )
+        .unwrap();
         let need = device(dtype).estimate(vec![(decoder(64, 64), DECODE)]).unwrap().unwrap();
         assert_eq!((need.bytes, need.staging), (report.bytes() as u64, report.staging as u64));
         report
@@ -139,6 +143,6 @@ fn estimates_and_refusals() {
     let x = b.input("x", &[1, 3, 16]);
     let y = b.layer_norm(x, &s.pp("norm"), 1e-5);
     b.output("y", y);
-    let text = device(DType::F32).load_as(b.finish().unwrap(), DECODE).map(|_| ()).unwrap_err().to_string();
+    let text = device(DType::F32).compile_as(b.finish().unwrap(), DECODE).map(|_| ()).unwrap_err().to_string();
     assert!(text.contains("`layer_norm` for f32"), "{text}");
 }

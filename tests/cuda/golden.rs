@@ -6,10 +6,10 @@ use super::relative;
 use super::{compiled, drivers};
 use braid::device::cpu::Cpu;
 use braid::device::cuda::CudaDevice;
-use braid::device::{Device, Program, Role};
+use braid::device::{Device, Executable, Role};
 use braid::graph::Graph;
-use braid::inputs::picture;
-use braid::pipeline::{ImagePrompt, Output, Reference, Watch};
+use braid::inputs::image;
+use braid::pipeline::{Callbacks, ImagePrompt, Output, ReferenceImage};
 use braid::tensor::DType;
 use braid::{Compat, Pipeline, Request, Result};
 use std::path::Path;
@@ -22,12 +22,12 @@ impl Device for Stepwise {
         self.0.name()
     }
 
-    fn load(&self, graph: Graph) -> Result<Box<dyn Program>> {
-        self.0.load(graph)
+    fn compile(&self, graph: Graph) -> Result<Box<dyn Executable>> {
+        self.0.compile(graph)
     }
 
-    fn load_as(&self, graph: Graph, role: Role) -> Result<Box<dyn Program>> {
-        self.0.load_as(graph, role)
+    fn compile_as(&self, graph: Graph, role: Role) -> Result<Box<dyn Executable>> {
+        self.0.compile_as(graph, role)
     }
 }
 
@@ -35,13 +35,13 @@ impl Device for Stepwise {
 pub fn draw(model: &common::Model, device: Option<Box<dyn Device>>) -> Output {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/diffusers/pictures/landscape.png");
     let mut request = Request::new("a red fox in the snow");
-    (request.steps, request.guidance, request.seed, request.keep_stages) = (4, 5.0, 0, true);
+    (request.steps, request.guidance_scale, request.seed, request.capture_intermediates) = (4, 5.0, 0, true);
     (request.width, request.height) = (Some(64), Some(48));
-    let fox = picture::load(folder, Compat::diffusers().alpha).unwrap();
-    request.images = vec![ImagePrompt::default().with(Reference::Picture(fox))];
-    request.images[0].scales = 0.6.into();
-    let pipeline = Pipeline::load_on(&model.options(), device).unwrap();
-    pipeline.generate(&request, &mut Watch::default()).unwrap()
+    let fox = image::load(folder, Compat::diffusers().alpha).unwrap();
+    request.image_prompts = vec![ImagePrompt::default().with_reference(ReferenceImage::Image(fox))];
+    request.image_prompts[0].scales = 0.6.into();
+    let pipeline = Pipeline::load_with_device(&model.options(), device).unwrap();
+    pipeline.generate(&request, &mut Callbacks::default()).unwrap()
 }
 
 /// Peak signal-to-noise ratio of two pictures of bytes.
@@ -58,19 +58,19 @@ fn compare(dtype: DType) {
     let want = draw(&model, Some(Box::new(cpu.clone())));
     let naive = draw(&model, Some(Box::new(Naive { cpu, dtype, decoder: DType::BF16 })));
     for driver in drivers() {
-        let name = driver.facts().name.clone();
-        let rest = CudaDevice::new(driver, dtype).unwrap().with_library(false);
+        let name = driver.properties().name.clone();
+        let rest = CudaDevice::new(driver, dtype).unwrap().with_cublaslt(false);
         let stepwise = draw(&model, Some(Box::new(Stepwise(rest.clone()))));
         let got = draw(&model, Some(Box::new(rest)));
-        for (stage, want) in &want.stages {
-            let error = relative(&got.stages[stage].data, &want.data);
-            let least = relative(&naive.stages[stage].data, &want.data);
-            let apart = relative(&got.stages[stage].data, &stepwise.stages[stage].data);
+        for (stage, want) in &want.intermediates {
+            let error = relative(&got.intermediates[stage].data, &want.data);
+            let least = relative(&naive.intermediates[stage].data, &want.data);
+            let apart = relative(&got.intermediates[stage].data, &stepwise.intermediates[stage].data);
             println!("{dtype} {stage} on {name}: {error:.1e}, naive {least:.1e}; from step by step {apart:.1e}");
             assert!(error <= 3.0 * least, "{stage} on {name}: {error:.1e}, naive {least:.1e}");
             assert!(apart <= least, "{stage} on {name}: {apart:.1e} from step by step, naive {least:.1e}");
         }
-        let ratio = |output: &Output| psnr(output.pictures[0].rgb(), want.pictures[0].rgb());
+        let ratio = |output: &Output| psnr(output.images[0].rgb(), want.images[0].rgb());
         println!("{dtype} picture on {name}: {:.1} dB, naive {:.1} dB", ratio(&got), ratio(&naive));
         assert!(ratio(&got) >= ratio(&naive) - 3.0);
     }

@@ -4,9 +4,9 @@ use super::common;
 use super::ptx::PtxDriver;
 use super::{compiled, outputs, scope, values};
 use braid::device::cuda::CudaDevice;
-use braid::device::{Device, Role, Values};
+use braid::device::{Device, Role, TensorRef};
 use braid::graph::{Builder, Graph};
-use braid::pipeline::{Progress, Stage, Watch};
+use braid::pipeline::{Callbacks, Progress, Stage};
 use braid::tensor::DType;
 use braid::{Error, Pipeline};
 use std::sync::Arc;
@@ -23,8 +23,8 @@ fn decoder() -> Graph {
     let mut b = Builder::new();
     let x = b.input("latents", &[1, 5, 7, 4]);
     let x = b.scale_shift(x, 3.0, 0.0);
-    let x = b.conv(x, &s.pp("in"), 16, 3, 1);
-    let x = b.conv(x, &s.pp("out"), 3, 3, 1);
+    let x = b.conv2d(x, &s.pp("in"), 16, 3, 1);
+    let x = b.conv2d(x, &s.pp("out"), 3, 3, 1);
     b.output("image", x);
     b.finish().unwrap()
 }
@@ -42,7 +42,7 @@ fn condition() -> Graph {
 }
 
 fn device() -> CudaDevice {
-    CudaDevice::new(Arc::new(PtxDriver::new()), DType::F16).unwrap().with_library(false)
+    CudaDevice::new(Arc::new(PtxDriver::new()), DType::F16).unwrap().with_cublaslt(false)
 }
 
 #[test]
@@ -53,27 +53,27 @@ fn pixels_are_the_cpus_of_the_same_values() {
     let device = device();
     let x = values(140, 5);
     for truncate in [false, true] {
-        let mut program = device.load_as(decoder(), Role::Decode { truncate }).unwrap();
+        let mut program = device.compile_as(decoder(), Role::Decode { truncate }).unwrap();
         let image = outputs(program.as_mut(), &[&x]).remove(0);
         assert!(image.iter().any(|v| *v > 1.0) && image.iter().any(|v| *v < -1.0));
         let wanted: Vec<u8> = image.iter().map(|v| byte(*v, truncate)).collect();
-        let given = Values::from(x.as_slice());
+        let given = TensorRef::from(x.as_slice());
         // The same after the capture.
         for keep in [true, false, true] {
-            let painted = program.paint(&given, keep).unwrap().unwrap();
+            let painted = program.decode_rgb8(&given, keep).unwrap().unwrap();
             assert_eq!((&painted.rgb, painted.finite), (&wanted, true));
             assert_eq!(painted.image, if keep { image.as_slice() } else { &[] });
         }
         // What is not finite is told once.
         let mut bad = x.clone();
         bad[70] = f32::INFINITY;
-        assert!(!program.paint(&bad.into(), false).unwrap().unwrap().finite);
-        assert!(program.paint(&given, false).unwrap().unwrap().finite);
-        let text = program.paint(&Values::from(&x[1..]), false).unwrap_err().to_string();
+        assert!(!program.decode_rgb8(&bad.into(), false).unwrap().unwrap().finite);
+        assert!(program.decode_rgb8(&given, false).unwrap().unwrap().finite);
+        let text = program.decode_rgb8(&TensorRef::from(&x[1..]), false).unwrap_err().to_string();
         assert!(text.contains("`latents` is [1, 5, 7, 4], bound to 139"), "{text}");
     }
     // Only a decoder paints.
-    assert_eq!(device.load(decoder()).unwrap().paint(&x.as_slice().into(), false).unwrap(), None);
+    assert_eq!(device.compile(decoder()).unwrap().decode_rgb8(&x.as_slice().into(), false).unwrap(), None);
 }
 
 #[test]
@@ -82,35 +82,36 @@ fn what_is_left_is_what_a_run_gives() {
         return;
     }
     let driver = Arc::new(PtxDriver::new());
-    let device = CudaDevice::new(driver.clone(), DType::F16).unwrap().with_library(false);
-    let mut program = device.load_as(condition(), Role::Condition).unwrap();
+    let device = CudaDevice::new(driver.clone(), DType::F16).unwrap().with_cublaslt(false);
+    let mut program = device.compile_as(condition(), Role::Condition).unwrap();
     let x = values(112, 5);
     let wanted = outputs(program.as_mut(), &[&x]);
     let before = driver.moved();
-    let left = program.leave(&[&x]).unwrap().unwrap();
+    let left = program.run_resident(&[&x]).unwrap().unwrap();
     let after = driver.moved();
     assert_eq!((after[0] - before[0], after[1] - before[1]), (448, 4), "x up, whether all is finite down");
     assert!(left.finite);
     for (left, wanted) in left.values.iter().zip(&wanted) {
-        assert_eq!(*Values::from(left.clone()).read().unwrap(), **wanted);
+        assert_eq!(*TensorRef::from(left.clone()).read().unwrap(), **wanted);
     }
     // A decoder takes them as they lie, and no other device's.
-    let latents = Values::from(left.values[1].clone());
-    let mut decoder_here = device.load_as(decoder(), Role::Decode { truncate: false }).unwrap();
-    let from_host = decoder_here.paint(&wanted[1].clone().into(), true).unwrap();
+    let latents = TensorRef::from(left.values[1].clone());
+    let mut decoder_here = device.compile_as(decoder(), Role::Decode { truncate: false }).unwrap();
+    let from_host = decoder_here.decode_rgb8(&wanted[1].clone().into(), true).unwrap();
     let before = driver.moved();
-    assert_eq!(decoder_here.paint(&latents, true).unwrap(), from_host);
+    assert_eq!(decoder_here.decode_rgb8(&latents, true).unwrap(), from_host);
     // 105 bytes and the flag, then the values that were asked for.
     let after = driver.moved();
     assert_eq!((after[0] - before[0], after[1] - before[1]), (0, 108 + 4 + 420));
-    let elsewhere = self::device().load_as(decoder(), Role::Decode { truncate: false }).unwrap().paint(&latents, true);
+    let elsewhere =
+        self::device().compile_as(decoder(), Role::Decode { truncate: false }).unwrap().decode_rgb8(&latents, true);
     assert!(elsewhere.unwrap_err().to_string().contains("another device"));
     let mut bad = x.clone();
     bad[3] = f32::NAN;
-    assert!(!program.leave(&[&bad]).unwrap().unwrap().finite);
-    assert!(program.leave(&[&x]).unwrap().unwrap().finite);
-    assert!(program.leave(&[&x[1..]]).is_err());
-    assert!(device.load(condition()).unwrap().leave(&[&x]).unwrap().is_none());
+    assert!(!program.run_resident(&[&bad]).unwrap().unwrap().finite);
+    assert!(program.run_resident(&[&x]).unwrap().unwrap().finite);
+    assert!(program.run_resident(&[&x[1..]]).is_err());
+    assert!(device.compile(condition()).unwrap().run_resident(&[&x]).unwrap().is_none());
     // They hold for as long as anyone has them, whatever becomes of the program.
     drop((program, decoder_here));
     assert!(driver.held() > 0);
@@ -128,19 +129,19 @@ fn a_request_stays_on_the_device() {
     let model = common::Model::folder();
     for truncate in [false, true] {
         let driver = Arc::new(PtxDriver::new());
-        let device = CudaDevice::new(driver.clone(), DType::F16).unwrap().with_library(false);
+        let device = CudaDevice::new(driver.clone(), DType::F16).unwrap().with_cublaslt(false);
         let mut options = model.options();
         options.compat.truncates_pixels = truncate;
-        let pipeline = Pipeline::load_on(&options, Some(Box::new(device))).unwrap();
+        let pipeline = Pipeline::load_with_device(&options, Some(Box::new(device))).unwrap();
         let mut request = common::request();
-        pipeline.prepare(&pipeline.shape(&request).unwrap()).unwrap();
+        pipeline.prepare(&pipeline.workload_shape(&request).unwrap()).unwrap();
         let mut at = Vec::new();
         let mut tell = |progress: Progress| {
             if progress.done == 0 {
                 at.push((progress.stage, driver.moved()));
             }
         };
-        let output = pipeline.generate(&request, &mut Watch::progress(&mut tell)).unwrap();
+        let output = pipeline.generate(&request, &mut Callbacks::on_progress(&mut tell)).unwrap();
         at.push((Stage::Decode, driver.moved()));
         let stages: Vec<(Stage, [u64; 2])> =
             at.windows(2).map(|w| (w[0].0, [w[1].1[0] - w[0].1[0], w[1].1[1] - w[0].1[1]])).collect();
@@ -153,13 +154,13 @@ fn a_request_stays_on_the_device() {
         // Latents of 4x4x4, two rows of twelve coefficients, guidance, counters; then scales and token counts.
         assert!((256 + 96 + 16..1000).contains(&denoise.1[0]), "{stages:?}");
         // The stages that are kept say the same.
-        request.keep_stages = true;
-        let kept = pipeline.generate(&request, &mut Watch::default()).unwrap();
-        assert_eq!(kept.pictures, output.pictures);
-        let image = &kept.stages["image"].data;
+        request.capture_intermediates = true;
+        let kept = pipeline.generate(&request, &mut Callbacks::default()).unwrap();
+        assert_eq!(kept.images, output.images);
+        let image = &kept.intermediates["image"].data;
         let rule = |v: &f32| if truncate { (v * 255.0) as u8 } else { (v * 255.0).round_ties_even() as u8 };
-        assert_eq!(output.pictures[0].rgb(), image.iter().map(rule).collect::<Vec<_>>());
-        assert!(kept.stages["latents"].data.iter().all(|v| v.is_finite()));
+        assert_eq!(output.images[0].rgb(), image.iter().map(rule).collect::<Vec<_>>());
+        assert!(kept.intermediates["latents"].data.iter().all(|v| v.is_finite()));
     }
 }
 
@@ -176,8 +177,8 @@ fn what_is_not_finite_is_named() {
         let model = common::Model::folder();
         model.edit(file, |tensors| tensors.get_mut(tensor).unwrap().poison(f32::NAN, None));
         let device = Box::new(device());
-        let pipeline = Pipeline::load_on(&model.options(), Some(device)).unwrap();
-        match pipeline.generate(&common::request(), &mut Watch::default()) {
+        let pipeline = Pipeline::load_with_device(&model.options(), Some(device)).unwrap();
+        match pipeline.generate(&common::request(), &mut Callbacks::default()) {
             Err(Error::NotFinite { stage: found, hint }) => {
                 assert_eq!(found, stage);
                 assert!(hint.contains(tensor), "{hint}");

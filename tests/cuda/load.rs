@@ -2,8 +2,8 @@
 
 use super::{compiled, outputs, ptx, scope, values};
 use braid::device::Device;
-use braid::device::cuda::driver::{Calls, Driver};
-use braid::device::cuda::{CudaDevice, Report};
+use braid::device::cuda::driver::{CallCounts, Driver};
+use braid::device::cuda::{CudaDevice, LoweringReport};
 use braid::graph::{Builder, Graph};
 use braid::tensor::DType;
 use braid_ptx::Schedule;
@@ -20,8 +20,8 @@ fn graph() -> Graph {
     b.finish().unwrap()
 }
 
-fn difference(after: Calls, before: Calls) -> [u64; 6] {
-    let all = |c: Calls| [c.launches, c.gemms, c.replays, c.copies, c.allocations, c.synchronisations];
+fn difference(after: CallCounts, before: CallCounts) -> [u64; 6] {
+    let all = |c: CallCounts| [c.launches, c.gemms, c.replays, c.copies, c.allocations, c.synchronisations];
     let (after, before) = (all(after), all(before));
     std::array::from_fn(|i| after[i] - before[i])
 }
@@ -35,7 +35,7 @@ fn a_run_only_replays() {
     }
     let driver = Arc::new(PtxDriver::new());
     let device = CudaDevice::new(driver.clone(), DType::F16).unwrap();
-    let mut program = device.program(graph()).unwrap();
+    let mut program = device.compile_graph(graph()).unwrap();
     let x = values(160, 5);
     let before = driver.calls();
     let first = outputs(&mut program, &[&x]);
@@ -49,7 +49,7 @@ fn a_run_only_replays() {
     }
     // A driver that does not capture does the same.
     let direct = CudaDevice::new(Arc::new(PtxDriver::new().direct()), DType::F16).unwrap();
-    let mut program = direct.program(graph()).unwrap();
+    let mut program = direct.compile_graph(graph()).unwrap();
     assert_eq!(outputs(&mut program, &[&x]), first);
 }
 
@@ -62,8 +62,8 @@ fn every_schedule_gives_the_same() {
     let x = values(160, 5);
     let run = |schedule| {
         let driver = PtxDriver::new().schedule(schedule);
-        let device = CudaDevice::new(Arc::new(driver), DType::F16).unwrap().with_library(false);
-        outputs(&mut device.program(graph()).unwrap(), &[&x])
+        let device = CudaDevice::new(Arc::new(driver), DType::F16).unwrap().with_cublaslt(false);
+        outputs(&mut device.compile_graph(graph()).unwrap(), &[&x])
     };
     let first = run(Schedule::InOrder);
     assert_eq!(run(Schedule::Greedy), first);
@@ -77,9 +77,9 @@ fn memory_comes_back() {
     }
     let driver = Arc::new(PtxDriver::new());
     let device = CudaDevice::new(driver.clone(), DType::BF16).unwrap();
-    let report = Report::of(graph(), device.settings()).unwrap();
+    let report = LoweringReport::of(graph(), device.lowering_options()).unwrap();
     for _ in 0..3 {
-        let program = device.load(graph()).unwrap();
+        let program = device.compile(graph()).unwrap();
         assert_eq!((driver.held(), program.bytes()), (report.bytes(), report.bytes()));
     }
     assert_eq!(driver.held(), 0);
@@ -89,9 +89,9 @@ fn memory_comes_back() {
 fn what_does_not_fit_is_refused_before_anything_is_allocated() {
     let driver = Arc::new(PtxDriver::new().room(1000));
     let device = CudaDevice::new(driver.clone(), DType::F16).unwrap();
-    let text = device.load(graph()).map(|_| ()).unwrap_err().to_string();
+    let text = device.compile(graph()).map(|_| ()).unwrap_err().to_string();
     assert!(text.starts_with("out of memory in loading: ") && text.contains("1000 available"), "{text}");
-    assert_eq!(driver.calls(), Calls::default());
+    assert_eq!(driver.calls(), CallCounts::default());
 }
 
 #[test]
@@ -100,7 +100,7 @@ fn a_wrong_binding_is_an_error() {
         return;
     }
     let device = CudaDevice::new(Arc::new(PtxDriver::new()), DType::F16).unwrap();
-    let mut program = device.load(graph()).unwrap();
+    let mut program = device.compile(graph()).unwrap();
     let mut out = [0.0; 80];
     let text = program.run(&[&[0.0; 5]], &mut [&mut out]).unwrap_err().to_string();
     assert!(text.contains("`x` is [2, 5, 16], bound to 5"), "{text}");
@@ -113,7 +113,7 @@ fn what_no_kernel_takes_is_named() {
         let mut b = Builder::new();
         build(&mut b);
         let device = CudaDevice::new(Arc::new(PtxDriver::new()), DType::F16).unwrap();
-        device.load(b.finish().unwrap()).map(|_| ()).unwrap_err().to_string()
+        device.compile(b.finish().unwrap()).map(|_| ()).unwrap_err().to_string()
     };
     let s = scope(&[
         ("norm.weight", &[12], 1),
@@ -135,7 +135,7 @@ fn what_no_kernel_takes_is_named() {
     });
     let convolution = refusal(&|b| {
         let x = b.input("x", &[1, 3, 3, 20]);
-        let y = b.conv(x, &s.pp("conv"), 16, 3, 1);
+        let y = b.conv2d(x, &s.pp("conv"), 16, 3, 1);
         b.output("y", y);
     });
     let attention = refusal(&|b| {
@@ -170,7 +170,7 @@ fn an_image_does_not_depend_on_its_batch() {
     let graph = |images: usize| {
         let mut b = Builder::new();
         let x = b.input("x", &[images, 9, 10, 16]);
-        let y = b.conv(x, &s.pp("conv"), 40, 3, 1);
+        let y = b.conv2d(x, &s.pp("conv"), 40, 3, 1);
         let y = b.group_norm(y, &s.pp("norm"), 8, 1e-5);
         let q = b.reshape(y, &[images, 90, 40]);
         let y = b.attention(q, q, q, 1, false);
@@ -180,10 +180,10 @@ fn an_image_does_not_depend_on_its_batch() {
     };
     let x = values(3 * 90 * 16, 7);
     for library in [false, true] {
-        let device = CudaDevice::new(Arc::new(PtxDriver::new()), DType::F16).unwrap().with_library(library);
-        let together = outputs(device.load(graph(3)).unwrap().as_mut(), &[&x]);
+        let device = CudaDevice::new(Arc::new(PtxDriver::new()), DType::F16).unwrap().with_cublaslt(library);
+        let together = outputs(device.compile(graph(3)).unwrap().as_mut(), &[&x]);
         for image in 0..3 {
-            let alone = outputs(device.load(graph(1)).unwrap().as_mut(), &[&x[image * 1440..][..1440]]);
+            let alone = outputs(device.compile(graph(1)).unwrap().as_mut(), &[&x[image * 1440..][..1440]]);
             assert_eq!(alone[0], together[0][image * 1440..][..1440], "image {image}, library {library}");
         }
     }

@@ -32,7 +32,7 @@ mod single;
 use braid::device::cpu::Cpu;
 use braid::device::cuda::CudaDevice;
 use braid::device::cuda::driver::Driver;
-use braid::device::{Device, Program};
+use braid::device::{Device, Executable};
 use braid::graph::Graph;
 use braid::tensor::DType;
 use braid::weights::{Scope, Weight, Weights};
@@ -63,7 +63,7 @@ pub fn relative(got: &[f32], want: &[f32]) -> f64 {
 }
 
 /// Runs a program into buffers of NaN.
-pub fn outputs(program: &mut dyn Program, inputs: &[&[f32]]) -> Vec<Vec<f32>> {
+pub fn outputs(program: &mut dyn Executable, inputs: &[&[f32]]) -> Vec<Vec<f32>> {
     let graph = program.graph();
     let mut out: Vec<Vec<f32>> = graph.outputs.iter().map(|(_, id)| vec![f32::NAN; graph.node(*id).len()]).collect();
     let mut slices: Vec<&mut [f32]> = out.iter_mut().map(Vec::as_mut_slice).collect();
@@ -97,13 +97,13 @@ fn drivers() -> Vec<Arc<dyn Driver>> {
 /// Runs a graph on each of them in both types, with our own products and with the library's, twice each, and compares with
 /// the CPU. Returns the kernels that were launched.
 pub fn check(name: &str, graph: &Graph, inputs: &[&[f32]]) -> Vec<String> {
-    let want = outputs(Cpu::new(Some(1)).load(graph.clone()).unwrap().as_mut(), inputs);
+    let want = outputs(Cpu::new(Some(1)).compile(graph.clone()).unwrap().as_mut(), inputs);
     let mut kernels = Vec::new();
     for dtype in [DType::F16, DType::BF16] {
         for (driver, library) in drivers().into_iter().flat_map(|driver| [(driver.clone(), false), (driver, true)]) {
-            let name = format!("{name} on {}", driver.facts().name);
-            let device = CudaDevice::new(driver, dtype).unwrap().with_library(library);
-            let mut program = device.program(graph.clone()).unwrap_or_else(|e| panic!("{name}: {e}"));
+            let name = format!("{name} on {}", driver.properties().name);
+            let device = CudaDevice::new(driver, dtype).unwrap().with_cublaslt(library);
+            let mut program = device.compile_graph(graph.clone()).unwrap_or_else(|e| panic!("{name}: {e}"));
             kernels.extend(program.report().kernels.keys().cloned());
             let got = outputs(&mut program, inputs);
             assert_eq!(got, outputs(&mut program, inputs), "{name}: a second run differs");

@@ -3,7 +3,7 @@
 use super::interpreter::{narrow, wide};
 use braid::Result;
 use braid::device::cpu::Cpu;
-use braid::device::{Device, Program};
+use braid::device::{Device, Executable};
 use braid::graph::{Builder, Graph, Node, Op};
 use braid::tensor::DType;
 use braid::weights::Weight;
@@ -17,7 +17,7 @@ pub struct Naive {
 
 struct NaiveProgram {
     graph: Graph,
-    nodes: Vec<Option<Box<dyn Program>>>,
+    nodes: Vec<Option<Box<dyn Executable>>>,
     dtype: DType,
 }
 
@@ -37,8 +37,8 @@ fn rounded_op(op: &Op, dtype: DType) -> Op {
         Op::GroupNorm { weight, bias, .. } | Op::LayerNorm { weight, bias, .. } => {
             [weight, bias].into_iter().for_each(round)
         }
-        Op::Embed { table, positions } => [table, positions].into_iter().for_each(round),
-        Op::ClassToken { token, positions } => [token, positions].into_iter().for_each(round),
+        Op::Embedding { table, positions } => [table, positions].into_iter().for_each(round),
+        Op::PrependClassToken { token, positions } => [token, positions].into_iter().for_each(round),
         _ => {}
     }
     op
@@ -49,10 +49,10 @@ impl Device for Naive {
         "naive".into()
     }
 
-    fn load(&self, graph: Graph) -> Result<Box<dyn Program>> {
+    fn compile(&self, graph: Graph) -> Result<Box<dyn Executable>> {
         let decodes = graph.inputs.iter().any(|(name, _)| name == "latents");
         let dtype = if decodes { self.decoder } else { self.dtype };
-        let single = |node: &Node| -> Result<Option<Box<dyn Program>>> {
+        let single = |node: &Node| -> Result<Option<Box<dyn Executable>>> {
             if matches!(node.op, Op::Input) {
                 return Ok(None);
             }
@@ -64,14 +64,14 @@ impl Device for Naive {
             one.nodes[node.inputs.len()] = Node { op, inputs, ..node.clone() };
             one.inputs.pop();
             one.outputs.push(("o".into(), id));
-            self.cpu.load(one).map(Some)
+            self.cpu.compile(one).map(Some)
         };
         let nodes = graph.nodes.iter().map(single).collect::<Result<_>>()?;
         Ok(Box::new(NaiveProgram { graph, nodes, dtype }))
     }
 }
 
-impl Program for NaiveProgram {
+impl Executable for NaiveProgram {
     fn run(&mut self, inputs: &[&[f32]], outputs: &mut [&mut [f32]]) -> Result<()> {
         let places: Vec<usize> = {
             // The place of a node is that of the id which others know it by.

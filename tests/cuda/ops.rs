@@ -3,7 +3,7 @@
 use super::{check, compiled, interpreter, scope, values};
 use braid::graph::{Activation, Builder};
 use braid::tensor::DType;
-use braid::weights::{Storage, Weight};
+use braid::weights::{MappedBytes, Weight};
 use std::sync::Arc;
 
 #[test]
@@ -55,11 +55,11 @@ fn tables() {
     let mut b = Builder::new();
     let ids = b.input("ids", &[2, tokens]);
     let index = b.input("index", &[2]);
-    let x = b.embed(ids, s.get("table", &[10, c]), s.get("positions", &[4, c]));
-    let picked = b.take_row(x, Some(index));
+    let x = b.embedding(ids, s.get("table", &[10, c]), s.get("positions", &[4, c]));
+    let picked = b.gather(x, Some(index));
     b.output("picked", picked);
-    let y = b.class_token(x, s.get("token", &[c]), s.get("places", &[4, c]));
-    let first = b.take_row(y, None);
+    let y = b.prepend_class_token(x, s.get("token", &[c]), s.get("places", &[4, c]));
+    let first = b.gather(y, None);
     b.output("first", first);
     b.output("all", y);
     // An id past the end takes the last row.
@@ -85,7 +85,7 @@ fn element_by_element() {
         b.output("sum", sum);
         let repeated = b.add(xi, row_i);
         b.output("repeated", repeated);
-        let per_image = b.add_rows(xi, rows_i);
+        let per_image = b.broadcast_add(xi, rows_i);
         b.output("per image", per_image);
         let joined = b.concat(xi, yi);
         b.output("joined", joined);
@@ -108,7 +108,7 @@ fn sinusoids() {
     for (flip, shift) in [(true, 0.0), (false, 1.0)] {
         let mut b = Builder::new();
         let t = b.input("t", &[2, 3]);
-        let y = b.sinusoid(t, 32, flip, shift);
+        let y = b.timestep_embedding(t, 32, flip, shift);
         b.output("y", y);
         // What f16 could not hold: 1023.5, 4097.
         check("sinusoid", &b.finish().unwrap(), &[&[0.0, 1.0, 999.0, 1023.5, 512.25, 4097.0]]);
@@ -142,10 +142,10 @@ fn weights_of_any_file() {
     for dtype in [DType::F32, DType::F16, DType::BF16] {
         let data = interpreter::narrow(&values((n + 2) * k, 1), dtype);
         let odd: Vec<u8> = [&[0u8][..], &data].concat();
-        let all = Weight::new(Arc::new(Storage::owned(odd)), 1, dtype, vec![n + 2, k], "w").unwrap();
-        let turned = Weight::new(Arc::new(Storage::owned(data)), 0, dtype, vec![k, n + 2], "t").unwrap();
+        let all = Weight::new(Arc::new(MappedBytes::owned(odd)), 1, dtype, vec![n + 2, k], "w").unwrap();
+        let turned = Weight::new(Arc::new(MappedBytes::owned(data)), 0, dtype, vec![k, n + 2], "t").unwrap();
         let turned = turned.transposed().unwrap().rows(1, n).unwrap();
-        let part = |weight: &Weight| braid::graph::Affine { weight: weight.clone(), bias: None };
+        let part = |weight: &Weight| braid::graph::LinearWeights { weight: weight.clone(), bias: None };
         let x = values(3 * k, 2);
         let mut b = Builder::new();
         let xi = b.input("x", &[1, 3, k]);

@@ -5,25 +5,25 @@ use super::compiled;
 use super::ptx::PtxDriver;
 use braid::device::cuda::CudaDevice;
 use braid::device::cuda::driver::Driver;
-use braid::inputs::picture::Picture;
-use braid::pipeline::{CancelToken, Encoders, ImagePrompt, Output, Reference, Scales, Stage, Watch};
-use braid::schedulers::Method;
+use braid::inputs::image::Image;
+use braid::pipeline::{Callbacks, CancelToken, EncoderResidency, ImagePrompt, Output, ReferenceImage, Scales, Stage};
+use braid::schedulers::SchedulerKind;
 use braid::tensor::DType;
 use braid::{Error, Pipeline, Request};
 use std::sync::Arc;
 
 fn pipeline(model: &common::Model) -> (Arc<PtxDriver>, Pipeline) {
     let driver = Arc::new(PtxDriver::new());
-    let device = CudaDevice::new(driver.clone(), DType::F16).unwrap().with_library(false);
-    (driver, Pipeline::load_on(&model.options(), Some(Box::new(device))).unwrap())
+    let device = CudaDevice::new(driver.clone(), DType::F16).unwrap().with_cublaslt(false);
+    (driver, Pipeline::load_with_device(&model.options(), Some(Box::new(device))).unwrap())
 }
 
-fn embedding(seed: u32) -> Reference {
-    Reference::Embedding(super::values(24, seed))
+fn embedding(seed: u32) -> ReferenceImage {
+    ReferenceImage::Embedding(super::values(24, seed))
 }
 
 fn draw(pipeline: &Pipeline, request: &Request) -> Output {
-    pipeline.generate(request, &mut Watch::default()).unwrap()
+    pipeline.generate(request, &mut Callbacks::default()).unwrap()
 }
 
 /// After `prepare` nothing is allocated or captured, whatever changes within the shape, and the pictures are those of a
@@ -37,12 +37,12 @@ fn a_prepared_request_allocates_and_captures_nothing() {
     let (driver, prepared) = pipeline(&model);
     let (_, cold) = pipeline(&model);
     let mut request = common::request();
-    request.images = vec![ImagePrompt::default().with(embedding(1)).with(embedding(2))];
+    request.image_prompts = vec![ImagePrompt::default().with_reference(embedding(1)).with_reference(embedding(2))];
     request.steps = 2;
-    let mut shape = prepared.shape(&request).unwrap();
-    assert_eq!((shape.guided, shape.steps, shape.text_rows, shape.references.as_slice()), (true, 2, 1, &[2][..]));
-    assert!(!shape.pictures);
-    shape.pictures = true;
+    let mut shape = prepared.workload_shape(&request).unwrap();
+    assert_eq!((shape.do_cfg, shape.steps, shape.text_rows, shape.num_references.as_slice()), (true, 2, 1, &[2][..]));
+    assert!(!shape.encodes_images);
+    shape.encodes_images = true;
     prepared.prepare(&shape).unwrap();
     let before = driver.calls();
     let same = |what: &str, request: &Request| {
@@ -54,25 +54,25 @@ fn a_prepared_request_allocates_and_captures_nothing() {
     let first = same("the request itself", &request);
     let mut other = |what: &str, change: &dyn Fn(&mut Request)| {
         change(&mut request);
-        assert_ne!(same(what, &request).pictures, first.pictures, "{what}");
+        assert_ne!(same(what, &request).images, first.images, "{what}");
     };
     other("a scale and prompts", &|r| {
-        r.images[0].scales = 0.3.into();
+        r.image_prompts[0].scales = 0.3.into();
         (r.prompt, r.negative_prompt) = ("two cats on a mat".into(), Some("rain".into()));
     });
     other("a scale for each block, guidance and another sampler", &|r| {
-        r.images[0].scales = Scales::parse(r#"{"mid": 0.5}"#, 1.0).unwrap();
-        (r.guidance, r.guidance_rescale) = (3.0, 0.5);
-        (r.method, r.seed) = (Some(Method::EulerAncestral), 9);
+        r.image_prompts[0].scales = Scales::parse(r#"{"mid": 0.5}"#, 1.0).unwrap();
+        (r.guidance_scale, r.guidance_rescale) = (3.0, 0.5);
+        (r.scheduler, r.seed) = (Some(SchedulerKind::EulerAncestral), 9);
     });
-    let picture = Picture::new(8, 8, (0..192).collect()).unwrap();
-    other("a picture", &|r| r.images = vec![ImagePrompt::new(picture.clone())]);
+    let picture = Image::new(8, 8, (0..192).collect()).unwrap();
+    other("a picture", &|r| r.image_prompts = vec![ImagePrompt::new(picture.clone())]);
     // Fewer tokens and steps than there is room for.
-    other("fewer", &|r| (r.images, r.steps) = (vec![ImagePrompt::default().with(embedding(3))], 1));
+    other("fewer", &|r| (r.image_prompts, r.steps) = (vec![ImagePrompt::default().with_reference(embedding(3))], 1));
     let (few, exact) = (draw(&prepared, &request), draw(&cold, &request));
-    assert_eq!(few.pictures, exact.pictures);
+    assert_eq!(few.images, exact.images);
     assert_eq!(few.step_seconds.len(), 1);
-    prepared.release();
+    prepared.clear_cache();
     drop(prepared);
     assert_eq!(driver.held(), 0);
 }
@@ -81,8 +81,8 @@ fn a_prepared_request_allocates_and_captures_nothing() {
 fn a_shape_that_cannot_be_is_an_error() {
     let model = common::Model::folder();
     let (_, pipeline) = pipeline(&model);
-    let fails = |change: &dyn Fn(&mut braid::pipeline::Shape), part: &str| {
-        let mut shape = pipeline.shape(&common::request()).unwrap();
+    let fails = |change: &dyn Fn(&mut braid::pipeline::WorkloadShape), part: &str| {
+        let mut shape = pipeline.workload_shape(&common::request()).unwrap();
         change(&mut shape);
         let text = pipeline.prepare(&shape).unwrap_err().to_string();
         assert!(text.contains(part), "{text}");
@@ -90,8 +90,8 @@ fn a_shape_that_cannot_be_is_an_error() {
     fails(&|s| s.width = Some(33), "--width");
     fails(&|s| s.steps = 0, "--steps");
     fails(&|s| s.text_rows = 33, "33 rows");
-    fails(&|s| s.references = vec![1, 1], "2 image prompts for 1 adapters");
-    fails(&|s| s.references = vec![usize::MAX], "more references");
+    fails(&|s| s.num_references = vec![1, 1], "2 image prompts for 1 adapters");
+    fails(&|s| s.num_references = vec![usize::MAX], "more references");
 }
 
 /// The encoders stay where there is room for all, go where there is not, and what does not fit at all is refused before
@@ -104,45 +104,45 @@ fn memory_decides_about_the_encoders() {
     let model = common::Model::folder();
     let mut request = common::request();
     request.steps = 1;
-    let with = |room: u64, encoders: Encoders| {
+    let with = |room: u64, encoders: EncoderResidency| {
         let driver = Arc::new(PtxDriver::new().room(room));
-        let device = CudaDevice::new(driver.clone(), DType::F16).unwrap().with_library(false);
+        let device = CudaDevice::new(driver.clone(), DType::F16).unwrap().with_cublaslt(false);
         let mut options = model.options();
         options.encoders = encoders;
-        (driver, Pipeline::load_on(&options, Some(Box::new(device))).unwrap())
+        (driver, Pipeline::load_with_device(&options, Some(Box::new(device))).unwrap())
     };
-    let (_, roomy) = with(8 << 30, Encoders::Auto);
-    let estimate = roomy.estimate(&roomy.shape(&request).unwrap()).unwrap().unwrap();
-    let (kept, freed) = (estimate.kept(), estimate.freed());
+    let (_, roomy) = with(8 << 30, EncoderResidency::Auto);
+    let estimate = roomy.estimate(&roomy.workload_shape(&request).unwrap()).unwrap().unwrap();
+    let (kept, freed) = (estimate.peak_resident(), estimate.peak_offloaded());
     assert!(estimate.image == 0 && 0 < freed && freed < kept, "{estimate:?}");
-    let (all, pipeline) = with(kept, Encoders::Auto);
-    let pictures = draw(&pipeline, &request).pictures;
-    let (few, pipeline) = with(kept - 1, Encoders::Auto);
-    assert_eq!(draw(&pipeline, &request).pictures, pictures);
+    let (all, pipeline) = with(kept, EncoderResidency::Auto);
+    let pictures = draw(&pipeline, &request).images;
+    let (few, pipeline) = with(kept - 1, EncoderResidency::Auto);
+    assert_eq!(draw(&pipeline, &request).images, pictures);
     let gone = (all.held() - few.held()) as u64;
     assert!(gone > 0 && gone <= estimate.text, "{gone} of {estimate:?}");
     // No more is needed than was said.
-    let (least, pipeline) = with(freed, Encoders::Auto);
-    assert_eq!(draw(&pipeline, &request).pictures, pictures);
+    let (least, pipeline) = with(freed, EncoderResidency::Auto);
+    assert_eq!(draw(&pipeline, &request).images, pictures);
     assert_eq!(least.held(), few.held());
     // As was asked for, though there is room.
-    let (free, pipeline) = with(kept, Encoders::Free);
-    pipeline.prepare(&pipeline.shape(&request).unwrap()).unwrap();
+    let (free, pipeline) = with(kept, EncoderResidency::Free);
+    pipeline.prepare(&pipeline.workload_shape(&request).unwrap()).unwrap();
     assert_eq!(free.held(), few.held());
     let refused = |room, encoders, part: &str| {
         let (driver, pipeline) = with(room, encoders);
         for text in [
-            pipeline.generate(&request, &mut Watch::default()).map(|_| ()).unwrap_err().to_string(),
-            pipeline.prepare(&pipeline.shape(&request).unwrap()).unwrap_err().to_string(),
+            pipeline.generate(&request, &mut Callbacks::default()).map(|_| ()).unwrap_err().to_string(),
+            pipeline.prepare(&pipeline.workload_shape(&request).unwrap()).unwrap_err().to_string(),
         ] {
             assert!(text.starts_with("out of memory in loading: ") && text.contains(part), "{text}");
         }
         assert_eq!(driver.calls().allocations, 0);
     };
-    refused(kept - 1, Encoders::Keep, "--encoders free would fit");
-    refused(freed - 1, Encoders::Auto, "24x24 (width x height) would fit");
-    refused(1000, Encoders::Free, "--device cpu");
-    assert_eq!(model.load().unwrap().estimate(&roomy.shape(&request).unwrap()).unwrap(), None);
+    refused(kept - 1, EncoderResidency::Keep, "--encoders free would fit");
+    refused(freed - 1, EncoderResidency::Auto, "24x24 (width x height) would fit");
+    refused(1000, EncoderResidency::Free, "--device cpu");
+    assert_eq!(model.load().unwrap().estimate(&roomy.workload_shape(&request).unwrap()).unwrap(), None);
 }
 
 /// Progress is told for every step in order, and a cancelled request ends within two.
@@ -161,7 +161,7 @@ fn a_request_is_watched_and_stopped() {
             done.push((progress.done, progress.steps));
         }
     };
-    let whole = pipeline.generate(&request, &mut Watch::progress(&mut tell)).unwrap();
+    let whole = pipeline.generate(&request, &mut Callbacks::on_progress(&mut tell)).unwrap();
     assert_eq!(done, (0..=6).map(|step| (step, 6)).collect::<Vec<_>>());
     assert_eq!(whole.step_seconds.len(), 6);
     let cancel = CancelToken::new();
@@ -172,8 +172,8 @@ fn a_request_is_watched_and_stopped() {
             replays = driver.calls().replays;
         }
     };
-    let result = pipeline.generate(&request, &mut Watch::progress(&mut tell).cancelled_by(&cancel));
+    let result = pipeline.generate(&request, &mut Callbacks::on_progress(&mut tell).cancelled_by(&cancel));
     assert!(matches!(result, Err(Error::Cancelled)), "{result:?}");
     assert!(driver.calls().replays <= replays + 2);
-    assert_eq!(draw(&pipeline, &request).pictures, whole.pictures);
+    assert_eq!(draw(&pipeline, &request).images, whole.images);
 }

@@ -1,7 +1,7 @@
 //! Fully connected layers and convolutions.
 
 use super::{check, compiled, scope, values};
-use braid::graph::{Activation, Builder, Window};
+use braid::graph::{Activation, Builder, Conv2dParams};
 
 fn has(kernels: &[String], name: &str) -> bool {
     kernels.iter().any(|kernel| kernel.starts_with(name))
@@ -21,7 +21,7 @@ fn linear_with_every_epilogue() {
             let [xi, ri, ei] = [b.input("x", &[2, m, k]), b.input("rows", &[2, n]), b.input("residual", &[2, m, n])];
             let mut y = b.linear(xi, &s, n);
             if let Some(kind) = kind {
-                y = b.add_rows(y, ri);
+                y = b.broadcast_add(y, ri);
                 y = b.activation(y, kind);
             }
             let y = b.add(ei, y);
@@ -74,7 +74,7 @@ fn convolutions() {
         let x = values(n * h * w * c, 3);
         let mut b = Builder::new();
         let xi = b.input("x", &[n, h, w, c]);
-        let y = b.conv_padded(xi, &s, o, Window { kernel, stride, padding, resize: None });
+        let y = b.conv2d_with(xi, &s, o, Conv2dParams { kernel, stride, padding, resize: None });
         b.output("y", y);
         let name = format!("convolution {n}x{h}x{w}x{c} to {o}, {kernel}, {stride}");
         let launched = check(&name, &b.finish().unwrap(), &[&x]);
@@ -93,8 +93,8 @@ fn convolutions_with_every_epilogue() {
         let (x, rows, residual) = (values(n * h * w * c, 3), values(n * o, 4), values(n * h * w * o, 5));
         let mut b = Builder::new();
         let [xi, ri, ei] = [b.input("x", &[n, h, w, c]), b.input("rows", &[n, o]), b.input("residual", &[n, h, w, o])];
-        let y = b.conv(xi, &s, o, 3, 1);
-        let y = b.add_rows(y, ri);
+        let y = b.conv2d(xi, &s, o, 3, 1);
+        let y = b.broadcast_add(y, ri);
         let y = b.activation(y, Activation::Silu);
         let y = b.add(y, ei);
         b.output("y", y);
@@ -114,7 +114,7 @@ fn an_enlarged_picture() {
         let mut b = Builder::new();
         let xi = b.input("x", &[2, h, w, c]);
         let y = b.upsample(xi, gh, gw);
-        let y = b.conv(y, &s, o, 3, 1);
+        let y = b.conv2d(y, &s, o, 3, 1);
         b.output("y", y);
         let kernels = check(&format!("{h}x{w} to {gh}x{gw}, {c}"), &b.finish().unwrap(), &[&x]);
         assert_eq!(has(&kernels, "upsample"), !phases);
@@ -141,8 +141,8 @@ fn joined_sources_are_read_in_place() {
     let x = b.concat(ai, bi);
     let y = b.group_norm(x, &s.pp("norm"), groups, 1e-5);
     let y = b.activation(y, Activation::Silu);
-    let y = b.conv(y, &s.pp("conv"), o, 3, 1);
-    let direct = b.conv(x, &s.pp("direct"), o, 3, 1);
+    let y = b.conv2d(y, &s.pp("conv"), o, 3, 1);
+    let direct = b.conv2d(x, &s.pp("direct"), o, 3, 1);
     let x = b.linear(x, &s.pp("short"), o);
     let y = b.add(x, y);
     let y = b.add(y, direct);

@@ -2,7 +2,8 @@
 
 use super::interpreter::{module, narrow, wide};
 use braid::device::cuda::driver::{
-    Call, Calls, Counter, Driver, Facts, Function, Gemm, GemmPlan, GraphHandle, Launch, MARKS, Matrix, Memory as Room,
+    Call, CallCounter, CallCounts, DeviceProperties, Driver, EVENTS, Function, Gemm, GemmPlan, GraphExec, Launch,
+    MatrixRef, MemoryInfo as Room,
 };
 use braid::device::cuda::kernels::{self, KERNELS};
 use braid::tensor::DType;
@@ -23,7 +24,7 @@ enum Recorded {
 
 /// See the module.
 pub struct PtxDriver {
-    facts: Facts,
+    facts: DeviceProperties,
     room: u64,
     schedule: Schedule,
     captures: bool,
@@ -33,8 +34,8 @@ pub struct PtxDriver {
     gemms: Mutex<Vec<Gemm>>,
     recording: Mutex<Option<Vec<Recorded>>>,
     graphs: Mutex<Vec<Vec<Recorded>>>,
-    marked: Mutex<[u64; MARKS]>,
-    counter: Counter,
+    marked: Mutex<[u64; EVENTS]>,
+    counter: CallCounter,
     up: AtomicU64,
     down: AtomicU64,
 }
@@ -45,7 +46,8 @@ fn fault(call: &str, what: impl Display) -> Error {
 
 impl PtxDriver {
     pub fn new() -> Self {
-        let facts = Facts { name: "PTX interpreter".into(), capability: (8, 0), multiprocessors: 4, gemm: true };
+        let facts =
+            DeviceProperties { name: "PTX interpreter".into(), capability: (8, 0), multiprocessors: 4, gemm: true };
         Self {
             facts,
             room: 8 << 30,
@@ -58,7 +60,7 @@ impl PtxDriver {
             recording: Mutex::default(),
             graphs: Mutex::default(),
             marked: Mutex::default(),
-            counter: Counter::default(),
+            counter: CallCounter::default(),
             up: AtomicU64::new(0),
             down: AtomicU64::new(0),
         }
@@ -111,7 +113,7 @@ impl PtxDriver {
     }
 
     /// Values from a matrix's first element to its last, of one product.
-    fn matrix(&self, m: &Matrix, batch: usize, [rows, columns]: [usize; 2], dtype: DType) -> Result<Vec<f32>> {
+    fn matrix(&self, m: &MatrixRef, batch: usize, [rows, columns]: [usize; 2], dtype: DType) -> Result<Vec<f32>> {
         let count = (columns - 1) * m.leading + rows;
         let mut bytes = vec![0; count * dtype.size()];
         // Column by column: what lies between may be unwritten.
@@ -136,7 +138,7 @@ impl PtxDriver {
             };
             let bias = match gemm.epilogue.bias() {
                 Some(data) => {
-                    let column = Matrix { data, leading: gemm.m, stride: 0 };
+                    let column = MatrixRef { data, leading: gemm.m, stride: 0 };
                     self.matrix(&column, 0, [gemm.m, 1], gemm.dtype)?
                 }
                 None => vec![0.0; gemm.m],
@@ -175,17 +177,17 @@ impl PtxDriver {
 }
 
 impl Driver for PtxDriver {
-    fn facts(&self) -> &Facts {
+    fn properties(&self) -> &DeviceProperties {
         &self.facts
     }
 
-    fn memory(&self) -> Result<Room> {
+    fn memory_info(&self) -> Result<Room> {
         Ok(Room { free: self.room.saturating_sub(self.held() as u64), total: self.room })
     }
 
     fn allocate(&self, bytes: usize) -> Result<u64> {
         self.counter.count(Call::Allocation);
-        let have = self.memory()?.free;
+        let have = self.memory_info()?.free;
         if bytes as u64 > have {
             return Err(Error::Memory { stage: "test", need: bytes as u64, have, hint: String::new() });
         }
@@ -208,7 +210,7 @@ impl Driver for PtxDriver {
 
     fn download(&self, from: u64, bytes: &mut [u8]) -> Result<()> {
         self.counter.count(Call::Copy);
-        self.counter.count(Call::Synchronisation);
+        self.counter.count(Call::Synchronize);
         self.down.fetch_add(bytes.len() as u64, Relaxed);
         self.memory.read(from, bytes).map_err(|f| fault("download", f))
     }
@@ -218,7 +220,7 @@ impl Driver for PtxDriver {
         if self.record(|| Recorded::Copy(from, to, bytes)) { Ok(()) } else { self.do_copy(from, to, bytes) }
     }
 
-    fn fill(&self, to: u64, bytes: usize, value: u8) -> Result<()> {
+    fn memset(&self, to: u64, bytes: usize, value: u8) -> Result<()> {
         if self.record(|| Recorded::Fill(to, bytes, value)) {
             return Ok(());
         }
@@ -262,16 +264,16 @@ impl Driver for PtxDriver {
         Ok(self.captures)
     }
 
-    fn end_capture(&self) -> Result<GraphHandle> {
+    fn end_capture(&self) -> Result<GraphExec> {
         let steps = self.recording.lock().unwrap().take().ok_or_else(|| fault("end_capture", "nothing was begun"))?;
         let mut graphs = self.graphs.lock().unwrap();
         graphs.push(steps);
         self.counter.count(Call::Capture);
-        Ok(GraphHandle(graphs.len() as u64 - 1))
+        Ok(GraphExec(graphs.len() as u64 - 1))
     }
 
-    fn replay(&self, graph: GraphHandle) -> Result<()> {
-        self.counter.count(Call::Replay);
+    fn launch_graph(&self, graph: GraphExec) -> Result<()> {
+        self.counter.count(Call::GraphLaunch);
         let steps = self.graphs.lock().unwrap()[graph.0 as usize].clone();
         for step in &steps {
             match step {
@@ -289,28 +291,28 @@ impl Driver for PtxDriver {
         Ok(())
     }
 
-    fn release_graph(&self, graph: GraphHandle) {
+    fn destroy_graph(&self, graph: GraphExec) {
         self.graphs.lock().unwrap()[graph.0 as usize].clear();
     }
 
-    fn mark(&self, which: usize) -> Result<()> {
-        assert!(which < MARKS && self.recording.lock().unwrap().is_none());
+    fn record_event(&self, which: usize) -> Result<()> {
+        assert!(which < EVENTS && self.recording.lock().unwrap().is_none());
         self.marked.lock().unwrap()[which] += 1;
         Ok(())
     }
 
-    fn wait_for(&self, which: usize) -> Result<()> {
-        self.counter.count(Call::Wait);
+    fn synchronize_event(&self, which: usize) -> Result<()> {
+        self.counter.count(Call::EventSynchronize);
         assert!(self.marked.lock().unwrap()[which] > 0, "mark {which} was never set");
         Ok(())
     }
 
-    fn synchronise(&self) -> Result<()> {
-        self.counter.count(Call::Synchronisation);
+    fn synchronize(&self) -> Result<()> {
+        self.counter.count(Call::Synchronize);
         Ok(())
     }
 
-    fn calls(&self) -> Calls {
+    fn calls(&self) -> CallCounts {
         self.counter.calls()
     }
 }

@@ -1,20 +1,20 @@
 //! What the published model becomes: launches and bytes, without a device.
 
 use braid::Compat;
-use braid::device::cuda::{Report, Settings};
-use braid::device::{Role, Steps};
+use braid::device::cuda::{LoweringOptions, LoweringReport};
+use braid::device::{LoopSteps, Role};
 use braid::models::condition::{Adapter, condition};
 use braid::models::unet::{UnetShape, unet};
 use braid::models::vae::vae_decoder;
 use braid::models::{clip_text::clip_text, clip_vision::clip_vision, tables};
-use braid::synth::published;
+use braid::synthetic::published;
 use braid::tensor::DType;
-use braid::weights::{Scope, Storage, Weight, Weights};
+use braid::weights::{MappedBytes, Scope, Weight, Weights};
 use std::sync::Arc;
 
 /// Tensors of these shapes, all of them one element that repeats.
 fn scope(table: tables::Table) -> Scope {
-    let storage = Arc::new(Storage::owned(vec![0; 2]));
+    let storage = Arc::new(MappedBytes::owned(vec![0; 2]));
     let mut weights = Weights::new("published");
     for (name, shape) in table {
         let strides = vec![0; shape.len()];
@@ -24,7 +24,7 @@ fn scope(table: tables::Table) -> Scope {
     Scope::new(weights)
 }
 
-const SETTINGS: Settings = Settings { dtype: DType::F16, multiprocessors: 132, library: true };
+const SETTINGS: LoweringOptions = LoweringOptions { dtype: DType::F16, multiprocessors: 132, library: true };
 
 /// The figures of issue and documentation: goals for the memory of UNet and VAE at 1024x1024 with guidance and an adapter.
 #[test]
@@ -33,7 +33,7 @@ fn the_published_model_at_1024() {
     let (config, adapter) = (published::unet(), published::adapter());
     let shape = UnetShape { batch: 2, height: 128, width: 128, tokens: 77, image_tokens: vec![4] };
     let report = |name: &str, graph| {
-        let report = Report::of(graph, &SETTINGS).unwrap();
+        let report = LoweringReport::of(graph, &SETTINGS).unwrap();
         println!("{name}: {report}");
         report
     };
@@ -41,8 +41,8 @@ fn the_published_model_at_1024() {
     let graph = unet(&config, &weights, &shape, &compat).unwrap();
     let denoise = report("denoise", graph.clone());
     let start = 3 + shape.image_tokens.len();
-    let steps = Steps { most: 64, varying: start..start + config.resnets().len(), noise: true };
-    let step = Report::of_role(graph, &SETTINGS, &Role::Denoise(steps)).unwrap();
+    let steps = LoopSteps { max_steps: 64, varying: start..start + config.resnets().len(), noise: true };
+    let step = LoweringReport::of_role(graph, &SETTINGS, &Role::Denoise(steps)).unwrap();
     println!("a step of the sampler: {step}");
     // The model's input, guidance, the step and the counter; what was given is made ready before the first step.
     assert_eq!(step.launches(), denoise.launches() + 3);
@@ -53,7 +53,7 @@ fn the_published_model_at_1024() {
     let decode = report("decode", decode.unwrap());
     assert!(decode.arena <= 1_400_000_000, "{}", decode.arena);
     let graph = vae_decoder(&published::vae(), &scope(tables::vae_decoder(&published::vae())), 128, 128, &compat);
-    let exact = Report::of(graph.unwrap(), &Settings { dtype: DType::F32, ..SETTINGS }).unwrap();
+    let exact = LoweringReport::of(graph.unwrap(), &LoweringOptions { dtype: DType::F32, ..SETTINGS }).unwrap();
     println!("decode in f32: {exact}");
     assert_eq!((exact.arena, exact.gemms), (2 * decode.arena, 0));
     let ip = scope(tables::adapter(&adapter));
@@ -62,7 +62,7 @@ fn the_published_model_at_1024() {
     let mut texts = 0;
     for (text, pooled) in [(published::text(), false), (published::text_2(), true)] {
         let weights = scope(tables::clip_text(&text));
-        texts += report("text", clip_text(&text, &weights, 1, 77, text.layers - 1, pooled).unwrap()).bytes();
+        texts += report("text", clip_text(&text, &weights, 1, 77, text.num_hidden_layers - 1, pooled).unwrap()).bytes();
     }
     let vision = published::vision();
     let image = report("image", clip_vision(&vision, &scope(tables::clip_vision(&vision)), 1).unwrap());

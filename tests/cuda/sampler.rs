@@ -3,11 +3,11 @@
 use super::ptx::PtxDriver;
 use super::{compiled, outputs, relative, scope, values};
 use braid::device::cpu::Cpu;
-use braid::device::cuda::driver::{Calls, Driver};
-use braid::device::cuda::{CudaDevice, CudaProgram};
-use braid::device::{Device, Program, Sampler, Sampling, Steps, Values};
+use braid::device::cuda::driver::{CallCounts, Driver};
+use braid::device::cuda::{CudaDevice, CudaExecutable};
+use braid::device::{DenoiseInputs, DenoiseLoop, Device, Executable, LoopSteps, TensorRef};
 use braid::graph::{Builder, Graph};
-use braid::schedulers::{Method, SchedulerConfig, Table, guide, step};
+use braid::schedulers::{SchedulerConfig, SchedulerKind, StepTable, classifier_free_guidance, step};
 use braid::tensor::DType;
 use braid::{Error, Result};
 use std::sync::Arc;
@@ -28,17 +28,17 @@ fn graph(rows: usize) -> Graph {
     let x = b.input("sample", &[rows, SIDES[0], SIDES[1], 4]);
     let shift = b.input("shift", &[rows, SIDES[0], SIDES[1], WIDTH]);
     let time = b.input("time", &[rows, WIDTH]);
-    let x = b.conv(x, &s.pp("in"), WIDTH, 3, 1);
-    let x = b.conv(x, &s.pp("mid"), WIDTH, 3, 1);
-    let x = b.add_rows(x, time);
+    let x = b.conv2d(x, &s.pp("in"), WIDTH, 3, 1);
+    let x = b.conv2d(x, &s.pp("mid"), WIDTH, 3, 1);
+    let x = b.broadcast_add(x, time);
     let x = b.add(x, shift);
-    let x = b.conv(x, &s.pp("out"), 4, 3, 1);
+    let x = b.conv2d(x, &s.pp("out"), 4, 3, 1);
     b.output("output", x);
     b.finish().unwrap()
 }
 
-fn steps(noise: bool) -> Steps {
-    Steps { most: 8, varying: 2..3, noise }
+fn steps(noise: bool) -> LoopSteps {
+    LoopSteps { max_steps: 8, varying: 2..3, noise }
 }
 
 /// What a sampler gave, all on the host.
@@ -51,7 +51,7 @@ struct Sampled {
 
 /// What a picture is made of.
 struct Case {
-    table: Table,
+    table: StepTable,
     rows: usize,
     guidance: [f32; 2],
     latents: Vec<f32>,
@@ -61,10 +61,10 @@ struct Case {
 }
 
 impl Case {
-    fn new(method: Method, count: usize, rows: usize, seed: u32) -> Self {
-        let table = SchedulerConfig::sdxl_default().with_method(method).unwrap().table(count).unwrap();
+    fn new(method: SchedulerKind, count: usize, rows: usize, seed: u32) -> Self {
+        let table = SchedulerConfig::sdxl_default().with_kind(method).unwrap().table(count).unwrap();
         let fresh = |i: usize| values(N, seed + 10 + i as u32);
-        let draws = |(i, row): (usize, &braid::schedulers::Step)| match row.noise {
+        let draws = |(i, row): (usize, &braid::schedulers::StepCoefficients)| match row.noise {
             Some(weight) if weight != 0.0 => fresh(i),
             _ => Vec::new(),
         };
@@ -81,31 +81,32 @@ impl Case {
     }
 
     /// On the device; `reached` as the program gives it.
-    fn sample(&self, program: &mut CudaProgram, reached: &mut dyn FnMut(usize) -> Result<()>) -> Result<Sampled> {
-        let table: Vec<_> = self.table.steps.iter().map(|row| row.coefficients()).collect();
-        let job = Sampling {
+    fn sample(&self, program: &mut CudaExecutable, reached: &mut dyn FnMut(usize) -> Result<()>) -> Result<Sampled> {
+        let table: Vec<_> = self.table.steps.iter().map(|row| row.packed()).collect();
+        let job = DenoiseInputs {
             inputs: &[[].as_slice().into(), self.shift.as_slice().into(), self.time.as_slice().into()],
             table: &table,
             guidance: self.guidance,
             latents: &self.latents,
             noise: &self.noise,
-            keep_first: true,
+            capture_first: true,
         };
-        let sampled = program.sample(&job, reached)?;
-        let latents = Values::from(sampled.latents).read()?.into_owned();
+        let sampled = program.denoise(&job, reached)?;
+        let latents = TensorRef::from(sampled.latents).read()?.into_owned();
         Ok(Sampled { latents, first_output: sampled.first_output, not_finite: sampled.not_finite })
     }
 
     /// Step by step on that device.
     fn stepwise(&self, device: &dyn Device) -> Vec<f32> {
-        let mut program = device.load(graph(self.rows)).unwrap();
+        let mut program = device.compile(graph(self.rows)).unwrap();
         let (mut x, mut history, mut out) = (self.latents.clone(), vec![0.0; N], vec![0.0; N]);
         for (i, row) in self.table.steps.iter().enumerate() {
             let sample = x.iter().map(|x| x * row.input_scale).collect::<Vec<_>>().repeat(self.rows);
             let time = &self.time[i * self.rows * WIDTH..][..self.rows * WIDTH];
             let output = outputs(program.as_mut(), &[&sample, &self.shift, time]).remove(0);
             match self.rows {
-                2 => guide(&output[N..], &output[..N], self.guidance[0], self.guidance[1], &mut out).unwrap(),
+                2 => classifier_free_guidance(&output[N..], &output[..N], self.guidance[0], self.guidance[1], &mut out)
+                    .unwrap(),
                 _ => out.copy_from_slice(&output),
             }
             step(row, &mut x, &out, &mut history, Some(&self.noise[i])).unwrap();
@@ -122,9 +123,15 @@ fn the_steps_are_the_schedulers() {
         return;
     }
     for rows in [1, 2] {
-        let device = CudaDevice::new(Arc::new(PtxDriver::new()), DType::F16).unwrap().with_library(false);
-        let mut program = device.sampler(graph(rows), steps(true)).unwrap();
-        let methods = [Method::Euler, Method::EulerAncestral, Method::Ddim, Method::Dpmpp2M, Method::Lcm];
+        let device = CudaDevice::new(Arc::new(PtxDriver::new()), DType::F16).unwrap().with_cublaslt(false);
+        let mut program = device.compile_loop(graph(rows), steps(true)).unwrap();
+        let methods = [
+            SchedulerKind::Euler,
+            SchedulerKind::EulerAncestral,
+            SchedulerKind::Ddim,
+            SchedulerKind::Dpmpp2M,
+            SchedulerKind::Lcm,
+        ];
         // 5 steps, then 8, in the same program.
         for (k, method) in methods.into_iter().enumerate() {
             let case = Case::new(method, if k % 2 == 0 { 5 } else { 8 }, rows, 100 * k as u32 + 7);
@@ -138,8 +145,8 @@ fn the_steps_are_the_schedulers() {
     }
 }
 
-fn calls(after: Calls, before: Calls) -> Calls {
-    Calls {
+fn calls(after: CallCounts, before: CallCounts) -> CallCounts {
+    CallCounts {
         launches: after.launches - before.launches,
         gemms: after.gemms - before.gemms,
         replays: after.replays - before.replays,
@@ -159,16 +166,16 @@ fn a_loop_only_replays() {
     }
     let driver = Arc::new(PtxDriver::new());
     let device = CudaDevice::new(driver.clone(), DType::BF16).unwrap();
-    let mut program = device.sampler(graph(2), steps(false)).unwrap();
-    program.warm().unwrap();
+    let mut program = device.compile_loop(graph(2), steps(false)).unwrap();
+    program.warmup().unwrap();
     assert_eq!(driver.calls().captures, 1);
     // Warmed twice is warmed once.
     let before = driver.calls();
-    program.warm().unwrap();
-    assert_eq!(calls(driver.calls(), before), Calls { synchronisations: 1, ..Calls::default() });
+    program.warmup().unwrap();
+    assert_eq!(calls(driver.calls(), before), CallCounts { synchronisations: 1, ..CallCounts::default() });
     let mut first = None;
     for round in 0..2 {
-        let case = Case::new(Method::Dpmpp2M, 6, 2, 3);
+        let case = Case::new(SchedulerKind::Dpmpp2M, 6, 2, 3);
         let before = driver.calls();
         let (mut seen, mut at) = (Vec::new(), Vec::new());
         let sampled = case.sample(&mut program, &mut |done| {
@@ -181,18 +188,18 @@ fn a_loop_only_replays() {
         assert_eq!(seen, [0, 0, 1, 2, 3, 4, 5, 6]);
         // From the second step on; the copy of the first one's output is in it. Everything waits for marks alone.
         let within = calls(at[7], at[1]);
-        assert_eq!(within, Calls { replays: 5, waits: 6, ..Calls::default() });
+        assert_eq!(within, CallCounts { replays: 5, waits: 6, ..CallCounts::default() });
         let all = calls(driver.calls(), before);
         assert_eq!((all.replays, all.allocations, all.captures), (6, 0, 0), "round {round}");
         assert_eq!(*first.get_or_insert(sampled.clone()), sampled);
     }
     // Without `warm` the first step goes launch by launch, and the rest is the same.
-    let mut cold = device.sampler(graph(2), steps(false)).unwrap();
-    let case = Case::new(Method::Dpmpp2M, 6, 2, 3);
+    let mut cold = device.compile_loop(graph(2), steps(false)).unwrap();
+    let case = Case::new(SchedulerKind::Dpmpp2M, 6, 2, 3);
     assert_eq!(Some(case.sample(&mut cold, &mut |_| Ok(())).unwrap()), first);
     // So it is where the driver does not capture.
     let direct = CudaDevice::new(Arc::new(PtxDriver::new().direct()), DType::BF16).unwrap();
-    let mut direct = direct.sampler(graph(2), steps(false)).unwrap();
+    let mut direct = direct.compile_loop(graph(2), steps(false)).unwrap();
     assert_eq!(Some(case.sample(&mut direct, &mut |_| Ok(())).unwrap()), first);
 }
 
@@ -204,8 +211,8 @@ fn a_cancelled_loop_ends_within_two_steps() {
     }
     let driver = Arc::new(PtxDriver::new());
     let device = CudaDevice::new(driver.clone(), DType::F16).unwrap();
-    let mut program = device.sampler(graph(1), steps(false)).unwrap();
-    let case = Case::new(Method::Euler, 8, 1, 5);
+    let mut program = device.compile_loop(graph(1), steps(false)).unwrap();
+    let case = Case::new(SchedulerKind::Euler, 8, 1, 5);
     let whole = case.sample(&mut program, &mut |_| Ok(())).unwrap();
     let before = driver.calls();
     let cancelled = case.sample(&mut program, &mut |done| if done >= 2 { Err(Error::Cancelled) } else { Ok(()) });
@@ -221,12 +228,12 @@ fn the_first_step_that_is_not_finite_is_named() {
         return;
     }
     let device = CudaDevice::new(Arc::new(PtxDriver::new()), DType::F16).unwrap();
-    let mut program = device.sampler(graph(1), steps(false)).unwrap();
-    let mut case = Case::new(Method::Euler, 5, 1, 5);
+    let mut program = device.compile_loop(graph(1), steps(false)).unwrap();
+    let mut case = Case::new(SchedulerKind::Euler, 5, 1, 5);
     case.time[3 * WIDTH] = f32::NAN;
     assert_eq!(case.sample(&mut program, &mut |_| Ok(())).unwrap().not_finite, Some(3));
     // And nothing of it is left.
-    let case = Case::new(Method::Euler, 5, 1, 5);
+    let case = Case::new(SchedulerKind::Euler, 5, 1, 5);
     assert_eq!(case.sample(&mut program, &mut |_| Ok(())).unwrap().not_finite, None);
 }
 
@@ -236,24 +243,24 @@ fn what_does_not_fit_is_an_error() {
         return;
     }
     let device = CudaDevice::new(Arc::new(PtxDriver::new()), DType::F16).unwrap();
-    let mut program = device.sampler(graph(1), steps(false)).unwrap();
+    let mut program = device.compile_loop(graph(1), steps(false)).unwrap();
     let mut fails = |change: fn(&mut Case), method, count, part: &str| {
         let mut case = Case::new(method, count, 1, 5);
         change(&mut case);
         let text = case.sample(&mut program, &mut |_| Ok(())).unwrap_err().to_string();
         assert!(text.contains(part), "{text}");
     };
-    fails(|_| {}, Method::Euler, 9, "9 steps; 1 to 8 are possible");
-    fails(|_| {}, Method::EulerAncestral, 3, "noise of 120 values");
-    fails(|case| case.time.truncate(20), Method::Euler, 3, "`time` is bound to 20 values, 48 are needed");
-    fails(|case| case.shift.clear(), Method::Euler, 3, "`shift` is bound to 0 values");
-    fails(|case| case.latents.clear(), Method::Euler, 3, "0 latents, 120");
+    fails(|_| {}, SchedulerKind::Euler, 9, "9 steps; 1 to 8 are possible");
+    fails(|_| {}, SchedulerKind::EulerAncestral, 3, "noise of 120 values");
+    fails(|case| case.time.truncate(20), SchedulerKind::Euler, 3, "`time` is bound to 20 values, 48 are needed");
+    fails(|case| case.shift.clear(), SchedulerKind::Euler, 3, "`shift` is bound to 0 values");
+    fails(|case| case.latents.clear(), SchedulerKind::Euler, 3, "0 latents, 120");
     let text = program.run(&[], &mut []).unwrap_err().to_string();
     assert!(text.contains("declared") || text.contains("sampler"), "{text}");
     // An input that varies and that no product adds.
-    let wrong = Steps { varying: 1..3, ..steps(false) };
-    let text = device.sampler(graph(1), wrong).map(|_| ()).unwrap_err().to_string();
+    let wrong = LoopSteps { varying: 1..3, ..steps(false) };
+    let text = device.compile_loop(graph(1), wrong).map(|_| ()).unwrap_err().to_string();
     assert!(text.contains("varies from step to step"), "{text}");
-    let far = Steps { varying: 2..4, ..steps(false) };
-    assert!(device.sampler(graph(1), far).is_err());
+    let far = LoopSteps { varying: 2..4, ..steps(false) };
+    assert!(device.compile_loop(graph(1), far).is_err());
 }

@@ -4,10 +4,10 @@ use super::common;
 use super::ptx::PtxDriver;
 use super::{compiled, outputs, scope, values};
 use braid::device::cuda::driver::Driver;
-use braid::device::cuda::{CudaDevice, CudaProgram};
-use braid::device::{Device, Program};
+use braid::device::cuda::{CudaDevice, CudaExecutable};
+use braid::device::{Device, Executable};
 use braid::graph::{Builder, Graph};
-use braid::pipeline::{Encoders, Estimate, Shape, Watch};
+use braid::pipeline::{Callbacks, EncoderResidency, MemoryEstimate, WorkloadShape};
 use braid::tensor::DType;
 use braid::weights::Scope;
 use braid::{Pipeline, PipelineOptions};
@@ -28,17 +28,17 @@ fn weights() -> Scope {
 fn graph(s: &Scope, side: usize, to: usize) -> Graph {
     let mut b = Builder::new();
     let x = b.input("x", &[1, side, side, 16]);
-    let x = b.conv(x, &s.pp("in"), 16, 3, 1);
+    let x = b.conv2d(x, &s.pp("in"), 16, 3, 1);
     let x = b.group_norm(x, &s.pp("norm"), 4, 1e-5);
     let x = b.upsample(x, to, to);
-    let x = b.conv(x, &s.pp("up"), 16, 3, 1);
+    let x = b.conv2d(x, &s.pp("up"), 16, 3, 1);
     let x = b.linear(x, &s.pp("out"), 24);
     b.output("y", x);
     b.finish().unwrap()
 }
 
 fn device(driver: &Arc<PtxDriver>) -> CudaDevice {
-    CudaDevice::new(driver.clone(), DType::F16).unwrap().with_library(false)
+    CudaDevice::new(driver.clone(), DType::F16).unwrap().with_cublaslt(false)
 }
 
 #[test]
@@ -50,9 +50,9 @@ fn a_second_size_takes_up_nothing() {
     let device = device(&driver);
     let (x, y) = (values(16 * 16, 7), values(36 * 16, 8));
     // What was taken up by the loading, the program, and what is held more.
-    let load = |device: &CudaDevice, graph: Graph| -> (u64, CudaProgram, usize) {
+    let load = |device: &CudaDevice, graph: Graph| -> (u64, CudaExecutable, usize) {
         let (moved, held) = (driver.moved()[0], driver.held());
-        let program = device.program(graph).unwrap();
+        let program = device.compile_graph(graph).unwrap();
         (driver.moved()[0] - moved, program, driver.held() - held)
     };
     let (bytes, mut small, held) = load(&device, graph(&s, 4, 8));
@@ -63,13 +63,13 @@ fn a_second_size_takes_up_nothing() {
     let (bytes, mut large, held) = load(&device, graph(&s, 6, 12));
     assert_eq!((bytes, held), (0, large.report().work()));
     assert_eq!((large.bytes(), large.shared()), (large.report().bytes(), small.shared()));
-    let alone = self::device(&Arc::new(PtxDriver::new())).program(graph(&s, 6, 12));
+    let alone = self::device(&Arc::new(PtxDriver::new())).compile_graph(graph(&s, 6, 12));
     assert_eq!(outputs(&mut large, &[&y]), outputs(&mut alone.unwrap(), &[&y]));
     // Not twice the size: the convolution after it is no longer one of four phases, and it alone is taken up again.
     let (bytes, mut odd, held) = load(&device, graph(&s, 4, 7));
     assert_eq!((bytes, held), (4 * 16 * 16 * 9, odd.report().work() + 2 * 16 * 16 * 9));
     let other = weights();
-    let alone = self::device(&Arc::new(PtxDriver::new())).program(graph(&other, 4, 7));
+    let alone = self::device(&Arc::new(PtxDriver::new())).compile_graph(graph(&other, 4, 7));
     assert_eq!(outputs(&mut odd, &[&x]), outputs(&mut alone.unwrap(), &[&x]));
     // Another model's tensors are others, and so are those of another type.
     let (bytes, same, _) = load(&device, graph(&other, 4, 8));
@@ -99,25 +99,25 @@ fn a_failed_load_leaves_nothing() {
     }
     let s = weights();
     let needed = {
-        let program = device(&Arc::new(PtxDriver::new())).program(graph(&s, 4, 8)).unwrap();
+        let program = device(&Arc::new(PtxDriver::new())).compile_graph(graph(&s, 4, 8)).unwrap();
         (program.report().bytes() + program.report().staging) as u64
     };
     let driver = Arc::new(PtxDriver::new().room(needed - 1));
     let short = device(&driver);
-    assert!(short.load(graph(&s, 4, 8)).is_err());
+    assert!(short.compile(graph(&s, 4, 8)).is_err());
     assert_eq!(driver.held(), 0);
     let driver = Arc::new(PtxDriver::new().room(needed));
     let enough = device(&driver);
-    let program = enough.load(graph(&s, 4, 8)).unwrap();
+    let program = enough.compile(graph(&s, 4, 8)).unwrap();
     // A second one of the same weights needs room for no more than its tensors.
     drop(program);
-    assert!(enough.load(graph(&s, 4, 8)).is_ok());
+    assert!(enough.compile(graph(&s, 4, 8)).is_ok());
 }
 
 fn pipeline(options: &PipelineOptions) -> (Arc<PtxDriver>, Pipeline) {
     let driver = Arc::new(PtxDriver::new());
     let device = device(&driver);
-    (driver, Pipeline::load_on(options, Some(Box::new(device))).unwrap())
+    (driver, Pipeline::load_with_device(options, Some(Box::new(device))).unwrap())
 }
 
 /// The estimate is what is held, for one shape and for two.
@@ -132,17 +132,17 @@ fn a_second_shape_of_a_pipeline_takes_up_what_is_new() {
     request.steps = 1;
     // With a layer less the positive prompt has a program of its own.
     request.clip_skip = 1;
-    let shape = |width, steps| -> Shape {
-        let mut shape = pipeline.shape(&request).unwrap();
+    let shape = |width, steps| -> WorkloadShape {
+        let mut shape = pipeline.workload_shape(&request).unwrap();
         (shape.width, shape.height, shape.steps) = (Some(width), Some(16), steps);
         shape
     };
-    let estimate = |shape: &Shape| -> Estimate { pipeline.estimate(shape).unwrap().unwrap() };
+    let estimate = |shape: &WorkloadShape| -> MemoryEstimate { pipeline.estimate(shape).unwrap().unwrap() };
     let (first, second) = (shape(16, 1), shape(24, 65));
-    let held = |e: Estimate| (e.kept() - e.staging) as usize;
+    let held = |e: MemoryEstimate| (e.peak_resident() - e.staging) as usize;
     pipeline.prepare(&first).unwrap();
     let (taken, one) = (driver.moved()[0], estimate(&first));
-    assert_eq!((driver.held(), pipeline.program_bytes()), (held(one), held(one)));
+    assert_eq!((driver.held(), pipeline.device_memory_used()), (held(one), held(one)));
     let before = driver.calls().allocations;
     pipeline.prepare(&second).unwrap();
     // Two slabs each for conditioning, UNet and decoder; one, and its staging, for the convolutions after 2 to 3 columns, which
@@ -153,22 +153,22 @@ fn a_second_shape_of_a_pipeline_takes_up_what_is_new() {
     // Besides them the inputs of the runs that warm.
     assert!(more < taken / 4, "{more} of {taken}");
     let two = driver.held();
-    assert_eq!(two, pipeline.program_bytes());
+    assert_eq!(two, pipeline.device_memory_used());
     let (_, fresh) = self::pipeline(&model.options());
     fresh.prepare(&second).unwrap();
     let (alone, both) = (held(estimate(&second)), held(one));
-    assert_eq!(alone, fresh.program_bytes());
+    assert_eq!(alone, fresh.device_memory_used());
     assert!(two < both + alone / 2, "{two} for both, {both} and {alone} alone");
     // The decoder of that size and the conditioning of that many steps are there.
     pipeline.prepare(&shape(24, 1)).unwrap();
     assert_eq!(driver.calls().allocations - before, 6 + 2 + 2);
     // What is released is taken up again.
-    pipeline.release();
-    assert_eq!((driver.held(), pipeline.program_bytes()), (0, 0));
+    pipeline.clear_cache();
+    assert_eq!((driver.held(), pipeline.device_memory_used()), (0, 0));
     (request.width, request.height) = (Some(16), Some(16));
     // One that is zeros has no program.
     request.negative_prompt = Some("rain".into());
-    pipeline.generate(&request, &mut Watch::default()).unwrap();
+    pipeline.generate(&request, &mut Callbacks::default()).unwrap();
     assert_eq!(driver.held(), held(one));
 }
 
@@ -180,14 +180,14 @@ fn freed_encoders_leave_nothing() {
     }
     let model = common::Model::folder();
     let mut options = model.options();
-    options.encoders = Encoders::Free;
+    options.encoders = EncoderResidency::Free;
     let (driver, pipeline) = pipeline(&options);
     let mut request = common::request();
     (request.steps, request.clip_skip, request.width, request.height) = (1, 1, Some(16), Some(16));
-    let e = pipeline.estimate(&pipeline.shape(&request).unwrap()).unwrap().unwrap();
+    let e = pipeline.estimate(&pipeline.workload_shape(&request).unwrap()).unwrap().unwrap();
     for _ in 0..2 {
-        pipeline.generate(&request, &mut Watch::default()).unwrap();
+        pipeline.generate(&request, &mut Callbacks::default()).unwrap();
         assert_eq!(driver.held() as u64, e.condition + e.denoise + e.decode);
-        assert_eq!(driver.held(), pipeline.program_bytes());
+        assert_eq!(driver.held(), pipeline.device_memory_used());
     }
 }

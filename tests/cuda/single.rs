@@ -27,17 +27,17 @@ fn each_operation_of_a_block() {
     let mut b = Builder::new();
     let x = b.input("x", &[2, 6, 5, 4]);
     let time = b.input("time", &[2, 16]);
-    let x = b.conv(x, &s.pp("in"), 16, 3, 1);
+    let x = b.conv2d(x, &s.pp("in"), 16, 3, 1);
     let h = b.group_norm(x, &s.pp("norm"), 4, 1e-5);
     let h = b.activation(h, Activation::Silu);
-    let h = b.conv(h, &s.pp("conv"), 16, 3, 1);
-    let h = b.add_rows(h, time);
+    let h = b.conv2d(h, &s.pp("conv"), 16, 3, 1);
+    let h = b.broadcast_add(h, time);
     let h = b.add(x, h);
     let [q, k, v] = ["q", "k", "v"].map(|name| b.linear(h, &s.pp(name), 16));
     let h = b.attention(q, k, v, 2, false);
     let h = b.linear(h, &s.pp("ff"), 32);
     let h = b.geglu(h);
-    let y = b.conv(h, &s.pp("out"), 4, 3, 1);
+    let y = b.conv2d(h, &s.pp("out"), 4, 3, 1);
     b.output("y", y);
     let graph = fuse(b.finish().unwrap());
     let mut count = 0;
@@ -47,10 +47,10 @@ fn each_operation_of_a_block() {
         let inputs: Vec<&[f32]> = inputs.iter().map(Vec::as_slice).collect();
         check(&node.name, &alone, &inputs);
         let device = CudaDevice::new(drivers().remove(0), DType::F16).unwrap();
-        let mut program = device.load(alone).unwrap();
+        let mut program = device.compile(alone).unwrap();
         let before = outputs(program.as_mut(), &inputs);
         for flush in [0, 4096] {
-            assert!(program.time(flush, 2).unwrap().unwrap() >= 0.0);
+            assert!(program.benchmark(flush, 2).unwrap().unwrap() >= 0.0);
         }
         assert_eq!(before, outputs(program.as_mut(), &inputs), "{}", node.name);
         count += 1;

@@ -26,8 +26,8 @@ fn head(x: &[f32], tokens: std::ops::Range<usize>, width: usize, from: usize, di
     tokens.flat_map(|t| x[t * width + from..][..dim].to_vec()).collect()
 }
 
-fn rows(data: Pointer, tokens: usize, width: usize, dim: usize) -> Rows {
-    Rows { data, batch: (tokens * width) as i64, row: width as i64, head_stride: dim as i64 }
+fn rows(data: Pointer, tokens: usize, width: usize, dim: usize) -> StridedTensor {
+    StridedTensor { data, batch: (tokens * width) as i64, row: width as i64, head_stride: dim as i64 }
 }
 
 fn column(data: Pointer, columns: usize) -> Pointer {

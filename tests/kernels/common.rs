@@ -4,7 +4,7 @@ use crate::device::{Where, chosen, cuda, skip, there};
 use crate::interpreter::{self, module};
 use crate::twin::{Twin, settled};
 use braid::device::cuda::kernels::KERNELS;
-use braid::device::cuda::params::{ConvolutionParams, Finish, GemmParams, NarrowParams, Pointer};
+use braid::device::cuda::params::{ConvolutionParams, EpilogueParams, GemmParams, NarrowParams, Pointer};
 use braid::tensor::DType;
 use braid_ptx::{Counts, GlobalMemory, Launch, Schedule};
 
@@ -31,7 +31,7 @@ pub fn fits(gib: u64) -> bool {
             Where::Interpreter => true,
             Where::Alone | Where::Twice => skip("true sizes are for the interpreter and a GPU"),
             Where::Cuda | Where::Both => {
-                let free = cuda().unwrap().memory().unwrap().free >> 30;
+                let free = cuda().unwrap().memory_info().unwrap().free >> 30;
                 free > gib || skip(&format!("it takes {gib} GiB of the GPU, {free} are free"))
             }
         }
@@ -295,7 +295,7 @@ pub fn product(m: usize, n: usize, k: usize) -> GemmParams {
     GemmParams {
         x0_stride: k as i64,
         w_stride: k as i64,
-        finish: Finish { out_stride: n as i64, ..Finish::default() },
+        finish: EpilogueParams { out_stride: n as i64, ..EpilogueParams::default() },
         m: m as i32,
         n: n as i32,
         k: k as i32,
@@ -333,7 +333,11 @@ pub fn narrow(images: usize, side: usize, c: usize, n: usize) -> NarrowParams {
 /// to the caller.
 pub fn convolution([images, height, width]: [usize; 3], c: usize, n: usize, kernel: i32) -> ConvolutionParams {
     ConvolutionParams {
-        finish: Finish { out_stride: n as i64, rows_of_image: (height * width) as i32, ..Finish::default() },
+        finish: EpilogueParams {
+            out_stride: n as i64,
+            rows_of_image: (height * width) as i32,
+            ..EpilogueParams::default()
+        },
         pixels: (images * height * width) as i32,
         n: n as i32,
         channels0: c as i32,

@@ -81,7 +81,7 @@ fn convolution(dtype: DType, tile: Tile, s: Shape, x: &[Vec<f32>; 2], w: &[f32])
         x0: gpu.upload(dtype, &x[0]),
         x1: gpu.upload(dtype, &x[1]),
         w: gpu.upload(dtype, w),
-        finish: Finish {
+        finish: EpilogueParams {
             bias: gpu.upload(dtype, &bias),
             rows: gpu.upload(dtype, &added),
             residual: gpu.upload(dtype, &residual),
@@ -91,7 +91,7 @@ fn convolution(dtype: DType, tile: Tile, s: Shape, x: &[Vec<f32>; 2], w: &[f32])
             residual_stride: s.n as i64,
             out_stride: s.n as i64,
             rows_of_image: (rows * columns) as i32,
-            ..Finish::default()
+            ..EpilogueParams::default()
         },
         pixels: count as i32,
         n: s.n as i32,
@@ -190,7 +190,13 @@ fn convolution_of_a_pixel_that_is_not_finite() {
     let params = ConvolutionParams {
         x0: gpu.upload(dtype, &x[0]),
         w: gpu.upload(dtype, &w),
-        finish: Finish { out, out_stride: 13, out_f32: 1, rows_of_image: count as i32, ..Finish::default() },
+        finish: EpilogueParams {
+            out,
+            out_stride: 13,
+            out_f32: 1,
+            rows_of_image: count as i32,
+            ..EpilogueParams::default()
+        },
         pixels: count as i32,
         n: 13,
         channels0: 8,
@@ -242,12 +248,12 @@ fn a_doubling_and_a_convolution_as_four_phases() {
             let params = ConvolutionParams {
                 x0: gpu.upload(dtype, &x),
                 w,
-                finish: Finish {
+                finish: EpilogueParams {
                     rows: gpu.upload(dtype, &added),
                     out,
                     out_stride: n as i64,
                     rows_of_image: (height * width) as i32,
-                    ..Finish::default()
+                    ..EpilogueParams::default()
                 },
                 pixels: (images * height * width) as i32,
                 n: n as i32,

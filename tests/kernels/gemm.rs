@@ -45,7 +45,7 @@ fn gemm(dtype: DType, tile: Tile, case: &Case) -> Vec<f32> {
         x0_stride: k0 as i64,
         x1_stride: (k - k0) as i64,
         w_stride: k as i64,
-        finish: Finish {
+        finish: EpilogueParams {
             bias: optional(&bias),
             rows: optional(&rows),
             residual: optional(&residual),
@@ -166,7 +166,12 @@ fn geglu_products() {
                 w: gpu.upload(dtype, &w),
                 x0_stride: k as i64,
                 w_stride: k as i64,
-                finish: Finish { bias: gpu.upload(dtype, &bias), out, out_stride: n as i64, ..Finish::default() },
+                finish: EpilogueParams {
+                    bias: gpu.upload(dtype, &bias),
+                    out,
+                    out_stride: n as i64,
+                    ..EpilogueParams::default()
+                },
                 m: m as i32,
                 n: n as i32,
                 k: k as i32,
@@ -199,7 +204,7 @@ fn geglu_does_not_overflow() {
         w: gpu.upload(DType::F16, &w),
         x0_stride: 8,
         w_stride: 8,
-        finish: Finish { out, out_stride: 8, ..Finish::default() },
+        finish: EpilogueParams { out, out_stride: 8, ..EpilogueParams::default() },
         m: 1,
         n: 8,
         k: 8,

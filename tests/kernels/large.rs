@@ -73,7 +73,7 @@ fn last_block_of_a_convolution(dtype: DType, s: &Picture) {
     let mut params =
         ConvolutionParams { x0: x[0].at, x1: x[1].at, w: w.at, ..convolution([images, side, side], c, n, 3) };
     params.channels0 = channels[0] as i32;
-    params.finish = Finish { residual: residual.at, out, residual_stride: n as i64, ..params.finish };
+    params.finish = EpilogueParams { residual: residual.at, out, residual_stride: n as i64, ..params.finish };
     let grid = [tiles::blocks(pixels, 64), tiles::blocks(n, 64), 1];
     gpu.sample("convolution_64x64", dtype, grid, &params, &[[grid[0] - 1, grid[1] - 1, 0]]);
     let weights: Vec<f64> = ((n - 64) * k..n * k).map(|i| w.wide(i)).collect();
@@ -205,7 +205,7 @@ fn attention_over_rows_far_apart() {
         (0..tokens).fold(x, |x, t| x.fill(&gpu, t * row..t * row + dim))
     };
     let x = [source(1), source(2), source(3)];
-    let rows = |data: Pointer| Rows { data, batch: 0, row: row as i64, head_stride: 0 };
+    let rows = |data: Pointer| StridedTensor { data, batch: 0, row: row as i64, head_stride: 0 };
     let [q, k, v] = x.map(|x| rows(x.at));
     let want: Vec<f64> = (0..tokens)
         .flat_map(|t| {
@@ -268,7 +268,7 @@ fn group_norm_at_1024() {
 
 fn group_norm(dtype: DType) {
     let (images, pixels, c, groups) = (9usize, 1usize << 20, 256, 32);
-    let (slab, last, gpu) = (tiles::slab(pixels), 8usize, Gpu::new());
+    let (slab, last, gpu) = (tiles::group_norm_pixels(pixels), 8usize, Gpu::new());
     let (slabs, end) = (pixels / slab, images * pixels * c);
     let x = Sparse::new(&gpu, dtype, end, 1, 1.0).fill(&gpu, end - slab * c..end);
     let moments = Sparse::new(&gpu, DType::F32, images * slabs * 2 * c, 2, 1.0);

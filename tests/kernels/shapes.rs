@@ -37,8 +37,8 @@ impl Shape {
     }
 }
 
-fn rows(data: Pointer, tokens: usize, width: usize) -> Rows {
-    Rows { data, batch: (tokens * width) as i64, row: width as i64, head_stride: 64 }
+fn rows(data: Pointer, tokens: usize, width: usize) -> StridedTensor {
+    StridedTensor { data, batch: (tokens * width) as i64, row: width as i64, head_stride: 64 }
 }
 
 /// Self-attention over a fused `[tokens, 3 c]`, heads of 64.
@@ -111,7 +111,7 @@ pub fn convolved_as(
         channels0: c0 as i32,
         ..convolution([1, side, side], c, n, 3)
     };
-    params.finish = Finish {
+    params.finish = EpilogueParams {
         bias: gpu.filled(n * bytes, 0x2c),
         residual: gpu.filled(pixels * n * bytes, 0x2c),
         out: gpu.room(pixels * n * bytes),
@@ -142,7 +142,7 @@ pub fn geglu(gpu: &Gpu, m: usize, n: usize, k: usize) -> Shape {
 /// A projection with bias and residual.
 pub fn projection(gpu: &Gpu, tile: tiles::Tile, m: usize, n: usize, k: usize) -> Shape {
     let mut params = GemmParams { x0: gpu.filled(m * k * 2, 0x2c), w: gpu.filled(n * k * 2, 0x2c), ..product(m, n, k) };
-    params.finish = Finish {
+    params.finish = EpilogueParams {
         bias: gpu.filled(n * 2, 0x2c),
         residual: gpu.filled(m * n * 2, 0x2c),
         out: gpu.room(m * n * 2),
@@ -157,7 +157,7 @@ pub fn projection(gpu: &Gpu, tile: tiles::Tile, m: usize, n: usize, k: usize) ->
 /// The three kernels of a group normalisation of 32 groups with SiLU.
 pub fn group_norm(gpu: &Gpu, side: usize, c: usize) -> [Shape; 3] {
     let pixels = side * side;
-    let slab = tiles::slab(pixels);
+    let slab = tiles::group_norm_pixels(pixels);
     let slabs = pixels / slab;
     let params = GroupNormParams {
         x0: gpu.filled(pixels * c * 2, 0x2c),

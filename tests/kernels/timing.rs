@@ -9,7 +9,7 @@ use crate::common::*;
 use crate::device::{Where, cuda, skip};
 use crate::shapes::*;
 use crate::twin::turn;
-use braid::device::cuda::driver::{Driver, Gemm, GemmEpilogue, GemmPlan, Launch, Matrix};
+use braid::device::cuda::driver::{Driver, Gemm, GemmEpilogue, GemmPlan, Launch, MatrixRef};
 use braid::device::cuda::kernels::KERNELS;
 use braid::device::cuda::params::GemmParams;
 use braid::device::cuda::tiles::Tile;
@@ -37,21 +37,21 @@ fn seconds(driver: &dyn Driver, work: &[Work], least: Duration) -> f64 {
     let _turn = turn();
     // Once outside of the graph: modules are loaded at first use.
     enqueue(driver, work);
-    driver.synchronise().unwrap();
+    driver.synchronize().unwrap();
     let graph = driver.begin_capture().unwrap().then(|| {
         enqueue(driver, work);
         driver.end_capture().unwrap()
     });
     let run = |replays: u32| {
-        driver.synchronise().unwrap();
+        driver.synchronize().unwrap();
         let start = Instant::now();
         for _ in 0..replays {
             match graph {
-                Some(graph) => driver.replay(graph).unwrap(),
+                Some(graph) => driver.launch_graph(graph).unwrap(),
                 None => enqueue(driver, work),
             }
         }
-        driver.synchronise().unwrap();
+        driver.synchronize().unwrap();
         start.elapsed()
     };
     let mut replays = 1;
@@ -60,7 +60,7 @@ fn seconds(driver: &dyn Driver, work: &[Work], least: Duration) -> f64 {
     }
     let best = (0..5).map(|_| run(replays)).min().unwrap_or_default();
     if let Some(graph) = graph {
-        driver.release_graph(graph);
+        driver.destroy_graph(graph);
     }
     best.as_secs_f64() / f64::from(replays) / work.len() as f64
 }
@@ -77,7 +77,8 @@ impl Ceilings {
         let [a, b] = [(); 2].map(|()| driver.allocate(bytes).unwrap());
         let copied = 2.0 * bytes as f64 / seconds(driver, &[Work::Copy(a, b, bytes)], least);
         let product = |transpose_b| {
-            let matrix = |at: u64, part: usize| Matrix { data: at + (part * n * n * 2) as u64, leading: n, stride: 0 };
+            let matrix =
+                |at: u64, part: usize| MatrixRef { data: at + (part * n * n * 2) as u64, leading: n, stride: 0 };
             let gemm = Gemm {
                 dtype: DTYPE,
                 m: n,
@@ -97,8 +98,8 @@ impl Ceilings {
             driver.release_gemm(plan);
             2.0 * (n as f64).powi(3) / time
         };
-        driver.fill(a, bytes, 0x2c).unwrap();
-        let flops = if driver.facts().gemm { product(false).max(product(true)) } else { f64::INFINITY };
+        driver.memset(a, bytes, 0x2c).unwrap();
+        let flops = if driver.properties().gemm { product(false).max(product(true)) } else { f64::INFINITY };
         [a, b].into_iter().for_each(|at| driver.free(at));
         Self { bytes: copied, flops }
     }
@@ -122,9 +123,9 @@ impl Ceilings {
 
 /// The library's product of what a `gemm` kernel computes: our rows are its columns.
 fn of_library(driver: &dyn Driver, shape: &Shape) -> Option<Work> {
-    let [m, n, k] = shape.product.filter(|_| driver.facts().gemm)?;
+    let [m, n, k] = shape.product.filter(|_| driver.properties().gemm)?;
     let p: GemmParams = bytemuck::pod_read_unaligned(&shape.params);
-    let matrix = |data: u64, leading: usize| Matrix { data, leading, stride: 0 };
+    let matrix = |data: u64, leading: usize| MatrixRef { data, leading, stride: 0 };
     let gemm = Gemm {
         dtype: shape.dtype,
         m: n,
@@ -186,8 +187,8 @@ fn every_kernel_beside_the_ceilings() {
     let (driver, least) = (driver.as_ref(), Duration::from_millis(20));
     let ceilings = Ceilings::measure(driver, least);
     let (copy, product) = (ceilings.bytes / 1e9, ceilings.flops / 1e12);
-    println!("ceiling: copy {copy:.0} GB/s read and written on {}", driver.facts().name);
-    println!("ceiling: product {product:.0} TFLOP/s of {DTYPE} on {}", driver.facts().name);
+    println!("ceiling: copy {copy:.0} GB/s read and written on {}", driver.properties().name);
+    println!("ceiling: product {product:.0} TFLOP/s of {DTYPE} on {}", driver.properties().name);
     println!("| kernel | shape | microseconds | GB/s | TFLOP/s | of the ceiling |");
     println!("|---|---|--:|--:|--:|--:|");
     for case in CASES {
@@ -229,7 +230,7 @@ fn what_is_timed_is_done() {
     let out = bytemuck::pod_read_unaligned::<GemmParams>(bytemuck::cast_slice(&launch.params)).finish.out.0;
     let there = Shape { params: launch.bytes().to_vec(), ..projection(&gpu, Tile { m: 64, n: 64 }, m, n, k) };
     let results = [Work::Launch(launch), of_library(driver, &there).unwrap()].map(|work| {
-        driver.fill(out, m * n * 2, 0).unwrap();
+        driver.memset(out, m * n * 2, 0).unwrap();
         let time = seconds(driver, &[work], Duration::from_micros(100));
         assert!(time > 0.0 && time < 1.0, "{time}");
         let mut result = vec![0; m * n * 2];

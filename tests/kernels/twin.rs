@@ -48,7 +48,7 @@ impl Twin {
     pub fn room(&self, known: Option<u64>, bytes: usize) -> u64 {
         let _turn = turn();
         let at = self.driver.allocate(bytes).unwrap();
-        self.driver.fill(at, bytes, UNWRITTEN).unwrap();
+        self.driver.memset(at, bytes, UNWRITTEN).unwrap();
         let known = known.unwrap_or(at);
         self.blocks.borrow_mut().insert(known, Block { at, bytes, kernel: None });
         known
@@ -68,7 +68,7 @@ impl Twin {
 
     pub fn fill(&self, known: u64, bytes: usize, byte: u8) {
         let _turn = turn();
-        self.driver.fill(self.place(known).unwrap(), bytes, byte).unwrap();
+        self.driver.memset(self.place(known).unwrap(), bytes, byte).unwrap();
     }
 
     pub fn read(&self, known: u64, bytes: usize) -> Vec<u8> {
@@ -116,7 +116,7 @@ impl Twin {
         let launch = self.launch_of(kernel, dtype, grid, params);
         self.driver.launch(&launch).unwrap();
         // A fault is this kernel's.
-        self.driver.synchronise().unwrap_or_else(|e| panic!("{}: {e}", launch.entry));
+        self.driver.synchronize().unwrap_or_else(|e| panic!("{}: {e}", launch.entry));
     }
 
     pub fn driver(&self) -> &dyn Driver {

@@ -11,8 +11,8 @@ mod requests;
 mod weights;
 
 use braid::error::Error;
-use braid::inputs::picture::Picture;
-use braid::pipeline::{ImagePrompt, Reference, Scales};
+use braid::inputs::image::Image;
+use braid::pipeline::{ImagePrompt, ReferenceImage, Scales};
 use braid::{Pipeline, PipelineOptions, Request};
 use common::{Model, draw, read, request, warnings};
 use serde_json::{Value, json};

@@ -26,8 +26,8 @@ fn b43_numbers() {
             ("--steps", &|r| r.steps = 0),
             ("--steps", &|r| r.steps = 1_000_000_000),
             ("--steps", &|r| r.steps = usize::MAX),
-            ("--cfg-scale", &|r| r.guidance = f32::NAN),
-            ("--cfg-scale", &|r| r.guidance = f32::INFINITY),
+            ("--cfg-scale", &|r| r.guidance_scale = f32::NAN),
+            ("--cfg-scale", &|r| r.guidance_scale = f32::INFINITY),
             ("--guidance-rescale", &|r| r.guidance_rescale = f32::NAN),
             ("--guidance-rescale", &|r| r.guidance_rescale = -0.1),
             ("--guidance-rescale", &|r| r.guidance_rescale = 1.1),
@@ -37,9 +37,9 @@ fn b43_numbers() {
             ("--height", &|r| r.height = Some(1001)),
             ("--width", &|r| r.width = Some(1_000_000_000)),
             ("--height", &|r| r.height = Some(usize::MAX)),
-            ("--batch-count", &|r| r.count = 0),
-            ("--batch-count", &|r| r.count = 1_000_000),
-            ("--batch-count", &|r| r.count = usize::MAX),
+            ("--batch-count", &|r| r.num_images = 0),
+            ("--batch-count", &|r| r.num_images = 1_000_000),
+            ("--batch-count", &|r| r.num_images = usize::MAX),
             ("--clip-skip", &|r| r.clip_skip = 2),
             ("--clip-skip", &|r| r.clip_skip = usize::MAX),
             ("eta", &|r| r.eta = Some(-0.5)),
@@ -54,11 +54,11 @@ fn b43_numbers() {
     r.noise = Some(vec![f32::NAN; 64]);
     assert!(matches!(refused(draw(&pipeline, &r), "noise"), Error::Parameter { name, .. } if name == "--latents-in"));
     r = request();
-    r.guidance = f32::MAX;
+    r.guidance_scale = f32::MAX;
     assert!(matches!(refused(draw(&pipeline, &r), "guidance"), Error::NotFinite { .. }));
     r = request();
     r.seed = u64::MAX;
-    r.count = 2;
+    r.num_images = 2;
     assert_eq!(pipeline.generate(&r, &mut Default::default()).unwrap().seeds, [u64::MAX, 0]);
     assert_eq!(draw(&pipeline, &request()).unwrap(), before);
 
@@ -75,7 +75,7 @@ fn b43_numbers() {
 fn b43_numbers_of_diffsynth() {
     let pipeline = Model::file().load().unwrap();
     let mut r = request();
-    r.images.clear();
+    r.image_prompts.clear();
     (r.width, r.height) = (Some(1), Some(1));
     assert_eq!(draw(&pipeline, &r).unwrap().len(), 64 * 64 * 3);
     refuses(
@@ -96,7 +96,7 @@ fn b44_prompts() {
     for (model, long_fits) in [(Model::folder(), true), (Model::file(), false)] {
         let pipeline = model.load().unwrap();
         let mut good = request();
-        good.images.clear();
+        good.image_prompts.clear();
         let before = draw(&pipeline, &good).unwrap();
         let mut r = good.clone();
         for prompt in ["", " ", "\0", "a\0b", "\x1b[31mred\x1b[0m", "\u{202e}abc", "\u{1f600}\u{301}", "<|endoftext|>"]
@@ -112,7 +112,7 @@ fn b44_prompts() {
             match pipeline.generate(&r, &mut Default::default()) {
                 Ok(output) => {
                     assert!(long_fits);
-                    assert_eq!(output.cut_tokens > 9_000, prompt.len() > 3);
+                    assert_eq!(output.truncated_tokens > 9_000, prompt.len() > 3);
                 }
                 Err(Error::Parameter { name, what }) => {
                     assert!(!long_fits && what.contains("rows of 77"), "{what}");
@@ -126,56 +126,58 @@ fn b44_prompts() {
 }
 
 fn image(width: usize) -> ImagePrompt {
-    ImagePrompt::default().with(Reference::Embedding(vec![0.5; width]))
+    ImagePrompt::default().with_reference(ReferenceImage::Embedding(vec![0.5; width]))
 }
 
 #[test]
 fn b45_image_prompts() {
     let model = Model::folder();
     let pipeline = model.load().unwrap();
-    let picture = || Picture::new(8, 8, vec![9; 192]).unwrap();
+    let picture = || Image::new(8, 8, vec![9; 192]).unwrap();
     refuses(
         &pipeline,
         &request(),
         &[
-            ("--ip-adapter-strength", &|r| r.images = vec![image(24).scaled(f32::NAN)]),
-            ("--ip-adapter-strength", &|r| r.images = vec![image(24).scaled(f32::INFINITY)]),
-            ("--ip-adapter-blocks", &|r| r.images = vec![image(24).scaled(Scales::parse("1e30", 1e30).unwrap())]),
+            ("--ip-adapter-strength", &|r| r.image_prompts = vec![image(24).with_scale(f32::NAN)]),
+            ("--ip-adapter-strength", &|r| r.image_prompts = vec![image(24).with_scale(f32::INFINITY)]),
             ("--ip-adapter-blocks", &|r| {
-                r.images = vec![image(24).scaled(Scales::parse(r#"{"up": {"block_9": 1}}"#, 1.0).unwrap())];
+                r.image_prompts = vec![image(24).with_scale(Scales::parse("1e30", 1e30).unwrap())]
             }),
-            ("--ip-adapter-image", &|r| r.images = vec![image(24), image(24)]),
-            ("--ip-adapter-image", &|r| r.images = vec![image(23)]),
-            ("--ip-adapter-image", &|r| r.images = vec![image(0)]),
+            ("--ip-adapter-blocks", &|r| {
+                r.image_prompts = vec![image(24).with_scale(Scales::parse(r#"{"up": {"block_9": 1}}"#, 1.0).unwrap())];
+            }),
+            ("--ip-adapter-image", &|r| r.image_prompts = vec![image(24), image(24)]),
+            ("--ip-adapter-image", &|r| r.image_prompts = vec![image(23)]),
+            ("--ip-adapter-image", &|r| r.image_prompts = vec![image(0)]),
             ("picture size", &|r| {
-                r.images = vec![ImagePrompt::new(picture())];
-                r.images[0].resize = Some((0, 4));
+                r.image_prompts = vec![ImagePrompt::new(picture())];
+                r.image_prompts[0].resize = Some((0, 4));
             }),
             ("picture size", &|r| {
-                r.images = vec![ImagePrompt::new(picture())];
-                r.images[0].resize = Some((usize::MAX, 1 << 40));
+                r.image_prompts = vec![ImagePrompt::new(picture())];
+                r.image_prompts[0].resize = Some((usize::MAX, 1 << 40));
             }),
         ],
     );
     let mut r = request();
-    r.images = vec![ImagePrompt::default().with(Reference::Embedding(vec![f32::NAN; 24]))];
+    r.image_prompts = vec![ImagePrompt::default().with_reference(ReferenceImage::Embedding(vec![f32::NAN; 24]))];
     assert!(matches!(refused(draw(&pipeline, &r), "NaN"), Error::NotFinite { .. }));
     // An adapter without images, and one with an empty list, have no part.
-    r.images = Vec::new();
+    r.image_prompts = Vec::new();
     let without = draw(&pipeline, &r).unwrap();
-    r.images = vec![ImagePrompt::default()];
+    r.image_prompts = vec![ImagePrompt::default()];
     assert_eq!(draw(&pipeline, &r).unwrap(), without);
     assert_ne!(draw(&pipeline, &request()).unwrap(), without);
 
     // Images without an adapter, and pictures without an encoder.
     let bare = Pipeline::load(&PipelineOptions::new(model.dir.path())).unwrap();
-    r.images = Vec::new();
+    r.image_prompts = Vec::new();
     assert_eq!(draw(&bare, &r).unwrap(), without);
     let text = refused(draw(&bare, &request()), "no adapter").to_string();
     assert!(text.contains("1 image prompts for 0 adapters"), "{text}");
     std::fs::remove_dir_all(model.path("image_encoder")).unwrap();
     let blind = Pipeline::load(&PipelineOptions::new(model.dir.path()).adapter(model.path(ADAPTER))).unwrap();
-    r.images = vec![ImagePrompt::new(picture())];
+    r.image_prompts = vec![ImagePrompt::new(picture())];
     let text = refused(draw(&blind, &r), "no encoder").to_string();
     assert!(text.contains("--clip-vision"), "{text}");
     assert!(blind.encode_image(&picture()).is_err());
@@ -204,15 +206,15 @@ fn too_large_for_memory() {
         assert!(begin.elapsed().as_secs_f64() < 2.0, "{:?}", begin.elapsed());
     }
     // 1000 pictures of 805 MB.
-    r.count = 1000;
+    r.num_images = 1000;
     assert!(matches!(refused(draw(&pipeline, &r), "many"), Error::Memory { .. }));
     // Embeddings whose keys and values fill the memory.
     let mut r = request();
-    let one = r.images[0].references[0].clone();
+    let one = r.image_prompts[0].references[0].clone();
     let bytes = one_image_bytes();
     let count = (have / bytes + 1) as usize;
     if count < 2_000_000 {
-        r.images[0].references = vec![one; count];
+        r.image_prompts[0].references = vec![one; count];
         match refused(draw(&pipeline, &r), "references") {
             Error::Memory { stage: "condition", .. } => {}
             other => panic!("{other}"),

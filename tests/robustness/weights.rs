@@ -8,8 +8,8 @@ fn b16_weights_that_are_not_finite() {
     let full = std::env::var_os("BRAID_LOAD_FULL").is_some();
     let mut r = request();
     (r.steps, r.width, r.height) = (1, Some(16), Some(16));
-    let picture = Picture::new(40, 30, (0..3600).map(|i| (i * 7 % 256) as u8).collect()).unwrap();
-    r.images = vec![ImagePrompt::new(picture)];
+    let picture = Image::new(40, 30, (0..3600).map(|i| (i * 7 % 256) as u8).collect()).unwrap();
+    r.image_prompts = vec![ImagePrompt::new(picture)];
     let model = Model::folder();
     let parts = PARTS.iter().chain(&[("IP-Adapter", ADAPTER)]);
     for (part, file) in parts {
@@ -146,16 +146,16 @@ fn b17_extra_tensors() {
 
 /// A safetensors file of tiny tensors.
 fn tensors(path: &Path, names: &[(&str, &[usize])]) {
-    let spec = |(name, shape): &(&str, &[usize])| braid::synth::TensorSpec {
+    let spec = |(name, shape): &(&str, &[usize])| braid::synthetic::TensorSpec {
         name: (*name).into(),
         shape: shape.to_vec(),
-        dtype: braid::synth::Stored::Float(braid::tensor::DType::F16),
+        dtype: braid::synthetic::Stored::Float(braid::tensor::DType::F16),
         scale: 1.0,
         offset: 0.0,
         seed: 0,
     };
     let specs: Vec<_> = names.iter().map(spec).collect();
-    braid::synth::write_safetensors(path, &specs, &Default::default()).unwrap();
+    braid::synthetic::write_safetensors(path, &specs, &Default::default()).unwrap();
 }
 
 #[test]

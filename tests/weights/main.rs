@@ -7,7 +7,7 @@ mod folders;
 mod safetensors_files;
 mod torch_files;
 
-use braid::weights::{Kind, OpenOptions, Storage, Weights, open, safetensors, sniff, torch};
+use braid::weights::{FileFormat, MappedBytes, OpenOptions, Weights, open, safetensors, sniff, torch};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -129,8 +129,8 @@ fn b33_the_content_counts_not_the_name() {
     assert_eq!(open_as(NAME, &saved(BIN)).unwrap().len(), 8);
     assert_eq!(open_as(BIN, &saved("small.safetensors")).unwrap().len(), 3);
     refused(NAME, &saved("legacy.bin"), &["before torch 1.6"]);
-    let kind = |name| sniff(&Storage::map(&data(name)).unwrap());
-    assert_eq!((kind("small.safetensors"), kind(BIN)), (Kind::Safetensors, Kind::Torch));
+    let kind = |name| sniff(&MappedBytes::map(&data(name)).unwrap());
+    assert_eq!((kind("small.safetensors"), kind(BIN)), (FileFormat::Safetensors, FileFormat::Torch));
     // A header whose length spells the first bytes of another kind.
     for length in [0x0280, 0x3c21, 0x0480] {
         let header = format!("{:length$}", format!("{{{}}}", entry("a", "F16", "[2]", 0, 4)));
@@ -142,7 +142,7 @@ fn b33_the_content_counts_not_the_name() {
 #[test]
 fn no_byte_makes_it_panic() {
     let try_both = |bytes: Vec<u8>| {
-        let storage = Arc::new(Storage::owned(bytes));
+        let storage = Arc::new(MappedBytes::owned(bytes));
         let read = safetensors::read(storage.clone(), Path::new(NAME));
         // The format's own reader accepts whatever is accepted here.
         assert!(read.is_err() || ::safetensors::SafeTensors::deserialize(storage.bytes()).is_ok());

@@ -17,14 +17,14 @@ fn reads_what_safetensors_writes() {
     assert_eq!(weight.to_f32(), (0..12).map(|i| i as f32).collect::<Vec<_>>());
     assert_eq!(weights.get("bias").unwrap().to_f32(), [0.5, -1.0, 3.0]);
     assert_eq!((weights.get("scale").unwrap().to_f32(), weights.get("scale").unwrap().shape()), (vec![2.25], &[][..]));
-    let metadata = safetensors::metadata(&Storage::map(&path).unwrap(), &path).unwrap();
+    let metadata = safetensors::metadata(&MappedBytes::map(&path).unwrap(), &path).unwrap();
     assert_eq!(metadata["modelspec.architecture"], "stable-diffusion-xl-v1-base");
 }
 
 #[test]
 fn b01_empty() {
     refused(NAME, b"", &["the file is empty"]);
-    let storage = Arc::new(Storage::owned(Vec::new()));
+    let storage = Arc::new(MappedBytes::owned(Vec::new()));
     assert!(safetensors::read(storage.clone(), Path::new(NAME)).unwrap_err().to_string().contains("0 bytes"));
     assert!(torch::read(storage, Path::new(NAME)).unwrap_err().to_string().contains("not a zip archive"));
 }

@@ -1,11 +1,11 @@
 //! That what is timed is right: finite, and the same every time.
 
-use braid::inputs::picture::Picture;
-use braid::pipeline::StageTensor;
+use braid::inputs::image::Image;
+use braid::pipeline::HostTensor;
 use std::collections::BTreeMap;
 
 /// CRC-32 of the pictures' sizes and pixels.
-pub fn checksum(pictures: &[Picture]) -> u32 {
+pub fn checksum(pictures: &[Image]) -> u32 {
     let mut crc = crc32fast::Hasher::new();
     for picture in pictures {
         [picture.width(), picture.height()].iter().for_each(|side| crc.update(&(*side as u64).to_le_bytes()));
@@ -15,7 +15,7 @@ pub fn checksum(pictures: &[Picture]) -> u32 {
 }
 
 /// Whether these are the pictures of the first run, and every stage on the way to them, where stages were kept, is finite.
-pub fn verify(first: u32, pictures: &[Picture], stages: &BTreeMap<String, StageTensor>) -> Result<(), String> {
+pub fn verify(first: u32, pictures: &[Image], stages: &BTreeMap<String, HostTensor>) -> Result<(), String> {
     if let Some((name, _)) = stages.iter().find(|(_, tensor)| !tensor.data.iter().all(|v| v.is_finite())) {
         return Err(format!("`{name}` is NaN or infinite in places; nothing is reported"));
     }
@@ -34,8 +34,8 @@ mod tests {
 
     #[test]
     fn wrong_results_are_refused() {
-        let picture = |value| Picture::new(2, 1, vec![value; 6]).unwrap_or_else(|e| panic!("{e}"));
-        let stage = |value| StageTensor { shape: vec![2], data: vec![1.0, value] };
+        let picture = |value| Image::new(2, 1, vec![value; 6]).unwrap_or_else(|e| panic!("{e}"));
+        let stage = |value| HostTensor { shape: vec![2], data: vec![1.0, value] };
         let stages = |value| BTreeMap::from([("latents".to_owned(), stage(value))]);
         let first = checksum(&[picture(9)]);
         assert_eq!(verify(first, &[picture(9)], &stages(0.0)), Ok(()));
@@ -45,7 +45,7 @@ mod tests {
         assert!(verify(first, &[picture(9)], &stages(f32::NAN)).unwrap_err().contains("`latents`"));
         assert!(verify(first, &[picture(9)], &stages(f32::INFINITY)).is_err());
         // The same pixels in another shape are another picture.
-        let tall = Picture::new(1, 2, vec![9; 6]).unwrap_or_else(|e| panic!("{e}"));
+        let tall = Image::new(1, 2, vec![9; 6]).unwrap_or_else(|e| panic!("{e}"));
         assert_ne!(checksum(&[tall]), first);
     }
 }

@@ -114,7 +114,7 @@ impl Options {
         match (self.adapter, model.has_adapter()) {
             (Some(true), false) => return Err(setup::no_adapter()),
             (Some(false), _) => {}
-            _ => request.images = model.images.clone(),
+            _ => request.image_prompts = model.images.clone(),
         }
         Ok(request)
     }

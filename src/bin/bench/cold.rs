@@ -9,7 +9,7 @@ use crate::lists;
 use crate::machine::{Machine, Place};
 use crate::stats::{deviation, mean, median};
 use crate::terminal;
-use braid::pipeline::{Progress, Stage, Watch};
+use braid::pipeline::{Callbacks, Progress, Stage};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -115,7 +115,7 @@ fn sample(options: &Options, order: &Order, place: &Place) -> Result<Sample, Fai
     let mut request = options.request(&model)?;
     let (arguments, log) = (child::seconds(), Shared::default());
     let mut device = 0.0;
-    let loaded = child::load(&model, place, !request.images.is_empty(), |_| device = child::seconds())?;
+    let loaded = child::load(&model, place, !request.image_prompts.is_empty(), |_| device = child::seconds())?;
     let loaded = match loaded {
         Ok(loaded) => loaded,
         Err(why) => return Ok(Sample::skipped(place.machine(None), why)),
@@ -124,7 +124,7 @@ fn sample(options: &Options, order: &Order, place: &Place) -> Result<Sample, Fai
     let mut progress = |progress: Progress| {
         log.progress(progress.stage, progress.done);
     };
-    let output = match log.listen(|| loaded.pipeline.generate(&request, &mut Watch::progress(&mut progress))) {
+    let output = match log.listen(|| loaded.pipeline.generate(&request, &mut Callbacks::on_progress(&mut progress))) {
         Ok(output) => output,
         Err(error) => return Ok(Sample::skipped(loaded.machine, crate::setup::skipped(error)?)),
     };
@@ -151,14 +151,14 @@ fn sample(options: &Options, order: &Order, place: &Place) -> Result<Sample, Fai
         ("decode", stage(Stage::Decode)),
     ]);
     parts.insert("rest", picture - parts.values().sum::<f64>());
-    let picture_of = output.pictures.first();
+    let picture_of = output.images.first();
     Ok(Sample {
         machine: loaded.machine.clone(),
         skipped: None,
         width: picture_of.map(|p| p.width()),
         height: picture_of.map(|p| p.height()),
-        adapters: request.images.len(),
-        checksum: format!("{:08x}", check::checksum(&output.pictures)),
+        adapters: request.image_prompts.len(),
+        checksum: format!("{:08x}", check::checksum(&output.images)),
         picture,
         first_step: start + log.first_step.map_or(0.0, child::seconds_at) - loaded.make_seconds,
         warm_up: (!others.is_empty()).then(|| first - median(others)),
@@ -224,7 +224,7 @@ impl Row {
             width: first.width,
             height: first.height,
             steps: options.steps,
-            cfg_scale: options.setup.request.guidance,
+            cfg_scale: options.setup.request.guidance_scale,
             repetitions: options.repetitions,
             measured,
             skipped,

@@ -10,7 +10,7 @@ use crate::row::{Case, Measured, Row, TITLES};
 use crate::setup::{self, Loaded, Model, Setup};
 use crate::stats::{self, deviation, mean, percentile, sorted};
 use crate::terminal;
-use braid::pipeline::{MAX_COUNT, MAX_SIDE, Output, Stage, Watch};
+use braid::pipeline::{Callbacks, MAX_NUM_IMAGES, MAX_SIDE, Output, Stage};
 use braid::{Pipeline, Request};
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -50,7 +50,7 @@ impl Options {
             for &(name, count) in &counts {
                 for &steps in &self.steps {
                     let mut request = request.clone();
-                    ((request.width, request.height), request.count, request.steps) = (size, count, steps);
+                    ((request.width, request.height), request.num_images, request.steps) = (size, count, steps);
                     all.push((name, request));
                 }
             }
@@ -77,15 +77,15 @@ pub fn run(mut parser: lexopt::Parser) -> Result<(), Failure> {
             "-h" | "--help" => return terminal::print(crate::HELP),
             "-n" | "--steps" => options.steps = lists::numbers(p, "--steps", 1, 1000)?,
             "--size" => options.sizes = lists::numbers(p, "--size", 1, MAX_SIDE)?,
-            "-b" | "--batch-count" => options.counts = lists::numbers(p, "--batch-count", 1, MAX_COUNT)?,
+            "-b" | "--batch-count" => options.counts = lists::numbers(p, "--batch-count", 1, MAX_NUM_IMAGES)?,
             "-r" | "--repetitions" => options.repetitions = args::count(p, "--repetitions", 1, 10_000)?,
             "--warmup" => options.warmup = args::count(p, "--warmup", 1, 10_000)?,
             "--adapter" => options.adapter = setup::list(p, "--adapter", setup::on_or_off)?,
             "--preset" => match args::text(p, "--preset")?.as_str() {
                 // The settings of MLPerf Inference's SDXL.
                 "mlperf" => {
-                    (options.steps, options.sizes, setup.request.guidance) = (vec![20], vec![1024], 8.0);
-                    setup.request.method = Some("euler".parse()?);
+                    (options.steps, options.sizes, setup.request.guidance_scale) = (vec![20], vec![1024], 8.0);
+                    setup.request.scheduler = Some("euler".parse()?);
                     (options.mlperf, options.counts) = (true, vec![OFFLINE]);
                 }
                 other => return Err(Failure::usage(format!("--preset: `{other}` is not known; mlperf is"))),
@@ -156,10 +156,10 @@ impl Bench<'_> {
 
     /// Measures one request, with the adapter and without it, as asked for.
     fn request(&mut self, loaded: &Loaded, (scenario, request): Named) -> Result<(), Failure> {
-        let (width, height) = loaded.pipeline.size(&request)?;
+        let (width, height) = loaded.pipeline.image_size(&request)?;
         let with = |adapter: &bool| {
             let mut request = request.clone();
-            request.images = if *adapter { self.model.images.clone() } else { Vec::new() };
+            request.image_prompts = if *adapter { self.model.images.clone() } else { Vec::new() };
             (request.width, request.height) = (Some(width), Some(height));
             request
         };
@@ -170,10 +170,10 @@ impl Bench<'_> {
             Err(_) => None,
         };
         for (i, variant) in variants.iter().enumerate() {
-            let mut row = self.row(loaded.machine.clone(), scenario, variant, variant.images.len());
+            let mut row = self.row(loaded.machine.clone(), scenario, variant, variant.image_prompts.len());
             match &samples {
                 Ok(samples) => {
-                    let percent = percent.filter(|_| !variant.images.is_empty());
+                    let percent = percent.filter(|_| !variant.image_prompts.is_empty());
                     row.measured = Some(samples[i].summary(variant, loaded.load_seconds, percent));
                 }
                 Err(why) => row.skipped = Some(why.clone()),
@@ -206,8 +206,8 @@ impl Bench<'_> {
                 width: request.width,
                 height: request.height,
                 steps: request.steps,
-                cfg_scale: request.guidance,
-                pictures: request.count,
+                cfg_scale: request.guidance_scale,
+                pictures: request.num_images,
                 repetitions: self.options.repetitions,
                 warmup: self.options.warmup,
             },
@@ -229,7 +229,7 @@ struct Samples {
 
 /// By how many percent the adapter makes a request and its denoising longer.
 fn overhead(variants: &[Request], samples: &[Samples]) -> Option<[f64; 2]> {
-    let find = |adapter: bool| samples.iter().zip(variants).find(|(_, v)| v.images.is_empty() != adapter);
+    let find = |adapter: bool| samples.iter().zip(variants).find(|(_, v)| v.image_prompts.is_empty() != adapter);
     let ((with, _), (without, _)) = (find(true)?, find(false)?);
     let denoise = |samples: &Samples| samples.stages.get("denoise").cloned().unwrap_or_default();
     Some([stats::overhead(&with.seconds, &without.seconds), stats::overhead(&denoise(with), &denoise(without))])
@@ -252,9 +252,9 @@ fn measure(
         for (samples, request) in turn {
             // The second run of each is looked at closely, before anything is timed.
             let mut request = request.clone();
-            request.keep_stages = run == 1;
+            request.capture_intermediates = run == 1;
             let begin = Instant::now();
-            let output = match pipeline.generate(&request, &mut Watch::default()) {
+            let output = match pipeline.generate(&request, &mut Callbacks::default()) {
                 Err(error) if run == 0 => return setup::skipped(error).map(Err),
                 output => output?,
             };
@@ -267,11 +267,11 @@ fn measure(
 impl Samples {
     fn add(&mut self, run: usize, warmup: usize, seconds: f64, output: Output) -> Result<(), Failure> {
         if run == 0 {
-            (self.first, self.checksum) = (seconds, check::checksum(&output.pictures));
+            (self.first, self.checksum) = (seconds, check::checksum(&output.images));
             return Ok(());
         }
         // A measurement of wrong pictures is worth nothing.
-        if let Err(why) = check::verify(self.checksum, &output.pictures, &output.stages) {
+        if let Err(why) = check::verify(self.checksum, &output.images, &output.intermediates) {
             terminal::line("bench: ", &why);
             return Err(Failure::Told(1));
         }
@@ -294,7 +294,7 @@ impl Samples {
             p50_seconds: percentile(&rising, 50),
             p90_seconds: percentile(&rising, 90),
             p99_seconds: percentile(&rising, 99),
-            pictures_per_second: request.count as f64 / mean_seconds,
+            pictures_per_second: request.num_images as f64 / mean_seconds,
             step_mean_seconds: mean(&self.steps),
             stage_share: self.stages.iter().map(|(name, s)| (*name, mean(s) / mean_seconds)).collect(),
             adapter_overhead_percent: overhead.map(|[whole, _]| whole),

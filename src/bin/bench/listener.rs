@@ -3,7 +3,7 @@
 use crate::terminal;
 use braid::device::UPLOADS;
 use braid::error::escape;
-use braid::pipeline::{PROGRAMS, Stage};
+use braid::pipeline::{EXECUTABLES, Stage};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -67,7 +67,7 @@ struct Listener(Shared);
 
 impl Subscriber for Listener {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        [PROGRAMS, UPLOADS].contains(&metadata.target())
+        [EXECUTABLES, UPLOADS].contains(&metadata.target())
             || (*metadata.level() <= Level::WARN && metadata.target().starts_with("braid"))
     }
 
@@ -84,7 +84,7 @@ impl Subscriber for Listener {
         event.record(&mut fields);
         let mut log = self.0.lock();
         match event.metadata().target() {
-            PROGRAMS => {}
+            EXECUTABLES => {}
             UPLOADS => {
                 log.uploading += fields.seconds.unwrap_or(0.0);
                 return;
@@ -139,16 +139,16 @@ mod tests {
     fn hears_what_is_there() {
         let log = Shared::default();
         log.listen(|| {
-            tracing::debug!(target: PROGRAMS, seconds = 0.5, held = 10u64);
+            tracing::debug!(target: EXECUTABLES, seconds = 0.5, held = 10u64);
             tracing::debug!("something else");
             assert!(log.progress(Stage::Denoise, 0) && log.lock().first_step.is_none());
-            tracing::debug!(target: PROGRAMS, seconds = 0.25, held = 30u64);
-            tracing::debug!(target: PROGRAMS, held = 20u64);
+            tracing::debug!(target: EXECUTABLES, seconds = 0.25, held = 30u64);
+            tracing::debug!(target: EXECUTABLES, held = 20u64);
             tracing::debug!(target: UPLOADS, seconds = 0.125, bytes = 7u64);
             assert!(!log.progress(Stage::Denoise, 1) && log.lock().first_step.is_some());
         });
         // Nobody listens any more.
-        tracing::debug!(target: PROGRAMS, seconds = 9.0, held = 99u64);
+        tracing::debug!(target: EXECUTABLES, seconds = 9.0, held = 99u64);
         assert_eq!(log.lock().making, BTreeMap::from([(None, 0.5), (Some(Stage::Denoise), 0.25)]));
         assert_eq!(log.lock().uploading, 0.125);
         assert_eq!((log.take_peak(), log.take_peak()), (30, 20));

@@ -80,7 +80,7 @@ impl Place {
         match (gpu, self.device) {
             (Some(gpu), device) => Machine {
                 device: if device == DeviceChoice::Auto { DeviceChoice::Cuda(0) } else { device }.to_string(),
-                device_name: gpu.driver().facts().name.clone(),
+                device_name: gpu.driver().properties().name.clone(),
                 driver: driver(),
                 dtype: named(self.dtype, DType::F16),
                 vae_dtype: named(self.vae_dtype, DType::BF16),

@@ -10,7 +10,7 @@ use crate::machine::{Machine, Place};
 use crate::setup;
 use crate::terminal;
 use braid::device::cuda::CudaDevice;
-use braid::pipeline::{Estimate, Progress, Stage, Watch};
+use braid::pipeline::{Callbacks, MemoryEstimate, Progress, Stage};
 use serde::{Deserialize, Serialize};
 
 /// What a stage takes, in bytes.
@@ -44,16 +44,16 @@ struct Estimated {
     freed_bytes: u64,
 }
 
-impl From<Estimate> for Estimated {
-    fn from(e: Estimate) -> Self {
+impl From<MemoryEstimate> for Estimated {
+    fn from(e: MemoryEstimate) -> Self {
         Self {
             text_bytes: e.text,
             image_bytes: e.image,
             condition_bytes: e.condition,
             denoise_bytes: e.denoise,
             decode_bytes: e.decode,
-            kept_bytes: e.kept(),
-            freed_bytes: e.freed(),
+            kept_bytes: e.peak_resident(),
+            freed_bytes: e.peak_offloaded(),
         }
     }
 }
@@ -96,7 +96,7 @@ pub fn run(mut parser: lexopt::Parser) -> Result<(), Failure> {
             host: Host::now(),
             model: &model,
             steps: options.steps,
-            cfg_scale: options.setup.request.guidance,
+            cfg_scale: options.setup.request.guidance_scale,
             sample,
         })
         .collect();
@@ -121,7 +121,7 @@ struct Notes {
 impl Notes {
     /// Bytes of the device that are in use.
     fn used(&self) -> Option<u64> {
-        let memory = self.gpu.as_ref()?.driver().memory().ok()?;
+        let memory = self.gpu.as_ref()?.driver().memory_info().ok()?;
         Some(memory.total - memory.free)
     }
 
@@ -171,13 +171,13 @@ fn sample(options: &Options, _: &Order, place: &Place) -> Result<Sample, Failure
         most: 0,
         stages: Vec::new(),
     };
-    let loaded = child::load(&model, place, !request.images.is_empty(), |gpu| notes.gpu = gpu.cloned())?;
+    let loaded = child::load(&model, place, !request.image_prompts.is_empty(), |gpu| notes.gpu = gpu.cloned())?;
     let mut sample = Sample {
         machine: place.machine(notes.gpu.as_ref()),
         skipped: None,
         width: None,
         height: None,
-        adapters: request.images.len(),
+        adapters: request.image_prompts.len(),
         estimate: None,
         stages: Vec::new(),
     };
@@ -186,9 +186,10 @@ fn sample(options: &Options, _: &Order, place: &Place) -> Result<Sample, Failure
         Err(why) => return Ok(Sample { skipped: Some(why), ..sample }),
     };
     request.noise_dtype = pipeline.dtype();
-    let (width, height) = pipeline.size(&request)?;
+    let (width, height) = pipeline.image_size(&request)?;
     (sample.width, sample.height) = (Some(width), Some(height));
-    sample.estimate = pipeline.shape(&request).and_then(|shape| pipeline.estimate(&shape))?.map(Estimated::from);
+    sample.estimate =
+        pipeline.workload_shape(&request).and_then(|shape| pipeline.estimate(&shape))?.map(Estimated::from);
     notes.device = notes.used();
     notes.close(LOAD);
     notes.anonymous = gauge::anonymous();
@@ -200,7 +201,7 @@ fn sample(options: &Options, _: &Order, place: &Place) -> Result<Sample, Failure
         }
         notes.look();
     };
-    let drawn = log.listen(|| pipeline.generate(&request, &mut Watch::progress(&mut progress)));
+    let drawn = log.listen(|| pipeline.generate(&request, &mut Callbacks::on_progress(&mut progress)));
     match drawn {
         Ok(_) => notes.close(name),
         Err(error) => sample.skipped = Some(setup::skipped(error)?),

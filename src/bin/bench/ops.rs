@@ -13,10 +13,10 @@ use braid::Error;
 use braid::device::Device;
 use braid::device::cpu::Cpu;
 use braid::device::cuda::CudaDevice;
-use braid::graph::{Affine, Builder, Graph, Op};
+use braid::graph::{Builder, Graph, LinearWeights, Op};
 use braid::pipeline::{DeviceChoice, MAX_SIDE, MAX_THREADS};
 use braid::tensor::DType;
-use braid::weights::{Storage, Weight};
+use braid::weights::{MappedBytes, Weight};
 use lexopt::Arg;
 use rayon::prelude::*;
 use serde::Serialize;
@@ -86,7 +86,7 @@ pub fn run(mut parser: lexopt::Parser) -> Result<(), Failure> {
 }
 
 /// That many f16 of either sign between 2^-7 and 2^-6, so that sums of thousands of products stay small.
-fn random(count: usize) -> Arc<Storage> {
+fn random(count: usize) -> Arc<MappedBytes> {
     let mut x = 1u32;
     let next = || {
         x ^= x << 13;
@@ -94,7 +94,7 @@ fn random(count: usize) -> Arc<Storage> {
         x ^= x << 5;
         ((x & 0x83ff) as u16 | 0x2000).to_le_bytes()
     };
-    Arc::new(Storage::owned(std::iter::repeat_with(next).take(count).flatten().collect()))
+    Arc::new(MappedBytes::owned(std::iter::repeat_with(next).take(count).flatten().collect()))
 }
 
 /// A device and how it is timed.
@@ -151,7 +151,7 @@ impl Bench {
         };
         Ok(match cuda {
             Some(device) => Self {
-                name: format!("{}, {dtype}", device.driver().facts().name),
+                name: format!("{}, {dtype}", device.driver().properties().name),
                 device: Box::new(device),
                 threads: 0,
                 size: 2,
@@ -184,7 +184,7 @@ impl Bench {
         let inputs: Vec<&[f32]> = inputs.iter().map(Vec::as_slice).collect();
         let len: usize = graph.outputs.iter().map(|(_, id)| graph.node(*id).len()).sum();
         let (mut result, mut again) = (vec![f32::NAN; len], vec![f32::NAN; len]);
-        let mut program = self.device.load(graph)?;
+        let mut program = self.device.compile(graph)?;
         program.run(&inputs, &mut [&mut result])?;
         program.run(&inputs, &mut [&mut again])?;
         if result != again || !result.iter().all(|v| v.is_finite()) {
@@ -194,7 +194,7 @@ impl Bench {
         }
         let mut seconds = Vec::new();
         for run in 0..self.warmup + self.repetitions {
-            let taken = match program.time(self.flush.bytes, TIMES)? {
+            let taken = match program.benchmark(self.flush.bytes, TIMES)? {
                 Some(taken) => taken,
                 None => {
                     self.flush.walk();
@@ -211,7 +211,7 @@ impl Bench {
     }
 
     /// What the device does at best, by the shortest run of each.
-    fn ceilings(&mut self, storage: &Arc<Storage>) -> Result<Ceilings, Failure> {
+    fn ceilings(&mut self, storage: &Arc<MappedBytes>) -> Result<Ceilings, Failure> {
         let best = |seconds: Vec<f64>| seconds.into_iter().fold(f64::INFINITY, f64::min).max(1e-9);
         let mut b = Builder::new();
         let x = b.input("x", &[1, self.copied / 1024, 1024]);
@@ -223,7 +223,7 @@ impl Bench {
         let x = b.input("x", &[1, n, n]);
         let weight = Weight::new(storage.clone(), 0, DType::F16, vec![n, n], "w");
         let weight = weight.ok_or_else(|| Error::Graph("the product's weights do not fit their storage".into()))?;
-        let y = b.linear_parts(x, vec![Affine { weight, bias: None }]);
+        let y = b.linear_parts(x, vec![LinearWeights { weight, bias: None }]);
         b.output("y", y);
         let product = best(self.time(b.finish()?, "the product")?);
         Ok(Ceilings {
@@ -246,15 +246,15 @@ fn operands(graph: &Graph) -> Vec<Vec<f32>> {
     let operand = |k: usize| graph.node(node.inputs[k]);
     let mut values = |k: usize, len: usize| -> Vec<f32> {
         match &node.op {
-            Op::Embed { table, .. } => (0..len).map(|i| ((i * 7919) % table.shape()[0]) as f32).collect(),
-            Op::TakeRow if k == 1 => vec![(operand(0).tokens() / 2) as f32; len],
-            Op::Sinusoid { .. } => (0..len).map(|i| (i * 20 % 1000) as f32).collect(),
+            Op::Embedding { table, .. } => (0..len).map(|i| ((i * 7919) % table.shape()[0]) as f32).collect(),
+            Op::Gather if k == 1 => vec![(operand(0).tokens() / 2) as f32; len],
+            Op::TimestepEmbedding { .. } => (0..len).map(|i| (i * 20 % 1000) as f32).collect(),
             Op::Attention(a) => {
-                let counted = a.strands.iter().find(|s| s.length == Some(k));
+                let counted = a.branches.iter().find(|s| s.length == Some(k));
                 if let Some(strand) = counted {
                     return vec![operand(strand.keys.operand).tokens() as f32; len];
                 }
-                let weight = a.strands.iter().any(|s| s.scale.is_some_and(|(at, _)| at == k));
+                let weight = a.branches.iter().any(|s| s.scale.is_some_and(|(at, _)| at == k));
                 if weight { vec![1.0; len] } else { (0..len).map(|_| random()).collect() }
             }
             _ => (0..len).map(|_| random()).collect(),
@@ -374,7 +374,7 @@ impl Ops {
         parts: &[Part],
         only: &str,
         ceilings: Ceilings,
-        storage: &Arc<Storage>,
+        storage: &Arc<MappedBytes>,
     ) -> Result<Self, Failure> {
         let mut operations = Vec::new();
         for part in parts {

@@ -14,7 +14,7 @@ use crate::terminal;
 use crate::work::{Label, Model, Operation, Part, Setting, hollow};
 use braid::Error;
 use braid::device::cuda::driver::Launch;
-use braid::device::cuda::{Report, Settings};
+use braid::device::cuda::{LoweringOptions, LoweringReport};
 use braid::pipeline::MAX_SIDE;
 use braid::tensor::DType;
 use lexopt::Arg;
@@ -156,8 +156,8 @@ struct Predicted {
 
 impl Predicted {
     fn of(operation: &Operation, gpu: &Gpu, measured: Option<f64>) -> Result<Self, Error> {
-        let settings = Settings { dtype: DType::F16, multiprocessors: gpu.multiprocessors, library: false };
-        let launches = Report::launches_of(operation.graph.clone(), &settings)?;
+        let settings = LoweringOptions { dtype: DType::F16, multiprocessors: gpu.multiprocessors, library: false };
+        let launches = LoweringReport::launches_of(operation.graph.clone(), &settings)?;
         let phases = launches.iter().any(|l| l.entry.starts_with("convolution_") && l.grid[2] == 4);
         let kernel_flops = if phases { operation.flops * 4.0 / 9.0 } else { operation.flops };
         let cut = Cut::of(operation, &launches, gpu.multiprocessors);

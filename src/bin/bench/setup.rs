@@ -4,9 +4,9 @@ use crate::args::{self, Failure};
 use crate::machine::{Machine, Place};
 use braid::device::Device;
 use braid::device::cuda::CudaDevice;
-use braid::inputs::picture::{self, Picture};
+use braid::inputs::image::{self, Image};
 use braid::pipeline::{DeviceChoice, ImagePrompt, MAX_SIDE, MAX_THREADS, ModelTensors};
-use braid::synth::{Sizes, in_memory};
+use braid::synthetic::{Sizes, in_memory};
 use braid::tensor::DType;
 use braid::{Compat, Error, Pipeline, PipelineOptions, Request};
 use lexopt::{Arg, Parser};
@@ -77,7 +77,7 @@ impl Setup {
             "--vae-dtype" => self.vae_dtype = Some(dtype("--vae-dtype", &args::text(p, "--vae-dtype")?)?),
             "--compat" => self.compat = args::named(p, "--compat")?,
             "-p" | "--prompt" => self.request.prompt = args::text(p, "--prompt")?,
-            "--cfg-scale" => self.request.guidance = args::number(p, "--cfg-scale")?,
+            "--cfg-scale" => self.request.guidance_scale = args::number(p, "--cfg-scale")?,
             "-W" | "--width" => self.request.width = Some(args::count(p, "--width", 1, MAX_SIDE)?),
             "-H" | "--height" => self.request.height = Some(args::count(p, "--height", 1, MAX_SIDE)?),
             _ => return Ok(false),
@@ -149,7 +149,7 @@ impl Setup {
     }
 
     fn images(&self, path: Option<PathBuf>, options: &PipelineOptions) -> Result<Vec<ImagePrompt>, Failure> {
-        let picture = path.map(|path| picture::load(path, options.compat.alpha)).transpose()?;
+        let picture = path.map(|path| image::load(path, options.compat.alpha)).transpose()?;
         Ok(picture.map(ImagePrompt::new).into_iter().collect())
     }
 }
@@ -158,13 +158,13 @@ impl Setup {
 const SMALL: usize = 128;
 
 /// A reference that needs no file: two gradients and a grid.
-fn pattern() -> Result<Picture, Error> {
+fn pattern() -> Result<Image, Error> {
     const SIDE: usize = 256;
     let pixel = |i: usize| {
         let (x, y) = (i % SIDE, i / SIDE);
         [x as u8, y as u8, if (x / 32 + y / 32) % 2 == 0 { 255 } else { 0 }]
     };
-    Picture::new(SIDE, SIDE, (0..SIDE * SIDE).flat_map(pixel).collect())
+    Image::new(SIDE, SIDE, (0..SIDE * SIDE).flat_map(pixel).collect())
 }
 
 /// Where the weights are.
@@ -217,7 +217,7 @@ impl Model {
     pub fn load(&self, place: &Place, gpu: Option<CudaDevice>, adapter: bool) -> Result<Loaded, Error> {
         let machine = place.machine(gpu.as_ref());
         let mut options = self.options.clone();
-        options.dtype = gpu.as_ref().map(|gpu| gpu.settings().dtype);
+        options.dtype = gpu.as_ref().map(|gpu| gpu.lowering_options().dtype);
         let device = gpu.map(|gpu| Box::new(gpu) as Box<dyn Device>);
         let begin = Instant::now();
         let (pipeline, make_seconds) = match &self.source {
@@ -226,7 +226,7 @@ impl Model {
                     Some(path) => options.adapters = vec![path.clone()],
                     None => options.clip_vision = None,
                 }
-                (Pipeline::load_on(&options, device)?, 0.0)
+                (Pipeline::load_with_device(&options, device)?, 0.0)
             }
             Source::Synthetic { sizes, made } => {
                 if made.get().is_none() {

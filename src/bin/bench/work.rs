@@ -1,16 +1,16 @@
 //! The operations of SDXL, without its weights: each distinct one, how often it occurs and what it has to do.
 
 use crate::args::{self, Failure};
-use braid::graph::{Activation, Epilogue, Graph, Node, Op, Product, Strand, fuse};
+use braid::graph::{Activation, Epilogue, Graph, KvBranch, Node, Op, Product, fuse};
 use braid::models::clip_text::clip_text;
 use braid::models::clip_vision::clip_vision;
 use braid::models::condition::{Adapter, condition};
 use braid::models::tables::{self, Table};
 use braid::models::unet::{UnetShape, unet};
 use braid::models::vae::vae_decoder;
-use braid::synth::Sizes;
+use braid::synthetic::Sizes;
 use braid::tensor::DType;
-use braid::weights::{Scope, Storage, Weight, Weights};
+use braid::weights::{MappedBytes, Scope, Weight, Weights};
 use braid::{Compat, Error};
 use serde::Serialize;
 use std::collections::{BTreeSet, HashMap};
@@ -93,19 +93,28 @@ impl Model {
         let mut sizes = Sizes::published();
         if self == Self::Small {
             let unet = &mut sizes.unet;
-            (unet.channels, unet.heads, unet.transformer_layers) = (vec![32, 64], vec![1, 2], vec![0, 1]);
-            (unet.context, unet.addition_time, unet.addition_input) = (64, 8, 32 + 6 * 8);
-            sizes.vae.channels = vec![32, 32, 32, 64];
+            (unet.block_out_channels, unet.num_attention_heads, unet.transformer_layers_per_block) =
+                (vec![32, 64], vec![1, 2], vec![0, 1]);
+            (unet.cross_attention_dim, unet.addition_time_embed_dim, unet.projection_class_embeddings_input_dim) =
+                (64, 8, 32 + 6 * 8);
+            sizes.vae.block_out_channels = vec![32, 32, 32, 64];
             for text in [&mut sizes.text, &mut sizes.text_2] {
-                (text.hidden, text.layers, text.heads, text.intermediate, text.vocab) = (32, 2, 2, 64, 100);
+                (
+                    text.hidden_size,
+                    text.num_hidden_layers,
+                    text.num_attention_heads,
+                    text.intermediate_size,
+                    text.vocab_size,
+                ) = (32, 2, 2, 64, 100);
             }
-            sizes.text_2.projection = Some(32);
+            sizes.text_2.projection_dim = Some(32);
             let vision = &mut sizes.vision;
-            (vision.hidden, vision.layers, vision.heads, vision.intermediate) = (32, 2, 2, 64);
-            (vision.image, vision.projection) = (56, 32);
+            (vision.hidden_size, vision.num_hidden_layers, vision.num_attention_heads, vision.intermediate_size) =
+                (32, 2, 2, 64);
+            (vision.image_size, vision.projection_dim) = (56, 32);
             let layers = sizes.unet.cross_layers();
             sizes.adapter.widths = layers.iter().map(|layer| layer.width).collect();
-            (sizes.adapter.embedding, sizes.adapter.context) = (32, 64);
+            (sizes.adapter.embedding_dim, sizes.adapter.cross_attention_dim) = (32, 64);
         }
         sizes
     }
@@ -127,7 +136,7 @@ pub struct Setting {
 }
 
 /// Tensors of a table, all of them views of one storage from its start, or all of them one element of it that repeats.
-fn scope(table: Table, storage: &Arc<Storage>) -> Result<Scope, Error> {
+fn scope(table: Table, storage: &Arc<MappedBytes>) -> Result<Scope, Error> {
     let mut weights = Weights::new("published sizes");
     for (name, shape) in table {
         let hollow = || {
@@ -141,8 +150,8 @@ fn scope(table: Table, storage: &Arc<Storage>) -> Result<Scope, Error> {
 }
 
 /// A storage of one element: for graphs that are looked at and never run.
-pub fn hollow() -> Arc<Storage> {
-    Arc::new(Storage::owned(vec![0; 2]))
+pub fn hollow() -> Arc<MappedBytes> {
+    Arc::new(MappedBytes::owned(vec![0; 2]))
 }
 
 impl Setting {
@@ -172,17 +181,17 @@ impl Setting {
     ///
     /// # Errors
     /// Where a size does not fit the models.
-    pub fn graphs(&self, part: Part, storage: &Arc<Storage>) -> Result<Vec<Graph>, Error> {
+    pub fn graphs(&self, part: Part, storage: &Arc<MappedBytes>) -> Result<Vec<Graph>, Error> {
         let sizes = self.model.sizes();
         let tables = self.tables(&sizes, part);
         let scopes = tables.into_iter().map(|t| scope(t, storage)).collect::<Result<Vec<_>, _>>()?;
-        let shape = self.shape(sizes.adapter.tokens);
+        let shape = self.shape(sizes.adapter.num_tokens);
         let graphs = match (part, scopes.as_slice()) {
             (Part::Text, [one, two]) => {
                 let (text, text_2) = (&sizes.text, &sizes.text_2);
                 vec![
-                    clip_text(text, one, self.batch, TOKENS, text.layers - 1, false)?,
-                    clip_text(text_2, two, self.batch, TOKENS, text_2.layers - 1, true)?,
+                    clip_text(text, one, self.batch, TOKENS, text.num_hidden_layers - 1, false)?,
+                    clip_text(text_2, two, self.batch, TOKENS, text_2.num_hidden_layers - 1, true)?,
                 ]
             }
             (Part::Image, [scope]) if self.adapter => vec![clip_vision(&sizes.vision, scope, 1)?],
@@ -202,7 +211,7 @@ impl Setting {
     ///
     /// # Errors
     /// As [`Setting::graphs`].
-    pub fn operations(&self, part: Part, storage: &Arc<Storage>) -> Result<Vec<Operation>, Error> {
+    pub fn operations(&self, part: Part, storage: &Arc<MappedBytes>) -> Result<Vec<Operation>, Error> {
         let mut distinct: Vec<Operation> = Vec::new();
         let mut places = HashMap::new();
         for graph in self.graphs(part, storage)? {
@@ -292,7 +301,7 @@ impl Label {
                 if p.parts.len() > 1 {
                     with.push(format!("{} parts", p.parts.len()));
                 }
-                if p.rows {
+                if p.per_image_bias {
                     with.push(format!("rows of {}", node.shape[0]));
                 }
                 if let Epilogue::Activation(kind) = p.epilogue {
@@ -314,8 +323,8 @@ impl Label {
                 }
             }
             Op::Attention(a) => {
-                let tokens = |s: &Strand| graph.node(node.inputs[s.keys.operand]).tokens().to_string();
-                let keys: Vec<_> = a.strands.iter().map(tokens).collect();
+                let tokens = |s: &KvBranch| graph.node(node.inputs[s.keys.operand]).tokens().to_string();
+                let keys: Vec<_> = a.branches.iter().map(tokens).collect();
                 let result = times(&[node.shape[0], node.tokens(), node.channels()]);
                 with.push(format!("{} heads of {}", a.heads, a.dim));
                 let distinct: BTreeSet<_> = node.inputs.iter().collect();
@@ -325,7 +334,7 @@ impl Label {
                 if a.causal {
                     with.push("causal".into());
                 }
-                let kind = if a.strands.len() > 1 { "decoupled attention" } else { "attention" };
+                let kind = if a.branches.len() > 1 { "decoupled attention" } else { "attention" };
                 (kind, format!("{result} over {}", keys.join("+")))
             }
             Op::GroupNorm { groups, silu, .. } => {
@@ -339,22 +348,22 @@ impl Label {
                 ("group norm", result)
             }
             Op::LayerNorm { .. } => ("layer norm", result),
-            Op::Embed { .. } => ("embed", result),
-            Op::ClassToken { .. } => ("class token", result),
+            Op::Embedding { .. } => ("embed", result),
+            Op::PrependClassToken { .. } => ("class token", result),
             Op::Activation(kind) => (activation(*kind), result),
             Op::Geglu => ("geglu", result),
             Op::Add => {
                 with.push(format!("{} added", times(operand(1))));
                 ("add", result)
             }
-            Op::AddRows => ("add rows", result),
+            Op::BroadcastAdd => ("add rows", result),
             Op::Concat => {
                 with.push(sources(2));
                 ("concat", result)
             }
             Op::Upsample => ("upsample", format!("{} > {result}", times(operand(0)))),
-            Op::Sinusoid { .. } => ("sinusoid", result),
-            Op::TakeRow => ("take row", format!("{} > {result}", times(operand(0)))),
+            Op::TimestepEmbedding { .. } => ("sinusoid", result),
+            Op::Gather => ("take row", format!("{} > {result}", times(operand(0)))),
             Op::ScaleShift { .. } => ("scale", result),
             _ => ("other", result),
         };
@@ -391,14 +400,14 @@ impl Operation {
         let rows = node.len() / node.channels().max(1);
         let (weights, results) = match &node.op {
             Op::Product(p) => {
-                let affine = |a: &braid::graph::Affine| a.weight.len() + a.bias.as_ref().map_or(0, Weight::len);
+                let affine = |a: &braid::graph::LinearWeights| a.weight.len() + a.bias.as_ref().map_or(0, Weight::len);
                 (p.parts.iter().map(affine).sum(), rows * columns(p))
             }
             Op::Attention(a) => (0, rows * a.heads),
             Op::GroupNorm { weight, bias, .. } | Op::LayerNorm { weight, bias, .. } => (weight.len() + bias.len(), 0),
             // Of a table, the rows that are picked.
-            Op::Embed { .. } => (2 * node.len(), 0),
-            Op::ClassToken { positions, .. } => (positions.len(), 0),
+            Op::Embedding { .. } => (2 * node.len(), 0),
+            Op::PrependClassToken { positions, .. } => (positions.len(), 0),
             _ => (0, 0),
         };
         let flops = 2.0 * single.macs() as f64;

@@ -4,9 +4,9 @@ use crate::args::{Failure, count, text, unexpected, usage, value};
 use crate::grid::{Place, Sheet};
 use crate::{Outcome, files, generate, help, system, terminal};
 use braid::error::{Error, escape};
-use braid::inputs::picture::{self, Alpha, Picture};
-use braid::output::{Texts, save};
-use braid::pipeline::{CancelToken, ImagePrompt, Reference};
+use braid::inputs::image::{self, AlphaMode, Image};
+use braid::output::{PngMetadata, save};
+use braid::pipeline::{CancelToken, ImagePrompt, ReferenceImage};
 use braid::{Pipeline, PipelineOptions, Request};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -40,9 +40,9 @@ pub fn run(mut parser: lexopt::Parser) -> Outcome {
     let cancel = system::cancel_on_signal();
     files::check_picture(&output)?;
     let assets = folder(assets)?;
-    let reference = |name: &str| picture::load(assets.join("references").join(name), Alpha::White);
+    let reference = |name: &str| image::load(assets.join("references").join(name), AlphaMode::CompositeOnWhite);
     let own = prompt.is_some() || image.is_some();
-    let strip = image.map_or_else(|| reference("2.png"), |path| picture::load(path, Alpha::White))?;
+    let strip = image.map_or_else(|| reference("2.png"), |path| image::load(path, AlphaMode::CompositeOnWhite))?;
     let references = if own { Vec::new() } else { vec![reference("1.png")?, reference("2.png")?, reference("3.png")?] };
     let prompt = prompt.unwrap_or_else(|| PROMPTS[0].to_owned());
     terminal::print(if own {
@@ -57,10 +57,10 @@ pub fn run(mut parser: lexopt::Parser) -> Outcome {
     let [model, encoder, adapter] = FILES.map(|f| assets.join(f));
     let options = PipelineOptions::new(model).config(assets.join("config")).clip_vision(encoder).adapter(adapter);
     let mut request = Request::new("");
-    (request.steps, request.guidance, request.seed) = (STEPS, GUIDANCE, seed);
+    (request.steps, request.guidance_scale, request.seed) = (STEPS, GUIDANCE, seed);
     let mut demo = Demo { pipeline: Pipeline::load(&options)?, cancel, request, drawn: 0 };
     let sheet = demo.sheet(&references, &prompt, &strip)?;
-    save(&sheet, &output, &Texts::default())?;
+    save(&sheet, &output, &PngMetadata::default())?;
     let place = std::path::absolute(&output).unwrap_or(output);
     let (drawn, seconds) = (demo.drawn, begin.elapsed().as_secs_f64());
     let place = escape(&place.to_string_lossy());
@@ -76,7 +76,7 @@ struct Demo {
 
 impl Demo {
     /// A row for each reference with a column for each of [`PROMPTS`]; below, `prompt` after `strip` at each of [`SCALES`].
-    fn sheet(&mut self, references: &[Picture], prompt: &str, strip: &Picture) -> Result<Picture, Failure> {
+    fn sheet(&mut self, references: &[Image], prompt: &str, strip: &Image) -> Result<Image, Failure> {
         let mut sheet = Sheet::new(references.len());
         for (row, reference) in references.iter().enumerate() {
             sheet.tile(Place::block(row, 0), reference)?;
@@ -102,13 +102,13 @@ impl Demo {
         Ok(sheet.finish()?)
     }
 
-    fn draw(&mut self, prompt: &str, embedding: &[f32], scale: f32) -> Result<Picture, Failure> {
+    fn draw(&mut self, prompt: &str, embedding: &[f32], scale: f32) -> Result<Image, Failure> {
         prompt.clone_into(&mut self.request.prompt);
-        let reference = Reference::Embedding(embedding.to_vec());
-        self.request.images = vec![ImagePrompt::default().with(reference).scaled(scale)];
+        let reference = ReferenceImage::Embedding(embedding.to_vec());
+        self.request.image_prompts = vec![ImagePrompt::default().with_reference(reference).with_scale(scale)];
         self.drawn += 1;
         let mut output = generate::draw(&self.pipeline, &self.request, &self.cancel)?;
-        Ok(output.pictures.remove(0))
+        Ok(output.images.remove(0))
     }
 }
 

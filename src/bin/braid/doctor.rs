@@ -46,7 +46,7 @@ fn kernels() -> String {
 fn devices() -> String {
     match CudaDevice::open(0, DType::F16, DType::BF16) {
         Ok(device) => {
-            let (facts, memory) = (device.driver().facts(), device.driver().memory());
+            let (facts, memory) = (device.driver().properties(), device.driver().memory_info());
             let free = memory.map_or(0.0, |m| m.free as f64 / 1e9);
             let (major, minor) = facts.capability;
             format!("cpu; cuda:0: {}, compute capability {major}.{minor}, {free:.1} GB free", facts.name)

@@ -2,8 +2,8 @@
 
 use crate::args::Failure;
 use braid::error::{Error, Result};
-use braid::output::{Format, write_atomic};
-use braid::pipeline::StageTensor;
+use braid::output::{ImageFormat, write_atomic};
+use braid::pipeline::HostTensor;
 use braid::tensor::DType;
 use braid::weights::{OpenOptions, open};
 use safetensors::tensor::TensorView;
@@ -30,7 +30,7 @@ pub fn numbered(output: &Path, count: usize) -> Vec<PathBuf> {
 
 /// Finds out, before any work is done, whether a picture can be written.
 pub fn check_picture(path: &Path) -> Result<(), Failure> {
-    Format::of(path)?;
+    ImageFormat::of(path)?;
     check_writable(path)?;
     Ok(())
 }
@@ -94,7 +94,7 @@ pub fn read_noise(path: &Path, count: usize, (width, height): (usize, usize)) ->
 }
 
 /// Writes every stage as f32 safetensors.
-pub fn write_stages(path: &Path, stages: &BTreeMap<String, StageTensor>) -> Result<()> {
+pub fn write_stages(path: &Path, stages: &BTreeMap<String, HostTensor>) -> Result<()> {
     let wrong = |e: safetensors::SafeTensorError| Error::malformed(path, e.to_string());
     let mut views = Vec::new();
     for (name, tensor) in stages {

@@ -7,9 +7,9 @@ use crate::report::Report;
 use crate::system::{self, Memory};
 use crate::{Outcome, files, metadata, terminal};
 use braid::error::{Error, escape};
-use braid::inputs::picture;
-use braid::output::{Format, save};
-use braid::pipeline::{CancelToken, ImagePrompt, Output, Reference, Watch};
+use braid::inputs::image;
+use braid::output::{ImageFormat, save};
+use braid::pipeline::{Callbacks, CancelToken, ImagePrompt, Output, ReferenceImage};
 use braid::tensor::DType;
 use braid::{Pipeline, PipelineOptions, Request};
 use std::hash::{BuildHasher, Hasher};
@@ -33,23 +33,23 @@ pub fn run(parser: lexopt::Parser) -> Outcome {
     let mut notes = notes(&options, &pipeline);
     let mut request = request(&options, images, &mut notes);
     request.noise_dtype = pipeline.dtype();
-    let method = pipeline.sampler(&request)?.method();
+    let method = pipeline.scheduler_config(&request)?.kind();
     if let Some(path) = &options.latents {
-        request.noise = Some(files::read_noise(path, options.count, pipeline.size(&request)?)?);
+        request.noise = Some(files::read_noise(path, options.count, pipeline.image_size(&request)?)?);
     }
-    let (width, height) = pipeline.size(&request)?;
-    Format::of(&options.output)?.check(width, height)?;
+    let (width, height) = pipeline.image_size(&request)?;
+    ImageFormat::of(&options.output)?.check(width, height)?;
     notes.iter().for_each(|note| terminal::line("note: ", note));
 
     let output = draw(&pipeline, &request, &cancel)?;
     let begin = Instant::now();
-    for ((picture, seed), name) in output.pictures.iter().zip(&output.seeds).zip(&names) {
+    for ((picture, seed), name) in output.images.iter().zip(&output.seeds).zip(&names) {
         stop(&cancel)?;
         let texts = metadata::texts(&options, method, *seed, (picture.width(), picture.height()));
         save(picture, name, &texts)?;
     }
     if let Some(path) = &options.dump {
-        files::write_stages(path, &output.stages)?;
+        files::write_stages(path, &output.intermediates)?;
     }
     let saved = begin.elapsed().as_secs_f64();
     if options.json {
@@ -60,7 +60,7 @@ pub fn run(parser: lexopt::Parser) -> Outcome {
         return terminal::print(&terminal::json(&report));
     }
     let seconds = loaded + output.seconds.values().sum::<f64>() + saved;
-    let lines = output.pictures.iter().zip(&output.seeds).zip(&names).map(|((picture, seed), name)| {
+    let lines = output.images.iter().zip(&output.seeds).zip(&names).map(|((picture, seed), name)| {
         let name = escape(&name.to_string_lossy());
         format!("{name}  {}x{}, seed {seed}\n", picture.width(), picture.height())
     });
@@ -71,7 +71,7 @@ pub fn run(parser: lexopt::Parser) -> Outcome {
 pub fn draw(pipeline: &Pipeline, request: &Request, cancel: &CancelToken) -> Result<Output, Failure> {
     let mut line = Line::new();
     let mut tell = |progress| line.tell(progress);
-    let mut watch = Watch::progress(&mut tell).cancelled_by(cancel);
+    let mut watch = Callbacks::on_progress(&mut tell).cancelled_by(cancel);
     let result = pipeline.generate(request, &mut watch);
     terminal::wipe();
     match (result, system::signalled()) {
@@ -105,10 +105,10 @@ fn notes(options: &Options, pipeline: &Pipeline) -> Vec<String> {
 
 fn images(options: &Options) -> Result<Vec<ImagePrompt>, Failure> {
     let prompt = |adapter: &crate::options::Adapter| {
-        let mut prompt = ImagePrompt::default().scaled(adapter.scales()?);
+        let mut prompt = ImagePrompt::default().with_scale(adapter.scales()?);
         prompt.resize = options.resize;
         for path in &adapter.images {
-            prompt.references.push(Reference::Picture(picture::load(path, options.compat.alpha)?));
+            prompt.references.push(ReferenceImage::Image(image::load(path, options.compat.alpha)?));
         }
         Ok(prompt)
     };
@@ -130,12 +130,13 @@ fn load(options: &Options) -> Result<Pipeline, Failure> {
 fn request(o: &Options, images: Vec<ImagePrompt>, notes: &mut Vec<String>) -> Request {
     let mut r = Request::new(&o.prompt);
     r.negative_prompt.clone_from(&o.negative);
-    (r.steps, r.guidance, r.guidance_rescale) = (o.steps, o.guidance, o.guidance_rescale);
-    (r.width, r.height, r.count) = (o.width, o.height, o.count);
-    (r.method, r.schedule, r.prediction, r.spacing, r.eta) = (o.method, o.schedule, o.prediction, o.spacing, o.eta);
+    (r.steps, r.guidance_scale, r.guidance_rescale) = (o.steps, o.guidance, o.guidance_rescale);
+    (r.width, r.height, r.num_images) = (o.width, o.height, o.count);
+    (r.scheduler, r.sigma_schedule, r.prediction_type, r.timestep_spacing, r.eta) =
+        (o.method, o.schedule, o.prediction, o.spacing, o.eta);
     (r.clip_skip, r.rng) = (o.clip_skip, o.rng);
-    r.images = images;
-    r.keep_stages = o.dump.is_some();
+    r.image_prompts = images;
+    r.capture_intermediates = o.dump.is_some();
     r.seed = o.seed.unwrap_or_else(|| {
         // torch's CPU generator looks at 32 bits only.
         let seed = std::hash::RandomState::new().build_hasher().finish() >> 32;

@@ -1,7 +1,7 @@
 //! The demo's sheet: tiles with round corners under their labels.
 
 use braid::error::Result;
-use braid::inputs::picture::Picture;
+use braid::inputs::image::Image;
 use braid::inputs::resize::resize;
 use font8x8::UnicodeFonts;
 
@@ -58,12 +58,12 @@ impl Sheet {
     }
 
     /// Puts the middle square of a picture there.
-    pub fn tile(&mut self, at: Place, picture: &Picture) -> Result<()> {
+    pub fn tile(&mut self, at: Place, picture: &Image) -> Result<()> {
         let (w, h) = (picture.width(), picture.height());
         let side = w.min(h);
         let (left, top) = ((w - side) / 2, (h - side) / 2);
         let rows = (top..top + side).flat_map(|y| &picture.rgb()[(y * w + left) * 3..][..side * 3]);
-        let tile = resize(&Picture::new(side, side, rows.copied().collect())?, at.side, at.side)?;
+        let tile = resize(&Image::new(side, side, rows.copied().collect())?, at.side, at.side)?;
         for (i, rgb) in tile.rgb().chunks_exact(3).enumerate() {
             let (x, y) = (i % at.side, i / at.side);
             self.put(at.x + x, at.y + y, rgb, corner(x, y, at.side));
@@ -83,8 +83,8 @@ impl Sheet {
     }
 
     /// The finished picture.
-    pub fn finish(self) -> Result<Picture> {
-        Picture::new(WIDTH, self.height, self.rgb)
+    pub fn finish(self) -> Result<Image> {
+        Image::new(WIDTH, self.height, self.rgb)
     }
 }
 

@@ -3,9 +3,9 @@
 use crate::args::{Failure, unexpected, usage};
 use crate::{Outcome, help, terminal};
 use braid::error::{Result, escape};
-use braid::inspect::{Report, inspect};
-use braid::models::{fit, infer};
-use braid::weights::family::{Family, family};
+use braid::inspect::{FileReport, inspect};
+use braid::models::{compatibility, infer};
+use braid::weights::detect::{ModelFamily, detect};
 use braid::weights::{OpenOptions, Weights, adapter, open, single_file};
 use std::path::{Path, PathBuf};
 
@@ -42,7 +42,7 @@ pub fn run(mut parser: lexopt::Parser) -> Outcome {
 }
 
 /// The report of a file or folder, with the tensors by which it is compared to others.
-fn describe(path: &Path) -> Result<(Report, Weights)> {
+fn describe(path: &Path) -> Result<(FileReport, Weights)> {
     let options = OpenOptions::default();
     if !path.join("model_index.json").is_file() {
         let weights = open(path, &options)?;
@@ -56,7 +56,7 @@ fn describe(path: &Path) -> Result<(Report, Weights)> {
         }
     }
     let borrowed: Vec<_> = models.iter().map(|(name, weights)| (*name, weights)).collect();
-    let report = Report::folder(path, &borrowed);
+    let report = FileReport::folder(path, &borrowed);
     let unet = models.into_iter().find(|(name, _)| *name == "unet").map(|(_, weights)| weights);
     Ok((report, unet.unwrap_or_else(|| Weights::new(path))))
 }
@@ -65,18 +65,19 @@ fn describe(path: &Path) -> Result<(Report, Weights)> {
 fn together(opened: &[(&Path, Weights)]) -> String {
     let mut text = String::new();
     for (a, adapter) in opened {
-        if !matches!(family(adapter), Family::Adapter(adapter::Kind::Base)) {
+        if !matches!(detect(adapter), ModelFamily::Adapter(adapter::AdapterKind::Base)) {
             continue;
         }
         let Ok(config) = adapter::base(adapter).and_then(|base| infer::adapter(&base)) else { continue };
         for (b, other) in opened.iter().filter(|(b, _)| b != a) {
-            let unet = |unet: &Weights| infer::unet(unet, None).map(|unet| fit::adapter_unet((a, &config), (b, &unet)));
-            let result = match family(other) {
-                Family::Sdxl => single_file::split(other).and_then(|parts| unet(&parts.unet)),
-                Family::DiffusersSdxlUnet => unet(other),
-                Family::VisionEncoder => {
-                    infer::clip_vision(other).map(|encoder| fit::adapter_vision((a, &config), (b, &encoder)))
-                }
+            let unet = |unet: &Weights| {
+                infer::unet(unet, None).map(|unet| compatibility::adapter_with_unet((a, &config), (b, &unet)))
+            };
+            let result = match detect(other) {
+                ModelFamily::Sdxl => single_file::split(other).and_then(|parts| unet(&parts.unet)),
+                ModelFamily::DiffusersSdxlUnet => unet(other),
+                ModelFamily::VisionEncoder => infer::clip_vision(other)
+                    .map(|encoder| compatibility::adapter_with_image_encoder((a, &config), (b, &encoder))),
                 _ => continue,
             };
             let (a, b) = (escape(&a.to_string_lossy()), escape(&b.to_string_lossy()));

@@ -1,23 +1,23 @@
 //! What a PNG file says of its picture.
 
 use crate::options::Options;
-use braid::inputs::noise::Source;
-use braid::output::Texts;
-use braid::schedulers::{Method, Schedule};
+use braid::inputs::noise::RngKind;
+use braid::output::PngMetadata;
+use braid::schedulers::{SchedulerKind, SigmaSchedule};
 use serde_json::{Value, json};
 use std::path::Path;
 
 /// A sampler's name as AUTOMATIC1111's interface has it.
-fn sampler(method: Method, schedule: Option<Schedule>) -> String {
+fn sampler(method: SchedulerKind, schedule: Option<SigmaSchedule>) -> String {
     let name = match method {
-        Method::Euler => "Euler",
-        Method::EulerAncestral => "Euler a",
-        Method::Ddim => "DDIM",
-        Method::Dpmpp2M => "DPM++ 2M",
-        Method::Lcm => "LCM",
+        SchedulerKind::Euler => "Euler",
+        SchedulerKind::EulerAncestral => "Euler a",
+        SchedulerKind::Ddim => "DDIM",
+        SchedulerKind::Dpmpp2M => "DPM++ 2M",
+        SchedulerKind::Lcm => "LCM",
         _ => return method.to_string(),
     };
-    let karras = if schedule == Some(Schedule::Karras) { " Karras" } else { "" };
+    let karras = if schedule == Some(SigmaSchedule::Karras) { " Karras" } else { "" };
     format!("{name}{karras}")
 }
 
@@ -28,7 +28,7 @@ fn stem(path: &Path) -> String {
 }
 
 /// The texts of one picture.
-pub fn texts(o: &Options, method: Method, seed: u64, (width, height): (usize, usize)) -> Texts {
+pub fn texts(o: &Options, method: SchedulerKind, seed: u64, (width, height): (usize, usize)) -> PngMetadata {
     let mut parameters = o.prompt.clone();
     if let Some(negative) = &o.negative {
         parameters.push_str(&format!("\nNegative prompt: {negative}"));
@@ -58,11 +58,11 @@ pub fn texts(o: &Options, method: Method, seed: u64, (width, height): (usize, us
     }
     facts.push(concat!("Version: Braid ", env!("CARGO_PKG_VERSION")).into());
     parameters.push_str(&format!("\n{}", facts.join(", ")));
-    Texts { parameters: Some(parameters), braid: Some(request(o, method, seed, (width, height)).to_string()) }
+    PngMetadata { parameters: Some(parameters), braid: Some(request(o, method, seed, (width, height)).to_string()) }
 }
 
 /// The whole request under the names of the flags.
-fn request(o: &Options, method: Method, seed: u64, (width, height): (usize, usize)) -> Value {
+fn request(o: &Options, method: SchedulerKind, seed: u64, (width, height): (usize, usize)) -> Value {
     let text = |v: Option<String>| v.map_or(Value::Null, Value::from);
     let adapters: Vec<_> = o
         .adapters
@@ -98,7 +98,7 @@ fn request(o: &Options, method: Method, seed: u64, (width, height): (usize, usiz
         "eta": o.eta,
         "clip_skip": o.clip_skip,
         "compat": o.compat.name,
-        "rng": if o.rng == Source::Cpu { "cpu" } else { "cuda" },
+        "rng": if o.rng == RngKind::Cpu { "cpu" } else { "cuda" },
         "dtype": o.dtype.map(|v| v.to_string()),
         "latents_in": o.latents.as_ref().map(|p| p.to_string_lossy()),
     })

@@ -3,9 +3,9 @@
 use crate::args::{Failure, count, named, number, seed, signed, size, text, unexpected, usage, value};
 use crate::{files, help};
 use braid::Compat;
-use braid::inputs::noise::{Grid, Source};
-use braid::pipeline::{DeviceChoice, Encoders, MAX_COUNT, MAX_SIDE, MAX_THREADS, Scales};
-use braid::schedulers::{Method, Prediction, Schedule, Spacing};
+use braid::inputs::noise::{PhiloxGrid, RngKind};
+use braid::pipeline::{DeviceChoice, EncoderResidency, MAX_NUM_IMAGES, MAX_SIDE, MAX_THREADS, Scales};
+use braid::schedulers::{PredictionType, SchedulerKind, SigmaSchedule, TimestepSpacing};
 use braid::tensor::DType;
 use lexopt::{Arg, Parser};
 use std::path::{Path, PathBuf};
@@ -48,19 +48,19 @@ pub struct Options {
     /// `None`: a random one.
     pub seed: Option<u64>,
     pub count: usize,
-    pub method: Option<Method>,
-    pub schedule: Option<Schedule>,
-    pub prediction: Option<Prediction>,
-    pub spacing: Option<Spacing>,
+    pub method: Option<SchedulerKind>,
+    pub schedule: Option<SigmaSchedule>,
+    pub prediction: Option<PredictionType>,
+    pub spacing: Option<TimestepSpacing>,
     pub eta: Option<f32>,
     pub clip_skip: usize,
     pub compat: Compat,
-    pub rng: Source,
+    pub rng: RngKind,
     /// `None`: as the device has it.
     pub dtype: Option<DType>,
     pub vae_dtype: Option<DType>,
     pub device: DeviceChoice,
-    pub encoders: Encoders,
+    pub encoders: EncoderResidency,
     pub threads: Option<usize>,
     pub mmap: bool,
     pub output: PathBuf,
@@ -93,11 +93,11 @@ impl Options {
             eta: None,
             clip_skip: 0,
             compat: Compat::diffusers(),
-            rng: Source::Cpu,
+            rng: RngKind::Cpu,
             dtype: None,
             vae_dtype: None,
             device: DeviceChoice::Auto,
-            encoders: Encoders::Auto,
+            encoders: EncoderResidency::Auto,
             threads: None,
             mmap: true,
             output: "braid.png".into(),
@@ -149,7 +149,7 @@ impl Options {
                 // -H, because -h is help.
                 Arg::Short('H') | Arg::Long("height") => o.height = Some(count(p, "--height", 1, MAX_SIDE)?),
                 Arg::Short('s') | Arg::Long("seed") => o.seed = seed(p, "--seed")?,
-                Arg::Short('b') | Arg::Long("batch-count") => o.count = count(p, "--batch-count", 1, MAX_COUNT)?,
+                Arg::Short('b') | Arg::Long("batch-count") => o.count = count(p, "--batch-count", 1, MAX_NUM_IMAGES)?,
                 Arg::Long("sampling-method") => o.method = Some(named(p, "--sampling-method")?),
                 Arg::Long("schedule") => o.schedule = Some(named(p, "--schedule")?),
                 Arg::Long("prediction") => o.prediction = Some(named(p, "--prediction")?),
@@ -158,7 +158,8 @@ impl Options {
                 Arg::Long("clip-skip") => o.clip_skip = count(p, "--clip-skip", 0, 1000)?,
                 Arg::Long("compat") => o.compat = named(p, "--compat")?,
                 Arg::Long("rng") => {
-                    o.rng = choice(p, "--rng", &[("cpu", Source::Cpu), ("cuda", Source::Cuda(Grid::default()))])?;
+                    o.rng =
+                        choice(p, "--rng", &[("cpu", RngKind::Cpu), ("cuda", RngKind::Cuda(PhiloxGrid::default()))])?;
                 }
                 Arg::Long("dtype") => o.dtype = choice(p, "--dtype", DTYPES)?,
                 Arg::Long("vae-dtype") => o.vae_dtype = choice(p, "--vae-dtype", DTYPES)?,

@@ -29,8 +29,8 @@ impl Line {
 }
 
 fn text(p: Progress, seconds: f64) -> String {
-    let which = if p.pictures > 1 && matches!(p.stage, Stage::Denoise | Stage::Decode) {
-        format!("picture {}/{}  ", p.picture + 1, p.pictures)
+    let which = if p.num_images > 1 && matches!(p.stage, Stage::Denoise | Stage::Decode) {
+        format!("picture {}/{}  ", p.image + 1, p.num_images)
     } else {
         String::new()
     };

@@ -36,7 +36,7 @@ impl Report {
         let mut seconds: BTreeMap<_, _> = output.seconds.iter().map(|(s, t)| (Stage::name(*s), *t)).collect();
         let total = seconds.values().sum();
         seconds.insert("total", total);
-        let first = output.pictures.first();
+        let first = output.images.first();
         Self {
             files: files.iter().map(|f| f.to_string_lossy().into_owned()).collect(),
             dump: None,
@@ -44,14 +44,14 @@ impl Report {
             seeds: output.seeds.clone(),
             width: first.map_or(0, |p| p.width()),
             height: first.map_or(0, |p| p.height()),
-            steps: output.step_seconds.len() / output.pictures.len().max(1),
+            steps: output.step_seconds.len() / output.images.len().max(1),
             sampling_method: method,
             device: pipeline.device(),
             seconds,
             step_seconds: output.step_seconds.clone(),
             peak_bytes: system::peak_bytes(),
             peak_anonymous_bytes: memory.anonymous_peak(),
-            cut_tokens: output.cut_tokens,
+            cut_tokens: output.truncated_tokens,
             version: env!("CARGO_PKG_VERSION"),
         }
     }

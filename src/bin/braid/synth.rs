@@ -4,7 +4,7 @@ use crate::args::{Failure, unexpected, usage};
 use crate::{Outcome, help, system, terminal};
 use braid::Error;
 use braid::error::escape;
-use braid::synth::{TensorSpec, adapter_tensors, checkpoint_tensors, sdxl, vision_tensors};
+use braid::synthetic::{TensorSpec, adapter_tensors, checkpoint_tensors, sdxl, vision_tensors};
 use std::path::{Path, PathBuf};
 
 /// The files that are written.

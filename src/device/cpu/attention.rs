@@ -41,7 +41,7 @@ impl CpuAttention {
     pub(crate) fn new(op: &Attention, node: &Node, shapes: &[&[usize]]) -> Self {
         let images = node.shape[0];
         let count = |shape: &[usize]| shape[1..shape.len() - 1].iter().product::<usize>();
-        let keys = op.strands.iter().map(|s| count(shapes[s.keys.operand])).collect();
+        let keys = op.branches.iter().map(|s| count(shapes[s.keys.operand])).collect();
         let widths = shapes.iter().map(|s| s.last().copied().unwrap_or(1)).collect();
         // A block of keys is packed once for a chunk; the chunk's sums stay within 256 kB.
         let chunk = (65_536 / op.dim.next_multiple_of(NR)).next_multiple_of(MR).max(MR);
@@ -90,7 +90,7 @@ impl CpuAttention {
         let wide = dim.div_ceil(NR);
         let out_width = self.op.heads * dim;
         let mut written = false;
-        for (strand, &tokens) in self.op.strands.iter().zip(&self.keys) {
+        for (strand, &tokens) in self.op.branches.iter().zip(&self.keys) {
             // SAFETY: lengths are `[B]`, scales `[.., B]` from their start.
             let (length, scale) = unsafe {
                 let length = strand.length.map_or(tokens, |o| (*operands.inputs[o].add(image) as usize).min(tokens));

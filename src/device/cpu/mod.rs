@@ -17,9 +17,9 @@ use self::pack::widen;
 use self::pool::Pool;
 use self::product::CpuProduct;
 use self::scratch::Scratch;
-use super::{Device, Program};
+use super::{Device, Executable};
 use crate::error::Result;
-use crate::graph::{Graph, Location, Node, Op, Plan, fuse};
+use crate::graph::{Graph, Location, MemoryPlan, Node, Op, fuse};
 use crate::memory;
 use crate::weights::Weight;
 use std::sync::Arc;
@@ -63,8 +63,8 @@ impl Device for Cpu {
         "cpu".into()
     }
 
-    fn load(&self, graph: Graph) -> Result<Box<dyn Program>> {
-        Ok(Box::new(CpuProgram::new(self.pool.clone(), fuse(graph))?))
+    fn compile(&self, graph: Graph) -> Result<Box<dyn Executable>> {
+        Ok(Box::new(CpuExecutable::new(self.pool.clone(), fuse(graph))?))
     }
 }
 
@@ -81,10 +81,10 @@ enum Ready {
 /// Where memory is short, unless the caller knows better.
 const STAGE: &str = "planning";
 
-struct CpuProgram {
+struct CpuExecutable {
     pool: Arc<Pool>,
     graph: Graph,
-    plan: Plan,
+    plan: MemoryPlan,
     ready: Vec<Ready>,
     arena: Vec<f32>,
     zeros: Vec<f32>,
@@ -92,10 +92,10 @@ struct CpuProgram {
     bytes: usize,
 }
 
-impl CpuProgram {
+impl CpuExecutable {
     fn new(pool: Arc<Pool>, graph: Graph) -> Result<Self> {
         let threads = pool.threads();
-        let plan = Plan::new(&graph);
+        let plan = MemoryPlan::new(&graph);
         let norms: usize = graph
             .nodes
             .iter()
@@ -104,7 +104,7 @@ impl CpuProgram {
             .sum();
         let hint = || "ask for a smaller picture or free memory".to_owned();
         // Before the norms' statistics are allocated below.
-        memory::demand(STAGE, (plan.arena as u64 * 4).saturating_add(norms as u64), hint)?;
+        memory::require(STAGE, (plan.arena as u64 * 4).saturating_add(norms as u64), hint)?;
         let ready: Vec<Ready> = graph.nodes.iter().map(|n| prepare(&graph, n, threads)).collect();
         let (mut scratch, mut bytes, mut widest) = (0, norms, 1);
         for (node, ready) in graph.nodes.iter().zip(&ready) {
@@ -122,7 +122,7 @@ impl CpuProgram {
             }
         }
         let need = (plan.arena as u64).saturating_add((threads * scratch + widest) as u64).saturating_mul(4);
-        memory::demand(STAGE, need, hint)?;
+        memory::require(STAGE, need, hint)?;
         let arena = memory::zeroed(STAGE, plan.arena, need, hint)?;
         let scratch = Scratch::new(threads, scratch);
         bytes += arena.len() * 4 + scratch.bytes() + widest * 4;
@@ -150,15 +150,15 @@ fn prepare(graph: &Graph, node: &Node, threads: usize) -> Ready {
             ))
         }
         Op::LayerNorm { weight, bias, .. } => Ready::LayerNorm { weight: weight.to_f32(), bias: bias.to_f32() },
-        Op::Embed { positions, .. } => Ready::Positions { token: Vec::new(), positions: positions.to_f32() },
-        Op::ClassToken { token, positions } => {
+        Op::Embedding { positions, .. } => Ready::Positions { token: Vec::new(), positions: positions.to_f32() },
+        Op::PrependClassToken { token, positions } => {
             Ready::Positions { token: token.to_f32(), positions: positions.to_f32() }
         }
         _ => Ready::Nothing,
     }
 }
 
-impl Program for CpuProgram {
+impl Executable for CpuExecutable {
     fn run(&mut self, inputs: &[&[f32]], outputs: &mut [&mut [f32]]) -> Result<()> {
         self.graph.check_bindings(inputs, outputs)?;
         let inputs: Vec<*const f32> = inputs.iter().map(|b| b.as_ptr()).collect();
@@ -211,7 +211,7 @@ impl Out {
 /// Rows that one item of a pointwise operation takes.
 const ROWS: usize = 16;
 
-impl CpuProgram {
+impl CpuExecutable {
     /// # Safety
     /// `place` gives each operand's bytes and `out` the result's, of the lengths of their shapes.
     unsafe fn execute(&self, node: &Node, ready: &Ready, place: &impl Fn(usize) -> *mut f32, out: *mut f32) {
@@ -235,8 +235,8 @@ impl CpuProgram {
                 let at = |k: usize, there: bool| if there { operand(k) } else { std::ptr::null() };
                 let operands = product::Operands {
                     sources: [operand(0), at(1, p.sources == 2)],
-                    rows: at(p.sources, p.rows),
-                    residual: at(p.sources + usize::from(p.rows), p.residual),
+                    rows: at(p.sources, p.per_image_bias),
+                    residual: at(p.sources + usize::from(p.per_image_bias), p.residual),
                     zeros: self.zeros.as_ptr(),
                     out,
                 };
@@ -260,14 +260,14 @@ impl CpuProgram {
                 let x = input(0);
                 rows(&|row, out| norm::layer_norm(out, &x[row * c..][..c], weight, bias, *eps));
             }
-            (Op::Embed { table, .. }, Ready::Positions { positions, .. }) => {
+            (Op::Embedding { table, .. }, Ready::Positions { positions, .. }) => {
                 let (ids, tokens) = (input(0), node.shape[node.shape.len() - 2]);
                 rows(&|row, out| {
                     row_of(table, ids[row] as usize, out);
                     product::add(out, &positions[row % tokens * c..][..c]);
                 });
             }
-            (Op::ClassToken { .. }, Ready::Positions { token, positions }) => {
+            (Op::PrependClassToken { .. }, Ready::Positions { token, positions }) => {
                 let (x, tokens) = (input(0), node.shape[1]);
                 rows(&|row, out| {
                     let (image, t) = (row / tokens, row % tokens);
@@ -297,7 +297,7 @@ impl CpuProgram {
                     product::add(out, &b[row * c % b.len()..][..c]);
                 });
             }
-            (Op::AddRows, _) => {
+            (Op::BroadcastAdd, _) => {
                 let (a, b, per_image) = (input(0), input(1), count / node.shape[0]);
                 rows(&|row, out| {
                     out.copy_from_slice(&a[row * c..][..c]);
@@ -321,7 +321,7 @@ impl CpuProgram {
                     out.copy_from_slice(&x[at * c..][..c]);
                 });
             }
-            (Op::Sinusoid { flip, shift }, _) => {
+            (Op::TimestepEmbedding { flip, shift }, _) => {
                 let (x, half) = (input(0), c / 2);
                 rows(&|row, out| {
                     for i in 0..half {
@@ -334,7 +334,7 @@ impl CpuProgram {
                     }
                 });
             }
-            (Op::TakeRow, _) => {
+            (Op::Gather, _) => {
                 let x = input(0);
                 let index = (node.inputs.len() > 1).then(|| input(1));
                 let tokens = x.len() / (count * c);

@@ -165,7 +165,7 @@ impl CpuProduct {
         let panel = Panel::new(product.parts.iter().map(|p| p.weight.clone()).collect(), taps, geglu);
         let k = channels.iter().sum::<usize>() * taps;
         let tiling = tiling(m, panel.count(), k, threads);
-        let (rows, residual, epilogue) = (product.rows, product.residual, product.epilogue);
+        let (rows, residual, epilogue) = (product.per_image_bias, product.residual, product.epilogue);
         let images = shape[0].max(1);
         Self { panel, taps, blocks, bias, epilogue, geometry, m, n, images, rows, residual, tiling, threads }
     }

@@ -1,7 +1,7 @@
 //! Every operation against a plain f64 implementation, over shapes with odd sizes and tails.
 
 use super::*;
-use crate::graph::{Activation, Builder, Columns, NodeId, Strand};
+use crate::graph::{Activation, Builder, ChannelSlice, KvBranch, NodeId};
 use crate::weights::{Scope, Weights};
 
 /// Values in -1..1 from a small generator.
@@ -30,7 +30,7 @@ fn scope(tensors: &[(&str, &[usize], u32)]) -> Scope {
 /// and to rounding with and without fusion.
 fn run(graph: Graph, inputs: &[&[f32]]) -> Vec<f32> {
     let once = |threads: usize, graph: Graph| {
-        let mut program = CpuProgram::new(Arc::new(Pool::new(threads)), graph).unwrap();
+        let mut program = CpuExecutable::new(Arc::new(Pool::new(threads)), graph).unwrap();
         let len = program.graph.node(program.graph.outputs[0].1).len();
         let mut out = vec![f32::NAN; len];
         program.run(inputs, &mut [&mut out]).unwrap();
@@ -77,7 +77,7 @@ fn linear_with_every_epilogue() {
         let mut b = Builder::new();
         let [xi, ri, ei] = [b.input("x", &[1, m, k]), b.input("rows", &[1, n]), b.input("residual", &[1, m, n])];
         let y = b.linear(xi, &s, n);
-        let y = b.add_rows(y, ri);
+        let y = b.broadcast_add(y, ri);
         let y = b.activation(y, Activation::QuickGelu);
         let y = b.add(ei, y);
         b.output("y", y);
@@ -169,7 +169,7 @@ fn convolutions() {
         let mut b = Builder::new();
         let xi = b.input("x", &[n, h, w, c]);
         let padding = if kernel == stride { 0 } else { kernel / 2 };
-        let y = b.conv_padded(xi, &s, o, crate::graph::Window { kernel, stride, padding, resize: None });
+        let y = b.conv2d_with(xi, &s, o, crate::graph::Conv2dParams { kernel, stride, padding, resize: None });
         b.output("y", y);
         let got = run(b.finish().unwrap(), &[&x]);
         let k = wide(&values(o * c * kernel * kernel, 1));
@@ -187,7 +187,7 @@ fn upsampling_folds_into_the_convolution() {
         let mut b = Builder::new();
         let xi = b.input("x", &[2, h, w, c]);
         let y = b.upsample(xi, gh, gw);
-        let y = b.conv(y, &s, o, 3, 1);
+        let y = b.conv2d(y, &s, o, 3, 1);
         b.output("y", y);
         let graph = b.finish().unwrap();
         assert_eq!(fuse(graph.clone()).nodes.len(), 2);
@@ -213,7 +213,7 @@ fn joined_sources_are_read_in_place() {
     let x = b.concat(ai, bi);
     let h = b.group_norm(x, &s.pp("norm"), groups, 1e-5);
     let h = b.activation(h, Activation::Silu);
-    let h = b.conv(h, &s.pp("conv"), o, 3, 1);
+    let h = b.conv2d(h, &s.pp("conv"), o, 3, 1);
     let x = b.linear(x, &s.pp("short"), o);
     let y = b.add(x, h);
     b.output("y", y);
@@ -336,14 +336,14 @@ fn strands_keep_their_own_softmax() {
     let shapes: [&[usize]; 6] =
         [&[2, 5, 6, c], &[2], &[2, 2, 2], &[2, text, 2 * c], &[2, image, 2 * c], &[2, image, 2 * c]];
     let operands: Vec<NodeId> = shapes.iter().map(|s| b.input("i", s)).collect();
-    let strand = |operand: usize, length, scale| Strand {
-        keys: Columns { operand, start: 0 },
-        values: Columns { operand, start: c },
+    let strand = |operand: usize, length, scale| KvBranch {
+        keys: ChannelSlice { operand, start: 0 },
+        values: ChannelSlice { operand, start: c },
         length,
         scale,
     };
     let strands = vec![strand(3, Some(1), None), strand(4, None, Some((2, 4))), strand(5, None, Some((2, 6)))];
-    let y = b.braided_attention(&operands, case.heads, false, strands);
+    let y = b.decoupled_attention(&operands, case.heads, false, strands);
     b.output("y", y);
     let got = run(b.finish().unwrap(), &[&q, &lengths, &scales, &kv[0], &kv[1], &poisoned]);
     let mut want = Vec::new();
@@ -376,9 +376,9 @@ fn pointwise_and_tables() {
     let mut b = Builder::new();
     let ids = b.input("ids", &[2, 3]);
     let index = b.input("index", &[2]);
-    let x = b.embed(ids, s.get("table", &[10, 6]), s.get("positions", &[4, 6]));
+    let x = b.embedding(ids, s.get("table", &[10, 6]), s.get("positions", &[4, 6]));
     let x = b.layer_norm(x, &s.pp("norm"), 1e-5);
-    let x = b.take_row(x, Some(index));
+    let x = b.gather(x, Some(index));
     b.output("y", x);
     let got = run(b.finish().unwrap(), &[&[1.0, 9.0, 3.0, 0.0, 2.0, 5.0], &[2.0, 0.0]]);
     let (table, positions) = (wide(&values(60, 1)), wide(&values(24, 2)));
@@ -399,7 +399,7 @@ fn a_wrong_binding_is_an_error() {
     let x = b.input("x", &[2, 3]);
     let y = b.scale_shift(x, 2.0, 1.0);
     b.output("y", y);
-    let mut program = Cpu::new(Some(1)).load(b.finish().unwrap()).unwrap();
+    let mut program = Cpu::new(Some(1)).compile(b.finish().unwrap()).unwrap();
     let mut out = [0.0; 6];
     let text = program.run(&[&[0.0; 5]], &mut [&mut out]).unwrap_err().to_string();
     assert!(text.contains("`x` is [2, 3], bound to 5"), "{text}");

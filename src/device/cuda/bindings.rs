@@ -5,16 +5,16 @@
 //! integers on their way.
 
 use super::lower::{int, product};
-use crate::device::Steps;
+use crate::device::LoopSteps;
 use crate::error::{Error, Result};
-use crate::graph::{Graph, Location, Node, NodeId, Op, Plan};
+use crate::graph::{Graph, Location, MemoryPlan, Node, NodeId, Op};
 
 /// Elements to which every tensor is aligned: 64 bytes of f32, 32 of a 16-bit type.
 const ALIGN: usize = 16;
 
 /// How a node reads an operand.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Read {
+pub enum OperandRole {
     /// In the storage type.
     Storage,
     /// As f32.
@@ -26,15 +26,17 @@ pub enum Read {
 }
 
 /// How `node` reads operand `k`.
-fn read(graph: &Graph, node: &Node, k: usize) -> Read {
+fn read(graph: &Graph, node: &Node, k: usize) -> OperandRole {
     match &node.op {
-        Op::Sinusoid { .. } => Read::Float,
-        Op::Product(p) if k == 0 && product::is_patches(graph, node, p) => Read::Float,
-        Op::Embed { .. } => Read::Integer,
-        Op::TakeRow if k == 1 => Read::Integer,
-        Op::Attention(a) if a.strands.iter().any(|s| s.length == Some(k)) => Read::Count,
-        Op::Attention(a) if a.strands.iter().any(|s| s.scale.is_some_and(|(operand, _)| operand == k)) => Read::Float,
-        _ => Read::Storage,
+        Op::TimestepEmbedding { .. } => OperandRole::Float,
+        Op::Product(p) if k == 0 && product::is_patches(graph, node, p) => OperandRole::Float,
+        Op::Embedding { .. } => OperandRole::Integer,
+        Op::Gather if k == 1 => OperandRole::Integer,
+        Op::Attention(a) if a.branches.iter().any(|s| s.length == Some(k)) => OperandRole::Count,
+        Op::Attention(a) if a.branches.iter().any(|s| s.scale.is_some_and(|(operand, _)| operand == k)) => {
+            OperandRole::Float
+        }
+        _ => OperandRole::Storage,
     }
 }
 
@@ -45,7 +47,7 @@ fn varies(node: &Node) -> Error {
 
 /// A row of a table of counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Count {
+pub enum TokenCount {
     /// The same for every image.
     Fixed(i32),
     /// The graph's input of that number, `[B]`.
@@ -54,7 +56,7 @@ pub enum Count {
 
 /// Where an input lies: elements from the start of its block.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Input {
+pub struct InputBinding {
     /// In the f32 block and, where it is read so, in that of the storage type.
     pub float: Option<usize>,
     /// Whether it is converted.
@@ -67,8 +69,8 @@ pub struct Input {
 
 /// A table of counts, `[rows, B]`, among the integers.
 #[derive(Debug, Clone)]
-pub struct Counts {
-    rows: Vec<Count>,
+pub struct TokenCounts {
+    rows: Vec<TokenCount>,
     images: usize,
     at: usize,
 }
@@ -79,7 +81,7 @@ pub struct Bindings {
     /// See [`Graph::owners`].
     pub root: Vec<usize>,
     /// One for each input.
-    pub inputs: Vec<Input>,
+    pub inputs: Vec<InputBinding>,
     /// f32 elements of the inputs' block; the first `converted` are read in the storage type.
     pub floats: usize,
     /// See `floats`.
@@ -88,7 +90,7 @@ pub struct Bindings {
     pub integers: usize,
     /// Elements of the inputs that vary from step to step, of all steps.
     pub varying: usize,
-    counts: Vec<Counts>,
+    counts: Vec<TokenCounts>,
     /// Where each output lies, in elements from the start of the f32 block and of that of the storage type.
     pub outputs: Vec<usize>,
     /// Whether the node writes the f32 block itself.
@@ -105,8 +107,8 @@ impl Bindings {
     /// # Errors
     /// Indices or lengths that are computed within the graph; inputs that vary with `steps` and are read otherwise than as
     /// the rows of a product.
-    pub fn new(graph: &Graph, plan: &Plan, steps: Option<&Steps>) -> Result<Self> {
-        let inputs = vec![Input::default(); graph.inputs.len()];
+    pub fn new(graph: &Graph, plan: &MemoryPlan, steps: Option<&LoopSteps>) -> Result<Self> {
+        let inputs = vec![InputBinding::default(); graph.inputs.len()];
         let mut bindings = Self { inputs, root: graph.owners(), ..Self::default() };
         // Reads of each owner that are no reshape, outputs included.
         let mut readers = vec![0usize; graph.nodes.len()];
@@ -124,11 +126,11 @@ impl Bindings {
                     continue;
                 }
                 match (read(graph, node, k), given) {
-                    (Read::Storage, Some(input)) => bindings.inputs[input].storage = true,
-                    (Read::Float, Some(input)) => float[input] = true,
-                    (Read::Integer, Some(input)) => integer[input] = true,
-                    (Read::Count, Some(_)) | (Read::Storage | Read::Float, None) => {}
-                    (Read::Integer | Read::Count, None) => {
+                    (OperandRole::Storage, Some(input)) => bindings.inputs[input].storage = true,
+                    (OperandRole::Float, Some(input)) => float[input] = true,
+                    (OperandRole::Integer, Some(input)) => integer[input] = true,
+                    (OperandRole::Count, Some(_)) | (OperandRole::Storage | OperandRole::Float, None) => {}
+                    (OperandRole::Integer | OperandRole::Count, None) => {
                         return Err(Error::Graph(format!(
                             "`{}` reads indices or lengths that are no input",
                             node.name
@@ -148,7 +150,7 @@ impl Bindings {
             for k in steps.varying.clone() {
                 let len = graph.inputs.get(k).map_or(0, |(_, id)| graph.node(*id).len());
                 bindings.inputs[k].varying = Some(bindings.varying);
-                bindings.varying += (steps.most * len).next_multiple_of(ALIGN);
+                bindings.varying += (steps.max_steps * len).next_multiple_of(ALIGN);
             }
         }
         bindings.place_counts(graph);
@@ -188,41 +190,41 @@ impl Bindings {
             let images = node.shape[0];
             if self.find(&rows, images).is_none() {
                 let len = (rows.len() * images).next_multiple_of(ALIGN);
-                self.counts.push(Counts { rows, images, at: self.integers });
+                self.counts.push(TokenCounts { rows, images, at: self.integers });
                 self.integers += len;
             }
         }
     }
 
     /// The rows of counts that an attention needs; none where every token counts and no weight is asked for.
-    pub fn counts_of(&self, graph: &Graph, node: &Node) -> Option<Vec<Count>> {
+    pub fn counts_of(&self, graph: &Graph, node: &Node) -> Option<Vec<TokenCount>> {
         let Op::Attention(a) = &node.op else { return None };
-        if let [strand] = a.strands.as_slice()
+        if let [strand] = a.branches.as_slice()
             && strand.scale.is_none()
         {
             let length = strand.length?;
-            return Some(vec![Count::Input(self.input_of(graph, node.inputs[length])?)]);
+            return Some(vec![TokenCount::Input(self.input_of(graph, node.inputs[length])?)]);
         }
         // The kernel's first strand has no weight of its own: an empty one goes before a first strand that has.
         let mut rows = Vec::new();
-        if a.strands.first().is_some_and(|s| s.scale.is_some()) {
-            rows.push(Count::Fixed(0));
+        if a.branches.first().is_some_and(|s| s.scale.is_some()) {
+            rows.push(TokenCount::Fixed(0));
         }
-        for strand in &a.strands {
+        for strand in &a.branches {
             rows.push(match strand.length {
-                Some(operand) => Count::Input(self.input_of(graph, node.inputs[operand])?),
-                None => Count::Fixed(int(graph.node(node.inputs[strand.keys.operand]).tokens())),
+                Some(operand) => TokenCount::Input(self.input_of(graph, node.inputs[operand])?),
+                None => TokenCount::Fixed(int(graph.node(node.inputs[strand.keys.operand]).tokens())),
             });
         }
         Some(rows)
     }
 
     /// Where that table begins among the integers.
-    pub fn find(&self, rows: &[Count], images: usize) -> Option<usize> {
+    pub fn find(&self, rows: &[TokenCount], images: usize) -> Option<usize> {
         self.counts.iter().find(|c| c.rows == rows && c.images == images).map(|c| c.at)
     }
 
-    fn place_outputs(&mut self, graph: &Graph, plan: &Plan, readers: &[usize]) {
+    fn place_outputs(&mut self, graph: &Graph, plan: &MemoryPlan, readers: &[usize]) {
         self.outputs = vec![0; graph.outputs.len()];
         self.direct = vec![false; graph.outputs.len()];
         for (k, (_, id)) in graph.outputs.iter().enumerate() {
@@ -283,8 +285,10 @@ impl Bindings {
             for (r, row) in table.rows.iter().enumerate() {
                 let at = table.at + r * table.images;
                 match row {
-                    Count::Fixed(n) => integer(to, at, &mut std::iter::repeat_n(*n, table.images)),
-                    Count::Input(k) => integer(to, at, &mut given[*k].iter().take(table.images).map(|v| *v as i32)),
+                    TokenCount::Fixed(n) => integer(to, at, &mut std::iter::repeat_n(*n, table.images)),
+                    TokenCount::Input(k) => {
+                        integer(to, at, &mut given[*k].iter().take(table.images).map(|v| *v as i32))
+                    }
                 }
             }
         }

@@ -1,6 +1,6 @@
 //! The driver for GPUs: the CUDA driver's functions through cudarc, loaded when first asked for.
 //!
-//! cudarc ends the process by a panic where a library or one of its functions is missing, so [`CudaDriver::new`] looks for both
+//! cudarc ends the process by a panic where a library or one of its functions is missing, so [`NvidiaDriver::new`] looks for both
 //! before it calls anything. cudarc finds the libraries and declares their types; the functions are called by `calls`, with a stream,
 //! memory and graphs of our own.
 
@@ -12,12 +12,13 @@ mod pinned;
 mod probe;
 mod trial;
 
-use self::calls::{Code, Cuda, describe};
-use self::lt::Lt;
+use self::calls::{Cuda, StatusCode, describe};
+use self::lt::CublasLtHandle;
 use self::pinned::Pinned;
 use self::probe::{early, probe};
 use super::driver::{
-    Call, Calls, Counter, Driver, Facts, Function, Gemm, GemmPlan, GraphHandle, Launch, MARKS, Memory, Staging,
+    Call, CallCounter, CallCounts, DeviceProperties, Driver, EVENTS, Function, Gemm, GemmPlan, GraphExec, Launch,
+    MemoryInfo, Staging,
 };
 use super::kernels::{KERNELS, Kernel};
 use crate::error::{Error, Result};
@@ -34,16 +35,16 @@ const DEVICE: &str = "cuda";
 const SHARED: u32 = 48 << 10;
 
 /// A GPU. One stream, on which everything happens in order; its calls may come from any thread, one at a time.
-pub struct CudaDriver {
+pub struct NvidiaDriver {
     cuda: &'static Cuda,
-    facts: Facts,
+    properties: DeviceProperties,
     device: sys::CUdevice,
     context: sys::CUcontext,
     stream: sys::CUstream,
-    marks: [sys::CUevent; MARKS],
-    lt: Option<Lt>,
+    events: [sys::CUevent; EVENTS],
+    lt: Option<CublasLtHandle>,
     modules: Mutex<HashMap<&'static str, sys::CUmodule>>,
-    counter: Counter,
+    counter: CallCounter,
     /// Whether the stream records and does nothing.
     capturing: AtomicBool,
     /// The fault after which the context is of no use.
@@ -52,27 +53,27 @@ pub struct CudaDriver {
 
 // SAFETY: the handles belong to the driver's library, which may be called from every thread; each call first makes the context
 // the thread's own. What changes on our side is behind locks and atomics.
-unsafe impl Send for CudaDriver {}
+unsafe impl Send for NvidiaDriver {}
 // SAFETY: as above.
-unsafe impl Sync for CudaDriver {}
+unsafe impl Sync for NvidiaDriver {}
 
 fn missing(what: impl Into<String>) -> Error {
     Error::Device { device: DEVICE.into(), what: what.into() }
 }
 
 /// Whether a fault leaves the context of no use: the kinds that the CUDA manual calls sticky.
-fn is_sticky(code: Code) -> bool {
+fn is_sticky(code: StatusCode) -> bool {
     matches!(code.0, 4 | 214 | 220 | 226 | 700 | 702 | 709 | 710 | 714..=719 | 721 | 911 | 999)
 }
 
-impl CudaDriver {
+impl NvidiaDriver {
     /// The GPU of that number.
     ///
     /// # Errors
     /// [`Error::Device`] where the driver's library, a GPU of that number or kernels for it are missing, with what to do.
     pub fn new(ordinal: usize) -> Result<Self> {
         let (cuda, version) = probe()?;
-        let early = |call, outcome: Result<(), Code>| outcome.map_err(|code| early(cuda, call, code));
+        let early = |call, outcome: Result<(), StatusCode>| outcome.map_err(|code| early(cuda, call, code));
         let mut count = 0;
         // SAFETY: writes one integer.
         early("cuDeviceGetCount", unsafe { cuda.cuDeviceGetCount(&mut count) })?;
@@ -110,14 +111,14 @@ impl CudaDriver {
         early("cuDevicePrimaryCtxRetain", unsafe { cuda.cuDevicePrimaryCtxRetain(&mut context, device) })?;
         let mut driver = Self {
             cuda,
-            facts: Facts { name, capability, multiprocessors, gemm: false },
+            properties: DeviceProperties { name, capability, multiprocessors, gemm: false },
             device,
             context,
             stream: std::ptr::null_mut(),
-            marks: [std::ptr::null_mut(); MARKS],
+            events: [std::ptr::null_mut(); EVENTS],
             lt: None,
             modules: Mutex::default(),
-            counter: Counter::default(),
+            counter: CallCounter::default(),
             capturing: AtomicBool::new(false),
             lost: OnceLock::new(),
         };
@@ -127,11 +128,11 @@ impl CudaDriver {
         let made = unsafe { cuda.cuStreamCreate(&mut stream, sys::CUstream_flags::CU_STREAM_NON_BLOCKING as u32) };
         driver.check("cuStreamCreate", made)?;
         driver.stream = stream;
-        for which in 0..MARKS {
-            driver.marks[which] = driver.event(sys::CUevent_flags::CU_EVENT_DISABLE_TIMING)?;
+        for which in 0..EVENTS {
+            driver.events[which] = driver.event(sys::CUevent_flags::CU_EVENT_DISABLE_TIMING)?;
         }
-        driver.lt = Lt::new(&driver, version)?;
-        driver.facts.gemm = driver.lt.is_some();
+        driver.lt = CublasLtHandle::new(&driver, version)?;
+        driver.properties.gemm = driver.lt.is_some();
         Ok(driver)
     }
 
@@ -145,9 +146,9 @@ impl CudaDriver {
     }
 
     /// An error of the driver as ours.
-    fn check<T>(&self, call: &str, outcome: Result<T, Code>) -> Result<T> {
+    fn check<T>(&self, call: &str, outcome: Result<T, StatusCode>) -> Result<T> {
         outcome.map_err(|code| {
-            if code == Code::MEMORY {
+            if code == StatusCode::MEMORY {
                 return self.short(0);
             }
             let what = describe(self.cuda, code);
@@ -162,11 +163,11 @@ impl CudaDriver {
     /// That memory is short.
     fn short(&self, need: usize) -> Error {
         let have = self.free_and_total().map_or(0, |(free, _)| free as u64);
-        let hint = format!("free memory of {}, ask for a smaller picture, or use --device cpu", self.facts.name);
+        let hint = format!("free memory of {}, ask for a smaller picture, or use --device cpu", self.properties.name);
         Error::Memory { stage: "the GPU", need: need as u64, have, hint }
     }
 
-    fn free_and_total(&self) -> Result<(usize, usize), Code> {
+    fn free_and_total(&self) -> Result<(usize, usize), StatusCode> {
         let (mut free, mut total) = (0, 0);
         // SAFETY: writes two integers.
         unsafe { self.cuda.cuMemGetInfo_v2(&mut free, &mut total) }.map(|()| (free, total))
@@ -181,21 +182,21 @@ impl CudaDriver {
     }
 
     fn wait(&self) -> Result<()> {
-        self.counter.count(Call::Synchronisation);
+        self.counter.count(Call::Synchronize);
         // SAFETY: the stream lives as long as `self`.
         self.check("cuStreamSynchronize", unsafe { self.cuda.cuStreamSynchronize(self.stream) })
     }
 }
 
-impl Driver for CudaDriver {
-    fn facts(&self) -> &Facts {
-        &self.facts
+impl Driver for NvidiaDriver {
+    fn properties(&self) -> &DeviceProperties {
+        &self.properties
     }
 
-    fn memory(&self) -> Result<Memory> {
+    fn memory_info(&self) -> Result<MemoryInfo> {
         self.enter()?;
         let (free, total) = self.check("cuMemGetInfo", self.free_and_total())?;
-        Ok(Memory { free: free as u64, total: total as u64 })
+        Ok(MemoryInfo { free: free as u64, total: total as u64 })
     }
 
     fn allocate(&self, bytes: usize) -> Result<u64> {
@@ -205,10 +206,10 @@ impl Driver for CudaDriver {
         let mut address = 0;
         // SAFETY: writes one address; the memory is filled before anyone reads it.
         match unsafe { self.cuda.cuMemAlloc_v2(&mut address, bytes) } {
-            Err(Code::MEMORY) => return Err(self.short(bytes)),
+            Err(StatusCode::MEMORY) => return Err(self.short(bytes)),
             outcome => self.check("cuMemAlloc", outcome)?,
         }
-        let filled = self.fill(address, bytes, 0);
+        let filled = self.memset(address, bytes, 0);
         if filled.is_err() {
             self.free(address);
         }
@@ -232,7 +233,7 @@ impl Driver for CudaDriver {
         let mut start = std::ptr::null_mut();
         // SAFETY: writes one address; the memory is filled right below and given back in `drop`.
         match unsafe { self.cuda.cuMemHostAlloc(&mut start, len, sys::CU_MEMHOSTALLOC_PORTABLE) } {
-            Err(Code::MEMORY) => {
+            Err(StatusCode::MEMORY) => {
                 let (need, have) = (len as u64, crate::memory::available().unwrap_or(0));
                 let hint = "free memory of the host, or ask for a smaller picture".to_owned();
                 return Err(Error::Memory { stage: "staging", need, have, hint });
@@ -274,7 +275,7 @@ impl Driver for CudaDriver {
         self.check("cuMemcpyDtoDAsync", copied)
     }
 
-    fn fill(&self, to: u64, bytes: usize, value: u8) -> Result<()> {
+    fn memset(&self, to: u64, bytes: usize, value: u8) -> Result<()> {
         self.enter()?;
         // SAFETY: the caller gives a range of that length.
         self.check("cuMemsetD8Async", unsafe { self.cuda.cuMemsetD8Async(to, value, bytes, self.stream) })
@@ -355,7 +356,7 @@ impl Driver for CudaDriver {
         Ok(true)
     }
 
-    fn end_capture(&self) -> Result<GraphHandle> {
+    fn end_capture(&self) -> Result<GraphExec> {
         self.enter()?;
         self.capturing.store(false, Relaxed);
         let mut graph = std::ptr::null_mut();
@@ -373,17 +374,17 @@ impl Driver for CudaDriver {
         self.check("cuGraphInstantiate", made)?;
         self.counter.count(Call::Capture);
         self.check("cuGraphDestroy", gone)?;
-        Ok(GraphHandle(ready as u64))
+        Ok(GraphExec(ready as u64))
     }
 
-    fn replay(&self, graph: GraphHandle) -> Result<()> {
+    fn launch_graph(&self, graph: GraphExec) -> Result<()> {
         self.enter()?;
-        self.counter.count(Call::Replay);
+        self.counter.count(Call::GraphLaunch);
         // SAFETY: a handle from `end_capture` that has not been released.
         self.check("cuGraphLaunch", unsafe { self.cuda.cuGraphLaunch(graph.0 as sys::CUgraphExec, self.stream) })
     }
 
-    fn release_graph(&self, graph: GraphHandle) {
+    fn destroy_graph(&self, graph: GraphExec) {
         if self.enter().is_ok() {
             // SAFETY: a handle from `end_capture`, released once.
             let gone = unsafe { self.cuda.cuGraphExecDestroy(graph.0 as sys::CUgraphExec) };
@@ -393,30 +394,30 @@ impl Driver for CudaDriver {
         }
     }
 
-    fn mark(&self, which: usize) -> Result<()> {
+    fn record_event(&self, which: usize) -> Result<()> {
         self.enter()?;
         // SAFETY: event and stream live as long as `self`.
-        self.check("cuEventRecord", unsafe { self.cuda.cuEventRecord(self.marks[which % MARKS], self.stream) })
+        self.check("cuEventRecord", unsafe { self.cuda.cuEventRecord(self.events[which % EVENTS], self.stream) })
     }
 
-    fn wait_for(&self, which: usize) -> Result<()> {
+    fn synchronize_event(&self, which: usize) -> Result<()> {
         self.enter()?;
-        self.counter.count(Call::Wait);
+        self.counter.count(Call::EventSynchronize);
         // SAFETY: the event lives as long as `self`.
-        self.check("cuEventSynchronize", unsafe { self.cuda.cuEventSynchronize(self.marks[which % MARKS]) })
+        self.check("cuEventSynchronize", unsafe { self.cuda.cuEventSynchronize(self.events[which % EVENTS]) })
     }
 
-    fn synchronise(&self) -> Result<()> {
+    fn synchronize(&self) -> Result<()> {
         self.enter()?;
         self.wait()
     }
 
-    fn calls(&self) -> Calls {
+    fn calls(&self) -> CallCounts {
         self.counter.calls()
     }
 }
 
-impl Drop for CudaDriver {
+impl Drop for NvidiaDriver {
     fn drop(&mut self) {
         // SAFETY: every handle was made by `self` and is given back once, in the order opposite to its making. Errors have no
         // one to go to.
@@ -429,7 +430,7 @@ impl Drop for CudaDriver {
                 for (_, module) in self.modules.get_mut().unwrap_or_else(PoisonError::into_inner).drain() {
                     let _ = self.cuda.cuModuleUnload(module);
                 }
-                for event in self.marks.into_iter().filter(|event| !event.is_null()) {
+                for event in self.events.into_iter().filter(|event| !event.is_null()) {
                     let _ = self.cuda.cuEventDestroy_v2(event);
                 }
                 if !self.stream.is_null() {
@@ -448,8 +449,8 @@ mod tests {
     /// Where there is no driver the error says so and how to do without; where there is one, it opens.
     #[test]
     fn says_what_is_missing() {
-        match CudaDriver::new(0) {
-            Ok(driver) => assert!(driver.facts().capability >= (8, 0)),
+        match NvidiaDriver::new(0) {
+            Ok(driver) => assert!(driver.properties().capability >= (8, 0)),
             Err(error) => {
                 let text = error.to_string();
                 assert!(text.starts_with("device cuda: ") && text.contains("--device cpu"), "{text}");
@@ -460,7 +461,7 @@ mod tests {
     #[test]
     fn faults_that_stay() {
         // Illegal address, launch failure and an unknown error are sticky; out of memory and a bad value are not.
-        assert!([700, 719, 999, 214].into_iter().all(|code| is_sticky(Code(code))));
-        assert!(![1, 2, 400, 701, 801, 900].into_iter().any(|code| is_sticky(Code(code))));
+        assert!([700, 719, 999, 214].into_iter().all(|code| is_sticky(StatusCode(code))));
+        assert!(![1, 2, 400, 701, 801, 900].into_iter().any(|code| is_sticky(StatusCode(code))));
     }
 }

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// What a device is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Facts {
+pub struct DeviceProperties {
     /// Its name, e.g. `NVIDIA H100 80GB HBM3`.
     pub name: String,
     /// Its compute capability, e.g. (9, 0).
@@ -22,7 +22,7 @@ pub struct Facts {
 
 /// Bytes of a device's memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Memory {
+pub struct MemoryInfo {
     /// What can be had now.
     pub free: u64,
     /// All there is.
@@ -39,7 +39,7 @@ pub struct GemmPlan(pub u64);
 
 /// What a driver has captured: its number there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct GraphHandle(pub u64);
+pub struct GraphExec(pub u64);
 
 /// One launch of a kernel.
 #[derive(Debug, Clone)]
@@ -67,7 +67,7 @@ impl Launch {
 
 /// A matrix in device memory, column-major; one for each product of a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Matrix {
+pub struct MatrixRef {
     /// The address of its first element.
     pub data: u64,
     /// Elements from column to column.
@@ -84,9 +84,9 @@ pub enum GemmEpilogue {
     /// A bias of `m` values of the storage type at that address is added to every column.
     Bias(u64),
     /// A matrix of D's type and size is added: beta = 1 and C of the library.
-    Residual(Matrix),
+    Residual(MatrixRef),
     /// Both.
-    BiasResidual(u64, Matrix),
+    BiasResidual(u64, MatrixRef),
 }
 
 impl GemmEpilogue {
@@ -99,7 +99,7 @@ impl GemmEpilogue {
     }
 
     /// The residual, where there is one.
-    pub fn residual(&self) -> Option<Matrix> {
+    pub fn residual(&self) -> Option<MatrixRef> {
         match self {
             Self::Residual(matrix) | Self::BiasResidual(_, matrix) => Some(*matrix),
             _ => None,
@@ -125,11 +125,11 @@ pub struct Gemm {
     /// Whether B is stored `[n, k]`.
     pub transpose_b: bool,
     /// The first factor.
-    pub a: Matrix,
+    pub a: MatrixRef,
     /// The second factor.
-    pub b: Matrix,
+    pub b: MatrixRef,
     /// The result.
-    pub d: Matrix,
+    pub d: MatrixRef,
     /// Whether D is f32.
     pub out_f32: bool,
     /// What is added.
@@ -138,7 +138,7 @@ pub struct Gemm {
 
 /// How often a driver was called.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Calls {
+pub struct CallCounts {
     /// Kernels launched one by one.
     pub launches: u64,
     /// Products of the library, called one by one.
@@ -159,38 +159,38 @@ pub struct Calls {
 
 /// Counts calls; for drivers.
 #[derive(Debug, Default)]
-pub struct Counter([AtomicU64; 8]);
+pub struct CallCounter([AtomicU64; 8]);
 
-/// What a [`Counter`] counts, in the order of the fields of [`Calls`].
+/// What a [`CallCounter`] counts, in the order of the fields of [`CallCounts`].
 #[derive(Debug, Clone, Copy)]
 #[allow(missing_docs)] // Calls explains them.
 pub enum Call {
     Launch,
     Gemm,
-    Replay,
+    GraphLaunch,
     Copy,
     Allocation,
-    Synchronisation,
-    Wait,
+    Synchronize,
+    EventSynchronize,
     Capture,
 }
 
-impl Counter {
+impl CallCounter {
     /// One more.
     pub fn count(&self, call: Call) {
         self.0[call as usize].fetch_add(1, Relaxed);
     }
 
     /// The counts so far.
-    pub fn calls(&self) -> Calls {
+    pub fn calls(&self) -> CallCounts {
         let [launches, gemms, replays, copies, allocations, synchronisations, waits, captures] =
             std::array::from_fn(|i| self.0[i].load(Relaxed));
-        Calls { launches, gemms, replays, copies, allocations, synchronisations, waits, captures }
+        CallCounts { launches, gemms, replays, copies, allocations, synchronisations, waits, captures }
     }
 }
 
 /// Marks of a driver: how many steps the host may be ahead of the device.
-pub const MARKS: usize = 2;
+pub const EVENTS: usize = 2;
 
 /// Memory of the host from which and to which copies go.
 pub trait Staging: Send {
@@ -214,10 +214,10 @@ impl Staging for Vec<u8> {
 /// marks the device lost every further call gives that fault too.
 pub trait Driver: Send + Sync {
     /// What the device is.
-    fn facts(&self) -> &Facts;
+    fn properties(&self) -> &DeviceProperties;
 
     /// Its memory at this moment.
-    fn memory(&self) -> Result<Memory>;
+    fn memory_info(&self) -> Result<MemoryInfo>;
 
     /// That many bytes, all zero, aligned to 256.
     fn allocate(&self, bytes: usize) -> Result<u64>;
@@ -242,7 +242,7 @@ pub trait Driver: Send + Sync {
     fn copy(&self, from: u64, to: u64, bytes: usize) -> Result<()>;
 
     /// Sets bytes of the device.
-    fn fill(&self, to: u64, bytes: usize, value: u8) -> Result<()>;
+    fn memset(&self, to: u64, bytes: usize, value: u8) -> Result<()>;
 
     /// The kernel of that entry point.
     fn function(&self, entry: &str) -> Result<Function>;
@@ -265,25 +265,25 @@ pub trait Driver: Send + Sync {
     fn begin_capture(&self) -> Result<bool>;
 
     /// Ends what `begin_capture` began.
-    fn end_capture(&self) -> Result<GraphHandle>;
+    fn end_capture(&self) -> Result<GraphExec>;
 
     /// Does all that was captured.
-    fn replay(&self, graph: GraphHandle) -> Result<()>;
+    fn launch_graph(&self, graph: GraphExec) -> Result<()>;
 
     /// Lets a captured graph go.
-    fn release_graph(&self, graph: GraphHandle);
+    fn destroy_graph(&self, graph: GraphExec);
 
-    /// Marks this point of the device's work; `which` is below [`MARKS`].
-    fn mark(&self, which: usize) -> Result<()>;
+    /// Marks this point of the device's work; `which` is below [`EVENTS`].
+    fn record_event(&self, which: usize) -> Result<()>;
 
     /// Waits until the device has come to that mark where it was last set.
-    fn wait_for(&self, which: usize) -> Result<()>;
+    fn synchronize_event(&self, which: usize) -> Result<()>;
 
     /// Waits for the device.
-    fn synchronise(&self) -> Result<()>;
+    fn synchronize(&self) -> Result<()>;
 
     /// How often it was called.
-    fn calls(&self) -> Calls;
+    fn calls(&self) -> CallCounts;
 }
 
 #[cfg(test)]
@@ -292,10 +292,10 @@ mod tests {
 
     #[test]
     fn counts_by_kind() {
-        let counter = Counter::default();
+        let counter = CallCounter::default();
         counter.count(Call::Launch);
-        counter.count(Call::Synchronisation);
-        counter.count(Call::Synchronisation);
-        assert_eq!(counter.calls(), Calls { launches: 1, synchronisations: 2, ..Calls::default() });
+        counter.count(Call::Synchronize);
+        counter.count(Call::Synchronize);
+        assert_eq!(counter.calls(), CallCounts { launches: 1, synchronisations: 2, ..CallCounts::default() });
     }
 }

@@ -1,6 +1,6 @@
 //! Products of row-major tensors as a library for column-major ones takes them.
 
-use super::driver::{Gemm, GemmEpilogue, Matrix};
+use super::driver::{Gemm, GemmEpilogue, MatrixRef};
 use crate::tensor::DType;
 
 /// `Y [rows, n] = X [rows, k] W^T + bias + residual` for each image, W `[n, k]`, all row-major; addresses, strides from row to row
@@ -35,7 +35,7 @@ impl Linear {
     /// The same product, column-major: Y^T = W X^T. A row-major matrix is the transpose of the column-major one in the same
     /// bytes, so Y^T is `n` by `rows`, W comes transposed, X as it is, and the bias runs down Y^T's columns.
     pub fn gemm(&self) -> Gemm {
-        let images = |(data, leading): (u64, usize)| Matrix { data, leading, stride: self.rows * leading };
+        let images = |(data, leading): (u64, usize)| MatrixRef { data, leading, stride: self.rows * leading };
         let residual = (self.residual.0 != 0).then(|| images(self.residual));
         let epilogue = match (self.bias, residual) {
             (0, None) => GemmEpilogue::None,
@@ -51,7 +51,7 @@ impl Linear {
             batch: self.images,
             transpose_a: true,
             transpose_b: false,
-            a: Matrix { data: self.w.0, leading: self.w.1, stride: 0 },
+            a: MatrixRef { data: self.w.0, leading: self.w.1, stride: 0 },
             b: images(self.x),
             d: images(self.out),
             out_f32: self.out_f32,
@@ -67,8 +67,9 @@ mod tests {
     /// Computes a [`Gemm`] as its documentation says, on addresses that are places in one vector.
     fn column_major(gemm: &Gemm, memory: &mut [f64]) {
         for batch in 0..gemm.batch {
-            let at =
-                |m: &Matrix, row: usize, column: usize| m.data as usize + batch * m.stride + column * m.leading + row;
+            let at = |m: &MatrixRef, row: usize, column: usize| {
+                m.data as usize + batch * m.stride + column * m.leading + row
+            };
             for column in 0..gemm.n {
                 for row in 0..gemm.m {
                     let a = |l| if gemm.transpose_a { at(&gemm.a, l, row) } else { at(&gemm.a, row, l) };

@@ -11,29 +11,29 @@ mod cache;
 mod compile;
 #[cfg(feature = "cuda")]
 pub mod cudarc;
+mod denoise_loop;
 pub mod driver;
+mod executable;
 pub mod gemm;
-mod handover;
 pub mod kernels;
 mod lower;
 #[cfg(feature = "cuda")]
 mod nvrtc;
 pub mod params;
-mod program;
 mod report;
-mod sampler;
-mod store;
+mod resident;
 pub mod tiles;
+mod weight_cache;
 mod weights;
 
-pub use lower::Settings;
-pub use program::CudaProgram;
-pub use report::Report;
+pub use executable::CudaExecutable;
+pub use lower::LoweringOptions;
+pub use report::LoweringReport;
 
 use self::driver::Driver;
-use self::program::Shared;
-use self::store::Distinct;
-use super::{Device, Need, Program, Role, Steps};
+use self::executable::Shared;
+use self::weight_cache::DistinctBlocks;
+use super::{Device, Executable, LoopSteps, MemoryRequirement, Role};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, fuse};
 use crate::tensor::DType;
@@ -43,7 +43,7 @@ use std::sync::Arc;
 #[derive(Clone)]
 pub struct CudaDevice {
     driver: Arc<dyn Driver>,
-    settings: Settings,
+    settings: LoweringOptions,
     decoder: DType,
     shared: Shared,
 }
@@ -64,8 +64,8 @@ impl CudaDevice {
     /// [`Error::Parameter`] for other types.
     pub fn new(driver: Arc<dyn Driver>, dtype: DType) -> Result<Self> {
         storage(dtype)?;
-        let facts = driver.facts();
-        let settings = Settings { dtype, multiprocessors: facts.multiprocessors, library: facts.gemm };
+        let facts = driver.properties();
+        let settings = LoweringOptions { dtype, multiprocessors: facts.multiprocessors, library: facts.gemm };
         Ok(Self { driver, settings, decoder: DType::BF16, shared: Shared::default() })
     }
 
@@ -77,7 +77,7 @@ impl CudaDevice {
     pub fn open(ordinal: usize, dtype: DType, decoder: DType) -> Result<Self> {
         storage(dtype)?;
         #[cfg(feature = "cuda")]
-        return Ok(Self::new(Arc::new(cudarc::CudaDriver::new(ordinal)?), dtype)?.with_decoder(decoder));
+        return Ok(Self::new(Arc::new(cudarc::NvidiaDriver::new(ordinal)?), dtype)?.with_decoder(decoder));
         #[cfg(not(feature = "cuda"))]
         Err(Error::Device {
             device: format!("cuda:{ordinal}"),
@@ -87,19 +87,19 @@ impl CudaDevice {
 
     /// The same device with another choice between the library's products and our own.
     #[must_use]
-    pub fn with_library(mut self, library: bool) -> Self {
-        self.settings.library = library && self.driver.facts().gemm;
+    pub fn with_cublaslt(mut self, library: bool) -> Self {
+        self.settings.library = library && self.driver.properties().gemm;
         self
     }
 
     /// How graphs of that role are lowered.
-    fn settings_of(&self, role: &Role) -> Settings {
+    fn settings_of(&self, role: &Role) -> LoweringOptions {
         let dtype = if let Role::Decode { .. } = role { self.decoder } else { self.settings.dtype };
-        Settings { dtype, ..self.settings }
+        LoweringOptions { dtype, ..self.settings }
     }
 
     /// How graphs are lowered here.
-    pub fn settings(&self) -> &Settings {
+    pub fn lowering_options(&self) -> &LoweringOptions {
         &self.settings
     }
 
@@ -108,21 +108,21 @@ impl CudaDevice {
         self.driver.as_ref()
     }
 
-    /// As [`Device::load`], with the program's own type.
+    /// As [`Device::compile`], with the program's own type.
     ///
     /// # Errors
     /// [`Error::Memory`] before anything is allocated where the program does not fit, [`Error::Graph`] where no kernel takes
     /// a node, [`Error::Fault`] of the driver.
-    pub fn program(&self, graph: Graph) -> Result<CudaProgram> {
-        CudaProgram::new(self.driver.clone(), &self.shared, fuse(graph), &self.settings, Role::Plain)
+    pub fn compile_graph(&self, graph: Graph) -> Result<CudaExecutable> {
+        CudaExecutable::new(self.driver.clone(), &self.shared, fuse(graph), &self.settings, Role::Plain)
     }
 
-    /// As [`CudaDevice::program`], of a sampler's loop around the graph.
+    /// As [`CudaDevice::compile_graph`], of a sampler's loop around the graph.
     ///
     /// # Errors
-    /// As [`CudaDevice::program`]; [`Error::Graph`] where the graph is not what a sampler goes around.
-    pub fn sampler(&self, graph: Graph, steps: Steps) -> Result<CudaProgram> {
-        CudaProgram::new(self.driver.clone(), &self.shared, fuse(graph), &self.settings, Role::Denoise(steps))
+    /// As [`CudaDevice::compile_graph`]; [`Error::Graph`] where the graph is not what a sampler goes around.
+    pub fn compile_loop(&self, graph: Graph, steps: LoopSteps) -> Result<CudaExecutable> {
+        CudaExecutable::new(self.driver.clone(), &self.shared, fuse(graph), &self.settings, Role::Denoise(steps))
     }
 
     /// The same device with another type for the decoder: bf16 where nothing else is said, as SDXL's overflows f16; f32 where
@@ -136,7 +136,7 @@ impl CudaDevice {
 
 impl std::fmt::Debug for CudaDevice {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "CudaDevice({}, {})", self.driver.facts().name, self.settings.dtype)
+        write!(f, "CudaDevice({}, {})", self.driver.properties().name, self.settings.dtype)
     }
 }
 
@@ -145,32 +145,32 @@ impl Device for CudaDevice {
         "cuda".into()
     }
 
-    fn load(&self, graph: Graph) -> Result<Box<dyn Program>> {
-        Ok(Box::new(self.program(graph)?))
+    fn compile(&self, graph: Graph) -> Result<Box<dyn Executable>> {
+        Ok(Box::new(self.compile_graph(graph)?))
     }
 
-    fn load_as(&self, graph: Graph, role: Role) -> Result<Box<dyn Program>> {
+    fn compile_as(&self, graph: Graph, role: Role) -> Result<Box<dyn Executable>> {
         let settings = self.settings_of(&role);
-        Ok(Box::new(CudaProgram::new(self.driver.clone(), &self.shared, fuse(graph), &settings, role)?))
+        Ok(Box::new(CudaExecutable::new(self.driver.clone(), &self.shared, fuse(graph), &settings, role)?))
     }
 
-    fn estimate(&self, graphs: Vec<(Graph, Role)>) -> Result<Option<Need>> {
-        let (mut need, mut weights) = (Need::default(), Distinct::default());
+    fn estimate(&self, graphs: Vec<(Graph, Role)>) -> Result<Option<MemoryRequirement>> {
+        let (mut need, mut weights) = (MemoryRequirement::default(), DistinctBlocks::default());
         for (graph, role) in graphs {
             let settings = self.settings_of(&role);
             let lowered = report::lowered(graph, &settings, &role)?;
-            let report = Report::new(&lowered);
-            need.bytes += (report.work() + weights.add(settings.dtype, &lowered.jobs)) as u64;
+            let report = LoweringReport::new(&lowered);
+            need.bytes += (report.work() + weights.add(settings.dtype, &lowered.weights)) as u64;
             need.staging = need.staging.max(report.staging as u64);
         }
         Ok(Some(need))
     }
 
-    fn room(&self) -> Result<Option<u64>> {
-        Ok(Some(self.driver.memory()?.free))
+    fn free_memory(&self) -> Result<Option<u64>> {
+        Ok(Some(self.driver.memory_info()?.free))
     }
 
-    fn samples(&self) -> bool {
+    fn has_denoise_loop(&self) -> bool {
         true
     }
 }

@@ -63,7 +63,7 @@ macro_rules! mirrors {
 
 mirrors! {
     /// Where an operand of attention lies: element (image, token, head, i) is `data[image * batch + token * row + head * head_stride + i]`.
-    Rows: 32 {
+    StridedTensor: 32 {
         data: Pointer = 0,
         batch: i64 = 8,
         row: i64 = 16,
@@ -72,10 +72,10 @@ mirrors! {
 
     /// Parameters of `attention`'s kernels.
     AttentionParams: 160 {
-        q: Rows = 0,
-        k: Rows = 32,
-        v: Rows = 64,
-        out: Rows = 96,
+        q: StridedTensor = 0,
+        k: StridedTensor = 32,
+        v: StridedTensor = 64,
+        out: StridedTensor = 96,
         counts: Pointer = 128,
         queries: i32 = 136,
         keys: i32 = 140,
@@ -87,8 +87,8 @@ mirrors! {
 
     /// Keys and values of one strand of decoupled attention.
     Strand: 88 {
-        k: Rows = 0,
-        v: Rows = 32,
+        k: StridedTensor = 0,
+        v: StridedTensor = 32,
         mask: Pointer = 64,
         mask_batch: i64 = 72,
         capacity: i32 = 80,
@@ -97,8 +97,8 @@ mirrors! {
 
     /// Parameters of `decoupled`'s kernels.
     DecoupledParams: 896 {
-        q: Rows = 0,
-        out: Rows = 32,
+        q: StridedTensor = 0,
+        out: StridedTensor = 32,
         counts: Pointer = 64,
         scales: Pointer = 72,
         queries: i32 = 80,
@@ -111,7 +111,7 @@ mirrors! {
     }
 
     /// What follows a product: `activation(x W^T + bias + rows) + residual`.
-    Finish: 80 {
+    EpilogueParams: 80 {
         bias: Pointer = 0,
         rows: Pointer = 8,
         residual: Pointer = 16,
@@ -134,7 +134,7 @@ mirrors! {
         x0_stride: i64 = 24,
         x1_stride: i64 = 32,
         w_stride: i64 = 40,
-        finish: Finish = 48,
+        finish: EpilogueParams = 48,
         m: i32 = 128,
         n: i32 = 132,
         k: i32 = 136,
@@ -146,7 +146,7 @@ mirrors! {
         x0: Pointer = 0,
         x1: Pointer = 8,
         w: Pointer = 16,
-        finish: Finish = 24,
+        finish: EpilogueParams = 24,
         pixels: i32 = 104,
         n: i32 = 108,
         channels0: i32 = 112,

@@ -1,16 +1,16 @@
 //! What a graph becomes on a device, as figures; no device is needed to know.
 
 use super::driver::Launch;
-use super::lower::{Bases, Lowered, Settings, Step, lower};
+use super::lower::{BaseAddresses, Command, Lowered, LoweringOptions, lower};
 use crate::device::Role;
 use crate::error::Result;
-use crate::graph::{Graph, Plan, fuse};
+use crate::graph::{Graph, MemoryPlan, fuse};
 use std::collections::BTreeMap;
 use std::fmt;
 
 /// Launches and bytes of a graph.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Report {
+pub struct LoweringReport {
     /// How often each kernel is launched in a run.
     pub kernels: BTreeMap<String, usize>,
     /// Products of the library in a run.
@@ -31,20 +31,20 @@ pub struct Report {
     pub staging: usize,
 }
 
-impl Report {
+impl LoweringReport {
     /// The report of a graph before fusion.
     ///
     /// # Errors
     /// [`crate::Error::Graph`] where no kernel takes a node.
-    pub fn of(graph: Graph, settings: &Settings) -> Result<Self> {
+    pub fn of(graph: Graph, settings: &LoweringOptions) -> Result<Self> {
         Self::of_role(graph, settings, &Role::Plain)
     }
 
     /// The same of a graph with a part in a request: of a sampler it is one step.
     ///
     /// # Errors
-    /// As [`Report::of`].
-    pub fn of_role(graph: Graph, settings: &Settings, role: &Role) -> Result<Self> {
+    /// As [`LoweringReport::of`].
+    pub fn of_role(graph: Graph, settings: &LoweringOptions, role: &Role) -> Result<Self> {
         Ok(Self::new(&lowered(graph, settings, role)?))
     }
 
@@ -52,26 +52,26 @@ impl Report {
     /// without the library's products.
     ///
     /// # Errors
-    /// As [`Report::of`].
-    pub fn launches_of(graph: Graph, settings: &Settings) -> Result<Vec<Launch>> {
+    /// As [`LoweringReport::of`].
+    pub fn launches_of(graph: Graph, settings: &LoweringOptions) -> Result<Vec<Launch>> {
         let lowered = lowered(graph, settings, &Role::Plain)?;
         let body = lowered.steps.into_iter().skip(lowered.body.start).take(lowered.body.len());
-        Ok(body.filter_map(|step| if let Step::Launch(launch) = step { Some(launch) } else { None }).collect())
+        Ok(body.filter_map(|step| if let Command::Launch(launch) = step { Some(launch) } else { None }).collect())
     }
 
     pub(super) fn new(lowered: &Lowered) -> Self {
         let mut report = Self::default();
         for step in &lowered.steps {
             match step {
-                Step::Launch(launch) => *report.kernels.entry(launch.entry.clone()).or_default() += 1,
-                Step::Gemm(_) => report.gemms += 1,
-                Step::Copy(..) => report.copies += 1,
-                Step::Fill(..) => report.fills += 1,
+                Command::Launch(launch) => *report.kernels.entry(launch.entry.clone()).or_default() += 1,
+                Command::Gemm(_) => report.gemms += 1,
+                Command::Copy(..) => report.copies += 1,
+                Command::Memset(..) => report.fills += 1,
             }
         }
         let regions = &lowered.regions;
-        report.weights = lowered.jobs.bytes;
-        report.staging = lowered.jobs.staging();
+        report.weights = lowered.weights.bytes;
+        report.staging = lowered.weights.staging();
         report.bindings = regions.arena + regions.results;
         report.arena = regions.scratch - regions.arena;
         report.scratch = regions.end - regions.scratch;
@@ -95,13 +95,13 @@ impl Report {
 }
 
 /// A graph before fusion, lowered without a device.
-pub(super) fn lowered(graph: Graph, settings: &Settings, role: &Role) -> Result<Lowered> {
+pub(super) fn lowered(graph: Graph, settings: &LoweringOptions, role: &Role) -> Result<Lowered> {
     let graph = fuse(graph);
-    let plan = Plan::new(&graph);
-    lower(&graph, &plan, settings, role, Bases::default())
+    let plan = MemoryPlan::new(&graph);
+    lower(&graph, &plan, settings, role, BaseAddresses::default())
 }
 
-impl fmt::Display for Report {
+impl fmt::Display for LoweringReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mib = |bytes: usize| bytes as f64 / f64::from(1 << 20);
         writeln!(

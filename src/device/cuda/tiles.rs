@@ -38,7 +38,7 @@ pub fn product(m: usize, n: usize, multiprocessors: usize) -> Tile {
 }
 
 /// The same of f32, for which there is no 128x128: its accumulators and operands would not fit the registers.
-pub fn exact(m: usize, n: usize, multiprocessors: usize) -> Tile {
+pub fn f32_product(m: usize, n: usize, multiprocessors: usize) -> Tile {
     fastest(1, m, n, multiprocessors)
 }
 
@@ -89,7 +89,7 @@ pub fn decoupled(dim: usize) -> Option<(&'static str, usize)> {
 }
 
 /// Pixels of a slab of group normalisation's statistics: about 64 slabs an image, of 32 to 512 pixels.
-pub fn slab(pixels: usize) -> usize {
+pub fn group_norm_pixels(pixels: usize) -> usize {
     (pixels / 64).next_power_of_two().clamp(32, 512)
 }
 
@@ -117,7 +117,7 @@ mod tests {
         assert_eq!(name(2 * 77, 1280), "64x64");
         assert_eq!(name(1, 1), "64x64");
         // The VAE's in f32.
-        assert_eq!([exact(1 << 20, 128, 132).name(), exact(64, 64, 132).name()], ["128x64", "64x64"]);
+        assert_eq!([f32_product(1 << 20, 128, 132).name(), f32_product(64, 64, 132).name()], ["128x64", "64x64"]);
         assert_eq!(geglu(2 * 1024, 5120, 132).n, 128);
         assert_eq!(geglu(4, 64, 132).n, 64);
     }
@@ -140,7 +140,7 @@ mod tests {
         assert_eq!(attention(104), Some(("attention_112", 64)));
         assert_eq!([attention(0), attention(20), attention(120), attention(512)], [None; 4]);
         assert_eq!(decoupled(64), Some(("decoupled_64", 64)));
-        assert_eq!([1, 1024, 4096, 16_384, 1 << 20].map(slab), [32, 32, 64, 256, 512]);
+        assert_eq!([1, 1024, 4096, 16_384, 1 << 20].map(group_norm_pixels), [32, 32, 64, 256, 512]);
         assert!((attention_scale(64) - 0.180_336_9).abs() < 1e-7);
     }
 }

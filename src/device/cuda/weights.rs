@@ -5,12 +5,12 @@
 //! the type of the file; the device changes type and layout. So a checkpoint is read once, in order, and never held whole.
 
 use super::driver::{Driver, Staging};
+use super::executable::DeviceAllocation;
 use super::lower::{int, launch, long};
 use super::params::{Pointer, WeightsParams};
-use super::program::Slab;
 use super::tiles::blocks;
 use crate::error::{Error, Result};
-use crate::graph::Affine;
+use crate::graph::LinearWeights;
 use crate::tensor::DType;
 use crate::weights::Weight;
 use std::ops::Range;
@@ -23,7 +23,7 @@ const STAGE: usize = 32 << 20;
 
 /// The form in which a tensor is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) enum Form {
+pub(super) enum StorageFormat {
     /// f32, as it is.
     Float,
     /// The storage type, `[n, pitch]` from `[n, inputs, taps]`.
@@ -37,11 +37,11 @@ fn rows(weight: &Weight) -> usize {
 }
 
 #[derive(Debug)]
-pub(super) struct Job {
+pub(super) struct WeightCopy {
     pub(super) weight: Weight,
     /// Bytes from the start of a slab that holds all blocks in order.
     pub(super) offset: usize,
-    pub(super) form: Form,
+    pub(super) format: StorageFormat,
 }
 
 /// What kernels find at one address: a tensor, or several joined.
@@ -55,15 +55,15 @@ pub(super) struct Block {
 
 /// The weights that a graph needs: grows as it is lowered.
 #[derive(Debug)]
-pub struct Jobs {
+pub struct WeightLayout {
     dtype: DType,
-    jobs: Vec<Job>,
+    jobs: Vec<WeightCopy>,
     blocks: Vec<Block>,
     /// Bytes of all blocks.
     pub bytes: usize,
 }
 
-impl Jobs {
+impl WeightLayout {
     /// Nothing yet, for tensors of that type.
     pub fn new(dtype: DType) -> Self {
         Self { dtype, jobs: Vec::new(), blocks: Vec::new(), bytes: 0 }
@@ -77,21 +77,21 @@ impl Jobs {
     }
 
     /// Every block with its jobs.
-    pub(super) fn blocks(&self) -> impl Iterator<Item = (&Block, &[Job])> {
+    pub(super) fn blocks(&self) -> impl Iterator<Item = (&Block, &[WeightCopy])> {
         self.blocks.iter().enumerate().map(|(i, block)| {
             let end = self.blocks.get(i + 1).map_or(self.jobs.len(), |next| next.first);
             (block, &self.jobs[block.first..end])
         })
     }
 
-    fn push(&mut self, weight: &Weight, offset: usize, form: Form) {
-        self.jobs.push(Job { weight: weight.clone(), offset, form });
+    fn push(&mut self, weight: &Weight, offset: usize, form: StorageFormat) {
+        self.jobs.push(WeightCopy { weight: weight.clone(), offset, format: form });
     }
 
     /// A tensor as f32.
     pub fn floats(&mut self, weight: &Weight) -> usize {
         let offset = self.reserve(weight.len() * 4);
-        self.push(weight, offset, Form::Float);
+        self.push(weight, offset, StorageFormat::Float);
         offset
     }
 
@@ -107,7 +107,7 @@ impl Jobs {
     /// A vector in the storage type.
     pub fn vector(&mut self, weight: &Weight) -> usize {
         let offset = self.reserve(weight.len() * self.dtype.size());
-        self.push(weight, offset, Form::Matrix { inputs: 1, taps: 1, pitch: 1 });
+        self.push(weight, offset, StorageFormat::Matrix { inputs: 1, taps: 1, pitch: 1 });
         offset
     }
 
@@ -115,30 +115,30 @@ impl Jobs {
     pub fn matrix(&mut self, weight: &Weight) -> usize {
         let inputs = weight.len() / rows(weight).max(1);
         let offset = self.reserve(weight.len() * self.dtype.size());
-        self.push(weight, offset, Form::Matrix { inputs, taps: 1, pitch: inputs });
+        self.push(weight, offset, StorageFormat::Matrix { inputs, taps: 1, pitch: inputs });
         offset
     }
 
     /// Matrices or convolution kernels one below the other: rows of `taps` times `inputs` values, zeros up to the pitch.
-    pub fn joined(&mut self, parts: &[Affine], inputs: usize, taps: usize, pitch: usize) -> usize {
+    pub fn joined(&mut self, parts: &[LinearWeights], inputs: usize, taps: usize, pitch: usize) -> usize {
         let offset =
             self.reserve(parts.iter().map(|part| rows(&part.weight)).sum::<usize>() * pitch * self.dtype.size());
         let mut at = offset;
         for part in parts {
-            self.push(&part.weight, at, Form::Matrix { inputs, taps, pitch });
+            self.push(&part.weight, at, StorageFormat::Matrix { inputs, taps, pitch });
             at += rows(&part.weight) * pitch * self.dtype.size();
         }
         offset
     }
 
     /// The biases of joined matrices, zeros where a part has none; nothing where none has one.
-    pub fn biases(&mut self, parts: &[Affine]) -> Option<usize> {
+    pub fn biases(&mut self, parts: &[LinearWeights]) -> Option<usize> {
         parts.iter().find(|part| part.bias.is_some())?;
         let offset = self.reserve(parts.iter().map(|part| rows(&part.weight)).sum::<usize>() * self.dtype.size());
         let mut at = offset;
         for part in parts {
             if let Some(bias) = &part.bias {
-                self.push(bias, at, Form::Matrix { inputs: 1, taps: 1, pitch: 1 });
+                self.push(bias, at, StorageFormat::Matrix { inputs: 1, taps: 1, pitch: 1 });
             }
             at += rows(&part.weight) * self.dtype.size();
         }
@@ -149,7 +149,7 @@ impl Jobs {
     pub fn phases(&mut self, weight: &Weight) -> usize {
         let (n, inputs) = (weight.shape()[0], weight.shape()[1]);
         let offset = self.reserve(16 * n * inputs * self.dtype.size());
-        self.push(weight, offset, Form::Phases { inputs });
+        self.push(weight, offset, StorageFormat::Phases { inputs });
         offset
     }
 
@@ -160,16 +160,16 @@ impl Jobs {
 }
 
 /// Bytes of each of the two staging buffers for these.
-pub(super) fn staging<'a>(jobs: impl Iterator<Item = &'a Job> + Clone) -> usize {
-    let least = jobs.clone().map(Job::least).max().unwrap_or(0);
+pub(super) fn staging<'a>(jobs: impl Iterator<Item = &'a WeightCopy> + Clone) -> usize {
+    let least = jobs.clone().map(WeightCopy::least).max().unwrap_or(0);
     let most = jobs.map(|job| job.weight.len() * job.size()).max().unwrap_or(0);
     most.min(STAGE).max(least)
 }
 
-impl Job {
+impl WeightCopy {
     /// Bytes of an element as it is staged.
     fn size(&self) -> usize {
-        if self.form == Form::Float { 4 } else { self.weight.dtype().size() }
+        if self.format == StorageFormat::Float { 4 } else { self.weight.dtype().size() }
     }
 
     fn rows(&self) -> usize {
@@ -183,8 +183,8 @@ impl Job {
 
     /// Bytes that must be staged together.
     fn least(&self) -> usize {
-        match self.form {
-            Form::Phases { .. } => self.weight.len() * self.size(),
+        match self.format {
+            StorageFormat::Phases { .. } => self.weight.len() * self.size(),
             _ => self.row() * self.size(),
         }
     }
@@ -194,24 +194,24 @@ impl Job {
 ///
 /// # Errors
 /// Those of the driver.
-pub(super) fn stage(driver: &Arc<dyn Driver>, dtype: DType, jobs: &[(u64, &Job)]) -> Result<()> {
+pub(super) fn upload(driver: &Arc<dyn Driver>, dtype: DType, jobs: &[(u64, &WeightCopy)]) -> Result<()> {
     let size = staging(jobs.iter().map(|(_, job)| *job));
     // A tensor that is missing has no bytes; only a report is made of such a graph.
-    let present: Vec<&(u64, &Job)> = jobs.iter().filter(|(_, job)| !job.weight.bytes().is_empty()).collect();
+    let present: Vec<&(u64, &WeightCopy)> = jobs.iter().filter(|(_, job)| !job.weight.bytes().is_empty()).collect();
     if size == 0 || present.is_empty() {
         return Ok(());
     }
     let mut host = driver.staging(size)?;
-    let device = Slab::new(driver.clone(), size)?;
+    let device = DeviceAllocation::new(driver.clone(), size)?;
     for &&(to, job) in &present {
-        match job.form {
-            Form::Float => {
+        match job.format {
+            StorageFormat::Float => {
                 let values = job.weight.to_f32();
                 for (i, part) in bytemuck::cast_slice::<f32, u8>(&values).chunks(size).enumerate() {
                     driver.upload(to + (i * size) as u64, part)?;
                 }
             }
-            Form::Matrix { inputs, taps, pitch } => {
+            StorageFormat::Matrix { inputs, taps, pitch } => {
                 let chunk = (size / (job.row() * job.size()).max(1)).max(1);
                 for start in (0..job.rows()).step_by(chunk) {
                     let rows = start..(start + chunk).min(job.rows());
@@ -234,7 +234,7 @@ pub(super) fn stage(driver: &Arc<dyn Driver>, dtype: DType, jobs: &[(u64, &Job)]
                     convert(driver, dtype, "weights", job, rows.len() * pitch, params)?;
                 }
             }
-            Form::Phases { inputs } => {
+            StorageFormat::Phases { inputs } => {
                 let n = job.rows();
                 driver.upload(device.address(), gathered(&job.weight, 0..n, host.as_mut()))?;
                 let params = WeightsParams {
@@ -251,14 +251,14 @@ pub(super) fn stage(driver: &Arc<dyn Driver>, dtype: DType, jobs: &[(u64, &Job)]
         }
     }
     // The staging buffers go.
-    driver.synchronise()
+    driver.synchronize()
 }
 
 fn convert(
     driver: &Arc<dyn Driver>,
     dtype: DType,
     kernel: &str,
-    job: &Job,
+    job: &WeightCopy,
     elements: usize,
     params: WeightsParams,
 ) -> Result<()> {
@@ -319,8 +319,8 @@ mod tests {
 
     #[test]
     fn a_slab_holds_its_tensors_apart() {
-        let mut jobs = Jobs::new(DType::F16);
-        let part = |rows, bias| Affine { weight: matrix(rows, 6), bias };
+        let mut jobs = WeightLayout::new(DType::F16);
+        let part = |rows, bias| LinearWeights { weight: matrix(rows, 6), bias };
         let parts = [part(3, None), part(5, Some(matrix(1, 5).reshaped(&[5]).unwrap()))];
         assert_eq!(jobs.joined(&parts, 6, 1, 8), 0);
         assert_eq!(jobs.jobs[1].offset, 3 * 8 * 2);

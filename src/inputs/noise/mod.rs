@@ -7,19 +7,19 @@ mod mt19937;
 mod philox;
 
 pub use mt19937::Mt19937;
-pub use philox::{Grid, Philox};
+pub use philox::{Philox, PhiloxGrid};
 
 use crate::tensor::DType;
 use std::f64::consts::TAU;
 
 /// Whose generator the noise follows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Source {
+pub enum RngKind {
     /// `torch.Generator("cpu")`.
     #[default]
     Cpu,
     /// `torch.Generator("cuda")` on a GPU of this size.
-    Cuda(Grid),
+    Cuda(PhiloxGrid),
 }
 
 /// A seeded stream of normal numbers, equal to `torch.randn(n, dtype=dtype, generator=g)` call for call.
@@ -38,10 +38,10 @@ pub enum Generator {
 
 impl Generator {
     /// The generator after `manual_seed(seed)`. The CPU's looks at the lower 32 bits of the seed only, as torch's does.
-    pub fn new(source: Source, seed: u64) -> Self {
+    pub fn new(source: RngKind, seed: u64) -> Self {
         match source {
-            Source::Cpu => Self::Cpu { words: Mt19937::new(seed as u32), pending: None },
-            Source::Cuda(grid) => Self::Cuda(Philox::new(seed, grid)),
+            RngKind::Cpu => Self::Cpu { words: Mt19937::new(seed as u32), pending: None },
+            RngKind::Cuda(grid) => Self::Cuda(Philox::new(seed, grid)),
         }
     }
 
@@ -161,7 +161,7 @@ mod tests {
         let mut inexact = 0;
         for stream in file.as_array().unwrap() {
             let seed = stream["seed"].as_str().unwrap().parse().unwrap();
-            let mut generator = Generator::new(Source::Cpu, seed);
+            let mut generator = Generator::new(RngKind::Cpu, seed);
             for draw in stream["draws"].as_array().unwrap() {
                 let (n, dtype) = (draw["n"].as_u64().unwrap() as usize, dtype(&draw["dtype"]));
                 let got = generator.randn(n, dtype);
@@ -193,17 +193,17 @@ mod tests {
 
     #[test]
     fn only_the_lower_half_of_the_seed_counts_on_the_cpu() {
-        let mut low = Generator::new(Source::Cpu, 7);
-        let mut high = Generator::new(Source::Cpu, (1 << 32) + 7);
+        let mut low = Generator::new(RngKind::Cpu, 7);
+        let mut high = Generator::new(RngKind::Cpu, (1 << 32) + 7);
         assert_eq!(low.randn(32, DType::F32), high.randn(32, DType::F32));
-        let cuda = Source::Cuda(Grid::H100);
+        let cuda = RngKind::Cuda(PhiloxGrid::H100);
         let (mut low, mut high) = (Generator::new(cuda, 7), Generator::new(cuda, (1 << 32) + 7));
         assert_ne!(low.randn(32, DType::F32), high.randn(32, DType::F32));
     }
 
     #[test]
     fn nothing_drawn_changes_nothing() {
-        for source in [Source::Cpu, Source::Cuda(Grid::H100)] {
+        for source in [RngKind::Cpu, RngKind::Cuda(PhiloxGrid::H100)] {
             let mut generator = Generator::new(source, 1);
             let expected = generator.clone().randn(17, DType::F32);
             assert!(generator.randn(0, DType::F32).is_empty());
@@ -214,13 +214,13 @@ mod tests {
     /// The literals are published: torch.manual_seed(0); torch.randn(n, device="cuda").
     #[test]
     fn the_cuda_stream_is_torchs() {
-        let mut generator = Generator::new(Source::Cuda(Grid::H100), 0);
+        let mut generator = Generator::new(RngKind::Cuda(PhiloxGrid::H100), 0);
         let expected = [-0.9246626, -0.4253442, -2.6438457, 0.1451839, -0.1208665, -0.5797256];
         for (a, b) in generator.clone().randn(12, DType::F32)[..6].iter().zip(expected) {
             assert!((a - b).abs() < 2e-6, "{a} {b}");
         }
         // Published too: manual_seed(42), then six draws of four, each of which moves the stream on.
-        let mut draws = Generator::new(Source::Cuda(Grid::H100), 42);
+        let mut draws = Generator::new(RngKind::Cuda(PhiloxGrid::H100), 42);
         let expected = [
             [0.1940, 2.1614, -0.1721, 0.8491],
             [0.1391, -0.1082, -0.7174, 0.7566],

@@ -10,14 +10,14 @@ use std::f64::consts::TAU;
 
 /// How many threads a GPU runs at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Grid {
+pub struct PhiloxGrid {
     /// `multiProcessorCount` of the device.
     pub multiprocessors: u32,
     /// `maxThreadsPerMultiProcessor` of the device.
     pub threads_per_multiprocessor: u32,
 }
 
-impl Grid {
+impl PhiloxGrid {
     /// NVIDIA H100 SXM and H200 (132 multiprocessors).
     pub const H100: Self = Self { multiprocessors: 132, threads_per_multiprocessor: 2048 };
     /// NVIDIA A100 (108 multiprocessors).
@@ -34,8 +34,8 @@ impl Grid {
     }
 }
 
-impl Default for Grid {
-    /// [`Grid::H100`]. Draws of up to 221,184 numbers (one picture of up to 1,880 pixels square) are the same on all
+impl Default for PhiloxGrid {
+    /// [`PhiloxGrid::H100`]. Draws of up to 221,184 numbers (one picture of up to 1,880 pixels square) are the same on all
     /// the data-centre GPUs named here; of up to 125,952 on the RTX 3090 too.
     fn default() -> Self {
         Self::H100
@@ -50,12 +50,12 @@ pub struct Philox {
     seed: u64,
     /// Blocks of four words that each thread's stream has given; a fourth of torch's `philox_offset`.
     given: u64,
-    grid: Grid,
+    grid: PhiloxGrid,
 }
 
 impl Philox {
     /// The generator after `manual_seed(seed)` on a GPU of this size.
-    pub fn new(seed: u64, grid: Grid) -> Self {
+    pub fn new(seed: u64, grid: PhiloxGrid) -> Self {
         Self { seed, given: 0, grid }
     }
 
@@ -136,7 +136,7 @@ mod tests {
 
     #[test]
     fn large_draws_take_all_four_numbers_of_a_thread() {
-        let grid = Grid { multiprocessors: 1, threads_per_multiprocessor: 512 };
+        let grid = PhiloxGrid { multiprocessors: 1, threads_per_multiprocessor: 512 };
         let n = 512 * 4 + 3;
         let got = Philox::new(9, grid).randn(n);
         let four = |counter, thread| normal4(philox4x32_10(words(counter, thread), [9, 0]));
@@ -149,7 +149,7 @@ mod tests {
 
     #[test]
     fn a_draw_moves_every_stream_by_the_rounds_it_took() {
-        let grid = Grid { multiprocessors: 1, threads_per_multiprocessor: 512 };
+        let grid = PhiloxGrid { multiprocessors: 1, threads_per_multiprocessor: 512 };
         let mut philox = Philox::new(9, grid);
         philox.randn(1);
         assert_eq!(philox.given, 1);
@@ -158,7 +158,7 @@ mod tests {
         philox.randn(2049);
         assert_eq!(philox.given, 4);
         // A GPU that is not described is taken to run one block.
-        let none = Grid { multiprocessors: 0, threads_per_multiprocessor: 0 };
+        let none = PhiloxGrid { multiprocessors: 0, threads_per_multiprocessor: 0 };
         assert_eq!(Philox::new(9, none).randn(3).len(), 3);
     }
 }

@@ -9,7 +9,7 @@ mod pickle;
 mod zip;
 
 use super::open::{Contents, quoted, unsupported};
-use super::{Kind, Storage, Weight, Weights, sniff};
+use super::{FileFormat, MappedBytes, Weight, Weights, sniff};
 use crate::error::{Error, Result};
 use names::Class;
 use pickle::Tensor;
@@ -28,17 +28,17 @@ const MAX_PICKLE: usize = 16 << 20;
 /// # Errors
 /// [`Error::Malformed`] where the file is not a sound one or its pickle asks for anything but tensors;
 /// [`Error::Mismatch`] where a tensor has a float type other than f32, f16 and bf16.
-pub fn read(storage: Arc<Storage>, path: &Path) -> Result<Weights> {
+pub fn read(storage: Arc<MappedBytes>, path: &Path) -> Result<Weights> {
     Ok(contents(storage, path)?.weights)
 }
 
 /// What [`read`] gives, and the names that it leaves out.
-pub(super) fn contents(storage: Arc<Storage>, path: &Path) -> Result<Contents> {
+pub(super) fn contents(storage: Arc<MappedBytes>, path: &Path) -> Result<Contents> {
     let fail = |what: String| Error::malformed(path, what);
     if let Some(what) = super::open::foreign(storage.bytes()) {
         return Err(fail(what.into()));
     }
-    if sniff(&storage) != Kind::Torch {
+    if sniff(&storage) != FileFormat::Torch {
         return Err(fail("not a zip archive, which is what torch.save writes; fetch the file again".into()));
     }
     let archive = Archive::parse(storage.bytes()).map_err(fail)?;

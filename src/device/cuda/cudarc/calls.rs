@@ -10,9 +10,9 @@ use std::sync::OnceLock;
 
 /// What a function returned, where that is not success.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Code(pub(super) c_int);
+pub(super) struct StatusCode(pub(super) c_int);
 
-impl Code {
+impl StatusCode {
     /// Out of memory, of libcuda.
     pub(super) const MEMORY: Self = Self(2);
 
@@ -62,9 +62,9 @@ macro_rules! functions {
             $(
                 /// # Safety
                 /// As the library's manual demands.
-                pub(super) unsafe fn $name(&self, $($argument: $kind),*) -> Result<(), Code> {
+                pub(super) unsafe fn $name(&self, $($argument: $kind),*) -> Result<(), StatusCode> {
                     // SAFETY: the caller's promise.
-                    Code::of(unsafe { (self.$name)($($argument),*) })
+                    StatusCode::of(unsafe { (self.$name)($($argument),*) })
                 }
             )*
         }
@@ -160,7 +160,7 @@ functions! {
             c: lt::cublasLtMatrixLayout_t,
             d: lt::cublasLtMatrixLayout_t,
             algorithm: *const lt::cublasLtMatmulAlgo_t,
-            answer: *mut Suggestion,
+            answer: *mut HeuristicResult,
         );
         cublasLtMatmulAlgoGetHeuristic(
             handle: lt::cublasLtHandle_t,
@@ -171,7 +171,7 @@ functions! {
             d: lt::cublasLtMatrixLayout_t,
             preference: lt::cublasLtMatmulPreference_t,
             most: c_int,
-            answers: *mut Suggestion,
+            answers: *mut HeuristicResult,
             count: *mut c_int,
         );
         cublasLtMatmulDescCreate(
@@ -214,7 +214,7 @@ functions! {
 /// cuBLASLt's `cublasLtMatmulHeuristicResult_t`, whose status cudarc has as an enum.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Suggestion {
+pub(super) struct HeuristicResult {
     pub(super) algorithm: lt::cublasLtMatmulAlgo_t,
     pub(super) workspace: usize,
     pub(super) status: c_int,
@@ -222,7 +222,7 @@ pub(super) struct Suggestion {
     reserved: [c_int; 4],
 }
 
-impl Suggestion {
+impl HeuristicResult {
     /// Room for one. Its status is `NOT_INITIALIZED`.
     pub(super) const EMPTY: Self = Self {
         algorithm: lt::cublasLtMatmulAlgo_t { data: [0; 8] },
@@ -236,10 +236,12 @@ impl Suggestion {
 const _: () = {
     use std::mem::offset_of;
     type Theirs = lt::cublasLtMatmulHeuristicResult_t;
-    assert!(size_of::<Suggestion>() == size_of::<Theirs>() && align_of::<Suggestion>() == align_of::<Theirs>());
-    assert!(offset_of!(Suggestion, workspace) == offset_of!(Theirs, workspaceSize));
-    assert!(offset_of!(Suggestion, status) == offset_of!(Theirs, state));
-    assert!(offset_of!(Suggestion, waves) == offset_of!(Theirs, wavesCount));
+    assert!(
+        size_of::<HeuristicResult>() == size_of::<Theirs>() && align_of::<HeuristicResult>() == align_of::<Theirs>()
+    );
+    assert!(offset_of!(HeuristicResult, workspace) == offset_of!(Theirs, workspaceSize));
+    assert!(offset_of!(HeuristicResult, status) == offset_of!(Theirs, state));
+    assert!(offset_of!(HeuristicResult, waves) == offset_of!(Theirs, wavesCount));
 };
 
 /// libcuda's functions, loaded at the first call.
@@ -276,8 +278,8 @@ pub(super) fn cublas_lt() -> Result<&'static CublasLt, Missing> {
 }
 
 /// A code of libcuda: its name, its number and what the driver says of it.
-pub(super) fn describe(cuda: &Cuda, code: Code) -> String {
-    let ask = |which: unsafe fn(&Cuda, c_int, *mut *const c_char) -> Result<(), Code>| {
+pub(super) fn describe(cuda: &Cuda, code: StatusCode) -> String {
+    let ask = |which: unsafe fn(&Cuda, c_int, *mut *const c_char) -> Result<(), StatusCode>| {
         let mut text = std::ptr::null();
         // SAFETY: one of the two functions below, which write a pointer to a constant string, or a null one.
         let asked = unsafe { which(cuda, code.0, &mut text) };
@@ -295,7 +297,7 @@ pub(super) fn describe(cuda: &Cuda, code: Code) -> String {
 }
 
 /// A status of cuBLASLt: its name and number.
-pub(super) fn status(code: Code) -> String {
+pub(super) fn status(code: StatusCode) -> String {
     let name = match code.0 {
         1 => "NOT_INITIALIZED",
         3 => "ALLOC_FAILED",
@@ -352,12 +354,12 @@ mod tests {
         let cuda = fake();
         // SAFETY: the fake does nothing.
         let code = unsafe { cuda.cuInit(0) }.unwrap_err();
-        assert_eq!(code, Code(98765));
+        assert_eq!(code, StatusCode(98765));
         assert_eq!(describe(&cuda, code), "error 98765, which the driver has no name for");
-        let text = describe(&cuda, Code(719));
+        let text = describe(&cuda, StatusCode(719));
         assert_eq!(text, "CUDA_ERROR_LAUNCH_FAILED, 719 (CUDA_ERROR_LAUNCH_FAILED)");
-        assert_eq!(status(Code(14)), "CUBLAS_STATUS_INTERNAL_ERROR, 14");
-        assert_eq!(status(Code(-7)), "status -7, which has no name here");
+        assert_eq!(status(StatusCode(14)), "CUBLAS_STATUS_INTERNAL_ERROR, 14");
+        assert_eq!(status(StatusCode(-7)), "status -7, which has no name here");
     }
 
     #[test]

@@ -28,7 +28,7 @@ static TURN: Mutex<()> = Mutex::new(());
 
 /// A product of one image: all that a choice depends on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct Shape {
+pub(super) struct GemmShape {
     dtype: DType,
     /// `m`, `n`, `k`.
     sizes: [usize; 3],
@@ -40,7 +40,7 @@ pub(super) struct Shape {
     residual: bool,
 }
 
-impl Shape {
+impl GemmShape {
     /// That of a product without its batch and addresses.
     pub(super) fn of(gemm: &Gemm) -> Self {
         let residual = gemm.epilogue.residual();
@@ -57,7 +57,7 @@ impl Shape {
 }
 
 /// For the key on disk: every field.
-impl fmt::Display for Shape {
+impl fmt::Display for GemmShape {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let ([m, n, k], [a, b, c, d]) = (self.sizes, self.leading);
         let letter = |transposed| if transposed { 't' } else { 'n' };
@@ -73,7 +73,7 @@ impl fmt::Display for Shape {
 pub(super) type Algorithm = [u64; 8];
 
 /// What a choice asks of a library, about one product.
-pub(super) trait Library {
+pub(super) trait GemmLibrary {
     /// Up to that many algorithms for one image, the best by the library's own estimate first.
     fn suggest(&mut self, most: usize) -> Result<Vec<Algorithm>>;
 
@@ -85,13 +85,13 @@ pub(super) trait Library {
 }
 
 /// The choices of one device and library.
-pub(super) struct Choice {
+pub(super) struct Autotuner {
     /// Names both.
     identity: String,
     cache: Cache,
     trials: AtomicBool,
     /// So that a process never chooses twice for one shape.
-    known: Mutex<HashMap<Shape, Algorithm>>,
+    known: Mutex<HashMap<GemmShape, Algorithm>>,
 }
 
 /// What the environment's `BRAID_TRIALS` says: `0` or `off` for no trials.
@@ -99,7 +99,7 @@ pub(super) fn wanted(setting: Option<&OsStr>) -> bool {
     !setting.is_some_and(|value| value == "0" || value.eq_ignore_ascii_case("off"))
 }
 
-impl Choice {
+impl Autotuner {
     /// `identity` names device, driver and library with their versions, and what else the trials depend on.
     pub(super) fn new(identity: String, cache: Cache, trials: bool) -> Self {
         let trials = AtomicBool::new(trials && cache.is_there());
@@ -110,7 +110,7 @@ impl Choice {
     ///
     /// # Errors
     /// [`Error::Fault`] where the library has none, or where the device is lost.
-    pub(super) fn choose(&self, shape: Shape, library: &mut dyn Library) -> Result<Algorithm> {
+    pub(super) fn choose(&self, shape: GemmShape, library: &mut dyn GemmLibrary) -> Result<Algorithm> {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(algorithm) = known.get(&shape).filter(|algorithm| library.takes(algorithm)) {
             return Ok(*algorithm);
@@ -120,7 +120,7 @@ impl Choice {
         Ok(algorithm)
     }
 
-    fn decide(&self, shape: &Shape, library: &mut dyn Library) -> Result<Algorithm> {
+    fn decide(&self, shape: &GemmShape, library: &mut dyn GemmLibrary) -> Result<Algorithm> {
         let none = || Error::Fault {
             device: super::DEVICE.into(),
             call: "cublasLtMatmulAlgoGetHeuristic".into(),
@@ -166,19 +166,19 @@ impl Choice {
         Ok(first)
     }
 
-    fn key(&self, shape: &Shape) -> Vec<u8> {
+    fn key(&self, shape: &GemmShape) -> Vec<u8> {
         format!("{}; {SUGGESTIONS} suggestions; {shape}", self.identity).into_bytes()
     }
 
     /// What is on disk, where it is whole and the library takes it.
-    fn kept(&self, key: &[u8], library: &mut dyn Library) -> Option<Algorithm> {
+    fn kept(&self, key: &[u8], library: &mut dyn GemmLibrary) -> Option<Algorithm> {
         let algorithm = decode(&self.cache.load(FILE, key)?)?;
         library.takes(&algorithm).then_some(algorithm)
     }
 }
 
 /// The first, in the library's order, of those whose median time is the shortest or nearly so; `None` where none runs.
-fn fastest(suggested: &[Algorithm], library: &mut dyn Library) -> Result<Option<Algorithm>> {
+fn fastest(suggested: &[Algorithm], library: &mut dyn GemmLibrary) -> Result<Option<Algorithm>> {
     let mut medians = Vec::new();
     for algorithm in suggested {
         if let Some(median) = library.time(algorithm)?.and_then(median) {

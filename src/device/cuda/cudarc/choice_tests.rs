@@ -1,7 +1,7 @@
 //! The choice of algorithms on a library that is not there: it suggests words and says their times.
 
 use super::*;
-use crate::device::cuda::driver::{GemmEpilogue, Matrix};
+use crate::device::cuda::driver::{GemmEpilogue, MatrixRef};
 
 /// Suggestions with their times, and what was asked.
 #[derive(Default)]
@@ -27,7 +27,7 @@ fn fake(times: &[f32]) -> Fake {
     Fake { suggested, ..Fake::default() }
 }
 
-impl Library for Fake {
+impl GemmLibrary for Fake {
     fn suggest(&mut self, most: usize) -> Result<Vec<Algorithm>> {
         self.asked.push(most);
         Ok(self.suggested.iter().map(|(algorithm, _)| *algorithm).take(most).collect())
@@ -49,7 +49,7 @@ impl Library for Fake {
 
 fn gemm(batch: usize) -> Gemm {
     let matrix =
-        |leading| Matrix { data: 256 * batch as u64, leading, stride: if batch > 1 { 1024 * leading } else { 0 } };
+        |leading| MatrixRef { data: 256 * batch as u64, leading, stride: if batch > 1 { 1024 * leading } else { 0 } };
     Gemm {
         dtype: DType::F16,
         m: 640,
@@ -66,13 +66,13 @@ fn gemm(batch: usize) -> Gemm {
     }
 }
 
-fn shape() -> Shape {
-    Shape::of(&gemm(1))
+fn shape() -> GemmShape {
+    GemmShape::of(&gemm(1))
 }
 
 /// The choices of a process that begins now.
-fn process(cache: &Cache) -> Choice {
-    Choice::new("a device".into(), cache.clone(), true)
+fn process(cache: &Cache) -> Autotuner {
+    Autotuner::new("a device".into(), cache.clone(), true)
 }
 
 fn folder() -> (tempfile::TempDir, Cache) {
@@ -83,7 +83,7 @@ fn folder() -> (tempfile::TempDir, Cache) {
 
 #[test]
 fn neither_batch_nor_addresses_are_in_the_shape() {
-    assert_eq!(Shape::of(&gemm(1)), Shape::of(&gemm(4)));
+    assert_eq!(GemmShape::of(&gemm(1)), GemmShape::of(&gemm(4)));
     let key = process(&Cache::at("/nowhere")).key(&shape());
     let text = "a device; 8 suggestions; f16 to f16, 640x1024x320 tn, columns 320 328 648 640, bias, residual";
     assert_eq!(String::from_utf8(key).unwrap(), text);
@@ -104,12 +104,12 @@ fn everything_else_is_in_the_shape_and_in_the_key() {
         |g| g.d.leading = 641,
         |g| g.out_f32 = true,
         |g| g.epilogue = GemmEpilogue::Bias(1),
-        |g| g.epilogue = GemmEpilogue::Residual(Matrix { leading: 648, ..Matrix::default() }),
+        |g| g.epilogue = GemmEpilogue::Residual(MatrixRef { leading: 648, ..MatrixRef::default() }),
     ];
     let shapes = changes.map(|change| {
         let mut gemm = gemm(1);
         change(&mut gemm);
-        Shape::of(&gemm)
+        GemmShape::of(&gemm)
     });
     for (i, one) in shapes.iter().enumerate() {
         for other in &shapes[..i] {
@@ -123,12 +123,12 @@ fn everything_else_is_in_the_shape_and_in_the_key() {
 fn the_fastest_is_taken_and_an_image_alone_has_that_of_a_batch() {
     let (_folder, cache) = folder();
     let (choice, mut library) = (process(&cache), fake(&[5.0, 3.0, 4.0]));
-    let alone = choice.choose(Shape::of(&gemm(1)), &mut library).unwrap();
+    let alone = choice.choose(GemmShape::of(&gemm(1)), &mut library).unwrap();
     assert_eq!(alone, algorithm(1));
     assert_eq!((library.asked.len(), library.tried.len()), (1, 3));
     // Other times, which would give another choice.
     let mut later = fake(&[1.0, 3.0, 4.0]);
-    assert_eq!(choice.choose(Shape::of(&gemm(4)), &mut later).unwrap(), alone);
+    assert_eq!(choice.choose(GemmShape::of(&gemm(4)), &mut later).unwrap(), alone);
     assert!(later.asked.is_empty() && later.tried.is_empty());
 }
 
@@ -140,7 +140,7 @@ fn a_later_process_finds_it_on_disk_and_tries_nothing() {
     assert_eq!(process(&cache).choose(shape(), &mut library).unwrap(), chosen);
     assert!(library.asked.is_empty() && library.tried.is_empty());
     // Another device or library tries its own.
-    let other = Choice::new("another device".into(), cache, true);
+    let other = Autotuner::new("another device".into(), cache, true);
     assert_eq!(other.choose(shape(), &mut library).unwrap(), algorithm(0));
 }
 
@@ -209,7 +209,7 @@ fn without_trials_or_without_a_cache_the_first_suggestion_is_taken() {
     let (folder, cache) = folder();
     let kept = process(&cache).choose(shape(), &mut fake(&[5.0, 3.0])).unwrap();
     assert_eq!(kept, algorithm(1));
-    let off = Choice::new("a device".into(), cache, false);
+    let off = Autotuner::new("a device".into(), cache, false);
     let mut library = fake(&[5.0, 3.0]);
     assert_eq!(off.choose(shape(), &mut library).unwrap(), algorithm(0));
     assert_eq!((library.asked, library.tried.len()), (vec![1], 0));
@@ -219,7 +219,7 @@ fn without_trials_or_without_a_cache_the_first_suggestion_is_taken() {
     let choice = process(&Cache::at(file.join("inner")));
     assert_eq!(choice.choose(shape(), &mut fake(&[5.0, 3.0])).unwrap(), algorithm(0));
     let mut library = fake(&[5.0, 3.0]);
-    let next = Shape { bias: false, ..shape() };
+    let next = GemmShape { bias: false, ..shape() };
     assert_eq!(choice.choose(next, &mut library).unwrap(), algorithm(0));
     assert!(library.tried.is_empty());
 }

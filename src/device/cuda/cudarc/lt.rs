@@ -4,11 +4,11 @@
 //! together. So an image's result does not depend on what shares its batch.
 
 use super::super::cache::Cache;
-use super::super::driver::{Driver, Gemm, GemmPlan, Matrix};
-use super::calls::{self, Code, CublasLt, Cuda, Missing, Suggestion, status};
-use super::choice::{self, Algorithm, Choice, Shape};
-use super::trial::Trial;
-use super::{CudaDriver, DEVICE};
+use super::super::driver::{Driver, Gemm, GemmPlan, MatrixRef};
+use super::calls::{self, CublasLt, Cuda, HeuristicResult, Missing, StatusCode, status};
+use super::choice::{self, Algorithm, Autotuner, GemmShape};
+use super::trial::GemmTrial;
+use super::{DEVICE, NvidiaDriver};
 use crate::error::{Error, Result};
 use crate::tensor::DType;
 use ::cudarc::cublaslt::sys;
@@ -25,19 +25,19 @@ const ALIGNMENT: u32 = 16;
 const REDUCTION_IN_F32: u32 = 2;
 
 /// The library's handle and its memory.
-pub(super) struct Lt {
+pub(super) struct CublasLtHandle {
     cuda: &'static Cuda,
     library: &'static CublasLt,
     handle: sys::cublasLtHandle_t,
     workspace: u64,
-    choice: Choice,
-    plans: Mutex<Vec<Option<Box<Plan>>>>,
+    choice: Autotuner,
+    plans: Mutex<Vec<Option<Box<PreparedGemm>>>>,
 }
 
-impl Lt {
+impl CublasLtHandle {
     /// The library, or `None` with a warning where it is not there: our own kernels do its work then.
     /// `version` is that of CUDA for which the driver is.
-    pub(super) fn new(driver: &CudaDriver, version: i32) -> Result<Option<Self>> {
+    pub(super) fn new(driver: &NvidiaDriver, version: i32) -> Result<Option<Self>> {
         let library = match calls::cublas_lt() {
             Ok(library) => library,
             Err(what) => {
@@ -53,7 +53,7 @@ impl Lt {
         // SAFETY: a context is current; writes one handle, given back in `drop`.
         unsafe { library.cublasLtCreate(&mut handle) }.map_err(|code| fault("cublasLtCreate", code))?;
         let trials = choice::wanted(std::env::var_os("BRAID_TRIALS").as_deref());
-        let choice = Choice::new(identity(driver, library, version), Cache::user(), trials);
+        let choice = Autotuner::new(identity(driver, library, version), Cache::user(), trials);
         let plans = Mutex::default();
         // Made before the `?`, so that the handle goes with it.
         let mut lt = Self { cuda: driver.cuda, library, handle, workspace: 0, choice, plans };
@@ -67,8 +67,8 @@ impl Lt {
     }
 
     /// Chooses how a product is computed; may try algorithms on the device.
-    pub(super) fn prepare(&self, driver: &CudaDriver, gemm: &Gemm) -> Result<GemmPlan> {
-        let plan = Box::new(Plan::new(self, driver, gemm)?);
+    pub(super) fn prepare(&self, driver: &NvidiaDriver, gemm: &Gemm) -> Result<GemmPlan> {
+        let plan = Box::new(PreparedGemm::new(self, driver, gemm)?);
         let mut plans = self.plans.lock().unwrap_or_else(PoisonError::into_inner);
         let free = plans.iter().position(Option::is_none).unwrap_or(plans.len());
         if free == plans.len() {
@@ -90,7 +90,7 @@ impl Lt {
         let plan = usize::try_from(plan.0).ok().and_then(|at| plans.get(at)).and_then(Option::as_ref);
         let Some(plan) = plan else { return Err(Error::Graph("a product that was not prepared".into())) };
         for image in 0..plan.turns {
-            let at = |m: &Matrix, size: usize| m.data + (image * m.stride * size) as u64;
+            let at = |m: &MatrixRef, size: usize| m.data + (image * m.stride * size) as u64;
             let gemm = &plan.gemm;
             let out = if gemm.out_f32 { 4 } else { 2 };
             let residual = gemm.epilogue.residual();
@@ -116,7 +116,7 @@ impl Lt {
         operands: [u64; 4],
         add: bool,
         stream: CUstream,
-    ) -> Result<(), Code> {
+    ) -> Result<(), StatusCode> {
         let [a, b, c, d] = operands.map(|address| address as *mut c_void);
         let (alpha, beta) = (1.0f32, f32::from(u8::from(add)));
         let (alpha, beta) = (&raw const alpha, &raw const beta);
@@ -146,7 +146,7 @@ impl Lt {
     }
 }
 
-impl Drop for Lt {
+impl Drop for CublasLtHandle {
     fn drop(&mut self) {
         self.plans.get_mut().unwrap_or_else(PoisonError::into_inner).clear();
         // SAFETY: made in `new`, given back once; the driver has made its context current and waited for the stream.
@@ -160,7 +160,7 @@ impl Drop for Lt {
 }
 
 /// Of device, driver and library, all that a choice of algorithms depends on.
-fn identity(driver: &CudaDriver, library: &CublasLt, version: i32) -> String {
+fn identity(driver: &NvidiaDriver, library: &CublasLt, version: i32) -> String {
     use sys::libraryPropertyType_t as Property;
     let numbers = [Property::MAJOR_VERSION, Property::MINOR_VERSION, Property::PATCH_LEVEL].map(|which| {
         let mut number = 0;
@@ -169,7 +169,7 @@ fn identity(driver: &CudaDriver, library: &CublasLt, version: i32) -> String {
         asked.map_or(-1, |()| number)
     });
     let [major, minor, patch] = numbers;
-    let facts = &driver.facts;
+    let facts = &driver.properties;
     let ((x, y), processors) = (facts.capability, facts.multiprocessors);
     format!(
         "cuBLASLt {major}.{minor}.{patch}; driver for CUDA {version}; {}, capability {x}.{y}, {processors} multiprocessors; \
@@ -182,7 +182,7 @@ fn identity(driver: &CudaDriver, library: &CublasLt, version: i32) -> String {
 pub(super) type Descriptors = (sys::cublasLtMatmulDesc_t, [sys::cublasLtMatrixLayout_t; 4]);
 
 /// A product with its algorithm.
-struct Plan {
+struct PreparedGemm {
     library: &'static CublasLt,
     gemm: Gemm,
     both: Descriptors,
@@ -192,14 +192,14 @@ struct Plan {
 }
 
 /// Descriptors that go when they are not handed on.
-pub(super) struct Parts {
+pub(super) struct MatmulDescriptors {
     library: &'static CublasLt,
     operation: sys::cublasLtMatmulDesc_t,
     preference: sys::cublasLtMatmulPreference_t,
     layouts: [sys::cublasLtMatrixLayout_t; 4],
 }
 
-impl Drop for Parts {
+impl Drop for MatmulDescriptors {
     fn drop(&mut self) {
         // SAFETY: each descriptor is null or was made for `self`, and is destroyed once.
         unsafe { destroy(self.library, self.operation, self.preference, &self.layouts) };
@@ -228,8 +228,8 @@ unsafe fn destroy(
     }
 }
 
-impl Plan {
-    fn new(lt: &Lt, driver: &CudaDriver, gemm: &Gemm) -> Result<Self> {
+impl PreparedGemm {
+    fn new(lt: &CublasLtHandle, driver: &NvidiaDriver, gemm: &Gemm) -> Result<Self> {
         let library = lt.library;
         use sys::cublasLtMatmulDescAttributes_t as Desc;
         let storage = match gemm.dtype {
@@ -241,7 +241,7 @@ impl Plan {
         let out = if gemm.out_f32 { float } else { storage };
         let null = std::ptr::null_mut::<c_void>();
         let (operation, layouts) = (null.cast(), [null.cast(); 4]);
-        let mut parts = Parts { library, operation, preference: null.cast(), layouts };
+        let mut parts = MatmulDescriptors { library, operation, preference: null.cast(), layouts };
         let compute = sys::cublasComputeType_t::CUBLAS_COMPUTE_32F;
         // SAFETY: writes one handle, destroyed with the parts.
         let made = unsafe { library.cublasLtMatmulDescCreate(&mut parts.operation, compute, float) };
@@ -267,8 +267,8 @@ impl Plan {
             made.map_err(|code| fault("cublasLtMatrixLayoutCreate", code))?;
         }
         let algorithm = {
-            let mut trial = Trial { driver, lt, parts: &mut parts, gemm, scratch: None };
-            lt.choice.choose(Shape::of(gemm), &mut trial)?
+            let mut trial = GemmTrial { driver, lt, parts: &mut parts, gemm, scratch: None };
+            lt.choice.choose(GemmShape::of(gemm), &mut trial)?
         };
         if let Some(bias) = gemm.epilogue.bias() {
             parts.bias(bias)?; // A trial has put its own there.
@@ -286,14 +286,14 @@ impl Plan {
     }
 }
 
-impl Drop for Plan {
+impl Drop for PreparedGemm {
     fn drop(&mut self) {
         // SAFETY: handed on to `self` alone.
         unsafe { destroy(self.library, self.both.0, std::ptr::null_mut(), &self.both.1) };
     }
 }
 
-impl Parts {
+impl MatmulDescriptors {
     pub(super) fn both(&self) -> Descriptors {
         (self.operation, self.layouts)
     }
@@ -311,10 +311,10 @@ impl Parts {
     }
 
     /// Up to that many algorithms for one image that fit the workspace, the library's favourite first.
-    pub(super) fn suggest(&mut self, lt: &Lt, most: usize) -> Result<Vec<Algorithm>> {
+    pub(super) fn suggest(&mut self, lt: &CublasLtHandle, most: usize) -> Result<Vec<Algorithm>> {
         self.prefer()?;
         let [a, b, c, d] = self.layouts;
-        let mut answers = vec![Suggestion::EMPTY; most.max(1)];
+        let mut answers = vec![HeuristicResult::EMPTY; most.max(1)];
         let (room, mut count) = (i32::try_from(answers.len()).unwrap_or(i32::MAX), 0);
         // SAFETY: all descriptors are alive; at most `room` answers are written, and their number.
         let asked = unsafe {
@@ -358,10 +358,10 @@ impl Parts {
     }
 
     /// Whether an algorithm computes the product with these layouts and the workspace.
-    pub(super) fn takes(&self, lt: &Lt, algorithm: &Algorithm) -> bool {
+    pub(super) fn takes(&self, lt: &CublasLtHandle, algorithm: &Algorithm) -> bool {
         let [a, b, c, d] = self.layouts;
         let algorithm = sys::cublasLtMatmulAlgo_t { data: *algorithm };
-        let mut answer = Suggestion::EMPTY;
+        let mut answer = HeuristicResult::EMPTY;
         // SAFETY: all descriptors are alive; one answer is written.
         let checked = unsafe {
             self.library.cublasLtMatmulAlgoCheck(lt.handle, self.operation, a, b, c, d, &algorithm, &mut answer)
@@ -370,7 +370,7 @@ impl Parts {
     }
 
     /// Makes the layouts those of the whole batch; `false`, and those of one image, where the algorithm does not take it.
-    fn batched(&self, lt: &Lt, gemm: &Gemm, strides: &[usize; 4], algorithm: &Algorithm) -> Result<bool> {
+    fn batched(&self, lt: &CublasLtHandle, gemm: &Gemm, strides: &[usize; 4], algorithm: &Algorithm) -> Result<bool> {
         use sys::cublasLtMatrixLayoutAttribute_t as Layout;
         let count = |images: usize| -> Result<()> {
             let images = i32::try_from(images).unwrap_or(i32::MAX);
@@ -397,6 +397,6 @@ impl Parts {
 }
 
 /// An error of the library. A fault of the device shows, and marks it lost, at the driver's next call.
-fn fault(call: &str, code: Code) -> Error {
+fn fault(call: &str, code: StatusCode) -> Error {
     Error::Fault { device: DEVICE.into(), call: call.into(), what: status(code), lost: false }
 }

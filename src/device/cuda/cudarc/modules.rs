@@ -1,13 +1,13 @@
 //! Kernel files on the device: the binaries of this build, or what is compiled now.
 
 use super::super::{compile, kernels};
-use super::{CudaDriver, missing};
+use super::{NvidiaDriver, missing};
 use crate::error::{Error, Result};
 use ::cudarc::driver::sys;
 use std::ffi::c_void;
 use std::sync::PoisonError;
 
-impl CudaDriver {
+impl NvidiaDriver {
     /// The module that holds a kernel, loaded at first use.
     pub(super) fn module(&self, name: &'static str) -> Result<sys::CUmodule> {
         let mut modules = self.modules.lock().unwrap_or_else(PoisonError::into_inner);
@@ -17,7 +17,7 @@ impl CudaDriver {
         let Some(found) = kernels::modules().iter().find(|module| module.name == name) else {
             return Err(Error::Graph(format!("no kernel file is called `{name}`")));
         };
-        let built = match found.binary(self.facts.capability) {
+        let built = match found.binary(self.properties.capability) {
             Some(binary) => {
                 let bytes =
                     binary.unpack().map_err(|e| missing(format!("the kernels of this build are damaged: {e}")))?;
@@ -28,7 +28,7 @@ impl CudaDriver {
         let module = match built {
             // The driver is older than the PTX, or the device takes none of the binaries: another compiler's may fit.
             None | Some(Err(Error::Fault { lost: false, .. })) => {
-                let compiled = compile::module(found, self.facts.capability);
+                let compiled = compile::module(found, self.properties.capability);
                 match (compiled, built) {
                     (Ok((target, bytes)), _) => self.image(name, &target, &bytes)?,
                     (Err(why), Some(Err(fault))) => {
@@ -36,7 +36,7 @@ impl CudaDriver {
                         return Err(fault);
                     }
                     (Err(why), _) => {
-                        let (major, minor) = self.facts.capability;
+                        let (major, minor) = self.properties.capability;
                         return Err(missing(format!(
                             "this build has no kernels for compute capability {major}.{minor}, and they cannot be compiled \
                              now: {why}; install CUDA's NVRTC (CUDA_PATH or BRAID_NVRTC names its folder), or use --device cpu"

@@ -1,12 +1,12 @@
 //! What must be there before the first call: the driver's library, each of its functions, a driver that is new enough.
 
-use super::calls::{self, Code, Cuda, Missing, describe};
+use super::calls::{self, Cuda, Missing, StatusCode, describe};
 use super::missing;
 use crate::device::cuda::kernels;
 use crate::error::{Error, Result};
 
 /// An error before there is a device.
-pub(super) fn early(cuda: &Cuda, call: &str, code: Code) -> Error {
+pub(super) fn early(cuda: &Cuda, call: &str, code: StatusCode) -> Error {
     let text = describe(cuda, code);
     missing(format!("{call}: {text}; is a GPU there and its driver loaded (nvidia-smi)? --device cpu needs none"))
 }

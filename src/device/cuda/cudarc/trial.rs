@@ -1,10 +1,10 @@
 //! A product's algorithms timed on the device, with scratch operands.
 
 use super::super::driver::{Driver, Gemm};
-use super::CudaDriver;
+use super::NvidiaDriver;
 use super::calls::status;
-use super::choice::{Algorithm, Library};
-use super::lt::{Lt, Parts, WORKSPACE};
+use super::choice::{Algorithm, GemmLibrary};
+use super::lt::{CublasLtHandle, MatmulDescriptors, WORKSPACE};
 use crate::error::Result;
 use ::cudarc::cublaslt::sys::cublasLtMatmulAlgo_t;
 use ::cudarc::driver::sys::{CUevent, CUevent_flags};
@@ -15,26 +15,26 @@ const WARM: usize = 2;
 const RUNS: usize = 7;
 
 /// A product of which algorithms are asked and tried. Its layouts are those of one image.
-pub(super) struct Trial<'a> {
-    pub(super) driver: &'a CudaDriver,
-    pub(super) lt: &'a Lt,
-    pub(super) parts: &'a mut Parts,
+pub(super) struct GemmTrial<'a> {
+    pub(super) driver: &'a NvidiaDriver,
+    pub(super) lt: &'a CublasLtHandle,
+    pub(super) parts: &'a mut MatmulDescriptors,
     pub(super) gemm: &'a Gemm,
     /// Made at the first trial.
-    pub(super) scratch: Option<Scratch<'a>>,
+    pub(super) scratch: Option<TrialBuffers<'a>>,
 }
 
 /// Memory and events, given back when this goes.
-pub(super) struct Scratch<'a> {
-    driver: &'a CudaDriver,
+pub(super) struct TrialBuffers<'a> {
+    driver: &'a NvidiaDriver,
     address: u64,
-    places: Places,
+    places: TrialLayout,
     events: [CUevent; 2],
 }
 
-impl<'a> Scratch<'a> {
-    fn new(driver: &'a CudaDriver, gemm: &Gemm) -> Result<Self> {
-        let places = Places::of(gemm);
+impl<'a> TrialBuffers<'a> {
+    fn new(driver: &'a NvidiaDriver, gemm: &Gemm) -> Result<Self> {
+        let places = TrialLayout::of(gemm);
         let address = driver.allocate(places.bytes)?;
         // Made before the events, so that the memory goes where they fail.
         let mut scratch = Self { driver, address, places, events: [std::ptr::null_mut(); 2] };
@@ -65,7 +65,7 @@ impl<'a> Scratch<'a> {
     }
 }
 
-impl Drop for Scratch<'_> {
+impl Drop for TrialBuffers<'_> {
     fn drop(&mut self) {
         for event in self.events.into_iter().filter(|event| !event.is_null()) {
             // SAFETY: made in `new`, given back once; the driver's context is current in the thread that made it.
@@ -77,7 +77,7 @@ impl Drop for Scratch<'_> {
 
 /// Where a product's operands lie in scratch memory: bytes from its start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Places {
+struct TrialLayout {
     a: usize,
     b: usize,
     c: usize,
@@ -86,7 +86,7 @@ struct Places {
     bytes: usize,
 }
 
-impl Places {
+impl TrialLayout {
     /// Those of one image, one after the other, each aligned as an allocation. Sizes that overflow become ones that no device has.
     fn of(gemm: &Gemm) -> Self {
         let columns = |columns: usize, rows: usize, transposed| if transposed { rows } else { columns };
@@ -108,7 +108,7 @@ impl Places {
     }
 }
 
-impl Library for Trial<'_> {
+impl GemmLibrary for GemmTrial<'_> {
     fn suggest(&mut self, most: usize) -> Result<Vec<Algorithm>> {
         self.parts.suggest(self.lt, most)
     }
@@ -125,10 +125,10 @@ impl Library for Trial<'_> {
         }
         let scratch = match self.scratch.take() {
             Some(scratch) => scratch,
-            None => Scratch::new(self.driver, self.gemm)?,
+            None => TrialBuffers::new(self.driver, self.gemm)?,
         };
         let scratch = self.scratch.insert(scratch);
-        let Places { a, b, c, d, bias, .. } = scratch.places;
+        let TrialLayout { a, b, c, d, bias, .. } = scratch.places;
         if self.gemm.epilogue.bias().is_some() {
             self.parts.bias(scratch.at(bias))?;
         }
@@ -137,7 +137,7 @@ impl Library for Trial<'_> {
         let algorithm = cublasLtMatmulAlgo_t { data: *algorithm };
         let mut times = Vec::with_capacity(RUNS);
         for run in 0..WARM + RUNS {
-            self.driver.fill(self.lt.workspace(), WORKSPACE, 0)?;
+            self.driver.memset(self.lt.workspace(), WORKSPACE, 0)?;
             scratch.mark(0)?;
             // SAFETY: the descriptors are alive and those of one image; the scratch memory has places of their sizes, and is
             // freed after the wait below.
@@ -160,12 +160,12 @@ impl Library for Trial<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::device::cuda::driver::{GemmEpilogue, Matrix};
+    use crate::device::cuda::driver::{GemmEpilogue, MatrixRef};
     use crate::tensor::DType;
 
     #[test]
     fn operands_lie_one_after_the_other() {
-        let matrix = |leading| Matrix { data: 1, leading, stride: 0 };
+        let matrix = |leading| MatrixRef { data: 1, leading, stride: 0 };
         let mut gemm = Gemm {
             dtype: DType::BF16,
             m: 40,
@@ -181,13 +181,13 @@ mod tests {
             epilogue: GemmEpilogue::None,
         };
         // A is [24, 40] with columns of 32: 2560 bytes. B is [24, 7]: 336. D is [40, 7] with columns of 48: 672. The bias: 80.
-        let plain = Places { a: 0, b: 2560, c: 3072, d: 3072, bias: 3840, bytes: 4096 };
-        assert_eq!(Places::of(&gemm), plain);
+        let plain = TrialLayout { a: 0, b: 2560, c: 3072, d: 3072, bias: 3840, bytes: 4096 };
+        assert_eq!(TrialLayout::of(&gemm), plain);
         gemm.epilogue = GemmEpilogue::BiasResidual(1, matrix(40));
         gemm.batch = 1;
         // C is [40, 7] with columns of 40: 560 bytes.
-        assert_eq!(Places::of(&gemm), Places { c: 3072, d: 3840, bias: 4608, bytes: 4864, ..plain });
+        assert_eq!(TrialLayout::of(&gemm), TrialLayout { c: 3072, d: 3840, bias: 4608, bytes: 4864, ..plain });
         gemm.n = usize::MAX / 8;
-        assert_eq!(Places::of(&gemm).bytes, usize::MAX);
+        assert_eq!(TrialLayout::of(&gemm).bytes, usize::MAX);
     }
 }

@@ -5,7 +5,7 @@
 //! real ones. Launches run one after another, so that scratch memory is used again by every node.
 
 mod attention;
-mod looped;
+mod denoise_loop;
 mod pointwise;
 pub(super) mod product;
 mod results;
@@ -14,20 +14,20 @@ use super::bindings::Bindings;
 use super::driver::{Function, Gemm, Launch};
 use super::kernels::{KERNELS, Types};
 use super::params::{Pointer, TransposeParams, UnaryParams};
-use super::store::Places;
 use super::tiles::blocks;
-use super::weights::Jobs;
+use super::weight_cache::WeightAddresses;
+use super::weights::WeightLayout;
 use crate::device::Role;
 use crate::error::{Error, Result};
-use crate::graph::{Graph, Location, Node, NodeId, Op, Plan};
+use crate::graph::{Graph, Location, MemoryPlan, Node, NodeId, Op};
 use crate::tensor::DType;
 use bytemuck::Pod;
-pub use looped::State;
+pub use denoise_loop::LoopState;
 use std::ops::Range;
 
 /// What lowering depends on besides the graph.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Settings {
+pub struct LoweringOptions {
     /// The storage type: f16, bf16, or f32 for a decoder.
     pub dtype: DType,
     /// Multiprocessors of the device, for the choice of tiles.
@@ -41,9 +41,9 @@ const REGION: usize = 256;
 
 /// Addresses of the slabs.
 #[derive(Clone, Copy, Default)]
-pub struct Bases<'a> {
+pub struct BaseAddresses<'a> {
     /// Of the weights; each lies at its offset where this is not known yet.
-    pub(super) weights: Option<&'a Places>,
+    pub(super) weights: Option<&'a WeightAddresses>,
     /// Of what other programs may read.
     pub results: u64,
     /// Of everything else.
@@ -52,7 +52,7 @@ pub struct Bases<'a> {
 
 /// Something that a run does.
 #[derive(Debug, Clone)]
-pub enum Step {
+pub enum Command {
     /// A kernel.
     Launch(Launch),
     /// A product of the library.
@@ -60,12 +60,12 @@ pub enum Step {
     /// A copy within the device: from, to, bytes.
     Copy(u64, u64, usize),
     /// So many bytes there become that value.
-    Fill(u64, usize, u8),
+    Memset(u64, usize, u8),
 }
 
 /// The regions of the work slab and of that of the results, bytes from its start.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Regions {
+pub struct MemoryLayout {
     /// Inputs: f32, then integers; at 0.
     pub inputs: usize,
     /// Outputs in f32; this and the next two in the slab of the results.
@@ -87,7 +87,7 @@ pub struct Regions {
     /// Inputs that vary from step to step, in f32 and in the storage type.
     pub varying: [usize; 2],
     /// What a sampler keeps from step to step.
-    pub state: State,
+    pub state: LoopState,
     /// The end.
     pub end: usize,
 }
@@ -96,15 +96,15 @@ pub struct Regions {
 #[derive(Debug)]
 pub struct Lowered {
     /// Before a sampler's first step: what makes its inputs ready.
-    pub once: Vec<Step>,
+    pub once: Vec<Command>,
     /// In order; for a sampler all that a step does.
-    pub steps: Vec<Step>,
+    pub steps: Vec<Command>,
     /// Those of `steps` that compute the nodes; what is around them takes inputs and outputs.
     pub body: Range<usize>,
     /// The weights.
-    pub jobs: Jobs,
+    pub weights: WeightLayout,
     /// Where things lie in the work slab.
-    pub regions: Regions,
+    pub regions: MemoryLayout,
     /// Where inputs and outputs lie in their regions.
     pub bindings: Bindings,
 }
@@ -113,18 +113,24 @@ pub struct Lowered {
 ///
 /// # Errors
 /// [`Error::Graph`] with the node's name where no kernel takes it.
-pub fn lower(graph: &Graph, plan: &Plan, settings: &Settings, role: &Role, bases: Bases<'_>) -> Result<Lowered> {
+pub fn lower(
+    graph: &Graph,
+    plan: &MemoryPlan,
+    settings: &LoweringOptions,
+    role: &Role,
+    bases: BaseAddresses<'_>,
+) -> Result<Lowered> {
     check(graph)?;
     let steps = match role {
         Role::Denoise(steps) => Some(steps),
         _ => None,
     };
     if let Some(steps) = steps {
-        looped::check(graph, steps)?;
+        denoise_loop::check(graph, steps)?;
     }
     let bindings = Bindings::new(graph, plan, steps)?;
     let size = settings.dtype.size();
-    let mut regions = Regions::default();
+    let mut regions = MemoryLayout::default();
     let (mut end, mut results) = (0, 0);
     let place = |end: &mut usize, bytes: usize| {
         let start = *end;
@@ -138,7 +144,7 @@ pub fn lower(graph: &Graph, plan: &Plan, settings: &Settings, role: &Role, bases
     regions.returned = region(bindings.returned * size);
     regions.varying = [region(bindings.varying * 4), region(bindings.varying * size)];
     if let Some(steps) = steps {
-        regions.state = State::new(graph, steps, &mut region);
+        regions.state = LoopState::new(graph, steps, &mut region);
         regions.state.latents = place(&mut results, regions.state.len * 4);
     }
     if let Role::Condition | Role::Decode { .. } = role {
@@ -159,12 +165,12 @@ pub fn lower(graph: &Graph, plan: &Plan, settings: &Settings, role: &Role, bases
         once: Vec::new(),
         steps: Vec::new(),
         body: 0..0,
-        jobs: Jobs::new(settings.dtype),
+        jobs: WeightLayout::new(settings.dtype),
         scratch: 0,
         deepest: 0,
     };
     match steps {
-        Some(steps) => lowering.looped(steps)?,
+        Some(steps) => lowering.lower_denoise_loop(steps)?,
         None => {
             lowering.given()?;
             lowering.nodes()?;
@@ -173,7 +179,7 @@ pub fn lower(graph: &Graph, plan: &Plan, settings: &Settings, role: &Role, bases
     }
     let Lowering { once, steps, body, jobs, bindings, mut regions, deepest, .. } = lowering;
     regions.end = (regions.scratch + deepest).next_multiple_of(REGION);
-    Ok(Lowered { once, steps, body, jobs, regions, bindings })
+    Ok(Lowered { once, steps, body, weights: jobs, regions, bindings })
 }
 
 /// Every count must fit the kernels' 32-bit parameters; only an input may be empty, such as the scales of no adapter.
@@ -200,22 +206,22 @@ pub(super) fn long(n: usize) -> i64 {
 
 /// Where a node's result goes.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Out {
+pub(super) struct ResultSlot {
     pub(super) at: u64,
     pub(super) float: bool,
 }
 
 pub(super) struct Lowering<'a> {
     graph: &'a Graph,
-    plan: &'a Plan,
-    settings: Settings,
-    bases: Bases<'a>,
+    plan: &'a MemoryPlan,
+    settings: LoweringOptions,
+    bases: BaseAddresses<'a>,
     bindings: Bindings,
-    regions: Regions,
-    once: Vec<Step>,
-    steps: Vec<Step>,
+    regions: MemoryLayout,
+    once: Vec<Command>,
+    steps: Vec<Command>,
     body: Range<usize>,
-    jobs: Jobs,
+    jobs: WeightLayout,
     /// Bytes of scratch that the node has taken, and the most that any took.
     scratch: usize,
     deepest: usize,
@@ -253,7 +259,7 @@ impl Lowering<'_> {
                 Some(_) => (self.floats(*id)?, 4),
                 None => (self.place(*id), self.size()),
             };
-            self.steps.push(Step::Copy(from, out.at, len * size));
+            self.steps.push(Command::Copy(from, out.at, len * size));
         }
         let count = self.bindings.returned;
         if count > 0 {
@@ -278,7 +284,7 @@ impl Lowering<'_> {
     }
 
     /// Whether f32 is stored, which neither the tensor cores nor the library multiply.
-    fn exact(&self) -> bool {
+    fn is_f32(&self) -> bool {
         self.settings.dtype == DType::F32
     }
 
@@ -301,23 +307,23 @@ impl Lowering<'_> {
     }
 
     /// Where an output is written.
-    fn output(&self, k: usize) -> Out {
+    fn output(&self, k: usize) -> ResultSlot {
         let (at, float) = (self.bindings.outputs[k], self.bindings.direct[k]);
         let place = if float {
             self.kept(self.regions.outputs + at * 4)
         } else {
             self.work(self.regions.returned + at * self.size())
         };
-        Out { at: place, float }
+        ResultSlot { at: place, float }
     }
 
     /// Where a node's result is written.
-    fn result(&self, i: usize) -> Out {
+    fn result(&self, i: usize) -> ResultSlot {
         match self.plan.locations[i] {
             Location::Output(k) => self.output(k),
-            Location::Arena(at) => Out { at: self.work(self.regions.arena + at * self.size()), float: false },
+            Location::Arena(at) => ResultSlot { at: self.work(self.regions.arena + at * self.size()), float: false },
             // Inputs are no results.
-            Location::Input(_) => Out { at: 0, float: false },
+            Location::Input(_) => ResultSlot { at: 0, float: false },
         }
     }
 
@@ -371,7 +377,7 @@ impl Lowering<'_> {
 
     /// Adds a launch of a kernel of the table.
     fn launch<P: Pod>(&mut self, name: &str, grid: [u32; 3], params: P) -> Result<()> {
-        self.steps.push(Step::Launch(launch(self.settings.dtype, name, grid, params)?));
+        self.steps.push(Command::Launch(launch(self.settings.dtype, name, grid, params)?));
         Ok(())
     }
 

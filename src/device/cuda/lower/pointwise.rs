@@ -55,7 +55,7 @@ impl Lowering<'_> {
                 };
                 self.launch("layer_norm", [blocks(rows, 8), 1, 1], params)
             }
-            Op::Embed { table, positions } => {
+            Op::Embedding { table, positions } => {
                 let vocabulary = table.shape().first().copied().unwrap_or(0);
                 let (table, positions) = (self.jobs.matrix(table), self.jobs.matrix(positions));
                 let params = EmbedParams {
@@ -71,7 +71,7 @@ impl Lowering<'_> {
                 };
                 self.launch("embed", units(rows, c), params)
             }
-            Op::ClassToken { token, positions } => {
+            Op::PrependClassToken { token, positions } => {
                 let (token, positions) = (self.jobs.vector(token), self.jobs.matrix(positions));
                 let params = ClassTokenParams {
                     x: Pointer(self.place(first)),
@@ -94,13 +94,13 @@ impl Lowering<'_> {
                 let rows_b = self.graph.node(b).len() / c;
                 self.add(self.place(first), self.place(b), out.0, [rows, 1, rows_b], c)
             }
-            Op::AddRows => {
+            Op::BroadcastAdd => {
                 let images = node.shape[0];
                 self.add(self.place(first), self.place(node.inputs[1]), out.0, [rows, rows / images, images], c)
             }
             Op::Concat => self.concat(first, node.inputs[1], out.0),
             Op::Upsample => self.upsample(first, [node.shape[1], node.shape[2]], out.0),
-            Op::Sinusoid { flip, shift } => {
+            Op::TimestepEmbedding { flip, shift } => {
                 let x = self.floats(first)?;
                 let params = SinusoidParams {
                     x: Pointer(x),
@@ -112,7 +112,7 @@ impl Lowering<'_> {
                 };
                 self.launch("sinusoid", [blocks(rows * (c / 2), 256), 1, 1], params)
             }
-            Op::TakeRow => {
+            Op::Gather => {
                 let index = node.inputs.get(1).map_or(0, |id| self.indices(*id));
                 let params = TakeRowParams {
                     x: Pointer(self.place(first)),
@@ -150,7 +150,7 @@ impl Lowering<'_> {
         if !c.is_multiple_of(8) || !channels0.is_multiple_of(8) {
             return Err(self.uneven(node, node.inputs.len()));
         }
-        let slab = tiles::slab(pixels);
+        let slab = tiles::group_norm_pixels(pixels);
         let slabs = pixels.div_ceil(slab);
         let (weight, bias) = (self.jobs.floats(weight), self.jobs.floats(bias));
         let moments = self.scratch(images * slabs * 2 * c * 4);

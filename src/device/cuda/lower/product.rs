@@ -2,12 +2,12 @@
 
 use super::super::gemm::Linear;
 use super::super::params::{
-    ActivationCode, ConvolutionParams, Finish, GemmParams, NarrowParams, PatchesParams, Pointer,
+    ActivationCode, ConvolutionParams, EpilogueParams, GemmParams, NarrowParams, PatchesParams, Pointer,
 };
 use super::super::tiles::{self, Tile, blocks};
-use super::{Lowering, Out, Step, int, long, pointwise, refused};
+use super::{Command, Lowering, ResultSlot, int, long, pointwise, refused};
 use crate::error::Result;
-use crate::graph::{Activation, Epilogue, Graph, Node, Product, Window};
+use crate::graph::{Activation, Conv2dParams, Epilogue, Graph, Node, Product};
 
 /// Inputs times taps that the kernel for few input channels takes at most.
 const FEW_IN: usize = 144;
@@ -16,10 +16,10 @@ const FEW_OUT: usize = 8;
 
 /// What computes a product.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Form {
+enum ProductForm {
     /// `gemm`, or the library.
     Matrix,
-    /// Pictures cut into patches, then as [`Form::Matrix`].
+    /// Pictures cut into patches, then as [`Form::MatrixRef`].
     Patches,
     /// `convolution`.
     Window,
@@ -35,7 +35,7 @@ fn channels(graph: &Graph, node: &Node, p: &Product) -> usize {
 }
 
 fn bare(p: &Product) -> bool {
-    p.epilogue == Epilogue::None && !p.rows && !p.residual
+    p.epilogue == Epilogue::None && !p.per_image_bias && !p.residual
 }
 
 /// Whether each tap of a window meets each pixel at most once and the rows of a patch's matrix would not be whole units.
@@ -48,7 +48,7 @@ pub(in super::super) fn is_patches(graph: &Graph, node: &Node, p: &Product) -> b
 /// Whether a product's result can be stored as f32.
 pub(in super::super) fn writes_f32(graph: &Graph, node: &Node, p: &Product) -> bool {
     match form(graph, node, p) {
-        Some(Form::FewIn) => bare(p),
+        Some(ProductForm::FewIn) => bare(p),
         Some(_) => p.epilogue != Epilogue::Geglu,
         None => false,
     }
@@ -56,24 +56,24 @@ pub(in super::super) fn writes_f32(graph: &Graph, node: &Node, p: &Product) -> b
 
 /// The operand whose rows a product's kernel adds by itself, and can find by the step's number.
 pub(in super::super) fn rows_at(graph: &Graph, node: &Node, p: &Product) -> Option<usize> {
-    let own = matches!(form(graph, node, p), Some(Form::Matrix | Form::Patches | Form::Window));
-    (p.rows && own).then_some(p.sources)
+    let own = matches!(form(graph, node, p), Some(ProductForm::Matrix | ProductForm::Patches | ProductForm::Window));
+    (p.per_image_bias && own).then_some(p.sources)
 }
 
-fn form(graph: &Graph, node: &Node, p: &Product) -> Option<Form> {
-    let Some(w) = p.window else { return Some(Form::Matrix) };
+fn form(graph: &Graph, node: &Node, p: &Product) -> Option<ProductForm> {
+    let Some(w) = p.window else { return Some(ProductForm::Matrix) };
     let c = channels(graph, node, p);
     if w.kernel == 1 && w.stride == 1 && w.padding == 0 && w.resize.is_none() && c.is_multiple_of(8) {
-        return Some(Form::Matrix);
+        return Some(ProductForm::Matrix);
     }
     if is_patches(graph, node, p) {
-        return Some(Form::Patches);
+        return Some(ProductForm::Patches);
     }
     if c.is_multiple_of(8) {
         let few = node.channels() <= FEW_OUT && bare(p) && p.sources == 1;
-        return Some(if few { Form::FewOut } else { Form::Window });
+        return Some(if few { ProductForm::FewOut } else { ProductForm::Window });
     }
-    (w.kernel * w.kernel * c <= FEW_IN).then_some(Form::FewIn)
+    (w.kernel * w.kernel * c <= FEW_IN).then_some(ProductForm::FewIn)
 }
 
 fn code(epilogue: Epilogue) -> ActivationCode {
@@ -87,14 +87,14 @@ fn code(epilogue: Epilogue) -> ActivationCode {
 
 /// The left factor of a product of matrices: one or two sources whose rows are whole 16-byte units.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Left {
+pub(super) struct LeftOperand {
     pub(super) x: [u64; 2],
     pub(super) width: [usize; 2],
     /// Elements from row to row.
     pub(super) stride: [usize; 2],
 }
 
-impl Left {
+impl LeftOperand {
     /// One matrix.
     pub(super) fn one(x: u64, width: usize, stride: usize) -> Self {
         Self { x: [x, 0], width: [width, 0], stride: [stride, 0] }
@@ -115,28 +115,28 @@ impl Lowering<'_> {
         };
         let out = self.result(i);
         match form {
-            Form::Matrix => {
+            ProductForm::Matrix => {
                 let left = self.left(node, p)?;
                 self.matrix(node, p, left, (1, channels(self.graph, node, p)), out)
             }
-            Form::Patches => self.patches(node, p, out),
-            Form::Window => self.window(node, p, out),
-            Form::FewIn | Form::FewOut => self.narrow(node, p, form, out),
+            ProductForm::Patches => self.patches(node, p, out),
+            ProductForm::Window => self.window(node, p, out),
+            ProductForm::FewIn | ProductForm::FewOut => self.narrow(node, p, form, out),
         }
     }
 
     /// The sources of a fully connected layer, joined or padded where their widths are no whole units.
-    fn left(&mut self, node: &Node, p: &Product) -> Result<Left> {
+    fn left(&mut self, node: &Node, p: &Product) -> Result<LeftOperand> {
         let k = channels(self.graph, node, p);
         let width = self.width(node.inputs[0]);
         if k.is_multiple_of(8) && width.is_multiple_of(8) {
             let second = if p.sources == 2 { self.place(node.inputs[1]) } else { 0 };
             let widths = [width, k - width];
-            return Ok(Left { x: [self.place(node.inputs[0]), second], width: widths, stride: widths });
+            return Ok(LeftOperand { x: [self.place(node.inputs[0]), second], width: widths, stride: widths });
         }
         let x = if p.sources == 2 { self.joined(node.inputs[0], node.inputs[1])? } else { self.place(node.inputs[0]) };
         if k.is_multiple_of(8) {
-            return Ok(Left::one(x, k, k));
+            return Ok(LeftOperand::one(x, k, k));
         }
         // Patches of one pixel are rows with zeros up to the pitch.
         let rows = self.graph.node(node.inputs[0]).len() / width;
@@ -145,7 +145,7 @@ impl Lowering<'_> {
         let pitch = k.next_multiple_of(8);
         let to = self.scratch(rows * pitch * self.size());
         self.cut(float, [1, rows, 1, k], 1, (to, pitch))?;
-        Ok(Left::one(to, pitch, pitch))
+        Ok(LeftOperand::one(to, pitch, pitch))
     }
 
     /// f32 pictures cut into patches of that side, a row each.
@@ -166,7 +166,7 @@ impl Lowering<'_> {
         self.launch("patches", [blocks(count, 256), 1, 1], params)
     }
 
-    fn patches(&mut self, node: &Node, p: &Product, out: Out) -> Result<()> {
+    fn patches(&mut self, node: &Node, p: &Product, out: ResultSlot) -> Result<()> {
         let side = p.window.map_or(1, |w| w.kernel);
         let shape = &self.graph.node(node.inputs[0]).shape;
         let shape = [shape[0], shape[1], shape[2], shape[3]];
@@ -174,19 +174,19 @@ impl Lowering<'_> {
         let to = self.scratch(node.len() / node.channels() * pitch * self.size());
         let x = self.floats(node.inputs[0])?;
         self.cut(x, shape, side, (to, pitch))?;
-        self.matrix(node, p, Left::one(to, pitch, pitch), (side * side, shape[3]), out)
+        self.matrix(node, p, LeftOperand::one(to, pitch, pitch), (side * side, shape[3]), out)
     }
 
     /// Everything that follows a product.
-    fn finish(&mut self, node: &Node, p: &Product, rows_of_image: usize, out: Out) -> Finish {
+    fn finish(&mut self, node: &Node, p: &Product, rows_of_image: usize, out: ResultSlot) -> EpilogueParams {
         let bias = self.jobs.biases(&p.parts).map_or(0, |at| self.weight(at));
-        let (rows, step, rows_step) = match node.inputs.get(p.sources).filter(|_| p.rows) {
+        let (rows, step, rows_step) = match node.inputs.get(p.sources).filter(|_| p.per_image_bias) {
             Some(id) => self.rows(*id),
             None => (0, 0, 0),
         };
-        let residual = if p.residual { self.place(node.inputs[p.sources + usize::from(p.rows)]) } else { 0 };
+        let residual = if p.residual { self.place(node.inputs[p.sources + usize::from(p.per_image_bias)]) } else { 0 };
         let n = node.channels();
-        Finish {
+        EpilogueParams {
             bias: Pointer(bias),
             rows: Pointer(rows),
             step: Pointer(step),
@@ -198,12 +198,19 @@ impl Lowering<'_> {
             rows_of_image: int(rows_of_image),
             activation: code(p.epilogue) as i32,
             out_f32: i32::from(out.float),
-            ..Finish::default()
+            ..EpilogueParams::default()
         }
     }
 
     /// A product of matrices; the weights have `taps` times `inputs` values a row.
-    fn matrix(&mut self, node: &Node, p: &Product, left: Left, (taps, inputs): (usize, usize), out: Out) -> Result<()> {
+    fn matrix(
+        &mut self,
+        node: &Node,
+        p: &Product,
+        left: LeftOperand,
+        (taps, inputs): (usize, usize),
+        out: ResultSlot,
+    ) -> Result<()> {
         let (n, k) = (node.channels(), left.k());
         let (m, images) = (node.len() / n, node.shape[0]);
         let w = self.jobs.joined(&p.parts, inputs, taps, k);
@@ -212,8 +219,8 @@ impl Lowering<'_> {
         if p.epilogue == Epilogue::Geglu {
             return self.product_geglu(left, (w, k), [m, n, k], finish);
         }
-        let library = self.settings.library && !self.exact();
-        if library && left.x[1] == 0 && !p.rows && p.epilogue == Epilogue::None && n.is_multiple_of(8) {
+        let library = self.settings.library && !self.is_f32();
+        if library && left.x[1] == 0 && !p.per_image_bias && p.epilogue == Epilogue::None && n.is_multiple_of(8) {
             let linear = Linear {
                 dtype: self.settings.dtype,
                 images,
@@ -229,14 +236,14 @@ impl Lowering<'_> {
             };
             // The library takes C and the bias in the type of D.
             if !(out.float && (p.residual || finish.bias.0 != 0)) {
-                self.steps.push(Step::Gemm(linear.gemm()));
+                self.steps.push(Command::Gemm(linear.gemm()));
                 return Ok(());
             }
         }
         self.gemm(left, (w, k), [m, n, k], finish)
     }
 
-    fn gemm_params(left: Left, w: (u64, usize), [m, n, k]: [usize; 3], finish: Finish) -> GemmParams {
+    fn gemm_params(left: LeftOperand, w: (u64, usize), [m, n, k]: [usize; 3], finish: EpilogueParams) -> GemmParams {
         GemmParams {
             x0: Pointer(left.x[0]),
             x1: Pointer(left.x[1]),
@@ -254,12 +261,18 @@ impl Lowering<'_> {
 
     /// The tile for an `[m, n]` result.
     fn tile(&self, m: usize, n: usize) -> Tile {
-        let choose = if self.exact() { tiles::exact } else { tiles::product };
+        let choose = if self.is_f32() { tiles::f32_product } else { tiles::product };
         choose(m, n, self.settings.multiprocessors)
     }
 
     /// `X W^T` and what follows it, by our own kernel.
-    pub(super) fn gemm(&mut self, left: Left, w: (u64, usize), [m, n, k]: [usize; 3], finish: Finish) -> Result<()> {
+    pub(super) fn gemm(
+        &mut self,
+        left: LeftOperand,
+        w: (u64, usize),
+        [m, n, k]: [usize; 3],
+        finish: EpilogueParams,
+    ) -> Result<()> {
         let tile = self.tile(m, n);
         let [x, y] = tile.grid(m, n);
         let params = Self::gemm_params(left, w, [m, n, k], finish);
@@ -267,7 +280,13 @@ impl Lowering<'_> {
     }
 
     /// The first half of the columns times GELU of the second; `n` is the width of the result.
-    fn product_geglu(&mut self, left: Left, w: (u64, usize), [m, n, k]: [usize; 3], finish: Finish) -> Result<()> {
+    fn product_geglu(
+        &mut self,
+        left: LeftOperand,
+        w: (u64, usize),
+        [m, n, k]: [usize; 3],
+        finish: EpilogueParams,
+    ) -> Result<()> {
         if n.is_multiple_of(8) {
             let tile = tiles::geglu(m, n, self.settings.multiprocessors);
             let grid = [blocks(m, tile.m), blocks(n, tile.n / 2), 1];
@@ -276,13 +295,13 @@ impl Lowering<'_> {
         }
         let both = self.scratch(m * 2 * n * self.size());
         let out = finish.out.0;
-        let finish = Finish { out: Pointer(both), out_stride: long(2 * n), ..finish };
+        let finish = EpilogueParams { out: Pointer(both), out_stride: long(2 * n), ..finish };
         self.gemm(left, w, [m, 2 * n, k], finish)?;
         self.geglu(both, out, m, n)
     }
 
     /// The sources of a convolution and their height and width; enlarged first where the convolution cannot do that itself.
-    fn picture(&mut self, node: &Node, p: &Product, w: &Window) -> Result<([u64; 2], [usize; 2])> {
+    fn picture(&mut self, node: &Node, p: &Product, w: &Conv2dParams) -> Result<([u64; 2], [usize; 2])> {
         let shape = &self.graph.node(node.inputs[0]).shape;
         let (images, height, width) = (shape[0], shape[1], shape[2]);
         let mut x = [0; 2];
@@ -299,7 +318,7 @@ impl Lowering<'_> {
         Ok((x, [height, width]))
     }
 
-    fn window(&mut self, node: &Node, p: &Product, out: Out) -> Result<()> {
+    fn window(&mut self, node: &Node, p: &Product, out: ResultSlot) -> Result<()> {
         let Some(w) = p.window else { return Err(refused(node, "a convolution without a window")) };
         let shape = &self.graph.node(node.inputs[0]).shape;
         let (images, height, width) = (shape[0], shape[1], shape[2]);
@@ -347,7 +366,7 @@ impl Lowering<'_> {
     }
 
     /// Few channels on one side; the kernels add the bias alone.
-    fn narrow(&mut self, node: &Node, p: &Product, form: Form, out: Out) -> Result<()> {
+    fn narrow(&mut self, node: &Node, p: &Product, form: ProductForm, out: ResultSlot) -> Result<()> {
         let Some(w) = p.window else { return Err(refused(node, "a convolution without a window")) };
         let (n, c) = (node.channels(), channels(self.graph, node, p));
         let (m, taps) = (node.len() / n, w.kernel * w.kernel);
@@ -381,11 +400,11 @@ impl Lowering<'_> {
             reserved: 0,
         };
         match form {
-            Form::FewOut if n <= 4 => self.launch("convolution_few_out_4", [blocks(m, 16), 1, 1], params)?,
-            Form::FewOut => self.launch("convolution_few_out_8", [blocks(m, 16), 1, 1], params)?,
+            ProductForm::FewOut if n <= 4 => self.launch("convolution_few_out_4", [blocks(m, 16), 1, 1], params)?,
+            ProductForm::FewOut => self.launch("convolution_few_out_8", [blocks(m, 16), 1, 1], params)?,
             _ => self.launch("convolution_few_in", [blocks(m, 16), blocks(n, 128), 1], params)?,
         }
-        if p.rows {
+        if p.per_image_bias {
             let images = node.shape[0];
             self.add(out.at, finish.rows.0, out.at, [m, m / images, images], n)?;
         }

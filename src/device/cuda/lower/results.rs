@@ -2,7 +2,7 @@
 
 use super::super::params::{FiniteParams, Pointer, Rgb8Params};
 use super::super::tiles::blocks;
-use super::{Lowering, Step, launch, long};
+use super::{Command, Lowering, launch, long};
 use crate::device::Role;
 use crate::error::Result;
 use crate::graph::Graph;
@@ -34,9 +34,9 @@ impl Lowering<'_> {
         };
         // What lies between outputs is zero for ever.
         let count = self.bindings.results;
-        self.steps.push(Step::Fill(flag, 4, FINITE));
+        self.steps.push(Command::Memset(flag, 4, FINITE));
         let params = FiniteParams { x: Pointer(x), flag: Pointer(flag), count: long(count), value: 0, reserved: 0 };
-        self.steps.push(Step::Launch(launch(DType::F32, "finite", [blocks(count, BLOCK), 1, 1], params)?));
+        self.steps.push(Command::Launch(launch(DType::F32, "finite", [blocks(count, BLOCK), 1, 1], params)?));
         if let (Some(truncate), Some((_, id))) = (truncate, self.graph.outputs.first()) {
             let count = self.graph.node(*id).len();
             let x = Pointer(x + self.bindings.outputs[0] as u64 * 4);

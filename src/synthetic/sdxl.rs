@@ -2,8 +2,8 @@
 
 use super::{Stored, TensorSpec, file, published, seed_of, write_safetensors, write_torch};
 use crate::error::{Error, Result};
+use crate::models::compatibility::cross_attention_widths;
 use crate::models::config::{AdapterConfig, ClipTextConfig, ClipVisionConfig, UnetConfig, VaeConfig};
-use crate::models::fit::cross_attention_widths;
 use crate::models::tables::{self, Table};
 use crate::tensor::DType;
 use crate::weights::keymap;
@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 
 /// How far [`sdxl`] is.
 #[derive(Debug, Clone)]
-pub struct Progress {
+pub struct WriteProgress {
     /// The file that is being written.
     pub path: PathBuf,
     /// Its size in bytes, roughly (without its header).
@@ -26,10 +26,10 @@ pub struct Progress {
 ///
 /// # Errors
 /// [`Error::Io`] where a file cannot be written.
-pub fn sdxl(dir: &Path, mut progress: impl FnMut(&Progress)) -> Result<Vec<PathBuf>> {
+pub fn sdxl(dir: &Path, mut progress: impl FnMut(&WriteProgress)) -> Result<Vec<PathBuf>> {
     let mut begin = |path: &Path, tensors: &[TensorSpec]| {
         let bytes = tensors.iter().filter_map(TensorSpec::bytes).sum::<usize>() as u64;
-        progress(&Progress { path: path.to_owned(), bytes });
+        progress(&WriteProgress { path: path.to_owned(), bytes });
     };
     let (checkpoint, tensors) = (dir.join("sdxl.safetensors"), checkpoint_tensors());
     begin(&checkpoint, &tensors);
@@ -51,10 +51,10 @@ pub fn sdxl(dir: &Path, mut progress: impl FnMut(&Progress)) -> Result<Vec<PathB
 fn vision_json() -> serde_json::Value {
     let c = published::vision();
     json!({
-        "architectures": ["CLIPVisionModelWithProjection"], "hidden_act": "gelu", "hidden_size": c.hidden,
-        "image_size": c.image, "intermediate_size": c.intermediate, "layer_norm_eps": 1e-5,
-        "model_type": "clip_vision_model", "num_attention_heads": c.heads, "num_channels": 3,
-        "num_hidden_layers": c.layers, "patch_size": c.patch, "projection_dim": c.projection, "torch_dtype": "float16"
+        "architectures": ["CLIPVisionModelWithProjection"], "hidden_act": "gelu", "hidden_size": c.hidden_size,
+        "image_size": c.image_size, "intermediate_size": c.intermediate_size, "layer_norm_eps": 1e-5,
+        "model_type": "clip_vision_model", "num_attention_heads": c.num_attention_heads, "num_channels": 3,
+        "num_hidden_layers": c.num_hidden_layers, "patch_size": c.patch_size, "projection_dim": c.projection_dim, "torch_dtype": "float16"
     })
 }
 
@@ -92,29 +92,40 @@ impl Sizes {
     /// can be read off the tensors, as those of the published files can.
     pub fn small() -> Self {
         let full = Self::published();
-        let text = ClipTextConfig { hidden: 64, layers: 3, heads: 1, intermediate: 256, ..full.text };
+        let text = ClipTextConfig {
+            hidden_size: 64,
+            num_hidden_layers: 3,
+            num_attention_heads: 1,
+            intermediate_size: 256,
+            ..full.text
+        };
         let unet = UnetConfig {
-            channels: vec![32, 64, 128],
-            transformer_layers: vec![0, 1, 2],
-            heads: vec![1, 1, 2],
-            context: 128,
-            addition_input: 64 + 6 * full.unet.addition_time,
+            block_out_channels: vec![32, 64, 128],
+            transformer_layers_per_block: vec![0, 1, 2],
+            num_attention_heads: vec![1, 1, 2],
+            cross_attention_dim: 128,
+            projection_class_embeddings_input_dim: 64 + 6 * full.unet.addition_time_embed_dim,
             ..full.unet
         };
         Self {
-            text_2: ClipTextConfig { activation: full.text_2.activation, projection: Some(64), ..text.clone() },
+            text_2: ClipTextConfig { activation: full.text_2.activation, projection_dim: Some(64), ..text.clone() },
             text,
-            vae: VaeConfig { channels: vec![32, 32, 64, 64], ..full.vae },
+            vae: VaeConfig { block_out_channels: vec![32, 32, 64, 64], ..full.vae },
             vision: ClipVisionConfig {
-                hidden: 128,
-                layers: 2,
-                heads: 2,
-                intermediate: 256,
-                image: 112,
-                projection: 128,
+                hidden_size: 128,
+                num_hidden_layers: 2,
+                num_attention_heads: 2,
+                intermediate_size: 256,
+                image_size: 112,
+                projection_dim: 128,
                 ..full.vision
             },
-            adapter: AdapterConfig { embedding: 128, tokens: 4, context: 128, widths: cross_attention_widths(&unet) },
+            adapter: AdapterConfig {
+                embedding_dim: 128,
+                num_tokens: 4,
+                cross_attention_dim: 128,
+                widths: cross_attention_widths(&unet),
+            },
             unet,
         }
     }
@@ -143,9 +154,11 @@ pub fn checkpoint_tensors() -> Vec<TensorSpec> {
 fn checkpoint(sizes: &Sizes) -> Vec<TensorSpec> {
     let mut out = Vec::new();
     let unet = &sizes.unet;
-    let attention = |block: usize| unet.transformer_layers.iter().rev().nth(block).is_some_and(|&d| d > 0);
+    let attention = |block: usize| unet.transformer_layers_per_block.iter().rev().nth(block).is_some_and(|&d| d > 0);
     let table = tables::unet(unet);
-    original(&mut out, "model.diffusion_model.", &table, |n| keymap::original_unet(n, unet.layers, attention));
+    original(&mut out, "model.diffusion_model.", &table, |n| {
+        keymap::original_unet(n, unet.layers_per_block, attention)
+    });
     let text = "conditioner.embedders.0.transformer.";
     original(&mut out, text, &tables::clip_text(&sizes.text), |n| Some(n.to_owned()));
     let mut ids = spec(format!("{text}text_model.embeddings.position_ids"), "position_ids", &[1, 77]);
@@ -158,7 +171,7 @@ fn checkpoint(sizes: &Sizes) -> Vec<TensorSpec> {
     out.push(scale);
     let vae = &sizes.vae;
     let table = [tables::vae_encoder(vae), tables::vae_decoder(vae)].concat();
-    let (levels, first) = (vae.channels.len(), out.len());
+    let (levels, first) = (vae.block_out_channels.len(), out.len());
     original(&mut out, "first_stage_model.", &table, |n| keymap::original_vae(n, levels));
     // The original VAE computes its attention with 1x1 convolutions.
     for tensor in out.iter_mut().skip(first).filter(|t| t.name.contains(".attn_1.") && t.shape.len() == 2) {

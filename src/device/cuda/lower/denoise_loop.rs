@@ -3,7 +3,7 @@
 use super::super::params::{AdvanceParams, ModelInputParams, Pointer, StepParams};
 use super::super::tiles::blocks;
 use super::{Lowering, int, long};
-use crate::device::{Coefficients, Steps};
+use crate::device::{LoopSteps, StepCoefficients};
 use crate::error::{Error, Result};
 use crate::graph::Graph;
 
@@ -14,7 +14,7 @@ const BLOCK: usize = 1024;
 
 /// Where a sampler's state lies in the work slab and, the latents, in that of the results: bytes from its start.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct State {
+pub struct LoopState {
     /// The step's number; after it, the first step that was not finite.
     pub counter: usize,
     /// Guidance scale and rescale.
@@ -37,19 +37,19 @@ pub struct State {
     pub rows: usize,
 }
 
-impl State {
+impl LoopState {
     /// Places from `region`, which gives the start of a region of so many bytes; that of the latents is still to be set.
-    pub(super) fn new(graph: &Graph, steps: &Steps, region: &mut impl FnMut(usize) -> usize) -> Self {
+    pub(super) fn new(graph: &Graph, steps: &LoopSteps, region: &mut impl FnMut(usize) -> usize) -> Self {
         let sample = graph.node(graph.inputs[0].1);
         let rows = sample.shape[0];
         let len = sample.len() / rows;
         Self {
             counter: region(8),
             guidance: region(8),
-            table: region(steps.most * size_of::<Coefficients>()),
+            table: region(steps.max_steps * size_of::<StepCoefficients>()),
             latents: 0,
             history: region(len * 4),
-            noise: region(if steps.noise { steps.most * len * 4 } else { 0 }),
+            noise: region(if steps.noise { steps.max_steps * len * 4 } else { 0 }),
             first: region(rows * len * 4),
             moments: region(len.div_ceil(CHUNK) * 16),
             len,
@@ -59,7 +59,7 @@ impl State {
 }
 
 /// Whether a graph is what a sampler goes around.
-pub(super) fn check(graph: &Graph, steps: &Steps) -> Result<()> {
+pub(super) fn check(graph: &Graph, steps: &LoopSteps) -> Result<()> {
     let bad = |what: &str| Err(Error::Graph(format!("a sampler's graph: {what}")));
     let (Some((_, sample)), [(_, output)]) = (graph.inputs.first(), graph.outputs.as_slice()) else {
         return bad("latents and one output are needed");
@@ -68,7 +68,7 @@ pub(super) fn check(graph: &Graph, steps: &Steps) -> Result<()> {
     if *shape != graph.node(*output).shape || !matches!(shape.first(), Some(1 | 2)) {
         return bad("the output must be as large as the latents, of one row or two");
     }
-    if steps.most == 0 || steps.most > i32::MAX as usize || steps.varying.start == 0 {
+    if steps.max_steps == 0 || steps.max_steps > i32::MAX as usize || steps.varying.start == 0 {
         return bad("at least one step is needed, and the latents are not given for each");
     }
     if steps.varying.end > graph.inputs.len() {
@@ -79,13 +79,13 @@ pub(super) fn check(graph: &Graph, steps: &Steps) -> Result<()> {
 
 impl Lowering<'_> {
     /// What is given goes into `once`; a step is the model's input, the graph, guidance and step, and the counter.
-    pub(super) fn looped(&mut self, steps: &Steps) -> Result<()> {
+    pub(super) fn lower_denoise_loop(&mut self, steps: &LoopSteps) -> Result<()> {
         self.given()?;
         self.once = std::mem::take(&mut self.steps);
         let state = self.regions.state;
         let at = |place: usize| Pointer(self.bases.work + place as u64);
         let latents = Pointer(self.kept(state.latents));
-        let (n, most) = (int(state.len), int(steps.most));
+        let (n, most) = (int(state.len), int(steps.max_steps));
         let negative = if state.rows == 2 { long(state.len) } else { 0 };
         let input = ModelInputParams {
             x: latents,

@@ -13,7 +13,7 @@ mod torch;
 pub use memory::in_memory;
 pub use recipe::from_recipe;
 pub use safetensors::write_safetensors;
-pub use sdxl::{Progress, Sizes, adapter_tensors, checkpoint_tensors, sdxl, vision_tensors};
+pub use sdxl::{Sizes, WriteProgress, adapter_tensors, checkpoint_tensors, sdxl, vision_tensors};
 pub use torch::write_torch;
 
 use crate::error::{Error, Result};

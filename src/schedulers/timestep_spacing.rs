@@ -1,6 +1,6 @@
 //! Number sequences with numpy's and torch's rounding, and the whole timesteps made of them.
 
-use super::Spacing;
+use super::TimestepSpacing;
 
 /// numpy's `linspace(start, stop, n)`, both ends included.
 pub(super) fn linspace(start: f64, stop: f64, n: usize) -> Vec<f64> {
@@ -33,20 +33,20 @@ fn descending(start: f64, step: f64) -> Vec<f64> {
 }
 
 /// Timesteps in descending order, `spacing` as diffusers understands it for Euler (both kinds) and DDIM; only
-/// [`Spacing::Linspace`] gives fractions. Never more than `steps`: numpy's `arange` has one element too many at some
+/// [`TimestepSpacing::Linspace`] gives fractions. Never more than `steps`: numpy's `arange` has one element too many at some
 /// numbers of steps (61 of 1000 is the first), timestep -1, at which diffusers evaluates the model once more.
-pub(super) fn timesteps(spacing: Spacing, train_steps: usize, offset: usize, steps: usize) -> Vec<f64> {
+pub(super) fn timesteps(spacing: TimestepSpacing, train_steps: usize, offset: usize, steps: usize) -> Vec<f64> {
     match spacing {
-        Spacing::Linspace => linspace(0.0, (train_steps - 1) as f64, steps).into_iter().rev().collect(),
-        Spacing::Leading => {
+        TimestepSpacing::Linspace => linspace(0.0, (train_steps - 1) as f64, steps).into_iter().rev().collect(),
+        TimestepSpacing::Leading => {
             let ratio = train_steps / steps;
             (0..steps).rev().map(|i| (i * ratio + offset) as f64).collect()
         }
-        Spacing::Trailing => trailing(train_steps, train_steps, steps),
+        TimestepSpacing::Trailing => trailing(train_steps, train_steps, steps),
     }
 }
 
-/// [`Spacing::Trailing`] from `last` down, in strides of `train_steps / steps`.
+/// [`TimestepSpacing::Trailing`] from `last` down, in strides of `train_steps / steps`.
 pub(super) fn trailing(last: usize, train_steps: usize, steps: usize) -> Vec<f64> {
     let values = descending(last as f64, train_steps as f64 / steps as f64);
     values.into_iter().map(|t| t.round_ties_even() - 1.0).filter(|&t| t >= 0.0).collect()
@@ -58,12 +58,12 @@ mod tests {
 
     #[test]
     fn spacings() {
-        assert_eq!(timesteps(Spacing::Leading, 1000, 1, 4), [751.0, 501.0, 251.0, 1.0]);
-        assert_eq!(timesteps(Spacing::Trailing, 1000, 1, 7), [999.0, 856.0, 713.0, 570.0, 428.0, 285.0, 142.0]);
-        assert_eq!(timesteps(Spacing::Linspace, 1000, 1, 3), [999.0, 499.5, 0.0]);
-        assert_eq!(timesteps(Spacing::Linspace, 1000, 1, 1), [0.0]);
+        assert_eq!(timesteps(TimestepSpacing::Leading, 1000, 1, 4), [751.0, 501.0, 251.0, 1.0]);
+        assert_eq!(timesteps(TimestepSpacing::Trailing, 1000, 1, 7), [999.0, 856.0, 713.0, 570.0, 428.0, 285.0, 142.0]);
+        assert_eq!(timesteps(TimestepSpacing::Linspace, 1000, 1, 3), [999.0, 499.5, 0.0]);
+        assert_eq!(timesteps(TimestepSpacing::Linspace, 1000, 1, 1), [0.0]);
         for steps in [61, 103, 499, 998] {
-            assert_eq!(timesteps(Spacing::Trailing, 1000, 0, steps).len(), steps);
+            assert_eq!(timesteps(TimestepSpacing::Trailing, 1000, 0, steps).len(), steps);
         }
     }
 

@@ -1,8 +1,8 @@
 //! All steps of a sampler: everything up, a replay for each step; the latents stay for the decoder.
 
-use super::driver::MARKS;
-use super::program::{CudaProgram, take};
-use crate::device::{Program, Role, Sampled, Sampler, Sampling, Steps};
+use super::driver::EVENTS;
+use super::executable::{CudaExecutable, lock_stream};
+use crate::device::{DenoiseInputs, DenoiseLoop, DenoiseOutput, Executable, LoopSteps, Role};
 use crate::error::{Error, Result};
 use bytemuck::cast_slice;
 
@@ -10,15 +10,15 @@ fn bad(what: String) -> Error {
     Error::Graph(format!("sampler: {what}"))
 }
 
-impl CudaProgram {
+impl CudaExecutable {
     /// Refuses what has other lengths than was declared.
-    fn check_sampling(&self, job: &Sampling<'_>) -> Result<Steps> {
+    fn check_sampling(&self, job: &DenoiseInputs<'_>) -> Result<LoopSteps> {
         let Role::Denoise(steps) = self.role.clone() else {
             return Err(bad("the program was not loaded as one".into()));
         };
         let (n, count) = (self.regions().state.len, job.table.len());
-        if count == 0 || count > steps.most {
-            return Err(bad(format!("{count} steps; 1 to {} are possible", steps.most)));
+        if count == 0 || count > steps.max_steps {
+            return Err(bad(format!("{count} steps; 1 to {} are possible", steps.max_steps)));
         }
         let graph = self.graph();
         if job.inputs.len() != graph.inputs.len() {
@@ -44,18 +44,18 @@ impl CudaProgram {
     }
 
     /// Takes everything that the steps read to the device.
-    fn fill(&mut self, job: &Sampling<'_>, steps: &Steps) -> Result<()> {
+    fn fill(&mut self, job: &DenoiseInputs<'_>, steps: &LoopSteps) -> Result<()> {
         let (regions, driver) = (*self.regions(), self.driver.clone());
         let state = regions.state;
         // What varies goes up by itself.
         let rest = job.inputs.iter().enumerate().map(|(k, values)| {
             let len = if steps.varying.contains(&k) { 0 } else { values.len() };
-            values.part(0..len)
+            values.slice(0..len)
         });
-        self.gather(&rest.collect::<Result<Vec<_>>>()?)?;
+        self.bind_inputs(&rest.collect::<Result<Vec<_>>>()?)?;
         for k in steps.varying.clone() {
             let at = self.lowered.bindings.inputs[k].varying.unwrap_or(0);
-            self.fetch(&job.inputs[k], self.at(regions.varying[0] + at * 4))?;
+            self.copy_in(&job.inputs[k], self.at(regions.varying[0] + at * 4))?;
         }
         self.begin()?;
         driver.upload(self.at(state.counter), cast_slice(&[0, i32::MAX]))?;
@@ -69,47 +69,51 @@ impl CudaProgram {
     }
 
     /// The steps: nothing here is allocated, and nothing comes back.
-    fn steps(&mut self, job: &Sampling<'_>, reached: &mut dyn FnMut(usize) -> Result<()>) -> Result<()> {
+    fn steps(&mut self, job: &DenoiseInputs<'_>, reached: &mut dyn FnMut(usize) -> Result<()>) -> Result<()> {
         let (regions, driver) = (*self.regions(), self.driver.clone());
         let state = regions.state;
         let count = job.table.len();
         for i in 0..count {
-            if i >= MARKS {
-                driver.wait_for(i % MARKS)?;
+            if i >= EVENTS {
+                driver.synchronize_event(i % EVENTS)?;
             }
-            reached((i + 1).saturating_sub(MARKS))?;
+            reached((i + 1).saturating_sub(EVENTS))?;
             self.execute()?;
-            if i == 0 && job.keep_first {
+            if i == 0 && job.capture_first {
                 let from = regions.outputs + self.lowered.bindings.outputs[0] * 4;
                 driver.copy(self.kept(from), self.at(state.first), state.rows * state.len * 4)?;
             }
-            driver.mark(i % MARKS)?;
+            driver.record_event(i % EVENTS)?;
         }
-        for i in count.saturating_sub(MARKS)..count {
-            driver.wait_for(i % MARKS)?;
+        for i in count.saturating_sub(EVENTS)..count {
+            driver.synchronize_event(i % EVENTS)?;
             reached(i + 1)?;
         }
         Ok(())
     }
 }
 
-impl Sampler for CudaProgram {
-    fn sample(&mut self, job: &Sampling<'_>, reached: &mut dyn FnMut(usize) -> Result<()>) -> Result<Sampled> {
+impl DenoiseLoop for CudaExecutable {
+    fn denoise(
+        &mut self,
+        job: &DenoiseInputs<'_>,
+        reached: &mut dyn FnMut(usize) -> Result<()>,
+    ) -> Result<DenoiseOutput> {
         let steps = self.check_sampling(job)?;
         let turn = self.turn.clone();
-        let _turn = take(&turn);
+        let _turn = lock_stream(&turn);
         self.fill(job, &steps)?;
         self.steps(job, reached)?;
         let state = self.regions().state;
-        let mut first_output = vec![0.0f32; if job.keep_first { state.rows * state.len } else { 0 }];
+        let mut first_output = vec![0.0f32; if job.capture_first { state.rows * state.len } else { 0 }];
         let mut counters = [0i32; 2];
         let driver = self.driver.clone();
         driver.download(self.at(state.counter), bytemuck::cast_slice_mut(&mut counters))?;
-        if job.keep_first {
+        if job.capture_first {
             driver.download(self.at(state.first), bytemuck::cast_slice_mut(&mut first_output))?;
         }
         let not_finite = usize::try_from(counters[1]).ok().filter(|step| *step < job.table.len());
         let latents = self.resident(state.latents, state.len);
-        Ok(Sampled { latents, first_output, not_finite })
+        Ok(DenoiseOutput { latents, first_output, not_finite })
     }
 }

@@ -7,7 +7,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 /// Memory of a device that holds f32 values.
-pub trait Memory: Any + Send + Sync {
+pub trait DeviceBuffer: Any + Send + Sync {
     /// Waits for the device and copies values, the first of them `start` values from the memory's begin.
     ///
     /// # Errors
@@ -17,15 +17,15 @@ pub trait Memory: Any + Send + Sync {
 
 /// f32 values in a device's memory, until the program that left them there runs again. Cheap to clone.
 #[derive(Clone)]
-pub struct Resident {
-    memory: Arc<dyn Memory>,
+pub struct DeviceTensor {
+    memory: Arc<dyn DeviceBuffer>,
     start: usize,
     len: usize,
 }
 
-impl Resident {
+impl DeviceTensor {
     /// So many values from `start` on.
-    pub fn new(memory: Arc<dyn Memory>, start: usize, len: usize) -> Self {
+    pub fn new(memory: Arc<dyn DeviceBuffer>, start: usize, len: usize) -> Self {
         Self { memory, start, len }
     }
 
@@ -40,7 +40,7 @@ impl Resident {
     }
 }
 
-impl std::fmt::Debug for Resident {
+impl std::fmt::Debug for DeviceTensor {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Resident({} values)", self.len)
     }
@@ -48,19 +48,19 @@ impl std::fmt::Debug for Resident {
 
 /// f32 values that a program takes or gives.
 #[derive(Debug, Clone)]
-pub enum Values<'a> {
+pub enum TensorRef<'a> {
     /// In the host's memory.
     Host(Cow<'a, [f32]>),
     /// In a device's own.
-    Resident(Resident),
+    Device(DeviceTensor),
 }
 
-impl Values<'_> {
+impl TensorRef<'_> {
     /// How many there are.
     pub fn len(&self) -> usize {
         match self {
             Self::Host(values) => values.len(),
-            Self::Resident(values) => values.len,
+            Self::Device(values) => values.len,
         }
     }
 
@@ -73,15 +73,15 @@ impl Values<'_> {
     ///
     /// # Errors
     /// [`Error::Graph`] for values that are not there.
-    pub fn part(&self, range: Range<usize>) -> Result<Values<'_>> {
+    pub fn slice(&self, range: Range<usize>) -> Result<TensorRef<'_>> {
         let Range { start, end } = range;
         if start > end || end > self.len() {
             return Err(Error::Graph(format!("values {start} to {end} of {}", self.len())));
         }
         Ok(match self {
-            Self::Host(values) => Values::from(&values[start..end]),
-            Self::Resident(all) => {
-                Values::Resident(Resident { start: all.start + start, len: end - start, ..all.clone() })
+            Self::Host(values) => TensorRef::from(&values[start..end]),
+            Self::Device(all) => {
+                TensorRef::Device(DeviceTensor { start: all.start + start, len: end - start, ..all.clone() })
             }
         })
     }
@@ -93,7 +93,7 @@ impl Values<'_> {
     pub fn read(&self) -> Result<Cow<'_, [f32]>> {
         match self {
             Self::Host(values) => Ok(Cow::Borrowed(values)),
-            Self::Resident(values) => {
+            Self::Device(values) => {
                 let mut to = vec![0.0; values.len];
                 values.memory.read(values.start, &mut to)?;
                 Ok(Cow::Owned(to))
@@ -102,21 +102,21 @@ impl Values<'_> {
     }
 }
 
-impl<'a> From<&'a [f32]> for Values<'a> {
+impl<'a> From<&'a [f32]> for TensorRef<'a> {
     fn from(values: &'a [f32]) -> Self {
         Self::Host(Cow::Borrowed(values))
     }
 }
 
-impl From<Vec<f32>> for Values<'_> {
+impl From<Vec<f32>> for TensorRef<'_> {
     fn from(values: Vec<f32>) -> Self {
         Self::Host(Cow::Owned(values))
     }
 }
 
-impl From<Resident> for Values<'_> {
-    fn from(values: Resident) -> Self {
-        Self::Resident(values)
+impl From<DeviceTensor> for TensorRef<'_> {
+    fn from(values: DeviceTensor) -> Self {
+        Self::Device(values)
     }
 }
 
@@ -126,7 +126,7 @@ mod tests {
 
     struct Counting;
 
-    impl Memory for Counting {
+    impl DeviceBuffer for Counting {
         fn read(&self, start: usize, to: &mut [f32]) -> Result<()> {
             to.iter_mut().enumerate().for_each(|(i, v)| *v = (start + i) as f32);
             Ok(())
@@ -135,16 +135,16 @@ mod tests {
 
     #[test]
     fn parts_of_values() {
-        let there = Values::from(Resident::new(Arc::new(Counting), 10, 6));
-        let here = Values::from(vec![10.0, 11.0, 12.0, 13.0, 14.0, 15.0]);
+        let there = TensorRef::from(DeviceTensor::new(Arc::new(Counting), 10, 6));
+        let here = TensorRef::from(vec![10.0, 11.0, 12.0, 13.0, 14.0, 15.0]);
         for values in [there, here] {
             assert_eq!((values.len(), values.is_empty()), (6, false));
             assert_eq!(*values.read().unwrap(), [10.0, 11.0, 12.0, 13.0, 14.0, 15.0]);
-            let part = values.part(2..5).unwrap();
+            let part = values.slice(2..5).unwrap();
             assert_eq!(*part.read().unwrap(), [12.0, 13.0, 14.0]);
-            assert_eq!(*part.part(1..2).unwrap().read().unwrap(), [13.0]);
-            assert!(part.part(3..3).unwrap().is_empty());
-            assert!(part.part(2..4).is_err() && values.part(7..7).is_err());
+            assert_eq!(*part.slice(1..2).unwrap().read().unwrap(), [13.0]);
+            assert!(part.slice(3..3).unwrap().is_empty());
+            assert!(part.slice(2..4).is_err() && values.slice(7..7).is_err());
         }
     }
 }

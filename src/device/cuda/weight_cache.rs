@@ -5,46 +5,46 @@
 //! stays until the last program that reads anything in it has gone.
 
 use super::driver::Driver;
-use super::program::Slab;
-use super::weights::{Block, Form, Job, Jobs, stage, staging};
+use super::executable::DeviceAllocation;
+use super::weights::{Block, StorageFormat, WeightCopy, WeightLayout, staging, upload};
 use crate::error::Result;
 use crate::tensor::DType;
-use crate::weights::Storage;
+use crate::weights::MappedBytes;
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 /// A tensor in a form: as long as its memory is there, no other has the same.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct Part {
+struct TensorKey {
     storage: usize,
     offset: usize,
     dtype: DType,
     shape: Vec<usize>,
     strides: Vec<usize>,
-    form: Form,
+    form: StorageFormat,
     /// Bytes from the block's start.
     at: usize,
 }
 
 /// What a block holds.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(super) struct Key {
+pub(super) struct BlockKey {
     dtype: DType,
     bytes: usize,
-    parts: Vec<Part>,
+    parts: Vec<TensorKey>,
 }
 
-impl Key {
-    fn new(dtype: DType, block: &Block, jobs: &[Job]) -> Self {
-        let part = |job: &Job| {
-            let (storage, offset) = job.weight.place();
-            Part {
+impl BlockKey {
+    fn new(dtype: DType, block: &Block, jobs: &[WeightCopy]) -> Self {
+        let part = |job: &WeightCopy| {
+            let (storage, offset) = job.weight.location();
+            TensorKey {
                 storage: Arc::as_ptr(storage) as usize,
                 offset,
                 dtype: job.weight.dtype(),
                 shape: job.weight.shape().to_vec(),
                 strides: job.weight.strides().to_vec(),
-                form: job.form,
+                form: job.format,
                 at: job.offset - block.offset,
             }
         };
@@ -54,60 +54,60 @@ impl Key {
 
 /// The blocks of some programs, each counted once.
 #[derive(Debug, Default)]
-pub(super) struct Distinct(HashSet<Key>);
+pub(super) struct DistinctBlocks(HashSet<BlockKey>);
 
-impl Distinct {
+impl DistinctBlocks {
     /// Bytes of those blocks that were not there yet.
-    pub(super) fn add(&mut self, dtype: DType, jobs: &Jobs) -> usize {
-        let keys = jobs.blocks().map(|(block, jobs)| Key::new(dtype, block, jobs));
+    pub(super) fn add(&mut self, dtype: DType, jobs: &WeightLayout) -> usize {
+        let keys = jobs.blocks().map(|(block, jobs)| BlockKey::new(dtype, block, jobs));
         keys.map(|key| (key.bytes, self.0.insert(key))).filter(|(_, new)| *new).map(|(bytes, _)| bytes).sum()
     }
 }
 
-struct Held {
-    slab: Weak<Slab>,
+struct CachedBlock {
+    allocation: Weak<DeviceAllocation>,
     address: u64,
     /// While these are there, no other memory has the address of the key.
-    _storage: Vec<Weak<Storage>>,
+    _storage: Vec<Weak<MappedBytes>>,
 }
 
 /// See the module.
 #[derive(Default)]
-pub(super) struct Store(Mutex<HashMap<Key, Held>>);
+pub(super) struct WeightCache(Mutex<HashMap<BlockKey, CachedBlock>>);
 
 /// Where a program's blocks are: addresses by offset, and the slabs for as long as the program lives.
 #[derive(Default)]
-pub(super) struct Places {
+pub(super) struct WeightAddresses {
     addresses: Vec<(usize, u64)>,
-    slabs: Vec<Arc<Slab>>,
+    allocations: Vec<Arc<DeviceAllocation>>,
 }
 
-impl Places {
+impl WeightAddresses {
     /// The address of the block of that offset.
     pub(super) fn address(&self, offset: usize) -> u64 {
         self.addresses.binary_search_by_key(&offset, |(at, _)| *at).map_or(0, |i| self.addresses[i].1)
     }
 
     /// Address and bytes of each slab.
-    pub(super) fn slabs(&self) -> impl Iterator<Item = (u64, usize)> {
-        self.slabs.iter().map(|slab| (slab.address(), slab.bytes()))
+    pub(super) fn allocations(&self) -> impl Iterator<Item = (u64, usize)> {
+        self.allocations.iter().map(|slab| (slab.address(), slab.bytes()))
     }
 
-    fn keep(&mut self, slab: Arc<Slab>) {
-        if !self.slabs.iter().any(|held| Arc::ptr_eq(held, &slab)) {
-            self.slabs.push(slab);
+    fn keep(&mut self, slab: Arc<DeviceAllocation>) {
+        if !self.allocations.iter().any(|held| Arc::ptr_eq(held, &slab)) {
+            self.allocations.push(slab);
         }
     }
 }
 
 /// What of a program's weights is there, and what is not.
-pub(super) struct Found<'a> {
-    store: &'a Store,
+pub(super) struct CacheLookup<'a> {
+    store: &'a WeightCache,
     dtype: DType,
-    places: Places,
+    places: WeightAddresses,
     /// With the offset in a new slab.
-    missing: Vec<(Key, usize, &'a [Job])>,
-    /// Offsets of blocks in [`Jobs`] and in the new slab.
+    missing: Vec<(BlockKey, usize, &'a [WeightCopy])>,
+    /// Offsets of blocks in [`WeightLayout`] and in the new slab.
     new: Vec<(usize, usize)>,
     /// Bytes of a new slab.
     pub(super) bytes: usize,
@@ -115,24 +115,24 @@ pub(super) struct Found<'a> {
     pub(super) staging: usize,
 }
 
-impl Store {
+impl WeightCache {
     /// Looks for the weights of a program that stores tensors as `dtype`.
-    pub(super) fn find<'a>(&'a self, dtype: DType, jobs: &'a Jobs) -> Found<'a> {
+    pub(super) fn find<'a>(&'a self, dtype: DType, jobs: &'a WeightLayout) -> CacheLookup<'a> {
         let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        held.retain(|_, held| held.slab.strong_count() > 0);
-        let mut found = Found {
+        held.retain(|_, held| held.allocation.strong_count() > 0);
+        let mut found = CacheLookup {
             store: self,
             dtype,
-            places: Places::default(),
+            places: WeightAddresses::default(),
             missing: Vec::new(),
             new: Vec::new(),
             bytes: 0,
             staging: 0,
         };
-        let mut seen: HashMap<Key, usize> = HashMap::new();
+        let mut seen: HashMap<BlockKey, usize> = HashMap::new();
         for (block, jobs) in jobs.blocks() {
-            let key = Key::new(dtype, block, jobs);
-            if let Some((slab, address)) = held.get(&key).and_then(|h| Some((h.slab.upgrade()?, h.address))) {
+            let key = BlockKey::new(dtype, block, jobs);
+            if let Some((slab, address)) = held.get(&key).and_then(|h| Some((h.allocation.upgrade()?, h.address))) {
                 found.places.keep(slab);
                 found.places.addresses.push((block.offset, address));
                 continue;
@@ -150,31 +150,34 @@ impl Store {
     }
 }
 
-impl Found<'_> {
+impl CacheLookup<'_> {
     /// Takes up what is missing.
     ///
     /// # Errors
     /// Those of the driver; nothing is kept then.
-    pub(super) fn complete(self, driver: &Arc<dyn Driver>) -> Result<Places> {
-        let Found { store, dtype, mut places, missing, new, bytes, .. } = self;
+    pub(super) fn complete(self, driver: &Arc<dyn Driver>) -> Result<WeightAddresses> {
+        let CacheLookup { store, dtype, mut places, missing, new, bytes, .. } = self;
         if bytes == 0 {
             return Ok(places);
         }
-        let slab = Arc::new(Slab::new(driver.clone(), bytes)?);
+        let slab = Arc::new(DeviceAllocation::new(driver.clone(), bytes)?);
         let base = slab.address();
         let at = |at: &usize, part: usize| base + (at + part) as u64;
-        let mut jobs: Vec<(u64, &Job)> = Vec::new();
+        let mut jobs: Vec<(u64, &WeightCopy)> = Vec::new();
         for (key, offset, parts) in &missing {
             jobs.extend(parts.iter().zip(&key.parts).map(|(job, part)| (at(offset, part.at), job)));
         }
         let begun = std::time::Instant::now();
-        stage(driver, dtype, &jobs)?;
+        upload(driver, dtype, &jobs)?;
         let seconds = begun.elapsed().as_secs_f64();
         tracing::debug!(target: crate::device::UPLOADS, seconds, bytes = bytes as u64, "took weights up");
         let mut held = store.0.lock().unwrap_or_else(PoisonError::into_inner);
         for (key, offset, jobs) in missing {
-            let storage = jobs.iter().map(|job| Arc::downgrade(job.weight.place().0)).collect();
-            held.insert(key, Held { slab: Arc::downgrade(&slab), address: at(&offset, 0), _storage: storage });
+            let storage = jobs.iter().map(|job| Arc::downgrade(job.weight.location().0)).collect();
+            held.insert(
+                key,
+                CachedBlock { allocation: Arc::downgrade(&slab), address: at(&offset, 0), _storage: storage },
+            );
         }
         places.addresses.extend(new.iter().map(|(offset, place)| (*offset, at(place, 0))));
         places.addresses.sort_unstable();

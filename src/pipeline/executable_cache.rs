@@ -1,8 +1,8 @@
 //! The programs that a pipeline has built, kept for the next request.
 
 use super::Pipeline;
-use super::build::Plan;
-use crate::device::{Program, Steps};
+use super::compile::RequestPlan;
+use crate::device::{Executable, LoopSteps};
 use crate::error::{Error, Result};
 use crate::models::unet::UnetShape;
 use std::collections::HashSet;
@@ -10,18 +10,18 @@ use std::time::Instant;
 
 /// What a program was built for.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Key {
+pub(super) enum ExecutableKey {
     /// Encoder and depth.
     Text {
         encoder: usize,
         depth: usize,
     },
     Image,
-    Condition(Plan),
+    Condition(RequestPlan),
     /// For a sampler on the device with its steps.
     Denoise {
         shape: UnetShape,
-        steps: Option<Steps>,
+        steps: Option<LoopSteps>,
     },
     Decode {
         height: usize,
@@ -31,26 +31,30 @@ pub(super) enum Key {
 
 /// The most recently used programs, newest last.
 #[derive(Default)]
-pub(super) struct Programs {
-    kept: Vec<(Key, Box<dyn Program>)>,
+pub(super) struct ExecutableCache {
+    kept: Vec<(ExecutableKey, Box<dyn Executable>)>,
     /// What was prepared for, newest last.
-    plans: Vec<Plan>,
+    plans: Vec<RequestPlan>,
     /// Whether encoders go once they have done their work.
     pub(super) free_encoders: bool,
 }
 
 /// The target of the events that tell of programs, at the level of debugging: `held`, the bytes that all of them hold (on a GPU
 /// their weights are among them), and where one was made `seconds`, the time that it took.
-pub const PROGRAMS: &str = "braid::programs";
+pub const EXECUTABLES: &str = "braid::programs";
 
 /// Programs kept: those of two resolutions with all their stages.
 const KEPT: usize = 12;
 /// Plans that are remembered.
 const PLANS: usize = 4;
 
-impl Programs {
+impl ExecutableCache {
     /// The program for `key`, built by `build` where it is not there.
-    pub(super) fn get(&mut self, key: Key, build: impl Fn() -> Result<Box<dyn Program>>) -> Result<&mut dyn Program> {
+    pub(super) fn get(
+        &mut self,
+        key: ExecutableKey,
+        build: impl Fn() -> Result<Box<dyn Executable>>,
+    ) -> Result<&mut dyn Executable> {
         let (entry, seconds) = match self.kept.iter().position(|(k, _)| *k == key) {
             Some(at) => (self.kept.remove(at), None),
             None => {
@@ -72,28 +76,28 @@ impl Programs {
         let at = self.kept.len();
         self.kept.push(entry);
         if let Some(seconds) = seconds {
-            tracing::debug!(target: PROGRAMS, seconds, held = self.bytes() as u64, "made a program");
+            tracing::debug!(target: EXECUTABLES, seconds, held = self.bytes() as u64, "made a program");
         }
         Ok(self.kept[at].1.as_mut())
     }
 
     /// Whether UNet and decoder of a plan are there.
-    pub(super) fn has(&self, p: &Pipeline, plan: &Plan) -> bool {
+    pub(super) fn has(&self, p: &Pipeline, plan: &RequestPlan) -> bool {
         let UnetShape { height, width, .. } = plan.shape;
-        let denoise = Key::Denoise { shape: plan.shape.clone(), steps: plan.sampler(p) };
-        [denoise, Key::Decode { height, width }].iter().all(|key| self.kept.iter().any(|(k, _)| k == key))
+        let denoise = ExecutableKey::Denoise { shape: plan.shape.clone(), steps: plan.sampler(p) };
+        [denoise, ExecutableKey::Decode { height, width }].iter().all(|key| self.kept.iter().any(|(k, _)| k == key))
     }
 
     /// Lets the encoders go, where that was decided.
-    pub(super) fn encoded(&mut self) {
+    pub(super) fn release_encoders(&mut self) {
         if self.free_encoders {
-            self.kept.retain(|(key, _)| !matches!(key, Key::Text { .. } | Key::Image));
-            tracing::debug!(target: PROGRAMS, held = self.bytes() as u64, "gave the encoders back");
+            self.kept.retain(|(key, _)| !matches!(key, ExecutableKey::Text { .. } | ExecutableKey::Image));
+            tracing::debug!(target: EXECUTABLES, held = self.bytes() as u64, "gave the encoders back");
         }
     }
 
     /// Remembers that programs for this plan are there.
-    pub(super) fn prepared(&mut self, plan: Plan) {
+    pub(super) fn prepared(&mut self, plan: RequestPlan) {
         self.plans.retain(|p| *p != plan);
         if self.plans.len() == PLANS {
             self.plans.remove(0);
@@ -102,7 +106,7 @@ impl Programs {
     }
 
     /// The newest plan that was prepared for and covers this one; else this one.
-    pub(super) fn plan_for(&self, plan: Plan) -> Plan {
+    pub(super) fn covering_plan(&self, plan: RequestPlan) -> RequestPlan {
         self.plans.iter().rev().find(|prepared| prepared.covers(&plan)).cloned().unwrap_or(plan)
     }
 
@@ -135,7 +139,7 @@ mod tests {
     /// With the pieces that it shares.
     struct Fake(Graph, Vec<u64>);
 
-    impl Program for Fake {
+    impl Executable for Fake {
         fn run(&mut self, _: &[&[f32]], _: &mut [&mut [f32]]) -> Result<()> {
             Ok(())
         }
@@ -153,17 +157,17 @@ mod tests {
         }
     }
 
-    fn fake() -> Result<Box<dyn Program>> {
+    fn fake() -> Result<Box<dyn Executable>> {
         Ok(Box::new(Fake(Graph::default(), Vec::new())))
     }
 
-    fn key(width: usize) -> Key {
-        Key::Decode { height: 1, width }
+    fn key(width: usize) -> ExecutableKey {
+        ExecutableKey::Decode { height: 1, width }
     }
 
     #[test]
     fn the_oldest_make_room() {
-        let mut programs = Programs::default();
+        let mut programs = ExecutableCache::default();
         for width in 0..KEPT + 3 {
             programs.get(key(width), fake).unwrap();
             programs.get(key(0), || panic!("the one in use was given up")).unwrap();
@@ -174,7 +178,7 @@ mod tests {
 
     #[test]
     fn what_is_shared_counts_once() {
-        let mut programs = Programs::default();
+        let mut programs = ExecutableCache::default();
         for (width, pieces) in [vec![7], vec![7, 8], vec![9], vec![]].into_iter().enumerate() {
             programs.get(key(width), || Ok(Box::new(Fake(Graph::default(), pieces.clone())))).unwrap();
         }
@@ -184,7 +188,7 @@ mod tests {
     #[test]
     fn where_memory_is_short_the_others_go() {
         let short = || Err(Error::Memory { stage: "decode", need: 2, have: 1, hint: String::new() });
-        let mut programs = Programs::default();
+        let mut programs = ExecutableCache::default();
         programs.get(key(0), fake).unwrap();
         programs.get(key(1), fake).unwrap();
         let tries = std::cell::Cell::new(0);

@@ -1,25 +1,25 @@
 //! A graph made ready on a CUDA device: its slabs, launches with all their parameters, one captured graph.
 
-use super::driver::{Driver, Function, GemmPlan, GraphHandle, Launch, Staging};
-use super::handover::Results;
-use super::lower::{Bases, Lowered, Regions, Settings, Step, lower};
-use super::report::Report;
-use super::store::{Places, Store};
-use crate::device::{Left, Painted, Program, Role, Sampler, Values};
+use super::driver::{Driver, Function, GemmPlan, GraphExec, Launch, Staging};
+use super::lower::{BaseAddresses, Command, Lowered, LoweringOptions, MemoryLayout, lower};
+use super::report::LoweringReport;
+use super::resident::Results;
+use super::weight_cache::{WeightAddresses, WeightCache};
+use crate::device::{DecodedImage, DenoiseLoop, Executable, ResidentOutputs, Role, TensorRef};
 use crate::error::{Error, Result};
-use crate::graph::{Graph, Plan};
+use crate::graph::{Graph, MemoryPlan};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 /// Memory of a device that is given back when this goes.
-pub(super) struct Slab {
+pub(super) struct DeviceAllocation {
     pub(super) driver: Arc<dyn Driver>,
     address: u64,
     bytes: usize,
 }
 
-impl Slab {
+impl DeviceAllocation {
     pub(super) fn new(driver: Arc<dyn Driver>, bytes: usize) -> Result<Self> {
         let address = driver.allocate(bytes)?;
         Ok(Self { driver, address, bytes })
@@ -34,14 +34,14 @@ impl Slab {
     }
 }
 
-impl Drop for Slab {
+impl Drop for DeviceAllocation {
     fn drop(&mut self) {
         self.driver.free(self.address);
     }
 }
 
 /// A step with what the driver prepared for it.
-enum Ready {
+enum PreparedCommand {
     Launch(Launch),
     Gemm(GemmPlan),
     Copy(u64, u64, usize),
@@ -49,68 +49,68 @@ enum Ready {
 }
 
 /// What a run replays.
-enum Captured {
+enum CaptureState {
     /// Nothing has run yet.
     Cold,
     /// Every kernel has run once, so that the libraries have loaded theirs, which a capture would not allow.
     Warm,
     /// The driver does not capture.
     Never,
-    Graph(GraphHandle),
+    Graph(GraphExec),
 }
 
 /// Whose turn it is on the driver's one stream.
-pub(super) type Turn = Arc<Mutex<()>>;
+pub(super) type StreamLock = Arc<Mutex<()>>;
 
 /// What programs of one device share.
 #[derive(Clone, Default)]
 pub(super) struct Shared {
-    pub(super) turn: Turn,
-    pub(super) weights: Arc<Store>,
+    pub(super) stream_lock: StreamLock,
+    pub(super) weights: Arc<WeightCache>,
 }
 
 /// A panic of another program's run leaves nothing behind that a turn protects.
-pub(super) fn take(turn: &Turn) -> MutexGuard<'_, ()> {
+pub(super) fn lock_stream(turn: &StreamLock) -> MutexGuard<'_, ()> {
     turn.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// See the module. Dropped in this order: what was captured and prepared, then the slabs.
-pub struct CudaProgram {
+pub struct CudaExecutable {
     pub(super) driver: Arc<dyn Driver>,
-    pub(super) turn: Turn,
+    pub(super) turn: StreamLock,
     pub(super) graph: Graph,
     pub(super) role: Role,
     pub(super) lowered: Lowered,
-    report: Report,
-    once: Vec<Ready>,
-    steps: Vec<Ready>,
-    captured: Captured,
+    report: LoweringReport,
+    once: Vec<PreparedCommand>,
+    steps: Vec<PreparedCommand>,
+    captured: CaptureState,
     pub(super) staging: Box<dyn Staging>,
-    work: Slab,
+    work: DeviceAllocation,
     pub(super) results: Arc<Results>,
-    weights: Places,
+    weights: WeightAddresses,
 }
 
-impl CudaProgram {
+impl CudaExecutable {
     /// Plans a fused graph, stages its weights and prepares every launch, for its part in a request.
     pub(super) fn new(
         driver: Arc<dyn Driver>,
         shared: &Shared,
         graph: Graph,
-        settings: &Settings,
+        settings: &LoweringOptions,
         role: Role,
     ) -> Result<Self> {
-        let plan = Plan::new(&graph);
-        let sizes = lower(&graph, &plan, settings, &role, Bases::default())?;
-        let report = Report::new(&sizes);
-        let turn = shared.turn.clone();
-        let _turn = take(&turn);
-        let found = shared.weights.find(settings.dtype, &sizes.jobs);
-        demand(driver.as_ref(), &report, found.bytes, found.staging)?;
+        let plan = MemoryPlan::new(&graph);
+        let sizes = lower(&graph, &plan, settings, &role, BaseAddresses::default())?;
+        let report = LoweringReport::new(&sizes);
+        let turn = shared.stream_lock.clone();
+        let _turn = lock_stream(&turn);
+        let found = shared.weights.find(settings.dtype, &sizes.weights);
+        require_memory(driver.as_ref(), &report, found.bytes, found.staging)?;
         let weights = found.complete(&driver)?;
-        let work = Slab::new(driver.clone(), sizes.regions.end.max(1))?;
-        let slab = Slab::new(driver.clone(), sizes.regions.results.max(1))?;
-        let bases = Bases { weights: Some(&weights), results: slab.address(), work: work.address() };
+        let work = DeviceAllocation::new(driver.clone(), sizes.regions.end.max(1))?;
+        let slab = DeviceAllocation::new(driver.clone(), sizes.regions.results.max(1))?;
+        let bases = BaseAddresses { weights: Some(&weights), results: slab.address(), work: work.address() };
         let lowered = lower(&graph, &plan, settings, &role, bases)?;
         let staging = driver.staging(lowered.bindings.upload().max(lowered.regions.results))?;
         let mut program = Self {
@@ -122,7 +122,7 @@ impl CudaProgram {
             report,
             once: Vec::new(),
             steps: Vec::new(),
-            captured: Captured::Cold,
+            captured: CaptureState::Cold,
             staging,
             work,
             results: Arc::new(Results::new(slab, turn.clone())),
@@ -142,10 +142,10 @@ impl CudaProgram {
         Ok(())
     }
 
-    fn ready(&self, steps: Vec<Step>, functions: &mut HashMap<String, Function>) -> Result<Vec<Ready>> {
+    fn ready(&self, steps: Vec<Command>, functions: &mut HashMap<String, Function>) -> Result<Vec<PreparedCommand>> {
         let one = |step| {
             Ok(match step {
-                Step::Launch(mut launch) => {
+                Command::Launch(mut launch) => {
                     launch.function = match functions.get(&launch.entry) {
                         Some(function) => *function,
                         None => {
@@ -154,18 +154,18 @@ impl CudaProgram {
                             function
                         }
                     };
-                    Ready::Launch(launch)
+                    PreparedCommand::Launch(launch)
                 }
-                Step::Gemm(gemm) => Ready::Gemm(self.driver.prepare_gemm(&gemm)?),
-                Step::Copy(from, to, bytes) => Ready::Copy(from, to, bytes),
-                Step::Fill(to, bytes, value) => Ready::Fill(to, bytes, value),
+                Command::Gemm(gemm) => PreparedCommand::Gemm(self.driver.prepare_gemm(&gemm)?),
+                Command::Copy(from, to, bytes) => PreparedCommand::Copy(from, to, bytes),
+                Command::Memset(to, bytes, value) => PreparedCommand::Fill(to, bytes, value),
             })
         };
         steps.into_iter().map(one).collect()
     }
 
     /// What the graph became.
-    pub fn report(&self) -> &Report {
+    pub fn report(&self) -> &LoweringReport {
         &self.report
     }
 
@@ -179,24 +179,24 @@ impl CudaProgram {
         self.results.address() + place as u64
     }
 
-    pub(super) fn regions(&self) -> &Regions {
+    pub(super) fn regions(&self) -> &MemoryLayout {
         &self.lowered.regions
     }
 
-    fn issue(&self, steps: &[Ready]) -> Result<()> {
+    fn issue(&self, steps: &[PreparedCommand]) -> Result<()> {
         for step in steps {
             match step {
-                Ready::Launch(launch) => self.driver.launch(launch)?,
-                Ready::Gemm(plan) => self.driver.gemm(*plan)?,
-                Ready::Copy(from, to, bytes) => self.driver.copy(*from, *to, *bytes)?,
-                Ready::Fill(to, bytes, value) => self.driver.fill(*to, *bytes, *value)?,
+                PreparedCommand::Launch(launch) => self.driver.launch(launch)?,
+                PreparedCommand::Gemm(plan) => self.driver.gemm(*plan)?,
+                PreparedCommand::Copy(from, to, bytes) => self.driver.copy(*from, *to, *bytes)?,
+                PreparedCommand::Fill(to, bytes, value) => self.driver.memset(*to, *bytes, *value)?,
             }
         }
         Ok(())
     }
 
     /// Takes inputs to the device.
-    pub(super) fn give(&mut self, inputs: &[&[f32]]) -> Result<()> {
+    pub(super) fn upload_inputs(&mut self, inputs: &[&[f32]]) -> Result<()> {
         let (up, to) = (self.lowered.bindings.upload(), self.at(self.regions().inputs));
         let staging = self.staging.bytes();
         self.lowered.bindings.write(inputs, &mut staging[..up]);
@@ -211,35 +211,35 @@ impl CudaProgram {
     /// Runs on what lies in the inputs' region: launch by launch at the first time, captures at the second, replays from then
     /// on. Allocates nothing and does not wait for the device.
     pub(super) fn execute(&mut self) -> Result<()> {
-        if let Captured::Cold = self.captured {
+        if let CaptureState::Cold = self.captured {
             self.issue(&self.steps)?;
-            self.captured = Captured::Warm;
+            self.captured = CaptureState::Warm;
             return Ok(());
         }
         self.capture()?;
         match self.captured {
-            Captured::Graph(graph) => self.driver.replay(graph),
+            CaptureState::Graph(graph) => self.driver.launch_graph(graph),
             _ => self.issue(&self.steps),
         }
     }
 
     /// Captures what has run once.
     fn capture(&mut self) -> Result<()> {
-        if let Captured::Warm = self.captured {
+        if let CaptureState::Warm = self.captured {
             self.captured = if self.driver.begin_capture()? {
                 let issued = self.issue(&self.steps);
                 // The capture ends whether or not all went well.
                 let graph = self.driver.end_capture();
                 match (issued, graph) {
-                    (Ok(()), Ok(graph)) => Captured::Graph(graph),
+                    (Ok(()), Ok(graph)) => CaptureState::Graph(graph),
                     (Err(error), Ok(graph)) => {
-                        self.driver.release_graph(graph);
+                        self.driver.destroy_graph(graph);
                         return Err(error);
                     }
                     (Err(error), Err(_)) | (Ok(()), Err(error)) => return Err(error),
                 }
             } else {
-                Captured::Never
+                CaptureState::Never
             };
         }
         Ok(())
@@ -247,9 +247,9 @@ impl CudaProgram {
 }
 
 /// Refuses a program that does not fit before anything is allocated.
-fn demand(driver: &dyn Driver, report: &Report, weights: usize, staging: usize) -> Result<()> {
+fn require_memory(driver: &dyn Driver, report: &LoweringReport, weights: usize, staging: usize) -> Result<()> {
     let need = (report.work() as u64).saturating_add(weights as u64).saturating_add(staging as u64);
-    let have = driver.memory()?.free;
+    let have = driver.memory_info()?.free;
     if need <= have {
         return Ok(());
     }
@@ -257,20 +257,20 @@ fn demand(driver: &dyn Driver, report: &Report, weights: usize, staging: usize) 
         "weights take {} bytes, tensors {}: ask for a smaller picture, free memory of {}, or use --device cpu",
         weights,
         report.work(),
-        driver.facts().name
+        driver.properties().name
     );
     Err(Error::Memory { stage: "loading", need, have, hint })
 }
 
-impl Program for CudaProgram {
+impl Executable for CudaExecutable {
     fn run(&mut self, inputs: &[&[f32]], outputs: &mut [&mut [f32]]) -> Result<()> {
         self.graph.check_bindings(inputs, outputs)?;
         if let Role::Denoise(_) = self.role {
             return Err(Error::Graph("a sampler's program runs all steps, not one".into()));
         }
         let turn = self.turn.clone();
-        let _turn = take(&turn);
-        self.give(inputs)?;
+        let _turn = lock_stream(&turn);
+        self.upload_inputs(inputs)?;
         self.execute()?;
         let (down, from) = (self.lowered.bindings.download(), self.kept(self.regions().outputs));
         let staging = self.staging.bytes();
@@ -280,11 +280,11 @@ impl Program for CudaProgram {
     }
 
     fn bytes(&self) -> usize {
-        self.report.work() + self.weights.slabs().map(|(_, bytes)| bytes).sum::<usize>()
+        self.report.work() + self.weights.allocations().map(|(_, bytes)| bytes).sum::<usize>()
     }
 
     fn shared(&self) -> Vec<(u64, usize)> {
-        self.weights.slabs().collect()
+        self.weights.allocations().collect()
     }
 
     fn graph(&self) -> &Graph {
@@ -292,32 +292,32 @@ impl Program for CudaProgram {
     }
 
     /// One run on ones, which are ids, counts and values all alike, and the capture. The next request overwrites all of it.
-    fn warm(&mut self) -> Result<()> {
+    fn warmup(&mut self) -> Result<()> {
         let turn = self.turn.clone();
-        let _turn = take(&turn);
-        if let Captured::Cold = self.captured {
+        let _turn = lock_stream(&turn);
+        if let CaptureState::Cold = self.captured {
             let ones: Vec<Vec<f32>> =
                 self.graph.inputs.iter().map(|(_, id)| vec![1.0; self.graph.node(*id).len()]).collect();
-            self.give(&ones.iter().map(Vec::as_slice).collect::<Vec<_>>())?;
+            self.upload_inputs(&ones.iter().map(Vec::as_slice).collect::<Vec<_>>())?;
             self.begin()?;
             self.execute()?;
         }
         self.capture()?;
-        self.driver.synchronise()
+        self.driver.synchronize()
     }
 
     /// All runs are issued in one go, each after a copy that flushes the caches, and the copies' own time is taken off: so the
     /// host's waiting and launching, which a single run's time would hold, are left out.
-    fn time(&mut self, flush: usize, times: usize) -> Result<Option<f64>> {
+    fn benchmark(&mut self, flush: usize, times: usize) -> Result<Option<f64>> {
         let turn = self.turn.clone();
-        let _turn = take(&turn);
+        let _turn = lock_stream(&turn);
         let scrub = match flush {
             0 => None,
-            bytes => Some(Slab::new(self.driver.clone(), 2 * bytes)?),
+            bytes => Some(DeviceAllocation::new(self.driver.clone(), 2 * bytes)?),
         };
         let body = self.steps.get(self.lowered.body.clone()).unwrap_or_default();
-        let taken = |body: &[Ready]| {
-            self.driver.synchronise()?;
+        let taken = |body: &[PreparedCommand]| {
+            self.driver.synchronize()?;
             let begin = Instant::now();
             for _ in 0..times {
                 if let Some(slab) = &scrub {
@@ -325,33 +325,33 @@ impl Program for CudaProgram {
                 }
                 self.issue(body)?;
             }
-            self.driver.synchronise()?;
+            self.driver.synchronize()?;
             Ok(begin.elapsed().as_secs_f64())
         };
         let (all, copies) = (taken(body)?, taken(&[])?);
         Ok(Some((all - copies).max(0.0) / times.max(1) as f64))
     }
 
-    fn sampler(&mut self) -> Option<&mut dyn Sampler> {
+    fn denoise_loop(&mut self) -> Option<&mut dyn DenoiseLoop> {
         if let Role::Denoise(_) = self.role { Some(self) } else { None }
     }
 
-    fn leave(&mut self, inputs: &[&[f32]]) -> Result<Option<Left>> {
-        if self.role == Role::Condition { self.left(inputs).map(Some) } else { Ok(None) }
+    fn run_resident(&mut self, inputs: &[&[f32]]) -> Result<Option<ResidentOutputs>> {
+        if self.role == Role::Condition { self.execute_resident(inputs).map(Some) } else { Ok(None) }
     }
 
-    fn paint(&mut self, latents: &Values<'_>, keep: bool) -> Result<Option<Painted>> {
-        if let Role::Decode { .. } = self.role { self.painted(latents, keep).map(Some) } else { Ok(None) }
+    fn decode_rgb8(&mut self, latents: &TensorRef<'_>, keep: bool) -> Result<Option<DecodedImage>> {
+        if let Role::Decode { .. } = self.role { self.execute_decoder(latents, keep).map(Some) } else { Ok(None) }
     }
 }
 
-impl Drop for CudaProgram {
+impl Drop for CudaExecutable {
     fn drop(&mut self) {
-        if let Captured::Graph(graph) = self.captured {
-            self.driver.release_graph(graph);
+        if let CaptureState::Graph(graph) = self.captured {
+            self.driver.destroy_graph(graph);
         }
         for step in self.once.iter().chain(&self.steps) {
-            if let Ready::Gemm(plan) = step {
+            if let PreparedCommand::Gemm(plan) = step {
                 self.driver.release_gemm(*plan);
             }
         }

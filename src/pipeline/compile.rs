@@ -1,9 +1,9 @@
 //! The programs of a request, each built where it is not there yet.
 
 use super::Pipeline;
-use super::programs::{Key, Programs};
-use super::room::Estimate;
-use crate::device::{Program, Role, Steps};
+use super::executable_cache::{ExecutableCache, ExecutableKey};
+use super::memory_budget::MemoryEstimate;
+use crate::device::{Executable, LoopSteps, Role};
 use crate::error::{Error, Result};
 use crate::graph::Graph;
 use crate::models::clip_text::clip_text;
@@ -18,19 +18,19 @@ const STEPS: usize = 64;
 
 /// For what the programs from condition to latents are built.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Plan {
+pub(super) struct RequestPlan {
     pub(super) shape: UnetShape,
     /// The most steps.
-    pub(super) most: usize,
+    pub(super) max_steps: usize,
     /// The adapters in use.
     pub(super) adapters: Vec<usize>,
 }
 
-impl Plan {
+impl RequestPlan {
     /// As many steps as are asked for, or as a device's sampler rather has room for.
     pub(super) fn new(p: &Pipeline, shape: UnetShape, steps: usize, adapters: Vec<usize>) -> Self {
-        let most = if p.device.samples() { steps.next_multiple_of(STEPS) } else { steps };
-        Self { shape, most, adapters }
+        let most = if p.device.has_denoise_loop() { steps.next_multiple_of(STEPS) } else { steps };
+        Self { shape, max_steps: most, adapters }
     }
 
     /// Whether these programs run what another plan asks for.
@@ -39,33 +39,37 @@ impl Plan {
         let same = (a.batch, a.height, a.width, &self.adapters) == (b.batch, b.height, b.width, &other.adapters);
         same && a.tokens >= b.tokens
             && a.image_tokens.iter().zip(&b.image_tokens).all(|(a, b)| a >= b)
-            && self.most >= other.most
+            && self.max_steps >= other.max_steps
     }
 
     /// The device's sampler; none where it has none.
-    pub(super) fn sampler(&self, p: &Pipeline) -> Option<Steps> {
+    pub(super) fn sampler(&self, p: &Pipeline) -> Option<LoopSteps> {
         let config = &p.models.unet.config;
-        let bytes = self.most * self.shape.height * self.shape.width * config.in_channels * 4;
+        let bytes = self.max_steps * self.shape.height * self.shape.width * config.in_channels * 4;
         let start = 3 + self.adapters.len();
         let varying = start..start + config.resnets().len();
-        p.device.samples().then_some(Steps { most: self.most, varying, noise: bytes as u64 <= p.noise_room })
+        p.device.has_denoise_loop().then_some(LoopSteps {
+            max_steps: self.max_steps,
+            varying,
+            noise: bytes as u64 <= p.noise_room,
+        })
     }
 }
 
 /// A text encoder for one row of tokens; `skip` layers from the end, beyond the last one, are left out.
 pub(super) fn text<'a>(
     p: &Pipeline,
-    programs: &'a mut Programs,
+    programs: &'a mut ExecutableCache,
     encoder: usize,
     skip: usize,
-) -> Result<&'a mut dyn Program> {
+) -> Result<&'a mut dyn Executable> {
     let depth = depth(p, encoder, skip)?;
-    programs.get(Key::Text { encoder, depth }, || p.device.load(text_graph(p, encoder, depth)?))
+    programs.get(ExecutableKey::Text { encoder, depth }, || p.device.compile(text_graph(p, encoder, depth)?))
 }
 
 /// The layers that run.
 fn depth(p: &Pipeline, encoder: usize, skip: usize) -> Result<usize> {
-    let layers = p.models.text[encoder].config.layers;
+    let layers = p.models.text[encoder].config.num_hidden_layers;
     layers
         .checked_sub(skip.saturating_add(1))
         .filter(|d| *d > 0)
@@ -82,8 +86,8 @@ fn text_graph(p: &Pipeline, encoder: usize, depth: usize) -> Result<Graph> {
 }
 
 /// The image encoder.
-pub(super) fn image<'a>(p: &Pipeline, programs: &'a mut Programs) -> Result<&'a mut dyn Program> {
-    programs.get(Key::Image, || p.device.load(image_graph(p)?))
+pub(super) fn image<'a>(p: &Pipeline, programs: &'a mut ExecutableCache) -> Result<&'a mut dyn Executable> {
+    programs.get(ExecutableKey::Image, || p.device.compile(image_graph(p)?))
 }
 
 fn image_graph(p: &Pipeline) -> Result<Graph> {
@@ -97,20 +101,24 @@ fn image_graph(p: &Pipeline) -> Result<Graph> {
 }
 
 /// What does not depend on the latents.
-pub(super) fn conditioner<'a>(p: &Pipeline, programs: &'a mut Programs, plan: &Plan) -> Result<&'a mut dyn Program> {
+pub(super) fn conditioner<'a>(
+    p: &Pipeline,
+    programs: &'a mut ExecutableCache,
+    plan: &RequestPlan,
+) -> Result<&'a mut dyn Executable> {
     // The picture's size makes no difference here.
     let shape = UnetShape { height: 0, width: 0, ..plan.shape.clone() };
-    let key = Key::Condition(Plan { shape, ..plan.clone() });
-    programs.get(key, || p.device.load_as(condition_graph(p, plan)?, Role::Condition))
+    let key = ExecutableKey::Condition(RequestPlan { shape, ..plan.clone() });
+    programs.get(key, || p.device.compile_as(condition_graph(p, plan)?, Role::Condition))
 }
 
-fn condition_graph(p: &Pipeline, plan: &Plan) -> Result<Graph> {
+fn condition_graph(p: &Pipeline, plan: &RequestPlan) -> Result<Graph> {
     let scope = Scope::new(p.models.unet.weights.clone());
     let used: Vec<_> = plan.adapters.iter().map(|&a| &p.models.adapters[a]).collect();
     let scopes: Vec<Scope> = used.iter().map(|a| Scope::new(a.weights.clone())).collect();
     let adapters: Vec<Adapter<'_>> =
         used.iter().zip(&scopes).map(|(a, scope)| Adapter { config: &a.config, scope }).collect();
-    let graph = condition(&p.models.unet.config, &scope, &plan.shape, plan.most, &adapters)?;
+    let graph = condition(&p.models.unet.config, &scope, &plan.shape, plan.max_steps, &adapters)?;
     scope.finish("UNet")?;
     scopes.iter().try_for_each(|s| s.finish("IP-Adapter").map(drop))?;
     Ok(graph)
@@ -119,14 +127,14 @@ fn condition_graph(p: &Pipeline, plan: &Plan) -> Result<Graph> {
 /// The denoiser, as a sampler where there are `steps`.
 pub(super) fn denoiser<'a>(
     p: &Pipeline,
-    programs: &'a mut Programs,
+    programs: &'a mut ExecutableCache,
     shape: &UnetShape,
-    steps: Option<Steps>,
-) -> Result<&'a mut dyn Program> {
-    let key = Key::Denoise { shape: shape.clone(), steps: steps.clone() };
+    steps: Option<LoopSteps>,
+) -> Result<&'a mut dyn Executable> {
+    let key = ExecutableKey::Denoise { shape: shape.clone(), steps: steps.clone() };
     programs.get(key, || {
         let role = steps.clone().map_or(Role::Plain, Role::Denoise);
-        short_of("denoise", p, [shape.height, shape.width], p.device.load_as(unet_graph(p, shape)?, role))
+        short_of("denoise", p, [shape.height, shape.width], p.device.compile_as(unet_graph(p, shape)?, role))
     })
 }
 
@@ -138,10 +146,14 @@ fn unet_graph(p: &Pipeline, shape: &UnetShape) -> Result<Graph> {
 }
 
 /// The decoder of latents of that height and width.
-pub(super) fn decoder<'a>(p: &Pipeline, programs: &'a mut Programs, latent: [usize; 2]) -> Result<&'a mut dyn Program> {
+pub(super) fn decoder<'a>(
+    p: &Pipeline,
+    programs: &'a mut ExecutableCache,
+    latent: [usize; 2],
+) -> Result<&'a mut dyn Executable> {
     let [height, width] = latent;
-    programs.get(Key::Decode { height, width }, || {
-        short_of("decode", p, latent, p.device.load_as(decoder_graph(p, latent)?, decode(p)))
+    programs.get(ExecutableKey::Decode { height, width }, || {
+        short_of("decode", p, latent, p.device.compile_as(decoder_graph(p, latent)?, decode(p)))
     })
 }
 
@@ -157,11 +169,16 @@ fn decoder_graph(p: &Pipeline, [height, width]: [usize; 2]) -> Result<Graph> {
 }
 
 /// What the programs of a plan take of the device's own memory; `None` where it has none of its own.
-pub(super) fn estimate(p: &Pipeline, plan: &Plan, skip: usize, pictures: bool) -> Result<Option<Estimate>> {
-    if p.device.room()?.is_none() {
+pub(super) fn estimate(
+    p: &Pipeline,
+    plan: &RequestPlan,
+    skip: usize,
+    pictures: bool,
+) -> Result<Option<MemoryEstimate>> {
+    if p.device.free_memory()?.is_none() {
         return Ok(None);
     }
-    let mut estimate = Estimate::default();
+    let mut estimate = MemoryEstimate::default();
     let mut of = |graphs: Vec<(Graph, Role)>| {
         let need = p.device.estimate(graphs)?.unwrap_or_default();
         estimate.staging = estimate.staging.max(need.staging);
@@ -181,7 +198,7 @@ pub(super) fn estimate(p: &Pipeline, plan: &Plan, skip: usize, pictures: bool) -
     let role = plan.sampler(p).map_or(Role::Plain, Role::Denoise);
     let denoise = of(vec![(unet_graph(p, &plan.shape)?, role)])?;
     let decode = of(vec![(decoder_graph(p, [plan.shape.height, plan.shape.width])?, decode(p))])?;
-    let estimate = Estimate { text, image, condition, denoise, decode, ..estimate };
+    let estimate = MemoryEstimate { text, image, condition, denoise, decode, ..estimate };
     Ok(Some(estimate))
 }
 
@@ -190,11 +207,11 @@ fn short_of(
     stage: &'static str,
     p: &Pipeline,
     latent: [usize; 2],
-    program: Result<Box<dyn Program>>,
-) -> Result<Box<dyn Program>> {
+    program: Result<Box<dyn Executable>>,
+) -> Result<Box<dyn Executable>> {
     program.map_err(|error| {
         let Error::Memory { need, have, .. } = error else { return error };
-        let factor = p.models.vae.config.factor();
+        let factor = p.models.vae.config.scale_factor();
         // A little less, for what does not shrink.
         let ratio = (0.9 * have as f64 / need as f64).sqrt();
         let [h, w] = latent.map(|side| ((side * factor) as f64 * ratio) as usize / 64 * 64);

@@ -15,7 +15,7 @@ pub enum Location {
 
 /// Places for all results of a graph.
 #[derive(Debug, Clone)]
-pub struct Plan {
+pub struct MemoryPlan {
     /// One for each node.
     pub locations: Vec<Location>,
     /// Elements of the arena.
@@ -28,7 +28,7 @@ pub struct Plan {
 /// Elements to which every place is aligned: 64 bytes.
 const ALIGN: usize = 16;
 
-impl Plan {
+impl MemoryPlan {
     /// Plans a graph: results that live at the same time never overlap. The largest are placed first, each into the
     /// lowest gap that fits.
     pub fn new(graph: &Graph) -> Self {

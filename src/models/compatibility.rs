@@ -23,8 +23,8 @@ fn encoder_name(embedding: usize) -> &'static str {
 ///
 /// # Errors
 /// [`Error::Mismatch`] for the adapter's file, naming the encoder that it needs and the one given.
-pub fn adapter_vision(adapter: (&Path, &AdapterConfig), encoder: (&Path, &ClipVisionConfig)) -> Result<()> {
-    let (need, have) = (adapter.1.embedding, encoder.1.projection);
+pub fn adapter_with_image_encoder(adapter: (&Path, &AdapterConfig), encoder: (&Path, &ClipVisionConfig)) -> Result<()> {
+    let (need, have) = (adapter.1.embedding_dim, encoder.1.projection_dim);
     if need == have {
         return Ok(());
     }
@@ -47,13 +47,13 @@ pub fn adapter_vision(adapter: (&Path, &AdapterConfig), encoder: (&Path, &ClipVi
 ///
 /// # Errors
 /// [`Error::Mismatch`] for the adapter's file.
-pub fn adapter_unet(adapter: (&Path, &AdapterConfig), unet: (&Path, &UnetConfig)) -> Result<()> {
+pub fn adapter_with_unet(adapter: (&Path, &AdapterConfig), unet: (&Path, &UnetConfig)) -> Result<()> {
     let fail = |what: String| {
         let model = unet.0.display();
         Err(Error::mismatch(adapter.0, format!("{what}: this adapter was made for another model than {model}")))
     };
-    if adapter.1.context != unet.1.context {
-        let (a, u) = (adapter.1.context, unet.1.context);
+    if adapter.1.cross_attention_dim != unet.1.cross_attention_dim {
+        let (a, u) = (adapter.1.cross_attention_dim, unet.1.cross_attention_dim);
         return fail(format!("image tokens are {a} wide, the UNet's text tokens {u}"));
     }
     let widths = cross_attention_widths(unet.1);
@@ -74,21 +74,25 @@ pub fn adapter_unet(adapter: (&Path, &AdapterConfig), unet: (&Path, &UnetConfig)
 ///
 /// # Errors
 /// [`Error::Mismatch`] for the UNet's file.
-pub fn text_unet(first: &ClipTextConfig, second: &ClipTextConfig, unet: (&Path, &UnetConfig)) -> Result<()> {
+pub fn text_encoders_with_unet(
+    first: &ClipTextConfig,
+    second: &ClipTextConfig,
+    unet: (&Path, &UnetConfig),
+) -> Result<()> {
     let fail = |what: String| {
         Err(Error::mismatch(unet.0, format!("{what}; the text encoders of this UNet's own model are needed")))
     };
-    let given = first.hidden.saturating_add(second.hidden);
-    if given != unet.1.context {
-        let (a, b, need) = (first.hidden, second.hidden, unet.1.context);
+    let given = first.hidden_size.saturating_add(second.hidden_size);
+    if given != unet.1.cross_attention_dim {
+        let (a, b, need) = (first.hidden_size, second.hidden_size, unet.1.cross_attention_dim);
         return fail(format!("the text encoders give tokens {a} + {b} = {given} wide, the UNet takes {need}"));
     }
-    let Some(pooled) = second.projection else {
+    let Some(pooled) = second.projection_dim else {
         return fail("the second text encoder has no text_projection".into());
     };
-    let given = unet.1.addition_time.saturating_mul(6).saturating_add(pooled);
-    if given != unet.1.addition_input {
-        let (time, need) = (unet.1.addition_time, unet.1.addition_input);
+    let given = unet.1.addition_time_embed_dim.saturating_mul(6).saturating_add(pooled);
+    if given != unet.1.projection_class_embeddings_input_dim {
+        let (time, need) = (unet.1.addition_time_embed_dim, unet.1.projection_class_embeddings_input_dim);
         return fail(format!(
             "pooled text {pooled} wide and six time ids of {time} make {given}, the UNet takes {need}"
         ));
@@ -100,7 +104,7 @@ pub fn text_unet(first: &ClipTextConfig, second: &ClipTextConfig, unet: (&Path, 
 ///
 /// # Errors
 /// [`Error::Mismatch`] for the VAE's file.
-pub fn vae_unet(vae: (&Path, &VaeConfig), unet: (&Path, &UnetConfig)) -> Result<()> {
+pub fn vae_with_unet(vae: (&Path, &VaeConfig), unet: (&Path, &UnetConfig)) -> Result<()> {
     let (need, have) = (unet.1.out_channels, vae.1.latent_channels);
     if need == have && unet.1.in_channels == have {
         return Ok(());
@@ -116,17 +120,18 @@ pub fn vae_unet(vae: (&Path, &VaeConfig), unet: (&Path, &UnetConfig)) -> Result<
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::synth::published;
+    use crate::synthetic::published;
 
     #[test]
     fn a_wrong_encoder_is_named() {
         let (adapter, encoder) = (Path::new("ip-adapter_sdxl_vit-h.bin"), Path::new("bigg.safetensors"));
-        let config = AdapterConfig { embedding: 1024, ..published::adapter() };
-        let text = adapter_vision((adapter, &config), (encoder, &published::vision())).unwrap_err().to_string();
+        let config = AdapterConfig { embedding_dim: 1024, ..published::adapter() };
+        let text =
+            adapter_with_image_encoder((adapter, &config), (encoder, &published::vision())).unwrap_err().to_string();
         let expected = "ip-adapter_sdxl_vit-h.bin: this adapter needs image embeddings 1024 wide: ViT-H, models/image_encoder \
                         of h94/IP-Adapter; the encoder given, bigg.safetensors, gives 1280 (ViT-bigG)";
         assert_eq!(text, expected);
-        adapter_vision((adapter, &published::adapter()), (encoder, &published::vision())).unwrap();
+        adapter_with_image_encoder((adapter, &published::adapter()), (encoder, &published::vision())).unwrap();
     }
 
     #[test]
@@ -134,10 +139,12 @@ mod tests {
         let (adapter, model) = (Path::new("a.bin"), Path::new("m.safetensors"));
         let unet = published::unet();
         let config = published::adapter();
-        adapter_unet((adapter, &config), (model, &unet)).unwrap();
-        let text = |config: AdapterConfig| adapter_unet((adapter, &config), (model, &unet)).unwrap_err().to_string();
+        adapter_with_unet((adapter, &config), (model, &unet)).unwrap();
+        let text =
+            |config: AdapterConfig| adapter_with_unet((adapter, &config), (model, &unet)).unwrap_err().to_string();
         assert!(
-            text(AdapterConfig { context: 768, ..config.clone() }).contains("768 wide, the UNet's text tokens 2048")
+            text(AdapterConfig { cross_attention_dim: 768, ..config.clone() })
+                .contains("768 wide, the UNet's text tokens 2048")
         );
         let mut widths = config.widths.clone();
         widths.swap(3, 4);
@@ -150,10 +157,15 @@ mod tests {
     fn text_and_vae() {
         let path = Path::new("m");
         let (unet, text, text_2) = (published::unet(), published::text(), published::text_2());
-        text_unet(&text, &text_2, (path, &unet)).unwrap();
-        assert!(text_unet(&text_2, &text_2, (path, &unet)).unwrap_err().to_string().contains("1280 + 1280 = 2560"));
-        vae_unet((path, &published::vae()), (path, &unet)).unwrap();
+        text_encoders_with_unet(&text, &text_2, (path, &unet)).unwrap();
+        assert!(
+            text_encoders_with_unet(&text_2, &text_2, (path, &unet))
+                .unwrap_err()
+                .to_string()
+                .contains("1280 + 1280 = 2560")
+        );
+        vae_with_unet((path, &published::vae()), (path, &unet)).unwrap();
         let flux = VaeConfig { latent_channels: 16, ..published::vae() };
-        assert!(vae_unet((path, &flux), (path, &unet)).unwrap_err().to_string().contains("16 channels"));
+        assert!(vae_with_unet((path, &flux), (path, &unet)).unwrap_err().to_string().contains("16 channels"));
     }
 }

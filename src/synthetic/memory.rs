@@ -3,7 +3,7 @@
 use super::{Stored, TensorSpec};
 use crate::error::Result;
 use crate::memory;
-use crate::weights::{Storage, Weight, Weights};
+use crate::weights::{MappedBytes, Weight, Weights};
 use rayon::prelude::*;
 use std::path::Path;
 use std::sync::Arc;
@@ -23,12 +23,12 @@ pub fn in_memory(name: &str, tensors: &[TensorSpec]) -> Result<Weights> {
         tensor.checked_len(path)?;
     }
     let bytes = tensors.iter().filter_map(TensorSpec::bytes).fold(0u64, |sum, n| sum.saturating_add(n as u64));
-    memory::demand("making weights", bytes, || "take a smaller model, or write one with `braid synth`".into())?;
+    memory::require("making weights", bytes, || "take a smaller model, or write one with `braid synth`".into())?;
     for tensor in tensors {
         let (Stored::Float(dtype), size) = (tensor.dtype, tensor.dtype.size()) else { continue };
         let mut bytes = vec![0; tensor.bytes().unwrap_or_default()];
         bytes.par_chunks_mut(BLOCK * size).enumerate().for_each(|(i, block)| tensor.fill(i * BLOCK, block));
-        let storage = Arc::new(Storage::owned(bytes));
+        let storage = Arc::new(MappedBytes::owned(bytes));
         if let Some(weight) = Weight::new(storage, 0, dtype, tensor.shape.clone(), tensor.name.as_str()) {
             weights.insert(tensor.name.as_str(), weight)?;
         }

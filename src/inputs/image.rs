@@ -18,13 +18,13 @@ const MAX_AUXILIARY: u64 = 1 << 26;
 
 /// A picture of 8-bit RGB pixels, row after row from the top left.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Picture {
+pub struct Image {
     width: usize,
     height: usize,
     rgb: Vec<u8>,
 }
 
-impl Picture {
+impl Image {
     /// A picture from its pixels: `rgb` holds 3 * width * height bytes.
     ///
     /// # Errors
@@ -62,7 +62,7 @@ impl Picture {
     }
 }
 
-impl std::fmt::Debug for Picture {
+impl std::fmt::Debug for Image {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Picture({}x{})", self.width, self.height)
     }
@@ -74,19 +74,19 @@ fn allowed() -> String {
 
 /// What happens to transparency.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Alpha {
+pub enum AlphaMode {
     /// The picture is laid on white, as transformers 5 does (PIL's `alpha_composite`).
     #[default]
-    White,
+    CompositeOnWhite,
     /// The colours are taken as they are stored, as PIL's `convert("RGB")` and transformers 4 do.
-    Drop,
+    Ignore,
 }
 
 /// The picture in a PNG, JPEG or WebP file, told by its content; see [`from_bytes`].
 ///
 /// # Errors
 /// [`Error::Io`] where the file cannot be read, else those of [`from_bytes`].
-pub fn load(path: impl AsRef<Path>, alpha: Alpha) -> Result<Picture> {
+pub fn load(path: impl AsRef<Path>, alpha: AlphaMode) -> Result<Image> {
     let path = path.as_ref();
     let file = File::open(path).map_err(Error::io("open", path))?;
     let mut bytes = Vec::new();
@@ -106,7 +106,7 @@ pub fn load(path: impl AsRef<Path>, alpha: Alpha) -> Result<Picture> {
 /// # Errors
 /// [`Error::Malformed`] where the bytes are no picture, end early, or hold more than [`MAX_PIXELS`] (seen before any
 /// pixel is decoded); [`Error::Memory`] where the pixels cannot be allocated.
-pub fn from_bytes(bytes: &[u8], name: impl AsRef<Path>, alpha: Alpha) -> Result<Picture> {
+pub fn from_bytes(bytes: &[u8], name: impl AsRef<Path>, alpha: AlphaMode) -> Result<Image> {
     let name = name.as_ref();
     let format = recognise(bytes, name)?;
     let complete = match format {
@@ -144,7 +144,7 @@ pub fn from_bytes(bytes: &[u8], name: impl AsRef<Path>, alpha: Alpha) -> Result<
     let mut upright = DynamicImage::ImageRgb8(rgb);
     upright.apply_orientation(orientation);
     let (width, height) = (upright.width() as usize, upright.height() as usize);
-    Picture::new(width, height, upright.into_rgb8().into_raw())
+    Image::new(width, height, upright.into_rgb8().into_raw())
 }
 
 /// The format, by the first bytes.
@@ -212,7 +212,7 @@ fn jpeg_is_complete(bytes: &[u8]) -> bool {
 }
 
 /// The RGB bytes of decoded samples; `None` for a kind that no decoder here gives.
-fn to_rgb(samples: Vec<u8>, color: ColorType, pixels: usize, alpha: Alpha) -> Option<Result<Vec<u8>>> {
+fn to_rgb(samples: Vec<u8>, color: ColorType, pixels: usize, alpha: AlphaMode) -> Option<Result<Vec<u8>>> {
     let (channels, bytes) = match color {
         ColorType::Rgb8 => return Some(Ok(samples)),
         ColorType::L8 => (1, 1),
@@ -233,7 +233,7 @@ fn to_rgb(samples: Vec<u8>, color: ColorType, pixels: usize, alpha: Alpha) -> Op
     };
     for (to, from) in rgb.as_chunks_mut::<3>().0.iter_mut().zip(samples.chunks_exact(channels * bytes)) {
         *to = [from[upper], from[green + upper], from[blue + upper]];
-        if alpha == Alpha::White && channels % 2 == 0 {
+        if alpha == AlphaMode::CompositeOnWhite && channels % 2 == 0 {
             let opacity = from[(channels - 1) * bytes + upper];
             *to = to.map(|value| on_white(value, opacity));
         }
@@ -267,19 +267,19 @@ mod tests {
 
     #[test]
     fn a_picture_holds_what_its_sides_say() {
-        assert!(Picture::new(2, 1, vec![0; 6]).is_ok());
-        assert!(Picture::new(2, 1, vec![0; 5]).is_err());
-        assert!(Picture::new(0, 1, Vec::new()).is_err());
-        assert!(Picture::new(usize::MAX, 2, Vec::new()).is_err());
+        assert!(Image::new(2, 1, vec![0; 6]).is_ok());
+        assert!(Image::new(2, 1, vec![0; 5]).is_err());
+        assert!(Image::new(0, 1, Vec::new()).is_err());
+        assert!(Image::new(usize::MAX, 2, Vec::new()).is_err());
     }
 
     #[test]
     fn other_files_are_named() {
-        let text = from_bytes(b"GIF89a..........", "x.png", Alpha::White).unwrap_err().to_string();
+        let text = from_bytes(b"GIF89a..........", "x.png", AlphaMode::CompositeOnWhite).unwrap_err().to_string();
         assert_eq!(text, "x.png: this is a Gif file; a PNG, JPEG or WebP file is needed");
-        let text = from_bytes(b"<!DOCTYPE html>", "x.png", Alpha::White).unwrap_err().to_string();
+        let text = from_bytes(b"<!DOCTYPE html>", "x.png", AlphaMode::CompositeOnWhite).unwrap_err().to_string();
         assert_eq!(text, "x.png: this is no picture; a PNG, JPEG or WebP file is needed");
-        assert!(from_bytes(b"", "x.png", Alpha::White).unwrap_err().to_string().contains("empty"));
+        assert!(from_bytes(b"", "x.png", AlphaMode::CompositeOnWhite).unwrap_err().to_string().contains("empty"));
     }
 
     #[test]

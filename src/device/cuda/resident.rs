@@ -1,7 +1,7 @@
 //! From program to program without the host: results that stay on the device, and a picture of which only bytes come back.
 
-use super::program::{CudaProgram, Slab, Turn, take};
-use crate::device::{Left, Memory, Painted, Resident, Values};
+use super::executable::{CudaExecutable, DeviceAllocation, StreamLock, lock_stream};
+use crate::device::{DecodedImage, DeviceBuffer, DeviceTensor, ResidentOutputs, TensorRef};
 use crate::error::{Error, Result};
 use bytemuck::{cast_slice, cast_slice_mut};
 use std::sync::Arc;
@@ -11,24 +11,24 @@ const GAP: u64 = 64;
 
 /// A slab of results, which other programs may read, and the host in its turn.
 pub(super) struct Results {
-    slab: Slab,
-    turn: Turn,
+    allocation: DeviceAllocation,
+    stream_lock: StreamLock,
 }
 
 impl Results {
-    pub(super) fn new(slab: Slab, turn: Turn) -> Self {
-        Self { slab, turn }
+    pub(super) fn new(slab: DeviceAllocation, turn: StreamLock) -> Self {
+        Self { allocation: slab, stream_lock: turn }
     }
 
     pub(super) fn address(&self) -> u64 {
-        self.slab.address()
+        self.allocation.address()
     }
 }
 
-impl Memory for Results {
+impl DeviceBuffer for Results {
     fn read(&self, start: usize, to: &mut [f32]) -> Result<()> {
-        let _turn = take(&self.turn);
-        self.slab.driver.download(self.address() + start as u64 * 4, cast_slice_mut(to))
+        let _turn = lock_stream(&self.stream_lock);
+        self.allocation.driver.download(self.address() + start as u64 * 4, cast_slice_mut(to))
     }
 }
 
@@ -58,35 +58,35 @@ fn joined(mut copies: Vec<Copy>) -> Vec<Copy> {
     all
 }
 
-impl CudaProgram {
+impl CudaExecutable {
     /// Values in the slab of the results.
-    pub(super) fn resident(&self, place: usize, len: usize) -> Resident {
-        Resident::new(self.results.clone(), place / 4, len)
+    pub(super) fn resident(&self, place: usize, len: usize) -> DeviceTensor {
+        DeviceTensor::new(self.results.clone(), place / 4, len)
     }
 
     /// Copies values to an address, from the host or from where another program of this device left them.
-    pub(super) fn fetch(&self, values: &Values<'_>, to: u64) -> Result<()> {
+    pub(super) fn copy_in(&self, values: &TensorRef<'_>, to: u64) -> Result<()> {
         match values {
-            Values::Host(values) => self.driver.upload(to, cast_slice(values)),
-            Values::Resident(resident) => self.driver.copy(self.address(resident)?, to, values.len() * 4),
+            TensorRef::Host(values) => self.driver.upload(to, cast_slice(values)),
+            TensorRef::Device(resident) => self.driver.copy(self.address(resident)?, to, values.len() * 4),
         }
     }
 
-    fn address(&self, values: &Resident) -> Result<u64> {
+    fn address(&self, values: &DeviceTensor) -> Result<u64> {
         let results = values.memory().downcast_ref::<Results>();
-        match results.filter(|results| Arc::ptr_eq(&results.slab.driver, &self.driver)) {
+        match results.filter(|results| Arc::ptr_eq(&results.allocation.driver, &self.driver)) {
             Some(results) => Ok(results.address() + values.start() as u64 * 4),
             None => Err(Error::Graph("values that another device left are no inputs".into())),
         }
     }
 
-    /// As [`CudaProgram::give`], of values that may be on the device already; the host's go up one by one then.
-    pub(super) fn gather(&mut self, inputs: &[Values<'_>]) -> Result<()> {
-        let host = |values: &Values<'_>| values.is_empty() || matches!(values, Values::Host(_));
+    /// As [`CudaExecutable::upload_inputs`], of values that may be on the device already; the host's go up one by one then.
+    pub(super) fn bind_inputs(&mut self, inputs: &[TensorRef<'_>]) -> Result<()> {
+        let host = |values: &TensorRef<'_>| values.is_empty() || matches!(values, TensorRef::Host(_));
         let given: Vec<&[f32]> =
-            inputs.iter().map(|v| if let Values::Host(values) = v { values.as_ref() } else { &[] }).collect();
+            inputs.iter().map(|v| if let TensorRef::Host(values) = v { values.as_ref() } else { &[] }).collect();
         if inputs.iter().all(host) {
-            return self.give(&given);
+            return self.upload_inputs(&given);
         }
         let to = self.at(self.regions().inputs);
         let bindings = &self.lowered.bindings;
@@ -100,12 +100,12 @@ impl CudaProgram {
         for (k, values) in inputs.iter().enumerate().filter(|(_, values)| !values.is_empty()) {
             let place = self.lowered.bindings.inputs[k];
             match (values, place.float) {
-                (Values::Resident(_), _) if place.integer.is_some() => {
+                (TensorRef::Device(_), _) if place.integer.is_some() => {
                     return Err(Error::Graph("indices are the host's to give".into()));
                 }
                 (_, None) => {}
-                (Values::Host(_), Some(at)) => self.fetch(values, to + at as u64 * 4)?,
-                (Values::Resident(resident), Some(at)) => {
+                (TensorRef::Host(_), Some(at)) => self.copy_in(values, to + at as u64 * 4)?,
+                (TensorRef::Device(resident), Some(at)) => {
                     let from = self.address(resident)?;
                     copies.push(Copy { from, to: to + at as u64 * 4, bytes: values.len() as u64 * 4 });
                 }
@@ -115,7 +115,7 @@ impl CudaProgram {
     }
 
     /// Runs it; of the results only whether they are finite comes back.
-    pub(super) fn left(&mut self, inputs: &[&[f32]]) -> Result<Left> {
+    pub(super) fn execute_resident(&mut self, inputs: &[&[f32]]) -> Result<ResidentOutputs> {
         let outputs = self.graph.outputs.iter().map(|(_, id)| self.graph.node(*id).len());
         let values = outputs
             .zip(&self.lowered.bindings.outputs)
@@ -123,20 +123,20 @@ impl CudaProgram {
             .collect();
         self.graph.check_inputs(inputs.iter().map(|values| values.len()))?;
         let turn = self.turn.clone();
-        let _turn = take(&turn);
-        self.give(inputs)?;
+        let _turn = lock_stream(&turn);
+        self.upload_inputs(inputs)?;
         self.execute()?;
         let mut flag = [0i32];
         self.driver.download(self.kept(self.regions().flag), cast_slice_mut(&mut flag))?;
-        Ok(Left { values, finite: flag[0] != 0 })
+        Ok(ResidentOutputs { values, finite: flag[0] != 0 })
     }
 
     /// Runs a decoder; pixels and whether all was finite come back in one copy.
-    pub(super) fn painted(&mut self, latents: &Values<'_>, keep: bool) -> Result<Painted> {
+    pub(super) fn execute_decoder(&mut self, latents: &TensorRef<'_>, keep: bool) -> Result<DecodedImage> {
         self.graph.check_inputs([latents.len()].into_iter())?;
         let turn = self.turn.clone();
-        let _turn = take(&turn);
-        self.gather(std::slice::from_ref(latents))?;
+        let _turn = lock_stream(&turn);
+        self.bind_inputs(std::slice::from_ref(latents))?;
         self.execute()?;
         let regions = *self.regions();
         let len = self.graph.outputs.first().map_or(0, |(_, id)| self.graph.node(*id).len());
@@ -150,7 +150,7 @@ impl CudaProgram {
         if keep {
             self.driver.download(outputs + first as u64 * 4, cast_slice_mut(&mut image))?;
         }
-        Ok(Painted { rgb, finite, image })
+        Ok(DecodedImage { rgb, finite, image })
     }
 }
 

@@ -1,13 +1,13 @@
 //! What a set of tensors is, judged by names and shapes.
 
 use super::Weights;
-use super::adapter::{self, Kind};
+use super::adapter::{self, AdapterKind};
 use std::fmt;
 
 /// The kind of file that a set of tensors comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Family {
+pub enum ModelFamily {
     /// A whole SDXL base checkpoint with its original names.
     Sdxl,
     /// An SDXL checkpoint for inpainting or another task: its UNet takes more than four channels.
@@ -41,14 +41,14 @@ pub enum Family {
     /// A CLIP image encoder with OpenCLIP's names.
     OpenClipVision,
     /// An IP-Adapter.
-    Adapter(Kind),
+    Adapter(AdapterKind),
     /// A LoRA or one of its relatives.
     Lora,
     /// None of these.
     Unknown,
 }
 
-impl fmt::Display for Family {
+impl fmt::Display for ModelFamily {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Sdxl => "an SDXL base checkpoint",
@@ -75,44 +75,44 @@ impl fmt::Display for Family {
 }
 
 /// Judges a set of tensors.
-pub fn family(weights: &Weights) -> Family {
+pub fn detect(weights: &Weights) -> ModelFamily {
     let any = |test: &dyn Fn(&str) -> bool| weights.iter().any(|(name, _)| test(name));
     let begins = |prefix: &str| any(&|name| name.starts_with(prefix));
     if let Some(kind) = adapter::kind(weights) {
-        return Family::Adapter(kind);
+        return ModelFamily::Adapter(kind);
     }
     if any(&is_lora) {
-        return Family::Lora;
+        return ModelFamily::Lora;
     }
     if any(&|n| n.contains("double_blocks.0.img_attn.")) {
-        return Family::Flux;
+        return ModelFamily::Flux;
     }
     if any(&|n| n.contains("joint_blocks.0.")) {
-        return Family::Sd3;
+        return ModelFamily::Sd3;
     }
     if begins("control_model.") || begins("controlnet_cond_embedding.") || begins("input_hint_block.") {
-        return Family::ControlNet;
+        return ModelFamily::ControlNet;
     }
     if begins("model.diffusion_model.") || begins("conditioner.embedders.") || begins("cond_stage_model.") {
         return checkpoint(weights, &begins);
     }
     if begins("vision_model.") {
-        return Family::VisionEncoder;
+        return ModelFamily::VisionEncoder;
     }
     if begins("visual.") {
-        return Family::OpenClipVision;
+        return ModelFamily::OpenClipVision;
     }
     if begins("text_model.") || begins("embeddings.token_embedding.") {
-        return Family::TextEncoder;
+        return ModelFamily::TextEncoder;
     }
     if begins("down_blocks.") && weights.get("conv_in.weight").is_some() {
         let sdxl = weights.get("add_embedding.linear_1.weight").is_some();
-        return if sdxl { Family::DiffusersSdxlUnet } else { Family::DiffusersUnet };
+        return if sdxl { ModelFamily::DiffusersSdxlUnet } else { ModelFamily::DiffusersUnet };
     }
     if begins("decoder.up_blocks.") || begins("decoder.up.") || begins("first_stage_model.") {
-        return Family::Vae;
+        return ModelFamily::Vae;
     }
-    Family::Unknown
+    ModelFamily::Unknown
 }
 
 fn is_lora(name: &str) -> bool {
@@ -123,33 +123,33 @@ fn is_lora(name: &str) -> bool {
 }
 
 /// Tells whole checkpoints of the original layout from one another.
-fn checkpoint(weights: &Weights, begins: &dyn Fn(&str) -> bool) -> Family {
+fn checkpoint(weights: &Weights, begins: &dyn Fn(&str) -> bool) -> ModelFamily {
     let channels = weights.get("model.diffusion_model.input_blocks.0.0.weight").and_then(|w| w.shape().get(1).copied());
     if begins("conditioner.embedders.1.") {
         return match channels {
-            Some(n) if n != 4 => Family::SdxlInpaint,
-            _ if weights.get("edm_mean").is_some() => Family::Playground,
-            _ => Family::Sdxl,
+            Some(n) if n != 4 => ModelFamily::SdxlInpaint,
+            _ if weights.get("edm_mean").is_some() => ModelFamily::Playground,
+            _ => ModelFamily::Sdxl,
         };
     }
     if begins("conditioner.embedders.0.model.") {
-        return Family::SdxlRefiner;
+        return ModelFamily::SdxlRefiner;
     }
     if begins("cond_stage_model.model.") {
-        return Family::Sd2;
+        return ModelFamily::Sd2;
     }
     if begins("cond_stage_model.") {
-        return Family::Sd1;
+        return ModelFamily::Sd1;
     }
     let context = weights
         .iter()
         .find(|(n, _)| n.starts_with("model.diffusion_model.") && n.ends_with(".attn2.to_k.weight"))
         .and_then(|(_, w)| w.shape().get(1).copied());
     match (begins("model.diffusion_model.label_emb."), context) {
-        (true, Some(1280)) => Family::SdxlRefiner,
-        (true, Some(2048)) => Family::SdxlUnet,
-        (false, Some(1024)) => Family::Sd2,
-        (false, Some(768)) => Family::Sd1,
-        _ => Family::Unknown,
+        (true, Some(1280)) => ModelFamily::SdxlRefiner,
+        (true, Some(2048)) => ModelFamily::SdxlUnet,
+        (false, Some(1024)) => ModelFamily::Sd2,
+        (false, Some(768)) => ModelFamily::Sd1,
+        _ => ModelFamily::Unknown,
     }
 }
