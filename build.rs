@@ -7,7 +7,7 @@
 //!
 //! It also tells the sources which commit they are, as `BRAID_COMMIT`.
 
-#[path = "src/device/cuda/nvrtc.rs"]
+#[path = "src/device/cuda/compile/nvrtc.rs"]
 mod nvrtc;
 
 use nvrtc::{File, Nvrtc};
@@ -27,7 +27,7 @@ fn main() {
     let root = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").unwrap_or_default());
     let out = PathBuf::from(env::var_os("OUT_DIR").unwrap_or_default());
     println!("cargo:rerun-if-changed=build.rs");
-    println!("cargo:rerun-if-changed=src/device/cuda/nvrtc.rs");
+    println!("cargo:rerun-if-changed=src/device/cuda/compile/nvrtc.rs");
     println!("cargo:rerun-if-changed=kernels");
     VARIABLES.iter().for_each(|name| println!("cargo:rerun-if-env-changed={name}"));
     let given = env::var("BRAID_COMMIT").ok().filter(|text| !text.trim().is_empty());

@@ -3,7 +3,7 @@
 #![cfg(feature = "cuda")]
 #![allow(clippy::unwrap_used)]
 
-use braid::device::cuda::cudarc::NvidiaDriver;
+use braid::device::cuda::NvidiaDriver;
 use braid::device::cuda::driver::{Driver, Gemm, GemmEpilogue, MatrixRef};
 use braid::tensor::DType;
 use std::io::Write;

@@ -7,7 +7,7 @@
 #![cfg(all(feature = "cuda", target_os = "linux"))]
 #![allow(clippy::unwrap_used)]
 
-use braid::device::cuda::cudarc::NvidiaDriver;
+use braid::device::cuda::NvidiaDriver;
 use braid::device::cuda::driver::{Driver, Gemm, GemmEpilogue, Launch, MatrixRef};
 use braid::device::cuda::kernels::KERNELS;
 use braid::error::Error;

@@ -46,7 +46,7 @@ pub fn cuda() -> Option<Arc<dyn Driver>> {
     #[cfg(feature = "cuda")]
     {
         static GPU: OnceLock<Option<Arc<dyn Driver>>> = OnceLock::new();
-        let open = || match braid::device::cuda::cudarc::NvidiaDriver::new(0) {
+        let open = || match braid::device::cuda::NvidiaDriver::new(0) {
             Ok(driver) => Some(Arc::new(driver) as Arc<dyn Driver>),
             Err(why) => {
                 println!("{why}");

@@ -1,38 +1,30 @@
 //! NVIDIA GPUs: hand-written kernels, all launches made ready at load, one captured graph a program.
 //!
 //! The layers, each knowing only those below: [`CudaDevice`] and its programs; `lower`, which turns a graph into launches;
-//! [`driver`], the few calls that a device must answer; [`cudarc`], which answers them on a GPU. The tests answer them with
+//! [`driver`], the few calls that a device must answer; [`driver`]`::nvidia`, which answers them on a GPU. The tests answer them with
 //! an interpreter of PTX.
 
-mod bindings;
-#[cfg(feature = "cuda")]
-mod cache;
 #[cfg(feature = "cuda")]
 mod compile;
-#[cfg(feature = "cuda")]
-pub mod cudarc;
-mod denoise_loop;
 pub mod driver;
-mod executable;
+mod exec;
 pub mod gemm;
 pub mod kernels;
 mod lower;
-#[cfg(feature = "cuda")]
-mod nvrtc;
 pub mod params;
-mod report;
-mod resident;
 pub mod tiles;
-mod weight_cache;
 mod weights;
 
-pub use executable::CudaExecutable;
+#[cfg(feature = "cuda")]
+pub use driver::nvidia::NvidiaDriver;
+pub use exec::executable::CudaExecutable;
+pub use exec::report::LoweringReport;
 pub use lower::LoweringOptions;
-pub use report::LoweringReport;
 
 use self::driver::Driver;
-use self::executable::Shared;
-use self::weight_cache::DistinctBlocks;
+use self::exec::executable::Shared;
+use self::exec::report;
+use self::weights::cache::DistinctBlocks;
 use super::{Device, Executable, LoopSteps, MemoryRequirement, Role};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, fuse};
@@ -77,7 +69,7 @@ impl CudaDevice {
     pub fn open(ordinal: usize, dtype: DType, decoder: DType) -> Result<Self> {
         storage(dtype)?;
         #[cfg(feature = "cuda")]
-        return Ok(Self::new(Arc::new(cudarc::NvidiaDriver::new(ordinal)?), dtype)?.with_decoder(decoder));
+        return Ok(Self::new(Arc::new(NvidiaDriver::new(ordinal)?), dtype)?.with_decoder(decoder));
         #[cfg(not(feature = "cuda"))]
         Err(Error::Device {
             device: format!("cuda:{ordinal}"),

@@ -1,6 +1,5 @@
 //! Attention: one launch for heads that the kernels take, products and a softmax for wider ones.
 
-use super::super::bindings::TokenCount;
 use super::super::params::{
     AttentionParams, DecoupledParams, EpilogueParams, MAX_STRANDS, Pointer, SoftmaxParams, Strand as StrandParams,
     StridedTensor,
@@ -8,6 +7,7 @@ use super::super::params::{
 use super::super::tiles::{self, blocks};
 use super::product::LeftOperand;
 use super::{Lowering, int, long, refused};
+use crate::device::cuda::exec::bindings::TokenCount;
 use crate::error::Result;
 use crate::graph::{Attention, ChannelSlice, KvBranch, Node};
 

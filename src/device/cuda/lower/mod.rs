@@ -10,14 +10,14 @@ mod pointwise;
 pub(super) mod product;
 mod results;
 
-use super::bindings::Bindings;
 use super::driver::{Function, Gemm, Launch};
 use super::kernels::{KERNELS, Types};
 use super::params::{Pointer, TransposeParams, UnaryParams};
 use super::tiles::blocks;
-use super::weight_cache::WeightAddresses;
-use super::weights::WeightLayout;
 use crate::device::Role;
+use crate::device::cuda::exec::bindings::Bindings;
+use crate::device::cuda::weights::cache::WeightAddresses;
+use crate::device::cuda::weights::layout::WeightLayout;
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Location, MemoryPlan, Node, NodeId, Op};
 use crate::tensor::DType;

@@ -1,26 +1,24 @@
 //! The driver for GPUs: the CUDA driver's functions through cudarc, loaded when first asked for.
 //!
 //! cudarc ends the process by a panic where a library or one of its functions is missing, so [`NvidiaDriver::new`] looks for both
-//! before it calls anything. cudarc finds the libraries and declares their types; the functions are called by `calls`, with a stream,
+//! before it calls anything. cudarc finds the libraries and declares their types; the functions are called by `ffi`, with a stream,
 //! memory and graphs of our own.
 
-mod calls;
-mod choice;
-mod lt;
+mod cublaslt;
+mod ffi;
 mod modules;
 mod pinned;
 mod probe;
-mod trial;
 
-use self::calls::{Cuda, StatusCode, describe};
-use self::lt::CublasLtHandle;
+use self::cublaslt::handle::CublasLtHandle;
+use self::ffi::{Cuda, StatusCode, describe};
 use self::pinned::Pinned;
 use self::probe::{early, probe};
-use super::driver::{
+use crate::device::cuda::driver::{
     Call, CallCounter, CallCounts, DeviceProperties, Driver, EVENTS, Function, Gemm, GemmPlan, GraphExec, Launch,
     MemoryInfo, Staging,
 };
-use super::kernels::{KERNELS, Kernel};
+use crate::device::cuda::kernels::{KERNELS, Kernel};
 use crate::error::{Error, Result};
 use ::cudarc::driver::sys;
 use std::collections::HashMap;

@@ -4,11 +4,11 @@
 //! a convolution after a doubling, f32 for what normalisations read. The bytes pass through a staging buffer of the host in
 //! the type of the file; the device changes type and layout. So a checkpoint is read once, in order, and never held whole.
 
-use super::driver::{Driver, Staging};
-use super::executable::DeviceAllocation;
-use super::lower::{int, launch, long};
-use super::params::{Pointer, WeightsParams};
-use super::tiles::blocks;
+use crate::device::cuda::driver::{Driver, Staging};
+use crate::device::cuda::exec::executable::DeviceAllocation;
+use crate::device::cuda::lower::{int, launch, long};
+use crate::device::cuda::params::{Pointer, WeightsParams};
+use crate::device::cuda::tiles::blocks;
 use crate::error::{Error, Result};
 use crate::graph::LinearWeights;
 use crate::tensor::DType;
@@ -23,7 +23,7 @@ const STAGE: usize = 32 << 20;
 
 /// The form in which a tensor is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) enum StorageFormat {
+pub(crate) enum StorageFormat {
     /// f32, as it is.
     Float,
     /// The storage type, `[n, pitch]` from `[n, inputs, taps]`.
@@ -37,18 +37,18 @@ fn rows(weight: &Weight) -> usize {
 }
 
 #[derive(Debug)]
-pub(super) struct WeightCopy {
-    pub(super) weight: Weight,
+pub(crate) struct WeightCopy {
+    pub(crate) weight: Weight,
     /// Bytes from the start of a slab that holds all blocks in order.
-    pub(super) offset: usize,
-    pub(super) format: StorageFormat,
+    pub(crate) offset: usize,
+    pub(crate) format: StorageFormat,
 }
 
 /// What kernels find at one address: a tensor, or several joined.
 #[derive(Debug, Clone)]
-pub(super) struct Block {
-    pub(super) offset: usize,
-    pub(super) bytes: usize,
+pub(crate) struct Block {
+    pub(crate) offset: usize,
+    pub(crate) bytes: usize,
     /// The first of its jobs; the next block's comes after its last.
     first: usize,
 }
@@ -77,7 +77,7 @@ impl WeightLayout {
     }
 
     /// Every block with its jobs.
-    pub(super) fn blocks(&self) -> impl Iterator<Item = (&Block, &[WeightCopy])> {
+    pub(crate) fn blocks(&self) -> impl Iterator<Item = (&Block, &[WeightCopy])> {
         self.blocks.iter().enumerate().map(|(i, block)| {
             let end = self.blocks.get(i + 1).map_or(self.jobs.len(), |next| next.first);
             (block, &self.jobs[block.first..end])
@@ -160,7 +160,7 @@ impl WeightLayout {
 }
 
 /// Bytes of each of the two staging buffers for these.
-pub(super) fn staging<'a>(jobs: impl Iterator<Item = &'a WeightCopy> + Clone) -> usize {
+pub(crate) fn staging<'a>(jobs: impl Iterator<Item = &'a WeightCopy> + Clone) -> usize {
     let least = jobs.clone().map(WeightCopy::least).max().unwrap_or(0);
     let most = jobs.map(|job| job.weight.len() * job.size()).max().unwrap_or(0);
     most.min(STAGE).max(least)
@@ -194,7 +194,7 @@ impl WeightCopy {
 ///
 /// # Errors
 /// Those of the driver.
-pub(super) fn upload(driver: &Arc<dyn Driver>, dtype: DType, jobs: &[(u64, &WeightCopy)]) -> Result<()> {
+pub(crate) fn upload(driver: &Arc<dyn Driver>, dtype: DType, jobs: &[(u64, &WeightCopy)]) -> Result<()> {
     let size = staging(jobs.iter().map(|(_, job)| *job));
     // A tensor that is missing has no bytes; only a report is made of such a graph.
     let present: Vec<&(u64, &WeightCopy)> = jobs.iter().filter(|(_, job)| !job.weight.bytes().is_empty()).collect();

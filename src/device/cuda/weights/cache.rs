@@ -4,9 +4,9 @@
 //! and numbers of steps, of an encoder with fewer layers. What a program does not find goes into one slab of its own, which
 //! stays until the last program that reads anything in it has gone.
 
-use super::driver::Driver;
-use super::executable::DeviceAllocation;
-use super::weights::{Block, StorageFormat, WeightCopy, WeightLayout, staging, upload};
+use super::layout::{Block, StorageFormat, WeightCopy, WeightLayout, staging, upload};
+use crate::device::cuda::driver::Driver;
+use crate::device::cuda::exec::executable::DeviceAllocation;
 use crate::error::Result;
 use crate::tensor::DType;
 use crate::weights::MappedBytes;
@@ -28,7 +28,7 @@ struct TensorKey {
 
 /// What a block holds.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(super) struct BlockKey {
+pub(crate) struct BlockKey {
     dtype: DType,
     bytes: usize,
     parts: Vec<TensorKey>,
@@ -54,11 +54,11 @@ impl BlockKey {
 
 /// The blocks of some programs, each counted once.
 #[derive(Debug, Default)]
-pub(super) struct DistinctBlocks(HashSet<BlockKey>);
+pub(crate) struct DistinctBlocks(HashSet<BlockKey>);
 
 impl DistinctBlocks {
     /// Bytes of those blocks that were not there yet.
-    pub(super) fn add(&mut self, dtype: DType, jobs: &WeightLayout) -> usize {
+    pub(crate) fn add(&mut self, dtype: DType, jobs: &WeightLayout) -> usize {
         let keys = jobs.blocks().map(|(block, jobs)| BlockKey::new(dtype, block, jobs));
         keys.map(|key| (key.bytes, self.0.insert(key))).filter(|(_, new)| *new).map(|(bytes, _)| bytes).sum()
     }
@@ -73,23 +73,23 @@ struct CachedBlock {
 
 /// See the module.
 #[derive(Default)]
-pub(super) struct WeightCache(Mutex<HashMap<BlockKey, CachedBlock>>);
+pub(crate) struct WeightCache(Mutex<HashMap<BlockKey, CachedBlock>>);
 
 /// Where a program's blocks are: addresses by offset, and the slabs for as long as the program lives.
 #[derive(Default)]
-pub(super) struct WeightAddresses {
+pub(crate) struct WeightAddresses {
     addresses: Vec<(usize, u64)>,
     allocations: Vec<Arc<DeviceAllocation>>,
 }
 
 impl WeightAddresses {
     /// The address of the block of that offset.
-    pub(super) fn address(&self, offset: usize) -> u64 {
+    pub(crate) fn address(&self, offset: usize) -> u64 {
         self.addresses.binary_search_by_key(&offset, |(at, _)| *at).map_or(0, |i| self.addresses[i].1)
     }
 
     /// Address and bytes of each slab.
-    pub(super) fn allocations(&self) -> impl Iterator<Item = (u64, usize)> {
+    pub(crate) fn allocations(&self) -> impl Iterator<Item = (u64, usize)> {
         self.allocations.iter().map(|slab| (slab.address(), slab.bytes()))
     }
 
@@ -101,7 +101,7 @@ impl WeightAddresses {
 }
 
 /// What of a program's weights is there, and what is not.
-pub(super) struct CacheLookup<'a> {
+pub(crate) struct CacheLookup<'a> {
     store: &'a WeightCache,
     dtype: DType,
     places: WeightAddresses,
@@ -110,14 +110,14 @@ pub(super) struct CacheLookup<'a> {
     /// Offsets of blocks in [`WeightLayout`] and in the new slab.
     new: Vec<(usize, usize)>,
     /// Bytes of a new slab.
-    pub(super) bytes: usize,
+    pub(crate) bytes: usize,
     /// Bytes that staging takes for a moment.
-    pub(super) staging: usize,
+    pub(crate) staging: usize,
 }
 
 impl WeightCache {
     /// Looks for the weights of a program that stores tensors as `dtype`.
-    pub(super) fn find<'a>(&'a self, dtype: DType, jobs: &'a WeightLayout) -> CacheLookup<'a> {
+    pub(crate) fn find<'a>(&'a self, dtype: DType, jobs: &'a WeightLayout) -> CacheLookup<'a> {
         let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         held.retain(|_, held| held.allocation.strong_count() > 0);
         let mut found = CacheLookup {
@@ -155,7 +155,7 @@ impl CacheLookup<'_> {
     ///
     /// # Errors
     /// Those of the driver; nothing is kept then.
-    pub(super) fn complete(self, driver: &Arc<dyn Driver>) -> Result<WeightAddresses> {
+    pub(crate) fn complete(self, driver: &Arc<dyn Driver>) -> Result<WeightAddresses> {
         let CacheLookup { store, dtype, mut places, missing, new, bytes, .. } = self;
         if bytes == 0 {
             return Ok(places);

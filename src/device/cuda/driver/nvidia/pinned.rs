@@ -1,16 +1,16 @@
 //! Host memory for fast copies.
 
-use super::super::driver::Staging;
-use super::calls::Cuda;
+use super::ffi::Cuda;
+use crate::device::cuda::driver::Staging;
 use ::cudarc::driver::sys;
 use std::ffi::c_void;
 
 /// Host memory that the GPU reads and writes by itself.
-pub(super) struct Pinned {
-    pub(super) cuda: &'static Cuda,
-    pub(super) start: *mut u8,
-    pub(super) len: usize,
-    pub(super) context: sys::CUcontext,
+pub(crate) struct Pinned {
+    pub(crate) cuda: &'static Cuda,
+    pub(crate) start: *mut u8,
+    pub(crate) len: usize,
+    pub(crate) context: sys::CUcontext,
 }
 
 // SAFETY: memory that has one owner.

@@ -1,7 +1,7 @@
 //! All steps of a sampler: everything up, a replay for each step; the latents stay for the decoder.
 
-use super::driver::EVENTS;
 use super::executable::{CudaExecutable, lock_stream};
+use crate::device::cuda::driver::EVENTS;
 use crate::device::{DenoiseInputs, DenoiseLoop, DenoiseOutput, Executable, LoopSteps, Role};
 use crate::error::{Error, Result};
 use bytemuck::cast_slice;

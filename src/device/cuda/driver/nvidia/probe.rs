@@ -1,19 +1,19 @@
 //! What must be there before the first call: the driver's library, each of its functions, a driver that is new enough.
 
-use super::calls::{self, Cuda, Missing, StatusCode, describe};
+use super::ffi::{self, Cuda, Missing, StatusCode, describe};
 use super::missing;
 use crate::device::cuda::kernels;
 use crate::error::{Error, Result};
 
 /// An error before there is a device.
-pub(super) fn early(cuda: &Cuda, call: &str, code: StatusCode) -> Error {
+pub(crate) fn early(cuda: &Cuda, call: &str, code: StatusCode) -> Error {
     let text = describe(cuda, code);
     missing(format!("{call}: {text}; is a GPU there and its driver loaded (nvidia-smi)? --device cpu needs none"))
 }
 
 /// Starts the driver. Its functions, and the version of CUDA that it is for: 12040 is 12.4.
-pub(super) fn probe() -> Result<(&'static Cuda, i32)> {
-    let cuda = calls::cuda().map_err(|what| match what {
+pub(crate) fn probe() -> Result<(&'static Cuda, i32)> {
+    let cuda = ffi::cuda().map_err(|what| match what {
         Missing::Library => {
             let name = if cfg!(windows) { "nvcuda.dll" } else { "libcuda.so.1" };
             let place = if cfg!(windows) { "PATH" } else { "the system's library folders and LD_LIBRARY_PATH" };

@@ -5,8 +5,8 @@
 //! library, times that are nearly equal count as equal, and where the choice cannot be kept the library's first suggestion, which
 //! is always the same, is taken instead.
 
-use super::super::cache::Cache;
-use super::super::driver::Gemm;
+use crate::device::cuda::compile::cache::Cache;
+use crate::device::cuda::driver::Gemm;
 use crate::error::{Error, Result};
 use crate::tensor::DType;
 use std::collections::HashMap;
@@ -28,7 +28,7 @@ static TURN: Mutex<()> = Mutex::new(());
 
 /// A product of one image: all that a choice depends on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct GemmShape {
+pub(crate) struct GemmShape {
     dtype: DType,
     /// `m`, `n`, `k`.
     sizes: [usize; 3],
@@ -42,7 +42,7 @@ pub(super) struct GemmShape {
 
 impl GemmShape {
     /// That of a product without its batch and addresses.
-    pub(super) fn of(gemm: &Gemm) -> Self {
+    pub(crate) fn of(gemm: &Gemm) -> Self {
         let residual = gemm.epilogue.residual();
         Self {
             dtype: gemm.dtype,
@@ -70,10 +70,10 @@ impl fmt::Display for GemmShape {
 }
 
 /// An algorithm as the library has it: 64 bytes that it alone reads. Its manual allows to store them for the same version.
-pub(super) type Algorithm = [u64; 8];
+pub(crate) type Algorithm = [u64; 8];
 
 /// What a choice asks of a library, about one product.
-pub(super) trait GemmLibrary {
+pub(crate) trait GemmLibrary {
     /// Up to that many algorithms for one image, the best by the library's own estimate first.
     fn suggest(&mut self, most: usize) -> Result<Vec<Algorithm>>;
 
@@ -85,7 +85,7 @@ pub(super) trait GemmLibrary {
 }
 
 /// The choices of one device and library.
-pub(super) struct Autotuner {
+pub(crate) struct Autotuner {
     /// Names both.
     identity: String,
     cache: Cache,
@@ -95,13 +95,13 @@ pub(super) struct Autotuner {
 }
 
 /// What the environment's `BRAID_TRIALS` says: `0` or `off` for no trials.
-pub(super) fn wanted(setting: Option<&OsStr>) -> bool {
+pub(crate) fn wanted(setting: Option<&OsStr>) -> bool {
     !setting.is_some_and(|value| value == "0" || value.eq_ignore_ascii_case("off"))
 }
 
 impl Autotuner {
     /// `identity` names device, driver and library with their versions, and what else the trials depend on.
-    pub(super) fn new(identity: String, cache: Cache, trials: bool) -> Self {
+    pub(crate) fn new(identity: String, cache: Cache, trials: bool) -> Self {
         let trials = AtomicBool::new(trials && cache.is_there());
         Self { identity, cache, trials, known: Mutex::default() }
     }
@@ -110,7 +110,7 @@ impl Autotuner {
     ///
     /// # Errors
     /// [`Error::Fault`] where the library has none, or where the device is lost.
-    pub(super) fn choose(&self, shape: GemmShape, library: &mut dyn GemmLibrary) -> Result<Algorithm> {
+    pub(crate) fn choose(&self, shape: GemmShape, library: &mut dyn GemmLibrary) -> Result<Algorithm> {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(algorithm) = known.get(&shape).filter(|algorithm| library.takes(algorithm)) {
             return Ok(*algorithm);
@@ -122,7 +122,7 @@ impl Autotuner {
 
     fn decide(&self, shape: &GemmShape, library: &mut dyn GemmLibrary) -> Result<Algorithm> {
         let none = || Error::Fault {
-            device: super::DEVICE.into(),
+            device: super::super::DEVICE.into(),
             call: "cublasLtMatmulAlgoGetHeuristic".into(),
             what: format!("no algorithm for {shape}"),
             lost: false,
@@ -211,5 +211,5 @@ fn decode(text: &[u8]) -> Option<Algorithm> {
 }
 
 #[cfg(test)]
-#[path = "choice_tests.rs"]
+#[path = "autotune_tests.rs"]
 mod tests;

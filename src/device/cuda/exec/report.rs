@@ -1,8 +1,8 @@
 //! What a graph becomes on a device, as figures; no device is needed to know.
 
-use super::driver::Launch;
-use super::lower::{BaseAddresses, Command, Lowered, LoweringOptions, lower};
 use crate::device::Role;
+use crate::device::cuda::driver::Launch;
+use crate::device::cuda::lower::{BaseAddresses, Command, Lowered, LoweringOptions, lower};
 use crate::error::Result;
 use crate::graph::{Graph, MemoryPlan, fuse};
 use std::collections::BTreeMap;
@@ -59,7 +59,7 @@ impl LoweringReport {
         Ok(body.filter_map(|step| if let Command::Launch(launch) = step { Some(launch) } else { None }).collect())
     }
 
-    pub(super) fn new(lowered: &Lowered) -> Self {
+    pub(crate) fn new(lowered: &Lowered) -> Self {
         let mut report = Self::default();
         for step in &lowered.steps {
             match step {
@@ -95,7 +95,7 @@ impl LoweringReport {
 }
 
 /// A graph before fusion, lowered without a device.
-pub(super) fn lowered(graph: Graph, settings: &LoweringOptions, role: &Role) -> Result<Lowered> {
+pub(crate) fn lowered(graph: Graph, settings: &LoweringOptions, role: &Role) -> Result<Lowered> {
     let graph = fuse(graph);
     let plan = MemoryPlan::new(&graph);
     lower(&graph, &plan, settings, role, BaseAddresses::default())

@@ -1,7 +1,7 @@
 //! Kernel files on the device: the binaries of this build, or what is compiled now.
 
-use super::super::{compile, kernels};
 use super::{NvidiaDriver, missing};
+use crate::device::cuda::{compile, kernels};
 use crate::error::{Error, Result};
 use ::cudarc::driver::sys;
 use std::ffi::c_void;
@@ -9,7 +9,7 @@ use std::sync::PoisonError;
 
 impl NvidiaDriver {
     /// The module that holds a kernel, loaded at first use.
-    pub(super) fn module(&self, name: &'static str) -> Result<sys::CUmodule> {
+    pub(crate) fn module(&self, name: &'static str) -> Result<sys::CUmodule> {
         let mut modules = self.modules.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(module) = modules.get(name) {
             return Ok(*module);

@@ -14,13 +14,13 @@ const HEAD: usize = 8 + 8 + 8 + 4;
 
 /// See the module.
 #[derive(Debug, Clone)]
-pub(super) struct Cache {
+pub(crate) struct Cache {
     folder: Option<PathBuf>,
 }
 
 impl Cache {
     /// The user's: the folder that `BRAID_CACHE` names, else `braid` in that for caches. None where it is empty or unknown.
-    pub(super) fn user() -> Self {
+    pub(crate) fn user() -> Self {
         let named = |name| env::var_os(name).map(PathBuf::from);
         let absolute = |name| named(name).filter(|path| path.is_absolute());
         let usual = || {
@@ -36,7 +36,7 @@ impl Cache {
     }
 
     #[cfg(test)]
-    pub(super) fn at(folder: impl Into<PathBuf>) -> Self {
+    pub(crate) fn at(folder: impl Into<PathBuf>) -> Self {
         Self { folder: Some(folder.into()) }
     }
 
@@ -47,7 +47,7 @@ impl Cache {
     }
 
     /// What was stored under that key; `None` where nothing was or where the file is damaged.
-    pub(super) fn load(&self, name: &str, key: &[u8]) -> Option<Vec<u8>> {
+    pub(crate) fn load(&self, name: &str, key: &[u8]) -> Option<Vec<u8>> {
         let file = self.file(name, key)?;
         let bytes = fs::read(&file).ok()?;
         let value = value(&bytes, key);
@@ -58,12 +58,12 @@ impl Cache {
     }
 
     /// Whether there is a folder to write to, which may still refuse.
-    pub(super) fn is_there(&self) -> bool {
+    pub(crate) fn is_there(&self) -> bool {
         self.folder.is_some()
     }
 
     /// Stores a value and says whether it was; where not, it is computed again next time.
-    pub(super) fn store(&self, name: &str, key: &[u8], value: &[u8]) -> bool {
+    pub(crate) fn store(&self, name: &str, key: &[u8], value: &[u8]) -> bool {
         let Some(file) = self.file(name, key) else { return false };
         if let Some(folder) = file.parent()
             && let Err(error) = fs::create_dir_all(folder)

@@ -3,12 +3,12 @@
 //! The algorithm is chosen for one image (see `choice`); all images of a batch use it, one by one where it cannot take them
 //! together. So an image's result does not depend on what shares its batch.
 
-use super::super::cache::Cache;
-use super::super::driver::{Driver, Gemm, GemmPlan, MatrixRef};
-use super::calls::{self, CublasLt, Cuda, HeuristicResult, Missing, StatusCode, status};
-use super::choice::{self, Algorithm, Autotuner, GemmShape};
+use super::super::ffi::{self, CublasLt, Cuda, HeuristicResult, Missing, StatusCode, status};
+use super::super::{DEVICE, NvidiaDriver};
+use super::autotune::{self, Algorithm, Autotuner, GemmShape};
 use super::trial::GemmTrial;
-use super::{DEVICE, NvidiaDriver};
+use crate::device::cuda::compile::cache::Cache;
+use crate::device::cuda::driver::{Driver, Gemm, GemmPlan, MatrixRef};
 use crate::error::{Error, Result};
 use crate::tensor::DType;
 use ::cudarc::cublaslt::sys;
@@ -17,7 +17,7 @@ use std::ffi::c_void;
 use std::sync::{Mutex, PoisonError};
 
 /// Memory that the library may use during a product: what NVIDIA recommends for Hopper.
-pub(super) const WORKSPACE: usize = 32 << 20;
+pub(crate) const WORKSPACE: usize = 32 << 20;
 /// Bytes to which every matrix is aligned at least: one number for all, so that the choice does not depend on where the memory
 /// plan of one batch or another puts them.
 const ALIGNMENT: u32 = 16;
@@ -25,7 +25,7 @@ const ALIGNMENT: u32 = 16;
 const REDUCTION_IN_F32: u32 = 2;
 
 /// The library's handle and its memory.
-pub(super) struct CublasLtHandle {
+pub(crate) struct CublasLtHandle {
     cuda: &'static Cuda,
     library: &'static CublasLt,
     handle: sys::cublasLtHandle_t,
@@ -37,8 +37,8 @@ pub(super) struct CublasLtHandle {
 impl CublasLtHandle {
     /// The library, or `None` with a warning where it is not there: our own kernels do its work then.
     /// `version` is that of CUDA for which the driver is.
-    pub(super) fn new(driver: &NvidiaDriver, version: i32) -> Result<Option<Self>> {
-        let library = match calls::cublas_lt() {
+    pub(crate) fn new(driver: &NvidiaDriver, version: i32) -> Result<Option<Self>> {
+        let library = match ffi::cublas_lt() {
             Ok(library) => library,
             Err(what) => {
                 let name = if let Missing::Function(name) = what { name } else { "libcublasLt" };
@@ -52,7 +52,7 @@ impl CublasLtHandle {
         let mut handle = std::ptr::null_mut();
         // SAFETY: a context is current; writes one handle, given back in `drop`.
         unsafe { library.cublasLtCreate(&mut handle) }.map_err(|code| fault("cublasLtCreate", code))?;
-        let trials = choice::wanted(std::env::var_os("BRAID_TRIALS").as_deref());
+        let trials = autotune::wanted(std::env::var_os("BRAID_TRIALS").as_deref());
         let choice = Autotuner::new(identity(driver, library, version), Cache::user(), trials);
         let plans = Mutex::default();
         // Made before the `?`, so that the handle goes with it.
@@ -62,12 +62,12 @@ impl CublasLtHandle {
     }
 
     /// The memory that products use, of [`WORKSPACE`] bytes.
-    pub(super) fn workspace(&self) -> u64 {
+    pub(crate) fn workspace(&self) -> u64 {
         self.workspace
     }
 
     /// Chooses how a product is computed; may try algorithms on the device.
-    pub(super) fn prepare(&self, driver: &NvidiaDriver, gemm: &Gemm) -> Result<GemmPlan> {
+    pub(crate) fn prepare(&self, driver: &NvidiaDriver, gemm: &Gemm) -> Result<GemmPlan> {
         let plan = Box::new(PreparedGemm::new(self, driver, gemm)?);
         let mut plans = self.plans.lock().unwrap_or_else(PoisonError::into_inner);
         let free = plans.iter().position(Option::is_none).unwrap_or(plans.len());
@@ -78,14 +78,14 @@ impl CublasLtHandle {
         Ok(GemmPlan(free as u64))
     }
 
-    pub(super) fn release(&self, plan: GemmPlan) {
+    pub(crate) fn release(&self, plan: GemmPlan) {
         let mut plans = self.plans.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(place) = usize::try_from(plan.0).ok().and_then(|at| plans.get_mut(at)) {
             *place = None;
         }
     }
 
-    pub(super) fn run(&self, plan: GemmPlan, stream: CUstream) -> Result<()> {
+    pub(crate) fn run(&self, plan: GemmPlan, stream: CUstream) -> Result<()> {
         let plans = self.plans.lock().unwrap_or_else(PoisonError::into_inner);
         let plan = usize::try_from(plan.0).ok().and_then(|at| plans.get(at)).and_then(Option::as_ref);
         let Some(plan) = plan else { return Err(Error::Graph("a product that was not prepared".into())) };
@@ -109,7 +109,7 @@ impl CublasLtHandle {
     /// # Safety
     /// The descriptors are alive; the operands are addresses on the device with room for what the layouts say. The stream is the
     /// one on which all products run, so that it uses the workspace in order.
-    pub(super) unsafe fn multiply(
+    pub(crate) unsafe fn multiply(
         &self,
         (operation, layouts): Descriptors,
         algorithm: &sys::cublasLtMatmulAlgo_t,
@@ -179,7 +179,7 @@ fn identity(driver: &NvidiaDriver, library: &CublasLt, version: i32) -> String {
 }
 
 /// The operation, and the layouts of A, B, C, D.
-pub(super) type Descriptors = (sys::cublasLtMatmulDesc_t, [sys::cublasLtMatrixLayout_t; 4]);
+pub(crate) type Descriptors = (sys::cublasLtMatmulDesc_t, [sys::cublasLtMatrixLayout_t; 4]);
 
 /// A product with its algorithm.
 struct PreparedGemm {
@@ -192,7 +192,7 @@ struct PreparedGemm {
 }
 
 /// Descriptors that go when they are not handed on.
-pub(super) struct MatmulDescriptors {
+pub(crate) struct MatmulDescriptors {
     library: &'static CublasLt,
     operation: sys::cublasLtMatmulDesc_t,
     preference: sys::cublasLtMatmulPreference_t,
@@ -294,7 +294,7 @@ impl Drop for PreparedGemm {
 }
 
 impl MatmulDescriptors {
-    pub(super) fn both(&self) -> Descriptors {
+    pub(crate) fn both(&self) -> Descriptors {
         (self.operation, self.layouts)
     }
 
@@ -306,12 +306,12 @@ impl MatmulDescriptors {
     }
 
     /// Where the bias lies on the device.
-    pub(super) fn bias(&self, address: u64) -> Result<()> {
+    pub(crate) fn bias(&self, address: u64) -> Result<()> {
         self.set(sys::cublasLtMatmulDescAttributes_t::CUBLASLT_MATMUL_DESC_BIAS_POINTER, &address)
     }
 
     /// Up to that many algorithms for one image that fit the workspace, the library's favourite first.
-    pub(super) fn suggest(&mut self, lt: &CublasLtHandle, most: usize) -> Result<Vec<Algorithm>> {
+    pub(crate) fn suggest(&mut self, lt: &CublasLtHandle, most: usize) -> Result<Vec<Algorithm>> {
         self.prefer()?;
         let [a, b, c, d] = self.layouts;
         let mut answers = vec![HeuristicResult::EMPTY; most.max(1)];
@@ -358,7 +358,7 @@ impl MatmulDescriptors {
     }
 
     /// Whether an algorithm computes the product with these layouts and the workspace.
-    pub(super) fn takes(&self, lt: &CublasLtHandle, algorithm: &Algorithm) -> bool {
+    pub(crate) fn takes(&self, lt: &CublasLtHandle, algorithm: &Algorithm) -> bool {
         let [a, b, c, d] = self.layouts;
         let algorithm = sys::cublasLtMatmulAlgo_t { data: *algorithm };
         let mut answer = HeuristicResult::EMPTY;

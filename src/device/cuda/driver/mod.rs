@@ -1,7 +1,10 @@
 //! What the launch layer asks of a device: memory, launches by name, products of a library, capture and replay.
 //!
 //! Everything happens in the order of the calls, as on one stream. Addresses are plain numbers. Two drivers exist:
-//! [`super::cudarc`], and an interpreter of PTX in the tests; the layers above cannot tell them apart.
+//! `nvidia`, and an interpreter of PTX in the tests; the layers above cannot tell them apart.
+
+#[cfg(feature = "cuda")]
+pub mod nvidia;
 
 use crate::error::Result;
 use crate::tensor::DType;

@@ -4,8 +4,8 @@
 //! launch for all inputs: the f32 block and the block of the storage type have the same order. Indices and lengths become
 //! integers on their way.
 
-use super::lower::{int, product};
 use crate::device::LoopSteps;
+use crate::device::cuda::lower::{int, product};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Location, MemoryPlan, Node, NodeId, Op};
 

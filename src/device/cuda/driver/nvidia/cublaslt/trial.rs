@@ -1,10 +1,10 @@
 //! A product's algorithms timed on the device, with scratch operands.
 
-use super::super::driver::{Driver, Gemm};
-use super::NvidiaDriver;
-use super::calls::status;
-use super::choice::{Algorithm, GemmLibrary};
-use super::lt::{CublasLtHandle, MatmulDescriptors, WORKSPACE};
+use super::super::NvidiaDriver;
+use super::super::ffi::status;
+use super::autotune::{Algorithm, GemmLibrary};
+use super::handle::{CublasLtHandle, MatmulDescriptors, WORKSPACE};
+use crate::device::cuda::driver::{Driver, Gemm};
 use crate::error::Result;
 use ::cudarc::cublaslt::sys::cublasLtMatmulAlgo_t;
 use ::cudarc::driver::sys::{CUevent, CUevent_flags};
@@ -15,17 +15,17 @@ const WARM: usize = 2;
 const RUNS: usize = 7;
 
 /// A product of which algorithms are asked and tried. Its layouts are those of one image.
-pub(super) struct GemmTrial<'a> {
-    pub(super) driver: &'a NvidiaDriver,
-    pub(super) lt: &'a CublasLtHandle,
-    pub(super) parts: &'a mut MatmulDescriptors,
-    pub(super) gemm: &'a Gemm,
+pub(crate) struct GemmTrial<'a> {
+    pub(crate) driver: &'a NvidiaDriver,
+    pub(crate) lt: &'a CublasLtHandle,
+    pub(crate) parts: &'a mut MatmulDescriptors,
+    pub(crate) gemm: &'a Gemm,
     /// Made at the first trial.
-    pub(super) scratch: Option<TrialBuffers<'a>>,
+    pub(crate) scratch: Option<TrialBuffers<'a>>,
 }
 
 /// Memory and events, given back when this goes.
-pub(super) struct TrialBuffers<'a> {
+pub(crate) struct TrialBuffers<'a> {
     driver: &'a NvidiaDriver,
     address: u64,
     places: TrialLayout,

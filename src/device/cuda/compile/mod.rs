@@ -1,8 +1,11 @@
 //! Kernels compiled at run time, where the build embedded no binary for the device; the results are cached on disk.
 
-use super::cache::Cache;
-use super::kernels::{self, Module};
-use super::nvrtc::{File, Nvrtc};
+pub(crate) mod cache;
+mod nvrtc;
+
+use self::cache::Cache;
+use self::nvrtc::{File, Nvrtc};
+use crate::device::cuda::kernels::{self, Module};
 use std::sync::Mutex;
 
 /// One compilation at a time: a second caller finds the first one's result in the cache.
@@ -24,7 +27,7 @@ fn key(unit: &File, headers: &[File], target: &str, version: (i32, i32)) -> Vec<
 ///
 /// # Errors
 /// That there is no NVRTC, where it was sought; what it said of the kernel.
-pub(super) fn module(module: &Module, capability: (u32, u32)) -> Result<(String, Vec<u8>), String> {
+pub(crate) fn module(module: &Module, capability: (u32, u32)) -> Result<(String, Vec<u8>), String> {
     compiled(&Nvrtc::find(&[])?, &Cache::user(), module, capability).map(|(target, code, _)| (target, code))
 }
 

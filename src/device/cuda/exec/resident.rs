@@ -10,17 +10,17 @@ use std::sync::Arc;
 const GAP: u64 = 64;
 
 /// A slab of results, which other programs may read, and the host in its turn.
-pub(super) struct Results {
+pub(crate) struct Results {
     allocation: DeviceAllocation,
     stream_lock: StreamLock,
 }
 
 impl Results {
-    pub(super) fn new(slab: DeviceAllocation, turn: StreamLock) -> Self {
+    pub(crate) fn new(slab: DeviceAllocation, turn: StreamLock) -> Self {
         Self { allocation: slab, stream_lock: turn }
     }
 
-    pub(super) fn address(&self) -> u64 {
+    pub(crate) fn address(&self) -> u64 {
         self.allocation.address()
     }
 }
@@ -60,12 +60,12 @@ fn joined(mut copies: Vec<Copy>) -> Vec<Copy> {
 
 impl CudaExecutable {
     /// Values in the slab of the results.
-    pub(super) fn resident(&self, place: usize, len: usize) -> DeviceTensor {
+    pub(crate) fn resident(&self, place: usize, len: usize) -> DeviceTensor {
         DeviceTensor::new(self.results.clone(), place / 4, len)
     }
 
     /// Copies values to an address, from the host or from where another program of this device left them.
-    pub(super) fn copy_in(&self, values: &TensorRef<'_>, to: u64) -> Result<()> {
+    pub(crate) fn copy_in(&self, values: &TensorRef<'_>, to: u64) -> Result<()> {
         match values {
             TensorRef::Host(values) => self.driver.upload(to, cast_slice(values)),
             TensorRef::Device(resident) => self.driver.copy(self.address(resident)?, to, values.len() * 4),
@@ -81,7 +81,7 @@ impl CudaExecutable {
     }
 
     /// As [`CudaExecutable::upload_inputs`], of values that may be on the device already; the host's go up one by one then.
-    pub(super) fn bind_inputs(&mut self, inputs: &[TensorRef<'_>]) -> Result<()> {
+    pub(crate) fn bind_inputs(&mut self, inputs: &[TensorRef<'_>]) -> Result<()> {
         let host = |values: &TensorRef<'_>| values.is_empty() || matches!(values, TensorRef::Host(_));
         let given: Vec<&[f32]> =
             inputs.iter().map(|v| if let TensorRef::Host(values) = v { values.as_ref() } else { &[] }).collect();
@@ -115,7 +115,7 @@ impl CudaExecutable {
     }
 
     /// Runs it; of the results only whether they are finite comes back.
-    pub(super) fn execute_resident(&mut self, inputs: &[&[f32]]) -> Result<ResidentOutputs> {
+    pub(crate) fn execute_resident(&mut self, inputs: &[&[f32]]) -> Result<ResidentOutputs> {
         let outputs = self.graph.outputs.iter().map(|(_, id)| self.graph.node(*id).len());
         let values = outputs
             .zip(&self.lowered.bindings.outputs)
@@ -132,7 +132,7 @@ impl CudaExecutable {
     }
 
     /// Runs a decoder; pixels and whether all was finite come back in one copy.
-    pub(super) fn execute_decoder(&mut self, latents: &TensorRef<'_>, keep: bool) -> Result<DecodedImage> {
+    pub(crate) fn execute_decoder(&mut self, latents: &TensorRef<'_>, keep: bool) -> Result<DecodedImage> {
         self.graph.check_inputs([latents.len()].into_iter())?;
         let turn = self.turn.clone();
         let _turn = lock_stream(&turn);

@@ -1,10 +1,10 @@
 //! A graph made ready on a CUDA device: its slabs, launches with all their parameters, one captured graph.
 
-use super::driver::{Driver, Function, GemmPlan, GraphExec, Launch, Staging};
-use super::lower::{BaseAddresses, Command, Lowered, LoweringOptions, MemoryLayout, lower};
 use super::report::LoweringReport;
 use super::resident::Results;
-use super::weight_cache::{WeightAddresses, WeightCache};
+use crate::device::cuda::driver::{Driver, Function, GemmPlan, GraphExec, Launch, Staging};
+use crate::device::cuda::lower::{BaseAddresses, Command, Lowered, LoweringOptions, MemoryLayout, lower};
+use crate::device::cuda::weights::cache::{WeightAddresses, WeightCache};
 use crate::device::{DecodedImage, DenoiseLoop, Executable, ResidentOutputs, Role, TensorRef};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, MemoryPlan};
@@ -13,23 +13,23 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 /// Memory of a device that is given back when this goes.
-pub(super) struct DeviceAllocation {
-    pub(super) driver: Arc<dyn Driver>,
+pub(crate) struct DeviceAllocation {
+    pub(crate) driver: Arc<dyn Driver>,
     address: u64,
     bytes: usize,
 }
 
 impl DeviceAllocation {
-    pub(super) fn new(driver: Arc<dyn Driver>, bytes: usize) -> Result<Self> {
+    pub(crate) fn new(driver: Arc<dyn Driver>, bytes: usize) -> Result<Self> {
         let address = driver.allocate(bytes)?;
         Ok(Self { driver, address, bytes })
     }
 
-    pub(super) fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         self.bytes
     }
 
-    pub(super) fn address(&self) -> u64 {
+    pub(crate) fn address(&self) -> u64 {
         self.address
     }
 }
@@ -60,40 +60,40 @@ enum CaptureState {
 }
 
 /// Whose turn it is on the driver's one stream.
-pub(super) type StreamLock = Arc<Mutex<()>>;
+pub(crate) type StreamLock = Arc<Mutex<()>>;
 
 /// What programs of one device share.
 #[derive(Clone, Default)]
-pub(super) struct Shared {
-    pub(super) stream_lock: StreamLock,
-    pub(super) weights: Arc<WeightCache>,
+pub(crate) struct Shared {
+    pub(crate) stream_lock: StreamLock,
+    pub(crate) weights: Arc<WeightCache>,
 }
 
 /// A panic of another program's run leaves nothing behind that a turn protects.
-pub(super) fn lock_stream(turn: &StreamLock) -> MutexGuard<'_, ()> {
+pub(crate) fn lock_stream(turn: &StreamLock) -> MutexGuard<'_, ()> {
     turn.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// See the module. Dropped in this order: what was captured and prepared, then the slabs.
 pub struct CudaExecutable {
-    pub(super) driver: Arc<dyn Driver>,
-    pub(super) turn: StreamLock,
-    pub(super) graph: Graph,
-    pub(super) role: Role,
-    pub(super) lowered: Lowered,
+    pub(crate) driver: Arc<dyn Driver>,
+    pub(crate) turn: StreamLock,
+    pub(crate) graph: Graph,
+    pub(crate) role: Role,
+    pub(crate) lowered: Lowered,
     report: LoweringReport,
     once: Vec<PreparedCommand>,
     steps: Vec<PreparedCommand>,
     captured: CaptureState,
-    pub(super) staging: Box<dyn Staging>,
+    pub(crate) staging: Box<dyn Staging>,
     work: DeviceAllocation,
-    pub(super) results: Arc<Results>,
+    pub(crate) results: Arc<Results>,
     weights: WeightAddresses,
 }
 
 impl CudaExecutable {
     /// Plans a fused graph, stages its weights and prepares every launch, for its part in a request.
-    pub(super) fn new(
+    pub(crate) fn new(
         driver: Arc<dyn Driver>,
         shared: &Shared,
         graph: Graph,
@@ -170,16 +170,16 @@ impl CudaExecutable {
     }
 
     /// An address in the work slab.
-    pub(super) fn at(&self, place: usize) -> u64 {
+    pub(crate) fn at(&self, place: usize) -> u64 {
         self.work.address() + place as u64
     }
 
     /// An address in the slab of the results.
-    pub(super) fn kept(&self, place: usize) -> u64 {
+    pub(crate) fn kept(&self, place: usize) -> u64 {
         self.results.address() + place as u64
     }
 
-    pub(super) fn regions(&self) -> &MemoryLayout {
+    pub(crate) fn regions(&self) -> &MemoryLayout {
         &self.lowered.regions
     }
 
@@ -196,7 +196,7 @@ impl CudaExecutable {
     }
 
     /// Takes inputs to the device.
-    pub(super) fn upload_inputs(&mut self, inputs: &[&[f32]]) -> Result<()> {
+    pub(crate) fn upload_inputs(&mut self, inputs: &[&[f32]]) -> Result<()> {
         let (up, to) = (self.lowered.bindings.upload(), self.at(self.regions().inputs));
         let staging = self.staging.bytes();
         self.lowered.bindings.write(inputs, &mut staging[..up]);
@@ -204,13 +204,13 @@ impl CudaExecutable {
     }
 
     /// Makes a sampler's inputs ready.
-    pub(super) fn begin(&self) -> Result<()> {
+    pub(crate) fn begin(&self) -> Result<()> {
         self.issue(&self.once)
     }
 
     /// Runs on what lies in the inputs' region: launch by launch at the first time, captures at the second, replays from then
     /// on. Allocates nothing and does not wait for the device.
-    pub(super) fn execute(&mut self) -> Result<()> {
+    pub(crate) fn execute(&mut self) -> Result<()> {
         if let CaptureState::Cold = self.captured {
             self.issue(&self.steps)?;
             self.captured = CaptureState::Warm;

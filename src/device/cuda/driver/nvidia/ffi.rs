@@ -10,11 +10,11 @@ use std::sync::OnceLock;
 
 /// What a function returned, where that is not success.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct StatusCode(pub(super) c_int);
+pub(crate) struct StatusCode(pub(super) c_int);
 
 impl StatusCode {
     /// Out of memory, of libcuda.
-    pub(super) const MEMORY: Self = Self(2);
+    pub(crate) const MEMORY: Self = Self(2);
 
     fn of(returned: c_int) -> Result<(), Self> {
         if returned == 0 { Ok(()) } else { Err(Self(returned)) }
@@ -23,7 +23,7 @@ impl StatusCode {
 
 /// What of a library is not there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Missing {
+pub(crate) enum Missing {
     /// All of it.
     Library,
     /// A function.
@@ -39,7 +39,7 @@ macro_rules! functions {
         $(#[$about])*
         #[allow(non_snake_case)]
         #[derive(Debug)]
-        pub(super) struct $table {
+        pub(crate) struct $table {
             $($name: unsafe extern "C" fn($($kind),*) -> c_int,)*
         }
 
@@ -62,7 +62,7 @@ macro_rules! functions {
             $(
                 /// # Safety
                 /// As the library's manual demands.
-                pub(super) unsafe fn $name(&self, $($argument: $kind),*) -> Result<(), StatusCode> {
+                pub(crate) unsafe fn $name(&self, $($argument: $kind),*) -> Result<(), StatusCode> {
                     // SAFETY: the caller's promise.
                     StatusCode::of(unsafe { (self.$name)($($argument),*) })
                 }
@@ -214,17 +214,17 @@ functions! {
 /// cuBLASLt's `cublasLtMatmulHeuristicResult_t`, whose status cudarc has as an enum.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
-pub(super) struct HeuristicResult {
-    pub(super) algorithm: lt::cublasLtMatmulAlgo_t,
-    pub(super) workspace: usize,
-    pub(super) status: c_int,
-    pub(super) waves: f32,
+pub(crate) struct HeuristicResult {
+    pub(crate) algorithm: lt::cublasLtMatmulAlgo_t,
+    pub(crate) workspace: usize,
+    pub(crate) status: c_int,
+    pub(crate) waves: f32,
     reserved: [c_int; 4],
 }
 
 impl HeuristicResult {
     /// Room for one. Its status is `NOT_INITIALIZED`.
-    pub(super) const EMPTY: Self = Self {
+    pub(crate) const EMPTY: Self = Self {
         algorithm: lt::cublasLtMatmulAlgo_t { data: [0; 8] },
         workspace: 0,
         status: 1,
@@ -245,7 +245,7 @@ const _: () = {
 };
 
 /// libcuda's functions, loaded at the first call.
-pub(super) fn cuda() -> Result<&'static Cuda, Missing> {
+pub(crate) fn cuda() -> Result<&'static Cuda, Missing> {
     static TABLE: OnceLock<Result<Cuda, Missing>> = OnceLock::new();
     let load = || {
         // SAFETY: loads a library and forgets it again; its initialisers have no preconditions.
@@ -261,7 +261,7 @@ pub(super) fn cuda() -> Result<&'static Cuda, Missing> {
 }
 
 /// cuBLASLt's functions, loaded at the first call.
-pub(super) fn cublas_lt() -> Result<&'static CublasLt, Missing> {
+pub(crate) fn cublas_lt() -> Result<&'static CublasLt, Missing> {
     static TABLE: OnceLock<Result<CublasLt, Missing>> = OnceLock::new();
     let load = || {
         // SAFETY: as for libcuda.
@@ -278,7 +278,7 @@ pub(super) fn cublas_lt() -> Result<&'static CublasLt, Missing> {
 }
 
 /// A code of libcuda: its name, its number and what the driver says of it.
-pub(super) fn describe(cuda: &Cuda, code: StatusCode) -> String {
+pub(crate) fn describe(cuda: &Cuda, code: StatusCode) -> String {
     let ask = |which: unsafe fn(&Cuda, c_int, *mut *const c_char) -> Result<(), StatusCode>| {
         let mut text = std::ptr::null();
         // SAFETY: one of the two functions below, which write a pointer to a constant string, or a null one.
@@ -297,7 +297,7 @@ pub(super) fn describe(cuda: &Cuda, code: StatusCode) -> String {
 }
 
 /// A status of cuBLASLt: its name and number.
-pub(super) fn status(code: StatusCode) -> String {
+pub(crate) fn status(code: StatusCode) -> String {
     let name = match code.0 {
         1 => "NOT_INITIALIZED",
         3 => "ALLOC_FAILED",

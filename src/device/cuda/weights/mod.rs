@@ -1,0 +1,4 @@
+//! Weights on the device: their layout there, their upload, and the cache that executables share.
+
+pub(crate) mod cache;
+pub(crate) mod layout;
