@@ -1,6 +1,6 @@
 //! What is done to a request's words and pictures before a model sees them. `cargo bench --bench inputs`.
 
-use braid::inputs::image::{self, AlphaMode};
+use braid::inputs::image::{AlphaMode, Image};
 use braid::inputs::tokenizer::Tokenizer;
 use braid::inputs::{clip, resize};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
@@ -25,7 +25,7 @@ fn tokens(c: &mut Criterion) {
 fn pictures(c: &mut Criterion) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/astronaut.jpg");
     let bytes = std::fs::read(&path).expect("the picture");
-    let load = || image::from_bytes(&bytes, &path, AlphaMode::Ignore).expect("a picture");
+    let load = || Image::decode(&bytes, &path, AlphaMode::Ignore).expect("a picture");
     let picture = load();
     let values = clip::preprocess(&picture, 224);
     assert!(values.len() == 224 * 224 * 3 && values.iter().all(|v| v.abs() < 3.0));

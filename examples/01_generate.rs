@@ -4,7 +4,6 @@
 
 mod common;
 
-use braid::output::{PngMetadata, save};
 use braid::pipeline::{Callbacks, Progress};
 use braid::{Request, Result};
 
@@ -21,10 +20,10 @@ fn main() -> Result<()> {
 
     // Called when a stage begins and after each of its steps.
     let mut show = |p: Progress| println!("{:<9} {}/{}", p.stage.name(), p.done, p.steps);
-    let output = pipeline.generate(&request, &mut Callbacks::on_progress(&mut show))?;
+    let output = pipeline.generate_with(&request, Callbacks::new().with_progress(&mut show))?;
 
     let path = files.output("fox.png");
-    save(&output.images[0], &path, &PngMetadata::default())?;
+    output.images[0].save(&path)?;
     let [seconds, steps] = [output.seconds.values().sum::<f64>(), output.step_seconds.iter().sum()];
     println!("{:?} in {seconds:.2} s, of which {steps:.2} s in the steps: {}", output.images[0], path.display());
     Ok(())

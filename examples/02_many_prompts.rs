@@ -4,8 +4,6 @@
 
 mod common;
 
-use braid::output::{PngMetadata, save};
-use braid::pipeline::Callbacks;
 use braid::{Request, Result};
 
 fn main() -> Result<()> {
@@ -18,9 +16,9 @@ fn main() -> Result<()> {
         request.steps = files.steps;
         // Only the settings that differ are set; each request stands by itself, so their order does not matter.
         request.seed = 7;
-        let output = pipeline.generate(&request, &mut Callbacks::default())?;
+        let output = pipeline.generate(&request)?;
         let path = files.output(&format!("prompt-{i}.png"));
-        save(&output.images[0], &path, &PngMetadata::default())?;
+        output.images[0].save(&path)?;
         println!("`{prompt}` in {:.3} s: {}", output.seconds.values().sum::<f64>(), path.display());
     }
 

@@ -4,8 +4,7 @@
 
 mod common;
 
-use braid::output::{PngMetadata, save};
-use braid::pipeline::{Callbacks, Scales};
+use braid::pipeline::Scales;
 use braid::{ImagePrompt, ReferenceImage, Request, Result};
 
 fn main() -> Result<()> {
@@ -23,9 +22,9 @@ fn main() -> Result<()> {
         let image =
             ImagePrompt::default().with_reference(ReferenceImage::Embedding(embedding.clone())).with_scale(scale);
         request.image_prompts = vec![image];
-        let output = pipeline.generate(&request, &mut Callbacks::default())?;
+        let output = pipeline.generate(&request)?;
         let path = files.output(&format!("scale-{scale}.png"));
-        save(&output.images[0], &path, &PngMetadata::default())?;
+        output.images[0].save(&path)?;
         println!("scale {scale}: {:.3} s, {}", output.seconds.values().sum::<f64>(), path.display());
     }
 
@@ -34,9 +33,9 @@ fn main() -> Result<()> {
         .with_reference(ReferenceImage::Embedding(embedding))
         .with_scale(Scales::parse("style", 1.0)?);
     request.image_prompts = vec![image];
-    let output = pipeline.generate(&request, &mut Callbacks::default())?;
+    let output = pipeline.generate(&request)?;
     let path = files.output("style.png");
-    save(&output.images[0], &path, &PngMetadata::default())?;
+    output.images[0].save(&path)?;
     println!("style only: {}", path.display());
     Ok(())
 }

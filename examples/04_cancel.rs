@@ -33,8 +33,8 @@ fn main() -> Result<()> {
                 }
             }
         };
-        let mut watch = Callbacks::on_progress(&mut progress).cancelled_by(&cancel);
-        let result = pipeline.generate(&request, &mut watch);
+        let watch = Callbacks::new().with_progress(&mut progress).with_cancel(&cancel);
+        let result = pipeline.generate_with(&request, watch);
         println!("stopped after {done} of {} steps", request.steps);
         // Lets the other thread end where the request failed before its second step.
         drop(begun);
@@ -47,7 +47,7 @@ fn main() -> Result<()> {
     }
 
     request.steps = files.steps;
-    let output = pipeline.generate(&request, &mut Callbacks::default())?;
+    let output = pipeline.generate(&request)?;
     println!("the next request gives {:?}", output.images[0]);
     Ok(())
 }

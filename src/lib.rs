@@ -1,26 +1,89 @@
-//! Stable Diffusion XL with IP-Adapter image prompts.
+//! Stable Diffusion XL with IP-Adapter image prompts, from the published files, as diffusers or DiffSynth-Studio compute it.
 //!
-//! [`Pipeline::load`] takes the published files, [`Pipeline::generate`] a [`Request`]. README.md and examples/ show how;
-//! docs/architecture.md says how the parts fit.
+//! ```no_run
+//! use braid::{AlphaMode, Image, ImagePrompt, Pipeline, PipelineOptions, Request};
+//!
+//! # fn main() -> braid::Result<()> {
+//! let options = PipelineOptions::new("sd_xl_base_1.0.safetensors")
+//!     .with_adapter("ip-adapter_sdxl.bin")
+//!     .with_clip_vision("image_encoder");
+//! let pipeline = Pipeline::load(&options)?;
+//! let reference = Image::open("reference.png", AlphaMode::CompositeOnWhite)?;
+//! let request = Request::new("a garden at dawn")
+//!     .with_image_prompt(ImagePrompt::new(reference).with_scale(0.6))
+//!     .with_steps(30)
+//!     .with_seed(7);
+//! pipeline.generate(&request)?.images[0].save("garden.png")
+//! # }
+//! ```
+//!
+//! # Vocabulary
+//!
+//! | Here | In diffusers | Meaning |
+//! |---|---|---|
+//! | [`Pipeline`] | `StableDiffusionXLPipeline` | the loaded models, ready to generate; shared by requests, which run one at a time |
+//! | [`PipelineOptions`] | arguments of `from_pretrained`, `load_ip_adapter` | which files make a pipeline, the device, the data types |
+//! | [`Request`] | arguments of `__call__` | prompt, size, steps, guidance, seed, image prompts |
+//! | [`ImagePrompt`] | `ip_adapter_image` | the reference images of one adapter and their [`Scales`] |
+//! | [`Scales`] | `set_ip_adapter_scale` | the weight of an image prompt in each block of the UNet |
+//! | [`ReferenceImage`] | an entry of `ip_adapter_image` or `ip_adapter_image_embeds` | a picture, or the embedding made of one |
+//! | [`SchedulerKind`], [`SigmaSchedule`], [`TimestepSpacing`], [`PredictionType`] | `EulerDiscreteScheduler`, `use_karras_sigmas`, `timestep_spacing`, `prediction_type` | overrides of the model's own scheduler |
+//! | [`RngKind`] | `torch.Generator(device=...)` | whose random numbers the noise follows |
+//! | [`Compat`] | – | the reference implementation that is followed where they differ |
+//! | [`Callbacks`], [`Progress`], [`CancelToken`] | `callback_on_step_end`, `_interrupt` | progress of a request, and its cancellation |
+//! | [`Output`] | `StableDiffusionXLPipelineOutput` | images, seeds, times, and intermediate results on request |
+//! | [`WorkloadShape`] | – | what requests share that run the same compiled executables; see [`Pipeline::prepare`] |
+//!
+//! Structs are built with `new` and changed with setters named `with_` and the field. Errors name the field at fault.
+//!
+//! # Features
+//!
+//! `cuda` (default): the CUDA backend; the driver and cuBLASLt are loaded at run time, nothing is needed to build.
+//! `cli` (default): what only the commands `braid` and `bench` use. A library user takes `default-features = false` and, for a
+//! GPU, `features = ["cuda"]`.
+//!
+//! Modules that this page does not list are internal, and no part of the version's promise.
 
+#[doc(hidden)]
 pub mod compat;
+#[doc(hidden)]
 pub mod device;
+#[doc(hidden)]
 pub mod error;
+#[doc(hidden)]
 pub mod graph;
+#[doc(hidden)]
 pub mod inputs;
+#[doc(hidden)]
 pub mod inspect;
+#[doc(hidden)]
 pub mod memory;
+#[doc(hidden)]
 pub mod models;
+#[doc(hidden)]
 pub mod output;
+#[doc(hidden)]
 pub mod pipeline;
+#[doc(hidden)]
 pub mod schedulers;
+#[doc(hidden)]
 pub mod synthetic;
+#[doc(hidden)]
 pub mod tensor;
+#[doc(hidden)]
 pub mod weights;
 
 pub use compat::Compat;
 pub use error::{Error, Result};
-pub use pipeline::{ImagePrompt, Pipeline, PipelineOptions, ReferenceImage, Request};
+pub use inputs::image::{AlphaMode, Image};
+pub use inputs::noise::{PhiloxGrid, RngKind};
+pub use output::PngMetadata;
+pub use pipeline::{
+    CancelToken, DeviceChoice, EncoderResidency, HostTensor, ImagePrompt, MemoryEstimate, Output, Pipeline,
+    PipelineOptions, Progress, ReferenceImage, Request, Scales, Stage, WorkloadShape,
+};
+pub use schedulers::{PredictionType, SchedulerConfig, SchedulerKind, SigmaSchedule, TimestepSpacing};
+pub use tensor::DType;
 
 /// The README's example, compiled as a test.
 #[cfg(doctest)]

@@ -75,20 +75,31 @@ pub struct PngMetadata {
     pub braid: Option<String>,
 }
 
-/// Writes a picture in the format of the file's extension, whole or not at all; see [`write_atomic`].
-///
-/// # Errors
-/// [`Error::Parameter`] where the extension is none of [`ImageFormat`]'s or the format cannot hold a side so long, and those of
-/// [`write_atomic`].
-pub fn save(picture: &Image, path: impl AsRef<Path>, texts: &PngMetadata) -> Result<()> {
-    let path = path.as_ref();
-    let format = ImageFormat::of(path)?;
-    format.check(picture.width(), picture.height())?;
-    write_atomic(path, |file| {
-        let mut file = BufWriter::new(file);
-        encode(picture, format, texts, &mut file)?;
-        file.flush()
-    })
+impl Image {
+    /// Writes the image in the format of the file's extension (png, jpg, jpeg, webp), whole or not at all; see
+    /// [`write_atomic`].
+    ///
+    /// # Errors
+    /// [`Error::Parameter`] where the extension is none of [`ImageFormat`]'s or the format cannot hold a side so long, and
+    /// those of [`write_atomic`].
+    pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
+        self.save_with_metadata(path, &PngMetadata::default())
+    }
+
+    /// As [`Image::save`]; a PNG file carries `metadata` as text, other formats carry none.
+    ///
+    /// # Errors
+    /// As [`Image::save`].
+    pub fn save_with_metadata(&self, path: impl AsRef<Path>, metadata: &PngMetadata) -> Result<()> {
+        let path = path.as_ref();
+        let format = ImageFormat::of(path)?;
+        format.check(self.width(), self.height())?;
+        write_atomic(path, |file| {
+            let mut file = BufWriter::new(file);
+            encode(self, format, metadata, &mut file)?;
+            file.flush()
+        })
+    }
 }
 
 /// Writes a picture's bytes in a format.
@@ -215,7 +226,7 @@ impl Drop for Temporary {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::inputs::image;
+    use crate::inputs::image::AlphaMode;
 
     fn names(folder: &Path) -> Vec<String> {
         let mut names: Vec<_> =
@@ -234,8 +245,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         for (name, tolerance) in [("a.png", 0), ("a.webp", 0), ("a.jpg", 6), ("b.JPEG", 6)] {
             let path = folder.path().join(name);
-            save(&sample(), &path, &PngMetadata::default()).unwrap();
-            let read = image::load(&path, image::AlphaMode::Ignore).unwrap();
+            sample().save(&path).unwrap();
+            let read = Image::open(&path, AlphaMode::Ignore).unwrap();
             assert_eq!((read.width(), read.height()), (40, 30));
             let worst = read.rgb().iter().zip(sample().rgb()).map(|(a, b)| a.abs_diff(*b)).max();
             assert!(worst <= Some(tolerance), "{name}: {worst:?}");
@@ -246,7 +257,7 @@ mod tests {
     #[test]
     fn other_extensions_are_refused() {
         for name in ["a", "a.gif", ".png", "a.png.txt"] {
-            assert!(matches!(save(&sample(), name, &PngMetadata::default()), Err(Error::Parameter { .. })), "{name}");
+            assert!(matches!(sample().save(name), Err(Error::Parameter { .. })), "{name}");
         }
     }
 
@@ -254,10 +265,10 @@ mod tests {
     fn a_side_too_long_for_the_format_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let long = Image::new(16_384, 1, vec![7; 16_384 * 3]).unwrap();
-        let error = save(&long, folder.path().join("a.webp"), &PngMetadata::default()).unwrap_err();
+        let error = long.save(folder.path().join("a.webp")).unwrap_err();
         assert!(error.to_string().contains("16383"), "{error}");
         assert!(names(folder.path()).is_empty());
-        save(&long, folder.path().join("a.png"), &PngMetadata::default()).unwrap();
+        long.save(folder.path().join("a.png")).unwrap();
     }
 
     #[test]

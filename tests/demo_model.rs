@@ -3,8 +3,8 @@
 
 #![allow(clippy::unwrap_used)]
 
-use braid::inputs::image::{self, AlphaMode, Image};
-use braid::pipeline::{Callbacks, ImagePrompt, ReferenceImage, Scales};
+use braid::inputs::image::{AlphaMode, Image};
+use braid::pipeline::{ImagePrompt, ReferenceImage, Scales};
 use braid::weights::{OpenOptions, open};
 use braid::{Pipeline, PipelineOptions, Request};
 use std::path::{Path, PathBuf};
@@ -22,9 +22,9 @@ fn pipeline() -> &'static Pipeline {
     static PIPELINE: OnceLock<Pipeline> = OnceLock::new();
     PIPELINE.get_or_init(|| {
         let options = PipelineOptions::new(root("assets/demo/sdxl.safetensors"))
-            .config(root("assets/demo/config"))
-            .clip_vision(root("assets/demo/image_encoder/model.safetensors"))
-            .adapter(root("assets/demo/ip-adapter.safetensors"));
+            .with_config(root("assets/demo/config"))
+            .with_clip_vision(root("assets/demo/image_encoder/model.safetensors"))
+            .with_adapter(root("assets/demo/ip-adapter.safetensors"));
         Pipeline::load(&options).unwrap()
     })
 }
@@ -34,7 +34,7 @@ fn draw(prompt: &str, reference: &[f32], scales: impl Into<Scales>, seed: u64) -
     (request.steps, request.guidance_scale, request.seed) = (16, 3.0, seed);
     request.image_prompts =
         vec![ImagePrompt::default().with_reference(ReferenceImage::Embedding(reference.to_vec())).with_scale(scales)];
-    pipeline().generate(&request, &mut Callbacks::default()).unwrap().images.remove(0)
+    pipeline().generate(&request).unwrap().images.remove(0)
 }
 
 /// What is known of a training picture, or thought of a drawn one; indices of the names in training.json.
@@ -54,7 +54,7 @@ struct Training {
 fn training() -> &'static Training {
     static TRAINING: OnceLock<Training> = OnceLock::new();
     TRAINING.get_or_init(|| {
-        let sheet = image::load(root("tests/data/demo/training.png"), AlphaMode::Ignore).unwrap();
+        let sheet = Image::open(root("tests/data/demo/training.png"), AlphaMode::Ignore).unwrap();
         let text = std::fs::read_to_string(root("tests/data/demo/training.json")).unwrap();
         let json: serde_json::Value = serde_json::from_str(&text).unwrap();
         let names = |key: &str| -> Vec<String> { serde_json::from_value(json[key].clone()).unwrap() };
@@ -285,9 +285,9 @@ fn as_diffusers_draws() {
             None => Scales::parse(&case["scale"].to_string(), 1.0).unwrap(),
         };
         request.image_prompts =
-            vec![ImagePrompt::new(image::load(reference, AlphaMode::CompositeOnWhite).unwrap()).with_scale(scales)];
-        let ours = pipeline().generate(&request, &mut Callbacks::default()).unwrap().images.remove(0);
-        let theirs = image::load(root("tests/goldens/demo").join(format!("{i}.png")), AlphaMode::Ignore).unwrap();
+            vec![ImagePrompt::new(Image::open(reference, AlphaMode::CompositeOnWhite).unwrap()).with_scale(scales)];
+        let ours = pipeline().generate(&request).unwrap().images.remove(0);
+        let theirs = Image::open(root("tests/goldens/demo").join(format!("{i}.png")), AlphaMode::Ignore).unwrap();
         assert_eq!((ours.width(), ours.height()), (theirs.width(), theirs.height()));
         let differences: Vec<u8> = ours.rgb().iter().zip(theirs.rgb()).map(|(a, b)| a.abs_diff(*b)).collect();
         let same = differences.iter().filter(|&&d| d == 0).count() as f64 / differences.len() as f64;

@@ -7,7 +7,6 @@
 #[path = "common/case.rs"]
 mod case;
 
-use braid::pipeline::Callbacks;
 use braid::{Compat, Pipeline};
 use case::{Case, goldens, stages};
 
@@ -26,7 +25,7 @@ fn check(profile: &str, name: &str) {
     braid::synthetic::from_recipe(&case.folder.join("recipe.json"), dir.path()).unwrap();
     let pipeline = Pipeline::load(&case.options(dir.path())).unwrap();
     let request = case.request();
-    let output = pipeline.generate(&request, &mut Callbacks::default()).unwrap();
+    let output = pipeline.generate(&request).unwrap();
     let mut report = String::new();
     let mut failed = false;
     for (stage, want) in stages(&case.folder.join("stages.safetensors")) {

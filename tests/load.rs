@@ -116,7 +116,7 @@ fn a_storm_of_cancels() {
                 std::thread::sleep(wait);
                 other.cancel();
             });
-            pipeline.generate(&r, &mut Callbacks::default().cancelled_by(&token))
+            pipeline.generate_with(&r, Callbacks::new().with_cancel(&token))
         });
         match result {
             Ok(output) => assert_eq!(output.images[0].rgb(), want),
@@ -131,7 +131,7 @@ fn a_storm_of_cancels() {
 fn told(pipeline: &Pipeline, r: &Request) -> Vec<Progress> {
     let mut all = Vec::new();
     let mut note = |p| all.push(p);
-    pipeline.generate(r, &mut Callbacks::on_progress(&mut note)).unwrap();
+    pipeline.generate_with(r, Callbacks::new().with_progress(&mut note)).unwrap();
     all
 }
 
@@ -154,7 +154,7 @@ fn cancelled_or_failed_at_every_point() {
                 token.cancel();
             }
         };
-        let result = pipeline.generate(&r, &mut Callbacks::on_progress(&mut cancel).cancelled_by(&token));
+        let result = pipeline.generate_with(&r, Callbacks::new().with_progress(&mut cancel).with_cancel(&token));
         match result {
             Err(Error::Cancelled) => {}
             // The last decoding is over before it could look.
@@ -171,14 +171,15 @@ fn cancelled_or_failed_at_every_point() {
                 std::panic::resume_unwind(Box::new("planned"));
             }
         };
-        let result = catch_unwind(AssertUnwindSafe(|| pipeline.generate(&r, &mut Callbacks::on_progress(&mut fail))));
+        let result =
+            catch_unwind(AssertUnwindSafe(|| pipeline.generate_with(&r, Callbacks::new().with_progress(&mut fail))));
         assert_eq!(result.unwrap_err().downcast_ref(), Some(&"planned"));
     }
     assert_eq!(draw(&pipeline, &r).unwrap(), want);
     assert!(pipeline.device_memory_used() > 0);
     let token = CancelToken::new();
     token.cancel();
-    let early = pipeline.generate(&r, &mut Callbacks::default().cancelled_by(&token));
+    let early = pipeline.generate_with(&r, Callbacks::new().with_cancel(&token));
     assert!(matches!(early, Err(Error::Cancelled)));
 }
 
@@ -265,8 +266,8 @@ fn an_embedding_stands_for_its_picture() {
     let _turn = alone();
     let model = Model::golden("diffusers", "euler-a-two-adapters");
     let options = braid::PipelineOptions::new(model.dir.path())
-        .adapter(model.path("first.safetensors"))
-        .adapter(model.path("second.bin"));
+        .with_adapter(model.path("first.safetensors"))
+        .with_adapter(model.path("second.bin"));
     let pipeline = Pipeline::load(&options).unwrap();
     let picture = |seed: usize| {
         let rgb = (0..40 * 30 * 3).map(|i| (i * seed % 251) as u8).collect();

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 use braid::Error;
-use braid::inputs::image::{self, AlphaMode, Image};
+use braid::inputs::image::{AlphaMode, Image};
 use braid::inputs::{clip, resize};
 use serde_json::Value;
 use std::io::{Read, Write};
@@ -45,7 +45,7 @@ fn every_kind_of_file_loads_as_in_pil() {
         let packed = std::fs::read(data(&format!("{name}.rgb.z"))).unwrap();
         let mut expected = Vec::new();
         flate2::read::ZlibDecoder::new(&packed[..]).read_to_end(&mut expected).unwrap();
-        let got = image::load(data(name), AlphaMode::Ignore).unwrap();
+        let got = Image::open(data(name), AlphaMode::Ignore).unwrap();
         assert_eq!(
             [got.width(), got.height()],
             [&case["width"], &case["height"]].map(|v| v.as_u64().unwrap() as usize)
@@ -108,7 +108,7 @@ fn png(width: u32, height: u32, rows: &[u8], extra: &[u8]) -> Vec<u8> {
 
 fn refused(bytes: &[u8], says: &str) {
     let start = Instant::now();
-    let error = image::from_bytes(bytes, "bad.file", AlphaMode::Ignore).unwrap_err();
+    let error = Image::decode(bytes, "bad.file", AlphaMode::Ignore).unwrap_err();
     assert!(matches!(error, Error::Malformed { .. }), "{error:?}");
     let text = error.to_string();
     assert!(text.starts_with("bad.file: ") && text.contains(says), "{text}");
@@ -131,7 +131,7 @@ fn a_huge_header_is_refused_at_once() {
 #[test]
 fn narrow_pictures_are_pictures() {
     for name in ["1x1.png", "1x8192.png"] {
-        let picture = image::load(data(name), AlphaMode::Ignore).unwrap();
+        let picture = Image::open(data(name), AlphaMode::Ignore).unwrap();
         let start = Instant::now();
         let values = clip::preprocess(&picture, 224);
         assert!(values.len() == 224 * 224 * 3 && values.iter().all(|v| v.is_finite()));
@@ -146,7 +146,7 @@ fn truncated_files_are_refused() {
         let bytes = std::fs::read(data(name)).unwrap();
         // Where a WebP file's last byte is padding, it may miss.
         for end in (0..bytes.len() - 1).step_by(7).chain([bytes.len() - 2]) {
-            let error = image::from_bytes(&bytes[..end], "bad.file", AlphaMode::Ignore).expect_err(name);
+            let error = Image::decode(&bytes[..end], "bad.file", AlphaMode::Ignore).expect_err(name);
             assert!(matches!(error, Error::Malformed { .. }), "{error:?}");
         }
         refused(&bytes[..bytes.len() / 2], "cut short");
@@ -166,7 +166,7 @@ fn compressed_metadata_cannot_fill_the_memory() {
     let before = peak_kib();
     for extra in [text, profile] {
         // A bad profile may be skipped or refused; either way the memory is bounded.
-        match image::from_bytes(&png(1, 1, &[0, 10, 20, 30], &extra), "bomb.png", AlphaMode::Ignore) {
+        match Image::decode(&png(1, 1, &[0, 10, 20, 30], &extra), "bomb.png", AlphaMode::Ignore) {
             Ok(picture) => assert_eq!(picture.rgb(), [10, 20, 30]),
             Err(error) => assert!(matches!(error, Error::Malformed { .. }), "{error:?}"),
         }
@@ -204,7 +204,7 @@ fn damaged_files_never_panic() {
                 let at = random(bytes.len());
                 bytes[at] = random(256) as u8;
             }
-            if let Ok(picture) = image::from_bytes(&bytes, name, AlphaMode::Ignore) {
+            if let Ok(picture) = Image::decode(&bytes, name, AlphaMode::Ignore) {
                 assert_eq!(picture.rgb().len(), picture.width() * picture.height() * 3);
             }
         }
@@ -214,7 +214,7 @@ fn damaged_files_never_panic() {
 /// The photograph of the examples.
 #[test]
 fn the_photograph_loads() {
-    let picture = image::load(data("../astronaut.jpg"), AlphaMode::Ignore).unwrap();
+    let picture = Image::open(data("../astronaut.jpg"), AlphaMode::Ignore).unwrap();
     assert_eq!((picture.width(), picture.height()), (384, 384));
     let mean = picture.rgb().iter().map(|&v| f64::from(v)).sum::<f64>() / picture.rgb().len() as f64;
     assert!((mean - 114.6).abs() < 3.0, "{mean}");

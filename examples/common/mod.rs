@@ -2,7 +2,7 @@
 
 #![allow(dead_code)] // Each example takes what it needs.
 
-use braid::inputs::image::{self, AlphaMode};
+use braid::inputs::image::{AlphaMode, Image};
 use braid::{Pipeline, PipelineOptions, Result};
 use std::path::{Path, PathBuf};
 
@@ -49,14 +49,14 @@ impl Files {
 
     /// The pipeline with its adapter.
     pub fn with_adapter(&self) -> Result<Pipeline> {
-        let mut options = PipelineOptions::new(&self.model).adapter(&self.adapter);
+        let mut options = PipelineOptions::new(&self.model).with_adapter(&self.adapter);
         options.clip_vision.clone_from(&self.clip_vision);
         Pipeline::load(&options)
     }
 
     /// The reference picture.
-    pub fn reference(&self) -> Result<image::Image> {
-        image::load(&self.picture, AlphaMode::CompositeOnWhite)
+    pub fn reference(&self) -> Result<Image> {
+        Image::open(&self.picture, AlphaMode::CompositeOnWhite)
     }
 
     /// Where an example's picture goes: the current folder for a real model, the temporary folder for the small one.

@@ -41,6 +41,35 @@ impl Image {
         }
     }
 
+    /// Reads a PNG, JPEG or WebP file, recognised by its content; see [`Image::decode`].
+    ///
+    /// # Errors
+    /// [`Error::Io`] where the file cannot be read, else those of [`Image::decode`].
+    pub fn open(path: impl AsRef<Path>, alpha: AlphaMode) -> Result<Self> {
+        let path = path.as_ref();
+        let file = File::open(path).map_err(Error::io("open", path))?;
+        let mut bytes = Vec::new();
+        file.take(MAX_FILE + 1).read_to_end(&mut bytes).map_err(Error::io("read", path))?;
+        if bytes.len() as u64 > MAX_FILE {
+            return Err(Error::malformed(path, format!("more than {MAX_FILE} bytes: too large for a picture")));
+        }
+        Self::decode(&bytes, path, alpha)
+    }
+
+    /// Decodes the bytes of a PNG, JPEG or WebP file. `name` stands for the file in errors.
+    ///
+    /// Equals PIL's `ImageOps.exif_transpose(image)` with the given treatment of transparency: the orientation in EXIF (not
+    /// XMP) is applied, of an animation the first frame is taken, colour profiles are ignored, of 16-bit samples the upper
+    /// byte counts. It differs from PIL in that 16-bit gray is treated so too (PIL cuts every value above 255 to white) and
+    /// in JPEG's inverse transform, chroma upsampling and colour conversion, by a few of 255 steps at edges.
+    ///
+    /// # Errors
+    /// [`Error::Malformed`] where the bytes are no image, end early, or hold more than [`MAX_PIXELS`] (checked before any
+    /// pixel is decoded); [`Error::Memory`] where the pixels cannot be allocated.
+    pub fn decode(bytes: &[u8], name: impl AsRef<Path>, alpha: AlphaMode) -> Result<Self> {
+        decode(bytes, name.as_ref(), alpha)
+    }
+
     /// Pixels in a row.
     pub fn width(&self) -> usize {
         self.width
@@ -82,32 +111,7 @@ pub enum AlphaMode {
     Ignore,
 }
 
-/// The picture in a PNG, JPEG or WebP file, told by its content; see [`from_bytes`].
-///
-/// # Errors
-/// [`Error::Io`] where the file cannot be read, else those of [`from_bytes`].
-pub fn load(path: impl AsRef<Path>, alpha: AlphaMode) -> Result<Image> {
-    let path = path.as_ref();
-    let file = File::open(path).map_err(Error::io("open", path))?;
-    let mut bytes = Vec::new();
-    file.take(MAX_FILE + 1).read_to_end(&mut bytes).map_err(Error::io("read", path))?;
-    if bytes.len() as u64 > MAX_FILE {
-        return Err(Error::malformed(path, format!("more than {MAX_FILE} bytes: too large for a picture")));
-    }
-    from_bytes(&bytes, path, alpha)
-}
-
-/// The picture in the bytes of a PNG, JPEG or WebP file. `name` stands for the file in errors.
-///
-/// Equals PIL's `ImageOps.exif_transpose(image)` and what `alpha` says: the orientation in EXIF (not XMP) is applied, of an animation the first frame is taken, colour profiles are ignored, of 16-bit samples the upper byte
-/// counts. It differs from PIL in that 16-bit gray is treated so too (PIL cuts every value above 255 to white) and in
-/// JPEG's inverse transform, chroma upsampling and colour conversion, by a few of 255 steps at edges.
-///
-/// # Errors
-/// [`Error::Malformed`] where the bytes are no picture, end early, or hold more than [`MAX_PIXELS`] (seen before any
-/// pixel is decoded); [`Error::Memory`] where the pixels cannot be allocated.
-pub fn from_bytes(bytes: &[u8], name: impl AsRef<Path>, alpha: AlphaMode) -> Result<Image> {
-    let name = name.as_ref();
+fn decode(bytes: &[u8], name: &Path, alpha: AlphaMode) -> Result<Image> {
     let format = recognise(bytes, name)?;
     let complete = match format {
         ImageFormat::Jpeg => jpeg_is_complete(bytes),
@@ -275,11 +279,11 @@ mod tests {
 
     #[test]
     fn other_files_are_named() {
-        let text = from_bytes(b"GIF89a..........", "x.png", AlphaMode::CompositeOnWhite).unwrap_err().to_string();
+        let text = Image::decode(b"GIF89a..........", "x.png", AlphaMode::CompositeOnWhite).unwrap_err().to_string();
         assert_eq!(text, "x.png: this is a Gif file; a PNG, JPEG or WebP file is needed");
-        let text = from_bytes(b"<!DOCTYPE html>", "x.png", AlphaMode::CompositeOnWhite).unwrap_err().to_string();
+        let text = Image::decode(b"<!DOCTYPE html>", "x.png", AlphaMode::CompositeOnWhite).unwrap_err().to_string();
         assert_eq!(text, "x.png: this is no picture; a PNG, JPEG or WebP file is needed");
-        assert!(from_bytes(b"", "x.png", AlphaMode::CompositeOnWhite).unwrap_err().to_string().contains("empty"));
+        assert!(Image::decode(b"", "x.png", AlphaMode::CompositeOnWhite).unwrap_err().to_string().contains("empty"));
     }
 
     #[test]

@@ -8,14 +8,17 @@ mod executable_cache;
 mod generate;
 mod load;
 mod memory_budget;
+mod options;
 mod prepare;
 mod request;
 mod scales;
+mod setters;
 
 pub use device::DeviceChoice;
 pub use executable_cache::EXECUTABLES;
 pub use load::ModelTensors;
 pub use memory_budget::{EncoderResidency, MemoryEstimate};
+pub use options::PipelineOptions;
 pub use prepare::WorkloadShape;
 pub use request::{
     Callbacks, CancelToken, HostTensor, ImagePrompt, MAX_NUM_IMAGES, MAX_SIDE, MAX_THREADS, Output, Progress,
@@ -25,113 +28,14 @@ pub use scales::Scales;
 
 use crate::compat::Compat;
 use crate::device::{Device, cpu::Cpu};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::inputs::image::Image;
 use crate::schedulers::SchedulerConfig;
 use crate::tensor::DType;
 use device::OpenedDevice;
 use executable_cache::ExecutableCache;
 use load::Models;
-use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
-
-/// Which files make a pipeline, and how it runs.
-#[derive(Debug, Clone)]
-#[non_exhaustive]
-pub struct PipelineOptions {
-    /// A single-file SDXL checkpoint or a diffusers folder.
-    pub model: PathBuf,
-    /// A diffusers folder of which only the configurations are read, for a single-file checkpoint whose sizes or sampler no
-    /// tensor tells. Absent, sizes are read off the tensors and everything else is as in the published models.
-    pub config: Option<PathBuf>,
-    /// The image encoder: `model.safetensors` or its folder; `image_encoder/` of the model's folder where absent.
-    pub clip_vision: Option<PathBuf>,
-    /// IP-Adapters.
-    pub adapters: Vec<PathBuf>,
-    /// Whose arithmetic is followed.
-    pub compat: Compat,
-    /// Where it is computed.
-    pub device: DeviceChoice,
-    /// The type in which a GPU stores tensors, f16 where absent; f32 is refused there. The CPU computes in f32, and
-    /// the type is only that of [`Pipeline::dtype`].
-    pub dtype: Option<DType>,
-    /// The same for the VAE, bf16 where absent: SDXL's overflows f16. f32 is exact, slower, and takes twice the memory. No effect
-    /// on the CPU.
-    pub vae_dtype: Option<DType>,
-    /// Whether the encoders' programs stay after a request.
-    pub encoders: EncoderResidency,
-    /// Bytes of fresh noise of all steps for which a sampler on a GPU has room. Where a request's take more, the host makes its
-    /// steps one by one; samplers that add no noise are not concerned.
-    pub max_noise_bytes: u64,
-    /// Threads of the CPU; one for each core where absent.
-    pub threads: Option<usize>,
-    /// Whether files are mapped. A mapped file that is cut short while in use ends the process (SIGBUS); without mapping the
-    /// models are read into memory first.
-    pub mmap: bool,
-}
-
-impl PipelineOptions {
-    /// A model without adapters.
-    pub fn new(model: impl Into<PathBuf>) -> Self {
-        Self {
-            model: model.into(),
-            config: None,
-            clip_vision: None,
-            adapters: Vec::new(),
-            compat: Compat::diffusers(),
-            device: DeviceChoice::Cpu,
-            dtype: None,
-            vae_dtype: None,
-            encoders: EncoderResidency::Auto,
-            max_noise_bytes: 512 << 20,
-            threads: None,
-            mmap: true,
-        }
-    }
-
-    /// Adds an IP-Adapter.
-    #[must_use]
-    pub fn adapter(mut self, path: impl Into<PathBuf>) -> Self {
-        self.adapters.push(path.into());
-        self
-    }
-
-    /// Sets the folder of configurations.
-    #[must_use]
-    pub fn config(mut self, path: impl Into<PathBuf>) -> Self {
-        self.config = Some(path.into());
-        self
-    }
-
-    /// Sets the image encoder.
-    #[must_use]
-    pub fn clip_vision(mut self, path: impl Into<PathBuf>) -> Self {
-        self.clip_vision = Some(path.into());
-        self
-    }
-
-    /// Checks what can be checked without the files.
-    fn check(&self) -> Result<()> {
-        if let Some(threads) = self.threads.filter(|n| !(1..=MAX_THREADS).contains(n)) {
-            return Err(Error::parameter("--threads", format!("{threads} given; 1 to {MAX_THREADS} is allowed")));
-        }
-        Ok(())
-    }
-
-    /// Sets the device.
-    #[must_use]
-    pub fn device(mut self, device: DeviceChoice) -> Self {
-        self.device = device;
-        self
-    }
-
-    /// Sets the compatibility profile.
-    #[must_use]
-    pub fn compat(mut self, compat: Compat) -> Self {
-        self.compat = compat;
-        self
-    }
-}
 
 /// SDXL with IP-Adapters, ready to draw.
 ///
@@ -314,13 +218,21 @@ impl Pipeline {
         prepare::prepare(self, &mut self.lock(), shape)
     }
 
-    /// Draws.
+    /// Generates the requested images.
+    ///
+    /// # Errors
+    /// As [`Pipeline::generate_with`].
+    pub fn generate(&self, request: &Request) -> Result<Output> {
+        self.generate_with(request, Callbacks::new())
+    }
+
+    /// Generates the requested images; `callbacks` report progress and can stop the request.
     ///
     /// # Errors
     /// [`crate::Error::Parameter`] for a request that cannot be; [`crate::Error::Cancelled`];
     /// [`crate::Error::NotFinite`] where the model's output has no meaning. The pipeline stays usable.
-    pub fn generate(&self, request: &Request, watch: &mut Callbacks<'_>) -> Result<Output> {
-        generate::generate(self, &mut self.lock(), request, watch)
+    pub fn generate_with(&self, request: &Request, mut callbacks: Callbacks<'_>) -> Result<Output> {
+        generate::generate(self, &mut self.lock(), request, &mut callbacks)
     }
 
     /// Bytes that the programs built so far hold besides the mapped files.

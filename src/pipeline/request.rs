@@ -1,6 +1,7 @@
 //! What a caller asks for and what it gets.
 
 use super::scales::Scales;
+use super::setters::setters;
 use crate::error::{Error, Result};
 use crate::inputs::image::Image;
 use crate::inputs::noise::RngKind;
@@ -57,11 +58,11 @@ impl ImagePrompt {
         self.references.iter().any(|reference| matches!(reference, ReferenceImage::Image(_)))
     }
 
-    /// Sets the scales.
-    #[must_use]
-    pub fn with_scale(mut self, scales: impl Into<Scales>) -> Self {
-        self.scales = scales.into();
-        self
+    setters! {
+        /// Sets the scales: one number for every block, or [`Scales`].
+        with_scale(scales: impl Into<Scales> => scales.into());
+        /// Sets the width and height to which each image is stretched before CLIP's own preprocessing.
+        with_resize(resize: (usize, usize) => Some(resize));
     }
 }
 
@@ -136,6 +137,52 @@ impl Request {
             noise: None,
             capture_intermediates: false,
         }
+    }
+
+    setters! {
+        /// Sets the negative prompt.
+        with_negative_prompt(negative_prompt: impl Into<String> => Some(negative_prompt.into()));
+        /// Sets the number of model evaluations.
+        with_steps(steps: usize);
+        /// Sets the guidance scale.
+        with_guidance_scale(guidance_scale: f32);
+        /// Sets the guidance rescale, 0 to 1.
+        with_guidance_rescale(guidance_rescale: f32);
+        /// Sets the width in pixels.
+        with_width(width: usize => Some(width));
+        /// Sets the height in pixels.
+        with_height(height: usize => Some(height));
+        /// Sets the seed of the first image.
+        with_seed(seed: u64);
+        /// Sets the number of images.
+        with_num_images(num_images: usize);
+        /// Sets the scheduler.
+        with_scheduler(scheduler: SchedulerKind => Some(scheduler));
+        /// Sets the schedule of noise levels.
+        with_sigma_schedule(sigma_schedule: SigmaSchedule => Some(sigma_schedule));
+        /// Sets the meaning of the model's output.
+        with_prediction_type(prediction_type: PredictionType => Some(prediction_type));
+        /// Sets the spacing of timesteps.
+        with_timestep_spacing(timestep_spacing: TimestepSpacing => Some(timestep_spacing));
+        /// Sets DDIM's eta, 0 to 1.
+        with_eta(eta: f32 => Some(eta));
+        /// Sets the number of layers that the prompt's embedding skips from the end, beyond the last one.
+        with_clip_skip(clip_skip: usize);
+        /// Sets whose random numbers the noise follows.
+        with_rng(rng: RngKind);
+        /// Sets the data type in which noise is drawn.
+        with_noise_dtype(noise_dtype: DType);
+        /// Sets the noise to use instead of drawing it: `[N, 4, h, w]`, before the scheduler's scale.
+        with_noise(noise: Vec<f32> => Some(noise));
+        /// Sets whether [`Output::intermediates`] is filled.
+        with_capture_intermediates(capture_intermediates: bool);
+    }
+
+    /// Adds the image prompt of the next adapter.
+    #[must_use]
+    pub fn with_image_prompt(mut self, prompt: ImagePrompt) -> Self {
+        self.image_prompts.push(prompt);
+        self
     }
 
     /// Checks what can be checked without a model.
@@ -245,14 +292,21 @@ pub struct Callbacks<'a> {
 }
 
 impl<'a> Callbacks<'a> {
-    /// Calls `progress` as the request goes on.
-    pub fn on_progress(progress: &'a mut (dyn FnMut(Progress) + Send)) -> Self {
-        Self { on_progress: Some(progress), cancel: CancelToken::new() }
+    /// No callback, and a token that nobody sets.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Calls `progress` when a stage begins and after each of its steps.
+    #[must_use]
+    pub fn with_progress(mut self, progress: &'a mut (dyn FnMut(Progress) + Send)) -> Self {
+        self.on_progress = Some(progress);
+        self
     }
 
     /// Stops at the next step once `cancel` is set.
     #[must_use]
-    pub fn cancelled_by(mut self, cancel: &CancelToken) -> Self {
+    pub fn with_cancel(mut self, cancel: &CancelToken) -> Self {
         self.cancel = cancel.clone();
         self
     }

@@ -1,7 +1,7 @@
 //! The other commands.
 
 use super::{Case, failure, goldens, run, stderr, stdout};
-use braid::inputs::image::{self, AlphaMode, Image};
+use braid::inputs::image::{AlphaMode, Image};
 use serde_json::Value;
 use std::path::Path;
 
@@ -89,7 +89,7 @@ fn the_demo_draws_a_sheet() {
     assert_eq!(lines.len(), 3, "{text}");
     assert!(lines[0].contains("reference pictures") && lines[1].starts_with("14 pictures of 16 steps in "), "{text}");
     assert_eq!(lines[2], format!("The sheet is in {}", path.display()));
-    let sheet = image::load(&path, AlphaMode::Ignore).unwrap();
+    let sheet = Image::open(&path, AlphaMode::Ignore).unwrap();
     assert_eq!((sheet.width(), sheet.height()), (940, 36 + 28 + 3 * 222 + 28 + 128 + 36));
     // Each reference's row goes by its own colours: it is nearer to them than to those of the other two, on average.
     let block = |row: usize, column: usize| tile(&sheet, 36 + column * 222, 64 + row * 222, 202);
@@ -110,7 +110,7 @@ fn the_demo_takes_a_prompt_and_a_picture() {
     let output = run(&["demo", "-p", "two rings", "--image", ASTRONAUT, "--seed", "3", "-o", path.to_str().unwrap()]);
     assert!(output.status.success() && stderr(&output).is_empty(), "{}", stderr(&output));
     assert!(stdout(&output).contains("\n5 pictures of 16 steps in "));
-    let sheet = image::load(&path, AlphaMode::Ignore).unwrap();
+    let sheet = Image::open(&path, AlphaMode::Ignore).unwrap();
     assert_eq!((sheet.width(), sheet.height()), (940, 36 + 28 + 128 + 36));
     let text = failure(&run(&["demo", "--assets", "/none/demo"]), 1);
     assert!(text.contains("/none/demo") && text.contains("--assets"), "{text}");
@@ -142,7 +142,7 @@ fn configurations_for_a_single_file() {
     let output = draw(&demo("config"));
     assert!(output.status.success(), "{}", stderr(&output));
     // The UNet's sample_size of 16 makes 128 pixels; without configurations SDXL's 1024 would be meant.
-    assert_eq!(image::load(&path, AlphaMode::Ignore).unwrap().width(), 128);
+    assert_eq!(Image::open(&path, AlphaMode::Ignore).unwrap().width(), 128);
     let text = failure(&draw(&demo("none")), 1);
     assert!(text.contains("model_index.json"), "{text}");
     let text = failure(&run(&["generate", "--model", &demo("."), "--config", &demo("config"), "-p", "a ring"]), 2);

@@ -1,7 +1,7 @@
 //! `braid generate` on small models.
 
 use super::{Case, braid, run, stderr, stdout};
-use braid::inputs::image::{self, AlphaMode};
+use braid::inputs::image::{AlphaMode, Image};
 use safetensors::SafeTensors;
 use serde_json::Value;
 
@@ -30,7 +30,7 @@ fn golden(profile: &str, name: &str) {
     let request = &case.json["request"];
     let size = |key: &str| request[key].as_u64().unwrap() as usize;
     let first = if request["batch"].as_u64().unwrap_or(1) > 1 { case.path("out-0.png") } else { out };
-    let picture = image::load(&first, AlphaMode::Ignore).unwrap();
+    let picture = Image::open(&first, AlphaMode::Ignore).unwrap();
     assert_eq!((picture.width(), picture.height()), (size("width"), size("height")));
 }
 
@@ -66,7 +66,7 @@ fn the_json_line() {
     }
     // A picture does not depend on what is drawn with it.
     case.short(&["-s", "6", "--steps", "2"]).output().unwrap();
-    let load = |name: &str| image::load(case.path(name), AlphaMode::Ignore).unwrap();
+    let load = |name: &str| Image::open(case.path(name), AlphaMode::Ignore).unwrap();
     assert_eq!(load("out.png"), load("out-1.png"));
     assert_ne!(load("out.png"), load("out-0.png"));
 }
@@ -93,7 +93,7 @@ fn formats_and_the_parameters_in_png() {
         let output = case.short(&["-o", &case.path(name)]).output().unwrap();
         assert!(output.status.success(), "{}", stderr(&output));
         assert!(stdout(&output).contains("32x32, seed 0"));
-        assert_eq!(image::load(case.path(name), AlphaMode::Ignore).unwrap().width(), 32);
+        assert_eq!(Image::open(case.path(name), AlphaMode::Ignore).unwrap().width(), 32);
     }
     let image = case.folder.join("../pictures/landscape.png");
     let adapter = case.path("ip-adapter.safetensors");
@@ -132,7 +132,7 @@ fn with_one_adapter_order_is_free() {
         ["--ip-adapter", &adapter, "--ip-adapter-image", image, "--ip-adapter-strength", "0"],
     ] {
         assert!(case.short(&args).output().unwrap().status.success());
-        seen.push(image::load(case.path("out.png"), AlphaMode::Ignore).unwrap());
+        seen.push(Image::open(case.path("out.png"), AlphaMode::Ignore).unwrap());
     }
     assert_eq!(seen[0], seen[1]);
     assert_ne!(seen[0], seen[2]);
@@ -149,15 +149,15 @@ fn notes_about_device_and_types() {
     assert_eq!(note(&[]), "");
     let auto = note(&["--device", "auto"]);
     assert!(auto.contains("CPU") && auto.contains("CUDA") && auto.lines().count() == 1, "{auto}");
-    let plain = image::load(case.path("out.png"), AlphaMode::Ignore).unwrap();
+    let plain = Image::open(case.path("out.png"), AlphaMode::Ignore).unwrap();
     assert!(note(&["--dtype", "f16"]).starts_with("note: --dtype f16"));
     // Another type draws other noise.
-    assert_ne!(image::load(case.path("out.png"), AlphaMode::Ignore).unwrap(), plain);
+    assert_ne!(Image::open(case.path("out.png"), AlphaMode::Ignore).unwrap(), plain);
     assert!(note(&["--vae-dtype", "bf16"]).contains("no effect"));
     assert_eq!(note(&["--rng", "cuda"]), "");
-    assert_ne!(image::load(case.path("out.png"), AlphaMode::Ignore).unwrap(), plain);
+    assert_ne!(Image::open(case.path("out.png"), AlphaMode::Ignore).unwrap(), plain);
     assert_eq!(note(&["--no-mmap"]), "");
-    assert_eq!(image::load(case.path("out.png"), AlphaMode::Ignore).unwrap(), plain);
+    assert_eq!(Image::open(case.path("out.png"), AlphaMode::Ignore).unwrap(), plain);
 }
 
 #[test]
@@ -165,10 +165,10 @@ fn noise_from_a_file() {
     let case = Case::make("diffusers", "euler");
     let (dump, noise) = (case.path("d.safetensors"), case.path("n.safetensors"));
     assert!(case.short(&["-s", "3", "--dump", &dump]).output().unwrap().status.success());
-    let plain = image::load(case.path("out.png"), AlphaMode::Ignore).unwrap();
+    let plain = Image::open(case.path("out.png"), AlphaMode::Ignore).unwrap();
     // The dump itself holds `noise`.
     assert!(case.short(&["-s", "99", "--latents-in", &dump]).output().unwrap().status.success());
-    assert_eq!(image::load(case.path("out.png"), AlphaMode::Ignore).unwrap(), plain);
+    assert_eq!(Image::open(case.path("out.png"), AlphaMode::Ignore).unwrap(), plain);
     let bytes = std::fs::read(&dump).unwrap();
     let shape = SafeTensors::deserialize(&bytes).unwrap().tensor("noise").unwrap().shape().to_vec();
     let len: usize = shape.iter().product();

@@ -1,7 +1,7 @@
 //! Golden cases: what was asked of a peer, and what it computed, stage by stage. tests/golden/README.md says what a case holds.
 #![allow(dead_code, clippy::unwrap_used)]
 
-use braid::inputs::image;
+use braid::inputs::image::Image;
 use braid::pipeline::{HostTensor, ImagePrompt, ReferenceImage, Scales};
 use braid::{Compat, PipelineOptions, Request};
 use serde_json::Value;
@@ -72,7 +72,7 @@ impl Case {
         for adapter in self.adapters() {
             let mut image = ImagePrompt::default();
             for path in adapter["images"].as_array().unwrap() {
-                let picture = image::load(self.folder.join(path.as_str().unwrap()), compat.alpha).unwrap();
+                let picture = Image::open(self.folder.join(path.as_str().unwrap()), compat.alpha).unwrap();
                 image.references.push(ReferenceImage::Image(picture));
             }
             let style = self.json["request"]["instant_style"].as_bool() == Some(true);

@@ -1,7 +1,7 @@
 //! Small sound models from the golden recipes, and tools to damage them.
 #![allow(dead_code, clippy::unwrap_used)]
 
-use braid::pipeline::{Callbacks, ImagePrompt, ReferenceImage};
+use braid::pipeline::{ImagePrompt, ReferenceImage};
 use braid::{Pipeline, PipelineOptions, Request};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -73,11 +73,11 @@ impl Model {
     pub fn options(&self) -> PipelineOptions {
         let single = self.path("sdxl.safetensors");
         let mut options = if single.exists() {
-            PipelineOptions::new(single).adapter(self.path("ip-adapter_sdxl.bin"))
+            PipelineOptions::new(single).with_adapter(self.path("ip-adapter_sdxl.bin"))
         } else {
-            PipelineOptions::new(self.dir.path()).adapter(self.path("ip-adapter.safetensors"))
+            PipelineOptions::new(self.dir.path()).with_adapter(self.path("ip-adapter.safetensors"))
         };
-        options = options.clip_vision(self.path("image_encoder")).compat(self.profile.parse().unwrap());
+        options = options.with_clip_vision(self.path("image_encoder")).with_compat(self.profile.parse().unwrap());
         options.threads = Some(1);
         options
     }
@@ -129,7 +129,7 @@ pub fn request() -> Request {
 
 /// The bytes of all pictures.
 pub fn draw(pipeline: &Pipeline, request: &Request) -> braid::Result<Vec<u8>> {
-    let output = pipeline.generate(request, &mut Callbacks::default())?;
+    let output = pipeline.generate(request)?;
     Ok(output.images.into_iter().flat_map(|p| p.into_rgb()).collect())
 }
 

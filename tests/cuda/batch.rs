@@ -42,7 +42,7 @@ fn request() -> Request {
 }
 
 fn draw(pipeline: &Pipeline, request: &Request) -> Output {
-    pipeline.generate(request, &mut Callbacks::default()).unwrap()
+    pipeline.generate(request).unwrap()
 }
 
 /// A whole UNet of three levels: each row of four has the bytes that it has alone, with tokens, scales and pictures of its own.
@@ -143,7 +143,7 @@ fn steps_of_a_request_only_replay() {
             seen.push(driver.calls());
         }
     };
-    pipeline.generate(&request, &mut Callbacks::on_progress(&mut tell)).unwrap();
+    pipeline.generate_with(&request, Callbacks::new().with_progress(&mut tell)).unwrap();
     assert_eq!(seen.len(), 4);
     // The first step is told when the third is enqueued next, the last two when all are.
     let replays: Vec<u64> = seen.iter().map(|calls| calls.replays - seen[0].replays).collect();

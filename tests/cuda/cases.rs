@@ -5,7 +5,6 @@ use super::{compiled, drivers, relative};
 use braid::Pipeline;
 use braid::device::cuda::CudaDevice;
 use braid::device::cuda::driver::Driver;
-use braid::pipeline::Callbacks;
 use braid::tensor::DType;
 use std::sync::Arc;
 
@@ -16,7 +15,7 @@ fn run(driver: Arc<dyn Driver>, name: &str, dtype: DType) -> braid::Result<(f64,
     braid::synthetic::from_recipe(&case.folder.join("recipe.json"), dir.path()).unwrap();
     let device = CudaDevice::new(driver, dtype).unwrap().with_cublaslt(false);
     let pipeline = Pipeline::load_with_device(&case.options(dir.path()), Some(Box::new(device)))?;
-    let got = pipeline.generate(&case.request(), &mut Callbacks::default())?;
+    let got = pipeline.generate(&case.request())?;
     let want: std::collections::HashMap<_, _> = stages(&case.folder.join("stages.safetensors")).into_iter().collect();
     let pixels = got.images.iter().flat_map(|p| p.rgb());
     let square = |(g, w): (&u8, &f32)| (f64::from(*g) - f64::from((w * 255.0).round_ties_even())).powi(2);

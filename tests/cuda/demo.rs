@@ -5,8 +5,8 @@ use super::golden::psnr;
 use super::{compiled, drivers, relative};
 use braid::device::Device;
 use braid::device::cuda::CudaDevice;
-use braid::inputs::image::{self, AlphaMode};
-use braid::pipeline::{Callbacks, ImagePrompt, Scales};
+use braid::inputs::image::{AlphaMode, Image};
+use braid::pipeline::{ImagePrompt, Scales};
 use braid::tensor::DType;
 use braid::{Pipeline, PipelineOptions, Request};
 use safetensors::SafeTensors;
@@ -28,7 +28,7 @@ fn request(case: &Value) -> Request {
         None => Scales::parse(&case["scale"].to_string(), 1.0).unwrap(),
     };
     request.image_prompts =
-        vec![ImagePrompt::new(image::load(reference, AlphaMode::CompositeOnWhite).unwrap()).with_scale(scales)];
+        vec![ImagePrompt::new(Image::open(reference, AlphaMode::CompositeOnWhite).unwrap()).with_scale(scales)];
     request
 }
 
@@ -43,23 +43,23 @@ fn as_diffusers_draws(dtype: DType, wanted: impl Fn(usize) -> bool) {
     let bytes = std::fs::read(folder.join("latents.safetensors")).unwrap();
     let all = SafeTensors::deserialize(&bytes).unwrap();
     let options = PipelineOptions::new(root("assets/demo/sdxl.safetensors"))
-        .config(root("assets/demo/config"))
-        .clip_vision(root("assets/demo/image_encoder/model.safetensors"))
-        .adapter(root("assets/demo/ip-adapter.safetensors"));
+        .with_config(root("assets/demo/config"))
+        .with_clip_vision(root("assets/demo/image_encoder/model.safetensors"))
+        .with_adapter(root("assets/demo/ip-adapter.safetensors"));
     for driver in drivers() {
         let name = driver.properties().name.clone();
         let device = CudaDevice::new(driver, dtype).unwrap().with_cublaslt(false);
         let device: Box<dyn Device> = Box::new(device.with_decoder(DType::BF16));
         let pipeline = Pipeline::load_with_device(&options, Some(device)).unwrap();
         for (i, case) in cases.iter().enumerate().filter(|(i, _)| wanted(*i)) {
-            let output = pipeline.generate(&request(case), &mut Callbacks::default()).unwrap();
+            let output = pipeline.generate(&request(case)).unwrap();
             let latents = all.tensor(&i.to_string()).unwrap();
             let want: Vec<f32> =
                 latents.data().chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect();
             let got = &output.intermediates["latents"];
             assert_eq!(got.shape, latents.shape());
             let error = relative(&got.data, &want);
-            let theirs = image::load(folder.join(format!("{i}.png")), AlphaMode::Ignore).unwrap();
+            let theirs = Image::open(folder.join(format!("{i}.png")), AlphaMode::Ignore).unwrap();
             let ratio = psnr(output.images[0].rgb(), theirs.rgb());
             println!("{dtype} demo {i} on {name}: latents {error:.2e}, picture {ratio:.1} dB");
             let (most, least) = limits(dtype);

@@ -8,8 +8,8 @@ use braid::device::cpu::Cpu;
 use braid::device::cuda::CudaDevice;
 use braid::device::{Device, Executable, Role};
 use braid::graph::Graph;
-use braid::inputs::image;
-use braid::pipeline::{Callbacks, ImagePrompt, Output, ReferenceImage};
+use braid::inputs::image::Image;
+use braid::pipeline::{ImagePrompt, Output, ReferenceImage};
 use braid::tensor::DType;
 use braid::{Compat, Pipeline, Request, Result};
 use std::path::Path;
@@ -37,11 +37,11 @@ pub fn draw(model: &common::Model, device: Option<Box<dyn Device>>) -> Output {
     let mut request = Request::new("a red fox in the snow");
     (request.steps, request.guidance_scale, request.seed, request.capture_intermediates) = (4, 5.0, 0, true);
     (request.width, request.height) = (Some(64), Some(48));
-    let fox = image::load(folder, Compat::diffusers().alpha).unwrap();
+    let fox = Image::open(folder, Compat::diffusers().alpha).unwrap();
     request.image_prompts = vec![ImagePrompt::default().with_reference(ReferenceImage::Image(fox))];
     request.image_prompts[0].scales = 0.6.into();
     let pipeline = Pipeline::load_with_device(&model.options(), device).unwrap();
-    pipeline.generate(&request, &mut Callbacks::default()).unwrap()
+    pipeline.generate(&request).unwrap()
 }
 
 /// Peak signal-to-noise ratio of two pictures of bytes.

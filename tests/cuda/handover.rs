@@ -141,7 +141,7 @@ fn a_request_stays_on_the_device() {
                 at.push((progress.stage, driver.moved()));
             }
         };
-        let output = pipeline.generate(&request, &mut Callbacks::on_progress(&mut tell)).unwrap();
+        let output = pipeline.generate_with(&request, Callbacks::new().with_progress(&mut tell)).unwrap();
         at.push((Stage::Decode, driver.moved()));
         let stages: Vec<(Stage, [u64; 2])> =
             at.windows(2).map(|w| (w[0].0, [w[1].1[0] - w[0].1[0], w[1].1[1] - w[0].1[1]])).collect();
@@ -155,7 +155,7 @@ fn a_request_stays_on_the_device() {
         assert!((256 + 96 + 16..1000).contains(&denoise.1[0]), "{stages:?}");
         // The stages that are kept say the same.
         request.capture_intermediates = true;
-        let kept = pipeline.generate(&request, &mut Callbacks::default()).unwrap();
+        let kept = pipeline.generate(&request).unwrap();
         assert_eq!(kept.images, output.images);
         let image = &kept.intermediates["image"].data;
         let rule = |v: &f32| if truncate { (v * 255.0) as u8 } else { (v * 255.0).round_ties_even() as u8 };
@@ -178,7 +178,7 @@ fn what_is_not_finite_is_named() {
         model.edit(file, |tensors| tensors.get_mut(tensor).unwrap().poison(f32::NAN, None));
         let device = Box::new(device());
         let pipeline = Pipeline::load_with_device(&model.options(), Some(device)).unwrap();
-        match pipeline.generate(&common::request(), &mut Callbacks::default()) {
+        match pipeline.generate(&common::request()) {
             Err(Error::NotFinite { stage: found, hint }) => {
                 assert_eq!(found, stage);
                 assert!(hint.contains(tensor), "{hint}");

@@ -23,7 +23,7 @@ fn embedding(seed: u32) -> ReferenceImage {
 }
 
 fn draw(pipeline: &Pipeline, request: &Request) -> Output {
-    pipeline.generate(request, &mut Callbacks::default()).unwrap()
+    pipeline.generate(request).unwrap()
 }
 
 /// After `prepare` nothing is allocated or captured, whatever changes within the shape, and the pictures are those of a
@@ -132,7 +132,7 @@ fn memory_decides_about_the_encoders() {
     let refused = |room, encoders, part: &str| {
         let (driver, pipeline) = with(room, encoders);
         for text in [
-            pipeline.generate(&request, &mut Callbacks::default()).map(|_| ()).unwrap_err().to_string(),
+            pipeline.generate(&request).map(|_| ()).unwrap_err().to_string(),
             pipeline.prepare(&pipeline.workload_shape(&request).unwrap()).unwrap_err().to_string(),
         ] {
             assert!(text.starts_with("out of memory in loading: ") && text.contains(part), "{text}");
@@ -161,7 +161,7 @@ fn a_request_is_watched_and_stopped() {
             done.push((progress.done, progress.steps));
         }
     };
-    let whole = pipeline.generate(&request, &mut Callbacks::on_progress(&mut tell)).unwrap();
+    let whole = pipeline.generate_with(&request, Callbacks::new().with_progress(&mut tell)).unwrap();
     assert_eq!(done, (0..=6).map(|step| (step, 6)).collect::<Vec<_>>());
     assert_eq!(whole.step_seconds.len(), 6);
     let cancel = CancelToken::new();
@@ -172,7 +172,7 @@ fn a_request_is_watched_and_stopped() {
             replays = driver.calls().replays;
         }
     };
-    let result = pipeline.generate(&request, &mut Callbacks::on_progress(&mut tell).cancelled_by(&cancel));
+    let result = pipeline.generate_with(&request, Callbacks::new().with_progress(&mut tell).with_cancel(&cancel));
     assert!(matches!(result, Err(Error::Cancelled)), "{result:?}");
     assert!(driver.calls().replays <= replays + 2);
     assert_eq!(draw(&pipeline, &request).images, whole.images);

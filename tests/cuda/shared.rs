@@ -7,7 +7,7 @@ use braid::device::cuda::driver::Driver;
 use braid::device::cuda::{CudaDevice, CudaExecutable};
 use braid::device::{Device, Executable};
 use braid::graph::{Builder, Graph};
-use braid::pipeline::{Callbacks, EncoderResidency, MemoryEstimate, WorkloadShape};
+use braid::pipeline::{EncoderResidency, MemoryEstimate, WorkloadShape};
 use braid::tensor::DType;
 use braid::weights::Scope;
 use braid::{Pipeline, PipelineOptions};
@@ -168,7 +168,7 @@ fn a_second_shape_of_a_pipeline_takes_up_what_is_new() {
     (request.width, request.height) = (Some(16), Some(16));
     // One that is zeros has no program.
     request.negative_prompt = Some("rain".into());
-    pipeline.generate(&request, &mut Callbacks::default()).unwrap();
+    pipeline.generate(&request).unwrap();
     assert_eq!(driver.held(), held(one));
 }
 
@@ -186,7 +186,7 @@ fn freed_encoders_leave_nothing() {
     (request.steps, request.clip_skip, request.width, request.height) = (1, 1, Some(16), Some(16));
     let e = pipeline.estimate(&pipeline.workload_shape(&request).unwrap()).unwrap().unwrap();
     for _ in 0..2 {
-        pipeline.generate(&request, &mut Callbacks::default()).unwrap();
+        pipeline.generate(&request).unwrap();
         assert_eq!(driver.held() as u64, e.condition + e.denoise + e.decode);
         assert_eq!(driver.held(), pipeline.device_memory_used());
     }

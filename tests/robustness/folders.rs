@@ -8,14 +8,14 @@ fn parts_of_different_models() {
     let other = Model::file();
     // The adapter of another UNet.
     let text = refused(
-        Pipeline::load(&PipelineOptions::new(model.dir.path()).adapter(other.path("ip-adapter_sdxl.bin"))),
+        Pipeline::load(&PipelineOptions::new(model.dir.path()).with_adapter(other.path("ip-adapter_sdxl.bin"))),
         "adapter",
     );
     let text = text.to_string();
     assert!(text.contains("ip-adapter_sdxl.bin") && text.contains("another model"), "{text}");
     // The encoder of another adapter: both are named, and what is needed.
     let text =
-        refused(Pipeline::load(&model.options().clip_vision(other.path("image_encoder"))), "encoder").to_string();
+        refused(Pipeline::load(&model.options().with_clip_vision(other.path("image_encoder"))), "encoder").to_string();
     assert!(text.contains(ADAPTER) && text.contains("24 wide") && text.contains("gives 128"), "{text}");
     // Text encoders of another model.
     let file = model.path("text_encoder_2");

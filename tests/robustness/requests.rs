@@ -59,7 +59,7 @@ fn b43_numbers() {
     r = request();
     r.seed = u64::MAX;
     r.num_images = 2;
-    assert_eq!(pipeline.generate(&r, &mut Default::default()).unwrap().seeds, [u64::MAX, 0]);
+    assert_eq!(pipeline.generate(&r).unwrap().seeds, [u64::MAX, 0]);
     assert_eq!(draw(&pipeline, &request()).unwrap(), before);
 
     let mut options = Model::folder().options();
@@ -109,7 +109,7 @@ fn b44_prompts() {
         for (prompt, negative) in [(long.as_str(), None), ("fox", Some(long.clone()))] {
             r.prompt = prompt.into();
             r.negative_prompt = negative;
-            match pipeline.generate(&r, &mut Default::default()) {
+            match pipeline.generate(&r) {
                 Ok(output) => {
                     assert!(long_fits);
                     assert_eq!(output.truncated_tokens > 9_000, prompt.len() > 3);
@@ -176,7 +176,7 @@ fn b45_image_prompts() {
     let text = refused(draw(&bare, &request()), "no adapter").to_string();
     assert!(text.contains("1 image prompts for 0 adapters"), "{text}");
     std::fs::remove_dir_all(model.path("image_encoder")).unwrap();
-    let blind = Pipeline::load(&PipelineOptions::new(model.dir.path()).adapter(model.path(ADAPTER))).unwrap();
+    let blind = Pipeline::load(&PipelineOptions::new(model.dir.path()).with_adapter(model.path(ADAPTER))).unwrap();
     r.image_prompts = vec![ImagePrompt::new(picture())];
     let text = refused(draw(&blind, &r), "no encoder").to_string();
     assert!(text.contains("--clip-vision"), "{text}");

@@ -192,7 +192,7 @@ fn b18_wrong_families_are_named() {
     ];
     for (names, family) in as_adapter {
         tensors(&path, names);
-        let error = refused(Pipeline::load(&PipelineOptions::new(model.dir.path()).adapter(&path)), family);
+        let error = refused(Pipeline::load(&PipelineOptions::new(model.dir.path()).with_adapter(&path)), family);
         let text = error.to_string();
         assert!(matches!(error, Error::Mismatch { .. }) && text.contains(family), "{family}: {text}");
         assert!(text.contains("ip-adapter_sdxl"), "{text}");
@@ -203,7 +203,7 @@ fn b18_wrong_families_are_named() {
         (PARTS[0].1, "SDXL UNet"),
     ] {
         std::fs::copy(model.path(file), &path).unwrap();
-        let text = refused(Pipeline::load(&model.options().clip_vision(&path)), family).to_string();
+        let text = refused(Pipeline::load(&model.options().with_clip_vision(&path)), family).to_string();
         assert!(text.contains(family) && text.contains("image_encoder"), "{text}");
     }
 }

@@ -124,10 +124,11 @@ fn sample(options: &Options, order: &Order, place: &Place) -> Result<Sample, Fai
     let mut progress = |progress: Progress| {
         log.progress(progress.stage, progress.done);
     };
-    let output = match log.listen(|| loaded.pipeline.generate(&request, &mut Callbacks::on_progress(&mut progress))) {
-        Ok(output) => output,
-        Err(error) => return Ok(Sample::skipped(loaded.machine, crate::setup::skipped(error)?)),
-    };
+    let output =
+        match log.listen(|| loaded.pipeline.generate_with(&request, Callbacks::new().with_progress(&mut progress))) {
+            Ok(output) => output,
+            Err(error) => return Ok(Sample::skipped(loaded.machine, crate::setup::skipped(error)?)),
+        };
     let picture = start + child::seconds() - loaded.make_seconds;
     let log = log.lock();
     let made = |stage| log.making.get(&stage).copied().unwrap_or(0.0);

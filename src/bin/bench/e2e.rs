@@ -10,7 +10,7 @@ use crate::row::{Case, Measured, Row, TITLES};
 use crate::setup::{self, Loaded, Model, Setup};
 use crate::stats::{self, deviation, mean, percentile, sorted};
 use crate::terminal;
-use braid::pipeline::{Callbacks, MAX_NUM_IMAGES, MAX_SIDE, Output, Stage};
+use braid::pipeline::{MAX_NUM_IMAGES, MAX_SIDE, Output, Stage};
 use braid::{Pipeline, Request};
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -254,7 +254,7 @@ fn measure(
             let mut request = request.clone();
             request.capture_intermediates = run == 1;
             let begin = Instant::now();
-            let output = match pipeline.generate(&request, &mut Callbacks::default()) {
+            let output = match pipeline.generate(&request) {
                 Err(error) if run == 0 => return setup::skipped(error).map(Err),
                 output => output?,
             };

@@ -201,7 +201,7 @@ fn sample(options: &Options, _: &Order, place: &Place) -> Result<Sample, Failure
         }
         notes.look();
     };
-    let drawn = log.listen(|| pipeline.generate(&request, &mut Callbacks::on_progress(&mut progress)));
+    let drawn = log.listen(|| pipeline.generate_with(&request, Callbacks::new().with_progress(&mut progress)));
     match drawn {
         Ok(_) => notes.close(name),
         Err(error) => sample.skipped = Some(setup::skipped(error)?),

@@ -4,7 +4,7 @@ use crate::args::{self, Failure};
 use crate::machine::{Machine, Place};
 use braid::device::Device;
 use braid::device::cuda::CudaDevice;
-use braid::inputs::image::{self, Image};
+use braid::inputs::image::Image;
 use braid::pipeline::{DeviceChoice, ImagePrompt, MAX_SIDE, MAX_THREADS, ModelTensors};
 use braid::synthetic::{Sizes, in_memory};
 use braid::tensor::DType;
@@ -149,7 +149,7 @@ impl Setup {
     }
 
     fn images(&self, path: Option<PathBuf>, options: &PipelineOptions) -> Result<Vec<ImagePrompt>, Failure> {
-        let picture = path.map(|path| image::load(path, options.compat.alpha)).transpose()?;
+        let picture = path.map(|path| Image::open(path, options.compat.alpha)).transpose()?;
         Ok(picture.map(ImagePrompt::new).into_iter().collect())
     }
 }

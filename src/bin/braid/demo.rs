@@ -4,8 +4,7 @@ use crate::args::{Failure, count, text, unexpected, usage, value};
 use crate::grid::{Place, Sheet};
 use crate::{Outcome, files, generate, help, system, terminal};
 use braid::error::{Error, escape};
-use braid::inputs::image::{self, AlphaMode, Image};
-use braid::output::{PngMetadata, save};
+use braid::inputs::image::{AlphaMode, Image};
 use braid::pipeline::{CancelToken, ImagePrompt, ReferenceImage};
 use braid::{Pipeline, PipelineOptions, Request};
 use std::path::{Path, PathBuf};
@@ -40,9 +39,9 @@ pub fn run(mut parser: lexopt::Parser) -> Outcome {
     let cancel = system::cancel_on_signal();
     files::check_picture(&output)?;
     let assets = folder(assets)?;
-    let reference = |name: &str| image::load(assets.join("references").join(name), AlphaMode::CompositeOnWhite);
+    let reference = |name: &str| Image::open(assets.join("references").join(name), AlphaMode::CompositeOnWhite);
     let own = prompt.is_some() || image.is_some();
-    let strip = image.map_or_else(|| reference("2.png"), |path| image::load(path, AlphaMode::CompositeOnWhite))?;
+    let strip = image.map_or_else(|| reference("2.png"), |path| Image::open(path, AlphaMode::CompositeOnWhite))?;
     let references = if own { Vec::new() } else { vec![reference("1.png")?, reference("2.png")?, reference("3.png")?] };
     let prompt = prompt.unwrap_or_else(|| PROMPTS[0].to_owned());
     terminal::print(if own {
@@ -55,12 +54,13 @@ pub fn run(mut parser: lexopt::Parser) -> Outcome {
 
     let begin = Instant::now();
     let [model, encoder, adapter] = FILES.map(|f| assets.join(f));
-    let options = PipelineOptions::new(model).config(assets.join("config")).clip_vision(encoder).adapter(adapter);
+    let options =
+        PipelineOptions::new(model).with_config(assets.join("config")).with_clip_vision(encoder).with_adapter(adapter);
     let mut request = Request::new("");
     (request.steps, request.guidance_scale, request.seed) = (STEPS, GUIDANCE, seed);
     let mut demo = Demo { pipeline: Pipeline::load(&options)?, cancel, request, drawn: 0 };
     let sheet = demo.sheet(&references, &prompt, &strip)?;
-    save(&sheet, &output, &PngMetadata::default())?;
+    sheet.save(&output)?;
     let place = std::path::absolute(&output).unwrap_or(output);
     let (drawn, seconds) = (demo.drawn, begin.elapsed().as_secs_f64());
     let place = escape(&place.to_string_lossy());

@@ -7,8 +7,8 @@ use crate::report::Report;
 use crate::system::{self, Memory};
 use crate::{Outcome, files, metadata, terminal};
 use braid::error::{Error, escape};
-use braid::inputs::image;
-use braid::output::{ImageFormat, save};
+use braid::inputs::image::Image;
+use braid::output::ImageFormat;
 use braid::pipeline::{Callbacks, CancelToken, ImagePrompt, Output, ReferenceImage};
 use braid::tensor::DType;
 use braid::{Pipeline, PipelineOptions, Request};
@@ -46,7 +46,7 @@ pub fn run(parser: lexopt::Parser) -> Outcome {
     for ((picture, seed), name) in output.images.iter().zip(&output.seeds).zip(&names) {
         stop(&cancel)?;
         let texts = metadata::texts(&options, method, *seed, (picture.width(), picture.height()));
-        save(picture, name, &texts)?;
+        picture.save_with_metadata(name, &texts)?;
     }
     if let Some(path) = &options.dump {
         files::write_stages(path, &output.intermediates)?;
@@ -71,8 +71,8 @@ pub fn run(parser: lexopt::Parser) -> Outcome {
 pub fn draw(pipeline: &Pipeline, request: &Request, cancel: &CancelToken) -> Result<Output, Failure> {
     let mut line = Line::new();
     let mut tell = |progress| line.tell(progress);
-    let mut watch = Callbacks::on_progress(&mut tell).cancelled_by(cancel);
-    let result = pipeline.generate(request, &mut watch);
+    let watch = Callbacks::new().with_progress(&mut tell).with_cancel(cancel);
+    let result = pipeline.generate_with(request, watch);
     terminal::wipe();
     match (result, system::signalled()) {
         (Err(Error::Cancelled), Some(signal)) => Err(Failure::Signal(signal)),
@@ -108,7 +108,7 @@ fn images(options: &Options) -> Result<Vec<ImagePrompt>, Failure> {
         let mut prompt = ImagePrompt::default().with_scale(adapter.scales()?);
         prompt.resize = options.resize;
         for path in &adapter.images {
-            prompt.references.push(ReferenceImage::Image(image::load(path, options.compat.alpha)?));
+            prompt.references.push(ReferenceImage::Image(Image::open(path, options.compat.alpha)?));
         }
         Ok(prompt)
     };
@@ -116,7 +116,7 @@ fn images(options: &Options) -> Result<Vec<ImagePrompt>, Failure> {
 }
 
 fn load(options: &Options) -> Result<Pipeline, Failure> {
-    let mut load = PipelineOptions::new(&options.model).compat(options.compat.clone());
+    let mut load = PipelineOptions::new(&options.model).with_compat(options.compat.clone());
     load.config.clone_from(&options.config);
     load.clip_vision.clone_from(&options.clip_vision);
     load.adapters = options.adapters.iter().map(|a| a.path.clone()).collect();

@@ -1,0 +1,103 @@
+//! The options of a pipeline.
+
+use super::device::DeviceChoice;
+use super::memory_budget::EncoderResidency;
+use super::request::MAX_THREADS;
+use super::setters::setters;
+use crate::compat::Compat;
+use crate::error::{Error, Result};
+use crate::tensor::DType;
+use std::path::PathBuf;
+
+/// Which files make a pipeline, and how it runs.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct PipelineOptions {
+    /// A single-file SDXL checkpoint or a diffusers folder.
+    pub model: PathBuf,
+    /// A diffusers folder of which only the configurations are read, for a single-file checkpoint whose sizes or sampler no
+    /// tensor tells. Absent, sizes are read off the tensors and everything else is as in the published models.
+    pub config: Option<PathBuf>,
+    /// The image encoder: `model.safetensors` or its folder; `image_encoder/` of the model's folder where absent.
+    pub clip_vision: Option<PathBuf>,
+    /// IP-Adapters.
+    pub adapters: Vec<PathBuf>,
+    /// Whose arithmetic is followed.
+    pub compat: Compat,
+    /// Where it is computed.
+    pub device: DeviceChoice,
+    /// The type in which a GPU stores tensors, f16 where absent; f32 is refused there. The CPU computes in f32, and
+    /// the type is only that of [`Pipeline::dtype`].
+    pub dtype: Option<DType>,
+    /// The same for the VAE, bf16 where absent: SDXL's overflows f16. f32 is exact, slower, and takes twice the memory. No effect
+    /// on the CPU.
+    pub vae_dtype: Option<DType>,
+    /// Whether the encoders' programs stay after a request.
+    pub encoders: EncoderResidency,
+    /// Bytes of fresh noise of all steps for which a sampler on a GPU has room. Where a request's take more, the host makes its
+    /// steps one by one; samplers that add no noise are not concerned.
+    pub max_noise_bytes: u64,
+    /// Threads of the CPU; one for each core where absent.
+    pub threads: Option<usize>,
+    /// Whether files are mapped. A mapped file that is cut short while in use ends the process (SIGBUS); without mapping the
+    /// models are read into memory first.
+    pub mmap: bool,
+}
+
+impl PipelineOptions {
+    /// A model without adapters.
+    pub fn new(model: impl Into<PathBuf>) -> Self {
+        Self {
+            model: model.into(),
+            config: None,
+            clip_vision: None,
+            adapters: Vec::new(),
+            compat: Compat::diffusers(),
+            device: DeviceChoice::Cpu,
+            dtype: None,
+            vae_dtype: None,
+            encoders: EncoderResidency::Auto,
+            max_noise_bytes: 512 << 20,
+            threads: None,
+            mmap: true,
+        }
+    }
+
+    setters! {
+        /// Sets the folder of configurations.
+        with_config(config: impl Into<PathBuf> => Some(config.into()));
+        /// Sets the image encoder.
+        with_clip_vision(clip_vision: impl Into<PathBuf> => Some(clip_vision.into()));
+        /// Sets the compatibility profile.
+        with_compat(compat: Compat);
+        /// Sets the device.
+        with_device(device: DeviceChoice);
+        /// Sets the data type of a GPU's tensors.
+        with_dtype(dtype: DType => Some(dtype));
+        /// Sets the data type of the VAE on a GPU.
+        with_vae_dtype(vae_dtype: DType => Some(vae_dtype));
+        /// Sets whether the encoders stay on the device after use.
+        with_encoders(encoders: EncoderResidency);
+        /// Sets the most bytes of fresh noise that a GPU's denoise loop has room for.
+        with_max_noise_bytes(max_noise_bytes: u64);
+        /// Sets the number of CPU threads.
+        with_threads(threads: usize => Some(threads));
+        /// Sets whether files are memory-mapped.
+        with_mmap(mmap: bool);
+    }
+
+    /// Adds an IP-Adapter.
+    #[must_use]
+    pub fn with_adapter(mut self, path: impl Into<PathBuf>) -> Self {
+        self.adapters.push(path.into());
+        self
+    }
+
+    /// Checks what can be checked without the files.
+    pub(super) fn check(&self) -> Result<()> {
+        if let Some(threads) = self.threads.filter(|n| !(1..=MAX_THREADS).contains(n)) {
+            return Err(Error::parameter("--threads", format!("{threads} given; 1 to {MAX_THREADS} is allowed")));
+        }
+        Ok(())
+    }
+}
