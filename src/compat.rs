@@ -23,7 +23,7 @@ pub struct Compat {
     pub guides_below_one: bool,
     /// How text is cleaned and cut: truncated at 77 tokens (diffusers), or rows of 77 that are joined (DiffSynth).
     pub text: Profile,
-    /// What becomes of the transparency of an image prompt; for [`crate::inputs::image::load`].
+    /// What becomes of the transparency of an image prompt; for [`crate::Image::open`].
     pub alpha: AlphaMode,
     /// Whether an absent negative prompt gives zero embeddings where the model asks for it; else it is the empty text.
     pub zero_negative: bool,

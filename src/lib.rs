@@ -79,7 +79,7 @@ pub use inputs::image::{AlphaMode, Image};
 pub use inputs::noise::{PhiloxGrid, RngKind};
 pub use output::PngMetadata;
 pub use pipeline::{
-    CancelToken, DeviceChoice, EncoderResidency, HostTensor, ImagePrompt, MemoryEstimate, Output, Pipeline,
+    Callbacks, CancelToken, DeviceChoice, EncoderResidency, HostTensor, ImagePrompt, MemoryEstimate, Output, Pipeline,
     PipelineOptions, Progress, ReferenceImage, Request, Scales, Stage, WorkloadShape,
 };
 pub use schedulers::{PredictionType, SchedulerConfig, SchedulerKind, SigmaSchedule, TimestepSpacing};

@@ -27,7 +27,7 @@ pub struct PipelineOptions {
     /// Where it is computed.
     pub device: DeviceChoice,
     /// The type in which a GPU stores tensors, f16 where absent; f32 is refused there. The CPU computes in f32, and
-    /// the type is only that of [`Pipeline::dtype`].
+    /// the type is only that of [`crate::Pipeline::dtype`].
     pub dtype: Option<DType>,
     /// The same for the VAE, bf16 where absent: SDXL's overflows f16. f32 is exact, slower, and takes twice the memory. No effect
     /// on the CPU.
