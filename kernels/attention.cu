@@ -44,7 +44,7 @@ __device__ __forceinline__ void attention(const AttentionParams& p) {
     cp_async_wait_group<1>();
     __syncthreads();
     flash.load_queries();
-    flash.begin_strand();
+    flash.begin_branch();
     for (int from = 0, stage = 0; from < seen; from += F::KEYS, stage ^= 1) {
         cp_async_wait_group<0>();
         // The tile has arrived for all, and all are done with the one before, whose place the next copy takes.
@@ -60,7 +60,7 @@ __device__ __forceinline__ void attention(const AttentionParams& p) {
     for (int m = 0; m < MT; m++)
 #pragma unroll
         for (int r = 0; r < 2; r++) {
-            float total = flash.row_sum(m, r), factor = total > 0.0f ? 1.0f / total : 0.0f;
+            float total = flash.softmax.row_sum(m, r), factor = total > 0.0f ? 1.0f / total : 0.0f;
 #pragma unroll
             for (int n = 0; n < D / 8; n++) {
                 flash.o[m][n][2 * r] *= factor;

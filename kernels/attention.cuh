@@ -8,6 +8,7 @@
 
 #include "half.cuh"
 #include "math.cuh"
+#include "softmax.cuh"
 
 // Where an operand lies: element (image, token, head, i) is data[image * batch + token * row + head * head_stride + i].
 struct StridedTensor {
@@ -30,8 +31,7 @@ struct Flash {
     int lane, warp;
     u32 q[MT][D / 16][4];
     float o[MT][D / 8][4];
-    // Greatest score and this thread's part of the sum of the exponentials, rows g and g + 8.
-    float greatest[MT][2], sum[MT][2];
+    OnlineSoftmax<MT> softmax;
 
     static __device__ __forceinline__ const T* place(const StridedTensor& rows, int image, int head) {
         return (const T*)rows.data + image * rows.batch + head * rows.head_stride;
@@ -78,22 +78,16 @@ struct Flash {
             for (int k = 0; k < D / 16; k++) ldmatrix_x4(q[m][k], row + (m * 16 * PITCH + k * 16) * 2);
     }
 
-    __device__ __forceinline__ void begin_strand() {
+    __device__ __forceinline__ void begin_branch() {
 #pragma unroll
         for (int m = 0; m < MT; m++) {
 #pragma unroll
             for (int n = 0; n < D / 8; n++)
 #pragma unroll
                 for (int i = 0; i < 4; i++) o[m][n][i] = 0.0f;
-#pragma unroll
-            for (int r = 0; r < 2; r++) {
-                greatest[m][r] = -infinity();
-                sum[m][r] = 0.0f;
-            }
+            softmax.reset(m);
         }
     }
-
-    static __device__ __forceinline__ float infinity() { return __uint_as_float(0x7f800000u); }
 
     // One tile of `left` (1 to 64) keys. `scale` is log2(e) / sqrt(dim). Query row r of the block sees the keys up to
     // r + `diagonal` of this tile; without a causal mask `diagonal` is at least KEYS.
@@ -133,7 +127,7 @@ struct Flash {
                         if (at >= left || at > row + diagonal) s[m][n][i] = -infinity();
                     }
         }
-        soften(s, scale);
+        softmax.update(s, o, scale);
         // Matrices: keys 0-7 and 8-15 of columns 0-7 (b0, b1 of the first 8 columns), then of columns 8-15; transposed.
         u32 value = shared_address(keys + TILE + lane % 16 * PITCH + lane / 16 * 8);
 #pragma unroll
@@ -159,43 +153,6 @@ struct Flash {
                 }
             }
         }
-    }
-
-    // Scores become exponentials; earlier sums shrink to the new greatest score.
-    __device__ __forceinline__ void soften(float (&s)[MT][KEYS / 8][4], float scale) {
-#pragma unroll
-        for (int m = 0; m < MT; m++)
-#pragma unroll
-            for (int r = 0; r < 2; r++) {
-                float top = greatest[m][r];
-#pragma unroll
-                for (int n = 0; n < KEYS / 8; n++) top = fmaxf(top, fmaxf(s[m][n][2 * r], s[m][n][2 * r + 1]));
-                // The four lanes of a row.
-                top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 1));
-                top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 2));
-                float decay = ex2_approx_ftz_f32((greatest[m][r] - top) * scale);
-                float base = top * scale, total = 0.0f;
-                greatest[m][r] = top;
-#pragma unroll
-                for (int n = 0; n < KEYS / 8; n++)
-#pragma unroll
-                    for (int i = 2 * r; i < 2 * r + 2; i++) {
-                        s[m][n][i] = ex2_approx_ftz_f32(s[m][n][i] * scale - base);
-                        total += s[m][n][i];
-                    }
-                sum[m][r] = sum[m][r] * decay + total;
-#pragma unroll
-                for (int n = 0; n < D / 8; n++) {
-                    o[m][n][2 * r] *= decay;
-                    o[m][n][2 * r + 1] *= decay;
-                }
-            }
-    }
-
-    // The sum of the exponentials of row g (r = 0) or g + 8 (r = 1) of row tile m.
-    __device__ __forceinline__ float row_sum(int m, int r) const {
-        float total = sum[m][r] + __shfl_xor_sync(0xffffffffu, sum[m][r], 1);
-        return total + __shfl_xor_sync(0xffffffffu, total, 2);
     }
 
     // Stores `x` to the rows first .. count of `to`; through this warp's own rows of Q, which nothing reads any more.

@@ -8,14 +8,14 @@
 //            [4, N, 2, 2, channels] as layout.cu's `phases` makes it, Y [B, 2 height, 2 width, N], and 4 / 9 of the work.
 // Grid       (ceil(pixels / BM), ceil(N / BN), phases), 128 threads; `pixels` are those of all images, B * result_height *
 //            result_width, before doubling. An image's results do not depend on B.
-// Tiling     BM x BN = 128x128, 128x64, 64x64 (f32: the last two); K by 64 bytes; see product.cuh. A 16-byte unit never
+// Tiling     BM x BN = 128x128, 128x64, 64x64 (f32: the last two); K by 64 bytes; see mainloop.cuh, epilogue.cuh. A 16-byte unit never
 //            crosses a tap or the seam between the sources. Borders are cp.async's zero fill.
 // Shared     dynamic: 4 (BM + BN) 64 bytes: 65,536, 49,152, 32,768.
 // Requires   channels0 and channels multiples of 8 (else convolution_narrow.cu); 16-byte aligned pointers; B * height * width
 //            < 2^31. Any kernel, stride and padding; padding only says where row and column 0 begin, so an asymmetric one (0
 //            before, 1 after) is padding 0 with the larger result. phases = 4: kernel 2, stride 1, padding 1.
 // Source     implicit GEMM as in NVIDIA's CUTLASS documentation; the four phases are arithmetic on the taps.
-#include "product.cuh"
+#include "mainloop.cuh"
 
 struct ConvolutionParams {
     const void* x0;
@@ -87,13 +87,14 @@ struct Picture {
 template <class T, int BM, int BN>
 __device__ __forceinline__ void convolution(const ConvolutionParams& p) {
     extern __shared__ Vec8 memory[];
-    Product<T, BM, BN> product(memory);
+    using Loop = Mainloop<T, BM, BN>;
+    Loop loop(memory);
     int top = blockIdx.x * BM, left = blockIdx.y * BN, k = p.kernel_y * p.kernel_x * p.channels;
     Picture<T, BM / 32> x(p, top);
     const T* weights = (const T*)p.w + blockIdx.z * (i64)p.n * k;
     Weights<T> w(weights, left + threadIdx.x / 4, 32, p.n, k, k);
-    product.run(k, x, w);
-    product.finish(p.finish, top, p.pixels, left, p.n, [&](int m) {
+    auto tile = loop.run(k, x, w);
+    store_result<T, Loop::THREADS>(tile, p.finish, top, p.pixels, left, p.n, [&](int m) {
         if (p.phases == 1) return (i64)m;
         int line = m / p.result_width, column = m - line * p.result_width;
         return (i64)(2 * line + blockIdx.z / 2) * (2 * p.result_width) + 2 * column + blockIdx.z % 2;

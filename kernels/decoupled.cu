@@ -77,7 +77,7 @@ __device__ __forceinline__ void decoupled(const DecoupledParams& p) {
     cp_async_wait_group<0>();
     __syncthreads();
     flash.load_queries();
-    flash.begin_strand();
+    flash.begin_branch();
     while (s < p.strands) {
         // The next tile: of this strand, or the first of the next active one.
         bool last = from + F::KEYS >= count;
@@ -95,7 +95,7 @@ __device__ __forceinline__ void decoupled(const DecoupledParams& p) {
 #pragma unroll
             for (int r = 0; r < 2; r++) {
                 int token = first + flash.warp * 16 + r * 8 + flash.lane / 4;
-                float factor = weight / flash.row_sum(0, r);
+                float factor = weight / flash.softmax.row_sum(0, r);
                 if (mask && token < p.queries) factor *= mask[image * p.strand[s].mask_batch + token];
 #pragma unroll
                 for (int n = 0; n < D / 8; n++) {
@@ -103,7 +103,7 @@ __device__ __forceinline__ void decoupled(const DecoupledParams& p) {
                     total[0][n][2 * r + 1] += factor * flash.o[0][n][2 * r + 1];
                 }
             }
-            flash.begin_strand();
+            flash.begin_branch();
         }
         s = next, from = next_from, count = next_count, stage ^= 1;
     }

@@ -5,14 +5,14 @@
 // Shapes     X [M, K], in one or in two sources whose columns are joined (x0 has the first k0 columns); W [N, K] as PyTorch
 //            stores Linear; rows [M / rows_of_image, N]; Y and residual [M, N]. Row strides in elements.
 // Grid       (ceil(M / BM), ceil(N / BN)), 128 threads; gemm_geglu: (ceil(M / BM), ceil(N / (BN / 2))).
-// Tiling     BM x BN = 128x128, 128x64, 64x64 (f32: the last two); K by 64 bytes; see product.cuh. A tile of gemm_geglu
+// Tiling     BM x BN = 128x128, 128x64, 64x64 (f32: the last two); K by 64 bytes; see mainloop.cuh, epilogue.cuh. A tile of gemm_geglu
 //            alternates 8 rows of V with 8 of G, so that a block holds both factors, and W is read as it is published.
 // Shared     dynamic: 4 (BM + BN) 64 bytes: 65,536, 49,152, 32,768.
 // Requires   K, k0, and the strides of x0, x1, w multiples of 8; 16-byte aligned pointers; M, N < 2^31. N is any number
 //            (columns are stored one by one where N or a stride is not a multiple of 8); gemm_geglu: N % 8 == 0.
 //            gemm_geglu clamps its result to the finite range of the type: SDXL's can pass that of f16.
 // Source     multi-stage GEMM on mma.sync as in NVIDIA's CUTLASS documentation ("Efficient GEMM in CUDA").
-#include "product.cuh"
+#include "mainloop.cuh"
 
 struct GemmParams {
     const void* x0;
@@ -52,32 +52,34 @@ struct Matrix {
 template <class T, int BM, int BN>
 __device__ __forceinline__ void gemm(const GemmParams& p) {
     extern __shared__ Vec8 memory[];
-    Product<T, BM, BN> product(memory);
+    using Loop = Mainloop<T, BM, BN>;
+    Loop loop(memory);
     int top = blockIdx.x * BM, left = blockIdx.y * BN;
     Matrix<T> x(p, top);
     Weights<T> w((const T*)p.w, left + threadIdx.x / 4, 32, p.n, p.k, p.w_stride);
-    product.run(p.k, x, w);
-    product.finish(p.finish, top, p.m, left, p.n, [](int m) { return (i64)m; });
+    auto tile = loop.run(p.k, x, w);
+    store_result<T, Loop::THREADS>(tile, p.finish, top, p.m, left, p.n, [](int m) { return (i64)m; });
 }
 
 template <class T, int BM, int BN>
 __device__ __forceinline__ void gemm_geglu(const GemmParams& p) {
     extern __shared__ Vec8 memory[];
-    Product<T, BM, BN> product(memory);
+    using Loop = Mainloop<T, BM, BN>;
+    Loop loop(memory);
     int top = blockIdx.x * BM, left = blockIdx.y * (BN / 2);
     Matrix<T> x(p, top);
     // Row r of the tile is channel r / 16 * 8 + r % 8 of V where r % 16 < 8, else of G.
     int row = threadIdx.x / 4;
     const T* half = (const T*)p.w + (row % 16 < 8 ? 0 : p.n * p.w_stride);
     Weights<T> w(half, left + row / 16 * 8 + row % 8, 16, p.n, p.k, p.w_stride);
-    product.run(p.k, x, w);
+    auto tile = loop.run(p.k, x, w);
     const EpilogueParams& f = p.finish;
     for (int i = threadIdx.x; i < BM * (BN / 16); i += 128) {
         int tile_row = i / (BN / 16), unit = i % (BN / 16), m = top + tile_row, n = left + unit * 8;
         if (m >= p.m || n >= p.n) continue;
         float value[8], gate[8], bias[8];
-        product.read(tile_row, 2 * unit, value);
-        product.read(tile_row, 2 * unit + 1, gate);
+        tile.read(tile_row, 2 * unit, value);
+        tile.read(tile_row, 2 * unit + 1, gate);
         if (f.bias) {
             load8((const T*)f.bias + n, bias);
 #pragma unroll

@@ -1,32 +1,16 @@
-// The tile that gemm.cu and convolution.cu share: BM rows by BN columns of X W^T and what is done to it before it is stored.
+// The main loop that gemm.cu and convolution.cu share on sm_80 and up: a tile of BM rows by BN columns of X W^T.
 //
 // Four warps, two by two, each with BM/2 x BN/2 accumulators. K goes by in steps of 64 bytes (32 values, 16 of f32) through
-// STAGES stages of shared memory (cp.async), one barrier a step. A row of a stage is four 16-byte units; unit u of row r lies at
-// u ^ (r / 2 % 4), so that the eight rows of an ldmatrix and the two rows of a copy lie in eight different bank groups.
+// STAGES stages of shared memory (cp.async), one barrier a step; swizzle.cuh places the units of a stage.
 // f16 and bf16 are multiplied by tensor cores, f32 by fma, exactly: see Fragments. Each element is one chain of m16n8k16, or of
 // fma, in order of K whatever the tile, so the choice of tile never changes a result.
-// At the end the accumulators pass through the same memory as f32, so that bias, rows, residual and result are accessed by
-// 16 bytes and coalesced; there the 32-byte unit u of row r lies at u ^ r % 8.
+// At the end the accumulators pass through the same memory as f32: the result is an epilogue.cuh ResultTile, which is all that an
+// epilogue knows of the loop, so that a loop for another architecture can stand in its place.
 #pragma once
 
+#include "epilogue.cuh"
 #include "half.cuh"
-#include "math.cuh"
-
-// Result row r: activation(x W^T + bias + rows[image of r]) + residual[r].
-struct EpilogueParams {
-    const void* bias;      // T [N], or null
-    const void* rows;      // T [images, N], or null; the time embedding
-    const void* residual;  // T, rows as the result's, or null
-    const int* step;       // null, or the step's number: rows begins at element *step * rows_step
-    void* out;             // T, or f32 where out_f32 is set
-    i64 rows_step;
-    i64 residual_stride;  // elements from row to row
-    i64 out_stride;
-    int rows_of_image;  // consecutive rows of X that share a row of `rows`
-    int activation;
-    int out_f32;
-    int reserved;
-};
+#include "swizzle.cuh"
 
 // Values of a 16-byte unit, and of a step of K.
 template <class T>
@@ -61,8 +45,8 @@ struct Fragments {
         int b_row = column_warp * (BN / 2) + lane / 16 * 8 + lane % 8;
 #pragma unroll
         for (int k = 0; k < STEP<T> / 16; k++) {
-            u32 a_from = base + a_row * 64 + ((k * 2 + lane / 16) ^ (a_row / 2 % 4)) * 16;
-            u32 b_from = base + BM * 64 + b_row * 64 + ((k * 2 + lane / 8 % 2) ^ (b_row / 2 % 4)) * 16;
+            u32 a_from = base + a_row * 64 + stage_unit(a_row, k * 2 + lane / 16) * 16;
+            u32 b_from = base + BM * 64 + b_row * 64 + stage_unit(b_row, k * 2 + lane / 8 % 2) * 16;
             u32 a[MT][4];
 #pragma unroll
             for (int m = 0; m < MT; m++) ldmatrix_x4(a[m], a_from + m * 16 * 64);
@@ -120,11 +104,11 @@ struct Fragments<float, BM, BN> {
 #pragma unroll
             for (int n = 0; n < NT; n++) {
                 int from = column + 4 * n;
-                b[n] = *(const float4*)(stage + (BM + from) * 64 + (k ^ (from / 2 % 4)) * 16);
+                b[n] = *(const float4*)(stage + (BM + from) * 64 + stage_unit(from, k) * 16);
             }
 #pragma unroll
             for (int m = 0; m < MT; m++) {
-                float4 a = *(const float4*)(stage + (row + 8 * m) * 64 + (k ^ (row / 2 % 4)) * 16);
+                float4 a = *(const float4*)(stage + (row + 8 * m) * 64 + stage_unit(row, k) * 16);
 #pragma unroll
                 for (int n = 0; n < NT; n++) {
                     float sum = fmaf(a.y, b[n].y, fmaf(a.x, b[n].x, acc[m][n]));
@@ -147,7 +131,7 @@ struct Fragments<float, BM, BN> {
 };
 
 template <class T, int BM, int BN>
-struct Product {
+struct Mainloop {
     static constexpr int THREADS = 128;
     static constexpr int STAGES = 4;
     static constexpr int A_BYTES = BM * 64;
@@ -158,12 +142,13 @@ struct Product {
     char* shared;
     Fragments<T, BM, BN> fragments;
 
-    __device__ __forceinline__ Product(void* memory) : shared((char*)memory) {}
+    __device__ __forceinline__ Mainloop(void* memory) : shared((char*)memory) {}
 
     // Copies one step. `x` and `w` give the address of this thread's unit in the i-th row (threadIdx.x / 4 + 32 i) and
     // whether it is there, and are then moved on by a step.
     template <class X, class W>
     __device__ __forceinline__ void copy(int stage, X& x, W& w) {
+        // stage_unit written out: as a call it makes NVRTC keep one more address in registers.
         int row = threadIdx.x / 4, unit = threadIdx.x % 4 ^ (row / 2 % 4);
         u32 to = shared_address(shared + stage * STAGE_BYTES + row * 64 + unit * 16);
 #pragma unroll
@@ -182,8 +167,9 @@ struct Product {
         w.advance();
     }
 
+    // Multiplies and leaves the result, complete for all threads, in shared memory.
     template <class X, class W>
-    __device__ __forceinline__ void run(int k, X& x, W& w) {
+    __device__ __forceinline__ ResultTile<BM, BN> run(int k, X& x, W& w) {
         int steps = (k + STEP<T> - 1) / STEP<T>;
 #pragma unroll
         for (int s = 0; s < STAGES - 1; s++) {
@@ -203,67 +189,10 @@ struct Product {
         }
         // All are done with the stages, into which the result goes now; the last step's wait left only empty groups.
         __syncthreads();
-        fragments.put([&](int row, int unit) { return at(row, unit); });
+        ResultTile<BM, BN> tile{(float*)shared};
+        fragments.put([&](int row, int unit) { return tile.at(row, unit); });
         __syncthreads();
-    }
-
-    __device__ __forceinline__ float* at(int row, int unit) const {
-        return (float*)shared + row * BN + (unit ^ (row % 8)) * 8;
-    }
-
-    __device__ __forceinline__ void read(int row, int unit, float (&x)[8]) const {
-        const float4* from = (const float4*)at(row, unit);
-        float4 low = from[0], high = from[1];
-        x[0] = low.x, x[1] = low.y, x[2] = low.z, x[3] = low.w;
-        x[4] = high.x, x[5] = high.y, x[6] = high.z, x[7] = high.w;
-    }
-
-    // Finishes and stores the rows from `top` of `rows` and the columns from `left` of `columns`; `place` maps a row of X
-    // to a row of the result.
-    template <class Place>
-    __device__ __forceinline__ void finish(const EpilogueParams& f, int top, int rows, int left, int columns, Place place) const {
-        const T* added = (const T*)f.rows;
-        if (added && f.step) added += *f.step * f.rows_step;
-        bool wide = (columns | f.out_stride | f.residual_stride) % 8 == 0;
-        for (int i = threadIdx.x; i < BM * (BN / 8); i += THREADS) {
-            int row = i / (BN / 8), m = top + row, n = left + i % (BN / 8) * 8, count = columns - n;
-            if (m >= rows || count <= 0) continue;
-            float x[8], y[8];
-            read(row, i % (BN / 8), x);
-            if (f.bias) {
-                load_up_to_8((const T*)f.bias + n, count, wide, y);
-#pragma unroll
-                for (int j = 0; j < 8; j++) x[j] += y[j];
-            }
-            if (added) {
-                load_up_to_8(added + (i64)(m / f.rows_of_image) * columns + n, count, wide, y);
-#pragma unroll
-                for (int j = 0; j < 8; j++) x[j] += y[j];
-            }
-            if (f.activation != NONE) {
-#pragma unroll
-                for (int j = 0; j < 8; j++) x[j] = activated(x[j], f.activation);
-            }
-            i64 to = place(m);
-            if (f.residual) {
-                load_up_to_8((const T*)f.residual + to * f.residual_stride + n, count, wide, y);
-#pragma unroll
-                for (int j = 0; j < 8; j++) x[j] += y[j];
-            }
-            if (f.out_f32) {
-                float* out = (float*)f.out + to * f.out_stride + n;
-                if (wide) {
-                    ((float4*)out)[0] = make_float4(x[0], x[1], x[2], x[3]);
-                    ((float4*)out)[1] = make_float4(x[4], x[5], x[6], x[7]);
-                } else {
-#pragma unroll
-                    for (int j = 0; j < 8; j++)
-                        if (j < count) out[j] = x[j];
-                }
-            } else {
-                store_up_to_8((T*)f.out + to * f.out_stride + n, count, wide, x);
-            }
-        }
+        return tile;
     }
 };
 

@@ -1,0 +1,61 @@
+// Online softmax over tiles of scores in the accumulators of m16n8k16 (Milakov and Gimelshein 2018): a thread has the columns
+// 2 (lane % 4) and the next of each group of 8, of the rows g = lane / 4 and g + 8; the four lanes of a row agree by shuffles.
+#pragma once
+
+#include "math.cuh"
+#include "ptx.cuh"
+
+__device__ __forceinline__ float infinity() { return __uint_as_float(0x7f800000u); }
+
+// The state of MT tiles of 16 rows.
+template <int MT>
+struct OnlineSoftmax {
+    // Greatest score and this thread's part of the sum of the exponentials, rows g and g + 8.
+    float greatest[MT][2], sum[MT][2];
+
+    __device__ __forceinline__ void reset(int m) {
+#pragma unroll
+        for (int r = 0; r < 2; r++) {
+            greatest[m][r] = -infinity();
+            sum[m][r] = 0.0f;
+        }
+    }
+
+    // Scores become exponentials; earlier sums and outputs shrink to the new greatest score. `scale` is log2(e) / sqrt(dim).
+    template <int SCORES, int OUTPUTS>
+    __device__ __forceinline__ void update(float (&s)[MT][SCORES][4], float (&o)[MT][OUTPUTS][4], float scale) {
+#pragma unroll
+        for (int m = 0; m < MT; m++)
+#pragma unroll
+            for (int r = 0; r < 2; r++) {
+                float top = greatest[m][r];
+#pragma unroll
+                for (int n = 0; n < SCORES; n++) top = fmaxf(top, fmaxf(s[m][n][2 * r], s[m][n][2 * r + 1]));
+                // The four lanes of a row.
+                top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 1));
+                top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 2));
+                float decay = ex2_approx_ftz_f32((greatest[m][r] - top) * scale);
+                float base = top * scale, total = 0.0f;
+                greatest[m][r] = top;
+#pragma unroll
+                for (int n = 0; n < SCORES; n++)
+#pragma unroll
+                    for (int i = 2 * r; i < 2 * r + 2; i++) {
+                        s[m][n][i] = ex2_approx_ftz_f32(s[m][n][i] * scale - base);
+                        total += s[m][n][i];
+                    }
+                sum[m][r] = sum[m][r] * decay + total;
+#pragma unroll
+                for (int n = 0; n < OUTPUTS; n++) {
+                    o[m][n][2 * r] *= decay;
+                    o[m][n][2 * r + 1] *= decay;
+                }
+            }
+    }
+
+    // The sum of the exponentials of row g (r = 0) or g + 8 (r = 1) of row tile m.
+    __device__ __forceinline__ float row_sum(int m, int r) const {
+        float total = sum[m][r] + __shfl_xor_sync(0xffffffffu, sum[m][r], 1);
+        return total + __shfl_xor_sync(0xffffffffu, total, 2);
+    }
+};
