@@ -1,4 +1,4 @@
-//! The samplers against diffusers' and DiffSynth's own step loops (tests/golden/make_schedulers.py).
+//! The schedulers against diffusers' and DiffSynth's own step loops (tests/golden/make_schedulers.py).
 #![allow(clippy::unwrap_used)]
 
 use std::path::Path;
@@ -121,13 +121,7 @@ fn diffusers_step_loops() {
 fn built_in_sdxl_is_the_published_file() {
     let goldens = golden("diffusers.json");
     let file = &goldens[0]["config"];
-    for method in [
-        SchedulerKind::Euler,
-        SchedulerKind::EulerAncestral,
-        SchedulerKind::Ddim,
-        SchedulerKind::Dpmpp2M,
-        SchedulerKind::Lcm,
-    ] {
+    for &method in SchedulerKind::ALL {
         let built_in = SchedulerConfig::sdxl_default().with_kind(method).unwrap();
         let read = SchedulerConfig::from_json(Path::new("scheduler_config.json"), file).unwrap();
         assert_eq!(built_in.table(20).unwrap(), read.with_kind(method).unwrap().table(20).unwrap());
@@ -219,13 +213,7 @@ fn odd_configurations_give_finite_tables_or_errors() {
     ];
     let mut tables = 0;
     for text in oddities {
-        for method in [
-            SchedulerKind::Euler,
-            SchedulerKind::EulerAncestral,
-            SchedulerKind::Ddim,
-            SchedulerKind::Dpmpp2M,
-            SchedulerKind::Lcm,
-        ] {
+        for &method in SchedulerKind::ALL {
             let Ok(config) = SchedulerConfig::parse_as(Path::new("f"), text, method) else { continue };
             for spacing in [TimestepSpacing::Leading, TimestepSpacing::Trailing, TimestepSpacing::Linspace] {
                 let respaced = if method == SchedulerKind::Lcm {
@@ -245,4 +233,21 @@ fn odd_configurations_give_finite_tables_or_errors() {
         }
     }
     assert!(tables > 300, "{tables}");
+}
+
+#[test]
+fn step_checks_its_operands() {
+    let table = SchedulerConfig::sdxl_default().with_kind(SchedulerKind::Dpmpp2M).unwrap().table(4).unwrap();
+    assert!(table.uses_history());
+    let (mut x, output) = ([1.0; 3], [0.5; 3]);
+    assert!(step(&table.steps[0], &mut x, &output[..2], &mut [0.0; 3], None).is_err());
+    // The first row ignores what the history holds, the second one does not.
+    let mut history = [f32::NAN; 3];
+    step(&table.steps[0], &mut x, &output, &mut history, None).unwrap();
+    assert!(x.iter().chain(&history).all(|v| v.is_finite()));
+    assert!(step(&table.steps[1], &mut x, &output, &mut [], None).is_err());
+    let table = SchedulerConfig::sdxl_default().with_kind(SchedulerKind::EulerAncestral).unwrap().table(4).unwrap();
+    assert_eq!(table.draws(), 4);
+    assert!(step(&table.steps[0], &mut x, &output, &mut [], None).is_err());
+    step(&table.steps[3], &mut x, &output, &mut [], None).unwrap();
 }

@@ -4,30 +4,27 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 
+use super::ddim;
+use super::definition::{Scheduler, SchedulerDefinition};
 use super::fields::{Fields, strict};
-use super::settings::SchedulerSettings;
-use super::{PredictionType, SchedulerKind, SigmaSchedule, StepTable, TimestepSpacing, ddim, dpmpp, euler, lcm};
-use crate::error::escape;
-use crate::{Error, Result};
+use super::names::any_of;
+use super::prediction_type::{self, PredictionType};
+use super::registry::SchedulerKind;
+use super::settings::{self, SchedulerSettings};
+use super::sigmas::SigmaSchedule;
+use super::step_table::{StepCoefficients, StepTable};
+use super::timestep_spacing::TimestepSpacing;
+use crate::error::{Error, Result, escape};
 
-/// The classes of diffusers that are supported.
-const CLASSES: &[(&str, SchedulerKind)] = &[
-    ("EulerDiscreteScheduler", SchedulerKind::Euler),
-    ("EulerAncestralDiscreteScheduler", SchedulerKind::EulerAncestral),
-    ("DDIMScheduler", SchedulerKind::Ddim),
-    ("DPMSolverMultistepScheduler", SchedulerKind::Dpmpp2M),
-    ("LCMScheduler", SchedulerKind::Lcm),
-];
-
-/// What a sampler is made from: a method, and the fields of a configuration file as they stand.
+/// A scheduler and the fields of its configuration file as they stand.
 ///
 /// Fields are kept as the file gave them, because a file may carry fields of classes other than its own: SDXL's file
-/// names Euler's class and holds `clip_sample` and `set_alpha_to_one`, which matter once the method is DDIM.
+/// names Euler's class and holds `clip_sample` and `set_alpha_to_one`, which matter once the scheduler is DDIM.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SchedulerConfig {
     path: PathBuf,
     fields: Map<String, Value>,
-    method: SchedulerKind,
+    kind: SchedulerKind,
     eta: f64,
     /// The timesteps are DiffSynth's.
     diffsynth: bool,
@@ -42,15 +39,15 @@ impl SchedulerConfig {
         Self::from_json(path, &json_of(path, text)?)
     }
 
-    /// As [`Self::parse`], for a method other than the file's class, which need not be a supported one then.
+    /// Reads as [`Self::parse`] does, for another scheduler than the file's class, which need not be supported then.
     ///
     /// # Errors
     /// As [`Self::parse`].
-    pub fn parse_as(path: &Path, text: &str, method: SchedulerKind) -> Result<Self> {
-        Self::from_json_as(path, &json_of(path, text)?, method)
+    pub fn parse_as(path: &Path, text: &str, kind: SchedulerKind) -> Result<Self> {
+        Self::from_json_as(path, &json_of(path, text)?, kind)
     }
 
-    /// Takes a scheduler_config.json to the letter: the sampler is its `_class_name`'s, absent fields have that
+    /// Takes a scheduler_config.json to the letter: the scheduler is its `_class_name`'s, absent fields have that
     /// class's defaults. `path` is for error messages. Fields that the class ignores are ignored here.
     ///
     /// # Errors
@@ -59,42 +56,54 @@ impl SchedulerConfig {
         let fields = object(path, value)?;
         let checked = Fields { path, map: &fields };
         let class = checked.get("_class_name").and_then(Value::as_str);
-        let Some(method) = CLASSES.iter().find(|c| Some(c.0) == class).map(|c| c.1) else {
-            let names: Vec<&str> = CLASSES.iter().map(|c| c.0).collect();
+        let Some(kind) = class.and_then(SchedulerKind::of_class) else {
+            let classes = |kind: &SchedulerKind| kind.definition().class_names;
+            let names: Vec<&str> = SchedulerKind::ALL.iter().flat_map(classes).copied().collect();
             let expected = format!("supported: {}; or choose another with --sampling-method", names.join(", "));
             return Err(checked.refuse("_class_name", expected));
         };
-        Self::new(path, fields, method)
+        Self::new(path, fields, kind)
     }
 
-    /// What diffusers' `from_config` of `method`'s class makes of a scheduler_config.json of any class: fields that
-    /// both know are carried over, the rest have the defaults of `method`'s class.
+    /// Takes a scheduler_config.json of any class as diffusers' `from_config` of `kind`'s class does: fields that both
+    /// know are carried over, the rest have the defaults of `kind`'s class.
     ///
     /// # Errors
-    /// [`Error::Config`] names the first field that `method` needs and whose value is not supported.
-    pub fn from_json_as(path: &Path, value: &Value, method: SchedulerKind) -> Result<Self> {
-        Self::new(path, object(path, value)?, method)
+    /// [`Error::Config`] names the first field that `kind` needs and whose value is not supported.
+    pub fn from_json_as(path: &Path, value: &Value, kind: SchedulerKind) -> Result<Self> {
+        Self::new(path, object(path, value)?, kind)
     }
 
-    fn new(path: &Path, fields: Map<String, Value>, method: SchedulerKind) -> Result<Self> {
-        let foreign = |name: &&String| !name.starts_with('_') && !KNOWN.contains(&name.as_str());
-        for name in fields.keys().filter(foreign) {
+    fn new(path: &Path, fields: Map<String, Value>, kind: SchedulerKind) -> Result<Self> {
+        for name in fields.keys().filter(|name| !name.starts_with('_') && !is_known(name)) {
             let (file, field) = (escape(&path.to_string_lossy()), escape(name));
             tracing::warn!(file, field, "unknown scheduler field ignored");
         }
-        Self { path: path.to_owned(), fields, method, eta: 0.0, diffsynth: false }.checked()
+        Self { path: path.to_owned(), fields, kind, eta: 0.0, diffsynth: false }.checked()
     }
 
     fn checked(self) -> Result<Self> {
-        self.settings()?;
+        self.scheduler()?;
         Ok(self)
     }
 
-    fn settings(&self) -> Result<SchedulerSettings> {
-        SchedulerSettings::resolve(&Fields { path: &self.path, map: &self.fields }, self.method)
+    fn definition(&self) -> &'static SchedulerDefinition {
+        if self.diffsynth { &ddim::DIFFSYNTH } else { self.kind.definition() }
     }
 
-    /// The scheduler of the published SDXL base model: Euler, leading spacing. Also that of single-file checkpoints.
+    fn settings(&self) -> Result<SchedulerSettings> {
+        SchedulerSettings::read(&self.checked_fields(), &self.definition().defaults, self.eta)
+    }
+
+    fn scheduler(&self) -> Result<Box<dyn Scheduler>> {
+        (self.definition().prepare)(&self.checked_fields(), self.settings()?)
+    }
+
+    fn checked_fields(&self) -> Fields<'_> {
+        Fields { path: &self.path, map: &self.fields }
+    }
+
+    /// The scheduler of the published SDXL base model and of single-file checkpoints: Euler, leading spacing.
     pub fn sdxl_default() -> Self {
         let fields = json!({
             "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "num_train_timesteps": 1000,
@@ -115,56 +124,52 @@ impl SchedulerConfig {
         Self::built_in(fields, SchedulerKind::Ddim, true)
     }
 
-    fn built_in(fields: Value, method: SchedulerKind, diffsynth: bool) -> Self {
+    fn built_in(fields: Value, kind: SchedulerKind, diffsynth: bool) -> Self {
         let fields = if let Value::Object(map) = fields { map } else { Map::new() };
-        Self { path: "built-in scheduler".into(), fields, method, eta: 0.0, diffsynth }
+        Self { path: "built-in scheduler".into(), fields, kind, eta: 0.0, diffsynth }
     }
 
-    /// The sampling method.
+    /// The scheduler.
     pub fn kind(&self) -> SchedulerKind {
-        self.method
+        self.kind
     }
 
-    /// Another method, with what diffusers' `from_config` makes of this configuration for it. The same method changes
-    /// nothing; another one leaves DiffSynth's timesteps.
+    /// Changes the scheduler, as diffusers' `from_config` does with this configuration. The same one changes nothing;
+    /// another one leaves DiffSynth's timesteps.
     ///
     /// # Errors
-    /// [`Error::Config`] names a field that the new method needs and whose value is not supported.
-    pub fn with_kind(mut self, method: SchedulerKind) -> Result<Self> {
-        self.diffsynth &= method == self.method;
-        self.method = method;
+    /// [`Error::Config`] names a field that the new scheduler needs and whose value is not supported.
+    pub fn with_kind(mut self, kind: SchedulerKind) -> Result<Self> {
+        self.diffsynth &= kind == self.kind;
+        self.kind = kind;
         self.checked()
     }
 
-    /// Another `prediction_type`.
+    /// Changes `prediction_type`.
     ///
     /// # Errors
-    /// [`Error::Parameter`] if the method does not know it.
+    /// [`Error::Parameter`] if the scheduler does not take it.
     pub fn with_prediction_type(mut self, prediction: PredictionType) -> Result<Self> {
-        let word = match prediction {
-            PredictionType::Epsilon => "epsilon",
-            PredictionType::V => "v_prediction",
-            PredictionType::Sample => "sample",
-        };
-        let unknown = match self.method {
-            SchedulerKind::EulerAncestral => prediction == PredictionType::Sample,
-            _ => self.diffsynth && prediction == PredictionType::Sample,
-        };
-        if unknown {
-            let what = format!("{prediction} is not known to this sampler; epsilon and v are");
+        let supported = self.definition().defaults.prediction_types;
+        let values: Vec<_> =
+            prediction_type::CONFIG_VALUES.iter().filter(|value| supported.contains(&value.0)).collect();
+        let Some(value) = values.iter().find(|value| value.1 == prediction) else {
+            let names: Vec<String> = values.iter().map(|value| value.1.to_string()).collect();
+            let names: Vec<&str> = names.iter().map(String::as_str).collect();
+            let what = format!("`{prediction}` is not supported by {} (expected {})", self.kind, any_of(&names));
             return Err(Error::parameter("--prediction", what));
-        }
-        self.set("prediction_type", word.into());
+        };
+        self.set("prediction_type", value.0.into());
         self.checked()
     }
 
-    /// Another `timestep_spacing`; leaves DiffSynth's timesteps.
+    /// Changes `timestep_spacing`; leaves DiffSynth's timesteps.
     ///
     /// # Errors
     /// [`Error::Parameter`] for [`SchedulerKind::Lcm`], whose timesteps are those of its distillation.
     pub fn with_timestep_spacing(mut self, spacing: TimestepSpacing) -> Result<Self> {
-        if self.method == SchedulerKind::Lcm {
-            let what = "lcm has timesteps of its own, from original_inference_steps; leave this out";
+        if let Some(field) = self.definition().timesteps_from {
+            let what = format!("not supported by {}, whose timesteps come from {field}; leave this out", self.kind);
             return Err(Error::parameter("--timestep-spacing", what));
         }
         self.diffsynth = false;
@@ -172,14 +177,16 @@ impl SchedulerConfig {
         self.checked()
     }
 
-    /// Another noise schedule.
+    /// Changes the noise levels.
     ///
     /// # Errors
-    /// [`Error::Parameter`] for a schedule that the method does not know.
+    /// [`Error::Parameter`] for a schedule that the scheduler does not take.
     pub fn with_sigma_schedule(mut self, schedule: SigmaSchedule) -> Result<Self> {
         let karras = schedule == SigmaSchedule::Karras;
-        if karras && !matches!(self.method, SchedulerKind::Euler | SchedulerKind::Dpmpp2M) {
-            let what = format!("karras is for euler and dpmpp-2m, not for {}", self.method);
+        if karras && !self.definition().karras_sigmas {
+            let able = SchedulerKind::ALL.iter().filter(|kind| kind.definition().karras_sigmas);
+            let able: Vec<&str> = able.map(|kind| kind.name()).collect();
+            let what = format!("`karras` is not supported by {}, only by {}", self.kind, any_of(&able));
             return Err(Error::parameter("--schedule", what));
         }
         for name in ["use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas", "use_flow_sigmas"] {
@@ -189,16 +196,14 @@ impl SchedulerConfig {
         self.checked()
     }
 
-    /// DDIM's eta, 0 to 1: how much of each step's noise is fresh. Other methods ignore it, as diffusers does.
+    /// Changes DDIM's eta, 0 to 1, the fresh part of each step's noise. Other schedulers ignore it, as in diffusers.
     ///
     /// # Errors
-    /// [`Error::Parameter`] if it is outside that range, or above 0 with DiffSynth's sampler, which has none.
+    /// [`Error::Parameter`] if it is outside that range, or above 0 with DiffSynth's scheduler, which has none.
     pub fn with_eta(mut self, eta: f32) -> Result<Self> {
         if !(0.0..=1.0).contains(&eta) || (self.diffsynth && eta > 0.0) {
-            return Err(Error::parameter(
-                "eta",
-                format!("{eta} is not usable; 0 to 1 is, and 0 alone for DiffSynth's"),
-            ));
+            let range = if self.diffsynth { "must be 0 with DiffSynth's DDIM" } else { "must be from 0 to 1" };
+            return Err(Error::parameter("eta", format!("{range}, got {eta}")));
         }
         self.eta = f64::from(eta);
         Ok(self)
@@ -211,37 +216,32 @@ impl SchedulerConfig {
         self.fields.insert(name.to_owned(), value);
     }
 
-    /// The coefficients for a number of steps, as diffusers' `set_timesteps(steps)` followed by one `step` for each
-    /// timestep. [`StepTable::steps`] has `steps` rows but where a spacing gives fewer.
+    /// Computes the coefficients for a number of steps, as diffusers' `set_timesteps(steps)` followed by one `step` for
+    /// each timestep. [`StepTable::steps`] has `steps` rows but where a spacing gives fewer.
     ///
     /// # Errors
     /// [`Error::Parameter`] named `--steps` for 0, for more than the schedule has, and where the peer's own arithmetic
     /// breaks down (two equal noise levels in a row).
     pub fn table(&self, steps: usize) -> Result<StepTable> {
-        let settings = self.settings()?;
-        let most = settings.train_steps;
+        let most = self.settings()?.num_train_timesteps;
         if steps == 0 || (steps > most && !self.diffsynth) {
-            return Err(Error::parameter("--steps", format!("{steps} is not usable; 1 to {most} are")));
+            return Err(Error::parameter("--steps", format!("must be from 1 to {most}, got {steps}")));
         }
-        let table = match self.method {
-            SchedulerKind::Euler => euler::table(&settings, steps),
-            SchedulerKind::EulerAncestral => euler::ancestral(&settings, steps),
-            SchedulerKind::Ddim if self.diffsynth => ddim::diffsynth(&settings, steps),
-            SchedulerKind::Ddim => ddim::table(&settings, steps, self.eta)?,
-            SchedulerKind::Dpmpp2M => dpmpp::table(&settings, steps),
-            SchedulerKind::Lcm => lcm::table(&settings, steps)?,
-        };
-        let finite = |s: &super::StepCoefficients| {
-            let weights = [s.input_scale, s.x0_from_x, s.x0_from_output, s.x_from_x, s.x_from_output, s.x_from_x0];
-            let rest = [s.timestep, s.x_from_previous, s.noise.unwrap_or(0.0)];
-            weights.iter().chain(&rest).all(|w| w.is_finite())
-        };
-        if table.steps.is_empty() || !table.steps.iter().all(finite) || !table.init_noise_sigma.is_finite() {
-            let what = format!("{steps} is not usable with this schedule: two of its noise levels coincide; use fewer");
+        let table = self.scheduler()?.table(steps)?;
+        let finite = table.steps.iter().all(StepCoefficients::is_finite) && table.init_noise_sigma.is_finite();
+        if table.steps.is_empty() || !finite {
+            let what = format!("{steps} steps make two noise levels of this schedule coincide; use fewer");
             return Err(Error::parameter("--steps", what));
         }
         Ok(table)
     }
+}
+
+/// Whether any class of diffusers that is supported, or that diffusers calls compatible with those, has the field; others
+/// are worth a warning.
+fn is_known(field: &str) -> bool {
+    let own = |kind: &SchedulerKind| kind.definition().config_keys.contains(&field);
+    settings::CONFIG_KEYS.contains(&field) || OTHER_CONFIG_KEYS.contains(&field) || SchedulerKind::ALL.iter().any(own)
 }
 
 fn json_of(path: &Path, text: &str) -> Result<Value> {
@@ -253,53 +253,21 @@ fn object(path: &Path, value: &Value) -> Result<Map<String, Value>> {
     value.as_object().cloned().ok_or_else(|| Error::malformed(path, what))
 }
 
-/// The fields of the supported classes and of those that diffusers calls compatible; others are worth a warning.
-const KNOWN: &[&str] = &[
-    "algorithm_type",
-    "beta_end",
-    "beta_schedule",
-    "beta_start",
-    "clip_sample",
-    "clip_sample_range",
+/// The fields that no supported scheduler reads.
+const OTHER_CONFIG_KEYS: &[&str] = &[
     "disable_corrector",
     "dynamic_thresholding_ratio",
-    "euler_at_final",
-    "final_sigmas_type",
     "flow_shift",
-    "interpolation_type",
-    "lambda_min_clipped",
-    "lower_order_final",
-    "num_train_timesteps",
-    "original_inference_steps",
     "predict_x0",
-    "prediction_type",
-    "rescale_betas_zero_snr",
     "rho",
     "sample_max_value",
-    "set_alpha_to_one",
     "shift_terminal",
     "sigma_data",
-    "sigma_max",
-    "sigma_min",
     "sigma_schedule",
     "skip_prk_steps",
-    "solver_order",
     "solver_p",
-    "solver_type",
-    "steps_offset",
-    "thresholding",
     "time_shift_type",
-    "timestep_scaling",
-    "timestep_spacing",
-    "timestep_type",
-    "trained_betas",
-    "use_beta_sigmas",
     "use_dynamic_shifting",
-    "use_exponential_sigmas",
-    "use_flow_sigmas",
-    "use_karras_sigmas",
-    "use_lu_lambdas",
-    "variance_type",
 ];
 
 #[cfg(test)]
@@ -382,10 +350,10 @@ mod tests {
     fn steps_out_of_range() {
         let sdxl = SchedulerConfig::sdxl_default();
         let text = |config: &SchedulerConfig, steps| config.table(steps).unwrap_err().to_string();
-        assert_eq!(text(&sdxl, 0), "--steps: 0 is not usable; 1 to 1000 are");
-        assert_eq!(text(&sdxl, 1001), "--steps: 1001 is not usable; 1 to 1000 are");
-        assert_eq!(text(&sdxl, usize::MAX), format!("--steps: {} is not usable; 1 to 1000 are", usize::MAX));
-        let with = |method| sdxl.clone().with_kind(method).unwrap();
+        assert_eq!(text(&sdxl, 0), "--steps: must be from 1 to 1000, got 0");
+        assert_eq!(text(&sdxl, 1001), "--steps: must be from 1 to 1000, got 1001");
+        assert_eq!(text(&sdxl, usize::MAX), format!("--steps: must be from 1 to 1000, got {}", usize::MAX));
+        let with = |kind| sdxl.clone().with_kind(kind).unwrap();
         assert!(text(&with(SchedulerKind::Ddim), 1000).contains("steps_offset 1"));
         assert!(text(&with(SchedulerKind::Lcm), 51).contains("1 to 50"));
         assert!(text(&with(SchedulerKind::Dpmpp2M), 1000).contains("use fewer"));
@@ -418,7 +386,7 @@ mod tests {
         // SDXL's file says clip_sample false, which Euler ignores and DDIM obeys.
         let ddim = sdxl.with_kind(SchedulerKind::Ddim).unwrap();
         assert_eq!(ddim.table(4).unwrap().steps[0].clip, None);
-        // DiffSynth's timesteps go with its method and end with another one.
+        // DiffSynth's timesteps go with its scheduler and end with another one.
         let diffsynth = SchedulerConfig::diffsynth();
         assert_eq!(timesteps(&diffsynth, 7), [999.0, 832.0, 666.0, 500.0, 333.0, 166.0, 0.0]);
         assert_eq!(diffsynth.clone().with_kind(SchedulerKind::Ddim).unwrap(), diffsynth);

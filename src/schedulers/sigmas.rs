@@ -1,6 +1,24 @@
-//! Noise levels sigma = sqrt((1 - alpha_bar) / alpha_bar) for the samplers that step in them.
+//! Noise levels sigma = sqrt((1 - alpha_bar) / alpha_bar) for the schedulers that step in them.
 
-/// How the noise levels follow from the timesteps.
+use super::fields::Fields;
+use super::linspace::linspace;
+use super::names::named_values;
+use crate::error::Result;
+
+/// The noise levels of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum SigmaSchedule {
+    /// The training schedule's noise level at each timestep.
+    Default,
+    /// Karras et al. 2022, rho 7; for [`super::SchedulerKind::Euler`] and [`super::SchedulerKind::Dpmpp2M`].
+    Karras,
+}
+
+const NAMES: &[(&str, SigmaSchedule)] = &[("default", SigmaSchedule::Default), ("karras", SigmaSchedule::Karras)];
+named_values!(SigmaSchedule, NAMES, "--schedule");
+
+/// The spread of the noise levels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum SigmaSpacing {
     /// Of the training schedule, between its timesteps interpolated linearly.
@@ -13,19 +31,49 @@ pub(super) enum SigmaSpacing {
     Lu,
 }
 
-/// The noise level of each training timestep, in torch's f32.
-pub(super) fn training(alphas: &[f32]) -> Vec<f32> {
-    alphas.iter().map(|&a| ((1.0 - a) / a).sqrt()).collect()
+/// The fields of scheduler_config.json that set the noise levels.
+pub(super) struct SigmaSettings {
+    pub spacing: SigmaSpacing,
+    pub sigma_min: Option<f64>,
+    pub sigma_max: Option<f64>,
+    /// `final_sigmas_type` is `sigma_min`, not `zero`.
+    pub ends_at_sigma_min: bool,
 }
 
-/// The smallest positive number of binary16 in place of a last alpha_bar of 0, so that the first sigma is finite.
-pub(super) fn floor_last(alphas: &mut [f32], zero_snr: bool) {
-    if let Some(last) = alphas.last_mut().filter(|_| zero_snr) {
+impl SigmaSettings {
+    pub(super) fn read(fields: &Fields<'_>) -> Result<Self> {
+        fields.off("use_beta_sigmas", "supported: use_karras_sigmas, use_exponential_sigmas, or neither")?;
+        let karras = fields.flag("use_karras_sigmas", false)?;
+        let exponential = fields.flag("use_exponential_sigmas", false)?;
+        if karras && exponential {
+            return Err(fields.refuse("use_exponential_sigmas", "not together with use_karras_sigmas"));
+        }
+        Ok(Self {
+            spacing: match (karras, exponential) {
+                (true, _) => SigmaSpacing::Karras,
+                (false, true) => SigmaSpacing::Exponential,
+                (false, false) => SigmaSpacing::Interpolated,
+            },
+            sigma_min: fields.positive("sigma_min")?,
+            sigma_max: fields.positive("sigma_max")?,
+            ends_at_sigma_min: fields.choice("final_sigmas_type", false, &[("zero", false), ("sigma_min", true)])?,
+        })
+    }
+}
+
+/// Computes the noise level of each training timestep, in torch's f32.
+pub(super) fn training(alphas_cumprod: &[f32]) -> Vec<f32> {
+    alphas_cumprod.iter().map(|&a| ((1.0 - a) / a).sqrt()).collect()
+}
+
+/// Puts the smallest positive number of binary16 in place of a last alpha_bar of 0, so that the first sigma is finite.
+pub(super) fn floor_last(alphas_cumprod: &mut [f32], zero_snr: bool) {
+    if let Some(last) = alphas_cumprod.last_mut().filter(|_| zero_snr) {
         *last = 2f32.powi(-24);
     }
 }
 
-/// numpy's `interp` over the indices of `values`: linear between, constant beyond.
+/// Interpolates as numpy's `interp` over the indices of `values`: linear between, constant beyond.
 pub(super) fn interpolate(t: f64, values: &[f32]) -> f64 {
     let last = values.len() - 1;
     if t <= 0.0 {
@@ -39,20 +87,20 @@ pub(super) fn interpolate(t: f64, values: &[f32]) -> f64 {
     (b - a) * (t - low) + a
 }
 
-/// Noise levels from `max` down to `min`, both included, Karras' way.
+/// Spaces noise levels from `max` down to `min`, both included, Karras' way.
 pub(super) fn karras(min: f64, max: f64, steps: usize) -> Vec<f64> {
     const RHO: f64 = 7.0;
     let (low, high) = (min.powf(1.0 / RHO), max.powf(1.0 / RHO));
-    let ramp = super::timestep_spacing::linspace(0.0, 1.0, steps);
+    let ramp = linspace(0.0, 1.0, steps);
     ramp.into_iter().map(|r| (high + r * (low - high)).powf(RHO)).collect()
 }
 
-/// Noise levels from `max` down to `min`, both included, with evenly spaced logarithms.
+/// Spaces noise levels from `max` down to `min`, both included, with evenly spaced logarithms.
 pub(super) fn exponential(min: f64, max: f64, steps: usize) -> Vec<f64> {
-    super::timestep_spacing::linspace(max.ln(), min.ln(), steps).into_iter().map(f64::exp).collect()
+    linspace(max.ln(), min.ln(), steps).into_iter().map(f64::exp).collect()
 }
 
-/// The fractional training timestep of a noise level, interpolated in its logarithm.
+/// Computes the fractional training timestep of a noise level, interpolated in its logarithm.
 pub(super) fn timestep_of(sigma: f64, training: &[f32]) -> f64 {
     let log_sigma = sigma.max(1e-10).ln();
     let log = |i: usize| training[i].ln();

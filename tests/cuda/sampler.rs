@@ -125,15 +125,8 @@ fn the_steps_are_the_schedulers() {
     for rows in [1, 2] {
         let device = CudaDevice::new(Arc::new(PtxDriver::new()), DType::F16).unwrap().with_cublaslt(false);
         let mut program = device.compile_loop(graph(rows), steps(true)).unwrap();
-        let methods = [
-            SchedulerKind::Euler,
-            SchedulerKind::EulerAncestral,
-            SchedulerKind::Ddim,
-            SchedulerKind::Dpmpp2M,
-            SchedulerKind::Lcm,
-        ];
         // 5 steps, then 8, in the same program.
-        for (k, method) in methods.into_iter().enumerate() {
+        for (k, &method) in SchedulerKind::ALL.iter().enumerate() {
             let case = Case::new(method, if k % 2 == 0 { 5 } else { 8 }, rows, 100 * k as u32 + 7);
             let got = case.sample(&mut program, &mut |_| Ok(())).unwrap();
             let host = relative(&got.latents, &case.stepwise(&device));

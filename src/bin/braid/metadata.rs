@@ -7,18 +7,10 @@ use braid::schedulers::{SchedulerKind, SigmaSchedule};
 use serde_json::{Value, json};
 use std::path::Path;
 
-/// A sampler's name as AUTOMATIC1111's interface has it.
+/// The scheduler's name as AUTOMATIC1111's interface has it.
 fn sampler(method: SchedulerKind, schedule: Option<SigmaSchedule>) -> String {
-    let name = match method {
-        SchedulerKind::Euler => "Euler",
-        SchedulerKind::EulerAncestral => "Euler a",
-        SchedulerKind::Ddim => "DDIM",
-        SchedulerKind::Dpmpp2M => "DPM++ 2M",
-        SchedulerKind::Lcm => "LCM",
-        _ => return method.to_string(),
-    };
     let karras = if schedule == Some(SigmaSchedule::Karras) { " Karras" } else { "" };
-    format!("{name}{karras}")
+    format!("{}{karras}", method.label())
 }
 
 fn stem(path: &Path) -> String {

@@ -1,0 +1,154 @@
+//! Euler's method in the noise level (Karras et al. 2022, algorithm 2 without churn), as diffusers'
+//! `EulerDiscreteScheduler`.
+//!
+//! Here x = x0 + sigma * noise, and the model sees x / sqrt(sigma^2 + 1).
+
+use super::betas::DEFAULT_BETAS;
+use super::definition::{Scheduler, SchedulerDefinition};
+use super::fields::Fields;
+use super::linspace::linspace_f32;
+use super::prediction_type::PredictionType;
+use super::settings::{ClassDefaults, SchedulerSettings};
+use super::sigmas::{self, SigmaSettings, SigmaSpacing};
+use super::step_table::{ExactCoefficients, StepTable};
+use super::timestep_spacing::{self, TimestepSpacing};
+use crate::error::Result;
+
+pub(super) const DEFINITION: SchedulerDefinition = SchedulerDefinition {
+    name: "euler",
+    label: "Euler",
+    class_names: &["EulerDiscreteScheduler"],
+    config_keys: &[
+        "final_sigmas_type",
+        "interpolation_type",
+        "sigma_max",
+        "sigma_min",
+        "timestep_type",
+        "use_beta_sigmas",
+        "use_exponential_sigmas",
+        "use_karras_sigmas",
+    ],
+    defaults: ClassDefaults {
+        betas: DEFAULT_BETAS,
+        timestep_spacing: TimestepSpacing::Linspace,
+        prediction_types: &["epsilon", "v_prediction", "sample", "original_sample"],
+    },
+    timesteps_from: None,
+    karras_sigmas: true,
+    prepare,
+};
+
+struct EulerDiscrete {
+    settings: SchedulerSettings,
+    sigmas: SigmaSettings,
+    /// `interpolation_type` is `log_linear`.
+    log_linear: bool,
+    /// `timestep_type` is `continuous`.
+    continuous: bool,
+}
+
+fn prepare(fields: &Fields<'_>, settings: SchedulerSettings) -> Result<Box<dyn Scheduler>> {
+    Ok(Box::new(EulerDiscrete {
+        settings,
+        sigmas: SigmaSettings::read(fields)?,
+        log_linear: fields.choice("interpolation_type", false, &[("linear", false), ("log_linear", true)])?,
+        continuous: fields.choice("timestep_type", false, &[("discrete", false), ("continuous", true)])?,
+    }))
+}
+
+impl Scheduler for EulerDiscrete {
+    fn table(&self, steps: usize) -> Result<StepTable> {
+        let (timesteps, sigmas) = self.schedule(steps);
+        Ok(euler_table(&self.settings, &timesteps, &sigmas, |now, next| (next / now, None)))
+    }
+}
+
+impl EulerDiscrete {
+    /// Computes the timesteps, and the noise level before each of them and after the last.
+    fn schedule(&self, steps: usize) -> (Vec<f32>, Vec<f32>) {
+        let training = training_sigmas(&self.settings);
+        let mut timesteps = spaced_timesteps(&self.settings, steps);
+        let ends = (training[0], training[training.len() - 1]);
+        let mut levels = if self.log_linear {
+            // One level more than there are timesteps: the last step ends at the lowest training level, not at 0.
+            let logs = linspace_f32(ends.1.ln(), ends.0.ln(), steps + 1);
+            logs.into_iter().map(|log| f64::from(log.exp())).collect()
+        } else {
+            interpolated(&timesteps, &training)
+        };
+        let (first, last) = (levels[0], levels[levels.len() - 1]);
+        let (max, min) = (self.sigmas.sigma_max.unwrap_or(first), self.sigmas.sigma_min.unwrap_or(last));
+        let spaced = match self.sigmas.spacing {
+            SigmaSpacing::Interpolated => None,
+            SigmaSpacing::Karras => Some(sigmas::karras(min, max, steps)),
+            SigmaSpacing::Exponential | SigmaSpacing::Lu => Some(sigmas::exponential(min, max, steps)),
+        };
+        if let Some(spaced) = spaced {
+            timesteps = spaced.iter().map(|&s| sigmas::timestep_of(s, &training) as f32).collect();
+            levels = spaced;
+        }
+        let mut levels: Vec<f32> = levels.into_iter().map(|s| s as f32).collect();
+        levels.push(if self.sigmas.ends_at_sigma_min { ends.0 } else { 0.0 });
+        if self.continuous && self.settings.prediction_type == PredictionType::V {
+            timesteps = levels[..timesteps.len()].iter().map(|s| 0.25 * s.ln()).collect();
+        }
+        (timesteps, levels)
+    }
+}
+
+/// Makes one row for each timestep, where `sigmas` has one level more. `advance` takes this level and the next to the
+/// part of x - x0 that is kept, and to the weight of fresh noise.
+pub(super) fn euler_table(
+    settings: &SchedulerSettings,
+    timesteps: &[f32],
+    sigmas: &[f32],
+    advance: impl Fn(f64, f64) -> (f64, Option<f64>),
+) -> StepTable {
+    let row = |(&timestep, pair): (&f32, &[f32])| {
+        let (now, next) = (f64::from(pair[0]), f64::from(pair[1]));
+        let (kept, noise) = advance(now, next);
+        let norm = (now * now + 1.0).sqrt();
+        let x0 = match settings.prediction_type {
+            PredictionType::Epsilon => (1.0, -now),
+            PredictionType::V => (1.0 / (norm * norm), -now / norm),
+            PredictionType::Sample => (0.0, 1.0),
+        };
+        let row = ExactCoefficients {
+            timestep,
+            input_scale: 1.0 / norm,
+            x0,
+            clip: None,
+            x_from_x: kept,
+            x_from_output: 0.0,
+            x_from_x0: 1.0 - kept,
+            x_from_previous: 0.0,
+            noise,
+        };
+        row.rounded()
+    };
+    let max = sigmas.iter().fold(0.0f32, |a, &b| a.max(b));
+    let init_noise_sigma = match settings.timestep_spacing {
+        TimestepSpacing::Leading => (max * max + 1.0).sqrt(),
+        TimestepSpacing::Trailing | TimestepSpacing::Linspace => max,
+    };
+    StepTable { steps: timesteps.iter().zip(sigmas.windows(2)).map(row).collect(), init_noise_sigma }
+}
+
+/// Computes the noise level of each training timestep; the last is finite.
+pub(super) fn training_sigmas(settings: &SchedulerSettings) -> Vec<f32> {
+    let mut alphas_cumprod = settings.alphas_cumprod.clone();
+    sigmas::floor_last(&mut alphas_cumprod, settings.rescale_betas_zero_snr);
+    sigmas::training(&alphas_cumprod)
+}
+
+/// Computes the timesteps of the settings' spacing, descending.
+pub(super) fn spaced_timesteps(settings: &SchedulerSettings, steps: usize) -> Vec<f32> {
+    let SchedulerSettings { timestep_spacing, num_train_timesteps, steps_offset, .. } = *settings;
+    let timesteps = timestep_spacing::timesteps(timestep_spacing, num_train_timesteps, steps_offset, steps);
+    timesteps.into_iter().map(|t| t as f32).collect()
+}
+
+/// Interpolates the noise level of each timestep.
+pub(super) fn interpolated(timesteps: &[f32], training: &[f32]) -> Vec<f64> {
+    timesteps.iter().map(|&t| sigmas::interpolate(f64::from(t), training)).collect()
+}

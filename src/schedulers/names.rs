@@ -1,0 +1,60 @@
+//! Values that have a name on the command line.
+
+use crate::error::{Error, Result};
+
+/// Finds the value of a name.
+///
+/// # Errors
+/// [`Error::Parameter`] lists the names of the table.
+pub(super) fn value_of<T: Copy>(table: &[(&str, T)], field: &str, name: &str) -> Result<T> {
+    table.iter().find(|entry| entry.0 == name).map(|entry| entry.1).ok_or_else(|| {
+        let names: Vec<&str> = table.iter().map(|entry| entry.0).collect();
+        Error::parameter(field, format!("unknown value `{name}` (expected {})", any_of(&names)))
+    })
+}
+
+/// Finds the name of a value.
+pub(super) fn name_of<T: PartialEq>(table: &[(&'static str, T)], value: &T) -> &'static str {
+    table.iter().find(|entry| entry.1 == *value).map_or("?", |entry| entry.0)
+}
+
+/// Joins names to `a`, `a or b`, `a, b or c`.
+pub(super) fn any_of(names: &[&str]) -> String {
+    match names {
+        [] => String::new(),
+        [one] => (*one).to_owned(),
+        [most @ .., last] => format!("{} or {last}", most.join(", ")),
+    }
+}
+
+/// Implements `FromStr` and `Display` by a table of names.
+macro_rules! named_values {
+    ($type:ty, $table:expr, $field:literal) => {
+        impl std::str::FromStr for $type {
+            type Err = crate::Error;
+
+            /// Finds the value of a name; [`crate::Error::Parameter`] lists the names.
+            fn from_str(name: &str) -> crate::Result<Self> {
+                $crate::schedulers::names::value_of($table, $field, name)
+            }
+        }
+
+        impl std::fmt::Display for $type {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str($crate::schedulers::names::name_of($table, self))
+            }
+        }
+    };
+}
+pub(super) use named_values;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn alternatives_read_as_a_list() {
+        assert_eq!(any_of(&["a"]), "a");
+        assert_eq!(any_of(&["a", "b", "c"]), "a, b or c");
+    }
+}

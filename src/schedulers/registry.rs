@@ -1,0 +1,88 @@
+//! The registry of schedulers.
+
+use std::fmt;
+use std::str::FromStr;
+
+use super::definition::SchedulerDefinition;
+use super::names::value_of;
+use crate::error::{Error, Result};
+
+/// Registers schedulers: each line is a variant of [`SchedulerKind`], the file with its `DEFINITION`, and a description.
+macro_rules! schedulers {
+    ($($variant:ident, $file:ident, $description:literal;)*) => {
+        /// A scheduler.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        #[non_exhaustive]
+        pub enum SchedulerKind {
+            $(#[doc = $description] $variant,)*
+        }
+
+        impl SchedulerKind {
+            /// Every scheduler, in the order in which help texts list them.
+            pub const ALL: &'static [Self] = &[$(Self::$variant),*];
+
+            pub(super) fn definition(self) -> &'static SchedulerDefinition {
+                match self {
+                    $(Self::$variant => &super::$file::DEFINITION,)*
+                }
+            }
+        }
+    };
+}
+
+schedulers! {
+    Euler, euler_discrete, "diffusers' `EulerDiscreteScheduler` without churn.";
+    EulerAncestral, euler_ancestral_discrete, "diffusers' `EulerAncestralDiscreteScheduler`: adds noise in every step.";
+    Ddim, ddim, "diffusers' `DDIMScheduler`.";
+    Dpmpp2M, dpmsolver_multistep, "diffusers' `DPMSolverMultistepScheduler` with `dpmsolver++` of order 1 or 2.";
+    Lcm, lcm, "diffusers' `LCMScheduler`: adds noise in every step but the last.";
+}
+
+impl SchedulerKind {
+    /// The name on the command line, such as `euler-a`.
+    pub fn name(self) -> &'static str {
+        self.definition().name
+    }
+
+    /// The name in AUTOMATIC1111's interface, such as `Euler a`.
+    pub fn label(self) -> &'static str {
+        self.definition().label
+    }
+
+    /// Finds the scheduler of a `_class_name` of diffusers.
+    pub(super) fn of_class(class: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|kind| kind.definition().class_names.contains(&class))
+    }
+}
+
+impl FromStr for SchedulerKind {
+    type Err = Error;
+
+    /// Finds the scheduler of a name on the command line; [`Error::Parameter`] lists the names.
+    fn from_str(name: &str) -> Result<Self> {
+        let table: Vec<(&str, Self)> = Self::ALL.iter().map(|kind| (kind.name(), *kind)).collect();
+        value_of(&table, "--sampling-method", name)
+    }
+}
+
+impl fmt::Display for SchedulerKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_the_command_line() {
+        for kind in SchedulerKind::ALL {
+            assert_eq!(kind.name().parse::<SchedulerKind>().unwrap(), *kind);
+            assert_eq!(kind.to_string(), kind.name());
+            assert!(kind.definition().class_names.iter().all(|class| SchedulerKind::of_class(class) == Some(*kind)));
+        }
+        let error = "heun".parse::<SchedulerKind>().unwrap_err().to_string();
+        assert_eq!(error, "--sampling-method: unknown value `heun` (expected euler, euler-a, ddim, dpmpp-2m or lcm)");
+    }
+}
