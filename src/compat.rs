@@ -1,6 +1,6 @@
 //! Whose arithmetic is followed: every difference between the peers is a field here.
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Field, Result};
 use crate::inputs::image::AlphaMode;
 use crate::inputs::tokenizer::Profile;
 use std::str::FromStr;
@@ -93,7 +93,7 @@ impl FromStr for Compat {
         match name {
             "diffusers" => Ok(Self::diffusers()),
             "diffsynth" => Ok(Self::diffsynth()),
-            _ => Err(Error::parameter("--compat", format!("`{name}` is not known; one of diffusers, diffsynth is"))),
+            _ => Err(Error::parameter(Field::Compat, format!("`{name}` is not known; one of diffusers, diffsynth is"))),
         }
     }
 }

@@ -1,5 +1,12 @@
 //! The one error type: each value says what failed, where, what was expected and what to do.
 
+mod escape;
+mod field;
+
+pub use escape::escape;
+pub use field::{Field, FieldNames, Message};
+
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 /// The result of every fallible operation of this crate.
@@ -9,11 +16,10 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 ///
 /// The text of each variant is one line. Text that came from a file or from the user is escaped, so that control
 /// characters never reach a terminal raw (see [`escape`]).
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug)]
 #[non_exhaustive]
 pub enum Error {
     /// The operating system refused an operation on a file.
-    #[error("{}: cannot {action}: {source}", shown(.path))]
     Io {
         /// What was attempted, as a verb: `open`, `map`, `write`.
         action: &'static str,
@@ -23,7 +29,6 @@ pub enum Error {
         source: std::io::Error,
     },
     /// A file is not what its format demands.
-    #[error("{}: {what}", shown(.path))]
     Malformed {
         /// The file.
         path: PathBuf,
@@ -31,7 +36,6 @@ pub enum Error {
         what: String,
     },
     /// A file is sound but is not one that fits here: another model family, another encoder, another layout.
-    #[error("{}: {what}", shown(.path))]
     Mismatch {
         /// The file.
         path: PathBuf,
@@ -39,7 +43,6 @@ pub enum Error {
         what: String,
     },
     /// Tensors of a weight file are missing or have other shapes than the model needs.
-    #[error("{}: {} tensor(s) do not fit the {model}: {}", shown(.path), .problems.len(), listed(.problems))]
     Tensors {
         /// The file or folder.
         path: PathBuf,
@@ -49,7 +52,6 @@ pub enum Error {
         problems: Vec<String>,
     },
     /// A setting in a configuration file that is not supported.
-    #[error("{}: `{field}` is {value}: {expected}", shown(.path))]
     Config {
         /// The configuration file.
         path: PathBuf,
@@ -58,18 +60,16 @@ pub enum Error {
         /// The value found, as JSON.
         value: String,
         /// What is supported instead.
-        expected: String,
+        expected: Message,
     },
-    /// A parameter of the request or of the command line is not usable.
-    #[error("{name}: {what}")]
+    /// A field of the request or of the options is not usable.
     Parameter {
-        /// The parameter as the user writes it, e.g. `--steps`.
-        name: String,
+        /// The field.
+        field: Field,
         /// What was given and what is allowed.
-        what: String,
+        what: Message,
     },
     /// More memory is needed than there is.
-    #[error("out of memory in {stage}: {need} bytes needed, {have} available; {hint}")]
     Memory {
         /// Where: loading, planning (a program's arena), condition, decode.
         stage: &'static str,
@@ -78,10 +78,9 @@ pub enum Error {
         /// Bytes available.
         have: u64,
         /// Which setting would fit.
-        hint: String,
+        hint: Message,
     },
     /// A computation gave NaN or infinity.
-    #[error("{stage} gave a value that is not finite; {hint}")]
     NotFinite {
         /// The stage, with the step number where it has one.
         stage: String,
@@ -89,18 +88,15 @@ pub enum Error {
         hint: String,
     },
     /// The request's cancel token was set.
-    #[error("cancelled")]
     Cancelled,
     /// A device cannot be used.
-    #[error("device {device}: {what}")]
     Device {
         /// The device as the user names it.
         device: String,
         /// What is missing, where it was sought, what to do.
-        what: String,
+        what: Message,
     },
     /// A device failed at its work.
-    #[error("device {device}: {call} failed: {what}{}", if *.lost { "; the device is lost to this process: start it again, or use --device cpu" } else { "" })]
     Fault {
         /// The device as the user names it.
         device: String,
@@ -112,7 +108,6 @@ pub enum Error {
         lost: bool,
     },
     /// A graph was built or bound wrongly: a defect of the caller within this crate.
-    #[error("graph: {0}")]
     Graph(String),
 }
 
@@ -134,27 +129,55 @@ impl Error {
     }
 
     /// An [`Error::Parameter`].
-    pub fn parameter(name: impl Into<String>, what: impl Into<String>) -> Self {
-        Self::Parameter { name: name.into(), what: escape(&what.into()) }
+    pub fn parameter(field: Field, what: impl Into<Message>) -> Self {
+        Self::Parameter { field, what: what.into().escaped() }
+    }
+
+    /// The error's text, one line, in which fields are mentioned.
+    pub fn message(&self) -> Message {
+        match self {
+            Self::Io { action, path, source } => format!("{}: cannot {action}: {source}", shown(path)).into(),
+            Self::Malformed { path, what } | Self::Mismatch { path, what } => format!("{}: {what}", shown(path)).into(),
+            Self::Tensors { path, model, problems } => {
+                let (count, list) = (problems.len(), listed(problems));
+                format!("{}: {count} tensor(s) do not fit the {model}: {list}", shown(path)).into()
+            }
+            Self::Config { path, field, value, expected } => {
+                Message::from(format!("{}: `{field}` is {value}: ", shown(path))).then(expected)
+            }
+            Self::Parameter { field, what } => Message::default().field(*field).text(": ").then(what),
+            Self::Memory { stage, need, have, hint } => {
+                Message::from(format!("out of memory in {stage}: {need} bytes needed, {have} available; ")).then(hint)
+            }
+            Self::NotFinite { stage, hint } => format!("{stage} gave a value that is not finite; {hint}").into(),
+            Self::Cancelled => "cancelled".into(),
+            Self::Device { device, what } => Message::from(format!("device {device}: ")).then(what),
+            Self::Fault { device, call, what, lost } => {
+                let text = Message::from(format!("device {device}: {call} failed: {what}"));
+                if !lost {
+                    return text;
+                }
+                let lost = "; the device is lost to this process: start it again, or use ";
+                text.text(lost).setting(Field::Device, "cpu")
+            }
+            Self::Graph(what) => format!("graph: {what}").into(),
+        }
     }
 }
 
-/// Replaces control characters by their escapes and cuts the text at 300 characters, so that foreign text is safe to
-/// print on one line.
-pub fn escape(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for (i, c) in text.chars().enumerate() {
-        if i == 300 {
-            out.push_str("...");
-            break;
-        }
-        if c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}') {
-            out.extend(c.escape_unicode());
-        } else {
-            out.push(c);
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.message().fmt(f)
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Io { source, .. } => Some(source),
+            _ => None,
         }
     }
-    out
 }
 
 fn shown(path: &Path) -> String {
@@ -173,12 +196,6 @@ fn listed(problems: &[String]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn escapes_control_characters() {
-        assert_eq!(escape("a\x1b[31m\0b"), "a\\u{1b}[31m\\u{0}b");
-        assert_eq!(escape(&"x".repeat(400)).len(), 303);
-    }
 
     #[test]
     fn many_problems_are_counted() {

@@ -1,7 +1,7 @@
 //! How much memory there is: asked before something large is allocated, because Linux grants more than it has and ends
 //! the process later.
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Message, Result};
 use std::path::Path;
 
 /// Bytes that can be had without driving others out: `MemAvailable` of /proc/meminfo, or what a control group of version 2
@@ -36,7 +36,7 @@ fn parse(meminfo: &str) -> Option<u64> {
 ///
 /// # Errors
 /// [`Error::Memory`].
-pub fn require(stage: &'static str, need: u64, hint: impl FnOnce() -> String) -> Result<()> {
+pub fn require(stage: &'static str, need: u64, hint: impl FnOnce() -> Message) -> Result<()> {
     match available() {
         Some(have) if need > have => Err(Error::Memory { stage, need, have, hint: hint() }),
         _ => Ok(()),
@@ -51,7 +51,7 @@ pub fn zeroed<T: Clone + Default>(
     stage: &'static str,
     len: usize,
     need: u64,
-    hint: impl FnOnce() -> String,
+    hint: impl FnOnce() -> Message,
 ) -> Result<Vec<T>> {
     let mut memory = Vec::new();
     let short = |_| Error::Memory { stage, need, have: available().unwrap_or(0), hint: hint() };
@@ -92,7 +92,7 @@ mod tests {
     #[cfg(target_os = "linux")]
     #[test]
     fn more_than_there_is_is_refused() {
-        require("loading", 1, String::new).unwrap();
+        require("loading", 1, || "".into()).unwrap();
         let text = require("loading", u64::MAX, || "ask for less".into()).unwrap_err().to_string();
         assert!(text.starts_with("out of memory in loading") && text.ends_with("ask for less"), "{text}");
     }

@@ -1,6 +1,6 @@
 //! Written files: pictures, and any file that must be there whole or not at all.
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Field, Result};
 use crate::inputs::image::Image;
 use image::codecs::jpeg::JpegEncoder;
 use image::codecs::webp::WebPEncoder;
@@ -38,7 +38,7 @@ impl ImageFormat {
             Some("webp") => Ok(Self::WebP),
             _ => {
                 let what = format!("{}: the name must end in .png, .jpg, .jpeg or .webp", path.display());
-                Err(Error::parameter("--output", what))
+                Err(Error::parameter(Field::OutputPath, what))
             }
         }
     }
@@ -53,7 +53,7 @@ impl ImageFormat {
             return Ok(());
         }
         let what = format!("{self:?} holds sides of up to {longest}, the picture has {side}; write a .png");
-        Err(Error::parameter("--output", what))
+        Err(Error::parameter(Field::OutputPath, what))
     }
 
     /// The longest side that the format can hold.

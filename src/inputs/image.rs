@@ -1,6 +1,6 @@
 //! Pictures: PNG, JPEG and WebP files as 8-bit RGB.
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Field, Result};
 use image::metadata::Orientation;
 use image::{ColorType, DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits, RgbImage};
 use std::fs::File;
@@ -35,9 +35,9 @@ impl Image {
             Some(n) if n * 3 == rgb.len() => Ok(Self { width, height, rgb }),
             Some(n) => {
                 let what = format!("{width}x{height} needs {} bytes of RGB, there are {}", n * 3, rgb.len());
-                Err(Error::parameter("picture", what))
+                Err(Error::parameter(Field::Image, what))
             }
-            None => Err(Error::parameter("picture", format!("{width}x{height}: {}", allowed()))),
+            None => Err(Error::parameter(Field::Image, format!("{width}x{height}: {}", allowed()))),
         }
     }
 
@@ -260,7 +260,7 @@ fn zeroed(n: usize) -> Result<Vec<u8>> {
         stage: "loading",
         need: n as u64,
         have: 0,
-        hint: "use a smaller picture".into(),
+        hint: "use a smaller image".into(),
     })?;
     Ok(vec![0; n])
 }

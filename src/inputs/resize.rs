@@ -5,7 +5,7 @@
 //!
 //! Source of the filter: R. Keys, "Cubic convolution interpolation for digital image processing", IEEE TASSP 29 (1981).
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Field, Result};
 use crate::inputs::image::{Image, MAX_PIXELS};
 use rayon::prelude::*;
 use std::ops::Range;
@@ -27,7 +27,7 @@ pub fn resize(picture: &Image, width: usize, height: usize) -> Result<Image> {
         }
         _ => {
             let what = format!("cannot resize to {width}x{height}: sides from 1, at most {MAX_PIXELS} pixels");
-            Err(Error::parameter("picture size", what))
+            Err(Error::parameter(Field::Resize, what))
         }
     }
 }

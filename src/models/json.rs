@@ -5,7 +5,7 @@
 
 use super::config::{Activation, ClipTextConfig, ClipVisionConfig, UnetConfig, VaeConfig};
 use super::infer::{LARGEST, LARGEST_IMAGE, LARGEST_PATCH};
-use crate::error::{Error, Result, escape};
+use crate::error::{Error, Message, Result, escape};
 use serde_json::{Map, Value, json};
 use std::path::Path;
 
@@ -33,7 +33,7 @@ impl<'a> Fields<'a> {
         self.map.get(field).filter(|v| !v.is_null())
     }
 
-    fn bad<T>(&self, field: &str, expected: impl Into<String>) -> Result<T> {
+    fn bad<T>(&self, field: &str, expected: impl Into<Message>) -> Result<T> {
         let value = self.map.get(field).map_or("missing".into(), |v| escape(&v.to_string()));
         Err(Error::Config { path: self.path.into(), field: field.into(), value, expected: expected.into() })
     }

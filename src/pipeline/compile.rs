@@ -4,7 +4,7 @@ use super::Pipeline;
 use super::executable_cache::{ExecutableCache, ExecutableKey};
 use super::memory_budget::MemoryEstimate;
 use crate::device::{Executable, LoopSteps, Role};
-use crate::error::{Error, Result};
+use crate::error::{Error, Field, Result};
 use crate::graph::Graph;
 use crate::models::clip_text::clip_text;
 use crate::models::clip_vision::clip_vision;
@@ -73,7 +73,7 @@ fn depth(p: &Pipeline, encoder: usize, skip: usize) -> Result<usize> {
     layers
         .checked_sub(skip.saturating_add(1))
         .filter(|d| *d > 0)
-        .ok_or_else(|| Error::parameter("--clip-skip", format!("{skip} given; the text encoder has {layers} layers")))
+        .ok_or_else(|| Error::parameter(Field::ClipSkip, format!("{skip} given; the text encoder has {layers} layers")))
 }
 
 fn text_graph(p: &Pipeline, encoder: usize, depth: usize) -> Result<Graph> {
@@ -92,7 +92,7 @@ pub(super) fn image<'a>(p: &Pipeline, programs: &'a mut ExecutableCache) -> Resu
 
 fn image_graph(p: &Pipeline) -> Result<Graph> {
     let vision = p.models.vision.as_ref().ok_or_else(|| {
-        Error::parameter("--clip-vision", "an image encoder is needed for pictures; give its file or folder")
+        Error::parameter(Field::ClipVision, "an image encoder is needed for images; give its file or folder")
     })?;
     let scope = Scope::new(vision.weights.clone());
     let graph = clip_vision(&vision.config, &scope, 1)?;
@@ -216,8 +216,8 @@ fn short_of(
         let ratio = (0.9 * have as f64 / need as f64).sqrt();
         let [h, w] = latent.map(|side| ((side * factor) as f64 * ratio) as usize / 64 * 64);
         let hint = match h.min(w) {
-            0 => "free memory or ask for a smaller picture".into(),
-            _ => format!("about {w}x{h} (width x height) would fit"),
+            0 => "free memory or ask for a smaller image".into(),
+            _ => format!("about {w}x{h} (width x height) would fit").into(),
         };
         Error::Memory { stage, need, have, hint }
     })

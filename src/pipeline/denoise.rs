@@ -85,7 +85,7 @@ impl RequestRun<'_, '_> {
 
     fn not_finite(&self, step: usize) -> Error {
         let stage = format!("step {} of {}", step + 1, self.table.steps.len());
-        Error::NotFinite { stage, hint: "check the model file (`braid inspect`) and the guidance scale".into() }
+        Error::NotFinite { stage, hint: "check the model file and the guidance scale".into() }
     }
 
     /// All steps on the device.

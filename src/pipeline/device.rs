@@ -3,12 +3,12 @@
 use super::PipelineOptions;
 use crate::device::cuda::CudaDevice;
 use crate::device::{Device, cpu::Cpu};
-use crate::error::{Error, Result};
+use crate::error::{Error, Field, Message, Result};
 use crate::tensor::DType;
 use std::fmt;
 use std::str::FromStr;
 
-/// The device asked for, as `--device` names it: `auto`, `cpu`, `cuda` or `cuda:N`.
+/// The device asked for, as its name says: `auto`, `cpu`, `cuda` or `cuda:N`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum DeviceChoice {
     /// The first GPU where it can be used, else the CPU; never an error.
@@ -32,7 +32,7 @@ impl FromStr for DeviceChoice {
                 Some(number) => Ok(Self::Cuda(number as usize)),
                 None => {
                     let what = format!("`{name}` is not known; auto, cpu, cuda and cuda:N are");
-                    Err(Error::parameter("--device", what))
+                    Err(Error::parameter(Field::Device, what))
                 }
             },
         }
@@ -55,11 +55,11 @@ pub(super) struct OpenedDevice {
     /// The type that the peers would compute in, and draw their noise in.
     pub(super) dtype: DType,
     /// What [`DeviceChoice::Auto`] decided, and why.
-    pub(super) note: Option<String>,
+    pub(super) note: Option<Message>,
 }
 
 pub(super) fn open(options: &PipelineOptions, cpu: &Cpu) -> Result<OpenedDevice> {
-    let on_cpu = |note: Option<String>| {
+    let on_cpu = |note: Option<Message>| {
         let dtype = options.dtype.unwrap_or(DType::F32);
         OpenedDevice { device: Box::new(cpu.clone()), dtype, note }
     };
@@ -72,10 +72,15 @@ pub(super) fn open(options: &PipelineOptions, cpu: &Cpu) -> Result<OpenedDevice>
         DeviceChoice::Auto => Ok(match cuda(options, 0) {
             Ok((device, dtype)) => {
                 let note = format!("using CUDA, {}, in {dtype}", device.driver().properties().name);
-                OpenedDevice { device: Box::new(device), dtype, note: Some(note) }
+                OpenedDevice { device: Box::new(device), dtype, note: Some(note.into()) }
             }
-            Err(Error::Device { what, .. }) => on_cpu(Some(format!("using the CPU, not CUDA: {what}"))),
-            Err(error) => on_cpu(Some(format!("using the CPU, not CUDA: {error}"))),
+            Err(error) => {
+                let why = match error {
+                    Error::Device { what, .. } => what,
+                    error => error.message(),
+                };
+                on_cpu(Some(Message::from("using the CPU, not CUDA: ").then(&why)))
+            }
         }),
     }
 }
@@ -107,7 +112,7 @@ mod tests {
             assert_eq!((parse(name).unwrap(), choice.to_string().as_str()), (choice, shown));
         }
         for name in ["", "CUDA", "cuda:", "cuda:-1", "cuda:x", "cuda:99999999999", "gpu"] {
-            assert!(parse(name).unwrap_err().to_string().starts_with("--device: "), "{name}");
+            assert!(parse(name).unwrap_err().to_string().starts_with("device: "), "{name}");
         }
     }
 
@@ -121,13 +126,13 @@ mod tests {
             |options: &PipelineOptions| open(options, &Cpu::new(Some(1))).map(|_| ()).unwrap_err().to_string();
         let text = refused(&options);
         assert!(
-            text.starts_with("--dtype: ") && text.contains("--vae-dtype") && text.contains("--device cpu"),
+            text.starts_with("dtype: ") && text.contains("vae_dtype: f32") && text.contains("device: cpu"),
             "{text}"
         );
         options.device = DeviceChoice::Auto;
         let opened = open(&options, &Cpu::new(Some(1))).unwrap();
         assert_eq!((opened.device.name().as_str(), opened.dtype), ("cpu", DType::F32));
-        assert!(opened.note.is_some_and(|note| note.contains("--dtype")));
+        assert!(opened.note.is_some_and(|note| note.to_string().contains("dtype")));
         (options.dtype, options.vae_dtype, options.device) = (None, Some(DType::F32), DeviceChoice::Cuda(99));
         assert!(refused(&options).starts_with("device cuda:99: "));
     }
@@ -138,13 +143,13 @@ mod tests {
         let mut options = PipelineOptions::new("m");
         options.device = DeviceChoice::Auto;
         let opened = open(&options, &Cpu::new(Some(1))).unwrap();
-        let note = opened.note.unwrap();
+        let note = opened.note.unwrap().to_string();
         options.device = DeviceChoice::Cuda(0);
         match open(&options, &Cpu::new(Some(1))) {
             Ok(opened) => assert_eq!((opened.device.name().as_str(), opened.dtype), ("cuda", DType::F16)),
             Err(error) => {
                 let text = error.to_string();
-                assert!(text.starts_with("device cuda:0: ") && text.contains("--device cpu"), "{text}");
+                assert!(text.starts_with("device cuda:0: ") && text.contains("device: cpu"), "{text}");
                 assert!(note.starts_with("using the CPU, not CUDA: "), "{note}");
                 assert_eq!((opened.device.name().as_str(), opened.dtype), ("cpu", DType::F32));
             }

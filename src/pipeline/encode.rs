@@ -3,7 +3,7 @@
 use super::Pipeline;
 use super::compile;
 use super::executable_cache::ExecutableCache;
-use crate::error::{Error, Result};
+use crate::error::{Error, Field, Result};
 use crate::inputs::clip;
 use crate::inputs::image::Image;
 use crate::inputs::tokenizer::{Profile, Tokenizer};
@@ -30,15 +30,15 @@ impl TextEmbeddings {
     }
 }
 
-/// Encodes the prompt that `flag` gave; `skip` layers from the end, beyond the last one, are left out. Also returns how many tokens were cut.
+/// Encodes the prompt of `field`; `skip` layers from the end, beyond the last one, are left out. Also returns how many tokens were cut.
 pub(super) fn text(
     p: &Pipeline,
     programs: &mut ExecutableCache,
-    flag: &str,
+    field: Field,
     prompt: &str,
     skip: usize,
 ) -> Result<(TextEmbeddings, usize)> {
-    let (rows, cut) = rows(p, flag, prompt)?;
+    let (rows, cut) = rows(p, field, prompt)?;
     let (first, _) = encode(p, programs, 0, &rows[0], skip)?;
     let (second, pooled) = encode(p, programs, 1, &rows[1], skip)?;
     let (wa, wb) = (p.models.text[0].config.hidden_size, p.models.text[1].config.hidden_size);
@@ -51,8 +51,8 @@ pub(super) fn text(
     Ok((TextEmbeddings { embeds, tokens, pooled }, cut))
 }
 
-/// Each tokenizer's rows of the prompt that `flag` gave, and how many tokens were cut.
-pub(super) fn rows(p: &Pipeline, flag: &str, prompt: &str) -> Result<([Vec<Vec<u32>>; 2], usize)> {
+/// Each tokenizer's rows of the prompt of `field`, and how many tokens were cut.
+pub(super) fn rows(p: &Pipeline, field: Field, prompt: &str) -> Result<([Vec<Vec<u32>>; 2], usize)> {
     let [a, b] = &p.models.tokenizers;
     let (rows, cut) = match p.compat.text {
         Profile::Diffusers => {
@@ -67,7 +67,7 @@ pub(super) fn rows(p: &Pipeline, flag: &str, prompt: &str) -> Result<([Vec<Vec<u
     };
     if rows[0].len() > MAX_ROWS {
         let what = format!("{} rows of {} tokens; {MAX_ROWS} are allowed", rows[0].len(), rows[0][0].len());
-        return Err(Error::parameter(flag, what));
+        return Err(Error::parameter(field, what));
     }
     Ok((rows, cut))
 }
@@ -75,7 +75,7 @@ pub(super) fn rows(p: &Pipeline, flag: &str, prompt: &str) -> Result<([Vec<Vec<u
 /// Tokens of so many rows.
 pub(super) fn tokens(p: &Pipeline, rows: usize) -> Result<usize> {
     if rows > MAX_ROWS {
-        return Err(Error::parameter("--prompt", format!("{rows} rows of tokens; {MAX_ROWS} are allowed")));
+        return Err(Error::parameter(Field::Prompt, format!("{rows} rows of tokens; {MAX_ROWS} are allowed")));
     }
     Ok(rows * p.models.tokenizers[0].max_length())
 }

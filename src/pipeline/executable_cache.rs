@@ -187,7 +187,7 @@ mod tests {
 
     #[test]
     fn where_memory_is_short_the_others_go() {
-        let short = || Err(Error::Memory { stage: "decode", need: 2, have: 1, hint: String::new() });
+        let short = || Err(Error::Memory { stage: "decode", need: 2, have: 1, hint: "".into() });
         let mut programs = ExecutableCache::default();
         programs.get(key(0), fake).unwrap();
         programs.get(key(1), fake).unwrap();

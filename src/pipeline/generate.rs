@@ -8,7 +8,7 @@ use super::prepare::{self, WorkloadShape};
 use super::request::{Callbacks, HostTensor, MAX_SIDE, Output, Progress, ReferenceImage, Request, Stage};
 use super::{ImagePrompt, Pipeline};
 use crate::device::{DecodedImage, TensorRef};
-use crate::error::{Error, Result};
+use crate::error::{Error, Field, Result};
 use crate::inputs::image::Image;
 use crate::inputs::resize::resize;
 use crate::memory;
@@ -103,7 +103,7 @@ impl<'a, 'w> RequestRun<'a, 'w> {
         let table = p.scheduler_config(request)?.table(request.steps)?;
         if request.image_prompts.len() > p.num_adapters() {
             let what = format!("{} image prompts for {} adapters", request.image_prompts.len(), p.num_adapters());
-            return Err(Error::parameter("--ip-adapter-image", what));
+            return Err(Error::parameter(Field::ImagePrompts, what));
         }
         let latent = latent_size(p, request.width, request.height)?;
         if let Some(noise) = &request.noise {
@@ -112,10 +112,10 @@ impl<'a, 'w> RequestRun<'a, 'w> {
             if noise.len() != need {
                 let what =
                     format!("`noise` has {} values; {count} pictures of [{c}, {h}, {w}] need {need}", noise.len());
-                return Err(Error::parameter("--latents-in", what));
+                return Err(Error::parameter(Field::Noise, what));
             }
             if !noise.iter().all(|v| v.is_finite()) {
-                return Err(Error::parameter("--latents-in", "`noise` holds values that are not finite"));
+                return Err(Error::parameter(Field::Noise, "`noise` holds values that are not finite"));
             }
         }
         let adapters: Vec<usize> =
@@ -179,7 +179,8 @@ impl<'a, 'w> RequestRun<'a, 'w> {
     /// The positive prompt's embeddings and, with guidance, the negative one's.
     fn texts(&mut self) -> Result<Vec<TextEmbeddings>> {
         let request = self.request;
-        let (positive, cut) = encode::text(self.p, self.executables, "--prompt", &request.prompt, request.clip_skip)?;
+        let (positive, cut) =
+            encode::text(self.p, self.executables, Field::Prompt, &request.prompt, request.clip_skip)?;
         if cut > 0 {
             tracing::warn!("the prompt is too long: its last {cut} tokens have no effect");
         }
@@ -192,7 +193,7 @@ impl<'a, 'w> RequestRun<'a, 'w> {
                 negative => {
                     // clip_skip is the prompt's alone, as in diffusers.
                     let negative = negative.as_deref().unwrap_or("");
-                    encode::text(self.p, self.executables, "--negative-prompt", negative, 0)?.0
+                    encode::text(self.p, self.executables, Field::NegativePrompt, negative, 0)?.0
                 }
             });
         }
@@ -222,7 +223,7 @@ impl<'a, 'w> RequestRun<'a, 'w> {
                 };
                 if embedding.len() != width {
                     let what = format!("an image embedding of {} values, the adapter takes {width}", embedding.len());
-                    return Err(Error::parameter("--ip-adapter-image", what));
+                    return Err(Error::parameter(Field::ImagePrompts, what));
                 }
                 if !all_finite(&embedding) {
                     let hint = "the picture or the encoder's weights are damaged".into();
@@ -274,7 +275,7 @@ impl<'a, 'w> RequestRun<'a, 'w> {
             .collect();
         let mut inputs: Vec<&[f32]> = vec![&timesteps, &pooled, &time_ids, &text];
         inputs.extend(images.iter().map(Vec::as_slice));
-        let hint = "weights of the text encoders, the adapter or the UNet are damaged (`braid inspect`)";
+        let hint = "weights of the text encoders, the adapter or the UNet are damaged";
         let damaged = || Error::NotFinite { stage: "the conditioning".into(), hint: hint.into() };
         // A sampler on the device finds them there.
         let left = if resident { program.run_resident(&inputs)? } else { None };
@@ -285,7 +286,7 @@ impl<'a, 'w> RequestRun<'a, 'w> {
                 let graph = program.graph();
                 // Its results are kept for all steps; together they take more than its arena.
                 let kept: usize = graph.outputs.iter().map(|(_, id)| graph.node(*id).len()).sum();
-                let few = || "give fewer image prompts, a shorter prompt or fewer steps".to_owned();
+                let few = || "give fewer image prompts, a shorter prompt or fewer steps".into();
                 memory::require("condition", kept as u64 * 4, few)?;
                 let mut values: Vec<Vec<f32>> =
                     graph.outputs.iter().map(|(_, id)| vec![0.0; graph.node(*id).len()]).collect();
@@ -380,9 +381,9 @@ fn pixel(value: f32, truncate: bool) -> u8 {
 pub(super) fn latent_size(p: &Pipeline, asked_width: Option<usize>, asked_height: Option<usize>) -> Result<[usize; 2]> {
     let (width, height) = p.default_size();
     let factor = p.models.vae.config.scale_factor();
-    let side = |flag: &str, asked: Option<usize>, default: usize| {
+    let side = |field: Field, asked: Option<usize>, default: usize| {
         let side = asked.unwrap_or(default);
-        let bad = |what: String| Err(Error::parameter(flag, what));
+        let bad = |what: String| Err(Error::parameter(field, what));
         if side == 0 || side > MAX_SIDE {
             return bad(format!("{side} given; 1 to {MAX_SIDE} is allowed"));
         }
@@ -397,7 +398,7 @@ pub(super) fn latent_size(p: &Pipeline, asked_width: Option<usize>, asked_height
             None => Ok(side / factor),
         }
     };
-    Ok([side("--height", asked_height, height)?, side("--width", asked_width, width)?])
+    Ok([side(Field::Height, asked_height, height)?, side(Field::Width, asked_width, width)?])
 }
 
 fn all_finite(values: &[f32]) -> bool {

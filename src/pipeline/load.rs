@@ -2,7 +2,7 @@
 
 use super::{CancelToken, PipelineOptions};
 use crate::compat::Compat;
-use crate::error::{Error, Result};
+use crate::error::{Error, Field, Message, Result};
 use crate::inputs::tokenizer::Tokenizer;
 use crate::models::config::{Activation, AdapterConfig, ClipTextConfig, ClipVisionConfig, UnetConfig, VaeConfig};
 use crate::models::tables::{self, Table};
@@ -86,7 +86,7 @@ impl Models {
             Some(_) if path.is_dir() => {
                 let what =
                     "a diffusers folder has its own configurations; leave it out, or give a single-file checkpoint";
-                return Err(Error::parameter("--config", what));
+                return Err(Error::parameter(Field::Config, what));
             }
             Some(config) => configured_file(path, config, &open_options)?,
             None if path.is_dir() => folder(path, &open_options)?,
@@ -173,14 +173,15 @@ impl Models {
 fn few_enough(adapters: usize) -> Result<()> {
     if adapters > MAX_ADAPTERS {
         let what = format!("{adapters} adapters given; {MAX_ADAPTERS} are allowed");
-        return Err(Error::parameter("--ip-adapter", what));
+        return Err(Error::parameter(Field::Adapters, what));
     }
     Ok(())
 }
 
 fn unread_encoder() -> Error {
-    let what = "an image encoder is given, but no IP-Adapter that would read it; give --ip-adapter or leave it out";
-    Error::parameter("--clip-vision", what)
+    let what = Message::from("an image encoder is given, but no IP-Adapter that would read it; give ");
+    let what = what.field(Field::Adapters).text(" or leave it out");
+    Error::parameter(Field::ClipVision, what)
 }
 
 /// No configuration comes near it.

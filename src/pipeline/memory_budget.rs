@@ -3,7 +3,7 @@
 use super::compile::{self, RequestPlan};
 use super::executable_cache::ExecutableCache;
 use super::{Pipeline, prepare::WorkloadShape};
-use crate::error::{Error, Result};
+use crate::error::{Error, Field, Message, Result};
 use std::str::FromStr;
 
 /// What becomes of the encoders' programs once they have done a request's work.
@@ -26,7 +26,7 @@ impl FromStr for EncoderResidency {
             "auto" => Ok(Self::Auto),
             "keep" => Ok(Self::Keep),
             "free" => Ok(Self::Free),
-            _ => Err(Error::parameter("--encoders", format!("`{name}` is not known; one of auto, keep, free is"))),
+            _ => Err(Error::parameter(Field::Encoders, format!("`{name}` is not known; one of auto, keep, free is"))),
         }
     }
 }
@@ -89,7 +89,8 @@ pub(super) fn require(
         return Ok(());
     }
     let hint = if estimate.peak_offloaded() <= have {
-        format!("--encoders free would fit, it takes {}", estimate.peak_offloaded())
+        let would = format!(" would fit, it takes {}", estimate.peak_offloaded());
+        Message::default().setting(Field::Encoders, "free").text(would)
     } else {
         smaller(p, plan, shape, have)?
     };
@@ -97,7 +98,7 @@ pub(super) fn require(
 }
 
 /// The size that would fit.
-fn smaller(p: &Pipeline, plan: &RequestPlan, shape: &WorkloadShape, have: u64) -> Result<String> {
+fn smaller(p: &Pipeline, plan: &RequestPlan, shape: &WorkloadShape, have: u64) -> Result<Message> {
     let factor = p.models.vae.config.scale_factor();
     for quarters in [3, 2, 1] {
         // Whole multiples of 64 pixels where there are any.
@@ -108,11 +109,15 @@ fn smaller(p: &Pipeline, plan: &RequestPlan, shape: &WorkloadShape, have: u64) -
         let Some(estimate) = compile::estimate(p, &less, shape.clip_skip, shape.encodes_images)? else { break };
         if estimate.peak_offloaded() <= have {
             let (h, w) = (less.shape.height * factor, less.shape.width * factor);
-            let flag = if p.encoders == EncoderResidency::Keep { " with --encoders free" } else { "" };
-            return Ok(format!("{w}x{h} (width x height) would fit{flag}"));
+            let hint = Message::from(format!("{w}x{h} (width x height) would fit"));
+            return Ok(match p.encoders {
+                EncoderResidency::Keep => hint.text(" with ").setting(Field::Encoders, "free"),
+                _ => hint,
+            });
         }
     }
-    Ok("no smaller picture would fit: free memory of the device, or use --device cpu".into())
+    let hint = Message::from("no smaller image would fit: free memory of the device, or use ");
+    Ok(hint.setting(Field::Device, "cpu"))
 }
 
 #[cfg(test)]
@@ -126,6 +131,6 @@ mod tests {
         assert_eq!(MemoryEstimate { image: 1, ..estimate }.peak_offloaded(), 36);
         assert_eq!("free".parse::<EncoderResidency>().unwrap(), EncoderResidency::Free);
         let text = "drop".parse::<EncoderResidency>().unwrap_err().to_string();
-        assert_eq!(text, "--encoders: `drop` is not known; one of auto, keep, free is");
+        assert_eq!(text, "encoders: `drop` is not known; one of auto, keep, free is");
     }
 }

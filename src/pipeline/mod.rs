@@ -28,7 +28,7 @@ pub use scales::Scales;
 
 use crate::compat::Compat;
 use crate::device::{Device, cpu::Cpu};
-use crate::error::Result;
+use crate::error::{Message, Result};
 use crate::inputs::image::Image;
 use crate::schedulers::SchedulerConfig;
 use crate::tensor::DType;
@@ -45,7 +45,7 @@ pub struct Pipeline {
     compat: Compat,
     device: Box<dyn Device>,
     dtype: DType,
-    note: Option<String>,
+    note: Option<Message>,
     encoders: EncoderResidency,
     noise_room: u64,
     threads: usize,
@@ -123,8 +123,8 @@ impl Pipeline {
     }
 
     /// What [`DeviceChoice::Auto`] decided and why, for the user.
-    pub fn device_note(&self) -> Option<&str> {
-        self.note.as_deref()
+    pub fn device_note(&self) -> Option<&Message> {
+        self.note.as_ref()
     }
 
     /// The compatibility profile.

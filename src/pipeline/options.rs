@@ -5,7 +5,7 @@ use super::memory_budget::EncoderResidency;
 use super::request::MAX_THREADS;
 use super::setters::setters;
 use crate::compat::Compat;
-use crate::error::{Error, Result};
+use crate::error::{Error, Field, Result};
 use crate::tensor::DType;
 use std::path::PathBuf;
 
@@ -96,7 +96,7 @@ impl PipelineOptions {
     /// Checks what can be checked without the files.
     pub(super) fn check(&self) -> Result<()> {
         if let Some(threads) = self.threads.filter(|n| !(1..=MAX_THREADS).contains(n)) {
-            return Err(Error::parameter("--threads", format!("{threads} given; 1 to {MAX_THREADS} is allowed")));
+            return Err(Error::parameter(Field::Threads, format!("{threads} given; 1 to {MAX_THREADS} is allowed")));
         }
         Ok(())
     }

@@ -5,7 +5,7 @@ use super::executable_cache::ExecutableCache;
 use super::generate;
 use super::request::Request;
 use super::{Pipeline, encode, memory_budget};
-use crate::error::{Error, Result};
+use crate::error::{Error, Field, Result};
 use crate::models::unet::UnetShape;
 
 /// What requests have in common that run the same programs. Prompts, pictures, scales, seeds and samplers differ freely, and
@@ -34,11 +34,11 @@ pub struct WorkloadShape {
 impl WorkloadShape {
     /// The shape of that very request.
     pub(super) fn of(p: &Pipeline, request: &Request) -> Result<Self> {
-        let rows = |flag: &str, prompt: &str| Ok(encode::rows(p, flag, prompt)?.0[0].len());
+        let rows = |field: Field, prompt: &str| Ok(encode::rows(p, field, prompt)?.0[0].len());
         let guided = p.compat.guides(request.guidance_scale);
-        let mut text_rows = rows("--prompt", &request.prompt)?;
+        let mut text_rows = rows(Field::Prompt, &request.prompt)?;
         if guided {
-            text_rows = text_rows.max(rows("--negative-prompt", request.negative_prompt.as_deref().unwrap_or(""))?);
+            text_rows = text_rows.max(rows(Field::NegativePrompt, request.negative_prompt.as_deref().unwrap_or(""))?);
         }
         Ok(Self {
             width: request.width,
@@ -56,17 +56,17 @@ impl WorkloadShape {
 /// The plan of a shape.
 pub(super) fn plan(p: &Pipeline, shape: &WorkloadShape) -> Result<RequestPlan> {
     if shape.steps == 0 || shape.text_rows == 0 {
-        return Err(Error::parameter("--steps", "0 steps or rows of text to prepare; at least 1 is needed"));
+        return Err(Error::parameter(Field::Steps, "0 steps or rows of text to prepare; at least 1 is needed"));
     }
     if shape.num_references.len() > p.num_adapters() {
         let what = format!("{} image prompts for {} adapters", shape.num_references.len(), p.num_adapters());
-        return Err(Error::parameter("--ip-adapter-image", what));
+        return Err(Error::parameter(Field::ImagePrompts, what));
     }
     let [height, width] = generate::latent_size(p, shape.width, shape.height)?;
     let adapters: Vec<usize> = (0..shape.num_references.len()).filter(|&a| shape.num_references[a] > 0).collect();
     let tokens = |a: &usize| shape.num_references[*a].checked_mul(p.models.adapters[*a].config.num_tokens);
     let Some(image_tokens) = adapters.iter().map(tokens).collect() else {
-        return Err(Error::parameter("--ip-adapter-image", "more references than can be counted"));
+        return Err(Error::parameter(Field::ImagePrompts, "more references than can be counted"));
     };
     let batch = if shape.do_cfg { 2 } else { 1 };
     let tokens = encode::tokens(p, shape.text_rows)?;

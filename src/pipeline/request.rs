@@ -2,7 +2,7 @@
 
 use super::scales::Scales;
 use super::setters::setters;
-use crate::error::{Error, Result};
+use crate::error::{Error, Field, Result};
 use crate::inputs::image::Image;
 use crate::inputs::noise::RngKind;
 use crate::schedulers::{PredictionType, SchedulerKind, SigmaSchedule, TimestepSpacing};
@@ -187,22 +187,22 @@ impl Request {
 
     /// Checks what can be checked without a model.
     pub(super) fn check(&self) -> Result<()> {
-        let finite = |name: &str, value: f32| match value.is_finite() {
+        let finite = |field: Field, value: f32| match value.is_finite() {
             true => Ok(()),
-            false => Err(Error::parameter(name, format!("{value} is not a finite number"))),
+            false => Err(Error::parameter(field, format!("{value} is not a finite number"))),
         };
         if self.steps == 0 {
-            return Err(Error::parameter("--steps", "0 given; at least 1 is needed"));
+            return Err(Error::parameter(Field::Steps, "0 given; at least 1 is needed"));
         }
-        finite("--cfg-scale", self.guidance_scale)?;
-        finite("--guidance-rescale", self.guidance_rescale)?;
+        finite(Field::GuidanceScale, self.guidance_scale)?;
+        finite(Field::GuidanceRescale, self.guidance_rescale)?;
         if !(0.0..=1.0).contains(&self.guidance_rescale) {
             let what = format!("{} given; 0 to 1 is allowed", self.guidance_rescale);
-            return Err(Error::parameter("--guidance-rescale", what));
+            return Err(Error::parameter(Field::GuidanceRescale, what));
         }
         if self.num_images == 0 || self.num_images > MAX_NUM_IMAGES {
             let what = format!("{} given; 1 to {MAX_NUM_IMAGES} is allowed", self.num_images);
-            return Err(Error::parameter("--batch-count", what));
+            return Err(Error::parameter(Field::NumImages, what));
         }
         for image in &self.image_prompts {
             image.scales.check()?;

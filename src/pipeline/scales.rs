@@ -1,6 +1,6 @@
 //! How much an image prompt weighs in each transformer of the UNet.
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Field, Result};
 use crate::models::config::UnetConfig;
 use crate::models::unet::BlockId;
 use serde_json::Value;
@@ -35,8 +35,6 @@ impl From<f32> for Scales {
     }
 }
 
-const FLAG: &str = "--ip-adapter-blocks";
-
 impl Scales {
     /// `spec` is `full`, `style` (the second transformer of the first up block), `layout` (the second transformer of the last
     /// down block), `style+layout`, or JSON as diffusers' `set_ip_adapter_scale` takes it: a number, or an object such as
@@ -56,7 +54,7 @@ impl Scales {
                 Ok(value @ (Value::Object(_) | Value::Number(_))) => Blocks::Json(value),
                 _ => {
                     let what = format!("`{json}` is not full, style, layout, style+layout or a JSON object of scales");
-                    return Err(Error::parameter(FLAG, what));
+                    return Err(Error::parameter(Field::ScaleBlocks, what));
                 }
             },
         };
@@ -74,7 +72,7 @@ impl Scales {
         if self.strength.is_finite() {
             return Ok(());
         }
-        Err(Error::parameter("--ip-adapter-strength", format!("{} is not a finite number", self.strength)))
+        Err(Error::parameter(Field::ScaleStrength, format!("{} is not a finite number", self.strength)))
     }
 
     /// For each cross-attention its scale, or none where the adapter has no part.
@@ -111,7 +109,7 @@ impl Scales {
 }
 
 fn bad(what: String) -> Error {
-    Error::parameter(FLAG, what)
+    Error::parameter(Field::ScaleBlocks, what)
 }
 
 fn number(value: &Value) -> Result<Option<f32>> {

@@ -14,7 +14,7 @@ use super::settings::{self, SchedulerSettings};
 use super::sigmas::SigmaSchedule;
 use super::step_table::{StepCoefficients, StepTable};
 use super::timestep_spacing::TimestepSpacing;
-use crate::error::{Error, Result, escape};
+use crate::error::{Error, Field, Message, Result, escape};
 
 /// A scheduler and the fields of its configuration file as they stand.
 ///
@@ -59,8 +59,8 @@ impl SchedulerConfig {
         let Some(kind) = class.and_then(SchedulerKind::of_class) else {
             let classes = |kind: &SchedulerKind| kind.definition().class_names;
             let names: Vec<&str> = SchedulerKind::ALL.iter().flat_map(classes).copied().collect();
-            let expected = format!("supported: {}; or choose another with --sampling-method", names.join(", "));
-            return Err(checked.refuse("_class_name", expected));
+            let expected = Message::from(format!("supported: {}; or choose another with ", names.join(", ")));
+            return Err(checked.refuse("_class_name", expected.field(Field::Scheduler)));
         };
         Self::new(path, fields, kind)
     }
@@ -157,7 +157,7 @@ impl SchedulerConfig {
             let names: Vec<String> = values.iter().map(|value| value.1.to_string()).collect();
             let names: Vec<&str> = names.iter().map(String::as_str).collect();
             let what = format!("`{prediction}` is not supported by {} (expected {})", self.kind, any_of(&names));
-            return Err(Error::parameter("--prediction", what));
+            return Err(Error::parameter(Field::PredictionType, what));
         };
         self.set("prediction_type", value.0.into());
         self.checked()
@@ -170,7 +170,7 @@ impl SchedulerConfig {
     pub fn with_timestep_spacing(mut self, spacing: TimestepSpacing) -> Result<Self> {
         if let Some(field) = self.definition().timesteps_from {
             let what = format!("not supported by {}, whose timesteps come from {field}; leave this out", self.kind);
-            return Err(Error::parameter("--timestep-spacing", what));
+            return Err(Error::parameter(Field::TimestepSpacing, what));
         }
         self.diffsynth = false;
         self.set("timestep_spacing", spacing.to_string().into());
@@ -187,7 +187,7 @@ impl SchedulerConfig {
             let able = SchedulerKind::ALL.iter().filter(|kind| kind.definition().karras_sigmas);
             let able: Vec<&str> = able.map(|kind| kind.name()).collect();
             let what = format!("`karras` is not supported by {}, only by {}", self.kind, any_of(&able));
-            return Err(Error::parameter("--schedule", what));
+            return Err(Error::parameter(Field::SigmaSchedule, what));
         }
         for name in ["use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas", "use_flow_sigmas"] {
             self.fields.remove(name);
@@ -203,7 +203,7 @@ impl SchedulerConfig {
     pub fn with_eta(mut self, eta: f32) -> Result<Self> {
         if !(0.0..=1.0).contains(&eta) || (self.diffsynth && eta > 0.0) {
             let range = if self.diffsynth { "must be 0 with DiffSynth's DDIM" } else { "must be from 0 to 1" };
-            return Err(Error::parameter("eta", format!("{range}, got {eta}")));
+            return Err(Error::parameter(Field::Eta, format!("{range}, got {eta}")));
         }
         self.eta = f64::from(eta);
         Ok(self)
@@ -220,18 +220,18 @@ impl SchedulerConfig {
     /// each timestep. [`StepTable::steps`] has `steps` rows but where a spacing gives fewer.
     ///
     /// # Errors
-    /// [`Error::Parameter`] named `--steps` for 0, for more than the schedule has, and where the peer's own arithmetic
+    /// [`Error::Parameter`] for 0 steps, for more than the schedule has, and where the peer's own arithmetic
     /// breaks down (two equal noise levels in a row).
     pub fn table(&self, steps: usize) -> Result<StepTable> {
         let most = self.settings()?.num_train_timesteps;
         if steps == 0 || (steps > most && !self.diffsynth) {
-            return Err(Error::parameter("--steps", format!("must be from 1 to {most}, got {steps}")));
+            return Err(Error::parameter(Field::Steps, format!("must be from 1 to {most}, got {steps}")));
         }
         let table = self.scheduler()?.table(steps)?;
         let finite = table.steps.iter().all(StepCoefficients::is_finite) && table.init_noise_sigma.is_finite();
         if table.steps.is_empty() || !finite {
             let what = format!("{steps} steps make two noise levels of this schedule coincide; use fewer");
-            return Err(Error::parameter("--steps", what));
+            return Err(Error::parameter(Field::Steps, what));
         }
         Ok(table)
     }
@@ -350,9 +350,9 @@ mod tests {
     fn steps_out_of_range() {
         let sdxl = SchedulerConfig::sdxl_default();
         let text = |config: &SchedulerConfig, steps| config.table(steps).unwrap_err().to_string();
-        assert_eq!(text(&sdxl, 0), "--steps: must be from 1 to 1000, got 0");
-        assert_eq!(text(&sdxl, 1001), "--steps: must be from 1 to 1000, got 1001");
-        assert_eq!(text(&sdxl, usize::MAX), format!("--steps: must be from 1 to 1000, got {}", usize::MAX));
+        assert_eq!(text(&sdxl, 0), "steps: must be from 1 to 1000, got 0");
+        assert_eq!(text(&sdxl, 1001), "steps: must be from 1 to 1000, got 1001");
+        assert_eq!(text(&sdxl, usize::MAX), format!("steps: must be from 1 to 1000, got {}", usize::MAX));
         let with = |kind| sdxl.clone().with_kind(kind).unwrap();
         assert!(text(&with(SchedulerKind::Ddim), 1000).contains("steps_offset 1"));
         assert!(text(&with(SchedulerKind::Lcm), 51).contains("1 to 50"));

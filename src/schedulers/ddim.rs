@@ -8,7 +8,7 @@ use super::fields::Fields;
 use super::settings::{ClassDefaults, ClipSettings, SchedulerSettings};
 use super::step_table::{ExactCoefficients, StepCoefficients, StepTable};
 use super::timestep_spacing::{self, TimestepSpacing};
-use crate::error::{Error, Result};
+use crate::error::{Error, Field, Result};
 
 pub(super) const DEFINITION: SchedulerDefinition = SchedulerDefinition {
     name: "ddim",
@@ -90,7 +90,7 @@ impl Scheduler for Ddim {
                 "{steps} steps with steps_offset {steps_offset} begin past the last of {} timesteps",
                 alphas.len()
             );
-            return Err(Error::parameter("--steps", what));
+            return Err(Error::parameter(Field::Steps, what));
         };
         Ok(StepTable { steps: rows, init_noise_sigma: 1.0 })
     }

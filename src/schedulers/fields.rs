@@ -4,8 +4,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use crate::error::escape;
-use crate::{Error, Result};
+use crate::error::{Error, Message, Result, escape};
 
 /// The fields of one configuration file.
 pub(super) struct Fields<'a> {
@@ -24,10 +23,10 @@ impl<'a> Fields<'a> {
     }
 
     /// An [`Error::Config`] about a field.
-    pub fn refuse(&self, name: &str, expected: impl Into<String>) -> Error {
+    pub fn refuse(&self, name: &str, expected: impl Into<Message>) -> Error {
         let value = self.map.get(name).map_or_else(|| "absent".to_owned(), Value::to_string);
-        let (field, value, expected) = (escape(name), escape(&value), escape(&expected.into()));
-        Error::Config { path: self.path.to_owned(), field, value, expected }
+        let (field, value) = (escape(name), escape(&value));
+        Error::Config { path: self.path.to_owned(), field, value, expected: expected.into().escaped() }
     }
 
     /// A switch; null counts as false, as in Python.

@@ -8,7 +8,7 @@ use super::fields::Fields;
 use super::settings::{ClassDefaults, ClipSettings, SchedulerSettings};
 use super::step_table::{ExactCoefficients, StepCoefficients, StepTable};
 use super::timestep_spacing::TimestepSpacing;
-use crate::error::{Error, Result};
+use crate::error::{Error, Field, Result};
 
 pub(super) const DEFINITION: SchedulerDefinition = SchedulerDefinition {
     name: "lcm",
@@ -62,7 +62,7 @@ impl Scheduler for Lcm {
         let (settings, original) = (&self.settings, self.original_inference_steps);
         if steps > original {
             let what = format!("must be from 1 to {original} with lcm (its original_inference_steps), got {steps}");
-            return Err(Error::parameter("--steps", what));
+            return Err(Error::parameter(Field::Steps, what));
         }
         let stride = settings.num_train_timesteps / original;
         let spread = original as f64 / steps as f64;
@@ -98,7 +98,7 @@ impl Scheduler for Lcm {
                 "{steps} steps need the {} of num_train_timesteps, trained_betas has {levels}",
                 settings.num_train_timesteps
             );
-            return Err(Error::parameter("--steps", what));
+            return Err(Error::parameter(Field::Steps, what));
         };
         Ok(StepTable { steps: rows, init_noise_sigma: 1.0 })
     }

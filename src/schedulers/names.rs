@@ -1,12 +1,12 @@
 //! Values that have a name on the command line.
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Field, Result};
 
 /// Finds the value of a name.
 ///
 /// # Errors
 /// [`Error::Parameter`] lists the names of the table.
-pub(super) fn value_of<T: Copy>(table: &[(&str, T)], field: &str, name: &str) -> Result<T> {
+pub(super) fn value_of<T: Copy>(table: &[(&str, T)], field: Field, name: &str) -> Result<T> {
     table.iter().find(|entry| entry.0 == name).map(|entry| entry.1).ok_or_else(|| {
         let names: Vec<&str> = table.iter().map(|entry| entry.0).collect();
         Error::parameter(field, format!("unknown value `{name}` (expected {})", any_of(&names)))
@@ -29,7 +29,7 @@ pub(super) fn any_of(names: &[&str]) -> String {
 
 /// Implements `FromStr` and `Display` by a table of names.
 macro_rules! named_values {
-    ($type:ty, $table:expr, $field:literal) => {
+    ($type:ty, $table:expr, $field:expr) => {
         impl std::str::FromStr for $type {
             type Err = crate::Error;
 

@@ -1,6 +1,7 @@
 //! Meanings of the model's output.
 
 use super::names::named_values;
+use crate::error::Field;
 
 /// The meaning of the model's output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -16,7 +17,7 @@ pub enum PredictionType {
 
 const NAMES: &[(&str, PredictionType)] =
     &[("epsilon", PredictionType::Epsilon), ("v", PredictionType::V), ("sample", PredictionType::Sample)];
-named_values!(PredictionType, NAMES, "--prediction");
+named_values!(PredictionType, NAMES, Field::PredictionType);
 
 /// The values of `prediction_type` in scheduler_config.json.
 pub(super) const CONFIG_VALUES: &[(&str, PredictionType)] = &[

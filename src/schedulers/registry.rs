@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use super::definition::SchedulerDefinition;
 use super::names::value_of;
-use crate::error::{Error, Result};
+use crate::error::{Error, Field, Result};
 
 /// Registers schedulers: each line is a variant of [`SchedulerKind`], the file with its `DEFINITION`, and a description.
 macro_rules! schedulers {
@@ -61,7 +61,7 @@ impl FromStr for SchedulerKind {
     /// Finds the scheduler of a name on the command line; [`Error::Parameter`] lists the names.
     fn from_str(name: &str) -> Result<Self> {
         let table: Vec<(&str, Self)> = Self::ALL.iter().map(|kind| (kind.name(), *kind)).collect();
-        value_of(&table, "--sampling-method", name)
+        value_of(&table, Field::Scheduler, name)
     }
 }
 
@@ -83,6 +83,6 @@ mod tests {
             assert!(kind.definition().class_names.iter().all(|class| SchedulerKind::of_class(class) == Some(*kind)));
         }
         let error = "heun".parse::<SchedulerKind>().unwrap_err().to_string();
-        assert_eq!(error, "--sampling-method: unknown value `heun` (expected euler, euler-a, ddim, dpmpp-2m or lcm)");
+        assert_eq!(error, "scheduler: unknown value `heun` (expected euler, euler-a, ddim, dpmpp-2m or lcm)");
     }
 }

@@ -3,7 +3,7 @@
 use super::fields::Fields;
 use super::linspace::linspace;
 use super::names::named_values;
-use crate::error::Result;
+use crate::error::{Field, Result};
 
 /// The noise levels of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -16,7 +16,7 @@ pub enum SigmaSchedule {
 }
 
 const NAMES: &[(&str, SigmaSchedule)] = &[("default", SigmaSchedule::Default), ("karras", SigmaSchedule::Karras)];
-named_values!(SigmaSchedule, NAMES, "--schedule");
+named_values!(SigmaSchedule, NAMES, Field::SigmaSchedule);
 
 /// The spread of the noise levels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -2,6 +2,7 @@
 
 use super::linspace::linspace;
 use super::names::named_values;
+use crate::error::Field;
 
 /// The spread of the timesteps over the training timesteps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -21,7 +22,7 @@ pub(super) const NAMES: &[(&str, TimestepSpacing)] = &[
     ("trailing", TimestepSpacing::Trailing),
     ("linspace", TimestepSpacing::Linspace),
 ];
-named_values!(TimestepSpacing, NAMES, "--timestep-spacing");
+named_values!(TimestepSpacing, NAMES, Field::TimestepSpacing);
 
 /// numpy's `arange(start, 0, -step)` for a positive step.
 fn descending(start: f64, step: f64) -> Vec<f64> {

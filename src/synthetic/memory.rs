@@ -23,7 +23,7 @@ pub fn in_memory(name: &str, tensors: &[TensorSpec]) -> Result<Weights> {
         tensor.checked_len(path)?;
     }
     let bytes = tensors.iter().filter_map(TensorSpec::bytes).fold(0u64, |sum, n| sum.saturating_add(n as u64));
-    memory::require("making weights", bytes, || "take a smaller model, or write one with `braid synth`".into())?;
+    memory::require("making weights", bytes, || "take a smaller model, or write one to disk and map it".into())?;
     for tensor in tensors {
         let (Stored::Float(dtype), size) = (tensor.dtype, tensor.dtype.size()) else { continue };
         let mut bytes = vec![0; tensor.bytes().unwrap_or_default()];

@@ -36,7 +36,7 @@ impl MappedBytes {
         use std::io::Read;
         let (mut file, len) = open(path)?;
         let mut bytes = Vec::new();
-        let hint = || "map the file instead of reading it, or free memory".to_owned();
+        let hint = || "map the file instead of reading it, or free memory".into();
         crate::memory::require("loading", len, hint)?;
         let len = usize::try_from(len).unwrap_or(usize::MAX);
         bytes.try_reserve_exact(len).map_err(|_| Error::Memory {

@@ -87,8 +87,8 @@ fn a_shape_that_cannot_be_is_an_error() {
         let text = pipeline.prepare(&shape).unwrap_err().to_string();
         assert!(text.contains(part), "{text}");
     };
-    fails(&|s| s.width = Some(33), "--width");
-    fails(&|s| s.steps = 0, "--steps");
+    fails(&|s| s.width = Some(33), "width: ");
+    fails(&|s| s.steps = 0, "steps: ");
     fails(&|s| s.text_rows = 33, "33 rows");
     fails(&|s| s.num_references = vec![1, 1], "2 image prompts for 1 adapters");
     fails(&|s| s.num_references = vec![usize::MAX], "more references");
@@ -139,9 +139,9 @@ fn memory_decides_about_the_encoders() {
         }
         assert_eq!(driver.calls().allocations, 0);
     };
-    refused(kept - 1, EncoderResidency::Keep, "--encoders free would fit");
+    refused(kept - 1, EncoderResidency::Keep, "`encoders: free` would fit");
     refused(freed - 1, EncoderResidency::Auto, "24x24 (width x height) would fit");
-    refused(1000, EncoderResidency::Free, "--device cpu");
+    refused(1000, EncoderResidency::Free, "`device: cpu`");
     assert_eq!(model.load().unwrap().estimate(&roomy.workload_shape(&request).unwrap()).unwrap(), None);
 }
 

@@ -189,7 +189,7 @@ impl Driver for PtxDriver {
         self.counter.count(Call::Allocation);
         let have = self.memory_info()?.free;
         if bytes as u64 > have {
-            return Err(Error::Memory { stage: "test", need: bytes as u64, have, hint: String::new() });
+            return Err(Error::Memory { stage: "test", need: bytes as u64, have, hint: "".into() });
         }
         let address = self.memory.alloc(bytes as u64);
         self.memory.fill(address, bytes as u64, 0).map_err(|f| fault("allocate", f))?;

@@ -1,17 +1,18 @@
 //! Requests that cannot be, and pictures too large for the memory.
 
 use super::*;
+use braid::error::Field;
 
 type Change<'a> = &'a dyn Fn(&mut Request);
 
-/// Requests that cannot be are refused with the flag's name; what follows is drawn as before.
-fn refuses(pipeline: &Pipeline, good: &Request, bad: &[(&str, Change<'_>)]) {
+/// Requests that cannot be are refused with the field's name; what follows is drawn as before.
+fn refuses(pipeline: &Pipeline, good: &Request, bad: &[(Field, Change<'_>)]) {
     let before = draw(pipeline, good).unwrap();
-    for (i, (flag, change)) in bad.iter().enumerate() {
+    for (i, (field, change)) in bad.iter().enumerate() {
         let mut r = good.clone();
         change(&mut r);
-        let error = refused(draw(pipeline, &r), flag);
-        assert!(matches!(&error, Error::Parameter { name, .. } if name == flag), "{i}: {flag}: {error}");
+        let error = refused(draw(pipeline, &r), field.name());
+        assert!(matches!(&error, Error::Parameter { field: named, .. } if named == field), "{i}: {field}: {error}");
     }
     assert_eq!(draw(pipeline, good).unwrap(), before);
 }
@@ -23,36 +24,36 @@ fn b43_numbers() {
         &pipeline,
         &request(),
         &[
-            ("--steps", &|r| r.steps = 0),
-            ("--steps", &|r| r.steps = 1_000_000_000),
-            ("--steps", &|r| r.steps = usize::MAX),
-            ("--cfg-scale", &|r| r.guidance_scale = f32::NAN),
-            ("--cfg-scale", &|r| r.guidance_scale = f32::INFINITY),
-            ("--guidance-rescale", &|r| r.guidance_rescale = f32::NAN),
-            ("--guidance-rescale", &|r| r.guidance_rescale = -0.1),
-            ("--guidance-rescale", &|r| r.guidance_rescale = 1.1),
-            ("--width", &|r| r.width = Some(0)),
-            ("--height", &|r| r.height = Some(0)),
-            ("--height", &|r| (r.width, r.height) = (Some(1001), Some(1))),
-            ("--height", &|r| r.height = Some(1001)),
-            ("--width", &|r| r.width = Some(1_000_000_000)),
-            ("--height", &|r| r.height = Some(usize::MAX)),
-            ("--batch-count", &|r| r.num_images = 0),
-            ("--batch-count", &|r| r.num_images = 1_000_000),
-            ("--batch-count", &|r| r.num_images = usize::MAX),
-            ("--clip-skip", &|r| r.clip_skip = 2),
-            ("--clip-skip", &|r| r.clip_skip = usize::MAX),
-            ("eta", &|r| r.eta = Some(-0.5)),
-            ("eta", &|r| r.eta = Some(1.5)),
-            ("eta", &|r| r.eta = Some(f32::NAN)),
-            ("--latents-in", &|r| r.noise = Some(vec![0.0; 7])),
-            ("--latents-in", &|r| r.noise = Some(Vec::new())),
+            (Field::Steps, &|r| r.steps = 0),
+            (Field::Steps, &|r| r.steps = 1_000_000_000),
+            (Field::Steps, &|r| r.steps = usize::MAX),
+            (Field::GuidanceScale, &|r| r.guidance_scale = f32::NAN),
+            (Field::GuidanceScale, &|r| r.guidance_scale = f32::INFINITY),
+            (Field::GuidanceRescale, &|r| r.guidance_rescale = f32::NAN),
+            (Field::GuidanceRescale, &|r| r.guidance_rescale = -0.1),
+            (Field::GuidanceRescale, &|r| r.guidance_rescale = 1.1),
+            (Field::Width, &|r| r.width = Some(0)),
+            (Field::Height, &|r| r.height = Some(0)),
+            (Field::Height, &|r| (r.width, r.height) = (Some(1001), Some(1))),
+            (Field::Height, &|r| r.height = Some(1001)),
+            (Field::Width, &|r| r.width = Some(1_000_000_000)),
+            (Field::Height, &|r| r.height = Some(usize::MAX)),
+            (Field::NumImages, &|r| r.num_images = 0),
+            (Field::NumImages, &|r| r.num_images = 1_000_000),
+            (Field::NumImages, &|r| r.num_images = usize::MAX),
+            (Field::ClipSkip, &|r| r.clip_skip = 2),
+            (Field::ClipSkip, &|r| r.clip_skip = usize::MAX),
+            (Field::Eta, &|r| r.eta = Some(-0.5)),
+            (Field::Eta, &|r| r.eta = Some(1.5)),
+            (Field::Eta, &|r| r.eta = Some(f32::NAN)),
+            (Field::Noise, &|r| r.noise = Some(vec![0.0; 7])),
+            (Field::Noise, &|r| r.noise = Some(Vec::new())),
         ],
     );
     let before = draw(&pipeline, &request()).unwrap();
     let mut r = request();
     r.noise = Some(vec![f32::NAN; 64]);
-    assert!(matches!(refused(draw(&pipeline, &r), "noise"), Error::Parameter { name, .. } if name == "--latents-in"));
+    assert!(matches!(refused(draw(&pipeline, &r), "noise"), Error::Parameter { field: Field::Noise, .. }));
     r = request();
     r.guidance_scale = f32::MAX;
     assert!(matches!(refused(draw(&pipeline, &r), "guidance"), Error::NotFinite { .. }));
@@ -82,11 +83,11 @@ fn b43_numbers_of_diffsynth() {
         &pipeline,
         &r,
         &[
-            ("--steps", &|r| r.steps = 0),
-            ("--width", &|r| r.width = Some(usize::MAX)),
-            ("--height", &|r| r.height = Some(0)),
-            ("eta", &|r| r.eta = Some(0.5)),
-            ("--clip-skip", &|r| r.clip_skip = usize::MAX),
+            (Field::Steps, &|r| r.steps = 0),
+            (Field::Width, &|r| r.width = Some(usize::MAX)),
+            (Field::Height, &|r| r.height = Some(0)),
+            (Field::Eta, &|r| r.eta = Some(0.5)),
+            (Field::ClipSkip, &|r| r.clip_skip = usize::MAX),
         ],
     );
 }
@@ -114,9 +115,9 @@ fn b44_prompts() {
                     assert!(long_fits);
                     assert_eq!(output.truncated_tokens > 9_000, prompt.len() > 3);
                 }
-                Err(Error::Parameter { name, what }) => {
-                    assert!(!long_fits && what.contains("rows of 77"), "{what}");
-                    assert_eq!(name, if prompt.len() > 3 { "--prompt" } else { "--negative-prompt" });
+                Err(Error::Parameter { field, what }) => {
+                    assert!(!long_fits && what.to_string().contains("rows of 77"), "{what}");
+                    assert_eq!(field, if prompt.len() > 3 { Field::Prompt } else { Field::NegativePrompt });
                 }
                 Err(other) => panic!("{other}"),
             }
@@ -138,22 +139,22 @@ fn b45_image_prompts() {
         &pipeline,
         &request(),
         &[
-            ("--ip-adapter-strength", &|r| r.image_prompts = vec![image(24).with_scale(f32::NAN)]),
-            ("--ip-adapter-strength", &|r| r.image_prompts = vec![image(24).with_scale(f32::INFINITY)]),
-            ("--ip-adapter-blocks", &|r| {
+            (Field::ScaleStrength, &|r| r.image_prompts = vec![image(24).with_scale(f32::NAN)]),
+            (Field::ScaleStrength, &|r| r.image_prompts = vec![image(24).with_scale(f32::INFINITY)]),
+            (Field::ScaleBlocks, &|r| {
                 r.image_prompts = vec![image(24).with_scale(Scales::parse("1e30", 1e30).unwrap())]
             }),
-            ("--ip-adapter-blocks", &|r| {
+            (Field::ScaleBlocks, &|r| {
                 r.image_prompts = vec![image(24).with_scale(Scales::parse(r#"{"up": {"block_9": 1}}"#, 1.0).unwrap())];
             }),
-            ("--ip-adapter-image", &|r| r.image_prompts = vec![image(24), image(24)]),
-            ("--ip-adapter-image", &|r| r.image_prompts = vec![image(23)]),
-            ("--ip-adapter-image", &|r| r.image_prompts = vec![image(0)]),
-            ("picture size", &|r| {
+            (Field::ImagePrompts, &|r| r.image_prompts = vec![image(24), image(24)]),
+            (Field::ImagePrompts, &|r| r.image_prompts = vec![image(23)]),
+            (Field::ImagePrompts, &|r| r.image_prompts = vec![image(0)]),
+            (Field::Resize, &|r| {
                 r.image_prompts = vec![ImagePrompt::new(picture())];
                 r.image_prompts[0].resize = Some((0, 4));
             }),
-            ("picture size", &|r| {
+            (Field::Resize, &|r| {
                 r.image_prompts = vec![ImagePrompt::new(picture())];
                 r.image_prompts[0].resize = Some((usize::MAX, 1 << 40));
             }),
@@ -179,7 +180,7 @@ fn b45_image_prompts() {
     let blind = Pipeline::load(&PipelineOptions::new(model.dir.path()).with_adapter(model.path(ADAPTER))).unwrap();
     r.image_prompts = vec![ImagePrompt::new(picture())];
     let text = refused(draw(&blind, &r), "no encoder").to_string();
-    assert!(text.contains("--clip-vision"), "{text}");
+    assert!(text.contains("clip_vision"), "{text}");
     assert!(blind.encode_image(&picture()).is_err());
     draw(&blind, &request()).unwrap();
 }
@@ -198,6 +199,7 @@ fn too_large_for_memory() {
         let begin = std::time::Instant::now();
         match refused(draw(&pipeline, &r), "16384x16384") {
             Error::Memory { stage: "decode", need, have, hint } => {
+                let hint = hint.to_string();
                 assert!(need > have, "{need} {have}");
                 assert!(hint.contains("would fit") || hint.contains("smaller"), "{hint}");
             }

@@ -8,6 +8,8 @@ mod check;
 mod child;
 mod cold;
 mod e2e;
+#[path = "../braid/flags.rs"]
+mod flags;
 mod gauge;
 mod gpus;
 mod host;

@@ -392,7 +392,7 @@ impl Ops {
                 Ok(seconds) => ops.push(Measured::new(&operation, seconds, bench.size, &ceilings)),
                 // Too large for this device, or without a kernel there: no reason to lose the others.
                 Err(Failure::Library(error @ (Error::Memory { .. } | Error::Graph(_)))) => {
-                    terminal::line("bench: ", &format!("{name} is left out: {error}"));
+                    terminal::line("bench: ", &format!("{name} is left out: {}", crate::flags::text(&error)));
                     left_out.push(format!("{} {name}", operation.label.part));
                 }
                 Err(other) => return Err(other),

@@ -1,9 +1,11 @@
 //! What the benchmarks of requests share: the model, the devices, the request.
 
 use crate::args::{self, Failure};
+use crate::flags;
 use crate::machine::{Machine, Place};
 use braid::device::Device;
 use braid::device::cuda::CudaDevice;
+use braid::error::Field;
 use braid::inputs::image::Image;
 use braid::pipeline::{DeviceChoice, ImagePrompt, MAX_SIDE, MAX_THREADS, ModelTensors};
 use braid::synthetic::{Sizes, in_memory};
@@ -254,8 +256,8 @@ fn make(name: &str, sizes: &Sizes, adapter: bool) -> Result<ModelTensors, Error>
 /// Why a place cannot be measured, where that is no reason to stop.
 pub fn skipped(error: Error) -> Result<String, Failure> {
     match error {
-        Error::Device { .. } | Error::Memory { .. } => Ok(error.to_string()),
-        Error::Parameter { ref name, .. } if name == "--dtype" || name == "--vae-dtype" => Ok(error.to_string()),
+        Error::Device { .. } | Error::Memory { .. } => Ok(flags::text(&error)),
+        Error::Parameter { field: Field::DType | Field::VaeDType, .. } => Ok(flags::text(&error)),
         error => Err(error.into()),
     }
 }

@@ -35,7 +35,7 @@ impl Failure {
     pub fn text(&self) -> Option<String> {
         match self {
             Self::Usage(what) => Some(what.clone()),
-            Self::Library(error) => Some(error.to_string()),
+            Self::Library(error) => Some(crate::flags::text(error)),
             Self::Signal(signal) => Some(format!("stopped by signal {signal}; no unfinished file was left")),
             Self::Told(_) => None,
         }

@@ -51,7 +51,7 @@ fn devices() -> String {
             let (major, minor) = facts.capability;
             format!("cpu; cuda:0: {}, compute capability {major}.{minor}, {free:.1} GB free", facts.name)
         }
-        Err(error) => format!("cpu; {error}"),
+        Err(error) => format!("cpu; {}", crate::flags::text(&error)),
     }
 }
 

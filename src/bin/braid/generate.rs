@@ -90,7 +90,7 @@ fn stop(cancel: &CancelToken) -> Result<(), Failure> {
 
 /// What is to be said about the device and types.
 fn notes(options: &Options, pipeline: &Pipeline) -> Vec<String> {
-    let mut notes: Vec<String> = pipeline.device_note().map(str::to_owned).into_iter().collect();
+    let mut notes: Vec<String> = pipeline.device_note().map(crate::flags::message).into_iter().collect();
     if pipeline.device() != "cpu" {
         return notes;
     }

@@ -31,7 +31,7 @@ pub fn run(mut parser: lexopt::Parser) -> Outcome {
             }
             Err(error) => {
                 failed = true;
-                terminal::line("braid: ", &error.to_string());
+                terminal::line("braid: ", &crate::flags::text(&error));
             }
         }
     }

@@ -4,6 +4,7 @@ mod args;
 mod demo;
 mod doctor;
 mod files;
+mod flags;
 mod generate;
 mod grid;
 mod help;

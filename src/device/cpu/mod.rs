@@ -102,7 +102,7 @@ impl CpuExecutable {
             .filter(|n| matches!(n.op, Op::GroupNorm { .. }))
             .map(|n| CpuGroupNorm::bytes(n.channels(), n.shape[0], n.tokens()))
             .sum();
-        let hint = || "ask for a smaller picture or free memory".to_owned();
+        let hint = || "ask for a smaller image or free memory".into();
         // Before the norms' statistics are allocated below.
         memory::require(STAGE, (plan.arena as u64 * 4).saturating_add(norms as u64), hint)?;
         let ready: Vec<Ready> = graph.nodes.iter().map(|n| prepare(&graph, n, threads)).collect();

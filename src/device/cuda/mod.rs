@@ -26,7 +26,7 @@ use self::exec::executable::Shared;
 use self::exec::report;
 use self::weights::cache::DistinctBlocks;
 use super::{Device, Executable, LoopSteps, MemoryRequirement, Role};
-use crate::error::{Error, Result};
+use crate::error::{Error, Field, Message, Result};
 use crate::graph::{Graph, fuse};
 use crate::tensor::DType;
 use std::sync::Arc;
@@ -43,8 +43,9 @@ pub struct CudaDevice {
 /// Refuses what tensors are not stored as, but for a decoder's.
 fn storage(dtype: DType) -> Result<()> {
     if dtype == DType::F32 {
-        let what = "f32 is for the VAE alone on CUDA (--vae-dtype f32); give f16 or bf16, or use --device cpu";
-        return Err(Error::parameter("--dtype", what));
+        let what = Message::from("f32 is for the VAE alone on CUDA (").setting(Field::VaeDType, "f32");
+        let what = what.text("); give f16 or bf16, or use ").setting(Field::Device, "cpu");
+        return Err(Error::parameter(Field::DType, what));
     }
     Ok(())
 }
@@ -73,7 +74,8 @@ impl CudaDevice {
         #[cfg(not(feature = "cuda"))]
         Err(Error::Device {
             device: format!("cuda:{ordinal}"),
-            what: "this build has no CUDA: build it with the feature `cuda`, or use --device cpu".into(),
+            what: Message::from("this build has no CUDA: build it with the feature `cuda`, or use ")
+                .setting(Field::Device, "cpu"),
         })
     }
 

@@ -212,7 +212,7 @@ fn max_length(path: &Path, config: &Object) -> Result<usize> {
                 path: path.into(),
                 field: "model_max_length".into(),
                 value: crate::error::escape(&value.to_string()),
-                expected: format!("a whole number from 3 to {MAX_LENGTH} is needed (77 for CLIP)"),
+                expected: format!("a whole number from 3 to {MAX_LENGTH} is needed (77 for CLIP)").into(),
             }),
         },
     }

@@ -230,7 +230,7 @@ pub trait Driver: Send + Sync {
 
     /// Host memory from which copies are fast; ordinary memory where there is no better.
     fn staging(&self, bytes: usize) -> Result<Box<dyn Staging>> {
-        let hint = || "free memory of the host".to_owned();
+        let hint = || "free memory of the host".into();
         let memory: Vec<u8> = crate::memory::zeroed("loading", bytes, bytes as u64, hint)?;
         Ok(Box::new(memory))
     }

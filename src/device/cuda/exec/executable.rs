@@ -6,7 +6,7 @@ use crate::device::cuda::driver::{Driver, Function, GemmPlan, GraphExec, Launch,
 use crate::device::cuda::lower::{BaseAddresses, Command, Lowered, LoweringOptions, MemoryLayout, lower};
 use crate::device::cuda::weights::cache::{WeightAddresses, WeightCache};
 use crate::device::{DecodedImage, DenoiseLoop, Executable, ResidentOutputs, Role, TensorRef};
-use crate::error::{Error, Result};
+use crate::error::{Error, Field, Message, Result};
 use crate::graph::{Graph, MemoryPlan};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -253,12 +253,11 @@ fn require_memory(driver: &dyn Driver, report: &LoweringReport, weights: usize, 
     if need <= have {
         return Ok(());
     }
+    let (work, name) = (report.work(), &driver.properties().name);
     let hint = format!(
-        "weights take {} bytes, tensors {}: ask for a smaller picture, free memory of {}, or use --device cpu",
-        weights,
-        report.work(),
-        driver.properties().name
+        "weights take {weights} bytes, tensors {work}: ask for a smaller image, free memory of {name}, or use "
     );
+    let hint = Message::from(hint).setting(Field::Device, "cpu");
     Err(Error::Memory { stage: "loading", need, have, hint })
 }
 

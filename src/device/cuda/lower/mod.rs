@@ -445,5 +445,5 @@ pub(super) fn launch<P: Pod>(dtype: DType, name: &str, grid: [u32; 3], params: P
 
 /// That a node is not what the kernels take.
 fn refused(node: &Node, what: &str) -> Error {
-    Error::Graph(format!("`{}` {:?} on CUDA: {what}; --device cpu runs it", node.name, node.shape))
+    Error::Graph(format!("`{}` {:?} on CUDA: {what}; the CPU runs it", node.name, node.shape))
 }

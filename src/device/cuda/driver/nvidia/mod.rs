@@ -19,7 +19,7 @@ use crate::device::cuda::driver::{
     MemoryInfo, Staging,
 };
 use crate::device::cuda::kernels::{KERNELS, Kernel};
-use crate::error::{Error, Result};
+use crate::error::{Error, Field, Message, Result};
 use ::cudarc::driver::sys;
 use std::collections::HashMap;
 use std::ffi::{CString, c_void};
@@ -55,7 +55,7 @@ unsafe impl Send for NvidiaDriver {}
 // SAFETY: as above.
 unsafe impl Sync for NvidiaDriver {}
 
-fn missing(what: impl Into<String>) -> Error {
+fn missing(what: impl Into<Message>) -> Error {
     Error::Device { device: DEVICE.into(), what: what.into() }
 }
 
@@ -77,7 +77,8 @@ impl NvidiaDriver {
         early("cuDeviceGetCount", unsafe { cuda.cuDeviceGetCount(&mut count) })?;
         let number = i32::try_from(ordinal).ok().filter(|n| *n < count);
         let Some(number) = number else {
-            return Err(missing(format!("GPU {ordinal} was asked for, {count} are there; --device cpu needs none")));
+            let what = Message::from(format!("GPU {ordinal} was asked for, {count} are there; "));
+            return Err(missing(what.setting(Field::Device, "cpu").text(" needs none")));
         };
         let mut device = 0;
         // SAFETY: writes one integer.
@@ -99,9 +100,10 @@ impl NvidiaDriver {
         );
         if capability < (8, 0) {
             let (major, minor) = capability;
-            return Err(missing(format!(
-                "{name} has compute capability {major}.{minor}; 8.0 or later is needed (Ampere and after), or --device cpu"
-            )));
+            let what = Message::from(format!(
+                "{name} has compute capability {major}.{minor}; 8.0 or later is needed (Ampere and after), or "
+            ));
+            return Err(missing(what.setting(Field::Device, "cpu")));
         }
         let multiprocessors = attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)? as usize;
         let mut context = std::ptr::null_mut();
@@ -161,7 +163,8 @@ impl NvidiaDriver {
     /// That memory is short.
     fn short(&self, need: usize) -> Error {
         let have = self.free_and_total().map_or(0, |(free, _)| free as u64);
-        let hint = format!("free memory of {}, ask for a smaller picture, or use --device cpu", self.properties.name);
+        let hint = Message::from(format!("free memory of {}, ask for a smaller image, or use ", self.properties.name))
+            .setting(Field::Device, "cpu");
         Error::Memory { stage: "the GPU", need: need as u64, have, hint }
     }
 
@@ -233,7 +236,7 @@ impl Driver for NvidiaDriver {
         match unsafe { self.cuda.cuMemHostAlloc(&mut start, len, sys::CU_MEMHOSTALLOC_PORTABLE) } {
             Err(StatusCode::MEMORY) => {
                 let (need, have) = (len as u64, crate::memory::available().unwrap_or(0));
-                let hint = "free memory of the host, or ask for a smaller picture".to_owned();
+                let hint = "free memory of the host, or ask for a smaller image".into();
                 return Err(Error::Memory { stage: "staging", need, have, hint });
             }
             outcome => self.check("cuMemHostAlloc", outcome)?,
@@ -451,7 +454,7 @@ mod tests {
             Ok(driver) => assert!(driver.properties().capability >= (8, 0)),
             Err(error) => {
                 let text = error.to_string();
-                assert!(text.starts_with("device cuda: ") && text.contains("--device cpu"), "{text}");
+                assert!(text.starts_with("device cuda: ") && text.contains("device: cpu"), "{text}");
             }
         }
     }

@@ -227,7 +227,7 @@ fn without_trials_or_without_a_cache_the_first_suggestion_is_taken() {
 #[test]
 fn short_memory_costs_the_trial_and_a_lost_device_everything() {
     let (folder, cache) = folder();
-    let short = Error::Memory { stage: "the GPU", need: 1, have: 0, hint: String::new() };
+    let short = Error::Memory { stage: "the GPU", need: 1, have: 0, hint: "".into() };
     let choice = process(&cache);
     let mut library = Fake { error: Some(short), ..fake(&[5.0, 3.0]) };
     assert_eq!(choice.choose(shape(), &mut library).unwrap(), algorithm(0));
