@@ -1,13 +1,13 @@
-//! How fast the interpreter is: `cargo run --release -p braid-ptx --example speed`.
+//! Measures the speed of the interpreter: `cargo run --release -p braid-ptx --example speed`.
 //!
-//! One block of one warp, so that one core works; figures are for each second of processor time: warp instructions a second for plain arithmetic, for global and shared
-//! memory, for the tensor-core matrix product; and the tiled product of the tests with and without race checks.
+//! Prints warp instructions per second of processor time for arithmetic, memory, and the tensor-core matrix product, each in
+//! one block of one warp on one core; and for the tiled matrix product of the tests, with and without race checks.
 
 use std::time::{Duration, Instant};
 
 use braid_ptx::{GlobalMemory, Launch, Module, run};
 
-/// Processor time of all threads so far, where the system tells it; a busy machine would blur elapsed time.
+/// Processor time of all threads so far, if the system reports it; elapsed time would vary with the load of the machine.
 fn processor() -> Option<Duration> {
     let mut total = 0;
     for task in std::fs::read_dir("/proc/self/task").ok()? {
@@ -17,7 +17,7 @@ fn processor() -> Option<Duration> {
     Some(Duration::from_nanos(total))
 }
 
-/// Seconds of processor time that a function takes, or elapsed seconds.
+/// Runs a function and returns its seconds of processor time, or elapsed seconds.
 fn timed<T>(f: impl FnOnce() -> T) -> (T, f64) {
     let (start, before) = (Instant::now(), processor());
     let result = f();

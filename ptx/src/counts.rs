@@ -1,4 +1,4 @@
-//! What a launch did, in numbers: a profile that needs no GPU.
+//! Counts of a launch: a profile that needs no GPU.
 
 use std::collections::BTreeMap;
 
@@ -33,14 +33,14 @@ pub enum InstructionKind {
     Other,
 }
 
-/// Requests to global memory: one a warp instruction that touches it.
+/// Requests to global memory, one per warp instruction that accesses it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Traffic {
     /// Warp-wide requests.
     pub requests: u64,
-    /// Sectors of 32 bytes touched.
+    /// Sectors of 32 bytes accessed.
     pub sectors: u64,
-    /// The fewest sectors that could hold the bytes asked for.
+    /// Smallest number of sectors that could hold the bytes requested.
     pub ideal: u64,
 }
 
@@ -52,14 +52,14 @@ impl Traffic {
     }
 }
 
-/// Accesses to shared memory.
+/// Requests to shared memory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Banks {
     /// Warp-wide requests.
     pub requests: u64,
-    /// Passes made: the most different words in one bank, for each phase of a request.
+    /// Passes over the banks: for each phase of a request, the largest number of different words in one bank.
     pub passes: u64,
-    /// Passes without any conflict.
+    /// Passes if no banks conflicted.
     pub ideal: u64,
 }
 
@@ -70,13 +70,13 @@ impl Banks {
         self.ideal += other.ideal;
     }
 
-    /// Bank-conflict ways: passes for each ideal pass, 1 where there is no conflict.
+    /// Mean ways of the bank conflicts: passes per ideal pass, 1 without conflicts.
     pub fn ways(&self) -> f64 {
         if self.ideal == 0 { 1.0 } else { self.passes as f64 / self.ideal as f64 }
     }
 }
 
-/// What a launch did.
+/// Counts of a launch.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     /// Blocks that ran.
@@ -91,29 +91,29 @@ pub struct Counts {
     pub shared_loads: Banks,
     /// Stores to shared memory, asynchronous ones too.
     pub shared_stores: Banks,
-    /// Barriers of the block that a warp reached.
+    /// Arrivals of warps at barriers of the block.
     pub barriers: u64,
     /// Warp instructions by PTX line.
     pub lines: BTreeMap<u32, u64>,
 }
 
 impl Counts {
-    /// All warp instructions.
+    /// The number of warp instructions.
     pub fn instructions(&self) -> u64 {
         self.kinds.values().sum()
     }
 
-    /// Warp instructions of one kind.
+    /// The number of warp instructions of one kind.
     pub fn of(&self, kind: InstructionKind) -> u64 {
         self.kinds.get(&kind).copied().unwrap_or(0)
     }
 
-    /// The share of matrix products among all warp instructions.
+    /// The share of `mma` among all warp instructions.
     pub fn mma_share(&self) -> f64 {
         self.of(InstructionKind::Mma) as f64 / (self.instructions() as f64).max(1.0)
     }
 
-    /// Adds another launch's, or block's.
+    /// Adds the counts of another launch or block.
     pub fn add(&mut self, other: &Self) {
         self.blocks += other.blocks;
         for (kind, n) in &other.kinds {
@@ -176,7 +176,7 @@ pub(crate) fn conflicts(banks: &mut Banks, addresses: &[u64], bytes: u64) {
         banks.ideal += 1;
         let first = phase[0] / 4;
         let words = (bytes / 4).max(1);
-        // A row of neighbours touches each bank once.
+        // Adjacent words are in different banks.
         if phase.iter().enumerate().all(|(i, a)| a / 4 == first + words * i as u64) {
             banks.passes += 1;
             continue;

@@ -1,17 +1,18 @@
-//! What can go wrong: text that cannot be parsed, and faults of a running kernel.
+//! Errors of parsing, and faults of a running kernel.
 
 use std::fmt;
+use std::ops::Range;
 
 /// The result of parsing.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// PTX text that is not understood.
+/// An error in PTX text.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("PTX line {line}: {what}")]
 pub struct Error {
     /// Line of the text, from 1.
     pub line: u32,
-    /// What was found and what was expected.
+    /// The text found and the text expected.
     pub what: String,
 }
 
@@ -36,12 +37,12 @@ impl fmt::Display for SourceLine {
     }
 }
 
-/// An instruction, as a person finds it.
+/// The place of an instruction in the PTX text and in the CUDA source.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Site {
     /// Line of the PTX text, from 1.
     pub line: u32,
-    /// That line.
+    /// Text of that line.
     pub text: String,
     /// The source line and, where it was inlined, the lines it was inlined at, innermost first. Empty without `-lineinfo`.
     pub source: Vec<SourceLine>,
@@ -59,7 +60,7 @@ impl fmt::Display for Site {
     }
 }
 
-/// Where an address points.
+/// State spaces, as faults report them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub enum MemorySpace {
@@ -83,15 +84,15 @@ impl fmt::Display for MemorySpace {
 /// The order of two conflicting accesses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Hazard {
-    /// A read of what another thread wrote, with nothing that orders the two.
+    /// A read after an unordered write of another thread.
     ReadAfterWrite,
-    /// A write over what another thread read.
+    /// A write after an unordered read of another thread.
     WriteAfterRead,
-    /// A write over what another thread wrote.
+    /// A write after an unordered write of another thread.
     WriteAfterWrite,
-    /// A read of bytes that a `cp.async` not yet waited for is writing.
+    /// A read of bytes that a pending `cp.async` writes.
     ReadBeforeWait,
-    /// A write over bytes that a `cp.async` not yet waited for is writing.
+    /// A write to bytes that a pending `cp.async` writes.
     WriteBeforeWait,
 }
 
@@ -107,75 +108,75 @@ impl fmt::Display for Hazard {
     }
 }
 
-/// What a kernel did wrong.
+/// Kinds of faults.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum FaultKind {
-    /// An access that lies in no allocation, or crosses the end of one.
+    /// An access outside of every allocation, or across the end of one.
     #[error("{bytes} bytes at {space} address {address:#x} are out of bounds ({near})")]
     OutOfBounds {
-        /// The space.
+        /// State space of the access.
         space: MemorySpace,
-        /// First byte.
+        /// Address of the first byte.
         address: u64,
         /// Bytes of the access.
         bytes: u32,
-        /// What lies there.
+        /// The nearest allocation below.
         near: String,
     },
     /// An access whose address is not a multiple of its size.
     #[error("{space} address {address:#x} is not a multiple of {align}")]
     Misaligned {
-        /// The space.
+        /// State space of the access.
         space: MemorySpace,
-        /// First byte.
+        /// Address of the first byte.
         address: u64,
-        /// The alignment needed.
+        /// Required alignment in bytes.
         align: u32,
     },
-    /// A read of bytes that nobody wrote.
+    /// A read of bytes that were never written.
     #[error("{bytes} bytes read at {space} address {address:#x}, not all of them ever written")]
     Uninitialised {
-        /// The space.
+        /// State space of the access.
         space: MemorySpace,
-        /// First byte.
+        /// Address of the first byte.
         address: u64,
         /// Bytes of the access.
         bytes: u32,
     },
-    /// Two accesses that nothing orders.
+    /// Two conflicting accesses without an order between them.
     #[error("race, {hazard}, at {space} address {address:#x}, with {other_thread} at {other}")]
     Race {
-        /// Which came first in this schedule.
+        /// The order of the two under this schedule.
         hazard: Hazard,
-        /// The space.
+        /// State space of the access.
         space: MemorySpace,
-        /// The byte.
+        /// Address of the first conflicting byte.
         address: u64,
         /// The earlier access.
         other: Box<Site>,
-        /// Who made it.
+        /// Author of the earlier access: a thread, a warp or a block.
         other_thread: String,
     },
-    /// All that is left waits.
+    /// All remaining warps wait.
     #[error("deadlock: {what}")]
     Deadlock {
-        /// Who waits where.
+        /// The waiting warps and their barriers.
         what: String,
     },
-    /// An instruction that all lanes of a warp, or all warps of a block, must reach together.
+    /// A part of the warp, or of the block, at an instruction that all must reach together.
     #[error("divergence: {what}")]
     Divergent {
-        /// Who is where.
+        /// The lanes or warps and their instructions.
         what: String,
     },
-    /// An instruction that the interpreter does not have.
+    /// An instruction that the interpreter does not support.
     #[error("unknown instruction: {what}")]
     Unknown {
-        /// What is not known about it.
+        /// The unsupported opcode, modifier or operand.
         what: String,
     },
-    /// More instructions than [`crate::Launch::step_limit`] in one block.
+    /// More warp instructions in one block than [`crate::Launch::step_limit`].
     #[error("the step limit of {limit} warp instructions in a block is reached")]
     StepLimit {
         /// The limit.
@@ -184,30 +185,44 @@ pub enum FaultKind {
     /// `trap`.
     #[error("trap")]
     Trap,
-    /// A launch that the kernel does not fit: no such kernel, parameters of another size, too many threads.
+    /// A launch that does not fit the kernel: no such kernel, parameters of another size, too many threads.
     #[error("{0}")]
     Launch(String),
 }
 
-/// A kernel's fault: what, who, where.
+impl FaultKind {
+    /// An out-of-bounds fault that names the allocation below the address.
+    pub(crate) fn out_of_bounds(space: MemorySpace, address: u64, bytes: u32, below: Option<Range<u64>>) -> Self {
+        let near = match below {
+            Some(range) => {
+                let past = address.wrapping_sub(range.start);
+                format!("byte {past} of the allocation of {} bytes at {:#x}", range.end - range.start, range.start)
+            }
+            None => "no allocation at or below it".to_owned(),
+        };
+        Self::OutOfBounds { space, address, bytes, near }
+    }
+}
+
+/// A fault of a kernel: its kind, the thread and the instruction.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{}", shown(self))]
+#[error("{}", message(self))]
 pub struct Fault {
-    /// The kernel.
+    /// Name of the kernel.
     pub kernel: String,
-    /// The block.
+    /// Index of the block.
     pub block: [u32; 3],
-    /// The thread within the block, where one thread is to blame.
+    /// Index of the thread within the block; `None` if the fault is not of one thread.
     pub thread: Option<[u32; 3]>,
-    /// The warp within the block.
+    /// Index of the warp within the block.
     pub warp: u32,
-    /// The instruction; none where the launch itself is wrong.
+    /// The instruction; `None` if the launch itself is wrong.
     pub site: Option<Box<Site>>,
-    /// What happened.
+    /// The kind of fault.
     pub kind: FaultKind,
 }
 
-fn shown(fault: &Fault) -> String {
+fn message(fault: &Fault) -> String {
     let mut text = format!("kernel {}", fault.kernel);
     if let Some(site) = &fault.site {
         text += &format!(", block {:?}, ", fault.block);

@@ -1,6 +1,6 @@
-//! An interpreter of PTX: runs the very code that NVRTC emits for a CUDA kernel on any CPU, with every access checked.
+//! An interpreter of PTX: runs the code that NVRTC emits for a CUDA kernel on any CPU, with every memory access checked.
 //!
-//! A reference for tests, not an emulator for use. See the crate's README for what it covers.
+//! It is a reference for tests. The README lists the instructions and checks it covers.
 //!
 //! ```
 //! use braid_ptx::{Launch, GlobalMemory, Module, run};
@@ -32,23 +32,22 @@
 mod arith;
 mod counts;
 mod decode;
-mod env;
 mod error;
 mod exec;
+mod instruction;
+mod kernel;
 mod lanes;
 mod launch;
-mod lex;
 mod memory;
 mod module;
 mod parse;
-mod program;
-mod races;
-mod shared;
-mod warp;
+mod run;
+mod space;
 
 pub use counts::{Banks, Counts, InstructionKind, Traffic};
 pub use error::{Error, Fault, FaultKind, Hazard, MemorySpace, Result, Site, SourceLine};
-pub use launch::{Launch, Schedule, run};
+pub use kernel::{Kernel, Param};
+pub use launch::{Launch, Schedule};
 pub use memory::GlobalMemory;
 pub use module::Module;
-pub use program::{Kernel, Param};
+pub use run::run;

@@ -1,17 +1,19 @@
 //! Comparisons and selections.
 
-use super::{Decoded, Decoder, Name, Opcode};
+use super::decoder::{Decoder, Name};
+use super::opcode::{Decoded, Opcode};
 use crate::arith::{bf16_to_f32, f16_to_f32, flush};
 use crate::counts::InstructionKind;
-use crate::lanes::{cmp32, cmp64};
+use crate::instruction::{BoolOp, NONE, Op, Pred, SetP};
+use crate::lanes::{Cmp32, Cmp64, CmpPair, Lanes32, cmp32, cmp64};
 use crate::parse::{Operand, type_bytes};
-use crate::program::{BoolOp, Cmp32, Cmp64, CmpPair, Lanes32, NONE, Op, Pred, SetP};
 
-/// Comparisons, with their names.
+/// The names of the comparisons.
 const COMPARISONS: [&str; 18] = [
     "eq", "ne", "lt", "le", "gt", "ge", "equ", "neu", "ltu", "leu", "gtu", "geu", "num", "nan", "lo", "ls", "hi", "hs",
 ];
 
+/// Comparisons of floats: f32, f32 with flushing, f64.
 fn float_compare(name: &str) -> Option<(Cmp32, Cmp32, Cmp64)> {
     macro_rules! three {
         (|$x:ident, $y:ident| $e:expr) => {
@@ -33,7 +35,7 @@ fn float_compare(name: &str) -> Option<(Cmp32, Cmp32, Cmp64)> {
     }
     Some(match name {
         "eq" => three!(|x, y| x == y),
-        // Ordered: false where one is NaN.
+        // Ordered: false if an operand is NaN.
         "ne" => three!(|x, y| (x < y) | (x > y)),
         "lt" => three!(|x, y| x < y),
         "le" => three!(|x, y| x <= y),
@@ -51,7 +53,7 @@ fn float_compare(name: &str) -> Option<(Cmp32, Cmp32, Cmp64)> {
     })
 }
 
-/// Comparisons of integers: 16-bit signed, 32-bit and 64-bit in one signedness.
+/// Comparisons of integers: 16-bit, 32-bit, 64-bit.
 fn int_compare(name: &str, signed: bool) -> Option<(Cmp32, Cmp32, Cmp64)> {
     macro_rules! three {
         (|$x:ident, $y:ident| $e:expr) => {
@@ -93,13 +95,14 @@ fn int_compare(name: &str, signed: bool) -> Option<(Cmp32, Cmp32, Cmp64)> {
     })
 }
 
-/// Widens a pair of half rows so that the f32 comparison serves.
+/// Widens the halves of two registers at bit `shift` to f32, so that the f32 comparison applies.
 fn widen(a: &Lanes32, b: &Lanes32, shift: u32, f: fn(u32) -> f32) -> (Lanes32, Lanes32) {
     (a.map(|v| f(v >> shift & 0xffff).to_bits()), b.map(|v| f(v >> shift & 0xffff).to_bits()))
 }
 
 impl<'a> Decoder<'a> {
-    pub(super) fn setp(&mut self, op: &mut Opcode<'a>, o: &[Operand<'a>]) -> Decoded {
+    /// Decodes `setp`.
+    pub fn setp(&mut self, op: &mut Opcode<'a>, o: &[Operand<'a>]) -> Decoded {
         let [to, a, b, rest @ ..] = o else { return Err("setp with too few operands".to_owned()) };
         let (p, q) = match to {
             Operand::Pair(p, q) => (self.dst_pred(p)?, self.dst_pred(q)?),
@@ -108,6 +111,7 @@ impl<'a> Decoder<'a> {
         self.compare(op, (p, q), a, b, rest)
     }
 
+    /// Decodes the comparison of `setp` or `set` into predicates `p` and `q`.
     fn compare(
         &mut self,
         op: &mut Opcode<'a>,
@@ -164,8 +168,8 @@ impl<'a> Decoder<'a> {
         Ok(())
     }
 
-    /// `set`: a comparison whose result is all ones, or 1.0.
-    pub(super) fn set(&mut self, op: &mut Opcode<'a>, o: &[Operand<'a>]) -> Decoded {
+    /// Decodes `set`, a comparison with the result all ones or 1.0.
+    pub fn set(&mut self, op: &mut Opcode<'a>, o: &[Operand<'a>]) -> Decoded {
         let [d, a, b, rest @ ..] = o else { return Err("set with too few operands".to_owned()) };
         let d = self.dst32(d)?;
         let from = op.last()?;
@@ -175,7 +179,7 @@ impl<'a> Decoder<'a> {
             "f32" => 1f32.to_bits(),
             _ => return Err(format!("set to .{to}")),
         };
-        op.mods.push(from);
+        op.modifiers.push(from);
         let Name::Pred(p) = self.new_reg("pred")? else { return Err("set".to_owned()) };
         self.compare(op, (p, NONE), a, b, rest)?;
         let (yes, no) = (self.constant32(one), self.constant32(0));
@@ -183,7 +187,8 @@ impl<'a> Decoder<'a> {
         Ok(())
     }
 
-    pub(super) fn select(&mut self, op: &mut Opcode<'a>, o: &[Operand<'a>]) -> Decoded {
+    /// Decodes `selp` and `slct`.
+    pub fn select(&mut self, op: &mut Opcode<'a>, o: &[Operand<'a>]) -> Decoded {
         let [d, a, b, c] = o else { return Err(format!("`{}` without four operands", op.base)) };
         let p = if op.base == "slct" {
             let test = op.last()?;
@@ -221,7 +226,7 @@ impl<'a> Decoder<'a> {
     }
 }
 
-/// Comparisons of halves: both elements of a pair, or the same one twice.
+/// Comparisons of halves: of both elements of a pair, or of one element twice.
 fn half_compare(name: &str, bf16: bool, x2: bool) -> Option<CmpPair> {
     macro_rules! of {
         ($name:literal) => {{

@@ -1,11 +1,14 @@
 //! Loads, stores, atomics, asynchronous copies, matrix loads.
 
-use super::{Decoded, Decoder, Opcode};
+use super::decoder::Decoder;
+use super::opcode::{Decoded, Opcode};
 use crate::counts::InstructionKind;
+use crate::instruction::{Access, Atom, AtomOp, CopyAsync, MatrixAccess, NONE, Op, Reg};
+use crate::kernel::Const64;
 use crate::parse::{Number, Operand, type_bytes};
-use crate::program::{Access, Atom, AtomOp, CopyAsync, MatrixAccess, NONE, Op, Reg, StateSpace};
+use crate::space::StateSpace;
 
-/// Hints that change no result.
+/// Whether a modifier is a hint that does not change the result.
 fn is_hint(m: &str) -> bool {
     m.starts_with("L1::")
         || m.starts_with("L2::")
@@ -15,9 +18,10 @@ fn is_hint(m: &str) -> bool {
         )
 }
 
+/// The state space of a modifier.
 fn space_of(m: &str) -> Option<StateSpace> {
     Some(match m {
-        // Constant variables lie in global memory here.
+        // The interpreter keeps constant variables in global memory.
         "global" | "const" => StateSpace::Global,
         "shared" | "shared::cta" => StateSpace::Shared,
         "local" => StateSpace::Local,
@@ -27,7 +31,8 @@ fn space_of(m: &str) -> Option<StateSpace> {
 }
 
 impl<'a> Decoder<'a> {
-    pub(super) fn decode_memory(&mut self, op: &mut Opcode<'a>, o: &[Operand<'a>]) -> Decoded<bool> {
+    /// Decodes an instruction of this family; `false` if the opcode is of another.
+    pub fn decode_memory(&mut self, op: &mut Opcode<'a>, o: &[Operand<'a>]) -> Decoded<bool> {
         let base = op.base;
         match base {
             "ld" | "ldu" | "st" => self.access(op, o)?,
@@ -35,9 +40,9 @@ impl<'a> Decoder<'a> {
             "cp" if op.take("async") => self.copy_async(op, o)?,
             "ldmatrix" | "stmatrix" => self.matrix(op, o)?,
             "createpolicy" => {
-                // The policy only ever reaches hints.
+                // Policies are used by hints only.
                 let d = self.dst64(o.first().ok_or("no operands")?)?;
-                let a = self.constant64(crate::program::Const64::Value(0));
+                let a = self.constant64(Const64::Value(0));
                 self.emit(Op::Mov64 { d, a }, InstructionKind::Other);
             }
             "discard" | "applypriority" => self.emit(Op::Nop, InstructionKind::Other),
@@ -46,13 +51,14 @@ impl<'a> Decoder<'a> {
         Ok(true)
     }
 
-    /// Takes hints, and tells whether an operand with a cache policy follows.
+    /// Takes the hints, and returns whether the last operand is a cache policy.
     fn hints(op: &mut Opcode<'a>) -> bool {
         let policy = op.take("L2::cache_hint");
         while op.find(|m| is_hint(m).then_some(())).is_some() {}
         policy
     }
 
+    /// Decodes `ld` and `st`.
     fn access(&mut self, op: &mut Opcode<'a>, o: &[Operand<'a>]) -> Decoded {
         let store = op.base == "st";
         let ty = op.last()?;
@@ -100,6 +106,7 @@ impl<'a> Decoder<'a> {
         Ok(())
     }
 
+    /// Decodes `atom` and `red`.
     fn atom(&mut self, op: &mut Opcode<'a>, o: &[Operand<'a>]) -> Decoded {
         let red = op.base == "red";
         let ty = op.last()?;
@@ -150,6 +157,7 @@ impl<'a> Decoder<'a> {
         Ok(())
     }
 
+    /// Decodes `cp.async` with its groups and waits.
     fn copy_async(&mut self, op: &mut Opcode<'a>, o: &[Operand<'a>]) -> Decoded {
         if op.take("commit_group") {
             op.done()?;
@@ -169,7 +177,7 @@ impl<'a> Decoder<'a> {
             self.emit(Op::Wait { left: (*n).clamp(0, 1 << 20) as u32 }, InstructionKind::AsyncCopy);
             return Ok(());
         }
-        let (ca, cg) = (op.mods.contains(&"ca"), op.mods.contains(&"cg"));
+        let (ca, cg) = (op.modifiers.contains(&"ca"), op.modifiers.contains(&"cg"));
         let policy = Self::hints(op);
         let shared = op.take("shared") || op.take("shared::cta");
         if !(shared && op.take("global")) || ca == cg {
@@ -199,6 +207,7 @@ impl<'a> Decoder<'a> {
         Ok(())
     }
 
+    /// Decodes `ldmatrix` and `stmatrix`.
     fn matrix(&mut self, op: &mut Opcode<'a>, o: &[Operand<'a>]) -> Decoded {
         let store = op.base == "stmatrix";
         let known = op.take("sync") & op.take("aligned") & op.take("m8n8") & op.take("b16");

@@ -1,12 +1,16 @@
-//! Operands: what a name, a number or an address in the text is in the table.
+//! Operands: names, numbers and addresses of the text as registers and constants.
 
-use super::{DYNAMIC, Decoded, Decoder, Name};
+use super::decoder::{DYNAMIC, Decoder, Name};
+use super::opcode::Decoded;
 use crate::counts::InstructionKind;
+use crate::instruction::{Address, CONST, NONE, Op, Pred, Reg, SpecialRegister};
+use crate::kernel::Const64;
 use crate::parse::{Number, Operand};
-use crate::program::{Address, CONST, Const64, NONE, Op, Pred, Reg, SpecialRegister, StateSpace};
+use crate::space::StateSpace;
 
 impl<'a> Decoder<'a> {
-    pub(super) fn constant32(&mut self, value: u32) -> u32 {
+    /// Adds a 32-bit constant to the pool.
+    pub fn constant32(&mut self, value: u32) -> u32 {
         let pool = &mut self.kernel.const32;
         *self.const32.entry(value).or_insert_with(|| {
             pool.push(value);
@@ -14,7 +18,8 @@ impl<'a> Decoder<'a> {
         })
     }
 
-    pub(super) fn constant64(&mut self, value: Const64) -> u32 {
+    /// Adds a 64-bit constant to the pool.
+    pub fn constant64(&mut self, value: Const64) -> u32 {
         let pool = &mut self.kernel.const64;
         *self.const64.entry(value).or_insert_with(|| {
             pool.push(value);
@@ -22,12 +27,12 @@ impl<'a> Decoder<'a> {
         })
     }
 
-    /// The address of a variable as an immediate, `offset` bytes on.
-    pub(super) fn address64(&mut self, name: Name, offset: i64) -> Decoded<u32> {
+    /// The address of a variable plus `offset` bytes, as a constant.
+    pub fn address64(&mut self, name: Name, offset: i64) -> Decoded<u32> {
         Ok(match name {
             Name::Param(at) | Name::Local(at) => self.constant64(Const64::Value(at.wrapping_add_signed(offset))),
             Name::Shared(DYNAMIC) => {
-                // An entry of its own, which no number of the program shares.
+                // An entry of its own, not shared with equal numbers, since `finish` changes it.
                 self.kernel.const64.push(Const64::Value(offset as u64));
                 let index = self.kernel.const64.len() as u32 - 1;
                 self.dynamic.push((true, index));
@@ -39,7 +44,8 @@ impl<'a> Decoder<'a> {
         })
     }
 
-    pub(super) fn special(&mut self, name: &str) -> Option<(SpecialRegister, bool)> {
+    /// The special register of this name, and whether it has 64 bits.
+    fn special(&mut self, name: &str) -> Option<(SpecialRegister, bool)> {
         let dim = |suffix: &str| match suffix {
             "x" => Some(0),
             "y" => Some(1),
@@ -77,8 +83,8 @@ impl<'a> Decoder<'a> {
         })
     }
 
-    /// A source of any width.
-    pub(super) fn source(&mut self, operand: &Operand<'a>) -> Decoded<Reg> {
+    /// A source operand of any width.
+    pub fn source(&mut self, operand: &Operand<'a>) -> Decoded<Reg> {
         match operand {
             Operand::Name(name) => {
                 if let Some((which, wide)) = self.special(name) {
@@ -108,8 +114,8 @@ impl<'a> Decoder<'a> {
         }
     }
 
-    /// A source of up to 32 bits.
-    pub(super) fn src32(&mut self, operand: &Operand<'a>) -> Decoded<u32> {
+    /// A source operand of up to 32 bits.
+    pub fn src32(&mut self, operand: &Operand<'a>) -> Decoded<u32> {
         if let Operand::Number(number) = operand {
             let value = match number {
                 Number::Int(value) => *value as u32,
@@ -125,8 +131,8 @@ impl<'a> Decoder<'a> {
         }
     }
 
-    /// An address as a 32-bit value: right for shared memory.
-    pub(super) fn low_address(&mut self, index: u32) -> Decoded<u32> {
+    /// The low 32 bits of a constant address, which are enough for shared memory.
+    fn low_address(&mut self, index: u32) -> Decoded<u32> {
         let at = index & !CONST;
         let Const64::Value(value) = self.kernel.const64[at as usize] else {
             return Err("the address of a global variable in 32 bits".to_owned());
@@ -140,16 +146,16 @@ impl<'a> Decoder<'a> {
         Ok(self.constant32(value as u32))
     }
 
-    /// A 16-bit source: an immediate is cut to 16 bits.
-    pub(super) fn src16(&mut self, operand: &Operand<'a>) -> Decoded<u32> {
+    /// A 16-bit source operand; an immediate is truncated to 16 bits.
+    pub fn src16(&mut self, operand: &Operand<'a>) -> Decoded<u32> {
         match operand {
             Operand::Number(Number::Int(value)) => Ok(self.constant32(*value as u32 & 0xffff)),
             _ => self.src32(operand),
         }
     }
 
-    /// A 64-bit source.
-    pub(super) fn src64(&mut self, operand: &Operand<'a>) -> Decoded<u32> {
+    /// A 64-bit source operand.
+    pub fn src64(&mut self, operand: &Operand<'a>) -> Decoded<u32> {
         if let Operand::Number(number) = operand {
             let value = match number {
                 Number::Int(value) => *value as u64,
@@ -164,8 +170,8 @@ impl<'a> Decoder<'a> {
         }
     }
 
-    /// A source for a type of so many bytes.
-    pub(super) fn src(&mut self, operand: &Operand<'a>, bytes: u64) -> Decoded<Reg> {
+    /// A source operand of a type of `bytes` bytes.
+    pub fn src(&mut self, operand: &Operand<'a>, bytes: u64) -> Decoded<Reg> {
         Ok(match bytes {
             1 | 2 => Reg::B16(self.src16(operand)?),
             4 => Reg::B32(self.src32(operand)?),
@@ -173,8 +179,8 @@ impl<'a> Decoder<'a> {
         })
     }
 
-    /// A destination of any width; `_` is [`Slot::None`].
-    pub(super) fn dst(&mut self, operand: &Operand<'a>) -> Decoded<Reg> {
+    /// A destination operand of any width; [`Reg::None`] for `_`.
+    pub fn dst(&mut self, operand: &Operand<'a>) -> Decoded<Reg> {
         match operand {
             Operand::Name("_") => Ok(Reg::None),
             Operand::Name(name) => match self.lookup(name) {
@@ -185,7 +191,8 @@ impl<'a> Decoder<'a> {
         }
     }
 
-    pub(super) fn dst32(&mut self, operand: &Operand<'a>) -> Decoded<u32> {
+    /// A destination operand of up to 32 bits; an unused register for `_`.
+    pub fn dst32(&mut self, operand: &Operand<'a>) -> Decoded<u32> {
         match self.dst(operand)? {
             Reg::B32(r) | Reg::B16(r) => Ok(r),
             Reg::None => {
@@ -196,15 +203,16 @@ impl<'a> Decoder<'a> {
         }
     }
 
-    pub(super) fn dst64(&mut self, operand: &Operand<'a>) -> Decoded<u32> {
+    /// A 64-bit destination operand.
+    pub fn dst64(&mut self, operand: &Operand<'a>) -> Decoded<u32> {
         match self.dst(operand)? {
             Reg::B64(r) => Ok(r),
             _ => Err("a 32-bit destination where one of 64 bits is expected".to_owned()),
         }
     }
 
-    /// A predicate to write to; [`NONE`] for `_`.
-    pub(super) fn dst_pred(&mut self, operand: &Operand<'a>) -> Decoded<u32> {
+    /// A destination predicate; [`NONE`] for `_`.
+    pub fn dst_pred(&mut self, operand: &Operand<'a>) -> Decoded<u32> {
         match operand {
             Operand::Name("_") => Ok(NONE),
             Operand::Name(name) => match self.lookup(name) {
@@ -215,7 +223,8 @@ impl<'a> Decoder<'a> {
         }
     }
 
-    pub(super) fn pred(&mut self, operand: &Operand<'a>) -> Decoded<Pred> {
+    /// A source predicate, negated or constant.
+    pub fn pred(&mut self, operand: &Operand<'a>) -> Decoded<Pred> {
         let (name, negated) = match operand {
             Operand::Name(name) => (name, false),
             Operand::Not(name) => (name, true),
@@ -229,20 +238,21 @@ impl<'a> Decoder<'a> {
         }
     }
 
-    pub(super) fn is_pred(&mut self, operand: &Operand<'a>) -> bool {
+    /// Whether the operand is a predicate register.
+    pub fn is_pred(&mut self, operand: &Operand<'a>) -> bool {
         !matches!(operand, Operand::Number(_)) && self.pred(operand).is_ok()
     }
 
-    /// The elements of a vector operand, or the operand alone.
-    pub(super) fn elements<'o>(&self, operand: &'o Operand<'a>) -> &'o [Operand<'a>] {
+    /// The elements of a vector operand, or the operand itself.
+    pub fn elements<'o>(&self, operand: &'o Operand<'a>) -> &'o [Operand<'a>] {
         match operand {
             Operand::Vector(list) => list,
             other => std::slice::from_ref(other),
         }
     }
 
-    /// An address in a space; a variable's name decides between kernel parameters and a call's, which are local.
-    pub(super) fn address(&mut self, operand: &Operand<'a>, space: StateSpace) -> Decoded<(Address, StateSpace)> {
+    /// An address operand with its state space. `.param` is local memory if the name is a parameter of a call.
+    pub fn address(&mut self, operand: &Operand<'a>, space: StateSpace) -> Decoded<(Address, StateSpace)> {
         let Operand::Address(base, offset) = operand else { return Err("an address without brackets".to_owned()) };
         match &**base {
             Operand::Number(Number::Int(value)) => {

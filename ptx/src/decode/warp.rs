@@ -1,12 +1,16 @@
 //! Operations of warps and blocks: barriers, shuffles, votes, reductions, matrix products.
 
-use super::{Decoded, Decoder, Opcode};
+use super::decoder::Decoder;
+use super::opcode::{Decoded, Opcode};
 use crate::counts::InstructionKind;
+use crate::instruction::{
+    BarReduce, Barrier, Collective, CollectiveOp, ElementType, Mma, NONE, Op, Pred, Reg, ShflMode,
+};
 use crate::parse::Operand;
-use crate::program::{BarReduce, Barrier, Collective, CollectiveOp, ElementType, Mma, NONE, Op, Pred, Reg, ShflMode};
 
 impl<'a> Decoder<'a> {
-    pub(super) fn decode_warp(&mut self, op: &mut Opcode<'a>, o: &[Operand<'a>]) -> Decoded<bool> {
+    /// Decodes an instruction of this family; `false` if the opcode is of another.
+    pub fn decode_warp(&mut self, op: &mut Opcode<'a>, o: &[Operand<'a>]) -> Decoded<bool> {
         let base = op.base;
         match base {
             "bar" if op.take("warp") => {
@@ -41,6 +45,7 @@ impl<'a> Decoder<'a> {
         Ok(true)
     }
 
+    /// Emits an operation over the lanes of a member mask; `set` fills in its operands.
     fn collective(&mut self, op: CollectiveOp, members: u32, set: impl FnOnce(&mut Collective)) {
         let none = Reg::None;
         let mut w = Collective { op, dst: none, pred: NONE, a: none, b: none, c: none, vote: Pred::TRUE, members };
@@ -49,6 +54,7 @@ impl<'a> Decoder<'a> {
         self.emit(Op::Collective(Box::new(w)), kind);
     }
 
+    /// Decodes `bar` and `barrier`.
     fn barrier(&mut self, op: &mut Opcode<'a>, o: &[Operand<'a>]) -> Decoded {
         let aligned = op.take("aligned") || op.base == "bar";
         op.take("cta");
@@ -84,6 +90,7 @@ impl<'a> Decoder<'a> {
         Ok(())
     }
 
+    /// Decodes `shfl.sync`.
     fn shuffle(&mut self, op: &mut Opcode<'a>, o: &[Operand<'a>]) -> Decoded {
         let mode = op.find(|m| match m {
             "up" => Some(ShflMode::Up),
@@ -109,6 +116,7 @@ impl<'a> Decoder<'a> {
         Ok(())
     }
 
+    /// Decodes `vote.sync`.
     fn vote(&mut self, op: &mut Opcode<'a>, o: &[Operand<'a>]) -> Decoded {
         let which = op.find(|m| match m {
             "all" => Some(CollectiveOp::VoteAll),
@@ -130,6 +138,7 @@ impl<'a> Decoder<'a> {
         Ok(())
     }
 
+    /// Decodes `match.sync`.
     fn matching(&mut self, op: &mut Opcode<'a>, o: &[Operand<'a>]) -> Decoded {
         let (any, all) = (op.take("any"), op.take("all"));
         let known = op.take("sync");
@@ -155,6 +164,7 @@ impl<'a> Decoder<'a> {
         Ok(())
     }
 
+    /// Decodes `redux.sync`.
     fn redux(&mut self, op: &mut Opcode<'a>, o: &[Operand<'a>]) -> Decoded {
         let ty = op.last()?;
         let signed = ty == "s32";
@@ -180,6 +190,7 @@ impl<'a> Decoder<'a> {
         Ok(())
     }
 
+    /// Decodes `mma.sync`.
     fn mma(&mut self, op: &mut Opcode<'a>, o: &[Operand<'a>]) -> Decoded {
         let known = op.take("sync") & op.take("aligned") & op.take("row") & op.take("col");
         let shape = op.find(|m| match m {
@@ -188,7 +199,7 @@ impl<'a> Decoder<'a> {
             "m16n8k16" => Some(16),
             _ => None,
         });
-        let types = std::mem::take(&mut op.mods);
+        let types = std::mem::take(&mut op.modifiers);
         let (elem, half) = match types.as_slice() {
             ["f32", "f16", "f16", "f32"] => (ElementType::F16, false),
             ["f16", "f16", "f16", "f16"] => (ElementType::F16, true),

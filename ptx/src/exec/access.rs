@@ -1,17 +1,16 @@
-//! Loads, stores, atomics.
+//! Loads and stores.
 
-use crate::arith::{Format, Round, add_odd, canonical, canonical64};
+use super::env::{Env, RawFault};
+use super::warp::Warp;
 use crate::counts::{coalesce, conflicts};
-use crate::decode::{LOCAL_WINDOW, PARAM_WINDOW, SHARED_WINDOW, WINDOW};
-use crate::env::{Env, RawFault};
 use crate::error::{FaultKind, MemorySpace};
-use crate::memory::outside;
-use crate::program::{Access, Address, Atom, AtomOp, Lanes64, Reg, StateSpace};
-use crate::shared::AccessKind;
-use crate::warp::{Warp, lanes};
+use crate::instruction::{Access, Address, Reg};
+use crate::lanes::{Lanes64, lanes};
+use crate::memory::{AccessKind, Accessor};
+use crate::space::{StateSpace, resolve};
 
-/// The addresses of a request, for the counts.
-struct Request {
+/// The addresses of a warp-wide request, for the counts.
+pub(super) struct Request {
     global: [u64; 32],
     globals: usize,
     shared: [u64; 32],
@@ -19,12 +18,13 @@ struct Request {
 }
 
 impl Request {
-    fn new() -> Self {
+    pub fn new() -> Self {
         Self { global: [0; 32], globals: 0, shared: [0; 32], shareds: 0 }
     }
 
+    /// Adds the address of a lane.
     #[inline(always)]
-    fn note(&mut self, space: StateSpace, address: u64) {
+    pub fn add(&mut self, space: StateSpace, address: u64) {
         match space {
             StateSpace::Global => {
                 self.global[self.globals] = address;
@@ -38,7 +38,8 @@ impl Request {
         }
     }
 
-    fn count(&self, env: &mut Env, bytes: u64, store: bool) {
+    /// Counts the request: `bytes` bytes per lane.
+    pub fn count(&self, env: &mut Env, bytes: u64, store: bool) {
         let (traffic, banks) = if store {
             (&mut env.counts.stores, &mut env.counts.shared_stores)
         } else {
@@ -49,32 +50,19 @@ impl Request {
     }
 }
 
-/// A generic address as a space and an address in it.
-#[inline(always)]
-fn place(space: StateSpace, address: u64) -> (StateSpace, u64) {
-    if space != StateSpace::Generic {
-        return (space, address);
-    }
-    match address / WINDOW * WINDOW {
-        SHARED_WINDOW => (StateSpace::Shared, address - SHARED_WINDOW),
-        LOCAL_WINDOW => (StateSpace::Local, address - LOCAL_WINDOW),
-        PARAM_WINDOW => (StateSpace::Param, address - PARAM_WINDOW),
-        _ => (StateSpace::Global, address),
-    }
-}
-
-/// Bounds of a small private range.
+/// Checks alignment and bounds in parameters or local memory, and returns the address as an index.
 fn within(space: MemorySpace, address: u64, bytes: u32, len: usize) -> Result<usize, FaultKind> {
     if !address.is_multiple_of(bytes.into()) {
         return Err(FaultKind::Misaligned { space, address, align: bytes });
     }
     if address.saturating_add(u64::from(bytes)) > len as u64 {
-        return Err(outside(space, address, bytes, Some(0..len as u64)));
+        return Err(FaultKind::out_of_bounds(space, address, bytes, Some(0..len as u64)));
     }
     Ok(address as usize)
 }
 
-fn le(bytes: &[u8]) -> u128 {
+/// Combines up to 16 bytes, zero-extended.
+pub(super) fn little_endian(bytes: &[u8]) -> u128 {
     match bytes.len() {
         4 => u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]).into(),
         _ => {
@@ -86,7 +74,7 @@ fn le(bytes: &[u8]) -> u128 {
 }
 
 impl Warp {
-    /// The address of each lane.
+    /// Computes the address of each lane.
     #[inline]
     pub fn addresses(&self, env: &Env, addr: Address) -> Lanes64 {
         match addr.base {
@@ -96,30 +84,31 @@ impl Warp {
         }
     }
 
+    /// Loads the elements of each lane.
     pub fn load(&mut self, env: &mut Env, access: &Access, mask: u32) -> Result<(), RawFault> {
         let address = self.addresses(env, access.addr);
         let count = access.regs.len();
         let bytes = access.width as usize * count;
         let mut request = Request::new();
-        let mut rows = [[0u64; 32]; 4];
+        let mut elements = [[0u64; 32]; 4];
         let bits = u32::from(access.width) * 8;
         for lane in lanes(mask) {
-            let (space, at) = place(access.space, address[lane]);
-            request.note(space, at);
+            let (space, at) = resolve(access.space, address[lane]);
+            request.add(space, at);
             let value = self
                 .load_lane(env, space, at, bytes, lane, access.strong)
                 .map_err(|kind| self.fault(Some(lane as u32), kind))?;
-            for (i, row) in rows.iter_mut().enumerate().take(count) {
+            for (i, values) in elements.iter_mut().enumerate().take(count) {
                 let element = (value >> (bits * i as u32)) as u64;
-                row[lane] = if access.signed {
+                values[lane] = if access.signed {
                     ((element << (64 - bits)) as i64 >> (64 - bits)) as u64
                 } else {
                     element & (u64::MAX >> (64 - bits))
                 };
             }
         }
-        for (row, reg) in rows.iter().zip(&access.regs) {
-            self.put(*reg, row, mask);
+        for (values, reg) in elements.iter().zip(&access.regs) {
+            self.put(*reg, values, mask);
         }
         request.count(env, bytes as u64, false);
         Ok(())
@@ -141,11 +130,11 @@ impl Warp {
                 if !strong {
                     self.record_shared(env, at, bytes, lane, AccessKind::Read)?;
                 }
-                env.shared.load(at, bytes).map(le)
+                env.shared.load(at, bytes).map(little_endian)
             }
             StateSpace::Param => {
                 let at = within(MemorySpace::Param, at, bytes as u32, env.params.len())?;
-                Ok(le(&env.params[at..at + bytes]))
+                Ok(little_endian(&env.params[at..at + bytes]))
             }
             StateSpace::Local => {
                 let size = env.kernel.local_bytes;
@@ -154,7 +143,7 @@ impl Warp {
                     let address = (at - lane * size) as u64;
                     return Err(FaultKind::Uninitialised { space: MemorySpace::Local, address, bytes: bytes as u32 });
                 }
-                Ok(le(&self.local[at..at + bytes]))
+                Ok(little_endian(&self.local[at..at + bytes]))
             }
             StateSpace::Global | StateSpace::Generic => {
                 env.load_global(at, bytes, if strong { None } else { Some(self.pc) })
@@ -162,22 +151,23 @@ impl Warp {
         }
     }
 
+    /// Stores the elements of each lane.
     pub fn store(&mut self, env: &mut Env, access: &Access, mask: u32) -> Result<(), RawFault> {
         let address = self.addresses(env, access.addr);
         let count = access.regs.len();
         let bytes = access.width as usize * count;
         let bits = u32::from(access.width) * 8;
         let mut request = Request::new();
-        let mut rows = [[0u64; 32]; 4];
-        for (row, reg) in rows.iter_mut().zip(&access.regs) {
-            *row = self.get(env, *reg);
+        let mut elements = [[0u64; 32]; 4];
+        for (values, reg) in elements.iter_mut().zip(&access.regs) {
+            *values = self.get(env, *reg);
         }
         for lane in lanes(mask) {
-            let (space, at) = place(access.space, address[lane]);
-            request.note(space, at);
+            let (space, at) = resolve(access.space, address[lane]);
+            request.add(space, at);
             let mut value = 0u128;
-            for (i, row) in rows.iter().enumerate().take(count) {
-                value |= u128::from(row[lane] & (u64::MAX >> (64 - bits))) << (bits * i as u32);
+            for (i, values) in elements.iter().enumerate().take(count) {
+                value |= u128::from(values[lane] & (u64::MAX >> (64 - bits))) << (bits * i as u32);
             }
             self.store_lane(env, space, at, bytes, lane, value, access.strong)
                 .map_err(|kind| self.fault(Some(lane as u32), kind))?;
@@ -215,14 +205,14 @@ impl Warp {
                 self.local_written[at..at + bytes].fill(true);
                 Ok(())
             }
-            StateSpace::Param => Err(outside(MemorySpace::Param, at, bytes as u32, None)),
+            StateSpace::Param => Err(FaultKind::out_of_bounds(MemorySpace::Param, at, bytes as u32, None)),
             StateSpace::Global | StateSpace::Generic => {
                 env.store_global(at, bytes, value, if strong { None } else { Some(self.pc) })
             }
         }
     }
 
-    /// Notes an access to shared memory in the shadow.
+    /// Records an access to shared memory in the shadow.
     #[inline]
     pub fn record_shared(
         &self,
@@ -250,90 +240,15 @@ impl Warp {
         })
     }
 
-    pub fn accessor(&self, lane: usize) -> crate::shared::Accessor<'_> {
-        crate::shared::Accessor {
+    /// A lane as the author of an access at the current instruction.
+    pub fn accessor(&self, lane: usize) -> Accessor<'_> {
+        Accessor {
             warp: self.id,
             lane: lane as u8,
             serial: self.serial,
             sync: self.sync,
             pc: self.pc,
             clock: &self.clock,
-        }
-    }
-
-    pub fn atom(&mut self, env: &mut Env, atom: &Atom, mask: u32) -> Result<(), RawFault> {
-        let address = self.addresses(env, atom.addr);
-        let (b, c) = (self.get(env, atom.b), self.get(env, atom.c));
-        let bytes = if atom.wide { 8 } else { 4 };
-        let mut request = Request::new();
-        let mut old = [0; 32];
-        for lane in lanes(mask) {
-            let (space, at) = place(atom.space, address[lane]);
-            request.note(space, at);
-            let f = |x: u64| apply(atom.op, atom.wide, x, b[lane], c[lane]);
-            let value = match space {
-                StateSpace::Shared => (|| {
-                    let at = env.shared.check(at, bytes, bytes)?;
-                    self.record_shared(env, at, bytes as usize, lane, AccessKind::Atomic)?;
-                    let x = le(env.shared.load(at, bytes as usize)?) as u64;
-                    env.shared.store(at, &f(x).to_le_bytes()[..bytes as usize]);
-                    Ok(x)
-                })(),
-                StateSpace::Global | StateSpace::Generic => env.update_global(at, atom.wide, f),
-                _ => Err(outside(MemorySpace::Local, at, bytes, None)),
-            };
-            old[lane] = value.map_err(|kind| self.fault(Some(lane as u32), kind))?;
-        }
-        self.put(atom.dst, &old, mask);
-        request.count(env, bytes.into(), true);
-        Ok(())
-    }
-}
-
-/// The new value of an atomic.
-fn apply(op: AtomOp, wide: bool, x: u64, b: u64, c: u64) -> u64 {
-    let signed = |v: u64| if wide { v as i64 } else { i64::from(v as u32 as i32) };
-    let halves = |format: Format| {
-        let add = |shift: u32| {
-            let sum = add_odd(format.decode(x >> shift & 0xffff), format.decode(b >> shift & 0xffff));
-            format.encode(sum, Round::Nearest) << shift
-        };
-        add(0) | add(16)
-    };
-    match op {
-        AtomOp::Add => x.wrapping_add(b),
-        AtomOp::FAdd32 => canonical(f32::from_bits(x as u32) + f32::from_bits(b as u32)).into(),
-        AtomOp::FAdd64 => canonical64(f64::from_bits(x) + f64::from_bits(b)),
-        AtomOp::HAdd2 => halves(Format::F16),
-        AtomOp::BAdd2 => halves(Format::Bf16),
-        AtomOp::Exch => b,
-        AtomOp::Cas => {
-            if x == b {
-                c
-            } else {
-                x
-            }
-        }
-        AtomOp::Min => x.min(b),
-        AtomOp::Max => x.max(b),
-        AtomOp::SMin => signed(x).min(signed(b)) as u64,
-        AtomOp::SMax => signed(x).max(signed(b)) as u64,
-        AtomOp::And => x & b,
-        AtomOp::Or => x | b,
-        AtomOp::Xor => x ^ b,
-        AtomOp::Inc => {
-            if x >= b {
-                0
-            } else {
-                x + 1
-            }
-        }
-        AtomOp::Dec => {
-            if x == 0 || x > b {
-                b
-            } else {
-                x - 1
-            }
         }
     }
 }

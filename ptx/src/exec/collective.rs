@@ -1,13 +1,14 @@
 //! Operations across the lanes of a warp, and the arrival at barriers.
 
-use crate::env::{Env, RawFault};
+use super::env::{Env, RawFault};
+use super::warp::{BarrierWait, Stop, Warp};
 use crate::error::FaultKind;
-use crate::program::{Barrier, Collective, CollectiveOp, Lanes32, Lanes64, NONE, Reg, ShflMode};
-use crate::warp::{BarrierWait, Stop, Warp, lanes};
+use crate::instruction::{BarReduce, Barrier, Collective, CollectiveOp, NONE, Reg, ShflMode};
+use crate::lanes::{Lanes32, Lanes64, lanes};
 
 impl Warp {
-    /// `false`: lanes of the mask are yet to come, and others run meanwhile.
-    pub fn warpwide(&mut self, env: &mut Env, w: &Collective, mask: u32) -> Result<bool, RawFault> {
+    /// Runs an operation over the lanes of a member mask; returns `false` if some of them have yet to arrive.
+    pub fn collective(&mut self, env: &mut Env, w: &Collective, mask: u32) -> Result<bool, RawFault> {
         let members = *self.get32(env, w.members);
         let need = lanes(mask).fold(0, |m, l| m | members[l]) & self.live;
         if !self.converge(need, env)? {
@@ -69,7 +70,7 @@ impl Warp {
             return Err(self.fault(None, FaultKind::Divergent { what }));
         }
         let first = self.live.trailing_zeros() as usize;
-        let uniform = |row: &Lanes32| lanes(self.live).all(|l| row[l] == row[first]).then_some(row[first]);
+        let uniform = |values: &Lanes32| lanes(self.live).all(|l| values[l] == values[first]).then_some(values[first]);
         let id = uniform(self.get32(env, barrier.id));
         let count = if barrier.count == NONE { Some(None) } else { uniform(self.get32(env, barrier.count)).map(Some) };
         let (Some(id @ 0..16), Some(count)) = (id, count) else {
@@ -90,9 +91,8 @@ impl Warp {
         Ok(Some(Stop::Barrier))
     }
 
-    /// Gives the result of a barrier's reduction to all lanes.
-    pub fn reduced(&mut self, barrier: &Barrier, holds: u32, threads: u32) {
-        use crate::program::BarReduce;
+    /// Writes the result of a barrier's reduction to all lanes.
+    pub fn put_reduction(&mut self, barrier: &Barrier, holds: u32, threads: u32) {
         let Some((which, _)) = barrier.reduce else { return };
         match which {
             BarReduce::Popc => self.put(Reg::B32(barrier.dst), &[holds.into(); 32], self.live),
@@ -102,7 +102,7 @@ impl Warp {
     }
 }
 
-/// The lane that a shuffle reads, and whether it is in range (otherwise the own lane).
+/// The source lane of a shuffle, and whether it is in range; the own lane if not.
 fn shuffle(mode: ShflMode, lane: u32, b: u32, c: u32) -> (u32, bool) {
     let (segment, clamp) = (c >> 8 & 31, c & 31);
     let b = b & 31;
@@ -120,7 +120,7 @@ fn shuffle(mode: ShflMode, lane: u32, b: u32, c: u32) -> (u32, bool) {
     if valid { (from & 31, true) } else { (lane, false) }
 }
 
-/// Votes, matches and reductions, for one lane with its members.
+/// Computes votes, matches and reductions for one lane over its members: a value and a predicate.
 fn combine(op: CollectiveOp, lane: usize, members: u32, vote: u32, a: &Lanes64) -> (u64, bool) {
     let values = || lanes(members).map(|l| a[l] as u32);
     let reduce = |f: fn(u32, u32) -> u32| (u64::from(values().reduce(f).unwrap_or(0)), false);
@@ -151,7 +151,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn shuffles_as_in_the_manual() {
+    fn shuffles() {
         // Full width: clamp 31 (0 for up), no segments.
         assert_eq!(shuffle(ShflMode::Up, 5, 2, 0), (3, true));
         assert_eq!(shuffle(ShflMode::Up, 1, 2, 0), (1, false));

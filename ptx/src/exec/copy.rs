@@ -1,16 +1,18 @@
 //! `cp.async` and its waits.
 //!
-//! When a copy takes effect is the schedule's choice: at issue, at the wait, or at some moment between. The source is read
-//! when it takes effect.
+//! The schedule decides whether a copy takes effect at issue, at the wait, or in between. The source is read when it takes
+//! effect.
 
+use super::env::{CopyTiming, Env, RawFault};
+use super::warp::{PendingCopy, Warp};
 use crate::counts::{coalesce, conflicts};
-use crate::env::{CopyTiming, Env, RawFault};
 use crate::error::{FaultKind, MemorySpace};
-use crate::program::CopyAsync;
-use crate::shared::AccessKind;
-use crate::warp::{PendingCopy, Warp, lanes};
+use crate::instruction::{CopyAsync, Reg};
+use crate::lanes::lanes;
+use crate::memory::AccessKind;
 
 impl Warp {
+    /// Issues a copy of each lane.
     pub fn copy_async(&mut self, env: &mut Env, copy: &CopyAsync, mask: u32) -> Result<(), RawFault> {
         let (dst, src) = (self.addresses(env, copy.dst), self.addresses(env, copy.src));
         let given = self.get(env, copy.src_size);
@@ -20,8 +22,7 @@ impl Warp {
         let (mut from_global, mut n) = ([0; 32], 0);
         let (mut to_shared, mut m) = ([0; 32], 0);
         for lane in lanes(mask) {
-            let mut from =
-                if copy.src_size == crate::program::Reg::None { size } else { given[lane].min(size.into()) as u8 };
+            let mut from = if copy.src_size == Reg::None { size } else { given[lane].min(size.into()) as u8 };
             if ignored >> lane & 1 != 0 {
                 from = 0;
             }
@@ -32,7 +33,7 @@ impl Warp {
                     let (space, address) = (MemorySpace::Global, src[lane]);
                     return Err(fail(FaultKind::Misaligned { space, address, align: size.into() }));
                 }
-                // Bounds and initialisation are known now, whenever the bytes move.
+                // Bounds and initialisation are checked at issue, whenever the bytes move.
                 read(env, src[lane], from, Some(self.pc)).map_err(fail)?;
                 from_global[n] = src[lane];
                 n += 1;
@@ -61,12 +62,19 @@ impl Warp {
         Ok(())
     }
 
+    /// Closes the current group of each lane.
+    pub fn commit(&mut self, mask: u32) {
+        for lane in lanes(mask) {
+            self.committed[lane] += 1;
+        }
+    }
+
     /// Waits until at most `left` groups of each lane are pending.
     pub fn wait(&mut self, env: &mut Env, left: u32, mask: u32) -> Result<(), RawFault> {
         let mut copies = std::mem::take(&mut self.copies);
         for copy in &mut copies {
             let lane = usize::from(copy.lane);
-            // A group that is not committed yet is only waited for by wait_all.
+            // Only wait_all waits for a group that is not committed yet.
             let due = left == u32::MAX || copy.group + left < self.committed[lane];
             if mask >> lane & 1 == 0 || !due {
                 continue;
@@ -82,7 +90,7 @@ impl Warp {
         Ok(())
     }
 
-    /// Some copies take effect in between, where the schedule wants it.
+    /// Moves the bytes of some pending copies, at random.
     pub fn advance_copies(&mut self, env: &mut Env) -> Result<(), RawFault> {
         let mut copies = std::mem::take(&mut self.copies);
         for copy in copies.iter_mut().filter(|c| !c.landed) {
@@ -95,6 +103,7 @@ impl Warp {
     }
 }
 
+/// Reads up to 16 bytes of global memory; checked for races if `pc` is given.
 fn read(env: &mut Env, at: u64, bytes: u8, pc: Option<u32>) -> Result<[u8; 16], FaultKind> {
     let mut data = [0; 16];
     if bytes.is_power_of_two() {
@@ -108,7 +117,7 @@ fn read(env: &mut Env, at: u64, bytes: u8, pc: Option<u32>) -> Result<[u8; 16], 
     Ok(data)
 }
 
-/// Moves the bytes, once.
+/// Moves the bytes of a copy if they have not moved yet.
 fn land(env: &mut Env, copy: &mut PendingCopy) -> Result<(), FaultKind> {
     if copy.landed {
         return Ok(());

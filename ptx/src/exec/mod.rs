@@ -1,6 +1,13 @@
-//! What the instructions that touch memory or other lanes do.
+//! The execution of blocks: scheduling of warps, divergence of lanes, and the operations.
 
 mod access;
+mod alu;
+mod atomic;
+pub(crate) mod block;
 mod collective;
+mod convergence;
 mod copy;
-mod mma;
+pub(crate) mod env;
+mod matrix;
+mod step;
+pub(crate) mod warp;

@@ -1,10 +1,13 @@
 //! The body of a function: declarations, labels, instructions and their operands.
 
-use super::{Number, Operand, Parser, Statement, StatementKind, number};
+use super::number::number;
+use super::parser::Parser;
+use super::tree::{Number, Operand, Statement, StatementKind};
 use crate::error::Result;
 
 impl<'a> Parser<'a> {
-    pub(super) fn body(&mut self) -> Result<Vec<Statement<'a>>> {
+    /// Parses a body in braces.
+    pub fn body(&mut self) -> Result<Vec<Statement<'a>>> {
         self.expect("{")?;
         self.loc = 0;
         let mut body = Vec::new();
@@ -67,6 +70,7 @@ impl<'a> Parser<'a> {
         }
     }
 
+    /// Parses a `.reg` directive.
     fn registers(&mut self, line: u32, body: &mut Vec<Statement<'a>>) -> Result<()> {
         self.at += 1;
         let ty = self.next()?.trim_start_matches('.');
@@ -107,8 +111,9 @@ impl<'a> Parser<'a> {
         Ok(list)
     }
 
+    /// Parses an operand.
     fn operand(&mut self) -> Result<Operand<'a>> {
-        // Text may nest deeper than a stack.
+        // A limit, since text may nest deeper than the stack of a thread.
         if self.depth == 8 {
             return self.fail("operands nested too deeply");
         }

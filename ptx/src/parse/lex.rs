@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Result};
 
-/// One token with its line.
+/// A token with its line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Token<'a> {
     pub text: &'a str,
@@ -13,7 +13,8 @@ fn is_word(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'$' | b'%' | b'.')
 }
 
-/// Splits the text. A word holds dots and `::`, so an opcode with its modifiers is one token; strings keep their quotes.
+/// Splits the text into tokens. A word may contain dots and `::`, so an opcode with its modifiers is one token; strings keep
+/// their quotes.
 pub(crate) fn tokens(text: &str) -> Result<Vec<Token<'_>>> {
     let bytes = text.as_bytes();
     let mut out = Vec::with_capacity(bytes.len() / 4);
@@ -64,7 +65,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn words_hold_their_modifiers() {
+    fn words() {
         let text = "// c\n@!%p1 ld.global.L2::128B.v2.f32 {%f1, _}, [a+-4]; /* x\n */ $L_1: mov.b32 %r1, 0f3F800000;";
         let words: Vec<_> = tokens(text).unwrap().iter().map(|t| (t.text, t.line)).collect();
         let expected = ["@", "!", "%p1", "ld.global.L2::128B.v2.f32", "{", "%f1", ",", "_", "}", ",", "[", "a", "+"];

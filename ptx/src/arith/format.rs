@@ -1,4 +1,4 @@
-//! Scalar arithmetic as the GPU defines it: rounding modes, flushing, half precision, the approximate functions.
+//! Rounding modes and binary floating-point formats.
 
 use half::{bf16, f16};
 
@@ -18,11 +18,12 @@ pub(crate) enum Round {
 }
 
 impl Round {
-    /// A small number for it, and back.
+    /// The mode as a small number.
     pub fn code(self) -> u32 {
         self as u32
     }
 
+    /// The mode of a number that [`Round::code`] gave.
     pub fn from_code(code: u32) -> Self {
         match code {
             1 => Self::Zero,
@@ -56,7 +57,7 @@ pub(crate) enum Format {
 }
 
 impl Format {
-    /// Bits of the significand with the hidden one, the exponent of the least normal number, the largest finite value.
+    /// Bits of the significand with the hidden one, exponent of the smallest normal number, largest finite value.
     fn shape(self) -> (i32, i32, f64) {
         match self {
             Self::F16 => (11, -14, 65504.0),
@@ -67,7 +68,7 @@ impl Format {
         }
     }
 
-    /// The value of the lowest bits.
+    /// The value of the low bits.
     pub fn decode(self, bits: u64) -> f64 {
         match self {
             Self::F16 => f64::from(f16_to_f32(bits as u32)),
@@ -78,9 +79,9 @@ impl Format {
         }
     }
 
-    /// Rounds a value and gives its bits; NaN becomes the canonical one of the GPU.
+    /// Rounds a value and returns its bits; NaN becomes the canonical one of the GPU.
     ///
-    /// For a result that is rounded once, `x` is exact or was rounded to odd.
+    /// The result is rounded once if `x` is exact or was rounded to odd.
     pub fn encode(self, x: f64, mode: Round) -> u64 {
         if x.is_nan() {
             return match self {
@@ -133,7 +134,7 @@ fn pow2(e: i32) -> f64 {
     f64::from_bits(((e + 1023) as u64) << 52)
 }
 
-/// A half as f32: the exponent is shifted by a multiplication, which is right for subnormals too.
+/// Converts half to f32. A multiplication shifts the exponent, which is right for subnormals too.
 #[inline(always)]
 pub(crate) fn f16_to_f32(bits: u32) -> f32 {
     let magnitude = f32::from_bits((bits & 0x7fff) << 13) * f32::from_bits(0x7780_0000);
@@ -142,120 +143,22 @@ pub(crate) fn f16_to_f32(bits: u32) -> f32 {
     f32::from_bits(magnitude.to_bits() | special | (bits & 0x8000) << 16)
 }
 
-/// A bfloat16 as f32.
+/// Converts bfloat16 to f32.
 #[inline(always)]
 pub(crate) fn bf16_to_f32(bits: u32) -> f32 {
     f32::from_bits(bits << 16)
 }
 
-/// To half, nearest even, canonical NaN.
+/// Converts to half: nearest even, canonical NaN.
 #[inline(always)]
 pub(crate) fn f32_to_f16(x: f32) -> u32 {
     if x.is_nan() { 0x7fff } else { u32::from(f16::from_f32(x).to_bits()) }
 }
 
-/// To bfloat16, nearest even, canonical NaN.
+/// Converts to bfloat16: nearest even, canonical NaN.
 #[inline(always)]
 pub(crate) fn f32_to_bf16(x: f32) -> u32 {
     if x.is_nan() { 0x7fff } else { u32::from(bf16::from_f32(x).to_bits()) }
-}
-
-/// The bits of an f32 result: every NaN is the GPU's canonical one.
-#[inline(always)]
-pub(crate) fn canonical(x: f32) -> u32 {
-    if x.is_nan() { 0x7fff_ffff } else { x.to_bits() }
-}
-
-/// The same for f64. An f64 NaN keeps its payload on the GPU; which one is not specified.
-#[inline(always)]
-pub(crate) fn canonical64(x: f64) -> u64 {
-    if x.is_nan() { 0x7fff_ffff_ffff_ffff } else { x.to_bits() }
-}
-
-/// `.ftz`: a subnormal becomes a zero of its sign.
-#[inline(always)]
-pub(crate) fn flush(bits: u32) -> u32 {
-    if bits & 0x7f80_0000 == 0 { bits & 0x8000_0000 } else { bits }
-}
-
-/// `.sat`: into [0, 1], NaN to 0.
-#[inline(always)]
-pub(crate) fn saturate(x: f32) -> f32 {
-    if x > 0.0 { if x > 1.0 { 1.0 } else { x } } else { 0.0 }
-}
-
-/// `p + c`, rounded to odd: a later rounding to a shorter format gives what a single rounding would.
-#[inline(always)]
-pub(crate) fn add_odd(p: f64, c: f64) -> f64 {
-    let s = p + c;
-    let part = s - p;
-    // The exact error of the sum (Knuth's two-sum).
-    let error = (p - (s - part)) + (c - part);
-    let bits = s.to_bits();
-    // NaN compares false on both sides: an infinite or undefined sum stays.
-    let inexact = (error > 0.0) | (error < 0.0);
-    let adjust = inexact & (bits & 1 == 0);
-    let away = (error > 0.0) == (s > 0.0);
-    let step = if away { 1u64 } else { u64::MAX };
-    f64::from_bits(if adjust { bits.wrapping_add(step) } else { bits })
-}
-
-/// a * b + c rounded to odd in f64, exact for f32 and halves.
-#[inline(always)]
-pub(crate) fn fma_odd(a: f64, b: f64, c: f64) -> f64 {
-    add_odd(a * b, c)
-}
-
-/// a * b + c with one rounding.
-#[inline(always)]
-pub(crate) fn fma32(a: f32, b: f32, c: f32) -> f32 {
-    fma_odd(f64::from(a), f64::from(b), f64::from(c)) as f32
-}
-
-/// `min`: NaN gives way to the other operand, -0 < +0.
-#[inline(always)]
-pub(crate) fn fmin(a: f32, b: f32) -> f32 {
-    if a.is_nan() || b < a || (a == b && b.is_sign_negative()) { b } else { a }
-}
-
-/// `max`, likewise.
-#[inline(always)]
-pub(crate) fn fmax(a: f32, b: f32) -> f32 {
-    if a.is_nan() || b > a || (a == b && b.is_sign_positive()) { b } else { a }
-}
-
-/// 2^x. The result differs from the correctly rounded one by no more than the last bit, far within the 2 ulp of
-/// `ex2.approx`. Written without branches, so that a row of it is vectorised.
-#[inline(always)]
-pub(crate) fn exp2(x: f32) -> f32 {
-    const MAGIC: f64 = 6_755_399_441_055_744.0;
-    // Coefficients ln(2)^k / k!.
-    const C: [f64; 10] = [
-        std::f64::consts::LN_2,
-        0.240_226_506_959_100_7,
-        0.055_504_108_664_821_58,
-        0.009_618_129_107_628_477,
-        0.001_333_355_814_642_844_3,
-        1.540_353_039_338_161e-4,
-        1.525_273_380_405_984e-5,
-        1.321_548_679_014_431e-6,
-        1.017_808_600_923_97e-7,
-        7.054_911_620_801_123e-9,
-    ];
-    let clamped = if x > 200.0 { 200.0 } else { f64::from(x) };
-    let clamped = if clamped < -200.0 { -200.0 } else { clamped };
-    let shifted = clamped + MAGIC;
-    let whole = shifted - MAGIC;
-    let f = clamped - whole;
-    let mut y = C[9];
-    let mut k = 9;
-    while k > 0 {
-        k -= 1;
-        y = y * f + C[k];
-    }
-    y = y * f + 1.0;
-    let scale = f64::from_bits((shifted.to_bits().wrapping_add(1023)) << 52);
-    (y * scale) as f32
 }
 
 #[cfg(test)]
@@ -263,7 +166,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn halves_agree_with_the_half_crate() {
+    fn half_crate_parity() {
         for bits in 0..=u16::MAX {
             let (ours, theirs) = (f16_to_f32(u32::from(bits)), f16::from_bits(bits).to_f32());
             assert!(ours.to_bits() == theirs.to_bits() || (ours.is_nan() && theirs.is_nan()), "{bits:#x}");
@@ -288,25 +191,6 @@ mod tests {
     }
 
     #[test]
-    fn fma_is_rounded_once() {
-        let mut state = 7u32;
-        let mut next = || {
-            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            let x = f32::from_bits(state);
-            // Near exponents, so that sums cancel and tie.
-            f32::from_bits((x.to_bits() & 0x81ff_ffff) | 0x3e00_0000)
-        };
-        for _ in 0..200_000 {
-            let (a, b, c) = (next(), next(), next());
-            assert_eq!(fma32(a, b, c).to_bits(), a.mul_add(b, c).to_bits(), "{a} {b} {c}");
-            let tiny = c * 1e-9;
-            assert_eq!(fma32(a, b, tiny).to_bits(), a.mul_add(b, tiny).to_bits(), "{a} {b} {tiny}");
-        }
-        assert_eq!(fma32(f32::INFINITY, 1.0, 1.0), f32::INFINITY);
-        assert!(fma32(f32::INFINITY, 0.0, 1.0).is_nan());
-    }
-
-    #[test]
     fn rounding_modes() {
         let x = 1.0 + f64::from(f32::EPSILON) * 0.5;
         assert_eq!(Format::F32.round(x, Round::Nearest), 1.0);
@@ -317,23 +201,5 @@ mod tests {
         assert_eq!(Format::F16.round(65520.0, Round::Nearest), f64::INFINITY);
         assert_eq!(Format::F16.round(65519.0, Round::Nearest), 65504.0);
         assert_eq!(Format::F32.encode(-1e-50, Round::Nearest), 0x8000_0000);
-    }
-
-    #[test]
-    fn exp2_is_within_an_ulp() {
-        for i in -15_200..13_000 {
-            let x = i as f32 * 0.01 + 0.000_7;
-            let exact = f64::from(x).exp2();
-            let got = exp2(x);
-            let ulp = f64::from(f32::from_bits(got.to_bits() + 1)) - f64::from(got);
-            if got.is_finite() {
-                assert!((f64::from(got) - exact).abs() <= 0.501 * ulp, "{x}: {got} {exact}");
-            }
-        }
-        assert_eq!(exp2(3.0), 8.0);
-        assert_eq!(exp2(f32::NEG_INFINITY), 0.0);
-        assert_eq!(exp2(f32::INFINITY), f32::INFINITY);
-        assert!(exp2(f32::NAN).is_nan());
-        assert_eq!(exp2(-149.0), f32::from_bits(1));
     }
 }

@@ -1,27 +1,24 @@
 //! The decoded form of a kernel: a flat table of instructions over numbered registers.
 //!
-//! A register is a row of 32 lanes. Registers of up to 32 bits live in one file, 64-bit ones in a second, predicates in a
-//! third as one bit a lane. Immediates are rows too, in a pool that the blocks of a launch share, so that an operand is
-//! always an index: [`CONST`] marks the pool.
+//! A register holds the values of 32 lanes. Registers of up to 32 bits are in one file, 64-bit ones in a second, predicates in
+//! a third with one bit per lane. Constants are spread over 32 lanes too, in a pool shared by the blocks of a launch, so that
+//! an operand is always an index: [`CONST`] marks the pool.
 
 use crate::counts::InstructionKind;
+use crate::lanes::{Binary32, Binary64, Cmp32, Cmp64, CmpPair, Ternary32, Unary32, Widened};
+use crate::space::StateSpace;
 
-/// A 32-bit register of a warp: one value a lane. Narrower values are zero-extended.
-pub(crate) type Lanes32 = [u32; 32];
-/// A 64-bit register of a warp.
-pub(crate) type Lanes64 = [u64; 32];
-
-/// Marks an operand that lies in the pool of immediates.
+/// Bit that marks an operand in the pool of constants.
 pub(crate) const CONST: u32 = 1 << 31;
 /// No register: the `_` of PTX, or an absent operand.
 pub(crate) const NONE: u32 = u32::MAX;
 
-/// A predicate, perhaps negated, as a guard or an operand.
+/// A predicate as a guard or an operand, negated or not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Pred(u32);
 
 impl Pred {
-    /// Always true.
+    /// The predicate that always holds.
     pub const TRUE: Self = Self(NONE);
     const NOT: u32 = 1 << 30;
 
@@ -29,12 +26,12 @@ impl Pred {
         Self(index | if negated { Self::NOT } else { 0 })
     }
 
-    /// The opposite.
+    /// The negated predicate.
     pub fn not(self) -> Self {
         Self(self.0 ^ Self::NOT)
     }
 
-    /// The lanes for which it holds.
+    /// The lanes for which it holds, one bit per lane.
     #[inline(always)]
     pub fn lanes(self, file: &[u32]) -> u32 {
         if self.0 | Self::NOT == NONE {
@@ -45,11 +42,11 @@ impl Pred {
     }
 }
 
-/// An operand of either width.
+/// A register or constant with its width.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Reg {
     None,
-    /// Up to 16 bits: a result is truncated to them.
+    /// Up to 16 bits, in a 32-bit register; a result is truncated to 16 bits.
     B16(u32),
     /// 32 bits.
     B32(u32),
@@ -57,14 +54,16 @@ pub(crate) enum Reg {
     B64(u32),
 }
 
-/// State spaces.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum StateSpace {
-    Global,
-    Shared,
-    Local,
-    Param,
-    Generic,
+impl Reg {
+    /// Width in bits.
+    pub fn bits(self) -> u32 {
+        match self {
+            Self::None => 0,
+            Self::B16(_) => 16,
+            Self::B32(_) => 32,
+            Self::B64(_) => 64,
+        }
+    }
 }
 
 /// An address operand: `[base + offset]`.
@@ -81,15 +80,15 @@ pub(crate) struct Access {
     pub addr: Address,
     /// Bytes of one element.
     pub width: u8,
-    /// Whether a narrow element is sign-extended when loaded.
+    /// Whether a loaded element is sign-extended.
     pub signed: bool,
-    /// volatile, relaxed, acquire, release: not subject to race checks.
+    /// volatile, relaxed, acquire, release: not checked for races.
     pub strong: bool,
-    /// One register an element.
+    /// One register per element.
     pub regs: Vec<Reg>,
 }
 
-/// What an atomic does.
+/// Operations of `atom` and `red`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum AtomOp {
     Add,
@@ -128,9 +127,9 @@ pub(crate) struct CopyAsync {
     pub dst: Address,
     pub src: Address,
     pub size: u8,
-    /// Bytes read from the source, the rest is zero; `None`: all.
+    /// Bytes to read from the source, the rest is zero; [`Reg::None`]: all.
     pub src_size: Reg,
-    /// Where it holds, the source is not read and zeros are written.
+    /// Lanes that write zeros instead of reading the source.
     pub ignore: Option<Pred>,
 }
 
@@ -156,7 +155,7 @@ pub(crate) enum ElementType {
 pub(crate) struct Mma {
     pub k: u8,
     pub elem: ElementType,
-    /// Accumulators in f16 (two a register) instead of f32.
+    /// Accumulators in f16, two per register, instead of f32.
     pub half: bool,
     pub d: Vec<u32>,
     pub a: Vec<u32>,
@@ -164,7 +163,7 @@ pub(crate) struct Mma {
     pub c: Vec<u32>,
 }
 
-/// `shfl.sync` modes.
+/// Modes of `shfl.sync`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ShflMode {
     Up,
@@ -220,17 +219,17 @@ pub(crate) enum BarReduce {
 #[derive(Debug)]
 pub(crate) struct Barrier {
     pub id: u32,
-    /// Operand with the count of threads, or [`NONE`].
+    /// The number of threads, or [`NONE`].
     pub count: u32,
-    /// `bar.arrive`: does not wait.
+    /// Arrive without waiting (`bar.arrive`).
     pub arrive: bool,
-    /// `.aligned`, as `bar` always is.
+    /// All lanes run it together; `bar` is always aligned.
     pub aligned: bool,
     pub reduce: Option<(BarReduce, Pred)>,
     pub dst: u32,
 }
 
-/// How `setp` joins its comparison with a third operand.
+/// Boolean operation between the comparison of `setp` and its third operand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum BoolOp {
     None,
@@ -262,10 +261,10 @@ pub(crate) enum SpecialRegister {
     TotalShared,
 }
 
-/// An operation on up to four operands of any width, widened to 64 bits.
+/// An operation on up to four operands of any width, zero-extended to 64 bits.
 #[derive(Debug)]
 pub(crate) struct Wide {
-    pub f: fn(&[Lanes64; 4], u32, &mut Lanes64),
+    pub f: Widened,
     pub d: Reg,
     pub s: [Reg; 4],
     pub imm: u32,
@@ -283,34 +282,29 @@ pub(crate) struct SetP<F> {
     pub c: Pred,
 }
 
-pub(crate) type Cmp32 = fn(&Lanes32, &Lanes32) -> u32;
-/// The lower halves and the upper ones.
-pub(crate) type CmpPair = fn(&Lanes32, &Lanes32) -> (u32, u32);
-pub(crate) type Cmp64 = fn(&Lanes64, &Lanes64) -> u32;
-
-/// What an instruction does.
+/// The operation of an instruction.
 #[derive(Debug)]
 pub(crate) enum Op {
     Unary32 {
-        f: fn(&Lanes32, &mut Lanes32),
+        f: Unary32,
         d: u32,
         a: u32,
     },
     Binary32 {
-        f: fn(&Lanes32, &Lanes32, &mut Lanes32),
+        f: Binary32,
         d: u32,
         a: u32,
         b: u32,
     },
     Ternary32 {
-        f: fn(&Lanes32, &Lanes32, &Lanes32, &mut Lanes32),
+        f: Ternary32,
         d: u32,
         a: u32,
         b: u32,
         c: u32,
     },
     Binary64 {
-        f: fn(&Lanes64, &Lanes64, &mut Lanes64),
+        f: Binary64,
         d: u32,
         a: u32,
         b: u32,
@@ -325,7 +319,7 @@ pub(crate) enum Op {
     },
     SetP32(Box<SetP<Cmp32>>),
     SetP64(Box<SetP<Cmp64>>),
-    /// Comparison of packed halves: two predicates.
+    /// Comparison of packed halves, with a predicate for each half.
     SetPacked(Box<SetP<CmpPair>>),
     Sel32 {
         d: u32,
@@ -339,7 +333,7 @@ pub(crate) enum Op {
         b: u32,
         p: Pred,
     },
-    /// Logic on predicates; `join` `None` copies `a`.
+    /// Boolean operation on predicates; [`BoolOp::None`] copies `a`.
     Logic {
         d: u32,
         a: Pred,
@@ -358,12 +352,12 @@ pub(crate) enum Op {
         d: u32,
         a: u32,
     },
-    /// Elements, lowest first, into one register.
+    /// Pack elements, lowest first, into one register.
     Pack {
         d: Reg,
         parts: Box<[Reg]>,
     },
-    /// One register into elements, lowest first.
+    /// Unpack a register into elements, lowest first.
     Unpack {
         parts: Box<[Reg]>,
         a: Reg,
@@ -373,7 +367,7 @@ pub(crate) enum Op {
     Atom(Box<Atom>),
     CopyAsync(Box<CopyAsync>),
     Commit,
-    /// `u32::MAX`: all, the uncommitted too.
+    /// Wait until at most `left` groups are pending; `u32::MAX`: for all copies, committed or not.
     Wait {
         left: u32,
     },
@@ -404,83 +398,6 @@ pub(crate) struct Instruction {
     pub kind: InstructionKind,
     /// Line of the PTX text, from 1.
     pub line: u32,
-    /// Index into the module's source locations; 0: unknown.
+    /// Index into the source locations of the module; 0: none.
     pub loc: u32,
-}
-
-/// A 64-bit immediate: a value, or the address of a module variable once it is loaded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Const64 {
-    Value(u64),
-    Variable { index: u32, offset: i64 },
-}
-
-/// A kernel's parameter.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Param {
-    /// Its name in the PTX.
-    pub name: String,
-    /// Byte offset in the parameter buffer.
-    pub offset: usize,
-    /// Bytes.
-    pub size: usize,
-    /// Alignment in bytes.
-    pub align: usize,
-}
-
-/// A kernel, decoded.
-#[derive(Debug, Default)]
-pub struct Kernel {
-    pub(crate) name: String,
-    pub(crate) params: Vec<Param>,
-    pub(crate) param_bytes: usize,
-    pub(crate) shared_bytes: usize,
-    pub(crate) dynamic_offset: usize,
-    pub(crate) local_bytes: usize,
-    pub(crate) max_threads: Option<[u32; 3]>,
-    pub(crate) code: Vec<Instruction>,
-    pub(crate) n32: usize,
-    pub(crate) n64: usize,
-    pub(crate) npred: usize,
-    pub(crate) const32: Vec<u32>,
-    pub(crate) const64: Vec<Const64>,
-    /// The first instruction that is not known: (PTX line, location, text).
-    pub(crate) unknown: Option<(u32, u32, String)>,
-}
-
-impl Kernel {
-    /// Its name.
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-
-    /// Its parameters, in order.
-    pub fn params(&self) -> &[Param] {
-        &self.params
-    }
-
-    /// Bytes of the parameter buffer.
-    pub fn param_bytes(&self) -> usize {
-        self.param_bytes
-    }
-
-    /// Bytes of static shared memory, without the dynamic part.
-    pub fn shared_bytes(&self) -> usize {
-        self.shared_bytes
-    }
-
-    /// `.maxntid`, where the kernel has it.
-    pub fn max_threads(&self) -> Option<[u32; 3]> {
-        self.max_threads
-    }
-
-    /// What is not known about the first instruction that is not known, with its line of the PTX. Such a kernel does not run.
-    pub fn unknown(&self) -> Option<(u32, &str)> {
-        self.unknown.as_ref().map(|(line, _, what)| (*line, what.as_str()))
-    }
-
-    /// Decoded instructions.
-    pub fn instructions(&self) -> usize {
-        self.code.len()
-    }
 }

@@ -1,15 +1,14 @@
-//! What the warps of a block share: the launch, its memory, the counts, the schedule.
+//! The environment shared by the warps of a block: the launch, its memory, the counts, the schedule.
 
 use crate::counts::Counts;
-use crate::error::{FaultKind, MemorySpace, Site};
+use crate::error::{Fault, FaultKind, MemorySpace, Site};
+use crate::kernel::Kernel;
+use crate::lanes::{Lanes32, Lanes64};
 use crate::launch::Schedule;
-use crate::memory::{Allocation, Allocations, GlobalMemory, PAGE};
+use crate::memory::{Allocation, Allocations, GlobalMemory, SharedMemory, Tag};
 use crate::module::Module;
-use crate::program::{Kernel, Lanes32, Lanes64};
-use crate::races::{ShadowPage, Tag};
-use crate::shared::SharedMemory;
 
-/// A fault before it is put into words.
+/// A fault before its kernel, block and source line are looked up.
 #[derive(Debug)]
 pub(crate) struct RawFault {
     pub pc: u32,
@@ -18,7 +17,7 @@ pub(crate) struct RawFault {
     pub kind: FaultKind,
 }
 
-/// When a `cp.async` takes effect.
+/// The time at which a `cp.async` takes effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum CopyTiming {
     AtIssue,
@@ -26,7 +25,7 @@ pub(crate) enum CopyTiming {
     AtWait,
 }
 
-/// The surroundings of a block.
+/// The environment of the blocks that one worker runs.
 pub(crate) struct Env<'a> {
     pub module: &'a Module,
     pub kernel: &'a Kernel,
@@ -34,7 +33,7 @@ pub(crate) struct Env<'a> {
     pub const64: &'a [Lanes64],
     pub params: &'a [u8],
     pub memory: &'a GlobalMemory,
-    pub view: Allocations<'a>,
+    pub allocations: Allocations<'a>,
     pub shared: SharedMemory,
     pub grid_dim: [u32; 3],
     pub block_dim: [u32; 3],
@@ -43,37 +42,53 @@ pub(crate) struct Env<'a> {
     pub launch: u64,
     pub schedule: Schedule,
     pub step_limit: u64,
-    // Of the present block.
+    // Of the current block.
     pub block: [u32; 3],
     pub block_index: u64,
+    /// State of the random numbers.
     pub rng: u64,
+    /// Warp instructions so far.
     pub steps: u64,
     // Of all blocks so far.
+    /// For each instruction, the number of times a warp executed it.
     pub executed: Vec<u64>,
     pub counts: Counts,
 }
 
 impl<'a> Env<'a> {
-    /// Threads of a block.
+    /// Number of threads of a block.
     pub fn threads(&self) -> u32 {
         self.block_dim.iter().product()
     }
 
-    /// A thread's three coordinates.
+    /// The three-dimensional index of a thread.
     pub fn thread(&self, index: u32) -> [u32; 3] {
         let [x, y, _] = self.block_dim;
         [index % x, index / x % y, index / (x * y)]
     }
 
-    /// A block's three coordinates.
+    /// The three-dimensional index of a block.
     pub fn block_at(&self, index: u64) -> [u32; 3] {
         let [x, y, _] = self.grid_dim.map(u64::from);
         [(index % x) as u32, (index / x % y) as u32, (index / (x * y)) as u32]
     }
 
+    /// The place of an instruction in the PTX text and the source.
     pub fn site(&self, pc: u32) -> Site {
         let (line, loc) = self.kernel.code.get(pc as usize).map_or((0, 0), |i| (i.line, i.loc));
         self.module.site(line, loc)
+    }
+
+    /// Describes a fault of the current block.
+    pub fn locate(&self, fault: RawFault) -> Fault {
+        Fault {
+            kernel: self.kernel.name.clone(),
+            block: self.block,
+            thread: fault.lane.map(|lane| self.thread(u32::from(fault.warp) * 32 + lane)),
+            warp: fault.warp.into(),
+            site: Some(Box::new(self.site(fault.pc))),
+            kind: fault.kind,
+        }
     }
 
     /// Starts a block.
@@ -86,7 +101,7 @@ impl<'a> Env<'a> {
         self.shared.reset();
     }
 
-    /// A number below `n` (xorshift).
+    /// A random number below `n` (xorshift).
     pub fn random(&mut self, n: u64) -> u64 {
         self.rng ^= self.rng << 13;
         self.rng ^= self.rng >> 7;
@@ -94,6 +109,7 @@ impl<'a> Env<'a> {
         (self.rng >> 33) % n.max(1)
     }
 
+    /// Decides at which time the next `cp.async` takes effect.
     pub fn copy_timing(&mut self) -> CopyTiming {
         match self.schedule {
             Schedule::InOrder => CopyTiming::AtIssue,
@@ -106,64 +122,72 @@ impl<'a> Env<'a> {
         }
     }
 
-    /// An aligned load; `pc` where it is subject to race checks.
+    /// Loads aligned bytes from global memory; checked for races if `pc` is given.
     #[inline]
     pub fn load_global(&mut self, at: u64, bytes: usize, pc: Option<u32>) -> Result<u128, FaultKind> {
-        let (block, offset) = self.global(at, bytes as u32)?;
-        let Some(value) = block.load(offset, bytes) else {
+        let (allocation, offset) = self.global(at, bytes as u32)?;
+        let Some(value) = allocation.load(offset, bytes) else {
             let space = MemorySpace::Global;
             return Err(FaultKind::Uninitialised { space, address: at, bytes: bytes as u32 });
         };
         if let (true, Some(pc)) = (self.check_races, pc) {
-            self.shadow(block, offset, bytes, false, pc)?;
+            self.shadow(allocation, offset, bytes, false, pc)?;
         }
         Ok(value)
     }
 
-    /// An aligned store; `pc` where it is subject to race checks.
+    /// Stores aligned bytes to global memory; checked for races if `pc` is given.
     #[inline]
     pub fn store_global(&mut self, at: u64, bytes: usize, value: u128, pc: Option<u32>) -> Result<(), FaultKind> {
-        let (block, offset) = self.global(at, bytes as u32)?;
+        let (allocation, offset) = self.global(at, bytes as u32)?;
         if let (true, Some(pc)) = (self.check_races, pc) {
-            self.shadow(block, offset, bytes, true, pc)?;
+            self.shadow(allocation, offset, bytes, true, pc)?;
         }
-        block.store(offset, bytes, value);
+        allocation.store(offset, bytes, value);
         Ok(())
     }
 
-    /// An atomic; it is ordered with others of its kind and so not subject to race checks.
+    /// Updates a word of global memory atomically and returns the old value. Atomics are not checked for races.
     pub fn update_global(&mut self, at: u64, wide: bool, f: impl Fn(u64) -> u64) -> Result<u64, FaultKind> {
         let bytes = if wide { 8 } else { 4 };
-        let (block, offset) = self.global(at, bytes)?;
+        let (allocation, offset) = self.global(at, bytes)?;
         let old = if wide {
-            let _guard = self.memory.wide();
-            let old = block.load(offset, 8);
+            let _guard = self.memory.lock_wide();
+            let old = allocation.load(offset, 8);
             if let Some(old) = old {
-                block.store(offset, 8, f(old as u64).into());
+                allocation.store(offset, 8, f(old as u64).into());
             }
             old.map(|v| v as u64)
         } else {
-            block.update32(offset, |x| f(x.into()) as u32).map(u64::from)
+            allocation.update32(offset, |x| f(x.into()) as u32).map(u64::from)
         };
         old.ok_or(FaultKind::Uninitialised { space: MemorySpace::Global, address: at, bytes })
     }
 
+    /// Finds the allocation of an aligned access.
     #[inline]
     fn global(&mut self, at: u64, bytes: u32) -> Result<(&'a Allocation, u64), FaultKind> {
         if !at.is_multiple_of(bytes.into()) {
             return Err(FaultKind::Misaligned { space: MemorySpace::Global, address: at, align: bytes });
         }
-        self.view.find(at, bytes)
+        self.allocations.find(at, bytes)
     }
 
-    fn shadow(&self, block: &Allocation, offset: u64, bytes: usize, write: bool, pc: u32) -> Result<(), FaultKind> {
-        let page = block.page(offset).shadow.get_or_init(ShadowPage::default);
+    /// Records an access in the shadow of global memory.
+    fn shadow(
+        &self,
+        allocation: &Allocation,
+        offset: u64,
+        bytes: usize,
+        write: bool,
+        pc: u32,
+    ) -> Result<(), FaultKind> {
         let tag = Tag::new(self.launch, self.block_index, pc);
-        let Some(hit) = page.record(offset as usize % PAGE, bytes, write, tag) else { return Ok(()) };
+        let Some(hit) = allocation.record(offset, bytes, write, tag) else { return Ok(()) };
         Err(FaultKind::Race {
             hazard: hit.hazard,
             space: MemorySpace::Global,
-            address: block.base + offset + u64::from(hit.byte),
+            address: allocation.base + offset + u64::from(hit.byte),
             other: Box::new(self.site(hit.pc)),
             other_thread: match hit.block {
                 Some(index) => format!("block {:?}", self.block_at(index)),
@@ -172,14 +196,14 @@ impl<'a> Env<'a> {
         })
     }
 
-    /// The counts of all blocks that ran here.
+    /// Takes the counts of all blocks that the worker ran.
     pub fn take_counts(&mut self) -> Counts {
         let mut counts = std::mem::take(&mut self.counts);
-        for (inst, executed) in self.kernel.code.iter().zip(&mut self.executed) {
-            if *executed > 0 {
-                *counts.kinds.entry(inst.kind).or_default() += *executed;
-                *counts.lines.entry(inst.line).or_default() += *executed;
-                *executed = 0;
+        for (inst, times) in self.kernel.code.iter().zip(&mut self.executed) {
+            if *times > 0 {
+                *counts.kinds.entry(inst.kind).or_default() += *times;
+                *counts.lines.entry(inst.line).or_default() += *times;
+                *times = 0;
             }
         }
         counts

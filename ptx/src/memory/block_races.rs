@@ -1,15 +1,14 @@
-//! Shadow of global memory: which block wrote and which blocks read each half-word during a launch.
+//! The shadow of global memory: for each half-word, the last block that wrote it and the blocks that read it.
 
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
 use crate::error::Hazard;
-use crate::memory::PAGE;
 
-/// Who touches: launch (16 bits), block (24), instruction (20), bytes of the half-word (2).
+/// The author of an access: launch (16 bits), block (24), instruction (20), bytes of the half-word (2).
 #[derive(Clone, Copy)]
 pub(crate) struct Tag(u64);
 
-/// In place of a block: several have read it.
+/// Stands in for the block when several have read the half-word.
 const MANY: u64 = 0xff_ffff;
 
 impl Tag {
@@ -31,35 +30,34 @@ fn block(entry: u64) -> u64 {
 }
 
 /// A conflict between blocks.
-pub(crate) struct Conflict {
+pub(crate) struct BlockConflict {
     pub hazard: Hazard,
-    /// Byte within the access.
+    /// First conflicting byte, counted from the start of the access.
     pub byte: u32,
     pub pc: u32,
-    /// The other block, `None` where there are several.
+    /// The other block; `None` for several.
     pub block: Option<u64>,
 }
 
-/// One page's shadow.
+/// The shadow of a page.
 pub(crate) struct ShadowPage {
     writes: Box<[AtomicU64]>,
     reads: Box<[AtomicU64]>,
 }
 
-impl Default for ShadowPage {
-    fn default() -> Self {
-        let cells = || (0..PAGE / 2).map(|_| AtomicU64::new(0)).collect();
+impl ShadowPage {
+    /// The shadow of a page of `bytes` bytes.
+    pub fn new(bytes: usize) -> Self {
+        let cells = || (0..bytes / 2).map(|_| AtomicU64::new(0)).collect();
         Self { writes: cells(), reads: cells() }
     }
-}
 
-impl ShadowPage {
-    /// Notes an access of 1 to 16 aligned bytes and compares it with those of other blocks.
+    /// Records an access of 1 to 16 aligned bytes and compares it with those of other blocks.
     ///
-    /// A tag is stored before the other map is looked at, both in one total order, so that of two blocks on two threads at
-    /// least one sees the other.
+    /// The tag is stored before the other map is loaded, both sequentially consistent, so that of two blocks on two threads
+    /// at least one sees the other.
     #[inline]
-    pub fn record(&self, at: usize, bytes: usize, write: bool, tag: Tag) -> Option<Conflict> {
+    pub fn record(&self, at: usize, bytes: usize, write: bool, tag: Tag) -> Option<BlockConflict> {
         let (first, count) = (at / 2, bytes.div_ceil(2));
         let mask = if bytes == 1 { 1 << (at % 2) } else { 3 };
         for i in 0..count {
@@ -68,7 +66,7 @@ impl ShadowPage {
             let before = exchange(own, tag, mask, !write);
             let clash =
                 |entry: u64| launch(entry) == launch(tag.0) && block(entry) != block(tag.0) && entry & mask != 0;
-            let hit = |hazard, entry: u64| Conflict {
+            let hit = |hazard, entry: u64| BlockConflict {
                 hazard,
                 byte: 2 * i as u32,
                 pc: (entry >> 4 & 0xf_ffff) as u32,
@@ -86,7 +84,7 @@ impl ShadowPage {
     }
 }
 
-/// Puts a tag into a cell and gives what was there. Readers gather; a writer replaces.
+/// Stores a tag in a cell and returns the previous entry. Readers accumulate (`gather`), a writer replaces.
 #[inline]
 fn exchange(cell: &AtomicU64, tag: Tag, mask: u64, gather: bool) -> u64 {
     let mut old = cell.load(SeqCst);
@@ -114,8 +112,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn blocks_conflict_and_launches_do_not() {
-        let page = ShadowPage::default();
+    fn block_conflicts() {
+        let page = ShadowPage::new(1 << 16);
         let (a, b) = (Tag::new(1, 0, 7), Tag::new(1, 1, 9));
         assert!(page.record(64, 16, true, a).is_none());
         assert!(page.record(64, 16, false, a).is_none());

@@ -1,0 +1,177 @@
+//! Matrix fragments: `ldmatrix`, `stmatrix`, `mma.sync`.
+//!
+//! The maps of registers to elements are those of the PTX manual ("Matrix multiply-accumulate operation using mma").
+
+use super::env::{Env, RawFault};
+use super::warp::Warp;
+use crate::arith::{bf16_to_f32, canonical, f16_to_f32, f32_to_f16};
+use crate::counts::conflicts;
+use crate::instruction::{ElementType, MatrixAccess, Mma};
+use crate::lanes::Lanes32;
+use crate::memory::AccessKind;
+
+// In all fragments a lane belongs to group `g = lane / 4` and is number `t = lane % 4` in it, as the manual names them
+// (groupID, threadID_in_group).
+
+/// A fragment of 16-bit types: row and column of each register's first element for g = t = 0, the second is to the right. A
+/// lane's elements are `g` rows down and `2 t` columns to the right.
+const A16: [(usize, usize); 4] = [(0, 0), (8, 0), (0, 8), (8, 8)];
+/// B fragment of 16-bit types: row (k) of each register's first element, the second is below. A lane's elements are `2 t`
+/// rows down, in column (n) `g`.
+const B16: [usize; 2] = [0, 8];
+/// A fragment of 32-bit types: row and column of each register's element; `g` rows down, `t` columns to the right.
+const A32: [(usize, usize); 4] = [(0, 0), (8, 0), (0, 4), (8, 4)];
+/// B fragment of 32-bit types: row (k) of each register's element; `t` rows down, in column (n) `g`.
+const B32: [usize; 2] = [0, 4];
+/// Accumulators: row and column of each element; `g` rows down, `2 t` columns to the right.
+const C32: [(usize, usize); 4] = [(0, 0), (0, 1), (8, 0), (8, 1)];
+
+impl Warp {
+    /// Loads or stores 8 x 8 matrices of 16-bit elements; returns `false` if lanes have yet to arrive.
+    ///
+    /// Lane `8 m + row` has the address of a row of matrix `m`. Of each matrix, lane `l` holds the elements `l % 4 * 2` and
+    /// the next of row `l / 4`, or of that row of the transposed matrix.
+    pub fn matrix(&mut self, env: &mut Env, matrix: &MatrixAccess, mask: u32) -> Result<bool, RawFault> {
+        if !self.converge_full(env, mask)? {
+            return Ok(false);
+        }
+        let address = self.addresses(env, matrix.addr);
+        let count = matrix.regs.len();
+        let mut out = [[0u32; 32]; 4];
+        for (m, reg) in matrix.regs.iter().enumerate() {
+            let mut tile = if matrix.store { tile(self.get32(env, *reg), matrix.trans) } else { Tile::default() };
+            for (row, values) in tile.iter_mut().enumerate() {
+                let lane = 8 * m + row;
+                let fail = |kind| self.fault(Some(lane as u32), kind);
+                let at = env.shared.check(address[lane], 16, 16).map_err(fail)?;
+                let kind = if matrix.store { AccessKind::Write } else { AccessKind::WarpRead };
+                self.record_shared(env, at, 16, lane, kind).map_err(fail)?;
+                if matrix.store {
+                    env.shared.store(at, &to_bytes(values));
+                } else {
+                    *values = from_bytes(env.shared.load(at, 16).map_err(fail)?);
+                }
+            }
+            out[m] = fragment(&tile, matrix.trans);
+        }
+        let banks = if matrix.store { &mut env.counts.shared_stores } else { &mut env.counts.shared_loads };
+        conflicts(banks, &address[..8 * count], 16);
+        if !matrix.store {
+            for (values, d) in out.iter().zip(&matrix.regs) {
+                self.put32(*d, values, u32::MAX);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Computes D = A B + C; returns `false` if lanes have yet to arrive.
+    ///
+    /// The products are exact; they are summed in f32 in order of k, and C is added last.
+    ///
+    /// The hardware's order and inner precision are not specified; a kernel's error bound must hold for any.
+    pub fn mma(&mut self, env: &mut Env, mma: &Mma, mask: u32) -> Result<bool, RawFault> {
+        if !self.converge_full(env, mask)? {
+            return Ok(false);
+        }
+        let mut a = [[0f32; 16]; 16];
+        let mut b = [[0f32; 8]; 16];
+        for (i, reg) in mma.a.iter().enumerate() {
+            let (low, high) = elements(mma.elem, self.get32(env, *reg));
+            if mma.elem == ElementType::Tf32 {
+                let (r, c) = A32[i];
+                (0..32).for_each(|lane| a[r + lane / 4][c + lane % 4] = low[lane]);
+            } else {
+                let (r, c) = A16[i];
+                for lane in 0..32 {
+                    let c = c + lane % 4 * 2;
+                    a[r + lane / 4][c..c + 2].copy_from_slice(&[low[lane], high[lane]]);
+                }
+            }
+        }
+        for (i, reg) in mma.b.iter().enumerate() {
+            let (low, high) = elements(mma.elem, self.get32(env, *reg));
+            if mma.elem == ElementType::Tf32 {
+                (0..32).for_each(|lane| b[B32[i] + lane % 4][lane / 4] = low[lane]);
+            } else {
+                for lane in 0..32 {
+                    let k = B16[i] + lane % 4 * 2;
+                    (b[k][lane / 4], b[k + 1][lane / 4]) = (low[lane], high[lane]);
+                }
+            }
+        }
+        let d = product(&a, &b, mma.k.into());
+        for (i, (to, from)) in mma.d.iter().zip(&mma.c).enumerate() {
+            let c = *self.get32(env, *from);
+            let out = std::array::from_fn(|lane| {
+                let at = |(row, col): (usize, usize)| d[row + lane / 4][col + lane % 4 * 2];
+                if mma.half {
+                    let low = f32_to_f16(at(C32[2 * i]) + f16_to_f32(c[lane] & 0xffff));
+                    low | f32_to_f16(at(C32[2 * i + 1]) + f16_to_f32(c[lane] >> 16)) << 16
+                } else {
+                    canonical(at(C32[i]) + f32::from_bits(c[lane]))
+                }
+            });
+            self.put32(*to, &out, u32::MAX);
+        }
+        Ok(true)
+    }
+}
+
+/// An 8 x 8 matrix of 16-bit elements, by rows.
+type Tile = [[u16; 8]; 8];
+
+/// Collects a matrix from the registers of the lanes: two neighbours in a row each.
+fn tile(registers: &Lanes32, trans: bool) -> Tile {
+    let mut tile = Tile::default();
+    for (lane, word) in registers.iter().enumerate() {
+        let (g, t) = (lane / 4, lane % 4 * 2);
+        for i in 0..2 {
+            let (row, col) = if trans { (t + i, g) } else { (g, t + i) };
+            tile[row][col] = (word >> (16 * i)) as u16;
+        }
+    }
+    tile
+}
+
+/// Distributes a matrix to the registers of the lanes, the inverse of [`tile`].
+fn fragment(tile: &Tile, trans: bool) -> Lanes32 {
+    std::array::from_fn(|lane| {
+        let (g, t) = (lane / 4, lane % 4 * 2);
+        let (low, high) = if trans { (tile[t][g], tile[t + 1][g]) } else { (tile[g][t], tile[g][t + 1]) };
+        u32::from(low) | u32::from(high) << 16
+    })
+}
+
+fn to_bytes(row: &[u16; 8]) -> [u8; 16] {
+    std::array::from_fn(|i| row[i / 2].to_le_bytes()[i % 2])
+}
+
+fn from_bytes(bytes: &[u8]) -> [u16; 8] {
+    std::array::from_fn(|i| u16::from_le_bytes([bytes[2 * i], bytes[2 * i + 1]]))
+}
+
+/// The elements of a register as f32: the lower halves and the upper ones, or the whole values.
+fn elements(elem: ElementType, values: &Lanes32) -> ([f32; 32], [f32; 32]) {
+    match elem {
+        ElementType::F16 => (values.map(|v| f16_to_f32(v & 0xffff)), values.map(|v| f16_to_f32(v >> 16))),
+        ElementType::Bf16 => (values.map(|v| bf16_to_f32(v & 0xffff)), values.map(|v| bf16_to_f32(v >> 16))),
+        ElementType::Tf32 => (values.map(|v| f32::from_bits(v & 0xffff_e000)), [0.0; 32]),
+    }
+}
+
+/// Multiplies A and B over the first `k` columns and rows, four rows at a time so that their sums stay in registers.
+fn product(a: &[[f32; 16]; 16], b: &[[f32; 8]; 16], k: usize) -> [[f32; 8]; 16] {
+    let mut d = [[0f32; 8]; 16];
+    for (rows, out) in a.chunks_exact(4).zip(d.chunks_exact_mut(4)) {
+        let mut sums = [[0f32; 8]; 4];
+        for (i, line) in b.iter().enumerate().take(k) {
+            for (sum, row) in sums.iter_mut().zip(rows) {
+                for (s, y) in sum.iter_mut().zip(line) {
+                    *s += row[i] * y;
+                }
+            }
+        }
+        out.copy_from_slice(&sums);
+    }
+    d
+}
