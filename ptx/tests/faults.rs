@@ -1,4 +1,4 @@
-//! Planted defects, compiled by NVRTC: each is reported, with the line of its source.
+//! Planted defects, compiled by NVRTC: each is reported with its source line.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -64,7 +64,7 @@ fn race(kind: FaultKind) -> (Hazard, MemorySpace, u32) {
 }
 
 #[test]
-fn races_in_shared_memory() {
+fn shared_memory_races() {
     let at = |kernel: &str| line_of("faults.cu", &format!("FAULT {kernel}"));
     // Either warp may come first: the write and the read are named in the order in which they happened.
     for (kernel, hazards) in [
@@ -85,7 +85,7 @@ fn races_in_shared_memory() {
 }
 
 #[test]
-fn races_between_blocks() {
+fn block_races() {
     let at = |kernel: &str| line_of("faults.cu", &format!("FAULT {kernel}"));
     let (hazard, space, other) = race(fault("blocks_meet", 64, 2, false));
     assert_eq!((hazard, space, other), (Hazard::WriteAfterWrite, MemorySpace::Global, at("blocks_meet")));
@@ -95,7 +95,7 @@ fn races_between_blocks() {
 }
 
 #[test]
-fn wrong_addresses() {
+fn bad_addresses() {
     match fault("past_end", 64, 1, false) {
         FaultKind::OutOfBounds { space: MemorySpace::Global, bytes: 4, near, .. } => {
             assert!(near.contains("byte 256 of the allocation of 256 bytes"), "{near}");
@@ -115,7 +115,7 @@ fn wrong_addresses() {
 }
 
 #[test]
-fn wrong_barriers() {
+fn bad_barriers() {
     match launch("split_barrier", 64, 1, false).unwrap_err() {
         Fault { kind: FaultKind::Divergent { what }, .. } => {
             let line = line_of("faults.cu", "FAULT split_barrier");
@@ -142,7 +142,7 @@ fn wrong_barriers() {
 }
 
 #[test]
-fn the_rest() {
+fn deadlocks_limits_traps() {
     // The other half waits at the barrier.
     assert!(matches!(fault("half_shuffle", 32, 1, false), FaultKind::Divergent { .. }));
     assert_eq!(fault("trapped", 32, 1, true), FaultKind::Trap);
@@ -161,9 +161,9 @@ fn the_rest() {
     assert!(fault.to_string().contains("no such kernel; there are: blocks_meet,"), "{fault}");
 }
 
-/// A register that nothing wrote: no address, no number, and as an integer far from zero, so that a result shows it.
+/// A register that was never written: no valid address, no number, and as an integer far from zero, so that results show it.
 #[test]
-fn registers_that_nothing_wrote() {
+fn unset_registers() {
     let run_of = |body: &str| {
         let text = format!(
             ".version 8.0\n.target sm_80\n.address_size 64\n.visible .entry k(.param .u64 out) {{

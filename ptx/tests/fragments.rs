@@ -124,7 +124,7 @@ fn product(k: usize, r: usize, n: usize) -> f32 {
 }
 
 #[test]
-fn mma_of_halves() {
+fn mma_16_bit() {
     for (ty, k) in [("f16", 16), ("bf16", 16), ("f16", 8), ("bf16", 8)] {
         let bits = |x: f32| if ty == "f16" { f16::from_f32(x).to_bits() } else { bf16::from_f32(x).to_bits() };
         let mut words = [[0; 16]; 32];
@@ -160,7 +160,7 @@ fn mma_of_halves() {
 }
 
 #[test]
-fn mma_with_half_accumulators() {
+fn mma_f16_accumulators() {
     let mut words = [[0; 16]; 32];
     for r in 0..16 {
         for c in 0..16 {
@@ -189,7 +189,7 @@ fn mma_with_half_accumulators() {
 }
 
 #[test]
-fn mma_of_tf32() {
+fn mma_tf32() {
     // m16n8k8: a0 (row g, k t), a1 (g + 8, t), a2 (g, t + 4), a3 (g + 8, t + 4); b0 (k t, column g), b1 (t + 4, g).
     let mut words = [[0; 16]; 32];
     for (lane, w) in words.iter_mut().enumerate() {
@@ -223,7 +223,7 @@ fn matrices() -> [[u32; 16]; 32] {
 }
 
 #[test]
-fn ldmatrix_gives_rows_of_four_lanes() {
+fn ldmatrix() {
     let load = |form: &str, regs: &str| {
         run_warp(
             &format!(
@@ -249,7 +249,7 @@ fn ldmatrix_gives_rows_of_four_lanes() {
 }
 
 #[test]
-fn stmatrix_is_the_inverse() {
+fn stmatrix() {
     for trans in ["", ".trans"] {
         let out = run_warp(
             &format!(

@@ -1,4 +1,4 @@
-//! What NVRTC makes of ordinary C: calls, tables, switches, local memory, the math library.
+//! Ordinary C compiled by NVRTC: calls, tables, switches, local memory, the math library.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -24,7 +24,7 @@ fn apply(module: &Module, which: u32, input: impl Fn(usize) -> f32) -> (Vec<f32>
 }
 
 #[test]
-fn results_are_those_of_the_host() {
+fn host_parity() {
     let module = module("functions");
     type Input = fn(usize) -> f32;
     type Host = fn(f64, usize) -> f64;
@@ -67,12 +67,12 @@ fn results_are_those_of_the_host() {
 }
 
 #[test]
-fn an_atomic_sums_over_blocks() {
+fn atomic_sum() {
     let (x, y) = apply(&module("functions"), 10, |i| i as f32);
     assert_eq!(y[N], x.iter().sum::<f32>());
 }
 
-/// By its series; the arguments are small.
+/// The error function by its series, for small arguments.
 fn erf(x: f64) -> f64 {
     let (mut term, mut sum) = (x, x);
     for n in 1..200 {

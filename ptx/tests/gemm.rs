@@ -1,4 +1,4 @@
-//! A matrix product as NVRTC compiles it: cp.async, ldmatrix, mma.sync, against f64; and what is reported when parts of its
+//! A matrix product compiled by NVRTC (cp.async, ldmatrix, mma.sync) against f64, and the faults reported when parts of its
 //! synchronisation are missing.
 #![allow(clippy::unwrap_used)]
 
@@ -42,7 +42,7 @@ fn gemm(variant: &str, schedule: Schedule, check_races: bool) -> Result<(f64, Co
 const SCHEDULES: [Schedule; 4] = [Schedule::InOrder, Schedule::Greedy, Schedule::Random(1), Schedule::Random(99)];
 
 #[test]
-fn agrees_with_f64_under_every_schedule() {
+fn f64_parity() {
     for schedule in SCHEDULES {
         let (error, counts) = gemm("", schedule, true).unwrap();
         assert!(error < 3e-7, "{schedule:?}: {error}");
@@ -57,7 +57,7 @@ fn agrees_with_f64_under_every_schedule() {
 }
 
 #[test]
-fn exchanged_fragments_are_wrong() {
+fn swapped_fragments() {
     let (error, _) = gemm("SWAP", Schedule::InOrder, true).unwrap();
     assert!(error > 0.1, "{error}");
 }
@@ -73,7 +73,7 @@ fn hazard(variant: &str, schedule: Schedule) -> (Hazard, Vec<u32>, Vec<u32>) {
 }
 
 #[test]
-fn missing_synchronisation_is_reported_with_both_lines() {
+fn missing_synchronisation() {
     let fill_a = line_of("gemm.cu", "p.k + k0 + chunk + skew);");
     let fill_b = line_of("gemm.cu", "p.k + k0 + chunk);");
     let load_a = line_of("gemm.cu", "PITCH + k + lane / 16 * 8));");
@@ -103,7 +103,7 @@ fn missing_synchronisation_is_reported_with_both_lines() {
 }
 
 #[test]
-fn an_index_past_the_end_is_reported() {
+fn out_of_bounds() {
     let fault = gemm("SHIFT", Schedule::InOrder, true).unwrap_err();
     assert!(matches!(fault.kind, FaultKind::OutOfBounds { .. }), "{fault}");
     let line = line_of("gemm.cu", "p.k + k0 + chunk + skew);");

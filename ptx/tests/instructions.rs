@@ -1,4 +1,4 @@
-//! Single instructions against the PTX manual's semantics: each case runs on a warp whose lanes hold the same operands.
+//! Single instructions against the semantics of the PTX manual; the lanes of the warp hold the same operands.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -28,9 +28,9 @@ fn lanes(body: &str) -> Result<Vec<(u32, u64)>, Fault> {
     run(&module, "k", &memory, &Launch::new([1, 1, 1], [32, 1, 1], &out.to_le_bytes()))?;
     let mut bytes = [0; 512];
     memory.read(out, &mut bytes).unwrap();
-    let row =
+    let result =
         |b: &[u8]| (u32::from_le_bytes(b[..4].try_into().unwrap()), u64::from_le_bytes(b[8..].try_into().unwrap()));
-    Ok(bytes.chunks_exact(16).map(row).collect())
+    Ok(bytes.chunks_exact(16).map(result).collect())
 }
 
 fn one(body: &str) -> (u32, u64) {
@@ -175,7 +175,7 @@ fn halves() {
 }
 
 #[test]
-fn conversions_between_kinds() {
+fn conversions() {
     check32(&[
         ("cvt.rzi.s32.f32 %o, 0fC0333333;", 0xffff_fffe),
         ("cvt.rni.s32.f32 %o, 0f40200000;", 2),
@@ -225,7 +225,7 @@ fn predicates() {
 }
 
 #[test]
-fn lanes_diverge_and_meet() {
+fn divergence() {
     let all = lanes(
         "and.b32 %r1, %t, 3; mov.u32 %o, 100;
          loop: setp.eq.s32 %p1, %r1, 0; @%p1 bra done; add.s32 %o, %o, 1; sub.s32 %r1, %r1, 1; bra loop;
@@ -244,7 +244,7 @@ fn lanes_diverge_and_meet() {
 }
 
 #[test]
-fn shuffles_votes_reductions() {
+fn collectives() {
     let all = lanes("shfl.sync.bfly.b32 %o|%p1, %t, 3, 31, -1; selp.u64 %q, 1, 0, %p1;").unwrap();
     assert!(all.iter().enumerate().all(|(lane, l)| *l == (lane as u32 ^ 3, 1)));
     let all = lanes("shfl.sync.up.b32 %o|%p1, %t, 1, 0, -1; selp.u64 %q, 1, 0, %p1;").unwrap();
@@ -306,7 +306,7 @@ fn memory_spaces() {
 }
 
 #[test]
-fn asynchronous_copies() {
+fn async_copies() {
     // 16 bytes of zeros lie at %at; what is beyond the source size, or ignored, is zero too.
     let with = |form: &str, size: u32| {
         format!(
@@ -341,7 +341,7 @@ fn asynchronous_copies() {
 }
 
 #[test]
-fn unknown_instructions_are_named() {
+fn unknown_instructions() {
     let fault = lanes("mov.u32 %o, 1;\nfrobnicate.b32 %o, %o;").unwrap_err();
     assert!(matches!(&fault.kind, FaultKind::Unknown { what } if what.contains("frobnicate.b32")), "{fault}");
     let fault = lanes("add.wobbly.s32 %o, %o, 1;").unwrap_err();

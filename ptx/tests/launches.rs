@@ -1,4 +1,4 @@
-//! Launches as a whole: chosen blocks over sparse memory, counted barriers, several launches at once, determinism.
+//! Whole launches: chosen blocks over sparse memory, counted barriers, concurrent launches, determinism.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -6,7 +6,7 @@ mod common;
 use braid_ptx::{FaultKind, GlobalMemory, InstructionKind, Launch, Module, Schedule, run};
 use common::{module, upload};
 
-/// Blocks of two warps: the first produces into shared memory, the second consumes, by counted barriers alone.
+/// Kernels of the tests. In `pipe`, the first warp writes to shared memory and the second reads, ordered by counted barriers.
 const PIPE: &str = ".version 8.0
 .target sm_80
 .address_size 64
@@ -55,9 +55,9 @@ fn words(memory: &GlobalMemory, at: u64, n: usize) -> Vec<u32> {
 }
 
 #[test]
-fn counted_barriers_order_a_producer_and_a_consumer() {
+fn counted_barriers() {
     let right = Module::parse(PIPE).unwrap();
-    // Without the barrier by which the consumer lets go of the slot.
+    // Without the barrier by which the consumer releases the slot.
     let wrong = Module::parse(&PIPE.replace("bar.sync 2, 64;", "").replace("bar.arrive 2, 64;", "")).unwrap();
     for seed in 0..8 {
         let memory = GlobalMemory::new();
@@ -74,7 +74,7 @@ fn counted_barriers_order_a_producer_and_a_consumer() {
 }
 
 #[test]
-fn barriers_with_reductions() {
+fn barrier_reductions() {
     let memory = GlobalMemory::new();
     let out = memory.alloc(256);
     run(&Module::parse(PIPE).unwrap(), "votes", &memory, &Launch::new([1, 1, 1], [64, 1, 1], &out.to_le_bytes()))
@@ -83,7 +83,7 @@ fn barriers_with_reductions() {
 }
 
 #[test]
-fn a_few_blocks_of_a_huge_grid() {
+fn chosen_blocks() {
     let memory = GlobalMemory::new();
     let data = memory.alloc(64 << 30);
     let params = data.to_le_bytes();
@@ -102,7 +102,7 @@ fn a_few_blocks_of_a_huge_grid() {
 }
 
 #[test]
-fn launches_run_at_once_and_again_with_the_same_counts() {
+fn concurrent_launches() {
     let module = module("functions");
     let memory = GlobalMemory::new();
     let once = || {

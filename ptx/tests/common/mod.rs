@@ -1,4 +1,4 @@
-//! What the tests share.
+//! Helpers shared by the tests.
 #![allow(dead_code, clippy::unwrap_used)]
 
 use braid_ptx::{GlobalMemory, Module};
@@ -17,7 +17,7 @@ pub fn line_of(file: &str, text: &str) -> u32 {
     source.lines().position(|l| l.ends_with(text)).unwrap_or_else(|| panic!("no `{text}` in {file}")) as u32 + 1
 }
 
-/// Numbers in [-1, 1), the same each time.
+/// Reproducible random numbers in [-1, 1).
 pub fn noise(seed: u32) -> impl FnMut() -> f32 {
     let mut state = seed.wrapping_mul(0x9e37_79b9) | 1;
     move || {
