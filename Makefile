@@ -91,20 +91,20 @@ goldens:
 ifeq ($(and $(GOLDEN_DIFFUSERS),$(GOLDEN_DIFFSYNTH)),)
 	@echo "The values under tests/goldens and tests/data come from diffusers and DiffSynth; the tests only read them."
 	@echo "To make them again (about 10 GB of packages, a few minutes):"
-	@echo "  python3.11 -m venv a && a/bin/pip install -r tests/golden/requirements-diffusers.txt"
-	@echo "  python3.11 -m venv b && b/bin/pip install -r tests/golden/requirements-diffsynth.txt"
+	@echo "  python3.11 -m venv a && a/bin/pip install -r tools/goldens/requirements-diffusers.txt"
+	@echo "  python3.11 -m venv b && b/bin/pip install -r tools/goldens/requirements-diffsynth.txt"
 	@echo "  make goldens GOLDEN_DIFFUSERS=a/bin/python GOLDEN_DIFFSYNTH=b/bin/python"
-	@echo "docs/contributing.md says what each generator makes; tests/golden/README.md what a case holds."
+	@echo "docs/contributing.md says what each generator makes; tools/goldens/README.md what a case holds."
 else
-	$(GOLDEN_DIFFUSERS) tests/golden/make_diffusers.py
-	$(GOLDEN_DIFFSYNTH) tests/golden/make_diffsynth.py tests/goldens/diffsynth
-	$(GOLDEN_DIFFUSERS) tests/golden/make_schedulers.py diffusers
-	$(GOLDEN_DIFFSYNTH) tests/golden/make_schedulers.py diffsynth
-	$(GOLDEN_DIFFUSERS) tests/golden/make_tokens.py diffusers
-	$(GOLDEN_DIFFUSERS) tests/golden/make_tokens.py folders
-	$(GOLDEN_DIFFSYNTH) tests/golden/make_tokens.py diffsynth
-	$(GOLDEN_DIFFUSERS) tests/golden/make_noise.py
-	$(GOLDEN_DIFFUSERS) tests/golden/make_pictures.py
-	$(GOLDEN_DIFFUSERS) tests/golden/make_bins.py
-	$(GOLDEN_DIFFUSERS) tests/golden/make_demo.py
+	$(GOLDEN_DIFFUSERS) tools/goldens/make_diffusers.py
+	$(GOLDEN_DIFFSYNTH) tools/goldens/make_diffsynth.py tests/goldens/diffsynth
+	$(GOLDEN_DIFFUSERS) tools/goldens/make_schedulers.py diffusers
+	$(GOLDEN_DIFFSYNTH) tools/goldens/make_schedulers.py diffsynth
+	$(GOLDEN_DIFFUSERS) tools/goldens/make_tokens.py diffusers
+	$(GOLDEN_DIFFUSERS) tools/goldens/make_tokens.py folders
+	$(GOLDEN_DIFFSYNTH) tools/goldens/make_tokens.py diffsynth
+	$(GOLDEN_DIFFUSERS) tools/goldens/make_noise.py
+	$(GOLDEN_DIFFUSERS) tools/goldens/make_pictures.py
+	$(GOLDEN_DIFFUSERS) tools/goldens/make_bins.py
+	$(GOLDEN_DIFFUSERS) tools/goldens/make_demo.py
 endif

@@ -74,17 +74,17 @@ fn training() -> &'static Training {
     })
 }
 
-/// `tools/demo_model/judge.py` says what it is: four convolutions of stride 2, the mean and the maximum, linear heads.
-struct Judge {
+/// `tools/demo_model/classifier.py` says what it is: four convolutions of stride 2, the mean and the maximum, linear heads.
+struct Classifier {
     /// Shape, kernel and bias of each.
     convolutions: Vec<(Vec<usize>, Vec<f32>, Vec<f32>)>,
     /// Matrix and bias.
     heads: (Vec<f32>, Vec<f32>),
 }
 
-impl Judge {
+impl Classifier {
     fn open() -> Self {
-        let weights = open(&root("tests/data/demo/judge.safetensors"), &OpenOptions::default()).unwrap();
+        let weights = open(&root("tests/data/demo/classifier.safetensors"), &OpenOptions::default()).unwrap();
         let tensor = |name: String| weights.get(&name).unwrap();
         let layer = |i| {
             let [weight, bias] = ["weight", "bias"].map(|kind| tensor(format!("convs.{i}.{kind}")));
@@ -190,10 +190,10 @@ fn requests() -> Vec<(String, Seen, usize)> {
 
 #[test]
 fn the_judge_knows_the_training_pictures() {
-    let judge = Judge::open();
+    let classifier = Classifier::open();
     let all = &training().pictures;
     let share = |right: &dyn Fn(Seen, Seen) -> bool| {
-        all.iter().filter(|(picture, label)| right(judge.see(picture), *label)).count() as f64 / all.len() as f64
+        all.iter().filter(|(picture, label)| right(classifier.see(picture), *label)).count() as f64 / all.len() as f64
     };
     let [shape, texture, count] =
         [share(&|a, b| a.shape == b.shape), share(&|a, b| a.texture == b.texture), share(&|a, b| a.count == b.count)];
@@ -203,12 +203,12 @@ fn the_judge_knows_the_training_pictures() {
 
 #[test]
 fn text_says_what_and_the_reference_in_which_style() {
-    let (judge, requests) = (Judge::open(), requests());
+    let (classifier, requests) = (Classifier::open(), requests());
     let mut right = [0.0; 3];
     let (mut own, mut other) = (0.0, 0.0);
     for (i, (prompt, wanted, reference)) in requests.iter().enumerate() {
         let picture = draw(prompt, &embedding(*reference), 1.0, i as u64);
-        let (seen, (shown, style)) = (judge.see(&picture), &training().pictures[*reference]);
+        let (seen, (shown, style)) = (classifier.see(&picture), &training().pictures[*reference]);
         let verdicts = [seen.shape == wanted.shape, seen.count == wanted.count, seen.texture == style.texture];
         right.iter_mut().zip(verdicts).for_each(|(r, v)| *r += f64::from(u8::from(v)) / requests.len() as f64);
         own += apart(&picture, shown);

@@ -1,6 +1,6 @@
 //! Small models through the whole pipeline, stage by stage, against what the peers computed for them.
 //!
-//! tests/golden/README.md says what a case holds and how to make it anew.
+//! tools/goldens/README.md says what a case holds and how to make it anew.
 
 #![allow(clippy::unwrap_used)]
 

@@ -1,4 +1,4 @@
-//! Names and shapes against diffusers' own converters and the peers' models (`tests/golden/layouts.py`).
+//! Names and shapes against diffusers' own converters and the peers' models (`tools/goldens/layouts.py`).
 
 #![allow(clippy::unwrap_used)]
 

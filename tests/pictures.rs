@@ -1,4 +1,4 @@
-//! Pictures against PIL and transformers (tests/golden/make_pictures.py), and the pictures of the catalogue of bad inputs.
+//! Pictures against PIL and transformers (tools/goldens/make_pictures.py), and the pictures of the catalogue of bad inputs.
 
 #![allow(clippy::unwrap_used)]
 

@@ -1,4 +1,4 @@
-//! The schedulers against diffusers' and DiffSynth's own step loops (tests/golden/make_schedulers.py).
+//! The schedulers against diffusers' and DiffSynth's own step loops (tools/goldens/make_schedulers.py).
 #![allow(clippy::unwrap_used)]
 
 use std::path::Path;
@@ -18,7 +18,7 @@ fn floats(value: &Value) -> Vec<f32> {
     value.as_array().unwrap().iter().map(|v| v.as_f64().unwrap() as f32).collect()
 }
 
-/// `fill` of tests/golden/recipe.py for 16 values at scale 1.7.
+/// `fill` of tools/goldens/recipe.py for 16 values at scale 1.7.
 fn fill(seed: u32) -> Vec<f32> {
     let value = |i: u32| {
         let mut x = i.wrapping_mul(0x9e37_79b9).wrapping_add(seed);

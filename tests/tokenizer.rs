@@ -7,7 +7,7 @@ use braid::inputs::tokenizer::{Profile, Tokenizer};
 use serde_json::{Value, json};
 use std::path::Path;
 
-/// Cases made by tests/golden/make_tokens.py.
+/// Cases made by tools/goldens/make_tokens.py.
 fn goldens(name: &str) -> Vec<Value> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/tokenizer").join(name);
     serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()

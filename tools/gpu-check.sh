@@ -59,7 +59,7 @@ part timing cargo test --release --test kernels -- timing::every_kernel "${one[@
 # The tests' own files, so that the summary is theirs and not cargo's. Neither true sizes nor what needs no launch.
 file() { sed -n "s/.*Executable tests.$1.main.rs (\(.*\)).*/\1/p" "$work/build.log"; }
 kernels=$(file kernels) models=$(file cuda)
-few=(--skip large:: --skip profile:: --skip figures:: --skip timing:: --skip twin:: --skip a_step_past_the_table)
+few=(--skip large:: --skip profile:: --skip figures:: --skip timing:: --skip second_device:: --skip a_step_past_the_table)
 for tool in memcheck racecheck initcheck synccheck; do
     sanitizer=(env BRAID_TEST_DRIVER=cuda compute-sanitizer --tool "$tool" --error-exitcode 9)
     part "$tool-kernels" "${sanitizer[@]}" "${kernels:-no-tests-were-built}" "${few[@]}" --test-threads=1

@@ -23,8 +23,8 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 EXPLAINED = """\
 No peer is named: only Braid is measured. The peers need environments of their own (about 10 GB of packages):
-  python3.11 -m venv a && a/bin/pip install -r tests/golden/requirements-diffusers.txt
-  python3.11 -m venv b && b/bin/pip install -r tests/golden/requirements-diffsynth.txt
+  python3.11 -m venv a && a/bin/pip install -r tools/goldens/requirements-diffusers.txt
+  python3.11 -m venv b && b/bin/pip install -r tools/goldens/requirements-diffsynth.txt
   make peers PEERS_DIFFUSERS=a/bin/python PEERS_DIFFSYNTH=b/bin/python"""
 
 

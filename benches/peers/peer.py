@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.append(str(ROOT / "tests/golden"))  # the peers' loaders are those of the golden values
+sys.path.append(str(ROOT / "tools/goldens"))  # the peers' loaders are those of the golden values
 
 import row as rows  # noqa: E402
 

@@ -17,7 +17,7 @@ def is_small(folder: Path) -> bool:
 
 
 def main(folder: Path) -> None:
-    sys.path.append(str(ROOT / "tests/golden"))
+    sys.path.append(str(ROOT / "tools/goldens"))
     from recipe import Recipe
 
     recipe = Recipe()

@@ -169,7 +169,7 @@ mod tests {
         }
     }
 
-    /// Literals from `tests/golden/recipe.py`: `fill([1100], 0.3, 1.0, seed_of("conv_in.weight"))`.
+    /// Literals from `tools/goldens/recipe.py`: `fill([1100], 0.3, 1.0, seed_of("conv_in.weight"))`.
     #[test]
     fn values_of_the_recipe() {
         let s = spec(DType::F32);

@@ -1,4 +1,4 @@
-//! The files of a golden case, made from its `recipe.json` (written by `tests/golden/recipe.py`).
+//! The files of a golden case, made from its `recipe.json` (written by `tools/goldens/recipe.py`).
 
 use super::{Stored, TensorSpec, file, write_safetensors, write_torch};
 use crate::error::{Error, Result};

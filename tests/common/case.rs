@@ -1,4 +1,4 @@
-//! Golden cases: what was asked of a peer, and what it computed, stage by stage. tests/golden/README.md says what a case holds.
+//! Golden cases: what was asked of a peer, and what it computed, stage by stage. tools/goldens/README.md says what a case holds.
 #![allow(dead_code, clippy::unwrap_used)]
 
 use braid::inputs::image::Image;

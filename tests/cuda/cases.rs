@@ -31,7 +31,7 @@ type Limits = [(f64, f64); 2];
 const ASKED: Limits = [(1e-2, 45.0), (6e-2, 36.0)];
 
 /// Some random weights magnify every rounding. There the limit is one and a half times what diffusers' own halves make of the
-/// case, and 3 dB less (tests/golden/half_diffusers.py).
+/// case, and 3 dB less (tools/goldens/half_diffusers.py).
 fn like_the_peer(own: Limits) -> Limits {
     own.map(|(latents, psnr)| (1.5 * latents, psnr - 3.0))
 }

@@ -1,7 +1,7 @@
 //! A small model through the whole pipeline, all five programs on the interpreter (or a GPU), against the CPU.
 
 use super::common;
-use super::naive::Naive;
+use super::half_precision_baseline::HalfPrecisionBaseline;
 use super::relative;
 use super::{compiled, drivers};
 use braid::device::cpu::Cpu;
@@ -51,12 +51,12 @@ pub fn psnr(got: &[u8], want: &[u8]) -> f64 {
     10.0 * (255.0f64.powi(2) * got.len() as f64 / error.max(1e-9)).log10()
 }
 
-/// The error of a stage that halves cannot but make: see [`Naive`].
+/// The error of a stage that halves cannot but make: see [`HalfPrecisionBaseline`].
 fn compare(dtype: DType) {
     let model = common::Model::folder();
     let cpu = Cpu::new(Some(1));
     let want = draw(&model, Some(Box::new(cpu.clone())));
-    let naive = draw(&model, Some(Box::new(Naive { cpu, dtype, decoder: DType::BF16 })));
+    let naive = draw(&model, Some(Box::new(HalfPrecisionBaseline { cpu, dtype, decoder: DType::BF16 })));
     for driver in drivers() {
         let name = driver.properties().name.clone();
         let rest = CudaDevice::new(driver, dtype).unwrap().with_cublaslt(false);

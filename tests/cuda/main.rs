@@ -11,21 +11,21 @@ mod cases;
 #[path = "../common/mod.rs"]
 mod common;
 mod demo;
+mod denoise_loop;
 #[path = "../common/device.rs"]
 mod device;
 mod exact;
 mod golden;
-mod handover;
+mod half_precision_baseline;
 #[path = "../common/interpreter.rs"]
 mod interpreter;
 mod load;
-mod naive;
 mod ops;
 mod prepare;
 mod products;
 mod ptx;
 mod report;
-mod sampler;
+mod resident;
 mod shared;
 mod single;
 

@@ -2,7 +2,7 @@
 
 use crate::device::{Where, chosen, cuda, skip, there};
 use crate::interpreter::{self, module};
-use crate::twin::{Twin, settled};
+use crate::second_device::{SecondDevice, settled};
 use braid::device::cuda::kernels::KERNELS;
 use braid::device::cuda::params::{ConvolutionParams, EpilogueParams, GemmParams, NarrowParams, Pointer};
 use braid::tensor::DType;
@@ -45,7 +45,7 @@ pub fn rounded(dtype: DType, x: &[f32]) -> Vec<f32> {
 /// Memory of the interpreter, of a device, or of both, where the test knows the interpreter's addresses.
 pub struct Gpu {
     memory: Option<GlobalMemory>,
-    twin: Option<Twin>,
+    second: Option<SecondDevice>,
 }
 
 impl Gpu {
@@ -54,18 +54,18 @@ impl Gpu {
     }
 
     pub fn on(which: Where) -> Self {
-        let twin = match which {
+        let second = match which {
             Where::Interpreter => None,
-            Where::Cuda | Where::Both => Some(Twin::of(cuda().unwrap())),
-            Where::Alone | Where::Twice => Some(Twin::stand_in()),
+            Where::Cuda | Where::Both => Some(SecondDevice::of(cuda().unwrap())),
+            Where::Alone | Where::Twice => Some(SecondDevice::interpreter()),
         };
         let alone = matches!(which, Where::Cuda | Where::Alone);
-        Self { memory: (!alone).then(GlobalMemory::new), twin }
+        Self { memory: (!alone).then(GlobalMemory::new), second }
     }
 
     /// The device beside the interpreter, or in its place.
-    pub fn twin(&self) -> Option<&Twin> {
-        self.twin.as_ref()
+    pub fn second(&self) -> Option<&SecondDevice> {
+        self.second.as_ref()
     }
 
     pub fn bytes(&self, bytes: &[u8]) -> Pointer {
@@ -78,7 +78,7 @@ impl Gpu {
     pub fn room(&self, bytes: usize) -> Pointer {
         let bytes = bytes.max(1);
         let known = self.memory.as_ref().map(|memory| memory.alloc(bytes as u64));
-        let at = self.twin.as_ref().map(|twin| twin.room(known, bytes));
+        let at = self.second.as_ref().map(|second| second.room(known, bytes));
         Pointer(known.or(at).unwrap())
     }
 
@@ -88,8 +88,8 @@ impl Gpu {
         if let Some(memory) = &self.memory {
             memory.fill(at.0 + from as u64, (bytes - from) as u64, byte).unwrap();
         }
-        if let Some(twin) = &self.twin {
-            twin.fill(at.0 + from as u64, bytes - from, byte);
+        if let Some(second) = &self.second {
+            second.fill(at.0 + from as u64, bytes - from, byte);
         }
         at
     }
@@ -116,8 +116,8 @@ impl Gpu {
         if let Some(memory) = &self.memory {
             memory.write(at.0, bytes).unwrap();
         }
-        if let Some(twin) = &self.twin {
-            twin.write(at.0, bytes);
+        if let Some(second) = &self.second {
+            second.write(at.0, bytes);
         }
     }
 
@@ -144,9 +144,9 @@ impl Gpu {
             memory.read(at.0, &mut out).unwrap();
             out
         });
-        let theirs = self.twin.as_ref().map(|twin| twin.read(at.0, bytes));
-        if let (Some(ours), Some(theirs), Some(twin)) = (&ours, &theirs, &self.twin) {
-            settled(twin.last_kernel(at.0), dtype, ours, theirs)?;
+        let theirs = self.second.as_ref().map(|second| second.read(at.0, bytes));
+        if let (Some(ours), Some(theirs), Some(second)) = (&ours, &theirs, &self.second) {
+            settled(second.last_kernel(at.0), dtype, ours, theirs)?;
         }
         Ok(ours.or(theirs).unwrap())
     }
@@ -173,8 +173,8 @@ impl Gpu {
                 counts = run.unwrap_or_else(|fault| panic!("{fault}"));
             }
         }
-        if let Some(twin) = &self.twin {
-            twin.launch(kernel, dtype, grid, params);
+        if let Some(second) = &self.second {
+            second.launch(kernel, dtype, grid, params);
         }
         counts
     }

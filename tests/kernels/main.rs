@@ -2,7 +2,7 @@
 //!
 //! Shapes are small and odd: one row, tails in every dimension. Each launch is repeated under several schedules, with every
 //! access checked for bounds, alignment, initialisation and races. With BRAID_TEST_DRIVER=cuda the same tests run on the first
-//! GPU, with `both` on the two of them, and what they leave is compared kernel by kernel (twin.rs).
+//! GPU, with `both` on the two of them, and what they leave is compared kernel by kernel (second_device.rs).
 
 #![allow(clippy::unwrap_used)]
 
@@ -22,7 +22,7 @@ mod profile;
 #[allow(dead_code)] // What the launch layer's tests need besides.
 #[path = "../cuda/ptx.rs"]
 mod ptx;
+mod second_device;
 mod shapes;
 mod step;
 mod timing;
-mod twin;

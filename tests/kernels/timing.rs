@@ -7,8 +7,8 @@
 
 use crate::common::*;
 use crate::device::{Where, cuda, skip};
+use crate::second_device::turn;
 use crate::shapes::*;
-use crate::twin::turn;
 use braid::device::cuda::driver::{Driver, Gemm, GemmEpilogue, GemmPlan, Launch, MatrixRef};
 use braid::device::cuda::kernels::KERNELS;
 use braid::device::cuda::params::GemmParams;
@@ -213,7 +213,7 @@ fn every_kernel_beside_the_ceilings() {
 
 fn launch(gpu: &Gpu, shape: &Shape) -> Launch {
     let kernel = KERNELS.iter().find(|kernel| kernel.name == shape.kernel).unwrap();
-    gpu.twin().unwrap().launch_of(kernel, shape.dtype, shape.grid, &shape.params)
+    gpu.second().unwrap().launch_of(kernel, shape.dtype, shape.grid, &shape.params)
 }
 
 /// The measuring itself, on the interpreter: the work is done, by the library's way as by the kernel's, and time passes.
@@ -223,7 +223,7 @@ fn what_is_timed_is_done() {
         return;
     }
     let gpu = Gpu::on(Where::Twice);
-    let driver = gpu.twin().unwrap().driver();
+    let driver = gpu.second().unwrap().driver();
     let (m, n, k) = (5, 16, 8);
     let shape = projection(&gpu, Tile { m: 64, n: 64 }, m, n, k);
     let launch = launch(&gpu, &shape);

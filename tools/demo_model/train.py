@@ -22,7 +22,7 @@ import model
 import pictures
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.append(str(ROOT / "tests/golden"))
+sys.path.append(str(ROOT / "tools/goldens"))
 from diffusers_folder import write_vocabulary  # noqa: E402
 
 PICTURES = 20_000

@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from recipe import fill  # noqa: E402
 
 torch.set_num_threads(1)
-OUT = Path(__file__).parent.parent / "goldens" / "schedulers"
+OUT = Path(__file__).resolve().parents[2] / "tests/goldens/schedulers"
 N = 16
 
 

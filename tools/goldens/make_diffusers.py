@@ -24,7 +24,7 @@ from safetensors.torch import load_file, save_file
 import diffusers_folder
 from diffusers_cases import CASES
 
-GOLDENS = Path(__file__).resolve().parents[1] / "goldens" / "diffusers"
+GOLDENS = Path(__file__).resolve().parents[2] / "tests/goldens/diffusers"
 SAMPLERS = {
     "euler": EulerDiscreteScheduler,
     "euler-a": EulerAncestralDiscreteScheduler,

@@ -1,7 +1,7 @@
-//! The driver for GPUs on libraries that stand in for libcuda and cuBLASLt: that each function gets what it is declared to get,
+//! The driver for GPUs on mock libraries in place of libcuda and cuBLASLt: that each function gets what it is declared to get,
 //! that algorithms are tried once and outside of captures, that no code that a library returns breaks anything.
 //!
-//! The libraries (stand_in/library.rs) are compiled by rustc into a folder that LD_LIBRARY_PATH names for a child process, in
+//! The libraries (mock_libcuda/library.rs) are compiled by rustc into a folder that LD_LIBRARY_PATH names for a child process, in
 //! which a test runs itself again.
 
 #![cfg(all(feature = "cuda", target_os = "linux"))]
@@ -30,7 +30,7 @@ fn libraries() -> Option<&'static Path> {
         let file = folder.path().join("libcuda.so");
         let beside = Path::new(env!("CARGO")).with_file_name("rustc");
         let rustc = if beside.is_file() { beside } else { "rustc".into() };
-        let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/stand_in/library.rs");
+        let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/mock_libcuda/library.rs");
         let options = ["--edition=2024", "--crate-type=cdylib", "--crate-name=cuda", "-O", "-o"];
         let built = Command::new(rustc).args(options).arg(&file).arg(source).output().ok()?;
         assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));

@@ -21,7 +21,7 @@ struct Block {
 }
 
 /// Memory of a device. Blocks are known by the addresses that the test has of them.
-pub struct Twin {
+pub struct SecondDevice {
     driver: Arc<dyn Driver>,
     blocks: RefCell<BTreeMap<u64, Block>>,
 }
@@ -32,13 +32,13 @@ pub fn turn() -> MutexGuard<'static, ()> {
     TURN.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl Twin {
+impl SecondDevice {
     pub fn of(driver: Arc<dyn Driver>) -> Self {
         Self { driver, blocks: RefCell::default() }
     }
 
     /// An interpreter, whose addresses are others.
-    pub fn stand_in() -> Self {
+    pub fn interpreter() -> Self {
         let driver = PtxDriver::new();
         driver.allocate(12_345).unwrap();
         Self::of(Arc::new(driver))
@@ -124,7 +124,7 @@ impl Twin {
     }
 }
 
-impl Drop for Twin {
+impl Drop for SecondDevice {
     fn drop(&mut self) {
         let _turn = turn();
         self.blocks.get_mut().values().for_each(|block| self.driver.free(block.at));
@@ -228,14 +228,14 @@ mod tests {
             let x = gpu.upload(dtype, &values(count, 1));
             let params = UnaryParams { x, out, count: count as i64, scale: 0.5, shift: 2.0 };
             gpu.launch(kernel, dtype, [1, 1, 1], &params);
-            let twin = gpu.twin().unwrap();
-            assert_eq!(twin.last_kernel(out.0 + 8), Some((kernel, dtype)));
+            let second = gpu.second().unwrap();
+            assert_eq!(second.last_kernel(out.0 + 8), Some((kernel, dtype)));
             let right = gpu.both(out, count * 2, Some(dtype)).unwrap();
             assert_eq!(gpu.both(out, count * 2, None).unwrap(), right);
             // One value is the next one: within the rounding, but not of a kernel that is exact.
             let mut wrong = right.clone();
             wrong[2 * 77] ^= 1;
-            twin.write(out.0, &wrong);
+            second.write(out.0, &wrong);
             let outcome = gpu.both(out, count * 2, Some(dtype));
             assert_eq!(outcome.is_ok(), tolerated, "{outcome:?}");
             assert!(gpu.both(out, count * 2, None).unwrap_err().starts_with(&format!("{kernel}_f16: ")));
@@ -243,7 +243,7 @@ mod tests {
             for byte in [0x12, 0xff] {
                 wrong[2 * 77 + 1] = byte;
                 wrong[2 * 77] = byte;
-                twin.write(out.0, &wrong);
+                second.write(out.0, &wrong);
                 assert!(gpu.both(out, count * 2, Some(dtype)).is_err(), "{byte}");
             }
         }

@@ -9,7 +9,7 @@ use braid::tensor::DType;
 use braid::weights::Weight;
 
 /// See the module; the decoder has a type of its own.
-pub struct Naive {
+pub struct HalfPrecisionBaseline {
     pub cpu: Cpu,
     pub dtype: DType,
     pub decoder: DType,
@@ -44,7 +44,7 @@ fn rounded_op(op: &Op, dtype: DType) -> Op {
     op
 }
 
-impl Device for Naive {
+impl Device for HalfPrecisionBaseline {
     fn name(&self) -> String {
         "naive".into()
     }

@@ -28,6 +28,6 @@ streams = [stream(s, [(n, d) for n in SIZES]) for d in DTYPES for s in (0, 42, 2
 streams.append(stream(3, [(3, "f32"), (20, "f16"), (3, "f16"), (16, "bf16"), (1, "bf16"), (15, "f32"), (33, "f32")]))
 # n of the catalogue, each from a fresh generator.
 streams += [stream(0, [(n, d)]) for d in DTYPES for n in (1, 5, 15, 17, 31)]
-path = Path(__file__).parent.parent / "data" / "noise.json"
+path = Path(__file__).resolve().parents[2] / "tests/data/noise.json"
 path.parent.mkdir(parents=True, exist_ok=True)
 path.write_text("[\n" + ",\n".join(json.dumps(s, separators=(",", ":")) for s in streams) + "\n]\n")

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image, ImageOps
 from transformers import CLIPImageProcessorPil
 
-OUT = Path(__file__).parent.parent / "data" / "pictures"
+OUT = Path(__file__).resolve().parents[2] / "tests/data/pictures"
 OUT.mkdir(parents=True, exist_ok=True)
 cases = []
 

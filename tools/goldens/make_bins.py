@@ -1,6 +1,6 @@
 """Writes tests/data/weights: small files as torch.save and safetensors write them, for tests/weights.
 
-Run with torch 2.11 and safetensors: python tests/golden/make_bins.py
+Run with torch 2.11 and safetensors: python tools/goldens/make_bins.py
 """
 import warnings
 from collections import OrderedDict
@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-OUT = Path(__file__).resolve().parent.parent / "data" / "weights"
+OUT = Path(__file__).resolve().parents[2] / "tests/data/weights"
 
 
 def main():

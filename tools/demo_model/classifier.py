@@ -1,8 +1,8 @@
 """Trains the small classifier with which the tests judge drawn pictures: shape, texture and count from pixels.
 
-    python judge.py WORK OUT
+    python classifier.py WORK OUT
 
-OUT gets judge.safetensors, and for its validation training.png, 96 training pictures in rows of 16, with training.json.
+OUT gets classifier.safetensors, and for its validation training.png, 96 training pictures in rows of 16, with training.json.
 It sees the training pictures alone (blurred, noisy, with their colours moved), and nothing of the model that it judges.
 """
 import json
@@ -22,7 +22,7 @@ CHANNELS = [3, 16, 32, 48, 64]
 HEADS = [len(pictures.SHAPES), len(pictures.TEXTURES), 3]
 
 
-class Judge(torch.nn.Module):
+class Classifier(torch.nn.Module):
     """Four 3x3 convolutions of stride 2 with ReLU, then the mean and the maximum over the picture, then linear heads."""
 
     def __init__(self):
@@ -45,8 +45,8 @@ def main(work: Path, out: Path, steps=4000) -> None:
     torch.manual_seed(5)
     data, labels = train.load_pictures(work)
     wanted = labels_of(labels)
-    judge = Judge()
-    optimizer = torch.optim.AdamW(judge.parameters(), 3e-3, weight_decay=0.01)
+    classifier = Classifier()
+    optimizer = torch.optim.AdamW(classifier.parameters(), 3e-3, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, steps)
     for step in range(steps):
         rng = np.random.default_rng([pictures.SEED, 5, step])
@@ -56,18 +56,18 @@ def main(work: Path, out: Path, steps=4000) -> None:
         if rng.random() < 0.5:
             x = F.avg_pool2d(F.pad(x, (1, 1, 1, 1), "replicate"), 3, 1)
         x = x * (1 + 0.15 * torch.randn(64, 3, 1, 1)) + 0.1 * torch.randn(64, 3, 1, 1) + 0.04 * torch.randn_like(x) * torch.rand(64, 1, 1, 1)
-        loss = sum(F.cross_entropy(o, w) for o, w in zip(judge(x), wanted[picks].T))
+        loss = sum(F.cross_entropy(o, w) for o, w in zip(classifier(x), wanted[picks].T))
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
         schedule.step()
         if (step + 1) % 500 == 0:
             with torch.no_grad():
-                guess = torch.stack([o.argmax(1) for o in judge(train.as_tensor(data[-1000:]))], 1)
+                guess = torch.stack([o.argmax(1) for o in classifier(train.as_tensor(data[-1000:]))], 1)
             print(step + 1, float(loss), (guess == wanted[-1000:]).float().mean(0).tolist(), flush=True)
-    state = {k: v.detach().contiguous() for k, v in judge.state_dict().items()}
+    state = {k: v.detach().contiguous() for k, v in classifier.state_dict().items()}
     out.mkdir(parents=True, exist_ok=True)
-    safetensors.torch.save_file(state, out / "judge.safetensors")
+    safetensors.torch.save_file(state, out / "classifier.safetensors")
     rows = [np.concatenate(data[i:i + 16], 1) for i in range(0, 96, 16)]
     Image.fromarray(np.concatenate(rows)).save(out / "training.png", optimize=True)
     brief = [{"shape": c.shape, "texture": s.texture, "count": c.count} for s, c in labels[:96]]
