@@ -45,6 +45,8 @@
 //! Modules that this page does not list are internal, and no part of the version's promise.
 
 #[doc(hidden)]
+pub mod atomic_file;
+#[doc(hidden)]
 pub mod compat;
 #[doc(hidden)]
 pub mod device;

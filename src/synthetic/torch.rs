@@ -4,10 +4,10 @@
 //! Source: torch's `torch/serialization.py` and `caffe2/serialize/inline_container.cc`; PKWARE's APPNOTE for the zip.
 
 use super::{Stored, TensorSpec, file};
+use crate::atomic_file::AtomicFile;
 use crate::error::{Error, Result};
 use crate::tensor::DType;
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io::{BufWriter, Seek, SeekFrom, Write};
 use std::path::Path;
 
@@ -172,7 +172,7 @@ fn pickle(tensors: &[TensorSpec]) -> Vec<u8> {
 
 /// Counts and sums what passes.
 struct Summed<'a> {
-    out: &'a mut BufWriter<File>,
+    out: &'a mut BufWriter<AtomicFile>,
     crc: crc32fast::Hasher,
     len: u64,
 }
@@ -198,7 +198,7 @@ struct Entry {
 }
 
 struct Zip<'a> {
-    out: &'a mut BufWriter<File>,
+    out: &'a mut BufWriter<AtomicFile>,
     path: &'a Path,
     entries: Vec<Entry>,
     at: u64,

@@ -4,9 +4,10 @@ use crate::args::{self, Failure};
 use crate::ops::results;
 use crate::svg::{Anchor, Log, Svg, ticks};
 use crate::terminal;
-use braid::Error;
+use braid::atomic_file::write_atomic;
 use lexopt::Arg;
 use serde_json::Value;
+use std::io::Write;
 use std::path::PathBuf;
 
 /// Width of a picture and its margins, in pixels.
@@ -47,7 +48,7 @@ pub fn run(mut parser: lexopt::Parser) -> Result<(), Failure> {
         Failure::usage(format!("plot: nothing in {names} can be drawn; results of e2e, ops and roofline can"))
     })?;
     match output {
-        Some(path) => Ok(std::fs::write(&path, picture).map_err(Error::io("write", &path))?),
+        Some(path) => Ok(write_atomic(&path, |file| file.write_all(picture.as_bytes()))?),
         None => terminal::print(&picture),
     }
 }

@@ -1,8 +1,9 @@
 //! Files that a command will write or read beside the models.
 
 use crate::args::Failure;
+use braid::atomic_file::write_atomic;
 use braid::error::{Error, Result};
-use braid::output::{ImageFormat, write_atomic};
+use braid::output::ImageFormat;
 use braid::pipeline::HostTensor;
 use braid::tensor::DType;
 use braid::weights::{OpenOptions, open};

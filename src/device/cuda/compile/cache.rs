@@ -3,7 +3,7 @@
 //! An entry is one file: a mark, the lengths of key and value, their CRC-32, the key, the value; numbers little-endian. The key is
 //! kept whole, so that two keys whose hashes are equal are still told apart. Files are written whole or not at all.
 
-use crate::output::write_atomic;
+use crate::atomic_file::write_atomic;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::Write;
 use std::path::PathBuf;

@@ -1,0 +1,203 @@
+//! Files that are there whole or not at all.
+
+use crate::error::{Error, Result};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Writes a file whole or not at all.
+///
+/// `write` fills an [`AtomicFile`], which is then forced to disk and takes the place of `path`.
+///
+/// # Errors
+/// [`Error::Io`] with the `path` asked for: the error of `write` or of the operating system; that `path` is a folder, or a
+/// file marked read-only.
+pub fn write_atomic(path: impl AsRef<Path>, write: impl FnOnce(&mut File) -> io::Result<()>) -> Result<()> {
+    let path = path.as_ref();
+    let written = AtomicFile::create(path).and_then(|mut new| {
+        write(&mut new.file)?;
+        new.persist_durably()
+    });
+    written.map_err(Error::io("write", path))
+}
+
+/// A new file that takes the place of `path` once it is complete.
+///
+/// It lies in the same folder under another name until [`AtomicFile::persist`] renames it to `path`, replacing what was
+/// there; dropped before that, by a failure or a panic, it is removed and an old file stays as it was. A link is followed;
+/// the file has the permissions of any new file; a device or pipe is written to directly.
+#[derive(Debug)]
+pub(crate) struct AtomicFile {
+    file: File,
+    /// The final place; `None` of a device, which is written to directly.
+    target: Option<PathBuf>,
+    /// Removed when this is dropped; `None` of a device and once it is renamed.
+    temporary: Option<PathBuf>,
+}
+
+impl AtomicFile {
+    /// Creates the file.
+    ///
+    /// # Errors
+    /// That `path` is a folder, a file marked read-only or no file's name, and those of the operating system.
+    pub(crate) fn create(path: &Path) -> io::Result<Self> {
+        let target = match fs::metadata(path) {
+            Ok(old) if old.is_dir() => return Err(io::ErrorKind::IsADirectory.into()),
+            Ok(old) if !old.is_file() => {
+                let file = OpenOptions::new().write(true).open(path)?;
+                return Ok(Self { file, target: None, temporary: None });
+            }
+            // A rename would not heed the mark.
+            Ok(old) if old.permissions().readonly() => {
+                return Err(io::Error::new(io::ErrorKind::PermissionDenied, "the file is there and marked read-only"));
+            }
+            Ok(_) => fs::canonicalize(path)?,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => path.to_path_buf(),
+            Err(e) => return Err(e),
+        };
+        if target.file_name().is_none() {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "the path names no file"));
+        }
+        let (temporary, file) = create_new(folder(&target))?;
+        Ok(Self { file, target: Some(target), temporary: Some(temporary) })
+    }
+
+    /// Renames the file to its place.
+    ///
+    /// # Errors
+    /// Those of the operating system.
+    pub(crate) fn persist(mut self) -> io::Result<()> {
+        if let (Some(temporary), Some(target)) = (&self.temporary, &self.target) {
+            fs::rename(temporary, target)?;
+        }
+        self.temporary = None;
+        Ok(())
+    }
+
+    /// Renames the file to its place, its bytes forced to disk before.
+    ///
+    /// # Errors
+    /// Those of the operating system.
+    pub(crate) fn persist_durably(self) -> io::Result<()> {
+        let Some(target) = self.target.clone() else { return Ok(()) };
+        self.file.sync_all()?;
+        self.persist()?;
+        // The name is safe once the folder is; not every file system can do it, and the file is whole either way.
+        #[cfg(unix)]
+        let _ = File::open(folder(&target)).and_then(|folder| folder.sync_all());
+        Ok(())
+    }
+}
+
+impl Write for AtomicFile {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.file.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
+impl Seek for AtomicFile {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        self.file.seek(to)
+    }
+}
+
+impl Drop for AtomicFile {
+    fn drop(&mut self) {
+        if let Some(temporary) = &self.temporary {
+            let _ = fs::remove_file(temporary);
+        }
+    }
+}
+
+/// Finds the folder of a file.
+fn folder(file: &Path) -> &Path {
+    match file.parent() {
+        Some(parent) if parent != Path::new("") => parent,
+        _ => Path::new("."),
+    }
+}
+
+/// Creates a file under a name that no other has.
+fn create_new(folder: &Path) -> io::Result<(PathBuf, File)> {
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    loop {
+        let name = format!(".braid-{}-{}.tmp", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let path = folder.join(name);
+        match OpenOptions::new().write(true).read(true).create_new(true).open(&path) {
+            Ok(file) => return Ok((path, file)),
+            // Left by a process that was killed and had this number.
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(e) => return Err(e),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(folder: &Path) -> Vec<String> {
+        let mut names: Vec<_> =
+            fs::read_dir(folder).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn a_failed_write_leaves_the_old_file_and_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("f");
+        write_atomic(&path, |f| f.write_all(b"old")).unwrap();
+        let error = write_atomic(&path, |f| {
+            f.write_all(b"half of the ne")?;
+            Err(io::ErrorKind::StorageFull.into())
+        });
+        assert!(matches!(error, Err(Error::Io { action: "write", .. })));
+        let panicked = std::panic::catch_unwind(|| write_atomic(&path, |_| std::panic::resume_unwind(Box::new(()))));
+        assert!(panicked.is_err());
+        assert_eq!(fs::read(&path).unwrap(), b"old");
+        assert_eq!(names(folder.path()), ["f"]);
+        write_atomic(&path, |f| f.write_all(b"new")).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"new");
+    }
+
+    #[test]
+    fn impossible_places_are_errors() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |path: &Path| write_atomic(path, |f| f.write_all(b"x"));
+        assert!(write(folder.path()).is_err());
+        assert!(write(&folder.path().join("none/f")).is_err());
+        assert!(write(Path::new("")).is_err());
+        let name = folder.path().join("x".repeat(255));
+        write(&name).unwrap();
+        let mut locked = fs::metadata(&name).unwrap().permissions();
+        locked.set_readonly(true);
+        fs::set_permissions(&name, locked).unwrap();
+        assert!(write(&name).unwrap_err().to_string().contains("read-only"));
+        assert_eq!(names(folder.path()), ["x".repeat(255)]);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn links_stay_devices_stay_and_permissions_are_usual() {
+        use std::os::unix::fs::{FileTypeExt, PermissionsExt, symlink};
+        let folder = tempfile::tempdir().unwrap();
+        let (path, link) = (folder.path().join("f"), folder.path().join("link"));
+        let usual = folder.path().join("usual");
+        File::create(&usual).unwrap();
+        fs::write(&path, "old").unwrap();
+        symlink("f", &link).unwrap();
+        write_atomic(&link, |f| f.write_all(b"new")).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"new");
+        assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+        let mode = |p: &Path| fs::metadata(p).unwrap().permissions().mode();
+        assert_eq!(mode(&path), mode(&usual));
+        write_atomic("/dev/null", |f| f.write_all(b"x")).unwrap();
+        assert!(fs::metadata("/dev/null").unwrap().file_type().is_char_device());
+    }
+}
