@@ -6,8 +6,8 @@ use braid::models::config::{Activation, ClipVisionConfig};
 use braid::models::{compatibility, infer, tables};
 use braid::synthetic::{self, Stored, TensorSpec, published};
 use braid::tensor::DType;
-use braid::weights::adapter::{self, AdapterKind};
-use braid::weights::detect::{ModelFamily, detect};
+use braid::weights::adapter;
+use braid::weights::detect::{AdapterKind, ModelFamily, adapter_kind, detect};
 use braid::weights::{MappedBytes, Weight, Weights, single_file};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -129,7 +129,7 @@ fn cross_attentions_in_the_adapters_order() {
     assert_eq!(expected.len(), 70);
     assert_eq!(compatibility::cross_attention_widths(&published::unet()), expected);
     let weights = file(&synthetic::adapter_tensors());
-    assert_eq!(adapter::kind(&weights), Some(AdapterKind::Base));
+    assert_eq!(adapter_kind(&weights), Some(AdapterKind::Base));
     let config = infer::adapter(&adapter::base(&weights).unwrap()).unwrap();
     assert_eq!(config, published::adapter());
     for line in ADAPTER.lines() {

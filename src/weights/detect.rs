@@ -1,7 +1,6 @@
-//! What a set of tensors is, judged by names and shapes.
+//! Detection of the model that a set of tensors belongs to, by names and shapes.
 
-use super::Weights;
-use super::adapter::{self, AdapterKind};
+use super::weight::Weights;
 use std::fmt;
 
 /// The kind of file that a set of tensors comes from.
@@ -69,16 +68,50 @@ impl fmt::Display for ModelFamily {
             Self::OpenClipVision => "a CLIP image encoder with OpenCLIP's names",
             Self::Adapter(kind) => return kind.fmt(f),
             Self::Lora => "a LoRA",
-            Self::Unknown => "no kind of file that is known here",
+            Self::Unknown => "an unknown kind of file",
         })
     }
 }
 
-/// Judges a set of tensors.
+/// The architecture of an IP-Adapter, told by its image projection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum AdapterKind {
+    /// One linear layer and a norm on the image embedding (`ip-adapter_sdxl`, `ip-adapter_sdxl_vit-h`).
+    Base,
+    /// Base for Stable Diffusion 1.x, whose text is 768 wide.
+    BaseSd1,
+    /// A resampler on the encoder's hidden states (`ip-adapter-plus*`).
+    Plus,
+    /// A perceptron on the encoder's hidden states (`ip-adapter-full-face`).
+    FullFace,
+    /// On a face recognition embedding (`ip-adapter-faceid`).
+    FaceId,
+    /// On a face recognition embedding and hidden states (`ip-adapter-faceid-plus`).
+    FaceIdPlus,
+    /// An image projection that is none of these.
+    Other,
+}
+
+impl fmt::Display for AdapterKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Base => "a base IP-Adapter for SDXL",
+            Self::BaseSd1 => "an IP-Adapter for Stable Diffusion 1.x",
+            Self::Plus => "an IP-Adapter Plus",
+            Self::FullFace => "an IP-Adapter Full Face",
+            Self::FaceId => "an IP-Adapter FaceID",
+            Self::FaceIdPlus => "an IP-Adapter FaceID Plus",
+            Self::Other => "an IP-Adapter of an unknown kind",
+        })
+    }
+}
+
+/// Detects the kind of file that the tensors come from.
 pub fn detect(weights: &Weights) -> ModelFamily {
     let any = |test: &dyn Fn(&str) -> bool| weights.iter().any(|(name, _)| test(name));
     let begins = |prefix: &str| any(&|name| name.starts_with(prefix));
-    if let Some(kind) = adapter::kind(weights) {
+    if let Some(kind) = adapter_kind(weights) {
         return ModelFamily::Adapter(kind);
     }
     if any(&is_lora) {
@@ -151,5 +184,70 @@ fn checkpoint(weights: &Weights, begins: &dyn Fn(&str) -> bool) -> ModelFamily {
         (false, Some(1024)) => ModelFamily::Sd2,
         (false, Some(768)) => ModelFamily::Sd1,
         _ => ModelFamily::Unknown,
+    }
+}
+
+/// Prefixes of an IP-Adapter's attention matrices, then of its projection: as published, and as the training script
+/// leaves them.
+pub(super) const ADAPTER_ATTENTION: [&str; 3] = ["ip_adapter.adapter_modules.", "ip_adapter.", "adapter_modules."];
+pub(super) const ADAPTER_PROJECTION: [&str; 2] = ["image_proj.", "image_proj_model."];
+
+pub(super) fn strip<'a>(prefixes: &[&str], name: &'a str) -> Option<&'a str> {
+    prefixes.iter().find_map(|p| name.strip_prefix(p))
+}
+
+/// Tells the kind of IP-Adapter; `None` where the tensors are no IP-Adapter's.
+pub fn adapter_kind(weights: &Weights) -> Option<AdapterKind> {
+    if !weights.iter().any(|(n, _)| strip(&ADAPTER_ATTENTION, n).is_some() || strip(&ADAPTER_PROJECTION, n).is_some()) {
+        return None;
+    }
+    let has = |leaf: &str| ADAPTER_PROJECTION.iter().any(|p| weights.get(&format!("{p}{leaf}")).is_some());
+    let context = weights.iter().find(|(n, _)| n.ends_with(".to_k_ip.weight")).and_then(|(_, w)| w.shape().get(1));
+    // The order is diffusers': a Plus file has none of the earlier keys, a FaceID file has only the norm.
+    Some(if has("proj.weight") {
+        if context == Some(&768) { AdapterKind::BaseSd1 } else { AdapterKind::Base }
+    } else if has("proj.3.weight") {
+        AdapterKind::FullFace
+    } else if has("perceiver_resampler.proj_in.weight") {
+        AdapterKind::FaceIdPlus
+    } else if has("latents") {
+        AdapterKind::Plus
+    } else if has("norm.weight") {
+        AdapterKind::FaceId
+    } else {
+        AdapterKind::Other
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::weight::Weight;
+    use super::*;
+
+    fn adapter(names: &[(&str, &[usize])]) -> Weights {
+        let mut weights = Weights::new("a.bin");
+        for (name, shape) in names {
+            weights.insert(*name, Weight::absent(shape, *name)).unwrap();
+        }
+        weights
+    }
+
+    #[test]
+    fn kinds_by_key() {
+        let pair: (&str, &[usize]) = ("ip_adapter.1.to_k_ip.weight", &[640, 2048]);
+        for (key, expected) in [
+            ("proj.weight", AdapterKind::Base),
+            ("proj.3.weight", AdapterKind::FullFace),
+            ("perceiver_resampler.proj_in.weight", AdapterKind::FaceIdPlus),
+            ("latents", AdapterKind::Plus),
+            ("norm.weight", AdapterKind::FaceId),
+            ("x", AdapterKind::Other),
+        ] {
+            let file = adapter(&[(&format!("image_proj.{key}"), &[8192, 1280]), pair]);
+            assert_eq!(adapter_kind(&file), Some(expected), "{key}");
+        }
+        let file = adapter(&[("image_proj.proj.weight", &[3072, 1024]), ("ip_adapter.1.to_k_ip.weight", &[320, 768])]);
+        assert_eq!(adapter_kind(&file), Some(AdapterKind::BaseSd1));
+        assert_eq!(adapter_kind(&adapter(&[("vision_model.x", &[1])])), None);
     }
 }

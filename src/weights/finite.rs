@@ -1,6 +1,6 @@
 //! The search for NaN and infinity among weights.
 
-use super::{Weight, Weights};
+use super::weight::{Weight, Weights};
 use crate::tensor::DType;
 use rayon::prelude::*;
 
@@ -40,7 +40,7 @@ fn clean<const N: usize>(chunk: &[u8], finite: impl Fn([u8; N]) -> bool) -> bool
 
 #[cfg(test)]
 mod tests {
-    use super::super::MappedBytes;
+    use super::super::mmap::MappedBytes;
     use super::*;
     use std::sync::Arc;
 
@@ -71,7 +71,7 @@ mod tests {
     fn holes_of_a_view_do_not_count() {
         let w = Weight::from_f32(&[1.0, f32::NAN, 2.0, f32::NAN], &[2, 2], "t").unwrap();
         assert!(!w.is_finite() && !w.transposed().unwrap().is_finite());
-        let column = Weight::strided(w.storage.clone(), 0, DType::F32, vec![2], vec![2], "c").unwrap();
+        let column = Weight::strided(w.location().0.clone(), 0, DType::F32, vec![2], vec![2], "c").unwrap();
         assert!(column.is_finite());
     }
 }

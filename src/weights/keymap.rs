@@ -1,6 +1,6 @@
 //! Names of the original Stable Diffusion checkpoints against those of diffusers and transformers.
 //!
-//! Every function takes a name without the part's prefix (`model.diffusion_model.` and so on) and gives `None` for one
+//! Every function takes a name without the model's prefix (`model.diffusion_model.` and so on) and gives `None` for one
 //! that no model reads. Source: the published files and diffusers' `loaders/single_file_utils.py`, against which
 //! `tests/layouts.rs` compares every name of SDXL.
 
@@ -58,14 +58,14 @@ fn backward(table: &[(&str, &str)], name: &str) -> Option<String> {
     table.iter().find_map(|(old, new)| Some(format!("{old}{}", name.strip_prefix(new)?)))
 }
 
-/// The number that `name` begins with and what follows its dot.
+/// Splits off the number that `name` begins with; the rest follows its dot.
 pub(crate) fn index(name: &str) -> Option<(usize, &str)> {
     let (number, rest) = name.split_once('.')?;
     let plain = !number.is_empty() && number.len() <= 4 && number.bytes().all(|b| b.is_ascii_digit());
     Some((number.parse().ok().filter(|_| plain)?, rest))
 }
 
-/// diffusers' name of an original UNet name; `layers` is the number of resnets of a down block.
+/// Maps an original UNet name to diffusers'; `layers` is the number of resnets of a down block.
 pub(crate) fn unet(name: &str, layers: usize) -> Option<String> {
     if let Some(renamed) = forward(&UNET, name) {
         return Some(renamed);
@@ -99,7 +99,7 @@ pub(crate) fn unet(name: &str, layers: usize) -> Option<String> {
     }
 }
 
-/// The inverse of [`unet`]; `attention(block)` says whether that up block has cross-attention.
+/// Inverts [`unet`]; `attention(block)` says whether that up block has cross-attention.
 pub(crate) fn original_unet(name: &str, layers: usize, attention: impl Fn(usize) -> bool) -> Option<String> {
     if let Some(renamed) = backward(&UNET, name) {
         return Some(renamed);
@@ -130,9 +130,9 @@ pub(crate) fn original_unet(name: &str, layers: usize, attention: impl Fn(usize)
     Some(format!("{side}.{}.1.{rest}", first + layer))
 }
 
-/// What an OpenCLIP text tensor becomes.
+/// The name or names that an OpenCLIP text tensor takes in transformers, and its form there.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Text {
+pub(crate) enum OpenClipName {
     /// The tensor as it is.
     Plain(String),
     /// Its transpose.
@@ -141,16 +141,16 @@ pub(crate) enum Text {
     Thirds([String; 3]),
 }
 
-/// transformers' name(s) of an OpenCLIP text name.
-pub(crate) fn open_clip(name: &str) -> Option<Text> {
-    let plain = |name: &str| Some(Text::Plain(name.to_owned()));
+/// Maps an OpenCLIP text name to transformers'.
+pub(crate) fn open_clip(name: &str) -> Option<OpenClipName> {
+    let plain = |name: &str| Some(OpenClipName::Plain(name.to_owned()));
     match name {
         "token_embedding.weight" => return plain("text_model.embeddings.token_embedding.weight"),
         "positional_embedding" => return plain("text_model.embeddings.position_embedding.weight"),
         "ln_final.weight" => return plain("text_model.final_layer_norm.weight"),
         "ln_final.bias" => return plain("text_model.final_layer_norm.bias"),
         // Stored as the right factor of a product; a few tools store it as a linear layer instead.
-        "text_projection" => return Some(Text::Transposed("text_projection.weight".into())),
+        "text_projection" => return Some(OpenClipName::Transposed("text_projection.weight".into())),
         "text_projection.weight" => return plain(name),
         _ => {}
     }
@@ -158,14 +158,14 @@ pub(crate) fn open_clip(name: &str) -> Option<Text> {
     let layer = format!("text_model.encoder.layers.{n}");
     match rest.strip_prefix("attn.in_proj_") {
         Some(leaf @ ("weight" | "bias")) => {
-            Some(Text::Thirds(["q", "k", "v"].map(|part| format!("{layer}.self_attn.{part}_proj.{leaf}"))))
+            Some(OpenClipName::Thirds(["q", "k", "v"].map(|part| format!("{layer}.self_attn.{part}_proj.{leaf}"))))
         }
         Some(_) => None,
-        None => Some(Text::Plain(format!("{layer}.{}", forward(&OPEN_CLIP, rest)?))),
+        None => Some(OpenClipName::Plain(format!("{layer}.{}", forward(&OPEN_CLIP, rest)?))),
     }
 }
 
-/// The inverse of [`open_clip`]; for a third of a fused tensor the name of the whole.
+/// Inverts [`open_clip`]; for a third of a fused tensor the name of the whole.
 pub(crate) fn original_open_clip(name: &str) -> Option<String> {
     match name {
         "text_projection.weight" => return Some("text_projection".into()),
@@ -187,7 +187,7 @@ pub(crate) fn original_open_clip(name: &str) -> Option<String> {
     Some(format!("transformer.resblocks.{n}.{rest}"))
 }
 
-/// diffusers' name of an original VAE name; `levels` is the number of the decoder's levels.
+/// Maps an original VAE name to diffusers'; `levels` is the number of the decoder's levels.
 pub(crate) fn vae(name: &str, levels: usize) -> Option<String> {
     if name.starts_with("quant_conv.") || name.starts_with("post_quant_conv.") {
         return Some(name.to_owned());
@@ -215,7 +215,7 @@ pub(crate) fn vae(name: &str, levels: usize) -> Option<String> {
     Some(format!("{side}.{}", renamed.replace("nin_shortcut.", "conv_shortcut.")))
 }
 
-/// The inverse of [`vae`].
+/// Inverts [`vae`].
 pub(crate) fn original_vae(name: &str, levels: usize) -> Option<String> {
     if name.starts_with("quant_conv.") || name.starts_with("post_quant_conv.") {
         return Some(name.to_owned());

@@ -7,7 +7,7 @@ use std::path::Path;
 /// Read-only bytes that many tensors share.
 ///
 /// A mapping follows its file: a file that is cut short while it is mapped ends the process with SIGBUS when the missing
-/// part is read. Where files may change under the program, read them with [`MappedBytes::read`].
+/// part is read. Where files may change while the process runs, read them with [`MappedBytes::read`].
 pub struct MappedBytes(Bytes);
 
 enum Bytes {
@@ -31,7 +31,7 @@ impl MappedBytes {
     /// Reads a file into memory.
     ///
     /// # Errors
-    /// As [`MappedBytes::map`].
+    /// Those of [`MappedBytes::map`].
     pub fn read(path: &Path) -> Result<Self> {
         use std::io::Read;
         let (mut file, len) = open(path)?;
@@ -49,12 +49,12 @@ impl MappedBytes {
         Ok(Self(Bytes::Owned(bytes)))
     }
 
-    /// Bytes that no file holds.
+    /// Wraps bytes that no file holds.
     pub fn owned(bytes: Vec<u8>) -> Self {
         Self(Bytes::Owned(bytes))
     }
 
-    /// All of them.
+    /// The bytes.
     pub fn bytes(&self) -> &[u8] {
         match &self.0 {
             Bytes::Mapped(map) => map,
@@ -62,7 +62,7 @@ impl MappedBytes {
         }
     }
 
-    /// Their number.
+    /// The number of bytes.
     pub fn len(&self) -> usize {
         self.bytes().len()
     }
@@ -76,7 +76,7 @@ impl MappedBytes {
 impl std::fmt::Debug for MappedBytes {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let kind = if matches!(self.0, Bytes::Mapped(_)) { "mapped" } else { "owned" };
-        write!(f, "Storage({kind}, {} bytes)", self.len())
+        write!(f, "MappedBytes({kind}, {} bytes)", self.len())
     }
 }
 

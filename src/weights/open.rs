@@ -1,12 +1,16 @@
-//! Opens whatever holds weights: a file of either kind, a set of shards or a component's folder.
+//! Opening of weights: a file of either format, a set of shards or a component's folder.
 
-use super::{MappedBytes, Weights, safetensors, torch};
+use super::contents::{Contents, quoted};
+use super::format::{FileFormat, sniff};
+use super::mmap::MappedBytes;
+use super::weight::Weights;
+use super::{safetensors, torch};
 use crate::error::{Error, Result};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Component, Path};
 use std::sync::Arc;
 
-/// How weight files are opened.
+/// Options for opening weight files.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OpenOptions {
     /// Map files into memory (the default) instead of reading them whole. See [`MappedBytes`] for when not to.
@@ -17,27 +21,6 @@ impl Default for OpenOptions {
     fn default() -> Self {
         Self { mmap: true }
     }
-}
-
-/// What the first bytes of a file say it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum FileFormat {
-    /// A safetensors file.
-    Safetensors,
-    /// A zip archive, as `torch.save` writes since torch 1.6.
-    Torch,
-    /// Something known that is not usable; the text says what and what to do.
-    Foreign(&'static str),
-    /// Nothing known.
-    Unknown,
-}
-
-/// The tensors of a file, and the names of those that were left out because they hold integers or booleans.
-#[derive(Debug)]
-pub(super) struct Contents {
-    pub weights: Weights,
-    pub skipped: Vec<String>,
 }
 
 /// The files sought in a component's folder, best first.
@@ -106,68 +89,6 @@ fn contents(path: &Path, options: &OpenOptions) -> Result<Contents> {
                 &storage.bytes()[..storage.len().min(8)]
             ),
         )),
-    }
-}
-
-/// What a file is, by its first bytes.
-pub fn sniff(storage: &MappedBytes) -> FileFormat {
-    let bytes = storage.bytes();
-    // First, because a header length may spell the first bytes of another kind; a text never gives one so small.
-    if plausible_header(bytes) && bytes.get(8) == Some(&b'{') {
-        return FileFormat::Safetensors;
-    }
-    if bytes.starts_with(b"PK\x03\x04") || bytes.starts_with(b"PK\x05\x06") {
-        return FileFormat::Torch;
-    }
-    foreign(bytes).map_or(FileFormat::Unknown, FileFormat::Foreign)
-}
-
-/// Whether the file begins with a header length that safetensors allows.
-fn plausible_header(bytes: &[u8]) -> bool {
-    bytes.first_chunk::<8>().is_some_and(|n| u64::from_le_bytes(*n) <= safetensors::MAX_HEADER as u64)
-}
-
-/// What else a file with the name of a weight file turns out to be in practice.
-pub(super) fn foreign(bytes: &[u8]) -> Option<&'static str> {
-    if plausible_header(bytes) {
-        return None;
-    }
-    let text = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes).trim_ascii_start();
-    if bytes.starts_with(b"version https://git-lfs.github.com/spec/") {
-        return Some("a git-LFS pointer, not the file itself; run `git lfs pull` or fetch the file again");
-    }
-    if text.first() == Some(&b'<') && text.get(1).is_some_and(|&c| c == b'!' || c == b'?' || c.is_ascii_alphabetic()) {
-        return Some(
-            "an HTML or XML page, not weights: the download gave an error or a login page; fetch the file again",
-        );
-    }
-    if text.starts_with(b"{\"") {
-        return Some("a JSON text, not weights; fetch the file again");
-    }
-    if bytes.starts_with(b"GGUF") {
-        return Some("a GGUF file, which is not supported; use the safetensors version of this model");
-    }
-    if bytes.starts_with(b"\x80\x02") || bytes.starts_with(b"\x80\x04") || bytes.starts_with(b"\x80\x05") {
-        return Some(
-            "a torch file of the layout before torch 1.6 (a bare pickle), which is not supported; save it again with torch 1.6 \
-             or newer: torch.save(torch.load(OLD, weights_only=True), NEW), or as safetensors",
-        );
-    }
-    None
-}
-
-/// The error for a tensor whose element type no model here takes.
-pub(super) fn unsupported(path: &Path, name: &str, dtype: &str) -> Error {
-    let name = quoted(name);
-    Error::mismatch(path, format!("tensor {name} is of type {dtype}; supported are F32, F16, BF16: convert the file"))
-}
-
-/// A name from a file in backticks, shortened so that an error's text keeps its end.
-pub(super) fn quoted(name: &str) -> String {
-    const SHOWN: usize = 96;
-    match name.char_indices().nth(SHOWN) {
-        Some((end, _)) => format!("`{}...`", &name[..end]),
-        None => format!("`{name}`"),
     }
 }
 

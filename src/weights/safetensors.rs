@@ -4,8 +4,11 @@
 //! element types; the header is read here, because an error has to name the tensor, the expected and the found, a name
 //! that is there twice must not be hidden, and a hostile header must not cost more than a few times its size.
 
-use super::open::{Contents, foreign, quoted};
-use super::{MappedBytes, Weight, Weights};
+use super::contents::{Contents, quoted, unsupported};
+pub use super::format::MAX_HEADER;
+use super::format::foreign;
+use super::mmap::MappedBytes;
+use super::weight::{Weight, Weights};
 use crate::error::{Error, Result};
 use crate::tensor::{DType, elements};
 use safetensors::Dtype;
@@ -15,12 +18,9 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-/// The most bytes that a header may have; the format's own limit.
-pub const MAX_HEADER: usize = 100_000_000;
-
 const MAX_RANK: usize = 8;
 
-/// The float tensors of a safetensors file, as views into `storage`; tensors of integers or booleans are left out.
+/// Reads the float tensors of a safetensors file, as views into `storage`; tensors of integers or booleans are left out.
 ///
 /// `path` is what errors name.
 ///
@@ -31,15 +31,15 @@ pub fn read(storage: Arc<MappedBytes>, path: &Path) -> Result<Weights> {
     Ok(contents(storage, path)?.weights)
 }
 
-/// The `__metadata__` of a safetensors file, such as the `modelspec.*` fields and training parameters; often empty.
+/// Reads the `__metadata__` of a safetensors file, such as the `modelspec.*` fields and training parameters; often empty.
 ///
 /// # Errors
-/// As [`read`], without a look at the tensors.
+/// Those of [`read`] that concern the header.
 pub fn metadata(storage: &MappedBytes, path: &Path) -> Result<BTreeMap<String, String>> {
     Ok(header(storage.bytes(), path)?.0.metadata)
 }
 
-/// What [`read`] gives, and the names that it leaves out.
+/// Reads as [`read`] does; the names that it leaves out are listed.
 pub(super) fn contents(storage: Arc<MappedBytes>, path: &Path) -> Result<Contents> {
     let (Header { tensors, .. }, start) = header(storage.bytes(), path)?;
     check(&tensors, storage.len() - start, path)?;
@@ -61,7 +61,7 @@ pub(super) fn contents(storage: Arc<MappedBytes>, path: &Path) -> Result<Content
                 contents.skipped.push(name);
                 continue;
             }
-            other => return Err(super::open::unsupported(path, &name, &other.to_string())),
+            other => return Err(unsupported(path, &name, &other.to_string())),
         };
         let weight = Weight::new(storage.clone(), start + info.data_offsets.0, dtype, info.shape, name.as_str())
             .ok_or_else(|| Error::malformed(path, format!("tensor {} does not lie inside the file", quoted(&name))))?;
@@ -70,7 +70,7 @@ pub(super) fn contents(storage: Arc<MappedBytes>, path: &Path) -> Result<Content
     Ok(contents)
 }
 
-/// The header and the offset of the first byte behind it.
+/// Parses the header; the offset is that of the first byte behind it.
 fn header(bytes: &[u8], path: &Path) -> Result<(Header, usize)> {
     let fail = |what: String| Error::malformed(path, what);
     if let Some(what) = foreign(bytes) {
@@ -102,7 +102,7 @@ fn truncated(missing: usize, expected: usize, found: usize) -> String {
     format!("truncated: {missing} bytes are missing (expected {expected}, found {found}); fetch the file again")
 }
 
-/// That each tensor has the bytes which its shape needs, and that together they fill the `have` bytes of data exactly.
+/// Checks that each tensor has the bytes which its shape needs, and that together they fill the `have` bytes exactly.
 fn check(tensors: &BTreeMap<String, Info>, have: usize, path: &Path) -> Result<()> {
     let fail = |what: String| Err(Error::malformed(path, what));
     let mut order: Vec<(usize, usize, &str)> = Vec::with_capacity(tensors.len());
@@ -189,7 +189,7 @@ impl<'de> Deserialize<'de> for Header {
     }
 }
 
-/// Unlike a map's own reader, it refuses a name that is there twice and names the tensor of an error.
+/// A visitor that, unlike a map's own, refuses a name that is there twice and names the tensor of an error.
 struct HeaderVisitor;
 
 impl<'de> Visitor<'de> for HeaderVisitor {

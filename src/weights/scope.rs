@@ -1,6 +1,6 @@
 //! A place within a checkpoint's dotted names, from which a model takes its tensors.
 
-use super::{Weight, Weights};
+use super::weight::{Weight, Weights};
 use crate::error::{Error, Result};
 use std::collections::BTreeSet;
 use std::fmt::Display;

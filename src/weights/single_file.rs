@@ -1,8 +1,8 @@
 //! Single-file SDXL checkpoints: their original names turned into those of diffusers and transformers.
 
 use super::detect::{ModelFamily, detect};
-use super::keymap::{self, Text};
-use super::{Weight, Weights};
+use super::keymap::{self, OpenClipName};
+use super::weight::{Weight, Weights};
 use crate::error::{Error, Result};
 
 const UNET: &str = "model.diffusion_model.";
@@ -46,7 +46,7 @@ pub fn split(checkpoint: &Weights) -> Result<SingleFile> {
     })
 }
 
-/// Errors for whatever is not an SDXL base checkpoint of this engine's kind.
+/// Refuses everything but an SDXL base checkpoint.
 fn demand_sdxl(checkpoint: &Weights) -> Result<()> {
     const NEEDED: &str =
         "an SDXL base checkpoint is needed, such as sd_xl_base_1.0.safetensors or a model made from it";
@@ -57,7 +57,7 @@ fn demand_sdxl(checkpoint: &Weights) -> Result<()> {
             let n = checkpoint.get("model.diffusion_model.input_blocks.0.0.weight").and_then(|w| w.shape().get(1));
             format!("its UNet takes {} channels instead of 4; {NEEDED}", n.copied().unwrap_or_default())
         }
-        ModelFamily::SdxlRefiner => format!("which refines pictures and has one text encoder; {NEEDED}"),
+        ModelFamily::SdxlRefiner => format!("which refines images and has one text encoder; {NEEDED}"),
         ModelFamily::DiffusersSdxlUnet => {
             "which belongs in the folder unet/ of a diffusers model; give that model's folder (the one that holds \
              model_index.json) or a single-file checkpoint with text encoders and VAE"
@@ -75,7 +75,7 @@ fn demand_sdxl(checkpoint: &Weights) -> Result<()> {
     Err(Error::mismatch(checkpoint.path(), format!("this is {found}; {advice}")))
 }
 
-/// The UNet's tensors, from original names without their prefix.
+/// Renames the UNet's tensors, from original names without their prefix.
 fn unet(original: &Weights) -> Result<Weights> {
     let layers = resnets_of_a_level(original);
     let mut out = Weights::new(original.path());
@@ -88,7 +88,7 @@ fn unet(original: &Weights) -> Result<Weights> {
     Ok(out)
 }
 
-/// The first downsampling follows the resnets of the first level; a UNet of one level has no other input blocks.
+/// Counts the resnets of a level: the first downsampling follows the resnets of the first level; a UNet of one level has no other input blocks.
 fn resnets_of_a_level(original: &Weights) -> usize {
     let blocks = original.iter().filter_map(|(n, _)| keymap::index(n.strip_prefix("input_blocks.")?));
     let (mut last, mut first_op) = (0, None);
@@ -101,7 +101,7 @@ fn resnets_of_a_level(original: &Weights) -> usize {
     first_op.map_or(last, |n| n.saturating_sub(1))
 }
 
-/// A text encoder's tensors under `text_model.*`: transformers 5.6 and later save a `CLIPTextModel` without that prefix.
+/// Renames a text encoder's tensors to `text_model.*`: transformers 5.6 and later save a `CLIPTextModel` without that prefix.
 ///
 /// # Errors
 /// [`Error::Malformed`] where two tensors get one name.
@@ -114,7 +114,7 @@ pub fn text_encoder(weights: &Weights) -> Result<Weights> {
     Ok(out)
 }
 
-/// The second text encoder's tensors, from OpenCLIP's names without their prefix.
+/// Renames the second text encoder's tensors, from OpenCLIP's names without their prefix.
 fn open_clip(original: &Weights) -> Result<Weights> {
     let mut out = Weights::new(original.path());
     for (name, weight) in original.iter() {
@@ -124,13 +124,13 @@ fn open_clip(original: &Weights) -> Result<Weights> {
             Error::malformed(original.path(), what)
         };
         match keymap::open_clip(name) {
-            Some(Text::Plain(renamed)) => out.insert(renamed, weight.clone())?,
-            Some(Text::Transposed(renamed)) => {
+            Some(OpenClipName::Plain(renamed)) => out.insert(renamed, weight.clone())?,
+            Some(OpenClipName::Transposed(renamed)) => {
                 let what = || format!("tensor `{TEXT_2}{name}` is {:?}, not a matrix", weight.shape());
                 let view = weight.transposed().ok_or_else(|| Error::malformed(original.path(), what()))?;
                 out.insert(renamed, view)?;
             }
-            Some(Text::Thirds(names)) => {
+            Some(OpenClipName::Thirds(names)) => {
                 let rows = weight.shape().first().copied().filter(|rows| rows % 3 == 0).ok_or_else(bad)? / 3;
                 for (i, renamed) in names.into_iter().enumerate() {
                     out.insert(renamed, weight.rows(i * rows, rows).ok_or_else(bad)?)?;
@@ -142,7 +142,7 @@ fn open_clip(original: &Weights) -> Result<Weights> {
     Ok(out)
 }
 
-/// A VAE's tensors under diffusers' names, from a VAE file of either layout or from a whole checkpoint.
+/// Renames a VAE's tensors to diffusers' names, from a VAE file of either layout or from a whole checkpoint.
 ///
 /// # Errors
 /// [`Error::Malformed`] where two tensors get one name.
@@ -166,7 +166,7 @@ pub fn vae(weights: &Weights) -> Result<Weights> {
     Ok(out)
 }
 
-/// Old diffusers files name the projections of the VAE's attention differently.
+/// Renames the projections of the VAE's attention, which old diffusers files name differently.
 fn current_attention_names(name: &str) -> String {
     if !name.contains(".attentions.") {
         return name.to_owned();
@@ -175,7 +175,7 @@ fn current_attention_names(name: &str) -> String {
     pairs.iter().fold(name.to_owned(), |name, (old, new)| name.replace(old, new))
 }
 
-/// The original VAE computes its attention with 1x1 convolutions.
+/// Makes matrices of the 1x1 convolutions with which the original VAE computes its attention.
 fn attention_matrix(name: &str, weight: &Weight) -> Weight {
     match *weight.shape() {
         [rows, columns, 1, 1] | [rows, columns, 1] if name.contains(".attentions.") => {
@@ -241,8 +241,8 @@ mod tests {
                 "VAE",
             ),
             (&[("edm_mean", &[4]), ("conditioner.embedders.1.model.ln_final.bias", &[1])], "Playground", "SDXL base"),
-            (&[("x", &[])], "no kind", "SDXL base"),
-            (&[], "no kind", "SDXL base"),
+            (&[("x", &[])], "unknown kind", "SDXL base"),
+            (&[], "unknown kind", "SDXL base"),
         ];
         for (names, family, advice) in cases {
             let error = split(&file(names)).unwrap_err();

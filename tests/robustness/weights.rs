@@ -174,7 +174,7 @@ fn b18_wrong_families_are_named() {
         (&[("lora_unet_x.lora_down.weight", &[1])], "LoRA"),
         (&[("vision_model.pre_layrnorm.weight", &[1])], "CLIP image encoder"),
         (&[("image_proj.proj.weight", &[1, 1]), ("ip_adapter.1.to_k_ip.weight", &[1, 2])], "base IP-Adapter"),
-        (&[("anything", &[1])], "no kind of file"),
+        (&[("anything", &[1])], "an unknown kind of file"),
     ];
     for (names, family) in as_model {
         tensors(&path, names);
@@ -188,7 +188,7 @@ fn b18_wrong_families_are_named() {
         (&[("image_proj.proj.weight", &[1, 1]), ("ip_adapter.1.to_k_ip.weight", &[1, 768])], "Stable Diffusion 1.x"),
         (&[("vision_model.pre_layrnorm.weight", &[1])], "CLIP image encoder"),
         (&[("conditioner.embedders.1.x", &[1])], "SDXL base checkpoint"),
-        (&[("anything", &[1])], "no kind of file"),
+        (&[("anything", &[1])], "an unknown kind of file"),
     ];
     for (names, family) in as_adapter {
         tensors(&path, names);

@@ -5,7 +5,7 @@ use crate::{Outcome, help, terminal};
 use braid::error::{Result, escape};
 use braid::inspect::{FileReport, inspect};
 use braid::models::{compatibility, infer};
-use braid::weights::detect::{ModelFamily, detect};
+use braid::weights::detect::{AdapterKind, ModelFamily, detect};
 use braid::weights::{OpenOptions, Weights, adapter, open, single_file};
 use std::path::{Path, PathBuf};
 
@@ -65,7 +65,7 @@ fn describe(path: &Path) -> Result<(FileReport, Weights)> {
 fn together(opened: &[(&Path, Weights)]) -> String {
     let mut text = String::new();
     for (a, adapter) in opened {
-        if !matches!(detect(adapter), ModelFamily::Adapter(adapter::AdapterKind::Base)) {
+        if !matches!(detect(adapter), ModelFamily::Adapter(AdapterKind::Base)) {
             continue;
         }
         let Ok(config) = adapter::base(adapter).and_then(|base| infer::adapter(&base)) else { continue };

@@ -8,19 +8,21 @@ mod names;
 mod pickle;
 mod zip;
 
-use super::open::{Contents, quoted, unsupported};
-use super::{FileFormat, MappedBytes, Weight, Weights, sniff};
+use super::contents::{Contents, quoted, unsupported};
+use super::format::{FileFormat, foreign, sniff};
+use super::mmap::MappedBytes;
+use super::weight::{Weight, Weights};
 use crate::error::{Error, Result};
-use names::Class;
-use pickle::Tensor;
+use names::ElementClass;
+use pickle::PickledTensor;
 use std::path::Path;
 use std::sync::Arc;
 use zip::Archive;
 
-/// The most bytes that a `data.pkl` may have; that of a full SDXL checkpoint has less than one million.
+/// The greatest size of a `data.pkl` in bytes; that of a full SDXL checkpoint has less than one million.
 const MAX_PICKLE: usize = 16 << 20;
 
-/// The float tensors of a torch file, as views into `storage`; tensors of integers or booleans are left out.
+/// Reads the float tensors of a torch file, as views into `storage`; tensors of integers or booleans are left out.
 ///
 /// Nested dictionaries are joined by dots: `{"ip_adapter": {"1.to_k_ip.weight": ..}}` gives
 /// `ip_adapter.1.to_k_ip.weight`. Values other than tensors and dictionaries are ignored. `path` is what errors name.
@@ -32,10 +34,10 @@ pub fn read(storage: Arc<MappedBytes>, path: &Path) -> Result<Weights> {
     Ok(contents(storage, path)?.weights)
 }
 
-/// What [`read`] gives, and the names that it leaves out.
+/// Reads as [`read`] does; the names that it leaves out are listed.
 pub(super) fn contents(storage: Arc<MappedBytes>, path: &Path) -> Result<Contents> {
     let fail = |what: String| Error::malformed(path, what);
-    if let Some(what) = super::open::foreign(storage.bytes()) {
+    if let Some(what) = foreign(storage.bytes()) {
         return Err(fail(what.into()));
     }
     if sniff(&storage) != FileFormat::Torch {
@@ -59,9 +61,9 @@ pub(super) fn contents(storage: Arc<MappedBytes>, path: &Path) -> Result<Content
     for (name, tensor) in tensors {
         let start = place(&archive, prefix, &tensor).map_err(|e| fail(format!("tensor {}: {e}", quoted(&name))))?;
         match tensor.element.class {
-            Class::Integer => contents.skipped.push(name),
-            Class::Unsupported => return Err(unsupported(path, &name, tensor.element.name)),
-            Class::Float(dtype) => {
+            ElementClass::Integer => contents.skipped.push(name),
+            ElementClass::Unsupported => return Err(unsupported(path, &name, tensor.element.name)),
+            ElementClass::Float(dtype) => {
                 let (shape, strides) = (tensor.shape.clone(), tensor.strides.clone());
                 let weight = Weight::strided(storage.clone(), start, dtype, shape, strides, name.as_str());
                 let weight = weight.ok_or_else(|| fail(format!("tensor {} lies outside the file", quoted(&name))))?;
@@ -72,7 +74,7 @@ pub(super) fn contents(storage: Arc<MappedBytes>, path: &Path) -> Result<Content
     Ok(contents)
 }
 
-/// What precedes `data.pkl` in the entries' names: the archive's name and a slash.
+/// Finds the part of the entries' names before `data.pkl`: the archive's name and a slash.
 fn prefix<'a>(archive: &Archive<'a>) -> Result<&'a str, String> {
     let mut found =
         archive.names().filter_map(|n| n.strip_suffix("data.pkl")).filter(|p| p.is_empty() || p.ends_with('/'));
@@ -83,9 +85,9 @@ fn prefix<'a>(archive: &Archive<'a>) -> Result<&'a str, String> {
     }
 }
 
-/// The offset in the file of the first element, once it is clear that all elements lie inside their storage.
-fn place(archive: &Archive<'_>, prefix: &str, tensor: &Tensor<'_>) -> Result<usize, String> {
-    let Tensor { element, key, count, offset, shape, strides } = tensor;
+/// Finds the offset in the file of the first element, after checking that all elements lie inside their storage.
+fn place(archive: &Archive<'_>, prefix: &str, tensor: &PickledTensor<'_>) -> Result<usize, String> {
+    let PickledTensor { element, key, count, offset, shape, strides } = tensor;
     let shown = quoted(key);
     let entry = archive
         .get(&format!("{prefix}data/{key}"))

@@ -2,9 +2,9 @@
 
 use crate::tensor::DType;
 
-/// What the reader makes of an element type.
+/// The reader's treatment of an element type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Class {
+pub(super) enum ElementClass {
     Float(DType),
     Integer,
     Unsupported,
@@ -15,15 +15,15 @@ pub(super) enum Class {
 pub(super) struct Element {
     pub name: &'static str,
     pub size: usize,
-    pub class: Class,
+    pub class: ElementClass,
 }
 
 /// The storage classes and, for the types that torch stores untyped, the types.
 const ELEMENTS: [(&str, Element); 22] = {
-    const fn element(name: &'static str, size: usize, class: Class) -> Element {
+    const fn element(name: &'static str, size: usize, class: ElementClass) -> Element {
         Element { name, size, class }
     }
-    use Class::{Float, Integer, Unsupported};
+    use ElementClass::{Float, Integer, Unsupported};
     [
         ("FloatStorage", element("float32", 4, Float(DType::F32))),
         ("HalfStorage", element("float16", 2, Float(DType::F16))),

@@ -4,7 +4,7 @@
 //! proportion to the pickle: each instruction adds at most one value, and strings are slices of the input.
 //! Source of the instructions: CPython's `pickletools`.
 
-use super::super::open::quoted;
+use super::super::contents::quoted;
 use super::names::{Element, Global};
 use std::collections::HashMap;
 
@@ -20,7 +20,7 @@ const MAX_RANK: usize = 8;
 
 /// A tensor as the pickle describes it; nothing is checked against the archive yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Tensor<'a> {
+pub(super) struct PickledTensor<'a> {
     pub element: Element,
     /// The storage's name in the archive.
     pub key: &'a str,
@@ -52,7 +52,7 @@ enum Value<'a> {
         key: &'a str,
         count: usize,
     },
-    Tensor(Box<Tensor<'a>>),
+    Tensor(Box<PickledTensor<'a>>),
 }
 
 impl Value<'_> {
@@ -72,8 +72,8 @@ impl Value<'_> {
     }
 }
 
-/// All tensors in the nested dictionaries of a pickle, with their keys joined by dots.
-pub(super) fn tensors(pickle: &[u8]) -> Result<Vec<(String, Tensor<'_>)>, String> {
+/// Reads all tensors in the nested dictionaries of a pickle, with their keys joined by dots.
+pub(super) fn tensors(pickle: &[u8]) -> Result<Vec<(String, PickledTensor<'_>)>, String> {
     let mut machine = Machine {
         input: pickle,
         at: 0,
@@ -96,7 +96,7 @@ struct Machine<'a> {
 }
 
 impl<'a> Machine<'a> {
-    /// Follows the instructions to the end; the value that they leave.
+    /// Follows the instructions to the end; returns the value that they leave.
     fn run(&mut self) -> Result<Id, String> {
         loop {
             match self.byte()? {
@@ -106,79 +106,104 @@ impl<'a> Machine<'a> {
                 },
                 b'.' => return self.pop(),
                 b'(' => self.mark()?,
-                b'N' => self.push(Value::Other)?,
-                0x88 | 0x89 => self.push(Value::Bool)?,
-                b'K' => self.int(1)?,
-                b'M' => self.int(2)?,
-                b'J' => {
-                    let n = i32::from_le_bytes(self.array()?);
-                    self.push(Value::Int(n.into()))?;
-                }
-                0x8a => self.long()?,
-                b'G' => {
-                    self.take(8)?;
-                    self.push(Value::Other)?;
-                }
-                b'X' => {
-                    let n = u32::from_le_bytes(self.array()?);
-                    let text = self.take(n as usize)?;
-                    let text = std::str::from_utf8(text).map_err(|_| "a string is not UTF-8".to_owned())?;
-                    self.push(Value::Str(text))?;
-                }
-                b'q' => {
-                    let n = self.byte()?;
-                    self.remember(n.into())?;
-                }
-                b'r' => {
-                    let n = u32::from_le_bytes(self.array()?);
-                    self.remember(n)?;
-                }
-                b'h' => {
-                    let n = self.byte()?;
-                    self.recall(n.into())?;
-                }
-                b'j' => {
-                    let n = u32::from_le_bytes(self.array()?);
-                    self.recall(n)?;
-                }
-                b'}' => self.push(Value::Dict(Vec::new()))?,
-                b']' => self.push(Value::List(Vec::new()))?,
-                b')' => self.push(Value::Tuple(Vec::new()))?,
-                b't' => {
-                    let items = self.pop_mark()?;
-                    self.push(Value::Tuple(items))?;
-                }
-                n @ 0x85..=0x87 => {
-                    let mut items = Vec::with_capacity(3);
-                    for _ in 0x84..n {
-                        items.insert(0, self.pop()?);
-                    }
-                    self.push(Value::Tuple(items))?;
-                }
-                b'a' => {
-                    let item = self.pop()?;
-                    self.append(&[item])?;
-                }
-                b'e' => {
-                    let items = self.pop_mark()?;
-                    self.append(&items)?;
-                }
-                b's' => {
-                    let value = self.pop()?;
-                    let key = self.pop()?;
-                    self.set(&[key, value])?;
-                }
-                b'u' => {
-                    let items = self.pop_mark()?;
-                    self.set(&items)?;
-                }
                 b'c' => self.global()?,
                 b'Q' => self.storage()?,
                 b'R' => self.reduce()?,
                 b'b' => self.build()?,
+                op if self.literal(op)? || self.memoize(op)? || self.collect(op)? => {}
                 op => return Err(format!("instruction {op:#04x} is not among those that torch.save writes")),
             }
         }
+    }
+
+    /// Pushes the value that an instruction itself holds; false for other instructions.
+    fn literal(&mut self, op: u8) -> Result<bool, String> {
+        match op {
+            b'N' => self.push(Value::Other)?,
+            0x88 | 0x89 => self.push(Value::Bool)?,
+            b'K' => self.int(1)?,
+            b'M' => self.int(2)?,
+            b'J' => {
+                let n = i32::from_le_bytes(self.array()?);
+                self.push(Value::Int(n.into()))?;
+            }
+            0x8a => self.long()?,
+            b'G' => {
+                self.take(8)?;
+                self.push(Value::Other)?;
+            }
+            b'X' => {
+                let n = u32::from_le_bytes(self.array()?);
+                let text = self.take(n as usize)?;
+                let text = std::str::from_utf8(text).map_err(|_| "a string is not UTF-8".to_owned())?;
+                self.push(Value::Str(text))?;
+            }
+            b'}' => self.push(Value::Dict(Vec::new()))?,
+            b']' => self.push(Value::List(Vec::new()))?,
+            b')' => self.push(Value::Tuple(Vec::new()))?,
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    /// Stores or fetches a value of the memo; false for other instructions.
+    fn memoize(&mut self, op: u8) -> Result<bool, String> {
+        match op {
+            b'q' => {
+                let n = self.byte()?;
+                self.remember(n.into())?;
+            }
+            b'r' => {
+                let n = u32::from_le_bytes(self.array()?);
+                self.remember(n)?;
+            }
+            b'h' => {
+                let n = self.byte()?;
+                self.recall(n.into())?;
+            }
+            b'j' => {
+                let n = u32::from_le_bytes(self.array()?);
+                self.recall(n)?;
+            }
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    /// Makes a tuple of values on the stack or adds them to a list or a dictionary; false for other instructions.
+    fn collect(&mut self, op: u8) -> Result<bool, String> {
+        match op {
+            b't' => {
+                let items = self.pop_mark()?;
+                self.push(Value::Tuple(items))?;
+            }
+            n @ 0x85..=0x87 => {
+                let mut items = Vec::with_capacity(3);
+                for _ in 0x84..n {
+                    items.insert(0, self.pop()?);
+                }
+                self.push(Value::Tuple(items))?;
+            }
+            b'a' => {
+                let item = self.pop()?;
+                self.append(&[item])?;
+            }
+            b'e' => {
+                let items = self.pop_mark()?;
+                self.append(&items)?;
+            }
+            b's' => {
+                let value = self.pop()?;
+                let key = self.pop()?;
+                self.set(&[key, value])?;
+            }
+            b'u' => {
+                let items = self.pop_mark()?;
+                self.set(&items)?;
+            }
+            _ => return Ok(false),
+        }
+        Ok(true)
     }
 
     fn take(&mut self, n: usize) -> Result<&'a [u8], String> {
@@ -351,7 +376,7 @@ impl<'a> Machine<'a> {
     }
 
     /// `(storage, offset, shape, strides, requires_grad, hooks[, metadata])`; version 3 has the type before the metadata.
-    fn rebuild(&self, args: &[Id], typed: bool) -> Result<Tensor<'a>, String> {
+    fn rebuild(&self, args: &[Id], typed: bool) -> Result<PickledTensor<'a>, String> {
         let (name, fields) = if typed { ("_rebuild_tensor_v3", 7) } else { ("_rebuild_tensor_v2", 6) };
         let &[storage, offset, shape, strides, ..] = args else { return Err(short(name, args.len(), "6 or 7")) };
         if args.len() != fields && args.len() != fields + 1 {
@@ -384,7 +409,7 @@ impl<'a> Machine<'a> {
         if shape.len() != strides.len() {
             return Err(format!("a tensor of {} dimensions with {} strides", shape.len(), strides.len()));
         }
-        Ok(Tensor { element, key, count, offset: self.size(offset, "an offset")?, shape, strides })
+        Ok(PickledTensor { element, key, count, offset: self.size(offset, "an offset")?, shape, strides })
     }
 
     fn tuple(&self, id: Id, what: &str) -> Result<&[Id], String> {
@@ -410,7 +435,7 @@ impl<'a> Machine<'a> {
         }
     }
 
-    fn flatten(&self, top: Id) -> Result<Vec<(String, Tensor<'a>)>, String> {
+    fn flatten(&self, top: Id) -> Result<Vec<(String, PickledTensor<'a>)>, String> {
         if !matches!(self.get(top), Value::Dict(_)) {
             let kind = self.get(top).kind();
             return Err(format!("the file holds {kind}, expected a dict of tensors"));
@@ -437,7 +462,7 @@ impl<'a> Machine<'a> {
                     other => return Err(format!("a dict's key is {}, expected a string", other.kind())),
                 };
                 match value {
-                    Ok(tensor) => found.push((name, Tensor::clone(tensor))),
+                    Ok(tensor) => found.push((name, PickledTensor::clone(tensor))),
                     Err(_) if depth == MAX_DEPTH => {
                         return Err(format!("dicts more than {MAX_DEPTH} deep in each other"));
                     }

@@ -1,6 +1,6 @@
 //! The zip archives that torch writes: stored entries, 64-bit sizes where needed. Source: PKWARE's APPNOTE 6.3.10.
 
-use super::super::open::quoted;
+use super::super::contents::quoted;
 use std::collections::BTreeMap;
 
 const LOCAL: &[u8; 4] = b"PK\x03\x04";
