@@ -2,7 +2,7 @@
 
 use braid::inputs::image::{AlphaMode, Image};
 use braid::inputs::tokenizer::Tokenizer;
-use braid::inputs::{clip, resize};
+use braid::inputs::{clip_image_processor, resize};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use std::hint::black_box;
 use std::path::Path;
@@ -12,13 +12,13 @@ const PROMPT: &str = "a photograph of an astronaut riding a horse through a fiel
 
 fn tokens(c: &mut Criterion) {
     let tokenizer = Tokenizer::clip().expect("the embedded vocabulary");
-    assert_eq!(tokenizer.ids_77(PROMPT).ids.len(), 77);
+    assert_eq!(tokenizer.encode_padded(PROMPT).ids.len(), 77);
     let mut group = c.benchmark_group("tokenizer");
     group.throughput(Throughput::Bytes(PROMPT.len() as u64));
-    group.bench_function("a prompt", |b| b.iter(|| tokenizer.ids_77(black_box(PROMPT))));
+    group.bench_function("a prompt", |b| b.iter(|| tokenizer.encode_padded(black_box(PROMPT))));
     let long = PROMPT.repeat(40);
     group.throughput(Throughput::Bytes(long.len() as u64));
-    group.bench_function("rows of a long prompt", |b| b.iter(|| tokenizer.rows_of_77(black_box(&long))));
+    group.bench_function("rows of a long prompt", |b| b.iter(|| tokenizer.encode_rows(black_box(&long))));
     group.finish();
 }
 
@@ -27,12 +27,14 @@ fn pictures(c: &mut Criterion) {
     let bytes = std::fs::read(&path).expect("the picture");
     let load = || Image::decode(&bytes, &path, AlphaMode::Ignore).expect("a picture");
     let picture = load();
-    let values = clip::preprocess(&picture, 224);
+    let values = clip_image_processor::preprocess(&picture, 224);
     assert!(values.len() == 224 * 224 * 3 && values.iter().all(|v| v.abs() < 3.0));
     let mut group = c.benchmark_group("picture");
     group.throughput(Throughput::Elements((picture.width() * picture.height()) as u64));
     group.bench_function("decode a JPEG", |b| b.iter(|| black_box(load())));
-    group.bench_function("CLIP's resize and crop to 224", |b| b.iter(|| clip::preprocess(black_box(&picture), 224)));
+    group.bench_function("CLIP's resize and crop to 224", |b| {
+        b.iter(|| clip_image_processor::preprocess(black_box(&picture), 224))
+    });
     group.bench_function("stretch to 1024x1024", |b| {
         b.iter(|| resize::resize(black_box(&picture), 1024, 1024).expect("a picture"));
     });

@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Field, Result};
 use crate::inputs::image::AlphaMode;
-use crate::inputs::tokenizer::Profile;
+use crate::inputs::tokenizer::TokenizerProfile;
 use std::str::FromStr;
 
 /// A compatibility profile. All code that differs between the peers reads a field of one of these and asks nothing else.
@@ -22,7 +22,7 @@ pub struct Compat {
     /// Whether guidance at scales below 1 is computed (DiffSynth: skipped only at exactly 1) or skipped (diffusers).
     pub guides_below_one: bool,
     /// How text is cleaned and cut: truncated at 77 tokens (diffusers), or rows of 77 that are joined (DiffSynth).
-    pub text: Profile,
+    pub text: TokenizerProfile,
     /// What becomes of the transparency of an image prompt; for [`crate::Image::open`].
     pub alpha: AlphaMode,
     /// Whether an absent negative prompt gives zero embeddings where the model asks for it; else it is the empty text.
@@ -46,7 +46,7 @@ impl Compat {
             vae_out_norm_eps: 1e-6,
             negative_image_scale: None,
             guides_below_one: false,
-            text: Profile::Diffusers,
+            text: TokenizerProfile::Diffusers,
             alpha: AlphaMode::CompositeOnWhite,
             zero_negative: true,
             pools_at_greatest: false,
@@ -64,7 +64,7 @@ impl Compat {
             vae_out_norm_eps: 1e-5,
             negative_image_scale: Some(1.0),
             guides_below_one: true,
-            text: Profile::DiffSynth,
+            text: TokenizerProfile::DiffSynth,
             alpha: AlphaMode::Ignore,
             zero_negative: false,
             pools_at_greatest: true,

@@ -241,7 +241,7 @@ impl FileReport {
             };
             r.family = format!("{}, {name}", r.family);
             r.notes.push(format!(
-                "{} layers, {} wide, pictures of {} pixels, patches of {}",
+                "{} layers, {} wide, images of {} pixels, patches of {}",
                 c.num_hidden_layers, c.hidden_size, c.image_size, c.patch_size
             ));
             let adapters = match c.projection_dim {

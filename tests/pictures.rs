@@ -4,7 +4,7 @@
 
 use braid::Error;
 use braid::inputs::image::{AlphaMode, Image};
-use braid::inputs::{clip, resize};
+use braid::inputs::{clip_image_processor, resize};
 use serde_json::Value;
 use std::io::{Read, Write};
 use std::path::PathBuf;
@@ -75,7 +75,7 @@ fn resampling_equals_pils_to_the_bit() {
 fn preprocessing_equals_transformers_to_the_bit() {
     for case in lines("clip.json") {
         let size = case["size"].as_u64().unwrap() as usize;
-        let got = clip::preprocess(&noise(pair(&case["from"])), size);
+        let got = clip_image_processor::preprocess(&noise(pair(&case["from"])), size);
         assert_eq!(got.len(), size * size * 3);
         for (a, b) in got.iter().zip(case["head"].as_array().unwrap()) {
             assert_eq!(*a, b.as_f64().unwrap() as f32, "{case}");
@@ -133,7 +133,7 @@ fn narrow_pictures_are_pictures() {
     for name in ["1x1.png", "1x8192.png"] {
         let picture = Image::open(data(name), AlphaMode::Ignore).unwrap();
         let start = Instant::now();
-        let values = clip::preprocess(&picture, 224);
+        let values = clip_image_processor::preprocess(&picture, 224);
         assert!(values.len() == 224 * 224 * 3 && values.iter().all(|v| v.is_finite()));
         assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
     }

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 use braid::Error;
-use braid::inputs::tokenizer::{Profile, Tokenizer};
+use braid::inputs::tokenizer::{Tokenizer, TokenizerProfile};
 use serde_json::{Value, json};
 use std::path::Path;
 
@@ -22,7 +22,12 @@ fn both() -> [(&'static str, Tokenizer); 2] {
 }
 
 /// Compares every case and reports all that differ.
-fn compare(file: &str, tokenizers: &[(&str, Tokenizer)], profile: Profile, full: impl Fn(&Tokenizer, &str, &Value)) {
+fn compare(
+    file: &str,
+    tokenizers: &[(&str, Tokenizer)],
+    profile: TokenizerProfile,
+    full: impl Fn(&Tokenizer, &str, &Value),
+) {
     let cases = goldens(file);
     assert!(cases.len() >= 260, "{}", cases.len());
     let mut wrong = Vec::new();
@@ -45,21 +50,21 @@ fn compare(file: &str, tokenizers: &[(&str, Tokenizer)], profile: Profile, full:
 }
 
 fn fixed(tokenizer: &Tokenizer, text: &str, expected: &Value) {
-    let fixed = tokenizer.ids_77(text);
+    let fixed = tokenizer.encode_padded(text);
     assert_eq!(fixed.ids, ids(expected), "{text:?}");
-    assert_eq!(fixed.cut, tokenizer.encode(text, Profile::Diffusers).len().saturating_sub(75));
+    assert_eq!(fixed.truncated, tokenizer.encode(text, TokenizerProfile::Diffusers).len().saturating_sub(75));
 }
 
 #[test]
 fn diffusers_ids_are_the_peers() {
-    compare("diffusers.json", &both(), Profile::Diffusers, fixed);
+    compare("diffusers.json", &both(), TokenizerProfile::Diffusers, fixed);
 }
 
 #[test]
 fn diffsynth_ids_are_the_peers() {
-    compare("diffsynth.json", &both(), Profile::DiffSynth, |tokenizer, text, expected| {
+    compare("diffsynth.json", &both(), TokenizerProfile::DiffSynth, |tokenizer, text, expected| {
         let expected: Vec<Vec<u32>> = serde_json::from_value(expected.clone()).unwrap();
-        assert_eq!(tokenizer.rows_of_77(text), expected, "{text:?}");
+        assert_eq!(tokenizer.encode_rows(text), expected, "{text:?}");
     });
 }
 
@@ -68,11 +73,11 @@ fn the_published_sample() {
     let [(_, l), (_, g)] = both();
     let mut expected = vec![49406, 320, 1994, 786, 49407];
     expected.resize(77, 49407);
-    assert_eq!(l.ids_77("A super man").ids, expected);
+    assert_eq!(l.encode_padded("A super man").ids, expected);
     expected[5..].fill(0);
-    assert_eq!(g.ids_77("A super man").ids, expected);
-    assert_eq!((l.bos(), l.eos(), l.pad(), l.unk()), (49406, 49407, 49407, 49407));
-    assert_eq!((g.pad(), g.max_length(), g.vocab_size()), (0, 77, 49408));
+    assert_eq!(g.encode_padded("A super man").ids, expected);
+    assert_eq!((l.bos_token_id(), l.eos_token_id(), l.pad_token_id(), l.unk_token_id()), (49406, 49407, 49407, 49407));
+    assert_eq!((g.pad_token_id(), g.max_length(), g.vocab_size()), (0, 77, 49408));
 }
 
 #[test]
@@ -80,10 +85,10 @@ fn threads_may_share_it() {
     fn shared<T: Send + Sync>(_: &T) {}
     let t = Tokenizer::clip().unwrap();
     shared(&t);
-    let expected = t.encode("a cat in the hat", Profile::Diffusers);
+    let expected = t.encode("a cat in the hat", TokenizerProfile::Diffusers);
     std::thread::scope(|s| {
         for _ in 0..4 {
-            s.spawn(|| assert_eq!(t.encode("a cat in the hat", Profile::Diffusers), expected));
+            s.spawn(|| assert_eq!(t.encode("a cat in the hat", TokenizerProfile::Diffusers), expected));
         }
     });
 }
@@ -92,8 +97,8 @@ fn threads_may_share_it() {
 fn row_counts_of_the_two_are_made_equal() {
     let [(_, l), (_, g)] = both();
     let text = "w!!! ".repeat(30);
-    assert_eq!((l.rows_of_77(&text).len(), g.rows_of_77(&text).len()), (1, 2));
-    let (a, b) = Tokenizer::rows_of_both(&l, &g, &text);
+    assert_eq!((l.encode_rows(&text).len(), g.encode_rows(&text).len()), (1, 2));
+    let (a, b) = Tokenizer::encode_rows_of_both(&l, &g, &text);
     assert_eq!((a.len(), b.len()), (1, 1));
 }
 
@@ -111,13 +116,15 @@ fn folders_give_the_peers_ids() {
         let (folder, name) = (tempfile::tempdir().unwrap(), &case["name"]);
         write(folder.path(), &case["files"]);
         let t = Tokenizer::from_folder(folder.path()).unwrap();
-        for (key, found) in [("bos", t.bos()), ("eos", t.eos()), ("pad", t.pad()), ("unk", t.unk())] {
+        for (key, found) in
+            [("bos", t.bos_token_id()), ("eos", t.eos_token_id()), ("pad", t.pad_token_id()), ("unk", t.unk_token_id())]
+        {
             assert_eq!(case[key], found, "{name} {key}");
         }
         assert_eq!(case["max_length"], t.max_length(), "{name}");
         assert_eq!(case["size"], t.vocab_size(), "{name}");
         for (text, expected) in case["ids"].as_object().unwrap() {
-            assert_eq!(t.encode(text, Profile::Diffusers), ids(expected), "{name}: {text}");
+            assert_eq!(t.encode(text, TokenizerProfile::Diffusers), ids(expected), "{name}: {text}");
         }
     }
 }
@@ -198,10 +205,10 @@ fn unused_sections_of_tokenizer_json_do_no_harm() {
         let folder = tempfile::tempdir().unwrap();
         write(folder.path(), &whole(change));
         let t = Tokenizer::from_folder(folder.path()).unwrap();
-        assert_eq!(t.encode("AB a b", Profile::Diffusers), [4, 2, 3]);
+        assert_eq!(t.encode("AB a b", TokenizerProfile::Diffusers), [4, 2, 3]);
         // `z` is not in the vocabulary: the unknown token.
-        assert_eq!(t.encode("az", Profile::DiffSynth), [0, 6]);
-        assert_eq!(t.ids_77("ab").ids[..4], [5, 4, 6, 6]);
+        assert_eq!(t.encode("az", TokenizerProfile::DiffSynth), [0, 6]);
+        assert_eq!(t.encode_padded("ab").ids[..4], [5, 4, 6, 6]);
     }
 }
 
@@ -211,7 +218,7 @@ fn long_and_hostile_texts_are_quick() {
         ["a".repeat(1 << 18), "!".repeat(1 << 18), "&amp;".repeat(1 << 14), format!("&{}", "amp;".repeat(1 << 14))];
     for (_, t) in both() {
         for text in &texts {
-            for profile in [Profile::Diffusers, Profile::DiffSynth] {
+            for profile in [TokenizerProfile::Diffusers, TokenizerProfile::DiffSynth] {
                 let start = std::time::Instant::now();
                 assert!(!t.encode(text, profile).is_empty());
                 assert!(start.elapsed().as_secs() < 5, "{} {:?} {:?}", &text[..9], profile, start.elapsed());

@@ -1,4 +1,4 @@
-//! Pictures: PNG, JPEG and WebP files as 8-bit RGB.
+//! Images: PNG, JPEG and WebP files as 8-bit RGB.
 
 use crate::error::{Error, Field, Result};
 use image::metadata::Orientation;
@@ -7,16 +7,16 @@ use std::fs::File;
 use std::io::{Cursor, ErrorKind, Read};
 use std::path::Path;
 
-/// The largest picture: 2^28 pixels, above the 200 megapixels of the largest cameras.
+/// The greatest number of pixels of an image, 2^28, above the 200 megapixels of the largest cameras.
 pub const MAX_PIXELS: u64 = 1 << 28;
-/// The most bytes a picture may take as its file stores it (16-bit samples and alpha count).
+/// The greatest size in bytes of an image as its file stores it (16-bit samples and alpha count).
 const MAX_DECODED: u64 = 1 << 30;
-/// The most bytes read of a file.
+/// The greatest size of a file in bytes.
 const MAX_FILE: u64 = 1 << 29;
-/// What a decoder may allocate beside the picture: rows, colour profiles, text.
+/// The bytes that a decoder may allocate beside the image: rows, colour profiles, text.
 const MAX_AUXILIARY: u64 = 1 << 26;
 
-/// A picture of 8-bit RGB pixels, row after row from the top left.
+/// An image of 8-bit RGB pixels, row after row from the top left.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Image {
     width: usize,
@@ -25,7 +25,7 @@ pub struct Image {
 }
 
 impl Image {
-    /// A picture from its pixels: `rgb` holds 3 * width * height bytes.
+    /// Makes an image of its pixels: `rgb` holds 3 * width * height bytes.
     ///
     /// # Errors
     /// [`Error::Parameter`] where a side is 0, there are more than [`MAX_PIXELS`], or the length is another.
@@ -41,7 +41,7 @@ impl Image {
         }
     }
 
-    /// Reads a PNG, JPEG or WebP file, recognised by its content; see [`Image::decode`].
+    /// Reads a PNG, JPEG or WebP file, recognized by its content; see [`Image::decode`].
     ///
     /// # Errors
     /// [`Error::Io`] where the file cannot be read, else those of [`Image::decode`].
@@ -51,7 +51,7 @@ impl Image {
         let mut bytes = Vec::new();
         file.take(MAX_FILE + 1).read_to_end(&mut bytes).map_err(Error::io("read", path))?;
         if bytes.len() as u64 > MAX_FILE {
-            return Err(Error::malformed(path, format!("more than {MAX_FILE} bytes: too large for a picture")));
+            return Err(Error::malformed(path, format!("more than {MAX_FILE} bytes: too large for an image")));
         }
         Self::decode(&bytes, path, alpha)
     }
@@ -70,22 +70,22 @@ impl Image {
         decode(bytes, name.as_ref(), alpha)
     }
 
-    /// Pixels in a row.
+    /// The width in pixels.
     pub fn width(&self) -> usize {
         self.width
     }
 
-    /// Rows.
+    /// The height in pixels.
     pub fn height(&self) -> usize {
         self.height
     }
 
-    /// The bytes: [height, width, 3].
+    /// The RGB bytes, `[height, width, 3]`.
     pub fn rgb(&self) -> &[u8] {
         &self.rgb
     }
 
-    /// The bytes, without a copy.
+    /// Takes the RGB bytes, without a copy.
     pub fn into_rgb(self) -> Vec<u8> {
         self.rgb
     }
@@ -93,35 +93,35 @@ impl Image {
 
 impl std::fmt::Debug for Image {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Picture({}x{})", self.width, self.height)
+        write!(f, "Image({}x{})", self.width, self.height)
     }
 }
 
 fn allowed() -> String {
-    format!("a picture has sides of at least 1 and at most {MAX_PIXELS} pixels")
+    format!("an image has sides of at least 1 and at most {MAX_PIXELS} pixels")
 }
 
-/// What happens to transparency.
+/// The treatment of transparency.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum AlphaMode {
-    /// The picture is laid on white, as transformers 5 does (PIL's `alpha_composite`).
+    /// Composites the image on white, as transformers 5 does (PIL's `alpha_composite`).
     #[default]
     CompositeOnWhite,
-    /// The colours are taken as they are stored, as PIL's `convert("RGB")` and transformers 4 do.
+    /// Takes the colours as they are stored, as PIL's `convert("RGB")` and transformers 4 do.
     Ignore,
 }
 
 fn decode(bytes: &[u8], name: &Path, alpha: AlphaMode) -> Result<Image> {
-    let format = recognise(bytes, name)?;
+    let format = detect_format(bytes, name)?;
     let complete = match format {
         ImageFormat::Jpeg => jpeg_is_complete(bytes),
         ImageFormat::WebP => webp_is_complete(bytes),
         _ => true,
     };
     if !complete {
-        return Err(Error::malformed(name, cut_short(format)));
+        return Err(Error::malformed(name, truncated(format)));
     }
-    let failed = |e: ImageError| Error::malformed(name, explain(format, e));
+    let failed = |e: ImageError| Error::malformed(name, decoding_error(format, e));
 
     let mut limits = Limits::no_limits();
     limits.max_alloc = Some(MAX_AUXILIARY);
@@ -134,13 +134,13 @@ fn decode(bytes: &[u8], name: &Path, alpha: AlphaMode) -> Result<Image> {
         let what = format!("{width}x{height} pixels in {} bytes: {}", decoder.total_bytes(), allowed());
         return Err(Error::malformed(name, format!("{what}, in at most {MAX_DECODED} bytes")));
     }
-    // Damaged EXIF is no reason to refuse the picture.
+    // Damaged EXIF is no reason to refuse the image.
     let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
     let color = decoder.color_type();
     let mut samples = zeroed(decoder.total_bytes() as usize)?;
     decoder.read_image(&mut samples).map_err(failed)?;
     let rgb = to_rgb(samples, color, pixels as usize, alpha).ok_or_else(|| {
-        Error::malformed(name, format!("samples of kind {color:?} are not supported; save it as RGB"))
+        Error::malformed(name, format!("samples of type {color:?} are not supported; save it as RGB"))
     })??;
 
     let rgb = RgbImage::from_raw(width, height, rgb)
@@ -151,18 +151,18 @@ fn decode(bytes: &[u8], name: &Path, alpha: AlphaMode) -> Result<Image> {
     Image::new(width, height, upright.into_rgb8().into_raw())
 }
 
-/// The format, by the first bytes.
-fn recognise(bytes: &[u8], name: &Path) -> Result<ImageFormat> {
+/// Detects the format by the first bytes.
+fn detect_format(bytes: &[u8], name: &Path) -> Result<ImageFormat> {
     let seen = match image::guess_format(bytes) {
         Ok(format @ (ImageFormat::Png | ImageFormat::Jpeg | ImageFormat::WebP)) => return Ok(format),
         Ok(other) => format!("this is a {other:?} file"),
         Err(_) if bytes.is_empty() => "the file is empty".into(),
-        Err(_) => "this is no picture".into(),
+        Err(_) => "this is not an image".into(),
     };
     Err(Error::malformed(name, format!("{seen}; a PNG, JPEG or WebP file is needed")))
 }
 
-fn known_as(format: ImageFormat) -> &'static str {
+fn format_name(format: ImageFormat) -> &'static str {
     match format {
         ImageFormat::Png => "PNG",
         ImageFormat::Jpeg => "JPEG",
@@ -170,19 +170,19 @@ fn known_as(format: ImageFormat) -> &'static str {
     }
 }
 
-fn cut_short(format: ImageFormat) -> String {
-    format!("the {} file is cut short; copy or download it again", known_as(format))
+fn truncated(format: ImageFormat) -> String {
+    format!("the {} file is cut short; copy or download it again", format_name(format))
 }
 
-fn explain(format: ImageFormat, error: ImageError) -> String {
-    let name = known_as(format);
+fn decoding_error(format: ImageFormat, error: ImageError) -> String {
+    let name = format_name(format);
     match error {
         ImageError::Limits(_) => {
             format!(
                 "the {name} file has rows or metadata of more than {MAX_AUXILIARY} bytes; save it smaller and plain"
             )
         }
-        ImageError::IoError(e) if e.kind() == ErrorKind::UnexpectedEof => cut_short(format),
+        ImageError::IoError(e) if e.kind() == ErrorKind::UnexpectedEof => truncated(format),
         other => format!("the {name} file cannot be decoded: {other}"),
     }
 }
@@ -215,7 +215,7 @@ fn jpeg_is_complete(bytes: &[u8]) -> bool {
     false
 }
 
-/// The RGB bytes of decoded samples; `None` for a kind that no decoder here gives.
+/// Converts decoded samples to RGB bytes; `None` for a colour type that no decoder here gives.
 fn to_rgb(samples: Vec<u8>, color: ColorType, pixels: usize, alpha: AlphaMode) -> Option<Result<Vec<u8>>> {
     let (channels, bytes) = match color {
         ColorType::Rgb8 => return Some(Ok(samples)),
@@ -245,14 +245,14 @@ fn to_rgb(samples: Vec<u8>, color: ColorType, pixels: usize, alpha: AlphaMode) -
     Some(Ok(rgb))
 }
 
-/// PIL's `alpha_composite` over opaque white: 7 more bits, and a division by 255 that rounds.
+/// Computes PIL's `alpha_composite` over opaque white: 7 more bits, and a division by 255 that rounds.
 fn on_white(value: u8, opacity: u8) -> u8 {
     let (value, opacity) = (u32::from(value), u32::from(opacity));
     let sum = ((value * opacity + 255 * (255 - opacity)) << 7) + (0x80 << 7);
     ((((sum >> 8) + sum) >> 8) >> 7) as u8
 }
 
-/// `n` zero bytes, or an error instead of an abort.
+/// Allocates `n` zero bytes, or returns an error instead of aborting.
 fn zeroed(n: usize) -> Result<Vec<u8>> {
     // Asked for, given back and asked for again as zeros: those the system hands out page by page, so that a file which
     // promises more than it holds costs nothing.
@@ -270,7 +270,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_picture_holds_what_its_sides_say() {
+    fn an_image_holds_what_its_sides_say() {
         assert!(Image::new(2, 1, vec![0; 6]).is_ok());
         assert!(Image::new(2, 1, vec![0; 5]).is_err());
         assert!(Image::new(0, 1, Vec::new()).is_err());
@@ -282,7 +282,7 @@ mod tests {
         let text = Image::decode(b"GIF89a..........", "x.png", AlphaMode::CompositeOnWhite).unwrap_err().to_string();
         assert_eq!(text, "x.png: this is a Gif file; a PNG, JPEG or WebP file is needed");
         let text = Image::decode(b"<!DOCTYPE html>", "x.png", AlphaMode::CompositeOnWhite).unwrap_err().to_string();
-        assert_eq!(text, "x.png: this is no picture; a PNG, JPEG or WebP file is needed");
+        assert_eq!(text, "x.png: this is not an image; a PNG, JPEG or WebP file is needed");
         assert!(Image::decode(b"", "x.png", AlphaMode::CompositeOnWhite).unwrap_err().to_string().contains("empty"));
     }
 

@@ -1,6 +1,6 @@
-//! What a request brings: text, pictures, noise.
+//! Inputs of a request: text, images, noise.
 
-pub mod clip;
+pub mod clip_image_processor;
 pub mod image;
 pub mod noise;
 pub mod resize;

@@ -1,6 +1,6 @@
 //! PIL's bicubic resampling, to the bit.
 //!
-//! The filter is Keys' cubic with a = -1/2, widened by the scale where the picture shrinks (antialiasing). Rows and
+//! The filter is Keys' cubic with a = -1/2, widened by the scale where the image shrinks (antialiasing). Rows and
 //! columns are resampled one after the other; weights are integers of 22 fractional bits and each pass rounds to 8 bits.
 //!
 //! Source of the filter: R. Keys, "Cubic convolution interpolation for digital image processing", IEEE TASSP 29 (1981).
@@ -12,65 +12,66 @@ use std::ops::Range;
 
 /// 32 bits hold a sum of 8-bit samples times weights of this many fractional bits, with 2 bits to spare.
 const FRACTION: u32 = 32 - 8 - 2;
-/// What turns the final cut into rounding.
+/// Added so that the final shift rounds.
 const HALF: i32 = 1 << (FRACTION - 1);
 
-/// The picture stretched to `width` x `height`, as `Image.resize((width, height), Image.BICUBIC)` gives it.
+/// Stretches an image to `width` x `height`, as PIL's `Image.resize((width, height), Image.BICUBIC)`.
 ///
 /// # Errors
 /// [`Error::Parameter`] where a side is 0 or there are more than [`MAX_PIXELS`].
-pub fn resize(picture: &Image, width: usize, height: usize) -> Result<Image> {
+pub fn resize(image: &Image, width: usize, height: usize) -> Result<Image> {
     match width.checked_mul(height) {
         Some(n) if n > 0 && n as u64 <= MAX_PIXELS => {
-            let rgb = resize_region(picture, [width, height], 0..width, 0..height);
+            let rgb = resize_region(image, [width, height], 0..width, 0..height);
             Image::new(width, height, rgb)
         }
         _ => {
-            let what = format!("cannot resize to {width}x{height}: sides from 1, at most {MAX_PIXELS} pixels");
+            let what =
+                format!("sides must be at least 1 with at most {MAX_PIXELS} pixels in all, got {width}x{height}");
             Err(Error::parameter(Field::Resize, what))
         }
     }
 }
 
-/// The pixels of columns `xs` and rows `ys` of the picture stretched to `size` (width, height); nothing else is computed,
+/// Computes the pixels of columns `xs` and rows `ys` of the image stretched to `size` (width, height) and no others,
 /// so `size` may be far larger than memory.
-pub(crate) fn resize_region(picture: &Image, size: [usize; 2], xs: Range<usize>, ys: Range<usize>) -> Vec<u8> {
-    let (from, to) = ([picture.width(), picture.height()], size);
-    let columns = Weights::new(from[0], to[0], xs);
-    let rows = Weights::new(from[1], to[1], ys);
-    let source = Rows { rgb: picture.rgb(), width: from[0], first: [0, 0] };
+pub(crate) fn resize_region(image: &Image, size: [usize; 2], xs: Range<usize>, ys: Range<usize>) -> Vec<u8> {
+    let (from, to) = ([image.width(), image.height()], size);
+    let columns = FilterWeights::new(from[0], to[0], xs);
+    let rows = FilterWeights::new(from[1], to[1], ys);
+    let source = PixelRows { rgb: image.rgb(), width: from[0], first: [0, 0] };
     if columns_first(from, to) {
         let (left, right) = columns.reach();
         let narrowed = mix_columns(source, &rows, left..right);
-        mix_rows(Rows { rgb: &narrowed, width: right - left, first: [left, 0] }, &columns, 0..rows.count())
+        mix_rows(PixelRows { rgb: &narrowed, width: right - left, first: [left, 0] }, &columns, 0..rows.count())
     } else {
         let (top, bottom) = rows.reach();
         let narrowed = mix_rows(source, &columns, top..bottom);
         let width = columns.count();
-        mix_columns(Rows { rgb: &narrowed, width, first: [0, top] }, &rows, 0..width)
+        mix_columns(PixelRows { rgb: &narrowed, width, first: [0, top] }, &rows, 0..width)
     }
 }
 
 /// Whether the columns are resampled before the rows, which changes the rounding: where that loses the most pixels.
 ///
 /// The rule is that of Pillow 13.0, found by trial. Pillow up to 12.1 always takes the rows first, and 12.2 and 12.3 all but
-/// pictures a hundred times as tall as wide; where the order differs, so do the values, by a few of 255 steps.
+/// images a hundred times as tall as wide; where the order differs, so do the values, by a few of 255 steps.
 fn columns_first(from: [usize; 2], to: [usize; 2]) -> bool {
     let lost = |i: usize| from[i] as i128 - to[i] as i128;
     lost(1) > 0 && lost(1) > 2 * lost(0)
 }
 
-/// Some rows and columns of a picture.
+/// Some rows and columns of an image.
 #[derive(Clone, Copy)]
-struct Rows<'a> {
+struct PixelRows<'a> {
     rgb: &'a [u8],
     width: usize,
-    /// Which column and row of the picture the first is.
+    /// The column and the row of the image that the first is.
     first: [usize; 2],
 }
 
-/// The picture's rows `range`, each resampled along its length.
-fn mix_rows(source: Rows, weights: &Weights, range: Range<usize>) -> Vec<u8> {
+/// Resamples the image's rows `range`, each along its length.
+fn mix_rows(source: PixelRows, weights: &FilterWeights, range: Range<usize>) -> Vec<u8> {
     let stride = weights.count() * 3;
     let mut out = vec![0u8; range.len() * stride];
     out.par_chunks_exact_mut(stride.max(1)).zip(range).for_each(|(to, y)| {
@@ -87,8 +88,8 @@ fn mix_rows(source: Rows, weights: &Weights, range: Range<usize>) -> Vec<u8> {
     out
 }
 
-/// The picture's columns `range`, each resampled along its length.
-fn mix_columns(source: Rows, weights: &Weights, range: Range<usize>) -> Vec<u8> {
+/// Resamples the image's columns `range`, each along its length.
+fn mix_columns(source: PixelRows, weights: &FilterWeights, range: Range<usize>) -> Vec<u8> {
     let stride = range.len() * 3;
     let left = (range.start - source.first[0]) * 3;
     let mut out = vec![0u8; weights.count() * stride];
@@ -108,16 +109,16 @@ fn clip(sum: i32) -> u8 {
     (sum >> FRACTION).clamp(0, 255) as u8
 }
 
-/// For each output position, where its input begins and with which weights it enters.
-struct Weights {
+/// The first input position and the weights of each output position.
+struct FilterWeights {
     starts: Vec<usize>,
     /// Position i has the weights `ends[i - 1]..ends[i]`.
     ends: Vec<usize>,
     weights: Vec<i32>,
 }
 
-impl Weights {
-    /// For the positions `range` of a side of `from` pixels stretched to `to`.
+impl FilterWeights {
+    /// Computes the weights of the positions `range` of a side of `from` pixels stretched to `to`.
     fn new(from: usize, to: usize, range: Range<usize>) -> Self {
         let mut this = Self { starts: Vec::new(), ends: Vec::new(), weights: Vec::new() };
         // A side that keeps its length is left alone; the filter would give the same, as its zeros are exact.
@@ -156,14 +157,14 @@ impl Weights {
         (0..self.count()).map(|i| self.at(i))
     }
 
-    /// The first input position that has a weight, and the one after the last.
+    /// Finds the first input position that has a weight, and the one after the last.
     fn reach(&self) -> (usize, usize) {
         let first = self.starts.first().copied().unwrap_or(0);
         (first, self.iter().map(|(start, w)| start + w.len()).max().unwrap_or(first))
     }
 }
 
-/// Keys' cubic, a = -1/2.
+/// Evaluates Keys' cubic, a = -1/2.
 fn cubic(x: f64) -> f64 {
     const A: f64 = -0.5;
     let x = x.abs();
@@ -187,17 +188,17 @@ mod tests {
 
     #[test]
     fn the_same_size_changes_nothing() {
-        let picture = pattern(7, 5);
-        assert_eq!(resize(&picture, 7, 5).unwrap(), picture);
+        let image = pattern(7, 5);
+        assert_eq!(resize(&image, 7, 5).unwrap(), image);
     }
 
     #[test]
     fn a_region_is_cut_from_the_whole() {
-        let picture = pattern(13, 9);
+        let image = pattern(13, 9);
         // Rows first, columns first.
         for (size, ys) in [([40, 31], 8..31), ([40, 6], 2..5)] {
-            let whole = resize(&picture, size[0], size[1]).unwrap();
-            let part = resize_region(&picture, size, 5..17, ys.clone());
+            let whole = resize(&image, size[0], size[1]).unwrap();
+            let part = resize_region(&image, size, 5..17, ys.clone());
             let cut: Vec<u8> = ys.flat_map(|y| whole.rgb()[(y * 40 + 5) * 3..(y * 40 + 17) * 3].to_vec()).collect();
             assert_eq!(part, cut);
         }
@@ -205,9 +206,9 @@ mod tests {
 
     #[test]
     fn impossible_sizes_are_refused() {
-        let picture = pattern(2, 2);
+        let image = pattern(2, 2);
         for (w, h) in [(0, 4), (4, 0), (1 << 15, 1 << 14), (usize::MAX, 2)] {
-            assert!(matches!(resize(&picture, w, h), Err(Error::Parameter { .. })), "{w}x{h}");
+            assert!(matches!(resize(&image, w, h), Err(Error::Parameter { .. })), "{w}x{h}");
         }
     }
 }

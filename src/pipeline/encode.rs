@@ -4,9 +4,9 @@ use super::Pipeline;
 use super::compile;
 use super::executable_cache::ExecutableCache;
 use crate::error::{Error, Field, Result};
-use crate::inputs::clip;
+use crate::inputs::clip_image_processor;
 use crate::inputs::image::Image;
-use crate::inputs::tokenizer::{Profile, Tokenizer};
+use crate::inputs::tokenizer::{Tokenizer, TokenizerProfile};
 
 /// The most rows of 77 tokens of one prompt: every row adds to the keys of all cross-attentions.
 const MAX_ROWS: usize = 32;
@@ -55,13 +55,13 @@ pub(super) fn text(
 pub(super) fn rows(p: &Pipeline, field: Field, prompt: &str) -> Result<([Vec<Vec<u32>>; 2], usize)> {
     let [a, b] = &p.models.tokenizers;
     let (rows, cut) = match p.compat.text {
-        Profile::Diffusers => {
-            let (a, b) = (a.ids_77(prompt), b.ids_77(prompt));
-            let cut = a.cut.max(b.cut);
+        TokenizerProfile::Diffusers => {
+            let (a, b) = (a.encode_padded(prompt), b.encode_padded(prompt));
+            let cut = a.truncated.max(b.truncated);
             ([vec![a.ids], vec![b.ids]], cut)
         }
-        Profile::DiffSynth => {
-            let (a, b) = Tokenizer::rows_of_both(a, b, prompt);
+        TokenizerProfile::DiffSynth => {
+            let (a, b) = Tokenizer::encode_rows_of_both(a, b, prompt);
             ([a, b], 0)
         }
     };
@@ -122,7 +122,7 @@ fn pooled_token(ids: &[u32], eos: u32, at_greatest: bool) -> usize {
 pub(super) fn image(p: &Pipeline, programs: &mut ExecutableCache, picture: &Image) -> Result<Vec<f32>> {
     let program = compile::image(p, programs)?;
     let Some(config) = p.models.vision.as_ref().map(|vision| &vision.config) else { return Ok(Vec::new()) };
-    let pixels = clip::preprocess(picture, config.image_size);
+    let pixels = clip_image_processor::preprocess(picture, config.image_size);
     let mut embeds = vec![0.0; config.projection_dim];
     program.run(&[&pixels], &mut [&mut embeds])?;
     Ok(embeds)

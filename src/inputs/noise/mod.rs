@@ -1,4 +1,4 @@
-//! Noise: the normal numbers that torch's generators give for a seed, so that one seed means one picture everywhere.
+//! Noise: the normal numbers that torch's generators give for a seed, so that a seed gives the same image everywhere.
 //!
 //! torch has two: the CPU's (mt19937) and CUDA's (Philox). A seed gives different noise on the two, and on the CPU also
 //! different noise for each dtype.
@@ -12,7 +12,7 @@ pub use philox::{Philox, PhiloxGrid};
 use crate::tensor::DType;
 use std::f64::consts::TAU;
 
-/// Whose generator the noise follows.
+/// The torch generator that the noise follows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum RngKind {
     /// `torch.Generator("cpu")`.
@@ -27,37 +27,37 @@ pub enum RngKind {
 pub enum Generator {
     /// The stream of `torch.Generator("cpu")`, with the sine half of the last pair of a short draw.
     Cpu {
-        /// The words.
-        words: Mt19937,
-        /// What the next number of a draw of fewer than 16 will be, whatever that draw's dtype.
-        pending: Option<f64>,
+        /// The source of random words.
+        mt19937: Mt19937,
+        /// The next number of a draw of fewer than 16, whatever that draw's dtype.
+        next_normal: Option<f64>,
     },
     /// The stream of `torch.Generator("cuda")`.
     Cuda(Philox),
 }
 
 impl Generator {
-    /// The generator after `manual_seed(seed)`. The CPU's looks at the lower 32 bits of the seed only, as torch's does.
-    pub fn new(source: RngKind, seed: u64) -> Self {
-        match source {
-            RngKind::Cpu => Self::Cpu { words: Mt19937::new(seed as u32), pending: None },
+    /// Makes the generator that `manual_seed(seed)` gives. The CPU's looks at the lower 32 bits of the seed only, as torch's does.
+    pub fn new(kind: RngKind, seed: u64) -> Self {
+        match kind {
+            RngKind::Cpu => Self::Cpu { mt19937: Mt19937::new(seed as u32), next_normal: None },
             RngKind::Cuda(grid) => Self::Cuda(Philox::new(seed, grid)),
         }
     }
 
-    /// The next `n` standard normal numbers, drawn in `dtype` and widened to f32.
+    /// Draws the next `n` standard normal numbers in `dtype`, widened to f32.
     ///
     /// Against torch's CPU generator: f32 within 2e-6 (torch takes logarithm, sine and cosine from a vector library, this
     /// from f64), f16 and bf16 equal but for the rare last bit. Fewer than 16 numbers are made in f64 one by one, 16 or
     /// more in blocks, so `randn(20)` does not begin as `randn(5)` does; this is torch's behaviour too.
     pub fn randn(&mut self, n: usize, dtype: DType) -> Vec<f32> {
         match self {
-            Self::Cpu { words, pending } if n < 16 => {
-                (0..n).map(|_| round(one_by_one(words, pending) as f32, dtype)).collect()
+            Self::Cpu { mt19937, next_normal } if n < 16 => {
+                (0..n).map(|_| round(one_by_one(mt19937, next_normal) as f32, dtype)).collect()
             }
-            Self::Cpu { words, .. } => {
+            Self::Cpu { mt19937, .. } => {
                 let mut data = vec![0.0; n];
-                uniform(words, &mut data, dtype);
+                uniform(mt19937, &mut data, dtype);
                 for block in data.as_chunks_mut::<16>().0 {
                     box_muller(block, dtype);
                 }
@@ -65,7 +65,7 @@ impl Generator {
                 if !n.is_multiple_of(16)
                     && let Some(last) = data.last_chunk_mut::<16>()
                 {
-                    uniform(words, last, dtype);
+                    uniform(mt19937, last, dtype);
                     box_muller(last, dtype);
                 }
                 data
@@ -80,7 +80,7 @@ impl Generator {
     }
 }
 
-/// The value rounded to `dtype`, half to even, and widened again.
+/// Rounds to `dtype`, half to even, and widens again.
 fn round(x: f32, dtype: DType) -> f32 {
     match dtype {
         DType::F32 => x,
@@ -89,18 +89,18 @@ fn round(x: f32, dtype: DType) -> f32 {
     }
 }
 
-/// One word for each number; as many of its low bits as the dtype has digits, over 2^digits.
-fn uniform(words: &mut Mt19937, out: &mut [f32], dtype: DType) {
+/// Draws uniform numbers in [0, 1) from one word each; as many of its low bits as the dtype has digits, over 2^digits.
+fn uniform(mt19937: &mut Mt19937, out: &mut [f32], dtype: DType) {
     let digits = match dtype {
         DType::F32 => 24,
         DType::F16 => 11,
         DType::BF16 => 8,
     };
     let (mask, scale) = ((1u32 << digits) - 1, 1.0 / (1u32 << digits) as f32);
-    out.iter_mut().for_each(|x| *x = (words.next_word() & mask) as f32 * scale);
+    out.iter_mut().for_each(|x| *x = (mt19937.next_word() & mask) as f32 * scale);
 }
 
-/// Box and Muller's transform of 16 uniform numbers: number j with number j + 8, every operation rounded to `dtype`.
+/// Transforms 16 uniform numbers as Box and Muller: number j with number j + 8, every operation rounded to `dtype`.
 fn box_muller(block: &mut [f32; 16], dtype: DType) {
     for j in 0..8 {
         let u1 = round(1.0 - block[j], dtype); // [0, 1) to (0, 1], for the logarithm
@@ -117,20 +117,20 @@ fn box_muller(block: &mut [f32; 16], dtype: DType) {
     }
 }
 
-/// The way of short draws: f64 pairs, the cosine first, the sine kept for the next number.
-fn one_by_one(words: &mut Mt19937, pending: &mut Option<f64>) -> f64 {
-    if let Some(value) = pending.take() {
+/// Draws one number as torch does for short draws: f64 pairs, the cosine first, the sine kept for the next number.
+fn one_by_one(mt19937: &mut Mt19937, next_normal: &mut Option<f64>) -> f64 {
+    if let Some(value) = next_normal.take() {
         return value;
     }
     let mut uniform = || {
-        let high = u64::from(words.next_word());
-        let bits = (high << 32 | u64::from(words.next_word())) & ((1 << 53) - 1);
+        let high = u64::from(mt19937.next_word());
+        let bits = (high << 32 | u64::from(mt19937.next_word())) & ((1 << 53) - 1);
         bits as f64 / (1u64 << 53) as f64
     };
     let (u1, u2) = (uniform(), uniform());
     let radius = (-2.0 * (-u2).ln_1p()).sqrt();
     let (sin, cos) = (TAU * u1).sin_cos();
-    *pending = Some(radius * sin);
+    *next_normal = Some(radius * sin);
     radius * cos
 }
 

@@ -15,7 +15,7 @@ pub struct Mt19937 {
 }
 
 impl Mt19937 {
-    /// The twister seeded with one word.
+    /// Seeds the twister with one word.
     pub fn new(seed: u32) -> Self {
         let mut state = Box::new([seed; N]);
         for i in 1..N {
@@ -25,7 +25,7 @@ impl Mt19937 {
         Self { state, next: N }
     }
 
-    /// The next word.
+    /// Draws the next word.
     pub fn next_word(&mut self) -> u32 {
         if self.next == N {
             self.twist();

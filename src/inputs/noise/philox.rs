@@ -1,14 +1,14 @@
 //! Philox 4x32-10 as torch's CUDA generator uses it.
 //!
-//! Every GPU thread owns a stream: the key is the seed, the counter's upper half the thread's index, its lower half how
-//! many blocks of four words the generator has given out. Numbers are spread over the threads, so *which* numbers a draw
+//! Every GPU thread owns a stream: the key is the seed, the counter's upper half the thread's index, its lower half the
+//! number of blocks of four words that the generator has given out. Numbers are spread over the threads, so *which* numbers a draw
 //! gives depends on how many threads the GPU runs at once as soon as the draw has more numbers than that.
 //!
 //! Source of the cipher: J. Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011.
 
 use std::f64::consts::TAU;
 
-/// How many threads a GPU runs at once.
+/// The number of threads that a GPU runs at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct PhiloxGrid {
     /// `multiProcessorCount` of the device.
@@ -35,7 +35,7 @@ impl PhiloxGrid {
 }
 
 impl Default for PhiloxGrid {
-    /// [`PhiloxGrid::H100`]. Draws of up to 221,184 numbers (one picture of up to 1,880 pixels square) are the same on all
+    /// [`PhiloxGrid::H100`]. Draws of up to 221,184 numbers (one image of up to 1,880 pixels square) are the same on all
     /// the data-centre GPUs named here; of up to 125,952 on the RTX 3090 too.
     fn default() -> Self {
         Self::H100
@@ -48,18 +48,18 @@ const BLOCK: u64 = 256;
 #[derive(Debug, Clone)]
 pub struct Philox {
     seed: u64,
-    /// Blocks of four words that each thread's stream has given; a fourth of torch's `philox_offset`.
-    given: u64,
+    /// Blocks of four words drawn from each thread's stream; a fourth of torch's `philox_offset`.
+    blocks_drawn: u64,
     grid: PhiloxGrid,
 }
 
 impl Philox {
-    /// The generator after `manual_seed(seed)` on a GPU of this size.
+    /// Makes the generator that `manual_seed(seed)` gives on a GPU of this size.
     pub fn new(seed: u64, grid: PhiloxGrid) -> Self {
-        Self { seed, given: 0, grid }
+        Self { seed, blocks_drawn: 0, grid }
     }
 
-    /// The next `n` standard normal numbers.
+    /// Draws the next `n` standard normal numbers.
     ///
     /// A GPU takes logarithm, sine and cosine from fast approximations (absolute error up to 2^-21 in the latter two),
     /// this from f64: they agree to a few 1e-6, not to the bit.
@@ -71,13 +71,13 @@ impl Philox {
         let threads = (self.grid.blocks(n as u64) * BLOCK) as usize;
         // Each thread makes four numbers a round; they lie one grid apart.
         for (round, chunk) in out.chunks_mut(threads * 4).enumerate() {
-            let counter = self.given + round as u64;
+            let counter = self.blocks_drawn + round as u64;
             for thread in 0..threads.min(chunk.len()) {
                 let four = normal4(philox4x32_10(words(counter, thread as u64), halves(self.seed)));
                 chunk[thread..].iter_mut().step_by(threads).zip(four).for_each(|(to, x)| *to = x);
             }
         }
-        self.given += (n as u64).div_ceil(threads as u64 * 4);
+        self.blocks_drawn += (n as u64).div_ceil(threads as u64 * 4);
         out
     }
 }
@@ -152,11 +152,11 @@ mod tests {
         let grid = PhiloxGrid { multiprocessors: 1, threads_per_multiprocessor: 512 };
         let mut philox = Philox::new(9, grid);
         philox.randn(1);
-        assert_eq!(philox.given, 1);
+        assert_eq!(philox.blocks_drawn, 1);
         philox.randn(2048);
-        assert_eq!(philox.given, 2);
+        assert_eq!(philox.blocks_drawn, 2);
         philox.randn(2049);
-        assert_eq!(philox.given, 4);
+        assert_eq!(philox.blocks_drawn, 4);
         // A GPU that is not described is taken to run one block.
         let none = PhiloxGrid { multiprocessors: 0, threads_per_multiprocessor: 0 };
         assert_eq!(Philox::new(9, none).randn(3).len(), 3);

@@ -1,4 +1,4 @@
-//! What happens to a text before it is split into words.
+//! Cleaning of a text before it is split into words.
 //!
 //! The DiffSynth profile follows ftfy 6.3 (`fix_text` with its defaults) step by step, line by line, until nothing changes:
 //! HTML entities (not after a `<` was seen), C1 controls as Windows-1252, Latin ligatures, full-width and half-width
@@ -9,12 +9,12 @@ use std::collections::HashMap;
 use std::sync::OnceLock;
 use tokenizers::NormalizedString;
 
-/// transformers 5: NFC, each run of white space to one space, lower case character by character.
+/// Cleans as transformers 5: NFC, each run of white space to one space, lower case character by character.
 pub(super) fn diffusers(text: &str) -> String {
     spaces(&nfc(text)).chars().flat_map(char::to_lowercase).collect()
 }
 
-/// transformers 4 with ftfy: repairs, each run of white space to one space, trimmed, lower case in context.
+/// Cleans as transformers 4 with ftfy: repairs, each run of white space to one space, trimmed, lower case in context.
 pub(super) fn diffsynth(text: &str) -> String {
     spaces(&fix(text)).trim_matches(' ').to_lowercase()
 }
@@ -46,7 +46,7 @@ fn nfc(text: &str) -> String {
 /// A text that is still changing after so many passes was made to be; ftfy itself would go on.
 const PASSES: usize = 100;
 
-/// ftfy's `fix_text`: each line on its own, but a `<` ends the decoding of entities for the rest of the text.
+/// Repairs as ftfy's `fix_text`: each line on its own, but a `<` ends the decoding of entities for the rest of the text.
 fn fix(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut entities = true;
@@ -80,7 +80,7 @@ fn fix_once(line: &str, entities: bool) -> String {
     nfc(&plain)
 }
 
-/// The steps that look at one character: C1 controls, ligatures, width, quotes, in this order.
+/// Applies the steps that look at one character: C1 controls, ligatures, width, quotes, in this order.
 fn character(c: char, out: &mut String) {
     /// U+0080 to U+009F in Windows-1252; what it leaves unassigned stays.
     const C1: [char; 32] = [
@@ -175,7 +175,7 @@ fn unescape(text: &str) -> String {
     out
 }
 
-/// The text of an entity, given without `&` and `;`; `None` where it stays as it is.
+/// Decodes an entity, given without `&` and `;`; `None` where it stays as it is.
 fn entity(name: &str) -> Option<String> {
     static NAMES: OnceLock<HashMap<&str, &str>> = OnceLock::new();
     let Some(number) = name.strip_prefix('#') else {

@@ -1,7 +1,7 @@
 //! A tokenizer from the files of a folder, checked before the model sees them.
 
 use super::vocab::{self, BOS, EOS, pair};
-use super::{Added, Tokenizer, clean};
+use super::{AddedToken, Tokenizer, clean};
 use crate::error::{Error, Result};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
@@ -84,7 +84,7 @@ pub(super) fn load(folder: &Path) -> Result<Tokenizer> {
         unk: id(&named.unk),
         added: tokens
             .iter()
-            .map(|(content, id, normalized)| Added {
+            .map(|(content, id, normalized)| AddedToken {
                 content: if *normalized { clean::diffusers(content) } else { content.clone() },
                 id: *id,
                 normalized: *normalized,

@@ -1,12 +1,12 @@
 //! The byte-pair model: CLIP's embedded vocabulary, and the checks that any vocabulary must pass.
 
-use super::Profile;
+use super::TokenizerProfile;
 use std::io::{BufRead, BufReader, Read};
 use tokenizers::Model as _;
 use tokenizers::models::bpe::{BPE, Merges, Vocab};
 use tokenizers::utils::SysRegex;
 
-/// What CLIP puts behind the last piece of a word.
+/// The mark behind the last piece of a word.
 pub(super) const END: &str = "</w>";
 pub(super) const BOS: &str = "<|startoftext|>";
 pub(super) const EOS: &str = "<|endoftext|>";
@@ -14,7 +14,7 @@ pub(super) const EOS: &str = "<|endoftext|>";
 /// Merges of the published file that CLIP uses; the file holds 262,144.
 const MERGES: usize = 49_152 - 256 - 2;
 
-/// What counts as a word in clean text, in this order; anything between words is dropped.
+/// The words of clean text, in this order; anything between words is dropped.
 const FIXED: &str = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d";
 const WORDS: &str = r"[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+";
 /// U+0345 is no letter but folds to one; the case-blind pattern of transformers 4 finds it in neither class.
@@ -22,7 +22,7 @@ const WORDS_ANY_CASE: &str = r"[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}\x{345}]+";
 
 static FILE: &[u8] = include_bytes!("../../../assets/clip/bpe_simple_vocab_16e6.txt.gz");
 
-/// The printable stand-in of each byte, so that the model works on text without white space or control characters.
+/// Makes the table of the printable stand-in of each byte, so that the model works on text without white space or control characters.
 ///
 /// Bytes that Latin-1 shows stand for themselves; the rest take U+0100 and up in order.
 pub(super) fn byte_chars() -> [char; 256] {
@@ -37,7 +37,7 @@ pub(super) fn byte_chars() -> [char; 256] {
     table
 }
 
-/// CLIP's vocabulary: the bytes in the order of their stand-ins, the same with [`END`], one token for each merge, and the
+/// Makes CLIP's vocabulary: the bytes in the order of their stand-ins, the same with [`END`], one token for each merge, and the
 /// two special tokens: 49,408 in all.
 pub(super) fn clip() -> Result<(Vocab, Merges), String> {
     let mut merges = Merges::with_capacity(MERGES);
@@ -61,14 +61,14 @@ pub(super) fn clip() -> Result<(Vocab, Merges), String> {
     Ok((vocab, merges))
 }
 
-/// The two parts of a merge written `A B`.
+/// Splits a merge written `A B`.
 pub(super) fn pair(line: &str) -> Option<(&str, &str)> {
     let (a, b) = line.split_once(' ')?;
     (!a.is_empty() && !b.is_empty() && !b.contains(' ')).then_some((a, b))
 }
 
-/// A byte-pair model with what splits text into its words.
-pub(super) struct Model {
+/// A byte-pair model and the patterns that split text into its words.
+pub(super) struct BpeModel {
     bpe: BPE,
     chars: [char; 256],
     words: SysRegex,
@@ -76,24 +76,24 @@ pub(super) struct Model {
     words_any_case: SysRegex,
 }
 
-impl Model {
+impl BpeModel {
     /// Splits clean text into words and appends the ids of each.
-    pub(super) fn words(&self, text: &str, profile: Profile, ids: &mut Vec<u32>) {
+    pub(super) fn words(&self, text: &str, profile: TokenizerProfile, ids: &mut Vec<u32>) {
         let pattern = match profile {
-            Profile::Diffusers => &self.words,
-            Profile::DiffSynth => &self.words_any_case,
+            TokenizerProfile::Diffusers => &self.words,
+            TokenizerProfile::DiffSynth => &self.words_any_case,
         };
         for (start, end) in pattern.find_iter(text) {
             let word = &text[start..end];
             match (word, profile) {
                 // transformers 5 splits once more, by GPT-2's pattern. Of all words that changes only these two.
-                (BOS | EOS, Profile::Diffusers) => {
+                (BOS | EOS, TokenizerProfile::Diffusers) => {
                     for part in [&word[..2], &word[2..word.len() - 2], &word[word.len() - 2..]] {
                         self.word(part, ids);
                     }
                 }
                 // transformers 4 knows them here too, where another case hid them from the search for added tokens.
-                (BOS | EOS, Profile::DiffSynth) => match self.id(word) {
+                (BOS | EOS, TokenizerProfile::DiffSynth) => match self.id(word) {
                     Some(id) => ids.push(id),
                     None => self.word(word, ids),
                 },
@@ -108,13 +108,13 @@ impl Model {
         ids.extend(self.bpe.tokenize(&word).unwrap_or_default().iter().map(|t| t.id));
     }
 
-    /// The id of a token of the vocabulary.
+    /// Finds the id of a token of the vocabulary.
     pub(super) fn id(&self, token: &str) -> Option<u32> {
         self.bpe.token_to_id(token)
     }
 }
 
-/// Ids must be 0 to n-1, each once: the text encoder's embedding table has one row for each.
+/// Checks that the ids are 0 to n-1, each once: the text encoder's embedding table has one row for each.
 pub(super) fn check_ids(vocab: &Vocab) -> Result<(), String> {
     let n = vocab.len();
     let mut taken = vec![false; n];
@@ -129,13 +129,13 @@ pub(super) fn check_ids(vocab: &Vocab) -> Result<(), String> {
 }
 
 /// Builds the model; every merge must be about tokens of the vocabulary.
-pub(super) fn build(vocab: Vocab, merges: Merges, unk: &str) -> Result<Model, String> {
+pub(super) fn build(vocab: Vocab, merges: Merges, unk: &str) -> Result<BpeModel, String> {
     let mut builder = BPE::builder().end_of_word_suffix(END.into()).fuse_unk(false);
     if vocab.contains_key(unk) {
         builder = builder.unk_token(unk.into());
     }
     let pattern = |text: &str| SysRegex::new(text).map_err(|e| e.to_string());
-    Ok(Model {
+    Ok(BpeModel {
         // A merge of tokens that the vocabulary lacks is an error of the builder's, which names the token.
         bpe: builder.vocab_and_merges(vocab, merges).build().map_err(|e| format!("a merge does not fit: {e}"))?,
         chars: byte_chars(),
