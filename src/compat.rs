@@ -1,40 +1,41 @@
-//! Whose arithmetic is followed: every difference between the peers is a field here.
+//! Compatibility profiles: every difference between diffusers and DiffSynth-Studio is a field here.
 
 use crate::error::{Error, Field, Result};
 use crate::inputs::image::AlphaMode;
 use crate::inputs::tokenizer::TokenizerProfile;
 use std::str::FromStr;
 
-/// A compatibility profile. All code that differs between the peers reads a field of one of these and asks nothing else.
+/// A compatibility profile. All code that differs between the two libraries reads a field of one of these
+/// and asks nothing else.
 ///
 /// docs/compatibility.md lists the differences and how each was verified.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct Compat {
-    /// Its name on the command line.
+    /// The name on the command line.
     pub name: &'static str,
-    /// `eps` of the group norm in front of the UNet's transformers.
+    /// The `eps` of the group norm in front of the UNet's transformers.
     pub transformer_norm_eps: f32,
-    /// `eps` of the VAE decoder's last norm.
+    /// The `eps` of the VAE decoder's last norm.
     pub vae_out_norm_eps: f32,
-    /// The scale of the image strand in the negative row, where it does not follow the request's.
+    /// The scale of the image branch in the negative row, where it does not follow the request's.
     pub negative_image_scale: Option<f32>,
     /// Whether guidance at scales below 1 is computed (DiffSynth: skipped only at exactly 1) or skipped (diffusers).
     pub guides_below_one: bool,
-    /// How text is cleaned and cut: truncated at 77 tokens (diffusers), or rows of 77 that are joined (DiffSynth).
-    pub text: TokenizerProfile,
-    /// What becomes of the transparency of an image prompt; for [`crate::Image::open`].
+    /// The cleaning and cutting of text: truncated at 77 tokens (diffusers), or rows of 77 that are joined (DiffSynth).
+    pub tokenizer: TokenizerProfile,
+    /// The treatment of an image prompt's transparency; for [`crate::Image::open`].
     pub alpha: AlphaMode,
     /// Whether an absent negative prompt gives zero embeddings where the model asks for it; else it is the empty text.
     pub zero_negative: bool,
     /// Whether the pooled token is always the first greatest id (DiffSynth) or what `eos_token_id` says (diffusers).
     pub pools_at_greatest: bool,
-    /// Sides are rounded up to a multiple of this; where absent they must be divisible by the VAE's factor and by 8.
+    /// The number whose multiple sides are rounded up to; where absent they must be divisible by the VAE's factor and by 8.
     pub round_sides: Option<usize>,
     /// Whether 0..1 becomes 0..255 by cutting off (DiffSynth) or by rounding (diffusers).
     pub truncates_pixels: bool,
-    /// Whether the sampler, where neither flags nor the model say anything, is DiffSynth's DDIM or SDXL's Euler.
-    pub ddim: bool,
+    /// Whether the scheduler, where neither the request nor the model names one, is DiffSynth's DDIM or SDXL's Euler.
+    pub diffsynth_scheduler: bool,
 }
 
 impl Compat {
@@ -46,13 +47,13 @@ impl Compat {
             vae_out_norm_eps: 1e-6,
             negative_image_scale: None,
             guides_below_one: false,
-            text: TokenizerProfile::Diffusers,
+            tokenizer: TokenizerProfile::Diffusers,
             alpha: AlphaMode::CompositeOnWhite,
             zero_negative: true,
             pools_at_greatest: false,
             round_sides: None,
             truncates_pixels: false,
-            ddim: false,
+            diffsynth_scheduler: false,
         }
     }
 
@@ -64,18 +65,18 @@ impl Compat {
             vae_out_norm_eps: 1e-5,
             negative_image_scale: Some(1.0),
             guides_below_one: true,
-            text: TokenizerProfile::DiffSynth,
+            tokenizer: TokenizerProfile::DiffSynth,
             alpha: AlphaMode::Ignore,
             zero_negative: false,
             pools_at_greatest: true,
             round_sides: Some(64),
             truncates_pixels: true,
-            ddim: true,
+            diffsynth_scheduler: true,
         }
     }
 
-    /// Whether a guidance scale takes two rows.
-    pub fn guides(&self, scale: f32) -> bool {
+    /// Whether a guidance scale takes classifier-free guidance: two rows an image.
+    pub fn do_classifier_free_guidance(&self, scale: f32) -> bool {
         if self.guides_below_one { scale != 1.0 } else { scale > 1.0 }
     }
 }
@@ -93,7 +94,10 @@ impl FromStr for Compat {
         match name {
             "diffusers" => Ok(Self::diffusers()),
             "diffsynth" => Ok(Self::diffsynth()),
-            _ => Err(Error::parameter(Field::Compat, format!("`{name}` is not known; one of diffusers, diffsynth is"))),
+            _ => Err(Error::parameter(
+                Field::Compat,
+                format!("unknown value `{name}` (expected diffusers or diffsynth)"),
+            )),
         }
     }
 }

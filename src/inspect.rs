@@ -1,4 +1,4 @@
-//! What a file is, what it holds and what it goes with.
+//! Descriptions of weight files: their kind, their models, and the files that they fit.
 
 use crate::error::Result;
 use crate::models::config::{Activation, UnetConfig};
@@ -17,44 +17,44 @@ use std::path::{Path, PathBuf};
 pub struct FileReport {
     /// The file or folder.
     pub path: PathBuf,
-    /// What it is, in words.
+    /// The kind of file, in words.
     pub family: String,
     /// Whether this engine can use it.
     pub supported: bool,
-    /// Its models.
+    /// The models in it.
     pub components: Vec<Component>,
     /// Facts about its structure.
     pub notes: Vec<String>,
-    /// What it belongs with, judged by sizes.
+    /// The files that it fits, judged by sizes.
     pub fits: Vec<String>,
 }
 
 /// One model within a file.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Component {
-    /// Its name, e.g. `unet`.
+    /// The name, e.g. `unet`.
     pub name: String,
-    /// Tensors.
+    /// The number of tensors.
     pub tensors: usize,
-    /// Elements of all tensors.
+    /// The number of elements of all tensors.
     pub parameters: u64,
-    /// Bytes of all tensors.
+    /// The bytes of all tensors.
     pub bytes: u64,
-    /// Tensors of each element type.
+    /// The number of tensors of each element type.
     pub dtypes: BTreeMap<String, usize>,
 }
 
 impl Component {
     fn new(name: &str, weights: &Weights) -> Self {
-        let mut part =
+        let mut component =
             Self { name: name.into(), tensors: weights.len(), parameters: 0, bytes: 0, dtypes: BTreeMap::new() };
         for (_, weight) in weights.iter() {
             let len = weight.len() as u64;
-            part.parameters += len;
-            part.bytes += len * weight.dtype().size() as u64;
-            *part.dtypes.entry(weight.dtype().to_string()).or_default() += 1;
+            component.parameters += len;
+            component.bytes += len * weight.dtype().size() as u64;
+            *component.dtypes.entry(weight.dtype().to_string()).or_default() += 1;
         }
-        part
+        component
     }
 }
 
@@ -77,8 +77,8 @@ pub fn inspect(path: &Path, weights: &Weights) -> Result<FileReport> {
         ModelFamily::Adapter(AdapterKind::Base) => report.adapter(weights)?,
         ModelFamily::VisionEncoder => report.vision(weights),
         ModelFamily::DiffusersSdxlUnet => {
-            report.part("unet", weights);
-            report.take(infer::unet(weights, None), |r, c| {
+            report.add_component("unet", weights);
+            report.with_config(infer::unet(weights, None), |r, c| {
                 r.unet(&c);
                 r.supported = true;
                 r.fits.push("a diffusers folder of SDXL, as its unet/".into());
@@ -86,8 +86,8 @@ pub fn inspect(path: &Path, weights: &Weights) -> Result<FileReport> {
         }
         ModelFamily::Vae => {
             let vae = single_file::vae(weights)?;
-            report.part("vae", &vae);
-            report.take(infer::vae(&vae), |r, c| {
+            report.add_component("vae", &vae);
+            report.with_config(infer::vae(&vae), |r, c| {
                 let (latents, factor) = (c.latent_channels, c.scale_factor());
                 r.supported = latents == 4;
                 r.notes.push(format!("latents of {latents} channels, {factor} pixels to a latent"));
@@ -102,8 +102,8 @@ pub fn inspect(path: &Path, weights: &Weights) -> Result<FileReport> {
         ModelFamily::TextEncoder => {
             let text = single_file::text_encoder(weights)?;
             let second = text.get("text_projection.weight").is_some();
-            report.part(if second { "text_encoder_2" } else { "text_encoder" }, &text);
-            report.take(infer::clip_text(&text, Activation::QuickGelu), |r, c| {
+            report.add_component(if second { "text_encoder_2" } else { "text_encoder" }, &text);
+            report.with_config(infer::clip_text(&text, Activation::QuickGelu), |r, c| {
                 r.notes.push(format!(
                     "{} layers, {} wide, {} positions",
                     c.num_hidden_layers, c.hidden_size, c.max_position_embeddings
@@ -117,7 +117,7 @@ pub fn inspect(path: &Path, weights: &Weights) -> Result<FileReport> {
                 r.fits.push(place.into());
             });
         }
-        _ => report.part("tensors", weights),
+        _ => report.add_component("tensors", weights),
     }
     Ok(report)
 }
@@ -134,9 +134,9 @@ impl FileReport {
             fits: Vec::new(),
         };
         for (name, weights) in models {
-            report.part(name, weights);
+            report.add_component(name, weights);
             if *name == "unet" {
-                report.take(infer::unet(weights, None), |r, c| {
+                report.with_config(infer::unet(weights, None), |r, c| {
                     r.family = "a diffusers folder of SDXL".into();
                     r.supported = true;
                     r.unet(&c);
@@ -146,7 +146,7 @@ impl FileReport {
         report
     }
 
-    fn part(&mut self, name: &str, weights: &Weights) {
+    fn add_component(&mut self, name: &str, weights: &Weights) {
         self.components.push(Component::new(name, weights));
         let bad = weights.not_finite();
         if let Some(first) = bad.first() {
@@ -155,7 +155,7 @@ impl FileReport {
     }
 
     /// Goes on with a configuration, or notes why there is none.
-    fn take<T>(&mut self, config: Result<T>, next: impl FnOnce(&mut Self, T)) {
+    fn with_config<T>(&mut self, config: Result<T>, next: impl FnOnce(&mut Self, T)) {
         match config {
             Ok(config) => next(self, config),
             Err(error) => {
@@ -166,27 +166,27 @@ impl FileReport {
     }
 
     fn checkpoint(&mut self, weights: &Weights) -> Result<()> {
-        let parts = single_file::split(weights)?;
+        let models = single_file::split(weights)?;
         let named = [
-            ("unet", &parts.unet),
-            ("text_encoder", &parts.text_encoder),
-            ("text_encoder_2", &parts.text_encoder_2),
-            ("vae", &parts.vae),
+            ("unet", &models.unet),
+            ("text_encoder", &models.text_encoder),
+            ("text_encoder_2", &models.text_encoder_2),
+            ("vae", &models.vae),
         ];
-        for (name, part) in named {
-            self.part(name, part);
-            if part.is_empty() {
+        for (name, weights) in named {
+            self.add_component(name, weights);
+            if weights.is_empty() {
                 self.notes.push(format!("{name} is missing"));
             }
         }
-        self.supported = named.iter().all(|(_, part)| !part.is_empty());
-        self.notes.push(match (parts.v_prediction, parts.zero_snr) {
+        self.supported = named.iter().all(|(_, weights)| !weights.is_empty());
+        self.notes.push(match (models.v_prediction, parts.zero_snr) {
             (false, _) => "predicts the noise (no marker v_pred)".into(),
             (true, false) => "predicts v".into(),
             (true, true) => "predicts v, trained with a terminal signal-to-noise ratio of zero".into(),
         });
-        let pooled = infer::clip_text(&parts.text_encoder_2, Activation::Gelu).ok().and_then(|c| c.projection_dim);
-        self.take(infer::unet(&parts.unet, pooled), |r, c| r.unet(&c));
+        let pooled = infer::clip_text(&models.text_encoder_2, Activation::Gelu).ok().and_then(|c| c.projection_dim);
+        self.with_config(infer::unet(&models.unet, pooled), |r, c| r.unet(&c));
         Ok(())
     }
 
@@ -207,9 +207,9 @@ impl FileReport {
 
     fn adapter(&mut self, weights: &Weights) -> Result<()> {
         let base = adapter::base(weights)?;
-        self.part("image_proj", &base.under("image_proj."));
-        self.part("ip_adapter", &base.under("ip_adapter."));
-        self.take(infer::adapter(&base), |r, c| {
+        self.add_component("image_proj", &base.under("image_proj."));
+        self.add_component("ip_adapter", &base.under("ip_adapter."));
+        self.with_config(infer::adapter(&base), |r, c| {
             r.supported = true;
             r.notes.push(format!(
                 "{} image tokens, {} wide, {} cross-attentions",
@@ -230,8 +230,8 @@ impl FileReport {
     }
 
     fn vision(&mut self, weights: &Weights) {
-        self.part("image_encoder", weights);
-        self.take(infer::clip_vision(weights), |r, c| {
+        self.add_component("image_encoder", weights);
+        self.with_config(infer::clip_vision(weights), |r, c| {
             r.supported = true;
             let name = match (c.hidden_size, c.num_hidden_layers) {
                 (1664, 48) => "ViT-bigG/14",
@@ -259,10 +259,10 @@ impl fmt::Display for FileReport {
         let path = crate::error::escape(&self.path.to_string_lossy());
         let word = if self.supported { "" } else { " (not supported)" };
         writeln!(f, "{path}: {}{word}", self.family)?;
-        for part in &self.components {
-            let dtypes: Vec<_> = part.dtypes.iter().map(|(d, n)| format!("{d} x {n}")).collect();
-            let (millions, gigabytes) = (part.parameters as f64 / 1e6, part.bytes as f64 / 1e9);
-            let Component { name, tensors, .. } = part;
+        for component in &self.components {
+            let dtypes: Vec<_> = component.dtypes.iter().map(|(d, n)| format!("{d} x {n}")).collect();
+            let (millions, gigabytes) = (component.parameters as f64 / 1e6, component.bytes as f64 / 1e9);
+            let Component { name, tensors, .. } = component;
             writeln!(
                 f,
                 "  {name:<15} {tensors:>5} tensors {millions:>9.1} M parameters {gigabytes:>7.3} GB  {}",

@@ -1,25 +1,25 @@
-//! How much memory there is: asked before something large is allocated, because Linux grants more than it has and ends
-//! the process later.
+//! Available memory: checked before something large is allocated, because Linux grants more than it has and kills the
+//! process later.
 
 use crate::error::{Error, Message, Result};
 use std::path::Path;
 
-/// Bytes that can be had without driving others out: `MemAvailable` of /proc/meminfo, or what a control group of version 2
-/// still grants, whichever is less; `None` where neither is known.
+/// Reads the bytes that are available without swapping: `MemAvailable` of /proc/meminfo, or the rest of the limit of a
+/// control group of version 2, whichever is less; `None` where neither is known.
 pub fn available() -> Option<u64> {
     if !cfg!(target_os = "linux") {
         return None;
     }
     let system = std::fs::read_to_string("/proc/meminfo").ok().as_deref().and_then(parse);
-    match (system, granted(Path::new("/sys/fs/cgroup"))) {
+    match (system, left_in_group(Path::new("/sys/fs/cgroup"))) {
         (Some(a), Some(b)) => Some(a.min(b)),
         (a, b) => a.or(b),
     }
 }
 
-/// What the control group mounted at `folder`, as a container sees its own, still grants. Pages of files count as free: the
-/// kernel takes them back.
-fn granted(folder: &Path) -> Option<u64> {
+/// Reads the rest of the limit of the control group mounted at `folder`, as a container sees its own. Pages of files count
+/// as free: the kernel takes them back.
+fn left_in_group(folder: &Path) -> Option<u64> {
     let number = |name: &str| std::fs::read_to_string(folder.join(name)).ok()?.trim().parse::<u64>().ok();
     let limit = number("memory.max")?;
     let stat = std::fs::read_to_string(folder.join("memory.stat")).unwrap_or_default();
@@ -32,7 +32,7 @@ fn parse(meminfo: &str) -> Option<u64> {
     line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
 }
 
-/// Refuses what does not fit into the memory that is available; where that is not known, nothing is refused.
+/// Checks that `need` bytes are available; where that is unknown, nothing is refused.
 ///
 /// # Errors
 /// [`Error::Memory`].
@@ -43,7 +43,8 @@ pub fn require(stage: &'static str, need: u64, hint: impl FnOnce() -> Message) -
     }
 }
 
-/// That many zeros, or an error instead of an abort; `need` is what the error says, which may be more than this allocation.
+/// Allocates `len` zeros, or returns an error instead of aborting; `need` is the number of bytes that the error names,
+/// which may be more than this allocation's.
 ///
 /// # Errors
 /// [`Error::Memory`].
@@ -79,14 +80,14 @@ mod tests {
     fn a_container_has_what_its_group_grants() {
         let dir = tempfile::tempdir().unwrap();
         let write = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).unwrap();
-        assert_eq!(granted(dir.path()), None);
+        assert_eq!(left_in_group(dir.path()), None);
         write("memory.max", "max\n");
-        assert_eq!(granted(dir.path()), None);
+        assert_eq!(left_in_group(dir.path()), None);
         write("memory.max", "1000\n");
         write("memory.current", "900\n");
-        assert_eq!(granted(dir.path()), Some(100));
+        assert_eq!(left_in_group(dir.path()), Some(100));
         write("memory.stat", "anon 300\nfile 600\n");
-        assert_eq!(granted(dir.path()), Some(700));
+        assert_eq!(left_in_group(dir.path()), Some(700));
     }
 
     #[cfg(target_os = "linux")]

@@ -15,7 +15,7 @@ pub enum DType {
 }
 
 impl DType {
-    /// Bytes of one element.
+    /// The bytes of one element.
     pub const fn size(self) -> usize {
         match self {
             Self::F32 => 4,
@@ -34,7 +34,7 @@ impl fmt::Display for DType {
     }
 }
 
-/// The number of elements of a shape, or `None` where the product overflows.
+/// Counts the elements of a shape, or `None` where the product overflows.
 pub fn elements(shape: &[usize]) -> Option<usize> {
     shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d))
 }

@@ -54,7 +54,7 @@ pub(super) fn text(
 /// Each tokenizer's rows of the prompt of `field`, and how many tokens were cut.
 pub(super) fn rows(p: &Pipeline, field: Field, prompt: &str) -> Result<([Vec<Vec<u32>>; 2], usize)> {
     let [a, b] = &p.models.tokenizers;
-    let (rows, cut) = match p.compat.text {
+    let (rows, cut) = match p.compat.tokenizer {
         TokenizerProfile::Diffusers => {
             let (a, b) = (a.encode_padded(prompt), b.encode_padded(prompt));
             let cut = a.truncated.max(b.truncated);

@@ -128,7 +128,7 @@ impl<'a, 'w> RequestRun<'a, 'w> {
             table,
             latent,
             adapters,
-            do_cfg: p.compat.guides(request.guidance_scale),
+            do_cfg: p.compat.do_classifier_free_guidance(request.guidance_scale),
             image: 0,
             seconds: BTreeMap::new(),
             step_seconds: Vec::new(),

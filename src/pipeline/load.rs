@@ -163,7 +163,7 @@ impl Models {
         let own = match (&self.scheduler, method) {
             (Some((path, text)), Some(method)) => return SchedulerConfig::parse_as(path, text, method),
             (Some((path, text)), None) => return SchedulerConfig::parse(path, text),
-            (None, _) if compat.ddim => SchedulerConfig::diffsynth(),
+            (None, _) if compat.diffsynth_scheduler => SchedulerConfig::diffsynth(),
             (None, _) => SchedulerConfig::sdxl_default(),
         };
         method.map_or(Ok(own.clone()), |m| own.with_kind(m))

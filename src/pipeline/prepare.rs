@@ -35,7 +35,7 @@ impl WorkloadShape {
     /// The shape of that very request.
     pub(super) fn of(p: &Pipeline, request: &Request) -> Result<Self> {
         let rows = |field: Field, prompt: &str| Ok(encode::rows(p, field, prompt)?.0[0].len());
-        let guided = p.compat.guides(request.guidance_scale);
+        let guided = p.compat.do_classifier_free_guidance(request.guidance_scale);
         let mut text_rows = rows(Field::Prompt, &request.prompt)?;
         if guided {
             text_rows = text_rows.max(rows(Field::NegativePrompt, request.negative_prompt.as_deref().unwrap_or(""))?);
