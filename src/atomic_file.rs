@@ -8,7 +8,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Writes a file whole or not at all.
 ///
-/// `write` fills an [`AtomicFile`], which is then forced to disk and takes the place of `path`.
+/// `write` fills a new file in the same folder, which is then forced to disk and renamed to `path`, replacing what was
+/// there. Where anything fails, or `write` panics, the new file is removed and an old one stays as it was. A link is
+/// followed; the file has the permissions of any new file; a device or pipe is written to directly.
 ///
 /// # Errors
 /// [`Error::Io`] with the `path` asked for: the error of `write` or of the operating system; that `path` is a folder, or a

@@ -21,7 +21,7 @@ pub(super) struct SchedulerDefinition {
     pub timesteps_from: Option<&'static str>,
     /// Whether it takes [`super::SigmaSchedule::Karras`].
     pub karras_sigmas: bool,
-    /// Reads the fields of `config_keys`; the first whose value is not supported is an [`crate::Error::Config`].
+    /// Reads the fields of `config_keys`; the first whose value is not supported is an [`crate::error::Error::Config`].
     pub prepare: fn(&Fields<'_>, SchedulerSettings) -> Result<Box<dyn Scheduler>>,
 }
 
@@ -30,6 +30,6 @@ pub(super) trait Scheduler {
     /// Computes the table for `steps` steps, at least 1.
     ///
     /// # Errors
-    /// [`crate::Error::Parameter`] for a number of steps that the settings do not allow.
+    /// [`crate::error::Error::Parameter`] for a number of steps that the settings do not allow.
     fn table(&self, steps: usize) -> Result<StepTable>;
 }

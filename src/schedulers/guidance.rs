@@ -1,6 +1,6 @@
 //! Classifier-free guidance.
 
-use crate::{Error, Result};
+use crate::error::{Error, Result};
 
 /// Guides one image's model output: `negative + scale * (positive - negative)`, and with a `rescale` phi above 0
 /// `phi * guided * std(positive) / std(guided) + (1 - phi) * guided`, the standard deviations (unbiased) over the whole

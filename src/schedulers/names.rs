@@ -31,10 +31,10 @@ pub(super) fn any_of(names: &[&str]) -> String {
 macro_rules! named_values {
     ($type:ty, $table:expr, $field:expr) => {
         impl std::str::FromStr for $type {
-            type Err = crate::Error;
+            type Err = crate::error::Error;
 
-            /// Finds the value of a name; [`crate::Error::Parameter`] lists the names.
-            fn from_str(name: &str) -> crate::Result<Self> {
+            /// Finds the value of a name; [`crate::error::Error::Parameter`] lists the names.
+            fn from_str(name: &str) -> crate::error::Result<Self> {
                 $crate::schedulers::names::value_of($table, $field, name)
             }
         }

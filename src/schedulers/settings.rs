@@ -47,7 +47,7 @@ impl SchedulerSettings {
     /// Reads the fields, with a class's defaults for those that are absent.
     ///
     /// # Errors
-    /// [`crate::Error::Config`] names the first field whose value is not supported.
+    /// [`crate::error::Error::Config`] names the first field whose value is not supported.
     pub(super) fn read(fields: &Fields<'_>, defaults: &ClassDefaults, eta: f64) -> Result<Self> {
         let num_train_timesteps = fields.count("num_train_timesteps", 1000, 2, MAX_TRAIN_TIMESTEPS)?;
         let betas = Betas::read(fields, defaults.betas)?;

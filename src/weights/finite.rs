@@ -4,7 +4,7 @@ use super::weight::{Weight, Weights};
 use crate::tensor::DType;
 use rayon::prelude::*;
 
-/// Bytes that one task looks at.
+/// The bytes that one task looks at.
 const CHUNK: usize = 1 << 20;
 
 impl Weight {
@@ -32,7 +32,7 @@ impl Weights {
     }
 }
 
-/// Without an early exit inside a block, so that the loop becomes vector instructions.
+/// Whether all words are finite. Without an early exit inside a block, so that the loop becomes vector instructions.
 fn clean<const N: usize>(chunk: &[u8], finite: impl Fn([u8; N]) -> bool) -> bool {
     let (words, _) = chunk.as_chunks::<N>();
     words.chunks(4096).all(|block| block.iter().fold(true, |all, &w| all & finite(w)))

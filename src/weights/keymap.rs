@@ -135,9 +135,9 @@ pub(crate) fn original_unet(name: &str, layers: usize, attention: impl Fn(usize)
 pub(crate) enum OpenClipName {
     /// The tensor as it is.
     Plain(String),
-    /// Its transpose.
+    /// The transpose of the tensor.
     Transposed(String),
-    /// Its three thirds along the rows.
+    /// The three thirds of the tensor along the rows.
     Thirds([String; 3]),
 }
 

@@ -36,7 +36,7 @@ impl Weight {
         Self::strided(storage, offset, dtype, shape, strides, name)
     }
 
-    /// Like [`Weight::new`] with strides counted in elements.
+    /// A tensor as of [`Weight::new`], with strides counted in elements.
     pub fn strided(
         storage: Arc<MappedBytes>,
         offset: usize,
@@ -87,12 +87,12 @@ impl Weight {
         self.dtype
     }
 
-    /// Sizes of the dimensions.
+    /// The sizes of the dimensions.
     pub fn shape(&self) -> &[usize] {
         &self.shape
     }
 
-    /// Strides in elements, one for each dimension.
+    /// The strides in elements, one for each dimension.
     pub fn strides(&self) -> &[usize] {
         &self.strides
     }
@@ -114,7 +114,7 @@ impl Weight {
         self.storage.bytes().get(self.offset..self.offset + span).unwrap_or_default()
     }
 
-    /// Elements from the first to the last one, holes included.
+    /// Counts the elements from the first to the last one, holes included.
     fn checked_span(&self) -> Option<usize> {
         if elements(&self.shape)? == 0 {
             return Some(0);
@@ -134,7 +134,7 @@ impl Weight {
         true
     }
 
-    /// Rows `start..start + count` of the first dimension; `None` where they do not exist.
+    /// A view of the rows `start..start + count` of the first dimension; `None` where they do not exist.
     pub fn rows(&self, start: usize, count: usize) -> Option<Self> {
         if start.checked_add(count)? > *self.shape.first()? {
             return None;
@@ -166,7 +166,7 @@ impl Weight {
         Self { name: name.into(), ..self.clone() }
     }
 
-    /// All elements in row-major order as f32; for small tensors such as biases.
+    /// Converts all elements to f32 in row-major order; for small tensors such as biases.
     pub fn to_f32(&self) -> Vec<f32> {
         let bytes = self.bytes();
         if bytes.is_empty() {
@@ -201,7 +201,7 @@ pub struct Weights {
 }
 
 impl Weights {
-    /// No tensors yet; `path` is the file or folder that errors name.
+    /// An empty set; `path` is the file or folder that errors name.
     pub fn new(path: impl Into<PathBuf>) -> Self {
         Self { path: path.into(), tensors: BTreeMap::new() }
     }
@@ -229,7 +229,7 @@ impl Weights {
         self.tensors.get(name)
     }
 
-    /// All tensors, sorted by name.
+    /// Iterates over all tensors, sorted by name.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Weight)> {
         self.tensors.iter().map(|(n, w)| (n.as_str(), w))
     }

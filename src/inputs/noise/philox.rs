@@ -102,7 +102,7 @@ fn philox4x32_10(mut counter: [u32; 4], mut key: [u32; 2]) -> [u32; 4] {
     counter
 }
 
-/// Box and Muller's transform of two pairs of words as curand does it: the sine first.
+/// Transforms two pairs of words as Box and Muller in curand's order, the sine first.
 fn normal4(w: [u32; 4]) -> [f32; 4] {
     let pair = |x: u32, y: u32| {
         // f64 holds the products exactly, so each line rounds once, like the fused multiply-add of a GPU.

@@ -1,7 +1,8 @@
 //! A tokenizer from the files of a folder, checked before the model sees them.
 
+use super::clean;
+use super::clip_tokenizer::{AddedToken, Tokenizer};
 use super::vocab::{self, BOS, EOS, pair};
-use super::{AddedToken, Tokenizer, clean};
 use crate::error::{Error, Result};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
@@ -11,14 +12,30 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokenizers::models::bpe::{Merges, Vocab};
 
-/// No tokenizer file comes near it (CLIP's largest has 3.6 MB).
+/// The greatest size of a tokenizer file in bytes; CLIP's largest has 3.6 MB.
 const MAX_BYTES: u64 = 64 << 20;
-/// Lengths above are transformers' way to say "none"; a text encoder needs one.
+/// The greatest `model_max_length`; greater ones are transformers' way to say "none", and a text encoder needs one.
 const MAX_LENGTH: u64 = 65_536;
 
 type Object = Map<String, Value>;
 
-pub(super) fn load(folder: &Path) -> Result<Tokenizer> {
+impl Tokenizer {
+    /// Loads the tokenizer of a folder (`tokenizer/` or `tokenizer_2/` of a diffusers folder).
+    ///
+    /// Reads `tokenizer.json` or else `vocab.json` with `merges.txt`, for the vocabulary; `tokenizer_config.json`,
+    /// `special_tokens_map.json` and `added_tokens.json`, where present, for the special tokens and the length (77
+    /// otherwise). Like transformers' `CLIPTokenizer` it takes only vocabulary, merges and added tokens from
+    /// `tokenizer.json`: cleaning and splitting are always CLIP's.
+    ///
+    /// # Errors
+    /// A missing or unreadable file; a file that is not JSON or not of the expected form; a vocabulary with holes; a merge
+    /// of tokens that are not in the vocabulary; a length below 3 or above 65,536; padding or truncation on the left.
+    pub fn from_folder(folder: &Path) -> Result<Self> {
+        load(folder)
+    }
+}
+
+fn load(folder: &Path) -> Result<Tokenizer> {
     let config_path = folder.join("tokenizer_config.json");
     let config = optional_object(&config_path)?.unwrap_or_default();
     right_side(&config_path, &config)?;
@@ -169,7 +186,7 @@ fn entry(path: &Path, what: &str, value: &Value, special: bool) -> Result<Entry>
     Ok(Entry { content: content.to_string(), normalized, expected: None })
 }
 
-/// Tokens listed by the configuration, or else by `added_tokens.json` and `tokenizer.json`, by ascending id.
+/// Reads the tokens listed by the configuration, or else by `added_tokens.json` and `tokenizer.json`, by ascending id.
 fn added_tokens(
     folder: &Path,
     config_path: &Path,
@@ -232,7 +249,7 @@ fn right_side(path: &Path, config: &Object) -> Result<()> {
     Ok(())
 }
 
-/// Vocabulary and merges only: CLIP's cleaning and splitting are fixed, and `padding`, `truncation`, `normalizer` and the
+/// Reads vocabulary and merges only: CLIP's cleaning and splitting are fixed, and `padding`, `truncation`, `normalizer` and the
 /// rest are never looked at, so nothing in them can do harm.
 fn from_tokenizer_json(path: &Path, whole: &Object) -> Result<(Vocab, Merges)> {
     let model = whole.get("model").and_then(Value::as_object).ok_or_else(|| expected(path, "model", "an object"))?;

@@ -1,6 +1,6 @@
 //! The byte-pair model: CLIP's embedded vocabulary, and the checks that any vocabulary must pass.
 
-use super::TokenizerProfile;
+use super::profile::TokenizerProfile;
 use std::io::{BufRead, BufReader, Read};
 use tokenizers::Model as _;
 use tokenizers::models::bpe::{BPE, Merges, Vocab};

@@ -10,12 +10,12 @@ const END_64: &[u8; 4] = b"PK\x06\x06";
 const LOCATOR_64: &[u8; 4] = b"PK\x06\x07";
 const DAMAGED: &str = "fetch the file again";
 
-/// Where one entry's bytes lie.
+/// The place of one entry's bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Entry {
     /// The offset in the file of its first byte.
     pub start: usize,
-    /// Its bytes.
+    /// The number of its bytes.
     pub size: usize,
     crc: u32,
 }
@@ -80,7 +80,7 @@ impl<'a> Archive<'a> {
         Ok(archive)
     }
 
-    /// All entries' names.
+    /// The names of all entries.
     pub fn names(&self) -> impl Iterator<Item = &'a str> {
         self.entries.keys().copied()
     }
