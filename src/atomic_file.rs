@@ -13,8 +13,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// followed; the file has the permissions of any new file; a device or pipe is written to directly.
 ///
 /// # Errors
-/// [`Error::Io`] with the `path` asked for: the error of `write` or of the operating system; that `path` is a folder, or a
-/// file marked read-only.
+/// [`Error::Io`] with the `path` asked for: the error of `write` or of the operating system; that `path` is a folder,
+/// or a file marked read-only.
 pub fn write_atomic(path: impl AsRef<Path>, write: impl FnOnce(&mut File) -> io::Result<()>) -> Result<()> {
     let path = path.as_ref();
     let written = AtomicFile::create(path).and_then(|mut new| {
@@ -27,8 +27,8 @@ pub fn write_atomic(path: impl AsRef<Path>, write: impl FnOnce(&mut File) -> io:
 /// A new file that takes the place of `path` once it is complete.
 ///
 /// It lies in the same folder under another name until [`AtomicFile::persist`] renames it to `path`, replacing what was
-/// there; dropped before that, by a failure or a panic, it is removed and an old file stays as it was. A link is followed;
-/// the file has the permissions of any new file; a device or pipe is written to directly.
+/// there; dropped before that, by a failure or a panic, it is removed and an old file stays as it was. A link is
+/// followed; the file has the permissions of any new file; a device or pipe is written to directly.
 #[derive(Debug)]
 pub(crate) struct AtomicFile {
     file: File,

@@ -30,7 +30,8 @@ pub struct Compat {
     pub zero_negative: bool,
     /// Whether the pooled token is always the first greatest id (DiffSynth) or what `eos_token_id` says (diffusers).
     pub pools_at_greatest: bool,
-    /// The number whose multiple sides are rounded up to; where absent they must be divisible by the VAE's factor and by 8.
+    /// The number whose multiple sides are rounded up to; where absent they must be divisible by the VAE's factor and
+    /// by 8.
     pub round_sides: Option<usize>,
     /// Whether 0..1 becomes 0..255 by cutting off (DiffSynth) or by rounding (diffusers).
     pub truncates_pixels: bool,

@@ -17,8 +17,8 @@ pub fn available() -> Option<u64> {
     }
 }
 
-/// Reads the rest of the limit of the control group mounted at `folder`, as a container sees its own. Pages of files count
-/// as free: the kernel takes them back.
+/// Reads the rest of the limit of the control group mounted at `folder`, as a container sees its own. Pages of files
+/// count as free: the kernel takes them back.
 fn left_in_group(folder: &Path) -> Option<u64> {
     let number = |name: &str| std::fs::read_to_string(folder.join(name)).ok()?.trim().parse::<u64>().ok();
     let limit = number("memory.max")?;

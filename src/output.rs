@@ -79,8 +79,8 @@ impl Image {
     /// [`write_atomic`].
     ///
     /// # Errors
-    /// [`Error::Parameter`] where the extension is none of [`ImageFormat`]'s or the format cannot hold a side so long, and
-    /// those of [`write_atomic`].
+    /// [`Error::Parameter`] where the extension is none of [`ImageFormat`]'s or the format cannot hold a side so long,
+    /// and those of [`write_atomic`].
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
         self.save_with_metadata(path, &PngMetadata::default())
     }

@@ -8,7 +8,8 @@ pub const IMAGE_MEAN: [f32; 3] = [0.481_454_66, 0.457_827_5, 0.408_210_73];
 /// The standard deviation of each channel.
 pub const IMAGE_STD: [f32; 3] = [0.268_629_54, 0.261_302_6, 0.275_777_1];
 
-/// Computes the pixel values of an image, `[size, size, 3]`: shortest side to `size` by PIL's bicubic, centre cropped, normalised.
+/// Computes the pixel values of an image, `[size, size, 3]`: shortest side to `size` by PIL's bicubic, centre cropped,
+/// normalised.
 ///
 /// Equals transformers' `CLIPImageProcessorPil` (which has the channels first) to the bit. Only the part that the crop
 /// keeps is computed, so an image of 1x8192 costs no more than another.

@@ -58,14 +58,15 @@ impl Image {
 
     /// Decodes the bytes of a PNG, JPEG or WebP file. `name` stands for the file in errors.
     ///
-    /// Equals PIL's `ImageOps.exif_transpose(image)` with the given treatment of transparency: the orientation in EXIF (not
-    /// XMP) is applied, of an animation the first frame is taken, colour profiles are ignored, of 16-bit samples the upper
-    /// byte counts. It differs from PIL in that 16-bit gray is treated so too (PIL cuts every value above 255 to white) and
-    /// in JPEG's inverse transform, chroma upsampling and colour conversion, by a few of 255 steps at edges.
+    /// Equals PIL's `ImageOps.exif_transpose(image)` with the given treatment of transparency: the orientation in EXIF
+    /// (not XMP) is applied, of an animation the first frame is taken, colour profiles are ignored, of 16-bit samples
+    /// the upper byte counts. It differs from PIL in that 16-bit gray is treated so too (PIL cuts every value above 255
+    /// to white) and in JPEG's inverse transform, chroma upsampling and colour conversion, by a few of 255 steps at
+    /// edges.
     ///
     /// # Errors
-    /// [`Error::Malformed`] where the bytes are no image, end early, or hold more than [`MAX_PIXELS`] (checked before any
-    /// pixel is decoded); [`Error::Memory`] where the pixels cannot be allocated.
+    /// [`Error::Malformed`] where the bytes are no image, end early, or hold more than [`MAX_PIXELS`] (checked before
+    /// any pixel is decoded); [`Error::Memory`] where the pixels cannot be allocated.
     pub fn decode(bytes: &[u8], name: impl AsRef<Path>, alpha: AlphaMode) -> Result<Self> {
         decode(bytes, name.as_ref(), alpha)
     }

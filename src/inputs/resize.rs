@@ -1,7 +1,8 @@
 //! PIL's bicubic resampling, to the bit.
 //!
 //! The filter is Keys' cubic with a = -1/2, widened by the scale where the image shrinks (antialiasing). Rows and
-//! columns are resampled one after the other; weights are integers of 22 fractional bits and each pass rounds to 8 bits.
+//! columns are resampled one after the other; weights are integers of 22 fractional bits and each pass rounds to 8
+//! bits.
 //!
 //! Source of the filter: R. Keys, "Cubic convolution interpolation for digital image processing", IEEE TASSP 29 (1981).
 
@@ -54,8 +55,8 @@ pub(crate) fn resize_region(image: &Image, size: [usize; 2], xs: Range<usize>, y
 
 /// Whether the columns are resampled before the rows, which changes the rounding: where that loses the most pixels.
 ///
-/// The rule is that of Pillow 13.0, found by trial. Pillow up to 12.1 always takes the rows first, and 12.2 and 12.3 all but
-/// images a hundred times as tall as wide; where the order differs, so do the values, by a few of 255 steps.
+/// The rule is that of Pillow 13.0, found by trial. Pillow up to 12.1 always takes the rows first, and 12.2 and 12.3
+/// all but images a hundred times as tall as wide; where the order differs, so do the values, by a few of 255 steps.
 fn columns_first(from: [usize; 2], to: [usize; 2]) -> bool {
     let lost = |i: usize| from[i] as i128 - to[i] as i128;
     lost(1) > 0 && lost(1) > 2 * lost(0)

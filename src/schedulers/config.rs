@@ -237,8 +237,8 @@ impl SchedulerConfig {
     }
 }
 
-/// Whether any class of diffusers that is supported, or that diffusers calls compatible with those, has the field; others
-/// are worth a warning.
+/// Whether any class of diffusers that is supported, or that diffusers calls compatible with those, has the field;
+/// others are worth a warning.
 fn is_known(field: &str) -> bool {
     let own = |kind: &SchedulerKind| kind.definition().config_keys.contains(&field);
     settings::CONFIG_KEYS.contains(&field) || OTHER_CONFIG_KEYS.contains(&field) || SchedulerKind::ALL.iter().any(own)

@@ -1,7 +1,8 @@
 //! DPM-Solver++ of order 1 and 2, multistep (Lu et al. 2022, algorithm 2), as diffusers'
 //! `DPMSolverMultistepScheduler`.
 //!
-//! Here x = alpha * x0 + s * noise with alpha^2 + s^2 = 1; levels are given as sigma = s / alpha, and lambda = -ln sigma.
+//! Here x = alpha * x0 + s * noise with alpha^2 + s^2 = 1; levels are given as sigma = s / alpha, and lambda = -ln
+//! sigma.
 
 use serde_json::Value;
 

@@ -7,7 +7,8 @@ use super::definition::SchedulerDefinition;
 use super::names::value_of;
 use crate::error::{Error, Field, Result};
 
-/// Registers schedulers: each line is a variant of [`SchedulerKind`], the file with its `DEFINITION`, and a description.
+/// Registers schedulers: each line is a variant of [`SchedulerKind`], the file with its `DEFINITION`, and a
+/// description.
 macro_rules! schedulers {
     ($($variant:ident, $file:ident, $description:literal;)*) => {
         /// A scheduler.

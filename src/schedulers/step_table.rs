@@ -30,8 +30,8 @@ pub struct StepCoefficients {
 }
 
 impl StepCoefficients {
-    /// The row as the devices' step takes it: timestep, input scale, x0's weights of x and the output, the clamp (infinity:
-    /// none), the next x's weights of x, the output, x0 and the previous x0, the noise's; two of padding.
+    /// The row as the devices' step takes it: timestep, input scale, x0's weights of x and the output, the clamp
+    /// (infinity: none), the next x's weights of x, the output, x0 and the previous x0, the noise's; two of padding.
     pub fn packed(&self) -> [f32; 12] {
         let clip = self.clip.unwrap_or(f32::INFINITY);
         let (x0, noise) = ([self.x0_from_x, self.x0_from_output], self.noise.unwrap_or(0.0));

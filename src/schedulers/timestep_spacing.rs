@@ -32,8 +32,9 @@ fn descending(start: f64, step: f64) -> Vec<f64> {
 }
 
 /// Computes the timesteps in descending order, `spacing` as diffusers understands it for Euler (both kinds) and DDIM;
-/// only [`TimestepSpacing::Linspace`] gives fractions. Never more than `steps`: numpy's `arange` has one element too many
-/// at some numbers of steps (61 of 1000 is the first), timestep -1, at which diffusers evaluates the model once more.
+/// only [`TimestepSpacing::Linspace`] gives fractions. Never more than `steps`: numpy's `arange` has one element too
+/// many at some numbers of steps (61 of 1000 is the first), timestep -1, at which diffusers evaluates the model once
+/// more.
 pub(super) fn timesteps(
     spacing: TimestepSpacing,
     num_train_timesteps: usize,

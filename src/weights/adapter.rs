@@ -6,8 +6,9 @@ use super::weight::{Weight, Weights};
 use crate::error::{Error, Result};
 use std::collections::BTreeMap;
 
-/// Renames the tensors of a base IP-Adapter: `image_proj.proj.weight`, `image_proj.proj.bias`, `image_proj.norm.weight`,
-/// `image_proj.norm.bias`, `ip_adapter.1.to_k_ip.weight`, `ip_adapter.1.to_v_ip.weight`, `ip_adapter.3...` and on.
+/// Renames the tensors of a base IP-Adapter: `image_proj.proj.weight`, `image_proj.proj.bias`,
+/// `image_proj.norm.weight`, `image_proj.norm.bias`, `ip_adapter.1.to_k_ip.weight`, `ip_adapter.1.to_v_ip.weight`,
+/// `ip_adapter.3...` and on.
 ///
 /// # Errors
 /// [`Error::Mismatch`] where the file is something else, naming what it is; [`Error::Tensors`] where numbers among the

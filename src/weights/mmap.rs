@@ -6,8 +6,8 @@ use std::path::Path;
 
 /// Read-only bytes that many tensors share.
 ///
-/// A mapping follows its file: a file that is cut short while it is mapped ends the process with SIGBUS when the missing
-/// part is read. Where files may change while the process runs, read them with [`MappedBytes::read`].
+/// A mapping follows its file: a file that is cut short while it is mapped ends the process with SIGBUS when the
+/// missing part is read. Where files may change while the process runs, read them with [`MappedBytes::read`].
 pub struct MappedBytes(Bytes);
 
 enum Bytes {

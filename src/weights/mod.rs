@@ -1,8 +1,8 @@
 //! Weight files, memory-mapped and never copied whole.
 //!
-//! A reader ([`safetensors`], [`torch`], or [`open()`] which picks one) turns a file into [`Weights`]: names and [`Weight`]
-//! views into the mapping. Key maps rename and slice such views; a [`Scope`] hands them to a model by the dotted names of
-//! the published checkpoints.
+//! A reader ([`safetensors`], [`torch`], or [`open()`] which picks one) turns a file into [`Weights`]: names and
+//! [`Weight`] views into the mapping. Key maps rename and slice such views; a [`Scope`] hands them to a model by the
+//! dotted names of the published checkpoints.
 
 pub mod adapter;
 mod contents;

@@ -47,8 +47,8 @@ const SOUGHT: [&str; 16] = [
 /// `*.safetensors.index.json`, or the weights in a component's folder of the diffusers or transformers layout.
 ///
 /// # Errors
-/// [`Error::Io`] where a file cannot be opened; [`Error::Malformed`] where one is damaged, or a shard or a tensor of an index
-/// is missing; [`Error::Mismatch`] where a folder holds no weights or a tensor's type is not supported.
+/// [`Error::Io`] where a file cannot be opened; [`Error::Malformed`] where one is damaged, or a shard or a tensor of an
+/// index is missing; [`Error::Mismatch`] where a folder holds no weights or a tensor's type is not supported.
 pub fn open(path: &Path, options: &OpenOptions) -> Result<Weights> {
     let meta = std::fs::metadata(path).map_err(Error::io("open", path))?;
     if meta.is_dir() {

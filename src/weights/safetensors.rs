@@ -1,8 +1,8 @@
 //! Safetensors files: <https://github.com/huggingface/safetensors#format>.
 //!
-//! A file is a header length (u64, little-endian), a JSON header and the tensors' bytes. The `safetensors` crate gives the
-//! element types; the header is read here, because an error has to name the tensor, the expected and the found, a name
-//! that is there twice must not be hidden, and a hostile header must not cost more than a few times its size.
+//! A file is a header length (u64, little-endian), a JSON header and the tensors' bytes. The `safetensors` crate gives
+//! the element types; the header is read here, because an error has to name the tensor, the expected and the found, a
+//! name that is there twice must not be hidden, and a hostile header must not cost more than a few times its size.
 
 use super::contents::{Contents, quoted, unsupported};
 pub use super::format::MAX_HEADER;
@@ -20,18 +20,20 @@ use std::sync::Arc;
 
 const MAX_RANK: usize = 8;
 
-/// Reads the float tensors of a safetensors file, as views into `storage`; tensors of integers or booleans are left out.
+/// Reads the float tensors of a safetensors file, as views into `storage`; tensors of integers or booleans are left
+/// out.
 ///
 /// `path` is what errors name.
 ///
 /// # Errors
-/// [`Error::Malformed`] where the file is not a sound one; [`Error::Mismatch`] where a tensor has a float type other than
-/// F32, F16 and BF16.
+/// [`Error::Malformed`] where the file is not a sound one; [`Error::Mismatch`] where a tensor has a float type other
+/// than F32, F16 and BF16.
 pub fn read(storage: Arc<MappedBytes>, path: &Path) -> Result<Weights> {
     Ok(contents(storage, path)?.weights)
 }
 
-/// Reads the `__metadata__` of a safetensors file, such as the `modelspec.*` fields and training parameters; often empty.
+/// Reads the `__metadata__` of a safetensors file, such as the `modelspec.*` fields and training parameters; often
+/// empty.
 ///
 /// # Errors
 /// Those of [`read`] that concern the header.

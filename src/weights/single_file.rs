@@ -88,7 +88,8 @@ fn unet(original: &Weights) -> Result<Weights> {
     Ok(out)
 }
 
-/// Counts the resnets of a level: the first downsampling follows the resnets of the first level; a UNet of one level has no other input blocks.
+/// Counts the resnets of a level: the first downsampling follows the resnets of the first level; a UNet of one level
+/// has no other input blocks.
 fn resnets_of_a_level(original: &Weights) -> usize {
     let blocks = original.iter().filter_map(|(n, _)| keymap::index(n.strip_prefix("input_blocks.")?));
     let (mut last, mut first_op) = (0, None);
@@ -101,7 +102,8 @@ fn resnets_of_a_level(original: &Weights) -> usize {
     first_op.map_or(last, |n| n.saturating_sub(1))
 }
 
-/// Renames a text encoder's tensors to `text_model.*`: transformers 5.6 and later save a `CLIPTextModel` without that prefix.
+/// Renames a text encoder's tensors to `text_model.*`: transformers 5.6 and later save a `CLIPTextModel` without that
+/// prefix.
 ///
 /// # Errors
 /// [`Error::Malformed`] where two tensors get one name.

@@ -37,7 +37,8 @@ pub enum Generator {
 }
 
 impl Generator {
-    /// Makes the generator that `manual_seed(seed)` gives. The CPU's looks at the lower 32 bits of the seed only, as torch's does.
+    /// Makes the generator that `manual_seed(seed)` gives. The CPU's looks at the lower 32 bits of the seed only, as
+    /// torch's does.
     pub fn new(kind: RngKind, seed: u64) -> Self {
         match kind {
             RngKind::Cpu => Self::Cpu { mt19937: Mt19937::new(seed as u32), next_normal: None },
@@ -47,9 +48,9 @@ impl Generator {
 
     /// Draws the next `n` standard normal numbers in `dtype`, widened to f32.
     ///
-    /// Against torch's CPU generator: f32 within 2e-6 (torch takes logarithm, sine and cosine from a vector library, this
-    /// from f64), f16 and bf16 equal but for the rare last bit. Fewer than 16 numbers are made in f64 one by one, 16 or
-    /// more in blocks, so `randn(20)` does not begin as `randn(5)` does; this is torch's behaviour too.
+    /// Against torch's CPU generator: f32 within 2e-6 (torch takes logarithm, sine and cosine from a vector library,
+    /// this from f64), f16 and bf16 equal but for the rare last bit. Fewer than 16 numbers are made in f64 one by one,
+    /// 16 or more in blocks, so `randn(20)` does not begin as `randn(5)` does; this is torch's behaviour too.
     pub fn randn(&mut self, n: usize, dtype: DType) -> Vec<f32> {
         match self {
             Self::Cpu { mt19937, next_normal } if n < 16 => {

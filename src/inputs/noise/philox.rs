@@ -1,8 +1,9 @@
 //! Philox 4x32-10 as torch's CUDA generator uses it.
 //!
 //! Every GPU thread owns a stream: the key is the seed, the counter's upper half the thread's index, its lower half the
-//! number of blocks of four words that the generator has given out. Numbers are spread over the threads, so *which* numbers a draw
-//! gives depends on how many threads the GPU runs at once as soon as the draw has more numbers than that.
+//! number of blocks of four words that the generator has given out. Numbers are spread over the threads, so *which*
+//! numbers a draw gives depends on how many threads the GPU runs at once as soon as the draw has more numbers than
+//! that.
 //!
 //! Source of the cipher: J. Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011.
 
@@ -35,8 +36,8 @@ impl PhiloxGrid {
 }
 
 impl Default for PhiloxGrid {
-    /// [`PhiloxGrid::H100`]. Draws of up to 221,184 numbers (one image of up to 1,880 pixels square) are the same on all
-    /// the data-centre GPUs named here; of up to 125,952 on the RTX 3090 too.
+    /// [`PhiloxGrid::H100`]. Draws of up to 221,184 numbers (one image of up to 1,880 pixels square) are the same on
+    /// all the data-centre GPUs named here; of up to 125,952 on the RTX 3090 too.
     fn default() -> Self {
         Self::H100
     }

@@ -1,9 +1,9 @@
 //! Cleaning of a text before it is split into words.
 //!
-//! The DiffSynth profile follows ftfy 6.3 (`fix_text` with its defaults) step by step, line by line, until nothing changes:
-//! HTML entities (not after a `<` was seen), C1 controls as Windows-1252, Latin ligatures, full-width and half-width
-//! forms, curly quotes, line breaks, terminal escapes, control characters, NFC. Not done: `fix_encoding` (mojibake).
-//! `fix_surrogates` has nothing to do, as a Rust string holds no surrogates.
+//! The DiffSynth profile follows ftfy 6.3 (`fix_text` with its defaults) step by step, line by line, until nothing
+//! changes: HTML entities (not after a `<` was seen), C1 controls as Windows-1252, Latin ligatures, full-width and
+//! half-width forms, curly quotes, line breaks, terminal escapes, control characters, NFC. Not done: `fix_encoding`
+//! (mojibake). `fix_surrogates` has nothing to do, as a Rust string holds no surrogates.
 
 use std::collections::HashMap;
 use std::sync::OnceLock;
@@ -46,7 +46,8 @@ fn nfc(text: &str) -> String {
 /// A text that is still changing after so many passes was made to be; ftfy itself would go on.
 const PASSES: usize = 100;
 
-/// Repairs as ftfy's `fix_text`: each line on its own, but a `<` ends the decoding of entities for the rest of the text.
+/// Repairs as ftfy's `fix_text`: each line on its own, but a `<` ends the decoding of entities for the rest of the
+/// text.
 fn fix(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut entities = true;

@@ -56,7 +56,8 @@ impl Tokenizer {
 
     /// Makes SDXL's second tokenizer (OpenCLIP bigG): the same vocabulary, padded with `!` (id 0).
     ///
-    /// As `!` is its padding token, each `!` in a text is a token of its own, id 0; [`Tokenizer::clip`] reads `!!!` as one.
+    /// As `!` is its padding token, each `!` in a text is a token of its own, id 0; [`Tokenizer::clip`] reads `!!!` as
+    /// one.
     ///
     /// # Errors
     /// Only if the embedded vocabulary were damaged.
@@ -145,8 +146,8 @@ impl Tokenizer {
         PaddedIds { ids, truncated }
     }
 
-    /// Encodes the text encoder's input as DiffSynth does: one BOS and one EOS around the whole text, padded to a multiple
-    /// of [`Tokenizer::max_length`], in rows of that length; at least one row.
+    /// Encodes the text encoder's input as DiffSynth does: one BOS and one EOS around the whole text, padded to a
+    /// multiple of [`Tokenizer::max_length`], in rows of that length; at least one row.
     pub fn encode_rows(&self, text: &str) -> Vec<Vec<u32>> {
         let mut ids = vec![self.bos];
         ids.extend(self.encode(text, TokenizerProfile::DiffSynth));
@@ -157,7 +158,8 @@ impl Tokenizer {
 
     /// Encodes with SDXL's two tokenizers by [`Tokenizer::encode_rows`], cut to the same number of rows.
     ///
-    /// The numbers can differ, as `!!!` is three tokens to one of them; DiffSynth then drops the longer one's last rows.
+    /// The numbers can differ, as `!!!` is three tokens to one of them; DiffSynth then drops the longer one's last
+    /// rows.
     pub fn encode_rows_of_both(first: &Self, second: &Self, text: &str) -> (Vec<Vec<u32>>, Vec<Vec<u32>>) {
         let (mut a, mut b) = (first.encode_rows(text), second.encode_rows(text));
         let rows = a.len().min(b.len());

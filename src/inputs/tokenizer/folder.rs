@@ -28,8 +28,9 @@ impl Tokenizer {
     /// `tokenizer.json`: cleaning and splitting are always CLIP's.
     ///
     /// # Errors
-    /// A missing or unreadable file; a file that is not JSON or not of the expected form; a vocabulary with holes; a merge
-    /// of tokens that are not in the vocabulary; a length below 3 or above 65,536; padding or truncation on the left.
+    /// A missing or unreadable file; a file that is not JSON or not of the expected form; a vocabulary with holes; a
+    /// merge of tokens that are not in the vocabulary; a length below 3 or above 65,536; padding or truncation on the
+    /// left.
     pub fn from_folder(folder: &Path) -> Result<Self> {
         load(folder)
     }
@@ -249,8 +250,8 @@ fn right_side(path: &Path, config: &Object) -> Result<()> {
     Ok(())
 }
 
-/// Reads vocabulary and merges only: CLIP's cleaning and splitting are fixed, and `padding`, `truncation`, `normalizer` and the
-/// rest are never looked at, so nothing in them can do harm.
+/// Reads vocabulary and merges only: CLIP's cleaning and splitting are fixed, and `padding`, `truncation`, `normalizer`
+/// and the rest are never looked at, so nothing in them can do harm.
 fn from_tokenizer_json(path: &Path, whole: &Object) -> Result<(Vocab, Merges)> {
     let model = whole.get("model").and_then(Value::as_object).ok_or_else(|| expected(path, "model", "an object"))?;
     if let Some(kind) = model.get("type").filter(|t| *t != "BPE") {

@@ -22,7 +22,8 @@ const WORDS_ANY_CASE: &str = r"[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}\x{345}]+";
 
 static FILE: &[u8] = include_bytes!("../../../assets/clip/bpe_simple_vocab_16e6.txt.gz");
 
-/// Makes the table of the printable stand-in of each byte, so that the model works on text without white space or control characters.
+/// Makes the table of the printable stand-in of each byte, so that the model works on text without white space or
+/// control characters.
 ///
 /// Bytes that Latin-1 shows stand for themselves; the rest take U+0100 and up in order.
 pub(super) fn byte_chars() -> [char; 256] {
@@ -37,8 +38,8 @@ pub(super) fn byte_chars() -> [char; 256] {
     table
 }
 
-/// Makes CLIP's vocabulary: the bytes in the order of their stand-ins, the same with [`END`], one token for each merge, and the
-/// two special tokens: 49,408 in all.
+/// Makes CLIP's vocabulary: the bytes in the order of their stand-ins, the same with [`END`], one token for each merge,
+/// and the two special tokens: 49,408 in all.
 pub(super) fn clip() -> Result<(Vocab, Merges), String> {
     let mut merges = Merges::with_capacity(MERGES);
     // The limit keeps a damaged file from growing without bound.

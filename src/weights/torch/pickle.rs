@@ -1,8 +1,8 @@
 //! An allow-list reader of the pickles that `torch.save` writes (protocol 2).
 //!
-//! Values live in one table and refer to each other by index, so nothing recurses, nothing is copied, and memory stays in
-//! proportion to the pickle: each instruction adds at most one value, and strings are slices of the input.
-//! Source of the instructions: CPython's `pickletools`.
+//! Values live in one table and refer to each other by index, so nothing recurses, nothing is copied, and memory stays
+//! in proportion to the pickle: each instruction adds at most one value, and strings are slices of the input. Source of
+//! the instructions: CPython's `pickletools`.
 
 use super::super::contents::quoted;
 use super::names::{Element, Global};
@@ -375,7 +375,8 @@ impl<'a> Machine<'a> {
         }
     }
 
-    /// `(storage, offset, shape, strides, requires_grad, hooks[, metadata])`; version 3 has the type before the metadata.
+    /// `(storage, offset, shape, strides, requires_grad, hooks[, metadata])`; version 3 has the type before the
+    /// metadata.
     fn rebuild(&self, args: &[Id], typed: bool) -> Result<PickledTensor<'a>, String> {
         let (name, fields) = if typed { ("_rebuild_tensor_v3", 7) } else { ("_rebuild_tensor_v2", 6) };
         let &[storage, offset, shape, strides, ..] = args else { return Err(short(name, args.len(), "6 or 7")) };
