@@ -1,4 +1,4 @@
-//! The one error type: each value says what failed, where, what was expected and what to do.
+//! The crate's error type. Each value names the failure, its place, the expectation and the remedy.
 
 mod escape;
 mod field;
@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 /// The result of every fallible operation of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Everything that can go wrong.
+/// A failure of any operation of this crate.
 ///
 /// The text of each variant is one line. Text that came from a file or from the user is escaped, so that control
 /// characters never reach a terminal raw (see [`escape`]).
@@ -21,25 +21,25 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 pub enum Error {
     /// The operating system refused an operation on a file.
     Io {
-        /// What was attempted, as a verb: `open`, `map`, `write`.
+        /// The attempted operation, as a verb: `open`, `map`, `write`.
         action: &'static str,
         /// The file or folder.
         path: PathBuf,
-        /// What the operating system said.
+        /// The operating system's error.
         source: std::io::Error,
     },
-    /// A file is not what its format demands.
+    /// A file does not follow its format.
     Malformed {
         /// The file.
         path: PathBuf,
-        /// What is wrong, where in the file, what was expected and what to do.
+        /// The defect, its place in the file, the expectation and the remedy.
         what: String,
     },
-    /// A file is sound but is not one that fits here: another model family, another encoder, another layout.
+    /// A sound file does not fit here: another model family, another encoder, another layout.
     Mismatch {
         /// The file.
         path: PathBuf,
-        /// What was found, what was expected, which file is needed.
+        /// The file's kind, the expected one and the file that is needed.
         what: String,
     },
     /// Tensors of a weight file are missing or have other shapes than the model needs.
@@ -51,7 +51,7 @@ pub enum Error {
         /// One entry for each tensor: `NAME missing, expected [..]` or `NAME is [..], expected [..]`.
         problems: Vec<String>,
     },
-    /// A setting in a configuration file that is not supported.
+    /// A setting in a configuration file is not supported.
     Config {
         /// The configuration file.
         path: PathBuf,
@@ -59,32 +59,32 @@ pub enum Error {
         field: String,
         /// The value found, as JSON.
         value: String,
-        /// What is supported instead.
+        /// The supported values.
         expected: Message,
     },
     /// A field of the request or of the options is not usable.
     Parameter {
         /// The field.
         field: Field,
-        /// What was given and what is allowed.
+        /// The value given and the values allowed.
         what: Message,
     },
-    /// More memory is needed than there is.
+    /// More memory is needed than is available.
     Memory {
-        /// Where: loading, planning (a program's arena), condition, decode.
+        /// The stage: loading, planning (an executable's arena), condition, decode.
         stage: &'static str,
-        /// Bytes needed.
+        /// The bytes needed.
         need: u64,
-        /// Bytes available.
+        /// The bytes available.
         have: u64,
-        /// Which setting would fit.
+        /// A setting that would fit.
         hint: Message,
     },
     /// A computation gave NaN or infinity.
     NotFinite {
         /// The stage, with the step number where it has one.
         stage: String,
-        /// What to try.
+        /// A remedy to try.
         hint: String,
     },
     /// The request's cancel token was set.
@@ -93,42 +93,42 @@ pub enum Error {
     Device {
         /// The device as the user names it.
         device: String,
-        /// What is missing, where it was sought, what to do.
+        /// The missing part, the places searched and the remedy.
         what: Message,
     },
     /// A device failed at its work.
     Fault {
         /// The device as the user names it.
         device: String,
-        /// The kernel or the function of a library.
+        /// The kernel or the library's function.
         call: String,
-        /// What the driver said.
+        /// The driver's error.
         what: String,
-        /// Whether nothing can be done on the device any more.
+        /// Whether the device is unusable for the rest of the process.
         lost: bool,
     },
-    /// A graph was built or bound wrongly: a defect of the caller within this crate.
+    /// A graph was built or bound wrongly: a bug of the caller within this crate.
     Graph(String),
 }
 
 impl Error {
-    /// An [`Error::Io`]; for `map_err(Error::io("open", path))`.
+    /// Makes an [`Error::Io`]; for `map_err(Error::io("open", path))`.
     pub fn io(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.into();
         move |source| Self::Io { action, path, source }
     }
 
-    /// An [`Error::Malformed`].
+    /// Makes an [`Error::Malformed`].
     pub fn malformed(path: impl Into<PathBuf>, what: impl Into<String>) -> Self {
         Self::Malformed { path: path.into(), what: escape(&what.into()) }
     }
 
-    /// An [`Error::Mismatch`].
+    /// Makes an [`Error::Mismatch`].
     pub fn mismatch(path: impl Into<PathBuf>, what: impl Into<String>) -> Self {
         Self::Mismatch { path: path.into(), what: escape(&what.into()) }
     }
 
-    /// An [`Error::Parameter`].
+    /// Makes an [`Error::Parameter`].
     pub fn parameter(field: Field, what: impl Into<Message>) -> Self {
         Self::Parameter { field, what: what.into().escaped() }
     }

@@ -51,7 +51,7 @@ impl ImageFormat {
         if side <= longest {
             return Ok(());
         }
-        let what = format!("{self:?} holds sides of up to {longest}, the image has {side}; write a .png");
+        let what = format!("{self:?} holds sides of up to {longest}, got {side}; write a .png");
         Err(Error::parameter(Field::OutputPath, what))
     }
 

@@ -34,7 +34,7 @@ impl Image {
         match pixels {
             Some(n) if n * 3 == rgb.len() => Ok(Self { width, height, rgb }),
             Some(n) => {
-                let what = format!("{width}x{height} needs {} bytes of RGB, there are {}", n * 3, rgb.len());
+                let what = format!("{width}x{height} takes {} bytes of RGB, got {}", n * 3, rgb.len());
                 Err(Error::parameter(Field::Image, what))
             }
             None => Err(Error::parameter(Field::Image, format!("{width}x{height}: {}", allowed()))),
