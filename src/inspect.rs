@@ -180,7 +180,7 @@ impl FileReport {
             }
         }
         self.supported = named.iter().all(|(_, weights)| !weights.is_empty());
-        self.notes.push(match (models.v_prediction, parts.zero_snr) {
+        self.notes.push(match (models.v_prediction, models.zero_snr) {
             (false, _) => "predicts the noise (no marker v_pred)".into(),
             (true, false) => "predicts v".into(),
             (true, true) => "predicts v, trained with a terminal signal-to-noise ratio of zero".into(),
