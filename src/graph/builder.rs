@@ -1,10 +1,10 @@
 //! Builds a graph node by node, with shape inference.
 
-use super::{
-    Attention, ChannelSlice, Conv2dParams, Epilogue, Graph, KvBranch, LinearWeights, Node, NodeId, Op, Product,
+use super::nodes::{Graph, Node, NodeId};
+use super::op::{
+    Activation, Attention, ChannelSlice, Conv2d, Conv2dParams, Epilogue, KvBranch, Linear, LinearWeights, Op,
 };
 use crate::error::{Error, Result};
-use crate::graph::Activation;
 use crate::weights::{Scope, Weight};
 
 /// Collects nodes. Methods infer the shape of the result; operands that do not fit are noted and reported by
@@ -98,7 +98,8 @@ impl Builder {
         });
         shape.push(parts.iter().map(|p| p.weight.shape()[0]).sum());
         let name = parts.first().map(|p| p.weight.name().to_owned()).unwrap_or_default();
-        self.push(product(parts, None), &[x], shape, name)
+        let op = Linear { parts, sources: 1, epilogue: Epilogue::default() };
+        self.push(Op::Linear(op), &[x], shape, name)
     }
 
     /// A fully connected layer `[outputs, C]` whose tensors are `weight` and, where present, `bias` of `scope`.
@@ -114,19 +115,20 @@ impl Builder {
     }
 
     /// A convolution of any geometry.
-    pub fn conv2d_with(&mut self, x: NodeId, scope: &Scope, outputs: usize, window: Conv2dParams) -> NodeId {
+    pub fn conv2d_with(&mut self, x: NodeId, scope: &Scope, outputs: usize, params: Conv2dParams) -> NodeId {
         let shape = self.shape(x).to_vec();
-        let Conv2dParams { kernel, stride, padding, .. } = window;
+        let Conv2dParams { kernel, stride, padding, .. } = params;
         let fits = shape.len() == 4 && shape[1] + 2 * padding >= kernel && shape[2] + 2 * padding >= kernel;
         self.check(fits, |_| format!("convolution {} on {shape:?}", scope.path("weight")));
         if !fits {
             return x;
         }
         let side = |d: usize| (d + 2 * padding - kernel) / stride + 1;
-        let part = linear_weights(scope, &[outputs, shape[3], kernel, kernel]);
-        let name = part.weight.name().to_owned();
+        let weights = linear_weights(scope, &[outputs, shape[3], kernel, kernel]);
+        let name = weights.weight.name().to_owned();
         let shape = vec![shape[0], side(shape[1]), side(shape[2]), outputs];
-        self.push(product(vec![part], Some(window)), &[x], shape, name)
+        let op = Conv2d { weights, params, sources: 1, epilogue: Epilogue::default() };
+        self.push(Op::Conv2d(op), &[x], shape, name)
     }
 
     /// Group normalisation with `weight` and `bias` of `scope`.
@@ -146,35 +148,30 @@ impl Builder {
         self.push(Op::LayerNorm { eps, weight, bias }, &[x], shape, scope.path("weight"))
     }
 
-    /// Attention of `q` `[B, T, heads * dim]` over `k` and `v`, one strand.
+    /// Attention of `q` `[B, T, heads * dim]` over `k` and `v`, one branch.
     pub fn attention(&mut self, q: NodeId, k: NodeId, v: NodeId, heads: usize, causal: bool) -> NodeId {
-        let strand = KvBranch {
+        let branch = KvBranch {
             keys: ChannelSlice { operand: 1, start: 0 },
             values: ChannelSlice { operand: 2, start: 0 },
             length: None,
             scale: None,
         };
-        self.decoupled_attention(&[q, k, v], heads, causal, vec![strand])
+        self.decoupled_attention(&[q, k, v], heads, causal, vec![branch])
     }
 
-    /// Attention over several strands; operand 0 holds the queries, the strands name the others.
+    /// Attention over several branches; operand 0 holds the queries, the branches name the others.
     pub fn decoupled_attention(
         &mut self,
         operands: &[NodeId],
         heads: usize,
         causal: bool,
-        strands: Vec<KvBranch>,
+        branches: Vec<KvBranch>,
     ) -> NodeId {
         let shape = self.shape(operands[0]).to_vec();
         let c = *shape.last().unwrap_or(&0);
         self.check(heads > 0 && c.is_multiple_of(heads), |_| format!("{heads} heads over {shape:?}"));
-        let op = Attention {
-            heads,
-            dim: c / heads.max(1),
-            causal,
-            query: ChannelSlice { operand: 0, start: 0 },
-            branches: strands,
-        };
+        let op =
+            Attention { heads, dim: c / heads.max(1), causal, query: ChannelSlice { operand: 0, start: 0 }, branches };
         self.push(Op::Attention(op), operands, shape, "attention")
     }
 
@@ -252,8 +249,4 @@ impl Builder {
 pub(crate) fn linear_weights(scope: &Scope, shape: &[usize]) -> LinearWeights {
     let bias = scope.has("bias").then(|| scope.get("bias", &shape[..1]));
     LinearWeights { weight: scope.get("weight", shape), bias }
-}
-
-fn product(parts: Vec<LinearWeights>, window: Option<Conv2dParams>) -> Op {
-    Op::Product(Product { parts, window, sources: 1, per_image_bias: false, residual: false, epilogue: Epilogue::None })
 }

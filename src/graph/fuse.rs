@@ -1,14 +1,20 @@
 //! Fusion: passes that turn a graph as a model writes it into one with fewer and larger nodes, same results.
 
-use super::{ChannelSlice, Epilogue, Graph, LinearWeights, Node, NodeId, Op, Product};
+use super::nodes::{Graph, Node, NodeId};
+use super::op::{
+    Activation, ChannelSlice, Conv2d, Conv2dParams, Epilogue, EpilogueActivation, ImplicitGemm, Linear, LinearWeights,
+    Op,
+};
 use std::collections::HashMap;
 
 /// Runs every pass and drops the nodes that nothing reads any more.
 ///
-/// - SiLU into the GroupNorm before it; activations, GEGLU, per-image rows and residuals into the product before them
+/// - SiLU into the GroupNorm before it; activations, GEGLU, per-image biases and residuals into the fully connected layer
+///   or convolution before them
 /// - nearest upsample into the convolution after it
-/// - a concatenation that only normalisations and 1x1 products read is read in place from its two sources
-/// - products of one operand that only attention reads (q, k, v) become one
+/// - a concatenation that only group norms, fully connected layers and convolutions read is read in place from its two
+///   sources
+/// - fully connected layers over one operand that only attention reads (q, k, v) become one
 pub fn fuse(mut graph: Graph) -> Graph {
     join_concats(&mut graph);
     let mut uses = graph.uses();
@@ -22,96 +28,108 @@ pub fn fuse(mut graph: Graph) -> Graph {
     sweep(graph)
 }
 
-/// The node that does the work of node `i` and of the operand it swallows.
+/// A node that may do the work of an operand along with its own.
+struct Site<'a> {
+    graph: &'a Graph,
+    node: &'a Node,
+    uses: &'a [usize],
+}
+
+/// The node that does the work of node `i` and of the operand it absorbs.
 fn absorbed(graph: &Graph, i: usize, uses: &[usize]) -> Option<Node> {
     let node = &graph.nodes[i];
-    let before = |operand: usize| {
-        let id = *node.inputs.get(operand)?;
-        (uses[id.0] == 1).then(|| &graph.nodes[id.0])
-    };
-    let product = |operand: usize| match before(operand) {
-        Some(n) => match &n.op {
-            Op::Product(p) => Some((n, p.clone())),
-            _ => None,
-        },
-        None => None,
-    };
-    let merged = |n: &Node, op: Op, inputs: Vec<NodeId>| {
-        Some(Node { op, inputs, shape: node.shape.clone(), name: n.name.clone() })
-    };
+    let site = Site { graph, node, uses };
     match &node.op {
-        Op::Activation(kind) => {
-            let n = before(0)?;
-            match &n.op {
-                Op::GroupNorm { groups, eps, weight, bias, silu: false } if *kind == super::Activation::Silu => {
-                    let op = Op::GroupNorm {
-                        groups: *groups,
-                        eps: *eps,
-                        weight: weight.clone(),
-                        bias: bias.clone(),
-                        silu: true,
-                    };
-                    merged(n, op, n.inputs.clone())
-                }
-                Op::Product(p) if p.epilogue == Epilogue::None && !p.residual => {
-                    let p = Product { epilogue: Epilogue::Activation(*kind), ..p.clone() };
-                    merged(n, Op::Product(p), n.inputs.clone())
-                }
-                _ => None,
-            }
-        }
-        Op::Geglu => {
-            let (n, mut p) = product(0)?;
-            // The two halves must come from one matrix so that a tile can hold matching columns of both.
-            if p.epilogue != Epilogue::None
-                || p.residual
-                || p.per_image_bias
-                || p.window.is_some()
-                || p.parts.len() != 1
-            {
-                return None;
-            }
-            p.epilogue = Epilogue::Geglu;
-            merged(n, Op::Product(p), n.inputs.clone())
-        }
-        Op::BroadcastAdd => {
-            let (n, mut p) = product(0)?;
-            if p.epilogue != Epilogue::None || p.residual || p.per_image_bias {
-                return None;
-            }
-            p.per_image_bias = true;
-            let mut inputs = n.inputs.clone();
-            inputs.push(node.inputs[1]);
-            merged(n, Op::Product(p), inputs)
-        }
-        Op::Add => (0..2).rev().find_map(|side| {
-            let (n, mut p) = product(side)?;
-            let other = &graph.nodes[node.inputs[1 - side].0];
-            if p.residual || other.shape != node.shape || n.shape != node.shape {
-                return None;
-            }
-            p.residual = true;
-            let mut inputs = n.inputs.clone();
-            inputs.push(node.inputs[1 - side]);
-            merged(n, Op::Product(p), inputs)
-        }),
-        Op::Product(p) => {
-            let mut window = p.window?;
-            let n = before(0)?;
-            if !matches!(n.op, Op::Upsample) || p.sources != 1 || window.resize.is_some() {
-                return None;
-            }
-            window.resize = Some((n.shape[1], n.shape[2]));
-            let mut inputs = node.inputs.clone();
-            inputs[0] = n.inputs[0];
-            let p = Product { window: Some(window), ..p.clone() };
-            Some(Node { op: Op::Product(p), inputs, shape: node.shape.clone(), name: node.name.clone() })
-        }
+        Op::Activation(kind) => site.activation(*kind),
+        Op::Geglu => site.geglu(),
+        Op::BroadcastAdd => site.per_image_bias(),
+        Op::Add => (0..2).rev().find_map(|side| site.residual(side)),
+        Op::Conv2d(conv) => site.upsample(conv),
         _ => None,
     }
 }
 
-/// Lets the readers of a concatenation read its two sources.
+impl<'a> Site<'a> {
+    /// The node of an operand that nothing else reads.
+    fn sole_operand(&self, operand: usize) -> Option<&'a Node> {
+        let id = *self.node.inputs.get(operand)?;
+        (self.uses[id.0] == 1).then(|| &self.graph.nodes[id.0])
+    }
+
+    /// An operand that nothing else reads and that is a fully connected layer or a convolution.
+    fn sole_gemm(&self, operand: usize) -> Option<(&'a Node, ImplicitGemm<'a>)> {
+        let before = self.sole_operand(operand)?;
+        Some((before, before.op.implicit_gemm()?))
+    }
+
+    /// The node `before` with another operation, further operands, and the result of this node.
+    fn merged(&self, before: &Node, op: Op, further: &[NodeId]) -> Option<Node> {
+        let inputs = before.inputs.iter().chain(further).copied().collect();
+        Some(Node { op, inputs, shape: self.node.shape.clone(), name: before.name.clone() })
+    }
+
+    fn activation(&self, kind: Activation) -> Option<Node> {
+        let before = self.sole_operand(0)?;
+        if let Op::GroupNorm { silu: false, .. } = before.op {
+            let mut op = before.op.clone();
+            if let Op::GroupNorm { silu, .. } = &mut op {
+                *silu = true;
+            }
+            return if kind == Activation::Silu { self.merged(before, op, &[]) } else { None };
+        }
+        let epilogue = before.op.implicit_gemm()?.epilogue;
+        if epilogue.activation != EpilogueActivation::None || epilogue.residual {
+            return None;
+        }
+        let epilogue = Epilogue { activation: EpilogueActivation::Pointwise(kind), ..epilogue };
+        self.merged(before, before.op.clone().with_epilogue(epilogue), &[])
+    }
+
+    fn geglu(&self) -> Option<Node> {
+        let before = self.sole_operand(0)?;
+        let Op::Linear(linear) = &before.op else { return None };
+        // The two halves must come from one matrix so that a tile can hold matching columns of both.
+        if linear.epilogue != Epilogue::default() || linear.parts.len() != 1 {
+            return None;
+        }
+        let epilogue = Epilogue { activation: EpilogueActivation::Geglu, ..linear.epilogue };
+        self.merged(before, before.op.clone().with_epilogue(epilogue), &[])
+    }
+
+    fn per_image_bias(&self) -> Option<Node> {
+        let (before, gemm) = self.sole_gemm(0)?;
+        if gemm.epilogue != Epilogue::default() {
+            return None;
+        }
+        let epilogue = Epilogue { per_image_bias: true, ..gemm.epilogue };
+        self.merged(before, before.op.clone().with_epilogue(epilogue), &self.node.inputs[1..2])
+    }
+
+    /// The sum as the end of its operand `side`.
+    fn residual(&self, side: usize) -> Option<Node> {
+        let (before, gemm) = self.sole_gemm(side)?;
+        let other = self.node.inputs[1 - side];
+        let shape = &self.node.shape;
+        if gemm.epilogue.residual || self.graph.node(other).shape != *shape || before.shape != *shape {
+            return None;
+        }
+        let epilogue = Epilogue { residual: true, ..gemm.epilogue };
+        self.merged(before, before.op.clone().with_epilogue(epilogue), &[other])
+    }
+
+    fn upsample(&self, conv: &Conv2d) -> Option<Node> {
+        let before = self.sole_operand(0)?;
+        if !matches!(before.op, Op::Upsample) || conv.sources != 1 || conv.params.resize.is_some() {
+            return None;
+        }
+        let params = Conv2dParams { resize: Some((before.shape[1], before.shape[2])), ..conv.params };
+        let mut node = Node { op: Op::Conv2d(Conv2d { params, ..conv.clone() }), ..self.node.clone() };
+        node.inputs[0] = before.inputs[0];
+        Some(node)
+    }
+}
+
+/// Makes the readers of a concatenation read its two sources.
 fn join_concats(graph: &mut Graph) {
     for i in 0..graph.nodes.len() {
         if !matches!(graph.nodes[i].op, Op::Concat) || graph.outputs.iter().any(|(_, id)| id.0 == i) {
@@ -122,8 +140,7 @@ fn join_concats(graph: &mut Graph) {
             (i + 1..graph.nodes.len()).filter(|&r| graph.nodes[r].inputs.contains(&NodeId(i))).collect();
         let joins = |node: &Node| match &node.op {
             Op::GroupNorm { .. } => node.inputs.len() == 1,
-            Op::Product(p) => p.sources == 1 && !node.inputs[1..].contains(&NodeId(i)),
-            _ => false,
+            op => op.implicit_gemm().is_some_and(|g| g.sources == 1 && !node.inputs[1..].contains(&NodeId(i))),
         };
         if !readers.iter().all(|&r| joins(&graph.nodes[r])) {
             continue;
@@ -131,21 +148,16 @@ fn join_concats(graph: &mut Graph) {
         for r in readers {
             let node = &mut graph.nodes[r];
             node.inputs.splice(0..1, sources.iter().copied());
-            if let Op::Product(p) = &mut node.op {
-                p.sources = 2;
+            if let Op::Linear(Linear { sources, .. }) | Op::Conv2d(Conv2d { sources, .. }) = &mut node.op {
+                *sources = 2;
             }
         }
     }
 }
 
-/// Joins plain products of one operand into one product, where only attention reads them.
+/// Joins plain fully connected layers over one operand into one, where only attention reads them.
 fn merge_projections(graph: &mut Graph) {
-    let plain = |node: &Node| match &node.op {
-        Op::Product(p) => {
-            p.window.is_none() && p.sources == 1 && !p.per_image_bias && !p.residual && p.epilogue == Epilogue::None
-        }
-        _ => false,
-    };
+    let plain = |node: &Node| matches!(&node.op, Op::Linear(l) if l.sources == 1 && l.epilogue == Epilogue::default());
     let mut groups: HashMap<NodeId, Vec<usize>> = HashMap::new();
     let uses = graph.uses_of_live();
     for (i, node) in graph.nodes.iter().enumerate() {
@@ -163,8 +175,8 @@ fn merge_projections(graph: &mut Graph) {
         for &m in &members {
             starts.insert(NodeId(m), width);
             width += graph.nodes[m].channels();
-            if let Op::Product(p) = &graph.nodes[m].op {
-                parts.extend(p.parts.iter().cloned());
+            if let Op::Linear(linear) = &graph.nodes[m].op {
+                parts.extend(linear.parts.iter().cloned());
             }
         }
         let first = members[0];
@@ -173,8 +185,8 @@ fn merge_projections(graph: &mut Graph) {
             *c = width;
         }
         node.inputs = vec![source];
-        if let Op::Product(p) = &mut node.op {
-            p.parts = parts;
+        if let Op::Linear(linear) = &mut node.op {
+            linear.parts = parts;
         }
         for node in &mut graph.nodes {
             if let Op::Attention(a) = &mut node.op {

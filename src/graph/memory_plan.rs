@@ -1,6 +1,6 @@
 //! The memory plan: from the nodes' lifetimes to places in one arena.
 
-use super::{Graph, NodeId};
+use super::nodes::{Graph, NodeId};
 
 /// Where a node's result lies during a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -4,7 +4,7 @@ use super::interpreter::{narrow, wide};
 use braid::Result;
 use braid::device::cpu::Cpu;
 use braid::device::{Device, Executable};
-use braid::graph::{Builder, Graph, Node, Op};
+use braid::graph::{Builder, Conv2d, Graph, Linear, LinearWeights, Node, Op};
 use braid::tensor::DType;
 use braid::weights::Weight;
 
@@ -29,11 +29,13 @@ fn rounded(weight: &Weight, dtype: DType) -> Weight {
 fn rounded_op(op: &Op, dtype: DType) -> Op {
     let mut op = op.clone();
     let round = |w: &mut Weight| *w = rounded(w, dtype);
+    let round_part = |part: &mut LinearWeights| {
+        round(&mut part.weight);
+        part.bias.iter_mut().for_each(round);
+    };
     match &mut op {
-        Op::Product(p) => p.parts.iter_mut().for_each(|part| {
-            round(&mut part.weight);
-            part.bias.iter_mut().for_each(round);
-        }),
+        Op::Linear(Linear { parts, .. }) => parts.iter_mut().for_each(round_part),
+        Op::Conv2d(Conv2d { weights, .. }) => round_part(weights),
         Op::GroupNorm { weight, bias, .. } | Op::LayerNorm { weight, bias, .. } => {
             [weight, bias].into_iter().for_each(round)
         }

@@ -1,7 +1,7 @@
 //! The operations of SDXL, without its weights: each distinct one, how often it occurs and what it has to do.
 
 use crate::args::{self, Failure};
-use braid::graph::{Activation, Epilogue, Graph, KvBranch, Node, Op, Product, fuse};
+use braid::graph::{Activation, EpilogueActivation, Graph, ImplicitGemm, KvBranch, Node, Op, fuse};
 use braid::models::clip_text::clip_text;
 use braid::models::clip_vision::clip_vision;
 use braid::models::condition::{Adapter, condition};
@@ -273,7 +273,7 @@ fn activation(kind: Activation) -> &'static str {
 }
 
 /// Columns of a product's weights.
-fn columns(p: &Product) -> usize {
+fn columns(p: ImplicitGemm<'_>) -> usize {
     p.parts.iter().map(|a| a.weight.shape().first().copied().unwrap_or(1)).sum()
 }
 
@@ -289,7 +289,8 @@ impl Label {
         };
         let (kind, shape) = match &node.op {
             Op::Input | Op::Reshape => return None,
-            Op::Product(p) => {
+            op @ (Op::Linear(_) | Op::Conv2d(_)) => {
+                let p = op.implicit_gemm()?;
                 let rows = node.len() / node.channels().max(1);
                 let sum = p.parts.first().map_or(0, |a| a.weight.len() / a.weight.shape()[0].max(1));
                 if p.sources > 1 {
@@ -301,17 +302,17 @@ impl Label {
                 if p.parts.len() > 1 {
                     with.push(format!("{} parts", p.parts.len()));
                 }
-                if p.per_image_bias {
+                if p.epilogue.per_image_bias {
                     with.push(format!("rows of {}", node.shape[0]));
                 }
-                if let Epilogue::Activation(kind) = p.epilogue {
+                if let EpilogueActivation::Pointwise(kind) = p.epilogue.activation {
                     with.push(activation(kind).into());
                 }
-                if p.residual {
+                if p.epilogue.residual {
                     with.push("residual".into());
                 }
-                match p.window {
-                    None if p.epilogue == Epilogue::Geglu => {
+                match p.conv {
+                    None if p.epilogue.activation == EpilogueActivation::Geglu => {
                         ("product with GEGLU", format!("{rows}x{}x{sum}", columns(p)))
                     }
                     None => ("product", format!("{rows}x{}x{sum}", columns(p))),
@@ -399,9 +400,9 @@ impl Operation {
         let operands: usize = inputs.into_iter().map(|id| graph.node(*id).len()).sum();
         let rows = node.len() / node.channels().max(1);
         let (weights, results) = match &node.op {
-            Op::Product(p) => {
+            op @ (Op::Linear(_) | Op::Conv2d(_)) => {
                 let affine = |a: &braid::graph::LinearWeights| a.weight.len() + a.bias.as_ref().map_or(0, Weight::len);
-                (p.parts.iter().map(affine).sum(), rows * columns(p))
+                op.implicit_gemm().map_or((0, 0), |p| (p.parts.iter().map(affine).sum(), rows * columns(p)))
             }
             Op::Attention(a) => (0, rows * a.heads),
             Op::GroupNorm { weight, bias, .. } | Op::LayerNorm { weight, bias, .. } => (weight.len() + bias.len(), 0),

@@ -132,8 +132,10 @@ impl CpuExecutable {
 
 fn prepare(graph: &Graph, node: &Node, threads: usize) -> Ready {
     let shapes: Vec<&[usize]> = node.inputs.iter().map(|id| graph.node(*id).shape.as_slice()).collect();
+    if let Some(gemm) = node.op.implicit_gemm() {
+        return Ready::Product(CpuProduct::new(gemm, &shapes, &node.shape, threads));
+    }
     match &node.op {
-        Op::Product(p) => Ready::Product(CpuProduct::new(p, &shapes, &node.shape, threads)),
         Op::Attention(a) => Ready::Attention(CpuAttention::new(a, node, &shapes)),
         Op::GroupNorm { groups, eps, weight, bias, silu } => {
             let second = shapes.get(1).map_or(0, |s| s[s.len() - 1]);
@@ -231,12 +233,13 @@ impl CpuExecutable {
         };
         match (&node.op, ready) {
             (Op::Input | Op::Reshape, _) => {}
-            (Op::Product(p), Ready::Product(product)) => {
-                let at = |k: usize, there: bool| if there { operand(k) } else { std::ptr::null() };
+            (op @ (Op::Linear(_) | Op::Conv2d(_)), Ready::Product(product)) => {
+                let Some(gemm) = op.implicit_gemm() else { return };
+                let at = |k: Option<usize>| k.map_or(std::ptr::null(), operand);
                 let operands = product::Operands {
-                    sources: [operand(0), at(1, p.sources == 2)],
-                    rows: at(p.sources, p.per_image_bias),
-                    residual: at(p.sources + usize::from(p.per_image_bias), p.residual),
+                    sources: [operand(0), at((gemm.sources == 2).then_some(1))],
+                    rows: at(gemm.per_image_bias()),
+                    residual: at(gemm.residual()),
                     zeros: self.zeros.as_ptr(),
                     out,
                 };

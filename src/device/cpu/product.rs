@@ -12,7 +12,7 @@ use super::pool::Pool;
 use super::scratch::Scratch;
 use super::simd::{exp, for_every_isa, gelu, swish};
 use crate::graph::Activation;
-use crate::graph::{Epilogue, Product};
+use crate::graph::{Epilogue, EpilogueActivation, ImplicitGemm};
 
 /// Inputs times taps of a block: a panel of them is 147 kB and stays in the second-level cache.
 const BLOCK: usize = 1152;
@@ -32,8 +32,6 @@ pub(crate) struct CpuProduct {
     /// Channels of the result.
     n: usize,
     images: usize,
-    rows: bool,
-    residual: bool,
     tiling: Tiling,
     threads: usize,
 }
@@ -113,13 +111,13 @@ pub(crate) struct Operands {
 unsafe impl Sync for Operands {}
 
 impl CpuProduct {
-    /// Prepares `product` for sources and a result of these shapes.
-    pub(crate) fn new(product: &Product, sources: &[&[usize]], shape: &[usize], threads: usize) -> Self {
+    /// Prepares `gemm` for sources and a result of these shapes.
+    pub(crate) fn new(gemm: ImplicitGemm<'_>, sources: &[&[usize]], shape: &[usize], threads: usize) -> Self {
         let n = shape.last().copied().unwrap_or(1);
         let m = shape.iter().product::<usize>() / n.max(1);
         let channel = |s: usize| sources.get(s).and_then(|s| s.last()).copied().unwrap_or(0);
-        let channels = [channel(0), if product.sources == 2 { channel(1) } else { 0 }];
-        let (taps, geometry) = match &product.window {
+        let channels = [channel(0), if gemm.sources == 2 { channel(1) } else { 0 }];
+        let (taps, geometry) = match gemm.conv {
             None => (1, Geometry::Rows(channels)),
             Some(w) => {
                 let (h, wd) = (sources[0][1], sources[0][2]);
@@ -147,27 +145,26 @@ impl CpuProduct {
         };
         let mut blocks = Vec::new();
         let longest = (BLOCK / taps).max(1);
-        for source in 0..product.sources {
+        for source in 0..gemm.sources {
             let (width, before) = (channels[source], if source == 1 { channels[0] } else { 0 });
             let len = width.div_ceil(width.div_ceil(longest).max(1)).max(1);
             for start in (0..width).step_by(len) {
                 blocks.push(Block { source, start, len: len.min(width - start), weight: before + start });
             }
         }
-        let geglu = product.epilogue == Epilogue::Geglu;
+        let geglu = gemm.epilogue.activation == EpilogueActivation::Geglu;
         let mut bias = Vec::new();
-        if product.parts.iter().any(|p| p.bias.is_some()) {
-            for part in &product.parts {
+        if gemm.parts.iter().any(|p| p.bias.is_some()) {
+            for part in gemm.parts {
                 let width = part.weight.shape()[0];
                 bias.extend(part.bias.as_ref().map_or_else(|| vec![0.0; width], |b| b.to_f32()));
             }
         }
-        let panel = Panel::new(product.parts.iter().map(|p| p.weight.clone()).collect(), taps, geglu);
+        let panel = Panel::new(gemm.parts.iter().map(|p| p.weight.clone()).collect(), taps, geglu);
         let k = channels.iter().sum::<usize>() * taps;
         let tiling = tiling(m, panel.count(), k, threads);
-        let (rows, residual, epilogue) = (product.per_image_bias, product.residual, product.epilogue);
         let images = shape[0].max(1);
-        Self { panel, taps, blocks, bias, epilogue, geometry, m, n, images, rows, residual, tiling, threads }
+        Self { panel, taps, blocks, bias, epilogue: gemm.epilogue, geometry, m, n, images, tiling, threads }
     }
 
     /// Floats of scratch that each thread needs.
@@ -243,7 +240,7 @@ impl CpuProduct {
             }
         }
         let per_image = self.m / self.images;
-        let width = if self.epilogue == Epilogue::Geglu { NR / 2 } else { NR };
+        let width = if self.epilogue.activation == EpilogueActivation::Geglu { NR / 2 } else { NR };
         for (t, m) in ms.clone().step_by(MR).enumerate() {
             for (i, p) in panels.clone().enumerate() {
                 let n0 = p * width;
@@ -255,8 +252,9 @@ impl CpuProduct {
                     unsafe {
                         let at = row * self.n + n0;
                         let slice = |p: *const f32, at: usize| std::slice::from_raw_parts(p.add(at), columns);
-                        let rows = self.rows.then(|| slice(operands.rows, row / per_image * self.n + n0));
-                        let residual = self.residual.then(|| slice(operands.residual, at));
+                        let rows =
+                            self.epilogue.per_image_bias.then(|| slice(operands.rows, row / per_image * self.n + n0));
+                        let residual = self.epilogue.residual.then(|| slice(operands.residual, at));
                         let out = std::slice::from_raw_parts_mut(operands.out.add(at), columns);
                         self.finish(sum, n0, rows, residual, out);
                     }
@@ -268,7 +266,7 @@ impl CpuProduct {
     /// Bias, rows, the nonlinear end and the residual, for one row of one panel.
     fn finish(&self, sum: &mut [f32], n0: usize, rows: Option<&[f32]>, residual: Option<&[f32]>, out: &mut [f32]) {
         let columns = out.len();
-        if self.epilogue == Epilogue::Geglu {
+        if self.epilogue.activation == EpilogueActivation::Geglu {
             let (value, gate) = sum.split_at_mut(NR / 2);
             if !self.bias.is_empty() {
                 add(&mut value[..columns], &self.bias[n0..]);
@@ -283,7 +281,7 @@ impl CpuProduct {
             if let Some(rows) = rows {
                 add(sum, rows);
             }
-            if let Epilogue::Activation(kind) = self.epilogue {
+            if let EpilogueActivation::Pointwise(kind) = self.epilogue.activation {
                 activate(sum, kind);
             }
             out.copy_from_slice(sum);

@@ -29,7 +29,9 @@ pub enum OperandRole {
 fn read(graph: &Graph, node: &Node, k: usize) -> OperandRole {
     match &node.op {
         Op::TimestepEmbedding { .. } => OperandRole::Float,
-        Op::Product(p) if k == 0 && product::is_patches(graph, node, p) => OperandRole::Float,
+        op if k == 0 && op.implicit_gemm().is_some_and(|gemm| product::is_patches(graph, node, gemm)) => {
+            OperandRole::Float
+        }
         Op::Embedding { .. } => OperandRole::Integer,
         Op::Gather if k == 1 => OperandRole::Integer,
         Op::Attention(a) if a.branches.iter().any(|s| s.length == Some(k)) => OperandRole::Count,
@@ -119,7 +121,7 @@ impl Bindings {
                 readers[owner] += 1;
                 let given = bindings.input_of(graph, *id);
                 if given.is_some_and(|input| steps.is_some_and(|s| s.varying.contains(&input))) {
-                    let Op::Product(p) = &node.op else { return Err(varies(node)) };
+                    let Some(p) = node.op.implicit_gemm() else { return Err(varies(node)) };
                     if product::rows_at(graph, node, p) != Some(k) {
                         return Err(varies(node));
                     }
@@ -232,7 +234,8 @@ impl Bindings {
             let node = &graph.nodes[owner];
             self.direct[k] = match plan.locations[owner] {
                 Location::Output(place) if place == k => {
-                    readers[owner] == 1 && matches!(&node.op, Op::Product(p) if product::writes_f32(graph, node, p))
+                    readers[owner] == 1
+                        && node.op.implicit_gemm().is_some_and(|gemm| product::writes_f32(graph, node, gemm))
                 }
                 // A copy of an input, or of a result that another output holds.
                 Location::Input(_) => true,

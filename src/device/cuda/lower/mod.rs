@@ -270,9 +270,11 @@ impl Lowering<'_> {
     }
 
     fn node(&mut self, i: usize, node: &Node) -> Result<()> {
+        if let Some(gemm) = node.op.implicit_gemm() {
+            return self.product(i, node, gemm);
+        }
         match &node.op {
             Op::Input | Op::Reshape => Ok(()),
-            Op::Product(p) => self.product(i, node, p),
             Op::Attention(a) => self.attention(i, node, a),
             _ => self.pointwise(i, node),
         }

@@ -7,7 +7,7 @@ use super::super::params::{
 use super::super::tiles::{self, Tile, blocks};
 use super::{Command, Lowering, ResultSlot, int, long, pointwise, refused};
 use crate::error::Result;
-use crate::graph::{Activation, Conv2dParams, Epilogue, Graph, Node, Product};
+use crate::graph::{Activation, Conv2dParams, Epilogue, EpilogueActivation, Graph, ImplicitGemm, Node};
 
 /// Inputs times taps that the kernel for few input channels takes at most.
 const FEW_IN: usize = 144;
@@ -30,38 +30,38 @@ enum ProductForm {
 }
 
 /// Channels of the sources together.
-fn channels(graph: &Graph, node: &Node, p: &Product) -> usize {
+fn channels(graph: &Graph, node: &Node, p: ImplicitGemm<'_>) -> usize {
     node.inputs.iter().take(p.sources).map(|id| graph.node(*id).channels()).sum()
 }
 
-fn bare(p: &Product) -> bool {
-    p.epilogue == Epilogue::None && !p.per_image_bias && !p.residual
+fn bare(p: ImplicitGemm<'_>) -> bool {
+    p.epilogue == Epilogue::default()
 }
 
 /// Whether each tap of a window meets each pixel at most once and the rows of a patch's matrix would not be whole units.
-pub(in super::super) fn is_patches(graph: &Graph, node: &Node, p: &Product) -> bool {
-    p.window.is_some_and(|w| w.kernel == w.stride && w.kernel > 1 && w.padding == 0 && w.resize.is_none())
+pub(in super::super) fn is_patches(graph: &Graph, node: &Node, p: ImplicitGemm<'_>) -> bool {
+    p.conv.is_some_and(|w| w.kernel == w.stride && w.kernel > 1 && w.padding == 0 && w.resize.is_none())
         && p.sources == 1
         && !channels(graph, node, p).is_multiple_of(8)
 }
 
 /// Whether a product's result can be stored as f32.
-pub(in super::super) fn writes_f32(graph: &Graph, node: &Node, p: &Product) -> bool {
+pub(in super::super) fn writes_f32(graph: &Graph, node: &Node, p: ImplicitGemm<'_>) -> bool {
     match form(graph, node, p) {
         Some(ProductForm::FewIn) => bare(p),
-        Some(_) => p.epilogue != Epilogue::Geglu,
+        Some(_) => p.epilogue.activation != EpilogueActivation::Geglu,
         None => false,
     }
 }
 
 /// The operand whose rows a product's kernel adds by itself, and can find by the step's number.
-pub(in super::super) fn rows_at(graph: &Graph, node: &Node, p: &Product) -> Option<usize> {
+pub(in super::super) fn rows_at(graph: &Graph, node: &Node, p: ImplicitGemm<'_>) -> Option<usize> {
     let own = matches!(form(graph, node, p), Some(ProductForm::Matrix | ProductForm::Patches | ProductForm::Window));
-    (p.per_image_bias && own).then_some(p.sources)
+    p.per_image_bias().filter(|_| own)
 }
 
-fn form(graph: &Graph, node: &Node, p: &Product) -> Option<ProductForm> {
-    let Some(w) = p.window else { return Some(ProductForm::Matrix) };
+fn form(graph: &Graph, node: &Node, p: ImplicitGemm<'_>) -> Option<ProductForm> {
+    let Some(w) = p.conv else { return Some(ProductForm::Matrix) };
     let c = channels(graph, node, p);
     if w.kernel == 1 && w.stride == 1 && w.padding == 0 && w.resize.is_none() && c.is_multiple_of(8) {
         return Some(ProductForm::Matrix);
@@ -76,12 +76,12 @@ fn form(graph: &Graph, node: &Node, p: &Product) -> Option<ProductForm> {
     (w.kernel * w.kernel * c <= FEW_IN).then_some(ProductForm::FewIn)
 }
 
-fn code(epilogue: Epilogue) -> ActivationCode {
-    match epilogue {
-        Epilogue::Activation(Activation::Silu) => ActivationCode::Silu,
-        Epilogue::Activation(Activation::Gelu) => ActivationCode::Gelu,
-        Epilogue::Activation(Activation::QuickGelu) => ActivationCode::QuickGelu,
-        Epilogue::None | Epilogue::Geglu => ActivationCode::None,
+fn code(activation: EpilogueActivation) -> ActivationCode {
+    match activation {
+        EpilogueActivation::Pointwise(Activation::Silu) => ActivationCode::Silu,
+        EpilogueActivation::Pointwise(Activation::Gelu) => ActivationCode::Gelu,
+        EpilogueActivation::Pointwise(Activation::QuickGelu) => ActivationCode::QuickGelu,
+        EpilogueActivation::None | EpilogueActivation::Geglu => ActivationCode::None,
     }
 }
 
@@ -106,7 +106,7 @@ impl LeftOperand {
 }
 
 impl Lowering<'_> {
-    pub(super) fn product(&mut self, i: usize, node: &Node, p: &Product) -> Result<()> {
+    pub(super) fn product(&mut self, i: usize, node: &Node, p: ImplicitGemm<'_>) -> Result<()> {
         let Some(form) = form(self.graph, node, p) else {
             let c = channels(self.graph, node, p);
             let what =
@@ -126,7 +126,7 @@ impl Lowering<'_> {
     }
 
     /// The sources of a fully connected layer, joined or padded where their widths are no whole units.
-    fn left(&mut self, node: &Node, p: &Product) -> Result<LeftOperand> {
+    fn left(&mut self, node: &Node, p: ImplicitGemm<'_>) -> Result<LeftOperand> {
         let k = channels(self.graph, node, p);
         let width = self.width(node.inputs[0]);
         if k.is_multiple_of(8) && width.is_multiple_of(8) {
@@ -166,8 +166,8 @@ impl Lowering<'_> {
         self.launch("patches", [blocks(count, 256), 1, 1], params)
     }
 
-    fn patches(&mut self, node: &Node, p: &Product, out: ResultSlot) -> Result<()> {
-        let side = p.window.map_or(1, |w| w.kernel);
+    fn patches(&mut self, node: &Node, p: ImplicitGemm<'_>, out: ResultSlot) -> Result<()> {
+        let side = p.conv.map_or(1, |w| w.kernel);
         let shape = &self.graph.node(node.inputs[0]).shape;
         let shape = [shape[0], shape[1], shape[2], shape[3]];
         let pitch = (side * side * shape[3]).next_multiple_of(8);
@@ -178,13 +178,13 @@ impl Lowering<'_> {
     }
 
     /// Everything that follows a product.
-    fn finish(&mut self, node: &Node, p: &Product, rows_of_image: usize, out: ResultSlot) -> EpilogueParams {
-        let bias = self.jobs.biases(&p.parts).map_or(0, |at| self.weight(at));
-        let (rows, step, rows_step) = match node.inputs.get(p.sources).filter(|_| p.per_image_bias) {
-            Some(id) => self.rows(*id),
+    fn finish(&mut self, node: &Node, p: ImplicitGemm<'_>, rows_of_image: usize, out: ResultSlot) -> EpilogueParams {
+        let bias = self.jobs.biases(p.parts).map_or(0, |at| self.weight(at));
+        let (rows, step, rows_step) = match p.per_image_bias() {
+            Some(operand) => self.rows(node.inputs[operand]),
             None => (0, 0, 0),
         };
-        let residual = if p.residual { self.place(node.inputs[p.sources + usize::from(p.per_image_bias)]) } else { 0 };
+        let residual = p.residual().map_or(0, |operand| self.place(node.inputs[operand]));
         let n = node.channels();
         EpilogueParams {
             bias: Pointer(bias),
@@ -193,10 +193,10 @@ impl Lowering<'_> {
             rows_step,
             residual: Pointer(residual),
             out: Pointer(out.at),
-            residual_stride: if p.residual { long(n) } else { 0 },
+            residual_stride: if p.epilogue.residual { long(n) } else { 0 },
             out_stride: long(n),
             rows_of_image: int(rows_of_image),
-            activation: code(p.epilogue) as i32,
+            activation: code(p.epilogue.activation) as i32,
             out_f32: i32::from(out.float),
             ..EpilogueParams::default()
         }
@@ -206,21 +206,26 @@ impl Lowering<'_> {
     fn matrix(
         &mut self,
         node: &Node,
-        p: &Product,
+        p: ImplicitGemm<'_>,
         left: LeftOperand,
         (taps, inputs): (usize, usize),
         out: ResultSlot,
     ) -> Result<()> {
         let (n, k) = (node.channels(), left.k());
         let (m, images) = (node.len() / n, node.shape[0]);
-        let w = self.jobs.joined(&p.parts, inputs, taps, k);
+        let w = self.jobs.joined(p.parts, inputs, taps, k);
         let w = self.weight(w);
         let finish = self.finish(node, p, m / images, out);
-        if p.epilogue == Epilogue::Geglu {
+        if p.epilogue.activation == EpilogueActivation::Geglu {
             return self.product_geglu(left, (w, k), [m, n, k], finish);
         }
         let library = self.settings.library && !self.is_f32();
-        if library && left.x[1] == 0 && !p.per_image_bias && p.epilogue == Epilogue::None && n.is_multiple_of(8) {
+        if library
+            && left.x[1] == 0
+            && !p.epilogue.per_image_bias
+            && p.epilogue.activation == EpilogueActivation::None
+            && n.is_multiple_of(8)
+        {
             let linear = Linear {
                 dtype: self.settings.dtype,
                 images,
@@ -235,7 +240,7 @@ impl Lowering<'_> {
                 residual: (finish.residual.0, n),
             };
             // The library takes C and the bias in the type of D.
-            if !(out.float && (p.residual || finish.bias.0 != 0)) {
+            if !(out.float && (p.epilogue.residual || finish.bias.0 != 0)) {
                 self.steps.push(Command::Gemm(linear.gemm()));
                 return Ok(());
             }
@@ -301,7 +306,7 @@ impl Lowering<'_> {
     }
 
     /// The sources of a convolution and their height and width; enlarged first where the convolution cannot do that itself.
-    fn picture(&mut self, node: &Node, p: &Product, w: &Conv2dParams) -> Result<([u64; 2], [usize; 2])> {
+    fn picture(&mut self, node: &Node, p: ImplicitGemm<'_>, w: &Conv2dParams) -> Result<([u64; 2], [usize; 2])> {
         let shape = &self.graph.node(node.inputs[0]).shape;
         let (images, height, width) = (shape[0], shape[1], shape[2]);
         let mut x = [0; 2];
@@ -318,8 +323,8 @@ impl Lowering<'_> {
         Ok((x, [height, width]))
     }
 
-    fn window(&mut self, node: &Node, p: &Product, out: ResultSlot) -> Result<()> {
-        let Some(w) = p.window else { return Err(refused(node, "a convolution without a window")) };
+    fn window(&mut self, node: &Node, p: ImplicitGemm<'_>, out: ResultSlot) -> Result<()> {
+        let Some(w) = p.conv else { return Err(refused(node, "a convolution without a window")) };
         let shape = &self.graph.node(node.inputs[0]).shape;
         let (images, height, width) = (shape[0], shape[1], shape[2]);
         let (n, c) = (node.channels(), channels(self.graph, node, p));
@@ -348,7 +353,7 @@ impl Lowering<'_> {
             (params.height, params.width) = (int(height), int(width));
             (params.result_height, params.result_width) = (int(node.shape[1]), int(node.shape[2]));
             (params.kernel_y, params.kernel_x, params.phases) = (int(w.kernel), int(w.kernel), 1);
-            (self.jobs.joined(&p.parts, c, taps, taps * c), node.shape[1] * node.shape[2], 1)
+            (self.jobs.joined(p.parts, c, taps, taps * c), node.shape[1] * node.shape[2], 1)
         };
         if !self.width(node.inputs[0]).is_multiple_of(8) {
             if params.phases == 4 || w.resize.is_some() {
@@ -366,8 +371,8 @@ impl Lowering<'_> {
     }
 
     /// Few channels on one side; the kernels add the bias alone.
-    fn narrow(&mut self, node: &Node, p: &Product, form: ProductForm, out: ResultSlot) -> Result<()> {
-        let Some(w) = p.window else { return Err(refused(node, "a convolution without a window")) };
+    fn narrow(&mut self, node: &Node, p: ImplicitGemm<'_>, form: ProductForm, out: ResultSlot) -> Result<()> {
+        let Some(w) = p.conv else { return Err(refused(node, "a convolution without a window")) };
         let (n, c) = (node.channels(), channels(self.graph, node, p));
         let (m, taps) = (node.len() / n, w.kernel * w.kernel);
         let (mut x, [height, width]) = self.picture(node, p, &w)?;
@@ -377,7 +382,7 @@ impl Lowering<'_> {
             }
             x[0] = self.joined(node.inputs[0], node.inputs[1])?;
         }
-        let weight = self.jobs.joined(&p.parts, c, taps, taps * c);
+        let weight = self.jobs.joined(p.parts, c, taps, taps * c);
         let finish = self.finish(node, p, m / node.shape[0], out);
         let params = NarrowParams {
             x: Pointer(x[0]),
@@ -404,14 +409,14 @@ impl Lowering<'_> {
             ProductForm::FewOut => self.launch("convolution_few_out_8", [blocks(m, 16), 1, 1], params)?,
             _ => self.launch("convolution_few_in", [blocks(m, 16), blocks(n, 128), 1], params)?,
         }
-        if p.per_image_bias {
+        if p.epilogue.per_image_bias {
             let images = node.shape[0];
             self.add(out.at, finish.rows.0, out.at, [m, m / images, images], n)?;
         }
-        if let Epilogue::Activation(kind) = p.epilogue {
+        if let EpilogueActivation::Pointwise(kind) = p.epilogue.activation {
             self.unary(pointwise::activation(kind), out.at, out.at, m * n, 1.0, 0.0)?;
         }
-        if p.residual {
+        if p.epilogue.residual {
             self.add(out.at, finish.residual.0, out.at, [m, 1, m], n)?;
         }
         Ok(())

@@ -1,0 +1,162 @@
+//! Nodes and the graph that they make.
+
+use super::op::{KvBranch, Op};
+use crate::error::{Error, Result};
+
+/// A node of a [`Graph`], by its place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NodeId(pub(crate) usize);
+
+/// One operation with its operands and the shape of its result.
+#[derive(Debug, Clone)]
+pub struct Node {
+    /// What it does.
+    pub op: Op,
+    /// Its operands, all earlier nodes.
+    pub inputs: Vec<NodeId>,
+    /// The shape of the result, channels last.
+    pub shape: Vec<usize>,
+    /// The weight path of the layer, for errors and profiles.
+    pub name: String,
+}
+
+impl Node {
+    /// Elements of the result.
+    pub fn len(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// Whether the result is empty.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Rows of one image: pixels or tokens.
+    pub fn tokens(&self) -> usize {
+        self.shape[1..self.shape.len() - 1].iter().product()
+    }
+
+    /// The last dimension.
+    pub fn channels(&self) -> usize {
+        self.shape.last().copied().unwrap_or(1)
+    }
+}
+
+/// A program for a device: see the module.
+#[derive(Debug, Clone, Default)]
+pub struct Graph {
+    /// In topological order.
+    pub nodes: Vec<Node>,
+    /// What is given at each run, in the order of the bindings.
+    pub inputs: Vec<(String, NodeId)>,
+    /// What is kept of each run, in the order of the bindings.
+    pub outputs: Vec<(String, NodeId)>,
+}
+
+impl Graph {
+    /// The node of that id.
+    pub fn node(&self, id: NodeId) -> &Node {
+        &self.nodes[id.0]
+    }
+
+    /// A node alone as a graph: each operand becomes an input, once where it is read twice, the result the one output. For
+    /// measurements and for finding out what one operation does.
+    ///
+    /// # Panics
+    /// Where there is no such node.
+    pub fn single(&self, id: NodeId) -> Self {
+        let mut alone = Self::default();
+        let mut node = self.node(id).clone();
+        let mut places: Vec<(NodeId, NodeId)> = Vec::new();
+        for operand in &mut node.inputs {
+            let known = places.iter().find(|(from, _)| from == operand).map(|(_, to)| *to);
+            let to = known.unwrap_or_else(|| {
+                let to = NodeId(alone.nodes.len());
+                let Node { shape, name, .. } = self.node(*operand).clone();
+                alone.nodes.push(Node { op: Op::Input, inputs: Vec::new(), shape, name: name.clone() });
+                alone.inputs.push((name, to));
+                places.push((*operand, to));
+                to
+            });
+            *operand = to;
+        }
+        alone.outputs.push((node.name.clone(), NodeId(alone.nodes.len())));
+        alone.nodes.push(node);
+        alone
+    }
+
+    /// Every node with its id, in order.
+    pub fn iter(&self) -> impl Iterator<Item = (NodeId, &Node)> {
+        self.nodes.iter().enumerate().map(|(i, node)| (NodeId(i), node))
+    }
+
+    /// How often each node is read, outputs included.
+    pub fn uses(&self) -> Vec<usize> {
+        let mut uses = vec![0; self.nodes.len()];
+        for id in self.nodes.iter().flat_map(|n| &n.inputs).chain(self.outputs.iter().map(|(_, id)| id)) {
+            uses[id.0] += 1;
+        }
+        uses
+    }
+
+    /// The node that owns each node's bytes: itself, or, as a reshape shares its operand's bytes, what that reads.
+    pub fn owners(&self) -> Vec<usize> {
+        let mut owners: Vec<usize> = (0..self.nodes.len()).collect();
+        for (i, node) in self.nodes.iter().enumerate() {
+            if matches!(node.op, Op::Reshape) {
+                owners[i] = owners[node.inputs[0].0];
+            }
+        }
+        owners
+    }
+
+    /// Refuses bindings of other numbers or lengths than were declared; for the devices.
+    ///
+    /// # Errors
+    /// [`Error::Graph`].
+    pub(crate) fn check_bindings(&self, inputs: &[&[f32]], outputs: &[&mut [f32]]) -> Result<()> {
+        self.check("input", &self.inputs, inputs.iter().map(|b| b.len()))?;
+        self.check("output", &self.outputs, outputs.iter().map(|b| b.len()))
+    }
+
+    pub(crate) fn check_inputs(&self, lens: impl ExactSizeIterator<Item = usize>) -> Result<()> {
+        self.check("input", &self.inputs, lens)
+    }
+
+    fn check(
+        &self,
+        kind: &str,
+        declared: &[(String, NodeId)],
+        bound: impl ExactSizeIterator<Item = usize>,
+    ) -> Result<()> {
+        if declared.len() != bound.len() {
+            return Err(Error::Graph(format!("{} {kind}s declared, {} bound", declared.len(), bound.len())));
+        }
+        for ((name, id), len) in declared.iter().zip(bound) {
+            if self.node(*id).len() != len {
+                let shape = &self.node(*id).shape;
+                return Err(Error::Graph(format!("{kind} `{name}` is {shape:?}, bound to {len} values")));
+            }
+        }
+        Ok(())
+    }
+
+    /// Multiplications with additions that a run takes, in products and attention.
+    pub fn macs(&self) -> u64 {
+        let macs = |node: &Node| -> u64 {
+            let rows = (node.len() / node.channels().max(1)) as u64;
+            match &node.op {
+                Op::Linear(_) | Op::Conv2d(_) => {
+                    let parts = node.op.implicit_gemm().map_or(&[][..], |gemm| gemm.parts);
+                    parts.iter().map(|part| rows * part.weight.len() as u64).sum()
+                }
+                Op::Attention(a) => {
+                    let keys = |s: &KvBranch| self.node(node.inputs[s.keys.operand]).tokens() as u64;
+                    a.branches.iter().map(|s| 2 * rows * keys(s) * (a.heads * a.dim) as u64).sum()
+                }
+                _ => 0,
+            }
+        };
+        self.nodes.iter().map(macs).sum()
+    }
+}
