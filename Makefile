@@ -94,7 +94,7 @@ ifeq ($(and $(GOLDEN_DIFFUSERS),$(GOLDEN_DIFFSYNTH)),)
 	@echo "  python3.11 -m venv a && a/bin/pip install -r tools/goldens/requirements-diffusers.txt"
 	@echo "  python3.11 -m venv b && b/bin/pip install -r tools/goldens/requirements-diffsynth.txt"
 	@echo "  make goldens GOLDEN_DIFFUSERS=a/bin/python GOLDEN_DIFFSYNTH=b/bin/python"
-	@echo "docs/contributing.md says what each generator makes; tools/goldens/README.md what a case holds."
+	@echo "CONTRIBUTING.md says what each generator makes; tools/goldens/README.md what a case holds."
 else
 	$(GOLDEN_DIFFUSERS) tools/goldens/make_diffusers.py
 	$(GOLDEN_DIFFSYNTH) tools/goldens/make_diffsynth.py tests/goldens/diffsynth
