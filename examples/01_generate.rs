@@ -1,11 +1,10 @@
-//! Load a model, draw one picture, save it.
+//! Load a model, generate one image, save it.
 //!
 //!     cargo run --release --example 01_generate -- MODEL
 
 mod common;
 
-use braid::pipeline::{Callbacks, Progress};
-use braid::{Request, Result};
+use braid::{Callbacks, Progress, Request, Result};
 
 fn main() -> Result<()> {
     let files = common::Files::from_args()?;
@@ -13,10 +12,8 @@ fn main() -> Result<()> {
     let pipeline = files.plain()?;
     println!("runs on {}", pipeline.device());
 
-    let mut request = Request::new("a red fox in the snow");
-    request.negative_prompt = Some("blurry".into());
-    request.steps = files.steps;
-    request.seed = 1;
+    let request =
+        Request::new("a red fox in the snow").with_negative_prompt("blurry").with_steps(files.steps).with_seed(1);
 
     // Called when a stage begins and after each of its steps.
     let mut show = |p: Progress| println!("{:<9} {}/{}", p.stage.name(), p.done, p.steps);

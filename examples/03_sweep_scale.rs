@@ -1,11 +1,10 @@
-//! The same request at several scales of the image prompt. The picture is encoded once.
+//! The same request at several scales of the image prompt. The reference image is encoded once.
 //!
 //!     cargo run --release --example 03_sweep_scale -- MODEL ADAPTER PICTURE CLIP_VISION
 
 mod common;
 
-use braid::pipeline::Scales;
-use braid::{ImagePrompt, ReferenceImage, Request, Result};
+use braid::{ImagePrompt, ReferenceImage, Request, Result, Scales};
 
 fn main() -> Result<()> {
     let files = common::Files::from_args()?;
@@ -17,7 +16,7 @@ fn main() -> Result<()> {
 
     let mut request = Request::new("a garden");
     request.steps = files.steps;
-    // A scale is data, not a part of the program: nothing is built anew when it changes.
+    // A scale is data, not a part of the executable: nothing is compiled again when it changes.
     for scale in [0.0, 0.3, 0.6, 1.0] {
         let image =
             ImagePrompt::default().with_reference(ReferenceImage::Embedding(embedding.clone())).with_scale(scale);

@@ -4,8 +4,7 @@
 
 mod common;
 
-use braid::pipeline::{Callbacks, CancelToken, Progress, Stage};
-use braid::{Error, Request, Result};
+use braid::{Callbacks, CancelToken, Error, Progress, Request, Result, Stage};
 use std::sync::mpsc;
 
 fn main() -> Result<()> {
@@ -33,10 +32,10 @@ fn main() -> Result<()> {
                 }
             }
         };
-        let watch = Callbacks::new().with_progress(&mut progress).with_cancel(&cancel);
-        let result = pipeline.generate_with(&request, watch);
+        let callbacks = Callbacks::new().with_progress(&mut progress).with_cancel(&cancel);
+        let result = pipeline.generate_with(&request, callbacks);
         println!("stopped after {done} of {} steps", request.steps);
-        // Lets the other thread end where the request failed before its second step.
+        // Ends the other thread if the request failed before its second step.
         drop(begun);
         result
     });

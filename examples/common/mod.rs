@@ -1,9 +1,8 @@
-//! What the examples share: the model named on the command line, or a small random one.
+//! Shared by the examples: the model named on the command line, or a small random one.
 
 #![allow(dead_code)] // Each example takes what it needs.
 
-use braid::inputs::image::{AlphaMode, Image};
-use braid::{Pipeline, PipelineOptions, Result};
+use braid::{AlphaMode, Image, Pipeline, PipelineOptions, Result};
 use std::path::{Path, PathBuf};
 
 /// The files that an example runs on.
@@ -14,13 +13,13 @@ pub struct Files {
     pub clip_vision: Option<PathBuf>,
     pub picture: PathBuf,
     pub steps: usize,
-    /// Holds the small model until the example ends.
+    /// Keeps the small model until the example ends.
     temporary: Option<tempfile::TempDir>,
 }
 
 impl Files {
     /// `MODEL ADAPTER PICTURE [CLIP_VISION]` of the command line, as many as are there; with none at all a small model with
-    /// random weights, which draws colourful nonsense at once.
+    /// random weights, whose images are colourful nonsense.
     pub fn from_args() -> Result<Self> {
         let mut args = std::env::args_os().skip(1).map(PathBuf::from);
         if let Some(model) = args.next() {
@@ -54,12 +53,12 @@ impl Files {
         Pipeline::load(&options)
     }
 
-    /// The reference picture.
+    /// The reference image.
     pub fn reference(&self) -> Result<Image> {
         Image::open(&self.picture, AlphaMode::CompositeOnWhite)
     }
 
-    /// Where an example's picture goes: the current folder for a real model, the temporary folder for the small one.
+    /// The path of an example's image: in the current folder for a real model, in the temporary folder for the small one.
     pub fn output(&self, name: &str) -> PathBuf {
         self.temporary.as_ref().map_or_else(|| PathBuf::from(name), |t| t.path().join(name))
     }
