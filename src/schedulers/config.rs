@@ -91,16 +91,12 @@ impl SchedulerConfig {
         if self.diffsynth { &ddim::DIFFSYNTH } else { self.kind.definition() }
     }
 
-    fn settings(&self) -> Result<SchedulerSettings> {
-        SchedulerSettings::read(&self.checked_fields(), &self.definition().defaults, self.eta)
-    }
-
-    fn scheduler(&self) -> Result<Box<dyn Scheduler>> {
-        (self.definition().prepare)(&self.checked_fields(), self.settings()?)
-    }
-
-    fn checked_fields(&self) -> Fields<'_> {
-        Fields { path: &self.path, map: &self.fields }
+    /// Reads the settings; also returns the number of training timesteps.
+    fn scheduler(&self) -> Result<(Box<dyn Scheduler>, usize)> {
+        let (definition, fields) = (self.definition(), Fields { path: &self.path, map: &self.fields });
+        let settings = SchedulerSettings::read(&fields, &definition.defaults, self.eta)?;
+        let num_train_timesteps = settings.num_train_timesteps;
+        Ok(((definition.prepare)(&fields, settings)?, num_train_timesteps))
     }
 
     /// The scheduler of the published SDXL base model and of single-file checkpoints: Euler, leading spacing.
@@ -223,11 +219,11 @@ impl SchedulerConfig {
     /// [`Error::Parameter`] for 0 steps, for more than the schedule has, and where the peer's own arithmetic
     /// breaks down (two equal noise levels in a row).
     pub fn table(&self, steps: usize) -> Result<StepTable> {
-        let most = self.settings()?.num_train_timesteps;
+        let (scheduler, most) = self.scheduler()?;
         if steps == 0 || (steps > most && !self.diffsynth) {
             return Err(Error::parameter(Field::Steps, format!("must be from 1 to {most}, got {steps}")));
         }
-        let table = self.scheduler()?.table(steps)?;
+        let table = scheduler.table(steps)?;
         let finite = table.steps.iter().all(StepCoefficients::is_finite) && table.init_noise_sigma.is_finite();
         if table.steps.is_empty() || !finite {
             let what = format!("{steps} steps make two noise levels of this schedule coincide; use fewer");

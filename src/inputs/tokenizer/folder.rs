@@ -2,7 +2,7 @@
 
 use super::clean;
 use super::clip_tokenizer::{AddedToken, Tokenizer};
-use super::vocab::{self, BOS, EOS, pair};
+use super::vocab::{self, BOS, BpeModel, EOS, pair};
 use crate::error::{Error, Result};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
@@ -39,7 +39,7 @@ impl Tokenizer {
 fn load(folder: &Path) -> Result<Tokenizer> {
     let config_path = folder.join("tokenizer_config.json");
     let config = optional_object(&config_path)?.unwrap_or_default();
-    right_side(&config_path, &config)?;
+    check_right_side(&config_path, &config)?;
     let max_length = max_length(&config_path, &config)?;
 
     let whole_path = folder.join("tokenizer.json");
@@ -64,20 +64,37 @@ fn load(folder: &Path) -> Result<Tokenizer> {
     };
     vocab::check_ids(&vocab).map_err(|what| Error::malformed(&vocab_path, what))?;
 
-    let named = Named::read(folder, &config)?;
+    let named = SpecialTokens::read(folder, &config)?;
     let base = vocab.len();
     let model = vocab::build(vocab, merges, &named.unk.content).map_err(|what| Error::malformed(&merges_path, what))?;
     let model = Arc::new(model);
 
     let mut added = added_tokens(folder, &config_path, &config, whole.as_ref().map(|w| (whole_path.as_path(), w)))?;
-    let listed: Vec<String> = added.iter().map(|a| a.content.clone()).collect();
-    for token in [&named.bos, &named.eos, &named.unk, &named.pad] {
-        // As transformers: the list's entry wins over a name; of two names for one token the later wins.
-        if !listed.contains(&token.content) {
-            added.retain(|a| a.content != token.content);
-            added.push(Entry { expected: None, ..token.clone() });
-        }
-    }
+    named.append_to(&mut added);
+    let (tokens, vocab_size) = assign_ids(&model, base, added)?;
+    let id = |entry: &TokenEntry| tokens.iter().find(|t| t.0 == entry.content).map_or(0, |t| t.1);
+    Ok(Tokenizer {
+        bos: id(&named.bos),
+        eos: id(&named.eos),
+        pad: id(&named.pad),
+        unk: id(&named.unk),
+        added: tokens
+            .iter()
+            .map(|(content, id, normalized)| AddedToken {
+                content: if *normalized { clean::diffusers(content) } else { content.clone() },
+                id: *id,
+                normalized: *normalized,
+            })
+            .collect(),
+        model,
+        max_length,
+        vocab_size,
+    })
+}
+
+/// Gives each added token its id in the vocabulary of `base` tokens or the next one behind it; returns content, id and
+/// `normalized` of each, and the number of all tokens.
+fn assign_ids(model: &BpeModel, base: usize, added: Vec<TokenEntry>) -> Result<(Vec<(String, u32, bool)>, usize)> {
     let mut next = base;
     let mut tokens = Vec::with_capacity(added.len());
     for entry in added {
@@ -94,44 +111,27 @@ fn load(folder: &Path) -> Result<Tokenizer> {
         }
         tokens.push((entry.content, id, entry.normalized));
     }
-    let id = |entry: &Entry| tokens.iter().find(|t| t.0 == entry.content).map_or(0, |t| t.1);
-    Ok(Tokenizer {
-        bos: id(&named.bos),
-        eos: id(&named.eos),
-        pad: id(&named.pad),
-        unk: id(&named.unk),
-        added: tokens
-            .iter()
-            .map(|(content, id, normalized)| AddedToken {
-                content: if *normalized { clean::diffusers(content) } else { content.clone() },
-                id: *id,
-                normalized: *normalized,
-            })
-            .collect(),
-        model,
-        max_length,
-        vocab_size: next,
-    })
+    Ok((tokens, next))
 }
 
 /// The four special tokens that a CLIP tokenizer names.
-struct Named {
-    bos: Entry,
-    eos: Entry,
-    unk: Entry,
-    pad: Entry,
+struct SpecialTokens {
+    bos: TokenEntry,
+    eos: TokenEntry,
+    unk: TokenEntry,
+    pad: TokenEntry,
 }
 
 /// A token as a file describes it.
 #[derive(Clone)]
-struct Entry {
+struct TokenEntry {
     content: String,
     normalized: bool,
     /// The id that the file gives it, and the file.
     expected: Option<(u64, PathBuf)>,
 }
 
-impl Named {
+impl SpecialTokens {
     fn read(folder: &Path, config: &Object) -> Result<Self> {
         let config_path = folder.join("tokenizer_config.json");
         let map_path = folder.join("special_tokens_map.json");
@@ -155,10 +155,22 @@ impl Named {
             pad: token("pad_token", EOS)?,
         })
     }
+
+    /// Appends the tokens to the listed ones. As in transformers, the list's entry wins over a name; of two names for one
+    /// token the later wins.
+    fn append_to(&self, added: &mut Vec<TokenEntry>) {
+        let listed: Vec<String> = added.iter().map(|a| a.content.clone()).collect();
+        for token in [&self.bos, &self.eos, &self.unk, &self.pad] {
+            if !listed.contains(&token.content) {
+                added.retain(|a| a.content != token.content);
+                added.push(TokenEntry { expected: None, ..token.clone() });
+            }
+        }
+    }
 }
 
 /// A token written as a string or as an object; `special` is what transformers assumes where the object says nothing.
-fn entry(path: &Path, what: &str, value: &Value, special: bool) -> Result<Entry> {
+fn entry(path: &Path, what: &str, value: &Value, special: bool) -> Result<TokenEntry> {
     let bad = |why: &str| Error::malformed(path, format!("`{what}` {why}"));
     let (content, normalized) = match value {
         // A bare string becomes a special token, which is sought in the text as written.
@@ -184,7 +196,7 @@ fn entry(path: &Path, what: &str, value: &Value, special: bool) -> Result<Entry>
     if content.is_empty() {
         return Err(bad("is an empty token"));
     }
-    Ok(Entry { content: content.to_string(), normalized, expected: None })
+    Ok(TokenEntry { content: content.to_string(), normalized, expected: None })
 }
 
 /// Reads the tokens listed by the configuration, or else by `added_tokens.json` and `tokenizer.json`, by ascending id.
@@ -193,11 +205,11 @@ fn added_tokens(
     config_path: &Path,
     config: &Object,
     whole: Option<(&Path, &Object)>,
-) -> Result<Vec<Entry>> {
+) -> Result<Vec<TokenEntry>> {
     let mut found = BTreeMap::new();
     let mut insert = |path: &Path, what: &str, id: Option<u64>, value: &Value| {
         let id = id.ok_or_else(|| expected(path, what, "with a token id"))?;
-        found.insert(id, Entry { expected: Some((id, path.into())), ..entry(path, what, value, false)? });
+        found.insert(id, TokenEntry { expected: Some((id, path.into())), ..entry(path, what, value, false)? });
         Ok::<_, Error>(())
     };
     let key = "added_tokens_decoder";
@@ -236,7 +248,7 @@ fn max_length(path: &Path, config: &Object) -> Result<usize> {
     }
 }
 
-fn right_side(path: &Path, config: &Object) -> Result<()> {
+fn check_right_side(path: &Path, config: &Object) -> Result<()> {
     for field in ["padding_side", "truncation_side"] {
         if let Some(value) = config.get(field).filter(|v| *v != "right" && !v.is_null()) {
             return Err(Error::Config {
