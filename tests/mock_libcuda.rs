@@ -336,13 +336,13 @@ fn a_launch_hands_on_all_its_numbers() {
         let driver = NvidiaDriver::new(0).unwrap();
         let kernel = KERNELS.iter().find(|kernel| kernel.shared > 48 << 10).unwrap();
         let entry = kernel.entry(kernel.types.each()[0]);
-        let Ok(function) = driver.function(&entry) else {
+        let Ok(function) = driver.function(kernel, &entry) else {
             let name = "a_launch_hands_on_all_its_numbers";
             let _ = writeln!(std::io::stderr(), "{name}: skipped: no NVRTC when this was built");
             return;
         };
         let params = vec![42u64].into_boxed_slice();
-        driver.launch(&Launch { entry, function, grid: [5, 3, 2], block: 96, shared: 512, params }).unwrap();
+        driver.launch(&Launch { kernel, entry, function, grid: [5, 3, 2], block: 96, shared: 512, params }).unwrap();
         let lines = log(folder);
         assert!(lines.contains(&format!("shared {}", kernel.shared)), "{lines:?}");
         assert_eq!(lines.last().unwrap(), "launch 5 3 2, 96 1 1, 512, 42");

@@ -2,10 +2,9 @@
 
 use super::interpreter::{module, narrow, wide};
 use braid::device::cuda::driver::{
-    Call, CallCounter, CallCounts, DeviceProperties, Driver, EVENTS, Function, Gemm, GemmPlan, GraphExec, Launch,
-    MatrixRef, MemoryInfo as Room,
+    Call, CallCounter, CallCounts, DeviceProperties, Driver, EVENTS, Function, Gemm, GemmPlan, GraphExec, Kernel,
+    Launch, MatrixRef, MemoryInfo as Room,
 };
-use braid::device::cuda::kernels::{self, KERNELS};
 use braid::tensor::DType;
 use braid::{Error, Result};
 use braid_ptx::{GlobalMemory, Schedule};
@@ -227,9 +226,7 @@ impl Driver for PtxDriver {
         self.memory.fill(to, bytes as u64, value).map_err(|f| fault("fill", f))
     }
 
-    fn function(&self, entry: &str) -> Result<Function> {
-        let named = |k: &&kernels::Kernel| k.types.each().iter().any(|dtype| k.entry(*dtype) == entry);
-        let kernel = KERNELS.iter().find(named).ok_or_else(|| fault(entry, "no such kernel"))?;
+    fn function(&self, kernel: &Kernel, entry: &str) -> Result<Function> {
         let mut functions = self.functions.lock().unwrap();
         functions.push((kernel.module, entry.to_owned()));
         Ok(Function(functions.len() as u64 - 1))

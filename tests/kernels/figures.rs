@@ -1,7 +1,8 @@
 //! What compiler and assembler made of every kernel, as a table (`make kernels`), and held to what must not change unseen.
 
 use crate::interpreter::compiled;
-use braid::device::cuda::kernels::{Binary, Code, KERNELS, Kernel, modules};
+use braid::device::cuda::driver::Kernel;
+use braid::device::cuda::kernels::{Binary, Code, KERNELS, modules};
 use braid::tensor::DType;
 
 /// What a multiprocessor has (CUDA C++ Programming Guide, "Technical Specifications per Compute Capability"): warps, blocks,

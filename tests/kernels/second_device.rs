@@ -2,8 +2,8 @@
 
 use crate::interpreter::wide;
 use crate::ptx::PtxDriver;
+use braid::device::cuda::driver::Kernel;
 use braid::device::cuda::driver::{self, Driver};
-use braid::device::cuda::kernels::Kernel;
 use braid::tensor::DType;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -102,7 +102,8 @@ impl SecondDevice {
         };
         let entry = kernel.entry(dtype);
         driver::Launch {
-            function: self.driver.function(&entry).unwrap(),
+            kernel,
+            function: self.driver.function(kernel, &entry).unwrap(),
             entry,
             grid,
             block: kernel.threads,

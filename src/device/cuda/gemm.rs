@@ -1,6 +1,6 @@
 //! Products of row-major tensors as a library for column-major ones takes them.
 
-use super::driver::{Gemm, GemmEpilogue, MatrixRef};
+use super::driver::gemm::{Gemm, GemmEpilogue, MatrixRef};
 use crate::tensor::DType;
 
 /// `Y [rows, n] = X [rows, k] W^T + bias + residual` for each image, W `[n, k]`, all row-major; addresses, strides from row to row

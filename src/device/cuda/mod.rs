@@ -4,8 +4,7 @@
 //! [`driver`], the few calls that a device must answer; [`driver`]`::nvidia`, which answers them on a GPU. The tests answer them with
 //! an interpreter of PTX.
 
-#[cfg(feature = "cuda")]
-mod compile;
+pub mod compile;
 pub mod driver;
 mod exec;
 pub mod gemm;

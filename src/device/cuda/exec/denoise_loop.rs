@@ -1,7 +1,8 @@
 //! All steps of a sampler: everything up, a replay for each step; the latents stay for the decoder.
 
-use super::executable::{CudaExecutable, lock_stream};
-use crate::device::cuda::driver::EVENTS;
+use super::executable::CudaExecutable;
+use crate::device::cuda::driver::interface::EVENTS;
+use crate::device::cuda::driver::stream_lock::lock_stream;
 use crate::device::{DenoiseInputs, DenoiseLoop, DenoiseOutput, Executable, LoopSteps, Role};
 use crate::error::{Error, Result};
 use bytemuck::cast_slice;

@@ -2,43 +2,20 @@
 
 use super::report::LoweringReport;
 use super::resident::Results;
-use crate::device::cuda::driver::{Driver, Function, GemmPlan, GraphExec, Launch, Staging};
-use crate::device::cuda::lower::{BaseAddresses, Command, Lowered, LoweringOptions, MemoryLayout, lower};
+use crate::device::cuda::driver::allocation::DeviceAllocation;
+use crate::device::cuda::driver::command::Command;
+use crate::device::cuda::driver::gemm::GemmPlan;
+use crate::device::cuda::driver::interface::{Driver, GraphExec, Staging};
+use crate::device::cuda::driver::kernel::{Function, Launch};
+use crate::device::cuda::driver::stream_lock::{StreamLock, lock_stream};
+use crate::device::cuda::lower::{BaseAddresses, Lowered, LoweringOptions, MemoryLayout, lower};
 use crate::device::cuda::weights::cache::{WeightAddresses, WeightCache};
 use crate::device::{DecodedImage, DenoiseLoop, Executable, ResidentOutputs, Role, TensorRef};
 use crate::error::{Error, Field, Message, Result};
 use crate::graph::{Graph, MemoryPlan};
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Instant;
-
-/// Memory of a device that is given back when this goes.
-pub(crate) struct DeviceAllocation {
-    pub(crate) driver: Arc<dyn Driver>,
-    address: u64,
-    bytes: usize,
-}
-
-impl DeviceAllocation {
-    pub(crate) fn new(driver: Arc<dyn Driver>, bytes: usize) -> Result<Self> {
-        let address = driver.allocate(bytes)?;
-        Ok(Self { driver, address, bytes })
-    }
-
-    pub(crate) fn bytes(&self) -> usize {
-        self.bytes
-    }
-
-    pub(crate) fn address(&self) -> u64 {
-        self.address
-    }
-}
-
-impl Drop for DeviceAllocation {
-    fn drop(&mut self) {
-        self.driver.free(self.address);
-    }
-}
 
 /// A step with what the driver prepared for it.
 enum PreparedCommand {
@@ -59,19 +36,11 @@ enum CaptureState {
     Graph(GraphExec),
 }
 
-/// Whose turn it is on the driver's one stream.
-pub(crate) type StreamLock = Arc<Mutex<()>>;
-
 /// What programs of one device share.
 #[derive(Clone, Default)]
 pub(crate) struct Shared {
     pub(crate) stream_lock: StreamLock,
     pub(crate) weights: Arc<WeightCache>,
-}
-
-/// A panic of another program's run leaves nothing behind that a turn protects.
-pub(crate) fn lock_stream(turn: &StreamLock) -> MutexGuard<'_, ()> {
-    turn.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// See the module. Dropped in this order: what was captured and prepared, then the slabs.
@@ -149,7 +118,7 @@ impl CudaExecutable {
                     launch.function = match functions.get(&launch.entry) {
                         Some(function) => *function,
                         None => {
-                            let function = self.driver.function(&launch.entry)?;
+                            let function = self.driver.function(launch.kernel, &launch.entry)?;
                             functions.insert(launch.entry.clone(), function);
                             function
                         }

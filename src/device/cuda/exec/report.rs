@@ -1,8 +1,9 @@
 //! What a graph becomes on a device, as figures; no device is needed to know.
 
 use crate::device::Role;
-use crate::device::cuda::driver::Launch;
-use crate::device::cuda::lower::{BaseAddresses, Command, Lowered, LoweringOptions, lower};
+use crate::device::cuda::driver::command::Command;
+use crate::device::cuda::driver::kernel::Launch;
+use crate::device::cuda::lower::{BaseAddresses, Lowered, LoweringOptions, lower};
 use crate::error::Result;
 use crate::graph::{Graph, MemoryPlan, fuse};
 use std::collections::BTreeMap;

@@ -1,6 +1,8 @@
 //! From program to program without the host: results that stay on the device, and a picture of which only bytes come back.
 
-use super::executable::{CudaExecutable, DeviceAllocation, StreamLock, lock_stream};
+use super::executable::CudaExecutable;
+use crate::device::cuda::driver::allocation::DeviceAllocation;
+use crate::device::cuda::driver::stream_lock::{StreamLock, lock_stream};
 use crate::device::{DecodedImage, DeviceBuffer, DeviceTensor, ResidentOutputs, TensorRef};
 use crate::error::{Error, Result};
 use bytemuck::{cast_slice, cast_slice_mut};
@@ -28,7 +30,7 @@ impl Results {
 impl DeviceBuffer for Results {
     fn read(&self, start: usize, to: &mut [f32]) -> Result<()> {
         let _turn = lock_stream(&self.stream_lock);
-        self.allocation.driver.download(self.address() + start as u64 * 4, cast_slice_mut(to))
+        self.allocation.driver().download(self.address() + start as u64 * 4, cast_slice_mut(to))
     }
 }
 
@@ -74,7 +76,7 @@ impl CudaExecutable {
 
     fn address(&self, values: &DeviceTensor) -> Result<u64> {
         let results = values.memory().downcast_ref::<Results>();
-        match results.filter(|results| Arc::ptr_eq(&results.allocation.driver, &self.driver)) {
+        match results.filter(|results| Arc::ptr_eq(results.allocation.driver(), &self.driver)) {
             Some(results) => Ok(results.address() + values.start() as u64 * 4),
             None => Err(Error::Graph("values that another device left are no inputs".into())),
         }

@@ -10,8 +10,9 @@ mod pointwise;
 pub(super) mod product;
 mod results;
 
-use super::driver::{Function, Gemm, Launch};
-use super::kernels::{KERNELS, Types};
+use super::driver::command::Command;
+use super::driver::kernel::Launch;
+use super::kernels::named;
 use super::params::{Pointer, TransposeParams, UnaryParams};
 use super::tiles::blocks;
 use crate::device::Role;
@@ -48,19 +49,6 @@ pub struct BaseAddresses<'a> {
     pub results: u64,
     /// Of everything else.
     pub work: u64,
-}
-
-/// Something that a run does.
-#[derive(Debug, Clone)]
-pub enum Command {
-    /// A kernel.
-    Launch(Launch),
-    /// A product of the library.
-    Gemm(Gemm),
-    /// A copy within the device: from, to, bytes.
-    Copy(u64, u64, usize),
-    /// So many bytes there become that value.
-    Memset(u64, usize, u8),
 }
 
 /// The regions of the work slab and of that of the results, bytes from its start.
@@ -423,26 +411,8 @@ impl Lowering<'_> {
 
 /// A launch of a kernel of the table, for that storage type.
 pub(super) fn launch<P: Pod>(dtype: DType, name: &str, grid: [u32; 3], params: P) -> Result<Launch> {
-    let kernel = KERNELS.iter().find(|kernel| kernel.name == name);
-    let Some(kernel) = kernel.filter(|kernel| kernel.params == size_of::<P>()) else {
-        return Err(Error::Graph(format!("no kernel `{name}` takes {} bytes of parameters", size_of::<P>())));
-    };
-    if grid[0] > i32::MAX as u32 || grid[1] > 65_535 || grid[2] > 65_535 {
-        return Err(Error::Graph(format!("a grid of {grid:?} blocks of `{name}` is more than a device takes")));
-    }
-    let dtype = if kernel.types == Types::F32 { DType::F32 } else { dtype };
-    if !kernel.types.each().contains(&dtype) {
-        let what = format!("there is no `{name}` for {dtype}: a decoder has f32, other programs f16 or bf16");
-        return Err(Error::Graph(what));
-    }
-    Ok(Launch {
-        entry: kernel.entry(dtype),
-        function: Function(0),
-        grid,
-        block: kernel.threads,
-        shared: kernel.shared,
-        params: bytemuck::pod_collect_to_vec(&[params]).into_boxed_slice(),
-    })
+    let Some(kernel) = named(name) else { return Err(Error::Graph(format!("there is no kernel `{name}`"))) };
+    kernel.launch(dtype, grid, params)
 }
 
 /// That a node is not what the kernels take.

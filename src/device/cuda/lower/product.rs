@@ -1,11 +1,12 @@
 //! Fully connected layers and convolutions.
 
+use super::super::driver::command::Command;
 use super::super::gemm::Linear;
 use super::super::params::{
     ActivationCode, ConvolutionParams, EpilogueParams, GemmParams, NarrowParams, PatchesParams, Pointer,
 };
 use super::super::tiles::{self, Tile, blocks};
-use super::{Command, Lowering, ResultSlot, int, long, pointwise, refused};
+use super::{Lowering, ResultSlot, int, long, pointwise, refused};
 use crate::error::Result;
 use crate::graph::{Activation, Conv2dParams, Epilogue, EpilogueActivation, Graph, ImplicitGemm, Node};
 

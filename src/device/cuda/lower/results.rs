@@ -1,8 +1,9 @@
 //! What becomes of results on the device: a decoder's output turns into pixels, and whether all are finite is noted.
 
+use super::super::driver::command::Command;
 use super::super::params::{FiniteParams, Pointer, Rgb8Params};
 use super::super::tiles::blocks;
-use super::{Command, Lowering, launch, long};
+use super::{Lowering, launch, long};
 use crate::device::Role;
 use crate::error::Result;
 use crate::graph::Graph;

@@ -5,8 +5,8 @@
 //! stays until the last program that reads anything in it has gone.
 
 use super::layout::{Block, StorageFormat, WeightCopy, WeightLayout, staging, upload};
-use crate::device::cuda::driver::Driver;
-use crate::device::cuda::exec::executable::DeviceAllocation;
+use crate::device::cuda::driver::allocation::DeviceAllocation;
+use crate::device::cuda::driver::interface::Driver;
 use crate::error::Result;
 use crate::tensor::DType;
 use crate::weights::MappedBytes;

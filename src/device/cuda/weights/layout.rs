@@ -4,8 +4,8 @@
 //! a convolution after a doubling, f32 for what normalisations read. The bytes pass through a staging buffer of the host in
 //! the type of the file; the device changes type and layout. So a checkpoint is read once, in order, and never held whole.
 
-use crate::device::cuda::driver::{Driver, Staging};
-use crate::device::cuda::exec::executable::DeviceAllocation;
+use crate::device::cuda::driver::allocation::DeviceAllocation;
+use crate::device::cuda::driver::interface::{Driver, Staging};
 use crate::device::cuda::lower::{int, launch, long};
 use crate::device::cuda::params::{Pointer, WeightsParams};
 use crate::device::cuda::tiles::blocks;
@@ -264,7 +264,7 @@ fn convert(
 ) -> Result<()> {
     let name = format!("{kernel}_from_{}", job.weight.dtype());
     let mut launch = launch(dtype, &name, [blocks(elements, 256), 1, 1], params)?;
-    launch.function = driver.function(&launch.entry)?;
+    launch.function = driver.function(launch.kernel, &launch.entry)?;
     driver.launch(&launch)
 }
 

@@ -1,7 +1,7 @@
 //! Host memory for fast copies.
 
 use super::ffi::Cuda;
-use crate::device::cuda::driver::Staging;
+use crate::device::cuda::driver::interface::Staging;
 use ::cudarc::driver::sys;
 use std::ffi::c_void;
 

@@ -5,8 +5,9 @@
 //! library, times that are nearly equal count as equal, and where the choice cannot be kept the library's first suggestion, which
 //! is always the same, is taken instead.
 
+use super::super::error::DEVICE;
 use crate::device::cuda::compile::cache::Cache;
-use crate::device::cuda::driver::Gemm;
+use crate::device::cuda::driver::gemm::Gemm;
 use crate::error::{Error, Result};
 use crate::tensor::DType;
 use std::collections::HashMap;
@@ -122,7 +123,7 @@ impl Autotuner {
 
     fn decide(&self, shape: &GemmShape, library: &mut dyn GemmLibrary) -> Result<Algorithm> {
         let none = || Error::Fault {
-            device: super::super::DEVICE.into(),
+            device: DEVICE.into(),
             call: "cublasLtMatmulAlgoGetHeuristic".into(),
             what: format!("no algorithm for {shape}"),
             lost: false,

@@ -1,7 +1,7 @@
 //! The choice of algorithms on a library that is not there: it suggests words and says their times.
 
 use super::*;
-use crate::device::cuda::driver::{GemmEpilogue, MatrixRef};
+use crate::device::cuda::driver::gemm::{GemmEpilogue, MatrixRef};
 
 /// Suggestions with their times, and what was asked.
 #[derive(Default)]

@@ -1,5 +1,7 @@
 //! cuBLASLt: matrix products of the library, and the choice of an algorithm for each.
 
-pub(crate) mod autotune;
-pub(crate) mod handle;
+mod autotune;
+mod descriptors;
+mod handle;
+pub(crate) mod plans;
 mod trial;

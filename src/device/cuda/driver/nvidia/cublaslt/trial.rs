@@ -1,10 +1,11 @@
 //! A product's algorithms timed on the device, with scratch operands.
 
-use super::super::NvidiaDriver;
+use super::super::context::Context;
 use super::super::ffi::status;
 use super::autotune::{Algorithm, GemmLibrary};
-use super::handle::{CublasLtHandle, MatmulDescriptors, WORKSPACE};
-use crate::device::cuda::driver::{Driver, Gemm};
+use super::descriptors::MatmulDescriptors;
+use super::handle::{CublasLtHandle, WORKSPACE};
+use crate::device::cuda::driver::gemm::Gemm;
 use crate::error::Result;
 use ::cudarc::cublaslt::sys::cublasLtMatmulAlgo_t;
 use ::cudarc::driver::sys::{CUevent, CUevent_flags};
@@ -16,7 +17,7 @@ const RUNS: usize = 7;
 
 /// A product of which algorithms are asked and tried. Its layouts are those of one image.
 pub(crate) struct GemmTrial<'a> {
-    pub(crate) driver: &'a NvidiaDriver,
+    pub(crate) gpu: &'a Context,
     pub(crate) lt: &'a CublasLtHandle,
     pub(crate) parts: &'a mut MatmulDescriptors,
     pub(crate) gemm: &'a Gemm,
@@ -26,20 +27,20 @@ pub(crate) struct GemmTrial<'a> {
 
 /// Memory and events, given back when this goes.
 pub(crate) struct TrialBuffers<'a> {
-    driver: &'a NvidiaDriver,
+    gpu: &'a Context,
     address: u64,
     places: TrialLayout,
     events: [CUevent; 2],
 }
 
 impl<'a> TrialBuffers<'a> {
-    fn new(driver: &'a NvidiaDriver, gemm: &Gemm) -> Result<Self> {
+    fn new(gpu: &'a Context, gemm: &Gemm) -> Result<Self> {
         let places = TrialLayout::of(gemm);
-        let address = driver.allocate(places.bytes)?;
+        let address = gpu.allocate(places.bytes)?;
         // Made before the events, so that the memory goes where they fail.
-        let mut scratch = Self { driver, address, places, events: [std::ptr::null_mut(); 2] };
+        let mut scratch = Self { gpu, address, places, events: [std::ptr::null_mut(); 2] };
         for event in &mut scratch.events {
-            *event = driver.event(CUevent_flags::CU_EVENT_DEFAULT)?;
+            *event = gpu.create_event(CUevent_flags::CU_EVENT_DEFAULT)?;
         }
         Ok(scratch)
     }
@@ -48,10 +49,10 @@ impl<'a> TrialBuffers<'a> {
         self.address + place as u64
     }
 
-    fn mark(&self, which: usize) -> Result<()> {
+    fn record(&self, which: usize) -> Result<()> {
         // SAFETY: event and stream are alive.
-        let marked = unsafe { self.driver.cuda.cuEventRecord(self.events[which], self.driver.stream) };
-        self.driver.check("cuEventRecord", marked)
+        let marked = unsafe { self.gpu.cuda.cuEventRecord(self.events[which], self.gpu.stream) };
+        self.gpu.check("cuEventRecord", marked)
     }
 
     /// Milliseconds between the two marks, which the device has passed.
@@ -59,8 +60,8 @@ impl<'a> TrialBuffers<'a> {
         let mut time = 0.0;
         let [start, end] = self.events;
         // SAFETY: both events are alive; writes one number.
-        let asked = unsafe { self.driver.cuda.cuEventElapsedTime(&mut time, start, end) };
-        self.driver.check("cuEventElapsedTime", asked)?;
+        let asked = unsafe { self.gpu.cuda.cuEventElapsedTime(&mut time, start, end) };
+        self.gpu.check("cuEventElapsedTime", asked)?;
         Ok(time)
     }
 }
@@ -69,9 +70,9 @@ impl Drop for TrialBuffers<'_> {
     fn drop(&mut self) {
         for event in self.events.into_iter().filter(|event| !event.is_null()) {
             // SAFETY: made in `new`, given back once; the driver's context is current in the thread that made it.
-            let _ = unsafe { self.driver.cuda.cuEventDestroy_v2(event) };
+            let _ = unsafe { self.gpu.cuda.cuEventDestroy_v2(event) };
         }
-        self.driver.free(self.address);
+        self.gpu.free(self.address);
     }
 }
 
@@ -125,7 +126,7 @@ impl GemmLibrary for GemmTrial<'_> {
         }
         let scratch = match self.scratch.take() {
             Some(scratch) => scratch,
-            None => TrialBuffers::new(self.driver, self.gemm)?,
+            None => TrialBuffers::new(self.gpu, self.gemm)?,
         };
         let scratch = self.scratch.insert(scratch);
         let TrialLayout { a, b, c, d, bias, .. } = scratch.places;
@@ -137,14 +138,14 @@ impl GemmLibrary for GemmTrial<'_> {
         let algorithm = cublasLtMatmulAlgo_t { data: *algorithm };
         let mut times = Vec::with_capacity(RUNS);
         for run in 0..WARM + RUNS {
-            self.driver.memset(self.lt.workspace(), WORKSPACE, 0)?;
-            scratch.mark(0)?;
+            self.gpu.memset(self.lt.workspace(), WORKSPACE, 0)?;
+            scratch.record(0)?;
             // SAFETY: the descriptors are alive and those of one image; the scratch memory has places of their sizes, and is
             // freed after the wait below.
-            let done = unsafe { self.lt.multiply(self.parts.both(), &algorithm, operands, add, self.driver.stream) };
-            scratch.mark(1)?;
+            let done = unsafe { self.lt.multiply(self.parts.both(), &algorithm, operands, add, self.gpu.stream) };
+            scratch.record(1)?;
             // A fault of the device shows here.
-            self.driver.wait()?;
+            self.gpu.wait()?;
             if let Err(code) = done {
                 tracing::debug!(what = status(code), "an algorithm of cuBLASLt does not run");
                 return Ok(None);
@@ -160,7 +161,7 @@ impl GemmLibrary for GemmTrial<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::device::cuda::driver::{GemmEpilogue, MatrixRef};
+    use crate::device::cuda::driver::gemm::{GemmEpilogue, MatrixRef};
     use crate::tensor::DType;
 
     #[test]

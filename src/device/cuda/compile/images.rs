@@ -1,0 +1,156 @@
+//! The kernel files as the build embedded them: binaries for each target, or the sources.
+
+use flate2::read::ZlibDecoder;
+use std::io::Read;
+
+include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
+
+/// A kernel file.
+#[derive(Debug, Clone, Copy)]
+pub struct Module {
+    /// The file's name without its ending, e.g. `attention`.
+    pub name: &'static str,
+    /// Its text, to be compiled at run time where no binary serves.
+    pub source: Source,
+    /// What the build made of it.
+    pub code: Code,
+}
+
+/// What a build embeds of a kernel file.
+#[derive(Debug, Clone, Copy)]
+pub enum Code {
+    /// Compiled for every target.
+    Compiled(&'static [Binary]),
+    /// There was no NVRTC: the source alone, to be compiled at run time with [`flags`] and [`headers`].
+    Source,
+}
+
+/// A kernel file compiled for one target.
+#[derive(Debug, Clone, Copy)]
+pub struct Binary {
+    /// `sm_80` and the like for a cubin, `compute_80` for PTX.
+    pub target: &'static str,
+    packed: &'static [u8],
+    /// What compiler and assembler said: registers, shared memory, spills, warnings.
+    pub log: &'static str,
+}
+
+impl Binary {
+    /// The cubin, or the PTX as a C string, its terminator included.
+    ///
+    /// # Errors
+    /// Where what the build embedded is damaged.
+    pub fn unpack(&self) -> std::io::Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        ZlibDecoder::new(self.packed).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    }
+}
+
+/// A kernel file as text.
+#[derive(Debug, Clone, Copy)]
+pub struct Source {
+    /// The file's name.
+    pub name: &'static str,
+    /// Its text.
+    pub text: &'static str,
+}
+
+/// Every kernel file, in order of its name.
+pub fn modules() -> &'static [Module] {
+    MODULES
+}
+
+/// Name and text of every header that the kernel files include.
+pub fn headers() -> &'static [(&'static str, &'static str)] {
+    HEADERS
+}
+
+/// The compiler's options, besides the architecture.
+pub fn flags() -> &'static [&'static str] {
+    FLAGS
+}
+
+/// The version of the NVRTC that compiled the kernels; `None` where the sources are embedded.
+pub fn compiler() -> Option<(i32, i32)> {
+    COMPILER
+}
+
+impl Module {
+    /// The binary that a device of this compute capability runs: the cubin of its generation with the greatest minor number up
+    /// to its own, `sm_90a` for 9.0 alone (it is not forward compatible), and PTX for every other from 8.0 on. `None` below
+    /// 8.0 or where the source is embedded.
+    pub fn binary(&self, (major, minor): (u32, u32)) -> Option<&'static Binary> {
+        let Code::Compiled(binaries) = self.code else { return None };
+        let fits = |binary: &&Binary| match (binary.target.strip_prefix("sm_"), binary.target) {
+            (Some(number), _) => match (number.strip_suffix('a'), number.parse::<u32>()) {
+                (Some(exact), _) => exact.parse() == Ok(major * 10 + minor),
+                (None, Ok(number)) => number / 10 == major && number % 10 <= minor,
+                _ => false,
+            },
+            _ => false,
+        };
+        let ptx = || binaries.iter().find(|binary| binary.target == "compute_80").filter(|_| major >= 8);
+        binaries.iter().filter(fits).max_by_key(|binary| binary.target).or_else(ptx)
+    }
+}
+
+/// Whether the build embedded binaries; says so where a test is skipped for want of them.
+#[cfg(test)]
+pub(crate) fn compiled() -> bool {
+    if compiler().is_none() {
+        let thread = std::thread::current();
+        let name = thread.name().unwrap_or("a test");
+        let _ = std::io::Write::write_fmt(
+            &mut std::io::stderr(),
+            format_args!("{name}: skipped: no NVRTC when this was built\n"),
+        );
+    }
+    compiler().is_some()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    static FAKE: [Binary; 5] = {
+        const fn binary(target: &'static str) -> Binary {
+            Binary { target, packed: &[], log: "" }
+        }
+        [binary("sm_80"), binary("sm_86"), binary("sm_89"), binary("sm_90a"), binary("compute_80")]
+    };
+
+    #[test]
+    fn a_device_gets_the_binary_of_its_generation() {
+        let module = Module { name: "m", source: Source { name: "m.cu", text: "" }, code: Code::Compiled(&FAKE) };
+        let target = |major, minor| module.binary((major, minor)).map(|binary| binary.target);
+        assert_eq!(target(7, 5), None);
+        assert_eq!(target(8, 0), Some("sm_80"));
+        assert_eq!(target(8, 6), Some("sm_86"));
+        assert_eq!(target(8, 7), Some("sm_86"));
+        assert_eq!(target(8, 9), Some("sm_89"));
+        assert_eq!(target(9, 0), Some("sm_90a"));
+        assert_eq!(target(10, 0), Some("compute_80"));
+        assert_eq!(target(12, 1), Some("compute_80"));
+        let source = Module { code: Code::Source, ..module };
+        assert!(source.binary((9, 0)).is_none());
+    }
+
+    /// No kernel spills and neither compiler nor assembler warns, on any architecture.
+    #[test]
+    fn nothing_spills_and_nobody_warns() {
+        if !compiled() {
+            return;
+        }
+        for module in modules() {
+            let Code::Compiled(binaries) = module.code else { continue };
+            for Binary { target, log, .. } in binaries {
+                assert!(!log.contains("warning") && !log.contains("error"), "{} {target}: {log}", module.name);
+                for line in log.lines().filter(|line| line.contains("spill")) {
+                    let clean = line.contains("0 bytes spill stores, 0 bytes spill loads");
+                    assert!(clean, "{} {target}: {line}", module.name);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! The trait that a driver implements.
+//!
+//! Everything happens in the order of the calls, as on one stream. Addresses are plain numbers.
+
+use super::calls::CallCounts;
+use super::gemm::{Gemm, GemmPlan};
+use super::kernel::{Function, Kernel, Launch};
+use crate::error::Result;
+
+/// What a device is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeviceProperties {
+    /// Its name, e.g. `NVIDIA H100 80GB HBM3`.
+    pub name: String,
+    /// Its compute capability, e.g. (9, 0).
+    pub capability: (u32, u32),
+    /// Its multiprocessors.
+    pub multiprocessors: usize,
+    /// Whether [`Driver::prepare_gemm`] works: where a library for products is there.
+    pub gemm: bool,
+}
+
+/// Bytes of a device's memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MemoryInfo {
+    /// What can be had now.
+    pub free: u64,
+    /// All there is.
+    pub total: u64,
+}
+
+/// What a driver has captured: its number there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GraphExec(pub u64);
+
+/// Marks of a driver: how many steps the host may be ahead of the device.
+pub const EVENTS: usize = 2;
+
+/// Memory of the host from which and to which copies go.
+pub trait Staging: Send {
+    /// Its bytes.
+    fn bytes(&mut self) -> &mut [u8];
+}
+
+/// Ordinary memory as staging.
+impl Staging for Vec<u8> {
+    fn bytes(&mut self) -> &mut [u8] {
+        self
+    }
+}
+
+/// A device that runs the kernels of `kernels/`.
+///
+/// Calls take `&self`; the caller sees to it that the work of two threads does not mix (see `stream_lock`).
+///
+/// # Errors
+/// Every method gives [`crate::Error::Memory`] where memory is short and [`crate::Error::Fault`] for everything else. After a fault that
+/// marks the device lost every further call gives that fault too.
+pub trait Driver: Send + Sync {
+    /// What the device is.
+    fn properties(&self) -> &DeviceProperties;
+
+    /// Its memory at this moment.
+    fn memory_info(&self) -> Result<MemoryInfo>;
+
+    /// That many bytes, all zero, aligned to 256.
+    fn allocate(&self, bytes: usize) -> Result<u64>;
+
+    /// Gives an allocation back, once the device is done with it. A failure shows at the next call.
+    fn free(&self, address: u64);
+
+    /// Host memory from which copies are fast; ordinary memory where there is no better.
+    fn staging(&self, bytes: usize) -> Result<Box<dyn Staging>> {
+        let hint = || "free memory of the host".into();
+        let memory: Vec<u8> = crate::memory::zeroed("loading", bytes, bytes as u64, hint)?;
+        Ok(Box::new(memory))
+    }
+
+    /// Copies to the device. The bytes may change once the call has returned.
+    fn upload(&self, to: u64, bytes: &[u8]) -> Result<()>;
+
+    /// Waits for everything before it and copies to the host.
+    fn download(&self, from: u64, bytes: &mut [u8]) -> Result<()>;
+
+    /// Copies within the device.
+    fn copy(&self, from: u64, to: u64, bytes: usize) -> Result<()>;
+
+    /// Sets bytes of the device.
+    fn memset(&self, to: u64, bytes: usize, value: u8) -> Result<()>;
+
+    /// Finds a kernel by the name of one of its entry points.
+    fn function(&self, kernel: &Kernel, entry: &str) -> Result<Function>;
+
+    /// Launches a kernel.
+    fn launch(&self, launch: &Launch) -> Result<()>;
+
+    /// Chooses how a product is computed; by its sizes without the batch, so that a result does not depend on it. May try several
+    /// ways on memory of its own; leaves the operands alone. Not between `begin_capture` and `end_capture`.
+    fn prepare_gemm(&self, gemm: &Gemm) -> Result<GemmPlan>;
+
+    /// Computes a prepared product.
+    fn gemm(&self, plan: GemmPlan) -> Result<()>;
+
+    /// Lets a prepared product go.
+    fn release_gemm(&self, plan: GemmPlan);
+
+    /// From here on launches, products, copies within the device and fills are recorded and not done. `false`: this driver
+    /// does not capture, and they are done as ever.
+    fn begin_capture(&self) -> Result<bool>;
+
+    /// Ends what `begin_capture` began.
+    fn end_capture(&self) -> Result<GraphExec>;
+
+    /// Does all that was captured.
+    fn launch_graph(&self, graph: GraphExec) -> Result<()>;
+
+    /// Lets a captured graph go.
+    fn destroy_graph(&self, graph: GraphExec);
+
+    /// Marks this point of the device's work; `which` is below [`EVENTS`].
+    fn record_event(&self, which: usize) -> Result<()>;
+
+    /// Waits until the device has come to that mark where it was last set.
+    fn synchronize_event(&self, which: usize) -> Result<()>;
+
+    /// Waits for the device.
+    fn synchronize(&self) -> Result<()>;
+
+    /// How often it was called.
+    fn calls(&self) -> CallCounts;
+}

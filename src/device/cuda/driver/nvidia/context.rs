@@ -1,0 +1,147 @@
+//! The context of one GPU and its stream: what every call goes through.
+
+use super::error::{DEVICE, early, is_sticky};
+use super::ffi::{Cuda, StatusCode, describe};
+use crate::device::cuda::driver::calls::{Call, CallCounter};
+use crate::device::cuda::driver::interface::DeviceProperties;
+use crate::error::{Error, Field, Message, Result};
+use ::cudarc::driver::sys;
+use std::sync::OnceLock;
+
+/// The primary context of a GPU, and one stream in it. The driver gives both back when it is dropped.
+pub(crate) struct Context {
+    pub(crate) cuda: &'static Cuda,
+    pub(crate) properties: DeviceProperties,
+    pub(crate) device: sys::CUdevice,
+    pub(crate) handle: sys::CUcontext,
+    /// Null until [`Context::open_stream`].
+    pub(crate) stream: sys::CUstream,
+    pub(crate) counter: CallCounter,
+    /// The fault after which the context is of no use.
+    lost: OnceLock<(String, String)>,
+}
+
+impl Context {
+    /// Retains the primary context of a device.
+    ///
+    /// # Errors
+    /// [`Error::Device`] where the driver refuses.
+    pub(crate) fn retain(cuda: &'static Cuda, device: sys::CUdevice, properties: DeviceProperties) -> Result<Self> {
+        let mut handle = std::ptr::null_mut();
+        // SAFETY: the device is one that the driver gave; released when the driver is dropped.
+        unsafe { cuda.cuDevicePrimaryCtxRetain(&mut handle, device) }
+            .map_err(|code| early(cuda, "cuDevicePrimaryCtxRetain", code))?;
+        let (stream, counter) = (std::ptr::null_mut(), CallCounter::default());
+        Ok(Self { cuda, properties, device, handle, stream, counter, lost: OnceLock::new() })
+    }
+
+    /// Creates the stream on which everything happens in order.
+    ///
+    /// # Errors
+    /// Those of the driver.
+    pub(crate) fn open_stream(&mut self) -> Result<()> {
+        self.enter()?;
+        let mut stream = std::ptr::null_mut();
+        // SAFETY: writes one handle, destroyed when the driver is dropped.
+        let made = unsafe { self.cuda.cuStreamCreate(&mut stream, sys::CUstream_flags::CU_STREAM_NON_BLOCKING as u32) };
+        self.check("cuStreamCreate", made)?;
+        self.stream = stream;
+        Ok(())
+    }
+
+    /// Makes the context this thread's own.
+    ///
+    /// # Errors
+    /// The fault that has made it useless, if one has.
+    pub(crate) fn enter(&self) -> Result<()> {
+        if let Some((call, what)) = self.lost.get() {
+            return Err(Error::Fault { device: DEVICE.into(), call: call.clone(), what: what.clone(), lost: true });
+        }
+        // SAFETY: the context is retained for as long as `self` lives.
+        self.check("cuCtxSetCurrent", unsafe { self.cuda.cuCtxSetCurrent(self.handle) })
+    }
+
+    /// Turns an error of the driver into one of this crate; remembers it where it has made the context useless.
+    pub(crate) fn check<T>(&self, call: &str, outcome: Result<T, StatusCode>) -> Result<T> {
+        outcome.map_err(|code| {
+            if code == StatusCode::MEMORY {
+                return self.out_of_memory(0);
+            }
+            let what = describe(self.cuda, code);
+            let lost = is_sticky(code);
+            if lost {
+                let _ = self.lost.set((call.to_owned(), what.clone()));
+            }
+            Error::Fault { device: DEVICE.into(), call: call.to_owned(), what, lost }
+        })
+    }
+
+    fn out_of_memory(&self, need: usize) -> Error {
+        let have = self.free_and_total().map_or(0, |(free, _)| free as u64);
+        let hint = Message::from(format!("free memory of {}, ask for a smaller image, or use ", self.properties.name))
+            .setting(Field::Device, "cpu");
+        Error::Memory { stage: "the GPU", need: need as u64, have, hint }
+    }
+
+    /// Bytes of the device's memory: free, and in all.
+    ///
+    /// # Errors
+    /// The driver's status.
+    pub(crate) fn free_and_total(&self) -> Result<(usize, usize), StatusCode> {
+        let (mut free, mut total) = (0, 0);
+        // SAFETY: writes two integers.
+        unsafe { self.cuda.cuMemGetInfo_v2(&mut free, &mut total) }.map(|()| (free, total))
+    }
+
+    /// Allocates device memory, all zero.
+    pub(crate) fn allocate(&self, bytes: usize) -> Result<u64> {
+        self.enter()?;
+        self.counter.count(Call::Allocation);
+        let bytes = bytes.max(1);
+        let mut address = 0;
+        // SAFETY: writes one address; the memory is filled before anyone reads it.
+        match unsafe { self.cuda.cuMemAlloc_v2(&mut address, bytes) } {
+            Err(StatusCode::MEMORY) => return Err(self.out_of_memory(bytes)),
+            outcome => self.check("cuMemAlloc", outcome)?,
+        }
+        let filled = self.memset(address, bytes, 0);
+        if filled.is_err() {
+            self.free(address);
+        }
+        filled.map(|()| address)
+    }
+
+    /// Frees device memory; a failure is logged.
+    pub(crate) fn free(&self, address: u64) {
+        if self.enter().is_err() {
+            return; // A lost context's memory goes with it.
+        }
+        // SAFETY: an address from `allocate`, given back once; the driver waits for work that uses it.
+        let freed = self.check("cuMemFree", unsafe { self.cuda.cuMemFree_v2(address) });
+        if let Err(error) = freed {
+            tracing::warn!("{error}");
+        }
+    }
+
+    /// Sets bytes of device memory.
+    pub(crate) fn memset(&self, to: u64, bytes: usize, value: u8) -> Result<()> {
+        self.enter()?;
+        // SAFETY: the caller gives a range of that length.
+        self.check("cuMemsetD8Async", unsafe { self.cuda.cuMemsetD8Async(to, value, bytes, self.stream) })
+    }
+
+    /// Creates an event, for the caller to destroy.
+    pub(crate) fn create_event(&self, flags: sys::CUevent_flags) -> Result<sys::CUevent> {
+        let mut event = std::ptr::null_mut();
+        // SAFETY: writes one handle.
+        self.check("cuEventCreate", unsafe { self.cuda.cuEventCreate(&mut event, flags as u32) })?;
+        Ok(event)
+    }
+
+    /// Waits for the stream.
+    pub(crate) fn wait(&self) -> Result<()> {
+        self.counter.count(Call::Synchronize);
+        // SAFETY: the stream lives as long as `self`.
+        self.check("cuStreamSynchronize", unsafe { self.cuda.cuStreamSynchronize(self.stream) })
+    }
+}
