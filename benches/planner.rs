@@ -31,7 +31,7 @@ fn planner(c: &mut Criterion) {
     let build = || -> Graph { unet(&config, &scope, &shape, &Compat::diffusers()).expect("the sizes fit") };
     let (raw, fused) = (build(), fuse(build()));
     assert!(fused.nodes.len() < raw.nodes.len() && fused.macs() == raw.macs());
-    let settings = LoweringOptions { dtype: DType::F16, multiprocessors: 132, library: false };
+    let settings = LoweringOptions { dtype: DType::F16, multiprocessors: 132, cublaslt: false };
     let mut group = c.benchmark_group("planner, SDXL's UNet at 1024x1024");
     group.sample_size(10);
     group.bench_function("build", |b| b.iter(|| black_box(build())));

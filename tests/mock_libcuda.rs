@@ -9,7 +9,7 @@
 
 use braid::device::cuda::NvidiaDriver;
 use braid::device::cuda::driver::{Driver, Gemm, GemmEpilogue, Launch, MatrixRef};
-use braid::device::cuda::kernels::KERNELS;
+use braid::device::cuda::ops::registry::kernels;
 use braid::error::Error;
 use braid::tensor::DType;
 use std::env;
@@ -334,7 +334,7 @@ fn everything() -> Result<(), Error> {
 fn a_launch_hands_on_all_its_numbers() {
     child(&[], |folder| {
         let driver = NvidiaDriver::new(0).unwrap();
-        let kernel = KERNELS.iter().find(|kernel| kernel.shared > 48 << 10).unwrap();
+        let kernel = kernels().find(|kernel| kernel.shared > 48 << 10).unwrap();
         let entry = kernel.entry(kernel.types.each()[0]);
         let Ok(function) = driver.function(kernel, &entry) else {
             let name = "a_launch_hands_on_all_its_numbers";

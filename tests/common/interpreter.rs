@@ -1,6 +1,6 @@
 //! What the tests on the PTX interpreter share: the kernels' PTX, test values, values in a kernel's type.
 
-use braid::device::cuda::kernels;
+use braid::device::cuda::compile::images;
 use braid::tensor::DType;
 use braid_ptx::Module;
 use std::collections::HashMap;
@@ -22,7 +22,7 @@ pub fn values(n: usize, seed: u32) -> Vec<f32> {
 
 /// Whether the kernels were compiled; says which test is skipped where they were not.
 pub fn compiled() -> bool {
-    kernels::compiler().is_some() || super::device::skip("no NVRTC when this was built")
+    images::compiler().is_some() || super::device::skip("no NVRTC when this was built")
 }
 
 /// A compiled kernel file, parsed once. `NAME.ptx` in the folder that BRAID_KERNELS_PTX names takes the place of what was
@@ -31,7 +31,7 @@ pub fn module(name: &str) -> Arc<Module> {
     static PARSED: OnceLock<Mutex<HashMap<String, Arc<Module>>>> = OnceLock::new();
     let mut parsed = PARSED.get_or_init(Default::default).lock().unwrap();
     let parse = || {
-        let built = kernels::modules().iter().find(|module| module.name == name).unwrap();
+        let built = images::modules().iter().find(|module| module.name == name).unwrap();
         let other = std::env::var_os("BRAID_KERNELS_PTX").map(|folder| Path::new(&folder).join(format!("{name}.ptx")));
         let text = other.and_then(|file| std::fs::read_to_string(file).ok());
         let text = text.unwrap_or_else(|| String::from_utf8(built.binary((10, 0)).unwrap().unpack().unwrap()).unwrap());

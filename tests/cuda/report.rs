@@ -24,7 +24,7 @@ fn scope(table: tables::Table) -> Scope {
     Scope::new(weights)
 }
 
-const SETTINGS: LoweringOptions = LoweringOptions { dtype: DType::F16, multiprocessors: 132, library: true };
+const SETTINGS: LoweringOptions = LoweringOptions { dtype: DType::F16, multiprocessors: 132, cublaslt: true };
 
 /// The figures of issue and documentation: goals for the memory of UNet and VAE at 1024x1024 with guidance and an adapter.
 #[test]

@@ -1,6 +1,9 @@
 use crate::common::*;
-use braid::device::cuda::params::*;
-use braid::device::cuda::tiles;
+use braid::device::cuda::ops::attention::AttentionParams;
+use braid::device::cuda::ops::decoupled::{DecoupledParams, Strand};
+use braid::device::cuda::ops::kernel::{Pointer, blocks};
+use braid::device::cuda::ops::strided_tensor::{StridedTensor, softmax_scale};
+use braid::device::cuda::ops::{attention, decoupled};
 use braid::tensor::DType;
 
 /// softmax(q k^T / sqrt dim) v of one head; rows `dim` wide.
@@ -56,7 +59,8 @@ fn self_attention(dtype: DType, case: &Case) -> Vec<f32> {
     let at = gpu.upload(dtype, &x);
     let out = gpu.room(images * tokens * c * 2);
     let fused = |part: usize| rows(column(at, part * c), tokens, 3 * c, dim);
-    let (name, block) = tiles::attention(dim).unwrap();
+    let config = attention::choose(dim).unwrap();
+    let (name, block) = (config.kernel.name, config.queries);
     let params = AttentionParams {
         q: fused(0),
         k: fused(1),
@@ -67,10 +71,10 @@ fn self_attention(dtype: DType, case: &Case) -> Vec<f32> {
         keys: tokens as i32,
         dim: dim as i32,
         causal: causal.into(),
-        scale: tiles::attention_scale(dim),
+        scale: softmax_scale(dim),
         reserved: 0,
     };
-    gpu.launch(name, dtype, [tiles::blocks(tokens, block), heads as u32, images as u32], &params);
+    gpu.launch(name, dtype, [blocks(tokens, block), heads as u32, images as u32], &params);
     let mut want = vec![0.0; images * tokens * c];
     for image in 0..images {
         let count = counts.as_ref().map_or(tokens, |c| tokens.min(c[image] as usize));
@@ -153,7 +157,7 @@ fn a_row_that_is_not_finite_leaves_the_others_alone() {
     let want = softmax(&q, &k, &v, dim, false);
     q[0] = f32::NAN;
     let at = |x: &[f32]| rows(gpu.upload(dtype, x), tokens, dim, dim);
-    let (q, k, v, queries, scale) = (at(&q), at(&k), at(&v), tokens as i32, tiles::attention_scale(dim));
+    let (q, k, v, queries, scale) = (at(&q), at(&k), at(&v), tokens as i32, softmax_scale(dim));
     let out = gpu.room(tokens * dim * 2);
     let check = |name: &str| {
         let got = gpu.download(dtype, out, tokens * dim);
@@ -221,7 +225,7 @@ fn decoupled_of(gain: f32, dtype: DType, [dim, heads, images, queries]: [usize; 
         dim: dim as i32,
         strands: branches.len() as i32,
         batch: images as i32,
-        scale: tiles::attention_scale(dim),
+        scale: softmax_scale(dim),
         ..DecoupledParams::default()
     };
     let mut want = vec![0.0; images * queries * c];
@@ -267,8 +271,8 @@ fn decoupled_of(gain: f32, dtype: DType, [dim, heads, images, queries]: [usize; 
     }
     params.counts = gpu.i32(&counts);
     params.scales = gpu.f32(&scales);
-    let (name, block) = tiles::decoupled(dim).unwrap();
-    gpu.launch(name, dtype, [tiles::blocks(queries, block), heads as u32, images as u32], &params);
+    let (name, block) = (decoupled::choose(dim).unwrap().name, decoupled::QUERIES);
+    gpu.launch(name, dtype, [blocks(queries, block), heads as u32, images as u32], &params);
     let got = gpu.download(dtype, out, want.len());
     let bound = if dtype == DType::F16 { 8e-4 } else { 6e-3 };
     within(&format!("{dtype} {dim} {queries} {}", branches.len()), bound, &got, &want);

@@ -3,8 +3,12 @@
 use crate::device::{Where, chosen, cuda, skip, there};
 use crate::interpreter::{self, module};
 use crate::second_device::{SecondDevice, settled};
-use braid::device::cuda::kernels::KERNELS;
-use braid::device::cuda::params::{ConvolutionParams, EpilogueParams, GemmParams, NarrowParams, Pointer};
+use braid::device::cuda::ops::convolution::ConvolutionParams;
+use braid::device::cuda::ops::convolution_narrow::NarrowParams;
+use braid::device::cuda::ops::epilogue::EpilogueParams;
+use braid::device::cuda::ops::gemm::GemmParams;
+use braid::device::cuda::ops::kernel::Pointer;
+use braid::device::cuda::ops::registry::kernels;
 use braid::tensor::DType;
 use braid_ptx::{Counts, GlobalMemory, Launch, Schedule};
 
@@ -160,7 +164,7 @@ impl Gpu {
         schedules: &[Schedule],
         settle: impl Fn(&mut Launch<'a>),
     ) -> Counts {
-        let kernel = KERNELS.iter().find(|kernel| kernel.name == name).unwrap();
+        let kernel = kernels().find(|kernel| kernel.name == name).unwrap();
         let mut counts = Counts::default();
         if let Some(memory) = &self.memory {
             let entry = kernel.entry(dtype);

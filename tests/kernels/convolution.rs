@@ -1,6 +1,10 @@
 use crate::common::*;
-use braid::device::cuda::params::*;
-use braid::device::cuda::tiles::{Tile, blocks};
+use braid::device::cuda::ops::convolution::ConvolutionParams;
+use braid::device::cuda::ops::convolution_narrow::NarrowParams;
+use braid::device::cuda::ops::epilogue::EpilogueParams;
+use braid::device::cuda::ops::kernel::blocks;
+use braid::device::cuda::ops::layout::WeightsParams;
+use braid::device::cuda::ops::tile::Tile;
 use braid::tensor::DType;
 
 /// A convolution's geometry.

@@ -1,8 +1,9 @@
 //! What compiler and assembler made of every kernel, as a table (`make kernels`), and held to what must not change unseen.
 
 use crate::interpreter::compiled;
+use braid::device::cuda::compile::images::{Binary, Code, modules};
 use braid::device::cuda::driver::Kernel;
-use braid::device::cuda::kernels::{Binary, Code, KERNELS, modules};
+use braid::device::cuda::ops::registry::kernels;
 use braid::tensor::DType;
 
 /// What a multiprocessor has (CUDA C++ Programming Guide, "Technical Specifications per Compute Capability"): warps, blocks,
@@ -96,7 +97,7 @@ fn figures_of_every_kernel_and_architecture() {
             .collect();
         assert_eq!(cubins.len(), PROCESSORS.len());
         let ptx = String::from_utf8(module.binary((10, 0)).unwrap().unpack().unwrap()).unwrap();
-        for kernel in KERNELS.iter().filter(|kernel| kernel.module == module.name) {
+        for kernel in kernels().filter(|kernel| kernel.module == module.name) {
             let mut rows: Vec<(String, String)> = Vec::new();
             for &dtype in kernel.types.each() {
                 let entry = kernel.entry(dtype);

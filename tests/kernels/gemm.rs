@@ -1,6 +1,8 @@
 use crate::common::*;
-use braid::device::cuda::params::*;
-use braid::device::cuda::tiles::Tile;
+use braid::device::cuda::ops::epilogue::EpilogueParams;
+use braid::device::cuda::ops::gemm::GemmParams;
+use braid::device::cuda::ops::kernel::Pointer;
+use braid::device::cuda::ops::tile::Tile;
 use braid::tensor::DType;
 
 fn activated(code: i32, x: f64) -> f64 {

@@ -2,8 +2,19 @@
 //! VAE's pictures at 1024x1024. Only what the blocks read is written, so a read of anything else is a fault.
 
 use crate::common::*;
-use braid::device::cuda::params::*;
-use braid::device::cuda::tiles;
+use braid::device::cuda::ops::attention::AttentionParams;
+use braid::device::cuda::ops::convolution::ConvolutionParams;
+use braid::device::cuda::ops::convolution_narrow::NarrowParams;
+use braid::device::cuda::ops::decoupled::{DecoupledParams, Strand};
+use braid::device::cuda::ops::epilogue::EpilogueParams;
+use braid::device::cuda::ops::gemm::GemmParams;
+use braid::device::cuda::ops::group_norm;
+use braid::device::cuda::ops::group_norm::GroupNormParams;
+use braid::device::cuda::ops::kernel::{Pointer, blocks};
+use braid::device::cuda::ops::layer_norm::LayerNormParams;
+use braid::device::cuda::ops::pointwise::{AddParams, GegluParams, UnaryParams};
+use braid::device::cuda::ops::softmax_rows::SoftmaxParams;
+use braid::device::cuda::ops::strided_tensor::{StridedTensor, softmax_scale};
 use braid::tensor::DType;
 
 /// A tensor of which any value can be had and only some are in memory.
@@ -74,7 +85,7 @@ fn last_block_of_a_convolution(dtype: DType, s: &Picture) {
         ConvolutionParams { x0: x[0].at, x1: x[1].at, w: w.at, ..convolution([images, side, side], c, n, 3) };
     params.channels0 = channels[0] as i32;
     params.finish = EpilogueParams { residual: residual.at, out, residual_stride: n as i64, ..params.finish };
-    let grid = [tiles::blocks(pixels, 64), tiles::blocks(n, 64), 1];
+    let grid = [blocks(pixels, 64), blocks(n, 64), 1];
     gpu.sample("convolution_64x64", dtype, grid, &params, &[[grid[0] - 1, grid[1] - 1, 0]]);
     let weights: Vec<f64> = ((n - 64) * k..n * k).map(|i| w.wide(i)).collect();
     let (mut got, mut want) = (Vec::new(), Vec::new());
@@ -141,7 +152,7 @@ fn doubling(dtype: DType) {
     let out = gpu.room(4 * pixels * n * dtype.size());
     let mut params = ConvolutionParams { x0: x.at, w: w.at, phases: 4, ..convolution([images, side, side], c, n, 2) };
     params.finish.out = out;
-    let grid = [tiles::blocks(pixels, 64), tiles::blocks(n, 64), 4];
+    let grid = [blocks(pixels, 64), blocks(n, 64), 4];
     let blocks: Vec<[u32; 3]> = (0..4).map(|phase| [grid[0] - 1, 3, phase]).collect();
     gpu.sample("convolution_64x64", dtype, grid, &params, &blocks);
     let (mut got, mut want) = (Vec::new(), Vec::new());
@@ -180,7 +191,7 @@ fn product_with_more_than_2_32_elements() {
         let out = gpu.room(m * n * 2);
         let mut params = GemmParams { x0: x.at, w: w.at, ..product(m, n, k) };
         params.finish.out = out;
-        let grid = [tiles::blocks(m, 64), 16, 1];
+        let grid = [blocks(m, 64), 16, 1];
         gpu.sample("gemm_64x64", dtype, grid, &params, &[[grid[0] - 1, 15, 0]]);
         let (mut got, mut want) = (Vec::new(), Vec::new());
         for row in m - 33..m {
@@ -222,7 +233,7 @@ fn attention_over_rows_far_apart() {
         let got: Vec<f32> = (0..tokens).flat_map(|t| gpu.download(dtype, part(out, t * row, dtype), dim)).collect();
         within(name, 8e-4, &got, &want);
     };
-    let (queries, scale) = (tokens as i32, tiles::attention_scale(dim));
+    let (queries, scale) = (tokens as i32, softmax_scale(dim));
     let out = gpu.room(tokens * row * 2);
     let params = AttentionParams {
         q,
@@ -268,7 +279,7 @@ fn group_norm_at_1024() {
 
 fn group_norm(dtype: DType) {
     let (images, pixels, c, groups) = (9usize, 1usize << 20, 256, 32);
-    let (slab, last, gpu) = (tiles::group_norm_pixels(pixels), 8usize, Gpu::new());
+    let (slab, last, gpu) = (group_norm::pixels_of_part(pixels), 8usize, Gpu::new());
     let (slabs, end) = (pixels / slab, images * pixels * c);
     let x = Sparse::new(&gpu, dtype, end, 1, 1.0).fill(&gpu, end - slab * c..end);
     let moments = Sparse::new(&gpu, DType::F32, images * slabs * 2 * c, 2, 1.0);
@@ -341,7 +352,7 @@ fn narrow_convolutions_at_1024() {
             let w = Sparse::new(&gpu, dtype, n * 9 * c, 2, 0.2).fill(&gpu, 0..n * 9 * c);
             let out = gpu.room(pixels * n * dtype.size());
             let params = NarrowParams { x: x.at, w: w.at, out, ..narrow(images, side, c, n) };
-            let grid = [tiles::blocks(pixels, 16), tiles::blocks(outputs.max(1), 128), 1];
+            let grid = [blocks(pixels, 16), blocks(outputs.max(1), 128), 1];
             gpu.sample(name, dtype, grid, &params, &[[grid[0] - 1, 0, 0]]);
             let mut want = Vec::new();
             for m in pixels - 16..pixels {
@@ -377,7 +388,7 @@ fn pointwise_and_rows_past_2_32_elements() {
     let a = Sparse::new(&gpu, dtype, end, 1, 1.0).fill(&gpu, end - tail..end);
     let b = Sparse::new(&gpu, dtype, 2 * end, 2, 1.0).fill(&gpu, 2 * (end - tail)..2 * end);
     let out = gpu.room(2 * end * 2);
-    let grid = [tiles::blocks(rows * c / 8, 256), 1, 1];
+    let grid = [blocks(rows * c / 8, 256), 1, 1];
     let last = [[grid[0] - 1, 0, 0]];
     // The last units, all within the last block.
     let few = end - 64..end;
@@ -418,7 +429,7 @@ fn pointwise_and_rows_past_2_32_elements() {
         eps: 1e-5,
         reserved: 0,
     };
-    let grid = [tiles::blocks(rows, 8), 1, 1];
+    let grid = [blocks(rows, 8), 1, 1];
     gpu.sample("layer_norm", dtype, grid, &params, &[[grid[0] - 1, 0, 0]]);
     let row: Vec<f64> = (end - c..end).map(|i| a.wide(i)).collect();
     let mean = row.iter().sum::<f64>() / c as f64;

@@ -1,6 +1,8 @@
 use crate::common::*;
-use braid::device::cuda::params::*;
-use braid::device::cuda::tiles::blocks;
+use braid::device::cuda::ops::group_norm::GroupNormParams;
+use braid::device::cuda::ops::kernel::blocks;
+use braid::device::cuda::ops::layer_norm::LayerNormParams;
+use braid::device::cuda::ops::softmax_rows::SoftmaxParams;
 use braid::tensor::DType;
 
 struct Case {

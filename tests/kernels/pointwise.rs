@@ -1,6 +1,10 @@
 use crate::common::*;
-use braid::device::cuda::params::*;
-use braid::device::cuda::tiles::blocks;
+use braid::device::cuda::ops::kernel::{Pointer, blocks};
+use braid::device::cuda::ops::layout::{PatchesParams, TransposeParams, WeightsParams};
+use braid::device::cuda::ops::pointwise::{
+    AddParams, ClassTokenParams, ConcatParams, EmbedParams, GegluParams, SinusoidParams, TakeRowParams, UnaryParams,
+    UpsampleParams,
+};
 use braid::tensor::DType;
 
 fn grid(units: usize) -> [u32; 3] {

@@ -4,7 +4,7 @@
 
 use crate::common::*;
 use crate::shapes::*;
-use braid::device::cuda::tiles::Tile;
+use braid::device::cuda::ops::tile::Tile;
 use braid::tensor::DType;
 use braid_ptx::{Counts, Traffic};
 

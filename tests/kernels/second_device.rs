@@ -214,7 +214,7 @@ mod tests {
     use super::settled;
     use crate::common::*;
     use crate::device::Where;
-    use braid::device::cuda::params::UnaryParams;
+    use braid::device::cuda::ops::pointwise::UnaryParams;
     use braid::tensor::DType;
 
     /// Both devices run a launch, at addresses of their own; a difference on either is an error.

@@ -2,8 +2,20 @@
 //! neither counts nor, but for the power that it takes, times depend on.
 
 use crate::common::*;
-use braid::device::cuda::params::*;
-use braid::device::cuda::tiles;
+use braid::device::cuda::ops::attention::AttentionParams;
+use braid::device::cuda::ops::convolution::ConvolutionParams;
+use braid::device::cuda::ops::convolution_narrow::NarrowParams;
+use braid::device::cuda::ops::decoupled::{DecoupledParams, Strand};
+use braid::device::cuda::ops::epilogue::EpilogueParams;
+use braid::device::cuda::ops::gemm::GemmParams;
+use braid::device::cuda::ops::group_norm;
+use braid::device::cuda::ops::group_norm::GroupNormParams;
+use braid::device::cuda::ops::kernel::{Pointer, blocks};
+use braid::device::cuda::ops::layer_norm::LayerNormParams;
+use braid::device::cuda::ops::pointwise::AddParams;
+use braid::device::cuda::ops::softmax_rows::SoftmaxParams;
+use braid::device::cuda::ops::strided_tensor::{StridedTensor, softmax_scale};
+use braid::device::cuda::ops::tile::Tile;
 use braid::tensor::DType;
 
 pub const DTYPE: DType = DType::F16;
@@ -53,11 +65,11 @@ pub fn attention(gpu: &Gpu, tokens: usize, c: usize) -> Shape {
         queries: tokens as i32,
         keys: tokens as i32,
         dim: 64,
-        scale: tiles::attention_scale(64),
+        scale: softmax_scale(64),
         ..AttentionParams::default()
     };
     let heads = c / 64;
-    let grid = [tiles::blocks(tokens, 128), heads as u32, 1];
+    let grid = [blocks(tokens, 128), heads as u32, 1];
     let shape = format!("{tokens} tokens, {heads} heads of 64");
     Shape::new("attention_64", shape, grid, &params).takes(4 * tokens * tokens * c, 4 * tokens * c)
 }
@@ -74,7 +86,7 @@ pub fn decoupled(gpu: &Gpu, tokens: usize, c: usize) -> Shape {
         dim: 64,
         strands: 2,
         batch: 1,
-        scale: tiles::attention_scale(64),
+        scale: softmax_scale(64),
         ..DecoupledParams::default()
     };
     for (strand, n) in [(0, 77), (1, 4)] {
@@ -83,7 +95,7 @@ pub fn decoupled(gpu: &Gpu, tokens: usize, c: usize) -> Shape {
     }
     let heads = c / 64;
     let shape = format!("{tokens} queries, 77 + 4 tokens, {heads} heads of 64");
-    let grid = [tiles::blocks(tokens, 64), heads as u32, 1];
+    let grid = [blocks(tokens, 64), heads as u32, 1];
     Shape::new("decoupled_64", shape, grid, &params).takes(4 * tokens * 81 * c, 2 * (tokens + 81) * c)
 }
 
@@ -119,7 +131,7 @@ pub fn convolved_as(
         ..params.finish
     };
     let size: Vec<usize> = tile.split('x').map(|t| t.parse().unwrap()).collect();
-    let grid = [tiles::blocks(pixels, size[0]), tiles::blocks(n, size[1]), 1];
+    let grid = [blocks(pixels, size[0]), blocks(n, size[1]), 1];
     let sources = if c1 == 0 { c0.to_string() } else { format!("{c0} + {c1}") };
     let float = if dtype == DType::F32 { "f32, " } else { "" };
     let shape = format!("{float}{side}x{side}, {sources} to {n} channels");
@@ -134,13 +146,13 @@ pub fn geglu(gpu: &Gpu, m: usize, n: usize, k: usize) -> Shape {
         GemmParams { x0: gpu.filled(m * k * 2, 0x2c), w: gpu.filled(2 * n * k * 2, 0x2c), ..product(m, n, k) };
     params.finish.bias = gpu.filled(2 * n * 2, 0x2c);
     params.finish.out = gpu.room(m * n * 2);
-    let [x, y] = tiles::Tile { m: 128, n: 64 }.grid(m, n);
+    let [x, y] = Tile { m: 128, n: 64 }.grid(m, n);
     Shape::new("gemm_geglu_128x128", format!("{m} x {k} to 2 x {n}"), [x, y, 1], &params)
         .takes(4 * m * n * k, m * k + 2 * n * k + m * n)
 }
 
 /// A projection with bias and residual.
-pub fn projection(gpu: &Gpu, tile: tiles::Tile, m: usize, n: usize, k: usize) -> Shape {
+pub fn projection(gpu: &Gpu, tile: Tile, m: usize, n: usize, k: usize) -> Shape {
     let mut params = GemmParams { x0: gpu.filled(m * k * 2, 0x2c), w: gpu.filled(n * k * 2, 0x2c), ..product(m, n, k) };
     params.finish = EpilogueParams {
         bias: gpu.filled(n * 2, 0x2c),
@@ -157,7 +169,7 @@ pub fn projection(gpu: &Gpu, tile: tiles::Tile, m: usize, n: usize, k: usize) ->
 /// The three kernels of a group normalisation of 32 groups with SiLU.
 pub fn group_norm(gpu: &Gpu, side: usize, c: usize) -> [Shape; 3] {
     let pixels = side * side;
-    let slab = tiles::group_norm_pixels(pixels);
+    let slab = group_norm::pixels_of_part(pixels);
     let slabs = pixels / slab;
     let params = GroupNormParams {
         x0: gpu.filled(pixels * c * 2, 0x2c),
@@ -176,11 +188,11 @@ pub fn group_norm(gpu: &Gpu, side: usize, c: usize) -> [Shape; 3] {
         silu: 1,
         eps: 1e-5,
     };
-    let wide = tiles::blocks(c, 128);
+    let wide = blocks(c, 128);
     let shape = |kernel: &str, grid| Shape::new(kernel, format!("{side}x{side}, {c} channels"), grid, &params);
     let moments = shape("group_norm_moments", [slabs as u32, wide, 1]).takes(0, pixels * c + 4 * slabs * c);
     let lines = shape("group_norm_lines", [32, 1, 1]).takes(0, 4 * slabs * c + 4 * c);
-    let apply = shape("group_norm_apply", [tiles::blocks(pixels, 128), wide, 1]).takes(0, 2 * pixels * c);
+    let apply = shape("group_norm_apply", [blocks(pixels, 128), wide, 1]).takes(0, 2 * pixels * c);
     [moments, Shape { dtype: DType::F32, ..lines }, apply]
 }
 
@@ -195,7 +207,7 @@ pub fn layer_norm(gpu: &Gpu, rows: usize, c: usize) -> Shape {
         eps: 1e-5,
         reserved: 0,
     };
-    let grid = [tiles::blocks(rows, 8), 1, 1];
+    let grid = [blocks(rows, 8), 1, 1];
     Shape::new("layer_norm", format!("{rows} x {c}"), grid, &params).takes(0, 2 * rows * c)
 }
 
@@ -224,7 +236,7 @@ pub fn add(gpu: &Gpu, rows: usize, c: usize) -> Shape {
         channels: c as i32,
         reserved: 0,
     };
-    let grid = [tiles::blocks(rows * c / 8, 256), 1, 1];
+    let grid = [blocks(rows * c / 8, 256), 1, 1];
     Shape::new("add", format!("{rows} x {c}"), grid, &params).takes(0, 3 * rows * c)
 }
 
@@ -238,7 +250,7 @@ pub fn to_colours(gpu: &Gpu, side: usize, c: usize) -> Shape {
         out: gpu.room(pixels * n * 2),
         ..narrow(1, side, c, n)
     };
-    let grid = [tiles::blocks(pixels, 16), 1, 1];
+    let grid = [blocks(pixels, 16), 1, 1];
     Shape::new("convolution_few_out_4", format!("{side}x{side}, {c} to {n} channels"), grid, &params)
         .takes(18 * pixels * c * n, pixels * (c + n))
 }

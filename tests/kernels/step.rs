@@ -1,6 +1,6 @@
 use crate::common::*;
-use braid::device::cuda::params::*;
-use braid::device::cuda::tiles::blocks;
+use braid::device::cuda::ops::kernel::{Pointer, blocks};
+use braid::device::cuda::ops::step::{AdvanceParams, FiniteParams, ModelInputParams, Rgb8Params, StepParams};
 use braid::tensor::DType;
 use braid_ptx::Schedule;
 

@@ -10,9 +10,9 @@ use crate::device::{Where, cuda, skip};
 use crate::second_device::turn;
 use crate::shapes::*;
 use braid::device::cuda::driver::{Driver, Gemm, GemmEpilogue, GemmPlan, Launch, MatrixRef};
-use braid::device::cuda::kernels::KERNELS;
-use braid::device::cuda::params::GemmParams;
-use braid::device::cuda::tiles::Tile;
+use braid::device::cuda::ops::gemm::GemmParams;
+use braid::device::cuda::ops::registry::kernels;
+use braid::device::cuda::ops::tile::Tile;
 use std::time::{Duration, Instant};
 
 /// What a row repeats.
@@ -212,7 +212,7 @@ fn every_kernel_beside_the_ceilings() {
 }
 
 fn launch(gpu: &Gpu, shape: &Shape) -> Launch {
-    let kernel = KERNELS.iter().find(|kernel| kernel.name == shape.kernel).unwrap();
+    let kernel = kernels().find(|kernel| kernel.name == shape.kernel).unwrap();
     gpu.second().unwrap().launch_of(kernel, shape.dtype, shape.grid, &shape.params)
 }
 

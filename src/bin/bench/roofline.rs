@@ -156,7 +156,7 @@ struct Predicted {
 
 impl Predicted {
     fn of(operation: &Operation, gpu: &Gpu, measured: Option<f64>) -> Result<Self, Error> {
-        let settings = LoweringOptions { dtype: DType::F16, multiprocessors: gpu.multiprocessors, library: false };
+        let settings = LoweringOptions { dtype: DType::F16, multiprocessors: gpu.multiprocessors, cublaslt: false };
         let launches = LoweringReport::launches_of(operation.graph.clone(), &settings)?;
         let phases = launches.iter().any(|l| l.entry.starts_with("convolution_") && l.grid[2] == 4);
         let kernel_flops = if phases { operation.flops * 4.0 / 9.0 } else { operation.flops };

@@ -36,7 +36,7 @@ fn profile() -> &'static str {
 
 /// What compiled this build's kernels.
 fn kernels() -> String {
-    match braid::device::cuda::kernels::compiler() {
+    match braid::device::cuda::compile::images::compiler() {
         Some((major, minor)) => format!("kernels by NVRTC {major}.{minor}"),
         None => "no kernels: there was no NVRTC when this was built".into(),
     }

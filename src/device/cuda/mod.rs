@@ -7,18 +7,14 @@
 pub mod compile;
 pub mod driver;
 mod exec;
-pub mod gemm;
-pub mod kernels;
-mod lower;
-pub mod params;
-pub mod tiles;
+pub mod ops;
 mod weights;
 
 #[cfg(feature = "cuda")]
 pub use driver::nvidia::NvidiaDriver;
 pub use exec::executable::CudaExecutable;
 pub use exec::report::LoweringReport;
-pub use lower::LoweringOptions;
+pub use ops::lowering::LoweringOptions;
 
 use self::driver::Driver;
 use self::exec::executable::Shared;
@@ -57,7 +53,7 @@ impl CudaDevice {
     pub fn new(driver: Arc<dyn Driver>, dtype: DType) -> Result<Self> {
         storage(dtype)?;
         let facts = driver.properties();
-        let settings = LoweringOptions { dtype, multiprocessors: facts.multiprocessors, library: facts.gemm };
+        let settings = LoweringOptions { dtype, multiprocessors: facts.multiprocessors, cublaslt: facts.gemm };
         Ok(Self { driver, settings, decoder: DType::BF16, shared: Shared::default() })
     }
 
@@ -80,8 +76,8 @@ impl CudaDevice {
 
     /// The same device with another choice between the library's products and our own.
     #[must_use]
-    pub fn with_cublaslt(mut self, library: bool) -> Self {
-        self.settings.library = library && self.driver.properties().gemm;
+    pub fn with_cublaslt(mut self, cublaslt: bool) -> Self {
+        self.settings.cublaslt = cublaslt && self.driver.properties().gemm;
         self
     }
 

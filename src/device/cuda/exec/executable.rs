@@ -1,5 +1,6 @@
 //! A graph made ready on a CUDA device: its slabs, launches with all their parameters, one captured graph.
 
+use super::lower::{Lowered, lower};
 use super::report::LoweringReport;
 use super::resident::Results;
 use crate::device::cuda::driver::allocation::DeviceAllocation;
@@ -8,8 +9,10 @@ use crate::device::cuda::driver::gemm::GemmPlan;
 use crate::device::cuda::driver::interface::{Driver, GraphExec, Staging};
 use crate::device::cuda::driver::kernel::{Function, Launch};
 use crate::device::cuda::driver::stream_lock::{StreamLock, lock_stream};
-use crate::device::cuda::lower::{BaseAddresses, Lowered, LoweringOptions, MemoryLayout, lower};
-use crate::device::cuda::weights::cache::{WeightAddresses, WeightCache};
+use crate::device::cuda::ops::lowering::{BaseAddresses, LoweringOptions};
+use crate::device::cuda::ops::memory_layout::MemoryLayout;
+use crate::device::cuda::weights::addresses::WeightAddresses;
+use crate::device::cuda::weights::cache::WeightCache;
 use crate::device::{DecodedImage, DenoiseLoop, Executable, ResidentOutputs, Role, TensorRef};
 use crate::error::{Error, Field, Message, Result};
 use crate::graph::{Graph, MemoryPlan};

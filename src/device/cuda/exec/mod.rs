@@ -1,7 +1,8 @@
 //! Graphs made ready on a device, and their runs.
 
-pub(crate) mod bindings;
+mod bindings;
 mod denoise_loop;
 pub(crate) mod executable;
+mod lower;
 pub(crate) mod report;
 mod resident;

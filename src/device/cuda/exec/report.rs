@@ -1,9 +1,10 @@
 //! What a graph becomes on a device, as figures; no device is needed to know.
 
+use super::lower::{Lowered, lower};
 use crate::device::Role;
 use crate::device::cuda::driver::command::Command;
 use crate::device::cuda::driver::kernel::Launch;
-use crate::device::cuda::lower::{BaseAddresses, Lowered, LoweringOptions, lower};
+use crate::device::cuda::ops::lowering::{BaseAddresses, LoweringOptions};
 use crate::error::Result;
 use crate::graph::{Graph, MemoryPlan, fuse};
 use std::collections::BTreeMap;

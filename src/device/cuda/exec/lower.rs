@@ -1,0 +1,197 @@
+//! From a graph to commands: every node becomes launches with their parameters, grids and addresses, once, at load.
+
+use crate::device::cuda::driver::command::Command;
+use crate::device::cuda::ops::bindings::Bindings;
+use crate::device::cuda::ops::lowering::{BaseAddresses, Lowering, LoweringOptions, misrouted};
+use crate::device::cuda::ops::memory_layout::{MemoryLayout, REGION};
+use crate::device::cuda::ops::pointwise::{as_f32, from_f32, to_f32};
+use crate::device::cuda::ops::registry::lowering_of;
+use crate::device::cuda::ops::step;
+use crate::device::cuda::weights::layout::WeightLayout;
+use crate::device::{LoopSteps, Role};
+use crate::error::{Error, Result};
+use crate::graph::{Graph, MemoryPlan, Op};
+use std::ops::Range;
+
+/// A graph as commands.
+#[derive(Debug)]
+pub(crate) struct Lowered {
+    /// Before a denoise loop's first step: converts its inputs.
+    pub(crate) once: Vec<Command>,
+    /// In order; for a denoise loop all that a step does.
+    pub(crate) steps: Vec<Command>,
+    /// Those of `steps` that compute the nodes; those around them take inputs and outputs.
+    pub(crate) body: Range<usize>,
+    /// The weights.
+    pub(crate) weights: WeightLayout,
+    /// Where things lie in the allocations.
+    pub(crate) regions: MemoryLayout,
+    /// Where inputs and outputs lie in their regions.
+    pub(crate) bindings: Bindings,
+}
+
+/// Lowers a fused graph for its part in a request.
+///
+/// # Errors
+/// [`Error::Graph`] with the node's name where no kernel takes it.
+pub(crate) fn lower(
+    graph: &Graph,
+    plan: &MemoryPlan,
+    options: &LoweringOptions,
+    role: &Role,
+    bases: BaseAddresses<'_>,
+) -> Result<Lowered> {
+    check(graph)?;
+    let steps = if let Role::Denoise(steps) = role { Some(steps) } else { None };
+    if let Some(steps) = steps {
+        check_loop(graph, steps)?;
+    }
+    let bindings = Bindings::new(graph, plan, steps)?;
+    let regions = layout(graph, plan, options, role, &bindings);
+    let mut l = Lowering::new((graph, plan), *options, bases, bindings, regions);
+    convert_inputs(&mut l)?;
+    let (once, body) = match steps {
+        Some(steps) => {
+            let once = std::mem::take(&mut l.commands);
+            step::model_input(&mut l, steps)?;
+            let body = nodes(&mut l, plan)?;
+            step::scheduler_step(&mut l, steps)?;
+            (once, body)
+        }
+        None => {
+            let body = nodes(&mut l, plan)?;
+            if let Role::Condition | Role::Decode { .. } = role {
+                step::check_finite(&mut l)?;
+            }
+            if let Role::Decode { truncate } = role {
+                step::to_rgb8(&mut l, *truncate)?;
+            }
+            (Vec::new(), body)
+        }
+    };
+    let deepest = l.scratch_bytes();
+    let Lowering { commands: steps, weights, bindings, mut regions, .. } = l;
+    regions.end = (regions.scratch + deepest).next_multiple_of(REGION);
+    Ok(Lowered { once, steps, body, weights, regions, bindings })
+}
+
+/// Checks that every count fits the kernels' 32-bit parameters; only an input may be empty, such as the scales of no adapter.
+fn check(graph: &Graph) -> Result<()> {
+    for node in &graph.nodes {
+        let rows = node.len() / node.channels().max(1);
+        let empty = node.is_empty() && !matches!(node.op, Op::Input);
+        if empty || rows > i32::MAX as usize || node.channels() > i32::MAX as usize / 16 {
+            return Err(Error::Graph(format!("`{}` of shape {:?} is too large or empty", node.name, node.shape)));
+        }
+    }
+    Ok(())
+}
+
+/// Checks that a graph is one that a denoise loop can run.
+fn check_loop(graph: &Graph, steps: &LoopSteps) -> Result<()> {
+    let bad = |what: &str| Err(Error::Graph(format!("a sampler's graph: {what}")));
+    let (Some((_, sample)), [(_, output)]) = (graph.inputs.first(), graph.outputs.as_slice()) else {
+        return bad("latents and one output are needed");
+    };
+    let shape = &graph.node(*sample).shape;
+    if *shape != graph.node(*output).shape || !matches!(shape.first(), Some(1 | 2)) {
+        return bad("the output must be as large as the latents, of one row or two");
+    }
+    if steps.max_steps == 0 || steps.max_steps > i32::MAX as usize || steps.varying.start == 0 {
+        return bad("at least one step is needed, and the latents are not given for each");
+    }
+    if steps.varying.end > graph.inputs.len() {
+        return bad("more inputs vary than there are");
+    }
+    Ok(())
+}
+
+/// Places the regions, all but the end of the scratch memory.
+fn layout(
+    graph: &Graph,
+    plan: &MemoryPlan,
+    options: &LoweringOptions,
+    role: &Role,
+    bindings: &Bindings,
+) -> MemoryLayout {
+    let size = options.dtype.size();
+    let mut regions = MemoryLayout::default();
+    let (mut end, mut results) = (0, 0);
+    let place = |end: &mut usize, bytes: usize| {
+        let start = *end;
+        *end += bytes.next_multiple_of(REGION);
+        start
+    };
+    let mut region = |bytes: usize| place(&mut end, bytes);
+    regions.inputs = region(bindings.upload());
+    regions.outputs = place(&mut results, bindings.download());
+    regions.converted = region(bindings.converted * size);
+    regions.returned = region(bindings.returned * size);
+    regions.varying = [region(bindings.varying * 4), region(bindings.varying * size)];
+    if let Role::Denoise(steps) = role {
+        regions.state = step::loop_state(graph, steps, &mut region);
+        regions.state.latents = place(&mut results, regions.state.len * 4);
+    }
+    if let Role::Condition | Role::Decode { .. } = role {
+        let pixels = match (role, graph.outputs.first()) {
+            (Role::Decode { .. }, Some((_, id))) => graph.node(*id).len().next_multiple_of(4),
+            _ => 0,
+        };
+        // The flag comes right after the pixels.
+        regions.pixels = place(&mut results, pixels + 4);
+        regions.flag = regions.pixels + pixels;
+    }
+    regions.results = results;
+    regions.arena = region(plan.arena * size);
+    regions.scratch = end;
+    regions
+}
+
+/// Converts the inputs to the storage type.
+fn convert_inputs(l: &mut Lowering<'_>) -> Result<()> {
+    let regions = l.regions;
+    let [floats, halves] = regions.varying;
+    for (from, to, count) in
+        [(regions.inputs, regions.converted, l.bindings.converted), (floats, halves, l.bindings.varying)]
+    {
+        if count > 0 {
+            let [from, to] = [from, to].map(|at| l.work(at));
+            from_f32(l, from, to, count)?;
+        }
+    }
+    Ok(())
+}
+
+/// Lowers all nodes, then the outputs; returns the commands of the nodes.
+fn nodes(l: &mut Lowering<'_>, plan: &MemoryPlan) -> Result<Range<usize>> {
+    let graph = l.graph;
+    let first = l.commands.len();
+    for (i, node) in graph.nodes.iter().enumerate() {
+        l.next_node();
+        match lowering_of(&node.op) {
+            Some(op) => {
+                let out = l.result(i);
+                (op.lower)(l, node, out)?;
+            }
+            None if matches!(node.op, Op::Input | Op::Reshape) => {}
+            None => return Err(misrouted(node)),
+        }
+    }
+    let body = first..l.commands.len();
+    l.next_node();
+    for (k, id) in &plan.copies {
+        let len = graph.node(*id).len();
+        let out = l.output(*k);
+        let (from, size) = match l.bindings.input_of(graph, *id) {
+            Some(_) => (as_f32(l, *id)?, 4),
+            None => (l.place(*id), l.size()),
+        };
+        l.commands.push(Command::Copy(from, out.at, len * size));
+    }
+    let count = l.bindings.returned;
+    if count > 0 {
+        let (from, to) = (l.work(l.regions.returned), l.kept(l.regions.outputs));
+        to_f32(l, from, to, count)?;
+    }
+    Ok(body)
+}

@@ -1,0 +1,189 @@
+//! Convolutions.
+
+use super::bindings::OperandRole;
+use super::conv2d::{Conv2dConfig, FEW_IN, config_of, images};
+use super::convolution_narrow;
+use super::epilogue::{EpilogueParams, epilogue};
+use super::gemm::{self, LeftOperand, channels};
+use super::kernel::{KernelFile, Pointer, blocks, kernel, param_structs, to_i32};
+use super::layout::patches;
+use super::lowering::{Lowering, OpLowering, ResultSlot, misrouted, unsupported};
+use super::pointwise::{as_f32, joined};
+use super::tile::{self, Tile};
+use crate::device::cuda::driver::kernel::{
+    Kernel,
+    Types::{All, Halves},
+};
+use crate::error::Result;
+use crate::graph::{Conv2dParams, Epilogue, EpilogueActivation, ImplicitGemm, Node};
+
+param_structs! {
+    /// Parameters of `convolution`'s kernels.
+    ConvolutionParams: 160 {
+        x0: Pointer = 0,
+        x1: Pointer = 8,
+        w: Pointer = 16,
+        finish: EpilogueParams = 24,
+        pixels: i32 = 104,
+        n: i32 = 108,
+        channels0: i32 = 112,
+        channels: i32 = 116,
+        height: i32 = 120,
+        width: i32 = 124,
+        result_height: i32 = 128,
+        result_width: i32 = 132,
+        kernel_y: i32 = 136,
+        kernel_x: i32 = 140,
+        stride: i32 = 144,
+        padding_y: i32 = 148,
+        padding_x: i32 = 152,
+        phases: i32 = 156,
+    }
+}
+
+static CONVOLUTION_128X128: Kernel =
+    kernel::<ConvolutionParams>("convolution", "convolution_128x128", Halves, 128, tile::shared(128, 128));
+static CONVOLUTION_128X64: Kernel =
+    kernel::<ConvolutionParams>("convolution", "convolution_128x64", All, 128, tile::shared(128, 64));
+static CONVOLUTION_64X64: Kernel =
+    kernel::<ConvolutionParams>("convolution", "convolution_64x64", All, 128, tile::shared(64, 64));
+
+/// The kernel file.
+pub(crate) static FILE: KernelFile =
+    KernelFile { kernels: &[&CONVOLUTION_128X128, &CONVOLUTION_128X64, &CONVOLUTION_64X64], structs: STRUCTS };
+
+/// [`crate::graph::Op::Conv2d`].
+pub(crate) static OP: OpLowering = OpLowering {
+    operand_role: |graph, node, k| {
+        let cut = k == 0 && config_of(graph, node) == Some(Conv2dConfig::Patches);
+        if cut { OperandRole::Float } else { OperandRole::Storage }
+    },
+    writes_f32: |graph, node| {
+        let epilogue = node.op.implicit_gemm().map_or(Epilogue::default(), |gemm| gemm.epilogue);
+        match config_of(graph, node) {
+            Some(Conv2dConfig::FewIn) => epilogue == Epilogue::default(),
+            Some(_) => epilogue.activation != EpilogueActivation::Geglu,
+            None => false,
+        }
+    },
+    varying_operand: |graph, node| {
+        let own = config_of(graph, node).is_some_and(Conv2dConfig::adds_per_image_bias);
+        node.op.implicit_gemm().and_then(|gemm| gemm.per_image_bias()).filter(|_| own)
+    },
+    ..OpLowering::new(lower)
+};
+
+fn lower(l: &mut Lowering<'_>, node: &Node, out: ResultSlot) -> Result<()> {
+    let Some(gemm) = node.op.implicit_gemm() else { return Err(misrouted(node)) };
+    let Some(conv) = gemm.conv else { return Err(misrouted(node)) };
+    let c = channels(l.graph, node, gemm);
+    match config_of(l.graph, node) {
+        Some(Conv2dConfig::Gemm) => {
+            let left = gemm::sources(l, node, gemm)?;
+            gemm::product(l, node, gemm, left, (1, c), out)
+        }
+        Some(Conv2dConfig::Patches) => patched(l, node, gemm, conv.kernel, out),
+        Some(Conv2dConfig::Implicit) => implicit(l, node, gemm, &conv, out),
+        Some(config @ (Conv2dConfig::FewIn | Conv2dConfig::FewOut)) => {
+            convolution_narrow::lower(l, node, gemm, (&conv, config), out)
+        }
+        None => {
+            let what =
+                format!("{c} input channels; a multiple of 8 is needed, or few: {FEW_IN} with all taps of the kernel");
+            Err(unsupported(node, &what))
+        }
+    }
+}
+
+/// Cuts images into patches of that side, and multiplies them.
+fn patched(l: &mut Lowering<'_>, node: &Node, gemm: ImplicitGemm<'_>, side: usize, out: ResultSlot) -> Result<()> {
+    let shape = &l.graph.node(node.inputs[0]).shape;
+    let shape = [shape[0], shape[1], shape[2], shape[3]];
+    let pitch = (side * side * shape[3]).next_multiple_of(8);
+    let to = l.scratch(node.len() / node.channels() * pitch * l.size());
+    let x = as_f32(l, node.inputs[0])?;
+    patches(l, x, shape, side, (to, pitch))?;
+    gemm::product(l, node, gemm, LeftOperand::one(to, pitch, pitch), (side * side, shape[3]), out)
+}
+
+/// The sizes of one launch, and its weights.
+struct Geometry {
+    x: [u64; 2],
+    image: [usize; 2],
+    result: [usize; 2],
+    kernel: usize,
+    phases: usize,
+    weight: usize,
+}
+
+/// The geometry of a convolution after a doubling as four of the images as they are, one for each phase of the result.
+fn phased(l: &mut Lowering<'_>, node: &Node, gemm: ImplicitGemm<'_>) -> Geometry {
+    let shape = &l.graph.node(node.inputs[0]).shape;
+    let size = [shape[1], shape[2]];
+    let second = if gemm.sources == 2 { l.place(node.inputs[1]) } else { 0 };
+    let x = [l.place(node.inputs[0]), second];
+    let weight = l.weights.phases(&gemm.parts[0].weight);
+    Geometry { x, image: size, result: size, kernel: 2, phases: 4, weight }
+}
+
+/// The geometry as the graph has it; images are enlarged first where it says so.
+fn direct(l: &mut Lowering<'_>, node: &Node, gemm: ImplicitGemm<'_>, conv: &Conv2dParams) -> Result<Geometry> {
+    let (c, taps) = (channels(l.graph, node, gemm), conv.kernel * conv.kernel);
+    let (x, image) = images(l, node, gemm, conv)?;
+    let weight = l.weights.joined(gemm.parts, c, taps, taps * c);
+    Ok(Geometry { x, image, result: [node.shape[1], node.shape[2]], kernel: conv.kernel, phases: 1, weight })
+}
+
+/// Lowers a convolution that gathers its pixels on the way.
+fn implicit(
+    l: &mut Lowering<'_>,
+    node: &Node,
+    gemm: ImplicitGemm<'_>,
+    conv: &Conv2dParams,
+    out: ResultSlot,
+) -> Result<()> {
+    let shape = &l.graph.node(node.inputs[0]).shape;
+    let (count, height, width) = (shape[0], shape[1], shape[2]);
+    let (n, c) = (node.channels(), channels(l.graph, node, gemm));
+    let doubled = conv.resize == Some((2 * height, 2 * width)) && (conv.kernel, conv.stride, conv.padding) == (3, 1, 1);
+    let single = gemm.parts.len() == 1 && gemm.parts[0].weight.shape().len() == 4;
+    let geometry = if doubled && single { phased(l, node, gemm) } else { direct(l, node, gemm, conv)? };
+    let Geometry { mut x, image, result, kernel, phases, weight } = geometry;
+    let mut channels0 = l.width(node.inputs[0]);
+    if !channels0.is_multiple_of(8) {
+        if phases == 4 || conv.resize.is_some() {
+            return Err(l.uneven(node, gemm.sources));
+        }
+        x = [joined(l, node.inputs[0], node.inputs[1])?, 0];
+        channels0 = c;
+    }
+    let pixels = result[0] * result[1];
+    let params = ConvolutionParams {
+        x0: Pointer(x[0]),
+        x1: Pointer(x[1]),
+        w: Pointer(l.weight(weight)),
+        finish: epilogue(l, node, gemm, pixels, out),
+        pixels: to_i32(count * pixels),
+        n: to_i32(n),
+        channels0: to_i32(channels0),
+        channels: to_i32(c),
+        height: to_i32(image[0]),
+        width: to_i32(image[1]),
+        result_height: to_i32(result[0]),
+        result_width: to_i32(result[1]),
+        kernel_y: to_i32(kernel),
+        kernel_x: to_i32(kernel),
+        stride: to_i32(conv.stride),
+        padding_y: to_i32(conv.padding),
+        padding_x: to_i32(conv.padding),
+        phases: to_i32(phases),
+    };
+    let tile = gemm::tile_for(count * pixels * phases, n, l.options.dtype, l.options.multiprocessors);
+    let kernel = match tile {
+        Tile::LARGE => &CONVOLUTION_128X128,
+        Tile::MEDIUM => &CONVOLUTION_128X64,
+        _ => &CONVOLUTION_64X64,
+    };
+    let [x, y] = tile.grid(count * pixels, n);
+    l.launch(kernel, [x, y, blocks(phases, 1)], params)
+}

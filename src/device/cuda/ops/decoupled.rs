@@ -1,0 +1,139 @@
+//! Decoupled cross-attention: text and image branches, each with a softmax of its own, in one launch.
+
+use super::kernel::{KernelFile, Pointer, blocks, kernel, param_structs, to_i32};
+use super::lowering::{Lowering, unsupported};
+use super::pointwise::as_f32;
+use super::strided_tensor::{self, StridedTensor, softmax_scale};
+use crate::device::cuda::driver::kernel::{Kernel, Types::Halves};
+use crate::error::Result;
+use crate::graph::{self, Attention, Node};
+
+/// The most branches: the text and eight image branches.
+pub const MAX_STRANDS: usize = 9;
+
+param_structs! {
+    /// Keys and values of one branch.
+    Strand: 88 {
+        k: StridedTensor = 0,
+        v: StridedTensor = 32,
+        /// A factor for each query of an image, f32, or null. No lowering sets it yet: masks of image prompts, which limit a
+        /// reference image to a part of the result, need it next.
+        mask: Pointer = 64,
+        mask_batch: i64 = 72,
+        capacity: i32 = 80,
+        reserved: i32 = 84,
+    }
+
+    /// Parameters of `decoupled`'s kernels.
+    DecoupledParams: 896 {
+        q: StridedTensor = 0,
+        out: StridedTensor = 32,
+        counts: Pointer = 64,
+        scales: Pointer = 72,
+        queries: i32 = 80,
+        dim: i32 = 84,
+        strands: i32 = 88,
+        batch: i32 = 92,
+        scale: f32 = 96,
+        reserved: i32 = 100,
+        strand: [Strand; MAX_STRANDS] = 104,
+    }
+}
+
+/// Queries of a block.
+pub const QUERIES: usize = 64;
+
+/// Bytes of shared memory of a block: Q and two stages of K and V, rows of `dim` and 8 of padding.
+const fn shared(dim: u32) -> u32 {
+    (QUERIES as u32 + 4 * 64) * (dim + 8) * 2
+}
+
+static DECOUPLED_64: Kernel = kernel::<DecoupledParams>("decoupled", "decoupled_64", Halves, 128, shared(64));
+static DECOUPLED_80: Kernel = kernel::<DecoupledParams>("decoupled", "decoupled_80", Halves, 128, shared(80));
+static DECOUPLED_112: Kernel = kernel::<DecoupledParams>("decoupled", "decoupled_112", Halves, 128, shared(112));
+
+/// The kernel file.
+pub(crate) static FILE: KernelFile =
+    KernelFile { kernels: &[&DECOUPLED_64, &DECOUPLED_80, &DECOUPLED_112], structs: STRUCTS };
+
+/// Chooses the kernel for heads of that width; `None` where no kernel takes it: above 112, or not a multiple of 8.
+pub fn choose(dim: usize) -> Option<&'static Kernel> {
+    match dim {
+        _ if dim == 0 || !dim.is_multiple_of(8) => None,
+        ..=64 => Some(&DECOUPLED_64),
+        65..=80 => Some(&DECOUPLED_80),
+        81..=112 => Some(&DECOUPLED_112),
+        _ => None,
+    }
+}
+
+/// Lowers an attention of several branches, or of one with a weight.
+pub(super) fn lower(l: &mut Lowering<'_>, node: &Node, a: &Attention, out: u64) -> Result<()> {
+    let Some(kernel) = choose(a.dim) else {
+        return Err(unsupported(node, &format!("heads of {}; a multiple of 8 up to 112 is needed", a.dim)));
+    };
+    if a.causal {
+        return Err(unsupported(node, "several branches that are causal"));
+    }
+    let (counts, rows) = strided_tensor::counts_table(l, node);
+    // One more than there are branches: an empty one goes first.
+    let shift = rows.len().saturating_sub(a.branches.len());
+    if rows.len() > MAX_STRANDS || a.branches.is_empty() {
+        return Err(unsupported(node, &format!("{} branches; at most {MAX_STRANDS} are allowed", rows.len())));
+    }
+    let (out, queries) = strided_tensor::result(node, a, out);
+    let mut params = DecoupledParams {
+        q: strided_tensor::operand(l, node, a.query, a.dim),
+        out,
+        counts: Pointer(counts),
+        scales: Pointer(scales(l, node, &a.branches[1 - shift..])?),
+        queries: to_i32(queries),
+        dim: to_i32(a.dim),
+        strands: to_i32(rows.len()),
+        batch: to_i32(node.shape[0]),
+        scale: softmax_scale(a.dim),
+        ..DecoupledParams::default()
+    };
+    for (to, branch) in params.strand[shift..].iter_mut().zip(&a.branches) {
+        *to = Strand {
+            k: strided_tensor::operand(l, node, branch.keys, a.dim),
+            v: strided_tensor::operand(l, node, branch.values, a.dim),
+            capacity: to_i32(strided_tensor::tokens(l, node, branch.keys)),
+            ..Strand::default()
+        };
+    }
+    let grid = [blocks(queries, QUERIES), blocks(a.heads, 1), blocks(node.shape[0], 1)];
+    l.launch(kernel, grid, params)
+}
+
+/// The address of the weights of these branches, one row of images after the other.
+fn scales(l: &mut Lowering<'_>, node: &Node, branches: &[graph::KvBranch]) -> Result<u64> {
+    let images = node.shape[0];
+    if branches.iter().all(|branch| branch.scale.is_none()) {
+        let ones = l.weights.ones((branches.len() * images).max(1))?;
+        return Ok(l.weight(ones));
+    }
+    let first = branches.first().and_then(|branch| branch.scale);
+    let Some((operand, start)) = first else {
+        return Err(unsupported(node, "some branches have a weight, some none"));
+    };
+    for (s, branch) in branches.iter().enumerate() {
+        if branch.scale != Some((operand, start + s * images)) {
+            return Err(unsupported(node, "the weights of the branches must follow one another"));
+        }
+    }
+    Ok(as_f32(l, node.inputs[operand])? + (start * 4) as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kernels_by_the_width_of_heads() {
+        let chosen = |dim| choose(dim).map(|kernel| kernel.name);
+        assert_eq!(chosen(64), Some("decoupled_64"));
+        assert_eq!([chosen(72), chosen(112)], [Some("decoupled_80"), Some("decoupled_112")]);
+        assert_eq!([chosen(0), chosen(20), chosen(120)], [None; 3]);
+    }
+}

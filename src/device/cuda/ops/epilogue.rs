@@ -1,0 +1,78 @@
+//! The epilogue of products and convolutions: `activation(x W^T + bias + rows) + residual`.
+
+use super::kernel::{Pointer, param_structs, to_i32, to_i64};
+use super::lowering::{Lowering, ResultSlot};
+use crate::graph::{Activation, EpilogueActivation, ImplicitGemm, Node};
+
+param_structs! {
+    /// Parameters of the epilogue, within those of the kernels that end with it.
+    EpilogueParams: 80 {
+        bias: Pointer = 0,
+        rows: Pointer = 8,
+        residual: Pointer = 16,
+        step: Pointer = 24,
+        out: Pointer = 32,
+        rows_step: i64 = 40,
+        residual_stride: i64 = 48,
+        out_stride: i64 = 56,
+        rows_of_image: i32 = 64,
+        activation: i32 = 68,
+        out_f32: i32 = 72,
+        reserved: i32 = 76,
+    }
+}
+
+/// An activation in an epilogue, as the kernels number them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(i32)]
+pub enum ActivationCode {
+    /// None.
+    None = 0,
+    /// x * sigmoid(x).
+    Silu = 1,
+    /// The exact GELU.
+    Gelu = 2,
+    /// x * sigmoid(1.702 x).
+    QuickGelu = 3,
+}
+
+/// The code of an epilogue's activation; GEGLU is a kernel of its own.
+fn code(activation: EpilogueActivation) -> ActivationCode {
+    match activation {
+        EpilogueActivation::Pointwise(Activation::Silu) => ActivationCode::Silu,
+        EpilogueActivation::Pointwise(Activation::Gelu) => ActivationCode::Gelu,
+        EpilogueActivation::Pointwise(Activation::QuickGelu) => ActivationCode::QuickGelu,
+        EpilogueActivation::None | EpilogueActivation::Geglu => ActivationCode::None,
+    }
+}
+
+/// The epilogue of a node, with its weights laid out.
+pub(super) fn epilogue(
+    l: &mut Lowering<'_>,
+    node: &Node,
+    gemm: ImplicitGemm<'_>,
+    rows_of_image: usize,
+    out: ResultSlot,
+) -> EpilogueParams {
+    let bias = l.weights.biases(gemm.parts).map_or(0, |at| l.weight(at));
+    let (rows, step, rows_step) = match gemm.per_image_bias() {
+        Some(operand) => l.per_image_bias(node.inputs[operand]),
+        None => (0, 0, 0),
+    };
+    let residual = gemm.residual().map_or(0, |operand| l.place(node.inputs[operand]));
+    let n = node.channels();
+    EpilogueParams {
+        bias: Pointer(bias),
+        rows: Pointer(rows),
+        step: Pointer(step),
+        rows_step,
+        residual: Pointer(residual),
+        out: Pointer(out.at),
+        residual_stride: if gemm.epilogue.residual { to_i64(n) } else { 0 },
+        out_stride: to_i64(n),
+        rows_of_image: to_i32(rows_of_image),
+        activation: code(gemm.epilogue.activation) as i32,
+        out_f32: i32::from(out.float),
+        ..EpilogueParams::default()
+    }
+}

@@ -1,0 +1,351 @@
+//! Fully connected layers: products of matrices, by our own kernels or by cuBLASLt.
+
+use super::epilogue::{EpilogueParams, epilogue};
+use super::kernel::{KernelFile, Pointer, blocks, kernel, param_structs, to_i32, to_i64};
+use super::layout::patches;
+use super::lowering::{Lowering, OpLowering, ResultSlot, misrouted};
+use super::pointwise::{geglu, joined, to_f32};
+use super::tile::{self, Tile};
+use crate::device::cuda::driver::command::Command;
+use crate::device::cuda::driver::gemm::{Gemm, GemmEpilogue, MatrixRef};
+use crate::device::cuda::driver::kernel::{
+    Kernel,
+    Types::{All, Halves},
+};
+use crate::error::Result;
+use crate::graph::{EpilogueActivation, Graph, ImplicitGemm, Node};
+use crate::tensor::DType;
+
+param_structs! {
+    /// Parameters of `gemm`'s kernels.
+    GemmParams: 144 {
+        x0: Pointer = 0,
+        x1: Pointer = 8,
+        w: Pointer = 16,
+        x0_stride: i64 = 24,
+        x1_stride: i64 = 32,
+        w_stride: i64 = 40,
+        finish: EpilogueParams = 48,
+        m: i32 = 128,
+        n: i32 = 132,
+        k: i32 = 136,
+        k0: i32 = 140,
+    }
+}
+
+static GEMM_128X128: Kernel = kernel::<GemmParams>("gemm", "gemm_128x128", Halves, 128, tile::shared(128, 128));
+static GEMM_128X64: Kernel = kernel::<GemmParams>("gemm", "gemm_128x64", All, 128, tile::shared(128, 64));
+static GEMM_64X64: Kernel = kernel::<GemmParams>("gemm", "gemm_64x64", All, 128, tile::shared(64, 64));
+static GEGLU_128X128: Kernel = kernel::<GemmParams>("gemm", "gemm_geglu_128x128", Halves, 128, tile::shared(128, 128));
+static GEGLU_64X64: Kernel = kernel::<GemmParams>("gemm", "gemm_geglu_64x64", Halves, 128, tile::shared(64, 64));
+
+/// The kernel file.
+pub(crate) static FILE: KernelFile =
+    KernelFile { kernels: &[&GEMM_128X128, &GEMM_128X64, &GEMM_64X64, &GEGLU_128X128, &GEGLU_64X64], structs: STRUCTS };
+
+/// [`crate::graph::Op::Linear`].
+pub(crate) static OP: OpLowering = OpLowering {
+    writes_f32: |_, node| {
+        node.op.implicit_gemm().is_some_and(|gemm| gemm.epilogue.activation != EpilogueActivation::Geglu)
+    },
+    varying_operand: |_, node| node.op.implicit_gemm().and_then(|gemm| gemm.per_image_bias()),
+    ..OpLowering::new(lower)
+};
+
+/// The sizes of a product: a result `[m, n]`, sums of `k`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GemmShape {
+    /// Rows of the result.
+    pub m: usize,
+    /// Columns of the result.
+    pub n: usize,
+    /// The length of the sums.
+    pub k: usize,
+}
+
+/// All that the choice of a way to compute a product depends on.
+#[derive(Debug, Clone, Copy)]
+pub struct GemmDesc {
+    /// The sizes; with GEGLU, `n` is the width of its result.
+    pub shape: GemmShape,
+    /// The storage type.
+    pub dtype: DType,
+    /// Whether the left factor comes from two tensors.
+    pub two_sources: bool,
+    /// Whether a bias is added.
+    pub bias: bool,
+    /// Whether a bias of each image is added.
+    pub per_image_bias: bool,
+    /// What happens before the residual is added.
+    pub activation: EpilogueActivation,
+    /// Whether a residual is added.
+    pub residual: bool,
+    /// Whether the result is stored as f32.
+    pub out_f32: bool,
+    /// Whether cuBLASLt is there and wanted.
+    pub cublaslt: bool,
+    /// Multiprocessors of the device.
+    pub multiprocessors: usize,
+}
+
+/// A way to compute a product.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GemmConfig {
+    /// By the library.
+    CublasLt,
+    /// By our kernel of that tile.
+    Tiled(Tile),
+    /// By our kernel of that tile, which ends with GEGLU.
+    Geglu(Tile),
+    /// Twice as wide by our kernel of that tile, then GEGLU.
+    ThenGeglu(Tile),
+}
+
+/// Chooses how a product is computed.
+pub fn choose(desc: &GemmDesc) -> GemmConfig {
+    let GemmShape { m, n, .. } = desc.shape;
+    if desc.activation == EpilogueActivation::Geglu {
+        return match n.is_multiple_of(8) {
+            true => GemmConfig::Geglu(geglu_tile(m, n, desc.multiprocessors)),
+            false => GemmConfig::ThenGeglu(tile_for(m, 2 * n, desc.dtype, desc.multiprocessors)),
+        };
+    }
+    let plain = !desc.two_sources && !desc.per_image_bias && desc.activation == EpilogueActivation::None;
+    // The library takes C and the bias in the type of D.
+    let of_one_type = !(desc.out_f32 && (desc.residual || desc.bias));
+    if desc.cublaslt && desc.dtype != DType::F32 && plain && n.is_multiple_of(8) && of_one_type {
+        return GemmConfig::CublasLt;
+    }
+    GemmConfig::Tiled(tile_for(m, n, desc.dtype, desc.multiprocessors))
+}
+
+/// The tile for an `[m, n]` result.
+pub(super) fn tile_for(m: usize, n: usize, dtype: DType, multiprocessors: usize) -> Tile {
+    let choose = if dtype == DType::F32 { tile::choose_f32 } else { tile::choose };
+    choose(m, n, multiprocessors)
+}
+
+/// The tile of `gemm_geglu`, which has no 128x64; `n` is the width of the result.
+pub fn geglu_tile(m: usize, n: usize, multiprocessors: usize) -> Tile {
+    match tile::choose(m, 2 * n, multiprocessors) {
+        Tile::MEDIUM => Tile::LARGE,
+        tile => tile,
+    }
+}
+
+/// The left factor of a product of matrices: one or two sources whose rows are whole 16-byte units.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct LeftOperand {
+    /// Addresses; the second is 0 where there is one source.
+    x: [u64; 2],
+    width: [usize; 2],
+    /// Elements from row to row.
+    stride: [usize; 2],
+}
+
+impl LeftOperand {
+    /// One matrix.
+    pub(super) fn one(x: u64, width: usize, stride: usize) -> Self {
+        Self { x: [x, 0], width: [width, 0], stride: [stride, 0] }
+    }
+
+    fn k(&self) -> usize {
+        self.width[0] + self.width[1]
+    }
+}
+
+/// Channels of the sources together.
+pub(super) fn channels(graph: &Graph, node: &Node, gemm: ImplicitGemm<'_>) -> usize {
+    node.inputs.iter().take(gemm.sources).map(|id| graph.node(*id).channels()).sum()
+}
+
+fn lower(l: &mut Lowering<'_>, node: &Node, out: ResultSlot) -> Result<()> {
+    let Some(gemm) = node.op.implicit_gemm() else { return Err(misrouted(node)) };
+    let left = sources(l, node, gemm)?;
+    let inputs = channels(l.graph, node, gemm);
+    product(l, node, gemm, left, (1, inputs), out)
+}
+
+/// The sources of a fully connected layer, joined or padded where their widths are no whole units.
+pub(super) fn sources(l: &mut Lowering<'_>, node: &Node, gemm: ImplicitGemm<'_>) -> Result<LeftOperand> {
+    let k = channels(l.graph, node, gemm);
+    let width = l.width(node.inputs[0]);
+    let two = gemm.sources == 2;
+    if k.is_multiple_of(8) && width.is_multiple_of(8) {
+        let second = if two { l.place(node.inputs[1]) } else { 0 };
+        let widths = [width, k - width];
+        return Ok(LeftOperand { x: [l.place(node.inputs[0]), second], width: widths, stride: widths });
+    }
+    let x = if two { joined(l, node.inputs[0], node.inputs[1])? } else { l.place(node.inputs[0]) };
+    if k.is_multiple_of(8) {
+        return Ok(LeftOperand::one(x, k, k));
+    }
+    // Patches of one pixel are rows with zeros up to the pitch.
+    let rows = l.graph.node(node.inputs[0]).len() / width;
+    let float = l.scratch(rows * k * 4);
+    to_f32(l, x, float, rows * k)?;
+    let pitch = k.next_multiple_of(8);
+    let to = l.scratch(rows * pitch * l.size());
+    patches(l, float, [1, rows, 1, k], 1, (to, pitch))?;
+    Ok(LeftOperand::one(to, pitch, pitch))
+}
+
+/// Lowers a node as a product of matrices; its weights have `taps` times `inputs` values a row.
+pub(super) fn product(
+    l: &mut Lowering<'_>,
+    node: &Node,
+    gemm: ImplicitGemm<'_>,
+    left: LeftOperand,
+    (taps, inputs): (usize, usize),
+    out: ResultSlot,
+) -> Result<()> {
+    let (n, k) = (node.channels(), left.k());
+    let (m, images) = (node.len() / n, node.shape[0]);
+    let w = l.weights.joined(gemm.parts, inputs, taps, k);
+    let w = (l.weight(w), k);
+    let finish = epilogue(l, node, gemm, m / images, out);
+    let shape = GemmShape { m, n, k };
+    let config = choose(&GemmDesc {
+        shape,
+        dtype: l.options.dtype,
+        two_sources: left.x[1] != 0,
+        bias: finish.bias.0 != 0,
+        per_image_bias: gemm.epilogue.per_image_bias,
+        activation: gemm.epilogue.activation,
+        residual: gemm.epilogue.residual,
+        out_f32: out.float,
+        cublaslt: l.options.cublaslt,
+        multiprocessors: l.options.multiprocessors,
+    });
+    match config {
+        GemmConfig::CublasLt => {
+            let row_major = RowMajorGemm {
+                dtype: l.options.dtype,
+                images,
+                rows: m / images,
+                n,
+                k,
+                x: (left.x[0], left.stride[0]),
+                w,
+                out: (out.at, n),
+                out_f32: out.float,
+                bias: finish.bias.0,
+                residual: (finish.residual.0, n),
+            };
+            l.commands.push(Command::Gemm(row_major.column_major()));
+            Ok(())
+        }
+        GemmConfig::Tiled(tile) => tiled(l, tile, params(left, w, shape, finish)),
+        GemmConfig::Geglu(tile) => {
+            let kernel = if tile == Tile::LARGE { &GEGLU_128X128 } else { &GEGLU_64X64 };
+            let grid = [blocks(m, tile.m), blocks(n, tile.n / 2), 1];
+            l.launch(kernel, grid, params(left, w, shape, finish))
+        }
+        GemmConfig::ThenGeglu(tile) => {
+            let both = l.scratch(m * 2 * n * l.size());
+            let wide = EpilogueParams { out: Pointer(both), out_stride: to_i64(2 * n), ..finish };
+            tiled(l, tile, params(left, w, GemmShape { n: 2 * n, ..shape }, wide))?;
+            geglu(l, both, finish.out.0, m, n)
+        }
+    }
+}
+
+/// Adds `X W^T` and its epilogue by our own kernel; `w` is an address and the elements from row to row.
+pub(super) fn gemm(
+    l: &mut Lowering<'_>,
+    left: LeftOperand,
+    w: (u64, usize),
+    shape: GemmShape,
+    finish: EpilogueParams,
+) -> Result<()> {
+    let tile = tile_for(shape.m, shape.n, l.options.dtype, l.options.multiprocessors);
+    tiled(l, tile, params(left, w, shape, finish))
+}
+
+fn tiled(l: &mut Lowering<'_>, tile: Tile, params: GemmParams) -> Result<()> {
+    let kernel = match tile {
+        Tile::LARGE => &GEMM_128X128,
+        Tile::MEDIUM => &GEMM_128X64,
+        _ => &GEMM_64X64,
+    };
+    let [m, n] = [params.m, params.n].map(|count| usize::try_from(count).unwrap_or(0));
+    let [x, y] = tile.grid(m, n);
+    l.launch(kernel, [x, y, 1], params)
+}
+
+fn params(left: LeftOperand, w: (u64, usize), shape: GemmShape, finish: EpilogueParams) -> GemmParams {
+    GemmParams {
+        x0: Pointer(left.x[0]),
+        x1: Pointer(left.x[1]),
+        w: Pointer(w.0),
+        x0_stride: to_i64(left.stride[0]),
+        x1_stride: to_i64(left.stride[1]),
+        w_stride: to_i64(w.1),
+        finish,
+        m: to_i32(shape.m),
+        n: to_i32(shape.n),
+        k: to_i32(shape.k),
+        k0: to_i32(left.width[0]),
+    }
+}
+
+/// `Y [rows, n] = X [rows, k] W^T + bias + residual` for each image, W `[n, k]`, all row-major; addresses, strides from row to row
+/// in elements.
+#[derive(Debug, Clone, Copy)]
+struct RowMajorGemm {
+    /// The storage type.
+    dtype: DType,
+    /// Images: a product each, so that the library's choice for one image does not depend on how many there are.
+    images: usize,
+    /// Rows of an image.
+    rows: usize,
+    /// Columns of Y.
+    n: usize,
+    /// Columns of X.
+    k: usize,
+    /// X and its stride.
+    x: (u64, usize),
+    /// W and its stride.
+    w: (u64, usize),
+    /// Y and its stride.
+    out: (u64, usize),
+    /// Whether Y is f32.
+    out_f32: bool,
+    /// `[n]`, or 0.
+    bias: u64,
+    /// A tensor as Y and its stride, or 0.
+    residual: (u64, usize),
+}
+
+impl RowMajorGemm {
+    /// The same product, column-major: Y^T = W X^T. A row-major matrix is the transpose of the column-major one in the same
+    /// bytes, so Y^T is `n` by `rows`, W comes transposed, X as it is, and the bias runs down Y^T's columns.
+    fn column_major(&self) -> Gemm {
+        let images = |(data, leading): (u64, usize)| MatrixRef { data, leading, stride: self.rows * leading };
+        let residual = (self.residual.0 != 0).then(|| images(self.residual));
+        let epilogue = match (self.bias, residual) {
+            (0, None) => GemmEpilogue::None,
+            (bias, None) => GemmEpilogue::Bias(bias),
+            (0, Some(residual)) => GemmEpilogue::Residual(residual),
+            (bias, Some(residual)) => GemmEpilogue::BiasResidual(bias, residual),
+        };
+        Gemm {
+            dtype: self.dtype,
+            m: self.n,
+            n: self.rows,
+            k: self.k,
+            batch: self.images,
+            transpose_a: true,
+            transpose_b: false,
+            a: MatrixRef { data: self.w.0, leading: self.w.1, stride: 0 },
+            b: images(self.x),
+            d: images(self.out),
+            out_f32: self.out_f32,
+            epilogue,
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "gemm_tests.rs"]
+mod tests;

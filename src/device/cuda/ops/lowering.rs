@@ -1,0 +1,240 @@
+//! The lowering of one graph while it is under way: addresses of operands and results, the commands so far.
+//!
+//! Lowering is a pure function of graph, options and the addresses of the allocations. It runs twice: with addresses of zero to
+//! find out how large they must be, which is also the whole plan of a graph on a machine without a device, and with the real ones.
+//! Launches run one after another, so that scratch memory is used again by every node.
+
+use super::bindings::{Bindings, OperandRole, TokenCount};
+use super::kernel::to_i64;
+use super::memory_layout::{MemoryLayout, REGION};
+use crate::device::cuda::driver::command::Command;
+use crate::device::cuda::driver::kernel::Kernel;
+use crate::device::cuda::weights::addresses::WeightAddresses;
+use crate::device::cuda::weights::layout::WeightLayout;
+use crate::error::{Error, Result};
+use crate::graph::{Graph, Location, MemoryPlan, Node, NodeId};
+use crate::tensor::DType;
+use bytemuck::Pod;
+
+/// What lowering depends on besides the graph.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LoweringOptions {
+    /// The storage type: f16, bf16, or f32 for a decoder.
+    pub dtype: DType,
+    /// Multiprocessors of the device, for the choice of tiles.
+    pub multiprocessors: usize,
+    /// Whether plain products go to cuBLASLt; those of f32 never do.
+    pub cublaslt: bool,
+}
+
+/// Addresses of the allocations.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct BaseAddresses<'a> {
+    /// Of the weights; each lies at its offset where this is not known yet.
+    pub(crate) weights: Option<&'a WeightAddresses>,
+    /// Of what other executables may read.
+    pub(crate) results: u64,
+    /// Of everything else.
+    pub(crate) work: u64,
+}
+
+/// Where a node's result is written.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ResultSlot {
+    /// Its address.
+    pub(crate) at: u64,
+    /// Whether as f32 rather than in the storage type.
+    pub(crate) float: bool,
+}
+
+/// An operation of the graph on this device.
+pub(crate) struct OpLowering {
+    /// Adds the commands that compute a node.
+    pub(crate) lower: fn(&mut Lowering<'_>, &Node, ResultSlot) -> Result<()>,
+    /// How a node reads the operand of that number.
+    pub(crate) operand_role: fn(&Graph, &Node, usize) -> OperandRole,
+    /// Whether a node can store its result as f32.
+    pub(crate) writes_f32: fn(&Graph, &Node) -> bool,
+    /// The operand that a node's kernel can find by the step's number.
+    pub(crate) varying_operand: fn(&Graph, &Node) -> Option<usize>,
+    /// The rows of the table of token counts that a node needs.
+    pub(crate) token_counts: fn(&Bindings, &Graph, &Node) -> Option<Vec<TokenCount>>,
+}
+
+impl OpLowering {
+    /// An operation that reads its operands and stores its result in the storage type.
+    pub(crate) const fn new(lower: fn(&mut Lowering<'_>, &Node, ResultSlot) -> Result<()>) -> Self {
+        Self {
+            lower,
+            operand_role: |_, _, _| OperandRole::Storage,
+            writes_f32: |_, _| false,
+            varying_operand: |_, _| None,
+            token_counts: |_, _, _| None,
+        }
+    }
+}
+
+/// The lowering of a graph.
+pub(crate) struct Lowering<'a> {
+    pub(crate) graph: &'a Graph,
+    pub(crate) options: LoweringOptions,
+    pub(crate) bindings: Bindings,
+    pub(crate) regions: MemoryLayout,
+    pub(crate) commands: Vec<Command>,
+    pub(crate) weights: WeightLayout,
+    plan: &'a MemoryPlan,
+    bases: BaseAddresses<'a>,
+    /// Bytes of scratch that the node has taken, and the most that any took.
+    scratch: usize,
+    deepest: usize,
+}
+
+impl<'a> Lowering<'a> {
+    /// Begins with no commands.
+    pub(crate) fn new(
+        (graph, plan): (&'a Graph, &'a MemoryPlan),
+        options: LoweringOptions,
+        bases: BaseAddresses<'a>,
+        bindings: Bindings,
+        regions: MemoryLayout,
+    ) -> Self {
+        let (commands, weights) = (Vec::new(), WeightLayout::new(options.dtype));
+        Self { graph, options, bindings, regions, commands, weights, plan, bases, scratch: 0, deepest: 0 }
+    }
+
+    /// Frees the scratch memory of the node before.
+    pub(crate) fn next_node(&mut self) {
+        self.scratch = 0;
+    }
+
+    /// Bytes of scratch memory that the nodes need.
+    pub(crate) fn scratch_bytes(&self) -> usize {
+        self.deepest
+    }
+
+    /// Bytes of an element of the storage type.
+    pub(crate) fn size(&self) -> usize {
+        self.options.dtype.size()
+    }
+
+    /// Whether f32 is stored, which neither the tensor cores nor the library multiply.
+    pub(crate) fn is_f32(&self) -> bool {
+        self.options.dtype == DType::F32
+    }
+
+    /// An address in the work allocation.
+    pub(crate) fn work(&self, at: usize) -> u64 {
+        self.bases.work + at as u64
+    }
+
+    /// An address in the allocation of the results.
+    pub(crate) fn kept(&self, at: usize) -> u64 {
+        self.bases.results + at as u64
+    }
+
+    /// Memory for this node alone.
+    pub(crate) fn scratch(&mut self, bytes: usize) -> u64 {
+        let at = self.regions.scratch + self.scratch;
+        self.scratch += bytes.next_multiple_of(REGION);
+        self.deepest = self.deepest.max(self.scratch);
+        self.work(at)
+    }
+
+    /// Where an output is written.
+    pub(crate) fn output(&self, k: usize) -> ResultSlot {
+        let (at, float) = (self.bindings.outputs[k], self.bindings.direct[k]);
+        let place = if float {
+            self.kept(self.regions.outputs + at * 4)
+        } else {
+            self.work(self.regions.returned + at * self.size())
+        };
+        ResultSlot { at: place, float }
+    }
+
+    /// Where a node's result is written.
+    pub(crate) fn result(&self, i: usize) -> ResultSlot {
+        match self.plan.locations[i] {
+            Location::Output(k) => self.output(k),
+            Location::Arena(at) => ResultSlot { at: self.work(self.regions.arena + at * self.size()), float: false },
+            // Inputs are no results.
+            Location::Input(_) => ResultSlot { at: 0, float: false },
+        }
+    }
+
+    /// The address of a node's result in the storage type.
+    pub(crate) fn place(&self, id: NodeId) -> u64 {
+        match self.plan.locations[id.0] {
+            Location::Input(k) => {
+                let at = self.bindings.inputs[k].float.unwrap_or(0);
+                self.work(self.regions.converted + at * self.size())
+            }
+            _ => self.result(id.0).at,
+        }
+    }
+
+    /// The address of an input as f32; `None` for a node's result.
+    pub(crate) fn f32_input(&self, id: NodeId) -> Option<u64> {
+        let Location::Input(k) = self.plan.locations[id.0] else { return None };
+        let at = self.bindings.inputs[k].float.unwrap_or(0);
+        Some(self.work(self.regions.inputs + at * 4))
+    }
+
+    /// A per-image bias: its address, that of the step's number and the elements from step to step, where it varies.
+    pub(crate) fn per_image_bias(&self, id: NodeId) -> (u64, u64, i64) {
+        let input = self.bindings.input_of(self.graph, id);
+        match input.and_then(|k| self.bindings.inputs[k].varying) {
+            Some(at) => {
+                let [_, halves] = self.regions.varying;
+                let counter = self.work(self.regions.state.counter);
+                (self.work(halves + at * self.size()), counter, to_i64(self.graph.node(id).len()))
+            }
+            None => (self.place(id), 0, 0),
+        }
+    }
+
+    /// An address among the inputs' integers.
+    pub(crate) fn integers(&self, at: usize) -> u64 {
+        self.work(self.regions.inputs + (self.bindings.floats + at) * 4)
+    }
+
+    /// The address of the integers that an input was turned into.
+    pub(crate) fn indices(&self, id: NodeId) -> u64 {
+        let input = self.bindings.input_of(self.graph, id);
+        self.integers(input.and_then(|k| self.bindings.inputs[k].integer).unwrap_or(0))
+    }
+
+    /// The channels of an operand.
+    pub(crate) fn width(&self, id: NodeId) -> usize {
+        self.graph.node(id).channels()
+    }
+
+    /// The address of a block of weights.
+    pub(crate) fn weight(&self, offset: usize) -> u64 {
+        self.bases.weights.map_or(offset as u64, |places| places.address(offset))
+    }
+
+    /// Adds a launch for the storage type.
+    ///
+    /// # Errors
+    /// [`Error::Graph`] where the kernel does not take it.
+    pub(crate) fn launch<P: Pod>(&mut self, kernel: &'static Kernel, grid: [u32; 3], params: P) -> Result<()> {
+        self.commands.push(Command::Launch(kernel.launch(self.options.dtype, grid, params)?));
+        Ok(())
+    }
+
+    /// The error that the kernels of this node need sources of a multiple of 8 channels.
+    pub(crate) fn uneven(&self, node: &Node, sources: usize) -> Error {
+        let widths: Vec<String> = node.inputs.iter().take(sources).map(|id| self.width(*id).to_string()).collect();
+        unsupported(node, &format!("sources of {} channels; multiples of 8 are needed", widths.join(" and ")))
+    }
+}
+
+/// The error that a node is not what the kernels take.
+pub(crate) fn unsupported(node: &Node, what: &str) -> Error {
+    Error::Graph(format!("`{}` {:?} on CUDA: {what}; the CPU runs it", node.name, node.shape))
+}
+
+/// The error that a node is of another operation than its lowering expects; a defect of the registry.
+pub(crate) fn misrouted(node: &Node) -> Error {
+    unsupported(node, "there is no kernel for this operation")
+}

@@ -1,0 +1,58 @@
+//! Where things lie in an executable's two allocations.
+
+/// Bytes to which every region is aligned.
+pub(crate) const REGION: usize = 256;
+
+/// The regions of the work allocation and of that of the results, in bytes from the start of each.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct MemoryLayout {
+    /// Inputs: f32, then integers; at 0.
+    pub(crate) inputs: usize,
+    /// Outputs in f32; this and the next two in the results.
+    pub(crate) outputs: usize,
+    /// A decoder's pixels.
+    pub(crate) pixels: usize,
+    /// Whether the outputs are finite, where that is checked: after the pixels.
+    pub(crate) flag: usize,
+    /// The end of the results.
+    pub(crate) results: usize,
+    /// Inputs in the storage type.
+    pub(crate) converted: usize,
+    /// Outputs in the storage type.
+    pub(crate) returned: usize,
+    /// Intermediates that live between nodes.
+    pub(crate) arena: usize,
+    /// Intermediates that live within a node.
+    pub(crate) scratch: usize,
+    /// Inputs that vary from step to step, in f32 and in the storage type.
+    pub(crate) varying: [usize; 2],
+    /// State that a denoise loop keeps from step to step.
+    pub(crate) state: LoopState,
+    /// The end.
+    pub(crate) end: usize,
+}
+
+/// A denoise loop's state in the work allocation and, the latents, in that of the results: bytes from the start of each.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct LoopState {
+    /// The step's number; after it, the first step that was not finite.
+    pub(crate) counter: usize,
+    /// Guidance scale and rescale.
+    pub(crate) guidance: usize,
+    /// Coefficients, a row for each step.
+    pub(crate) table: usize,
+    /// The latents in f32.
+    pub(crate) latents: usize,
+    /// The last step's x0.
+    pub(crate) history: usize,
+    /// Fresh noise, for each step as much as latents; nothing where no step adds any.
+    pub(crate) noise: usize,
+    /// The model's output in the first step.
+    pub(crate) first: usize,
+    /// Moments of guidance's rescale.
+    pub(crate) moments: usize,
+    /// Elements of the latents.
+    pub(crate) len: usize,
+    /// The model's rows: 2 with guidance.
+    pub(crate) rows: usize,
+}

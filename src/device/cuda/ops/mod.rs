@@ -1,0 +1,25 @@
+//! Operations on a GPU: a file each, called as the kernel file that it launches.
+//!
+//! In one file stand the parameter structs (byte for byte those of `kernels/`), the kernels, the choice between them, and the
+//! lowering of the graph's operation. `registry` names each of them once.
+
+pub mod attention;
+pub(crate) mod bindings;
+pub mod conv2d;
+pub mod convolution;
+pub mod convolution_narrow;
+pub mod decoupled;
+pub mod epilogue;
+pub mod gemm;
+pub mod group_norm;
+pub mod kernel;
+pub mod layer_norm;
+pub mod layout;
+pub(crate) mod lowering;
+pub(crate) mod memory_layout;
+pub mod pointwise;
+pub mod registry;
+pub mod softmax_rows;
+pub mod step;
+pub mod strided_tensor;
+pub mod tile;

@@ -1,0 +1,60 @@
+//! The list of kernel files and that of the graph's operations, one line each.
+
+use super::kernel::KernelFile;
+use super::lowering::OpLowering;
+use super::{
+    attention, convolution, convolution_narrow, decoupled, epilogue, gemm, group_norm, layer_norm, layout, pointwise,
+    softmax_rows, step, strided_tensor,
+};
+use crate::device::cuda::driver::kernel::Kernel;
+use crate::graph::Op;
+
+/// Every kernel file.
+pub static KERNEL_FILES: &[&KernelFile] = &[
+    &attention::FILE,
+    &convolution::FILE,
+    &convolution_narrow::FILE,
+    &decoupled::FILE,
+    &gemm::FILE,
+    &group_norm::FILE,
+    &layer_norm::FILE,
+    &layout::FILE,
+    &pointwise::FILE,
+    &softmax_rows::FILE,
+    &step::FILE,
+    // Headers: structs within those of the kernels.
+    &KernelFile { kernels: &[], structs: epilogue::STRUCTS },
+    &KernelFile { kernels: &[], structs: strided_tensor::STRUCTS },
+];
+
+/// Every kernel.
+pub fn kernels() -> impl Iterator<Item = &'static Kernel> {
+    KERNEL_FILES.iter().flat_map(|file| file.kernels.iter().copied())
+}
+
+/// The lowering of an operation; `None` where there is nothing to compute, or no kernel.
+pub(crate) fn lowering_of(op: &Op) -> Option<&'static OpLowering> {
+    Some(match op {
+        Op::Linear(_) => &gemm::OP,
+        Op::Conv2d(_) => &convolution::OP,
+        Op::Attention(_) => &attention::OP,
+        Op::GroupNorm { .. } => &group_norm::OP,
+        Op::LayerNorm { .. } => &layer_norm::OP,
+        Op::Embedding { .. } => &pointwise::EMBEDDING_OP,
+        Op::PrependClassToken { .. } => &pointwise::CLASS_TOKEN_OP,
+        Op::Activation(_) => &pointwise::ACTIVATION_OP,
+        Op::Geglu => &pointwise::GEGLU_OP,
+        Op::Add => &pointwise::ADD_OP,
+        Op::BroadcastAdd => &pointwise::BROADCAST_ADD_OP,
+        Op::Concat => &pointwise::CONCAT_OP,
+        Op::Upsample => &pointwise::UPSAMPLE_OP,
+        Op::TimestepEmbedding { .. } => &pointwise::TIMESTEP_EMBEDDING_OP,
+        Op::Gather => &pointwise::GATHER_OP,
+        Op::ScaleShift { .. } => &pointwise::SCALE_SHIFT_OP,
+        Op::Input | Op::Reshape => return None,
+    })
+}
+
+#[cfg(test)]
+#[path = "registry_tests.rs"]
+mod tests;

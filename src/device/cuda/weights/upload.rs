@@ -1,0 +1,159 @@
+//! Weights on their way from the mapped files to the device.
+//!
+//! The bytes pass through a staging buffer of the host in the type of the file; the device changes type and layout. So a checkpoint
+//! is read once, in order, and never held whole.
+
+use super::layout::{StorageFormat, WeightCopy, staging};
+use crate::device::cuda::driver::allocation::DeviceAllocation;
+use crate::device::cuda::driver::interface::{Driver, Staging};
+use crate::device::cuda::driver::kernel::Kernel;
+use crate::device::cuda::ops::kernel::{Pointer, blocks, to_i32, to_i64};
+use crate::device::cuda::ops::layout::{WeightsParams, phases_from, weights_from};
+use crate::error::Result;
+use crate::tensor::DType;
+use crate::weights::Weight;
+use std::ops::Range;
+use std::sync::Arc;
+
+/// Copies tensors to their addresses, where all is zero.
+///
+/// # Errors
+/// Those of the driver.
+pub(crate) fn upload(driver: &Arc<dyn Driver>, dtype: DType, copies: &[(u64, &WeightCopy)]) -> Result<()> {
+    let size = staging(copies.iter().map(|(_, copy)| *copy));
+    // A tensor that is missing has no bytes; only a report is made of such a graph.
+    let present: Vec<&(u64, &WeightCopy)> = copies.iter().filter(|(_, copy)| !copy.weight.bytes().is_empty()).collect();
+    if size == 0 || present.is_empty() {
+        return Ok(());
+    }
+    let mut host = driver.staging(size)?;
+    let device = DeviceAllocation::new(driver.clone(), size)?;
+    let mut uploader = Uploader { driver: driver.as_ref(), dtype, size, host: host.as_mut(), device: device.address() };
+    for &&(to, copy) in &present {
+        match copy.format {
+            StorageFormat::Float => uploader.floats(copy, to)?,
+            StorageFormat::Matrix { inputs, taps, pitch } => uploader.matrix(copy, to, inputs, taps, pitch)?,
+            StorageFormat::Phases { inputs } => uploader.phases(copy, to, inputs)?,
+        }
+    }
+    // The staging buffers go.
+    driver.synchronize()
+}
+
+/// The staging buffers, of `size` bytes each, and where they lead.
+struct Uploader<'a> {
+    driver: &'a dyn Driver,
+    dtype: DType,
+    size: usize,
+    host: &'a mut dyn Staging,
+    device: u64,
+}
+
+impl Uploader<'_> {
+    /// Uploads a tensor as f32.
+    fn floats(&mut self, copy: &WeightCopy, to: u64) -> Result<()> {
+        let values = copy.weight.to_f32();
+        for (i, part) in bytemuck::cast_slice::<f32, u8>(&values).chunks(self.size).enumerate() {
+            self.driver.upload(to + (i * self.size) as u64, part)?;
+        }
+        Ok(())
+    }
+
+    /// Uploads rows of `inputs` times `taps` values, `pitch` elements apart.
+    fn matrix(&mut self, copy: &WeightCopy, to: u64, inputs: usize, taps: usize, pitch: usize) -> Result<()> {
+        let chunk = (self.size / (copy.row() * copy.size()).max(1)).max(1);
+        for start in (0..copy.rows()).step_by(chunk) {
+            let rows = start..(start + chunk).min(copy.rows());
+            let to = to + (start * pitch * self.dtype.size()) as u64;
+            let part = gathered(&copy.weight, rows.clone(), self.host);
+            if taps == 1 && pitch == inputs && copy.weight.dtype() == self.dtype {
+                self.driver.upload(to, part)?;
+                continue;
+            }
+            self.driver.upload(self.device, part)?;
+            let params = WeightsParams {
+                x: Pointer(self.device),
+                out: Pointer(to),
+                pitch: to_i64(pitch),
+                n: to_i32(rows.len()),
+                inputs: to_i32(inputs),
+                taps: to_i32(taps),
+                reserved: 0,
+            };
+            self.convert(weights_from(copy.weight.dtype()), rows.len() * pitch, params)?;
+        }
+        Ok(())
+    }
+
+    /// Uploads a convolution's kernel as its four phase kernels.
+    fn phases(&mut self, copy: &WeightCopy, to: u64, inputs: usize) -> Result<()> {
+        let n = copy.rows();
+        self.driver.upload(self.device, gathered(&copy.weight, 0..n, self.host))?;
+        let params = WeightsParams {
+            x: Pointer(self.device),
+            out: Pointer(to),
+            pitch: 0,
+            n: to_i32(n),
+            inputs: to_i32(inputs),
+            taps: 9,
+            reserved: 0,
+        };
+        self.convert(phases_from(copy.weight.dtype()), 16 * n * inputs, params)
+    }
+
+    fn convert(&self, kernel: &'static Kernel, elements: usize, params: WeightsParams) -> Result<()> {
+        let mut launch = kernel.launch(self.dtype, [blocks(elements, 256), 1, 1], params)?;
+        launch.function = self.driver.function(launch.kernel, &launch.entry)?;
+        self.driver.launch(&launch)
+    }
+}
+
+/// Rows of a tensor, row-major without holes, in the type of the file.
+fn gathered<'a>(weight: &Weight, rows: Range<usize>, host: &'a mut dyn Staging) -> &'a [u8] {
+    let (size, bytes) = (weight.dtype().size(), weight.bytes());
+    let row = weight.len() / weight.shape()[0].max(1);
+    let to = &mut host.bytes()[..rows.len() * row * size];
+    let dense = weight.rows(rows.start, rows.len()).is_some_and(|view| view.is_contiguous());
+    let first = rows.start * weight.strides()[0] * size;
+    if dense {
+        to.copy_from_slice(&bytes[first..first + to.len()]);
+        return to;
+    }
+    let mut index = vec![0usize; weight.shape().len()];
+    index[0] = rows.start;
+    for place in to.chunks_exact_mut(size) {
+        let at = index.iter().zip(weight.strides()).map(|(i, s)| i * s).sum::<usize>() * size;
+        place.copy_from_slice(&bytes[at..at + size]);
+        for d in (0..index.len()).rev() {
+            index[d] += 1;
+            if d == 0 || index[d] < weight.shape()[d] {
+                break;
+            }
+            index[d] = 0;
+        }
+    }
+    to
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn matrix(rows: usize, columns: usize) -> Weight {
+        let values: Vec<f32> = (0..rows * columns).map(|i| i as f32).collect();
+        Weight::from_f32(&values, &[rows, columns], "m").unwrap()
+    }
+
+    fn floats(bytes: &[u8]) -> Vec<f32> {
+        bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
+    }
+
+    #[test]
+    fn gathers_rows_of_any_view() {
+        let mut host = vec![0u8; 64];
+        let m = matrix(3, 4);
+        assert_eq!(floats(gathered(&m, 1..3, &mut host)), [4., 5., 6., 7., 8., 9., 10., 11.]);
+        let t = m.transposed().unwrap();
+        assert_eq!(floats(gathered(&t, 1..4, &mut host)), [1., 5., 9., 2., 6., 10., 3., 7., 11.]);
+    }
+}
