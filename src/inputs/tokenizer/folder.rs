@@ -72,19 +72,15 @@ fn load(folder: &Path) -> Result<Tokenizer> {
     let mut added = added_tokens(folder, &config_path, &config, whole.as_ref().map(|w| (whole_path.as_path(), w)))?;
     named.append_to(&mut added);
     let (tokens, vocab_size) = assign_ids(&model, base, added)?;
-    let id = |entry: &TokenEntry| tokens.iter().find(|t| t.0 == entry.content).map_or(0, |t| t.1);
+    let id = |entry: &TokenEntry| tokens.iter().find(|t| t.content == entry.content).map_or(0, |t| t.id);
     Ok(Tokenizer {
         bos: id(&named.bos),
         eos: id(&named.eos),
         pad: id(&named.pad),
         unk: id(&named.unk),
         added: tokens
-            .iter()
-            .map(|(content, id, normalized)| AddedToken {
-                content: if *normalized { clean::diffusers(content) } else { content.clone() },
-                id: *id,
-                normalized: *normalized,
-            })
+            .into_iter()
+            .map(|t| if t.normalized { AddedToken { content: clean::diffusers(&t.content), ..t } } else { t })
             .collect(),
         model,
         max_length,
@@ -92,9 +88,9 @@ fn load(folder: &Path) -> Result<Tokenizer> {
     })
 }
 
-/// Gives each added token its id in the vocabulary of `base` tokens or the next one behind it; returns content, id and
-/// `normalized` of each, and the number of all tokens.
-fn assign_ids(model: &BpeModel, base: usize, added: Vec<TokenEntry>) -> Result<(Vec<(String, u32, bool)>, usize)> {
+/// Gives each added token its id in the vocabulary of `base` tokens or the next one behind it; returns them
+/// with their content as written, and the number of all tokens.
+fn assign_ids(model: &BpeModel, base: usize, added: Vec<TokenEntry>) -> Result<(Vec<AddedToken>, usize)> {
     let mut next = base;
     let mut tokens = Vec::with_capacity(added.len());
     for entry in added {
@@ -109,7 +105,7 @@ fn assign_ids(model: &BpeModel, base: usize, added: Vec<TokenEntry>) -> Result<(
             let what = format!("added token `{}` has id {expected}, but its place is {id}", entry.content);
             return Err(Error::malformed(path, what));
         }
-        tokens.push((entry.content, id, entry.normalized));
+        tokens.push(AddedToken { content: entry.content, id, normalized: entry.normalized });
     }
     Ok((tokens, next))
 }
