@@ -43,7 +43,7 @@ fn steps(noise: bool) -> LoopSteps {
 
 /// What a sampler gave, all on the host.
 #[derive(Debug, Clone, PartialEq)]
-struct Sampled {
+struct Denoised {
     latents: Vec<f32>,
     first_output: Vec<f32>,
     not_finite: Option<usize>,
@@ -81,7 +81,7 @@ impl Case {
     }
 
     /// On the device; `reached` as the program gives it.
-    fn sample(&self, program: &mut CudaExecutable, reached: &mut dyn FnMut(usize) -> Result<()>) -> Result<Sampled> {
+    fn sample(&self, program: &mut CudaExecutable, reached: &mut dyn FnMut(usize) -> Result<()>) -> Result<Denoised> {
         let table: Vec<_> = self.table.steps.iter().map(|row| row.packed()).collect();
         let job = DenoiseInputs {
             inputs: &[[].as_slice().into(), self.shift.as_slice().into(), self.time.as_slice().into()],
@@ -93,7 +93,7 @@ impl Case {
         };
         let sampled = program.denoise(&job, reached)?;
         let latents = TensorRef::from(sampled.latents).read()?.into_owned();
-        Ok(Sampled { latents, first_output: sampled.first_output, not_finite: sampled.not_finite })
+        Ok(Denoised { latents, first_output: sampled.first_output, not_finite: sampled.not_finite })
     }
 
     /// Step by step on that device.

@@ -61,15 +61,15 @@ fn part(at: Pointer, i: usize, dtype: DType) -> Pointer {
 }
 
 /// A 3x3 convolution with padding 1; the last 64x64 block of it.
-struct Picture {
+struct ConvInput {
     images: usize,
     side: usize,
     channels: [usize; 2],
     n: usize,
 }
 
-fn last_block_of_a_convolution(dtype: DType, s: &Picture) {
-    let &Picture { images, side, channels, n } = s;
+fn last_block_of_a_convolution(dtype: DType, s: &ConvInput) {
+    let &ConvInput { images, side, channels, n } = s;
     let (c, pixels, gpu) = (channels[0] + channels[1], images * side * side, Gpu::new());
     let k = 9 * c;
     // The rows under the last 64 pixels and the one above.
@@ -117,7 +117,7 @@ fn convolution_with_k_of_23040() {
         return;
     }
     for dtype in HALVES {
-        last_block_of_a_convolution(dtype, &Picture { images: 1, side: 32, channels: [1280, 1280], n: 1280 });
+        last_block_of_a_convolution(dtype, &ConvInput { images: 1, side: 32, channels: [1280, 1280], n: 1280 });
     }
 }
 
@@ -128,7 +128,7 @@ fn convolution_of_the_seventeenth_picture_of_1024() {
         return;
     }
     for dtype in ALL {
-        last_block_of_a_convolution(dtype, &Picture { images: 17, side: 1024, channels: [256, 0], n: 256 });
+        last_block_of_a_convolution(dtype, &ConvInput { images: 17, side: 1024, channels: [256, 0], n: 256 });
     }
 }
 

@@ -75,7 +75,7 @@ class ImageProjection(torch.nn.Module):
         return self.norm(self.proj(embeds).reshape(-1, TOKENS, CONTEXT))
 
 
-class Strand(torch.nn.Module):
+class Branch(torch.nn.Module):
     """The image strand's keys and values of one cross-attention; starts as a copy of the text's."""
 
     def __init__(self, attention):
@@ -113,7 +113,7 @@ class Adapter(torch.nn.Module):
         unet = base.unet
         self.names = [n.removesuffix(".processor") for n in unet.attn_processors if ".attn2." in n]
         self.image_proj = ImageProjection()
-        self.strands = torch.nn.ModuleList(Strand(unet.get_submodule(n)) for n in self.names)
+        self.strands = torch.nn.ModuleList(Branch(unet.get_submodule(n)) for n in self.names)
         processors = {}
         for name in unet.attn_processors:
             index = self.names.index(name.removesuffix(".processor")) if ".attn2." in name else None
