@@ -48,6 +48,7 @@
 pub mod atomic_file;
 #[doc(hidden)]
 pub mod compat;
+mod config_json;
 #[doc(hidden)]
 pub mod device;
 #[doc(hidden)]

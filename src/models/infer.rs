@@ -4,12 +4,10 @@
 //! of 32 groups, 64 channels to an attention head, CLIP-L's and bigG's activations.
 
 use super::config::{Activation, AdapterConfig, ClipTextConfig, ClipVisionConfig, UnetConfig, VaeConfig};
+use crate::config_json::MAX_SIZE;
 use crate::error::{Error, Result};
 use crate::weights::{Weights, detect::detect};
 use std::collections::BTreeSet;
-
-/// No dimension of a real model comes near it; it keeps products of a few sizes from overflowing.
-pub(crate) const LARGEST: usize = 1 << 20;
 
 /// Sides of an image encoder's picture and of its patches; the published ones take 224 or 336, and 14 to 32.
 pub(crate) const LARGEST_IMAGE: usize = 4096;
@@ -36,7 +34,7 @@ impl<'a> Probe<'a> {
         let problem = match self.weights.get(name) {
             None => format!("{name} missing"),
             Some(weight) => match weight.shape().get(axis) {
-                Some(&d) if weight.shape().len() == rank && (1..=LARGEST).contains(&d) => return Ok(d),
+                Some(&d) if weight.shape().len() == rank && (1..=MAX_SIZE).contains(&d) => return Ok(d),
                 _ => format!("{name} is {:?}, expected {rank} dimensions", weight.shape()),
             },
         };

@@ -4,9 +4,12 @@
 //! that the engine cannot obey is an error that names it; fields that do not change inference are passed over.
 
 use super::config::{Activation, ClipTextConfig, ClipVisionConfig, UnetConfig, VaeConfig};
-use super::infer::{LARGEST, LARGEST_IMAGE, LARGEST_PATCH};
-use crate::error::{Error, Message, Result, escape};
-use serde_json::{Map, Value, json};
+use super::infer::{LARGEST_IMAGE, LARGEST_PATCH};
+use crate::config_json::{Fields, as_size};
+#[cfg(test)]
+use crate::error::Error;
+use crate::error::Result;
+use serde_json::{Value, json};
 use std::path::Path;
 
 /// The most layers of a CLIP encoder (bigG's image encoder has 48).
@@ -16,176 +19,59 @@ const MOST_RESNETS: usize = 16;
 /// The most layers of one of the UNet's transformers (SDXL has 10).
 const MOST_DEPTH: usize = 64;
 
-/// The fields of one file.
-struct Fields<'a> {
-    path: &'a Path,
-    map: &'a Map<String, Value>,
+/// The activation of a CLIP encoder.
+fn activation(f: &Fields<'_>) -> Result<Activation> {
+    match f.present("hidden_act").map_or(Some("quick_gelu"), Value::as_str) {
+        Some("gelu") => Ok(Activation::Gelu),
+        Some("quick_gelu") => Ok(Activation::QuickGelu),
+        _ => Err(f.refuse("hidden_act", "gelu and quick_gelu are supported")),
+    }
 }
 
-impl<'a> Fields<'a> {
-    fn new(path: &'a Path, value: &'a Value) -> Result<Self> {
-        let map = value.as_object();
-        Ok(Self { path, map: map.ok_or_else(|| Error::malformed(path, "not a JSON object"))? })
+/// The sizes that both CLIP encoders have: width, layers, heads, width of the perceptron.
+fn clip_sizes(f: &Fields<'_>, defaults: [usize; 4]) -> Result<[usize; 4]> {
+    let names = ["hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"];
+    let mut out = [0; 4];
+    for ((out, name), default) in out.iter_mut().zip(names).zip(defaults) {
+        *out = f.size(name, Some(default))?;
     }
-
-    /// The value, where it is there and not null.
-    fn get(&self, field: &str) -> Option<&'a Value> {
-        self.map.get(field).filter(|v| !v.is_null())
+    f.num_layers(names[1], defaults[1], MOST_LAYERS)?;
+    if out[0] % out[2] != 0 {
+        return Err(f.refuse(names[2], format!("a divisor of hidden_size, {}, is needed", out[0])));
     }
+    Ok(out)
+}
 
-    fn bad<T>(&self, field: &str, expected: impl Into<Message>) -> Result<T> {
-        let value = self.map.get(field).map_or("missing".into(), |v| escape(&v.to_string()));
-        Err(Error::Config { path: self.path.into(), field: field.into(), value, expected: expected.into() })
-    }
+/// Transformer layers of each level, by default one; 0 where `cross` says that the level has no cross-attention,
+/// whatever the list says there.
+fn transformer_layers(f: &Fields<'_>, name: &str, cross: &[bool]) -> Result<Vec<usize>> {
+    let list = match f.present(name) {
+        None => vec![&Value::Null; cross.len()],
+        Some(Value::Array(list)) => list.iter().collect(),
+        Some(value) => vec![value; cross.len()],
+    };
+    let depth = |(value, &cross): (&Value, &bool)| match value {
+        _ if !cross => Some(0),
+        Value::Null => Some(1),
+        value => as_size(value).filter(|n| *n <= MOST_DEPTH),
+    };
+    let depths: Option<Vec<_>> = list.iter().copied().zip(cross).map(depth).collect();
+    depths.filter(|_| list.len() == cross.len()).ok_or_else(|| {
+        let levels = cross.len();
+        let expected =
+            format!("a number up to {MOST_DEPTH}, or a list of {levels} such (one for each level), is supported");
+        f.refuse(name, expected)
+    })
+}
 
-    fn size_of(value: &Value) -> Option<usize> {
-        let n = value.as_u64().and_then(|n| usize::try_from(n).ok())?;
-        (1..=LARGEST).contains(&n).then_some(n)
-    }
-
-    /// A size from 1 to [`LARGEST`].
-    fn size(&self, field: &str, default: Option<usize>) -> Result<usize> {
-        let found = self.get(field).map_or(default, Self::size_of);
-        found.map_or_else(|| self.bad(field, format!("a number from 1 to {LARGEST} is needed")), Ok)
-    }
-
-    /// A number of layers from 1 to `most`: names are made for each, so it must be bounded before any file is looked at.
-    fn count(&self, field: &str, default: usize, most: usize) -> Result<usize> {
-        let n = self.equal_sizes(field, default)?;
-        if n <= most { Ok(n) } else { self.bad(field, format!("a number from 1 to {most} is needed")) }
-    }
-
-    /// A size, also as a list of equal ones.
-    fn equal_sizes(&self, field: &str, default: usize) -> Result<usize> {
-        match self.get(field).and_then(Value::as_array) {
-            None => self.size(field, Some(default)),
-            Some(list) => match list.first().and_then(Self::size_of) {
-                Some(n) if list.iter().all(|v| Self::size_of(v) == Some(n)) => Ok(n),
-                _ => self.bad(field, "one number, or a list of equal numbers, is supported"),
-            },
+/// Demands that channels divide into the groups of a norm.
+fn divisible(f: &Fields<'_>, channels: &[usize], groups: usize) -> Result<()> {
+    match channels.iter().find(|&c| c % groups != 0) {
+        Some(c) => {
+            let expected = format!("a divisor of every block_out_channels, also of {c}, is needed");
+            Err(f.refuse("norm_num_groups", expected))
         }
-    }
-
-    /// A list of sizes; `each` is the length to which a single number is repeated, and which a list must have.
-    fn sizes(&self, field: &str, default: &[usize], each: Option<usize>) -> Result<Vec<usize>> {
-        let list = match (self.get(field), each) {
-            (None, _) => Some(default.to_vec()),
-            (Some(Value::Array(list)), _) if list.len() <= 16 => list.iter().map(Self::size_of).collect(),
-            (Some(value), Some(n)) => Self::size_of(value).map(|v| vec![v; n]),
-            _ => None,
-        };
-        match (list, each) {
-            (Some(list), Some(n)) if list.len() == n => Ok(list),
-            (Some(list), None) if !list.is_empty() => Ok(list),
-            (_, Some(n)) => {
-                self.bad(field, format!("a number, or a list of {n} numbers (one for each level), is supported"))
-            }
-            _ => self.bad(field, "a list of 1 to 16 numbers is needed"),
-        }
-    }
-
-    /// Transformer layers of each level, by default one; 0 where `cross` says that the level has no cross-attention,
-    /// whatever the list says there.
-    fn depths(&self, field: &str, cross: &[bool]) -> Result<Vec<usize>> {
-        let list = match self.get(field) {
-            None => vec![&Value::Null; cross.len()],
-            Some(Value::Array(list)) => list.iter().collect(),
-            Some(value) => vec![value; cross.len()],
-        };
-        let depth = |(value, &cross): (&Value, &bool)| match value {
-            _ if !cross => Some(0),
-            Value::Null => Some(1),
-            value => Self::size_of(value).filter(|n| *n <= MOST_DEPTH),
-        };
-        let depths: Option<Vec<_>> = list.iter().copied().zip(cross).map(depth).collect();
-        match depths.filter(|_| list.len() == cross.len()) {
-            Some(depths) => Ok(depths),
-            None => self.bad(
-                field,
-                format!(
-                    "a number up to {MOST_DEPTH}, or a list of {} such (one for each level), is supported",
-                    cross.len()
-                ),
-            ),
-        }
-    }
-
-    fn float(&self, field: &str, default: f32) -> Result<f32> {
-        let found = self.get(field).map_or(Some(f64::from(default)), Value::as_f64);
-        match found.filter(|v| v.abs() < 1e6) {
-            Some(v) => Ok(v as f32),
-            None => self.bad(field, "a number is needed"),
-        }
-    }
-
-    fn positive(&self, field: &str, default: f32) -> Result<f32> {
-        let v = self.float(field, default)?;
-        if v > 0.0 { Ok(v) } else { self.bad(field, "a number above 0 is needed") }
-    }
-
-    fn bool(&self, field: &str, default: bool) -> Result<bool> {
-        match self.get(field).map_or(Some(default), Value::as_bool) {
-            Some(v) => Ok(v),
-            None => self.bad(field, "true or false is needed"),
-        }
-    }
-
-    /// Demands that a field is missing, null or has one of `allowed`; numbers compare by value.
-    fn only(&self, field: &str, allowed: &[Value]) -> Result<()> {
-        let same = |a: &Value, b: &Value| a == b || (a.is_number() && a.as_f64() == b.as_f64());
-        match self.get(field) {
-            Some(value) if !allowed.iter().any(|a| same(a, value)) => {
-                let names: Vec<_> = allowed.iter().map(Value::to_string).chain(["null".into()]).collect();
-                self.bad(field, format!("only {} is supported", names.join(" or ")))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// A list of block types as booleans: whether each is `yes` (else it must be `no`).
-    fn blocks(&self, field: &str, default: &[&str], yes: &str, no: &str) -> Result<Vec<bool>> {
-        let bad = || self.bad(field, format!("a list of {no} and {yes} is supported"));
-        let names: Option<Vec<&str>> = match self.get(field) {
-            None => Some(default.to_vec()),
-            Some(value) => value.as_array().and_then(|list| list.iter().map(Value::as_str).collect()),
-        };
-        let Some(names) = names else { return bad() };
-        if names.is_empty() || names.len() > 16 || names.iter().any(|n| *n != yes && *n != no) {
-            return bad();
-        }
-        Ok(names.into_iter().map(|n| n == yes).collect())
-    }
-
-    fn activation(&self) -> Result<Activation> {
-        match self.get("hidden_act").map_or(Some("quick_gelu"), Value::as_str) {
-            Some("gelu") => Ok(Activation::Gelu),
-            Some("quick_gelu") => Ok(Activation::QuickGelu),
-            _ => self.bad("hidden_act", "gelu and quick_gelu are supported"),
-        }
-    }
-
-    /// Sizes that both CLIP encoders have: width, layers, heads, width of the perceptron.
-    fn clip(&self, defaults: [usize; 4]) -> Result<[usize; 4]> {
-        let names = ["hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"];
-        let mut out = [0; 4];
-        for ((out, name), default) in out.iter_mut().zip(names).zip(defaults) {
-            *out = self.size(name, Some(default))?;
-        }
-        self.count(names[1], defaults[1], MOST_LAYERS)?;
-        if out[0] % out[2] != 0 {
-            return self.bad(names[2], format!("a divisor of hidden_size, {}, is needed", out[0]));
-        }
-        Ok(out)
-    }
-
-    /// Channels must divide into the groups of a norm.
-    fn divisible(&self, channels: &[usize], groups: usize) -> Result<()> {
-        match channels.iter().find(|&c| c % groups != 0) {
-            Some(c) => {
-                self.bad("norm_num_groups", format!("a divisor of every block_out_channels, also of {c}, is needed"))
-            }
-            None => Ok(()),
-        }
+        None => Ok(()),
     }
 }
 
@@ -206,16 +92,16 @@ impl ClipTextConfig {
     pub fn from_json(path: &Path, value: &Value) -> Result<Self> {
         let projected =
             value["architectures"].as_array().is_some_and(|a| a.contains(&json!("CLIPTextModelWithProjection")));
-        let f = Fields::new(path, nested(value, "text_config"))?;
+        let f = Fields::of_value(path, nested(value, "text_config"))?;
         f.only("model_type", &[json!("clip_text_model"), json!("clip")])?;
-        let [hidden, layers, heads, intermediate] = f.clip([512, 12, 8, 2048])?;
+        let [hidden, layers, heads, intermediate] = clip_sizes(&f, [512, 12, 8, 2048])?;
         Ok(Self {
             hidden_size: hidden,
             num_hidden_layers: layers,
             num_attention_heads: heads,
             intermediate_size: intermediate,
-            activation: f.activation()?,
-            eps: f.positive("layer_norm_eps", 1e-5)?,
+            activation: activation(&f)?,
+            eps: f.positive_float("layer_norm_eps", 1e-5)?,
             vocab_size: f.size("vocab_size", Some(49408))?,
             max_position_embeddings: f.size("max_position_embeddings", Some(77))?,
             projection_dim: if projected { Some(f.size("projection_dim", Some(512))?) } else { None },
@@ -225,7 +111,7 @@ impl ClipTextConfig {
                 .and_then(|v| u32::try_from(v).ok())
             {
                 Some(eos) => eos,
-                None => return f.bad("eos_token_id", "one token's number is supported"),
+                None => return Err(f.refuse("eos_token_id", "one token's number is supported")),
             },
         })
     }
@@ -237,25 +123,27 @@ impl ClipVisionConfig {
     /// # Errors
     /// [`Error::Config`] for a value that is not supported; [`Error::Malformed`] for what is no object.
     pub fn from_json(path: &Path, value: &Value) -> Result<Self> {
-        let f = Fields::new(path, nested(value, "vision_config"))?;
+        let f = Fields::of_value(path, nested(value, "vision_config"))?;
         f.only("model_type", &[json!("clip_vision_model"), json!("clip")])?;
         f.only("num_channels", &[json!(3)])?;
-        let [hidden, layers, heads, intermediate] = f.clip([768, 12, 12, 3072])?;
-        let (image, patch) = (f.equal_sizes("image_size", 224)?, f.equal_sizes("patch_size", 32)?);
+        let [hidden, layers, heads, intermediate] = clip_sizes(&f, [768, 12, 12, 3072])?;
+        let (image, patch) = (f.uniform_size("image_size", 224)?, f.uniform_size("patch_size", 32)?);
         if image > LARGEST_IMAGE {
-            return f.bad("image_size", format!("at most {LARGEST_IMAGE} is supported"));
+            return Err(f.refuse("image_size", format!("at most {LARGEST_IMAGE} is supported")));
         }
         if image < patch || patch > LARGEST_PATCH {
-            return f
-                .bad("patch_size", format!("a size within the picture's {image} and up to {LARGEST_PATCH} is needed"));
+            return Err(f.refuse(
+                "patch_size",
+                format!("a size within the picture's {image} and up to {LARGEST_PATCH} is needed"),
+            ));
         }
         Ok(Self {
             hidden_size: hidden,
             num_hidden_layers: layers,
             num_attention_heads: heads,
             intermediate_size: intermediate,
-            activation: f.activation()?,
-            eps: f.positive("layer_norm_eps", 1e-5)?,
+            activation: activation(&f)?,
+            eps: f.positive_float("layer_norm_eps", 1e-5)?,
             image_size: image,
             patch_size: patch,
             projection_dim: f.size("projection_dim", Some(512))?,
@@ -269,10 +157,10 @@ impl UnetConfig {
     /// # Errors
     /// [`Error::Config`] for a value that is not supported; [`Error::Malformed`] for what is no object.
     pub fn from_json(path: &Path, value: &Value) -> Result<Self> {
-        let f = Fields::new(path, value)?;
+        let f = Fields::of_value(path, value)?;
         f.only("_class_name", &[json!("UNet2DConditionModel")])?;
-        if f.get("addition_embed_type") != Some(&json!("text_time")) {
-            return f.bad("addition_embed_type", "\"text_time\" is needed: this is not SDXL's UNet");
+        if f.present("addition_embed_type") != Some(&json!("text_time")) {
+            return Err(f.refuse("addition_embed_type", "\"text_time\" is needed: this is not SDXL's UNet"));
         }
         for (field, allowed) in [
             ("act_fn", &[json!("silu"), json!("swish")][..]),
@@ -307,63 +195,67 @@ impl UnetConfig {
         }
         // Null means something else than the default here: a norm without groups, a middle without a block.
         for field in ["norm_num_groups", "mid_block_type", "attention_head_dim"] {
-            if f.map.get(field).is_some_and(Value::is_null) {
-                return f.bad(field, "null is not supported");
+            if f.get(field).is_some_and(Value::is_null) {
+                return Err(f.refuse(field, "null is not supported"));
             }
         }
         let down = ["CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"];
         let up = ["UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"];
-        let down = f.blocks("down_block_types", &down, "CrossAttnDownBlock2D", "DownBlock2D")?;
-        let up = f.blocks("up_block_types", &up, "CrossAttnUpBlock2D", "UpBlock2D")?;
+        let down = f.either("down_block_types", &down, "CrossAttnDownBlock2D", "DownBlock2D")?;
+        let up = f.either("up_block_types", &up, "CrossAttnUpBlock2D", "UpBlock2D")?;
         let levels = down.len();
         if !down.iter().eq(up.iter().rev()) {
-            return f.bad("up_block_types", "the mirror image of down_block_types is supported");
+            return Err(f.refuse("up_block_types", "the mirror image of down_block_types is supported"));
         }
         if down.last() != Some(&true) {
             // The depth of the middle is the last level's.
-            return f.bad("down_block_types", "a CrossAttnDownBlock2D at the end is supported, as in SDXL");
+            return Err(f.refuse("down_block_types", "a CrossAttnDownBlock2D at the end is supported, as in SDXL"));
         }
-        let channels = f.sizes("block_out_channels", &[320, 640, 1280, 1280], None)?;
+        let channels = f.sizes("block_out_channels", &[320, 640, 1280, 1280])?;
         if channels.len() != levels {
-            return f
-                .bad("block_out_channels", format!("one entry for each of the {levels} down_block_types is needed"));
+            return Err(f.refuse(
+                "block_out_channels",
+                format!("one entry for each of the {levels} down_block_types is needed"),
+            ));
         }
-        let depths = f.depths("transformer_layers_per_block", &down)?;
-        let heads = f.sizes("attention_head_dim", &vec![8; levels], Some(levels))?;
+        let depths = transformer_layers(&f, "transformer_layers_per_block", &down)?;
+        let heads = f.sizes_per_level("attention_head_dim", 8, levels)?;
         if let Some((c, h)) = channels.iter().zip(&heads).find(|(c, h)| *c % *h != 0) {
-            return f.bad("attention_head_dim", format!("a divisor of the level's {c} channels is needed, not {h}"));
+            return Err(
+                f.refuse("attention_head_dim", format!("a divisor of the level's {c} channels is needed, not {h}"))
+            );
         }
         let groups = f.size("norm_num_groups", Some(32))?;
-        f.divisible(&channels, groups)?;
+        divisible(&f, &channels, groups)?;
         // Half of an embedding is sines, half cosines.
         if channels[0] % 2 != 0 {
-            return f.bad("block_out_channels", "an even first number is needed");
+            return Err(f.refuse("block_out_channels", "an even first number is needed"));
         }
         let addition_time = f.size("addition_time_embed_dim", None)?;
         if addition_time % 2 != 0 {
-            return f.bad("addition_time_embed_dim", "an even number is needed");
+            return Err(f.refuse("addition_time_embed_dim", "an even number is needed"));
         }
         let freq_shift = f.float("freq_shift", 0.0)?;
         let half = channels[0].min(addition_time) / 2;
         if freq_shift < 0.0 || freq_shift >= half as f32 {
-            return f.bad("freq_shift", format!("a number from 0 to below {half} is needed"));
+            return Err(f.refuse("freq_shift", format!("a number from 0 to below {half} is needed")));
         }
         Ok(Self {
             in_channels: f.size("in_channels", Some(4))?,
             out_channels: f.size("out_channels", Some(4))?,
             block_out_channels: channels,
-            layers_per_block: f.count("layers_per_block", 2, MOST_RESNETS)?,
+            layers_per_block: f.num_layers("layers_per_block", 2, MOST_RESNETS)?,
             transformer_layers_per_block: depths,
             num_attention_heads: heads,
-            cross_attention_dim: f.equal_sizes("cross_attention_dim", 1280)?,
+            cross_attention_dim: f.uniform_size("cross_attention_dim", 1280)?,
             norm_num_groups: groups,
-            norm_eps: f.positive("norm_eps", 1e-5)?,
+            norm_eps: f.positive_float("norm_eps", 1e-5)?,
             addition_time_embed_dim: addition_time,
             projection_class_embeddings_input_dim: f.size("projection_class_embeddings_input_dim", None)?,
-            flip_sin_to_cos: f.bool("flip_sin_to_cos", true)?,
+            flip_sin_to_cos: f.optional_flag("flip_sin_to_cos")?.unwrap_or(true),
             freq_shift,
             // diffusers' pipeline takes 128 where the model has none.
-            sample_size: f.equal_sizes("sample_size", 128)?,
+            sample_size: f.uniform_size("sample_size", 128)?,
         })
     }
 }
@@ -374,33 +266,33 @@ impl VaeConfig {
     /// # Errors
     /// [`Error::Config`] for a value that is not supported; [`Error::Malformed`] for what is no object.
     pub fn from_json(path: &Path, value: &Value) -> Result<Self> {
-        let f = Fields::new(path, value)?;
+        let f = Fields::of_value(path, value)?;
         f.only("_class_name", &[json!("AutoencoderKL")])?;
         f.only("act_fn", &[json!("silu"), json!("swish")])?;
         f.only("out_channels", &[json!(3)])?;
         for field in ["latents_mean", "latents_std", "shift_factor"] {
             f.only(field, &[])?;
         }
-        let ups = f.blocks("up_block_types", &["UpDecoderBlock2D"], "UpDecoderBlock2D", "UpDecoderBlock2D")?;
-        f.blocks("down_block_types", &["DownEncoderBlock2D"], "DownEncoderBlock2D", "DownEncoderBlock2D")?;
-        let channels = f.sizes("block_out_channels", &[64], None)?;
+        let ups = f.either("up_block_types", &["UpDecoderBlock2D"], "UpDecoderBlock2D", "UpDecoderBlock2D")?;
+        f.either("down_block_types", &["DownEncoderBlock2D"], "DownEncoderBlock2D", "DownEncoderBlock2D")?;
+        let channels = f.sizes("block_out_channels", &[64])?;
         if channels.len() != ups.len() || channels.len() > 8 {
-            return f.bad(
+            return Err(f.refuse(
                 "block_out_channels",
                 format!("one entry for each of the {} up_block_types, at most 8, is needed", ups.len()),
-            );
+            ));
         }
         let groups = f.size("norm_num_groups", Some(32))?;
-        f.divisible(&channels, groups)?;
+        divisible(&f, &channels, groups)?;
         Ok(Self {
             out_channels: 3,
             latent_channels: f.size("latent_channels", Some(4))?,
             block_out_channels: channels,
-            layers_per_block: f.count("layers_per_block", 1, MOST_RESNETS)?,
+            layers_per_block: f.num_layers("layers_per_block", 1, MOST_RESNETS)?,
             norm_num_groups: groups,
-            scaling_factor: f.positive("scaling_factor", 0.18215)?,
-            post_quant_conv: f.bool("use_post_quant_conv", true)?,
-            mid_attention: f.bool("mid_block_add_attention", true)?,
+            scaling_factor: f.positive_float("scaling_factor", 0.18215)?,
+            post_quant_conv: f.optional_flag("use_post_quant_conv")?.unwrap_or(true),
+            mid_attention: f.optional_flag("mid_block_add_attention")?.unwrap_or(true),
         })
     }
 }

@@ -1,7 +1,7 @@
 //! The training noise schedule: betas and the cumulative product of their complements, in torch's f32.
 
-use super::fields::Fields;
 use super::linspace::linspace_f32;
+use crate::config_json::Fields;
 use crate::error::Result;
 
 /// More training timesteps than any model has; bounds the memory that a configuration file can demand.

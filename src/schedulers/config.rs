@@ -6,7 +6,6 @@ use serde_json::{Map, Value, json};
 
 use super::ddim;
 use super::definition::{Scheduler, SchedulerDefinition};
-use super::fields::{Fields, strict};
 use super::names::any_of;
 use super::prediction_type::{self, PredictionType};
 use super::registry::SchedulerKind;
@@ -14,6 +13,7 @@ use super::settings::{self, SchedulerSettings};
 use super::sigmas::SigmaSchedule;
 use super::step_table::{StepCoefficients, StepTable};
 use super::timestep_spacing::TimestepSpacing;
+use crate::config_json::{Fields, strict};
 use crate::error::{Error, Field, Message, Result, escape};
 
 /// A scheduler and the fields of its configuration file as they stand.
@@ -54,7 +54,7 @@ impl SchedulerConfig {
     /// [`Error::Config`] names the first class, field or value that is not supported.
     pub fn from_json(path: &Path, value: &Value) -> Result<Self> {
         let fields = object(path, value)?;
-        let checked = Fields { path, map: &fields };
+        let checked = Fields::without_defaults(path, &fields);
         let class = checked.get("_class_name").and_then(Value::as_str);
         let Some(kind) = class.and_then(SchedulerKind::of_class) else {
             let classes = |kind: &SchedulerKind| kind.definition().class_names;
@@ -93,7 +93,7 @@ impl SchedulerConfig {
 
     /// Reads the settings; also returns the number of training timesteps.
     fn scheduler(&self) -> Result<(Box<dyn Scheduler>, usize)> {
-        let (definition, fields) = (self.definition(), Fields { path: &self.path, map: &self.fields });
+        let (definition, fields) = (self.definition(), Fields::without_defaults(&self.path, &self.fields));
         let settings = SchedulerSettings::read(&fields, &definition.defaults, self.eta)?;
         let num_train_timesteps = settings.num_train_timesteps;
         Ok(((definition.prepare)(&fields, settings)?, num_train_timesteps))

@@ -4,10 +4,10 @@
 
 use super::betas::DEFAULT_BETAS;
 use super::definition::{Scheduler, SchedulerDefinition};
-use super::fields::Fields;
 use super::settings::{ClassDefaults, ClipSettings, SchedulerSettings};
 use super::step_table::{ExactCoefficients, StepCoefficients, StepTable};
 use super::timestep_spacing::{self, TimestepSpacing};
+use crate::config_json::Fields;
 use crate::error::{Error, Field, Result};
 
 pub(super) const DEFINITION: SchedulerDefinition = SchedulerDefinition {

@@ -1,8 +1,8 @@
 //! The definition of a scheduler by its own file.
 
-use super::fields::Fields;
 use super::settings::{ClassDefaults, SchedulerSettings};
 use super::step_table::StepTable;
+use crate::config_json::Fields;
 use crate::error::Result;
 
 /// A scheduler as its file defines it: its names, the fields that it reads, and the way to its table.

@@ -8,12 +8,12 @@ use serde_json::Value;
 
 use super::betas::DEFAULT_BETAS;
 use super::definition::{Scheduler, SchedulerDefinition};
-use super::fields::Fields;
 use super::linspace::linspace;
 use super::settings::{ClassDefaults, SchedulerSettings};
 use super::sigmas::{self, SigmaSettings, SigmaSpacing};
 use super::step_table::{ExactCoefficients, StepCoefficients, StepTable};
 use super::timestep_spacing::{self, TimestepSpacing};
+use crate::config_json::Fields;
 use crate::error::Result;
 
 pub(super) const DEFINITION: SchedulerDefinition = SchedulerDefinition {

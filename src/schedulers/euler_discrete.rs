@@ -5,13 +5,13 @@
 
 use super::betas::DEFAULT_BETAS;
 use super::definition::{Scheduler, SchedulerDefinition};
-use super::fields::Fields;
 use super::linspace::linspace_f32;
 use super::prediction_type::PredictionType;
 use super::settings::{ClassDefaults, SchedulerSettings};
 use super::sigmas::{self, SigmaSettings, SigmaSpacing};
 use super::step_table::{ExactCoefficients, StepTable};
 use super::timestep_spacing::{self, TimestepSpacing};
+use crate::config_json::Fields;
 use crate::error::Result;
 
 pub(super) const DEFINITION: SchedulerDefinition = SchedulerDefinition {

@@ -23,7 +23,6 @@ mod definition;
 mod dpmsolver_multistep;
 mod euler_ancestral_discrete;
 mod euler_discrete;
-mod fields;
 mod guidance;
 mod lcm;
 mod linspace;

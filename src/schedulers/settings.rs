@@ -1,9 +1,9 @@
 //! The settings that all schedulers share: the fields of a configuration checked, its defaults filled in.
 
 use super::betas::{BetaRange, BetaSchedule, Betas, MAX_TRAIN_TIMESTEPS, alphas_cumprod};
-use super::fields::Fields;
 use super::prediction_type::{self, PredictionType};
 use super::timestep_spacing::{self, TimestepSpacing};
+use crate::config_json::Fields;
 use crate::error::Result;
 
 /// The fields of scheduler_config.json that every scheduler reads.

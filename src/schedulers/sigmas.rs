@@ -1,8 +1,8 @@
 //! Noise levels sigma = sqrt((1 - alpha_bar) / alpha_bar) for the schedulers that step in them.
 
-use super::fields::Fields;
 use super::linspace::linspace;
 use super::names::named_values;
+use crate::config_json::Fields;
 use crate::error::{Field, Result};
 
 /// The noise levels of a request.
