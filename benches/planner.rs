@@ -4,9 +4,9 @@
 use braid::Compat;
 use braid::device::cuda::{LoweringOptions, LoweringReport};
 use braid::graph::{Graph, MemoryPlan, fuse};
+use braid::models::published;
 use braid::models::tables;
-use braid::models::unet::{UnetShape, unet};
-use braid::synthetic::published;
+use braid::models::unet::denoiser::{UnetShape, unet};
 use braid::tensor::DType;
 use braid::weights::{MappedBytes, Scope, Weight, Weights};
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};

@@ -203,6 +203,14 @@ impl<'a> Fields<'a> {
             self.refuse(name, format!("a number, or a list of {levels} numbers (one for each level), is supported"))
         })
     }
+
+    /// Refuses a size that does not divide every one of `multiples`, the entries of the field `of`.
+    pub fn divisor(&self, name: &str, size: usize, of: &str, multiples: &[usize]) -> Result<()> {
+        match multiples.iter().find(|&m| m % size != 0) {
+            Some(m) => Err(self.refuse(name, format!("a divisor of every {of}, also of {m}, is needed"))),
+            None => Ok(()),
+        }
+    }
 }
 
 /// A value as a size from 1 to [`MAX_SIZE`].

@@ -1,9 +1,11 @@
 //! Descriptions of weight files: their kind, their models, and the files that they fit.
 
 use crate::error::Result;
-use crate::models::config::{Activation, UnetConfig};
-use crate::models::{compatibility, infer};
-use crate::synthetic::published;
+use crate::models::clip::{Activation, ClipTextConfig, ClipVisionConfig};
+use crate::models::ip_adapter::AdapterConfig;
+use crate::models::published;
+use crate::models::unet::UnetConfig;
+use crate::models::vae::VaeConfig;
 use crate::weights::adapter;
 use crate::weights::detect::{AdapterKind, ModelFamily, detect};
 use crate::weights::{Weights, single_file};
@@ -78,7 +80,7 @@ pub fn inspect(path: &Path, weights: &Weights) -> Result<FileReport> {
         ModelFamily::VisionEncoder => report.vision(weights),
         ModelFamily::DiffusersSdxlUnet => {
             report.add_component("unet", weights);
-            report.with_config(infer::unet(weights, None), |r, c| {
+            report.with_config(UnetConfig::from_tensors(weights, None), |r, c| {
                 r.unet(&c);
                 r.supported = true;
                 r.fits.push("a diffusers folder of SDXL, as its unet/".into());
@@ -87,7 +89,7 @@ pub fn inspect(path: &Path, weights: &Weights) -> Result<FileReport> {
         ModelFamily::Vae => {
             let vae = single_file::vae(weights)?;
             report.add_component("vae", &vae);
-            report.with_config(infer::vae(&vae), |r, c| {
+            report.with_config(VaeConfig::from_tensors(&vae), |r, c| {
                 let (latents, factor) = (c.latent_channels, c.scale_factor());
                 r.supported = latents == 4;
                 r.notes.push(format!("latents of {latents} channels, {factor} pixels to a latent"));
@@ -103,7 +105,7 @@ pub fn inspect(path: &Path, weights: &Weights) -> Result<FileReport> {
             let text = single_file::text_encoder(weights)?;
             let second = text.get("text_projection.weight").is_some();
             report.add_component(if second { "text_encoder_2" } else { "text_encoder" }, &text);
-            report.with_config(infer::clip_text(&text, Activation::QuickGelu), |r, c| {
+            report.with_config(ClipTextConfig::from_tensors(&text, Activation::QuickGelu), |r, c| {
                 r.notes.push(format!(
                     "{} layers, {} wide, {} positions",
                     c.num_hidden_layers, c.hidden_size, c.max_position_embeddings
@@ -136,7 +138,7 @@ impl FileReport {
         for (name, weights) in models {
             report.add_component(name, weights);
             if *name == "unet" {
-                report.with_config(infer::unet(weights, None), |r, c| {
+                report.with_config(UnetConfig::from_tensors(weights, None), |r, c| {
                     r.family = "a diffusers folder of SDXL".into();
                     r.supported = true;
                     r.unet(&c);
@@ -185,8 +187,9 @@ impl FileReport {
             (true, false) => "predicts v".into(),
             (true, true) => "predicts v, trained with a terminal signal-to-noise ratio of zero".into(),
         });
-        let pooled = infer::clip_text(&models.text_encoder_2, Activation::Gelu).ok().and_then(|c| c.projection_dim);
-        self.with_config(infer::unet(&models.unet, pooled), |r, c| r.unet(&c));
+        let pooled =
+            ClipTextConfig::from_tensors(&models.text_encoder_2, Activation::Gelu).ok().and_then(|c| c.projection_dim);
+        self.with_config(UnetConfig::from_tensors(&models.unet, pooled), |r, c| r.unet(&c));
         Ok(())
     }
 
@@ -195,7 +198,7 @@ impl FileReport {
             "UNet of {:?} channels, {:?} transformer layers a block, text {} wide",
             config.block_out_channels, config.transformer_layers_per_block, config.cross_attention_dim
         ));
-        let widths = compatibility::cross_attention_widths(config);
+        let widths = config.cross_attention_widths();
         let published = widths == published::adapter().widths && config.cross_attention_dim == 2048;
         let names = if published { " (ip-adapter_sdxl, ip-adapter_sdxl_vit-h)" } else { "" };
         self.fits.push(format!(
@@ -209,7 +212,7 @@ impl FileReport {
         let base = adapter::base(weights)?;
         self.add_component("image_proj", &base.under("image_proj."));
         self.add_component("ip_adapter", &base.under("ip_adapter."));
-        self.with_config(infer::adapter(&base), |r, c| {
+        self.with_config(AdapterConfig::from_tensors(&base), |r, c| {
             r.supported = true;
             r.notes.push(format!(
                 "{} image tokens, {} wide, {} cross-attentions",
@@ -231,7 +234,7 @@ impl FileReport {
 
     fn vision(&mut self, weights: &Weights) {
         self.add_component("image_encoder", weights);
-        self.with_config(infer::clip_vision(weights), |r, c| {
+        self.with_config(ClipVisionConfig::from_tensors(weights), |r, c| {
             r.supported = true;
             let name = match (c.hidden_size, c.num_hidden_layers) {
                 (1664, 48) => "ViT-bigG/14",

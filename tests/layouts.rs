@@ -2,9 +2,12 @@
 
 #![allow(clippy::unwrap_used)]
 
-use braid::models::config::{Activation, ClipVisionConfig};
-use braid::models::{compatibility, infer, tables};
-use braid::synthetic::{self, Stored, TensorSpec, published};
+use braid::models::clip::{Activation, ClipTextConfig, ClipVisionConfig};
+use braid::models::ip_adapter::AdapterConfig;
+use braid::models::unet::UnetConfig;
+use braid::models::vae::VaeConfig;
+use braid::models::{published, tables};
+use braid::synthetic::{self, Stored, TensorSpec};
 use braid::tensor::DType;
 use braid::weights::adapter;
 use braid::weights::detect::{AdapterKind, ModelFamily, adapter_kind, detect};
@@ -70,11 +73,11 @@ fn every_name_of_sdxl() {
     assert_eq!(count, 2641);
     assert!(left.values().all(BTreeSet::is_empty), "{left:?}");
     // Configurations inferred from these tensors are the published ones.
-    assert_eq!(infer::unet(&parts.unet, Some(1280)).unwrap(), published::unet());
-    assert_eq!(infer::unet(&parts.unet, None).unwrap(), published::unet());
-    assert_eq!(infer::clip_text(&parts.text_encoder, Activation::QuickGelu).unwrap(), published::text());
-    assert_eq!(infer::clip_text(&parts.text_encoder_2, Activation::Gelu).unwrap(), published::text_2());
-    assert_eq!(infer::vae(&parts.vae).unwrap(), published::vae());
+    assert_eq!(UnetConfig::from_tensors(&parts.unet, Some(1280)).unwrap(), published::unet());
+    assert_eq!(UnetConfig::from_tensors(&parts.unet, None).unwrap(), published::unet());
+    assert_eq!(ClipTextConfig::from_tensors(&parts.text_encoder, Activation::QuickGelu).unwrap(), published::text());
+    assert_eq!(ClipTextConfig::from_tensors(&parts.text_encoder_2, Activation::Gelu).unwrap(), published::text_2());
+    assert_eq!(VaeConfig::from_tensors(&parts.vae).unwrap(), published::vae());
 }
 
 #[test]
@@ -120,17 +123,17 @@ fn tables_of_the_parts() {
     }
     let vision = file(&synthetic::vision_tensors());
     assert_eq!(detect(&vision), ModelFamily::VisionEncoder);
-    assert_eq!(infer::clip_vision(&vision).unwrap(), published::vision());
+    assert_eq!(ClipVisionConfig::from_tensors(&vision).unwrap(), published::vision());
 }
 
 #[test]
 fn cross_attentions_in_the_adapters_order() {
     let expected: Vec<usize> = ADAPTER.lines().map(|l| l.rsplit('\t').next().unwrap().parse().unwrap()).collect();
     assert_eq!(expected.len(), 70);
-    assert_eq!(compatibility::cross_attention_widths(&published::unet()), expected);
+    assert_eq!(published::unet().cross_attention_widths(), expected);
     let weights = file(&synthetic::adapter_tensors());
     assert_eq!(adapter_kind(&weights), Some(AdapterKind::Base));
-    let config = infer::adapter(&adapter::base(&weights).unwrap()).unwrap();
+    let config = AdapterConfig::from_tensors(&adapter::base(&weights).unwrap()).unwrap();
     assert_eq!(config, published::adapter());
     for line in ADAPTER.lines() {
         let number = line.split('\t').next().unwrap();
@@ -141,7 +144,7 @@ fn cross_attentions_in_the_adapters_order() {
 /// A small UNet of the same kind with one resnet a level and two levels, there and back.
 #[test]
 fn a_small_structure() {
-    let config = braid::models::config::UnetConfig {
+    let config = UnetConfig {
         block_out_channels: vec![64, 128],
         layers_per_block: 1,
         transformer_layers_per_block: vec![0, 2],
@@ -156,7 +159,7 @@ fn a_small_structure() {
         tensors.push(TensorSpec { name, shape, dtype: Stored::Float(DType::F32), scale: 1.0, offset: 0.0, seed: 0 });
     }
     let weights = file(&tensors);
-    assert_eq!(infer::unet(&weights, Some(32)).unwrap(), config);
+    assert_eq!(UnetConfig::from_tensors(&weights, Some(32)).unwrap(), config);
     // The first up block with fewer transformer layers, as distilled models have it.
     let mut fewer = Weights::new("ssd");
     for (name, weight) in
@@ -164,7 +167,7 @@ fn a_small_structure() {
     {
         fewer.insert(name, weight.clone()).unwrap();
     }
-    let text = infer::unet(&fewer, Some(32)).unwrap_err().to_string();
+    let text = UnetConfig::from_tensors(&fewer, Some(32)).unwrap_err().to_string();
     assert!(text.contains("up_blocks.0.attentions.1 has 1 transformer layers") && text.contains("SSD-1B"), "{text}");
 }
 

@@ -3,9 +3,12 @@
 
 #![allow(clippy::unwrap_used)]
 
-use braid::models::config::{Activation, ClipTextConfig, ClipVisionConfig, UnetConfig, VaeConfig};
+use braid::models::clip::{Activation, ClipTextConfig, ClipVisionConfig};
+use braid::models::compatibility;
+use braid::models::ip_adapter::AdapterConfig;
 use braid::models::tables::{self, Table};
-use braid::models::{compatibility, infer};
+use braid::models::unet::UnetConfig;
+use braid::models::vae::VaeConfig;
 use braid::weights::detect::{ModelFamily, detect};
 use braid::weights::{self, OpenOptions, Weights, adapter, single_file};
 use std::collections::BTreeMap;
@@ -59,10 +62,10 @@ fn vae_table(config: &VaeConfig, weights: &Weights) -> Table {
 fn single(path: &Path) -> UnetConfig {
     let checkpoint = open(path);
     let parts = single_file::split(&checkpoint).unwrap_or_else(|e| panic!("{e}"));
-    let text = infer::clip_text(&parts.text_encoder, Activation::QuickGelu).unwrap();
-    let text_2 = infer::clip_text(&parts.text_encoder_2, Activation::Gelu).unwrap();
-    let unet = infer::unet(&parts.unet, text_2.projection_dim).unwrap_or_else(|e| panic!("{e}"));
-    let vae = infer::vae(&parts.vae).unwrap_or_else(|e| panic!("{e}"));
+    let text = ClipTextConfig::from_tensors(&parts.text_encoder, Activation::QuickGelu).unwrap();
+    let text_2 = ClipTextConfig::from_tensors(&parts.text_encoder_2, Activation::Gelu).unwrap();
+    let unet = UnetConfig::from_tensors(&parts.unet, text_2.projection_dim).unwrap_or_else(|e| panic!("{e}"));
+    let vae = VaeConfig::from_tensors(&parts.vae).unwrap_or_else(|e| panic!("{e}"));
     compare("unet", &parts.unet, &tables::unet(&unet));
     compare("text", &parts.text_encoder, &tables::clip_text(&text));
     compare("text 2", &parts.text_encoder_2, &tables::clip_text(&text_2));
@@ -120,7 +123,7 @@ fn files_of_every_case() {
             let weights = open(&dir.join("image_encoder"));
             compare("image encoder", &weights, &tables::clip_vision(&config));
             // Only heads, activation and epsilon cannot be told from the tensors.
-            let inferred = infer::clip_vision(&weights).unwrap();
+            let inferred = ClipVisionConfig::from_tensors(&weights).unwrap();
             let known = ClipVisionConfig {
                 num_attention_heads: config.num_attention_heads,
                 activation: config.activation,
@@ -139,7 +142,7 @@ fn files_of_every_case() {
             let weights = open(&path);
             assert!(matches!(detect(&weights), ModelFamily::Adapter(_)));
             let weights = adapter::base(&weights).unwrap_or_else(|e| panic!("{e}"));
-            let config = infer::adapter(&weights).unwrap();
+            let config = AdapterConfig::from_tensors(&weights).unwrap();
             compare("adapter", &weights, &tables::adapter(&config));
             compatibility::adapter_with_unet((&path, &config), (dir, &unet)).unwrap_or_else(|e| panic!("{e}"));
             if let Some(vision) = &vision {

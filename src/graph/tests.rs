@@ -4,11 +4,11 @@ use super::*;
 use crate::compat::Compat;
 use crate::device::Device;
 use crate::device::cpu::Cpu;
-use crate::models::condition::condition;
-use crate::models::config::UnetConfig;
-use crate::models::unet::{UnetShape, unet};
-use crate::models::vae::vae_decoder;
-use crate::synthetic::published;
+use crate::models::published;
+use crate::models::unet::UnetConfig;
+use crate::models::unet::conditioning::condition;
+use crate::models::unet::denoiser::{UnetShape, unet};
+use crate::models::vae::decoder::vae_decoder;
 use crate::weights::{Scope, Weights};
 
 /// A scope without tensors: all that it gives are stand-ins.

@@ -1,13 +1,11 @@
 //! Which files belong together, judged by sizes.
 
-use super::config::{AdapterConfig, ClipTextConfig, ClipVisionConfig, UnetConfig, VaeConfig};
+use super::clip::{ClipTextConfig, ClipVisionConfig};
+use super::ip_adapter::AdapterConfig;
+use super::unet::UnetConfig;
+use super::vae::VaeConfig;
 use crate::error::{Error, Result};
 use std::path::Path;
-
-/// Widths of the UNet's cross-attentions in the order in which an IP-Adapter numbers them: down, up, middle.
-pub fn cross_attention_widths(config: &UnetConfig) -> Vec<usize> {
-    config.cross_layers().into_iter().map(|layer| layer.width).collect()
-}
 
 /// The name of an image encoder by the width of its embedding.
 fn encoder_name(embedding: usize) -> &'static str {
@@ -56,7 +54,7 @@ pub fn adapter_with_unet(adapter: (&Path, &AdapterConfig), unet: (&Path, &UnetCo
         let (a, u) = (adapter.1.cross_attention_dim, unet.1.cross_attention_dim);
         return fail(format!("image tokens are {a} wide, the UNet's text tokens {u}"));
     }
-    let widths = cross_attention_widths(unet.1);
+    let widths = unet.1.cross_attention_widths();
     if adapter.1.widths.len() != widths.len() {
         let (a, u) = (adapter.1.widths.len(), widths.len());
         return fail(format!("{a} pairs of matrices for the UNet's {u} cross-attentions"));
@@ -120,7 +118,7 @@ pub fn vae_with_unet(vae: (&Path, &VaeConfig), unet: (&Path, &UnetConfig)) -> Re
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::synthetic::published;
+    use crate::models::published;
 
     #[test]
     fn a_wrong_encoder_is_named() {

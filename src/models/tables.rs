@@ -1,6 +1,9 @@
 //! Every tensor of each model, by diffusers' and transformers' names, with its shape.
 
-use super::config::{AdapterConfig, ClipTextConfig, ClipVisionConfig, UnetConfig, VaeConfig};
+use super::clip::{ClipTextConfig, ClipVisionConfig};
+use super::ip_adapter::AdapterConfig;
+use super::unet::UnetConfig;
+use super::vae::VaeConfig;
 
 /// Names and shapes.
 pub type Table = Vec<(String, Vec<usize>)>;

@@ -6,11 +6,11 @@ use super::memory_budget::MemoryEstimate;
 use crate::device::{Executable, LoopSteps, Role};
 use crate::error::{Error, Field, Result};
 use crate::graph::Graph;
-use crate::models::clip_text::clip_text;
-use crate::models::clip_vision::clip_vision;
-use crate::models::condition::{Adapter, condition};
-use crate::models::unet::{UnetShape, unet};
-use crate::models::vae::vae_decoder;
+use crate::models::clip::text::clip_text;
+use crate::models::clip::vision::clip_vision;
+use crate::models::unet::conditioning::{Adapter, condition};
+use crate::models::unet::denoiser::{UnetShape, unet};
+use crate::models::vae::decoder::vae_decoder;
 use crate::weights::Scope;
 
 /// Steps for which a device's sampler has room come in multiples of this, so that most numbers of steps share a program.

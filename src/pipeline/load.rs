@@ -4,9 +4,12 @@ use super::{CancelToken, PipelineOptions};
 use crate::compat::Compat;
 use crate::error::{Error, Field, Message, Result};
 use crate::inputs::tokenizer::Tokenizer;
-use crate::models::config::{Activation, AdapterConfig, ClipTextConfig, ClipVisionConfig, UnetConfig, VaeConfig};
+use crate::models::clip::{Activation, ClipTextConfig, ClipVisionConfig};
+use crate::models::compatibility;
+use crate::models::ip_adapter::AdapterConfig;
 use crate::models::tables::{self, Table};
-use crate::models::{compatibility, infer};
+use crate::models::unet::UnetConfig;
+use crate::models::vae::VaeConfig;
 use crate::schedulers::{SchedulerConfig, SchedulerKind};
 use crate::weights::single_file::{self, SingleFile};
 use crate::weights::{OpenOptions, Scope, Weights, adapter, open};
@@ -122,7 +125,7 @@ impl Models {
             if tensors.adapters.is_empty() {
                 return Err(unread_encoder());
             }
-            let vision = vision_model(infer::clip_vision(weights)?, weights.clone())?;
+            let vision = vision_model(ClipVisionConfig::from_tensors(weights)?, weights.clone())?;
             models.set_vision(weights.path(), vision)?;
         }
         Ok(models)
@@ -130,7 +133,7 @@ impl Models {
 
     fn add_adapter(&mut self, file: &Weights) -> Result<()> {
         let weights = adapter::base(file)?;
-        let config = infer::adapter(&weights)?;
+        let config = AdapterConfig::from_tensors(&weights)?;
         compatibility::adapter_with_unet((file.path(), &config), (self.unet.path(), &self.unet.config))?;
         let table = tables::adapter(&config);
         self.adapters.push(Model::new(config, weights, "IP-Adapter", table, &[])?);
@@ -208,10 +211,10 @@ fn file(path: &Path, options: &OpenOptions) -> Result<Models> {
 
 fn inferred(parts: SingleFile) -> Result<Models> {
     let path = parts.unet.path().to_owned();
-    let first = infer::clip_text(&parts.text_encoder, Activation::QuickGelu)?;
-    let second = infer::clip_text(&parts.text_encoder_2, Activation::Gelu)?;
-    let unet = infer::unet(&parts.unet, second.projection_dim)?;
-    let vae = infer::vae(&parts.vae)?;
+    let first = ClipTextConfig::from_tensors(&parts.text_encoder, Activation::QuickGelu)?;
+    let second = ClipTextConfig::from_tensors(&parts.text_encoder_2, Activation::Gelu)?;
+    let unet = UnetConfig::from_tensors(&parts.unet, second.projection_dim)?;
+    let vae = VaeConfig::from_tensors(&parts.vae)?;
     let scheduler = (parts.v_prediction || parts.zero_snr).then(|| {
         let prediction = if parts.v_prediction { "v_prediction" } else { "epsilon" };
         let text = serde_json::json!({
@@ -394,7 +397,7 @@ fn vision_encoder(path: &Path, options: &OpenOptions) -> Result<Model<ClipVision
     let value = if config_path.is_file() { Some(json(&config_path)?) } else { None };
     let config = match value.filter(|v| v.get("patch_size").is_some() || v.get("vision_config").is_some()) {
         Some(value) => ClipVisionConfig::from_json(&config_path, &value)?,
-        None => infer::clip_vision(&weights)?,
+        None => ClipVisionConfig::from_tensors(&weights)?,
     };
     vision_model(config, weights)
 }

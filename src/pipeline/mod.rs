@@ -11,9 +11,9 @@ mod memory_budget;
 mod options;
 mod prepare;
 mod request;
-mod scales;
 mod setters;
 
+pub use crate::models::ip_adapter::Scales;
 pub use device::DeviceChoice;
 pub use executable_cache::EXECUTABLES;
 pub use load::ModelTensors;
@@ -24,7 +24,6 @@ pub use request::{
     Callbacks, CancelToken, HostTensor, ImagePrompt, MAX_NUM_IMAGES, MAX_SIDE, MAX_THREADS, Output, Progress,
     ReferenceImage, Request, Stage,
 };
-pub use scales::Scales;
 
 use crate::compat::Compat;
 use crate::device::{Device, cpu::Cpu};

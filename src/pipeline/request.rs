@@ -1,10 +1,10 @@
 //! What a caller asks for and what it gets.
 
-use super::scales::Scales;
 use super::setters::setters;
 use crate::error::{Error, Field, Result};
 use crate::inputs::image::Image;
 use crate::inputs::noise::RngKind;
+use crate::models::ip_adapter::Scales;
 use crate::schedulers::{PredictionType, SchedulerKind, SigmaSchedule, TimestepSpacing};
 use crate::tensor::DType;
 use std::collections::BTreeMap;

@@ -4,7 +4,6 @@
 
 mod file;
 mod memory;
-pub mod published;
 mod recipe;
 mod safetensors;
 mod sdxl;

@@ -1,10 +1,13 @@
 //! A whole SDXL with an IP-Adapter in random weights, in the formats and with the names of the published files.
 
-use super::{Stored, TensorSpec, file, published, seed_of, write_safetensors, write_torch};
+use super::{Stored, TensorSpec, file, seed_of, write_safetensors, write_torch};
 use crate::error::{Error, Result};
-use crate::models::compatibility::cross_attention_widths;
-use crate::models::config::{AdapterConfig, ClipTextConfig, ClipVisionConfig, UnetConfig, VaeConfig};
+use crate::models::clip::{ClipTextConfig, ClipVisionConfig};
+use crate::models::ip_adapter::AdapterConfig;
+use crate::models::published;
 use crate::models::tables::{self, Table};
+use crate::models::unet::UnetConfig;
+use crate::models::vae::VaeConfig;
 use crate::tensor::DType;
 use crate::weights::keymap;
 use serde_json::json;
@@ -124,7 +127,7 @@ impl Sizes {
                 embedding_dim: 128,
                 num_tokens: 4,
                 cross_attention_dim: 128,
-                widths: cross_attention_widths(&unet),
+                widths: unet.cross_attention_widths(),
             },
             unet,
         }

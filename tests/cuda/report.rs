@@ -3,11 +3,12 @@
 use braid::Compat;
 use braid::device::cuda::{LoweringOptions, LoweringReport};
 use braid::device::{LoopSteps, Role};
-use braid::models::condition::{Adapter, condition};
-use braid::models::unet::{UnetShape, unet};
-use braid::models::vae::vae_decoder;
-use braid::models::{clip_text::clip_text, clip_vision::clip_vision, tables};
-use braid::synthetic::published;
+use braid::models::clip::{text::clip_text, vision::clip_vision};
+use braid::models::published;
+use braid::models::tables;
+use braid::models::unet::conditioning::{Adapter, condition};
+use braid::models::unet::denoiser::{UnetShape, unet};
+use braid::models::vae::decoder::vae_decoder;
 use braid::tensor::DType;
 use braid::weights::{MappedBytes, Scope, Weight, Weights};
 use std::sync::Arc;

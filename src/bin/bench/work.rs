@@ -2,12 +2,12 @@
 
 use crate::args::{self, Failure};
 use braid::graph::{Activation, EpilogueActivation, Graph, ImplicitGemm, KvBranch, Node, Op, fuse};
-use braid::models::clip_text::clip_text;
-use braid::models::clip_vision::clip_vision;
-use braid::models::condition::{Adapter, condition};
+use braid::models::clip::text::clip_text;
+use braid::models::clip::vision::clip_vision;
 use braid::models::tables::{self, Table};
-use braid::models::unet::{UnetShape, unet};
-use braid::models::vae::vae_decoder;
+use braid::models::unet::conditioning::{Adapter, condition};
+use braid::models::unet::denoiser::{UnetShape, unet};
+use braid::models::vae::decoder::vae_decoder;
 use braid::synthetic::Sizes;
 use braid::tensor::DType;
 use braid::weights::{MappedBytes, Scope, Weight, Weights};

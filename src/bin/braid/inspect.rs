@@ -4,7 +4,10 @@ use crate::args::{Failure, unexpected, usage};
 use crate::{Outcome, help, terminal};
 use braid::error::{Result, escape};
 use braid::inspect::{FileReport, inspect};
-use braid::models::{compatibility, infer};
+use braid::models::clip::ClipVisionConfig;
+use braid::models::compatibility;
+use braid::models::ip_adapter::AdapterConfig;
+use braid::models::unet::UnetConfig;
 use braid::weights::detect::{AdapterKind, ModelFamily, detect};
 use braid::weights::{OpenOptions, Weights, adapter, open, single_file};
 use std::path::{Path, PathBuf};
@@ -68,15 +71,16 @@ fn together(opened: &[(&Path, Weights)]) -> String {
         if !matches!(detect(adapter), ModelFamily::Adapter(AdapterKind::Base)) {
             continue;
         }
-        let Ok(config) = adapter::base(adapter).and_then(|base| infer::adapter(&base)) else { continue };
+        let Ok(config) = adapter::base(adapter).and_then(|base| AdapterConfig::from_tensors(&base)) else { continue };
         for (b, other) in opened.iter().filter(|(b, _)| b != a) {
             let unet = |unet: &Weights| {
-                infer::unet(unet, None).map(|unet| compatibility::adapter_with_unet((a, &config), (b, &unet)))
+                UnetConfig::from_tensors(unet, None)
+                    .map(|unet| compatibility::adapter_with_unet((a, &config), (b, &unet)))
             };
             let result = match detect(other) {
                 ModelFamily::Sdxl => single_file::split(other).and_then(|parts| unet(&parts.unet)),
                 ModelFamily::DiffusersSdxlUnet => unet(other),
-                ModelFamily::VisionEncoder => infer::clip_vision(other)
+                ModelFamily::VisionEncoder => ClipVisionConfig::from_tensors(other)
                     .map(|encoder| compatibility::adapter_with_image_encoder((a, &config), (b, &encoder))),
                 _ => continue,
             };

@@ -1,12 +1,12 @@
 //! The CLIP image encoders, ViT-H/14 and ViT-bigG/14.
 
-use super::ClipLayer;
 use super::config::ClipVisionConfig;
+use super::layer::ClipLayer;
 use crate::error::Result;
 use crate::graph::{Builder, Conv2dParams, Graph};
 use crate::weights::Scope;
 
-/// Builds an encoder for `images` pictures.
+/// Builds an encoder for `images` images.
 ///
 /// Input: `pixels` `[I, S, S, 3]`, normalised. Output: `image_embeds` `[I, P]`: the class token after all layers,
 /// `post_layernorm` and `visual_projection`.

@@ -1,11 +1,12 @@
 //! All that does not depend on the latents, computed once a request: the time embeddings of every step, and keys and values
 //! of text and image tokens for every cross-attention.
 
-use super::config::{AdapterConfig, UnetConfig};
-use super::unet::UnetShape;
+use super::config::UnetConfig;
+use super::denoiser::UnetShape;
 use crate::error::Result;
 use crate::graph::Activation;
 use crate::graph::{Builder, Graph, LinearWeights};
+use crate::models::ip_adapter::AdapterConfig;
 use crate::weights::Scope;
 
 /// Where an adapter's tensors are.
@@ -19,7 +20,7 @@ pub struct Adapter<'a> {
 /// Builds the condition program for `steps` model evaluations.
 ///
 /// Inputs: `timesteps` `[S, B]`; `pooled` `[B, P]`; `time_ids` `[B, 6]`; `text` `[B, T, D]`; and for each adapter the image
-/// embeddings `[B, n, E]`. Outputs: for each adapter its image tokens `[B, n * N, D]`; then the inputs of [`super::unet::unet`]
+/// embeddings `[B, n, E]`. Outputs: for each adapter its image tokens `[B, n * N, D]`; then the inputs of [`super::denoiser::unet`]
 /// after the token counts in their order, the time embeddings with all steps: `[S, B, C]`.
 ///
 /// # Errors

@@ -1,7 +1,9 @@
 //! Sizes of the published models: SDXL base 1.0, the image encoder ViT-bigG/14 and `ip-adapter_sdxl`.
 
-use crate::models::compatibility::cross_attention_widths;
-use crate::models::config::{Activation, AdapterConfig, ClipTextConfig, ClipVisionConfig, UnetConfig, VaeConfig};
+use super::clip::{Activation, ClipTextConfig, ClipVisionConfig};
+use super::ip_adapter::AdapterConfig;
+use super::unet::UnetConfig;
+use super::vae::VaeConfig;
 
 /// SDXL base's UNet.
 pub fn unet() -> UnetConfig {
@@ -87,6 +89,6 @@ pub fn adapter() -> AdapterConfig {
         embedding_dim: 1280,
         num_tokens: 4,
         cross_attention_dim: 2048,
-        widths: cross_attention_widths(&unet()),
+        widths: unet().cross_attention_widths(),
     }
 }

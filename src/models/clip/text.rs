@@ -1,7 +1,7 @@
 //! The CLIP text encoders, CLIP-L and OpenCLIP bigG.
 
-use super::ClipLayer;
 use super::config::ClipTextConfig;
+use super::layer::ClipLayer;
 use crate::error::Result;
 use crate::graph::{Builder, Graph};
 use crate::weights::Scope;

@@ -1,8 +1,8 @@
 //! How much an image prompt weighs in each transformer of the UNet.
 
 use crate::error::{Error, Field, Result};
-use crate::models::config::UnetConfig;
-use crate::models::unet::BlockId;
+use crate::models::unet::UnetConfig;
+use crate::models::unet::denoiser::BlockId;
 use serde_json::Value;
 
 /// The scales of one adapter.
@@ -68,7 +68,7 @@ impl Scales {
         self.strength
     }
 
-    pub(super) fn check(&self) -> Result<()> {
+    pub(crate) fn check(&self) -> Result<()> {
         if self.strength.is_finite() {
             return Ok(());
         }
@@ -79,7 +79,7 @@ impl Scales {
     ///
     /// # Errors
     /// [`Error::Parameter`] where the JSON does not fit the UNet.
-    pub(super) fn resolve(&self, config: &UnetConfig) -> Result<Vec<Option<f32>>> {
+    pub(crate) fn resolve(&self, config: &UnetConfig) -> Result<Vec<Option<f32>>> {
         let levels = config.block_out_channels.len();
         if let Blocks::Json(value) = &self.blocks {
             check_names(value, config)?;
@@ -173,7 +173,7 @@ fn from_json(value: &Value, place: BlockId, config: &UnetConfig) -> Result<Optio
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::synthetic::published;
+    use crate::models::published;
 
     fn active(spec: &str) -> Vec<(usize, f32)> {
         let scales = Scales::parse(spec, 0.5).unwrap().resolve(&published::unet()).unwrap();

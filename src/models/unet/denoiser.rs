@@ -69,6 +69,11 @@ impl UnetConfig {
         layers
     }
 
+    /// Widths of the cross-attentions in the order in which an IP-Adapter numbers them: down, up, middle.
+    pub fn cross_attention_widths(&self) -> Vec<usize> {
+        self.cross_layers().into_iter().map(|layer| layer.width).collect()
+    }
+
     /// Dotted path and width of every resnet, in the order of the denoise program's inputs.
     pub fn resnets(&self) -> Vec<(String, usize)> {
         let levels = self.block_out_channels.len();
@@ -103,7 +108,7 @@ pub struct UnetShape {
 /// Builds the denoiser: one evaluation of the UNet.
 ///
 /// Inputs: `sample` `[B, h, w, 4]`; `tokens` `[B]`, how many text tokens count; `scales` `[L, A, B]`, the weight of adapter a
-/// in cross-attention l (order of [`UnetConfig::cross_layers`]); for each adapter `[B]`, how many of its image tokens count; then what [`super::condition`] makes: a time embedding
+/// in cross-attention l (order of [`UnetConfig::cross_layers`]); for each adapter `[B]`, how many of its image tokens count; then what [`super::conditioning`] makes: a time embedding
 /// `[B, C]` for each resnet, keys and values of the text `[B, T, 2C]` for each cross-attention, and those of each adapter
 /// `[B, N, 2C]`. Output: `model_output` `[B, h, w, 4]`.
 ///

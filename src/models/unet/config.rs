@@ -1,0 +1,185 @@
+//! Sizes and switches of SDXL's UNet, in diffusers' terms.
+
+use crate::config_json::{Fields, as_size};
+use crate::error::Result;
+use serde_json::{Value, json};
+use std::path::Path;
+
+/// The most resnets of a block (SDXL has 2).
+const MAX_RESNETS: usize = 16;
+/// The most layers of one transformer (SDXL has 10).
+const MAX_TRANSFORMER_LAYERS: usize = 64;
+
+/// The SDXL UNet (diffusers' `UNet2DConditionModel` with `addition_embed_type` `text_time`).
+#[derive(Debug, Clone, PartialEq)]
+pub struct UnetConfig {
+    /// `in_channels`.
+    pub in_channels: usize,
+    /// `out_channels`.
+    pub out_channels: usize,
+    /// `block_out_channels`, one for each level.
+    pub block_out_channels: Vec<usize>,
+    /// `layers_per_block`: resnets of each down block; up blocks have one more.
+    pub layers_per_block: usize,
+    /// `transformer_layers_per_block` for each level; 0 where the level's block has no cross-attention.
+    pub transformer_layers_per_block: Vec<usize>,
+    /// Attention heads of each level (diffusers' `attention_head_dim`, which holds their number in SDXL).
+    pub num_attention_heads: Vec<usize>,
+    /// `cross_attention_dim`, the width of a text token.
+    pub cross_attention_dim: usize,
+    /// `norm_num_groups`.
+    pub norm_num_groups: usize,
+    /// `norm_eps` of the resnets and of `conv_norm_out`.
+    pub norm_eps: f32,
+    /// `addition_time_embed_dim`.
+    pub addition_time_embed_dim: usize,
+    /// `projection_class_embeddings_input_dim`: pooled text and six time ids' embeddings.
+    pub projection_class_embeddings_input_dim: usize,
+    /// `flip_sin_to_cos` of the timestep embedding.
+    pub flip_sin_to_cos: bool,
+    /// `freq_shift` of the timestep embedding.
+    pub freq_shift: f32,
+    /// `sample_size`: the latents' side that the model was trained for.
+    pub sample_size: usize,
+}
+
+impl UnetConfig {
+    /// Reads `unet/config.json`.
+    ///
+    /// # Errors
+    /// [`crate::Error::Config`] for a value that is not supported; [`crate::Error::Malformed`] for what is no object.
+    pub fn from_json(path: &Path, value: &Value) -> Result<Self> {
+        let f = Fields::of_value(path, value)?;
+        refuse_other_structures(&f)?;
+        let has_attention = levels_with_attention(&f)?;
+        let levels = has_attention.len();
+        let channels = f.sizes("block_out_channels", &[320, 640, 1280, 1280])?;
+        if channels.len() != levels {
+            let expected = format!("one entry for each of the {levels} down_block_types is needed");
+            return Err(f.refuse("block_out_channels", expected));
+        }
+        let depths = transformer_layers(&f, "transformer_layers_per_block", &has_attention)?;
+        let heads = f.sizes_per_level("attention_head_dim", 8, levels)?;
+        if let Some((c, h)) = channels.iter().zip(&heads).find(|(c, h)| *c % *h != 0) {
+            let expected = format!("a divisor of the level's {c} channels is needed, not {h}");
+            return Err(f.refuse("attention_head_dim", expected));
+        }
+        let groups = f.size("norm_num_groups", Some(32))?;
+        f.divisor("norm_num_groups", groups, "block_out_channels", &channels)?;
+        // Half of an embedding is sines, half cosines.
+        if channels[0] % 2 != 0 {
+            return Err(f.refuse("block_out_channels", "an even first number is needed"));
+        }
+        let addition_time = f.size("addition_time_embed_dim", None)?;
+        if addition_time % 2 != 0 {
+            return Err(f.refuse("addition_time_embed_dim", "an even number is needed"));
+        }
+        let freq_shift = f.float("freq_shift", 0.0)?;
+        let half = channels[0].min(addition_time) / 2;
+        if freq_shift < 0.0 || freq_shift >= half as f32 {
+            return Err(f.refuse("freq_shift", format!("a number from 0 to below {half} is needed")));
+        }
+        Ok(Self {
+            in_channels: f.size("in_channels", Some(4))?,
+            out_channels: f.size("out_channels", Some(4))?,
+            block_out_channels: channels,
+            layers_per_block: f.num_layers("layers_per_block", 2, MAX_RESNETS)?,
+            transformer_layers_per_block: depths,
+            num_attention_heads: heads,
+            cross_attention_dim: f.uniform_size("cross_attention_dim", 1280)?,
+            norm_num_groups: groups,
+            norm_eps: f.positive_float("norm_eps", 1e-5)?,
+            addition_time_embed_dim: addition_time,
+            projection_class_embeddings_input_dim: f.size("projection_class_embeddings_input_dim", None)?,
+            flip_sin_to_cos: f.optional_flag("flip_sin_to_cos")?.unwrap_or(true),
+            freq_shift,
+            // diffusers' pipeline takes 128 where the model has none.
+            sample_size: f.uniform_size("sample_size", 128)?,
+        })
+    }
+}
+
+/// Refuses fields that select another structure than SDXL's.
+fn refuse_other_structures(f: &Fields<'_>) -> Result<()> {
+    f.only("_class_name", &[json!("UNet2DConditionModel")])?;
+    if f.present("addition_embed_type") != Some(&json!("text_time")) {
+        return Err(f.refuse("addition_embed_type", "\"text_time\" is needed: this is not SDXL's UNet"));
+    }
+    for (field, allowed) in [
+        ("act_fn", &[json!("silu"), json!("swish")][..]),
+        ("mid_block_type", &[json!("UNetMidBlock2DCrossAttn")]),
+        ("center_input_sample", &[json!(false)]),
+        ("only_cross_attention", &[json!(false)]),
+        ("mid_block_only_cross_attention", &[json!(false)]),
+        ("dual_cross_attention", &[json!(false)]),
+        ("class_embeddings_concat", &[json!(false)]),
+        ("resnet_skip_time_act", &[json!(false)]),
+        ("resnet_time_scale_shift", &[json!("default")]),
+        ("time_embedding_type", &[json!("positional")]),
+        ("attention_type", &[json!("default")]),
+        ("downsample_padding", &[json!(1)]),
+        ("mid_block_scale_factor", &[json!(1)]),
+        ("resnet_out_scale_factor", &[json!(1)]),
+        ("conv_in_kernel", &[json!(3)]),
+        ("conv_out_kernel", &[json!(3)]),
+        ("class_embed_type", &[]),
+        ("num_class_embeds", &[]),
+        ("encoder_hid_dim", &[]),
+        ("encoder_hid_dim_type", &[]),
+        ("num_attention_heads", &[]),
+        ("reverse_transformer_layers_per_block", &[]),
+        ("time_embedding_dim", &[]),
+        ("time_embedding_act_fn", &[]),
+        ("timestep_post_act", &[]),
+        ("time_cond_proj_dim", &[]),
+        ("cross_attention_norm", &[]),
+    ] {
+        f.only(field, allowed)?;
+    }
+    // Null means something else than the default here: a norm without groups, a middle without a block.
+    for field in ["norm_num_groups", "mid_block_type", "attention_head_dim"] {
+        if f.get(field).is_some_and(Value::is_null) {
+            return Err(f.refuse(field, "null is not supported"));
+        }
+    }
+    Ok(())
+}
+
+/// Whether each level has cross-attention, of `down_block_types` and `up_block_types`.
+fn levels_with_attention(f: &Fields<'_>) -> Result<Vec<bool>> {
+    let down = ["CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"];
+    let up = ["UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"];
+    let down = f.either("down_block_types", &down, "CrossAttnDownBlock2D", "DownBlock2D")?;
+    let up = f.either("up_block_types", &up, "CrossAttnUpBlock2D", "UpBlock2D")?;
+    if !down.iter().eq(up.iter().rev()) {
+        return Err(f.refuse("up_block_types", "the mirror image of down_block_types is supported"));
+    }
+    if down.last() != Some(&true) {
+        // The depth of the middle is the last level's.
+        return Err(f.refuse("down_block_types", "a CrossAttnDownBlock2D at the end is supported, as in SDXL"));
+    }
+    Ok(down)
+}
+
+/// Transformer layers of each level, by default one; 0 where `cross` says that the level has no cross-attention,
+/// whatever the list says there.
+fn transformer_layers(f: &Fields<'_>, name: &str, cross: &[bool]) -> Result<Vec<usize>> {
+    let list = match f.present(name) {
+        None => vec![&Value::Null; cross.len()],
+        Some(Value::Array(list)) => list.iter().collect(),
+        Some(value) => vec![value; cross.len()],
+    };
+    let depth = |(value, &cross): (&Value, &bool)| match value {
+        _ if !cross => Some(0),
+        Value::Null => Some(1),
+        value => as_size(value).filter(|n| *n <= MAX_TRANSFORMER_LAYERS),
+    };
+    let depths: Option<Vec<_>> = list.iter().copied().zip(cross).map(depth).collect();
+    depths.filter(|_| list.len() == cross.len()).ok_or_else(|| {
+        let levels = cross.len();
+        let expected = format!(
+            "a number up to {MAX_TRANSFORMER_LAYERS}, or a list of {levels} such (one for each level), is supported"
+        );
+        f.refuse(name, expected)
+    })
+}
