@@ -1,24 +1,24 @@
-// Decoupled cross-attention in one launch: out = sum over strands s of w_s softmax(Q K_s^T / sqrt(dim)) V_s, each strand with
-// a softmax of its own. Strand 0 is the text (weight 1), the others are image branches.
+// Decoupled cross-attention in one launch: out = sum over branches s of w_s softmax(Q K_s^T / sqrt(dim)) V_s, each branch with
+// a softmax of its own. Branch 0 is the text (weight 1), the others are image branches.
 //
-// Shapes     Q [B, queries, heads, dim], strand s: K and V [B, capacity_s, heads, dim], out as Q; by base pointer and strides.
-//            counts [strands, B]: keys that count, device values, at most the capacity. scales [strands - 1, B]: weights of
-//            the image branches, device values. mask of a strand: null or [B, queries] by its image stride, f32: a factor a
+// Shapes     Q [B, queries, heads, dim], branch s: K and V [B, capacity_s, heads, dim], out as Q; by base pointer and strides.
+//            counts [branches, B]: keys that count, device values, at most the capacity. scales [branches - 1, B]: weights of
+//            the image branches, device values. mask of a branch: null or [B, queries] by its image stride, f32: a factor a
 //            query row, for regional prompts.
-//            So w_s = scales[s - 1, image] * mask_s[image, row]; a weight in `scales` of 0, or a count of 0, branches around
-//            the whole strand: its K and V are not read and may be unwritten.
+//            So w_s = scales[s - 1, image] * mask_s[image, row]; a weight in `scales` of 0, or a count of 0, jumps around
+//            the whole branch: its K and V are not read and may be unwritten.
 // Grid       (ceil(queries / 64), heads, B), 128 threads.
-// Tiling     64 queries, loaded once and kept in registers, by 64 keys; the tiles of all active strands form one sequence, so
-//            that the first tile of a strand is on its way while the last one of the strand before is worked on. Of a tile
+// Tiling     64 queries, loaded once and kept in registers, by 64 keys; the tiles of all active branches form one sequence, so
+//            that the first tile of a branch is on its way while the last one of the branch before is worked on. Of a tile
 //            with few keys (4 image tokens, the 13 last of 77) only the needed groups of 16 keys are multiplied.
 // Shared     dynamic: (64 + 256) (D + 8) 2 bytes: 46,080 (64), 56,320 (80), 76,800 (112).
-// Requires   dim % 8 == 0 and dim <= D; 16-byte aligned pointers; strides that are multiples of 8; 1 <= strands <= 9.
+// Requires   dim % 8 == 0 and dim <= D; 16-byte aligned pointers; strides that are multiples of 8; 1 <= branches <= 9.
 // Source     IP-Adapter's decoupled cross-attention (Ye et al. 2023); attention.cuh for the softmax.
 #include "attention.cuh"
 
-constexpr int MAX_STRANDS = 9;
+constexpr int MAX_BRANCHES = 9;
 
-struct Strand {
+struct KvBranch {
     StridedTensor k;
     StridedTensor v;
     const float* mask;
@@ -34,16 +34,16 @@ struct DecoupledParams {
     const float* scales;
     int queries;
     int dim;
-    int strands;
+    int branches;
     int batch;
     float scale;  // log2(e) / sqrt(dim)
     int reserved;
-    Strand strand[MAX_STRANDS];
+    KvBranch branch[MAX_BRANCHES];
 };
 
-// The first strand from `s` on that is not skipped, or the number of strands.
+// The first branch from `s` on that is not skipped, or the number of branches.
 __device__ __forceinline__ int active(const DecoupledParams& p, int s, int image) {
-    for (; s < p.strands; s++) {
+    for (; s < p.branches; s++) {
         bool weighs = s == 0 || p.scales[(i64)(s - 1) * p.batch + image] != 0.0f;
         if (weighs && p.counts[(i64)s * p.batch + image] > 0) break;
     }
@@ -56,11 +56,11 @@ __device__ __forceinline__ void decoupled(const DecoupledParams& p) {
     extern __shared__ Vec8 memory[];
     F flash((T*)memory);
     int first = blockIdx.x * F::QUERIES, head = blockIdx.y, image = blockIdx.z;
-    auto count_of = [&](int s) { return min(p.counts[(i64)s * p.batch + image], p.strand[s].capacity); };
+    auto count_of = [&](int s) { return min(p.counts[(i64)s * p.batch + image], p.branch[s].capacity); };
     auto copy = [&](int stage, int s, int from, int count) {
-        const Strand& strand = p.strand[s];
-        const T *k = F::place(strand.k, image, head), *v = F::place(strand.v, image, head);
-        flash.copy_keys_values(stage, k, strand.k.row, v, strand.v.row, from, count, p.dim);
+        const KvBranch& branch = p.branch[s];
+        const T *k = F::place(branch.k, image, head), *v = F::place(branch.v, image, head);
+        flash.copy_keys_values(stage, k, branch.k.row, v, branch.v.row, from, count, p.dim);
         cp_async_commit_group();
     };
     float total[1][D / 8][4];
@@ -72,31 +72,31 @@ __device__ __forceinline__ void decoupled(const DecoupledParams& p) {
     flash.copy_queries(F::place(p.q, image, head), p.q.row, first, p.queries, p.dim);
     cp_async_commit_group();
     int s = active(p, 0, image), from = 0, stage = 0;
-    int count = s < p.strands ? count_of(s) : 0;
-    if (s < p.strands) copy(0, s, 0, count);
+    int count = s < p.branches ? count_of(s) : 0;
+    if (s < p.branches) copy(0, s, 0, count);
     cp_async_wait_group<0>();
     __syncthreads();
     flash.load_queries();
     flash.begin_branch();
-    while (s < p.strands) {
-        // The next tile: of this strand, or the first of the next active one.
+    while (s < p.branches) {
+        // The next tile: of this branch, or the first of the next active one.
         bool last = from + F::KEYS >= count;
         int next = last ? active(p, s + 1, image) : s;
         int next_from = last ? 0 : from + F::KEYS, next_count = count;
-        if (last && next < p.strands) next_count = count_of(next);
+        if (last && next < p.branches) next_count = count_of(next);
         cp_async_wait_group<0>();
         // The tile has arrived for all, and all are done with the one before, whose place the next copy takes.
         __syncthreads();
-        if (next < p.strands) copy(stage ^ 1, next, next_from, next_count);
+        if (next < p.branches) copy(stage ^ 1, next, next_from, next_count);
         flash.tile(stage, min(count - from, F::KEYS), p.scale, F::KEYS);
         if (last) {
             float weight = s == 0 ? 1.0f : p.scales[(i64)(s - 1) * p.batch + image];
-            const float* mask = p.strand[s].mask;
+            const float* mask = p.branch[s].mask;
 #pragma unroll
             for (int r = 0; r < 2; r++) {
                 int token = first + flash.warp * 16 + r * 8 + flash.lane / 4;
                 float factor = weight / flash.softmax.row_sum(0, r);
-                if (mask && token < p.queries) factor *= mask[image * p.strand[s].mask_batch + token];
+                if (mask && token < p.queries) factor *= mask[image * p.branch[s].mask_batch + token];
 #pragma unroll
                 for (int n = 0; n < D / 8; n++) {
                     total[0][n][2 * r] += factor * flash.o[0][n][2 * r];

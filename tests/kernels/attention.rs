@@ -1,6 +1,6 @@
 use crate::common::*;
 use braid::device::cuda::ops::attention::AttentionParams;
-use braid::device::cuda::ops::decoupled::{DecoupledParams, Strand};
+use braid::device::cuda::ops::decoupled::{DecoupledParams, KvBranch};
 use braid::device::cuda::ops::kernel::{Pointer, blocks};
 use braid::device::cuda::ops::strided_tensor::{StridedTensor, softmax_scale};
 use braid::device::cuda::ops::{attention, decoupled};
@@ -184,12 +184,12 @@ fn a_row_that_is_not_finite_leaves_the_others_alone() {
         scales: gpu.f32(&[0.0]),
         queries,
         dim: dim as i32,
-        strands: 1,
+        branches: 1,
         batch: 1,
         scale,
         ..DecoupledParams::default()
     };
-    decoupled.strand[0] = Strand { k, v, mask: Pointer(0), mask_batch: 0, capacity: queries, reserved: 0 };
+    decoupled.branch[0] = KvBranch { k, v, mask: Pointer(0), mask_batch: 0, capacity: queries, reserved: 0 };
     gpu.launch("decoupled_64", dtype, [2, 1, 1], &decoupled);
     check("decoupled");
     let unwritten = rows(gpu.room(tokens * dim * 2), tokens, dim, dim);
@@ -223,7 +223,7 @@ fn decoupled_of(gain: f32, dtype: DType, [dim, heads, images, queries]: [usize; 
         out: rows(out, queries, c, dim),
         queries: queries as i32,
         dim: dim as i32,
-        strands: branches.len() as i32,
+        branches: branches.len() as i32,
         batch: images as i32,
         scale: softmax_scale(dim),
         ..DecoupledParams::default()
@@ -234,7 +234,7 @@ fn decoupled_of(gain: f32, dtype: DType, [dim, heads, images, queries]: [usize; 
         let kv = rounded(dtype, &values(images * branch.capacity * 2 * c, 20 + b as u32));
         let at = if branch.unwritten { gpu.room(kv.len() * 2) } else { gpu.upload(dtype, &kv) };
         let mask: Vec<f32> = (0..images * queries).map(|i| (i % 7) as f32 / 6.0).collect();
-        params.strand[b] = Strand {
+        params.branch[b] = KvBranch {
             k: rows(at, branch.capacity, 2 * c, dim),
             v: rows(column(at, c), branch.capacity, 2 * c, dim),
             mask: if branch.mask { gpu.f32(&mask) } else { Pointer(0) },
@@ -297,7 +297,7 @@ fn decoupled_attention_keeps_its_softmaxes_apart() {
         decoupled(dtype, 80, 1, 2, 17, &[branch(20, 1.0), branch(4, 0.5)]);
         decoupled(dtype, 104, 1, 2, 17, &[branch(65, 1.0), branch(5, 0.5)]);
     }
-    // Scores whose exponentials overflow without their own greatest taken off first, or with that of another strand.
+    // Scores whose exponentials overflow without their own greatest taken off first, or with that of another branch.
     for dtype in HALVES {
         decoupled_of(80.0, dtype, [64, 1, 2, 20], &[branch(77, 1.0), branch(4, 1.0), branch(70, 1.0)]);
     }
@@ -307,7 +307,7 @@ fn decoupled_attention_keeps_its_softmaxes_apart() {
     // More image tokens than text, and counts past the capacity.
     let past = Branch { counts: vec![99, 16], ..branch(16, 0.8) };
     decoupled(DType::F16, 64, 1, 2, 20, &[branch(5, 1.0), past]);
-    // No strand at all counts: the queries' copy is all that is waited for.
+    // No branch at all counts: the queries' copy is all that is waited for.
     for dtype in HALVES {
         let empty = |capacity| Branch { counts: vec![0; 2], ..branch(capacity, 1.0) };
         decoupled(dtype, 64, 1, 2, 70, &[empty(77)]);
@@ -320,7 +320,7 @@ fn decoupled_attention_keeps_its_softmaxes_apart() {
 }
 
 #[test]
-fn a_strand_that_weighs_nothing_is_never_read() {
+fn a_branch_that_weighs_nothing_is_never_read() {
     if !compiled() {
         return;
     }

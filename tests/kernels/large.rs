@@ -5,7 +5,7 @@ use crate::common::*;
 use braid::device::cuda::ops::attention::AttentionParams;
 use braid::device::cuda::ops::convolution::ConvolutionParams;
 use braid::device::cuda::ops::convolution_narrow::NarrowParams;
-use braid::device::cuda::ops::decoupled::{DecoupledParams, Strand};
+use braid::device::cuda::ops::decoupled::{DecoupledParams, KvBranch};
 use braid::device::cuda::ops::epilogue::EpilogueParams;
 use braid::device::cuda::ops::gemm::GemmParams;
 use braid::device::cuda::ops::group_norm;
@@ -256,12 +256,12 @@ fn attention_over_rows_far_apart() {
         scales: gpu.f32(&[0.0]),
         queries,
         dim: 64,
-        strands: 1,
+        branches: 1,
         batch: 1,
         scale,
         ..DecoupledParams::default()
     };
-    params.strand[0] = Strand { k, v, mask: Pointer(0), mask_batch: 0, capacity: queries, reserved: 0 };
+    params.branch[0] = KvBranch { k, v, mask: Pointer(0), mask_batch: 0, capacity: queries, reserved: 0 };
     gpu.launch("decoupled_64", dtype, [3, 1, 1], &params);
     check("decoupled", out);
 }

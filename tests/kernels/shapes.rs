@@ -5,7 +5,7 @@ use crate::common::*;
 use braid::device::cuda::ops::attention::AttentionParams;
 use braid::device::cuda::ops::convolution::ConvolutionParams;
 use braid::device::cuda::ops::convolution_narrow::NarrowParams;
-use braid::device::cuda::ops::decoupled::{DecoupledParams, Strand};
+use braid::device::cuda::ops::decoupled::{DecoupledParams, KvBranch};
 use braid::device::cuda::ops::epilogue::EpilogueParams;
 use braid::device::cuda::ops::gemm::GemmParams;
 use braid::device::cuda::ops::group_norm;
@@ -84,14 +84,14 @@ pub fn decoupled(gpu: &Gpu, tokens: usize, c: usize) -> Shape {
         scales: gpu.f32(&[0.6]),
         queries: tokens as i32,
         dim: 64,
-        strands: 2,
+        branches: 2,
         batch: 1,
         scale: softmax_scale(64),
         ..DecoupledParams::default()
     };
-    for (strand, n) in [(0, 77), (1, 4)] {
+    for (branch, n) in [(0, 77), (1, 4)] {
         let (k, v, mask) = (source(n), source(n), Pointer(0));
-        params.strand[strand] = Strand { k, v, mask, mask_batch: 0, capacity: n as i32, reserved: 0 };
+        params.branch[branch] = KvBranch { k, v, mask, mask_batch: 0, capacity: n as i32, reserved: 0 };
     }
     let heads = c / 64;
     let shape = format!("{tokens} queries, 77 + 4 tokens, {heads} heads of 64");

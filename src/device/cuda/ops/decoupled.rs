@@ -9,11 +9,11 @@ use crate::error::Result;
 use crate::graph::{self, Attention, Node};
 
 /// The most branches: the text and eight image branches.
-pub const MAX_STRANDS: usize = 9;
+pub const MAX_BRANCHES: usize = 9;
 
 param_structs! {
     /// Keys and values of one branch.
-    Strand: 88 {
+    KvBranch: 88 {
         k: StridedTensor = 0,
         v: StridedTensor = 32,
         /// A factor for each query of an image, f32, or null. No lowering sets it yet: masks of image prompts, which limit a
@@ -32,11 +32,11 @@ param_structs! {
         scales: Pointer = 72,
         queries: i32 = 80,
         dim: i32 = 84,
-        strands: i32 = 88,
+        branches: i32 = 88,
         batch: i32 = 92,
         scale: f32 = 96,
         reserved: i32 = 100,
-        strand: [Strand; MAX_STRANDS] = 104,
+        branch: [KvBranch; MAX_BRANCHES] = 104,
     }
 }
 
@@ -78,8 +78,8 @@ pub(super) fn lower(l: &mut Lowering<'_>, node: &Node, a: &Attention, out: u64) 
     let (counts, rows) = strided_tensor::counts_table(l, node);
     // One more than there are branches: an empty one goes first.
     let shift = rows.len().saturating_sub(a.branches.len());
-    if rows.len() > MAX_STRANDS || a.branches.is_empty() {
-        return Err(unsupported(node, &format!("{} branches; at most {MAX_STRANDS} are allowed", rows.len())));
+    if rows.len() > MAX_BRANCHES || a.branches.is_empty() {
+        return Err(unsupported(node, &format!("{} branches; at most {MAX_BRANCHES} are allowed", rows.len())));
     }
     let (out, queries) = strided_tensor::result(node, a, out);
     let mut params = DecoupledParams {
@@ -89,17 +89,17 @@ pub(super) fn lower(l: &mut Lowering<'_>, node: &Node, a: &Attention, out: u64) 
         scales: Pointer(scales(l, node, &a.branches[1 - shift..])?),
         queries: to_i32(queries),
         dim: to_i32(a.dim),
-        strands: to_i32(rows.len()),
+        branches: to_i32(rows.len()),
         batch: to_i32(node.shape[0]),
         scale: softmax_scale(a.dim),
         ..DecoupledParams::default()
     };
-    for (to, branch) in params.strand[shift..].iter_mut().zip(&a.branches) {
-        *to = Strand {
+    for (to, branch) in params.branch[shift..].iter_mut().zip(&a.branches) {
+        *to = KvBranch {
             k: strided_tensor::operand(l, node, branch.keys, a.dim),
             v: strided_tensor::operand(l, node, branch.values, a.dim),
             capacity: to_i32(strided_tensor::tokens(l, node, branch.keys)),
-            ..Strand::default()
+            ..KvBranch::default()
         };
     }
     let grid = [blocks(queries, QUERIES), blocks(a.heads, 1), blocks(node.shape[0], 1)];

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::device::cuda::compile::images;
-use crate::device::cuda::ops::decoupled::MAX_STRANDS;
+use crate::device::cuda::ops::decoupled::MAX_BRANCHES;
 use crate::device::cuda::ops::kernel::ParamStruct;
 use std::collections::HashMap;
 
@@ -65,7 +65,7 @@ fn the_structs_are_those_of_the_kernels() {
         assert_eq!(theirs.len(), fields.len(), "{name}: {theirs:?}");
         let mut at = 0;
         for ((kind, declared), (field, ours, offset)) in theirs.iter().zip(*fields) {
-            let (declared, count) = declared.split_once('[').map_or((declared.as_str(), 1), |(f, _)| (f, MAX_STRANDS));
+            let (declared, count) = declared.split_once('[').map_or((declared.as_str(), 1), |(f, _)| (f, MAX_BRANCHES));
             let (rust, bytes) = match kind.as_str() {
                 pointer if pointer.ends_with('*') => ("Pointer", 8),
                 "i64" => ("i64", 8),
@@ -73,7 +73,7 @@ fn the_structs_are_those_of_the_kernels() {
                 "float" => ("f32", 4),
                 other => (other, sizes[other]),
             };
-            let rust = if count > 1 { format!("[{rust}; MAX_STRANDS]") } else { rust.to_owned() };
+            let rust = if count > 1 { format!("[{rust}; MAX_BRANCHES]") } else { rust.to_owned() };
             assert_eq!((declared, rust.as_str()), (*field, *ours), "{name}");
             assert_eq!(at % bytes.min(8), 0, "{name}.{field} is not aligned");
             assert_eq!(at, *offset, "{name}.{field}");
