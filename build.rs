@@ -164,7 +164,7 @@ fn build(nvrtc: &Nvrtc, units: &[File], headers: &[File], out: &Path) -> Result<
     Ok(Modules { compiler: Some(version), code })
 }
 
-/// The Rust source that `src/device/cuda/kernels.rs` includes.
+/// The Rust source that `src/device/cuda/compile/images.rs` includes.
 fn generate(modules: &Modules, units: &[File], headers: &[File]) -> String {
     let mut text = String::new();
     let _ = writeln!(text, "const COMPILER: Option<(i32, i32)> = {:?};", modules.compiler);

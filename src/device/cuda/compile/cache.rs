@@ -46,7 +46,7 @@ impl Cache {
         self.folder.as_ref().map(|folder| folder.join(format!("{name}.{:016x}", hasher.finish())))
     }
 
-    /// What was stored under that key; `None` where nothing was or where the file is damaged.
+    /// The value stored under that key; `None` where nothing was or where the file is damaged.
     pub(crate) fn load(&self, name: &str, key: &[u8]) -> Option<Vec<u8>> {
         let file = self.file(name, key)?;
         let bytes = fs::read(&file).ok()?;

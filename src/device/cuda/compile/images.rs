@@ -12,11 +12,11 @@ pub struct Module {
     pub name: &'static str,
     /// Its text, to be compiled at run time where no binary serves.
     pub source: Source,
-    /// What the build made of it.
+    /// The result of the build.
     pub code: Code,
 }
 
-/// What a build embeds of a kernel file.
+/// The part of a kernel file that a build embeds.
 #[derive(Debug, Clone, Copy)]
 pub enum Code {
     /// Compiled for every target.
@@ -31,7 +31,7 @@ pub struct Binary {
     /// `sm_80` and the like for a cubin, `compute_80` for PTX.
     pub target: &'static str,
     packed: &'static [u8],
-    /// What compiler and assembler said: registers, shared memory, spills, warnings.
+    /// The log of compiler and assembler: registers, shared memory, spills, warnings.
     pub log: &'static str,
 }
 
@@ -39,7 +39,7 @@ impl Binary {
     /// The cubin, or the PTX as a C string, its terminator included.
     ///
     /// # Errors
-    /// Where what the build embedded is damaged.
+    /// If the embedded bytes are damaged.
     pub fn unpack(&self) -> std::io::Result<Vec<u8>> {
         let mut bytes = Vec::new();
         ZlibDecoder::new(self.packed).read_to_end(&mut bytes)?;

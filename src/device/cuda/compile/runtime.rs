@@ -6,16 +6,16 @@ use super::nvrtc::{File, Nvrtc};
 use std::sync::Mutex;
 
 /// One compilation at a time: a second caller finds the first one's result in the cache.
-static TURN: Mutex<()> = Mutex::new(());
+static LOCK: Mutex<()> = Mutex::new(());
 
-/// What a device of that compute capability is compiled for: its own architecture, with what that one alone has; and, for a
+/// The targets for a device of that compute capability: its own architecture, with what that one alone has; and, for a
 /// compiler that does not know it yet, PTX that every later one takes.
 fn targets((major, minor): (u32, u32)) -> [String; 2] {
     let own = if (major, minor) == (9, 0) { "sm_90a".to_owned() } else { format!("sm_{major}{minor}") };
     [own, "compute_80".to_owned()]
 }
 
-/// All that the result depends on.
+/// The cache's key: all that the result depends on.
 fn key(unit: &File, headers: &[File], target: &str, version: (i32, i32)) -> Vec<u8> {
     format!("{version:?} {target} {:?} {unit:?} {headers:?}", images::flags()).into_bytes()
 }
@@ -23,7 +23,7 @@ fn key(unit: &File, headers: &[File], target: &str, version: (i32, i32)) -> Vec<
 /// The cubin of a kernel file, or PTX with its terminator, for a device of that compute capability, and its target.
 ///
 /// # Errors
-/// That there is no NVRTC, where it was sought; what it said of the kernel.
+/// The places where NVRTC was sought in vain; its log, where the kernel does not compile.
 pub(crate) fn compile(module: &Module, capability: (u32, u32)) -> Result<(String, Vec<u8>), String> {
     compiled(&Nvrtc::find(&[])?, &Cache::user(), module, capability).map(|(target, code, _)| (target, code))
 }
@@ -35,7 +35,7 @@ fn compiled(
     module: &Module,
     capability: (u32, u32),
 ) -> Result<(String, Vec<u8>, bool), String> {
-    let _turn = TURN.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let _lock = LOCK.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let version = nvrtc.version()?;
     let unit = (module.name.to_owned(), module.source.text.to_owned());
     let headers: Vec<File> = images::headers().iter().map(|(name, text)| ((*name).into(), (*text).into())).collect();

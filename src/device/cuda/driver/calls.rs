@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-/// How often a driver was called.
+/// Counts of the calls to a driver.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct CallCounts {
     /// Kernels launched one by one.
@@ -27,7 +27,7 @@ pub struct CallCounts {
 #[derive(Debug, Default)]
 pub struct CallCounter([AtomicU64; 8]);
 
-/// What a [`CallCounter`] counts, in the order of the fields of [`CallCounts`].
+/// The calls that a [`CallCounter`] counts, in the order of the fields of [`CallCounts`].
 #[derive(Debug, Clone, Copy)]
 #[allow(missing_docs)] // Calls explains them.
 pub enum Call {

@@ -17,7 +17,7 @@ pub struct MatrixRef {
     pub stride: usize,
 }
 
-/// What happens to a product before it is stored.
+/// The summands that are added to a product before it is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum GemmEpilogue {
     /// Nothing.
@@ -73,6 +73,6 @@ pub struct Gemm {
     pub d: MatrixRef,
     /// Whether D is f32.
     pub out_f32: bool,
-    /// What is added.
+    /// The summands.
     pub epilogue: GemmEpilogue,
 }

@@ -7,7 +7,7 @@ use super::gemm::{Gemm, GemmPlan};
 use super::kernel::{Function, Kernel, Launch};
 use crate::error::Result;
 
-/// What a device is.
+/// The properties of a device.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeviceProperties {
     /// Its name, e.g. `NVIDIA H100 80GB HBM3`.
@@ -23,17 +23,17 @@ pub struct DeviceProperties {
 /// Bytes of a device's memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MemoryInfo {
-    /// What can be had now.
+    /// Bytes that can be had now.
     pub free: u64,
-    /// All there is.
+    /// Bytes in all.
     pub total: u64,
 }
 
-/// What a driver has captured: its number there.
+/// A graph that a driver has captured: its number there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct GraphExec(pub u64);
 
-/// Marks of a driver: how many steps the host may be ahead of the device.
+/// Events of a driver: the steps that the host may be ahead of the device.
 pub const EVENTS: usize = 2;
 
 /// Memory of the host from which and to which copies go.
@@ -57,16 +57,16 @@ impl Staging for Vec<u8> {
 /// Every method gives [`crate::Error::Memory`] where memory is short and [`crate::Error::Fault`] for everything else. After a fault that
 /// marks the device lost every further call gives that fault too.
 pub trait Driver: Send + Sync {
-    /// What the device is.
+    /// The properties of the device.
     fn properties(&self) -> &DeviceProperties;
 
-    /// Its memory at this moment.
+    /// The device's memory at this moment.
     fn memory_info(&self) -> Result<MemoryInfo>;
 
-    /// That many bytes, all zero, aligned to 256.
+    /// Allocates so many bytes, all zero, aligned to 256.
     fn allocate(&self, bytes: usize) -> Result<u64>;
 
-    /// Gives an allocation back, once the device is done with it. A failure shows at the next call.
+    /// Frees an allocation, once the device is done with it. A failure shows at the next call.
     fn free(&self, address: u64);
 
     /// Host memory from which copies are fast; ordinary memory where there is no better.
@@ -101,7 +101,7 @@ pub trait Driver: Send + Sync {
     /// Computes a prepared product.
     fn gemm(&self, plan: GemmPlan) -> Result<()>;
 
-    /// Lets a prepared product go.
+    /// Releases a prepared product.
     fn release_gemm(&self, plan: GemmPlan);
 
     /// From here on launches, products, copies within the device and fills are recorded and not done. `false`: this driver
@@ -111,21 +111,21 @@ pub trait Driver: Send + Sync {
     /// Ends what `begin_capture` began.
     fn end_capture(&self) -> Result<GraphExec>;
 
-    /// Does all that was captured.
+    /// Launches a captured graph.
     fn launch_graph(&self, graph: GraphExec) -> Result<()>;
 
-    /// Lets a captured graph go.
+    /// Destroys a captured graph.
     fn destroy_graph(&self, graph: GraphExec);
 
-    /// Marks this point of the device's work; `which` is below [`EVENTS`].
+    /// Records an event at this point of the device's work; `which` is below [`EVENTS`].
     fn record_event(&self, which: usize) -> Result<()>;
 
-    /// Waits until the device has come to that mark where it was last set.
+    /// Waits until the device has come to where that event was last recorded.
     fn synchronize_event(&self, which: usize) -> Result<()>;
 
     /// Waits for the device.
     fn synchronize(&self) -> Result<()>;
 
-    /// How often it was called.
+    /// The counts of its calls so far.
     fn calls(&self) -> CallCounts;
 }

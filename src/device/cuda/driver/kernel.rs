@@ -92,7 +92,7 @@ pub struct Launch {
     pub kernel: &'static Kernel,
     /// The kernel's entry point, e.g. `gemm_64x64_f16`.
     pub entry: String,
-    /// What [`Driver::function`] gave for it.
+    /// The driver's number for it.
     pub function: Function,
     /// Blocks in x, y, z.
     pub grid: [u32; 3],

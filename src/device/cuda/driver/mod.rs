@@ -1,4 +1,4 @@
-//! What the layers above ask of a device: memory, launches, products of a library, capture and replay.
+//! The interface between the layers above and a device: memory, launches, products of a library, capture and replay.
 //!
 //! Two drivers exist: `nvidia`, and an interpreter of PTX in the tests; the layers above cannot tell them apart.
 

@@ -18,7 +18,7 @@ fn varies(node: &Node) -> Error {
     Error::Graph(format!("`{}` on CUDA reads an input that varies from step to step", node.name))
 }
 
-/// How the nodes of a graph read its tensors.
+/// The readers of a graph's tensors.
 struct Readers {
     /// Reads of each owner that are no reshape, outputs included.
     counts: Vec<usize>,

@@ -24,9 +24,9 @@ pub(crate) struct Lowered {
     pub(crate) body: Range<usize>,
     /// The weights.
     pub(crate) weights: WeightLayout,
-    /// Where things lie in the allocations.
+    /// The regions of the allocations.
     pub(crate) regions: MemoryLayout,
-    /// Where inputs and outputs lie in their regions.
+    /// The places of inputs and outputs in their regions.
     pub(crate) bindings: Bindings,
 }
 

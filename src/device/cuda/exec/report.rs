@@ -1,4 +1,4 @@
-//! What a graph becomes on a device, as figures; no device is needed to know.
+//! Launches and bytes of a graph on a device; no device is needed to count them.
 
 use super::lower::{Lowered, lower};
 use crate::device::Role;
@@ -13,7 +13,7 @@ use std::fmt;
 /// Launches and bytes of a graph.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct LoweringReport {
-    /// How often each kernel is launched in a run.
+    /// Launches of each kernel in a run.
     pub kernels: BTreeMap<String, usize>,
     /// Products of the library in a run.
     pub gemms: usize,
@@ -23,11 +23,11 @@ pub struct LoweringReport {
     pub fills: usize,
     /// Bytes of the weights.
     pub weights: usize,
-    /// Bytes of what is given and taken, in f32 and in the storage type, and of pixels.
+    /// Bytes of inputs and outputs, in f32 and in the storage type, and of pixels.
     pub bindings: usize,
-    /// Bytes of what lives between nodes.
+    /// Bytes of intermediates between nodes.
     pub arena: usize,
-    /// Bytes of what lives within a node.
+    /// Bytes of intermediates within a node.
     pub scratch: usize,
     /// Bytes that loading takes for a moment.
     pub staging: usize,
@@ -42,7 +42,7 @@ impl LoweringReport {
         Self::of_role(graph, settings, &Role::Plain)
     }
 
-    /// The same of a graph with a part in a request: of a sampler it is one step.
+    /// The same of a graph with a part in a request: of a denoise loop it is one step.
     ///
     /// # Errors
     /// As [`LoweringReport::of`].
@@ -90,7 +90,7 @@ impl LoweringReport {
         self.bindings + self.arena + self.scratch
     }
 
-    /// All bytes that a program holds on the device.
+    /// All bytes that an executable holds on the device.
     pub fn bytes(&self) -> usize {
         self.weights + self.work()
     }

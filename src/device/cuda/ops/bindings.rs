@@ -1,8 +1,8 @@
-//! Where the bound tensors of a graph lie; `exec` decides it, the lowering of operations reads it.
+//! The places of a graph's bound tensors; `exec` decides them, the lowering of operations reads them.
 
 use crate::graph::{Graph, NodeId};
 
-/// How a node reads an operand.
+/// The way in which a node reads an operand.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum OperandRole {
     /// In the storage type.
@@ -24,7 +24,7 @@ pub(crate) enum TokenCount {
     Input(usize),
 }
 
-/// Where an input lies: elements from the start of its block.
+/// The places of an input: elements from the start of each block.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct InputBinding {
     /// In the f32 block and, where it is read so, in that of the storage type.
@@ -65,7 +65,7 @@ pub(crate) struct Bindings {
     pub(crate) varying: usize,
     /// Tables of token counts among the integers.
     pub(crate) counts: Vec<TokenCounts>,
-    /// Where each output lies, in elements from the start of the f32 block and of that of the storage type.
+    /// The place of each output, in elements from the start of the f32 block and of that of the storage type.
     pub(crate) outputs: Vec<usize>,
     /// Whether the node writes the f32 block itself.
     pub(crate) direct: Vec<bool>,

@@ -76,7 +76,7 @@ pub struct GemmDesc {
     pub bias: bool,
     /// Whether a bias of each image is added.
     pub per_image_bias: bool,
-    /// What happens before the residual is added.
+    /// The activation before the residual.
     pub activation: EpilogueActivation,
     /// Whether a residual is added.
     pub residual: bool,

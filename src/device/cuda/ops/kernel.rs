@@ -1,4 +1,4 @@
-//! What the files of the operations have in common: rows of the kernel table, parameter structs, grids.
+//! Common parts of the files of operations: rows of the kernel table, parameter structs, grids.
 
 use crate::device::cuda::driver::kernel::{Kernel, Types};
 use bytemuck::{Pod, Zeroable};

@@ -16,7 +16,7 @@ use crate::graph::{Graph, Location, MemoryPlan, Node, NodeId};
 use crate::tensor::DType;
 use bytemuck::Pod;
 
-/// What lowering depends on besides the graph.
+/// The options that lowering depends on besides the graph.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LoweringOptions {
     /// The storage type: f16, bf16, or f32 for a decoder.
@@ -38,7 +38,7 @@ pub(crate) struct BaseAddresses<'a> {
     pub(crate) work: u64,
 }
 
-/// Where a node's result is written.
+/// The place to which a result is written.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ResultSlot {
     /// Its address.
@@ -51,7 +51,7 @@ pub(crate) struct ResultSlot {
 pub(crate) struct OpLowering {
     /// Adds the commands that compute a node.
     pub(crate) lower: fn(&mut Lowering<'_>, &Node, ResultSlot) -> Result<()>,
-    /// How a node reads the operand of that number.
+    /// The role of the operand of that number.
     pub(crate) operand_role: fn(&Graph, &Node, usize) -> OperandRole,
     /// Whether a node can store its result as f32.
     pub(crate) writes_f32: fn(&Graph, &Node) -> bool,
@@ -140,7 +140,7 @@ impl<'a> Lowering<'a> {
         self.work(at)
     }
 
-    /// Where an output is written.
+    /// The place of an output.
     pub(crate) fn output(&self, k: usize) -> ResultSlot {
         let (at, float) = (self.bindings.outputs[k], self.bindings.direct[k]);
         let place = if float {
@@ -151,7 +151,7 @@ impl<'a> Lowering<'a> {
         ResultSlot { at: place, float }
     }
 
-    /// Where a node's result is written.
+    /// The place of a node's result.
     pub(crate) fn result(&self, i: usize) -> ResultSlot {
         match self.plan.locations[i] {
             Location::Output(k) => self.output(k),

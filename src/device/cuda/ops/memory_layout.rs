@@ -1,4 +1,4 @@
-//! Where things lie in an executable's two allocations.
+//! The layout of an executable's two allocations.
 
 /// Bytes to which every region is aligned.
 pub(crate) const REGION: usize = 256;

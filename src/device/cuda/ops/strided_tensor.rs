@@ -6,7 +6,7 @@ use super::lowering::Lowering;
 use crate::graph::{Attention, ChannelSlice, Graph, Node, Op};
 
 param_structs! {
-    /// Where an operand of attention lies: element (image, token, head, i) is `data[image * batch + token * row + head * head_stride + i]`.
+    /// An operand of attention: element (image, token, head, i) is `data[image * batch + token * row + head * head_stride + i]`.
     StridedTensor: 32 {
         data: Pointer = 0,
         batch: i64 = 8,
@@ -50,7 +50,7 @@ pub(super) fn result(node: &Node, a: &Attention, out: u64) -> (StridedTensor, us
     (rows, queries)
 }
 
-/// How attention reads an operand: lengths as counts, weights of branches as f32.
+/// The role of an operand: lengths are counts, weights of branches f32.
 pub(super) fn operand_role(a: &Attention, k: usize) -> OperandRole {
     if a.branches.iter().any(|branch| branch.length == Some(k)) {
         return OperandRole::Count;

@@ -1,4 +1,4 @@
-//! Where the weights of an executable lie.
+//! The addresses of an executable's weights.
 
 use crate::device::cuda::driver::allocation::DeviceAllocation;
 use std::sync::Arc;

@@ -8,7 +8,7 @@ use ::cudarc::{cublaslt::sys as lt, driver::sys};
 use std::ffi::{CStr, c_char, c_int, c_uint, c_ulonglong, c_void};
 use std::sync::OnceLock;
 
-/// What a function returned, where that is not success.
+/// The status that a function returned, where that is not success.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct StatusCode(pub(super) c_int);
 
@@ -21,7 +21,7 @@ impl StatusCode {
     }
 }
 
-/// What of a library is not there.
+/// The part of a library that is not there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Missing {
     /// All of it.
@@ -46,7 +46,7 @@ macro_rules! functions {
         #[allow(non_snake_case, clippy::too_many_arguments)]
         impl $table {
             /// # Safety
-            /// What `find` gives for a name is the C function of that name as the library's headers declare it.
+            /// The function that `find` gives for a name is the C function of that name as the library's headers declare it.
             unsafe fn load(find: impl Fn(&str) -> Option<Bare>) -> Result<Self, Missing> {
                 Ok(Self {
                     $($name: {

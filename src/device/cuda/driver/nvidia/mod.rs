@@ -173,7 +173,7 @@ impl Driver for NvidiaDriver {
         let mut params = [launch.params.as_ptr().cast_mut().cast::<c_void>()];
         // SAFETY: the function is one that `function` gave, its one parameter is a struct of the size that the table of
         // kernels names, which the lowering checked, and the driver copies it before it returns. That the addresses in it
-        // are those of live slabs is the lowering's promise, which the tests check on the interpreter.
+        // are those of live allocations is the lowering's promise, which the tests check on the interpreter.
         let launched = unsafe {
             let (function, params) = (launch.function.0 as sys::CUfunction, params.as_mut_ptr());
             let (block, shared, none) = (launch.block, launch.shared, std::ptr::null_mut());
@@ -309,7 +309,7 @@ impl Drop for NvidiaDriver {
 mod tests {
     use super::*;
 
-    /// Where there is no driver the error says so and how to do without; where there is one, it opens.
+    /// Without a driver the error says so and how to do without; with one, it opens.
     #[test]
     fn says_what_is_missing() {
         match NvidiaDriver::new(0) {

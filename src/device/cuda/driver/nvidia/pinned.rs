@@ -25,7 +25,7 @@ impl Staging for Pinned {
 
 impl Drop for Pinned {
     fn drop(&mut self) {
-        // SAFETY: from `cuMemHostAlloc`, given back once. Programs hold the driver, so the context is still there.
+        // SAFETY: from `cuMemHostAlloc`, given back once. Executables hold the driver, so the context is still there.
         unsafe {
             if self.cuda.cuCtxSetCurrent(self.context).is_ok() {
                 let _ = self.cuda.cuMemFreeHost(self.start.cast::<c_void>());

@@ -1,4 +1,4 @@
-//! What must be there before the first call: the driver's library, each of its functions, a driver that is new enough.
+//! Checks before the first call: the driver's library, each of its functions, a driver that is new enough.
 
 use super::error::{early, missing, missing_or_cpu};
 use super::ffi::{self, Cuda, Missing, StatusCode};

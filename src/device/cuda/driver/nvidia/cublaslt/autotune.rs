@@ -1,4 +1,4 @@
-//! Which of a library's algorithms computes a product: the fastest of its first suggestions, tried once and kept on disk.
+//! The choice of a library's algorithm for a product: the fastest of its first suggestions, tried once and kept on disk.
 //!
 //! A choice depends on the product of one image and never on how many there are, so an image's bytes do not depend on its batch.
 //! Two algorithms may round differently, and times differ from run to run. So a choice by trial is made once for a device and a
@@ -25,7 +25,7 @@ const FILE: &str = "product";
 
 /// One process's trials at a time, so that those of two devices' drivers do not disturb each other, and the second finds what
 /// the first has kept.
-static TURN: Mutex<()> = Mutex::new(());
+static LOCK: Mutex<()> = Mutex::new(());
 
 /// A product of one image: all that a choice depends on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -42,7 +42,7 @@ pub(crate) struct GemmShape {
 }
 
 impl GemmShape {
-    /// That of a product without its batch and addresses.
+    /// The shape of a product without its batch and addresses.
     pub(crate) fn of(gemm: &Gemm) -> Self {
         let residual = gemm.epilogue.residual();
         Self {
@@ -73,7 +73,7 @@ impl fmt::Display for GemmShape {
 /// An algorithm as the library has it: 64 bytes that it alone reads. Its manual allows to store them for the same version.
 pub(crate) type Algorithm = [u64; 8];
 
-/// What a choice asks of a library, about one product.
+/// The questions that a choice asks a library about one product.
 pub(crate) trait GemmLibrary {
     /// Up to that many algorithms for one image, the best by the library's own estimate first.
     fn suggest(&mut self, most: usize) -> Result<Vec<Algorithm>>;
@@ -91,11 +91,11 @@ pub(crate) struct Autotuner {
     identity: String,
     cache: Cache,
     trials: AtomicBool,
-    /// So that a process never chooses twice for one shape.
+    /// The choices of this process: it never chooses twice for one shape.
     known: Mutex<HashMap<GemmShape, Algorithm>>,
 }
 
-/// What the environment's `BRAID_TRIALS` says: `0` or `off` for no trials.
+/// Whether trials are wanted, by the environment's `BRAID_TRIALS`: `0` or `off` for none.
 pub(crate) fn wanted(setting: Option<&OsStr>) -> bool {
     !setting.is_some_and(|value| value == "0" || value.eq_ignore_ascii_case("off"))
 }
@@ -131,7 +131,7 @@ impl Autotuner {
         if !self.trials.load(Relaxed) {
             return library.suggest(1)?.first().copied().ok_or_else(none);
         }
-        let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        let _lock = LOCK.lock().unwrap_or_else(PoisonError::into_inner);
         let key = self.key(shape);
         if let Some(kept) = self.kept(&key, library) {
             return Ok(kept);
@@ -171,7 +171,7 @@ impl Autotuner {
         format!("{}; {SUGGESTIONS} suggestions; {shape}", self.identity).into_bytes()
     }
 
-    /// What is on disk, where it is whole and the library takes it.
+    /// The choice on disk, where it is whole and the library takes it.
     fn kept(&self, key: &[u8], library: &mut dyn GemmLibrary) -> Option<Algorithm> {
         let algorithm = decode(&self.cache.load(FILE, key)?)?;
         library.takes(&algorithm).then_some(algorithm)

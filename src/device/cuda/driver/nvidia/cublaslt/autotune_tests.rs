@@ -7,9 +7,9 @@ use crate::device::cuda::driver::gemm::{GemmEpilogue, MatrixRef};
 #[derive(Default)]
 struct Fake {
     suggested: Vec<(Algorithm, Vec<f32>)>,
-    /// What the library does not take.
+    /// Algorithms that the library does not take.
     refused: Vec<Algorithm>,
-    /// What it takes and does not run.
+    /// Algorithms that it takes and does not run.
     broken: Vec<Algorithm>,
     /// The error of the first trial.
     error: Option<Error>,

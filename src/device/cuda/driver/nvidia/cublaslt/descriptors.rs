@@ -74,7 +74,7 @@ impl MatmulDescriptors {
         parts.set(Desc::CUBLASLT_MATMUL_DESC_TRANSB, &i32::from(gemm.transpose_b))?;
         if let Some(bias) = gemm.epilogue.bias() {
             parts.set(Desc::CUBLASLT_MATMUL_DESC_EPILOGUE, &sys::cublasLtEpilogue_t::CUBLASLT_EPILOGUE_BIAS)?;
-            parts.bias(bias)?;
+            parts.set_bias(bias)?;
         }
         let shape = |rows, columns, transposed| if transposed { (columns, rows) } else { (rows, columns) };
         let sizes = [
@@ -112,8 +112,8 @@ impl MatmulDescriptors {
         set.map_err(|code| fault("cublasLtMatmulDescSetAttribute", code))
     }
 
-    /// Where the bias lies on the device.
-    pub(crate) fn bias(&self, address: u64) -> Result<()> {
+    /// Sets the bias's address on the device.
+    pub(crate) fn set_bias(&self, address: u64) -> Result<()> {
         self.set(sys::cublasLtMatmulDescAttributes_t::CUBLASLT_MATMUL_DESC_BIAS_POINTER, &address)
     }
 
@@ -135,7 +135,7 @@ impl MatmulDescriptors {
         Ok(answers.iter().map(|answer| answer.algorithm.data).collect())
     }
 
-    /// What suggestions must keep to.
+    /// Sets the limits to which suggestions must keep.
     fn prefer(&mut self) -> Result<()> {
         use sys::cublasLtMatmulPreferenceAttributes_t as Preference;
         if !self.preference.is_null() {

@@ -123,7 +123,7 @@ impl PreparedGemm {
             autotuner.choose(GemmShape::of(gemm), &mut trial)?
         };
         if let Some(bias) = gemm.epilogue.bias() {
-            parts.bias(bias)?; // A trial has put its own there.
+            parts.set_bias(bias)?; // A trial has put its own there.
         }
         let calls = if gemm.batch > 1 && !parts.batched(lt, gemm, &algorithm)? { gemm.batch } else { 1 };
         let algorithm = sys::cublasLtMatmulAlgo_t { data: algorithm };

@@ -76,7 +76,7 @@ impl Drop for TrialBuffers<'_> {
     }
 }
 
-/// Where a product's operands lie in scratch memory: bytes from its start.
+/// The places of a product's operands in scratch memory: bytes from its start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct TrialLayout {
     a: usize,
@@ -131,7 +131,7 @@ impl GemmLibrary for GemmTrial<'_> {
         let scratch = self.scratch.insert(scratch);
         let TrialLayout { a, b, c, d, bias, .. } = scratch.places;
         if self.gemm.epilogue.bias().is_some() {
-            self.parts.bias(scratch.at(bias))?;
+            self.parts.set_bias(scratch.at(bias))?;
         }
         let operands = [a, b, c, d].map(|place| scratch.at(place));
         let add = self.gemm.epilogue.residual().is_some();
