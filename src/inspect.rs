@@ -23,7 +23,8 @@ pub struct FileReport {
     pub family: String,
     /// Whether this engine can use it.
     pub supported: bool,
-    /// The models in it.
+    /// The models in it. Its JSON key stays as it was.
+    #[serde(rename = "parts")]
     pub components: Vec<Component>,
     /// Facts about its structure.
     pub notes: Vec<String>,
