@@ -27,6 +27,46 @@ pub(super) fn any_of(names: &[&str]) -> String {
     }
 }
 
+/// The length of [`any_of`]'s text.
+pub(super) const fn any_of_len(names: &[&str]) -> usize {
+    let (mut len, mut i) = (0, 0);
+    while i < names.len() {
+        len += separator(i, names.len()).len() + names[i].len();
+        i += 1;
+    }
+    len
+}
+
+/// Joins names as [`any_of`] does, at compile time; `N` is [`any_of_len`].
+pub(super) const fn any_of_bytes<const N: usize>(names: &[&str]) -> [u8; N] {
+    let (mut out, mut at, mut i) = ([0; N], 0, 0);
+    while i < names.len() {
+        let pieces = [separator(i, names.len()).as_bytes(), names[i].as_bytes()];
+        let mut piece = 0;
+        while piece < pieces.len() {
+            let mut byte = 0;
+            while byte < pieces[piece].len() {
+                out[at] = pieces[piece][byte];
+                (at, byte) = (at + 1, byte + 1);
+            }
+            piece += 1;
+        }
+        i += 1;
+    }
+    out
+}
+
+/// The words before the name `i` of `n`.
+const fn separator(i: usize, n: usize) -> &'static str {
+    if i == 0 {
+        ""
+    } else if i + 1 == n {
+        " or "
+    } else {
+        ", "
+    }
+}
+
 /// Implements `FromStr` and `Display` by a table of names.
 macro_rules! named_values {
     ($type:ty, $table:expr, $field:expr) => {
@@ -56,5 +96,8 @@ mod tests {
     fn alternatives_read_as_a_list() {
         assert_eq!(any_of(&["a"]), "a");
         assert_eq!(any_of(&["a", "b", "c"]), "a, b or c");
+        const NAMES: &[&str] = &["a", "bc", "d"];
+        const JOINED: [u8; any_of_len(NAMES)] = any_of_bytes(NAMES);
+        assert_eq!(JOINED, any_of(NAMES).as_bytes());
     }
 }

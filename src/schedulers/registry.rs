@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use super::definition::SchedulerDefinition;
-use super::names::value_of;
+use super::names::{any_of_bytes, any_of_len, value_of};
 use crate::error::{Error, Field, Result};
 
 /// Registers schedulers: each line is a variant of [`SchedulerKind`], the file with its `DEFINITION`, and a
@@ -21,6 +21,8 @@ macro_rules! schedulers {
         impl SchedulerKind {
             /// Every scheduler, in the order in which help texts list them.
             pub const ALL: &'static [Self] = &[$(Self::$variant),*];
+
+            const EACH_NAME: &'static [&'static str] = &[$(super::$file::DEFINITION.name),*];
 
             pub(super) fn definition(self) -> &'static SchedulerDefinition {
                 match self {
@@ -39,7 +41,15 @@ schedulers! {
     Lcm, lcm, "diffusers' `LCMScheduler`: adds noise in every step but the last.";
 }
 
+const NAMES: [u8; any_of_len(SchedulerKind::EACH_NAME)] = any_of_bytes(SchedulerKind::EACH_NAME);
+
 impl SchedulerKind {
+    /// The names of all schedulers, as help texts list them: `euler, euler-a, ... or lcm`.
+    pub const NAMES: &'static str = match std::str::from_utf8(&NAMES) {
+        Ok(names) => names,
+        Err(_) => panic!("names are text"),
+    };
+
     /// The name on the command line, such as `euler-a`.
     pub fn name(self) -> &'static str {
         self.definition().name
@@ -83,6 +93,7 @@ mod tests {
             assert_eq!(kind.to_string(), kind.name());
             assert!(kind.definition().class_names.iter().all(|class| SchedulerKind::of_class(class) == Some(*kind)));
         }
+        assert_eq!(SchedulerKind::NAMES, "euler, euler-a, ddim, dpmpp-2m or lcm");
         let error = "heun".parse::<SchedulerKind>().unwrap_err().to_string();
         assert_eq!(error, "scheduler: unknown value `heun` (expected euler, euler-a, ddim, dpmpp-2m or lcm)");
     }
