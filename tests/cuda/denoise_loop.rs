@@ -145,7 +145,7 @@ fn calls(after: CallCounts, before: CallCounts) -> CallCounts {
         replays: after.replays - before.replays,
         copies: after.copies - before.copies,
         allocations: after.allocations - before.allocations,
-        synchronisations: after.synchronisations - before.synchronisations,
+        synchronizations: after.synchronizations - before.synchronizations,
         waits: after.waits - before.waits,
         captures: after.captures - before.captures,
     }
@@ -165,7 +165,7 @@ fn a_loop_only_replays() {
     // Warmed twice is warmed once.
     let before = driver.calls();
     program.warmup().unwrap();
-    assert_eq!(calls(driver.calls(), before), CallCounts { synchronisations: 1, ..CallCounts::default() });
+    assert_eq!(calls(driver.calls(), before), CallCounts { synchronizations: 1, ..CallCounts::default() });
     let mut first = None;
     for round in 0..2 {
         let case = Case::new(SchedulerKind::Dpmpp2M, 6, 2, 3);

@@ -21,7 +21,7 @@ fn graph() -> Graph {
 }
 
 fn difference(after: CallCounts, before: CallCounts) -> [u64; 6] {
-    let all = |c: CallCounts| [c.launches, c.gemms, c.replays, c.copies, c.allocations, c.synchronisations];
+    let all = |c: CallCounts| [c.launches, c.gemms, c.replays, c.copies, c.allocations, c.synchronizations];
     let (after, before) = (all(after), all(before));
     std::array::from_fn(|i| after[i] - before[i])
 }

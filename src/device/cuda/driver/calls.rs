@@ -16,7 +16,7 @@ pub struct CallCounts {
     /// Allocations of device memory.
     pub allocations: u64,
     /// Times that the host waited for all of the device's work.
-    pub synchronisations: u64,
+    pub synchronizations: u64,
     /// Times that the host waited for a mark.
     pub waits: u64,
     /// Graphs captured.
@@ -49,9 +49,9 @@ impl CallCounter {
 
     /// The counts so far.
     pub fn calls(&self) -> CallCounts {
-        let [launches, gemms, replays, copies, allocations, synchronisations, waits, captures] =
+        let [launches, gemms, replays, copies, allocations, synchronizations, waits, captures] =
             std::array::from_fn(|i| self.0[i].load(Relaxed));
-        CallCounts { launches, gemms, replays, copies, allocations, synchronisations, waits, captures }
+        CallCounts { launches, gemms, replays, copies, allocations, synchronizations, waits, captures }
     }
 }
 
@@ -65,6 +65,6 @@ mod tests {
         counter.count(Call::Launch);
         counter.count(Call::Synchronize);
         counter.count(Call::Synchronize);
-        assert_eq!(counter.calls(), CallCounts { launches: 1, synchronisations: 2, ..CallCounts::default() });
+        assert_eq!(counter.calls(), CallCounts { launches: 1, synchronizations: 2, ..CallCounts::default() });
     }
 }
