@@ -82,6 +82,7 @@ impl Allocation {
     }
 
     /// Records an access of a block in the shadow and returns the conflict with another block, if any.
+    #[inline]
     pub fn record(&self, offset: u64, bytes: usize, write: bool, tag: Tag) -> Option<BlockConflict> {
         let shadow = self.page(offset).shadow.get_or_init(|| ShadowPage::new(PAGE));
         shadow.record(offset as usize % PAGE, bytes, write, tag)
