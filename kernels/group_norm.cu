@@ -1,18 +1,18 @@
 // Group normalisation, optionally followed by SiLU, in three launches that share one parameter struct:
-//   group_norm_moments  the mean and the sum of squared deviations of each channel over each slab of pixels
+//   group_norm_moments  the mean and the sum of squared deviations of each channel over each chunk of pixels
 //   group_norm_lines    joins those of a group, in a fixed order, to a factor and a summand for each channel
 //   group_norm_apply    Y = factor * X + summand, then SiLU
 //
 // Shapes     X [B, pixels, channels], in one or in two sources whose channels are joined (x0 has the first channels0; a group
-//            may lie in both), Y [B, pixels, channels]; weight, bias [channels] f32; scratch: moments [B, slabs, 2, channels]
+//            may lie in both), Y [B, pixels, channels]; weight, bias [channels] f32; scratch: moments [B, chunks, 2, channels]
 //            and lines [B, 2, channels] f32.
-// Grid       moments: (slabs, ceil(channels / 128), B); lines: (groups, B); apply: (ceil(pixels / 128), ceil(channels / 128),
+// Grid       moments: (chunks, ceil(channels / 128), B); lines: (groups, B); apply: (ceil(pixels / 128), ceil(channels / 128),
 //            B); 256 threads. In the first and the last, 16 threads read 16 bytes each of a row, and there are 16 such rows.
 // Shared     static: 16,384 bytes (moments), 3,072 (lines), none (apply).
-// Accuracy   f32. Deviations are taken from the slab's first value of the channel, so that a mean far from zero costs no
-//            digits; slabs and channels are joined by Chan's formula. Nothing depends on B or on the schedule.
-// Requires   channels0 and channels multiples of 8, channels % groups == 0, 16-byte aligned pointers, slabs =
-//            ceil(pixels / slab).
+// Accuracy   f32. Deviations are taken from the chunk's first value of the channel, so that a mean far from zero costs no
+//            digits; chunks and channels are joined by Chan's formula. Nothing depends on B or on the schedule.
+// Requires   channels0 and channels multiples of 8, channels % groups == 0, 16-byte aligned pointers, chunks =
+//            ceil(pixels / chunk).
 // Source     Chan, Golub and LeVeque, "Updating formulae and a pairwise algorithm for computing sample variances", 1979.
 #include "half.cuh"
 #include "math.cuh"
@@ -30,8 +30,8 @@ struct GroupNormParams {
     int channels0;
     int channels;
     int groups;
-    int slab;
-    int slabs;
+    int chunk;
+    int chunks;
     int silu;
     float eps;
 };
@@ -47,7 +47,7 @@ __device__ __forceinline__ const T* unit_of(const GroupNormParams& p, int image,
 template <class T>
 __device__ __forceinline__ void moments(const GroupNormParams& p) {
     __shared__ float sums[16][128], squares[16][128];
-    int image = blockIdx.z, begin = blockIdx.x * p.slab, end = min(begin + p.slab, p.pixels);
+    int image = blockIdx.z, begin = blockIdx.x * p.chunk, end = min(begin + p.chunk, p.pixels);
     int column = threadIdx.x % 16 * 8, lane = threadIdx.x / 16, c = blockIdx.y * 128 + column;
     float pivot[8], sum[8], square[8];
 #pragma unroll
@@ -80,7 +80,7 @@ __device__ __forceinline__ void moments(const GroupNormParams& p) {
         q += squares[i][threadIdx.x];
     }
     float first = to_f32(unit_of<T>(p, image, begin, channel / 8 * 8)[channel % 8]);
-    float* to = p.moments + ((i64)image * p.slabs + blockIdx.x) * 2 * p.channels + channel;
+    float* to = p.moments + ((i64)image * p.chunks + blockIdx.x) * 2 * p.channels + channel;
     to[0] = first + s / count;
     to[p.channels] = fmaxf(q - s * s / count, 0.0f);
 }
@@ -88,12 +88,12 @@ __device__ __forceinline__ void moments(const GroupNormParams& p) {
 __device__ __forceinline__ void lines(const GroupNormParams& p) {
     __shared__ Moments memory[256];
     int group = blockIdx.x, image = blockIdx.y, width = p.channels / p.groups;
-    const float* from = p.moments + (i64)image * p.slabs * 2 * p.channels + group * width;
+    const float* from = p.moments + (i64)image * p.chunks * 2 * p.channels + group * width;
     Moments own = {0.0f, 0.0f, 0.0f};
-    for (int i = threadIdx.x; i < p.slabs * width; i += 256) {
-        int slab = i / width;
-        const float* at = from + (i64)slab * 2 * p.channels + (i - slab * width);
-        own = joined(own, Moments{(float)min(p.slab, p.pixels - slab * p.slab), at[0], at[p.channels]});
+    for (int i = threadIdx.x; i < p.chunks * width; i += 256) {
+        int chunk = i / width;
+        const float* at = from + (i64)chunk * 2 * p.channels + (i - chunk * width);
+        own = joined(own, Moments{(float)min(p.chunk, p.pixels - chunk * p.chunk), at[0], at[p.channels]});
     }
     Moments all = block_moments<256>(own, memory);
     float scale = 1.0f / sqrtf(all.squares / all.count + p.eps);

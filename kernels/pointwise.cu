@@ -6,16 +6,16 @@
 //               an image's row added to each of its `each` rows
 //   concat      [rows, C0] and [rows, C - C0] to [rows, C]
 //   upsample    [B, h, w, C] to [B, H, W, C] by nearest neighbour as torch has it: the scale in f32, rounded down
-//   sinusoid    [rows] f32 to [rows, C]: sines and cosines (cosines first: flip) of x at C / 2 frequencies 10000^(-i / (C / 2 - shift))
-//   embed       ids [B, tokens] to [B, tokens, C]: the table's row (the last one for an id past the end) plus the position's
-//   class_token [B, tokens - 1, C] to [B, tokens, C]: a token first, then positions added to all
-//   take_row    [B, tokens, C] to [B, C]: the row that index [B] names (the last one past the end), or row 0 without index
+//   timestep_embedding  [rows] f32 to [rows, C]: sines and cosines (cosines first: flip) of x at C / 2 frequencies 10000^(-i / (C / 2 - shift))
+//   embedding   ids [B, tokens] to [B, tokens, C]: the table's row (the last one for an id past the end) plus the position's
+//   prepend_class_token [B, tokens - 1, C] to [B, tokens, C]: a token first, then positions added to all
+//   gather      [B, tokens, C] to [B, C]: the row that index [B] names (the last one past the end), or row 0 without index
 //
 // Grid       ceil(units / 256), 256 threads; a unit is 8 channels of a row (or 8 values), accessed by 16 bytes where C is a
-//            multiple of 8 and one by one otherwise. sinusoid: a unit is one frequency of one row.
+//            multiple of 8 and one by one otherwise. timestep_embedding: a unit is one frequency of one row.
 // Shared     none.
 // Requires   16-byte aligned pointers. Any sizes; offsets are 64-bit.
-// Source     the definitions in src/graph/mod.rs.
+// Source     the definitions in src/graph/op.rs.
 #include "half.cuh"
 #include "math.cuh"
 
@@ -66,7 +66,7 @@ struct UpsampleParams {
     int channels;
 };
 
-struct SinusoidParams {
+struct TimestepEmbeddingParams {
     const float* x;
     void* out;
     int rows;
@@ -75,7 +75,7 @@ struct SinusoidParams {
     float shift;
 };
 
-struct EmbedParams {
+struct EmbeddingParams {
     const int* ids;
     const void* table;
     const void* positions;
@@ -87,7 +87,7 @@ struct EmbedParams {
     int reserved;
 };
 
-struct ClassTokenParams {
+struct PrependClassTokenParams {
     const void* x;
     const void* token;
     const void* positions;
@@ -97,7 +97,7 @@ struct ClassTokenParams {
     int channels;
 };
 
-struct TakeRowParams {
+struct GatherParams {
     const void* x;
     const int* index;
     void* out;
@@ -218,7 +218,7 @@ __device__ __forceinline__ void sine_cosine(float angle, float& sine, float& cos
 }
 
 template <class T>
-__device__ __forceinline__ void sinusoid(const SinusoidParams& p) {
+__device__ __forceinline__ void timestep_embedding(const TimestepEmbeddingParams& p) {
     int half = p.channels / 2;
     i64 at = (i64)blockIdx.x * 256 + threadIdx.x, row = at / half;
     if (row >= p.rows) return;
@@ -245,7 +245,7 @@ __device__ __forceinline__ void store_sum(const Unit& u, const T* a, const T* b,
 }
 
 template <class T>
-__device__ __forceinline__ void embed(const EmbedParams& p) {
+__device__ __forceinline__ void embedding(const EmbeddingParams& p) {
     Unit u(p.rows, p.channels);
     if (!u.there) return;
     i64 id = min(max(p.ids[u.row], 0), p.vocabulary - 1);
@@ -254,7 +254,7 @@ __device__ __forceinline__ void embed(const EmbedParams& p) {
 }
 
 template <class T>
-__device__ __forceinline__ void class_token(const ClassTokenParams& p) {
+__device__ __forceinline__ void prepend_class_token(const PrependClassTokenParams& p) {
     Unit u(p.rows, p.channels);
     if (!u.there) return;
     i64 image = u.row / p.tokens, t = u.row - image * p.tokens;
@@ -263,7 +263,7 @@ __device__ __forceinline__ void class_token(const ClassTokenParams& p) {
 }
 
 template <class T>
-__device__ __forceinline__ void take_row(const TakeRowParams& p) {
+__device__ __forceinline__ void gather(const GatherParams& p) {
     Unit u(p.rows, p.channels);
     if (!u.there) return;
     i64 t = p.index ? min(max(p.index[u.row], 0), p.tokens - 1) : 0;
@@ -305,7 +305,7 @@ BOTH(AddParams, add, add)
 KERNEL(AddParams, add<float>(p), add_f32)
 BOTH(ConcatParams, concat, concat)
 BOTH(UpsampleParams, upsample, upsample)
-BOTH(SinusoidParams, sinusoid, sinusoid)
-BOTH(EmbedParams, embed, embed)
-BOTH(ClassTokenParams, class_token, class_token)
-BOTH(TakeRowParams, take_row, take_row)
+BOTH(TimestepEmbeddingParams, timestep_embedding, timestep_embedding)
+BOTH(EmbeddingParams, embedding, embedding)
+BOTH(PrependClassTokenParams, prepend_class_token, prepend_class_token)
+BOTH(GatherParams, gather, gather)

@@ -266,7 +266,7 @@ fn attention_over_rows_far_apart() {
     check("decoupled", out);
 }
 
-/// 256 channels at 1024x1024, the ninth image: the last slab's moments, a group joined from all slabs, the last block's result.
+/// 256 channels at 1024x1024, the ninth image: the last chunk's moments, a group joined from all chunks, the last block's result.
 #[test]
 fn group_norm_at_1024() {
     if !fits(10) {
@@ -279,14 +279,14 @@ fn group_norm_at_1024() {
 
 fn group_norm(dtype: DType) {
     let (images, pixels, c, groups) = (9usize, 1usize << 20, 256, 32);
-    let (slab, last, gpu) = (group_norm::pixels_of_part(pixels), 8usize, Gpu::new());
-    let (slabs, end) = (pixels / slab, images * pixels * c);
-    let x = Sparse::new(&gpu, dtype, end, 1, 1.0).fill(&gpu, end - slab * c..end);
-    let moments = Sparse::new(&gpu, DType::F32, images * slabs * 2 * c, 2, 1.0);
-    let from = last * slabs * 2 * c;
+    let (chunk, last, gpu) = (group_norm::pixels_of_part(pixels), 8usize, Gpu::new());
+    let (chunks, end) = (pixels / chunk, images * pixels * c);
+    let x = Sparse::new(&gpu, dtype, end, 1, 1.0).fill(&gpu, end - chunk * c..end);
+    let moments = Sparse::new(&gpu, DType::F32, images * chunks * 2 * c, 2, 1.0);
+    let from = last * chunks * 2 * c;
     // Means and, a row of channels later, sums of squares; what is positive may serve as both.
     let known = |i: usize| moments.value(i).abs();
-    let all: Vec<f32> = (from..from + slabs * 2 * c).map(known).collect();
+    let all: Vec<f32> = (from..from + chunks * 2 * c).map(known).collect();
     gpu.put(part(moments.at, from, DType::F32), DType::F32, &all);
     let lines = gpu.room(images * 2 * c * 4);
     let out = gpu.room(end * dtype.size());
@@ -302,28 +302,28 @@ fn group_norm(dtype: DType) {
         channels0: c as i32,
         channels: c as i32,
         groups,
-        slab: slab as i32,
-        slabs: slabs as i32,
+        chunk: chunk as i32,
+        chunks: chunks as i32,
         silu: 0,
         eps: 1e-5,
     };
     // The last group of the last image, from moments that are given.
     gpu.sample("group_norm_lines", DType::F32, [32, 9, 1], &params, &[[31, 8, 0]]);
-    let entries: Vec<(f64, f64)> = (0..slabs)
+    let entries: Vec<(f64, f64)> = (0..chunks)
         .flat_map(|s| (c - 8..c).map(move |i| from + s * 2 * c + i))
         .map(|i| (f64::from(known(i)), f64::from(known(i + c))))
         .collect();
     let mean = entries.iter().map(|e| e.0).sum::<f64>() / entries.len() as f64;
-    let squares: f64 = entries.iter().map(|e| e.1 + slab as f64 * (e.0 - mean).powi(2)).sum();
-    let scale = 1.5 / (squares / (entries.len() * slab) as f64 + 1e-5).sqrt();
+    let squares: f64 = entries.iter().map(|e| e.1 + chunk as f64 * (e.0 - mean).powi(2)).sum();
+    let scale = 1.5 / (squares / (entries.len() * chunk) as f64 + 1e-5).sqrt();
     let line = |i: usize| part(lines, last * 2 * c + i, DType::F32);
     within("factors", 1e-5, &gpu.download(DType::F32, line(c - 8), 8), &[scale; 8]);
     within("summands", 1e-5, &gpu.download(DType::F32, line(2 * c - 8), 8), &[0.25 - mean * scale; 8]);
-    // The last slab's moments, of 128 channels.
-    gpu.sample("group_norm_moments", dtype, [slabs as u32, 2, 9], &params, &[[slabs as u32 - 1, 1, 8]]);
-    let channel = |i: usize| (0..slab).map(move |p| x.wide(end - (slab - p) * c + i));
-    let want: Vec<f64> = (128..c).map(|i| channel(i).sum::<f64>() / slab as f64).collect();
-    let at = (images * slabs - 1) * 2 * c + 128;
+    // The last chunk's moments, of 128 channels.
+    gpu.sample("group_norm_moments", dtype, [chunks as u32, 2, 9], &params, &[[chunks as u32 - 1, 1, 8]]);
+    let channel = |i: usize| (0..chunk).map(move |p| x.wide(end - (chunk - p) * c + i));
+    let want: Vec<f64> = (128..c).map(|i| channel(i).sum::<f64>() / chunk as f64).collect();
+    let at = (images * chunks - 1) * 2 * c + 128;
     within("means", 1e-4, &gpu.download(DType::F32, part(moments.at, at, DType::F32), 128), &want);
     // The last block's result; its lines are given.
     let factors: Vec<f32> = (0..2 * c).map(|i| 0.5 + i as f32 / 512.0).collect();

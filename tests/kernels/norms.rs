@@ -10,13 +10,13 @@ struct Case {
     pixels: usize,
     channels: [usize; 2],
     groups: usize,
-    slab: usize,
+    chunk: usize,
     silu: bool,
     mean: f32,
 }
 
 fn group_norm(dtype: DType, case: &Case) -> Vec<f32> {
-    let &Case { images, pixels, channels, groups, slab, silu, mean } = case;
+    let &Case { images, pixels, channels, groups, chunk, silu, mean } = case;
     let c = channels[0] + channels[1];
     let gpu = Gpu::new();
     let source = |s: usize| -> Vec<f32> {
@@ -25,29 +25,29 @@ fn group_norm(dtype: DType, case: &Case) -> Vec<f32> {
     };
     let x = [source(0), source(1)];
     let (weight, bias) = (values(c, 3), values(c, 4));
-    let slabs = pixels.div_ceil(slab);
+    let chunks = pixels.div_ceil(chunk);
     let out = gpu.room(images * pixels * c * dtype.size());
     let params = GroupNormParams {
         x0: gpu.upload(dtype, &x[0]),
         x1: gpu.upload(dtype, &x[1]),
         weight: gpu.f32(&weight),
         bias: gpu.f32(&bias),
-        moments: gpu.room(images * slabs * 2 * c * 4),
+        moments: gpu.room(images * chunks * 2 * c * 4),
         lines: gpu.room(images * 2 * c * 4),
         out,
         pixels: pixels as i32,
         channels0: channels[0] as i32,
         channels: c as i32,
         groups: groups as i32,
-        slab: slab as i32,
-        slabs: slabs as i32,
+        chunk: chunk as i32,
+        chunks: chunks as i32,
         silu: silu.into(),
         eps: 1e-5,
     };
     let wide = blocks(c, 128);
     // Read after each, so that two devices are compared in what is between, too.
-    gpu.launch("group_norm_moments", dtype, [slabs as u32, wide, images as u32], &params);
-    gpu.download(DType::F32, params.moments, images * slabs * 2 * c);
+    gpu.launch("group_norm_moments", dtype, [chunks as u32, wide, images as u32], &params);
+    gpu.download(DType::F32, params.moments, images * chunks * 2 * c);
     gpu.launch("group_norm_lines", DType::F32, [groups as u32, images as u32, 1], &params);
     gpu.download(DType::F32, params.lines, images * 2 * c);
     gpu.launch("group_norm_apply", dtype, [blocks(pixels, 128), wide, images as u32], &params);
@@ -95,14 +95,14 @@ fn group_norm_over_one_and_two_sources() {
     if !compiled() {
         return;
     }
-    let plain = Case { images: 2, pixels: 70, channels: [64, 0], groups: 32, slab: 32, silu: false, mean: 0.0 };
+    let plain = Case { images: 2, pixels: 70, channels: [64, 0], groups: 32, chunk: 32, silu: false, mean: 0.0 };
     for dtype in ALL {
         group_norm(dtype, &plain);
         // 320 channels in 32 groups of 10, which no 16-byte unit respects; groups across the seam.
         group_norm(dtype, &Case { channels: [320, 0], pixels: 35, silu: true, ..plain });
         group_norm(dtype, &Case { channels: [40, 152], pixels: 33, silu: true, ..plain });
         group_norm(dtype, &Case { channels: [8, 0], groups: 1, pixels: 1, ..plain });
-        group_norm(dtype, &Case { channels: [32, 0], groups: 4, pixels: 300, slab: 17, ..plain });
+        group_norm(dtype, &Case { channels: [32, 0], groups: 4, pixels: 300, chunk: 17, ..plain });
     }
     // A mean far from zero costs no digits.
     group_norm(DType::F16, &Case { mean: 100.0, ..plain });

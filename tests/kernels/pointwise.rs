@@ -2,8 +2,8 @@ use crate::common::*;
 use braid::device::cuda::ops::kernel::{Pointer, blocks};
 use braid::device::cuda::ops::layout::{PatchesParams, TransposeParams, WeightsParams};
 use braid::device::cuda::ops::pointwise::{
-    AddParams, ClassTokenParams, ConcatParams, EmbedParams, GegluParams, SinusoidParams, TakeRowParams, UnaryParams,
-    UpsampleParams,
+    AddParams, ConcatParams, EmbeddingParams, GatherParams, GegluParams, PrependClassTokenParams,
+    TimestepEmbeddingParams, UnaryParams, UpsampleParams,
 };
 use braid::tensor::DType;
 
@@ -177,7 +177,7 @@ fn upsampling_takes_the_rows_that_torch_takes() {
 }
 
 #[test]
-fn sinusoids() {
+fn timestep_embedding() {
     if !compiled() {
         return;
     }
@@ -186,8 +186,9 @@ fn sinusoids() {
             let gpu = Gpu::new();
             let x = [0.0, 1.0, 981.0, 500.5, 1024.0];
             let out = gpu.room(x.len() * c * 2);
-            let params = SinusoidParams { x: gpu.f32(&x), out, rows: x.len() as i32, channels: c as i32, flip, shift };
-            gpu.launch("sinusoid", dtype, grid(x.len() * c / 2), &params);
+            let params =
+                TimestepEmbeddingParams { x: gpu.f32(&x), out, rows: x.len() as i32, channels: c as i32, flip, shift };
+            gpu.launch("timestep_embedding", dtype, grid(x.len() * c / 2), &params);
             let half = c / 2;
             let mut want = Vec::new();
             for x in x {
@@ -218,7 +219,7 @@ fn embeddings_and_rows() {
             let rows = images * tokens;
             let out = gpu.room(rows * c * 2);
             let positions_at = gpu.upload(dtype, &positions);
-            let params = EmbedParams {
+            let params = EmbeddingParams {
                 ids: gpu.i32(&ids),
                 table: gpu.upload(dtype, &table),
                 positions: positions_at,
@@ -229,7 +230,7 @@ fn embeddings_and_rows() {
                 vocabulary: vocabulary as i32,
                 reserved: 0,
             };
-            gpu.launch("embed", dtype, row_grid(rows, c), &params);
+            gpu.launch("embedding", dtype, row_grid(rows, c), &params);
             let id = |row: usize| (ids[row] as usize).min(vocabulary - 1);
             let want: Vec<f64> = (0..rows * c)
                 .map(|i| f64::from(table[id(i / c) * c + i % c]) + f64::from(positions[i / c % tokens * c + i % c]))
@@ -240,7 +241,7 @@ fn embeddings_and_rows() {
             let token = rounded(dtype, &values(c, 3));
             let all = images * (tokens + 1);
             let classed = gpu.room(all * c * 2);
-            let params = ClassTokenParams {
+            let params = PrependClassTokenParams {
                 x: out,
                 token: gpu.upload(dtype, &token),
                 positions: positions_at,
@@ -249,7 +250,7 @@ fn embeddings_and_rows() {
                 tokens: tokens as i32 + 1,
                 channels: c as i32,
             };
-            gpu.launch("class_token", dtype, row_grid(all, c), &params);
+            gpu.launch("prepend_class_token", dtype, row_grid(all, c), &params);
             let want: Vec<f64> = (0..all * c)
                 .map(|i| {
                     let (image, t, i) = (i / c / (tokens + 1), i / c % (tokens + 1), i % c);
@@ -261,7 +262,7 @@ fn embeddings_and_rows() {
 
             for index in [None, Some([3, 99])] {
                 let taken = gpu.room(images * c * 2);
-                let params = TakeRowParams {
+                let params = GatherParams {
                     x: out,
                     index: index.map_or(Pointer(0), |i| gpu.i32(&i)),
                     out: taken,
@@ -270,7 +271,7 @@ fn embeddings_and_rows() {
                     channels: c as i32,
                     reserved: 0,
                 };
-                gpu.launch("take_row", dtype, row_grid(images, c), &params);
+                gpu.launch("gather", dtype, row_grid(images, c), &params);
                 let row = |image: usize| index.map_or(0, |i| (i[image] as usize).min(tokens - 1));
                 let want: Vec<f32> =
                     (0..images * c).map(|i| embedded[(i / c * tokens + row(i / c)) * c + i % c]).collect();

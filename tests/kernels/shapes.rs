@@ -169,29 +169,29 @@ pub fn projection(gpu: &Gpu, tile: Tile, m: usize, n: usize, k: usize) -> Shape 
 /// The three kernels of a group normalisation of 32 groups with SiLU.
 pub fn group_norm(gpu: &Gpu, side: usize, c: usize) -> [Shape; 3] {
     let pixels = side * side;
-    let slab = group_norm::pixels_of_part(pixels);
-    let slabs = pixels / slab;
+    let chunk = group_norm::pixels_of_part(pixels);
+    let chunks = pixels / chunk;
     let params = GroupNormParams {
         x0: gpu.filled(pixels * c * 2, 0x2c),
         x1: Pointer(0),
         weight: gpu.filled(c * 4, 0x3c),
         bias: gpu.filled(c * 4, 0x3c),
-        moments: gpu.filled(slabs * 2 * c * 4, 0x3c),
+        moments: gpu.filled(chunks * 2 * c * 4, 0x3c),
         lines: gpu.filled(2 * c * 4, 0x3c),
         out: gpu.room(pixels * c * 2),
         pixels: pixels as i32,
         channels0: c as i32,
         channels: c as i32,
         groups: 32,
-        slab: slab as i32,
-        slabs: slabs as i32,
+        chunk: chunk as i32,
+        chunks: chunks as i32,
         silu: 1,
         eps: 1e-5,
     };
     let wide = blocks(c, 128);
     let shape = |kernel: &str, grid| Shape::new(kernel, format!("{side}x{side}, {c} channels"), grid, &params);
-    let moments = shape("group_norm_moments", [slabs as u32, wide, 1]).takes(0, pixels * c + 4 * slabs * c);
-    let lines = shape("group_norm_lines", [32, 1, 1]).takes(0, 4 * slabs * c + 4 * c);
+    let moments = shape("group_norm_moments", [chunks as u32, wide, 1]).takes(0, pixels * c + 4 * chunks * c);
+    let lines = shape("group_norm_lines", [32, 1, 1]).takes(0, 4 * chunks * c + 4 * c);
     let apply = shape("group_norm_apply", [blocks(pixels, 128), wide, 1]).takes(0, 2 * pixels * c);
     [moments, Shape { dtype: DType::F32, ..lines }, apply]
 }

@@ -23,8 +23,8 @@ param_structs! {
         channels0: i32 = 60,
         channels: i32 = 64,
         groups: i32 = 68,
-        slab: i32 = 72,
-        slabs: i32 = 76,
+        chunk: i32 = 72,
+        chunks: i32 = 76,
         silu: i32 = 80,
         eps: f32 = 84,
     }
@@ -71,8 +71,8 @@ fn lower(l: &mut Lowering<'_>, node: &Node, out: ResultSlot) -> Result<()> {
         channels0: to_i32(channels0),
         channels: to_i32(c),
         groups: to_i32(*groups),
-        slab: to_i32(part),
-        slabs: to_i32(parts),
+        chunk: to_i32(part),
+        chunks: to_i32(parts),
         silu: i32::from(*silu),
         eps: *eps,
     };

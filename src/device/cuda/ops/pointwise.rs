@@ -63,8 +63,8 @@ param_structs! {
         channels: i32 = 36,
     }
 
-    /// Parameters of `sinusoid`.
-    SinusoidParams: 32 {
+    /// Parameters of `timestep_embedding`.
+    TimestepEmbeddingParams: 32 {
         x: Pointer = 0,
         out: Pointer = 8,
         rows: i32 = 16,
@@ -73,8 +73,8 @@ param_structs! {
         shift: f32 = 28,
     }
 
-    /// Parameters of `embed`.
-    EmbedParams: 56 {
+    /// Parameters of `embedding`.
+    EmbeddingParams: 56 {
         ids: Pointer = 0,
         table: Pointer = 8,
         positions: Pointer = 16,
@@ -86,8 +86,8 @@ param_structs! {
         reserved: i32 = 52,
     }
 
-    /// Parameters of `class_token`.
-    ClassTokenParams: 48 {
+    /// Parameters of `prepend_class_token`.
+    PrependClassTokenParams: 48 {
         x: Pointer = 0,
         token: Pointer = 8,
         positions: Pointer = 16,
@@ -97,8 +97,8 @@ param_structs! {
         channels: i32 = 44,
     }
 
-    /// Parameters of `take_row`.
-    TakeRowParams: 40 {
+    /// Parameters of `gather`.
+    GatherParams: 40 {
         x: Pointer = 0,
         index: Pointer = 8,
         out: Pointer = 16,
@@ -119,10 +119,12 @@ static GEGLU: Kernel = kernel::<GegluParams>("pointwise", "geglu", Halves, 256, 
 static ADD: Kernel = kernel::<AddParams>("pointwise", "add", All, 256, 0);
 static CONCAT: Kernel = kernel::<ConcatParams>("pointwise", "concat", Halves, 256, 0);
 static UPSAMPLE: Kernel = kernel::<UpsampleParams>("pointwise", "upsample", Halves, 256, 0);
-static SINUSOID: Kernel = kernel::<SinusoidParams>("pointwise", "sinusoid", Halves, 256, 0);
-static EMBED: Kernel = kernel::<EmbedParams>("pointwise", "embed", Halves, 256, 0);
-static CLASS_TOKEN: Kernel = kernel::<ClassTokenParams>("pointwise", "class_token", Halves, 256, 0);
-static TAKE_ROW: Kernel = kernel::<TakeRowParams>("pointwise", "take_row", Halves, 256, 0);
+static TIMESTEP_EMBEDDING: Kernel =
+    kernel::<TimestepEmbeddingParams>("pointwise", "timestep_embedding", Halves, 256, 0);
+static EMBEDDING: Kernel = kernel::<EmbeddingParams>("pointwise", "embedding", Halves, 256, 0);
+static PREPEND_CLASS_TOKEN: Kernel =
+    kernel::<PrependClassTokenParams>("pointwise", "prepend_class_token", Halves, 256, 0);
+static GATHER: Kernel = kernel::<GatherParams>("pointwise", "gather", Halves, 256, 0);
 
 /// The kernel file.
 pub(crate) static FILE: KernelFile = KernelFile {
@@ -137,10 +139,10 @@ pub(crate) static FILE: KernelFile = KernelFile {
         &ADD,
         &CONCAT,
         &UPSAMPLE,
-        &SINUSOID,
-        &EMBED,
-        &CLASS_TOKEN,
-        &TAKE_ROW,
+        &TIMESTEP_EMBEDDING,
+        &EMBEDDING,
+        &PREPEND_CLASS_TOKEN,
+        &GATHER,
     ],
     structs: STRUCTS,
 };
@@ -200,7 +202,7 @@ pub(crate) static EMBEDDING_OP: OpLowering =
     OpLowering { operand_role: |_, _, _| OperandRole::Integer, ..OpLowering::new(embedding) };
 
 /// [`Op::PrependClassToken`].
-pub(crate) static CLASS_TOKEN_OP: OpLowering = OpLowering::new(prepend_class_token);
+pub(crate) static PREPEND_CLASS_TOKEN_OP: OpLowering = OpLowering::new(prepend_class_token);
 
 /// [`Op::Gather`].
 pub(crate) static GATHER_OP: OpLowering = OpLowering {
@@ -336,7 +338,7 @@ fn timestep_embedding(l: &mut Lowering<'_>, node: &Node, out: ResultSlot) -> Res
     let Op::TimestepEmbedding { flip, shift } = node.op else { return Err(misrouted(node)) };
     let (rows, c) = (rows(node), node.channels());
     let x = as_f32(l, node.inputs[0])?;
-    let params = SinusoidParams {
+    let params = TimestepEmbeddingParams {
         x: Pointer(x),
         out: Pointer(out.at),
         rows: to_i32(rows),
@@ -344,7 +346,7 @@ fn timestep_embedding(l: &mut Lowering<'_>, node: &Node, out: ResultSlot) -> Res
         flip: i32::from(flip),
         shift,
     };
-    l.launch(&SINUSOID, [blocks(rows * (c / 2), 256), 1, 1], params)
+    l.launch(&TIMESTEP_EMBEDDING, [blocks(rows * (c / 2), 256), 1, 1], params)
 }
 
 fn embedding(l: &mut Lowering<'_>, node: &Node, out: ResultSlot) -> Result<()> {
@@ -352,7 +354,7 @@ fn embedding(l: &mut Lowering<'_>, node: &Node, out: ResultSlot) -> Result<()> {
     let (rows, c) = (rows(node), node.channels());
     let vocabulary = table.shape().first().copied().unwrap_or(0);
     let (table, positions) = (l.weights.matrix(table), l.weights.matrix(positions));
-    let params = EmbedParams {
+    let params = EmbeddingParams {
         ids: Pointer(l.indices(node.inputs[0])),
         table: Pointer(l.weight(table)),
         positions: Pointer(l.weight(positions)),
@@ -363,14 +365,14 @@ fn embedding(l: &mut Lowering<'_>, node: &Node, out: ResultSlot) -> Result<()> {
         vocabulary: to_i32(vocabulary),
         reserved: 0,
     };
-    l.launch(&EMBED, units(rows, c), params)
+    l.launch(&EMBEDDING, units(rows, c), params)
 }
 
 fn prepend_class_token(l: &mut Lowering<'_>, node: &Node, out: ResultSlot) -> Result<()> {
     let Op::PrependClassToken { token, positions } = &node.op else { return Err(misrouted(node)) };
     let (rows, c) = (rows(node), node.channels());
     let (token, positions) = (l.weights.vector(token), l.weights.matrix(positions));
-    let params = ClassTokenParams {
+    let params = PrependClassTokenParams {
         x: Pointer(l.place(node.inputs[0])),
         token: Pointer(l.weight(token)),
         positions: Pointer(l.weight(positions)),
@@ -379,13 +381,13 @@ fn prepend_class_token(l: &mut Lowering<'_>, node: &Node, out: ResultSlot) -> Re
         tokens: to_i32(node.shape[1]),
         channels: to_i32(c),
     };
-    l.launch(&CLASS_TOKEN, units(rows, c), params)
+    l.launch(&PREPEND_CLASS_TOKEN, units(rows, c), params)
 }
 
 fn gather(l: &mut Lowering<'_>, node: &Node, out: ResultSlot) -> Result<()> {
     let (rows, c) = (rows(node), node.channels());
     let index = node.inputs.get(1).map_or(0, |id| l.indices(*id));
-    let params = TakeRowParams {
+    let params = GatherParams {
         x: Pointer(l.place(node.inputs[0])),
         index: Pointer(index),
         out: Pointer(out.at),
@@ -394,5 +396,5 @@ fn gather(l: &mut Lowering<'_>, node: &Node, out: ResultSlot) -> Result<()> {
         channels: to_i32(c),
         reserved: 0,
     };
-    l.launch(&TAKE_ROW, units(rows, c), params)
+    l.launch(&GATHER, units(rows, c), params)
 }
