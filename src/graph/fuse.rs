@@ -1,10 +1,11 @@
 //! Fusion: passes that turn a graph as a model writes it into one with fewer and larger nodes, same results.
 
-use super::nodes::{Graph, Node, NodeId};
-use super::op::{
-    Activation, ChannelSlice, Conv2d, Conv2dParams, Epilogue, EpilogueActivation, ImplicitGemm, Linear, LinearWeights,
-    Op,
+use super::attention::ChannelSlice;
+use super::gemm::{
+    Activation, Conv2d, Conv2dParams, Epilogue, EpilogueActivation, ImplicitGemm, Linear, LinearWeights,
 };
+use super::nodes::{Graph, Node, NodeId};
+use super::op::Op;
 use std::collections::HashMap;
 
 /// Runs every pass and drops the nodes that nothing reads any more.
@@ -119,7 +120,7 @@ impl<'a> Site<'a> {
 
     fn upsample(&self, conv: &Conv2d) -> Option<Node> {
         let before = self.sole_operand(0)?;
-        if !matches!(before.op, Op::Upsample) || conv.sources != 1 || conv.params.resize.is_some() {
+        if !matches!(before.op, Op::Upsample { .. }) || conv.sources != 1 || conv.params.resize.is_some() {
             return None;
         }
         let params = Conv2dParams { resize: Some((before.shape[1], before.shape[2])), ..conv.params };

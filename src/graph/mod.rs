@@ -4,19 +4,22 @@
 //! its operands and its shape; weights are views into mapped files. What a device does with it is the device's affair.
 //! Values are f32 on the CPU; indices (token ids, lengths) travel as f32 too and are exact up to 2^24.
 
+mod attention;
 mod builder;
 mod fuse;
+mod gemm;
 mod memory_plan;
 mod nodes;
 mod op;
+mod op_info;
 #[cfg(test)]
 mod tests;
 
+pub use attention::{Attention, ChannelSlice, KvBranch};
 pub use builder::Builder;
 pub use fuse::fuse;
+pub use gemm::{Activation, Conv2d, Conv2dParams, Epilogue, EpilogueActivation, ImplicitGemm, Linear, LinearWeights};
 pub use memory_plan::{Location, MemoryPlan};
 pub use nodes::{Graph, Node, NodeId};
-pub use op::{
-    Activation, Attention, ChannelSlice, Conv2d, Conv2dParams, Epilogue, EpilogueActivation, ImplicitGemm, KvBranch,
-    Linear, LinearWeights, Op,
-};
+pub use op::Op;
+pub use op_info::{Inferred, OpCost, OpLabel, OpShapes};

@@ -1,7 +1,9 @@
 //! Nodes and the graph that they make.
 
-use super::op::{KvBranch, Op};
+use super::op::Op;
+use super::op_info::{OpCost, OpLabel, OpShapes};
 use crate::error::{Error, Result};
+use std::collections::BTreeSet;
 
 /// A node of a [`Graph`], by its place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -141,22 +143,29 @@ impl Graph {
         Ok(())
     }
 
-    /// Multiplications with additions that a run takes, in products and attention.
+    /// The shapes around a node of this graph.
+    fn shapes<'a>(&'a self, node: &'a Node) -> OpShapes<'a> {
+        OpShapes {
+            operands: node.inputs.iter().map(|id| self.node(*id).shape.as_slice()).collect(),
+            result: &node.shape,
+            one_source: node.inputs.windows(2).all(|pair| pair[0] == pair[1]),
+        }
+    }
+
+    /// What a node of this graph is called in tables and profiles; `None` where there is nothing to do.
+    pub fn label(&self, node: &Node) -> Option<OpLabel> {
+        node.op.label(&self.shapes(node))
+    }
+
+    /// The work of a node of this graph.
+    pub fn cost(&self, node: &Node) -> OpCost {
+        let operands: BTreeSet<_> = node.inputs.iter().collect();
+        let operands: usize = operands.into_iter().map(|id| self.node(*id).len()).sum();
+        OpCost { activations: operands + node.len(), ..node.op.cost(&self.shapes(node)) }
+    }
+
+    /// Multiplications with additions of a run: those of fully connected layers, convolutions and attention.
     pub fn macs(&self) -> u64 {
-        let macs = |node: &Node| -> u64 {
-            let rows = (node.len() / node.channels().max(1)) as u64;
-            match &node.op {
-                Op::Linear(_) | Op::Conv2d(_) => {
-                    let parts = node.op.implicit_gemm().map_or(&[][..], |gemm| gemm.parts);
-                    parts.iter().map(|part| rows * part.weight.len() as u64).sum()
-                }
-                Op::Attention(a) => {
-                    let keys = |s: &KvBranch| self.node(node.inputs[s.keys.operand]).tokens() as u64;
-                    a.branches.iter().map(|s| 2 * rows * keys(s) * (a.heads * a.dim) as u64).sum()
-                }
-                _ => 0,
-            }
-        };
-        self.nodes.iter().map(macs).sum()
+        self.nodes.iter().map(|node| self.cost(node).macs).sum()
     }
 }

@@ -1,153 +1,11 @@
-//! The operations of a graph.
+//! The operations of a graph: one variant each, with its shape rule, its label and its cost.
+//!
+//! Operations of more than a few fields have files of their own.
 
+use super::attention::Attention;
+use super::gemm::{Activation, Conv2d, Epilogue, ImplicitGemm, Linear};
+use super::op_info::{Inferred, OpCost, OpLabel, OpShapes, channels, times};
 use crate::weights::Weight;
-
-/// An activation function.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Activation {
-    /// x * sigmoid(x).
-    Silu,
-    /// The exact GELU, x * Phi(x), by erf.
-    Gelu,
-    /// x * sigmoid(1.702 x).
-    QuickGelu,
-}
-
-/// A matrix (`[N, K]`, as PyTorch stores `Linear`) or a convolution's kernel (`[O, I, kh, kw]`), with its bias `[N]`.
-#[derive(Debug, Clone)]
-pub struct LinearWeights {
-    /// The matrix or kernel.
-    pub weight: Weight,
-    /// The bias, where there is one.
-    pub bias: Option<Weight>,
-}
-
-/// A fully connected layer over the last dimension. Operands and result: see [`ImplicitGemm`].
-#[derive(Debug, Clone)]
-pub struct Linear {
-    /// One for each group of output channels, joined in order.
-    pub parts: Vec<LinearWeights>,
-    /// Sources of `x`: 1 or 2.
-    pub sources: usize,
-    /// What is done to the sums before they are stored.
-    pub epilogue: Epilogue,
-}
-
-/// A convolution over height and width. Operands and result: see [`ImplicitGemm`].
-#[derive(Debug, Clone)]
-pub struct Conv2d {
-    /// The kernel and its bias.
-    pub weights: LinearWeights,
-    /// The geometry.
-    pub params: Conv2dParams,
-    /// Sources of `x`: 1 or 2.
-    pub sources: usize,
-    /// What is done to the sums before they are stored.
-    pub epilogue: Epilogue,
-}
-
-/// What follows the sums of a [`Linear`] or [`Conv2d`]: `activation(sums + bias + per_image_bias) + residual`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Epilogue {
-    /// Whether an operand `[B, C]` is added to every row of image b.
-    pub per_image_bias: bool,
-    /// What happens before the residual is added.
-    pub activation: EpilogueActivation,
-    /// Whether an operand of the result's shape is added last.
-    pub residual: bool,
-}
-
-/// The activation in an [`Epilogue`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum EpilogueActivation {
-    /// The identity.
-    #[default]
-    None,
-    /// One value at a time.
-    Pointwise(Activation),
-    /// The first half of the channels times GELU of the second half; of a [`Linear`] of one part alone.
-    Geglu,
-}
-
-/// A view of a [`Linear`] or a [`Conv2d`] as the multiplication of matrices that both are: a convolution's rows are the
-/// pixels under its kernel, gathered on the way. `x` may come from two sources whose channels are joined.
-///
-/// Operands: the sources, then the per-image bias, then the residual, each where there is one.
-#[derive(Debug, Clone, Copy)]
-pub struct ImplicitGemm<'a> {
-    /// One for each group of output channels, joined in order.
-    pub parts: &'a [LinearWeights],
-    /// How pixels are gathered; `None` for a fully connected layer.
-    pub conv: Option<Conv2dParams>,
-    /// Sources of `x`: 1 or 2.
-    pub sources: usize,
-    /// What is done to the sums before they are stored.
-    pub epilogue: Epilogue,
-}
-
-impl ImplicitGemm<'_> {
-    /// The number of the operand that is the per-image bias.
-    pub fn per_image_bias(&self) -> Option<usize> {
-        self.epilogue.per_image_bias.then_some(self.sources)
-    }
-
-    /// The number of the operand that is the residual.
-    pub fn residual(&self) -> Option<usize> {
-        self.epilogue.residual.then_some(self.sources + usize::from(self.epilogue.per_image_bias))
-    }
-}
-
-/// The geometry of a convolution.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Conv2dParams {
-    /// Side of the kernel.
-    pub kernel: usize,
-    /// Step.
-    pub stride: usize,
-    /// Zeros around the image.
-    pub padding: usize,
-    /// The image is first enlarged to this height and width by nearest neighbour.
-    pub resize: Option<(usize, usize)>,
-}
-
-/// A block of columns in an operand.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ChannelSlice {
-    /// Which operand.
-    pub operand: usize,
-    /// The first column.
-    pub start: usize,
-}
-
-/// Keys and values over which one softmax goes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct KvBranch {
-    /// The keys.
-    pub keys: ChannelSlice,
-    /// The values.
-    pub values: ChannelSlice,
-    /// An operand `[B]`: how many of the tokens count for image b; all of them where it is absent.
-    pub length: Option<usize>,
-    /// An operand `[.., B]` and the place in it where the weights of this branch begin: what the result of image b is
-    /// multiplied by. A weight of 0 skips the branch.
-    pub scale: Option<(usize, usize)>,
-}
-
-/// Attention of one query over branches that each have a softmax of their own: `sum_i scale_i softmax(q k_i^T / sqrt d) v_i`.
-#[derive(Debug, Clone)]
-pub struct Attention {
-    /// Heads.
-    pub heads: usize,
-    /// Width of a head.
-    pub dim: usize,
-    /// Whether token t sees only tokens up to t.
-    pub causal: bool,
-    /// The queries.
-    pub query: ChannelSlice,
-    /// Text first, then an image branch for each adapter.
-    pub branches: Vec<KvBranch>,
-}
 
 /// What a node does.
 #[derive(Debug, Clone)]
@@ -209,10 +67,17 @@ pub enum Op {
     BroadcastAdd,
     /// Joins the channels of two tensors.
     Concat,
-    /// Nearest neighbour to the node's height and width.
-    Upsample,
+    /// `[N, H, W, C]` to `[N, height, width, C]` by nearest neighbour.
+    Upsample {
+        /// Height of the result.
+        height: usize,
+        /// Width of the result.
+        width: usize,
+    },
     /// `[n]` to `[n, C]`: sines and cosines of the value at C/2 frequencies from 1 down to 1/10000.
     TimestepEmbedding {
+        /// C.
+        channels: usize,
         /// Cosines first.
         flip: bool,
         /// diffusers' `downscale_freq_shift`.
@@ -233,15 +98,8 @@ impl Op {
     /// The operation as a multiplication of matrices, where it is one.
     pub fn implicit_gemm(&self) -> Option<ImplicitGemm<'_>> {
         match self {
-            Self::Linear(Linear { parts, sources, epilogue }) => {
-                Some(ImplicitGemm { parts, conv: None, sources: *sources, epilogue: *epilogue })
-            }
-            Self::Conv2d(Conv2d { weights, params, sources, epilogue }) => Some(ImplicitGemm {
-                parts: std::slice::from_ref(weights),
-                conv: Some(*params),
-                sources: *sources,
-                epilogue: *epilogue,
-            }),
+            Self::Linear(linear) => Some(linear.into()),
+            Self::Conv2d(conv) => Some(conv.into()),
             _ => None,
         }
     }
@@ -254,4 +112,129 @@ impl Op {
         }
         self
     }
+
+    /// The shape of the result for operands of these shapes.
+    ///
+    /// # Panics
+    /// For an input or a reshape: their shape is given with the node. Also where there are fewer operands or dimensions than
+    /// the operation needs.
+    pub fn infer(&self, operands: &[&[usize]]) -> Inferred {
+        let first = operands.first().copied().unwrap_or(&[]);
+        match self {
+            Self::Input | Self::Reshape => panic!("the shape of an input or a reshape is given"),
+            Self::Linear(linear) => linear.infer(operands),
+            Self::Conv2d(conv) => conv.infer(operands),
+            Self::Attention(attention) => attention.infer(operands),
+            Self::Embedding { table, positions } => {
+                let fits = first.last().is_some_and(|&t| t <= positions.shape()[0]);
+                Inferred::new([first, &table.shape()[1..2]].concat(), fits, || {
+                    format!("embed {first:?} with positions {:?}", positions.shape())
+                })
+            }
+            Self::PrependClassToken { positions, .. } => {
+                let mut shape = first.to_vec();
+                shape[1] += 1;
+                let fits = positions.shape() == &shape[1..];
+                let problem = format!("positions {:?} for {shape:?}", positions.shape());
+                Inferred::new(shape, fits, || problem)
+            }
+            Self::GroupNorm { groups, .. } => {
+                let fits = *groups > 0 && channels(first).is_multiple_of(*groups);
+                Inferred::new(first.to_vec(), fits, || format!("{groups} groups over {first:?}"))
+            }
+            Self::Add => {
+                let second = operands[1];
+                Inferred::new(first.to_vec(), first.ends_with(second), || format!("add {first:?} and {second:?}"))
+            }
+            Self::BroadcastAdd => {
+                let fits = operands[1] == [first[0], channels(first)];
+                Inferred::new(first.to_vec(), fits, || format!("add {:?} to each image of {first:?}", operands[1]))
+            }
+            Self::Concat => infer_concat(first, operands[1]),
+            Self::Upsample { height, width } => {
+                let mut shape = first.to_vec();
+                shape[1..3].copy_from_slice(&[*height, *width]);
+                shape.into()
+            }
+            Self::TimestepEmbedding { channels, .. } => {
+                let fits = channels.is_multiple_of(2);
+                let problem = || format!("a timestep embedding of {channels} channels, which must be even");
+                Inferred::new([first, &[*channels]].concat(), fits, problem)
+            }
+            Self::Geglu => {
+                let mut shape = first.to_vec();
+                if let Some(c) = shape.last_mut() {
+                    *c /= 2;
+                }
+                shape.into()
+            }
+            Self::Gather => vec![first[0], first[2]].into(),
+            Self::LayerNorm { .. } | Self::Activation(_) | Self::ScaleShift { .. } => first.to_vec().into(),
+        }
+    }
+
+    /// What the operation is called in tables and profiles; `None` where there is nothing to do.
+    pub fn label(&self, shapes: &OpShapes<'_>) -> Option<OpLabel> {
+        let result = || times(shapes.result);
+        let mut details: Vec<String> = Vec::new();
+        let (kind, shape) = match self {
+            Self::Input | Self::Reshape => return None,
+            Self::Linear(linear) => return Some(ImplicitGemm::from(linear).label(shapes)),
+            Self::Conv2d(conv) => return Some(ImplicitGemm::from(conv).label(shapes)),
+            Self::Attention(attention) => return Some(attention.label(shapes)),
+            Self::GroupNorm { groups, silu, .. } => {
+                details.push(format!("{groups} groups"));
+                if *silu {
+                    details.push("silu".into());
+                }
+                if shapes.operands.len() > 1 {
+                    details.push(shapes.sources(2));
+                }
+                ("group norm", result())
+            }
+            Self::LayerNorm { .. } => ("layer norm", result()),
+            Self::Embedding { .. } => ("embedding", result()),
+            Self::PrependClassToken { .. } => ("prepend class token", result()),
+            Self::Activation(activation) => (activation.name(), result()),
+            Self::Geglu => ("geglu", result()),
+            Self::Add => {
+                details.push(format!("{} added", times(shapes.operands[1])));
+                ("add", result())
+            }
+            Self::BroadcastAdd => ("broadcast add", result()),
+            Self::Concat => {
+                details.push(shapes.sources(2));
+                ("concat", result())
+            }
+            Self::Upsample { .. } => ("upsample", shapes.arrow()),
+            Self::TimestepEmbedding { .. } => ("timestep embedding", result()),
+            Self::Gather => ("gather", shapes.arrow()),
+            Self::ScaleShift { .. } => ("scale and shift", result()),
+        };
+        Some(OpLabel { kind, shape, details: details.join(", ") })
+    }
+
+    /// The work of the operation, without that of moving the activations.
+    pub(super) fn cost(&self, shapes: &OpShapes<'_>) -> OpCost {
+        let weights = match self {
+            Self::Linear(linear) => return ImplicitGemm::from(linear).cost(shapes),
+            Self::Conv2d(conv) => return ImplicitGemm::from(conv).cost(shapes),
+            Self::Attention(attention) => return attention.cost(shapes),
+            Self::GroupNorm { weight, bias, .. } | Self::LayerNorm { weight, bias, .. } => weight.len() + bias.len(),
+            // Of both tables, the rows that are picked.
+            Self::Embedding { .. } => 2 * shapes.len(),
+            Self::PrependClassToken { positions, .. } => positions.len(),
+            _ => 0,
+        };
+        OpCost { weights, ..OpCost::default() }
+    }
+}
+
+/// Joins the channels of two shapes that are otherwise equal.
+fn infer_concat(first: &[usize], second: &[usize]) -> Inferred {
+    let mut shape = first.to_vec();
+    let n = shape.len();
+    let fits = n == second.len() && first[..n - 1] == second[..n - 1];
+    shape[n - 1] += second.last().unwrap_or(&0);
+    Inferred::new(shape, fits, || format!("join {first:?} and {second:?}"))
 }

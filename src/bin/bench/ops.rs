@@ -251,8 +251,8 @@ fn operands(graph: &Graph) -> Vec<Vec<f32>> {
             Op::TimestepEmbedding { .. } => (0..len).map(|i| (i * 20 % 1000) as f32).collect(),
             Op::Attention(a) => {
                 let counted = a.branches.iter().find(|s| s.length == Some(k));
-                if let Some(strand) = counted {
-                    return vec![operand(strand.keys.operand).tokens() as f32; len];
+                if let Some(branch) = counted {
+                    return vec![operand(branch.keys.operand).tokens() as f32; len];
                 }
                 let weight = a.branches.iter().any(|s| s.scale.is_some_and(|(at, _)| at == k));
                 if weight { vec![1.0; len] } else { (0..len).map(|_| random()).collect() }
@@ -304,11 +304,11 @@ impl Measured {
         let median = (sorted[(n - 1) / 2] + sorted[n / 2]) / 2.0;
         let mean = seconds.iter().sum::<f64>() / n as f64;
         let squares: f64 = seconds.iter().map(|s| (s - mean).powi(2)).sum();
-        let bytes = operation.bytes(size, 2);
-        let (flops, moved) = (operation.flops / median.max(1e-9), bytes / median.max(1e-9));
+        let bytes = operation.cost.bytes(size, 2);
+        let (flops, moved) = (operation.cost.flops() / median.max(1e-9), bytes / median.max(1e-9));
         Self {
             label: operation.label.clone(),
-            flops: operation.flops,
+            flops: operation.cost.flops(),
             bytes,
             median_seconds: median,
             mean_seconds: mean,

@@ -124,7 +124,7 @@ impl Cut {
         let made: usize = main.iter().map(|(_, blocks, elements)| blocks * elements).sum();
         // Attention by products goes through scores and back: its launches do the same work each and fill their tiles.
         let alone = main.len() == 1;
-        let tile_efficiency = if alone { (operation.results as f64 / made as f64).min(1.0) } else { 1.0 };
+        let tile_efficiency = if alone { (operation.cost.accumulators as f64 / made as f64).min(1.0) } else { 1.0 };
         let inverse: f64 = main.iter().map(|(_, blocks, _)| 1.0 / turns(*blocks, multiprocessors)).sum();
         Some(Self {
             kernel: name.clone(),
@@ -159,14 +159,14 @@ impl Predicted {
         let settings = LoweringOptions { dtype: DType::F16, multiprocessors: gpu.multiprocessors, cublaslt: false };
         let launches = LoweringReport::launches_of(operation.graph.clone(), &settings)?;
         let phases = launches.iter().any(|l| l.entry.starts_with("convolution_") && l.grid[2] == 4);
-        let kernel_flops = if phases { operation.flops * 4.0 / 9.0 } else { operation.flops };
+        let kernel_flops = if phases { operation.cost.flops() * 4.0 / 9.0 } else { operation.cost.flops() };
         let cut = Cut::of(operation, &launches, gpu.multiprocessors);
-        let bytes = operation.bytes(SIZE, SIZE);
+        let bytes = operation.cost.bytes(SIZE, SIZE);
         let (compute, moving) = (kernel_flops / gpu.peak, bytes / gpu.bandwidth);
         let share = cut.as_ref().map_or(1.0, |c| c.tile_efficiency * c.wave_efficiency);
         Ok(Self {
             label: operation.label.clone(),
-            flops: operation.flops,
+            flops: operation.cost.flops(),
             kernel_flops,
             bytes,
             floor_seconds: compute.max(moving),

@@ -1,7 +1,7 @@
 //! The operations of SDXL, without its weights: each distinct one, how often it occurs and what it has to do.
 
 use crate::args::{self, Failure};
-use braid::graph::{Activation, EpilogueActivation, Graph, ImplicitGemm, KvBranch, Node, Op, fuse};
+use braid::graph::{Graph, Node, OpCost, OpLabel, fuse};
 use braid::models::clip::text::clip_text;
 use braid::models::clip::vision::clip_vision;
 use braid::models::tables::{self, Table};
@@ -13,7 +13,7 @@ use braid::tensor::DType;
 use braid::weights::{MappedBytes, Scope, Weight, Weights};
 use braid::{Compat, Error};
 use serde::Serialize;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 /// Tokens of a prompt.
@@ -216,11 +216,15 @@ impl Setting {
         let mut places = HashMap::new();
         for graph in self.graphs(part, storage)? {
             for (id, node) in graph.iter() {
-                let Some(label) = Label::of(part, &graph, node) else { continue };
-                let place = *places.entry(label.key()).or_insert(distinct.len());
+                let Some(label) = graph.label(node) else { continue };
+                let place = *places.entry(label.clone()).or_insert(distinct.len());
                 match distinct.get_mut(place) {
                     Some(known) => known.label.count += 1,
-                    None => distinct.push(Operation::new(label, &graph, node, graph.single(id))),
+                    None => distinct.push(Operation {
+                        label: Label::new(part, label, node),
+                        cost: graph.cost(node),
+                        graph: graph.single(id),
+                    }),
                 }
             }
         }
@@ -247,11 +251,11 @@ impl Setting {
 pub struct Label {
     /// The part of the request.
     pub part: &'static str,
-    /// What it does.
+    /// See [`OpLabel::kind`].
     pub kind: &'static str,
-    /// `rows x columns x sum` of a fully connected layer, `operand > result` of a convolution, else the result's shape.
+    /// See [`OpLabel::shape`].
     pub shape: String,
-    /// What else there is to say.
+    /// See [`OpLabel::details`].
     pub with: String,
     /// The first layer of this kind and shape.
     pub layer: String,
@@ -259,121 +263,10 @@ pub struct Label {
     pub count: usize,
 }
 
-fn times(shape: &[usize]) -> String {
-    shape.iter().map(usize::to_string).collect::<Vec<_>>().join("x")
-}
-
-fn activation(kind: Activation) -> &'static str {
-    match kind {
-        Activation::Silu => "silu",
-        Activation::Gelu => "gelu",
-        Activation::QuickGelu => "quick gelu",
-        _ => "activation",
-    }
-}
-
-/// Columns of a product's weights.
-fn columns(p: ImplicitGemm<'_>) -> usize {
-    p.parts.iter().map(|a| a.weight.shape().first().copied().unwrap_or(1)).sum()
-}
-
 impl Label {
-    /// That of a node; `None` where there is nothing to do.
-    fn of(part: Part, graph: &Graph, node: &Node) -> Option<Self> {
-        let operand = |k: usize| node.inputs.get(k).map_or(&[][..], |id| graph.node(*id).shape.as_slice());
-        let result = times(&node.shape);
-        let mut with: Vec<String> = Vec::new();
-        let sources = |count: usize| {
-            let widths: Vec<_> = (0..count).map(|k| operand(k).last().copied().unwrap_or(1)).collect();
-            widths.iter().map(usize::to_string).collect::<Vec<_>>().join("+") + " in"
-        };
-        let (kind, shape) = match &node.op {
-            Op::Input | Op::Reshape => return None,
-            op @ (Op::Linear(_) | Op::Conv2d(_)) => {
-                let p = op.implicit_gemm()?;
-                let rows = node.len() / node.channels().max(1);
-                let sum = p.parts.first().map_or(0, |a| a.weight.len() / a.weight.shape()[0].max(1));
-                if p.sources > 1 {
-                    with.push(sources(p.sources));
-                }
-                if p.parts.iter().any(|a| a.bias.is_some()) {
-                    with.push("bias".into());
-                }
-                if p.parts.len() > 1 {
-                    with.push(format!("{} parts", p.parts.len()));
-                }
-                if p.epilogue.per_image_bias {
-                    with.push(format!("rows of {}", node.shape[0]));
-                }
-                if let EpilogueActivation::Pointwise(kind) = p.epilogue.activation {
-                    with.push(activation(kind).into());
-                }
-                if p.epilogue.residual {
-                    with.push("residual".into());
-                }
-                match p.conv {
-                    None if p.epilogue.activation == EpilogueActivation::Geglu => {
-                        ("product with GEGLU", format!("{rows}x{}x{sum}", columns(p)))
-                    }
-                    None => ("product", format!("{rows}x{}x{sum}", columns(p))),
-                    Some(w) => {
-                        let resized = if w.resize.is_some() { ", enlarged" } else { "" };
-                        with.insert(0, format!("{0}x{0}/{1}{resized}", w.kernel, w.stride));
-                        ("convolution", format!("{} > {result}", times(operand(0))))
-                    }
-                }
-            }
-            Op::Attention(a) => {
-                let tokens = |s: &KvBranch| graph.node(node.inputs[s.keys.operand]).tokens().to_string();
-                let keys: Vec<_> = a.branches.iter().map(tokens).collect();
-                let result = times(&[node.shape[0], node.tokens(), node.channels()]);
-                with.push(format!("{} heads of {}", a.heads, a.dim));
-                let distinct: BTreeSet<_> = node.inputs.iter().collect();
-                if distinct.len() == 1 {
-                    with.push("one source".into());
-                }
-                if a.causal {
-                    with.push("causal".into());
-                }
-                let kind = if a.branches.len() > 1 { "decoupled attention" } else { "attention" };
-                (kind, format!("{result} over {}", keys.join("+")))
-            }
-            Op::GroupNorm { groups, silu, .. } => {
-                with.push(format!("{groups} groups"));
-                if *silu {
-                    with.push("silu".into());
-                }
-                if node.inputs.len() > 1 {
-                    with.push(sources(2));
-                }
-                ("group norm", result)
-            }
-            Op::LayerNorm { .. } => ("layer norm", result),
-            Op::Embedding { .. } => ("embed", result),
-            Op::PrependClassToken { .. } => ("class token", result),
-            Op::Activation(kind) => (activation(*kind), result),
-            Op::Geglu => ("geglu", result),
-            Op::Add => {
-                with.push(format!("{} added", times(operand(1))));
-                ("add", result)
-            }
-            Op::BroadcastAdd => ("add rows", result),
-            Op::Concat => {
-                with.push(sources(2));
-                ("concat", result)
-            }
-            Op::Upsample => ("upsample", format!("{} > {result}", times(operand(0)))),
-            Op::TimestepEmbedding { .. } => ("sinusoid", result),
-            Op::Gather => ("take row", format!("{} > {result}", times(operand(0)))),
-            Op::ScaleShift { .. } => ("scale", result),
-            _ => ("other", result),
-        };
+    fn new(part: Part, OpLabel { kind, shape, details }: OpLabel, node: &Node) -> Self {
         let layer = node.name.strip_suffix(".weight").unwrap_or(&node.name).to_owned();
-        Some(Self { part: part.name(), kind, shape, with: with.join(", "), layer, count: 1 })
-    }
-
-    fn key(&self) -> (&'static str, String, String) {
-        (self.kind, self.shape.clone(), self.with.clone())
+        Self { part: part.name(), kind, shape, with: details, layer, count: 1 }
     }
 }
 
@@ -382,43 +275,10 @@ impl Label {
 pub struct Operation {
     /// Its names and how often it occurs.
     pub label: Label,
-    /// FLOPs of one of them, two for a multiplication with its addition; those of products and attention count.
-    pub flops: f64,
-    /// Elements of operands and result, each distinct one once.
-    pub activations: usize,
-    /// Elements of weights.
-    pub weights: usize,
-    /// Of a product, the elements of the result before GEGLU; of attention, its queries times its heads.
-    pub results: usize,
+    /// The work of one of them.
+    pub cost: OpCost,
     /// It alone, as a graph.
     pub graph: Graph,
-}
-
-impl Operation {
-    fn new(label: Label, graph: &Graph, node: &Node, single: Graph) -> Self {
-        let inputs: BTreeSet<_> = node.inputs.iter().collect();
-        let operands: usize = inputs.into_iter().map(|id| graph.node(*id).len()).sum();
-        let rows = node.len() / node.channels().max(1);
-        let (weights, results) = match &node.op {
-            op @ (Op::Linear(_) | Op::Conv2d(_)) => {
-                let affine = |a: &braid::graph::LinearWeights| a.weight.len() + a.bias.as_ref().map_or(0, Weight::len);
-                op.implicit_gemm().map_or((0, 0), |p| (p.parts.iter().map(affine).sum(), rows * columns(p)))
-            }
-            Op::Attention(a) => (0, rows * a.heads),
-            Op::GroupNorm { weight, bias, .. } | Op::LayerNorm { weight, bias, .. } => (weight.len() + bias.len(), 0),
-            // Of a table, the rows that are picked.
-            Op::Embedding { .. } => (2 * node.len(), 0),
-            Op::PrependClassToken { positions, .. } => (positions.len(), 0),
-            _ => (0, 0),
-        };
-        let flops = 2.0 * single.macs() as f64;
-        Self { label, flops, activations: operands + node.len(), weights, results, graph: single }
-    }
-
-    /// Bytes that must move if nothing is read twice.
-    pub fn bytes(&self, activation: usize, weight: usize) -> f64 {
-        (self.activations * activation + self.weights * weight) as f64
-    }
 }
 
 #[cfg(test)]
@@ -441,9 +301,9 @@ mod tests {
         for (part, count) in [(Part::Unet, 62), (Part::Vae, 29)] {
             let operations = setting(128).operations(part, &hollow()).unwrap();
             let graph = setting(128).graphs(part, &hollow()).unwrap().remove(0);
-            let nodes = graph.nodes.iter().filter(|n| !matches!(n.op, Op::Input | Op::Reshape)).count();
+            let nodes = graph.nodes.iter().filter(|n| graph.label(n).is_some()).count();
             assert_eq!(operations.iter().map(|o| o.label.count).sum::<usize>(), nodes);
-            let flops: f64 = operations.iter().map(|o| o.label.count as f64 * o.flops).sum();
+            let flops: f64 = operations.iter().map(|o| o.label.count as f64 * o.cost.flops()).sum();
             assert!((flops / (2.0 * graph.macs() as f64) - 1.0).abs() < 1e-9);
             assert_eq!(operations.len(), count, "{part:?}");
             assert_eq!(setting(96).operations(part, &hollow()).unwrap().len(), count, "{part:?}");
@@ -457,11 +317,11 @@ mod tests {
         let find = |kind: &str, shape: &str| operations.iter().find(|o| o.label.kind == kind && o.label.shape == shape);
         let attention = find("attention", "2x1024x1280 over 1024").unwrap();
         assert_eq!((attention.label.with.as_str(), attention.label.count), ("20 heads of 64, one source", 60));
-        assert_eq!(attention.flops, 4.0 * 2.0 * 1024.0 * 1024.0 * 1280.0);
+        assert_eq!(attention.cost.flops(), 4.0 * 2.0 * 1024.0 * 1024.0 * 1280.0);
         let first = find("convolution", "2x128x128x4 > 2x128x128x320").unwrap();
         assert_eq!((first.label.with.as_str(), first.label.layer.as_str()), ("3x3/1, bias", "conv_in"));
-        assert_eq!(first.flops, 2.0 * f64::from(2 * 128 * 128 * 320 * 36));
-        assert_eq!(first.weights, 320 * 36 + 320);
+        assert_eq!(first.cost.flops(), 2.0 * f64::from(2 * 128 * 128 * 320 * 36));
+        assert_eq!(first.cost.weights, 320 * 36 + 320);
     }
 
     #[test]

@@ -315,7 +315,7 @@ impl CpuExecutable {
                     out[wa..].copy_from_slice(&b[row * wb..][..wb]);
                 });
             }
-            (Op::Upsample, _) => {
+            (Op::Upsample { .. }, _) => {
                 let (x, from) = (input(0), &self.graph.node(node.inputs[0]).shape);
                 let (h, w, oh, ow) = (from[1], from[2], node.shape[1], node.shape[2]);
                 rows(&|row, out| {
@@ -324,7 +324,7 @@ impl CpuExecutable {
                     out.copy_from_slice(&x[at * c..][..c]);
                 });
             }
-            (Op::TimestepEmbedding { flip, shift }, _) => {
+            (Op::TimestepEmbedding { flip, shift, .. }, _) => {
                 let (x, half) = (input(0), c / 2);
                 rows(&|row, out| {
                     for i in 0..half {

@@ -335,7 +335,7 @@ pub(super) fn upsample(
 }
 
 fn timestep_embedding(l: &mut Lowering<'_>, node: &Node, out: ResultSlot) -> Result<()> {
-    let Op::TimestepEmbedding { flip, shift } = node.op else { return Err(misrouted(node)) };
+    let Op::TimestepEmbedding { flip, shift, .. } = node.op else { return Err(misrouted(node)) };
     let (rows, c) = (rows(node), node.channels());
     let x = as_f32(l, node.inputs[0])?;
     let params = TimestepEmbeddingParams {

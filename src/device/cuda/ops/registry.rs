@@ -47,7 +47,7 @@ pub(crate) fn lowering_of(op: &Op) -> Option<&'static OpLowering> {
         Op::Add => &pointwise::ADD_OP,
         Op::BroadcastAdd => &pointwise::BROADCAST_ADD_OP,
         Op::Concat => &pointwise::CONCAT_OP,
-        Op::Upsample => &pointwise::UPSAMPLE_OP,
+        Op::Upsample { .. } => &pointwise::UPSAMPLE_OP,
         Op::TimestepEmbedding { .. } => &pointwise::TIMESTEP_EMBEDDING_OP,
         Op::Gather => &pointwise::GATHER_OP,
         Op::ScaleShift { .. } => &pointwise::SCALE_SHIFT_OP,

@@ -1,0 +1,79 @@
+//! Attention over one or several branches of keys and values.
+
+use super::op_info::{Inferred, OpCost, OpLabel, OpShapes, channels, times, tokens};
+
+/// A block of columns in an operand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ChannelSlice {
+    /// Which operand.
+    pub operand: usize,
+    /// The first column.
+    pub start: usize,
+}
+
+/// Keys and values over which one softmax goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KvBranch {
+    /// The keys.
+    pub keys: ChannelSlice,
+    /// The values.
+    pub values: ChannelSlice,
+    /// An operand `[B]`: how many of the tokens count for image b; all of them where it is absent.
+    pub length: Option<usize>,
+    /// An operand `[.., B]` and the place in it where the weights of this branch begin: what the result of image b is
+    /// multiplied by. A weight of 0 skips the branch.
+    pub scale: Option<(usize, usize)>,
+}
+
+/// Attention of one query over branches that each have a softmax of their own: `sum_i scale_i softmax(q k_i^T / sqrt d) v_i`.
+#[derive(Debug, Clone)]
+pub struct Attention {
+    /// Heads.
+    pub heads: usize,
+    /// Width of a head.
+    pub dim: usize,
+    /// Whether token t sees only tokens up to t.
+    pub causal: bool,
+    /// The queries.
+    pub query: ChannelSlice,
+    /// Text first, then an image branch for each adapter.
+    pub branches: Vec<KvBranch>,
+}
+
+impl Attention {
+    /// The shape of the queries.
+    pub(super) fn infer(&self, operands: &[&[usize]]) -> Inferred {
+        let shape = operands[0].to_vec();
+        let fits = self.heads > 0 && channels(&shape).is_multiple_of(self.heads);
+        Inferred::new(shape, fits, || format!("{} heads over {:?}", self.heads, operands[0]))
+    }
+
+    /// Tokens of each branch.
+    fn keys(&self, shapes: &OpShapes<'_>) -> Vec<usize> {
+        self.branches.iter().map(|branch| tokens(shapes.operands[branch.keys.operand])).collect()
+    }
+
+    pub(super) fn label(&self, shapes: &OpShapes<'_>) -> OpLabel {
+        let keys: Vec<_> = self.keys(shapes).iter().map(usize::to_string).collect();
+        let result = times(&[shapes.result[0], tokens(shapes.result), channels(shapes.result)]);
+        let mut details = vec![format!("{} heads of {}", self.heads, self.dim)];
+        if shapes.one_source {
+            details.push("one source".into());
+        }
+        if self.causal {
+            details.push("causal".into());
+        }
+        let kind = if self.branches.len() > 1 { "decoupled attention" } else { "attention" };
+        OpLabel { kind, shape: format!("{result} over {}", keys.join("+")), details: details.join(", ") }
+    }
+
+    /// The cost without that of moving the activations.
+    pub(super) fn cost(&self, shapes: &OpShapes<'_>) -> OpCost {
+        let (rows, width) = (shapes.rows(), (self.heads * self.dim) as u64);
+        OpCost {
+            macs: self.keys(shapes).iter().map(|keys| 2 * rows as u64 * *keys as u64 * width).sum(),
+            accumulators: rows * self.heads,
+            ..OpCost::default()
+        }
+    }
+}
