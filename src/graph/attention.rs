@@ -2,26 +2,26 @@
 
 use super::op_info::{Inferred, OpCost, OpLabel, OpShapes, channels, times, tokens};
 
-/// A block of columns in an operand.
+/// Consecutive channels of an operand.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ChannelSlice {
-    /// Which operand.
+    /// The number of the operand.
     pub operand: usize,
-    /// The first column.
+    /// The first channel.
     pub start: usize,
 }
 
-/// Keys and values over which one softmax goes.
+/// Keys and values that share one softmax.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct KvBranch {
     /// The keys.
     pub keys: ChannelSlice,
     /// The values.
     pub values: ChannelSlice,
-    /// An operand `[B]`: how many of the tokens count for image b; all of them where it is absent.
+    /// An operand `[B]`: the number of tokens that count for image b; all of them where it is absent.
     pub length: Option<usize>,
-    /// An operand `[.., B]` and the place in it where the weights of this branch begin: what the result of image b is
-    /// multiplied by. A weight of 0 skips the branch.
+    /// An operand `[.., B]` and the element from which on it holds the factors of this branch, one for the result of each
+    /// image. A factor of 0 skips the branch.
     pub scale: Option<(usize, usize)>,
 }
 

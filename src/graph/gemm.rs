@@ -42,7 +42,7 @@ pub struct Linear {
     pub parts: Vec<LinearWeights>,
     /// Sources of `x`: 1 or 2.
     pub sources: usize,
-    /// What is done to the sums before they are stored.
+    /// The operations on the sums before they are stored.
     pub epilogue: Epilogue,
 }
 
@@ -69,7 +69,7 @@ pub struct Conv2d {
     pub params: Conv2dParams,
     /// Sources of `x`: 1 or 2.
     pub sources: usize,
-    /// What is done to the sums before they are stored.
+    /// The operations on the sums before they are stored.
     pub epilogue: Epilogue,
 }
 
@@ -88,12 +88,12 @@ impl Conv2d {
     }
 }
 
-/// What follows the sums of a [`Linear`] or [`Conv2d`]: `activation(sums + bias + per_image_bias) + residual`.
+/// The end of a [`Linear`] or [`Conv2d`]: `activation(sums + bias + per_image_bias) + residual`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Epilogue {
     /// Whether an operand `[B, C]` is added to every row of image b.
     pub per_image_bias: bool,
-    /// What happens before the residual is added.
+    /// Applied before the residual is added.
     pub activation: EpilogueActivation,
     /// Whether an operand of the result's shape is added last.
     pub residual: bool,
@@ -119,11 +119,11 @@ pub enum EpilogueActivation {
 pub struct ImplicitGemm<'a> {
     /// One for each group of output channels, joined in order.
     pub parts: &'a [LinearWeights],
-    /// How pixels are gathered; `None` for a fully connected layer.
+    /// The geometry by which pixels are gathered; `None` for a fully connected layer.
     pub conv: Option<Conv2dParams>,
     /// Sources of `x`: 1 or 2.
     pub sources: usize,
-    /// What is done to the sums before they are stored.
+    /// The operations on the sums before they are stored.
     pub epilogue: Epilogue,
 }
 
@@ -208,9 +208,9 @@ impl ImplicitGemm<'_> {
 pub struct Conv2dParams {
     /// Side of the kernel.
     pub kernel: usize,
-    /// Step.
+    /// Pixels from one place of the kernel to the next.
     pub stride: usize,
-    /// Zeros around the image.
+    /// Zeros on each side of the image.
     pub padding: usize,
     /// The image is first enlarged to this height and width by nearest neighbour.
     pub resize: Option<(usize, usize)>,

@@ -1,22 +1,22 @@
-//! The memory plan: from the nodes' lifetimes to places in one arena.
+//! The memory plan: from the lifetimes of results to places in one arena.
 
 use super::nodes::{Graph, NodeId};
 
-/// Where a node's result lies during a run.
+/// The place of a node's result during a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Location {
     /// In the caller's input of that number.
     Input(usize),
     /// In the caller's output of that number.
     Output(usize),
-    /// That many elements into the arena.
+    /// In the arena, from that element on.
     Arena(usize),
 }
 
 /// Places for all results of a graph.
 #[derive(Debug, Clone)]
 pub struct MemoryPlan {
-    /// One for each node.
+    /// The place of each node.
     pub locations: Vec<Location>,
     /// Elements of the arena.
     pub arena: usize,

@@ -5,14 +5,14 @@ use super::op_info::{OpCost, OpLabel, OpShapes};
 use crate::error::{Error, Result};
 use std::collections::BTreeSet;
 
-/// A node of a [`Graph`], by its place.
+/// A node of a [`Graph`], by its index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NodeId(pub(crate) usize);
 
 /// One operation with its operands and the shape of its result.
 #[derive(Debug, Clone)]
 pub struct Node {
-    /// What it does.
+    /// The operation.
     pub op: Op,
     /// Its operands, all earlier nodes.
     pub inputs: Vec<NodeId>,
@@ -44,14 +44,14 @@ impl Node {
     }
 }
 
-/// A program for a device: see the module.
+/// A model as data for a device: see the module.
 #[derive(Debug, Clone, Default)]
 pub struct Graph {
     /// In topological order.
     pub nodes: Vec<Node>,
-    /// What is given at each run, in the order of the bindings.
+    /// The tensors given at each run, by name, in the order of the bindings.
     pub inputs: Vec<(String, NodeId)>,
-    /// What is kept of each run, in the order of the bindings.
+    /// The tensors kept of each run, by name, in the order of the bindings.
     pub outputs: Vec<(String, NodeId)>,
 }
 
@@ -61,11 +61,11 @@ impl Graph {
         &self.nodes[id.0]
     }
 
-    /// A node alone as a graph: each operand becomes an input, once where it is read twice, the result the one output. For
-    /// measurements and for finding out what one operation does.
+    /// Cuts one node out as a graph: each operand becomes an input, once where it is read twice, and the result the one
+    /// output. For measurements and for finding out what one operation does.
     ///
     /// # Panics
-    /// Where there is no such node.
+    /// If there is no such node.
     pub fn single(&self, id: NodeId) -> Self {
         let mut alone = Self::default();
         let mut node = self.node(id).clone();
@@ -92,7 +92,7 @@ impl Graph {
         self.nodes.iter().enumerate().map(|(i, node)| (NodeId(i), node))
     }
 
-    /// How often each node is read, outputs included.
+    /// The number of readers of each node, outputs included.
     pub fn uses(&self) -> Vec<usize> {
         let mut uses = vec![0; self.nodes.len()];
         for id in self.nodes.iter().flat_map(|n| &n.inputs).chain(self.outputs.iter().map(|(_, id)| id)) {
@@ -121,6 +121,7 @@ impl Graph {
         self.check("output", &self.outputs, outputs.iter().map(|b| b.len()))
     }
 
+    /// As [`Graph::check_bindings`], for inputs of these lengths alone.
     pub(crate) fn check_inputs(&self, lens: impl ExactSizeIterator<Item = usize>) -> Result<()> {
         self.check("input", &self.inputs, lens)
     }
@@ -152,7 +153,7 @@ impl Graph {
         }
     }
 
-    /// What a node of this graph is called in tables and profiles; `None` where there is nothing to do.
+    /// The name of a node of this graph in tables and profiles; `None` where there is nothing to do.
     pub fn label(&self, node: &Node) -> Option<OpLabel> {
         node.op.label(&self.shapes(node))
     }

@@ -7,7 +7,7 @@ use super::gemm::{Activation, Conv2d, Epilogue, ImplicitGemm, Linear};
 use super::op_info::{Inferred, OpCost, OpLabel, OpShapes, channels, times};
 use crate::weights::Weight;
 
-/// What a node does.
+/// The operation of a node.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum Op {
@@ -173,7 +173,7 @@ impl Op {
         }
     }
 
-    /// What the operation is called in tables and profiles; `None` where there is nothing to do.
+    /// The name of the operation in tables and profiles; `None` where there is nothing to do.
     pub fn label(&self, shapes: &OpShapes<'_>) -> Option<OpLabel> {
         let result = || times(shapes.result);
         let mut details: Vec<String> = Vec::new();

@@ -3,9 +3,9 @@
 /// The shapes around an operation.
 #[derive(Debug, Clone)]
 pub struct OpShapes<'a> {
-    /// Those of the operands, in order.
+    /// The shapes of the operands, in order.
     pub operands: Vec<&'a [usize]>,
-    /// That of the result.
+    /// The shape of the result.
     pub result: &'a [usize],
     /// Whether all operands are one tensor.
     pub one_source: bool,
@@ -55,7 +55,7 @@ pub(super) fn times(shape: &[usize]) -> String {
 pub struct Inferred {
     /// The shape of the result.
     pub shape: Vec<usize>,
-    /// Why the operands do not fit, where they do not.
+    /// The reason why the operands do not fit; `None` where they do.
     pub problem: Option<String>,
 }
 
@@ -79,7 +79,7 @@ pub struct OpLabel {
     pub kind: &'static str,
     /// `rows x columns x sum` of a fully connected layer, `operand > result` of a convolution, else the result's shape.
     pub shape: String,
-    /// What else distinguishes it, comma-separated.
+    /// Everything else that distinguishes it, comma-separated.
     pub details: String,
 }
 

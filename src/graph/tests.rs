@@ -1,4 +1,4 @@
-//! The plan's places, the sizes of SDXL's programs, and that the profiles' differences reach the graphs.
+//! The memory plan's places, the sizes of SDXL's graphs, and the differences between profiles in the graphs.
 
 use super::*;
 use crate::compat::Compat;

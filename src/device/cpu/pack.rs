@@ -1,6 +1,6 @@
 //! Widening and transposing weights into panels for the innermost loop.
 
-use super::kernel::NR;
+use super::microkernel::NR;
 use super::simd::for_every_isa;
 #[cfg(target_arch = "x86_64")]
 use super::simd::{Isa, isa};

@@ -12,7 +12,7 @@ use std::thread::JoinHandle;
 pub(crate) struct Pool {
     shared: Arc<Shared>,
     workers: Vec<JoinHandle<()>>,
-    turn: Mutex<()>,
+    running: Mutex<()>,
 }
 
 type Task = *const (dyn Fn(usize, usize) + Sync);
@@ -39,7 +39,7 @@ struct Job {
 // them and borrows the closure for all that time; the closure is `Sync`.
 unsafe impl Send for Job {}
 
-/// How long a worker looks for new work before it sleeps: operations follow one another within microseconds.
+/// Spins of a worker that looks for new work before it sleeps: operations follow one another within microseconds.
 const SPINS: usize = 4000;
 
 impl Pool {
@@ -63,7 +63,7 @@ impl Pool {
                     .ok()
             })
             .collect();
-        Self { shared, workers, turn: Mutex::new(()) }
+        Self { shared, workers, running: Mutex::new(()) }
     }
 
     /// The number of threads, the caller included.
@@ -78,7 +78,7 @@ impl Pool {
             (0..items).for_each(|i| task(i, 0));
             return;
         }
-        let _turn = lock(&self.turn);
+        let _running = lock(&self.running);
         let shared = &*self.shared;
         // SAFETY: only the lifetime changes; the pointer is dead before this function returns, see `Job`.
         let task: Task = unsafe { std::mem::transmute::<*const (dyn Fn(usize, usize) + Sync + '_), Task>(task) };

@@ -2,7 +2,7 @@
 
 use std::cell::UnsafeCell;
 
-/// One buffer a thread, allocated once for the largest operation of a program.
+/// One buffer a thread, allocated once for the largest operation of an executable.
 pub(crate) struct Scratch {
     buffers: Vec<UnsafeCell<Vec<f32>>>,
 }

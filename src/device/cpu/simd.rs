@@ -1,11 +1,11 @@
-//! Which instructions this processor has, one source for several of them, and the functions that vectorise.
+//! The instruction sets of the processor, a macro that compiles one source for each, and functions that vectorise.
 
 use std::sync::OnceLock;
 
 /// Instruction sets for which code is generated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Isa {
-    /// What the target always has.
+    /// The instructions that the target always has.
     Portable,
     /// x86-64 with AVX2, FMA and F16C.
     Avx2,

@@ -1,8 +1,9 @@
 //! Every operation against a plain f64 implementation, over shapes with odd sizes and tails.
 
+use super::executable::CpuExecutable;
 use super::*;
-use crate::graph::{Activation, Builder, ChannelSlice, KvBranch, NodeId};
-use crate::weights::{Scope, Weights};
+use crate::graph::{Activation, Builder, ChannelSlice, KvBranch, NodeId, Op};
+use crate::weights::{Scope, Weight, Weights};
 
 /// Values in -1..1 from a small generator.
 fn values(n: usize, seed: u32) -> Vec<f32> {
@@ -30,12 +31,12 @@ fn scope(tensors: &[(&str, &[usize], u32)]) -> Scope {
 /// and to rounding with and without fusion.
 fn run(graph: Graph, inputs: &[&[f32]]) -> Vec<f32> {
     let once = |threads: usize, graph: Graph| {
-        let mut program = CpuExecutable::new(Arc::new(Pool::new(threads)), graph).unwrap();
-        let len = program.graph.node(program.graph.outputs[0].1).len();
+        let mut executable = CpuExecutable::new(Arc::new(Pool::new(threads)), graph).unwrap();
+        let len = executable.graph.node(executable.graph.outputs[0].1).len();
         let mut out = vec![f32::NAN; len];
-        program.run(inputs, &mut [&mut out]).unwrap();
+        executable.run(inputs, &mut [&mut out]).unwrap();
         let first = out.clone();
-        program.run(inputs, &mut [&mut out]).unwrap();
+        executable.run(inputs, &mut [&mut out]).unwrap();
         assert_eq!(first, out, "a second run differs");
         out
     };
@@ -117,7 +118,7 @@ fn geglu_pairs_the_right_columns() {
     }
 }
 
-/// A convolution of a joined, resized picture, in f64.
+/// A convolution of a joined, resized image, in f64.
 fn conv64(x: &[f64], [n, h, w, c]: [usize; 4], k: &[f64], o: usize, window: Window64) -> Vec<f64> {
     let Window64 { kernel, stride, padding, grid } = window;
     let (oh, ow) = ((grid.0 + 2 * padding - kernel) / stride + 1, (grid.1 + 2 * padding - kernel) / stride + 1);
@@ -323,7 +324,7 @@ fn self_attention_with_merged_projections() {
 }
 
 #[test]
-fn strands_keep_their_own_softmax() {
+fn branches_keep_their_own_softmax() {
     let case = Case { heads: 2, dim: 40, tokens: 30, causal: false };
     let (c, text, image) = (80, 154, 8);
     let q = values(2 * case.tokens * c, 1);
@@ -336,14 +337,14 @@ fn strands_keep_their_own_softmax() {
     let shapes: [&[usize]; 6] =
         [&[2, 5, 6, c], &[2], &[2, 2, 2], &[2, text, 2 * c], &[2, image, 2 * c], &[2, image, 2 * c]];
     let operands: Vec<NodeId> = shapes.iter().map(|s| b.input("i", s)).collect();
-    let strand = |operand: usize, length, scale| KvBranch {
+    let branch = |operand: usize, length, scale| KvBranch {
         keys: ChannelSlice { operand, start: 0 },
         values: ChannelSlice { operand, start: c },
         length,
         scale,
     };
-    let strands = vec![strand(3, Some(1), None), strand(4, None, Some((2, 4))), strand(5, None, Some((2, 6)))];
-    let y = b.decoupled_attention(&operands, case.heads, false, strands);
+    let branches = vec![branch(3, Some(1), None), branch(4, None, Some((2, 4))), branch(5, None, Some((2, 6)))];
+    let y = b.decoupled_attention(&operands, case.heads, false, branches);
     b.output("y", y);
     let got = run(b.finish().unwrap(), &[&q, &lengths, &scales, &kv[0], &kv[1], &poisoned]);
     let mut want = Vec::new();
@@ -399,10 +400,10 @@ fn a_wrong_binding_is_an_error() {
     let x = b.input("x", &[2, 3]);
     let y = b.scale_shift(x, 2.0, 1.0);
     b.output("y", y);
-    let mut program = Cpu::new(Some(1)).compile(b.finish().unwrap()).unwrap();
+    let mut executable = Cpu::new(Some(1)).compile(b.finish().unwrap()).unwrap();
     let mut out = [0.0; 6];
-    let text = program.run(&[&[0.0; 5]], &mut [&mut out]).unwrap_err().to_string();
+    let text = executable.run(&[&[0.0; 5]], &mut [&mut out]).unwrap_err().to_string();
     assert!(text.contains("`x` is [2, 3], bound to 5"), "{text}");
-    program.run(&[&[1.0; 6]], &mut [&mut out]).unwrap();
+    executable.run(&[&[1.0; 6]], &mut [&mut out]).unwrap();
     assert_eq!(out, [3.0; 6]);
 }

@@ -1,9 +1,8 @@
-//! Attention in blocks with an online softmax; every strand keeps a softmax of its own.
+//! Attention in blocks with an online softmax; every branch keeps a softmax of its own.
 
-use super::kernel::{MR, NR, TILE, tile};
-use super::pool::Pool;
-use super::scratch::Scratch;
-use super::simd::{exp, for_every_isa};
+use crate::device::cpu::microkernel::{MR, NR, TILE, tile};
+use crate::device::cpu::op::{CpuOp, OpRun};
+use crate::device::cpu::simd::{exp, for_every_isa};
 use crate::graph::{Attention, Node};
 
 /// Keys of a block.
@@ -16,25 +15,11 @@ pub(crate) struct CpuAttention {
     tokens: usize,
     /// Width of each operand's rows.
     widths: Vec<usize>,
-    /// Tokens of each strand.
+    /// Tokens of each branch.
     keys: Vec<usize>,
     /// Query rows of an item.
     chunk: usize,
 }
-
-/// Pointers of one run: the node's operands and its result.
-pub(crate) struct Operands {
-    pub(crate) inputs: [*const f32; Self::MAX],
-    pub(crate) out: *mut f32,
-}
-
-impl Operands {
-    /// The most operands that an attention has.
-    pub(crate) const MAX: usize = 24;
-}
-
-// SAFETY: the inputs are only read, and the items of a run write disjoint parts of `out`.
-unsafe impl Sync for Operands {}
 
 impl CpuAttention {
     /// Prepares `op` for operands of these shapes.
@@ -54,34 +39,14 @@ impl CpuAttention {
         [tiles * wide * TILE, tiles * MR * 2, KEYS * self.op.dim, wide * KEYS * NR, MR * KEYS, TILE]
     }
 
-    /// Floats of scratch that each thread needs.
-    pub(crate) fn scratch(&self) -> usize {
-        self.sizes().iter().sum()
-    }
-
-    /// Computes the result.
+    /// Computes some rows of one head of one image.
     ///
     /// # Safety
-    /// The operands have the lengths of the shapes given to [`CpuAttention::new`].
-    pub(crate) unsafe fn run(&self, pool: &Pool, scratch: &Scratch, operands: &Operands) {
-        let chunks = self.tokens.div_ceil(self.chunk);
-        let heads = self.op.heads;
-        pool.run(self.images * heads * chunks, &|item, thread| {
-            let (image, head, chunk) = (item / (heads * chunks), item / chunks % heads, item % chunks);
-            let rows = chunk * self.chunk..((chunk + 1) * self.chunk).min(self.tokens);
-            // SAFETY: each thread has a scratch of its own of at least `self.scratch()` floats.
-            let buffer = unsafe { scratch.of(thread, self.scratch()) };
-            // SAFETY: the caller's promise; items write disjoint rows and columns.
-            unsafe { self.item(buffer, operands, image, head, rows) };
-        });
-    }
-
-    /// # Safety
-    /// See [`CpuAttention::run`].
+    /// As [`CpuOp::run`].
     unsafe fn item(
         &self,
         buffer: &mut [f32],
-        operands: &Operands,
+        run: &OpRun<'_>,
         image: usize,
         head: usize,
         rows: std::ops::Range<usize>,
@@ -90,26 +55,26 @@ impl CpuAttention {
         let wide = dim.div_ceil(NR);
         let out_width = self.op.heads * dim;
         let mut written = false;
-        for (strand, &tokens) in self.op.branches.iter().zip(&self.keys) {
+        for (branch, &tokens) in self.op.branches.iter().zip(&self.keys) {
             // SAFETY: lengths are `[B]`, scales `[.., B]` from their start.
             let (length, scale) = unsafe {
-                let length = strand.length.map_or(tokens, |o| (*operands.inputs[o].add(image) as usize).min(tokens));
-                (length, strand.scale.map_or(1.0, |(o, start)| *operands.inputs[o].add(start + image)))
+                let length = branch.length.map_or(tokens, |o| (*run.operand(o).add(image) as usize).min(tokens));
+                (length, branch.scale.map_or(1.0, |(o, start)| *run.operand(o).add(start + image)))
             };
             if length == 0 || scale == 0.0 {
                 continue;
             }
             // SAFETY: row and column lie inside the operand.
             let row = |operand: usize, start: usize, count: usize, t: usize| unsafe {
-                operands.inputs[operand].add((image * count + t) * self.widths[operand] + start + head * dim)
+                run.operand(operand).add((image * count + t) * self.widths[operand] + start + head * dim)
             };
-            self.strand(
+            self.branch(
                 buffer,
                 rows.clone(),
                 length,
                 |t| row(self.op.query.operand, self.op.query.start, self.tokens, t),
-                |t| row(strand.keys.operand, strand.keys.start, tokens, t),
-                |t| row(strand.values.operand, strand.values.start, tokens, t),
+                |t| row(branch.keys.operand, branch.keys.start, tokens, t),
+                |t| row(branch.values.operand, branch.values.start, tokens, t),
             );
             let (sums, state) = buffer.split_at(self.sizes()[0]);
             for (t, top) in rows.clone().step_by(MR).enumerate() {
@@ -119,7 +84,7 @@ impl CpuAttention {
                         let from = &sums[(t * wide + w) * TILE + r * NR..][..NR.min(dim - w * NR)];
                         let at = (image * self.tokens + top + r) * out_width + head * dim + w * NR;
                         // SAFETY: inside the result; no other item writes these rows of this head.
-                        let out = unsafe { std::slice::from_raw_parts_mut(operands.out.add(at), from.len()) };
+                        let out = unsafe { std::slice::from_raw_parts_mut(run.out().add(at), from.len()) };
                         store(out, from, factor, written);
                     }
                 }
@@ -130,14 +95,14 @@ impl CpuAttention {
             for t in rows {
                 let at = (image * self.tokens + t) * out_width + head * dim;
                 // SAFETY: as above.
-                unsafe { std::slice::from_raw_parts_mut(operands.out.add(at), dim) }.fill(0.0);
+                unsafe { std::slice::from_raw_parts_mut(run.out().add(at), dim) }.fill(0.0);
             }
         }
     }
 
-    /// One strand for one head and some rows: leaves in `buffer` the unnormalised sums and, for each row, the greatest
+    /// One branch for one head and some rows: leaves in `buffer` the unnormalised sums and, for each row, the greatest
     /// score and the sum of the exponentials.
-    fn strand(
+    fn branch(
         &self,
         buffer: &mut [f32],
         rows: std::ops::Range<usize>,
@@ -163,7 +128,7 @@ impl CpuAttention {
             if self.op.causal && first >= rows.end {
                 break;
             }
-            // SAFETY: `key` and `value` point at `dim` floats for every token below the strand's length.
+            // SAFETY: `key` and `value` point at `dim` floats for every token below the branch's length.
             unsafe { pack_keys(keys, dim, count, |i| key(first + i)) };
             // SAFETY: as above.
             unsafe { pack_values(values, dim, count, |i| value(first + i)) };
@@ -200,6 +165,25 @@ impl CpuAttention {
                 }
             }
         }
+    }
+}
+
+impl CpuOp for CpuAttention {
+    fn scratch(&self) -> usize {
+        self.sizes().iter().sum()
+    }
+
+    unsafe fn run(&self, run: &OpRun<'_>) {
+        let chunks = self.tokens.div_ceil(self.chunk);
+        let heads = self.op.heads;
+        run.pool.run(self.images * heads * chunks, &|item, thread| {
+            let (image, head, chunk) = (item / (heads * chunks), item / chunks % heads, item % chunks);
+            let rows = chunk * self.chunk..((chunk + 1) * self.chunk).min(self.tokens);
+            // SAFETY: each thread has a scratch of its own of at least `self.scratch()` floats.
+            let buffer = unsafe { run.scratch.of(thread, self.scratch()) };
+            // SAFETY: the caller's promise; items write disjoint rows and columns.
+            unsafe { self.item(buffer, run, image, head, rows) };
+        });
     }
 }
 

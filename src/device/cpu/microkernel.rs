@@ -1,4 +1,4 @@
-//! The innermost loop of every product: 12 rows by a panel of 32 columns, held in registers.
+//! The innermost loop of every multiplication of matrices: 12 rows by a panel of 32 columns, held in registers.
 
 #[cfg(target_arch = "x86_64")]
 use super::simd::{Isa, isa};

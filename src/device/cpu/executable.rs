@@ -1,0 +1,88 @@
+//! Runs a graph on the CPU, node by node, in one arena.
+
+use super::op::{CpuOp, OpRun, RunResources};
+use super::ops;
+use super::pool::Pool;
+use super::scratch::Scratch;
+use crate::device::Executable;
+use crate::error::Result;
+use crate::graph::{Graph, Location, MemoryPlan};
+use crate::memory;
+use std::sync::Arc;
+
+/// The stage that an error about memory names, unless the caller knows better.
+const STAGE: &str = "planning";
+
+/// A graph with its operations made ready and the memory in which it runs.
+pub(super) struct CpuExecutable {
+    pool: Arc<Pool>,
+    pub(super) graph: Graph,
+    plan: MemoryPlan,
+    /// One for each node; none where there is nothing to do.
+    ops: Vec<Option<Box<dyn CpuOp>>>,
+    arena: Vec<f32>,
+    zeros: Vec<f32>,
+    scratch: Scratch,
+    bytes: usize,
+}
+
+impl CpuExecutable {
+    /// Makes `graph` ready to run on the threads of `pool`.
+    ///
+    /// # Errors
+    /// [`crate::Error::Memory`] where there is too little.
+    pub(super) fn new(pool: Arc<Pool>, graph: Graph) -> Result<Self> {
+        let threads = pool.threads();
+        let plan = MemoryPlan::new(&graph);
+        let statistics: usize = graph.nodes.iter().map(ops::statistics_bytes).sum();
+        let hint = || "ask for a smaller image or free memory".into();
+        // Before the norms' statistics are allocated below.
+        memory::require(STAGE, (plan.arena as u64 * 4).saturating_add(statistics as u64), hint)?;
+        let ops: Vec<_> = graph.nodes.iter().map(|node| ops::prepare(&graph, node, threads)).collect();
+        let scratch = ops.iter().flatten().map(|op| op.scratch()).max().unwrap_or(0);
+        let widest = graph.nodes.iter().map(|node| node.channels()).max().unwrap_or(0).max(1);
+        let need = (plan.arena as u64).saturating_add((threads * scratch + widest) as u64).saturating_mul(4);
+        memory::require(STAGE, need, hint)?;
+        let arena = memory::zeroed(STAGE, plan.arena, need, hint)?;
+        let scratch = Scratch::new(threads, scratch);
+        let held: usize = ops.iter().flatten().map(|op| op.bytes()).sum();
+        let bytes = held + arena.len() * 4 + scratch.bytes() + widest * 4;
+        Ok(Self { pool, graph, plan, ops, arena, zeros: vec![0.0; widest], scratch, bytes })
+    }
+}
+impl Executable for CpuExecutable {
+    fn run(&mut self, inputs: &[&[f32]], outputs: &mut [&mut [f32]]) -> Result<()> {
+        self.graph.check_bindings(inputs, outputs)?;
+        let inputs: Vec<*const f32> = inputs.iter().map(|b| b.as_ptr()).collect();
+        let outputs: Vec<*mut f32> = outputs.iter_mut().map(|b| b.as_mut_ptr()).collect();
+        let arena = self.arena.as_mut_ptr();
+        let place = |location: &Location| match *location {
+            Location::Input(k) => inputs[k].cast_mut(),
+            Location::Output(k) => outputs[k],
+            // SAFETY: the plan keeps every place inside the arena.
+            Location::Arena(at) => unsafe { arena.add(at) },
+        };
+        let places: Vec<*mut f32> = self.plan.locations.iter().map(place).collect();
+        let Self { pool, scratch, zeros, graph, .. } = self;
+        let resources = RunResources { pool, scratch, zeros, graph };
+        for (i, op) in self.ops.iter().enumerate() {
+            let Some(op) = op else { continue };
+            // SAFETY: every place has the length of its node's shape (checked above and by the plan), results that live at the
+            // same time do not overlap, and inputs are never a result's place; the operation was made ready for node i.
+            unsafe { op.run(&OpRun::new(&resources, &places, i)) };
+        }
+        for (k, id) in &self.plan.copies {
+            // SAFETY: both have the length of that node, and an output is never another node's place.
+            unsafe { outputs[*k].copy_from_nonoverlapping(places[id.0], self.graph.node(*id).len()) };
+        }
+        Ok(())
+    }
+
+    fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    fn graph(&self) -> &Graph {
+        &self.graph
+    }
+}

@@ -1,0 +1,274 @@
+//! Fully connected layers and convolutions: one implicit GEMM.
+//!
+//! The rows of the left matrix are never gathered into a buffer: the innermost loop takes twelve row pointers, and for a
+//! convolution those point into the image, tap by tap (a row of zeros stands for the padding). Weights stay in their
+//! file's type; a panel of 32 output channels by about 1,152 inputs is widened and transposed in cache, used for as many
+//! rows as there are, and forgotten. Every result element is one chain of additions in a fixed order, whatever the
+//! number of threads and the tile sizes.
+
+use super::convolution::RowSource;
+use super::pointwise::{activate, add, times_gelu};
+use crate::device::cpu::microkernel::{MR, NR, TILE, tile};
+use crate::device::cpu::op::{CpuOp, OpRun};
+use crate::device::cpu::pack::Panel;
+use crate::graph::{EpilogueActivation, ImplicitGemm};
+use std::ops::Range;
+
+/// Inputs times taps of a block: a panel of them is 147 kB and stays in the second-level cache.
+const BLOCK: usize = 1152;
+/// Rows for which one widened panel is used before it is widened again.
+const MAX_ROWS: usize = 1536;
+
+/// A fully connected layer or a convolution made ready for its shapes.
+pub(crate) struct CpuGemm {
+    panel: Panel,
+    taps: usize,
+    blocks: Vec<Block>,
+    bias: Vec<f32>,
+    activation: EpilogueActivation,
+    /// The operand that is the per-image bias.
+    per_image_bias: Option<usize>,
+    /// The operand that is the residual.
+    residual: Option<usize>,
+    source: RowSource,
+    /// Rows of the result, all images.
+    m: usize,
+    /// Channels of the result.
+    n: usize,
+    images: usize,
+    tiling: Tiling,
+    threads: usize,
+}
+
+/// Consecutive input channels of one source.
+struct Block {
+    operand: usize,
+    start: usize,
+    len: usize,
+    /// The first of these channels in the weights.
+    weight: usize,
+}
+
+/// The cut of the work: items of `rows` rows by `group` panels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Tiling {
+    rows: usize,
+    group: usize,
+}
+
+/// Picks the cut with the shortest time on `threads` equal threads, from the cost of multiplying and of widening.
+fn tiling(m: usize, panels: usize, k: usize, threads: usize) -> Tiling {
+    // Relative costs by measurement: one panel element is used in 64 flops a row; widening it costs about 30 rows.
+    const WIDEN: usize = 30;
+    let mut best = (usize::MAX, Tiling { rows: m.max(1), group: 1 });
+    for group in 1..=panels.clamp(1, 4) {
+        let least = m.div_ceil(MAX_ROWS).max(1);
+        for chunks in least..least + 4 * threads {
+            let rows = m.div_ceil(chunks).next_multiple_of(MR).max(MR);
+            let items = m.div_ceil(rows).max(1) * panels.div_ceil(group);
+            // Reading the rows anew for every group costs a little: prefer wide groups where they balance as well.
+            let cost = items.div_ceil(threads) * k * (group * (rows + WIDEN) * 32 + rows);
+            if cost < best.0 {
+                best = (cost, Tiling { rows, group });
+            }
+        }
+    }
+    best.1
+}
+
+impl CpuGemm {
+    /// Prepares `gemm` for sources and a result of these shapes.
+    pub(crate) fn new(gemm: ImplicitGemm<'_>, sources: &[&[usize]], shape: &[usize], threads: usize) -> Self {
+        let n = shape.last().copied().unwrap_or(1);
+        let m = shape.iter().product::<usize>() / n.max(1);
+        let channel = |s: usize| sources.get(s).and_then(|s| s.last()).copied().unwrap_or(0);
+        let channels = [channel(0), if gemm.sources == 2 { channel(1) } else { 0 }];
+        let taps = gemm.conv.map_or(1, |conv| conv.kernel * conv.kernel);
+        let source = RowSource::new(gemm.conv, channels, sources[0], shape);
+        let mut blocks = Vec::new();
+        let longest = (BLOCK / taps).max(1);
+        for operand in 0..gemm.sources {
+            let (width, before) = (channels[operand], if operand == 1 { channels[0] } else { 0 });
+            let len = width.div_ceil(width.div_ceil(longest).max(1)).max(1);
+            for start in (0..width).step_by(len) {
+                blocks.push(Block { operand, start, len: len.min(width - start), weight: before + start });
+            }
+        }
+        let geglu = gemm.epilogue.activation == EpilogueActivation::Geglu;
+        let mut bias = Vec::new();
+        if gemm.parts.iter().any(|p| p.bias.is_some()) {
+            for part in gemm.parts {
+                let width = part.weight.shape()[0];
+                bias.extend(part.bias.as_ref().map_or_else(|| vec![0.0; width], |b| b.to_f32()));
+            }
+        }
+        let (per_image_bias, residual) = (gemm.per_image_bias(), gemm.residual());
+        let panel = Panel::new(gemm.parts.iter().map(|p| p.weight.clone()).collect(), taps, geglu);
+        let k = channels.iter().sum::<usize>() * taps;
+        let tiling = tiling(m, panel.count(), k, threads);
+        let images = shape[0].max(1);
+        Self {
+            panel,
+            taps,
+            blocks,
+            bias,
+            per_image_bias,
+            residual,
+            activation: gemm.epilogue.activation,
+            source,
+            m,
+            n,
+            images,
+            tiling,
+            threads,
+        }
+    }
+
+    fn panel_floats(&self) -> usize {
+        self.tiling.group * self.blocks.iter().map(|b| b.len).max().unwrap_or(0) * self.taps * NR
+    }
+
+    /// Computes the rows `ms` of the columns of `panels`.
+    ///
+    /// # Safety
+    /// As [`CpuOp::run`].
+    unsafe fn item(&self, buffer: &mut [f32], run: &OpRun<'_>, panels: Range<usize>, ms: Range<usize>) {
+        let (packed, acc) = buffer.split_at_mut(self.panel_floats());
+        let count = panels.len();
+        for (b, block) in self.blocks.iter().enumerate() {
+            let stride = block.len * self.taps * NR;
+            for (i, p) in panels.clone().enumerate() {
+                self.panel.pack(p, block.weight, block.len, &mut packed[i * stride..(i + 1) * stride]);
+            }
+            for (t, m) in ms.clone().step_by(MR).enumerate() {
+                let height = MR.min(ms.end - m);
+                let mut pointers = [run.zeros.as_ptr(); MR];
+                for tap in 0..self.taps {
+                    // SAFETY: rows m..m + height exist.
+                    unsafe {
+                        let x = run.operand(block.operand).add(block.start);
+                        self.source.rows(x, block.operand, tap, m, run.zeros.as_ptr(), &mut pointers[..height]);
+                    }
+                    for i in 0..count {
+                        let panel = packed[i * stride + tap * block.len * NR..].as_ptr();
+                        let acc = acc[(t * count + i) * TILE..][..TILE].as_mut_ptr();
+                        // SAFETY: each pointer has `block.len` floats after it, the panel block.len * NR.
+                        unsafe { tile(block.len, &pointers, height, panel, acc, b > 0 || tap > 0) };
+                    }
+                }
+            }
+        }
+        // SAFETY: the caller's promise.
+        unsafe { self.store(acc, run, panels, ms) };
+    }
+
+    /// Applies the epilogue to the sums of an item and stores them.
+    ///
+    /// # Safety
+    /// As [`CpuOp::run`].
+    unsafe fn store(&self, acc: &mut [f32], run: &OpRun<'_>, panels: Range<usize>, ms: Range<usize>) {
+        let count = panels.len();
+        let per_image = self.m / self.images;
+        let width = if self.activation == EpilogueActivation::Geglu { NR / 2 } else { NR };
+        for (t, m) in ms.clone().step_by(MR).enumerate() {
+            for (i, p) in panels.clone().enumerate() {
+                let n0 = p * width;
+                let columns = width.min(self.n - n0);
+                for r in 0..MR.min(ms.end - m) {
+                    let row = m + r;
+                    let sum = &mut acc[(t * count + i) * TILE + r * NR..][..NR];
+                    // SAFETY: row < m and n0 + columns <= n in tensors of those sizes; no other item writes there.
+                    unsafe {
+                        let at = row * self.n + n0;
+                        let slice = |p: *const f32, at: usize| std::slice::from_raw_parts(p.add(at), columns);
+                        let per_image_bias =
+                            self.per_image_bias.map(|k| slice(run.operand(k), row / per_image * self.n + n0));
+                        let residual = self.residual.map(|k| slice(run.operand(k), at));
+                        let out = std::slice::from_raw_parts_mut(run.out().add(at), columns);
+                        self.finish(sum, n0, per_image_bias, residual, out);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Bias, per-image bias, activation and residual, for one row of one panel.
+    fn finish(
+        &self,
+        sum: &mut [f32],
+        n0: usize,
+        per_image_bias: Option<&[f32]>,
+        residual: Option<&[f32]>,
+        out: &mut [f32],
+    ) {
+        let columns = out.len();
+        if self.activation == EpilogueActivation::Geglu {
+            let (value, gate) = sum.split_at_mut(NR / 2);
+            if !self.bias.is_empty() {
+                add(&mut value[..columns], &self.bias[n0..]);
+                add(&mut gate[..columns], &self.bias[self.n + n0..]);
+            }
+            times_gelu(out, value, gate);
+        } else {
+            let sum = &mut sum[..columns];
+            if !self.bias.is_empty() {
+                add(sum, &self.bias[n0..]);
+            }
+            if let Some(per_image_bias) = per_image_bias {
+                add(sum, per_image_bias);
+            }
+            if let EpilogueActivation::Pointwise(kind) = self.activation {
+                activate(sum, kind);
+            }
+            out.copy_from_slice(sum);
+        }
+        if let Some(residual) = residual {
+            add(out, residual);
+        }
+    }
+}
+
+impl CpuOp for CpuGemm {
+    fn scratch(&self) -> usize {
+        self.panel_floats() + self.tiling.rows.div_ceil(MR) * self.tiling.group * TILE
+    }
+
+    fn bytes(&self) -> usize {
+        self.bias.len() * 4 + self.source.bytes()
+    }
+
+    unsafe fn run(&self, run: &OpRun<'_>) {
+        debug_assert_eq!(run.pool.threads(), self.threads);
+        let Tiling { rows, group } = self.tiling;
+        let panels = self.panel.count();
+        let groups = panels.div_ceil(group);
+        let chunks = self.m.div_ceil(rows);
+        run.pool.run(groups * chunks, &|item, thread| {
+            // Items of one group follow one another, so that the threads read the same weights at about the same time.
+            let (g, chunk) = (item / chunks, item % chunks);
+            let (p0, p1) = (g * group, ((g + 1) * group).min(panels));
+            let (m0, m1) = (chunk * rows, ((chunk + 1) * rows).min(self.m));
+            // SAFETY: each thread has a scratch of its own of at least `self.scratch()` floats.
+            let buffer = unsafe { run.scratch.of(thread, self.scratch()) };
+            // SAFETY: the caller's promise; items write disjoint parts of the result.
+            unsafe { self.item(buffer, run, p0..p1, m0..m1) };
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_cut_balances_threads() {
+        for (m, panels, k, threads) in [(128, 40, 1280, 2), (2048, 10, 2880, 2), (2, 40, 1280, 16), (1, 1, 4, 1)] {
+            let t = tiling(m, panels, k, threads);
+            assert!(t.rows <= MAX_ROWS + MR && t.group <= 4 && t.rows.is_multiple_of(MR), "{t:?}");
+            let items = m.div_ceil(t.rows) * panels.div_ceil(t.group);
+            let rounds = items.div_ceil(threads);
+            let waste = (rounds * threads * t.rows.min(m) * t.group) as f64 / (m * panels) as f64;
+            assert!(waste < 1.35 || items <= threads, "{m} {panels}: {t:?} wastes {waste}");
+        }
+    }
+}

@@ -1,0 +1,60 @@
+//! The operations, a file for each kernel file of the CUDA side.
+
+mod attention;
+mod convolution;
+mod gemm;
+mod group_norm;
+mod layer_norm;
+mod pointwise;
+
+use self::attention::CpuAttention;
+use self::gemm::CpuGemm;
+use self::group_norm::{CpuGroupNorm, GroupNormParams};
+use self::layer_norm::CpuLayerNorm;
+use self::pointwise::{
+    CpuAdd, CpuBroadcastAdd, CpuConcat, CpuEmbedding, CpuGather, CpuGeglu, CpuPrependClassToken, CpuScaleShift,
+    CpuTimestepEmbedding, CpuUpsample,
+};
+use super::op::CpuOp;
+use crate::graph::{Graph, ImplicitGemm, Node, Op};
+
+/// Makes the operation of a node ready for its shapes; none where there is nothing to do.
+pub(super) fn prepare(graph: &Graph, node: &Node, threads: usize) -> Option<Box<dyn CpuOp>> {
+    let shapes: Vec<&[usize]> = node.inputs.iter().map(|id| graph.node(*id).shape.as_slice()).collect();
+    let gemm = |gemm: ImplicitGemm<'_>| CpuGemm::new(gemm, &shapes, &node.shape, threads);
+    Some(match &node.op {
+        Op::Input | Op::Reshape => return None,
+        Op::Linear(linear) => Box::new(gemm(linear.into())),
+        Op::Conv2d(conv) => Box::new(gemm(conv.into())),
+        Op::Attention(attention) => Box::new(CpuAttention::new(attention, node, &shapes)),
+        &Op::GroupNorm { groups, eps, silu, ref weight, ref bias } => {
+            Box::new(CpuGroupNorm::new(&GroupNormParams { groups, eps, silu, weight, bias }, node, &shapes))
+        }
+        Op::LayerNorm { eps, weight, bias } => {
+            Box::new(CpuLayerNorm { weight: weight.to_f32(), bias: bias.to_f32(), eps: *eps })
+        }
+        Op::Embedding { table, positions } => {
+            Box::new(CpuEmbedding { table: table.clone(), positions: positions.to_f32() })
+        }
+        Op::PrependClassToken { token, positions } => {
+            Box::new(CpuPrependClassToken { token: token.to_f32(), positions: positions.to_f32() })
+        }
+        Op::Activation(activation) => Box::new(*activation),
+        Op::Geglu => Box::new(CpuGeglu),
+        Op::Add => Box::new(CpuAdd),
+        Op::BroadcastAdd => Box::new(CpuBroadcastAdd),
+        Op::Concat => Box::new(CpuConcat),
+        Op::Upsample { .. } => Box::new(CpuUpsample),
+        &Op::TimestepEmbedding { flip, shift, .. } => Box::new(CpuTimestepEmbedding { flip, shift }),
+        Op::Gather => Box::new(CpuGather),
+        &Op::ScaleShift { scale, shift } => Box::new(CpuScaleShift { scale, shift }),
+    })
+}
+
+/// Bytes that [`prepare`] allocates for the statistics of a node, to be checked before it does.
+pub(super) fn statistics_bytes(node: &Node) -> usize {
+    match node.op {
+        Op::GroupNorm { .. } => CpuGroupNorm::bytes_of(node.channels(), node.shape[0], node.tokens()),
+        _ => 0,
+    }
+}

@@ -1,0 +1,221 @@
+//! Operations that make each row of their result from a row or two of their operands.
+
+use crate::device::cpu::op::{CpuOp, OpRun};
+use crate::device::cpu::pack::widen;
+use crate::device::cpu::simd::{exp, for_every_isa, gelu, swish};
+use crate::graph::Activation;
+use crate::weights::Weight;
+
+/// `[B, T]` ids to rows of `table` plus those of the positions.
+pub(crate) struct CpuEmbedding {
+    pub(crate) table: Weight,
+    pub(crate) positions: Vec<f32>,
+}
+
+impl CpuOp for CpuEmbedding {
+    fn bytes(&self) -> usize {
+        self.positions.len() * 4
+    }
+
+    unsafe fn run(&self, run: &OpRun<'_>) {
+        let (ids, shape, c) = (run.input(0), run.shape(), run.channels());
+        let tokens = shape[shape.len() - 2];
+        run.for_each_row(|row, out| {
+            row_of(&self.table, ids[row] as usize, out);
+            add(out, &self.positions[row % tokens * c..][..c]);
+        });
+    }
+}
+
+/// One row of a table as f32; an index past the end takes the last row.
+fn row_of(table: &Weight, index: usize, out: &mut [f32]) {
+    let size = table.dtype().size();
+    let at = index.min(table.shape()[0] - 1) * out.len() * size;
+    widen(&table.bytes()[at..at + out.len() * size], table.dtype(), out);
+}
+
+/// A learned token before those of each image, and positions added to all.
+pub(crate) struct CpuPrependClassToken {
+    pub(crate) token: Vec<f32>,
+    pub(crate) positions: Vec<f32>,
+}
+
+impl CpuOp for CpuPrependClassToken {
+    fn bytes(&self) -> usize {
+        (self.token.len() + self.positions.len()) * 4
+    }
+
+    unsafe fn run(&self, run: &OpRun<'_>) {
+        let (x, tokens, c) = (run.input(0), run.shape()[1], run.channels());
+        run.for_each_row(|row, out| {
+            let (image, t) = (row / tokens, row % tokens);
+            let from = if t == 0 { &self.token } else { &x[(image * (tokens - 1) + t - 1) * c..][..c] };
+            out.copy_from_slice(from);
+            add(out, &self.positions[t * c..][..c]);
+        });
+    }
+}
+
+impl CpuOp for Activation {
+    unsafe fn run(&self, run: &OpRun<'_>) {
+        let (x, c) = (run.input(0), run.channels());
+        run.for_each_row(|row, out| {
+            out.copy_from_slice(&x[row * c..][..c]);
+            activate(out, *self);
+        });
+    }
+}
+
+/// The first half of the channels times GELU of the second.
+pub(crate) struct CpuGeglu;
+
+impl CpuOp for CpuGeglu {
+    unsafe fn run(&self, run: &OpRun<'_>) {
+        let (x, c) = (run.input(0), run.channels());
+        run.for_each_row(|row, out| {
+            let (value, gate) = x[row * 2 * c..][..2 * c].split_at(c);
+            times_gelu(out, value, gate);
+        });
+    }
+}
+
+/// The sum; the second operand repeats where it is smaller.
+pub(crate) struct CpuAdd;
+
+impl CpuOp for CpuAdd {
+    unsafe fn run(&self, run: &OpRun<'_>) {
+        let (a, b, c) = (run.input(0), run.input(1), run.channels());
+        run.for_each_row(|row, out| {
+            out.copy_from_slice(&a[row * c..][..c]);
+            add(out, &b[row * c % b.len()..][..c]);
+        });
+    }
+}
+
+/// A row of the second operand added to all rows of its image.
+pub(crate) struct CpuBroadcastAdd;
+
+impl CpuOp for CpuBroadcastAdd {
+    unsafe fn run(&self, run: &OpRun<'_>) {
+        let (a, b, c) = (run.input(0), run.input(1), run.channels());
+        let per_image = run.rows() / run.shape()[0];
+        run.for_each_row(|row, out| {
+            out.copy_from_slice(&a[row * c..][..c]);
+            add(out, &b[row / per_image * c..][..c]);
+        });
+    }
+}
+
+/// The channels of two operands side by side.
+pub(crate) struct CpuConcat;
+
+impl CpuOp for CpuConcat {
+    unsafe fn run(&self, run: &OpRun<'_>) {
+        let (a, b, rows) = (run.input(0), run.input(1), run.rows());
+        let (wa, wb) = (a.len() / rows, b.len() / rows);
+        run.for_each_row(|row, out| {
+            out[..wa].copy_from_slice(&a[row * wa..][..wa]);
+            out[wa..].copy_from_slice(&b[row * wb..][..wb]);
+        });
+    }
+}
+
+/// Enlargement by nearest neighbour.
+pub(crate) struct CpuUpsample;
+
+impl CpuOp for CpuUpsample {
+    unsafe fn run(&self, run: &OpRun<'_>) {
+        let (x, from, to, c) = (run.input(0), run.input_shape(0), run.shape(), run.channels());
+        let (h, w, oh, ow) = (from[1], from[2], to[1], to[2]);
+        run.for_each_row(|row, out| {
+            let (image, y, x0) = (row / (oh * ow), row / ow % oh, row % ow);
+            let at = (image * h + nearest(y, oh, h)) * w + nearest(x0, ow, w);
+            out.copy_from_slice(&x[at * c..][..c]);
+        });
+    }
+}
+
+/// The row of a source that enlarging it to `grid` rows by nearest neighbour puts at row `at`: torch's rule, the scale in f32,
+/// rounded down.
+pub(crate) fn nearest(at: usize, grid: usize, source: usize) -> usize {
+    ((at as f32 * (source as f32 / grid as f32)) as usize).min(source - 1)
+}
+
+/// Sines and cosines of each value.
+pub(crate) struct CpuTimestepEmbedding {
+    pub(crate) flip: bool,
+    pub(crate) shift: f32,
+}
+
+impl CpuOp for CpuTimestepEmbedding {
+    unsafe fn run(&self, run: &OpRun<'_>) {
+        let (x, half) = (run.input(0), run.channels() / 2);
+        run.for_each_row(|row, out| {
+            for i in 0..half {
+                let exponent = -(10_000f32.ln()) * i as f32 / (half as f32 - self.shift);
+                let angle = x[row] * exponent.exp();
+                let (first, second) = if self.flip { (angle.cos(), angle.sin()) } else { (angle.sin(), angle.cos()) };
+                out[i] = first;
+                out[half + i] = second;
+            }
+        });
+    }
+}
+
+/// One row of each image: the one that the second operand names, or the first.
+pub(crate) struct CpuGather;
+
+impl CpuOp for CpuGather {
+    unsafe fn run(&self, run: &OpRun<'_>) {
+        let (x, c) = (run.input(0), run.channels());
+        let index = (run.operands() > 1).then(|| run.input(1));
+        let tokens = x.len() / (run.rows() * c);
+        run.for_each_row(|row, out| {
+            let t = index.map_or(0, |i| (i[row] as usize).min(tokens - 1));
+            out.copy_from_slice(&x[(row * tokens + t) * c..][..c]);
+        });
+    }
+}
+
+/// `x * scale + shift`.
+pub(crate) struct CpuScaleShift {
+    pub(crate) scale: f32,
+    pub(crate) shift: f32,
+}
+
+impl CpuOp for CpuScaleShift {
+    unsafe fn run(&self, run: &OpRun<'_>) {
+        let (x, c) = (run.input(0), run.channels());
+        let Self { scale, shift } = *self;
+        run.for_each_row(|row, out| out.iter_mut().zip(&x[row * c..][..c]).for_each(|(o, x)| *o = x * scale + shift));
+    }
+}
+
+for_every_isa! {
+    /// `x += y` over the length of x.
+    pub(crate) fn add(x: &mut [f32], y: &[f32]) {
+        for (x, y) in x.iter_mut().zip(y) {
+            *x += y;
+        }
+    }
+}
+
+for_every_isa! {
+    /// `out = value * gelu(gate)`.
+    pub(crate) fn times_gelu(out: &mut [f32], value: &[f32], gate: &[f32]) {
+        for ((o, v), g) in out.iter_mut().zip(value).zip(gate) {
+            *o = v * gelu(*g);
+        }
+    }
+}
+
+for_every_isa! {
+    /// Applies an activation in place.
+    pub(crate) fn activate(x: &mut [f32], kind: Activation) {
+        match kind {
+            Activation::Silu => x.iter_mut().for_each(|x| *x = swish(*x, 1.0)),
+            Activation::Gelu => x.iter_mut().for_each(|x| *x = gelu(*x)),
+            Activation::QuickGelu => x.iter_mut().for_each(|x| *x /= 1.0 + exp(-1.702 * *x)),
+        }
+    }
+}
