@@ -54,6 +54,7 @@ fn root() -> PathBuf {
 pub struct File {
     /// From the root, with `/`.
     pub path: String,
+    /// The contents.
     pub text: String,
 }
 
