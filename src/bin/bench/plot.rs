@@ -316,7 +316,7 @@ mod tests {
         json!({"benchmark": "ops", "device": "cpu avx2", "model": "sdxl", "width": 64, "height": 64, "batch": 2,
             "ceilings": {"flops_per_second": 1e12, "bytes_per_second": 1e10},
             "ops": [
-                {"part": "unet", "kind": "product", "shape": "s", "with": "", "count": 3, "flops": 1e9, "bytes": 1e7,
+                {"part": "unet", "kind": "linear", "shape": "s", "with": "", "count": 3, "flops": 1e9, "bytes": 1e7,
                  "median_seconds": 2e-3},
                 {"part": "unet", "kind": "layer norm", "shape": "s", "with": "", "count": 2, "flops": 0.0, "bytes": 1e7,
                  "median_seconds": 1e-3}]})

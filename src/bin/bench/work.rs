@@ -1,4 +1,4 @@
-//! The operations of SDXL, without its weights: each distinct one, how often it occurs and what it has to do.
+//! The operations of SDXL, without its weights: each distinct one with its count and its cost.
 
 use crate::args::{self, Failure};
 use braid::graph::{Graph, Node, OpCost, OpLabel, fuse};
@@ -26,11 +26,11 @@ pub enum Part {
     Text,
     /// The image encoder.
     Image,
-    /// What does not depend on the latents.
+    /// The step-invariant conditioning.
     Condition,
     /// One evaluation of the UNet.
     Unet,
-    /// The VAE's decoder, for one picture.
+    /// The VAE's decoder, for one image.
     Vae,
 }
 
@@ -62,7 +62,7 @@ impl Part {
     }
 }
 
-/// Which widths the models have.
+/// The widths of the models.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Model {
     /// The published ones.
@@ -120,7 +120,7 @@ impl Model {
     }
 }
 
-/// What fixes the shapes.
+/// The settings that determine the shapes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Setting {
     /// The widths.
@@ -131,7 +131,7 @@ pub struct Setting {
     pub batch: usize,
     /// Evaluations of the UNet in a request.
     pub steps: usize,
-    /// Whether there is an IP-Adapter with one picture.
+    /// Whether there is an IP-Adapter with one image.
     pub adapter: bool,
 }
 
@@ -180,7 +180,7 @@ impl Setting {
     /// The fused graphs of a part over weights in `storage`; none of the image encoder where there is no adapter.
     ///
     /// # Errors
-    /// Where a size does not fit the models.
+    /// If a size does not fit the models.
     pub fn graphs(&self, part: Part, storage: &Arc<MappedBytes>) -> Result<Vec<Graph>, Error> {
         let sizes = self.model.sizes();
         let tables = self.tables(&sizes, part);
@@ -246,7 +246,7 @@ impl Setting {
     }
 }
 
-/// What an operation is called in every table; all of it but layer and count is what makes it a distinct one.
+/// The names of an operation in every table. Operations that differ in layer and count alone are one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Label {
     /// The part of the request.
@@ -259,7 +259,7 @@ pub struct Label {
     pub with: String,
     /// The first layer of this kind and shape.
     pub layer: String,
-    /// How often it occurs.
+    /// The number of times it occurs.
     pub count: usize,
 }
 

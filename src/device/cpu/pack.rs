@@ -9,7 +9,7 @@ use crate::weights::Weight;
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
-/// The right-hand side of a product: matrices `[N, C * taps]` whose rows are joined, cut into panels of 32 rows.
+/// The right-hand side of a GEMM: matrices `[N, C * taps]` whose rows are joined, cut into panels of 32 rows.
 pub(crate) struct Panel {
     /// Each with the number of the first joined row that it holds.
     parts: Vec<(usize, Weight)>,
