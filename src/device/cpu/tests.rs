@@ -119,8 +119,8 @@ fn geglu_pairs_the_right_columns() {
 }
 
 /// A convolution of a joined, resized image, in f64.
-fn conv64(x: &[f64], [n, h, w, c]: [usize; 4], k: &[f64], o: usize, window: Window64) -> Vec<f64> {
-    let Window64 { kernel, stride, padding, grid } = window;
+fn conv64(x: &[f64], [n, h, w, c]: [usize; 4], k: &[f64], o: usize, geometry: Geometry64) -> Vec<f64> {
+    let Geometry64 { kernel, stride, padding, grid } = geometry;
     let (oh, ow) = ((grid.0 + 2 * padding - kernel) / stride + 1, (grid.1 + 2 * padding - kernel) / stride + 1);
     let mut out = Vec::new();
     for i in 0..n {
@@ -149,7 +149,7 @@ fn conv64(x: &[f64], [n, h, w, c]: [usize; 4], k: &[f64], o: usize, window: Wind
     out
 }
 
-struct Window64 {
+struct Geometry64 {
     kernel: usize,
     stride: usize,
     padding: usize,
@@ -174,8 +174,8 @@ fn convolutions() {
         b.output("y", y);
         let got = run(b.finish().unwrap(), &[&x]);
         let k = wide(&values(o * c * kernel * kernel, 1));
-        let window = Window64 { kernel, stride, padding, grid: (h, w) };
-        close(&got, &conv64(&wide(&x), [n, h, w, c], &k, o, window));
+        let geometry = Geometry64 { kernel, stride, padding, grid: (h, w) };
+        close(&got, &conv64(&wide(&x), [n, h, w, c], &k, o, geometry));
     }
 }
 
@@ -193,8 +193,8 @@ fn upsampling_folds_into_the_convolution() {
         let graph = b.finish().unwrap();
         assert_eq!(fuse(graph.clone()).nodes.len(), 2);
         let got = run(graph, &[&x]);
-        let window = Window64 { kernel: 3, stride: 1, padding: 1, grid: (gh, gw) };
-        close(&got, &conv64(&wide(&x), [2, h, w, c], &wide(&values(o * c * 9, 1)), o, window));
+        let geometry = Geometry64 { kernel: 3, stride: 1, padding: 1, grid: (gh, gw) };
+        close(&got, &conv64(&wide(&x), [2, h, w, c], &wide(&values(o * c * 9, 1)), o, geometry));
     }
 }
 
@@ -241,9 +241,9 @@ fn joined_sources_are_read_in_place() {
             }
         }
     }
-    let window = |kernel: usize| Window64 { kernel, stride: 1, padding: kernel / 2, grid: (10, 15) };
-    let h = conv64(&h, [n, 10, 15, c], &wide(&values(o * c * 9, 3)), o, window(3));
-    let short = conv64(&x, [n, 10, 15, c], &wide(&values(o * c, 4)), o, window(1));
+    let geometry = |kernel: usize| Geometry64 { kernel, stride: 1, padding: kernel / 2, grid: (10, 15) };
+    let h = conv64(&h, [n, 10, 15, c], &wide(&values(o * c * 9, 3)), o, geometry(3));
+    let short = conv64(&x, [n, 10, 15, c], &wide(&values(o * c, 4)), o, geometry(1));
     close(&got, &h.iter().zip(&short).map(|(a, b)| a + b).collect::<Vec<_>>());
 }
 

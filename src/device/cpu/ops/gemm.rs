@@ -23,7 +23,7 @@ const MAX_ROWS: usize = 1536;
 pub(crate) struct CpuGemm {
     panel: Panel,
     taps: usize,
-    blocks: Vec<Block>,
+    blocks: Vec<ChannelBlock>,
     bias: Vec<f32>,
     activation: EpilogueActivation,
     /// The operand that is the per-image bias.
@@ -41,7 +41,7 @@ pub(crate) struct CpuGemm {
 }
 
 /// Consecutive input channels of one source.
-struct Block {
+struct ChannelBlock {
     operand: usize,
     start: usize,
     len: usize,
@@ -91,7 +91,7 @@ impl CpuGemm {
             let (width, before) = (channels[operand], if operand == 1 { channels[0] } else { 0 });
             let len = width.div_ceil(width.div_ceil(longest).max(1)).max(1);
             for start in (0..width).step_by(len) {
-                blocks.push(Block { operand, start, len: len.min(width - start), weight: before + start });
+                blocks.push(ChannelBlock { operand, start, len: len.min(width - start), weight: before + start });
             }
         }
         let geglu = gemm.epilogue.activation == EpilogueActivation::Geglu;

@@ -22,17 +22,18 @@ pub(crate) struct CpuGroupNorm {
     /// Pixels of an image.
     pixels: usize,
     /// For each image and block of pixels the channels' means, then their sums of squared deviations.
-    stats: Shared,
+    stats: SharedBuffer,
     /// For each image the channels' factors, then their summands.
-    lines: Shared,
+    lines: SharedBuffer,
 }
 
-struct Shared(UnsafeCell<Vec<f32>>);
+/// Floats that the threads of one run share.
+struct SharedBuffer(UnsafeCell<Vec<f32>>);
 
 // SAFETY: within a run the threads write disjoint parts (see `run`), and runs do not overlap: an executable runs by `&mut`.
-unsafe impl Sync for Shared {}
+unsafe impl Sync for SharedBuffer {}
 
-impl Shared {
+impl SharedBuffer {
     fn new(len: usize) -> Self {
         Self(UnsafeCell::new(vec![0.0; len]))
     }
@@ -64,8 +65,8 @@ impl CpuGroupNorm {
         let width = |k: usize| shapes.get(k).map_or(0, |shape| shape[shape.len() - 1]);
         let (channels, images, pixels) = ([width(0), width(1)], node.shape[0], node.tokens());
         let c = channels[0] + channels[1];
-        let stats = Shared::new(images * pixels.div_ceil(ROWS) * 2 * c);
-        let lines = Shared::new(images * 2 * c);
+        let stats = SharedBuffer::new(images * pixels.div_ceil(ROWS) * 2 * c);
+        let lines = SharedBuffer::new(images * 2 * c);
         let (weight, bias) = (weight.to_f32(), bias.to_f32());
         Self { groups, eps, silu, weight, bias, channels, images, pixels, stats, lines }
     }
