@@ -5,8 +5,7 @@ use braid::Compat;
 use braid::device::cuda::{LoweringOptions, LoweringReport};
 use braid::graph::{Graph, MemoryPlan, fuse};
 use braid::models::published;
-use braid::models::tables;
-use braid::models::unet::denoiser::{UnetShape, unet};
+use braid::models::unet::{UnetShape, denoiser};
 use braid::tensor::DType;
 use braid::weights::{MappedBytes, Scope, Weight, Weights};
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
@@ -17,7 +16,7 @@ use std::sync::Arc;
 fn hollow() -> Scope {
     let storage = Arc::new(MappedBytes::owned(vec![0; 2]));
     let mut weights = Weights::new("published");
-    for (name, shape) in tables::unet(&published::unet()) {
+    for (name, shape) in published::unet().tensors() {
         let strides = vec![0; shape.len()];
         let weight = Weight::strided(storage.clone(), 0, DType::F16, shape, strides, name.as_str());
         weights.insert(name, weight.expect("one element")).expect("names differ");
@@ -28,7 +27,7 @@ fn hollow() -> Scope {
 fn planner(c: &mut Criterion) {
     let (config, scope) = (published::unet(), hollow());
     let shape = UnetShape { batch: 2, height: 128, width: 128, tokens: 77, image_tokens: vec![4] };
-    let build = || -> Graph { unet(&config, &scope, &shape, &Compat::diffusers()).expect("the sizes fit") };
+    let build = || -> Graph { denoiser(&config, &scope, &shape, &Compat::diffusers()).expect("the sizes fit") };
     let (raw, fused) = (build(), fuse(build()));
     assert!(fused.nodes.len() < raw.nodes.len() && fused.macs() == raw.macs());
     let settings = LoweringOptions { dtype: DType::F16, multiprocessors: 132, cublaslt: false };

@@ -43,7 +43,7 @@ fn products(c: &mut Criterion) {
         let scope = weight(&[n, k]);
         let mut b = Builder::new();
         let x = b.input("x", &[1, m, k]);
-        let y = b.linear(x, &scope, n);
+        let y = b.linear_no_bias(x, &scope, n);
         b.output("y", y);
         let mut program = b.finish().and_then(|g| cpu.compile(g)).expect("a small graph loads");
         let x: Vec<f32> = (0..m * k).map(|i| ((i * 31) % 127) as f32 / 64.0 - 1.0).collect();
@@ -102,7 +102,7 @@ fn products(c: &mut Criterion) {
         let scope = weight(&[co, ci, 3, 3]);
         let mut b = Builder::new();
         let x = b.input("x", &[2, h, w, ci]);
-        let y = b.conv2d(x, &scope, co, 3, 1);
+        let y = b.conv2d_no_bias(x, &scope, co, 3, 1);
         b.output("y", y);
         let mut program = b.finish().and_then(|g| cpu.compile(g)).expect("a small graph loads");
         let x = vec![0.5f32; 2 * h * w * ci];

@@ -4,9 +4,9 @@
 
 use braid::models::clip::{Activation, ClipTextConfig, ClipVisionConfig};
 use braid::models::ip_adapter::AdapterConfig;
+use braid::models::published;
 use braid::models::unet::UnetConfig;
 use braid::models::vae::VaeConfig;
-use braid::models::{published, tables};
 use braid::synthetic::{self, Stored, TensorSpec};
 use braid::tensor::DType;
 use braid::weights::adapter;
@@ -101,7 +101,7 @@ fn tables_of_the_parts() {
         let fields: Vec<_> = line.split('\t').collect();
         expected.entry(fields[0]).or_default().insert(fields[1], shape(fields[2]));
     }
-    let vae = [tables::vae_decoder(&published::vae()), tables::vae_encoder(&published::vae())].concat();
+    let vae = [published::vae().decoder_tensors(), published::vae().encoder_tensors()].concat();
     let h = ClipVisionConfig {
         hidden_size: 1280,
         num_hidden_layers: 32,
@@ -110,12 +110,12 @@ fn tables_of_the_parts() {
         ..published::vision()
     };
     for (part, table) in [
-        ("unet", tables::unet(&published::unet())),
-        ("text_encoder", tables::clip_text(&published::text())),
-        ("text_encoder_2", tables::clip_text(&published::text_2())),
+        ("unet", published::unet().tensors()),
+        ("text_encoder", published::text().tensors()),
+        ("text_encoder_2", published::text_2().tensors()),
         ("vae", vae),
-        ("bigg", tables::clip_vision(&published::vision())),
-        ("h", tables::clip_vision(&h)),
+        ("bigg", published::vision().tensors()),
+        ("h", h.tensors()),
     ] {
         let found: BTreeMap<&str, Vec<usize>> = table.iter().map(|(n, s)| (n.as_str(), s.clone())).collect();
         assert_eq!(found.len(), table.len(), "{part}: a name twice");
@@ -155,7 +155,7 @@ fn a_small_structure() {
         ..published::unet()
     };
     let mut tensors = Vec::new();
-    for (name, shape) in tables::unet(&config) {
+    for (name, shape) in config.tensors() {
         tensors.push(TensorSpec { name, shape, dtype: Stored::Float(DType::F32), scale: 1.0, offset: 0.0, seed: 0 });
     }
     let weights = file(&tensors);

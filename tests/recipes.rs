@@ -6,11 +6,10 @@
 use braid::models::clip::{Activation, ClipTextConfig, ClipVisionConfig};
 use braid::models::compatibility;
 use braid::models::ip_adapter::AdapterConfig;
-use braid::models::tables::{self, Table};
 use braid::models::unet::UnetConfig;
 use braid::models::vae::VaeConfig;
 use braid::weights::detect::{ModelFamily, detect};
-use braid::weights::{self, OpenOptions, Weights, adapter, single_file};
+use braid::weights::{self, OpenOptions, TensorTable, Weights, adapter, single_file};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -34,7 +33,7 @@ fn open(path: &Path) -> Weights {
 }
 
 /// Compares names and shapes; 1x1 convolutions count as matrices.
-fn compare(what: &str, weights: &Weights, table: &Table) {
+fn compare(what: &str, weights: &Weights, table: &TensorTable) {
     let squeezed = |shape: &[usize]| match shape {
         [rest @ .., 1, 1] => rest.to_vec(),
         _ => shape.to_vec(),
@@ -49,11 +48,11 @@ fn compare(what: &str, weights: &Weights, table: &Table) {
     assert!(extra.is_empty(), "{what}: {extra:?}");
 }
 
-fn vae_table(config: &VaeConfig, weights: &Weights) -> Table {
+fn vae_table(config: &VaeConfig, weights: &Weights) -> TensorTable {
     let encoder = weights.get("encoder.conv_in.weight").is_some();
-    let mut table = tables::vae_decoder(config);
+    let mut table = config.decoder_tensors();
     if encoder {
-        table.extend(tables::vae_encoder(config));
+        table.extend(config.encoder_tensors());
     }
     table
 }
@@ -66,9 +65,9 @@ fn single(path: &Path) -> UnetConfig {
     let text_2 = ClipTextConfig::from_tensors(&parts.text_encoder_2, Activation::Gelu).unwrap();
     let unet = UnetConfig::from_tensors(&parts.unet, text_2.projection_dim).unwrap_or_else(|e| panic!("{e}"));
     let vae = VaeConfig::from_tensors(&parts.vae).unwrap_or_else(|e| panic!("{e}"));
-    compare("unet", &parts.unet, &tables::unet(&unet));
-    compare("text", &parts.text_encoder, &tables::clip_text(&text));
-    compare("text 2", &parts.text_encoder_2, &tables::clip_text(&text_2));
+    compare("unet", &parts.unet, &unet.tensors());
+    compare("text", &parts.text_encoder, &text.tensors());
+    compare("text 2", &parts.text_encoder_2, &text_2.tensors());
     compare("vae", &parts.vae, &vae_table(&vae, &parts.vae));
     compatibility::text_encoders_with_unet(&text, &text_2, (path, &unet)).unwrap();
     compatibility::vae_with_unet((path, &vae), (path, &unet)).unwrap();
@@ -85,13 +84,13 @@ fn folder(dir: &Path) -> UnetConfig {
     };
     let (path, value) = json("unet");
     let unet = UnetConfig::from_json(&path, &value).unwrap_or_else(|e| panic!("{e}"));
-    compare("unet", &open(&dir.join("unet")), &tables::unet(&unet));
+    compare("unet", &open(&dir.join("unet")), &unet.tensors());
     let mut texts = Vec::new();
     for part in ["text_encoder", "text_encoder_2"] {
         let (path, value) = json(part);
         let config = ClipTextConfig::from_json(&path, &value).unwrap_or_else(|e| panic!("{e}"));
         let weights = single_file::text_encoder(&open(&dir.join(part))).unwrap();
-        compare(part, &weights, &tables::clip_text(&config));
+        compare(part, &weights, &config.tensors());
         texts.push(config);
     }
     compatibility::text_encoders_with_unet(&texts[0], &texts[1], (dir, &unet)).unwrap();
@@ -121,7 +120,7 @@ fn files_of_every_case() {
             let value = serde_json::from_slice(&std::fs::read(&config).unwrap()).unwrap();
             let config = ClipVisionConfig::from_json(&config, &value).unwrap();
             let weights = open(&dir.join("image_encoder"));
-            compare("image encoder", &weights, &tables::clip_vision(&config));
+            compare("image encoder", &weights, &config.tensors());
             // Only heads, activation and epsilon cannot be told from the tensors.
             let inferred = ClipVisionConfig::from_tensors(&weights).unwrap();
             let known = ClipVisionConfig {
@@ -143,7 +142,7 @@ fn files_of_every_case() {
             assert!(matches!(detect(&weights), ModelFamily::Adapter(_)));
             let weights = adapter::base(&weights).unwrap_or_else(|e| panic!("{e}"));
             let config = AdapterConfig::from_tensors(&weights).unwrap();
-            compare("adapter", &weights, &tables::adapter(&config));
+            compare("adapter", &weights, &config.tensors());
             compatibility::adapter_with_unet((&path, &config), (dir, &unet)).unwrap_or_else(|e| panic!("{e}"));
             if let Some(vision) = &vision {
                 compatibility::adapter_with_image_encoder((&path, &config), (dir, vision))

@@ -89,21 +89,39 @@ impl Builder {
         self.node(Op::Linear(Linear { parts, sources: 1, epilogue: Epilogue::default() }), &[x], name)
     }
 
-    /// A fully connected layer `[outputs, C]` whose tensors are `weight` and, where present, `bias` of `scope`.
+    /// A fully connected layer `[outputs, C]` whose tensors are `weight` and `bias` of `scope`.
     pub fn linear(&mut self, x: NodeId, scope: &Scope, outputs: usize) -> NodeId {
         let inputs = self.last(x);
-        let part = linear_weights(scope, &[outputs, inputs]);
-        self.linear_parts(x, vec![part])
+        self.linear_parts(x, vec![LinearWeights::with_bias(scope, &[outputs, inputs])])
     }
 
-    /// A convolution `[N, H, W, C]` to `[N, H', W', outputs]` whose tensors are in `scope`.
+    /// A fully connected layer `[outputs, C]` whose one tensor is `weight` of `scope`.
+    pub fn linear_no_bias(&mut self, x: NodeId, scope: &Scope, outputs: usize) -> NodeId {
+        let inputs = self.last(x);
+        self.linear_parts(x, vec![LinearWeights::no_bias(scope, &[outputs, inputs])])
+    }
+
+    /// A 1x1 convolution, which is a fully connected layer of each pixel; its tensors are `weight` and `bias` of `scope`.
+    pub fn pointwise_conv2d(&mut self, x: NodeId, scope: &Scope, outputs: usize) -> NodeId {
+        let inputs = self.last(x);
+        let weight = scope.get_as("weight", &[outputs, inputs, 1, 1], &[outputs, inputs]);
+        self.linear_parts(x, vec![LinearWeights { weight, bias: Some(scope.get("bias", &[outputs])) }])
+    }
+
+    /// A convolution `[N, H, W, C]` to `[N, H', W', outputs]` whose tensors are `weight` and `bias` of `scope`.
     pub fn conv2d(&mut self, x: NodeId, scope: &Scope, outputs: usize, kernel: usize, stride: usize) -> NodeId {
-        self.conv2d_with(x, scope, outputs, Conv2dParams { kernel, stride, padding: kernel / 2, resize: None })
+        let weights = LinearWeights::with_bias(scope, &[outputs, self.last(x), kernel, kernel]);
+        self.conv2d_with(x, weights, Conv2dParams { kernel, stride, padding: kernel / 2, resize: None })
+    }
+
+    /// As [`Builder::conv2d`], with `weight` alone.
+    pub fn conv2d_no_bias(&mut self, x: NodeId, scope: &Scope, outputs: usize, kernel: usize, stride: usize) -> NodeId {
+        let weights = LinearWeights::no_bias(scope, &[outputs, self.last(x), kernel, kernel]);
+        self.conv2d_with(x, weights, Conv2dParams { kernel, stride, padding: kernel / 2, resize: None })
     }
 
     /// A convolution of any geometry.
-    pub fn conv2d_with(&mut self, x: NodeId, scope: &Scope, outputs: usize, params: Conv2dParams) -> NodeId {
-        let weights = linear_weights(scope, &[outputs, self.last(x), params.kernel, params.kernel]);
+    pub fn conv2d_with(&mut self, x: NodeId, weights: LinearWeights, params: Conv2dParams) -> NodeId {
         let name = weights.weight.name().to_owned();
         self.node(Op::Conv2d(Conv2d { weights, params, sources: 1, epilogue: Epilogue::default() }), &[x], name)
     }
@@ -198,8 +216,14 @@ impl Builder {
     }
 }
 
-/// `weight` and, where the checkpoint has one, `bias` of a scope.
-pub(crate) fn linear_weights(scope: &Scope, shape: &[usize]) -> LinearWeights {
-    let bias = scope.has("bias").then(|| scope.get("bias", &shape[..1]));
-    LinearWeights { weight: scope.get("weight", shape), bias }
+impl LinearWeights {
+    /// Takes `weight`, of `shape`, and `bias` of a scope.
+    pub fn with_bias(scope: &Scope, shape: &[usize]) -> Self {
+        Self { weight: scope.get("weight", shape), bias: Some(scope.get("bias", &shape[..1])) }
+    }
+
+    /// Takes `weight`, of `shape`, of a scope.
+    pub fn no_bias(scope: &Scope, shape: &[usize]) -> Self {
+        Self { weight: scope.get("weight", shape), bias: None }
+    }
 }

@@ -5,10 +5,8 @@ use crate::compat::Compat;
 use crate::device::Device;
 use crate::device::cpu::Cpu;
 use crate::models::published;
-use crate::models::unet::UnetConfig;
-use crate::models::unet::conditioning::condition;
-use crate::models::unet::denoiser::{UnetShape, unet};
-use crate::models::vae::decoder::vae_decoder;
+use crate::models::unet::{UnetConfig, UnetShape, conditioning, denoiser};
+use crate::models::vae::vae_decoder;
 use crate::weights::{Scope, Weights};
 
 /// A scope without tensors: all that it gives are stand-ins.
@@ -82,12 +80,12 @@ fn live_results_never_overlap_in_real_graphs() {
     let config = small();
     for compat in [Compat::diffusers(), Compat::diffsynth()] {
         for adapters in [&[][..], &[4], &[4, 8]] {
-            let graph = unet(&config, &empty(), &shape(2, 10, adapters), &compat).unwrap();
+            let graph = denoiser(&config, &empty(), &shape(2, 10, adapters), &compat).unwrap();
             let plain = check_plan(&graph).arena;
             assert!(check_plan(&fuse(graph)).arena < plain);
         }
     }
-    let graph = condition(&config, &empty(), &shape(2, 10, &[]), 3, &[]).unwrap();
+    let graph = conditioning(&config, &empty(), &shape(2, 10, &[]), 3, &[]).unwrap();
     check_plan(&graph);
     check_plan(&fuse(graph));
     let graph = vae_decoder(&published::vae(), &empty(), 2, 3, &Compat::diffusers()).unwrap();
@@ -141,13 +139,13 @@ fn sizes_of_sdxl() {
     let compat = Compat::diffusers();
     let config = published::unet();
     let arena = |graph: Graph| MemoryPlan::new(&fuse(graph)).arena as f64 * 4.0 / f64::from(1 << 20);
-    let denoise = arena(unet(&config, &empty(), &shape(2, 128, &[4]), &compat).unwrap());
+    let denoise = arena(denoiser(&config, &empty(), &shape(2, 128, &[4]), &compat).unwrap());
     let decode = arena(vae_decoder(&published::vae(), &empty(), 128, 128, &compat).unwrap());
     println!("arena of the UNet, guided: {denoise:.0} MiB; of the VAE decoder: {decode:.0} MiB");
     assert!(denoise < 400.0, "{denoise} MiB");
     assert!(decode < 2600.0, "{decode} MiB");
-    let one = unet(&config, &empty(), &shape(1, 128, &[]), &compat).unwrap();
-    let hoisted = condition(&config, &empty(), &shape(1, 128, &[]), 1, &[]).unwrap();
+    let one = denoiser(&config, &empty(), &shape(1, 128, &[]), &compat).unwrap();
+    let hoisted = conditioning(&config, &empty(), &shape(1, 128, &[]), 1, &[]).unwrap();
     let macs = (one.macs() + hoisted.macs()) as f64;
     println!("{:e} multiplications an evaluation, {:e} once", one.macs() as f64, hoisted.macs() as f64);
     assert!((macs / 3.381e12 - 1.0).abs() < 0.01, "{macs:e}");
@@ -166,7 +164,7 @@ fn eps(graph: &Graph, which: impl Fn(&str) -> bool) -> Vec<f32> {
 #[test]
 fn eps_of_the_profiles() {
     for (compat, transformer, out) in [(Compat::diffusers(), 1e-6, 1e-6), (Compat::diffsynth(), 1e-5, 1e-5)] {
-        let graph = fuse(unet(&published::unet(), &empty(), &shape(2, 8, &[4]), &compat).unwrap());
+        let graph = fuse(denoiser(&published::unet(), &empty(), &shape(2, 8, &[4]), &compat).unwrap());
         let of_transformer = |name: &str| name.contains("attentions") && name.ends_with(".norm.weight");
         // 2 + 2 in the down blocks, 1 in the middle, 3 + 3 in the up blocks.
         assert_eq!(eps(&graph, of_transformer), [transformer; 11]);

@@ -2,15 +2,14 @@
 //! of weights.
 //!
 //! Tensor names are those of diffusers' and transformers' checkpoints. A pipeline runs five kinds of graph: text
-//! ([`clip::text`]), image ([`clip::vision`]), condition ([`unet::conditioning`], the step-invariant part), denoise
-//! ([`unet::denoiser`]) and decode ([`vae::decoder`]).
+//! ([`clip::clip_text`]), image ([`clip::clip_vision`]), condition ([`unet::conditioning()`], the step-invariant part), denoise
+//! ([`unet::denoiser()`]) and decode ([`vae::vae_decoder`]).
 
 pub mod clip;
 pub mod compatibility;
 pub mod ip_adapter;
 mod probe;
 pub mod published;
-pub mod tables;
 #[cfg(test)]
 mod tests;
 pub mod unet;

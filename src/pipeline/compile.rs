@@ -6,11 +6,10 @@ use super::memory_budget::MemoryEstimate;
 use crate::device::{Executable, LoopSteps, Role};
 use crate::error::{Error, Field, Result};
 use crate::graph::Graph;
-use crate::models::clip::text::clip_text;
-use crate::models::clip::vision::clip_vision;
-use crate::models::unet::conditioning::{Adapter, condition};
-use crate::models::unet::denoiser::{UnetShape, unet};
-use crate::models::vae::decoder::vae_decoder;
+use crate::models::clip::{ClipTextShape, clip_text, clip_vision};
+use crate::models::ip_adapter::Adapter;
+use crate::models::unet::{self, DenoiserInterface, UnetShape, conditioning};
+use crate::models::vae::vae_decoder;
 use crate::weights::Scope;
 
 /// Steps for which a device's sampler has room come in multiples of this, so that most numbers of steps share a program.
@@ -46,8 +45,7 @@ impl RequestPlan {
     pub(super) fn sampler(&self, p: &Pipeline) -> Option<LoopSteps> {
         let config = &p.models.unet.config;
         let bytes = self.max_steps * self.shape.height * self.shape.width * config.in_channels * 4;
-        let start = 3 + self.adapters.len();
-        let varying = start..start + config.resnets().len();
+        let varying = DenoiserInterface::new(config, &self.shape).varying();
         p.device.has_denoise_loop().then_some(LoopSteps {
             max_steps: self.max_steps,
             varying,
@@ -80,7 +78,7 @@ fn text_graph(p: &Pipeline, encoder: usize, depth: usize) -> Result<Graph> {
     let model = &p.models.text[encoder];
     let tokens = p.models.tokenizers[encoder].max_length();
     let scope = Scope::new(model.weights.clone());
-    let graph = clip_text(&model.config, &scope, 1, tokens, depth, encoder == 1)?;
+    let graph = clip_text(&model.config, &scope, ClipTextShape { rows: 1, tokens, depth, pooled: encoder == 1 })?;
     scope.finish("text encoder")?;
     Ok(graph)
 }
@@ -118,7 +116,7 @@ fn condition_graph(p: &Pipeline, plan: &RequestPlan) -> Result<Graph> {
     let scopes: Vec<Scope> = used.iter().map(|a| Scope::new(a.weights.clone())).collect();
     let adapters: Vec<Adapter<'_>> =
         used.iter().zip(&scopes).map(|(a, scope)| Adapter { config: &a.config, scope }).collect();
-    let graph = condition(&p.models.unet.config, &scope, &plan.shape, plan.max_steps, &adapters)?;
+    let graph = conditioning(&p.models.unet.config, &scope, &plan.shape, plan.max_steps, &adapters)?;
     scope.finish("UNet")?;
     scopes.iter().try_for_each(|s| s.finish("IP-Adapter").map(drop))?;
     Ok(graph)
@@ -140,7 +138,7 @@ pub(super) fn denoiser<'a>(
 
 fn unet_graph(p: &Pipeline, shape: &UnetShape) -> Result<Graph> {
     let scope = Scope::new(p.models.unet.weights.clone());
-    let graph = unet(&p.models.unet.config, &scope, shape, &p.compat)?;
+    let graph = unet::denoiser(&p.models.unet.config, &scope, shape, &p.compat)?;
     scope.finish("UNet")?;
     Ok(graph)
 }

@@ -4,7 +4,7 @@ use super::Pipeline;
 use super::compile::RequestPlan;
 use crate::device::{Executable, LoopSteps};
 use crate::error::{Error, Result};
-use crate::models::unet::denoiser::UnetShape;
+use crate::models::unet::UnetShape;
 use std::collections::HashSet;
 use std::time::Instant;
 

@@ -12,7 +12,7 @@ use crate::error::{Error, Field, Result};
 use crate::inputs::image::Image;
 use crate::inputs::resize::resize;
 use crate::memory;
-use crate::models::unet::denoiser::UnetShape;
+use crate::models::unet::UnetShape;
 use crate::schedulers::StepTable;
 use std::collections::BTreeMap;
 use std::time::Instant;

@@ -7,12 +7,11 @@ use crate::inputs::tokenizer::Tokenizer;
 use crate::models::clip::{Activation, ClipTextConfig, ClipVisionConfig};
 use crate::models::compatibility;
 use crate::models::ip_adapter::AdapterConfig;
-use crate::models::tables::{self, Table};
 use crate::models::unet::UnetConfig;
 use crate::models::vae::VaeConfig;
 use crate::schedulers::{SchedulerConfig, SchedulerKind};
 use crate::weights::single_file::{self, SingleFile};
-use crate::weights::{OpenOptions, Scope, Weights, adapter, open};
+use crate::weights::{OpenOptions, Scope, TensorTable, Weights, adapter, open};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -39,9 +38,9 @@ pub(super) struct Model<C> {
 }
 
 impl<C> Model<C> {
-    /// Checks that every tensor is there with its shape; tensors that nothing reads are worth a warning.
-    /// They are dropped, so that no layer finds a bias there which its model does not have.
-    fn new(config: C, weights: Weights, name: &str, table: Table, ignored: &[&str]) -> Result<Self> {
+    /// Checks that every tensor is there with its shape. Tensors that nothing reads are dropped with a warning, a bias where
+    /// the model declares none among them.
+    fn new(config: C, weights: Weights, name: &str, table: TensorTable, ignored: &[&str]) -> Result<Self> {
         let scope = Scope::new(weights.clone());
         for (name, shape) in &table {
             scope.get(name, shape);
@@ -135,7 +134,7 @@ impl Models {
         let weights = adapter::base(file)?;
         let config = AdapterConfig::from_tensors(&weights)?;
         compatibility::adapter_with_unet((file.path(), &config), (self.unet.path(), &self.unet.config))?;
-        let table = tables::adapter(&config);
+        let table = config.tensors();
         self.adapters.push(Model::new(config, weights, "IP-Adapter", table, &[])?);
         Ok(())
     }
@@ -369,13 +368,13 @@ fn assemble(
             );
             return Err(Error::mismatch(weights.path(), what));
         }
-        let table = tables::clip_text(&config);
+        let table = config.tensors();
         let ignored = ["position_ids", "text_projection", "logit_scale"];
         Ok((Model::new(config, weights, "text encoder", table, &ignored)?, tokenizer))
     };
     let (first, tokenizer) = encoder(first)?;
     let (second, tokenizer_2) = encoder(second)?;
-    let (unet_table, vae_table) = (tables::unet(&unet.0), tables::vae_decoder(&vae.0));
+    let (unet_table, vae_table) = (unet.0.tensors(), vae.0.decoder_tensors());
     Ok(Models {
         text: [first, second],
         tokenizers: [tokenizer, tokenizer_2],
@@ -403,7 +402,7 @@ fn vision_encoder(path: &Path, options: &OpenOptions) -> Result<Model<ClipVision
 }
 
 fn vision_model(config: ClipVisionConfig, weights: Weights) -> Result<Model<ClipVisionConfig>> {
-    let table = tables::clip_vision(&config);
+    let table = config.tensors();
     Model::new(
         config,
         weights,

@@ -6,7 +6,7 @@ use super::generate;
 use super::request::Request;
 use super::{Pipeline, encode, memory_budget};
 use crate::error::{Error, Field, Result};
-use crate::models::unet::denoiser::UnetShape;
+use crate::models::unet::UnetShape;
 
 /// What requests have in common that run the same programs. Prompts, pictures, scales, seeds and samplers differ freely, and
 /// fewer tokens, pictures and steps than given here run the same programs, too.

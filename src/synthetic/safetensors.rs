@@ -23,7 +23,8 @@ pub fn write_safetensors(path: &Path, tensors: &[TensorSpec], metadata: &BTreeMa
     })
 }
 
-fn header(path: &Path, tensors: &[TensorSpec], metadata: &BTreeMap<String, String>) -> Result<Vec<u8>> {
+/// The JSON header, padded to a multiple of 8 bytes.
+pub(super) fn header(path: &Path, tensors: &[TensorSpec], metadata: &BTreeMap<String, String>) -> Result<Vec<u8>> {
     let mut map = Map::new();
     if !metadata.is_empty() {
         map.insert("__metadata__".into(), json!(metadata));

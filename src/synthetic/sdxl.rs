@@ -5,11 +5,10 @@ use crate::error::{Error, Result};
 use crate::models::clip::{ClipTextConfig, ClipVisionConfig};
 use crate::models::ip_adapter::AdapterConfig;
 use crate::models::published;
-use crate::models::tables::{self, Table};
 use crate::models::unet::UnetConfig;
 use crate::models::vae::VaeConfig;
 use crate::tensor::DType;
-use crate::weights::keymap;
+use crate::weights::{TensorTable, keymap};
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
@@ -140,12 +139,12 @@ impl Sizes {
 
     /// The tensors of the image encoder's file.
     pub fn image_encoder(&self) -> Vec<TensorSpec> {
-        tables::clip_vision(&self.vision).iter().map(|(n, s)| spec(n.clone(), n, s)).collect()
+        self.vision.tensors().iter().map(|(n, s)| spec(n.clone(), n, s)).collect()
     }
 
     /// The tensors of the adapter's file.
     pub fn ip_adapter(&self) -> Vec<TensorSpec> {
-        tables::adapter(&self.adapter).iter().map(|(n, s)| spec(n.clone(), n, s)).collect()
+        self.adapter.tensors().iter().map(|(n, s)| spec(n.clone(), n, s)).collect()
     }
 }
 
@@ -158,22 +157,22 @@ fn checkpoint(sizes: &Sizes) -> Vec<TensorSpec> {
     let mut out = Vec::new();
     let unet = &sizes.unet;
     let attention = |block: usize| unet.transformer_layers_per_block.iter().rev().nth(block).is_some_and(|&d| d > 0);
-    let table = tables::unet(unet);
+    let table = unet.tensors();
     original(&mut out, "model.diffusion_model.", &table, |n| {
         keymap::original_unet(n, unet.layers_per_block, attention)
     });
     let text = "conditioner.embedders.0.transformer.";
-    original(&mut out, text, &tables::clip_text(&sizes.text), |n| Some(n.to_owned()));
+    original(&mut out, text, &sizes.text.tensors(), |n| Some(n.to_owned()));
     let mut ids = spec(format!("{text}text_model.embeddings.position_ids"), "position_ids", &[1, 77]);
     ids.dtype = Stored::Positions;
     out.push(ids);
     let text = "conditioner.embedders.1.model.";
-    original(&mut out, text, &fused(tables::clip_text(&sizes.text_2)), keymap::original_open_clip);
+    original(&mut out, text, &fused(sizes.text_2.tensors()), keymap::original_open_clip);
     let mut scale = spec(format!("{text}logit_scale"), "logit_scale", &[]);
     (scale.scale, scale.offset) = (0.0, 4.6052);
     out.push(scale);
     let vae = &sizes.vae;
-    let table = [tables::vae_encoder(vae), tables::vae_decoder(vae)].concat();
+    let table = [vae.encoder_tensors(), vae.decoder_tensors()].concat();
     let (levels, first) = (vae.block_out_channels.len(), out.len());
     original(&mut out, "first_stage_model.", &table, |n| keymap::original_vae(n, levels));
     // The original VAE computes its attention with 1x1 convolutions.
@@ -185,7 +184,7 @@ fn checkpoint(sizes: &Sizes) -> Vec<TensorSpec> {
 }
 
 /// Query, key and value of each layer as one tensor, under the query's name.
-fn fused(table: Table) -> Table {
+fn fused(table: TensorTable) -> TensorTable {
     let mut out = Vec::new();
     for (name, mut shape) in table {
         if name.contains(".k_proj.") || name.contains(".v_proj.") {
@@ -200,7 +199,7 @@ fn fused(table: Table) -> Table {
 }
 
 /// Adds a table's tensors under `prefix` and their original names.
-fn original(out: &mut Vec<TensorSpec>, prefix: &str, table: &Table, rename: impl Fn(&str) -> Option<String>) {
+fn original(out: &mut Vec<TensorSpec>, prefix: &str, table: &TensorTable, rename: impl Fn(&str) -> Option<String>) {
     let mut seen = BTreeSet::new();
     for (name, shape) in table {
         if let Some(renamed) = rename(name).filter(|n| seen.insert(n.clone())) {
@@ -265,6 +264,7 @@ fn rule(name: &str, shape: &[usize]) -> (f32, f32) {
 
 #[cfg(test)]
 mod tests {
+    use super::super::safetensors;
     use super::*;
 
     #[test]
@@ -276,6 +276,23 @@ mod tests {
         assert_eq!(vision_tensors().len(), 776);
         assert_eq!(adapter_tensors().len(), 144);
         assert_eq!(bytes(&adapter_tensors()), 702_570_496);
+    }
+
+    /// Names, shapes, types and order of the files, as they were when the tables of tensors were written by hand.
+    #[test]
+    fn headers_stay_the_same() {
+        let crc = |tensors: &[TensorSpec], metadata: &[(&str, &str)]| {
+            let metadata = metadata.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+            crc32fast::hash(&safetensors::header(Path::new("f"), tensors, &metadata).unwrap())
+        };
+        assert_eq!(crc(&checkpoint_tensors(), &[("modelspec.title", "random weights")]), 0x6d06_879f);
+        assert_eq!(crc(&vision_tensors(), &[("format", "pt")]), 0xcc48_a1cb);
+        let names: Vec<String> = adapter_tensors().into_iter().map(|tensor| tensor.name).collect();
+        let first = ["proj.weight", "proj.bias", "norm.weight", "norm.bias"].map(|name| format!("image_proj.{name}"));
+        assert_eq!(names[..4], first);
+        let layers =
+            (0..70).flat_map(|i| ["k", "v"].map(|part| format!("ip_adapter.{}.to_{part}_ip.weight", 2 * i + 1)));
+        assert!(names[4..].iter().eq(layers.collect::<Vec<_>>().iter()));
     }
 
     #[test]

@@ -21,5 +21,5 @@ mod weight;
 pub use format::{FileFormat, sniff};
 pub use mmap::MappedBytes;
 pub use open::{OpenOptions, open};
-pub use scope::Scope;
+pub use scope::{Scope, TensorTable};
 pub use weight::{Weight, Weights};

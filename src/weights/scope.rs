@@ -6,13 +6,19 @@ use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// A prefix of dotted names over a set of [`Weights`].
+/// Names and shapes of tensors.
+pub type TensorTable = Vec<(String, Vec<usize>)>;
+
+/// A prefix of dotted names over a set of [`Weights`], or over none.
 ///
 /// Scopes made from one another by [`Scope::pp`] share one record of what was taken and of what did not fit. A model
 /// takes all it needs and then asks [`Scope::finish`] once, so that an error lists every tensor in one go.
+///
+/// A [`Scope::recording`] has no weights behind it: a model that is built over it tells the tensors that it needs.
 #[derive(Debug, Clone)]
 pub struct Scope {
-    weights: Arc<Weights>,
+    /// None while recording.
+    weights: Option<Arc<Weights>>,
     prefix: String,
     record: Arc<Mutex<Record>>,
 }
@@ -20,13 +26,20 @@ pub struct Scope {
 #[derive(Debug, Default)]
 struct Record {
     taken: BTreeSet<String>,
+    /// Filled while recording, in the order of the takings.
+    declared: TensorTable,
     problems: Vec<String>,
 }
 
 impl Scope {
     /// The root of `weights`.
     pub fn new(weights: impl Into<Arc<Weights>>) -> Self {
-        Self { weights: weights.into(), prefix: String::new(), record: Arc::default() }
+        Self { weights: Some(weights.into()), prefix: String::new(), record: Arc::default() }
+    }
+
+    /// A root without weights: it hands out stand-ins without data and records their names and shapes.
+    pub fn recording() -> Self {
+        Self { weights: None, prefix: String::new(), record: Arc::default() }
     }
 
     /// The scope `part` below this one.
@@ -44,55 +57,60 @@ impl Scope {
         &self.prefix
     }
 
-    /// Whether a tensor of that name is here.
-    pub fn has(&self, name: &str) -> bool {
-        self.weights.get(&self.path(name)).is_some()
-    }
-
-    /// The shape of a tensor, without taking it.
-    pub fn shape(&self, name: &str) -> Option<&[usize]> {
-        self.weights.get(&self.path(name)).map(Weight::shape)
-    }
-
     /// Takes a tensor, which must have `shape` (dimensions of 1 at the end count as absent, so that a 1x1 convolution
     /// serves as a matrix). One that is missing or has another shape is noted for [`Scope::finish`] and replaced by
     /// an empty stand-in of that shape.
     pub fn get(&self, name: &str, shape: &[usize]) -> Weight {
+        self.get_as(name, shape, shape)
+    }
+
+    /// Takes a tensor that a file stores with `shape` under a shape of its own, `view`, that differs only in dimensions
+    /// of 1 at the end. Otherwise as [`Scope::get`].
+    pub fn get_as(&self, name: &str, shape: &[usize], view: &[usize]) -> Weight {
         let path = self.path(name);
-        let problem = match self.weights.get(&path) {
+        let mut record = self.lock();
+        let first = record.taken.insert(path.clone());
+        let Some(weights) = &self.weights else {
+            if first {
+                record.declared.push((path.clone(), shape.to_vec()));
+            }
+            return Weight::absent(view, path);
+        };
+        let problem = match weights.get(&path) {
             None => format!("{path} missing, expected {shape:?}"),
             Some(weight) => {
-                let fits = squeezed(weight.shape()) == squeezed(shape);
-                let view = if weight.shape() == shape { Some(weight.clone()) } else { weight.reshaped(shape) };
-                match view {
-                    Some(view) if fits => {
-                        self.lock().taken.insert(path);
-                        return view;
-                    }
+                let fits = squeezed(weight.shape()) == squeezed(view);
+                let viewed = if weight.shape() == view { Some(weight.clone()) } else { weight.reshaped(view) };
+                match viewed {
+                    Some(viewed) if fits => return viewed,
                     _ => format!("{path} is {:?}, expected {shape:?}", weight.shape()),
                 }
             }
         };
-        let mut record = self.lock();
-        record.taken.insert(path.clone());
         record.problems.push(problem);
-        Weight::absent(shape, path)
+        Weight::absent(view, path)
     }
 
-    /// Ends the taking: the names that no one took.
+    /// The tensors that were taken while recording, in order; each once.
+    pub fn declared(&self) -> TensorTable {
+        self.lock().declared.clone()
+    }
+
+    /// Ends the taking and returns the names that were not taken; none while recording.
     ///
     /// # Errors
     /// [`Error::Tensors`] that lists every tensor which was missing or had another shape.
     pub fn finish(&self, model: &str) -> Result<Vec<String>> {
         let record = self.lock();
+        let Some(weights) = &self.weights else { return Ok(Vec::new()) };
         if !record.problems.is_empty() {
             return Err(Error::Tensors {
-                path: self.weights.path().to_owned(),
+                path: weights.path().to_owned(),
                 model: model.to_owned(),
                 problems: record.problems.clone(),
             });
         }
-        Ok(self.weights.iter().filter(|(n, _)| !record.taken.contains(*n)).map(|(n, _)| n.to_owned()).collect())
+        Ok(weights.iter().filter(|(n, _)| !record.taken.contains(*n)).map(|(n, _)| n.to_owned()).collect())
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Record> {
@@ -108,6 +126,16 @@ fn squeezed(shape: &[usize]) -> &[usize] {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn records_names_and_shapes() {
+        let scope = Scope::recording();
+        assert_eq!(scope.pp("b").get_as("weight", &[2, 3, 1, 1], &[2, 3]).shape(), [2, 3]);
+        scope.get("a", &[4]);
+        scope.pp("b").get("weight", &[2, 3]);
+        assert_eq!(scope.declared(), [("b.weight".to_owned(), vec![2, 3, 1, 1]), ("a".to_owned(), vec![4])]);
+        assert!(scope.finish("M").unwrap().is_empty());
+    }
 
     #[test]
     fn lists_every_problem_at_once() {

@@ -27,8 +27,8 @@ fn self_attention_with_merged_projections() {
         let x = values(2 * tokens * 24, 5);
         let mut b = Builder::new();
         let xi = b.input("x", &[2, tokens, 24]);
-        let q = b.linear(xi, &s.pp("q"), c);
-        let k = b.linear(xi, &s.pp("k"), c);
+        let q = b.linear_no_bias(xi, &s.pp("q"), c);
+        let k = b.linear_no_bias(xi, &s.pp("k"), c);
         let v = b.linear(xi, &s.pp("v"), c);
         let y = b.attention(q, k, v, heads, causal);
         b.output("y", y);

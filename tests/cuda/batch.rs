@@ -7,9 +7,7 @@ use braid::Compat;
 use braid::device::Device;
 use braid::device::cuda::CudaDevice;
 use braid::device::cuda::driver::{CallCounts, Driver};
-use braid::models::tables;
-use braid::models::unet::UnetConfig;
-use braid::models::unet::denoiser::{UnetShape, unet};
+use braid::models::unet::{UnetConfig, UnetShape, denoiser};
 use braid::pipeline::{Callbacks, ImagePrompt, Output, Progress, ReferenceImage, Stage};
 use braid::schedulers::SchedulerKind;
 use braid::tensor::DType;
@@ -67,13 +65,13 @@ fn a_row_of_a_unet_is_the_same_alone() {
         freq_shift: 0.0,
         sample_size: 8,
     };
-    let table = tables::unet(&config);
+    let table = config.tensors();
     let tensors: Vec<(&str, &[usize], u32)> =
         table.iter().enumerate().map(|(i, (name, shape))| (name.as_str(), shape.as_slice(), i as u32)).collect();
     let weights = scope(&tensors);
     let graph = |batch| {
         let shape = UnetShape { batch, height: 8, width: 6, tokens: 9, image_tokens: vec![4, 8] };
-        unet(&config, &weights, &shape, &Compat::diffusers()).unwrap()
+        denoiser(&config, &weights, &shape, &Compat::diffusers()).unwrap()
     };
     let together = graph(ROWS);
     let inputs: Vec<Vec<f32>> = (together.inputs.iter().enumerate())

@@ -28,11 +28,11 @@ fn graph(rows: usize) -> Graph {
     let x = b.input("sample", &[rows, SIDES[0], SIDES[1], 4]);
     let shift = b.input("shift", &[rows, SIDES[0], SIDES[1], WIDTH]);
     let time = b.input("time", &[rows, WIDTH]);
-    let x = b.conv2d(x, &s.pp("in"), WIDTH, 3, 1);
+    let x = b.conv2d_no_bias(x, &s.pp("in"), WIDTH, 3, 1);
     let x = b.conv2d(x, &s.pp("mid"), WIDTH, 3, 1);
     let x = b.broadcast_add(x, time);
     let x = b.add(x, shift);
-    let x = b.conv2d(x, &s.pp("out"), 4, 3, 1);
+    let x = b.conv2d_no_bias(x, &s.pp("out"), 4, 3, 1);
     b.output("output", x);
     b.finish().unwrap()
 }

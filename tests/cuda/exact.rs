@@ -48,11 +48,12 @@ fn decoder(h: usize, w: usize) -> Graph {
     let y = b.group_norm(x, &s.pp("norm"), 4, 1e-6);
     let y = b.activation(y, Activation::Silu);
     let y = b.conv2d(y, &s.pp("conv"), 40, 3, 1);
-    let x = b.linear(x, &s.pp("short"), 40);
+    let x = b.linear_no_bias(x, &s.pp("short"), 40);
     let x = b.add(x, y);
-    let [q, k, v] = ["q", "k", "v"].map(|name| b.linear(x, &s.pp(name), 48));
+    let [q, k] = ["q", "k"].map(|name| b.linear_no_bias(x, &s.pp(name), 48));
+    let v = b.linear(x, &s.pp("v"), 48);
     let y = b.attention(q, k, v, 2, false);
-    let y = b.linear(y, &s.pp("back"), 40);
+    let y = b.linear_no_bias(y, &s.pp("back"), 40);
     let x = b.add(x, y);
     let x = b.upsample(x, 2 * h, 2 * w);
     let x = b.conv2d(x, &s.pp("up"), 72, 3, 1);

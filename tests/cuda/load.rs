@@ -15,7 +15,7 @@ fn graph() -> Graph {
     let mut b = Builder::new();
     let x = b.input("x", &[2, 5, 16]);
     let y = b.linear(x, &s, 24);
-    let y = b.linear(y, &s.pp("next"), 8);
+    let y = b.linear_no_bias(y, &s.pp("next"), 8);
     b.output("y", y);
     b.finish().unwrap()
 }
@@ -135,7 +135,7 @@ fn what_no_kernel_takes_is_named() {
     });
     let convolution = refusal(&|b| {
         let x = b.input("x", &[1, 3, 3, 20]);
-        let y = b.conv2d(x, &s.pp("conv"), 16, 3, 1);
+        let y = b.conv2d_no_bias(x, &s.pp("conv"), 16, 3, 1);
         b.output("y", y);
     });
     let attention = refusal(&|b| {
@@ -170,11 +170,11 @@ fn an_image_does_not_depend_on_its_batch() {
     let graph = |images: usize| {
         let mut b = Builder::new();
         let x = b.input("x", &[images, 9, 10, 16]);
-        let y = b.conv2d(x, &s.pp("conv"), 40, 3, 1);
+        let y = b.conv2d_no_bias(x, &s.pp("conv"), 40, 3, 1);
         let y = b.group_norm(y, &s.pp("norm"), 8, 1e-5);
         let q = b.reshape(y, &[images, 90, 40]);
         let y = b.attention(q, q, q, 1, false);
-        let y = b.linear(y, &s.pp("out"), 16);
+        let y = b.linear_no_bias(y, &s.pp("out"), 16);
         b.output("y", y);
         b.finish().unwrap()
     };

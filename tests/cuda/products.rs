@@ -1,7 +1,7 @@
 //! Fully connected layers and convolutions.
 
 use super::{check, compiled, scope, values};
-use braid::graph::{Activation, Builder, Conv2dParams};
+use braid::graph::{Activation, Builder, Conv2dParams, LinearWeights};
 
 fn has(kernels: &[String], name: &str) -> bool {
     kernels.iter().any(|kernel| kernel.starts_with(name))
@@ -74,7 +74,8 @@ fn convolutions() {
         let x = values(n * h * w * c, 3);
         let mut b = Builder::new();
         let xi = b.input("x", &[n, h, w, c]);
-        let y = b.conv2d_with(xi, &s, o, Conv2dParams { kernel, stride, padding, resize: None });
+        let weights = LinearWeights::with_bias(&s, &[o, c, kernel, kernel]);
+        let y = b.conv2d_with(xi, weights, Conv2dParams { kernel, stride, padding, resize: None });
         b.output("y", y);
         let name = format!("convolution {n}x{h}x{w}x{c} to {o}, {kernel}, {stride}");
         let launched = check(&name, &b.finish().unwrap(), &[&x]);
@@ -141,9 +142,9 @@ fn joined_sources_are_read_in_place() {
     let x = b.concat(ai, bi);
     let y = b.group_norm(x, &s.pp("norm"), groups, 1e-5);
     let y = b.activation(y, Activation::Silu);
-    let y = b.conv2d(y, &s.pp("conv"), o, 3, 1);
-    let direct = b.conv2d(x, &s.pp("direct"), o, 3, 1);
-    let x = b.linear(x, &s.pp("short"), o);
+    let y = b.conv2d_no_bias(y, &s.pp("conv"), o, 3, 1);
+    let direct = b.conv2d_no_bias(x, &s.pp("direct"), o, 3, 1);
+    let x = b.linear_no_bias(x, &s.pp("short"), o);
     let y = b.add(x, y);
     let y = b.add(y, direct);
     b.output("y", y);

@@ -3,18 +3,17 @@
 use braid::Compat;
 use braid::device::cuda::{LoweringOptions, LoweringReport};
 use braid::device::{LoopSteps, Role};
-use braid::models::clip::{text::clip_text, vision::clip_vision};
+use braid::models::clip::{ClipTextShape, clip_text, clip_vision};
+use braid::models::ip_adapter::Adapter;
 use braid::models::published;
-use braid::models::tables;
-use braid::models::unet::conditioning::{Adapter, condition};
-use braid::models::unet::denoiser::{UnetShape, unet};
-use braid::models::vae::decoder::vae_decoder;
+use braid::models::unet::{DenoiserInterface, UnetShape, conditioning, denoiser};
+use braid::models::vae::vae_decoder;
 use braid::tensor::DType;
-use braid::weights::{MappedBytes, Scope, Weight, Weights};
+use braid::weights::{MappedBytes, Scope, TensorTable, Weight, Weights};
 use std::sync::Arc;
 
 /// Tensors of these shapes, all of them one element that repeats.
-fn scope(table: tables::Table) -> Scope {
+fn scope(table: TensorTable) -> Scope {
     let storage = Arc::new(MappedBytes::owned(vec![0; 2]));
     let mut weights = Weights::new("published");
     for (name, shape) in table {
@@ -38,11 +37,11 @@ fn the_published_model_at_1024() {
         println!("{name}: {report}");
         report
     };
-    let weights = scope(tables::unet(&config));
-    let graph = unet(&config, &weights, &shape, &compat).unwrap();
+    let weights = scope(config.tensors());
+    let graph = denoiser(&config, &weights, &shape, &compat).unwrap();
     let denoise = report("denoise", graph.clone());
-    let start = 3 + shape.image_tokens.len();
-    let steps = LoopSteps { max_steps: 64, varying: start..start + config.resnets().len(), noise: true };
+    let varying = DenoiserInterface::new(&config, &shape).varying();
+    let steps = LoopSteps { max_steps: 64, varying, noise: true };
     let step = LoweringReport::of_role(graph, &SETTINGS, &Role::Denoise(steps)).unwrap();
     println!("a step of the sampler: {step}");
     // The model's input, guidance, the step and the counter; what was given is made ready before the first step.
@@ -50,23 +49,32 @@ fn the_published_model_at_1024() {
     assert!(denoise.arena <= 260 << 20, "{}", denoise.arena);
     // 2,567,463,684 parameters less those of the condition program, in 16 bits.
     assert!((4 << 30..6 << 30).contains(&denoise.weights), "{}", denoise.weights);
-    let decode = vae_decoder(&published::vae(), &scope(tables::vae_decoder(&published::vae())), 128, 128, &compat);
+    let decode = vae_decoder(&published::vae(), &scope(published::vae().decoder_tensors()), 128, 128, &compat);
     let decode = report("decode", decode.unwrap());
     assert!(decode.arena <= 1_400_000_000, "{}", decode.arena);
-    let graph = vae_decoder(&published::vae(), &scope(tables::vae_decoder(&published::vae())), 128, 128, &compat);
+    let graph = vae_decoder(&published::vae(), &scope(published::vae().decoder_tensors()), 128, 128, &compat);
     let exact = LoweringReport::of(graph.unwrap(), &LoweringOptions { dtype: DType::F32, ..SETTINGS }).unwrap();
     println!("decode in f32: {exact}");
     assert_eq!((exact.arena, exact.gemms), (2 * decode.arena, 0));
-    let ip = scope(tables::adapter(&adapter));
+    let ip = scope(adapter.tensors());
     let adapters = [Adapter { config: &adapter, scope: &ip }];
-    let condition = report("condition", condition(&config, &weights, &shape, 64, &adapters).unwrap());
+    let condition = report("condition", conditioning(&config, &weights, &shape, 64, &adapters).unwrap());
     let mut texts = 0;
     for (text, pooled) in [(published::text(), false), (published::text_2(), true)] {
-        let weights = scope(tables::clip_text(&text));
-        texts += report("text", clip_text(&text, &weights, 1, 77, text.num_hidden_layers - 1, pooled).unwrap()).bytes();
+        let weights = scope(text.tensors());
+        texts += report(
+            "text",
+            clip_text(
+                &text,
+                &weights,
+                ClipTextShape { rows: 1, tokens: 77, depth: text.num_hidden_layers - 1, pooled },
+            )
+            .unwrap(),
+        )
+        .bytes();
     }
     let vision = published::vision();
-    let image = report("image", clip_vision(&vision, &scope(tables::clip_vision(&vision)), 1).unwrap());
+    let image = report("image", clip_vision(&vision, &scope(vision.tensors()), 1).unwrap());
     // A whole request: the goal is 8 GB with encoders that go after use.
     let image = image.bytes();
     let freed = decode.bytes() + texts.max(image).max(condition.bytes() + step.bytes());

@@ -23,7 +23,7 @@ fn decoder() -> Graph {
     let mut b = Builder::new();
     let x = b.input("latents", &[1, 5, 7, 4]);
     let x = b.scale_shift(x, 3.0, 0.0);
-    let x = b.conv2d(x, &s.pp("in"), 16, 3, 1);
+    let x = b.conv2d_no_bias(x, &s.pp("in"), 16, 3, 1);
     let x = b.conv2d(x, &s.pp("out"), 3, 3, 1);
     b.output("image", x);
     b.finish().unwrap()
@@ -35,7 +35,7 @@ fn condition() -> Graph {
     let mut b = Builder::new();
     let x = b.input("x", &[1, 7, 16]);
     for (name, width) in [("a", 8), ("b", 20), ("c", 24)] {
-        let y = b.linear(x, &s.pp(name), width);
+        let y = b.linear_no_bias(x, &s.pp(name), width);
         b.output(name, y);
     }
     b.finish().unwrap()

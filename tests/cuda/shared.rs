@@ -31,8 +31,8 @@ fn graph(s: &Scope, side: usize, to: usize) -> Graph {
     let x = b.conv2d(x, &s.pp("in"), 16, 3, 1);
     let x = b.group_norm(x, &s.pp("norm"), 4, 1e-5);
     let x = b.upsample(x, to, to);
-    let x = b.conv2d(x, &s.pp("up"), 16, 3, 1);
-    let x = b.linear(x, &s.pp("out"), 24);
+    let x = b.conv2d_no_bias(x, &s.pp("up"), 16, 3, 1);
+    let x = b.linear_no_bias(x, &s.pp("out"), 24);
     b.output("y", x);
     b.finish().unwrap()
 }

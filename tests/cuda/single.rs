@@ -30,14 +30,14 @@ fn each_operation_of_a_block() {
     let x = b.conv2d(x, &s.pp("in"), 16, 3, 1);
     let h = b.group_norm(x, &s.pp("norm"), 4, 1e-5);
     let h = b.activation(h, Activation::Silu);
-    let h = b.conv2d(h, &s.pp("conv"), 16, 3, 1);
+    let h = b.conv2d_no_bias(h, &s.pp("conv"), 16, 3, 1);
     let h = b.broadcast_add(h, time);
     let h = b.add(x, h);
-    let [q, k, v] = ["q", "k", "v"].map(|name| b.linear(h, &s.pp(name), 16));
+    let [q, k, v] = ["q", "k", "v"].map(|name| b.linear_no_bias(h, &s.pp(name), 16));
     let h = b.attention(q, k, v, 2, false);
-    let h = b.linear(h, &s.pp("ff"), 32);
+    let h = b.linear_no_bias(h, &s.pp("ff"), 32);
     let h = b.geglu(h);
-    let y = b.conv2d(h, &s.pp("out"), 4, 3, 1);
+    let y = b.conv2d_no_bias(h, &s.pp("out"), 4, 3, 1);
     b.output("y", y);
     let graph = fuse(b.finish().unwrap());
     let mut count = 0;

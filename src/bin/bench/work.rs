@@ -2,15 +2,13 @@
 
 use crate::args::{self, Failure};
 use braid::graph::{Graph, Node, OpCost, OpLabel, fuse};
-use braid::models::clip::text::clip_text;
-use braid::models::clip::vision::clip_vision;
-use braid::models::tables::{self, Table};
-use braid::models::unet::conditioning::{Adapter, condition};
-use braid::models::unet::denoiser::{UnetShape, unet};
-use braid::models::vae::decoder::vae_decoder;
+use braid::models::clip::{ClipTextShape, clip_text, clip_vision};
+use braid::models::ip_adapter::Adapter;
+use braid::models::unet::{UnetShape, conditioning, denoiser};
+use braid::models::vae::vae_decoder;
 use braid::synthetic::Sizes;
 use braid::tensor::DType;
-use braid::weights::{MappedBytes, Scope, Weight, Weights};
+use braid::weights::{MappedBytes, Scope, TensorTable, Weight, Weights};
 use braid::{Compat, Error};
 use serde::Serialize;
 use std::collections::HashMap;
@@ -136,7 +134,7 @@ pub struct Setting {
 }
 
 /// Tensors of a table, all of them views of one storage from its start, or all of them one element of it that repeats.
-fn scope(table: Table, storage: &Arc<MappedBytes>) -> Result<Scope, Error> {
+fn scope(table: TensorTable, storage: &Arc<MappedBytes>) -> Result<Scope, Error> {
     let mut weights = Weights::new("published sizes");
     for (name, shape) in table {
         let hollow = || {
@@ -167,13 +165,13 @@ impl Setting {
         tables.flatten().map(|(_, shape)| shape.iter().product()).max().unwrap_or(0)
     }
 
-    fn tables(&self, sizes: &Sizes, part: Part) -> Vec<Table> {
+    fn tables(&self, sizes: &Sizes, part: Part) -> Vec<TensorTable> {
         match part {
-            Part::Text => vec![tables::clip_text(&sizes.text), tables::clip_text(&sizes.text_2)],
-            Part::Image => vec![tables::clip_vision(&sizes.vision)],
-            Part::Condition => vec![tables::unet(&sizes.unet), tables::adapter(&sizes.adapter)],
-            Part::Unet => vec![tables::unet(&sizes.unet)],
-            Part::Vae => vec![tables::vae_decoder(&sizes.vae)],
+            Part::Text => vec![sizes.text.tensors(), sizes.text_2.tensors()],
+            Part::Image => vec![sizes.vision.tensors()],
+            Part::Condition => vec![sizes.unet.tensors(), sizes.adapter.tensors()],
+            Part::Unet => vec![sizes.unet.tensors()],
+            Part::Vae => vec![sizes.vae.decoder_tensors()],
         }
     }
 
@@ -189,18 +187,24 @@ impl Setting {
         let graphs = match (part, scopes.as_slice()) {
             (Part::Text, [one, two]) => {
                 let (text, text_2) = (&sizes.text, &sizes.text_2);
+                let shape = |layers: usize, pooled| ClipTextShape {
+                    rows: self.batch,
+                    tokens: TOKENS,
+                    depth: layers - 1,
+                    pooled,
+                };
                 vec![
-                    clip_text(text, one, self.batch, TOKENS, text.num_hidden_layers - 1, false)?,
-                    clip_text(text_2, two, self.batch, TOKENS, text_2.num_hidden_layers - 1, true)?,
+                    clip_text(text, one, shape(text.num_hidden_layers, false))?,
+                    clip_text(text_2, two, shape(text_2.num_hidden_layers, true))?,
                 ]
             }
             (Part::Image, [scope]) if self.adapter => vec![clip_vision(&sizes.vision, scope, 1)?],
             (Part::Condition, [scope, adapter]) => {
                 let adapter = Adapter { config: &sizes.adapter, scope: adapter };
                 let adapters = if self.adapter { vec![adapter] } else { Vec::new() };
-                vec![condition(&sizes.unet, scope, &shape, self.steps, &adapters)?]
+                vec![conditioning(&sizes.unet, scope, &shape, self.steps, &adapters)?]
             }
-            (Part::Unet, [scope]) => vec![unet(&sizes.unet, scope, &shape, &Compat::diffusers())?],
+            (Part::Unet, [scope]) => vec![denoiser(&sizes.unet, scope, &shape, &Compat::diffusers())?],
             (Part::Vae, [scope]) => vec![vae_decoder(&sizes.vae, scope, self.side, self.side, &Compat::diffusers())?],
             _ => Vec::new(),
         };

@@ -2,7 +2,7 @@
 
 use super::executable::CpuExecutable;
 use super::*;
-use crate::graph::{Activation, Builder, ChannelSlice, KvBranch, NodeId, Op};
+use crate::graph::{Activation, Builder, ChannelSlice, KvBranch, LinearWeights, NodeId, Op};
 use crate::weights::{Scope, Weight, Weights};
 
 /// Values in -1..1 from a small generator.
@@ -170,7 +170,8 @@ fn convolutions() {
         let mut b = Builder::new();
         let xi = b.input("x", &[n, h, w, c]);
         let padding = if kernel == stride { 0 } else { kernel / 2 };
-        let y = b.conv2d_with(xi, &s, o, crate::graph::Conv2dParams { kernel, stride, padding, resize: None });
+        let weights = LinearWeights::no_bias(&s, &[o, c, kernel, kernel]);
+        let y = b.conv2d_with(xi, weights, crate::graph::Conv2dParams { kernel, stride, padding, resize: None });
         b.output("y", y);
         let got = run(b.finish().unwrap(), &[&x]);
         let k = wide(&values(o * c * kernel * kernel, 1));
@@ -188,7 +189,7 @@ fn upsampling_folds_into_the_convolution() {
         let mut b = Builder::new();
         let xi = b.input("x", &[2, h, w, c]);
         let y = b.upsample(xi, gh, gw);
-        let y = b.conv2d(y, &s, o, 3, 1);
+        let y = b.conv2d_no_bias(y, &s, o, 3, 1);
         b.output("y", y);
         let graph = b.finish().unwrap();
         assert_eq!(fuse(graph.clone()).nodes.len(), 2);
@@ -214,8 +215,8 @@ fn joined_sources_are_read_in_place() {
     let x = b.concat(ai, bi);
     let h = b.group_norm(x, &s.pp("norm"), groups, 1e-5);
     let h = b.activation(h, Activation::Silu);
-    let h = b.conv2d(h, &s.pp("conv"), o, 3, 1);
-    let x = b.linear(x, &s.pp("short"), o);
+    let h = b.conv2d_no_bias(h, &s.pp("conv"), o, 3, 1);
+    let x = b.linear_no_bias(x, &s.pp("short"), o);
     let y = b.add(x, h);
     b.output("y", y);
     let graph = b.finish().unwrap();
@@ -296,8 +297,8 @@ fn self_attention_with_merged_projections() {
         let x = values(2 * case.tokens * 24, 5);
         let mut b = Builder::new();
         let xi = b.input("x", &[2, case.tokens, 24]);
-        let q = b.linear(xi, &s.pp("q"), c);
-        let k = b.linear(xi, &s.pp("k"), c);
+        let q = b.linear_no_bias(xi, &s.pp("q"), c);
+        let k = b.linear_no_bias(xi, &s.pp("k"), c);
         let v = b.linear(xi, &s.pp("v"), c);
         let y = b.attention(q, k, v, case.heads, case.causal);
         b.output("y", y);

@@ -3,7 +3,9 @@
 mod config;
 mod infer;
 mod layer;
-pub mod text;
-pub mod vision;
+mod text;
+mod vision;
 
 pub use config::{Activation, ClipTextConfig, ClipVisionConfig};
+pub use text::{ClipTextShape, clip_text};
+pub use vision::clip_vision;

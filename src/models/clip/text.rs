@@ -4,24 +4,31 @@ use super::config::ClipTextConfig;
 use super::layer::ClipLayer;
 use crate::error::Result;
 use crate::graph::{Builder, Graph};
-use crate::weights::Scope;
+use crate::weights::{Scope, TensorTable};
 
-/// Builds an encoder for `rows` rows of `tokens` tokens.
+/// The sizes for which a text encoder's graph is built.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ClipTextShape {
+    /// Rows of tokens.
+    pub rows: usize,
+    /// Tokens of a row.
+    pub tokens: usize,
+    /// Layers before the hidden states that are returned.
+    pub depth: usize,
+    /// Whether the pooled output is computed too.
+    pub pooled: bool,
+}
+
+/// Builds a text encoder.
 ///
-/// Inputs: `ids` `[R, T]`, and with `pooled` also `index` `[R]`, the token that is pooled.
+/// Inputs: `ids` `[R, T]`, and with `pooled` also `index` `[R]`, the token that is pooled; both whole numbers.
 /// Outputs: `hidden` `[R, T, C]`, the residual stream after `depth` layers without the final norm; and with `pooled`
 /// `pooled` `[R, P]`: all layers, the final norm, the token at `index`, and the projection where the checkpoint has one.
 ///
 /// # Errors
-/// Where tensors are missing or do not have the configured shapes.
-pub fn clip_text(
-    config: &ClipTextConfig,
-    scope: &Scope,
-    rows: usize,
-    tokens: usize,
-    depth: usize,
-    pooled: bool,
-) -> Result<Graph> {
+/// [`crate::Error::Graph`] where the sizes contradict one another; missing tensors are noted in the scope.
+pub fn clip_text(config: &ClipTextConfig, scope: &Scope, shape: ClipTextShape) -> Result<Graph> {
+    let ClipTextShape { rows, tokens, depth, pooled } = shape;
     let mut b = Builder::new();
     let text = scope.pp("text_model");
     let c = config.hidden_size;
@@ -53,10 +60,21 @@ pub fn clip_text(
         let x = b.layer_norm(x, &text.pp("final_layer_norm"), config.eps);
         let x = b.gather(x, Some(index));
         let x = match config.projection_dim {
-            Some(width) => b.linear(x, &scope.pp("text_projection"), width),
+            Some(width) => b.linear_no_bias(x, &scope.pp("text_projection"), width),
             None => x,
         };
         b.output("pooled", x);
     }
     b.finish()
+}
+
+impl ClipTextConfig {
+    /// Names and shapes of the encoder's tensors.
+    pub fn tensors(&self) -> TensorTable {
+        let scope = Scope::recording();
+        let shape = ClipTextShape { rows: 1, tokens: 1, depth: self.num_hidden_layers, pooled: true };
+        // The graph is thrown away, so whether its sizes fit together is a question for those who run it.
+        let _ = clip_text(self, &scope, shape);
+        scope.declared()
+    }
 }

@@ -3,8 +3,8 @@
 use super::config::ClipVisionConfig;
 use super::layer::ClipLayer;
 use crate::error::Result;
-use crate::graph::{Builder, Conv2dParams, Graph};
-use crate::weights::Scope;
+use crate::graph::{Builder, Conv2dParams, Graph, LinearWeights};
+use crate::weights::{Scope, TensorTable};
 
 /// Builds an encoder for `images` images.
 ///
@@ -12,18 +12,19 @@ use crate::weights::Scope;
 /// `post_layernorm` and `visual_projection`.
 ///
 /// # Errors
-/// Where tensors are missing or do not have the configured shapes.
+/// [`crate::Error::Graph`] where the sizes contradict one another; missing tensors are noted in the scope.
 pub fn clip_vision(config: &ClipVisionConfig, scope: &Scope, images: usize) -> Result<Graph> {
     let mut b = Builder::new();
     let vision = scope.pp("vision_model");
     let c = config.hidden_size;
     let embeddings = vision.pp("embeddings");
     let pixels = b.input("pixels", &[images, config.image_size, config.image_size, 3]);
-    let window = Conv2dParams { kernel: config.patch_size, stride: config.patch_size, padding: 0, resize: None };
-    let x = b.conv2d_with(pixels, &embeddings.pp("patch_embedding"), c, window);
-    let side = config.image_size / config.patch_size;
-    let x = b.reshape(x, &[images, side * side, c]);
+    let patch = config.patch_size;
     let token = embeddings.get("class_embedding", &[c]);
+    let weights = LinearWeights::no_bias(&embeddings.pp("patch_embedding"), &[c, 3, patch, patch]);
+    let x = b.conv2d_with(pixels, weights, Conv2dParams { kernel: patch, stride: patch, padding: 0, resize: None });
+    let side = config.image_size / patch;
+    let x = b.reshape(x, &[images, side * side, c]);
     let positions = embeddings.get("position_embedding.weight", &[side * side + 1, c]);
     let x = b.prepend_class_token(x, token, positions);
     // The published checkpoints really spell it so.
@@ -41,7 +42,17 @@ pub fn clip_vision(config: &ClipVisionConfig, scope: &Scope, images: usize) -> R
     }
     let x = b.gather(x, None);
     let x = b.layer_norm(x, &vision.pp("post_layernorm"), config.eps);
-    let x = b.linear(x, &scope.pp("visual_projection"), config.projection_dim);
+    let x = b.linear_no_bias(x, &scope.pp("visual_projection"), config.projection_dim);
     b.output("image_embeds", x);
     b.finish()
+}
+
+impl ClipVisionConfig {
+    /// Names and shapes of the encoder's tensors.
+    pub fn tensors(&self) -> TensorTable {
+        let scope = Scope::recording();
+        // The graph is thrown away, so whether its sizes fit together is a question for those who run it.
+        let _ = clip_vision(self, &scope, 1);
+        scope.declared()
+    }
 }

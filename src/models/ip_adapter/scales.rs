@@ -1,8 +1,8 @@
 //! How much an image prompt weighs in each transformer of the UNet.
 
 use crate::error::{Error, Field, Result};
+use crate::models::unet::BlockId;
 use crate::models::unet::UnetConfig;
-use crate::models::unet::denoiser::BlockId;
 use serde_json::Value;
 
 /// The scales of one adapter.

@@ -8,10 +8,10 @@ use std::path::Path;
 /// The most resnets of a block (SDXL has 2).
 const MAX_RESNETS: usize = 16;
 
-/// The decoder of the VAE (diffusers' `AutoencoderKL`).
+/// The VAE (diffusers' `AutoencoderKL`).
 #[derive(Debug, Clone, PartialEq)]
 pub struct VaeConfig {
-    /// `out_channels`, of the picture.
+    /// `out_channels`, of the image.
     pub out_channels: usize,
     /// `latent_channels`.
     pub latent_channels: usize,
@@ -30,6 +30,11 @@ pub struct VaeConfig {
 }
 
 impl VaeConfig {
+    /// Channels of the deepest level.
+    pub(super) fn deepest_channels(&self) -> usize {
+        self.block_out_channels.last().copied().unwrap_or(0)
+    }
+
     /// Pixels to a latent on each side.
     pub fn scale_factor(&self) -> usize {
         1 << self.block_out_channels.len().saturating_sub(1)

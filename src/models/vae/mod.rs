@@ -1,7 +1,10 @@
 //! The VAE (diffusers' `AutoencoderKL`).
 
+mod blocks;
 mod config;
-pub mod decoder;
+mod decoder;
+mod encoder;
 mod infer;
 
 pub use config::VaeConfig;
+pub use decoder::vae_decoder;

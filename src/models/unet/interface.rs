@@ -1,0 +1,179 @@
+//! The denoiser's inputs, declared once by name: what the denoiser reads, the conditioning makes and a request binds.
+
+use super::config::UnetConfig;
+use std::ops::Range;
+
+/// The sizes for which a UNet's graphs are built.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct UnetShape {
+    /// Rows: 2 with guidance (positive, negative), else 1.
+    pub batch: usize,
+    /// Height of the latents.
+    pub height: usize,
+    /// Width of the latents.
+    pub width: usize,
+    /// Text tokens.
+    pub tokens: usize,
+    /// Image tokens of each adapter.
+    pub image_tokens: Vec<usize>,
+}
+
+/// The meaning of one input of the denoiser.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum InputRole {
+    /// The scaled latents, `[B, h, w, C]`: others for every evaluation.
+    Sample,
+    /// The number of text tokens of each row that count, `[B]`; whole numbers.
+    TextTokens,
+    /// The weight of adapter a in cross-attention l, `[L, A, B]`.
+    Scales,
+    /// The number of an adapter's image tokens that count, `[B]`; whole numbers.
+    ImageTokens {
+        /// The adapter, among those in use.
+        adapter: usize,
+    },
+    /// The projected time embedding of a resnet, `[B, C]`: one for each step.
+    TimeEmbedding {
+        /// The resnet, in the order of [`UnetConfig::resnets`].
+        resnet: usize,
+    },
+    /// Keys, then values, of the text in a cross-attention, `[B, T, 2C]`.
+    TextKeysValues {
+        /// The cross-attention, in the order of [`UnetConfig::cross_layers`].
+        layer: usize,
+    },
+    /// Keys, then values, of an adapter's image tokens in a cross-attention, `[B, N, 2C]`.
+    ImageKeysValues {
+        /// The adapter, among those in use.
+        adapter: usize,
+        /// The cross-attention, in the order of [`UnetConfig::cross_layers`].
+        layer: usize,
+    },
+}
+
+impl InputRole {
+    /// Whether the values are whole numbers, which travel as f32.
+    pub fn is_integer(self) -> bool {
+        matches!(self, Self::TextTokens | Self::ImageTokens { .. })
+    }
+
+    /// Whether the conditioning graph makes the values, under the same name.
+    pub fn is_conditioning(self) -> bool {
+        matches!(self, Self::TimeEmbedding { .. } | Self::TextKeysValues { .. } | Self::ImageKeysValues { .. })
+    }
+
+    /// Whether the conditioning graph makes a value for each step.
+    pub fn varies_by_step(self) -> bool {
+        matches!(self, Self::TimeEmbedding { .. })
+    }
+}
+
+/// One input of the denoiser.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DenoiserInput {
+    /// Its name in the graph.
+    pub name: String,
+    /// Its shape, for one evaluation.
+    pub shape: Vec<usize>,
+    /// Its meaning.
+    pub role: InputRole,
+}
+
+/// Name of the time embedding's input for the resnet at `path`.
+pub(super) fn time_embedding(path: &str) -> String {
+    format!("time.{path}")
+}
+
+/// Name of the input with keys and values of the text for the cross-attention at `path`.
+pub(super) fn text_keys_values(path: &str) -> String {
+    path.to_owned()
+}
+
+/// Name of the input with keys and values of an adapter's image tokens for the cross-attention at `path`.
+pub(super) fn image_keys_values(path: &str, adapter: usize) -> String {
+    format!("{path}.ip{adapter}")
+}
+
+/// The denoiser's inputs in the order in which its graph declares them.
+///
+/// Output: `model_output` `[B, h, w, C]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DenoiserInterface {
+    /// The inputs.
+    pub inputs: Vec<DenoiserInput>,
+    batch: usize,
+    adapters: usize,
+}
+
+impl DenoiserInterface {
+    /// Declares the inputs of a UNet for some sizes.
+    pub fn new(config: &UnetConfig, shape: &UnetShape) -> Self {
+        let (batch, adapters) = (shape.batch, shape.image_tokens.len());
+        let layers = config.cross_layers();
+        let mut inputs = Vec::new();
+        let mut declare = |role, name: String, shape: &[usize]| {
+            inputs.push(DenoiserInput { name, shape: shape.to_vec(), role });
+        };
+        declare(InputRole::Sample, "sample".into(), &[batch, shape.height, shape.width, config.in_channels]);
+        declare(InputRole::TextTokens, "tokens".into(), &[batch]);
+        declare(InputRole::Scales, "scales".into(), &[layers.len(), adapters, batch]);
+        for adapter in 0..adapters {
+            declare(InputRole::ImageTokens { adapter }, format!("image_tokens.{adapter}"), &[batch]);
+        }
+        for (i, resnet) in config.resnets().iter().enumerate() {
+            let role = InputRole::TimeEmbedding { resnet: i };
+            declare(role, time_embedding(&resnet.path), &[batch, resnet.channels]);
+        }
+        for (i, layer) in layers.iter().enumerate() {
+            let role = InputRole::TextKeysValues { layer: i };
+            declare(role, text_keys_values(&layer.path), &[batch, shape.tokens, 2 * layer.width]);
+        }
+        for (adapter, &tokens) in shape.image_tokens.iter().enumerate() {
+            for (i, layer) in layers.iter().enumerate() {
+                let role = InputRole::ImageKeysValues { adapter, layer: i };
+                declare(role, image_keys_values(&layer.path, adapter), &[batch, tokens, 2 * layer.width]);
+            }
+        }
+        Self { inputs, batch, adapters }
+    }
+
+    /// The inputs that the conditioning graph makes, in its order.
+    pub fn conditioning(&self) -> impl Iterator<Item = &DenoiserInput> {
+        self.inputs.iter().filter(|input| input.role.is_conditioning())
+    }
+
+    /// The positions of the inputs that have a value for each step.
+    pub fn varying(&self) -> Range<usize> {
+        let varies = |input: &DenoiserInput| input.role.varies_by_step();
+        let start = self.inputs.iter().position(varies).unwrap_or(self.inputs.len());
+        start..start + self.inputs[start..].iter().take_while(|input| varies(input)).count()
+    }
+
+    /// The position in `scales` of the first row's weight of an adapter in a cross-attention.
+    pub fn scale_offset(&self, layer: usize, adapter: usize) -> usize {
+        (layer * self.adapters + adapter) * self.batch
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::models::published;
+
+    #[test]
+    fn inputs_of_sdxl_with_two_adapters() {
+        let shape = UnetShape { batch: 2, height: 8, width: 16, tokens: 77, image_tokens: vec![4, 8] };
+        let interface = DenoiserInterface::new(&published::unet(), &shape);
+        let names: Vec<&str> = interface.inputs.iter().map(|input| input.name.as_str()).collect();
+        assert_eq!(names[..5], ["sample", "tokens", "scales", "image_tokens.0", "image_tokens.1"]);
+        assert_eq!(interface.varying(), 5..22);
+        assert_eq!((names[5], names[21]), ("time.down_blocks.0.resnets.0", "time.up_blocks.2.resnets.2"));
+        assert_eq!(names[22], "down_blocks.1.attentions.0.transformer_blocks.0.attn2");
+        let last = interface.inputs.last().unwrap();
+        assert_eq!(last.name, "mid_block.attentions.0.transformer_blocks.9.attn2.ip1");
+        assert_eq!((&last.shape[..], interface.inputs.len()), (&[2, 8, 2560][..], 22 + 3 * 70));
+        let integers = interface.inputs.iter().filter(|input| input.role.is_integer());
+        assert_eq!(integers.map(|input| input.name.as_str()).collect::<Vec<_>>(), [names[1], names[3], names[4]]);
+        assert_eq!((interface.conditioning().count(), interface.scale_offset(3, 1)), (17 + 3 * 70, 14));
+    }
+}
