@@ -1,4 +1,4 @@
-//! Which files belong together, judged by sizes.
+//! Checks of files against each other: whether their models fit together, judged by sizes.
 
 use super::clip::{ClipTextConfig, ClipVisionConfig};
 use super::ip_adapter::AdapterConfig;
@@ -7,7 +7,7 @@ use super::vae::VaeConfig;
 use crate::error::{Error, Result};
 use std::path::Path;
 
-/// The name of an image encoder by the width of its embedding.
+/// Names an image encoder by the width of its embedding.
 fn encoder_name(embedding: usize) -> &'static str {
     match embedding {
         1280 => "ViT-bigG",
@@ -17,7 +17,7 @@ fn encoder_name(embedding: usize) -> &'static str {
     }
 }
 
-/// Whether an IP-Adapter takes what an image encoder gives.
+/// Checks that an IP-Adapter takes the embeddings of an image encoder.
 ///
 /// # Errors
 /// [`Error::Mismatch`] for the adapter's file, naming the encoder that it needs and the one given.
@@ -41,7 +41,7 @@ pub fn adapter_with_image_encoder(adapter: (&Path, &AdapterConfig), encoder: (&P
     ))
 }
 
-/// Whether an IP-Adapter has a pair of matrices for each cross-attention of a UNet.
+/// Checks that an IP-Adapter has a pair of matrices for each cross-attention of a UNet.
 ///
 /// # Errors
 /// [`Error::Mismatch`] for the adapter's file.
@@ -67,8 +67,8 @@ pub fn adapter_with_unet(adapter: (&Path, &AdapterConfig), unet: (&Path, &UnetCo
     }
 }
 
-/// Whether a UNet takes the text of two encoders: their widths together are its context, and the second one's pooled
-/// text with six time ids is its added condition.
+/// Checks that a UNet takes the text of two encoders: their widths add up to `cross_attention_dim`, and the second one's
+/// pooled text and six time ids make its added embedding.
 ///
 /// # Errors
 /// [`Error::Mismatch`] for the UNet's file.
@@ -98,7 +98,7 @@ pub fn text_encoders_with_unet(
     Ok(())
 }
 
-/// Whether a VAE decodes a UNet's latents.
+/// Checks that a VAE decodes a UNet's latents.
 ///
 /// # Errors
 /// [`Error::Mismatch`] for the VAE's file.

@@ -22,7 +22,7 @@ use rayon::prelude::*;
 use std::io::Write;
 use std::path::Path;
 
-/// How the elements of a synthetic tensor are stored.
+/// The element type of a synthetic tensor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stored {
     /// Random values in a floating-point type.
@@ -52,7 +52,7 @@ pub struct TensorSpec {
     pub name: String,
     /// Sizes of the dimensions.
     pub shape: Vec<usize>,
-    /// How it is stored.
+    /// Its element type.
     pub dtype: Stored,
     /// Half the width of the interval of the values.
     pub scale: f32,

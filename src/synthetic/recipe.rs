@@ -11,11 +11,11 @@ use std::path::{Component, Path};
 
 #[derive(Deserialize)]
 struct Recipe {
-    files: Vec<Entry>,
+    files: Vec<RecipeFile>,
 }
 
 #[derive(Deserialize)]
-struct Entry {
+struct RecipeFile {
     path: String,
     #[serde(flatten)]
     content: Content,
@@ -24,18 +24,18 @@ struct Entry {
 #[derive(Deserialize)]
 #[serde(tag = "format", rename_all = "lowercase")]
 enum Content {
-    Safetensors { tensors: Vec<Line> },
-    Torch { tensors: Vec<Line> },
+    Safetensors { tensors: Vec<RecipeTensor> },
+    Torch { tensors: Vec<RecipeTensor> },
     Json { json: Value },
     Text { text: String },
     Copy { from: String },
 }
 
 #[derive(Deserialize)]
-struct Line {
+struct RecipeTensor {
     name: String,
     shape: Vec<usize>,
-    dtype: Kind,
+    dtype: RecipeDType,
     #[serde(default)]
     scale: f32,
     #[serde(default)]
@@ -45,22 +45,29 @@ struct Line {
 }
 
 #[derive(Deserialize)]
-enum Kind {
+enum RecipeDType {
     F32,
     F16,
     BF16,
     I64,
 }
 
-impl From<Line> for TensorSpec {
-    fn from(line: Line) -> Self {
-        let dtype = match line.dtype {
-            Kind::F32 => Stored::Float(DType::F32),
-            Kind::F16 => Stored::Float(DType::F16),
-            Kind::BF16 => Stored::Float(DType::BF16),
-            Kind::I64 => Stored::Positions,
+impl From<RecipeTensor> for TensorSpec {
+    fn from(tensor: RecipeTensor) -> Self {
+        let dtype = match tensor.dtype {
+            RecipeDType::F32 => Stored::Float(DType::F32),
+            RecipeDType::F16 => Stored::Float(DType::F16),
+            RecipeDType::BF16 => Stored::Float(DType::BF16),
+            RecipeDType::I64 => Stored::Positions,
         };
-        Self { name: line.name, shape: line.shape, dtype, scale: line.scale, offset: line.offset, seed: line.seed }
+        Self {
+            name: tensor.name,
+            shape: tensor.shape,
+            dtype,
+            scale: tensor.scale,
+            offset: tensor.offset,
+            seed: tensor.seed,
+        }
     }
 }
 
@@ -74,12 +81,12 @@ pub fn from_recipe(recipe_json: &Path, dir: &Path) -> Result<()> {
     let text = std::fs::read_to_string(recipe_json).map_err(Error::io("read", recipe_json))?;
     let recipe: Recipe =
         serde_json::from_str(&text).map_err(|e| Error::malformed(recipe_json, format!("not a recipe: {e}")))?;
-    for Entry { path, content } in recipe.files {
+    for RecipeFile { path, content } in recipe.files {
         if path.is_empty() || !Path::new(&path).components().all(|c| matches!(c, Component::Normal(_))) {
             return Err(Error::malformed(recipe_json, format!("path `{path}` does not stay within the folder")));
         }
         let path = dir.join(path);
-        let specs = |lines: Vec<Line>| lines.into_iter().map(TensorSpec::from).collect::<Vec<_>>();
+        let specs = |tensors: Vec<RecipeTensor>| tensors.into_iter().map(TensorSpec::from).collect::<Vec<_>>();
         let whole = |bytes: &[u8]| file::write(&path, |out| out.write_all(bytes).map_err(Error::io("write", &path)));
         match content {
             Content::Safetensors { tensors } => write_safetensors(&path, &specs(tensors), &BTreeMap::new())?,

@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-/// How far [`sdxl`] is.
+/// The progress of [`sdxl`].
 #[derive(Debug, Clone)]
 pub struct WriteProgress {
     /// The file that is being written.
@@ -29,15 +29,15 @@ pub struct WriteProgress {
 /// # Errors
 /// [`Error::Io`] where a file cannot be written.
 pub fn sdxl(dir: &Path, mut progress: impl FnMut(&WriteProgress)) -> Result<Vec<PathBuf>> {
-    let mut begin = |path: &Path, tensors: &[TensorSpec]| {
+    let mut report = |path: &Path, tensors: &[TensorSpec]| {
         let bytes = tensors.iter().filter_map(TensorSpec::bytes).sum::<usize>() as u64;
         progress(&WriteProgress { path: path.to_owned(), bytes });
     };
     let (checkpoint, tensors) = (dir.join("sdxl.safetensors"), checkpoint_tensors());
-    begin(&checkpoint, &tensors);
+    report(&checkpoint, &tensors);
     write_safetensors(&checkpoint, &tensors, &BTreeMap::from([("modelspec.title".into(), "random weights".into())]))?;
     let (encoder, tensors) = (dir.join("image_encoder/model.safetensors"), vision_tensors());
-    begin(&encoder, &tensors);
+    report(&encoder, &tensors);
     write_safetensors(&encoder, &tensors, &BTreeMap::from([("format".into(), "pt".into())]))?;
     let config = dir.join("image_encoder/config.json");
     file::write(&config, |out| {
@@ -45,7 +45,7 @@ pub fn sdxl(dir: &Path, mut progress: impl FnMut(&WriteProgress)) -> Result<Vec<
         out.write_all(text.as_bytes()).map_err(Error::io("write", &config))
     })?;
     let (adapter, tensors) = (dir.join("ip-adapter_sdxl.bin"), adapter_tensors());
-    begin(&adapter, &tensors);
+    report(&adapter, &tensors);
     write_torch(&adapter, &tensors)?;
     Ok(vec![checkpoint, encoder, config, adapter])
 }
@@ -225,15 +225,15 @@ fn spec(name: String, diffusers: &str, shape: &[usize]) -> TensorSpec {
     TensorSpec { name, shape: shape.to_vec(), dtype: Stored::Float(DType::F16), scale, offset, seed }
 }
 
-/// Half the interval and the middle of a tensor's uniform values.
+/// Half the width and the middle of the interval of a tensor's uniform values.
 ///
 /// A matrix of gain 1 keeps the variance: scale = sqrt(3 / fan_in). The last layer of a residual branch is damped, so that
 /// the sum grows slowly over dozens of blocks and fp16 has room. Cross-attention is not, and its keys and values are
-/// raised, so that the prompt and the reference picture change the picture visibly; so is the embedding of the timestep. The
+/// raised, so that the prompt and the reference image change the image visibly; so is the embedding of the timestep. The
 /// VAE's last convolution is damped, so that few pixels are clamped.
 ///
 /// Measured with diffusers in f32 at 192x192, 8 steps of Euler, guidance 5: the largest activation of the UNet's blocks is
-/// below 100, of the VAE's below 1000; another prompt changes the UNet's output by 45 %, another picture by 25 to 38 %.
+/// below 100, of the VAE's below 1000; another prompt changes the UNet's output by 45 %, another image prompt by 25 to 38 %.
 fn rule(name: &str, shape: &[usize]) -> (f32, f32) {
     let has = |parts: &[&str]| parts.iter().any(|p| name.contains(p));
     if name.ends_with(".bias") {

@@ -20,7 +20,7 @@ pub fn write_torch(path: &Path, tensors: &[TensorSpec]) -> Result<()> {
     write_with(path, tensors, u32::MAX.into())
 }
 
-/// `limit` is the size or offset from which the 64-bit fields are used.
+/// Writes the file; `limit` is the size or offset from which the 64-bit fields are used.
 fn write_with(path: &Path, tensors: &[TensorSpec], limit: u64) -> Result<()> {
     for tensor in tensors {
         tensor.checked_len(path)?;
@@ -28,7 +28,7 @@ fn write_with(path: &Path, tensors: &[TensorSpec], limit: u64) -> Result<()> {
     let pickle = pickle(tensors);
     file::write(path, |out| {
         let mut zip = Zip { out, path, entries: Vec::new(), at: 0, limit };
-        let bytes = |data: &'static [u8]| move |out: &mut Summed<'_>| out.write_all(data);
+        let bytes = |data: &'static [u8]| move |out: &mut CrcWriter<'_>| out.write_all(data);
         zip.entry("archive/data.pkl", pickle.len() as u64, |out| out.write_all(&pickle))?;
         zip.entry("archive/byteorder", 6, bytes(b"little"))?;
         let mut buffer = Vec::new();
@@ -170,14 +170,14 @@ fn pickle(tensors: &[TensorSpec]) -> Vec<u8> {
     p.out
 }
 
-/// Counts and sums what passes.
-struct Summed<'a> {
+/// Counts the bytes that pass through and computes their CRC.
+struct CrcWriter<'a> {
     out: &'a mut BufWriter<AtomicFile>,
     crc: crc32fast::Hasher,
     len: u64,
 }
 
-impl Write for Summed<'_> {
+impl Write for CrcWriter<'_> {
     fn write(&mut self, data: &[u8]) -> std::io::Result<usize> {
         let n = self.out.write(data)?;
         self.crc.update(&data[..n]);
@@ -211,7 +211,7 @@ impl Zip<'_> {
         &mut self,
         name: &str,
         size: u64,
-        body: impl FnOnce(&mut Summed<'_>) -> std::io::Result<()>,
+        body: impl FnOnce(&mut CrcWriter<'_>) -> std::io::Result<()>,
     ) -> Result<()> {
         let io = || Error::io("write", self.path);
         let long = size >= self.limit;
@@ -232,13 +232,13 @@ impl Zip<'_> {
         header.extend(name.bytes());
         header.extend(&extra);
         self.out.write_all(&header).map_err(io())?;
-        let mut summed = Summed { out: self.out, crc: crc32fast::Hasher::new(), len: 0 };
-        body(&mut summed).map_err(io())?;
-        let (crc, len) = (summed.crc.finalize(), summed.len);
+        let mut counted = CrcWriter { out: self.out, crc: crc32fast::Hasher::new(), len: 0 };
+        body(&mut counted).map_err(io())?;
+        let (crc, len) = (counted.crc.finalize(), counted.len);
         if len != size {
             return Err(Error::malformed(self.path, format!("entry {name} has {len} bytes instead of {size}")));
         }
-        // The sum is known only now: it goes back into the header.
+        // The CRC is known only now: it goes back into the header.
         self.out.seek(SeekFrom::Start(self.at + 14)).map_err(io())?;
         self.out.write_all(&crc.to_le_bytes()).map_err(io())?;
         self.entries.push(Entry { name: name.into(), crc, size, at: self.at });
@@ -302,7 +302,7 @@ fn version(long: bool) -> [u8; 2] {
     [if long { 45 } else { 20 }, 0]
 }
 
-/// What local and central headers share: version, flags, method (stored), time (1980), sum, sizes.
+/// The fields that local and central headers share: version, flags, method (stored), time (1980), sum, sizes.
 fn fields(long: bool, crc: u32, size: u32) -> Vec<u8> {
     let mut out = version(long).to_vec();
     out.extend([0, 0, 0, 0, 0, 0, 0x21, 0]);

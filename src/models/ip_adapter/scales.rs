@@ -1,8 +1,7 @@
-//! How much an image prompt weighs in each transformer of the UNet.
+//! Weights of an image prompt in each transformer of the UNet (diffusers' `set_ip_adapter_scale`).
 
 use crate::error::{Error, Field, Result};
-use crate::models::unet::BlockId;
-use crate::models::unet::UnetConfig;
+use crate::models::unet::{BlockId, UnetConfig};
 use serde_json::Value;
 
 /// The scales of one adapter.
@@ -36,7 +35,7 @@ impl From<f32> for Scales {
 }
 
 impl Scales {
-    /// `spec` is `full`, `style` (the second transformer of the first up block), `layout` (the second transformer of the last
+    /// Parses `full`, `style` (the second transformer of the first up block), `layout` (the second transformer of the last
     /// down block), `style+layout`, or JSON as diffusers' `set_ip_adapter_scale` takes it: a number, or an object such as
     /// `{"down": {"block_2": [0.0, 1.0]}, "mid": 0.5, "up": {"block_0": [0.0, 1.0, 0.0]}}` in which blocks that are not
     /// named are 0. Everything is multiplied by `strength`.
@@ -75,7 +74,8 @@ impl Scales {
         Err(Error::parameter(Field::ScaleStrength, format!("{} is not a finite number", self.strength)))
     }
 
-    /// For each cross-attention its scale, or none where the adapter has no part.
+    /// Returns the scale of each cross-attention, in the order of [`UnetConfig::cross_layers`]; none where the adapter has no
+    /// part.
     ///
     /// # Errors
     /// [`Error::Parameter`] where the JSON does not fit the UNet.
@@ -99,7 +99,7 @@ impl Scales {
                 };
                 match scale.map(|s| s * self.strength) {
                     Some(s) if !s.is_finite() => {
-                        Err(bad(format!("a scale times the strength {} is {s}", self.strength)))
+                        Err(invalid(format!("a scale times the strength {} is {s}", self.strength)))
                     }
                     scale => Ok(scale),
                 }
@@ -108,24 +108,24 @@ impl Scales {
     }
 }
 
-fn bad(what: String) -> Error {
+fn invalid(what: String) -> Error {
     Error::parameter(Field::ScaleBlocks, what)
 }
 
 fn number(value: &Value) -> Result<Option<f32>> {
     match value.as_f64() {
         Some(v) if (v as f32).is_finite() => Ok(Some(v as f32)),
-        _ => Err(bad(format!("`{value}` is not a finite number"))),
+        _ => Err(invalid(format!("`{value}` is not a finite number"))),
     }
 }
 
-/// Names that the UNet does not have are errors.
+/// Refuses names that the UNet does not have.
 fn check_names(value: &Value, config: &UnetConfig) -> Result<()> {
     let Value::Object(parts) = value else { return Ok(()) };
     let levels = config.block_out_channels.len();
     for (part, blocks) in parts {
         if !["down", "mid", "up"].contains(&part.as_str()) {
-            return Err(bad(format!("`{part}` is not down, mid or up")));
+            return Err(invalid(format!("`{part}` is not down, mid or up")));
         }
         let Value::Object(blocks) = blocks else { continue };
         for name in blocks.keys() {
@@ -134,16 +134,16 @@ fn check_names(value: &Value, config: &UnetConfig) -> Result<()> {
                 part != "mid" && level.and_then(|l| config.transformer_layers_per_block.get(l)).is_some_and(|n| *n > 0)
             };
             if !name.strip_prefix("block_").and_then(|n| n.parse().ok()).is_some_and(has) {
-                return Err(bad(format!("`{part}.{name}` is not a block with cross-attention of this UNet")));
+                return Err(invalid(format!("`{part}.{name}` is not a block with cross-attention of this UNet")));
             }
         }
     }
     Ok(())
 }
 
-fn from_json(value: &Value, place: BlockId, config: &UnetConfig) -> Result<Option<f32>> {
+fn from_json(value: &Value, block: BlockId, config: &UnetConfig) -> Result<Option<f32>> {
     let Value::Object(parts) = value else { return number(value) };
-    let (part, at) = match place {
+    let (part, at) = match block {
         BlockId::Down { block, attention } => ("down", Some((block, attention, config.layers_per_block))),
         BlockId::Up { block, attention } => ("up", Some((block, attention, config.layers_per_block + 1))),
         BlockId::Mid => ("mid", None),
@@ -161,7 +161,7 @@ fn from_json(value: &Value, place: BlockId, config: &UnetConfig) -> Result<Optio
             if list.len() != count {
                 let what =
                     format!("`{value}` has {} scales for the {count} transformers of a {part} block", list.len());
-                return Err(bad(what));
+                return Err(invalid(what));
             }
             number(&list[attention])
         }

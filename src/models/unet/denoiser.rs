@@ -99,6 +99,9 @@ impl Net<'_> {
     }
 
     fn transformer(&mut self, x: NodeId, root: &Scope, transformer: &Transformer) -> NodeId {
+        if transformer.num_layers == 0 {
+            return x;
+        }
         let (scope, width) = (root.pp(transformer.block.path()), transformer.width);
         let eps = self.compat.transformer_norm_eps;
         let h = self.b.group_norm(x, &scope.pp("norm"), self.config.norm_num_groups, eps);

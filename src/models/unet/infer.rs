@@ -1,6 +1,7 @@
 //! The UNet's configuration, read off its tensors.
 
 use super::config::UnetConfig;
+use super::topology::BlockId;
 use crate::error::Result;
 use crate::models::probe::Probe;
 use crate::weights::Weights;
@@ -20,6 +21,9 @@ impl UnetConfig {
                 .mismatch("this UNet takes no pooled text and time ids, so it is not SDXL's; an SDXL UNet is needed");
         }
         let levels = p.count("down_blocks.");
+        if levels == 0 {
+            return p.mismatch("this UNet has no down blocks; an SDXL UNet is needed");
+        }
         let mut channels = Vec::new();
         let mut transformer_layers = Vec::new();
         for i in 0..levels {
@@ -32,24 +36,6 @@ impl UnetConfig {
             return p.mismatch("this UNet has no cross-attention; an SDXL UNet is needed");
         };
         let context = p.dim(key, 2, 1)?;
-        // Distilled relatives (SSD-1B, Segmind Vega) leave out layers here and there, which the configuration cannot say.
-        let depth = |place: &str| p.count(&format!("{place}.transformer_blocks."));
-        let mut places = vec![("mid_block.attentions.0".to_owned(), transformer_layers.last().copied())];
-        for (i, &expected) in transformer_layers.iter().rev().enumerate() {
-            places.extend((0..=layers).map(|j| (format!("up_blocks.{i}.attentions.{j}"), Some(expected))));
-        }
-        for (i, &expected) in transformer_layers.iter().enumerate() {
-            places.extend((0..layers).map(|j| (format!("down_blocks.{i}.attentions.{j}"), Some(expected))));
-        }
-        for (place, expected) in places {
-            let (found, expected) = (depth(&place), expected.unwrap_or(0));
-            if found != expected {
-                return p.mismatch(format!(
-                    "{place} has {found} transformer layers, the other blocks of its level {expected}: a UNet with layers \
-                     removed (SSD-1B, Segmind Vega) is not supported; SDXL's own structure is needed"
-                ));
-            }
-        }
         let addition_input = p.dim("add_embedding.linear_1.weight", 2, 1)?;
         let rest =
             addition_input.checked_sub(pooled.unwrap_or(0)).filter(|r| pooled.is_some() && *r > 0 && r % 12 == 0);
@@ -69,6 +55,23 @@ impl UnetConfig {
             freq_shift: 0.0,
             sample_size: 128,
         };
+        // Distilled relatives (SSD-1B, Segmind Vega) leave out layers here and there, which the configuration cannot say.
+        let mut transformers = config.transformers();
+        transformers.sort_by_key(|t| match t.block {
+            BlockId::Mid => 0,
+            BlockId::Up { .. } => 1,
+            BlockId::Down { .. } => 2,
+        });
+        for transformer in transformers {
+            let (path, expected) = (transformer.block.path(), transformer.num_layers);
+            let found = p.count(&format!("{path}.transformer_blocks."));
+            if found != expected {
+                return p.mismatch(format!(
+                    "{path} has {found} transformer layers, the other blocks of its level {expected}: a UNet with layers \
+                     removed (SSD-1B, Segmind Vega) is not supported; SDXL's own structure is needed"
+                ));
+            }
+        }
         match config
             .block_out_channels
             .iter()

@@ -53,7 +53,7 @@ pub struct Transformer {
     pub width: usize,
     /// Attention heads.
     pub heads: usize,
-    /// Its `transformer_blocks`, at least one.
+    /// Its `transformer_blocks`; 0 where the level has no cross-attention and so no transformer.
     pub num_layers: usize,
 }
 
@@ -104,7 +104,7 @@ impl UnetConfig {
         for (level, &channels) in self.block_out_channels.iter().enumerate() {
             for i in 0..self.layers_per_block {
                 layers.push(resnet(format!("down_blocks.{level}.resnets.{i}"), channels));
-                layers.extend(self.transformer(BlockId::Down { block: level, attention: i }, level));
+                layers.push(self.transformer(BlockId::Down { block: level, attention: i }, level));
                 layers.push(UnetLayer::SaveSkip);
             }
             if level + 1 < levels {
@@ -115,14 +115,14 @@ impl UnetConfig {
         }
         if let Some(&channels) = self.block_out_channels.last() {
             layers.push(resnet("mid_block.resnets.0".to_owned(), channels));
-            layers.extend(self.transformer(BlockId::Mid, levels - 1));
+            layers.push(self.transformer(BlockId::Mid, levels - 1));
             layers.push(resnet("mid_block.resnets.1".to_owned(), channels));
         }
         for (block, (level, &channels)) in self.block_out_channels.iter().enumerate().rev().enumerate() {
             for i in 0..=self.layers_per_block {
                 layers.push(UnetLayer::ConcatSkip);
                 layers.push(resnet(format!("up_blocks.{block}.resnets.{i}"), channels));
-                layers.extend(self.transformer(BlockId::Up { block, attention: i }, level));
+                layers.push(self.transformer(BlockId::Up { block, attention: i }, level));
             }
             if level > 0 {
                 layers.push(UnetLayer::Upsample { path: format!("up_blocks.{block}.upsamplers.0.conv"), channels });
@@ -131,11 +131,19 @@ impl UnetConfig {
         layers
     }
 
-    /// A level's transformer; `None` where the level has no cross-attention.
-    fn transformer(&self, block: BlockId, level: usize) -> Option<UnetLayer> {
-        let num_layers = self.transformer_layers_per_block[level];
-        let (width, heads) = (self.block_out_channels[level], self.num_attention_heads[level]);
-        (num_layers > 0).then_some(UnetLayer::Transformer(Transformer { block, width, heads, num_layers }))
+    fn transformer(&self, block: BlockId, level: usize) -> UnetLayer {
+        UnetLayer::Transformer(Transformer {
+            block,
+            width: self.block_out_channels[level],
+            heads: self.num_attention_heads[level],
+            num_layers: self.transformer_layers_per_block[level],
+        })
+    }
+
+    /// Every transformer, in the order of evaluation; those without layers too.
+    pub fn transformers(&self) -> Vec<Transformer> {
+        let transformer = |layer| if let UnetLayer::Transformer(t) = layer { Some(t) } else { None };
+        self.layers().into_iter().filter_map(transformer).collect()
     }
 
     /// Every resnet, in the order of evaluation.
@@ -146,8 +154,7 @@ impl UnetConfig {
 
     /// Every cross-attention in the order in which an IP-Adapter's file numbers them: down, up, then mid.
     pub fn cross_layers(&self) -> Vec<CrossLayer> {
-        let transformer = |layer| if let UnetLayer::Transformer(t) = layer { Some(t) } else { None };
-        let mut transformers: Vec<Transformer> = self.layers().into_iter().filter_map(transformer).collect();
+        let mut transformers = self.transformers();
         transformers.sort_by_key(|t| t.block == BlockId::Mid);
         let cross_layers = |t: Transformer| {
             (0..t.num_layers).map(move |k| CrossLayer {
