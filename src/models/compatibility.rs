@@ -67,8 +67,8 @@ pub fn adapter_with_unet(adapter: (&Path, &AdapterConfig), unet: (&Path, &UnetCo
     }
 }
 
-/// Checks that a UNet takes the text of two encoders: their widths add up to `cross_attention_dim`, and the second one's
-/// pooled text and six time ids make its added embedding.
+/// Checks that a UNet takes the text of two encoders: their widths add up to `cross_attention_dim`, and the second
+/// one's pooled text and six time ids make its added embedding.
 ///
 /// # Errors
 /// [`Error::Mismatch`] for the UNet's file.

@@ -11,11 +11,12 @@ use std::sync::Arc;
 /// Elements that a thread makes at a time.
 const BLOCK: usize = 1 << 18;
 
-/// The float tensors with the very values that [`super::write_safetensors`] would write, each in memory of its own; integers
-/// are left out, as the readers leave them out. `name` is what errors give instead of a file's path.
+/// The float tensors with the very values that [`super::write_safetensors`] would write, each in memory of its own;
+/// integers are left out, as the readers leave them out. `name` is what errors give instead of a file's path.
 ///
 /// # Errors
-/// [`crate::Error::Memory`] where they do not fit; [`crate::Error::Malformed`] where a name occurs twice or a size overflows.
+/// [`crate::Error::Memory`] where they do not fit; [`crate::Error::Malformed`] where a name occurs twice or a size
+/// overflows.
 pub fn in_memory(name: &str, tensors: &[TensorSpec]) -> Result<Weights> {
     let path = Path::new(name);
     let mut weights = Weights::new(path);

@@ -75,8 +75,8 @@ impl From<RecipeTensor> for TensorSpec {
 /// `text`, and `copy` with `from`, a path relative to the recipe.
 ///
 /// # Errors
-/// [`Error::Io`] where a file cannot be read or written; [`Error::Malformed`] where the recipe is not one, or names a path
-/// outside `dir`.
+/// [`Error::Io`] where a file cannot be read or written; [`Error::Malformed`] where the recipe is not one, or names a
+/// path outside `dir`.
 pub fn from_recipe(recipe_json: &Path, dir: &Path) -> Result<()> {
     let text = std::fs::read_to_string(recipe_json).map_err(Error::io("read", recipe_json))?;
     let recipe: Recipe =

@@ -11,8 +11,8 @@ use std::collections::BTreeMap;
 use std::io::{BufWriter, Seek, SeekFrom, Write};
 use std::path::Path;
 
-/// Writes synthetic tensors as `torch.save` writes a dictionary of tensors. A name with a dot is nested at the first one:
-/// `image_proj.norm.weight` is `norm.weight` in the dictionary `image_proj`. The file appears when it is complete.
+/// Writes synthetic tensors as `torch.save` writes a dictionary of tensors. A name with a dot is nested at the first
+/// one: `image_proj.norm.weight` is `norm.weight` in the dictionary `image_proj`. The file appears when it is complete.
 ///
 /// # Errors
 /// [`Error::Io`] where the file cannot be written; [`Error::Malformed`] where a size overflows.
@@ -360,8 +360,8 @@ mod tests {
         assert_eq!(bytes[local + 14..local + 18], crc32fast::hash(&expected).to_le_bytes());
     }
 
-    /// The whole is pinned by its sum: torch 2.11's `torch.load(weights_only=True)` read exactly these bytes, and gave the
-    /// values of the recipe, also with the 64-bit fields.
+    /// The whole is pinned by its sum: torch 2.11's `torch.load(weights_only=True)` read exactly these bytes, and gave
+    /// the values of the recipe, also with the 64-bit fields.
     #[test]
     fn bytes_that_torch_reads() {
         let dir = tempfile::tempdir().unwrap();

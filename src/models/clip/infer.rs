@@ -6,8 +6,8 @@ use crate::models::probe::Probe;
 use crate::weights::{Weights, detect::detect};
 
 impl ClipTextConfig {
-    /// Reads a text encoder's sizes off its tensors. None of them tells the activation: it is [`Activation::QuickGelu`] for
-    /// SDXL's first encoder (CLIP-L), [`Activation::Gelu`] for its second (OpenCLIP bigG).
+    /// Reads a text encoder's sizes off its tensors. None of them tells the activation: it is [`Activation::QuickGelu`]
+    /// for SDXL's first encoder (CLIP-L), [`Activation::Gelu`] for its second (OpenCLIP bigG).
     ///
     /// # Errors
     /// [`crate::Error::Tensors`] where tensors that tell sizes are missing.
@@ -32,10 +32,12 @@ impl ClipTextConfig {
 }
 
 impl ClipVisionConfig {
-    /// Reads an image encoder's sizes off its tensors. Heads: 16 for widths 1280 (ViT-H) and 1664 (ViT-bigG), else width / 64.
+    /// Reads an image encoder's sizes off its tensors. Heads: 16 for widths 1280 (ViT-H) and 1664 (ViT-bigG), else
+    /// width / 64.
     ///
     /// # Errors
-    /// [`crate::Error::Tensors`] where tensors that tell sizes are missing; [`crate::Error::Mismatch`] where the file is another kind.
+    /// [`crate::Error::Tensors`] where tensors that tell sizes are missing; [`crate::Error::Mismatch`] where the file
+    /// is another kind.
     pub fn from_tensors(weights: &Weights) -> Result<Self> {
         let p = Probe::new(weights, "image encoder");
         let embedding = "vision_model.embeddings.patch_embedding.weight";

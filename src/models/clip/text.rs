@@ -21,9 +21,9 @@ pub struct ClipTextShape {
 
 /// Builds a text encoder.
 ///
-/// Inputs: `ids` `[R, T]`, and with `pooled` also `index` `[R]`, the token that is pooled; both whole numbers.
-/// Outputs: `hidden` `[R, T, C]`, the residual stream after `depth` layers without the final norm; and with `pooled`
-/// `pooled` `[R, P]`: all layers, the final norm, the token at `index`, and the projection where the checkpoint has one.
+/// Inputs: `ids` `[R, T]`, and with `pooled` also `index` `[R]`, the token that is pooled; both whole numbers. Outputs:
+/// `hidden` `[R, T, C]`, the residual stream after `depth` layers without the final norm; and with `pooled` `pooled`
+/// `[R, P]`: all layers, the final norm, the token at `index`, and the projection where the checkpoint has one.
 ///
 /// # Errors
 /// [`crate::Error::Graph`] where the sizes contradict one another; missing tensors are noted in the scope.

@@ -21,8 +21,8 @@ impl AdapterConfig {
     /// Reads the sizes of a base IP-Adapter off the tensors that [`crate::weights::adapter::base`] gives.
     ///
     /// # Errors
-    /// [`crate::Error::Tensors`] where tensors are missing or have other ranks; [`crate::Error::Mismatch`] where their sizes contradict
-    /// one another.
+    /// [`crate::Error::Tensors`] where tensors are missing or have other ranks; [`crate::Error::Mismatch`] where their
+    /// sizes contradict one another.
     pub fn from_tensors(weights: &Weights) -> Result<Self> {
         let p = Probe::new(weights, "IP-Adapter");
         let (rows, embedding) = (p.dim("image_proj.proj.weight", 2, 0)?, p.dim("image_proj.proj.weight", 2, 1)?);

@@ -26,7 +26,8 @@ impl Adapter<'_> {
         b.layer_norm(x, &projection.pp("norm"), EPS)
     }
 
-    /// Adds the keys, then the values, of image tokens `[B, N, D]` for the cross-attention of that number: `[B, N, 2C]`.
+    /// Adds the keys, then the values, of image tokens `[B, N, D]` for the cross-attention of that number: `[B, N,
+    /// 2C]`.
     pub fn keys_values(&self, b: &mut Builder, tokens: NodeId, layer: usize, width: usize) -> NodeId {
         let scope = self.scope.pp("ip_adapter").pp(2 * layer + 1);
         let shape = [width, self.config.cross_attention_dim];

@@ -35,10 +35,10 @@ impl From<f32> for Scales {
 }
 
 impl Scales {
-    /// Parses `full`, `style` (the second transformer of the first up block), `layout` (the second transformer of the last
-    /// down block), `style+layout`, or JSON as diffusers' `set_ip_adapter_scale` takes it: a number, or an object such as
-    /// `{"down": {"block_2": [0.0, 1.0]}, "mid": 0.5, "up": {"block_0": [0.0, 1.0, 0.0]}}` in which blocks that are not
-    /// named are 0. Everything is multiplied by `strength`.
+    /// Parses `full`, `style` (the second transformer of the first up block), `layout` (the second transformer of the
+    /// last down block), `style+layout`, or JSON as diffusers' `set_ip_adapter_scale` takes it: a number, or an object
+    /// such as `{"down": {"block_2": [0.0, 1.0]}, "mid": 0.5, "up": {"block_0": [0.0, 1.0, 0.0]}}` in which blocks that
+    /// are not named are 0. Everything is multiplied by `strength`.
     ///
     /// # Errors
     /// [`Error::Parameter`] where `spec` is none of these.
@@ -74,8 +74,8 @@ impl Scales {
         Err(Error::parameter(Field::ScaleStrength, format!("{} is not a finite number", self.strength)))
     }
 
-    /// Returns the scale of each cross-attention, in the order of [`UnetConfig::cross_layers`]; none where the adapter has no
-    /// part.
+    /// Returns the scale of each cross-attention, in the order of [`UnetConfig::cross_layers`]; none where the adapter
+    /// has no part.
     ///
     /// # Errors
     /// [`Error::Parameter`] where the JSON does not fit the UNet.

@@ -1,8 +1,8 @@
-//! The step-invariant conditioning, computed once a request: the time embeddings of every step, and keys and values of text
-//! and image tokens for every cross-attention.
+//! The step-invariant conditioning, computed once a request: the time embeddings of every step, and keys and values of
+//! text and image tokens for every cross-attention.
 
 use super::config::UnetConfig;
-use super::interface::{DenoiserInterface, InputRole, UnetShape};
+use super::interface::{DenoiserInterface, InputRole, UnetShape, image_tokens_output};
 use crate::error::Result;
 use crate::graph::{Activation, Builder, Graph, LinearWeights, NodeId};
 use crate::models::ip_adapter::Adapter;
@@ -13,10 +13,9 @@ const TIME_IDS: usize = 6;
 
 /// Builds the conditioning graph for `steps` model evaluations.
 ///
-/// Inputs: `timesteps` `[S, B]`; `pooled` `[B, P]`; `time_ids` `[B, 6]`; `text` `[B, T, D]`; and for each adapter the image
-/// embeddings `image_embeds.{a}` `[B, n, E]`. Outputs: for each adapter its image tokens [`image_tokens_output`]
-/// `[B, n * N, D]`; then [`DenoiserInterface::conditioning`] by name and in order, those that vary by step with all steps:
-/// `[S, B, C]`.
+/// Inputs: `timesteps` `[S, B]`; `pooled` `[B, P]`; `time_ids` `[B, 6]`; `text` `[B, T, D]`; and for each adapter the
+/// image embeddings `image_embeds.{a}` `[B, n, E]`. Outputs: [`DenoiserInterface::conditioning_outputs`], the image
+/// tokens of an adapter `[B, n * N, D]`, and what varies by step with all steps: `[S, B, C]`.
 ///
 /// # Errors
 /// [`crate::Error::Graph`] where the sizes contradict one another; missing tensors are noted in the scopes.
@@ -68,12 +67,8 @@ pub fn conditioning(
     b.finish()
 }
 
-/// Name of the output with an adapter's image tokens.
-pub fn image_tokens_output(adapter: usize) -> String {
-    format!("image_tokens.{adapter}")
-}
-
-/// The embedding of timesteps, pooled text and time ids, `[S, B, C]`, after the activation that precedes every projection.
+/// The embedding of timesteps, pooled text and time ids, `[S, B, C]`, after the activation that precedes every
+/// projection.
 fn time_embedding(
     b: &mut Builder,
     config: &UnetConfig,

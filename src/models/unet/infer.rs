@@ -7,12 +7,13 @@ use crate::models::probe::Probe;
 use crate::weights::Weights;
 
 impl UnetConfig {
-    /// Reads the UNet's sizes off its tensors. `pooled` is the width of the pooled text (`projection_dim` of the second text
-    /// encoder), from which the width of the time ids' embedding follows; 256 where it is not given or does not fit.
+    /// Reads the UNet's sizes off its tensors. `pooled` is the width of the pooled text (`projection_dim` of the second
+    /// text encoder), from which the width of the time ids' embedding follows; 256 where it is not given or does not
+    /// fit.
     ///
     /// # Errors
-    /// [`crate::Error::Tensors`] where tensors that tell sizes are missing; [`crate::Error::Mismatch`] where this is not a UNet of SDXL's
-    /// structure.
+    /// [`crate::Error::Tensors`] where tensors that tell sizes are missing; [`crate::Error::Mismatch`] where this is
+    /// not a UNet of SDXL's structure.
     pub fn from_tensors(weights: &Weights, pooled: Option<usize>) -> Result<Self> {
         let p = Probe::new(weights, "UNet");
         let in_channels = p.dim("conv_in.weight", 4, 1)?;
@@ -55,7 +56,8 @@ impl UnetConfig {
             freq_shift: 0.0,
             sample_size: 128,
         };
-        // Distilled relatives (SSD-1B, Segmind Vega) leave out layers here and there, which the configuration cannot say.
+        // Distilled relatives (SSD-1B, Segmind Vega) leave out layers here and there, which the configuration cannot
+        // say.
         let mut transformers = config.transformers();
         transformers.sort_by_key(|t| match t.block {
             BlockId::Mid => 0,

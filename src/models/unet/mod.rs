@@ -1,17 +1,18 @@
 //! SDXL's UNet with decoupled cross-attention (diffusers' `UNet2DConditionModel`).
 //!
-//! [`conditioning`] runs once a request, [`denoiser`] once a step; [`interface`] declares what the one hands to the other.
+//! [`conditioning`] runs once a request, [`denoiser`] once a step; [`DenoiserInterface`] declares what the one hands to
+//! the other.
 
 mod conditioning;
 mod config;
 mod denoiser;
 mod infer;
-pub mod interface;
+mod interface;
 mod tensors;
 mod topology;
 
-pub use conditioning::{conditioning, image_tokens_output};
+pub use conditioning::conditioning;
 pub use config::UnetConfig;
 pub use denoiser::denoiser;
-pub use interface::{DenoiserInterface, UnetShape};
+pub use interface::{DenoiserInput, DenoiserInterface, InputRole, UnetShape};
 pub use topology::{BlockId, CrossLayer, Resnet, Transformer, UnetLayer};

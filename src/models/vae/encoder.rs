@@ -1,8 +1,9 @@
 //! The encoder of the VAE: its tensors.
 //!
-//! Every published file has an encoder, and no pipeline here runs one yet. A graph of it needs an operation that is missing:
-//! its downsamplers pad with zeros on the right and below only, by (0, 1, 0, 1), and [`crate::graph::Conv2dParams`] pads all
-//! sides alike. With that operation [`declare_tensors`] becomes the graph function; until then it must not be run.
+//! Every published file has an encoder, and no pipeline here runs one yet. A graph of it needs an operation that is
+//! missing: its downsamplers pad with zeros on the right and below only, by (0, 1, 0, 1), and
+//! [`crate::graph::Conv2dParams`] pads all sides alike. With that operation [`declare_tensors`] becomes the graph
+//! function; until then it must not be run.
 
 use super::blocks::{mid_block, resnet};
 use super::config::VaeConfig;
@@ -12,7 +13,8 @@ use crate::weights::{Scope, TensorTable};
 /// The last group norm.
 const EPS: f32 = 1e-6;
 
-/// Walks through the encoder's layers, which takes every tensor. The downsamplers have the padding of the module's remark.
+/// Walks through the encoder's layers, which takes every tensor. The downsamplers have the padding of the module's
+/// remark.
 fn declare_tensors(b: &mut Builder, image: NodeId, scope: &Scope, config: &VaeConfig) {
     let (encoder, groups) = (scope.pp("encoder"), config.norm_num_groups);
     let first = config.block_out_channels.first().copied().unwrap_or(0);

@@ -9,7 +9,8 @@ impl VaeConfig {
     /// Reads the decoder's sizes off its tensors; the scaling factor is SDXL's.
     ///
     /// # Errors
-    /// [`crate::Error::Mismatch`] where there are no tensors; [`crate::Error::Tensors`] where tensors that tell sizes are missing.
+    /// [`crate::Error::Mismatch`] where there are no tensors; [`crate::Error::Tensors`] where tensors that tell sizes
+    /// are missing.
     pub fn from_tensors(weights: &Weights) -> Result<Self> {
         let p = Probe::new(weights, "VAE");
         if weights.is_empty() {
