@@ -1,6 +1,6 @@
 //! SDXL's UNet with decoupled cross-attention (diffusers' `UNet2DConditionModel`).
 //!
-//! [`conditioning`] runs once a request, [`denoiser`] once a step; [`DenoiserInterface`] declares what the one hands to
+//! [`conditioning()`] runs once a request, [`denoiser()`] once a step; [`DenoiserInterface`] declares what the one hands to
 //! the other.
 
 mod conditioning;
