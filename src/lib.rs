@@ -46,6 +46,9 @@
 
 #[doc(hidden)]
 pub mod atomic_file;
+#[cfg(feature = "cli")]
+#[doc(hidden)]
+pub mod cli;
 #[doc(hidden)]
 pub mod compat;
 mod config_json;

@@ -87,7 +87,7 @@ fn the_demo_draws_a_sheet() {
     let text = stdout(&output);
     let lines: Vec<_> = text.lines().collect();
     assert_eq!(lines.len(), 3, "{text}");
-    assert!(lines[0].contains("reference pictures") && lines[1].starts_with("14 pictures of 16 steps in "), "{text}");
+    assert!(lines[0].contains("reference images") && lines[1].starts_with("14 images of 16 steps in "), "{text}");
     assert_eq!(lines[2], format!("The sheet is in {}", path.display()));
     let sheet = Image::open(&path, AlphaMode::Ignore).unwrap();
     assert_eq!((sheet.width(), sheet.height()), (940, 36 + 28 + 3 * 222 + 28 + 128 + 36));
@@ -109,7 +109,7 @@ fn the_demo_takes_a_prompt_and_a_picture() {
     let path = dir.path().join("strip.png");
     let output = run(&["demo", "-p", "two rings", "--image", ASTRONAUT, "--seed", "3", "-o", path.to_str().unwrap()]);
     assert!(output.status.success() && stderr(&output).is_empty(), "{}", stderr(&output));
-    assert!(stdout(&output).contains("\n5 pictures of 16 steps in "));
+    assert!(stdout(&output).contains("\n5 images of 16 steps in "));
     let sheet = Image::open(&path, AlphaMode::Ignore).unwrap();
     assert_eq!((sheet.width(), sheet.height()), (940, 36 + 28 + 128 + 36));
     let text = failure(&run(&["demo", "--assets", "/none/demo"]), 1);

@@ -14,15 +14,10 @@ use std::path::{Path, PathBuf};
 
 /// (rule, the beginning of a finding): what is known and waits.
 const EXCEPTIONS: &[(&str, &str)] = &[
-    ("file_lengths", "src/bin/bench/ops.rs"),
-    ("function_lengths", "src/bin/braid/options.rs: parse"),
-    ("import_circles", "src/bin/bench/"),
-    ("import_circles", "src/bin/braid/"),
     ("import_circles", "src/device/cuda/driver/nvidia/"),
     ("import_circles", "src/device/cuda/exec/"),
     ("import_circles", "src/pipeline/"),
     ("no_flags_in_the_library", "src/device/cuda/driver/nvidia/modules.rs"),
-    ("doc_comment_openings", "src/bin/"),
     ("doc_comment_openings", "src/device/cuda/"),
     ("doc_comment_openings", "src/device/mod.rs"),
     ("doc_comment_openings", "src/device/tensors.rs"),
@@ -30,9 +25,6 @@ const EXCEPTIONS: &[(&str, &str)] = &[
     ("old_names", "src/pipeline/"),
     ("old_names", "kernels/decoupled.cu"),
     ("old_names", "tests/kernels/"),
-    ("cli_dependencies", "lexopt"),
-    ("cli_dependencies", "signal-hook"),
-    ("cli_dependencies", "font8x8"),
 ];
 
 fn root() -> PathBuf {

@@ -1,11 +1,13 @@
-//! Measurements that need a process of their own: the program starts itself again.
+//! Measurements that need a process of their own: the executable starts itself again.
 
-use crate::args::{self, Failure};
+use crate::arguments;
 use crate::lists::Format;
 use crate::machine::Place;
 use crate::setup::{self, Loaded, Model, Setup};
-use crate::terminal;
 use braid::Request;
+use braid::cli::failure::Failure;
+use braid::cli::flag::{self, Flag};
+use braid::cli::terminal;
 use braid::device::cuda::CudaDevice;
 use braid::error::Error;
 use braid::pipeline::{DeviceChoice, MAX_SIDE};
@@ -26,17 +28,17 @@ pub fn begin() {
     let _ = BEGUN.set((clock(), Instant::now()));
 }
 
-/// What a child was started for.
+/// The order that a child was started with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Order {
-    /// Which of the places.
+    /// The index of the place.
     place: usize,
     /// The time of day at which it was started.
     spawned: Duration,
 }
 
-/// Hidden: what the program gives itself.
-const FLAG: &str = "--child";
+/// Hidden: what the executable gives itself.
+const CHILD: &str = "--child";
 
 impl Order {
     fn parse(text: &str) -> Option<Self> {
@@ -71,31 +73,70 @@ pub struct Options {
     pub order: Option<Order>,
 }
 
+const STEPS: Flag<Options> = Flag {
+    long: "--steps",
+    short: Some('n'),
+    value: Some("N"),
+    help: "[default: 4 for cold, 2 for memory]",
+    set: |o, v| v.count(1, 1000).map(|steps| o.steps = steps),
+    ..Flag::NEW
+};
+
+const SIZE: Flag<Options> = Flag {
+    long: "--size",
+    value: Some("N"),
+    help: "width and height [default: the model's own size]",
+    set: |o, v| v.count(1, MAX_SIDE).map(|size| o.size = Some(size)),
+    ..Flag::NEW
+};
+
+const ADAPTER: Flag<Options> = Flag {
+    long: "--adapter",
+    value: Some("SWITCH"),
+    help: "on or off [default: on where there is one]",
+    set: |o, v| v.choice(&[("on", true), ("off", false)]).map(|on| o.adapter = Some(on)),
+    ..Flag::NEW
+};
+
+const OUTPUT: Flag<Options> = Flag {
+    long: "--output",
+    short: Some('o'),
+    value: Some("FORMAT"),
+    help: "md, csv, json or jsonl [default: md]",
+    set: |o, v| Format::read(v).map(|format| o.format = format),
+    ..Flag::NEW
+};
+
+const ORDER: Flag<Options> =
+    Flag { long: CHILD, set: |o, v| v.text().map(|text| o.order = Order::parse(&text)), ..Flag::NEW };
+
+/// The flags of both.
+pub const FLAGS: &[Flag<Options>] = &[STEPS, SIZE, ADAPTER, OUTPUT, ORDER];
+
+/// Flags where several processes are measured.
+pub const REPEATED: &[Flag<Options>] = &[Flag {
+    long: "--repetitions",
+    short: Some('r'),
+    value: Some("N"),
+    help: "processes; cold alone [default: 5]",
+    set: |o, v| v.count(1, 10_000).map(|n| o.repetitions = n),
+    ..Flag::NEW
+}];
+
 impl Options {
-    /// Reads them; `None` where help was asked for and given.
+    /// Reads them; `None` where help was asked for.
     pub fn read(p: &mut lexopt::Parser, steps: usize, repetitions: usize) -> Result<Option<Self>, Failure> {
         let (setup, format) = (Setup::new(), Format::Markdown);
         let mut options = Self { setup, steps, repetitions, adapter: None, size: None, format, order: None };
-        while let Some(option) = setup::next(p)? {
-            match option.as_str() {
-                "-h" | "--help" => {
-                    terminal::print(crate::HELP)?;
-                    return Ok(None);
-                }
-                "-n" | "--steps" => options.steps = args::count(p, "--steps", 1, 1000)?,
-                "--size" => options.size = Some(args::count(p, "--size", 1, MAX_SIDE)?),
-                "-r" | "--repetitions" if repetitions > 0 => {
-                    options.repetitions = args::count(p, "--repetitions", 1, 10_000)?;
-                }
-                "--adapter" => options.adapter = Some(setup::on_or_off(&args::text(p, "--adapter")?)?),
-                "-o" | "--output" => options.format = Format::read(p)?,
-                FLAG => options.order = Order::parse(&args::text(p, FLAG)?),
-                other if options.setup.take(other, p)? => {}
-                other => return Err(setup::unknown(other)),
-            }
+        let repeated = if repetitions > 0 { REPEATED } else { &[] };
+        let wanted = arguments::read(p, FLAGS, &mut options, |options, argument, p| {
+            Ok(flag::take(repeated, argument, options, p)? || options.setup.take(argument, p)?)
+        })?;
+        if !wanted {
+            return Ok(None);
         }
         if options.size.is_some() {
-            let request = &mut options.setup.request;
+            let request = &mut options.setup.generate.request;
             if request.width.is_some() || request.height.is_some() {
                 return Err(Failure::usage("--size: it and --width or --height exclude each other"));
             }
@@ -104,9 +145,9 @@ impl Options {
         Ok(Some(options))
     }
 
-    /// The request, with the adapter's picture where it is on.
+    /// The request, with the adapter's image where it is on.
     pub fn request(&self, model: &Model) -> Result<Request, Failure> {
-        let mut request = self.setup.request.clone();
+        let mut request = self.setup.request();
         request.steps = self.steps;
         if request.width.is_none() && request.height.is_none() {
             (request.width, request.height) = (model.side, model.side);
@@ -127,7 +168,7 @@ impl Options {
     ) -> Result<Vec<(Place, Vec<T>)>, Failure> {
         let places = self.setup.places();
         if let Some(order) = self.order {
-            let place = places.get(order.place).ok_or_else(|| Failure::usage(format!("{FLAG}: no such device")))?;
+            let place = places.get(order.place).ok_or_else(|| Failure::usage(format!("{CHILD}: no such device")))?;
             terminal::print(&terminal::json(&sample(&order, place)?))?;
             return Err(Failure::Told(0));
         }
@@ -152,7 +193,7 @@ fn spawn<T: DeserializeOwned>(place: usize) -> Result<T, Failure> {
     let fail = |action, source| Failure::from(Error::Io { action, path: "a process for one sample".into(), source });
     let program = std::env::current_exe().map_err(|e| fail("find", e))?;
     let mut command = Command::new(program);
-    command.args(std::env::args_os().skip(1)).arg(FLAG).arg(format!("{place}:{}", clock().as_nanos()));
+    command.args(std::env::args_os().skip(1)).arg(CHILD).arg(format!("{place}:{}", clock().as_nanos()));
     let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn();
     let output = child.and_then(|child| child.wait_with_output()).map_err(|e| fail("run", e))?;
     if !output.status.success() {

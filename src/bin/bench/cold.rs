@@ -1,6 +1,5 @@
-//! `bench cold`: from the start of a process to its first picture.
+//! `bench cold`: from the start of a process to its first image.
 
-use crate::args::Failure;
 use crate::check;
 use crate::child::{self, Options, Order};
 use crate::host::Host;
@@ -8,7 +7,8 @@ use crate::listener::Shared;
 use crate::lists;
 use crate::machine::{Machine, Place};
 use crate::stats::{deviation, mean, median};
-use crate::terminal;
+use braid::cli::failure::Failure;
+use braid::cli::terminal;
 use braid::pipeline::{Callbacks, Progress, Stage};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -30,7 +30,7 @@ const PARTS: [&str; 13] = [
     "rest",
 ];
 
-/// What one process took.
+/// The sample of one process.
 #[derive(Clone, Serialize, Deserialize)]
 struct Sample {
     machine: Machine,
@@ -41,15 +41,15 @@ struct Sample {
     height: Option<usize>,
     adapters: usize,
     checksum: String,
-    /// From the start of the process to the picture, without the making of weights.
-    picture: f64,
+    /// From the start of the process to the image, without the making of weights.
+    total: f64,
     /// The same to the end of the first step.
     first_step: f64,
     /// By what the first step takes longer than the median of the others; absent where there are none.
     warm_up: Option<f64>,
     /// Making weights, where they are made: no part of the other figures.
     make: f64,
-    /// The picture's seconds in parts; see [`PARTS`].
+    /// The image's seconds in parts; see [`PARTS`].
     parts: BTreeMap<String, f64>,
 }
 
@@ -78,7 +78,7 @@ struct Row {
 #[derive(Serialize)]
 struct Measured {
     checksum: String,
-    /// To the first picture.
+    /// To the first image.
     median_seconds: f64,
     mean_seconds: f64,
     sd_seconds: Option<f64>,
@@ -88,7 +88,7 @@ struct Measured {
     make_median_seconds: f64,
     /// The median of each part.
     parts_median: BTreeMap<String, f64>,
-    /// To the first picture, of every process.
+    /// To the first image, of every process.
     seconds: Vec<f64>,
     /// To the first step, of every process.
     first_step_seconds: Vec<f64>,
@@ -96,8 +96,9 @@ struct Measured {
     parts: BTreeMap<String, Vec<f64>>,
 }
 
-pub fn run(mut parser: lexopt::Parser) -> Result<(), Failure> {
-    let Some(options) = Options::read(&mut parser, 4, 5)? else { return Ok(()) };
+/// Runs it; `false` where help was asked for.
+pub fn run(mut parser: lexopt::Parser) -> Result<bool, Failure> {
+    let Some(options) = Options::read(&mut parser, 4, 5)? else { return Ok(false) };
     let samples = options.each(|order, place| sample(&options, order, place))?;
     let model = options.setup.model()?.name;
     let mut rows = Vec::new();
@@ -105,8 +106,11 @@ pub fn run(mut parser: lexopt::Parser) -> Result<(), Failure> {
         rows.extend(Row::new(&options, &model, &samples)?);
     }
     let titles = [&Machine::TITLES[..], &Host::TITLES, &TITLES, &PARTS, &["skipped"]].concat();
-    terminal::print(&lists::one_table(&rows, options.format, &titles, |row| vec![row.cells()]))?;
-    child::something_measured(rows.iter().map(|row| row.skipped.as_deref()))
+    terminal::print(&lists::one_table(&rows, options.format, (&titles, titles.len() - MEASURED), |row| {
+        vec![row.cells()]
+    }))?;
+    child::something_measured(rows.iter().map(|row| row.skipped.as_deref()))?;
+    Ok(true)
 }
 
 /// The child's part.
@@ -129,7 +133,7 @@ fn sample(options: &Options, order: &Order, place: &Place) -> Result<Sample, Fai
             Ok(output) => output,
             Err(error) => return Ok(Sample::skipped(loaded.machine, crate::setup::skipped(error)?)),
         };
-    let picture = start + child::seconds() - loaded.make_seconds;
+    let total = start + child::seconds() - loaded.make_seconds;
     let log = log.lock();
     let made = |stage| log.making.get(&stage).copied().unwrap_or(0.0);
     let stage = |stage: Stage| (output.seconds.get(&stage).copied().unwrap_or(0.0) - made(Some(stage))).max(0.0);
@@ -151,16 +155,16 @@ fn sample(options: &Options, order: &Order, place: &Place) -> Result<Sample, Fai
         ("other_steps", (stage(Stage::Denoise) - first).max(0.0)),
         ("decode", stage(Stage::Decode)),
     ]);
-    parts.insert("rest", picture - parts.values().sum::<f64>());
-    let picture_of = output.images.first();
+    parts.insert("rest", total - parts.values().sum::<f64>());
+    let image = output.images.first();
     Ok(Sample {
         machine: loaded.machine.clone(),
         skipped: None,
-        width: picture_of.map(|p| p.width()),
-        height: picture_of.map(|p| p.height()),
+        width: image.map(|p| p.width()),
+        height: image.map(|p| p.height()),
         adapters: request.image_prompts.len(),
         checksum: format!("{:08x}", check::checksum(&output.images)),
-        picture,
+        total,
         first_step: start + log.first_step.map_or(0.0, child::seconds_at) - loaded.make_seconds,
         warm_up: (!others.is_empty()).then(|| first - median(others)),
         make: loaded.make_seconds,
@@ -177,7 +181,7 @@ impl Sample {
             height: None,
             adapters: 0,
             checksum: String::new(),
-            picture: 0.0,
+            total: 0.0,
             first_step: 0.0,
             warm_up: None,
             make: 0.0,
@@ -192,14 +196,11 @@ impl Row {
         let Some(first) = samples.first() else { return Ok(None) };
         let skipped = samples.iter().find_map(|sample| sample.skipped.clone());
         if skipped.is_none() && samples.iter().any(|sample| sample.checksum != first.checksum) {
-            terminal::line(
-                "bench: ",
-                "two processes gave different pictures for the same request; nothing is reported",
-            );
+            terminal::line("bench: ", "two processes gave different images for the same request; nothing is reported");
             return Err(Failure::Told(1));
         }
         let all = |of: &dyn Fn(&Sample) -> f64| samples.iter().map(of).collect::<Vec<f64>>();
-        let seconds = all(&|sample| sample.picture);
+        let seconds = all(&|sample| sample.total);
         let first_step_seconds = all(&|sample| sample.first_step);
         let part = |name: &str| all(&|sample| sample.parts.get(name).copied().unwrap_or(0.0));
         let parts: BTreeMap<String, Vec<f64>> = PARTS.iter().map(|name| ((*name).to_owned(), part(name))).collect();
@@ -225,7 +226,7 @@ impl Row {
             width: first.width,
             height: first.height,
             steps: options.steps,
-            cfg_scale: options.setup.request.guidance_scale,
+            cfg_scale: options.setup.generate.request.guidance_scale,
             repetitions: options.repetitions,
             measured,
             skipped,
@@ -255,6 +256,9 @@ impl Row {
         cells
     }
 }
+
+/// The number of the last columns, which hold what was measured or why nothing was.
+const MEASURED: usize = 4 + PARTS.len() + 1;
 
 /// The titles between the host's and the parts'.
 const TITLES: [&str; 9] =

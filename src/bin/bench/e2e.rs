@@ -1,22 +1,27 @@
 //! `bench e2e`: whole requests.
 
-use crate::args::{self, Failure};
+use crate::arguments;
 use crate::check;
 use crate::child;
 use crate::host::Host;
 use crate::lists::{self, Format};
 use crate::machine::{Machine, Place};
-use crate::row::{Case, Measured, Row, TITLES};
+use crate::row::{Case, MEASURED, Measured, Row, TITLES};
 use crate::setup::{self, Loaded, Model, Setup};
 use crate::stats::{self, deviation, mean, percentile, sorted};
-use crate::terminal;
+use braid::cli::failure::Failure;
+use braid::cli::flag::Flag;
+use braid::cli::terminal;
+use braid::cli::value::Value;
 use braid::pipeline::{MAX_NUM_IMAGES, MAX_SIDE, Output, Stage};
 use braid::{Pipeline, Request};
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-/// What is measured, beside the model and the devices.
-struct Options {
+/// The measurements that were asked for.
+pub struct Options {
+    setup: Setup,
+    format: Format,
     steps: Vec<usize>,
     sizes: Vec<usize>,
     counts: Vec<usize>,
@@ -28,7 +33,7 @@ struct Options {
     mlperf: bool,
 }
 
-/// Pictures of a request in MLPerf's offline scenario, where nothing else is said.
+/// Images of a request in MLPerf's offline scenario, where nothing else is said.
 const OFFLINE: usize = 4;
 
 /// A request with MLPerf's name for it.
@@ -41,7 +46,7 @@ impl Options {
             [] => vec![(request.width, request.height)],
             sizes => sizes.iter().map(|size| (Some(*size), Some(*size))).collect(),
         };
-        // One stream of single pictures for the latency; as many at once as there are for the throughput.
+        // One stream of single images for the latency; as many at once as there are for the throughput.
         let single = self.mlperf.then_some((Some("single-stream"), 1));
         let offline = self.mlperf.then_some("offline");
         let counts: Vec<_> = single.into_iter().chain(self.counts.iter().map(|count| (offline, *count))).collect();
@@ -59,10 +64,93 @@ impl Options {
     }
 }
 
-pub fn run(mut parser: lexopt::Parser) -> Result<(), Failure> {
-    let p = &mut parser;
-    let mut setup = Setup::new();
+const STEPS: Flag<Options> = Flag {
+    long: "--steps",
+    short: Some('n'),
+    value: Some("LIST"),
+    help: "[default: 50]",
+    set: |o, v| lists::numbers(v, 1, 1000).map(|steps| o.steps = steps),
+    ..Flag::NEW
+};
+
+const SIZE: Flag<Options> = Flag {
+    long: "--size",
+    value: Some("LIST"),
+    help: "width and height [default: the model's own size]",
+    set: |o, v| lists::numbers(v, 1, MAX_SIDE).map(|sizes| o.sizes = sizes),
+    ..Flag::NEW
+};
+
+const BATCH_COUNT: Flag<Options> = Flag {
+    long: "--batch-count",
+    short: Some('b'),
+    value: Some("LIST"),
+    help: "images of a request [default: 1]",
+    set: |o, v| lists::numbers(v, 1, MAX_NUM_IMAGES).map(|counts| o.counts = counts),
+    ..Flag::NEW
+};
+
+const ADAPTER: Flag<Options> = Flag {
+    long: "--adapter",
+    value: Some("LIST"),
+    help: "on, off; both are measured by turns, and the overhead in percent is the median over the pairs [default: on \
+           where there is one]",
+    set: |o, v| setup::on_or_off(v).map(|adapter| o.adapter = adapter),
+    ..Flag::NEW
+};
+
+const PRESET: Flag<Options> = Flag {
+    long: "--preset",
+    value: Some("NAME"),
+    help: "mlperf: 20 steps of Euler, guidance 8, 1024x1024, in both scenarios: a row single-stream (one image, its \
+           percentiles) and a row offline (4 images a request or -b, images/s); flags after it win",
+    set: preset,
+    ..Flag::NEW
+};
+
+const REPETITIONS: Flag<Options> = Flag {
+    long: "--repetitions",
+    short: Some('r'),
+    value: Some("N"),
+    help: "[default: 5]",
+    set: |o, v| v.count(1, 10_000).map(|n| o.repetitions = n),
+    ..Flag::NEW
+};
+
+const WARMUP: Flag<Options> = Flag {
+    long: "--warmup",
+    value: Some("N"),
+    help: "runs after the first [default: 1]",
+    set: |o, v| v.count(1, 10_000).map(|n| o.warmup = n),
+    ..Flag::NEW
+};
+
+const OUTPUT: Flag<Options> = Flag {
+    long: "--output",
+    short: Some('o'),
+    value: Some("FORMAT"),
+    help: "md, csv, json or jsonl [default: md]",
+    set: |o, v| Format::read(v).map(|format| o.format = format),
+    ..Flag::NEW
+};
+
+/// The flags beside those of [`Setup`].
+pub const FLAGS: &[Flag<Options>] = &[STEPS, SIZE, BATCH_COUNT, ADAPTER, PRESET, REPETITIONS, WARMUP, OUTPUT];
+
+/// Takes the settings of MLPerf Inference's SDXL.
+fn preset(o: &mut Options, value: &mut Value<'_>) -> Result<(), Failure> {
+    value.choice(&[("mlperf", ())])?;
+    (o.steps, o.sizes, o.mlperf, o.counts) = (vec![20], vec![1024], true, vec![OFFLINE]);
+    let request = &mut o.setup.generate.request;
+    (request.guidance_scale, request.scheduler) = (8.0, Some("euler".parse()?));
+    Ok(())
+}
+
+/// Runs it; `false` where help was asked for.
+pub fn run(mut parser: lexopt::Parser) -> Result<bool, Failure> {
     let mut options = Options {
+        setup: Setup::new(),
+        format: Format::Markdown,
         steps: vec![50],
         sizes: Vec::new(),
         counts: vec![1],
@@ -71,35 +159,14 @@ pub fn run(mut parser: lexopt::Parser) -> Result<(), Failure> {
         adapter: Vec::new(),
         mlperf: false,
     };
-    let mut format = Format::Markdown;
-    while let Some(option) = setup::next(p)? {
-        match option.as_str() {
-            "-h" | "--help" => return terminal::print(crate::HELP),
-            "-n" | "--steps" => options.steps = lists::numbers(p, "--steps", 1, 1000)?,
-            "--size" => options.sizes = lists::numbers(p, "--size", 1, MAX_SIDE)?,
-            "-b" | "--batch-count" => options.counts = lists::numbers(p, "--batch-count", 1, MAX_NUM_IMAGES)?,
-            "-r" | "--repetitions" => options.repetitions = args::count(p, "--repetitions", 1, 10_000)?,
-            "--warmup" => options.warmup = args::count(p, "--warmup", 1, 10_000)?,
-            "--adapter" => options.adapter = setup::list(p, "--adapter", setup::on_or_off)?,
-            "--preset" => match args::text(p, "--preset")?.as_str() {
-                // The settings of MLPerf Inference's SDXL.
-                "mlperf" => {
-                    (options.steps, options.sizes, setup.request.guidance_scale) = (vec![20], vec![1024], 8.0);
-                    setup.request.scheduler = Some("euler".parse()?);
-                    (options.mlperf, options.counts) = (true, vec![OFFLINE]);
-                }
-                other => return Err(Failure::usage(format!("--preset: `{other}` is not known; mlperf is"))),
-            },
-            "-o" | "--output" => format = Format::read(p)?,
-            other if setup.take(other, p)? => {}
-            other => return Err(setup::unknown(other)),
-        }
+    if !arguments::read(&mut parser, FLAGS, &mut options, |options, argument, p| options.setup.take(argument, p))? {
+        return Ok(false);
     }
-    if !options.sizes.is_empty() && (setup.request.width.is_some() || setup.request.height.is_some()) {
+    let mut request = options.setup.request();
+    if !options.sizes.is_empty() && (request.width.is_some() || request.height.is_some()) {
         return Err(Failure::usage("--size: it and --width or --height exclude each other"));
     }
-    let model = setup.model()?;
-    let request = &mut setup.request;
+    let model = options.setup.model()?;
     if options.sizes.is_empty() && request.width.is_none() && request.height.is_none() {
         (request.width, request.height) = (model.side, model.side);
     }
@@ -114,15 +181,18 @@ pub fn run(mut parser: lexopt::Parser) -> Result<(), Failure> {
     options.adapter.truncate(2);
     let mut rows = Vec::new();
     let mut bench = Bench { model: &model, options: &options, rows: &mut rows, on_cpu: false };
-    for place in setup.places() {
-        bench.place(&place, &setup.request)?;
+    for place in options.setup.places() {
+        bench.place(&place, &request)?;
     }
     let titles = [&Machine::TITLES[..], &Host::TITLES, &TITLES].concat();
-    terminal::print(&lists::one_table(&rows, format, &titles, |row| vec![row.cells()]))?;
-    child::something_measured(rows.iter().map(|row| row.skipped.as_deref()))
+    terminal::print(&lists::one_table(&rows, options.format, (&titles, titles.len() - MEASURED), |row| {
+        vec![row.cells()]
+    }))?;
+    child::something_measured(rows.iter().map(|row| row.skipped.as_deref()))?;
+    Ok(true)
 }
 
-/// What goes on.
+/// A benchmark under way.
 struct Bench<'a> {
     model: &'a Model,
     options: &'a Options,
@@ -217,7 +287,7 @@ impl Bench<'_> {
     }
 }
 
-/// What was measured of a request.
+/// The measurements of one request.
 #[derive(Default)]
 struct Samples {
     first: f64,
@@ -270,7 +340,7 @@ impl Samples {
             (self.first, self.checksum) = (seconds, check::checksum(&output.images));
             return Ok(());
         }
-        // A measurement of wrong pictures is worth nothing.
+        // A measurement of wrong images is worth nothing.
         if let Err(why) = check::verify(self.checksum, &output.images, &output.intermediates) {
             terminal::line("bench: ", &why);
             return Err(Failure::Told(1));

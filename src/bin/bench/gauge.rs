@@ -1,10 +1,10 @@
-//! How much memory the process takes, as Linux tells it; elsewhere nothing is known.
+//! Memory of the process, as Linux tells it; elsewhere nothing is known.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// How often memory is looked at.
+/// The interval between two looks at the memory.
 const EVERY: Duration = Duration::from_millis(2);
 
 /// The greatest bytes since the last look.
@@ -35,7 +35,7 @@ impl Gauge {
         Self(peak)
     }
 
-    /// What was reached since the last call, or since the beginning; the next look begins now.
+    /// Returns the peaks since the last call, or since the beginning, and starts anew.
     pub fn take(&self) -> Peaks {
         let now = anonymous();
         let seen = self.0.swap(now.unwrap_or(0), Ordering::Relaxed);

@@ -1,4 +1,4 @@
-//! What GPUs can do at most, by their makers' data sheets.
+//! Peak rates of GPUs, by their makers' data sheets.
 
 use serde::Serialize;
 

@@ -1,4 +1,4 @@
-//! What every row says of where and when it was made.
+//! Build and date of a measurement.
 
 use serde::Serialize;
 use std::time::{SystemTime, UNIX_EPOCH};

@@ -1,6 +1,6 @@
-//! What the library tells of its programs while a request runs: the time to make them, the bytes that they hold.
+//! Listens to the library while a request runs: the time to compile executables, the bytes that they hold.
 
-use crate::terminal;
+use braid::cli::terminal;
 use braid::device::UPLOADS;
 use braid::error::escape;
 use braid::pipeline::{EXECUTABLES, Stage};
@@ -10,7 +10,7 @@ use std::time::Instant;
 use tracing::field::{Field, Visit};
 use tracing::{Event, Id, Level, Metadata, Subscriber, span};
 
-/// What has been heard so far.
+/// The events so far.
 #[derive(Debug, Default)]
 pub struct Log {
     /// The stage under way; none before the first.
@@ -44,7 +44,7 @@ impl Shared {
         tracing::subscriber::with_default(Listener(self.clone()), work)
     }
 
-    /// What a request tells; true where a stage begins.
+    /// Notes a request's progress; true where a stage begins.
     pub fn progress(&self, stage: Stage, done: usize) -> bool {
         let mut log = self.lock();
         if stage == Stage::Denoise {

@@ -1,7 +1,9 @@
 //! Lists and ranges of numbers, and the output's formats.
 
-use crate::args::{self, Failure};
-use crate::terminal;
+use braid::cli::failure::Failure;
+use braid::cli::flag::wrap;
+use braid::cli::terminal;
+use braid::cli::value::Value;
 use serde::Serialize;
 
 /// The most values of a list: more would be a slip of the pen.
@@ -9,11 +11,11 @@ const MOST: usize = 1000;
 
 /// Whole numbers as llama-bench writes them: `4`, `1,2`, `512..1024+256` (also `512-1024+256`), `64..1024*2`; each of `min`
 /// to `max`. A range without a step goes up by one.
-pub fn numbers(p: &mut lexopt::Parser, flag: &str, min: usize, max: usize) -> Result<Vec<usize>, Failure> {
-    let text = args::text(p, flag)?;
+pub fn numbers(value: &mut Value<'_>, min: usize, max: usize) -> Result<Vec<usize>, Failure> {
+    let text = value.text()?;
     parse(&text).filter(|list| list.iter().all(|n| (min..=max).contains(n))).ok_or_else(|| {
-        Failure::usage(format!(
-            "{flag}: `{text}` given; numbers of {min} to {max} are needed, as in 20,50 or 512..1024+256 or 64..1024*2"
+        value.wrong(&format!(
+            "must be numbers of {min} to {max}, as in 20,50 or 512..1024+256 or 64..1024*2; got `{text}`"
         ))
     })
 }
@@ -41,7 +43,7 @@ fn parse(text: &str) -> Option<Vec<usize>> {
     (out.len() <= MOST).then_some(out)
 }
 
-/// How results are printed.
+/// The format in which results are printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
     Markdown,
@@ -52,37 +54,78 @@ pub enum Format {
 
 impl Format {
     /// The value of `-o`.
-    pub fn read(p: &mut lexopt::Parser) -> Result<Self, Failure> {
-        match args::text(p, "--output")?.as_str() {
-            "md" => Ok(Self::Markdown),
-            "csv" => Ok(Self::Csv),
-            "json" => Ok(Self::Json),
-            "jsonl" => Ok(Self::JsonLines),
-            other => Err(Failure::usage(format!("--output: `{other}` is not known; one of md, csv, json, jsonl is"))),
-        }
+    pub fn read(value: &mut Value<'_>) -> Result<Self, Failure> {
+        value.choice(&[("md", Self::Markdown), ("csv", Self::Csv), ("json", Self::Json), ("jsonl", Self::JsonLines)])
     }
 }
 
-/// Rows under their titles, as Markdown or CSV.
-pub fn table(titles: &[&str], rows: &[Vec<String>], markdown: bool) -> String {
-    let cell = |text: &str| {
-        if markdown {
-            text.replace('|', "\\|")
-        } else if text.contains([',', '"', '\n']) {
-            format!("\"{}\"", text.replace('"', "\"\""))
-        } else {
-            text.to_owned()
-        }
+/// Rows under their titles, as CSV.
+fn csv(titles: &[&str], rows: &[Vec<String>]) -> String {
+    let cell = |text: &str| match text.contains([',', '"', '\n']) {
+        true => format!("\"{}\"", text.replace('"', "\"\"")),
+        false => text.to_owned(),
     };
-    let line = |cells: Vec<String>| {
-        if markdown { format!("| {} |\n", cells.join(" | ")) } else { cells.join(",") + "\n" }
-    };
-    let mut text = line(titles.iter().map(|t| cell(t)).collect());
-    if markdown {
-        text.push_str(&line(vec!["---".into(); titles.len()]));
-    }
-    rows.iter().for_each(|row| text.push_str(&line(row.iter().map(|c| cell(c)).collect())));
+    let mut text = titles.iter().map(|title| cell(title)).collect::<Vec<_>>().join(",") + "\n";
+    text.extend(rows.iter().map(|row| row.iter().map(|c| cell(c)).collect::<Vec<_>>().join(",") + "\n"));
     text
+}
+
+/// The widest line of a table that is read on a terminal.
+const WIDTH: usize = 100;
+
+/// Rows under their titles, as a Markdown table for a terminal.
+///
+/// Of the first `about` columns, which say what was measured, those that are the same in every row stand in lines above
+/// the table. Columns without any text are left out. A table that is too wide has its rows side by side.
+pub fn markdown(titles: &[&str], rows: &[Vec<String>], about: usize) -> String {
+    let same = |k: usize| k < about && rows.iter().all(|row| row[k] == rows[0][k]);
+    let empty = |k: usize| rows.iter().all(|row| row[k].is_empty());
+    let shared: Vec<_> = (0..about).filter(|&k| !rows.is_empty() && same(k) && !empty(k)).collect();
+    let shared: Vec<_> = shared.into_iter().map(|k| format!("{}: {}", titles[k], rows[0][k])).collect();
+    let head = match shared.is_empty() {
+        true => String::new(),
+        false => format!("{}\n\n", wrap(&shared.join(", "), 0, "")),
+    };
+    let kept: Vec<_> = (0..titles.len()).filter(|&k| !same(k) && !empty(k)).collect();
+    let mut lines = vec![kept.iter().map(|&k| titles[k].to_owned()).collect::<Vec<_>>()];
+    lines.extend(rows.iter().map(|row| kept.iter().map(|&k| row[k].replace('|', "\\|")).collect()));
+    let table = aligned(&lines);
+    match table.lines().next().is_some_and(|line| line.chars().count() > WIDTH) {
+        true => head + &aligned(&turned(&lines)),
+        false => head + &table,
+    }
+}
+
+/// Lines in columns, the first line above a rule.
+fn aligned(lines: &[Vec<String>]) -> String {
+    let columns = lines.first().map_or(0, Vec::len);
+    let width = |k: usize| lines.iter().map(|line| line[k].chars().count()).max().unwrap_or(0).max(3);
+    let widths: Vec<_> = (0..columns).map(width).collect();
+    let line = |cells: &[String]| {
+        let cells: Vec<_> = cells.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+        format!("| {} |\n", cells.join(" | "))
+    };
+    let rule: Vec<_> = widths.iter().map(|width| "-".repeat(*width)).collect();
+    let mut text = String::new();
+    for (i, cells) in lines.iter().enumerate().filter(|_| columns > 0) {
+        text.push_str(&line(cells));
+        text.push_str(&if i == 0 { line(&rule) } else { String::new() });
+    }
+    text
+}
+
+/// Lines as columns.
+fn turned(lines: &[Vec<String>]) -> Vec<Vec<String>> {
+    let columns = lines.first().map_or(0, Vec::len);
+    (0..columns).map(|k| lines.iter().map(|line| line[k].clone()).collect()).collect()
+}
+
+/// Text cut at a width.
+pub fn cut(text: &str, width: usize) -> String {
+    match text.chars().count() > width {
+        true => text.chars().take(width - 1).chain(['…']).collect(),
+        false => text.to_owned(),
+    }
 }
 
 /// Results, each of which has a markdown page of its own and several rows of a table.
@@ -90,28 +133,27 @@ pub fn pages<T: Serialize>(
     results: &[T],
     format: Format,
     titles: &[&str],
-    markdown: impl Fn(&T) -> String,
-    rows: impl Fn(&T) -> Vec<Vec<String>>,
-) -> String {
-    if format == Format::Markdown {
-        return results.iter().map(markdown).collect::<Vec<_>>().join("\n");
-    }
-    one_table(results, format, titles, rows)
-}
-
-/// Results whose rows make one table, in markdown too.
-pub fn one_table<T: Serialize>(
-    results: &[T],
-    format: Format,
-    titles: &[&str],
+    page: impl Fn(&T) -> String,
     rows: impl Fn(&T) -> Vec<Vec<String>>,
 ) -> String {
     match format {
-        Format::Markdown | Format::Csv => {
-            table(titles, &results.iter().flat_map(rows).collect::<Vec<_>>(), format == Format::Markdown)
-        }
+        Format::Markdown => results.iter().map(page).collect::<Vec<_>>().join("\n"),
+        Format::Csv => csv(titles, &results.iter().flat_map(rows).collect::<Vec<_>>()),
         Format::Json => terminal::json(&results),
         Format::JsonLines => results.iter().map(terminal::json).collect(),
+    }
+}
+
+/// Results whose rows make one table, in markdown too; the first `about` columns say what was measured.
+pub fn one_table<T: Serialize>(
+    results: &[T],
+    format: Format,
+    (titles, about): (&[&str], usize),
+    rows: impl Fn(&T) -> Vec<Vec<String>>,
+) -> String {
+    match format {
+        Format::Markdown => markdown(titles, &results.iter().flat_map(rows).collect::<Vec<_>>(), about),
+        other => pages(results, other, titles, |_| String::new(), rows),
     }
 }
 
@@ -134,7 +176,21 @@ mod tests {
 
     #[test]
     fn cells_cannot_break_a_table() {
-        assert_eq!(table(&["a"], &[vec!["x|y".into()]], true), "| a |\n| --- |\n| x\\|y |\n");
-        assert_eq!(table(&["a"], &[vec!["x,\"y".into()]], false), "a\n\"x,\"\"y\"\n");
+        assert_eq!(markdown(&["a"], &[vec!["x|y".into()]], 0), "| a    |\n| ---- |\n| x\\|y |\n");
+        assert_eq!(csv(&["a"], &[vec!["x,\"y".into()]]), "a\n\"x,\"\"y\"\n");
+    }
+
+    #[test]
+    fn what_is_the_same_stands_above() {
+        let row = |cells: [&str; 4]| cells.map(String::from).to_vec();
+        let rows = [row(["cpu", "1", "0.5", ""]), row(["cpu", "2", "0.5", ""])];
+        let text = "device: cpu\n\n| steps | s   |\n| ----- | --- |\n| 1     | 0.5 |\n| 2     | 0.5 |\n";
+        assert_eq!(markdown(&["device", "steps", "s", "why"], &rows, 2), text);
+        // Too wide: rows side by side.
+        let titles: Vec<_> = (0..20).map(|i| format!("title {i}")).collect();
+        let titles: Vec<&str> = titles.iter().map(String::as_str).collect();
+        let text = markdown(&titles, &[vec!["1".into(); 20], vec!["2".into(); 20]], 0);
+        assert!(text.lines().count() == 21 && text.starts_with("| title 0  | 1   | 2   |\n"), "{text}");
+        assert_eq!([cut("abcd", 3), cut("abc", 3)], ["ab…", "abc"]);
     }
 }

@@ -1,4 +1,4 @@
-//! Where something was measured: the device, its driver, its type.
+//! The machine of a measurement: the device, its driver, its data type.
 
 use braid::device::cpu::Cpu;
 use braid::device::cuda::CudaDevice;
@@ -7,7 +7,7 @@ use braid::pipeline::DeviceChoice;
 use braid::tensor::DType;
 use serde::{Deserialize, Serialize};
 
-/// What a row says of the device.
+/// The device, as a row describes it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Machine {
     /// `cpu` or `cuda:N`.
@@ -22,7 +22,7 @@ pub struct Machine {
     pub vae_dtype: String,
     /// Threads of the CPU.
     pub threads: usize,
-    /// What the CPU's kernels use.
+    /// The instruction set that the CPU's kernels use.
     pub instructions: String,
 }
 
@@ -54,7 +54,7 @@ impl Place {
     /// The GPU, or `None` for the CPU.
     ///
     /// # Errors
-    /// Where the GPU cannot be used.
+    /// Those of a GPU that cannot be used.
     pub fn open(&self) -> Result<Option<CudaDevice>> {
         let (dtype, decoder) = (self.dtype.unwrap_or(DType::F16), self.vae_dtype.unwrap_or(DType::BF16));
         match self.device {
@@ -72,7 +72,7 @@ impl Place {
         self.dtype.map_or_else(|| "auto".into(), |dtype| dtype.to_string())
     }
 
-    /// What rows say of it; `gpu` is what [`Place::open`] gave.
+    /// Describes it for rows; `gpu` is the result of [`Place::open`].
     pub fn machine(&self, gpu: Option<&CudaDevice>) -> Machine {
         let threads = Cpu::new(self.threads).threads();
         let instructions = Cpu::instructions().to_owned();

@@ -1,6 +1,5 @@
 //! `bench memory`: what each stage of a request takes, predicted and measured.
 
-use crate::args::Failure;
 use crate::child::{self, Options, Order};
 use crate::gauge::{self, Gauge};
 use crate::host::Host;
@@ -8,19 +7,20 @@ use crate::listener::Shared;
 use crate::lists;
 use crate::machine::{Machine, Place};
 use crate::setup;
-use crate::terminal;
+use braid::cli::failure::Failure;
+use braid::cli::terminal;
 use braid::device::cuda::CudaDevice;
 use braid::pipeline::{Callbacks, MemoryEstimate, Progress, Stage};
 use serde::{Deserialize, Serialize};
 
-/// What a stage takes, in bytes.
+/// Memory of a stage, in bytes.
 #[derive(Clone, Serialize, Deserialize)]
 struct Part {
     /// `load`, `build` for what is made before the first stage, then the stages.
     stage: String,
     /// The programs that are there at most, as planned before they are made: on a GPU with their weights, on the CPU without.
     predicted_bytes: Option<u64>,
-    /// What was taken beyond what there was after loading: of the device's memory on a GPU, of anonymous memory on the CPU.
+    /// Memory beyond that in use after loading: of the device's memory on a GPU, of anonymous memory on the CPU.
     measured_bytes: Option<u64>,
     /// The peak of anonymous memory.
     anonymous_bytes: Option<u64>,
@@ -30,7 +30,7 @@ struct Part {
     device_bytes: Option<u64>,
 }
 
-/// What the library says of a GPU before anything is loaded there.
+/// The estimate for a GPU before anything is loaded there.
 #[derive(Clone, Serialize, Deserialize)]
 struct Estimated {
     text_bytes: u64,
@@ -38,9 +38,9 @@ struct Estimated {
     condition_bytes: u64,
     denoise_bytes: u64,
     decode_bytes: u64,
-    /// With everything there at once.
+    /// The peak with everything resident.
     kept_bytes: u64,
-    /// Where encoders go after use.
+    /// The peak where encoders are freed after use.
     freed_bytes: u64,
 }
 
@@ -58,7 +58,7 @@ impl From<MemoryEstimate> for Estimated {
     }
 }
 
-/// What one process took.
+/// The sample of one process.
 #[derive(Clone, Serialize, Deserialize)]
 struct Sample {
     #[serde(flatten)]
@@ -84,8 +84,9 @@ struct Row<'a> {
     sample: &'a Sample,
 }
 
-pub fn run(mut parser: lexopt::Parser) -> Result<(), Failure> {
-    let Some(options) = Options::read(&mut parser, 2, 0)? else { return Ok(()) };
+/// Runs it; `false` where help was asked for.
+pub fn run(mut parser: lexopt::Parser) -> Result<bool, Failure> {
+    let Some(options) = Options::read(&mut parser, 2, 0)? else { return Ok(false) };
     let samples = options.each(|order, place| sample(&options, order, place))?;
     let model = options.setup.model()?.name;
     let rows: Vec<_> = samples
@@ -96,13 +97,14 @@ pub fn run(mut parser: lexopt::Parser) -> Result<(), Failure> {
             host: Host::now(),
             model: &model,
             steps: options.steps,
-            cfg_scale: options.setup.request.guidance_scale,
+            cfg_scale: options.setup.generate.request.guidance_scale,
             sample,
         })
         .collect();
     let titles = [&Machine::TITLES[..], &Host::TITLES, &TITLES].concat();
-    terminal::print(&lists::one_table(&rows, options.format, &titles, Row::cells))?;
-    child::something_measured(rows.iter().map(|row| row.sample.skipped.as_deref()))
+    terminal::print(&lists::one_table(&rows, options.format, (&titles, titles.len() - MEASURED), Row::cells))?;
+    child::something_measured(rows.iter().map(|row| row.sample.skipped.as_deref()))?;
+    Ok(true)
 }
 
 /// Notes what each stage took when the next one begins.
@@ -110,7 +112,7 @@ struct Notes {
     gauge: Gauge,
     log: Shared,
     gpu: Option<CudaDevice>,
-    /// What there was before the request: anonymous, and of the device before anything was loaded.
+    /// Memory before the request: anonymous, and of the device before anything was loaded.
     anonymous: Option<u64>,
     device: Option<u64>,
     /// The most of the device's memory in use since the last stage.
@@ -240,6 +242,9 @@ impl Row<'_> {
         if sample.stages.is_empty() { vec![line(None)] } else { sample.stages.iter().map(|p| line(Some(p))).collect() }
     }
 }
+
+/// The number of the last columns, which hold what was measured or why nothing was.
+const MEASURED: usize = 6;
 
 const TITLES: [&str; 11] = [
     "model",

@@ -1,16 +1,17 @@
-//! `bench plot`: results as pictures.
+//! `bench plot`: results as drawings.
 
-use crate::args::{self, Failure};
-use crate::ops::results;
+use crate::arguments;
+use crate::results::results;
 use crate::svg::{Anchor, Log, Svg, ticks};
-use crate::terminal;
 use braid::atomic_file::write_atomic;
-use lexopt::Arg;
+use braid::cli::failure::Failure;
+use braid::cli::flag::{Argument, Flag};
+use braid::cli::terminal;
 use serde_json::Value;
 use std::io::Write;
 use std::path::PathBuf;
 
-/// Width of a picture and its margins, in pixels.
+/// Width of a drawing and its margins, in pixels.
 const WIDTH: f64 = 960.0;
 const LEFT: f64 = 70.0;
 const RIGHT: f64 = 30.0;
@@ -25,17 +26,35 @@ const TEXT: f64 = 12.0;
 /// Colours that those who do not see all of them can tell apart (Okabe and Ito).
 const COLOURS: [&str; 8] = ["#0072b2", "#e69f00", "#009e73", "#d55e00", "#56b4e9", "#cc79a7", "#8c6d31", "#555555"];
 
-pub fn run(mut parser: lexopt::Parser) -> Result<(), Failure> {
-    let p = &mut parser;
-    let (mut files, mut output): (Vec<PathBuf>, Option<PathBuf>) = (Vec::new(), None);
-    while let Some(arg) = p.next().map_err(args::usage)? {
-        match arg {
-            Arg::Short('h') | Arg::Long("help") => return terminal::print(crate::HELP),
-            Arg::Short('o') | Arg::Long("output") => output = Some(args::value(p, "--output")?.into()),
-            Arg::Value(file) => files.push(file.into()),
-            other => return Err(args::unexpected_of(other, "bench --help")),
-        }
+/// The results, and where the drawing goes.
+#[derive(Default)]
+pub struct Options {
+    files: Vec<PathBuf>,
+    output: Option<PathBuf>,
+}
+
+/// The flags.
+pub const FLAGS: &[Flag<Options>] = &[Flag {
+    long: "--output",
+    short: Some('o'),
+    value: Some("FILE"),
+    help: "[default: standard output]",
+    set: |o, v| v.path().map(|path| o.output = Some(path)),
+    ..Flag::NEW
+}];
+
+/// Runs it; `false` where help was asked for.
+pub fn run(mut parser: lexopt::Parser) -> Result<bool, Failure> {
+    let mut options = Options::default();
+    let file = |options: &mut Options, argument: &Argument, _: &mut lexopt::Parser| {
+        let Argument::Value(file) = argument else { return Ok(false) };
+        options.files.push(file.into());
+        Ok(true)
+    };
+    if !arguments::read(&mut parser, FLAGS, &mut options, file)? {
+        return Ok(false);
     }
+    let Options { files, output } = options;
     if files.is_empty() {
         return Err(Failure::usage("plot: a file of results is needed, as `bench e2e -o json` writes it"));
     }
@@ -43,14 +62,15 @@ pub fn run(mut parser: lexopt::Parser) -> Result<(), Failure> {
     for file in &files {
         all.extend(results(file)?);
     }
-    let picture = draw(&all).ok_or_else(|| {
+    let drawing = draw(&all).ok_or_else(|| {
         let names = files.iter().map(|f| f.display().to_string()).collect::<Vec<_>>().join(", ");
         Failure::usage(format!("plot: nothing in {names} can be drawn; results of e2e, ops and roofline can"))
     })?;
     match output {
-        Some(path) => Ok(write_atomic(&path, |file| file.write_all(picture.as_bytes()))?),
-        None => terminal::print(&picture),
+        Some(path) => write_atomic(&path, |file| file.write_all(drawing.as_bytes()))?,
+        None => terminal::print(&drawing)?,
     }
+    Ok(true)
 }
 
 /// Three digits that matter.
@@ -126,7 +146,7 @@ impl Bar {
         let text = |name: &str| result[name].as_str().unwrap_or("?").to_owned();
         let number = |name: &str| result[name].as_u64().unwrap_or(0);
         let label = format!(
-            "{}, {}, {}x{}, {} steps, {} picture(s), {} adapter(s), guidance {}: {mean:.3} s",
+            "{}, {}, {}x{}, {} steps, {} image(s), {} adapter(s), guidance {}: {mean:.3} s",
             text("model"),
             text("device"),
             number("width"),
@@ -349,7 +369,7 @@ mod tests {
     }
 
     #[test]
-    fn a_picture_of_all_that_can_be_drawn() {
+    fn a_drawing_of_all_that_can_be_drawn() {
         let svg = draw(&[ops(), e2e(), json!({"benchmark": "cold"})]).unwrap();
         assert!(svg.starts_with("<svg ") && svg.ends_with("</svg>\n"));
         assert_eq!(svg.matches("<circle").count(), 1);

@@ -5,82 +5,88 @@
 //! Time is the longer of computing and moving, operation by operation; launches cost nothing, because a program is replayed as
 //! one captured graph.
 
-use crate::args::{self, Failure};
+use crate::arguments;
 use crate::gpus::{self, GPUS, Gpu};
 use crate::host::Host;
-use crate::lists::{self, Format, table};
-use crate::ops::Measurements;
-use crate::terminal;
-use crate::work::{Label, Model, Operation, Part, Setting, hollow};
+use crate::lists;
+use crate::results::Measurements;
+use crate::work::{Label, Operation, Part, Setting, hollow};
+use crate::work_options::{self, FACTOR, WorkOptions};
 use braid::Error;
+use braid::cli::failure::Failure;
+use braid::cli::flag::{self, Flag};
+use braid::cli::terminal;
+use braid::cli::value::{Value, or};
 use braid::device::cuda::driver::Launch;
 use braid::device::cuda::{LoweringOptions, LoweringReport};
-use braid::pipeline::MAX_SIDE;
 use braid::tensor::DType;
-use lexopt::Arg;
 use serde::Serialize;
 
 /// Bytes of an element as a GPU stores it.
 const SIZE: usize = 2;
-/// Pixels of a side of the latents' pixels.
-pub const FACTOR: usize = 8;
-/// How many of the worst are listed.
+/// The length of the list of the worst.
 const WORST: usize = 10;
 
-pub fn run(mut parser: lexopt::Parser) -> Result<(), Failure> {
-    let p = &mut parser;
-    let (mut gpus, mut sizes, mut batches, mut format) = (Vec::new(), vec![1024], vec![2], Format::Markdown);
-    let (mut parts, mut measured) = (vec![Part::Unet], None);
-    let mut setting = Setting { model: Model::Sdxl, side: 0, batch: 0, steps: 50, adapter: false };
-    while let Some(arg) = p.next().map_err(args::usage)? {
-        match arg {
-            Arg::Short('h') | Arg::Long("help") => return terminal::print(crate::HELP),
-            Arg::Long("gpu") => {
-                for name in args::text(p, "--gpu")?.split(',') {
-                    let known = GPUS.map(|g| g.name).join(", ");
-                    let what = || Failure::usage(format!("--gpu: `{name}` is not known; one of {known} is"));
-                    gpus.push(gpus::find(name.trim()).ok_or_else(what)?);
-                }
-            }
-            Arg::Long("size") => sizes = lists::numbers(p, "--size", 64, MAX_SIDE)?,
-            Arg::Short('b') | Arg::Long("batch") => batches = lists::numbers(p, "--batch", 1, 64)?,
-            Arg::Short('n') | Arg::Long("steps") => setting.steps = args::count(p, "--steps", 1, 1000)?,
-            Arg::Long("adapter") => setting.adapter = true,
-            Arg::Long("parts") => parts = Part::read(p)?,
-            Arg::Long("model") => setting.model = Model::read(p)?,
-            Arg::Long("measured") => measured = Some(Measurements::read(args::value(p, "--measured")?.as_ref())?),
-            Arg::Short('o') | Arg::Long("output") => format = Format::read(p)?,
-            other => return Err(args::unexpected_of(other, "bench --help")),
-        }
+/// The predictions that were asked for.
+pub struct Options {
+    work: WorkOptions,
+    gpus: Vec<Gpu>,
+    measured: Option<Measurements>,
+}
+
+/// The flags beside those of [`WorkOptions`].
+pub const FLAGS: &[Flag<Options>] = &[
+    Flag { long: "--gpu", value: Some("LIST"), help: "a100, h100, h200, rtx4090, l40s", set: gpus, ..Flag::NEW },
+    Flag {
+        long: "--measured",
+        value: Some("FILE"),
+        help: "`bench ops -o json` of that GPU, to stand beside the prediction",
+        set: |o, v| {
+            o.measured = Some(Measurements::read(&v.path()?)?);
+            Ok(())
+        },
+        ..Flag::NEW
+    },
+];
+
+fn known() -> String {
+    or(&GPUS.map(|gpu| gpu.name))
+}
+
+fn gpus(o: &mut Options, value: &mut Value<'_>) -> Result<(), Failure> {
+    let wrong = |name: &str| Failure::usage(format!("--gpu: unknown value `{name}` (expected {})", known()));
+    let gpus = value.list(|name| gpus::find(name).ok_or_else(|| wrong(name)))?;
+    o.gpus.extend(gpus);
+    Ok(())
+}
+
+/// Runs it; `false` where help was asked for.
+pub fn run(mut parser: lexopt::Parser) -> Result<bool, Failure> {
+    let mut options = Options { work: WorkOptions::new(vec![Part::Unet]), gpus: Vec::new(), measured: None };
+    let work = |options: &mut Options, argument: &flag::Argument, p: &mut lexopt::Parser| {
+        flag::take(work_options::FLAGS, argument, &mut options.work, p)
+    };
+    if !arguments::read(&mut parser, FLAGS, &mut options, work)? {
+        return Ok(false);
     }
-    if gpus.is_empty() {
-        return Err(Failure::usage(format!("--gpu: missing; give one of {}", GPUS.map(|g| g.name).join(", "))));
+    if options.gpus.is_empty() {
+        return Err(Failure::usage(format!("--gpu: missing; give {}", known())));
     }
     let mut rows = Vec::new();
-    for &size in &sizes {
-        for &batch in &batches {
-            let setting = Setting { side: side(size)?, batch, ..setting };
-            let pass_flops = setting.pass_flops()?;
-            let work = Part::ALL.map(|part| setting.operations(part, &hollow()).map(|list| (part, list)));
-            let work = work.into_iter().collect::<Result<Vec<_>, _>>()?;
-            for gpu in &gpus {
-                rows.push(Roofline::new(*gpu, size, &setting, pass_flops, &work, &parts, measured.as_ref())?);
-            }
+    for setting in options.work.settings()? {
+        let pass_flops = setting.pass_flops()?;
+        let work = Part::ALL.map(|part| setting.operations(part, &hollow()).map(|list| (part, list)));
+        let work = work.into_iter().collect::<Result<Vec<_>, _>>()?;
+        for gpu in &options.gpus {
+            rows.push(Roofline::new(*gpu, &setting, pass_flops, &work, &options)?);
         }
     }
     let cells = |row: &Roofline| row.ops.iter().map(|op| row.cells(op)).collect();
-    terminal::print(&lists::pages(&rows, format, &TITLES, Roofline::markdown, cells))
+    terminal::print(&lists::pages(&rows, options.work.format, &TITLES, Roofline::markdown, cells))?;
+    Ok(true)
 }
 
-/// Side of the latents of a picture.
-pub fn side(size: usize) -> Result<usize, Failure> {
-    if !size.is_multiple_of(FACTOR) {
-        return Err(Failure::usage(format!("--size: {size} given; a multiple of {FACTOR} is needed")));
-    }
-    Ok(size / FACTOR)
-}
-
-/// How work is cut into blocks.
+/// The division of an operation into blocks.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 struct Cut {
     /// The kernel that does most.
@@ -142,14 +148,14 @@ struct Predicted {
     label: Label,
     /// Of one of them, as all that follows.
     flops: f64,
-    /// What the kernels compute: an upsample folded into a convolution leaves four of nine taps.
+    /// FLOPs that the kernels compute: an upsample folded into a convolution leaves four of nine taps.
     kernel_flops: f64,
     bytes: f64,
     /// The longer of computing and moving at full speed.
     floor_seconds: f64,
     /// The same with computing slowed by tiles and waves that are not full.
     predicted_seconds: f64,
-    /// What `bench ops` measured, where that was given and has it.
+    /// The time that `bench ops` measured, where that was given and has it.
     measured_seconds: Option<f64>,
     cut: Option<Cut>,
 }
@@ -185,13 +191,13 @@ impl Predicted {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 struct Stage {
     part: &'static str,
-    /// How often a request runs it.
+    /// The number of times that a request runs it.
     runs: usize,
     flops: f64,
     bytes: f64,
     floor_seconds: f64,
     predicted_seconds: f64,
-    /// Where every operation was measured.
+    /// The sum, where every operation was measured.
     measured_seconds: Option<f64>,
 }
 
@@ -226,14 +232,14 @@ struct Roofline {
     adapter: bool,
     /// The whole UNet for one row of the batch, in FLOP.
     pass_flops: f64,
-    /// What a step computes for all rows.
+    /// The FLOPs of a step for all rows.
     step_flops: f64,
     step_bytes: f64,
     /// Of a step.
     floor_seconds: f64,
     predicted_seconds: f64,
     measured_seconds: Option<f64>,
-    /// A whole request for one picture: every part as often as it runs.
+    /// A whole request for one image: every part as often as it runs.
     picture_floor_seconds: f64,
     picture_predicted_seconds: f64,
     stages: Vec<Stage>,
@@ -265,20 +271,19 @@ const TITLES: [&str; 16] = [
 impl Roofline {
     fn new(
         gpu: Gpu,
-        size: usize,
         setting: &Setting,
         pass_flops: f64,
         work: &[(Part, Vec<Operation>)],
-        parts: &[Part],
-        measured: Option<&Measurements>,
+        options: &Options,
     ) -> Result<Self, Failure> {
+        let (size, measured) = (setting.side * FACTOR, options.measured.as_ref());
         let (mut stages, mut ops) = (Vec::new(), Vec::new());
         for (part, list) in work {
             let seconds = |label| measured.and_then(|m| m.seconds(setting.model.name(), size, setting.batch, label));
             let list = list.iter().map(|o| Predicted::of(o, &gpu, seconds(&o.label))).collect::<Result<Vec<_>, _>>()?;
             let runs = if *part == Part::Unet { setting.steps } else { usize::from(!list.is_empty()) };
             stages.push(Stage::new(*part, runs, &list));
-            if parts.contains(part) {
+            if options.work.parts.contains(part) {
                 ops.extend(list);
             }
         }
@@ -345,11 +350,25 @@ impl Roofline {
         ]
     }
 
+    /// The page for a terminal: the columns that matter most.
     fn markdown(&self) -> String {
-        let list = |ops: &[Predicted]| {
-            let rows: Vec<_> = ops.iter().map(|o| self.cells(o).split_off(3)).collect();
-            table(&TITLES[3..], &rows, true)
+        let row = |o: &Predicted| {
+            let us = |s: f64| format!("{:.1}", s * 1e6);
+            let cut = o.cut.as_ref();
+            vec![
+                o.label.part.into(),
+                o.label.kind.replace("decoupled attention", "decoupled"),
+                o.label.shape.clone(),
+                o.label.count.to_string(),
+                us(o.floor_seconds),
+                us(o.predicted_seconds),
+                o.measured_seconds.map_or(String::new(), us),
+                cut.map_or(String::new(), |c| c.kernel.clone()),
+                cut.map_or(String::new(), |c| format!("{:.1}", c.tile_efficiency * c.wave_efficiency * 100.0)),
+            ]
         };
+        let titles = ["part", "op", "shape", "n", "floor us", "us", "measured", "kernel", "full %"];
+        let list = |ops: &[Predicted]| lists::markdown(&titles, &ops.iter().map(row).collect::<Vec<_>>(), 1);
         let ms = |s: f64| format!("{:.2}", s * 1e3);
         let stages: Vec<_> = self
             .stages
@@ -369,11 +388,12 @@ impl Roofline {
                 ]
             })
             .collect();
-        let titles = ["part", "runs", "TFLOP", "GB", "floor ms", "predicted ms", "measured ms", "all runs ms"];
+        let parts = ["part", "runs", "TFLOP", "GB", "floor ms", "predicted ms", "measured ms", "all runs ms"];
         format!(
             "{} at {}x{}, {} row(s): {:.2} TFLOP per UNet pass of one row\n\
              a step: {:.2} TFLOP, {:.2} GB, floor {} ms, predicted {} ms{}\n\
-             a picture of {} steps: floor {:.3} s, predicted {:.3} s\n\n{}\n{}\n\
+             an image of {} steps: floor {:.3} s, predicted {:.3} s\n\
+             us: predicted; full %: of tiles and waves; -o csv has all columns\n\n{}\n{}\n\
              The {} worst by wave efficiency:\n\n{}",
             self.gpu.name,
             self.width,
@@ -388,7 +408,7 @@ impl Roofline {
             self.steps,
             self.picture_floor_seconds,
             self.picture_predicted_seconds,
-            table(&titles, &stages, true),
+            lists::markdown(&parts, &stages, 0),
             list(&self.ops),
             self.worst.len(),
             list(&self.worst)
@@ -399,6 +419,7 @@ impl Roofline {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::work::Model;
 
     fn operation(part: Part, kind: &str, shape: &str) -> Predicted {
         let setting = Setting { model: Model::Sdxl, side: 128, batch: 2, steps: 1, adapter: false };

@@ -24,7 +24,7 @@ pub struct Row {
     pub skipped: Option<String>,
 }
 
-/// What was asked for.
+/// The request and the number of runs.
 #[derive(Clone, Serialize)]
 pub struct Case {
     pub adapters: usize,
@@ -42,7 +42,7 @@ pub struct Case {
 /// One measurement with every sample.
 #[derive(Serialize)]
 pub struct Measured {
-    /// CRC-32 of the pictures, the same in every run.
+    /// CRC-32 of the images, the same in every run.
     pub checksum: String,
     /// Reading and checking the files.
     pub load_seconds: f64,
@@ -105,6 +105,9 @@ impl Row {
         cells
     }
 }
+
+/// The number of the last columns, which hold what was measured or why nothing was.
+pub const MEASURED: usize = 11;
 
 /// The titles of the cells after the machine's and the host's.
 pub const TITLES: [&str; 18] = [

@@ -1,96 +1,111 @@
-//! What the benchmarks of requests share: the model, the devices, the request.
+//! The parts that the benchmarks of requests share: the model, the devices, the request.
 
-use crate::args::{self, Failure};
-use crate::flags;
 use crate::machine::{Machine, Place};
+use braid::cli::failure::Failure;
+use braid::cli::flag::{self, Argument, Flag};
+use braid::cli::flags::{FlagNames, arithmetic, image, models, sampling};
+use braid::cli::options::Options;
+use braid::cli::value::Value;
 use braid::device::Device;
 use braid::device::cuda::CudaDevice;
 use braid::error::Field;
-use braid::inputs::image::Image;
-use braid::pipeline::{DeviceChoice, ImagePrompt, MAX_SIDE, MAX_THREADS, ModelTensors};
+use braid::pipeline::{DeviceChoice, ImagePrompt, ModelTensors};
 use braid::synthetic::{Sizes, in_memory};
 use braid::tensor::DType;
-use braid::{Compat, Error, Pipeline, PipelineOptions, Request};
-use lexopt::{Arg, Parser};
+use braid::{Error, Image, Pipeline, PipelineOptions, Request};
+use lexopt::Parser;
 use std::cell::OnceCell;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-/// The next option, by the name that errors give it; `None` after the last.
-pub fn next(p: &mut Parser) -> Result<Option<String>, Failure> {
-    Ok(match p.next().map_err(args::usage)? {
-        None => None,
-        Some(Arg::Short(c)) => Some(format!("-{c}")),
-        Some(Arg::Long(name)) => Some(format!("--{name}")),
-        Some(other) => return Err(args::unexpected_of(other, "bench --help")),
-    })
-}
-
-/// An option that nobody knows.
-pub fn unknown(option: &str) -> Failure {
-    Failure::usage(format!("option {option} is not known; see `bench --help`"))
-}
-
 /// The flags of a request and of what it runs on.
 pub struct Setup {
-    model: Option<PathBuf>,
-    config: Option<PathBuf>,
-    encoder: Option<PathBuf>,
+    /// The options that `braid generate` has too.
+    pub generate: Options,
     adapter: Option<PathBuf>,
     image: Option<PathBuf>,
-    threads: Option<usize>,
     devices: Vec<DeviceChoice>,
     dtypes: Vec<Option<DType>>,
-    vae_dtype: Option<DType>,
-    compat: Compat,
-    /// Without its image prompts.
-    pub request: Request,
 }
 
+/// Flags that are as in `braid generate`.
+pub const SHARED: &[Flag<Options>] = &[
+    Flag {
+        help: "SDXL checkpoint or diffusers folder; `demo`, the bundled model; `synthetic:sdxl`, random weights of the \
+               published sizes made in memory (11.3 GB with encoders and adapter); `synthetic:small`. These three bring \
+               an adapter and a reference image",
+        ..models::MODEL
+    },
+    models::CONFIG,
+    models::CLIP_VISION,
+    Flag { help: "data type of the VAE on GPUs: f32, f16 or bf16 [default: bf16]", ..arithmetic::VAE_DTYPE },
+    arithmetic::COMPAT,
+    arithmetic::THREADS,
+    Flag { help: "[default: a red fox in the snow]", ..image::PROMPT },
+    sampling::CFG_SCALE,
+    image::WIDTH,
+    image::HEIGHT,
+];
+
+const IP_ADAPTER: Flag<Setup> = Flag {
+    long: "--ip-adapter",
+    value: Some("PATH"),
+    help: "IP-Adapter",
+    set: |o, v| v.path().map(|path| o.adapter = Some(path)),
+    ..Flag::NEW
+};
+
+const IP_ADAPTER_IMAGE: Flag<Setup> = Flag {
+    long: "--ip-adapter-image",
+    value: Some("PATH"),
+    help: "its reference image",
+    set: |o, v| v.path().map(|path| o.image = Some(path)),
+    ..Flag::NEW
+};
+
+const DEVICE: Flag<Setup> = Flag {
+    long: "--device",
+    value: Some("LIST"),
+    help: "auto, cpu, cuda, cuda:N; auto is a GPU if usable [default: auto]",
+    set: |o, v| v.list(|name| Ok(name.parse()?)).map(|devices| o.devices = devices),
+    ..Flag::NEW
+};
+
+const DTYPE: Flag<Setup> = Flag {
+    long: "--dtype",
+    value: Some("LIST"),
+    help: "f32, f16, bf16, of GPUs [default: f16]; the CPU computes in f32",
+    set: |o, v| v.list(dtype).map(|dtypes| o.dtypes = dtypes),
+    ..Flag::NEW
+};
+
+/// Flags that take lists here, or that stand for one adapter.
+pub const FLAGS: &[Flag<Setup>] = &[IP_ADAPTER, IP_ADAPTER_IMAGE, DEVICE, DTYPE];
+
 impl Setup {
+    /// The defaults.
     pub fn new() -> Self {
-        Self {
-            model: None,
-            config: None,
-            encoder: None,
-            adapter: None,
-            image: None,
-            threads: None,
-            devices: vec![DeviceChoice::Auto],
-            dtypes: vec![None],
-            vae_dtype: None,
-            compat: Compat::diffusers(),
-            request: Request::new("a red fox in the snow"),
-        }
+        let generate = Options { prompt: Some("a red fox in the snow".into()), ..Options::default() };
+        Self { generate, adapter: None, image: None, devices: vec![DeviceChoice::Auto], dtypes: vec![None] }
     }
 
-    /// Reads the option's value, if it is one of these.
-    pub fn take(&mut self, option: &str, p: &mut Parser) -> Result<bool, Failure> {
-        let path = |p: &mut Parser, flag| args::value(p, flag).map(|value| Some(PathBuf::from(value)));
-        match option {
-            "-m" | "--model" => self.model = path(p, "--model")?,
-            "--config" => self.config = path(p, "--config")?,
-            "--clip-vision" => self.encoder = path(p, "--clip-vision")?,
-            "--ip-adapter" => self.adapter = path(p, "--ip-adapter")?,
-            "--ip-adapter-image" => self.image = path(p, "--ip-adapter-image")?,
-            "-t" | "--threads" => self.threads = Some(args::count(p, "--threads", 1, MAX_THREADS)?),
-            "--device" => self.devices = list(p, "--device", |name| Ok(name.parse()?))?,
-            "--dtype" => self.dtypes = list(p, "--dtype", |name| dtype("--dtype", name).map(Some))?,
-            "--vae-dtype" => self.vae_dtype = Some(dtype("--vae-dtype", &args::text(p, "--vae-dtype")?)?),
-            "--compat" => self.compat = args::named(p, "--compat")?,
-            "-p" | "--prompt" => self.request.prompt = args::text(p, "--prompt")?,
-            "--cfg-scale" => self.request.guidance_scale = args::number(p, "--cfg-scale")?,
-            "-W" | "--width" => self.request.width = Some(args::count(p, "--width", 1, MAX_SIDE)?),
-            "-H" | "--height" => self.request.height = Some(args::count(p, "--height", 1, MAX_SIDE)?),
-            _ => return Ok(false),
-        }
-        Ok(true)
+    /// Sets what a flag asks for, if it is one of these.
+    pub fn take(&mut self, argument: &Argument, p: &mut Parser) -> Result<bool, Failure> {
+        Ok(flag::take(FLAGS, argument, self, p)? || flag::take(SHARED, argument, &mut self.generate, p)?)
+    }
+
+    /// The request, without its image prompts.
+    pub fn request(&self) -> Request {
+        let mut request = self.generate.request.clone();
+        request.prompt = self.generate.prompt.clone().unwrap_or_default();
+        request
     }
 
     /// Every device with every type, as asked for.
     pub fn places(&self) -> Vec<Place> {
         let of = |device: &DeviceChoice| {
-            let (device, vae_dtype, threads) = (*device, self.vae_dtype, self.threads);
+            let (device, vae_dtype, threads) =
+                (*device, self.generate.pipeline.vae_dtype, self.generate.pipeline.threads);
             self.dtypes.iter().map(move |dtype| Place { device, dtype: *dtype, vae_dtype, threads })
         };
         self.devices.iter().flat_map(of).collect()
@@ -98,16 +113,17 @@ impl Setup {
 
     /// Finds the model.
     pub fn model(&self) -> Result<Model, Failure> {
-        let path = self.model.as_ref().ok_or_else(|| {
+        let path = self.generate.model.as_ref().ok_or_else(|| {
             Failure::usage(
                 "--model: missing; give an SDXL checkpoint, a diffusers folder, `demo`, `synthetic:sdxl` or `synthetic:small`",
             )
         })?;
         let name = path.to_string_lossy().into_owned();
         let mut options = PipelineOptions::new(path);
-        (options.config, options.clip_vision, options.threads) =
-            (self.config.clone(), self.encoder.clone(), self.threads);
-        options.compat = self.compat.clone();
+        let given = &self.generate.pipeline;
+        options.config.clone_from(&given.config);
+        options.clip_vision.clone_from(&given.clip_vision);
+        (options.threads, options.compat) = (given.threads, given.compat.clone());
         if let Some(kind) = name.strip_prefix("synthetic:") {
             return self.synthetic(kind, options);
         }
@@ -132,7 +148,11 @@ impl Setup {
         let (sizes, side) = match kind {
             "sdxl" => (Sizes::published(), None),
             "small" => (Sizes::small(), Some(SMALL)),
-            _ => return Err(Failure::usage(format!("--model: synthetic:{kind} is not known; sdxl and small are"))),
+            _ => {
+                return Err(Failure::usage(format!(
+                    "--model: unknown model synthetic:{kind} (expected sdxl or small)"
+                )));
+            }
         };
         let given = [
             ("--config", options.config.is_some()),
@@ -151,12 +171,12 @@ impl Setup {
     }
 
     fn images(&self, path: Option<PathBuf>, options: &PipelineOptions) -> Result<Vec<ImagePrompt>, Failure> {
-        let picture = path.map(|path| Image::open(path, options.compat.alpha)).transpose()?;
-        Ok(picture.map(ImagePrompt::new).into_iter().collect())
+        let image = path.map(|path| Image::open(path, options.compat.alpha)).transpose()?;
+        Ok(image.map(ImagePrompt::new).into_iter().collect())
     }
 }
 
-/// The side of a picture of the small synthetic model, whose tensors tell SDXL's.
+/// The side of an image of the small synthetic model, whose tensors tell SDXL's.
 const SMALL: usize = 128;
 
 /// A reference that needs no file: two gradients and a grid.
@@ -169,7 +189,7 @@ fn pattern() -> Result<Image, Error> {
     Image::new(SIDE, SIDE, (0..SIDE * SIDE).flat_map(pixel).collect())
 }
 
-/// Where the weights are.
+/// The source of the weights.
 enum Source {
     Files {
         adapter: Option<PathBuf>,
@@ -189,7 +209,7 @@ pub struct Model {
     source: Source,
     /// The adapter's image prompt; nothing without an adapter.
     pub images: Vec<ImagePrompt>,
-    /// The side of a picture where nothing was asked for; absent where the model itself knows.
+    /// The side of an image where nothing was asked for; absent where the model itself knows.
     pub side: Option<usize>,
 }
 
@@ -215,7 +235,7 @@ impl Model {
     /// Loads it on a GPU, or on the CPU, with its adapter or without.
     ///
     /// # Errors
-    /// What the library says.
+    /// Those of [`Pipeline::load_with_device`].
     pub fn load(&self, place: &Place, gpu: Option<CudaDevice>, adapter: bool) -> Result<Loaded, Error> {
         let machine = place.machine(gpu.as_ref());
         let mut options = self.options.clone();
@@ -253,39 +273,34 @@ fn make(name: &str, sizes: &Sizes, adapter: bool) -> Result<ModelTensors, Error>
     Ok(ModelTensors { checkpoint, clip_vision, adapters: vec![in_memory(name, &sizes.ip_adapter())?] })
 }
 
-/// Why a place cannot be measured, where that is no reason to stop.
+/// Says why a place cannot be measured, where that is no reason to stop.
 pub fn skipped(error: Error) -> Result<String, Failure> {
     match error {
-        Error::Device { .. } | Error::Memory { .. } => Ok(flags::text(&error)),
-        Error::Parameter { field: Field::DType | Field::VaeDType, .. } => Ok(flags::text(&error)),
+        Error::Device { .. } | Error::Memory { .. } => Ok(error.message().describe(&FlagNames)),
+        Error::Parameter { field: Field::DType | Field::VaeDType, .. } => Ok(error.message().describe(&FlagNames)),
         error => Err(error.into()),
     }
 }
 
-/// A value of `--adapter`.
-pub fn on_or_off(name: &str) -> Result<bool, Failure> {
-    match name {
+/// The values of `--adapter`.
+pub fn on_or_off(value: &mut Value<'_>) -> Result<Vec<bool>, Failure> {
+    value.list(|name| match name {
         "on" => Ok(true),
         "off" => Ok(false),
-        _ => Err(Failure::usage(format!("--adapter: `{name}` is not known; on and off are"))),
-    }
+        _ => Err(Failure::usage(format!("--adapter: unknown value `{name}` (expected on or off)"))),
+    })
 }
 
-/// What is wrong with `--adapter on` where there is none.
+/// The error for `--adapter on` without an adapter.
 pub fn no_adapter() -> Failure {
     Failure::usage("--adapter: there is none to be on; give --ip-adapter and --ip-adapter-image")
 }
 
-/// Values with commas between them.
-pub fn list<T>(p: &mut Parser, flag: &str, read: impl Fn(&str) -> Result<T, Failure>) -> Result<Vec<T>, Failure> {
-    args::text(p, flag)?.split(',').map(|item| read(item.trim())).collect()
-}
-
-fn dtype(flag: &str, name: &str) -> Result<DType, Failure> {
+fn dtype(name: &str) -> Result<Option<DType>, Failure> {
     match name {
-        "f32" => Ok(DType::F32),
-        "f16" => Ok(DType::F16),
-        "bf16" => Ok(DType::BF16),
-        _ => Err(Failure::usage(format!("{flag}: `{name}` is not known; f32, f16 and bf16 are"))),
+        "f32" => Ok(Some(DType::F32)),
+        "f16" => Ok(Some(DType::F16)),
+        "bf16" => Ok(Some(DType::BF16)),
+        _ => Err(Failure::usage(format!("--dtype: unknown value `{name}` (expected f32, f16 or bf16)"))),
     }
 }

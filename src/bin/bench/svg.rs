@@ -2,14 +2,14 @@
 
 use std::fmt::Write;
 
-/// A picture that grows downwards.
+/// A drawing that grows downwards.
 pub struct Svg {
     body: String,
     width: f64,
     height: f64,
 }
 
-/// Where text is anchored.
+/// The anchor of a text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Anchor {
     Start,
@@ -34,12 +34,12 @@ fn escape(text: &str) -> String {
 }
 
 impl Svg {
-    /// An empty picture of that width.
+    /// An empty drawing of that width.
     pub fn new(width: f64) -> Self {
         Self { body: String::new(), width, height: 0.0 }
     }
 
-    /// Makes the picture reach down to there.
+    /// Makes the drawing reach down to there.
     pub fn reach(&mut self, y: f64) {
         self.height = self.height.max(y);
     }
@@ -99,7 +99,7 @@ pub struct Log {
     /// Exponents of its ends.
     pub from: i32,
     pub to: i32,
-    /// Where its ends lie in the picture.
+    /// The places of its ends in the drawing.
     start: f64,
     end: f64,
 }
@@ -115,7 +115,7 @@ impl Log {
         Self { from, to: (high.ceil() as i32).max(from + 1), start, end }
     }
 
-    /// Where a positive value lies.
+    /// The place of a positive value.
     pub fn at(&self, value: f64) -> f64 {
         let share = (value.log10() - f64::from(self.from)) / f64::from(self.to - self.from);
         self.start + share * (self.end - self.start)
@@ -147,7 +147,7 @@ mod tests {
         let axis = Log::new([3.0, 0.5, 700.0].into_iter(), 100.0, 500.0);
         assert_eq!((axis.from, axis.to), (-1, 3));
         assert_eq!([0.1, 1.0, 10.0, 1000.0].map(|v| axis.at(v).round()), [100.0, 200.0, 300.0, 500.0]);
-        // Upwards in a picture whose y grows downwards.
+        // Upwards in a drawing whose y grows downwards.
         assert_eq!(Log::new([1.0, 100.0].into_iter(), 300.0, 0.0).at(10.0), 150.0);
         assert_eq!(Log::new([10.0].into_iter(), 0.0, 1.0).ends(), [10.0, 100.0]);
         assert_eq!(Log::new([0.0, f64::NAN].into_iter(), 0.0, 1.0).from, 0);

@@ -1,6 +1,7 @@
 //! The operations of SDXL, without its weights: each distinct one with its count and its cost.
 
-use crate::args::{self, Failure};
+use braid::cli::failure::Failure;
+use braid::cli::value::Value;
 use braid::graph::{Graph, Node, OpCost, OpLabel, fuse};
 use braid::models::clip::{ClipTextShape, clip_text, clip_vision};
 use braid::models::ip_adapter::Adapter;
@@ -48,15 +49,11 @@ impl Part {
     }
 
     /// The value of `--parts`.
-    pub fn read(p: &mut lexopt::Parser) -> Result<Vec<Self>, Failure> {
-        let text = args::text(p, "--parts")?;
+    pub fn read(value: &mut Value<'_>) -> Result<Vec<Self>, Failure> {
         let names = Self::ALL.map(Self::name).join(", ");
-        let one = |name: &str| {
-            Self::ALL.into_iter().find(|part| part.name() == name.trim()).ok_or_else(|| {
-                Failure::usage(format!("--parts: `{}` is not known; a list of {names} is needed", name.trim()))
-            })
-        };
-        text.split(',').map(one).collect()
+        let wrong =
+            |name: &str| Failure::usage(format!("--parts: unknown value `{name}` (expected a list of {names})"));
+        value.list(|name| Self::ALL.into_iter().find(|part| part.name() == name).ok_or_else(|| wrong(name)))
     }
 }
 
@@ -71,12 +68,8 @@ pub enum Model {
 
 impl Model {
     /// The value of `--model`.
-    pub fn read(p: &mut lexopt::Parser) -> Result<Self, Failure> {
-        match args::text(p, "--model")?.as_str() {
-            "sdxl" => Ok(Self::Sdxl),
-            "small" => Ok(Self::Small),
-            other => Err(Failure::usage(format!("--model: `{other}` is not known; sdxl and small are"))),
-        }
+    pub fn read(value: &mut Value<'_>) -> Result<Self, Failure> {
+        value.choice(&[("sdxl", Self::Sdxl), ("small", Self::Small)])
     }
 
     /// As `--model` names it.

@@ -67,6 +67,8 @@ impl CudaDevice {
         #[cfg(feature = "cuda")]
         return Ok(Self::new(Arc::new(NvidiaDriver::new(ordinal)?), dtype)?.with_decoder(decoder));
         #[cfg(not(feature = "cuda"))]
+        let _ = decoder;
+        #[cfg(not(feature = "cuda"))]
         Err(Error::Device {
             device: format!("cuda:{ordinal}"),
             what: Message::from("this build has no CUDA: build it with the feature `cuda`, or use ")

@@ -1,19 +1,19 @@
 //! Files that a command will write or read beside the models.
 
-use crate::args::Failure;
-use braid::atomic_file::write_atomic;
-use braid::error::{Error, Result};
-use braid::output::ImageFormat;
-use braid::pipeline::HostTensor;
-use braid::tensor::DType;
-use braid::weights::{OpenOptions, open};
+use super::failure::Failure;
+use crate::atomic_file::write_atomic;
+use crate::error::{Error, Result};
+use crate::output::ImageFormat;
+use crate::pipeline::HostTensor;
+use crate::tensor::DType;
+use crate::weights::{OpenOptions, open};
 use safetensors::tensor::TensorView;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-/// The names of `count` pictures: the one asked for, or with its number before the extension.
+/// The names of `count` images: the one asked for, or with its number before the extension.
 pub fn numbered(output: &Path, count: usize) -> Vec<PathBuf> {
     if count == 1 {
         return vec![output.to_owned()];
@@ -29,14 +29,14 @@ pub fn numbered(output: &Path, count: usize) -> Vec<PathBuf> {
     (0..count).map(name).collect()
 }
 
-/// Finds out, before any work is done, whether a picture can be written.
-pub fn check_picture(path: &Path) -> Result<(), Failure> {
+/// Checks, before any work is done, that an image can be written.
+pub fn check_image(path: &Path) -> Result<(), Failure> {
     ImageFormat::of(path)?;
     check_writable(path)?;
     Ok(())
 }
 
-/// Finds out whether a file can be written: its folder is there and takes new files.
+/// Checks that a file can be written: its folder is there and takes new files.
 pub fn check_writable(path: &Path) -> Result<()> {
     let refuse = |source: io::Error| Error::io("write", path)(source);
     match fs::metadata(path) {
@@ -56,7 +56,7 @@ pub fn check_writable(path: &Path) -> Result<()> {
         Ok(_) => {}
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
             let what = format!("there is no folder {}; make it first", folder.display());
-            return Err(refuse(io::Error::new(io::ErrorKind::NotFound, braid::error::escape(&what))));
+            return Err(refuse(io::Error::new(io::ErrorKind::NotFound, crate::error::escape(&what))));
         }
         Err(e) => return Err(refuse(e)),
     }
@@ -65,7 +65,7 @@ pub fn check_writable(path: &Path) -> Result<()> {
     fs::remove_file(&probe).map_err(Error::io("remove", &probe))
 }
 
-/// The noise of a `--latents-in` file: `noise`, `[count, 4, H / f, W / f]` f32 for pictures of `width` by `height`.
+/// The noise of a `--latents-in` file: `noise`, `[count, 4, H / f, W / f]` f32 for images of `width` by `height`.
 pub fn read_noise(path: &Path, count: usize, (width, height): (usize, usize)) -> Result<Vec<f32>> {
     let weights = open(path, &OpenOptions { mmap: false })?;
     let fail = |what: String| Err(Error::mismatch(path, what));

@@ -1,8 +1,8 @@
 //! The demo's sheet: tiles with round corners under their labels.
 
-use braid::error::Result;
-use braid::inputs::image::Image;
-use braid::inputs::resize::resize;
+use crate::error::Result;
+use crate::inputs::image::Image;
+use crate::inputs::resize::resize;
 use font8x8::UnicodeFonts;
 
 const GAP: usize = 20;
@@ -17,7 +17,7 @@ const WIDTH: usize = 2 * MARGIN + 6 * STRIP + 5 * GAP;
 const PAPER: [u8; 3] = [246, 244, 240];
 const INK: [u8; 3] = [43, 51, 66];
 
-/// Where a tile goes: its left upper corner and its side, in pixels. Labels stand above.
+/// The place of a tile: its upper left corner and its side, in pixels. Labels stand above.
 #[derive(Clone, Copy)]
 pub struct Place {
     x: usize,
@@ -38,7 +38,7 @@ impl Place {
     }
 }
 
-/// A picture being put together.
+/// The sheet while it is put together.
 pub struct Sheet {
     height: usize,
     rgb: Vec<u8>,
@@ -57,12 +57,12 @@ impl Sheet {
         }
     }
 
-    /// Puts the middle square of a picture there.
-    pub fn tile(&mut self, at: Place, picture: &Image) -> Result<()> {
-        let (w, h) = (picture.width(), picture.height());
+    /// Puts the middle square of an image there.
+    pub fn tile(&mut self, at: Place, image: &Image) -> Result<()> {
+        let (w, h) = (image.width(), image.height());
         let side = w.min(h);
         let (left, top) = ((w - side) / 2, (h - side) / 2);
-        let rows = (top..top + side).flat_map(|y| &picture.rgb()[(y * w + left) * 3..][..side * 3]);
+        let rows = (top..top + side).flat_map(|y| &image.rgb()[(y * w + left) * 3..][..side * 3]);
         let tile = resize(&Image::new(side, side, rows.copied().collect())?, at.side, at.side)?;
         for (i, rgb) in tile.rgb().chunks_exact(3).enumerate() {
             let (x, y) = (i % at.side, i / at.side);
@@ -82,13 +82,13 @@ impl Sheet {
         }
     }
 
-    /// The finished picture.
+    /// The finished image.
     pub fn finish(self) -> Result<Image> {
         Image::new(WIDTH, self.height, self.rgb)
     }
 }
 
-/// How much of a pixel lies within a square with round corners.
+/// The share of a pixel that lies within a square with round corners.
 fn corner(x: usize, y: usize, side: usize) -> f32 {
     const RADIUS: f32 = 12.0;
     let beyond = |v: usize| {

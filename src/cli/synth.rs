@@ -1,32 +1,67 @@
 //! `braid synth`.
 
-use crate::args::{Failure, unexpected, usage};
-use crate::{Outcome, help, system, terminal};
-use braid::Error;
-use braid::error::escape;
-use braid::synthetic::{TensorSpec, adapter_tensors, checkpoint_tensors, sdxl, vision_tensors};
+use super::failure::{Failure, Outcome};
+use super::flag::{self, Flag, Group};
+use super::{system, terminal};
+use crate::Error;
+use crate::error::escape;
+use crate::synthetic::{TensorSpec, adapter_tensors, checkpoint_tensors, sdxl, vision_tensors};
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 /// The files that are written.
 const FILES: [&str; 4] =
     ["sdxl.safetensors", "image_encoder/model.safetensors", "image_encoder/config.json", "ip-adapter_sdxl.bin"];
 
+/// The options of the command.
+#[derive(Default)]
+pub struct Options {
+    force: bool,
+    words: Vec<OsString>,
+}
+
+const FORCE: Flag<Options> = Flag {
+    long: "--force",
+    help: "replace files that are there",
+    set: |o, _| {
+        o.force = true;
+        Ok(())
+    },
+    ..Flag::NEW
+};
+
+const FLAGS: &[Group<Options>] = &[Group { title: None, flags: &[FORCE], note: None }];
+
+const ABOUT: &str = "\
+Writes a full-size SDXL of random weights in the published formats: sdxl.safetensors,
+image_encoder/ and ip-adapter_sdxl.bin, 11.3 GB in all. Its images are noise; its speed
+and memory are those of the real one.
+
+Usage: braid synth sdxl DIR [--force]
+";
+
+/// `braid help synth`.
+pub fn help() -> String {
+    format!("{ABOUT}\n{}", flag::help(FLAGS))
+}
+
+/// Runs the command.
 pub fn run(mut parser: lexopt::Parser) -> Outcome {
-    let (mut force, mut words) = (false, Vec::new());
-    while let Some(arg) = parser.next().map_err(usage)? {
-        match arg {
-            lexopt::Arg::Short('h') | lexopt::Arg::Long("help") => return help::print(help::SYNTH),
-            lexopt::Arg::Long("force") => force = true,
-            lexopt::Arg::Value(word) => words.push(word),
-            other => return Err(unexpected(other, "synth")),
-        }
+    let mut options = Options::default();
+    let word = |options: &mut Options, word| {
+        options.words.push(word);
+        Ok(())
+    };
+    if !flag::parse(&mut parser, FLAGS, "synth", &mut options, word)? {
+        return terminal::print(&help());
     }
+    let Options { force, words } = options;
     let [model, dir] = words.as_slice() else {
         return Err(Failure::usage("synth: a model and a folder are needed, as in `braid synth sdxl DIR`"));
     };
     if model != "sdxl" {
         let model = model.to_string_lossy();
-        return Err(Failure::usage(format!("synth: `{model}` is not known; sdxl is")));
+        return Err(Failure::usage(format!("synth: unknown model `{model}` (expected sdxl)")));
     }
     let dir = PathBuf::from(dir);
     if let Some(old) = FILES.iter().map(|f| dir.join(f)).find(|f| f.exists()).filter(|_| !force) {

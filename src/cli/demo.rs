@@ -1,43 +1,104 @@
 //! `braid demo`.
 
-use crate::args::{Failure, count, text, unexpected, usage, value};
-use crate::grid::{Place, Sheet};
-use crate::{Outcome, files, generate, help, system, terminal};
-use braid::error::{Error, escape};
-use braid::inputs::image::{AlphaMode, Image};
-use braid::pipeline::{CancelToken, ImagePrompt, ReferenceImage};
-use braid::{Pipeline, PipelineOptions, Request};
+use super::failure::{Failure, Outcome};
+use super::flag::{self, Flag, Group};
+use super::sheet::{Place, Sheet};
+use super::{files, generate, system, terminal};
+use crate::error::{Error, escape};
+use crate::inputs::image::{AlphaMode, Image};
+use crate::pipeline::{CancelToken, ImagePrompt, ReferenceImage};
+use crate::{Pipeline, PipelineOptions, Request};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-/// What the columns of the sheet show; the references show other shapes.
+/// The prompts of the sheet's columns; the references show other shapes.
 const PROMPTS: [&str; 3] = ["a big star", "three hearts", "a moon"];
-/// How much the adapter weighs along the strip.
+/// The scales of the adapter along the strip.
 const SCALES: [f32; 5] = [0.0, 0.25, 0.5, 0.75, 1.0];
 /// The settings that the bundled model was tried with.
 const STEPS: usize = 16;
 const GUIDANCE: f32 = 3.0;
 const FILES: [&str; 3] = ["sdxl.safetensors", "image_encoder/model.safetensors", "ip-adapter.safetensors"];
 
+/// The options of the command.
+pub struct Options {
+    output: PathBuf,
+    prompt: Option<String>,
+    image: Option<PathBuf>,
+    seed: u64,
+    assets: Option<PathBuf>,
+}
+
+const OUTPUT: Flag<Options> = Flag {
+    long: "--output",
+    short: Some('o'),
+    value: Some("FILE"),
+    help: ".png, .jpg or .webp [default: braid-demo.png]",
+    set: |o, v| v.path().map(|path| o.output = path),
+    ..Flag::NEW
+};
+
+const PROMPT: Flag<Options> = Flag {
+    long: "--prompt",
+    short: Some('p'),
+    value: Some("TEXT"),
+    help: "what to generate: circles, squares, triangles, stars, rings, crosses, hearts, diamonds, moons or flowers; one, \
+           'two' or 'three'; 'big' or 'small'; 'on the left', 'at the top', ...; colours; 'on a blue striped background' \
+           [default: a big star]",
+    set: |o, v| v.text().map(|text| o.prompt = Some(text)),
+    ..Flag::NEW
+};
+
+const IMAGE: Flag<Options> = Flag {
+    long: "--image",
+    value: Some("PATH"),
+    help: "the reference image, one whose colours and texture are plain to see",
+    set: |o, v| v.path().map(|path| o.image = Some(path)),
+    ..Flag::NEW
+};
+
+const SEED: Flag<Options> = Flag {
+    long: "--seed",
+    short: Some('s'),
+    value: Some("N"),
+    help: "[default: 1]",
+    set: |o, v| v.count(0, u32::MAX as usize).map(|seed| o.seed = seed as u64),
+    ..Flag::NEW
+};
+
+const ASSETS: Flag<Options> = Flag {
+    long: "--assets",
+    value: Some("DIR"),
+    help: "where the bundled model is [default: assets/demo beside the executable or in the folder in which Braid was built]",
+    set: |o, v| v.path().map(|path| o.assets = Some(path)),
+    ..Flag::NEW
+};
+
+const FLAGS: &[Group<Options>] = &[Group { title: None, flags: &[OUTPUT, PROMPT, IMAGE, SEED, ASSETS], note: None }];
+
+const ABOUT: &str = "\
+Generates a sheet with the bundled model, a small SDXL with an IP-Adapter: three reference
+images by three prompts, and one image at image-prompt scales from 0 to 1. Takes a few
+seconds. With a prompt or an image of yours, it generates the row of scales alone.
+
+Usage: braid demo [OPTIONS]
+";
+
+/// `braid help demo`.
+pub fn help() -> String {
+    format!("{ABOUT}\n{}", flag::help(FLAGS))
+}
+
+/// Runs the command.
 pub fn run(mut parser: lexopt::Parser) -> Outcome {
-    let p = &mut parser;
-    let (mut output, mut assets) = (PathBuf::from("braid-demo.png"), None);
-    let (mut prompt, mut image, mut seed) = (None, None, 1);
-    while let Some(arg) = p.next().map_err(usage)? {
-        match arg {
-            lexopt::Arg::Short('h') | lexopt::Arg::Long("help") => return help::print(help::DEMO),
-            lexopt::Arg::Short('o') | lexopt::Arg::Long("output") => output = value(p, "--output")?.into(),
-            lexopt::Arg::Short('p') | lexopt::Arg::Long("prompt") => prompt = Some(text(p, "--prompt")?),
-            lexopt::Arg::Long("image") => image = Some(PathBuf::from(value(p, "--image")?)),
-            lexopt::Arg::Short('s') | lexopt::Arg::Long("seed") => {
-                seed = count(p, "--seed", 0, u32::MAX as usize)? as u64;
-            }
-            lexopt::Arg::Long("assets") => assets = Some(PathBuf::from(value(p, "--assets")?)),
-            other => return Err(unexpected(other, "demo")),
-        }
+    let output = PathBuf::from("braid-demo.png");
+    let mut options = Options { output, prompt: None, image: None, seed: 1, assets: None };
+    if !flag::parse(&mut parser, FLAGS, "demo", &mut options, |_, value| Err(value))? {
+        return terminal::print(&help());
     }
+    let Options { output, prompt, image, seed, assets } = options;
     let cancel = system::cancel_on_signal();
-    files::check_picture(&output)?;
+    files::check_image(&output)?;
     let assets = folder(assets)?;
     let reference = |name: &str| Image::open(assets.join("references").join(name), AlphaMode::CompositeOnWhite);
     let own = prompt.is_some() || image.is_some();
@@ -45,10 +106,10 @@ pub fn run(mut parser: lexopt::Parser) -> Outcome {
     let references = if own { Vec::new() } else { vec![reference("1.png")?, reference("2.png")?, reference("3.png")?] };
     let prompt = prompt.unwrap_or_else(|| PROMPTS[0].to_owned());
     terminal::print(if own {
-        "Left the reference picture, then what the text says: the image prompt's scale goes from 0 to 1, and the picture \
+        "Left the reference image, then what the text says: the image prompt's scale goes from 0 to 1, and the image \
          takes on the reference's colours and texture.\n"
     } else {
-        "Left the reference pictures. The text says what is drawn (the columns), the reference in which colours and texture \
+        "Left the reference images. The text says what is shown (the columns), the reference in which colours and texture \
          (the rows); in the last row the image prompt's scale goes from 0 to 1.\n"
     })?;
 
@@ -64,7 +125,7 @@ pub fn run(mut parser: lexopt::Parser) -> Outcome {
     let place = std::path::absolute(&output).unwrap_or(output);
     let (drawn, seconds) = (demo.drawn, begin.elapsed().as_secs_f64());
     let place = escape(&place.to_string_lossy());
-    terminal::print(&format!("{drawn} pictures of {STEPS} steps in {seconds:.1} s\nThe sheet is in {place}\n"))
+    terminal::print(&format!("{drawn} images of {STEPS} steps in {seconds:.1} s\nThe sheet is in {place}\n"))
 }
 
 struct Demo {
@@ -80,14 +141,14 @@ impl Demo {
         let mut sheet = Sheet::new(references.len());
         for (row, reference) in references.iter().enumerate() {
             sheet.tile(Place::block(row, 0), reference)?;
-            // The picture is encoded once; its embedding serves all prompts.
+            // The image is encoded once; its embedding serves all prompts.
             let embedding = self.pipeline.encode_image(reference)?;
             for (column, text) in PROMPTS.into_iter().enumerate() {
                 let place = Place::block(row, column + 1);
                 if row == 0 {
                     sheet.label(place, text);
                 }
-                sheet.tile(place, &self.draw(text, &embedding, 1.0)?)?;
+                sheet.tile(place, &self.generate(text, &embedding, 1.0)?)?;
             }
         }
         let embedding = self.pipeline.encode_image(strip)?;
@@ -97,22 +158,22 @@ impl Demo {
         for (i, scale) in SCALES.into_iter().enumerate() {
             let place = Place::strip(references.len(), i + 1);
             sheet.label(place, &scale.to_string());
-            sheet.tile(place, &self.draw(prompt, &embedding, scale)?)?;
+            sheet.tile(place, &self.generate(prompt, &embedding, scale)?)?;
         }
         Ok(sheet.finish()?)
     }
 
-    fn draw(&mut self, prompt: &str, embedding: &[f32], scale: f32) -> Result<Image, Failure> {
+    fn generate(&mut self, prompt: &str, embedding: &[f32], scale: f32) -> Result<Image, Failure> {
         prompt.clone_into(&mut self.request.prompt);
         let reference = ReferenceImage::Embedding(embedding.to_vec());
         self.request.image_prompts = vec![ImagePrompt::default().with_reference(reference).with_scale(scale)];
         self.drawn += 1;
-        let mut output = generate::draw(&self.pipeline, &self.request, &self.cancel)?;
+        let mut output = generate::generate(&self.pipeline, &self.request, &self.cancel)?;
         Ok(output.images.remove(0))
     }
 }
 
-/// Where the bundled model lies: `given`, else beside the executable, in the folder that Braid was built in, or here.
+/// Finds the bundled model: in `given`, else beside the executable, in the folder that Braid was built in, or here.
 fn folder(given: Option<PathBuf>) -> Result<PathBuf, Failure> {
     let beside = std::env::current_exe().ok().and_then(|e| Some(e.parent()?.join("assets/demo")));
     let built = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/demo");

@@ -1,7 +1,7 @@
 //! Standard output and standard error: whole lines, no control characters, no panic when they are closed.
 
-use crate::args::Failure;
-use braid::error::escape;
+use super::failure::Failure;
+use crate::error::escape;
 use std::io::{self, IsTerminal, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 use tracing::field::{Field, Visit};
@@ -43,7 +43,7 @@ pub fn print(text: &str) -> Result<(), Failure> {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Err(e) if e.kind() != io::ErrorKind::BrokenPipe => {
-            Err(braid::Error::Io { action: "write", path: "standard output".into(), source: e }.into())
+            Err(crate::Error::Io { action: "write", path: "standard output".into(), source: e }.into())
         }
         _ => Ok(()),
     }

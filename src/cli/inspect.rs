@@ -1,27 +1,64 @@
 //! `braid inspect`.
 
-use crate::args::{Failure, unexpected, usage};
-use crate::{Outcome, help, terminal};
-use braid::error::{Result, escape};
-use braid::inspect::{FileReport, inspect};
-use braid::models::clip::ClipVisionConfig;
-use braid::models::compatibility;
-use braid::models::ip_adapter::AdapterConfig;
-use braid::models::unet::UnetConfig;
-use braid::weights::detect::{AdapterKind, ModelFamily, detect};
-use braid::weights::{OpenOptions, Weights, adapter, open, single_file};
+use super::failure::{Failure, Outcome};
+use super::flag::{self, Flag, Group};
+use super::flags::FlagNames;
+use super::terminal;
+use crate::error::{Result, escape};
+use crate::inspect::{FileReport, inspect};
+use crate::models::clip::ClipVisionConfig;
+use crate::models::compatibility;
+use crate::models::ip_adapter::AdapterConfig;
+use crate::models::unet::UnetConfig;
+use crate::weights::detect::{AdapterKind, ModelFamily, detect};
+use crate::weights::{OpenOptions, Weights, adapter, open, single_file};
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
+/// The options of the command.
+#[derive(Default)]
+pub struct Options {
+    json: bool,
+    paths: Vec<PathBuf>,
+}
+
+const JSON: Flag<Options> = Flag {
+    long: "--json",
+    help: "one line of JSON for each file",
+    set: |o, _| {
+        o.json = true;
+        Ok(())
+    },
+    ..Flag::NEW
+};
+
+const FLAGS: &[Group<Options>] = &[Group { title: None, flags: &[JSON], note: None }];
+
+const ABOUT: &str = "\
+Says what weight files are, what they hold, and what they go with.
+
+Usage: braid inspect [--json] FILE...
+
+  FILE is a .safetensors or .bin file, the index of a sharded one, a folder with weights
+  or a diffusers folder. Of several files it also says which fit together.
+";
+
+/// `braid help inspect`.
+pub fn help() -> String {
+    format!("{ABOUT}\n{}", flag::help(FLAGS))
+}
+
+/// Runs the command.
 pub fn run(mut parser: lexopt::Parser) -> Outcome {
-    let (mut json, mut paths) = (false, Vec::<PathBuf>::new());
-    while let Some(arg) = parser.next().map_err(usage)? {
-        match arg {
-            lexopt::Arg::Short('h') | lexopt::Arg::Long("help") => return help::print(help::INSPECT),
-            lexopt::Arg::Long("json") => json = true,
-            lexopt::Arg::Value(path) => paths.push(path.into()),
-            other => return Err(unexpected(other, "inspect")),
-        }
+    let mut options = Options::default();
+    let path = |options: &mut Options, path: OsString| {
+        options.paths.push(path.into());
+        Ok(())
+    };
+    if !flag::parse(&mut parser, FLAGS, "inspect", &mut options, path)? {
+        return terminal::print(&help());
     }
+    let Options { json, paths } = options;
     if paths.is_empty() {
         return Err(Failure::usage("inspect: a file or folder is needed"));
     }
@@ -34,7 +71,7 @@ pub fn run(mut parser: lexopt::Parser) -> Outcome {
             }
             Err(error) => {
                 failed = true;
-                terminal::line("braid: ", &crate::flags::text(&error));
+                terminal::line("braid: ", &error.message().describe(&FlagNames));
             }
         }
     }
@@ -64,7 +101,7 @@ fn describe(path: &Path) -> Result<(FileReport, Weights)> {
     Ok((report, unet.unwrap_or_else(|| Weights::new(path))))
 }
 
-/// Which adapters go with which of the models and image encoders given.
+/// Says which of the adapters given go with which models and image encoders.
 fn together(opened: &[(&Path, Weights)]) -> String {
     let mut text = String::new();
     for (a, adapter) in opened {

@@ -1,18 +1,31 @@
 //! `braid doctor`.
 
-use crate::args::{unexpected, usage};
-use crate::system::proc_bytes;
-use crate::{Outcome, help, terminal};
-use braid::device::cpu::Cpu;
-use braid::device::cuda::CudaDevice;
-use braid::tensor::DType;
+use super::failure::Outcome;
+use super::flag::{self, Group};
+use super::flags::FlagNames;
+use super::system::proc_bytes;
+use super::terminal;
+use crate::device::cpu::Cpu;
+use crate::device::cuda::CudaDevice;
+use crate::tensor::DType;
 use std::path::PathBuf;
 
+const FLAGS: &[Group<()>] = &[];
+
+/// `braid help doctor`.
+pub fn help() -> String {
+    "\
+Says what this machine has: processor, memory, devices, and what this build can use.
+
+Usage: braid doctor
+"
+    .to_owned()
+}
+
+/// Runs the command.
 pub fn run(mut parser: lexopt::Parser) -> Outcome {
-    match parser.next().map_err(usage)? {
-        None => {}
-        Some(lexopt::Arg::Short('h') | lexopt::Arg::Long("help")) => return help::print(help::DOCTOR),
-        Some(other) => return Err(unexpected(other, "doctor")),
+    if !flag::parse(&mut parser, FLAGS, "doctor", &mut (), |(), value| Err(value))? {
+        return terminal::print(&help());
     }
     let (os, arch) = (std::env::consts::OS, std::env::consts::ARCH);
     let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
@@ -27,22 +40,22 @@ pub fn run(mut parser: lexopt::Parser) -> Outcome {
         ("CUDA", format!("{}; driver library: {}", kernels(), driver())),
         ("devices", devices()),
     ];
-    terminal::print(&lines.map(|(name, text)| format!("{name:<11} {}\n", braid::error::escape(&text))).concat())
+    terminal::print(&lines.map(|(name, text)| format!("{name:<11} {}\n", crate::error::escape(&text))).concat())
 }
 
 fn profile() -> &'static str {
     if cfg!(debug_assertions) { "debug" } else { "release" }
 }
 
-/// What compiled this build's kernels.
+/// Names the compiler of this build's kernels.
 fn kernels() -> String {
-    match braid::device::cuda::compile::images::compiler() {
+    match crate::device::cuda::compile::images::compiler() {
         Some((major, minor)) => format!("kernels by NVRTC {major}.{minor}"),
         None => "no kernels: there was no NVRTC when this was built".into(),
     }
 }
 
-/// What `--device` may name.
+/// Lists what `--device` may name.
 fn devices() -> String {
     match CudaDevice::open(0, DType::F16, DType::BF16) {
         Ok(device) => {
@@ -51,7 +64,7 @@ fn devices() -> String {
             let (major, minor) = facts.capability;
             format!("cpu; cuda:0: {}, compute capability {major}.{minor}, {free:.1} GB free", facts.name)
         }
-        Err(error) => format!("cpu; {}", crate::flags::text(&error)),
+        Err(error) => format!("cpu; {}", error.message().describe(&FlagNames)),
     }
 }
 

@@ -1,7 +1,7 @@
 //! The progress line.
 
-use crate::terminal;
-use braid::pipeline::{Progress, Stage};
+use super::terminal;
+use crate::pipeline::{Progress, Stage};
 use std::time::Instant;
 
 /// Turns what the library tells into one updating line, where standard error is a terminal.
@@ -30,7 +30,7 @@ impl Line {
 
 fn text(p: Progress, seconds: f64) -> String {
     let which = if p.num_images > 1 && matches!(p.stage, Stage::Denoise | Stage::Decode) {
-        format!("picture {}/{}  ", p.image + 1, p.num_images)
+        format!("image {}/{}  ", p.image + 1, p.num_images)
     } else {
         String::new()
     };

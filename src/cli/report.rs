@@ -1,17 +1,17 @@
 //! The line of `--json`.
 
-use crate::system::{self, Memory};
-use braid::pipeline::{Output, Pipeline, Stage};
+use super::system::{self, Memory};
+use crate::pipeline::{Output, Pipeline, Stage};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-/// What a run did.
+/// The report of a run.
 #[derive(Serialize)]
 pub struct Report {
     files: Vec<String>,
     dump: Option<String>,
-    /// Of the first picture.
+    /// Of the first image.
     seed: u64,
     seeds: Vec<u64>,
     width: usize,

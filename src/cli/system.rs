@@ -1,6 +1,6 @@
-//! What the operating system is asked: signals, memory, disk. The only unsafe code of the command.
+//! Signals, memory and disk: the command's requests to the operating system, and its only unsafe code.
 
-use braid::pipeline::CancelToken;
+use crate::pipeline::CancelToken;
 use std::path::Path;
 use std::sync::Arc;
 #[cfg(unix)]

@@ -1,0 +1,52 @@
+//! Files that are written, and the noise that may be read.
+
+use crate::cli::flag::{Flag, Group};
+use crate::cli::labels::path;
+use crate::cli::options::Options;
+use crate::error::Field;
+
+/// The image file.
+pub const OUTPUT: Flag<Options> = Flag {
+    long: "--output",
+    short: Some('o'),
+    value: Some("FILE"),
+    help: ".png, .jpg or .webp [default: braid.png]; several images are numbered, FILE-0.png, FILE-1.png. PNG carries \
+           the parameters as text (AUTOMATIC1111's style) and as JSON",
+    fields: &[Field::OutputPath],
+    set: |o, v| v.path().map(|value| o.output = value),
+    ..Flag::NEW
+};
+
+/// The noise.
+pub const LATENTS_IN: Flag<Options> = Flag {
+    long: "--latents-in",
+    value: Some("FILE"),
+    help: "safetensors with `noise` [N, 4, H/8, W/8] f32, used instead of drawing it",
+    fields: &[Field::Noise],
+    set: |o, v| v.path().map(|value| o.latents = Some(value)),
+    json: Some(("latents_in", |o, _| o.latents.as_deref().map(path).into())),
+    ..Flag::NEW
+};
+
+/// The intermediate results.
+pub const DUMP: Flag<Options> = Flag {
+    long: "--dump",
+    value: Some("FILE"),
+    help: "safetensors of every stage, f32",
+    set: |o, v| v.path().map(|value| o.dump = Some(value)),
+    ..Flag::NEW
+};
+
+/// The report.
+pub const JSON: Flag<Options> = Flag {
+    long: "--json",
+    help: "one line of JSON on standard output: files, seeds, device, seconds, peak bytes",
+    set: |o, _| {
+        o.json = true;
+        Ok(())
+    },
+    ..Flag::NEW
+};
+
+/// The group.
+pub const GROUP: Group<Options> = Group { title: Some("Files"), flags: &[OUTPUT, LATENTS_IN, DUMP, JSON], note: None };

@@ -1,0 +1,105 @@
+//! The flags of `braid generate`, a file for each group of the help, and the flags that set the library's fields.
+
+pub mod arithmetic;
+pub mod files;
+pub mod image;
+pub mod image_prompts;
+pub mod models;
+pub mod sampling;
+
+use super::failure::Failure;
+use super::flag::{self, Group};
+use super::options::Options;
+use crate::error::{Field, FieldNames};
+use lexopt::Parser;
+
+/// All of them, in the order of the help.
+pub const GENERATE: &[Group<Options>] =
+    &[models::GROUP, image_prompts::GROUP, image::GROUP, sampling::GROUP, arithmetic::GROUP, files::GROUP];
+
+/// Reads the arguments of `braid generate`; `None` where only help was asked for.
+pub fn parse(mut parser: Parser) -> Result<Option<Options>, Failure> {
+    let mut options = Options::default();
+    if !flag::parse(&mut parser, GENERATE, "generate", &mut options, |_, value| Err(value))? {
+        return Ok(None);
+    }
+    options.check()?;
+    Ok(Some(options))
+}
+
+/// The flags as names of the library's fields.
+pub struct FlagNames;
+
+impl FlagNames {
+    fn flag(field: Field) -> &'static str {
+        let mut flags = GENERATE.iter().flat_map(|group| group.flags);
+        flags.find(|flag| flag.fields.contains(&field)).map_or(field.name(), |flag| flag.long)
+    }
+}
+
+impl FieldNames for FlagNames {
+    fn field(&self, field: Field) -> String {
+        Self::flag(field).to_owned()
+    }
+
+    fn setting(&self, field: Field, value: &str) -> String {
+        format!("{} {value}", Self::flag(field))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Message;
+    use std::collections::BTreeSet;
+    use std::path::PathBuf;
+
+    #[test]
+    fn fields_are_called_by_their_flags() {
+        let message = Message::default().field(Field::NumImages).text(" or ").setting(Field::Device, "cpu");
+        assert_eq!(message.describe(&FlagNames), "--batch-count or --device cpu");
+        assert_eq!(FlagNames.field(Field::Image), "image");
+    }
+
+    #[test]
+    fn names_fields_and_metadata_are_distinct() {
+        let flags: Vec<_> = GENERATE.iter().flat_map(|group| group.flags).collect();
+        let distinct = |names: Vec<String>| assert_eq!(names.len(), BTreeSet::from_iter(&names).len(), "{names:?}");
+        distinct(flags.iter().map(|flag| flag.long.to_owned()).collect());
+        distinct(flags.iter().filter_map(|flag| flag.short).map(String::from).collect());
+        distinct(flags.iter().flat_map(|flag| flag.fields).map(Field::to_string).collect());
+        distinct(flags.iter().filter_map(|flag| flag.json).map(|json| json.0.to_owned()).collect());
+        assert!(flags.iter().all(|flag| flag.long.starts_with("--") && !flag.help.is_empty()));
+    }
+
+    type Parts = (String, Vec<String>, Option<f32>, Option<String>);
+
+    fn adapters(args: &[&str]) -> Vec<Parts> {
+        let all = ["--model", "m", "-p", "x"].iter().chain(args);
+        let options = parse(Parser::from_args(all)).unwrap().unwrap();
+        let text = |p: &PathBuf| p.to_str().unwrap().to_owned();
+        let each = options.adapters.all.iter();
+        each.map(|a| (text(&a.path), a.images.iter().map(text).collect(), a.strength, a.blocks.clone())).collect()
+    }
+
+    #[test]
+    fn what_follows_an_adapter_is_its_own() {
+        let first = ("a".to_owned(), vec!["i".to_owned(), "j".to_owned()], Some(0.5), None);
+        let second = ("b".to_owned(), vec!["k".to_owned()], None, Some("style".to_owned()));
+        let tail = "--ip-adapter b --ip-adapter-blocks style --ip-adapter-image k".split(' ');
+        for head in [
+            "--ip-adapter a --ip-adapter-image i --ip-adapter-strength 0.5 --ip-adapter-image j",
+            "--ip-adapter-strength 0.5 --ip-adapter-image i --ip-adapter a --ip-adapter-image j",
+            "--ip-adapter-image i --ip-adapter-image j --ip-adapter-strength 0.5 --ip-adapter a",
+        ] {
+            let args: Vec<_> = head.split(' ').chain(tail.clone()).collect();
+            assert_eq!(adapters(&args), [first.clone(), second.clone()], "{head}");
+        }
+    }
+
+    #[test]
+    fn a_value_may_look_like_an_option() {
+        let options = parse(Parser::from_args(["--model", "m", "-p", "--x", "-s", "-1"])).unwrap().unwrap();
+        assert_eq!((options.request.prompt.as_str(), options.seed), ("--x", None));
+    }
+}

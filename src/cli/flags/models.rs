@@ -1,0 +1,55 @@
+//! The models that are loaded.
+
+use crate::cli::flag::{Flag, Group};
+use crate::cli::labels::{path, stem};
+use crate::cli::options::Options;
+use crate::error::Field;
+
+/// The checkpoint or folder.
+pub const MODEL: Flag<Options> = Flag {
+    long: "--model",
+    short: Some('m'),
+    value: Some("PATH"),
+    help: "SDXL checkpoint (.safetensors) or diffusers folder",
+    set: |o, v| v.path().map(|value| o.model = Some(value)),
+    json: Some(("model", |o, _| path(&o.pipeline.model))),
+    parameters: Some((5, |o, _| vec![format!("Model: {}", stem(&o.pipeline.model))])),
+    ..Flag::NEW
+};
+
+/// Configurations for a single-file checkpoint.
+pub const CONFIG: Flag<Options> = Flag {
+    long: "--config",
+    value: Some("DIR"),
+    help: "diffusers folder whose configurations apply to a single-file checkpoint",
+    fields: &[Field::Config],
+    set: |o, v| v.path().map(|value| o.pipeline.config = Some(value)),
+    json: Some(("config", |o, _| o.pipeline.config.as_deref().map(path).into())),
+    ..Flag::NEW
+};
+
+/// The image encoder.
+pub const CLIP_VISION: Flag<Options> = Flag {
+    long: "--clip-vision",
+    value: Some("PATH"),
+    help: "image encoder: model.safetensors or its folder [default: image_encoder/ of the model's folder]",
+    fields: &[Field::ClipVision],
+    set: |o, v| v.path().map(|value| o.pipeline.clip_vision = Some(value)),
+    json: Some(("clip_vision", |o, _| o.pipeline.clip_vision.as_deref().map(path).into())),
+    ..Flag::NEW
+};
+
+/// Reading instead of mapping.
+pub const NO_MMAP: Flag<Options> = Flag {
+    long: "--no-mmap",
+    help: "read the files into memory instead of mapping them",
+    set: |o, _| {
+        o.pipeline.mmap = false;
+        Ok(())
+    },
+    ..Flag::NEW
+};
+
+/// The group.
+pub const GROUP: Group<Options> =
+    Group { title: Some("Models"), flags: &[MODEL, CONFIG, CLIP_VISION, NO_MMAP], note: None };

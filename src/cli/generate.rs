@@ -1,0 +1,134 @@
+//! `braid generate`.
+
+use super::failure::{Failure, Outcome};
+use super::flag::{self, Generated};
+use super::flags::{self, FlagNames};
+use super::options::Options;
+use super::progress::Line;
+use super::report::Report;
+use super::system::{self, Memory};
+use super::{files, metadata, terminal};
+use crate::error::{Error, escape};
+use crate::output::ImageFormat;
+use crate::pipeline::{Callbacks, CancelToken, Output, Pipeline, Request};
+use crate::tensor::DType;
+use std::hash::{BuildHasher, Hasher};
+use std::path::PathBuf;
+use std::time::Instant;
+
+const ABOUT: &str = "\
+Generates images from a prompt and reference images.
+
+Usage: braid generate --model PATH -p TEXT [OPTIONS]
+
+  braid generate --model sdxl.safetensors --clip-vision image_encoder \\
+      --ip-adapter ip-adapter_sdxl.safetensors --ip-adapter-image fox.png \\
+      -p 'a fox in the snow' -o out.png
+";
+
+/// `braid help generate`.
+pub fn help() -> String {
+    format!("{ABOUT}\n{}", flag::help(flags::GENERATE))
+}
+
+/// Runs the command.
+pub fn run(parser: lexopt::Parser) -> Outcome {
+    let Some(options) = flags::parse(parser)? else { return terminal::print(&help()) };
+    let cancel = system::cancel_on_signal();
+    let memory = Memory::watch();
+    // What is cheap to find out comes before the models are read.
+    let names = files::numbered(&options.output, options.request.num_images);
+    names.iter().try_for_each(|name| files::check_image(name))?;
+    if let Some(path) = &options.dump {
+        files::check_writable(path)?;
+    }
+    let image_prompts = options.image_prompts()?;
+
+    let begin = Instant::now();
+    let pipeline = Pipeline::load(&options.pipeline)?;
+    let loaded = begin.elapsed().as_secs_f64();
+    let mut request = Request { image_prompts, noise_dtype: pipeline.dtype(), ..options.request.clone() };
+    let mut notes = notes(&options, &pipeline);
+    request.seed = options.seed.unwrap_or_else(random_seed);
+    if options.seed.is_none() {
+        notes.push(format!("seed {}", request.seed));
+    }
+    let (width, height) = pipeline.image_size(&request)?;
+    if let Some(path) = &options.latents {
+        request.noise = Some(files::read_noise(path, request.num_images, (width, height))?);
+    }
+    ImageFormat::of(&options.output)?.check(width, height)?;
+    let scheduler = pipeline.scheduler_config(&request)?.kind();
+    notes.iter().for_each(|note| terminal::line("note: ", note));
+
+    let output = generate(&pipeline, &request, &cancel)?;
+    let begin = Instant::now();
+    for ((image, seed), name) in output.images.iter().zip(&output.seeds).zip(&names) {
+        stop(&cancel)?;
+        let generated = Generated { scheduler, seed: *seed, width: image.width(), height: image.height() };
+        image.save_with_metadata(name, &metadata::texts(&options, &generated))?;
+    }
+    if let Some(path) = &options.dump {
+        files::write_stages(path, &output.intermediates)?;
+    }
+    let saved = begin.elapsed().as_secs_f64();
+    if options.json {
+        let mut report = Report::new(&pipeline, &output, &names, scheduler.to_string(), &memory);
+        report.took("load", loaded);
+        report.took("save", saved);
+        report.dumped(options.dump.as_ref());
+        return terminal::print(&terminal::json(&report));
+    }
+    let seconds = loaded + output.seconds.values().sum::<f64>() + saved;
+    terminal::print(&format!("{}{seconds:.1} s on {}\n", summary(&output, &names), pipeline.device()))
+}
+
+/// A line for each image.
+fn summary(output: &Output, names: &[PathBuf]) -> String {
+    let line = |((image, seed), name): ((&crate::Image, &u64), &PathBuf)| {
+        let name = escape(&name.to_string_lossy());
+        format!("{name}  {}x{}, seed {seed}\n", image.width(), image.height())
+    };
+    output.images.iter().zip(&output.seeds).zip(names).map(line).collect()
+}
+
+/// Draws a seed; torch's CPU generator looks at 32 bits only.
+fn random_seed() -> u64 {
+    std::hash::RandomState::new().build_hasher().finish() >> 32
+}
+
+/// Generates with the progress line; a request that a signal stopped says so.
+pub fn generate(pipeline: &Pipeline, request: &Request, cancel: &CancelToken) -> Result<Output, Failure> {
+    let mut line = Line::new();
+    let mut tell = |progress| line.tell(progress);
+    let watch = Callbacks::new().with_progress(&mut tell).with_cancel(cancel);
+    let result = pipeline.generate_with(request, watch);
+    terminal::wipe();
+    match (result, system::signalled()) {
+        (Err(Error::Cancelled), Some(signal)) => Err(Failure::Signal(signal)),
+        (result, _) => Ok(result?),
+    }
+}
+
+/// An error where a signal came.
+fn stop(cancel: &CancelToken) -> Result<(), Failure> {
+    match system::signalled() {
+        Some(signal) if cancel.is_cancelled() => Err(Failure::Signal(signal)),
+        _ => Ok(()),
+    }
+}
+
+/// Notes about the device and the data types.
+fn notes(options: &Options, pipeline: &Pipeline) -> Vec<String> {
+    let mut notes: Vec<String> = pipeline.device_note().map(|note| note.describe(&FlagNames)).into_iter().collect();
+    if pipeline.device() != "cpu" {
+        return notes;
+    }
+    if let Some(dtype) = options.pipeline.dtype.filter(|d| *d != DType::F32) {
+        notes.push(format!("--dtype {dtype}: on the CPU the noise is drawn in {dtype}, all arithmetic stays f32"));
+    }
+    if let Some(dtype) = options.pipeline.vae_dtype.filter(|d| *d != DType::F32) {
+        notes.push(format!("--vae-dtype {dtype}: has no effect on the CPU, which computes in f32"));
+    }
+    notes
+}

@@ -1,0 +1,28 @@
+//! Values of flags as the metadata of an image spells them.
+
+use crate::schedulers::{SchedulerKind, SigmaSchedule};
+use serde_json::Value;
+use std::path::Path;
+
+/// A scheduler's name as AUTOMATIC1111's interface has it.
+pub fn sampler(scheduler: SchedulerKind, schedule: Option<SigmaSchedule>) -> String {
+    let karras = if schedule == Some(SigmaSchedule::Karras) { " Karras" } else { "" };
+    format!("{}{karras}", scheduler.label())
+}
+
+/// A file's name without its extension.
+pub fn stem(path: &Path) -> String {
+    let name = if path.is_dir() { path.file_name() } else { path.file_stem() };
+    // A comma would end the value.
+    name.unwrap_or(path.as_os_str()).to_string_lossy().replace(',', " ")
+}
+
+/// A path as JSON.
+pub fn path(path: &Path) -> Value {
+    path.to_string_lossy().into()
+}
+
+/// A value by its name, or null.
+pub fn text(value: Option<impl ToString>) -> Value {
+    value.map(|value| value.to_string()).into()
+}

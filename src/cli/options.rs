@@ -1,0 +1,158 @@
+//! The options of `braid generate`.
+
+use super::failure::Failure;
+use super::files;
+use crate::inputs::image::Image;
+use crate::pipeline::{DeviceChoice, ImagePrompt, PipelineOptions, ReferenceImage, Request, Scales};
+use std::path::{Path, PathBuf};
+
+/// One IP-Adapter with what belongs to it.
+#[derive(Debug, Clone, Default)]
+pub struct Adapter {
+    /// Its file; absent only while parsing.
+    pub path: PathBuf,
+    /// The reference images.
+    pub images: Vec<PathBuf>,
+    /// `--ip-adapter-strength`.
+    pub strength: Option<f32>,
+    /// `--ip-adapter-blocks` as it was given.
+    pub blocks: Option<String>,
+}
+
+impl Adapter {
+    /// The scales that strength and blocks make.
+    pub fn scales(&self) -> Result<Scales, Failure> {
+        Ok(Scales::parse(self.blocks.as_deref().unwrap_or("full"), self.strength.unwrap_or(1.0))?)
+    }
+}
+
+/// The options that the flags set: the library's own structs, and what is the command's alone.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// `--model`; required.
+    pub model: Option<PathBuf>,
+    /// `--prompt`; required.
+    pub prompt: Option<String>,
+    /// The options of the pipeline, without the model and the adapters.
+    pub pipeline: PipelineOptions,
+    /// The request, without prompt, seed and image prompts.
+    pub request: Request,
+    /// The IP-Adapters.
+    pub adapters: Adapters,
+    /// The size that reference images are stretched to.
+    pub resize: Option<(usize, usize)>,
+    /// `None`: a random one.
+    pub seed: Option<u64>,
+    /// The image file.
+    pub output: PathBuf,
+    /// The file of the noise.
+    pub latents: Option<PathBuf>,
+    /// The file of the intermediate results.
+    pub dump: Option<PathBuf>,
+    /// Whether a line of JSON is printed.
+    pub json: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            model: None,
+            prompt: None,
+            pipeline: PipelineOptions::new("").with_device(DeviceChoice::Auto),
+            request: Request::new(""),
+            adapters: Adapters::default(),
+            resize: None,
+            seed: Some(0),
+            output: "braid.png".into(),
+            latents: None,
+            dump: None,
+            json: false,
+        }
+    }
+}
+
+impl Options {
+    /// Checks what no single flag can, and completes the library's options.
+    pub fn check(&mut self) -> Result<(), Failure> {
+        self.adapters.check()?;
+        let missing = "--model: missing; give an SDXL checkpoint (.safetensors) or a diffusers folder";
+        self.pipeline.model = self.model.clone().ok_or_else(|| Failure::usage(missing))?;
+        let missing = "--prompt: missing; an empty one is written --prompt ''";
+        self.request.prompt = self.prompt.clone().ok_or_else(|| Failure::usage(missing))?;
+        if let Some(dump) = &self.dump {
+            let place = |p: &Path| std::path::absolute(p).unwrap_or_else(|_| p.to_owned());
+            let names = files::numbered(&self.output, self.request.num_images);
+            if names.iter().any(|name| place(name) == place(dump)) {
+                return Err(Failure::usage("--dump: names the same file as --output"));
+            }
+        }
+        if self.resize.is_some() && self.adapters.all.is_empty() {
+            return Err(Failure::usage("--ip-adapter-image-resize: there is no --ip-adapter"));
+        }
+        self.pipeline.adapters = self.adapters.all.iter().map(|adapter| adapter.path.clone()).collect();
+        self.request.capture_intermediates = self.dump.is_some();
+        Ok(())
+    }
+
+    /// Reads the reference images.
+    pub fn image_prompts(&self) -> Result<Vec<ImagePrompt>, Failure> {
+        let prompt = |adapter: &Adapter| {
+            let mut prompt = ImagePrompt::default().with_scale(adapter.scales()?);
+            prompt.resize = self.resize;
+            for path in &adapter.images {
+                prompt.references.push(ReferenceImage::Image(Image::open(path, self.pipeline.compat.alpha)?));
+            }
+            Ok(prompt)
+        };
+        self.adapters.all.iter().map(prompt).collect()
+    }
+}
+
+/// Collects adapters: what follows one belongs to it, what stands before the first belongs to the first.
+#[derive(Debug, Clone, Default)]
+pub struct Adapters {
+    /// The adapters, in the order of their flags.
+    pub all: Vec<Adapter>,
+    /// Whether flags came before the first `--ip-adapter`.
+    early: bool,
+}
+
+impl Adapters {
+    /// Begins a new adapter.
+    pub fn open(&mut self, path: PathBuf) {
+        if std::mem::take(&mut self.early) {
+            self.last().path = path;
+        } else {
+            self.all.push(Adapter { path, ..Adapter::default() });
+        }
+    }
+
+    /// The adapter that a flag belongs to.
+    pub fn last(&mut self) -> &mut Adapter {
+        if self.all.is_empty() {
+            self.early = true;
+            self.all.push(Adapter::default());
+        }
+        let at = self.all.len() - 1;
+        &mut self.all[at]
+    }
+
+    fn check(&self) -> Result<(), Failure> {
+        for adapter in &self.all {
+            if self.early {
+                let flag = match adapter {
+                    Adapter { images, .. } if !images.is_empty() => "--ip-adapter-image",
+                    Adapter { strength: Some(_), .. } => "--ip-adapter-strength",
+                    _ => "--ip-adapter-blocks",
+                };
+                return Err(Failure::usage(format!("{flag}: there is no --ip-adapter that it could belong to")));
+            }
+            if adapter.images.is_empty() {
+                let path = adapter.path.display();
+                return Err(Failure::usage(format!("--ip-adapter: {path} has no image; give --ip-adapter-image")));
+            }
+            adapter.scales()?;
+        }
+        Ok(())
+    }
+}
