@@ -50,12 +50,12 @@ examples:
 	$(CARGO) build --examples
 	@set -e; for e in $(EXAMPLES); do echo "== $$e"; $(CARGO) run --quiet --example $$e; done
 
-# The goldens go through the code for lesser processors, too; what this one has is used in the tests after that.
+# One call of cargo builds every test. The others run the goldens and the unit tests of what it built through the code for lesser
+# processors, too.
 define TESTS
+$(CARGO) test --workspace
 BRAID_ISA=portable $(CARGO) test --lib --test goldens
 BRAID_ISA=avx2 $(CARGO) test --lib --test goldens
-$(CARGO) test -p braid-ptx
-$(CARGO) test
 endef
 export TESTS
 

@@ -69,7 +69,7 @@ macro_rules! cases {
             })*
 
             #[test]
-            fn every_case_is_listed() {
+            fn case_list() {
                 let listed = [$($folder),*];
                 for entry in std::fs::read_dir(super::goldens(stringify!($profile))).unwrap() {
                     let entry = entry.unwrap();

@@ -21,7 +21,7 @@ fn gpu() -> Option<NvidiaDriver> {
 }
 
 #[test]
-fn a_large_copy() {
+fn large_copy() {
     let Some(gpu) = gpu() else { return };
     let bytes = 1 << 30;
     let (from, to) = (gpu.allocate(bytes).unwrap(), gpu.allocate(bytes).unwrap());
@@ -35,7 +35,7 @@ fn a_large_copy() {
 }
 
 #[test]
-fn a_large_product() {
+fn large_product() {
     let Some(gpu) = gpu() else { return };
     let n = 8192usize;
     let [a, b, d] = [(); 3].map(|()| gpu.allocate(n * n * 2).unwrap());
@@ -71,7 +71,7 @@ fn a_large_product() {
 /// Products of SDXL's shapes, narrower where they would take long elsewhere than on a GPU: one image of a batch of four, computed
 /// alone, has the same bytes, and they are near those of a plain loop.
 #[test]
-fn an_image_alone_and_in_a_batch() {
+fn batch_invariance() {
     let Some(gpu) = gpu() else { return };
     for (m, n, k, residual) in
         [(640, 1024, 640, true), (320, 4096, 320, false), (1280, 77, 2048, false), (1280, 260, 1280, true)]

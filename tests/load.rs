@@ -47,7 +47,7 @@ fn growth(warm: usize, count: usize, mut work: impl FnMut(usize)) -> u64 {
 }
 
 #[test]
-fn many_pictures_take_no_more_memory() {
+fn memory_over_many_images() {
     let _turn = alone();
     let pipeline = Model::folder().load().unwrap();
     let count = if std::env::var_os("BRAID_LOAD_FULL").is_some() { 1000 } else { 150 };
@@ -61,7 +61,7 @@ fn many_pictures_take_no_more_memory() {
 }
 
 #[test]
-fn mixed_resolutions_stay_within_the_cache() {
+fn executable_cache_limit() {
     let _turn = alone();
     let pipeline = Model::folder().load().unwrap();
     let sizes: Vec<(usize, usize)> = (0..30).map(|i| (16 + i % 6 * 8, 16 + i / 6 * 8)).collect();
@@ -93,7 +93,7 @@ fn mixed_resolutions_stay_within_the_cache() {
 }
 
 #[test]
-fn a_storm_of_cancels() {
+fn cancellation_storm() {
     let _turn = alone();
     let pipeline = Model::folder().load().unwrap();
     let mut r = small();
@@ -137,7 +137,7 @@ fn told(pipeline: &Pipeline, r: &Request) -> Vec<Progress> {
 
 /// Whatever is under way, a cancel stops before the next step, and a panic of the caller's own function harms no one else.
 #[test]
-fn cancelled_or_failed_at_every_point() {
+fn failure_at_every_point() {
     let _turn = alone();
     let pipeline = Model::folder().load().unwrap();
     let mut r = small();
@@ -205,7 +205,7 @@ fn two_pipelines_and_one_shared() {
 }
 
 #[test]
-fn loaded_and_let_go_100_times() {
+fn load_and_drop_100_times() {
     let _turn = alone();
     let model = Model::folder();
     let mut options = model.options();
@@ -233,7 +233,7 @@ fn loaded_and_let_go_100_times() {
 }
 
 #[test]
-fn the_same_bytes_however_they_are_asked_for() {
+fn request_invariance() {
     let _turn = alone();
     let model = Model::folder();
     let mut options = model.options();
@@ -262,7 +262,7 @@ fn the_same_bytes_however_they_are_asked_for() {
 }
 
 #[test]
-fn an_embedding_stands_for_its_picture() {
+fn embedding_in_place_of_image() {
     let _turn = alone();
     let model = Model::golden("diffusers", "euler-a-two-adapters");
     let options = braid::PipelineOptions::new(model.dir.path())

@@ -165,7 +165,7 @@ impl Product {
 }
 
 #[test]
-fn a_product_is_tried_once_and_then_right_for_every_batch() {
+fn one_trial_for_every_batch() {
     child(&[], |folder| {
         let product = Product::new(2);
         assert_eq!(product.driver.properties().name, "stand-in");
@@ -195,7 +195,7 @@ fn a_product_is_tried_once_and_then_right_for_every_batch() {
 }
 
 #[test]
-fn an_algorithm_that_takes_no_batch_computes_image_by_image() {
+fn algorithm_without_batch() {
     child(&[("STAND_IN_TIMES", "5,4,3")], |folder| {
         let product = Product::new(2);
         product.check();
@@ -206,7 +206,7 @@ fn an_algorithm_that_takes_no_batch_computes_image_by_image() {
 }
 
 #[test]
-fn an_algorithm_that_does_not_run_is_left_out() {
+fn failing_algorithm() {
     child(&[("STAND_IN_BROKEN", "1")], |folder| {
         let product = Product::new(2);
         product.check();
@@ -216,7 +216,7 @@ fn an_algorithm_that_does_not_run_is_left_out() {
 }
 
 #[test]
-fn without_trials_the_first_suggestion_is_taken() {
+fn trials_disabled() {
     for setting in [("BRAID_TRIALS", "0"), ("BRAID_CACHE", "")] {
         child(&[setting], |folder| {
             let product = Product::new(2);
@@ -228,7 +228,7 @@ fn without_trials_the_first_suggestion_is_taken() {
 }
 
 #[test]
-fn short_memory_costs_only_the_trial() {
+fn trial_out_of_memory() {
     child(&[], |folder| {
         let driver = NvidiaDriver::new(0).unwrap();
         let matrix = MatrixRef { data: 1 << 20, leading: 1 << 15, stride: 0 };
@@ -248,7 +248,7 @@ fn short_memory_costs_only_the_trial() {
 }
 
 #[test]
-fn nothing_is_tried_during_a_capture() {
+fn trial_during_capture() {
     child(&[], |folder| {
         let product = Product::new(2);
         let plan = product.driver.prepare_gemm(&product.gemm).unwrap();
@@ -267,7 +267,7 @@ fn nothing_is_tried_during_a_capture() {
 }
 
 #[test]
-fn codes_that_no_header_has_are_errors_with_their_number() {
+fn unknown_codes() {
     for (fault, want) in [
         ("cuInit=98765", "device cuda: cuInit: error 98765, which the driver has no name for"),
         ("cuDeviceGetAttribute=-5", "cuDeviceGetAttribute: error -5, which"),
@@ -294,7 +294,7 @@ fn codes_that_no_header_has_are_errors_with_their_number() {
 }
 
 #[test]
-fn a_fault_of_a_trial_s_events_costs_the_trial() {
+fn trial_event_fault() {
     for fault in ["cuEventElapsedTime=98765", "none=1"] {
         child(&[("STAND_IN_FAULT", fault)], |folder| {
             everything().unwrap();
@@ -331,13 +331,13 @@ fn everything() -> Result<(), Error> {
 }
 
 #[test]
-fn a_launch_hands_on_all_its_numbers() {
+fn launch_arguments() {
     child(&[], |folder| {
         let driver = NvidiaDriver::new(0).unwrap();
         let kernel = kernels().find(|kernel| kernel.shared > 48 << 10).unwrap();
         let entry = kernel.entry(kernel.types.each()[0]);
         let Ok(function) = driver.function(kernel, &entry) else {
-            let name = "a_launch_hands_on_all_its_numbers";
+            let name = "launch_arguments";
             let _ = writeln!(std::io::stderr(), "{name}: skipped: no NVRTC when this was built");
             return;
         };

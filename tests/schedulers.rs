@@ -118,7 +118,7 @@ fn diffusers_step_loops() {
 }
 
 #[test]
-fn built_in_sdxl_is_the_published_file() {
+fn built_in_sdxl_config() {
     let goldens = golden("diffusers.json");
     let file = &goldens[0]["config"];
     for &method in SchedulerKind::ALL {
@@ -160,7 +160,7 @@ fn hash(config: &SchedulerConfig, most: usize) -> u32 {
 }
 
 #[test]
-fn timesteps_of_every_number_of_steps() {
+fn timesteps_by_step_count() {
     for line in golden("sweep.json") {
         let method: SchedulerKind = line["method"].as_str().unwrap().parse().unwrap();
         let spacing: TimestepSpacing = line["spacing"].as_str().unwrap().parse().unwrap();
@@ -195,7 +195,7 @@ fn guidance_and_its_rescale() {
 }
 
 #[test]
-fn odd_configurations_give_finite_tables_or_errors() {
+fn odd_configurations() {
     let oddities = [
         r#"{}"#,
         r#"{"num_train_timesteps": 2}"#,
@@ -236,7 +236,7 @@ fn odd_configurations_give_finite_tables_or_errors() {
 }
 
 #[test]
-fn step_checks_its_operands() {
+fn step_operand_checks() {
     let table = SchedulerConfig::sdxl_default().with_kind(SchedulerKind::Dpmpp2M).unwrap().table(4).unwrap();
     assert!(table.uses_history());
     let (mut x, output) = ([1.0; 3], [0.5; 3]);

@@ -54,16 +54,16 @@ part library cargo test --release --test gpu -- "${one[@]}"
 part kernels env BRAID_TEST_DRIVER=cuda cargo test --release --test kernels -- --skip timing:: "${one[@]}"
 part kernels-on-both env BRAID_TEST_DRIVER=both cargo test --release --test kernels -- --skip timing:: "${one[@]}"
 part operations-on-both env BRAID_TEST_DRIVER=both cargo test --release --test cuda -- "${operations[@]}" "${one[@]}"
-part models env BRAID_TEST_DRIVER=cuda cargo test --release --test cuda -- golden::a_small_model cases:: demo:: --include-ignored "${one[@]}"
-part timing cargo test --release --test kernels -- timing::every_kernel "${one[@]}"
+part models env BRAID_TEST_DRIVER=cuda cargo test --release --test cuda -- golden::small_model cases:: demo:: --include-ignored "${one[@]}"
+part timing cargo test --release --test kernels -- timing::kernels_beside_ceilings "${one[@]}"
 # The tests' own files, so that the summary is theirs and not cargo's. Neither true sizes nor what needs no launch.
 file() { sed -n "s/.*Executable tests.$1.main.rs (\(.*\)).*/\1/p" "$work/build.log"; }
 kernels=$(file kernels) models=$(file cuda)
-few=(--skip large:: --skip profile:: --skip figures:: --skip timing:: --skip second_device:: --skip a_step_past_the_table)
+few=(--skip large:: --skip profile:: --skip figures:: --skip timing:: --skip second_device:: --skip step_past_the_table)
 for tool in memcheck racecheck initcheck synccheck; do
     sanitizer=(env BRAID_TEST_DRIVER=cuda compute-sanitizer --tool "$tool" --error-exitcode 9)
     part "$tool-kernels" "${sanitizer[@]}" "${kernels:-no-tests-were-built}" "${few[@]}" --test-threads=1
-    part "$tool-model" "${sanitizer[@]}" "${models:-no-tests-were-built}" golden::a_small_model_in_f16 --test-threads=1
+    part "$tool-model" "${sanitizer[@]}" "${models:-no-tests-were-built}" golden::small_model_f16 --test-threads=1
 done
 
 FACTS=$facts COMMIT=$(git describe --always --dirty 2>/dev/null || echo unknown) COMMAND="tools/gpu-check.sh $*" \

@@ -18,7 +18,7 @@ case "$*" in
     *--no-run*)
         echo "  Executable tests/kernels/main.rs (target/release/deps/kernels-1)"
         echo "  Executable tests/cuda/main.rs (target/release/deps/cuda-2)" ;;
-    *timing::every*)
+    *timing::kernels_beside*)
         echo "ceiling: copy 3000 GB/s read and written on NVIDIA Stand-In"
         echo "| kernel | shape | microseconds | GB/s | TFLOP/s | of the ceiling |"
         echo "|---|---|--:|--:|--:|--:|"

@@ -2,7 +2,7 @@
 //!
 //! Every function takes a name without the model's prefix (`model.diffusion_model.` and so on) and gives `None` for one
 //! that no model reads. Source: the published files and diffusers' `loaders/single_file_utils.py`, against which
-//! `tests/layouts.rs` compares every name of SDXL.
+//! `tests/models/layouts.rs` compares every name of SDXL.
 
 /// Beginnings of UNet names outside the blocks: original, diffusers.
 const UNET: [(&str, &str); 7] = [

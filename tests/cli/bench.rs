@@ -15,7 +15,7 @@ fn json(args: &[&str]) -> Value {
 }
 
 #[test]
-fn operations_are_timed_predicted_and_drawn() {
+fn ops_roofline_and_plot() {
     let dir = tempfile::tempdir().unwrap();
     let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
     let measured = json(&[
@@ -72,7 +72,7 @@ fn operations_are_timed_predicted_and_drawn() {
 
 /// A request is its parts, each as often as it runs; a picture of an adapter is encoded once.
 #[test]
-fn a_whole_picture_is_predicted() {
+fn whole_image_prediction() {
     let predict = |args: &[&str]| json(&[&["roofline", "--gpu", "h200", "-o", "json"][..], args].concat());
     let row = &predict(&["--steps", "20", "--adapter", "--parts", "vae"])[0];
     let number = |value: &Value| value.as_f64().unwrap();
@@ -90,7 +90,7 @@ fn a_whole_picture_is_predicted() {
 }
 
 #[test]
-fn what_is_wrong_is_named() {
+fn bad_arguments() {
     let dir = tempfile::tempdir().unwrap();
     let (text, other) = (dir.path().join("text.json"), dir.path().join("other.json"));
     std::fs::write(&text, "{\"benchmark\": ").unwrap();

@@ -32,7 +32,7 @@ fn refused(args: &[&str]) -> String {
 }
 
 #[test]
-fn every_sample_is_reported() {
+fn sample_rows() {
     let case = Case::make("diffusers", "euler");
     let model = case.path(".");
     let args = ["e2e", "--model", &model, "--steps", "2", "-W", "32", "-H", "32", "-r", "3", "--device", "cpu"];
@@ -63,7 +63,7 @@ fn every_sample_is_reported() {
 }
 
 #[test]
-fn lists_give_a_row_for_every_combination() {
+fn list_combinations() {
     let case = Case::make("diffusers", "euler");
     let model = case.path(".");
     let more = ["-n", "1,2", "--size", "32..64+32", "-r", "2", "--warmup", "2", "--device", "cpu"];
@@ -79,7 +79,7 @@ fn lists_give_a_row_for_every_combination() {
 }
 
 #[test]
-fn rows_say_where_they_were_made() {
+fn row_provenance() {
     let case = Case::make("diffusers", "euler");
     let model = case.path(".");
     let row = &rows(&["e2e", "--model", &model, "-n", "1", "--size", "32", "-r", "1", "--device", "cpu"])[0];
@@ -97,7 +97,7 @@ fn rows_say_where_they_were_made() {
 }
 
 #[test]
-fn what_cannot_run_here_is_skipped() {
+fn unavailable_devices() {
     let case = Case::make("diffusers", "euler");
     let model = case.path(".");
     let args = ["e2e", "--model", &model, "-n", "1", "--size", "32", "-r", "1"];
@@ -125,7 +125,7 @@ fn what_cannot_run_here_is_skipped() {
 }
 
 #[test]
-fn what_the_adapter_costs() {
+fn adapter_cost() {
     let args = ["e2e", "--model", "demo", "-n", "2", "--size", "64", "-r", "2", "--device", "cpu"];
     let rows = rows(&[&args[..], &["--adapter", "off,on"]].concat());
     assert_eq!((rows.len(), &rows[0]["adapters"], &rows[1]["adapters"]), (2, &0.into(), &1.into()));
@@ -143,7 +143,7 @@ fn what_the_adapter_costs() {
 }
 
 #[test]
-fn both_scenarios_of_mlperf() {
+fn mlperf_scenarios() {
     let case = Case::make("diffusers", "euler");
     let model = case.path(".");
     let args =
@@ -165,7 +165,7 @@ fn both_scenarios_of_mlperf() {
 }
 
 #[test]
-fn a_model_that_gives_nan_is_not_timed() {
+fn nan_model() {
     let case = Case::make("diffusers", "euler");
     let file = case.dir.path().join("unet/diffusion_pytorch_model.safetensors");
     let mut bytes = std::fs::read(&file).unwrap();
@@ -179,7 +179,7 @@ fn a_model_that_gives_nan_is_not_timed() {
 }
 
 #[test]
-fn a_model_of_which_nothing_is_on_disk() {
+fn model_without_files() {
     let args = ["e2e", "--model", "synthetic:small", "-n", "1", "-r", "1", "--device", "cpu"];
     let made = &rows(&[&args[..], &["--adapter", "on,off"]].concat());
     assert_eq!((&made[0]["model"], &made[0]["width"]), (&"synthetic:small".into(), &128.into()));
@@ -198,7 +198,7 @@ fn a_model_of_which_nothing_is_on_disk() {
 }
 
 #[test]
-fn from_the_start_of_a_process_to_its_first_picture() {
+fn cold_start() {
     let args = ["cold", "--model", "synthetic:small", "-n", "3", "--size", "64", "-r", "2", "--device", "cpu,cuda:99"];
     let found = rows(&args);
     assert_eq!(
@@ -250,7 +250,7 @@ fn from_the_start_of_a_process_to_its_first_picture() {
 }
 
 #[test]
-fn what_goes_wrong_in_another_process_is_said_once() {
+fn child_process_errors() {
     assert!(refused(&["cold"]).contains("--model"));
     assert!(refused(&["memory", "--model", "demo", "-r", "2"]).contains("-r"));
     assert!(refused(&["cold", "--model", "demo", "--size", "64", "-W", "64"]).contains("--size"));
@@ -264,7 +264,7 @@ fn what_goes_wrong_in_another_process_is_said_once() {
 }
 
 #[test]
-fn what_each_stage_takes() {
+fn stage_memory() {
     let args = ["memory", "--model", "synthetic:small", "--size", "128", "-n", "1", "--device", "cpu"];
     let row = &rows(&args)[0];
     let stages = row["stages"].as_array().unwrap();

@@ -8,7 +8,7 @@ use std::path::Path;
 const ASTRONAUT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/astronaut.jpg");
 
 #[test]
-fn inspect_tells_what_goes_together() {
+fn inspect_compatibility() {
     let case = Case::make("diffusers", "euler");
     let other = Case::make("diffsynth", "one_image");
     let (adapter, encoder) = (case.path("ip-adapter.safetensors"), case.path("image_encoder"));
@@ -27,7 +27,7 @@ fn inspect_tells_what_goes_together() {
 }
 
 #[test]
-fn inspect_names_what_it_cannot_read() {
+fn inspect_unreadable_files() {
     let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/weights");
     let path = |name: &str| data.join(name).to_str().unwrap().to_owned();
     assert!(failure(&run(&["inspect", &path("legacy.bin")]), 1).contains("legacy.bin"));
@@ -41,7 +41,7 @@ fn inspect_names_what_it_cannot_read() {
 }
 
 #[test]
-fn synth_refuses_what_is_there() {
+fn synth_existing_files() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::create_dir(dir.path().join("image_encoder")).unwrap();
     std::fs::write(dir.path().join("image_encoder/config.json"), "mine").unwrap();
@@ -79,7 +79,7 @@ fn difference(a: &[u8], b: &[u8]) -> f64 {
 }
 
 #[test]
-fn the_demo_draws_a_sheet() {
+fn demo_sheet() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("sheet.png");
     let output = run(&["demo", "-o", path.to_str().unwrap()]);
@@ -104,7 +104,7 @@ fn the_demo_draws_a_sheet() {
 }
 
 #[test]
-fn the_demo_takes_a_prompt_and_a_picture() {
+fn demo_prompt_and_image() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("strip.png");
     let output = run(&["demo", "-p", "two rings", "--image", ASTRONAUT, "--seed", "3", "-o", path.to_str().unwrap()]);
@@ -150,7 +150,7 @@ fn configurations_for_a_single_file() {
 }
 
 #[test]
-fn bench_knows_the_work_of_sdxl_on_a_gpu() {
+fn bench_sdxl_operations() {
     let bench = |args: &[&str]| {
         let output = std::process::Command::new(env!("CARGO_BIN_EXE_bench")).arg("roofline").args(args).output();
         output.unwrap()

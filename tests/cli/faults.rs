@@ -3,7 +3,7 @@
 use super::{Case, braid, failure, stderr};
 
 #[test]
-fn places_that_cannot_be_written() {
+fn unwritable_outputs() {
     let case = Case::make("diffusers", "euler");
     let fails = |path: &str, part: &str| {
         let text = failure(&case.short(&["-o", path]).output().unwrap(), 1);
@@ -19,7 +19,7 @@ fn places_that_cannot_be_written() {
 }
 
 #[test]
-fn inputs_that_are_not_there_or_do_not_fit() {
+fn missing_and_misfit_inputs() {
     let case = Case::make("diffusers", "euler");
     let adapter = case.path("ip-adapter.safetensors");
     let fails = |more: &[&str], status: i32, part: &str| {
@@ -78,7 +78,7 @@ mod unix {
     }
 
     #[test]
-    fn signals_stop_it_and_leave_nothing() {
+    fn signals() {
         let case = Case::make("diffusers", "euler");
         for (signal, status) in [(libc::SIGINT, 130), (libc::SIGTERM, 143)] {
             let child = long(&case);
@@ -99,7 +99,7 @@ mod unix {
     /// F08.
     #[cfg(target_os = "linux")]
     #[test]
-    fn a_model_cut_short_while_mapped() {
+    fn truncated_mapped_model() {
         let case = Case::make("diffusers", "euler");
         let mut command = case.short(&["--steps", "100", "-W", "64", "-H", "64"]);
         let child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
@@ -118,7 +118,7 @@ mod unix {
 
     /// F16.
     #[test]
-    fn a_reader_that_has_gone() {
+    fn closed_pipe() {
         let case = Case::make("diffusers", "euler");
         let mut command = case.short(&["--json"]);
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();

@@ -35,7 +35,7 @@ fn golden(profile: &str, name: &str) {
 }
 
 #[test]
-fn dumps_are_the_peers() {
+fn dump_goldens() {
     golden("diffusers", "euler");
     golden("diffusers", "dpmpp-karras-two-images");
     golden("diffusers", "flags-over-folder");
@@ -44,7 +44,7 @@ fn dumps_are_the_peers() {
 }
 
 #[test]
-fn the_json_line() {
+fn json_output() {
     let case = Case::make("diffusers", "euler");
     let output = case.short(&["--json", "-b", "2", "-s", "5", "--steps", "2"]).output().unwrap();
     assert!(output.status.success(), "{}", stderr(&output));
@@ -87,7 +87,7 @@ fn seeds() {
 }
 
 #[test]
-fn formats_and_the_parameters_in_png() {
+fn image_formats_and_png_metadata() {
     let case = Case::make("diffusers", "euler");
     for name in ["out.jpg", "out.webp"] {
         let output = case.short(&["-o", &case.path(name)]).output().unwrap();
@@ -121,7 +121,7 @@ fn formats_and_the_parameters_in_png() {
 
 /// What may be written in any order gives the same picture.
 #[test]
-fn with_one_adapter_order_is_free() {
+fn single_adapter_argument_order() {
     let case = Case::make("diffusers", "euler");
     let image = case.folder.join("../pictures/landscape.png");
     let (adapter, image) = (case.path("ip-adapter.safetensors"), image.to_str().unwrap());
@@ -139,7 +139,7 @@ fn with_one_adapter_order_is_free() {
 }
 
 #[test]
-fn notes_about_device_and_types() {
+fn device_notes() {
     let case = Case::make("diffusers", "euler");
     let note = |more: &[&str]| {
         let output = case.short(more).output().unwrap();

@@ -56,7 +56,7 @@ const WRONG: &[(&[&str], &str)] = &[
 ];
 
 #[test]
-fn every_wrong_flag_is_named() {
+fn wrong_flags() {
     for (args, part) in WRONG {
         let mut all = vec!["generate", "--model", "m", "-p", "x"];
         all.extend(*args);
@@ -66,7 +66,7 @@ fn every_wrong_flag_is_named() {
 }
 
 #[test]
-fn what_is_missing_is_named() {
+fn missing_arguments() {
     for (args, part) in [
         (vec![], "generate, demo"),
         (vec!["draw"], "`draw`"),
@@ -109,7 +109,7 @@ fn help_and_version() {
 }
 
 #[test]
-fn bench_says_how_it_is_used() {
+fn bench_usage() {
     let bench = |args: &[&str]| std::process::Command::new(env!("CARGO_BIN_EXE_bench")).args(args).output().unwrap();
     let output = bench(&[]);
     assert_eq!(output.status.code(), Some(2));

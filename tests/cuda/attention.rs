@@ -43,7 +43,7 @@ fn strand(operand: usize, width: usize, length: Option<usize>, scale: Option<(us
 }
 
 #[test]
-fn strands_keep_their_own_softmax() {
+fn branch_softmaxes() {
     if !compiled() {
         return;
     }
@@ -68,7 +68,7 @@ fn strands_keep_their_own_softmax() {
 
 /// A strand alone that has a weight, strands without any, and lengths of one strand.
 #[test]
-fn other_strands() {
+fn other_branches() {
     if !compiled() {
         return;
     }
@@ -92,7 +92,7 @@ fn other_strands() {
 
 /// Without an adapter the operand of the weights is empty.
 #[test]
-fn a_strand_without_adapters() {
+fn branch_without_adapters() {
     if !compiled() {
         return;
     }

@@ -45,7 +45,7 @@ fn draw(pipeline: &Pipeline, request: &Request) -> Output {
 
 /// A whole UNet of three levels: each row of four has the bytes that it has alone, with tokens, scales and pictures of its own.
 #[test]
-fn a_row_of_a_unet_is_the_same_alone() {
+fn unet_batch_invariance() {
     if !compiled() {
         return;
     }
@@ -107,7 +107,7 @@ fn a_row_of_a_unet_is_the_same_alone() {
 
 /// Four pictures of one request are those of four requests, in another order too.
 #[test]
-fn a_request_of_four_is_four_requests() {
+fn four_images_request() {
     if !compiled() {
         return;
     }
@@ -127,7 +127,7 @@ fn a_request_of_four_is_four_requests() {
 
 /// Between the first step and the last a whole request only replays and waits for marks.
 #[test]
-fn steps_of_a_request_only_replay() {
+fn replayed_steps() {
     if !compiled() {
         return;
     }
@@ -154,7 +154,7 @@ fn steps_of_a_request_only_replay() {
 
 /// Noise for which a sampler has no room sends a request step by step; what adds none is not concerned.
 #[test]
-fn too_much_noise_goes_step_by_step() {
+fn noise_beyond_memory() {
     if !compiled() {
         return;
     }

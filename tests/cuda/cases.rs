@@ -56,7 +56,7 @@ fn ddim_and_one_block() {
 }
 
 #[test]
-fn two_levels_and_any_script() {
+fn two_levels_any_script() {
     check("full-vocabulary-unicode", ASKED);
 }
 
@@ -71,13 +71,13 @@ fn euler() {
 }
 
 #[test]
-fn no_adapter_and_two_pictures() {
+fn two_images_without_adapter() {
     check("v-trailing-rescale", like_the_peer([(3.1e-2, 44.6), (1.4e-1, 33.3)]));
 }
 
 /// Widths that no published model has are refused in words that say what would run them.
 #[test]
-fn narrow_widths_are_refused() {
+fn narrow_widths() {
     if !compiled() {
         return;
     }

@@ -37,7 +37,7 @@ fn limits(dtype: DType) -> (f64, f64) {
     if dtype == DType::F16 { (1e-2, 45.0) } else { (6e-2, 36.0) }
 }
 
-fn as_diffusers_draws(dtype: DType, wanted: impl Fn(usize) -> bool) {
+fn diffusers_parity(dtype: DType, wanted: impl Fn(usize) -> bool) {
     let folder = root("tests/goldens/demo");
     let cases: Vec<Value> = serde_json::from_slice(&std::fs::read(folder.join("cases.json")).unwrap()).unwrap();
     let bytes = std::fs::read(folder.join("latents.safetensors")).unwrap();
@@ -70,24 +70,24 @@ fn as_diffusers_draws(dtype: DType, wanted: impl Fn(usize) -> bool) {
 }
 
 #[test]
-fn the_bundled_model_in_f16() {
+fn bundled_model_f16() {
     if compiled() {
-        as_diffusers_draws(DType::F16, |i| i == 0);
+        diffusers_parity(DType::F16, |i| i == 0);
     }
 }
 
 #[test]
 #[ignore = "minutes on the interpreter: make test-full"]
-fn every_golden_of_the_bundled_model_in_f16() {
+fn bundled_model_goldens_f16() {
     if compiled() {
-        as_diffusers_draws(DType::F16, |_| true);
+        diffusers_parity(DType::F16, |_| true);
     }
 }
 
 #[test]
 #[ignore = "minutes on the interpreter: make test-full"]
-fn every_golden_of_the_bundled_model_in_bf16() {
+fn bundled_model_goldens_bf16() {
     if compiled() {
-        as_diffusers_draws(DType::BF16, |_| true);
+        diffusers_parity(DType::BF16, |_| true);
     }
 }

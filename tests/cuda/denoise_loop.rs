@@ -118,7 +118,7 @@ impl Case {
 /// Every sampler, guided and not: the device's steps are those of the host on the same kernels, and those of the CPU within
 /// what f16 costs.
 #[test]
-fn the_steps_are_the_schedulers() {
+fn step_parity() {
     if !compiled() {
         return;
     }
@@ -153,7 +153,7 @@ fn calls(after: CallCounts, before: CallCounts) -> CallCounts {
 
 /// N steps are N replays and nothing else, from the first request on where the program was warmed.
 #[test]
-fn a_loop_only_replays() {
+fn replayed_loop() {
     if !compiled() {
         return;
     }
@@ -198,7 +198,7 @@ fn a_loop_only_replays() {
 
 /// An error of the caller's ends the loop within two steps, and the program is as good as before.
 #[test]
-fn a_cancelled_loop_ends_within_two_steps() {
+fn cancellation_within_two_steps() {
     if !compiled() {
         return;
     }
@@ -216,7 +216,7 @@ fn a_cancelled_loop_ends_within_two_steps() {
 }
 
 #[test]
-fn the_first_step_that_is_not_finite_is_named() {
+fn first_not_finite_step() {
     if !compiled() {
         return;
     }
@@ -231,7 +231,7 @@ fn the_first_step_that_is_not_finite_is_named() {
 }
 
 #[test]
-fn what_does_not_fit_is_an_error() {
+fn misfit_inputs() {
     if !compiled() {
         return;
     }

@@ -65,7 +65,7 @@ fn decoder(h: usize, w: usize) -> Graph {
 }
 
 #[test]
-fn a_decoder_of_odd_sizes() {
+fn odd_decoder_sizes() {
     if !compiled() {
         return;
     }
@@ -103,7 +103,7 @@ impl Device for Split {
 
 /// The small model's picture of the same latents: in f32 the CPU's, in bf16 what bf16 makes of it.
 #[test]
-fn a_small_models_picture() {
+fn small_model_image() {
     if !compiled() {
         return;
     }

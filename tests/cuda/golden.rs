@@ -77,14 +77,14 @@ fn compare(dtype: DType) {
 }
 
 #[test]
-fn a_small_model_in_f16() {
+fn small_model_f16() {
     if compiled() {
         compare(DType::F16);
     }
 }
 
 #[test]
-fn a_small_model_in_bf16() {
+fn small_model_bf16() {
     if compiled() {
         compare(DType::BF16);
     }

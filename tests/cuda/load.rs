@@ -29,7 +29,7 @@ fn difference(after: CallCounts, before: CallCounts) -> [u64; 6] {
 /// A run is one copy up, one replay, one copy down: nothing is allocated or launched one by one, and the one wait is for the
 /// result.
 #[test]
-fn a_run_only_replays() {
+fn replayed_run() {
     if !compiled() {
         return;
     }
@@ -55,7 +55,7 @@ fn a_run_only_replays() {
 
 /// Whatever the order of warps and the moment at which copies arrive.
 #[test]
-fn every_schedule_gives_the_same() {
+fn schedule_invariance() {
     if !compiled() {
         return;
     }
@@ -71,7 +71,7 @@ fn every_schedule_gives_the_same() {
 }
 
 #[test]
-fn memory_comes_back() {
+fn freed_memory() {
     if !compiled() {
         return;
     }
@@ -86,7 +86,7 @@ fn memory_comes_back() {
 }
 
 #[test]
-fn what_does_not_fit_is_refused_before_anything_is_allocated() {
+fn refusal_before_allocation() {
     let driver = Arc::new(PtxDriver::new().room(1000));
     let device = CudaDevice::new(driver.clone(), DType::F16).unwrap();
     let text = device.compile(graph()).map(|_| ()).unwrap_err().to_string();
@@ -95,7 +95,7 @@ fn what_does_not_fit_is_refused_before_anything_is_allocated() {
 }
 
 #[test]
-fn a_wrong_binding_is_an_error() {
+fn wrong_binding() {
     if !compiled() {
         return;
     }
@@ -108,7 +108,7 @@ fn a_wrong_binding_is_an_error() {
 
 /// Tensor and number: widths that are no multiple of 8.
 #[test]
-fn what_no_kernel_takes_is_named() {
+fn unsupported_operations() {
     let refusal = |build: &dyn Fn(&mut Builder)| {
         let mut b = Builder::new();
         build(&mut b);
@@ -157,7 +157,7 @@ fn what_no_kernel_takes_is_named() {
 
 /// The same picture alone and beside another: the same bytes.
 #[test]
-fn an_image_does_not_depend_on_its_batch() {
+fn batch_invariance() {
     if !compiled() {
         return;
     }

@@ -116,7 +116,7 @@ fn sinusoids() {
 }
 
 #[test]
-fn outputs_that_are_no_result_of_their_own() {
+fn aliased_outputs() {
     if !compiled() {
         return;
     }

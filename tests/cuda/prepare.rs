@@ -29,7 +29,7 @@ fn draw(pipeline: &Pipeline, request: &Request) -> Output {
 /// After `prepare` nothing is allocated or captured, whatever changes within the shape, and the pictures are those of a
 /// pipeline that prepared nothing.
 #[test]
-fn a_prepared_request_allocates_and_captures_nothing() {
+fn prepared_request() {
     if !compiled() {
         return;
     }
@@ -78,7 +78,7 @@ fn a_prepared_request_allocates_and_captures_nothing() {
 }
 
 #[test]
-fn a_shape_that_cannot_be_is_an_error() {
+fn impossible_shape() {
     let model = common::Model::folder();
     let (_, pipeline) = pipeline(&model);
     let fails = |change: &dyn Fn(&mut braid::pipeline::WorkloadShape), part: &str| {
@@ -97,7 +97,7 @@ fn a_shape_that_cannot_be_is_an_error() {
 /// The encoders stay where there is room for all, go where there is not, and what does not fit at all is refused before
 /// anything is loaded.
 #[test]
-fn memory_decides_about_the_encoders() {
+fn encoder_residency() {
     if !compiled() {
         return;
     }
@@ -147,7 +147,7 @@ fn memory_decides_about_the_encoders() {
 
 /// Progress is told for every step in order, and a cancelled request ends within two.
 #[test]
-fn a_request_is_watched_and_stopped() {
+fn progress_and_cancellation() {
     if !compiled() {
         return;
     }

@@ -104,7 +104,7 @@ fn convolutions_with_every_epilogue() {
 }
 
 #[test]
-fn an_enlarged_picture() {
+fn upsampled_convolutions() {
     if !compiled() {
         return;
     }
@@ -123,7 +123,7 @@ fn an_enlarged_picture() {
 }
 
 #[test]
-fn joined_sources_are_read_in_place() {
+fn joined_sources() {
     if !compiled() {
         return;
     }

@@ -28,7 +28,7 @@ const SETTINGS: LoweringOptions = LoweringOptions { dtype: DType::F16, multiproc
 
 /// The figures of issue and documentation: goals for the memory of UNet and VAE at 1024x1024 with guidance and an adapter.
 #[test]
-fn the_published_model_at_1024() {
+fn published_model_at_1024() {
     let compat = Compat::diffusers();
     let (config, adapter) = (published::unet(), published::adapter());
     let shape = UnetShape { batch: 2, height: 128, width: 128, tokens: 77, image_tokens: vec![4] };

@@ -46,7 +46,7 @@ fn device() -> CudaDevice {
 }
 
 #[test]
-fn pixels_are_the_cpus_of_the_same_values() {
+fn pixel_parity() {
     if !compiled() {
         return;
     }
@@ -77,7 +77,7 @@ fn pixels_are_the_cpus_of_the_same_values() {
 }
 
 #[test]
-fn what_is_left_is_what_a_run_gives() {
+fn resident_outputs() {
     if !compiled() {
         return;
     }
@@ -122,7 +122,7 @@ fn what_is_left_is_what_a_run_gives() {
 
 /// Of a whole request only flags and bytes come back once the encoders are done, and what the conditioning gave never goes up.
 #[test]
-fn a_request_stays_on_the_device() {
+fn resident_request() {
     if !compiled() {
         return;
     }
@@ -166,7 +166,7 @@ fn a_request_stays_on_the_device() {
 
 /// A damaged model is found without the host looking at any tensor.
 #[test]
-fn what_is_not_finite_is_named() {
+fn not_finite_values() {
     if !compiled() {
         return;
     }

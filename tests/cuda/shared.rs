@@ -42,7 +42,7 @@ fn device(driver: &Arc<PtxDriver>) -> CudaDevice {
 }
 
 #[test]
-fn a_second_size_takes_up_nothing() {
+fn second_size_memory() {
     if !compiled() {
         return;
     }
@@ -93,7 +93,7 @@ fn a_second_size_takes_up_nothing() {
 
 /// Where taking up fails, nothing is thought to be there.
 #[test]
-fn a_failed_load_leaves_nothing() {
+fn failed_load_memory() {
     if !compiled() {
         return;
     }
@@ -122,7 +122,7 @@ fn pipeline(options: &PipelineOptions) -> (Arc<PtxDriver>, Pipeline) {
 
 /// The estimate is what is held, for one shape and for two.
 #[test]
-fn a_second_shape_of_a_pipeline_takes_up_what_is_new() {
+fn second_shape_memory() {
     if !compiled() {
         return;
     }
@@ -174,7 +174,7 @@ fn a_second_shape_of_a_pipeline_takes_up_what_is_new() {
 
 /// Encoders that go take their weights with them, and those of the negative prompt's with them.
 #[test]
-fn freed_encoders_leave_nothing() {
+fn freed_encoders() {
     if !compiled() {
         return;
     }

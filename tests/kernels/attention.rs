@@ -94,7 +94,7 @@ fn self_attention(dtype: DType, case: &Case) -> Vec<f32> {
 }
 
 #[test]
-fn attention_of_every_head_size_over_odd_lengths() {
+fn head_sizes_and_odd_lengths() {
     if !compiled() {
         return;
     }
@@ -133,7 +133,7 @@ fn causal_attention_and_lengths() {
 }
 
 #[test]
-fn an_image_is_the_same_alone_and_in_a_batch() {
+fn batch_invariance() {
     if !compiled() {
         return;
     }
@@ -147,7 +147,7 @@ fn an_image_is_the_same_alone_and_in_a_batch() {
 
 /// What is not finite stays in its row, and keys that do not count are not read.
 #[test]
-fn a_row_that_is_not_finite_leaves_the_others_alone() {
+fn not_finite_row() {
     if !compiled() {
         return;
     }
@@ -279,7 +279,7 @@ fn decoupled_of(gain: f32, dtype: DType, [dim, heads, images, queries]: [usize; 
 }
 
 #[test]
-fn decoupled_attention_keeps_its_softmaxes_apart() {
+fn decoupled_softmaxes() {
     if !compiled() {
         return;
     }
@@ -320,7 +320,7 @@ fn decoupled_attention_keeps_its_softmaxes_apart() {
 }
 
 #[test]
-fn a_branch_that_weighs_nothing_is_never_read() {
+fn zero_scale_branch() {
     if !compiled() {
         return;
     }

@@ -143,7 +143,7 @@ fn tiles(dtype: DType) -> &'static [Tile] {
 }
 
 #[test]
-fn convolutions_of_every_geometry() {
+fn convolution_geometries() {
     if !compiled() {
         return;
     }
@@ -179,7 +179,7 @@ fn convolutions_of_every_geometry() {
 
 /// A pixel that is not finite reaches the nine results around it alone; results in f32, of a width that is not a multiple of 8.
 #[test]
-fn convolution_of_a_pixel_that_is_not_finite() {
+fn not_finite_pixel() {
     if !compiled() {
         return;
     }
@@ -232,7 +232,7 @@ fn convolution_of_a_pixel_that_is_not_finite() {
 
 /// The kernels of the four phases made by `phases`, then the convolution with them, against doubling and a 3x3 convolution.
 #[test]
-fn a_doubling_and_a_convolution_as_four_phases() {
+fn upsampling_in_four_phases() {
     if !compiled() {
         return;
     }

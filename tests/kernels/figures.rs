@@ -82,7 +82,7 @@ fn stages(module: &str) -> u32 {
 }
 
 #[test]
-fn figures_of_every_kernel_and_architecture() {
+fn figures_table() {
     if !compiled() {
         return;
     }

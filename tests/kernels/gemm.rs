@@ -118,7 +118,7 @@ fn tiles(dtype: DType) -> &'static [Tile] {
 const TILES: [Tile; 3] = [Tile { m: 128, n: 128 }, Tile { m: 128, n: 64 }, Tile { m: 64, n: 64 }];
 
 #[test]
-fn products_with_every_tile_agree_to_the_bit() {
+fn tile_invariance() {
     if !compiled() {
         return;
     }
@@ -134,7 +134,7 @@ fn products_with_every_tile_agree_to_the_bit() {
 }
 
 #[test]
-fn products_with_every_activation_and_f32_results() {
+fn activations_and_f32_results() {
     if !compiled() {
         return;
     }
@@ -194,7 +194,7 @@ fn geglu_products() {
 
 /// GEGLU's result is kept in the range of f16 where the product of its halves leaves it.
 #[test]
-fn geglu_does_not_overflow() {
+fn geglu_overflow() {
     if !compiled() {
         return;
     }
@@ -219,7 +219,7 @@ fn geglu_does_not_overflow() {
 
 /// What is not finite stays in its row, also where the padding of K and of the rows is filled.
 #[test]
-fn a_row_that_is_not_finite_leaves_the_others_alone() {
+fn not_finite_row() {
     if !compiled() {
         return;
     }

@@ -123,7 +123,7 @@ fn convolution_with_k_of_23040() {
 
 /// 2^32 elements before the last image's: a product of 32 bits would lie in the first.
 #[test]
-fn convolution_of_the_seventeenth_picture_of_1024() {
+fn seventeenth_image_of_1024() {
     if !fits(27) {
         return;
     }

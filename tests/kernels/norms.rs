@@ -91,7 +91,7 @@ fn group_norm(dtype: DType, case: &Case) -> Vec<f32> {
 }
 
 #[test]
-fn group_norm_over_one_and_two_sources() {
+fn group_norm_sources() {
     if !compiled() {
         return;
     }
@@ -148,7 +148,7 @@ fn layer_norm_of_odd_widths() {
 }
 
 #[test]
-fn row_softmax_fills_its_stride_with_zeros() {
+fn row_softmax_padding() {
     if !compiled() {
         return;
     }

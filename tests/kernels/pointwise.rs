@@ -143,7 +143,7 @@ fn sums() {
 }
 
 #[test]
-fn upsampling_takes_the_rows_that_torch_takes() {
+fn upsampling_rows() {
     if !compiled() {
         return;
     }
@@ -336,7 +336,7 @@ fn layouts() {
 }
 
 #[test]
-fn pictures_cut_into_patches() {
+fn patches() {
     if !compiled() {
         return;
     }

@@ -219,7 +219,7 @@ mod tests {
 
     /// Both devices run a launch, at addresses of their own; a difference on either is an error.
     #[test]
-    fn a_difference_between_two_devices_is_seen() {
+    fn planted_difference() {
         if !crate::interpreter::compiled() {
             return;
         }

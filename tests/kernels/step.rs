@@ -38,7 +38,7 @@ fn advance(row: &Row, x: &mut [f64], output: &[f64], history: &mut [f64], noise:
 
 /// Three steps of two images: the counter, the table, history, noise in two slots, guidance with rescale for one of them.
 #[test]
-fn steps_follow_the_table() {
+fn step_table() {
     if !compiled() {
         return;
     }
@@ -137,7 +137,7 @@ fn steps_follow_the_table() {
 
 /// A counter past the table's end takes its last row; noise past element 2^31 is found.
 #[test]
-fn a_step_past_the_table_is_its_last() {
+fn step_past_the_table() {
     if !fits(11) {
         return;
     }
@@ -177,7 +177,7 @@ fn a_step_past_the_table_is_its_last() {
 
 /// The first step that is not finite is marked for its image alone.
 #[test]
-fn an_image_that_is_not_finite_is_marked() {
+fn not_finite_image() {
     if !compiled() {
         return;
     }
@@ -216,7 +216,7 @@ fn an_image_that_is_not_finite_is_marked() {
 }
 
 #[test]
-fn pixels_round_as_the_profile_says() {
+fn pixel_rounding() {
     if !compiled() {
         return;
     }

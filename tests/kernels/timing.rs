@@ -176,7 +176,7 @@ fn sets(first: &[Shape]) -> usize {
 }
 
 #[test]
-fn every_kernel_beside_the_ceilings() {
+fn kernels_beside_ceilings() {
     if !crate::interpreter::compiled() {
         return;
     }
@@ -218,7 +218,7 @@ fn launch(gpu: &Gpu, shape: &Shape) -> Launch {
 
 /// The measuring itself, on the interpreter: the work is done, by the library's way as by the kernel's, and time passes.
 #[test]
-fn what_is_timed_is_done() {
+fn timed_results() {
     if !crate::interpreter::compiled() {
         return;
     }

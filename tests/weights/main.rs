@@ -125,7 +125,7 @@ fn bounded(work: impl FnOnce()) {
 }
 
 #[test]
-fn b33_the_content_counts_not_the_name() {
+fn b33_content_before_name() {
     assert_eq!(open_as(NAME, &saved(BIN)).unwrap().len(), 8);
     assert_eq!(open_as(BIN, &saved("small.safetensors")).unwrap().len(), 3);
     refused(NAME, &saved("legacy.bin"), &["before torch 1.6"]);
@@ -140,7 +140,7 @@ fn b33_the_content_counts_not_the_name() {
 
 /// Whatever single byte of a sound file changes, reading it gives tensors or an error.
 #[test]
-fn no_byte_makes_it_panic() {
+fn every_byte_changed() {
     let try_both = |bytes: Vec<u8>| {
         let storage = Arc::new(MappedBytes::owned(bytes));
         let read = safetensors::read(storage.clone(), Path::new(NAME));

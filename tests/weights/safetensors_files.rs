@@ -8,7 +8,7 @@ fn two(a: (usize, usize), b: (usize, usize)) -> String {
 }
 
 #[test]
-fn reads_what_safetensors_writes() {
+fn safetensors_round_trip() {
     let path = data("small.safetensors");
     let weights = open(&path, &OpenOptions::default()).unwrap();
     assert_eq!(weights.iter().map(|(n, _)| n).collect::<Vec<_>>(), ["bias", "scale", "weight"]);
@@ -65,7 +65,7 @@ fn b06_deeply_nested_json() {
 }
 
 #[test]
-fn headers_that_would_take_much_memory() {
+fn memory_exhausting_headers() {
     bounded(|| {
         let zeros = format!("[{}0]", "0,".repeat(5_000_000));
         refused(
@@ -140,7 +140,7 @@ fn b13_duplicate_key() {
 }
 
 #[test]
-fn b14_unaligned_data_loads() {
+fn b14_unaligned_data() {
     for pad in 0..8 {
         let header = format!("{{{}}}{}", entry("a", "F32", "[2]", 0, 8), " ".repeat(pad));
         let mut bytes = st(&header, 0);
@@ -163,7 +163,7 @@ fn b15_unknown_dtype() {
 }
 
 #[test]
-fn b16_not_finite_weights_are_named() {
+fn b16_not_finite_weights() {
     let header = format!(
         "{{{},{},{}}}",
         entry("a", "F16", "[2]", 0, 4),

@@ -31,7 +31,7 @@ fn tensor(count: u8, offset: u8, shape: &[u8], strides: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn reads_what_torch_writes() {
+fn torch_round_trip() {
     let weights = open(&data(BIN), &OpenOptions::default()).unwrap();
     let get = |name: &str| {
         let weight = weights.get(name).unwrap_or_else(|| panic!("{name} is missing"));
@@ -57,7 +57,7 @@ fn reads_what_torch_writes() {
 }
 
 #[test]
-fn what_torch_writes_but_no_model_here_takes() {
+fn unsupported_torch_files() {
     refused("legacy.bin", &saved("legacy.bin"), &["before torch 1.6", "torch.save"]);
     refused("float8.bin", &saved("float8.bin"), &["tensor `a` is of type float8_e4m3fn"]);
     refused("float64.bin", &saved("float64.bin"), &["tensor `a` is of type float64"]);
@@ -68,7 +68,7 @@ fn what_torch_writes_but_no_model_here_takes() {
 }
 
 #[test]
-fn zip64_loads() {
+fn zip64() {
     let pickle = tensor(6, 1, &[2, 2], &[2, 1]);
     let storage: Vec<u8> = (0..6).flat_map(|i| (i as f32).to_le_bytes()).collect();
     for wide in [false, true] {

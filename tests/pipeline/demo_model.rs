@@ -1,8 +1,6 @@
 //! The bundled model does what an image prompt promises: the text says what is drawn, the reference in which colours and
 //! texture. Judged on fixed seeds by a small classifier that was trained on the training pictures alone.
 
-#![allow(clippy::unwrap_used)]
-
 use braid::inputs::image::{AlphaMode, Image};
 use braid::pipeline::{ImagePrompt, ReferenceImage, Scales};
 use braid::weights::{OpenOptions, open};
@@ -189,7 +187,7 @@ fn requests() -> Vec<(String, Seen, usize)> {
 }
 
 #[test]
-fn the_judge_knows_the_training_pictures() {
+fn classifier_accuracy() {
     let classifier = Classifier::open();
     let all = &training().pictures;
     let share = |right: &dyn Fn(Seen, Seen) -> bool| {
@@ -202,7 +200,7 @@ fn the_judge_knows_the_training_pictures() {
 }
 
 #[test]
-fn text_says_what_and_the_reference_in_which_style() {
+fn text_shape_reference_style() {
     let (classifier, requests) = (Classifier::open(), requests());
     let mut right = [0.0; 3];
     let (mut own, mut other) = (0.0, 0.0);
@@ -228,7 +226,7 @@ fn text_says_what_and_the_reference_in_which_style() {
 }
 
 #[test]
-fn the_scale_leads_from_the_text_alone_to_the_reference() {
+fn scale_sweep() {
     let scales = [0.0, 0.25, 0.5, 0.75, 1.0];
     let mut sums = [0.0; 5];
     let requests: Vec<_> = requests().into_iter().step_by(9).collect();
@@ -271,7 +269,7 @@ fn presets() {
 
 /// diffusers, loading the same files, draws the same pictures.
 #[test]
-fn as_diffusers_draws() {
+fn diffusers_parity() {
     let text = std::fs::read_to_string(root("tests/goldens/demo/cases.json")).unwrap();
     let cases: Vec<serde_json::Value> = serde_json::from_str(&text).unwrap();
     assert!(cases.len() >= 5);

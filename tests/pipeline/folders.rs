@@ -167,7 +167,7 @@ fn hostile_configurations() {
 
 /// The values that the catalogue names are errors of the configuration itself, before any tensor is looked at.
 #[test]
-fn hostile_sizes_are_named() {
+fn hostile_sizes() {
     let model = Model::folder();
     for (part, field, value) in [
         ("unet", "block_out_channels", json!([1_000_000_000, 64, 64])),

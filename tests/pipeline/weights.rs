@@ -4,7 +4,7 @@ use super::*;
 
 /// NaN or infinity in weights never gives a picture, and the error names it. All tensors with BRAID_LOAD_FULL.
 #[test]
-fn b16_weights_that_are_not_finite() {
+fn b16_not_finite_weights() {
     let full = std::env::var_os("BRAID_LOAD_FULL").is_some();
     let mut r = request();
     (r.steps, r.width, r.height) = (1, Some(16), Some(16));
@@ -41,7 +41,7 @@ fn b16_weights_that_are_not_finite() {
 }
 
 #[test]
-fn b17_missing_and_misshaped_tensors_are_all_listed() {
+fn b17_missing_and_misshaped_tensors() {
     let check = |model: &Model, file: &str, part: &str| {
         let names: Vec<String> = read(&model.path(file)).into_keys().filter(|n| matters(part, n)).collect();
         let gone = [&names[1], &names[names.len() / 2], &names[names.len() - 1]];
@@ -108,7 +108,7 @@ fn b17_missing_and_misshaped_tensors_are_all_listed() {
 }
 
 #[test]
-fn b17_missing_tensors_of_a_single_file() {
+fn b17_missing_single_file_tensors() {
     let model = Model::file();
     let gone = ["model.diffusion_model.input_blocks.1.0.in_layers.0.bias", "model.diffusion_model.out.2.bias"];
     model.edit("sdxl.safetensors", |t| gone.iter().for_each(|n| drop(t.remove(*n).unwrap())));
@@ -159,7 +159,7 @@ fn tensors(path: &Path, names: &[(&str, &[usize])]) {
 }
 
 #[test]
-fn b18_wrong_families_are_named() {
+fn b18_wrong_families() {
     const CONV: &str = "model.diffusion_model.input_blocks.0.0.weight";
     let model = Model::folder();
     let path = model.path("wrong.safetensors");

@@ -1,11 +1,12 @@
 //! What must not break: damaged models, wrong files and senseless requests through the whole pipeline. The numbers are
-//! those of the catalogue of bad inputs; the readers' own cases are in tests/weights, tests/pictures.rs and
-//! tests/tokenizer.rs.
+//! those of the catalogue of bad inputs; the readers' own cases are in tests/weights and tests/inputs. And
+//! that the bundled model does what an image prompt promises.
 
 #![allow(clippy::unwrap_used)]
 
 #[path = "../common/mod.rs"]
 mod common;
+mod demo_model;
 mod folders;
 mod requests;
 mod weights;

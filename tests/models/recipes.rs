@@ -1,8 +1,6 @@
 //! Every golden case's files are made, opened and read: the tensors of each are exactly those that its configuration,
 //! from `config.json` or inferred, demands.
 
-#![allow(clippy::unwrap_used)]
-
 use braid::models::clip::{Activation, ClipTextConfig, ClipVisionConfig};
 use braid::models::compatibility;
 use braid::models::ip_adapter::AdapterConfig;

@@ -1,7 +1,5 @@
 //! Names and shapes against diffusers' own converters and the peers' models (`tools/goldens/layouts.py`).
 
-#![allow(clippy::unwrap_used)]
-
 use braid::models::clip::{Activation, ClipTextConfig, ClipVisionConfig};
 use braid::models::ip_adapter::AdapterConfig;
 use braid::models::published;
@@ -15,9 +13,9 @@ use braid::weights::{MappedBytes, Weight, Weights, single_file};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-const SINGLE_FILE: &str = include_str!("goldens/layouts/single_file.tsv");
-const VISION: &str = include_str!("goldens/layouts/vision.tsv");
-const ADAPTER: &str = include_str!("goldens/layouts/adapter.tsv");
+const SINGLE_FILE: &str = include_str!("../goldens/layouts/single_file.tsv");
+const VISION: &str = include_str!("../goldens/layouts/vision.tsv");
+const ADAPTER: &str = include_str!("../goldens/layouts/adapter.tsv");
 
 fn shape(text: &str) -> Vec<usize> {
     text.split('x').filter(|d| !d.is_empty()).map(|d| d.parse().unwrap()).collect()
@@ -39,7 +37,7 @@ fn file(tensors: &[TensorSpec]) -> Weights {
 }
 
 #[test]
-fn every_name_of_sdxl() {
+fn sdxl_names() {
     let checkpoint = file(&synthetic::checkpoint_tensors());
     assert_eq!(detect(&checkpoint), ModelFamily::Sdxl);
     let parts = single_file::split(&checkpoint).unwrap();
@@ -81,7 +79,7 @@ fn every_name_of_sdxl() {
 }
 
 #[test]
-fn original_names_of_the_synthetic_checkpoint() {
+fn synthetic_checkpoint_names() {
     let expected: BTreeSet<&str> = SINGLE_FILE.lines().map(|l| l.split('\t').next().unwrap()).collect();
     let tensors = synthetic::checkpoint_tensors();
     let mut found: BTreeSet<&str> = tensors.iter().map(|t| t.name.as_str()).collect();
@@ -127,7 +125,7 @@ fn tables_of_the_parts() {
 }
 
 #[test]
-fn cross_attentions_in_the_adapters_order() {
+fn adapter_attention_order() {
     let expected: Vec<usize> = ADAPTER.lines().map(|l| l.rsplit('\t').next().unwrap().parse().unwrap()).collect();
     assert_eq!(expected.len(), 70);
     assert_eq!(published::unet().cross_attention_widths(), expected);

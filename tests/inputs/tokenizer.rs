@@ -1,7 +1,5 @@
 //! The tokenizer against transformers 5 (as diffusers uses it) and transformers 4 with ftfy (as DiffSynth does).
 
-#![allow(clippy::unwrap_used)]
-
 use braid::Error;
 use braid::inputs::tokenizer::{Tokenizer, TokenizerProfile};
 use serde_json::{Value, json};
@@ -56,12 +54,12 @@ fn fixed(tokenizer: &Tokenizer, text: &str, expected: &Value) {
 }
 
 #[test]
-fn diffusers_ids_are_the_peers() {
+fn diffusers_ids() {
     compare("diffusers.json", &both(), TokenizerProfile::Diffusers, fixed);
 }
 
 #[test]
-fn diffsynth_ids_are_the_peers() {
+fn diffsynth_ids() {
     compare("diffsynth.json", &both(), TokenizerProfile::DiffSynth, |tokenizer, text, expected| {
         let expected: Vec<Vec<u32>> = serde_json::from_value(expected.clone()).unwrap();
         assert_eq!(tokenizer.encode_rows(text), expected, "{text:?}");
@@ -69,7 +67,7 @@ fn diffsynth_ids_are_the_peers() {
 }
 
 #[test]
-fn the_published_sample() {
+fn published_sample() {
     let [(_, l), (_, g)] = both();
     let mut expected = vec![49406, 320, 1994, 786, 49407];
     expected.resize(77, 49407);
@@ -81,7 +79,7 @@ fn the_published_sample() {
 }
 
 #[test]
-fn threads_may_share_it() {
+fn shared_between_threads() {
     fn shared<T: Send + Sync>(_: &T) {}
     let t = Tokenizer::clip().unwrap();
     shared(&t);
@@ -94,7 +92,7 @@ fn threads_may_share_it() {
 }
 
 #[test]
-fn row_counts_of_the_two_are_made_equal() {
+fn equal_row_counts() {
     let [(_, l), (_, g)] = both();
     let text = "w!!! ".repeat(30);
     assert_eq!((l.encode_rows(&text).len(), g.encode_rows(&text).len()), (1, 2));
@@ -111,7 +109,7 @@ fn write(folder: &Path, files: &Value) {
 }
 
 #[test]
-fn folders_give_the_peers_ids() {
+fn folder_ids() {
     for case in goldens("folders.json") {
         let (folder, name) = (tempfile::tempdir().unwrap(), &case["name"]);
         write(folder.path(), &case["files"]);
@@ -138,7 +136,7 @@ fn whole(change: impl FnOnce(&mut Value)) -> Value {
 }
 
 #[test]
-fn bad_folders_are_errors_that_name_the_file() {
+fn bad_folders() {
     let nested = "[".repeat(100_000);
     let text = |s: &str| Value::from(s);
     let sound = whole(|_| ()).as_object().unwrap()["tokenizer.json"]["model"]["vocab"].clone();
@@ -195,7 +193,7 @@ fn bad_folders_are_errors_that_name_the_file() {
 
 /// Sections that make other readers of tokenizer.json panic have no effect here.
 #[test]
-fn unused_sections_of_tokenizer_json_do_no_harm() {
+fn unused_json_sections() {
     let prefix = |v: &mut Value| v["model"]["continuing_subword_prefix"] = "longer than any key".into();
     let length = |v: &mut Value| v["padding"] = json!({"strategy": {"Fixed": 0}, "pad_to_multiple_of": 0});
     let charsmap = |v: &mut Value| v["normalizer"] = json!({"type": "Precompiled", "precompiled_charsmap": "AAAA"});
@@ -213,7 +211,7 @@ fn unused_sections_of_tokenizer_json_do_no_harm() {
 }
 
 #[test]
-fn long_and_hostile_texts_are_quick() {
+fn long_and_hostile_texts() {
     let texts =
         ["a".repeat(1 << 18), "!".repeat(1 << 18), "&amp;".repeat(1 << 14), format!("&{}", "amp;".repeat(1 << 14))];
     for (_, t) in both() {

@@ -1,0 +1,6 @@
+//! Images and texts, as the peers read them.
+
+#![allow(clippy::unwrap_used)]
+
+mod images;
+mod tokenizer;
