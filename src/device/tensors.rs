@@ -1,4 +1,4 @@
-//! Values between programs: the host's, or those that one program left on the device for another.
+//! Values between executables: the host's, or those that one executable left on the device for another.
 
 use crate::error::{Error, Result};
 use std::any::Any;
@@ -6,16 +6,16 @@ use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::Arc;
 
-/// Memory of a device that holds f32 values.
+/// A device's memory with f32 values in it.
 pub trait DeviceBuffer: Any + Send + Sync {
-    /// Waits for the device and copies values, the first of them `start` values from the memory's begin.
+    /// Waits for the device and copies values to the host, from the memory's value `start` on.
     ///
     /// # Errors
     /// Where the device has failed.
     fn read(&self, start: usize, to: &mut [f32]) -> Result<()>;
 }
 
-/// f32 values in a device's memory, until the program that left them there runs again. Cheap to clone.
+/// f32 values in a device's memory, valid until the executable that left them there runs again. Cheap to clone.
 #[derive(Clone)]
 pub struct DeviceTensor {
     memory: Arc<dyn DeviceBuffer>,
@@ -24,17 +24,17 @@ pub struct DeviceTensor {
 }
 
 impl DeviceTensor {
-    /// So many values from `start` on.
+    /// The `len` values of `memory` from `start` on.
     pub fn new(memory: Arc<dyn DeviceBuffer>, start: usize, len: usize) -> Self {
         Self { memory, start, len }
     }
 
-    /// Where they lie.
+    /// The memory that holds them.
     pub fn memory(&self) -> &dyn Any {
         self.memory.as_ref()
     }
 
-    /// The first of them, counted from the memory's begin.
+    /// The number of the first of them in the memory.
     pub fn start(&self) -> usize {
         self.start
     }
@@ -42,11 +42,11 @@ impl DeviceTensor {
 
 impl std::fmt::Debug for DeviceTensor {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Resident({} values)", self.len)
+        write!(f, "DeviceTensor({} values)", self.len)
     }
 }
 
-/// f32 values that a program takes or gives.
+/// f32 values that an executable takes or gives.
 #[derive(Debug, Clone)]
 pub enum TensorRef<'a> {
     /// In the host's memory.
@@ -56,7 +56,7 @@ pub enum TensorRef<'a> {
 }
 
 impl TensorRef<'_> {
-    /// How many there are.
+    /// The number of values.
     pub fn len(&self) -> usize {
         match self {
             Self::Host(values) => values.len(),
@@ -69,7 +69,7 @@ impl TensorRef<'_> {
         self.len() == 0
     }
 
-    /// Some of them, where they lie.
+    /// A range of them, not copied.
     ///
     /// # Errors
     /// [`Error::Graph`] for values that are not there.
@@ -86,7 +86,7 @@ impl TensorRef<'_> {
         })
     }
 
-    /// The values, fetched where they are not the host's.
+    /// The values; downloaded where they are not the host's.
     ///
     /// # Errors
     /// Where the device has failed.

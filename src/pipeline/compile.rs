@@ -1,215 +1,209 @@
-//! The programs of a request, each built where it is not there yet.
+//! From a request's parts to executables, each compiled where it is not there yet.
 
-use super::Pipeline;
-use super::executable_cache::{ExecutableCache, ExecutableKey};
-use super::memory_budget::MemoryEstimate;
-use crate::device::{Executable, LoopSteps, Role};
+use super::denoise_plan::{DenoisePlan, Placement};
+use super::executable_cache::{ExecutableCache, ExecutableKey, LoopKey, TextEncoderKey};
+use super::load::Models;
+use super::residency::MemoryEstimate;
+use crate::compat::Compat;
+use crate::device::host::HostDenoiseLoop;
+use crate::device::{
+    DenoiseLoop, Device, DeviceMemory, Executable, ImageDecoder, LoopSpec, MemoryRequirement, PixelRounding, Role,
+};
 use crate::error::{Error, Field, Result};
 use crate::graph::Graph;
 use crate::models::clip::{ClipTextShape, clip_text, clip_vision};
 use crate::models::ip_adapter::Adapter;
-use crate::models::unet::{self, DenoiserInterface, UnetShape, conditioning};
+use crate::models::unet::{UnetShape, conditioning, denoiser};
 use crate::models::vae::vae_decoder;
 use crate::weights::Scope;
 
-/// Steps for which a device's sampler has room come in multiples of this, so that most numbers of steps share a program.
-const STEPS: usize = 64;
-
-/// For what the programs from condition to latents are built.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct RequestPlan {
-    pub(super) shape: UnetShape,
-    /// The most steps.
-    pub(super) max_steps: usize,
-    /// The adapters in use.
-    pub(super) adapters: Vec<usize>,
+/// What graphs are made of and where they are compiled.
+#[derive(Clone, Copy)]
+pub(super) struct Compiler<'a> {
+    pub(super) models: &'a Models,
+    pub(super) compat: &'a Compat,
+    pub(super) device: &'a dyn Device,
+    /// The most bytes of fresh noise that a device's denoise loop reserves.
+    pub(super) max_noise_bytes: u64,
 }
 
-impl RequestPlan {
-    /// As many steps as are asked for, or as a device's sampler rather has room for.
-    pub(super) fn new(p: &Pipeline, shape: UnetShape, steps: usize, adapters: Vec<usize>) -> Self {
-        let most = if p.device.has_denoise_loop() { steps.next_multiple_of(STEPS) } else { steps };
-        Self { shape, max_steps: most, adapters }
+/// The executables of a pipeline, compiled on demand.
+pub(super) struct Executables<'a> {
+    pub(super) compiler: Compiler<'a>,
+    pub(super) cache: &'a mut ExecutableCache,
+}
+
+impl Executables<'_> {
+    /// A text encoder for one row of tokens.
+    pub(super) fn text_encoder(&mut self, key: TextEncoderKey) -> Result<&mut dyn Executable> {
+        let compiler = self.compiler;
+        let compile = || compiler.device.compile(compiler.text_graph(key)?);
+        self.cache.executable(ExecutableKey::TextEncoder(key), compile)
     }
 
-    /// Whether these programs run what another plan asks for.
-    pub(super) fn covers(&self, other: &Self) -> bool {
-        let (a, b) = (&self.shape, &other.shape);
-        let same = (a.batch, a.height, a.width, &self.adapters) == (b.batch, b.height, b.width, &other.adapters);
-        same && a.tokens >= b.tokens
-            && a.image_tokens.iter().zip(&b.image_tokens).all(|(a, b)| a >= b)
-            && self.max_steps >= other.max_steps
+    /// The image encoder for one image.
+    pub(super) fn image_encoder(&mut self) -> Result<&mut dyn Executable> {
+        let compiler = self.compiler;
+        self.cache.executable(ExecutableKey::ImageEncoder, || compiler.device.compile(compiler.image_graph()?))
     }
 
-    /// The device's sampler; none where it has none.
-    pub(super) fn sampler(&self, p: &Pipeline) -> Option<LoopSteps> {
-        let config = &p.models.unet.config;
-        let bytes = self.max_steps * self.shape.height * self.shape.width * config.in_channels * 4;
-        let varying = DenoiserInterface::new(config, &self.shape).varying();
-        p.device.has_denoise_loop().then_some(LoopSteps {
-            max_steps: self.max_steps,
-            varying,
-            noise: bytes as u64 <= p.noise_room,
+    /// The step-invariant conditioning.
+    pub(super) fn conditioner(&mut self, plan: &DenoisePlan, placement: Placement) -> Result<&mut dyn Executable> {
+        let compiler = self.compiler;
+        // The image's size makes no difference here.
+        let shape = UnetShape { height: 0, width: 0, ..plan.shape.clone() };
+        let key = ExecutableKey::Conditioner(DenoisePlan { shape, ..plan.clone() }, placement);
+        self.cache.executable(key, || {
+            let graph = compiler.condition_graph(plan)?;
+            match placement {
+                Placement::Device => compiler.device.compile_conditioner(graph),
+                Placement::Host => compiler.device.compile(graph),
+            }
         })
     }
-}
 
-/// A text encoder for one row of tokens; `skip` layers from the end, beyond the last one, are left out.
-pub(super) fn text<'a>(
-    p: &Pipeline,
-    programs: &'a mut ExecutableCache,
-    encoder: usize,
-    skip: usize,
-) -> Result<&'a mut dyn Executable> {
-    let depth = depth(p, encoder, skip)?;
-    programs.get(ExecutableKey::Text { encoder, depth }, || p.device.compile(text_graph(p, encoder, depth)?))
-}
-
-/// The layers that run.
-fn depth(p: &Pipeline, encoder: usize, skip: usize) -> Result<usize> {
-    let layers = p.models.text[encoder].config.num_hidden_layers;
-    layers
-        .checked_sub(skip.saturating_add(1))
-        .filter(|d| *d > 0)
-        .ok_or_else(|| Error::parameter(Field::ClipSkip, format!("{skip} given; the text encoder has {layers} layers")))
-}
-
-fn text_graph(p: &Pipeline, encoder: usize, depth: usize) -> Result<Graph> {
-    let model = &p.models.text[encoder];
-    let tokens = p.models.tokenizers[encoder].max_length();
-    let scope = Scope::new(model.weights.clone());
-    let graph = clip_text(&model.config, &scope, ClipTextShape { rows: 1, tokens, depth, pooled: encoder == 1 })?;
-    scope.finish("text encoder")?;
-    Ok(graph)
-}
-
-/// The image encoder.
-pub(super) fn image<'a>(p: &Pipeline, programs: &'a mut ExecutableCache) -> Result<&'a mut dyn Executable> {
-    programs.get(ExecutableKey::Image, || p.device.compile(image_graph(p)?))
-}
-
-fn image_graph(p: &Pipeline) -> Result<Graph> {
-    let vision = p.models.vision.as_ref().ok_or_else(|| {
-        Error::parameter(Field::ClipVision, "an image encoder is needed for images; give its file or folder")
-    })?;
-    let scope = Scope::new(vision.weights.clone());
-    let graph = clip_vision(&vision.config, &scope, 1)?;
-    scope.finish("image encoder")?;
-    Ok(graph)
-}
-
-/// What does not depend on the latents.
-pub(super) fn conditioner<'a>(
-    p: &Pipeline,
-    programs: &'a mut ExecutableCache,
-    plan: &RequestPlan,
-) -> Result<&'a mut dyn Executable> {
-    // The picture's size makes no difference here.
-    let shape = UnetShape { height: 0, width: 0, ..plan.shape.clone() };
-    let key = ExecutableKey::Condition(RequestPlan { shape, ..plan.clone() });
-    programs.get(key, || p.device.compile_as(condition_graph(p, plan)?, Role::Condition))
-}
-
-fn condition_graph(p: &Pipeline, plan: &RequestPlan) -> Result<Graph> {
-    let scope = Scope::new(p.models.unet.weights.clone());
-    let used: Vec<_> = plan.adapters.iter().map(|&a| &p.models.adapters[a]).collect();
-    let scopes: Vec<Scope> = used.iter().map(|a| Scope::new(a.weights.clone())).collect();
-    let adapters: Vec<Adapter<'_>> =
-        used.iter().zip(&scopes).map(|(a, scope)| Adapter { config: &a.config, scope }).collect();
-    let graph = conditioning(&p.models.unet.config, &scope, &plan.shape, plan.max_steps, &adapters)?;
-    scope.finish("UNet")?;
-    scopes.iter().try_for_each(|s| s.finish("IP-Adapter").map(drop))?;
-    Ok(graph)
-}
-
-/// The denoiser, as a sampler where there are `steps`.
-pub(super) fn denoiser<'a>(
-    p: &Pipeline,
-    programs: &'a mut ExecutableCache,
-    shape: &UnetShape,
-    steps: Option<LoopSteps>,
-) -> Result<&'a mut dyn Executable> {
-    let key = ExecutableKey::Denoise { shape: shape.clone(), steps: steps.clone() };
-    programs.get(key, || {
-        let role = steps.clone().map_or(Role::Plain, Role::Denoise);
-        short_of("denoise", p, [shape.height, shape.width], p.device.compile_as(unet_graph(p, shape)?, role))
-    })
-}
-
-fn unet_graph(p: &Pipeline, shape: &UnetShape) -> Result<Graph> {
-    let scope = Scope::new(p.models.unet.weights.clone());
-    let graph = unet::denoiser(&p.models.unet.config, &scope, shape, &p.compat)?;
-    scope.finish("UNet")?;
-    Ok(graph)
-}
-
-/// The decoder of latents of that height and width.
-pub(super) fn decoder<'a>(
-    p: &Pipeline,
-    programs: &'a mut ExecutableCache,
-    latent: [usize; 2],
-) -> Result<&'a mut dyn Executable> {
-    let [height, width] = latent;
-    programs.get(ExecutableKey::Decode { height, width }, || {
-        short_of("decode", p, latent, p.device.compile_as(decoder_graph(p, latent)?, decode(p)))
-    })
-}
-
-fn decode(p: &Pipeline) -> Role {
-    Role::Decode { truncate: p.compat.truncates_pixels }
-}
-
-fn decoder_graph(p: &Pipeline, [height, width]: [usize; 2]) -> Result<Graph> {
-    let scope = Scope::new(p.models.vae.weights.clone());
-    let graph = vae_decoder(&p.models.vae.config, &scope, height, width, &p.compat)?;
-    scope.finish("VAE decoder")?;
-    Ok(graph)
-}
-
-/// What the programs of a plan take of the device's own memory; `None` where it has none of its own.
-pub(super) fn estimate(
-    p: &Pipeline,
-    plan: &RequestPlan,
-    skip: usize,
-    pictures: bool,
-) -> Result<Option<MemoryEstimate>> {
-    if p.device.free_memory()?.is_none() {
-        return Ok(None);
+    /// The denoise loop.
+    pub(super) fn denoise_loop(&mut self, plan: &DenoisePlan, placement: Placement) -> Result<&mut dyn DenoiseLoop> {
+        let (compiler, shape) = (self.compiler, &plan.shape);
+        let spec = compiler.loop_spec(plan);
+        let key = LoopKey { shape: shape.clone(), placement };
+        self.cache.denoise_loop(key, &spec, || {
+            let graph = compiler.unet_graph(shape)?;
+            let compiled = match placement {
+                Placement::Device => compiler.device.compile_denoise_loop(graph, &spec),
+                Placement::Host => on_host(compiler.device, graph, &spec),
+            };
+            compiled.map_err(|error| compiler.size_that_fits("denoise", [shape.height, shape.width], error))
+        })
     }
-    let mut estimate = MemoryEstimate::default();
-    let mut of = |graphs: Vec<(Graph, Role)>| {
-        let need = p.device.estimate(graphs)?.unwrap_or_default();
-        estimate.staging = estimate.staging.max(need.staging);
-        Ok::<u64, Error>(need.bytes)
-    };
-    let mut texts = Vec::new();
-    for encoder in 0..2 {
-        let (depth, negative) = (depth(p, encoder, skip)?, depth(p, encoder, 0)?);
-        texts.push((text_graph(p, encoder, depth)?, Role::Plain));
-        if plan.shape.batch > 1 && negative != depth {
-            texts.push((text_graph(p, encoder, negative)?, Role::Plain));
+
+    /// The decoder of latents of that height and width.
+    pub(super) fn image_decoder(&mut self, latent: [usize; 2]) -> Result<&mut dyn ImageDecoder> {
+        let compiler = self.compiler;
+        self.cache.decoder(latent, || {
+            let compiled =
+                compiler.device.compile_image_decoder(compiler.decoder_graph(latent)?, compiler.pixel_rounding());
+            compiled.map_err(|error| compiler.size_that_fits("decode", latent, error))
+        })
+    }
+
+    /// Whether denoise loop and decoder of a plan are there.
+    pub(super) fn has(&self, plan: &DenoisePlan, placement: Placement) -> bool {
+        let key = LoopKey { shape: plan.shape.clone(), placement };
+        self.cache.has(&key, &self.compiler.loop_spec(plan))
+    }
+}
+
+fn on_host(device: &dyn Device, graph: Graph, spec: &LoopSpec) -> Result<Box<dyn DenoiseLoop>> {
+    Ok(Box::new(HostDenoiseLoop::new(device.compile(graph)?, spec)?))
+}
+
+impl Compiler<'_> {
+    pub(super) fn loop_spec(&self, plan: &DenoisePlan) -> LoopSpec {
+        plan.loop_spec(&self.models.unet.config, self.max_noise_bytes)
+    }
+
+    fn pixel_rounding(&self) -> PixelRounding {
+        if self.compat.truncates_pixels { PixelRounding::Truncate } else { PixelRounding::Nearest }
+    }
+
+    /// The text encoder that leaves out `skip` layers from the end, beyond the last one.
+    ///
+    /// # Errors
+    /// [`Error::Parameter`] where it has not as many layers.
+    pub(super) fn text_encoder_key(&self, encoder: usize, skip: usize) -> Result<TextEncoderKey> {
+        let all = self.models.text[encoder].config.num_hidden_layers;
+        let layers = all.checked_sub(skip.saturating_add(1)).filter(|layers| *layers > 0);
+        let what = || format!("{skip} given; the text encoder has {all} layers");
+        let layers = layers.ok_or_else(|| Error::parameter(Field::ClipSkip, what()))?;
+        Ok(TextEncoderKey { encoder, layers })
+    }
+
+    fn text_graph(&self, key: TextEncoderKey) -> Result<Graph> {
+        let TextEncoderKey { encoder, layers } = key;
+        let model = &self.models.text[encoder];
+        let tokens = self.models.tokenizers[encoder].max_length();
+        let scope = Scope::new(model.weights.clone());
+        let graph =
+            clip_text(&model.config, &scope, ClipTextShape { rows: 1, tokens, depth: layers, pooled: encoder == 1 })?;
+        scope.finish("text encoder")?;
+        Ok(graph)
+    }
+
+    fn image_graph(&self) -> Result<Graph> {
+        let vision = self.models.vision.as_ref().ok_or_else(|| {
+            Error::parameter(Field::ClipVision, "an image encoder is needed for images; give its file or folder")
+        })?;
+        let scope = Scope::new(vision.weights.clone());
+        let graph = clip_vision(&vision.config, &scope, 1)?;
+        scope.finish("image encoder")?;
+        Ok(graph)
+    }
+
+    fn condition_graph(&self, plan: &DenoisePlan) -> Result<Graph> {
+        let unet = &self.models.unet;
+        let scope = Scope::new(unet.weights.clone());
+        let used: Vec<_> = plan.adapters.iter().map(|&a| &self.models.adapters[a]).collect();
+        let scopes: Vec<Scope> = used.iter().map(|a| Scope::new(a.weights.clone())).collect();
+        let adapters: Vec<Adapter<'_>> =
+            used.iter().zip(&scopes).map(|(a, scope)| Adapter { config: &a.config, scope }).collect();
+        let graph = conditioning(&unet.config, &scope, &plan.shape, plan.max_steps, &adapters)?;
+        scope.finish("UNet")?;
+        scopes.iter().try_for_each(|s| s.finish("IP-Adapter").map(drop))?;
+        Ok(graph)
+    }
+
+    fn unet_graph(&self, shape: &UnetShape) -> Result<Graph> {
+        let unet = &self.models.unet;
+        let scope = Scope::new(unet.weights.clone());
+        let graph = denoiser(&unet.config, &scope, shape, self.compat)?;
+        scope.finish("UNet")?;
+        Ok(graph)
+    }
+
+    fn decoder_graph(&self, [height, width]: [usize; 2]) -> Result<Graph> {
+        let vae = &self.models.vae;
+        let scope = Scope::new(vae.weights.clone());
+        let graph = vae_decoder(&vae.config, &scope, height, width, self.compat)?;
+        scope.finish("VAE decoder")?;
+        Ok(graph)
+    }
+
+    /// The bytes of the device's own memory that a plan's executables take; `None` where it has none of its own.
+    pub(super) fn estimate(
+        &self,
+        plan: &DenoisePlan,
+        placement: Placement,
+        encoders: &EncoderPlan,
+    ) -> Result<Option<MemoryEstimate>> {
+        if self.device.memory()? == DeviceMemory::Host {
+            return Ok(None);
         }
+        let mut staging = 0;
+        let mut bytes = |graphs: Vec<(Graph, Role)>| {
+            let MemoryRequirement { bytes, staging: needed } = self.device.memory_requirement(graphs)?;
+            staging = needed.max(staging);
+            Ok::<u64, Error>(bytes)
+        };
+        let plain = |graph: Graph| (graph, Role::Plain);
+        let text =
+            bytes(encoders.text.iter().map(|key| self.text_graph(*key).map(plain)).collect::<Result<Vec<_>>>()?)?;
+        let image = if encoders.image { bytes(vec![plain(self.image_graph()?)])? } else { 0 };
+        let (condition, denoise) = match placement {
+            Placement::Device => (Role::Condition, Role::Denoise(self.loop_spec(plan))),
+            Placement::Host => (Role::Plain, Role::Plain),
+        };
+        let condition = bytes(vec![(self.condition_graph(plan)?, condition)])?;
+        let denoise = bytes(vec![(self.unet_graph(&plan.shape)?, denoise)])?;
+        let latent = [plan.shape.height, plan.shape.width];
+        let decode = bytes(vec![(self.decoder_graph(latent)?, Role::Decode(self.pixel_rounding()))])?;
+        Ok(Some(MemoryEstimate { text, image, condition, denoise, decode, staging }))
     }
-    let text = of(texts)?;
-    let image = if pictures { of(vec![(image_graph(p)?, Role::Plain)])? } else { 0 };
-    let condition = of(vec![(condition_graph(p, plan)?, Role::Condition)])?;
-    let role = plan.sampler(p).map_or(Role::Plain, Role::Denoise);
-    let denoise = of(vec![(unet_graph(p, &plan.shape)?, role)])?;
-    let decode = of(vec![(decoder_graph(p, [plan.shape.height, plan.shape.width])?, decode(p))])?;
-    let estimate = MemoryEstimate { text, image, condition, denoise, decode, ..estimate };
-    Ok(Some(estimate))
-}
 
-/// Says which size would fit where a program for this one does not: what it takes grows with the number of pixels.
-fn short_of(
-    stage: &'static str,
-    p: &Pipeline,
-    latent: [usize; 2],
-    program: Result<Box<dyn Executable>>,
-) -> Result<Box<dyn Executable>> {
-    program.map_err(|error| {
+    /// Names the size that would fit where an executable for this one does not: what it takes grows with the number of pixels.
+    fn size_that_fits(&self, stage: &'static str, latent: [usize; 2], error: Error) -> Error {
         let Error::Memory { need, have, .. } = error else { return error };
-        let factor = p.models.vae.config.scale_factor();
+        let factor = self.models.vae.config.scale_factor();
         // A little less, for what does not shrink.
         let ratio = (0.9 * have as f64 / need as f64).sqrt();
         let [h, w] = latent.map(|side| ((side * factor) as f64 * ratio) as usize / 64 * 64);
@@ -218,5 +212,14 @@ fn short_of(
             _ => format!("about {w}x{h} (width x height) would fit").into(),
         };
         Error::Memory { stage, need, have, hint }
-    })
+    }
+}
+
+/// The encoders that a request runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct EncoderPlan {
+    /// The text encoders, each once.
+    pub(super) text: Vec<TextEncoderKey>,
+    /// Whether the image encoder runs.
+    pub(super) image: bool,
 }

@@ -1,103 +1,204 @@
-//! The programs that a pipeline has built, kept for the next request.
+//! The compiled graphs of a pipeline, kept for the next request.
 
-use super::Pipeline;
-use super::compile::RequestPlan;
-use crate::device::{Executable, LoopSteps};
+use super::denoise_plan::{DenoisePlan, Placement};
+use crate::device::{Compiled, DenoiseLoop, Executable, ImageDecoder, LoopSpec};
 use crate::error::{Error, Result};
 use crate::models::unet::UnetShape;
 use std::collections::HashSet;
 use std::time::Instant;
 
-/// What a program was built for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum ExecutableKey {
-    /// Encoder and depth.
-    Text {
-        encoder: usize,
-        depth: usize,
-    },
-    Image,
-    Condition(RequestPlan),
-    /// For a sampler on the device with its steps.
-    Denoise {
-        shape: UnetShape,
-        steps: Option<LoopSteps>,
-    },
-    Decode {
-        height: usize,
-        width: usize,
-    },
+/// A text encoder of so many layers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct TextEncoderKey {
+    /// 0 or 1.
+    pub(super) encoder: usize,
+    /// The layers that run.
+    pub(super) layers: usize,
 }
 
-/// The most recently used programs, newest last.
+/// What an executable was compiled for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum ExecutableKey {
+    TextEncoder(TextEncoderKey),
+    ImageEncoder,
+    /// The plan's height and width are 0: they make no difference.
+    Conditioner(DenoisePlan, Placement),
+}
+
+/// What a denoise loop was compiled for, besides the [`LoopSpec`] that it knows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct LoopKey {
+    pub(super) shape: UnetShape,
+    pub(super) placement: Placement,
+}
+
+/// Something compiled with its key, and when it was used last.
+struct Entry<K, T: ?Sized> {
+    key: K,
+    used: u64,
+    compiled: Box<T>,
+}
+
+/// The most recently used executables, loops and decoders.
 #[derive(Default)]
 pub(super) struct ExecutableCache {
-    kept: Vec<(ExecutableKey, Box<dyn Executable>)>,
-    /// What was prepared for, newest last.
-    plans: Vec<RequestPlan>,
-    /// Whether encoders go once they have done their work.
+    executables: Vec<Entry<ExecutableKey, dyn Executable>>,
+    loops: Vec<Entry<LoopKey, dyn DenoiseLoop>>,
+    /// By the height and width of the latents.
+    decoders: Vec<Entry<[usize; 2], dyn ImageDecoder>>,
+    /// Counts the uses.
+    clock: u64,
+    /// The clock where the request under way began.
+    begun: u64,
+    /// The plans that were prepared for, newest last.
+    plans: Vec<DenoisePlan>,
+    /// Whether encoders are freed once they have done their work.
     pub(super) free_encoders: bool,
 }
 
-/// The target of the events that tell of programs, at the level of debugging: `held`, the bytes that all of them hold (on a GPU
-/// their weights are among them), and where one was made `seconds`, the time that it took.
+/// The target of the events that tell of executables, at the level of debugging: `held`, the bytes that all of them hold (on a GPU
+/// their weights are among them), and where one was compiled `seconds`, the time that it took.
 pub const EXECUTABLES: &str = "braid::programs";
 
-/// Programs kept: those of two resolutions with all their stages.
+/// The most that are kept: those of two resolutions with all their stages.
 const KEPT: usize = 12;
-/// Plans that are remembered.
+/// The most plans that are remembered.
 const PLANS: usize = 4;
 
 impl ExecutableCache {
-    /// The program for `key`, built by `build` where it is not there.
-    pub(super) fn get(
+    /// Begins a request: where memory is short, what it uses is kept before what earlier requests left.
+    pub(super) fn begin_request(&mut self) {
+        self.begun = self.clock + 1;
+    }
+
+    /// The executable for `key`, compiled by `compile` where it is not there.
+    pub(super) fn executable(
         &mut self,
         key: ExecutableKey,
-        build: impl Fn() -> Result<Box<dyn Executable>>,
+        compile: impl Fn() -> Result<Box<dyn Executable>>,
     ) -> Result<&mut dyn Executable> {
-        let (entry, seconds) = match self.kept.iter().position(|(k, _)| *k == key) {
-            Some(at) => (self.kept.remove(at), None),
+        let at = match self.executables.iter().position(|entry| entry.key == key) {
+            Some(at) => at,
             None => {
-                if self.kept.len() == KEPT {
-                    self.kept.remove(0);
-                }
-                let begin = Instant::now();
-                let program = match build() {
-                    // Programs of other stages and sizes make room.
-                    Err(Error::Memory { .. }) if !self.kept.is_empty() => {
-                        self.clear();
-                        build()?
-                    }
-                    program => program?,
-                };
-                ((key, program), Some(begin.elapsed().as_secs_f64()))
+                let (compiled, seconds) = self.compile(compile)?;
+                self.executables.push(Entry { key, used: 0, compiled });
+                self.report(seconds);
+                self.executables.len() - 1
             }
         };
-        let at = self.kept.len();
-        self.kept.push(entry);
-        if let Some(seconds) = seconds {
-            tracing::debug!(target: EXECUTABLES, seconds, held = self.bytes() as u64, "made a program");
+        self.clock += 1;
+        let entry = &mut self.executables[at];
+        entry.used = self.clock;
+        Ok(entry.compiled.as_mut())
+    }
+
+    /// The denoise loop for `key` that accepts `spec`, compiled by `compile` where it is not there.
+    pub(super) fn denoise_loop(
+        &mut self,
+        key: LoopKey,
+        spec: &LoopSpec,
+        compile: impl Fn() -> Result<Box<dyn DenoiseLoop>>,
+    ) -> Result<&mut dyn DenoiseLoop> {
+        let at = match self.position(&key, spec) {
+            Some(at) => at,
+            None => {
+                let (compiled, seconds) = self.compile(compile)?;
+                self.loops.push(Entry { key, used: 0, compiled });
+                self.report(seconds);
+                self.loops.len() - 1
+            }
+        };
+        self.clock += 1;
+        let entry = &mut self.loops[at];
+        entry.used = self.clock;
+        Ok(entry.compiled.as_mut())
+    }
+
+    /// The decoder for latents of that height and width, compiled by `compile` where it is not there.
+    pub(super) fn decoder(
+        &mut self,
+        latent: [usize; 2],
+        compile: impl Fn() -> Result<Box<dyn ImageDecoder>>,
+    ) -> Result<&mut dyn ImageDecoder> {
+        let at = match self.decoders.iter().position(|entry| entry.key == latent) {
+            Some(at) => at,
+            None => {
+                let (compiled, seconds) = self.compile(compile)?;
+                self.decoders.push(Entry { key: latent, used: 0, compiled });
+                self.report(seconds);
+                self.decoders.len() - 1
+            }
+        };
+        self.clock += 1;
+        let entry = &mut self.decoders[at];
+        entry.used = self.clock;
+        Ok(entry.compiled.as_mut())
+    }
+
+    fn position(&self, key: &LoopKey, spec: &LoopSpec) -> Option<usize> {
+        self.loops.iter().position(|entry| entry.key == *key && entry.compiled.accepts(spec))
+    }
+
+    /// Whether the denoise loop and the decoder are there.
+    pub(super) fn has(&self, key: &LoopKey, spec: &LoopSpec) -> bool {
+        let latent = [key.shape.height, key.shape.width];
+        self.position(key, spec).is_some() && self.decoders.iter().any(|entry| entry.key == latent)
+    }
+
+    /// Compiles, and makes room for it where needed; also returns the seconds that it took.
+    fn compile<T: ?Sized>(&mut self, compile: impl Fn() -> Result<Box<T>>) -> Result<(Box<T>, f64)> {
+        if self.all().count() >= KEPT {
+            let oldest = self.uses().min().unwrap_or(0);
+            self.retain(|used| used > oldest);
         }
-        Ok(self.kept[at].1.as_mut())
+        let begin = Instant::now();
+        let mut compiled = compile();
+        // What earlier requests left makes room, then all the rest.
+        for newest in [self.begun, u64::MAX] {
+            if let Err(Error::Memory { .. }) = compiled
+                && self.uses().any(|used| used < newest)
+            {
+                self.retain(|used| used >= newest);
+                self.plans.clear();
+                compiled = compile();
+            }
+        }
+        Ok((compiled?, begin.elapsed().as_secs_f64()))
     }
 
-    /// Whether UNet and decoder of a plan are there.
-    pub(super) fn has(&self, p: &Pipeline, plan: &RequestPlan) -> bool {
-        let UnetShape { height, width, .. } = plan.shape;
-        let denoise = ExecutableKey::Denoise { shape: plan.shape.clone(), steps: plan.sampler(p) };
-        [denoise, ExecutableKey::Decode { height, width }].iter().all(|key| self.kept.iter().any(|(k, _)| k == key))
+    fn report(&self, seconds: f64) {
+        tracing::debug!(target: EXECUTABLES, seconds, held = self.bytes() as u64, "compiled an executable");
     }
 
-    /// Lets the encoders go, where that was decided.
+    fn all(&self) -> impl Iterator<Item = &dyn Compiled> {
+        let executables = self.executables.iter().map(|entry| entry.compiled.as_ref() as &dyn Compiled);
+        let loops = self.loops.iter().map(|entry| entry.compiled.as_ref() as &dyn Compiled);
+        executables.chain(loops).chain(self.decoders.iter().map(|entry| entry.compiled.as_ref() as &dyn Compiled))
+    }
+
+    fn uses(&self) -> impl Iterator<Item = u64> {
+        let executables = self.executables.iter().map(|entry| entry.used);
+        let loops = self.loops.iter().map(|entry| entry.used);
+        executables.chain(loops).chain(self.decoders.iter().map(|entry| entry.used))
+    }
+
+    /// Drops all but those whose last use is to be kept.
+    fn retain(&mut self, kept: impl Fn(u64) -> bool) {
+        self.executables.retain(|entry| kept(entry.used));
+        self.loops.retain(|entry| kept(entry.used));
+        self.decoders.retain(|entry| kept(entry.used));
+    }
+
+    /// Frees the encoders, where that was decided.
     pub(super) fn release_encoders(&mut self) {
         if self.free_encoders {
-            self.kept.retain(|(key, _)| !matches!(key, ExecutableKey::Text { .. } | ExecutableKey::Image));
-            tracing::debug!(target: EXECUTABLES, held = self.bytes() as u64, "gave the encoders back");
+            self.executables.retain(|entry| matches!(entry.key, ExecutableKey::Conditioner(..)));
+            tracing::debug!(target: EXECUTABLES, held = self.bytes() as u64, "freed the encoders");
         }
     }
 
-    /// Remembers that programs for this plan are there.
-    pub(super) fn prepared(&mut self, plan: RequestPlan) {
+    /// Remembers that everything for this plan is there.
+    pub(super) fn prepared(&mut self, plan: DenoisePlan) {
         self.plans.retain(|p| *p != plan);
         if self.plans.len() == PLANS {
             self.plans.remove(0);
@@ -106,16 +207,16 @@ impl ExecutableCache {
     }
 
     /// The newest plan that was prepared for and covers this one; else this one.
-    pub(super) fn covering_plan(&self, plan: RequestPlan) -> RequestPlan {
+    pub(super) fn covering_plan(&self, plan: DenoisePlan) -> DenoisePlan {
         self.plans.iter().rev().find(|prepared| prepared.covers(&plan)).cloned().unwrap_or(plan)
     }
 
-    /// Bytes held by all of them: what they share counts once.
+    /// The bytes that all of them hold: what they share counts once.
     pub(super) fn bytes(&self) -> usize {
         let (mut all, mut seen) = (0, HashSet::new());
-        for (_, program) in &self.kept {
-            all += program.bytes();
-            for (piece, bytes) in program.shared() {
+        for compiled in self.all() {
+            all += compiled.bytes();
+            for (piece, bytes) in compiled.shared() {
                 if !seen.insert(piece) {
                     all -= bytes;
                 }
@@ -124,9 +225,9 @@ impl ExecutableCache {
         all
     }
 
-    /// Lets all of them go.
+    /// Frees all of them.
     pub(super) fn clear(&mut self) {
-        self.kept.clear();
+        self.retain(|_| false);
         self.plans.clear();
     }
 }
@@ -139,11 +240,7 @@ mod tests {
     /// With the pieces that it shares.
     struct Fake(Graph, Vec<u64>);
 
-    impl Executable for Fake {
-        fn run(&mut self, _: &[&[f32]], _: &mut [&mut [f32]]) -> Result<()> {
-            Ok(())
-        }
-
+    impl Compiled for Fake {
         fn bytes(&self) -> usize {
             10
         }
@@ -157,49 +254,86 @@ mod tests {
         }
     }
 
+    impl Executable for Fake {
+        fn run(&mut self, _: &[&[f32]], _: &mut [&mut [f32]]) -> Result<()> {
+            Ok(())
+        }
+    }
+
     fn fake() -> Result<Box<dyn Executable>> {
         Ok(Box::new(Fake(Graph::default(), Vec::new())))
     }
 
-    fn key(width: usize) -> ExecutableKey {
-        ExecutableKey::Decode { height: 1, width }
+    fn key(layers: usize) -> ExecutableKey {
+        ExecutableKey::TextEncoder(TextEncoderKey { encoder: 0, layers })
+    }
+
+    fn has(cache: &ExecutableCache, layers: usize) -> bool {
+        cache.executables.iter().any(|entry| entry.key == key(layers))
     }
 
     #[test]
     fn the_oldest_make_room() {
-        let mut programs = ExecutableCache::default();
-        for width in 0..KEPT + 3 {
-            programs.get(key(width), fake).unwrap();
-            programs.get(key(0), || panic!("the one in use was given up")).unwrap();
+        let mut cache = ExecutableCache::default();
+        for layers in 0..KEPT + 3 {
+            cache.executable(key(layers), fake).unwrap();
+            cache.executable(key(0), || panic!("the one in use was given up")).unwrap();
         }
-        assert_eq!(programs.bytes(), KEPT * 10);
-        assert!(!programs.kept.iter().any(|(k, _)| *k == key(1)));
+        assert_eq!(cache.bytes(), KEPT * 10);
+        assert!(!has(&cache, 1));
     }
 
     #[test]
     fn what_is_shared_counts_once() {
-        let mut programs = ExecutableCache::default();
-        for (width, pieces) in [vec![7], vec![7, 8], vec![9], vec![]].into_iter().enumerate() {
-            programs.get(key(width), || Ok(Box::new(Fake(Graph::default(), pieces.clone())))).unwrap();
+        let mut cache = ExecutableCache::default();
+        for (layers, pieces) in [vec![7], vec![7, 8], vec![9], vec![]].into_iter().enumerate() {
+            cache.executable(key(layers), || Ok(Box::new(Fake(Graph::default(), pieces.clone())))).unwrap();
         }
-        assert_eq!(programs.bytes(), 4 * 10 - 3);
+        assert_eq!(cache.bytes(), 4 * 10 - 3);
+    }
+
+    fn short() -> Result<Box<dyn Executable>> {
+        Err(Error::Memory { stage: "decode", need: 2, have: 1, hint: "".into() })
+    }
+
+    /// A compilation that succeeds only at the given try.
+    fn at_try<'a>(number: usize, tries: &'a std::cell::Cell<usize>) -> impl Fn() -> Result<Box<dyn Executable>> + 'a {
+        tries.set(0);
+        move || {
+            tries.set(tries.get() + 1);
+            if tries.get() < number { short() } else { fake() }
+        }
     }
 
     #[test]
     fn where_memory_is_short_the_others_go() {
-        let short = || Err(Error::Memory { stage: "decode", need: 2, have: 1, hint: "".into() });
-        let mut programs = ExecutableCache::default();
-        programs.get(key(0), fake).unwrap();
-        programs.get(key(1), fake).unwrap();
+        let mut cache = ExecutableCache::default();
+        cache.executable(key(0), fake).unwrap();
+        cache.executable(key(1), fake).unwrap();
         let tries = std::cell::Cell::new(0);
-        let second = || {
-            tries.set(tries.get() + 1);
-            if tries.get() == 1 { short() } else { fake() }
-        };
-        programs.get(key(2), second).unwrap();
-        assert_eq!((tries.get(), programs.bytes()), (2, 10));
+        cache.executable(key(2), at_try(2, &tries)).unwrap();
+        assert_eq!((tries.get(), cache.bytes()), (2, 10));
         // What does not fit alone is an error, at once where nothing can go.
-        assert!(programs.get(key(3), short).is_err());
-        assert_eq!(programs.bytes(), 0);
+        assert!(cache.executable(key(3), short).is_err());
+        assert_eq!(cache.bytes(), 0);
+    }
+
+    #[test]
+    fn what_the_request_uses_goes_last() {
+        let mut cache = ExecutableCache::default();
+        cache.executable(key(0), fake).unwrap();
+        cache.executable(key(1), fake).unwrap();
+        cache.begin_request();
+        cache.executable(key(1), fake).unwrap();
+        let tries = std::cell::Cell::new(0);
+        cache.executable(key(2), at_try(2, &tries)).unwrap();
+        assert!(!has(&cache, 0) && has(&cache, 1) && has(&cache, 2));
+        cache.executable(key(3), at_try(2, &tries)).unwrap();
+        assert_eq!((tries.get(), cache.bytes()), (2, 10));
+        cache.executable(key(4), fake).unwrap();
+        cache.begin_request();
+        cache.executable(key(4), fake).unwrap();
+        cache.executable(key(5), at_try(3, &tries)).unwrap();
+        assert_eq!((tries.get(), cache.bytes()), (3, 10));
     }
 }

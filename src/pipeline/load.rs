@@ -1,6 +1,7 @@
 //! From files to models.
 
-use super::{CancelToken, PipelineOptions};
+use super::options::PipelineOptions;
+use super::request::CancelToken;
 use crate::compat::Compat;
 use crate::error::{Error, Field, Message, Result};
 use crate::inputs::tokenizer::Tokenizer;
@@ -410,40 +411,4 @@ fn vision_model(config: ClipVisionConfig, weights: Weights) -> Result<Model<Clip
         table,
         &["position_ids", "text_model", "text_projection", "logit_scale"],
     )
-}
-
-#[cfg(test)]
-mod tests {
-    use super::super::Pipeline;
-    use super::*;
-    use crate::device::cpu::Cpu;
-    use crate::synthetic::{Sizes, in_memory};
-
-    /// Tensors that no file holds: what is wrong with them is named as with files.
-    #[test]
-    fn tensors_in_memory() {
-        let sizes = Sizes::small();
-        let mut tensors = ModelTensors::default();
-        let mut options = PipelineOptions::new("unread");
-        options.threads = Some(1);
-        let load =
-            |tensors: &ModelTensors| Pipeline::from_tensors(tensors, &options, Some(Box::new(Cpu::new(Some(1)))));
-        let fails = |tensors: &ModelTensors, part: &str| {
-            let text = load(tensors).unwrap_err().to_string();
-            assert!(text.contains(part), "{text}");
-        };
-        fails(&tensors, "an SDXL base checkpoint is needed");
-        tensors.checkpoint = in_memory("made", &sizes.checkpoint()).unwrap();
-        tensors.clip_vision = Some(in_memory("made", &sizes.image_encoder()).unwrap());
-        fails(&tensors, "no IP-Adapter");
-        let adapter = in_memory("adapter", &sizes.ip_adapter()).unwrap();
-        tensors.adapters = vec![adapter.clone(); 9];
-        fails(&tensors, "8 are allowed");
-        tensors.adapters = vec![tensors.checkpoint.clone()];
-        fails(&tensors, "made: this is an SDXL base checkpoint, not an IP-Adapter");
-        tensors.adapters = vec![adapter; 2];
-        let pipeline = load(&tensors).unwrap();
-        assert_eq!((pipeline.num_adapters(), pipeline.threads()), (2, 1));
-        assert!(format!("{pipeline:?}").starts_with("Pipeline(made, cpu"), "{pipeline:?}");
-    }
 }

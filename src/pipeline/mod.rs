@@ -1,29 +1,37 @@
 //! The public interface: load models, then draw.
 
+mod captures;
 mod compile;
-mod denoise;
+mod denoise_plan;
 mod device;
-mod encode;
+mod device_choice;
 mod executable_cache;
 mod generate;
+mod latent_size;
 mod load;
 mod memory_budget;
 mod options;
-mod prepare;
+mod plan;
+mod prompt;
 mod request;
+mod residency;
 mod setters;
+mod stages;
+#[cfg(test)]
+mod tests;
+mod workload;
 
 pub use crate::models::ip_adapter::Scales;
-pub use device::DeviceChoice;
+pub use device_choice::DeviceChoice;
 pub use executable_cache::EXECUTABLES;
 pub use load::ModelTensors;
-pub use memory_budget::{EncoderResidency, MemoryEstimate};
 pub use options::PipelineOptions;
-pub use prepare::WorkloadShape;
 pub use request::{
     Callbacks, CancelToken, HostTensor, ImagePrompt, MAX_NUM_IMAGES, MAX_SIDE, MAX_THREADS, Output, Progress,
     ReferenceImage, Request, Stage,
 };
+pub use residency::{EncoderResidency, MemoryEstimate};
+pub use workload::WorkloadShape;
 
 use crate::compat::Compat;
 use crate::device::{Device, cpu::Cpu};
@@ -31,10 +39,11 @@ use crate::error::{Message, Result};
 use crate::inputs::image::Image;
 use crate::schedulers::SchedulerConfig;
 use crate::tensor::DType;
+use compile::{Compiler, Executables};
 use device::OpenedDevice;
 use executable_cache::ExecutableCache;
 use load::Models;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// SDXL with IP-Adapters, ready to draw.
 ///
@@ -46,9 +55,9 @@ pub struct Pipeline {
     dtype: DType,
     note: Option<Message>,
     encoders: EncoderResidency,
-    noise_room: u64,
+    max_noise_bytes: u64,
     threads: usize,
-    executables: Mutex<ExecutableCache>,
+    cache: Mutex<ExecutableCache>,
 }
 
 impl Pipeline {
@@ -94,9 +103,9 @@ impl Pipeline {
         };
         let models = models()?;
         let compat = options.compat.clone();
-        let (encoders, noise_room) = (options.encoders, options.max_noise_bytes);
-        let mut programs = ExecutableCache::default();
-        programs.free_encoders = encoders == EncoderResidency::Free;
+        let encoders = options.encoders;
+        let mut cache = ExecutableCache::default();
+        cache.free_encoders = encoders == EncoderResidency::Free;
         Ok(Self {
             models,
             compat,
@@ -104,9 +113,9 @@ impl Pipeline {
             dtype,
             note,
             encoders,
-            noise_room,
+            max_noise_bytes: options.max_noise_bytes,
             threads,
-            executables: Mutex::new(programs),
+            cache: Mutex::new(cache),
         })
     }
 
@@ -138,8 +147,7 @@ impl Pipeline {
 
     /// Width and height that a request without sizes gets.
     pub fn default_size(&self) -> (usize, usize) {
-        let side = self.models.unet.config.sample_size * self.models.vae.config.scale_factor();
-        (side, side)
+        latent_size::default_size(&self.models)
     }
 
     /// The sampler of a request: the model's own or the profile's, with what the request sets.
@@ -148,20 +156,7 @@ impl Pipeline {
     /// [`crate::Error::Parameter`] where the sampler does not take a setting; [`crate::Error::Config`] and
     /// [`crate::Error::Malformed`] where the model's own is not supported.
     pub fn scheduler_config(&self, request: &Request) -> Result<SchedulerConfig> {
-        let mut sampler = self.models.scheduler(request.scheduler, &self.compat)?;
-        if let Some(prediction) = request.prediction_type {
-            sampler = sampler.with_prediction_type(prediction)?;
-        }
-        if let Some(spacing) = request.timestep_spacing {
-            sampler = sampler.with_timestep_spacing(spacing)?;
-        }
-        if let Some(schedule) = request.sigma_schedule {
-            sampler = sampler.with_sigma_schedule(schedule)?;
-        }
-        if let Some(eta) = request.eta {
-            sampler = sampler.with_eta(eta)?;
-        }
-        Ok(sampler)
+        plan::scheduler_config(&self.models, &self.compat, request)
     }
 
     /// Threads of the CPU that the pipeline uses.
@@ -175,7 +170,7 @@ impl Pipeline {
     /// [`crate::Error::Parameter`] for a side that cannot be.
     pub fn image_size(&self, request: &Request) -> Result<(usize, usize)> {
         let factor = self.models.vae.config.scale_factor();
-        let [height, width] = generate::latent_size(self, request.width, request.height)?;
+        let [height, width] = latent_size::latent_size(&self.models, &self.compat, request.width, request.height)?;
         Ok((width * factor, height * factor))
     }
 
@@ -185,9 +180,10 @@ impl Pipeline {
     /// # Errors
     /// [`crate::Error::Parameter`] where there is no image encoder.
     pub fn encode_image(&self, picture: &Image) -> Result<Vec<f32>> {
-        let mut programs = self.lock();
-        let embeds = encode::image(self, &mut programs, picture);
-        programs.release_encoders();
+        let mut cache = self.lock();
+        cache.begin_request();
+        let embeds = stages::image::encode(&mut self.executables(&mut cache), picture);
+        cache.release_encoders();
         embeds
     }
 
@@ -196,7 +192,7 @@ impl Pipeline {
     /// # Errors
     /// [`crate::Error::Parameter`] for a prompt that is too long.
     pub fn workload_shape(&self, request: &Request) -> Result<WorkloadShape> {
-        WorkloadShape::of(self, request)
+        plan::workload_shape(&self.models, &self.compat, request)
     }
 
     /// What requests of that shape take of the device's own memory; `None` on the CPU, where weights stay in the mapped files.
@@ -204,7 +200,7 @@ impl Pipeline {
     /// # Errors
     /// As [`Pipeline::prepare`], but for memory.
     pub fn estimate(&self, shape: &WorkloadShape) -> Result<Option<MemoryEstimate>> {
-        compile::estimate(self, &prepare::plan(self, shape)?, shape.clip_skip, shape.encodes_images)
+        shape.estimate(&self.compiler())
     }
 
     /// Builds the programs for requests of that shape, and does all that is done once: on a GPU, weights are taken up, kernels
@@ -214,7 +210,7 @@ impl Pipeline {
     /// # Errors
     /// [`crate::Error::Parameter`] for a shape that cannot be; [`crate::Error::Memory`].
     pub fn prepare(&self, shape: &WorkloadShape) -> Result<()> {
-        prepare::prepare(self, &mut self.lock(), shape)
+        shape.prepare(&mut self.executables(&mut self.lock()), self.encoders)
     }
 
     /// Generates the requested images.
@@ -231,7 +227,7 @@ impl Pipeline {
     /// [`crate::Error::Parameter`] for a request that cannot be; [`crate::Error::Cancelled`];
     /// [`crate::Error::NotFinite`] where the model's output has no meaning. The pipeline stays usable.
     pub fn generate_with(&self, request: &Request, mut callbacks: Callbacks<'_>) -> Result<Output> {
-        generate::generate(self, &mut self.lock(), request, &mut callbacks)
+        generate::generate(&mut self.executables(&mut self.lock()), self.encoders, request, &mut callbacks)
     }
 
     /// Bytes that the programs built so far hold besides the mapped files.
@@ -244,9 +240,22 @@ impl Pipeline {
         self.lock().clear();
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, ExecutableCache> {
+    fn compiler(&self) -> Compiler<'_> {
+        Compiler {
+            models: &self.models,
+            compat: &self.compat,
+            device: self.device.as_ref(),
+            max_noise_bytes: self.max_noise_bytes,
+        }
+    }
+
+    fn executables<'a>(&'a self, cache: &'a mut ExecutableCache) -> Executables<'a> {
+        Executables { compiler: self.compiler(), cache }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, ExecutableCache> {
         // A panic in another request left at most unused results behind.
-        self.executables.lock().unwrap_or_else(PoisonError::into_inner)
+        self.cache.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

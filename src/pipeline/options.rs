@@ -1,8 +1,8 @@
 //! The options of a pipeline.
 
-use super::device::DeviceChoice;
-use super::memory_budget::EncoderResidency;
+use super::device_choice::DeviceChoice;
 use super::request::MAX_THREADS;
+use super::residency::EncoderResidency;
 use super::setters::setters;
 use crate::compat::Compat;
 use crate::error::{Error, Field, Result};

@@ -39,5 +39,5 @@ pub use guidance::classifier_free_guidance;
 pub use prediction_type::PredictionType;
 pub use registry::SchedulerKind;
 pub use sigmas::SigmaSchedule;
-pub use step_table::{StepCoefficients, StepTable, step};
+pub use step_table::{PackedStepCoefficients, StepCoefficients, StepTable, step};
 pub use timestep_spacing::TimestepSpacing;

@@ -30,13 +30,9 @@ pub struct StepCoefficients {
 }
 
 impl StepCoefficients {
-    /// The row as the devices' step takes it: timestep, input scale, x0's weights of x and the output, the clamp
-    /// (infinity: none), the next x's weights of x, the output, x0 and the previous x0, the noise's; two of padding.
-    pub fn packed(&self) -> [f32; 12] {
-        let clip = self.clip.unwrap_or(f32::INFINITY);
-        let (x0, noise) = ([self.x0_from_x, self.x0_from_output], self.noise.unwrap_or(0.0));
-        let next = [self.x_from_x, self.x_from_output, self.x_from_x0, self.x_from_previous];
-        [self.timestep, self.input_scale, x0[0], x0[1], clip, next[0], next[1], next[2], next[3], noise, 0.0, 0.0]
+    /// Whether the step adds fresh noise: a step that only draws it, to follow the peer's generator, does not.
+    pub fn adds_noise(&self) -> bool {
+        self.noise.is_some_and(|weight| weight != 0.0)
     }
 
     /// Whether every weight and the timestep are finite; the clamp may be infinite.
@@ -45,6 +41,42 @@ impl StepCoefficients {
         let next = [self.x_from_x, self.x_from_output, self.x_from_x0, self.x_from_previous];
         let rest = [self.timestep, self.input_scale, self.noise.unwrap_or(0.0)];
         x0.iter().chain(&next).chain(&rest).all(|v| v.is_finite())
+    }
+}
+
+/// [`StepCoefficients`] as kernels read a row of the table.
+#[derive(Debug, Clone, Copy, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C)]
+pub struct PackedStepCoefficients {
+    timestep: f32,
+    input_scale: f32,
+    x0_from_x: f32,
+    x0_from_output: f32,
+    /// Infinity where there is no clamp.
+    clip: f32,
+    x_from_x: f32,
+    x_from_output: f32,
+    x_from_x0: f32,
+    x_from_previous: f32,
+    noise: f32,
+    padding: [f32; 2],
+}
+
+impl From<&StepCoefficients> for PackedStepCoefficients {
+    fn from(row: &StepCoefficients) -> Self {
+        Self {
+            timestep: row.timestep,
+            input_scale: row.input_scale,
+            x0_from_x: row.x0_from_x,
+            x0_from_output: row.x0_from_output,
+            clip: row.clip.unwrap_or(f32::INFINITY),
+            x_from_x: row.x_from_x,
+            x_from_output: row.x_from_output,
+            x_from_x0: row.x_from_x0,
+            x_from_previous: row.x_from_previous,
+            noise: row.noise.unwrap_or(0.0),
+            padding: [0.0; 2],
+        }
     }
 }
 

@@ -6,12 +6,12 @@ use super::{common, compiled, drivers, outputs, relative, scope, values};
 use braid::Result;
 use braid::device::cpu::Cpu;
 use braid::device::cuda::{CudaDevice, LoweringOptions, LoweringReport};
-use braid::device::{Device, Executable, Role};
+use braid::device::{Device, Executable, ImageDecoder, PixelRounding, Role, TensorRef};
 use braid::graph::{Activation, Builder, Graph};
 use braid::tensor::DType;
 use std::sync::Arc;
 
-const DECODE: Role = Role::Decode { truncate: false };
+const DECODE: Role = Role::Decode(PixelRounding::Nearest);
 /// What the CPU and a GPU may differ by, each adding in its own order.
 const BOUND: f64 = 2e-6;
 
@@ -74,9 +74,9 @@ fn odd_decoder_sizes() {
         let want = outputs(Cpu::new(Some(1)).compile(decoder(h, w)).unwrap().as_mut(), &[&latents]);
         for driver in drivers() {
             let device = CudaDevice::new(driver, DType::F16).unwrap().with_decoder(DType::F32);
-            let mut program = device.compile_as(decoder(h, w), DECODE).unwrap();
-            let got = outputs(program.as_mut(), &[&latents]);
-            let error = relative(&got[0], &want[0]);
+            let mut program = device.compile_image_decoder(decoder(h, w), PixelRounding::Nearest).unwrap();
+            let got = program.decode(&TensorRef::from(latents.as_slice()), true).unwrap().image;
+            let error = relative(&got, &want[0]);
             println!("{h}x{w}: {error:.1e}");
             assert!(error <= BOUND, "{h}x{w}: {error:.1e}");
         }
@@ -95,9 +95,8 @@ impl Device for Split {
         self.0.compile(graph)
     }
 
-    fn compile_as(&self, graph: Graph, role: Role) -> Result<Box<dyn Executable>> {
-        let decodes = graph.inputs.iter().any(|(name, _)| name == "latents");
-        if decodes { self.1.compile_as(graph, role) } else { self.0.compile_as(graph, role) }
+    fn compile_image_decoder(&self, graph: Graph, rounding: PixelRounding) -> Result<Box<dyn ImageDecoder>> {
+        self.1.compile_image_decoder(graph, rounding)
     }
 }
 
@@ -132,7 +131,7 @@ fn estimates_and_refusals() {
             &DECODE,
         )
         .unwrap();
-        let need = device(dtype).estimate(vec![(decoder(64, 64), DECODE)]).unwrap().unwrap();
+        let need = device(dtype).memory_requirement(vec![(decoder(64, 64), DECODE)]).unwrap();
         assert_eq!((need.bytes, need.staging), (report.bytes() as u64, report.staging as u64));
         report
     };
@@ -144,6 +143,7 @@ fn estimates_and_refusals() {
     let x = b.input("x", &[1, 3, 16]);
     let y = b.layer_norm(x, &s.pp("norm"), 1e-5);
     b.output("y", y);
-    let text = device(DType::F32).compile_as(b.finish().unwrap(), DECODE).map(|_| ()).unwrap_err().to_string();
+    let refused = device(DType::F32).compile_image_decoder(b.finish().unwrap(), PixelRounding::Nearest);
+    let text = refused.map(|_| ()).unwrap_err().to_string();
     assert!(text.contains("`layer_norm` for f32"), "{text}");
 }

@@ -6,7 +6,7 @@ use super::relative;
 use super::{compiled, drivers};
 use braid::device::cpu::Cpu;
 use braid::device::cuda::CudaDevice;
-use braid::device::{Device, Executable, Role};
+use braid::device::{Device, Executable, ImageDecoder, PixelRounding};
 use braid::graph::Graph;
 use braid::inputs::image::Image;
 use braid::pipeline::{ImagePrompt, Output, ReferenceImage};
@@ -14,7 +14,7 @@ use braid::tensor::DType;
 use braid::{Compat, Pipeline, Request, Result};
 use std::path::Path;
 
-/// The same device without its sampler: the steps are made one by one by the host.
+/// The same device without its denoise loop: the steps are made one by one by the host.
 struct Stepwise(CudaDevice);
 
 impl Device for Stepwise {
@@ -26,8 +26,8 @@ impl Device for Stepwise {
         self.0.compile(graph)
     }
 
-    fn compile_as(&self, graph: Graph, role: Role) -> Result<Box<dyn Executable>> {
-        self.0.compile_as(graph, role)
+    fn compile_image_decoder(&self, graph: Graph, rounding: PixelRounding) -> Result<Box<dyn ImageDecoder>> {
+        self.0.compile_image_decoder(graph, rounding)
     }
 }
 

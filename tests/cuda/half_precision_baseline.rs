@@ -3,7 +3,7 @@
 use super::interpreter::{narrow, wide};
 use braid::Result;
 use braid::device::cpu::Cpu;
-use braid::device::{Device, Executable};
+use braid::device::{Compiled, Device, Executable};
 use braid::graph::{Builder, Conv2d, Graph, Linear, LinearWeights, Node, Op};
 use braid::tensor::DType;
 use braid::weights::Weight;
@@ -107,7 +107,9 @@ impl Executable for NaiveProgram {
         }
         Ok(())
     }
+}
 
+impl Compiled for NaiveProgram {
     fn bytes(&self) -> usize {
         0
     }

@@ -6,7 +6,9 @@ use super::ptx::PtxDriver;
 use braid::device::cuda::CudaDevice;
 use braid::device::cuda::driver::Driver;
 use braid::inputs::image::Image;
-use braid::pipeline::{Callbacks, CancelToken, EncoderResidency, ImagePrompt, Output, ReferenceImage, Scales, Stage};
+use braid::pipeline::{
+    Callbacks, CancelToken, EncoderResidency, ImagePrompt, Output, Progress, ReferenceImage, Scales, Stage,
+};
 use braid::schedulers::SchedulerKind;
 use braid::tensor::DType;
 use braid::{Error, Pipeline, Request};
@@ -143,6 +145,32 @@ fn encoder_residency() {
     refused(freed - 1, EncoderResidency::Auto, "24x24 (width x height) would fit");
     refused(1000, EncoderResidency::Free, "`device: cpu`");
     assert_eq!(model.load().unwrap().estimate(&roomy.workload_shape(&request).unwrap()).unwrap(), None);
+}
+
+/// A request is planned whole: what it runs is compiled before its first stage, also without being prepared. Encoders that are
+/// freed after use are not held together with what comes after them, so their stages compile.
+#[test]
+fn everything_is_compiled_before_the_first_stage() {
+    if !compiled() {
+        return;
+    }
+    let model = common::Model::folder();
+    let mut request = common::request();
+    request.steps = 2;
+    for (encoders, ready) in [(EncoderResidency::Keep, true), (EncoderResidency::Free, false)] {
+        let driver = Arc::new(PtxDriver::new());
+        let device = CudaDevice::new(driver.clone(), DType::F16).unwrap().with_cublaslt(false);
+        let mut options = model.options();
+        options.encoders = encoders;
+        let pipeline = Pipeline::load_with_device(&options, Some(Box::new(device))).unwrap();
+        let mut first = None;
+        let mut note = |_: Progress| {
+            first.get_or_insert_with(|| driver.calls().allocations);
+        };
+        pipeline.generate_with(&request, Callbacks::new().with_progress(&mut note)).unwrap();
+        let all = driver.calls().allocations;
+        assert!(first.is_some_and(|first| first > 0 && (first == all) == ready), "{first:?} of {all}, {encoders:?}");
+    }
 }
 
 /// Progress is told for every step in order, and a cancelled request ends within two.

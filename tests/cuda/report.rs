@@ -2,7 +2,7 @@
 
 use braid::Compat;
 use braid::device::cuda::{LoweringOptions, LoweringReport};
-use braid::device::{LoopSteps, Role};
+use braid::device::{LoopSpec, Role};
 use braid::models::clip::{ClipTextShape, clip_text, clip_vision};
 use braid::models::ip_adapter::Adapter;
 use braid::models::published;
@@ -41,7 +41,7 @@ fn published_model_at_1024() {
     let graph = denoiser(&config, &weights, &shape, &compat).unwrap();
     let denoise = report("denoise", graph.clone());
     let varying = DenoiserInterface::new(&config, &shape).varying();
-    let steps = LoopSteps { max_steps: 64, varying, noise: true };
+    let steps = LoopSpec { max_steps: 64, varying, noise: true };
     let step = LoweringReport::of_role(graph, &SETTINGS, &Role::Denoise(steps)).unwrap();
     println!("a step of the sampler: {step}");
     // The model's input, guidance, the step and the counter; what was given is made ready before the first step.

@@ -4,7 +4,7 @@ use super::common;
 use super::ptx::PtxDriver;
 use super::{compiled, outputs, scope, values};
 use braid::device::cuda::CudaDevice;
-use braid::device::{Device, Role, TensorRef};
+use braid::device::{Device, PixelRounding, TensorRef};
 use braid::graph::{Builder, Graph};
 use braid::pipeline::{Callbacks, Progress, Stage};
 use braid::tensor::DType;
@@ -52,28 +52,28 @@ fn pixel_parity() {
     }
     let device = device();
     let x = values(140, 5);
-    for truncate in [false, true] {
-        let mut program = device.compile_as(decoder(), Role::Decode { truncate }).unwrap();
-        let image = outputs(program.as_mut(), &[&x]).remove(0);
+    // The decoder's type is bf16 where nothing else is said.
+    let plain = CudaDevice::new(Arc::new(PtxDriver::new()), DType::BF16).unwrap().with_cublaslt(false);
+    let image = outputs(plain.compile(decoder()).unwrap().as_mut(), &[&x]).remove(0);
+    for (truncate, rounding) in [(false, PixelRounding::Nearest), (true, PixelRounding::Truncate)] {
+        let mut program = device.compile_image_decoder(decoder(), rounding).unwrap();
         assert!(image.iter().any(|v| *v > 1.0) && image.iter().any(|v| *v < -1.0));
         let wanted: Vec<u8> = image.iter().map(|v| byte(*v, truncate)).collect();
         let given = TensorRef::from(x.as_slice());
         // The same after the capture.
         for keep in [true, false, true] {
-            let painted = program.decode_rgb8(&given, keep).unwrap().unwrap();
+            let painted = program.decode(&given, keep).unwrap();
             assert_eq!((&painted.rgb, painted.finite), (&wanted, true));
             assert_eq!(painted.image, if keep { image.as_slice() } else { &[] });
         }
         // What is not finite is told once.
         let mut bad = x.clone();
         bad[70] = f32::INFINITY;
-        assert!(!program.decode_rgb8(&bad.into(), false).unwrap().unwrap().finite);
-        assert!(program.decode_rgb8(&given, false).unwrap().unwrap().finite);
-        let text = program.decode_rgb8(&TensorRef::from(&x[1..]), false).unwrap_err().to_string();
+        assert!(!program.decode(&bad.into(), false).unwrap().finite);
+        assert!(program.decode(&given, false).unwrap().finite);
+        let text = program.decode(&TensorRef::from(&x[1..]), false).unwrap_err().to_string();
         assert!(text.contains("`latents` is [1, 5, 7, 4], bound to 139"), "{text}");
     }
-    // Only a decoder paints.
-    assert_eq!(device.compile(decoder()).unwrap().decode_rgb8(&x.as_slice().into(), false).unwrap(), None);
 }
 
 #[test]
@@ -83,35 +83,39 @@ fn resident_outputs() {
     }
     let driver = Arc::new(PtxDriver::new());
     let device = CudaDevice::new(driver.clone(), DType::F16).unwrap().with_cublaslt(false);
-    let mut program = device.compile_as(condition(), Role::Condition).unwrap();
+    let mut program = device.compile_conditioner(condition()).unwrap();
     let x = values(112, 5);
     let wanted = outputs(program.as_mut(), &[&x]);
     let before = driver.moved();
-    let left = program.run_resident(&[&x]).unwrap().unwrap();
+    let left = program.run_resident(&[&x]).unwrap();
     let after = driver.moved();
     assert_eq!((after[0] - before[0], after[1] - before[1]), (448, 4), "x up, whether all is finite down");
     assert!(left.finite);
     for (left, wanted) in left.values.iter().zip(&wanted) {
-        assert_eq!(*TensorRef::from(left.clone()).read().unwrap(), **wanted);
+        assert!(matches!(left, TensorRef::Device(_)));
+        assert_eq!(*left.read().unwrap(), **wanted);
     }
     // A decoder takes them as they lie, and no other device's.
-    let latents = TensorRef::from(left.values[1].clone());
-    let mut decoder_here = device.compile_as(decoder(), Role::Decode { truncate: false }).unwrap();
-    let from_host = decoder_here.decode_rgb8(&wanted[1].clone().into(), true).unwrap();
+    let latents = left.values[1].clone();
+    let mut decoder_here = device.compile_image_decoder(decoder(), PixelRounding::Nearest).unwrap();
+    let from_host = decoder_here.decode(&wanted[1].clone().into(), true).unwrap();
     let before = driver.moved();
-    assert_eq!(decoder_here.decode_rgb8(&latents, true).unwrap(), from_host);
+    assert_eq!(decoder_here.decode(&latents, true).unwrap(), from_host);
     // 105 bytes and the flag, then the values that were asked for.
     let after = driver.moved();
     assert_eq!((after[0] - before[0], after[1] - before[1]), (0, 108 + 4 + 420));
-    let elsewhere =
-        self::device().compile_as(decoder(), Role::Decode { truncate: false }).unwrap().decode_rgb8(&latents, true);
+    let mut elsewhere = self::device().compile_image_decoder(decoder(), PixelRounding::Nearest).unwrap();
+    let elsewhere = elsewhere.decode(&latents, true);
     assert!(elsewhere.unwrap_err().to_string().contains("another device"));
     let mut bad = x.clone();
     bad[3] = f32::NAN;
-    assert!(!program.run_resident(&[&bad]).unwrap().unwrap().finite);
-    assert!(program.run_resident(&[&x]).unwrap().unwrap().finite);
+    assert!(!program.run_resident(&[&bad]).unwrap().finite);
+    assert!(program.run_resident(&[&x]).unwrap().finite);
     assert!(program.run_resident(&[&x[1..]]).is_err());
-    assert!(device.compile(condition()).unwrap().run_resident(&[&x]).unwrap().is_none());
+    // Those of a plain executable are the host's.
+    let here = device.compile(condition()).unwrap().run_resident(&[&x]).unwrap();
+    assert!(here.finite && here.values.iter().all(|values| matches!(values, TensorRef::Host(_))));
+    assert!(here.values.iter().zip(&wanted).all(|(here, wanted)| *here.read().unwrap() == **wanted));
     // They hold for as long as anyone has them, whatever becomes of the program.
     drop((program, decoder_here));
     assert!(driver.held() > 0);

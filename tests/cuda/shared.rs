@@ -5,7 +5,7 @@ use super::ptx::PtxDriver;
 use super::{compiled, outputs, scope, values};
 use braid::device::cuda::driver::Driver;
 use braid::device::cuda::{CudaDevice, CudaExecutable};
-use braid::device::{Device, Executable};
+use braid::device::{Compiled, Device};
 use braid::graph::{Builder, Graph};
 use braid::pipeline::{EncoderResidency, MemoryEstimate, WorkloadShape};
 use braid::tensor::DType;

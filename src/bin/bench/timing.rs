@@ -3,9 +3,9 @@
 use braid::Error;
 use braid::cli::failure::Failure;
 use braid::cli::terminal;
-use braid::device::Device;
 use braid::device::cpu::Cpu;
-use braid::device::cuda::CudaDevice;
+use braid::device::cuda::{CudaDevice, CudaExecutable};
+use braid::device::{Device, Executable};
 use braid::graph::{Builder, Graph, LinearWeights, Op};
 use braid::pipeline::DeviceChoice;
 use braid::tensor::DType;
@@ -34,9 +34,39 @@ pub fn random(count: usize) -> Arc<MappedBytes> {
     Arc::new(MappedBytes::owned(std::iter::repeat_with(next).take(count).flatten().collect()))
 }
 
+/// The device that is timed.
+enum Target {
+    Cpu(Cpu),
+    Cuda(CudaDevice),
+}
+
+/// An executable of a [`Target`].
+enum Timed {
+    Cpu(Box<dyn Executable>),
+    Cuda(CudaExecutable),
+}
+
+impl Target {
+    fn compile(&self, graph: Graph) -> Result<Timed, Error> {
+        Ok(match self {
+            Self::Cpu(cpu) => Timed::Cpu(cpu.compile(graph)?),
+            Self::Cuda(device) => Timed::Cuda(device.compile_graph(graph)?),
+        })
+    }
+}
+
+impl Timed {
+    fn run(&mut self, inputs: &[&[f32]], output: &mut [f32]) -> Result<(), Error> {
+        match self {
+            Self::Cpu(executable) => executable.run(inputs, &mut [output]),
+            Self::Cuda(executable) => executable.run(inputs, &mut [output]),
+        }
+    }
+}
+
 /// A device and how it is timed.
 pub struct Bench {
-    device: Box<dyn Device>,
+    device: Target,
     pub name: String,
     pub threads: usize,
     /// Bytes of an activation.
@@ -93,7 +123,7 @@ impl Bench {
         Ok(match cuda {
             Some(device) => Self {
                 name: format!("{}, {dtype}", device.driver().properties().name),
-                device: Box::new(device),
+                device: Target::Cuda(device),
                 threads: 0,
                 size: 2,
                 square: 8192,
@@ -106,7 +136,7 @@ impl Bench {
                 Self {
                     name: format!("cpu {}", Cpu::instructions()),
                     threads: cpu.threads(),
-                    device: Box::new(cpu),
+                    device: Target::Cpu(cpu),
                     size: 4,
                     square: 2048,
                     copied: 16 << 20,
@@ -124,8 +154,8 @@ impl Bench {
         let len: usize = graph.outputs.iter().map(|(_, id)| graph.node(*id).len()).sum();
         let (mut result, mut again) = (vec![f32::NAN; len], vec![f32::NAN; len]);
         let mut program = self.device.compile(graph)?;
-        program.run(&inputs, &mut [&mut result])?;
-        program.run(&inputs, &mut [&mut again])?;
+        program.run(&inputs, &mut result)?;
+        program.run(&inputs, &mut again)?;
         if result != again || !result.iter().all(|v| v.is_finite()) {
             let wrong = if result == again { "its result is not finite" } else { "two runs gave different results" };
             terminal::line("bench: ", &format!("{what}: {wrong}; nothing is reported"));
@@ -133,12 +163,12 @@ impl Bench {
         }
         let mut seconds = Vec::new();
         for run in 0..self.timing.warmup + self.timing.repetitions {
-            let taken = match program.benchmark(self.flush.bytes, TIMES)? {
-                Some(taken) => taken,
-                None => {
+            let taken = match &mut program {
+                Timed::Cuda(executable) => executable.benchmark(self.flush.bytes, TIMES)?,
+                Timed::Cpu(executable) => {
                     self.flush.walk();
                     let begin = Instant::now();
-                    program.run(&inputs, &mut [&mut result])?;
+                    executable.run(&inputs, &mut [&mut result])?;
                     begin.elapsed().as_secs_f64()
                 }
             };

@@ -4,7 +4,7 @@ use super::op::{CpuOp, OpRun, RunResources};
 use super::ops;
 use super::pool::Pool;
 use super::scratch::Scratch;
-use crate::device::Executable;
+use crate::device::{Compiled, Executable};
 use crate::error::Result;
 use crate::graph::{Graph, Location, MemoryPlan};
 use crate::memory;
@@ -50,6 +50,16 @@ impl CpuExecutable {
         Ok(Self { pool, graph, plan, ops, arena, zeros: vec![0.0; widest], scratch, bytes })
     }
 }
+impl Compiled for CpuExecutable {
+    fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    fn graph(&self) -> &Graph {
+        &self.graph
+    }
+}
+
 impl Executable for CpuExecutable {
     fn run(&mut self, inputs: &[&[f32]], outputs: &mut [&mut [f32]]) -> Result<()> {
         self.graph.check_bindings(inputs, outputs)?;
@@ -76,13 +86,5 @@ impl Executable for CpuExecutable {
             unsafe { outputs[*k].copy_from_nonoverlapping(places[id.0], self.graph.node(*id).len()) };
         }
         Ok(())
-    }
-
-    fn bytes(&self) -> usize {
-        self.bytes
-    }
-
-    fn graph(&self) -> &Graph {
-        &self.graph
     }
 }

@@ -12,6 +12,7 @@ mod weights;
 
 #[cfg(feature = "cuda")]
 pub use driver::nvidia::NvidiaDriver;
+pub use exec::denoise_loop::CudaDenoiseLoop;
 pub use exec::executable::CudaExecutable;
 pub use exec::report::LoweringReport;
 pub use ops::lowering::LoweringOptions;
@@ -19,8 +20,11 @@ pub use ops::lowering::LoweringOptions;
 use self::driver::Driver;
 use self::exec::executable::Shared;
 use self::exec::report;
+use self::exec::resident::{CudaConditioner, CudaImageDecoder};
 use self::weights::cache::DistinctBlocks;
-use super::{Device, Executable, LoopSteps, MemoryRequirement, Role};
+use super::{
+    DenoiseLoop, Device, DeviceMemory, Executable, ImageDecoder, LoopSpec, MemoryRequirement, PixelRounding, Role,
+};
 use crate::error::{Error, Field, Message, Result};
 use crate::graph::{Graph, fuse};
 use crate::tensor::DType;
@@ -34,6 +38,9 @@ pub struct CudaDevice {
     decoder: DType,
     shared: Shared,
 }
+
+/// The steps that loops reserve memory for come in multiples of this.
+const RESERVED_STEPS: usize = 64;
 
 /// Refuses what tensors are not stored as, but for a decoder's.
 fn storage(dtype: DType) -> Result<()> {
@@ -85,7 +92,7 @@ impl CudaDevice {
 
     /// How graphs of that role are lowered.
     fn settings_of(&self, role: &Role) -> LoweringOptions {
-        let dtype = if let Role::Decode { .. } = role { self.decoder } else { self.settings.dtype };
+        let dtype = if let Role::Decode(_) = role { self.decoder } else { self.settings.dtype };
         LoweringOptions { dtype, ..self.settings }
     }
 
@@ -99,21 +106,28 @@ impl CudaDevice {
         self.driver.as_ref()
     }
 
-    /// As [`Device::compile`], with the program's own type.
-    ///
-    /// # Errors
-    /// [`Error::Memory`] before anything is allocated where the program does not fit, [`Error::Graph`] where no kernel takes
-    /// a node, [`Error::Fault`] of the driver.
-    pub fn compile_graph(&self, graph: Graph) -> Result<CudaExecutable> {
-        CudaExecutable::new(self.driver.clone(), &self.shared, fuse(graph), &self.settings, Role::Plain)
+    /// Compiles a graph for its part in a request.
+    fn compile_role(&self, graph: Graph, role: &Role) -> Result<CudaExecutable> {
+        let options = self.settings_of(role);
+        CudaExecutable::new(self.driver.clone(), &self.shared, fuse(graph), &options, role)
     }
 
-    /// As [`CudaDevice::compile_graph`], of a sampler's loop around the graph.
+    /// As [`Device::compile`], with the executable's own type.
     ///
     /// # Errors
-    /// As [`CudaDevice::compile_graph`]; [`Error::Graph`] where the graph is not what a sampler goes around.
-    pub fn compile_loop(&self, graph: Graph, steps: LoopSteps) -> Result<CudaExecutable> {
-        CudaExecutable::new(self.driver.clone(), &self.shared, fuse(graph), &self.settings, Role::Denoise(steps))
+    /// [`Error::Memory`] before anything is allocated where the executable does not fit, [`Error::Graph`] where no kernel takes
+    /// a node, [`Error::Fault`] of the driver.
+    pub fn compile_graph(&self, graph: Graph) -> Result<CudaExecutable> {
+        self.compile_role(graph, &Role::Plain)
+    }
+
+    /// As [`Device::compile_denoise_loop`], with the loop's own type.
+    ///
+    /// # Errors
+    /// As [`CudaDevice::compile_graph`]; [`Error::Graph`] where the graph is no denoiser.
+    pub fn compile_loop(&self, graph: Graph, spec: LoopSpec) -> Result<CudaDenoiseLoop> {
+        let executable = self.compile_role(graph, &Role::Denoise(spec.clone()))?;
+        Ok(CudaDenoiseLoop::new(executable, spec))
     }
 
     /// The same device with another type for the decoder: bf16 where nothing else is said, as SDXL's overflows f16; f32 where
@@ -140,12 +154,27 @@ impl Device for CudaDevice {
         Ok(Box::new(self.compile_graph(graph)?))
     }
 
-    fn compile_as(&self, graph: Graph, role: Role) -> Result<Box<dyn Executable>> {
-        let settings = self.settings_of(&role);
-        Ok(Box::new(CudaExecutable::new(self.driver.clone(), &self.shared, fuse(graph), &settings, role)?))
+    fn compile_conditioner(&self, graph: Graph) -> Result<Box<dyn Executable>> {
+        Ok(Box::new(CudaConditioner::new(self.compile_role(graph, &Role::Condition)?)))
     }
 
-    fn estimate(&self, graphs: Vec<(Graph, Role)>) -> Result<Option<MemoryRequirement>> {
+    fn compile_denoise_loop(&self, graph: Graph, spec: &LoopSpec) -> Result<Box<dyn DenoiseLoop>> {
+        Ok(Box::new(self.compile_loop(graph, spec.clone())?))
+    }
+
+    fn compile_image_decoder(&self, graph: Graph, rounding: PixelRounding) -> Result<Box<dyn ImageDecoder>> {
+        Ok(Box::new(CudaImageDecoder::new(self.compile_role(graph, &Role::Decode(rounding))?)))
+    }
+
+    fn reserved_steps(&self, steps: usize) -> usize {
+        steps.next_multiple_of(RESERVED_STEPS)
+    }
+
+    fn memory(&self) -> Result<DeviceMemory> {
+        Ok(DeviceMemory::Dedicated { free: self.driver.memory_info()?.free })
+    }
+
+    fn memory_requirement(&self, graphs: Vec<(Graph, Role)>) -> Result<MemoryRequirement> {
         let (mut need, mut weights) = (MemoryRequirement::default(), DistinctBlocks::default());
         for (graph, role) in graphs {
             let settings = self.settings_of(&role);
@@ -154,14 +183,6 @@ impl Device for CudaDevice {
             need.bytes += (report.work() + weights.add(settings.dtype, &lowered.weights)) as u64;
             need.staging = need.staging.max(report.staging as u64);
         }
-        Ok(Some(need))
-    }
-
-    fn free_memory(&self) -> Result<Option<u64>> {
-        Ok(Some(self.driver.memory_info()?.free))
-    }
-
-    fn has_denoise_loop(&self) -> bool {
-        true
+        Ok(need)
     }
 }

@@ -4,7 +4,7 @@
 //! launch for all inputs: the f32 block and the block of the storage type have the same order. Indices and lengths become
 //! integers on their way.
 
-use crate::device::LoopSteps;
+use crate::device::LoopSpec;
 use crate::device::cuda::ops::bindings::{Bindings, InputBinding, OperandRole, TokenCount, TokenCounts};
 use crate::device::cuda::ops::registry::lowering_of;
 use crate::error::{Error, Result};
@@ -34,7 +34,7 @@ impl Bindings {
     /// # Errors
     /// Indices or lengths that are computed within the graph; inputs that vary with `steps` and are read otherwise than as
     /// the per-image bias of a product.
-    pub(crate) fn new(graph: &Graph, plan: &MemoryPlan, steps: Option<&LoopSteps>) -> Result<Self> {
+    pub(crate) fn new(graph: &Graph, plan: &MemoryPlan, steps: Option<&LoopSpec>) -> Result<Self> {
         let inputs = vec![InputBinding::default(); graph.inputs.len()];
         let mut bindings = Self { inputs, root: graph.owners(), ..Self::default() };
         let readers = bindings.find_readers(graph, steps)?;
@@ -51,7 +51,7 @@ impl Bindings {
         Ok(bindings)
     }
 
-    fn find_readers(&mut self, graph: &Graph, steps: Option<&LoopSteps>) -> Result<Readers> {
+    fn find_readers(&mut self, graph: &Graph, steps: Option<&LoopSpec>) -> Result<Readers> {
         let (float, integer) = (vec![false; graph.inputs.len()], vec![false; graph.inputs.len()]);
         let mut readers = Readers { counts: vec![0; graph.nodes.len()], float, integer };
         for node in graph.nodes.iter().filter(|node| !matches!(node.op, Op::Reshape)) {

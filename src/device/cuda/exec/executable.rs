@@ -2,7 +2,7 @@
 
 use super::lower::{Lowered, lower};
 use super::report::LoweringReport;
-use super::resident::Results;
+use super::results::Results;
 use crate::device::cuda::driver::allocation::DeviceAllocation;
 use crate::device::cuda::driver::command::Command;
 use crate::device::cuda::driver::gemm::GemmPlan;
@@ -13,7 +13,7 @@ use crate::device::cuda::ops::lowering::{BaseAddresses, LoweringOptions};
 use crate::device::cuda::ops::memory_layout::MemoryLayout;
 use crate::device::cuda::weights::addresses::WeightAddresses;
 use crate::device::cuda::weights::cache::WeightCache;
-use crate::device::{DecodedImage, DenoiseLoop, Executable, ResidentOutputs, Role, TensorRef};
+use crate::device::{Compiled, Executable, Role};
 use crate::error::{Error, Field, Message, Result};
 use crate::graph::{Graph, MemoryPlan};
 use std::collections::HashMap;
@@ -51,7 +51,6 @@ pub struct CudaExecutable {
     pub(crate) driver: Arc<dyn Driver>,
     pub(crate) turn: StreamLock,
     pub(crate) graph: Graph,
-    pub(crate) role: Role,
     pub(crate) lowered: Lowered,
     report: LoweringReport,
     once: Vec<PreparedCommand>,
@@ -70,10 +69,10 @@ impl CudaExecutable {
         shared: &Shared,
         graph: Graph,
         settings: &LoweringOptions,
-        role: Role,
+        role: &Role,
     ) -> Result<Self> {
         let plan = MemoryPlan::new(&graph);
-        let sizes = lower(&graph, &plan, settings, &role, BaseAddresses::default())?;
+        let sizes = lower(&graph, &plan, settings, role, BaseAddresses::default())?;
         let report = LoweringReport::new(&sizes);
         let turn = shared.stream_lock.clone();
         let _turn = lock_stream(&turn);
@@ -83,13 +82,12 @@ impl CudaExecutable {
         let work = DeviceAllocation::new(driver.clone(), sizes.regions.end.max(1))?;
         let slab = DeviceAllocation::new(driver.clone(), sizes.regions.results.max(1))?;
         let bases = BaseAddresses { weights: Some(&weights), results: slab.address(), work: work.address() };
-        let lowered = lower(&graph, &plan, settings, &role, bases)?;
+        let lowered = lower(&graph, &plan, settings, role, bases)?;
         let staging = driver.staging(lowered.bindings.upload().max(lowered.regions.results))?;
         let mut program = Self {
             driver,
             turn: turn.clone(),
             graph,
-            role,
             lowered,
             report,
             once: Vec::new(),
@@ -233,23 +231,41 @@ fn require_memory(driver: &dyn Driver, report: &LoweringReport, weights: usize, 
     Err(Error::Memory { stage: "loading", need, have, hint })
 }
 
-impl Executable for CudaExecutable {
-    fn run(&mut self, inputs: &[&[f32]], outputs: &mut [&mut [f32]]) -> Result<()> {
-        self.graph.check_bindings(inputs, outputs)?;
-        if let Role::Denoise(_) = self.role {
-            return Err(Error::Graph("a sampler's program runs all steps, not one".into()));
-        }
+impl CudaExecutable {
+    /// Measures the mean seconds of `times` more runs on what the last run was given, each after `flush` bytes have gone through
+    /// the caches.
+    ///
+    /// All runs are issued in one go, each after a copy that flushes the caches, and the copies' own time is taken off: so the
+    /// host's waiting and launching, which a single run's time would hold, are left out, and so are inputs and outputs.
+    ///
+    /// # Errors
+    /// As [`Executable::run`]; [`Error::Memory`] for the bytes of the flush.
+    pub fn benchmark(&mut self, flush: usize, times: usize) -> Result<f64> {
         let turn = self.turn.clone();
         let _turn = lock_stream(&turn);
-        self.upload_inputs(inputs)?;
-        self.execute()?;
-        let (down, from) = (self.lowered.bindings.download(), self.kept(self.regions().outputs));
-        let staging = self.staging.bytes();
-        self.driver.download(from, &mut staging[..down])?;
-        self.lowered.bindings.read(&staging[..down], outputs);
-        Ok(())
+        let scrub = match flush {
+            0 => None,
+            bytes => Some(DeviceAllocation::new(self.driver.clone(), 2 * bytes)?),
+        };
+        let body = self.steps.get(self.lowered.body.clone()).unwrap_or_default();
+        let taken = |body: &[PreparedCommand]| {
+            self.driver.synchronize()?;
+            let begin = Instant::now();
+            for _ in 0..times {
+                if let Some(slab) = &scrub {
+                    self.driver.copy(slab.address(), slab.address() + flush as u64, flush)?;
+                }
+                self.issue(body)?;
+            }
+            self.driver.synchronize()?;
+            Ok(begin.elapsed().as_secs_f64())
+        };
+        let (all, copies) = (taken(body)?, taken(&[])?);
+        Ok((all - copies).max(0.0) / times.max(1) as f64)
     }
+}
 
+impl Compiled for CudaExecutable {
     fn bytes(&self) -> usize {
         self.report.work() + self.weights.allocations().map(|(_, bytes)| bytes).sum::<usize>()
     }
@@ -276,43 +292,20 @@ impl Executable for CudaExecutable {
         self.capture()?;
         self.driver.synchronize()
     }
+}
 
-    /// All runs are issued in one go, each after a copy that flushes the caches, and the copies' own time is taken off: so the
-    /// host's waiting and launching, which a single run's time would hold, are left out.
-    fn benchmark(&mut self, flush: usize, times: usize) -> Result<Option<f64>> {
+impl Executable for CudaExecutable {
+    fn run(&mut self, inputs: &[&[f32]], outputs: &mut [&mut [f32]]) -> Result<()> {
+        self.graph.check_bindings(inputs, outputs)?;
         let turn = self.turn.clone();
         let _turn = lock_stream(&turn);
-        let scrub = match flush {
-            0 => None,
-            bytes => Some(DeviceAllocation::new(self.driver.clone(), 2 * bytes)?),
-        };
-        let body = self.steps.get(self.lowered.body.clone()).unwrap_or_default();
-        let taken = |body: &[PreparedCommand]| {
-            self.driver.synchronize()?;
-            let begin = Instant::now();
-            for _ in 0..times {
-                if let Some(slab) = &scrub {
-                    self.driver.copy(slab.address(), slab.address() + flush as u64, flush)?;
-                }
-                self.issue(body)?;
-            }
-            self.driver.synchronize()?;
-            Ok(begin.elapsed().as_secs_f64())
-        };
-        let (all, copies) = (taken(body)?, taken(&[])?);
-        Ok(Some((all - copies).max(0.0) / times.max(1) as f64))
-    }
-
-    fn denoise_loop(&mut self) -> Option<&mut dyn DenoiseLoop> {
-        if let Role::Denoise(_) = self.role { Some(self) } else { None }
-    }
-
-    fn run_resident(&mut self, inputs: &[&[f32]]) -> Result<Option<ResidentOutputs>> {
-        if self.role == Role::Condition { self.execute_resident(inputs).map(Some) } else { Ok(None) }
-    }
-
-    fn decode_rgb8(&mut self, latents: &TensorRef<'_>, keep: bool) -> Result<Option<DecodedImage>> {
-        if let Role::Decode { .. } = self.role { self.execute_decoder(latents, keep).map(Some) } else { Ok(None) }
+        self.upload_inputs(inputs)?;
+        self.execute()?;
+        let (down, from) = (self.lowered.bindings.download(), self.kept(self.regions().outputs));
+        let staging = self.staging.bytes();
+        self.driver.download(from, &mut staging[..down])?;
+        self.lowered.bindings.read(&staging[..down], outputs);
+        Ok(())
     }
 }
 

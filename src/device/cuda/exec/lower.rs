@@ -1,5 +1,6 @@
 //! From a graph to commands: every node becomes launches with their parameters, grids and addresses, once, at load.
 
+use crate::device::Role;
 use crate::device::cuda::driver::command::Command;
 use crate::device::cuda::ops::bindings::Bindings;
 use crate::device::cuda::ops::lowering::{BaseAddresses, Lowering, LoweringOptions, misrouted};
@@ -8,7 +9,6 @@ use crate::device::cuda::ops::pointwise::{as_f32, from_f32, to_f32};
 use crate::device::cuda::ops::registry::lowering_of;
 use crate::device::cuda::ops::step;
 use crate::device::cuda::weights::layout::WeightLayout;
-use crate::device::{LoopSteps, Role};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, MemoryPlan, Op};
 use std::ops::Range;
@@ -44,7 +44,7 @@ pub(crate) fn lower(
     check(graph)?;
     let steps = if let Role::Denoise(steps) = role { Some(steps) } else { None };
     if let Some(steps) = steps {
-        check_loop(graph, steps)?;
+        steps.check(graph)?;
     }
     let bindings = Bindings::new(graph, plan, steps)?;
     let regions = layout(graph, plan, options, role, &bindings);
@@ -60,11 +60,11 @@ pub(crate) fn lower(
         }
         None => {
             let body = nodes(&mut l, plan)?;
-            if let Role::Condition | Role::Decode { .. } = role {
+            if let Role::Condition | Role::Decode(_) = role {
                 step::check_finite(&mut l)?;
             }
-            if let Role::Decode { truncate } = role {
-                step::to_rgb8(&mut l, *truncate)?;
+            if let Role::Decode(rounding) = role {
+                step::to_rgb8(&mut l, *rounding)?;
             }
             (Vec::new(), body)
         }
@@ -83,25 +83,6 @@ fn check(graph: &Graph) -> Result<()> {
         if empty || rows > i32::MAX as usize || node.channels() > i32::MAX as usize / 16 {
             return Err(Error::Graph(format!("`{}` of shape {:?} is too large or empty", node.name, node.shape)));
         }
-    }
-    Ok(())
-}
-
-/// Checks that a graph is one that a denoise loop can run.
-fn check_loop(graph: &Graph, steps: &LoopSteps) -> Result<()> {
-    let bad = |what: &str| Err(Error::Graph(format!("a sampler's graph: {what}")));
-    let (Some((_, sample)), [(_, output)]) = (graph.inputs.first(), graph.outputs.as_slice()) else {
-        return bad("latents and one output are needed");
-    };
-    let shape = &graph.node(*sample).shape;
-    if *shape != graph.node(*output).shape || !matches!(shape.first(), Some(1 | 2)) {
-        return bad("the output must be as large as the latents, of one row or two");
-    }
-    if steps.max_steps == 0 || steps.max_steps > i32::MAX as usize || steps.varying.start == 0 {
-        return bad("at least one step is needed, and the latents are not given for each");
-    }
-    if steps.varying.end > graph.inputs.len() {
-        return bad("more inputs vary than there are");
     }
     Ok(())
 }
@@ -132,9 +113,9 @@ fn layout(
         regions.state = step::loop_state(graph, steps, &mut region);
         regions.state.latents = place(&mut results, regions.state.len * 4);
     }
-    if let Role::Condition | Role::Decode { .. } = role {
+    if let Role::Condition | Role::Decode(_) = role {
         let pixels = match (role, graph.outputs.first()) {
-            (Role::Decode { .. }, Some((_, id))) => graph.node(*id).len().next_multiple_of(4),
+            (Role::Decode(_), Some((_, id))) => graph.node(*id).len().next_multiple_of(4),
             _ => 0,
         };
         // The flag comes right after the pixels.

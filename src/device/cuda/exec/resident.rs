@@ -1,38 +1,15 @@
-//! From program to program without the host: results that stay on the device, and a picture of which only bytes come back.
+//! From executable to executable without the host: results that stay on the device, and an image of which only bytes come back.
 
 use super::executable::CudaExecutable;
-use crate::device::cuda::driver::allocation::DeviceAllocation;
-use crate::device::cuda::driver::stream_lock::{StreamLock, lock_stream};
-use crate::device::{DecodedImage, DeviceBuffer, DeviceTensor, ResidentOutputs, TensorRef};
+use super::results::Results;
+use crate::device::cuda::driver::stream_lock::lock_stream;
+use crate::device::executable::compiled_by;
+use crate::device::{DecodedImage, DeviceTensor, Executable, ImageDecoder, ResidentOutputs, TensorRef};
 use crate::error::{Error, Result};
 use bytemuck::{cast_slice, cast_slice_mut};
-use std::sync::Arc;
 
 /// Bytes to which bound tensors are aligned: less lies between two that follow one another.
 const GAP: u64 = 64;
-
-/// A slab of results, which other programs may read, and the host in its turn.
-pub(crate) struct Results {
-    allocation: DeviceAllocation,
-    stream_lock: StreamLock,
-}
-
-impl Results {
-    pub(crate) fn new(slab: DeviceAllocation, turn: StreamLock) -> Self {
-        Self { allocation: slab, stream_lock: turn }
-    }
-
-    pub(crate) fn address(&self) -> u64 {
-        self.allocation.address()
-    }
-}
-
-impl DeviceBuffer for Results {
-    fn read(&self, start: usize, to: &mut [f32]) -> Result<()> {
-        let _turn = lock_stream(&self.stream_lock);
-        self.allocation.driver().download(self.address() + start as u64 * 4, cast_slice_mut(to))
-    }
-}
 
 /// A copy within the device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,7 +53,7 @@ impl CudaExecutable {
 
     fn address(&self, values: &DeviceTensor) -> Result<u64> {
         let results = values.memory().downcast_ref::<Results>();
-        match results.filter(|results| Arc::ptr_eq(results.allocation.driver(), &self.driver)) {
+        match results.filter(|results| results.belongs_to(&self.driver)) {
             Some(results) => Ok(results.address() + values.start() as u64 * 4),
             None => Err(Error::Graph("values that another device left are no inputs".into())),
         }
@@ -115,42 +92,76 @@ impl CudaExecutable {
         }
         joined(copies).iter().try_for_each(|copy| self.driver.copy(copy.from, copy.to, copy.bytes as usize))
     }
+}
 
-    /// Runs it; of the results only whether they are finite comes back.
-    pub(crate) fn execute_resident(&mut self, inputs: &[&[f32]]) -> Result<ResidentOutputs> {
-        let outputs = self.graph.outputs.iter().map(|(_, id)| self.graph.node(*id).len());
-        let values = outputs
-            .zip(&self.lowered.bindings.outputs)
-            .map(|(len, at)| self.resident(self.regions().outputs + at * 4, len))
-            .collect();
-        self.graph.check_inputs(inputs.iter().map(|values| values.len()))?;
-        let turn = self.turn.clone();
-        let _turn = lock_stream(&turn);
-        self.upload_inputs(inputs)?;
-        self.execute()?;
-        let mut flag = [0i32];
-        self.driver.download(self.kept(self.regions().flag), cast_slice_mut(&mut flag))?;
-        Ok(ResidentOutputs { values, finite: flag[0] != 0 })
+/// An executable whose results stay on the device for the next one.
+pub struct CudaConditioner(CudaExecutable);
+
+compiled_by!(CudaConditioner, 0);
+
+impl CudaConditioner {
+    /// Wraps an executable that was lowered as a conditioner.
+    pub(crate) fn new(executable: CudaExecutable) -> Self {
+        Self(executable)
+    }
+}
+
+impl Executable for CudaConditioner {
+    fn run(&mut self, inputs: &[&[f32]], outputs: &mut [&mut [f32]]) -> Result<()> {
+        self.0.run(inputs, outputs)
     }
 
-    /// Runs a decoder; pixels and whether all was finite come back in one copy.
-    pub(crate) fn execute_decoder(&mut self, latents: &TensorRef<'_>, keep: bool) -> Result<DecodedImage> {
-        self.graph.check_inputs([latents.len()].into_iter())?;
-        let turn = self.turn.clone();
+    /// Of the results only whether they are finite comes back.
+    fn run_resident(&mut self, inputs: &[&[f32]]) -> Result<ResidentOutputs> {
+        let executable = &mut self.0;
+        let outputs = executable.graph.outputs.iter().map(|(_, id)| executable.graph.node(*id).len());
+        let values = outputs
+            .zip(&executable.lowered.bindings.outputs)
+            .map(|(len, at)| executable.resident(executable.regions().outputs + at * 4, len).into())
+            .collect();
+        executable.graph.check_inputs(inputs.iter().map(|values| values.len()))?;
+        let turn = executable.turn.clone();
         let _turn = lock_stream(&turn);
-        self.bind_inputs(std::slice::from_ref(latents))?;
-        self.execute()?;
-        let regions = *self.regions();
-        let len = self.graph.outputs.first().map_or(0, |(_, id)| self.graph.node(*id).len());
-        let [pixels, outputs] = [regions.pixels, regions.outputs].map(|at| self.kept(at));
-        let first = self.lowered.bindings.outputs.first().copied().unwrap_or(0);
+        executable.upload_inputs(inputs)?;
+        executable.execute()?;
+        let mut flag = [0i32];
+        executable.driver.download(executable.kept(executable.regions().flag), cast_slice_mut(&mut flag))?;
+        Ok(ResidentOutputs { values, finite: flag[0] != 0 })
+    }
+}
+
+/// A decoder whose pixels are made on the device.
+pub struct CudaImageDecoder(CudaExecutable);
+
+compiled_by!(CudaImageDecoder, 0);
+
+impl CudaImageDecoder {
+    /// Wraps an executable that was lowered as a decoder.
+    pub(crate) fn new(executable: CudaExecutable) -> Self {
+        Self(executable)
+    }
+}
+
+impl ImageDecoder for CudaImageDecoder {
+    /// Pixels and whether all was finite come back in one copy.
+    fn decode(&mut self, latents: &TensorRef<'_>, capture: bool) -> Result<DecodedImage> {
+        let executable = &mut self.0;
+        executable.graph.check_inputs([latents.len()].into_iter())?;
+        let turn = executable.turn.clone();
+        let _turn = lock_stream(&turn);
+        executable.bind_inputs(std::slice::from_ref(latents))?;
+        executable.execute()?;
+        let regions = *executable.regions();
+        let len = executable.graph.outputs.first().map_or(0, |(_, id)| executable.graph.node(*id).len());
+        let [pixels, outputs] = [regions.pixels, regions.outputs].map(|at| executable.kept(at));
+        let first = executable.lowered.bindings.outputs.first().copied().unwrap_or(0);
         let flag = regions.flag - regions.pixels;
-        let staging = self.staging.bytes();
-        self.driver.download(pixels, &mut staging[..flag + 4])?;
+        let staging = executable.staging.bytes();
+        executable.driver.download(pixels, &mut staging[..flag + 4])?;
         let (rgb, finite) = (staging[..len].to_vec(), staging[flag..flag + 4] != [0; 4]);
-        let mut image = vec![0.0; if keep { len } else { 0 }];
-        if keep {
-            self.driver.download(outputs + first as u64 * 4, cast_slice_mut(&mut image))?;
+        let mut image = vec![0.0; if capture { len } else { 0 }];
+        if capture {
+            executable.driver.download(outputs + first as u64 * 4, cast_slice_mut(&mut image))?;
         }
         Ok(DecodedImage { rgb, finite, image })
     }

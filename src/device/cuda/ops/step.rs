@@ -8,9 +8,10 @@ use crate::device::cuda::driver::kernel::{
     Kernel,
     Types::{All, F32, Halves},
 };
-use crate::device::{LoopSteps, StepCoefficients};
+use crate::device::{LoopSpec, PixelRounding};
 use crate::error::Result;
 use crate::graph::Graph;
+use crate::schedulers::PackedStepCoefficients;
 use crate::tensor::DType;
 
 param_structs! {
@@ -90,14 +91,14 @@ const ALL_FINITE: u8 = 0x7f;
 
 /// Places a loop's state with `region`, which gives the start of a region of so many bytes; that of the latents is still to be
 /// set.
-pub(crate) fn loop_state(graph: &Graph, steps: &LoopSteps, region: &mut impl FnMut(usize) -> usize) -> LoopState {
+pub(crate) fn loop_state(graph: &Graph, steps: &LoopSpec, region: &mut impl FnMut(usize) -> usize) -> LoopState {
     let sample = graph.node(graph.inputs[0].1);
     let rows = sample.shape[0];
     let len = sample.len() / rows;
     LoopState {
         counter: region(8),
         guidance: region(8),
-        table: region(steps.max_steps * size_of::<StepCoefficients>()),
+        table: region(steps.max_steps * size_of::<PackedStepCoefficients>()),
         latents: 0,
         history: region(len * 4),
         noise: region(if steps.noise { steps.max_steps * len * 4 } else { 0 }),
@@ -114,7 +115,7 @@ fn negative(state: &LoopState) -> i64 {
 }
 
 /// Scales the latents to the model's input of this step.
-pub(crate) fn model_input(l: &mut Lowering<'_>, steps: &LoopSteps) -> Result<()> {
+pub(crate) fn model_input(l: &mut Lowering<'_>, steps: &LoopSpec) -> Result<()> {
     let state = l.regions.state;
     let at = |place: usize| Pointer(l.work(place));
     let params = ModelInputParams {
@@ -131,7 +132,7 @@ pub(crate) fn model_input(l: &mut Lowering<'_>, steps: &LoopSteps) -> Result<()>
 }
 
 /// Guides, takes the scheduler's step, and counts it.
-pub(crate) fn scheduler_step(l: &mut Lowering<'_>, steps: &LoopSteps) -> Result<()> {
+pub(crate) fn scheduler_step(l: &mut Lowering<'_>, steps: &LoopSpec) -> Result<()> {
     let state = l.regions.state;
     let at = |place: usize| Pointer(l.work(place));
     let (negative, max_steps) = (negative(&state), to_i32(steps.max_steps));
@@ -172,7 +173,7 @@ pub(crate) fn check_finite(l: &mut Lowering<'_>) -> Result<()> {
 }
 
 /// Turns the first output into pixels, rounded down or to the nearest.
-pub(crate) fn to_rgb8(l: &mut Lowering<'_>, truncate: bool) -> Result<()> {
+pub(crate) fn to_rgb8(l: &mut Lowering<'_>, rounding: PixelRounding) -> Result<()> {
     let Some((_, id)) = l.graph.outputs.first() else { return Ok(()) };
     let count = l.graph.node(*id).len();
     let [x, out] = [l.regions.outputs + l.bindings.outputs[0] * 4, l.regions.pixels].map(|at| l.kept(at));
@@ -180,7 +181,7 @@ pub(crate) fn to_rgb8(l: &mut Lowering<'_>, truncate: bool) -> Result<()> {
         x: Pointer(x),
         out: Pointer(out),
         count: to_i64(count),
-        truncate: i32::from(truncate),
+        truncate: i32::from(rounding == PixelRounding::Truncate),
         reserved: 0,
     };
     l.launch(&RGB8, [blocks(count, BLOCK), 1, 1], params)

@@ -1,0 +1,74 @@
+//! The trait of all devices.
+
+use super::denoise_loop::{DenoiseLoop, LoopSpec};
+use super::executable::Executable;
+use super::host::{HostDenoiseLoop, HostImageDecoder};
+use super::image_decoder::{ImageDecoder, PixelRounding};
+use super::memory::{DeviceMemory, MemoryRequirement};
+use super::role::Role;
+use crate::error::Result;
+use crate::graph::Graph;
+
+/// Compiles graphs and runs them.
+///
+/// [`Device::compile`] is all that a device must have. Its conditioner, denoise loop and image decoder are by default those of
+/// [`super::host`] over its executables; a device whose results can stay in its own memory has its own.
+pub trait Device: Send + Sync {
+    /// The device as a user would name it.
+    fn name(&self) -> String;
+
+    /// Compiles a graph; its runs then allocate no memory for tensors.
+    ///
+    /// # Errors
+    /// [`crate::Error::Memory`] where memory is short, [`crate::Error::Graph`] where an operation is not supported.
+    fn compile(&self, graph: Graph) -> Result<Box<dyn Executable>>;
+
+    /// Compiles the step-invariant conditioning: [`Executable::run_resident`] leaves its results where
+    /// [`Device::compile_denoise_loop`]'s loops read them.
+    ///
+    /// # Errors
+    /// As [`Device::compile`].
+    fn compile_conditioner(&self, graph: Graph) -> Result<Box<dyn Executable>> {
+        self.compile(graph)
+    }
+
+    /// Compiles a denoiser with the loop over its steps. Input 0 and output 0 of the graph are the latents and the model's
+    /// output, `[B, h, w, C]`, of one row, or of a positive and a negative one.
+    ///
+    /// # Errors
+    /// As [`Device::compile`]; [`crate::Error::Graph`] where the graph is no denoiser.
+    fn compile_denoise_loop(&self, graph: Graph, spec: &LoopSpec) -> Result<Box<dyn DenoiseLoop>> {
+        Ok(Box::new(HostDenoiseLoop::new(self.compile(graph)?, spec)?))
+    }
+
+    /// Compiles a decoder of latents, whose first output becomes pixels: the one graph that f16 is too narrow for.
+    ///
+    /// # Errors
+    /// As [`Device::compile`].
+    fn compile_image_decoder(&self, graph: Graph, rounding: PixelRounding) -> Result<Box<dyn ImageDecoder>> {
+        Ok(Box::new(HostImageDecoder::new(self.compile(graph)?, rounding)))
+    }
+
+    /// The number of steps to compile for where `steps` are asked for: a device whose loops reserve memory for their steps
+    /// rounds up, so that most numbers of steps share an executable.
+    fn reserved_steps(&self, steps: usize) -> usize {
+        steps
+    }
+
+    /// The device's own memory.
+    ///
+    /// # Errors
+    /// Where the device has failed.
+    fn memory(&self) -> Result<DeviceMemory> {
+        Ok(DeviceMemory::Host)
+    }
+
+    /// The bytes of the device's own memory that these graphs take together once compiled: none with [`DeviceMemory::Host`].
+    ///
+    /// # Errors
+    /// [`crate::Error::Graph`] where an operation is not supported.
+    fn memory_requirement(&self, graphs: Vec<(Graph, Role)>) -> Result<MemoryRequirement> {
+        let _ = graphs;
+        Ok(MemoryRequirement::default())
+    }
+}

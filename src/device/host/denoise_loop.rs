@@ -1,0 +1,90 @@
+//! The denoise loop on the host: the model's executable is called once for each step, guidance and step are the schedulers' own.
+
+use crate::device::denoise_loop::{DenoiseInputs, DenoiseLoop, DenoiseOutput, LoopSpec};
+use crate::device::executable::{Executable, compiled_by};
+use crate::device::tensors::TensorRef;
+use crate::error::{Error, Result};
+use crate::schedulers::{classifier_free_guidance, step};
+use std::ops::Range;
+
+/// A denoiser whose steps the host makes, one by one.
+pub struct HostDenoiseLoop {
+    executable: Box<dyn Executable>,
+    varying: Range<usize>,
+}
+
+impl HostDenoiseLoop {
+    /// Wraps a denoiser's executable.
+    ///
+    /// # Errors
+    /// [`Error::Graph`] where its graph is no denoiser.
+    pub fn new(executable: Box<dyn Executable>, spec: &LoopSpec) -> Result<Self> {
+        spec.check(executable.graph())?;
+        Ok(Self { executable, varying: spec.varying.clone() })
+    }
+
+    /// Rows of the model, 2 with guidance, and values of one.
+    fn rows(&self) -> (usize, usize) {
+        let graph = self.executable.graph();
+        let sample = graph.node(graph.inputs[0].1);
+        (sample.shape[0], sample.len() / sample.shape[0])
+    }
+}
+
+compiled_by!(HostDenoiseLoop, executable);
+
+impl DenoiseLoop for HostDenoiseLoop {
+    /// Nothing is reserved for the steps: any number of them, with fresh noise or without.
+    fn accepts(&self, spec: &LoopSpec) -> bool {
+        self.varying == spec.varying
+    }
+
+    fn denoise(
+        &mut self,
+        inputs: DenoiseInputs<'_>,
+        reached: &mut dyn FnMut(usize) -> Result<()>,
+    ) -> Result<DenoiseOutput> {
+        inputs.check(self.executable.graph(), &self.varying)?;
+        let count = inputs.table.len();
+        if count == 0 {
+            return Err(Error::Graph("denoise loop: 0 steps; at least 1 is needed".into()));
+        }
+        let (rows, n) = self.rows();
+        let mut x = inputs.latents.to_vec();
+        let (mut sample, mut output, mut guided) = (vec![0.0; rows * n], vec![0.0; rows * n], vec![0.0; n]);
+        let uses_history = inputs.table.iter().any(|row| row.x_from_previous != 0.0);
+        let mut history = vec![0.0; if uses_history { n } else { 0 }];
+        let mut first_output = Vec::new();
+        let values = inputs.inputs.iter().map(TensorRef::read).collect::<Result<Vec<_>>>()?;
+        for (i, row) in inputs.table.iter().enumerate() {
+            reached(i)?;
+            for sample in sample.chunks_exact_mut(n) {
+                sample.iter_mut().zip(&x).for_each(|(s, x)| *s = x * row.input_scale);
+            }
+            let bound = values.iter().enumerate().map(|(k, values)| match k {
+                0 => sample.as_slice(),
+                _ if self.varying.contains(&k) => &values[i * (values.len() / count)..][..values.len() / count],
+                _ => values.as_ref(),
+            });
+            self.executable.run(&bound.collect::<Vec<_>>(), &mut [&mut output])?;
+            if i == 0 && inputs.capture_first {
+                first_output.clone_from(&output);
+            }
+            let (positive, negative) = output.split_at(n);
+            let model_output = if rows == 2 {
+                let (scale, rescale) = (inputs.guidance_scale, inputs.guidance_rescale);
+                classifier_free_guidance(negative, positive, scale, rescale, &mut guided)?;
+                &guided
+            } else {
+                positive
+            };
+            let fresh = row.noise.map(|_| (inputs.noise)(i));
+            step(row, &mut x, model_output, &mut history, fresh.as_deref())?;
+            if !x.iter().all(|x| x.is_finite()) {
+                return Ok(DenoiseOutput { latents: x.into(), first_output, not_finite: Some(i) });
+            }
+        }
+        reached(count)?;
+        Ok(DenoiseOutput { latents: x.into(), first_output, not_finite: None })
+    }
+}

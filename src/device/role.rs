@@ -1,0 +1,17 @@
+//! The parts that graphs have in a request.
+
+use super::denoise_loop::LoopSpec;
+use super::image_decoder::PixelRounding;
+
+/// What a graph is compiled as.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Role {
+    /// An executable whose results the host reads.
+    Plain,
+    /// A conditioner.
+    Condition,
+    /// A denoise loop.
+    Denoise(LoopSpec),
+    /// An image decoder.
+    Decode(PixelRounding),
+}

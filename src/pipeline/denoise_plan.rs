@@ -1,0 +1,41 @@
+//! The shape of a denoiser and its conditioner.
+
+use crate::device::LoopSpec;
+use crate::models::unet::{DenoiserInterface, UnetConfig, UnetShape};
+
+/// Where the steps of a scheduler are made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Placement {
+    /// By the device's own denoise loop.
+    Device,
+    /// By the host's, over the device's executables: where the device has no memory for the fresh noise of all steps.
+    Host,
+}
+
+/// What conditioner and denoise loop are compiled for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct DenoisePlan {
+    pub(super) shape: UnetShape,
+    /// The most steps.
+    pub(super) max_steps: usize,
+    /// The adapters in use.
+    pub(super) adapters: Vec<usize>,
+}
+
+impl DenoisePlan {
+    /// Whether what was compiled for this plan runs what another one asks for.
+    pub(super) fn covers(&self, other: &Self) -> bool {
+        let (a, b) = (&self.shape, &other.shape);
+        let same = (a.batch, a.height, a.width, &self.adapters) == (b.batch, b.height, b.width, &other.adapters);
+        same && a.tokens >= b.tokens
+            && a.image_tokens.iter().zip(&b.image_tokens).all(|(a, b)| a >= b)
+            && self.max_steps >= other.max_steps
+    }
+
+    /// The denoise loop; fresh noise of all steps may take `max_noise_bytes`.
+    pub(super) fn loop_spec(&self, config: &UnetConfig, max_noise_bytes: u64) -> LoopSpec {
+        let bytes = self.max_steps * self.shape.height * self.shape.width * config.in_channels * 4;
+        let varying = DenoiserInterface::new(config, &self.shape).varying();
+        LoopSpec { max_steps: self.max_steps, varying, noise: bytes as u64 <= max_noise_bytes }
+    }
+}

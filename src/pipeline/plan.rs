@@ -1,0 +1,239 @@
+//! A request planned whole, before its first stage runs.
+
+use super::compile::{Compiler, EncoderPlan, Executables};
+use super::denoise_plan::{DenoisePlan, Placement};
+use super::executable_cache::TextEncoderKey;
+use super::latent_size::latent_size;
+use super::load::Models;
+use super::memory_budget::{self, MemoryDemand};
+use super::prompt::Prompt;
+use super::request::{CancelToken, ReferenceImage, Request};
+use super::residency::EncoderResidency;
+use super::workload::WorkloadShape;
+use crate::compat::Compat;
+use crate::error::{Error, Field, Result};
+use crate::models::unet::DenoiserInterface;
+use crate::schedulers::{SchedulerConfig, StepTable};
+
+/// A prompt with the encoders that it goes through.
+pub(super) struct EncodedPrompt {
+    pub(super) prompt: Prompt,
+    pub(super) encoders: [TextEncoderKey; 2],
+}
+
+/// The negative row.
+pub(super) enum NegativePrompt {
+    /// There is no guidance.
+    Absent,
+    /// Zeros in place of embeddings.
+    Zeros,
+    /// A text, which may be empty.
+    Encoded(EncodedPrompt),
+}
+
+/// Everything about a request that is decided before its first stage runs.
+pub(super) struct RequestPlan {
+    pub(super) table: StepTable,
+    /// Height and width of the latents.
+    pub(super) latent: [usize; 2],
+    pub(super) prompt: EncodedPrompt,
+    pub(super) negative_prompt: NegativePrompt,
+    /// For each adapter in use its tokens.
+    pub(super) image_tokens: Vec<usize>,
+    /// `[L, A, B]`: the weight of each adapter's branch in each cross-attention.
+    pub(super) scales: Vec<f32>,
+    /// What conditioner and denoise loop are compiled for, which may have room for more.
+    pub(super) denoise: DenoisePlan,
+    pub(super) placement: Placement,
+    /// Whether the image encoder runs.
+    encodes_images: bool,
+}
+
+/// The scheduler of a request: the model's own or the profile's, with what the request sets.
+pub(super) fn scheduler_config(models: &Models, compat: &Compat, request: &Request) -> Result<SchedulerConfig> {
+    let mut config = models.scheduler(request.scheduler, compat)?;
+    if let Some(prediction) = request.prediction_type {
+        config = config.with_prediction_type(prediction)?;
+    }
+    if let Some(spacing) = request.timestep_spacing {
+        config = config.with_timestep_spacing(spacing)?;
+    }
+    if let Some(schedule) = request.sigma_schedule {
+        config = config.with_sigma_schedule(schedule)?;
+    }
+    if let Some(eta) = request.eta {
+        config = config.with_eta(eta)?;
+    }
+    Ok(config)
+}
+
+/// The shape of a request.
+pub(super) fn workload_shape(models: &Models, compat: &Compat, request: &Request) -> Result<WorkloadShape> {
+    let do_cfg = compat.do_classifier_free_guidance(request.guidance_scale);
+    let mut rows = Prompt::new(models, compat, Field::Prompt, &request.prompt)?.num_rows();
+    if do_cfg {
+        rows = rows.max(negative(models, compat, request)?.num_rows());
+    }
+    Ok(WorkloadShape::new(request, do_cfg, rows))
+}
+
+fn negative(models: &Models, compat: &Compat, request: &Request) -> Result<Prompt> {
+    let text = request.negative_prompt.as_deref().unwrap_or("");
+    Prompt::new(models, compat, Field::NegativePrompt, text)
+}
+
+impl RequestPlan {
+    /// Plans a request: shapes, steps, scales, placement. Nothing is compiled.
+    ///
+    /// # Errors
+    /// [`Error::Parameter`] for a request that cannot be; [`Error::Memory`] where its images do not fit the host's memory, or its
+    /// executables the device's.
+    pub(super) fn new(
+        executables: &mut Executables<'_>,
+        residency: EncoderResidency,
+        request: &Request,
+    ) -> Result<Self> {
+        let compiler = executables.compiler;
+        let (models, compat) = (compiler.models, compiler.compat);
+        let table = scheduler_config(models, compat, request)?.table(request.steps)?;
+        let (given, known) = (request.image_prompts.len(), models.adapters.len());
+        if given > known {
+            let what = format!("{given} image prompts for {known} adapters");
+            return Err(Error::parameter(Field::ImagePrompts, what));
+        }
+        let latent = latent_size(models, compat, request.width, request.height)?;
+        check_noise(request, [models.unet.config.in_channels, latent[0], latent[1]])?;
+        let pixels = latent.iter().map(|side| side * models.vae.config.scale_factor()).product();
+        memory_budget::require_images(pixels, request.num_images, request.capture_intermediates)?;
+        let do_cfg = compat.do_classifier_free_guidance(request.guidance_scale);
+        let prompt = Prompt::new(models, compat, Field::Prompt, &request.prompt)?;
+        let negative = if do_cfg { Some(negative(models, compat, request)?) } else { None };
+        let rows = negative.as_ref().map_or(0, Prompt::num_rows).max(prompt.num_rows());
+        let shape = WorkloadShape::new(request, do_cfg, rows);
+        let own = shape.denoise_plan(&compiler)?;
+        let image_tokens = own.shape.image_tokens.clone();
+        let denoise = executables.cache.covering_plan(own);
+        let adds_noise = table.steps.iter().any(|row| row.adds_noise());
+        let fits = compiler.loop_spec(&denoise).noise;
+        let placement = if adds_noise && !fits { Placement::Host } else { Placement::Device };
+        check_embeddings(&compiler, request, &denoise.adapters)?;
+        let scales = scales(&compiler, request, &denoise)?;
+        let encoders = shape.encoders(&compiler)?;
+        memory_budget::require(
+            executables,
+            residency,
+            &MemoryDemand { plan: &denoise, placement, encoders: &encoders },
+        )?;
+        let encoded = |prompt, skip| {
+            let encoders = [compiler.text_encoder_key(0, skip)?, compiler.text_encoder_key(1, skip)?];
+            Ok::<_, Error>(EncodedPrompt { prompt, encoders })
+        };
+        let zero = compat.zero_negative && models.zero_negative && request.negative_prompt.is_none();
+        let negative_prompt = match negative {
+            None => NegativePrompt::Absent,
+            Some(_) if zero => NegativePrompt::Zeros,
+            // clip_skip is the prompt's alone, as in diffusers.
+            Some(negative) => NegativePrompt::Encoded(encoded(negative, 0)?),
+        };
+        let prompt = encoded(prompt, request.clip_skip)?;
+        let encodes_images = shape.encodes_images;
+        Ok(Self { table, latent, prompt, negative_prompt, image_tokens, scales, denoise, placement, encodes_images })
+    }
+
+    /// The encoders that the request runs.
+    fn encoders(&self) -> EncoderPlan {
+        let mut text = self.prompt.encoders.to_vec();
+        if let NegativePrompt::Encoded(negative) = &self.negative_prompt {
+            text.extend(negative.encoders.iter().filter(|key| !self.prompt.encoders.contains(key)));
+        }
+        EncoderPlan { text, image: self.encodes_images }
+    }
+
+    /// Compiles what the stages run. Where the encoders are freed after use, all but the decoder is compiled by its stage, when
+    /// the ones before have made room for it: [`RequestPlan::new`] has found that this fits.
+    ///
+    /// # Errors
+    /// [`Error::Memory`]; [`Error::Cancelled`] between two of them.
+    pub(super) fn compile(&self, executables: &mut Executables<'_>, cancel: &CancelToken) -> Result<()> {
+        cancel.check()?;
+        executables.image_decoder(self.latent)?;
+        if executables.cache.free_encoders {
+            return Ok(());
+        }
+        let EncoderPlan { text, image } = self.encoders();
+        for key in text {
+            cancel.check()?;
+            executables.text_encoder(key)?;
+        }
+        if image {
+            cancel.check()?;
+            executables.image_encoder()?;
+        }
+        cancel.check()?;
+        memory_budget::require_conditioning(executables, &self.denoise, self.placement)?;
+        executables.conditioner(&self.denoise, self.placement)?;
+        cancel.check()?;
+        executables.denoise_loop(&self.denoise, self.placement)?;
+        Ok(())
+    }
+}
+
+/// Checks the noise that a request brings for latents of that shape.
+fn check_noise(request: &Request, [c, h, w]: [usize; 3]) -> Result<()> {
+    let Some(noise) = &request.noise else { return Ok(()) };
+    let (count, need) = (request.num_images, request.num_images * c * h * w);
+    if noise.len() != need {
+        let what = format!("`noise` has {} values; {count} pictures of [{c}, {h}, {w}] need {need}", noise.len());
+        return Err(Error::parameter(Field::Noise, what));
+    }
+    if !noise.iter().all(|v| v.is_finite()) {
+        return Err(Error::parameter(Field::Noise, "`noise` holds values that are not finite"));
+    }
+    Ok(())
+}
+
+/// Checks the length of an image embedding for an adapter that takes `width` values.
+///
+/// # Errors
+/// [`Error::Parameter`].
+pub(super) fn check_embedding(embedding: &[f32], width: usize) -> Result<()> {
+    if embedding.len() != width {
+        let what = format!("an image embedding of {} values, the adapter takes {width}", embedding.len());
+        return Err(Error::parameter(Field::ImagePrompts, what));
+    }
+    Ok(())
+}
+
+fn check_embeddings(compiler: &Compiler<'_>, request: &Request, adapters: &[usize]) -> Result<()> {
+    for &a in adapters {
+        let width = compiler.models.adapters[a].config.embedding_dim;
+        for reference in &request.image_prompts[a].references {
+            if let ReferenceImage::Embedding(embedding) = reference {
+                check_embedding(embedding, width)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// `[L, A, B]`: the weight of each adapter's branch in each cross-attention.
+fn scales(compiler: &Compiler<'_>, request: &Request, plan: &DenoisePlan) -> Result<Vec<f32>> {
+    let config = &compiler.models.unet.config;
+    let resolved =
+        plan.adapters.iter().map(|&a| request.image_prompts[a].scales.resolve(config)).collect::<Result<Vec<_>>>()?;
+    let interface = DenoiserInterface::new(config, &plan.shape);
+    let layers = config.cross_layers().len();
+    let mut scales = vec![0.0; layers * resolved.len() * plan.shape.batch];
+    for (adapter, resolved) in resolved.iter().enumerate() {
+        for layer in 0..layers {
+            let at = interface.scale_offset(layer, adapter);
+            // Absent where the adapter has no part, in either row.
+            let Some(scale) = resolved[layer] else { continue };
+            scales[at] = scale;
+            if plan.shape.batch == 2 {
+                scales[at + 1] = compiler.compat.negative_image_scale.unwrap_or(scale);
+            }
+        }
+    }
+    Ok(scales)
+}

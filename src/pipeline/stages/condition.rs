@@ -1,0 +1,110 @@
+//! The step-invariant conditioning.
+
+use super::text::TextEmbeddings;
+use crate::device::TensorRef;
+use crate::error::{Error, Result};
+use crate::models::unet::{DenoiserInput, DenoiserInterface, InputRole};
+use crate::pipeline::captures::Captures;
+use crate::pipeline::compile::Executables;
+use crate::pipeline::memory_budget::require_conditioning;
+use crate::pipeline::plan::RequestPlan;
+use std::collections::HashMap;
+
+/// The conditioner's results, and what else stays the same for all steps and images.
+pub(in crate::pipeline) struct Conditioning {
+    /// The tokens that count in each row: of the text, then of each adapter's images.
+    tokens: Vec<Vec<f32>>,
+    /// The conditioner's outputs by their names.
+    values: HashMap<String, TensorRef<'static>>,
+    /// The steps for which those that vary by step hold a row.
+    max_steps: usize,
+    interface: DenoiserInterface,
+}
+
+impl Conditioning {
+    /// The denoiser's inputs for the first `steps` steps.
+    pub(in crate::pipeline) fn inputs<'a>(&'a self, scales: &'a [f32], steps: usize) -> Result<Vec<TensorRef<'a>>> {
+        let (text, images) = self.tokens.split_at(1);
+        // The latents are the loop's to give.
+        let latents: &[f32] = &[];
+        let bind = |input: &DenoiserInput| match input.role {
+            InputRole::Sample => Ok(latents.into()),
+            InputRole::TextTokens => Ok(text[0].as_slice().into()),
+            InputRole::Scales => Ok(scales.into()),
+            InputRole::ImageTokens { adapter } => Ok(images[adapter].as_slice().into()),
+            InputRole::TimeEmbedding { .. } | InputRole::TextKeysValues { .. } | InputRole::ImageKeysValues { .. } => {
+                let lacks = || Error::Graph(format!("the conditioning has no `{}`", input.name));
+                let values = self.values.get(&input.name).ok_or_else(lacks)?;
+                let row = values.len() / self.max_steps;
+                values.slice(0..if input.role.varies_by_step() { steps * row } else { values.len() })
+            }
+        };
+        self.interface.inputs.iter().map(bind).collect()
+    }
+}
+
+/// Runs the conditioner.
+pub(in crate::pipeline) fn run(
+    executables: &mut Executables<'_>,
+    plan: &RequestPlan,
+    texts: &[TextEmbeddings],
+    embeds: &[Vec<f32>],
+    captures: &mut Captures,
+) -> Result<Conditioning> {
+    let config = &executables.compiler.models.unet.config;
+    let inputs = inputs(executables, plan, texts, embeds);
+    let inputs: Vec<&[f32]> = inputs.iter().map(Vec::as_slice).collect();
+    require_conditioning(executables, &plan.denoise, plan.placement)?;
+    let outputs = executables.conditioner(&plan.denoise, plan.placement)?.run_resident(&inputs)?;
+    if !outputs.finite {
+        let hint = "weights of the text encoders, the adapter or the UNet are damaged".into();
+        return Err(Error::NotFinite { stage: "the conditioning".into(), hint });
+    }
+    if captures.enabled() && !plan.image_tokens.is_empty() {
+        let width = config.cross_attention_dim;
+        let mut all = Vec::new();
+        // The adapters' image tokens are the first of the outputs.
+        for (values, count) in outputs.values.iter().zip(&plan.image_tokens) {
+            all.extend_from_slice(&values.slice(0..count * width)?.read()?);
+        }
+        captures.add("image_tokens", &[1, all.len() / width, width], || all);
+    }
+    let mut tokens = vec![texts.iter().map(|t| t.tokens as f32).collect()];
+    tokens.extend(plan.image_tokens.iter().map(|count| vec![*count as f32; plan.denoise.shape.batch]));
+    let interface = DenoiserInterface::new(config, &plan.denoise.shape);
+    let values = interface.conditioning_outputs().into_iter().zip(outputs.values).collect();
+    Ok(Conditioning { tokens, values, max_steps: plan.denoise.max_steps, interface })
+}
+
+/// The conditioner's inputs: timesteps, pooled text, sizes, text, and each adapter's images.
+fn inputs(
+    executables: &Executables<'_>,
+    plan: &RequestPlan,
+    texts: &[TextEmbeddings],
+    embeds: &[Vec<f32>],
+) -> Vec<Vec<f32>> {
+    let models = executables.compiler.models;
+    let shape = &plan.denoise.shape;
+    let batch = shape.batch;
+    let mut timesteps: Vec<f32> = plan.table.steps.iter().flat_map(|s| vec![s.timestep; batch]).collect();
+    // Steps for which there is room and that are not made.
+    timesteps.resize(plan.denoise.max_steps * batch, 0.0);
+    let pooled: Vec<f32> = texts.iter().flat_map(|t| t.pooled.iter().copied()).collect();
+    let [h, w] = plan.latent.map(|side| (side * models.vae.config.scale_factor()) as f32);
+    let time_ids = [h, w, 0.0, 0.0, h, w].repeat(batch);
+    // A shorter prompt is padded; the padding is never attended to.
+    let row = shape.tokens * models.unet.config.cross_attention_dim;
+    let mut text = vec![0.0; batch * row];
+    for (t, row) in texts.iter().zip(text.chunks_exact_mut(row)) {
+        row[..t.embeds.len()].copy_from_slice(&t.embeds);
+    }
+    let mut inputs = vec![timesteps, pooled, time_ids, text];
+    // The negative row's image is the zero embedding, and so is one for which there is room and that is not given.
+    for ((embeds, &a), tokens) in embeds.iter().zip(&plan.denoise.adapters).zip(&shape.image_tokens) {
+        let adapter = &models.adapters[a].config;
+        let mut rows = embeds.clone();
+        rows.resize(batch * tokens / adapter.num_tokens * adapter.embedding_dim, 0.0);
+        inputs.push(rows);
+    }
+    inputs
+}

@@ -1,0 +1,94 @@
+//! From noise to latents.
+
+use super::condition::Conditioning;
+use crate::device::{DenoiseInputs, TensorRef};
+use crate::error::{Error, Result};
+use crate::inputs::noise::Generator;
+use crate::pipeline::captures::Captures;
+use crate::pipeline::compile::Executables;
+use crate::pipeline::plan::RequestPlan;
+use crate::pipeline::request::{Callbacks, Progress, Request, Stage};
+use std::time::Instant;
+
+/// One image of a request.
+pub(in crate::pipeline) struct Denoise<'a> {
+    pub(in crate::pipeline) request: &'a Request,
+    pub(in crate::pipeline) plan: &'a RequestPlan,
+    pub(in crate::pipeline) conditioning: &'a Conditioning,
+    /// From 0.
+    pub(in crate::pipeline) image: usize,
+}
+
+impl Denoise<'_> {
+    /// The latents `[h, w, C]` after the last step; `step_seconds` gets the seconds of each.
+    pub(in crate::pipeline) fn run(
+        &self,
+        executables: &mut Executables<'_>,
+        callbacks: &mut Callbacks<'_>,
+        step_seconds: &mut Vec<f64>,
+        captures: &mut Captures,
+    ) -> Result<TensorRef<'static>> {
+        let (request, plan) = (self.request, self.plan);
+        let [h, w] = plan.latent;
+        let c = executables.compiler.models.unet.config.in_channels;
+        let n = h * w * c;
+        let mut generator = Generator::new(request.rng, request.seed.wrapping_add(self.image as u64));
+        let noise = match &request.noise {
+            Some(all) => all[self.image * n..][..n].to_vec(),
+            None => generator.randn(n, request.noise_dtype),
+        };
+        let mut latents = to_channels_last(&noise, [c, h, w]);
+        latents.iter_mut().for_each(|x| *x *= plan.table.init_noise_sigma);
+        let table = &plan.table.steps;
+        let inputs = DenoiseInputs {
+            inputs: &self.conditioning.inputs(&plan.scales, table.len())?,
+            table,
+            guidance_scale: request.guidance_scale,
+            guidance_rescale: request.guidance_rescale,
+            latents: &latents,
+            noise: &mut |_| to_channels_last(&generator.randn(n, request.noise_dtype), [c, h, w]),
+            capture_first: self.image == 0 && captures.enabled(),
+        };
+        let denoise_loop = executables.denoise_loop(&plan.denoise, plan.placement)?;
+        let (mut told, mut last) = (0, Instant::now());
+        let mut reached = |done: usize| {
+            for step in told..done {
+                step_seconds.push(last.elapsed().as_secs_f64());
+                last = Instant::now();
+                callbacks.report(self.progress(step + 1));
+            }
+            told = told.max(done);
+            callbacks.cancel.check()
+        };
+        let output = denoise_loop.denoise(inputs, &mut reached)?;
+        if let Some(step) = output.not_finite {
+            let stage = format!("step {} of {}", step + 1, table.len());
+            let hint = "check the model file and the guidance scale".into();
+            return Err(Error::NotFinite { stage, hint });
+        }
+        captures.add("noise", &[1, c, h, w], || noise);
+        if !output.first_output.is_empty() {
+            let rows = || output.first_output.chunks_exact(n).flat_map(|r| to_channels_first(r, [h, w, c])).collect();
+            captures.add("model_output_0", &[plan.denoise.shape.batch, c, h, w], rows);
+        }
+        if captures.enabled() {
+            let latents = output.latents.read()?;
+            captures.add("latents", &[1, c, h, w], || to_channels_first(&latents, [h, w, c]));
+        }
+        Ok(output.latents)
+    }
+
+    /// What is reported after so many steps.
+    fn progress(&self, done: usize) -> Progress {
+        let (image, num_images) = (self.image, self.request.num_images);
+        Progress { stage: Stage::Denoise, image, num_images, done, steps: self.plan.table.steps.len() }
+    }
+}
+
+fn to_channels_last(x: &[f32], [c, h, w]: [usize; 3]) -> Vec<f32> {
+    (0..h * w * c).map(|i| x[i % c * h * w + i / c]).collect()
+}
+
+fn to_channels_first(x: &[f32], [h, w, c]: [usize; 3]) -> Vec<f32> {
+    (0..h * w * c).map(|i| x[i % (h * w) * c + i / (h * w)]).collect()
+}

@@ -1,0 +1,126 @@
+//! The shapes of requests, and work done ahead of the first one.
+
+use super::compile::{Compiler, EncoderPlan, Executables};
+use super::denoise_plan::{DenoisePlan, Placement};
+use super::latent_size::latent_size;
+use super::memory_budget::{self, MemoryDemand};
+use super::prompt::tokens_of;
+use super::request::Request;
+use super::residency::{EncoderResidency, MemoryEstimate};
+use crate::error::{Error, Field, Result};
+use crate::models::unet::UnetShape;
+
+/// The sizes that requests have in common which run the same executables. Prompts, images, scales, seeds and schedulers differ
+/// freely, and fewer tokens, images and steps than given here run the same executables, too.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct WorkloadShape {
+    /// Width in pixels; the model's own where absent.
+    pub width: Option<usize>,
+    /// Height in pixels; the model's own where absent.
+    pub height: Option<usize>,
+    /// Whether there is guidance, which takes a second row.
+    pub do_cfg: bool,
+    /// The most steps.
+    pub steps: usize,
+    /// The most rows of 77 tokens of a prompt: more than 1 in the DiffSynth profile alone.
+    pub text_rows: usize,
+    /// For each adapter the most references of its image prompt; 0 or nothing leaves it unused.
+    pub num_references: Vec<usize>,
+    /// Whether references are images, which the image encoder takes, and not all of them embeddings.
+    pub encodes_images: bool,
+    /// [`Request::clip_skip`].
+    pub clip_skip: usize,
+}
+
+impl WorkloadShape {
+    /// The shape of that very request, whose longest prompt has so many rows.
+    pub(super) fn new(request: &Request, do_cfg: bool, text_rows: usize) -> Self {
+        Self {
+            width: request.width,
+            height: request.height,
+            do_cfg,
+            steps: request.steps,
+            text_rows,
+            num_references: request.image_prompts.iter().map(|image| image.references.len()).collect(),
+            encodes_images: request.image_prompts.iter().any(|image| image.has_images()),
+            clip_skip: request.clip_skip,
+        }
+    }
+
+    /// What conditioner and denoise loop are compiled for.
+    ///
+    /// # Errors
+    /// [`Error::Parameter`] for a shape that cannot be.
+    pub(super) fn denoise_plan(&self, compiler: &Compiler<'_>) -> Result<DenoisePlan> {
+        let models = compiler.models;
+        if self.steps == 0 || self.text_rows == 0 {
+            return Err(Error::parameter(Field::Steps, "0 steps or rows of text to prepare; at least 1 is needed"));
+        }
+        let (given, known) = (self.num_references.len(), models.adapters.len());
+        if given > known {
+            let what = format!("{given} image prompts for {known} adapters");
+            return Err(Error::parameter(Field::ImagePrompts, what));
+        }
+        let [height, width] = latent_size(models, compiler.compat, self.width, self.height)?;
+        let adapters: Vec<usize> = (0..given).filter(|&a| self.num_references[a] > 0).collect();
+        let tokens = |a: &usize| self.num_references[*a].checked_mul(models.adapters[*a].config.num_tokens);
+        let Some(image_tokens) = adapters.iter().map(tokens).collect() else {
+            return Err(Error::parameter(Field::ImagePrompts, "more references than can be counted"));
+        };
+        let batch = if self.do_cfg { 2 } else { 1 };
+        let tokens = tokens_of(models, self.text_rows)?;
+        let shape = UnetShape { batch, height, width, tokens, image_tokens };
+        Ok(DenoisePlan { shape, max_steps: compiler.device.reserved_steps(self.steps), adapters })
+    }
+
+    /// The encoders that requests of this shape may run.
+    ///
+    /// # Errors
+    /// [`Error::Parameter`] where more layers are skipped than there are.
+    pub(super) fn encoders(&self, compiler: &Compiler<'_>) -> Result<EncoderPlan> {
+        let mut text = Vec::new();
+        for encoder in 0..2 {
+            let key = compiler.text_encoder_key(encoder, self.clip_skip)?;
+            text.push(key);
+            // The negative prompt skips nothing.
+            let negative = compiler.text_encoder_key(encoder, 0)?;
+            if self.do_cfg && negative != key {
+                text.push(negative);
+            }
+        }
+        Ok(EncoderPlan { text, image: self.encodes_images })
+    }
+
+    /// The bytes of the device's own memory that requests of this shape take; `None` where it has none of its own.
+    ///
+    /// # Errors
+    /// As [`WorkloadShape::prepare`], but for memory.
+    pub(super) fn estimate(&self, compiler: &Compiler<'_>) -> Result<Option<MemoryEstimate>> {
+        compiler.estimate(&self.denoise_plan(compiler)?, Placement::Device, &self.encoders(compiler)?)
+    }
+
+    /// Compiles and warms everything that requests of this shape run. Encoders that are freed after use are left to the request.
+    ///
+    /// # Errors
+    /// [`Error::Parameter`] for a shape that cannot be, [`Error::Memory`].
+    pub(super) fn prepare(&self, executables: &mut Executables<'_>, residency: EncoderResidency) -> Result<()> {
+        let (plan, placement) = (self.denoise_plan(&executables.compiler)?, Placement::Device);
+        let encoders = self.encoders(&executables.compiler)?;
+        executables.cache.begin_request();
+        memory_budget::require(executables, residency, &MemoryDemand { plan: &plan, placement, encoders: &encoders })?;
+        executables.image_decoder([plan.shape.height, plan.shape.width])?.warmup()?;
+        if !executables.cache.free_encoders {
+            for key in encoders.text {
+                executables.text_encoder(key)?.warmup()?;
+            }
+            if encoders.image {
+                executables.image_encoder()?.warmup()?;
+            }
+        }
+        executables.conditioner(&plan, placement)?.warmup()?;
+        executables.denoise_loop(&plan, placement)?.warmup()?;
+        executables.cache.prepared(plan);
+        Ok(())
+    }
+}
