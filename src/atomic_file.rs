@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_write_leaves_the_old_file_and_nothing_else() {
+    fn failed_write() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("f");
         write_atomic(&path, |f| f.write_all(b"old")).unwrap();
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn impossible_places_are_errors() {
+    fn impossible_places() {
         let folder = tempfile::tempdir().unwrap();
         let write = |path: &Path| write_atomic(path, |f| f.write_all(b"x"));
         assert!(write(folder.path()).is_err());
@@ -186,7 +186,7 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn links_stay_devices_stay_and_permissions_are_usual() {
+    fn links_devices_and_permissions() {
         use std::os::unix::fs::{FileTypeExt, PermissionsExt, symlink};
         let folder = tempfile::tempdir().unwrap();
         let (path, link) = (folder.path().join("f"), folder.path().join("link"));

@@ -254,7 +254,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn python_numbers_become_strings() {
+    fn python_numbers() {
         let text = r#"{"a": -Infinity, "b\"NaN": [NaN, Infinity], "c": "-Infinity \\", "d": 1}"#;
         let value: Value = serde_json::from_str(&strict(text)).unwrap();
         assert_eq!(

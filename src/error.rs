@@ -198,7 +198,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn many_problems_are_counted() {
+    fn many_problems() {
         let problems = (0..20).map(|i| format!("t{i} missing")).collect();
         let text = Error::Tensors { path: "f".into(), model: "UNet".into(), problems }.to_string();
         assert!(text.starts_with("f: 20 tensor(s)"), "{text}");

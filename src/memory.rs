@@ -77,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn a_container_has_what_its_group_grants() {
+    fn container_limit() {
         let dir = tempfile::tempdir().unwrap();
         let write = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).unwrap();
         assert_eq!(left_in_group(dir.path()), None);
@@ -92,7 +92,7 @@ mod tests {
 
     #[cfg(target_os = "linux")]
     #[test]
-    fn more_than_there_is_is_refused() {
+    fn refusal_beyond_memory() {
         require("loading", 1, || "".into()).unwrap();
         let text = require("loading", u64::MAX, || "ask for less".into()).unwrap_err().to_string();
         assert!(text.starts_with("out of memory in loading") && text.ends_with("ask for less"), "{text}");

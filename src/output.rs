@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn every_format_is_read_back() {
+    fn format_round_trip() {
         let folder = tempfile::tempdir().unwrap();
         for (name, tolerance) in [("a.png", 0), ("a.webp", 0), ("a.jpg", 6), ("b.JPEG", 6)] {
             let path = folder.path().join(name);
@@ -180,14 +180,14 @@ mod tests {
     }
 
     #[test]
-    fn other_extensions_are_refused() {
+    fn other_extensions() {
         for name in ["a", "a.gif", ".png", "a.png.txt"] {
             assert!(matches!(sample().save(name), Err(Error::Parameter { .. })), "{name}");
         }
     }
 
     #[test]
-    fn a_side_too_long_for_the_format_is_refused() {
+    fn format_side_limits() {
         let folder = tempfile::tempdir().unwrap();
         let long = Image::new(16_384, 1, vec![7; 16_384 * 3]).unwrap();
         let error = long.save(folder.path().join("a.webp")).unwrap_err();
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn text_is_latin_or_utf8() {
+    fn text_encodings() {
         let texts = PngMetadata {
             parameters: Some("caf\u{e9}\nSteps: 50, Seed: 1".into()),
             braid: Some("{\"prompt\":\"\u{732b}\0\"}".into()),

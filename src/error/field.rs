@@ -191,7 +191,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_program_uses_its_own_names() {
+    fn application_names() {
         struct Switches;
         impl FieldNames for Switches {
             fn field(&self, field: Field) -> String {

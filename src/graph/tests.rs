@@ -76,7 +76,7 @@ fn check_plan(graph: &Graph) -> MemoryPlan {
 }
 
 #[test]
-fn live_results_never_overlap_in_real_graphs() {
+fn no_overlap_in_real_graphs() {
     let config = small();
     for compat in [Compat::diffusers(), Compat::diffsynth()] {
         for adapters in [&[][..], &[4], &[4, 8]] {
@@ -94,7 +94,7 @@ fn live_results_never_overlap_in_real_graphs() {
 }
 
 #[test]
-fn live_results_never_overlap_in_random_graphs() {
+fn no_overlap_in_random_graphs() {
     let mut state = 1u64;
     let mut random = move |n: usize| {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);

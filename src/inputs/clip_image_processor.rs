@@ -32,7 +32,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_plain_image_stays_plain() {
+    fn plain_image() {
         let image = Image::new(3, 50, [0, 128, 255].repeat(150)).unwrap();
         let got = preprocess(&image, 8);
         assert_eq!(got.len(), 8 * 8 * 3);
@@ -45,7 +45,7 @@ mod tests {
     }
 
     #[test]
-    fn no_size_gives_nothing() {
+    fn zero_size() {
         let image = Image::new(1, 1, vec![1, 2, 3]).unwrap();
         assert!(preprocess(&image, 0).is_empty());
     }

@@ -271,7 +271,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_image_holds_what_its_sides_say() {
+    fn buffer_length() {
         assert!(Image::new(2, 1, vec![0; 6]).is_ok());
         assert!(Image::new(2, 1, vec![0; 5]).is_err());
         assert!(Image::new(0, 1, Vec::new()).is_err());
@@ -279,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn other_files_are_named() {
+    fn other_files() {
         let text = Image::decode(b"GIF89a..........", "x.png", AlphaMode::CompositeOnWhite).unwrap_err().to_string();
         assert_eq!(text, "x.png: this is a Gif file; a PNG, JPEG or WebP file is needed");
         let text = Image::decode(b"<!DOCTYPE html>", "x.png", AlphaMode::CompositeOnWhite).unwrap_err().to_string();
@@ -288,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn the_end_marker_of_a_thumbnail_does_not_count() {
+    fn thumbnail_end_marker() {
         let thumbnail = [0xff, 0xd8, 0xff, 0xe1, 0, 6, 0xff, 0xd9, 0, 0];
         assert!(!jpeg_is_complete(&thumbnail));
         assert!(jpeg_is_complete(&[&thumbnail[..], &[0xff, 0xff, 0xd9]].concat()));

@@ -188,13 +188,13 @@ mod tests {
     }
 
     #[test]
-    fn the_same_size_changes_nothing() {
+    fn same_size() {
         let image = pattern(7, 5);
         assert_eq!(resize(&image, 7, 5).unwrap(), image);
     }
 
     #[test]
-    fn a_region_is_cut_from_the_whole() {
+    fn region() {
         let image = pattern(13, 9);
         // Rows first, columns first.
         for (size, ys) in [([40, 31], 8..31), ([40, 6], 2..5)] {
@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn impossible_sizes_are_refused() {
+    fn impossible_sizes() {
         let image = pattern(2, 2);
         for (w, h) in [(0, 4), (4, 0), (1 << 15, 1 << 14), (usize::MAX, 2)] {
             assert!(matches!(resize(&image, w, h), Err(Error::Parameter { .. })), "{w}x{h}");

@@ -121,7 +121,7 @@ mod tests {
     use crate::models::published;
 
     #[test]
-    fn a_wrong_encoder_is_named() {
+    fn wrong_encoder() {
         let (adapter, encoder) = (Path::new("ip-adapter_sdxl_vit-h.bin"), Path::new("bigg.safetensors"));
         let config = AdapterConfig { embedding_dim: 1024, ..published::adapter() };
         let text =
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_unet_is_named() {
+    fn wrong_unet() {
         let (adapter, model) = (Path::new("a.bin"), Path::new("m.safetensors"));
         let unet = published::unet();
         let config = published::adapter();

@@ -78,7 +78,7 @@ fn defaults_of_the_classes() {
 }
 
 #[test]
-fn one_number_for_all_levels() {
+fn one_value_for_all_levels() {
     let mut value = unet();
     value["attention_head_dim"] = json!(5);
     value["transformer_layers_per_block"] = json!(3);
@@ -90,7 +90,7 @@ fn one_number_for_all_levels() {
 }
 
 #[test]
-fn what_is_not_supported() {
+fn unsupported_values() {
     for (field, value) in [
         ("act_fn", json!("gelu")),
         ("addition_embed_type", json!(null)),
@@ -174,7 +174,7 @@ fn hostile_shapes() {
 }
 
 #[test]
-fn what_is_missing_is_named() {
+fn missing_values() {
     let text = UnetConfig::from_tensors(&file(&[]), None).unwrap_err().to_string();
     assert!(text.contains("conv_in.weight missing"), "{text}");
     let text = UnetConfig::from_tensors(&file(&[("conv_in.weight", &[320, 4, 3, 3])]), None).unwrap_err().to_string();

@@ -60,7 +60,7 @@ mod tests {
 
     /// f32 is refused before a GPU is looked for, and `auto` has the CPU for it; but not for the VAE.
     #[test]
-    fn types_that_a_gpu_does_not_store() {
+    fn unsupported_gpu_types() {
         let mut options = PipelineOptions::new("m");
         options.dtype = Some(DType::F32);
         options.device = DeviceChoice::Cuda(0);

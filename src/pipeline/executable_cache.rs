@@ -273,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_make_room() {
+    fn cache_eviction_order() {
         let mut cache = ExecutableCache::default();
         for layers in 0..KEPT + 3 {
             cache.executable(key(layers), fake).unwrap();
@@ -284,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_shared_counts_once() {
+    fn shared_memory_counted_once() {
         let mut cache = ExecutableCache::default();
         for (layers, pieces) in [vec![7], vec![7, 8], vec![9], vec![]].into_iter().enumerate() {
             cache.executable(key(layers), || Ok(Box::new(Fake(Graph::default(), pieces.clone())))).unwrap();
@@ -306,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn where_memory_is_short_the_others_go() {
+    fn out_of_memory_eviction() {
         let mut cache = ExecutableCache::default();
         cache.executable(key(0), fake).unwrap();
         cache.executable(key(1), fake).unwrap();

@@ -285,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn refusals_name_file_field_value_and_what_is_supported() {
+    fn refusal_messages() {
         assert_eq!(
             euler(r#""use_beta_sigmas": true"#),
             "scheduler_config.json: `use_beta_sigmas` is true: supported: use_karras_sigmas, use_exponential_sigmas, or neither"
@@ -358,7 +358,7 @@ mod tests {
     }
 
     #[test]
-    fn overrides_win_over_the_file() {
+    fn overrides_before_file() {
         let sdxl = SchedulerConfig::sdxl_default();
         let timesteps = |config: &SchedulerConfig, n| -> Vec<f32> {
             config.table(n).unwrap().steps.iter().map(|s| s.timestep).collect()

@@ -93,7 +93,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn alternatives_read_as_a_list() {
+    fn alternatives() {
         assert_eq!(any_of(&["a"]), "a");
         assert_eq!(any_of(&["a", "b", "c"]), "a, b or c");
         const NAMES: &[&str] = &["a", "bc", "d"];

@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn timestep_of_inverts_the_schedule() {
+    fn timestep_of_inverse() {
         let training = [0.1, 0.2, 0.5, 3.0];
         for (i, &sigma) in training.iter().enumerate() {
             assert!((timestep_of(f64::from(sigma), &training) - i as f64).abs() < 1e-6);

@@ -24,7 +24,7 @@ mod tests {
     use std::io::Write;
 
     #[test]
-    fn whole_or_not_at_all() {
+    fn atomic_write() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a/b.txt");
         write(&path, |_| Err(Error::Cancelled)).unwrap_err();

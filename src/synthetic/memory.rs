@@ -46,7 +46,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     #[test]
-    fn the_same_as_from_a_file() {
+    fn parity_with_file() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("m.safetensors");
         // Markers, integers and a tensor of several blocks are among them.
@@ -62,7 +62,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_made() {
+    fn impossible_models() {
         let spec = |name: &str, shape: &[usize]| TensorSpec {
             name: name.into(),
             shape: shape.to_vec(),

@@ -58,7 +58,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn read_by_the_reference_crate() {
+    fn reference_reader() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.safetensors");
         let spec = |name: &str, shape: &[usize], dtype| TensorSpec {

@@ -281,7 +281,7 @@ mod tests {
 
     /// Names, shapes, types and order of the files, as they were when the tables of tensors were written by hand.
     #[test]
-    fn headers_stay_the_same() {
+    fn stable_headers() {
         let crc = |tensors: &[TensorSpec], metadata: &[(&str, &str)]| {
             let metadata = metadata.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
             crc32fast::hash(&safetensors::header(Path::new("f"), tensors, &metadata).unwrap())

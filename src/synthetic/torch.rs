@@ -363,7 +363,7 @@ mod tests {
     /// The whole is pinned by its sum: torch 2.11's `torch.load(weights_only=True)` read exactly these bytes, and gave
     /// the values of the recipe, also with the 64-bit fields.
     #[test]
-    fn bytes_that_torch_reads() {
+    fn torch_bytes() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path();
         write_torch(&path.join("a.bin"), &tensors()).unwrap();

@@ -73,7 +73,7 @@ mod tests {
     }
 
     #[test]
-    fn another_kind_is_named() {
+    fn other_kind() {
         let file = adapter(&[("image_proj.proj.weight", &[3072, 1024]), ("ip_adapter.1.to_k_ip.weight", &[320, 768])]);
         assert!(base(&file).unwrap_err().to_string().contains("Stable Diffusion 1.x"));
     }
@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn a_gap_is_named() {
+    fn gaps() {
         let file = adapter(&[
             ("image_proj.proj.weight", &[8, 4]),
             ("ip_adapter.3.to_k_ip.weight", &[6, 2]),

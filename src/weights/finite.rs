@@ -50,7 +50,7 @@ mod tests {
     }
 
     #[test]
-    fn finds_one_word_anywhere() {
+    fn one_word_anywhere() {
         for (dtype, bad, good) in [
             (DType::F32, &f32::NEG_INFINITY.to_le_bytes()[..], &f32::MAX.to_le_bytes()[..]),
             (DType::F16, &half::f16::NAN.to_le_bytes(), &half::f16::MIN.to_le_bytes()),
@@ -68,7 +68,7 @@ mod tests {
     }
 
     #[test]
-    fn holes_of_a_view_do_not_count() {
+    fn view_holes() {
         let w = Weight::from_f32(&[1.0, f32::NAN, 2.0, f32::NAN], &[2, 2], "t").unwrap();
         assert!(!w.is_finite() && !w.transposed().unwrap().is_finite());
         let column = Weight::strided(w.location().0.clone(), 0, DType::F32, vec![2], vec![2], "c").unwrap();

@@ -252,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn names_that_no_model_reads() {
+    fn unread_names() {
         for name in
             ["", ".", "input_blocks", "input_blocks.", "input_blocks.x.0.y", "input_blocks.1", "middle_block.0.x"]
         {

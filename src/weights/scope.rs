@@ -128,7 +128,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn records_names_and_shapes() {
+    fn recorded_names_and_shapes() {
         let scope = Scope::recording();
         assert_eq!(scope.pp("b").get_as("weight", &[2, 3, 1, 1], &[2, 3]).shape(), [2, 3]);
         scope.get("a", &[4]);
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn lists_every_problem_at_once() {
+    fn every_problem_listed() {
         let mut weights = Weights::new("f");
         weights.insert("a.w", Weight::from_f32(&[0.0; 6], &[2, 3, 1, 1], "a.w").unwrap()).unwrap();
         weights.insert("b", Weight::from_f32(&[0.0; 2], &[2], "b").unwrap()).unwrap();

@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn other_families_are_named() {
+    fn other_families() {
         const CONV: &str = "model.diffusion_model.input_blocks.0.0.weight";
         const KEY: &str = "model.diffusion_model.input_blocks.4.1.transformer_blocks.0.attn2.to_k.weight";
         // Tensors, then what the error must say of the family and of what is needed.
@@ -264,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn fused_projection_is_divided_by_rows() {
+    fn fused_projection_rows() {
         let mut weights = Weights::new("m");
         let values: Vec<f32> = (0..12).map(|v| v as f32).collect();
         let prefix = "conditioner.embedders.1.model.";
@@ -286,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn vae_files_of_any_layout() {
+    fn vae_layouts() {
         let original =
             [("decoder.up.0.block.0.conv1.weight", &[1][..]), ("decoder.mid.attn_1.q.weight", &[2, 2, 1, 1])];
         let out = vae(&file(&original)).unwrap();

@@ -33,7 +33,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn wrong_results_are_refused() {
+    fn wrong_results() {
         let image = |value| Image::new(2, 1, vec![value; 6]).unwrap_or_else(|e| panic!("{e}"));
         let stage = |value| HostTensor { shape: vec![2], data: vec![1.0, value] };
         let stages = |value| BTreeMap::from([("latents".to_owned(), stage(value))]);

@@ -91,7 +91,7 @@ mod tests {
 
     /// The figures hang together: a multiprocessor's FLOPs in a cycle, with f32 sums, are a power of two.
     #[test]
-    fn peaks_are_clocks_times_multiprocessors() {
+    fn peaks_by_clock_and_multiprocessors() {
         for (name, cycle) in
             [("a100", 2048.0), ("h100", 4096.0), ("h200", 4096.0), ("rtx4090", 512.0), ("l40s", 1024.0)]
         {

@@ -136,7 +136,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn hears_what_is_there() {
+    fn heard_events() {
         let log = Shared::default();
         log.listen(|| {
             tracing::debug!(target: EXECUTABLES, seconds = 0.5, held = 10u64);

@@ -175,13 +175,13 @@ mod tests {
     }
 
     #[test]
-    fn cells_cannot_break_a_table() {
+    fn table_escapes() {
         assert_eq!(markdown(&["a"], &[vec!["x|y".into()]], 0), "| a    |\n| ---- |\n| x\\|y |\n");
         assert_eq!(csv(&["a"], &[vec!["x,\"y".into()]]), "a\n\"x,\"\"y\"\n");
     }
 
     #[test]
-    fn what_is_the_same_stands_above() {
+    fn shared_cells() {
         let row = |cells: [&str; 4]| cells.map(String::from).to_vec();
         let rows = [row(["cpu", "1", "0.5", ""]), row(["cpu", "2", "0.5", ""])];
         let text = "device: cpu\n\n| steps | s   |\n| ----- | --- |\n| 1     | 0.5 |\n| 2     | 0.5 |\n";

@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn the_cpu_computes_in_f32() {
+    fn cpu_dtype() {
         let place = Place { device: DeviceChoice::Cpu, dtype: Some(DType::F16), vae_dtype: None, threads: Some(1) };
         assert!(place.open().is_ok_and(|gpu| gpu.is_none()));
         let machine = place.machine(None);

@@ -343,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn stages_lie_end_to_end() {
+    fn stages_end_to_end() {
         let bar = Bar::of(&e2e()).unwrap();
         let names: Vec<_> = bar.stages.iter().map(|(n, _)| n.as_str()).collect();
         assert_eq!(names, ["text", "denoise", "decode", "rest"]);
@@ -351,7 +351,7 @@ mod tests {
     }
 
     #[test]
-    fn a_roof_bends_at_the_ridge() {
+    fn roofline_ridge() {
         let roof = Roof::of(&ops()).unwrap();
         let x = Log::new([1.0, 1000.0].into_iter(), 0.0, 300.0);
         let y = Log::new([1e9, 1e12].into_iter(), 300.0, 0.0);
@@ -369,7 +369,7 @@ mod tests {
     }
 
     #[test]
-    fn a_drawing_of_all_that_can_be_drawn() {
+    fn every_drawing() {
         let svg = draw(&[ops(), e2e(), json!({"benchmark": "cold"})]).unwrap();
         assert!(svg.starts_with("<svg ") && svg.ends_with("</svg>\n"));
         assert_eq!(svg.matches("<circle").count(), 1);

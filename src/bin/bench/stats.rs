@@ -59,7 +59,7 @@ mod tests {
     }
 
     #[test]
-    fn pairs_and_not_means() {
+    fn paired_ratios() {
         // Neither the third run, which something else made slow, nor that the second pair was slow as a whole counts.
         let percent = overhead(&[1.1, 5.5, 3.0], &[1.0, 5.0, 2.0]);
         assert!((percent - 10.0).abs() < 1e-9, "{percent}");

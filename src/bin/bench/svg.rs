@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn text_cannot_leave_its_element() {
+    fn text_escapes() {
         let mut svg = Svg::new(10.0);
         svg.text([0.0, 0.0], 12.0, Anchor::Start, "</text><script>\u{1b}&\"");
         let text = svg.finish();

@@ -287,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn the_work_of_sdxl_at_1024() {
+    fn sdxl_operations_at_1024() {
         let flops = setting(128).pass_flops().unwrap();
         assert!((flops / 6.76e12 - 1.0).abs() < 0.01, "{flops}");
     }
@@ -322,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn every_part_of_every_model() {
+    fn every_model_part() {
         for model in [Model::Sdxl, Model::Small] {
             for part in Part::ALL {
                 let setting = Setting { model, side: 16, batch: 2, steps: 3, adapter: true };

@@ -55,14 +55,14 @@ mod tests {
     use std::path::PathBuf;
 
     #[test]
-    fn fields_are_called_by_their_flags() {
+    fn flags_of_fields() {
         let message = Message::default().field(Field::NumImages).text(" or ").setting(Field::Device, "cpu");
         assert_eq!(message.describe(&FlagNames), "--batch-count or --device cpu");
         assert_eq!(FlagNames.field(Field::Image), "image");
     }
 
     #[test]
-    fn names_fields_and_metadata_are_distinct() {
+    fn distinct_names_fields_and_metadata() {
         let flags: Vec<_> = GENERATE.iter().flat_map(|group| group.flags).collect();
         let distinct = |names: Vec<String>| assert_eq!(names.len(), BTreeSet::from_iter(&names).len(), "{names:?}");
         distinct(flags.iter().map(|flag| flag.long.to_owned()).collect());
@@ -83,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn what_follows_an_adapter_is_its_own() {
+    fn adapter_arguments() {
         let first = ("a".to_owned(), vec!["i".to_owned(), "j".to_owned()], Some(0.5), None);
         let second = ("b".to_owned(), vec!["k".to_owned()], None, Some("style".to_owned()));
         let tail = "--ip-adapter b --ip-adapter-blocks style --ip-adapter-image k".split(' ');
@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_may_look_like_an_option() {
+    fn option_like_values() {
         let options = parse(Parser::from_args(["--model", "m", "-p", "--x", "-s", "-1"])).unwrap().unwrap();
         assert_eq!((options.request.prompt.as_str(), options.seed), ("--x", None));
     }

@@ -243,7 +243,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn panels_hold_what_the_weights_hold() {
+    fn panel_contents() {
         for (n, c, taps, halves) in [(40, 7, 9, false), (34, 300, 1, false), (40, 150, 1, true), (5, 2, 196, false)] {
             let values: Vec<f32> = (0..n * c * taps).map(|i| i as f32).collect();
             let w = Weight::from_f32(&values, &[n, c * taps], "w").unwrap();
@@ -262,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn every_half_is_widened() {
+    fn every_half_value() {
         let values: Vec<f16> = (0..=u16::MAX).map(f16::from_bits).filter(|v| !v.is_nan()).collect();
         let mut out = vec![0.0; values.len()];
         widen(bytemuck::cast_slice(&values), DType::F16, &mut out);

@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn a_panic_reaches_the_caller_and_the_pool_lives_on() {
+    fn worker_panic() {
         let pool = Pool::new(3);
         let run = |bad: usize| catch_unwind(AssertUnwindSafe(|| pool.run(64, &|i, _| assert!(i != bad, "planned"))));
         assert!(run(40).is_err());

@@ -99,7 +99,7 @@ fn linear_with_every_epilogue() {
 }
 
 #[test]
-fn geglu_pairs_the_right_columns() {
+fn geglu_columns() {
     for (m, k, inner) in [(5, 40, 16), (13, 20, 50), (30, 33, 130)] {
         let s = scope(&[("weight", &[2 * inner, k], 1), ("bias", &[2 * inner], 2)]);
         let x = values(m * k, 3);
@@ -181,7 +181,7 @@ fn convolutions() {
 }
 
 #[test]
-fn upsampling_folds_into_the_convolution() {
+fn folded_upsampling() {
     for (h, w, gh, gw) in [(3, 4, 6, 8), (3, 5, 5, 9)] {
         let (c, o) = (6, 8);
         let s = scope(&[("weight", &[o, c, 3, 3], 1)]);
@@ -200,7 +200,7 @@ fn upsampling_folds_into_the_convolution() {
 }
 
 #[test]
-fn joined_sources_are_read_in_place() {
+fn joined_sources() {
     let (n, p, ca, cb, o, groups) = (2, 150, 24, 40, 12, 4);
     let c = ca + cb;
     let s = scope(&[
@@ -325,7 +325,7 @@ fn self_attention_with_merged_projections() {
 }
 
 #[test]
-fn branches_keep_their_own_softmax() {
+fn branch_softmaxes() {
     let case = Case { heads: 2, dim: 40, tokens: 30, causal: false };
     let (c, text, image) = (80, 154, 8);
     let q = values(2 * case.tokens * c, 1);
@@ -396,7 +396,7 @@ fn pointwise_and_tables() {
 }
 
 #[test]
-fn a_wrong_binding_is_an_error() {
+fn wrong_binding() {
     let mut b = Builder::new();
     let x = b.input("x", &[2, 3]);
     let y = b.scale_shift(x, 2.0, 1.0);

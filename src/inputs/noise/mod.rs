@@ -155,7 +155,7 @@ mod tests {
 
     /// Every stream of the golden file, made by torch 2.11: draws follow each other on one generator.
     #[test]
-    fn the_cpu_streams_are_torchs() {
+    fn torch_cpu_streams() {
         let file: Value = serde_json::from_str(include_str!("../../../tests/data/noise.json")).unwrap();
         let mut compared = 0;
         let mut worst = 0f32;
@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_lower_half_of_the_seed_counts_on_the_cpu() {
+    fn cpu_seed_width() {
         let mut low = Generator::new(RngKind::Cpu, 7);
         let mut high = Generator::new(RngKind::Cpu, (1 << 32) + 7);
         assert_eq!(low.randn(32, DType::F32), high.randn(32, DType::F32));
@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_drawn_changes_nothing() {
+    fn empty_draw() {
         for source in [RngKind::Cpu, RngKind::Cuda(PhiloxGrid::H100)] {
             let mut generator = Generator::new(source, 1);
             let expected = generator.clone().randn(17, DType::F32);
@@ -214,7 +214,7 @@ mod tests {
 
     /// The literals are published: torch.manual_seed(0); torch.randn(n, device="cuda").
     #[test]
-    fn the_cuda_stream_is_torchs() {
+    fn torch_cuda_stream() {
         let mut generator = Generator::new(RngKind::Cuda(PhiloxGrid::H100), 0);
         let expected = [-0.9246626, -0.4253442, -2.6438457, 0.1451839, -0.1208665, -0.5797256];
         for (a, b) in generator.clone().randn(12, DType::F32)[..6].iter().zip(expected) {

@@ -61,7 +61,7 @@ mod tests {
 
     /// The C++ standard demands (rand.predef): the 10,000th word of the default seed 5489 is 4123659995.
     #[test]
-    fn the_ten_thousandth_word() {
+    fn ten_thousandth_word() {
         let mut words = Mt19937::new(5489);
         assert_eq!(words.next_word(), 3_499_211_612);
         let last = (1..10_000).map(|_| words.next_word()).last();

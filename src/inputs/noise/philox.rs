@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn large_draws_take_all_four_numbers_of_a_thread() {
+    fn large_draws() {
         let grid = PhiloxGrid { multiprocessors: 1, threads_per_multiprocessor: 512 };
         let n = 512 * 4 + 3;
         let got = Philox::new(9, grid).randn(n);
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn a_draw_moves_every_stream_by_the_rounds_it_took() {
+    fn stream_offsets() {
         let grid = PhiloxGrid { multiprocessors: 1, threads_per_multiprocessor: 512 };
         let mut philox = Philox::new(9, grid);
         philox.randn(1);

@@ -213,7 +213,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn repairs_as_ftfy_does() {
+    fn ftfy_repairs() {
         for (text, expected) in [
             ("&amp;amp; &lt;b&gt; &NTILDE; &#x2019; &#59; &nosuch; &amp", "& <b> Ñ ' &#59; &nosuch; &amp"),
             ("<b> &amp;\n&amp;", "<b> &amp;\n&amp;"),
@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn lower_case_differs_between_the_profiles() {
+    fn lower_case_by_profile() {
         assert_eq!(diffusers(" ΟΔΟΣ\t\n İ"), " οδοσ i\u{307}");
         assert_eq!(diffsynth(" ΟΔΟΣ\t\n İ"), "οδος i\u{307}");
     }

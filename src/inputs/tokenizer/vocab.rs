@@ -150,14 +150,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_bytes_have_their_published_stand_ins() {
+    fn byte_characters() {
         let table = byte_chars();
         assert_eq!((table[b' ' as usize], table[0], table[b'A' as usize]), ('\u{120}', '\u{100}', 'A'));
         assert_eq!((table[0xad], table[0xff]), ('\u{143}', '\u{ff}'));
     }
 
     #[test]
-    fn the_embedded_vocabulary_is_whole() {
+    fn embedded_vocabulary() {
         let (vocab, merges) = clip().unwrap();
         assert_eq!((vocab.len(), merges.len()), (49_408, 48_894));
         for (token, id) in [("!", 0), ("!</w>", 256), ("in", 512), (BOS, 49_406), (EOS, 49_407), ("cat</w>", 2368)] {

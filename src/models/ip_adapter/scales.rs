@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn presets_are_the_published_blocks() {
+    fn preset_blocks() {
         assert_eq!(active("full").len(), 70);
         // down.0 has none; down.1: 0..4, down.2: 4..14 and 14..24; up.0: 24..34, 34..44, 44..54.
         assert_eq!(active("style"), (34..44).map(|i| (i, 0.5)).collect::<Vec<_>>());
@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_is_named() {
+    fn misfit_values() {
         for (spec, part) in [
             (r#"{"down": {"block_0": 1}}"#, "down.block_0"),
             (r#"{"down": {"block_9": 1}}"#, "down.block_9"),

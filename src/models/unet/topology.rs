@@ -178,7 +178,7 @@ mod tests {
     use crate::models::published;
 
     #[test]
-    fn skips_are_balanced_and_adapters_number_the_middle_last() {
+    fn balanced_skips_and_adapter_order() {
         let config = published::unet();
         let layers = config.layers();
         let count = |kind: &UnetLayer| layers.iter().filter(|l| *l == kind).count();

@@ -261,7 +261,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_cut_balances_threads() {
+    fn balanced_thread_shares() {
         for (m, panels, k, threads) in [(128, 40, 1280, 2), (2048, 10, 2880, 2), (2, 40, 1280, 16), (1, 1, 4, 1)] {
             let t = tiling(m, panels, k, threads);
             assert!(t.rows <= MAX_ROWS + MR && t.group <= 4 && t.rows.is_multiple_of(MR), "{t:?}");

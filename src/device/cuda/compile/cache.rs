@@ -107,7 +107,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_stored_is_loaded_and_damage_is_seen() {
+    fn round_trip_and_damage() {
         let folder = tempfile::tempdir().unwrap();
         let cache = Cache::at(folder.path().join("new/deep"));
         assert_eq!(cache.load("a", b"key"), None);
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unwritable_folder_costs_the_cache_alone() {
+    fn unwritable_folder() {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("file"), b"").unwrap();
         for cache in [Cache::at(folder.path().join("file/inner")), Cache { folder: None }] {

@@ -121,7 +121,7 @@ mod tests {
     };
 
     #[test]
-    fn a_device_gets_the_binary_of_its_generation() {
+    fn binary_by_generation() {
         let module = Module { name: "m", source: Source { name: "m.cu", text: "" }, code: Code::Compiled(&FAKE) };
         let target = |major, minor| module.binary((major, minor)).map(|binary| binary.target);
         assert_eq!(target(7, 5), None);
@@ -138,7 +138,7 @@ mod tests {
 
     /// No kernel spills and neither compiler nor assembler warns, on any architecture.
     #[test]
-    fn nothing_spills_and_nobody_warns() {
+    fn no_spills_or_warnings() {
         if !compiled() {
             return;
         }

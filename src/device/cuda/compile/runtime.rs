@@ -78,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn the_key_holds_all_that_matters() {
+    fn cache_key() {
         let unit = ("a".to_owned(), "text".to_owned());
         let headers = [("h".to_owned(), "x".to_owned())];
         let one = key(&unit, &headers, "sm_80", (12, 9));
@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn a_second_time_comes_from_the_cache_and_damage_does_not() {
+    fn cache_hit_and_damage() {
         let Some(nvrtc) = compiler() else { return };
         let folder = tempfile::tempdir().unwrap();
         let cache = Cache::at(folder.path());
@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn of_two_threads_one_compiles() {
+    fn concurrent_compilation() {
         let Some(nvrtc) = compiler() else { return };
         let folder = tempfile::tempdir().unwrap();
         let cache = Cache::at(folder.path());
@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_cache_and_for_an_architecture_of_the_future() {
+    fn future_architecture_without_cache() {
         let Some(nvrtc) = compiler() else { return };
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("file"), b"").unwrap();

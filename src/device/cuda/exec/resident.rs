@@ -172,7 +172,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn neighbours_are_copied_at_once() {
+    fn merged_copies() {
         let copy = |from, to, bytes| Copy { from, to, bytes };
         let copies = vec![
             copy(1192, 5192, 8),

@@ -121,7 +121,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn kernels_by_the_width_of_heads() {
+    fn kernels_by_head_width() {
         let chosen = |dim| choose(dim).map(|config| (config.kernel.name, config.queries));
         assert_eq!(chosen(64), Some(("attention_64", 128)));
         assert_eq!(chosen(8), Some(("attention_64", 128)));

@@ -130,7 +130,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn kernels_by_the_width_of_heads() {
+    fn kernels_by_head_width() {
         let chosen = |dim| choose(dim).map(|kernel| kernel.name);
         assert_eq!(chosen(64), Some("decoupled_64"));
         assert_eq!([chosen(72), chosen(112)], [Some("decoupled_80"), Some("decoupled_112")]);

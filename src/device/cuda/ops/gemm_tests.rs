@@ -18,7 +18,7 @@ fn desc(m: usize, n: usize) -> GemmDesc {
 }
 
 #[test]
-fn the_library_computes_plain_products_of_halves() {
+fn cublaslt_products() {
     let plain = desc(8192, 640);
     assert_eq!(choose(&plain), GemmConfig::CublasLt);
     let ours = |desc| matches!(choose(&desc), GemmConfig::Tiled(_));
@@ -34,7 +34,7 @@ fn the_library_computes_plain_products_of_halves() {
 }
 
 #[test]
-fn geglu_ends_a_product_of_whole_units() {
+fn geglu_epilogue() {
     let geglu = |m, n| choose(&GemmDesc { activation: EpilogueActivation::Geglu, ..desc(m, n) });
     assert_eq!(geglu(2 * 1024, 5120), GemmConfig::Geglu(Tile::LARGE));
     assert_eq!(geglu(4, 64), GemmConfig::Geglu(Tile::SMALL));
@@ -62,7 +62,7 @@ fn column_major(gemm: &Gemm, memory: &mut [f64]) {
 }
 
 #[test]
-fn a_linear_layer_column_major() {
+fn linear_column_major() {
     let (images, rows, n, k) = (2, 3, 4, 5);
     // X with a stride of 6, W, bias, residual, Y with a stride of 7, one after the other; address 0 means none.
     let (x, w, bias, residual, out) = (1, 1 + 36, 1 + 36 + 20, 61, 61 + 24);

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 
 /// Entry points, block sizes and parameter sizes of the table are those of the PTX, and no kernel is missing from it.
 #[test]
-fn the_table_is_what_was_compiled() {
+fn table_of_compiled_entries() {
     if !images::compiled() {
         return;
     }
@@ -52,7 +52,7 @@ fn declarations(text: &str) -> Vec<(String, Vec<(String, String)>)> {
 }
 
 #[test]
-fn the_structs_are_those_of_the_kernels() {
+fn parameter_layouts() {
     let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels");
     let mut declared = HashMap::new();
     for entry in std::fs::read_dir(folder).unwrap() {

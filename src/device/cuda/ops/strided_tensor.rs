@@ -96,7 +96,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_scale_is_in_base_two() {
+    fn scale_in_base_two() {
         assert!((softmax_scale(64) - 0.180_336_9).abs() < 1e-7);
     }
 }

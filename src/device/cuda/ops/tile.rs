@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn grids_cover_the_result() {
+    fn grid_coverage() {
         for (m, n) in [(1, 1), (64, 64), (65, 129), (8192, 10_240), (1000, 3)] {
             let tile = choose(m, n, 108);
             let [x, y] = tile.grid(m, n);

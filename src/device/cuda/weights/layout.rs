@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn an_allocation_holds_its_tensors_apart() {
+    fn tensor_alignment() {
         let mut layout = WeightLayout::new(DType::F16);
         let part = |rows, bias| LinearWeights { weight: matrix(rows, 6), bias };
         let parts = [part(3, None), part(5, Some(matrix(1, 5).reshaped(&[5]).unwrap()))];

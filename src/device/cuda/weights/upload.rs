@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn gathers_rows_of_any_view() {
+    fn rows_of_any_view() {
         let mut host = vec![0u8; 64];
         let m = matrix(3, 4);
         assert_eq!(floats(gathered(&m, 1..3, &mut host)), [4., 5., 6., 7., 8., 9., 10., 11.]);

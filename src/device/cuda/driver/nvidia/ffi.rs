@@ -350,7 +350,7 @@ mod tests {
     }
 
     #[test]
-    fn a_code_of_a_newer_library_is_an_error_with_its_number() {
+    fn unknown_code() {
         let cuda = fake();
         // SAFETY: the fake does nothing.
         let code = unsafe { cuda.cuInit(0) }.unwrap_err();
@@ -363,7 +363,7 @@ mod tests {
     }
 
     #[test]
-    fn a_function_that_lacks_is_named() {
+    fn missing_function() {
         // SAFETY: nothing is called.
         let load = |lacks: &str| unsafe { CublasLt::load(|which| (which != lacks).then_some(nothing as Bare)) };
         assert_eq!(load("cublasLtMatmul").unwrap_err(), Missing::Function("cublasLtMatmul"));

@@ -311,7 +311,7 @@ mod tests {
 
     /// Without a driver the error says so and how to do without; with one, it opens.
     #[test]
-    fn says_what_is_missing() {
+    fn missing_driver() {
         match NvidiaDriver::new(0) {
             Ok(driver) => assert!(driver.properties().capability >= (8, 0)),
             Err(error) => {

@@ -82,7 +82,7 @@ fn folder() -> (tempfile::TempDir, Cache) {
 }
 
 #[test]
-fn neither_batch_nor_addresses_are_in_the_shape() {
+fn batch_and_addresses_outside_key() {
     assert_eq!(GemmShape::of(&gemm(1)), GemmShape::of(&gemm(4)));
     let key = process(&Cache::at("/nowhere")).key(&shape());
     let text = "a device; 8 suggestions; f16 to f16, 640x1024x320 tn, columns 320 328 648 640, bias, residual";
@@ -90,7 +90,7 @@ fn neither_batch_nor_addresses_are_in_the_shape() {
 }
 
 #[test]
-fn everything_else_is_in_the_shape_and_in_the_key() {
+fn everything_else_in_key() {
     let changes: [fn(&mut Gemm); 13] = [
         |_| {},
         |g| g.dtype = DType::BF16,
@@ -120,7 +120,7 @@ fn everything_else_is_in_the_shape_and_in_the_key() {
 }
 
 #[test]
-fn the_fastest_is_taken_and_an_image_alone_has_that_of_a_batch() {
+fn fastest_algorithm_for_every_batch() {
     let (_folder, cache) = folder();
     let (choice, mut library) = (process(&cache), fake(&[5.0, 3.0, 4.0]));
     let alone = choice.choose(GemmShape::of(&gemm(1)), &mut library).unwrap();
@@ -133,7 +133,7 @@ fn the_fastest_is_taken_and_an_image_alone_has_that_of_a_batch() {
 }
 
 #[test]
-fn a_later_process_finds_it_on_disk_and_tries_nothing() {
+fn choice_from_disk() {
     let (_folder, cache) = folder();
     let chosen = process(&cache).choose(shape(), &mut fake(&[5.0, 3.0])).unwrap();
     let mut library = fake(&[1.0, 3.0]);
@@ -145,7 +145,7 @@ fn a_later_process_finds_it_on_disk_and_tries_nothing() {
 }
 
 #[test]
-fn a_damaged_or_foreign_entry_is_tried_anew() {
+fn damaged_or_foreign_entry() {
     let (folder, cache) = folder();
     process(&cache).choose(shape(), &mut fake(&[5.0, 3.0])).unwrap();
     let file = std::fs::read_dir(folder.path()).unwrap().next().unwrap().unwrap().path();
@@ -172,7 +172,7 @@ fn a_damaged_or_foreign_entry_is_tried_anew() {
 }
 
 #[test]
-fn what_does_not_run_is_left_out() {
+fn failing_algorithm() {
     let (_folder, cache) = folder();
     let mut library = Fake { broken: vec![algorithm(1)], ..fake(&[5.0, 1.0, 3.0, f32::NAN, -1.0]) };
     library.suggested.push((algorithm(5), Vec::new()));
@@ -180,7 +180,7 @@ fn what_does_not_run_is_left_out() {
 }
 
 #[test]
-fn where_none_runs_the_first_suggestion_is_taken_and_not_kept() {
+fn all_algorithms_fail() {
     let (folder, cache) = folder();
     let mut library = Fake { broken: vec![algorithm(0), algorithm(1)], ..fake(&[5.0, 1.0]) };
     assert_eq!(process(&cache).choose(shape(), &mut library).unwrap(), algorithm(0));
@@ -190,7 +190,7 @@ fn where_none_runs_the_first_suggestion_is_taken_and_not_kept() {
 }
 
 #[test]
-fn ties_go_to_the_library_s_order() {
+fn ties() {
     let (_folder, cache) = folder();
     let of = |times: &[f32]| fastest(&fake(times).suggested.iter().map(|s| s.0).collect::<Vec<_>>(), &mut fake(times));
     assert_eq!(of(&[10.0, 10.0, 10.0]).unwrap(), Some(algorithm(0)));
@@ -205,7 +205,7 @@ fn ties_go_to_the_library_s_order() {
 }
 
 #[test]
-fn without_trials_or_without_a_cache_the_first_suggestion_is_taken() {
+fn trials_or_cache_disabled() {
     let (folder, cache) = folder();
     let kept = process(&cache).choose(shape(), &mut fake(&[5.0, 3.0])).unwrap();
     assert_eq!(kept, algorithm(1));
@@ -225,7 +225,7 @@ fn without_trials_or_without_a_cache_the_first_suggestion_is_taken() {
 }
 
 #[test]
-fn short_memory_costs_the_trial_and_a_lost_device_everything() {
+fn out_of_memory_and_lost_device() {
     let (folder, cache) = folder();
     let short = Error::Memory { stage: "the GPU", need: 1, have: 0, hint: "".into() };
     let choice = process(&cache);
@@ -246,7 +246,7 @@ fn the_setting() {
 }
 
 #[test]
-fn bytes_in_their_order() {
+fn byte_order() {
     let algorithm = [0x0807_0605_0403_0201, 0, 0, 0, 0, 0, 0, 0xff00_0000_0000_0000];
     let text = encode(&algorithm);
     assert!(text.starts_with("0102030405060708") && text.ends_with("ff") && text.len() == 128);

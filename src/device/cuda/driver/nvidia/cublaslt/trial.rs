@@ -165,7 +165,7 @@ mod tests {
     use crate::tensor::DType;
 
     #[test]
-    fn operands_lie_one_after_the_other() {
+    fn operand_layout() {
         let matrix = |leading| MatrixRef { data: 1, leading, stride: 0 };
         let mut gemm = Gemm {
             dtype: DType::BF16,
