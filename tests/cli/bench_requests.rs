@@ -241,7 +241,10 @@ fn cold_start() {
     let text = stdout(&output);
     // Too many columns for a terminal: a line each.
     let (above, table) = text.split_once("\n\n").unwrap();
-    assert!(output.status.success() && above.contains("model: demo, size: 64x64, steps: 1"), "{text}");
+    assert!(
+        output.status.success() && above.replace('\n', " ").contains("model: demo, size: 64x64, steps: 1"),
+        "{text}"
+    );
     assert!(table.lines().all(|l| l.starts_with("| ") && l.ends_with(" |")), "{text}");
     assert!(text.lines().all(|l| l.chars().count() <= 100), "{text}");
     for title in ["picture s", "to first step s", "start", "arguments", "programs", "first_step", "decode", "rest"] {
