@@ -7,7 +7,7 @@ use crate::graph::Graph;
 use crate::schedulers::StepCoefficients;
 use std::ops::Range;
 
-/// What a denoise loop is compiled for.
+/// The specification that a denoise loop is compiled for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LoopSpec {
     /// The most steps.

@@ -4,7 +4,7 @@ use super::executable::Compiled;
 use super::tensors::TensorRef;
 use crate::error::Result;
 
-/// How a value becomes a byte.
+/// The rounding of a value to a byte.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PixelRounding {
     /// To the nearest byte, halves to the even one.

@@ -1,6 +1,6 @@
 //! The memory that a device has of its own.
 
-/// Where a device's tensors and weights lie.
+/// The memory that holds a device's tensors and weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DeviceMemory {
     /// In the host's memory; weights stay in the mapped files.

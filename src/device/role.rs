@@ -3,7 +3,7 @@
 use super::denoise_loop::LoopSpec;
 use super::image_decoder::PixelRounding;
 
-/// What a graph is compiled as.
+/// The role that a graph is compiled for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Role {
     /// An executable whose results the host reads.
