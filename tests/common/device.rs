@@ -4,7 +4,7 @@
 
 use braid::device::cuda::driver::Driver;
 use std::io::Write;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 /// What BRAID_TEST_DRIVER names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,6 +45,7 @@ pub fn skip(why: &str) -> bool {
 pub fn cuda() -> Option<Arc<dyn Driver>> {
     #[cfg(feature = "cuda")]
     {
+        use std::sync::OnceLock;
         static GPU: OnceLock<Option<Arc<dyn Driver>>> = OnceLock::new();
         let open = || match braid::device::cuda::NvidiaDriver::new(0) {
             Ok(driver) => Some(Arc::new(driver) as Arc<dyn Driver>),

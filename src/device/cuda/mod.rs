@@ -1,8 +1,9 @@
-//! NVIDIA GPUs: hand-written kernels, all launches made ready at load, one captured graph a program.
+//! NVIDIA GPUs: hand-written kernels, all launches prepared at load, one captured graph an executable.
 //!
-//! The layers, each knowing only those below: [`CudaDevice`] and its programs; `lower`, which turns a graph into launches;
-//! [`driver`], the few calls that a device must answer; [`driver`]`::nvidia`, which answers them on a GPU. The tests answer them with
-//! an interpreter of PTX.
+//! The layers, each knowing only those below: [`CudaDevice`]; `exec`, its executables; `weights`, uploaded once for all of them;
+//! [`ops`], the operations, a file each beside their kernels; [`driver`], the few calls that a device must answer, and
+//! `driver::nvidia`, which answers them on a GPU; [`compile`], the kernels' binaries. The tests answer the calls with an interpreter
+//! of PTX.
 
 pub mod compile;
 pub mod driver;
@@ -34,7 +35,7 @@ use std::sync::Arc;
 #[derive(Clone)]
 pub struct CudaDevice {
     driver: Arc<dyn Driver>,
-    settings: LoweringOptions,
+    options: LoweringOptions,
     decoder: DType,
     shared: Shared,
 }
@@ -59,9 +60,9 @@ impl CudaDevice {
     /// [`Error::Parameter`] for other types.
     pub fn new(driver: Arc<dyn Driver>, dtype: DType) -> Result<Self> {
         storage(dtype)?;
-        let facts = driver.properties();
-        let settings = LoweringOptions { dtype, multiprocessors: facts.multiprocessors, cublaslt: facts.gemm };
-        Ok(Self { driver, settings, decoder: DType::BF16, shared: Shared::default() })
+        let properties = driver.properties();
+        let options = LoweringOptions { dtype, multiprocessors: properties.multiprocessors, cublaslt: properties.gemm };
+        Ok(Self { driver, options, decoder: DType::BF16, shared: Shared::default() })
     }
 
     /// The GPU of that number; tensors as `dtype`, those of the decoder as `decoder`.
@@ -86,19 +87,19 @@ impl CudaDevice {
     /// The same device with another choice between the library's products and our own.
     #[must_use]
     pub fn with_cublaslt(mut self, cublaslt: bool) -> Self {
-        self.settings.cublaslt = cublaslt && self.driver.properties().gemm;
+        self.options.cublaslt = cublaslt && self.driver.properties().gemm;
         self
     }
 
-    /// How graphs of that role are lowered.
-    fn settings_of(&self, role: &Role) -> LoweringOptions {
-        let dtype = if let Role::Decode(_) = role { self.decoder } else { self.settings.dtype };
-        LoweringOptions { dtype, ..self.settings }
+    /// The options for graphs of that role.
+    fn options_of(&self, role: &Role) -> LoweringOptions {
+        let dtype = if let Role::Decode(_) = role { self.decoder } else { self.options.dtype };
+        LoweringOptions { dtype, ..self.options }
     }
 
-    /// How graphs are lowered here.
+    /// The options for graphs but a decoder's.
     pub fn lowering_options(&self) -> &LoweringOptions {
-        &self.settings
+        &self.options
     }
 
     /// The driver.
@@ -108,7 +109,7 @@ impl CudaDevice {
 
     /// Compiles a graph for its part in a request.
     fn compile_role(&self, graph: Graph, role: &Role) -> Result<CudaExecutable> {
-        let options = self.settings_of(role);
+        let options = self.options_of(role);
         CudaExecutable::new(self.driver.clone(), &self.shared, fuse(graph), &options, role)
     }
 
@@ -141,7 +142,7 @@ impl CudaDevice {
 
 impl std::fmt::Debug for CudaDevice {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "CudaDevice({}, {})", self.driver.properties().name, self.settings.dtype)
+        write!(f, "CudaDevice({}, {})", self.driver.properties().name, self.options.dtype)
     }
 }
 
@@ -177,10 +178,10 @@ impl Device for CudaDevice {
     fn memory_requirement(&self, graphs: Vec<(Graph, Role)>) -> Result<MemoryRequirement> {
         let (mut need, mut weights) = (MemoryRequirement::default(), DistinctBlocks::default());
         for (graph, role) in graphs {
-            let settings = self.settings_of(&role);
-            let lowered = report::lowered(graph, &settings, &role)?;
+            let options = self.options_of(&role);
+            let lowered = report::lowered(graph, &options, &role)?;
             let report = LoweringReport::new(&lowered);
-            need.bytes += (report.work() + weights.add(settings.dtype, &lowered.weights)) as u64;
+            need.bytes += (report.work() + weights.add(options.dtype, &lowered.weights)) as u64;
             need.staging = need.staging.max(report.staging as u64);
         }
         Ok(need)

@@ -113,8 +113,8 @@ impl DenoiseLoop for CudaDenoiseLoop {
         reached: &mut dyn FnMut(usize) -> Result<()>,
     ) -> Result<DenoiseOutput> {
         self.check(&inputs)?;
-        let turn = self.executable.turn.clone();
-        let _turn = lock_stream(&turn);
+        let lock = self.executable.stream_lock.clone();
+        let _locked = lock_stream(&lock);
         self.fill(&mut inputs)?;
         self.steps(&inputs, reached)?;
         let executable = &self.executable;

@@ -1,13 +1,12 @@
-//! A graph made ready on a CUDA device: its slabs, launches with all their parameters, one captured graph.
+//! A graph compiled for a CUDA device: its allocations, launches with all their parameters, one captured graph.
 
+use super::capture::CapturedCommands;
+use super::commands::{Preparation, PreparedCommand, issue, release};
 use super::lower::{Lowered, lower};
 use super::report::LoweringReport;
 use super::results::Results;
 use crate::device::cuda::driver::allocation::DeviceAllocation;
-use crate::device::cuda::driver::command::Command;
-use crate::device::cuda::driver::gemm::GemmPlan;
-use crate::device::cuda::driver::interface::{Driver, GraphExec, Staging};
-use crate::device::cuda::driver::kernel::{Function, Launch};
+use crate::device::cuda::driver::interface::{Driver, Staging};
 use crate::device::cuda::driver::stream_lock::{StreamLock, lock_stream};
 use crate::device::cuda::ops::lowering::{BaseAddresses, LoweringOptions};
 use crate::device::cuda::ops::memory_layout::MemoryLayout;
@@ -16,46 +15,27 @@ use crate::device::cuda::weights::cache::WeightCache;
 use crate::device::{Compiled, Executable, Role};
 use crate::error::{Error, Field, Message, Result};
 use crate::graph::{Graph, MemoryPlan};
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
-/// A step with what the driver prepared for it.
-enum PreparedCommand {
-    Launch(Launch),
-    Gemm(GemmPlan),
-    Copy(u64, u64, usize),
-    Fill(u64, usize, u8),
-}
-
-/// What a run replays.
-enum CaptureState {
-    /// Nothing has run yet.
-    Cold,
-    /// Every kernel has run once, so that the libraries have loaded theirs, which a capture would not allow.
-    Warm,
-    /// The driver does not capture.
-    Never,
-    Graph(GraphExec),
-}
-
-/// What programs of one device share.
+/// The state that executables of one device share.
 #[derive(Clone, Default)]
 pub(crate) struct Shared {
     pub(crate) stream_lock: StreamLock,
     pub(crate) weights: Arc<WeightCache>,
 }
 
-/// See the module. Dropped in this order: what was captured and prepared, then the slabs.
+/// An executable. Dropped in this order: what was captured and prepared, then the allocations.
 pub struct CudaExecutable {
     pub(crate) driver: Arc<dyn Driver>,
-    pub(crate) turn: StreamLock,
+    pub(crate) stream_lock: StreamLock,
     pub(crate) graph: Graph,
     pub(crate) lowered: Lowered,
     report: LoweringReport,
+    /// Run once, ahead of a denoise loop's steps.
     once: Vec<PreparedCommand>,
-    steps: Vec<PreparedCommand>,
-    captured: CaptureState,
+    /// Run each time.
+    commands: CapturedCommands,
     pub(crate) staging: Box<dyn Staging>,
     work: DeviceAllocation,
     pub(crate) results: Arc<Results>,
@@ -68,83 +48,53 @@ impl CudaExecutable {
         driver: Arc<dyn Driver>,
         shared: &Shared,
         graph: Graph,
-        settings: &LoweringOptions,
+        options: &LoweringOptions,
         role: &Role,
     ) -> Result<Self> {
         let plan = MemoryPlan::new(&graph);
-        let sizes = lower(&graph, &plan, settings, role, BaseAddresses::default())?;
-        let report = LoweringReport::new(&sizes);
-        let turn = shared.stream_lock.clone();
-        let _turn = lock_stream(&turn);
-        let found = shared.weights.find(settings.dtype, &sizes.weights);
+        let planned = lower(&graph, &plan, options, role, BaseAddresses::default())?;
+        let report = LoweringReport::new(&planned);
+        let _locked = lock_stream(&shared.stream_lock);
+        let found = shared.weights.find(options.dtype, &planned.weights);
         require_memory(driver.as_ref(), &report, found.bytes, found.staging)?;
         let weights = found.complete(&driver)?;
-        let work = DeviceAllocation::new(driver.clone(), sizes.regions.end.max(1))?;
-        let slab = DeviceAllocation::new(driver.clone(), sizes.regions.results.max(1))?;
-        let bases = BaseAddresses { weights: Some(&weights), results: slab.address(), work: work.address() };
-        let lowered = lower(&graph, &plan, settings, role, bases)?;
+        let work = DeviceAllocation::new(driver.clone(), planned.regions.end.max(1))?;
+        let results = DeviceAllocation::new(driver.clone(), planned.regions.results.max(1))?;
+        let bases = BaseAddresses { weights: Some(&weights), results: results.address(), work: work.address() };
+        let lowered = lower(&graph, &plan, options, role, bases)?;
         let staging = driver.staging(lowered.bindings.upload().max(lowered.regions.results))?;
-        let mut program = Self {
-            driver,
-            turn: turn.clone(),
+        let mut executable = Self {
+            driver: driver.clone(),
+            stream_lock: shared.stream_lock.clone(),
             graph,
             lowered,
             report,
             once: Vec::new(),
-            steps: Vec::new(),
-            captured: CaptureState::Cold,
+            commands: CapturedCommands::new(Vec::new()),
             staging,
             work,
-            results: Arc::new(Results::new(slab, turn.clone())),
+            results: Arc::new(Results::new(results, shared.stream_lock.clone())),
             weights,
         };
-        program.prepare()?;
-        Ok(program)
+        // Held by the executable as soon as it is prepared, so that it is released where the rest fails.
+        let mut preparation = Preparation::new(driver.as_ref());
+        executable.once = preparation.prepare(std::mem::take(&mut executable.lowered.once))?;
+        let commands = preparation.prepare(std::mem::take(&mut executable.lowered.steps))?;
+        executable.commands = CapturedCommands::new(commands);
+        Ok(executable)
     }
 
-    /// Looks up every kernel once and lets the library choose for every product.
-    fn prepare(&mut self) -> Result<()> {
-        let mut functions: HashMap<String, Function> = HashMap::new();
-        let once = std::mem::take(&mut self.lowered.once);
-        self.once = self.ready(once, &mut functions)?;
-        let steps = std::mem::take(&mut self.lowered.steps);
-        self.steps = self.ready(steps, &mut functions)?;
-        Ok(())
-    }
-
-    fn ready(&self, steps: Vec<Command>, functions: &mut HashMap<String, Function>) -> Result<Vec<PreparedCommand>> {
-        let one = |step| {
-            Ok(match step {
-                Command::Launch(mut launch) => {
-                    launch.function = match functions.get(&launch.entry) {
-                        Some(function) => *function,
-                        None => {
-                            let function = self.driver.function(launch.kernel, &launch.entry)?;
-                            functions.insert(launch.entry.clone(), function);
-                            function
-                        }
-                    };
-                    PreparedCommand::Launch(launch)
-                }
-                Command::Gemm(gemm) => PreparedCommand::Gemm(self.driver.prepare_gemm(&gemm)?),
-                Command::Copy(from, to, bytes) => PreparedCommand::Copy(from, to, bytes),
-                Command::Memset(to, bytes, value) => PreparedCommand::Fill(to, bytes, value),
-            })
-        };
-        steps.into_iter().map(one).collect()
-    }
-
-    /// What the graph became.
+    /// The launches and bytes that the graph became.
     pub fn report(&self) -> &LoweringReport {
         &self.report
     }
 
-    /// An address in the work slab.
+    /// An address in the work allocation.
     pub(crate) fn at(&self, place: usize) -> u64 {
         self.work.address() + place as u64
     }
 
-    /// An address in the slab of the results.
+    /// An address in the allocation of the results.
     pub(crate) fn kept(&self, place: usize) -> u64 {
         self.results.address() + place as u64
     }
@@ -153,19 +103,7 @@ impl CudaExecutable {
         &self.lowered.regions
     }
 
-    fn issue(&self, steps: &[PreparedCommand]) -> Result<()> {
-        for step in steps {
-            match step {
-                PreparedCommand::Launch(launch) => self.driver.launch(launch)?,
-                PreparedCommand::Gemm(plan) => self.driver.gemm(*plan)?,
-                PreparedCommand::Copy(from, to, bytes) => self.driver.copy(*from, *to, *bytes)?,
-                PreparedCommand::Fill(to, bytes, value) => self.driver.memset(*to, *bytes, *value)?,
-            }
-        }
-        Ok(())
-    }
-
-    /// Takes inputs to the device.
+    /// Uploads the inputs.
     pub(crate) fn upload_inputs(&mut self, inputs: &[&[f32]]) -> Result<()> {
         let (up, to) = (self.lowered.bindings.upload(), self.at(self.regions().inputs));
         let staging = self.staging.bytes();
@@ -173,50 +111,19 @@ impl CudaExecutable {
         self.driver.upload(to, &staging[..up])
     }
 
-    /// Makes a sampler's inputs ready.
+    /// Converts the inputs of a denoise loop, ahead of its steps.
     pub(crate) fn begin(&self) -> Result<()> {
-        self.issue(&self.once)
+        issue(self.driver.as_ref(), &self.once)
     }
 
     /// Runs on what lies in the inputs' region: launch by launch at the first time, captures at the second, replays from then
     /// on. Allocates nothing and does not wait for the device.
     pub(crate) fn execute(&mut self) -> Result<()> {
-        if let CaptureState::Cold = self.captured {
-            self.issue(&self.steps)?;
-            self.captured = CaptureState::Warm;
-            return Ok(());
-        }
-        self.capture()?;
-        match self.captured {
-            CaptureState::Graph(graph) => self.driver.launch_graph(graph),
-            _ => self.issue(&self.steps),
-        }
-    }
-
-    /// Captures what has run once.
-    fn capture(&mut self) -> Result<()> {
-        if let CaptureState::Warm = self.captured {
-            self.captured = if self.driver.begin_capture()? {
-                let issued = self.issue(&self.steps);
-                // The capture ends whether or not all went well.
-                let graph = self.driver.end_capture();
-                match (issued, graph) {
-                    (Ok(()), Ok(graph)) => CaptureState::Graph(graph),
-                    (Err(error), Ok(graph)) => {
-                        self.driver.destroy_graph(graph);
-                        return Err(error);
-                    }
-                    (Err(error), Err(_)) | (Ok(()), Err(error)) => return Err(error),
-                }
-            } else {
-                CaptureState::Never
-            };
-        }
-        Ok(())
+        self.commands.execute(self.driver.as_ref())
     }
 }
 
-/// Refuses a program that does not fit before anything is allocated.
+/// Refuses an executable that does not fit before anything is allocated.
 fn require_memory(driver: &dyn Driver, report: &LoweringReport, weights: usize, staging: usize) -> Result<()> {
     let need = (report.work() as u64).saturating_add(weights as u64).saturating_add(staging as u64);
     let have = driver.memory_info()?.free;
@@ -241,21 +148,21 @@ impl CudaExecutable {
     /// # Errors
     /// As [`Executable::run`]; [`Error::Memory`] for the bytes of the flush.
     pub fn benchmark(&mut self, flush: usize, times: usize) -> Result<f64> {
-        let turn = self.turn.clone();
-        let _turn = lock_stream(&turn);
+        let lock = self.stream_lock.clone();
+        let _locked = lock_stream(&lock);
         let scrub = match flush {
             0 => None,
             bytes => Some(DeviceAllocation::new(self.driver.clone(), 2 * bytes)?),
         };
-        let body = self.steps.get(self.lowered.body.clone()).unwrap_or_default();
+        let body = self.commands.commands().get(self.lowered.body.clone()).unwrap_or_default();
         let taken = |body: &[PreparedCommand]| {
             self.driver.synchronize()?;
             let begin = Instant::now();
             for _ in 0..times {
-                if let Some(slab) = &scrub {
-                    self.driver.copy(slab.address(), slab.address() + flush as u64, flush)?;
+                if let Some(scrub) = &scrub {
+                    self.driver.copy(scrub.address(), scrub.address() + flush as u64, flush)?;
                 }
-                self.issue(body)?;
+                issue(self.driver.as_ref(), body)?;
             }
             self.driver.synchronize()?;
             Ok(begin.elapsed().as_secs_f64())
@@ -280,16 +187,16 @@ impl Compiled for CudaExecutable {
 
     /// One run on ones, which are ids, counts and values all alike, and the capture. The next request overwrites all of it.
     fn warmup(&mut self) -> Result<()> {
-        let turn = self.turn.clone();
-        let _turn = lock_stream(&turn);
-        if let CaptureState::Cold = self.captured {
+        let lock = self.stream_lock.clone();
+        let _locked = lock_stream(&lock);
+        if self.commands.is_cold() {
             let ones: Vec<Vec<f32>> =
                 self.graph.inputs.iter().map(|(_, id)| vec![1.0; self.graph.node(*id).len()]).collect();
             self.upload_inputs(&ones.iter().map(Vec::as_slice).collect::<Vec<_>>())?;
             self.begin()?;
             self.execute()?;
         }
-        self.capture()?;
+        self.commands.capture(self.driver.as_ref())?;
         self.driver.synchronize()
     }
 }
@@ -297,8 +204,8 @@ impl Compiled for CudaExecutable {
 impl Executable for CudaExecutable {
     fn run(&mut self, inputs: &[&[f32]], outputs: &mut [&mut [f32]]) -> Result<()> {
         self.graph.check_bindings(inputs, outputs)?;
-        let turn = self.turn.clone();
-        let _turn = lock_stream(&turn);
+        let lock = self.stream_lock.clone();
+        let _locked = lock_stream(&lock);
         self.upload_inputs(inputs)?;
         self.execute()?;
         let (down, from) = (self.lowered.bindings.download(), self.kept(self.regions().outputs));
@@ -311,13 +218,9 @@ impl Executable for CudaExecutable {
 
 impl Drop for CudaExecutable {
     fn drop(&mut self) {
-        if let CaptureState::Graph(graph) = self.captured {
-            self.driver.destroy_graph(graph);
-        }
-        for step in self.once.iter().chain(&self.steps) {
-            if let PreparedCommand::Gemm(plan) = step {
-                self.driver.release_gemm(*plan);
-            }
-        }
+        let driver = self.driver.as_ref();
+        self.commands.destroy_graph(driver);
+        release(driver, &self.once);
+        self.commands.release(driver);
     }
 }

@@ -1,6 +1,8 @@
-//! Graphs made ready on a device, and their runs.
+//! Graphs compiled for a device, and their runs.
 
 mod bindings;
+mod capture;
+mod commands;
 pub(crate) mod denoise_loop;
 pub(crate) mod executable;
 mod lower;

@@ -38,12 +38,12 @@ fn joined(mut copies: Vec<Copy>) -> Vec<Copy> {
 }
 
 impl CudaExecutable {
-    /// Values in the slab of the results.
+    /// Values in the allocation of the results.
     pub(crate) fn resident(&self, place: usize, len: usize) -> DeviceTensor {
         DeviceTensor::new(self.results.clone(), place / 4, len)
     }
 
-    /// Copies values to an address, from the host or from where another program of this device left them.
+    /// Copies values to an address, from the host or from where another executable of this device left them.
     pub(crate) fn copy_in(&self, values: &TensorRef<'_>, to: u64) -> Result<()> {
         match values {
             TensorRef::Host(values) => self.driver.upload(to, cast_slice(values)),
@@ -120,8 +120,8 @@ impl Executable for CudaConditioner {
             .map(|(len, at)| executable.resident(executable.regions().outputs + at * 4, len).into())
             .collect();
         executable.graph.check_inputs(inputs.iter().map(|values| values.len()))?;
-        let turn = executable.turn.clone();
-        let _turn = lock_stream(&turn);
+        let lock = executable.stream_lock.clone();
+        let _locked = lock_stream(&lock);
         executable.upload_inputs(inputs)?;
         executable.execute()?;
         let mut flag = [0i32];
@@ -147,8 +147,8 @@ impl ImageDecoder for CudaImageDecoder {
     fn decode(&mut self, latents: &TensorRef<'_>, capture: bool) -> Result<DecodedImage> {
         let executable = &mut self.0;
         executable.graph.check_inputs([latents.len()].into_iter())?;
-        let turn = executable.turn.clone();
-        let _turn = lock_stream(&turn);
+        let lock = executable.stream_lock.clone();
+        let _locked = lock_stream(&lock);
         executable.bind_inputs(std::slice::from_ref(latents))?;
         executable.execute()?;
         let regions = *executable.regions();
