@@ -76,9 +76,11 @@ const WIDTH: usize = 100;
 /// Rows under their titles, as a Markdown table for a terminal.
 ///
 /// Of the first `about` columns, which say what was measured, those that are the same in every row stand in lines above
-/// the table. Columns without any text are left out. A table that is too wide has its rows side by side.
+/// the table, and so does the first date. Columns without any text are left out; why a row was skipped stands below. A
+/// table that is too wide has its rows side by side where they fit.
 pub fn markdown(titles: &[&str], rows: &[Vec<String>], about: usize) -> String {
-    let same = |k: usize| k < about && rows.iter().all(|row| row[k] == rows[0][k]);
+    let (rows, notes) = (noted(titles, rows), skipped(titles, rows));
+    let same = |k: usize| k < about && (titles[k] == "date" || rows.iter().all(|row| row[k] == rows[0][k]));
     let empty = |k: usize| rows.iter().all(|row| row[k].is_empty());
     let shared: Vec<_> = (0..about).filter(|&k| !rows.is_empty() && same(k) && !empty(k)).collect();
     let shared: Vec<_> = shared.into_iter().map(|k| format!("{}: {}", titles[k], rows[0][k])).collect();
@@ -89,11 +91,33 @@ pub fn markdown(titles: &[&str], rows: &[Vec<String>], about: usize) -> String {
     let kept: Vec<_> = (0..titles.len()).filter(|&k| !same(k) && !empty(k)).collect();
     let mut lines = vec![kept.iter().map(|&k| titles[k].to_owned()).collect::<Vec<_>>()];
     lines.extend(rows.iter().map(|row| kept.iter().map(|&k| row[k].replace('|', "\\|")).collect()));
-    let table = aligned(&lines);
-    match table.lines().next().is_some_and(|line| line.chars().count() > WIDTH) {
-        true => head + &aligned(&turned(&lines)),
-        false => head + &table,
+    let fits = |table: &String| table.lines().next().is_none_or(|line| line.chars().count() <= WIDTH);
+    let [table, turned] = [aligned(&lines), aligned(&turned(&lines))];
+    let table = if !fits(&table) && fits(&turned) { turned } else { table };
+    let below = |(i, why): (usize, &String)| format!("\n{}\n", wrap(&format!("skipped {}: {why}", i + 1), 0, ""));
+    head + &table + &notes.iter().enumerate().map(below).collect::<String>()
+}
+
+/// The reasons why rows were skipped, each once.
+fn skipped(titles: &[&str], rows: &[Vec<String>]) -> Vec<String> {
+    let mut notes: Vec<String> = Vec::new();
+    let column = titles.iter().position(|title| *title == "skipped");
+    for why in rows.iter().filter_map(|row| row.get(column?)).filter(|why| !why.is_empty()) {
+        if !notes.contains(why) {
+            notes.push(why.clone());
+        }
     }
+    notes
+}
+
+/// The rows with the number of the reason in place of the reason.
+fn noted(titles: &[&str], rows: &[Vec<String>]) -> Vec<Vec<String>> {
+    let notes = skipped(titles, rows);
+    let number = |title: &str, cell: &String| match notes.iter().position(|why| title == "skipped" && why == cell) {
+        Some(at) => (at + 1).to_string(),
+        None => cell.clone(),
+    };
+    rows.iter().map(|row| titles.iter().zip(row).map(|(title, cell)| number(title, cell)).collect()).collect()
 }
 
 /// Lines in columns, the first line above a rule.
@@ -118,6 +142,11 @@ fn aligned(lines: &[Vec<String>]) -> String {
 fn turned(lines: &[Vec<String>]) -> Vec<Vec<String>> {
     let columns = lines.first().map_or(0, Vec::len);
     (0..columns).map(|k| lines.iter().map(|line| line[k].clone()).collect()).collect()
+}
+
+/// An operation's kind in few letters.
+pub fn brief(kind: &str) -> String {
+    kind.replace("decoupled attention", "decoupled").replace(" with GEGLU", "+GEGLU")
 }
 
 /// Text cut at a width.
@@ -191,6 +220,12 @@ mod tests {
         let titles: Vec<&str> = titles.iter().map(String::as_str).collect();
         let text = markdown(&titles, &[vec!["1".into(); 20], vec!["2".into(); 20]], 0);
         assert!(text.lines().count() == 21 && text.starts_with("| title 0  | 1   | 2   |\n"), "{text}");
+        let rows = ["a reason", "", "a reason"].map(|why| vec![why.to_owned(), "1".into()]);
+        let text = markdown(&["skipped", "n"], &rows, 0);
+        assert!(
+            text.ends_with("| 1       | 1   |\n\nskipped 1: a reason\n") && text.matches("reason").count() == 1,
+            "{text}"
+        );
         assert_eq!([cut("abcd", 3), cut("abc", 3)], ["ab…", "abc"]);
     }
 }

@@ -201,7 +201,7 @@ struct Ops {
 }
 
 /// Characters of an operation's attributes in the page.
-const WITH: usize = 20;
+const WITH: usize = 16;
 
 const TITLES: [&str; 15] = [
     "device",
@@ -292,7 +292,7 @@ impl Ops {
             let [ms, all] = [o.median_seconds, o.all_seconds].map(|s| format!("{:.3}", s * 1e3));
             vec![
                 o.label.part.into(),
-                o.label.kind.replace("decoupled attention", "decoupled"),
+                lists::brief(o.label.kind),
                 o.label.shape.clone(),
                 lists::cut(&o.label.with, WITH),
                 o.label.count.to_string(),

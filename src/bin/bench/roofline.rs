@@ -357,7 +357,7 @@ impl Roofline {
             let cut = o.cut.as_ref();
             vec![
                 o.label.part.into(),
-                o.label.kind.replace("decoupled attention", "decoupled"),
+                lists::brief(o.label.kind),
                 o.label.shape.clone(),
                 o.label.count.to_string(),
                 us(o.floor_seconds),
@@ -367,7 +367,7 @@ impl Roofline {
                 cut.map_or(String::new(), |c| format!("{:.1}", c.tile_efficiency * c.wave_efficiency * 100.0)),
             ]
         };
-        let titles = ["part", "op", "shape", "n", "floor us", "us", "measured", "kernel", "full %"];
+        let titles = ["part", "op", "shape", "n", "floor", "us", "measured", "kernel", "full %"];
         let list = |ops: &[Predicted]| lists::markdown(&titles, &ops.iter().map(row).collect::<Vec<_>>(), 1);
         let ms = |s: f64| format!("{:.2}", s * 1e3);
         let stages: Vec<_> = self
@@ -393,7 +393,7 @@ impl Roofline {
             "{} at {}x{}, {} row(s): {:.2} TFLOP per UNet pass of one row\n\
              a step: {:.2} TFLOP, {:.2} GB, floor {} ms, predicted {} ms{}\n\
              an image of {} steps: floor {:.3} s, predicted {:.3} s\n\
-             us: predicted; full %: of tiles and waves; -o csv has all columns\n\n{}\n{}\n\
+             floor: us at full speed; us: predicted; full %: of tiles and waves; -o csv has all columns\n\n{}\n{}\n\
              The {} worst by wave efficiency:\n\n{}",
             self.gpu.name,
             self.width,
