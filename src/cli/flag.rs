@@ -8,6 +8,9 @@ use lexopt::{Arg, Parser};
 use serde_json::Value as Json;
 use std::ffi::OsString;
 
+/// Makes what a flag adds to the metadata of an image.
+pub type Metadata<T, V> = fn(&T, &Generated) -> V;
+
 /// A flag of a command that reads its arguments into a `T`.
 pub struct Flag<T: 'static> {
     /// The long name, with its dashes.
@@ -23,9 +26,9 @@ pub struct Flag<T: 'static> {
     /// Reads the value and stores it.
     pub set: fn(&mut T, &mut Value<'_>) -> Result<(), Failure>,
     /// The key of the PNG text chunk `braid`, and the value there.
-    pub json: Option<(&'static str, fn(&T, &Generated) -> Json)>,
+    pub json: Option<(&'static str, Metadata<T, Json>)>,
     /// The position among the settings of the PNG text chunk `parameters`, and the entries there.
-    pub parameters: Option<(u8, fn(&T, &Generated) -> Vec<String>)>,
+    pub parameters: Option<(u8, Metadata<T, Vec<String>>)>,
 }
 
 /// Facts that are known once an image has been generated.
