@@ -17,7 +17,7 @@ use crate::models::unet::{UnetShape, conditioning, denoiser};
 use crate::models::vae::vae_decoder;
 use crate::weights::Scope;
 
-/// What graphs are made of and where they are compiled.
+/// The models that graphs are made of, and the device that compiles them.
 #[derive(Clone, Copy)]
 pub(super) struct Compiler<'a> {
     pub(super) models: &'a Models,

@@ -3,7 +3,7 @@
 use crate::device::LoopSpec;
 use crate::models::unet::{DenoiserInterface, UnetConfig, UnetShape};
 
-/// Where the steps of a scheduler are made.
+/// The side that makes the steps of a scheduler.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Placement {
     /// By the device's own denoise loop.
@@ -12,7 +12,7 @@ pub(super) enum Placement {
     Host,
 }
 
-/// What conditioner and denoise loop are compiled for.
+/// The plan by which conditioner and denoise loop are compiled.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct DenoisePlan {
     pub(super) shape: UnetShape,

@@ -12,7 +12,7 @@ pub(super) struct OpenedDevice {
     pub(super) device: Box<dyn Device>,
     /// The type that the peers would compute in, and draw their noise in.
     pub(super) dtype: DType,
-    /// What [`DeviceChoice::Auto`] decided, and why.
+    /// The decision of [`DeviceChoice::Auto`], and its reason.
     pub(super) note: Option<Message>,
 }
 

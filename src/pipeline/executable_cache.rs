@@ -16,7 +16,7 @@ pub(super) struct TextEncoderKey {
     pub(super) layers: usize,
 }
 
-/// What an executable was compiled for.
+/// The key of a compiled executable.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum ExecutableKey {
     TextEncoder(TextEncoderKey),
@@ -25,7 +25,7 @@ pub(super) enum ExecutableKey {
     Conditioner(DenoisePlan, Placement),
 }
 
-/// What a denoise loop was compiled for, besides the [`LoopSpec`] that it knows.
+/// The key of a compiled denoise loop, besides the [`LoopSpec`] that it knows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct LoopKey {
     pub(super) shape: UnetShape,

@@ -7,7 +7,7 @@ use crate::device::DeviceMemory;
 use crate::error::{Error, Field, Message, Result};
 use crate::memory;
 
-/// What a request asks of the device's memory.
+/// The demands of a request on the device's memory.
 pub(super) struct MemoryDemand<'a> {
     pub(super) plan: &'a DenoisePlan,
     pub(super) placement: Placement,

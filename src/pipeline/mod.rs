@@ -125,12 +125,12 @@ impl Pipeline {
     }
 
     /// The type in which a peer with these options would compute, so in which it would draw its noise:
-    /// [`Request::noise_dtype`] is to be the same for the same picture.
+    /// [`Request::noise_dtype`] is to be the same for the same image.
     pub fn dtype(&self) -> DType {
         self.dtype
     }
 
-    /// What [`DeviceChoice::Auto`] decided and why, for the user.
+    /// The decision of [`DeviceChoice::Auto`] and its reason, for the user.
     pub fn device_note(&self) -> Option<&Message> {
         self.note.as_ref()
     }
@@ -140,7 +140,7 @@ impl Pipeline {
         &self.compat
     }
 
-    /// How many adapters there are.
+    /// The number of adapters.
     pub fn num_adapters(&self) -> usize {
         self.models.adapters.len()
     }
@@ -164,7 +164,7 @@ impl Pipeline {
         self.threads
     }
 
-    /// Width and height of the pictures that a request gives, rounded up where the profile does that.
+    /// Width and height of the images that a request gives, rounded up where the profile does that.
     ///
     /// # Errors
     /// [`crate::Error::Parameter`] for a side that cannot be.
@@ -174,7 +174,7 @@ impl Pipeline {
         Ok((width * factor, height * factor))
     }
 
-    /// `image_embeds` of a picture: `[E]`, the image encoder's projected class token. A [`ReferenceImage::Embedding`] of it
+    /// `image_embeds` of an image: `[E]`, the image encoder's projected class token. A [`ReferenceImage::Embedding`] of it
     /// spares the encoder in later requests.
     ///
     /// # Errors
@@ -195,7 +195,7 @@ impl Pipeline {
         plan::workload_shape(&self.models, &self.compat, request)
     }
 
-    /// What requests of that shape take of the device's own memory; `None` on the CPU, where weights stay in the mapped files.
+    /// Estimates the device's own memory that requests of that shape take; `None` on the CPU, where weights stay in the mapped files.
     ///
     /// # Errors
     /// As [`Pipeline::prepare`], but for memory.

@@ -9,7 +9,7 @@ use crate::error::{Error, Field, Result};
 use crate::tensor::DType;
 use std::path::PathBuf;
 
-/// Which files make a pipeline, and how it runs.
+/// The files that make a pipeline, and how it runs.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct PipelineOptions {
@@ -22,9 +22,9 @@ pub struct PipelineOptions {
     pub clip_vision: Option<PathBuf>,
     /// IP-Adapters.
     pub adapters: Vec<PathBuf>,
-    /// Whose arithmetic is followed.
+    /// The reference implementation that is followed.
     pub compat: Compat,
-    /// Where it is computed.
+    /// The device that computes.
     pub device: DeviceChoice,
     /// The type in which a GPU stores tensors, f16 where absent; f32 is refused there. The CPU computes in f32, and
     /// the type is only that of [`crate::Pipeline::dtype`].

@@ -42,7 +42,7 @@ pub(super) struct RequestPlan {
     pub(super) image_tokens: Vec<usize>,
     /// `[L, A, B]`: the weight of each adapter's branch in each cross-attention.
     pub(super) scales: Vec<f32>,
-    /// What conditioner and denoise loop are compiled for, which may have room for more.
+    /// The plan by which conditioner and denoise loop are compiled, which may have room for more.
     pub(super) denoise: DenoisePlan,
     pub(super) placement: Placement,
     /// Whether the image encoder runs.
@@ -225,10 +225,10 @@ fn scales(compiler: &Compiler<'_>, request: &Request, plan: &DenoisePlan) -> Res
     let layers = config.cross_layers().len();
     let mut scales = vec![0.0; layers * resolved.len() * plan.shape.batch];
     for (adapter, resolved) in resolved.iter().enumerate() {
-        for layer in 0..layers {
+        for (layer, scale) in resolved.iter().enumerate() {
             let at = interface.scale_offset(layer, adapter);
             // Absent where the adapter has no part, in either row.
-            let Some(scale) = resolved[layer] else { continue };
+            let Some(scale) = *scale else { continue };
             scales[at] = scale;
             if plan.shape.batch == 2 {
                 scales[at + 1] = compiler.compat.negative_image_scale.unwrap_or(scale);

@@ -1,4 +1,4 @@
-//! What a caller asks for and what it gets.
+//! Requests, and their output.
 
 use super::setters::setters;
 use crate::error::{Error, Field, Result};
@@ -11,19 +11,19 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// The greatest number of pictures of one request: all are returned at once.
+/// The greatest number of images of one request: all are returned at once.
 pub const MAX_NUM_IMAGES: usize = 1000;
-/// The greatest side of a picture, in pixels.
+/// The greatest side of an image, in pixels.
 pub const MAX_SIDE: usize = 16_384;
 
 /// The most threads of a pipeline.
 pub const MAX_THREADS: usize = 1024;
 
-/// A reference: a picture, or the embedding that [`super::Pipeline::encode_image`] made of one.
+/// A reference: an image, or the embedding that [`super::Pipeline::encode_image`] made of one.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum ReferenceImage {
-    /// A picture; it is encoded for each request.
+    /// An image; it is encoded for each request.
     Image(Image),
     /// `image_embeds`, as wide as the adapter's projection takes.
     Embedding(Vec<f32>),
@@ -35,14 +35,14 @@ pub enum ReferenceImage {
 pub struct ImagePrompt {
     /// One or more references; they share one softmax.
     pub references: Vec<ReferenceImage>,
-    /// How much the image strand weighs in each transformer.
+    /// The weight of the image branch in each transformer.
     pub scales: Scales,
-    /// Stretches each picture to this width and height before CLIP's own preprocessing.
+    /// Stretches each image to this width and height before CLIP's own preprocessing.
     pub resize: Option<(usize, usize)>,
 }
 
 impl ImagePrompt {
-    /// One picture at scale 1 in every block.
+    /// One image at scale 1 in every block.
     pub fn new(picture: Image) -> Self {
         Self { references: vec![ReferenceImage::Image(picture)], ..Self::default() }
     }
@@ -66,13 +66,13 @@ impl ImagePrompt {
     }
 }
 
-/// What to draw. Start from [`Request::new`] and set what differs.
+/// A request for images. Start from [`Request::new`] and set what differs.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Request {
-    /// What the picture should show.
+    /// The description of the image.
     pub prompt: String,
-    /// What it should not show. Absent is not the same as empty where the model has `force_zeros_for_empty_prompt`.
+    /// The description of everything that the image should not show. Absent is not the same as empty where the model has `force_zeros_for_empty_prompt`.
     pub negative_prompt: Option<String>,
     /// Model evaluations.
     pub steps: usize,
@@ -84,7 +84,7 @@ pub struct Request {
     pub width: Option<usize>,
     /// Height in pixels; the model's own where absent.
     pub height: Option<usize>,
-    /// Seed of the first picture; picture i has seed + i.
+    /// Seed of the first image; image i has seed + i.
     pub seed: u64,
     /// Pictures.
     pub num_images: usize,
@@ -94,7 +94,7 @@ pub struct Request {
     pub scheduler: Option<SchedulerKind>,
     /// Noise levels.
     pub sigma_schedule: Option<SigmaSchedule>,
-    /// What the model's output means.
+    /// The meaning of the model's output.
     pub prediction_type: Option<PredictionType>,
     /// Timesteps.
     pub timestep_spacing: Option<TimestepSpacing>,
@@ -102,18 +102,18 @@ pub struct Request {
     pub eta: Option<f32>,
     /// Layers that the prompt's embedding skips from the end, beyond the last one.
     pub clip_skip: usize,
-    /// Whose random numbers.
+    /// The generator whose random numbers the noise follows.
     pub rng: RngKind,
     /// The type in which noise is drawn.
     pub noise_dtype: DType,
-    /// Noise to use instead of drawing: for each picture `[4, h, w]`, before the sampler's scale.
+    /// Noise to use instead of drawing: for each image `[4, h, w]`, before the sampler's scale.
     pub noise: Option<Vec<f32>>,
     /// Whether [`Output::intermediates`] is filled.
     pub capture_intermediates: bool,
 }
 
 impl Request {
-    /// 50 steps at guidance 5, seed 0, one picture of the model's own size.
+    /// 50 steps at guidance 5, seed 0, one image of the model's own size.
     pub fn new(prompt: impl Into<String>) -> Self {
         Self {
             prompt: prompt.into(),
@@ -244,7 +244,7 @@ pub enum Stage {
     Text,
     /// Image encoder.
     Image,
-    /// What does not depend on the latents.
+    /// The step-invariant conditioning.
     Condition,
     /// Denoising.
     Denoise,
@@ -265,13 +265,13 @@ impl Stage {
     }
 }
 
-/// How far a request is.
+/// The progress of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Progress {
     /// The stage under way.
     pub stage: Stage,
-    /// Which picture, from 0.
+    /// The image under way, from 0.
     pub image: usize,
     /// Pictures of the request.
     pub num_images: usize,
@@ -281,7 +281,7 @@ pub struct Progress {
     pub steps: usize,
 }
 
-/// What a request is watched and stopped with.
+/// Callbacks of a request: its progress, and its cancellation.
 #[derive(Default)]
 #[non_exhaustive]
 pub struct Callbacks<'a> {
@@ -327,15 +327,15 @@ pub struct HostTensor {
     pub data: Vec<f32>,
 }
 
-/// What a request gives.
+/// The result of a request.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Output {
-    /// The pictures.
+    /// The images.
     pub images: Vec<Image>,
     /// The seed of each.
     pub seeds: Vec<u64>,
-    /// Seconds of each stage, all pictures together.
+    /// Seconds of each stage, all images together.
     pub seconds: BTreeMap<Stage, f64>,
     /// Seconds of each model evaluation.
     pub step_seconds: Vec<f64>,

@@ -1,9 +1,9 @@
-//! What becomes of the encoders after use, and what a request takes of a device's memory.
+//! Residency of the encoders after use, and the memory of a device that a request takes.
 
 use crate::error::{Error, Field, Result};
 use std::str::FromStr;
 
-/// What becomes of the encoders' executables once they have done a request's work.
+/// Residency of the encoders' executables once they have done a request's work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum EncoderResidency {
     /// Kept where everything fits the device's memory together, else freed.

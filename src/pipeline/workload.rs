@@ -48,7 +48,7 @@ impl WorkloadShape {
         }
     }
 
-    /// What conditioner and denoise loop are compiled for.
+    /// The plan by which conditioner and denoise loop are compiled.
     ///
     /// # Errors
     /// [`Error::Parameter`] for a shape that cannot be.

@@ -43,8 +43,8 @@ impl Stored {
 
 /// One synthetic tensor.
 ///
-/// Element `i` (row-major) of a float tensor is `offset + scale * u`, each operation rounded to f32, with `u = (x >> 8)
-/// * 2^-23 - 1` in [-1, 1) and `x` the finished hash of `i * 0x9E3779B9 + seed` modulo 2^32; the result is rounded to
+/// Element `i` (row-major) of a float tensor is `offset + scale * u`, each operation rounded to f32, with
+/// `u = (x >> 8) * 2^-23 - 1` in [-1, 1) and `x` the finished hash of `i * 0x9E3779B9 + seed` modulo 2^32; the result is rounded to
 /// the stored type, half to even.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TensorSpec {

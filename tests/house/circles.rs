@@ -124,6 +124,10 @@ fn add_module(
                 }
                 at = end + 1;
             }
+            // The path of a visibility, `pub(in a::b)`, is no import.
+            Some("in") if at > 1 && tokens[at - 1].is('(') && tokens[at - 2].word() == Some("pub") => {
+                at = (at..tokens.len()).find(|i| tokens[*i].is(')')).unwrap_or(tokens.len());
+            }
             Some(word) if tokens.get(at.wrapping_sub(1)).is_none_or(|t| t.kind != Kind::Path && !t.is('.')) => {
                 let mut written = vec![word.to_owned()];
                 used.insert(word.to_owned());
@@ -288,4 +292,10 @@ fn planted_circles() {
     assert_eq!(planted(&[parent("mod a; use a::A; struct P(A);"), child]), ["src/a.rs, src/lib.rs"]);
     assert_eq!(planted(&[parent("mod a; pub use a::A; struct P(A);"), child]), ["src/a.rs, src/lib.rs"]);
     assert_eq!(planted(&[parent("mod a; struct P; fn f() { a::g() }"), child]), ["src/a.rs, src/lib.rs"]);
+    // A visibility names a module without importing it.
+    let seen = ("src/a.rs", "pub(in crate::b) struct A; mod c;");
+    let user = ("src/b.rs", "use crate::a::A;");
+    assert_eq!(planted(&[lib, seen, user]), none);
+    let caller = ("src/a.rs", "pub(in crate::b) fn a() { crate::b::f() }");
+    assert_eq!(planted(&[lib, caller, user]), ["src/a.rs, src/b.rs"]);
 }

@@ -2,6 +2,8 @@
 //!
 //! [`EXCEPTIONS`] lists what does not satisfy them yet. It may only shrink: an exception that is no longer needed fails, too.
 
+#![allow(clippy::unwrap_used)]
+
 mod circles;
 mod lexer;
 mod rules;
@@ -9,7 +11,7 @@ mod words;
 use std::path::{Path, PathBuf};
 
 /// (rule, the beginning of a finding): what is known and waits.
-const EXCEPTIONS: &[(&str, &str)] = &[("import_circles", "src/pipeline/"), ("doc_comment_openings", "src/pipeline/")];
+const EXCEPTIONS: &[(&str, &str)] = &[];
 
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))

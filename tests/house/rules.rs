@@ -57,10 +57,10 @@ pub fn relative_docs(path: &str, text: &str) -> Vec<String> {
     for (i, line) in text.lines().enumerate() {
         let line = line.trim_start();
         let doc = line.strip_prefix("///").or_else(|| line.strip_prefix("//!"));
-        if let (Some(doc), false) = (doc, inside) {
-            if OPENINGS.iter().any(|opening| doc.trim_start().starts_with(opening)) {
-                found.push(format!("{path}: line {}: {}", i + 1, doc.trim()));
-            }
+        if let (Some(doc), false) = (doc, inside)
+            && OPENINGS.iter().any(|opening| doc.trim_start().starts_with(opening))
+        {
+            found.push(format!("{path}: line {}: {}", i + 1, doc.trim()));
         }
         inside = doc.is_some();
     }

@@ -43,14 +43,14 @@ enum Target {
 /// An executable of a [`Target`].
 enum Timed {
     Cpu(Box<dyn Executable>),
-    Cuda(CudaExecutable),
+    Cuda(Box<CudaExecutable>),
 }
 
 impl Target {
     fn compile(&self, graph: Graph) -> Result<Timed, Error> {
         Ok(match self {
             Self::Cpu(cpu) => Timed::Cpu(cpu.compile(graph)?),
-            Self::Cuda(device) => Timed::Cuda(device.compile_graph(graph)?),
+            Self::Cuda(device) => Timed::Cuda(Box::new(device.compile_graph(graph)?)),
         })
     }
 }
