@@ -15,7 +15,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// A failure of any operation of this crate.
 ///
 /// The text of each variant is one line. Text that came from a file or from the user is escaped, so that control
-/// characters never reach a terminal raw (see [`escape`]).
+/// characters never reach a terminal raw (see `error::escape`).
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Error {
