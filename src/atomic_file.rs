@@ -42,7 +42,7 @@ impl AtomicFile {
     /// Creates the file.
     ///
     /// # Errors
-    /// That `path` is a folder, a file marked read-only or no file's name, and those of the operating system.
+    /// Fails where `path` is a folder, a read-only file or no name of a file, and where the operating system refuses.
     pub(crate) fn create(path: &Path) -> io::Result<Self> {
         let target = match fs::metadata(path) {
             Ok(old) if old.is_dir() => return Err(io::ErrorKind::IsADirectory.into()),

@@ -58,7 +58,7 @@ pub trait Device: Send + Sync {
     /// The device's own memory.
     ///
     /// # Errors
-    /// Where the device has failed.
+    /// [`crate::Error::Fault`] where the device has failed.
     fn memory(&self) -> Result<DeviceMemory> {
         Ok(DeviceMemory::Host)
     }

@@ -11,7 +11,7 @@ pub trait DeviceBuffer: Any + Send + Sync {
     /// Waits for the device and copies values to the host, from the memory's value `start` on.
     ///
     /// # Errors
-    /// Where the device has failed.
+    /// [`crate::Error::Fault`] where the device has failed.
     fn read(&self, start: usize, to: &mut [f32]) -> Result<()>;
 }
 
@@ -89,7 +89,7 @@ impl TensorRef<'_> {
     /// The values; downloaded where they are not the host's.
     ///
     /// # Errors
-    /// Where the device has failed.
+    /// [`crate::Error::Fault`] where the device has failed.
     pub fn read(&self) -> Result<Cow<'_, [f32]>> {
         match self {
             Self::Host(values) => Ok(Cow::Borrowed(values)),

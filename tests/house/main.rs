@@ -111,7 +111,7 @@ fn old_names() {
     hold("old_names", all.iter().flat_map(|file| words::old_names(&file.path, &file.text)).collect());
 }
 
-/// What only the command needs is no dependency of the library.
+/// Dependencies of the commands alone are optional for the library.
 #[test]
 fn cli_dependencies() {
     let manifest = std::fs::read_to_string(root().join("Cargo.toml")).unwrap();
