@@ -55,7 +55,9 @@ examples:
 define TESTS
 $(CARGO) test --workspace
 BRAID_ISA=portable $(CARGO) test --lib --test goldens
+BRAID_ISA=portable $(CARGO) test --test ops -- ::cpu
 BRAID_ISA=avx2 $(CARGO) test --lib --test goldens
+BRAID_ISA=avx2 $(CARGO) test --test ops -- ::cpu
 endef
 export TESTS
 

@@ -46,14 +46,13 @@ part() {
 }
 # The GPU's memory is the limit of the largest tests, so one at a time.
 one=(--nocapture --test-threads=1)
-operations=(ops:: attention:: products::)
 
-part build cargo test --release --no-run --lib --test gpu --test kernels --test cuda
+part build cargo test --release --no-run --lib --test gpu --test kernels --test cuda --test ops
 part driver cargo test --release --lib device::cuda
 part library cargo test --release --test gpu -- "${one[@]}"
 part kernels env BRAID_TEST_DRIVER=cuda cargo test --release --test kernels -- --skip timing:: "${one[@]}"
 part kernels-on-both env BRAID_TEST_DRIVER=both cargo test --release --test kernels -- --skip timing:: "${one[@]}"
-part operations-on-both env BRAID_TEST_DRIVER=both cargo test --release --test cuda -- "${operations[@]}" "${one[@]}"
+part operations-on-both env BRAID_TEST_DRIVER=both cargo test --release --test ops -- ::cuda "${one[@]}"
 part models env BRAID_TEST_DRIVER=cuda cargo test --release --test cuda -- golden::small_model cases:: demo:: --include-ignored "${one[@]}"
 part timing cargo test --release --test kernels -- timing::kernels_beside_ceilings "${one[@]}"
 # The tests' own files, so that the summary is theirs and not cargo's. Neither true sizes nor what needs no launch.

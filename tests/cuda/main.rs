@@ -3,7 +3,6 @@
 
 #![allow(clippy::unwrap_used)]
 
-mod attention;
 mod batch;
 #[path = "../common/case.rs"]
 mod case;
@@ -16,13 +15,13 @@ mod denoise_loop;
 mod device;
 mod exact;
 mod golden;
+#[path = "../common/half_precision_baseline.rs"]
 mod half_precision_baseline;
 #[path = "../common/interpreter.rs"]
 mod interpreter;
 mod load;
-mod ops;
 mod prepare;
-mod products;
+#[path = "../common/ptx.rs"]
 mod ptx;
 mod report;
 mod resident;

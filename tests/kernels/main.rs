@@ -20,7 +20,7 @@ mod norms;
 mod pointwise;
 mod profile;
 #[allow(dead_code)] // What the launch layer's tests need besides.
-#[path = "../cuda/ptx.rs"]
+#[path = "../common/ptx.rs"]
 mod ptx;
 mod second_device;
 mod shapes;

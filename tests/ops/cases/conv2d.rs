@@ -1,0 +1,87 @@
+//! Convolutions of every size that the models have, and with everything that fuses into them.
+
+use crate::reference::{Convolution, activation};
+use crate::table::{Case, CaseBuilder, operation};
+use braid::graph::{Activation, Conv2dParams, LinearWeights};
+
+struct Size {
+    /// Images, height, width, channels.
+    x: [usize; 4],
+    o: usize,
+    kernel: usize,
+    stride: usize,
+    padding: usize,
+}
+
+fn plain(Size { x: shape, o, kernel, stride, padding }: Size, bias: bool, launched: Option<&'static str>) -> Case {
+    let [_, h, w, channels] = shape;
+    let mut c = CaseBuilder::new(format!("convolution {shape:?} to {o}, {kernel}, {stride}"));
+    let weight = c.weight("weight", &[o, channels, kernel, kernel], 1);
+    let bias = bias.then(|| c.weight("bias", &[o], 2));
+    let (xi, x) = c.input("x", &shape, 3);
+    let scope = c.scope();
+    let shape_of_weight = [o, channels, kernel, kernel];
+    let weights = match bias {
+        Some(_) => LinearWeights::with_bias(&scope, &shape_of_weight),
+        None => LinearWeights::no_bias(&scope, &shape_of_weight),
+    };
+    let y = c.graph.conv2d_with(xi, weights, Conv2dParams { kernel, stride, padding, resize: None });
+    let convolution = Convolution { kernel, stride, padding, grid: (h, w) };
+    c.output(y, convolution.apply(&x, shape, &weight, bias.as_deref(), o));
+    launched.into_iter().for_each(|kernel| c.launches(kernel));
+    c.finish()
+}
+
+fn every_epilogue(channels: usize, o: usize) -> Case {
+    let (n, h, w) = (2, 6, 5);
+    let mut c = CaseBuilder::new(format!("convolution {channels} to {o} with all"));
+    let [weight, bias] = [c.weight("weight", &[o, channels, 3, 3], 1), c.weight("bias", &[o], 2)];
+    let (xi, x) = c.input("x", &[n, h, w, channels], 3);
+    let (ri, rows) = c.input("rows", &[n, o], 4);
+    let (ei, residual) = c.input("residual", &[n, h, w, o], 5);
+    let scope = c.scope();
+    let y = c.graph.conv2d(xi, &scope, o, 3, 1);
+    let y = c.graph.broadcast_add(y, ri);
+    let y = c.graph.activation(y, Activation::Silu);
+    let y = c.graph.add(y, ei);
+    let convolution = Convolution { kernel: 3, stride: 1, padding: 1, grid: (h, w) };
+    let mut want = convolution.apply(&x, [n, h, w, channels], &weight, Some(&bias), o);
+    for (at, v) in want.iter_mut().enumerate() {
+        *v = activation(Activation::Silu, *v + rows[at / (h * w * o) * o + at % o]) + residual[at];
+    }
+    c.output(y, want);
+    c.finish()
+}
+
+fn cases() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for (x, o, kernel, stride, padding, launched) in [
+        ([2, 5, 7, 4], 40, 3, 1, 1, Some("convolution_few_in")),
+        ([1, 6, 5, 3], 16, 3, 2, 1, Some("convolution_few_in")),
+        ([2, 5, 7, 16], 40, 3, 1, 1, Some("convolution_64x64")),
+        ([1, 9, 8, 24], 72, 3, 2, 1, Some("convolution_64x64")),
+        ([1, 5, 6, 24], 4, 3, 1, 1, Some("convolution_few_out_4")),
+        ([1, 5, 6, 24], 7, 3, 1, 1, Some("convolution_few_out_8")),
+        ([1, 12, 12, 3], 24, 4, 4, 0, Some("patches")),
+        ([1, 15, 16, 3], 24, 7, 7, 0, Some("patches")),
+        ([1, 4, 5, 4], 4, 1, 1, 0, Some("convolution_few_in")),
+        ([1, 4, 5, 16], 24, 1, 1, 0, None),
+    ] {
+        cases.push(plain(Size { x, o, kernel, stride, padding }, true, launched));
+    }
+    let mut refused = plain(Size { x: [1, 8, 6, 130], o: 5, kernel: 3, stride: 2, padding: 1 }, false, None);
+    refused.cuda_refuses = Some("130");
+    cases.push(refused);
+    for (x, o, kernel, stride, padding) in [
+        ([2, 5, 7, 4], 33, 3, 1, 1),
+        ([2, 7, 9, 3], 40, 3, 2, 1),
+        ([1, 12, 12, 3], 20, 4, 4, 0),
+        ([1, 3, 3, 40], 64, 1, 1, 0),
+    ] {
+        cases.push(plain(Size { x, o, kernel, stride, padding }, false, None));
+    }
+    cases.extend([(4, 24), (16, 40), (16, 4)].map(|(channels, o)| every_epilogue(channels, o)));
+    cases
+}
+
+operation!(cases());

@@ -1,0 +1,122 @@
+//! Attention with branches of keys, each with a softmax of its own.
+
+use crate::reference::Attention;
+use crate::table::{Case, CaseBuilder, operation};
+use braid::graph::{ChannelSlice, KvBranch, NodeId};
+
+/// A branch over rows of keys and values, side by side.
+struct Branch {
+    operand: usize,
+    length: Option<usize>,
+    /// The operand of the scales and its element for the first image.
+    scale: Option<(usize, usize)>,
+}
+
+/// A query, then lengths, then scales, then keys with values.
+struct Operands {
+    heads: usize,
+    query: Vec<usize>,
+    lengths: Vec<f32>,
+    scales: (Vec<usize>, Vec<f32>),
+    /// Shape [images, keys, 2 * channels].
+    kv: Vec<Vec<f32>>,
+}
+
+fn case(name: &str, o: &Operands, branches: &[Branch], kernel: Option<&'static str>) -> Case {
+    let (images, channels) = (o.query[0], *o.query.last().unwrap());
+    let tokens: usize = o.query[1..o.query.len() - 1].iter().product();
+    let mut c = CaseBuilder::new(name);
+    let (qi, q) = c.input("i", &o.query, 1);
+    let mut operands: Vec<NodeId> = vec![qi];
+    operands.push(c.given("i", &[images], o.lengths.clone()).0);
+    operands.push(c.given("i", &o.scales.0, o.scales.1.clone()).0);
+    let keys = |kv: &[f32]| kv.len() / images / channels / 2;
+    let kv: Vec<Vec<f64>> = o.kv.iter().map(|kv| kv.iter().map(|v| f64::from(*v)).collect()).collect();
+    for kv in &o.kv {
+        operands.push(c.given("i", &[images, keys(kv), 2 * channels], kv.clone()).0);
+    }
+    let slice = |operand, start| ChannelSlice { operand, start };
+    let declared = branches.iter().map(|b| KvBranch {
+        keys: slice(b.operand, 0),
+        values: slice(b.operand, channels),
+        length: b.length,
+        scale: b.scale,
+    });
+    let y = c.graph.decoupled_attention(&operands, o.heads, false, declared.collect());
+
+    let attention = Attention { heads: o.heads, dim: channels / o.heads, causal: false };
+    let mut want = vec![0.0; q.len()];
+    for (image, want) in want.chunks_mut(tokens * channels).enumerate() {
+        for branch in branches {
+            let weight = branch.scale.map_or(1.0, |(_, start)| f64::from(o.scales.1[start + image]));
+            // A zero skips: the keys may hold anything.
+            if weight == 0.0 {
+                continue;
+            }
+            let keys = keys(&o.kv[branch.operand - 3]);
+            let rows =
+                kv[branch.operand - 3][image * keys * 2 * channels..][..keys * 2 * channels].chunks(2 * channels);
+            let k: Vec<f64> = rows.clone().flat_map(|row| row[..channels].to_vec()).collect();
+            let v: Vec<f64> = rows.flat_map(|row| row[channels..].to_vec()).collect();
+            let seen = branch.length.map_or(keys, |_| o.lengths[image] as usize);
+            let q = &q[image * tokens * channels..][..tokens * channels];
+            want.iter_mut().zip(attention.apply(q, &k, &v, seen)).for_each(|(sum, part)| *sum += weight * part);
+        }
+    }
+    c.output(y, want);
+    kernel.into_iter().for_each(|kernel| c.launches(kernel));
+    c.finish()
+}
+
+/// Text with lengths and two adapters; the second adapter counts in one image alone, and its keys for the other hold no numbers.
+fn text_and_adapters() -> Case {
+    use crate::interpreter::values;
+    let (c, text, image) = (80, 154, 8);
+    let mut kv = [values(2 * text * 2 * c, 2), values(2 * image * 2 * c, 3), values(2 * image * 2 * c, 4)];
+    kv[2][..image * 2 * c].fill(f32::NAN);
+    let operands = Operands {
+        heads: 2,
+        query: vec![2, 5, 6, c],
+        lengths: vec![154.0, 77.0],
+        // [layer, adapter, image]; the second layer's are used.
+        scales: (vec![2, 2, 2], vec![9.0, 9.0, 9.0, 9.0, 0.6, 1.0, 0.0, -0.5]),
+        kv: kv.to_vec(),
+    };
+    let branches = [
+        Branch { operand: 3, length: Some(1), scale: None },
+        Branch { operand: 4, length: None, scale: Some((2, 4)) },
+        Branch { operand: 5, length: None, scale: Some((2, 6)) },
+    ];
+    case("text and two adapters", &operands, &branches, Some("decoupled_64"))
+}
+
+fn cases() -> Vec<Case> {
+    use crate::interpreter::values;
+    let (c, keys) = (64, 21);
+    let with = |scales: (Vec<usize>, Vec<f32>), kv: Vec<Vec<f32>>| Operands {
+        heads: 1,
+        query: vec![2, 9, c],
+        lengths: vec![21.0, 5.0],
+        scales,
+        kv,
+    };
+    let two =
+        with((vec![4], vec![0.5, 2.0, -1.0, 0.25]), vec![values(2 * keys * 2 * c, 2), values(2 * keys * 2 * c, 3)]);
+    let branch = |operand, length, scale| Branch { operand, length, scale };
+    vec![
+        text_and_adapters(),
+        case("one with a scale", &two, &[branch(3, None, Some((2, 1)))], None),
+        case("two without", &two, &[branch(3, None, None), branch(4, Some(1), None)], None),
+        case("two with", &two, &[branch(3, Some(1), Some((2, 0))), branch(4, None, Some((2, 2)))], None),
+        case("one with a length", &two, &[branch(3, Some(1), None)], None),
+        // Without an adapter the operand of the scales is empty.
+        case(
+            "no adapter",
+            &with((vec![3, 0, 2], vec![]), vec![values(2 * keys * 2 * c, 2)]),
+            &[branch(3, Some(1), None)],
+            None,
+        ),
+    ]
+}
+
+operation!(cases());

@@ -1,0 +1,60 @@
+//! Rows of tables: embeddings with positions, a class token before them, one row of each image.
+
+use crate::reference::Norm;
+use crate::table::{Case, CaseBuilder, operation};
+
+/// Row `id`, or the last, plus that of its position.
+fn embedded(table: &[f64], positions: &[f64], ids: &[f64], (c, tokens): (usize, usize)) -> Vec<f64> {
+    let last = table.len() / c - 1;
+    let element = |at: usize, j: usize| table[(ids[at] as usize).min(last) * c + j] + positions[at % tokens * c + j];
+    (0..ids.len()).flat_map(|at| (0..c).map(move |j| (at, j))).map(|(at, j)| element(at, j)).collect()
+}
+
+fn picked(x: &[f64], index: &[f64], (c, tokens): (usize, usize)) -> Vec<f64> {
+    let row = |(image, at): (usize, &f64)| x[(image * tokens + *at as usize) * c..][..c].to_vec();
+    index.iter().enumerate().flat_map(row).collect()
+}
+
+fn tables() -> Case {
+    let size @ (c, tokens) = (24, 3);
+    let mut b = CaseBuilder::new("tables");
+    let (table, positions) = (b.weight("table", &[10, c], 1), b.weight("positions", &[4, c], 2));
+    let (token, places) = (b.weight("token", &[c], 3), b.weight("places", &[4, c], 4));
+    // An id past the end takes the last row.
+    let (ids_i, ids) = b.given("ids", &[2, tokens], vec![1.0, 9.0, 3.0, 0.0, 12.0, 5.0]);
+    let (index_i, index) = b.given("index", &[2], vec![2.0, 0.0]);
+    let s = b.scope();
+    let x = b.graph.embedding(ids_i, s.get("table", &[10, c]), s.get("positions", &[4, c]));
+    let gathered = b.graph.gather(x, Some(index_i));
+    let y = b.graph.prepend_class_token(x, s.get("token", &[c]), s.get("places", &[4, c]));
+    let first = b.graph.gather(y, None);
+    let rows = embedded(&table, &positions, &ids, size);
+    let all: Vec<f64> = rows
+        .chunks(tokens * c)
+        .flat_map(|rows| token.iter().chain(rows).zip(&places).map(|(a, b)| a + b).collect::<Vec<_>>())
+        .collect();
+    b.output(gathered, picked(&rows, &index, size));
+    b.output(first, picked(&all, &[0.0, 0.0], (c, tokens + 1)));
+    b.output(y, all);
+    b.finish()
+}
+
+fn normalized() -> Case {
+    let size @ (c, tokens) = (6, 3);
+    let mut b = CaseBuilder::new("tables and a norm");
+    let (table, positions) = (b.weight("table", &[10, c], 1), b.weight("positions", &[4, c], 2));
+    let (weight, bias) = (b.weight("norm.weight", &[c], 3), b.weight("norm.bias", &[c], 4));
+    let (ids_i, ids) = b.given("ids", &[2, tokens], vec![1.0, 9.0, 3.0, 0.0, 2.0, 5.0]);
+    let (index_i, index) = b.given("index", &[2], vec![2.0, 0.0]);
+    let s = b.scope();
+    let x = b.graph.embedding(ids_i, s.get("table", &[10, c]), s.get("positions", &[4, c]));
+    let x = b.graph.layer_norm(x, &s.pp("norm"), 1e-5);
+    let x = b.graph.gather(x, Some(index_i));
+    let rows = embedded(&table, &positions, &ids, size);
+    let rows = Norm { weight: &weight, bias: &bias, eps: 1e-5 }.layer(&rows);
+    b.output(x, picked(&rows, &index, size));
+    b.cuda_refuses("6 channels");
+    b.finish()
+}
+
+operation!([tables(), normalized()]);

@@ -1,0 +1,26 @@
+//! A fully connected layer whose second half gates the first.
+
+use crate::reference::{geglu, linear};
+use crate::table::{Case, CaseBuilder, operation};
+
+fn case(m: usize, k: usize, inner: usize) -> Case {
+    let mut c = CaseBuilder::new(format!("geglu {m} {k} {inner}"));
+    let [weight, bias] = [c.weight("weight", &[2 * inner, k], 1), c.weight("bias", &[2 * inner], 2)];
+    let (xi, x) = c.input("x", &[1, m, k], 3);
+    let scope = c.scope();
+    let y = c.graph.linear(xi, &scope, 2 * inner);
+    let y = c.graph.geglu(y);
+    c.output(y, geglu(&linear(&x, &weight, Some(&bias), k, 2 * inner), inner));
+    // A width that is no multiple of 8 takes two kernels.
+    let (launched, avoided) = if inner % 8 == 0 { ("gemm_geglu_", "geglu_") } else { ("geglu_", "gemm_geglu_") };
+    c.launches(launched);
+    c.avoids(avoided);
+    c.finish()
+}
+
+fn cases() -> Vec<Case> {
+    let sizes = [(5, 40, 16), (70, 24, 72), (9, 16, 50), (13, 20, 50), (30, 33, 130)];
+    sizes.into_iter().map(|(m, k, inner)| case(m, k, inner)).collect()
+}
+
+operation!(cases());

@@ -1,0 +1,16 @@
+//! A file an operation.
+
+mod attention;
+mod concat;
+mod conv2d;
+mod decoupled_attention;
+mod embedding;
+mod geglu;
+mod group_norm;
+mod layer_norm;
+mod linear;
+mod outputs;
+mod pointwise;
+mod timestep_embedding;
+mod upsample;
+mod weights;

@@ -1,0 +1,50 @@
+//! An image enlarged on its way into a convolution.
+
+use crate::reference::Convolution;
+use crate::table::{Case, CaseBuilder, operation};
+
+struct Size {
+    from: (usize, usize),
+    to: (usize, usize),
+    channels: usize,
+    o: usize,
+    bias: bool,
+}
+
+fn case(Size { from, to, channels, o, bias }: Size) -> Case {
+    let mut c = CaseBuilder::new(format!("{from:?} to {to:?}, {channels} to {o}"));
+    let weight = c.weight("weight", &[o, channels, 3, 3], 1);
+    let bias = bias.then(|| c.weight("bias", &[o], 2));
+    let shape = [2, from.0, from.1, channels];
+    let (xi, x) = c.input("x", &shape, 3);
+    let scope = c.scope();
+    let y = c.graph.upsample(xi, to.0, to.1);
+    let y = match bias {
+        Some(_) => c.graph.conv2d(y, &scope, o, 3, 1),
+        None => c.graph.conv2d_no_bias(y, &scope, o, 3, 1),
+    };
+    let convolution = Convolution { kernel: 3, stride: 1, padding: 1, grid: to };
+    c.output(y, convolution.apply(&x, shape, &weight, bias.as_deref(), o));
+    c.fused_nodes(2);
+    // Twice as large, and channels in eights: one product for each of four phases.
+    let phases = to == (2 * from.0, 2 * from.1) && channels % 8 == 0;
+    if phases {
+        c.avoids("upsample")
+    } else {
+        c.launches("upsample")
+    }
+    c.finish()
+}
+
+fn cases() -> Vec<Case> {
+    let (double, other) = ((6, 8), (5, 9));
+    vec![
+        case(Size { from: (3, 4), to: double, channels: 16, o: 24, bias: true }),
+        case(Size { from: (3, 5), to: other, channels: 16, o: 24, bias: true }),
+        case(Size { from: (3, 4), to: double, channels: 4, o: 24, bias: true }),
+        case(Size { from: (3, 4), to: double, channels: 6, o: 8, bias: false }),
+        case(Size { from: (3, 5), to: other, channels: 6, o: 8, bias: false }),
+    ]
+}
+
+operation!(cases());

@@ -1,0 +1,121 @@
+//! Runs a case on a backend.
+
+use super::device::{self, Where};
+use super::half_precision_baseline::HalfPrecisionBaseline;
+use super::interpreter::{self, narrow, wide};
+use super::ptx::PtxDriver;
+use super::table::Case;
+use braid::device::cpu::Cpu;
+use braid::device::cuda::CudaDevice;
+use braid::device::cuda::driver::Driver;
+use braid::device::{Device, Executable};
+use braid::graph::fuse;
+use braid::tensor::DType;
+use std::sync::Arc;
+
+/// The relative error in the L2 norm; infinite where a value is not finite.
+fn error(got: &[f32], want: &[f64]) -> f64 {
+    assert_eq!(got.len(), want.len());
+    let norm: f64 = want.iter().map(|w| w * w).sum::<f64>().max(1e-30);
+    let error = got.iter().zip(want).map(|(g, w)| (f64::from(*g) - w).powi(2)).sum::<f64>();
+    let error = (error / norm).sqrt();
+    if error.is_finite() { error } else { f64::INFINITY }
+}
+
+/// Runs into buffers of NaN, twice: the results must be the same.
+fn outputs(executable: &mut dyn Executable, inputs: &[Vec<f32>], name: &str) -> Vec<Vec<f32>> {
+    let inputs: Vec<&[f32]> = inputs.iter().map(Vec::as_slice).collect();
+    let mut once = || {
+        let graph = executable.graph();
+        let mut out: Vec<Vec<f32>> =
+            graph.outputs.iter().map(|(_, id)| vec![f32::NAN; graph.node(*id).len()]).collect();
+        let mut slices: Vec<&mut [f32]> = out.iter_mut().map(Vec::as_mut_slice).collect();
+        executable.run(&inputs, &mut slices).unwrap_or_else(|e| panic!("{name}: {e}"));
+        out
+    };
+    let first = once();
+    assert_eq!(first, once(), "{name}: a second run differs");
+    first
+}
+
+/// The CPU's f32 against f64, node by node and fused, on one thread and on three.
+pub fn on_cpu(case: &Case) {
+    let name = &case.name;
+    if let Some(nodes) = case.fused_nodes {
+        assert_eq!(fuse(case.graph.clone()).iter().count(), nodes, "{name}: nodes after fusion");
+    }
+    let fused = |threads| Cpu::new(Some(threads)).compile(case.graph.clone()).unwrap_or_else(|e| panic!("{name}: {e}"));
+    let got = outputs(fused(1).as_mut(), &case.inputs, name);
+    assert_eq!(got, outputs(fused(3).as_mut(), &case.inputs, name), "{name}: the number of threads changes the result");
+    let single = HalfPrecisionBaseline { cpu: Cpu::new(Some(2)), dtype: DType::F32, decoder: DType::F32 };
+    let unfused = outputs(single.compile(case.graph.clone()).unwrap().as_mut(), &case.inputs, name);
+    for (k, want) in case.want.iter().enumerate() {
+        for (how, got) in [("fused", &got), ("unfused", &unfused)] {
+            let error = error(&got[k], want);
+            assert!(error < case.f32_error, "{name} {how} output {k}: {error:.1e}");
+        }
+    }
+}
+
+/// Whether there are kernels, and the device that BRAID_TEST_DRIVER names.
+pub fn kernels_are_there() -> bool {
+    interpreter::compiled() && device::there()
+}
+
+fn drivers() -> Vec<Arc<dyn Driver>> {
+    let which = device::chosen();
+    let mut drivers: Vec<Arc<dyn Driver>> = Vec::new();
+    if which != Where::Cuda {
+        drivers.push(Arc::new(PtxDriver::new()));
+    }
+    if matches!(which, Where::Cuda | Where::Both) {
+        drivers.extend(device::cuda());
+    }
+    drivers
+}
+
+/// What a type's rounding of operands, weights and results may do to a few operations in a row.
+fn tolerance(dtype: DType) -> f64 {
+    if dtype == DType::F16 { 1.5e-3 } else { 1.2e-2 }
+}
+
+/// The CUDA backend in both types, with our own products and with the library's, against f64, and beside a plain implementation
+/// in the same type.
+pub fn on_cuda(case: &Case) {
+    let name = &case.name;
+    let mut kernels: Vec<String> = Vec::new();
+    for dtype in [DType::F16, DType::BF16] {
+        let naive = HalfPrecisionBaseline { cpu: Cpu::new(Some(1)), dtype, decoder: dtype };
+        let rounded: Vec<Vec<f32>> = case.inputs.iter().map(|x| wide(&narrow(x, dtype), dtype)).collect();
+        let naive = outputs(naive.compile(case.graph.clone()).unwrap().as_mut(), &rounded, name);
+        for (driver, library) in drivers().into_iter().flat_map(|driver| [(driver.clone(), false), (driver, true)]) {
+            let name = format!("{name} {dtype} on {} library {library}", driver.properties().name);
+            let device = CudaDevice::new(driver, dtype).unwrap().with_cublaslt(library);
+            let compiled = device.compile_graph(case.graph.clone());
+            if let Some(message) = case.cuda_refuses {
+                let error = compiled.map(|_| ()).expect_err(&name).to_string();
+                assert!(error.contains(message), "{name}: {error}");
+                continue;
+            }
+            let mut executable = compiled.unwrap_or_else(|e| panic!("{name}: {e}"));
+            kernels.extend(executable.report().kernels.keys().cloned());
+            let got = outputs(&mut executable, &case.inputs, &name);
+            for (k, (got, want)) in got.iter().zip(&case.want).enumerate() {
+                let (error, least) = (error(got, want), error(&naive[k], want));
+                println!("{name} output {k}: {error:.1e}, {least:.1e} at least");
+                assert!(error <= tolerance(dtype), "{name} output {k}: {error:.1e}");
+                assert!(
+                    error <= 3.0 * least.max(1e-6),
+                    "{name} output {k}: {error:.1e}, a plain implementation {least:.1e}"
+                );
+            }
+        }
+    }
+    let launched = |kernel: &str| kernels.iter().any(|name| name.starts_with(kernel));
+    for kernel in &case.launches {
+        assert!(launched(kernel), "{name}: no {kernel} among {kernels:?}");
+    }
+    for kernel in &case.avoids {
+        assert!(!launched(kernel), "{name}: {kernel} among {kernels:?}");
+    }
+}
