@@ -226,4 +226,8 @@ impl LinearWeights {
     pub fn no_bias(scope: &Scope, shape: &[usize]) -> Self {
         Self { weight: scope.get("weight", shape), bias: None }
     }
+
+    pub(super) fn tensors_mut(&mut self) -> impl Iterator<Item = &mut Weight> {
+        [&mut self.weight].into_iter().chain(&mut self.bias)
+    }
 }

@@ -3,7 +3,7 @@
 //! Operations of more than a few fields have files of their own.
 
 use super::attention::Attention;
-use super::gemm::{Activation, Conv2d, Epilogue, ImplicitGemm, Linear};
+use super::gemm::{Activation, Conv2d, Epilogue, ImplicitGemm, Linear, LinearWeights};
 use super::op_info::{Inferred, OpCost, OpLabel, OpShapes, channels, times};
 use crate::weights::Weight;
 
@@ -111,6 +111,20 @@ impl Op {
             *epilogue = new;
         }
         self
+    }
+
+    /// The weights of the operation.
+    pub fn weights_mut(&mut self) -> Vec<&mut Weight> {
+        match self {
+            Self::Linear(linear) => linear.parts.iter_mut().flat_map(LinearWeights::tensors_mut).collect(),
+            Self::Conv2d(conv) => conv.weights.tensors_mut().collect(),
+            Self::GroupNorm { weight, bias, .. } | Self::LayerNorm { weight, bias, .. } => vec![weight, bias],
+            Self::Embedding { table, positions } => vec![table, positions],
+            Self::PrependClassToken { token, positions } => vec![token, positions],
+            Self::Input | Self::Reshape | Self::Attention(_) | Self::Activation(_) | Self::Geglu => vec![],
+            Self::Add | Self::BroadcastAdd | Self::Concat | Self::Upsample { .. } => vec![],
+            Self::TimestepEmbedding { .. } | Self::Gather | Self::ScaleShift { .. } => vec![],
+        }
     }
 
     /// The shape of the result for operands of these shapes.

@@ -4,7 +4,7 @@ use super::interpreter::{narrow, wide};
 use braid::Result;
 use braid::device::cpu::Cpu;
 use braid::device::{Compiled, Device, Executable};
-use braid::graph::{Builder, Conv2d, Graph, Linear, LinearWeights, Node, Op};
+use braid::graph::{Builder, Graph, Node, Op};
 use braid::tensor::DType;
 use braid::weights::Weight;
 
@@ -28,21 +28,7 @@ fn rounded(weight: &Weight, dtype: DType) -> Weight {
 /// The operation with its weights rounded.
 fn rounded_op(op: &Op, dtype: DType) -> Op {
     let mut op = op.clone();
-    let round = |w: &mut Weight| *w = rounded(w, dtype);
-    let round_part = |part: &mut LinearWeights| {
-        round(&mut part.weight);
-        part.bias.iter_mut().for_each(round);
-    };
-    match &mut op {
-        Op::Linear(Linear { parts, .. }) => parts.iter_mut().for_each(round_part),
-        Op::Conv2d(Conv2d { weights, .. }) => round_part(weights),
-        Op::GroupNorm { weight, bias, .. } | Op::LayerNorm { weight, bias, .. } => {
-            [weight, bias].into_iter().for_each(round)
-        }
-        Op::Embedding { table, positions } => [table, positions].into_iter().for_each(round),
-        Op::PrependClassToken { token, positions } => [token, positions].into_iter().for_each(round),
-        _ => {}
-    }
+    op.weights_mut().into_iter().for_each(|w| *w = rounded(w, dtype));
     op
 }
 
