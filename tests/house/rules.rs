@@ -104,26 +104,25 @@ pub fn command_only(manifest: &str, names: &[&str]) -> Vec<String> {
     names.iter().filter(needed).map(|name| format!("{name}: not an optional dependency of the feature `cli`")).collect()
 }
 
-/// Names of tests in a document, `tests/x.rs` and `tests/x.rs, `name``, that are not there.
+/// Names of tests in a document, `tests/x.rs` and `tests/x.rs, `name``, that are not there. The listing of a trial names files
+/// that are gone.
 pub fn named_tests(document: &File, tests: &[File], root: &Path) -> Vec<String> {
     let mut missing = Vec::new();
     let mut say = |what: &str| missing.push(format!("{}: {what}", document.path));
     let base = if document.path.starts_with("ptx/") { root.join("ptx") } else { root.to_owned() };
-    for (at, _) in document.text.match_indices("tests/") {
-        let begins =
-            document.text[..at].rfind(|c: char| !c.is_alphanumeric() && !"_/.-".contains(c)).map_or(0, |i| i + 1);
-        let path: String =
-            document.text[begins..].chars().take_while(|c| c.is_alphanumeric() || "_/.-".contains(*c)).collect();
+    let listing = |line: &&str| line.starts_with("    ") && line.contains(" | ");
+    let text = document.text.lines().filter(|line| !listing(line)).collect::<Vec<_>>().join("\n");
+    for (at, _) in text.match_indices("tests/") {
+        let begins = text[..at].rfind(|c: char| !c.is_alphanumeric() && !"_/.-".contains(c)).map_or(0, |i| i + 1);
+        let path: String = text[begins..].chars().take_while(|c| c.is_alphanumeric() || "_/.-".contains(*c)).collect();
         let path = path.trim_start_matches("../").trim_end_matches(['.', '/', '-']);
         let found = base.join(path).exists() || root.join(path).exists() || path.contains("HEAD");
-        if !found
-            && !document.text[begins..].starts_with(&format!("{path}/*"))
-            && !document.text[begins..].contains(&format!("{path}*"))
+        if !found && !text[begins..].starts_with(&format!("{path}/*")) && !text[begins..].contains(&format!("{path}*"))
         {
             say(path);
         }
         // `tests/x.rs, `name`` and `tests/x.rs: `name`` name a test or a module of tests.
-        let rest = document.text[begins + document.text[begins..].find(path).unwrap_or(0) + path.len()..].to_owned();
+        let rest = text[begins + text[begins..].find(path).unwrap_or(0) + path.len()..].to_owned();
         let rest = rest.strip_prefix(", `").or_else(|| rest.strip_prefix(": `")).map(String::from);
         if let (Some(rest), true) = (rest, path.ends_with(".rs")) {
             let name = rest.split('`').next().unwrap_or_default().rsplit("::").next().unwrap_or_default();

@@ -1,4 +1,4 @@
-//! What the table of cases in tests/ops does not say of the CPU's executables.
+//! The CPU's executables, beyond the table of cases in tests/ops.
 
 use super::*;
 use crate::graph::Builder;
