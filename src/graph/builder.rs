@@ -111,13 +111,13 @@ impl Builder {
     /// A convolution `[N, H, W, C]` to `[N, H', W', outputs]` whose tensors are `weight` and `bias` of `scope`.
     pub fn conv2d(&mut self, x: NodeId, scope: &Scope, outputs: usize, kernel: usize, stride: usize) -> NodeId {
         let weights = LinearWeights::with_bias(scope, &[outputs, self.last(x), kernel, kernel]);
-        self.conv2d_with(x, weights, Conv2dParams { kernel, stride, padding: kernel / 2, resize: None })
+        self.conv2d_with(x, weights, Conv2dParams { kernel, stride, padding: [kernel / 2; 2], resize: None })
     }
 
     /// As [`Builder::conv2d`], with `weight` alone.
     pub fn conv2d_no_bias(&mut self, x: NodeId, scope: &Scope, outputs: usize, kernel: usize, stride: usize) -> NodeId {
         let weights = LinearWeights::no_bias(scope, &[outputs, self.last(x), kernel, kernel]);
-        self.conv2d_with(x, weights, Conv2dParams { kernel, stride, padding: kernel / 2, resize: None })
+        self.conv2d_with(x, weights, Conv2dParams { kernel, stride, padding: [kernel / 2; 2], resize: None })
     }
 
     /// A convolution of any geometry.

@@ -78,12 +78,13 @@ impl Conv2d {
     pub(super) fn infer(&self, operands: &[&[usize]]) -> Inferred {
         let shape = operands[0];
         let Conv2dParams { kernel, stride, padding, .. } = self.params;
-        let fits = shape.len() == 4 && shape[1] + 2 * padding >= kernel && shape[2] + 2 * padding >= kernel;
+        let padding = padding.iter().sum::<usize>();
+        let fits = shape.len() == 4 && shape[1] + padding >= kernel && shape[2] + padding >= kernel;
         if !fits {
             let problem = Some(format!("convolution {} on {shape:?}", self.weights.weight.name()));
             return Inferred { shape: shape.to_vec(), problem };
         }
-        let side = |d: usize| (d + 2 * padding - kernel) / stride + 1;
+        let side = |d: usize| (d + padding - kernel) / stride + 1;
         vec![shape[0], side(shape[1]), side(shape[2]), self.weights.weight.shape()[0]].into()
     }
 }
@@ -210,8 +211,8 @@ pub struct Conv2dParams {
     pub kernel: usize,
     /// Pixels from one place of the kernel to the next.
     pub stride: usize,
-    /// Zeros on each side of the image.
-    pub padding: usize,
+    /// Zeros before the image's first row and column, and after its last ones.
+    pub padding: [usize; 2],
     /// The image is first enlarged to this height and width by nearest neighbour.
     pub resize: Option<(usize, usize)>,
 }

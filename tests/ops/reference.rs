@@ -15,7 +15,8 @@ pub fn linear(x: &[f64], w: &[f64], bias: Option<&[f64]>, inputs: usize, outputs
 pub struct Convolution {
     pub kernel: usize,
     pub stride: usize,
-    pub padding: usize,
+    /// Before and after.
+    pub padding: [usize; 2],
     pub grid: (usize, usize),
 }
 
@@ -30,7 +31,8 @@ impl Convolution {
         o: usize,
     ) -> Vec<f64> {
         let Self { kernel, stride, padding, grid } = *self;
-        let (oh, ow) = ((grid.0 + 2 * padding - kernel) / stride + 1, (grid.1 + 2 * padding - kernel) / stride + 1);
+        let side = |grid: usize| (grid + padding[0] + padding[1] - kernel) / stride + 1;
+        let (oh, ow, padding) = (side(grid.0), side(grid.1), padding[0]);
         let mut out = Vec::new();
         for at in 0..n * oh * ow * o {
             let (i, y, xx, oc) = (at / (oh * ow * o), at / (ow * o) % oh, at / o % ow, at % o);

@@ -22,7 +22,8 @@ pub fn clip_vision(config: &ClipVisionConfig, scope: &Scope, images: usize) -> R
     let patch = config.patch_size;
     let token = embeddings.get("class_embedding", &[c]);
     let weights = LinearWeights::no_bias(&embeddings.pp("patch_embedding"), &[c, 3, patch, patch]);
-    let x = b.conv2d_with(pixels, weights, Conv2dParams { kernel: patch, stride: patch, padding: 0, resize: None });
+    let x =
+        b.conv2d_with(pixels, weights, Conv2dParams { kernel: patch, stride: patch, padding: [0; 2], resize: None });
     let side = config.image_size / patch;
     let x = b.reshape(x, &[images, side * side, c]);
     let positions = embeddings.get("position_embedding.weight", &[side * side + 1, c]);

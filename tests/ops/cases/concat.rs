@@ -38,7 +38,7 @@ fn case(Size { h, w, o, direct }: Size) -> Case {
     let x = concat(&a, ca, &b, cb);
     let normal = Norm { weight: &gain, bias: &shift, eps: 1e-5 }.group(&x, n, groups);
     let normal: Vec<f64> = normal.iter().map(|v| activation(Activation::Silu, *v)).collect();
-    let window = Convolution { kernel: 3, stride: 1, padding: 1, grid: (h, w) };
+    let window = Convolution { kernel: 3, stride: 1, padding: [1; 2], grid: (h, w) };
     let shape = [n, h, w, channels];
     let mut want = window.apply(&normal, shape, &conv, None, o);
     let mut add = |more: Vec<f64>| want.iter_mut().zip(more).for_each(|(a, b)| *a += b);

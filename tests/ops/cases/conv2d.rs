@@ -10,12 +10,12 @@ struct Size {
     o: usize,
     kernel: usize,
     stride: usize,
-    padding: usize,
+    padding: [usize; 2],
 }
 
 fn plain(Size { x: shape, o, kernel, stride, padding }: Size, bias: bool, launched: Option<&'static str>) -> Case {
     let [_, h, w, channels] = shape;
-    let mut c = CaseBuilder::new(format!("convolution {shape:?} to {o}, {kernel}, {stride}"));
+    let mut c = CaseBuilder::new(format!("convolution {shape:?} to {o}, {kernel}, {stride}, {padding:?}"));
     let weight = c.weight("weight", &[o, channels, kernel, kernel], 1);
     let bias = bias.then(|| c.weight("bias", &[o], 2));
     let (xi, x) = c.input("x", &shape, 3);
@@ -44,7 +44,7 @@ fn every_epilogue(channels: usize, o: usize) -> Case {
     let y = c.graph.broadcast_add(y, ri);
     let y = c.graph.activation(y, Activation::Silu);
     let y = c.graph.add(y, ei);
-    let convolution = Convolution { kernel: 3, stride: 1, padding: 1, grid: (h, w) };
+    let convolution = Convolution { kernel: 3, stride: 1, padding: [1; 2], grid: (h, w) };
     let mut want = convolution.apply(&x, [n, h, w, channels], &weight, Some(&bias), o);
     for (at, v) in want.iter_mut().enumerate() {
         *v = activation(Activation::Silu, *v + rows[at / (h * w * o) * o + at % o]) + residual[at];
@@ -67,9 +67,9 @@ fn cases() -> Vec<Case> {
         ([1, 4, 5, 4], 4, 1, 1, 0, Some("convolution_few_in")),
         ([1, 4, 5, 16], 24, 1, 1, 0, None),
     ] {
-        cases.push(plain(Size { x, o, kernel, stride, padding }, true, launched));
+        cases.push(plain(Size { x, o, kernel, stride, padding: [padding; 2] }, true, launched));
     }
-    let mut refused = plain(Size { x: [1, 8, 6, 130], o: 5, kernel: 3, stride: 2, padding: 1 }, false, None);
+    let mut refused = plain(Size { x: [1, 8, 6, 130], o: 5, kernel: 3, stride: 2, padding: [1; 2] }, false, None);
     refused.cuda_refuses = Some("130");
     cases.push(refused);
     for (x, o, kernel, stride, padding) in [
@@ -78,7 +78,16 @@ fn cases() -> Vec<Case> {
         ([1, 12, 12, 3], 20, 4, 4, 0),
         ([1, 3, 3, 40], 64, 1, 1, 0),
     ] {
-        cases.push(plain(Size { x, o, kernel, stride, padding }, false, None));
+        cases.push(plain(Size { x, o, kernel, stride, padding: [padding; 2] }, false, None));
+    }
+    // The downsamplers of the VAE's encoder, at even and odd sides, by each kernel.
+    for (x, o, launched) in [
+        ([2, 6, 8, 16], 24, "convolution_64x64"),
+        ([1, 7, 5, 16], 16, "convolution_64x64"),
+        ([1, 7, 6, 24], 4, "convolution_few_out_4"),
+        ([1, 6, 7, 3], 16, "convolution_few_in"),
+    ] {
+        cases.push(plain(Size { x, o, kernel: 3, stride: 2, padding: [0, 1] }, true, Some(launched)));
     }
     cases.extend([(4, 24), (16, 40), (16, 4)].map(|(channels, o)| every_epilogue(channels, o)));
     cases

@@ -23,7 +23,7 @@ fn case(Size { from, to, channels, o, bias }: Size) -> Case {
         Some(_) => c.graph.conv2d(y, &scope, o, 3, 1),
         None => c.graph.conv2d_no_bias(y, &scope, o, 3, 1),
     };
-    let convolution = Convolution { kernel: 3, stride: 1, padding: 1, grid: to };
+    let convolution = Convolution { kernel: 3, stride: 1, padding: [1; 2], grid: to };
     c.output(y, convolution.apply(&x, shape, &weight, bias.as_deref(), o));
     c.fused_nodes(2);
     // Twice as large, and channels in eights: one product for each of four phases.

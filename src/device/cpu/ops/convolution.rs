@@ -31,7 +31,7 @@ impl RowSource {
             let mut table = Vec::with_capacity(out * conv.kernel);
             for o in 0..out {
                 for k in 0..conv.kernel {
-                    let at = (o * conv.stride + k).checked_sub(conv.padding).filter(|&i| i < grid);
+                    let at = (o * conv.stride + k).checked_sub(conv.padding[0]).filter(|&i| i < grid);
                     table.push(at.map(|i| nearest(i, grid, source) as u32));
                 }
             }

@@ -52,11 +52,11 @@ impl Conv2dConfig {
 pub fn choose(desc: &Conv2dDesc) -> Option<Conv2dConfig> {
     let Conv2dDesc { params: p, sources, channels, n, bare } = *desc;
     let whole_units = channels.is_multiple_of(8);
-    if p.kernel == 1 && p.stride == 1 && p.padding == 0 && p.resize.is_none() && whole_units {
+    if p.kernel == 1 && p.stride == 1 && p.padding == [0; 2] && p.resize.is_none() && whole_units {
         return Some(Conv2dConfig::Gemm);
     }
     // Each tap meets each pixel at most once, and the rows of a patch's matrix would not be whole units.
-    let apart = p.kernel == p.stride && p.kernel > 1 && p.padding == 0 && p.resize.is_none();
+    let apart = p.kernel == p.stride && p.kernel > 1 && p.padding == [0; 2] && p.resize.is_none();
     if apart && sources == 1 && !whole_units {
         return Some(Conv2dConfig::Patches);
     }
@@ -108,7 +108,7 @@ mod tests {
 
     #[test]
     fn convolutions_of_sdxl() {
-        let conv = |kernel, stride, padding| Conv2dParams { kernel, stride, padding, resize: None };
+        let conv = |kernel, stride, padding| Conv2dParams { kernel, stride, padding: [padding; 2], resize: None };
         let chosen = |params, sources, channels, n, bare| choose(&Conv2dDesc { params, sources, channels, n, bare });
         // The UNet's: first, of a block, of a shortcut, last; CLIP's patches; the VAE's last.
         assert_eq!(chosen(conv(3, 1, 1), 1, 4, 320, true), Some(Conv2dConfig::FewIn));

@@ -145,7 +145,8 @@ fn implicit(
     let shape = &l.graph.node(node.inputs[0]).shape;
     let (count, height, width) = (shape[0], shape[1], shape[2]);
     let (n, c) = (node.channels(), channels(l.graph, node, gemm));
-    let doubled = conv.resize == Some((2 * height, 2 * width)) && (conv.kernel, conv.stride, conv.padding) == (3, 1, 1);
+    let doubled =
+        conv.resize == Some((2 * height, 2 * width)) && (conv.kernel, conv.stride, conv.padding) == (3, 1, [1; 2]);
     let single = gemm.parts.len() == 1 && gemm.parts[0].weight.shape().len() == 4;
     let geometry = if doubled && single { phased(l, node, gemm) } else { direct(l, node, gemm, conv)? };
     let Geometry { mut x, image, result, kernel, phases, weight } = geometry;
@@ -174,8 +175,8 @@ fn implicit(
         kernel_y: to_i32(kernel),
         kernel_x: to_i32(kernel),
         stride: to_i32(conv.stride),
-        padding_y: to_i32(conv.padding),
-        padding_x: to_i32(conv.padding),
+        padding_y: to_i32(conv.padding[0]),
+        padding_x: to_i32(conv.padding[0]),
         phases: to_i32(phases),
     };
     let tile = gemm::tile_for(count * pixels * phases, n, l.options.dtype, l.options.multiprocessors);

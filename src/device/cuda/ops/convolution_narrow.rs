@@ -75,8 +75,8 @@ pub(super) fn lower(
         kernel_y: to_i32(conv.kernel),
         kernel_x: to_i32(conv.kernel),
         stride: to_i32(conv.stride),
-        padding_y: to_i32(conv.padding),
-        padding_x: to_i32(conv.padding),
+        padding_y: to_i32(conv.padding[0]),
+        padding_x: to_i32(conv.padding[0]),
         out_f32: i32::from(out.float),
         reserved: 0,
     };
