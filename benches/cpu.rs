@@ -1,7 +1,7 @@
 //! The CPU's operations at SDXL's shapes of 256x256 pixels, two rows. `cargo bench --bench cpu`; product.rs has the products
 //! beside other libraries.
 
-use braid::device::{Device, Executable, cpu::Cpu};
+use braid::device::{Device, Executable, TensorData, cpu::Cpu};
 use braid::graph::{Activation, Builder, ChannelSlice, Graph, KvBranch, NodeId};
 use braid::tensor::DType;
 use braid::weights::{MappedBytes, Scope, Weight, Weights};
@@ -42,7 +42,7 @@ fn run(c: &mut Criterion, cpu: &Cpu, name: &str, graph: Graph) {
         }
     };
     let inputs: Vec<_> = graph.inputs.iter().map(|(name, id)| fill(name, graph.node(*id).len())).collect();
-    let inputs: Vec<&[f32]> = inputs.iter().map(Vec::as_slice).collect();
+    let inputs: Vec<TensorData<'_>> = inputs.iter().map(TensorData::from).collect();
     let mut y = vec![f32::NAN; graph.node(graph.outputs[0].1).len()];
     let macs = graph.macs();
     let mut program: Box<dyn Executable> = cpu.compile(graph).expect("a small graph loads");

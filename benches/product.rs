@@ -51,7 +51,7 @@ fn products(c: &mut Criterion) {
         let wide = scope.get("weight", &[n, k]).to_f32();
         group.throughput(Throughput::Elements((2 * m * n * k) as u64));
         group.bench_function(BenchmarkId::new("braid, f16 weights", name), |b| {
-            b.iter(|| program.run(&[black_box(&x)], &mut [&mut y]).expect("a run"));
+            b.iter(|| program.run(&[black_box(&x).into()], &mut [&mut y]).expect("a run"));
         });
         group.bench_function(BenchmarkId::new("faer, f32 weights", name), |b| {
             b.iter(|| {
@@ -109,7 +109,7 @@ fn products(c: &mut Criterion) {
         let mut y = vec![0f32; 2 * h * w * co];
         group.throughput(Throughput::Elements((2 * 2 * h * w * co * ci * 9) as u64));
         group.bench_function(BenchmarkId::new("braid, f16 weights", name), |b| {
-            b.iter(|| program.run(&[black_box(&x)], &mut [&mut y]).expect("a run"));
+            b.iter(|| program.run(&[black_box(&x).into()], &mut [&mut y]).expect("a run"));
         });
     }
     group.finish();

@@ -3,7 +3,7 @@
 use super::executable::Compiled;
 use super::tensors::TensorRef;
 use crate::error::{Error, Result};
-use crate::graph::Graph;
+use crate::graph::{Graph, InputType, NodeId};
 use crate::schedulers::StepCoefficients;
 use std::ops::Range;
 
@@ -38,6 +38,12 @@ impl LoopSpec {
         if self.varying.end > graph.inputs.len() {
             return bad("more inputs vary than there are");
         }
+        let integer = |(_, id): &(String, NodeId)| graph.element_type(*id) == InputType::I32;
+        if integer(&graph.inputs[0])
+            || graph.inputs.get(self.varying.clone()).is_some_and(|varying| varying.iter().any(integer))
+        {
+            return bad("the latents and the inputs that vary must be f32");
+        }
         Ok(())
     }
 }
@@ -62,10 +68,10 @@ pub struct DenoiseInputs<'a> {
 }
 
 impl DenoiseInputs<'_> {
-    /// Checks all lengths against the denoiser's graph.
+    /// Checks all types and lengths against the denoiser's graph.
     ///
     /// # Errors
-    /// [`Error::Graph`] where something is missing or has another length than was declared.
+    /// [`Error::Graph`] where something is missing or has another type or length than was declared.
     pub fn check(&self, graph: &Graph, varying: &Range<usize>) -> Result<()> {
         let bad = |what: String| Err(Error::Graph(format!("denoise loop: {what}")));
         let count = self.table.len();
@@ -75,8 +81,12 @@ impl DenoiseInputs<'_> {
         for (k, ((name, id), values)) in graph.inputs.iter().zip(self.inputs).enumerate() {
             let len = graph.node(*id).len();
             let want = if k == 0 { 0 } else { len * if varying.contains(&k) { count } else { 1 } };
-            if values.len() != want {
-                return bad(format!("input `{name}` is bound to {} values, {want} are needed", values.len()));
+            let (given, declared) = (values.element_type(), graph.element_type(*id));
+            if values.len() != want || given != declared {
+                let bound = values.len();
+                return bad(format!(
+                    "input `{name}` is bound to {bound} values of {given}, {want} of {declared} are needed"
+                ));
             }
         }
         let sample = graph.node(graph.inputs[0].1);
@@ -108,10 +118,46 @@ pub trait DenoiseLoop: Compiled {
     /// done by then; a device is at most two steps ahead of it. Its error ends the run.
     ///
     /// # Errors
-    /// [`Error::Graph`] where something's length is not the declared one; what `reached` gives.
+    /// [`Error::Graph`] where something's type or length is not the declared one; what `reached` gives.
     fn denoise(
         &mut self,
         inputs: DenoiseInputs<'_>,
         reached: &mut dyn FnMut(usize) -> Result<()>,
     ) -> Result<DenoiseOutput>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::graph::Builder;
+
+    #[test]
+    fn types_of_inputs() {
+        let mut b = Builder::new();
+        let sample = b.input("sample", &[1, 2, 2, 4]);
+        b.input_i32("tokens", &[1]);
+        let y = b.scale_shift(sample, 2.0, 0.0);
+        b.output("y", y);
+        let graph = b.finish().unwrap();
+        let check = |tokens: TensorRef<'_>| {
+            let inputs = DenoiseInputs {
+                inputs: &[Vec::<f32>::new().into(), tokens],
+                table: &[],
+                guidance_scale: 1.0,
+                guidance_rescale: 0.0,
+                latents: &[0.0; 16],
+                noise: &mut |_| Vec::new(),
+                capture_first: false,
+            };
+            inputs.check(&graph, &(2..2)).map_err(|e| e.to_string())
+        };
+        assert_eq!(check(vec![1].into()), Ok(()));
+        let text = check(vec![1.0].into()).unwrap_err();
+        assert!(text.contains("`tokens` is bound to 1 values of f32, 1 of i32 are needed"), "{text}");
+        let text = check(vec![1, 1].into()).unwrap_err();
+        assert!(text.contains("`tokens` is bound to 2 values of i32, 1 of i32 are needed"), "{text}");
+        let spec = |varying| LoopSpec { max_steps: 1, varying, noise: false };
+        assert!(spec(2..2).check(&graph).is_ok());
+        assert!(spec(1..2).check(&graph).unwrap_err().to_string().contains("must be f32"));
+    }
 }

@@ -1,6 +1,6 @@
 //! Graphs compiled for a device.
 
-use super::tensors::TensorRef;
+use super::tensors::{TensorData, TensorRef};
 use crate::error::Result;
 use crate::graph::Graph;
 
@@ -55,15 +55,15 @@ pub trait Executable: Compiled {
     /// Runs it once on the host's values. `inputs` and `outputs` follow the order in which the graph declares them.
     ///
     /// # Errors
-    /// [`crate::Error::Graph`] where a binding's length is not the declared one.
-    fn run(&mut self, inputs: &[&[f32]], outputs: &mut [&mut [f32]]) -> Result<()>;
+    /// [`crate::Error::Graph`] where a binding's type or length is not the declared one.
+    fn run(&mut self, inputs: &[TensorData<'_>], outputs: &mut [&mut [f32]]) -> Result<()>;
 
     /// Runs it once and leaves its results where the device's other executables read them; by default that is the host's
     /// memory.
     ///
     /// # Errors
     /// As [`Executable::run`].
-    fn run_resident(&mut self, inputs: &[&[f32]]) -> Result<ResidentOutputs> {
+    fn run_resident(&mut self, inputs: &[TensorData<'_>]) -> Result<ResidentOutputs> {
         let graph = self.graph();
         let mut values: Vec<Vec<f32>> = graph.outputs.iter().map(|(_, id)| vec![0.0; graph.node(*id).len()]).collect();
         self.run(inputs, &mut values.iter_mut().map(Vec::as_mut_slice).collect::<Vec<_>>())?;

@@ -45,6 +45,6 @@ pub trait ImageDecoder: Compiled {
     /// Decodes the graph's one input; with `capture` the decoder's output comes with the bytes.
     ///
     /// # Errors
-    /// [`crate::Error::Graph`] where the latents' length is not the declared one.
+    /// [`crate::Error::Graph`] where the latents' type or length is not the declared one.
     fn decode(&mut self, latents: &TensorRef<'_>, capture: bool) -> Result<DecodedImage>;
 }

@@ -21,7 +21,7 @@ pub use executable::{Compiled, Executable, ResidentOutputs};
 pub use image_decoder::{DecodedImage, ImageDecoder, PixelRounding, denormalize};
 pub use memory::{DeviceMemory, MemoryRequirement};
 pub use role::Role;
-pub use tensors::{DeviceBuffer, DeviceTensor, TensorRef};
+pub use tensors::{DeviceBuffer, DeviceTensor, TensorData, TensorRef};
 
 /// The target of the events that tell, at the level of debugging, that weights were copied to a device's own memory: `seconds`
 /// and `bytes`. It happens while a graph is compiled.

@@ -1,6 +1,7 @@
 //! Values between executables: the host's, or those that one executable left on the device for another.
 
 use crate::error::{Error, Result};
+use crate::graph::InputType;
 use std::any::Any;
 use std::borrow::Cow;
 use std::ops::Range;
@@ -46,12 +47,100 @@ impl std::fmt::Debug for DeviceTensor {
     }
 }
 
-/// f32 values that an executable takes or gives.
+/// The values of a tensor in the host's memory, row-major; borrowed or not.
+#[derive(Debug, Clone, PartialEq)]
+pub enum TensorData<'a> {
+    /// IEEE binary32.
+    F32(Cow<'a, [f32]>),
+    /// Integers of 32 bits.
+    I32(Cow<'a, [i32]>),
+}
+
+impl TensorData<'_> {
+    /// The number of values.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::F32(values) => values.len(),
+            Self::I32(values) => values.len(),
+        }
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The type of the values.
+    pub fn element_type(&self) -> InputType {
+        match self {
+            Self::F32(_) => InputType::F32,
+            Self::I32(_) => InputType::I32,
+        }
+    }
+
+    /// The same, not copied.
+    pub fn view(&self) -> TensorData<'_> {
+        self.slice(0..self.len())
+    }
+
+    /// A range of them, not copied.
+    ///
+    /// # Panics
+    /// For values that are not there.
+    pub fn slice(&self, range: Range<usize>) -> TensorData<'_> {
+        match self {
+            Self::F32(values) => TensorData::from(&values[range]),
+            Self::I32(values) => TensorData::from(&values[range]),
+        }
+    }
+
+    /// The bytes of the values, in the host's order.
+    pub fn bytes(&self) -> &[u8] {
+        match self {
+            Self::F32(values) => bytemuck::cast_slice(values),
+            Self::I32(values) => bytemuck::cast_slice(values),
+        }
+    }
+}
+
+/// Takes slices, vectors and references to them as values of one type.
+macro_rules! tensor_data_from {
+    ($element:ty, $variant:ident) => {
+        impl<'a> From<&'a [$element]> for TensorData<'a> {
+            fn from(values: &'a [$element]) -> Self {
+                Self::$variant(Cow::Borrowed(values))
+            }
+        }
+
+        impl<'a, const N: usize> From<&'a [$element; N]> for TensorData<'a> {
+            fn from(values: &'a [$element; N]) -> Self {
+                Self::$variant(Cow::Borrowed(values))
+            }
+        }
+
+        impl<'a> From<&'a Vec<$element>> for TensorData<'a> {
+            fn from(values: &'a Vec<$element>) -> Self {
+                Self::$variant(Cow::Borrowed(values))
+            }
+        }
+
+        impl From<Vec<$element>> for TensorData<'_> {
+            fn from(values: Vec<$element>) -> Self {
+                Self::$variant(Cow::Owned(values))
+            }
+        }
+    };
+}
+
+tensor_data_from!(f32, F32);
+tensor_data_from!(i32, I32);
+
+/// Values that an executable takes or gives.
 #[derive(Debug, Clone)]
 pub enum TensorRef<'a> {
     /// In the host's memory.
-    Host(Cow<'a, [f32]>),
-    /// In a device's own.
+    Host(TensorData<'a>),
+    /// In a device's own, f32.
     Device(DeviceTensor),
 }
 
@@ -69,6 +158,14 @@ impl TensorRef<'_> {
         self.len() == 0
     }
 
+    /// The type of the values.
+    pub fn element_type(&self) -> InputType {
+        match self {
+            Self::Host(values) => values.element_type(),
+            Self::Device(_) => InputType::F32,
+        }
+    }
+
     /// A range of them, not copied.
     ///
     /// # Errors
@@ -79,7 +176,7 @@ impl TensorRef<'_> {
             return Err(Error::Graph(format!("values {start} to {end} of {}", self.len())));
         }
         Ok(match self {
-            Self::Host(values) => TensorRef::from(&values[start..end]),
+            Self::Host(values) => TensorRef::Host(values.slice(start..end)),
             Self::Device(all) => {
                 TensorRef::Device(DeviceTensor { start: all.start + start, len: end - start, ..all.clone() })
             }
@@ -90,27 +187,32 @@ impl TensorRef<'_> {
     ///
     /// # Errors
     /// [`crate::Error::Fault`] where the device has failed.
-    pub fn read(&self) -> Result<Cow<'_, [f32]>> {
+    pub fn to_host(&self) -> Result<TensorData<'_>> {
         match self {
-            Self::Host(values) => Ok(Cow::Borrowed(values)),
+            Self::Host(values) => Ok(values.view()),
             Self::Device(values) => {
                 let mut to = vec![0.0; values.len];
                 values.memory.read(values.start, &mut to)?;
-                Ok(Cow::Owned(to))
+                Ok(to.into())
             }
+        }
+    }
+
+    /// The values as f32, see [`TensorRef::to_host`].
+    ///
+    /// # Errors
+    /// As [`TensorRef::to_host`]; [`Error::Graph`] for integers.
+    pub fn read(&self) -> Result<Cow<'_, [f32]>> {
+        match self.to_host()? {
+            TensorData::F32(values) => Ok(values),
+            TensorData::I32(values) => Err(Error::Graph(format!("{} values of i32 are read as f32", values.len()))),
         }
     }
 }
 
-impl<'a> From<&'a [f32]> for TensorRef<'a> {
-    fn from(values: &'a [f32]) -> Self {
-        Self::Host(Cow::Borrowed(values))
-    }
-}
-
-impl From<Vec<f32>> for TensorRef<'_> {
-    fn from(values: Vec<f32>) -> Self {
-        Self::Host(Cow::Owned(values))
+impl<'a, T: Into<TensorData<'a>>> From<T> for TensorRef<'a> {
+    fn from(values: T) -> Self {
+        Self::Host(values.into())
     }
 }
 
@@ -146,5 +248,14 @@ mod tests {
             assert!(part.slice(3..3).unwrap().is_empty());
             assert!(part.slice(2..4).is_err() && values.slice(7..7).is_err());
         }
+    }
+
+    #[test]
+    fn integers_are_no_floats() {
+        let counts = TensorRef::from(vec![7, 8, 9]);
+        assert_eq!((counts.len(), counts.element_type()), (3, InputType::I32));
+        let part = counts.slice(1..3).unwrap();
+        assert_eq!(part.to_host().unwrap(), TensorData::from(&[8, 9]));
+        assert!(part.read().unwrap_err().to_string().contains("2 values of i32 are read as f32"));
     }
 }

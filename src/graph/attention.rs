@@ -1,6 +1,6 @@
 //! Attention over one or several branches of keys and values.
 
-use super::op_info::{Inferred, OpCost, OpLabel, OpShapes, channels, times, tokens};
+use super::op_info::{Inferred, InputType, OpCost, OpLabel, OpShapes, channels, times, tokens};
 
 /// Consecutive channels of an operand.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,7 +18,7 @@ pub struct KvBranch {
     pub keys: ChannelSlice,
     /// The values.
     pub values: ChannelSlice,
-    /// An operand `[B]`: the number of tokens that count for image b; all of them where it is absent.
+    /// An operand `[B]` of integers: the number of tokens that count for image b; all of them where it is absent.
     pub length: Option<usize>,
     /// An operand `[.., B]` and the element from which on it holds the factors of this branch, one for the result of each
     /// image. A factor of 0 skips the branch.
@@ -44,8 +44,26 @@ impl Attention {
     /// The shape of the queries.
     pub(super) fn infer(&self, operands: &[&[usize]]) -> Inferred {
         let shape = operands[0].to_vec();
+        let images = &shape[..1];
+        if let Some(length) = self.branches.iter().filter_map(|b| b.length).find(|&length| operands[length] != images) {
+            let problem = format!("lengths {:?} for the images of {shape:?}", operands[length]);
+            return Inferred::new(shape, false, || problem);
+        }
         let fits = self.heads > 0 && channels(&shape).is_multiple_of(self.heads);
         Inferred::new(shape, fits, || format!("{} heads over {:?}", self.heads, operands[0]))
+    }
+
+    /// Whether an operand is read as elements of that type: lengths are integers.
+    pub(super) fn reads(&self, operand: usize, as_type: InputType) -> bool {
+        let any = |read: &dyn Fn(&KvBranch) -> bool| self.branches.iter().any(read);
+        match as_type {
+            InputType::I32 => any(&|branch| branch.length == Some(operand)),
+            InputType::F32 => {
+                self.query.operand == operand
+                    || any(&|branch| [branch.keys.operand, branch.values.operand].contains(&operand))
+                    || any(&|branch| branch.scale.is_some_and(|(scales, _)| scales == operand))
+            }
+        }
     }
 
     /// Tokens of each branch.

@@ -4,6 +4,7 @@ use super::attention::{Attention, ChannelSlice, KvBranch};
 use super::gemm::{Activation, Conv2d, Conv2dParams, Epilogue, Linear, LinearWeights};
 use super::nodes::{Graph, Node, NodeId};
 use super::op::Op;
+use super::op_info::InputType;
 use crate::error::{Error, Result};
 use crate::weights::{Scope, Weight};
 
@@ -24,9 +25,14 @@ impl Builder {
     /// The finished graph.
     ///
     /// # Errors
-    /// [`Error::Graph`] with the first operation whose operands did not fit.
+    /// [`Error::Graph`] with the first operation whose operands did not fit, or that reads integers as floats or floats as
+    /// integers.
     pub fn finish(self) -> Result<Graph> {
-        self.problem.map_or(Ok(self.graph), |p| Err(Error::Graph(p)))
+        if let Some(problem) = self.problem {
+            return Err(Error::Graph(problem));
+        }
+        self.graph.check_types()?;
+        Ok(self.graph)
     }
 
     /// The shape of a node.
@@ -50,10 +56,18 @@ impl Builder {
         self.push(op, operands, inferred.shape, name)
     }
 
-    /// A tensor given at each run.
+    /// A tensor of f32 given at each run.
     pub fn input(&mut self, name: impl Into<String>, shape: &[usize]) -> NodeId {
-        let name = name.into();
-        let id = self.push(Op::Input, &[], shape.to_vec(), name.clone());
+        self.declare(name.into(), shape, InputType::F32)
+    }
+
+    /// A tensor of integers given at each run: token ids, indices, lengths.
+    pub fn input_i32(&mut self, name: impl Into<String>, shape: &[usize]) -> NodeId {
+        self.declare(name.into(), shape, InputType::I32)
+    }
+
+    fn declare(&mut self, name: String, shape: &[usize], element_type: InputType) -> NodeId {
+        let id = self.push(Op::Input(element_type), &[], shape.to_vec(), name.clone());
         self.graph.inputs.push((name, id));
         id
     }
@@ -71,7 +85,7 @@ impl Builder {
         self.push(Op::Reshape, &[x], shape.to_vec(), "reshape")
     }
 
-    /// See [`Op::Embedding`]: ids `[B, T]` to `[B, T, C]`.
+    /// See [`Op::Embedding`]: integer ids `[B, T]` to `[B, T, C]`.
     pub fn embedding(&mut self, ids: NodeId, table: Weight, positions: Weight) -> NodeId {
         let name = table.name().to_owned();
         self.node(Op::Embedding { table, positions }, &[ids], name)
@@ -199,7 +213,7 @@ impl Builder {
         self.node(Op::TimestepEmbedding { channels, flip, shift }, &[x], "timestep embedding")
     }
 
-    /// One row of each image: the one that `index` `[B]` names, or the first.
+    /// One row of each image: the one that the integers `index` `[B]` name, or the first.
     pub fn gather(&mut self, x: NodeId, index: Option<NodeId>) -> NodeId {
         let operands: Vec<NodeId> = std::iter::once(x).chain(index).collect();
         self.node(Op::Gather, &operands, "gather")

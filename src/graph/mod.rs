@@ -2,7 +2,7 @@
 //!
 //! A tensor is `[N, H, W, C]` or `[N, T, C]`: the same bytes, so [`Op::Reshape`] costs nothing. A node knows its operation,
 //! its operands and its shape; weights are views into mapped files. What a device does with it is the device's affair.
-//! Values are f32 on the CPU; indices (token ids, lengths) travel as f32 too and are exact up to 2^24.
+//! Values are f32 on the CPU; token ids, indices and lengths are inputs of i32, which no operation computes.
 
 mod attention;
 mod builder;
@@ -22,4 +22,4 @@ pub use gemm::{Activation, Conv2d, Conv2dParams, Epilogue, EpilogueActivation, I
 pub use memory_plan::{Location, MemoryPlan};
 pub use nodes::{Graph, Node, NodeId};
 pub use op::Op;
-pub use op_info::{Inferred, OpCost, OpLabel, OpShapes};
+pub use op_info::{Inferred, InputType, OpCost, OpLabel, OpShapes};

@@ -1,7 +1,7 @@
 //! Nodes and the graph that they make.
 
 use super::op::Op;
-use super::op_info::{OpCost, OpLabel, OpShapes};
+use super::op_info::{InputType, OpCost, OpLabel, OpShapes};
 use crate::error::{Error, Result};
 use std::collections::BTreeSet;
 
@@ -75,7 +75,8 @@ impl Graph {
             let to = known.unwrap_or_else(|| {
                 let to = NodeId(alone.nodes.len());
                 let Node { shape, name, .. } = self.node(*operand).clone();
-                alone.nodes.push(Node { op: Op::Input, inputs: Vec::new(), shape, name: name.clone() });
+                let op = Op::Input(self.element_type(*operand));
+                alone.nodes.push(Node { op, inputs: Vec::new(), shape, name: name.clone() });
                 alone.inputs.push((name, to));
                 places.push((*operand, to));
                 to
@@ -112,33 +113,72 @@ impl Graph {
         owners
     }
 
-    /// Refuses bindings of other numbers or lengths than were declared; for the devices.
+    /// The type of a node's elements: an input's is declared, also where it is reshaped; every result is f32.
+    pub fn element_type(&self, id: NodeId) -> InputType {
+        let node = self.node(id);
+        match (&node.op, node.inputs.first()) {
+            (Op::Input(declared), _) => *declared,
+            (Op::Reshape, Some(operand)) => self.element_type(*operand),
+            _ => InputType::F32,
+        }
+    }
+
+    /// Refuses operations that read integers as floats or floats as integers, and integers as outputs.
+    ///
+    /// # Errors
+    /// [`Error::Graph`] with the operation's name.
+    pub(crate) fn check_types(&self) -> Result<()> {
+        for node in &self.nodes {
+            for (k, id) in node.inputs.iter().enumerate() {
+                let (given, operand) = (self.element_type(*id), &self.node(*id).name);
+                let other = if given == InputType::I32 { InputType::F32 } else { InputType::I32 };
+                if node.op.reads(k, other) {
+                    let name = &node.name;
+                    return Err(Error::Graph(format!("`{name}` reads `{operand}` as {other}, which is {given}")));
+                }
+            }
+        }
+        match self.outputs.iter().find(|(_, id)| self.element_type(*id) != InputType::F32) {
+            Some((name, id)) => {
+                let input = &self.node(*id).name;
+                Err(Error::Graph(format!("output `{name}` is `{input}` of i32; outputs are f32")))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Refuses bindings of other numbers, types or lengths than were declared; for the devices.
     ///
     /// # Errors
     /// [`Error::Graph`].
-    pub(crate) fn check_bindings(&self, inputs: &[&[f32]], outputs: &[&mut [f32]]) -> Result<()> {
-        self.check("input", &self.inputs, inputs.iter().map(|b| b.len()))?;
-        self.check("output", &self.outputs, outputs.iter().map(|b| b.len()))
+    pub(crate) fn check_bindings(
+        &self,
+        inputs: impl ExactSizeIterator<Item = (InputType, usize)>,
+        outputs: &[&mut [f32]],
+    ) -> Result<()> {
+        self.check_inputs(inputs)?;
+        self.check("output", &self.outputs, outputs.iter().map(|b| (InputType::F32, b.len())))
     }
 
-    /// As [`Graph::check_bindings`], for inputs of these lengths alone.
-    pub(crate) fn check_inputs(&self, lens: impl ExactSizeIterator<Item = usize>) -> Result<()> {
-        self.check("input", &self.inputs, lens)
+    /// As [`Graph::check_bindings`], for inputs of these types and lengths alone.
+    pub(crate) fn check_inputs(&self, bound: impl ExactSizeIterator<Item = (InputType, usize)>) -> Result<()> {
+        self.check("input", &self.inputs, bound)
     }
 
     fn check(
         &self,
         kind: &str,
         declared: &[(String, NodeId)],
-        bound: impl ExactSizeIterator<Item = usize>,
+        bound: impl ExactSizeIterator<Item = (InputType, usize)>,
     ) -> Result<()> {
         if declared.len() != bound.len() {
             return Err(Error::Graph(format!("{} {kind}s declared, {} bound", declared.len(), bound.len())));
         }
-        for ((name, id), len) in declared.iter().zip(bound) {
-            if self.node(*id).len() != len {
-                let shape = &self.node(*id).shape;
-                return Err(Error::Graph(format!("{kind} `{name}` is {shape:?}, bound to {len} values")));
+        for ((name, id), (given, len)) in declared.iter().zip(bound) {
+            let (wanted, shape) = (self.element_type(*id), &self.node(*id).shape);
+            if wanted != given || self.node(*id).len() != len {
+                let what = format!("{kind} `{name}` is {wanted} {shape:?}, bound to {len} values of {given}");
+                return Err(Error::Graph(what));
             }
         }
         Ok(())

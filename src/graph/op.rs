@@ -4,7 +4,7 @@
 
 use super::attention::Attention;
 use super::gemm::{Activation, Conv2d, Epilogue, ImplicitGemm, Linear, LinearWeights};
-use super::op_info::{Inferred, OpCost, OpLabel, OpShapes, channels, times};
+use super::op_info::{Inferred, InputType, OpCost, OpLabel, OpShapes, channels, times};
 use crate::weights::Weight;
 
 /// The operation of a node.
@@ -12,10 +12,10 @@ use crate::weights::Weight;
 #[non_exhaustive]
 pub enum Op {
     /// Given from outside.
-    Input,
+    Input(InputType),
     /// The operand's bytes under another shape.
     Reshape,
-    /// Rows of a table `[V, C]` picked by ids `[B, T]`, plus the position's row of a second table.
+    /// Rows of a table `[V, C]` picked by integer ids `[B, T]`, plus the position's row of a second table.
     Embedding {
         /// `[V, C]`.
         table: Weight,
@@ -83,7 +83,7 @@ pub enum Op {
         /// diffusers' `downscale_freq_shift`.
         shift: f32,
     },
-    /// `[B, T, C]` to `[B, C]`: the row that a second operand `[B]` names, or the first one where there is none.
+    /// `[B, T, C]` to `[B, C]`: the row that a second operand `[B]` of integers names, or the first one where there is none.
     Gather,
     /// `x * scale + shift`, element by element.
     ScaleShift {
@@ -121,9 +121,21 @@ impl Op {
             Self::GroupNorm { weight, bias, .. } | Self::LayerNorm { weight, bias, .. } => vec![weight, bias],
             Self::Embedding { table, positions } => vec![table, positions],
             Self::PrependClassToken { token, positions } => vec![token, positions],
-            Self::Input | Self::Reshape | Self::Attention(_) | Self::Activation(_) | Self::Geglu => vec![],
+            Self::Input(_) | Self::Reshape | Self::Attention(_) | Self::Activation(_) | Self::Geglu => vec![],
             Self::Add | Self::BroadcastAdd | Self::Concat | Self::Upsample { .. } => vec![],
             Self::TimestepEmbedding { .. } | Self::Gather | Self::ScaleShift { .. } => vec![],
+        }
+    }
+
+    /// Whether the operation reads an operand, by its number, as elements of that type.
+    pub fn reads(&self, operand: usize, as_type: InputType) -> bool {
+        let integers = as_type == InputType::I32;
+        match self {
+            Self::Input(_) | Self::Reshape => false,
+            Self::Attention(attention) => attention.reads(operand, as_type),
+            Self::Embedding { .. } => integers,
+            Self::Gather => integers == (operand == 1),
+            _ => !integers,
         }
     }
 
@@ -135,7 +147,7 @@ impl Op {
     pub fn infer(&self, operands: &[&[usize]]) -> Inferred {
         let first = operands.first().copied().unwrap_or(&[]);
         match self {
-            Self::Input | Self::Reshape => panic!("the shape of an input or a reshape is given"),
+            Self::Input(_) | Self::Reshape => panic!("the shape of an input or a reshape is given"),
             Self::Linear(linear) => linear.infer(operands),
             Self::Conv2d(conv) => conv.infer(operands),
             Self::Attention(attention) => attention.infer(operands),
@@ -192,7 +204,7 @@ impl Op {
         let result = || times(shapes.result);
         let mut details: Vec<String> = Vec::new();
         let (kind, shape) = match self {
-            Self::Input | Self::Reshape => return None,
+            Self::Input(_) | Self::Reshape => return None,
             Self::Linear(linear) => return Some(ImplicitGemm::from(linear).label(shapes)),
             Self::Conv2d(conv) => return Some(ImplicitGemm::from(conv).label(shapes)),
             Self::Attention(attention) => return Some(attention.label(shapes)),

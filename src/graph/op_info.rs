@@ -1,4 +1,22 @@
-//! The facts that every operation states about itself: the shape of its result, a label, its cost.
+//! The facts that every operation states about itself: the types that it reads, the shape of its result, a label, its cost.
+
+/// The type of an input's elements.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum InputType {
+    /// IEEE binary32.
+    F32,
+    /// Signed integers of 32 bits: token ids, indices, counts.
+    I32,
+}
+
+impl std::fmt::Display for InputType {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::F32 => "f32",
+            Self::I32 => "i32",
+        })
+    }
+}
 
 /// The shapes around an operation.
 #[derive(Debug, Clone)]

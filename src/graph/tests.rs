@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::compat::Compat;
-use crate::device::Device;
 use crate::device::cpu::Cpu;
+use crate::device::{Device, TensorData};
 use crate::models::published;
 use crate::models::unet::{UnetConfig, UnetShape, conditioning, denoiser};
 use crate::models::vae::vae_decoder;
@@ -47,7 +47,7 @@ fn check_plan(graph: &Graph) -> MemoryPlan {
         Location::Arena(at) => arena[at..at + graph.nodes[i].len()].iter().all(|tag| *tag == owner(i)),
     };
     for (i, node) in graph.nodes.iter().enumerate() {
-        if matches!(node.op, Op::Input | Op::Reshape) {
+        if matches!(node.op, Op::Input(_) | Op::Reshape) {
             continue;
         }
         // The result is written while the operands are read: it must not lie on them.
@@ -193,10 +193,71 @@ fn a_node_alone() {
     assert_eq!(alone.macs(), graph.macs());
     let x: Vec<f32> = (0..24u8).map(|i| f32::from(i % 7) / 4.0 - 0.5).collect();
     let y: Vec<f32> = x.iter().map(|x| x * 2.0 + 0.5).collect();
-    let run = |graph: &Graph, inputs: &[&[f32]]| {
+    let run = |graph: &Graph, inputs: &[TensorData<'_>]| {
         let mut out = vec![f32::NAN; 24];
         Cpu::new(Some(1)).compile(graph.clone()).unwrap().run(inputs, &mut [&mut out]).unwrap();
         out
     };
-    assert_eq!(run(&alone, &[&y, &x]), run(&graph, &[&x]));
+    assert_eq!(run(&alone, &[(&y).into(), (&x).into()]), run(&graph, &[(&x).into()]));
+}
+
+/// An operation that reads an input of the other type is an error with its name, of a builder and of a device.
+#[test]
+fn misread_inputs() {
+    let refusal = |build: &dyn Fn(&mut Builder)| {
+        let mut b = Builder::new();
+        build(&mut b);
+        b.finish().unwrap_err().to_string()
+    };
+    let s = empty();
+    let tables = || (s.get("table", &[10, 8]), s.get("positions", &[4, 8]));
+    let slice = |operand, start| ChannelSlice { operand, start };
+    let branch = KvBranch { keys: slice(1, 0), values: slice(1, 8), length: Some(2), scale: None };
+    let embedding = refusal(&|b| {
+        let ids = b.input("ids", &[2, 3]);
+        b.embedding(ids, tables().0, tables().1);
+    });
+    assert!(embedding.contains("`table` reads `ids` as i32, which is f32"), "{embedding}");
+    let computed = refusal(&|b| {
+        let (ids, x) = (b.input_i32("ids", &[2, 3]), b.input("x", &[2]));
+        let rows = b.embedding(ids, tables().0, tables().1);
+        let index = b.scale_shift(x, 1.0, 1.0);
+        b.gather(rows, Some(index));
+    });
+    assert!(computed.contains("`gather` reads `scale and shift` as i32, which is f32"), "{computed}");
+    let length = refusal(&|b| {
+        let [q, kv, length] = [b.input("q", &[2, 3, 8]), b.input("kv", &[2, 3, 16]), b.input("length", &[2])];
+        b.decoupled_attention(&[q, kv, length], 1, false, vec![branch]);
+    });
+    assert!(length.contains("`attention` reads `length` as i32, which is f32"), "{length}");
+    let keys = refusal(&|b| {
+        let [q, kv, n] = [b.input("q", &[2, 3, 8]), b.input_i32("kv", &[2, 3, 16]), b.input_i32("n", &[2])];
+        b.decoupled_attention(&[q, kv, n], 1, false, vec![branch]);
+    });
+    assert!(keys.contains("`attention` reads `kv` as f32, which is i32"), "{keys}");
+    let images = refusal(&|b| {
+        let [q, kv, n] = [b.input("q", &[2, 3, 8]), b.input("kv", &[2, 3, 16]), b.input_i32("n", &[3])];
+        b.decoupled_attention(&[q, kv, n], 1, false, vec![branch]);
+    });
+    assert!(images.contains("lengths [3] for the images of [2, 3, 8]"), "{images}");
+    // A reshape is of its operand's type.
+    let reshaped = refusal(&|b| {
+        let ids = b.input_i32("ids", &[2, 3]);
+        let ids = b.reshape(ids, &[3, 2]);
+        b.activation(ids, Activation::Silu);
+    });
+    assert!(reshaped.contains("`activation` reads `reshape` as f32, which is i32"), "{reshaped}");
+    let kept = refusal(&|b| {
+        let ids = b.input_i32("ids", &[2, 3]);
+        b.output("y", ids);
+    });
+    assert!(kept.contains("output `y` is `ids` of i32"), "{kept}");
+    let mut b = Builder::new();
+    let x = b.input("x", &[2, 3]);
+    let y = b.activation(x, Activation::Silu);
+    b.output("y", y);
+    let mut graph = b.finish().unwrap();
+    graph.nodes[0].op = Op::Input(InputType::I32);
+    let text = Cpu::new(Some(1)).compile(graph).map(|_| ()).unwrap_err().to_string();
+    assert!(text.contains("`activation` reads `x` as f32"), "{text}");
 }

@@ -235,6 +235,7 @@ impl ExecutableCache {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::device::TensorData;
     use crate::graph::Graph;
 
     /// With the pieces that it shares.
@@ -255,7 +256,7 @@ mod tests {
     }
 
     impl Executable for Fake {
-        fn run(&mut self, _: &[&[f32]], _: &mut [&mut [f32]]) -> Result<()> {
+        fn run(&mut self, _: &[TensorData<'_>], _: &mut [&mut [f32]]) -> Result<()> {
             Ok(())
         }
     }

@@ -3,8 +3,8 @@
 use super::interpreter::{narrow, wide};
 use braid::Result;
 use braid::device::cpu::Cpu;
-use braid::device::{Compiled, Device, Executable};
-use braid::graph::{Builder, Graph, Node, Op};
+use braid::device::{Compiled, Device, Executable, TensorData};
+use braid::graph::{Builder, Graph, InputType, Node, Op};
 use braid::tensor::DType;
 use braid::weights::Weight;
 
@@ -41,11 +41,16 @@ impl Device for HalfPrecisionBaseline {
         let decodes = graph.inputs.iter().any(|(name, _)| name == "latents");
         let dtype = if decodes { self.decoder } else { self.dtype };
         let single = |node: &Node| -> Result<Option<Box<dyn Executable>>> {
-            if matches!(node.op, Op::Input) {
+            if matches!(node.op, Op::Input(_)) {
                 return Ok(None);
             }
             let mut b = Builder::new();
-            let inputs = node.inputs.iter().map(|id| b.input("i", &graph.node(*id).shape)).collect();
+            let inputs = (node.inputs.iter())
+                .map(|id| match (graph.element_type(*id), &graph.node(*id).shape) {
+                    (InputType::F32, shape) => b.input("i", shape),
+                    (InputType::I32, shape) => b.input_i32("i", shape),
+                })
+                .collect();
             let id = b.input("o", &node.shape);
             let mut one = b.finish()?;
             let op = rounded_op(&node.op, dtype);
@@ -60,7 +65,7 @@ impl Device for HalfPrecisionBaseline {
 }
 
 impl Executable for NaiveProgram {
-    fn run(&mut self, inputs: &[&[f32]], outputs: &mut [&mut [f32]]) -> Result<()> {
+    fn run(&mut self, inputs: &[TensorData<'_>], outputs: &mut [&mut [f32]]) -> Result<()> {
         let places: Vec<usize> = {
             // The place of a node is that of the id which others know it by.
             let ids: Vec<_> =
@@ -71,25 +76,28 @@ impl Executable for NaiveProgram {
                 .map(|n| ids.iter().position(|id| std::ptr::eq(*id, n)).unwrap_or(usize::MAX))
                 .collect()
         };
-        let mut values: Vec<Vec<f32>> = Vec::new();
+        let mut values: Vec<TensorData<'_>> = Vec::new();
         let at = |id| {
             let node = std::ptr::from_ref(self.graph.node(id));
             self.graph.nodes.iter().position(|n| std::ptr::eq(n, node)).unwrap()
         };
         for (i, node) in self.graph.nodes.iter().enumerate() {
             let value = match &mut self.nodes[i] {
-                None => inputs[places[i]].to_vec(),
+                None => inputs[places[i]].view(),
                 Some(program) => {
-                    let operands: Vec<&[f32]> = node.inputs.iter().map(|id| values[at(*id)].as_slice()).collect();
+                    let operands: Vec<TensorData<'_>> = node.inputs.iter().map(|id| values[at(*id)].view()).collect();
                     let mut out = vec![0.0; node.len()];
                     program.run(&operands, &mut [&mut out])?;
-                    if matches!(node.op, Op::Reshape) { out } else { wide(&narrow(&out, self.dtype), self.dtype) }
+                    let out =
+                        if matches!(node.op, Op::Reshape) { out } else { wide(&narrow(&out, self.dtype), self.dtype) };
+                    out.into()
                 }
             };
             values.push(value);
         }
         for ((_, id), out) in self.graph.outputs.iter().zip(outputs) {
-            out.copy_from_slice(&values[at(*id)]);
+            let TensorData::F32(values) = &values[at(*id)] else { panic!("outputs are f32") };
+            out.copy_from_slice(values);
         }
         Ok(())
     }

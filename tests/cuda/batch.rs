@@ -4,9 +4,9 @@ use super::common;
 use super::ptx::PtxDriver;
 use super::{compiled, outputs, relative, scope, values};
 use braid::Compat;
-use braid::device::Device;
 use braid::device::cuda::CudaDevice;
 use braid::device::cuda::driver::{CallCounts, Driver};
+use braid::device::{Device, TensorData};
 use braid::models::unet::{UnetConfig, UnetShape, denoiser};
 use braid::pipeline::{Callbacks, ImagePrompt, Output, Progress, ReferenceImage, Stage};
 use braid::schedulers::SchedulerKind;
@@ -74,27 +74,27 @@ fn unet_batch_invariance() {
         denoiser(&config, &weights, &shape, &Compat::diffusers()).unwrap()
     };
     let together = graph(ROWS);
-    let inputs: Vec<Vec<f32>> = (together.inputs.iter().enumerate())
+    let inputs: Vec<TensorData<'_>> = (together.inputs.iter().enumerate())
         .map(|(k, (name, id))| match name.as_str() {
-            "tokens" => vec![9.0, 2.0, 7.0, 1.0],
-            "image_tokens.0" => vec![4.0, 0.0, 3.0, 4.0],
-            "image_tokens.1" => vec![0.0, 8.0, 1.0, 4.0],
-            _ => values(together.node(*id).len(), 1000 + k as u32),
+            "tokens" => vec![9, 2, 7, 1].into(),
+            "image_tokens.0" => vec![4, 0, 3, 4].into(),
+            "image_tokens.1" => vec![0, 8, 1, 4].into(),
+            _ => values(together.node(*id).len(), 1000 + k as u32).into(),
         })
         .collect();
     // Scales are [L, A, B], everything else has the row first.
-    let row = |r: usize| -> Vec<Vec<f32>> {
-        let pick = |(k, all): (usize, &Vec<f32>)| match together.inputs[k].0.as_str() {
-            "scales" => all.iter().skip(r).step_by(ROWS).copied().collect(),
-            _ => all[r * all.len() / ROWS..][..all.len() / ROWS].to_vec(),
-        };
-        inputs.iter().enumerate().map(pick).collect()
+    let row = |r: usize| -> Vec<TensorData<'_>> {
+        let all = together.inputs.iter().zip(&inputs);
+        all.map(|((name, _), all)| match (name.as_str(), all) {
+            ("scales", TensorData::F32(all)) => all.iter().skip(r).step_by(ROWS).copied().collect::<Vec<_>>().into(),
+            _ => all.slice(r * all.len() / ROWS..(r + 1) * all.len() / ROWS),
+        })
+        .collect()
     };
     for library in [false, true] {
         let device = device(&Arc::new(PtxDriver::new()), library);
-        let run = |batch, inputs: &[Vec<f32>]| -> Vec<f32> {
-            let inputs: Vec<&[f32]> = inputs.iter().map(Vec::as_slice).collect();
-            outputs(device.compile(graph(batch)).unwrap().as_mut(), &inputs).remove(0)
+        let run = |batch, inputs: &[TensorData<'_>]| -> Vec<f32> {
+            outputs(device.compile(graph(batch)).unwrap().as_mut(), inputs).remove(0)
         };
         let all = run(ROWS, &inputs);
         for r in 0..ROWS {

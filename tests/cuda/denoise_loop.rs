@@ -83,7 +83,7 @@ impl Case {
     /// On the device; `reached` as the program gives it.
     fn sample(&self, program: &mut CudaDenoiseLoop, reached: &mut dyn FnMut(usize) -> Result<()>) -> Result<Denoised> {
         let inputs = DenoiseInputs {
-            inputs: &[[].as_slice().into(), self.shift.as_slice().into(), self.time.as_slice().into()],
+            inputs: &[Vec::<f32>::new().into(), (&self.shift).into(), (&self.time).into()],
             table: &self.table.steps,
             guidance_scale: self.guidance[0],
             guidance_rescale: self.guidance[1],
@@ -103,7 +103,7 @@ impl Case {
         for (i, row) in self.table.steps.iter().enumerate() {
             let sample = x.iter().map(|x| x * row.input_scale).collect::<Vec<_>>().repeat(self.rows);
             let time = &self.time[i * self.rows * WIDTH..][..self.rows * WIDTH];
-            let output = outputs(program.as_mut(), &[&sample, &self.shift, time]).remove(0);
+            let output = outputs(program.as_mut(), &[&sample[..], &self.shift, time]).remove(0);
             match self.rows {
                 2 => classifier_free_guidance(&output[N..], &output[..N], self.guidance[0], self.guidance[1], &mut out)
                     .unwrap(),
@@ -245,7 +245,12 @@ fn misfit_inputs() {
     };
     fails(|_| {}, SchedulerKind::Euler, 9, "9 steps; 1 to 8 are possible");
     fails(|_| {}, SchedulerKind::EulerAncestral, 3, "noise of 120 values");
-    fails(|case| case.time.truncate(20), SchedulerKind::Euler, 3, "`time` is bound to 20 values, 48 are needed");
+    fails(
+        |case| case.time.truncate(20),
+        SchedulerKind::Euler,
+        3,
+        "`time` is bound to 20 values of f32, 48 of f32 are needed",
+    );
     fails(|case| case.shift.clear(), SchedulerKind::Euler, 3, "`shift` is bound to 0 values");
     fails(|case| case.latents.clear(), SchedulerKind::Euler, 3, "0 latents, 120");
     // An input that varies and that no product adds.

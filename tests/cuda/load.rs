@@ -102,8 +102,10 @@ fn wrong_binding() {
     let device = CudaDevice::new(Arc::new(PtxDriver::new()), DType::F16).unwrap();
     let mut program = device.compile(graph()).unwrap();
     let mut out = [0.0; 80];
-    let text = program.run(&[&[0.0; 5]], &mut [&mut out]).unwrap_err().to_string();
-    assert!(text.contains("`x` is [2, 5, 16], bound to 5"), "{text}");
+    let text = program.run(&[(&[0.0; 5]).into()], &mut [&mut out]).unwrap_err().to_string();
+    assert!(text.contains("`x` is f32 [2, 5, 16], bound to 5 values of f32"), "{text}");
+    let text = program.run(&[(&[0; 160]).into()], &mut [&mut out]).unwrap_err().to_string();
+    assert!(text.contains("`x` is f32 [2, 5, 16], bound to 160 values of i32"), "{text}");
 }
 
 /// Tensor and number: widths that are no multiple of 8.

@@ -31,7 +31,7 @@ mod single;
 use braid::device::cpu::Cpu;
 use braid::device::cuda::CudaDevice;
 use braid::device::cuda::driver::Driver;
-use braid::device::{Device, Executable};
+use braid::device::{Device, Executable, TensorData};
 use braid::graph::Graph;
 use braid::tensor::DType;
 use braid::weights::{Scope, Weight, Weights};
@@ -62,11 +62,12 @@ pub fn relative(got: &[f32], want: &[f32]) -> f64 {
 }
 
 /// Runs a program into buffers of NaN.
-pub fn outputs(program: &mut dyn Executable, inputs: &[&[f32]]) -> Vec<Vec<f32>> {
+pub fn outputs<'a>(program: &mut dyn Executable, inputs: &[impl Clone + Into<TensorData<'a>>]) -> Vec<Vec<f32>> {
+    let inputs: Vec<TensorData<'_>> = inputs.iter().cloned().map(Into::into).collect();
     let graph = program.graph();
     let mut out: Vec<Vec<f32>> = graph.outputs.iter().map(|(_, id)| vec![f32::NAN; graph.node(*id).len()]).collect();
     let mut slices: Vec<&mut [f32]> = out.iter_mut().map(Vec::as_mut_slice).collect();
-    program.run(inputs, &mut slices).unwrap();
+    program.run(&inputs, &mut slices).unwrap();
     out
 }
 

@@ -72,7 +72,7 @@ fn pixel_parity() {
         assert!(!program.decode(&bad.into(), false).unwrap().finite);
         assert!(program.decode(&given, false).unwrap().finite);
         let text = program.decode(&TensorRef::from(&x[1..]), false).unwrap_err().to_string();
-        assert!(text.contains("`latents` is [1, 5, 7, 4], bound to 139"), "{text}");
+        assert!(text.contains("`latents` is f32 [1, 5, 7, 4], bound to 139 values of f32"), "{text}");
     }
 }
 
@@ -87,7 +87,7 @@ fn resident_outputs() {
     let x = values(112, 5);
     let wanted = outputs(program.as_mut(), &[&x]);
     let before = driver.moved();
-    let left = program.run_resident(&[&x]).unwrap();
+    let left = program.run_resident(&[(&x).into()]).unwrap();
     let after = driver.moved();
     assert_eq!((after[0] - before[0], after[1] - before[1]), (448, 4), "x up, whether all is finite down");
     assert!(left.finite);
@@ -109,11 +109,12 @@ fn resident_outputs() {
     assert!(elsewhere.unwrap_err().to_string().contains("another device"));
     let mut bad = x.clone();
     bad[3] = f32::NAN;
-    assert!(!program.run_resident(&[&bad]).unwrap().finite);
-    assert!(program.run_resident(&[&x]).unwrap().finite);
-    assert!(program.run_resident(&[&x[1..]]).is_err());
+    assert!(!program.run_resident(&[(&bad).into()]).unwrap().finite);
+    assert!(program.run_resident(&[(&x).into()]).unwrap().finite);
+    assert!(program.run_resident(&[(&x[1..]).into()]).is_err());
+    assert!(program.run_resident(&[(&[1; 112]).into()]).is_err());
     // Those of a plain executable are the host's.
-    let here = device.compile(condition()).unwrap().run_resident(&[&x]).unwrap();
+    let here = device.compile(condition()).unwrap().run_resident(&[(&x).into()]).unwrap();
     assert!(here.finite && here.values.iter().all(|values| matches!(values, TensorRef::Host(_))));
     assert!(here.values.iter().zip(&wanted).all(|(here, wanted)| *here.read().unwrap() == **wanted));
     // They hold for as long as anyone has them, whatever becomes of the program.

@@ -40,7 +40,7 @@ fn each_operation_of_a_block() {
     b.output("y", y);
     let graph = fuse(b.finish().unwrap());
     let mut count = 0;
-    for (id, node) in graph.iter().filter(|(_, node)| !matches!(node.op, Op::Input | Op::Reshape)) {
+    for (id, node) in graph.iter().filter(|(_, node)| !matches!(node.op, Op::Input(_) | Op::Reshape)) {
         let alone = graph.single(id);
         let inputs: Vec<_> = (1..).zip(&alone.inputs).map(|(k, (_, id))| values(alone.node(*id).len(), k)).collect();
         let inputs: Vec<&[f32]> = inputs.iter().map(Vec::as_slice).collect();

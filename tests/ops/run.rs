@@ -8,7 +8,7 @@ use super::table::Case;
 use braid::device::cpu::Cpu;
 use braid::device::cuda::CudaDevice;
 use braid::device::cuda::driver::Driver;
-use braid::device::{Device, Executable};
+use braid::device::{Device, Executable, TensorData};
 use braid::graph::fuse;
 use braid::tensor::DType;
 use std::sync::Arc;
@@ -23,14 +23,13 @@ fn error(got: &[f32], want: &[f64]) -> f64 {
 }
 
 /// Runs into buffers of NaN, twice: the results must be the same.
-fn outputs(executable: &mut dyn Executable, inputs: &[Vec<f32>], name: &str) -> Vec<Vec<f32>> {
-    let inputs: Vec<&[f32]> = inputs.iter().map(Vec::as_slice).collect();
+fn outputs(executable: &mut dyn Executable, inputs: &[TensorData<'_>], name: &str) -> Vec<Vec<f32>> {
     let mut once = || {
         let graph = executable.graph();
         let mut out: Vec<Vec<f32>> =
             graph.outputs.iter().map(|(_, id)| vec![f32::NAN; graph.node(*id).len()]).collect();
         let mut slices: Vec<&mut [f32]> = out.iter_mut().map(Vec::as_mut_slice).collect();
-        executable.run(&inputs, &mut slices).unwrap_or_else(|e| panic!("{name}: {e}"));
+        executable.run(inputs, &mut slices).unwrap_or_else(|e| panic!("{name}: {e}"));
         out
     };
     let first = once();
@@ -86,7 +85,11 @@ pub fn on_cuda(case: &Case) {
     let mut kernels: Vec<String> = Vec::new();
     for dtype in [DType::F16, DType::BF16] {
         let naive = HalfPrecisionBaseline { cpu: Cpu::new(Some(1)), dtype, decoder: dtype };
-        let rounded: Vec<Vec<f32>> = case.inputs.iter().map(|x| wide(&narrow(x, dtype), dtype)).collect();
+        let rounded = |x: &TensorData<'static>| match x {
+            TensorData::F32(x) => wide(&narrow(x, dtype), dtype).into(),
+            TensorData::I32(_) => x.clone(),
+        };
+        let rounded: Vec<TensorData<'_>> = case.inputs.iter().map(rounded).collect();
         let naive = outputs(naive.compile(case.graph.clone()).unwrap().as_mut(), &rounded, name);
         for (driver, library) in drivers().into_iter().flat_map(|driver| [(driver.clone(), false), (driver, true)]) {
             let name = format!("{name} {dtype} on {} library {library}", driver.properties().name);

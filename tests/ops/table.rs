@@ -1,6 +1,7 @@
 //! The shape of a case, and what builds one: named tensors of seeded values, known as f32 to the graph and as f64 to the reference.
 
 use super::interpreter::values;
+use braid::device::TensorData;
 use braid::graph::{Builder, Graph, NodeId};
 use braid::weights::{Scope, Weight, Weights};
 use std::collections::BTreeMap;
@@ -9,7 +10,7 @@ use std::collections::BTreeMap;
 pub struct Case {
     pub name: String,
     pub graph: Graph,
-    pub inputs: Vec<Vec<f32>>,
+    pub inputs: Vec<TensorData<'static>>,
     pub want: Vec<Vec<f64>>,
     /// The nodes that are left after fusion.
     pub fused_nodes: Option<usize>,
@@ -45,7 +46,7 @@ pub(crate) use operation;
 pub struct CaseBuilder {
     pub graph: Builder,
     name: String,
-    inputs: Vec<Vec<f32>>,
+    inputs: Vec<TensorData<'static>>,
     weights: BTreeMap<String, (Vec<usize>, Vec<f32>)>,
     scopes: Vec<Scope>,
     want: Vec<Vec<f64>>,
@@ -81,8 +82,14 @@ impl CaseBuilder {
     /// An input of these values.
     pub fn given(&mut self, name: &str, shape: &[usize], data: Vec<f32>) -> (NodeId, Vec<f64>) {
         let wide = data.iter().map(|v| f64::from(*v)).collect();
-        self.inputs.push(data);
+        self.inputs.push(data.into());
         (self.graph.input(name, shape), wide)
+    }
+
+    /// An input of these integers.
+    pub fn integers(&mut self, name: &str, shape: &[usize], data: &[i32]) -> NodeId {
+        self.inputs.push(data.to_vec().into());
+        self.graph.input_i32(name, shape)
     }
 
     /// A weight in f32. Those of products are scaled so that results stay about as large as operands.

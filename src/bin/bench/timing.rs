@@ -5,7 +5,7 @@ use braid::cli::failure::Failure;
 use braid::cli::terminal;
 use braid::device::cpu::Cpu;
 use braid::device::cuda::{CudaDevice, CudaExecutable};
-use braid::device::{Device, Executable};
+use braid::device::{Device, Executable, TensorData};
 use braid::graph::{Builder, Graph, LinearWeights, Op};
 use braid::pipeline::DeviceChoice;
 use braid::tensor::DType;
@@ -56,7 +56,7 @@ impl Target {
 }
 
 impl Timed {
-    fn run(&mut self, inputs: &[&[f32]], output: &mut [f32]) -> Result<(), Error> {
+    fn run(&mut self, inputs: &[TensorData<'_>], output: &mut [f32]) -> Result<(), Error> {
         match self {
             Self::Cpu(executable) => executable.run(inputs, &mut [output]),
             Self::Cuda(executable) => executable.run(inputs, &mut [output]),
@@ -150,7 +150,6 @@ impl Bench {
     /// The seconds of each run of a graph of one operation, after two runs that must agree and be finite.
     pub fn time(&mut self, graph: Graph, what: &str) -> Result<Vec<f64>, Failure> {
         let inputs = operands(&graph);
-        let inputs: Vec<&[f32]> = inputs.iter().map(Vec::as_slice).collect();
         let len: usize = graph.outputs.iter().map(|(_, id)| graph.node(*id).len()).sum();
         let (mut result, mut again) = (vec![f32::NAN; len], vec![f32::NAN; len]);
         let mut program = self.device.compile(graph)?;
@@ -205,7 +204,7 @@ impl Bench {
 }
 
 /// Values for the inputs of a graph of one operation: ids, places and counts that exist, weights of 1, else random numbers.
-fn operands(graph: &Graph) -> Vec<Vec<f32>> {
+fn operands(graph: &Graph) -> Vec<TensorData<'static>> {
     let Some(node) = graph.nodes.last() else { return Vec::new() };
     let mut x = 12_345u32;
     let mut random = || {
@@ -213,21 +212,24 @@ fn operands(graph: &Graph) -> Vec<Vec<f32>> {
         (x >> 8) as f32 / (1 << 23) as f32 - 1.0
     };
     let operand = |k: usize| graph.node(node.inputs[k]);
-    let mut values = |k: usize, len: usize| -> Vec<f32> {
-        match &node.op {
-            Op::Embedding { table, .. } => (0..len).map(|i| ((i * 7919) % table.shape()[0]) as f32).collect(),
-            Op::Gather if k == 1 => vec![(operand(0).tokens() / 2) as f32; len],
+    let mut values = |k: usize, len: usize| -> TensorData<'static> {
+        let floats: Vec<f32> = match &node.op {
+            Op::Embedding { table, .. } => {
+                return (0..len).map(|i| ((i * 7919) % table.shape()[0]) as i32).collect::<Vec<_>>().into();
+            }
+            Op::Gather if k == 1 => return vec![(operand(0).tokens() / 2) as i32; len].into(),
             Op::TimestepEmbedding { .. } => (0..len).map(|i| (i * 20 % 1000) as f32).collect(),
             Op::Attention(a) => {
                 let counted = a.branches.iter().find(|s| s.length == Some(k));
                 if let Some(branch) = counted {
-                    return vec![operand(branch.keys.operand).tokens() as f32; len];
+                    return vec![operand(branch.keys.operand).tokens() as i32; len].into();
                 }
                 let weight = a.branches.iter().any(|s| s.scale.is_some_and(|(at, _)| at == k));
                 if weight { vec![1.0; len] } else { (0..len).map(|_| random()).collect() }
             }
             _ => (0..len).map(|_| random()).collect(),
-        }
+        };
+        floats.into()
     };
     let place = |id| node.inputs.iter().position(|operand| *operand == id).unwrap_or(0);
     graph.inputs.iter().map(|(_, id)| values(place(*id), graph.node(*id).len())).collect()

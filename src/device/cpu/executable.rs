@@ -4,7 +4,7 @@ use super::op::{CpuOp, OpRun, RunResources};
 use super::ops;
 use super::pool::Pool;
 use super::scratch::Scratch;
-use crate::device::{Compiled, Executable};
+use crate::device::{Compiled, Executable, TensorData};
 use crate::error::Result;
 use crate::graph::{Graph, Location, MemoryPlan};
 use crate::memory;
@@ -30,8 +30,10 @@ impl CpuExecutable {
     /// Makes `graph` ready to run on the threads of `pool`.
     ///
     /// # Errors
-    /// [`crate::Error::Memory`] where there is too little.
+    /// [`crate::Error::Memory`] where there is too little; [`crate::Error::Graph`] where an operation reads an input of another
+    /// type.
     pub(super) fn new(pool: Arc<Pool>, graph: Graph) -> Result<Self> {
+        graph.check_types()?;
         let threads = pool.threads();
         let plan = MemoryPlan::new(&graph);
         let statistics: usize = graph.nodes.iter().map(ops::statistics_bytes).sum();
@@ -61,9 +63,10 @@ impl Compiled for CpuExecutable {
 }
 
 impl Executable for CpuExecutable {
-    fn run(&mut self, inputs: &[&[f32]], outputs: &mut [&mut [f32]]) -> Result<()> {
-        self.graph.check_bindings(inputs, outputs)?;
-        let inputs: Vec<*const f32> = inputs.iter().map(|b| b.as_ptr()).collect();
+    fn run(&mut self, inputs: &[TensorData<'_>], outputs: &mut [&mut [f32]]) -> Result<()> {
+        self.graph.check_bindings(inputs.iter().map(|b| (b.element_type(), b.len())), outputs)?;
+        // Those of integers too: operations read them as such, see `OpRun::integers`.
+        let inputs: Vec<*const f32> = inputs.iter().map(|b| b.bytes().as_ptr().cast()).collect();
         let outputs: Vec<*mut f32> = outputs.iter_mut().map(|b| b.as_mut_ptr()).collect();
         let arena = self.arena.as_mut_ptr();
         let place = |location: &Location| match *location {

@@ -51,6 +51,11 @@ pub(crate) struct RunResources<'a> {
     pub(crate) graph: &'a Graph,
 }
 
+/// An integer as an index or a count: 0 where it is negative.
+pub(crate) fn index(value: i32) -> usize {
+    usize::try_from(value).unwrap_or(0)
+}
+
 impl<'a> OpRun<'a> {
     /// A run of node `i`, `places` being where the result of each node of the graph lies.
     ///
@@ -76,6 +81,12 @@ impl<'a> OpRun<'a> {
     pub(crate) fn input(&self, k: usize) -> &'a [f32] {
         // SAFETY: promised to `new`.
         unsafe { std::slice::from_raw_parts(self.operand(k), self.graph.node(self.node.inputs[k]).len()) }
+    }
+
+    /// An operand of integers.
+    pub(crate) fn integers(&self, k: usize) -> &'a [i32] {
+        // SAFETY: as above; both types are of four bytes and take any bits.
+        unsafe { std::slice::from_raw_parts(self.operand(k).cast(), self.graph.node(self.node.inputs[k]).len()) }
     }
 
     /// The shape of an operand.

@@ -2,7 +2,7 @@
 
 use crate::device::denoise_loop::{DenoiseInputs, DenoiseLoop, DenoiseOutput, LoopSpec};
 use crate::device::executable::{Executable, compiled_by};
-use crate::device::tensors::TensorRef;
+use crate::device::tensors::{TensorData, TensorRef};
 use crate::error::{Error, Result};
 use crate::schedulers::{classifier_free_guidance, step};
 use std::ops::Range;
@@ -55,16 +55,19 @@ impl DenoiseLoop for HostDenoiseLoop {
         let uses_history = inputs.table.iter().any(|row| row.x_from_previous != 0.0);
         let mut history = vec![0.0; if uses_history { n } else { 0 }];
         let mut first_output = Vec::new();
-        let values = inputs.inputs.iter().map(TensorRef::read).collect::<Result<Vec<_>>>()?;
+        let values = inputs.inputs.iter().map(TensorRef::to_host).collect::<Result<Vec<_>>>()?;
         for (i, row) in inputs.table.iter().enumerate() {
             reached(i)?;
             for sample in sample.chunks_exact_mut(n) {
                 sample.iter_mut().zip(&x).for_each(|(s, x)| *s = x * row.input_scale);
             }
             let bound = values.iter().enumerate().map(|(k, values)| match k {
-                0 => sample.as_slice(),
-                _ if self.varying.contains(&k) => &values[i * (values.len() / count)..][..values.len() / count],
-                _ => values.as_ref(),
+                0 => TensorData::from(&sample),
+                _ if self.varying.contains(&k) => {
+                    let len = values.len() / count;
+                    values.slice(i * len..(i + 1) * len)
+                }
+                _ => values.view(),
             });
             self.executable.run(&bound.collect::<Vec<_>>(), &mut [&mut output])?;
             if i == 0 && inputs.capture_first {

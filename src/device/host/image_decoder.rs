@@ -24,7 +24,7 @@ impl ImageDecoder for HostImageDecoder {
     fn decode(&mut self, latents: &TensorRef<'_>, capture: bool) -> Result<DecodedImage> {
         let graph = self.executable.graph();
         let mut image = vec![0.0; graph.outputs.first().map_or(0, |(_, id)| graph.node(*id).len())];
-        self.executable.run(&[latents.read()?.as_ref()], &mut [&mut image])?;
+        self.executable.run(&[latents.to_host()?], &mut [&mut image])?;
         let finite = image.iter().all(|v| v.is_finite());
         let rgb = image.iter().map(|v| self.rounding.pixel(*v)).collect();
         Ok(DecodedImage { rgb, finite, image: if capture { image } else { Vec::new() } })

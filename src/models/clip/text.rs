@@ -21,7 +21,7 @@ pub struct ClipTextShape {
 
 /// Builds a text encoder.
 ///
-/// Inputs: `ids` `[R, T]`, and with `pooled` also `index` `[R]`, the token that is pooled; both whole numbers. Outputs:
+/// Inputs: `ids` `[R, T]`, and with `pooled` also `index` `[R]`, the token that is pooled; both integers. Outputs:
 /// `hidden` `[R, T, C]`, the residual stream after `depth` layers without the final norm; and with `pooled` `pooled`
 /// `[R, P]`: all layers, the final norm, the token at `index`, and the projection where the checkpoint has one.
 ///
@@ -32,7 +32,7 @@ pub fn clip_text(config: &ClipTextConfig, scope: &Scope, shape: ClipTextShape) -
     let mut b = Builder::new();
     let text = scope.pp("text_model");
     let c = config.hidden_size;
-    let ids = b.input("ids", &[rows, tokens]);
+    let ids = b.input_i32("ids", &[rows, tokens]);
     let embeddings = text.pp("embeddings");
     let table = embeddings.get("token_embedding.weight", &[config.vocab_size, c]);
     let positions = embeddings.get("position_embedding.weight", &[config.max_position_embeddings, c]);
@@ -56,7 +56,7 @@ pub fn clip_text(config: &ClipTextConfig, scope: &Scope, shape: ClipTextShape) -
         b.output("hidden", x);
     }
     if pooled {
-        let index = b.input("index", &[rows]);
+        let index = b.input_i32("index", &[rows]);
         let x = b.layer_norm(x, &text.pp("final_layer_norm"), config.eps);
         let x = b.gather(x, Some(index));
         let x = match config.projection_dim {

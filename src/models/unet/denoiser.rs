@@ -24,7 +24,8 @@ pub fn denoiser(config: &UnetConfig, scope: &Scope, shape: &UnetShape, compat: &
     let mut inputs = HashMap::new();
     let mut named = HashMap::new();
     for input in &interface.inputs {
-        let node = b.input(input.name.clone(), &input.shape);
+        let name = input.name.clone();
+        let node = if input.role.is_integer() { b.input_i32(name, &input.shape) } else { b.input(name, &input.shape) };
         inputs.insert(input.role, node);
         named.insert(input.name.clone(), node);
     }

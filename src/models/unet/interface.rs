@@ -23,11 +23,11 @@ pub struct UnetShape {
 pub enum InputRole {
     /// The scaled latents, `[B, h, w, C]`: others for every evaluation.
     Sample,
-    /// The number of text tokens of each row that count, `[B]`; whole numbers.
+    /// The number of text tokens of each row that count, `[B]`; integers.
     TextTokens,
     /// The weight of adapter a in cross-attention l, `[L, A, B]`.
     Scales,
-    /// The number of an adapter's image tokens that count, `[B]`; whole numbers.
+    /// The number of an adapter's image tokens that count, `[B]`; integers.
     ImageTokens {
         /// The adapter, among those in use.
         adapter: usize,
@@ -52,7 +52,7 @@ pub enum InputRole {
 }
 
 impl InputRole {
-    /// Whether the values are whole numbers, which travel as f32.
+    /// Whether the values are integers, an input of i32.
     pub fn is_integer(self) -> bool {
         matches!(self, Self::TextTokens | Self::ImageTokens { .. })
     }

@@ -1,7 +1,7 @@
 //! The step-invariant conditioning.
 
 use super::text::TextEmbeddings;
-use crate::device::TensorRef;
+use crate::device::{TensorData, TensorRef};
 use crate::error::{Error, Result};
 use crate::models::unet::{DenoiserInput, DenoiserInterface, InputRole};
 use crate::pipeline::captures::Captures;
@@ -13,7 +13,7 @@ use std::collections::HashMap;
 /// The conditioner's results, and what else stays the same for all steps and images.
 pub(in crate::pipeline) struct Conditioning {
     /// The tokens that count in each row: of the text, then of each adapter's images.
-    tokens: Vec<Vec<f32>>,
+    tokens: Vec<Vec<i32>>,
     /// The conditioner's outputs by their names.
     values: HashMap<String, TensorRef<'static>>,
     /// The steps for which those that vary by step hold a row.
@@ -29,9 +29,9 @@ impl Conditioning {
         let latents: &[f32] = &[];
         let bind = |input: &DenoiserInput| match input.role {
             InputRole::Sample => Ok(latents.into()),
-            InputRole::TextTokens => Ok(text[0].as_slice().into()),
+            InputRole::TextTokens => Ok((&text[0]).into()),
             InputRole::Scales => Ok(scales.into()),
-            InputRole::ImageTokens { adapter } => Ok(images[adapter].as_slice().into()),
+            InputRole::ImageTokens { adapter } => Ok((&images[adapter]).into()),
             InputRole::TimeEmbedding { .. } | InputRole::TextKeysValues { .. } | InputRole::ImageKeysValues { .. } => {
                 let lacks = || Error::Graph(format!("the conditioning has no `{}`", input.name));
                 let values = self.values.get(&input.name).ok_or_else(lacks)?;
@@ -53,7 +53,7 @@ pub(in crate::pipeline) fn run(
 ) -> Result<Conditioning> {
     let config = &executables.compiler.models.unet.config;
     let inputs = inputs(executables, plan, texts, embeds);
-    let inputs: Vec<&[f32]> = inputs.iter().map(Vec::as_slice).collect();
+    let inputs: Vec<TensorData<'_>> = inputs.iter().map(TensorData::from).collect();
     require_conditioning(executables, &plan.denoise, plan.placement)?;
     let outputs = executables.conditioner(&plan.denoise, plan.placement)?.run_resident(&inputs)?;
     if !outputs.finite {
@@ -69,8 +69,8 @@ pub(in crate::pipeline) fn run(
         }
         captures.add("image_tokens", &[1, all.len() / width, width], || all);
     }
-    let mut tokens = vec![texts.iter().map(|t| t.tokens as f32).collect()];
-    tokens.extend(plan.image_tokens.iter().map(|count| vec![*count as f32; plan.denoise.shape.batch]));
+    let mut tokens = vec![texts.iter().map(|t| t.tokens as i32).collect()];
+    tokens.extend(plan.image_tokens.iter().map(|count| vec![*count as i32; plan.denoise.shape.batch]));
     let interface = DenoiserInterface::new(config, &plan.denoise.shape);
     let values = interface.conditioning_outputs().into_iter().zip(outputs.values).collect();
     Ok(Conditioning { tokens, values, max_steps: plan.denoise.max_steps, interface })

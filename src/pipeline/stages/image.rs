@@ -51,6 +51,6 @@ pub(in crate::pipeline) fn encode(executables: &mut Executables<'_>, image: &Ima
     let Some(config) = models.vision.as_ref().map(|vision| &vision.config) else { return Ok(Vec::new()) };
     let pixels = clip_image_processor::preprocess(image, config.image_size);
     let mut embeds = vec![0.0; config.projection_dim];
-    executable.run(&[&pixels], &mut [&mut embeds])?;
+    executable.run(&[pixels.into()], &mut [&mut embeds])?;
     Ok(embeds)
 }

@@ -76,17 +76,18 @@ fn encode_rows(
     let executable = executables.text_encoder(key)?;
     let (mut hidden, mut pooled) = (Vec::new(), Vec::new());
     for row in rows {
-        let ids: Vec<f32> = row.iter().map(|id| *id as f32).collect();
+        // Ids beyond the vocabulary, which are no tokens, read its last row.
+        let ids: Vec<i32> = row.iter().map(|id| i32::try_from(*id).unwrap_or(i32::MAX)).collect();
         let begin = hidden.len();
         hidden.resize(begin + ids.len() * config.hidden_size, 0.0);
         let hidden = &mut hidden[begin..];
         if key.encoder == 0 {
-            executable.run(&[&ids], &mut [hidden])?;
+            executable.run(&[(&ids).into()], &mut [hidden])?;
             continue;
         }
-        let index = [pooled_token(row, config.eos_token_id, compiler.compat.pools_at_greatest) as f32];
+        let index = pooled_token(row, config.eos_token_id, compiler.compat.pools_at_greatest) as i32;
         let mut projected = vec![0.0; config.projection_dim.unwrap_or(config.hidden_size)];
-        executable.run(&[&ids, &index], &mut [hidden, &mut projected])?;
+        executable.run(&[(&ids).into(), (&[index]).into()], &mut [hidden, &mut projected])?;
         if pooled.is_empty() {
             pooled = projected;
         }

@@ -16,7 +16,7 @@ struct Branch {
 struct Operands {
     heads: usize,
     query: Vec<usize>,
-    lengths: Vec<f32>,
+    lengths: Vec<i32>,
     scales: (Vec<usize>, Vec<f32>),
     /// Shape [images, keys, 2 * channels].
     kv: Vec<Vec<f32>>,
@@ -28,7 +28,7 @@ fn case(name: &str, o: &Operands, branches: &[Branch], kernel: Option<&'static s
     let mut c = CaseBuilder::new(name);
     let (qi, q) = c.input("i", &o.query, 1);
     let mut operands: Vec<NodeId> = vec![qi];
-    operands.push(c.given("i", &[images], o.lengths.clone()).0);
+    operands.push(c.integers("i", &[images], &o.lengths));
     operands.push(c.given("i", &o.scales.0, o.scales.1.clone()).0);
     let keys = |kv: &[f32]| kv.len() / images / channels / 2;
     let kv: Vec<Vec<f64>> = o.kv.iter().map(|kv| kv.iter().map(|v| f64::from(*v)).collect()).collect();
@@ -77,7 +77,7 @@ fn text_and_adapters() -> Case {
     let operands = Operands {
         heads: 2,
         query: vec![2, 5, 6, c],
-        lengths: vec![154.0, 77.0],
+        lengths: vec![154, 77],
         // [layer, adapter, image]; the second layer's are used.
         scales: (vec![2, 2, 2], vec![9.0, 9.0, 9.0, 9.0, 0.6, 1.0, 0.0, -0.5]),
         kv: kv.to_vec(),
@@ -96,7 +96,7 @@ fn cases() -> Vec<Case> {
     let with = |scales: (Vec<usize>, Vec<f32>), kv: Vec<Vec<f32>>| Operands {
         heads: 1,
         query: vec![2, 9, c],
-        lengths: vec![21.0, 5.0],
+        lengths: vec![21, 5],
         scales,
         kv,
     };

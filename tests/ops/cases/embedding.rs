@@ -3,15 +3,17 @@
 use crate::reference::Norm;
 use crate::table::{Case, CaseBuilder, operation};
 
-/// Row `id`, or the last, plus that of its position.
-fn embedded(table: &[f64], positions: &[f64], ids: &[f64], (c, tokens): (usize, usize)) -> Vec<f64> {
+/// Row `id`, the first or the last, plus that of its position.
+fn embedded(table: &[f64], positions: &[f64], ids: &[i32], (c, tokens): (usize, usize)) -> Vec<f64> {
     let last = table.len() / c - 1;
-    let element = |at: usize, j: usize| table[(ids[at] as usize).min(last) * c + j] + positions[at % tokens * c + j];
+    let element = |at: usize, j: usize| {
+        table[usize::try_from(ids[at]).unwrap_or(0).min(last) * c + j] + positions[at % tokens * c + j]
+    };
     (0..ids.len()).flat_map(|at| (0..c).map(move |j| (at, j))).map(|(at, j)| element(at, j)).collect()
 }
 
-fn picked(x: &[f64], index: &[f64], (c, tokens): (usize, usize)) -> Vec<f64> {
-    let row = |(image, at): (usize, &f64)| x[(image * tokens + *at as usize) * c..][..c].to_vec();
+fn picked(x: &[f64], index: &[i32], (c, tokens): (usize, usize)) -> Vec<f64> {
+    let row = |(image, at): (usize, &i32)| x[(image * tokens + *at as usize) * c..][..c].to_vec();
     index.iter().enumerate().flat_map(row).collect()
 }
 
@@ -20,9 +22,9 @@ fn tables() -> Case {
     let mut b = CaseBuilder::new("tables");
     let (table, positions) = (b.weight("table", &[10, c], 1), b.weight("positions", &[4, c], 2));
     let (token, places) = (b.weight("token", &[c], 3), b.weight("places", &[4, c], 4));
-    // An id past the end takes the last row.
-    let (ids_i, ids) = b.given("ids", &[2, tokens], vec![1.0, 9.0, 3.0, 0.0, 12.0, 5.0]);
-    let (index_i, index) = b.given("index", &[2], vec![2.0, 0.0]);
+    // An id past the end takes the last row, one before the first takes that.
+    let (ids, index) = ([1, 9, -3, 0, 12, 5], [2, 0]);
+    let (ids_i, index_i) = (b.integers("ids", &[2, tokens], &ids), b.integers("index", &[2], &index));
     let s = b.scope();
     let x = b.graph.embedding(ids_i, s.get("table", &[10, c]), s.get("positions", &[4, c]));
     let gathered = b.graph.gather(x, Some(index_i));
@@ -34,7 +36,7 @@ fn tables() -> Case {
         .flat_map(|rows| token.iter().chain(rows).zip(&places).map(|(a, b)| a + b).collect::<Vec<_>>())
         .collect();
     b.output(gathered, picked(&rows, &index, size));
-    b.output(first, picked(&all, &[0.0, 0.0], (c, tokens + 1)));
+    b.output(first, picked(&all, &[0, 0], (c, tokens + 1)));
     b.output(y, all);
     b.finish()
 }
@@ -44,8 +46,8 @@ fn normalized() -> Case {
     let mut b = CaseBuilder::new("tables and a norm");
     let (table, positions) = (b.weight("table", &[10, c], 1), b.weight("positions", &[4, c], 2));
     let (weight, bias) = (b.weight("norm.weight", &[c], 3), b.weight("norm.bias", &[c], 4));
-    let (ids_i, ids) = b.given("ids", &[2, tokens], vec![1.0, 9.0, 3.0, 0.0, 2.0, 5.0]);
-    let (index_i, index) = b.given("index", &[2], vec![2.0, 0.0]);
+    let (ids, index) = ([1, 9, 3, 0, 2, 5], [2, 0]);
+    let (ids_i, index_i) = (b.integers("ids", &[2, tokens], &ids), b.integers("index", &[2], &index));
     let s = b.scope();
     let x = b.graph.embedding(ids_i, s.get("table", &[10, c]), s.get("positions", &[4, c]));
     let x = b.graph.layer_norm(x, &s.pp("norm"), 1e-5);

@@ -1,7 +1,7 @@
 //! Attention in blocks with an online softmax; every branch keeps a softmax of its own.
 
 use crate::device::cpu::microkernel::{MR, NR, TILE, tile};
-use crate::device::cpu::op::{CpuOp, OpRun};
+use crate::device::cpu::op::{CpuOp, OpRun, index};
 use crate::device::cpu::simd::{exp, for_every_isa};
 use crate::graph::{Attention, Node};
 
@@ -56,11 +56,9 @@ impl CpuAttention {
         let out_width = self.op.heads * dim;
         let mut written = false;
         for (branch, &tokens) in self.op.branches.iter().zip(&self.keys) {
-            // SAFETY: lengths are `[B]`, scales `[.., B]` from their start.
-            let (length, scale) = unsafe {
-                let length = branch.length.map_or(tokens, |o| (*run.operand(o).add(image) as usize).min(tokens));
-                (length, branch.scale.map_or(1.0, |(o, start)| *run.operand(o).add(start + image)))
-            };
+            let length = branch.length.map_or(tokens, |o| index(run.integers(o)[image]).min(tokens));
+            // SAFETY: scales are `[.., B]` from their start.
+            let scale = branch.scale.map_or(1.0, |(o, start)| unsafe { *run.operand(o).add(start + image) });
             if length == 0 || scale == 0.0 {
                 continue;
             }

@@ -23,7 +23,7 @@ pub(super) fn prepare(graph: &Graph, node: &Node, threads: usize) -> Option<Box<
     let shapes: Vec<&[usize]> = node.inputs.iter().map(|id| graph.node(*id).shape.as_slice()).collect();
     let gemm = |gemm: ImplicitGemm<'_>| CpuGemm::new(gemm, &shapes, &node.shape, threads);
     Some(match &node.op {
-        Op::Input | Op::Reshape => return None,
+        Op::Input(_) | Op::Reshape => return None,
         Op::Linear(linear) => Box::new(gemm(linear.into())),
         Op::Conv2d(conv) => Box::new(gemm(conv.into())),
         Op::Attention(attention) => Box::new(CpuAttention::new(attention, node, &shapes)),

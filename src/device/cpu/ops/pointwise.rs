@@ -1,12 +1,12 @@
 //! Operations that make each row of their result from a row or two of their operands.
 
-use crate::device::cpu::op::{CpuOp, OpRun};
+use crate::device::cpu::op::{CpuOp, OpRun, index};
 use crate::device::cpu::pack::widen;
 use crate::device::cpu::simd::{exp, for_every_isa, gelu, swish};
 use crate::graph::Activation;
 use crate::weights::Weight;
 
-/// `[B, T]` ids to rows of `table` plus those of the positions.
+/// `[B, T]` integer ids to rows of `table` plus those of the positions.
 pub(crate) struct CpuEmbedding {
     pub(crate) table: Weight,
     pub(crate) positions: Vec<f32>,
@@ -18,19 +18,19 @@ impl CpuOp for CpuEmbedding {
     }
 
     unsafe fn run(&self, run: &OpRun<'_>) {
-        let (ids, shape, c) = (run.input(0), run.shape(), run.channels());
+        let (ids, shape, c) = (run.integers(0), run.shape(), run.channels());
         let tokens = shape[shape.len() - 2];
         run.for_each_row(|row, out| {
-            row_of(&self.table, ids[row] as usize, out);
+            row_of(&self.table, index(ids[row]), out);
             add(out, &self.positions[row % tokens * c..][..c]);
         });
     }
 }
 
-/// One row of a table as f32; an index past the end takes the last row.
-fn row_of(table: &Weight, index: usize, out: &mut [f32]) {
+/// One row of a table as f32; an id past the end takes the last row.
+fn row_of(table: &Weight, id: usize, out: &mut [f32]) {
     let size = table.dtype().size();
-    let at = index.min(table.shape()[0] - 1) * out.len() * size;
+    let at = id.min(table.shape()[0] - 1) * out.len() * size;
     widen(&table.bytes()[at..at + out.len() * size], table.dtype(), out);
 }
 
@@ -168,10 +168,10 @@ pub(crate) struct CpuGather;
 impl CpuOp for CpuGather {
     unsafe fn run(&self, run: &OpRun<'_>) {
         let (x, c) = (run.input(0), run.channels());
-        let index = (run.operands() > 1).then(|| run.input(1));
+        let places = (run.operands() > 1).then(|| run.integers(1));
         let tokens = x.len() / (run.rows() * c);
         run.for_each_row(|row, out| {
-            let t = index.map_or(0, |i| (i[row] as usize).min(tokens - 1));
+            let t = places.map_or(0, |places| index(places[row]).min(tokens - 1));
             out.copy_from_slice(&x[(row * tokens + t) * c..][..c]);
         });
     }

@@ -1,14 +1,13 @@
-//! Decides where the tensors that a caller gives and takes, all f32, lie on the device, and lays them out.
+//! Decides where the tensors that a caller gives and takes lie on the device, and lays them out.
 //!
 //! All inputs go up in one copy and all outputs come back in one. What kernels read in the storage type is converted by one
-//! launch for all inputs: the f32 block and the block of the storage type have the same order. Indices and lengths become
-//! integers on their way.
+//! launch for all inputs: the f32 block and the block of the storage type have the same order. Integers follow the f32 block.
 
-use crate::device::LoopSpec;
 use crate::device::cuda::ops::bindings::{Bindings, InputBinding, OperandRole, TokenCount, TokenCounts};
 use crate::device::cuda::ops::registry::lowering_of;
+use crate::device::{LoopSpec, TensorData};
 use crate::error::{Error, Result};
-use crate::graph::{Graph, Location, MemoryPlan, Node, Op};
+use crate::graph::{Graph, InputType, Location, MemoryPlan, Node, Op};
 
 /// Elements to which every tensor is aligned: 64 bytes of f32, 32 of a 16-bit type.
 const ALIGN: usize = 16;
@@ -24,7 +23,7 @@ struct Readers {
     counts: Vec<usize>,
     /// The inputs that are read as f32.
     float: Vec<bool>,
-    /// The inputs that are read as integers.
+    /// The inputs of integers that are read as they are: not only as a row of a table of counts.
     integer: Vec<bool>,
 }
 
@@ -32,8 +31,7 @@ impl Bindings {
     /// Finds out how every bound tensor is read and gives it its places.
     ///
     /// # Errors
-    /// Indices or lengths that are computed within the graph; inputs that vary with `steps` and are read otherwise than as
-    /// the per-image bias of a product.
+    /// Inputs that vary with `steps` and are read otherwise than as the per-image bias of a product.
     pub(crate) fn new(graph: &Graph, plan: &MemoryPlan, steps: Option<&LoopSpec>) -> Result<Self> {
         let inputs = vec![InputBinding::default(); graph.inputs.len()];
         let mut bindings = Self { inputs, root: graph.owners(), ..Self::default() };
@@ -57,26 +55,22 @@ impl Bindings {
         for node in graph.nodes.iter().filter(|node| !matches!(node.op, Op::Reshape)) {
             for (k, id) in node.inputs.iter().enumerate() {
                 readers.counts[self.root[id.0]] += 1;
-                let given = self.input_of(graph, *id);
+                let Some(input) = self.input_of(graph, *id) else { continue };
                 let op = lowering_of(&node.op);
-                if given.is_some_and(|input| steps.is_some_and(|s| s.varying.contains(&input))) {
+                if steps.is_some_and(|s| s.varying.contains(&input)) {
                     if op.and_then(|op| (op.varying_operand)(graph, node)) != Some(k) {
                         return Err(varies(node));
                     }
                     continue;
                 }
-                let role = op.map_or(OperandRole::Storage, |op| (op.operand_role)(graph, node, k));
-                match (role, given) {
-                    (OperandRole::Storage, Some(input)) => self.inputs[input].storage = true,
-                    (OperandRole::Float, Some(input)) => readers.float[input] = true,
-                    (OperandRole::Integer, Some(input)) => readers.integer[input] = true,
-                    (OperandRole::Count, Some(_)) | (OperandRole::Storage | OperandRole::Float, None) => {}
-                    (OperandRole::Integer | OperandRole::Count, None) => {
-                        return Err(Error::Graph(format!(
-                            "`{}` reads indices or lengths that are no input",
-                            node.name
-                        )));
-                    }
+                if graph.element_type(*id) == InputType::I32 {
+                    let counts = op.is_some_and(|op| (op.token_counts)(self, graph, node).is_some());
+                    readers.integer[input] |= !counts && node.op.reads(k, InputType::I32);
+                    continue;
+                }
+                match op.map_or(OperandRole::Storage, |op| (op.operand_role)(graph, node, k)) {
+                    OperandRole::Storage => self.inputs[input].storage = true,
+                    OperandRole::Float => readers.float[input] = true,
                 }
             }
         }
@@ -151,31 +145,21 @@ impl Bindings {
     }
 
     /// Lays the given tensors out as they go up.
-    pub(crate) fn write(&self, given: &[&[f32]], to: &mut [u8]) {
-        let float = |to: &mut [u8], at: usize, values: &[f32]| {
-            to[at * 4..][..values.len() * 4].copy_from_slice(bytemuck::cast_slice(values));
-        };
-        // Saturating: a value that is no index becomes one that the kernels clamp.
-        let integer = |to: &mut [u8], at: usize, values: &mut dyn Iterator<Item = i32>| {
-            for (place, value) in to[(self.floats + at) * 4..].chunks_exact_mut(4).zip(values) {
-                place.copy_from_slice(&value.to_ne_bytes());
-            }
-        };
+    pub(crate) fn write(&self, given: &[TensorData<'_>], to: &mut [u8]) {
+        let mut write = |at: usize, bytes: &[u8]| to[at * 4..][..bytes.len()].copy_from_slice(bytes);
         for (input, values) in self.inputs.iter().zip(given) {
-            if let Some(at) = input.float {
-                float(to, at, values);
-            }
-            if let Some(at) = input.integer {
-                integer(to, at, &mut values.iter().map(|v| *v as i32));
+            if let Some(at) = input.float.or(input.integer.map(|at| self.floats + at)) {
+                write(at, values.bytes());
             }
         }
         for table in &self.counts {
             for (r, row) in table.rows.iter().enumerate() {
-                let at = table.at + r * table.images;
+                let at = self.floats + table.at + r * table.images;
                 match row {
-                    TokenCount::Fixed(n) => integer(to, at, &mut std::iter::repeat_n(*n, table.images)),
+                    TokenCount::Fixed(n) => write(at, bytemuck::cast_slice(&vec![*n; table.images])),
                     TokenCount::Input(k) => {
-                        integer(to, at, &mut given[*k].iter().take(table.images).map(|v| *v as i32))
+                        let bytes = given[*k].bytes();
+                        write(at, &bytes[..bytes.len().min(4 * table.images)]);
                     }
                 }
             }
@@ -188,5 +172,44 @@ impl Bindings {
             let bytes = &from[at * 4..][..values.len() * 4];
             bytemuck::cast_slice_mut::<f32, u8>(values).copy_from_slice(bytes);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::graph::{Builder, ChannelSlice, KvBranch};
+    use crate::weights::{Scope, Weights};
+
+    /// A graph of ids, and of the tokens of each of two images that count.
+    fn graph() -> Graph {
+        let weights = Scope::new(Weights::new("none"));
+        let mut b = Builder::new();
+        let (x, ids, length) = (b.input("x", &[2, 3, 8]), b.input_i32("ids", &[2, 3]), b.input_i32("length", &[2]));
+        let rows = b.embedding(ids, weights.get("table", &[1 << 25, 8]), weights.get("positions", &[3, 8]));
+        let slice = |operand| ChannelSlice { operand, start: 0 };
+        let branch = KvBranch { keys: slice(1), values: slice(1), length: Some(2), scale: None };
+        let y = b.decoupled_attention(&[x, rows, length], 1, false, vec![branch]);
+        b.output("y", y);
+        b.finish().unwrap()
+    }
+
+    #[test]
+    fn integers_are_written_as_given() {
+        let graph = graph();
+        let bindings = Bindings::new(&graph, &MemoryPlan::new(&graph), None).unwrap();
+        // No f32 holds the first.
+        let (x, ids, length) = (vec![0.5; 48], [(1 << 24) + 1, -1, 0, 1, 2, i32::MAX], [3, 2]);
+        let mut up = vec![0; bindings.upload()];
+        bindings.write(&[x.into(), (&ids).into(), (&length).into()], &mut up);
+        let read = |at: usize, len: usize| -> Vec<i32> {
+            let bytes = &up[(bindings.floats + at) * 4..][..len * 4];
+            bytes.chunks(4).map(|four| i32::from_ne_bytes(four.try_into().unwrap())).collect()
+        };
+        assert_eq!(read(bindings.inputs[1].integer.unwrap(), 6), ids);
+        // The lengths are a row of a table, and are not there again.
+        assert_eq!(read(bindings.find_counts(&[TokenCount::Input(2)], 2).unwrap(), 2), length);
+        assert!(bindings.inputs[2].integer.is_none() && bindings.integers == 2 * ALIGN);
+        assert_eq!((bindings.floats, bindings.converted), (48, 48));
     }
 }

@@ -12,9 +12,9 @@ use crate::device::cuda::ops::lowering::{BaseAddresses, LoweringOptions};
 use crate::device::cuda::ops::memory_layout::MemoryLayout;
 use crate::device::cuda::weights::addresses::WeightAddresses;
 use crate::device::cuda::weights::cache::WeightCache;
-use crate::device::{Compiled, Executable, Role};
+use crate::device::{Compiled, Executable, Role, TensorData};
 use crate::error::{Error, Field, Message, Result};
-use crate::graph::{Graph, MemoryPlan};
+use crate::graph::{Graph, InputType, MemoryPlan, NodeId};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -104,7 +104,7 @@ impl CudaExecutable {
     }
 
     /// Uploads the inputs.
-    pub(crate) fn upload_inputs(&mut self, inputs: &[&[f32]]) -> Result<()> {
+    pub(crate) fn upload_inputs(&mut self, inputs: &[TensorData<'_>]) -> Result<()> {
         let (up, to) = (self.lowered.bindings.upload(), self.at(self.regions().inputs));
         let staging = self.staging.bytes();
         self.lowered.bindings.write(inputs, &mut staging[..up]);
@@ -190,9 +190,11 @@ impl Compiled for CudaExecutable {
         let lock = self.stream_lock.clone();
         let _locked = lock_stream(&lock);
         if self.commands.is_cold() {
-            let ones: Vec<Vec<f32>> =
-                self.graph.inputs.iter().map(|(_, id)| vec![1.0; self.graph.node(*id).len()]).collect();
-            self.upload_inputs(&ones.iter().map(Vec::as_slice).collect::<Vec<_>>())?;
+            let ones = |(_, id): &(String, NodeId)| match (self.graph.element_type(*id), self.graph.node(*id).len()) {
+                (InputType::F32, len) => TensorData::from(vec![1.0; len]),
+                (InputType::I32, len) => TensorData::from(vec![1; len]),
+            };
+            self.upload_inputs(&self.graph.inputs.iter().map(ones).collect::<Vec<_>>())?;
             self.begin()?;
             self.execute()?;
         }
@@ -202,8 +204,8 @@ impl Compiled for CudaExecutable {
 }
 
 impl Executable for CudaExecutable {
-    fn run(&mut self, inputs: &[&[f32]], outputs: &mut [&mut [f32]]) -> Result<()> {
-        self.graph.check_bindings(inputs, outputs)?;
+    fn run(&mut self, inputs: &[TensorData<'_>], outputs: &mut [&mut [f32]]) -> Result<()> {
+        self.graph.check_bindings(inputs.iter().map(|b| (b.element_type(), b.len())), outputs)?;
         let lock = self.stream_lock.clone();
         let _locked = lock_stream(&lock);
         self.upload_inputs(inputs)?;

@@ -33,7 +33,7 @@ pub(crate) struct Lowered {
 /// Lowers a fused graph for its part in a request.
 ///
 /// # Errors
-/// [`Error::Graph`] with the node's name where no kernel takes it.
+/// [`Error::Graph`] with the node's name where no kernel takes it, or where it reads an input of another type.
 pub(crate) fn lower(
     graph: &Graph,
     plan: &MemoryPlan,
@@ -41,6 +41,7 @@ pub(crate) fn lower(
     role: &Role,
     bases: BaseAddresses<'_>,
 ) -> Result<Lowered> {
+    graph.check_types()?;
     check(graph)?;
     let steps = if let Role::Denoise(steps) = role { Some(steps) } else { None };
     if let Some(steps) = steps {
@@ -79,7 +80,7 @@ pub(crate) fn lower(
 fn check(graph: &Graph) -> Result<()> {
     for node in &graph.nodes {
         let rows = node.len() / node.channels().max(1);
-        let empty = node.is_empty() && !matches!(node.op, Op::Input);
+        let empty = node.is_empty() && !matches!(node.op, Op::Input(_));
         if empty || rows > i32::MAX as usize || node.channels() > i32::MAX as usize / 16 {
             return Err(Error::Graph(format!("`{}` of shape {:?} is too large or empty", node.name, node.shape)));
         }
@@ -154,7 +155,7 @@ fn nodes(l: &mut Lowering<'_>, plan: &MemoryPlan) -> Result<Range<usize>> {
                 let out = l.result(i);
                 (op.lower)(l, node, out)?;
             }
-            None if matches!(node.op, Op::Input | Op::Reshape) => {}
+            None if matches!(node.op, Op::Input(_) | Op::Reshape) => {}
             None => return Err(misrouted(node)),
         }
     }

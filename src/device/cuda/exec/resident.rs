@@ -4,9 +4,9 @@ use super::executable::CudaExecutable;
 use super::results::Results;
 use crate::device::cuda::driver::stream_lock::lock_stream;
 use crate::device::executable::compiled_by;
-use crate::device::{DecodedImage, DeviceTensor, Executable, ImageDecoder, ResidentOutputs, TensorRef};
+use crate::device::{DecodedImage, DeviceTensor, Executable, ImageDecoder, ResidentOutputs, TensorData, TensorRef};
 use crate::error::{Error, Result};
-use bytemuck::{cast_slice, cast_slice_mut};
+use bytemuck::cast_slice_mut;
 
 /// Bytes to which bound tensors are aligned: less lies between two that follow one another.
 const GAP: u64 = 64;
@@ -46,7 +46,7 @@ impl CudaExecutable {
     /// Copies values to an address, from the host or from where another executable of this device left them.
     pub(crate) fn copy_in(&self, values: &TensorRef<'_>, to: u64) -> Result<()> {
         match values {
-            TensorRef::Host(values) => self.driver.upload(to, cast_slice(values)),
+            TensorRef::Host(values) => self.driver.upload(to, values.bytes()),
             TensorRef::Device(resident) => self.driver.copy(self.address(resident)?, to, values.len() * 4),
         }
     }
@@ -62,8 +62,12 @@ impl CudaExecutable {
     /// As [`CudaExecutable::upload_inputs`], of values that may be on the device already; the host's go up one by one then.
     pub(crate) fn bind_inputs(&mut self, inputs: &[TensorRef<'_>]) -> Result<()> {
         let host = |values: &TensorRef<'_>| values.is_empty() || matches!(values, TensorRef::Host(_));
-        let given: Vec<&[f32]> =
-            inputs.iter().map(|v| if let TensorRef::Host(values) = v { values.as_ref() } else { &[] }).collect();
+        let given: Vec<TensorData<'_>> = (inputs.iter())
+            .map(|values| match values {
+                TensorRef::Host(values) => values.view(),
+                TensorRef::Device(_) => Vec::<f32>::new().into(),
+            })
+            .collect();
         if inputs.iter().all(host) {
             return self.upload_inputs(&given);
         }
@@ -77,11 +81,7 @@ impl CudaExecutable {
         }
         let mut copies = Vec::new();
         for (k, values) in inputs.iter().enumerate().filter(|(_, values)| !values.is_empty()) {
-            let place = self.lowered.bindings.inputs[k];
-            match (values, place.float) {
-                (TensorRef::Device(_), _) if place.integer.is_some() => {
-                    return Err(Error::Graph("indices are the host's to give".into()));
-                }
+            match (values, self.lowered.bindings.inputs[k].float) {
                 (_, None) => {}
                 (TensorRef::Host(_), Some(at)) => self.copy_in(values, to + at as u64 * 4)?,
                 (TensorRef::Device(resident), Some(at)) => {
@@ -107,19 +107,19 @@ impl CudaConditioner {
 }
 
 impl Executable for CudaConditioner {
-    fn run(&mut self, inputs: &[&[f32]], outputs: &mut [&mut [f32]]) -> Result<()> {
+    fn run(&mut self, inputs: &[TensorData<'_>], outputs: &mut [&mut [f32]]) -> Result<()> {
         self.0.run(inputs, outputs)
     }
 
     /// Of the results only whether they are finite comes back.
-    fn run_resident(&mut self, inputs: &[&[f32]]) -> Result<ResidentOutputs> {
+    fn run_resident(&mut self, inputs: &[TensorData<'_>]) -> Result<ResidentOutputs> {
         let executable = &mut self.0;
         let outputs = executable.graph.outputs.iter().map(|(_, id)| executable.graph.node(*id).len());
         let values = outputs
             .zip(&executable.lowered.bindings.outputs)
             .map(|(len, at)| executable.resident(executable.regions().outputs + at * 4, len).into())
             .collect();
-        executable.graph.check_inputs(inputs.iter().map(|values| values.len()))?;
+        executable.graph.check_inputs(inputs.iter().map(|values| (values.element_type(), values.len())))?;
         let lock = executable.stream_lock.clone();
         let _locked = lock_stream(&lock);
         executable.upload_inputs(inputs)?;
@@ -146,7 +146,7 @@ impl ImageDecoder for CudaImageDecoder {
     /// Pixels and whether all was finite come back in one copy.
     fn decode(&mut self, latents: &TensorRef<'_>, capture: bool) -> Result<DecodedImage> {
         let executable = &mut self.0;
-        executable.graph.check_inputs([latents.len()].into_iter())?;
+        executable.graph.check_inputs([(latents.element_type(), latents.len())].into_iter())?;
         let lock = executable.stream_lock.clone();
         let _locked = lock_stream(&lock);
         executable.bind_inputs(std::slice::from_ref(latents))?;

@@ -2,17 +2,13 @@
 
 use crate::graph::{Graph, NodeId};
 
-/// The way in which a node reads an operand.
+/// The way in which a node reads an operand of floats.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum OperandRole {
     /// In the storage type.
     Storage,
     /// As f32.
     Float,
-    /// As integers of 32 bits.
-    Integer,
-    /// As a row of a table of token counts.
-    Count,
 }
 
 /// A row of a table of token counts.
@@ -31,7 +27,7 @@ pub(crate) struct InputBinding {
     pub(crate) float: Option<usize>,
     /// Whether it is converted to the storage type.
     pub(crate) storage: bool,
-    /// Among the integers.
+    /// Among the integers, where some node reads it as it is.
     pub(crate) integer: Option<usize>,
     /// Among those that vary from step to step: all steps' values, one after the other.
     pub(crate) varying: Option<usize>,

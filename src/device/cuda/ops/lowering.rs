@@ -51,7 +51,7 @@ pub(crate) struct ResultSlot {
 pub(crate) struct OpLowering {
     /// Adds the commands that compute a node.
     pub(crate) lower: fn(&mut Lowering<'_>, &Node, ResultSlot) -> Result<()>,
-    /// The role of the operand of that number.
+    /// The role of the operand of that number, which is of floats.
     pub(crate) operand_role: fn(&Graph, &Node, usize) -> OperandRole,
     /// Whether a node can store its result as f32.
     pub(crate) writes_f32: fn(&Graph, &Node) -> bool,
@@ -197,7 +197,7 @@ impl<'a> Lowering<'a> {
         self.work(self.regions.inputs + (self.bindings.floats + at) * 4)
     }
 
-    /// The address of the integers that an input was turned into.
+    /// The address of an input of integers.
     pub(crate) fn indices(&self, id: NodeId) -> u64 {
         let input = self.bindings.input_of(self.graph, id);
         self.integers(input.and_then(|k| self.bindings.inputs[k].integer).unwrap_or(0))

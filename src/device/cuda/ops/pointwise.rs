@@ -198,17 +198,13 @@ pub(crate) static TIMESTEP_EMBEDDING_OP: OpLowering =
     OpLowering { operand_role: |_, _, _| OperandRole::Float, ..OpLowering::new(timestep_embedding) };
 
 /// [`Op::Embedding`].
-pub(crate) static EMBEDDING_OP: OpLowering =
-    OpLowering { operand_role: |_, _, _| OperandRole::Integer, ..OpLowering::new(embedding) };
+pub(crate) static EMBEDDING_OP: OpLowering = OpLowering::new(embedding);
 
 /// [`Op::PrependClassToken`].
 pub(crate) static PREPEND_CLASS_TOKEN_OP: OpLowering = OpLowering::new(prepend_class_token);
 
 /// [`Op::Gather`].
-pub(crate) static GATHER_OP: OpLowering = OpLowering {
-    operand_role: |_, _, k| if k == 1 { OperandRole::Integer } else { OperandRole::Storage },
-    ..OpLowering::new(gather)
-};
+pub(crate) static GATHER_OP: OpLowering = OpLowering::new(gather);
 
 /// Rows of a node's result.
 fn rows(node: &Node) -> usize {

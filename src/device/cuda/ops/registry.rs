@@ -51,7 +51,7 @@ pub(crate) fn lowering_of(op: &Op) -> Option<&'static OpLowering> {
         Op::TimestepEmbedding { .. } => &pointwise::TIMESTEP_EMBEDDING_OP,
         Op::Gather => &pointwise::GATHER_OP,
         Op::ScaleShift { .. } => &pointwise::SCALE_SHIFT_OP,
-        Op::Input | Op::Reshape => return None,
+        Op::Input(_) | Op::Reshape => return None,
     })
 }
 

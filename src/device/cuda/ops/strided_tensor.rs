@@ -50,11 +50,8 @@ pub(super) fn result(node: &Node, a: &Attention, out: u64) -> (StridedTensor, us
     (rows, queries)
 }
 
-/// The role of an operand: lengths are counts, weights of branches f32.
+/// The role of an operand: weights of branches are f32.
 pub(super) fn operand_role(a: &Attention, k: usize) -> OperandRole {
-    if a.branches.iter().any(|branch| branch.length == Some(k)) {
-        return OperandRole::Count;
-    }
     if a.branches.iter().any(|branch| branch.scale.is_some_and(|(operand, _)| operand == k)) {
         return OperandRole::Float;
     }
