@@ -12,7 +12,8 @@ fn case(m: usize, k: usize, inner: usize) -> Case {
     let y = c.graph.geglu(y);
     c.output(y, geglu(&linear(&x, &weight, Some(&bias), k, 2 * inner), inner));
     // A width that is no multiple of 8 takes two kernels.
-    let (launched, avoided) = if inner % 8 == 0 { ("gemm_geglu_", "geglu_") } else { ("geglu_", "gemm_geglu_") };
+    let (launched, avoided) =
+        if inner.is_multiple_of(8) { ("gemm_geglu_", "geglu_") } else { ("geglu_", "gemm_geglu_") };
     c.launches(launched);
     c.avoids(avoided);
     c.finish()
