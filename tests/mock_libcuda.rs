@@ -1,86 +1,22 @@
 //! The driver for GPUs on mock libraries in place of libcuda and cuBLASLt: that each function gets what it is declared to get,
 //! that algorithms are tried once and outside of captures, that no code that a library returns breaks anything.
 //!
-//! The libraries (mock_libcuda/library.rs) are compiled by rustc into a folder that LD_LIBRARY_PATH names for a child process, in
-//! which a test runs itself again.
 
 #![cfg(all(feature = "cuda", target_os = "linux"))]
 #![allow(clippy::unwrap_used)]
+
+#[path = "common/mock.rs"]
+mod mock;
 
 use braid::device::cuda::NvidiaDriver;
 use braid::device::cuda::driver::{Driver, Gemm, GemmEpilogue, Launch, MatrixRef};
 use braid::device::cuda::ops::registry::kernels;
 use braid::error::Error;
 use braid::tensor::DType;
+use mock::{child, log};
 use std::env;
 use std::fs;
 use std::io::Write;
-use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-
-const CHILD: &str = "STAND_IN_FOLDER";
-
-/// The folder with both libraries; `None` where rustc is not there.
-fn libraries() -> Option<&'static Path> {
-    static BUILT: OnceLock<Option<(tempfile::TempDir, PathBuf)>> = OnceLock::new();
-    let build = || {
-        let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("libcuda.so");
-        let beside = Path::new(env!("CARGO")).with_file_name("rustc");
-        let rustc = if beside.is_file() { beside } else { "rustc".into() };
-        let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/mock_libcuda/library.rs");
-        let options = ["--edition=2024", "--crate-type=cdylib", "--crate-name=cuda", "-O", "-o"];
-        let built = Command::new(rustc).args(options).arg(&file).arg(source).output().ok()?;
-        assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
-        // The same file, so that loaders give the same library for both names.
-        fs::hard_link(&file, folder.path().join("libcublasLt.so")).unwrap();
-        let path = folder.path().to_owned();
-        Some((folder, path))
-    };
-    BUILT.get_or_init(build).as_ref().map(|(_, path)| path.as_path())
-}
-
-/// Runs `body` with an empty folder in a child process with the libraries and these variables. Where a test calls this several
-/// times, each child is for one call.
-fn child(variables: &[(&str, &str)], body: fn(&Path)) {
-    static DONE: AtomicBool = AtomicBool::new(false);
-    if let Some(folder) = env::var_os(CHILD) {
-        if !DONE.swap(true, Relaxed) {
-            body(Path::new(&folder));
-        }
-        return;
-    }
-    let thread = std::thread::current();
-    let name = thread.name().unwrap();
-    let Some(libraries) = libraries() else {
-        let _ = writeln!(std::io::stderr(), "{name}: skipped: no rustc");
-        return;
-    };
-    let folder = tempfile::tempdir().unwrap();
-    let mut command = Command::new(env::current_exe().unwrap());
-    command.args(["--exact", name, "--nocapture", "--test-threads=1"]).env(CHILD, folder.path());
-    command
-        .env("LD_LIBRARY_PATH", libraries)
-        .env("BRAID_CACHE", folder.path().join("cache"))
-        .env_remove("BRAID_TRIALS");
-    command.env("STAND_IN_LOG", folder.path().join("log")).env("STAND_IN_TIMES", "5,3,4");
-    let output = command.envs(variables.iter().copied()).output().unwrap();
-    let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
-    assert!(output.status.success() && said.contains("1 passed"), "{variables:?}: {said}");
-    for line in said.lines().filter(|line| line.contains(": skipped: ")) {
-        let _ = writeln!(std::io::stderr(), "{line}");
-    }
-}
-
-/// What the libraries have noted since the last time.
-fn log(folder: &Path) -> Vec<String> {
-    let path = folder.join("log");
-    let lines = fs::read_to_string(&path).unwrap_or_default().lines().map(str::to_owned).collect();
-    let _ = fs::remove_file(path);
-    lines
-}
 
 /// How often each algorithm ran on one image.
 fn tried(lines: &[String]) -> [usize; 3] {
@@ -168,7 +104,7 @@ impl Product {
 fn one_trial_for_every_batch() {
     child(&[], |folder| {
         let product = Product::new(2);
-        assert_eq!(product.driver.properties().name, "stand-in");
+        assert_eq!(product.driver.properties().name, "mock");
         log(folder);
         product.check();
         let lines = log(folder);
@@ -188,7 +124,7 @@ fn one_trial_for_every_batch() {
         let file = fs::read_dir(folder.join("cache")).unwrap().next().unwrap().unwrap();
         assert!(file.file_name().to_str().unwrap().starts_with("product."));
         let text = String::from_utf8_lossy(&fs::read(file.path()).unwrap()).into_owned();
-        let key = "cuBLASLt 13.1.7; driver for CUDA 13040; stand-in, capability 8.0, 100 multiprocessors; 33554432 bytes of \
+        let key = "cuBLASLt 13.1.7; driver for CUDA 13040; mock, capability 8.0, 100 multiprocessors; 33554432 bytes of \
                    workspace; 8 suggestions; bf16 to bf16, 24x8x16 tn, columns 24 16 32 32, bias, residual";
         assert!(text.contains(key), "{text}");
     });
@@ -196,7 +132,7 @@ fn one_trial_for_every_batch() {
 
 #[test]
 fn algorithm_without_batch() {
-    child(&[("STAND_IN_TIMES", "5,4,3")], |folder| {
+    child(&[("MOCK_TIMES", "5,4,3")], |folder| {
         let product = Product::new(2);
         product.check();
         let lines = log(folder);
@@ -207,7 +143,7 @@ fn algorithm_without_batch() {
 
 #[test]
 fn failing_algorithm() {
-    child(&[("STAND_IN_BROKEN", "1")], |folder| {
+    child(&[("MOCK_BROKEN", "1")], |folder| {
         let product = Product::new(2);
         product.check();
         let lines = log(folder);
@@ -285,9 +221,9 @@ fn unknown_codes() {
         ("cuStreamEndCapture=951", "cuStreamEndCapture failed: error 951, which"),
         ("cuGraphLaunch=98765", "cuGraphLaunch failed: error 98765, which"),
     ] {
-        child(&[("STAND_IN_FAULT", fault), ("STAND_IN_WANT", want)], |_| {
+        child(&[("MOCK_FAULT", fault), ("MOCK_WANT", want)], |_| {
             let error = everything().unwrap_err().to_string();
-            let want = env::var("STAND_IN_WANT").unwrap();
+            let want = env::var("MOCK_WANT").unwrap();
             assert!(error.contains(&want), "{error} is not {want}");
         });
     }
@@ -296,9 +232,9 @@ fn unknown_codes() {
 #[test]
 fn trial_event_fault() {
     for fault in ["cuEventElapsedTime=98765", "none=1"] {
-        child(&[("STAND_IN_FAULT", fault)], |folder| {
+        child(&[("MOCK_FAULT", fault)], |folder| {
             everything().unwrap();
-            let kept = env::var("STAND_IN_FAULT").unwrap() == "none=1";
+            let kept = env::var("MOCK_FAULT").unwrap() == "none=1";
             assert_eq!(folder.join("cache").exists(), kept);
             // Once chosen, and in the run and the capture.
             let lines = log(folder);

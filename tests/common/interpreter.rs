@@ -34,7 +34,7 @@ pub fn module(name: &str) -> Arc<Module> {
         let built = images::modules().iter().find(|module| module.name == name).unwrap();
         let other = std::env::var_os("BRAID_KERNELS_PTX").map(|folder| Path::new(&folder).join(format!("{name}.ptx")));
         let text = other.and_then(|file| std::fs::read_to_string(file).ok());
-        let text = text.unwrap_or_else(|| String::from_utf8(built.binary((10, 0)).unwrap().unpack().unwrap()).unwrap());
+        let text = text.unwrap_or_else(|| String::from_utf8(built.ptx().unwrap().unpack().unwrap()).unwrap());
         Arc::new(Module::parse(text.trim_end_matches('\0')).unwrap_or_else(|e| panic!("{name}: {e}")))
     };
     parsed.entry(name.to_owned()).or_insert_with(parse).clone()

@@ -90,8 +90,14 @@ impl Module {
             },
             _ => false,
         };
-        let ptx = || binaries.iter().find(|binary| binary.target == "compute_80").filter(|_| major >= 8);
+        let ptx = || self.ptx().filter(|_| major >= 8);
         binaries.iter().filter(fits).max_by_key(|binary| binary.target).or_else(ptx)
+    }
+
+    /// The PTX, for devices that none of the cubins is for.
+    pub fn ptx(&self) -> Option<&'static Binary> {
+        let Code::Compiled(binaries) = self.code else { return None };
+        binaries.iter().find(|binary| binary.target == "compute_80")
     }
 }
 

@@ -1,0 +1,219 @@
+//! The functions of cuBLASLt. Algorithms are numbers; the third one does not take batches.
+
+use super::driver::functions;
+use super::product::{Layout, Product};
+use super::settings::{broken, driver_version, log, times};
+use super::status::*;
+use std::collections::BTreeMap;
+use std::ffi::{CStr, c_int, c_void};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+type Pointer = *mut c_void;
+
+/// Bytes of workspace that every product has.
+const WORKSPACE: usize = 32 << 20;
+
+#[derive(Default)]
+struct Operation {
+    transposed: [bool; 2],
+    biased: bool,
+    bias: u64,
+}
+
+/// What is alive.
+#[derive(Default)]
+struct Descriptors {
+    next: u64,
+    /// Handles and preferences.
+    others: BTreeMap<u64, ()>,
+    operations: BTreeMap<u64, Operation>,
+    layouts: BTreeMap<u64, Layout>,
+}
+
+static DESCRIPTORS: Mutex<Descriptors> =
+    Mutex::new(Descriptors { next: 0, others: BTreeMap::new(), operations: BTreeMap::new(), layouts: BTreeMap::new() });
+
+fn descriptors() -> MutexGuard<'static, Descriptors> {
+    DESCRIPTORS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Descriptors that are alive in this library.
+pub fn alive() -> usize {
+    let all = descriptors();
+    all.others.len() + all.operations.len() + all.layouts.len()
+}
+
+unsafe fn created<T>(to: *mut Pointer, value: T, all: impl FnOnce(&mut Descriptors) -> &mut BTreeMap<u64, T>) -> c_int {
+    let mut descriptors = descriptors();
+    descriptors.next += 16;
+    let id = descriptors.next;
+    all(&mut descriptors).insert(id, value);
+    // SAFETY: the caller gives a place for a handle.
+    unsafe { *to = id as Pointer };
+    SUCCESS
+}
+
+fn destroyed<T>(handle: Pointer, all: impl FnOnce(&mut Descriptors) -> &mut BTreeMap<u64, T>) -> c_int {
+    let mut descriptors = descriptors();
+    if all(&mut descriptors).remove(&(handle as u64)).is_none() {
+        log("violation: a descriptor is destroyed twice");
+        return CUBLAS_INVALID_VALUE;
+    }
+    SUCCESS
+}
+
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct Answer {
+    algorithm: [u64; 8],
+    workspace: usize,
+    status: c_int,
+    waves: f32,
+    reserved: [c_int; 4],
+}
+
+fn answer(number: u64) -> Answer {
+    let algorithm = [number, 0xb2a1d, 0, 0, 0, 0, 0, 1];
+    Answer { algorithm, workspace: 1 << 20, status: 0, waves: 1.0, reserved: [0; 4] }
+}
+
+/// The number behind the library's name, `libcublasLt.so.12`; 13 where there is none.
+fn major() -> c_int {
+    // SAFETY: a struct of pointers and numbers, filled by `dladdr` with strings that stay as long as the library.
+    let name = unsafe {
+        let mut place: libc::Dl_info = std::mem::zeroed();
+        let this = cublasLtGetProperty as *const c_void;
+        if libc::dladdr(this, &mut place) == 0 || place.dli_fname.is_null() {
+            return 13;
+        }
+        CStr::from_ptr(place.dli_fname).to_string_lossy().into_owned()
+    };
+    name.rsplit('.').next().and_then(|end| end.parse().ok()).unwrap_or(13)
+}
+
+/// Gives a product to libcuda.
+unsafe fn hand_over(product: &Product, stream: Pointer) -> c_int {
+    type Multiply = unsafe extern "C" fn(*const Product, Pointer) -> c_int;
+    for name in [c"libcuda.so.1", c"libcuda.so"] {
+        // SAFETY: asks for a library that is loaded already; the function is the one below.
+        unsafe {
+            let library = libc::dlopen(name.as_ptr(), libc::RTLD_NOW | libc::RTLD_NOLOAD);
+            if !library.is_null() {
+                let function = libc::dlsym(library, c"mockMultiply".as_ptr());
+                return std::mem::transmute::<Pointer, Multiply>(function)(product, stream);
+            }
+        }
+    }
+    CUBLAS_NOT_INITIALIZED
+}
+
+functions! {
+    cublasLtCreate(handle: *mut Pointer) {
+        if major() > driver_version() / 1000 {
+            return CUBLAS_NOT_INITIALIZED;
+        }
+        created(handle, (), |all| &mut all.others)
+    }
+    cublasLtDestroy(handle: Pointer) { destroyed(handle, |all| &mut all.others) }
+    cublasLtGetProperty(which: c_int, value: *mut c_int) { *value = [major(), 1, 7][which as usize]; SUCCESS }
+    cublasLtMatmulDescCreate(operation: *mut Pointer, compute: c_int, scale: c_int) {
+        assert_eq!((compute, scale), (68, 0));
+        created(operation, Operation::default(), |all| &mut all.operations)
+    }
+    cublasLtMatmulDescDestroy(operation: Pointer) { destroyed(operation, |all| &mut all.operations) }
+    cublasLtMatmulDescSetAttribute(operation: Pointer, which: c_int, value: *const c_void, bytes: usize) {
+        let mut descriptors = descriptors();
+        let Some(operation) = descriptors.operations.get_mut(&(operation as u64)) else { return CUBLAS_INVALID_VALUE };
+        match (which, bytes) {
+            (3 | 4, 4) => operation.transposed[which as usize - 3] = *value.cast::<i32>() == 1,
+            (7, 4) => operation.biased = *value.cast::<i32>() == 4,
+            (8, 8) => operation.bias = *value.cast::<u64>(),
+            _ => return CUBLAS_INVALID_VALUE,
+        }
+        SUCCESS
+    }
+    cublasLtMatmulPreferenceCreate(preference: *mut Pointer) { created(preference, (), |all| &mut all.others) }
+    cublasLtMatmulPreferenceDestroy(preference: Pointer) { destroyed(preference, |all| &mut all.others) }
+    cublasLtMatmulPreferenceSetAttribute(_preference: Pointer, which: c_int, value: *const c_void, bytes: usize) {
+        let value = if bytes == 8 { *value.cast::<u64>() } else { u64::from(*value.cast::<u32>()) };
+        let known = [(1, WORKSPACE as u64, 8), (3, 2, 4), (5, 16, 4), (6, 16, 4), (7, 16, 4), (8, 16, 4)];
+        if known.contains(&(which, value, bytes)) { SUCCESS } else { CUBLAS_INVALID_VALUE }
+    }
+    cublasLtMatrixLayoutCreate(layout: *mut Pointer, kind: c_int, rows: u64, columns: u64, leading: i64) {
+        let (rows, columns, leading) = (rows as usize, columns as usize, leading as usize);
+        let value = Layout { kind, rows, columns, leading, images: 1, stride: 0 };
+        created(layout, value, |all| &mut all.layouts)
+    }
+    cublasLtMatrixLayoutDestroy(layout: Pointer) { destroyed(layout, |all| &mut all.layouts) }
+    cublasLtMatrixLayoutSetAttribute(layout: Pointer, which: c_int, value: *const c_void, bytes: usize) {
+        let mut descriptors = descriptors();
+        let Some(layout) = descriptors.layouts.get_mut(&(layout as u64)) else { return CUBLAS_INVALID_VALUE };
+        match (which, bytes) {
+            (5, 4) => layout.images = *value.cast::<i32>() as usize,
+            (6, 8) => layout.stride = *value.cast::<i64>() as usize,
+            _ => return CUBLAS_INVALID_VALUE,
+        }
+        SUCCESS
+    }
+    cublasLtMatmulAlgoGetHeuristic(_handle: Pointer, _operation: Pointer, a: Pointer, _b: Pointer, _c: Pointer, _d: Pointer,
+                                   _preference: Pointer, most: c_int, answers: *mut Answer, count: *mut c_int) {
+        let Some(images) = descriptors().layouts.get(&(a as u64)).map(|layout| layout.images) else {
+            return CUBLAS_INVALID_VALUE;
+        };
+        log(&format!("suggest {most} for {images} image(s)"));
+        *count = (times().len() as c_int).min(most);
+        for number in 0..*count {
+            *answers.add(number as usize) = answer(number as u64);
+        }
+        SUCCESS
+    }
+    cublasLtMatmulAlgoCheck(_handle: Pointer, _operation: Pointer, a: Pointer, _b: Pointer, _c: Pointer, _d: Pointer,
+                            algorithm: *const [u64; 8], to: *mut Answer) {
+        let number = (*algorithm)[0];
+        let known = *algorithm == answer(number).algorithm && (number as usize) < times().len();
+        let images = descriptors().layouts.get(&(a as u64)).map_or(0, |layout| layout.images);
+        if !known || images == 0 || (number == 2 && images > 1) { return CUBLAS_NOT_SUPPORTED }
+        *to = answer(number);
+        SUCCESS
+    }
+    cublasLtMatmul(handle: Pointer, operation: Pointer, alpha: *const f32, a: u64, a_layout: Pointer, b: u64,
+                   b_layout: Pointer, beta: *const f32, c: u64, c_layout: Pointer, d: u64, d_layout: Pointer,
+                   algorithm: *const [u64; 8], workspace: u64, workspace_bytes: usize, stream: Pointer) {
+        let algorithm = (*algorithm)[0];
+        if broken() == Some(algorithm) { return CUBLAS_NOT_SUPPORTED }
+        let descriptors = descriptors();
+        let layout = |handle: Pointer| descriptors.layouts.get(&(handle as u64)).copied();
+        let layouts = [layout(a_layout), layout(b_layout), layout(c_layout), layout(d_layout)];
+        let operation = descriptors.operations.get(&(operation as u64));
+        let ([Some(al), Some(bl), Some(cl), Some(dl)], Some(operation)) = (layouts, operation) else {
+            log("violation: a product of descriptors that are not there");
+            return CUBLAS_INVALID_VALUE;
+        };
+        if !descriptors.others.contains_key(&(handle as u64)) {
+            return CUBLAS_NOT_INITIALIZED;
+        }
+        let product = Product {
+            algorithm,
+            transposed: operation.transposed,
+            biased: operation.biased,
+            bias: operation.bias,
+            factors: [*alpha, *beta],
+            operands: [a, b, c, d],
+            layouts: [al, bl, cl, dl],
+            workspace,
+            workspace_bytes,
+        };
+        let shape = |layout: &Layout, turned| if turned { [layout.columns, layout.rows] } else { [layout.rows, layout.columns] };
+        let ([m, k], [inner, n]) = (shape(&al, product.transposed[0]), shape(&bl, product.transposed[1]));
+        let fits = k == inner && [dl, cl].iter().all(|l| [l.rows, l.columns] == [m, n]);
+        let aligned = product.operands.iter().all(|address| address % 16 == 0);
+        let batches = product.layouts.iter().all(|l| l.images == dl.images && l.rows <= l.leading);
+        if !fits || !aligned || !batches || workspace_bytes != WORKSPACE {
+            log("violation: a product whose descriptors do not fit");
+            return CUBLAS_INVALID_VALUE;
+        }
+        log(&format!("multiply {algorithm} {}", dl.images));
+        drop(descriptors);
+        hand_over(&product, stream)
+    }
+}

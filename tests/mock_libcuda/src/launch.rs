@@ -1,0 +1,73 @@
+//! Launches: the driver's rules, and the run.
+
+use super::gpu::{Function, Gpu, violation};
+use super::settings::{capability, seed};
+use super::status::*;
+use braid_ptx::Schedule;
+use std::ffi::c_int;
+
+/// Bytes of dynamic shared memory that need no permission.
+pub const SHARED: u32 = 48 << 10;
+
+/// A launch, as the stream keeps it.
+#[derive(Clone)]
+pub struct Launch {
+    pub id: u64,
+    pub function: Function,
+    pub grid: [u32; 3],
+    pub block: [u32; 3],
+    pub shared: u32,
+    pub params: Vec<u8>,
+}
+
+/// The most shared memory that a block may be permitted, of this compute capability.
+pub fn most_shared() -> u32 {
+    match capability() {
+        80 | 87 => 163 << 10,
+        90 | 100 | 103 => 227 << 10,
+        _ => 99 << 10,
+    }
+}
+
+impl Launch {
+    /// The code for a launch that the driver refuses.
+    pub fn check(&self) -> Result<(), c_int> {
+        let refuse = |code, what: String| Err(violation(code, &format!("{}: {what}", self.function.entry)));
+        let [x, y, z] = self.grid;
+        if self.grid.contains(&0) || x > i32::MAX as u32 || y > 65_535 || z > 65_535 {
+            return refuse(INVALID_VALUE, format!("a grid of {:?} blocks", self.grid));
+        }
+        let threads: u32 = self.block.iter().product();
+        if threads == 0 || threads > 1024 || self.block[2] > 64 {
+            return refuse(INVALID_VALUE, format!("blocks of {:?} threads", self.block));
+        }
+        if self.shared > self.function.most_shared {
+            let most = self.function.most_shared;
+            return refuse(INVALID_VALUE, format!("{} bytes of shared memory, {most} are permitted", self.shared));
+        }
+        let loaded = &self.function.loaded;
+        if let Some(&registers) = loaded.registers.get(&self.function.entry) {
+            // A warp's registers are given in portions of 256.
+            let warps = threads.div_ceil(32);
+            if warps * (registers * 32).next_multiple_of(256) > 65_536 {
+                return refuse(LAUNCH_OUT_OF_RESOURCES, format!("{threads} threads of {registers} registers"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs the kernel.
+    pub fn run(&self, gpu: &Gpu) -> Result<(), String> {
+        let entry = &self.function.entry;
+        let Some(module) = self.function.loaded.module() else { return Ok(()) };
+        if !gpu.modules.contains_key(&self.function.module) {
+            return Err(format!("{entry} runs after its module was unloaded"));
+        }
+        let mut run = braid_ptx::Launch::new(self.grid, self.block, &self.params);
+        run.dynamic_shared = self.shared as usize;
+        run.schedule = Schedule::Random(seed() ^ self.id);
+        // Races within a kernel are what the kernels' own tests look for, at twice the time.
+        run.check_races = false;
+        braid_ptx::run(&module, entry, &gpu.memory, &run).map(|_| ()).map_err(|fault| format!("{entry}: {fault}"))
+    }
+}

@@ -1,0 +1,69 @@
+//! The environment variables that set the mock up, read anew at each use where a test changes them.
+
+use std::env::var;
+use std::ffi::c_int;
+use std::fs::OpenOptions;
+use std::io::Write;
+
+/// The version of CUDA that the driver is for, `MOCK_DRIVER`: 13040 is 13.4.
+pub fn driver_version() -> c_int {
+    number("MOCK_DRIVER").unwrap_or(13040) as c_int
+}
+
+/// The compute capability, `MOCK_CAPABILITY`: 80 is 8.0.
+pub fn capability() -> u32 {
+    number("MOCK_CAPABILITY").unwrap_or(80) as u32
+}
+
+/// Multiprocessors, `MOCK_MULTIPROCESSORS`.
+pub fn multiprocessors() -> c_int {
+    number("MOCK_MULTIPROCESSORS").unwrap_or(100) as c_int
+}
+
+/// The seed by which work is done early or late, `MOCK_SEED`.
+pub fn seed() -> u64 {
+    number("MOCK_SEED").unwrap_or(1)
+}
+
+/// The folder with the kernel files' PTX, `MOCK_PTX`. Without it launches are checked and not run.
+pub fn kernels() -> Option<String> {
+    var("MOCK_PTX").ok().filter(|folder| !folder.is_empty())
+}
+
+/// Whether functions are loaded when first launched, `MOCK_LOADING=lazy` as CUDA 12 has it, and not when looked up.
+pub fn loads_lazily() -> bool {
+    var("MOCK_LOADING").map_or(true, |way| way == "lazy")
+}
+
+/// The times that cuBLASLt's algorithms take, `MOCK_TIMES=5,3,4`: as many as there are algorithms.
+pub fn times() -> Vec<u64> {
+    var("MOCK_TIMES").unwrap_or_default().split(',').filter_map(|time| time.parse().ok()).collect()
+}
+
+/// The algorithm that does not run, `MOCK_BROKEN`.
+pub fn broken() -> Option<u64> {
+    number("MOCK_BROKEN")
+}
+
+/// The code that a function is to return, `MOCK_FAULT=cuEventRecord=98765`.
+pub fn fault(name: &str) -> c_int {
+    let set = var("MOCK_FAULT").unwrap_or_default();
+    let code = set.split_once('=').filter(|(which, _)| *which == name).and_then(|(_, code)| code.parse().ok());
+    if code.is_some() {
+        log(&format!("{name} fails"));
+    }
+    code.unwrap_or(0)
+}
+
+/// Writes a line to the file that `MOCK_LOG` names.
+pub fn log(line: &str) {
+    let Ok(path) = var("MOCK_LOG") else { return };
+    // A test may have moved the folder away at its end.
+    if let Ok(mut file) = OpenOptions::new().append(true).create(true).open(path) {
+        let _ = writeln!(file, "{line}");
+    }
+}
+
+fn number(name: &str) -> Option<u64> {
+    var(name).ok()?.parse().ok()
+}

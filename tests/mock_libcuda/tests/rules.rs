@@ -1,0 +1,241 @@
+//! The rules of the driver that the mock holds, each broken once, and work that is done late.
+
+use mock_libcuda::driver::*;
+use mock_libcuda::status::*;
+use std::ffi::{CString, c_int, c_void};
+use std::ptr::null_mut;
+use std::sync::Mutex;
+
+type Pointer = *mut c_void;
+
+/// Adds 1 to 32 words.
+const ADD: &str = "
+    .version 8.0 .target sm_80 .address_size 64
+    .visible .entry add(.param .u64 data) {
+      .reg .b32 %r<3>; .reg .b64 %d<4>;
+      ld.param.u64 %d1, [data];
+      mov.u32 %r1, %tid.x;
+      mul.wide.u32 %d2, %r1, 4;
+      add.s64 %d3, %d1, %d2;
+      ld.global.u32 %r2, [%d3];
+      add.u32 %r2, %r2, 1;
+      st.global.u32 [%d3], %r2;
+      ret;
+    }";
+
+/// A context and a stream. The device is the process's, so one test has it at a time.
+struct Device {
+    context: Pointer,
+    stream: Pointer,
+}
+
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+fn ok(code: c_int) {
+    assert_eq!(code, SUCCESS);
+}
+
+/// The handle that a function writes.
+fn made(create: impl FnOnce(*mut Pointer) -> c_int) -> Pointer {
+    let mut handle = null_mut();
+    ok(create(&mut handle));
+    handle
+}
+
+impl Device {
+    fn new() -> Self {
+        // SAFETY: set before any other thread of the test reads it: `ONE_AT_A_TIME` is held.
+        unsafe { std::env::set_var("MOCK_PTX", "/nowhere") };
+        unsafe {
+            let context = made(|to| cuDevicePrimaryCtxRetain(to, 0));
+            ok(cuCtxSetCurrent(context));
+            Self { context, stream: made(|to| cuStreamCreate(to, 1)) }
+        }
+    }
+
+    fn allocate(&self, bytes: usize) -> u64 {
+        let mut address = 0;
+        ok(unsafe { cuMemAlloc_v2(&mut address, bytes) });
+        address
+    }
+
+    fn module(&self) -> Pointer {
+        let text = CString::new(ADD).unwrap();
+        made(|to| unsafe { cuModuleLoadData(to, text.as_ptr().cast()) })
+    }
+
+    fn function(&self, module: Pointer) -> Pointer {
+        made(|to| unsafe { cuModuleGetFunction(to, module, c"add".as_ptr()) })
+    }
+
+    fn launch(&self, function: Pointer, grid: u32, threads: u32, shared: u32, data: u64) -> c_int {
+        let mut params = [(&raw const data).cast_mut().cast::<c_void>()];
+        let params = params.as_mut_ptr();
+        unsafe { cuLaunchKernel(function, grid, 1, 1, threads, 1, 1, shared, self.stream, params, null_mut()) }
+    }
+
+    fn wait(&self) -> c_int {
+        unsafe { cuStreamSynchronize(self.stream) }
+    }
+
+    fn words(&self, address: u64) -> [u32; 32] {
+        let mut words = [0u32; 32];
+        ok(unsafe { cuMemcpyDtoHAsync_v2(words.as_mut_ptr().cast(), address, 128, self.stream) });
+        ok(self.wait());
+        words
+    }
+}
+
+/// Runs a test with the device.
+fn alone(test: impl FnOnce(&Device)) {
+    let _guard = ONE_AT_A_TIME.lock().unwrap_or_else(|e| e.into_inner());
+    test(&Device::new());
+}
+
+#[test]
+fn work_is_late() {
+    alone(|device| unsafe {
+        let address = device.allocate(128);
+        let mut late = 0;
+        for round in 0..100u32 {
+            let mut from = [round; 32];
+            ok(cuMemcpyHtoDAsync_v2(address, from.as_ptr().cast(), 128, device.stream));
+            // Against the rules of the copy: the bytes change before the wait.
+            from.fill(1000);
+            late += u32::from(device.words(address) == [1000; 32]);
+            let mut to = [0u32; 32];
+            ok(cuMemcpyDtoHAsync_v2(to.as_mut_ptr().cast(), address, 128, device.stream));
+            let early = to;
+            ok(device.wait());
+            assert!(early == to || early == [0xa5a5_a5a5; 32]);
+        }
+        assert!((20..100).contains(&late), "{late}");
+        ok(cuMemFree_v2(address));
+        assert_eq!(cuMemFree_v2(address), INVALID_VALUE);
+    });
+}
+
+#[test]
+fn launches_and_graphs() {
+    alone(|device| unsafe {
+        let (address, module) = (device.allocate(128), device.module());
+        let add = device.function(module);
+        assert_eq!(add, device.function(module), "a function has one handle");
+        ok(cuMemsetD8Async(address, 0, 128, device.stream));
+        // The first launch loads the function, which a capture does not allow.
+        ok(cuStreamBeginCapture_v2(device.stream, 1));
+        assert_eq!(device.launch(add, 1, 32, 0, address), CAPTURE_UNSUPPORTED);
+        let mut graph = null_mut();
+        assert_eq!(cuStreamEndCapture(device.stream, &mut graph), CAPTURE_INVALIDATED);
+        assert!(graph.is_null());
+        ok(device.launch(add, 1, 32, 0, address));
+        assert_eq!(device.words(address), [1; 32]);
+        ok(cuStreamBeginCapture_v2(device.stream, 1));
+        ok(device.launch(add, 1, 32, 0, address));
+        ok(device.launch(add, 1, 32, 0, address));
+        ok(cuStreamEndCapture(device.stream, &mut graph));
+        assert_eq!(device.words(address), [1; 32], "what is captured is not done");
+        let ready = made(|to| cuGraphInstantiateWithFlags(to, graph, 0));
+        ok(cuGraphDestroy(graph));
+        ok(cuGraphLaunch(ready, device.stream));
+        ok(cuGraphLaunch(ready, device.stream));
+        assert_eq!(device.words(address), [5; 32]);
+        ok(cuGraphExecDestroy(ready));
+        assert_eq!(cuGraphLaunch(ready, device.stream), INVALID_HANDLE);
+        ok(cuModuleUnload(module));
+        assert_eq!(device.launch(add, 1, 32, 0, address), INVALID_HANDLE);
+    });
+}
+
+#[test]
+fn limits_of_a_launch() {
+    alone(|device| unsafe {
+        let (address, module) = (device.allocate(128), device.module());
+        let add = device.function(module);
+        assert_eq!(device.launch(add, 0, 32, 0, address), INVALID_VALUE);
+        assert_eq!(device.launch(add, 1, 1025, 0, address), INVALID_VALUE);
+        assert_eq!(device.launch(add, 1, 32, (48 << 10) + 1, address), INVALID_VALUE);
+        assert_eq!(cuFuncSetAttribute(add, 8, 164 << 10), INVALID_VALUE);
+        ok(cuFuncSetAttribute(add, 8, 64 << 10));
+        ok(cuMemsetD8Async(address, 0, 128, device.stream));
+        ok(device.launch(add, 1, 32, 64 << 10, address));
+        ok(device.wait());
+    });
+}
+
+#[test]
+fn captures_forbid() {
+    alone(|device| unsafe {
+        let (address, mut graph) = (device.allocate(128), null_mut());
+        let mut more = 0;
+        let mut host = [0u8; 4];
+        let event = made(|to| cuEventCreate(to, 2));
+        for forbidden in [
+            &mut || cuMemAlloc_v2(&mut more, 64) as c_int,
+            &mut || cuMemFree_v2(address),
+            &mut || device.wait(),
+            &mut || cuEventSynchronize(event),
+            &mut || cuMemcpyDtoHAsync_v2(host.as_mut_ptr().cast(), address, 4, device.stream),
+            &mut || {
+                let (context, stream) = (device.context as usize, device.stream as usize);
+                let other = move || {
+                    ok(cuCtxSetCurrent(context as Pointer));
+                    cuMemsetD8Async(address, 0, 128, stream as Pointer)
+                };
+                std::thread::spawn(other).join().unwrap()
+            },
+        ] as [&mut dyn FnMut() -> c_int; 6]
+        {
+            ok(cuStreamBeginCapture_v2(device.stream, 1));
+            assert_eq!(forbidden(), CAPTURE_UNSUPPORTED);
+            assert_eq!(cuStreamEndCapture(device.stream, &mut graph), CAPTURE_INVALIDATED);
+        }
+        ok(cuStreamBeginCapture_v2(device.stream, 1));
+        let (context, stream) = (device.context as usize, device.stream as usize);
+        let other = move || {
+            ok(cuCtxSetCurrent(context as Pointer));
+            cuStreamEndCapture(stream as Pointer, &mut null_mut())
+        };
+        assert_eq!(std::thread::spawn(other).join().unwrap(), CAPTURE_WRONG_THREAD);
+    });
+}
+
+#[test]
+fn context_of_each_thread() {
+    alone(|device| unsafe {
+        let (address, stream) = (device.allocate(128), device.stream as usize);
+        let other = move || cuMemsetD8Async(address, 0, 128, stream as Pointer);
+        assert_eq!(std::thread::spawn(other).join().unwrap(), INVALID_CONTEXT);
+        ok(cuMemsetD8Async(address, 0, 128, device.stream));
+        assert_eq!(cuStreamSynchronize(device.context), INVALID_HANDLE);
+        assert_eq!(cuMemsetD8Async(address, 0, 128, device.context), INVALID_HANDLE);
+    });
+}
+
+#[test]
+fn images_that_a_driver_refuses() {
+    alone(|_| {
+        let load = |driver: &str, capability: &str, text: &str| {
+            // SAFETY: as above.
+            unsafe {
+                std::env::set_var("MOCK_DRIVER", driver);
+                std::env::set_var("MOCK_CAPABILITY", capability);
+                let text = CString::new(text).unwrap();
+                let mut module = null_mut();
+                let code = cuModuleLoadData(&mut module, text.as_ptr().cast());
+                std::env::remove_var("MOCK_DRIVER");
+                std::env::remove_var("MOCK_CAPABILITY");
+                code
+            }
+        };
+        let of = |version: &str, target: &str| ADD.replace("8.0", version).replace("sm_80", target);
+        ok(load("12020", "80", &of("8.2", "sm_80")));
+        assert_eq!(load("12020", "80", &of("8.3", "sm_80")), UNSUPPORTED_PTX_VERSION);
+        ok(load("12080", "120", &of("8.7", "sm_80")));
+        assert_eq!(load("12080", "120", &of("8.8", "sm_80")), UNSUPPORTED_PTX_VERSION);
+        ok(load("13000", "90", &of("9.0", "sm_90a")));
+        assert_eq!(load("13000", "100", &of("9.0", "sm_90a")), NO_BINARY_FOR_GPU);
+        assert_eq!(load("13000", "80", &of("9.0", "sm_86")), NO_BINARY_FOR_GPU);
+        assert_eq!(load("13000", "80", "no PTX"), INVALID_IMAGE);
+    });
+}
