@@ -19,7 +19,7 @@ help:
 	@echo "make examples  runs each example on a small random model"
 	@echo "make kernels   registers, memory, tensor cores of each kernel, and what the interpreter counts at SDXL's sizes"
 	@echo "make bench     times the CPU's operations (products beside faer and gemm), loaders, inputs and planner"
-	@echo "make peers     times Braid beside diffusers and DiffSynth, in turn (benches/peers/README.md)"
+	@echo "make peers     times Braid beside diffusers and DiffSynth, alternately (benches/peers/README.md)"
 	@echo "make start     the time from the process's start to the first step, beside diffusers"
 	@echo "make goldens   how the reference values are made again (needs Python 3.11 and the network)"
 

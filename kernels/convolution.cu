@@ -3,7 +3,7 @@
 // Shapes     X [B, height, width, channels], in one or in two sources whose channels are joined (x0 has the first channels0),
 //            so that a skip concatenation is never written. W [N, kernel_y, kernel_x, channels] (OHWI), K = kernel_y *
 //            kernel_x * channels. Y and residual [B, result_height, result_width, N], rows [B, N].
-//            With `phases` = 4 the picture is first doubled by nearest neighbour: result row 2 y + a comes of source rows
+//            With `phases` = 4 the image is first doubled by nearest neighbour: result row 2 y + a comes of source rows
 //            y - 1 + a and y + a alone, a in {0, 1}; so four 2x2 convolutions over the source (blockIdx.z = 2 a + b), with W
 //            [4, N, 2, 2, channels] as layout.cu's `phases` makes it, Y [B, 2 height, 2 width, N], and 4 / 9 of the work.
 // Grid       (ceil(pixels / BM), ceil(N / BN), phases), 128 threads; `pixels` are those of all images, B * result_height *

@@ -46,7 +46,7 @@ struct Corner {
         x = (m - line * p.result_width) * p.stride - p.padding_x;
     }
 
-    // The element where that tap's channels begin, or -1 outside the picture.
+    // The element where that tap's channels begin, or -1 outside the image.
     __device__ __forceinline__ i64 under(const NarrowParams& p, int ky, int kx) const {
         int row = y + ky, column = x + kx;
         bool there = (u32)row < (u32)p.height && (u32)column < (u32)p.width;

@@ -1,4 +1,4 @@
-// Changes of layout: weights on their way to the device, pictures into patches, a transposition.
+// Changes of layout: uploaded weights, images into patches, a transposition.
 //   weights     [N, I, taps] (OIHW; taps 1 for a matrix) to [N, pitch]: element (n, tap, i) at n * pitch + tap * I + i, zeros
 //               from taps * I up to the pitch; from f16, bf16 or f32
 //   phases      [N, I, 3, 3] to [4, N, 2, 2, I]: the kernels of a 3x3 convolution after a doubling by nearest neighbour, one for

@@ -1,8 +1,8 @@
-// The steps between two evaluations of the model, and the way to pixels. Latents and the model's output are f32.
+// The work between two evaluations of the model, and the conversion to pixels. Latents and the model's output are f32.
 //   model_input       the model's rows: input_scale * x of every image, for its positive and, where guided, its negative row
 //   guidance_moments  mean and squared deviations of chunks of the positive and of the guided output; the first half of
 //                     guidance rescale, done only where an image asks for it
-//   step              guidance, rescale, the sampler's step; marks the images that are no longer finite
+//   step              guidance, rescale, the scheduler's step; marks the images that are no longer finite
 //   step_advance      the step counter, once everything of a step has read it
 //   rgb8              [-1, 1] to bytes
 //   finite            marks a tensor that holds NaN or infinity
@@ -13,13 +13,13 @@
 //            The model's rows: image i's positive one begins at i * image_stride, its negative one `negative` further on.
 //            moments [images, chunks, 4]: mean, squares of the positive, mean, squares of the guided; chunk = 2048 elements.
 //            not_finite [images]: the host sets it to 0x7fffffff; becomes the first step whose result is not finite.
-// Device values: the step's number, the table, guidance. So one captured graph serves every step, scale and sampler.
+// Device values: the step's number, the table, guidance. So one captured graph serves every step, scale and scheduler.
 // Grid       model_input, step: (ceil(n / 1024), images); guidance_moments: (chunks, images); rgb8, finite: ceil(count / 1024); all
 //            256 threads. step_advance: 1 block of 1 thread.
 // Shared     static: guidance_moments 6,144 bytes, step 4.
 // Requires   nothing of n or of alignment. history may be null where no row reads it, noise where no row weighs it.
 //            A weight of zero skips its operand, which may be unwritten.
-// Source     src/schedulers: `step` and `guide` are the reference; rescale after Lin et al. 2023, section 3.4.
+// Source     src/schedulers: `step` and `classifier_free_guidance` are the reference; rescale after Lin et al. 2023, section 3.4.
 #include "half.cuh"
 #include "reduce.cuh"
 
