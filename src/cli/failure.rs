@@ -11,7 +11,7 @@ pub enum Failure {
     Library(Error),
     /// Stopped by this signal: status 128 + its number.
     Signal(i32),
-    /// Everything has been said; this is the status.
+    /// The error has been printed already; exits with this status.
     Told(u8),
 }
 

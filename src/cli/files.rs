@@ -1,4 +1,4 @@
-//! Files that a command will write or read beside the models.
+//! Files that a command writes or reads besides the models.
 
 use super::failure::Failure;
 use crate::atomic_file::write_atomic;

@@ -8,7 +8,7 @@ use lexopt::{Arg, Parser};
 use serde_json::Value as Json;
 use std::ffi::OsString;
 
-/// Makes what a flag adds to the metadata of an image.
+/// Returns a flag's contribution to the metadata of an image.
 pub type Metadata<T, V> = fn(&T, &Generated) -> V;
 
 /// A flag of a command that reads its arguments into a `T`.
@@ -44,7 +44,7 @@ pub struct Generated {
 }
 
 impl<T> Flag<T> {
-    /// A flag that is not described yet: each definition says what differs.
+    /// The defaults of a definition, which overrides what differs.
     pub const NEW: Self = Self {
         long: "",
         short: None,
@@ -56,7 +56,7 @@ impl<T> Flag<T> {
         parameters: None,
     };
 
-    /// Whether it is written so, with its dashes.
+    /// Whether `name`, with its dashes, is one of its names.
     fn is(&self, name: &str) -> bool {
         self.long == name || self.short.is_some_and(|short| name.strip_prefix('-') == Some(short.to_string().as_str()))
     }
@@ -112,7 +112,7 @@ impl Argument {
     }
 }
 
-/// Sets what a flag asks for, if it is one of these.
+/// Applies a flag if it is one of these.
 pub fn take<'f, T: 'static>(
     flags: impl IntoIterator<Item = &'f Flag<T>>,
     argument: &Argument,

@@ -6,7 +6,7 @@ use super::flags::{self, FlagNames};
 use super::options::Options;
 use super::progress::Line;
 use super::report::Report;
-use super::system::{self, Memory};
+use super::system::{self, MemoryMonitor};
 use super::{files, metadata, terminal};
 use crate::error::{Error, escape};
 use crate::output::ImageFormat;
@@ -35,8 +35,8 @@ pub fn help() -> String {
 pub fn run(parser: lexopt::Parser) -> Outcome {
     let Some(options) = flags::parse(parser)? else { return terminal::print(&help()) };
     let cancel = system::cancel_on_signal();
-    let memory = Memory::watch();
-    // What is cheap to find out comes before the models are read.
+    let memory = MemoryMonitor::start();
+    // Cheap checks come before the models are read.
     let names = files::numbered(&options.output, options.request.num_images);
     names.iter().try_for_each(|name| files::check_image(name))?;
     if let Some(path) = &options.dump {
@@ -66,7 +66,7 @@ pub fn run(parser: lexopt::Parser) -> Outcome {
     for ((image, seed), name) in output.images.iter().zip(&output.seeds).zip(&names) {
         stop(&cancel)?;
         let generated = Generated { scheduler, seed: *seed, width: image.width(), height: image.height() };
-        image.save_with_metadata(name, &metadata::texts(&options, &generated))?;
+        image.save_with_metadata(name, &metadata::png_metadata(&options, &generated))?;
     }
     if let Some(path) = &options.dump {
         files::write_stages(path, &output.intermediates)?;
@@ -101,8 +101,8 @@ fn random_seed() -> u64 {
 pub fn generate(pipeline: &Pipeline, request: &Request, cancel: &CancelToken) -> Result<Output, Failure> {
     let mut line = Line::new();
     let mut tell = |progress| line.tell(progress);
-    let watch = Callbacks::new().with_progress(&mut tell).with_cancel(cancel);
-    let result = pipeline.generate_with(request, watch);
+    let callbacks = Callbacks::new().with_progress(&mut tell).with_cancel(cancel);
+    let result = pipeline.generate_with(request, callbacks);
     terminal::wipe();
     match (result, system::signalled()) {
         (Err(Error::Cancelled), Some(signal)) => Err(Failure::Signal(signal)),

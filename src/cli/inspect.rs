@@ -101,7 +101,7 @@ fn describe(path: &Path) -> Result<(FileReport, Weights)> {
     Ok((report, unet.unwrap_or_else(|| Weights::new(path))))
 }
 
-/// Says which of the adapters given go with which models and image encoders.
+/// Lists which of the given adapters fit which models and image encoders.
 fn together(opened: &[(&Path, Weights)]) -> String {
     let mut text = String::new();
     for (a, adapter) in opened {

@@ -4,8 +4,8 @@ use crate::schedulers::{SchedulerKind, SigmaSchedule};
 use serde_json::Value;
 use std::path::Path;
 
-/// A scheduler's name as AUTOMATIC1111's interface has it.
-pub fn sampler(scheduler: SchedulerKind, schedule: Option<SigmaSchedule>) -> String {
+/// A scheduler's name in AUTOMATIC1111's interface.
+pub fn scheduler_label(scheduler: SchedulerKind, schedule: Option<SigmaSchedule>) -> String {
     let karras = if schedule == Some(SigmaSchedule::Karras) { " Karras" } else { "" };
     format!("{}{karras}", scheduler.label())
 }

@@ -1,4 +1,4 @@
-//! The texts that a PNG file carries about its image; each flag says what it adds.
+//! The texts that a PNG file carries about its image; each flag makes its own entries.
 
 use super::flag::Generated;
 use super::flags;
@@ -6,8 +6,8 @@ use super::options::Options;
 use crate::output::PngMetadata;
 use serde_json::{Map, Value};
 
-/// The texts of one image.
-pub fn texts(options: &Options, generated: &Generated) -> PngMetadata {
+/// The metadata of one image.
+pub fn png_metadata(options: &Options, generated: &Generated) -> PngMetadata {
     let mut request = Map::from_iter([("version".to_owned(), Value::from(env!("CARGO_PKG_VERSION")))]);
     let mut settings = Vec::new();
     for flag in flags::GENERATE.iter().flat_map(|group| group.flags) {

@@ -1,4 +1,4 @@
-//! The commands: their flags, what they print, how they fail. `braid` is here whole; `bench` uses the parts that it shares.
+//! The commands: flags, output, failures. All of `braid` is here; `bench` uses the parts that it shares.
 
 mod demo;
 mod doctor;
@@ -53,7 +53,7 @@ pub fn braid() -> ExitCode {
     exit("braid: ", std::panic::catch_unwind(run).unwrap_or(Err(Failure::Told(1))))
 }
 
-/// The exit status of an outcome; a failure is told on standard error after `prefix`.
+/// The exit status of an outcome; a failure goes to standard error after `prefix`.
 pub fn exit(prefix: &str, outcome: Outcome) -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

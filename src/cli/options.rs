@@ -6,7 +6,7 @@ use crate::inputs::image::Image;
 use crate::pipeline::{DeviceChoice, ImagePrompt, PipelineOptions, ReferenceImage, Request, Scales};
 use std::path::{Path, PathBuf};
 
-/// One IP-Adapter with what belongs to it.
+/// One IP-Adapter with its images and scales.
 #[derive(Debug, Clone, Default)]
 pub struct Adapter {
     /// Its file; absent only while parsing.
@@ -26,7 +26,7 @@ impl Adapter {
     }
 }
 
-/// The options that the flags set: the library's own structs, and what is the command's alone.
+/// The options that the flags set: the library's own structs, and the command's own options.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// `--model`; required.
@@ -108,7 +108,7 @@ impl Options {
     }
 }
 
-/// Collects adapters: what follows one belongs to it, what stands before the first belongs to the first.
+/// Collects adapters: a flag belongs to the adapter before it, or to the first one if none is.
 #[derive(Debug, Clone, Default)]
 pub struct Adapters {
     /// The adapters, in the order of their flags.

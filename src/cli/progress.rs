@@ -4,14 +4,14 @@ use super::terminal;
 use crate::pipeline::{Progress, Stage};
 use std::time::Instant;
 
-/// Turns what the library tells into one updating line, where standard error is a terminal.
+/// Shows the library's progress as one updating line, where standard error is a terminal.
 pub struct Line {
     shown: bool,
     begin: Instant,
 }
 
 impl Line {
-    /// A line that is empty until something is told.
+    /// A line that is empty until the first progress.
     pub fn new() -> Self {
         Self { shown: terminal::is_terminal(), begin: Instant::now() }
     }

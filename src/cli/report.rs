@@ -1,6 +1,6 @@
 //! The line of `--json`.
 
-use super::system::{self, Memory};
+use super::system::{self, MemoryMonitor};
 use crate::pipeline::{Output, Pipeline, Stage};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -11,7 +11,7 @@ use std::path::PathBuf;
 pub struct Report {
     files: Vec<String>,
     dump: Option<String>,
-    /// Of the first image.
+    /// The seed of the first image.
     seed: u64,
     seeds: Vec<u64>,
     width: usize,
@@ -24,15 +24,21 @@ pub struct Report {
     step_seconds: Vec<f64>,
     /// The greatest resident size, mapped files included.
     peak_bytes: Option<u64>,
-    /// The same without what files stand behind.
+    /// The same without memory that files back.
     peak_anonymous_bytes: Option<u64>,
     cut_tokens: usize,
     version: &'static str,
 }
 
 impl Report {
-    /// Of a finished request.
-    pub fn new(pipeline: &Pipeline, output: &Output, files: &[PathBuf], method: String, memory: &Memory) -> Self {
+    /// The report of a finished request.
+    pub fn new(
+        pipeline: &Pipeline,
+        output: &Output,
+        files: &[PathBuf],
+        method: String,
+        memory: &MemoryMonitor,
+    ) -> Self {
         let mut seconds: BTreeMap<_, _> = output.seconds.iter().map(|(s, t)| (Stage::name(*s), *t)).collect();
         let total = seconds.values().sum();
         seconds.insert("total", total);
@@ -56,7 +62,7 @@ impl Report {
         }
     }
 
-    /// Adds the seconds of something beside the stages.
+    /// Adds the seconds of work outside the stages.
     pub fn took(&mut self, name: &'static str, seconds: f64) {
         self.seconds.insert(name, seconds);
         *self.seconds.entry("total").or_default() += seconds;

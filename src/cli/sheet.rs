@@ -38,7 +38,7 @@ impl Place {
     }
 }
 
-/// The sheet while it is put together.
+/// A sheet under construction.
 pub struct Sheet {
     height: usize,
     rgb: Vec<u8>,
@@ -57,7 +57,7 @@ impl Sheet {
         }
     }
 
-    /// Puts the middle square of an image there.
+    /// Draws the middle square of an image at a tile.
     pub fn tile(&mut self, at: Place, image: &Image) -> Result<()> {
         let (w, h) = (image.width(), image.height());
         let side = w.min(h);
@@ -71,7 +71,7 @@ impl Sheet {
         Ok(())
     }
 
-    /// Writes above a tile, as much as its width takes; letters that the font lacks are left blank.
+    /// Writes a label above a tile, cut to its width; letters that the font lacks are left blank.
     pub fn label(&mut self, at: Place, text: &str) {
         for (n, c) in text.chars().take(at.side / LETTER).enumerate() {
             for (row, bits) in font8x8::BASIC_FONTS.get(c).unwrap_or_default().into_iter().enumerate() {

@@ -75,7 +75,7 @@ pub fn install_bus_error() {
 #[cfg(not(unix))]
 pub fn install_bus_error() {}
 
-/// Bytes that a folder's file system has left, or `None` where nobody can say.
+/// Bytes that a folder's file system has left, or `None` where that is unknown.
 #[cfg(unix)]
 pub fn free_bytes(folder: &Path) -> Option<u64> {
     use std::os::unix::ffi::OsStrExt;
@@ -103,12 +103,12 @@ pub fn proc_bytes(file: &str, field: &str) -> Option<u64> {
     rest.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kb| kb * 1024)
 }
 
-/// Watches the memory of this process that no file stands behind.
-pub struct Memory(Arc<AtomicU64>);
+/// Samples the process's anonymous memory, which no file backs.
+pub struct MemoryMonitor(Arc<AtomicU64>);
 
-impl Memory {
-    /// Begins to sample.
-    pub fn watch() -> Self {
+impl MemoryMonitor {
+    /// Starts to sample.
+    pub fn start() -> Self {
         let peak = Arc::new(AtomicU64::new(anonymous().unwrap_or(0)));
         let weak = Arc::downgrade(&peak);
         std::thread::spawn(move || {

@@ -30,7 +30,7 @@ pub fn wipe() {
     }
 }
 
-/// One line on standard error; where that is closed there is nobody to tell.
+/// One line on standard error, lost where that is closed.
 pub fn line(prefix: &str, text: &str) {
     wipe();
     let line = format!("{prefix}{}\n", text.replace(['\n', '\r'], " "));

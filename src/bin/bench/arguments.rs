@@ -4,7 +4,7 @@ use braid::cli::failure::Failure;
 use braid::cli::flag::{self, Argument, Flag};
 use lexopt::Parser;
 
-/// Reads all arguments; `false` where help was asked for. `more` takes what is none of these flags, or gives `false`.
+/// Reads all arguments; `false` where help was asked for. `more` takes other arguments, or returns `false`.
 pub fn read<T>(
     parser: &mut Parser,
     flags: &'static [Flag<T>],

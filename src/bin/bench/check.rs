@@ -1,4 +1,4 @@
-//! Checks that timed work is right: finite, and the same every time.
+//! Checks that timed work is correct: finite, and the same every time.
 
 use braid::inputs::image::Image;
 use braid::pipeline::HostTensor;

@@ -3,7 +3,7 @@
 use crate::arguments;
 use crate::lists::Format;
 use crate::machine::Place;
-use crate::setup::{self, Loaded, Model, Setup};
+use crate::setup::{self, BenchModel, Loaded, Setup};
 use braid::Request;
 use braid::cli::failure::Failure;
 use braid::cli::flag::{self, Flag};
@@ -28,7 +28,7 @@ pub fn begin() {
     let _ = BEGUN.set((clock(), Instant::now()));
 }
 
-/// The order that a child was started with.
+/// The instruction that a child was started with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Order {
     /// The index of the place.
@@ -37,7 +37,7 @@ pub struct Order {
     spawned: Duration,
 }
 
-/// Hidden: what the executable gives itself.
+/// The hidden flag that the executable gives its child.
 const CHILD: &str = "--child";
 
 impl Order {
@@ -62,7 +62,7 @@ pub fn seconds_at(at: Instant) -> f64 {
     BEGUN.get().map_or(0.0, |(_, begun)| at.saturating_duration_since(*begun).as_secs_f64())
 }
 
-/// The flags of a benchmark that takes a process for each measurement.
+/// The flags of a benchmark that runs each measurement in a process of its own.
 pub struct Options {
     pub setup: Setup,
     pub steps: usize,
@@ -146,7 +146,7 @@ impl Options {
     }
 
     /// The request, with the adapter's image where it is on.
-    pub fn request(&self, model: &Model) -> Result<Request, Failure> {
+    pub fn request(&self, model: &BenchModel) -> Result<Request, Failure> {
         let mut request = self.setup.request();
         request.steps = self.steps;
         if request.width.is_none() && request.height.is_none() {
@@ -160,8 +160,8 @@ impl Options {
         Ok(request)
     }
 
-    /// Runs `sample` for each device and type in new processes and gives what they gave; `sample` is the child's part, which
-    /// ends the program.
+    /// Runs `sample` for each device and type in new processes and returns their results; `sample` is the child's part, which
+    /// ends the process.
     pub fn each<T: Serialize + DeserializeOwned>(
         &self,
         sample: impl FnOnce(&Order, &Place) -> Result<T, Failure>,
@@ -172,7 +172,7 @@ impl Options {
             terminal::print(&terminal::json(&sample(&order, place)?))?;
             return Err(Failure::Told(0));
         }
-        // What is wrong in the arguments is said once, and at once.
+        // Wrong arguments are reported once, before any child starts.
         let model = self.setup.model()?;
         self.request(&model)?;
         drop(model);
@@ -188,16 +188,16 @@ impl Options {
     }
 }
 
-/// Starts the program again with the same arguments for one sample.
+/// Starts this executable again with the same arguments for one sample.
 fn spawn<T: DeserializeOwned>(place: usize) -> Result<T, Failure> {
     let fail = |action, source| Failure::from(Error::Io { action, path: "a process for one sample".into(), source });
-    let program = std::env::current_exe().map_err(|e| fail("find", e))?;
-    let mut command = Command::new(program);
+    let executable = std::env::current_exe().map_err(|e| fail("find", e))?;
+    let mut command = Command::new(executable);
     command.args(std::env::args_os().skip(1)).arg(CHILD).arg(format!("{place}:{}", clock().as_nanos()));
     let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn();
     let output = child.and_then(|child| child.wait_with_output()).map_err(|e| fail("run", e))?;
     if !output.status.success() {
-        // It has said why, unless something ended it.
+        // The child has reported the error, unless a signal ended it.
         if output.status.code().is_none() {
             terminal::line("bench: ", &format!("a process for one sample ended by {}", output.status));
         }
@@ -206,9 +206,9 @@ fn spawn<T: DeserializeOwned>(place: usize) -> Result<T, Failure> {
     serde_json::from_slice(&output.stdout).map_err(|e| fail("read from", e.into()))
 }
 
-/// The model on a device, or why it is not there; `opened` is told the device before.
+/// Loads the model on a device, or says why it cannot; `opened` gets the device first.
 pub fn load(
-    model: &Model,
+    model: &BenchModel,
     place: &Place,
     adapter: bool,
     opened: impl FnOnce(Option<&CudaDevice>),
@@ -224,7 +224,8 @@ pub fn load(
     }
 }
 
-/// A list may hold what this machine lacks, but something must have been measured; given is why each row was not.
+/// Fails where nothing at all was measured: a list may name devices that this machine lacks. `rows` has the reason of each
+/// skipped row.
 pub fn something_measured<'a>(rows: impl Iterator<Item = Option<&'a str>>) -> Result<(), Failure> {
     let whys: Vec<_> = rows.collect();
     match whys.iter().flatten().next() {

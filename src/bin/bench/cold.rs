@@ -13,7 +13,7 @@ use braid::pipeline::{Callbacks, Progress, Stage};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-/// The parts of the way in their order; together they are the whole.
+/// The parts of that time in order; they add up to the whole.
 const PARTS: [&str; 13] = [
     "start",
     "arguments",
@@ -36,18 +36,18 @@ struct Sample {
     machine: Machine,
     /// Why it could not run.
     skipped: Option<String>,
-    /// Absent where nothing was drawn.
+    /// Absent where no image was generated.
     width: Option<usize>,
     height: Option<usize>,
     adapters: usize,
     checksum: String,
-    /// From the start of the process to the image, without the making of weights.
+    /// From the start of the process to the image, without the making of synthetic weights.
     total: f64,
     /// The same to the end of the first step.
     first_step: f64,
-    /// By what the first step takes longer than the median of the others; absent where there are none.
+    /// The excess of the first step over the median of the others; absent where there are none.
     warm_up: Option<f64>,
-    /// Making weights, where they are made: no part of the other figures.
+    /// Seconds to make synthetic weights; no part of the other figures.
     make: f64,
     /// The image's seconds in parts; see [`PARTS`].
     parts: BTreeMap<String, f64>,
@@ -55,7 +55,7 @@ struct Sample {
 
 /// A device's samples.
 #[derive(Serialize)]
-struct Row {
+struct ColdRow {
     benchmark: &'static str,
     #[serde(flatten)]
     host: Host,
@@ -63,7 +63,7 @@ struct Row {
     machine: Machine,
     model: String,
     adapters: usize,
-    /// Absent where nothing was drawn.
+    /// Absent where no image was generated.
     width: Option<usize>,
     height: Option<usize>,
     steps: usize,
@@ -103,7 +103,7 @@ pub fn run(mut parser: lexopt::Parser) -> Result<bool, Failure> {
     let model = options.setup.model()?.name;
     let mut rows = Vec::new();
     for (_, samples) in samples {
-        rows.extend(Row::new(&options, &model, &samples)?);
+        rows.extend(ColdRow::new(&options, &model, &samples)?);
     }
     let titles = [&Machine::TITLES[..], &Host::TITLES, &TITLES, &PARTS, &["skipped"]].concat();
     terminal::print(&lists::one_table(&rows, options.format, (&titles, titles.len() - MEASURED), |row| {
@@ -137,7 +137,7 @@ fn sample(options: &Options, order: &Order, place: &Place) -> Result<Sample, Fai
     let log = log.lock();
     let made = |stage| log.making.get(&stage).copied().unwrap_or(0.0);
     let stage = |stage: Stage| (output.seconds.get(&stage).copied().unwrap_or(0.0) - made(Some(stage))).max(0.0);
-    // Whether the denoiser is made within the first step or before it.
+    // The denoiser may be compiled within the first step or before it.
     let both = log.denoise.zip(log.first_step);
     let first = both.map_or(0.0, |(begun, done)| (done - begun).as_secs_f64() - made(Some(Stage::Denoise))).max(0.0);
     let others = output.step_seconds.get(1..).unwrap_or_default();
@@ -190,8 +190,8 @@ impl Sample {
     }
 }
 
-impl Row {
-    /// Of the samples of one device; none of none.
+impl ColdRow {
+    /// The row of one device's samples; `None` where there are none.
     fn new(options: &Options, model: &str, samples: &[Sample]) -> Result<Option<Self>, Failure> {
         let Some(first) = samples.first() else { return Ok(None) };
         let skipped = samples.iter().find_map(|sample| sample.skipped.clone());

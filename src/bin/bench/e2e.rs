@@ -7,7 +7,7 @@ use crate::host::Host;
 use crate::lists::{self, Format};
 use crate::machine::{Machine, Place};
 use crate::row::{Case, MEASURED, Measured, Row, TITLES};
-use crate::setup::{self, Loaded, Model, Setup};
+use crate::setup::{self, BenchModel, Loaded, Setup};
 use crate::stats::{self, deviation, mean, percentile, sorted};
 use braid::cli::failure::Failure;
 use braid::cli::flag::Flag;
@@ -27,7 +27,7 @@ pub struct Options {
     counts: Vec<usize>,
     repetitions: usize,
     warmup: usize,
-    /// With the adapter, without it, or each in turn; as the model has one where absent.
+    /// With the adapter, without it, or both alternately; with it where the model has one if empty.
     adapter: Vec<bool>,
     /// Whether both of MLPerf's scenarios are measured.
     mlperf: bool,
@@ -93,7 +93,7 @@ const BATCH_COUNT: Flag<Options> = Flag {
 const ADAPTER: Flag<Options> = Flag {
     long: "--adapter",
     value: Some("LIST"),
-    help: "on, off; both are measured by turns, and the overhead in percent is the median over the pairs [default: on \
+    help: "on, off; both are measured alternately, and the overhead in percent is the median over the pairs [default: on \
            where there is one]",
     set: |o, v| setup::on_or_off(v).map(|adapter| o.adapter = adapter),
     ..Flag::NEW
@@ -194,10 +194,10 @@ pub fn run(mut parser: lexopt::Parser) -> Result<bool, Failure> {
 
 /// A benchmark under way.
 struct Bench<'a> {
-    model: &'a Model,
+    model: &'a BenchModel,
     options: &'a Options,
     rows: &'a mut Vec<Row>,
-    /// Whether the CPU has had its turn.
+    /// Whether the CPU has been measured.
     on_cpu: bool,
 }
 
@@ -297,7 +297,7 @@ struct Samples {
     stages: BTreeMap<&'static str, Vec<f64>>,
 }
 
-/// By how many percent the adapter makes a request and its denoising longer.
+/// The percentage by which the adapter slows a request and its denoising.
 fn overhead(variants: &[Request], samples: &[Samples]) -> Option<[f64; 2]> {
     let find = |adapter: bool| samples.iter().zip(variants).find(|(_, v)| v.image_prompts.is_empty() != adapter);
     let ((with, _), (without, _)) = (find(true)?, find(false)?);
@@ -305,8 +305,8 @@ fn overhead(variants: &[Request], samples: &[Samples]) -> Option<[f64; 2]> {
     Some([stats::overhead(&with.seconds, &without.seconds), stats::overhead(&denoise(with), &denoise(without))])
 }
 
-/// Times requests again and again, by turns, so that what slows the machine slows them all; the inner error says why they
-/// cannot run here.
+/// Times requests alternately, so that a slow moment of the machine slows them all; the inner error says why they cannot run
+/// here.
 fn measure(
     pipeline: &Pipeline,
     requests: &[Request],
@@ -314,13 +314,13 @@ fn measure(
 ) -> Result<Result<Vec<Samples>, String>, Failure> {
     let mut samples: Vec<Samples> = requests.iter().map(|_| Samples::default()).collect();
     for run in 0..=options.warmup + options.repetitions {
-        let mut turn: Vec<_> = samples.iter_mut().zip(requests).collect();
+        let mut pairs: Vec<_> = samples.iter_mut().zip(requests).collect();
         // The first of a pair is the second of the next one.
         if run % 2 == 1 {
-            turn.reverse();
+            pairs.reverse();
         }
-        for (samples, request) in turn {
-            // The second run of each is looked at closely, before anything is timed.
+        for (samples, request) in pairs {
+            // The second run of each is checked closely, before anything is timed.
             let mut request = request.clone();
             request.capture_intermediates = run == 1;
             let begin = Instant::now();

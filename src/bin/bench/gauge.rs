@@ -1,26 +1,26 @@
-//! Memory of the process, as Linux tells it; elsewhere nothing is known.
+//! Memory of the process, read from Linux; unknown elsewhere.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// The interval between two looks at the memory.
+/// The interval between two samples.
 const EVERY: Duration = Duration::from_millis(2);
 
-/// The greatest bytes since the last look.
+/// The greatest numbers of bytes since the last reading.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Peaks {
     /// Resident, mapped files included; absent where the kernel does not let it be reset.
     pub resident: Option<u64>,
-    /// Without what files stand behind.
+    /// Without memory that files back.
     pub anonymous: Option<u64>,
 }
 
-/// Watches this process.
+/// Samples the memory of this process.
 pub struct Gauge(Arc<AtomicU64>);
 
 impl Gauge {
-    /// Begins to watch.
+    /// Starts to sample.
     pub fn new() -> Self {
         let peak = Arc::new(AtomicU64::new(0));
         let weak = Arc::downgrade(&peak);
@@ -35,7 +35,7 @@ impl Gauge {
         Self(peak)
     }
 
-    /// Returns the peaks since the last call, or since the beginning, and starts anew.
+    /// Returns the peaks since the last call, or since the start, and resets them.
     pub fn take(&self) -> Peaks {
         let now = anonymous();
         let seen = self.0.swap(now.unwrap_or(0), Ordering::Relaxed);
@@ -50,7 +50,7 @@ pub fn anonymous() -> Option<u64> {
     status("RssAnon")
 }
 
-/// Makes `VmHWM` begin anew at what is resident now.
+/// Resets `VmHWM` to the present resident size.
 fn reset() -> bool {
     cfg!(target_os = "linux") && std::fs::write("/proc/self/clear_refs", "5").is_ok()
 }

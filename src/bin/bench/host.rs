@@ -15,7 +15,7 @@ pub struct Host {
 }
 
 impl Host {
-    /// Of this program, now.
+    /// The build of this executable, and the present time.
     pub fn now() -> Self {
         let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
         Self {

@@ -1,4 +1,4 @@
-//! Listens to the library while a request runs: the time to compile executables, the bytes that they hold.
+//! Listens to the library's events while a request runs: the time to compile executables, the bytes that they hold.
 
 use braid::cli::terminal;
 use braid::device::UPLOADS;
@@ -15,11 +15,11 @@ use tracing::{Event, Id, Level, Metadata, Subscriber, span};
 pub struct Log {
     /// The stage under way; none before the first.
     stage: Option<Stage>,
-    /// Seconds in which programs were made, by the stage that asked for them.
+    /// Seconds spent compiling executables, by the stage that asked for them.
     pub making: BTreeMap<Option<Stage>, f64>,
-    /// Seconds of that in which weights went to the device.
+    /// Seconds of that spent uploading weights.
     pub uploading: f64,
-    /// Bytes that programs hold.
+    /// Bytes that executables hold.
     held: u64,
     /// The most of them since [`Shared::take_peak`].
     peak: u64,
@@ -34,12 +34,12 @@ pub struct Log {
 pub struct Shared(Arc<Mutex<Log>>);
 
 impl Shared {
-    /// Looks at it.
+    /// Locks the log.
     pub fn lock(&self) -> MutexGuard<'_, Log> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Does something and listens to it.
+    /// Runs `work` and listens to it.
     pub fn listen<T>(&self, work: impl FnOnce() -> T) -> T {
         tracing::subscriber::with_default(Listener(self.clone()), work)
     }
@@ -54,7 +54,7 @@ impl Shared {
         log.stage.replace(stage) != Some(stage)
     }
 
-    /// The most bytes of programs since the last call.
+    /// The most bytes that executables held since the last call.
     pub fn take_peak(&self) -> u64 {
         let mut log = self.lock();
         let held = log.held;
@@ -62,7 +62,7 @@ impl Shared {
     }
 }
 
-/// Takes the events of programs, and prints warnings as ever.
+/// Collects the events about executables and uploads; prints warnings as usual.
 struct Listener(Shared);
 
 impl Subscriber for Listener {
@@ -147,7 +147,7 @@ mod tests {
             tracing::debug!(target: UPLOADS, seconds = 0.125, bytes = 7u64);
             assert!(!log.progress(Stage::Denoise, 1) && log.lock().first_step.is_some());
         });
-        // Nobody listens any more.
+        // No listener is installed any more.
         tracing::debug!(target: EXECUTABLES, seconds = 9.0, held = 99u64);
         assert_eq!(log.lock().making, BTreeMap::from([(None, 0.5), (Some(Stage::Denoise), 0.25)]));
         assert_eq!(log.lock().uploading, 0.125);

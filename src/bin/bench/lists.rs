@@ -6,7 +6,7 @@ use braid::cli::terminal;
 use braid::cli::value::Value;
 use serde::Serialize;
 
-/// The most values of a list: more would be a slip of the pen.
+/// The most values of a list; more would be a typing error.
 const MOST: usize = 1000;
 
 /// Whole numbers as llama-bench writes them: `4`, `1,2`, `512..1024+256` (also `512-1024+256`), `64..1024*2`; each of `min`
@@ -75,7 +75,7 @@ const WIDTH: usize = 100;
 
 /// Rows under their titles, as a Markdown table for a terminal.
 ///
-/// Of the first `about` columns, which say what was measured, those that are the same in every row stand in lines above
+/// Of the first `about` columns, which describe the measurement, those with one value in every row stand in lines above
 /// the table, and so does the first date. Columns without any text are left out; why a row was skipped stands below. A
 /// table that is too wide has its rows side by side where they fit.
 pub fn markdown(titles: &[&str], rows: &[Vec<String>], about: usize) -> String {

@@ -14,9 +14,9 @@ pub struct Machine {
     pub device: String,
     /// The processor's or the GPU's own name.
     pub device_name: String,
-    /// The GPU driver's version; `none` without a GPU, `unknown` where nobody can say.
+    /// The GPU driver's version; `none` without a GPU, `unknown` where it cannot be read.
     pub driver: String,
-    /// In which it computes.
+    /// The data type of the computation.
     pub dtype: String,
     /// The same for the VAE.
     pub vae_dtype: String,
@@ -37,7 +37,7 @@ impl Machine {
     }
 }
 
-/// A device and a type that were asked for.
+/// A device and a data type as requested.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Place {
     /// The device.
@@ -67,7 +67,7 @@ impl Place {
         }
     }
 
-    /// The type that was asked for.
+    /// The requested data type.
     pub fn asked(&self) -> String {
         self.dtype.map_or_else(|| "auto".into(), |dtype| dtype.to_string())
     }
@@ -87,7 +87,7 @@ impl Place {
                 threads,
                 instructions,
             },
-            // It was asked for and is not there.
+            // A GPU that was requested and is missing.
             (None, DeviceChoice::Cuda(_)) => Machine {
                 device: self.device.to_string(),
                 device_name: "none".into(),

@@ -1,5 +1,5 @@
-//! Throughput and latency: `bench e2e` times whole requests, `bench ops` each operation, `bench roofline` says what a GPU could
-//! reach at best, `bench plot` draws them.
+//! Throughput and latency: `bench e2e` times whole requests, `bench ops` each operation, `bench roofline` predicts the best that a
+//! GPU could reach, `bench plot` draws them.
 
 mod arguments;
 mod check;

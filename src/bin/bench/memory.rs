@@ -1,4 +1,4 @@
-//! `bench memory`: what each stage of a request takes, predicted and measured.
+//! `bench memory`: the memory of each stage of a request, predicted and measured.
 
 use crate::child::{self, Options, Order};
 use crate::gauge::{self, Gauge};
@@ -15,10 +15,10 @@ use serde::{Deserialize, Serialize};
 
 /// Memory of a stage, in bytes.
 #[derive(Clone, Serialize, Deserialize)]
-struct Part {
-    /// `load`, `build` for what is made before the first stage, then the stages.
+struct StageMemory {
+    /// `load`, `build` for the compilation before the first stage, then the stages.
     stage: String,
-    /// The programs that are there at most, as planned before they are made: on a GPU with their weights, on the CPU without.
+    /// The most bytes of executables, as planned before they are compiled: on a GPU with their weights, on the CPU without.
     predicted_bytes: Option<u64>,
     /// Memory beyond that in use after loading: of the device's memory on a GPU, of anonymous memory on the CPU.
     measured_bytes: Option<u64>,
@@ -64,16 +64,16 @@ struct Sample {
     #[serde(flatten)]
     machine: Machine,
     skipped: Option<String>,
-    /// Absent where nothing was drawn.
+    /// Absent where no image was generated.
     width: Option<usize>,
     height: Option<usize>,
     adapters: usize,
     estimate: Option<Estimated>,
-    stages: Vec<Part>,
+    stages: Vec<StageMemory>,
 }
 
 #[derive(Serialize)]
-struct Row<'a> {
+struct MemoryRow<'a> {
     benchmark: &'static str,
     #[serde(flatten)]
     host: Host,
@@ -92,7 +92,7 @@ pub fn run(mut parser: lexopt::Parser) -> Result<bool, Failure> {
     let rows: Vec<_> = samples
         .iter()
         .flat_map(|(_, samples)| samples)
-        .map(|sample| Row {
+        .map(|sample| MemoryRow {
             benchmark: "memory",
             host: Host::now(),
             model: &model,
@@ -102,12 +102,12 @@ pub fn run(mut parser: lexopt::Parser) -> Result<bool, Failure> {
         })
         .collect();
     let titles = [&Machine::TITLES[..], &Host::TITLES, &TITLES].concat();
-    terminal::print(&lists::one_table(&rows, options.format, (&titles, titles.len() - MEASURED), Row::cells))?;
+    terminal::print(&lists::one_table(&rows, options.format, (&titles, titles.len() - MEASURED), MemoryRow::cells))?;
     child::something_measured(rows.iter().map(|row| row.sample.skipped.as_deref()))?;
     Ok(true)
 }
 
-/// Notes what each stage took when the next one begins.
+/// Records the memory of each stage when the next one begins.
 struct Notes {
     gauge: Gauge,
     log: Shared,
@@ -117,7 +117,7 @@ struct Notes {
     device: Option<u64>,
     /// The most of the device's memory in use since the last stage.
     most: u64,
-    stages: Vec<Part>,
+    stages: Vec<StageMemory>,
 }
 
 impl Notes {
@@ -142,7 +142,7 @@ impl Notes {
             None => over(peaks.anonymous, self.anonymous),
         };
         let loading = stage == LOAD;
-        self.stages.push(Part {
+        self.stages.push(StageMemory {
             stage: stage.to_owned(),
             predicted_bytes: (!loading).then_some(predicted),
             measured_bytes: measured.filter(|_| !loading),
@@ -212,11 +212,11 @@ fn sample(options: &Options, _: &Order, place: &Place) -> Result<Sample, Failure
     Ok(sample)
 }
 
-impl Row<'_> {
+impl MemoryRow<'_> {
     /// A line for each stage.
     fn cells(&self) -> Vec<Vec<String>> {
         let sample = self.sample;
-        let line = |part: Option<&Part>| {
+        let line = |part: Option<&StageMemory>| {
             let mut cells = sample.machine.cells();
             cells.extend(self.host.cells());
             cells.extend([
@@ -226,7 +226,7 @@ impl Row<'_> {
                 sample.adapters.to_string(),
                 part.map_or(String::new(), |part| part.stage.clone()),
             ]);
-            let number = |of: fn(&Part) -> Option<u64>| {
+            let number = |of: fn(&StageMemory) -> Option<u64>| {
                 part.and_then(of).map_or(String::new(), |bytes| format!("{:.1}", bytes as f64 / 1e6))
             };
             cells.extend([

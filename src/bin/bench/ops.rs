@@ -1,7 +1,7 @@
 //! `bench ops`: every distinct operation of SDXL by itself, on the device that is there.
 //!
 //! Each becomes a graph of one operation with random operands, is checked, and is timed with cold caches, as it meets its
-//! weights in a model of gigabytes. What the device can do at best is measured in the same run, by a copy and a product.
+//! weights in a model of gigabytes. The best that the device can do is measured in the same run, by a copy and a product.
 
 use crate::arguments;
 use crate::host::Host;
@@ -139,7 +139,7 @@ struct Measured {
     sd_seconds: Option<f64>,
     flops_per_second: f64,
     bytes_per_second: f64,
-    /// Of the ceilings.
+    /// The share of the ceilings that is reached.
     compute_share: f64,
     memory_share: f64,
     /// As often as it occurs.

@@ -1,8 +1,8 @@
-//! `bench roofline`: the work of SDXL on a GPU that need not be there.
+//! `bench roofline`: predicts the work of SDXL on a GPU, which need not be present.
 //!
 //! Every operation is lowered as for the GPU, so that kernels, tiles and grids are those that would run; products are taken as
 //! Braid's own kernels, because a library's tiles are its own affair. Bytes are those that must move if nothing is read twice.
-//! Time is the longer of computing and moving, operation by operation; launches cost nothing, because a program is replayed as
+//! Time is the longer of computing and moving, operation by operation; launches cost nothing, because an executable runs as
 //! one captured graph.
 
 use crate::arguments;
@@ -94,7 +94,7 @@ struct Cut {
     blocks: usize,
     /// Share of the tiles' elements that the result has.
     tile_efficiency: f64,
-    /// Share of the multiprocessors' turns in which they have a block.
+    /// Share of the multiprocessors' waves in which they have a block.
     wave_efficiency: f64,
 }
 
@@ -115,12 +115,12 @@ fn elements(kernel: &str) -> Option<usize> {
     Some(m.parse::<usize>().ok()? * n.parse::<usize>().ok()?)
 }
 
-fn turns(blocks: usize, multiprocessors: usize) -> f64 {
+fn wave_count(blocks: usize, multiprocessors: usize) -> f64 {
     blocks as f64 / (blocks.div_ceil(multiprocessors) * multiprocessors).max(1) as f64
 }
 
 impl Cut {
-    /// Of the launches that an operation became; `None` where nothing is multiplied.
+    /// The division of an operation's launches; `None` where nothing is multiplied.
     fn of(operation: &Operation, launches: &[Launch], multiprocessors: usize) -> Option<Self> {
         let kernel = |l: &Launch| l.entry.rsplit_once('_').map_or(l.entry.as_str(), |(name, _)| name).to_owned();
         let blocks = |l: &Launch| l.grid.iter().map(|n| *n as usize).product::<usize>();
@@ -131,7 +131,7 @@ impl Cut {
         // Attention by products goes through scores and back: its launches do the same work each and fill their tiles.
         let alone = main.len() == 1;
         let tile_efficiency = if alone { (operation.cost.accumulators as f64 / made as f64).min(1.0) } else { 1.0 };
-        let inverse: f64 = main.iter().map(|(_, blocks, _)| 1.0 / turns(*blocks, multiprocessors)).sum();
+        let inverse: f64 = main.iter().map(|(_, blocks, _)| 1.0 / wave_count(*blocks, multiprocessors)).sum();
         Some(Self {
             kernel: name.clone(),
             blocks: main.iter().map(|(_, blocks, _)| blocks).sum(),
@@ -146,7 +146,7 @@ impl Cut {
 struct Predicted {
     #[serde(flatten)]
     label: Label,
-    /// Of one of them, as all that follows.
+    /// FLOPs of one of them; the figures below are of one, too.
     flops: f64,
     /// FLOPs that the kernels compute: an upsample folded into a convolution leaves four of nine taps.
     kernel_flops: f64,
@@ -235,7 +235,7 @@ struct Roofline {
     /// The FLOPs of a step for all rows.
     step_flops: f64,
     step_bytes: f64,
-    /// Of a step.
+    /// The floor of a step.
     floor_seconds: f64,
     predicted_seconds: f64,
     measured_seconds: Option<f64>,
@@ -293,8 +293,8 @@ impl Roofline {
         let mut worst: Vec<_> = ops.iter().filter(|o| o.cut.is_some()).cloned().collect();
         worst.sort_by(|a, b| wave(a).total_cmp(&wave(b)));
         worst.truncate(WORST);
-        let picture = |f: fn(&Stage) -> f64| stages.iter().map(|s| s.runs as f64 * f(s)).sum();
-        let (floor, predicted) = (picture(|s| s.floor_seconds), picture(|s| s.predicted_seconds));
+        let image = |f: fn(&Stage) -> f64| stages.iter().map(|s| s.runs as f64 * f(s)).sum();
+        let (floor, predicted) = (image(|s| s.floor_seconds), image(|s| s.predicted_seconds));
         let step = stages.iter().find(|s| s.part == Part::Unet.name());
         let step = step.cloned().unwrap_or_else(|| Stage::new(Part::Unet, 0, &[]));
         Ok(Self {
@@ -419,10 +419,10 @@ impl Roofline {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::work::Model;
+    use crate::work::ModelSize;
 
     fn operation(part: Part, kind: &str, shape: &str) -> Predicted {
-        let setting = Setting { model: Model::Sdxl, side: 128, batch: 2, steps: 1, adapter: false };
+        let setting = Setting { model: ModelSize::Sdxl, side: 128, batch: 2, steps: 1, adapter: false };
         let operations = setting.operations(part, &hollow()).unwrap();
         let found = operations.iter().find(|o| o.label.kind == kind && o.label.shape == shape).unwrap();
         Predicted::of(found, &gpus::find("h200").unwrap(), None).unwrap()
@@ -430,10 +430,10 @@ mod tests {
 
     #[test]
     fn waves() {
-        // 80 blocks on 132 multiprocessors: 61 % of them have work. 133: two turns for one block more.
-        assert!((turns(80, 132) - 80.0 / 132.0).abs() < 1e-12);
-        assert_eq!(turns(132, 132), 1.0);
-        assert!((turns(133, 132) - 133.0 / 264.0).abs() < 1e-12);
+        // 80 blocks on 132 multiprocessors: 61 % of them have work. 133: a second wave for one block more.
+        assert!((wave_count(80, 132) - 80.0 / 132.0).abs() < 1e-12);
+        assert_eq!(wave_count(132, 132), 1.0);
+        assert!((wave_count(133, 132) - 133.0 / 264.0).abs() < 1e-12);
     }
 
     /// Few channels on one side have kernels of their own: 16 pixels by 128 channels, and 16 pixels.

@@ -44,12 +44,12 @@ pub struct Case {
 pub struct Measured {
     /// CRC-32 of the images, the same in every run.
     pub checksum: String,
-    /// Reading and checking the files.
+    /// Seconds to read and check the files.
     pub load_seconds: f64,
-    /// The first request, which also builds the programs.
+    /// Seconds of the first request, which also compiles the executables.
     pub first_seconds: f64,
     pub mean_seconds: f64,
-    /// Of the samples, with n - 1; absent for one sample.
+    /// The standard deviation of the samples, with n - 1; absent for one sample.
     pub sd_seconds: Option<f64>,
     pub p50_seconds: f64,
     pub p90_seconds: f64,
@@ -58,8 +58,8 @@ pub struct Measured {
     pub step_mean_seconds: f64,
     /// Each stage's share of the mean.
     pub stage_share: BTreeMap<&'static str, f64>,
-    /// By how much a request with the adapter is longer than one without, where both were asked for: the median over the
-    /// pairs, image encoder included.
+    /// The percentage by which the adapter slows a request, image encoder included, where both were asked for: the median over
+    /// the pairs.
     pub adapter_overhead_percent: Option<f64>,
     /// The same of the denoising alone.
     pub adapter_denoise_overhead_percent: Option<f64>,

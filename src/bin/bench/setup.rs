@@ -89,7 +89,7 @@ impl Setup {
         Self { generate, adapter: None, image: None, devices: vec![DeviceChoice::Auto], dtypes: vec![None] }
     }
 
-    /// Sets what a flag asks for, if it is one of these.
+    /// Applies a flag if it is one of these.
     pub fn take(&mut self, argument: &Argument, p: &mut Parser) -> Result<bool, Failure> {
         Ok(flag::take(FLAGS, argument, self, p)? || flag::take(SHARED, argument, &mut self.generate, p)?)
     }
@@ -112,7 +112,7 @@ impl Setup {
     }
 
     /// Finds the model.
-    pub fn model(&self) -> Result<Model, Failure> {
+    pub fn model(&self) -> Result<BenchModel, Failure> {
         let path = self.generate.model.as_ref().ok_or_else(|| {
             Failure::usage(
                 "--model: missing; give an SDXL checkpoint, a diffusers folder, `demo`, `synthetic:sdxl` or `synthetic:small`",
@@ -140,11 +140,11 @@ impl Setup {
             return Err(Failure::usage("--ip-adapter: it and --ip-adapter-image need each other"));
         }
         let images = self.images(image, &options)?;
-        Ok(Model { name, options, source: Source::Files { adapter }, images, side: None })
+        Ok(BenchModel { name, options, source: WeightSource::Files { adapter }, images, side: None })
     }
 
-    /// A model that is made.
-    fn synthetic(&self, kind: &str, options: PipelineOptions) -> Result<Model, Failure> {
+    /// A synthetic model.
+    fn synthetic(&self, kind: &str, options: PipelineOptions) -> Result<BenchModel, Failure> {
         let (sizes, side) = match kind {
             "sdxl" => (Sizes::published(), None),
             "small" => (Sizes::small(), Some(SMALL)),
@@ -166,8 +166,8 @@ impl Setup {
             Some(_) => self.images(self.image.clone(), &options)?,
             None => vec![ImagePrompt::new(pattern()?)],
         };
-        let source = Source::Synthetic { sizes: Box::new(sizes), made: OnceCell::new() };
-        Ok(Model { name: format!("synthetic:{kind}"), options, source, images, side })
+        let source = WeightSource::Synthetic { sizes: Box::new(sizes), made: OnceCell::new() };
+        Ok(BenchModel { name: format!("synthetic:{kind}"), options, source, images, side })
     }
 
     fn images(&self, path: Option<PathBuf>, options: &PipelineOptions) -> Result<Vec<ImagePrompt>, Failure> {
@@ -190,7 +190,7 @@ fn pattern() -> Result<Image, Error> {
 }
 
 /// The source of the weights.
-enum Source {
+enum WeightSource {
     Files {
         adapter: Option<PathBuf>,
     },
@@ -202,33 +202,33 @@ enum Source {
 }
 
 /// A model that can be loaded.
-pub struct Model {
-    /// As it was asked for.
+pub struct BenchModel {
+    /// Its name as given.
     pub name: String,
     options: PipelineOptions,
-    source: Source,
+    source: WeightSource,
     /// The adapter's image prompt; nothing without an adapter.
     pub images: Vec<ImagePrompt>,
     /// The side of an image where nothing was asked for; absent where the model itself knows.
     pub side: Option<usize>,
 }
 
-/// A model loaded somewhere.
+/// A model loaded on a device.
 pub struct Loaded {
     pub pipeline: Pipeline,
     pub machine: Machine,
-    /// Making weights, where they are made.
+    /// Seconds to make synthetic weights.
     pub make_seconds: f64,
-    /// Reading and checking files, or looking at what was made.
+    /// Seconds to read and check files or synthetic weights.
     pub load_seconds: f64,
 }
 
-impl Model {
+impl BenchModel {
     /// Whether there is an adapter.
     pub fn has_adapter(&self) -> bool {
         match &self.source {
-            Source::Files { adapter } => adapter.is_some(),
-            Source::Synthetic { .. } => true,
+            WeightSource::Files { adapter } => adapter.is_some(),
+            WeightSource::Synthetic { .. } => true,
         }
     }
 
@@ -243,14 +243,14 @@ impl Model {
         let device = gpu.map(|gpu| Box::new(gpu) as Box<dyn Device>);
         let begin = Instant::now();
         let (pipeline, make_seconds) = match &self.source {
-            Source::Files { adapter: path } => {
+            WeightSource::Files { adapter: path } => {
                 match path.as_ref().filter(|_| adapter) {
                     Some(path) => options.adapters = vec![path.clone()],
                     None => options.clip_vision = None,
                 }
                 (Pipeline::load_with_device(&options, device)?, 0.0)
             }
-            Source::Synthetic { sizes, made } => {
+            WeightSource::Synthetic { sizes, made } => {
                 if made.get().is_none() {
                     let _ = made.set(make(&self.name, sizes, adapter)?);
                 }

@@ -31,7 +31,7 @@ pub fn median(values: &[f64]) -> f64 {
     mean(&sorted[half.saturating_sub(usize::from(values.len().is_multiple_of(2)))..(half + 1).min(sorted.len())])
 }
 
-/// By how many percent `with` is more than `without`: the median over the pairs, so that a slow moment counts little.
+/// The percentage by which `with` exceeds `without`: the median over the pairs, so that a slow moment counts little.
 pub fn overhead(with: &[f64], without: &[f64]) -> f64 {
     let ratios: Vec<f64> = with.iter().zip(without).map(|(a, b)| a / b).collect();
     100.0 * (median(&ratios) - 1.0)
@@ -60,7 +60,7 @@ mod tests {
 
     #[test]
     fn paired_ratios() {
-        // Neither the third run, which something else made slow, nor that the second pair was slow as a whole counts.
+        // Neither the third run, slowed by something else, nor the slow second pair counts.
         let percent = overhead(&[1.1, 5.5, 3.0], &[1.0, 5.0, 2.0]);
         assert!((percent - 10.0).abs() < 1e-9, "{percent}");
     }

@@ -152,9 +152,9 @@ impl Bench {
         let inputs = operands(&graph);
         let len: usize = graph.outputs.iter().map(|(_, id)| graph.node(*id).len()).sum();
         let (mut result, mut again) = (vec![f32::NAN; len], vec![f32::NAN; len]);
-        let mut program = self.device.compile(graph)?;
-        program.run(&inputs, &mut result)?;
-        program.run(&inputs, &mut again)?;
+        let mut executable = self.device.compile(graph)?;
+        executable.run(&inputs, &mut result)?;
+        executable.run(&inputs, &mut again)?;
         if result != again || !result.iter().all(|v| v.is_finite()) {
             let wrong = if result == again { "its result is not finite" } else { "two runs gave different results" };
             terminal::line("bench: ", &format!("{what}: {wrong}; nothing is reported"));
@@ -162,7 +162,7 @@ impl Bench {
         }
         let mut seconds = Vec::new();
         for run in 0..self.timing.warmup + self.timing.repetitions {
-            let taken = match &mut program {
+            let taken = match &mut executable {
                 Timed::Cuda(executable) => executable.benchmark(self.flush.bytes, TIMES)?,
                 Timed::Cpu(executable) => {
                     self.flush.walk();

@@ -59,14 +59,14 @@ impl Part {
 
 /// The widths of the models.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Model {
+pub enum ModelSize {
     /// The published ones.
     Sdxl,
     /// The same make, small enough for a test.
     Small,
 }
 
-impl Model {
+impl ModelSize {
     /// The value of `--model`.
     pub fn read(value: &mut Value<'_>) -> Result<Self, Failure> {
         value.choice(&[("sdxl", Self::Sdxl), ("small", Self::Small)])
@@ -115,7 +115,7 @@ impl Model {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Setting {
     /// The widths.
-    pub model: Model,
+    pub model: ModelSize,
     /// Side of the latents.
     pub side: usize,
     /// Rows of the UNet.
@@ -283,7 +283,7 @@ mod tests {
     use super::*;
 
     fn setting(side: usize) -> Setting {
-        Setting { model: Model::Sdxl, side, batch: 2, steps: 1, adapter: false }
+        Setting { model: ModelSize::Sdxl, side, batch: 2, steps: 1, adapter: false }
     }
 
     #[test]
@@ -323,7 +323,7 @@ mod tests {
 
     #[test]
     fn every_model_part() {
-        for model in [Model::Sdxl, Model::Small] {
+        for model in [ModelSize::Sdxl, ModelSize::Small] {
             for part in Part::ALL {
                 let setting = Setting { model, side: 16, batch: 2, steps: 3, adapter: true };
                 let operations = setting.operations(part, &hollow()).unwrap();

@@ -1,7 +1,7 @@
 //! The flags of the benchmarks of single operations, measured and predicted.
 
 use crate::lists::{self, Format};
-use crate::work::{Model, Part, Setting};
+use crate::work::{ModelSize, Part, Setting};
 use braid::cli::failure::Failure;
 use braid::cli::flag::Flag;
 use braid::pipeline::MAX_SIDE;
@@ -68,7 +68,7 @@ pub const FLAGS: &[Flag<WorkOptions>] = &[
         long: "--model",
         value: Some("NAME"),
         help: "sdxl, or small: the same make, for a quick look [default: sdxl]",
-        set: |o, v| Model::read(v).map(|model| o.setting.model = model),
+        set: |o, v| ModelSize::read(v).map(|model| o.setting.model = model),
         ..Flag::NEW
     },
     Flag {
@@ -84,7 +84,7 @@ pub const FLAGS: &[Flag<WorkOptions>] = &[
 impl WorkOptions {
     /// One image of SDXL's own size with guidance.
     pub fn new(parts: Vec<Part>) -> Self {
-        let setting = Setting { model: Model::Sdxl, side: 0, batch: 0, steps: 50, adapter: false };
+        let setting = Setting { model: ModelSize::Sdxl, side: 0, batch: 0, steps: 50, adapter: false };
         Self { sizes: vec![1024], batches: vec![2], parts, setting, format: Format::Markdown }
     }
 

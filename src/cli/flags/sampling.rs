@@ -1,7 +1,7 @@
 //! Scheduler and guidance.
 
 use crate::cli::flag::{Flag, Group};
-use crate::cli::labels::{sampler, text};
+use crate::cli::labels::{scheduler_label, text};
 use crate::cli::options::Options;
 use crate::error::Field;
 use crate::schedulers::SchedulerKind;
@@ -49,7 +49,7 @@ pub const SAMPLING_METHOD: Flag<Options> = Flag {
     fields: &[Field::Scheduler],
     set: |o, v| v.named().map(|value| o.request.scheduler = Some(value)),
     json: Some(("sampling_method", |_, g| g.scheduler.to_string().into())),
-    parameters: Some((1, |o, g| vec![format!("Sampler: {}", sampler(g.scheduler, o.request.sigma_schedule))])),
+    parameters: Some((1, |o, g| vec![format!("Sampler: {}", scheduler_label(g.scheduler, o.request.sigma_schedule))])),
     ..Flag::NEW
 };
 
