@@ -172,7 +172,7 @@ fn generate(modules: &Modules, units: &[File], headers: &[File]) -> String {
     let _ = writeln!(text, "static HEADERS: &[(&str, &str)] = &{headers:?};");
     let _ = writeln!(text, "static MODULES: &[Module] = &[");
     for ((name, files), unit) in modules.code.iter().zip(units) {
-        let source = format!("Source {{ name: {:?}, text: {:?} }}", format!("{name}.cu"), unit.1);
+        let source = format!("SourceFile {{ name: {:?}, text: {:?} }}", format!("{name}.cu"), unit.1);
         let _ = writeln!(text, "Module {{ name: {name:?}, source: {source}, code: ");
         match files {
             None => text.push_str("Code::Source"),

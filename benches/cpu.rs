@@ -45,31 +45,31 @@ fn run(c: &mut Criterion, cpu: &Cpu, name: &str, graph: Graph) {
     let inputs: Vec<TensorData<'_>> = inputs.iter().map(TensorData::from).collect();
     let mut y = vec![f32::NAN; graph.node(graph.outputs[0].1).len()];
     let macs = graph.macs();
-    let mut program: Box<dyn Executable> = cpu.compile(graph).expect("a small graph loads");
-    program.run(&inputs, &mut [&mut y]).expect("a run");
+    let mut executable: Box<dyn Executable> = cpu.compile(graph).expect("a small graph loads");
+    executable.run(&inputs, &mut [&mut y]).expect("a run");
     // What is timed must be right, as far as it shows: finite, and the same twice.
     let first = y.clone();
-    program.run(&inputs, &mut [&mut y]).expect("a run");
+    executable.run(&inputs, &mut [&mut y]).expect("a run");
     assert!(y == first && y.iter().all(|v| v.is_finite()), "{name}: the results are not finite or differ");
     let mut group = c.benchmark_group("cpu");
     group.sample_size(10);
     group.throughput(if macs > 0 { Throughput::Elements(2 * macs) } else { Throughput::Bytes(8 * y.len() as u64) });
-    group.bench_function(name, |b| b.iter(|| program.run(black_box(&inputs), &mut [&mut y]).expect("a run")));
+    group.bench_function(name, |b| b.iter(|| executable.run(black_box(&inputs), &mut [&mut y]).expect("a run")));
     group.finish();
 }
 
-/// Queries over strands of that many tokens, keys beside values, each strand after the first with a weight of its own.
-fn decoupled(b: &mut Builder, tokens: usize, heads: usize, strands: &[usize]) -> NodeId {
+/// Queries over branches of that many tokens, keys beside values, each branch after the first with a weight of its own.
+fn decoupled(b: &mut Builder, tokens: usize, heads: usize, branches: &[usize]) -> NodeId {
     let width = heads * 64;
     let mut operands = vec![b.input("q", &[2, tokens, width])];
     let mut list = Vec::new();
-    for (k, len) in strands.iter().enumerate() {
+    for (k, len) in branches.iter().enumerate() {
         operands.push(b.input("kv", &[2, *len, 2 * width]));
         let columns = |start| ChannelSlice { operand: k + 1, start };
-        let scale = k.checked_sub(1).map(|before| (strands.len() + 1, 2 * before));
+        let scale = k.checked_sub(1).map(|before| (branches.len() + 1, 2 * before));
         list.push(KvBranch { keys: columns(0), values: columns(width), length: None, scale });
     }
-    operands.push(b.input("1", &[strands.len() - 1, 2]));
+    operands.push(b.input("1", &[branches.len() - 1, 2]));
     b.decoupled_attention(&operands, heads, false, list)
 }
 

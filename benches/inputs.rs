@@ -1,4 +1,4 @@
-//! What is done to a request's words and pictures before a model sees them. `cargo bench --bench inputs`.
+//! The preprocessing of a request's prompts and images. `cargo bench --bench inputs`.
 
 use braid::inputs::image::{AlphaMode, Image};
 use braid::inputs::tokenizer::Tokenizer;
@@ -22,24 +22,24 @@ fn tokens(c: &mut Criterion) {
     group.finish();
 }
 
-fn pictures(c: &mut Criterion) {
+fn images(c: &mut Criterion) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/astronaut.jpg");
-    let bytes = std::fs::read(&path).expect("the picture");
-    let load = || Image::decode(&bytes, &path, AlphaMode::Ignore).expect("a picture");
-    let picture = load();
-    let values = clip_image_processor::preprocess(&picture, 224);
+    let bytes = std::fs::read(&path).expect("the image");
+    let load = || Image::decode(&bytes, &path, AlphaMode::Ignore).expect("an image");
+    let image = load();
+    let values = clip_image_processor::preprocess(&image, 224);
     assert!(values.len() == 224 * 224 * 3 && values.iter().all(|v| v.abs() < 3.0));
-    let mut group = c.benchmark_group("picture");
-    group.throughput(Throughput::Elements((picture.width() * picture.height()) as u64));
+    let mut group = c.benchmark_group("image");
+    group.throughput(Throughput::Elements((image.width() * image.height()) as u64));
     group.bench_function("decode a JPEG", |b| b.iter(|| black_box(load())));
     group.bench_function("CLIP's resize and crop to 224", |b| {
-        b.iter(|| clip_image_processor::preprocess(black_box(&picture), 224))
+        b.iter(|| clip_image_processor::preprocess(black_box(&image), 224))
     });
     group.bench_function("stretch to 1024x1024", |b| {
-        b.iter(|| resize::resize(black_box(&picture), 1024, 1024).expect("a picture"));
+        b.iter(|| resize::resize(black_box(&image), 1024, 1024).expect("an image"));
     });
     group.finish();
 }
 
-criterion_group!(benches, tokens, pictures);
+criterion_group!(benches, tokens, images);
 criterion_main!(benches);

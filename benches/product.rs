@@ -21,7 +21,7 @@ const LINEAR: [(&str, [usize; 3]); 5] = [
     ("2048 cubed", [2048, 2048, 2048]),
 ];
 
-/// Height and width, inputs, outputs of 3x3 convolutions on two pictures.
+/// Height and width, inputs, outputs of 3x3 convolutions on two images.
 const CONV: [(&str, [usize; 4]); 3] =
     [("conv 320", [32, 32, 320, 320]), ("conv 640", [16, 16, 640, 640]), ("conv 1280", [8, 8, 1280, 1280])];
 
@@ -45,13 +45,13 @@ fn products(c: &mut Criterion) {
         let x = b.input("x", &[1, m, k]);
         let y = b.linear_no_bias(x, &scope, n);
         b.output("y", y);
-        let mut program = b.finish().and_then(|g| cpu.compile(g)).expect("a small graph loads");
+        let mut executable = b.finish().and_then(|g| cpu.compile(g)).expect("a small graph loads");
         let x: Vec<f32> = (0..m * k).map(|i| ((i * 31) % 127) as f32 / 64.0 - 1.0).collect();
         let (mut y, mut z) = (vec![0f32; m * n], vec![0f32; m * n]);
         let wide = scope.get("weight", &[n, k]).to_f32();
         group.throughput(Throughput::Elements((2 * m * n * k) as u64));
         group.bench_function(BenchmarkId::new("braid, f16 weights", name), |b| {
-            b.iter(|| program.run(&[black_box(&x).into()], &mut [&mut y]).expect("a run"));
+            b.iter(|| executable.run(&[black_box(&x).into()], &mut [&mut y]).expect("a run"));
         });
         group.bench_function(BenchmarkId::new("faer, f32 weights", name), |b| {
             b.iter(|| {
@@ -104,12 +104,12 @@ fn products(c: &mut Criterion) {
         let x = b.input("x", &[2, h, w, ci]);
         let y = b.conv2d_no_bias(x, &scope, co, 3, 1);
         b.output("y", y);
-        let mut program = b.finish().and_then(|g| cpu.compile(g)).expect("a small graph loads");
+        let mut executable = b.finish().and_then(|g| cpu.compile(g)).expect("a small graph loads");
         let x = vec![0.5f32; 2 * h * w * ci];
         let mut y = vec![0f32; 2 * h * w * co];
         group.throughput(Throughput::Elements((2 * 2 * h * w * co * ci * 9) as u64));
         group.bench_function(BenchmarkId::new("braid, f16 weights", name), |b| {
-            b.iter(|| program.run(&[black_box(&x).into()], &mut [&mut y]).expect("a run"));
+            b.iter(|| executable.run(&[black_box(&x).into()], &mut [&mut y]).expect("a run"));
         });
     }
     group.finish();

@@ -1,6 +1,6 @@
 //! The same request at several scales of the image prompt. The reference image is encoded once.
 //!
-//!     cargo run --release --example 03_sweep_scale -- MODEL ADAPTER PICTURE CLIP_VISION
+//!     cargo run --release --example 03_sweep_scale -- MODEL ADAPTER IMAGE CLIP_VISION
 
 mod common;
 
@@ -12,7 +12,7 @@ fn main() -> Result<()> {
 
     // The embedding can be stored and used again: with it no request runs the image encoder.
     let embedding = pipeline.encode_image(&files.reference()?)?;
-    println!("{} became {} numbers", files.picture.display(), embedding.len());
+    println!("{} became {} numbers", files.image.display(), embedding.len());
 
     let mut request = Request::new("a garden");
     request.steps = files.steps;

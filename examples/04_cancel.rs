@@ -18,7 +18,7 @@ fn main() -> Result<()> {
     let result = std::thread::scope(|scope| {
         let token = cancel.clone();
         scope.spawn(move || {
-            // In a program: a button, a closed connection, a signal.
+            // In an application: a button, a closed connection, a signal.
             if wait.recv().is_ok() {
                 token.cancel();
             }

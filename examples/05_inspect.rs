@@ -1,4 +1,4 @@
-//! Say what a weight file is and what it goes with, without loading a model.
+//! Describe weight files and list what they fit, without loading a model.
 //!
 //!     cargo run --release --example 05_inspect -- FILE...
 

@@ -22,17 +22,17 @@
 //! | Here | In diffusers | Meaning |
 //! |---|---|---|
 //! | [`Pipeline`] | `StableDiffusionXLPipeline` | the loaded models, ready to generate; shared by requests, which run one at a time |
-//! | [`PipelineOptions`] | arguments of `from_pretrained`, `load_ip_adapter` | which files make a pipeline, the device, the data types |
+//! | [`PipelineOptions`] | arguments of `from_pretrained`, `load_ip_adapter` | the files of a pipeline, its device, its data types |
 //! | [`Request`] | arguments of `__call__` | prompt, size, steps, guidance, seed, image prompts |
 //! | [`ImagePrompt`] | `ip_adapter_image` | the reference images of one adapter and their [`Scales`] |
 //! | [`Scales`] | `set_ip_adapter_scale` | the weight of an image prompt in each block of the UNet |
-//! | [`ReferenceImage`] | an entry of `ip_adapter_image` or `ip_adapter_image_embeds` | a picture, or the embedding made of one |
+//! | [`ReferenceImage`] | an entry of `ip_adapter_image` or `ip_adapter_image_embeds` | an image, or the embedding made of one |
 //! | [`SchedulerKind`], [`SigmaSchedule`], [`TimestepSpacing`], [`PredictionType`] | `EulerDiscreteScheduler`, `use_karras_sigmas`, `timestep_spacing`, `prediction_type` | overrides of the model's own scheduler |
-//! | [`RngKind`] | `torch.Generator(device=...)` | whose random numbers the noise follows |
+//! | [`RngKind`] | `torch.Generator(device=...)` | the generator whose random numbers the noise follows |
 //! | [`Compat`] | – | the reference implementation that is followed where they differ |
 //! | [`Callbacks`], [`Progress`], [`CancelToken`] | `callback_on_step_end`, `_interrupt` | progress of a request, and its cancellation |
 //! | [`Output`] | `StableDiffusionXLPipelineOutput` | images, seeds, times, and intermediate results on request |
-//! | [`WorkloadShape`] | – | what requests share that run the same compiled executables; see [`Pipeline::prepare`] |
+//! | [`WorkloadShape`] | – | the sizes shared by requests that run the same executables; see [`Pipeline::prepare`] |
 //!
 //! Structs are built with `new` and changed with setters named `with_` and the field. Errors name the field at fault.
 //!

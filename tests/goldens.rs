@@ -48,14 +48,14 @@ fn check(profile: &str, name: &str) {
     println!("{profile}/{name}:{report}");
     assert!(!failed, "{profile}/{name}:{report}");
     assert_eq!(output.images.len(), request.num_images);
-    // The picture is the image stage, rounded as the profile does.
+    // The image is the image stage, rounded as the profile does.
     let compat: Compat = profile.parse().unwrap();
     let rounded =
         |v: &f32| if compat.truncates_pixels { (v * 255.0) as u8 } else { (v * 255.0).round_ties_even() as u8 };
     let image = &output.intermediates["image"];
     let pixels = image.data.len() / request.num_images;
-    for (picture, image) in output.images.iter().zip(image.data.chunks_exact(pixels)) {
-        let wrong = picture.rgb().iter().zip(image).filter(|(p, v)| p.abs_diff(rounded(v)) > 0).count();
+    for (decoded, image) in output.images.iter().zip(image.data.chunks_exact(pixels)) {
+        let wrong = decoded.rgb().iter().zip(image).filter(|(p, v)| p.abs_diff(rounded(v)) > 0).count();
         assert_eq!(wrong, 0);
     }
 }

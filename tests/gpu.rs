@@ -1,4 +1,4 @@
-//! What only a GPU can show: that its driver and its library do what the launch layer asks.
+//! Tests that need a GPU: its driver and its library do what the launch layer asks.
 
 #![cfg(feature = "cuda")]
 #![allow(clippy::unwrap_used)]

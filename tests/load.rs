@@ -1,6 +1,6 @@
 //! Many requests, many pipelines, many threads: memory stays where it is and bytes stay the same.
 //!
-//! With BRAID_LOAD_FULL set the long form runs: 1,000 pictures in a row instead of 150.
+//! With BRAID_LOAD_FULL set the long form runs: 1,000 images in a row instead of 150.
 
 #![allow(clippy::unwrap_used)]
 
@@ -10,7 +10,7 @@ use braid::error::Error;
 use braid::inputs::image::Image;
 use braid::pipeline::{Callbacks, CancelToken, ImagePrompt, Progress, ReferenceImage, Stage};
 use braid::{Pipeline, Request};
-use common::{Model, draw, request};
+use common::{Model, generate, request};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -38,7 +38,7 @@ fn threads() -> usize {
     std::fs::read_dir("/proc/self/task").map_or(0, |d| d.count())
 }
 
-/// What `work` adds to the anonymous memory, after a first part that fills caches.
+/// The anonymous memory that `work` adds, after a first part that fills caches.
 fn growth(warm: usize, count: usize, mut work: impl FnMut(usize)) -> u64 {
     (0..warm).for_each(&mut work);
     let before = anonymous();
@@ -54,10 +54,10 @@ fn memory_over_many_images() {
     let mut r = small();
     let grown = growth(20, count, |i| {
         r.seed = i as u64;
-        draw(&pipeline, &r).unwrap();
+        generate(&pipeline, &r).unwrap();
     });
-    // A leak of one picture, one latent or one program would be megabytes.
-    assert!(grown < 2 << 20, "{grown} bytes more after {count} pictures");
+    // A leak of one image, one latent or one executable would be megabytes.
+    assert!(grown < 2 << 20, "{grown} bytes more after {count} images");
 }
 
 #[test]
@@ -71,7 +71,7 @@ fn executable_cache_limit() {
         let mut bytes = Vec::new();
         for &(w, h) in &sizes {
             (r.width, r.height) = (Some(w), Some(h));
-            assert_eq!(draw(&pipeline, &r).unwrap().len(), w * h * 3);
+            assert_eq!(generate(&pipeline, &r).unwrap().len(), w * h * 3);
             bytes.push(pipeline.device_memory_used());
         }
         bytes
@@ -86,7 +86,7 @@ fn executable_cache_limit() {
     pipeline.clear_cache();
     assert_eq!(pipeline.device_memory_used(), 0);
     (r.width, r.height) = (Some(56), Some(48));
-    draw(&pipeline, &r).unwrap();
+    generate(&pipeline, &r).unwrap();
     let largest = pipeline.device_memory_used();
     let most = first.iter().max().unwrap();
     assert!(*most < 4 * largest, "{most} bytes for all sizes, {largest} for the largest");
@@ -98,15 +98,15 @@ fn cancellation_storm() {
     let pipeline = Model::folder().load().unwrap();
     let mut r = small();
     r.steps = 4;
-    let want = draw(&pipeline, &r).unwrap();
+    let want = generate(&pipeline, &r).unwrap();
     let begin = std::time::Instant::now();
-    draw(&pipeline, &r).unwrap();
+    generate(&pipeline, &r).unwrap();
     let whole = begin.elapsed().as_micros() as u64;
-    let (mut drawn, mut stopped, mut random) = (0, 0, 12345u64);
+    let (mut requests, mut stopped, mut random) = (0, 0, 12345u64);
     // On a busy machine the thread that cancels may come late again and again.
-    while drawn < 40 || stopped <= 5 {
-        drawn += 1;
-        assert!(drawn <= 2000, "{stopped} of 2000 were stopped");
+    while requests < 40 || stopped <= 5 {
+        requests += 1;
+        assert!(requests <= 2000, "{stopped} of 2000 were stopped");
         let token = CancelToken::new();
         random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
         let wait = Duration::from_micros((random >> 33) % (whole * 3 / 2));
@@ -124,7 +124,7 @@ fn cancellation_storm() {
             Err(other) => panic!("{other}"),
         }
     }
-    assert_eq!(draw(&pipeline, &r).unwrap(), want);
+    assert_eq!(generate(&pipeline, &r).unwrap(), want);
 }
 
 /// Everything that a request tells, in order.
@@ -142,7 +142,7 @@ fn failure_at_every_point() {
     let pipeline = Model::folder().load().unwrap();
     let mut r = small();
     r.num_images = 2;
-    let want = draw(&pipeline, &r).unwrap();
+    let want = generate(&pipeline, &r).unwrap();
     let all = told(&pipeline, &r);
     assert_eq!(all.iter().filter(|p| p.stage == Stage::Denoise && p.done > 0).count(), 4);
     for stop in 0..all.len() {
@@ -175,7 +175,7 @@ fn failure_at_every_point() {
             catch_unwind(AssertUnwindSafe(|| pipeline.generate_with(&r, Callbacks::new().with_progress(&mut fail))));
         assert_eq!(result.unwrap_err().downcast_ref(), Some(&"planned"));
     }
-    assert_eq!(draw(&pipeline, &r).unwrap(), want);
+    assert_eq!(generate(&pipeline, &r).unwrap(), want);
     assert!(pipeline.device_memory_used() > 0);
     let token = CancelToken::new();
     token.cancel();
@@ -195,9 +195,9 @@ fn two_pipelines_and_one_shared() {
     let mut second = first.clone();
     second.image_prompts.clear();
     second.width = Some(32);
-    let want = [draw(&one, &first).unwrap(), draw(&two, &second).unwrap(), draw(&one, &second).unwrap()];
+    let want = [generate(&one, &first).unwrap(), generate(&two, &second).unwrap(), generate(&one, &second).unwrap()];
     std::thread::scope(|scope| {
-        let repeat = |pipeline, r, want| move || (0..6).for_each(|_| assert_eq!(&draw(pipeline, r).unwrap(), want));
+        let repeat = |pipeline, r, want| move || (0..6).for_each(|_| assert_eq!(&generate(pipeline, r).unwrap(), want));
         scope.spawn(repeat(&one, &first, &want[0]));
         scope.spawn(repeat(&two, &second, &want[1]));
         scope.spawn(repeat(&one, &second, &want[2]));
@@ -217,9 +217,9 @@ fn load_and_drop_100_times() {
     let grown = growth(20, 100, |i| {
         options.mmap = i % 2 == 0;
         let pipeline = Pipeline::load(&options).unwrap();
-        // Every tenth one also draws.
+        // Every tenth one also generates.
         if i % 10 == 0 {
-            let got = draw(&pipeline, &r).unwrap();
+            let got = generate(&pipeline, &r).unwrap();
             assert_eq!(*want.get_or_insert_with(|| got.clone()), got);
         }
     });
@@ -241,12 +241,12 @@ fn request_invariance() {
     let mut r = small();
     r.seed = u64::MAX - 1;
     r.num_images = 4;
-    let four = draw(&pipeline, &r).unwrap();
+    let four = generate(&pipeline, &r).unwrap();
     r.num_images = 1;
     let size = four.len() / 4;
     for (i, want) in four.chunks_exact(size).enumerate() {
         r.seed = (u64::MAX - 1).wrapping_add(i as u64);
-        assert_eq!(draw(&pipeline, &r).unwrap(), want, "picture {i}");
+        assert_eq!(generate(&pipeline, &r).unwrap(), want, "image {i}");
     }
     assert_ne!(four[..size], four[size..2 * size]);
     // Ten times, by one pipeline and by fresh ones of other numbers of threads.
@@ -254,11 +254,11 @@ fn request_invariance() {
         options.threads = Some(threads);
         let other = Pipeline::load(&options).unwrap();
         for _ in 0..times {
-            assert_eq!(draw(&other, &r).unwrap(), four[3 * size..], "{threads} threads");
+            assert_eq!(generate(&other, &r).unwrap(), four[3 * size..], "{threads} threads");
         }
     }
     pipeline.clear_cache();
-    assert_eq!(draw(&pipeline, &r).unwrap(), four[3 * size..]);
+    assert_eq!(generate(&pipeline, &r).unwrap(), four[3 * size..]);
 }
 
 #[test]
@@ -269,13 +269,13 @@ fn embedding_in_place_of_image() {
         .with_adapter(model.path("first.safetensors"))
         .with_adapter(model.path("second.bin"));
     let pipeline = Pipeline::load(&options).unwrap();
-    let picture = |seed: usize| {
+    let image = |seed: usize| {
         let rgb = (0..40 * 30 * 3).map(|i| (i * seed % 251) as u8).collect();
         Image::new(40, 30, rgb).unwrap()
     };
-    let pictures = [picture(7), picture(11), picture(13)];
+    let images = [image(7), image(11), image(13)];
     let prompts = |reference: &dyn Fn(&Image) -> ReferenceImage| {
-        let [a, b, c] = pictures.each_ref().map(reference);
+        let [a, b, c] = images.each_ref().map(reference);
         vec![
             ImagePrompt::default().with_reference(a),
             ImagePrompt::default().with_reference(b).with_reference(c).with_scale(0.5),
@@ -283,9 +283,9 @@ fn embedding_in_place_of_image() {
     };
     let mut r = small();
     r.image_prompts = prompts(&|p| ReferenceImage::Image(p.clone()));
-    let want = draw(&pipeline, &r).unwrap();
+    let want = generate(&pipeline, &r).unwrap();
     r.image_prompts = prompts(&|p| ReferenceImage::Embedding(pipeline.encode_image(p).unwrap()));
-    assert_eq!(draw(&pipeline, &r).unwrap(), want);
+    assert_eq!(generate(&pipeline, &r).unwrap(), want);
     r.image_prompts.swap(0, 1);
-    assert_ne!(draw(&pipeline, &r).unwrap(), want);
+    assert_ne!(generate(&pipeline, &r).unwrap(), want);
 }

@@ -18,7 +18,7 @@ use std::env;
 use std::fs;
 use std::io::Write;
 
-/// How often each algorithm ran on one image.
+/// The number of runs of each algorithm on one image.
 fn tried(lines: &[String]) -> [usize; 3] {
     std::array::from_fn(|number| lines.iter().filter(|line| **line == format!("multiply {number} 1")).count())
 }

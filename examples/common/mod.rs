@@ -11,21 +11,21 @@ pub struct Files {
     pub adapter: PathBuf,
     /// `None`: `image_encoder/` of the model's folder.
     pub clip_vision: Option<PathBuf>,
-    pub picture: PathBuf,
+    pub image: PathBuf,
     pub steps: usize,
     /// Keeps the small model until the example ends.
     temporary: Option<tempfile::TempDir>,
 }
 
 impl Files {
-    /// `MODEL ADAPTER PICTURE [CLIP_VISION]` of the command line, as many as are there; with none at all a small model with
+    /// `MODEL ADAPTER IMAGE [CLIP_VISION]` of the command line, as many as are there; with none at all a small model with
     /// random weights, whose images are colourful nonsense.
     pub fn from_args() -> Result<Self> {
         let mut args = std::env::args_os().skip(1).map(PathBuf::from);
         if let Some(model) = args.next() {
             let mut next = || args.next().unwrap_or_default();
-            let (adapter, picture) = (next(), next());
-            return Ok(Self { model, adapter, picture, clip_vision: args.next(), steps: 20, temporary: None });
+            let (adapter, image) = (next(), next());
+            return Ok(Self { model, adapter, image, clip_vision: args.next(), steps: 20, temporary: None });
         }
         let goldens = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/diffusers");
         let folder = tempfile::tempdir().map_err(braid::Error::io("make", std::env::temp_dir()))?;
@@ -35,7 +35,7 @@ impl Files {
             model: folder.path().to_owned(),
             adapter: folder.path().join("ip-adapter.safetensors"),
             clip_vision: None,
-            picture: goldens.join("pictures/landscape.png"),
+            image: goldens.join("pictures/landscape.png"),
             steps: 4,
             temporary: Some(folder),
         })
@@ -55,7 +55,7 @@ impl Files {
 
     /// The reference image.
     pub fn reference(&self) -> Result<Image> {
-        Image::open(&self.picture, AlphaMode::CompositeOnWhite)
+        Image::open(&self.image, AlphaMode::CompositeOnWhite)
     }
 
     /// The path of an example's image: in the current folder for a real model, in the temporary folder for the small one.

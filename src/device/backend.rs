@@ -12,7 +12,7 @@ use crate::graph::Graph;
 /// Compiles graphs and runs them.
 ///
 /// [`Device::compile`] is all that a device must have. Its conditioner, denoise loop and image decoder are by default those of
-/// [`super::host`] over its executables; a device whose results can stay in its own memory has its own.
+/// [`super::host`] over its executables; a device whose results can stay in its own memory overrides them.
 pub trait Device: Send + Sync {
     /// The device as a user would name it.
     fn name(&self) -> String;

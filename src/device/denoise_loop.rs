@@ -48,7 +48,7 @@ impl LoopSpec {
     }
 }
 
-/// Everything that one image's way from noise to latents needs.
+/// The inputs that take one image from noise to latents.
 pub struct DenoiseInputs<'a> {
     /// The graph's inputs. That of the latents is empty; those that vary hold the values of all steps, one after the other.
     pub inputs: &'a [TensorRef<'a>],
@@ -114,8 +114,8 @@ pub trait DenoiseLoop: Compiled {
     /// Whether a request of that kind can run on this loop.
     fn accepts(&self, spec: &LoopSpec) -> bool;
 
-    /// Runs the steps. `reached` is called before each step begins, and after the last ones, with the number of steps that are
-    /// done by then; a device is at most two steps ahead of it. Its error ends the run.
+    /// Runs the steps. `reached` is called before each step begins, and after the last ones, with the number of steps done
+    /// by then; a device is at most two steps ahead of it. Its error ends the run.
     ///
     /// # Errors
     /// [`Error::Graph`] where something's type or length is not the declared one; what `reached` gives.

@@ -1,8 +1,8 @@
-//! Devices: what compiles and runs a graph.
+//! Devices, which compile graphs and run them.
 //!
 //! A [`Device`] compiles a graph for its part in a request: an [`Executable`] runs it once, a [`DenoiseLoop`] runs all steps of a
 //! scheduler around it, an [`ImageDecoder`] turns its output into pixels. [`host`] implements the last two over any executable:
-//! a device that compiles executables has everything, and what it does better it overrides.
+//! a device only has to compile executables, and overrides what it does better.
 
 mod backend;
 pub mod cpu;
@@ -23,6 +23,6 @@ pub use memory::{DeviceMemory, MemoryRequirement};
 pub use role::Role;
 pub use tensors::{DeviceBuffer, DeviceTensor, TensorData, TensorRef};
 
-/// The target of the events that tell, at the level of debugging, that weights were copied to a device's own memory: `seconds`
-/// and `bytes`. It happens while a graph is compiled.
+/// The target of the debug events about weights copied to a device's own memory while a graph is compiled: `seconds` and
+/// `bytes`.
 pub const UPLOADS: &str = "braid::uploads";

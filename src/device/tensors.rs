@@ -1,4 +1,4 @@
-//! Values between executables: the host's, or those that one executable left on the device for another.
+//! Values passed between executables, in the host's memory or left on the device.
 
 use crate::error::{Error, Result};
 use crate::graph::InputType;

@@ -200,7 +200,7 @@ impl Compiler<'_> {
         Ok(Some(MemoryEstimate { text, image, condition, denoise, decode, staging }))
     }
 
-    /// Names the size that would fit where an executable for this one does not: what it takes grows with the number of pixels.
+    /// Names a size that would fit where an executable for this one does not: its memory grows with the number of pixels.
     fn size_that_fits(&self, stage: &'static str, latent: [usize; 2], error: Error) -> Error {
         let Error::Memory { need, have, .. } = error else { return error };
         let factor = self.models.vae.config.scale_factor();

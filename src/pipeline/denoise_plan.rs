@@ -23,7 +23,7 @@ pub(super) struct DenoisePlan {
 }
 
 impl DenoisePlan {
-    /// Whether what was compiled for this plan runs what another one asks for.
+    /// Whether executables compiled for this plan can run another one.
     pub(super) fn covers(&self, other: &Self) -> bool {
         let (a, b) = (&self.shape, &other.shape);
         let same = (a.batch, a.height, a.width, &self.adapters) == (b.batch, b.height, b.width, &other.adapters);

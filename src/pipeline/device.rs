@@ -7,7 +7,7 @@ use crate::device::{Device, cpu::Cpu};
 use crate::error::{Error, Message, Result};
 use crate::tensor::DType;
 
-/// A device with what was decided on the way to it.
+/// An opened device and the choices that led to it.
 pub(super) struct OpenedDevice {
     pub(super) device: Box<dyn Device>,
     /// The type that the peers would compute in, and draw their noise in.

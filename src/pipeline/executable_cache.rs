@@ -56,9 +56,9 @@ pub(super) struct ExecutableCache {
     pub(super) free_encoders: bool,
 }
 
-/// The target of the events that tell of executables, at the level of debugging: `held`, the bytes that all of them hold (on a GPU
-/// their weights are among them), and where one was compiled `seconds`, the time that it took.
-pub const EXECUTABLES: &str = "braid::programs";
+/// The target of the debug events about executables: `held`, the bytes that all of them hold (on a GPU with their weights), and
+/// where one was compiled `seconds`, the time that it took.
+pub const EXECUTABLES: &str = "braid::executables";
 
 /// The most that are kept: those of two resolutions with all their stages.
 const KEPT: usize = 12;
@@ -145,7 +145,7 @@ impl ExecutableCache {
         self.position(key, spec).is_some() && self.decoders.iter().any(|entry| entry.key == latent)
     }
 
-    /// Compiles, and makes room for it where needed; also returns the seconds that it took.
+    /// Compiles, freeing older executables where memory is short; also returns the seconds that it took.
     fn compile<T: ?Sized>(&mut self, compile: impl Fn() -> Result<Box<T>>) -> Result<(Box<T>, f64)> {
         if self.all().count() >= KEPT {
             let oldest = self.uses().min().unwrap_or(0);

@@ -83,7 +83,7 @@ struct Stages<'a, 'w> {
 }
 
 impl<'w> Stages<'_, 'w> {
-    /// Runs a stage of so many steps; where they are more than one, the stage reports each itself.
+    /// Runs a stage of that many steps; a stage of more than one reports each of them itself.
     fn run<T>(&mut self, stage: Stage, steps: usize, work: impl FnOnce(&mut Callbacks<'w>) -> Result<T>) -> Result<T> {
         self.callbacks.cancel.check()?;
         self.report(stage, 0, steps);

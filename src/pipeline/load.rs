@@ -20,13 +20,13 @@ use std::sync::Arc;
 /// The most adapters of a pipeline: an attention has an operand for each.
 const MAX_ADAPTERS: usize = 8;
 
-/// The tensors of a model that is in memory, for [`super::Pipeline::from_tensors`]: made by [`crate::synthetic::in_memory`], or by
+/// The tensors of a model in memory, for [`super::Pipeline::from_tensors`]: made by [`crate::synthetic::in_memory`], or by
 /// [`Weights::insert`] from anywhere.
 #[derive(Debug, Clone, Default)]
 pub struct ModelTensors {
     /// A single-file SDXL checkpoint, under its original names.
     pub checkpoint: Weights,
-    /// An image encoder, where pictures are to be encoded.
+    /// An image encoder, where reference images are to be encoded.
     pub clip_vision: Option<Weights>,
     /// IP-Adapters.
     pub adapters: Vec<Weights>,
@@ -75,7 +75,7 @@ pub(super) struct Models {
     pub(super) vae: Model<VaeConfig>,
     pub(super) vision: Option<Model<ClipVisionConfig>>,
     pub(super) adapters: Vec<Model<AdapterConfig>>,
-    /// The model's own sampler: the file's path and text.
+    /// The model's own scheduler: the file's path and text.
     scheduler: Option<(PathBuf, String)>,
     /// `force_zeros_for_empty_prompt`.
     pub(super) zero_negative: bool,
@@ -110,7 +110,7 @@ impl Models {
         Ok(models)
     }
 
-    /// The models of tensors that are in memory; of the options' paths only that of the configurations counts.
+    /// The models of tensors in memory; of the options' paths only that of the configurations counts.
     pub(super) fn of(tensors: &ModelTensors, options: &PipelineOptions) -> Result<Self> {
         let parts = single_file::split(&tensors.checkpoint)?;
         let mut models = match &options.config {
@@ -161,15 +161,15 @@ impl Models {
         all.into_iter().take_while(|_| !cancel.is_cancelled()).flat_map(named).collect()
     }
 
-    /// The sampler's configuration: the model's own, else the profile's, as `method` would read it.
-    pub(super) fn scheduler(&self, method: Option<SchedulerKind>, compat: &Compat) -> Result<SchedulerConfig> {
-        let own = match (&self.scheduler, method) {
-            (Some((path, text)), Some(method)) => return SchedulerConfig::parse_as(path, text, method),
+    /// The scheduler's configuration: the model's own, else the profile's, read for `kind` where one is given.
+    pub(super) fn scheduler(&self, kind: Option<SchedulerKind>, compat: &Compat) -> Result<SchedulerConfig> {
+        let own = match (&self.scheduler, kind) {
+            (Some((path, text)), Some(kind)) => return SchedulerConfig::parse_as(path, text, kind),
             (Some((path, text)), None) => return SchedulerConfig::parse(path, text),
             (None, _) if compat.diffsynth_scheduler => SchedulerConfig::diffsynth(),
             (None, _) => SchedulerConfig::sdxl_default(),
         };
-        method.map_or(Ok(own.clone()), |m| own.with_kind(m))
+        kind.map_or(Ok(own.clone()), |kind| own.with_kind(kind))
     }
 }
 
@@ -187,7 +187,7 @@ fn unread_encoder() -> Error {
     Error::parameter(Field::ClipVision, what)
 }
 
-/// No configuration comes near it.
+/// The greatest size of a configuration file in bytes; real ones are far smaller.
 const MAX_CONFIG: u64 = 16 << 20;
 
 fn text(path: &Path) -> Result<String> {
@@ -242,10 +242,10 @@ fn configured_file(path: &Path, config: &Path, options: &OpenOptions) -> Result<
 fn configured_parts(parts: &SingleFile, config: &Path) -> Result<Models> {
     configured(config, |part| {
         Ok(match part {
-            Part::Unet => parts.unet.clone(),
-            Part::Text => parts.text_encoder.clone(),
-            Part::Text2 => parts.text_encoder_2.clone(),
-            Part::Vae => parts.vae.clone(),
+            Component::Unet => parts.unet.clone(),
+            Component::Text => parts.text_encoder.clone(),
+            Component::Text2 => parts.text_encoder_2.clone(),
+            Component::Vae => parts.vae.clone(),
         })
     })
 }
@@ -255,23 +255,23 @@ fn folder(path: &Path, options: &OpenOptions) -> Result<Models> {
     configured(path, |part| {
         let weights = open(&path.join(part.folder()), options)?;
         match part {
-            Part::Unet => Ok(weights),
-            Part::Text | Part::Text2 => single_file::text_encoder(&weights),
-            Part::Vae => single_file::vae(&weights),
+            Component::Unet => Ok(weights),
+            Component::Text | Component::Text2 => single_file::text_encoder(&weights),
+            Component::Vae => single_file::vae(&weights),
         }
     })
 }
 
 /// The parts of a diffusers folder that have weights.
 #[derive(Clone, Copy)]
-enum Part {
+enum Component {
     Unet,
     Text,
     Text2,
     Vae,
 }
 
-impl Part {
+impl Component {
     const fn folder(self) -> &'static str {
         match self {
             Self::Unet => "unet",
@@ -283,7 +283,7 @@ impl Part {
 }
 
 /// A model whose configurations are those of the diffusers folder `path`.
-fn configured(path: &Path, weights: impl Fn(Part) -> Result<Weights>) -> Result<Models> {
+fn configured(path: &Path, weights: impl Fn(Component) -> Result<Weights>) -> Result<Models> {
     let index_path = path.join("model_index.json");
     let index = json(&index_path)?;
     let class = index.get("_class_name").and_then(Value::as_str).unwrap_or("");
@@ -307,20 +307,20 @@ fn configured(path: &Path, weights: impl Fn(Part) -> Result<Weights>) -> Result<
             });
         }
     }
-    let config = |part: Part| -> Result<(PathBuf, Value)> {
+    let config = |part: Component| -> Result<(PathBuf, Value)> {
         let path = path.join(part.folder()).join("config.json");
         let value = json(&path)?;
         Ok((path, value))
     };
-    let encoder = |part: Part, tokenizer: &str, default: fn() -> Result<Tokenizer>| -> Result<_> {
+    let encoder = |part: Component, tokenizer: &str, default: fn() -> Result<Tokenizer>| -> Result<_> {
         let (config_path, value) = config(part)?;
         let folder = path.join(tokenizer);
         let tokenizer = if folder.is_dir() { Tokenizer::from_folder(&folder)? } else { default()? };
         let config = ClipTextConfig::from_json(&config_path, &value)?;
         Ok((config, weights(part)?, tokenizer))
     };
-    let (unet_path, unet) = config(Part::Unet)?;
-    let (vae_path, vae) = config(Part::Vae)?;
+    let (unet_path, unet) = config(Component::Unet)?;
+    let (vae_path, vae) = config(Component::Vae)?;
     let scheduler_path = path.join("scheduler").join("scheduler_config.json");
     let scheduler = if scheduler_path.is_file() {
         let text = text(&scheduler_path)?;
@@ -330,10 +330,10 @@ fn configured(path: &Path, weights: impl Fn(Part) -> Result<Weights>) -> Result<
     };
     let zero = index.get("force_zeros_for_empty_prompt").and_then(Value::as_bool).unwrap_or(true);
     assemble(
-        encoder(Part::Text, "tokenizer", Tokenizer::clip)?,
-        encoder(Part::Text2, "tokenizer_2", Tokenizer::clip_g)?,
-        (UnetConfig::from_json(&unet_path, &unet)?, weights(Part::Unet)?),
-        (VaeConfig::from_json(&vae_path, &vae)?, weights(Part::Vae)?),
+        encoder(Component::Text, "tokenizer", Tokenizer::clip)?,
+        encoder(Component::Text2, "tokenizer_2", Tokenizer::clip_g)?,
+        (UnetConfig::from_json(&unet_path, &unet)?, weights(Component::Unet)?),
+        (VaeConfig::from_json(&vae_path, &vae)?, weights(Component::Vae)?),
         scheduler,
         zero,
     )

@@ -1,4 +1,4 @@
-//! Whether a request fits the memory, known before anything is compiled.
+//! Checks that a request fits the memory, before anything is compiled.
 
 use super::compile::{EncoderPlan, Executables};
 use super::denoise_plan::{DenoisePlan, Placement};
@@ -7,7 +7,7 @@ use crate::device::DeviceMemory;
 use crate::error::{Error, Field, Message, Result};
 use crate::memory;
 
-/// The demands of a request on the device's memory.
+/// A request's demands on the device's memory.
 pub(super) struct MemoryDemand<'a> {
     pub(super) plan: &'a DenoisePlan,
     pub(super) placement: Placement,

@@ -1,4 +1,4 @@
-//! The public interface: load models, then draw.
+//! The public interface: load models, then generate images.
 
 mod captures;
 mod compile;
@@ -45,9 +45,9 @@ use executable_cache::ExecutableCache;
 use load::Models;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// SDXL with IP-Adapters, ready to draw.
+/// SDXL with IP-Adapters, ready to generate images.
 ///
-/// Requests share the loaded models and the programs built for earlier requests of the same sizes; they run one at a time.
+/// Requests share the loaded models and the executables compiled for earlier requests of the same sizes; they run one at a time.
 pub struct Pipeline {
     models: Models,
     compat: Compat,
@@ -77,7 +77,7 @@ impl Pipeline {
         Self::new(options, device, || Models::load(options))
     }
 
-    /// As [`Pipeline::load_with_device`], of tensors that are in memory; of the options' paths only [`PipelineOptions::config`] counts.
+    /// As [`Pipeline::load_with_device`], from tensors in memory; of the options' paths only [`PipelineOptions::config`] counts.
     ///
     /// # Errors
     /// As [`Pipeline::load`].
@@ -124,8 +124,8 @@ impl Pipeline {
         self.device.name()
     }
 
-    /// The type in which a peer with these options would compute, so in which it would draw its noise:
-    /// [`Request::noise_dtype`] is to be the same for the same image.
+    /// The data type in which a peer with these options would compute and draw its noise; set [`Request::noise_dtype`] to it
+    /// to get the same image.
     pub fn dtype(&self) -> DType {
         self.dtype
     }
@@ -150,10 +150,10 @@ impl Pipeline {
         latent_size::default_size(&self.models)
     }
 
-    /// The sampler of a request: the model's own or the profile's, with what the request sets.
+    /// The scheduler of a request: the model's own or the profile's, with what the request sets.
     ///
     /// # Errors
-    /// [`crate::Error::Parameter`] where the sampler does not take a setting; [`crate::Error::Config`] and
+    /// [`crate::Error::Parameter`] where the scheduler does not take a setting; [`crate::Error::Config`] and
     /// [`crate::Error::Malformed`] where the model's own is not supported.
     pub fn scheduler_config(&self, request: &Request) -> Result<SchedulerConfig> {
         plan::scheduler_config(&self.models, &self.compat, request)
@@ -179,10 +179,10 @@ impl Pipeline {
     ///
     /// # Errors
     /// [`crate::Error::Parameter`] where there is no image encoder.
-    pub fn encode_image(&self, picture: &Image) -> Result<Vec<f32>> {
+    pub fn encode_image(&self, image: &Image) -> Result<Vec<f32>> {
         let mut cache = self.lock();
         cache.begin_request();
-        let embeds = stages::image::encode(&mut self.executables(&mut cache), picture);
+        let embeds = stages::image::encode(&mut self.executables(&mut cache), image);
         cache.release_encoders();
         embeds
     }
@@ -203,9 +203,9 @@ impl Pipeline {
         shape.estimate(&self.compiler())
     }
 
-    /// Builds the programs for requests of that shape, and does all that is done once: on a GPU, weights are taken up, kernels
-    /// loaded, launches captured. The first such request is then as fast as the next one, as long as the shapes prepared
-    /// are few: programs of about two are kept.
+    /// Compiles the executables for requests of that shape and does everything that is done once: on a GPU, weights are
+    /// uploaded, kernels loaded, launches captured. The first such request is then as fast as the next one, as long as few
+    /// shapes are prepared: the executables of about two are kept.
     ///
     /// # Errors
     /// [`crate::Error::Parameter`] for a shape that cannot be; [`crate::Error::Memory`].
@@ -230,12 +230,12 @@ impl Pipeline {
         generate::generate(&mut self.executables(&mut self.lock()), self.encoders, request, &mut callbacks)
     }
 
-    /// Bytes that the programs built so far hold besides the mapped files.
+    /// Bytes that the executables compiled so far hold besides the mapped files.
     pub fn device_memory_used(&self) -> usize {
         self.lock().bytes()
     }
 
-    /// Gives back the memory of all programs; the next request builds them anew.
+    /// Frees all executables; the next request compiles them again.
     pub fn clear_cache(&self) {
         self.lock().clear();
     }

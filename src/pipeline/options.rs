@@ -15,8 +15,8 @@ use std::path::PathBuf;
 pub struct PipelineOptions {
     /// A single-file SDXL checkpoint or a diffusers folder.
     pub model: PathBuf,
-    /// A diffusers folder of which only the configurations are read, for a single-file checkpoint whose sizes or sampler no
-    /// tensor tells. Absent, sizes are read off the tensors and everything else is as in the published models.
+    /// A diffusers folder whose configurations are read, for a single-file checkpoint whose sizes or scheduler its tensors
+    /// do not tell. Where absent, sizes are read off the tensors and everything else is as in the published models.
     pub config: Option<PathBuf>,
     /// The image encoder: `model.safetensors` or its folder; `image_encoder/` of the model's folder where absent.
     pub clip_vision: Option<PathBuf>,
@@ -32,10 +32,10 @@ pub struct PipelineOptions {
     /// The same for the VAE, bf16 where absent: SDXL's overflows f16. f32 is exact, slower, and takes twice the memory. No effect
     /// on the CPU.
     pub vae_dtype: Option<DType>,
-    /// Whether the encoders' programs stay after a request.
+    /// Whether the encoders' executables stay after a request.
     pub encoders: EncoderResidency,
-    /// Bytes of fresh noise of all steps for which a sampler on a GPU has room. Where a request's take more, the host makes its
-    /// steps one by one; samplers that add no noise are not concerned.
+    /// The most bytes that a GPU's denoise loop reserves for the fresh noise of all steps. Where a request needs more, the host
+    /// makes its steps one by one; schedulers that add no noise are not affected.
     pub max_noise_bytes: u64,
     /// Threads of the CPU; one for each core where absent.
     pub threads: Option<usize>,
@@ -78,7 +78,7 @@ impl PipelineOptions {
         with_vae_dtype(vae_dtype: DType => Some(vae_dtype));
         /// Sets whether the encoders stay on the device after use.
         with_encoders(encoders: EncoderResidency);
-        /// Sets the most bytes of fresh noise that a GPU's denoise loop has room for.
+        /// Sets the most bytes that a GPU's denoise loop reserves for fresh noise.
         with_max_noise_bytes(max_noise_bytes: u64);
         /// Sets the number of CPU threads.
         with_threads(threads: usize => Some(threads));

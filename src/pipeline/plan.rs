@@ -183,7 +183,7 @@ fn check_noise(request: &Request, [c, h, w]: [usize; 3]) -> Result<()> {
     let Some(noise) = &request.noise else { return Ok(()) };
     let (count, need) = (request.num_images, request.num_images * c * h * w);
     if noise.len() != need {
-        let what = format!("`noise` has {} values; {count} pictures of [{c}, {h}, {w}] need {need}", noise.len());
+        let what = format!("`noise` has {} values; {count} images of [{c}, {h}, {w}] need {need}", noise.len());
         return Err(Error::parameter(Field::Noise, what));
     }
     if !noise.iter().all(|v| v.is_finite()) {

@@ -48,7 +48,7 @@ impl Prompt {
     }
 }
 
-/// The tokens of so many rows.
+/// The number of tokens of that many rows.
 ///
 /// # Errors
 /// [`Error::Parameter`] for too many rows.

@@ -43,8 +43,8 @@ pub struct ImagePrompt {
 
 impl ImagePrompt {
     /// One image at scale 1 in every block.
-    pub fn new(picture: Image) -> Self {
-        Self { references: vec![ReferenceImage::Image(picture)], ..Self::default() }
+    pub fn new(image: Image) -> Self {
+        Self { references: vec![ReferenceImage::Image(image)], ..Self::default() }
     }
 
     /// Adds a reference.
@@ -74,9 +74,9 @@ pub struct Request {
     pub prompt: String,
     /// The description of everything that the image should not show. Absent is not the same as empty where the model has `force_zeros_for_empty_prompt`.
     pub negative_prompt: Option<String>,
-    /// Model evaluations.
+    /// The number of model evaluations.
     pub steps: usize,
-    /// Guidance scale.
+    /// The scale of classifier-free guidance.
     pub guidance_scale: f32,
     /// diffusers' `guidance_rescale`, 0 to 1.
     pub guidance_rescale: f32,
@@ -86,17 +86,17 @@ pub struct Request {
     pub height: Option<usize>,
     /// Seed of the first image; image i has seed + i.
     pub seed: u64,
-    /// Pictures.
+    /// The number of images.
     pub num_images: usize,
     /// One image prompt for each adapter of the pipeline, in their order; missing ones leave their adapter unused.
     pub image_prompts: Vec<ImagePrompt>,
-    /// The sampler, where it is not to be the model's.
+    /// The scheduler; the model's own where absent.
     pub scheduler: Option<SchedulerKind>,
-    /// Noise levels.
+    /// The schedule of noise levels; the scheduler's own where absent.
     pub sigma_schedule: Option<SigmaSchedule>,
-    /// The meaning of the model's output.
+    /// The meaning of the model's output; as configured where absent.
     pub prediction_type: Option<PredictionType>,
-    /// Timesteps.
+    /// The spacing of timesteps; as configured where absent.
     pub timestep_spacing: Option<TimestepSpacing>,
     /// DDIM's eta, 0 to 1.
     pub eta: Option<f32>,
@@ -106,7 +106,7 @@ pub struct Request {
     pub rng: RngKind,
     /// The type in which noise is drawn.
     pub noise_dtype: DType,
-    /// Noise to use instead of drawing: for each image `[4, h, w]`, before the sampler's scale.
+    /// Noise to use instead of drawing: for each image `[4, h, w]`, before the scheduler's scale.
     pub noise: Option<Vec<f32>>,
     /// Whether [`Output::intermediates`] is filled.
     pub capture_intermediates: bool,
@@ -168,7 +168,7 @@ impl Request {
         with_eta(eta: f32 => Some(eta));
         /// Sets the number of layers that the prompt's embedding skips from the end, beyond the last one.
         with_clip_skip(clip_skip: usize);
-        /// Sets whose random numbers the noise follows.
+        /// Sets the generator whose random numbers the noise follows.
         with_rng(rng: RngKind);
         /// Sets the data type in which noise is drawn.
         with_noise_dtype(noise_dtype: DType);
@@ -273,11 +273,11 @@ pub struct Progress {
     pub stage: Stage,
     /// The image under way, from 0.
     pub image: usize,
-    /// Pictures of the request.
+    /// The number of images of the request.
     pub num_images: usize,
-    /// Steps of the stage that are done.
+    /// The steps of the stage that are done.
     pub done: usize,
-    /// Steps of the stage.
+    /// All steps of the stage.
     pub steps: usize,
 }
 

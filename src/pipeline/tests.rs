@@ -1,11 +1,11 @@
-//! A pipeline of tensors that are in memory.
+//! A pipeline of tensors in memory.
 
 use super::load::ModelTensors;
 use super::{Pipeline, PipelineOptions};
 use crate::device::cpu::Cpu;
 use crate::synthetic::{Sizes, in_memory};
 
-/// Tensors that no file holds: what is wrong with them is named as with files.
+/// Problems of tensors in memory are named as those of files.
 #[test]
 fn tensors_in_memory() {
     let sizes = Sizes::small();

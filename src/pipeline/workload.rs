@@ -10,8 +10,8 @@ use super::residency::{EncoderResidency, MemoryEstimate};
 use crate::error::{Error, Field, Result};
 use crate::models::unet::UnetShape;
 
-/// The sizes that requests have in common which run the same executables. Prompts, images, scales, seeds and schedulers differ
-/// freely, and fewer tokens, images and steps than given here run the same executables, too.
+/// The sizes shared by requests that run the same executables. Prompts, images, scales, seeds and schedulers may differ, and
+/// fewer tokens, images and steps than given here run the same executables too.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct WorkloadShape {
@@ -34,7 +34,7 @@ pub struct WorkloadShape {
 }
 
 impl WorkloadShape {
-    /// The shape of that very request, whose longest prompt has so many rows.
+    /// The shape of a request whose longest prompt has that many rows.
     pub(super) fn new(request: &Request, do_cfg: bool, text_rows: usize) -> Self {
         Self {
             width: request.width,
@@ -100,7 +100,7 @@ impl WorkloadShape {
         compiler.estimate(&self.denoise_plan(compiler)?, Placement::Device, &self.encoders(compiler)?)
     }
 
-    /// Compiles and warms everything that requests of this shape run. Encoders that are freed after use are left to the request.
+    /// Compiles and warms up everything that requests of this shape run. Encoders that are freed after use are left to the request.
     ///
     /// # Errors
     /// [`Error::Parameter`] for a shape that cannot be, [`Error::Memory`].

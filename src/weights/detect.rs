@@ -174,11 +174,11 @@ fn checkpoint(weights: &Weights, begins: &dyn Fn(&str) -> bool) -> ModelFamily {
     if begins("cond_stage_model.") {
         return ModelFamily::Sd1;
     }
-    let context = weights
+    let cross_attention_dim = weights
         .iter()
         .find(|(n, _)| n.starts_with("model.diffusion_model.") && n.ends_with(".attn2.to_k.weight"))
         .and_then(|(_, w)| w.shape().get(1).copied());
-    match (begins("model.diffusion_model.label_emb."), context) {
+    match (begins("model.diffusion_model.label_emb."), cross_attention_dim) {
         (true, Some(1280)) => ModelFamily::SdxlRefiner,
         (true, Some(2048)) => ModelFamily::SdxlUnet,
         (false, Some(1024)) => ModelFamily::Sd2,
@@ -202,10 +202,11 @@ pub fn adapter_kind(weights: &Weights) -> Option<AdapterKind> {
         return None;
     }
     let has = |leaf: &str| ADAPTER_PROJECTION.iter().any(|p| weights.get(&format!("{p}{leaf}")).is_some());
-    let context = weights.iter().find(|(n, _)| n.ends_with(".to_k_ip.weight")).and_then(|(_, w)| w.shape().get(1));
+    let cross_attention_dim =
+        weights.iter().find(|(n, _)| n.ends_with(".to_k_ip.weight")).and_then(|(_, w)| w.shape().get(1));
     // The order is diffusers': a Plus file has none of the earlier keys, a FaceID file has only the norm.
     Some(if has("proj.weight") {
-        if context == Some(&768) { AdapterKind::BaseSd1 } else { AdapterKind::Base }
+        if cross_attention_dim == Some(&768) { AdapterKind::BaseSd1 } else { AdapterKind::Base }
     } else if has("proj.3.weight") {
         AdapterKind::FullFace
     } else if has("perceiver_resampler.proj_in.weight") {

@@ -37,7 +37,7 @@ fn plausible_header(bytes: &[u8]) -> bool {
     bytes.first_chunk::<8>().is_some_and(|n| u64::from_le_bytes(*n) <= MAX_HEADER as u64)
 }
 
-/// Recognizes the other things that a file with the name of a weight file turns out to be in practice.
+/// Recognizes the other kinds of file that carry a weight file's name in practice.
 pub(super) fn foreign(bytes: &[u8]) -> Option<&'static str> {
     if plausible_header(bytes) {
         return None;

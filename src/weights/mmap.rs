@@ -49,7 +49,7 @@ impl MappedBytes {
         Ok(Self(Bytes::Owned(bytes)))
     }
 
-    /// Wraps bytes that no file holds.
+    /// Wraps bytes in memory.
     pub fn owned(bytes: Vec<u8>) -> Self {
         Self(Bytes::Owned(bytes))
     }

@@ -50,7 +50,7 @@ impl Weight {
         (weight.shape.len() == weight.strides.len() && end <= weight.storage.len()).then_some(weight)
     }
 
-    /// A tensor in memory, for values that no file holds.
+    /// A tensor in memory.
     pub fn from_f32(values: &[f32], shape: &[usize], name: &str) -> Option<Self> {
         if elements(shape)? != values.len() {
             return None;

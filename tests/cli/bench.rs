@@ -70,7 +70,7 @@ fn ops_roofline_and_plot() {
     assert_eq!(stdout(&bench(&["plot", &file, &roofs])), text);
 }
 
-/// A request is its parts, each as often as it runs; a picture of an adapter is encoded once.
+/// A request is its parts, each as often as it runs; an image of an adapter is encoded once.
 #[test]
 fn whole_image_prediction() {
     let predict = |args: &[&str]| json(&[&["roofline", "--gpu", "h200", "-o", "json"][..], args].concat());

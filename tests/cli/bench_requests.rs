@@ -184,7 +184,7 @@ fn model_without_files() {
     let made = &rows(&[&args[..], &["--adapter", "on,off"]].concat());
     assert_eq!((&made[0]["model"], &made[0]["width"]), (&"synthetic:small".into(), &128.into()));
     assert_ne!(made[0]["checksum"], made[1]["checksum"], "the adapter has no effect");
-    // It is the same model as one that is written, of which it is the same picture.
+    // It is the same model as one that is written, and gives the same image.
     let dir = tempfile::tempdir().unwrap();
     let sizes = braid::synthetic::Sizes::small();
     let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
@@ -232,7 +232,7 @@ fn cold_start() {
     assert!((number(row, "median_seconds") - (seconds[0] + seconds[1]) / 2.0).abs() < 1e-9);
     assert!(number(row, "make_median_seconds") > 0.0 && number(row, "warm_up_median_seconds").is_finite());
     assert!(found[1]["skipped"].as_str().unwrap().contains("cuda:99") && found[1].get("seconds").is_none());
-    // The picture is the one that a process for many of them draws.
+    // The image is the one that a process for many of them generates.
     let same =
         &rows(&["e2e", "--model", "synthetic:small", "-n", "3", "--size", "64", "-r", "1", "--device", "cpu"])[0];
     assert_eq!(row["checksum"], same["checksum"]);
@@ -283,7 +283,7 @@ fn stage_memory() {
         let tensors = [sizes.checkpoint(), sizes.image_encoder(), sizes.ip_adapter()].concat();
         let made: usize = tensors.iter().filter_map(|t| t.bytes()).sum();
         assert!(bytes(0, "anonymous_bytes") > made as u64, "{row}");
-        // Programs of several MB are told to within a factor of two.
+        // Executables of several MB are told to within a factor of two.
         let (plan, measured) = (predicted[5], bytes(6, "measured_bytes"));
         assert!(plan > 4 << 20 && measured > plan / 2 && measured < plan * 2, "{row}");
         assert!(bytes(6, "anonymous_bytes") >= measured);

@@ -122,7 +122,7 @@ fn configurations_for_a_single_file() {
     let demo = |name: &str| format!("{}/assets/demo/{name}", env!("CARGO_MANIFEST_DIR"));
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("a.png");
-    let draw = |config: &str| {
+    let generate = |config: &str| {
         run(&[
             "generate",
             "--model",
@@ -139,11 +139,11 @@ fn configurations_for_a_single_file() {
             path.to_str().unwrap(),
         ])
     };
-    let output = draw(&demo("config"));
+    let output = generate(&demo("config"));
     assert!(output.status.success(), "{}", stderr(&output));
     // The UNet's sample_size of 16 makes 128 pixels; without configurations SDXL's 1024 would be meant.
     assert_eq!(Image::open(&path, AlphaMode::Ignore).unwrap().width(), 128);
-    let text = failure(&draw(&demo("none")), 1);
+    let text = failure(&generate(&demo("none")), 1);
     assert!(text.contains("model_index.json"), "{text}");
     let text = failure(&run(&["generate", "--model", &demo("."), "--config", &demo("config"), "-p", "a ring"]), 2);
     assert!(text.contains("--config"), "{text}");

@@ -1,4 +1,4 @@
-//! What goes wrong around the command: files, devices, signals, pipes.
+//! Failures around the command: files, devices, signals, pipes.
 
 use super::{Case, braid, failure, stderr};
 

@@ -30,8 +30,8 @@ fn golden(profile: &str, name: &str) {
     let request = &case.json["request"];
     let size = |key: &str| request[key].as_u64().unwrap() as usize;
     let first = if request["batch"].as_u64().unwrap_or(1) > 1 { case.path("out-0.png") } else { out };
-    let picture = Image::open(&first, AlphaMode::Ignore).unwrap();
-    assert_eq!((picture.width(), picture.height()), (size("width"), size("height")));
+    let image = Image::open(&first, AlphaMode::Ignore).unwrap();
+    assert_eq!((image.width(), image.height()), (size("width"), size("height")));
 }
 
 #[test]
@@ -64,7 +64,7 @@ fn json_output() {
         let (all, anonymous) = (json["peak_bytes"].as_u64().unwrap(), json["peak_anonymous_bytes"].as_u64().unwrap());
         assert!(anonymous > 100_000 && all > anonymous, "{all} {anonymous}");
     }
-    // A picture does not depend on what is drawn with it.
+    // An image does not depend on what is generated with it.
     case.short(&["-s", "6", "--steps", "2"]).output().unwrap();
     let load = |name: &str| Image::open(case.path(name), AlphaMode::Ignore).unwrap();
     assert_eq!(load("out.png"), load("out-1.png"));
@@ -119,7 +119,7 @@ fn image_formats_and_png_metadata() {
     assert_eq!(json["negative_prompt"], "no\nbirds");
 }
 
-/// What may be written in any order gives the same picture.
+/// Flags in another order give the same image.
 #[test]
 fn single_adapter_argument_order() {
     let case = Case::make("diffusers", "euler");
@@ -195,7 +195,7 @@ fn noise_from_a_file() {
     assert!(text.contains("type f16"), "{text}");
 }
 
-/// B44: whatever is in a prompt, it is drawn and nothing of it reaches the terminal.
+/// B44: whatever is in a prompt, an image is generated and nothing of it reaches the terminal.
 #[test]
 fn prompts() {
     let case = Case::make("diffusers", "euler");

@@ -72,8 +72,8 @@ impl Case {
         for adapter in self.adapters() {
             let mut image = ImagePrompt::default();
             for path in adapter["images"].as_array().unwrap() {
-                let picture = Image::open(self.folder.join(path.as_str().unwrap()), compat.alpha).unwrap();
-                image.references.push(ReferenceImage::Image(picture));
+                let reference = Image::open(self.folder.join(path.as_str().unwrap()), compat.alpha).unwrap();
+                image.references.push(ReferenceImage::Image(reference));
             }
             let style = self.json["request"]["instant_style"].as_bool() == Some(true);
             image.scales = match &adapter["strength"] {

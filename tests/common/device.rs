@@ -1,4 +1,4 @@
-//! Where the tests of the kernels run: BRAID_TEST_DRIVER.
+//! The devices that the kernels' tests run on: BRAID_TEST_DRIVER.
 
 #![allow(dead_code)]
 
@@ -6,7 +6,7 @@ use braid::device::cuda::driver::Driver;
 use std::io::Write;
 use std::sync::Arc;
 
-/// What BRAID_TEST_DRIVER names.
+/// The values of BRAID_TEST_DRIVER.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Where {
     /// Nothing, or `ptx`: the interpreter.
@@ -60,7 +60,7 @@ pub fn cuda() -> Option<Arc<dyn Driver>> {
     None
 }
 
-/// Whether what BRAID_TEST_DRIVER names is there; says which test is skipped where it is not.
+/// Whether the device that BRAID_TEST_DRIVER names is there; says which test is skipped where it is not.
 pub fn there() -> bool {
     match chosen() {
         Where::Interpreter | Where::Alone | Where::Twice => true,

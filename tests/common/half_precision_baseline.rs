@@ -1,4 +1,4 @@
-//! What half precision costs at least: the CPU's f32 arithmetic with every weight and every result rounded to a type.
+//! The least error of half precision: the CPU's f32 arithmetic with every weight and every result rounded to a type.
 
 use super::interpreter::{narrow, wide};
 use braid::Result;
@@ -15,7 +15,7 @@ pub struct HalfPrecisionBaseline {
     pub decoder: DType,
 }
 
-struct NaiveProgram {
+struct BaselineExecutable {
     graph: Graph,
     nodes: Vec<Option<Box<dyn Executable>>>,
     dtype: DType,
@@ -34,7 +34,7 @@ fn rounded_op(op: &Op, dtype: DType) -> Op {
 
 impl Device for HalfPrecisionBaseline {
     fn name(&self) -> String {
-        "naive".into()
+        "baseline".into()
     }
 
     fn compile(&self, graph: Graph) -> Result<Box<dyn Executable>> {
@@ -60,11 +60,11 @@ impl Device for HalfPrecisionBaseline {
             self.cpu.compile(one).map(Some)
         };
         let nodes = graph.nodes.iter().map(single).collect::<Result<_>>()?;
-        Ok(Box::new(NaiveProgram { graph, nodes, dtype }))
+        Ok(Box::new(BaselineExecutable { graph, nodes, dtype }))
     }
 }
 
-impl Executable for NaiveProgram {
+impl Executable for BaselineExecutable {
     fn run(&mut self, inputs: &[TensorData<'_>], outputs: &mut [&mut [f32]]) -> Result<()> {
         let places: Vec<usize> = {
             // The place of a node is that of the id which others know it by.
@@ -84,10 +84,10 @@ impl Executable for NaiveProgram {
         for (i, node) in self.graph.nodes.iter().enumerate() {
             let value = match &mut self.nodes[i] {
                 None => inputs[places[i]].view(),
-                Some(program) => {
+                Some(executable) => {
                     let operands: Vec<TensorData<'_>> = node.inputs.iter().map(|id| values[at(*id)].view()).collect();
                     let mut out = vec![0.0; node.len()];
-                    program.run(&operands, &mut [&mut out])?;
+                    executable.run(&operands, &mut [&mut out])?;
                     let out =
                         if matches!(node.op, Op::Reshape) { out } else { wide(&narrow(&out, self.dtype), self.dtype) };
                     out.into()
@@ -103,7 +103,7 @@ impl Executable for NaiveProgram {
     }
 }
 
-impl Compiled for NaiveProgram {
+impl Compiled for BaselineExecutable {
     fn bytes(&self) -> usize {
         0
     }

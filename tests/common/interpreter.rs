@@ -1,4 +1,4 @@
-//! What the tests on the PTX interpreter share: the kernels' PTX, test values, values in a kernel's type.
+//! Shared by the tests on the PTX interpreter: the kernels' PTX, test values, values in a kernel's type.
 
 use braid::device::cuda::compile::images;
 use braid::tensor::DType;

@@ -127,8 +127,8 @@ pub fn request() -> Request {
     r
 }
 
-/// The bytes of all pictures.
-pub fn draw(pipeline: &Pipeline, request: &Request) -> braid::Result<Vec<u8>> {
+/// The bytes of all images.
+pub fn generate(pipeline: &Pipeline, request: &Request) -> braid::Result<Vec<u8>> {
     let output = pipeline.generate(request)?;
     Ok(output.images.into_iter().flat_map(|p| p.into_rgb()).collect())
 }

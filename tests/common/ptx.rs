@@ -18,7 +18,7 @@ enum Recorded {
     Launch(Launch),
     Gemm(GemmPlan),
     Copy(u64, u64, usize),
-    Fill(u64, usize, u8),
+    Memset(u64, usize, u8),
 }
 
 /// See the module.
@@ -33,7 +33,7 @@ pub struct PtxDriver {
     gemms: Mutex<Vec<Gemm>>,
     recording: Mutex<Option<Vec<Recorded>>>,
     graphs: Mutex<Vec<Vec<Recorded>>>,
-    marked: Mutex<[u64; EVENTS]>,
+    events: Mutex<[u64; EVENTS]>,
     counter: CallCounter,
     up: AtomicU64,
     down: AtomicU64,
@@ -58,7 +58,7 @@ impl PtxDriver {
             gemms: Mutex::default(),
             recording: Mutex::default(),
             graphs: Mutex::default(),
-            marked: Mutex::default(),
+            events: Mutex::default(),
             counter: CallCounter::default(),
             up: AtomicU64::new(0),
             down: AtomicU64::new(0),
@@ -220,7 +220,7 @@ impl Driver for PtxDriver {
     }
 
     fn memset(&self, to: u64, bytes: usize, value: u8) -> Result<()> {
-        if self.record(|| Recorded::Fill(to, bytes, value)) {
+        if self.record(|| Recorded::Memset(to, bytes, value)) {
             return Ok(());
         }
         self.memory.fill(to, bytes as u64, value).map_err(|f| fault("fill", f))
@@ -280,7 +280,7 @@ impl Driver for PtxDriver {
                     self.do_gemm(&gemm)?;
                 }
                 Recorded::Copy(from, to, bytes) => self.do_copy(*from, *to, *bytes)?,
-                Recorded::Fill(to, bytes, value) => {
+                Recorded::Memset(to, bytes, value) => {
                     self.memory.fill(*to, *bytes as u64, *value).map_err(|f| fault("fill", f))?;
                 }
             }
@@ -294,13 +294,13 @@ impl Driver for PtxDriver {
 
     fn record_event(&self, which: usize) -> Result<()> {
         assert!(which < EVENTS && self.recording.lock().unwrap().is_none());
-        self.marked.lock().unwrap()[which] += 1;
+        self.events.lock().unwrap()[which] += 1;
         Ok(())
     }
 
     fn synchronize_event(&self, which: usize) -> Result<()> {
         self.counter.count(Call::EventSynchronize);
-        assert!(self.marked.lock().unwrap()[which] > 0, "mark {which} was never set");
+        assert!(self.events.lock().unwrap()[which] > 0, "event {which} was never recorded");
         Ok(())
     }
 

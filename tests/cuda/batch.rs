@@ -1,4 +1,4 @@
-//! A picture does not depend on what it is drawn with, and a step asks nothing of the driver but its replay.
+//! An image does not depend on the rest of its batch, and a step asks nothing of the driver but one graph launch.
 
 use super::common;
 use super::ptx::PtxDriver;
@@ -28,7 +28,7 @@ fn pipeline(model: &common::Model, noise: Option<u64>) -> (Arc<PtxDriver>, Pipel
     (driver, Pipeline::load_with_device(&options, Some(Box::new(device))).unwrap())
 }
 
-/// Guided, with rescale, fresh noise and two pictures for a prompt.
+/// Guided, with rescale, fresh noise and two images for a prompt.
 fn request() -> Request {
     let embedding = |seed| ReferenceImage::Embedding(values(24, seed));
     let mut request = common::request();
@@ -39,11 +39,11 @@ fn request() -> Request {
     request
 }
 
-fn draw(pipeline: &Pipeline, request: &Request) -> Output {
+fn generate(pipeline: &Pipeline, request: &Request) -> Output {
     pipeline.generate(request).unwrap()
 }
 
-/// A whole UNet of three levels: each row of four has the bytes that it has alone, with tokens, scales and pictures of its own.
+/// A whole UNet of three levels: each row of four has the bytes that it has alone, with tokens, scales and images of its own.
 #[test]
 fn unet_batch_invariance() {
     if !compiled() {
@@ -105,7 +105,7 @@ fn unet_batch_invariance() {
     }
 }
 
-/// Four pictures of one request are those of four requests, in another order too.
+/// Four images of one request are those of four requests, in another order too.
 #[test]
 fn four_images_request() {
     if !compiled() {
@@ -114,20 +114,20 @@ fn four_images_request() {
     let model = common::Model::folder();
     let mut request = request();
     (request.steps, request.num_images) = (2, 4);
-    let together = draw(&pipeline(&model, None).1, &request);
+    let together = generate(&pipeline(&model, None).1, &request);
     assert_eq!(together.seeds, [7, 8, 9, 10]);
     let (_, alone) = pipeline(&model, None);
     request.num_images = 1;
     for k in [2, 0, 3, 1] {
         request.seed = 7 + k as u64;
-        assert_eq!(draw(&alone, &request).images[0], together.images[k], "picture {k}");
+        assert_eq!(generate(&alone, &request).images[0], together.images[k], "image {k}");
     }
     assert_ne!(together.images[0], together.images[1]);
 }
 
-/// Between the first step and the last a whole request only replays and waits for marks.
+/// Between the first step and the last a whole request only launches graphs and waits for events.
 #[test]
-fn replayed_steps() {
+fn launched_steps() {
     if !compiled() {
         return;
     }
@@ -144,15 +144,15 @@ fn replayed_steps() {
     pipeline.generate_with(&request, Callbacks::new().with_progress(&mut tell)).unwrap();
     assert_eq!(seen.len(), 4);
     // The first step is told when the third is enqueued next, the last two when all are.
-    let replays: Vec<u64> = seen.iter().map(|calls| calls.replays - seen[0].replays).collect();
-    assert_eq!(replays, [0, 1, 2, 2]);
+    let graph_launches: Vec<u64> = seen.iter().map(|calls| calls.graph_launches - seen[0].graph_launches).collect();
+    assert_eq!(graph_launches, [0, 1, 2, 2]);
     for calls in &seen {
-        let same = CallCounts { replays: calls.replays, waits: calls.waits, ..seen[0] };
+        let same = CallCounts { graph_launches: calls.graph_launches, waits: calls.waits, ..seen[0] };
         assert_eq!(*calls, same);
     }
 }
 
-/// Noise for which a sampler has no room sends a request step by step; what adds none is not concerned.
+/// Noise for which a denoise loop has no room makes a request run step by step; schedulers that add none are not affected.
 #[test]
 fn noise_beyond_memory() {
     if !compiled() {
@@ -165,11 +165,11 @@ fn noise_beyond_memory() {
     (request.steps, request.capture_intermediates) = (2, true);
     let run = |noise, request: &Request| {
         let (driver, pipeline) = pipeline(&model, noise);
-        let output = draw(&pipeline, request);
+        let output = generate(&pipeline, request);
         (driver.calls().waits, driver.held(), output)
     };
     let (waits, most, whole) = run(None, &request);
-    assert_eq!(waits, 2, "all steps on the device wait for marks");
+    assert_eq!(waits, 2, "all steps on the device wait for events");
     let (waits, held, enough) = run(Some(room), &request);
     assert_eq!((waits, held, &enough.images), (2, most, &whole.images));
     let (waits, held, less) = run(Some(room - 1), &request);

@@ -8,7 +8,7 @@ use braid::device::cuda::driver::Driver;
 use braid::tensor::DType;
 use std::sync::Arc;
 
-/// Runs a case with the VAE in bf16: relative L2 of the latents, PSNR of the pictures in dB.
+/// Runs a case with the VAE in bf16: relative L2 of the latents, PSNR of the images in dB.
 fn run(driver: Arc<dyn Driver>, name: &str, dtype: DType) -> braid::Result<(f64, f64)> {
     let case = Case::open("diffusers", name);
     let dir = tempfile::tempdir().unwrap();
@@ -24,10 +24,10 @@ fn run(driver: Arc<dyn Driver>, name: &str, dtype: DType) -> braid::Result<(f64,
     Ok((relative(&got.intermediates["latents"].data, &want["latents"].data), 10.0 * (255.0f64.powi(2) / error).log10()))
 }
 
-/// Relative L2 of the latents at most, dB of the pictures at least: in f16, in bf16.
+/// Relative L2 of the latents at most, dB of the images at least: in f16, in bf16.
 type Limits = [(f64, f64); 2];
 
-/// What is asked of half precision in general.
+/// The general limits of half precision.
 const ASKED: Limits = [(1e-2, 45.0), (6e-2, 36.0)];
 
 /// Some random weights magnify every rounding. There the limit is one and a half times what diffusers' own halves make of the

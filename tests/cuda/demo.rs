@@ -1,5 +1,5 @@
-//! The bundled model, which was trained, through the CUDA backend: all programs, own kernels, in both types with a decoder in
-//! bf16, against what diffusers draws of the same files in f32 (tests/goldens/demo).
+//! The bundled model, which was trained, through the CUDA backend: all executables, own kernels, in both types with a decoder in
+//! bf16, against what diffusers generates from the same files in f32 (tests/goldens/demo).
 
 use super::golden::psnr;
 use super::{compiled, drivers, relative};
@@ -32,7 +32,7 @@ fn request(case: &Value) -> Request {
     request
 }
 
-/// Half precision's part: the latents' relative L2 error and the picture's PSNR in dB that a type may have.
+/// Half precision's part: the latents' relative L2 error and the image's PSNR in dB that a type may have.
 fn limits(dtype: DType) -> (f64, f64) {
     if dtype == DType::F16 { (1e-2, 45.0) } else { (6e-2, 36.0) }
 }
@@ -61,7 +61,7 @@ fn diffusers_parity(dtype: DType, wanted: impl Fn(usize) -> bool) {
             let error = relative(&got.data, &want);
             let theirs = Image::open(folder.join(format!("{i}.png")), AlphaMode::Ignore).unwrap();
             let ratio = psnr(output.images[0].rgb(), theirs.rgb());
-            println!("{dtype} demo {i} on {name}: latents {error:.2e}, picture {ratio:.1} dB");
+            println!("{dtype} demo {i} on {name}: latents {error:.2e}, image {ratio:.1} dB");
             let (most, least) = limits(dtype);
             assert!(error <= most, "{dtype} case {i} on {name}: latents {error:.2e}, at most {most:e}");
             assert!(ratio >= least, "{dtype} case {i} on {name}: {ratio:.1} dB, at least {least}");

@@ -1,4 +1,4 @@
-//! All steps of a sampler on the device, against the steps made one by one with the schedulers' own arithmetic.
+//! All steps of a denoise loop on the device, against the steps made one by one with the schedulers' own arithmetic.
 
 use super::ptx::PtxDriver;
 use super::{compiled, outputs, relative, scope, values};
@@ -41,7 +41,7 @@ fn steps(noise: bool) -> LoopSpec {
     LoopSpec { max_steps: 8, varying: 2..3, noise }
 }
 
-/// What a sampler gave, all on the host.
+/// The result of a denoise loop, all on the host.
 #[derive(Debug, Clone, PartialEq)]
 struct Denoised {
     latents: Vec<f32>,
@@ -49,7 +49,7 @@ struct Denoised {
     not_finite: Option<usize>,
 }
 
-/// What a picture is made of.
+/// The inputs of one image.
 struct Case {
     table: StepTable,
     rows: usize,
@@ -80,8 +80,12 @@ impl Case {
         }
     }
 
-    /// On the device; `reached` as the program gives it.
-    fn sample(&self, program: &mut CudaDenoiseLoop, reached: &mut dyn FnMut(usize) -> Result<()>) -> Result<Denoised> {
+    /// On the device; `reached` as the executable gives it.
+    fn sample(
+        &self,
+        executable: &mut CudaDenoiseLoop,
+        reached: &mut dyn FnMut(usize) -> Result<()>,
+    ) -> Result<Denoised> {
         let inputs = DenoiseInputs {
             inputs: &[Vec::<f32>::new().into(), (&self.shift).into(), (&self.time).into()],
             table: &self.table.steps,
@@ -91,19 +95,19 @@ impl Case {
             noise: &mut |step| self.noise[step].clone(),
             capture_first: true,
         };
-        let sampled = program.denoise(inputs, reached)?;
-        let latents = sampled.latents.read()?.into_owned();
-        Ok(Denoised { latents, first_output: sampled.first_output, not_finite: sampled.not_finite })
+        let denoised = executable.denoise(inputs, reached)?;
+        let latents = denoised.latents.read()?.into_owned();
+        Ok(Denoised { latents, first_output: denoised.first_output, not_finite: denoised.not_finite })
     }
 
     /// Step by step on that device.
     fn stepwise(&self, device: &dyn Device) -> Vec<f32> {
-        let mut program = device.compile(graph(self.rows)).unwrap();
+        let mut executable = device.compile(graph(self.rows)).unwrap();
         let (mut x, mut history, mut out) = (self.latents.clone(), vec![0.0; N], vec![0.0; N]);
         for (i, row) in self.table.steps.iter().enumerate() {
             let sample = x.iter().map(|x| x * row.input_scale).collect::<Vec<_>>().repeat(self.rows);
             let time = &self.time[i * self.rows * WIDTH..][..self.rows * WIDTH];
-            let output = outputs(program.as_mut(), &[&sample[..], &self.shift, time]).remove(0);
+            let output = outputs(executable.as_mut(), &[&sample[..], &self.shift, time]).remove(0);
             match self.rows {
                 2 => classifier_free_guidance(&output[N..], &output[..N], self.guidance[0], self.guidance[1], &mut out)
                     .unwrap(),
@@ -115,7 +119,7 @@ impl Case {
     }
 }
 
-/// Every sampler, guided and not: the device's steps are those of the host on the same kernels, and those of the CPU within
+/// Every scheduler, guided and not: the device's steps are those of the host on the same kernels, and those of the CPU within
 /// what f16 costs.
 #[test]
 fn step_parity() {
@@ -124,11 +128,11 @@ fn step_parity() {
     }
     for rows in [1, 2] {
         let device = CudaDevice::new(Arc::new(PtxDriver::new()), DType::F16).unwrap().with_cublaslt(false);
-        let mut program = device.compile_loop(graph(rows), steps(true)).unwrap();
-        // 5 steps, then 8, in the same program.
+        let mut executable = device.compile_loop(graph(rows), steps(true)).unwrap();
+        // 5 steps, then 8, in the same executable.
         for (k, &method) in SchedulerKind::ALL.iter().enumerate() {
             let case = Case::new(method, if k % 2 == 0 { 5 } else { 8 }, rows, 100 * k as u32 + 7);
-            let got = case.sample(&mut program, &mut |_| Ok(())).unwrap();
+            let got = case.sample(&mut executable, &mut |_| Ok(())).unwrap();
             let host = relative(&got.latents, &case.stepwise(&device));
             let cpu = relative(&got.latents, &case.stepwise(&Cpu::new(Some(1))));
             println!("{method} of {rows}: {host:.1e} from the host's steps, {cpu:.1e} from the CPU");
@@ -142,7 +146,7 @@ fn calls(after: CallCounts, before: CallCounts) -> CallCounts {
     CallCounts {
         launches: after.launches - before.launches,
         gemms: after.gemms - before.gemms,
-        replays: after.replays - before.replays,
+        graph_launches: after.graph_launches - before.graph_launches,
         copies: after.copies - before.copies,
         allocations: after.allocations - before.allocations,
         synchronizations: after.synchronizations - before.synchronizations,
@@ -151,40 +155,40 @@ fn calls(after: CallCounts, before: CallCounts) -> CallCounts {
     }
 }
 
-/// N steps are N replays and nothing else, from the first request on where the program was warmed.
+/// N steps are N graph launches and nothing else, from the first request on where the executable was warmed.
 #[test]
-fn replayed_loop() {
+fn launched_loop() {
     if !compiled() {
         return;
     }
     let driver = Arc::new(PtxDriver::new());
     let device = CudaDevice::new(driver.clone(), DType::BF16).unwrap();
-    let mut program = device.compile_loop(graph(2), steps(false)).unwrap();
-    program.warmup().unwrap();
+    let mut executable = device.compile_loop(graph(2), steps(false)).unwrap();
+    executable.warmup().unwrap();
     assert_eq!(driver.calls().captures, 1);
     // Warmed twice is warmed once.
     let before = driver.calls();
-    program.warmup().unwrap();
+    executable.warmup().unwrap();
     assert_eq!(calls(driver.calls(), before), CallCounts { synchronizations: 1, ..CallCounts::default() });
     let mut first = None;
     for round in 0..2 {
         let case = Case::new(SchedulerKind::Dpmpp2M, 6, 2, 3);
         let before = driver.calls();
         let (mut seen, mut at) = (Vec::new(), Vec::new());
-        let sampled = case.sample(&mut program, &mut |done| {
+        let denoised = case.sample(&mut executable, &mut |done| {
             seen.push(done);
             at.push(driver.calls());
             Ok(())
         });
-        let sampled = sampled.unwrap();
+        let denoised = denoised.unwrap();
         // Two steps ahead, then the last two.
         assert_eq!(seen, [0, 0, 1, 2, 3, 4, 5, 6]);
-        // From the second step on; the copy of the first one's output is in it. Everything waits for marks alone.
+        // From the second step on; the copy of the first one's output is in it. Everything waits for events alone.
         let within = calls(at[7], at[1]);
-        assert_eq!(within, CallCounts { replays: 5, waits: 6, ..CallCounts::default() });
+        assert_eq!(within, CallCounts { graph_launches: 5, waits: 6, ..CallCounts::default() });
         let all = calls(driver.calls(), before);
-        assert_eq!((all.replays, all.allocations, all.captures), (6, 0, 0), "round {round}");
-        assert_eq!(*first.get_or_insert(sampled.clone()), sampled);
+        assert_eq!((all.graph_launches, all.allocations, all.captures), (6, 0, 0), "round {round}");
+        assert_eq!(*first.get_or_insert(denoised.clone()), denoised);
     }
     // Without `warm` the first step goes launch by launch, and the rest is the same.
     let mut cold = device.compile_loop(graph(2), steps(false)).unwrap();
@@ -196,7 +200,7 @@ fn replayed_loop() {
     assert_eq!(Some(case.sample(&mut direct, &mut |_| Ok(())).unwrap()), first);
 }
 
-/// An error of the caller's ends the loop within two steps, and the program is as good as before.
+/// An error of the caller's ends the loop within two steps, and the executable is as good as before.
 #[test]
 fn cancellation_within_two_steps() {
     if !compiled() {
@@ -204,15 +208,15 @@ fn cancellation_within_two_steps() {
     }
     let driver = Arc::new(PtxDriver::new());
     let device = CudaDevice::new(driver.clone(), DType::F16).unwrap();
-    let mut program = device.compile_loop(graph(1), steps(false)).unwrap();
+    let mut executable = device.compile_loop(graph(1), steps(false)).unwrap();
     let case = Case::new(SchedulerKind::Euler, 8, 1, 5);
-    let whole = case.sample(&mut program, &mut |_| Ok(())).unwrap();
+    let whole = case.sample(&mut executable, &mut |_| Ok(())).unwrap();
     let before = driver.calls();
-    let cancelled = case.sample(&mut program, &mut |done| if done >= 2 { Err(Error::Cancelled) } else { Ok(()) });
+    let cancelled = case.sample(&mut executable, &mut |done| if done >= 2 { Err(Error::Cancelled) } else { Ok(()) });
     assert!(matches!(cancelled, Err(Error::Cancelled)), "{cancelled:?}");
     // Two are done, two more were on their way.
-    assert!(calls(driver.calls(), before).replays <= 4);
-    assert_eq!(case.sample(&mut program, &mut |_| Ok(())).unwrap(), whole);
+    assert!(calls(driver.calls(), before).graph_launches <= 4);
+    assert_eq!(case.sample(&mut executable, &mut |_| Ok(())).unwrap(), whole);
 }
 
 #[test]
@@ -221,13 +225,13 @@ fn first_not_finite_step() {
         return;
     }
     let device = CudaDevice::new(Arc::new(PtxDriver::new()), DType::F16).unwrap();
-    let mut program = device.compile_loop(graph(1), steps(false)).unwrap();
+    let mut executable = device.compile_loop(graph(1), steps(false)).unwrap();
     let mut case = Case::new(SchedulerKind::Euler, 5, 1, 5);
     case.time[3 * WIDTH] = f32::NAN;
-    assert_eq!(case.sample(&mut program, &mut |_| Ok(())).unwrap().not_finite, Some(3));
+    assert_eq!(case.sample(&mut executable, &mut |_| Ok(())).unwrap().not_finite, Some(3));
     // And nothing of it is left.
     let case = Case::new(SchedulerKind::Euler, 5, 1, 5);
-    assert_eq!(case.sample(&mut program, &mut |_| Ok(())).unwrap().not_finite, None);
+    assert_eq!(case.sample(&mut executable, &mut |_| Ok(())).unwrap().not_finite, None);
 }
 
 #[test]
@@ -236,11 +240,11 @@ fn misfit_inputs() {
         return;
     }
     let device = CudaDevice::new(Arc::new(PtxDriver::new()), DType::F16).unwrap();
-    let mut program = device.compile_loop(graph(1), steps(false)).unwrap();
+    let mut executable = device.compile_loop(graph(1), steps(false)).unwrap();
     let mut fails = |change: fn(&mut Case), method, count, part: &str| {
         let mut case = Case::new(method, count, 1, 5);
         change(&mut case);
-        let text = case.sample(&mut program, &mut |_| Ok(())).unwrap_err().to_string();
+        let text = case.sample(&mut executable, &mut |_| Ok(())).unwrap_err().to_string();
         assert!(text.contains(part), "{text}");
     };
     fails(|_| {}, SchedulerKind::Euler, 9, "9 steps; 1 to 8 are possible");

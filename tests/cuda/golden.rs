@@ -1,4 +1,4 @@
-//! A small model through the whole pipeline, all five programs on the interpreter (or a GPU), against the CPU.
+//! A small model through the whole pipeline, all five executables on the interpreter (or a GPU), against the CPU.
 
 use super::common;
 use super::half_precision_baseline::HalfPrecisionBaseline;
@@ -32,7 +32,7 @@ impl Device for Stepwise {
 }
 
 /// The request of the golden case `diffusers/euler`.
-pub fn draw(model: &common::Model, device: Option<Box<dyn Device>>) -> Output {
+pub fn generate(model: &common::Model, device: Option<Box<dyn Device>>) -> Output {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/diffusers/pictures/landscape.png");
     let mut request = Request::new("a red fox in the snow");
     (request.steps, request.guidance_scale, request.seed, request.capture_intermediates) = (4, 5.0, 0, true);
@@ -44,7 +44,7 @@ pub fn draw(model: &common::Model, device: Option<Box<dyn Device>>) -> Output {
     pipeline.generate(&request).unwrap()
 }
 
-/// Peak signal-to-noise ratio of two pictures of bytes.
+/// Peak signal-to-noise ratio of two images of bytes.
 pub fn psnr(got: &[u8], want: &[u8]) -> f64 {
     assert_eq!(got.len(), want.len());
     let error: f64 = got.iter().zip(want).map(|(g, w)| f64::from(g.abs_diff(*w)).powi(2)).sum();
@@ -55,24 +55,24 @@ pub fn psnr(got: &[u8], want: &[u8]) -> f64 {
 fn compare(dtype: DType) {
     let model = common::Model::folder();
     let cpu = Cpu::new(Some(1));
-    let want = draw(&model, Some(Box::new(cpu.clone())));
-    let naive = draw(&model, Some(Box::new(HalfPrecisionBaseline { cpu, dtype, decoder: DType::BF16 })));
+    let want = generate(&model, Some(Box::new(cpu.clone())));
+    let baseline = generate(&model, Some(Box::new(HalfPrecisionBaseline { cpu, dtype, decoder: DType::BF16 })));
     for driver in drivers() {
         let name = driver.properties().name.clone();
         let rest = CudaDevice::new(driver, dtype).unwrap().with_cublaslt(false);
-        let stepwise = draw(&model, Some(Box::new(Stepwise(rest.clone()))));
-        let got = draw(&model, Some(Box::new(rest)));
+        let stepwise = generate(&model, Some(Box::new(Stepwise(rest.clone()))));
+        let got = generate(&model, Some(Box::new(rest)));
         for (stage, want) in &want.intermediates {
             let error = relative(&got.intermediates[stage].data, &want.data);
-            let least = relative(&naive.intermediates[stage].data, &want.data);
+            let least = relative(&baseline.intermediates[stage].data, &want.data);
             let apart = relative(&got.intermediates[stage].data, &stepwise.intermediates[stage].data);
-            println!("{dtype} {stage} on {name}: {error:.1e}, naive {least:.1e}; from step by step {apart:.1e}");
-            assert!(error <= 3.0 * least, "{stage} on {name}: {error:.1e}, naive {least:.1e}");
-            assert!(apart <= least, "{stage} on {name}: {apart:.1e} from step by step, naive {least:.1e}");
+            println!("{dtype} {stage} on {name}: {error:.1e}, baseline {least:.1e}; from step by step {apart:.1e}");
+            assert!(error <= 3.0 * least, "{stage} on {name}: {error:.1e}, baseline {least:.1e}");
+            assert!(apart <= least, "{stage} on {name}: {apart:.1e} from step by step, baseline {least:.1e}");
         }
         let ratio = |output: &Output| psnr(output.images[0].rgb(), want.images[0].rgb());
-        println!("{dtype} picture on {name}: {:.1} dB, naive {:.1} dB", ratio(&got), ratio(&naive));
-        assert!(ratio(&got) >= ratio(&naive) - 3.0);
+        println!("{dtype} image on {name}: {:.1} dB, baseline {:.1} dB", ratio(&got), ratio(&baseline));
+        assert!(ratio(&got) >= ratio(&baseline) - 3.0);
     }
 }
 

@@ -1,4 +1,4 @@
-//! What a program asks of its driver, and when.
+//! The calls that an executable makes to its driver, and when.
 
 use super::{compiled, outputs, ptx, scope, values};
 use braid::device::Device;
@@ -21,36 +21,36 @@ fn graph() -> Graph {
 }
 
 fn difference(after: CallCounts, before: CallCounts) -> [u64; 6] {
-    let all = |c: CallCounts| [c.launches, c.gemms, c.replays, c.copies, c.allocations, c.synchronizations];
+    let all = |c: CallCounts| [c.launches, c.gemms, c.graph_launches, c.copies, c.allocations, c.synchronizations];
     let (after, before) = (all(after), all(before));
     std::array::from_fn(|i| after[i] - before[i])
 }
 
-/// A run is one copy up, one replay, one copy down: nothing is allocated or launched one by one, and the one wait is for the
+/// A run is one upload, one graph launch, one download: nothing is allocated or launched one by one, and the one wait is for the
 /// result.
 #[test]
-fn replayed_run() {
+fn launched_run() {
     if !compiled() {
         return;
     }
     let driver = Arc::new(PtxDriver::new());
     let device = CudaDevice::new(driver.clone(), DType::F16).unwrap();
-    let mut program = device.compile_graph(graph()).unwrap();
+    let mut executable = device.compile_graph(graph()).unwrap();
     let x = values(160, 5);
     let before = driver.calls();
-    let first = outputs(&mut program, &[&x]);
+    let first = outputs(&mut executable, &[&x]);
     // Two products of the library, and the conversion of the input; the result is f32 at once.
     assert_eq!(difference(driver.calls(), before), [1, 2, 0, 2, 0, 1]);
-    // Captured at the second run, replayed from then on.
+    // Captured in the second run, launched as a graph from then on.
     for wanted in [[1, 2, 1, 2, 0, 1], [0, 0, 1, 2, 0, 1], [0, 0, 1, 2, 0, 1]] {
         let before = driver.calls();
-        assert_eq!(outputs(&mut program, &[&x]), first);
+        assert_eq!(outputs(&mut executable, &[&x]), first);
         assert_eq!(difference(driver.calls(), before), wanted);
     }
     // A driver that does not capture does the same.
     let direct = CudaDevice::new(Arc::new(PtxDriver::new().direct()), DType::F16).unwrap();
-    let mut program = direct.compile_graph(graph()).unwrap();
-    assert_eq!(outputs(&mut program, &[&x]), first);
+    let mut executable = direct.compile_graph(graph()).unwrap();
+    assert_eq!(outputs(&mut executable, &[&x]), first);
 }
 
 /// Whatever the order of warps and the moment at which copies arrive.
@@ -79,8 +79,8 @@ fn freed_memory() {
     let device = CudaDevice::new(driver.clone(), DType::BF16).unwrap();
     let report = LoweringReport::of(graph(), device.lowering_options()).unwrap();
     for _ in 0..3 {
-        let program = device.compile(graph()).unwrap();
-        assert_eq!((driver.held(), program.bytes()), (report.bytes(), report.bytes()));
+        let executable = device.compile(graph()).unwrap();
+        assert_eq!((driver.held(), executable.bytes()), (report.bytes(), report.bytes()));
     }
     assert_eq!(driver.held(), 0);
 }
@@ -100,11 +100,11 @@ fn wrong_binding() {
         return;
     }
     let device = CudaDevice::new(Arc::new(PtxDriver::new()), DType::F16).unwrap();
-    let mut program = device.compile(graph()).unwrap();
+    let mut executable = device.compile(graph()).unwrap();
     let mut out = [0.0; 80];
-    let text = program.run(&[(&[0.0; 5]).into()], &mut [&mut out]).unwrap_err().to_string();
+    let text = executable.run(&[(&[0.0; 5]).into()], &mut [&mut out]).unwrap_err().to_string();
     assert!(text.contains("`x` is f32 [2, 5, 16], bound to 5 values of f32"), "{text}");
-    let text = program.run(&[(&[0; 160]).into()], &mut [&mut out]).unwrap_err().to_string();
+    let text = executable.run(&[(&[0; 160]).into()], &mut [&mut out]).unwrap_err().to_string();
     assert!(text.contains("`x` is f32 [2, 5, 16], bound to 160 values of i32"), "{text}");
 }
 
@@ -157,7 +157,7 @@ fn unsupported_operations() {
     assert!(CudaDevice::new(Arc::new(PtxDriver::new()), DType::F32).is_err());
 }
 
-/// The same picture alone and beside another: the same bytes.
+/// The same image alone and beside another: the same bytes.
 #[test]
 fn batch_invariance() {
     if !compiled() {

@@ -9,11 +9,11 @@ mod case;
 mod cases;
 #[path = "../common/mod.rs"]
 mod common;
+mod decoder_f32;
 mod demo;
 mod denoise_loop;
 #[path = "../common/device.rs"]
 mod device;
-mod exact;
 mod golden;
 #[path = "../common/half_precision_baseline.rs"]
 mod half_precision_baseline;
@@ -61,17 +61,17 @@ pub fn relative(got: &[f32], want: &[f32]) -> f64 {
     if error.is_finite() { error } else { f64::INFINITY }
 }
 
-/// Runs a program into buffers of NaN.
-pub fn outputs<'a>(program: &mut dyn Executable, inputs: &[impl Clone + Into<TensorData<'a>>]) -> Vec<Vec<f32>> {
+/// Runs an executable into buffers of NaN.
+pub fn outputs<'a>(executable: &mut dyn Executable, inputs: &[impl Clone + Into<TensorData<'a>>]) -> Vec<Vec<f32>> {
     let inputs: Vec<TensorData<'_>> = inputs.iter().cloned().map(Into::into).collect();
-    let graph = program.graph();
+    let graph = executable.graph();
     let mut out: Vec<Vec<f32>> = graph.outputs.iter().map(|(_, id)| vec![f32::NAN; graph.node(*id).len()]).collect();
     let mut slices: Vec<&mut [f32]> = out.iter_mut().map(Vec::as_mut_slice).collect();
-    program.run(&inputs, &mut slices).unwrap();
+    executable.run(&inputs, &mut slices).unwrap();
     out
 }
 
-/// What a type's rounding of operands, weights and results may do to a few operations in a row.
+/// The error that a type's rounding of operands, weights and results may cause in a few operations in a row.
 pub fn tolerance(dtype: DType) -> f64 {
     if dtype == DType::F16 { 1.5e-3 } else { 1.2e-2 }
 }
@@ -81,7 +81,7 @@ fn compiled() -> bool {
     interpreter::compiled() && device::there()
 }
 
-/// What the tests run on: the interpreter, a GPU, or both.
+/// The drivers that the tests run on: the interpreter, a GPU, or both.
 fn drivers() -> Vec<Arc<dyn Driver>> {
     let which = device::chosen();
     let mut drivers: Vec<Arc<dyn Driver>> = Vec::new();
@@ -103,10 +103,10 @@ pub fn check(name: &str, graph: &Graph, inputs: &[&[f32]]) -> Vec<String> {
         for (driver, library) in drivers().into_iter().flat_map(|driver| [(driver.clone(), false), (driver, true)]) {
             let name = format!("{name} on {}", driver.properties().name);
             let device = CudaDevice::new(driver, dtype).unwrap().with_cublaslt(library);
-            let mut program = device.compile_graph(graph.clone()).unwrap_or_else(|e| panic!("{name}: {e}"));
-            kernels.extend(program.report().kernels.keys().cloned());
-            let got = outputs(&mut program, inputs);
-            assert_eq!(got, outputs(&mut program, inputs), "{name}: a second run differs");
+            let mut executable = device.compile_graph(graph.clone()).unwrap_or_else(|e| panic!("{name}: {e}"));
+            kernels.extend(executable.report().kernels.keys().cloned());
+            let got = outputs(&mut executable, inputs);
+            assert_eq!(got, outputs(&mut executable, inputs), "{name}: a second run differs");
             for (k, (got, want)) in got.iter().zip(&want).enumerate() {
                 let error = relative(got, want);
                 println!("{name} {dtype} library {library} output {k}: {error:.1e}");

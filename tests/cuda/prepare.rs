@@ -1,4 +1,4 @@
-//! What is prepared ahead is there when a request comes.
+//! Executables that were prepared ahead serve the requests.
 
 use super::common;
 use super::compiled;
@@ -24,11 +24,11 @@ fn embedding(seed: u32) -> ReferenceImage {
     ReferenceImage::Embedding(super::values(24, seed))
 }
 
-fn draw(pipeline: &Pipeline, request: &Request) -> Output {
+fn generate(pipeline: &Pipeline, request: &Request) -> Output {
     pipeline.generate(request).unwrap()
 }
 
-/// After `prepare` nothing is allocated or captured, whatever changes within the shape, and the pictures are those of a
+/// After `prepare` nothing is allocated or captured, whatever changes within the shape, and the images are those of a
 /// pipeline that prepared nothing.
 #[test]
 fn prepared_request() {
@@ -48,7 +48,7 @@ fn prepared_request() {
     prepared.prepare(&shape).unwrap();
     let before = driver.calls();
     let same = |what: &str, request: &Request| {
-        let got = draw(&prepared, request);
+        let got = generate(&prepared, request);
         let calls = driver.calls();
         assert_eq!((calls.allocations, calls.captures), (before.allocations, before.captures), "{what}");
         got
@@ -62,16 +62,16 @@ fn prepared_request() {
         r.image_prompts[0].scales = 0.3.into();
         (r.prompt, r.negative_prompt) = ("two cats on a mat".into(), Some("rain".into()));
     });
-    other("a scale for each block, guidance and another sampler", &|r| {
+    other("a scale for each block, guidance and another scheduler", &|r| {
         r.image_prompts[0].scales = Scales::parse(r#"{"mid": 0.5}"#, 1.0).unwrap();
         (r.guidance_scale, r.guidance_rescale) = (3.0, 0.5);
         (r.scheduler, r.seed) = (Some(SchedulerKind::EulerAncestral), 9);
     });
-    let picture = Image::new(8, 8, (0..192).collect()).unwrap();
-    other("a picture", &|r| r.image_prompts = vec![ImagePrompt::new(picture.clone())]);
+    let image = Image::new(8, 8, (0..192).collect()).unwrap();
+    other("an image", &|r| r.image_prompts = vec![ImagePrompt::new(image.clone())]);
     // Fewer tokens and steps than there is room for.
     other("fewer", &|r| (r.image_prompts, r.steps) = (vec![ImagePrompt::default().with_reference(embedding(3))], 1));
-    let (few, exact) = (draw(&prepared, &request), draw(&cold, &request));
+    let (few, exact) = (generate(&prepared, &request), generate(&cold, &request));
     assert_eq!(few.images, exact.images);
     assert_eq!(few.step_seconds.len(), 1);
     prepared.clear_cache();
@@ -118,14 +118,14 @@ fn encoder_residency() {
     let (kept, freed) = (estimate.peak_resident(), estimate.peak_offloaded());
     assert!(estimate.image == 0 && 0 < freed && freed < kept, "{estimate:?}");
     let (all, pipeline) = with(kept, EncoderResidency::Auto);
-    let pictures = draw(&pipeline, &request).images;
+    let images = generate(&pipeline, &request).images;
     let (few, pipeline) = with(kept - 1, EncoderResidency::Auto);
-    assert_eq!(draw(&pipeline, &request).images, pictures);
+    assert_eq!(generate(&pipeline, &request).images, images);
     let gone = (all.held() - few.held()) as u64;
     assert!(gone > 0 && gone <= estimate.text, "{gone} of {estimate:?}");
     // No more is needed than was said.
     let (least, pipeline) = with(freed, EncoderResidency::Auto);
-    assert_eq!(draw(&pipeline, &request).images, pictures);
+    assert_eq!(generate(&pipeline, &request).images, images);
     assert_eq!(least.held(), few.held());
     // As was asked for, though there is room.
     let (free, pipeline) = with(kept, EncoderResidency::Free);
@@ -193,15 +193,15 @@ fn progress_and_cancellation() {
     assert_eq!(done, (0..=6).map(|step| (step, 6)).collect::<Vec<_>>());
     assert_eq!(whole.step_seconds.len(), 6);
     let cancel = CancelToken::new();
-    let mut replays = 0;
+    let mut launches = 0;
     let mut tell = |progress: braid::pipeline::Progress| {
         if progress.stage == Stage::Denoise && progress.done == 2 {
             cancel.cancel();
-            replays = driver.calls().replays;
+            launches = driver.calls().graph_launches;
         }
     };
     let result = pipeline.generate_with(&request, Callbacks::new().with_progress(&mut tell).with_cancel(&cancel));
     assert!(matches!(result, Err(Error::Cancelled)), "{result:?}");
-    assert!(driver.calls().replays <= replays + 2);
-    assert_eq!(draw(&pipeline, &request).images, whole.images);
+    assert!(driver.calls().graph_launches <= launches + 2);
+    assert_eq!(generate(&pipeline, &request).images, whole.images);
 }

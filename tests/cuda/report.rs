@@ -1,4 +1,4 @@
-//! What the published model becomes: launches and bytes, without a device.
+//! The published model's launches and bytes, counted without a device.
 
 use braid::Compat;
 use braid::device::cuda::{LoweringOptions, LoweringReport};
@@ -43,19 +43,19 @@ fn published_model_at_1024() {
     let varying = DenoiserInterface::new(&config, &shape).varying();
     let steps = LoopSpec { max_steps: 64, varying, noise: true };
     let step = LoweringReport::of_role(graph, &SETTINGS, &Role::Denoise(steps)).unwrap();
-    println!("a step of the sampler: {step}");
+    println!("a step of the denoise loop: {step}");
     // The model's input, guidance, the step and the counter; what was given is made ready before the first step.
     assert_eq!(step.launches(), denoise.launches() + 3);
     assert!(denoise.arena <= 260 << 20, "{}", denoise.arena);
-    // 2,567,463,684 parameters less those of the condition program, in 16 bits.
+    // 2,567,463,684 parameters less those of the condition executable, in 16 bits.
     assert!((4 << 30..6 << 30).contains(&denoise.weights), "{}", denoise.weights);
     let decode = vae_decoder(&published::vae(), &scope(published::vae().decoder_tensors()), 128, 128, &compat);
     let decode = report("decode", decode.unwrap());
     assert!(decode.arena <= 1_400_000_000, "{}", decode.arena);
     let graph = vae_decoder(&published::vae(), &scope(published::vae().decoder_tensors()), 128, 128, &compat);
-    let exact = LoweringReport::of(graph.unwrap(), &LoweringOptions { dtype: DType::F32, ..SETTINGS }).unwrap();
-    println!("decode in f32: {exact}");
-    assert_eq!((exact.arena, exact.gemms), (2 * decode.arena, 0));
+    let single = LoweringReport::of(graph.unwrap(), &LoweringOptions { dtype: DType::F32, ..SETTINGS }).unwrap();
+    println!("decode in f32: {single}");
+    assert_eq!((single.arena, single.gemms), (2 * decode.arena, 0));
     let ip = scope(adapter.tensors());
     let adapters = [Adapter { config: &adapter, scope: &ip }];
     let condition = report("condition", conditioning(&config, &weights, &shape, 64, &adapters).unwrap());

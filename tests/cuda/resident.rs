@@ -1,4 +1,4 @@
-//! Results that stay on the device for the next program, and pictures that come back as bytes.
+//! Results that stay on the device for the next executable, and images that come back as bytes.
 
 use super::common;
 use super::ptx::PtxDriver;
@@ -56,22 +56,22 @@ fn pixel_parity() {
     let plain = CudaDevice::new(Arc::new(PtxDriver::new()), DType::BF16).unwrap().with_cublaslt(false);
     let image = outputs(plain.compile(decoder()).unwrap().as_mut(), &[&x]).remove(0);
     for (truncate, rounding) in [(false, PixelRounding::Nearest), (true, PixelRounding::Truncate)] {
-        let mut program = device.compile_image_decoder(decoder(), rounding).unwrap();
+        let mut executable = device.compile_image_decoder(decoder(), rounding).unwrap();
         assert!(image.iter().any(|v| *v > 1.0) && image.iter().any(|v| *v < -1.0));
         let wanted: Vec<u8> = image.iter().map(|v| byte(*v, truncate)).collect();
         let given = TensorRef::from(x.as_slice());
         // The same after the capture.
         for keep in [true, false, true] {
-            let painted = program.decode(&given, keep).unwrap();
-            assert_eq!((&painted.rgb, painted.finite), (&wanted, true));
-            assert_eq!(painted.image, if keep { image.as_slice() } else { &[] });
+            let decoded = executable.decode(&given, keep).unwrap();
+            assert_eq!((&decoded.rgb, decoded.finite), (&wanted, true));
+            assert_eq!(decoded.image, if keep { image.as_slice() } else { &[] });
         }
         // What is not finite is told once.
         let mut bad = x.clone();
         bad[70] = f32::INFINITY;
-        assert!(!program.decode(&bad.into(), false).unwrap().finite);
-        assert!(program.decode(&given, false).unwrap().finite);
-        let text = program.decode(&TensorRef::from(&x[1..]), false).unwrap_err().to_string();
+        assert!(!executable.decode(&bad.into(), false).unwrap().finite);
+        assert!(executable.decode(&given, false).unwrap().finite);
+        let text = executable.decode(&TensorRef::from(&x[1..]), false).unwrap_err().to_string();
         assert!(text.contains("`latents` is f32 [1, 5, 7, 4], bound to 139 values of f32"), "{text}");
     }
 }
@@ -83,11 +83,11 @@ fn resident_outputs() {
     }
     let driver = Arc::new(PtxDriver::new());
     let device = CudaDevice::new(driver.clone(), DType::F16).unwrap().with_cublaslt(false);
-    let mut program = device.compile_conditioner(condition()).unwrap();
+    let mut executable = device.compile_conditioner(condition()).unwrap();
     let x = values(112, 5);
-    let wanted = outputs(program.as_mut(), &[&x]);
+    let wanted = outputs(executable.as_mut(), &[&x]);
     let before = driver.moved();
-    let left = program.run_resident(&[(&x).into()]).unwrap();
+    let left = executable.run_resident(&[(&x).into()]).unwrap();
     let after = driver.moved();
     assert_eq!((after[0] - before[0], after[1] - before[1]), (448, 4), "x up, whether all is finite down");
     assert!(left.finite);
@@ -109,23 +109,23 @@ fn resident_outputs() {
     assert!(elsewhere.unwrap_err().to_string().contains("another device"));
     let mut bad = x.clone();
     bad[3] = f32::NAN;
-    assert!(!program.run_resident(&[(&bad).into()]).unwrap().finite);
-    assert!(program.run_resident(&[(&x).into()]).unwrap().finite);
-    assert!(program.run_resident(&[(&x[1..]).into()]).is_err());
-    assert!(program.run_resident(&[(&[1; 112]).into()]).is_err());
+    assert!(!executable.run_resident(&[(&bad).into()]).unwrap().finite);
+    assert!(executable.run_resident(&[(&x).into()]).unwrap().finite);
+    assert!(executable.run_resident(&[(&x[1..]).into()]).is_err());
+    assert!(executable.run_resident(&[(&[1; 112]).into()]).is_err());
     // Those of a plain executable are the host's.
     let here = device.compile(condition()).unwrap().run_resident(&[(&x).into()]).unwrap();
     assert!(here.finite && here.values.iter().all(|values| matches!(values, TensorRef::Host(_))));
     assert!(here.values.iter().zip(&wanted).all(|(here, wanted)| *here.read().unwrap() == **wanted));
-    // They hold for as long as anyone has them, whatever becomes of the program.
-    drop((program, decoder_here));
+    // They hold for as long as anyone has them, whatever becomes of the executable.
+    drop((executable, decoder_here));
     assert!(driver.held() > 0);
     assert_eq!(latents.read().unwrap().len(), 140);
     drop((latents, left));
     assert_eq!(driver.held(), 0);
 }
 
-/// Of a whole request only flags and bytes come back once the encoders are done, and what the conditioning gave never goes up.
+/// After the encoders, a request downloads only flags and bytes, and never uploads the conditioning's results.
 #[test]
 fn resident_request() {
     if !compiled() {
@@ -152,7 +152,7 @@ fn resident_request() {
             at.windows(2).map(|w| (w[0].0, [w[1].1[0] - w[0].1[0], w[1].1[1] - w[0].1[1]])).collect();
         let [_, _, condition, denoise, decode] = stages.as_slice() else { panic!("{stages:?}") };
         println!("{stages:?}");
-        // Whether the conditioning is finite; step and first step that is not; the picture and whether it is.
+        // Whether the conditioning is finite; step and first step that is not; the image and whether it is.
         assert_eq!((condition.0, condition.1[1]), (Stage::Condition, 4));
         assert_eq!((denoise.0, denoise.1[1]), (Stage::Denoise, 8));
         assert_eq!((decode.0, decode.1), (Stage::Decode, [0, 32 * 32 * 3 + 4]));

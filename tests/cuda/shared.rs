@@ -1,4 +1,4 @@
-//! Weights lie on the device once, however many programs read them.
+//! Weights are on the device once, however many executables read them.
 
 use super::common;
 use super::ptx::PtxDriver;
@@ -24,7 +24,7 @@ fn weights() -> Scope {
     ])
 }
 
-/// A picture of that side, enlarged to that one.
+/// An image of that side, enlarged to that one.
 fn graph(s: &Scope, side: usize, to: usize) -> Graph {
     let mut b = Builder::new();
     let x = b.input("x", &[1, side, side, 16]);
@@ -49,11 +49,11 @@ fn second_size_memory() {
     let (driver, s) = (Arc::new(PtxDriver::new()), weights());
     let device = device(&driver);
     let (x, y) = (values(16 * 16, 7), values(36 * 16, 8));
-    // What was taken up by the loading, the program, and what is held more.
+    // The bytes uploaded, the executable, and the bytes that are held in addition.
     let load = |device: &CudaDevice, graph: Graph| -> (u64, CudaExecutable, usize) {
         let (moved, held) = (driver.moved()[0], driver.held());
-        let program = device.compile_graph(graph).unwrap();
-        (driver.moved()[0] - moved, program, driver.held() - held)
+        let executable = device.compile_graph(graph).unwrap();
+        (driver.moved()[0] - moved, executable, driver.held() - held)
     };
     let (bytes, mut small, held) = load(&device, graph(&s, 4, 8));
     // Every tensor in f32, once.
@@ -77,7 +77,7 @@ fn second_size_memory() {
     let bf16 = CudaDevice::new(driver.clone(), DType::BF16).unwrap();
     assert!(load(&bf16, graph(&s, 4, 8)).0 > 0);
     drop(same);
-    // What one program took up stays for the other.
+    // Weights that one executable uploaded stay for the other.
     drop(odd);
     drop(large);
     assert_eq!(outputs(&mut small, &[&x]), wanted);
@@ -91,7 +91,7 @@ fn second_size_memory() {
     assert!(load(&device, graph(&s, 4, 8)).0 > 0);
 }
 
-/// Where taking up fails, nothing is thought to be there.
+/// Weights whose upload failed are not taken to be there.
 #[test]
 fn failed_load_memory() {
     if !compiled() {
@@ -99,8 +99,8 @@ fn failed_load_memory() {
     }
     let s = weights();
     let needed = {
-        let program = device(&Arc::new(PtxDriver::new())).compile_graph(graph(&s, 4, 8)).unwrap();
-        (program.report().bytes() + program.report().staging) as u64
+        let executable = device(&Arc::new(PtxDriver::new())).compile_graph(graph(&s, 4, 8)).unwrap();
+        (executable.report().bytes() + executable.report().staging) as u64
     };
     let driver = Arc::new(PtxDriver::new().room(needed - 1));
     let short = device(&driver);
@@ -108,9 +108,9 @@ fn failed_load_memory() {
     assert_eq!(driver.held(), 0);
     let driver = Arc::new(PtxDriver::new().room(needed));
     let enough = device(&driver);
-    let program = enough.compile(graph(&s, 4, 8)).unwrap();
+    let executable = enough.compile(graph(&s, 4, 8)).unwrap();
     // A second one of the same weights needs room for no more than its tensors.
-    drop(program);
+    drop(executable);
     assert!(enough.compile(graph(&s, 4, 8)).is_ok());
 }
 
@@ -130,7 +130,7 @@ fn second_shape_memory() {
     let (driver, pipeline) = pipeline(&model.options());
     let mut request = common::request();
     request.steps = 1;
-    // With a layer less the positive prompt has a program of its own.
+    // With a layer less the positive prompt has an executable of its own.
     request.clip_skip = 1;
     let shape = |width, steps| -> WorkloadShape {
         let mut shape = pipeline.workload_shape(&request).unwrap();
@@ -166,7 +166,7 @@ fn second_shape_memory() {
     pipeline.clear_cache();
     assert_eq!((driver.held(), pipeline.device_memory_used()), (0, 0));
     (request.width, request.height) = (Some(16), Some(16));
-    // One that is zeros has no program.
+    // One that is zeros has no executable.
     request.negative_prompt = Some("rain".into());
     pipeline.generate(&request).unwrap();
     assert_eq!(driver.held(), held(one));

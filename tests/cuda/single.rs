@@ -46,12 +46,12 @@ fn each_operation_of_a_block() {
         let inputs: Vec<&[f32]> = inputs.iter().map(Vec::as_slice).collect();
         check(&node.name, &alone, &inputs);
         let device = CudaDevice::new(drivers().remove(0), DType::F16).unwrap();
-        let mut program = device.compile_graph(alone).unwrap();
-        let before = outputs(&mut program, &inputs);
+        let mut executable = device.compile_graph(alone).unwrap();
+        let before = outputs(&mut executable, &inputs);
         for flush in [0, 4096] {
-            assert!(program.benchmark(flush, 2).unwrap() >= 0.0);
+            assert!(executable.benchmark(flush, 2).unwrap() >= 0.0);
         }
-        assert_eq!(before, outputs(&mut program, &inputs), "{}", node.name);
+        assert_eq!(before, outputs(&mut executable, &inputs), "{}", node.name);
         count += 1;
     }
     // Two convolutions at the ends, one within, the norm, three projections as one, attention, GEGLU.

@@ -1,4 +1,4 @@
-//! Pictures against PIL and transformers (tools/goldens/make_pictures.py), and the pictures of the catalogue of bad inputs.
+//! Images against PIL and transformers (tools/goldens/make_pictures.py), and the images of the catalogue of bad inputs.
 
 use braid::Error;
 use braid::inputs::image::{AlphaMode, Image};
@@ -125,13 +125,13 @@ fn huge_header() {
     refused(&jpeg, "65535x65535");
 }
 
-/// B39: the narrowest pictures pass through loading and preprocessing.
+/// B39: the narrowest images pass through loading and preprocessing.
 #[test]
 fn narrow_images() {
     for name in ["1x1.png", "1x8192.png"] {
-        let picture = Image::open(data(name), AlphaMode::Ignore).unwrap();
+        let image = Image::open(data(name), AlphaMode::Ignore).unwrap();
         let start = Instant::now();
-        let values = clip_image_processor::preprocess(&picture, 224);
+        let values = clip_image_processor::preprocess(&image, 224);
         assert!(values.len() == 224 * 224 * 3 && values.iter().all(|v| v.is_finite()));
         assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
     }
@@ -165,7 +165,7 @@ fn compressed_metadata() {
     for extra in [text, profile] {
         // A bad profile may be skipped or refused; either way the memory is bounded.
         match Image::decode(&png(1, 1, &[0, 10, 20, 30], &extra), "bomb.png", AlphaMode::Ignore) {
-            Ok(picture) => assert_eq!(picture.rgb(), [10, 20, 30]),
+            Ok(image) => assert_eq!(image.rgb(), [10, 20, 30]),
             Err(error) => assert!(matches!(error, Error::Malformed { .. }), "{error:?}"),
         }
     }
@@ -180,7 +180,7 @@ fn peak_kib() -> Option<u64> {
     status.lines().find_map(|l| l.strip_prefix("VmHWM:"))?.trim().trim_end_matches(" kB").parse().ok()
 }
 
-/// Bytes changed at random places: a picture or an error, never a panic.
+/// Bytes changed at random places: an image or an error, never a panic.
 #[test]
 fn damaged_files() {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
@@ -202,8 +202,8 @@ fn damaged_files() {
                 let at = random(bytes.len());
                 bytes[at] = random(256) as u8;
             }
-            if let Ok(picture) = Image::decode(&bytes, name, AlphaMode::Ignore) {
-                assert_eq!(picture.rgb().len(), picture.width() * picture.height() * 3);
+            if let Ok(image) = Image::decode(&bytes, name, AlphaMode::Ignore) {
+                assert_eq!(image.rgb().len(), image.width() * image.height() * 3);
             }
         }
     }
@@ -212,8 +212,8 @@ fn damaged_files() {
 /// The photograph of the examples.
 #[test]
 fn photograph() {
-    let picture = Image::open(data("../astronaut.jpg"), AlphaMode::Ignore).unwrap();
-    assert_eq!((picture.width(), picture.height()), (384, 384));
-    let mean = picture.rgb().iter().map(|&v| f64::from(v)).sum::<f64>() / picture.rgb().len() as f64;
+    let image = Image::open(data("../astronaut.jpg"), AlphaMode::Ignore).unwrap();
+    assert_eq!((image.width(), image.height()), (384, 384));
+    let mean = image.rgb().iter().map(|&v| f64::from(v)).sum::<f64>() / image.rgb().len() as f64;
     assert!((mean - 114.6).abs() < 3.0, "{mean}");
 }

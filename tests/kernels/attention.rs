@@ -145,7 +145,7 @@ fn batch_invariance() {
     assert_eq!(alone[..], batch[..alone.len()]);
 }
 
-/// What is not finite stays in its row, and keys that do not count are not read.
+/// Values that are not finite stay in their row, and keys that do not count are not read.
 #[test]
 fn not_finite_row() {
     if !compiled() {

@@ -15,7 +15,7 @@ use braid_ptx::{Counts, GlobalMemory, Launch, Schedule};
 pub use crate::interpreter::values;
 
 pub const HALVES: [DType; 2] = [DType::F16, DType::BF16];
-/// Of the kernels that a decoder needs.
+/// The types of the kernels that a decoder needs.
 pub const ALL: [DType; 3] = [DType::F16, DType::BF16, DType::F32];
 
 /// Whether there is what a test needs: kernels, and the device that BRAID_TEST_DRIVER names.
@@ -41,7 +41,7 @@ pub fn fits(gib: u64) -> bool {
         }
 }
 
-/// What the type makes of the values.
+/// The values rounded to the type.
 pub fn rounded(dtype: DType, x: &[f32]) -> Vec<f32> {
     interpreter::wide(&interpreter::narrow(x, dtype), dtype)
 }
@@ -141,7 +141,7 @@ impl Gpu {
         interpreter::wide(&bytes, dtype)
     }
 
-    /// What is there on the first device, where the second agrees.
+    /// The first device's bytes, after checking that the second agrees.
     pub fn both(&self, at: Pointer, bytes: usize, dtype: Option<DType>) -> Result<Vec<u8>, String> {
         let ours = self.memory.as_ref().map(|memory| {
             let mut out = vec![0; bytes];
@@ -256,14 +256,14 @@ pub fn within(what: &str, bound: f64, got: &[f32], want: &[f64]) {
     assert!(error < bound, "{what}: relative error {error:e}; the worst is at {worst}: {sample:?}");
 }
 
-/// That f32 is stored: at most three times the error of the plain f32 computation, which is at least that of rounding once.
-pub fn exact(what: &str, got: &[f32], want: &[f64], naive: &[f32]) {
+/// Checks an f32 result: at most three times the error of the plain f32 computation, which is at least that of rounding once.
+pub fn within_f32(what: &str, got: &[f32], want: &[f64], naive: &[f32]) {
     let naive = error(naive, want);
     println!("{what}: {:.1e}, naive {naive:.1e}", error(got, want));
     within(what, 3.0 * naive.max(3e-8), got, want);
 }
 
-/// What a reference computes in: f64, or f32 for a naive one.
+/// The type that a reference computes in: f64, or f32 for a naive one.
 pub trait Real: Copy + Default + From<f32> + std::ops::AddAssign + std::ops::Mul<Output = Self> {}
 
 impl Real for f32 {}
@@ -308,7 +308,7 @@ pub fn product(m: usize, n: usize, k: usize) -> GemmParams {
     }
 }
 
-/// A 3x3 convolution of stride 1 with padding 1 over square pictures `[images, side, side, c]`, for the kernels of few channels; the
+/// A 3x3 convolution of stride 1 with padding 1 over square images `[images, side, side, c]`, for the kernels of few channels; the
 /// addresses are left to the caller.
 pub fn narrow(images: usize, side: usize, c: usize, n: usize) -> NarrowParams {
     NarrowParams {
@@ -333,7 +333,7 @@ pub fn narrow(images: usize, side: usize, c: usize, n: usize) -> NarrowParams {
     }
 }
 
-/// A convolution of stride 1 with padding 1 over pictures `[images, height, width, c]` from one source; the addresses are left
+/// A convolution of stride 1 with padding 1 over images `[images, height, width, c]` from one source; the addresses are left
 /// to the caller.
 pub fn convolution([images, height, width]: [usize; 3], c: usize, n: usize, kernel: i32) -> ConvolutionParams {
     ConvolutionParams {

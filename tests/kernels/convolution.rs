@@ -19,7 +19,7 @@ struct Shape {
     kernel: usize,
     stride: usize,
     padding: usize,
-    /// Rows and columns of zeros after the picture.
+    /// Rows and columns of zeros after the image.
     after: usize,
 }
 
@@ -32,8 +32,8 @@ impl Shape {
         self.channels[0] + self.channels[1]
     }
 
-    /// Of OHWI weights.
-    fn exact<S: Real>(&self, x: &[Vec<f32>; 2], w: &[f32]) -> Vec<S> {
+    /// The reference result for OHWI weights.
+    fn reference<S: Real>(&self, x: &[Vec<f32>; 2], w: &[f32]) -> Vec<S> {
         let ([rows, columns], c) = (self.result(), self.all());
         let mut out = Vec::new();
         for at in 0..self.images * rows * columns {
@@ -118,18 +118,18 @@ fn convolution(dtype: DType, tile: Tile, s: Shape, x: &[Vec<f32>; 2], w: &[f32])
         let (row, n) = (i / s.n, i % s.n);
         [bias[n], added[(s.images + row / (rows * columns)) * s.n + n], residual[i]]
     };
-    let want: Vec<f64> = with(s.exact(x, w), sums);
+    let want: Vec<f64> = with(s.reference(x, w), sums);
     let got = gpu.download(dtype, out, want.len());
     let what =
         format!("{dtype} {} {}x{} {:?} to {} kernel {}", tile.name(), s.height, s.width, s.channels, s.n, s.kernel);
     close(&what, dtype, &got, &want);
     if dtype == DType::F32 {
-        exact(&what, &got, &want, &with(s.exact(x, w), sums));
+        within_f32(&what, &got, &want, &with(s.reference(x, w), sums));
     }
     got
 }
 
-/// What is added to each result.
+/// The summands of each result.
 fn with<S: Real, const N: usize>(mut results: Vec<S>, sums: impl Fn(usize) -> [f32; N]) -> Vec<S> {
     for (i, result) in results.iter_mut().enumerate() {
         sums(i).into_iter().for_each(|sum| *result += S::from(sum));
@@ -154,7 +154,7 @@ fn convolution_geometries() {
         Shape { images: 2, height: 9, width: 8, channels: [40, 0], n: 72, ..plain },
         Shape { channels: [16, 24], n: 24, ..plain },
         Shape { channels: [8, 40], n: 13, ..plain },
-        // Stride 2 with zeros on both sides and after the picture alone.
+        // Stride 2 with zeros on both sides and after the image alone.
         Shape { stride: 2, channels: [16, 0], ..plain },
         Shape { stride: 2, height: 8, width: 6, channels: [16, 0], padding: 0, ..plain },
         Shape { kernel: 1, padding: 0, after: 0, channels: [24, 8], n: 16, ..plain },
@@ -187,7 +187,7 @@ fn not_finite_pixel() {
         Shape { images: 1, height: 9, width: 6, channels: [8, 0], n: 13, kernel: 3, stride: 1, padding: 1, after: 1 };
     let (dtype, gpu, count) = (DType::F16, Gpu::new(), 54);
     let (mut x, w) = s.inputs(dtype);
-    let want: Vec<f64> = s.exact(&x, &w);
+    let want: Vec<f64> = s.reference(&x, &w);
     let bad = 4 * 6 + 3;
     x[0][bad * 8] = f32::NAN;
     let out = gpu.room(count * 13 * 4);
@@ -297,13 +297,13 @@ fn upsampling_in_four_phases() {
                 after: 1,
             };
             let (doubled, sums) = ([doubled, Vec::new()], |i: usize| [added[i / (h2 * w2 * n) * n + i % n]]);
-            let want: Vec<f64> = with(s.exact(&doubled, &ohwi), sums);
+            let want: Vec<f64> = with(s.reference(&doubled, &ohwi), sums);
             // The sums of taps are rounded once more.
             let (what, got) = (format!("doubling {dtype} {height}x{width}"), gpu.download(dtype, out, want.len()));
             match dtype {
                 DType::F16 => within(&what, 8e-4, &got, &want),
                 DType::BF16 => within(&what, 6e-3, &got, &want),
-                _ => exact(&what, &got, &want, &with(s.exact(&doubled, &ohwi), sums)),
+                _ => within_f32(&what, &got, &want, &with(s.reference(&doubled, &ohwi), sums)),
             }
         }
     }
@@ -339,11 +339,11 @@ fn narrow(name: &str, dtype: DType, s: Shape, out_f32: bool, grid: [u32; 3]) {
     };
     gpu.launch(name, dtype, grid, &params);
     let (what, sums) = (format!("{name} {dtype} {:?}", s.channels), |i: usize| [bias[i % s.n]]);
-    let want: Vec<f64> = with(s.exact(&x, &w), sums);
+    let want: Vec<f64> = with(s.reference(&x, &w), sums);
     let got = gpu.download(out_type, out, want.len());
     close(&what, out_type, &got, &want);
     if dtype == DType::F32 {
-        exact(&what, &got, &want, &with(s.exact(&x, &w), sums));
+        within_f32(&what, &got, &want, &with(s.reference(&x, &w), sums));
     }
 }
 

@@ -1,4 +1,5 @@
-//! What compiler and assembler made of every kernel, as a table (`make kernels`), and held to what must not change unseen.
+//! The compiler's and assembler's figures of every kernel, as a table (`make kernels`), with limits on those that must not change
+//! unnoticed.
 
 use crate::interpreter::compiled;
 use braid::device::cuda::compile::images::{Binary, Code, modules};
@@ -6,7 +7,7 @@ use braid::device::cuda::driver::Kernel;
 use braid::device::cuda::ops::registry::kernels;
 use braid::tensor::DType;
 
-/// What a multiprocessor has (CUDA C++ Programming Guide, "Technical Specifications per Compute Capability"): warps, blocks,
+/// The resources of a multiprocessor (CUDA C++ Programming Guide, "Technical Specifications per Compute Capability"): warps, blocks,
 /// bytes of shared memory. All have 65,536 registers, given out to warps by 256, and take 1 KiB of each block for themselves.
 const PROCESSORS: [(&str, u32, u32, u32); 4] = [
     ("sm_80", 64, 32, 164 << 10),

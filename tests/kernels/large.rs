@@ -1,5 +1,5 @@
 //! True sizes over sparse memory: a few blocks of launches whose tensors have more than 2^31 elements, of the longest K, of the
-//! VAE's pictures at 1024x1024. Only what the blocks read is written, so a read of anything else is a fault.
+//! VAE's images at 1024x1024. Only what the blocks read is written, so a read of anything else is a fault.
 
 use crate::common::*;
 use braid::device::cuda::ops::attention::AttentionParams;
@@ -359,7 +359,7 @@ fn narrow_convolutions_at_1024() {
                 for o in 0..n {
                     let mut sum = 0.0;
                     for tap in 0..9 {
-                        // The last row of the picture: nothing is below it.
+                        // The last row of the image: nothing is below it.
                         let (dy, column) = (tap / 3, m % side + tap % 3);
                         if dy < 2 && (1..=side).contains(&column) {
                             let at = (m / side + dy - 1) * side + column - 1;

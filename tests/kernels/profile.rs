@@ -1,4 +1,4 @@
-//! What the interpreter counts at SDXL's sizes, one block each: the memory that a block touches is that of its tile, so a
+//! The interpreter's counts at SDXL's sizes, one block each: the memory that a block touches is that of its tile, so a
 //! sample of blocks at true size costs little. Printed (`cargo test --test kernels profile -- --nocapture`), and held to what
 //! the kernels' heads promise: no bank conflicts in the main loops, whole sectors.
 
@@ -105,7 +105,7 @@ fn product_of_the_feed_forward() {
     assert!(counts.shared_loads.passes * 10 <= counts.shared_loads.ideal * 13, "{:?}", counts.shared_loads);
 }
 
-/// Text and one image branch of 4 tokens at SDXL's two sizes of the picture.
+/// Text and one image branch of 4 tokens at SDXL's two sizes of the image.
 #[test]
 fn cross_attention_with_an_image_branch() {
     if !counted() {

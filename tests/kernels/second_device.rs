@@ -9,7 +9,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// What the device fills its memory with before anything is written: not a number in any type.
+/// The byte that fills the device's memory before anything is written: NaN in every type.
 const UNWRITTEN: u8 = 0xff;
 
 struct Block {
@@ -83,7 +83,7 @@ impl SecondDevice {
         self.blocks.borrow().range(..=known).next_back().and_then(|(_, block)| block.kernel)
     }
 
-    /// What the driver is asked to do for a launch: the test's addresses in the parameters become the device's.
+    /// The launch as the driver gets it: the test's addresses in the parameters become the device's.
     pub fn launch_of(&self, kernel: &'static Kernel, dtype: DType, grid: [u32; 3], params: &[u8]) -> driver::Launch {
         assert_eq!(params.len(), kernel.params, "{}", kernel.name);
         // Addresses are aligned; nothing else that a test passes is as great as one.
@@ -158,7 +158,7 @@ const EXACT: [&str; 22] = [
     "", // What no kernel wrote.
 ];
 
-/// How far apart in the L2 norm two devices' results may be: what the tests allow a result beside f64's, for sums of another
+/// The greatest L2 distance of two devices' results: the one that the tests allow a result beside f64's, for sums of another
 /// order and approximate exponentials; of f32 what the tensor cores' own sums make of it.
 fn bound(dtype: DType) -> f64 {
     match dtype {

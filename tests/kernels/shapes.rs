@@ -30,7 +30,7 @@ pub struct Shape {
     pub params: Vec<u8>,
     /// Multiplications and additions.
     pub flops: f64,
-    /// What must be read and written, each byte once.
+    /// The bytes that must be read and written, each once.
     pub bytes: f64,
     /// The product that the library may do instead: rows, columns, the sums' length.
     pub product: Option<[usize; 3]>,
@@ -99,7 +99,7 @@ pub fn decoupled(gpu: &Gpu, tokens: usize, c: usize) -> Shape {
     Shape::new("decoupled_64", shape, grid, &params).takes(4 * tokens * 81 * c, 2 * (tokens + 81) * c)
 }
 
-/// A 3x3 convolution of pictures `side` wide and high from two sources, with bias and residual. Of the weights only the rows
+/// A 3x3 convolution of images `side` wide and high from two sources, with bias and residual. Of the weights only the rows
 /// from `from` on are written.
 pub fn convolved(gpu: &Gpu, tile: &str, side: usize, [c0, c1]: [usize; 2], n: usize, from: usize) -> Shape {
     convolved_as(DTYPE, gpu, tile, side, [c0, c1], n, from)
@@ -240,7 +240,7 @@ pub fn add(gpu: &Gpu, rows: usize, c: usize) -> Shape {
     Shape::new("add", format!("{rows} x {c}"), grid, &params).takes(0, 3 * rows * c)
 }
 
-/// The convolution of the VAE's picture to its three colours.
+/// The convolution of the VAE's image to its three colours.
 pub fn to_colours(gpu: &Gpu, side: usize, c: usize) -> Shape {
     let (pixels, n) = (side * side, 3);
     let params = NarrowParams {

@@ -1,9 +1,9 @@
-//! How fast each kernel is on a GPU at SDXL's sizes, beside what the same GPU copies and multiplies in the same run.
+//! The speed of each kernel on a GPU at SDXL's sizes, beside that GPU's copies and products in the same run.
 //!
 //! `cargo test --release --test kernels timing -- --nocapture --test-threads 1` prints the table; tools/gpu-check.sh keeps it.
 //! The launches of a row lie in one captured graph and follow each other over several sets of tensors, so many that between
 //! two uses of one lie 256 MiB of others, more than any L2 cache has (32 sets at most: only the smallest stay in it). Time is
-//! the host's, from before a number of replays to after them, divided by the launches.
+//! the host's, from before a number of graph launches to after them, divided by the launches.
 
 use crate::common::*;
 use crate::device::{Where, cuda, skip};
@@ -15,7 +15,7 @@ use braid::device::cuda::ops::registry::kernels;
 use braid::device::cuda::ops::tile::Tile;
 use std::time::{Duration, Instant};
 
-/// What a row repeats.
+/// The work that a row repeats.
 enum Work {
     Launch(Launch),
     Product(GemmPlan),
@@ -42,10 +42,10 @@ fn seconds(driver: &dyn Driver, work: &[Work], least: Duration) -> f64 {
         enqueue(driver, work);
         driver.end_capture().unwrap()
     });
-    let run = |replays: u32| {
+    let run = |launches: u32| {
         driver.synchronize().unwrap();
         let start = Instant::now();
-        for _ in 0..replays {
+        for _ in 0..launches {
             match graph {
                 Some(graph) => driver.launch_graph(graph).unwrap(),
                 None => enqueue(driver, work),
@@ -54,18 +54,18 @@ fn seconds(driver: &dyn Driver, work: &[Work], least: Duration) -> f64 {
         driver.synchronize().unwrap();
         start.elapsed()
     };
-    let mut replays = 1;
-    while run(replays) < least && replays < 1 << 20 {
-        replays *= 2;
+    let mut launches = 1;
+    while run(launches) < least && launches < 1 << 20 {
+        launches *= 2;
     }
-    let best = (0..5).map(|_| run(replays)).min().unwrap_or_default();
+    let best = (0..5).map(|_| run(launches)).min().unwrap_or_default();
     if let Some(graph) = graph {
         driver.destroy_graph(graph);
     }
-    best.as_secs_f64() / f64::from(replays) / work.len() as f64
+    best.as_secs_f64() / f64::from(launches) / work.len() as f64
 }
 
-/// What the GPU can do at best: bytes and floating-point operations a second.
+/// The best that the GPU can do: bytes and floating-point operations a second.
 struct Ceilings {
     bytes: f64,
     flops: f64,
@@ -145,7 +145,7 @@ fn of_library(driver: &dyn Driver, shape: &Shape) -> Option<Work> {
 
 type Case = fn(&Gpu) -> Vec<Shape>;
 
-/// Of each kind of kernel what the UNet and the decoder spend most on.
+/// The shapes of each kind of kernel that take the UNet and the decoder longest.
 const CASES: [Case; 20] = [
     |gpu| vec![attention(gpu, 4096, 640)],
     |gpu| vec![attention(gpu, 1024, 1280)],

@@ -73,7 +73,7 @@ fn drivers() -> Vec<Arc<dyn Driver>> {
     drivers
 }
 
-/// What a type's rounding of operands, weights and results may do to a few operations in a row.
+/// The error that a type's rounding of operands, weights and results may cause in a few operations in a row.
 fn tolerance(dtype: DType) -> f64 {
     if dtype == DType::F16 { 1.5e-3 } else { 1.2e-2 }
 }
@@ -84,13 +84,13 @@ pub fn on_cuda(case: &Case) {
     let name = &case.name;
     let mut kernels: Vec<String> = Vec::new();
     for dtype in [DType::F16, DType::BF16] {
-        let naive = HalfPrecisionBaseline { cpu: Cpu::new(Some(1)), dtype, decoder: dtype };
+        let baseline = HalfPrecisionBaseline { cpu: Cpu::new(Some(1)), dtype, decoder: dtype };
         let rounded = |x: &TensorData<'static>| match x {
             TensorData::F32(x) => wide(&narrow(x, dtype), dtype).into(),
             TensorData::I32(_) => x.clone(),
         };
         let rounded: Vec<TensorData<'_>> = case.inputs.iter().map(rounded).collect();
-        let naive = outputs(naive.compile(case.graph.clone()).unwrap().as_mut(), &rounded, name);
+        let baseline = outputs(baseline.compile(case.graph.clone()).unwrap().as_mut(), &rounded, name);
         for (driver, library) in drivers().into_iter().flat_map(|driver| [(driver.clone(), false), (driver, true)]) {
             let name = format!("{name} {dtype} on {} library {library}", driver.properties().name);
             let device = CudaDevice::new(driver, dtype).unwrap().with_cublaslt(library);
@@ -104,7 +104,7 @@ pub fn on_cuda(case: &Case) {
             kernels.extend(executable.report().kernels.keys().cloned());
             let got = outputs(&mut executable, &case.inputs, &name);
             for (k, (got, want)) in got.iter().zip(&case.want).enumerate() {
-                let (error, least) = (error(got, want), error(&naive[k], want));
+                let (error, least) = (error(got, want), error(&baseline[k], want));
                 println!("{name} output {k}: {error:.1e}, {least:.1e} at least");
                 assert!(error <= tolerance(dtype), "{name} output {k}: {error:.1e}");
                 assert!(

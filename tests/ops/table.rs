@@ -18,7 +18,7 @@ pub struct Case {
     pub launches: Vec<&'static str>,
     /// Beginnings of those that it does not launch.
     pub avoids: Vec<&'static str>,
-    /// What the error says with which the CUDA backend refuses it.
+    /// The text of the error with which the CUDA backend refuses it.
     pub cuda_refuses: Option<&'static str>,
     /// The largest relative L2 error of f32 arithmetic against f64.
     pub f32_error: f64,

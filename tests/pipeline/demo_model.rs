@@ -1,5 +1,5 @@
-//! The bundled model does what an image prompt promises: the text says what is drawn, the reference in which colours and
-//! texture. Judged on fixed seeds by a small classifier that was trained on the training pictures alone.
+//! The bundled model does what an image prompt promises: the text says what is shown, the reference in which colours and
+//! texture. Judged on fixed seeds by a small classifier that was trained on the training images alone.
 
 use braid::inputs::image::{AlphaMode, Image};
 use braid::pipeline::{ImagePrompt, ReferenceImage, Scales};
@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 const SIDE: usize = 128;
-/// Pictures in a row of training.png.
+/// Images in a row of training.png.
 const ROW: usize = 16;
 
 fn root(path: &str) -> PathBuf {
@@ -27,7 +27,7 @@ fn pipeline() -> &'static Pipeline {
     })
 }
 
-fn draw(prompt: &str, reference: &[f32], scales: impl Into<Scales>, seed: u64) -> Image {
+fn generate(prompt: &str, reference: &[f32], scales: impl Into<Scales>, seed: u64) -> Image {
     let mut request = Request::new(prompt);
     (request.steps, request.guidance_scale, request.seed) = (16, 3.0, seed);
     request.image_prompts =
@@ -35,7 +35,7 @@ fn draw(prompt: &str, reference: &[f32], scales: impl Into<Scales>, seed: u64) -
     pipeline().generate(&request).unwrap().images.remove(0)
 }
 
-/// What is known of a training picture, or thought of a drawn one; indices of the names in training.json.
+/// The labels of a training image, or the classifier's guess for a generated one; indices of the names in training.json.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Seen {
     shape: usize,
@@ -43,10 +43,10 @@ struct Seen {
     count: usize,
 }
 
-/// The training pictures and their labels.
+/// The training images and their labels.
 struct Training {
     shapes: Vec<String>,
-    pictures: Vec<(Image, Seen)>,
+    images: Vec<(Image, Seen)>,
 }
 
 fn training() -> &'static Training {
@@ -63,12 +63,12 @@ fn training() -> &'static Training {
             Image::new(SIDE, SIDE, rows.copied().collect()).unwrap()
         };
         let index = |names: &[String], name: &serde_json::Value| names.iter().position(|n| *n == *name).unwrap();
-        let pictures = json["pictures"].as_array().unwrap().iter().enumerate().map(|(i, p)| {
+        let images = json["pictures"].as_array().unwrap().iter().enumerate().map(|(i, p)| {
             let (shape, texture) = (index(&shapes, &p["shape"]), index(&textures, &p["texture"]));
             (tile(i), Seen { shape, texture, count: p["count"].as_u64().unwrap() as usize })
         });
-        let pictures = pictures.collect();
-        Training { shapes, pictures }
+        let images = images.collect();
+        Training { shapes, images }
     })
 }
 
@@ -92,11 +92,11 @@ impl Classifier {
         Self { convolutions: (0..4).map(layer).collect(), heads }
     }
 
-    fn see(&self, picture: &Image) -> Seen {
-        let mut side = picture.width();
+    fn see(&self, image: &Image) -> Seen {
+        let mut side = image.width();
         // Channels first.
         let mut x: Vec<f32> =
-            (0..3).flat_map(|c| picture.rgb().iter().skip(c).step_by(3).map(|&v| f32::from(v) / 127.5 - 1.0)).collect();
+            (0..3).flat_map(|c| image.rgb().iter().skip(c).step_by(3).map(|&v| f32::from(v) / 127.5 - 1.0)).collect();
         for (shape, weight, bias) in &self.convolutions {
             x = convolve(&x, side, shape, weight, bias);
             side /= 2;
@@ -139,17 +139,17 @@ fn convolve(x: &[f32], side: usize, shape: &[usize], weight: &[f32], bias: &[f32
 }
 
 /// The mean colours of 8x8 blocks, 0 to 1.
-fn blocks(picture: &Image) -> Vec<[f32; 3]> {
-    let n = picture.width() / 8;
+fn blocks(image: &Image) -> Vec<[f32; 3]> {
+    let n = image.width() / 8;
     let mut sums = vec![[0.0; 3]; n * n];
-    for (i, rgb) in picture.rgb().chunks_exact(3).enumerate() {
-        let (x, y) = (i % picture.width() / 8, i / picture.width() / 8);
+    for (i, rgb) in image.rgb().chunks_exact(3).enumerate() {
+        let (x, y) = (i % image.width() / 8, i / image.width() / 8);
         rgb.iter().zip(&mut sums[y * n + x]).for_each(|(v, s)| *s += f32::from(*v) / (255.0 * 64.0));
     }
     sums
 }
 
-/// How far two palettes are apart: from each block of one to the nearest colour of the other, both ways, on average.
+/// The distance of two palettes: from each block of one to the nearest colour of the other, both ways, on average.
 fn apart(a: &Image, b: &Image) -> f64 {
     let (a, b) = (blocks(a), blocks(b));
     let distance = |a: &[f32; 3], b: &[f32; 3]| a.iter().zip(b).map(|(a, b)| (a - b).powi(2)).sum::<f32>().sqrt();
@@ -161,7 +161,7 @@ fn apart(a: &Image, b: &Image) -> f64 {
 }
 
 fn embedding(index: usize) -> Vec<f32> {
-    pipeline().encode_image(&training().pictures[index].0).unwrap()
+    pipeline().encode_image(&training().images[index].0).unwrap()
 }
 
 /// 80 requests: every shape, alone, large, at places, and twos and threes, each with another reference.
@@ -180,7 +180,7 @@ fn requests() -> Vec<(String, Seen, usize)> {
             6 => (format!("two {many}"), 2),
             _ => (format!("three {many}"), 3),
         };
-        // 48 references, every second training picture; 37 has no factor with 48, so that the walk meets them all.
+        // 48 references, every second training image; 37 has no factor with 48, so that the walk meets them all.
         out.push((prompt, Seen { shape, texture: 0, count }, i * 37 % 48 * 2));
     }
     out
@@ -189,13 +189,13 @@ fn requests() -> Vec<(String, Seen, usize)> {
 #[test]
 fn classifier_accuracy() {
     let classifier = Classifier::open();
-    let all = &training().pictures;
+    let all = &training().images;
     let share = |right: &dyn Fn(Seen, Seen) -> bool| {
-        all.iter().filter(|(picture, label)| right(classifier.see(picture), *label)).count() as f64 / all.len() as f64
+        all.iter().filter(|(image, label)| right(classifier.see(image), *label)).count() as f64 / all.len() as f64
     };
     let [shape, texture, count] =
         [share(&|a, b| a.shape == b.shape), share(&|a, b| a.texture == b.texture), share(&|a, b| a.count == b.count)];
-    println!("{} training pictures: shape {shape:.3}, texture {texture:.3}, count {count:.3}", all.len());
+    println!("{} training images: shape {shape:.3}, texture {texture:.3}, count {count:.3}", all.len());
     assert!(all.len() >= 96 && shape >= 0.98 && texture >= 0.98 && count >= 0.98);
 }
 
@@ -205,22 +205,19 @@ fn text_shape_reference_style() {
     let mut right = [0.0; 3];
     let (mut own, mut other) = (0.0, 0.0);
     for (i, (prompt, wanted, reference)) in requests.iter().enumerate() {
-        let picture = draw(prompt, &embedding(*reference), 1.0, i as u64);
-        let (seen, (shown, style)) = (classifier.see(&picture), &training().pictures[*reference]);
+        let image = generate(prompt, &embedding(*reference), 1.0, i as u64);
+        let (seen, (shown, style)) = (classifier.see(&image), &training().images[*reference]);
         let verdicts = [seen.shape == wanted.shape, seen.count == wanted.count, seen.texture == style.texture];
         right.iter_mut().zip(verdicts).for_each(|(r, v)| *r += f64::from(u8::from(v)) / requests.len() as f64);
-        own += apart(&picture, shown);
-        other += apart(&picture, &training().pictures[(reference + 2 * (7 + i % 31)) % 96].0);
+        own += apart(&image, shown);
+        other += apart(&image, &training().images[(reference + 2 * (7 + i % 31)) % 96].0);
     }
     let [shape, count, texture] = right;
     let ratio = own / other;
-    println!(
-        "{} pictures: shape {shape:.3}, count {count:.3}, texture {texture:.3}, palette {ratio:.3}",
-        requests.len()
-    );
+    println!("{} images: shape {shape:.3}, count {count:.3}, texture {texture:.3}, palette {ratio:.3}", requests.len());
     assert!(shape >= 0.90, "shapes as the text says: {shape}");
     assert!(count >= 0.90, "as many as the text says: {count}");
-    // The goal is 0.75, missed by one picture: stripes and shades are the hard ones. A fifth would be right by chance.
+    // The goal is 0.75, missed by one image: stripes and shades are the hard ones. A fifth would be right by chance.
     assert!(texture >= 0.70, "textures as the reference has: {texture}");
     assert!(ratio <= 0.35, "distance to the reference's palette by that to another's: {ratio}");
 }
@@ -232,13 +229,13 @@ fn scale_sweep() {
     let requests: Vec<_> = requests().into_iter().step_by(9).collect();
     for (i, (prompt, _, reference)) in requests.iter().enumerate() {
         let embedding = embedding(*reference);
-        let pictures = scales.map(|scale| draw(prompt, &embedding, scale, 100 + i as u64));
-        for (sum, picture) in sums.iter_mut().zip(&pictures) {
-            *sum += apart(picture, &training().pictures[*reference].0) / requests.len() as f64;
+        let images = scales.map(|scale| generate(prompt, &embedding, scale, 100 + i as u64));
+        for (sum, image) in sums.iter_mut().zip(&images) {
+            *sum += apart(image, &training().images[*reference].0) / requests.len() as f64;
         }
         // At scale 0 the reference plays no part at all.
         let another = self::embedding((reference + 40) % 96);
-        assert_eq!(draw(prompt, &another, 0.0, 100 + i as u64), pictures[0], "{prompt}");
+        assert_eq!(generate(prompt, &another, 0.0, 100 + i as u64), images[0], "{prompt}");
     }
     println!("distance to the reference's palette at scales {scales:?}: {sums:.3?}");
     assert!(sums.windows(2).all(|w| w[1] < w[0]), "{sums:?}");
@@ -251,8 +248,8 @@ fn presets() {
     let requests: Vec<_> = requests().into_iter().step_by(9).collect();
     let mean = |scales: &dyn Fn() -> Scales| {
         let distance = |(i, (prompt, _, reference)): (usize, &(String, Seen, usize))| {
-            let picture = draw(prompt, &embedding(*reference), scales(), 200 + i as u64);
-            apart(&picture, &training().pictures[*reference].0)
+            let image = generate(prompt, &embedding(*reference), scales(), 200 + i as u64);
+            apart(&image, &training().images[*reference].0)
         };
         requests.iter().enumerate().map(distance).sum::<f64>() / requests.len() as f64
     };
@@ -267,7 +264,7 @@ fn presets() {
     assert!((style - none).abs() < 0.1 * none && (layout - none).abs() < 0.1 * none);
 }
 
-/// diffusers, loading the same files, draws the same pictures.
+/// diffusers, loading the same files, generates the same images.
 #[test]
 fn diffusers_parity() {
     let text = std::fs::read_to_string(root("tests/goldens/demo/cases.json")).unwrap();

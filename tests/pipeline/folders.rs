@@ -63,7 +63,7 @@ fn scheduler_fields() {
     let model = Model::folder();
     let file = "scheduler/scheduler_config.json";
     let sound = std::fs::read(model.path(file)).unwrap();
-    let before = draw(&model.load().unwrap(), &request()).unwrap();
+    let before = generate(&model.load().unwrap(), &request()).unwrap();
     for (field, value) in [
         ("_class_name", json!("HeunDiscreteScheduler")),
         ("prediction_type", json!("flow_prediction")),
@@ -77,7 +77,7 @@ fn scheduler_fields() {
         ("timestep_spacing", json!("\u{1b}[31m")),
     ] {
         model.edit_json(file, |v| v[field] = value.clone());
-        let error = refused(model.load().and_then(|p| draw(&p, &request())), field);
+        let error = refused(model.load().and_then(|p| generate(&p, &request())), field);
         assert!(
             matches!(&error, Error::Config { field: f, path, .. } if f == field && path.ends_with(file)),
             "{error}"
@@ -86,11 +86,11 @@ fn scheduler_fields() {
     }
     for text in ["", "[]", "<html>"] {
         std::fs::write(model.path(file), text).unwrap();
-        let error = refused(model.load().and_then(|p| draw(&p, &request())), text);
+        let error = refused(model.load().and_then(|p| generate(&p, &request())), text);
         assert!(matches!(error, Error::Malformed { .. }), "{error}");
     }
     std::fs::write(model.path(file), &sound).unwrap();
-    assert_eq!(draw(&model.load().unwrap(), &request()).unwrap(), before);
+    assert_eq!(generate(&model.load().unwrap(), &request()).unwrap(), before);
 }
 
 /// Every number of every configuration replaced by hostile ones: no panic, no balloon, and where the value is not the
@@ -100,7 +100,7 @@ fn hostile_configurations() {
     let model = Model::folder();
     let mut r = request();
     (r.steps, r.width, r.height) = (1, Some(16), Some(16));
-    let before = draw(&model.load().unwrap(), &r).unwrap();
+    let before = generate(&model.load().unwrap(), &r).unwrap();
     let values = [
         json!(0),
         json!(1),
@@ -135,8 +135,8 @@ fn hostile_configurations() {
                 changed[field] = value.clone();
                 std::fs::write(model.path(&file), changed.to_string()).unwrap();
                 match model.load() {
-                    Ok(pipeline) => match draw(&pipeline, &r) {
-                        Ok(picture) => assert_eq!(picture.len(), before.len(), "{file}: {field}: {value}"),
+                    Ok(pipeline) => match generate(&pipeline, &r) {
+                        Ok(image) => assert_eq!(image.len(), before.len(), "{file}: {field}: {value}"),
                         Err(error) => assert!(!matches!(error, Error::Graph(_)), "{file}: {field}: {value}: {error}"),
                     },
                     Err(Error::Config { path, .. }) => {
@@ -153,7 +153,7 @@ fn hostile_configurations() {
             std::fs::write(model.path(&file), text).unwrap();
             if part == "image_encoder" && no_object.contains(&text) {
                 // Another model's configuration may lie there: sizes are read off the tensors.
-                assert_eq!(draw(&model.load().unwrap(), &r).unwrap(), before);
+                assert_eq!(generate(&model.load().unwrap(), &r).unwrap(), before);
                 continue;
             }
             let error = refused(model.load(), text);
@@ -162,7 +162,7 @@ fn hostile_configurations() {
         std::fs::write(model.path(&file), sound.to_string()).unwrap();
     }
     assert!(refusals > 100, "{refusals}");
-    assert_eq!(draw(&model.load().unwrap(), &r).unwrap(), before);
+    assert_eq!(generate(&model.load().unwrap(), &r).unwrap(), before);
 }
 
 /// The values that the catalogue names are errors of the configuration itself, before any tensor is looked at.
@@ -219,7 +219,7 @@ fn hostile_sizes() {
 #[test]
 fn tokenizer_folders() {
     let model = Model::folder();
-    let before = draw(&model.load().unwrap(), &request()).unwrap();
+    let before = generate(&model.load().unwrap(), &request()).unwrap();
     for (file, text) in [
         ("tokenizer/vocab.json", ""),
         ("tokenizer/vocab.json", "{}"),
@@ -254,7 +254,7 @@ fn tokenizer_folders() {
         refused(model.load(), file);
         std::fs::write(model.path(file), sound).unwrap();
     }
-    assert_eq!(draw(&model.load().unwrap(), &request()).unwrap(), before);
+    assert_eq!(generate(&model.load().unwrap(), &request()).unwrap(), before);
     // CLIP's own vocabulary is too large for this text encoder.
     std::fs::remove_dir_all(model.path("tokenizer")).unwrap();
     let text = refused(model.load(), "no tokenizer").to_string();

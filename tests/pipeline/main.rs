@@ -1,6 +1,6 @@
-//! What must not break: damaged models, wrong files and senseless requests through the whole pipeline. The numbers are
-//! those of the catalogue of bad inputs; the readers' own cases are in tests/weights and tests/inputs. And
-//! that the bundled model does what an image prompt promises.
+//! Robustness: damaged models, wrong files and senseless requests through the whole pipeline. The numbers are
+//! those of the catalogue of bad inputs; the readers' own cases are in tests/weights and tests/inputs. Also:
+//! the bundled model does what an image prompt promises.
 
 #![allow(clippy::unwrap_used)]
 
@@ -15,7 +15,7 @@ use braid::error::Error;
 use braid::inputs::image::Image;
 use braid::pipeline::{ImagePrompt, ReferenceImage, Scales};
 use braid::{Pipeline, PipelineOptions, Request};
-use common::{Model, draw, read, request, warnings};
+use common::{Model, generate, read, request, warnings};
 use serde_json::{Value, json};
 use std::path::Path;
 
@@ -40,7 +40,7 @@ fn refused<T>(result: braid::Result<T>, what: &str) -> Error {
     }
 }
 
-/// Whether the picture depends on a tensor of a folder: not on what follows the layer whose state is taken, nor on rows of
+/// Whether the image depends on a tensor of a folder: not on what follows the layer whose state is taken, nor on rows of
 /// tokens that the prompt lacks.
 fn matters(part: &str, name: &str) -> bool {
     let unused = match part {

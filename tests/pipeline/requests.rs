@@ -1,20 +1,20 @@
-//! Requests that cannot be, and pictures too large for the memory.
+//! Requests that cannot be, and images too large for the memory.
 
 use super::*;
 use braid::error::Field;
 
 type Change<'a> = &'a dyn Fn(&mut Request);
 
-/// Requests that cannot be are refused with the field's name; what follows is drawn as before.
+/// Requests that cannot be are refused with the field's name; later requests give the same images as before.
 fn refuses(pipeline: &Pipeline, good: &Request, bad: &[(Field, Change<'_>)]) {
-    let before = draw(pipeline, good).unwrap();
+    let before = generate(pipeline, good).unwrap();
     for (i, (field, change)) in bad.iter().enumerate() {
         let mut r = good.clone();
         change(&mut r);
-        let error = refused(draw(pipeline, &r), field.name());
+        let error = refused(generate(pipeline, &r), field.name());
         assert!(matches!(&error, Error::Parameter { field: named, .. } if named == field), "{i}: {field}: {error}");
     }
-    assert_eq!(draw(pipeline, good).unwrap(), before);
+    assert_eq!(generate(pipeline, good).unwrap(), before);
 }
 
 #[test]
@@ -50,18 +50,18 @@ fn b43_numbers() {
             (Field::Noise, &|r| r.noise = Some(Vec::new())),
         ],
     );
-    let before = draw(&pipeline, &request()).unwrap();
+    let before = generate(&pipeline, &request()).unwrap();
     let mut r = request();
     r.noise = Some(vec![f32::NAN; 64]);
-    assert!(matches!(refused(draw(&pipeline, &r), "noise"), Error::Parameter { field: Field::Noise, .. }));
+    assert!(matches!(refused(generate(&pipeline, &r), "noise"), Error::Parameter { field: Field::Noise, .. }));
     r = request();
     r.guidance_scale = f32::MAX;
-    assert!(matches!(refused(draw(&pipeline, &r), "guidance"), Error::NotFinite { .. }));
+    assert!(matches!(refused(generate(&pipeline, &r), "guidance"), Error::NotFinite { .. }));
     r = request();
     r.seed = u64::MAX;
     r.num_images = 2;
     assert_eq!(pipeline.generate(&r).unwrap().seeds, [u64::MAX, 0]);
-    assert_eq!(draw(&pipeline, &request()).unwrap(), before);
+    assert_eq!(generate(&pipeline, &request()).unwrap(), before);
 
     let mut options = Model::folder().options();
     for threads in [0, usize::MAX] {
@@ -78,7 +78,7 @@ fn b43_numbers_of_diffsynth() {
     let mut r = request();
     r.image_prompts.clear();
     (r.width, r.height) = (Some(1), Some(1));
-    assert_eq!(draw(&pipeline, &r).unwrap().len(), 64 * 64 * 3);
+    assert_eq!(generate(&pipeline, &r).unwrap().len(), 64 * 64 * 3);
     refuses(
         &pipeline,
         &r,
@@ -98,13 +98,13 @@ fn b44_prompts() {
         let pipeline = model.load().unwrap();
         let mut good = request();
         good.image_prompts.clear();
-        let before = draw(&pipeline, &good).unwrap();
+        let before = generate(&pipeline, &good).unwrap();
         let mut r = good.clone();
         for prompt in ["", " ", "\0", "a\0b", "\x1b[31mred\x1b[0m", "\u{202e}abc", "\u{1f600}\u{301}", "<|endoftext|>"]
         {
             r.prompt = prompt.into();
             r.negative_prompt = Some(prompt.into());
-            draw(&pipeline, &r).unwrap();
+            generate(&pipeline, &r).unwrap();
         }
         let long = "fox ".repeat(10_000);
         for (prompt, negative) in [(long.as_str(), None), ("fox", Some(long.clone()))] {
@@ -122,7 +122,7 @@ fn b44_prompts() {
                 Err(other) => panic!("{other}"),
             }
         }
-        assert_eq!(draw(&pipeline, &good).unwrap(), before);
+        assert_eq!(generate(&pipeline, &good).unwrap(), before);
     }
 }
 
@@ -134,7 +134,7 @@ fn image(width: usize) -> ImagePrompt {
 fn b45_image_prompts() {
     let model = Model::folder();
     let pipeline = model.load().unwrap();
-    let picture = || Image::new(8, 8, vec![9; 192]).unwrap();
+    let reference = || Image::new(8, 8, vec![9; 192]).unwrap();
     refuses(
         &pipeline,
         &request(),
@@ -151,53 +151,53 @@ fn b45_image_prompts() {
             (Field::ImagePrompts, &|r| r.image_prompts = vec![image(23)]),
             (Field::ImagePrompts, &|r| r.image_prompts = vec![image(0)]),
             (Field::Resize, &|r| {
-                r.image_prompts = vec![ImagePrompt::new(picture())];
+                r.image_prompts = vec![ImagePrompt::new(reference())];
                 r.image_prompts[0].resize = Some((0, 4));
             }),
             (Field::Resize, &|r| {
-                r.image_prompts = vec![ImagePrompt::new(picture())];
+                r.image_prompts = vec![ImagePrompt::new(reference())];
                 r.image_prompts[0].resize = Some((usize::MAX, 1 << 40));
             }),
         ],
     );
     let mut r = request();
     r.image_prompts = vec![ImagePrompt::default().with_reference(ReferenceImage::Embedding(vec![f32::NAN; 24]))];
-    assert!(matches!(refused(draw(&pipeline, &r), "NaN"), Error::NotFinite { .. }));
+    assert!(matches!(refused(generate(&pipeline, &r), "NaN"), Error::NotFinite { .. }));
     // An adapter without images, and one with an empty list, have no part.
     r.image_prompts = Vec::new();
-    let without = draw(&pipeline, &r).unwrap();
+    let without = generate(&pipeline, &r).unwrap();
     r.image_prompts = vec![ImagePrompt::default()];
-    assert_eq!(draw(&pipeline, &r).unwrap(), without);
-    assert_ne!(draw(&pipeline, &request()).unwrap(), without);
+    assert_eq!(generate(&pipeline, &r).unwrap(), without);
+    assert_ne!(generate(&pipeline, &request()).unwrap(), without);
 
-    // Images without an adapter, and pictures without an encoder.
+    // Images without an adapter, and images without an encoder.
     let bare = Pipeline::load(&PipelineOptions::new(model.dir.path())).unwrap();
     r.image_prompts = Vec::new();
-    assert_eq!(draw(&bare, &r).unwrap(), without);
-    let text = refused(draw(&bare, &request()), "no adapter").to_string();
+    assert_eq!(generate(&bare, &r).unwrap(), without);
+    let text = refused(generate(&bare, &request()), "no adapter").to_string();
     assert!(text.contains("1 image prompts for 0 adapters"), "{text}");
     std::fs::remove_dir_all(model.path("image_encoder")).unwrap();
     let blind = Pipeline::load(&PipelineOptions::new(model.dir.path()).with_adapter(model.path(ADAPTER))).unwrap();
-    r.image_prompts = vec![ImagePrompt::new(picture())];
-    let text = refused(draw(&blind, &r), "no encoder").to_string();
+    r.image_prompts = vec![ImagePrompt::new(reference())];
+    let text = refused(generate(&blind, &r), "no encoder").to_string();
     assert!(text.contains("clip_vision"), "{text}");
-    assert!(blind.encode_image(&picture()).is_err());
-    draw(&blind, &request()).unwrap();
+    assert!(blind.encode_image(&reference()).is_err());
+    generate(&blind, &request()).unwrap();
 }
 
-/// A picture that memory cannot hold is refused at once, with a size that would fit.
+/// An image that memory cannot hold is refused at once, with a size that would fit.
 #[cfg(target_os = "linux")]
 #[test]
 fn too_large_for_memory() {
     let pipeline = Model::folder().load().unwrap();
-    let before = draw(&pipeline, &request()).unwrap();
+    let before = generate(&pipeline, &request()).unwrap();
     let have = braid::memory::available().unwrap();
     let mut r = request();
     (r.width, r.height) = (Some(16_384), Some(16_384));
     // The small VAE takes 43 GB for it.
     if have < 38 << 30 {
         let begin = std::time::Instant::now();
-        match refused(draw(&pipeline, &r), "16384x16384") {
+        match refused(generate(&pipeline, &r), "16384x16384") {
             Error::Memory { stage: "decode", need, have, hint } => {
                 let hint = hint.to_string();
                 assert!(need > have, "{need} {have}");
@@ -207,9 +207,9 @@ fn too_large_for_memory() {
         }
         assert!(begin.elapsed().as_secs_f64() < 2.0, "{:?}", begin.elapsed());
     }
-    // 1000 pictures of 805 MB.
+    // 1000 images of 805 MB.
     r.num_images = 1000;
-    assert!(matches!(refused(draw(&pipeline, &r), "many"), Error::Memory { .. }));
+    assert!(matches!(refused(generate(&pipeline, &r), "many"), Error::Memory { .. }));
     // Embeddings whose keys and values fill the memory.
     let mut r = request();
     let one = r.image_prompts[0].references[0].clone();
@@ -217,12 +217,12 @@ fn too_large_for_memory() {
     let count = (have / bytes + 1) as usize;
     if count < 2_000_000 {
         r.image_prompts[0].references = vec![one; count];
-        match refused(draw(&pipeline, &r), "references") {
+        match refused(generate(&pipeline, &r), "references") {
             Error::Memory { stage: "condition", .. } => {}
             other => panic!("{other}"),
         }
     }
-    assert_eq!(draw(&pipeline, &request()).unwrap(), before);
+    assert_eq!(generate(&pipeline, &request()).unwrap(), before);
 }
 
 /// Bytes of keys and values of one reference in the small model: 4 tokens, 2 rows, twice the widths of 16 layers.

@@ -2,14 +2,14 @@
 
 use super::*;
 
-/// NaN or infinity in weights never gives a picture, and the error names it. All tensors with BRAID_LOAD_FULL.
+/// NaN or infinity in weights never gives an image, and the error names it. All tensors with BRAID_LOAD_FULL.
 #[test]
 fn b16_not_finite_weights() {
     let full = std::env::var_os("BRAID_LOAD_FULL").is_some();
     let mut r = request();
     (r.steps, r.width, r.height) = (1, Some(16), Some(16));
-    let picture = Image::new(40, 30, (0..3600).map(|i| (i * 7 % 256) as u8).collect()).unwrap();
-    r.image_prompts = vec![ImagePrompt::new(picture)];
+    let image = Image::new(40, 30, (0..3600).map(|i| (i * 7 % 256) as u8).collect()).unwrap();
+    r.image_prompts = vec![ImagePrompt::new(image)];
     let model = Model::folder();
     let parts = PARTS.iter().chain(&[("IP-Adapter", ADAPTER)]);
     for (part, file) in parts {
@@ -22,7 +22,7 @@ fn b16_not_finite_weights() {
                 // Loading reads no weights; the error of the first result that is not finite names them.
                 let pipeline = model.load().unwrap();
                 let what = format!("{file}: {name} = {value} at {at:?}");
-                match refused(draw(&pipeline, &r), &what) {
+                match refused(generate(&pipeline, &r), &what) {
                     Error::NotFinite { hint, .. } => assert!(hint.contains(name.as_str()), "{what}: {hint}"),
                     other => panic!("{what}: {other}"),
                 }
@@ -30,7 +30,7 @@ fn b16_not_finite_weights() {
             }
         }
     }
-    draw(&model.load().unwrap(), &r).unwrap();
+    generate(&model.load().unwrap(), &r).unwrap();
     // `braid inspect` names them too.
     let name = "image_proj.norm.bias";
     model.edit(ADAPTER, |tensors| tensors.get_mut(name).unwrap().poison(f32::NAN, Some(0)));
@@ -122,7 +122,7 @@ fn b17_missing_single_file_tensors() {
 #[test]
 fn b17_extra_tensors() {
     let model = Model::folder();
-    let before = draw(&model.load().unwrap(), &request()).unwrap();
+    let before = generate(&model.load().unwrap(), &request()).unwrap();
     for (file, name, shape) in [
         (PARTS[0].1, "down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q.bias", [32]),
         (PARTS[0].1, "down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_k.bias", [3]),
@@ -139,7 +139,7 @@ fn b17_extra_tensors() {
         });
         let (pipeline, lines) = warnings(|| model.load().unwrap());
         assert!(lines.iter().any(|l| l.contains("not used") && l.contains(name)), "{name}: {lines:?}");
-        assert_eq!(draw(&pipeline, &request()).unwrap(), before, "{name}");
+        assert_eq!(generate(&pipeline, &request()).unwrap(), before, "{name}");
         model.edit(file, |tensors| drop(tensors.remove(name)));
     }
 }

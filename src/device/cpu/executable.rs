@@ -13,7 +13,7 @@ use std::sync::Arc;
 /// The stage that an error about memory names, unless the caller knows better.
 const STAGE: &str = "planning";
 
-/// A graph with its operations made ready and the memory in which it runs.
+/// A graph with its prepared operations and the memory in which it runs.
 pub(super) struct CpuExecutable {
     pool: Arc<Pool>,
     pub(super) graph: Graph,
@@ -27,7 +27,7 @@ pub(super) struct CpuExecutable {
 }
 
 impl CpuExecutable {
-    /// Makes `graph` ready to run on the threads of `pool`.
+    /// Prepares `graph` to run on the threads of `pool`.
     ///
     /// # Errors
     /// [`crate::Error::Memory`] where there is too little; [`crate::Error::Graph`] where an operation reads an input of another
@@ -81,7 +81,7 @@ impl Executable for CpuExecutable {
         for (i, op) in self.ops.iter().enumerate() {
             let Some(op) = op else { continue };
             // SAFETY: every place has the length of its node's shape (checked above and by the plan), results that live at the
-            // same time do not overlap, and inputs are never a result's place; the operation was made ready for node i.
+            // same time do not overlap, and inputs are never a result's place; the operation was prepared for node i.
             unsafe { op.run(&OpRun::new(&resources, &places, i)) };
         }
         for (k, id) in &self.plan.copies {

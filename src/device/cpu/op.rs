@@ -1,10 +1,10 @@
-//! An operation made ready for its shapes, and the tensors of one run of it.
+//! An operation prepared for its shapes, and the tensors of one run of it.
 
 use super::pool::Pool;
 use super::scratch::Scratch;
 use crate::graph::{Graph, Node};
 
-/// An operation made ready for its shapes.
+/// An operation prepared for its shapes.
 pub(crate) trait CpuOp: Send {
     /// Floats of scratch that each thread needs.
     fn scratch(&self) -> usize {
@@ -19,7 +19,7 @@ pub(crate) trait CpuOp: Send {
     /// Computes the result.
     ///
     /// # Safety
-    /// `run` is of the node for which this was made ready.
+    /// `run` is of the node for which this was prepared.
     unsafe fn run(&self, run: &OpRun<'_>);
 }
 

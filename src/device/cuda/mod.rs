@@ -1,4 +1,4 @@
-//! NVIDIA GPUs: hand-written kernels, all launches prepared at load, one captured graph an executable.
+//! NVIDIA GPUs: hand-written kernels, all launches prepared when a graph is compiled, one captured graph for each executable.
 //!
 //! The layers, each knowing only those below: [`CudaDevice`]; `exec`, its executables; `weights`, uploaded once for all of them;
 //! [`ops`], the operations, a file each beside their kernels; [`driver`], the few calls that a device must answer, and
@@ -31,7 +31,7 @@ use crate::graph::{Graph, fuse};
 use crate::tensor::DType;
 use std::sync::Arc;
 
-/// A GPU, or what stands for one.
+/// A GPU, or a driver in its place.
 #[derive(Clone)]
 pub struct CudaDevice {
     driver: Arc<dyn Driver>,
@@ -43,7 +43,7 @@ pub struct CudaDevice {
 /// The steps that loops reserve memory for come in multiples of this.
 const RESERVED_STEPS: usize = 64;
 
-/// Refuses what tensors are not stored as, but for a decoder's.
+/// Refuses types that no tensors but a decoder's are stored in.
 fn storage(dtype: DType) -> Result<()> {
     if dtype == DType::F32 {
         let what = Message::from("f32 is for the VAE alone on CUDA (").setting(Field::VaeDType, "f32");
@@ -84,7 +84,7 @@ impl CudaDevice {
         })
     }
 
-    /// The same device with another choice between the library's products and our own.
+    /// The same device with another choice between cuBLASLt's products and our own.
     #[must_use]
     pub fn with_cublaslt(mut self, cublaslt: bool) -> Self {
         self.options.cublaslt = cublaslt && self.driver.properties().gemm;

@@ -103,9 +103,9 @@ impl ClipTextConfig {
             value["architectures"].as_array().is_some_and(|a| a.contains(&json!("CLIPTextModelWithProjection")));
         let f = Fields::of_value(path, nested(value, "text_config"))?;
         f.only("model_type", &[json!("clip_text_model"), json!("clip")])?;
-        let [hidden, layers, heads, intermediate] = encoder_sizes(&f, [512, 12, 8, 2048])?;
+        let [hidden_size, layers, heads, intermediate] = encoder_sizes(&f, [512, 12, 8, 2048])?;
         Ok(Self {
-            hidden_size: hidden,
+            hidden_size,
             num_hidden_layers: layers,
             num_attention_heads: heads,
             intermediate_size: intermediate,
@@ -135,7 +135,7 @@ impl ClipVisionConfig {
         let f = Fields::of_value(path, nested(value, "vision_config"))?;
         f.only("model_type", &[json!("clip_vision_model"), json!("clip")])?;
         f.only("num_channels", &[json!(3)])?;
-        let [hidden, layers, heads, intermediate] = encoder_sizes(&f, [768, 12, 12, 3072])?;
+        let [hidden_size, layers, heads, intermediate] = encoder_sizes(&f, [768, 12, 12, 3072])?;
         let (image, patch) = (f.uniform_size("image_size", 224)?, f.uniform_size("patch_size", 32)?);
         if image > MAX_IMAGE {
             return Err(f.refuse("image_size", format!("at most {MAX_IMAGE} is supported")));
@@ -146,7 +146,7 @@ impl ClipVisionConfig {
             );
         }
         Ok(Self {
-            hidden_size: hidden,
+            hidden_size,
             num_hidden_layers: layers,
             num_attention_heads: heads,
             intermediate_size: intermediate,

@@ -13,12 +13,12 @@ impl ClipTextConfig {
     /// [`crate::Error::Tensors`] where tensors that tell sizes are missing.
     pub fn from_tensors(weights: &Weights, activation: Activation) -> Result<Self> {
         let p = Probe::new(weights, "text encoder");
-        let hidden = p.dim("text_model.embeddings.token_embedding.weight", 2, 1)?;
+        let hidden_size = p.dim("text_model.embeddings.token_embedding.weight", 2, 1)?;
         let projection = p.has("text_projection.weight").then(|| p.dim("text_projection.weight", 2, 0)).transpose()?;
         Ok(Self {
-            hidden_size: hidden,
+            hidden_size,
             num_hidden_layers: p.count("text_model.encoder.layers."),
-            num_attention_heads: (hidden / 64).max(1),
+            num_attention_heads: (hidden_size / 64).max(1),
             intermediate_size: p.dim("text_model.encoder.layers.0.mlp.fc1.weight", 2, 0)?,
             activation,
             eps: 1e-5,
@@ -45,7 +45,7 @@ impl ClipVisionConfig {
             let advice = "the image encoder of the IP-Adapter release is needed (image_encoder/model.safetensors)";
             return p.mismatch(format!("this is {}; {advice}", detect(weights)));
         }
-        let (hidden, patch) = (p.dim(embedding, 4, 0)?, p.dim(embedding, 4, 2)?);
+        let (hidden_size, patch) = (p.dim(embedding, 4, 0)?, p.dim(embedding, 4, 2)?);
         let positions = p.dim("vision_model.embeddings.position_embedding.weight", 2, 0)?;
         let side = (positions - 1).isqrt();
         if patch > MAX_PATCH || side * patch > MAX_IMAGE {
@@ -61,9 +61,9 @@ impl ClipVisionConfig {
             );
         }
         Ok(Self {
-            hidden_size: hidden,
+            hidden_size,
             num_hidden_layers: p.count("vision_model.encoder.layers."),
-            num_attention_heads: if matches!(hidden, 1280 | 1664) { 16 } else { (hidden / 64).max(1) },
+            num_attention_heads: if matches!(hidden_size, 1280 | 1664) { 16 } else { (hidden_size / 64).max(1) },
             intermediate_size: p.dim("vision_model.encoder.layers.0.mlp.fc1.weight", 2, 0)?,
             activation: Activation::Gelu,
             eps: 1e-5,

@@ -26,21 +26,23 @@ impl AdapterConfig {
     pub fn from_tensors(weights: &Weights) -> Result<Self> {
         let p = Probe::new(weights, "IP-Adapter");
         let (rows, embedding) = (p.dim("image_proj.proj.weight", 2, 0)?, p.dim("image_proj.proj.weight", 2, 1)?);
-        let context = p.dim("image_proj.norm.weight", 1, 0)?;
-        if rows % context != 0 {
+        let cross_attention_dim = p.dim("image_proj.norm.weight", 1, 0)?;
+        if rows % cross_attention_dim != 0 {
             return p.mismatch(format!(
-                "image_proj.proj.weight has {rows} rows: not a multiple of the token width {context}"
+                "image_proj.proj.weight has {rows} rows: not a multiple of the token width {cross_attention_dim}"
             ));
         }
         let mut widths = Vec::new();
         while p.has(&format!("ip_adapter.{}.to_k_ip.weight", 2 * widths.len() + 1)) {
             let name = format!("ip_adapter.{}.to_k_ip.weight", 2 * widths.len() + 1);
             let taken = p.dim(&name, 2, 1)?;
-            if taken != context {
-                return p.mismatch(format!("{name} takes tokens {taken} wide, the image projection gives {context}"));
+            if taken != cross_attention_dim {
+                return p.mismatch(format!(
+                    "{name} takes tokens {taken} wide, the image projection gives {cross_attention_dim}"
+                ));
             }
             widths.push(p.dim(&name, 2, 0)?);
         }
-        Ok(Self { embedding_dim: embedding, num_tokens: rows / context, cross_attention_dim: context, widths })
+        Ok(Self { embedding_dim: embedding, num_tokens: rows / cross_attention_dim, cross_attention_dim, widths })
     }
 }

@@ -36,7 +36,7 @@ impl UnetConfig {
         let Some(key) = key else {
             return p.mismatch("this UNet has no cross-attention; an SDXL UNet is needed");
         };
-        let context = p.dim(key, 2, 1)?;
+        let cross_attention_dim = p.dim(key, 2, 1)?;
         let addition_input = p.dim("add_embedding.linear_1.weight", 2, 1)?;
         let rest =
             addition_input.checked_sub(pooled.unwrap_or(0)).filter(|r| pooled.is_some() && *r > 0 && r % 12 == 0);
@@ -47,7 +47,7 @@ impl UnetConfig {
             block_out_channels: channels,
             layers_per_block: layers,
             transformer_layers_per_block: transformer_layers,
-            cross_attention_dim: context,
+            cross_attention_dim,
             norm_num_groups: 32,
             norm_eps: 1e-5,
             addition_time_embed_dim: rest.map_or(256, |r| r / 6),

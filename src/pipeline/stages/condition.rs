@@ -10,7 +10,7 @@ use crate::pipeline::memory_budget::require_conditioning;
 use crate::pipeline::plan::RequestPlan;
 use std::collections::HashMap;
 
-/// The conditioner's results, and what else stays the same for all steps and images.
+/// The conditioner's results and everything else that stays the same for all steps and images.
 pub(in crate::pipeline) struct Conditioning {
     /// The tokens that count in each row: of the text, then of each adapter's images.
     tokens: Vec<Vec<i32>>,
@@ -25,7 +25,7 @@ impl Conditioning {
     /// The denoiser's inputs for the first `steps` steps.
     pub(in crate::pipeline) fn inputs<'a>(&'a self, scales: &'a [f32], steps: usize) -> Result<Vec<TensorRef<'a>>> {
         let (text, images) = self.tokens.split_at(1);
-        // The latents are the loop's to give.
+        // The loop supplies the latents.
         let latents: &[f32] = &[];
         let bind = |input: &DenoiserInput| match input.role {
             InputRole::Sample => Ok(latents.into()),
@@ -87,7 +87,7 @@ fn inputs(
     let shape = &plan.denoise.shape;
     let batch = shape.batch;
     let mut timesteps: Vec<f32> = plan.table.steps.iter().flat_map(|s| vec![s.timestep; batch]).collect();
-    // Steps for which there is room and that are not made.
+    // Room for steps that are not made.
     timesteps.resize(plan.denoise.max_steps * batch, 0.0);
     let pooled: Vec<f32> = texts.iter().flat_map(|t| t.pooled.iter().copied()).collect();
     let [h, w] = plan.latent.map(|side| (side * models.vae.config.scale_factor()) as f32);

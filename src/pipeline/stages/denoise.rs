@@ -78,7 +78,7 @@ impl Denoise<'_> {
         Ok(output.latents)
     }
 
-    /// The progress after so many steps.
+    /// The progress after that many steps.
     fn progress(&self, done: usize) -> Progress {
         let (image, num_images) = (self.image, self.request.num_images);
         Progress { stage: Stage::Denoise, image, num_images, done, steps: self.plan.table.steps.len() }

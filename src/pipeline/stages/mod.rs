@@ -1,4 +1,4 @@
-//! The stages of a request, one after the other: each takes what the ones before it gave, and nothing goes back.
+//! The stages of a request, one after the other: each takes the results of those before it, and data never flows back.
 
 pub(super) mod condition;
 pub(super) mod decode;

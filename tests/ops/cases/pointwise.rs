@@ -1,4 +1,4 @@
-//! What goes element by element: activations, sums, joins, gates, scales, enlarged images.
+//! Element-wise operations: activations, sums, joins, gates, scales, enlarged images.
 
 use crate::reference::{activation, concat, geglu};
 use crate::table::{Case, CaseBuilder, operation};

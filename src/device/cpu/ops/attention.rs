@@ -8,7 +8,7 @@ use crate::graph::{Attention, Node};
 /// Keys of a block.
 const KEYS: usize = 128;
 
-/// An attention made ready for its shapes.
+/// An attention prepared for its shapes.
 pub(crate) struct CpuAttention {
     op: Attention,
     images: usize,

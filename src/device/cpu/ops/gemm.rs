@@ -19,7 +19,7 @@ const BLOCK: usize = 1152;
 /// Rows for which one widened panel is used before it is widened again.
 const MAX_ROWS: usize = 1536;
 
-/// A fully connected layer or a convolution made ready for its shapes.
+/// A fully connected layer or a convolution prepared for its shapes.
 pub(crate) struct CpuGemm {
     panel: Panel,
     taps: usize,

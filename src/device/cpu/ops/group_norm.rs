@@ -9,7 +9,7 @@ use std::cell::UnsafeCell;
 /// Pixels whose statistics are taken together; fixed, so that the sums do not depend on the number of threads.
 const ROWS: usize = 64;
 
-/// A group normalisation made ready for its shapes.
+/// A group normalisation prepared for its shapes.
 pub(crate) struct CpuGroupNorm {
     groups: usize,
     eps: f32,
@@ -59,7 +59,7 @@ pub(crate) struct GroupNormParams<'a> {
 }
 
 impl CpuGroupNorm {
-    /// Makes the normalisation ready for the result of `node` and operands of these shapes.
+    /// Prepares the normalisation for the result of `node` and operands of these shapes.
     pub(crate) fn new(params: &GroupNormParams<'_>, node: &Node, shapes: &[&[usize]]) -> Self {
         let GroupNormParams { groups, eps, silu, weight, bias } = *params;
         let width = |k: usize| shapes.get(k).map_or(0, |shape| shape[shape.len() - 1]);

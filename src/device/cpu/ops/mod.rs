@@ -18,7 +18,7 @@ use self::pointwise::{
 use super::op::CpuOp;
 use crate::graph::{Graph, ImplicitGemm, Node, Op};
 
-/// Makes the operation of a node ready for its shapes; none where there is nothing to do.
+/// Prepares the operation of a node for its shapes; none where there is nothing to do.
 pub(super) fn prepare(graph: &Graph, node: &Node, threads: usize) -> Option<Box<dyn CpuOp>> {
     let shapes: Vec<&[usize]> = node.inputs.iter().map(|id| graph.node(*id).shape.as_slice()).collect();
     let gemm = |gemm: ImplicitGemm<'_>| CpuGemm::new(gemm, &shapes, &node.shape, threads);

@@ -11,7 +11,7 @@ pub struct Module {
     /// The file's name without its ending, e.g. `attention`.
     pub name: &'static str,
     /// Its text, to be compiled at run time where no binary serves.
-    pub source: Source,
+    pub source: SourceFile,
     /// The result of the build.
     pub code: Code,
 }
@@ -49,7 +49,7 @@ impl Binary {
 
 /// A kernel file as text.
 #[derive(Debug, Clone, Copy)]
-pub struct Source {
+pub struct SourceFile {
     /// The file's name.
     pub name: &'static str,
     /// Its text.
@@ -128,7 +128,7 @@ mod tests {
 
     #[test]
     fn binary_by_generation() {
-        let module = Module { name: "m", source: Source { name: "m.cu", text: "" }, code: Code::Compiled(&FAKE) };
+        let module = Module { name: "m", source: SourceFile { name: "m.cu", text: "" }, code: Code::Compiled(&FAKE) };
         let target = |major, minor| module.binary((major, minor)).map(|binary| binary.target);
         assert_eq!(target(7, 5), None);
         assert_eq!(target(8, 0), Some("sm_80"));

@@ -1,4 +1,4 @@
-//! Memory of a device.
+//! Device memory that is freed on drop.
 
 use super::interface::Driver;
 use crate::error::Result;

@@ -9,15 +9,15 @@ pub struct CallCounts {
     pub launches: u64,
     /// Products of the library, called one by one.
     pub gemms: u64,
-    /// Graphs replayed.
-    pub replays: u64,
+    /// Captured graphs launched.
+    pub graph_launches: u64,
     /// Copies to the device, from it and within it.
     pub copies: u64,
     /// Allocations of device memory.
     pub allocations: u64,
     /// Times that the host waited for all of the device's work.
     pub synchronizations: u64,
-    /// Times that the host waited for a mark.
+    /// Times that the host waited for an event.
     pub waits: u64,
     /// Graphs captured.
     pub captures: u64,
@@ -49,9 +49,9 @@ impl CallCounter {
 
     /// The counts so far.
     pub fn calls(&self) -> CallCounts {
-        let [launches, gemms, replays, copies, allocations, synchronizations, waits, captures] =
+        let [launches, gemms, graph_launches, copies, allocations, synchronizations, waits, captures] =
             std::array::from_fn(|i| self.0[i].load(Relaxed));
-        CallCounts { launches, gemms, replays, copies, allocations, synchronizations, waits, captures }
+        CallCounts { launches, gemms, graph_launches, copies, allocations, synchronizations, waits, captures }
     }
 }
 

@@ -3,7 +3,7 @@
 use super::gemm::Gemm;
 use super::kernel::Launch;
 
-/// One thing that a run does.
+/// A command of a run.
 #[derive(Debug, Clone)]
 pub(crate) enum Command {
     /// A launch of a kernel.
@@ -12,6 +12,6 @@ pub(crate) enum Command {
     Gemm(Gemm),
     /// A copy within the device: from, to, bytes.
     Copy(u64, u64, usize),
-    /// Sets so many bytes from that address on.
+    /// Sets that many bytes from an address on.
     Memset(u64, usize, u8),
 }

@@ -16,14 +16,14 @@ pub struct DeviceProperties {
     pub capability: (u32, u32),
     /// Its multiprocessors.
     pub multiprocessors: usize,
-    /// Whether [`Driver::prepare_gemm`] works: where a library for products is there.
+    /// Whether [`Driver::prepare_gemm`] works, that is, whether a library for products was found.
     pub gemm: bool,
 }
 
 /// Bytes of a device's memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MemoryInfo {
-    /// Bytes that can be had now.
+    /// Bytes that can be allocated now.
     pub free: u64,
     /// Bytes in all.
     pub total: u64,
@@ -36,7 +36,7 @@ pub struct GraphExec(pub u64);
 /// Events of a driver: the steps that the host may be ahead of the device.
 pub const EVENTS: usize = 2;
 
-/// Memory of the host from which and to which copies go.
+/// Host memory that copies are staged in.
 pub trait Staging: Send {
     /// Its bytes.
     fn bytes(&mut self) -> &mut [u8];
@@ -104,8 +104,8 @@ pub trait Driver: Send + Sync {
     /// Releases a prepared product.
     fn release_gemm(&self, plan: GemmPlan);
 
-    /// From here on launches, products, copies within the device and fills are recorded and not done. `false`: this driver
-    /// does not capture, and they are done as ever.
+    /// Begins to record launches, products, copies within the device and memsets instead of doing them. `false`: this driver
+    /// does not capture, and does them at once.
     fn begin_capture(&self) -> Result<bool>;
 
     /// Ends what `begin_capture` began.
@@ -120,7 +120,7 @@ pub trait Driver: Send + Sync {
     /// Records an event at this point of the device's work; `which` is below [`EVENTS`].
     fn record_event(&self, which: usize) -> Result<()>;
 
-    /// Waits until the device has come to where that event was last recorded.
+    /// Waits until the device has passed the point where that event was last recorded.
     fn synchronize_event(&self, which: usize) -> Result<()>;
 
     /// Waits for the device.

@@ -1,4 +1,4 @@
-//! The interface between the layers above and a device: memory, launches, products of a library, capture and replay.
+//! The interface between the layers above and a device: memory, launches, a library's products, captured graphs.
 //!
 //! Two drivers exist: `nvidia`, and an interpreter of PTX in the tests; the layers above cannot tell them apart.
 

@@ -1,6 +1,6 @@
-//! Decides where the tensors that a caller gives and takes lie on the device, and lays them out.
+//! Places the tensors that a caller gives and takes on the device, and lays them out.
 //!
-//! All inputs go up in one copy and all outputs come back in one. What kernels read in the storage type is converted by one
+//! All inputs are uploaded in one copy and all outputs downloaded in one. What kernels read in the storage type is converted by one
 //! launch for all inputs: the f32 block and the block of the storage type have the same order. Integers follow the f32 block.
 
 use crate::device::cuda::ops::bindings::{Bindings, InputBinding, OperandRole, TokenCount, TokenCounts};
@@ -12,7 +12,7 @@ use crate::graph::{Graph, InputType, Location, MemoryPlan, Node, Op};
 /// Elements to which every tensor is aligned: 64 bytes of f32, 32 of a 16-bit type.
 const ALIGN: usize = 16;
 
-/// The error that a node cannot find its operand by the step's number.
+/// The error for a node that cannot find its operand by the step's number.
 fn varies(node: &Node) -> Error {
     Error::Graph(format!("`{}` on CUDA reads an input that varies from step to step", node.name))
 }
@@ -144,7 +144,7 @@ impl Bindings {
         }
     }
 
-    /// Lays the given tensors out as they go up.
+    /// Lays out the given tensors for the upload.
     pub(crate) fn write(&self, given: &[TensorData<'_>], to: &mut [u8]) {
         let mut write = |at: usize, bytes: &[u8]| to[at * 4..][..bytes.len()].copy_from_slice(bytes);
         for (input, values) in self.inputs.iter().zip(given) {
@@ -166,7 +166,7 @@ impl Bindings {
         }
     }
 
-    /// Reads the outputs out of what came back.
+    /// Reads the outputs out of the downloaded bytes.
     pub(crate) fn read(&self, from: &[u8], taken: &mut [&mut [f32]]) {
         for (at, values) in self.outputs.iter().zip(taken) {
             let bytes = &from[at * 4..][..values.len() * 4];

@@ -1,4 +1,4 @@
-//! The commands of a run: issued one by one at the first time, captured at the second, launched as one graph from then on.
+//! The commands of a run: issued one by one the first time, captured the second, launched as one graph from then on.
 
 use super::commands::{PreparedCommand, issue, release};
 use crate::device::cuda::driver::interface::{Driver, GraphExec};
@@ -38,7 +38,7 @@ impl CapturedCommands {
         matches!(self.state, CaptureState::Cold)
     }
 
-    /// Runs the commands: one by one at the first time, as a captured graph from the second on where the driver captures.
+    /// Runs the commands: one by one the first time, as a captured graph from the second on where the driver captures.
     ///
     /// # Errors
     /// Those of the driver.

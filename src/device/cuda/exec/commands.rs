@@ -15,7 +15,7 @@ pub(super) enum PreparedCommand {
     Gemm(GemmPlan),
     /// A copy within the device: from, to, bytes.
     Copy(u64, u64, usize),
-    /// Sets so many bytes from that address on.
+    /// Sets that many bytes from an address on.
     Memset(u64, usize, u8),
 }
 

@@ -1,4 +1,4 @@
-//! All steps of a scheduler on the device: everything goes up, a replay for each step; the latents stay for the decoder.
+//! All steps of a scheduler on the device: one upload, then one graph launch for each step; the latents stay for the decoder.
 
 use super::executable::CudaExecutable;
 use crate::device::cuda::driver::interface::EVENTS;
@@ -13,7 +13,7 @@ fn bad(what: String) -> Error {
     Error::Graph(format!("denoise loop: {what}"))
 }
 
-/// A denoiser with the loop over its steps: a replay of one captured graph for each.
+/// A denoiser with the loop over its steps: each is one launch of one captured graph.
 pub struct CudaDenoiseLoop {
     executable: CudaExecutable,
     spec: LoopSpec,
@@ -27,7 +27,7 @@ impl CudaDenoiseLoop {
         Self { executable, spec }
     }
 
-    /// Refuses what has other lengths than was declared, and noise for which no memory is reserved.
+    /// Refuses inputs of other lengths than declared, and noise for which no memory is reserved.
     fn check(&self, inputs: &DenoiseInputs<'_>) -> Result<()> {
         let (count, most) = (inputs.table.len(), self.spec.max_steps);
         if count == 0 || count > most {
@@ -42,11 +42,11 @@ impl CudaDenoiseLoop {
     }
 
     /// Uploads everything that the steps read.
-    fn fill(&mut self, inputs: &mut DenoiseInputs<'_>) -> Result<()> {
+    fn upload(&mut self, inputs: &mut DenoiseInputs<'_>) -> Result<()> {
         let executable = &mut self.executable;
         let (regions, driver) = (*executable.regions(), executable.driver.clone());
         let state = regions.state;
-        // What varies goes up by itself.
+        // Inputs that vary by step are uploaded separately.
         let rest = inputs.inputs.iter().enumerate().map(|(k, values)| {
             let len = if self.spec.varying.contains(&k) { 0 } else { values.len() };
             values.slice(0..len)
@@ -76,7 +76,7 @@ impl CudaDenoiseLoop {
         Ok(())
     }
 
-    /// Runs the steps: nothing here is allocated, and nothing comes back.
+    /// Runs the steps; allocates and downloads nothing.
     fn steps(&mut self, inputs: &DenoiseInputs<'_>, reached: &mut dyn FnMut(usize) -> Result<()>) -> Result<()> {
         let executable = &mut self.executable;
         let (regions, driver) = (*executable.regions(), executable.driver.clone());
@@ -115,7 +115,7 @@ impl DenoiseLoop for CudaDenoiseLoop {
         self.check(&inputs)?;
         let lock = self.executable.stream_lock.clone();
         let _locked = lock_stream(&lock);
-        self.fill(&mut inputs)?;
+        self.upload(&mut inputs)?;
         self.steps(&inputs, reached)?;
         let executable = &self.executable;
         let (state, driver) = (executable.regions().state, executable.driver.clone());

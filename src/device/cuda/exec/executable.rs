@@ -84,7 +84,7 @@ impl CudaExecutable {
         Ok(executable)
     }
 
-    /// The launches and bytes that the graph became.
+    /// The launches and bytes of the graph.
     pub fn report(&self) -> &LoweringReport {
         &self.report
     }
@@ -116,7 +116,7 @@ impl CudaExecutable {
         issue(self.driver.as_ref(), &self.once)
     }
 
-    /// Runs on what lies in the inputs' region: launch by launch at the first time, captures at the second, replays from then
+    /// Runs on what lies in the inputs' region: launch by launch the first time, captured the second, as one graph from then
     /// on. Allocates nothing and does not wait for the device.
     pub(crate) fn execute(&mut self) -> Result<()> {
         self.commands.execute(self.driver.as_ref())
@@ -139,7 +139,7 @@ fn require_memory(driver: &dyn Driver, report: &LoweringReport, weights: usize, 
 }
 
 impl CudaExecutable {
-    /// Measures the mean seconds of `times` more runs on what the last run was given, each after `flush` bytes have gone through
+    /// Measures the mean seconds of `times` more runs on the last run's inputs, each after `flush` bytes have gone through
     /// the caches.
     ///
     /// All runs are issued in one go, each after a copy that flushes the caches, and the copies' own time is taken off: so the

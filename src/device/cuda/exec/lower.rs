@@ -1,4 +1,4 @@
-//! From a graph to commands: every node becomes launches with their parameters, grids and addresses, once, at load.
+//! From a graph to commands: every node becomes launches with their parameters, grids and addresses, once, when the graph is compiled.
 
 use crate::device::Role;
 use crate::device::cuda::driver::command::Command;
@@ -20,7 +20,7 @@ pub(crate) struct Lowered {
     pub(crate) once: Vec<Command>,
     /// In order; for a denoise loop all that a step does.
     pub(crate) steps: Vec<Command>,
-    /// Those of `steps` that compute the nodes; those around them take inputs and outputs.
+    /// Those of `steps` that compute the nodes; those around them convert inputs and outputs.
     pub(crate) body: Range<usize>,
     /// The weights.
     pub(crate) weights: WeightLayout,

@@ -15,12 +15,12 @@ use std::fmt;
 pub struct LoweringReport {
     /// Launches of each kernel in a run.
     pub kernels: BTreeMap<String, usize>,
-    /// Products of the library in a run.
+    /// cuBLASLt's products in a run.
     pub gemms: usize,
     /// Copies within the device in a run.
     pub copies: usize,
-    /// Fills in a run.
-    pub fills: usize,
+    /// Memsets in a run.
+    pub memsets: usize,
     /// Bytes of the weights.
     pub weights: usize,
     /// Bytes of inputs and outputs, in f32 and in the storage type, and of pixels.
@@ -29,7 +29,7 @@ pub struct LoweringReport {
     pub arena: usize,
     /// Bytes of intermediates within a node.
     pub scratch: usize,
-    /// Bytes that loading takes for a moment.
+    /// Bytes that compiling takes for a moment.
     pub staging: usize,
 }
 
@@ -68,7 +68,7 @@ impl LoweringReport {
                 Command::Launch(launch) => *report.kernels.entry(launch.entry.clone()).or_default() += 1,
                 Command::Gemm(_) => report.gemms += 1,
                 Command::Copy(..) => report.copies += 1,
-                Command::Memset(..) => report.fills += 1,
+                Command::Memset(..) => report.memsets += 1,
             }
         }
         let regions = &lowered.regions;

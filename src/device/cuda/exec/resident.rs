@@ -1,4 +1,4 @@
-//! From executable to executable without the host: results that stay on the device, and an image of which only bytes come back.
+//! Results that stay on the device for the next executable, and images of which only the bytes are downloaded.
 
 use super::executable::CudaExecutable;
 use super::results::Results;
@@ -59,7 +59,7 @@ impl CudaExecutable {
         }
     }
 
-    /// As [`CudaExecutable::upload_inputs`], of values that may be on the device already; the host's go up one by one then.
+    /// As [`CudaExecutable::upload_inputs`], for values that may be on the device already; the host's are then uploaded one by one.
     pub(crate) fn bind_inputs(&mut self, inputs: &[TensorRef<'_>]) -> Result<()> {
         let host = |values: &TensorRef<'_>| values.is_empty() || matches!(values, TensorRef::Host(_));
         let given: Vec<TensorData<'_>> = (inputs.iter())
@@ -111,7 +111,7 @@ impl Executable for CudaConditioner {
         self.0.run(inputs, outputs)
     }
 
-    /// Of the results only whether they are finite comes back.
+    /// Downloads only whether the results are finite.
     fn run_resident(&mut self, inputs: &[TensorData<'_>]) -> Result<ResidentOutputs> {
         let executable = &mut self.0;
         let outputs = executable.graph.outputs.iter().map(|(_, id)| executable.graph.node(*id).len());
@@ -143,7 +143,7 @@ impl CudaImageDecoder {
 }
 
 impl ImageDecoder for CudaImageDecoder {
-    /// Pixels and whether all was finite come back in one copy.
+    /// Downloads the pixels and whether all values are finite in one copy.
     fn decode(&mut self, latents: &TensorRef<'_>, capture: bool) -> Result<DecodedImage> {
         let executable = &mut self.0;
         executable.graph.check_inputs([(latents.element_type(), latents.len())].into_iter())?;

@@ -82,12 +82,12 @@ impl Bindings {
         self.counts.iter().find(|c| c.rows == rows && c.images == images).map(|c| c.at)
     }
 
-    /// Bytes that go up with each run.
+    /// Bytes uploaded in each run.
     pub(crate) fn upload(&self) -> usize {
         (self.floats + self.integers) * 4
     }
 
-    /// Bytes that come back with each run.
+    /// Bytes downloaded in each run.
     pub(crate) fn download(&self) -> usize {
         self.results * 4
     }

@@ -22,7 +22,7 @@ pub struct Conv2dDesc {
     pub channels: usize,
     /// Output channels.
     pub n: usize,
-    /// Whether nothing but the bias follows the sums.
+    /// Whether the epilogue is the bias alone.
     pub bare: bool,
 }
 
@@ -35,7 +35,7 @@ pub enum Conv2dConfig {
     Patches,
     /// `convolution`.
     Implicit,
-    /// `convolution_few_in`, and what it does not do itself after it.
+    /// `convolution_few_in`, followed by the rest of the epilogue.
     FewIn,
     /// `convolution_few_out`.
     FewOut,

@@ -85,7 +85,7 @@ pub(super) fn lower(
         Conv2dConfig::FewOut => l.launch(&FEW_OUT_8, [blocks(m, 16), 1, 1], params)?,
         _ => l.launch(&FEW_IN, [blocks(m, 16), blocks(n, 128), 1], params)?,
     }
-    // What the kernels do not do themselves.
+    // The rest of the epilogue.
     if gemm.epilogue.per_image_bias {
         let images = node.shape[0];
         add(l, [out.at, finish.rows.0, out.at], [m, m / images, images], n)?;

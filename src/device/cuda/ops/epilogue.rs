@@ -1,4 +1,5 @@
-//! The epilogue of products and convolutions: `activation(x W^T + bias + rows) + residual`.
+//! The epilogue of products and convolutions: `activation(x W^T + bias + rows) + residual`, `rows` being
+//! the per-image bias.
 
 use super::kernel::{Pointer, param_structs, to_i32, to_i64};
 use super::lowering::{Lowering, ResultSlot};

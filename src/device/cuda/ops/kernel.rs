@@ -79,7 +79,7 @@ pub(crate) const fn kernel<P>(
     Kernel { module, name, types, threads, shared, params: size_of::<P>() }
 }
 
-/// Blocks of that size which cover `count`.
+/// The number of blocks of `size` that cover `count`.
 pub fn blocks(count: usize, size: usize) -> u32 {
     u32::try_from(count.div_ceil(size)).unwrap_or(u32::MAX)
 }

@@ -1,4 +1,4 @@
-//! Changes of layout: weights on their way to the device, patches of images, transposition.
+//! Changes of layout: uploaded weights, patches of images, transposition.
 
 use super::kernel::{KernelFile, Pointer, blocks, kernel, param_structs, to_i32, to_i64};
 use super::lowering::Lowering;

@@ -2,7 +2,7 @@
 //!
 //! Lowering is a pure function of graph, options and the addresses of the allocations. It runs twice: with addresses of zero to
 //! find out how large they must be, which is also the whole plan of a graph on a machine without a device, and with the real ones.
-//! Launches run one after another, so that scratch memory is used again by every node.
+//! Launches run one after another, so every node reuses the scratch memory.
 
 use super::bindings::{Bindings, OperandRole, TokenCount};
 use super::kernel::to_i64;
@@ -30,11 +30,11 @@ pub struct LoweringOptions {
 /// Addresses of the allocations.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct BaseAddresses<'a> {
-    /// Of the weights; each lies at its offset where this is not known yet.
+    /// Addresses of the weights; each lies at its offset where they are not known yet.
     pub(crate) weights: Option<&'a WeightAddresses>,
-    /// Of what other executables may read.
+    /// The allocation that other executables may read.
     pub(crate) results: u64,
-    /// Of everything else.
+    /// The allocation of everything else.
     pub(crate) work: u64,
 }
 
@@ -222,19 +222,19 @@ impl<'a> Lowering<'a> {
         Ok(())
     }
 
-    /// The error that the kernels of this node need sources of a multiple of 8 channels.
+    /// The error for a node whose kernels need sources of a multiple of 8 channels.
     pub(crate) fn uneven(&self, node: &Node, sources: usize) -> Error {
         let widths: Vec<String> = node.inputs.iter().take(sources).map(|id| self.width(*id).to_string()).collect();
         unsupported(node, &format!("sources of {} channels; multiples of 8 are needed", widths.join(" and ")))
     }
 }
 
-/// The error that a node is not what the kernels take.
+/// The error for a node that no kernel takes.
 pub(crate) fn unsupported(node: &Node, what: &str) -> Error {
     Error::Graph(format!("`{}` {:?} on CUDA: {what}; the CPU runs it", node.name, node.shape))
 }
 
-/// The error that a node is of another operation than its lowering expects; a defect of the registry.
+/// The error for a node of another operation than its lowering expects; a defect of the registry.
 pub(crate) fn misrouted(node: &Node) -> Error {
     unsupported(node, "there is no kernel for this operation")
 }

@@ -1,6 +1,6 @@
-//! Operations on a GPU: a file each, called as the kernel file that it launches.
+//! Operations on a GPU, a file each, named after the kernel file that it launches.
 //!
-//! In one file stand the parameter structs (byte for byte those of `kernels/`), the kernels, the choice between them, and the
+//! A file holds the parameter structs (byte for byte those of `kernels/`), the kernels, the choice between them, and the
 //! lowering of the graph's operation. `registry` names each of them once.
 
 pub mod attention;

@@ -27,12 +27,12 @@ impl WeightAddresses {
         self.addresses.push((offset, address));
     }
 
-    /// Puts the addresses in the order in which they are looked for.
+    /// Sorts the addresses for lookup.
     pub(crate) fn sort(&mut self) {
         self.addresses.sort_unstable();
     }
 
-    /// Holds an allocation.
+    /// Keeps an allocation alive.
     pub(crate) fn keep(&mut self, allocation: Arc<DeviceAllocation>) {
         if !self.allocations.iter().any(|held| Arc::ptr_eq(held, &allocation)) {
             self.allocations.push(allocation);

@@ -1,8 +1,8 @@
 //! Weights on a device, each there once for all executables that read it in the same format.
 //!
 //! A tensor is known by the memory of the file that it lies in, so executables of one loaded model share: those of other sizes
-//! and numbers of steps, of an encoder with fewer layers. Weights that an executable does not find goes into one allocation of its own, which
-//! stays until the last executable that reads anything in it has gone.
+//! and numbers of steps, of an encoder with fewer layers. Weights that an executable does not find go into one allocation of its
+//! own, which stays until the last executable that reads anything in it is dropped.
 
 use super::addresses::WeightAddresses;
 use super::layout::{Block, StorageFormat, WeightCopy, WeightLayout, staging};

@@ -1,6 +1,6 @@
 //! The layout of weights on the device.
 //!
-//! A copy says which tensor goes where and in what format: OHWI instead of OIHW, rows padded to a pitch, the four phase kernels of
+//! A copy names a tensor, its address and its format: OHWI instead of OIHW, rows padded to a pitch, the four phase kernels of
 //! a convolution after a doubling, f32 for what normalisations read.
 
 use crate::error::{Error, Result};
@@ -28,7 +28,7 @@ fn rows(weight: &Weight) -> usize {
     weight.shape().first().copied().unwrap_or(0)
 }
 
-/// A tensor's way to its place.
+/// A tensor with its place and format.
 #[derive(Debug)]
 pub(crate) struct WeightCopy {
     pub(crate) weight: Weight,

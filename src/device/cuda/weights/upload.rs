@@ -1,4 +1,4 @@
-//! Weights on their way from the mapped files to the device.
+//! Uploads weights from the mapped files to the device.
 //!
 //! The bytes pass through a staging buffer of the host in the type of the file; the device changes type and layout. So a checkpoint
 //! is read once, in order, and never held whole.
@@ -40,7 +40,7 @@ pub(crate) fn upload(driver: &Arc<dyn Driver>, dtype: DType, copies: &[(u64, &We
     driver.synchronize()
 }
 
-/// The staging buffers, of `size` bytes each, and where they lead.
+/// The staging buffers, of `size` bytes each, and the device that they are for.
 struct Uploader<'a> {
     driver: &'a dyn Driver,
     dtype: DType,

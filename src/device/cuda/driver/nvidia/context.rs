@@ -1,4 +1,4 @@
-//! The context of one GPU and its stream: what every call goes through.
+//! The context of one GPU and its stream, which every call goes through.
 
 use super::error::{DEVICE, early, is_sticky};
 use super::ffi::{Cuda, StatusCode, describe};
@@ -8,7 +8,7 @@ use crate::error::{Error, Field, Message, Result};
 use ::cudarc::driver::sys;
 use std::sync::OnceLock;
 
-/// The primary context of a GPU, and one stream in it. The driver gives both back when it is dropped.
+/// The primary context of a GPU, and one stream in it. The driver releases both on drop.
 pub(crate) struct Context {
     pub(crate) cuda: &'static Cuda,
     pub(crate) properties: DeviceProperties,
@@ -17,7 +17,7 @@ pub(crate) struct Context {
     /// Null until [`Context::open_stream`].
     pub(crate) stream: sys::CUstream,
     pub(crate) counter: CallCounter,
-    /// The fault after which the context is of no use.
+    /// The fault that has made the context unusable.
     lost: OnceLock<(String, String)>,
 }
 
@@ -52,7 +52,7 @@ impl Context {
     /// Makes the context this thread's own.
     ///
     /// # Errors
-    /// The fault that has made it useless, if one has.
+    /// The fault that has made it unusable, if there was one.
     pub(crate) fn enter(&self) -> Result<()> {
         if let Some((call, what)) = self.lost.get() {
             return Err(Error::Fault { device: DEVICE.into(), call: call.clone(), what: what.clone(), lost: true });
@@ -61,7 +61,7 @@ impl Context {
         self.check("cuCtxSetCurrent", unsafe { self.cuda.cuCtxSetCurrent(self.handle) })
     }
 
-    /// Turns an error of the driver into one of this crate; remembers it where it has made the context useless.
+    /// Turns an error of the driver into one of this crate; remembers it where it has made the context unusable.
     pub(crate) fn check<T>(&self, call: &str, outcome: Result<T, StatusCode>) -> Result<T> {
         outcome.map_err(|code| {
             if code == StatusCode::MEMORY {

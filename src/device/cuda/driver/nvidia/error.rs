@@ -23,7 +23,7 @@ pub(crate) fn early(cuda: &Cuda, call: &str, code: StatusCode) -> Error {
     missing(what.setting(Field::Device, "cpu").text(" needs none"))
 }
 
-/// Whether a fault leaves the context of no use: the kinds that the CUDA manual calls sticky.
+/// Whether a fault makes the context unusable: the kinds that the CUDA manual calls sticky.
 pub(crate) fn is_sticky(code: StatusCode) -> bool {
     matches!(code.0, 4 | 214 | 220 | 226 | 700 | 702 | 709 | 710 | 714..=719 | 721 | 911 | 999)
 }

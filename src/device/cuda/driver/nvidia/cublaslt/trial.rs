@@ -25,7 +25,7 @@ pub(crate) struct GemmTrial<'a> {
     pub(crate) scratch: Option<TrialBuffers<'a>>,
 }
 
-/// Memory and events, given back when this goes.
+/// Scratch memory and events, freed on drop.
 pub(crate) struct TrialBuffers<'a> {
     gpu: &'a Context,
     address: u64,
@@ -51,11 +51,11 @@ impl<'a> TrialBuffers<'a> {
 
     fn record(&self, which: usize) -> Result<()> {
         // SAFETY: event and stream are alive.
-        let marked = unsafe { self.gpu.cuda.cuEventRecord(self.events[which], self.gpu.stream) };
-        self.gpu.check("cuEventRecord", marked)
+        let recorded = unsafe { self.gpu.cuda.cuEventRecord(self.events[which], self.gpu.stream) };
+        self.gpu.check("cuEventRecord", recorded)
     }
 
-    /// Milliseconds between the two marks, which the device has passed.
+    /// Milliseconds between the two events, both of which the device has passed.
     fn elapsed(&self) -> Result<f32> {
         let mut time = 0.0;
         let [start, end] = self.events;

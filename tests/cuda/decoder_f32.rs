@@ -1,6 +1,6 @@
 //! The decoder in f32.
 
-use super::golden::{draw, psnr};
+use super::golden::{generate, psnr};
 use super::ptx::PtxDriver;
 use super::{common, compiled, drivers, outputs, relative, scope, values};
 use braid::Result;
@@ -12,10 +12,10 @@ use braid::tensor::DType;
 use std::sync::Arc;
 
 const DECODE: Role = Role::Decode(PixelRounding::Nearest);
-/// What the CPU and a GPU may differ by, each adding in its own order.
+/// The greatest difference of the CPU and a GPU, each of which adds in its own order.
 const BOUND: f64 = 2e-6;
 
-/// Everything that a decoder is made of, at odd sizes: few channels in and out, resnets with and without a shortcut, an attention
+/// All layers of a decoder, at odd sizes: few channels in and out, resnets with and without a shortcut, an attention
 /// of two heads, a doubling.
 fn decoder(h: usize, w: usize) -> Graph {
     let s = scope(&[
@@ -74,8 +74,8 @@ fn odd_decoder_sizes() {
         let want = outputs(Cpu::new(Some(1)).compile(decoder(h, w)).unwrap().as_mut(), &[&latents]);
         for driver in drivers() {
             let device = CudaDevice::new(driver, DType::F16).unwrap().with_decoder(DType::F32);
-            let mut program = device.compile_image_decoder(decoder(h, w), PixelRounding::Nearest).unwrap();
-            let got = program.decode(&TensorRef::from(latents.as_slice()), true).unwrap().image;
+            let mut executable = device.compile_image_decoder(decoder(h, w), PixelRounding::Nearest).unwrap();
+            let got = executable.decode(&TensorRef::from(latents.as_slice()), true).unwrap().image;
             let error = relative(&got, &want[0]);
             println!("{h}x{w}: {error:.1e}");
             assert!(error <= BOUND, "{h}x{w}: {error:.1e}");
@@ -100,7 +100,7 @@ impl Device for Split {
     }
 }
 
-/// The small model's picture of the same latents: in f32 the CPU's, in bf16 what bf16 makes of it.
+/// The small model's image of the same latents: in f32 the CPU's, in bf16 what bf16 makes of it.
 #[test]
 fn small_model_image() {
     if !compiled() {
@@ -108,10 +108,10 @@ fn small_model_image() {
     }
     let model = common::Model::folder();
     let cpu = Cpu::new(Some(1));
-    let want = draw(&model, Some(Box::new(cpu.clone())));
+    let want = generate(&model, Some(Box::new(cpu.clone())));
     for (dtype, bound, least) in [(DType::F32, BOUND, 80.0), (DType::BF16, 0.1, 30.0)] {
         let cuda = CudaDevice::new(Arc::new(PtxDriver::new()), DType::F16).unwrap().with_decoder(dtype);
-        let got = draw(&model, Some(Box::new(Split(cpu.clone(), cuda))));
+        let got = generate(&model, Some(Box::new(Split(cpu.clone(), cuda))));
         assert_eq!(got.intermediates["latents"].data, want.intermediates["latents"].data);
         let error = relative(&got.intermediates["image"].data, &want.intermediates["image"].data);
         let ratio = psnr(got.images[0].rgb(), want.images[0].rgb());
@@ -135,9 +135,9 @@ fn estimates_and_refusals() {
         assert_eq!((need.bytes, need.staging), (report.bytes() as u64, report.staging as u64));
         report
     };
-    let (exact, half) = (report(DType::F32), report(DType::BF16));
-    assert_eq!(exact.arena, 2 * half.arena);
-    assert!(exact.weights > half.weights * 19 / 10);
+    let (single, half) = (report(DType::F32), report(DType::BF16));
+    assert_eq!(single.arena, 2 * half.arena);
+    assert!(single.weights > half.weights * 19 / 10);
     let s = scope(&[("norm.weight", &[16], 1), ("norm.bias", &[16], 2)]);
     let mut b = Builder::new();
     let x = b.input("x", &[1, 3, 16]);
