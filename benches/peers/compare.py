@@ -1,10 +1,10 @@
-"""Braid beside diffusers and DiffSynth: the same files, size, steps, threads and type, in turn, and the ratio of each pair.
+"""Braid beside diffusers and DiffSynth: the same files, size, steps, threads and type, alternately, and the ratio of each pair.
 
     python compare.py --diffusers A/bin/python --diffsynth B/bin/python                 # small models, 128x128
     python compare.py --diffusers A/bin/python --model DIR --size 512 --steps 3 -r 1    # full size, files of `braid synth`
 
 Each side of a pair is a process of its own that loads, draws once, warms up and is measured: A B A B ... The ratio is
-Braid's time by the peer's; the table has the median over the pairs and their range. Braid's picture is made first, and
+Braid's time by the peer's; the table has the median over the pairs and their range. Braid's image is made first, and
 each peer's is compared with it. Needs no packages.
 """
 import argparse
@@ -52,7 +52,7 @@ class Case:
         return ["--model", str(self.model / "sdxl.safetensors"), *config, "--clip-vision", str(self.model / "image_encoder"),
                 "--ip-adapter", str(adapter)]
 
-    def braid_picture(self, out: Path) -> dict:
+    def braid_image(self, out: Path) -> dict:
         side = str(self.size)
         return run(self.args, [self.args.bin / "braid", "generate", *self.files(), *self.request(), "-W", side, "-H", side,
                                "--compat", self.compat, "--json", "-o", str(out)])
@@ -70,9 +70,9 @@ class Case:
     def measured(self) -> list[str]:
         return ["--size", str(self.size), "-r", str(self.args.repetitions), "--warmup", str(self.args.warmup)]
 
-    def peer_row(self, picture: Path) -> dict:
+    def peer_row(self, image: Path) -> dict:
         return run(self.args, [self.python, str(HERE / self.script), "--model", str(self.model), *self.request(),
-                               *self.measured(), "--against", str(picture), *self.extra])
+                               *self.measured(), "--against", str(image), *self.extra])
 
 
 def run_text(args, command: list) -> str:
@@ -110,7 +110,7 @@ def summary(pairs: list[tuple[dict, dict]]) -> dict:
 
 def table(results: list[dict]) -> str:
     titles = ["peer", "size", "steps", "threads", "type", "Braid ms/step", "peer ms/step", "ratio", "Braid s/image",
-              "peer s/image", "ratio", "pairs", "pictures differ by"]
+              "peer s/image", "ratio", "pairs", "images differ by"]
     lines = [titles, ["---"] * len(titles)]
     for result in results:
         (braid, peer), s = result["pairs"][0], result["summary"]
@@ -139,12 +139,12 @@ def notes(results: list[dict]) -> list[str]:
             out.append(f"{peer['engine']}: threads or types differ: the ratio compares different work.")
         checksum = peer["against"]["checksum"]
         if result["same_profile"] and any(b.get("checksum", checksum) != checksum for b, _ in result["pairs"]):
-            out.append(f"{peer['engine']}: Braid's measured picture is not the one that was compared.")
+            out.append(f"{peer['engine']}: Braid's measured image is not the one that was compared.")
         if not result["same_profile"]:
             out.append(f"{peer['engine']}: Braid was timed in its default profile (Euler in place of DDIM, the negative text as "
-                       "zeros), its picture compared in the peer's.")
+                       "zeros), its image compared in the peer's.")
         if max(p["against"]["relative"] for _, p in result["pairs"]) > 0.02:
-            out.append(f"{peer['engine']}: the pictures differ by more than 2 %: the ratio compares different work.")
+            out.append(f"{peer['engine']}: the images differ by more than 2 %: the ratio compares different work.")
     return out
 
 
@@ -203,11 +203,11 @@ def has_cuda(args) -> bool:
 
 def compare(case: Case, folder: Path) -> dict:
     say = lambda text: print(f"{case.name}: {text}", file=sys.stderr, flush=True)
-    picture = folder / "braid.png"
-    case.braid_picture(picture)
+    image = folder / "braid.png"
+    case.braid_image(image)
     pairs = []
     for i in range(case.args.pairs):
-        pairs.append((case.braid_row(), case.peer_row(picture)))
+        pairs.append((case.braid_row(), case.peer_row(image)))
         steps = [row["step_mean_seconds"] * 1000 for row in pairs[-1]]
         say(f"pair {i + 1} of {case.args.pairs}: {steps[0]:.4g} and {steps[1]:.4g} ms/step, {steps[0] / steps[1]:.3f}")
     same = case.compat == "diffusers" or bool(case.compat_option())

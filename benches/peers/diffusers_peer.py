@@ -92,7 +92,7 @@ def main(args) -> dict:
 
     image = {"ip_adapter_image": Image.open(args.ip_adapter_image).convert("RGB")}
     if embeds is not None:
-        embeds = embeds[None].to(args.device)  # [1, pictures, E]
+        embeds = embeds[None].to(args.device)  # [1, images, E]
         guided = args.cfg_scale > 1
         image = {"ip_adapter_image_embeds": [torch.cat([torch.zeros_like(embeds), embeds]) if guided else embeds]}
 

@@ -1,4 +1,4 @@
-"""What both peers share: options, files, clocks, and a measurement that checks the picture before it counts."""
+"""What both peers share: options, files, clocks, and a measurement that checks the image before it counts."""
 import argparse
 import json
 import resource
@@ -39,7 +39,7 @@ def options(about: str) -> argparse.ArgumentParser:
     parser.add_argument("--image-before", choices=("auto", "yes", "no"), default="auto",
                         help="encode the reference once, before the other models are loaded, so that its encoder need not "
                              "stay; auto does it where all models together would not fit")
-    parser.add_argument("--against", type=Path, help="a PNG of the same request, which the picture is compared with")
+    parser.add_argument("--against", type=Path, help="a PNG of the same request, which the image is compared with")
     parser.add_argument("--picture", type=Path, help="writes the picture")
     return parser
 
@@ -122,42 +122,42 @@ def measure(args, clock: Clock, draw, host: dict, load: float, outside: list[str
     def sample():
         clock.clear()
         begin = clock.now()
-        picture, tensors = draw()
+        image, tensors = draw()
         seconds = clock.now() - begin
         clock.add("denoise", sum(clock.steps()))
         if not all(torch.isfinite(t).all() for t in tensors):
             sys.exit("a result is not finite; nothing is reported")
-        return np.asarray(picture), {"seconds": seconds, "stages": clock.stages, "step_seconds": clock.steps()}
+        return np.asarray(image), {"seconds": seconds, "stages": clock.stages, "step_seconds": clock.steps()}
 
-    picture, first = sample()
-    if picture.std() < 1:
-        sys.exit("the picture has one colour; nothing is reported")
+    image, first = sample()
+    if image.std() < 1:
+        sys.exit("the image has one colour; nothing is reported")
     samples = []
     for run in range(args.warmup + args.repetitions):
         again, taken = sample()
         # On the CPU two runs are the same bit for bit; on a GPU libraries may choose another order of sums.
-        if difference(picture, again)["largest"] > (0 if args.device == "cpu" else 2):
-            sys.exit("two runs of the same request gave different pictures; nothing is reported")
+        if difference(image, again)["largest"] > (0 if args.device == "cpu" else 2):
+            sys.exit("two runs of the same request gave different images; nothing is reported")
         if run >= args.warmup:
             samples.append(taken)
     request = {
-        "model": str(args.model), "scenario": None, "adapters": 1, "width": picture.shape[1], "height": picture.shape[0],
+        "model": str(args.model), "scenario": None, "adapters": 1, "width": image.shape[1], "height": image.shape[0],
         "steps": args.steps, "cfg_scale": args.cfg_scale, "pictures": 1, "warmup": args.warmup,
-        "checksum": checksum(picture)}
+        "checksum": checksum(image)}
     out = rows.row(host | machine(args), request, load, first["seconds"], samples)
-    out |= {"outside": outside, "picture_deviation": float(picture.std()), "skipped": None}
+    out |= {"outside": outside, "picture_deviation": float(image.std()), "skipped": None}
     out["peak_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     if args.picture:
-        Image.fromarray(picture).save(args.picture)
+        Image.fromarray(image).save(args.picture)
     if args.against:
         wanted = np.asarray(Image.open(args.against).convert("RGB"))
-        out["against"] = difference(wanted, picture) | {"checksum": checksum(wanted)}
+        out["against"] = difference(wanted, image) | {"checksum": checksum(wanted)}
     return out
 
 
-def checksum(picture: np.ndarray) -> str:
+def checksum(image: np.ndarray) -> str:
     """As `bench` writes it: CRC-32 of width and height in 64 bits and of the pixels."""
-    return f"{zlib.crc32(struct.pack('<QQ', picture.shape[1], picture.shape[0]) + picture.tobytes()):08x}"
+    return f"{zlib.crc32(struct.pack('<QQ', image.shape[1], image.shape[0]) + image.tobytes()):08x}"
 
 
 def machine(args) -> dict:
@@ -175,9 +175,9 @@ def vae_dtype(args) -> str:
 
 
 def difference(wanted: np.ndarray, got: np.ndarray) -> dict:
-    """Relative L2, the largest difference in levels of 256, and how many values differ; of pictures of 8 bits a channel."""
+    """Relative L2, the largest difference in levels of 256, and how many values differ; of images of 8 bits a channel."""
     if wanted.shape != got.shape:
-        sys.exit(f"the pictures have different sizes: {wanted.shape} and {got.shape}")
+        sys.exit(f"the images have different sizes: {wanted.shape} and {got.shape}")
     a, b = wanted.astype(np.float64), got.astype(np.float64)
     return {"relative": float(np.linalg.norm(a - b) / max(np.linalg.norm(a), 1e-9)), "largest": int(np.abs(a - b).max()),
             "differing": float((a != b).mean())}

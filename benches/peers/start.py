@@ -1,8 +1,8 @@
-"""Process start to the first step: `braid generate` beside diffusers' `from_single_file` and `load_ip_adapter`, in turn.
+"""Process start to the first step: `braid generate` beside diffusers' `from_single_file` and `load_ip_adapter`, alternately.
 
     python start.py --diffusers A/bin/python --model DIR --size 512
 
-Both read the same checkpoint, image encoder and adapter, encode the same prompt and picture, and take one step. Before each
+Both read the same checkpoint, image encoder and adapter, encode the same prompt and image, and take one step. Before each
 process every file is read once, so that both find them in memory. Of diffusers the moments are its own, on the system's
 monotonic clock: imported, loaded, first step begun, first step ended; there it stops. Of Braid they are what the whole
 process took less what it says came afterwards (decoding, saving), so that its own end counts against it. Needs no packages.
@@ -28,7 +28,7 @@ def read_once(folder: Path) -> None:
 
 def braid(case: Case, out: Path) -> dict:
     begin = time.monotonic()
-    report = case.braid_picture(out)
+    report = case.braid_image(out)
     total, seconds = time.monotonic() - begin, report["seconds"]
     end = total - seconds["decode"] - seconds["save"]
     begun = end - report["step_seconds"][0]
