@@ -1,7 +1,7 @@
 //! Compiles `kernels/*.cu` through NVRTC and embeds the result; without NVRTC it embeds the sources.
 //!
 //! NVRTC is sought in `BRAID_NVRTC` (the library or a folder), `CUDA_PATH`, `/usr/local/cuda*`, `nvrtc` in cargo's target folder,
-//! and where the system looks. Nothing is downloaded, and no outcome fails the build; but with `BRAID_KERNELS_STRICT=1`, as the
+//! Python's packages and where the system looks. Nothing is downloaded, and no outcome fails the build; but with `BRAID_KERNELS_STRICT=1`, as the
 //! tests build, a kernel that does not compile, a warning or a spill does. Each kernel file and target is compiled once and kept
 //! in `OUT_DIR` under a hash of everything that went into it.
 //!
@@ -9,6 +9,8 @@
 
 #[path = "src/device/cuda/compile/nvrtc.rs"]
 mod nvrtc;
+#[path = "src/device/cuda/compile/search.rs"]
+mod search;
 
 use nvrtc::{File, Nvrtc};
 use std::fmt::Write;
@@ -17,8 +19,8 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::{env, fs};
 
-/// Cubins, and PTX for what comes after them.
-const TARGETS: [&str; 5] = ["sm_80", "sm_86", "sm_89", "sm_90a", "compute_80"];
+/// Cubins, of those that the compiler knows, and PTX for every other device.
+const TARGETS: [&str; 7] = ["sm_80", "sm_86", "sm_89", "sm_90a", "sm_100", "sm_120", "compute_80"];
 const FLAGS: [&str; 3] = ["--std=c++17", "-lineinfo", "--ptxas-options=-v"];
 const VARIABLES: [&str; 6] =
     ["BRAID_COMMIT", "BRAID_NVRTC", "BRAID_KERNELS_STRICT", "CARGO_TARGET_DIR", "CUDA_PATH", "LD_LIBRARY_PATH"];
@@ -28,6 +30,7 @@ fn main() {
     let out = PathBuf::from(env::var_os("OUT_DIR").unwrap_or_default());
     println!("cargo:rerun-if-changed=build.rs");
     println!("cargo:rerun-if-changed=src/device/cuda/compile/nvrtc.rs");
+    println!("cargo:rerun-if-changed=src/device/cuda/compile/search.rs");
     println!("cargo:rerun-if-changed=kernels");
     VARIABLES.iter().for_each(|name| println!("cargo:rerun-if-env-changed={name}"));
     let given = env::var("BRAID_COMMIT").ok().filter(|text| !text.trim().is_empty());
@@ -39,11 +42,11 @@ fn main() {
     if ours.exists() {
         println!("cargo:rerun-if-changed={}", ours.display());
     }
-    let found = Nvrtc::find(&[ours]);
+    let found = Nvrtc::find(None, &[ours]);
     let built = found.and_then(|nvrtc| build(&nvrtc, &units, &headers, &out).inspect_err(|why| complain(why)));
     let modules = built.unwrap_or_else(|why| {
         println!("cargo:warning=the CUDA kernels are embedded as sources, to be compiled at run time: {why}");
-        Modules { compiler: None, code: units.iter().map(|unit| (unit.0.clone(), None)).collect() }
+        Modules { compiler: None, targets: Vec::new(), code: units.iter().map(|unit| (unit.0.clone(), None)).collect() }
     });
     let text = generate(&modules, &units, &headers);
     if let Err(error) = fs::write(out.join("kernels.rs"), text) {
@@ -121,18 +124,20 @@ fn sources(folder: &Path) -> (Vec<File>, Vec<File>) {
 
 struct Modules {
     compiler: Option<(i32, i32)>,
+    targets: Vec<&'static str>,
     /// Name of the kernel file and, where it was compiled, a file for each target.
     code: Vec<(String, Option<Vec<PathBuf>>)>,
 }
 
 fn build(nvrtc: &Nvrtc, units: &[File], headers: &[File], out: &Path) -> Result<Modules, String> {
     let version = nvrtc.version()?;
+    let targets: Vec<&str> = TARGETS.into_iter().filter(|target| nvrtc.knows(target)).collect();
     let mut code = Vec::new();
     for unit in units {
         let mut files = Vec::new();
-        for target in TARGETS {
+        for &target in &targets {
             let mut hasher = DefaultHasher::new();
-            (unit, headers, target, FLAGS, version).hash(&mut hasher);
+            (unit, headers, target, FLAGS, version, include_str!("src/device/cuda/compile/nvrtc.rs")).hash(&mut hasher);
             let stem = format!("{}.{target}.", unit.0);
             // Its ending is replaced, not the hash.
             let file = out.join(format!("{stem}{:016x}.unit", hasher.finish()));
@@ -161,7 +166,7 @@ fn build(nvrtc: &Nvrtc, units: &[File], headers: &[File], out: &Path) -> Result<
         }
         code.push((unit.0.clone(), Some(files)));
     }
-    Ok(Modules { compiler: Some(version), code })
+    Ok(Modules { compiler: Some(version), targets, code })
 }
 
 /// The Rust source that `src/device/cuda/compile/images.rs` includes.
@@ -178,7 +183,7 @@ fn generate(modules: &Modules, units: &[File], headers: &[File]) -> String {
             None => text.push_str("Code::Source"),
             Some(files) => {
                 text.push_str("Code::Compiled(&[");
-                for (target, file) in TARGETS.iter().zip(files) {
+                for (target, file) in modules.targets.iter().zip(files) {
                     let (binary, log) = (file.with_extension("bin"), file.with_extension("log"));
                     let _ = write!(
                         text,

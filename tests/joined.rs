@@ -73,19 +73,20 @@ fn closed(pipelines: [Pipeline; 2], folder: &Path) {
     assert_eq!(lines.last().unwrap(), "released, 0 left");
 }
 
-fn joined(seed: &str, body: fn(&Path)) {
+fn joined(seed: &str, capability: &str, body: fn(&Path)) {
     let Some(kernels) = mock::kernels() else {
         interpreter::compiled();
         return;
     };
     let kernels = kernels.to_str().unwrap();
     let products = ("BRAID_TRIALS", "0");
-    mock::child(&[("MOCK_PTX", kernels), ("MOCK_MULTIPROCESSORS", "4"), ("MOCK_SEED", seed), products], body);
+    let device = [("MOCK_CAPABILITY", capability), ("MOCK_MULTIPROCESSORS", "4")];
+    mock::child(&[&device[..], &[("MOCK_PTX", kernels), ("MOCK_SEED", seed), products]].concat(), body);
 }
 
 #[test]
 fn another_scale() {
-    joined("1", |folder| {
+    joined("1", "80", |folder| {
         let pipelines = pipelines(true);
         assert!(compared(&pipelines, &request(0.7)) != compared(&pipelines, &request(0.2)));
         closed(pipelines, folder);
@@ -94,7 +95,8 @@ fn another_scale() {
 
 #[test]
 fn request_after_cancellation() {
-    joined("2", |folder| {
+    // Orin takes no cubin of this build, so these are the kernels of the PTX itself.
+    joined("2", "87", |folder| {
         let pipelines = pipelines(false);
         let first = compared(&pipelines, &request(0.7));
         let cancel = CancelToken::new();

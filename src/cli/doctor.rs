@@ -38,6 +38,7 @@ pub fn run(mut parser: lexopt::Parser) -> Outcome {
         ("memory", format!("{} in all, {} available", memory("MemTotal"), memory("MemAvailable"))),
         ("huge pages", huge_pages()),
         ("CUDA", format!("{}; driver library: {}", kernels(), driver())),
+        ("libraries", crate::device::cuda::libraries()),
         ("devices", devices()),
     ];
     terminal::print(&lines.map(|(name, text)| format!("{name:<11} {}\n", crate::error::escape(&text))).concat())

@@ -27,7 +27,7 @@ fn libraries() -> &'static Path {
     let link = || {
         let folder = tempfile::tempdir().unwrap();
         // The same file, so that loaders give the same library for both.
-        for name in ["libcuda.so", "libcublasLt.so"] {
+        for name in ["libcuda.so.1", "libcublasLt.so"] {
             std::os::unix::fs::symlink(library(), folder.path().join(name)).unwrap();
         }
         folder

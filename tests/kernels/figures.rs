@@ -97,7 +97,7 @@ fn figures_table() {
             .map(|binary| (binary, binary.unpack().unwrap()))
             .collect();
         assert_eq!(cubins.len(), PROCESSORS.len());
-        let ptx = String::from_utf8(module.binary((10, 0)).unwrap().unpack().unwrap()).unwrap();
+        let ptx = String::from_utf8(module.ptx().unwrap().unpack().unwrap()).unwrap();
         for kernel in kernels().filter(|kernel| kernel.module == module.name) {
             let mut rows: Vec<(String, String)> = Vec::new();
             for &dtype in kernel.types.each() {

@@ -12,7 +12,7 @@ pub mod ops;
 mod weights;
 
 #[cfg(feature = "cuda")]
-pub use driver::nvidia::NvidiaDriver;
+pub use driver::nvidia::{NvidiaDriver, libraries};
 pub use exec::denoise_loop::CudaDenoiseLoop;
 pub use exec::executable::CudaExecutable;
 pub use exec::report::LoweringReport;
@@ -30,6 +30,12 @@ use crate::error::{Error, Field, Message, Result};
 use crate::graph::{Graph, fuse};
 use crate::tensor::DType;
 use std::sync::Arc;
+
+/// Says that there are none to find.
+#[cfg(not(feature = "cuda"))]
+pub fn libraries() -> String {
+    "not sought: this build is without the feature `cuda`".into()
+}
 
 /// A GPU, or a driver in its place.
 #[derive(Clone)]

@@ -2,10 +2,10 @@
 
 use super::driver::functions;
 use super::product::{Layout, Product};
-use super::settings::{broken, driver_version, log, times};
+use super::settings::{broken, driver_version, file_number, log, starts, times};
 use super::status::*;
 use std::collections::BTreeMap;
-use std::ffi::{CStr, c_int, c_void};
+use std::ffi::{c_int, c_void};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 type Pointer = *mut c_void;
@@ -79,16 +79,7 @@ fn answer(number: u64) -> Answer {
 
 /// The number behind the library's name, `libcublasLt.so.12`; 13 where there is none.
 fn major() -> c_int {
-    // SAFETY: a struct of pointers and numbers, filled by `dladdr` with strings that stay as long as the library.
-    let name = unsafe {
-        let mut place: libc::Dl_info = std::mem::zeroed();
-        let this = cublasLtGetProperty as *const c_void;
-        if libc::dladdr(this, &mut place) == 0 || place.dli_fname.is_null() {
-            return 13;
-        }
-        CStr::from_ptr(place.dli_fname).to_string_lossy().into_owned()
-    };
-    name.rsplit('.').next().and_then(|end| end.parse().ok()).unwrap_or(13)
+    file_number(cublasLtGetProperty as *const c_void, "libcublasLt.so.").unwrap_or(13)
 }
 
 /// Gives a product to libcuda.
@@ -109,9 +100,11 @@ unsafe fn hand_over(product: &Product, stream: Pointer) -> c_int {
 
 functions! {
     cublasLtCreate(handle: *mut Pointer) {
-        if major() > driver_version() / 1000 {
+        if major() > driver_version() / 1000 || !starts() {
+            log(&format!("cuBLASLt {} does not start", major()));
             return CUBLAS_NOT_INITIALIZED;
         }
+        log(&format!("cuBLASLt {} starts", major()));
         created(handle, (), |all| &mut all.others)
     }
     cublasLtDestroy(handle: Pointer) { destroyed(handle, |all| &mut all.others) }

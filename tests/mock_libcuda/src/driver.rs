@@ -52,7 +52,10 @@ unsafe fn text(to: *mut *const c_char, code: c_int, which: usize) -> c_int {
 }
 
 functions! {
-    cuInit(_flags: c_uint) { SUCCESS }
+    cuInit(_flags: c_uint) {
+        // Blackwell is not there for drivers before CUDA 12.8.
+        if capability() >= 100 && driver_version() < 12_080 { NO_DEVICE } else { SUCCESS }
+    }
     cuDriverGetVersion(version: *mut c_int) { *version = driver_version(); SUCCESS }
     cuGetErrorName(error: c_int, to: *mut *const c_char) { text(to, error, 0) }
     cuGetErrorString(error: c_int, to: *mut *const c_char) { text(to, error, 1) }
@@ -76,15 +79,20 @@ functions! {
     }
     cuDevicePrimaryCtxRetain(context: *mut Pointer, _device: c_int) {
         let mut gpu = Gpu::lock();
-        let id = gpu.handle();
-        gpu.contexts.insert(id, ());
-        *context = id as Pointer;
+        let new = gpu.handle();
+        let (id, retained) = gpu.context.get_or_insert((new, 0));
+        (*context, *retained) = (*id as Pointer, *retained + 1);
         SUCCESS
     }
     cuDevicePrimaryCtxRelease_v2(_device: c_int) {
         let mut gpu = Gpu::lock();
-        gpu.contexts.pop_first();
-        log(&format!("released, {} left", gpu.handles() + cublaslt::alive()));
+        let Some((id, retained)) = gpu.context else {
+            return violation(INVALID_CONTEXT, "a context that is not retained is released");
+        };
+        gpu.context = Some((id, retained - 1)).filter(|(_, retained)| *retained > 0);
+        if gpu.context.is_none() {
+            log(&format!("released, {} left", gpu.handles() + cublaslt::alive()));
+        }
         SUCCESS
     }
     cuCtxSetCurrent(context: Pointer) { code(Gpu::lock().set_current(context as u64)) }
@@ -158,7 +166,12 @@ functions! {
         }))
     }
     cuEventSynchronize(event: Pointer) {
-        code(Gpu::enter_outside_capture("cuEventSynchronize").and_then(|mut gpu| gpu.reach(event as u64)))
+        code(Gpu::enter_outside_capture("cuEventSynchronize").and_then(|mut gpu| {
+            if !gpu.events.contains_key(&(event as u64)) {
+                return Err(violation(INVALID_HANDLE, "an event that is not there is waited for"));
+            }
+            gpu.reach(event as u64)
+        }))
     }
     cuEventElapsedTime(time: *mut f32, start: Pointer, end: Pointer) {
         code(Gpu::enter("cuEventElapsedTime").and_then(|gpu| {
@@ -177,7 +190,9 @@ functions! {
     cuGraphInstantiateWithFlags(ready: *mut Pointer, graph: Pointer, flags: c_ulonglong) {
         assert_eq!(flags, 0);
         code(Gpu::enter("cuGraphInstantiate").and_then(|mut gpu| {
-            let work = gpu.graphs.get(&(graph as u64)).cloned().ok_or(INVALID_HANDLE)?;
+            let Some(work) = gpu.graphs.get(&(graph as u64)).cloned() else {
+                return Err(violation(INVALID_HANDLE, "a graph that is not there is instantiated"));
+            };
             let id = gpu.handle();
             gpu.executable_graphs.insert(id, work);
             *ready = id as Pointer;
@@ -267,7 +282,10 @@ functions! {
     }
     cuModuleLoadData(module: *mut Pointer, data: *const c_void) {
         code(Gpu::enter_outside_capture("cuModuleLoadData").and_then(|mut gpu| {
-            let loaded = image::load(data.cast())?;
+            let loaded = image::load(data.cast());
+            let taken = if loaded.is_ok() { "taken" } else { "refused" };
+            log(&format!("{taken}: {}", image::describe(data.cast())));
+            let loaded = loaded?;
             let id = gpu.handle();
             gpu.modules.insert(id, Arc::new(loaded));
             *module = id as Pointer;
@@ -287,7 +305,7 @@ functions! {
             let Some(loaded) = gpu.modules.get(&(module as u64)).cloned() else {
                 return Err(violation(INVALID_HANDLE, "a module that is not there is asked for a function"));
             };
-            if !loaded.entries.contains(&entry) {
+            if !loaded.entries.iter().any(|known| *known == entry || known == image::ANY) {
                 return Err(NOT_FOUND);
             }
             let module = module as u64;

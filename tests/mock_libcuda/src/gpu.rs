@@ -29,7 +29,8 @@ pub struct Gpu {
     pub sizes: BTreeMap<u64, usize>,
     /// Pinned memory of the host.
     pub pinned: BTreeMap<usize, Vec<u8>>,
-    pub contexts: BTreeMap<u64, ()>,
+    /// The primary context, while it is retained, and how often that was.
+    pub context: Option<(u64, usize)>,
     pub streams: BTreeMap<u64, Stream>,
     pub events: BTreeMap<u64, Event>,
     pub modules: BTreeMap<u64, Arc<Loaded>>,
@@ -55,7 +56,7 @@ impl Gpu {
             memory: GlobalMemory::new(),
             sizes: BTreeMap::new(),
             pinned: BTreeMap::new(),
-            contexts: BTreeMap::new(),
+            context: None,
             streams: BTreeMap::new(),
             events: BTreeMap::new(),
             modules: BTreeMap::new(),
@@ -80,7 +81,7 @@ impl Gpu {
         if gpu.lost {
             return Err(ILLEGAL_ADDRESS);
         }
-        if !gpu.contexts.contains_key(&CURRENT.get()) {
+        if gpu.context.is_none_or(|(id, _)| id != CURRENT.get()) {
             return Err(violation(INVALID_CONTEXT, &format!("{call} without a current context")));
         }
         Ok(gpu)
@@ -101,7 +102,7 @@ impl Gpu {
 
     /// Makes a context current.
     pub fn set_current(&self, context: u64) -> Result<(), c_int> {
-        if !self.contexts.contains_key(&context) {
+        if self.context.is_none_or(|(id, _)| id != context) {
             return Err(violation(INVALID_CONTEXT, "a context that is not retained is made current"));
         }
         CURRENT.set(context);

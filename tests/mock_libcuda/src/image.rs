@@ -11,6 +11,11 @@ use std::sync::{Arc, LazyLock, Mutex, OnceLock};
 const EM_CUDA: u16 = 190;
 /// The flag of code for one architecture alone, `sm_90a`.
 const ACCELERATED: u32 = 0x800;
+/// The same flag in the ABI of CUDA 13.
+const ACCELERATED_8: u32 = 0x8;
+
+/// The one kernel of an image that stands for all of its file's: what the mock's NVRTC makes.
+pub const ANY: &str = "any";
 
 /// A module that the driver has taken.
 pub struct Loaded {
@@ -31,7 +36,7 @@ impl Loaded {
             let folder = kernels()?;
             match &self.text {
                 Some(text) => Some(Arc::new(Module::parse(text).expect("PTX that was judged"))),
-                None => Some(kernel_file(&folder, self.entries.first()?)),
+                None => Some(kernel_file(&folder, self.entries.first().filter(|entry| *entry != ANY)?)),
             }
         };
         self.parsed.get_or_init(parse).clone()
@@ -69,6 +74,22 @@ pub unsafe fn load(image: *const u8) -> Result<Loaded, c_int> {
     ptx(text)
 }
 
+/// The kind of an image: `cubin of ABI 7`, `PTX`.
+///
+/// # Safety
+/// As [`load`].
+pub unsafe fn describe(image: *const u8) -> String {
+    // SAFETY: the caller's promise.
+    let head = unsafe { std::slice::from_raw_parts(image, 4) };
+    if head != b"\x7fELF" {
+        return "PTX".into();
+    }
+    // SAFETY: the caller's promise: a header has 64 bytes.
+    let head = Elf(unsafe { std::slice::from_raw_parts(image, 64) });
+    let flags = head.number(48, 4).unwrap_or(0) as u32;
+    format!("sm_{}", if head.0[8] == 8 { flags >> 8 & 0xff } else { flags & 0xff })
+}
+
 fn ptx(text: &str) -> Result<Loaded, c_int> {
     let word = |directive: &str| {
         let (_, rest) = text.split_once(directive)?;
@@ -95,7 +116,8 @@ fn newest_ptx() -> (u32, u32) {
     let version = driver_version() as u32;
     match (version / 1000, version % 1000 / 10) {
         (12, minor @ 0..=5) => (8, minor),
-        (12, 6..=7) => (8, 5),
+        (12, 6) => (8, 5),
+        (12, 7) => (8, 6),
         (12, 8) => (8, 7),
         (12, _) => (8, 8),
         (major, minor) => (major - 4, minor),
@@ -150,13 +172,18 @@ unsafe fn cubin(image: *const u8) -> Result<Loaded, c_int> {
     if class != 2 || elf.number(18, 2) != Some(u64::from(EM_CUDA)) {
         return Err(INVALID_IMAGE);
     }
-    // The ABI of CUDA 13, which drivers of CUDA 12 do not know.
-    if !matches!(abi, 7 | 8) || (abi == 8 && driver_version() < 13_000) {
+    let flags = elf.number(48, 4).unwrap_or(0) as u32;
+    let (architecture, accelerated) = if abi == 8 {
+        (flags >> 8 & 0xff, flags & ACCELERATED_8 != 0)
+    } else {
+        (flags & 0xff, flags & ACCELERATED != 0)
+    };
+    // The ABI 8 came with Blackwell, in CUDA 12.8; CUDA 13 has it for every architecture, and drivers of 12 do not take those.
+    let since = if architecture >= 100 { 12_080 } else { 13_000 };
+    if !matches!(abi, 7 | 8) || (abi == 8 && driver_version() < since) {
         return Err(INVALID_IMAGE);
     }
-    let flags = elf.number(48, 4).unwrap_or(0) as u32;
-    let architecture = if abi == 8 { flags >> 8 & 0xff } else { flags & 0xff };
-    if !runs(architecture, flags & ACCELERATED != 0 && abi == 7, capability()) {
+    if !runs(architecture, accelerated, capability()) {
         return Err(NO_BINARY_FOR_GPU);
     }
     let sections = elf.sections().ok_or(INVALID_IMAGE)?;
@@ -165,8 +192,8 @@ unsafe fn cubin(image: *const u8) -> Result<Loaded, c_int> {
     Ok(Loaded { entries, registers, text: None, parsed: OnceLock::new() })
 }
 
-/// Whether code of an architecture runs on a device: within a generation upwards, but neither to nor from Orin's 8.7, and that for
-/// one alone (`sm_90a`) there.
+/// Whether code of an architecture runs on a device: within a generation upwards, but neither to nor from Orin's 8.7, and code for
+/// one architecture alone (`sm_90a`) on that one.
 fn runs(architecture: u32, alone: bool, device: u32) -> bool {
     let family = architecture / 10 == device / 10 && architecture <= device;
     let orin = (architecture == 87) != (device == 87);

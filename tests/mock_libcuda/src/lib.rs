@@ -14,6 +14,7 @@ pub mod driver;
 mod gpu;
 mod image;
 mod launch;
+mod nvrtc;
 mod product;
 mod settings;
 pub mod status;

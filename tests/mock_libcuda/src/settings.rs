@@ -1,7 +1,7 @@
 //! The environment variables that set the mock up, read anew at each use where a test changes them.
 
 use std::env::var;
-use std::ffi::c_int;
+use std::ffi::{CStr, c_int, c_void};
 use std::fs::OpenOptions;
 use std::io::Write;
 
@@ -43,6 +43,24 @@ pub fn times() -> Vec<u64> {
 /// The algorithm that does not run, `MOCK_BROKEN`.
 pub fn broken() -> Option<u64> {
     number("MOCK_BROKEN")
+}
+
+/// Whether cuBLASLt starts, `MOCK_CUBLASLT=broken` for one that does not.
+pub fn starts() -> bool {
+    var("MOCK_CUBLASLT").map_or(true, |state| state != "broken")
+}
+
+/// The number behind the name of the library that has this function: 12 of `libcublasLt.so.12`, where `libcublasLt.so.` is `stem`.
+pub fn file_number(function: *const c_void, stem: &str) -> Option<c_int> {
+    // SAFETY: a struct of pointers and numbers, filled by `dladdr` with strings that stay as long as the library.
+    let name = unsafe {
+        let mut place: libc::Dl_info = std::mem::zeroed();
+        if libc::dladdr(function, &mut place) == 0 || place.dli_fname.is_null() {
+            return None;
+        }
+        CStr::from_ptr(place.dli_fname).to_string_lossy().into_owned()
+    };
+    name.rsplit('/').next()?.strip_prefix(stem)?.parse().ok()
 }
 
 /// The code that a function is to return, `MOCK_FAULT=cuEventRecord=98765`.

@@ -5,6 +5,7 @@ use std::ffi::c_int;
 pub const SUCCESS: c_int = 0;
 pub const INVALID_VALUE: c_int = 1;
 pub const OUT_OF_MEMORY: c_int = 2;
+pub const NO_DEVICE: c_int = 100;
 pub const INVALID_IMAGE: c_int = 200;
 pub const INVALID_CONTEXT: c_int = 201;
 pub const NO_BINARY_FOR_GPU: c_int = 209;
@@ -28,6 +29,7 @@ pub fn describe(code: c_int) -> Option<[&'static std::ffi::CStr; 2]> {
     Some(match code {
         INVALID_VALUE => [c"CUDA_ERROR_INVALID_VALUE", c"invalid argument"],
         OUT_OF_MEMORY => [c"CUDA_ERROR_OUT_OF_MEMORY", c"out of memory"],
+        NO_DEVICE => [c"CUDA_ERROR_NO_DEVICE", c"no CUDA-capable device is detected"],
         INVALID_IMAGE => [c"CUDA_ERROR_INVALID_IMAGE", c"device kernel image is invalid"],
         INVALID_CONTEXT => [c"CUDA_ERROR_INVALID_CONTEXT", c"invalid device context"],
         NO_BINARY_FOR_GPU => {

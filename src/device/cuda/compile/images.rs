@@ -36,6 +36,12 @@ pub struct Binary {
 }
 
 impl Binary {
+    /// The architecture of a cubin, and whether it runs on that one alone; `None` for PTX.
+    fn architecture(&self) -> Option<(u32, bool)> {
+        let number = self.target.strip_prefix("sm_")?;
+        Some((number.trim_end_matches('a').parse().ok()?, number.ends_with('a')))
+    }
+
     /// The cubin, or the PTX as a C string, its terminator included.
     ///
     /// # Errors
@@ -77,21 +83,19 @@ pub fn compiler() -> Option<(i32, i32)> {
 }
 
 impl Module {
-    /// The binary that a device of this compute capability runs: the cubin of its generation with the greatest minor number up
-    /// to its own, `sm_90a` for 9.0 alone (it is not forward compatible), and PTX for every other from 8.0 on. `None` below
-    /// 8.0 or where the source is embedded.
-    pub fn binary(&self, (major, minor): (u32, u32)) -> Option<&'static Binary> {
-        let Code::Compiled(binaries) = self.code else { return None };
-        let fits = |binary: &&Binary| match (binary.target.strip_prefix("sm_"), binary.target) {
-            (Some(number), _) => match (number.strip_suffix('a'), number.parse::<u32>()) {
-                (Some(exact), _) => exact.parse() == Ok(major * 10 + minor),
-                (None, Ok(number)) => number / 10 == major && number % 10 <= minor,
-                _ => false,
-            },
-            _ => false,
+    /// The binaries that a device of this compute capability may run, the best first: the cubin of its generation with the
+    /// greatest minor number up to its own (`sm_90a` for 9.0 alone, which is not forward compatible; none of others for Orin's
+    /// 8.7, which takes its own alone), then PTX, from 8.0 on. None below 8.0 or where the source is embedded.
+    pub fn binaries(&self, (major, minor): (u32, u32)) -> impl Iterator<Item = &'static Binary> {
+        let binaries = if let Code::Compiled(binaries) = self.code { binaries } else { &[] };
+        let own = major * 10 + minor;
+        let fits = |binary: &&Binary| match binary.architecture() {
+            Some((number, exact)) if exact || own == 87 => number == own,
+            Some((number, _)) => number / 10 == major && number <= own,
+            None => false,
         };
-        let ptx = || self.ptx().filter(|_| major >= 8);
-        binaries.iter().filter(fits).max_by_key(|binary| binary.target).or_else(ptx)
+        let cubin = binaries.iter().filter(fits).max_by_key(|binary| binary.architecture());
+        cubin.into_iter().chain(self.ptx().filter(|_| major >= 8))
     }
 
     /// The PTX, for devices that none of the cubins is for.
@@ -119,27 +123,37 @@ pub(crate) fn compiled() -> bool {
 mod tests {
     use super::*;
 
-    static FAKE: [Binary; 5] = {
+    static FAKE: [Binary; 7] = {
         const fn binary(target: &'static str) -> Binary {
             Binary { target, packed: &[], log: "" }
         }
-        [binary("sm_80"), binary("sm_86"), binary("sm_89"), binary("sm_90a"), binary("compute_80")]
+        [
+            binary("sm_80"),
+            binary("sm_86"),
+            binary("sm_89"),
+            binary("sm_90a"),
+            binary("sm_100"),
+            binary("sm_120"),
+            binary("compute_80"),
+        ]
     };
 
     #[test]
     fn binary_by_generation() {
         let module = Module { name: "m", source: SourceFile { name: "m.cu", text: "" }, code: Code::Compiled(&FAKE) };
-        let target = |major, minor| module.binary((major, minor)).map(|binary| binary.target);
-        assert_eq!(target(7, 5), None);
-        assert_eq!(target(8, 0), Some("sm_80"));
-        assert_eq!(target(8, 6), Some("sm_86"));
-        assert_eq!(target(8, 7), Some("sm_86"));
-        assert_eq!(target(8, 9), Some("sm_89"));
-        assert_eq!(target(9, 0), Some("sm_90a"));
-        assert_eq!(target(10, 0), Some("compute_80"));
-        assert_eq!(target(12, 1), Some("compute_80"));
+        let targets = |major, minor| module.binaries((major, minor)).map(|binary| binary.target).collect::<Vec<_>>();
+        assert_eq!(targets(7, 5), [""; 0]);
+        assert_eq!(targets(8, 0), ["sm_80", "compute_80"]);
+        assert_eq!(targets(8, 6), ["sm_86", "compute_80"]);
+        assert_eq!(targets(8, 7), ["compute_80"]);
+        assert_eq!(targets(8, 9), ["sm_89", "compute_80"]);
+        assert_eq!(targets(9, 0), ["sm_90a", "compute_80"]);
+        assert_eq!(targets(10, 0), ["sm_100", "compute_80"]);
+        assert_eq!(targets(10, 3), ["sm_100", "compute_80"]);
+        assert_eq!(targets(11, 0), ["compute_80"]);
+        assert_eq!(targets(12, 1), ["sm_120", "compute_80"]);
         let source = Module { code: Code::Source, ..module };
-        assert!(source.binary((9, 0)).is_none());
+        assert_eq!(source.binaries((9, 0)).count(), 0);
     }
 
     /// No kernel spills and neither compiler nor assembler warns, on any architecture.

@@ -4,6 +4,8 @@
 pub(crate) mod cache;
 pub mod images;
 #[cfg(feature = "cuda")]
-mod nvrtc;
+pub(crate) mod nvrtc;
 #[cfg(feature = "cuda")]
 pub(crate) mod runtime;
+#[cfg(feature = "cuda")]
+pub(crate) mod search;

@@ -1,10 +1,10 @@
 //! NVRTC, the compiler of CUDA's kernels as a library, loaded where it is there; for build.rs, which includes this file, and for
 //! kernels that are compiled at run time. Its results are integers here: those of later versions are errors like the others.
 
+use super::search::Sought;
 use libloading::Library;
 use std::ffi::{CString, c_char, c_int, c_void};
 use std::path::PathBuf;
-use std::{env, fs};
 
 /// Name and text of a file.
 pub(crate) type File = (String, String);
@@ -15,35 +15,33 @@ pub(crate) struct Nvrtc(Library);
 type Program = *mut c_void;
 
 impl Nvrtc {
-    /// The first of `BRAID_NVRTC` (the library or its folder), `CUDA_PATH`, /usr/local/cuda*, `more`, and the system's search.
-    pub(crate) fn find(more: &[PathBuf]) -> Result<Self, String> {
-        let names: &[&str] = if cfg!(windows) {
-            &["nvrtc64_130_0.dll", "nvrtc64_120_0.dll"]
-        } else {
-            &["libnvrtc.so", "libnvrtc.so.13", "libnvrtc.so.12"]
+    /// The first that loads and is of a CUDA that a driver for `driver`, a major number, takes code of; of any where that is
+    /// `None`. See [`Sought::files`] for the places; `BRAID_NVRTC` is the variable.
+    ///
+    /// # Errors
+    /// The names that were sought in vain, and those that were left out.
+    pub(crate) fn find(driver: Option<i32>, more: &[PathBuf]) -> Result<Self, String> {
+        let names: &[&str] = match (cfg!(windows), driver) {
+            (true, Some(..=12)) => &["nvrtc64_120_0.dll"],
+            (true, _) => &["nvrtc64_130_0.dll", "nvrtc64_120_0.dll"],
+            (false, Some(..=12)) => &["libnvrtc.so.12", "libnvrtc.so"],
+            (false, _) => &["libnvrtc.so", "libnvrtc.so.13", "libnvrtc.so.12"],
         };
-        let mut folders: Vec<PathBuf> = ["BRAID_NVRTC", "CUDA_PATH"]
-            .iter()
-            .filter_map(env::var_os)
-            .filter(|v| !v.is_empty())
-            .map(Into::into)
-            .collect();
-        let toolkits = fs::read_dir("/usr/local").into_iter().flatten().flatten().map(|e| e.path());
-        folders.extend(toolkits.filter(|p| p.file_name().is_some_and(|n| n.to_string_lossy().starts_with("cuda"))));
-        folders.extend_from_slice(more);
-        let mut files: Vec<PathBuf> = folders.first().filter(|f| f.is_file()).cloned().into_iter().collect();
-        for folder in folders {
-            for inner in
-                ["", "lib64", "lib", "bin", "nvidia/cuda_nvrtc/lib", "nvidia/cuda_nvrtc/bin", "nvidia/cu13/lib"]
-            {
-                files.extend(names.iter().map(|name| folder.join(inner).join(name)).filter(|file| file.is_file()));
+        let wheels = ["nvidia/cuda_nvrtc/lib", "nvidia/cuda_nvrtc/bin", "nvidia/cu13/lib", "nvidia/cu13/bin"];
+        let mut left_out = String::new();
+        for file in (Sought { variable: "BRAID_NVRTC", names, wheels: &wheels, more }).files() {
+            // SAFETY: NVRTC's initialisers have no preconditions.
+            let Ok(library) = (unsafe { Library::new(&file) }) else { continue };
+            let nvrtc = Self(library);
+            match (nvrtc.version(), driver) {
+                (Ok((major, minor)), Some(most)) if major > most => {
+                    left_out = format!(", but for {} of CUDA {major}.{minor}, too new for the driver", file.display());
+                }
+                (Ok(_), _) => return Ok(nvrtc),
+                (Err(why), _) => left_out = format!(", but for {}: {why}", file.display()),
             }
         }
-        // The system's own search, LD_LIBRARY_PATH with it.
-        files.extend(names.iter().map(PathBuf::from));
-        // SAFETY: NVRTC's initialisers have no preconditions.
-        let library = files.iter().find_map(|file| unsafe { Library::new(file) }.ok());
-        library.map(Self).ok_or_else(|| "NVRTC was not found (BRAID_NVRTC can name its folder)".to_owned())
+        Err(format!("NVRTC was not found{left_out} (BRAID_NVRTC can name its folder)"))
     }
 
     /// Major and minor number.
@@ -62,7 +60,7 @@ impl Nvrtc {
         unsafe { self.0.get::<T>(name.as_bytes()) }.map(|symbol| *symbol).map_err(|error| error.to_string())
     }
 
-    /// The cubin (for `sm_80` and the like) or PTX with its terminator (for `compute_80`) of a kernel file, called by its name
+    /// The cubin (for `sm_80` and the like) or PTX with its terminator (for `compute_80`, see [`portable`]) of a kernel file, called by its name
     /// without the ending, and what the compiler said; where it fails, that is the error.
     pub(crate) fn compile(
         &self,
@@ -109,7 +107,32 @@ impl Nvrtc {
             if compiled != 0 {
                 return Err(format!("NVRTC error {compiled}: {log}"));
             }
-            Ok((binary?, log))
+            let binary = binary?;
+            Ok((if target.starts_with("sm_") { binary } else { portable(&binary) }, log))
+        }
+    }
+
+    /// Whether it compiles for `sm_80` and the like; a version that does not say so is taken to.
+    pub(crate) fn knows(&self, target: &str) -> bool {
+        type Number = unsafe extern "C" fn(*mut c_int) -> c_int;
+        let Some(number) = target.strip_prefix("sm_").and_then(|n| n.trim_end_matches('a').parse::<c_int>().ok())
+        else {
+            return true;
+        };
+        // SAFETY: the functions have these types in every version that has them; the second writes as many integers as the first
+        // one says.
+        unsafe {
+            let (Ok(count), Ok(list)) =
+                (self.symbol::<Number>("nvrtcGetNumSupportedArchs"), self.symbol::<Number>("nvrtcGetSupportedArchs"))
+            else {
+                return true;
+            };
+            let mut most = 0;
+            if count(&mut most) != 0 || most <= 0 {
+                return true;
+            }
+            let mut known = vec![0; most as usize];
+            list(known.as_mut_ptr()) != 0 || known.contains(&number)
         }
     }
 
@@ -127,6 +150,18 @@ impl Nvrtc {
             Ok(bytes)
         }
     }
+}
+
+/// The version that the PTX is given: that of CUDA 11.8, which every driver takes that is new enough.
+const PTX_VERSION: &str = ".version 7.8";
+
+/// PTX under an older version: the compiler writes its own, which drivers older than itself refuse, where the text needs none of
+/// what is new. Its hints about which bytes of a load are used are of 8.3 and go; they change nothing.
+fn portable(ptx: &[u8]) -> Vec<u8> {
+    let text = String::from_utf8_lossy(ptx);
+    let kept = text.split_inclusive('\n').filter(|line| !line.trim_start().starts_with(".pragma \"used_bytes_mask"));
+    let line = |line: &str| if line.starts_with(".version ") { format!("{PTX_VERSION}\n") } else { line.to_owned() };
+    kept.map(line).collect::<String>().into_bytes()
 }
 
 fn check(what: &str, code: c_int) -> Result<(), String> {

@@ -20,12 +20,14 @@ fn key(unit: &File, headers: &[File], target: &str, version: (i32, i32)) -> Vec<
     format!("{version:?} {target} {:?} {unit:?} {headers:?}", images::flags()).into_bytes()
 }
 
-/// The cubin of a kernel file, or PTX with its terminator, for a device of that compute capability, and its target.
+/// The cubin of a kernel file, or PTX with its terminator, for a device of that compute capability whose driver is for a CUDA of
+/// that major number, and its target.
 ///
 /// # Errors
 /// The places where NVRTC was sought in vain; its log, where the kernel does not compile.
-pub(crate) fn compile(module: &Module, capability: (u32, u32)) -> Result<(String, Vec<u8>), String> {
-    compiled(&Nvrtc::find(&[])?, &Cache::user(), module, capability).map(|(target, code, _)| (target, code))
+pub(crate) fn compile(module: &Module, capability: (u32, u32), driver: i32) -> Result<(String, Vec<u8>), String> {
+    compiled(&Nvrtc::find(Some(driver), &[])?, &Cache::user(), module, capability)
+        .map(|(target, code, _)| (target, code))
 }
 
 /// As [`compile`]; the last value says whether it was compiled now.
@@ -40,7 +42,7 @@ fn compiled(
     let unit = (module.name.to_owned(), module.source.text.to_owned());
     let headers: Vec<File> = images::headers().iter().map(|(name, text)| ((*name).into(), (*text).into())).collect();
     let mut said = String::new();
-    for target in targets(capability) {
+    for target in targets(capability).into_iter().filter(|target| nvrtc.knows(target)) {
         let name = format!("{}.{target}", module.name);
         let key = key(&unit, &headers, &target, version);
         if let Some(code) = cache.load(&name, &key) {
@@ -65,7 +67,7 @@ mod tests {
 
     /// NVRTC, or a line that says which test is skipped.
     fn compiler() -> Option<Nvrtc> {
-        let found = Nvrtc::find(&[]).ok();
+        let found = Nvrtc::find(None, &[]).ok();
         if found.is_none() {
             let thread = std::thread::current();
             let _ = writeln!(std::io::stderr(), "{}: skipped: no NVRTC", thread.name().unwrap_or("a test"));

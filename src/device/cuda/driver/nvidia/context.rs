@@ -12,6 +12,8 @@ use std::sync::OnceLock;
 pub(crate) struct Context {
     pub(crate) cuda: &'static Cuda,
     pub(crate) properties: DeviceProperties,
+    /// The CUDA that the driver is for: 12040 is 12.4.
+    pub(crate) driver_version: i32,
     pub(crate) device: sys::CUdevice,
     pub(crate) handle: sys::CUcontext,
     /// Null until [`Context::open_stream`].
@@ -26,13 +28,17 @@ impl Context {
     ///
     /// # Errors
     /// [`Error::Device`] where the driver refuses.
-    pub(crate) fn retain(cuda: &'static Cuda, device: sys::CUdevice, properties: DeviceProperties) -> Result<Self> {
+    pub(crate) fn retain(
+        (cuda, driver_version): (&'static Cuda, i32),
+        device: sys::CUdevice,
+        properties: DeviceProperties,
+    ) -> Result<Self> {
         let mut handle = std::ptr::null_mut();
         // SAFETY: the device is one that the driver gave; released when the driver is dropped.
         unsafe { cuda.cuDevicePrimaryCtxRetain(&mut handle, device) }
             .map_err(|code| early(cuda, "cuDevicePrimaryCtxRetain", code))?;
         let (stream, counter) = (std::ptr::null_mut(), CallCounter::default());
-        Ok(Self { cuda, properties, device, handle, stream, counter, lost: OnceLock::new() })
+        Ok(Self { cuda, properties, driver_version, device, handle, stream, counter, lost: OnceLock::new() })
     }
 
     /// Creates the stream on which everything happens in order.
@@ -131,10 +137,10 @@ impl Context {
     }
 
     /// Creates an event, for the caller to destroy.
-    pub(crate) fn create_event(&self, flags: sys::CUevent_flags) -> Result<sys::CUevent> {
+    pub(crate) fn create_event(&self, flags: u32) -> Result<sys::CUevent> {
         let mut event = std::ptr::null_mut();
         // SAFETY: writes one handle.
-        self.check("cuEventCreate", unsafe { self.cuda.cuEventCreate(&mut event, flags as u32) })?;
+        self.check("cuEventCreate", unsafe { self.cuda.cuEventCreate(&mut event, flags) })?;
         Ok(event)
     }
 

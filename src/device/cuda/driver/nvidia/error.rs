@@ -19,7 +19,13 @@ pub(crate) fn missing_or_cpu(what: impl Into<Message>) -> Error {
 /// An error of a call that was made before a device was opened.
 pub(crate) fn early(cuda: &Cuda, call: &str, code: StatusCode) -> Error {
     let text = describe(cuda, code);
-    let what = Message::from(format!("{call}: {text}; is a GPU there and its driver loaded (nvidia-smi)? "));
+    let what = Message::from(match code {
+        StatusCode::NO_DEVICE => format!(
+            "{call}: {text}; is a GPU there (nvidia-smi)? One that is newer than its driver needs a newer one: update the driver (Blackwell \
+             needs one for CUDA 12.8), or "
+        ),
+        _ => format!("{call}: {text}; is a GPU there and its driver loaded (nvidia-smi)? "),
+    });
     missing(what.setting(Field::Device, "cpu").text(" needs none"))
 }
 

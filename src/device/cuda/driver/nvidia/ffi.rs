@@ -1,11 +1,13 @@
 //! The functions of NVIDIA's libraries that are called here, as C declares them: what they return is an integer.
 //!
 //! cudarc declares the results as Rust enums. A code that a newer library returns and such an enum lacks would be undefined
-//! behaviour, so its own wrappers are not called: taken from it are the search for the libraries, the types of handles and the
-//! values of enums that go in. No enum comes out.
+//! behaviour, so its own wrappers are not called, nor its search, which takes a toolkit's stub for the driver: taken from it are the
+//! types of handles and the values of enums that go in. No enum comes out.
 
 use ::cudarc::{cublaslt::sys as lt, driver::sys};
+use libloading::Library;
 use std::ffi::{CStr, c_char, c_int, c_uint, c_ulonglong, c_void};
+use std::path::Path;
 use std::sync::OnceLock;
 
 /// The status that a function returned, where that is not success.
@@ -13,6 +15,8 @@ use std::sync::OnceLock;
 pub(crate) struct StatusCode(pub(super) c_int);
 
 impl StatusCode {
+    /// No GPU that the driver knows, of libcuda.
+    pub(crate) const NO_DEVICE: Self = Self(100);
     /// Out of memory, of libcuda.
     pub(crate) const MEMORY: Self = Self(2);
 
@@ -244,37 +248,53 @@ const _: () = {
     assert!(offset_of!(HeuristicResult, waves) == offset_of!(Theirs, wavesCount));
 };
 
-/// libcuda's functions, loaded at the first call.
+/// The code of a library that stands in for the driver's where a toolkit is installed and no driver.
+const STUB: StatusCode = StatusCode(34);
+
+/// libcuda's functions, loaded at the first call: of the driver's own file, then of the name that a toolkit's stub has, too.
 pub(crate) fn cuda() -> Result<&'static Cuda, Missing> {
     static TABLE: OnceLock<Result<Cuda, Missing>> = OnceLock::new();
     let load = || {
-        // SAFETY: loads a library and forgets it again; its initialisers have no preconditions.
-        if !unsafe { sys::is_culib_present() } {
-            return Err(Missing::Library);
+        let names = if cfg!(windows) { ["nvcuda.dll", "nvcuda.dll"] } else { ["libcuda.so.1", "libcuda.so"] };
+        let mut last = Missing::Library;
+        for name in names {
+            // SAFETY: the functions of libcuda have the declared types in CUDA 12 and 13; a name carries its version.
+            match unsafe { open(Path::new(name)) }.and_then(|find| unsafe { Cuda::load(find) }) {
+                // SAFETY: may be called at any time, and again.
+                Ok(table) if unsafe { table.cuInit(0) } == Err(STUB) => {}
+                Ok(table) => return Ok(table),
+                Err(Missing::Library) => {}
+                Err(what) => last = what,
+            }
         }
-        // SAFETY: the library is there and stays; the symbol is not called as what it is typed here.
-        let find = |name: &str| unsafe { sys::culib().get::<Bare>(name.as_bytes()) }.ok().map(|symbol| *symbol);
-        // SAFETY: the functions of libcuda have the declared types in CUDA 12 and 13; a name carries its version.
-        unsafe { Cuda::load(find) }
+        Err(last)
     };
     TABLE.get_or_init(load).as_ref().map_err(|missing| *missing)
 }
 
-/// cuBLASLt's functions, loaded at the first call.
-pub(crate) fn cublas_lt() -> Result<&'static CublasLt, Missing> {
-    static TABLE: OnceLock<Result<CublasLt, Missing>> = OnceLock::new();
-    let load = || {
-        // SAFETY: as for libcuda.
-        if !unsafe { lt::is_culib_present() } {
-            return Err(Missing::Library);
-        }
-        // SAFETY: as for libcuda.
-        let find = |name: &str| unsafe { lt::culib().get::<Bare>(name.as_bytes()) }.ok().map(|symbol| *symbol);
+impl CublasLt {
+    /// The functions of a file, which stays loaded.
+    pub(crate) fn open(file: &Path) -> Result<&'static Self, Missing> {
         // SAFETY: the functions have the declared types in cuBLASLt 12 and 13. The stream's type is the same C struct under
         // another name.
-        unsafe { CublasLt::load(find) }
-    };
-    TABLE.get_or_init(load).as_ref().map_err(|missing| *missing)
+        let table = unsafe { open(file).and_then(|find| Self::load(find)) }?;
+        Ok(Box::leak(Box::new(table)))
+    }
+}
+
+/// Loads a library for good. The result finds a function by its name.
+///
+/// # Safety
+/// The library is one of NVIDIA's, whose initialisers have no preconditions.
+unsafe fn open(file: &Path) -> Result<impl Fn(&str) -> Option<Bare>, Missing> {
+    // SAFETY: the caller's promise.
+    let library = unsafe { Library::new(file) }.map_err(|error| {
+        tracing::debug!(file = %file.display(), %error, "a library does not load");
+        Missing::Library
+    })?;
+    let library: &'static Library = Box::leak(Box::new(library));
+    // SAFETY: the symbol is not called as what it is typed here.
+    Ok(move |name: &str| unsafe { library.get::<Bare>(name.as_bytes()) }.ok().map(|symbol| *symbol))
 }
 
 /// A code of libcuda: its name, its number and what the driver says of it.

@@ -4,6 +4,7 @@
 //! before it calls anything. cudarc finds the libraries and declares their types; the functions are called by `ffi`, with a stream,
 //! memory and graphs of our own.
 
+mod capture_gate;
 mod context;
 mod cublaslt;
 mod error;
@@ -12,6 +13,9 @@ mod modules;
 mod pinned;
 mod probe;
 
+pub use self::cublaslt::search::libraries;
+
+use self::capture_gate::{Capturing, no_captures};
 use self::context::Context;
 use self::cublaslt::plans::GemmPlans;
 use self::error::{DEVICE, missing};
@@ -26,7 +30,7 @@ use super::kernel::{Function, Kernel, Launch};
 use crate::error::{Error, Result};
 use ::cudarc::driver::sys;
 use std::ffi::{CString, c_void};
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Bytes of dynamic shared memory that a kernel may take without asking.
 const SHARED: u32 = 48 << 10;
@@ -37,8 +41,8 @@ pub struct NvidiaDriver {
     events: [sys::CUevent; EVENTS],
     cublaslt: Option<GemmPlans>,
     modules: Modules,
-    /// Whether the stream records and does nothing.
-    capturing: AtomicBool,
+    /// While the stream records and does nothing.
+    capturing: Mutex<Option<Capturing>>,
 }
 
 // SAFETY: the handles belong to the driver's library, which may be called from every thread; each call first makes the context
@@ -51,24 +55,46 @@ impl NvidiaDriver {
     /// Opens the GPU of that number.
     ///
     /// # Errors
-    /// [`Error::Device`] where the driver's library, a GPU of that number or kernels for it are missing, with what to do.
+    /// [`Error::Device`] where the driver's library, a GPU of that number or kernels for it are missing, with what to do. A cuBLASLt
+    /// that is missing or does not start is a warning.
     pub fn new(ordinal: usize) -> Result<Self> {
+        Self::open(ordinal, true)
+    }
+
+    /// As [`NvidiaDriver::new`], for a build without NVRTC: every kernel is compiled from its source.
+    ///
+    /// # Errors
+    /// Those of [`NvidiaDriver::new`].
+    pub fn from_sources(ordinal: usize) -> Result<Self> {
+        Self::open(ordinal, false)
+    }
+
+    fn open(ordinal: usize, embedded: bool) -> Result<Self> {
         let (cuda, version) = probe()?;
         let (device, properties) = select(cuda, ordinal)?;
         let mut driver = Self {
-            context: Context::retain(cuda, device, properties)?,
+            context: Context::retain((cuda, version), device, properties)?,
             events: [std::ptr::null_mut(); EVENTS],
             cublaslt: None,
-            modules: Modules::default(),
-            capturing: AtomicBool::new(false),
+            modules: Modules::new(embedded),
+            capturing: Mutex::new(None),
         };
         driver.context.open_stream()?;
         for which in 0..EVENTS {
-            driver.events[which] = driver.context.create_event(sys::CUevent_flags::CU_EVENT_DISABLE_TIMING)?;
+            // The host sleeps until a step is over; it would keep a core busy otherwise.
+            let flags = sys::CUevent_flags::CU_EVENT_DISABLE_TIMING as u32;
+            driver.events[which] =
+                driver.context.create_event(flags | sys::CUevent_flags::CU_EVENT_BLOCKING_SYNC as u32)?;
         }
-        driver.cublaslt = GemmPlans::open(&driver.context, version)?;
+        driver.cublaslt = GemmPlans::open(&driver.context)?;
         driver.context.properties.gemm = driver.cublaslt.is_some();
+        // Whether the device takes kernels shows now, while another device can still be chosen.
+        driver.modules.get(&driver.context, "pointwise")?;
         Ok(driver)
+    }
+
+    fn capturing(&self) -> MutexGuard<'_, Option<Capturing>> {
+        self.capturing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Makes the context this thread's own.
@@ -187,9 +213,10 @@ impl Driver for NvidiaDriver {
 
     fn prepare_gemm(&self, gemm: &Gemm) -> Result<GemmPlan> {
         let gpu = self.enter()?;
-        if self.capturing.load(Relaxed) {
+        if self.capturing().is_some() {
             return Err(Error::Graph("a product is prepared while launches are captured".into()));
         }
+        let _apart = no_captures();
         match &self.cublaslt {
             Some(lt) => lt.prepare(gpu, gemm),
             None => Err(missing("cuBLASLt is not there")),
@@ -213,19 +240,22 @@ impl Driver for NvidiaDriver {
 
     fn begin_capture(&self) -> Result<bool> {
         let gpu = self.enter()?;
+        let capture = Capturing::begin();
         let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
         // SAFETY: the stream lives as long as `self`.
         gpu.check("cuStreamBeginCapture", unsafe { gpu.cuda.cuStreamBeginCapture_v2(gpu.stream, mode) })?;
-        self.capturing.store(true, Relaxed);
+        *self.capturing() = Some(capture);
         Ok(true)
     }
 
     fn end_capture(&self) -> Result<GraphExec> {
+        let capture = self.capturing().take();
         let gpu = self.enter()?;
-        self.capturing.store(false, Relaxed);
         let mut graph = std::ptr::null_mut();
         // SAFETY: as above; writes one handle.
-        gpu.check("cuStreamEndCapture", unsafe { gpu.cuda.cuStreamEndCapture(gpu.stream, &mut graph) })?;
+        let ended = unsafe { gpu.cuda.cuStreamEndCapture(gpu.stream, &mut graph) };
+        drop(capture);
+        gpu.check("cuStreamEndCapture", ended)?;
         if graph.is_null() {
             let what = "the capture was broken off".to_owned();
             return Err(Error::Fault { device: DEVICE.into(), call: "cuStreamEndCapture".into(), what, lost: false });

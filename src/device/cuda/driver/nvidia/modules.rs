@@ -11,64 +11,78 @@ use std::ffi::c_void;
 use std::sync::{Mutex, PoisonError};
 
 /// The kernel files that a context has loaded, by name.
-#[derive(Default)]
-pub(crate) struct Modules(Mutex<HashMap<&'static str, sys::CUmodule>>);
+pub(crate) struct Modules {
+    loaded: Mutex<HashMap<&'static str, sys::CUmodule>>,
+    /// Whether the binaries of this build are used.
+    embedded: bool,
+}
 
 impl Modules {
+    /// None loaded yet; from the binaries of this build, or from the sources alone.
+    pub(crate) fn new(embedded: bool) -> Self {
+        Self { loaded: Mutex::default(), embedded }
+    }
+
     /// The module that holds a kernel, loaded at first use.
     ///
     /// # Errors
     /// [`Error::Device`] where there is no binary for the device and none can be compiled; those of the driver.
     pub(crate) fn get(&self, gpu: &Context, name: &'static str) -> Result<sys::CUmodule> {
-        let mut modules = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut modules = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(module) = modules.get(name) {
             return Ok(*module);
         }
         let Some(found) = images::modules().iter().find(|module| module.name == name) else {
             return Err(Error::Graph(format!("no kernel file is called `{name}`")));
         };
-        let module = load(gpu, found)?;
+        let module = load(gpu, found, self.embedded)?;
         modules.insert(name, module);
         Ok(module)
     }
 
     /// Unloads all of them. The context must be current.
     pub(crate) fn unload(&mut self, gpu: &Context) {
-        for (_, module) in self.0.get_mut().unwrap_or_else(PoisonError::into_inner).drain() {
+        for (_, module) in self.loaded.get_mut().unwrap_or_else(PoisonError::into_inner).drain() {
             // SAFETY: loaded by `load`, unloaded once; the caller has made the context current.
             let _ = unsafe { gpu.cuda.cuModuleUnload(module) };
         }
     }
 }
 
-/// Loads a kernel file: the binary of this build, else what NVRTC makes of its source.
-fn load(gpu: &Context, file: &Module) -> Result<sys::CUmodule> {
-    let capability = gpu.properties.capability;
-    let built = match file.binary(capability) {
-        Some(binary) => {
-            let bytes = binary.unpack().map_err(|e| missing(format!("the kernels of this build are damaged: {e}")))?;
-            Some(image(gpu, file.name, binary.target, &bytes))
+/// Loads a kernel file: the first binary of this build that the driver takes, else what NVRTC makes of its source.
+fn load(gpu: &Context, file: &Module, embedded: bool) -> Result<sys::CUmodule> {
+    let capability @ (major, minor) = gpu.properties.capability;
+    let mut refused = Vec::new();
+    for binary in file.binaries(capability).filter(|_| embedded) {
+        let bytes = binary.unpack().map_err(|e| missing(format!("the kernels of this build are damaged: {e}")))?;
+        match image(gpu, file.name, binary.target, &bytes) {
+            Err(Error::Fault { lost: false, what, .. }) => {
+                tracing::debug!(kernel = file.name, target = binary.target, what, "the driver refuses a binary");
+                refused.push(format!("{}: {what}", binary.target));
+            }
+            loaded => return loaded,
         }
-        None => None,
-    };
-    match built {
-        // The driver is older than the PTX, or the device takes none of the binaries: another compiler's may fit.
-        None | Some(Err(Error::Fault { lost: false, .. })) => match (runtime::compile(file, capability), built) {
-            (Ok((target, bytes)), _) => image(gpu, file.name, &target, &bytes),
-            (Err(why), Some(Err(fault))) => {
-                tracing::warn!("{why}");
-                Err(fault)
-            }
-            (Err(why), _) => {
-                let (major, minor) = capability;
-                Err(missing_or_cpu(format!(
-                    "this build has no kernels for compute capability {major}.{minor}, and they cannot be compiled \
-                     now: {why}; install CUDA's NVRTC (CUDA_PATH or BRAID_NVRTC names its folder), or use "
-                )))
-            }
-        },
-        Some(loaded) => loaded,
     }
+    let why = match runtime::compile(file, capability, gpu.driver_version / 1000) {
+        Ok((target, bytes)) => match image(gpu, file.name, &target, &bytes) {
+            Err(Error::Fault { lost: false, what, .. }) => {
+                format!("what NVRTC makes for {target} is refused, too: {what}")
+            }
+            loaded => return loaded,
+        },
+        Err(why) => why,
+    };
+    let (of, cuda) = (gpu.driver_version / 1000, gpu.driver_version % 1000 / 10);
+    let reason = match refused.is_empty() {
+        true => format!("this build has no kernels for compute capability {major}.{minor}"),
+        false => {
+            format!("the driver (for CUDA {of}.{cuda}) refuses the kernels of this build ({})", refused.join("; "))
+        }
+    };
+    Err(missing_or_cpu(format!(
+        "{reason}, and they cannot be compiled now: {why}; update the driver, install NVRTC of CUDA {of} (pip install \
+         nvidia-cuda-nvrtc-cu{of}; CUDA_PATH or BRAID_NVRTC names its folder), or use "
+    )))
 }
 
 /// Loads a cubin, or PTX with a terminator.

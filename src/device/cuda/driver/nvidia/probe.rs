@@ -2,7 +2,6 @@
 
 use super::error::{early, missing, missing_or_cpu};
 use super::ffi::{self, Cuda, Missing, StatusCode};
-use crate::device::cuda::compile::images;
 use crate::device::cuda::driver::interface::DeviceProperties;
 use crate::error::{Error, Field, Message, Result};
 use ::cudarc::driver::sys;
@@ -28,12 +27,9 @@ pub(crate) fn probe() -> Result<(&'static Cuda, i32)> {
     let mut version = 0;
     // SAFETY: writes one integer.
     unsafe { cuda.cuDriverGetVersion(&mut version) }.map_err(|code| early(cuda, "cuDriverGetVersion", code))?;
-    let (major, minor) = (version / 1000, version % 1000 / 10);
-    if let Some((needed, _)) = images::compiler().filter(|(needed, _)| *needed > major) {
-        let what = format!(
-            "the NVIDIA driver is for CUDA {major}.{minor}, the kernels need one for CUDA {needed}.0 or later; update the \
-             driver, or use "
-        );
+    if version < 12_000 {
+        let (major, minor) = (version / 1000, version % 1000 / 10);
+        let what = format!("the NVIDIA driver is for CUDA {major}.{minor}; one for CUDA 12 or later is needed, or ");
         return Err(missing_or_cpu(what));
     }
     Ok((cuda, version))

@@ -50,11 +50,16 @@ impl CublasLtHandle {
 
     /// The library's version: major, minor, patch; -1 where it does not say.
     pub(crate) fn version(&self) -> [i32; 3] {
+        Self::version_of(self.library)
+    }
+
+    /// As [`CublasLtHandle::version`], of a library that has not been started.
+    pub(crate) fn version_of(library: &CublasLt) -> [i32; 3] {
         use sys::libraryPropertyType_t as Property;
         [Property::MAJOR_VERSION, Property::MINOR_VERSION, Property::PATCH_LEVEL].map(|which| {
             let mut number = 0;
             // SAFETY: writes one integer.
-            let asked = unsafe { self.library.cublasLtGetProperty(which, &mut number) };
+            let asked = unsafe { library.cublasLtGetProperty(which, &mut number) };
             asked.map_or(-1, |()| number)
         })
     }

@@ -4,4 +4,5 @@ mod autotune;
 mod descriptors;
 mod handle;
 pub(crate) mod plans;
+pub(crate) mod search;
 mod trial;

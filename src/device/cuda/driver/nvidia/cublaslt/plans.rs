@@ -4,10 +4,11 @@
 //! together. So an image's result does not depend on what shares its batch.
 
 use super::super::context::Context;
-use super::super::ffi::{self, CublasLt, Missing};
+use super::super::ffi::CublasLt;
 use super::autotune::{self, Autotuner, GemmShape};
 use super::descriptors::{MatmulDescriptors, destroy};
 use super::handle::{CublasLtHandle, Descriptors, WORKSPACE, fault};
+use super::search;
 use super::trial::GemmTrial;
 use crate::device::cuda::compile::cache::Cache;
 use crate::device::cuda::driver::gemm::{Gemm, GemmPlan, MatrixRef};
@@ -24,26 +25,24 @@ pub(crate) struct GemmPlans {
 }
 
 impl GemmPlans {
-    /// Opens the library; `None` with a warning where it is not there: our own kernels do its work then.
-    /// `version` is that of CUDA for which the driver is.
+    /// Opens the library; `None` with a warning where there is none that works: our own kernels do its work then.
     ///
     /// # Errors
-    /// Those of the library; memory for its workspace.
-    pub(crate) fn open(gpu: &Context, version: i32) -> Result<Option<Self>> {
-        let library = match ffi::cublas_lt() {
-            Ok(library) => library,
-            Err(what) => {
-                let name = if let Missing::Function(name) = what { name } else { "libcublasLt" };
+    /// [`Error::Memory`] for its workspace; a fault that loses the device.
+    pub(crate) fn open(gpu: &Context) -> Result<Option<Self>> {
+        let mut lt = match search::open(gpu) {
+            Ok(lt) => lt,
+            Err(why) => {
+                let cuda = gpu.driver_version / 1000;
                 tracing::warn!(
-                    "{name} was not found in the system's library folders and LD_LIBRARY_PATH (it comes with CUDA 12 and 13): \
-                     products are computed by Braid's own kernels, which is slower"
+                    "cuBLASLt is not used ({why}): products are computed by Braid's own kernels, which is slower; install it (pip \
+                     install nvidia-cublas-cu{cuda}; CUDA_PATH or BRAID_CUBLASLT names its folder)"
                 );
                 return Ok(None);
             }
         };
-        let mut lt = CublasLtHandle::create(gpu.cuda, library)?;
         let trials = autotune::wanted(std::env::var_os("BRAID_TRIALS").as_deref());
-        let autotuner = Autotuner::new(identity(gpu, &lt, version), Cache::user(), trials);
+        let autotuner = Autotuner::new(identity(gpu, &lt), Cache::user(), trials);
         lt.allocate_workspace(gpu)?;
         Ok(Some(Self { plans: Mutex::default(), autotuner, lt }))
     }
@@ -93,8 +92,8 @@ impl GemmPlans {
 }
 
 /// Names device, driver and library: all that a choice of algorithms depends on.
-fn identity(gpu: &Context, lt: &CublasLtHandle, version: i32) -> String {
-    let [major, minor, patch] = lt.version();
+fn identity(gpu: &Context, lt: &CublasLtHandle) -> String {
+    let ([major, minor, patch], version) = (lt.version(), gpu.driver_version);
     let facts = &gpu.properties;
     let ((x, y), processors) = (facts.capability, facts.multiprocessors);
     format!(

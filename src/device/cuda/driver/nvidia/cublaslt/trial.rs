@@ -40,7 +40,7 @@ impl<'a> TrialBuffers<'a> {
         // Made before the events, so that the memory goes where they fail.
         let mut scratch = Self { gpu, address, places, events: [std::ptr::null_mut(); 2] };
         for event in &mut scratch.events {
-            *event = gpu.create_event(CUevent_flags::CU_EVENT_DEFAULT)?;
+            *event = gpu.create_event(CUevent_flags::CU_EVENT_DEFAULT as u32)?;
         }
         Ok(scratch)
     }
