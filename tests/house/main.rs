@@ -115,7 +115,7 @@ fn old_names() {
 #[test]
 fn cli_dependencies() {
     let manifest = std::fs::read_to_string(root().join("Cargo.toml")).unwrap();
-    hold("cli_dependencies", rules::command_only(&manifest, &["lexopt", "signal-hook", "font8x8"]));
+    hold("cli_dependencies", rules::command_only(&manifest, &["lexopt", "signal-hook", "font8x8", "plotters"]));
 }
 
 /// Files and tests that the documentation names are there.

@@ -21,7 +21,6 @@ mod roofline;
 mod row;
 mod setup;
 mod stats;
-mod svg;
 mod timing;
 mod work;
 mod work_options;

@@ -2,29 +2,34 @@
 
 use crate::arguments;
 use crate::results::results;
-use crate::svg::{Anchor, Log, Svg, ticks};
+use braid::Error;
 use braid::atomic_file::write_atomic;
 use braid::cli::failure::Failure;
 use braid::cli::flag::{Argument, Flag};
 use braid::cli::terminal;
+use plotters::chart::ChartContext;
+use plotters::coord::{CoordTranslate, Shift};
+use plotters::prelude::*;
+use plotters::style::text_anchor::{HPos, Pos, VPos};
 use serde_json::Value;
-use std::io::Write;
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+use std::ops::Range;
 use std::path::PathBuf;
 
-/// Width of a drawing and its margins, in pixels.
-const WIDTH: f64 = 960.0;
-const LEFT: f64 = 70.0;
-const RIGHT: f64 = 30.0;
-/// Height of a bar and from one to the next.
-const BAR: f64 = 22.0;
-const PITCH: f64 = 44.0;
-/// Height of a roofline.
-const ROOF: f64 = 420.0;
-/// Between two plots.
-const GAP: f64 = 46.0;
-const TEXT: f64 = 12.0;
-/// Colours that those who do not see all of them can tell apart (Okabe and Ito).
-const COLOURS: [&str; 8] = ["#0072b2", "#e69f00", "#009e73", "#d55e00", "#56b4e9", "#cc79a7", "#8c6d31", "#555555"];
+/// Width of a drawing, and heights of its parts, in pixels.
+const WIDTH: u32 = 1200;
+const BAR: u32 = 54;
+const ROOF: u32 = 560;
+const FONT: (&str, u32) = ("sans-serif", 18);
+const TITLE: (&str, u32) = ("sans-serif", 24);
+const STAGES: [&str; 6] = ["text", "image", "condition", "denoise", "decode", "rest"];
+
+/// Colours that those who do not see all of them can tell apart (Okabe and Ito), as 0xrrggbb.
+const COLOURS: [u32; 8] = [0x0072b2, 0xe69f00, 0x009e73, 0xd55e00, 0x56b4e9, 0xcc79a7, 0x8c6d31, 0x555555];
+
+type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
+type Drawn<T = ()> = Result<T, DrawingAreaErrorKind<io::Error>>;
 
 /// The results, and where the drawing goes.
 #[derive(Default)]
@@ -62,7 +67,7 @@ pub fn run(mut parser: lexopt::Parser) -> Result<bool, Failure> {
     for file in &files {
         all.extend(results(file)?);
     }
-    let drawing = draw(&all).ok_or_else(|| {
+    let drawing = draw(&all).map_err(|e| Error::io("draw", &files[0])(io::Error::other(e)))?.ok_or_else(|| {
         let names = files.iter().map(|f| f.display().to_string()).collect::<Vec<_>>().join(", ");
         Failure::usage(format!("plot: nothing in {names} can be drawn; results of e2e, ops and roofline can"))
     })?;
@@ -73,141 +78,105 @@ pub fn run(mut parser: lexopt::Parser) -> Result<bool, Failure> {
     Ok(true)
 }
 
-/// Three digits that matter.
-fn short(value: f64) -> String {
-    let digits = (2.0 - value.max(1e-9).log10().floor()).clamp(0.0, 9.0) as usize;
-    format!("{value:.digits$}")
-}
-
 /// One plot of all e2e results, then one for each of ops and roofline; `None` where there is none of them.
-fn draw(results: &[Value]) -> Option<String> {
-    let mut svg = Svg::new(WIDTH);
-    let mut top = 0.0;
+fn draw(results: &[Value]) -> Drawn<Option<String>> {
     let named = |name: &'static str| results.iter().filter(move |r| r["benchmark"] == name);
     let bars: Vec<_> = named("e2e").filter_map(Bar::of).collect();
-    if !bars.is_empty() {
-        top = stages(&mut svg, top, &bars);
+    let roofs: Vec<_> = named("ops").chain(named("roofline")).filter_map(Roof::of).collect();
+    if bars.is_empty() && roofs.is_empty() {
+        return Ok(None);
     }
-    for roof in named("ops").chain(named("roofline")).filter_map(Roof::of) {
-        top = roof.draw(&mut svg, top);
-    }
-    (top > 0.0).then(|| svg.finish())
-}
-
-fn colour(k: usize) -> &'static str {
-    COLOURS[k % COLOURS.len()]
-}
-
-/// The place of a name in a list that grows.
-fn place(names: &mut Vec<String>, name: &str) -> usize {
-    names.iter().position(|n| n == name).unwrap_or_else(|| {
-        names.push(name.to_owned());
-        names.len() - 1
-    })
-}
-
-/// Names beside their colours, in as many lines as they need; the y below them.
-fn legend(svg: &mut Svg, top: f64, names: &[String]) -> f64 {
-    let (mut x, mut y) = (LEFT, top);
-    for (k, name) in names.iter().enumerate() {
-        let width = 26.0 + 7.0 * name.chars().count() as f64;
-        if x + width > WIDTH - RIGHT && x > LEFT {
-            (x, y) = (LEFT, y + 18.0);
+    // Room for the legend beside few bars.
+    let above = if bars.is_empty() { 0 } else { 110 + BAR * bars.len().max(3) as u32 };
+    let mut text = String::new();
+    {
+        let all = SVGBackend::with_string(&mut text, (WIDTH, above + ROOF * roofs.len() as u32)).into_drawing_area();
+        all.fill(&WHITE)?;
+        let (top, rest) = all.split_vertically(above);
+        if !bars.is_empty() {
+            stages(&top, &bars)?;
         }
-        svg.rectangle([x, y, 12.0, 12.0], colour(k), name);
-        svg.text([x + 16.0, y + 10.5], TEXT, Anchor::Start, name);
-        x += width;
+        for (area, roof) in rest.split_evenly((roofs.len().max(1), 1)).iter().zip(&roofs) {
+            roof.draw(area)?;
+        }
+        all.present()?;
     }
-    y + 24.0
+    // Control characters have no place in XML.
+    Ok(Some(text.replace(|c: char| c.is_control() && c != '\n', "\u{fffd}")))
 }
 
-/// A request: what it was, and the mean seconds of its stages.
+fn colour(k: usize) -> RGBColor {
+    let [_, r, g, b] = COLOURS[k % COLOURS.len()].to_be_bytes();
+    RGBColor(r, g, b)
+}
+
+fn swatch(style: ShapeStyle) -> impl Fn((i32, i32)) -> Rectangle<(i32, i32)> {
+    move |(x, y)| Rectangle::new([(x, y - 6), (x + 16, y + 6)], style)
+}
+
+fn legend<'a, C: CoordTranslate>(chart: &mut ChartContext<'a, SVGBackend<'a>, C>) -> Drawn {
+    let mut labels = chart.configure_series_labels();
+    labels.position(SeriesLabelPosition::LowerRight).background_style(WHITE.mix(0.8)).label_font(FONT).draw()
+}
+
+/// A request: what it was, and from when to when its stages take, by their means, in seconds.
 struct Bar {
     label: String,
-    stages: Vec<(String, f64)>,
+    stages: [Range<f64>; STAGES.len()],
 }
 
 impl Bar {
     fn of(result: &Value) -> Option<Self> {
         let mean = result["mean_seconds"].as_f64()?;
-        let average = |samples: &Value| {
-            let samples: Vec<f64> = samples.as_array()?.iter().filter_map(Value::as_f64).collect();
-            (!samples.is_empty()).then(|| samples.iter().sum::<f64>() / samples.len() as f64)
-        };
-        let known = ["text", "image", "condition", "denoise", "decode"];
-        let order = |name: &str| known.iter().position(|k| *k == name).unwrap_or(known.len());
-        let stages = result["stages"].as_object()?.iter();
-        let mut stages: Vec<_> = stages.filter_map(|(name, s)| Some((name.clone(), average(s)?))).collect();
-        stages.sort_by_key(|(name, _)| order(name));
-        let rest = mean - stages.iter().map(|(_, s)| s).sum::<f64>();
-        if rest > 0.0 {
-            stages.push(("rest".into(), rest));
-        }
-        let text = |name: &str| result[name].as_str().unwrap_or("?").to_owned();
-        let number = |name: &str| result[name].as_u64().unwrap_or(0);
+        let stages = result["stages"].as_object()?;
+        let mut end = 0.0;
+        let stages = STAGES.map(|name| {
+            let samples: Vec<f64> =
+                stages.get(name).and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_f64).collect();
+            let average = samples.iter().sum::<f64>() / samples.len().max(1) as f64;
+            let start = end;
+            end += if name == "rest" { mean - start } else { average }.clamp(0.0, 1e9);
+            start..end
+        });
+        let [model, device] = ["model", "device"].map(|name| result[name].as_str().unwrap_or("?"));
+        let [width, height, steps, images, adapters] =
+            ["width", "height", "steps", "pictures", "adapters"].map(|name| result[name].as_u64().unwrap_or(0));
+        let guidance = result["cfg_scale"].as_f64().unwrap_or(0.0);
         let label = format!(
-            "{}, {}, {}x{}, {} steps, {} image(s), {} adapter(s), guidance {}: {mean:.3} s",
-            text("model"),
-            text("device"),
-            number("width"),
-            number("height"),
-            number("steps"),
-            number("pictures"),
-            number("adapters"),
-            result["cfg_scale"].as_f64().unwrap_or(0.0)
+            "{model}, {device}, {width}x{height}, {steps} steps, {images} image(s), {adapters} adapter(s), \
+             guidance {guidance}: {mean:.3} s"
         );
         Some(Self { label, stages })
     }
+}
 
-    /// Start and length of each stage on an axis of that many pixels to a second.
-    fn segments(&self, scale: f64) -> Vec<(f64, f64)> {
-        let mut x = 0.0;
-        let place = |(_, seconds): &(String, f64)| {
-            let start = x;
-            x += seconds * scale;
-            (start, seconds * scale)
+fn stages(area: &Area<'_>, bars: &[Bar]) -> Drawn {
+    let most = bars.iter().map(|b| b.stages[STAGES.len() - 1].end).fold(1e-9, f64::max);
+    let area = area.titled("Seconds of a request, by stage", TITLE)?;
+    let mut chart = ChartBuilder::on(&area)
+        .margin(20)
+        .x_label_area_size(50)
+        .build_cartesian_2d(0.0..1.2 * most, bars.len().max(3) as f64..0.0)?;
+    let mut mesh = chart.configure_mesh();
+    mesh.disable_y_mesh().disable_y_axis().label_style(FONT).x_desc("seconds, mean of the samples").draw()?;
+    for (k, name) in STAGES.into_iter().enumerate() {
+        let style = colour(k).filled();
+        let stage = |(y, bar): (usize, &Bar)| {
+            let Range { start, end } = bar.stages[k];
+            Rectangle::new([(start, y as f64 + 0.5), (end, y as f64 + 0.95)], style)
         };
-        self.stages.iter().map(place).collect()
+        chart.draw_series(bars.iter().enumerate().map(stage))?.label(name).legend(swatch(style));
     }
+    let style = TextStyle::from(FONT.into_font()).pos(Pos::new(HPos::Left, VPos::Bottom));
+    let label = |(y, bar): (usize, &Bar)| Text::new(bar.label.clone(), (0.0, y as f64 + 0.5), style.clone());
+    chart.draw_series(bars.iter().enumerate().map(label))?;
+    legend(&mut chart)
 }
 
-fn stages(svg: &mut Svg, top: f64, bars: &[Bar]) -> f64 {
-    let most = bars.iter().map(|b| b.stages.iter().map(|(_, s)| s).sum::<f64>()).fold(0.0, f64::max);
-    let marks = ticks(most);
-    let scale = (WIDTH - LEFT - RIGHT) / marks.last().copied().unwrap_or(1.0);
-    svg.text([LEFT, top + 26.0], 16.0, Anchor::Start, "Seconds of a request, by stage");
-    let mut names = Vec::new();
-    bars.iter().flat_map(|b| &b.stages).for_each(|(name, _)| {
-        place(&mut names, name);
-    });
-    let first = legend(svg, top + 38.0, &names) + 16.0;
-    let bottom = first + PITCH * bars.len() as f64 - 8.0;
-    for mark in &marks {
-        let x = LEFT + mark * scale;
-        svg.line(&[[x, first - 18.0], [x, bottom]], "#ddd", 1.0);
-        svg.text([x, bottom + 16.0], TEXT, Anchor::Middle, &format!("{}", (mark * 1e6).round() / 1e6));
-    }
-    svg.text([WIDTH / 2.0, bottom + 34.0], TEXT, Anchor::Middle, "seconds, mean of the samples");
-    for (i, bar) in bars.iter().enumerate() {
-        let y = first + PITCH * i as f64;
-        svg.text([LEFT + 2.0, y - 4.0], TEXT, Anchor::Start, &bar.label);
-        for ((name, seconds), (x, width)) in bar.stages.iter().zip(bar.segments(scale)) {
-            let k = place(&mut names, name);
-            svg.rectangle([LEFT + x, y, width, BAR], colour(k), &format!("{name}: {seconds:.4} s"));
-        }
-    }
-    svg.reach(bottom + GAP);
-    bottom + GAP
-}
-
-/// An operation in a roofline.
+/// An operation in a roofline: FLOPs to a byte and a second, and its share of all operations' time.
+#[derive(Debug, PartialEq)]
 struct Dot {
-    kind: String,
-    title: String,
-    /// FLOPs to a byte.
-    intensity: f64,
-    flops_per_second: f64,
-    /// Of all operations' time.
+    at: (f64, f64),
     share: f64,
 }
 
@@ -216,108 +185,91 @@ struct Roof {
     /// FLOP/s and bytes/s; a roofline's kernels have fewer FLOPs than the operations where an upsample is folded in.
     peak: f64,
     bandwidth: f64,
-    dots: Vec<Dot>,
+    kinds: BTreeMap<String, Vec<Dot>>,
     /// Operations without products, and their share of the time.
     left_out: (usize, f64),
 }
 
+/// The decades that hold all of those values, and a little more, so that the lines at their ends are drawn.
+fn decades(values: impl Iterator<Item = f64>) -> Range<f64> {
+    let (low, high) = values.fold((f64::MAX, f64::MIN_POSITIVE), |(low, high), v| (low.min(v), high.max(v)));
+    let from = low.log10().floor();
+    0.999 * 10f64.powf(from)..1.001 * 10f64.powf(high.log10().ceil().max(from + 1.0))
+}
+
 impl Roof {
     fn of(result: &Value) -> Option<Self> {
-        let measured = result["benchmark"] == "ops";
-        let (device, peak, bandwidth) = if measured {
-            let c = &result["ceilings"];
-            (result["device"].as_str()?, c["flops_per_second"].as_f64()?, c["bytes_per_second"].as_f64()?)
+        let (device, [peak, bandwidth], time, how) = if result["benchmark"] == "ops" {
+            let ceilings = ["flops_per_second", "bytes_per_second"].map(|name| &result["ceilings"][name]);
+            (&result["device"], ceilings, "median_seconds", "measured, with measured ceilings")
         } else {
-            let gpu = &result["gpu"];
-            (gpu["name"].as_str()?, gpu["peak"].as_f64()?, gpu["bandwidth"].as_f64()?)
+            let [device, peak, bandwidth] = ["name", "peak", "bandwidth"].map(|name| &result["gpu"][name]);
+            (device, [peak, bandwidth], "predicted_seconds", "predicted, with the data sheet's ceilings")
         };
-        let how =
-            if measured { "measured, with measured ceilings" } else { "predicted, with the data sheet's ceilings" };
-        let number = |name: &str| result[name].as_u64().unwrap_or(0);
+        // What a logarithm takes.
+        let positive = |value: f64| value.clamp(1e-15, 1e30);
+        let (device, peak, bandwidth) = (device.as_str()?, positive(peak.as_f64()?), positive(bandwidth.as_f64()?));
         let model = result["model"].as_str().unwrap_or("sdxl");
-        let (width, height, rows) = (number("width"), number("height"), number("batch"));
+        let [width, height, rows] = ["width", "height", "batch"].map(|name| result[name].as_u64().unwrap_or(0));
         let title = format!("{model} on {device}, {width}x{height}, {rows} row(s): {how}");
-        let mut roof = Self { title, peak, bandwidth, dots: Vec::new(), left_out: (0, 0.0) };
-        for op in result["ops"].as_array()? {
-            let seconds = op[if measured { "median_seconds" } else { "predicted_seconds" }].as_f64()?;
+        let ops = result["ops"].as_array()?;
+        let share = |op: &Value| Some(op["count"].as_f64()? * op[time].as_f64()?);
+        let all = ops.iter().filter_map(share).sum::<f64>().max(1e-12);
+        let mut roof = Self { title, peak, bandwidth, kinds: BTreeMap::new(), left_out: (0, 0.0) };
+        for op in ops {
+            let share = share(op)? / all;
             let flops = op["kernel_flops"].as_f64().or_else(|| op["flops"].as_f64())?;
-            let bytes = op["bytes"].as_f64()?;
-            let count = op["count"].as_f64()?;
             if flops <= 0.0 {
-                roof.left_out = (roof.left_out.0 + 1, roof.left_out.1 + count * seconds);
+                roof.left_out = (roof.left_out.0 + 1, roof.left_out.1 + share);
                 continue;
             }
-            let text = |name: &str| op[name].as_str().unwrap_or_default();
-            let names = format!("{} {} {} {}", text("part"), text("kind"), text("shape"), text("with"));
-            roof.dots.push(Dot {
-                kind: text("kind").to_owned(),
-                title: format!("{names}, {count} times {:.1} us", seconds * 1e6),
-                intensity: flops / bytes.max(1.0),
-                flops_per_second: flops / seconds.max(1e-9),
-                share: count * seconds,
-            });
+            let [bytes, seconds] = [op["bytes"].as_f64()?.max(1.0), op[time].as_f64()?.max(1e-9)];
+            let dot = Dot { at: (positive(flops / bytes), positive(flops / seconds)), share };
+            roof.kinds.entry(op["kind"].as_str().unwrap_or_default().to_owned()).or_default().push(dot);
         }
-        let all = roof.dots.iter().map(|d| d.share).sum::<f64>() + roof.left_out.1;
-        roof.dots.iter_mut().for_each(|d| d.share /= all);
-        roof.left_out.1 /= all.max(1e-12);
         Some(roof)
     }
 
     /// The ceilings within the axes: up the memory's slope, then level.
-    fn ceiling(&self, x: &Log, y: &Log) -> Vec<[f64; 2]> {
-        let [[left, right], [low, _]] = [x.ends(), y.ends()];
-        let ridge = self.peak / self.bandwidth;
-        let start = left.max(low / self.bandwidth);
-        let mut points = Vec::new();
-        if start < ridge {
-            points.push([x.at(start), y.at(start * self.bandwidth)]);
-        }
-        points.push([x.at(ridge.max(left)), y.at(self.peak)]);
-        points.push([x.at(right), y.at(self.peak)]);
-        points
+    fn ceiling(&self, x: &Range<f64>, y: &Range<f64>) -> [(f64, f64); 3] {
+        let points = [x.start.max(y.start / self.bandwidth), self.peak / self.bandwidth, x.end];
+        points.map(|at| (at, (at * self.bandwidth).min(self.peak)))
     }
 
-    fn draw(&self, svg: &mut Svg, top: f64) -> f64 {
-        svg.text([LEFT, top + 26.0], 16.0, Anchor::Start, &self.title);
-        let mut names = Vec::new();
-        self.dots.iter().for_each(|d| {
-            place(&mut names, &d.kind);
-        });
-        let first = legend(svg, top + 38.0, &names) + 12.0;
-        let bottom = first + ROOF;
-        let ridge = self.peak / self.bandwidth;
-        let x = Log::new(self.dots.iter().map(|d| d.intensity).chain([ridge]), LEFT, WIDTH - RIGHT);
-        let y = Log::new(self.dots.iter().map(|d| d.flops_per_second).chain([self.peak]), bottom, first);
-        for e in x.from..=x.to {
-            let (value, at) = (10f64.powi(e), x.at(10f64.powi(e)));
-            svg.line(&[[at, first], [at, bottom]], "#ddd", 1.0);
-            svg.text([at, bottom + 16.0], TEXT, Anchor::Middle, &format!("{value}"));
-        }
+    fn draw(&self, area: &Area<'_>) -> Drawn {
+        let dots = || self.kinds.values().flatten().map(|dot| dot.at);
+        let x = decades(dots().map(|(x, _)| x).chain([self.peak / self.bandwidth]));
+        let y = decades(dots().map(|(_, y)| y).chain([self.peak]));
         let (unit, name) = if self.peak < 1e12 { (1e9, "GFLOP/s") } else { (1e12, "TFLOP/s") };
-        for e in y.from..=y.to {
-            let (value, at) = (10f64.powi(e) / unit, y.at(10f64.powi(e)));
-            svg.line(&[[LEFT, at], [WIDTH - RIGHT, at]], "#ddd", 1.0);
-            svg.text([LEFT - 6.0, at + 4.0], TEXT, Anchor::End, &format!("{value}"));
+        let (count, share) = (self.left_out.0, self.left_out.1 * 100.0);
+        let below = "FLOP to a byte; areas are shares of the time. Not drawn:";
+        let area = area.titled(&self.title, TITLE)?;
+        let mut chart = ChartBuilder::on(&area)
+            .margin(20)
+            .x_label_area_size(50)
+            .y_label_area_size(80)
+            .build_cartesian_2d(x.clone().log_scale(), y.clone().log_scale())?;
+        let power = |value: f64| 10f64.powi(value.log10().round() as i32);
+        chart
+            .configure_mesh()
+            .max_light_lines(0)
+            .label_style(FONT)
+            .x_desc(format!("{below} {count} operations without products, {share:.1} % of the time."))
+            .y_desc(name)
+            .x_label_formatter(&|at| power(*at).to_string())
+            .y_label_formatter(&|at| (power(*at) / unit).to_string())
+            .draw()?;
+        let ceilings = format!("{:.1} GB/s, {:.1} {name}", self.bandwidth / 1e9, self.peak / unit);
+        let line = [PathElement::new(self.ceiling(&x, &y), BLACK.stroke_width(2))];
+        let legend_line = |(x, y)| PathElement::new([(x, y), (x + 16, y)], BLACK.stroke_width(2));
+        chart.draw_series(line)?.label(ceilings).legend(legend_line);
+        for (k, (kind, dots)) in self.kinds.iter().enumerate() {
+            let style = colour(k).mix(0.75).filled();
+            let radius = |share: f64| (60.0 * share.sqrt()).round().clamp(2.0, 60.0) as u32;
+            let circles = dots.iter().map(|dot| Circle::new(dot.at, radius(dot.share), style));
+            chart.draw_series(circles)?.label(kind).legend(swatch(style));
         }
-        svg.text([LEFT - 6.0, first - 14.0], TEXT, Anchor::End, name);
-        svg.text([WIDTH / 2.0, bottom + 34.0], TEXT, Anchor::Middle, "FLOP to a byte; areas are shares of the time");
-        svg.line(&self.ceiling(&x, &y), "#222", 1.5);
-        let peak = format!("{} {name}", short(self.peak / unit));
-        svg.text([WIDTH - RIGHT - 4.0, y.at(self.peak) - 6.0], TEXT, Anchor::End, &peak);
-        let bandwidth = format!("{} GB/s", short(self.bandwidth / 1e9));
-        let middle = (x.ends()[0].max(y.ends()[0] / self.bandwidth) * ridge).sqrt();
-        let slope = [x.at(middle) - 8.0, y.at(middle * self.bandwidth) - 6.0];
-        svg.text(slope, TEXT, Anchor::End, &bandwidth);
-        for dot in &self.dots {
-            let k = place(&mut names, &dot.kind);
-            let radius = 2.5 + 40.0 * (dot.share.max(0.0) / std::f64::consts::PI).sqrt();
-            svg.circle([x.at(dot.intensity), y.at(dot.flops_per_second), radius], colour(k), &dot.title);
-        }
-        let (count, share) = self.left_out;
-        let note = format!("Not drawn: {count} operations without products, {:.1} % of the time.", share * 100.0);
-        svg.text([LEFT, bottom + 52.0], TEXT, Anchor::Start, &note);
-        svg.reach(bottom + GAP + 20.0);
-        bottom + GAP + 20.0
+        legend(&mut chart)
     }
 }
 
@@ -327,7 +279,7 @@ mod tests {
     use serde_json::json;
 
     fn e2e() -> Value {
-        json!({"benchmark": "e2e", "model": "m <x>", "device": "cpu", "width": 64, "height": 64, "steps": 2,
+        json!({"benchmark": "e2e", "model": "m <x>\u{1b}", "device": "cpu", "width": 64, "height": 64, "steps": 2,
             "pictures": 1, "adapters": 0, "cfg_scale": 5.0, "mean_seconds": 4.0,
             "stages": {"decode": [0.5, 1.5], "denoise": [2.0, 2.0], "text": [0.5, 0.5]}})
     }
@@ -344,38 +296,30 @@ mod tests {
 
     #[test]
     fn stages_end_to_end() {
-        let bar = Bar::of(&e2e()).unwrap();
-        let names: Vec<_> = bar.stages.iter().map(|(n, _)| n.as_str()).collect();
-        assert_eq!(names, ["text", "denoise", "decode", "rest"]);
-        assert_eq!(bar.segments(100.0), [(0.0, 50.0), (50.0, 200.0), (250.0, 100.0), (350.0, 50.0)]);
+        let stages = Bar::of(&e2e()).unwrap().stages;
+        assert_eq!(stages, [0.0..0.5, 0.5..0.5, 0.5..0.5, 0.5..2.5, 2.5..3.5, 3.5..4.0]);
     }
 
     #[test]
     fn roofline_ridge() {
         let roof = Roof::of(&ops()).unwrap();
-        let x = Log::new([1.0, 1000.0].into_iter(), 0.0, 300.0);
-        let y = Log::new([1e9, 1e12].into_iter(), 300.0, 0.0);
-        // 10 GB/s meets 1 TFLOP/s at 100 FLOP to a byte; at 1 it has 10 GFLOP/s, a third of the way up.
-        let points: Vec<_> = roof.ceiling(&x, &y).iter().map(|p| p.map(f64::round)).collect();
-        assert_eq!(points, [[0.0, 200.0], [200.0, 0.0], [300.0, 0.0]]);
-        assert_eq!((roof.dots.len(), roof.left_out), (1, (1, 0.25)));
-        assert_eq!((roof.dots[0].intensity, roof.dots[0].flops_per_second), (100.0, 5e11));
-        assert!((roof.dots[0].share - 0.75).abs() < 1e-12);
-    }
-
-    #[test]
-    fn digits() {
-        assert_eq!([989.4, 4800.0, 6.123, 0.012_66].map(short), ["989", "4800", "6.12", "0.0127"]);
+        // 10 GB/s meets 1 TFLOP/s at 100 FLOP to a byte.
+        let ends = |from: f64| [(from, from * 1e10), (100.0, 1e12), (1e3, 1e12)];
+        assert_eq!(roof.ceiling(&(1.0..1e3), &(1e9..1e12)), ends(1.0));
+        assert_eq!(roof.ceiling(&(1.0..1e3), &(2e10..1e12)), ends(2.0));
+        let (at, share) = ((100.0, 5e11), 0.75);
+        assert_eq!(roof.kinds, [("linear".to_owned(), vec![Dot { at, share }])].into());
+        assert_eq!(roof.left_out, (1, 0.25));
     }
 
     #[test]
     fn every_drawing() {
-        let svg = draw(&[ops(), e2e(), json!({"benchmark": "cold"})]).unwrap();
+        let svg = draw(&[ops(), e2e(), json!({"benchmark": "cold"})]).unwrap().unwrap();
         assert!(svg.starts_with("<svg ") && svg.ends_with("</svg>\n"));
         assert_eq!(svg.matches("<circle").count(), 1);
-        assert!(svg.contains("m &lt;x&gt;, cpu, 64x64, 2 steps"), "{svg}");
+        assert!(svg.contains("m &lt;x&gt;\u{fffd}, cpu, 64x64, 2 steps"), "{svg}");
         assert!(!svg.contains("NaN") && !svg.contains("inf"), "{svg}");
-        assert!(draw(&[json!({"benchmark": "cold"})]).is_none());
-        assert!(draw(&[json!({"benchmark": "ops"}), json!({"benchmark": "e2e"})]).is_none());
+        assert!(draw(&[json!({"benchmark": "cold"})]).unwrap().is_none());
+        assert!(draw(&[json!({"benchmark": "ops"}), json!({"benchmark": "e2e"})]).unwrap().is_none());
     }
 }
