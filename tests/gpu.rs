@@ -3,6 +3,16 @@
 #![cfg(feature = "cuda")]
 #![allow(clippy::unwrap_used)]
 
+#[path = "common/mod.rs"]
+mod common;
+#[path = "common/device.rs"]
+mod device;
+#[allow(dead_code)] // Values alone.
+#[path = "common/interpreter.rs"]
+mod interpreter;
+#[path = "common/requests.rs"]
+mod requests;
+
 use braid::device::cuda::NvidiaDriver;
 use braid::device::cuda::driver::{Driver, Gemm, GemmEpilogue, MatrixRef};
 use braid::tensor::DType;
@@ -18,6 +28,40 @@ fn gpu() -> Option<NvidiaDriver> {
         let _ = writeln!(std::io::stderr(), "{name}: skipped: no CUDA device");
     }
     found.ok()
+}
+
+/// The first request issues its work; the second launches what was captured.
+#[test]
+fn captured_and_issued() {
+    if gpu().is_none() {
+        return;
+    }
+    let pipeline = requests::on_gpu(&common::Model::folder());
+    let [issued, captured, again] =
+        [(); 3].map(|()| requests::bytes(&pipeline.generate(&requests::request(1, 3, 0.7)).unwrap()));
+    assert!(issued == captured && captured == again, "captured work differs from the same work issued");
+}
+
+#[test]
+fn alone_and_in_a_batch() {
+    if gpu().is_none() {
+        return;
+    }
+    let pipeline = requests::on_gpu(&common::Model::folder());
+    let together = pipeline.generate(&requests::request(3, 3, 0.7)).unwrap();
+    for (i, image) in together.images.iter().enumerate() {
+        let mut request = requests::request(1, 3, 0.7);
+        request.seed += i as u64;
+        let alone = pipeline.generate(&request).unwrap();
+        assert!(alone.images[0].rgb() == image.rgb(), "image {i} differs from the same drawn alone");
+    }
+}
+
+#[test]
+fn two_pipelines() {
+    if gpu().is_some() {
+        requests::two_pipelines(4);
+    }
 }
 
 #[test]

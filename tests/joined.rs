@@ -15,38 +15,21 @@ mod mock;
 #[allow(dead_code)] // Schedules and counts are for tests/cuda.
 #[path = "common/ptx.rs"]
 mod ptx;
+#[path = "common/requests.rs"]
+mod requests;
 
+use braid::device::cuda::NvidiaDriver;
 use braid::device::cuda::driver::Driver;
-use braid::device::cuda::{CudaDevice, NvidiaDriver};
-use braid::pipeline::{Callbacks, CancelToken, ImagePrompt, Output, Progress, Stage};
-use braid::schedulers::SchedulerKind;
-use braid::tensor::DType;
-use braid::{Error, Image, Pipeline, Request};
-use interpreter::values;
+use braid::pipeline::{Callbacks, CancelToken, Progress, Stage};
+use braid::{Error, Pipeline, Request};
 use ptx::PtxDriver;
+use requests::{Bytes, bytes};
 use std::path::Path;
 use std::sync::Arc;
 
-/// Two images, guided, of an image prompt that goes through the image encoder.
+/// Two images.
 fn request(scale: f32) -> Request {
-    let mut request = common::request();
-    (request.width, request.height) = (Some(16), Some(16));
-    (request.steps, request.scheduler) = (2, Some(SchedulerKind::EulerAncestral));
-    (request.guidance_scale, request.num_images) = (4.0, 2);
-    let pixels = values(3 * 30 * 20, 5).iter().map(|v| (v * 127.0 + 128.0) as u8).collect();
-    let image = Image::new(30, 20, pixels).unwrap();
-    request.image_prompts = vec![ImagePrompt::new(image).with_scale(scale)];
-    request.capture_intermediates = true;
-    request
-}
-
-/// Images and everything on the way.
-type Bytes = (Vec<Vec<u8>>, Vec<(String, Vec<u32>)>);
-
-fn bytes(output: &Output) -> Bytes {
-    let bits = |data: &[f32]| data.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
-    let images = output.images.iter().map(|image| image.rgb().to_vec()).collect();
-    (images, output.intermediates.iter().map(|(name, tensor)| (name.clone(), bits(&tensor.data))).collect())
+    requests::request(2, 2, scale)
 }
 
 /// The bytes of a request on the mock, which are the interpreter's.
@@ -59,10 +42,7 @@ fn compared(pipelines: &[Pipeline; 2], request: &Request) -> Bytes {
 fn pipelines(library: bool) -> [Pipeline; 2] {
     let model = common::Model::folder();
     let drivers: [Arc<dyn Driver>; 2] = [Arc::new(NvidiaDriver::new(0).unwrap()), Arc::new(PtxDriver::new())];
-    drivers.map(|driver| {
-        let device = CudaDevice::new(driver, DType::F16).unwrap().with_cublaslt(library);
-        Pipeline::load_with_device(&model.options(), Some(Box::new(device))).unwrap()
-    })
+    drivers.map(|driver| requests::pipeline(&model, driver, library))
 }
 
 /// Drops the pipelines: nothing is left, and nothing was against the rules.
@@ -111,5 +91,15 @@ fn request_after_cancellation() {
         assert!(matches!(cancelled, Err(Error::Cancelled)), "{:?}", cancelled.map(|_| ()));
         assert!(bytes(&pipelines[0].generate(&request(0.7)).unwrap()) == first);
         closed(pipelines, folder);
+    });
+}
+
+#[test]
+fn two_pipelines() {
+    joined("3", "80", |folder| {
+        requests::two_pipelines(1);
+        let lines = mock::log(folder);
+        assert_eq!(mock::complaints(&lines), [""; 0]);
+        assert_eq!(lines.last().unwrap(), "released, 0 left");
     });
 }
