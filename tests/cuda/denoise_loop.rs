@@ -142,6 +142,53 @@ fn step_parity() {
     }
 }
 
+/// A request leaves nothing behind: with one difference to the request before, the result is that of an executable of its own.
+#[test]
+fn one_difference_to_the_request_before() {
+    if !compiled() {
+        return;
+    }
+    let compile = || {
+        let device = CudaDevice::new(Arc::new(PtxDriver::new()), DType::F16).unwrap().with_cublaslt(false);
+        device.compile_loop(graph(2), steps(true)).unwrap()
+    };
+    let base = || Case::new(SchedulerKind::Dpmpp2M, 5, 2, 40);
+    let other = || Case::new(SchedulerKind::Dpmpp2M, 5, 2, 900);
+    let cases: [(&str, Case); 9] = [
+        ("another scheduler with as many steps", Case { table: scheduled(SchedulerKind::Ddim, 5), ..base() }),
+        (
+            "a scheduler that adds noise",
+            Case { noise: noises(5), table: scheduled(SchedulerKind::EulerAncestral, 5), ..base() },
+        ),
+        (
+            "fewer steps",
+            Case { table: scheduled(SchedulerKind::Dpmpp2M, 4), time: base().time[..4 * 2 * WIDTH].to_vec(), ..base() },
+        ),
+        ("another guidance scale", Case { guidance: [7.0, 0.7], ..base() }),
+        ("no rescale", Case { guidance: [3.0, 0.0], ..base() }),
+        ("other latents", Case { latents: other().latents, ..base() }),
+        ("another condition", Case { shift: other().shift, ..base() }),
+        ("other times", Case { time: other().time, ..base() }),
+        ("nothing", base()),
+    ];
+    let mut used = compile();
+    let first = base().sample(&mut used, &mut |_| Ok(())).unwrap();
+    for (name, case) in cases {
+        let own = case.sample(&mut compile(), &mut |_| Ok(())).unwrap();
+        assert_eq!(own == first, name == "nothing", "{name} changes nothing");
+        assert!(case.sample(&mut used, &mut |_| Ok(())).unwrap() == own, "{name}: the request before shows");
+        assert!(base().sample(&mut used, &mut |_| Ok(())).unwrap() == first, "{name} shows in the request after it");
+    }
+}
+
+fn scheduled(kind: SchedulerKind, count: usize) -> StepTable {
+    SchedulerConfig::sdxl_default().with_kind(kind).unwrap().table(count).unwrap()
+}
+
+fn noises(count: usize) -> Vec<Vec<f32>> {
+    (0..count as u32).map(|i| values(N, 70 + i)).collect()
+}
+
 fn calls(after: CallCounts, before: CallCounts) -> CallCounts {
     CallCounts {
         launches: after.launches - before.launches,

@@ -8,6 +8,7 @@
 mod common;
 mod demo_model;
 mod folders;
+mod previous;
 mod requests;
 mod weights;
 
