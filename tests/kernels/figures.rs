@@ -2,19 +2,11 @@
 //! unnoticed.
 
 use crate::interpreter::compiled;
+use braid::device::cuda::compile::cubin;
 use braid::device::cuda::compile::images::{Binary, Code, modules};
 use braid::device::cuda::driver::Kernel;
 use braid::device::cuda::ops::registry::kernels;
 use braid::tensor::DType;
-
-/// The resources of a multiprocessor (CUDA C++ Programming Guide, "Technical Specifications per Compute Capability"): warps, blocks,
-/// bytes of shared memory. All have 65,536 registers, given out to warps by 256, and take 1 KiB of each block for themselves.
-const PROCESSORS: [(&str, u32, u32, u32); 4] = [
-    ("sm_80", 64, 32, 164 << 10),
-    ("sm_86", 48, 16, 100 << 10),
-    ("sm_89", 48, 24, 100 << 10),
-    ("sm_90a", 64, 32, 228 << 10),
-];
 
 /// An entry point on one architecture.
 #[derive(Debug, PartialEq, Eq, Clone, Copy)]
@@ -29,47 +21,86 @@ struct Figures {
     blocks: u32,
 }
 
-fn number_before(text: &str, word: &str) -> u32 {
-    let head = text.split(word).next().filter(|_| text.contains(word)).unwrap_or("");
-    head.split_whitespace().last().and_then(|n| n.parse().ok()).unwrap_or(0)
-}
-
-/// The code of one entry point in a cubin: the section `.text.NAME` of a 64-bit little-endian ELF file.
-fn code<'a>(elf: &'a [u8], entry: &str) -> &'a [u8] {
-    let number =
-        |at: usize, bytes: usize| elf[at..at + bytes].iter().rev().fold(0, |sum, byte| sum << 8 | usize::from(*byte));
-    let (table, size, count, names) = (number(0x28, 8), number(0x3a, 2), number(0x3c, 2), number(0x3e, 2));
-    let place = |section: usize| {
-        let header = table + section * size;
-        (number(header, 4), number(header + 0x18, 8), number(header + 0x20, 8))
-    };
-    let strings = place(names).1;
-    let wanted = format!(".text.{entry}\0");
-    let found = (0..count).map(place).find(|&(name, ..)| elf[strings + name..].starts_with(wanted.as_bytes()));
-    let (_, from, bytes) = found.unwrap_or_else(|| panic!("no section {wanted:?}"));
-    &elf[from..from + bytes]
-}
-
-/// Instructions are 16 bytes from sm_70 on; the lowest 12 bits are the operation, 0x23c an HMMA.
-fn tensor_instructions(code: &[u8]) -> usize {
-    code.chunks_exact(16).filter(|word| u16::from_le_bytes([word[0], word[1]]) & 0xfff == 0x23c).count()
-}
-
 fn figures(kernel: &Kernel, entry: &str, binary: &Binary, elf: &[u8]) -> Figures {
-    let (_, warps, blocks, memory) = PROCESSORS.into_iter().find(|p| p.0 == binary.target).unwrap();
-    let log =
-        binary.log.split("Compiling entry function '").find(|part| part.starts_with(&format!("{entry}'"))).unwrap();
-    let registers = number_before(log, " registers");
-    let shared = number_before(log, " bytes smem");
-    let of_block = kernel.threads.div_ceil(32);
-    let by_registers = 65_536 / (registers.next_multiple_of(8) * 32) / of_block;
-    let by_memory = memory / (shared + kernel.shared + 1024);
+    let logged = |word| cubin::logged(binary.log, entry, word);
+    let (registers, shared) = (logged(" registers"), logged(" bytes smem"));
     Figures {
         registers,
-        spilled: number_before(log, " bytes spill stores") + number_before(log, " bytes spill loads"),
+        spilled: logged(" bytes spill stores") + logged(" bytes spill loads"),
         shared,
-        tensor: tensor_instructions(code(elf, entry)),
-        blocks: by_registers.min(by_memory).min(warps / of_block).min(blocks),
+        tensor: cubin::products(cubin::code(elf, entry).unwrap()),
+        blocks: cubin::resident_blocks(binary.target, kernel.threads, registers, shared + kernel.shared).unwrap(),
+    }
+}
+
+/// The main loops that a guided step spends its time in: entry point without its type, target, and of the slower of f16 and bf16 the
+/// instructions that a warp executes in a turn, its stall counts in cycles, its tensor-core products, and the registers of a thread.
+const MAIN_LOOPS: [(&str, &str, [usize; 4]); 27] = [
+    ("gemm_geglu_128x128", "sm_80", [211, 765, 64, 210]),
+    ("gemm_geglu_128x128", "sm_89", [211, 765, 64, 210]),
+    ("gemm_geglu_128x128", "sm_90a", [228, 698, 64, 213]),
+    ("gemm_128x128", "sm_80", [218, 784, 64, 203]),
+    ("gemm_128x128", "sm_89", [224, 820, 64, 168]),
+    ("gemm_128x128", "sm_90a", [227, 736, 64, 165]),
+    ("gemm_128x64", "sm_80", [167, 498, 32, 122]),
+    ("gemm_128x64", "sm_89", [167, 498, 32, 122]),
+    ("gemm_128x64", "sm_90a", [179, 486, 32, 126]),
+    ("gemm_64x64", "sm_80", [103, 294, 16, 72]),
+    ("gemm_64x64", "sm_89", [109, 309, 16, 64]),
+    ("gemm_64x64", "sm_90a", [106, 313, 16, 72]),
+    ("convolution_128x128", "sm_80", [255, 918, 64, 212]),
+    ("convolution_128x128", "sm_89", [259, 926, 64, 212]),
+    ("convolution_128x128", "sm_90a", [269, 841, 64, 220]),
+    ("convolution_128x64", "sm_80", [209, 634, 32, 128]),
+    ("convolution_128x64", "sm_89", [213, 653, 32, 128]),
+    ("convolution_128x64", "sm_90a", [224, 625, 32, 128]),
+    ("convolution_64x64", "sm_80", [139, 378, 16, 72]),
+    ("convolution_64x64", "sm_89", [146, 390, 16, 72]),
+    ("convolution_64x64", "sm_90a", [156, 398, 16, 72]),
+    ("attention_64", "sm_80", [785, 2331, 128, 240]),
+    ("attention_64", "sm_89", [785, 2295, 128, 240]),
+    ("attention_64", "sm_90a", [812, 2172, 128, 240]),
+    ("decoupled_64", "sm_80", [545, 1625, 64, 168]),
+    ("decoupled_64", "sm_89", [553, 1652, 64, 168]),
+    ("decoupled_64", "sm_90a", [584, 1655, 64, 162]),
+];
+
+/// Shares of a figure by which it may be larger than the one above before a test fails.
+const LARGER: f64 = 0.02;
+
+/// No main loop becomes longer unnoticed: a change of a kernel that makes one so states the new figures, with its reason.
+#[test]
+fn main_loops() {
+    if !compiled() {
+        return;
+    }
+    for module in modules() {
+        let Code::Compiled(binaries) = module.code else { continue };
+        for kernel in kernels().filter(|kernel| kernel.module == module.name) {
+            for binary in binaries {
+                let known = MAIN_LOOPS.iter().find(|row| (row.0, row.1) == (kernel.name, binary.target));
+                let Some((.., expected)) = known else { continue };
+                let elf = binary.unpack().unwrap();
+                let halves = kernel.types.each().iter().filter(|dtype| **dtype != DType::F32);
+                let mut greatest = [0; 4];
+                for entry in halves.map(|&dtype| kernel.entry(dtype)) {
+                    let body = cubin::main_loop(cubin::code(&elf, &entry).unwrap(), binary.target).unwrap().body;
+                    let registers = figures(kernel, &entry, binary, &elf).registers as usize;
+                    let found = [body.executed, body.stalls, body.products, registers];
+                    greatest = std::array::from_fn(|i| greatest[i].max(found[i]));
+                }
+                let name = format!("{} {}", kernel.name, binary.target);
+                println!("(\"{}\", \"{}\", {greatest:?}),", kernel.name, binary.target);
+                for (found, expected) in greatest.into_iter().zip(expected) {
+                    let limit = *expected as f64 * (1.0 + LARGER);
+                    assert!(
+                        found as f64 <= limit,
+                        "{name}: {greatest:?}, expected at most {expected} and 2 % for each"
+                    );
+                }
+                assert_eq!(greatest[2], expected[2], "{name}: tensor-core products of a turn");
+            }
+        }
     }
 }
 
@@ -87,8 +118,9 @@ fn figures_table() {
     if !compiled() {
         return;
     }
-    println!("| kernel | spills | static | dynamic | stages | sm_80 | sm_86 | sm_89 | sm_90a |");
-    println!("|---|--:|--:|--:|--:|--:|--:|--:|--:|");
+    let targets = cubin::MULTIPROCESSORS.map(|known| known.0);
+    println!("| kernel | spills | static | dynamic | stages | {} |", targets.join(" | "));
+    println!("|---|{}", "--:|".repeat(4 + targets.len()));
     for module in modules() {
         let Code::Compiled(binaries) = module.code else { continue };
         let cubins: Vec<(&Binary, Vec<u8>)> = binaries
@@ -96,7 +128,8 @@ fn figures_table() {
             .filter(|binary| binary.target.starts_with("sm_"))
             .map(|binary| (binary, binary.unpack().unwrap()))
             .collect();
-        assert_eq!(cubins.len(), PROCESSORS.len());
+        // A compiler may know fewer.
+        assert!(!cubins.is_empty() && cubins.iter().all(|(binary, _)| targets.contains(&binary.target)));
         let ptx = String::from_utf8(module.ptx().unwrap().unpack().unwrap()).unwrap();
         for kernel in kernels().filter(|kernel| kernel.module == module.name) {
             let mut rows: Vec<(String, String)> = Vec::new();

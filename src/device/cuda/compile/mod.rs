@@ -2,6 +2,7 @@
 
 #[cfg(feature = "cuda")]
 pub(crate) mod cache;
+pub mod cubin;
 pub mod images;
 #[cfg(feature = "cuda")]
 pub(crate) mod nvrtc;
