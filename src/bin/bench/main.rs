@@ -2,6 +2,7 @@
 //! GPU could reach, `bench plot` draws them.
 
 mod arguments;
+mod assumptions;
 mod check;
 mod child;
 mod cold;
@@ -14,6 +15,7 @@ mod listener;
 mod lists;
 mod machine;
 mod memory;
+mod model;
 mod ops;
 mod plot;
 mod results;

@@ -1,14 +1,16 @@
 //! `bench roofline`: predicts the work of SDXL on a GPU, which need not be present.
 //!
-//! Every operation is lowered as for the GPU, so that kernels, tiles and grids are those that would run; products are taken as
-//! Braid's own kernels, because a library's tiles are its own affair. Bytes are those that must move if nothing is read twice.
-//! Time is the longer of computing and moving, operation by operation; launches cost nothing, because an executable runs as
-//! one captured graph.
+//! Every operation is lowered as for the GPU, so that kernels, tiles and grids are those that would run. Bytes are those that must
+//! move if nothing is read twice. The floor is the longer of computing and moving at the data sheet's rates; the prediction
+//! divides the computing by the tiles' and waves' efficiency of Braid's own kernels. Beside these bounds stands what the present
+//! kernels should take, with the library's products where it takes part: [`crate::model`], by [`crate::assumptions`].
 
 use crate::arguments;
+use crate::assumptions::{self, Assumptions};
 use crate::gpus::{self, GPUS, Gpu};
 use crate::host::Host;
 use crate::lists;
+use crate::model::{self, Modelled};
 use crate::results::Measurements;
 use crate::work::{Label, Operation, Part, Setting, hollow};
 use crate::work_options::{self, FACTOR, WorkOptions};
@@ -158,6 +160,8 @@ struct Predicted {
     /// The time that `bench ops` measured, where that was given and has it.
     measured_seconds: Option<f64>,
     cut: Option<Cut>,
+    /// The present kernels and the library, where the build has the kernels' machine code.
+    modelled: Option<Modelled>,
 }
 
 impl Predicted {
@@ -168,6 +172,10 @@ impl Predicted {
         let kernel_flops = if phases { operation.cost.flops() * 4.0 / 9.0 } else { operation.cost.flops() };
         let cut = Cut::of(operation, &launches, gpu.multiprocessors);
         let bytes = operation.cost.bytes(SIZE, SIZE);
+        let settings = LoweringOptions { cublaslt: true, ..settings };
+        let present = LoweringReport::launches_of(operation.graph.clone(), &settings)?;
+        let library = LoweringReport::products_of(operation.graph.clone(), &settings)?;
+        let library: Vec<_> = library.iter().map(|gemm| [gemm.n * gemm.batch, gemm.m, gemm.k]).collect();
         let (compute, moving) = (kernel_flops / gpu.peak, bytes / gpu.bandwidth);
         let share = cut.as_ref().map_or(1.0, |c| c.tile_efficiency * c.wave_efficiency);
         Ok(Self {
@@ -178,6 +186,7 @@ impl Predicted {
             floor_seconds: compute.max(moving),
             predicted_seconds: (compute / share).max(moving),
             measured_seconds: measured,
+            modelled: model::operation(&present, &library, bytes, gpu),
             cut,
         })
     }
@@ -199,12 +208,15 @@ struct Stage {
     predicted_seconds: f64,
     /// The sum, where every operation was measured.
     measured_seconds: Option<f64>,
+    /// The sum of the present kernels, where every one could be modelled.
+    modelled_seconds: Option<f64>,
 }
 
 impl Stage {
     fn new(part: Part, runs: usize, ops: &[Predicted]) -> Self {
         let total = |f: fn(&Predicted) -> f64| ops.iter().map(|o| o.all(f(o))).sum();
         let measured: Option<f64> = ops.iter().map(|o| o.measured_seconds.map(|s| o.all(s))).sum();
+        let modelled: Option<f64> = ops.iter().map(|o| o.modelled.map(|m| o.all(m.seconds))).sum();
         Self {
             part: part.name(),
             runs,
@@ -213,6 +225,7 @@ impl Stage {
             floor_seconds: total(|o| o.floor_seconds),
             predicted_seconds: total(|o| o.predicted_seconds),
             measured_seconds: measured.filter(|_| !ops.is_empty()),
+            modelled_seconds: modelled,
         }
     }
 }
@@ -239,9 +252,13 @@ struct Roofline {
     floor_seconds: f64,
     predicted_seconds: f64,
     measured_seconds: Option<f64>,
+    /// A step with the present kernels.
+    modelled_seconds: Option<f64>,
+    assumptions: Option<Assumptions>,
     /// A whole request for one image: every part as often as it runs.
     picture_floor_seconds: f64,
     picture_predicted_seconds: f64,
+    image_modelled_seconds: Option<f64>,
     stages: Vec<Stage>,
     /// The longest altogether first.
     ops: Vec<Predicted>,
@@ -249,7 +266,7 @@ struct Roofline {
     worst: Vec<Predicted>,
 }
 
-const TITLES: [&str; 16] = [
+const TITLES: [&str; 18] = [
     "gpu",
     "size",
     "batch",
@@ -266,6 +283,8 @@ const TITLES: [&str; 16] = [
     "wave %",
     "predicted us",
     "measured us",
+    "modelled us",
+    "bound by",
 ];
 
 impl Roofline {
@@ -295,6 +314,7 @@ impl Roofline {
         worst.truncate(WORST);
         let image = |f: fn(&Stage) -> f64| stages.iter().map(|s| s.runs as f64 * f(s)).sum();
         let (floor, predicted) = (image(|s| s.floor_seconds), image(|s| s.predicted_seconds));
+        let modelled = stages.iter().map(|s| s.modelled_seconds.map(|one| s.runs as f64 * one)).sum();
         let step = stages.iter().find(|s| s.part == Part::Unet.name());
         let step = step.cloned().unwrap_or_else(|| Stage::new(Part::Unet, 0, &[]));
         Ok(Self {
@@ -313,8 +333,11 @@ impl Roofline {
             floor_seconds: step.floor_seconds,
             predicted_seconds: step.predicted_seconds,
             measured_seconds: step.measured_seconds,
+            modelled_seconds: step.modelled_seconds,
+            assumptions: assumptions::of(gpu.name),
             picture_floor_seconds: floor,
             picture_predicted_seconds: predicted,
+            image_modelled_seconds: modelled,
             stages,
             ops,
             worst,
@@ -347,6 +370,8 @@ impl Roofline {
             wave,
             format!("{:.1}", o.predicted_seconds * 1e6),
             o.measured_seconds.map_or(String::new(), |s| format!("{:.1}", s * 1e6)),
+            o.modelled.map_or(String::new(), |m| format!("{:.1}", m.seconds * 1e6)),
+            o.modelled.map_or(String::new(), |m| m.bound.into()),
         ]
     }
 
@@ -361,13 +386,14 @@ impl Roofline {
                 o.label.shape.clone(),
                 o.label.count.to_string(),
                 us(o.floor_seconds),
-                us(o.predicted_seconds),
+                o.modelled.map_or(String::new(), |m| us(m.seconds)),
                 o.measured_seconds.map_or(String::new(), us),
+                o.modelled.map_or(String::new(), |m| m.bound.into()),
                 cut.map_or(String::new(), |c| c.kernel.clone()),
                 cut.map_or(String::new(), |c| format!("{:.1}", c.tile_efficiency * c.wave_efficiency * 100.0)),
             ]
         };
-        let titles = ["part", "op", "shape", "n", "floor", "us", "measured", "kernel", "full %"];
+        let titles = ["part", "op", "shape", "n", "floor", "modelled", "measured", "bound by", "kernel", "full %"];
         let list = |ops: &[Predicted]| lists::markdown(&titles, &ops.iter().map(row).collect::<Vec<_>>(), 1);
         let ms = |s: f64| format!("{:.2}", s * 1e3);
         let stages: Vec<_> = self
@@ -382,18 +408,36 @@ impl Roofline {
                     format!("{:.3}", s.flops / 1e12),
                     format!("{:.2}", s.bytes / 1e9),
                     ms(s.floor_seconds),
-                    ms(s.predicted_seconds),
+                    s.modelled_seconds.map_or(String::new(), ms),
                     s.measured_seconds.map_or(String::new(), ms),
-                    ms(all * s.predicted_seconds),
+                    ms(all * s.modelled_seconds.unwrap_or(s.floor_seconds)),
                 ]
             })
             .collect();
-        let parts = ["part", "runs", "TFLOP", "GB", "floor ms", "predicted ms", "measured ms", "all runs ms"];
+        let parts = ["part", "runs", "TFLOP", "GB", "floor ms", "modelled ms", "measured ms", "all runs ms"];
+        let modelled = self.modelled_seconds.zip(self.image_modelled_seconds);
+        let (step, image, about) = match (modelled, &self.assumptions) {
+            (Some((step, image)), Some(assumed)) => {
+                let about =
+                    "modelled: the present kernels by their machine code, within a quarter at best; not measured\n";
+                (
+                    format!(", modelled {} ms", ms(step)),
+                    format!(", modelled {image:.3} s"),
+                    about.to_owned() + &assumed.text(),
+                )
+            }
+            _ => (
+                String::new(),
+                String::new(),
+                "the floor alone: this was built without NVRTC, so no kernel is modelled".into(),
+            ),
+        };
         format!(
             "{} at {}x{}, {} row(s): {:.2} TFLOP per UNet pass of one row\n\
-             a step: {:.2} TFLOP, {:.2} GB, floor {} ms, predicted {} ms{}\n\
-             an image of {} steps: floor {:.3} s, predicted {:.3} s\n\
-             floor: us at full speed; us: predicted; full %: of tiles and waves; -o csv has all columns\n\n{}\n{}\n\
+             a step: {:.2} TFLOP, {:.2} GB, floor {} ms{step}{}\n\
+             an image of {} steps: floor {:.3} s{image}\n\
+             floor: us at the data sheet's full speed; full %: of tiles and waves of own kernels; -o csv has all columns\n\
+             {about}\n\n{}\n{}\n\
              The {} worst by wave efficiency:\n\n{}",
             self.gpu.name,
             self.width,
@@ -403,11 +447,9 @@ impl Roofline {
             self.step_flops / 1e12,
             self.step_bytes / 1e9,
             ms(self.floor_seconds),
-            ms(self.predicted_seconds),
             self.measured_seconds.map_or(String::new(), |s| format!(", measured {} ms", ms(s))),
             self.steps,
             self.picture_floor_seconds,
-            self.picture_predicted_seconds,
             lists::markdown(&parts, &stages, 0),
             list(&self.ops),
             self.worst.len(),
@@ -417,50 +459,5 @@ impl Roofline {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::work::ModelSize;
-
-    fn operation(part: Part, kind: &str, shape: &str) -> Predicted {
-        let setting = Setting { model: ModelSize::Sdxl, side: 128, batch: 2, steps: 1, adapter: false };
-        let operations = setting.operations(part, &hollow()).unwrap();
-        let found = operations.iter().find(|o| o.label.kind == kind && o.label.shape == shape).unwrap();
-        Predicted::of(found, &gpus::find("h200").unwrap(), None).unwrap()
-    }
-
-    #[test]
-    fn waves() {
-        // 80 blocks on 132 multiprocessors: 61 % of them have work. 133: a second wave for one block more.
-        assert!((wave_count(80, 132) - 80.0 / 132.0).abs() < 1e-12);
-        assert_eq!(wave_count(132, 132), 1.0);
-        assert!((wave_count(133, 132) - 133.0 / 264.0).abs() < 1e-12);
-    }
-
-    /// Few channels on one side have kernels of their own: 16 pixels by 128 channels, and 16 pixels.
-    #[test]
-    fn first_and_last_convolutions() {
-        let first = operation(Part::Unet, "convolution", "2x128x128x4 > 2x128x128x320").cut.unwrap();
-        assert_eq!((first.kernel.as_str(), first.blocks), ("convolution_few_in", 2 * 128 * 128 / 16 * 3));
-        assert!((first.tile_efficiency - 320.0 / 384.0).abs() < 1e-12);
-        let last = operation(Part::Unet, "convolution", "2x128x128x320 > 2x128x128x4").cut.unwrap();
-        assert_eq!((last.kernel.as_str(), last.blocks), ("convolution_few_out_4", 2 * 128 * 128 / 16));
-        assert_eq!(last.tile_efficiency, 1.0);
-    }
-
-    /// The VAE's one head of 512: products of 1024 queries at a time, in 1,024 blocks of 128x128 for the scores and in 128 of
-    /// 64x64 for the values.
-    #[test]
-    fn a_wide_head() {
-        let cut = operation(Part::Vae, "attention", "1x16384x512 over 16384").cut.unwrap();
-        assert_eq!((cut.kernel.as_str(), cut.blocks), ("gemm_128x128", 16 * (1024 + 128)));
-        assert!((cut.wave_efficiency - 1024.0 / 1056.0).abs() < 1e-12, "{cut:?}");
-    }
-
-    /// An upsample by two leaves 4 of 9 taps.
-    #[test]
-    fn an_enlarging_convolution() {
-        let up = operation(Part::Unet, "convolution", "2x32x32x1280 > 2x64x64x1280");
-        assert!((up.kernel_flops / up.flops - 4.0 / 9.0).abs() < 1e-12);
-        assert!(up.cut.unwrap().tile_efficiency > 0.99);
-    }
-}
+#[path = "roofline_tests.rs"]
+mod tests;

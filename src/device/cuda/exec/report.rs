@@ -3,6 +3,7 @@
 use super::lower::{Lowered, lower};
 use crate::device::Role;
 use crate::device::cuda::driver::command::Command;
+use crate::device::cuda::driver::gemm::Gemm;
 use crate::device::cuda::driver::kernel::Launch;
 use crate::device::cuda::ops::lowering::{BaseAddresses, LoweringOptions};
 use crate::error::Result;
@@ -59,6 +60,19 @@ impl LoweringReport {
         let lowered = lowered(graph, settings, &Role::Plain)?;
         let body = lowered.steps.into_iter().skip(lowered.body.start).take(lowered.body.len());
         Ok(body.filter_map(|step| if let Command::Launch(launch) = step { Some(launch) } else { None }).collect())
+    }
+
+    /// The library's products among what computes the nodes of a graph before fusion, in order.
+    ///
+    /// # Errors
+    /// As [`LoweringReport::of`].
+    pub fn products_of(graph: Graph, settings: &LoweringOptions) -> Result<Vec<Gemm>> {
+        let lowered = lowered(graph, settings, &Role::Plain)?;
+        Ok(lowered
+            .steps
+            .into_iter()
+            .filter_map(|s| if let Command::Gemm(gemm) = s { Some(gemm) } else { None })
+            .collect())
     }
 
     pub(crate) fn new(lowered: &Lowered) -> Self {

@@ -1,0 +1,244 @@
+//! The present kernels, modelled from their machine code: how long a launch takes by the assumptions in [`crate::assumptions`].
+//!
+//! An iteration of a main loop takes the longest of what the resident warps of a scheduler ask of it together: issue, tensor core, shared
+//! memory, L2; and of what one warp's stall counts come to. Where a loop has exponentials, its two products and what lies between
+//! depend on each other, and nothing arranges for one warp to multiply while another takes exponentials, so both add up.
+//! Beside the iterations stand the instructions before and behind the loop and the time in which a wave fills.
+
+use crate::assumptions::{
+    self, Assumptions, EPILOGUE, EXPONENTIAL_CYCLES, FILL, LEAST, LIBRARY_K, LIBRARY_TILES, MEMORY, NODE, SHARED_CYCLES,
+};
+use crate::gpus::Gpu;
+use braid::device::cuda::compile::cubin::{self, Counts, Loop};
+use braid::device::cuda::compile::images::{Code, modules};
+use braid::device::cuda::driver::Launch;
+use braid::device::cuda::ops::attention::AttentionParams;
+use braid::device::cuda::ops::convolution::ConvolutionParams;
+use braid::device::cuda::ops::decoupled::DecoupledParams;
+use braid::device::cuda::ops::gemm::GemmParams;
+use bytemuck::{AnyBitPattern, pod_read_unaligned};
+use serde::Serialize;
+use std::collections::HashMap;
+use std::sync::{LazyLock, Mutex};
+
+/// The values of K that an iteration of a product's loop takes, and the keys of attention's.
+const STEP: usize = 32;
+const KEYS: usize = 64;
+
+/// An iteration of a loop, in cycles of one scheduler for one block.
+#[derive(Debug, Clone, Copy, Default)]
+struct Iteration {
+    /// One warp's own stalls: the least that an iteration takes.
+    own: f64,
+    issue: f64,
+    tensor: f64,
+    shared: f64,
+    exponentials: f64,
+    /// Bytes that the block takes from L2.
+    bytes: f64,
+}
+
+impl Iteration {
+    fn new(body: Counts, bytes: usize, assumed: &Assumptions) -> Self {
+        Self {
+            own: body.stalls as f64,
+            issue: body.executed as f64,
+            tensor: body.products as f64 * assumed.product_cycles,
+            shared: body.shared as f64 * SHARED_CYCLES,
+            exponentials: body.exponentials as f64 * EXPONENTIAL_CYCLES,
+            bytes: bytes as f64,
+        }
+    }
+
+    /// The cycles in which `resident` blocks take an iteration each, and what bounds them.
+    fn cycles(&self, resident: f64, assumed: &Assumptions) -> (f64, &'static str) {
+        let all = [
+            (self.own, "stalls"),
+            (resident * self.issue, "issue"),
+            (
+                resident * (self.tensor + self.exponentials),
+                if self.exponentials > 0.0 { "tensor + exp" } else { "tensor" },
+            ),
+            (resident * self.shared, "shared"),
+            (resident * self.bytes / assumed.l2_bytes, "L2"),
+        ];
+        all.into_iter().max_by(|a, b| a.0.total_cmp(&b.0)).unwrap_or_default()
+    }
+}
+
+/// A kernel on a GPU.
+#[derive(Debug, Clone, Copy)]
+struct Kernel {
+    iteration: Iteration,
+    /// Instructions of a block's warp outside the loop.
+    outside: f64,
+    /// Blocks that a multiprocessor holds.
+    resident: usize,
+}
+
+impl Kernel {
+    /// The seconds of so many blocks of so many iterations.
+    fn seconds(&self, (blocks, iterations): (usize, usize), multiprocessors: usize, assumed: &Assumptions) -> f64 {
+        let wave = |resident: usize| {
+            let resident = resident as f64;
+            iterations as f64 * self.iteration.cycles(resident, assumed).0 + resident * self.outside + FILL
+        };
+        let room = multiprocessors * self.resident.max(1);
+        let rest = blocks % room;
+        let last = if rest > 0 { wave(rest.div_ceil(multiprocessors)) } else { 0.0 };
+        ((blocks / room) as f64 * wave(self.resident) + last) / assumed.clock
+    }
+
+    fn of(launch: &Launch, assumed: &Assumptions) -> Option<Self> {
+        let found = machine_code(launch.kernel.module, &launch.entry, assumed.target)?;
+        let (bytes, outside) = match tile(launch.kernel.name) {
+            Some((m, n)) => {
+                let accumulators = (m * n / 128) as f64;
+                ((m + n) * 64, accumulators * EPILOGUE[usize::from(launch.kernel.name.contains("geglu"))])
+            }
+            None => (2 * KEYS * 2 * width(launch.kernel.name)?, found.code.outside.executed as f64),
+        };
+        let shared = launch.kernel.shared + found.shared;
+        let resident = cubin::resident_blocks(assumed.target, launch.kernel.threads, found.registers, shared)?;
+        Some(Self { iteration: Iteration::new(found.code.body, bytes, assumed), outside, resident: resident as usize })
+    }
+}
+
+/// The loop of a kernel, with the resources of its blocks.
+#[derive(Clone, Copy)]
+struct MachineCode {
+    code: Loop,
+    registers: u32,
+    shared: u32,
+}
+
+type Read = Mutex<HashMap<(String, &'static str), Option<MachineCode>>>;
+
+fn machine_code(module: &str, entry: &str, target: &'static str) -> Option<MachineCode> {
+    static READ: LazyLock<Read> = LazyLock::new(Read::default);
+    let mut read = READ.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    *read.entry((entry.to_owned(), target)).or_insert_with(|| {
+        let Code::Compiled(binaries) = modules().iter().find(|m| m.name == module)?.code else { return None };
+        let binary = binaries.iter().find(|binary| binary.target == target)?;
+        let elf = binary.unpack().ok()?;
+        let code = cubin::main_loop(cubin::code(&elf, entry)?, target)?;
+        let logged = |word| cubin::logged(binary.log, entry, word);
+        Some(MachineCode { code, registers: logged(" registers"), shared: logged(" bytes smem") })
+    })
+}
+
+/// Rows and columns of a product's or a convolution's tile.
+fn tile(kernel: &str) -> Option<(usize, usize)> {
+    let (m, n) = kernel.rsplit_once('_')?.1.split_once('x')?;
+    Some((m.parse().ok()?, n.parse().ok()?))
+}
+
+/// The width of the heads that an attention kernel is for.
+fn width(kernel: &str) -> Option<usize> {
+    kernel.rsplit_once('_')?.1.parse().ok()
+}
+
+fn read<P: AnyBitPattern>(launch: &Launch) -> Option<P> {
+    launch.bytes().get(..size_of::<P>()).map(pod_read_unaligned)
+}
+
+fn count(n: i32) -> usize {
+    usize::try_from(n).unwrap_or(0)
+}
+
+/// The iterations that a launch's main loop takes; `None` for kernels without one.
+fn iterations(launch: &Launch) -> Option<usize> {
+    match launch.kernel.module {
+        "gemm" => Some(count(read::<GemmParams>(launch)?.k).div_ceil(STEP)),
+        "convolution" => {
+            let p: ConvolutionParams = read(launch)?;
+            Some((count(p.kernel_y) * count(p.kernel_x) * count(p.channels)).div_ceil(STEP))
+        }
+        "attention" => Some(count(read::<AttentionParams>(launch)?.keys).div_ceil(KEYS)),
+        "decoupled" => {
+            let p: DecoupledParams = read(launch)?;
+            let branches = p.branch.iter().take(count(p.branches));
+            Some(branches.map(|branch| count(branch.capacity).div_ceil(KEYS)).sum())
+        }
+        _ => None,
+    }
+}
+
+/// The product [m, n, k] of a launch that is the library's within a model: alone, an operation's result is an output in f32, which
+/// the library does not add a bias or a residual to.
+fn library_within(launch: &Launch) -> Option<[usize; 3]> {
+    let p: GemmParams = (launch.kernel.module == "gemm").then(|| read(launch))??;
+    let f = p.finish;
+    let plain = f.out_f32 == 1 && f.rows.0 == 0 && f.activation == 0 && p.x1.0 == 0 && p.n % 8 == 0;
+    plain.then(|| [count(p.m), count(p.n), count(p.k)])
+}
+
+/// An operation as modelled.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Modelled {
+    /// Seconds.
+    pub seconds: f64,
+    /// The longest part: `tensor`, `L2`, `memory`, `library` and so on.
+    pub bound: &'static str,
+    /// Nodes of the graph.
+    pub nodes: usize,
+}
+
+/// The model of an operation of which `launches` are ours and `library` ([m, n, k], products) is the library's; `bytes` must move.
+/// `None` where the build has no machine code of a kernel.
+pub fn operation(launches: &[Launch], library: &[[usize; 3]], bytes: f64, gpu: &Gpu) -> Option<Modelled> {
+    let assumed = assumptions::of(gpu.name)?;
+    let mut computing = 0.0;
+    let mut longest = (0.0, "memory");
+    // The scores of wide heads are f32 by design, and several launches.
+    let alone = if let [launch] = launches { library_within(launch) } else { None };
+    let (launches, library) = match &alone {
+        Some(shape) => (&[][..], std::slice::from_ref(shape)),
+        None => (launches, library),
+    };
+    for launch in launches {
+        let Some(iterations) = iterations(launch) else { continue };
+        if launch.entry.ends_with("_f32") {
+            return None;
+        }
+        let kernel = Kernel::of(launch, &assumed)?;
+        let blocks = launch.grid.iter().map(|n| *n as usize).product();
+        let seconds = kernel.seconds((blocks, iterations), gpu.multiprocessors, &assumed);
+        let bound = kernel.iteration.cycles(kernel.resident as f64, &assumed).1;
+        computing += seconds;
+        longest = if seconds > longest.0 { (seconds, bound) } else { longest };
+    }
+    for shape in library {
+        let seconds = library_seconds(*shape, gpu, &assumed);
+        computing += seconds;
+        longest = if seconds > longest.0 { (seconds, "library") } else { longest };
+    }
+    let nodes = launches.len() + library.len();
+    let moving = bytes / (gpu.bandwidth * MEMORY);
+    let work = computing.max(moving);
+    let (start, least) = (nodes as f64 * NODE, nodes as f64 * LEAST);
+    let bound = match () {
+        () if work + start < least => "launch",
+        () if moving > computing => "memory",
+        () => longest.1,
+    };
+    Some(Modelled { seconds: (work + start).max(least), bound, nodes })
+}
+
+/// The library's product: whole waves of the tile that takes least, at a rate of which 4096x4096x4096 gives what is assumed.
+fn library_seconds([m, n, k]: [usize; 3], gpu: &Gpu, assumed: &Assumptions) -> f64 {
+    // The work of the fullest multiprocessor, in multiplications of the first tile's rate.
+    let slowest = |m: usize, n: usize, k: usize| {
+        let tiles = LIBRARY_TILES.into_iter().map(|(tile_m, tile_n, rate)| {
+            let waves = (m.div_ceil(tile_m) * n.div_ceil(tile_n)).div_ceil(gpu.multiprocessors);
+            waves as f64 * (tile_m * tile_n) as f64 * (k as f64 + LIBRARY_K) / rate
+        });
+        tiles.fold(f64::INFINITY, f64::min)
+    };
+    let known = 2.0 * 4096.0_f64.powi(3) / assumed.library;
+    known * slowest(m, n, k) / slowest(4096, 4096, 4096)
+}
+
+#[cfg(test)]
+#[path = "model_tests.rs"]
+mod tests;

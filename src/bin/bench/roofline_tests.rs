@@ -1,0 +1,47 @@
+//! The division of operations into blocks.
+
+use super::*;
+use crate::work::ModelSize;
+
+fn operation(part: Part, kind: &str, shape: &str) -> Predicted {
+    let setting = Setting { model: ModelSize::Sdxl, side: 128, batch: 2, steps: 1, adapter: false };
+    let operations = setting.operations(part, &hollow()).unwrap();
+    let found = operations.iter().find(|o| o.label.kind == kind && o.label.shape == shape).unwrap();
+    Predicted::of(found, &gpus::find("h200").unwrap(), None).unwrap()
+}
+
+#[test]
+fn waves() {
+    // 80 blocks on 132 multiprocessors: 61 % of them have work. 133: a second wave for one block more.
+    assert!((wave_count(80, 132) - 80.0 / 132.0).abs() < 1e-12);
+    assert_eq!(wave_count(132, 132), 1.0);
+    assert!((wave_count(133, 132) - 133.0 / 264.0).abs() < 1e-12);
+}
+
+/// Few channels on one side have kernels of their own: 16 pixels by 128 channels, and 16 pixels.
+#[test]
+fn first_and_last_convolutions() {
+    let first = operation(Part::Unet, "convolution", "2x128x128x4 > 2x128x128x320").cut.unwrap();
+    assert_eq!((first.kernel.as_str(), first.blocks), ("convolution_few_in", 2 * 128 * 128 / 16 * 3));
+    assert!((first.tile_efficiency - 320.0 / 384.0).abs() < 1e-12);
+    let last = operation(Part::Unet, "convolution", "2x128x128x320 > 2x128x128x4").cut.unwrap();
+    assert_eq!((last.kernel.as_str(), last.blocks), ("convolution_few_out_4", 2 * 128 * 128 / 16));
+    assert_eq!(last.tile_efficiency, 1.0);
+}
+
+/// The VAE's one head of 512: products of 1024 queries at a time, in 1,024 blocks of 128x128 for the scores and in 128 of
+/// 64x64 for the values.
+#[test]
+fn a_wide_head() {
+    let cut = operation(Part::Vae, "attention", "1x16384x512 over 16384").cut.unwrap();
+    assert_eq!((cut.kernel.as_str(), cut.blocks), ("gemm_128x128", 16 * (1024 + 128)));
+    assert!((cut.wave_efficiency - 1024.0 / 1056.0).abs() < 1e-12, "{cut:?}");
+}
+
+/// An upsample by two leaves 4 of 9 taps.
+#[test]
+fn an_enlarging_convolution() {
+    let up = operation(Part::Unet, "convolution", "2x32x32x1280 > 2x64x64x1280");
+    assert!((up.kernel_flops / up.flops - 4.0 / 9.0).abs() < 1e-12);
+    assert!(up.cut.unwrap().tile_efficiency > 0.99);
+}
