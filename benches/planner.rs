@@ -2,7 +2,7 @@
 //! `cargo bench --bench planner`; no weights are read.
 
 use braid::Compat;
-use braid::device::cuda::{LoweringOptions, LoweringReport};
+use braid::device::cuda::{ChunkLimits, LoweringOptions, LoweringReport};
 use braid::graph::{Graph, MemoryPlan, fuse};
 use braid::models::published;
 use braid::models::unet::{UnetShape, denoiser};
@@ -30,7 +30,8 @@ fn planner(c: &mut Criterion) {
     let build = || -> Graph { denoiser(&config, &scope, &shape, &Compat::diffusers()).expect("the sizes fit") };
     let (raw, fused) = (build(), fuse(build()));
     assert!(fused.nodes.len() < raw.nodes.len() && fused.macs() == raw.macs());
-    let settings = LoweringOptions { dtype: DType::F16, multiprocessors: 132, cublaslt: false };
+    let settings =
+        LoweringOptions { dtype: DType::F16, multiprocessors: 132, cublaslt: false, limits: ChunkLimits::DEFAULT };
     let mut group = c.benchmark_group("planner, SDXL's UNet at 1024x1024");
     group.sample_size(10);
     group.bench_function("build", |b| b.iter(|| black_box(build())));

@@ -1,7 +1,7 @@
 //! The published model's launches and bytes, counted without a device.
 
 use braid::Compat;
-use braid::device::cuda::{LoweringOptions, LoweringReport};
+use braid::device::cuda::{ChunkLimits, LoweringOptions, LoweringReport};
 use braid::device::{LoopSpec, Role};
 use braid::models::clip::{ClipTextShape, clip_text, clip_vision};
 use braid::models::ip_adapter::Adapter;
@@ -24,7 +24,8 @@ fn scope(table: TensorTable) -> Scope {
     Scope::new(weights)
 }
 
-const SETTINGS: LoweringOptions = LoweringOptions { dtype: DType::F16, multiprocessors: 132, cublaslt: true };
+const SETTINGS: LoweringOptions =
+    LoweringOptions { dtype: DType::F16, multiprocessors: 132, cublaslt: true, limits: ChunkLimits::DEFAULT };
 
 /// The figures of issue and documentation: goals for the memory of UNet and VAE at 1024x1024 with guidance and an adapter.
 #[test]

@@ -6,8 +6,8 @@ use super::interpreter::{self, narrow, wide};
 use super::ptx::PtxDriver;
 use super::table::Case;
 use braid::device::cpu::Cpu;
-use braid::device::cuda::CudaDevice;
 use braid::device::cuda::driver::Driver;
+use braid::device::cuda::{ChunkLimits, CudaDevice};
 use braid::device::{Device, Executable, TensorData};
 use braid::graph::fuse;
 use braid::tensor::DType;
@@ -78,6 +78,9 @@ fn tolerance(dtype: DType) -> f64 {
     if dtype == DType::F16 { 1.5e-3 } else { 1.2e-2 }
 }
 
+/// Weights go up in several pieces, and attention's queries are taken 64 at a time.
+const PIECES: ChunkLimits = ChunkLimits { staging: 512, scores: 20_000 };
+
 /// The CUDA backend in both types, with our own products and with the library's, against f64, and beside a plain implementation
 /// in the same type.
 pub fn on_cuda(case: &Case) {
@@ -93,7 +96,7 @@ pub fn on_cuda(case: &Case) {
         let baseline = outputs(baseline.compile(case.graph.clone()).unwrap().as_mut(), &rounded, name);
         for (driver, library) in drivers().into_iter().flat_map(|driver| [(driver.clone(), false), (driver, true)]) {
             let name = format!("{name} {dtype} on {} library {library}", driver.properties().name);
-            let device = CudaDevice::new(driver, dtype).unwrap().with_cublaslt(library);
+            let device = CudaDevice::new(driver.clone(), dtype).unwrap().with_cublaslt(library);
             let compiled = device.compile_graph(case.graph.clone());
             if let Some(message) = case.cuda_refuses {
                 let error = compiled.map(|_| ()).expect_err(&name).to_string();
@@ -103,6 +106,12 @@ pub fn on_cuda(case: &Case) {
             let mut executable = compiled.unwrap_or_else(|e| panic!("{name}: {e}"));
             kernels.extend(executable.report().kernels.keys().cloned());
             let got = outputs(&mut executable, &case.inputs, &name);
+            if !library {
+                // A device of its own, which does not share the weights that are there.
+                let pieces = CudaDevice::new(driver.clone(), dtype).unwrap().with_cublaslt(library).with_limits(PIECES);
+                let mut pieces = pieces.compile_graph(case.graph.clone()).unwrap();
+                assert_eq!(got, outputs(&mut pieces, &case.inputs, &name), "{name}: in pieces it differs");
+            }
             for (k, (got, want)) in got.iter().zip(&case.want).enumerate() {
                 let (error, least) = (error(got, want), error(&baseline[k], want));
                 println!("{name} output {k}: {error:.1e}, {least:.1e} at least");

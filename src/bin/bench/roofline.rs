@@ -20,7 +20,7 @@ use braid::cli::flag::{self, Flag};
 use braid::cli::terminal;
 use braid::cli::value::{Value, or};
 use braid::device::cuda::driver::Launch;
-use braid::device::cuda::{LoweringOptions, LoweringReport};
+use braid::device::cuda::{ChunkLimits, LoweringOptions, LoweringReport};
 use braid::tensor::DType;
 use serde::Serialize;
 
@@ -166,7 +166,12 @@ struct Predicted {
 
 impl Predicted {
     fn of(operation: &Operation, gpu: &Gpu, measured: Option<f64>) -> Result<Self, Error> {
-        let settings = LoweringOptions { dtype: DType::F16, multiprocessors: gpu.multiprocessors, cublaslt: false };
+        let settings = LoweringOptions {
+            dtype: DType::F16,
+            multiprocessors: gpu.multiprocessors,
+            cublaslt: false,
+            limits: ChunkLimits::DEFAULT,
+        };
         let launches = LoweringReport::launches_of(operation.graph.clone(), &settings)?;
         let phases = launches.iter().any(|l| l.entry.starts_with("convolution_") && l.grid[2] == 4);
         let kernel_flops = if phases { operation.cost.flops() * 4.0 / 9.0 } else { operation.cost.flops() };

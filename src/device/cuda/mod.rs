@@ -16,7 +16,7 @@ pub use driver::nvidia::{NvidiaDriver, libraries};
 pub use exec::denoise_loop::CudaDenoiseLoop;
 pub use exec::executable::CudaExecutable;
 pub use exec::report::LoweringReport;
-pub use ops::lowering::LoweringOptions;
+pub use ops::lowering::{ChunkLimits, LoweringOptions};
 
 use self::driver::Driver;
 use self::exec::executable::Shared;
@@ -67,7 +67,12 @@ impl CudaDevice {
     pub fn new(driver: Arc<dyn Driver>, dtype: DType) -> Result<Self> {
         storage(dtype)?;
         let properties = driver.properties();
-        let options = LoweringOptions { dtype, multiprocessors: properties.multiprocessors, cublaslt: properties.gemm };
+        let options = LoweringOptions {
+            dtype,
+            multiprocessors: properties.multiprocessors,
+            cublaslt: properties.gemm,
+            limits: ChunkLimits::DEFAULT,
+        };
         Ok(Self { driver, options, decoder: DType::BF16, shared: Shared::default() })
     }
 
@@ -94,6 +99,13 @@ impl CudaDevice {
     #[must_use]
     pub fn with_cublaslt(mut self, cublaslt: bool) -> Self {
         self.options.cublaslt = cublaslt && self.driver.properties().gemm;
+        self
+    }
+
+    /// The same device with other limits for the pieces in which work is done.
+    #[must_use]
+    pub fn with_limits(mut self, limits: ChunkLimits) -> Self {
+        self.options.limits = limits;
         self
     }
 

@@ -25,6 +25,22 @@ pub struct LoweringOptions {
     pub multiprocessors: usize,
     /// Whether plain products go to cuBLASLt; those of f32 never do.
     pub cublaslt: bool,
+    /// The sizes above which work is done in pieces.
+    pub limits: ChunkLimits,
+}
+
+/// Sizes above which work is done in pieces. Results do not depend on them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ChunkLimits {
+    /// Bytes of the staging buffers through which weights go up, unless one row of a tensor is longer.
+    pub staging: usize,
+    /// Bytes of scores that an attention holds at once where it does not keep them in registers.
+    pub scores: usize,
+}
+
+impl ChunkLimits {
+    /// 32 and 64 MiB.
+    pub const DEFAULT: Self = Self { staging: 32 << 20, scores: 64 << 20 };
 }
 
 /// Addresses of the allocations.
@@ -98,7 +114,7 @@ impl<'a> Lowering<'a> {
         bindings: Bindings,
         regions: MemoryLayout,
     ) -> Self {
-        let (commands, weights) = (Vec::new(), WeightLayout::new(options.dtype));
+        let (commands, weights) = (Vec::new(), WeightLayout::new(options.dtype, options.limits.staging));
         Self { graph, options, bindings, regions, commands, weights, plan, bases, scratch: 0, deepest: 0 }
     }
 

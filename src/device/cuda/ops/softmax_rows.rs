@@ -27,9 +27,6 @@ static SOFTMAX_ROWS: Kernel = kernel::<SoftmaxParams>("softmax_rows", "softmax_r
 /// The kernel file.
 pub(crate) static FILE: KernelFile = KernelFile { kernels: &[&SOFTMAX_ROWS], structs: STRUCTS };
 
-/// Bytes of scores that a chunk of queries may take.
-const MAX_SCORES: usize = 64 << 20;
-
 /// The address of a token of a head.
 fn at(r: &StridedTensor, image: usize, head: usize, token: usize, size: usize) -> u64 {
     let element = r.batch * to_i64(image) + r.head_stride * to_i64(head) + r.row * to_i64(token);
@@ -71,7 +68,7 @@ pub(super) fn unfused_attention(
     let (rows, queries) = strided_tensor::result(node, a, out);
     let keys = strided_tensor::tokens(l, node, branch.keys);
     let pitch = keys.next_multiple_of(8);
-    let step = (MAX_SCORES / (pitch * 4)).next_multiple_of(64).min(queries).max(1);
+    let step = (l.options.limits.scores / (pitch * 4)).next_multiple_of(64).min(queries).max(1);
     let size = l.size();
     let chunk = Chunk {
         scores: l.scratch(step * pitch * 4),

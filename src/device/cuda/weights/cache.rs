@@ -5,7 +5,7 @@
 //! own, which stays until the last executable that reads anything in it is dropped.
 
 use super::addresses::WeightAddresses;
-use super::layout::{Block, StorageFormat, WeightCopy, WeightLayout, staging};
+use super::layout::{Block, StorageFormat, WeightCopy, WeightLayout};
 use super::upload::upload;
 use crate::device::cuda::driver::allocation::DeviceAllocation;
 use crate::device::cuda::driver::interface::Driver;
@@ -124,7 +124,7 @@ impl WeightCache {
             });
             found.new.push((block.offset, at));
         }
-        found.staging = staging(found.missing.iter().flat_map(|(_, _, copies)| copies.iter()));
+        found.staging = copies.staging_of(found.missing.iter().flat_map(|(_, _, copies)| copies.iter()));
         found
     }
 }
@@ -135,7 +135,7 @@ impl CacheLookup<'_> {
     /// # Errors
     /// Those of the driver; nothing is kept then.
     pub(crate) fn complete(self, driver: &Arc<dyn Driver>) -> Result<WeightAddresses> {
-        let CacheLookup { cache, dtype, mut places, missing, new, bytes, .. } = self;
+        let CacheLookup { cache, dtype, mut places, missing, new, bytes, staging } = self;
         if bytes == 0 {
             return Ok(places);
         }
@@ -147,7 +147,7 @@ impl CacheLookup<'_> {
             copies.extend(parts.iter().zip(&key.parts).map(|(copy, part)| (at(offset, part.at), copy)));
         }
         let begun = std::time::Instant::now();
-        upload(driver, dtype, &copies)?;
+        upload(driver, dtype, staging, &copies)?;
         let seconds = begun.elapsed().as_secs_f64();
         tracing::debug!(target: crate::device::UPLOADS, seconds, bytes = bytes as u64, "took weights up");
         let mut held = cache.0.lock().unwrap_or_else(PoisonError::into_inner);

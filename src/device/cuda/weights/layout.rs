@@ -10,8 +10,6 @@ use crate::weights::Weight;
 
 /// Bytes to which every tensor of the allocation is aligned.
 const ALIGN: usize = 256;
-/// Bytes of the staging buffers, unless one row of a tensor is longer.
-const STAGE: usize = 32 << 20;
 
 /// The format in which a tensor is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -50,6 +48,7 @@ pub(crate) struct Block {
 #[derive(Debug)]
 pub(crate) struct WeightLayout {
     dtype: DType,
+    stage: usize,
     copies: Vec<WeightCopy>,
     blocks: Vec<Block>,
     /// Bytes of all blocks.
@@ -57,9 +56,9 @@ pub(crate) struct WeightLayout {
 }
 
 impl WeightLayout {
-    /// An empty layout for tensors of that type.
-    pub(crate) fn new(dtype: DType) -> Self {
-        Self { dtype, copies: Vec::new(), blocks: Vec::new(), bytes: 0 }
+    /// An empty layout for tensors of that type, which go up through staging buffers of at most `stage` bytes.
+    pub(crate) fn new(dtype: DType, stage: usize) -> Self {
+        Self { dtype, stage, copies: Vec::new(), blocks: Vec::new(), bytes: 0 }
     }
 
     fn reserve(&mut self, bytes: usize) -> usize {
@@ -148,15 +147,15 @@ impl WeightLayout {
 
     /// Bytes of each of the two staging buffers.
     pub(crate) fn staging(&self) -> usize {
-        staging(self.copies.iter())
+        self.staging_of(self.copies.iter())
     }
-}
 
-/// Bytes of each of the two staging buffers for these.
-pub(crate) fn staging<'a>(copies: impl Iterator<Item = &'a WeightCopy> + Clone) -> usize {
-    let least = copies.clone().map(WeightCopy::least).max().unwrap_or(0);
-    let most = copies.map(|copy| copy.weight.len() * copy.size()).max().unwrap_or(0);
-    most.min(STAGE).max(least)
+    /// Bytes of each of the two staging buffers for these of its copies: at most the limit, unless one row of a tensor is longer.
+    pub(crate) fn staging_of<'a>(&self, copies: impl Iterator<Item = &'a WeightCopy> + Clone) -> usize {
+        let least = copies.clone().map(WeightCopy::least).max().unwrap_or(0);
+        let most = copies.map(|copy| copy.weight.len() * copy.size()).max().unwrap_or(0);
+        most.min(self.stage).max(least)
+    }
 }
 
 impl WeightCopy {
@@ -195,7 +194,7 @@ mod tests {
 
     #[test]
     fn tensor_alignment() {
-        let mut layout = WeightLayout::new(DType::F16);
+        let mut layout = WeightLayout::new(DType::F16, 32 << 20);
         let part = |rows, bias| LinearWeights { weight: matrix(rows, 6), bias };
         let parts = [part(3, None), part(5, Some(matrix(1, 5).reshaped(&[5]).unwrap()))];
         assert_eq!(layout.joined(&parts, 6, 1, 8), 0);

@@ -3,7 +3,7 @@
 //! The bytes pass through a staging buffer of the host in the type of the file; the device changes type and layout. So a checkpoint
 //! is read once, in order, and never held whole.
 
-use super::layout::{StorageFormat, WeightCopy, staging};
+use super::layout::{StorageFormat, WeightCopy};
 use crate::device::cuda::driver::allocation::DeviceAllocation;
 use crate::device::cuda::driver::interface::{Driver, Staging};
 use crate::device::cuda::driver::kernel::Kernel;
@@ -15,12 +15,11 @@ use crate::weights::Weight;
 use std::ops::Range;
 use std::sync::Arc;
 
-/// Copies tensors to their addresses, where all is zero.
+/// Copies tensors to their addresses, where all is zero, through staging buffers of `size` bytes.
 ///
 /// # Errors
 /// Those of the driver.
-pub(crate) fn upload(driver: &Arc<dyn Driver>, dtype: DType, copies: &[(u64, &WeightCopy)]) -> Result<()> {
-    let size = staging(copies.iter().map(|(_, copy)| *copy));
+pub(crate) fn upload(driver: &Arc<dyn Driver>, dtype: DType, size: usize, copies: &[(u64, &WeightCopy)]) -> Result<()> {
     // A tensor that is missing has no bytes; only a report is made of such a graph.
     let present: Vec<&(u64, &WeightCopy)> = copies.iter().filter(|(_, copy)| !copy.weight.bytes().is_empty()).collect();
     if size == 0 || present.is_empty() {
