@@ -59,7 +59,7 @@ fn cases() -> Vec<Case> {
         ([2, 5, 7, 4], 40, 3, 1, 1, Some("convolution_few_in")),
         ([1, 6, 5, 3], 16, 3, 2, 1, Some("convolution_few_in")),
         ([2, 5, 7, 16], 40, 3, 1, 1, Some("convolution_64x64")),
-        ([1, 9, 8, 24], 72, 3, 2, 1, Some("convolution_64x64")),
+        ([2, 9, 8, 24], 72, 3, 2, 1, Some("convolution_64x64")),
         ([1, 5, 6, 24], 4, 3, 1, 1, Some("convolution_few_out_4")),
         ([1, 5, 6, 24], 7, 3, 1, 1, Some("convolution_few_out_8")),
         ([1, 12, 12, 3], 24, 4, 4, 0, Some("patches")),
@@ -84,8 +84,8 @@ fn cases() -> Vec<Case> {
     for (x, o, launched) in [
         ([2, 6, 8, 16], 24, "convolution_64x64"),
         ([1, 7, 5, 16], 16, "convolution_64x64"),
-        ([1, 7, 6, 24], 4, "convolution_few_out_4"),
-        ([1, 6, 7, 3], 16, "convolution_few_in"),
+        ([2, 7, 6, 24], 4, "convolution_few_out_4"),
+        ([2, 6, 7, 3], 16, "convolution_few_in"),
     ] {
         cases.push(plain(Size { x, o, kernel: 3, stride: 2, padding: [0, 1] }, true, Some(launched)));
     }

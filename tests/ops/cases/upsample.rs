@@ -9,9 +9,11 @@ struct Size {
     channels: usize,
     o: usize,
     bias: bool,
+    /// Whether the result is added to another tensor.
+    residual: bool,
 }
 
-fn case(Size { from, to, channels, o, bias }: Size) -> Case {
+fn case(Size { from, to, channels, o, bias, residual }: Size) -> Case {
     let mut c = CaseBuilder::new(format!("{from:?} to {to:?}, {channels} to {o}"));
     let weight = c.weight("weight", &[o, channels, 3, 3], 1);
     let bias = bias.then(|| c.weight("bias", &[o], 2));
@@ -24,8 +26,17 @@ fn case(Size { from, to, channels, o, bias }: Size) -> Case {
         None => c.graph.conv2d_no_bias(y, &scope, o, 3, 1),
     };
     let convolution = Convolution { kernel: 3, stride: 1, padding: [1; 2], grid: to };
-    c.output(y, convolution.apply(&x, shape, &weight, bias.as_deref(), o));
-    c.fused_nodes(2);
+    let mut want = convolution.apply(&x, shape, &weight, bias.as_deref(), o);
+    let y = match residual {
+        true => {
+            let (ri, more) = c.input("residual", &[2, to.0, to.1, o], 5);
+            want.iter_mut().zip(more).for_each(|(sum, v)| *sum += v);
+            c.graph.add(ri, y)
+        }
+        false => y,
+    };
+    c.output(y, want);
+    c.fused_nodes(2 + usize::from(residual));
     // Twice as large, and channels in eights: one product for each of four phases.
     let phases = to == (2 * from.0, 2 * from.1) && channels % 8 == 0;
     if phases {
@@ -39,11 +50,13 @@ fn case(Size { from, to, channels, o, bias }: Size) -> Case {
 fn cases() -> Vec<Case> {
     let (double, other) = ((6, 8), (5, 9));
     vec![
-        case(Size { from: (3, 4), to: double, channels: 16, o: 24, bias: true }),
-        case(Size { from: (3, 5), to: other, channels: 16, o: 24, bias: true }),
-        case(Size { from: (3, 4), to: double, channels: 4, o: 24, bias: true }),
-        case(Size { from: (3, 4), to: double, channels: 6, o: 8, bias: false }),
-        case(Size { from: (3, 5), to: other, channels: 6, o: 8, bias: false }),
+        case(Size { from: (3, 4), to: double, channels: 16, o: 24, bias: true, residual: false }),
+        case(Size { from: (3, 4), to: double, channels: 16, o: 24, bias: true, residual: true }),
+        case(Size { from: (3, 5), to: other, channels: 16, o: 24, bias: true, residual: true }),
+        case(Size { from: (3, 5), to: other, channels: 16, o: 24, bias: true, residual: false }),
+        case(Size { from: (3, 4), to: double, channels: 4, o: 24, bias: true, residual: false }),
+        case(Size { from: (3, 4), to: double, channels: 6, o: 8, bias: false, residual: false }),
+        case(Size { from: (3, 5), to: other, channels: 6, o: 8, bias: false, residual: false }),
     ]
 }
 
