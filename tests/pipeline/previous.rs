@@ -4,6 +4,9 @@ use super::*;
 use braid::inputs::noise::RngKind;
 use braid::schedulers::{PredictionType, SchedulerKind, SigmaSchedule, TimestepSpacing};
 
+/// A difference of a request.
+type Change<'a> = &'a dyn Fn(&mut Request);
+
 fn embedding(offset: usize) -> ReferenceImage {
     ReferenceImage::Embedding((0..24).map(|i| (i + offset) as f32 / 24.0).collect())
 }
@@ -21,7 +24,7 @@ fn one_difference_at_a_time() {
     let model = Model::folder();
     let pipeline = model.load().unwrap();
     let first = generate(&pipeline, &base()).unwrap();
-    let changes: [(&str, &dyn Fn(&mut Request)); 19] = [
+    let changes: [(&str, Change<'_>); 19] = [
         ("prompt", &|r| r.prompt = "a blue boat".into()),
         ("negative prompt", &|r| r.negative_prompt = Some("fog".into())),
         ("scheduler", &|r| r.scheduler = Some(SchedulerKind::Ddim)),
