@@ -12,9 +12,10 @@ use braid::tensor::DType;
 use braid::{Error, Result};
 use std::sync::Arc;
 
-const SIDES: [usize; 2] = [5, 6];
+/// Latents of several blocks in every kernel of a step.
+const SIDES: [usize; 2] = [16, 33];
 const N: usize = SIDES[0] * SIDES[1] * 4;
-const WIDTH: usize = 16;
+const WIDTH: usize = 8;
 
 /// A denoiser in small: rows of their own for each step are added within it.
 fn graph(rows: usize) -> Graph {
@@ -295,15 +296,15 @@ fn misfit_inputs() {
         assert!(text.contains(part), "{text}");
     };
     fails(|_| {}, SchedulerKind::Euler, 9, "9 steps; 1 to 8 are possible");
-    fails(|_| {}, SchedulerKind::EulerAncestral, 3, "noise of 120 values");
+    fails(|_| {}, SchedulerKind::EulerAncestral, 3, "noise of 2112 values");
     fails(
         |case| case.time.truncate(20),
         SchedulerKind::Euler,
         3,
-        "`time` is bound to 20 values of f32, 48 of f32 are needed",
+        "`time` is bound to 20 values of f32, 24 of f32 are needed",
     );
     fails(|case| case.shift.clear(), SchedulerKind::Euler, 3, "`shift` is bound to 0 values");
-    fails(|case| case.latents.clear(), SchedulerKind::Euler, 3, "0 latents, 120");
+    fails(|case| case.latents.clear(), SchedulerKind::Euler, 3, "0 latents, 2112");
     // An input that varies and that no product adds.
     let wrong = LoopSpec { varying: 1..3, ..steps(false) };
     let text = device.compile_loop(graph(1), wrong).map(|_| ()).unwrap_err().to_string();

@@ -17,9 +17,9 @@ fn picked(x: &[f64], index: &[i32], (c, tokens): (usize, usize)) -> Vec<f64> {
     index.iter().enumerate().flat_map(row).collect()
 }
 
-fn tables() -> Case {
-    let size @ (c, tokens) = (24, 3);
-    let mut b = CaseBuilder::new("tables");
+fn tables(c: usize) -> Case {
+    let size @ (_, tokens) = (c, 3);
+    let mut b = CaseBuilder::new(format!("tables of {c} channels"));
     let (table, positions) = (b.weight("table", &[10, c], 1), b.weight("positions", &[4, c], 2));
     let (token, places) = (b.weight("token", &[c], 3), b.weight("places", &[4, c], 4));
     // An id past the end takes the last row, one before the first takes that.
@@ -59,4 +59,5 @@ fn normalized() -> Case {
     b.finish()
 }
 
-operation!([tables(), normalized()]);
+// The second has more than one block in every kernel.
+operation!([tables(24), tables(1280), normalized()]);

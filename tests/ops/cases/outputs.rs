@@ -4,7 +4,7 @@ use crate::table::{Case, CaseBuilder, operation};
 
 fn case() -> Case {
     let mut c = CaseBuilder::new("outputs");
-    let (xi, x) = c.input("x", &[1, 3, 8], 1);
+    let (xi, x) = c.input("x", &[1, 300, 8], 1);
     let y = c.graph.scale_shift(xi, 2.0, 0.0);
     let z = c.graph.scale_shift(y, 1.0, 1.0);
     let twice: Vec<f64> = x.iter().map(|v| 2.0 * v).collect();

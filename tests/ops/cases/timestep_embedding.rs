@@ -2,9 +2,9 @@
 
 use crate::table::{Case, CaseBuilder, operation};
 
-fn case(flip: bool, shift: f32) -> Case {
-    let (channels, half) = (32, 16);
-    let mut c = CaseBuilder::new(format!("timesteps, flip {flip}, shift {shift}"));
+fn case(channels: usize, flip: bool, shift: f32) -> Case {
+    let half = channels / 2;
+    let mut c = CaseBuilder::new(format!("timesteps to {channels}, flip {flip}, shift {shift}"));
     // What f16 could not hold: 1023.5, 4097.
     let (ti, t) = c.given("t", &[2, 3], vec![0.0, 1.0, 999.0, 1023.5, 512.25, 4097.0]);
     let y = c.graph.timestep_embedding(ti, channels, flip, shift);
@@ -19,4 +19,5 @@ fn case(flip: bool, shift: f32) -> Case {
     c.finish()
 }
 
-operation!([case(true, 0.0), case(false, 1.0)]);
+// The second has more than one block.
+operation!([case(32, true, 0.0), case(320, false, 1.0)]);
