@@ -30,8 +30,13 @@ fn planner(c: &mut Criterion) {
     let build = || -> Graph { denoiser(&config, &scope, &shape, &Compat::diffusers()).expect("the sizes fit") };
     let (raw, fused) = (build(), fuse(build()));
     assert!(fused.nodes.len() < raw.nodes.len() && fused.macs() == raw.macs());
-    let settings =
-        LoweringOptions { dtype: DType::F16, multiprocessors: 132, cublaslt: false, limits: ChunkLimits::DEFAULT };
+    let settings = LoweringOptions {
+        dtype: DType::F16,
+        multiprocessors: 132,
+        capability: (9, 0),
+        cublaslt: false,
+        limits: ChunkLimits::DEFAULT,
+    };
     let mut group = c.benchmark_group("planner, SDXL's UNet at 1024x1024");
     group.sample_size(10);
     group.bench_function("build", |b| b.iter(|| black_box(build())));

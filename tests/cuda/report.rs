@@ -24,8 +24,13 @@ fn scope(table: TensorTable) -> Scope {
     Scope::new(weights)
 }
 
-const SETTINGS: LoweringOptions =
-    LoweringOptions { dtype: DType::F16, multiprocessors: 132, cublaslt: true, limits: ChunkLimits::DEFAULT };
+const SETTINGS: LoweringOptions = LoweringOptions {
+    dtype: DType::F16,
+    multiprocessors: 132,
+    capability: (9, 0),
+    cublaslt: true,
+    limits: ChunkLimits::DEFAULT,
+};
 
 /// The figures of issue and documentation: goals for the memory of UNet and VAE at 1024x1024 with guidance and an adapter.
 #[test]

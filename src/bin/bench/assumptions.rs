@@ -12,8 +12,6 @@ pub struct Assumptions {
     pub gpu: &'static str,
     /// The target of the cubins that it runs.
     pub target: &'static str,
-    /// Its compute capability.
-    pub capability: (u32, u32),
     /// The clock that it sustains under tensor-core load, in Hz.
     pub clock: f64,
     /// Cycles that one m16n8k16 with f32 sums takes of a scheduler's tensor core.
@@ -38,51 +36,18 @@ pub struct Assumptions {
 /// - Library: fast.cu's README has 716 TFLOP/s for cuBLAS on an H100, a pull request (86) of NVIDIA's tilus 765 on an H200; the
 ///   others are 0.85, 0.90 and 0.85 of the peak.
 pub const ASSUMED: [Assumptions; 5] = [
-    Assumptions {
-        gpu: "a100",
-        target: "sm_80",
-        capability: (8, 0),
-        clock: 1.41e9,
-        product_cycles: 8.0,
-        l2_bytes: 29.5,
-        library: 265e12,
-    },
-    Assumptions {
-        gpu: "h100",
-        target: "sm_90a",
-        capability: (9, 0),
-        clock: 1.45e9,
-        product_cycles: 6.0,
-        l2_bytes: 31.3,
-        library: 716e12,
-    },
-    Assumptions {
-        gpu: "h200",
-        target: "sm_90a",
-        capability: (9, 0),
-        clock: 1.45e9,
-        product_cycles: 6.0,
-        l2_bytes: 31.3,
-        library: 765e12,
-    },
+    Assumptions { gpu: "a100", target: "sm_80", clock: 1.41e9, product_cycles: 8.0, l2_bytes: 29.5, library: 265e12 },
+    Assumptions { gpu: "h100", target: "sm_90a", clock: 1.45e9, product_cycles: 6.0, l2_bytes: 31.3, library: 716e12 },
+    Assumptions { gpu: "h200", target: "sm_90a", clock: 1.45e9, product_cycles: 6.0, l2_bytes: 31.3, library: 765e12 },
     Assumptions {
         gpu: "rtx4090",
         target: "sm_89",
-        capability: (8, 9),
         clock: 2.52e9,
         product_cycles: 32.0,
         l2_bytes: 15.5,
         library: 149e12,
     },
-    Assumptions {
-        gpu: "l40s",
-        target: "sm_89",
-        capability: (8, 9),
-        clock: 2.2e9,
-        product_cycles: 16.0,
-        l2_bytes: 15.5,
-        library: 272e12,
-    },
+    Assumptions { gpu: "l40s", target: "sm_89", clock: 2.2e9, product_cycles: 16.0, l2_bytes: 15.5, library: 272e12 },
 ];
 
 /// Cycles of a scheduler's share of shared memory for an access of 16 bytes a lane: 512 bytes, 128 a cycle, four schedulers.

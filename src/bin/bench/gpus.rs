@@ -13,6 +13,8 @@ pub struct Gpu {
     pub bandwidth: f64,
     /// Multiprocessors.
     pub multiprocessors: usize,
+    /// The compute capability.
+    pub capability: (u32, u32),
     /// The boost clock behind `peak`, in Hz.
     pub clock: f64,
     /// Bytes of the L2 cache.
@@ -38,6 +40,7 @@ pub const GPUS: [Gpu; 5] = [
         peak: 312e12,
         bandwidth: 2.039e12,
         multiprocessors: 108,
+        capability: (8, 0),
         clock: 1.41e9,
         l2: 40 << 20,
         shared: 164 << 10,
@@ -47,6 +50,7 @@ pub const GPUS: [Gpu; 5] = [
         peak: 989.4e12,
         bandwidth: 3.35e12,
         multiprocessors: 132,
+        capability: (9, 0),
         clock: 1.83e9,
         l2: 50 << 20,
         shared: 228 << 10,
@@ -56,6 +60,7 @@ pub const GPUS: [Gpu; 5] = [
         peak: 989.4e12,
         bandwidth: 4.8e12,
         multiprocessors: 132,
+        capability: (9, 0),
         clock: 1.83e9,
         l2: 50 << 20,
         shared: 228 << 10,
@@ -65,6 +70,7 @@ pub const GPUS: [Gpu; 5] = [
         peak: 165.2e12,
         bandwidth: 1.008e12,
         multiprocessors: 128,
+        capability: (8, 9),
         clock: 2.52e9,
         l2: 72 << 20,
         shared: 100 << 10,
@@ -74,6 +80,7 @@ pub const GPUS: [Gpu; 5] = [
         peak: 362.05e12,
         bandwidth: 0.864e12,
         multiprocessors: 142,
+        capability: (8, 9),
         clock: 2.49e9,
         l2: 96 << 20,
         shared: 100 << 10,

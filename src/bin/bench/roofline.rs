@@ -169,6 +169,7 @@ impl Predicted {
         let settings = LoweringOptions {
             dtype: DType::F16,
             multiprocessors: gpu.multiprocessors,
+            capability: gpu.capability,
             cublaslt: false,
             limits: ChunkLimits::DEFAULT,
         };

@@ -70,6 +70,7 @@ impl CudaDevice {
         let options = LoweringOptions {
             dtype,
             multiprocessors: properties.multiprocessors,
+            capability: properties.capability,
             cublaslt: properties.gemm,
             limits: ChunkLimits::DEFAULT,
         };

@@ -179,7 +179,7 @@ fn implicit(
         padding_x: to_i32(conv.padding[0]),
         phases: to_i32(phases),
     };
-    let tile = gemm::tile_for(count * pixels * phases, n, l.options.dtype, l.options.multiprocessors);
+    let tile = gemm::tile_for(count * pixels * phases, n, l.options.dtype, l.options.tile_device());
     let kernel = match tile {
         Tile::LARGE => &CONVOLUTION_128X128,
         Tile::MEDIUM => &CONVOLUTION_128X64,

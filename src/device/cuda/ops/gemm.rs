@@ -5,7 +5,7 @@ use super::kernel::{KernelFile, Pointer, blocks, kernel, param_structs, to_i32, 
 use super::layout::patches;
 use super::lowering::{Lowering, OpLowering, ResultSlot, misrouted};
 use super::pointwise::{geglu, joined, to_f32};
-use super::tile::{self, Tile};
+use super::tile::{self, Tile, TileDevice};
 use crate::device::cuda::driver::command::Command;
 use crate::device::cuda::driver::gemm::{Gemm, GemmEpilogue, MatrixRef};
 use crate::device::cuda::driver::kernel::{
@@ -84,8 +84,8 @@ pub struct GemmDesc {
     pub out_f32: bool,
     /// Whether cuBLASLt is there and wanted.
     pub cublaslt: bool,
-    /// Multiprocessors of the device.
-    pub multiprocessors: usize,
+    /// The device.
+    pub device: TileDevice,
 }
 
 /// A way to compute a product.
@@ -106,8 +106,8 @@ pub fn choose(desc: &GemmDesc) -> GemmConfig {
     let GemmShape { m, n, .. } = desc.shape;
     if desc.activation == EpilogueActivation::Geglu {
         return match n.is_multiple_of(8) {
-            true => GemmConfig::Geglu(geglu_tile(m, n, desc.multiprocessors)),
-            false => GemmConfig::ThenGeglu(tile_for(m, 2 * n, desc.dtype, desc.multiprocessors)),
+            true => GemmConfig::Geglu(geglu_tile(m, n, desc.device)),
+            false => GemmConfig::ThenGeglu(tile_for(m, 2 * n, desc.dtype, desc.device)),
         };
     }
     let plain = !desc.two_sources && !desc.per_image_bias && desc.activation == EpilogueActivation::None;
@@ -116,18 +116,18 @@ pub fn choose(desc: &GemmDesc) -> GemmConfig {
     if desc.cublaslt && desc.dtype != DType::F32 && plain && n.is_multiple_of(8) && of_one_type {
         return GemmConfig::CublasLt;
     }
-    GemmConfig::Tiled(tile_for(m, n, desc.dtype, desc.multiprocessors))
+    GemmConfig::Tiled(tile_for(m, n, desc.dtype, desc.device))
 }
 
 /// The tile for an `[m, n]` result.
-pub(super) fn tile_for(m: usize, n: usize, dtype: DType, multiprocessors: usize) -> Tile {
+pub(super) fn tile_for(m: usize, n: usize, dtype: DType, device: TileDevice) -> Tile {
     let choose = if dtype == DType::F32 { tile::choose_f32 } else { tile::choose };
-    choose(m, n, multiprocessors)
+    choose(m, n, device)
 }
 
 /// The tile of `gemm_geglu`, which has no 128x64; `n` is the width of the result.
-pub fn geglu_tile(m: usize, n: usize, multiprocessors: usize) -> Tile {
-    match tile::choose(m, 2 * n, multiprocessors) {
+pub fn geglu_tile(m: usize, n: usize, device: TileDevice) -> Tile {
+    match tile::choose(m, 2 * n, device) {
         Tile::MEDIUM => Tile::LARGE,
         tile => tile,
     }
@@ -215,7 +215,7 @@ pub(super) fn product(
         residual: gemm.epilogue.residual,
         out_f32: out.float,
         cublaslt: l.options.cublaslt,
-        multiprocessors: l.options.multiprocessors,
+        device: l.options.tile_device(),
     });
     match config {
         GemmConfig::CublasLt => {
@@ -258,7 +258,7 @@ pub(super) fn gemm(
     shape: GemmShape,
     finish: EpilogueParams,
 ) -> Result<()> {
-    let tile = tile_for(shape.m, shape.n, l.options.dtype, l.options.multiprocessors);
+    let tile = tile_for(shape.m, shape.n, l.options.dtype, l.options.tile_device());
     tiled(l, tile, params(left, w, shape, finish))
 }
 

@@ -2,6 +2,8 @@
 
 use super::*;
 
+const H100: TileDevice = TileDevice { multiprocessors: 132, capability: (9, 0) };
+
 fn desc(m: usize, n: usize) -> GemmDesc {
     GemmDesc {
         shape: GemmShape { m, n, k: 64 },
@@ -13,7 +15,7 @@ fn desc(m: usize, n: usize) -> GemmDesc {
         residual: true,
         out_f32: false,
         cublaslt: true,
-        multiprocessors: 132,
+        device: H100,
     }
 }
 
@@ -39,8 +41,8 @@ fn geglu_epilogue() {
     assert_eq!(geglu(2 * 1024, 5120), GemmConfig::Geglu(Tile::LARGE));
     assert_eq!(geglu(4, 64), GemmConfig::Geglu(Tile::SMALL));
     assert_eq!(geglu(4, 60), GemmConfig::ThenGeglu(Tile::SMALL));
-    assert_eq!(geglu_tile(2 * 1024, 5120, 132).n, 128);
-    assert_eq!(geglu_tile(4, 64, 132).n, 64);
+    assert_eq!(geglu_tile(2 * 1024, 5120, H100).n, 128);
+    assert_eq!(geglu_tile(4, 64, H100).n, 64);
 }
 
 /// Computes a [`Gemm`] as its documentation says, on addresses that are places in one vector.

@@ -7,6 +7,7 @@
 use super::bindings::{Bindings, OperandRole, TokenCount};
 use super::kernel::to_i64;
 use super::memory_layout::{MemoryLayout, REGION};
+use super::tile::TileDevice;
 use crate::device::cuda::driver::command::Command;
 use crate::device::cuda::driver::kernel::Kernel;
 use crate::device::cuda::weights::addresses::WeightAddresses;
@@ -23,6 +24,8 @@ pub struct LoweringOptions {
     pub dtype: DType,
     /// Multiprocessors of the device, for the choice of tiles.
     pub multiprocessors: usize,
+    /// Its compute capability, for the same.
+    pub capability: (u32, u32),
     /// Whether plain products go to cuBLASLt; those of f32 never do.
     pub cublaslt: bool,
     /// The sizes above which work is done in pieces.
@@ -41,6 +44,13 @@ pub struct ChunkLimits {
 impl ChunkLimits {
     /// 32 and 64 MiB.
     pub const DEFAULT: Self = Self { staging: 32 << 20, scores: 64 << 20 };
+}
+
+impl LoweringOptions {
+    /// The properties of the device on which the choice of tiles depends.
+    pub(crate) fn tile_device(&self) -> TileDevice {
+        TileDevice { multiprocessors: self.multiprocessors, capability: self.capability }
+    }
 }
 
 /// Addresses of the allocations.

@@ -31,69 +31,163 @@ impl Tile {
     pub fn grid(self, m: usize, n: usize) -> [u32; 2] {
         [blocks(m, self.m), blocks(n, self.n)]
     }
+
+    /// Bytes that a block reads from L2 in a step of K, which is 64 bytes of a row.
+    fn step_bytes(self) -> usize {
+        (self.m + self.n) * 64
+    }
 }
 
-/// The tiles of `gemm` and `convolution`, and the time of one step of K in a block relative to a 64x64 tile, per block: larger
-/// tiles reuse more of what they load.
-const TILES: [(Tile, f64); 3] = [(Tile::LARGE, 3.2), (Tile::MEDIUM, 1.75), (Tile::SMALL, 1.0)];
+/// A kernel of `gemm` and `convolution` as the choice sees it.
+struct Candidate {
+    tile: Tile,
+    /// Registers of a thread, at most.
+    registers: usize,
+    /// Cycles that one warp takes for a step by its own stalls, about.
+    stalls: f64,
+    /// Relative time of a step in f32.
+    f32: f64,
+}
 
-/// Blocks of 128 threads that run on a multiprocessor at once, by shared memory on the smallest device (100 KiB).
-const RESIDENT: [usize; 3] = [1, 2, 3];
+/// The largest first. Registers and stalls are those of `tests/kernels/figures.rs`, rounded up and averaged.
+const CANDIDATES: [Candidate; 3] = [
+    Candidate { tile: Tile::LARGE, registers: 224, stalls: 800.0, f32: f64::INFINITY },
+    Candidate { tile: Tile::MEDIUM, registers: 128, stalls: 550.0, f32: 1.75 },
+    Candidate { tile: Tile::SMALL, registers: 80, stalls: 340.0, f32: 1.0 },
+];
+
+/// Steps of K of a usual product, 1,280 values.
+const STEPS: f64 = 40.0;
+/// Instructions of a warp behind the loop for each accumulator of a thread, by the interpreter's counts (docs/kernels.md).
+const EPILOGUE: f64 = 24.0;
+/// Cycles in which a wave of blocks fills and drains.
+const FILL: f64 = 1000.0;
+
+/// The properties of a device on which the choice depends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TileDevice {
+    /// Multiprocessors.
+    pub multiprocessors: usize,
+    /// The compute capability.
+    pub capability: (u32, u32),
+}
+
+impl TileDevice {
+    /// Bytes of shared memory of a multiprocessor ("Technical Specifications per Compute Capability").
+    fn shared(self) -> usize {
+        match self.capability {
+            (8, 0 | 7) => 164 << 10,
+            (9..=11, _) => 228 << 10,
+            _ => 100 << 10,
+        }
+    }
+
+    /// Cycles of a scheduler's tensor core for one m16n8k16 with f32 sums, and bytes a cycle that L2 gives each multiprocessor:
+    /// the assumptions of `bench roofline`. At 8.6, 8.9 and 12.0 GeForce cards take 32 cycles, the others 16; both lose least by 24.
+    fn rates(self) -> (f64, f64) {
+        match self.capability {
+            (8, 0 | 7) => (8.0, 29.5),
+            (9..=11, _) => (6.0, 31.3),
+            _ => (24.0, 15.5),
+        }
+    }
+
+    /// Blocks of 128 threads of that tile that share a multiprocessor.
+    fn resident(self, candidate: &Candidate) -> usize {
+        let by_memory = self.shared() / (4 * candidate.tile.step_bytes() + 1024);
+        by_memory.min(65_536 / (candidate.registers * 128)).max(1)
+    }
+
+    /// Cycles in which `resident` blocks on a multiprocessor make their tiles of halves.
+    fn halves(self, candidate: &Candidate, resident: usize) -> f64 {
+        let Candidate { tile, stalls, .. } = *candidate;
+        let (product, l2) = self.rates();
+        let (resident, accumulators) = (resident as f64, (tile.m * tile.n / 128) as f64);
+        // A warp has a quarter of the tile: m/2 by n/2, twice 16 of K; it loads both factors by `ldmatrix` and its share of a copy.
+        let products = (tile.m * tile.n / 256) as f64;
+        let shared = ((tile.m + tile.n) / 16 + (tile.m + tile.n) / 32) as f64 * 16.0;
+        let together = (products * product).max(shared).max(tile.step_bytes() as f64 / l2);
+        STEPS * (resident * together).max(stalls) + resident * EPILOGUE * accumulators + FILL
+    }
+}
 
 /// Bytes of shared memory of a product's block: four stages of `m` and `n` rows of 64 bytes.
 pub(crate) const fn shared(m: u32, n: u32) -> u32 {
     4 * (m + n) * 64
 }
 
-/// The tile for an [m, n] result of halves on a device of that many multiprocessors: the one whose waves of blocks take the least
-/// time.
-pub fn choose(m: usize, n: usize, multiprocessors: usize) -> Tile {
-    fastest(0, m, n, multiprocessors)
+/// The tile for an [m, n] result of halves on a device: the one whose waves of blocks take the least time, by what the resident
+/// blocks ask of tensor cores, shared memory and L2 together.
+pub fn choose(m: usize, n: usize, device: TileDevice) -> Tile {
+    fastest((m, n), device, |candidate, resident| device.halves(candidate, resident))
 }
 
 /// The same for f32, for which there is no 128x128: its accumulators and operands would not fit the registers.
-pub fn choose_f32(m: usize, n: usize, multiprocessors: usize) -> Tile {
-    fastest(1, m, n, multiprocessors)
+pub fn choose_f32(m: usize, n: usize, device: TileDevice) -> Tile {
+    fastest((m, n), device, |candidate, resident| candidate.f32 * resident as f64)
 }
 
-/// The fastest of the tiles from that one on.
-fn fastest(first: usize, m: usize, n: usize, multiprocessors: usize) -> Tile {
-    let mut best = (f64::INFINITY, TILES[first].0);
-    for ((tile, cost), resident) in TILES.into_iter().zip(RESIDENT).skip(first) {
-        let count = m.div_ceil(tile.m).max(1) * n.div_ceil(tile.n).max(1);
-        let multiprocessors = multiprocessors.max(1);
+/// The tile whose waves take least, where `cycles` tells how long some resident blocks take; the largest of equals.
+fn fastest((m, n): (usize, usize), device: TileDevice, cycles: impl Fn(&Candidate, usize) -> f64) -> Tile {
+    let multiprocessors = device.multiprocessors.max(1);
+    let time = |candidate: &Candidate| {
+        let resident = device.resident(candidate);
+        let count = m.div_ceil(candidate.tile.m).max(1) * n.div_ceil(candidate.tile.n).max(1);
         let full = count / (multiprocessors * resident);
         // A last wave that is not full runs faster the fewer blocks share a multiprocessor.
         let rest = (count - full * multiprocessors * resident).div_ceil(multiprocessors);
-        let time = cost * (full * resident + rest) as f64;
-        if time < best.0 {
-            best = (time, tile);
-        }
-    }
-    best.1
+        let last = if rest > 0 { cycles(candidate, rest) } else { 0.0 };
+        let waves = if full > 0 { full as f64 * cycles(candidate, resident) } else { 0.0 };
+        waves + last
+    };
+    let least = CANDIDATES.iter().min_by(|a, b| time(a).total_cmp(&time(b)));
+    least.map_or(Tile::SMALL, |candidate| candidate.tile)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const A100: TileDevice = TileDevice { multiprocessors: 108, capability: (8, 0) };
+    const H100: TileDevice = TileDevice { multiprocessors: 132, capability: (9, 0) };
+    const RTX_4090: TileDevice = TileDevice { multiprocessors: 128, capability: (8, 9) };
+
     #[test]
     fn tiles_of_sdxl_on_an_h100() {
-        let name = |m, n| choose(m, n, 132).name();
-        // Plenty of work: the large tile. Little: small ones, so that all multiprocessors have some.
+        let name = |m, n| choose(m, n, H100).name();
         assert_eq!(name(2 * 4096, 10_240), "128x128");
         assert_eq!(name(1 << 20, 128), "128x128");
-        assert_eq!(name(2 * 128 * 128, 320), "128x64");
+        // Its convolutions: 128x128, 64x64 and 32x32 pixels of two images. Smaller tiles would ask more of L2 than it gives.
+        for (pixels, channels) in [(128 * 128, 320), (64 * 64, 640), (32 * 32, 1280)] {
+            assert_eq!(name(2 * pixels, channels), "128x128");
+        }
+        // Little work: small ones, so that all multiprocessors have some.
         assert_eq!(name(2 * 77, 1280), "64x64");
         assert_eq!(name(1, 1), "64x64");
         // The VAE's in f32.
-        assert_eq!([choose_f32(1 << 20, 128, 132).name(), choose_f32(64, 64, 132).name()], ["128x64", "64x64"]);
+        assert_eq!([choose_f32(1 << 20, 128, H100).name(), choose_f32(64, 64, H100).name()], ["128x64", "64x64"]);
+    }
+
+    /// Blocks that share a multiprocessor: what the assembler's registers and the shared memory allow (docs/kernels.md).
+    #[test]
+    fn residency() {
+        let resident = |device: TileDevice| [0, 1, 2].map(|i| device.resident(&CANDIDATES[i]));
+        assert_eq!([A100, H100, RTX_4090].map(resident), [[2, 3, 4], [2, 4, 6], [1, 2, 3]]);
+    }
+
+    #[test]
+    fn tiles_on_other_devices() {
+        assert_eq!(choose(8192, 10_240, A100), Tile::LARGE);
+        // 160 blocks of 128x128 would keep some of 128 multiprocessors busy twice.
+        assert_eq!(choose(2048, 1280, RTX_4090), Tile::MEDIUM);
+        // A device that says it has no multiprocessors.
+        assert_eq!(choose(1 << 20, 1280, TileDevice { multiprocessors: 0, ..A100 }), Tile::LARGE);
     }
 
     #[test]
     fn grid_coverage() {
         for (m, n) in [(1, 1), (64, 64), (65, 129), (8192, 10_240), (1000, 3)] {
-            let tile = choose(m, n, 108);
+            let tile = choose(m, n, A100);
             let [x, y] = tile.grid(m, n);
             assert!(x as usize * tile.m >= m && (x as usize - 1) * tile.m < m);
             assert!(y as usize * tile.n >= n && (y as usize - 1) * tile.n < n);
