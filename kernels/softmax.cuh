@@ -24,6 +24,8 @@ struct OnlineSoftmax {
     // Scores become exponentials; earlier sums and outputs shrink to the new greatest score. `scale` is log2(e) / sqrt(dim).
     template <int SCORES, int OUTPUTS>
     __device__ __forceinline__ void update(float (&s)[MT][SCORES][4], float (&o)[MT][OUTPUTS][4], float scale) {
+        float decays[MT][2];
+        bool moved = false;
 #pragma unroll
         for (int m = 0; m < MT; m++)
 #pragma unroll
@@ -45,12 +47,17 @@ struct OnlineSoftmax {
                         total += s[m][n][i];
                     }
                 sum[m][r] = sum[m][r] * decay + total;
-#pragma unroll
-                for (int n = 0; n < OUTPUTS; n++) {
-                    o[m][n][2 * r] *= decay;
-                    o[m][n][2 * r + 1] *= decay;
-                }
+                decays[m][r] = decay;
+                moved |= decay != 1.0f;
             }
+        // Multiplying by one changes nothing; after the first tiles a greatest score rarely moves.
+        if (!__any_sync(0xffffffffu, moved)) return;
+#pragma unroll
+        for (int m = 0; m < MT; m++)
+#pragma unroll
+            for (int n = 0; n < OUTPUTS; n++)
+#pragma unroll
+                for (int i = 0; i < 4; i++) o[m][n][i] *= decays[m][i / 2];
     }
 
     // The sum of the exponentials of row g (r = 0) or g + 8 (r = 1) of row tile m.
