@@ -28,25 +28,35 @@ struct GemmParams {
     int k0;
 };
 
+// Rows of X, of one source, then of the other.
 template <class T>
 struct Matrix {
-    const T *x0, *x1;
-    i64 stride0, stride1;
+    const T *at, *x1;
+    i64 step, stride1;  // elements from one of this thread's rows to the next, from row to row of x1
     int row, rows, k, k0, end;
 
     __device__ __forceinline__ Matrix(const GemmParams& p, int top)
-        : x0((const T*)p.x0), x1((const T*)p.x1), stride0(p.x0_stride), stride1(p.x1_stride), row(top + threadIdx.x / 4),
-          rows(p.m), k(threadIdx.x % 4 * UNIT<T>), k0(p.k0), end(p.k) {}
-
-    __device__ __forceinline__ bool unit(int i, const T*& from) const {
-        bool there = k < end && row + 32 * i < rows;
-        i64 at = row + 32 * i;
-        const T* unit = k < k0 ? x0 + at * stride0 + k : x1 + at * stride1 + (k - k0);
-        from = there ? unit : x0;
-        return there;
+        : at((const T*)p.x0), x1((const T*)p.x1), step(32 * p.x0_stride), stride1(p.x1_stride), row(top + threadIdx.x / 4),
+          rows(p.m), k(threadIdx.x % 4 * UNIT<T>), k0(p.k0), end(p.k) {
+        at += row * p.x0_stride + k;
+        if (k >= k0) enter_second();
     }
 
-    __device__ __forceinline__ void advance() { k += STEP<T>; }
+    __device__ __forceinline__ void enter_second() {
+        at = x1 + row * stride1 + (k - k0);
+        step = 32 * stride1;
+    }
+
+    __device__ __forceinline__ bool unit(int i, const T*& from) const {
+        from = at + i * step;
+        return k < end && row + 32 * i < rows;
+    }
+
+    __device__ __forceinline__ void advance() {
+        at += STEP<T>, k += STEP<T>;
+        // Once: this thread's unit has just left the first source.
+        if (k >= k0 && k < k0 + STEP<T>) enter_second();
+    }
 };
 
 template <class T, int BM, int BN>

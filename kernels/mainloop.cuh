@@ -177,6 +177,8 @@ struct Mainloop {
             cp_async_commit_group();
         }
         int stage = 0, into = STAGES - 1;
+        // Assemblers for sm_100 would unroll short bodies, which only costs instruction cache.
+#pragma unroll 1
         for (int step = 0; step < steps; step++) {
             cp_async_wait_group<STAGES - 2>();
             // The step has arrived for all, and all are done with the one before, whose place the next copy takes.
