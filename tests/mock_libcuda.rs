@@ -18,10 +18,16 @@ use std::env;
 use std::fs;
 use std::io::Write;
 
-/// The number of runs of each algorithm on one image.
-fn tried(lines: &[String]) -> [usize; 3] {
-    std::array::from_fn(|number| lines.iter().filter(|line| **line == format!("multiply {number} 1")).count())
+/// The number of runs of each algorithm on one image, and on two at once.
+fn tried<const COUNT: usize>(lines: &[String]) -> [[usize; 2]; COUNT] {
+    let count = |wanted: String| lines.iter().filter(|line| **line == wanted).count();
+    std::array::from_fn(|number| [N, 2 * N].map(|columns| count(format!("multiply {number} {columns}"))))
 }
+
+/// The runs of a trial: one image, both of them, both to see how long that takes, and three rounds.
+const TRIED: [usize; 2] = [1, 1 + 1 + 3 * 20];
+/// Those where an algorithm takes the images one by one.
+const ONE_BY_ONE: [usize; 2] = [1 + 2 * TRIED[1], 0];
 
 const M: usize = 24;
 const N: usize = 8;
@@ -108,10 +114,10 @@ fn one_trial_for_every_batch() {
         log(folder);
         product.check();
         let lines = log(folder);
-        assert!(lines.contains(&"suggest 8 for 1 image(s)".into()), "{lines:?}");
-        // Two runs to warm and seven that count, for each.
-        assert_eq!(tried(&lines), [9, 9, 9]);
-        assert_eq!(lines.last().unwrap(), "multiply 1 2");
+        assert!(lines.contains(&"suggest 8 for 8 columns".into()), "{lines:?}");
+        // And the product's own.
+        assert_eq!(tried(&lines), [TRIED, [1, 1 + TRIED[1]], ONE_BY_ONE]);
+        assert_eq!(lines.last().unwrap(), "multiply 1 16");
         product.free();
         let lines = log(folder);
         assert_eq!(lines, ["released, 0 left"]);
@@ -120,34 +126,122 @@ fn one_trial_for_every_batch() {
         let alone = Product::new(1);
         log(folder);
         alone.check();
-        assert_eq!(log(folder), ["multiply 1 1"]);
+        assert_eq!(log(folder), ["multiply 1 8"]);
         let file = fs::read_dir(folder.join("cache")).unwrap().next().unwrap().unwrap();
         assert!(file.file_name().to_str().unwrap().starts_with("product."));
         let text = String::from_utf8_lossy(&fs::read(file.path()).unwrap()).into_owned();
-        let key = "cuBLASLt 13.1.7; driver for CUDA 13040; mock, capability 8.0, 100 multiprocessors; 33554432 bytes of \
-                   workspace; 8 suggestions; bf16 to bf16, 24x8x16 tn, columns 24 16 32 32, bias, residual";
+        let key = "cuBLASLt 13.1.7; driver for CUDA 13040; mock, capability 8.0, 100 multiprocessors; no workspace, \
+                   tried on 2 images; 8 suggestions; bf16 to bf16, 24x8x16 tn, columns 24 16 32 32, bias, residual";
         assert!(text.contains(key), "{text}");
     });
 }
 
 #[test]
 fn algorithm_without_batch() {
-    child(&[("MOCK_TIMES", "5,4,3")], |folder| {
+    // Twice its time is the shortest.
+    child(&[("MOCK_TIMES", "5,5,2")], |folder| {
         let product = Product::new(2);
         product.check();
         let lines = log(folder);
-        assert_eq!(tried(&lines), [9, 9, 9 + 2]);
-        assert_eq!(lines[lines.len() - 2..], ["multiply 2 1", "multiply 2 1"]);
+        assert_eq!(tried(&lines), [TRIED, TRIED, [2 + ONE_BY_ONE[0], 0]]);
+        assert_eq!(lines[lines.len() - 2..], ["multiply 2 8", "multiply 2 8"]);
+    });
+}
+
+#[test]
+fn algorithm_without_batch_takes_twice_as_long() {
+    child(&[("MOCK_TIMES", "5,5,3")], |folder| {
+        let product = Product::new(2);
+        product.check();
+        assert_eq!(log(folder).last().unwrap(), "multiply 0 16");
+    });
+}
+
+/// The fastest two split sums: one needs a workspace, the other has other bytes for an image in a batch.
+#[test]
+fn algorithm_with_split_sums() {
+    child(&[("MOCK_TIMES", "5,3,4,1,1")], |folder| {
+        let product = Product::new(2);
+        log(folder);
+        product.check();
+        let lines = log(folder);
+        assert_eq!(tried(&lines), [TRIED, [1, 1 + TRIED[1]], ONE_BY_ONE, [1, 1], [0, 0]]);
+        assert_eq!(lines.last().unwrap(), "multiply 1 16");
+        assert!(!lines.iter().any(|line| line.starts_with("refused")), "{lines:?}");
+        assert!(lines.contains(&"allocate 4096".into()), "no workspace: {lines:?}");
+        assert_eq!(lines.iter().filter(|line| line.starts_with("allocate")).count(), 1);
+    });
+}
+
+/// The one that runs otherwise is not taken even where the next best does not run.
+#[test]
+fn split_sums_beside_a_failing_algorithm() {
+    child(&[("MOCK_TIMES", "5,3,4,1,1"), ("MOCK_BROKEN", "1")], |folder| {
+        let product = Product::new(2);
+        product.check();
+        assert_eq!(log(folder).last().unwrap(), "multiply 0 16");
+    });
+}
+
+/// A round of long runs has fewer.
+#[test]
+fn long_products() {
+    child(&[("MOCK_TIMES", "900,5000")], |folder| {
+        let product = Product::new(1);
+        product.check();
+        assert_eq!(tried(&log(folder)), [[2, 1 + 1 + 3 * 2], [1, 1 + 1 + 3]]);
+    });
+}
+
+/// Three images at once, of values whose sums round, and each alone; and where images do not follow one another.
+#[test]
+fn bytes_of_folded_images() {
+    child(&[], |folder| {
+        let driver = NvidiaDriver::new(0).unwrap();
+        let place = |values: usize, seed: usize| {
+            let bits = (0..values).map(|i| 0x3f80 + ((i * 37 + seed * 11) % 127) as u16).collect::<Vec<u16>>();
+            let address = driver.allocate(2 * values).unwrap();
+            driver.upload(address, bytemuck::cast_slice(&bits)).unwrap();
+            address
+        };
+        let matrix = |data, stride| MatrixRef { data, leading: 16, stride };
+        let (a, b, c, d) = (place(16 * 16, 1), place(3 * 16 * N, 2), place(3 * 16 * N, 3), place(3 * 16 * N, 4));
+        let (dtype, m, n, k) = (DType::BF16, 16, N, 16);
+        let (transpose_a, transpose_b, out_f32) = (true, false, false);
+        let size = 16 * N;
+        let result = |images, image: usize, strides: [usize; 2]| {
+            let at = |address| address + (image * size * 2) as u64;
+            let epilogue = GemmEpilogue::Residual(matrix(at(c), size));
+            let (a, b, d) = (matrix(a, 0), matrix(at(b), strides[0]), matrix(at(d), strides[1]));
+            let gemm = Gemm { dtype, m, n, k, batch: images, transpose_a, transpose_b, a, b, d, out_f32, epilogue };
+            let plan = driver.prepare_gemm(&gemm).unwrap();
+            log(folder);
+            driver.memset(d.data, images * size * 2, 0).unwrap();
+            driver.gemm(plan).unwrap();
+            let mut bits = vec![0u16; images * size];
+            driver.download(d.data, bytemuck::cast_slice_mut(&mut bits)).unwrap();
+            driver.release_gemm(plan);
+            (bits, log(folder))
+        };
+        let (together, lines) = result(3, 0, [size, size]);
+        assert_eq!(lines, ["multiply 1 24"]);
+        let alone = (0..3).flat_map(|image| result(1, image, [size, size]).0).collect::<Vec<_>>();
+        assert_eq!(together, alone);
+        assert!(together[..size] != together[size..2 * size]);
+        // One B for all.
+        let (of_one, lines) = result(3, 0, [0, size]);
+        assert_eq!(lines, ["multiply 1 8"; 3]);
+        assert!(of_one[..size] == alone[..size] && of_one[size..2 * size] != alone[size..2 * size]);
     });
 }
 
 #[test]
 fn failing_algorithm() {
-    child(&[("MOCK_BROKEN", "1")], |folder| {
+    child(&[("MOCK_BROKEN", "1"), ("MOCK_TIMES", "5,1,2")], |folder| {
         let product = Product::new(2);
         product.check();
         let lines = log(folder);
-        assert_eq!(tried(&lines), [9, 0, 9 + 2]);
+        assert_eq!(tried(&lines), [TRIED, [0, 0], [2 + ONE_BY_ONE[0], 0]]);
     });
 }
 
@@ -158,7 +252,7 @@ fn trials_disabled() {
             let product = Product::new(2);
             log(folder);
             product.check();
-            assert_eq!(log(folder), ["suggest 1 for 1 image(s)", "multiply 0 2"]);
+            assert_eq!(log(folder), ["suggest 1 for 8 columns", "multiply 0 16"]);
         });
     }
 }
@@ -175,7 +269,7 @@ fn trial_out_of_memory() {
         let gemm = Gemm { dtype, m, n, k, batch: 1, transpose_a, transpose_b, a, b, d, out_f32: false, epilogue };
         log(folder);
         let plan = driver.prepare_gemm(&gemm).unwrap();
-        assert_eq!(log(folder), ["suggest 8 for 1 image(s)"]);
+        assert_eq!(log(folder), ["suggest 8 for 32768 columns"]);
         assert!(!folder.join("cache").exists());
         driver.release_gemm(plan);
         let error = driver.allocate(1 << 31).unwrap_err();
@@ -194,7 +288,7 @@ fn trial_during_capture() {
         assert!(error.to_string().contains("captured"), "{error}");
         product.driver.gemm(plan).unwrap();
         let graph = product.driver.end_capture().unwrap();
-        assert_eq!(log(folder), ["multiply 1 2"]);
+        assert_eq!(log(folder), ["multiply 1 16"]);
         assert_eq!(product.result(), product.values[3]);
         product.driver.prepare_gemm(&Gemm { k: 8, ..product.gemm }).unwrap();
         product.driver.launch_graph(graph).unwrap();

@@ -1,4 +1,5 @@
-//! The functions of cuBLASLt. Algorithms are numbers; the third one does not take batches.
+//! The functions of cuBLASLt. Algorithms are numbers, and some have a way of their own ([`ONE_IMAGE`], [`SPLIT`],
+//! [`COLUMNS_DECIDE`](super::product::COLUMNS_DECIDE)).
 
 use super::driver::functions;
 use super::product::{Layout, Product};
@@ -10,8 +11,25 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 type Pointer = *mut c_void;
 
-/// Bytes of workspace that every product has.
-const WORKSPACE: usize = 32 << 20;
+/// The algorithm that takes no more columns than a layout was created with.
+const ONE_IMAGE: u64 = 2;
+/// The algorithm that splits sums and joins them in a workspace, by any scheme.
+const SPLIT: u64 = 4;
+/// Bytes of workspace that it needs.
+const WORKSPACE: usize = 1 << 20;
+
+/// The limits of a preference: bytes of workspace, and schemes by which split sums may be joined. As cuBLASLt's own at first.
+#[derive(Clone, Copy)]
+struct Preference {
+    workspace: u64,
+    reduction: u64,
+}
+
+impl Preference {
+    fn allows(self, number: u64) -> bool {
+        number != SPLIT || (self.workspace >= WORKSPACE as u64 && self.reduction != 0)
+    }
+}
 
 #[derive(Default)]
 struct Operation {
@@ -24,14 +42,19 @@ struct Operation {
 #[derive(Default)]
 struct Descriptors {
     next: u64,
-    /// Handles and preferences.
-    others: BTreeMap<u64, ()>,
+    handles: BTreeMap<u64, ()>,
+    preferences: BTreeMap<u64, Preference>,
     operations: BTreeMap<u64, Operation>,
     layouts: BTreeMap<u64, Layout>,
 }
 
-static DESCRIPTORS: Mutex<Descriptors> =
-    Mutex::new(Descriptors { next: 0, others: BTreeMap::new(), operations: BTreeMap::new(), layouts: BTreeMap::new() });
+static DESCRIPTORS: Mutex<Descriptors> = Mutex::new(Descriptors {
+    next: 0,
+    handles: BTreeMap::new(),
+    preferences: BTreeMap::new(),
+    operations: BTreeMap::new(),
+    layouts: BTreeMap::new(),
+});
 
 fn descriptors() -> MutexGuard<'static, Descriptors> {
     DESCRIPTORS.lock().unwrap_or_else(PoisonError::into_inner)
@@ -40,7 +63,7 @@ fn descriptors() -> MutexGuard<'static, Descriptors> {
 /// Descriptors that are alive in this library.
 pub fn alive() -> usize {
     let all = descriptors();
-    all.others.len() + all.operations.len() + all.layouts.len()
+    all.handles.len() + all.preferences.len() + all.operations.len() + all.layouts.len()
 }
 
 unsafe fn created<T>(to: *mut Pointer, value: T, all: impl FnOnce(&mut Descriptors) -> &mut BTreeMap<u64, T>) -> c_int {
@@ -74,7 +97,8 @@ pub struct Answer {
 
 fn answer(number: u64) -> Answer {
     let algorithm = [number, 0xb2a1d, 0, 0, 0, 0, 0, 1];
-    Answer { algorithm, workspace: 1 << 20, status: 0, waves: 1.0, reserved: [0; 4] }
+    let workspace = if number == SPLIT { WORKSPACE } else { 0 };
+    Answer { algorithm, workspace, status: 0, waves: 1.0, reserved: [0; 4] }
 }
 
 /// The number behind the library's name, `libcublasLt.so.12`; 13 where there is none.
@@ -105,9 +129,9 @@ functions! {
             return CUBLAS_NOT_INITIALIZED;
         }
         log(&format!("cuBLASLt {} starts", major()));
-        created(handle, (), |all| &mut all.others)
+        created(handle, (), |all| &mut all.handles)
     }
-    cublasLtDestroy(handle: Pointer) { destroyed(handle, |all| &mut all.others) }
+    cublasLtDestroy(handle: Pointer) { destroyed(handle, |all| &mut all.handles) }
     cublasLtGetProperty(which: c_int, value: *mut c_int) { *value = [major(), 1, 7][which as usize]; SUCCESS }
     cublasLtMatmulDescCreate(operation: *mut Pointer, compute: c_int, scale: c_int) {
         assert_eq!((compute, scale), (68, 0));
@@ -125,16 +149,25 @@ functions! {
         }
         SUCCESS
     }
-    cublasLtMatmulPreferenceCreate(preference: *mut Pointer) { created(preference, (), |all| &mut all.others) }
-    cublasLtMatmulPreferenceDestroy(preference: Pointer) { destroyed(preference, |all| &mut all.others) }
-    cublasLtMatmulPreferenceSetAttribute(_preference: Pointer, which: c_int, value: *const c_void, bytes: usize) {
+    cublasLtMatmulPreferenceCreate(preference: *mut Pointer) {
+        created(preference, Preference { workspace: 0, reduction: u64::from(u32::MAX) }, |all| &mut all.preferences)
+    }
+    cublasLtMatmulPreferenceDestroy(preference: Pointer) { destroyed(preference, |all| &mut all.preferences) }
+    cublasLtMatmulPreferenceSetAttribute(preference: Pointer, which: c_int, value: *const c_void, bytes: usize) {
         let value = if bytes == 8 { *value.cast::<u64>() } else { u64::from(*value.cast::<u32>()) };
-        let known = [(1, WORKSPACE as u64, 8), (3, 2, 4), (5, 16, 4), (6, 16, 4), (7, 16, 4), (8, 16, 4)];
-        if known.contains(&(which, value, bytes)) { SUCCESS } else { CUBLAS_INVALID_VALUE }
+        let mut descriptors = descriptors();
+        let Some(preference) = descriptors.preferences.get_mut(&(preference as u64)) else { return CUBLAS_INVALID_VALUE };
+        match (which, bytes, value) {
+            (1, 8, value) => preference.workspace = value,
+            (3, 4, value) => preference.reduction = value,
+            (5..=8, 4, 16) => {}
+            _ => return CUBLAS_INVALID_VALUE,
+        }
+        SUCCESS
     }
     cublasLtMatrixLayoutCreate(layout: *mut Pointer, kind: c_int, rows: u64, columns: u64, leading: i64) {
         let (rows, columns, leading) = (rows as usize, columns as usize, leading as usize);
-        let value = Layout { kind, rows, columns, leading, images: 1, stride: 0 };
+        let value = Layout { kind, rows, columns, leading, created: columns };
         created(layout, value, |all| &mut all.layouts)
     }
     cublasLtMatrixLayoutDestroy(layout: Pointer) { destroyed(layout, |all| &mut all.layouts) }
@@ -142,30 +175,35 @@ functions! {
         let mut descriptors = descriptors();
         let Some(layout) = descriptors.layouts.get_mut(&(layout as u64)) else { return CUBLAS_INVALID_VALUE };
         match (which, bytes) {
-            (5, 4) => layout.images = *value.cast::<i32>() as usize,
-            (6, 8) => layout.stride = *value.cast::<i64>() as usize,
+            (3, 8) => layout.columns = *value.cast::<u64>() as usize,
             _ => return CUBLAS_INVALID_VALUE,
         }
         SUCCESS
     }
-    cublasLtMatmulAlgoGetHeuristic(_handle: Pointer, _operation: Pointer, a: Pointer, _b: Pointer, _c: Pointer, _d: Pointer,
-                                   _preference: Pointer, most: c_int, answers: *mut Answer, count: *mut c_int) {
-        let Some(images) = descriptors().layouts.get(&(a as u64)).map(|layout| layout.images) else {
-            return CUBLAS_INVALID_VALUE;
-        };
-        log(&format!("suggest {most} for {images} image(s)"));
-        *count = (times().len() as c_int).min(most);
-        for number in 0..*count {
-            *answers.add(number as usize) = answer(number as u64);
+    cublasLtMatmulAlgoGetHeuristic(_handle: Pointer, _operation: Pointer, _a: Pointer, _b: Pointer, _c: Pointer, d: Pointer,
+                                   preference: Pointer, most: c_int, answers: *mut Answer, count: *mut c_int) {
+        let descriptors = descriptors();
+        let found = (descriptors.layouts.get(&(d as u64)), descriptors.preferences.get(&(preference as u64)));
+        let (Some(layout), Some(preference)) = found else { return CUBLAS_INVALID_VALUE };
+        log(&format!("suggest {most} for {} columns", layout.columns));
+        let allowed = (0..times().len() as u64).filter(|number| preference.allows(*number));
+        *count = 0;
+        for number in allowed.take(most as usize) {
+            *answers.add(*count as usize) = answer(number);
+            *count += 1;
         }
         SUCCESS
     }
-    cublasLtMatmulAlgoCheck(_handle: Pointer, _operation: Pointer, a: Pointer, _b: Pointer, _c: Pointer, _d: Pointer,
+    cublasLtMatmulAlgoCheck(_handle: Pointer, _operation: Pointer, _a: Pointer, b: Pointer, c: Pointer, d: Pointer,
                             algorithm: *const [u64; 8], to: *mut Answer) {
         let number = (*algorithm)[0];
         let known = *algorithm == answer(number).algorithm && (number as usize) < times().len();
-        let images = descriptors().layouts.get(&(a as u64)).map_or(0, |layout| layout.images);
-        if !known || images == 0 || (number == 2 && images > 1) { return CUBLAS_NOT_SUPPORTED }
+        let descriptors = descriptors();
+        let layouts = [b, c, d].map(|layout| descriptors.layouts.get(&(layout as u64)).copied());
+        let [Some(b), Some(c), Some(d)] = layouts else { return CUBLAS_INVALID_VALUE };
+        // B is not transposed in any product of these tests.
+        let one_size = b.columns == d.columns && c.columns == d.columns;
+        if !known || !one_size || (number == ONE_IMAGE && d.columns > d.created) { return CUBLAS_NOT_SUPPORTED }
         *to = answer(number);
         SUCCESS
     }
@@ -182,7 +220,7 @@ functions! {
             log("violation: a product of descriptors that are not there");
             return CUBLAS_INVALID_VALUE;
         };
-        if !descriptors.others.contains_key(&(handle as u64)) {
+        if !descriptors.handles.contains_key(&(handle as u64)) {
             return CUBLAS_NOT_INITIALIZED;
         }
         let product = Product {
@@ -200,12 +238,16 @@ functions! {
         let ([m, k], [inner, n]) = (shape(&al, product.transposed[0]), shape(&bl, product.transposed[1]));
         let fits = k == inner && [dl, cl].iter().all(|l| [l.rows, l.columns] == [m, n]);
         let aligned = product.operands.iter().all(|address| address % 16 == 0);
-        let batches = product.layouts.iter().all(|l| l.images == dl.images && l.rows <= l.leading);
-        if !fits || !aligned || !batches || workspace_bytes != WORKSPACE {
+        let columns = product.layouts.iter().all(|l| l.rows <= l.leading);
+        if !fits || !aligned || !columns || (workspace == 0) != (workspace_bytes == 0) {
             log("violation: a product whose descriptors do not fit");
             return CUBLAS_INVALID_VALUE;
         }
-        log(&format!("multiply {algorithm} {}", dl.images));
+        if workspace_bytes < answer(algorithm).workspace || (algorithm == ONE_IMAGE && dl.columns > dl.created) {
+            log(&format!("refused {algorithm} {}", dl.columns));
+            return CUBLAS_NOT_SUPPORTED;
+        }
+        log(&format!("multiply {algorithm} {}", dl.columns));
         drop(descriptors);
         hand_over(&product, stream)
     }

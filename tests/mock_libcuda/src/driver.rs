@@ -180,7 +180,7 @@ functions! {
             if [start, end].iter().any(|event| event.reached < event.recorded || event.recorded == 0) {
                 return Err(NOT_READY);
             }
-            *time = (end.at - start.at) as f32;
+            *time = (end.at - start.at) as f32 / 1000.0;
             Ok(())
         }))
     }
@@ -373,7 +373,8 @@ functions! {
             let [_, _, _, d] = &product.layouts;
             let operands = product.operands.iter().zip(&product.layouts).all(|(at, layout)| inside(&gpu, *at, layout.bytes()));
             let bias = !product.biased || inside(&gpu, product.bias, d.rows * d.size());
-            if !operands || !bias || !inside(&gpu, product.workspace, product.workspace_bytes) {
+            let workspace = product.workspace_bytes == 0 || inside(&gpu, product.workspace, product.workspace_bytes);
+            if !operands || !bias || !workspace {
                 log("out of bounds");
                 return Err(CUBLAS_INVALID_VALUE);
             }

@@ -7,6 +7,10 @@ use std::ffi::c_int;
 /// The type of a matrix, cudaDataType: 0 is f32, 2 is f16, 14 is bf16.
 pub type Kind = c_int;
 
+/// The algorithm that splits sums where there are more columns than a layout was created with, and needs nothing for it: one that
+/// no limit excludes.
+pub const COLUMNS_DECIDE: u64 = 3;
+
 /// The layout of a matrix: column by column.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
@@ -15,11 +19,11 @@ pub struct Layout {
     pub rows: usize,
     pub columns: usize,
     pub leading: usize,
-    pub images: usize,
-    pub stride: usize,
+    /// The columns with which it was created: those of one image.
+    pub created: usize,
 }
 
-/// `D = alpha op(A) op(B) + bias + beta C` for each image. cuBLASLt hands it to libcuda, which may be another library.
+/// `D = alpha op(A) op(B) + bias + beta C`. cuBLASLt hands it to libcuda, which may be another library.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct Product {
@@ -40,17 +44,17 @@ impl Layout {
         if self.kind == 0 { 4 } else { 2 }
     }
 
-    /// The bytes from the first element to the last of all images.
+    /// The bytes from the first element to the last.
     pub fn bytes(&self) -> usize {
-        ((self.images - 1) * self.stride + (self.columns - 1) * self.leading + self.rows) * self.size()
+        ((self.columns - 1) * self.leading + self.rows) * self.size()
     }
 
-    /// One image, without what lies between its columns.
-    fn read(&self, memory: &GlobalMemory, data: u64, image: usize) -> Result<Vec<f32>, String> {
+    /// The elements, without what lies between columns.
+    fn read(&self, memory: &GlobalMemory, data: u64) -> Result<Vec<f32>, String> {
         let mut values = Vec::with_capacity(self.rows * self.columns);
         let mut bytes = vec![0; self.rows * self.size()];
         for column in 0..self.columns {
-            let at = (image * self.stride + column * self.leading) * self.size();
+            let at = column * self.leading * self.size();
             memory.read(data + at as u64, &mut bytes).map_err(|fault| format!("an operand of a product: {fault}"))?;
             values.extend(bytes.chunks_exact(self.size()).map(|element| widen(element, self.kind)));
         }
@@ -80,38 +84,38 @@ impl Product {
         if self.transposed[0] { self.layouts[0].rows } else { self.layouts[0].columns }
     }
 
-    /// Computes it; sums are in f32 in the order of the inner index, so that they do not depend on the batch.
+    /// Computes it; sums are in f32 in the order of the inner index, so that they do not depend on the number of columns, but for
+    /// the algorithm whose halves are joined in D's type where there are more columns than one image has.
     pub fn compute(&self, memory: &GlobalMemory) -> Result<(), String> {
         let [al, bl, cl, dl] = &self.layouts;
         let k = self.depth();
         let bias = match self.biased {
             // Of D's type, as cuBLASLt has it unless told otherwise.
-            true => Layout { columns: 1, images: 1, ..*dl }.read(memory, self.bias, 0)?,
+            true => Layout { columns: 1, ..*dl }.read(memory, self.bias)?,
             false => vec![0.0; dl.rows],
         };
-        for image in 0..dl.images {
-            let (a, b) = (al.read(memory, self.operands[0], image)?, bl.read(memory, self.operands[1], image)?);
-            let c = if self.factors[1] == 0.0 { None } else { Some(cl.read(memory, self.operands[2], image)?) };
-            for column in 0..dl.columns {
-                let mut bytes = Vec::with_capacity(dl.rows * dl.size());
-                for row in 0..dl.rows {
-                    let mut sum = 0.0;
-                    for l in 0..k {
-                        let x = if self.transposed[0] { a[row * al.rows + l] } else { a[l * al.rows + row] };
-                        let y = if self.transposed[1] { b[l * bl.rows + column] } else { b[column * bl.rows + l] };
-                        sum += x * y;
-                    }
-                    let mut value = bias[row];
-                    value += self.factors[0] * sum;
-                    if let Some(c) = &c {
-                        value += self.factors[1] * c[column * cl.rows + row];
-                    }
-                    bytes.extend(narrow(value, dl.kind));
+        let (a, b) = (al.read(memory, self.operands[0])?, bl.read(memory, self.operands[1])?);
+        let c = if self.factors[1] == 0.0 { None } else { Some(cl.read(memory, self.operands[2])?) };
+        let split = self.algorithm == COLUMNS_DECIDE && dl.columns > dl.created;
+        for column in 0..dl.columns {
+            let dot = |row: usize, range: std::ops::Range<usize>| {
+                let x = |l| if self.transposed[0] { a[row * al.rows + l] } else { a[l * al.rows + row] };
+                let y = |l| if self.transposed[1] { b[l * bl.rows + column] } else { b[column * bl.rows + l] };
+                range.fold(0.0f32, |sum, l| sum + x(l) * y(l))
+            };
+            let half = |row, range| widen(&narrow(dot(row, range), dl.kind), dl.kind);
+            let mut bytes = Vec::with_capacity(dl.rows * dl.size());
+            for (row, bias) in bias.iter().enumerate() {
+                let sum = if split { half(row, 0..k / 2) + half(row, k / 2..k) } else { dot(row, 0..k) };
+                let mut value = bias + self.factors[0] * sum;
+                if let Some(c) = &c {
+                    value += self.factors[1] * c[column * cl.rows + row];
                 }
-                let at = (image * dl.stride + column * dl.leading) * dl.size();
-                let written = memory.write(self.operands[3] + at as u64, &bytes);
-                written.map_err(|fault| format!("the result of a product: {fault}"))?;
+                bytes.extend(narrow(value, dl.kind));
             }
+            let at = column * dl.leading * dl.size();
+            let written = memory.write(self.operands[3] + at as u64, &bytes);
+            written.map_err(|fault| format!("the result of a product: {fault}"))?;
         }
         Ok(())
     }

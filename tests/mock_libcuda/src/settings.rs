@@ -35,7 +35,7 @@ pub fn loads_lazily() -> bool {
     var("MOCK_LOADING").map_or(true, |way| way == "lazy")
 }
 
-/// The times that cuBLASLt's algorithms take, `MOCK_TIMES=5,3,4`: as many as there are algorithms.
+/// The microseconds that cuBLASLt's algorithms take, `MOCK_TIMES=5,3,4`: as many as there are algorithms.
 pub fn times() -> Vec<u64> {
     var("MOCK_TIMES").unwrap_or_default().split(',').filter_map(|time| time.parse().ok()).collect()
 }

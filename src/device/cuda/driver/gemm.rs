@@ -76,3 +76,50 @@ pub struct Gemm {
     /// The summands.
     pub epilogue: GemmEpilogue,
 }
+
+impl Gemm {
+    /// Whether the batch is one product with `batch` times as many columns: A is the same for all images, and the columns of B, C
+    /// and D go on from image to image.
+    pub fn is_foldable(&self) -> bool {
+        let goes_on = |matrix: MatrixRef| matrix.leading.checked_mul(self.n) == Some(matrix.stride);
+        let others = [self.b, self.epilogue.residual().unwrap_or(self.d), self.d];
+        !self.transpose_b && self.a.stride == 0 && others.into_iter().all(goes_on)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn foldable_batches() {
+        let matrix = |leading, stride| MatrixRef { data: 256, leading, stride };
+        let gemm = Gemm {
+            dtype: DType::F16,
+            m: 32,
+            n: 10,
+            k: 16,
+            batch: 3,
+            transpose_a: true,
+            transpose_b: false,
+            a: matrix(16, 0),
+            b: matrix(16, 160),
+            d: matrix(40, 400),
+            out_f32: false,
+            epilogue: GemmEpilogue::BiasResidual(512, matrix(32, 320)),
+        };
+        assert!(gemm.is_foldable() && Gemm { epilogue: GemmEpilogue::None, ..gemm }.is_foldable());
+        let changes: [fn(&mut Gemm); 5] = [
+            |g| g.a.stride = 512,
+            |g| g.b.stride = 0,
+            |g| g.d.stride += 8,
+            |g| g.epilogue = GemmEpilogue::Residual(MatrixRef { data: 1, leading: 32, stride: 328 }),
+            |g| g.transpose_b = true,
+        ];
+        for change in changes {
+            let mut other = gemm;
+            change(&mut other);
+            assert!(!other.is_foldable(), "{other:?}");
+        }
+    }
+}

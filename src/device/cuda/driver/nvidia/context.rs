@@ -136,6 +136,38 @@ impl Context {
         self.check("cuMemsetD8Async", unsafe { self.cuda.cuMemsetD8Async(to, value, bytes, self.stream) })
     }
 
+    /// Copies bytes to the device; they are there when it returns.
+    pub(crate) fn upload(&self, to: u64, bytes: &[u8]) -> Result<()> {
+        self.enter()?;
+        self.counter.count(Call::Copy);
+        let (from, len) = (bytes.as_ptr().cast(), bytes.len());
+        // SAFETY: the caller gives an address with room for the bytes; they stay until the wait below is over.
+        let copied = unsafe { self.cuda.cuMemcpyHtoDAsync_v2(to, from, len, self.stream) };
+        self.check("cuMemcpyHtoDAsync", copied)?;
+        self.wait()
+    }
+
+    /// Copies bytes to the host.
+    pub(crate) fn download(&self, from: u64, bytes: &mut [u8]) -> Result<()> {
+        self.enter()?;
+        self.counter.count(Call::Copy);
+        let (to, len) = (bytes.as_mut_ptr().cast(), bytes.len());
+        // SAFETY: the caller gives an address of that many bytes; the wait below ends the loan of `bytes`. Where the copy
+        // could not be enqueued, nothing writes to it.
+        let copied = unsafe { self.cuda.cuMemcpyDtoHAsync_v2(to, from, len, self.stream) };
+        self.check("cuMemcpyDtoHAsync", copied)?;
+        self.wait()
+    }
+
+    /// Copies within the device.
+    pub(crate) fn copy(&self, from: u64, to: u64, bytes: usize) -> Result<()> {
+        self.enter()?;
+        self.counter.count(Call::Copy);
+        // SAFETY: the caller gives two ranges of that length.
+        let copied = unsafe { self.cuda.cuMemcpyDtoDAsync_v2(to, from, bytes, self.stream) };
+        self.check("cuMemcpyDtoDAsync", copied)
+    }
+
     /// Creates an event, for the caller to destroy.
     pub(crate) fn create_event(&self, flags: u32) -> Result<sys::CUevent> {
         let mut event = std::ptr::null_mut();

@@ -86,7 +86,7 @@ impl NvidiaDriver {
             driver.events[which] =
                 driver.context.create_event(flags | sys::CUevent_flags::CU_EVENT_BLOCKING_SYNC as u32)?;
         }
-        driver.cublaslt = GemmPlans::open(&driver.context)?;
+        driver.cublaslt = GemmPlans::open(&driver.context);
         driver.context.properties.gemm = driver.cublaslt.is_some();
         // Whether the device takes kernels shows now, while another device can still be chosen.
         driver.modules.get(&driver.context, "pointwise")?;
@@ -143,32 +143,15 @@ impl Driver for NvidiaDriver {
     }
 
     fn upload(&self, to: u64, bytes: &[u8]) -> Result<()> {
-        let gpu = self.enter()?;
-        gpu.counter.count(Call::Copy);
-        let (from, len) = (bytes.as_ptr().cast(), bytes.len());
-        // SAFETY: the caller gives an address with room for the bytes; they stay until the wait below is over.
-        let copied = unsafe { gpu.cuda.cuMemcpyHtoDAsync_v2(to, from, len, gpu.stream) };
-        gpu.check("cuMemcpyHtoDAsync", copied)?;
-        gpu.wait()
+        self.context.upload(to, bytes)
     }
 
     fn download(&self, from: u64, bytes: &mut [u8]) -> Result<()> {
-        let gpu = self.enter()?;
-        gpu.counter.count(Call::Copy);
-        let (to, len) = (bytes.as_mut_ptr().cast(), bytes.len());
-        // SAFETY: the caller gives an address of that many bytes; the wait below ends the loan of `bytes`. Where the copy
-        // could not be enqueued, nothing writes to it.
-        let copied = unsafe { gpu.cuda.cuMemcpyDtoHAsync_v2(to, from, len, gpu.stream) };
-        gpu.check("cuMemcpyDtoHAsync", copied)?;
-        gpu.wait()
+        self.context.download(from, bytes)
     }
 
     fn copy(&self, from: u64, to: u64, bytes: usize) -> Result<()> {
-        let gpu = self.enter()?;
-        gpu.counter.count(Call::Copy);
-        // SAFETY: the caller gives two ranges of that length.
-        let copied = unsafe { gpu.cuda.cuMemcpyDtoDAsync_v2(to, from, bytes, gpu.stream) };
-        gpu.check("cuMemcpyDtoDAsync", copied)
+        self.context.copy(from, to, bytes)
     }
 
     fn memset(&self, to: u64, bytes: usize, value: u8) -> Result<()> {

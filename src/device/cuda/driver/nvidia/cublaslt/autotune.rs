@@ -81,7 +81,8 @@ pub(crate) trait GemmLibrary {
     /// Whether an algorithm computes this product with the memory that it may use.
     fn takes(&mut self, algorithm: &Algorithm) -> bool;
 
-    /// The times of some runs on scratch memory; `None` where the library does not run it after all.
+    /// A run's mean time in each of some rounds on scratch memory; `None` where the library does not run it after all, or where
+    /// an image's bytes depend on the number of images.
     fn time(&mut self, algorithm: &Algorithm) -> Result<Option<Vec<f32>>>;
 }
 
@@ -178,22 +179,21 @@ impl Autotuner {
     }
 }
 
-/// The first, in the library's order, of those whose median time is the shortest or nearly so; `None` where none runs.
+/// The first, in the library's order, of those whose time is the shortest or nearly so; `None` where none runs.
 fn fastest(suggested: &[Algorithm], library: &mut dyn GemmLibrary) -> Result<Option<Algorithm>> {
-    let mut medians = Vec::new();
+    let mut times = Vec::new();
     for algorithm in suggested {
-        if let Some(median) = library.time(algorithm)?.and_then(median) {
-            medians.push((*algorithm, median));
+        if let Some(time) = library.time(algorithm)?.and_then(smallest) {
+            times.push((*algorithm, time));
         }
     }
-    let shortest = medians.iter().map(|(_, median)| *median).fold(f32::INFINITY, f32::min);
-    Ok(medians.into_iter().find(|(_, median)| *median <= shortest * TIE).map(|(algorithm, _)| algorithm))
+    let shortest = times.iter().map(|(_, time)| *time).fold(f32::INFINITY, f32::min);
+    Ok(times.into_iter().find(|(_, time)| *time <= shortest * TIE).map(|(algorithm, _)| algorithm))
 }
 
-/// The middle one, the later of two; `None` where there is none or it is no time.
-fn median(mut times: Vec<f32>) -> Option<f32> {
-    times.sort_by(f32::total_cmp);
-    times.get(times.len() / 2).copied().filter(|time| time.is_finite() && *time >= 0.0)
+/// The smallest: what disturbs a round only makes it longer. `None` where there is none that is a time.
+fn smallest(times: Vec<f32>) -> Option<f32> {
+    times.into_iter().filter(|time| time.is_finite() && *time >= 0.0).min_by(f32::total_cmp)
 }
 
 /// 128 hexadecimal digits: the bytes in their order.

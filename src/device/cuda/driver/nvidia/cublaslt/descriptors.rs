@@ -2,7 +2,7 @@
 
 use super::super::ffi::{CublasLt, HeuristicResult};
 use super::autotune::Algorithm;
-use super::handle::{CublasLtHandle, Descriptors, WORKSPACE, fault};
+use super::handle::{CublasLtHandle, Descriptors, fault};
 use crate::device::cuda::driver::gemm::{Gemm, MatrixRef};
 use crate::error::{Error, Result};
 use crate::tensor::DType;
@@ -12,8 +12,10 @@ use std::ffi::c_void;
 /// Bytes to which every matrix is aligned at least: one number for all, so that the choice does not depend on where the memory
 /// plan of one batch or another puts them.
 const ALIGNMENT: u32 = 16;
-/// Split sums are joined in f32 or not split at all; never in the storage type.
-const REDUCTION_IN_F32: u32 = 2;
+/// Sums are not split over blocks: where they are, their order depends on the number of columns.
+const NO_REDUCTION: u32 = 0;
+/// Bytes of workspace. What splits sums (split-K, stream-K) needs some to join them.
+const WORKSPACE: usize = 0;
 
 /// The descriptors of one product of one image, destroyed on drop unless [`MatmulDescriptors::into_parts`] hands them on.
 pub(crate) struct MatmulDescriptors {
@@ -117,7 +119,7 @@ impl MatmulDescriptors {
         self.set(sys::cublasLtMatmulDescAttributes_t::CUBLASLT_MATMUL_DESC_BIAS_POINTER, &address)
     }
 
-    /// Up to that many algorithms for one image that fit the workspace, the library's favourite first.
+    /// Up to that many algorithms for one image that need no workspace, the library's favourite first.
     pub(crate) fn suggest(&mut self, lt: &CublasLtHandle, most: usize) -> Result<Vec<Algorithm>> {
         self.prefer()?;
         let [a, b, c, d] = self.layouts;
@@ -131,7 +133,7 @@ impl MatmulDescriptors {
         };
         asked.map_err(|code| fault("cublasLtMatmulAlgoGetHeuristic", code))?;
         answers.truncate(usize::try_from(count).unwrap_or(0));
-        answers.retain(|answer| answer.status == 0 && answer.workspace <= WORKSPACE);
+        answers.retain(|answer| answer.status == 0 && answer.workspace == WORKSPACE);
         Ok(answers.iter().map(|answer| answer.algorithm.data).collect())
     }
 
@@ -153,7 +155,7 @@ impl MatmulDescriptors {
         let workspace = (&raw const bytes).cast();
         set(Preference::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, workspace, size_of::<usize>())?;
         for (which, value) in [
-            (Preference::CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, REDUCTION_IN_F32),
+            (Preference::CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, NO_REDUCTION),
             (Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, ALIGNMENT),
             (Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, ALIGNMENT),
             (Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, ALIGNMENT),
@@ -164,7 +166,7 @@ impl MatmulDescriptors {
         Ok(())
     }
 
-    /// Whether an algorithm computes the product with these layouts and the workspace.
+    /// Whether an algorithm computes the product with these layouts and no workspace.
     pub(crate) fn takes(&self, lt: &CublasLtHandle, algorithm: &Algorithm) -> bool {
         let [a, b, c, d] = self.layouts;
         let algorithm = sys::cublasLtMatmulAlgo_t { data: *algorithm };
@@ -173,33 +175,36 @@ impl MatmulDescriptors {
         let checked = unsafe {
             self.library.cublasLtMatmulAlgoCheck(lt.raw, self.operation, a, b, c, d, &algorithm, &mut answer)
         };
-        checked.is_ok() && answer.workspace <= WORKSPACE
+        checked.is_ok() && answer.workspace == WORKSPACE
     }
 
-    /// Makes the layouts those of the whole batch; `false`, and those of one image, where the algorithm does not take it.
-    pub(crate) fn batched(&self, lt: &CublasLtHandle, gemm: &Gemm, algorithm: &Algorithm) -> Result<bool> {
-        use sys::cublasLtMatrixLayoutAttribute_t as Layout;
-        let count = |images: usize| -> Result<()> {
-            let images = i32::try_from(images).unwrap_or(i32::MAX);
-            for (layout, matrix) in self.layouts.iter().zip(operands(gemm)) {
-                let stride = i64::try_from(matrix.stride).unwrap_or(i64::MAX);
-                let set = |which, value: *const c_void, size| {
-                    // SAFETY: the layout is alive; 32 bits for the count, 64 for the stride.
-                    let set = unsafe { self.library.cublasLtMatrixLayoutSetAttribute(*layout, which, value, size) };
-                    set.map_err(|code| fault("cublasLtMatrixLayoutSetAttribute", code))
-                };
-                set(Layout::CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, (&raw const images).cast(), size_of::<i32>())?;
-                let which = Layout::CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET;
-                set(which, (&raw const stride).cast(), size_of::<i64>())?;
-            }
-            Ok(())
-        };
-        count(gemm.batch)?;
+    /// Makes the layouts those of several images, whose columns follow one another in B, C and D; `false`, and the layouts of one
+    /// image, where the algorithm does not take that many columns.
+    pub(crate) fn fold(&self, lt: &CublasLtHandle, gemm: &Gemm, images: usize, algorithm: &Algorithm) -> Result<bool> {
+        self.set_columns(gemm.n.saturating_mul(images))?;
         let fits = self.takes(lt, algorithm);
         if !fits {
-            count(1)?;
+            self.unfold(gemm)?;
         }
         Ok(fits)
+    }
+
+    /// Makes the layouts those of one image again.
+    pub(crate) fn unfold(&self, gemm: &Gemm) -> Result<()> {
+        self.set_columns(gemm.n)
+    }
+
+    /// Sets the columns of B, which is not transposed, of C and of D.
+    fn set_columns(&self, columns: usize) -> Result<()> {
+        let columns = columns as u64;
+        for layout in &self.layouts[1..] {
+            let which = sys::cublasLtMatrixLayoutAttribute_t::CUBLASLT_MATRIX_LAYOUT_COLS;
+            let (value, size) = ((&raw const columns).cast(), size_of::<u64>());
+            // SAFETY: the layout is alive; the attribute has 64 bits.
+            let set = unsafe { self.library.cublasLtMatrixLayoutSetAttribute(*layout, which, value, size) };
+            set.map_err(|code| fault("cublasLtMatrixLayoutSetAttribute", code))?;
+        }
+        Ok(())
     }
 }
 

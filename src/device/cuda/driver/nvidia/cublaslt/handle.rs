@@ -1,51 +1,31 @@
-//! The library's handle, its workspace and its one computation.
+//! The library's handle and its one computation.
 
-use super::super::context::Context;
 use super::super::error::DEVICE;
-use super::super::ffi::{CublasLt, Cuda, StatusCode, status};
+use super::super::ffi::{CublasLt, StatusCode, status};
 use crate::error::{Error, Result};
 use ::cudarc::cublaslt::sys;
 use ::cudarc::driver::sys::CUstream;
 use std::ffi::c_void;
 
-/// Bytes of memory that the library may use during a product: what NVIDIA recommends for Hopper.
-pub(crate) const WORKSPACE: usize = 32 << 20;
-
 /// The operation, and the layouts of A, B, C, D.
 pub(crate) type Descriptors = (sys::cublasLtMatmulDesc_t, [sys::cublasLtMatrixLayout_t; 4]);
 
-/// A handle of cuBLASLt with its workspace; destroyed on drop.
+/// A handle of cuBLASLt; destroyed on drop.
 pub(crate) struct CublasLtHandle {
-    cuda: &'static Cuda,
     pub(crate) library: &'static CublasLt,
     pub(crate) raw: sys::cublasLtHandle_t,
-    workspace: u64,
 }
 
 impl CublasLtHandle {
-    /// Creates a handle, without its workspace yet. A context must be current.
+    /// Creates a handle. A context must be current.
     ///
     /// # Errors
     /// Those of the library.
-    pub(crate) fn create(cuda: &'static Cuda, library: &'static CublasLt) -> Result<Self> {
+    pub(crate) fn create(library: &'static CublasLt) -> Result<Self> {
         let mut raw = std::ptr::null_mut();
         // SAFETY: a context is current; writes one handle, given back in `drop`.
         unsafe { library.cublasLtCreate(&mut raw) }.map_err(|code| fault("cublasLtCreate", code))?;
-        Ok(Self { cuda, library, raw, workspace: 0 })
-    }
-
-    /// Allocates the workspace.
-    ///
-    /// # Errors
-    /// Those of the driver.
-    pub(crate) fn allocate_workspace(&mut self, gpu: &Context) -> Result<()> {
-        self.workspace = gpu.allocate(WORKSPACE)?;
-        Ok(())
-    }
-
-    /// The memory that products use, of [`WORKSPACE`] bytes.
-    pub(crate) fn workspace(&self) -> u64 {
-        self.workspace
+        Ok(Self { library, raw })
     }
 
     /// The library's version: major, minor, patch; -1 where it does not say.
@@ -67,8 +47,8 @@ impl CublasLtHandle {
     /// D = op(A) op(B) with the operation's bias, and C where `add`; the operands are A, B, C, D.
     ///
     /// # Safety
-    /// The descriptors are alive; the operands are addresses on the device with room for what the layouts say. The stream is the
-    /// one on which all products run, so that it uses the workspace in order.
+    /// The descriptors are alive; the operands are addresses on the device with room for what the layouts say; the
+    /// algorithm is one that needs no workspace.
     pub(crate) unsafe fn multiply(
         &self,
         (operation, layouts): Descriptors,
@@ -80,9 +60,7 @@ impl CublasLtHandle {
         let [a, b, c, d] = operands.map(|address| address as *mut c_void);
         let (alpha, beta) = (1.0f32, f32::from(u8::from(add)));
         let (alpha, beta) = (&raw const alpha, &raw const beta);
-        let workspace = self.workspace as *mut c_void;
-        // SAFETY: the caller's promise; the workspace has the size for which the algorithm was chosen. The two factors are on the
-        // host, read before the call returns.
+        // SAFETY: the caller's promise. The two factors are on the host, read before the call returns.
         unsafe {
             self.library.cublasLtMatmul(
                 self.raw,
@@ -98,8 +76,8 @@ impl CublasLtHandle {
                 d,
                 layouts[3],
                 algorithm,
-                workspace,
-                WORKSPACE,
+                std::ptr::null_mut(),
+                0,
                 stream,
             )
         }
@@ -109,12 +87,7 @@ impl CublasLtHandle {
 impl Drop for CublasLtHandle {
     fn drop(&mut self) {
         // SAFETY: made in `create`, given back once; the driver has made its context current and waited for the stream.
-        unsafe {
-            let _ = self.library.cublasLtDestroy(self.raw);
-            if self.workspace != 0 {
-                let _ = self.cuda.cuMemFree_v2(self.workspace);
-            }
-        }
+        let _ = unsafe { self.library.cublasLtDestroy(self.raw) };
     }
 }
 

@@ -1,15 +1,15 @@
 //! Prepared products: each with its descriptors and an algorithm.
 //!
-//! The algorithm is chosen for one image (see `autotune`); all images of a batch use it, one by one where it cannot take them
-//! together. So an image's result does not depend on what shares its batch.
+//! The algorithm is chosen for one image (see `autotune`); all images of a batch use it, as columns of one product or, where it
+//! does not take that many, one by one. So an image's result does not depend on what shares its batch.
 
 use super::super::context::Context;
 use super::super::ffi::CublasLt;
 use super::autotune::{self, Autotuner, GemmShape};
 use super::descriptors::{MatmulDescriptors, destroy};
-use super::handle::{CublasLtHandle, Descriptors, WORKSPACE, fault};
+use super::handle::{CublasLtHandle, Descriptors, fault};
 use super::search;
-use super::trial::GemmTrial;
+use super::trial::{GemmTrial, IMAGES};
 use crate::device::cuda::compile::cache::Cache;
 use crate::device::cuda::driver::gemm::{Gemm, GemmPlan, MatrixRef};
 use crate::error::{Error, Result};
@@ -27,10 +27,9 @@ pub(crate) struct GemmPlans {
 impl GemmPlans {
     /// Opens the library; `None` with a warning where there is none that works: our own kernels do its work then.
     ///
-    /// # Errors
-    /// [`Error::Memory`] for its workspace; a fault that loses the device.
-    pub(crate) fn open(gpu: &Context) -> Result<Option<Self>> {
-        let mut lt = match search::open(gpu) {
+    /// Where one does not start, its error is in the warning.
+    pub(crate) fn open(gpu: &Context) -> Option<Self> {
+        let lt = match search::open(gpu) {
             Ok(lt) => lt,
             Err(why) => {
                 let cuda = gpu.driver_version / 1000;
@@ -38,13 +37,12 @@ impl GemmPlans {
                     "cuBLASLt is not used ({why}): products are computed by Braid's own kernels, which is slower; install it (pip \
                      install nvidia-cublas-cu{cuda}; CUDA_PATH or BRAID_CUBLASLT names its folder)"
                 );
-                return Ok(None);
+                return None;
             }
         };
         let trials = autotune::wanted(std::env::var_os("BRAID_TRIALS").as_deref());
         let autotuner = Autotuner::new(identity(gpu, &lt), Cache::user(), trials);
-        lt.allocate_workspace(gpu)?;
-        Ok(Some(Self { plans: Mutex::default(), autotuner, lt }))
+        Some(Self { plans: Mutex::default(), autotuner, lt })
     }
 
     /// Chooses how a product is computed; may try algorithms on the device.
@@ -98,7 +96,7 @@ fn identity(gpu: &Context, lt: &CublasLtHandle) -> String {
     let ((x, y), processors) = (facts.capability, facts.multiprocessors);
     format!(
         "cuBLASLt {major}.{minor}.{patch}; driver for CUDA {version}; {}, capability {x}.{y}, {processors} multiprocessors; \
-         {WORKSPACE} bytes of workspace",
+         no workspace, tried on {IMAGES} images",
         facts.name
     )
 }
@@ -124,7 +122,8 @@ impl PreparedGemm {
         if let Some(bias) = gemm.epilogue.bias() {
             parts.set_bias(bias)?; // A trial has put its own there.
         }
-        let calls = if gemm.batch > 1 && !parts.batched(lt, gemm, &algorithm)? { gemm.batch } else { 1 };
+        let folded = gemm.batch == 1 || (gemm.is_foldable() && parts.fold(lt, gemm, gemm.batch, &algorithm)?);
+        let calls = if folded { 1 } else { gemm.batch };
         let algorithm = sys::cublasLtMatmulAlgo_t { data: algorithm };
         Ok(Self { library, gemm: *gemm, both: parts.into_parts(), algorithm, calls })
     }

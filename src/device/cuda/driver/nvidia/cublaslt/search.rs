@@ -54,7 +54,7 @@ pub(crate) fn open(gpu: &Context) -> Result<CublasLtHandle, String> {
             Err(Missing::Function(name)) => format!("lacks {name}"),
             Ok(library) => match CublasLtHandle::version_of(library)[0] {
                 major if major > driver => format!("is for CUDA {major}, the driver for CUDA {driver}"),
-                _ => match CublasLtHandle::create(gpu.cuda, library) {
+                _ => match CublasLtHandle::create(library) {
                     Ok(handle) => return Ok(handle),
                     Err(error) => format!("does not start: {error}"),
                 },
