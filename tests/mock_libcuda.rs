@@ -258,6 +258,16 @@ fn trials_disabled() {
 }
 
 #[test]
+fn named_library() {
+    for (named, used) in [("none", false), ("/nowhere", true), ("", true)] {
+        child(&[("BRAID_CUBLASLT", named), ("TEST_USED", if used { "1" } else { "" })], |_| {
+            let used = !env::var("TEST_USED").unwrap().is_empty();
+            assert_eq!(NvidiaDriver::new(0).unwrap().properties().gemm, used);
+        });
+    }
+}
+
+#[test]
 fn trial_out_of_memory() {
     child(&[], |folder| {
         let driver = NvidiaDriver::new(0).unwrap();

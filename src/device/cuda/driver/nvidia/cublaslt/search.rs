@@ -5,6 +5,10 @@ use super::super::ffi::{self, CublasLt, Missing};
 use super::handle::CublasLtHandle;
 use crate::device::cuda::compile::nvrtc::Nvrtc;
 use crate::device::cuda::compile::search::Sought;
+use std::path::Path;
+
+/// Names the library's file or folder; `none` does without it.
+const VARIABLE: &str = "BRAID_CUBLASLT";
 
 /// Folders in Python's packages.
 const WHEELS: [&str; 5] =
@@ -38,7 +42,7 @@ pub fn libraries() -> String {
 }
 
 fn sought(driver: i32) -> Sought<'static> {
-    Sought { variable: "BRAID_CUBLASLT", names: names(driver), wheels: &WHEELS, more: &[] }
+    Sought { variable: VARIABLE, names: names(driver), wheels: &WHEELS, more: &[] }
 }
 
 /// Opens the first that loads, is not for a newer CUDA than the driver, and starts. A context must be current.
@@ -47,6 +51,14 @@ fn sought(driver: i32) -> Sought<'static> {
 /// Why there is none, in a few words.
 pub(crate) fn open(gpu: &Context) -> Result<CublasLtHandle, String> {
     let driver = gpu.driver_version / 1000;
+    let named = std::env::var_os(VARIABLE).filter(|value| !value.is_empty());
+    match named {
+        Some(value) if value == "none" => return Err(format!("{VARIABLE}=none")),
+        Some(value) if !Path::new(&value).exists() => {
+            tracing::warn!("{VARIABLE} names {}, which is not there", Path::new(&value).display());
+        }
+        _ => {}
+    }
     let mut refused: Vec<String> = Vec::new();
     for file in sought(driver).files() {
         let why = match CublasLt::open(&file) {
