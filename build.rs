@@ -131,42 +131,86 @@ struct Modules {
 
 fn build(nvrtc: &Nvrtc, units: &[File], headers: &[File], out: &Path) -> Result<Modules, String> {
     let version = nvrtc.version()?;
-    let targets: Vec<&str> = TARGETS.into_iter().filter(|target| nvrtc.knows(target)).collect();
-    let mut code = Vec::new();
-    for unit in units {
-        let mut files = Vec::new();
-        for &target in &targets {
-            let mut hasher = DefaultHasher::new();
-            (unit, headers, target, FLAGS, version, include_str!("src/device/cuda/compile/nvrtc.rs")).hash(&mut hasher);
-            let stem = format!("{}.{target}.", unit.0);
-            // Its ending is replaced, not the hash.
-            let file = out.join(format!("{stem}{:016x}.unit", hasher.finish()));
-            if !file.with_extension("log").exists() {
-                for old in fs::read_dir(out).into_iter().flatten().flatten() {
-                    if old.file_name().to_string_lossy().starts_with(&stem) {
-                        let _ = fs::remove_file(old.path());
-                    }
-                }
-                let (binary, log) = nvrtc
-                    .compile(unit, headers, target, &FLAGS)
-                    .map_err(|why| format!("kernels/{}.cu for {target}: {}", unit.0, why.replace('\n', " | ")))?;
-                // Line information takes most of it and shrinks to a tenth.
-                let mut packed = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::default());
-                let packed = packed.write_all(&binary).and_then(|()| packed.finish());
-                let write = |end: &str, bytes: &[u8]| fs::write(file.with_extension(end), bytes);
-                // The log last: its presence says that the other is whole.
-                let written = packed.and_then(|bytes| write("bin", &bytes)).and_then(|()| write("log", log.as_bytes()));
-                written.map_err(|error| error.to_string())?;
-            }
-            let log = fs::read_to_string(file.with_extension("log")).unwrap_or_default();
-            if let Some(line) = flaw(&log) {
-                complain(&format!("kernels/{}.cu for {target}: {line}", unit.0));
-            }
-            files.push(file);
-        }
-        code.push((unit.0.clone(), Some(files)));
+    let targets: Vec<&'static str> = TARGETS.into_iter().filter(|target| nvrtc.knows(target)).collect();
+    let context = Build { nvrtc, headers, out, version, targets: &targets };
+    // Neighbours in order of their names go to different threads; the longest are not all among the first.
+    let threads = std::thread::available_parallelism().map_or(1, |n| n.get()).min(4);
+    let compiled: Vec<Result<_, String>> = std::thread::scope(|scope| {
+        let share = |thread: usize| {
+            let context = &context;
+            let each = move || units.iter().skip(thread).step_by(threads).map(|unit| context.unit(unit)).collect();
+            scope.spawn(each)
+        };
+        let workers: Vec<std::thread::ScopedJoinHandle<'_, Vec<_>>> = (0..threads).map(share).collect();
+        let mut shares: Vec<_> =
+            workers.into_iter().map(|worker| worker.join().unwrap_or_default().into_iter()).collect();
+        (0..units.len()).filter_map(|at| shares[at % threads].next()).collect()
+    });
+    let files = compiled.into_iter().collect::<Result<Vec<_>, _>>()?;
+    if files.len() != units.len() {
+        return Err("a thread that compiles kernels ended early".into());
     }
+    let code = units.iter().zip(files).map(|(unit, files)| (unit.0.clone(), Some(files))).collect();
     Ok(Modules { compiler: Some(version), targets, code })
+}
+
+/// The inputs that the compilations of all kernel files share.
+struct Build<'a> {
+    nvrtc: &'a Nvrtc,
+    headers: &'a [File],
+    out: &'a Path,
+    version: (i32, i32),
+    targets: &'a [&'static str],
+}
+
+impl Build<'_> {
+    /// Compiles a kernel file: a file for each target.
+    fn unit(&self, unit: &File) -> Result<Vec<PathBuf>, String> {
+        self.targets.iter().map(|target| self.one(unit, target)).collect()
+    }
+
+    fn one(&self, unit: &File, target: &'static str) -> Result<PathBuf, String> {
+        let Self { nvrtc, headers, out, version, .. } = *self;
+        let mut hasher = DefaultHasher::new();
+        (unit, headers, target, FLAGS, version, include_str!("src/device/cuda/compile/nvrtc.rs")).hash(&mut hasher);
+        let stem = format!("{}.{target}.", unit.0);
+        // Its ending is replaced, not the hash.
+        let file = out.join(format!("{stem}{:016x}.unit", hasher.finish()));
+        if !file.with_extension("log").exists() && !found_elsewhere(&file, out) {
+            for old in fs::read_dir(out).into_iter().flatten().flatten() {
+                if old.file_name().to_string_lossy().starts_with(&stem) {
+                    let _ = fs::remove_file(old.path());
+                }
+            }
+            let (binary, log) = nvrtc
+                .compile(unit, headers, target, &FLAGS)
+                .map_err(|why| format!("kernels/{}.cu for {target}: {}", unit.0, why.replace('\n', " | ")))?;
+            // Line information takes most of it and shrinks to a tenth.
+            let mut packed = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::default());
+            let packed = packed.write_all(&binary).and_then(|()| packed.finish());
+            let write = |end: &str, bytes: &[u8]| fs::write(file.with_extension(end), bytes);
+            // The log last: its presence says that the other is whole.
+            let written = packed.and_then(|bytes| write("bin", &bytes)).and_then(|()| write("log", log.as_bytes()));
+            written.map_err(|error| error.to_string())?;
+        }
+        let log = fs::read_to_string(file.with_extension("log")).unwrap_or_default();
+        if let Some(line) = flaw(&log) {
+            complain(&format!("kernels/{}.cu for {target}: {line}", unit.0));
+        }
+        Ok(file)
+    }
+}
+
+/// Takes a compiled kernel file from another build of this package: cargo has a folder for each way to build, and `cargo doc`'s is
+/// not that of `cargo test`. The name holds a hash of everything that went into it.
+fn found_elsewhere(file: &Path, out: &Path) -> bool {
+    let Some(builds) = out.parent().and_then(Path::parent) else { return false };
+    let name = |end: &str| file.with_extension(end).file_name().map(PathBuf::from).unwrap_or_default();
+    let (log, bin) = (name("log"), name("bin"));
+    let folders = fs::read_dir(builds).into_iter().flatten().flatten().map(|entry| entry.path().join("out"));
+    let found = folders.filter(|folder| folder != out).find(|folder| folder.join(&log).exists());
+    // The log last, as where it is compiled.
+    found.is_some_and(|folder| [bin, log].iter().all(|name| fs::copy(folder.join(name), out.join(name)).is_ok()))
 }
 
 /// The Rust source that `src/device/cuda/compile/images.rs` includes.
