@@ -86,7 +86,7 @@ impl Machine {
         ]
     }
 
-    /// What happens on it: images and products, or an error.
+    /// The outcome on it: images and products, or an error.
     fn outcome(&self, copies: &Path) -> String {
         let folder = tempfile::tempdir().unwrap();
         let mut command = Command::new(env::current_exe().unwrap());

@@ -20,6 +20,14 @@ pub fn values(n: usize, seed: u32) -> Vec<f32> {
         .collect()
 }
 
+/// Values of a weight, scaled so that a product's results stay about as large as its operands.
+#[allow(dead_code)] // Not of the tests of kernels.
+pub fn weight_values(shape: &[usize], seed: u32) -> Vec<f32> {
+    let fan: usize = shape[1..].iter().product();
+    let scale = (3.0 / fan as f32).sqrt().min(1.0);
+    values(shape.iter().product(), seed).iter().map(|v| v * scale).collect()
+}
+
 /// Whether the kernels were compiled; says which test is skipped where they were not.
 pub fn compiled() -> bool {
     images::compiler().is_some() || super::device::skip("no NVRTC when this was built")

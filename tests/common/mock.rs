@@ -79,7 +79,7 @@ pub fn child(variables: &[(&str, &str)], body: fn(&Path)) {
     }
 }
 
-/// What the libraries have noted since the last time.
+/// The lines that the libraries have logged since the last call.
 pub fn log(folder: &Path) -> Vec<String> {
     let path = folder.join("log");
     let lines = fs::read_to_string(&path).unwrap_or_default().lines().map(str::to_owned).collect();

@@ -14,6 +14,8 @@ mod demo;
 mod denoise_loop;
 #[path = "../common/device.rs"]
 mod device;
+#[path = "../common/drivers.rs"]
+mod drivers;
 mod golden;
 #[path = "../common/half_precision_baseline.rs"]
 mod half_precision_baseline;
@@ -28,26 +30,20 @@ mod resident;
 mod shared;
 mod single;
 
+use braid::device::Device;
 use braid::device::cpu::Cpu;
 use braid::device::cuda::CudaDevice;
-use braid::device::cuda::driver::Driver;
-use braid::device::{Device, Executable, TensorData};
 use braid::graph::Graph;
 use braid::tensor::DType;
 use braid::weights::{Scope, Weight, Weights};
-use device::Where;
-use interpreter::values;
-use ptx::PtxDriver;
-use std::sync::Arc;
+use drivers::{compiled, drivers, outputs, tolerance};
+use interpreter::{values, weight_values};
 
-/// Tensors in f32: name, shape, seed. Weights of products are scaled so that results stay about as large as operands.
+/// Tensors in f32: name, shape, seed, see [`weight_values`].
 pub fn scope(tensors: &[(&str, &[usize], u32)]) -> Scope {
     let mut weights = Weights::new("test");
     for (name, shape, seed) in tensors {
-        let fan: usize = shape[1..].iter().product();
-        let scale = (3.0 / fan as f32).sqrt().min(1.0);
-        let data: Vec<f32> = values(shape.iter().product(), *seed).iter().map(|v| v * scale).collect();
-        weights.insert(*name, Weight::from_f32(&data, shape, name).unwrap()).unwrap();
+        weights.insert(*name, Weight::from_f32(&weight_values(shape, *seed), shape, name).unwrap()).unwrap();
     }
     Scope::new(weights)
 }
@@ -59,39 +55,6 @@ pub fn relative(got: &[f32], want: &[f32]) -> f64 {
     let norm: f64 = want.iter().map(|w| square(*w)).sum::<f64>().max(1e-30);
     let error = (got.iter().zip(want).map(|(g, w)| square(g - w)).sum::<f64>() / norm).sqrt();
     if error.is_finite() { error } else { f64::INFINITY }
-}
-
-/// Runs an executable into buffers of NaN.
-pub fn outputs<'a>(executable: &mut dyn Executable, inputs: &[impl Clone + Into<TensorData<'a>>]) -> Vec<Vec<f32>> {
-    let inputs: Vec<TensorData<'_>> = inputs.iter().cloned().map(Into::into).collect();
-    let graph = executable.graph();
-    let mut out: Vec<Vec<f32>> = graph.outputs.iter().map(|(_, id)| vec![f32::NAN; graph.node(*id).len()]).collect();
-    let mut slices: Vec<&mut [f32]> = out.iter_mut().map(Vec::as_mut_slice).collect();
-    executable.run(&inputs, &mut slices).unwrap();
-    out
-}
-
-/// The error that a type's rounding of operands, weights and results may cause in a few operations in a row.
-pub fn tolerance(dtype: DType) -> f64 {
-    if dtype == DType::F16 { 1.5e-3 } else { 1.2e-2 }
-}
-
-/// Whether there is what a test needs: kernels, and the device that BRAID_TEST_DRIVER names.
-fn compiled() -> bool {
-    interpreter::compiled() && device::there()
-}
-
-/// The drivers that the tests run on: the interpreter, a GPU, or both.
-fn drivers() -> Vec<Arc<dyn Driver>> {
-    let which = device::chosen();
-    let mut drivers: Vec<Arc<dyn Driver>> = Vec::new();
-    if which != Where::Cuda {
-        drivers.push(Arc::new(PtxDriver::new()));
-    }
-    if matches!(which, Where::Cuda | Where::Both) {
-        drivers.extend(device::cuda());
-    }
-    drivers
 }
 
 /// Runs a graph on each of them in both types, with our own products and with the library's, twice each, and compares with

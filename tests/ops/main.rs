@@ -8,6 +8,8 @@
 mod cases;
 #[path = "../common/device.rs"]
 mod device;
+#[path = "../common/drivers.rs"]
+mod drivers;
 #[path = "../common/half_precision_baseline.rs"]
 mod half_precision_baseline;
 #[path = "../common/interpreter.rs"]

@@ -1,17 +1,14 @@
 //! Runs a case on a backend.
 
-use super::device::{self, Where};
+use super::drivers::{self, drivers, tolerance};
 use super::half_precision_baseline::HalfPrecisionBaseline;
-use super::interpreter::{self, narrow, wide};
-use super::ptx::PtxDriver;
+use super::interpreter::{narrow, wide};
 use super::table::Case;
 use braid::device::cpu::Cpu;
-use braid::device::cuda::driver::Driver;
 use braid::device::cuda::{ChunkLimits, CudaDevice};
 use braid::device::{Device, Executable, TensorData};
 use braid::graph::fuse;
 use braid::tensor::DType;
-use std::sync::Arc;
 
 /// The relative error in the L2 norm; infinite where a value is not finite.
 fn error(got: &[f32], want: &[f64]) -> f64 {
@@ -22,18 +19,10 @@ fn error(got: &[f32], want: &[f64]) -> f64 {
     if error.is_finite() { error } else { f64::INFINITY }
 }
 
-/// Runs into buffers of NaN, twice: the results must be the same.
+/// Runs twice: the results must be the same.
 fn outputs(executable: &mut dyn Executable, inputs: &[TensorData<'_>], name: &str) -> Vec<Vec<f32>> {
-    let mut once = || {
-        let graph = executable.graph();
-        let mut out: Vec<Vec<f32>> =
-            graph.outputs.iter().map(|(_, id)| vec![f32::NAN; graph.node(*id).len()]).collect();
-        let mut slices: Vec<&mut [f32]> = out.iter_mut().map(Vec::as_mut_slice).collect();
-        executable.run(inputs, &mut slices).unwrap_or_else(|e| panic!("{name}: {e}"));
-        out
-    };
-    let first = once();
-    assert_eq!(first, once(), "{name}: a second run differs");
+    let first = drivers::outputs(executable, inputs);
+    assert_eq!(first, drivers::outputs(executable, inputs), "{name}: a second run differs");
     first
 }
 
@@ -54,28 +43,6 @@ pub fn on_cpu(case: &Case) {
             assert!(error < case.f32_error, "{name} {how} output {k}: {error:.1e}");
         }
     }
-}
-
-/// Whether there are kernels, and the device that BRAID_TEST_DRIVER names.
-pub fn kernels_are_there() -> bool {
-    interpreter::compiled() && device::there()
-}
-
-fn drivers() -> Vec<Arc<dyn Driver>> {
-    let which = device::chosen();
-    let mut drivers: Vec<Arc<dyn Driver>> = Vec::new();
-    if which != Where::Cuda {
-        drivers.push(Arc::new(PtxDriver::new()));
-    }
-    if matches!(which, Where::Cuda | Where::Both) {
-        drivers.extend(device::cuda());
-    }
-    drivers
-}
-
-/// The error that a type's rounding of operands, weights and results may cause in a few operations in a row.
-fn tolerance(dtype: DType) -> f64 {
-    if dtype == DType::F16 { 1.5e-3 } else { 1.2e-2 }
 }
 
 /// Weights go up in several pieces, and attention's queries are taken 64 at a time.

@@ -1,6 +1,6 @@
 //! The shape of a case, and what builds one: named tensors of seeded values, known as f32 to the graph and as f64 to the reference.
 
-use super::interpreter::values;
+use super::interpreter::{values, weight_values};
 use braid::device::TensorData;
 use braid::graph::{Builder, Graph, NodeId};
 use braid::weights::{Scope, Weight, Weights};
@@ -34,7 +34,7 @@ macro_rules! operation {
 
         #[test]
         fn cuda() {
-            if crate::run::kernels_are_there() {
+            if crate::drivers::compiled() {
                 $cases.iter().for_each(crate::run::on_cuda);
             }
         }
@@ -92,11 +92,9 @@ impl CaseBuilder {
         self.graph.input_i32(name, shape)
     }
 
-    /// A weight in f32. Those of products are scaled so that results stay about as large as operands.
+    /// A weight in f32, see [`weight_values`].
     pub fn weight(&mut self, name: &str, shape: &[usize], seed: u32) -> Vec<f64> {
-        let fan: usize = shape[1..].iter().product();
-        let scale = (3.0 / fan as f32).sqrt().min(1.0);
-        let data: Vec<f32> = values(shape.iter().product(), seed).iter().map(|v| v * scale).collect();
+        let data = weight_values(shape, seed);
         let wide = data.iter().map(|v| f64::from(*v)).collect();
         self.weights.insert(name.to_owned(), (shape.to_vec(), data));
         wide

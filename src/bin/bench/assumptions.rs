@@ -3,6 +3,7 @@
 //! A change here is a commit of its own, which gives the results before and after. Nothing in this file has been measured by
 //! this project; a device that runs `bench ops` calibrates it.
 
+use braid::device::cuda::ops::tile;
 use serde::Serialize;
 
 /// The assumptions about one GPU.
@@ -59,10 +60,10 @@ pub const EXPONENTIAL_CYCLES: f64 = 8.0;
 
 /// Instructions of a warp outside the main loop for each accumulator of a thread, by the interpreter's counts (docs/kernels.md)
 /// less the turns of the loop: products and convolutions, and with GEGLU.
-pub const EPILOGUE: [f64; 2] = [24.0, 32.0];
+pub const EPILOGUE: [f64; 2] = [tile::EPILOGUE, 32.0];
 
 /// Cycles of a wave in which nothing multiplies: the first loads arrive, the last stores leave.
-pub const FILL: f64 = 1000.0;
+pub const FILL: f64 = tile::FILL;
 
 /// Seconds of a node of a graph, and the least that a kernel takes with it.
 pub const NODE: f64 = 1e-6;

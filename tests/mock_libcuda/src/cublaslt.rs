@@ -38,7 +38,7 @@ struct Operation {
     bias: u64,
 }
 
-/// What is alive.
+/// The descriptors and handles that are alive.
 #[derive(Default)]
 struct Descriptors {
     next: u64,

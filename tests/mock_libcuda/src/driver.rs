@@ -44,6 +44,11 @@ fn captures(gpu: &Gpu, stream: Pointer) -> bool {
     gpu.streams.get(&(stream as u64)).is_some_and(|stream| stream.capture.is_some())
 }
 
+/// Puts work on a stream.
+fn enqueue(stream: Pointer, work: Work, call: &str) -> c_int {
+    code(Gpu::enter(call).and_then(|mut gpu| gpu.enqueue(stream as u64, work, call)))
+}
+
 unsafe fn text(to: *mut *const c_char, code: c_int, which: usize) -> c_int {
     let found = describe(code);
     // SAFETY: the caller gives a place for an address; the texts are constant.
@@ -264,21 +269,21 @@ functions! {
     }
     cuMemcpyHtoDAsync_v2(to: u64, from: *const c_void, bytes: usize, stream: Pointer) {
         let work = Work::ToDevice(from as usize, to, bytes);
-        code(Gpu::enter("cuMemcpyHtoDAsync").and_then(|mut gpu| gpu.enqueue(stream as u64, work, "cuMemcpyHtoDAsync")))
+        enqueue(stream, work, "cuMemcpyHtoDAsync")
     }
     cuMemcpyDtoHAsync_v2(to: Pointer, from: u64, bytes: usize, stream: Pointer) {
         // Whoever reads before waiting does not find what was there by chance.
         to.cast::<u8>().write_bytes(0xa5, bytes);
         let work = Work::ToHost(from, to as usize, bytes);
-        code(Gpu::enter("cuMemcpyDtoHAsync").and_then(|mut gpu| gpu.enqueue(stream as u64, work, "cuMemcpyDtoHAsync")))
+        enqueue(stream, work, "cuMemcpyDtoHAsync")
     }
     cuMemcpyDtoDAsync_v2(to: u64, from: u64, bytes: usize, stream: Pointer) {
         let work = Work::Within(from, to, bytes);
-        code(Gpu::enter("cuMemcpyDtoDAsync").and_then(|mut gpu| gpu.enqueue(stream as u64, work, "cuMemcpyDtoDAsync")))
+        enqueue(stream, work, "cuMemcpyDtoDAsync")
     }
     cuMemsetD8Async(to: u64, value: u8, bytes: usize, stream: Pointer) {
         let work = Work::Fill(to, bytes, value);
-        code(Gpu::enter("cuMemsetD8Async").and_then(|mut gpu| gpu.enqueue(stream as u64, work, "cuMemsetD8Async")))
+        enqueue(stream, work, "cuMemsetD8Async")
     }
     cuModuleLoadData(module: *mut Pointer, data: *const c_void) {
         code(Gpu::enter_outside_capture("cuModuleLoadData").and_then(|mut gpu| {

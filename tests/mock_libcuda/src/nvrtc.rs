@@ -2,6 +2,7 @@
 //!
 //! The number behind the library's name, `libnvrtc.so.13`, is its version.
 
+use super::driver::functions;
 use super::image::ANY;
 use super::settings::{file_number, log};
 use std::ffi::{CStr, c_char, c_int};
@@ -47,17 +48,6 @@ fn ptx(architecture: u32) -> Vec<u8> {
     let version = if major() == 13 { "9.0" } else { "8.8" };
     format!(".version {version}\n.target sm_{architecture}\n.address_size 64\n.visible .entry {ANY}()\n{{ ret; }}\n\0")
         .into_bytes()
-}
-
-macro_rules! functions {
-    ($($name:ident($($argument:ident: $kind:ty),* $(,)?) $body:block)*) => {$(
-        #[unsafe(no_mangle)]
-        pub unsafe extern "C" fn $name($($argument: $kind),*) -> c_int {
-            #[allow(unused_unsafe)]
-            // SAFETY: the caller keeps to the function's manual.
-            unsafe { $body }
-        }
-    )*};
 }
 
 functions! {

@@ -59,9 +59,9 @@ const CANDIDATES: [Candidate; 3] = [
 /// Steps of K of a usual product, 1,280 values.
 const STEPS: f64 = 40.0;
 /// Instructions of a warp behind the loop for each accumulator of a thread, by the interpreter's counts (docs/kernels.md).
-const EPILOGUE: f64 = 24.0;
+pub const EPILOGUE: f64 = 24.0;
 /// Cycles in which a wave of blocks fills and drains.
-const FILL: f64 = 1000.0;
+pub const FILL: f64 = 1000.0;
 
 /// The properties of a device on which the choice depends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -27,7 +27,7 @@ pub(crate) struct GemmPlans {
 impl GemmPlans {
     /// Opens the library; `None` with a warning where there is none that works: our own kernels do its work then.
     ///
-    /// Where one does not start, its error is in the warning.
+    /// The warning has the error of one that does not start.
     pub(crate) fn open(gpu: &Context) -> Option<Self> {
         let lt = match search::open(gpu) {
             Ok(lt) => lt,
