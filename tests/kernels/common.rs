@@ -1,5 +1,6 @@
 //! A device of the interpreter's memory, or of a GPU's, or of both, and how results are judged.
 
+pub use super::functions::*;
 use crate::device::{Where, chosen, cuda, skip, there};
 use crate::interpreter::{self, module};
 use crate::second_device::{SecondDevice, settled};
@@ -271,27 +272,6 @@ impl Real for f64 {}
 
 pub fn wide(x: &[f32]) -> Vec<f64> {
     x.iter().map(|v| f64::from(*v)).collect()
-}
-
-/// By its series, which loses its digits far out, where erf is 1 to 1e-9.
-pub fn erf(x: f64) -> f64 {
-    if x.abs() > 4.3 {
-        return x.signum();
-    }
-    let (mut term, mut sum) = (x, x);
-    for n in 1..120 {
-        term *= -x * x / f64::from(n);
-        sum += term / f64::from(2 * n + 1);
-    }
-    sum * 2.0 / std::f64::consts::PI.sqrt()
-}
-
-pub fn gelu(x: f64) -> f64 {
-    x * 0.5 * (1.0 + erf(x / 2f64.sqrt()))
-}
-
-pub fn swish(x: f64, factor: f64) -> f64 {
-    x / (1.0 + (-factor * x).exp())
 }
 
 /// `[m, k]` by `[n, k]`, rows without gaps; the addresses are left to the caller.

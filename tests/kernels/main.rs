@@ -12,6 +12,8 @@ mod convolution;
 #[path = "../common/device.rs"]
 mod device;
 mod figures;
+#[path = "../common/functions.rs"]
+mod functions;
 mod gemm;
 #[path = "../common/interpreter.rs"]
 mod interpreter;

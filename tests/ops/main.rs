@@ -10,6 +10,8 @@ mod cases;
 mod device;
 #[path = "../common/drivers.rs"]
 mod drivers;
+#[path = "../common/functions.rs"]
+mod functions;
 #[path = "../common/half_precision_baseline.rs"]
 mod half_precision_baseline;
 #[path = "../common/interpreter.rs"]

@@ -1,5 +1,6 @@
 //! The operations as plain loops in f64.
 
+use super::functions::{gelu, swish};
 use braid::graph::Activation;
 
 /// `x w^T + bias`: rows of `inputs` values to rows of `outputs`.
@@ -54,24 +55,11 @@ impl Convolution {
     }
 }
 
-/// By its series, which loses its digits far out, where erf is 1 to 1e-9.
-fn erf(x: f64) -> f64 {
-    if x.abs() > 4.3 {
-        return x.signum();
-    }
-    let (mut term, mut sum) = (x, x);
-    for n in 1..120 {
-        term *= -x * x / f64::from(n);
-        sum += term / f64::from(2 * n + 1);
-    }
-    sum * 2.0 / std::f64::consts::PI.sqrt()
-}
-
 pub fn activation(kind: Activation, v: f64) -> f64 {
     match kind {
-        Activation::Silu => v / (1.0 + (-v).exp()),
-        Activation::Gelu => 0.5 * v * (1.0 + erf(v / std::f64::consts::SQRT_2)),
-        Activation::QuickGelu => v / (1.0 + (-1.702 * v).exp()),
+        Activation::Silu => swish(v, 1.0),
+        Activation::Gelu => gelu(v),
+        Activation::QuickGelu => swish(v, 1.702),
         other => panic!("{other:?} has no reference"),
     }
 }

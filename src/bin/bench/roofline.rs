@@ -173,14 +173,13 @@ impl Predicted {
             cublaslt: false,
             limits: ChunkLimits::DEFAULT,
         };
-        let launches = LoweringReport::launches_of(operation.graph.clone(), &settings)?;
+        let (launches, _) = LoweringReport::work_of(operation.graph.clone(), &settings)?;
         let phases = launches.iter().any(|l| l.entry.starts_with("convolution_") && l.grid[2] == 4);
         let kernel_flops = if phases { operation.cost.flops() * 4.0 / 9.0 } else { operation.cost.flops() };
         let cut = Cut::of(operation, &launches, gpu.multiprocessors);
         let bytes = operation.cost.bytes(SIZE, SIZE);
         let settings = LoweringOptions { cublaslt: true, ..settings };
-        let present = LoweringReport::launches_of(operation.graph.clone(), &settings)?;
-        let library = LoweringReport::products_of(operation.graph.clone(), &settings)?;
+        let (present, library) = LoweringReport::work_of(operation.graph.clone(), &settings)?;
         let library: Vec<_> = library.iter().map(|gemm| [gemm.n * gemm.batch, gemm.m, gemm.k]).collect();
         let (compute, moving) = (kernel_flops / gpu.peak, bytes / gpu.bandwidth);
         let share = cut.as_ref().map_or(1.0, |c| c.tile_efficiency * c.wave_efficiency);

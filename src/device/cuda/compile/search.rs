@@ -23,7 +23,6 @@ impl Sought<'_> {
     /// The files that are there, and then the bare names, for the system's own search: what the variable names first, then by
     /// name, and those of one name in the order of CUDA_PATH, `/usr/local/cuda*`, `more`, and Python's packages.
     pub(crate) fn files(&self) -> Vec<PathBuf> {
-        let set = |name: &str| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
         let own = set(self.variable);
         let mut files: Vec<PathBuf> = own.iter().filter(|file| file.is_file()).cloned().collect();
         if let Some(folder) = own.filter(|folder| folder.is_dir()) {
@@ -45,9 +44,13 @@ impl Sought<'_> {
     }
 }
 
+/// The path in an environment variable that is set and not empty.
+fn set(variable: &str) -> Option<PathBuf> {
+    env::var_os(variable).filter(|value| !value.is_empty()).map(PathBuf::from)
+}
+
 /// The folders in which Python keeps packages: those of the active environment, of the user, of the system.
 fn site_packages() -> Vec<PathBuf> {
-    let set = |name: &str| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let mut prefixes: Vec<PathBuf> = ["VIRTUAL_ENV", "CONDA_PREFIX"].iter().filter_map(|name| set(name)).collect();
     prefixes.extend(set("HOME").map(|home| home.join(".local")));
     prefixes.extend(["/usr/local", "/usr"].map(PathBuf::from));

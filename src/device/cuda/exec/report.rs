@@ -51,28 +51,22 @@ impl LoweringReport {
         Ok(Self::new(&lowered(graph, settings, role)?))
     }
 
-    /// The launches that compute the nodes of a graph before fusion, in order, without those that take inputs and outputs and
-    /// without the library's products.
+    /// The launches that compute the nodes of a graph before fusion, in order, without those that take inputs and outputs; and
+    /// the library's products among them.
     ///
     /// # Errors
     /// As [`LoweringReport::of`].
-    pub fn launches_of(graph: Graph, settings: &LoweringOptions) -> Result<Vec<Launch>> {
+    pub fn work_of(graph: Graph, settings: &LoweringOptions) -> Result<(Vec<Launch>, Vec<Gemm>)> {
         let lowered = lowered(graph, settings, &Role::Plain)?;
-        let body = lowered.steps.into_iter().skip(lowered.body.start).take(lowered.body.len());
-        Ok(body.filter_map(|step| if let Command::Launch(launch) = step { Some(launch) } else { None }).collect())
-    }
-
-    /// The library's products among what computes the nodes of a graph before fusion, in order.
-    ///
-    /// # Errors
-    /// As [`LoweringReport::of`].
-    pub fn products_of(graph: Graph, settings: &LoweringOptions) -> Result<Vec<Gemm>> {
-        let lowered = lowered(graph, settings, &Role::Plain)?;
-        Ok(lowered
-            .steps
-            .into_iter()
-            .filter_map(|s| if let Command::Gemm(gemm) = s { Some(gemm) } else { None })
-            .collect())
+        let (mut launches, mut products) = (Vec::new(), Vec::new());
+        for step in lowered.steps.into_iter().skip(lowered.body.start).take(lowered.body.len()) {
+            match step {
+                Command::Launch(launch) => launches.push(launch),
+                Command::Gemm(gemm) => products.push(gemm),
+                Command::Copy(..) | Command::Memset(..) => {}
+            }
+        }
+        Ok((launches, products))
     }
 
     pub(crate) fn new(lowered: &Lowered) -> Self {

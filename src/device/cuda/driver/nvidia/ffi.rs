@@ -255,7 +255,7 @@ const STUB: StatusCode = StatusCode(34);
 pub(crate) fn cuda() -> Result<&'static Cuda, Missing> {
     static TABLE: OnceLock<Result<Cuda, Missing>> = OnceLock::new();
     let load = || {
-        let names = if cfg!(windows) { ["nvcuda.dll", "nvcuda.dll"] } else { ["libcuda.so.1", "libcuda.so"] };
+        let names: &[&str] = if cfg!(windows) { &["nvcuda.dll"] } else { &["libcuda.so.1", "libcuda.so"] };
         let mut last = Missing::Library;
         for name in names {
             // SAFETY: the functions of libcuda have the declared types in CUDA 12 and 13; a name carries its version.
