@@ -68,7 +68,7 @@ fn two_pipelines() {
 fn large_copy() {
     let Some(gpu) = gpu() else { return };
     let bytes = 1 << 30;
-    let (from, to) = (gpu.allocate(bytes).unwrap(), gpu.allocate(bytes).unwrap());
+    let (from, to) = (gpu.allocate_zeroed(bytes).unwrap(), gpu.allocate(bytes).unwrap());
     gpu.memset(from, bytes, 0x3c).unwrap();
     gpu.copy(from, to, bytes).unwrap();
     let mut end = [0; 64];
@@ -82,7 +82,7 @@ fn large_copy() {
 fn large_product() {
     let Some(gpu) = gpu() else { return };
     let n = 8192usize;
-    let [a, b, d] = [(); 3].map(|()| gpu.allocate(n * n * 2).unwrap());
+    let [a, b, d] = [(); 3].map(|()| gpu.allocate_zeroed(n * n * 2).unwrap());
     // 0x3c3c is 1 + 60/1024.
     gpu.memset(a, n * n * 2, 0x3c).unwrap();
     gpu.memset(b, n * n * 2, 0x3c).unwrap();
@@ -128,11 +128,11 @@ fn batch_invariance() {
         };
         let values = [bits(m * k, 1), bits(images * n * k, 2), bits(images * m * n, 3), bits(m, 4)];
         let [a, b, c, bias] = std::array::from_fn(|i| {
-            let address = gpu.allocate(values[i].len() * 2).unwrap();
+            let address = gpu.allocate_zeroed(values[i].len() * 2).unwrap();
             gpu.upload(address, bytemuck::cast_slice(&values[i])).unwrap();
             address
         });
-        let d = gpu.allocate(images * m * n * 2).unwrap();
+        let d = gpu.allocate_zeroed(images * m * n * 2).unwrap();
         let matrix = |data, leading, stride| MatrixRef { data, leading, stride };
         // From the image of that number on.
         let gemm = |first: usize, batch: usize| {

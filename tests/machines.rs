@@ -141,11 +141,11 @@ fn run() -> braid::Result<bool> {
     }
     let gemm = driver.properties().gemm;
     if gemm {
-        let data = driver.allocate(32 * 32 * 2)?;
+        let data = driver.allocate_zeroed(32 * 32 * 2)?;
         let matrix = MatrixRef { data, leading: 32, stride: 0 };
         let (dtype, epilogue, out_f32) = (DType::F16, GemmEpilogue::None, false);
         let (m, n, k, batch, transpose_a, transpose_b) = (32, 32, 32, 1, true, false);
-        let (a, b, d) = (matrix, matrix, MatrixRef { data: driver.allocate(32 * 32 * 2)?, ..matrix });
+        let (a, b, d) = (matrix, matrix, MatrixRef { data: driver.allocate_zeroed(32 * 32 * 2)?, ..matrix });
         let plan = driver.prepare_gemm(&Gemm {
             dtype,
             m,

@@ -349,9 +349,9 @@ fn trial_event_fault() {
 /// A use of most functions.
 fn everything() -> Result<(), Error> {
     let driver = NvidiaDriver::new(0)?;
-    let matrix = MatrixRef { data: driver.allocate(64 * 64 * 2)?, leading: 64, stride: 0 };
+    let matrix = MatrixRef { data: driver.allocate_zeroed(64 * 64 * 2)?, leading: 64, stride: 0 };
     let (dtype, epilogue) = (DType::BF16, GemmEpilogue::None);
-    let (a, b, d) = (matrix, matrix, MatrixRef { data: driver.allocate(64 * 64 * 2)?, ..matrix });
+    let (a, b, d) = (matrix, matrix, MatrixRef { data: driver.allocate_zeroed(64 * 64 * 2)?, ..matrix });
     let (transpose_a, transpose_b, out_f32) = (true, false, false);
     let gemm = Gemm { dtype, m: 64, n: 64, k: 64, batch: 1, transpose_a, transpose_b, a, b, d, out_f32, epilogue };
     let plan = driver.prepare_gemm(&gemm)?;

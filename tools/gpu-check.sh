@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # What a machine with a GPU can show that others cannot, the most telling first: one request against the CPU; an image alone and in
-# a batch; captured work and the same work issued; lazy and eager loading; algorithms tried and not tried; two pipelines in two
-# threads; the operations and kernels beside the interpreter of PTX; compute-sanitizer; the time of each kernel beside what the
+# a batch; captured work and the same work issued; lazy and eager loading; memory full of NaN; algorithms tried and not tried; two
+# pipelines in two threads; the operations and kernels beside the interpreter of PTX; compute-sanitizer; the time of each kernel beside what the
 # GPU copies and multiplies in the same run; whole requests, operations and a cold start timed.
 #
 #   tools/gpu-check.sh [FOLDER]     FOLDER: gpu-check in cargo's target folder
@@ -134,6 +134,8 @@ part 60 captured-and-issued cargo test --release --test gpu -- captured_and_issu
 part 60 two-threads cargo test --release --test gpu -- two_pipelines "${one[@]}"
 part 40 eager "${on_gpu[@]}" CUDA_MODULE_LOADING=EAGER "${request[@]}"
 part 40 lazy "${on_gpu[@]}" CUDA_MODULE_LOADING=LAZY "${request[@]}"
+# New memory is full of NaN: what is read before it is written shows in the results.
+part 40 poisoned "${on_gpu[@]}" BRAID_POISON=1 "${request[@]}"
 part 40 no-trials "${on_gpu[@]}" BRAID_TRIALS=0 "${request[@]}"
 part 40 no-cublaslt "${on_gpu[@]}" BRAID_CUBLASLT=none "${request[@]}"
 part 60 library cargo test --release --test gpu -- large "${one[@]}"

@@ -190,8 +190,8 @@ impl Driver for PtxDriver {
         if bytes as u64 > have {
             return Err(Error::Memory { stage: "test", need: bytes as u64, have, hint: "".into() });
         }
+        // Unwritten: the interpreter reports who reads it before writing it.
         let address = self.memory.alloc(bytes as u64);
-        self.memory.fill(address, bytes as u64, 0).map_err(|f| fault("allocate", f))?;
         self.sizes.lock().unwrap().insert(address, bytes);
         Ok(address)
     }

@@ -74,7 +74,7 @@ struct Ceilings {
 impl Ceilings {
     fn measure(driver: &dyn Driver, least: Duration) -> Self {
         let (bytes, n) = (1usize << 30, 8192usize);
-        let [a, b] = [(); 2].map(|()| driver.allocate(bytes).unwrap());
+        let [a, b] = [(); 2].map(|()| driver.allocate_zeroed(bytes).unwrap());
         let copied = 2.0 * bytes as f64 / seconds(driver, &[Work::Copy(a, b, bytes)], least);
         let product = |transpose_b| {
             let matrix =

@@ -12,12 +12,21 @@ pub(crate) struct DeviceAllocation {
 }
 
 impl DeviceAllocation {
+    /// Allocates so many bytes, for what is written before it is read: sanitizers and the tests' driver report the rest.
+    ///
+    /// # Errors
+    /// Those of the driver.
+    pub(crate) fn uninitialized(driver: Arc<dyn Driver>, bytes: usize) -> Result<Self> {
+        let address = driver.allocate(bytes)?;
+        Ok(Self { driver, address, bytes })
+    }
+
     /// Allocates so many bytes, all zero.
     ///
     /// # Errors
     /// Those of the driver.
-    pub(crate) fn new(driver: Arc<dyn Driver>, bytes: usize) -> Result<Self> {
-        let address = driver.allocate(bytes)?;
+    pub(crate) fn zeroed(driver: Arc<dyn Driver>, bytes: usize) -> Result<Self> {
+        let address = driver.allocate_zeroed(bytes)?;
         Ok(Self { driver, address, bytes })
     }
 

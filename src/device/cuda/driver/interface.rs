@@ -63,8 +63,20 @@ pub trait Driver: Send + Sync {
     /// The device's memory at this moment.
     fn memory_info(&self) -> Result<MemoryInfo>;
 
-    /// Allocates so many bytes, all zero, aligned to 256.
+    /// Allocates so many bytes, aligned to 256. Whatever was there before is in them.
     fn allocate(&self, bytes: usize) -> Result<u64>;
+
+    /// Allocates so many bytes, all zero, aligned to 256.
+    fn allocate_zeroed(&self, bytes: usize) -> Result<u64> {
+        let address = self.allocate(bytes)?;
+        match self.memset(address, bytes.max(1), 0) {
+            Ok(()) => Ok(address),
+            Err(error) => {
+                self.free(address);
+                Err(error)
+            }
+        }
+    }
 
     /// Frees an allocation, once the device is done with it. A failure shows at the next call.
     fn free(&self, address: u64);

@@ -58,10 +58,13 @@ impl CudaExecutable {
         let found = shared.weights.find(options.dtype, &planned.weights);
         require_memory(driver.as_ref(), &report, found.bytes, found.staging)?;
         let weights = found.complete(&driver)?;
-        let work = DeviceAllocation::new(driver.clone(), planned.regions.end.max(1))?;
-        let results = DeviceAllocation::new(driver.clone(), planned.regions.results.max(1))?;
+        let work = DeviceAllocation::uninitialized(driver.clone(), planned.regions.end.max(1))?;
+        let results = DeviceAllocation::zeroed(driver.clone(), planned.regions.results.max(1))?;
         let bases = BaseAddresses { weights: Some(&weights), results: results.address(), work: work.address() };
         let lowered = lower(&graph, &plan, options, role, bases)?;
+        for (place, bytes) in zeroed(&lowered, options) {
+            driver.memset(work.address() + place as u64, bytes, 0)?;
+        }
         let staging = driver.staging(lowered.bindings.upload().max(lowered.regions.results))?;
         let mut executable = Self {
             driver: driver.clone(),
@@ -123,6 +126,22 @@ impl CudaExecutable {
     }
 }
 
+/// Places in the work allocation, and their bytes, that are read before all of them is written.
+///
+/// The first three are converted as one, with the gaps between tensors and the steps that a request does not use. A denoise loop's
+/// counter, guidance and table are what its warm-up runs on.
+fn zeroed(lowered: &Lowered, options: &LoweringOptions) -> impl Iterator<Item = (usize, usize)> {
+    let (regions, bindings) = (&lowered.regions, &lowered.bindings);
+    [
+        (regions.inputs, bindings.upload()),
+        (regions.varying[0], bindings.varying * 4),
+        (regions.returned, bindings.returned * options.dtype.size()),
+        (regions.state.counter, regions.state.history - regions.state.counter),
+    ]
+    .into_iter()
+    .filter(|(_, bytes)| *bytes > 0)
+}
+
 /// Refuses an executable that does not fit before anything is allocated.
 fn require_memory(driver: &dyn Driver, report: &LoweringReport, weights: usize, staging: usize) -> Result<()> {
     let need = (report.work() as u64).saturating_add(weights as u64).saturating_add(staging as u64);
@@ -152,7 +171,7 @@ impl CudaExecutable {
         let _locked = lock_stream(&lock);
         let scrub = match flush {
             0 => None,
-            bytes => Some(DeviceAllocation::new(self.driver.clone(), 2 * bytes)?),
+            bytes => Some(DeviceAllocation::zeroed(self.driver.clone(), 2 * bytes)?),
         };
         let body = self.commands.commands().get(self.lowered.body.clone()).unwrap_or_default();
         let taken = |body: &[PreparedCommand]| {

@@ -139,7 +139,7 @@ impl CacheLookup<'_> {
         if bytes == 0 {
             return Ok(places);
         }
-        let allocation = Arc::new(DeviceAllocation::new(driver.clone(), bytes)?);
+        let allocation = Arc::new(DeviceAllocation::zeroed(driver.clone(), bytes)?);
         let base = allocation.address();
         let at = |at: &usize, part: usize| base + (at + part) as u64;
         let mut copies: Vec<(u64, &WeightCopy)> = Vec::new();

@@ -26,7 +26,7 @@ pub(crate) fn upload(driver: &Arc<dyn Driver>, dtype: DType, size: usize, copies
         return Ok(());
     }
     let mut host = driver.staging(size)?;
-    let device = DeviceAllocation::new(driver.clone(), size)?;
+    let device = DeviceAllocation::uninitialized(driver.clone(), size)?;
     let mut uploader = Uploader { driver: driver.as_ref(), dtype, size, host: host.as_mut(), device: device.address() };
     for &&(to, copy) in &present {
         match copy.format {

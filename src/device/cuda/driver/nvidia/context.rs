@@ -19,6 +19,8 @@ pub(crate) struct Context {
     /// Null until [`Context::open_stream`].
     pub(crate) stream: sys::CUstream,
     pub(crate) counter: CallCounter,
+    /// Whether new memory is filled with 0xff, which no result survives: `BRAID_POISON=1` finds what is read unwritten.
+    poison: bool,
     /// The fault that has made the context unusable.
     lost: OnceLock<(String, String)>,
 }
@@ -38,7 +40,8 @@ impl Context {
         unsafe { cuda.cuDevicePrimaryCtxRetain(&mut handle, device) }
             .map_err(|code| early(cuda, "cuDevicePrimaryCtxRetain", code))?;
         let (stream, counter) = (std::ptr::null_mut(), CallCounter::default());
-        Ok(Self { cuda, properties, driver_version, device, handle, stream, counter, lost: OnceLock::new() })
+        let poison = std::env::var_os("BRAID_POISON").is_some_and(|value| value == "1");
+        Ok(Self { cuda, properties, driver_version, device, handle, stream, counter, poison, lost: OnceLock::new() })
     }
 
     /// Creates the stream on which everything happens in order.
@@ -99,22 +102,24 @@ impl Context {
         unsafe { self.cuda.cuMemGetInfo_v2(&mut free, &mut total) }.map(|()| (free, total))
     }
 
-    /// Allocates device memory, all zero.
+    /// Allocates device memory, which holds what was there before, or 0xff in each byte where the context poisons.
     pub(crate) fn allocate(&self, bytes: usize) -> Result<u64> {
         self.enter()?;
         self.counter.count(Call::Allocation);
         let bytes = bytes.max(1);
         let mut address = 0;
-        // SAFETY: writes one address; the memory is filled before anyone reads it.
+        // SAFETY: writes one address.
         match unsafe { self.cuda.cuMemAlloc_v2(&mut address, bytes) } {
             Err(StatusCode::MEMORY) => return Err(self.out_of_memory(bytes)),
             outcome => self.check("cuMemAlloc", outcome)?,
         }
-        let filled = self.memset(address, bytes, 0);
-        if filled.is_err() {
+        if self.poison
+            && let Err(error) = self.memset(address, bytes, 0xff)
+        {
             self.free(address);
+            return Err(error);
         }
-        filled.map(|()| address)
+        Ok(address)
     }
 
     /// Frees device memory; a failure is logged.
