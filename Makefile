@@ -15,7 +15,7 @@ endif
 
 help:
 	@echo "make test      everything that must hold: format, lints, documentation, examples, tests"
-	@echo "make test-full what takes too long for that: larger goldens through the CUDA backend on the interpreter"
+	@echo "make test-full what takes too long for that: larger goldens on the interpreter, all its tests with a GPU's arithmetic"
 	@echo "make examples  runs each example on a small random model"
 	@echo "make kernels   registers, memory, tensor cores of each kernel, and what the interpreter counts at SDXL's sizes"
 	@echo "make bench     times the CPU's operations (products beside faer and gemm), loaders, inputs and planner"
@@ -51,21 +51,28 @@ examples:
 	@set -e; for e in $(EXAMPLES); do echo "== $$e"; $(CARGO) run --quiet --example $$e; done
 
 # One call of cargo builds every test. The others run the goldens and the unit tests of what it built through the code for lesser
-# processors, too.
+# processors, too, and the kernels with sums and approximations as a GPU's are.
 define TESTS
 $(CARGO) test --workspace
 BRAID_ISA=portable $(CARGO) test --lib --test goldens
 BRAID_ISA=portable $(CARGO) test --test ops -- ::cpu
 BRAID_ISA=avx2 $(CARGO) test --lib --test goldens
 BRAID_ISA=avx2 $(CARGO) test --test ops -- ::cpu
+BRAID_PTX_ARITHMETIC=hardware $(CARGO) test --test kernels -- gemm attention norms pointwise step
 endef
 export TESTS
+
+define FULL
+$(CARGO) test --test cuda -- --ignored --nocapture
+BRAID_PTX_ARITHMETIC=hardware $(CARGO) test --test kernels --test ops --test cuda
+endef
+export FULL
 
 tests:
 	@echo "$$TESTS" | tools/run-tests.sh
 
 full:
-	@echo "$(CARGO) test --test cuda -- --ignored --nocapture" | tools/run-tests.sh
+	@echo "$$FULL" | tools/run-tests.sh
 
 # The tests print it: docs/kernels.md holds the tables of the committed kernels and what they say.
 kernels:

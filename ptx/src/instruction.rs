@@ -290,6 +290,13 @@ pub(crate) enum Op {
         d: u32,
         a: u32,
     },
+    /// An approximation, within so many units in the last place.
+    Approx32 {
+        f: Unary32,
+        d: u32,
+        a: u32,
+        units: u32,
+    },
     Binary32 {
         f: Binary32,
         d: u32,

@@ -16,6 +16,31 @@ pub enum Schedule {
     Random(u64),
 }
 
+/// The arithmetic of what the PTX manual leaves open: the sums of `mma`, and `ex2.approx` and `rcp.approx` of f32.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Arithmetic {
+    /// Rounds each step to nearest: closer to the exact result than a GPU.
+    #[default]
+    Exact,
+    /// Aligns and truncates sums as the tensor cores of an A100 do, and moves approximations by up to the error that they
+    /// may have, by a hash of the operand: 2 units in the last place for `ex2`, 1 for `rcp`.
+    Hardware,
+}
+
+impl Arithmetic {
+    /// The arithmetic that `BRAID_PTX_ARITHMETIC` names, for tests: `exact`, as without it, or `hardware`.
+    ///
+    /// # Panics
+    /// If it names another.
+    pub fn from_env() -> Self {
+        match std::env::var("BRAID_PTX_ARITHMETIC").as_deref() {
+            Err(_) | Ok("exact") => Self::Exact,
+            Ok("hardware") => Self::Hardware,
+            Ok(other) => panic!("BRAID_PTX_ARITHMETIC is `{other}`; set it to `exact` or `hardware`"),
+        }
+    }
+}
+
 /// The configuration of a launch.
 #[derive(Clone, Debug)]
 pub struct Launch<'a> {
@@ -29,6 +54,8 @@ pub struct Launch<'a> {
     pub params: &'a [u8],
     /// Order of the warps and time of asynchronous copies.
     pub schedule: Schedule,
+    /// Arithmetic of sums and approximations.
+    pub arithmetic: Arithmetic,
     /// Indices of the blocks to run; `None`: the whole grid.
     pub blocks: Option<&'a [[u32; 3]]>,
     /// Whether accesses to shared and global memory are checked for races.
@@ -38,7 +65,7 @@ pub struct Launch<'a> {
 }
 
 impl<'a> Launch<'a> {
-    /// A launch of the whole grid in order, with all checks and no dynamic shared memory.
+    /// A launch of the whole grid in order, exact, with all checks and no dynamic shared memory.
     pub fn new(grid: [u32; 3], block: [u32; 3], params: &'a [u8]) -> Self {
         Self {
             grid,
@@ -46,6 +73,7 @@ impl<'a> Launch<'a> {
             dynamic_shared: 0,
             params,
             schedule: Schedule::InOrder,
+            arithmetic: Arithmetic::Exact,
             blocks: None,
             check_races: true,
             step_limit: 1 << 32,

@@ -47,7 +47,7 @@ mod space;
 pub use counts::{Banks, Counts, InstructionKind, Traffic};
 pub use error::{Error, Fault, FaultKind, Hazard, MemorySpace, Result, Site, SourceLine};
 pub use kernel::{Kernel, Param};
-pub use launch::{Launch, Schedule};
+pub use launch::{Arithmetic, Launch, Schedule};
 pub use memory::GlobalMemory;
 pub use module::Module;
 pub use run::run;

@@ -117,6 +117,7 @@ impl<'a> LoadedKernel<'a> {
             check_races: launch.check_races,
             launch: self.launch_number,
             schedule: launch.schedule,
+            arithmetic: launch.arithmetic,
             step_limit: launch.step_limit,
             block: [0; 3],
             block_index: 0,

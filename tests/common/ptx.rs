@@ -107,6 +107,7 @@ impl PtxDriver {
         let mut run = braid_ptx::Launch::new(launch.grid, [launch.block, 1, 1], launch.bytes());
         run.dynamic_shared = launch.shared as usize;
         run.schedule = self.schedule;
+        run.arithmetic = braid_ptx::Arithmetic::from_env();
         braid_ptx::run(&module(module_name), &entry, &self.memory, &run).map_err(|f| fault(&entry, f))?;
         Ok(())
     }

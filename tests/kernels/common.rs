@@ -11,7 +11,7 @@ use braid::device::cuda::ops::gemm::GemmParams;
 use braid::device::cuda::ops::kernel::Pointer;
 use braid::device::cuda::ops::registry::kernels;
 use braid::tensor::DType;
-use braid_ptx::{Counts, GlobalMemory, Launch, Schedule};
+use braid_ptx::{Arithmetic, Counts, GlobalMemory, Launch, Schedule};
 
 pub use crate::interpreter::values;
 
@@ -173,6 +173,7 @@ impl Gpu {
                 let mut launch = Launch::new(grid, [kernel.threads, 1, 1], params);
                 launch.dynamic_shared = kernel.shared as usize;
                 launch.schedule = *schedule;
+                launch.arithmetic = Arithmetic::from_env();
                 settle(&mut launch);
                 let run = braid_ptx::run(&module(kernel.module), &entry, memory, &launch);
                 counts = run.unwrap_or_else(|fault| panic!("{fault}"));

@@ -96,7 +96,7 @@ impl<'a> Decoder<'a> {
         if special && round.is_none() && !approx {
             return Err(format!("`{}` without .approx or a rounding", op.base));
         }
-        if format == Format::F32 && mode.round == Round::Nearest && self.float32(mode, o, kind)? {
+        if format == Format::F32 && mode.round == Round::Nearest && self.float32(mode, round.is_none(), o, kind)? {
             return Ok(true);
         }
         let bytes = if x2 { 4 } else { type_bytes(format_name(format)).unwrap_or(4) };
@@ -109,8 +109,14 @@ impl<'a> Decoder<'a> {
         Ok(true)
     }
 
-    /// Decodes f32 operations that round to nearest.
-    fn float32(&mut self, mode: FloatMode, o: &[Operand<'a>], kind: InstructionKind) -> Decoded<bool> {
+    /// Decodes f32 operations that round to nearest, or are approximations where that is not demanded.
+    fn float32(
+        &mut self,
+        mode: FloatMode,
+        approximate: bool,
+        o: &[Operand<'a>],
+        kind: InstructionKind,
+    ) -> Decoded<bool> {
         if mode.relu || mode.nan {
             return Ok(false);
         }
@@ -140,7 +146,15 @@ impl<'a> Decoder<'a> {
             return Ok(false);
         }
         let (d, a) = (self.dst32(&o[0])?, self.src32(&o[1])?);
-        self.emit(Op::Unary32 { f, d, a }, kind);
+        // The errors that the manual allows.
+        self.emit(
+            match mode.op {
+                FloatOp::Ex2 => Op::Approx32 { f, d, a, units: 2 },
+                FloatOp::Rcp if approximate => Op::Approx32 { f, d, a, units: 1 },
+                _ => Op::Unary32 { f, d, a },
+            },
+            kind,
+        );
         Ok(true)
     }
 }

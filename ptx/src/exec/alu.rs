@@ -2,14 +2,28 @@
 
 use super::env::Env;
 use super::warp::Warp;
+use crate::arith::off_by;
 use crate::instruction::{BoolOp, NONE, Pred, Reg, SetP, SpecialRegister, Wide};
 use crate::lanes::{Binary32, Binary64, Cmp32, Cmp64, CmpPair, Lanes64, Ternary32, Unary32};
+use crate::launch::Arithmetic;
 
 impl Warp {
     #[inline(always)]
     pub(super) fn unary32(&mut self, env: &Env, f: Unary32, d: u32, a: u32, mask: u32) {
         let mut out = [0; 32];
         f(self.get32(env, a), &mut out);
+        self.put32(d, &out, mask);
+    }
+
+    /// Computes an approximation, which the hardware's arithmetic puts off by up to `units` in the last place.
+    #[inline(always)]
+    pub(super) fn approx32(&mut self, env: &Env, f: Unary32, d: u32, a: u32, units: u32, mask: u32) {
+        let operands = self.get32(env, a);
+        let mut out = [0; 32];
+        f(operands, &mut out);
+        if env.arithmetic == Arithmetic::Hardware {
+            out = std::array::from_fn(|i| off_by(out[i], operands[i], units));
+        }
         self.put32(d, &out, mask);
     }
 

@@ -4,7 +4,7 @@ use crate::counts::Counts;
 use crate::error::{Fault, FaultKind, MemorySpace, Site};
 use crate::kernel::Kernel;
 use crate::lanes::{Lanes32, Lanes64};
-use crate::launch::Schedule;
+use crate::launch::{Arithmetic, Schedule};
 use crate::memory::{Allocation, Allocations, GlobalMemory, SharedMemory, Tag};
 use crate::module::Module;
 
@@ -41,6 +41,7 @@ pub(crate) struct Env<'a> {
     pub check_races: bool,
     pub launch: u64,
     pub schedule: Schedule,
+    pub arithmetic: Arithmetic,
     pub step_limit: u64,
     // Of the current block.
     pub block: [u32; 3],

@@ -4,10 +4,11 @@
 
 use super::env::{Env, RawFault};
 use super::warp::Warp;
-use crate::arith::{bf16_to_f32, canonical, f16_to_f32, f32_to_f16};
+use crate::arith::{bf16_to_f32, canonical, f16_to_f32, f32_to_f16, multiply};
 use crate::counts::conflicts;
 use crate::instruction::{ElementType, MatrixAccess, Mma};
 use crate::lanes::Lanes32;
+use crate::launch::Arithmetic;
 use crate::memory::AccessKind;
 
 // In all fragments a lane belongs to group `g = lane / 4` and is number `t = lane % 4` in it, as the manual names them
@@ -66,13 +67,50 @@ impl Warp {
 
     /// Computes D = A B + C; returns `false` if lanes have yet to arrive.
     ///
-    /// The products are exact; they are summed in f32 in order of k, and C is added last.
+    /// The products are exact; they are summed in f32 in order of k, and C is added last, or all as an A100 does it.
     ///
     /// The hardware's order and inner precision are not specified; a kernel's error bound must hold for any.
     pub fn mma(&mut self, env: &mut Env, mma: &Mma, mask: u32) -> Result<bool, RawFault> {
         if !self.converge_full(env, mask)? {
             return Ok(false);
         }
+        let (a, b) = self.factors(env, mma);
+        let mut c = [[0f32; 8]; 16];
+        for (i, reg) in mma.c.iter().enumerate() {
+            let values = *self.get32(env, *reg);
+            for (lane, value) in values.iter().enumerate() {
+                let mut put = |(row, col): (usize, usize), v| c[row + lane / 4][col + lane % 4 * 2] = v;
+                if mma.half {
+                    put(C32[2 * i], f16_to_f32(value & 0xffff));
+                    put(C32[2 * i + 1], f16_to_f32(value >> 16));
+                } else {
+                    put(C32[i], f32::from_bits(*value));
+                }
+            }
+        }
+        let d = match env.arithmetic {
+            Arithmetic::Exact => sum(product(&a, &b, mma.k.into()), &c),
+            Arithmetic::Hardware => {
+                let block = if mma.elem == ElementType::Tf32 { 4 } else { 8 };
+                multiply(&a, &b, &c, mma.k.into(), block)
+            }
+        };
+        for (i, to) in mma.d.iter().enumerate() {
+            let out = std::array::from_fn(|lane| {
+                let at = |(row, col): (usize, usize)| d[row + lane / 4][col + lane % 4 * 2];
+                if mma.half {
+                    f32_to_f16(at(C32[2 * i])) | f32_to_f16(at(C32[2 * i + 1])) << 16
+                } else {
+                    canonical(at(C32[i]))
+                }
+            });
+            self.put32(*to, &out, u32::MAX);
+        }
+        Ok(true)
+    }
+
+    /// The matrices A, by rows, and B, by rows of one k.
+    fn factors(&self, env: &Env, mma: &Mma) -> ([[f32; 16]; 16], [[f32; 8]; 16]) {
         let mut a = [[0f32; 16]; 16];
         let mut b = [[0f32; 8]; 16];
         for (i, reg) in mma.a.iter().enumerate() {
@@ -99,21 +137,7 @@ impl Warp {
                 }
             }
         }
-        let d = product(&a, &b, mma.k.into());
-        for (i, (to, from)) in mma.d.iter().zip(&mma.c).enumerate() {
-            let c = *self.get32(env, *from);
-            let out = std::array::from_fn(|lane| {
-                let at = |(row, col): (usize, usize)| d[row + lane / 4][col + lane % 4 * 2];
-                if mma.half {
-                    let low = f32_to_f16(at(C32[2 * i]) + f16_to_f32(c[lane] & 0xffff));
-                    low | f32_to_f16(at(C32[2 * i + 1]) + f16_to_f32(c[lane] >> 16)) << 16
-                } else {
-                    canonical(at(C32[i]) + f32::from_bits(c[lane]))
-                }
-            });
-            self.put32(*to, &out, u32::MAX);
-        }
-        Ok(true)
+        (a, b)
     }
 }
 
@@ -173,5 +197,11 @@ fn product(a: &[[f32; 16]; 16], b: &[[f32; 8]; 16], k: usize) -> [[f32; 8]; 16] 
         }
         out.copy_from_slice(&sums);
     }
+    d
+}
+
+/// The sums of the elements.
+fn sum(mut d: [[f32; 8]; 16], c: &[[f32; 8]; 16]) -> [[f32; 8]; 16] {
+    d.as_flattened_mut().iter_mut().zip(c.as_flattened()).for_each(|(d, c)| *d += c);
     d
 }

@@ -48,6 +48,7 @@ impl Warp {
             }
             _ if mask == 0 => {}
             Op::Unary32 { f, d, a } => self.unary32(env, *f, *d, *a, mask),
+            Op::Approx32 { f, d, a, units } => self.approx32(env, *f, *d, *a, *units, mask),
             Op::Binary32 { f, d, a, b } => self.binary32(env, *f, *d, [*a, *b], mask),
             Op::Ternary32 { f, d, a, b, c } => self.ternary32(env, *f, *d, [*a, *b, *c], mask),
             Op::Binary64 { f, d, a, b } => self.binary64(env, *f, *d, [*a, *b], mask),

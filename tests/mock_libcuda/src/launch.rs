@@ -66,6 +66,7 @@ impl Launch {
         let mut run = braid_ptx::Launch::new(self.grid, self.block, &self.params);
         run.dynamic_shared = self.shared as usize;
         run.schedule = Schedule::Random(seed() ^ self.id);
+        run.arithmetic = braid_ptx::Arithmetic::from_env();
         // Races within a kernel are what the kernels' own tests look for, at twice the time.
         run.check_races = false;
         braid_ptx::run(&module, entry, &gpu.memory, &run).map(|_| ()).map_err(|fault| format!("{entry}: {fault}"))
