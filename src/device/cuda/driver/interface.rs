@@ -91,6 +91,14 @@ pub trait Driver: Send + Sync {
     /// Copies to the device. The bytes may change once the call has returned.
     fn upload(&self, to: u64, bytes: &[u8]) -> Result<()>;
 
+    /// Copies to the device, and may read the bytes until an event that is recorded after the call has been passed.
+    ///
+    /// # Safety
+    /// Until then, or until [`Driver::synchronize`], the bytes stay where and as they are.
+    unsafe fn upload_async(&self, to: u64, bytes: &[u8]) -> Result<()> {
+        self.upload(to, bytes)
+    }
+
     /// Waits for everything before it and copies to the host.
     fn download(&self, from: u64, bytes: &mut [u8]) -> Result<()>;
 

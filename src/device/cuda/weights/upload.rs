@@ -5,15 +5,19 @@
 
 use super::layout::{StorageFormat, WeightCopy};
 use crate::device::cuda::driver::allocation::DeviceAllocation;
-use crate::device::cuda::driver::interface::{Driver, Staging};
+use crate::device::cuda::driver::interface::{Driver, EVENTS, Staging};
 use crate::device::cuda::driver::kernel::Kernel;
 use crate::device::cuda::ops::kernel::{Pointer, blocks, to_i32, to_i64};
 use crate::device::cuda::ops::layout::{WeightsParams, phases_from, weights_from};
 use crate::error::Result;
 use crate::tensor::DType;
 use crate::weights::Weight;
+use rayon::prelude::*;
 use std::ops::Range;
 use std::sync::Arc;
+
+/// Bytes that one thread copies at a time into a staging buffer.
+const COPY: usize = 1 << 20;
 
 /// Copies tensors to their addresses, where all is zero, through staging buffers of `size` bytes.
 ///
@@ -25,35 +29,60 @@ pub(crate) fn upload(driver: &Arc<dyn Driver>, dtype: DType, size: usize, copies
     if size == 0 || present.is_empty() {
         return Ok(());
     }
-    let mut host = driver.staging(size)?;
     let device = DeviceAllocation::uninitialized(driver.clone(), size)?;
-    let mut uploader = Uploader { driver: driver.as_ref(), dtype, size, host: host.as_mut(), device: device.address() };
-    for &&(to, copy) in &present {
-        match copy.format {
-            StorageFormat::Float => uploader.floats(copy, to)?,
-            StorageFormat::Matrix { inputs, taps, pitch } => uploader.matrix(copy, to, inputs, taps, pitch)?,
-            StorageFormat::Phases { inputs } => uploader.phases(copy, to, inputs)?,
+    let hosts = (0..EVENTS).map(|_| driver.staging(size)).collect::<Result<_>>()?;
+    let mut uploader = Uploader { driver: driver.as_ref(), dtype, size, hosts, device: device.address(), pieces: 0 };
+    let mut run = || {
+        for &&(to, copy) in &present {
+            match copy.format {
+                StorageFormat::Float => uploader.floats(copy, to)?,
+                StorageFormat::Matrix { inputs, taps, pitch } => uploader.matrix(copy, to, inputs, taps, pitch)?,
+                StorageFormat::Phases { inputs } => uploader.phases(copy, to, inputs)?,
+            }
         }
-    }
-    // The staging buffers go.
-    driver.synchronize()
+        Ok(())
+    };
+    let outcome = run();
+    // The staging buffers go, and copies may still read them, whatever has failed.
+    driver.synchronize().and(outcome)
 }
 
 /// The staging buffers, of `size` bytes each, and the device that they are for.
+///
+/// A piece is copied from one of the host's buffers while the next is gathered in the other.
 struct Uploader<'a> {
     driver: &'a dyn Driver,
     dtype: DType,
     size: usize,
-    host: &'a mut dyn Staging,
+    hosts: Vec<Box<dyn Staging>>,
     device: u64,
+    /// Pieces so far.
+    pieces: usize,
 }
 
 impl Uploader<'_> {
+    /// Copies a piece that `fill` puts at the start of a staging buffer; it returns the piece's bytes.
+    fn send(&mut self, to: u64, fill: impl FnOnce(&mut [u8]) -> usize) -> Result<()> {
+        let which = self.pieces % EVENTS;
+        if self.pieces >= EVENTS {
+            self.driver.synchronize_event(which)?;
+        }
+        let host = self.hosts[which].bytes();
+        let len = fill(host);
+        // SAFETY: this buffer is written again once its event is passed, and dropped after `upload` has waited for the device.
+        unsafe { self.driver.upload_async(to, &host[..len]) }?;
+        self.pieces += 1;
+        self.driver.record_event(which)
+    }
+
     /// Uploads a tensor as f32.
     fn floats(&mut self, copy: &WeightCopy, to: u64) -> Result<()> {
         let values = copy.weight.to_f32();
         for (i, part) in bytemuck::cast_slice::<f32, u8>(&values).chunks(self.size).enumerate() {
-            self.driver.upload(to + (i * self.size) as u64, part)?;
+            self.send(to + (i * self.size) as u64, |host| {
+                host[..part.len()].copy_from_slice(part);
+                part.len()
+            })?;
         }
         Ok(())
     }
@@ -64,12 +93,12 @@ impl Uploader<'_> {
         for start in (0..copy.rows()).step_by(chunk) {
             let rows = start..(start + chunk).min(copy.rows());
             let to = to + (start * pitch * self.dtype.size()) as u64;
-            let part = gathered(&copy.weight, rows.clone(), self.host);
-            if taps == 1 && pitch == inputs && copy.weight.dtype() == self.dtype {
-                self.driver.upload(to, part)?;
+            let ready = taps == 1 && pitch == inputs && copy.weight.dtype() == self.dtype;
+            let place = if ready { to } else { self.device };
+            self.send(place, |host| gather(&copy.weight, rows.clone(), host))?;
+            if ready {
                 continue;
             }
-            self.driver.upload(self.device, part)?;
             let params = WeightsParams {
                 x: Pointer(self.device),
                 out: Pointer(to),
@@ -87,7 +116,7 @@ impl Uploader<'_> {
     /// Uploads a convolution's kernel as its four phase kernels.
     fn phases(&mut self, copy: &WeightCopy, to: u64, inputs: usize) -> Result<()> {
         let n = copy.rows();
-        self.driver.upload(self.device, gathered(&copy.weight, 0..n, self.host))?;
+        self.send(self.device, |host| gather(&copy.weight, 0..n, host))?;
         let params = WeightsParams {
             x: Pointer(self.device),
             out: Pointer(to),
@@ -107,16 +136,16 @@ impl Uploader<'_> {
     }
 }
 
-/// Rows of a tensor, row-major without holes, in the type of the file.
-fn gathered<'a>(weight: &Weight, rows: Range<usize>, host: &'a mut dyn Staging) -> &'a [u8] {
+/// Gathers rows of a tensor, row-major without holes, in the type of the file; returns their bytes.
+fn gather(weight: &Weight, rows: Range<usize>, host: &mut [u8]) -> usize {
     let (size, bytes) = (weight.dtype().size(), weight.bytes());
     let row = weight.len() / weight.shape()[0].max(1);
-    let to = &mut host.bytes()[..rows.len() * row * size];
+    let to = &mut host[..rows.len() * row * size];
     let dense = weight.rows(rows.start, rows.len()).is_some_and(|view| view.is_contiguous());
     let first = rows.start * weight.strides()[0] * size;
     if dense {
-        to.copy_from_slice(&bytes[first..first + to.len()]);
-        return to;
+        copy(&bytes[first..first + to.len()], to);
+        return to.len();
     }
     let mut index = vec![0usize; weight.shape().len()];
     index[0] = rows.start;
@@ -131,7 +160,12 @@ fn gathered<'a>(weight: &Weight, rows: Range<usize>, host: &'a mut dyn Staging) 
             index[d] = 0;
         }
     }
-    to
+    to.len()
+}
+
+/// Copies bytes, by several threads: one alone neither reads mapped pages nor memory as fast as a GPU takes them.
+fn copy(from: &[u8], to: &mut [u8]) {
+    to.par_chunks_mut(COPY).zip(from.par_chunks(COPY)).for_each(|(to, from)| to.copy_from_slice(from));
 }
 
 #[cfg(test)]
@@ -149,10 +183,24 @@ mod tests {
 
     #[test]
     fn rows_of_any_view() {
-        let mut host = vec![0u8; 64];
+        let gathered = |weight: &Weight, rows| {
+            let mut host = vec![0u8; 64];
+            let len = gather(weight, rows, &mut host);
+            floats(&host[..len])
+        };
         let m = matrix(3, 4);
-        assert_eq!(floats(gathered(&m, 1..3, &mut host)), [4., 5., 6., 7., 8., 9., 10., 11.]);
+        assert_eq!(gathered(&m, 1..3), [4., 5., 6., 7., 8., 9., 10., 11.]);
         let t = m.transposed().unwrap();
-        assert_eq!(floats(gathered(&t, 1..4, &mut host)), [1., 5., 9., 2., 6., 10., 3., 7., 11.]);
+        assert_eq!(gathered(&t, 1..4), [1., 5., 9., 2., 6., 10., 3., 7., 11.]);
+    }
+
+    #[test]
+    fn large_copies() {
+        for len in [7, COPY, 3 * COPY + 4_093] {
+            let from: Vec<u8> = (0..len).map(|i| (i % 251) as u8).collect();
+            let mut to = vec![0; len];
+            copy(&from, &mut to);
+            assert!(to == from, "{len}");
+        }
     }
 }

@@ -143,13 +143,22 @@ impl Context {
 
     /// Copies bytes to the device; they are there when it returns.
     pub(crate) fn upload(&self, to: u64, bytes: &[u8]) -> Result<()> {
+        // SAFETY: the bytes stay until the wait is over.
+        unsafe { self.upload_async(to, bytes) }?;
+        self.wait()
+    }
+
+    /// Begins to copy bytes to the device.
+    ///
+    /// # Safety
+    /// The bytes stay where and as they are until the stream has passed this point.
+    pub(crate) unsafe fn upload_async(&self, to: u64, bytes: &[u8]) -> Result<()> {
         self.enter()?;
         self.counter.count(Call::Copy);
         let (from, len) = (bytes.as_ptr().cast(), bytes.len());
-        // SAFETY: the caller gives an address with room for the bytes; they stay until the wait below is over.
+        // SAFETY: the caller gives an address with room for the bytes, and keeps them.
         let copied = unsafe { self.cuda.cuMemcpyHtoDAsync_v2(to, from, len, self.stream) };
-        self.check("cuMemcpyHtoDAsync", copied)?;
-        self.wait()
+        self.check("cuMemcpyHtoDAsync", copied)
     }
 
     /// Copies bytes to the host.

@@ -146,6 +146,11 @@ impl Driver for NvidiaDriver {
         self.context.upload(to, bytes)
     }
 
+    unsafe fn upload_async(&self, to: u64, bytes: &[u8]) -> Result<()> {
+        // SAFETY: the caller's promise.
+        unsafe { self.context.upload_async(to, bytes) }
+    }
+
     fn download(&self, from: u64, bytes: &mut [u8]) -> Result<()> {
         self.context.download(from, bytes)
     }
