@@ -4,10 +4,10 @@
 //
 // Shapes     X [M, K], in one or in two sources whose columns are joined (x0 has the first k0 columns); W [N, K] as PyTorch
 //            stores Linear; rows [M / rows_of_image, N]; Y and residual [M, N]. Row strides in elements.
-// Grid       (ceil(M / BM), ceil(N / BN)), 128 threads; gemm_geglu: (ceil(M / BM), ceil(N / (BN / 2))).
-// Tiling     BM x BN = 128x128, 128x64, 64x64 (f32: the last two); K by 64 bytes; see mainloop.cuh, epilogue.cuh. A tile of gemm_geglu
+// Grid       (ceil(M / BM), ceil(N / BN)), 128 threads, 256 where BM = 256; gemm_geglu: (ceil(M / BM), ceil(N / (BN / 2))).
+// Tiling     BM x BN = 256x128, 128x128, 128x64, 64x64 (f32: the last two); K by 64 bytes; see mainloop.cuh, epilogue.cuh. A tile of gemm_geglu
 //            alternates 8 rows of V with 8 of G, so that a block holds both factors, and W is read as it is published.
-// Shared     dynamic: 4 (BM + BN) 64 bytes: 65,536, 49,152, 32,768.
+// Shared     dynamic: 4 (BM + BN) 64 bytes: 98,304, 65,536, 49,152, 32,768.
 // Requires   K, k0, and the strides of x0, x1, w multiples of 8; 16-byte aligned pointers; M, N < 2^31. N is any number
 //            (columns are stored one by one where N or a stride is not a multiple of 8); gemm_geglu: N % 8 == 0.
 //            gemm_geglu clamps its result to the finite range of the type: SDXL's can pass that of f16.
@@ -28,15 +28,15 @@ struct GemmParams {
     int k0;
 };
 
-// Rows of X, of one source, then of the other.
-template <class T>
+// Rows of X, of one source, then of the other; a thread's lie COPY apart.
+template <class T, int COPY>
 struct Matrix {
     const T *at, *x1;
     i64 step, stride1;  // elements from one of this thread's rows to the next, from row to row of x1
     int row, rows, k, k0, end;
 
     __device__ __forceinline__ Matrix(const GemmParams& p, int top)
-        : at((const T*)p.x0), x1((const T*)p.x1), step(32 * p.x0_stride), stride1(p.x1_stride), row(top + threadIdx.x / 4),
+        : at((const T*)p.x0), x1((const T*)p.x1), step(COPY * p.x0_stride), stride1(p.x1_stride), row(top + threadIdx.x / 4),
           rows(p.m), k(threadIdx.x % 4 * UNIT<T>), k0(p.k0), end(p.k) {
         at += row * p.x0_stride + k;
         if (k >= k0) enter_second();
@@ -44,12 +44,12 @@ struct Matrix {
 
     __device__ __forceinline__ void enter_second() {
         at = x1 + row * stride1 + (k - k0);
-        step = 32 * stride1;
+        step = COPY * stride1;
     }
 
     __device__ __forceinline__ bool unit(int i, const T*& from) const {
         from = at + i * step;
-        return k < end && row + 32 * i < rows;
+        return k < end && row + COPY * i < rows;
     }
 
     __device__ __forceinline__ void advance() {
@@ -65,26 +65,18 @@ __device__ __forceinline__ void gemm(const GemmParams& p) {
     using Loop = Mainloop<T, BM, BN>;
     Loop loop(memory);
     int top = blockIdx.x * BM, left = blockIdx.y * BN;
-    Matrix<T> x(p, top);
-    Weights<T> w((const T*)p.w, left + threadIdx.x / 4, 32, p.n, p.k, p.w_stride);
-    auto tile = loop.run(p.k, x, w);
-    store_result<T, Loop::THREADS>(tile, p.finish, top, p.m, left, p.n, [](int m) { return (i64)m; });
+    Matrix<T, COPIED<BM>> x(p, top);
+    Weights<T> w((const T*)p.w, left + threadIdx.x / 4, COPIED<BM>, p.n, p.k, p.w_stride);
+    loop.run(p.k, x, w, [&](const typename Loop::Result& tile, int first) {
+        store_result<T, THREADS<BM>>(tile, p.finish, top + first, p.m, left, p.n, [](int m) { return (i64)m; });
+    });
 }
 
-template <class T, int BM, int BN>
-__device__ __forceinline__ void gemm_geglu(const GemmParams& p) {
-    extern __shared__ Vec8 memory[];
-    using Loop = Mainloop<T, BM, BN>;
-    Loop loop(memory);
-    int top = blockIdx.x * BM, left = blockIdx.y * (BN / 2);
-    Matrix<T> x(p, top);
-    // Row r of the tile is channel r / 16 * 8 + r % 8 of V where r % 16 < 8, else of G.
-    int row = threadIdx.x / 4;
-    const T* half = (const T*)p.w + (row % 16 < 8 ? 0 : p.n * p.w_stride);
-    Weights<T> w(half, left + row / 16 * 8 + row % 8, 16, p.n, p.k, p.w_stride);
-    auto tile = loop.run(p.k, x, w);
+// Multiplies values by their gates' GELU and stores the rows from `top` and the columns from `left`.
+template <class T, int THREADS, int ROWS, int BN>
+__device__ __forceinline__ void finish_geglu(const ResultTile<ROWS, BN>& tile, const GemmParams& p, int top, int left) {
     const EpilogueParams& f = p.finish;
-    for (int i = threadIdx.x; i < BM * (BN / 16); i += 128) {
+    for (int i = threadIdx.x; i < ROWS * (BN / 16); i += THREADS) {
         int tile_row = i / (BN / 16), unit = i % (BN / 16), m = top + tile_row, n = left + unit * 8;
         if (m >= p.m || n >= p.n) continue;
         float value[8], gate[8], bias[8];
@@ -104,11 +96,29 @@ __device__ __forceinline__ void gemm_geglu(const GemmParams& p) {
     }
 }
 
-#define GEMM(KERNEL, BM, BN, NAME, T)                                                              \
-    extern "C" __global__ __launch_bounds__(128) void NAME(const __grid_constant__ GemmParams p) { \
-        KERNEL<T, BM, BN>(p);                                                                      \
+template <class T, int BM, int BN>
+__device__ __forceinline__ void gemm_geglu(const GemmParams& p) {
+    extern __shared__ Vec8 memory[];
+    using Loop = Mainloop<T, BM, BN>;
+    Loop loop(memory);
+    int top = blockIdx.x * BM, left = blockIdx.y * (BN / 2);
+    Matrix<T, COPIED<BM>> x(p, top);
+    // Row r of the tile is channel r / 16 * 8 + r % 8 of V where r % 16 < 8, else of G.
+    int row = threadIdx.x / 4;
+    const T* half = (const T*)p.w + (row % 16 < 8 ? 0 : p.n * p.w_stride);
+    Weights<T> w(half, left + row / 16 * 8 + row % 8, COPIED<BM> / 2, p.n, p.k, p.w_stride);
+    loop.run(p.k, x, w, [&](const typename Loop::Result& tile, int first) {
+        finish_geglu<T, THREADS<BM>>(tile, p, top + first, left);
+    });
+}
+
+#define GEMM(KERNEL, BM, BN, NAME, T)                                                                      \
+    extern "C" __global__ __launch_bounds__(THREADS<BM>) void NAME(const __grid_constant__ GemmParams p) { \
+        KERNEL<T, BM, BN>(p);                                                                              \
     }
 
+GEMM(gemm, 256, 128, gemm_256x128_f16, f16)
+GEMM(gemm, 256, 128, gemm_256x128_bf16, bf16)
 GEMM(gemm, 128, 128, gemm_128x128_f16, f16)
 GEMM(gemm, 128, 128, gemm_128x128_bf16, bf16)
 GEMM(gemm, 128, 64, gemm_128x64_f16, f16)
@@ -117,6 +127,8 @@ GEMM(gemm, 128, 64, gemm_128x64_f32, float)
 GEMM(gemm, 64, 64, gemm_64x64_f16, f16)
 GEMM(gemm, 64, 64, gemm_64x64_bf16, bf16)
 GEMM(gemm, 64, 64, gemm_64x64_f32, float)
+GEMM(gemm_geglu, 256, 128, gemm_geglu_256x128_f16, f16)
+GEMM(gemm_geglu, 256, 128, gemm_geglu_256x128_bf16, bf16)
 GEMM(gemm_geglu, 128, 128, gemm_geglu_128x128_f16, f16)
 GEMM(gemm_geglu, 128, 128, gemm_geglu_128x128_bf16, bf16)
 GEMM(gemm_geglu, 64, 64, gemm_geglu_64x64_f16, f16)

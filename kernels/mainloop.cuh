@@ -1,11 +1,12 @@
 // The main loop that gemm.cu and convolution.cu share on sm_80 and up: a tile of BM rows by BN columns of X W^T.
 //
-// Four warps, two by two, each with BM/2 x BN/2 accumulators. K goes by in steps of 64 bytes (32 values, 16 of f32) through
+// Four warps, two by two, each with BM/2 x BN/2 accumulators; a tile of 256 rows has eight, four by two, with 64 x BN/2. K goes by in steps of 64 bytes (32 values, 16 of f32) through
 // STAGES stages of shared memory (cp.async), one barrier a step; swizzle.cuh places the units of a stage.
 // f16 and bf16 are multiplied by tensor cores, f32 by fma, exactly: see Fragments. Each element is one chain of m16n8k16, or of
 // fma, in order of K whatever the tile, so the choice of tile never changes a result.
-// At the end the accumulators pass through the same memory as f32: the result is an epilogue.cuh ResultTile, which is all that an
-// epilogue knows of the loop, so that a loop for another architecture can stand in its place.
+// At the end the accumulators pass through the same memory as f32, in two halves where it would not hold them all: the result is
+// an epilogue.cuh ResultTile, which is all that an epilogue knows of the loop, so that a loop for another architecture can stand
+// in its place.
 #pragma once
 
 #include "epilogue.cuh"
@@ -18,10 +19,16 @@ constexpr int UNIT = 16 / sizeof(T);
 template <class T>
 constexpr int STEP = 4 * UNIT<T>;
 
+// Threads of a block, and rows of a stage that they copy at a time, each thread one unit.
+template <int BM>
+constexpr int THREADS = BM == 256 ? 256 : 128;
+template <int BM>
+constexpr int COPIED = THREADS<BM> / 4;
+
 // A warp's accumulators, and where they belong in the tile. On tensor cores: fragments of m16n8k16.
 template <class T, int BM, int BN>
 struct Fragments {
-    static constexpr int MT = BM / 32, NT = BN / 16;
+    static constexpr int ROWS = BM / (THREADS<BM> / 64), MT = ROWS / 16, NT = BN / 16;
 
     int lane, row_warp, column_warp;
     float acc[MT][NT][4];
@@ -40,7 +47,7 @@ struct Fragments {
     __device__ __forceinline__ void multiply(const char* stage) {
         u32 base = shared_address(stage);
         // A: rows 0-7 and 8-15 of the first 8 columns, then of the next 8: a0..a3.
-        int a_row = row_warp * (BM / 2) + lane % 16;
+        int a_row = row_warp * ROWS + lane % 16;
         // B: columns' rows 0-7 with the first and the next 8 values of K (b0, b1), then rows 8-15.
         int b_row = column_warp * (BN / 2) + lane / 16 * 8 + lane % 8;
 #pragma unroll
@@ -63,16 +70,19 @@ struct Fragments {
         }
     }
 
-    // Writes every value to its place, which `at` gives by row and unit of 8 columns.
+    // Writes the values of the rows from `top`, of `rows`, to their places, which `at` gives by row from there and unit of 8
+    // columns. A warp's rows are all there, or none.
     template <class At>
-    __device__ __forceinline__ void put(At at) const {
+    __device__ __forceinline__ void put(int top, int rows, At at) const {
+        int first = row_warp * ROWS - top;
+        if (rows < BM && (u32)first >= (u32)rows) return;
 #pragma unroll
         for (int m = 0; m < MT; m++)
 #pragma unroll
             for (int n = 0; n < NT; n++)
 #pragma unroll
                 for (int r = 0; r < 2; r++) {
-                    int row = row_warp * (BM / 2) + m * 16 + r * 8 + lane / 4;
+                    int row = first + m * 16 + r * 8 + lane / 4;
                     float* to = at(row, column_warp * (BN / 16) + n) + lane % 4 * 2;
                     *(float2*)to = make_float2(acc[m][n][2 * r], acc[m][n][2 * r + 1]);
                 }
@@ -119,7 +129,7 @@ struct Fragments<float, BM, BN> {
     }
 
     template <class At>
-    __device__ __forceinline__ void put(At at) const {
+    __device__ __forceinline__ void put(int, int, At at) const {
 #pragma unroll
         for (int m = 0; m < MT; m++)
 #pragma unroll
@@ -132,19 +142,21 @@ struct Fragments<float, BM, BN> {
 
 template <class T, int BM, int BN>
 struct Mainloop {
-    static constexpr int THREADS = 128;
     static constexpr int STAGES = 4;
     static constexpr int A_BYTES = BM * 64;
     static constexpr int STAGE_BYTES = (BM + BN) * 64;
     static constexpr int SHARED_BYTES = STAGES * STAGE_BYTES;
-    static_assert(BM * BN * 4 <= SHARED_BYTES, "the result passes through the stages' memory");
+    // Rows of the result that pass through the stages' memory at a time.
+    static constexpr int PASSED = BM * BN * 4 <= SHARED_BYTES ? BM : BM / 2;
+    using Result = ResultTile<PASSED, BN>;
+    static_assert(PASSED * BN * 4 <= SHARED_BYTES, "the result passes through the stages' memory");
 
     char* shared;
     Fragments<T, BM, BN> fragments;
 
     __device__ __forceinline__ Mainloop(void* memory) : shared((char*)memory) {}
 
-    // Copies one step. `x` and `w` give the address of this thread's unit in the i-th row (threadIdx.x / 4 + 32 i) and
+    // Copies one step. `x` and `w` give the address of this thread's unit in the i-th row (threadIdx.x / 4 + COPIED i) and
     // whether it is there, and are then moved on by a step.
     template <class X, class W>
     __device__ __forceinline__ void copy(int stage, X& x, W& w) {
@@ -152,24 +164,24 @@ struct Mainloop {
         int row = threadIdx.x / 4, unit = threadIdx.x % 4 ^ (row / 2 % 4);
         u32 to = shared_address(shared + stage * STAGE_BYTES + row * 64 + unit * 16);
 #pragma unroll
-        for (int i = 0; i < BM / 32; i++) {
+        for (int i = 0; i < BM / COPIED<BM>; i++) {
             const T* from;
             bool there = x.unit(i, from);
-            cp_async_16(to + i * 32 * 64, from, there ? 16 : 0);
+            cp_async_16(to + i * COPIED<BM> * 64, from, there ? 16 : 0);
         }
 #pragma unroll
-        for (int i = 0; i < BN / 32; i++) {
+        for (int i = 0; i < BN / COPIED<BM>; i++) {
             const T* from;
             bool there = w.unit(i, from);
-            cp_async_16(to + A_BYTES + i * 32 * 64, from, there ? 16 : 0);
+            cp_async_16(to + A_BYTES + i * COPIED<BM> * 64, from, there ? 16 : 0);
         }
         x.advance();
         w.advance();
     }
 
-    // Multiplies and leaves the result, complete for all threads, in shared memory.
-    template <class X, class W>
-    __device__ __forceinline__ ResultTile<BM, BN> run(int k, X& x, W& w) {
+    // Multiplies, and calls `finish` with the result, complete for all threads, in shared memory, and its first row in the tile.
+    template <class X, class W, class Finish>
+    __device__ __forceinline__ void run(int k, X& x, W& w, Finish finish) {
         int steps = (k + STEP<T> - 1) / STEP<T>;
 #pragma unroll
         for (int s = 0; s < STAGES - 1; s++) {
@@ -189,12 +201,16 @@ struct Mainloop {
             into = stage;
             stage = stage + 1 == STAGES ? 0 : stage + 1;
         }
-        // All are done with the stages, into which the result goes now; the last step's wait left only empty groups.
-        __syncthreads();
-        ResultTile<BM, BN> tile{(float*)shared};
-        fragments.put([&](int row, int unit) { return tile.at(row, unit); });
-        __syncthreads();
-        return tile;
+        Result tile{(float*)shared};
+#pragma unroll 1
+        for (int top = 0; top < BM; top += PASSED) {
+            // All are done with the stages, or with the rows before, in whose place the result goes now; the last step's wait left
+            // only empty groups.
+            __syncthreads();
+            fragments.put(top, PASSED, [&](int row, int unit) { return tile.at(row, unit); });
+            __syncthreads();
+            finish(tile, top);
+        }
     }
 };
 

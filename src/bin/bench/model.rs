@@ -39,13 +39,15 @@ struct Iteration {
 }
 
 impl Iteration {
-    fn new(body: Counts, bytes: usize, assumed: &Assumptions) -> Self {
+    /// One of a block of so many warps to a scheduler, each of which executes `body`.
+    fn new(body: Counts, warps: usize, bytes: usize, assumed: &Assumptions) -> Self {
+        let all = |count: usize| (warps * count) as f64;
         Self {
             own: body.stalls as f64,
-            issue: body.executed as f64,
-            tensor: body.products as f64 * assumed.product_cycles,
-            shared: body.shared as f64 * SHARED_CYCLES,
-            exponentials: body.exponentials as f64 * EXPONENTIAL_CYCLES,
+            issue: all(body.executed),
+            tensor: all(body.products) * assumed.product_cycles,
+            shared: all(body.shared) * SHARED_CYCLES,
+            exponentials: all(body.exponentials) * EXPONENTIAL_CYCLES,
             bytes: bytes as f64,
         }
     }
@@ -70,7 +72,7 @@ impl Iteration {
 #[derive(Debug, Clone, Copy)]
 struct Kernel {
     iteration: Iteration,
-    /// Instructions of a block's warp outside the loop.
+    /// Instructions outside the loop, of a block's warps on one scheduler.
     outside: f64,
     /// Blocks that a multiprocessor holds.
     resident: usize,
@@ -100,7 +102,9 @@ impl Kernel {
         };
         let shared = launch.kernel.shared + found.shared;
         let resident = cubin::resident_blocks(assumed.target, launch.kernel.threads, found.registers, shared)?;
-        Some(Self { iteration: Iteration::new(found.code.body, bytes, assumed), outside, resident: resident as usize })
+        let warps = launch.kernel.threads.div_ceil(128) as usize;
+        let iteration = Iteration::new(found.code.body, warps, bytes, assumed);
+        Some(Self { iteration, outside, resident: resident as usize })
     }
 }
 

@@ -33,7 +33,7 @@ fn flash_attention_2() {
         stalls: 0,
     };
     let kernel = Kernel {
-        iteration: Iteration::new(body, 2 * 128 * 64 * 2, &assumed),
+        iteration: Iteration::new(body, 1, 2 * 128 * 64 * 2, &assumed),
         outside: 64.0 * EPILOGUE[0],
         resident: 2,
     };

@@ -41,6 +41,8 @@ param_structs! {
     }
 }
 
+static CONVOLUTION_256X128: Kernel =
+    kernel::<ConvolutionParams>("convolution", "convolution_256x128", Halves, 256, tile::shared(256, 128));
 static CONVOLUTION_128X128: Kernel =
     kernel::<ConvolutionParams>("convolution", "convolution_128x128", Halves, 128, tile::shared(128, 128));
 static CONVOLUTION_128X64: Kernel =
@@ -49,8 +51,10 @@ static CONVOLUTION_64X64: Kernel =
     kernel::<ConvolutionParams>("convolution", "convolution_64x64", All, 128, tile::shared(64, 64));
 
 /// The kernel file.
-pub(crate) static FILE: KernelFile =
-    KernelFile { kernels: &[&CONVOLUTION_128X128, &CONVOLUTION_128X64, &CONVOLUTION_64X64], structs: STRUCTS };
+pub(crate) static FILE: KernelFile = KernelFile {
+    kernels: &[&CONVOLUTION_256X128, &CONVOLUTION_128X128, &CONVOLUTION_128X64, &CONVOLUTION_64X64],
+    structs: STRUCTS,
+};
 
 /// [`crate::graph::Op::Conv2d`].
 pub(crate) static OP: OpLowering = OpLowering {
@@ -181,6 +185,7 @@ fn implicit(
     };
     let tile = gemm::tile_for(count * pixels * phases, n, l.options.dtype, l.options.tile_device());
     let kernel = match tile {
+        Tile::TALL => &CONVOLUTION_256X128,
         Tile::LARGE => &CONVOLUTION_128X128,
         Tile::MEDIUM => &CONVOLUTION_128X64,
         _ => &CONVOLUTION_64X64,

@@ -33,15 +33,19 @@ param_structs! {
     }
 }
 
+static GEMM_256X128: Kernel = kernel::<GemmParams>("gemm", "gemm_256x128", Halves, 256, tile::shared(256, 128));
 static GEMM_128X128: Kernel = kernel::<GemmParams>("gemm", "gemm_128x128", Halves, 128, tile::shared(128, 128));
 static GEMM_128X64: Kernel = kernel::<GemmParams>("gemm", "gemm_128x64", All, 128, tile::shared(128, 64));
 static GEMM_64X64: Kernel = kernel::<GemmParams>("gemm", "gemm_64x64", All, 128, tile::shared(64, 64));
+static GEGLU_256X128: Kernel = kernel::<GemmParams>("gemm", "gemm_geglu_256x128", Halves, 256, tile::shared(256, 128));
 static GEGLU_128X128: Kernel = kernel::<GemmParams>("gemm", "gemm_geglu_128x128", Halves, 128, tile::shared(128, 128));
 static GEGLU_64X64: Kernel = kernel::<GemmParams>("gemm", "gemm_geglu_64x64", Halves, 128, tile::shared(64, 64));
 
 /// The kernel file.
-pub(crate) static FILE: KernelFile =
-    KernelFile { kernels: &[&GEMM_128X128, &GEMM_128X64, &GEMM_64X64, &GEGLU_128X128, &GEGLU_64X64], structs: STRUCTS };
+pub(crate) static FILE: KernelFile = KernelFile {
+    kernels: &[&GEMM_256X128, &GEMM_128X128, &GEMM_128X64, &GEMM_64X64, &GEGLU_256X128, &GEGLU_128X128, &GEGLU_64X64],
+    structs: STRUCTS,
+};
 
 /// [`crate::graph::Op::Linear`].
 pub(crate) static OP: OpLowering = OpLowering {
@@ -237,7 +241,11 @@ pub(super) fn product(
         }
         GemmConfig::Tiled(tile) => tiled(l, tile, params(left, w, shape, finish)),
         GemmConfig::Geglu(tile) => {
-            let kernel = if tile == Tile::LARGE { &GEGLU_128X128 } else { &GEGLU_64X64 };
+            let kernel = match tile {
+                Tile::TALL => &GEGLU_256X128,
+                Tile::LARGE => &GEGLU_128X128,
+                _ => &GEGLU_64X64,
+            };
             let grid = [blocks(m, tile.m), blocks(n, tile.n / 2), 1];
             l.launch(kernel, grid, params(left, w, shape, finish))
         }
@@ -264,6 +272,7 @@ pub(super) fn gemm(
 
 fn tiled(l: &mut Lowering<'_>, tile: Tile, params: GemmParams) -> Result<()> {
     let kernel = match tile {
+        Tile::TALL => &GEMM_256X128,
         Tile::LARGE => &GEMM_128X128,
         Tile::MEDIUM => &GEMM_128X64,
         _ => &GEMM_64X64,

@@ -38,7 +38,7 @@ fn cublaslt_products() {
 #[test]
 fn geglu_epilogue() {
     let geglu = |m, n| choose(&GemmDesc { activation: EpilogueActivation::Geglu, ..desc(m, n) });
-    assert_eq!(geglu(2 * 1024, 5120), GemmConfig::Geglu(Tile::LARGE));
+    assert_eq!(geglu(2 * 1024, 5120), GemmConfig::Geglu(Tile::TALL));
     assert_eq!(geglu(4, 64), GemmConfig::Geglu(Tile::SMALL));
     assert_eq!(geglu(4, 60), GemmConfig::ThenGeglu(Tile::SMALL));
     assert_eq!(geglu_tile(2 * 1024, 5120, H100).n, 128);

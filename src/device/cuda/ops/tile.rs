@@ -15,12 +15,19 @@ pub struct Tile {
 }
 
 impl Tile {
-    /// The largest.
+    /// The largest, of eight warps.
+    pub const TALL: Self = Self { m: 256, n: 128 };
+    /// The largest of four warps.
     pub const LARGE: Self = Self { m: 128, n: 128 };
     /// The one in between.
     pub const MEDIUM: Self = Self { m: 128, n: 64 };
     /// The smallest.
     pub const SMALL: Self = Self { m: 64, n: 64 };
+
+    /// Threads of a block: four warps, and eight for 256 rows.
+    const fn threads(self) -> usize {
+        if self.m == 256 { 256 } else { 128 }
+    }
 
     /// The end of the kernel's name, e.g. `128x64`.
     pub fn name(self) -> String {
@@ -50,10 +57,11 @@ struct Candidate {
 }
 
 /// The largest first. Registers and stalls are those of `tests/kernels/figures.rs`, rounded up and averaged.
-const CANDIDATES: [Candidate; 3] = [
-    Candidate { tile: Tile::LARGE, registers: 224, stalls: 800.0, f32: f64::INFINITY },
-    Candidate { tile: Tile::MEDIUM, registers: 128, stalls: 550.0, f32: 1.75 },
-    Candidate { tile: Tile::SMALL, registers: 80, stalls: 340.0, f32: 1.0 },
+const CANDIDATES: [Candidate; 4] = [
+    Candidate { tile: Tile::TALL, registers: 224, stalls: 670.0, f32: f64::INFINITY },
+    Candidate { tile: Tile::LARGE, registers: 224, stalls: 660.0, f32: f64::INFINITY },
+    Candidate { tile: Tile::MEDIUM, registers: 128, stalls: 410.0, f32: 1.75 },
+    Candidate { tile: Tile::SMALL, registers: 80, stalls: 250.0, f32: 1.0 },
 ];
 
 /// Steps of K of a usual product, 1,280 values.
@@ -92,10 +100,10 @@ impl TileDevice {
         }
     }
 
-    /// Blocks of 128 threads of that tile that share a multiprocessor.
+    /// Blocks of that tile that share a multiprocessor.
     fn resident(self, candidate: &Candidate) -> usize {
         let by_memory = self.shared() / (4 * candidate.tile.step_bytes() + 1024);
-        by_memory.min(65_536 / (candidate.registers * 128)).max(1)
+        by_memory.min(65_536 / (candidate.registers * candidate.tile.threads())).max(1)
     }
 
     /// Cycles in which `resident` blocks on a multiprocessor make their tiles of halves.
@@ -103,9 +111,10 @@ impl TileDevice {
         let Candidate { tile, stalls, .. } = *candidate;
         let (product, l2) = self.rates();
         let (resident, accumulators) = (resident as f64, (tile.m * tile.n / 128) as f64);
-        // A warp has a quarter of the tile: m/2 by n/2, twice 16 of K; it loads both factors by `ldmatrix` and its share of a copy.
+        // A scheduler has one warp, or two: m/2 or m/4 by n/2 each, twice 16 of K; it loads both factors by `ldmatrix` and its share
+        // of a copy.
         let products = (tile.m * tile.n / 256) as f64;
-        let shared = ((tile.m + tile.n) / 16 + (tile.m + tile.n) / 32) as f64 * 16.0;
+        let shared = ((tile.m + tile.threads() / 128 * tile.n) / 16 + (tile.m + tile.n) / 32) as f64 * 16.0;
         let together = (products * product).max(shared).max(tile.step_bytes() as f64 / l2);
         STEPS * (resident * together).max(stalls) + resident * EPILOGUE * accumulators + FILL
     }
@@ -155,11 +164,11 @@ mod tests {
     #[test]
     fn tiles_of_sdxl_on_an_h100() {
         let name = |m, n| choose(m, n, H100).name();
-        assert_eq!(name(2 * 4096, 10_240), "128x128");
-        assert_eq!(name(1 << 20, 128), "128x128");
+        assert_eq!(name(2 * 4096, 10_240), "256x128");
+        assert_eq!(name(1 << 20, 128), "256x128");
         // Its convolutions: 128x128, 64x64 and 32x32 pixels of two images. Smaller tiles would ask more of L2 than it gives.
         for (pixels, channels) in [(128 * 128, 320), (64 * 64, 640), (32 * 32, 1280)] {
-            assert_eq!(name(2 * pixels, channels), "128x128");
+            assert_eq!(name(2 * pixels, channels), "256x128");
         }
         // Little work: small ones, so that all multiprocessors have some.
         assert_eq!(name(2 * 77, 1280), "64x64");
@@ -171,17 +180,17 @@ mod tests {
     /// Blocks that share a multiprocessor: what the assembler's registers and the shared memory allow (docs/kernels.md).
     #[test]
     fn residency() {
-        let resident = |device: TileDevice| [0, 1, 2].map(|i| device.resident(&CANDIDATES[i]));
-        assert_eq!([A100, H100, RTX_4090].map(resident), [[2, 3, 4], [2, 4, 6], [1, 2, 3]]);
+        let resident = |device: TileDevice| [0, 1, 2, 3].map(|i| device.resident(&CANDIDATES[i]));
+        assert_eq!([A100, H100, RTX_4090].map(resident), [[1, 2, 3, 4], [1, 2, 4, 6], [1, 1, 2, 3]]);
     }
 
     #[test]
     fn tiles_on_other_devices() {
-        assert_eq!(choose(8192, 10_240, A100), Tile::LARGE);
+        assert_eq!(choose(8192, 10_240, A100), Tile::TALL);
         // 160 blocks of 128x128 would keep some of 128 multiprocessors busy twice.
         assert_eq!(choose(2048, 1280, RTX_4090), Tile::MEDIUM);
         // A device that says it has no multiprocessors.
-        assert_eq!(choose(1 << 20, 1280, TileDevice { multiprocessors: 0, ..A100 }), Tile::LARGE);
+        assert_eq!(choose(1 << 20, 1280, TileDevice { multiprocessors: 0, ..A100 }), Tile::TALL);
     }
 
     #[test]
