@@ -23,19 +23,23 @@ pub struct Assumptions {
     pub library: f64,
 }
 
-/// By GPU.
-/// - Clocks: power holds an H100's long products to 1.4 to 1.5 GHz: 716 TFLOP/s of 989 at 1.83 GHz. An A100 holds its boost clock
-///   (Chips and Cheese, "Nvidia's H100: Funny L2, and Tons of Bandwidth"). RTX 4090: the boost clock of its data sheet, which boards
-///   exceed. L40S: 350 W for the 4090's chip, hence below its 2.49 GHz; not measured.
+/// By GPU. *Read* is a source that was read for this list; *not confirmed* one that was named and could not be found again.
+/// - Clocks. A100: the boost clock of its data sheet, held under load (read: Chips and Cheese, "Nvidia's H100: Funny L2, and Tons of
+///   Bandwidth"). H100 and H200: assumed, that power holds long products to 1.4 to 1.5 GHz; the same article read 1,395 MHz at times
+///   from an H100 PCIe of 350 W, and none for SXM. RTX 4090: the boost clock of the data sheet, assumed held. L40S: assumed, 350 W
+///   for the 4090's chip being less than its 2.49 GHz ask.
 /// - A product: 2,048 multiplications and additions by 256 a cycle of an A100's tensor core, 128 of an L40S's, 64 of a 4090's with
-///   f32 sums. On sm_90 the assembler itself puts 6 cycles between two `mma.sync` where wgmma's rate would be 4, which agrees with
-///   what is reported of it, 0.63 of wgmma.
-/// - L2: 6.0 TB/s on an H100 and 4.5 TB/s on an A100, in the range of read benchmarks (5.5 to 7, and 4 to 5, TB/s), over the
-///   multiprocessors and the clock; 5.0 TB/s on a 4090, and per multiprocessor and cycle the same on an L40S. Lines that
+///   f32 sums: NVIDIA's data sheets' dense peaks over clock, multiprocessors and four. An H100's peak is 512 a cycle, 4 cycles (read:
+///   4,096 FLOP a cycle and multiprocessor at 1.83 GHz, pull request 650 of NVIDIA's cudnn-frontend), by wgmma. That `mma.sync` takes 6 is
+///   assumed: the assembler puts 6 cycles between two on sm_90. 0.63 of wgmma is reported of it, not confirmed.
+/// - L2: 6.0 TB/s on an H100, 4.5 TB/s on an A100, 5.0 TB/s on a 4090, over multiprocessors and clock; an L40S as a 4090. Assumed, in
+///   the range of read benchmarks that were named (5.5 to 7, and 4 to 5, TB/s), not confirmed. Lines that
 ///   neighbouring multiprocessors ask for at once may be fetched once (Nsight Compute calls the unit "L2 request coalescer"); that is
 ///   left out, so that figures bounded by L2 may come out slow.
-/// - Library: fast.cu's README has 716 TFLOP/s for cuBLAS on an H100, a pull request (86) of NVIDIA's tilus 765 on an H200; the
-///   others are 0.85, 0.90 and 0.85 of the peak.
+/// - Library on an H100 SXM: 716 TFLOP/s for 4096x4096x4096 by fast.cu's author, not confirmed at that size. Read: 741 and 798 for
+///   6144 and 8192 (fast.cu's README), 755 for 8192 (pull request 159 of NVIDIA's tilus), 519 for 8192 from another machine (issue 13 of
+///   fast.cu). H200: 765, not confirmed; read: 685 for an H200 NVL at 8192, a board of less power (pull request 154 of tilus). The
+///   others: assumed, 0.85, 0.90 and 0.85 of the peak.
 pub const ASSUMED: [Assumptions; 5] = [
     Assumptions { gpu: "a100", target: "sm_80", clock: 1.41e9, product_cycles: 8.0, l2_bytes: 29.5, library: 265e12 },
     Assumptions { gpu: "h100", target: "sm_90a", clock: 1.45e9, product_cycles: 6.0, l2_bytes: 31.3, library: 716e12 },
@@ -51,32 +55,33 @@ pub const ASSUMED: [Assumptions; 5] = [
     Assumptions { gpu: "l40s", target: "sm_89", clock: 2.2e9, product_cycles: 16.0, l2_bytes: 15.5, library: 272e12 },
 ];
 
-/// Cycles of a scheduler's share of shared memory for an access of 16 bytes a lane: 512 bytes, 128 a cycle, four schedulers.
+/// Cycles of a scheduler's share of shared memory for an access of 16 bytes a lane: 512 bytes, 128 a cycle (32 banks of 4 bytes, CUDA
+/// C++ Programming Guide; not confirmed), four schedulers.
 pub const SHARED_CYCLES: f64 = 16.0;
 
 /// Cycles of a scheduler's share of the unit for exponentials: 32 lanes, 16 a cycle of a multiprocessor (CUDA C++ Programming Guide,
-/// "Arithmetic Instructions").
+/// "Arithmetic Instructions"; not confirmed).
 pub const EXPONENTIAL_CYCLES: f64 = 8.0;
 
 /// Instructions of a warp outside the main loop for each accumulator of a thread, by the interpreter's counts (docs/kernels.md)
 /// less the turns of the loop: products and convolutions, and with GEGLU.
 pub const EPILOGUE: [f64; 2] = [tile::EPILOGUE, 32.0];
 
-/// Cycles of a wave in which nothing multiplies: the first loads arrive, the last stores leave.
+/// Cycles of a wave in which nothing multiplies: the first loads arrive, the last stores leave. Assumed.
 pub const FILL: f64 = tile::FILL;
 
-/// Seconds of a node of a graph, and the least that a kernel takes with it.
+/// Seconds of a node of a graph, and the least that a kernel takes with it. Assumed.
 pub const NODE: f64 = 1e-6;
-/// The least seconds of a kernel.
+/// The least seconds of a kernel. Assumed.
 pub const LEAST: f64 = 3e-6;
 
-/// The share of a memory's bandwidth on the data sheet that kernels reach.
+/// The share of a memory's bandwidth on the data sheet that kernels reach. Assumed.
 pub const MEMORY: f64 = 0.9;
 
-/// The tiles that the library is taken to choose from, and each one's rate beside the first's.
+/// The tiles that the library is taken to choose from, and each one's rate beside the first's. Assumed.
 pub const LIBRARY_TILES: [(usize, usize, f64); 3] = [(128, 256, 1.0), (128, 128, 0.9), (64, 128, 0.75)];
 
-/// The length of sums that the library's way in and out costs.
+/// The length of sums that the library's way in and out costs. Assumed.
 pub const LIBRARY_K: f64 = 256.0;
 
 /// The assumptions about the GPU of that name.
