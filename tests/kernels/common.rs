@@ -233,13 +233,35 @@ impl Gpu {
 
 /// The relative L2 error, which must be at most three times that of rounding the exact result to the type once (in the root
 /// mean square a quarter of a unit in the last place: 1.4e-4 for f16, 1.1e-3 for bf16).
+///
+/// Each result of 16 bits is besides the exact one rounded to nearest, once, but for what f32 leaves of the largest to either side.
 pub fn close(what: &str, dtype: DType, got: &[f32], want: &[f64]) {
+    close_beside(what, dtype, got, want, want.iter().fold(0f64, |a, b| a.max(b.abs())));
+}
+
+/// The same where the numbers in between were larger than the results: about as large as this.
+pub fn close_beside(what: &str, dtype: DType, got: &[f32], want: &[f64], large: f64) {
     let bound = match dtype {
         DType::F16 => 6e-4,
         DType::BF16 => 5e-3,
         _ => 2e-6,
     };
     within(what, bound, got, want);
+    rounded_once(what, dtype, got, want, 3e-6 * large);
+}
+
+/// Checks that each result in a type of 16 bits is half a unit from the exact one at most, and what f32 leaves.
+fn rounded_once(what: &str, dtype: DType, got: &[f32], want: &[f64], sums: f64) {
+    let (bits, least) = match dtype {
+        DType::F16 => (10, -14),
+        DType::BF16 => (7, -126),
+        _ => return,
+    };
+    for (i, (got, want)) in got.iter().zip(want).enumerate() {
+        let unit = 2f64.powi((want.abs().log2().floor() as i32).max(least) - bits);
+        let (off, allowed) = ((f64::from(*got) - want).abs(), 0.5 * unit + sums);
+        assert!(off <= allowed, "{what}, {i}: {got} for {want} is {:.3} units off", off / unit);
+    }
 }
 
 /// The relative L2 error.

@@ -11,6 +11,7 @@ mod common;
 mod convolution;
 #[path = "../common/device.rs"]
 mod device;
+mod extremes;
 mod figures;
 #[path = "../common/functions.rs"]
 mod functions;

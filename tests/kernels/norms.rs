@@ -85,7 +85,9 @@ fn group_norm(dtype: DType, case: &Case) -> Vec<f32> {
     if dtype == DType::F32 {
         within_f32(&what, &got, &want, &naive);
     } else {
-        close(&what, dtype, &got, &want);
+        // Where the mean is taken off, its multiples in f32 are larger than the results.
+        let largest = want.iter().fold(0f64, |a, b| a.max(b.abs()));
+        close_beside(&what, dtype, &got, &want, largest + f64::from(mean) / 10.0);
     }
     got
 }
