@@ -58,7 +58,7 @@ BRAID_ISA=portable $(CARGO) test --lib --test goldens
 BRAID_ISA=portable $(CARGO) test --test ops -- ::cpu
 BRAID_ISA=avx2 $(CARGO) test --lib --test goldens
 BRAID_ISA=avx2 $(CARGO) test --test ops -- ::cpu
-BRAID_PTX_ARITHMETIC=hardware $(CARGO) test --test kernels -- gemm attention norms pointwise step
+BRAID_PTX_ARITHMETIC=hardware $(CARGO) test --test kernels -- gemm attention norms pointwise step extremes
 endef
 export TESTS
 

@@ -107,7 +107,16 @@ fn last_block_of_a_convolution(dtype: DType, s: &ConvInput) {
         want.extend(weights.chunks_exact(k).enumerate().map(|(i, w)| dot(w) + residual.wide(row + i)));
         got.extend(gpu.download(dtype, part(out, row, dtype), 64));
     }
-    close(&format!("{dtype} {images} of {side}x{side}, {channels:?} to {n}"), dtype, &got, &want);
+    // A tensor core cuts off after eight products: each time up to 2^-24 of the sum so far, all in one direction.
+    let largest = want.iter().fold(0f64, |a, b| a.max(b.abs()));
+    let cuts = (9 * (channels[0] + channels[1])) as f64 / 8.0 * 2f64.powi(-24) / 3e-6;
+    close_beside(
+        &format!("{dtype} {images} of {side}x{side}, {channels:?} to {n}"),
+        dtype,
+        &got,
+        &want,
+        largest * cuts.max(1.0),
+    );
 }
 
 /// The up blocks' longest sum: 1280 + 1280 channels under nine taps.
