@@ -70,6 +70,9 @@ pub fn read_noise(path: &Path, count: usize, (width, height): (usize, usize)) ->
     let weights = open(path, &OpenOptions { mmap: false })?;
     let fail = |what: String| Err(Error::mismatch(path, what));
     let Some(noise) = weights.get("noise") else {
+        if let Some((_, dtype)) = weights.skipped().find(|(name, _)| *name == "noise") {
+            return fail(format!("`noise` is of type {dtype}, --latents-in needs f32"));
+        }
         let names: Vec<_> = weights.iter().take(4).map(|(n, _)| format!("`{n}`")).collect();
         return fail(format!("there is no tensor `noise`, which --latents-in needs; there are {}", names.join(", ")));
     };

@@ -1,6 +1,6 @@
 //! IP-Adapter files: their tensors under one set of names.
 
-use super::detect::{ADAPTER_ATTENTION, ADAPTER_PROJECTION, AdapterKind, adapter_kind, detect, strip};
+use super::detect::{ADAPTER_ATTENTION, ADAPTER_PROJECTION, AdapterKind, ModelFamily, adapter_kind, detect, strip};
 use super::keymap::index;
 use super::weight::{Weight, Weights};
 use crate::error::{Error, Result};
@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 /// [`Error::Mismatch`] where the file is something else, naming what it is; [`Error::Tensors`] where numbers among the
 /// attention matrices are missing.
 pub fn base(weights: &Weights) -> Result<Weights> {
-    match adapter_kind(weights) {
+    match adapter_kind(weights).filter(|_| matches!(detect(weights), ModelFamily::Adapter(_))) {
         Some(AdapterKind::Base) => {}
         Some(kind) => {
             return Err(Error::mismatch(

@@ -15,6 +15,8 @@ pub enum ModelFamily {
     SdxlRefiner,
     /// The UNet of SDXL with its original names, without text encoders.
     SdxlUnet,
+    /// CosXL: SDXL's layout, trained for EDM's continuous noise levels.
+    CosXl,
     /// Playground v2.5: SDXL's layout, another noise schedule and other latents.
     Playground,
     /// Stable Diffusion 1.x.
@@ -54,6 +56,7 @@ impl fmt::Display for ModelFamily {
             Self::SdxlInpaint => "an SDXL inpainting checkpoint",
             Self::SdxlRefiner => "an SDXL refiner checkpoint",
             Self::SdxlUnet => "the UNet of an SDXL checkpoint without its text encoders",
+            Self::CosXl => "a CosXL checkpoint, trained for EDM's noise levels",
             Self::Playground => "a Playground v2.5 checkpoint",
             Self::Sd1 => "a Stable Diffusion 1.x checkpoint",
             Self::Sd2 => "a Stable Diffusion 2.x checkpoint",
@@ -107,29 +110,35 @@ impl fmt::Display for AdapterKind {
     }
 }
 
-/// Detects the kind of file that the tensors come from.
+/// Detects the kind of file that the tensors come from: what most of them are, whatever their element types, since a
+/// tool may have left a stray tensor of another kind.
 pub fn detect(weights: &Weights) -> ModelFamily {
-    let any = |test: &dyn Fn(&str) -> bool| weights.iter().any(|(name, _)| test(name));
+    let any = |test: &dyn Fn(&str) -> bool| weights.names().any(test);
     let begins = |prefix: &str| any(&|name| name.starts_with(prefix));
-    if let Some(kind) = adapter_kind(weights) {
-        return ModelFamily::Adapter(kind);
-    }
-    if any(&is_lora) {
-        return ModelFamily::Lora;
-    }
+    let count = |test: &dyn Fn(&str) -> bool| weights.names().filter(|name| test(name)).count();
+    let loras = count(&is_lora);
+    let adapters = count(&|n| strip(&ADAPTER_ATTENTION, n).is_some() || strip(&ADAPTER_PROJECTION, n).is_some());
+    let whole = count(&|n| CHECKPOINT.iter().any(|prefix| n.starts_with(prefix)));
+    let controls = count(&|n| n.starts_with("control_model."));
     if any(&|n| n.contains("double_blocks.0.img_attn.")) {
         return ModelFamily::Flux;
     }
     if any(&|n| n.contains("joint_blocks.0.")) {
         return ModelFamily::Sd3;
     }
-    if begins("control_model.") || begins("controlnet_cond_embedding.") || begins("input_hint_block.") {
-        return ModelFamily::ControlNet;
-    }
-    if begins("model.diffusion_model.") || begins("conditioner.embedders.") || begins("cond_stage_model.") {
+    if whole > adapters.max(loras) && whole > 4 * controls {
         return checkpoint(weights, &begins);
     }
-    if begins("vision_model.") {
+    if let Some(kind) = adapter_kind(weights).filter(|_| adapters >= loras) {
+        return ModelFamily::Adapter(kind);
+    }
+    if 2 * loras >= weights.names().count().max(1) {
+        return ModelFamily::Lora;
+    }
+    if controls > 0 || begins("controlnet_cond_embedding.") || begins("input_hint_block.") {
+        return ModelFamily::ControlNet;
+    }
+    if begins("vision_model.") || weights.contains("embeddings.patch_embedding.weight") {
         return ModelFamily::VisionEncoder;
     }
     if begins("visual.") {
@@ -138,14 +147,48 @@ pub fn detect(weights: &Weights) -> ModelFamily {
     if begins("text_model.") || begins("embeddings.token_embedding.") {
         return ModelFamily::TextEncoder;
     }
-    if begins("down_blocks.") && weights.get("conv_in.weight").is_some() {
-        let sdxl = weights.get("add_embedding.linear_1.weight").is_some();
+    if begins("down_blocks.") && weights.contains("conv_in.weight") {
+        let sdxl = weights.contains("add_embedding.linear_1.weight");
         return if sdxl { ModelFamily::DiffusersSdxlUnet } else { ModelFamily::DiffusersUnet };
     }
     if begins("decoder.up_blocks.") || begins("decoder.up.") || begins("first_stage_model.") {
         return ModelFamily::Vae;
     }
     ModelFamily::Unknown
+}
+
+/// Prefixes of whole checkpoints of the original layout.
+const CHECKPOINT: [&str; 3] = ["model.diffusion_model.", "conditioner.embedders.", "cond_stage_model."];
+
+/// Tells how the weights of a file are quantised; `None` where they are not. Quantised are integers, and floats of 8 or 4
+/// bits that need a scale, in the place of a model's weights.
+pub(crate) fn quantised(weights: &Weights) -> Option<&'static str> {
+    const TOOLS: [(&str, &str); 8] = [
+        (".SCB", "INT8 by bitsandbytes"),
+        (".quant_state.bitsandbytes__nf4", "NF4 by bitsandbytes"),
+        (".quant_state.bitsandbytes__fp4", "FP4 by bitsandbytes"),
+        (".absmax", "4 bits by bitsandbytes"),
+        (".weight._data", "quanto"),
+        (".qweight", "GPTQ, AWQ or Nunchaku"),
+        (".weight_scale", "a tool that stores `weight_scale`"),
+        (".scale_weight", "scaled FP8 by ComfyUI"),
+    ];
+    let small = |dtype: &str| {
+        ["I8", "U8", "int8", "uint8"].contains(&dtype)
+            || dtype.starts_with("F8")
+            || dtype.starts_with("float8")
+            || dtype.starts_with("F4")
+    };
+    let matrix =
+        |name: &str| name.ends_with(".weight") || name.ends_with(".weight._data") || name.ends_with(".qweight");
+    weights.skipped().find(|(name, dtype)| small(dtype) && matrix(name))?;
+    let tool = TOOLS.iter().find(|(end, _)| weights.names().any(|name| name.ends_with(end)));
+    Some(tool.map_or("integers or small floats by an unknown tool", |(_, tool)| tool))
+}
+
+/// Whether a tensor holds the scale of another one's F8 values.
+pub(super) fn is_fp8_scale(name: &str) -> bool {
+    name == "scaled_fp8" || name.ends_with(".scale_weight") || name.ends_with(".weight_scale")
 }
 
 fn is_lora(name: &str) -> bool {
@@ -161,7 +204,8 @@ fn checkpoint(weights: &Weights, begins: &dyn Fn(&str) -> bool) -> ModelFamily {
     if begins("conditioner.embedders.1.") {
         return match channels {
             Some(n) if n != 4 => ModelFamily::SdxlInpaint,
-            _ if weights.get("edm_mean").is_some() => ModelFamily::Playground,
+            _ if weights.contains("edm_mean") => ModelFamily::Playground,
+            _ if weights.names().any(|name| name.starts_with("edm_vpred.")) => ModelFamily::CosXl,
             _ => ModelFamily::Sdxl,
         };
     }
@@ -198,10 +242,10 @@ pub(super) fn strip<'a>(prefixes: &[&str], name: &'a str) -> Option<&'a str> {
 
 /// Tells the kind of IP-Adapter; `None` where the tensors are no IP-Adapter's.
 pub fn adapter_kind(weights: &Weights) -> Option<AdapterKind> {
-    if !weights.iter().any(|(n, _)| strip(&ADAPTER_ATTENTION, n).is_some() || strip(&ADAPTER_PROJECTION, n).is_some()) {
+    if !weights.names().any(|n| strip(&ADAPTER_ATTENTION, n).is_some() || strip(&ADAPTER_PROJECTION, n).is_some()) {
         return None;
     }
-    let has = |leaf: &str| ADAPTER_PROJECTION.iter().any(|p| weights.get(&format!("{p}{leaf}")).is_some());
+    let has = |leaf: &str| ADAPTER_PROJECTION.iter().any(|p| weights.contains(&format!("{p}{leaf}")));
     let cross_attention_dim =
         weights.iter().find(|(n, _)| n.ends_with(".to_k_ip.weight")).and_then(|(_, w)| w.shape().get(1));
     // The order is diffusers': a Plus file has none of the earlier keys, a FaceID file has only the norm.

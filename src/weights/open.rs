@@ -1,6 +1,6 @@
 //! Opening of weights: a file of either format, a set of shards or a component's folder.
 
-use super::contents::{Contents, quoted};
+use super::contents::quoted;
 use super::format::{FileFormat, sniff};
 use super::mmap::MappedBytes;
 use super::weight::Weights;
@@ -54,33 +54,47 @@ pub fn open(path: &Path, options: &OpenOptions) -> Result<Weights> {
     if meta.is_dir() {
         // A link whose target is missing counts as found, so that the error names it.
         let found = SOUGHT.iter().map(|name| path.join(name)).find(|file| file.symlink_metadata().is_ok());
-        let file = found.ok_or_else(|| {
-            Error::mismatch(
-                path,
-                "no weights in this folder; sought diffusion_pytorch_model.safetensors, model.safetensors, their .fp16 \
-                 variants and .index.json, then pytorch_model.bin, diffusion_pytorch_model.bin",
-            )
-        })?;
+        let file = found.ok_or_else(|| no_weights(path))?;
         return open_file(&file, options);
     }
     open_file(path, options)
+}
+
+/// Makes the error for a folder without the files sought, which names a variant that is there instead.
+fn no_weights(folder: &Path) -> Error {
+    let names = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let mut others: Vec<String> = names
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .filter(|name| [".safetensors", ".bin"].iter().any(|end| name.ends_with(end)))
+        .collect();
+    others.sort();
+    let sought = "sought diffusion_pytorch_model.safetensors, model.safetensors, their .fp16 variants and .index.json, \
+                  then pytorch_model.bin, diffusion_pytorch_model.bin";
+    let what = match others.first() {
+        Some(other) => format!(
+            "{} is there, which is none of the files sought; rename it or give the single file: {sought}",
+            quoted(other)
+        ),
+        None => format!("no weights in this folder; {sought}"),
+    };
+    Error::mismatch(folder, what)
 }
 
 fn open_file(path: &Path, options: &OpenOptions) -> Result<Weights> {
     if path.extension().is_some_and(|e| e.eq_ignore_ascii_case("json")) {
         return open_shards(path, options);
     }
-    Ok(contents(path, options)?.weights)
+    contents(path, options)
 }
 
-fn contents(path: &Path, options: &OpenOptions) -> Result<Contents> {
+fn contents(path: &Path, options: &OpenOptions) -> Result<Weights> {
     let storage = Arc::new(if options.mmap { MappedBytes::map(path) } else { MappedBytes::read(path) }?);
     match sniff(&storage) {
-        FileFormat::Safetensors => safetensors::contents(storage, path),
-        FileFormat::Torch => torch::contents(storage, path),
+        FileFormat::Safetensors => safetensors::read(storage, path),
+        FileFormat::Torch => torch::read(storage, path),
         FileFormat::Foreign(what) => Err(Error::malformed(path, what)),
         FileFormat::Unknown if path.extension().is_some_and(|e| e.eq_ignore_ascii_case("safetensors")) => {
-            safetensors::contents(storage, path)
+            safetensors::read(storage, path)
         }
         FileFormat::Unknown => Err(Error::malformed(
             path,
@@ -104,7 +118,6 @@ fn open_shards(path: &Path, options: &OpenOptions) -> Result<Weights> {
         serde_json::from_slice(storage.bytes()).map_err(|e| fail(format!("not the index of a sharded model: {e}")))?;
     let folder = path.parent().unwrap_or(Path::new(""));
     let mut weights = Weights::new(path);
-    let mut skipped = BTreeSet::new();
     for file in index.weight_map.values().collect::<BTreeSet<_>>() {
         let mut parts = Path::new(file).components();
         let plain = matches!((parts.next(), parts.next()), (Some(Component::Normal(p)), None) if p == Path::new(file));
@@ -117,17 +130,15 @@ fn open_shards(path: &Path, options: &OpenOptions) -> Result<Weights> {
             return Err(fail(format!("the shard {} with {count} tensors is missing; fetch it too", quoted(file))));
         }
         let contents = contents(&shard, options)?;
-        let names: BTreeSet<_> =
-            contents.weights.iter().map(|(n, _)| n).chain(contents.skipped.iter().map(|n| &**n)).collect();
-        if let Some((name, _)) = index.weight_map.iter().find(|(n, f)| *f == file && !names.contains(n.as_str())) {
+        if let Some((name, _)) = index.weight_map.iter().find(|(n, f)| *f == file && !contents.contains(n)) {
             let name = quoted(name);
             return Err(fail(format!("tensor {name} is listed in the shard {}, but is not there", quoted(file))));
         }
-        for (name, weight) in contents.weights.iter() {
+        for (name, weight) in contents.iter() {
             weights.insert(name, weight.clone())?;
         }
-        skipped.extend(contents.skipped);
+        contents.skipped().try_for_each(|(name, dtype)| weights.skip(name, dtype))?;
     }
-    tracing::debug!(path = %path.display(), tensors = weights.len(), skipped = skipped.len(), "opened shards");
+    tracing::debug!(path = %path.display(), tensors = weights.len(), skipped = weights.skipped().count(), "opened shards");
     Ok(weights)
 }

@@ -4,7 +4,8 @@
 //! the element types; the header is read here, because an error has to name the tensor, the expected and the found, a
 //! name that is there twice must not be hidden, and a hostile header must not cost more than a few times its size.
 
-use super::contents::{Contents, quoted, unsupported};
+use super::contents::quoted;
+use super::detect::is_fp8_scale;
 pub use super::format::MAX_HEADER;
 use super::format::foreign;
 use super::mmap::MappedBytes;
@@ -20,16 +21,41 @@ use std::sync::Arc;
 
 const MAX_RANK: usize = 8;
 
-/// Reads the float tensors of a safetensors file, as views into `storage`; tensors of integers or booleans are left
-/// out.
+/// Reads the tensors of a safetensors file, as views into `storage`. F8_E4M3 is widened to F16 in memory, without loss;
+/// tensors of integers, booleans and other floats are [`Weights::skipped`].
 ///
 /// `path` is what errors name.
 ///
 /// # Errors
-/// [`Error::Malformed`] where the file is not a sound one; [`Error::Mismatch`] where a tensor has a float type other
-/// than F32, F16 and BF16.
+/// [`Error::Malformed`] where the file is not a sound one.
 pub fn read(storage: Arc<MappedBytes>, path: &Path) -> Result<Weights> {
-    Ok(contents(storage, path)?.weights)
+    let (Header { tensors, metadata }, start) = header(storage.bytes(), path)?;
+    check(&tensors, storage.len() - start, path)?;
+    let mut weights = Weights::new(path);
+    weights.set_metadata(metadata);
+    // Values beside a scale are no values yet.
+    let scaled = tensors.keys().any(|name| is_fp8_scale(name));
+    for (name, info) in tensors {
+        let at = start + info.data_offsets.0;
+        let weight = match info.dtype {
+            Dtype::F32 => Weight::new(storage.clone(), at, DType::F32, info.shape, name.as_str()),
+            Dtype::F16 => Weight::new(storage.clone(), at, DType::F16, info.shape, name.as_str()),
+            Dtype::BF16 => Weight::new(storage.clone(), at, DType::BF16, info.shape, name.as_str()),
+            Dtype::F8_E4M3 if !scaled => {
+                let bytes = storage.bytes().get(at..start + info.data_offsets.1).unwrap_or_default();
+                let wide = Arc::new(MappedBytes::owned(widened(bytes)));
+                Weight::new(wide, 0, DType::F16, info.shape, name.as_str())
+            }
+            other => {
+                weights.skip(name, other.to_string())?;
+                continue;
+            }
+        };
+        let weight = weight
+            .ok_or_else(|| Error::malformed(path, format!("tensor {} does not lie inside the file", quoted(&name))))?;
+        weights.insert(name, weight)?;
+    }
+    Ok(weights)
 }
 
 /// Reads the `__metadata__` of a safetensors file, such as the `modelspec.*` fields and training parameters; often
@@ -41,35 +67,20 @@ pub fn metadata(storage: &MappedBytes, path: &Path) -> Result<BTreeMap<String, S
     Ok(header(storage.bytes(), path)?.0.metadata)
 }
 
-/// Reads as [`read`] does; the names that it leaves out are listed.
-pub(super) fn contents(storage: Arc<MappedBytes>, path: &Path) -> Result<Contents> {
-    let (Header { tensors, .. }, start) = header(storage.bytes(), path)?;
-    check(&tensors, storage.len() - start, path)?;
-    let mut contents = Contents { weights: Weights::new(path), skipped: Vec::new() };
-    for (name, info) in tensors {
-        let dtype = match info.dtype {
-            Dtype::F32 => DType::F32,
-            Dtype::F16 => DType::F16,
-            Dtype::BF16 => DType::BF16,
-            Dtype::BOOL
-            | Dtype::U8
-            | Dtype::I8
-            | Dtype::U16
-            | Dtype::I16
-            | Dtype::U32
-            | Dtype::I32
-            | Dtype::U64
-            | Dtype::I64 => {
-                contents.skipped.push(name);
-                continue;
-            }
-            other => return Err(unsupported(path, &name, &other.to_string())),
-        };
-        let weight = Weight::new(storage.clone(), start + info.data_offsets.0, dtype, info.shape, name.as_str())
-            .ok_or_else(|| Error::malformed(path, format!("tensor {} does not lie inside the file", quoted(&name))))?;
-        contents.weights.insert(name, weight)?;
-    }
-    Ok(contents)
+/// Widens F8_E4M3 (the finite kind, OCP E4M3FN) to the bytes of F16, which has every one of its values.
+fn widened(bytes: &[u8]) -> Vec<u8> {
+    let table: Vec<[u8; 2]> = (0..=255).map(|byte| half::f16::from_f32(e4m3(byte)).to_le_bytes()).collect();
+    bytes.iter().flat_map(|&byte| table[usize::from(byte)]).collect()
+}
+
+fn e4m3(byte: u8) -> f32 {
+    let (exponent, mantissa) = (i32::from(byte >> 3 & 15), f32::from(byte & 7));
+    let magnitude = match (exponent, byte & 7) {
+        (15, 7) => f32::NAN,
+        (0, _) => mantissa / 8.0 * 2f32.powi(-6),
+        _ => (1.0 + mantissa / 8.0) * 2f32.powi(exponent - 7),
+    };
+    if byte & 0x80 == 0 { magnitude } else { -magnitude }
 }
 
 /// Parses the header; the offset is that of the first byte behind it.

@@ -77,7 +77,10 @@ impl Scope {
             return Weight::absent(view, path);
         };
         let problem = match weights.get(&path) {
-            None => format!("{path} missing, expected {shape:?}"),
+            None => match weights.skipped_type(&path) {
+                Some(dtype) => format!("{path} is of type {dtype}; supported are F32, F16, BF16, F8_E4M3"),
+                None => format!("{path} missing, expected {shape:?}"),
+            },
             Some(weight) => {
                 let fits = squeezed(weight.shape()) == squeezed(view);
                 let viewed = if weight.shape() == view { Some(weight.clone()) } else { weight.reshaped(view) };

@@ -1,6 +1,6 @@
 //! Single-file SDXL checkpoints: their original names turned into those of diffusers and transformers.
 
-use super::detect::{ModelFamily, detect};
+use super::detect::{ModelFamily, detect, quantised};
 use super::keymap::{self, OpenClipName};
 use super::weight::{Weight, Weights};
 use crate::error::{Error, Result};
@@ -36,23 +36,44 @@ pub struct SingleFile {
 /// tensors get one name or a fused tensor cannot be divided.
 pub fn split(checkpoint: &Weights) -> Result<SingleFile> {
     demand_sdxl(checkpoint)?;
+    let v_prediction = checkpoint.contains("v_pred");
+    warn_of_metadata(checkpoint, v_prediction);
     Ok(SingleFile {
         unet: unet(&checkpoint.under(UNET))?,
         text_encoder: text_encoder(&checkpoint.under(TEXT))?,
         text_encoder_2: open_clip(&checkpoint.under(TEXT_2))?,
         vae: vae(checkpoint)?,
-        v_prediction: checkpoint.get("v_pred").is_some(),
-        zero_snr: checkpoint.get("ztsnr").is_some(),
+        v_prediction,
+        zero_snr: checkpoint.contains("ztsnr"),
     })
 }
 
-/// Refuses everything but an SDXL base checkpoint.
+/// Says where a file's metadata names another prediction than its markers, which alone count, as in diffusers.
+fn warn_of_metadata(checkpoint: &Weights, v_prediction: bool) {
+    const KEY: &str = "modelspec.prediction_type";
+    let Some(said) = checkpoint.metadata().get(KEY) else { return };
+    let found = if v_prediction { "v" } else { "epsilon" };
+    if said != found && !said.starts_with(&format!("{found}_")) && !said.starts_with(&format!("{found}-")) {
+        let (path, said) = (checkpoint.path().display(), crate::error::escape(said));
+        tracing::warn!(
+            "{path}: the metadata's `{KEY}` is {said}, the marker `v_pred` {}: {found} is predicted, as in diffusers, \
+             unless the request's prediction type says otherwise",
+            if v_prediction { "is there" } else { "is absent" }
+        );
+    }
+}
+
+/// Refuses everything but an SDXL base checkpoint whose weights can be read.
 fn demand_sdxl(checkpoint: &Weights) -> Result<()> {
     const NEEDED: &str =
         "an SDXL base checkpoint is needed, such as sd_xl_base_1.0.safetensors or a model made from it";
     let found = detect(checkpoint);
     let advice = match found {
-        ModelFamily::Sdxl => return Ok(()),
+        ModelFamily::Sdxl => match quantised(&checkpoint.under(UNET)) {
+            None => return Ok(()),
+            Some(tool) => format!("but its weights are quantised ({tool}); one in F32, F16, BF16 or F8_E4M3 is needed"),
+        },
+        ModelFamily::CosXl => format!("which no scheduler here follows; {NEEDED}"),
         ModelFamily::SdxlInpaint => {
             let n = checkpoint.get("model.diffusion_model.input_blocks.0.0.weight").and_then(|w| w.shape().get(1));
             format!("its UNet takes {} channels instead of 4; {NEEDED}", n.copied().unwrap_or_default())
@@ -85,7 +106,19 @@ fn unet(original: &Weights) -> Result<Weights> {
             None => tracing::debug!(name, "tensor of the UNet is not used"),
         }
     }
+    skip(original, &mut out, |name| keymap::unet(name, layers))?;
     Ok(out)
+}
+
+/// Renames what the file has in types that cannot be read, so that a tensor which is needed is not called missing.
+fn skip(from: &Weights, to: &mut Weights, rename: impl Fn(&str) -> Option<String>) -> Result<()> {
+    let renamed = |(name, dtype)| Some((rename(name)?, dtype));
+    for (name, dtype) in from.skipped().filter_map(renamed).collect::<Vec<(String, &str)>>() {
+        if !to.contains(&name) {
+            to.skip(name, dtype)?;
+        }
+    }
+    Ok(())
 }
 
 /// Counts the resnets of a level: the first downsampling follows the resnets of the first level; a UNet of one level
@@ -109,10 +142,32 @@ fn resnets_of_a_level(original: &Weights) -> usize {
 /// [`Error::Malformed`] where two tensors get one name.
 pub fn text_encoder(weights: &Weights) -> Result<Weights> {
     let mut out = Weights::new(weights.path());
-    for (name, weight) in weights.iter().filter(|(n, _)| !n.ends_with("position_ids")) {
+    let renamed = |name: &str| {
         let bare = ["embeddings.", "encoder.", "final_layer_norm."].iter().any(|p| name.starts_with(p));
-        out.insert(if bare { format!("text_model.{name}") } else { name.to_owned() }, weight.clone())?;
+        if bare { format!("text_model.{name}") } else { name.to_owned() }
+    };
+    for (name, weight) in weights.iter().filter(|(n, _)| !n.ends_with("position_ids")) {
+        out.insert(renamed(name), weight.clone())?;
     }
+    skip(weights, &mut out, |name| Some(renamed(name)))?;
+    Ok(out)
+}
+
+/// Renames an image encoder's tensors to `vision_model.*`, where a file lacks that prefix as transformers 5.6 and later
+/// save a `CLIPVisionModel`.
+///
+/// # Errors
+/// [`Error::Malformed`] where two tensors get one name.
+pub fn image_encoder(weights: &Weights) -> Result<Weights> {
+    let mut out = Weights::new(weights.path());
+    let renamed = |name: &str| {
+        let bare = ["embeddings.", "encoder.", "pre_layrnorm.", "post_layernorm."].iter().any(|p| name.starts_with(p));
+        if bare { format!("vision_model.{name}") } else { name.to_owned() }
+    };
+    for (name, weight) in weights.iter() {
+        out.insert(renamed(name), weight.clone())?;
+    }
+    skip(weights, &mut out, |name| Some(renamed(name)))?;
     Ok(out)
 }
 
@@ -126,6 +181,12 @@ fn open_clip(original: &Weights) -> Result<Weights> {
             Error::malformed(original.path(), what)
         };
         match keymap::open_clip(name) {
+            // A tool left both forms of the projection: the original one counts, as in diffusers.
+            Some(OpenClipName::Plain(_))
+                if name == "text_projection.weight" && original.contains("text_projection") =>
+            {
+                tracing::debug!(name, "tensor is there twice and not used");
+            }
             Some(OpenClipName::Plain(renamed)) => out.insert(renamed, weight.clone())?,
             Some(OpenClipName::Transposed(renamed)) => {
                 let what = || format!("tensor `{TEXT_2}{name}` is {:?}, not a matrix", weight.shape());
@@ -139,6 +200,15 @@ fn open_clip(original: &Weights) -> Result<Weights> {
                 }
             }
             None => {}
+        }
+    }
+    for (name, dtype) in original.skipped() {
+        match keymap::open_clip(name) {
+            Some(OpenClipName::Plain(renamed) | OpenClipName::Transposed(renamed)) if !out.contains(&renamed) => {
+                out.skip(renamed, dtype)?;
+            }
+            Some(OpenClipName::Thirds(names)) => names.into_iter().try_for_each(|name| out.skip(name, dtype))?,
+            _ => {}
         }
     }
     Ok(out)
@@ -165,6 +235,10 @@ pub fn vae(weights: &Weights) -> Result<Weights> {
             out.insert(renamed, view)?;
         }
     }
+    skip(original, &mut out, |name| match levels {
+        Some(levels) => keymap::vae(name, levels),
+        None => Some(current_attention_names(name)),
+    })?;
     Ok(out)
 }
 

@@ -198,12 +198,15 @@ impl Weight {
 pub struct Weights {
     path: PathBuf,
     tensors: BTreeMap<String, Weight>,
+    /// The element types of tensors that no model can read, by name.
+    skipped: BTreeMap<String, String>,
+    metadata: BTreeMap<String, String>,
 }
 
 impl Weights {
     /// An empty set; `path` is the file or folder that errors name.
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self { path: path.into(), tensors: BTreeMap::new() }
+        Self { path: path.into(), ..Self::default() }
     }
 
     /// The file or folder that these tensors come from.
@@ -217,11 +220,57 @@ impl Weights {
     /// [`Error::Malformed`] where the name is taken.
     pub fn insert(&mut self, name: impl Into<String>, weight: Weight) -> Result<()> {
         let name = name.into();
-        if self.tensors.contains_key(&name) {
-            return Err(Error::malformed(&self.path, format!("tensor `{name}` is there twice")));
-        }
+        self.demand_new(&name)?;
         self.tensors.insert(name, weight);
         Ok(())
+    }
+
+    /// Notes that the file has a tensor of this name, of an element type that no model here reads.
+    ///
+    /// # Errors
+    /// As [`Self::insert`].
+    pub(crate) fn skip(&mut self, name: impl Into<String>, dtype: impl Into<String>) -> Result<()> {
+        let name = name.into();
+        self.demand_new(&name)?;
+        self.skipped.insert(name, dtype.into());
+        Ok(())
+    }
+
+    fn demand_new(&self, name: &str) -> Result<()> {
+        if self.contains(name) {
+            return Err(Error::malformed(&self.path, format!("tensor `{name}` is there twice")));
+        }
+        Ok(())
+    }
+
+    /// Whether the file has a tensor of this name, whatever its type.
+    pub fn contains(&self, name: &str) -> bool {
+        self.tensors.contains_key(name) || self.skipped.contains_key(name)
+    }
+
+    /// Iterates over the names of all tensors that the file has, whatever their type.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.tensors.keys().chain(self.skipped.keys()).map(String::as_str)
+    }
+
+    /// Iterates over the tensors of element types that no model here reads: integers, booleans, F64 and its kin; name
+    /// and type.
+    pub fn skipped(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.skipped.iter().map(|(n, dtype)| (n.as_str(), dtype.as_str()))
+    }
+
+    /// The type of a tensor that [`Self::skipped`] has.
+    pub(crate) fn skipped_type(&self, name: &str) -> Option<&str> {
+        self.skipped.get(name).map(String::as_str)
+    }
+
+    /// The `__metadata__` of a safetensors file, such as the `modelspec.*` fields; empty for other files.
+    pub fn metadata(&self) -> &BTreeMap<String, String> {
+        &self.metadata
+    }
+
+    pub(crate) fn set_metadata(&mut self, metadata: BTreeMap<String, String>) {
+        self.metadata = metadata;
     }
 
     /// The tensor of that name.
@@ -246,14 +295,20 @@ impl Weights {
 
     /// The tensors whose names begin with `prefix`, with it removed.
     pub fn under(&self, prefix: &str) -> Self {
-        let tensors = self
-            .tensors
-            .range(prefix.to_owned()..)
-            .take_while(|(n, _)| n.starts_with(prefix))
-            .map(|(n, w)| (n[prefix.len()..].to_owned(), w.clone()))
-            .collect();
-        Self { path: self.path.clone(), tensors }
+        Self {
+            path: self.path.clone(),
+            tensors: under(&self.tensors, prefix),
+            skipped: under(&self.skipped, prefix),
+            metadata: self.metadata.clone(),
+        }
     }
+}
+
+fn under<T: Clone>(map: &BTreeMap<String, T>, prefix: &str) -> BTreeMap<String, T> {
+    map.range(prefix.to_owned()..)
+        .take_while(|(n, _)| n.starts_with(prefix))
+        .map(|(n, value)| (n[prefix.len()..].to_owned(), value.clone()))
+        .collect()
 }
 
 #[cfg(test)]

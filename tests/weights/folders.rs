@@ -55,6 +55,12 @@ fn folders() {
         text.contains("sought diffusion_pytorch_model.safetensors") && text.contains("pytorch_model.bin"),
         "{text}"
     );
+    // A variant that is not among those sought is named.
+    let variant = dir.path().join("diffusion_pytorch_model.bf16.safetensors");
+    std::fs::write(&variant, shard("a", 1.0)).unwrap();
+    let text = open().unwrap_err().to_string();
+    assert!(text.contains("`diffusion_pytorch_model.bf16.safetensors` is there"), "{text}");
+    std::fs::remove_file(&variant).unwrap();
     // Each file is preferred to those before it.
     std::fs::copy(data("many.bin"), dir.path().join("pytorch_model.bin")).unwrap();
     assert_eq!(open().unwrap().len(), 60);

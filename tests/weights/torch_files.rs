@@ -59,8 +59,12 @@ fn torch_round_trip() {
 #[test]
 fn unsupported_torch_files() {
     refused("legacy.bin", &saved("legacy.bin"), &["before torch 1.6", "torch.save"]);
-    refused("float8.bin", &saved("float8.bin"), &["tensor `a` is of type float8_e4m3fn"]);
-    refused("float64.bin", &saved("float64.bin"), &["tensor `a` is of type float64"]);
+    // Types that no model reads are no reason to refuse the rest of a file: a model that needs them says so.
+    for (name, dtype) in [("float8.bin", "float8_e4m3fn"), ("float64.bin", "float64")] {
+        let weights = open_as(name, &saved(name)).unwrap();
+        assert_eq!(weights.skipped().collect::<Vec<_>>(), [("a", dtype)]);
+        assert!(weights.is_empty() && weights.contains("a"));
+    }
     refused("bare.bin", &saved("bare.bin"), &["holds a tensor, expected a dict"]);
     refused(BIN, &zip(&[("word/document.xml", b"<w/>")], false), &["without `data.pkl`"]);
     let big = zip(&[("a/data.pkl", &tensor(6, 0, &[6], &[1])), ("a/byteorder", b"big"), ("a/data/0", &[0; 24])], false);
@@ -86,7 +90,7 @@ fn b21_os_system() {
     refused(BIN, &archive(&pickle), &["asks for `os.system`", "nothing was executed"]);
     assert!(!touched.exists());
     for (module, name) in
-        [("builtins", "eval"), ("torch", "load"), ("torch", "UntypedStorage"), ("collections", "Counter")]
+        [("builtins", "eval"), ("torch", "load"), ("torch", "UntypedStorage"), ("argparse", "Namespace")]
     {
         refused(BIN, &archive(format!("\u{2}c{module}\n{name}\n.").replacen('\u{2}', "", 1).as_bytes()), &[name]);
     }
@@ -94,6 +98,34 @@ fn b21_os_system() {
     refused(BIN, &archive(b"\x80\x02ctorch\nFloatStorage\n)R."), &["a call of torch.float32"]);
     refused(BIN, &archive(b"\x80\x02ios\nsystem\n."), &["instruction 0x69"]);
     refused(BIN, &archive(b"\x80\x04}."), &["pickle protocol 4"]);
+}
+
+/// Values beside the tensors that torch itself loads with `weights_only=True`, and tensors under `state_dict`.
+#[test]
+fn harmless_values_and_nested_tensors() {
+    let storage: Vec<u8> = (0..6).flat_map(|i| (i as f32).to_le_bytes()).collect();
+    let inner = tensor(6, 0, &[6], &[1]);
+    // The dictionary of `tensor`, without protocol and stop, as a value of another one.
+    let inner = &inner[2..inner.len() - 1];
+    let size: &[u8] = b"ctorch\nSize\nK\x01K\x02\x86\x85R";
+    let counter: &[u8] = b"ccollections\nCounter\n}\x85R";
+    let device: &[u8] = b"ctorch\ndevice\nX\x03\0\0\0cpu\x85R";
+    let dtype: &[u8] = b"ctorch\nfloat16\n";
+    for value in [size, counter, device, dtype] {
+        let pickle = [
+            b"\x80\x02}".to_vec(),
+            text("other"),
+            value.to_vec(),
+            b"s".to_vec(),
+            text("state_dict"),
+            inner.to_vec(),
+            b"s.".to_vec(),
+        ]
+        .concat();
+        let bytes = zip(&[("a/data.pkl", &pickle), ("a/data/0", &storage)], false);
+        let weights = open_as(BIN, &bytes).unwrap();
+        assert_eq!(weights.names().collect::<Vec<_>>(), ["w"]);
+    }
 }
 
 #[test]

@@ -8,7 +8,7 @@ mod names;
 mod pickle;
 mod zip;
 
-use super::contents::{Contents, quoted, unsupported};
+use super::contents::quoted;
 use super::format::{FileFormat, foreign, sniff};
 use super::mmap::MappedBytes;
 use super::weight::{Weight, Weights};
@@ -21,21 +21,18 @@ use zip::Archive;
 
 /// The greatest size of a `data.pkl` in bytes; that of a full SDXL checkpoint has less than one million.
 const MAX_PICKLE: usize = 16 << 20;
+/// The dictionary in which Lightning and others put the tensors.
+const STATE_DICT: &str = "state_dict.";
 
-/// Reads the float tensors of a torch file, as views into `storage`; tensors of integers or booleans are left out.
+/// Reads the float tensors of a torch file, as views into `storage`; tensors of other types are [`Weights::skipped`].
 ///
 /// Nested dictionaries are joined by dots: `{"ip_adapter": {"1.to_k_ip.weight": ..}}` gives
-/// `ip_adapter.1.to_k_ip.weight`. Values other than tensors and dictionaries are ignored. `path` is what errors name.
+/// `ip_adapter.1.to_k_ip.weight`. Where there is a dictionary `state_dict`, as Lightning writes it, its tensors are the
+/// file's, as in diffusers. Values other than tensors and dictionaries are ignored. `path` is what errors name.
 ///
 /// # Errors
-/// [`Error::Malformed`] where the file is not a sound one or its pickle asks for anything but tensors;
-/// [`Error::Mismatch`] where a tensor has a float type other than f32, f16 and bf16.
+/// [`Error::Malformed`] where the file is not a sound one or its pickle asks for anything but tensors.
 pub fn read(storage: Arc<MappedBytes>, path: &Path) -> Result<Weights> {
-    Ok(contents(storage, path)?.weights)
-}
-
-/// Reads as [`read`] does; the names that it leaves out are listed.
-pub(super) fn contents(storage: Arc<MappedBytes>, path: &Path) -> Result<Contents> {
     let fail = |what: String| Error::malformed(path, what);
     if let Some(what) = foreign(storage.bytes()) {
         return Err(fail(what.into()));
@@ -57,21 +54,22 @@ pub(super) fn contents(storage: Arc<MappedBytes>, path: &Path) -> Result<Content
     archive.verify(&name, entry).map_err(fail)?;
     let tensors = pickle::tensors(archive.bytes(entry)).map_err(|e| fail(format!("data.pkl: {e}")))?;
 
-    let mut contents = Contents { weights: Weights::new(path), skipped: Vec::new() };
+    let mut weights = Weights::new(path);
     for (name, tensor) in tensors {
         let start = place(&archive, prefix, &tensor).map_err(|e| fail(format!("tensor {}: {e}", quoted(&name))))?;
-        match tensor.element.class {
-            ElementClass::Integer => contents.skipped.push(name),
-            ElementClass::Unsupported => return Err(unsupported(path, &name, tensor.element.name)),
-            ElementClass::Float(dtype) => {
-                let (shape, strides) = (tensor.shape.clone(), tensor.strides.clone());
-                let weight = Weight::strided(storage.clone(), start, dtype, shape, strides, name.as_str());
-                let weight = weight.ok_or_else(|| fail(format!("tensor {} lies outside the file", quoted(&name))))?;
-                contents.weights.insert(name, weight)?;
-            }
-        }
+        let ElementClass::Float(dtype) = tensor.element.class else {
+            weights.skip(name, tensor.element.name)?;
+            continue;
+        };
+        let (shape, strides) = (tensor.shape.clone(), tensor.strides.clone());
+        let weight = Weight::strided(storage.clone(), start, dtype, shape, strides, name.as_str());
+        let weight = weight.ok_or_else(|| fail(format!("tensor {} lies outside the file", quoted(&name))))?;
+        weights.insert(name, weight)?;
     }
-    Ok(contents)
+    while weights.names().any(|name| name.starts_with(STATE_DICT)) {
+        weights = weights.under(STATE_DICT);
+    }
+    Ok(weights)
 }
 
 /// Finds the part of the entries' names before `data.pkl`: the archive's name and a slash.

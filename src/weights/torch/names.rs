@@ -50,6 +50,22 @@ const ELEMENTS: [(&str, Element); 22] = {
     ]
 };
 
+/// The types that no storage carries, as values of their own.
+const DTYPES: [&str; 12] = [
+    "float16",
+    "float32",
+    "float64",
+    "bfloat16",
+    "complex64",
+    "complex128",
+    "int8",
+    "int16",
+    "int32",
+    "int64",
+    "uint8",
+    "bool",
+];
+
 /// The names that a pickle may mention.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Global {
@@ -58,6 +74,8 @@ pub(super) enum Global {
     Tensor3,
     Parameter,
     Element(Element),
+    /// A harmless value beside the tensors, which is not looked at: a shape, a type, a device, a count.
+    Ignored,
 }
 
 impl Global {
@@ -70,6 +88,8 @@ impl Global {
             ("torch._utils", "_rebuild_tensor_v3") => Some(Self::Tensor3),
             ("torch._utils", "_rebuild_parameter") => Some(Self::Parameter),
             ("torch.storage", "UntypedStorage") => element(),
+            ("torch", "Size" | "device") | ("collections", "Counter") => Some(Self::Ignored),
+            ("torch", _) if DTYPES.contains(&name) => Some(Self::Ignored),
             ("torch", _) if name != "UntypedStorage" => element(),
             _ => None,
         }

@@ -371,6 +371,7 @@ impl<'a> Machine<'a> {
                 let tensor = self.rebuild(args, global == Global::Tensor3)?;
                 self.push(Value::Tensor(Box::new(tensor)))
             }
+            Global::Ignored => self.push(Value::Other),
             Global::Element(element) => Err(format!("a call of torch.{}, expected none", element.name)),
         }
     }
