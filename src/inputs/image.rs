@@ -59,7 +59,7 @@ impl Image {
     /// Decodes the bytes of a PNG, JPEG or WebP file. `name` stands for the file in errors.
     ///
     /// Equals PIL's `ImageOps.exif_transpose(image)` with the given treatment of transparency: the orientation in EXIF
-    /// (not XMP) is applied, of an animation the first frame is taken, colour profiles are ignored, of 16-bit samples
+    /// or else in XMP is applied, of an animation the first frame is taken, colour profiles are ignored, of 16-bit samples
     /// the upper byte counts. It differs from PIL in that 16-bit gray is treated so too (PIL cuts every value above 255
     /// to white) and in JPEG's inverse transform, chroma upsampling and colour conversion, by a few of 255 steps at
     /// edges.
@@ -135,8 +135,7 @@ fn decode(bytes: &[u8], name: &Path, alpha: AlphaMode) -> Result<Image> {
         let what = format!("{width}x{height} pixels in {} bytes: {}", decoder.total_bytes(), allowed());
         return Err(Error::malformed(name, format!("{what}, in at most {MAX_DECODED} bytes")));
     }
-    // Damaged EXIF is no reason to refuse the image.
-    let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
+    let orientation = orientation(&mut decoder);
     let color = decoder.color_type();
     let mut samples = zeroed(decoder.total_bytes() as usize)?;
     decoder.read_image(&mut samples).map_err(failed)?;
@@ -152,8 +151,33 @@ fn decode(bytes: &[u8], name: &Path, alpha: AlphaMode) -> Result<Image> {
     Image::new(width, height, upright.into_rgb8().into_raw())
 }
 
+/// Finds the orientation as PIL's `exif_transpose` does: in EXIF, else in XMP. Damaged metadata is no reason to refuse the
+/// image.
+fn orientation(decoder: &mut impl ImageDecoder) -> Orientation {
+    let exif = decoder.exif_metadata().ok().flatten();
+    if let Some(orientation) = exif.and_then(|exif| Orientation::from_exif_chunk(&exif)) {
+        return orientation;
+    }
+    let xmp = decoder.xmp_metadata().ok().flatten().unwrap_or_default();
+    xmp_orientation(&xmp).and_then(Orientation::from_exif).unwrap_or(Orientation::NoTransforms)
+}
+
+/// The first `tiff:Orientation` of an XMP text, an attribute or an element; what PIL seeks with `tiff:Orientation(="|>)([0-9])`.
+fn xmp_orientation(xmp: &[u8]) -> Option<u8> {
+    const KEY: &[u8] = b"tiff:Orientation";
+    let mut after = xmp.windows(KEY.len()).enumerate().filter(|(_, w)| *w == KEY).map(|(at, _)| &xmp[at + KEY.len()..]);
+    after.find_map(|rest| {
+        let value = rest.strip_prefix(b"=\"").or_else(|| rest.strip_prefix(b">"))?;
+        value.first().filter(|digit| digit.is_ascii_digit()).map(|digit| digit - b'0')
+    })
+}
+
 /// Detects the format by the first bytes.
 fn detect_format(bytes: &[u8], name: &Path) -> Result<ImageFormat> {
+    let other = OTHER_FORMATS.iter().find(|(at, magic, _)| bytes.get(*at..).is_some_and(|b| b.starts_with(magic)));
+    if let Some((_, _, what)) = other {
+        return Err(Error::malformed(name, format!("this is {what}; a PNG, JPEG or WebP file is needed")));
+    }
     let seen = match image::guess_format(bytes) {
         Ok(format @ (ImageFormat::Png | ImageFormat::Jpeg | ImageFormat::WebP)) => return Ok(format),
         Ok(other) => format!("this is a {other:?} file"),
@@ -162,6 +186,21 @@ fn detect_format(bytes: &[u8], name: &Path) -> Result<ImageFormat> {
     };
     Err(Error::malformed(name, format!("{seen}; a PNG, JPEG or WebP file is needed")))
 }
+
+/// Formats that carry an image's name in practice and that no decoder here knows: offset, bytes, name.
+const OTHER_FORMATS: [(usize, &[u8], &str); 11] = [
+    (4, b"ftypheic", "a HEIC file"),
+    (4, b"ftypheix", "a HEIC file"),
+    (4, b"ftyphevc", "a HEIC file"),
+    (4, b"ftypmif1", "a HEIF file"),
+    (4, b"ftypmsf1", "a HEIF file"),
+    (4, b"ftypavif", "an AVIF file"),
+    (0, b"\xff\x0a", "a JPEG XL file"),
+    (0, b"\0\0\0\x0cJXL \r\n\x87\n", "a JPEG XL file"),
+    (0, b"\0\0\0\x0cjP  \r\n\x87\n", "a JPEG 2000 file"),
+    (0, b"\xff\x4f\xff\x51", "a JPEG 2000 file"),
+    (0, b"%PDF-", "a PDF file"),
+];
 
 fn format_name(format: ImageFormat) -> &'static str {
     match format {

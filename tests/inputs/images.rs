@@ -217,3 +217,42 @@ fn photograph() {
     let mean = image.rgb().iter().map(|&v| f64::from(v)).sum::<f64>() / image.rgb().len() as f64;
     assert!((mean - 114.6).abs() < 3.0, "{mean}");
 }
+
+/// PIL's `exif_transpose` takes the orientation of XMP where EXIF has none (the pattern `tiff:Orientation(="|>)([0-9])`).
+#[test]
+fn orientation_in_xmp() {
+    let exif = |value: u8| {
+        let entry = [0x01, 0x12, 0, 3, 0, 0, 0, 1, 0, value, 0, 0];
+        chunk(b"eXIf", &[&b"MM\0*\0\0\0\x08\0\x01"[..], &entry, &[0; 4]].concat())
+    };
+    let xmp = |text: &str| chunk(b"iTXt", &[b"XML:com.adobe.xmp\0\0\0\0\0", text.as_bytes()].concat());
+    let rows = [[0, 10, 10, 10, 20, 20, 20, 30, 30, 30], [0, 40, 40, 40, 50, 50, 50, 60, 60, 60]].concat();
+    let first = |extra: &[u8]| {
+        let image = Image::decode(&png(3, 2, &rows, extra), "x.png", AlphaMode::Ignore).unwrap();
+        (image.width(), image.height(), image.rgb()[0])
+    };
+    let (attribute, element) = ("<x tiff:Orientation=\"6\"/>", "<tiff:Orientation>3</tiff:Orientation>");
+    for (extra, expected) in [
+        (Vec::new(), (3, 2, 10)),
+        (xmp(attribute), (2, 3, 40)),
+        (xmp(element), (3, 2, 60)),
+        (xmp("<x tiff:Orientation=\"?\"/> tiff:Orientation"), (3, 2, 10)),
+        (xmp("<x tiff:Orientation=\"9\"/>"), (3, 2, 10)),
+        ([exif(1), xmp(attribute)].concat(), (3, 2, 10)),
+        ([exif(3), xmp(attribute)].concat(), (3, 2, 60)),
+    ] {
+        assert_eq!(first(&extra), expected);
+    }
+}
+
+#[test]
+fn formats_of_other_decoders() {
+    for (bytes, says) in [
+        (&b"\0\0\0\x18ftypheic\0\0\0\0"[..], "a HEIC file"),
+        (b"\xff\x0a\x12", "a JPEG XL file"),
+        (b"\0\0\0\x0cjP  \r\n\x87\n", "a JPEG 2000 file"),
+        (b"\0\0\0\x1cftypavif", "an AVIF file"),
+    ] {
+        refused(bytes, says);
+    }
+}
