@@ -78,7 +78,7 @@ pub fn inspect(path: &Path, weights: &Weights) -> Result<FileReport> {
     match found {
         ModelFamily::Sdxl => report.checkpoint(weights)?,
         ModelFamily::Adapter(AdapterKind::Base) => report.adapter(weights)?,
-        ModelFamily::VisionEncoder => report.vision(weights),
+        ModelFamily::VisionEncoder => report.vision(weights)?,
         ModelFamily::DiffusersSdxlUnet => {
             report.add_component("unet", weights);
             report.with_config(UnetConfig::from_tensors(weights, None), |r, c| {
@@ -233,9 +233,10 @@ impl FileReport {
         Ok(())
     }
 
-    fn vision(&mut self, weights: &Weights) {
-        self.add_component("image_encoder", weights);
-        self.with_config(ClipVisionConfig::from_tensors(weights), |r, c| {
+    fn vision(&mut self, weights: &Weights) -> Result<()> {
+        let weights = single_file::image_encoder(weights)?;
+        self.add_component("image_encoder", &weights);
+        self.with_config(ClipVisionConfig::from_tensors(&weights), |r, c| {
             r.supported = true;
             let name = match (c.hidden_size, c.num_hidden_layers) {
                 (1664, 48) => "ViT-bigG/14",
@@ -255,6 +256,7 @@ impl FileReport {
             };
             r.fits.push(format!("IP-Adapters for embeddings {} wide: {adapters}", c.projection_dim));
         });
+        Ok(())
     }
 }
 

@@ -1,9 +1,13 @@
 //! From files to models.
 
+use super::config_file::json;
+use super::model_path;
+use super::model_scheduler::ModelScheduler;
 use super::options::PipelineOptions;
 use super::request::CancelToken;
 use crate::compat::Compat;
 use crate::error::{Error, Field, Message, Result};
+use crate::inputs::clip_image_processor::ClipImageProcessor;
 use crate::inputs::tokenizer::Tokenizer;
 use crate::models::clip::{Activation, ClipTextConfig, ClipVisionConfig};
 use crate::models::compatibility;
@@ -12,7 +16,7 @@ use crate::models::unet::UnetConfig;
 use crate::models::vae::VaeConfig;
 use crate::schedulers::{SchedulerConfig, SchedulerKind};
 use crate::weights::single_file::{self, SingleFile};
-use crate::weights::{OpenOptions, Scope, TensorTable, Weights, adapter, open};
+use crate::weights::{OpenOptions, Scope, TensorTable, Weights, adapter, detect, open};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -46,8 +50,14 @@ impl<C> Model<C> {
         for (name, shape) in &table {
             scope.get(name, shape);
         }
-        let rest: Vec<String> =
-            scope.finish(name)?.into_iter().filter(|n| !ignored.iter().any(|i| n.contains(i))).collect();
+        let taken = scope.finish(name).map_err(|error| match detect::quantised(&weights) {
+            Some(tool) => {
+                let what = format!("the {name}'s weights are quantised ({tool}); F32, F16, BF16 or F8_E4M3 is needed");
+                Error::mismatch(weights.path(), what)
+            }
+            None => error,
+        });
+        let rest: Vec<String> = taken?.into_iter().filter(|n| !ignored.iter().any(|i| n.contains(i))).collect();
         if let Some(first) = rest.first() {
             let path = weights.path().display();
             tracing::warn!("{path}: {} tensor(s) are no part of the {name} and were not used: {first}, ..", rest.len());
@@ -75,8 +85,9 @@ pub(super) struct Models {
     pub(super) vae: Model<VaeConfig>,
     pub(super) vision: Option<Model<ClipVisionConfig>>,
     pub(super) adapters: Vec<Model<AdapterConfig>>,
-    /// The model's own scheduler: the file's path and text.
-    scheduler: Option<(PathBuf, String)>,
+    /// The preprocessing of reference images that the folder states; CLIP's own where absent.
+    pub(super) image_processor: Option<ClipImageProcessor>,
+    scheduler: Option<ModelScheduler>,
     /// `force_zeros_for_empty_prompt`.
     pub(super) zero_negative: bool,
 }
@@ -84,6 +95,7 @@ pub(super) struct Models {
 impl Models {
     pub(super) fn load(options: &PipelineOptions) -> Result<Self> {
         let path = &options.model;
+        model_path::check(path)?;
         let open_options = OpenOptions { mmap: options.mmap };
         let mut models = match &options.config {
             Some(_) if path.is_dir() => {
@@ -125,6 +137,7 @@ impl Models {
             if tensors.adapters.is_empty() {
                 return Err(unread_encoder());
             }
+            let weights = &single_file::image_encoder(weights)?;
             let vision = vision_model(ClipVisionConfig::from_tensors(weights)?, weights.clone())?;
             models.set_vision(weights.path(), vision)?;
         }
@@ -143,6 +156,9 @@ impl Models {
     fn set_vision(&mut self, path: &Path, vision: Model<ClipVisionConfig>) -> Result<()> {
         for adapter in &self.adapters {
             compatibility::adapter_with_image_encoder((adapter.path(), &adapter.config), (path, &vision.config))?;
+        }
+        if let Some(processor) = &self.image_processor {
+            processor.demand_size(vision.config.image_size)?;
         }
         self.vision = Some(vision);
         Ok(())
@@ -163,11 +179,10 @@ impl Models {
 
     /// The scheduler's configuration: the model's own, else the profile's, read for `kind` where one is given.
     pub(super) fn scheduler(&self, kind: Option<SchedulerKind>, compat: &Compat) -> Result<SchedulerConfig> {
-        let own = match (&self.scheduler, kind) {
-            (Some((path, text)), Some(kind)) => return SchedulerConfig::parse_as(path, text, kind),
-            (Some((path, text)), None) => return SchedulerConfig::parse(path, text),
-            (None, _) if compat.diffsynth_scheduler => SchedulerConfig::diffsynth(),
-            (None, _) => SchedulerConfig::sdxl_default(),
+        let own = match &self.scheduler {
+            Some(own) => return own.config(kind),
+            None if compat.diffsynth_scheduler => SchedulerConfig::diffsynth(),
+            None => SchedulerConfig::sdxl_default(),
         };
         kind.map_or(Ok(own.clone()), |kind| own.with_kind(kind))
     }
@@ -185,23 +200,6 @@ fn unread_encoder() -> Error {
     let what = Message::from("an image encoder is given, but no IP-Adapter that would read it; give ");
     let what = what.field(Field::Adapters).text(" or leave it out");
     Error::parameter(Field::ClipVision, what)
-}
-
-/// The greatest size of a configuration file in bytes; real ones are far smaller.
-const MAX_CONFIG: u64 = 16 << 20;
-
-fn text(path: &Path) -> Result<String> {
-    // Before opening, because a pipe would make that wait for a writer.
-    let meta = std::fs::metadata(path).map_err(Error::io("open", path))?;
-    if !meta.is_file() || meta.len() > MAX_CONFIG {
-        return Err(Error::malformed(path, format!("not a regular file of at most {MAX_CONFIG} bytes")));
-    }
-    std::fs::read_to_string(path).map_err(Error::io("read", path))
-}
-
-fn json(path: &Path) -> Result<Value> {
-    let text = text(path)?;
-    serde_json::from_str(&text).map_err(|e| Error::malformed(path, format!("not JSON: {e}")))
 }
 
 /// A single-file checkpoint; sizes are read off the tensors.
@@ -222,7 +220,7 @@ fn inferred(parts: SingleFile) -> Result<Models> {
             "beta_schedule": "scaled_linear", "timestep_spacing": "leading", "steps_offset": 1, "clip_sample": false,
             "set_alpha_to_one": false, "prediction_type": prediction, "rescale_betas_zero_snr": parts.zero_snr,
         });
-        (path, text.to_string())
+        ModelScheduler { path, text: text.to_string(), class: None }
     });
     assemble(
         (first, parts.text_encoder, Tokenizer::clip()?),
@@ -286,12 +284,13 @@ impl Component {
 fn configured(path: &Path, weights: impl Fn(Component) -> Result<Weights>) -> Result<Models> {
     let index_path = path.join("model_index.json");
     let index = json(&index_path)?;
-    let class = index.get("_class_name").and_then(Value::as_str).unwrap_or("");
+    let said = index.get("_class_name").unwrap_or(&Value::Null);
+    let class = said.as_str().unwrap_or_default();
     if !class.starts_with("StableDiffusionXL") || class.contains("Inpaint") {
         return Err(Error::Config {
             path: index_path,
             field: "_class_name".into(),
-            value: crate::error::escape(class),
+            value: crate::error::escape(&said.as_str().map_or_else(|| said.to_string(), str::to_owned)),
             expected: "StableDiffusionXLPipeline is needed: the folder of an SDXL base model".into(),
         });
     }
@@ -313,7 +312,11 @@ fn configured(path: &Path, weights: impl Fn(Component) -> Result<Weights>) -> Re
         Ok((path, value))
     };
     let encoder = |part: Component, tokenizer: &str, default: fn() -> Result<Tokenizer>| -> Result<_> {
-        let (config_path, value) = config(part)?;
+        let (config_path, mut value) = config(part)?;
+        // diffusers loads the class that the index names, whatever the configuration's own `architectures` say.
+        if let (Some(class), true) = (index[part.folder()][1].as_str(), value.is_object()) {
+            value["architectures"] = serde_json::json!([class]);
+        }
         let folder = path.join(tokenizer);
         let tokenizer = if folder.is_dir() { Tokenizer::from_folder(&folder)? } else { default()? };
         let config = ClipTextConfig::from_json(&config_path, &value)?;
@@ -321,22 +324,33 @@ fn configured(path: &Path, weights: impl Fn(Component) -> Result<Weights>) -> Re
     };
     let (unet_path, unet) = config(Component::Unet)?;
     let (vae_path, vae) = config(Component::Vae)?;
-    let scheduler_path = path.join("scheduler").join("scheduler_config.json");
-    let scheduler = if scheduler_path.is_file() {
-        let text = text(&scheduler_path)?;
-        Some((scheduler_path, text))
-    } else {
-        None
-    };
+    let scheduler = ModelScheduler::of_folder(path, &index_path, &index)?;
     let zero = index.get("force_zeros_for_empty_prompt").and_then(Value::as_bool).unwrap_or(true);
-    assemble(
+    let image_processor = image_processor(path, &index_path, &index)?;
+    let models = assemble(
         encoder(Component::Text, "tokenizer", Tokenizer::clip)?,
         encoder(Component::Text2, "tokenizer_2", Tokenizer::clip_g)?,
         (UnetConfig::from_json(&unet_path, &unet)?, weights(Component::Unet)?),
         (VaeConfig::from_json(&vae_path, &vae)?, weights(Component::Vae)?),
         scheduler,
         zero,
-    )
+    )?;
+    Ok(Models { image_processor, ..models })
+}
+
+/// The folder's preprocessing of reference images, where its index names one.
+fn image_processor(folder: &Path, index_path: &Path, index: &Value) -> Result<Option<ClipImageProcessor>> {
+    let Some(class) = index["feature_extractor"][1].as_str() else { return Ok(None) };
+    let path = folder.join("feature_extractor").join("preprocessor_config.json");
+    if !path.is_file() {
+        return Err(Error::Config {
+            path: index_path.to_owned(),
+            field: "feature_extractor".into(),
+            value: crate::error::escape(class),
+            expected: "the folder has no feature_extractor/preprocessor_config.json; fetch it too".into(),
+        });
+    }
+    ClipImageProcessor::from_json(&path, &json(&path)?).map(Some)
 }
 
 type TextParts = (ClipTextConfig, Weights, Tokenizer);
@@ -346,7 +360,7 @@ fn assemble(
     second: TextParts,
     unet: (UnetConfig, Weights),
     vae: (VaeConfig, Weights),
-    scheduler: Option<(PathBuf, String)>,
+    scheduler: Option<ModelScheduler>,
     zero_negative: bool,
 ) -> Result<Models> {
     compatibility::text_encoders_with_unet(&first.0, &second.0, (unet.1.path(), &unet.0))?;
@@ -383,6 +397,7 @@ fn assemble(
         vae: Model::new(vae.0, vae.1, "VAE decoder", vae_table, &["encoder.", "quant_conv."])?,
         vision: None,
         adapters: Vec::new(),
+        image_processor: None,
         scheduler,
         zero_negative,
     })
@@ -390,7 +405,7 @@ fn assemble(
 
 /// An image encoder, a file or its folder.
 fn vision_encoder(path: &Path, options: &OpenOptions) -> Result<Model<ClipVisionConfig>> {
-    let weights = open(path, options)?;
+    let weights = single_file::image_encoder(&open(path, options)?)?;
     let beside = if path.is_dir() { path.to_owned() } else { path.parent().unwrap_or(Path::new("")).to_owned() };
     let config_path = beside.join("config.json");
     // Another model's configuration may lie beside a file: only one of an image encoder is read.

@@ -2,6 +2,7 @@
 
 mod captures;
 mod compile;
+mod config_file;
 mod denoise_plan;
 mod device;
 mod device_choice;
@@ -10,6 +11,8 @@ mod generate;
 mod latent_size;
 mod load;
 mod memory_budget;
+mod model_path;
+mod model_scheduler;
 mod options;
 mod plan;
 mod prompt;

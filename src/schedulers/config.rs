@@ -14,7 +14,7 @@ use super::sigmas::SigmaSchedule;
 use super::step_table::{StepCoefficients, StepTable};
 use super::timestep_spacing::TimestepSpacing;
 use crate::config_json::{Fields, strict};
-use crate::error::{Error, Field, Message, Result, escape};
+use crate::error::{Error, Field, Result, escape};
 
 /// A scheduler and the fields of its configuration file as they stand.
 ///
@@ -57,10 +57,8 @@ impl SchedulerConfig {
         let checked = Fields::without_defaults(path, &fields);
         let class = checked.get("_class_name").and_then(Value::as_str);
         let Some(kind) = class.and_then(SchedulerKind::of_class) else {
-            let classes = |kind: &SchedulerKind| kind.definition().class_names;
-            let names: Vec<&str> = SchedulerKind::ALL.iter().flat_map(classes).copied().collect();
-            let expected = Message::from(format!("supported: {}; or choose another with ", names.join(", ")));
-            return Err(checked.refuse("_class_name", expected.field(Field::Scheduler)));
+            demand_diffusion(&checked)?;
+            return Err(checked.refuse("_class_name", SchedulerKind::supported_classes()));
         };
         Self::new(path, fields, kind)
     }
@@ -75,6 +73,7 @@ impl SchedulerConfig {
     }
 
     fn new(path: &Path, fields: Map<String, Value>, kind: SchedulerKind) -> Result<Self> {
+        demand_diffusion(&Fields::without_defaults(path, &fields))?;
         for name in fields.keys().filter(|name| !name.starts_with('_') && !is_known(name)) {
             let (file, field) = (escape(&path.to_string_lossy()), escape(name));
             tracing::warn!(file, field, "unknown scheduler field ignored");
@@ -238,6 +237,18 @@ impl SchedulerConfig {
 fn is_known(field: &str) -> bool {
     let own = |kind: &SchedulerKind| kind.definition().config_keys.contains(&field);
     settings::CONFIG_KEYS.contains(&field) || OTHER_CONFIG_KEYS.contains(&field) || SchedulerKind::ALL.iter().any(own)
+}
+
+/// Refuses the configuration of a model that no scheduler here can run, whichever is chosen instead of its own.
+fn demand_diffusion(fields: &Fields<'_>) -> Result<()> {
+    if let Some(why) = fields.get("_class_name").and_then(Value::as_str).and_then(SchedulerKind::foreign) {
+        return Err(fields.refuse("_class_name", why));
+    }
+    if fields.get("prediction_type").and_then(Value::as_str) == Some("flow_prediction") {
+        let why = "a model trained by flow matching is not supported, with whatever scheduler";
+        return Err(fields.refuse("prediction_type", why));
+    }
+    fields.off("use_flow_sigmas", "a model trained by flow matching is not supported, with whatever scheduler")
 }
 
 fn json_of(path: &Path, text: &str) -> Result<Value> {

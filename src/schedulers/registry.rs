@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use super::definition::SchedulerDefinition;
 use super::names::{any_of_bytes, any_of_len, value_of};
-use crate::error::{Error, Field, Result};
+use crate::error::{Error, Field, Message, Result};
 
 /// Registers schedulers: each line is a variant of [`SchedulerKind`], the file with its `DEFINITION`, and a
 /// description.
@@ -61,8 +61,26 @@ impl SchedulerKind {
     }
 
     /// Finds the scheduler of a `_class_name` of diffusers.
-    pub(super) fn of_class(class: &str) -> Option<Self> {
+    pub(crate) fn of_class(class: &str) -> Option<Self> {
         Self::ALL.iter().copied().find(|kind| kind.definition().class_names.contains(&class))
+    }
+
+    /// Tells why no scheduler here can stand in for a `_class_name` of diffusers, where that is so: a model of another
+    /// noise process gives garbage with any of them.
+    pub(crate) fn foreign(class: &str) -> Option<&'static str> {
+        if class.starts_with("FlowMatch") {
+            return Some("a model trained by flow matching is not supported, with whatever scheduler");
+        }
+        class
+            .starts_with("EDM")
+            .then_some("a model trained for EDM's noise levels is not supported, with whatever scheduler")
+    }
+
+    /// Lists the classes of diffusers that are supported, for an error about another one.
+    pub(crate) fn supported_classes() -> Message {
+        let classes = |kind: &Self| kind.definition().class_names;
+        let names: Vec<&str> = Self::ALL.iter().flat_map(classes).copied().collect();
+        Message::from(format!("supported: {}; or choose another with ", names.join(", "))).field(Field::Scheduler)
     }
 }
 

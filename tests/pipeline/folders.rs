@@ -65,7 +65,6 @@ fn scheduler_fields() {
     let sound = std::fs::read(model.path(file)).unwrap();
     let before = generate(&model.load().unwrap(), &request()).unwrap();
     for (field, value) in [
-        ("_class_name", json!("HeunDiscreteScheduler")),
         ("prediction_type", json!("flow_prediction")),
         ("beta_schedule", json!("sigmoid")),
         ("use_beta_sigmas", json!(true)),

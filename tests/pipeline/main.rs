@@ -10,6 +10,7 @@ mod demo_model;
 mod folders;
 mod previous;
 mod requests;
+mod stated;
 mod weights;
 
 use braid::error::Error;

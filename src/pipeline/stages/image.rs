@@ -49,7 +49,10 @@ pub(in crate::pipeline) fn encode(executables: &mut Executables<'_>, image: &Ima
     let models = executables.compiler.models;
     let executable = executables.image_encoder()?;
     let Some(config) = models.vision.as_ref().map(|vision| &vision.config) else { return Ok(Vec::new()) };
-    let pixels = clip_image_processor::preprocess(image, config.image_size);
+    let pixels = match &models.image_processor {
+        Some(processor) => processor.preprocess(image),
+        None => clip_image_processor::preprocess(image, config.image_size),
+    };
     let mut embeds = vec![0.0; config.projection_dim];
     executable.run(&[pixels.into()], &mut [&mut embeds])?;
     Ok(embeds)
