@@ -102,7 +102,8 @@ pub fn run(mut parser: lexopt::Parser) -> Outcome {
     let assets = folder(assets)?;
     let reference = |name: &str| Image::open(assets.join("references").join(name), AlphaMode::CompositeOnWhite);
     let own = prompt.is_some() || image.is_some();
-    let strip = image.map_or_else(|| reference("2.png"), |path| Image::open(path, AlphaMode::CompositeOnWhite))?;
+    let open = |path| system::reading(|| Image::open(path, AlphaMode::CompositeOnWhite));
+    let strip = image.map_or_else(|| reference("2.png"), open)?;
     let references = if own { Vec::new() } else { vec![reference("1.png")?, reference("2.png")?, reference("3.png")?] };
     let prompt = prompt.unwrap_or_else(|| PROMPTS[0].to_owned());
     terminal::print(if own {

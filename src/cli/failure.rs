@@ -35,7 +35,7 @@ impl Failure {
         match self {
             Self::Usage(what) => Some(what.clone()),
             Self::Library(error) => Some(error.message().describe(names)),
-            Self::Signal(signal) => Some(format!("stopped by signal {signal}; no unfinished file was left")),
+            Self::Signal(signal) => Some(stopped(*signal)),
             Self::Told(_) => None,
         }
     }
@@ -49,4 +49,9 @@ impl Failure {
             Self::Told(status) => *status,
         }
     }
+}
+
+/// The line about a signal.
+pub fn stopped(signal: i32) -> String {
+    format!("stopped by signal {signal}; no unfinished file was left")
 }

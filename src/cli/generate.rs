@@ -42,10 +42,10 @@ pub fn run(parser: lexopt::Parser) -> Outcome {
     if let Some(path) = &options.dump {
         files::check_writable(path)?;
     }
-    let image_prompts = options.image_prompts()?;
+    let image_prompts = system::reading(|| options.image_prompts())?;
 
     let begin = Instant::now();
-    let pipeline = Pipeline::load(&options.pipeline)?;
+    let pipeline = system::reading(|| Pipeline::load(&options.pipeline))?;
     let loaded = begin.elapsed().as_secs_f64();
     let mut request = Request { image_prompts, noise_dtype: pipeline.dtype(), ..options.request.clone() };
     let mut notes = notes(&options, &pipeline);
@@ -55,7 +55,7 @@ pub fn run(parser: lexopt::Parser) -> Outcome {
     }
     let (width, height) = pipeline.image_size(&request)?;
     if let Some(path) = &options.latents {
-        request.noise = Some(files::read_noise(path, request.num_images, (width, height))?);
+        request.noise = Some(system::reading(|| files::read_noise(path, request.num_images, (width, height)))?);
     }
     ImageFormat::of(&options.output)?.check(width, height)?;
     let scheduler = pipeline.scheduler_config(&request)?.kind();

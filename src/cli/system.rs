@@ -1,11 +1,11 @@
 //! Signals, memory and disk: the command's requests to the operating system, and its only unsafe code.
 
+use super::failure::stopped;
+use super::terminal;
 use crate::pipeline::CancelToken;
 use std::path::Path;
 use std::sync::Arc;
-#[cfg(unix)]
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 use std::time::Duration;
 
 static SIGNAL: AtomicI32 = AtomicI32::new(0);
@@ -13,6 +13,27 @@ static SIGNAL: AtomicI32 = AtomicI32::new(0);
 /// The signal that asked to stop, if one did.
 pub fn signalled() -> Option<i32> {
     Some(SIGNAL.load(Ordering::Relaxed)).filter(|s| *s != 0)
+}
+
+/// Whether a signal ends the process at once: while files are opened and read, which may wait for ever where one is a
+/// pipe, and nothing is half written.
+static READING: AtomicBool = AtomicBool::new(false);
+
+/// Runs what reads files; a signal ends the process at once meanwhile.
+pub fn reading<T>(work: impl FnOnce() -> T) -> T {
+    READING.store(true, Ordering::SeqCst);
+    if let Some(signal) = signalled() {
+        end(signal);
+    }
+    let result = work();
+    READING.store(false, Ordering::SeqCst);
+    result
+}
+
+/// Says which signal came and ends the process.
+fn end(signal: i32) -> ! {
+    terminal::line("braid: ", &stopped(signal));
+    std::process::exit(128 + signal)
 }
 
 /// A token that SIGINT and SIGTERM set; a second signal ends the process at once.
@@ -28,6 +49,9 @@ pub fn cancel_on_signal() -> CancelToken {
                     signal_hook::low_level::exit(128 + signal);
                 }
                 token.cancel();
+                if READING.load(Ordering::SeqCst) {
+                    end(signal);
+                }
             }
         });
     }

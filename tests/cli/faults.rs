@@ -96,6 +96,37 @@ mod unix {
         assert!(matches!(code, Some(130 | 143)));
     }
 
+    /// A pipe that nobody writes to holds up the reading of any file; a signal ends it at once. 2 s.
+    #[test]
+    fn pipes_without_a_writer() {
+        let case = Case::make("diffusers", "euler");
+        let pipe = case.path("pipe");
+        let name = std::ffi::CString::new(pipe.as_str()).unwrap();
+        // SAFETY: the name is a C string.
+        assert_eq!(unsafe { libc::mkfifo(name.as_ptr(), 0o600) }, 0);
+        let adapter = case.path("ip-adapter.safetensors");
+        for more in [&["--ip-adapter", &adapter, "--ip-adapter-image", &pipe][..], &["--latents-in", &pipe]] {
+            let mut command = case.short(more);
+            let child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+            std::thread::sleep(Duration::from_millis(700));
+            kill(&child, libc::SIGTERM);
+            let (code, text, took) = end(child);
+            // A reader that asks for a plain file has ended before.
+            assert!(matches!(code, Some(143 | 1)), "{code:?} {text}");
+            assert!(took < Duration::from_secs(2) && text.lines().count() == 1, "{took:?} {text}");
+            assert!(case.written().is_empty(), "{:?}", case.written());
+        }
+        // One with a writer is read.
+        let picture = std::fs::read(case.folder.join("../pictures/landscape.png")).unwrap();
+        let writer = std::thread::spawn({
+            let pipe = pipe.clone();
+            move || std::fs::write(pipe, picture).unwrap()
+        });
+        let child = case.short(&["--ip-adapter", &adapter, "--ip-adapter-image", &pipe]).output().unwrap();
+        assert!(child.status.success(), "{}", stderr(&child));
+        writer.join().unwrap();
+    }
+
     /// F08.
     #[cfg(target_os = "linux")]
     #[test]
