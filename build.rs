@@ -42,6 +42,9 @@ fn main() {
     if ours.exists() {
         println!("cargo:rerun-if-changed={}", ours.display());
     }
+    if let Some(why) = search::named_in_vain("BRAID_NVRTC") {
+        println!("cargo:warning={why}");
+    }
     let found = Nvrtc::find(None, &[ours]);
     let built = found.and_then(|nvrtc| build(&nvrtc, &units, &headers, &out).inspect_err(|why| complain(why)));
     let modules = built.unwrap_or_else(|why| {

@@ -3,7 +3,8 @@
 use super::cache::Cache;
 use super::images::{self, Module};
 use super::nvrtc::{File, Nvrtc};
-use std::sync::Mutex;
+use super::search::named_in_vain;
+use std::sync::{Mutex, Once};
 
 /// One compilation at a time: a second caller finds the first one's result in the cache.
 static LOCK: Mutex<()> = Mutex::new(());
@@ -26,6 +27,10 @@ fn key(unit: &File, headers: &[File], target: &str, version: (i32, i32)) -> Vec<
 /// # Errors
 /// The places where NVRTC was sought in vain; its log, where the kernel does not compile.
 pub(crate) fn compile(module: &Module, capability: (u32, u32), driver: i32) -> Result<(String, Vec<u8>), String> {
+    static SAID: Once = Once::new();
+    if let Some(why) = named_in_vain("BRAID_NVRTC") {
+        SAID.call_once(|| tracing::warn!("{why}"));
+    }
     compiled(&Nvrtc::find(Some(driver), &[])?, &Cache::user(), module, capability)
         .map(|(target, code, _)| (target, code))
 }

@@ -44,6 +44,12 @@ impl Sought<'_> {
     }
 }
 
+/// A sentence for the user where the variable names neither a file nor a folder.
+pub(crate) fn named_in_vain(variable: &str) -> Option<String> {
+    let path = set(variable).filter(|path| !path.exists())?;
+    Some(format!("{variable} names {}, which is not there", path.display()))
+}
+
 /// The path in an environment variable that is set and not empty.
 fn set(variable: &str) -> Option<PathBuf> {
     env::var_os(variable).filter(|value| !value.is_empty()).map(PathBuf::from)

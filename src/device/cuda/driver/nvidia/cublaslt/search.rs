@@ -4,8 +4,7 @@ use super::super::context::Context;
 use super::super::ffi::{self, CublasLt, Missing};
 use super::handle::CublasLtHandle;
 use crate::device::cuda::compile::nvrtc::Nvrtc;
-use crate::device::cuda::compile::search::Sought;
-use std::path::Path;
+use crate::device::cuda::compile::search::{Sought, named_in_vain};
 
 /// Names the library's file or folder; `none` does without it.
 const VARIABLE: &str = "BRAID_CUBLASLT";
@@ -51,13 +50,11 @@ fn sought(driver: i32) -> Sought<'static> {
 /// Why there is none, in a few words.
 pub(crate) fn open(gpu: &Context) -> Result<CublasLtHandle, String> {
     let driver = gpu.driver_version / 1000;
-    let named = std::env::var_os(VARIABLE).filter(|value| !value.is_empty());
-    match named {
-        Some(value) if value == "none" => return Err(format!("{VARIABLE}=none")),
-        Some(value) if !Path::new(&value).exists() => {
-            tracing::warn!("{VARIABLE} names {}, which is not there", Path::new(&value).display());
-        }
-        _ => {}
+    if std::env::var_os(VARIABLE).is_some_and(|value| value == "none") {
+        return Err(format!("{VARIABLE}=none"));
+    }
+    if let Some(why) = named_in_vain(VARIABLE) {
+        tracing::warn!("{why}");
     }
     let mut refused: Vec<String> = Vec::new();
     for file in sought(driver).files() {
