@@ -53,7 +53,7 @@ fn closed(pipelines: [Pipeline; 2], folder: &Path) {
     assert_eq!(lines.last().unwrap(), "released, 0 left");
 }
 
-fn joined(seed: &str, capability: &str, trials: &str, body: fn(&Path)) {
+fn joined(seed: &str, capability: &str, loading: &str, trials: &str, body: fn(&Path)) {
     let Some(kernels) = mock::kernels() else {
         interpreter::compiled();
         return;
@@ -61,13 +61,13 @@ fn joined(seed: &str, capability: &str, trials: &str, body: fn(&Path)) {
     let kernels = kernels.to_str().unwrap();
     // Long ones, so that a round has one run; the fastest has sums that depend on the number of images.
     let products = [("BRAID_TRIALS", trials), ("MOCK_TIMES", "9000,5000,8000,1000,1000")];
-    let device = [("MOCK_CAPABILITY", capability), ("MOCK_MULTIPROCESSORS", "4")];
+    let device = [("MOCK_CAPABILITY", capability), ("MOCK_MULTIPROCESSORS", "4"), ("MOCK_LOADING", loading)];
     mock::child(&[&device[..], &[("MOCK_PTX", kernels), ("MOCK_SEED", seed)], &products[..]].concat(), body);
 }
 
 #[test]
 fn another_scale() {
-    joined("1", "80", "1", |folder| {
+    joined("1", "80", "lazy", "1", |folder| {
         let pipelines = pipelines(true);
         assert!(compared(&pipelines, &request(0.7)) != compared(&pipelines, &request(0.2)));
         closed(pipelines, folder);
@@ -77,7 +77,7 @@ fn another_scale() {
 #[test]
 fn request_after_cancellation() {
     // Orin takes no cubin of this build, so these are the kernels of the PTX itself.
-    joined("2", "87", "0", |folder| {
+    joined("2", "87", "lazy", "0", |folder| {
         let pipelines = pipelines(false);
         let first = compared(&pipelines, &request(0.7));
         let cancel = CancelToken::new();
@@ -95,9 +95,19 @@ fn request_after_cancellation() {
     });
 }
 
+/// As with CUDA_MODULE_LOADING=EAGER: every kernel is there once its file is.
+#[test]
+fn eager_loading() {
+    joined("4", "80", "eager", "0", |folder| {
+        let pipelines = pipelines(true);
+        compared(&pipelines, &requests::request(1, 2, 0.7));
+        closed(pipelines, folder);
+    });
+}
+
 #[test]
 fn two_pipelines() {
-    joined("3", "80", "0", |folder| {
+    joined("3", "80", "lazy", "0", |folder| {
         requests::two_pipelines(1);
         let lines = mock::log(folder);
         assert_eq!(mock::complaints(&lines), [""; 0]);

@@ -1,10 +1,11 @@
 //! The driver for GPUs on mock libraries in place of libcuda and cuBLASLt: that each function gets what it is declared to get,
 //! that algorithms are tried once and outside of captures, that no code that a library returns breaks anything.
-//!
 
 #![cfg(all(feature = "cuda", target_os = "linux"))]
 #![allow(clippy::unwrap_used)]
 
+#[path = "common/mod.rs"]
+mod common;
 #[path = "common/mock.rs"]
 mod mock;
 
@@ -17,6 +18,7 @@ use mock::{child, log};
 use std::env;
 use std::fs;
 use std::io::Write;
+use std::time::Duration;
 
 /// The number of runs of each algorithm on one image, and on two at once.
 fn tried<const COUNT: usize>(lines: &[String]) -> [[usize; 2]; COUNT] {
@@ -267,6 +269,18 @@ fn named_library() {
     }
 }
 
+/// An NVRTC that is named and not there is said once, whether another is found or not.
+#[test]
+fn named_compiler() {
+    for (named, said) in [("/nowhere", "1"), ("", "0")] {
+        child(&[("BRAID_NVRTC", named), ("TEST_SAID", said)], |_| {
+            let (_, warnings) = common::warnings(|| NvidiaDriver::from_sources(0).map(|_| ()));
+            let said = warnings.iter().filter(|line| line.contains("BRAID_NVRTC names /nowhere, which is not there"));
+            assert_eq!(said.count().to_string(), env::var("TEST_SAID").unwrap(), "{warnings:?}");
+        });
+    }
+}
+
 #[test]
 fn trial_out_of_memory() {
     child(&[], |folder| {
@@ -304,6 +318,57 @@ fn trial_during_capture() {
         product.driver.launch_graph(graph).unwrap();
         product.driver.destroy_graph(graph);
     });
+}
+
+/// A second driver's choice waits for the capture of the first one's stream, during which cuBLASLt makes none.
+#[test]
+fn choice_beside_a_capture() {
+    child(&[("BRAID_TRIALS", "0")], |folder| {
+        let (first, second) = (Product::new(1), Product::new(1));
+        let plan = first.driver.prepare_gemm(&first.gemm).unwrap();
+        std::thread::scope(|scope| {
+            assert!(first.driver.begin_capture().unwrap());
+            let choice = scope.spawn(|| second.driver.prepare_gemm(&Gemm { k: 8, ..second.gemm }).map(|_| ()));
+            std::thread::sleep(Duration::from_millis(50));
+            first.driver.gemm(plan).unwrap();
+            first.driver.end_capture().unwrap();
+            choice.join().unwrap().unwrap();
+        });
+        assert_eq!(mock::complaints(&log(folder)), [""; 0]);
+    });
+}
+
+/// What a kernel does wrong loses the device: the wait says so by name, and every later call by the same.
+#[test]
+fn faults_of_kernels() {
+    let Some(kernels) = mock::kernels() else {
+        let _ = writeln!(std::io::stderr(), "faults_of_kernels: skipped: no NVRTC when this was built");
+        return;
+    };
+    for (offset, want) in [
+        ("1099511627776", "CUDA_ERROR_ILLEGAL_ADDRESS, 700"),
+        ("2", "CUDA_ERROR_MISALIGNED_ADDRESS, 716"),
+        // Read unwritten, which only the interpreter sees.
+        ("0", "CUDA_ERROR_LAUNCH_FAILED, 719"),
+    ] {
+        let kernels = [("MOCK_PTX", kernels.to_str().unwrap()), ("TEST_OFFSET", offset), ("TEST_WANT", want)];
+        child(&kernels, |_| {
+            let driver = NvidiaDriver::new(0).unwrap();
+            let kernel = self::kernels().find(|kernel| kernel.name == "weights_from_f32").unwrap();
+            let entry = kernel.entry(DType::F16);
+            let function = driver.function(kernel, &entry).unwrap();
+            let [x, out] = [4, 2].map(|bytes| driver.allocate(bytes * 256).unwrap());
+            // One row of 256 inputs, one tap.
+            let x = x + env::var("TEST_OFFSET").unwrap().parse::<u64>().unwrap();
+            let params = vec![x, out, 256, 1 | 256 << 32, 1].into_boxed_slice();
+            let launch = Launch { kernel, entry, function, grid: [1, 1, 1], block: 256, shared: 0, params };
+            // The launch may be done at once.
+            let error = driver.launch(&launch).and_then(|()| driver.synchronize()).unwrap_err().to_string();
+            let want = env::var("TEST_WANT").unwrap();
+            assert!(error.contains(&want) && error.contains("the device is lost"), "{error} is not {want}");
+            assert_eq!(driver.allocate(1).unwrap_err().to_string(), error);
+        });
+    }
 }
 
 #[test]

@@ -6,7 +6,7 @@ use super::product::{Layout, Product};
 use super::settings::{broken, driver_version, file_number, log, starts, times};
 use super::status::*;
 use std::collections::BTreeMap;
-use std::ffi::{c_int, c_void};
+use std::ffi::{CStr, c_int, c_void};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 type Pointer = *mut c_void;
@@ -106,20 +106,33 @@ fn major() -> c_int {
     file_number(cublasLtGetProperty as *const c_void, "libcublasLt.so.").unwrap_or(13)
 }
 
-/// Gives a product to libcuda.
-unsafe fn hand_over(product: &Product, stream: Pointer) -> c_int {
-    type Multiply = unsafe extern "C" fn(*const Product, Pointer) -> c_int;
+/// A function of the libcuda that is loaded.
+fn of_libcuda(function: &CStr) -> Option<Pointer> {
     for name in [c"libcuda.so.1", c"libcuda.so"] {
-        // SAFETY: asks for a library that is loaded already; the function is the one below.
+        // SAFETY: asks for a library that is loaded already.
         unsafe {
             let library = libc::dlopen(name.as_ptr(), libc::RTLD_NOW | libc::RTLD_NOLOAD);
             if !library.is_null() {
-                let function = libc::dlsym(library, c"mockMultiply".as_ptr());
-                return std::mem::transmute::<Pointer, Multiply>(function)(product, stream);
+                return Some(libc::dlsym(library, function.as_ptr())).filter(|found| !found.is_null());
             }
         }
     }
-    CUBLAS_NOT_INITIALIZED
+    None
+}
+
+/// Gives a product to libcuda.
+unsafe fn hand_over(product: &Product, stream: Pointer) -> c_int {
+    type Multiply = unsafe extern "C" fn(*const Product, Pointer) -> c_int;
+    let Some(function) = of_libcuda(c"mockMultiply") else { return CUBLAS_NOT_INITIALIZED };
+    // SAFETY: it has this type there.
+    unsafe { std::mem::transmute::<Pointer, Multiply>(function)(product, stream) }
+}
+
+/// Whether a stream of the process captures.
+fn capturing() -> bool {
+    type Capturing = unsafe extern "C" fn() -> c_int;
+    // SAFETY: as above.
+    of_libcuda(c"mockCapturing").is_some_and(|f| unsafe { std::mem::transmute::<Pointer, Capturing>(f)() } != 0)
 }
 
 functions! {
@@ -182,6 +195,11 @@ functions! {
     }
     cublasLtMatmulAlgoGetHeuristic(_handle: Pointer, _operation: Pointer, _a: Pointer, _b: Pointer, _c: Pointer, d: Pointer,
                                    preference: Pointer, most: c_int, answers: *mut Answer, count: *mut c_int) {
+        // As version 13.3 does.
+        if capturing() {
+            log("violation: algorithms are asked for while a stream captures");
+            return CUBLAS_INTERNAL_ERROR;
+        }
         let descriptors = descriptors();
         let found = (descriptors.layouts.get(&(d as u64)), descriptors.preferences.get(&(preference as u64)));
         let (Some(layout), Some(preference)) = found else { return CUBLAS_INVALID_VALUE };

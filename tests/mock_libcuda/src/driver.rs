@@ -13,6 +13,9 @@ use std::sync::Arc;
 
 type Pointer = *mut c_void;
 
+/// The flag of an event that has no time.
+const WITHOUT_TIME: c_uint = 2;
+
 /// Declares exported functions; each first returns the fault that a test has asked for.
 macro_rules! functions {
     ($($name:ident($($argument:ident: $kind:ty),* $(,)?) $body:block)*) => {$(
@@ -126,7 +129,9 @@ functions! {
     cuStreamBeginCapture_v2(stream: Pointer, mode: c_int) {
         assert_eq!(mode, 1);
         code(Gpu::enter_outside_capture("cuStreamBeginCapture").and_then(|mut gpu| {
-            let found = gpu.streams.get_mut(&(stream as u64)).ok_or(INVALID_HANDLE)?;
+            let Some(found) = gpu.streams.get_mut(&(stream as u64)) else {
+                return Err(violation(INVALID_HANDLE, "a stream that is not there is captured"));
+            };
             found.capture = Some(Capture { thread: std::thread::current().id(), work: Vec::new(), broken: false });
             Ok(())
         }))
@@ -134,7 +139,9 @@ functions! {
     cuStreamEndCapture(stream: Pointer, graph: *mut Pointer) {
         *graph = std::ptr::null_mut();
         code(Gpu::enter("cuStreamEndCapture").and_then(|mut gpu| {
-            let found = gpu.streams.get_mut(&(stream as u64)).ok_or(INVALID_HANDLE)?;
+            let Some(found) = gpu.streams.get_mut(&(stream as u64)) else {
+                return Err(violation(INVALID_HANDLE, "a capture ends on a stream that is not there"));
+            };
             let Some(capture) = found.capture.take() else {
                 return Err(violation(INVALID_VALUE, "a capture ends that was not begun"));
             };
@@ -150,11 +157,16 @@ functions! {
             Ok(())
         }))
     }
-    cuEventCreate(event: *mut Pointer, _flags: c_uint) {
-        code(Gpu::enter("cuEventCreate").map(|mut gpu| {
+    cuEventCreate(event: *mut Pointer, flags: c_uint) {
+        code(Gpu::enter("cuEventCreate").and_then(|mut gpu| {
+            // One for several processes has no time.
+            if flags > 7 || flags & 4 != 0 && flags & WITHOUT_TIME == 0 {
+                return Err(violation(INVALID_VALUE, &format!("an event of flags {flags}")));
+            }
             let id = gpu.handle();
-            gpu.events.insert(id, Event::default());
+            gpu.events.insert(id, Event { flags, ..Event::default() });
             *event = id as Pointer;
+            Ok(())
         }))
     }
     cuEventRecord(event: Pointer, stream: Pointer) {
@@ -180,7 +192,10 @@ functions! {
     }
     cuEventElapsedTime(time: *mut f32, start: Pointer, end: Pointer) {
         code(Gpu::enter("cuEventElapsedTime").and_then(|gpu| {
-            let at = |event: Pointer| gpu.events.get(&(event as u64)).ok_or(INVALID_HANDLE);
+            let at = |event: Pointer| {
+                let timed = gpu.events.get(&(event as u64)).filter(|event| event.flags & WITHOUT_TIME == 0);
+                timed.ok_or_else(|| violation(INVALID_HANDLE, "the time of an event that has none or is not there"))
+            };
             let (start, end) = (at(start)?, at(end)?);
             if [start, end].iter().any(|event| event.reached < event.recorded || event.recorded == 0) {
                 return Err(NOT_READY);
@@ -329,7 +344,9 @@ functions! {
         assert_eq!(which, 8);
         log(&format!("shared {value}"));
         code(Gpu::enter("cuFuncSetAttribute").and_then(|mut gpu| {
-            let found = gpu.functions.get_mut(&(function as u64)).ok_or(INVALID_HANDLE)?;
+            let Some(found) = gpu.functions.get_mut(&(function as u64)) else {
+                return Err(violation(INVALID_HANDLE, "a function that is not there has an attribute set"));
+            };
             if value < 0 || value as u32 > most_shared() {
                 return Err(violation(INVALID_VALUE, &format!("{} is to have {value} bytes of shared memory", found.entry)));
             }
@@ -368,6 +385,7 @@ functions! {
             gpu.enqueue(stream as u64, Work::Launch(launch), "cuLaunchKernel")
         }))
     }
+    mockCapturing() { c_int::from(Gpu::lock().streams.values().any(|stream| stream.capture.is_some())) }
     mockMultiply(product: *const Product, stream: Pointer) {
         let product = *product;
         let inside = |gpu: &Gpu, address: u64, bytes: usize| {

@@ -41,7 +41,8 @@ pub struct Gpu {
     pub clock: u64,
     next: u64,
     random: u64,
-    lost: bool,
+    /// The code of the fault that the device is lost by.
+    lost: Option<c_int>,
 }
 
 thread_local! {
@@ -66,7 +67,7 @@ impl Gpu {
             clock: 0,
             next: 0x1000,
             random: seed().wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1,
-            lost: false,
+            lost: None,
         }
     }
 
@@ -78,9 +79,7 @@ impl Gpu {
     /// The device for a call that needs a context to be current in its thread, and a device that is not lost.
     pub fn enter(call: &str) -> Result<MutexGuard<'static, Self>, c_int> {
         let gpu = Self::lock();
-        if gpu.lost {
-            return Err(ILLEGAL_ADDRESS);
-        }
+        gpu.lost.map_or(Ok(()), Err)?;
         if gpu.context.is_none_or(|(id, _)| id != CURRENT.get()) {
             return Err(violation(INVALID_CONTEXT, &format!("{call} without a current context")));
         }
@@ -123,10 +122,10 @@ impl Gpu {
         (self.random >> 11) % end
     }
 
-    /// Loses the device: every call from now on fails.
-    pub fn lose(&mut self, why: &str) {
-        if !self.lost {
-            self.lost = true;
+    /// Loses the device: every call from now on fails with that code.
+    pub fn lose(&mut self, code: c_int, why: &str) {
+        if self.lost.is_none() {
+            self.lost = Some(code);
             log(&format!("fault: {why}"));
             eprintln!("mock libcuda: fault: {why}");
         }
@@ -137,8 +136,8 @@ impl Gpu {
         self.streams.len() + self.events.len() + self.modules.len() + self.graphs.len() + self.executable_graphs.len()
     }
 
-    /// Whether the device is lost.
-    pub fn is_lost(&self) -> bool {
+    /// The code that a lost device gives.
+    pub fn lost(&self) -> Option<c_int> {
         self.lost
     }
 }

@@ -3,6 +3,7 @@
 use super::gpu::{Function, Gpu, violation};
 use super::settings::{capability, seed};
 use super::status::*;
+use super::stream::code_of;
 use braid_ptx::Schedule;
 use std::ffi::c_int;
 
@@ -56,12 +57,12 @@ impl Launch {
         Ok(())
     }
 
-    /// Runs the kernel.
-    pub fn run(&self, gpu: &Gpu) -> Result<(), String> {
+    /// Runs the kernel; where it fails, with the code that the device is lost by.
+    pub fn run(&self, gpu: &Gpu) -> Result<(), (c_int, String)> {
         let entry = &self.function.entry;
         let Some(module) = self.function.loaded.module() else { return Ok(()) };
         if !gpu.modules.contains_key(&self.function.module) {
-            return Err(format!("{entry} runs after its module was unloaded"));
+            return Err((ILLEGAL_ADDRESS, format!("{entry} runs after its module was unloaded")));
         }
         let mut run = braid_ptx::Launch::new(self.grid, self.block, &self.params);
         run.dynamic_shared = self.shared as usize;
@@ -69,6 +70,7 @@ impl Launch {
         run.arithmetic = braid_ptx::Arithmetic::from_env();
         // Races within a kernel are what the kernels' own tests look for, at twice the time.
         run.check_races = false;
-        braid_ptx::run(&module, entry, &gpu.memory, &run).map(|_| ()).map_err(|fault| format!("{entry}: {fault}"))
+        let ran = braid_ptx::run(&module, entry, &gpu.memory, &run);
+        ran.map(|_| ()).map_err(|fault| (code_of(&fault.kind), format!("{entry}: {fault}")))
     }
 }

@@ -15,6 +15,8 @@ pub const NOT_FOUND: c_int = 500;
 pub const NOT_READY: c_int = 600;
 pub const ILLEGAL_ADDRESS: c_int = 700;
 pub const LAUNCH_OUT_OF_RESOURCES: c_int = 701;
+pub const MISALIGNED_ADDRESS: c_int = 716;
+pub const LAUNCH_FAILED: c_int = 719;
 pub const CAPTURE_UNSUPPORTED: c_int = 900;
 pub const CAPTURE_INVALIDATED: c_int = 901;
 pub const CAPTURE_WRONG_THREAD: c_int = 908;
@@ -22,6 +24,7 @@ pub const CAPTURE_WRONG_THREAD: c_int = 908;
 /// Of cuBLASLt.
 pub const CUBLAS_NOT_INITIALIZED: c_int = 1;
 pub const CUBLAS_INVALID_VALUE: c_int = 7;
+pub const CUBLAS_INTERNAL_ERROR: c_int = 14;
 pub const CUBLAS_NOT_SUPPORTED: c_int = 15;
 
 /// Name and description of a code of libcuda, where the mock knows it.
@@ -43,6 +46,8 @@ pub fn describe(code: c_int) -> Option<[&'static std::ffi::CStr; 2]> {
         NOT_READY => [c"CUDA_ERROR_NOT_READY", c"device not ready"],
         ILLEGAL_ADDRESS => [c"CUDA_ERROR_ILLEGAL_ADDRESS", c"an illegal memory access was encountered"],
         LAUNCH_OUT_OF_RESOURCES => [c"CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES", c"too many resources requested for launch"],
+        MISALIGNED_ADDRESS => [c"CUDA_ERROR_MISALIGNED_ADDRESS", c"misaligned address"],
+        LAUNCH_FAILED => [c"CUDA_ERROR_LAUNCH_FAILED", c"unspecified launch failure"],
         CAPTURE_UNSUPPORTED => {
             [c"CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED", c"operation not permitted when stream is capturing"]
         }

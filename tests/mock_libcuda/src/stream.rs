@@ -5,6 +5,7 @@ use super::launch::Launch;
 use super::product::Product;
 use super::settings::times;
 use super::status::*;
+use braid_ptx::FaultKind;
 use std::collections::VecDeque;
 use std::ffi::c_int;
 use std::thread::ThreadId;
@@ -40,12 +41,22 @@ pub struct Stream {
     pub capture: Option<Capture>,
 }
 
-/// An event: its records, those that the device has come to, and the clock at the last of these.
+/// An event: its flags, its records, those that the device has come to, and the clock at the last of these.
 #[derive(Default)]
 pub struct Event {
+    pub flags: u32,
     pub recorded: u64,
     pub reached: u64,
     pub at: u64,
+}
+
+/// The code of a fault, by its kind. What only the interpreter sees, such as a race, has none on a device.
+pub fn code_of(fault: &FaultKind) -> c_int {
+    match fault {
+        FaultKind::OutOfBounds { .. } => ILLEGAL_ADDRESS,
+        FaultKind::Misaligned { .. } => MISALIGNED_ADDRESS,
+        _ => LAUNCH_FAILED,
+    }
 }
 
 impl Gpu {
@@ -107,18 +118,17 @@ impl Gpu {
                 break;
             }
             let Some(work) = self.streams.get_mut(&stream).and_then(|stream| stream.queue.pop_front()) else { break };
-            if let Err(why) = self.perform(&work) {
-                self.lose(&why);
+            if let Err((code, why)) = self.perform(&work) {
+                self.lose(code, &why);
             }
-            if self.is_lost() {
-                return Err(ILLEGAL_ADDRESS);
-            }
+            self.lost().map_or(Ok(()), Err)?;
         }
         Ok(())
     }
 
-    fn perform(&mut self, work: &Work) -> Result<(), String> {
-        let failed = |what: &str, fault: braid_ptx::FaultKind| format!("{what}: {fault}");
+    /// Does a piece of work; where it fails, with the code that the device is lost by.
+    fn perform(&mut self, work: &Work) -> Result<(), (c_int, String)> {
+        let failed = |what: &str, fault: FaultKind| (code_of(&fault), format!("{what}: {fault}"));
         match work {
             Work::ToDevice(from, to, bytes) => {
                 // SAFETY: the caller of the copy lends the bytes until it has waited.
@@ -141,7 +151,7 @@ impl Gpu {
             Work::Launch(launch) => launch.run(self),
             Work::Product(product) => {
                 self.clock += times().get(product.algorithm as usize).copied().unwrap_or(1);
-                product.compute(&self.memory)
+                product.compute(&self.memory).map_err(|why| (ILLEGAL_ADDRESS, why))
             }
             Work::Mark(event, number) => {
                 let clock = self.clock;

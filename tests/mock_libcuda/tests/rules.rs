@@ -201,6 +201,28 @@ fn captures_forbid() {
 }
 
 #[test]
+fn times_of_events() {
+    alone(|device| unsafe {
+        let [timed, other, untimed] = [0, 1, 2].map(|flags| made(|to| cuEventCreate(to, flags)));
+        assert_eq!(cuEventCreate(&mut null_mut(), 8), INVALID_VALUE);
+        assert_eq!(cuEventCreate(&mut null_mut(), 4), INVALID_VALUE);
+        for event in [timed, other, untimed] {
+            ok(cuEventRecord(event, device.stream));
+        }
+        ok(device.wait());
+        let mut time = 0.0;
+        ok(cuEventElapsedTime(&mut time, timed, other));
+        assert_eq!(cuEventElapsedTime(&mut time, timed, untimed), INVALID_HANDLE);
+        assert_eq!(cuEventElapsedTime(&mut time, timed, device.stream), INVALID_HANDLE);
+        ok(cuStreamBeginCapture_v2(device.stream, 1));
+        assert_eq!(cuStreamBeginCapture_v2(device.stream, 1), CAPTURE_UNSUPPORTED);
+        assert_eq!(cuStreamEndCapture(device.stream, &mut null_mut()), CAPTURE_INVALIDATED);
+        assert_eq!(cuStreamBeginCapture_v2(device.context, 1), INVALID_HANDLE);
+        assert_eq!(cuStreamEndCapture(device.context, &mut null_mut()), INVALID_HANDLE);
+    });
+}
+
+#[test]
 fn context_of_each_thread() {
     alone(|device| unsafe {
         let (address, stream) = (device.allocate(128), device.stream as usize);
