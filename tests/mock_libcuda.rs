@@ -338,7 +338,7 @@ fn choice_beside_a_capture() {
     });
 }
 
-/// What a kernel does wrong loses the device: the wait says so by name, and every later call by the same.
+/// A kernel's fault loses the device: the wait gives its name, and so does every later call.
 #[test]
 fn faults_of_kernels() {
     let Some(kernels) = mock::kernels() else {

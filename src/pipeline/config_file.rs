@@ -1,6 +1,6 @@
 //! Reading of configuration files.
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, escape};
 use serde_json::Value;
 use std::path::Path;
 
@@ -32,4 +32,14 @@ pub(super) fn text(path: &Path) -> Result<String> {
 pub(super) fn json(path: &Path) -> Result<Value> {
     let text = text(path)?;
     serde_json::from_str(&text).map_err(|e| Error::malformed(path, format!("not JSON: {e}")))
+}
+
+/// Makes the error for a part of class `class` that the index names and whose `file` is not in the folder.
+pub(super) fn missing_part(index: &Path, part: &'static str, class: &str, file: &str) -> Error {
+    Error::Config {
+        path: index.to_owned(),
+        field: part.into(),
+        value: escape(class),
+        expected: format!("the folder has no {part}/{file}; fetch it too").into(),
+    }
 }

@@ -1,6 +1,6 @@
 //! From files to models.
 
-use super::config_file::json;
+use super::config_file::{json, missing_part};
 use super::model_path;
 use super::model_scheduler::ModelScheduler;
 use super::options::PipelineOptions;
@@ -343,12 +343,7 @@ fn image_processor(folder: &Path, index_path: &Path, index: &Value) -> Result<Op
     let Some(class) = index["feature_extractor"][1].as_str() else { return Ok(None) };
     let path = folder.join("feature_extractor").join("preprocessor_config.json");
     if !path.is_file() {
-        return Err(Error::Config {
-            path: index_path.to_owned(),
-            field: "feature_extractor".into(),
-            value: crate::error::escape(class),
-            expected: "the folder has no feature_extractor/preprocessor_config.json; fetch it too".into(),
-        });
+        return Err(missing_part(index_path, "feature_extractor", class, "preprocessor_config.json"));
     }
     ClipImageProcessor::from_json(&path, &json(&path)?).map(Some)
 }

@@ -1,6 +1,6 @@
 //! The scheduler that a diffusers folder states, in its index and in its scheduler's own file.
 
-use super::config_file::text;
+use super::config_file::{missing_part, text};
 use crate::error::{Error, Message, Result, escape};
 use crate::schedulers::{SchedulerConfig, SchedulerKind};
 use serde_json::Value;
@@ -26,12 +26,7 @@ impl ModelScheduler {
         if !path.is_file() {
             return match class {
                 None => Ok(None),
-                Some(class) => Err(Error::Config {
-                    path: index_path.to_owned(),
-                    field: "scheduler".into(),
-                    value: escape(class),
-                    expected: "the folder has no scheduler/scheduler_config.json; fetch it too".into(),
-                }),
+                Some(class) => Err(missing_part(index_path, "scheduler", class, "scheduler_config.json")),
             };
         }
         let text = text(&path)?;

@@ -8,7 +8,7 @@ use super::ddim;
 use super::definition::{Scheduler, SchedulerDefinition};
 use super::names::any_of;
 use super::prediction_type::{self, PredictionType};
-use super::registry::SchedulerKind;
+use super::registry::{FLOW_MATCHING, SchedulerKind};
 use super::settings::{self, SchedulerSettings};
 use super::sigmas::SigmaSchedule;
 use super::step_table::{StepCoefficients, StepTable};
@@ -245,10 +245,9 @@ fn demand_diffusion(fields: &Fields<'_>) -> Result<()> {
         return Err(fields.refuse("_class_name", why));
     }
     if fields.get("prediction_type").and_then(Value::as_str) == Some("flow_prediction") {
-        let why = "a model trained by flow matching is not supported, with whatever scheduler";
-        return Err(fields.refuse("prediction_type", why));
+        return Err(fields.refuse("prediction_type", FLOW_MATCHING));
     }
-    fields.off("use_flow_sigmas", "a model trained by flow matching is not supported, with whatever scheduler")
+    fields.off("use_flow_sigmas", FLOW_MATCHING)
 }
 
 fn json_of(path: &Path, text: &str) -> Result<Value> {

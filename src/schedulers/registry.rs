@@ -43,6 +43,9 @@ schedulers! {
 
 const NAMES: [u8; any_of_len(SchedulerKind::EACH_NAME)] = any_of_bytes(SchedulerKind::EACH_NAME);
 
+/// The reason against every configuration of a model trained by flow matching.
+pub(super) const FLOW_MATCHING: &str = "a model trained by flow matching is not supported, with whatever scheduler";
+
 impl SchedulerKind {
     /// The names of all schedulers, as help texts list them: `euler, euler-a, ... or lcm`.
     pub const NAMES: &'static str = match std::str::from_utf8(&NAMES) {
@@ -69,7 +72,7 @@ impl SchedulerKind {
     /// noise process gives garbage with any of them.
     pub(crate) fn foreign(class: &str) -> Option<&'static str> {
         if class.starts_with("FlowMatch") {
-            return Some("a model trained by flow matching is not supported, with whatever scheduler");
+            return Some(FLOW_MATCHING);
         }
         class
             .starts_with("EDM")

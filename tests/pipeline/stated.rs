@@ -122,7 +122,7 @@ fn the_folders_own_feature_extractor() {
     assert!(refused(model.load(), "missing").to_string().contains("feature_extractor"));
 }
 
-/// What the configurations of text encoders say of their class does not count: the index does.
+/// The index names the text encoders' classes; their own configurations' `architectures` do not count.
 #[test]
 fn architectures() {
     let model = Model::folder();
