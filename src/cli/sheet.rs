@@ -2,7 +2,7 @@
 
 use crate::error::Result;
 use crate::inputs::image::Image;
-use crate::inputs::resize::resize;
+use crate::inputs::resize::{Resampling, resize};
 use font8x8::UnicodeFonts;
 
 const GAP: usize = 20;
@@ -63,7 +63,7 @@ impl Sheet {
         let side = w.min(h);
         let (left, top) = ((w - side) / 2, (h - side) / 2);
         let rows = (top..top + side).flat_map(|y| &image.rgb()[(y * w + left) * 3..][..side * 3]);
-        let tile = resize(&Image::new(side, side, rows.copied().collect())?, at.side, at.side)?;
+        let tile = resize(&Image::new(side, side, rows.copied().collect())?, at.side, at.side, Resampling::Bicubic)?;
         for (i, rgb) in tile.rgb().chunks_exact(3).enumerate() {
             let (x, y) = (i % at.side, i / at.side);
             self.put(at.x + x, at.y + y, rgb, corner(x, y, at.side));

@@ -3,7 +3,7 @@
 use crate::config_json::Fields;
 use crate::error::{Error, Result};
 use crate::inputs::image::Image;
-use crate::inputs::resize::resize_region;
+use crate::inputs::resize::{Resampling, resize_region};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
@@ -112,7 +112,7 @@ impl ClipImageProcessor {
         let stretched = (edge as f64 * long as f64 / short as f64) as usize;
         let [w, h] = if width <= height { [edge, stretched] } else { [stretched, edge] };
         let (left, top) = ((w - crop) / 2, (h - crop) / 2);
-        let rgb = resize_region(image, [w, h], left..left + crop, top..top + crop);
+        let rgb = resize_region(image, [w, h], left..left + crop, top..top + crop, Resampling::Bicubic);
 
         let value =
             |c: usize| move |v: u8| ((f64::from(v) * (1.0 / 255.0)) as f32 - self.image_mean[c]) / self.image_std[c];

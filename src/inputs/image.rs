@@ -86,6 +86,12 @@ impl Image {
         &self.rgb
     }
 
+    /// The brightness of each pixel, as PIL's `convert("L")`: ITU-R 601's weights in 16 fractional bits, rounded.
+    pub fn luma(&self) -> Vec<u8> {
+        let weigh = |[r, g, b]: &[u8; 3]| 19_595 * u32::from(*r) + 38_470 * u32::from(*g) + 7_471 * u32::from(*b);
+        self.rgb.as_chunks::<3>().0.iter().map(|pixel| ((weigh(pixel) + 0x8000) >> 16) as u8).collect()
+    }
+
     /// Takes the RGB bytes, without a copy.
     pub fn into_rgb(self) -> Vec<u8> {
         self.rgb

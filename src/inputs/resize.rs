@@ -1,14 +1,15 @@
-//! PIL's bicubic resampling, to the bit.
+//! PIL's resampling, to the bit.
 //!
-//! The filter is Keys' cubic with a = -1/2, widened by the scale where the image shrinks (antialiasing). Rows and
-//! columns are resampled one after the other; weights are integers of 22 fractional bits and each pass rounds to 8
-//! bits.
+//! The filter is widened by the scale where the image shrinks (antialiasing). Rows and columns are resampled one after
+//! the other; weights are integers of 22 fractional bits and each pass rounds to 8 bits.
 //!
-//! Source of the filter: R. Keys, "Cubic convolution interpolation for digital image processing", IEEE TASSP 29 (1981).
+//! Sources of the filters: R. Keys, "Cubic convolution interpolation for digital image processing", IEEE TASSP 29 (1981);
+//! C. Lanczos, "Applied analysis" (1956), the sigma factors.
 
 use crate::error::{Error, Field, Result};
 use crate::inputs::image::{Image, MAX_PIXELS};
 use rayon::prelude::*;
+use std::f64::consts::PI;
 use std::ops::Range;
 
 /// 32 bits hold a sum of 8-bit samples times weights of this many fractional bits, with 2 bits to spare.
@@ -16,14 +17,40 @@ const FRACTION: u32 = 32 - 8 - 2;
 /// Added so that the final shift rounds.
 const HALF: i32 = 1 << (FRACTION - 1);
 
-/// Stretches an image to `width` x `height`, as PIL's `Image.resize((width, height), Image.BICUBIC)`.
+/// A filter, named as in PIL's `Image.Resampling`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Resampling {
+    /// Keys' cubic with a = -1/2.
+    Bicubic,
+    /// A sinc windowed by the middle lobe of a three times wider one.
+    Lanczos,
+}
+
+impl Resampling {
+    /// The distance beyond which the filter is 0.
+    fn support(self) -> f64 {
+        match self {
+            Self::Bicubic => 2.0,
+            Self::Lanczos => 3.0,
+        }
+    }
+
+    fn at(self, x: f64) -> f64 {
+        match self {
+            Self::Bicubic => cubic(x),
+            Self::Lanczos => lanczos(x),
+        }
+    }
+}
+
+/// Stretches an image to `width` x `height`, as PIL's `Image.resize((width, height), filter)`.
 ///
 /// # Errors
 /// [`Error::Parameter`] where a side is 0 or there are more than [`MAX_PIXELS`].
-pub fn resize(image: &Image, width: usize, height: usize) -> Result<Image> {
+pub fn resize(image: &Image, width: usize, height: usize, filter: Resampling) -> Result<Image> {
     match width.checked_mul(height) {
         Some(n) if n > 0 && n as u64 <= MAX_PIXELS => {
-            let rgb = resize_region(image, [width, height], 0..width, 0..height);
+            let rgb = resize_region(image, [width, height], 0..width, 0..height, filter);
             Image::new(width, height, rgb)
         }
         _ => {
@@ -36,10 +63,16 @@ pub fn resize(image: &Image, width: usize, height: usize) -> Result<Image> {
 
 /// Computes the pixels of columns `xs` and rows `ys` of the image stretched to `size` (width, height) and no others,
 /// so `size` may be far larger than memory.
-pub(crate) fn resize_region(image: &Image, size: [usize; 2], xs: Range<usize>, ys: Range<usize>) -> Vec<u8> {
+pub(crate) fn resize_region(
+    image: &Image,
+    size: [usize; 2],
+    xs: Range<usize>,
+    ys: Range<usize>,
+    filter: Resampling,
+) -> Vec<u8> {
     let (from, to) = ([image.width(), image.height()], size);
-    let columns = FilterWeights::new(from[0], to[0], xs);
-    let rows = FilterWeights::new(from[1], to[1], ys);
+    let columns = FilterWeights::new(from[0], to[0], xs, filter);
+    let rows = FilterWeights::new(from[1], to[1], ys, filter);
     let source = PixelRows { rgb: image.rgb(), width: from[0], first: [0, 0] };
     if columns_first(from, to) {
         let (left, right) = columns.reach();
@@ -120,19 +153,20 @@ struct FilterWeights {
 
 impl FilterWeights {
     /// Computes the weights of the positions `range` of a side of `from` pixels stretched to `to`.
-    fn new(from: usize, to: usize, range: Range<usize>) -> Self {
+    fn new(from: usize, to: usize, range: Range<usize>, filter: Resampling) -> Self {
         let mut this = Self { starts: Vec::new(), ends: Vec::new(), weights: Vec::new() };
-        // A side that keeps its length is left alone; the filter would give the same, as its zeros are exact.
+        // A side that keeps its length is left alone by PIL; the filters give the same, as their zeros are exact or too small
+        // for a weight.
         let scale = from as f64 / to as f64;
         let widened = scale.max(1.0);
-        let support = 2.0 * widened;
+        let support = filter.support() * widened;
         let inverse = 1.0 / widened;
         for i in range {
             let center = (i as f64 + 0.5) * scale;
             // Casts saturate at 0 and cut towards it, both as wanted.
             let start = ((center - support + 0.5) as usize).min(from - 1);
             let end = ((center + support + 0.5) as usize).clamp(start + 1, from);
-            let weight = |x: usize| cubic((x as f64 - center + 0.5) * inverse);
+            let weight = |x: usize| filter.at((x as f64 - center + 0.5) * inverse);
             let total: f64 = (start..end).map(weight).sum();
             this.weights.extend((start..end).map(|x| {
                 let w = if total == 0.0 { weight(x) } else { weight(x) / total };
@@ -178,6 +212,13 @@ fn cubic(x: f64) -> f64 {
     }
 }
 
+/// Evaluates the sinc of three lobes.
+fn lanczos(x: f64) -> f64 {
+    const LOBES: f64 = 3.0;
+    let sinc = |x: f64| if x == 0.0 { 1.0 } else { (x * PI).sin() / (x * PI) };
+    if (-LOBES..LOBES).contains(&x) { sinc(x) * sinc(x / LOBES) } else { 0.0 }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -190,7 +231,9 @@ mod tests {
     #[test]
     fn same_size() {
         let image = pattern(7, 5);
-        assert_eq!(resize(&image, 7, 5).unwrap(), image);
+        for filter in [Resampling::Bicubic, Resampling::Lanczos] {
+            assert_eq!(resize(&image, 7, 5, filter).unwrap(), image);
+        }
     }
 
     #[test]
@@ -198,8 +241,8 @@ mod tests {
         let image = pattern(13, 9);
         // Rows first, columns first.
         for (size, ys) in [([40, 31], 8..31), ([40, 6], 2..5)] {
-            let whole = resize(&image, size[0], size[1]).unwrap();
-            let part = resize_region(&image, size, 5..17, ys.clone());
+            let whole = resize(&image, size[0], size[1], Resampling::Bicubic).unwrap();
+            let part = resize_region(&image, size, 5..17, ys.clone(), Resampling::Bicubic);
             let cut: Vec<u8> = ys.flat_map(|y| whole.rgb()[(y * 40 + 5) * 3..(y * 40 + 17) * 3].to_vec()).collect();
             assert_eq!(part, cut);
         }
@@ -209,7 +252,7 @@ mod tests {
     fn impossible_sizes() {
         let image = pattern(2, 2);
         for (w, h) in [(0, 4), (4, 0), (1 << 15, 1 << 14), (usize::MAX, 2)] {
-            assert!(matches!(resize(&image, w, h), Err(Error::Parameter { .. })), "{w}x{h}");
+            assert!(matches!(resize(&image, w, h, Resampling::Lanczos), Err(Error::Parameter { .. })), "{w}x{h}");
         }
     }
 }

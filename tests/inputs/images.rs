@@ -1,8 +1,9 @@
 //! Images against PIL and transformers (tools/goldens/make_pictures.py), and the images of the catalogue of bad inputs.
 
 use braid::Error;
+use braid::inputs::clip_image_processor;
 use braid::inputs::image::{AlphaMode, Image};
-use braid::inputs::{clip_image_processor, resize};
+use braid::inputs::resize::{Resampling, resize};
 use serde_json::Value;
 use std::io::{Read, Write};
 use std::path::PathBuf;
@@ -60,12 +61,17 @@ fn pil_parity() {
 
 #[test]
 fn resampling_parity() {
-    for case in lines("resize.json") {
-        let [width, height] = pair(&case["to"]);
-        let got = resize::resize(&noise(pair(&case["from"])), width, height).unwrap().into_rgb();
-        let head: Vec<u8> = got.iter().take(12).copied().collect();
-        assert_eq!(serde_json::to_value(head).unwrap(), case["head"], "{case}");
-        assert_eq!(fnv(got), case["fnv"].as_str().unwrap(), "{case}");
+    for (name, filter) in [("resize.json", Resampling::Bicubic), ("lanczos.json", Resampling::Lanczos)] {
+        for case in lines(name) {
+            let [width, height] = pair(&case["to"]);
+            let got = resize(&noise(pair(&case["from"])), width, height, filter).unwrap();
+            let head: Vec<u8> = got.rgb().iter().take(12).copied().collect();
+            assert_eq!(serde_json::to_value(head).unwrap(), case["head"], "{filter:?} {case}");
+            if let Some(gray) = case["gray"].as_str() {
+                assert_eq!(fnv(got.luma()), gray, "{case}");
+            }
+            assert_eq!(fnv(got.into_rgb()), case["fnv"].as_str().unwrap(), "{filter:?} {case}");
+        }
     }
 }
 

@@ -1,5 +1,5 @@
 """Makes tests/data/pictures/: picture files of every kind with the RGB bytes that PIL gives, and goldens of PIL's bicubic
-resampling and of transformers' CLIPImageProcessorPil (Pillow 13.0, transformers 5.23).
+and Lanczos resampling and of transformers' CLIPImageProcessorPil (Pillow 13.0, transformers 5.23).
 
 All files are small; their content is drawn by formulas, so that they are free of any rights.
 """
@@ -149,6 +149,15 @@ def resampling() -> None:
         out = np.asarray(Image.fromarray(noise(w, h)).resize((tw, th), Image.Resampling.BICUBIC)).tobytes()
         lines.append({"from": [w, h], "to": [tw, th], "head": list(out[:12]), "fnv": f"{fnv(out):016x}"})
     (OUT / "resize.json").write_text("[\n" + ",\n".join(json.dumps(c, separators=(",", ":")) for c in lines) + "\n]\n")
+    # `gray` is that of `convert("L")` of the result: the order in which a mask is made.
+    pairs += [((w, h), to) for w, h in sizes[3:] for to in targets[3:]]
+    lines = []
+    for (w, h), (tw, th) in pairs:
+        image = Image.fromarray(noise(w, h)).resize((tw, th), Image.Resampling.LANCZOS)
+        out, gray = np.asarray(image).tobytes(), np.asarray(image.convert("L")).tobytes()
+        line = {"from": [w, h], "to": [tw, th], "head": list(out[:12]), "fnv": f"{fnv(out):016x}", "gray": f"{fnv(gray):016x}"}
+        lines.append(line)
+    (OUT / "lanczos.json").write_text("[\n" + ",\n".join(json.dumps(c, separators=(",", ":")) for c in lines) + "\n]\n")
 
 
 def clip() -> None:

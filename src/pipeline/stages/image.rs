@@ -3,7 +3,7 @@
 use crate::error::{Error, Result};
 use crate::inputs::clip_image_processor;
 use crate::inputs::image::Image;
-use crate::inputs::resize::resize;
+use crate::inputs::resize::{Resampling, resize};
 use crate::pipeline::captures::Captures;
 use crate::pipeline::compile::Executables;
 use crate::pipeline::plan::{RequestPlan, check_embedding};
@@ -27,7 +27,7 @@ pub(in crate::pipeline) fn run(
             let embedding = match reference {
                 ReferenceImage::Embedding(values) => values.clone(),
                 ReferenceImage::Image(image) => match stretch {
-                    Some((w, h)) => encode(executables, &resize(image, *w, *h)?)?,
+                    Some((w, h)) => encode(executables, &resize(image, *w, *h, Resampling::Bicubic)?)?,
                     None => encode(executables, image)?,
                 },
             };
