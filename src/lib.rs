@@ -26,6 +26,7 @@
 //! | [`Request`] | arguments of `__call__` | prompt, size, steps, guidance, seed, image prompts |
 //! | [`ImagePrompt`] | `ip_adapter_image` | the reference images of one adapter and their [`Scales`] |
 //! | [`Scales`] | `set_ip_adapter_scale` | the weight of an image prompt in each block of the UNet |
+//! | [`Reference`] | `ip_adapter_masks` | a reference image with its weight and its mask; [`Combine`] and [`Fit`] are its image prompt's |
 //! | [`ReferenceImage`] | an entry of `ip_adapter_image` or `ip_adapter_image_embeds` | an image, or the embedding made of one |
 //! | [`SchedulerKind`], [`SigmaSchedule`], [`TimestepSpacing`], [`PredictionType`] | `EulerDiscreteScheduler`, `use_karras_sigmas`, `timestep_spacing`, `prediction_type` | overrides of the model's own scheduler |
 //! | [`RngKind`] | `torch.Generator(device=...)` | the generator whose random numbers the noise follows |
@@ -66,6 +67,7 @@ pub mod inspect;
 pub mod memory;
 #[doc(hidden)]
 pub mod models;
+mod names;
 #[doc(hidden)]
 pub mod output;
 #[doc(hidden)]
@@ -81,12 +83,13 @@ pub mod weights;
 
 pub use compat::Compat;
 pub use error::{Error, Result};
+pub use inputs::fit::Fit;
 pub use inputs::image::{AlphaMode, Image};
 pub use inputs::noise::{PhiloxGrid, RngKind};
 pub use output::PngMetadata;
 pub use pipeline::{
-    Callbacks, CancelToken, DeviceChoice, EncoderResidency, HostTensor, ImagePrompt, MemoryEstimate, Output, Pipeline,
-    PipelineOptions, Progress, ReferenceImage, Request, Scales, Stage, WorkloadShape,
+    Callbacks, CancelToken, Combine, DeviceChoice, EncoderResidency, HostTensor, ImagePrompt, MemoryEstimate, Output,
+    Pipeline, PipelineOptions, Progress, Reference, ReferenceImage, Request, Scales, Stage, WorkloadShape,
 };
 pub use schedulers::{PredictionType, SchedulerConfig, SchedulerKind, SigmaSchedule, TimestepSpacing};
 pub use tensor::DType;

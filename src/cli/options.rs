@@ -3,7 +3,7 @@
 use super::failure::Failure;
 use super::files;
 use crate::inputs::image::Image;
-use crate::pipeline::{DeviceChoice, ImagePrompt, PipelineOptions, ReferenceImage, Request, Scales};
+use crate::pipeline::{DeviceChoice, ImagePrompt, PipelineOptions, Request, Scales};
 use std::path::{Path, PathBuf};
 
 /// One IP-Adapter with its images and scales.
@@ -100,7 +100,7 @@ impl Options {
             let mut prompt = ImagePrompt::default().with_scale(adapter.scales()?);
             prompt.resize = self.resize;
             for path in &adapter.images {
-                prompt.references.push(ReferenceImage::Image(Image::open(path, self.pipeline.compat.alpha)?));
+                prompt.references.push(Image::open(path, self.pipeline.compat.alpha)?.into());
             }
             Ok(prompt)
         };

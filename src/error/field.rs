@@ -78,6 +78,20 @@ fields! {
     ScaleBlocks = "scales",
     /// The strength that multiplies [`crate::ImagePrompt::scales`].
     ScaleStrength = "scales.strength",
+    /// [`crate::Reference::weight`].
+    ReferenceWeight = "references.weight",
+    /// [`crate::Reference::mask`].
+    ReferenceMask = "references.mask",
+    /// [`crate::ImagePrompt::combine`].
+    Combine = "combine",
+    /// [`crate::ImagePrompt::start`].
+    Start = "start",
+    /// [`crate::ImagePrompt::end`].
+    End = "end",
+    /// [`crate::ImagePrompt::negative_image`].
+    NegativeImage = "negative_image",
+    /// [`crate::ImagePrompt::fit`].
+    Fit = "fit",
     /// The size that an image is resized to, such as [`crate::ImagePrompt::resize`].
     Resize = "resize",
     /// The pixels of an [`crate::inputs::image::Image`].

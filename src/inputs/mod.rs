@@ -1,6 +1,7 @@
 //! Inputs of a request: text, images, noise.
 
 pub mod clip_image_processor;
+pub mod fit;
 pub mod image;
 pub mod noise;
 pub mod resize;

@@ -8,6 +8,7 @@ mod device;
 mod device_choice;
 mod executable_cache;
 mod generate;
+mod image_prompt;
 mod latent_size;
 mod load;
 mod memory_budget;
@@ -27,11 +28,11 @@ mod workload;
 pub use crate::models::ip_adapter::Scales;
 pub use device_choice::DeviceChoice;
 pub use executable_cache::EXECUTABLES;
+pub use image_prompt::{Combine, ImagePrompt, Reference, ReferenceImage};
 pub use load::ModelTensors;
 pub use options::PipelineOptions;
 pub use request::{
-    Callbacks, CancelToken, HostTensor, ImagePrompt, MAX_NUM_IMAGES, MAX_SIDE, MAX_THREADS, Output, Progress,
-    ReferenceImage, Request, Stage,
+    Callbacks, CancelToken, HostTensor, MAX_NUM_IMAGES, MAX_SIDE, MAX_THREADS, Output, Progress, Request, Stage,
 };
 pub use residency::{EncoderResidency, MemoryEstimate};
 pub use workload::WorkloadShape;

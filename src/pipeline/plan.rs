@@ -3,11 +3,12 @@
 use super::compile::{Compiler, EncoderPlan, Executables};
 use super::denoise_plan::{DenoisePlan, Placement};
 use super::executable_cache::TextEncoderKey;
+use super::image_prompt::ReferenceImage;
 use super::latent_size::latent_size;
 use super::load::Models;
 use super::memory_budget::{self, MemoryDemand};
 use super::prompt::Prompt;
-use super::request::{CancelToken, ReferenceImage, Request};
+use super::request::{CancelToken, Request};
 use super::residency::EncoderResidency;
 use super::workload::WorkloadShape;
 use crate::compat::Compat;
@@ -208,7 +209,7 @@ fn check_embeddings(compiler: &Compiler<'_>, request: &Request, adapters: &[usiz
     for &a in adapters {
         let width = compiler.models.adapters[a].config.embedding_dim;
         for reference in &request.image_prompts[a].references {
-            if let ReferenceImage::Embedding(embedding) = reference {
+            if let ReferenceImage::Embedding(embedding) = &reference.image {
                 check_embedding(embedding, width)?;
             }
         }

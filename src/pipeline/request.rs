@@ -1,10 +1,10 @@
 //! Requests, and their output.
 
+use super::image_prompt::ImagePrompt;
 use super::setters::setters;
 use crate::error::{Error, Field, Result};
 use crate::inputs::image::Image;
 use crate::inputs::noise::RngKind;
-use crate::models::ip_adapter::Scales;
 use crate::schedulers::{PredictionType, SchedulerKind, SigmaSchedule, TimestepSpacing};
 use crate::tensor::DType;
 use std::collections::BTreeMap;
@@ -18,53 +18,6 @@ pub const MAX_SIDE: usize = 16_384;
 
 /// The most threads of a pipeline.
 pub const MAX_THREADS: usize = 1024;
-
-/// A reference: an image, or the embedding that [`super::Pipeline::encode_image`] made of one.
-#[derive(Debug, Clone, PartialEq)]
-#[non_exhaustive]
-pub enum ReferenceImage {
-    /// An image; it is encoded for each request.
-    Image(Image),
-    /// `image_embeds`, as wide as the adapter's projection takes.
-    Embedding(Vec<f32>),
-}
-
-/// The image prompt for one adapter.
-#[derive(Debug, Clone, Default)]
-#[non_exhaustive]
-pub struct ImagePrompt {
-    /// One or more references; they share one softmax.
-    pub references: Vec<ReferenceImage>,
-    /// The weight of the image branch in each transformer.
-    pub scales: Scales,
-    /// Stretches each image to this width and height before CLIP's own preprocessing.
-    pub resize: Option<(usize, usize)>,
-}
-
-impl ImagePrompt {
-    /// One image at scale 1 in every block.
-    pub fn new(image: Image) -> Self {
-        Self { references: vec![ReferenceImage::Image(image)], ..Self::default() }
-    }
-
-    /// Adds a reference.
-    #[must_use]
-    pub fn with_reference(mut self, reference: ReferenceImage) -> Self {
-        self.references.push(reference);
-        self
-    }
-
-    pub(super) fn has_images(&self) -> bool {
-        self.references.iter().any(|reference| matches!(reference, ReferenceImage::Image(_)))
-    }
-
-    setters! {
-        /// Sets the scales: one number for every block, or [`Scales`].
-        with_scale(scales: impl Into<Scales> => scales.into());
-        /// Sets the width and height to which each image is stretched before CLIP's own preprocessing.
-        with_resize(resize: (usize, usize) => Some(resize));
-    }
-}
 
 /// A request for images. Start from [`Request::new`] and set what differs.
 #[derive(Debug, Clone)]
@@ -204,10 +157,7 @@ impl Request {
             let what = format!("{} given; 1 to {MAX_NUM_IMAGES} is allowed", self.num_images);
             return Err(Error::parameter(Field::NumImages, what));
         }
-        for image in &self.image_prompts {
-            image.scales.check()?;
-        }
-        Ok(())
+        self.image_prompts.iter().try_for_each(ImagePrompt::check)
     }
 }
 

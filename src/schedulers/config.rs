@@ -6,7 +6,6 @@ use serde_json::{Map, Value, json};
 
 use super::ddim;
 use super::definition::{Scheduler, SchedulerDefinition};
-use super::names::any_of;
 use super::prediction_type::{self, PredictionType};
 use super::registry::{FLOW_MATCHING, SchedulerKind};
 use super::settings::{self, SchedulerSettings};
@@ -15,6 +14,7 @@ use super::step_table::{StepCoefficients, StepTable};
 use super::timestep_spacing::TimestepSpacing;
 use crate::config_json::{Fields, strict};
 use crate::error::{Error, Field, Result, escape};
+use crate::names::any_of;
 
 /// A scheduler and the fields of its configuration file as they stand.
 ///

@@ -26,7 +26,6 @@ mod euler_discrete;
 mod guidance;
 mod lcm;
 mod linspace;
-mod names;
 mod prediction_type;
 mod registry;
 mod settings;

@@ -1,7 +1,7 @@
 //! Meanings of the model's output.
 
-use super::names::named_values;
 use crate::error::Field;
+use crate::names::named_values;
 
 /// The meaning of the model's output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

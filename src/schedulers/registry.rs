@@ -4,8 +4,8 @@ use std::fmt;
 use std::str::FromStr;
 
 use super::definition::SchedulerDefinition;
-use super::names::{any_of_bytes, any_of_len, value_of};
 use crate::error::{Error, Field, Message, Result};
+use crate::names::{any_of_bytes, any_of_len, value_of};
 
 /// Registers schedulers: each line is a variant of [`SchedulerKind`], the file with its `DEFINITION`, and a
 /// description.

@@ -1,9 +1,9 @@
 //! Noise levels sigma = sqrt((1 - alpha_bar) / alpha_bar) for the schedulers that step in them.
 
 use super::linspace::linspace;
-use super::names::named_values;
 use crate::config_json::Fields;
 use crate::error::{Field, Result};
+use crate::names::named_values;
 
 /// The noise levels of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

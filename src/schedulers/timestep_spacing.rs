@@ -1,8 +1,8 @@
 //! Timestep spacings, with numpy's and torch's rounding.
 
 use super::linspace::linspace;
-use super::names::named_values;
 use crate::error::Field;
+use crate::names::named_values;
 
 /// The spread of the timesteps over the training timesteps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

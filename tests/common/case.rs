@@ -2,7 +2,7 @@
 #![allow(dead_code, clippy::unwrap_used)]
 
 use braid::inputs::image::Image;
-use braid::pipeline::{HostTensor, ImagePrompt, ReferenceImage, Scales};
+use braid::pipeline::{HostTensor, ImagePrompt, Scales};
 use braid::{Compat, PipelineOptions, Request};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -73,7 +73,7 @@ impl Case {
             let mut image = ImagePrompt::default();
             for path in adapter["images"].as_array().unwrap() {
                 let reference = Image::open(self.folder.join(path.as_str().unwrap()), compat.alpha).unwrap();
-                image.references.push(ReferenceImage::Image(reference));
+                image.references.push(reference.into());
             }
             let style = self.json["request"]["instant_style"].as_bool() == Some(true);
             image.scales = match &adapter["strength"] {

@@ -6,8 +6,9 @@ use crate::inputs::image::Image;
 use crate::inputs::resize::{Resampling, resize};
 use crate::pipeline::captures::Captures;
 use crate::pipeline::compile::Executables;
+use crate::pipeline::image_prompt::{ImagePrompt, ReferenceImage};
 use crate::pipeline::plan::{RequestPlan, check_embedding};
-use crate::pipeline::request::{CancelToken, ImagePrompt, ReferenceImage, Request};
+use crate::pipeline::request::{CancelToken, Request};
 
 /// The image embeddings of each adapter in use, `[n, E]`.
 pub(in crate::pipeline) fn run(
@@ -24,7 +25,7 @@ pub(in crate::pipeline) fn run(
         let mut embeds = Vec::new();
         for reference in references {
             cancel.check()?;
-            let embedding = match reference {
+            let embedding = match &reference.image {
                 ReferenceImage::Embedding(values) => values.clone(),
                 ReferenceImage::Image(image) => match stretch {
                     Some((w, h)) => encode(executables, &resize(image, *w, *h, Resampling::Bicubic)?)?,

@@ -6,7 +6,7 @@ use crate::error::{Error, Field, Result};
 ///
 /// # Errors
 /// [`Error::Parameter`] lists the names of the table.
-pub(super) fn value_of<T: Copy>(table: &[(&str, T)], field: Field, name: &str) -> Result<T> {
+pub(crate) fn value_of<T: Copy>(table: &[(&str, T)], field: Field, name: &str) -> Result<T> {
     table.iter().find(|entry| entry.0 == name).map(|entry| entry.1).ok_or_else(|| {
         let names: Vec<&str> = table.iter().map(|entry| entry.0).collect();
         Error::parameter(field, format!("unknown value `{name}` (expected {})", any_of(&names)))
@@ -14,12 +14,12 @@ pub(super) fn value_of<T: Copy>(table: &[(&str, T)], field: Field, name: &str) -
 }
 
 /// Finds the name of a value.
-pub(super) fn name_of<T: PartialEq>(table: &[(&'static str, T)], value: &T) -> &'static str {
+pub(crate) fn name_of<T: PartialEq>(table: &[(&'static str, T)], value: &T) -> &'static str {
     table.iter().find(|entry| entry.1 == *value).map_or("?", |entry| entry.0)
 }
 
 /// Joins names to `a`, `a or b`, `a, b or c`.
-pub(super) fn any_of(names: &[&str]) -> String {
+pub(crate) fn any_of(names: &[&str]) -> String {
     match names {
         [] => String::new(),
         [one] => (*one).to_owned(),
@@ -28,7 +28,7 @@ pub(super) fn any_of(names: &[&str]) -> String {
 }
 
 /// The length of [`any_of`]'s text.
-pub(super) const fn any_of_len(names: &[&str]) -> usize {
+pub(crate) const fn any_of_len(names: &[&str]) -> usize {
     let (mut len, mut i) = (0, 0);
     while i < names.len() {
         len += separator(i, names.len()).len() + names[i].len();
@@ -38,7 +38,7 @@ pub(super) const fn any_of_len(names: &[&str]) -> usize {
 }
 
 /// Joins names as [`any_of`] does, at compile time; `N` is [`any_of_len`].
-pub(super) const fn any_of_bytes<const N: usize>(names: &[&str]) -> [u8; N] {
+pub(crate) const fn any_of_bytes<const N: usize>(names: &[&str]) -> [u8; N] {
     let (mut out, mut at, mut i) = ([0; N], 0, 0);
     while i < names.len() {
         let pieces = [separator(i, names.len()).as_bytes(), names[i].as_bytes()];
@@ -75,18 +75,18 @@ macro_rules! named_values {
 
             /// Finds the value of a name; [`crate::error::Error::Parameter`] lists the names.
             fn from_str(name: &str) -> crate::error::Result<Self> {
-                $crate::schedulers::names::value_of($table, $field, name)
+                $crate::names::value_of($table, $field, name)
             }
         }
 
         impl std::fmt::Display for $type {
             fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str($crate::schedulers::names::name_of($table, self))
+                f.write_str($crate::names::name_of($table, self))
             }
         }
     };
 }
-pub(super) use named_values;
+pub(crate) use named_values;
 
 #[cfg(test)]
 mod tests {

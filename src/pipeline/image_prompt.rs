@@ -1,0 +1,166 @@
+//! Image prompts: the references of one adapter and how they act.
+
+use super::setters::setters;
+use crate::error::{Error, Field, Result};
+use crate::inputs::fit::Fit;
+use crate::inputs::image::Image;
+use crate::models::ip_adapter::Scales;
+use crate::names::named_values;
+
+/// The content of a reference: an image, or the embedding that [`super::Pipeline::encode_image`] made of one.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub enum ReferenceImage {
+    /// An image; it is encoded for each request.
+    Image(Image),
+    /// `image_embeds`, as wide as the adapter's projection takes.
+    Embedding(Vec<f32>),
+}
+
+impl From<Image> for ReferenceImage {
+    fn from(image: Image) -> Self {
+        Self::Image(image)
+    }
+}
+
+/// A reference: its image, its weight and the part of the result in which it acts.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct Reference {
+    /// The image, or its embedding.
+    pub image: ReferenceImage,
+    /// Its weight, 1 by default. [`Combine`] says what it multiplies.
+    pub weight: f32,
+    /// A grey image of any size: white where the reference acts, black where it does not.
+    pub mask: Option<Image>,
+}
+
+impl<T: Into<ReferenceImage>> From<T> for Reference {
+    fn from(image: T) -> Self {
+        Self { image: image.into(), weight: 1.0, mask: None }
+    }
+}
+
+impl Reference {
+    /// A reference of weight 1 that acts everywhere.
+    pub fn new(image: impl Into<ReferenceImage>) -> Self {
+        image.into().into()
+    }
+
+    setters! {
+        /// Sets the weight.
+        with_weight(weight: f32);
+        /// Sets the mask.
+        with_mask(mask: Image => Some(mask));
+    }
+}
+
+/// The way in which several references of one adapter act together, where none has a mask. References with masks have a softmax
+/// each, multiplied by mask and weight.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
+pub enum Combine {
+    /// One softmax over the tokens of all; a weight multiplies the values of its reference's tokens.
+    #[default]
+    Concat,
+    /// The mean of their embeddings, each times its weight; weights that are all 0 leave the adapter without effect.
+    Average,
+    /// A softmax for each, whose result is multiplied by the weight; the results are added.
+    Add,
+}
+
+const COMBINE: &[(&str, Combine)] =
+    &[("concat", Combine::Concat), ("average", Combine::Average), ("add", Combine::Add)];
+named_values!(Combine, COMBINE, Field::Combine);
+
+/// The image prompt for one adapter.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct ImagePrompt {
+    /// One or more references.
+    pub references: Vec<Reference>,
+    /// The weight of the image branch in each transformer.
+    pub scales: Scales,
+    /// The way in which several references act together.
+    pub combine: Combine,
+    /// The part of the steps, from 0, at which the adapter begins to act: in step i of N where `start <= i / N`.
+    pub start: f32,
+    /// The part of the steps, up to 1, at which it ends: step i of N is the last where `(i + 1) / N <= end`.
+    pub end: f32,
+    /// The reference of the negative row; absent, it has the embedding that the adapter was trained with.
+    pub negative_image: Option<ReferenceImage>,
+    /// The treatment of images that are not square.
+    pub fit: Fit,
+    /// Stretches each image to this width and height before CLIP's own preprocessing.
+    pub resize: Option<(usize, usize)>,
+}
+
+impl Default for ImagePrompt {
+    fn default() -> Self {
+        Self {
+            references: Vec::new(),
+            scales: Scales::default(),
+            combine: Combine::default(),
+            start: 0.0,
+            end: 1.0,
+            negative_image: None,
+            fit: Fit::default(),
+            resize: None,
+        }
+    }
+}
+
+impl ImagePrompt {
+    /// One image at scale 1 in every block.
+    pub fn new(image: Image) -> Self {
+        Self::default().with_reference(image)
+    }
+
+    /// Adds a reference.
+    #[must_use]
+    pub fn with_reference(mut self, reference: impl Into<Reference>) -> Self {
+        self.references.push(reference.into());
+        self
+    }
+
+    setters! {
+        /// Sets the scales: one number for every block, or [`Scales`].
+        with_scale(scales: impl Into<Scales> => scales.into());
+        /// Sets the way in which several references act together.
+        with_combine(combine: Combine);
+        /// Sets the part of the steps at which the adapter begins to act, 0 to 1.
+        with_start(start: f32);
+        /// Sets the part of the steps at which the adapter ceases to act, 0 to 1.
+        with_end(end: f32);
+        /// Sets the reference of the negative row.
+        with_negative_image(negative_image: impl Into<ReferenceImage> => Some(negative_image.into()));
+        /// Sets the treatment of images that are not square.
+        with_fit(fit: Fit);
+        /// Sets the width and height to which each image is stretched before CLIP's own preprocessing.
+        with_resize(resize: (usize, usize) => Some(resize));
+    }
+
+    pub(super) fn has_images(&self) -> bool {
+        self.references.iter().any(|reference| matches!(reference.image, ReferenceImage::Image(_)))
+    }
+
+    /// Checks what can be checked without a model.
+    ///
+    /// # Errors
+    /// [`Error::Parameter`].
+    pub(super) fn check(&self) -> Result<()> {
+        self.scales.check()?;
+        let later = |field| Err(Error::parameter(field, "not supported yet; leave it at its default"));
+        let any = |test: fn(&Reference) -> bool| self.references.iter().any(test);
+        match self {
+            _ if any(|reference| reference.weight != 1.0) => later(Field::ReferenceWeight),
+            _ if any(|reference| reference.mask.is_some()) => later(Field::ReferenceMask),
+            Self { combine: Combine::Average | Combine::Add, .. } => later(Field::Combine),
+            Self { start, .. } if *start != 0.0 => later(Field::Start),
+            Self { end, .. } if *end != 1.0 => later(Field::End),
+            Self { negative_image: Some(_), .. } => later(Field::NegativeImage),
+            Self { fit: Fit::Pad | Fit::Stretch, .. } => later(Field::Fit),
+            _ => Ok(()),
+        }
+    }
+}
