@@ -106,6 +106,7 @@ ifeq ($(and $(GOLDEN_DIFFUSERS),$(GOLDEN_DIFFSYNTH)),)
 	@echo "CONTRIBUTING.md says what each generator makes; tools/goldens/README.md what a case holds."
 else
 	$(GOLDEN_DIFFUSERS) tools/goldens/make_diffusers.py
+	$(GOLDEN_DIFFUSERS) tools/goldens/make_init_image.py
 	$(GOLDEN_DIFFSYNTH) tools/goldens/make_diffsynth.py tests/goldens/diffsynth
 	$(GOLDEN_DIFFUSERS) tools/goldens/make_schedulers.py diffusers
 	$(GOLDEN_DIFFSYNTH) tools/goldens/make_schedulers.py diffsynth

@@ -33,6 +33,9 @@ pub struct Compat {
     /// The number whose multiple sides are rounded up to; where absent they must be divisible by the VAE's factor and
     /// by 8.
     pub round_sides: Option<usize>,
+    /// Whether the latents of an image to begin with are drawn from the distribution that the VAE gives, or are its mean
+    /// (DiffSynth).
+    pub samples_image_latents: bool,
     /// Whether 0..1 becomes 0..255 by cutting off (DiffSynth) or by rounding (diffusers).
     pub truncates_pixels: bool,
     /// Whether the scheduler, where neither the request nor the model names one, is DiffSynth's DDIM or SDXL's Euler.
@@ -53,6 +56,7 @@ impl Compat {
             zero_negative: true,
             pools_at_greatest: false,
             round_sides: None,
+            samples_image_latents: true,
             truncates_pixels: false,
             diffsynth_scheduler: false,
         }
@@ -71,6 +75,7 @@ impl Compat {
             zero_negative: false,
             pools_at_greatest: true,
             round_sides: Some(64),
+            samples_image_latents: false,
             truncates_pixels: true,
             diffsynth_scheduler: true,
         }

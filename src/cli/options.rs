@@ -2,8 +2,8 @@
 
 use super::failure::Failure;
 use super::files;
-use crate::inputs::image::Image;
-use crate::pipeline::{DeviceChoice, ImagePrompt, PipelineOptions, Request, Scales};
+use crate::inputs::image::{AlphaMode, Image};
+use crate::pipeline::{DEFAULT_STRENGTH, DeviceChoice, ImagePrompt, PipelineOptions, Request, Scales};
 use std::path::{Path, PathBuf};
 
 /// One IP-Adapter with its images and scales.
@@ -45,6 +45,8 @@ pub struct Options {
     pub seed: Option<u64>,
     /// The image file.
     pub output: PathBuf,
+    /// The file of the image to begin with.
+    pub init_image: Option<PathBuf>,
     /// The file of the noise.
     pub latents: Option<PathBuf>,
     /// The file of the intermediate results.
@@ -64,6 +66,7 @@ impl Default for Options {
             resize: None,
             seed: Some(0),
             output: "braid.png".into(),
+            init_image: None,
             latents: None,
             dump: None,
             json: false,
@@ -86,12 +89,25 @@ impl Options {
                 return Err(Failure::usage("--dump: names the same file as --output"));
             }
         }
+        if self.request.strength.is_some() && self.init_image.is_none() {
+            return Err(Failure::usage("--strength: there is no --init-img on which it could act"));
+        }
         if self.resize.is_some() && self.adapters.all.is_empty() {
             return Err(Failure::usage("--ip-adapter-image-resize: there is no --ip-adapter"));
         }
         self.pipeline.adapters = self.adapters.all.iter().map(|adapter| adapter.path.clone()).collect();
         self.request.capture_intermediates = self.dump.is_some();
         Ok(())
+    }
+
+    /// The strength that counts, where there is an image to begin with.
+    pub fn strength(&self) -> Option<f64> {
+        self.init_image.as_ref().map(|_| self.request.strength.unwrap_or(DEFAULT_STRENGTH))
+    }
+
+    /// Reads the image to begin with. Its transparency is dropped, as by diffusers' `load_image`.
+    pub fn init_image(&self) -> Result<Option<Image>, Failure> {
+        Ok(self.init_image.as_ref().map(|path| Image::open(path, AlphaMode::Ignore)).transpose()?)
     }
 
     /// Reads the reference images.

@@ -79,6 +79,15 @@ impl<'p> Value<'p> {
         }
     }
 
+    /// A number of 0 to 1, as exact as it is written.
+    pub fn fraction(&mut self) -> Result<f64, Failure> {
+        let text = self.text()?;
+        match text.trim().parse::<f64>() {
+            Ok(v) if (0.0..=1.0).contains(&v) => Ok(v),
+            _ => Err(self.wrong(&format!("must be a number of 0 to 1, got `{text}`"))),
+        }
+    }
+
     /// A whole number of `min` to `max`.
     pub fn count(&mut self, min: usize, max: usize) -> Result<usize, Failure> {
         let text = self.text()?;

@@ -41,7 +41,15 @@ pub trait Device: Send + Sync {
         Ok(Box::new(HostDenoiseLoop::new(self.compile(graph)?, spec)?))
     }
 
-    /// Compiles a decoder of latents, whose first output becomes pixels: the one graph that f16 is too narrow for.
+    /// Compiles the VAE's encoder, for which f16 is too narrow as it is for the decoder.
+    ///
+    /// # Errors
+    /// As [`Device::compile`].
+    fn compile_vae_encoder(&self, graph: Graph) -> Result<Box<dyn Executable>> {
+        self.compile(graph)
+    }
+
+    /// Compiles a decoder of latents, whose first output becomes pixels.
     ///
     /// # Errors
     /// As [`Device::compile`].

@@ -10,6 +10,8 @@ pub enum Role {
     Plain,
     /// A conditioner.
     Condition,
+    /// An encoder of images.
+    Encode,
     /// A denoise loop.
     Denoise(LoopSpec),
     /// An image decoder.

@@ -74,6 +74,12 @@ fields! {
     ClipSkip = "clip_skip",
     /// [`crate::Request::noise`].
     Noise = "noise",
+    /// [`crate::Request::init_image`].
+    InitImage = "init_image",
+    /// [`crate::Request::strength`].
+    Strength = "strength",
+    /// [`crate::Request::mask`].
+    Mask = "mask",
     /// The blocks of [`crate::ImagePrompt::scales`].
     ScaleBlocks = "scales",
     /// The strength that multiplies [`crate::ImagePrompt::scales`].

@@ -63,7 +63,9 @@ pub fn vae() -> VaeConfig {
         layers_per_block: 2,
         norm_num_groups: 32,
         scaling_factor: 0.13025,
+        quant_conv: true,
         post_quant_conv: true,
+        force_upcast: true,
         mid_attention: true,
     }
 }

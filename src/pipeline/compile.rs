@@ -14,7 +14,7 @@ use crate::graph::Graph;
 use crate::models::clip::{ClipTextShape, clip_text, clip_vision};
 use crate::models::ip_adapter::Adapter;
 use crate::models::unet::{UnetShape, conditioning, denoiser};
-use crate::models::vae::vae_decoder;
+use crate::models::vae::{vae_decoder, vae_encoder};
 use crate::weights::Scope;
 
 /// The models that graphs are made of, and the device that compiles them.
@@ -45,6 +45,15 @@ impl Executables<'_> {
     pub(super) fn image_encoder(&mut self) -> Result<&mut dyn Executable> {
         let compiler = self.compiler;
         self.cache.executable(ExecutableKey::ImageEncoder, || compiler.device.compile(compiler.image_graph()?))
+    }
+
+    /// The VAE's encoder to latents of that height and width.
+    pub(super) fn vae_encoder(&mut self, latent: [usize; 2]) -> Result<&mut dyn Executable> {
+        let compiler = self.compiler;
+        self.cache.executable(ExecutableKey::VaeEncoder(latent), || {
+            let compiled = compiler.device.compile_vae_encoder(compiler.vae_encoder_graph(latent)?);
+            compiled.map_err(|error| compiler.size_that_fits("encode", latent, error))
+        })
     }
 
     /// The step-invariant conditioning.
@@ -161,6 +170,15 @@ impl Compiler<'_> {
         Ok(graph)
     }
 
+    fn vae_encoder_graph(&self, latent: [usize; 2]) -> Result<Graph> {
+        let config = &self.models.vae.config;
+        let scope = Scope::new(self.models.vae_encoder.clone());
+        let [height, width] = latent.map(|side| side * config.scale_factor());
+        let graph = vae_encoder(config, &scope, height, width)?;
+        scope.finish("VAE encoder")?;
+        Ok(graph)
+    }
+
     fn decoder_graph(&self, [height, width]: [usize; 2]) -> Result<Graph> {
         let vae = &self.models.vae;
         let scope = Scope::new(vae.weights.clone());
@@ -189,15 +207,16 @@ impl Compiler<'_> {
         let text =
             bytes(encoders.text.iter().map(|key| self.text_graph(*key).map(plain)).collect::<Result<Vec<_>>>()?)?;
         let image = if encoders.image { bytes(vec![plain(self.image_graph()?)])? } else { 0 };
+        let latent = [plan.shape.height, plan.shape.width];
+        let encode = if encoders.vae { bytes(vec![(self.vae_encoder_graph(latent)?, Role::Encode)])? } else { 0 };
         let (condition, denoise) = match placement {
             Placement::Device => (Role::Condition, Role::Denoise(self.loop_spec(plan))),
             Placement::Host => (Role::Plain, Role::Plain),
         };
         let condition = bytes(vec![(self.condition_graph(plan)?, condition)])?;
         let denoise = bytes(vec![(self.unet_graph(&plan.shape)?, denoise)])?;
-        let latent = [plan.shape.height, plan.shape.width];
         let decode = bytes(vec![(self.decoder_graph(latent)?, Role::Decode(self.pixel_rounding()))])?;
-        Ok(Some(MemoryEstimate { text, image, condition, denoise, decode, staging }))
+        Ok(Some(MemoryEstimate { text, image, encode, condition, denoise, decode, staging }))
     }
 
     /// Names a size that would fit where an executable for this one does not: its memory grows with the number of pixels.
@@ -222,4 +241,6 @@ pub(super) struct EncoderPlan {
     pub(super) text: Vec<TextEncoderKey>,
     /// Whether the image encoder runs.
     pub(super) image: bool,
+    /// Whether the VAE's encoder runs.
+    pub(super) vae: bool,
 }

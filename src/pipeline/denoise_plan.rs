@@ -34,7 +34,7 @@ impl DenoisePlan {
 
     /// The denoise loop; fresh noise of all steps may take `max_noise_bytes`.
     pub(super) fn loop_spec(&self, config: &UnetConfig, max_noise_bytes: u64) -> LoopSpec {
-        let bytes = self.max_steps * self.shape.height * self.shape.width * config.in_channels * 4;
+        let bytes = self.max_steps * self.shape.height * self.shape.width * config.out_channels * 4;
         let varying = DenoiserInterface::new(config, &self.shape).varying();
         LoopSpec { max_steps: self.max_steps, varying, noise: bytes as u64 <= max_noise_bytes }
     }

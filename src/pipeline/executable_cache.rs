@@ -21,6 +21,8 @@ pub(super) struct TextEncoderKey {
 pub(super) enum ExecutableKey {
     TextEncoder(TextEncoderKey),
     ImageEncoder,
+    /// The VAE's, by the height and width of the latents.
+    VaeEncoder([usize; 2]),
     /// The plan's height and width are 0: they make no difference.
     Conditioner(DenoisePlan, Placement),
 }

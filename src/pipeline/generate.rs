@@ -5,7 +5,7 @@ use super::compile::Executables;
 use super::plan::RequestPlan;
 use super::request::{Callbacks, Output, Progress, Request, Stage};
 use super::residency::EncoderResidency;
-use super::stages::{condition, decode, denoise::Denoise, image, text};
+use super::stages::{condition, decode, denoise::Denoise, image, init_image, text};
 use crate::error::{Error, Result};
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -53,12 +53,18 @@ fn run(
     let embeds = stages
         .run(Stage::Image, 1, |callbacks| image::run(executables, request, &plan, &callbacks.cancel, &mut captures))?;
     executables.cache.release_encoders();
+    let init_image = match request.init_image {
+        Some(_) => stages.run(Stage::Encode, 1, |_| init_image::run(executables, request, &plan))?,
+        None => None,
+    };
+    executables.cache.release_encoders();
     let conditioning =
         stages.run(Stage::Condition, 1, |_| condition::run(executables, &plan, &texts, &embeds, &mut captures))?;
     let mut images = Vec::new();
     for index in 0..request.num_images {
         stages.image = index;
-        let denoise = Denoise { request, plan: &plan, conditioning: &conditioning, image: index };
+        let init_image = init_image.as_ref();
+        let denoise = Denoise { request, plan: &plan, conditioning: &conditioning, init_image, image: index };
         let latents = stages.run(Stage::Denoise, plan.table.steps.len(), |callbacks| {
             denoise.run(executables, callbacks, &mut step_seconds, &mut captures)
         })?;

@@ -13,7 +13,7 @@ use crate::models::clip::{Activation, ClipTextConfig, ClipVisionConfig};
 use crate::models::compatibility;
 use crate::models::ip_adapter::AdapterConfig;
 use crate::models::unet::UnetConfig;
-use crate::models::vae::VaeConfig;
+use crate::models::vae::{VaeConfig, encoder_weights};
 use crate::schedulers::{SchedulerConfig, SchedulerKind};
 use crate::weights::single_file::{self, SingleFile};
 use crate::weights::{OpenOptions, Scope, TensorTable, Weights, adapter, detect, open};
@@ -83,6 +83,8 @@ pub(super) struct Models {
     pub(super) tokenizers: [Tokenizer; 2],
     pub(super) unet: Model<UnetConfig>,
     pub(super) vae: Model<VaeConfig>,
+    /// The VAE's encoder, unchecked: only an image to begin with needs it.
+    pub(super) vae_encoder: Arc<Weights>,
     pub(super) vision: Option<Model<ClipVisionConfig>>,
     pub(super) adapters: Vec<Model<AdapterConfig>>,
     /// The preprocessing of reference images that the folder states; CLIP's own where absent.
@@ -168,6 +170,7 @@ impl Models {
     /// A cancelled search ends after the model that it is at.
     pub(super) fn not_finite(&self, cancel: &CancelToken) -> Vec<String> {
         let mut all = vec![&self.text[0].weights, &self.text[1].weights, &self.unet.weights, &self.vae.weights];
+        all.push(&self.vae_encoder);
         all.extend(self.vision.iter().map(|m| &m.weights));
         all.extend(self.adapters.iter().map(|m| &m.weights));
         let named = |w: &Arc<Weights>| {
@@ -385,11 +388,13 @@ fn assemble(
     let (first, tokenizer) = encoder(first)?;
     let (second, tokenizer_2) = encoder(second)?;
     let (unet_table, vae_table) = (unet.0.tensors(), vae.0.decoder_tensors());
+    let vae_encoder = Arc::new(encoder_weights(&vae.1)?);
     Ok(Models {
         text: [first, second],
         tokenizers: [tokenizer, tokenizer_2],
         unet: Model::new(unet.0, unet.1, "UNet", unet_table, &[])?,
         vae: Model::new(vae.0, vae.1, "VAE decoder", vae_table, &["encoder.", "quant_conv."])?,
+        vae_encoder,
         vision: None,
         adapters: Vec::new(),
         image_processor: None,

@@ -9,6 +9,7 @@ mod device_choice;
 mod executable_cache;
 mod generate;
 mod image_prompt;
+mod init_image;
 mod latent_size;
 mod load;
 mod memory_budget;
@@ -32,7 +33,8 @@ pub use image_prompt::{Combine, ImagePrompt, Reference, ReferenceImage};
 pub use load::ModelTensors;
 pub use options::PipelineOptions;
 pub use request::{
-    Callbacks, CancelToken, HostTensor, MAX_NUM_IMAGES, MAX_SIDE, MAX_THREADS, Output, Progress, Request, Stage,
+    Callbacks, CancelToken, DEFAULT_STRENGTH, HostTensor, MAX_NUM_IMAGES, MAX_SIDE, MAX_THREADS, Output, Progress,
+    Request, Stage,
 };
 pub use residency::{EncoderResidency, MemoryEstimate};
 pub use workload::WorkloadShape;
@@ -174,7 +176,7 @@ impl Pipeline {
     /// [`crate::Error::Parameter`] for a side that cannot be.
     pub fn image_size(&self, request: &Request) -> Result<(usize, usize)> {
         let factor = self.models.vae.config.scale_factor();
-        let [height, width] = latent_size::latent_size(&self.models, &self.compat, request.width, request.height)?;
+        let [height, width] = latent_size::request_size(&self.models, &self.compat, request)?;
         Ok((width * factor, height * factor))
     }
 

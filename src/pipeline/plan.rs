@@ -4,11 +4,12 @@ use super::compile::{Compiler, EncoderPlan, Executables};
 use super::denoise_plan::{DenoisePlan, Placement};
 use super::executable_cache::TextEncoderKey;
 use super::image_prompt::ReferenceImage;
-use super::latent_size::latent_size;
+use super::init_image::begins_with_image;
+use super::latent_size::{RequestedSides, latent_size};
 use super::load::Models;
 use super::memory_budget::{self, MemoryDemand};
 use super::prompt::Prompt;
-use super::request::{CancelToken, Request};
+use super::request::{CancelToken, DEFAULT_STRENGTH, Request};
 use super::residency::EncoderResidency;
 use super::workload::WorkloadShape;
 use crate::compat::Compat;
@@ -48,6 +49,8 @@ pub(super) struct RequestPlan {
     pub(super) placement: Placement,
     /// Whether the image encoder runs.
     encodes_images: bool,
+    /// Whether there is an image to begin with.
+    init_image: bool,
 }
 
 /// The scheduler of a request: the model's own or the profile's, with what the request sets.
@@ -68,6 +71,15 @@ pub(super) fn scheduler_config(models: &Models, compat: &Compat, request: &Reque
     Ok(config)
 }
 
+/// The coefficients of the steps that are run.
+fn step_table(models: &Models, compat: &Compat, request: &Request) -> Result<StepTable> {
+    let scheduler = scheduler_config(models, compat, request)?;
+    match request.init_image {
+        Some(_) => scheduler.image_to_image_table(request.steps, request.strength.unwrap_or(DEFAULT_STRENGTH)),
+        None => scheduler.table(request.steps),
+    }
+}
+
 /// The shape of a request.
 pub(super) fn workload_shape(models: &Models, compat: &Compat, request: &Request) -> Result<WorkloadShape> {
     let do_cfg = compat.do_classifier_free_guidance(request.guidance_scale);
@@ -75,7 +87,7 @@ pub(super) fn workload_shape(models: &Models, compat: &Compat, request: &Request
     if do_cfg {
         rows = rows.max(negative(models, compat, request)?.num_rows());
     }
-    Ok(WorkloadShape::new(request, do_cfg, rows))
+    Ok(WorkloadShape::new(request, RequestedSides::new(models, compat, request)?, do_cfg, rows))
 }
 
 fn negative(models: &Models, compat: &Compat, request: &Request) -> Result<Prompt> {
@@ -96,21 +108,23 @@ impl RequestPlan {
     ) -> Result<Self> {
         let compiler = executables.compiler;
         let (models, compat) = (compiler.models, compiler.compat);
-        let table = scheduler_config(models, compat, request)?.table(request.steps)?;
+        let table = step_table(models, compat, request)?;
+        let init_image = begins_with_image(models, request)?;
         let (given, known) = (request.image_prompts.len(), models.adapters.len());
         if given > known {
             let what = format!("{given} image prompts for {known} adapters");
             return Err(Error::parameter(Field::ImagePrompts, what));
         }
-        let latent = latent_size(models, compat, request.width, request.height)?;
-        check_noise(request, [models.unet.config.in_channels, latent[0], latent[1]])?;
+        let sides = RequestedSides::new(models, compat, request)?;
+        let latent = latent_size(models, compat, sides)?;
+        check_noise(request, [models.unet.config.out_channels, latent[0], latent[1]])?;
         let pixels = latent.iter().map(|side| side * models.vae.config.scale_factor()).product();
         memory_budget::require_images(pixels, request.num_images, request.capture_intermediates)?;
         let do_cfg = compat.do_classifier_free_guidance(request.guidance_scale);
         let prompt = Prompt::new(models, compat, Field::Prompt, &request.prompt)?;
         let negative = if do_cfg { Some(negative(models, compat, request)?) } else { None };
         let rows = negative.as_ref().map_or(0, Prompt::num_rows).max(prompt.num_rows());
-        let shape = WorkloadShape::new(request, do_cfg, rows);
+        let shape = WorkloadShape::new(request, sides, do_cfg, rows);
         let own = shape.denoise_plan(&compiler)?;
         let image_tokens = own.shape.image_tokens.clone();
         let denoise = executables.cache.covering_plan(own);
@@ -138,7 +152,18 @@ impl RequestPlan {
         };
         let prompt = encoded(prompt, request.clip_skip)?;
         let encodes_images = shape.encodes_images;
-        Ok(Self { table, latent, prompt, negative_prompt, image_tokens, scales, denoise, placement, encodes_images })
+        Ok(Self {
+            table,
+            latent,
+            prompt,
+            negative_prompt,
+            image_tokens,
+            scales,
+            denoise,
+            placement,
+            encodes_images,
+            init_image,
+        })
     }
 
     /// The encoders that the request runs.
@@ -147,7 +172,7 @@ impl RequestPlan {
         if let NegativePrompt::Encoded(negative) = &self.negative_prompt {
             text.extend(negative.encoders.iter().filter(|key| !self.prompt.encoders.contains(key)));
         }
-        EncoderPlan { text, image: self.encodes_images }
+        EncoderPlan { text, image: self.encodes_images, vae: self.init_image }
     }
 
     /// Compiles what the stages run. Where the encoders are freed after use, all but the decoder is compiled by its stage, when
@@ -161,7 +186,7 @@ impl RequestPlan {
         if executables.cache.free_encoders {
             return Ok(());
         }
-        let EncoderPlan { text, image } = self.encoders();
+        let EncoderPlan { text, image, vae } = self.encoders();
         for key in text {
             cancel.check()?;
             executables.text_encoder(key)?;
@@ -169,6 +194,10 @@ impl RequestPlan {
         if image {
             cancel.check()?;
             executables.image_encoder()?;
+        }
+        if vae {
+            cancel.check()?;
+            executables.vae_encoder(self.latent)?;
         }
         cancel.check()?;
         memory_budget::require_conditioning(executables, &self.denoise, self.placement)?;

@@ -2,7 +2,7 @@
 
 use super::image_prompt::ImagePrompt;
 use super::setters::setters;
-use crate::error::{Error, Field, Result};
+use crate::error::{Error, Field, Message, Result};
 use crate::inputs::image::Image;
 use crate::inputs::noise::RngKind;
 use crate::schedulers::{PredictionType, SchedulerKind, SigmaSchedule, TimestepSpacing};
@@ -13,6 +13,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 /// The greatest number of images of one request: all are returned at once.
 pub const MAX_NUM_IMAGES: usize = 1000;
+/// The [`Request::strength`] where none is given.
+pub const DEFAULT_STRENGTH: f64 = 0.75;
 /// The greatest side of an image, in pixels.
 pub const MAX_SIDE: usize = 16_384;
 
@@ -61,6 +63,12 @@ pub struct Request {
     pub noise_dtype: DType,
     /// Noise to use instead of drawing: for each image `[4, h, w]`, before the scheduler's scale.
     pub noise: Option<Vec<f32>>,
+    /// The image to begin with, instead of noise alone. It is stretched to the request's size, which is by default its own, each side
+    /// rounded down to what the VAE takes.
+    pub init_image: Option<Image>,
+    /// The part of the steps that is run on [`Self::init_image`], 0 to 1; 0.75 where absent. f64, for the number of steps is its
+    /// product with [`Self::steps`], rounded down.
+    pub strength: Option<f64>,
     /// Whether [`Output::intermediates`] is filled.
     pub capture_intermediates: bool,
 }
@@ -88,6 +96,8 @@ impl Request {
             rng: RngKind::Cpu,
             noise_dtype: DType::F32,
             noise: None,
+            init_image: None,
+            strength: None,
             capture_intermediates: false,
         }
     }
@@ -127,6 +137,10 @@ impl Request {
         with_noise_dtype(noise_dtype: DType);
         /// Sets the noise to use instead of drawing it: `[N, 4, h, w]`, before the scheduler's scale.
         with_noise(noise: Vec<f32> => Some(noise));
+        /// Sets the image to begin with.
+        with_init_image(init_image: Image => Some(init_image));
+        /// Sets the part of the steps that is run on the image to begin with, 0 to 1.
+        with_strength(strength: f64 => Some(strength));
         /// Sets whether [`Output::intermediates`] is filled.
         with_capture_intermediates(capture_intermediates: bool);
     }
@@ -152,6 +166,10 @@ impl Request {
         if !(0.0..=1.0).contains(&self.guidance_rescale) {
             let what = format!("{} given; 0 to 1 is allowed", self.guidance_rescale);
             return Err(Error::parameter(Field::GuidanceRescale, what));
+        }
+        if self.strength.is_some() && self.init_image.is_none() {
+            let what = Message::from("it is the part of the steps that is run on an image; give ");
+            return Err(Error::parameter(Field::Strength, what.field(Field::InitImage).text(" or leave it out")));
         }
         if self.num_images == 0 || self.num_images > MAX_NUM_IMAGES {
             let what = format!("{} given; 1 to {MAX_NUM_IMAGES} is allowed", self.num_images);
@@ -194,6 +212,8 @@ pub enum Stage {
     Text,
     /// Image encoder.
     Image,
+    /// The VAE's encoder, on the image to begin with.
+    Encode,
     /// The step-invariant conditioning.
     Condition,
     /// Denoising.
@@ -208,6 +228,7 @@ impl Stage {
         match self {
             Self::Text => "text",
             Self::Image => "image",
+            Self::Encode => "encode",
             Self::Condition => "condition",
             Self::Denoise => "denoise",
             Self::Decode => "decode",

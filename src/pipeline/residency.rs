@@ -36,6 +36,8 @@ pub struct MemoryEstimate {
     pub text: u64,
     /// The image encoder.
     pub image: u64,
+    /// The VAE's encoder.
+    pub encode: u64,
     /// The step-invariant conditioning.
     pub condition: u64,
     /// The UNet.
@@ -49,12 +51,13 @@ pub struct MemoryEstimate {
 impl MemoryEstimate {
     /// Peak usage with all of them there at once.
     pub fn peak_resident(&self) -> u64 {
-        self.text + self.image + self.condition + self.denoise + self.decode + self.staging
+        self.text + self.image + self.encode + self.condition + self.denoise + self.decode + self.staging
     }
 
     /// Peak usage when the encoders are freed after use.
     pub fn peak_offloaded(&self) -> u64 {
-        self.decode + self.text.max(self.image).max(self.condition + self.denoise) + self.staging
+        let encoders = self.text.max(self.image).max(self.encode);
+        self.decode + encoders.max(self.condition + self.denoise) + self.staging
     }
 }
 
@@ -64,9 +67,11 @@ mod tests {
 
     #[test]
     fn sums_and_names() {
-        let estimate = MemoryEstimate { text: 10, image: 30, condition: 5, denoise: 20, decode: 7, staging: 4 };
-        assert_eq!((estimate.peak_resident(), estimate.peak_offloaded()), (76, 41));
+        let estimate =
+            MemoryEstimate { text: 10, image: 30, encode: 8, condition: 5, denoise: 20, decode: 7, staging: 4 };
+        assert_eq!((estimate.peak_resident(), estimate.peak_offloaded()), (84, 41));
         assert_eq!(MemoryEstimate { image: 1, ..estimate }.peak_offloaded(), 36);
+        assert_eq!(MemoryEstimate { encode: 50, ..estimate }.peak_offloaded(), 61);
         assert_eq!("free".parse::<EncoderResidency>().unwrap(), EncoderResidency::Free);
         let text = "drop".parse::<EncoderResidency>().unwrap_err().to_string();
         assert_eq!(text, "encoders: `drop` is not known; one of auto, keep, free is");

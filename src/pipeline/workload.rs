@@ -2,7 +2,7 @@
 
 use super::compile::{Compiler, EncoderPlan, Executables};
 use super::denoise_plan::{DenoisePlan, Placement};
-use super::latent_size::latent_size;
+use super::latent_size::{RequestedSides, latent_size};
 use super::memory_budget::{self, MemoryDemand};
 use super::prompt::tokens_of;
 use super::request::Request;
@@ -31,20 +31,23 @@ pub struct WorkloadShape {
     pub encodes_images: bool,
     /// [`Request::clip_skip`].
     pub clip_skip: usize,
+    /// Whether requests have a [`Request::init_image`], which the VAE's encoder takes.
+    pub init_image: bool,
 }
 
 impl WorkloadShape {
     /// The shape of a request whose longest prompt has that many rows.
-    pub(super) fn new(request: &Request, do_cfg: bool, text_rows: usize) -> Self {
+    pub(super) fn new(request: &Request, sides: RequestedSides, do_cfg: bool, text_rows: usize) -> Self {
         Self {
-            width: request.width,
-            height: request.height,
+            width: sides.width,
+            height: sides.height,
             do_cfg,
             steps: request.steps,
             text_rows,
             num_references: request.image_prompts.iter().map(|image| image.references.len()).collect(),
             encodes_images: request.image_prompts.iter().any(|image| image.has_images()),
             clip_skip: request.clip_skip,
+            init_image: request.init_image.is_some(),
         }
     }
 
@@ -62,7 +65,8 @@ impl WorkloadShape {
             let what = format!("{given} image prompts for {known} adapters");
             return Err(Error::parameter(Field::ImagePrompts, what));
         }
-        let [height, width] = latent_size(models, compiler.compat, self.width, self.height)?;
+        let sides = RequestedSides { width: self.width, height: self.height, init_image: self.init_image };
+        let [height, width] = latent_size(models, compiler.compat, sides)?;
         let adapters: Vec<usize> = (0..given).filter(|&a| self.num_references[a] > 0).collect();
         let tokens = |a: &usize| self.num_references[*a].checked_mul(models.adapters[*a].config.num_tokens);
         let Some(image_tokens) = adapters.iter().map(tokens).collect() else {
@@ -89,7 +93,7 @@ impl WorkloadShape {
                 text.push(negative);
             }
         }
-        Ok(EncoderPlan { text, image: self.encodes_images })
+        Ok(EncoderPlan { text, image: self.encodes_images, vae: self.init_image })
     }
 
     /// The bytes of the device's own memory that requests of this shape take; `None` where it has none of its own.
@@ -116,6 +120,9 @@ impl WorkloadShape {
             }
             if encoders.image {
                 executables.image_encoder()?.warmup()?;
+            }
+            if encoders.vae {
+                executables.vae_encoder([plan.shape.height, plan.shape.width])?.warmup()?;
             }
         }
         executables.conditioner(&plan, placement)?.warmup()?;

@@ -218,11 +218,28 @@ impl SchedulerConfig {
     /// [`Error::Parameter`] for 0 steps, for more than the schedule has, and where the peer's own arithmetic
     /// breaks down (two equal noise levels in a row).
     pub fn table(&self, steps: usize) -> Result<StepTable> {
+        self.checked_table(steps, |scheduler| scheduler.table(steps))
+    }
+
+    /// Computes the coefficients for an image that noise of a `strength` of 0 to 1 is put on, as diffusers' image to image
+    /// does with the last `int(steps * strength)` of the steps: a multistep scheduler begins anew in the first of them.
+    /// DiffSynth's scheduler takes all steps, from a lower noise level.
+    ///
+    /// # Errors
+    /// As [`Self::table`], and for a strength beyond the range or so low that no step is left.
+    pub fn image_to_image_table(&self, steps: usize, strength: f64) -> Result<StepTable> {
+        if !(0.0..=1.0).contains(&strength) {
+            return Err(Error::parameter(Field::Strength, format!("{strength} given; 0 to 1 is allowed")));
+        }
+        self.checked_table(steps, |scheduler| scheduler.image_to_image_table(steps, strength))
+    }
+
+    fn checked_table(&self, steps: usize, table: impl Fn(&dyn Scheduler) -> Result<StepTable>) -> Result<StepTable> {
         let (scheduler, most) = self.scheduler()?;
         if steps == 0 || (steps > most && !self.diffsynth) {
             return Err(Error::parameter(Field::Steps, format!("must be from 1 to {most}, got {steps}")));
         }
-        let table = scheduler.table(steps)?;
+        let table = table(scheduler.as_ref())?;
         let finite = table.steps.iter().all(StepCoefficients::is_finite) && table.init_noise_sigma.is_finite();
         if table.steps.is_empty() || !finite {
             let what = format!("{steps} steps make two noise levels of this schedule coincide; use fewer");

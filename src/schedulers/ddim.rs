@@ -5,7 +5,7 @@
 use super::betas::DEFAULT_BETAS;
 use super::definition::{Scheduler, SchedulerDefinition};
 use super::settings::{ClassDefaults, ClipSettings, SchedulerSettings};
-use super::step_table::{ExactCoefficients, StepCoefficients, StepTable};
+use super::step_table::{ExactCoefficients, NoiseLevel, StepCoefficients, StepTable};
 use super::timestep_spacing::{self, TimestepSpacing};
 use crate::config_json::Fields;
 use crate::error::{Error, Field, Result};
@@ -54,6 +54,7 @@ impl Ddim {
         let direction = (1.0 - next - fresh * fresh).sqrt();
         let row = ExactCoefficients {
             timestep,
+            level: NoiseLevel::of_alpha_cumprod(now),
             input_scale: 1.0,
             x0: self.settings.prediction_type.x0_weights(alpha, sigma),
             clip: self.clip.clip_sample_range,
@@ -102,9 +103,22 @@ impl Scheduler for EnhancedDdim {
     /// Computes the table: timesteps from the last to 0, rounded half to even, each step ending at the next one's level
     /// and the last at no noise. More steps than there are timesteps are as many as there are.
     fn table(&self, steps: usize) -> Result<StepTable> {
+        self.table_below(self.0.settings.num_train_timesteps, steps)
+    }
+
+    /// Computes the table of all `steps`, from the noise level of that strength down.
+    fn image_to_image_table(&self, steps: usize, strength: f64) -> Result<StepTable> {
+        let most = self.0.settings.num_train_timesteps;
+        self.table_below(((most as f64 * strength).round_ties_even() as usize).clamp(1, most), steps)
+    }
+}
+
+impl EnhancedDdim {
+    /// Computes the table that begins at the last of the first `timesteps`.
+    fn table_below(&self, timesteps: usize, steps: usize) -> Result<StepTable> {
         let settings = &self.0.settings;
-        let last = settings.num_train_timesteps - 1;
-        let steps = steps.min(settings.num_train_timesteps);
+        let last = timesteps - 1;
+        let steps = steps.min(timesteps);
         let stride = last as f64 / (steps.max(2) - 1) as f64;
         let timestep = |i: usize| (last as f64 - i as f64 * stride).round_ties_even().max(0.0) as usize;
         let level = |i: usize| if i < steps { f64::from(settings.alphas_cumprod[timestep(i)]) } else { 1.0 };

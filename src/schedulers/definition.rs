@@ -3,7 +3,7 @@
 use super::settings::{ClassDefaults, SchedulerSettings};
 use super::step_table::StepTable;
 use crate::config_json::Fields;
-use crate::error::Result;
+use crate::error::{Error, Field, Result};
 
 /// A scheduler as its file defines it: its names, the fields that it reads, and the way to its table.
 pub(super) struct SchedulerDefinition {
@@ -32,4 +32,32 @@ pub(super) trait Scheduler {
     /// # Errors
     /// [`crate::error::Error::Parameter`] for a number of steps that the settings do not allow.
     fn table(&self, steps: usize) -> Result<StepTable>;
+
+    /// Model evaluations of a step, diffusers' `order`.
+    fn order(&self) -> usize {
+        1
+    }
+
+    /// Computes the table of the steps from `first` on, of `steps`. A scheduler with a history overrides it: the first of
+    /// these has none.
+    ///
+    /// # Errors
+    /// As [`Self::table`].
+    fn table_from(&self, steps: usize, first: usize) -> Result<StepTable> {
+        Ok(self.table(steps)?.tail(first * self.order()))
+    }
+
+    /// Computes the table for an image that noise of a `strength` of 0 to 1 is put on: diffusers' `get_timesteps`, the last
+    /// steps of the table.
+    ///
+    /// # Errors
+    /// As [`Self::table`], and for a strength at which no step is left.
+    fn image_to_image_table(&self, steps: usize, strength: f64) -> Result<StepTable> {
+        let kept = ((steps as f64 * strength) as usize).min(steps);
+        if kept == 0 {
+            let what = format!("{strength} of {steps} steps is less than one; give at least {:.3}", 1.0 / steps as f64);
+            return Err(Error::parameter(Field::Strength, what));
+        }
+        self.table_from(steps, steps - kept)
+    }
 }

@@ -11,7 +11,7 @@ use super::definition::{Scheduler, SchedulerDefinition};
 use super::linspace::linspace;
 use super::settings::{ClassDefaults, SchedulerSettings};
 use super::sigmas::{self, SigmaSettings, SigmaSpacing};
-use super::step_table::{ExactCoefficients, StepCoefficients, StepTable};
+use super::step_table::{ExactCoefficients, NoiseLevel, StepCoefficients, StepTable};
 use super::timestep_spacing::{self, TimestepSpacing};
 use crate::config_json::Fields;
 use crate::error::Result;
@@ -95,16 +95,21 @@ fn prepare(fields: &Fields<'_>, settings: SchedulerSettings) -> Result<Box<dyn S
 }
 
 impl Scheduler for DpmSolverMultistep {
-    /// Computes the table. The history is the x0 of the step before.
     fn table(&self, steps: usize) -> Result<StepTable> {
+        self.table_from(steps, 0)
+    }
+
+    /// Computes the table. The history is the x0 of the step before: a step without one is of the first order.
+    fn table_from(&self, steps: usize, first: usize) -> Result<StepTable> {
         let (timesteps, sigmas) = self.schedule(steps);
-        let row = |i: usize| self.row(i, &timesteps, &sigmas);
-        Ok(StepTable { steps: (0..timesteps.len()).map(row).collect(), init_noise_sigma: 1.0 })
+        let row = |i: usize| self.row(i, i == first, &timesteps, &sigmas);
+        Ok(StepTable { steps: (first..timesteps.len()).map(row).collect(), init_noise_sigma: 1.0 })
     }
 }
 
 impl DpmSolverMultistep {
-    fn row(&self, i: usize, timesteps: &[f32], sigmas: &[f32]) -> StepCoefficients {
+    /// Computes row i; `begins` where there is no history.
+    fn row(&self, i: usize, begins: bool, timesteps: &[f32], sigmas: &[f32]) -> StepCoefficients {
         let count = timesteps.len();
         let (now, next) = (f64::from(sigmas[i]), f64::from(sigmas[i + 1]));
         let (alpha, alpha_next) = (alpha(now), alpha(next));
@@ -112,7 +117,7 @@ impl DpmSolverMultistep {
         let gain = alpha_next * (1.0 - next / now);
         let final_first =
             self.euler_at_final || (self.lower_order_final && count < FEW_STEPS) || !self.sigmas.ends_at_sigma_min;
-        let first_order = self.solver_order == 1 || i == 0 || (i + 1 == count && final_first);
+        let first_order = self.solver_order == 1 || begins || (i + 1 == count && final_first);
         // The second order's weight of the difference between this x0 and the one before.
         let change = if first_order {
             0.0
@@ -124,6 +129,7 @@ impl DpmSolverMultistep {
         };
         let row = ExactCoefficients {
             timestep: timesteps[i],
+            level: NoiseLevel { alpha: alpha as f32, sigma: (now * alpha) as f32 },
             input_scale: 1.0,
             x0: self.settings.prediction_type.x0_weights(alpha, now * alpha),
             clip: None,

@@ -9,7 +9,7 @@ use super::linspace::linspace_f32;
 use super::prediction_type::PredictionType;
 use super::settings::{ClassDefaults, SchedulerSettings};
 use super::sigmas::{self, SigmaSettings, SigmaSpacing};
-use super::step_table::{ExactCoefficients, StepTable};
+use super::step_table::{ExactCoefficients, NoiseLevel, StepTable};
 use super::timestep_spacing::{self, TimestepSpacing};
 use crate::config_json::Fields;
 use crate::error::Result;
@@ -115,6 +115,7 @@ pub(super) fn euler_table(
         };
         let row = ExactCoefficients {
             timestep,
+            level: NoiseLevel { alpha: 1.0, sigma: pair[0] },
             input_scale: 1.0 / norm,
             x0,
             clip: None,

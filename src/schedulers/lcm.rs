@@ -5,7 +5,7 @@
 use super::betas::{BetaRange, BetaSchedule};
 use super::definition::{Scheduler, SchedulerDefinition};
 use super::settings::{ClassDefaults, ClipSettings, SchedulerSettings};
-use super::step_table::{ExactCoefficients, StepCoefficients, StepTable};
+use super::step_table::{ExactCoefficients, NoiseLevel, StepCoefficients, StepTable};
 use super::timestep_spacing::TimestepSpacing;
 use crate::config_json::Fields;
 use crate::error::{Error, Field, Result};
@@ -80,6 +80,7 @@ impl Scheduler for Lcm {
             };
             let row = ExactCoefficients {
                 timestep: timestep(i) as f32,
+                level: NoiseLevel::of_alpha_cumprod(now),
                 input_scale: 1.0,
                 x0: settings.prediction_type.x0_weights(alpha, sigma),
                 clip: self.clip.clip_sample_range,

@@ -11,7 +11,8 @@
 //! ```
 //!
 //! where `output` is the model's guided output ([`classifier_free_guidance`]) and `x` the latents, which begin as
-//! `init_noise_sigma * randn`. [`step`] is the reference implementation.
+//! `init_noise_sigma * randn`, or as an image's latents with noise of the first row's [`NoiseLevel`].
+//! [`step`] is the reference implementation.
 //!
 //! To add a scheduler: a file here, named as in diffusers, with its `DEFINITION`; its `mod` line below; and its line in
 //! `registry.rs`.
@@ -38,5 +39,5 @@ pub use guidance::classifier_free_guidance;
 pub use prediction_type::PredictionType;
 pub use registry::SchedulerKind;
 pub use sigmas::SigmaSchedule;
-pub use step_table::{PackedStepCoefficients, StepCoefficients, StepTable, step};
+pub use step_table::{NoiseLevel, PackedStepCoefficients, StepCoefficients, StepTable, step};
 pub use timestep_spacing::TimestepSpacing;

@@ -2,11 +2,34 @@
 
 use crate::error::{Error, Result};
 
+/// A noise level: x = alpha * x0 + sigma * noise.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct NoiseLevel {
+    /// The weight of the clean sample.
+    pub alpha: f32,
+    /// The weight of the noise.
+    pub sigma: f32,
+}
+
+impl NoiseLevel {
+    /// The level of the cumulative product of 1 - beta.
+    pub(super) fn of_alpha_cumprod(alpha_cumprod: f64) -> Self {
+        Self { alpha: alpha_cumprod.sqrt() as f32, sigma: (1.0 - alpha_cumprod).sqrt() as f32 }
+    }
+
+    /// Puts noise on a clean sample, as diffusers' `add_noise`.
+    pub fn add_noise(self, sample: f32, noise: f32) -> f32 {
+        self.alpha * sample + self.sigma * noise
+    }
+}
+
 /// The coefficients of one model evaluation; see the [module](super) for the form.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct StepCoefficients {
     /// The timestep that the model's timestep embedding takes; not always whole.
     pub timestep: f32,
+    /// The noise level of x before the step.
+    pub level: NoiseLevel,
     /// The scale of the model's input, `input_scale * x`.
     pub input_scale: f32,
     /// The weight of x in x0.
@@ -39,7 +62,7 @@ impl StepCoefficients {
     pub(super) fn is_finite(&self) -> bool {
         let x0 = [self.x0_from_x, self.x0_from_output];
         let next = [self.x_from_x, self.x_from_output, self.x_from_x0, self.x_from_previous];
-        let rest = [self.timestep, self.input_scale, self.noise.unwrap_or(0.0)];
+        let rest = [self.timestep, self.input_scale, self.level.alpha, self.level.sigma, self.noise.unwrap_or(0.0)];
         x0.iter().chain(&next).chain(&rest).all(|v| v.is_finite())
     }
 }
@@ -95,6 +118,12 @@ impl StepTable {
         self.steps.iter().any(|s| s.x_from_previous != 0.0)
     }
 
+    /// Leaves out the first `rows` rows; those that are left still read the history of the step before.
+    pub(super) fn tail(mut self, rows: usize) -> Self {
+        self.steps.drain(..rows.min(self.steps.len()));
+        self
+    }
+
     /// The number of times that noise is drawn after the initial latents.
     pub fn draws(&self) -> usize {
         self.steps.iter().filter(|s| s.noise.is_some()).count()
@@ -104,6 +133,7 @@ impl StepTable {
 /// A row before rounding to f32, with x0's weight not yet folded into those of x and the output.
 pub(super) struct ExactCoefficients {
     pub timestep: f32,
+    pub level: NoiseLevel,
     pub input_scale: f64,
     /// Weights of x and the output in x0.
     pub x0: (f64, f64),
@@ -120,6 +150,7 @@ impl ExactCoefficients {
     pub(super) fn rounded(&self) -> StepCoefficients {
         let mut step = StepCoefficients {
             timestep: self.timestep,
+            level: self.level,
             input_scale: self.input_scale as f32,
             x0_from_x: self.x0.0 as f32,
             x0_from_output: self.x0.1 as f32,

@@ -3,7 +3,7 @@
 
 use braid::inputs::image::Image;
 use braid::pipeline::{HostTensor, ImagePrompt, Scales};
-use braid::{Compat, PipelineOptions, Request};
+use braid::{AlphaMode, Compat, PipelineOptions, Request};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 
@@ -65,6 +65,10 @@ impl Case {
         r.sigma_schedule = self.text("schedule").map(|s| s.parse().unwrap());
         r.prediction_type = self.text("prediction").map(|s| s.parse().unwrap());
         r.timestep_spacing = self.text("timestep_spacing").map(|s| s.parse().unwrap());
+        r.strength = self.number("strength");
+        // Transparency is dropped, as by diffusers' `load_image`.
+        let picture = |key: &str| self.text(key).map(|p| Image::open(self.folder.join(p), AlphaMode::Ignore).unwrap());
+        r.init_image = picture("init_image");
         r.capture_intermediates = true;
         let compat: Compat = self.json["profile"].as_str().unwrap().parse().unwrap();
         let resize = self.json["request"]["image_resize"].as_array();

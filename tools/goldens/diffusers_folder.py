@@ -166,6 +166,7 @@ def build_unet(case: dict, texts: tuple, sample: int) -> UNet2DConditionModel:
     width = sum(t["hidden_size"] for t in texts)
     return UNet2DConditionModel(
         sample_size=sample,
+        in_channels=u.get("in_channels", 4),
         block_out_channels=u["channels"],
         layers_per_block=u["layers"],
         transformer_layers_per_block=u["transformers"],
@@ -224,7 +225,7 @@ def build(case: dict, shared: Path) -> Recipe:
     factor = 2 ** (len(v["channels"]) - 1)
     pairs = ["CLIPTextModel", "CLIPTextModelWithProjection"]
     index = {
-        "_class_name": "StableDiffusionXLPipeline",
+        "_class_name": case.get("class", "StableDiffusionXLPipeline"),
         "_diffusers_version": "0.42.1",
         "feature_extractor": [None, None],
         "force_zeros_for_empty_prompt": case.get("force_zeros", True),
@@ -248,7 +249,8 @@ def build(case: dict, shared: Path) -> Recipe:
         if published:
             extra = [recipe.line("text_model.embeddings.position_ids", [1, 77], "I64")]
         add_saved(recipe, kind(CLIPTextConfig(**config)), folder, dtype, extra=extra, prefix=prefix)
-    unet = build_unet(case, texts, max(request["height"], request["width"]) // factor)
+    side = max(request["height"] or 0, request["width"] or 0) or 64
+    unet = build_unet(case, texts, side // factor)
     add_saved(recipe, unet, "unet", dtype, shards=case.get("shards", 1))
     vae = AutoencoderKL(
         block_out_channels=v["channels"],
@@ -257,7 +259,7 @@ def build(case: dict, shared: Path) -> Recipe:
         layers_per_block=v["layers"],
         norm_num_groups=v["groups"],
         latent_channels=4,
-        sample_size=max(request["height"], request["width"]),
+        sample_size=side,
         scaling_factor=v.get("scaling_factor", 0.13025),
     )
     add_saved(recipe, vae, "vae", dtype)

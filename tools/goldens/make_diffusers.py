@@ -58,9 +58,11 @@ def pictures(folder: Path) -> None:
 class Peer:
     """A loaded pipeline with the request's settings, which notes what passes through it."""
 
+    pipeline = StableDiffusionXLPipeline
+
     def __init__(self, folder: Path, case: dict):
         self.case = case
-        self.pipe = StableDiffusionXLPipeline.from_pretrained(folder, dtype=torch.float32)
+        self.pipe = self.pipeline.from_pretrained(folder, dtype=torch.float32)
         self.pipe.set_progress_bar_config(disable=True)
         self.adapters = case.get("adapters", [])
         if self.adapters:
@@ -93,7 +95,7 @@ class Peer:
     def run(self, images: list | None = None, **replace) -> dict[str, torch.Tensor]:
         """Every stage, in the order of the names in the dump."""
         pipe, request, stages = self.pipe, self.request, {}
-        batch, size = request["batch"], (request["height"], request["width"])
+        batch = request["batch"]
         seeds = [request["seed"] + i for i in range(batch)]
         generators = [torch.Generator("cpu").manual_seed(s) for s in seeds]
         guided = request["cfg_scale"] > 1
@@ -104,16 +106,6 @@ class Peer:
                 for name, value in zip(("text_embeds", "negative_text_embeds", "pooled", "negative_pooled"), out):
                     if value is not None:
                         stages[name] = value[:1]
-                return out
-
-            return call
-
-        def latents(inner):
-            def call(*args, **kwargs):
-                again = [torch.Generator("cpu").manual_seed(s) for s in seeds]
-                out = inner(*args, **kwargs)
-                stages["noise"] = randn_tensor(out.shape, generator=again, dtype=torch.float32)
-                assert torch.equal(out, stages["noise"] * pipe.scheduler.init_noise_sigma)
                 return out
 
             return call
@@ -142,14 +134,15 @@ class Peer:
         hooks = [pipe.unet.register_forward_hook(first)]
         if self.adapters:
             hooks.append(pipe.unet.encoder_hid_proj.register_forward_hook(tokens))
-        methods = {"encode_prompt": texts, "prepare_latents": latents, "encode_image": encoded}
+        methods = {"encode_prompt": texts, "encode_image": encoded} | self.latent_hooks(stages, seeds)
         for name, wrap in methods.items():
             setattr(pipe, name, wrap(getattr(pipe, name)))
         try:
             arguments = {"prompt": request["prompt"], "negative_prompt": request["negative_prompt"]} | replace
             image = pipe(
                 **arguments,
-                height=size[0], width=size[1], num_inference_steps=request["steps"], guidance_scale=request["cfg_scale"],
+                **self.own_arguments(),
+                num_inference_steps=request["steps"], guidance_scale=request["cfg_scale"],
                 guidance_rescale=request["guidance_rescale"], clip_skip=request["clip_skip"], eta=request["eta"],
                 num_images_per_prompt=batch, generator=generators, output_type="np", callback_on_step_end=last,
                 ip_adapter_image=(images or self.images()) if self.adapters else None,
@@ -162,6 +155,25 @@ class Peer:
         stages["image"] = torch.from_numpy(image)
         assert all(s.dtype == torch.float32 and s.isfinite().all() for s in stages.values())
         return {k: v.contiguous() for k, v in stages.items()}
+
+    def own_arguments(self) -> dict:
+        """The arguments that only this pipeline takes."""
+        return {"height": self.request["height"], "width": self.request["width"]}
+
+    def latent_hooks(self, stages: dict, seeds: list[int]) -> dict:
+        """Wrappers of methods by their names, which note the noise."""
+
+        def latents(inner):
+            def call(*args, **kwargs):
+                again = [torch.Generator("cpu").manual_seed(s) for s in seeds]
+                out = inner(*args, **kwargs)
+                stages["noise"] = randn_tensor(out.shape, generator=again, dtype=torch.float32)
+                assert torch.equal(out, stages["noise"] * self.pipe.scheduler.init_noise_sigma)
+                return out
+
+            return call
+
+        return {"prepare_latents": latents}
 
     def images(self) -> list:
         return [[Image.open(GOLDENS / "pictures" / p) for p in a["images"]] for a in self.adapters]
@@ -218,11 +230,13 @@ def described(case: dict) -> dict:
         for a in case.get("adapters", [])
     ]
     files = {"model": ".", "clip_vision": "image_encoder" if adapters else None}
-    request = case["request"] | {"ip_adapters": adapters}
+    files_of = {k: case["request"].get(k) and f"../pictures/{case['request'][k]}" for k in ("init_image", "mask")}
+    own = {k: v for k, v in files_of.items() if k in case["request"]}
+    request = case["request"] | {"ip_adapters": adapters} | own
     return {"profile": "diffusers", "request": request, "files": files, "notes": case["notes"]}
 
 
-def make(name: str, case: dict, merges: list[str]) -> None:
+def make(name: str, case: dict, merges: list[str], kind: type[Peer] = Peer) -> None:
     """One case from its recipe to its stages."""
     target = GOLDENS / name
     shutil.rmtree(target, ignore_errors=True)
@@ -234,7 +248,7 @@ def make(name: str, case: dict, merges: list[str]) -> None:
             vocab, text = diffusers_folder.vocabulary(merges, 49408)
             for sub, second in (("tokenizer", False), ("tokenizer_2", True)):
                 diffusers_folder.write_tokenizer(Path(folder) / sub, vocab, text, second)
-        peer = Peer(Path(folder), case)
+        peer = kind(Path(folder), case)
         loaded(peer, Path(folder))
         stages = peer.run()
         report = check(peer, stages, name)

@@ -4,6 +4,7 @@ pub mod arithmetic;
 pub mod files;
 pub mod image;
 pub mod image_prompts;
+pub mod init_image;
 pub mod models;
 pub mod sampling;
 
@@ -14,8 +15,15 @@ use crate::error::{Field, FieldNames};
 use lexopt::Parser;
 
 /// All of them, in the order of the help.
-pub const GENERATE: &[Group<Options>] =
-    &[models::GROUP, image_prompts::GROUP, image::GROUP, sampling::GROUP, arithmetic::GROUP, files::GROUP];
+pub const GENERATE: &[Group<Options>] = &[
+    models::GROUP,
+    image_prompts::GROUP,
+    image::GROUP,
+    init_image::GROUP,
+    sampling::GROUP,
+    arithmetic::GROUP,
+    files::GROUP,
+];
 
 /// Reads the arguments of `braid generate`; `None` where only help was asked for.
 pub fn parse(mut parser: Parser) -> Result<Option<Options>, Failure> {

@@ -42,7 +42,7 @@ pub fn libraries() -> String {
 pub struct CudaDevice {
     driver: Arc<dyn Driver>,
     options: LoweringOptions,
-    decoder: DType,
+    vae: DType,
     shared: Shared,
 }
 
@@ -74,7 +74,7 @@ impl CudaDevice {
             cublaslt: properties.gemm,
             limits: ChunkLimits::DEFAULT,
         };
-        Ok(Self { driver, options, decoder: DType::BF16, shared: Shared::default() })
+        Ok(Self { driver, options, vae: DType::BF16, shared: Shared::default() })
     }
 
     /// The GPU of that number; tensors as `dtype`, those of the decoder as `decoder`.
@@ -112,11 +112,11 @@ impl CudaDevice {
 
     /// The options for graphs of that role.
     fn options_of(&self, role: &Role) -> LoweringOptions {
-        let dtype = if let Role::Decode(_) = role { self.decoder } else { self.options.dtype };
+        let dtype = if let Role::Encode | Role::Decode(_) = role { self.vae } else { self.options.dtype };
         LoweringOptions { dtype, ..self.options }
     }
 
-    /// The options for graphs but a decoder's.
+    /// The options for graphs but the VAE's.
     pub fn lowering_options(&self) -> &LoweringOptions {
         &self.options
     }
@@ -150,11 +150,11 @@ impl CudaDevice {
         Ok(CudaDenoiseLoop::new(executable, spec))
     }
 
-    /// The same device with another type for the decoder: bf16 where nothing else is said, as SDXL's overflows f16; f32 where
+    /// The same device with another type for the VAE: bf16 where nothing else is said, as SDXL's overflows f16; f32 where
     /// it is to be exact, which tensor cores have no part in.
     #[must_use]
     pub fn with_decoder(mut self, dtype: DType) -> Self {
-        self.decoder = dtype;
+        self.vae = dtype;
         self
     }
 }
@@ -180,6 +180,10 @@ impl Device for CudaDevice {
 
     fn compile_denoise_loop(&self, graph: Graph, spec: &LoopSpec) -> Result<Box<dyn DenoiseLoop>> {
         Ok(Box::new(self.compile_loop(graph, spec.clone())?))
+    }
+
+    fn compile_vae_encoder(&self, graph: Graph) -> Result<Box<dyn Executable>> {
+        Ok(Box::new(self.compile_role(graph, &Role::Encode)?))
     }
 
     fn compile_image_decoder(&self, graph: Graph, rounding: PixelRounding) -> Result<Box<dyn ImageDecoder>> {

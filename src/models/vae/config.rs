@@ -23,8 +23,12 @@ pub struct VaeConfig {
     pub norm_num_groups: usize,
     /// `scaling_factor`.
     pub scaling_factor: f32,
+    /// `use_quant_conv`.
+    pub quant_conv: bool,
     /// `use_post_quant_conv`.
     pub post_quant_conv: bool,
+    /// `force_upcast`: the encoder's distribution is sampled in f32, whatever type noise is drawn in.
+    pub force_upcast: bool,
     /// `mid_block_add_attention`.
     pub mid_attention: bool,
 }
@@ -72,6 +76,8 @@ impl VaeConfig {
             layers_per_block: f.num_layers("layers_per_block", 1, MAX_RESNETS)?,
             norm_num_groups: groups,
             scaling_factor: f.positive_float("scaling_factor", 0.18215)?,
+            quant_conv: f.optional_flag("use_quant_conv")?.unwrap_or(true),
+            force_upcast: f.optional_flag("force_upcast")?.unwrap_or(true),
             post_quant_conv: f.optional_flag("use_post_quant_conv")?.unwrap_or(true),
             mid_attention: f.optional_flag("mid_block_add_attention")?.unwrap_or(true),
         })

@@ -4,7 +4,7 @@ use super::blocks::{mid_block, resnet};
 use super::config::VaeConfig;
 use crate::error::Result;
 use crate::graph::{Activation, Builder, Conv2dParams, Graph, LinearWeights};
-use crate::weights::{Scope, TensorTable};
+use crate::weights::{Scope, TensorTable, Weights};
 
 /// The last group norm.
 const EPS: f32 = 1e-6;
@@ -39,9 +39,27 @@ pub fn vae_encoder(config: &VaeConfig, scope: &Scope, height: usize, width: usiz
     x = b.activation(x, Activation::Silu);
     let moments = 2 * config.latent_channels;
     x = b.conv2d(x, &encoder.pp("conv_out"), moments, 3, 1);
-    x = b.conv2d(x, &scope.pp("quant_conv"), moments, 1, 1);
+    if config.quant_conv {
+        x = b.conv2d(x, &scope.pp("quant_conv"), moments, 1, 1);
+    }
     b.output("moments", x);
     b.finish()
+}
+
+/// The encoder's tensors of a VAE; none where it has no encoder.
+///
+/// # Errors
+/// [`crate::Error::Malformed`] where two tensors have one name.
+pub fn encoder_weights(vae: &Weights) -> Result<Weights> {
+    let own = |name: &str| name.starts_with("encoder.") || name.starts_with("quant_conv.");
+    let mut encoder = Weights::new(vae.path());
+    for (name, weight) in vae.iter().filter(|(name, _)| own(name)) {
+        encoder.insert(name, weight.clone())?;
+    }
+    for (name, dtype) in vae.skipped().filter(|(name, _)| own(name)) {
+        encoder.skip(name, dtype)?;
+    }
+    Ok(encoder)
 }
 
 impl VaeConfig {

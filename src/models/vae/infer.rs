@@ -36,6 +36,9 @@ impl VaeConfig {
             layers_per_block: p.count("decoder.up_blocks.0.resnets.").saturating_sub(1),
             norm_num_groups: 32,
             scaling_factor: 0.13025,
+            // A VAE without its encoder has neither.
+            quant_conv: p.has("quant_conv.weight") || !p.has("encoder.conv_in.weight"),
+            force_upcast: true,
             post_quant_conv: p.has("post_quant_conv.weight"),
             mid_attention: p.count("decoder.mid_block.attentions.") > 0,
         })

@@ -8,4 +8,4 @@ mod infer;
 
 pub use config::VaeConfig;
 pub use decoder::vae_decoder;
-pub use encoder::vae_encoder;
+pub use encoder::{encoder_weights, vae_encoder};

@@ -1,6 +1,9 @@
-//! From noise to latents.
+//! From noise, or an image with noise, to latents.
 
+use super::channels::{to_channels_first, to_channels_last};
 use super::condition::Conditioning;
+use super::init_image::InitImage;
+use super::initial_latents::InitialLatents;
 use crate::device::{DenoiseInputs, TensorRef};
 use crate::error::{Error, Result};
 use crate::inputs::noise::Generator;
@@ -15,6 +18,8 @@ pub(in crate::pipeline) struct Denoise<'a> {
     pub(in crate::pipeline) request: &'a Request,
     pub(in crate::pipeline) plan: &'a RequestPlan,
     pub(in crate::pipeline) conditioning: &'a Conditioning,
+    /// The image to begin with.
+    pub(in crate::pipeline) init_image: Option<&'a InitImage>,
     /// From 0.
     pub(in crate::pipeline) image: usize,
 }
@@ -30,23 +35,19 @@ impl Denoise<'_> {
     ) -> Result<TensorRef<'static>> {
         let (request, plan) = (self.request, self.plan);
         let [h, w] = plan.latent;
-        let c = executables.compiler.models.unet.config.in_channels;
+        let c = executables.compiler.models.unet.config.out_channels;
+        let shape = [c, h, w];
         let n = h * w * c;
         let mut generator = Generator::new(request.rng, request.seed.wrapping_add(self.image as u64));
-        let noise = match &request.noise {
-            Some(all) => all[self.image * n..][..n].to_vec(),
-            None => generator.randn(n, request.noise_dtype),
-        };
-        let mut latents = to_channels_last(&noise, [c, h, w]);
-        latents.iter_mut().for_each(|x| *x *= plan.table.init_noise_sigma);
+        let begin = InitialLatents::draw(request, &plan.table, self.init_image, (self.image, shape), &mut generator);
         let table = &plan.table.steps;
         let inputs = DenoiseInputs {
             inputs: &self.conditioning.inputs(&plan.scales, table.len())?,
             table,
             guidance_scale: request.guidance_scale,
             guidance_rescale: request.guidance_rescale,
-            latents: &latents,
-            noise: &mut |_| to_channels_last(&generator.randn(n, request.noise_dtype), [c, h, w]),
+            latents: &begin.latents,
+            noise: &mut |_| to_channels_last(&generator.randn(n, request.noise_dtype), shape),
             capture_first: self.image == 0 && captures.enabled(),
         };
         let denoise_loop = executables.denoise_loop(&plan.denoise, plan.placement)?;
@@ -66,7 +67,10 @@ impl Denoise<'_> {
             let hint = "check the model file and the guidance scale".into();
             return Err(Error::NotFinite { stage, hint });
         }
-        captures.add("noise", &[1, c, h, w], || noise);
+        captures.add("noise", &[1, c, h, w], || begin.noise);
+        if let Some(image) = begin.image {
+            captures.add("init_latents", &[1, c, h, w], || to_channels_first(&image, [h, w, c]));
+        }
         if !output.first_output.is_empty() {
             let rows = || output.first_output.chunks_exact(n).flat_map(|r| to_channels_first(r, [h, w, c])).collect();
             captures.add("model_output_0", &[plan.denoise.shape.batch, c, h, w], rows);
@@ -83,12 +87,4 @@ impl Denoise<'_> {
         let (image, num_images) = (self.image, self.request.num_images);
         Progress { stage: Stage::Denoise, image, num_images, done, steps: self.plan.table.steps.len() }
     }
-}
-
-fn to_channels_last(x: &[f32], [c, h, w]: [usize; 3]) -> Vec<f32> {
-    (0..h * w * c).map(|i| x[i % c * h * w + i / c]).collect()
-}
-
-fn to_channels_first(x: &[f32], [h, w, c]: [usize; 3]) -> Vec<f32> {
-    (0..h * w * c).map(|i| x[i % (h * w) * c + i / (h * w)]).collect()
 }

@@ -1,0 +1,36 @@
+//! The image to begin with.
+
+use crate::cli::flag::{Flag, Group};
+use crate::cli::labels::path;
+use crate::cli::options::Options;
+use crate::error::Field;
+
+/// The image to begin with.
+pub const INIT_IMG: Flag<Options> = Flag {
+    long: "--init-img",
+    short: Some('i'),
+    value: Some("FILE"),
+    help: "an image to begin with (PNG, JPEG, WebP), stretched to the size asked for [default size: its own, rounded down to a \
+           multiple of 8]",
+    fields: &[Field::InitImage],
+    set: |o, v| v.path().map(|value| o.init_image = Some(value)),
+    json: Some(("init_img", |o, _| o.init_image.as_deref().map(path).into())),
+    ..Flag::NEW
+};
+
+/// The part of the steps that is run on it.
+pub const STRENGTH: Flag<Options> = Flag {
+    long: "--strength",
+    value: Some("F"),
+    help: "the part of the steps that is run on it, 0 to 1: the more, the less of it is left [default: 0.75]",
+    fields: &[Field::Strength],
+    set: |o, v| v.fraction().map(|value| o.request.strength = Some(value)),
+    json: Some(("strength", |o, _| o.strength().into())),
+    parameters: Some((8, |o, _| {
+        o.strength().map(|value| format!("Denoising strength: {value}")).into_iter().collect()
+    })),
+    ..Flag::NEW
+};
+
+/// The group.
+pub const GROUP: Group<Options> = Group { title: Some("Image to image"), flags: &[INIT_IMG, STRENGTH], note: None };

@@ -1,0 +1,77 @@
+//! From an image to begin with to the distribution of its latents.
+
+use super::channels::to_channels_last;
+use crate::error::{Error, Result};
+use crate::inputs::image::Image;
+use crate::inputs::noise::Generator;
+use crate::inputs::resize::{Resampling, resize};
+use crate::pipeline::compile::Executables;
+use crate::pipeline::plan::RequestPlan;
+use crate::pipeline::request::Request;
+use crate::tensor::DType;
+
+/// The image to begin with, encoded.
+pub(in crate::pipeline) struct InitImage {
+    /// The latents of the image.
+    pub(in crate::pipeline) image: LatentDistribution,
+}
+
+/// A distribution of latents, each on its own: diffusers' `DiagonalGaussianDistribution`.
+pub(in crate::pipeline) struct LatentDistribution {
+    /// `[h, w, C]`.
+    mean: Vec<f32>,
+    /// `[h, w, C]`; absent where the mean stands for all.
+    deviation: Option<Vec<f32>>,
+    scaling_factor: f32,
+    /// The type in which it is sampled where that is not the noise's.
+    dtype: Option<DType>,
+}
+
+impl LatentDistribution {
+    /// Latents `[h, w, C]` for the loop; `shape` is `[C, h, w]`, the order in which torch draws.
+    pub(super) fn sample(&self, generator: &mut Generator, dtype: DType, shape: [usize; 3]) -> Vec<f32> {
+        let scaled = |value: f32| self.scaling_factor * value;
+        let Some(deviation) = &self.deviation else { return self.mean.iter().map(|mean| scaled(*mean)).collect() };
+        let drawn = generator.randn(self.mean.len(), self.dtype.unwrap_or(dtype));
+        let drawn = to_channels_last(&drawn, shape);
+        self.mean.iter().zip(deviation).zip(drawn).map(|((mean, std), x)| scaled(mean + std * x)).collect()
+    }
+}
+
+/// Encodes the image to begin with, stretched to the request's size.
+pub(in crate::pipeline) fn run(
+    executables: &mut Executables<'_>,
+    request: &Request,
+    plan: &RequestPlan,
+) -> Result<Option<InitImage>> {
+    let Some(image) = &request.init_image else { return Ok(None) };
+    let [h, w] = plan.latent.map(|side| side * executables.compiler.models.vae.config.scale_factor());
+    let pixels = normalized(&resize(image, w, h, Resampling::Lanczos)?);
+    Ok(Some(InitImage { image: encode(executables, plan, &pixels)? }))
+}
+
+/// The pixels of an image, `[H, W, 3]`, from 0..255 to -1..1.
+fn normalized(image: &Image) -> Vec<f32> {
+    image.rgb().iter().map(|value| 2.0 * (f32::from(*value) / 255.0) - 1.0).collect()
+}
+
+/// The distribution of the latents of an image, `[H, W, 3]`, -1..1.
+fn encode(executables: &mut Executables<'_>, plan: &RequestPlan, pixels: &[f32]) -> Result<LatentDistribution> {
+    let compiler = executables.compiler;
+    let config = &compiler.models.vae.config;
+    let channels = config.latent_channels;
+    let mut moments = vec![0.0; plan.latent[0] * plan.latent[1] * 2 * channels];
+    executables.vae_encoder(plan.latent)?.run(&[pixels.into()], &mut [&mut moments])?;
+    if !moments.iter().all(|value| value.is_finite()) {
+        let hint = "the image is out of its range; check the model file, and the VAE's type on a GPU".into();
+        return Err(Error::NotFinite { stage: "the VAE's encoder".into(), hint });
+    }
+    let part = |start: usize| moments.chunks_exact(2 * channels).flat_map(move |pixel| &pixel[start..start + channels]);
+    let deviation = |log_variance: &f32| (0.5 * log_variance.clamp(-30.0, 20.0)).exp();
+    Ok(LatentDistribution {
+        mean: part(0).copied().collect(),
+        deviation: compiler.compat.samples_image_latents.then(|| part(channels).map(deviation).collect()),
+        scaling_factor: config.scaling_factor,
+        dtype: config.force_upcast.then_some(DType::F32),
+    })
+}
