@@ -108,5 +108,12 @@ fn sums_of_tensor_cores() {
         let y = lanes(Arithmetic::Hardware, &body, &[0.0; 32])[0];
         assert_eq!(y, 1.0 + 7.0 * f32::EPSILON, "{kind}");
         assert_eq!(lanes(Arithmetic::Exact, &body, &[0.0; 32])[0], 1.0, "{kind}");
+        // One of them beside the 1, one among the next 8: each is cut off by itself.
+        let two =
+            body.replace("@%row mov.b32", "@%never mov.b32").replace("@%never mov.b32 %r2", "@%first mov.b32 %r2");
+        let low = if kind == "f16" { "%r2, 0x00000c00" } else { "%r2, 0x00003980" };
+        let two = two.replace(if kind == "f16" { "%r2, 0x0c000c00" } else { "%r2, 0x39803980" }, low);
+        let two = format!(".reg .pred %never; setp.ne.u32 %never, 0, 0; {two}");
+        assert_eq!(lanes(Arithmetic::Hardware, &two, &[0.0; 32])[0], 1.0, "{kind}");
     }
 }

@@ -196,6 +196,8 @@ fn mma_tf32() {
         let (g, t) = (lane / 4, lane % 4);
         w[..4].copy_from_slice(&[(g, t), (g + 8, t), (g, t + 4), (g + 8, t + 4)].map(|(r, c)| a_value(r, c).to_bits()));
         w[4..6].copy_from_slice(&[t, t + 4].map(|k| b_value(k, g).to_bits()));
+        // The last 13 bits are none of tf32's.
+        w[..6].iter_mut().for_each(|word| *word |= 0x1abc);
         w[8..12].copy_from_slice(
             &[(g, 2 * t), (g, 2 * t + 1), (g + 8, 2 * t), (g + 8, 2 * t + 1)]
                 .map(|(r, n)| ((r * 8 + n) as f32).to_bits()),

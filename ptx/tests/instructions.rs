@@ -61,6 +61,10 @@ fn integers() {
         ("mul.lo.s32 %o, 65537, 65537;", 0x0002_0001),
         ("mul.hi.u32 %o, 0xffffffff, 2;", 1),
         ("mul.hi.s32 %o, -1, 2;", 0xffff_ffff),
+        ("mad.hi.u32 %o, 0xffffffff, 0xffffffff, 1;", 0xffff_ffff),
+        ("mad.hi.s32 %o, -1, 2, 0x7fffffff;", 0x7fff_fffe),
+        ("mul24.lo.s32 %o, 0xffffff, 3;", 0xffff_fffd),
+        ("mul24.lo.u32 %o, 0xffffff, 3;", 0x02ff_fffd),
         ("mad.lo.s32 %o, -3, 4, 5;", 0xffff_fff9),
         ("mul.wide.u16 %o, 0xffff, 0xffff;", 0xfffe_0001),
         ("mul.wide.s16 %o, 0xffff, 2;", 0xffff_fffe),
@@ -73,9 +77,13 @@ fn integers() {
         ("and.b32 %o, 12, 10;", 8),
         ("xor.b32 %o, 12, 10;", 6),
         ("not.b32 %o, 0;", 0xffff_ffff),
+        ("cnot.b32 %o, 0;", 1),
+        ("cnot.b32 %o, 8;", 0),
         ("shl.b32 %o, 1, 32;", 0),
         ("shr.s32 %o, 0x80000000, 100;", 0xffff_ffff),
         ("shr.u32 %o, 0x80000000, 31;", 1),
+        ("shr.u32 %o, 0x80000000, 32;", 0),
+        ("shr.u32 %o, 0x80000000, 35;", 0),
         ("shf.l.wrap.b32 %o, 0x80000000, 1, 1;", 3),
         ("bfe.s32 %o, 0xf0, 4, 4;", 0xffff_ffff),
         ("bfi.b32 %o, 0xff, 0, 8, 8;", 0xff00),
@@ -92,6 +100,12 @@ fn integers() {
         ("dp4a.u32.s32 %o, 0x000000ff, 0x000000ff, 0;", (-255i32) as u32),
         ("add.sat.s32 %o, 0x7fffffff, 5;", 0x7fff_ffff),
         ("mov.u16 %h1, 0xffff; add.s16 %h2, %h1, 2; cvt.u32.u16 %o, %h2;", 1),
+        // What does not fit a register of 16 bits is not in it.
+        ("mov.u16 %h1, 0xffff; add.u16 %h1, %h1, 1; mov.u16 %h2, 0; mov.b32 %o, {%h1, %h2};", 0),
+        ("mov.u16 %h1, 0x100; mul.lo.u16 %h1, %h1, %h1; mov.u16 %h2, 0; mov.b32 %o, {%h1, %h2};", 0),
+        ("mov.u32 %r1, 0x12345; cvt.u16.u32 %h1, %r1; mov.u16 %h2, 0; mov.b32 %o, {%h1, %h2};", 0x2345),
+        ("mov.u32 %r1, 0x1ff; cvt.u32.u8 %o, %r1;", 0xff),
+        ("mov.u32 %r1, 0x5ff; cvt.u16.u8 %h1, %r1; cvt.u32.u16 %o, %h1;", 0xff),
         ("mov.u16 %h1, 0x8000; shr.s16 %h2, %h1, 15; cvt.u32.u16 %o, %h2;", 0xffff),
         ("mov.u16 %h1, 0xfffe; cvt.s32.s16 %o, %h1;", 0xffff_fffe),
         ("mov.u32 %r1, 0x180; cvt.s16.s8 %h1, %r1; cvt.s32.s16 %o, %h1;", 0xffff_ff80),
@@ -103,6 +117,9 @@ fn integers() {
         ("mul.hi.u64 %q, 0xffffffffffffffff, 2;", 1),
         ("shl.b64 %q, 1, 63;", 1 << 63),
         ("shr.s64 %q, 0x8000000000000000, 63;", u64::MAX),
+        ("shl.b64 %q, 1, 64;", 0),
+        ("shr.u64 %q, 0x8000000000000000, 64;", 0),
+        ("shr.s64 %q, 0x8000000000000000, 64;", u64::MAX),
         ("bfe.u64 %q, 0xabcd00000000, 32, 8;", 0xcd),
         ("bfi.b64 %q, 5, 0, 32, 32;", 5 << 32),
         ("div.u64 %q, 100, 7;", 14),
@@ -121,6 +138,17 @@ fn floats() {
         ("mov.f32 %f1, 0f00000001; mul.ftz.f32 %f2, %f1, 0f3F800000; mov.b32 %o, %f2;", 0),
         ("mov.f32 %f1, 0f80000001; mul.ftz.f32 %f2, %f1, 0f3F800000; mov.b32 %o, %f2;", 0x8000_0000),
         ("mov.f32 %f1, 0f00000001; mul.f32 %f2, %f1, 0f3F800000; mov.b32 %o, %f2;", 1),
+        // Subnormal results and operands, of products, sums and both.
+        ("mul.ftz.f32 %f2, 0f0D800000, 0fB0000000; mov.b32 %o, %f2;", 0x8000_0000),
+        ("mul.f32 %f2, 0f0D800000, 0f30000000; mov.b32 %o, %f2;", 0x0004_0000),
+        ("sub.ftz.f32 %f2, 0f00800001, 0f00800000; mov.b32 %o, %f2;", 0),
+        ("fma.rn.ftz.f32 %f2, 0f00400000, 0f40000000, 0f00000000; mov.b32 %o, %f2;", 0),
+        ("fma.rn.f32 %f2, 0f00400000, 0f40000000, 0f00000000; mov.b32 %o, %f2;", 0x0080_0000),
+        ("fma.rn.ftz.f32 %f2, 0f0D800000, 0f30000000, 0f00000000; mov.b32 %o, %f2;", 0),
+        // (1 + u)(1 - u) 2^-24 + 1 + u, u = 2^-23: just below the middle, which f64 cannot tell from it.
+        ("fma.rn.f32 %f2, 0f39800001, 0f397FFFFE, 0f3F800001; mov.b32 %o, %f2;", 0x3f80_0001),
+        ("add.sat.f32 %f2, 0f7FC00000, 0f3F800000; mov.b32 %o, %f2;", 0),
+        ("mov.f32 %f1, 0f3FA00000; ex2.approx.f32 %f2, %f1; mov.b32 %o, %f2;", 0x4018_37f0),
         ("mov.f32 %f1, 0f40400000; add.sat.f32 %f2, %f1, %f1; mov.b32 %o, %f2;", f(1.0)),
         // 0 * inf: the canonical NaN.
         ("mov.f32 %f1, 0f7F800000; mul.f32 %f2, %f1, 0f00000000; mov.b32 %o, %f2;", 0x7fff_ffff),
@@ -157,6 +185,18 @@ fn halves() {
         ("cvt.rn.relu.f16x2.f32 %o, 0fBF800000, 0f40000000;", 0x0000_4000),
         ("cvt.rn.f16.f32 %h1, 0f477FF000; cvt.u32.u16 %o, %h1;", 0x7c00),
         ("cvt.rz.f16.f32 %h1, 0f477FF000; cvt.u32.u16 %o, %h1;", 0x7bff),
+        ("cvt.rm.f16.f32 %h1, 0f47C35000; cvt.u32.u16 %o, %h1;", 0x7bff),
+        ("cvt.rp.f16.f32 %h1, 0f47C35000; cvt.u32.u16 %o, %h1;", 0x7c00),
+        ("cvt.rm.f16.f32 %h1, 0fC7C35000; cvt.u32.u16 %o, %h1;", 0xfc00),
+        ("cvt.rp.f16.f32 %h1, 0fC7C35000; cvt.u32.u16 %o, %h1;", 0xfbff),
+        // Above, in and below the middle between two.
+        ("cvt.rn.bf16.f32 %h1, 0f3F808001; cvt.u32.u16 %o, %h1;", 0x3f81),
+        ("cvt.rn.bf16.f32 %h1, 0f3F808000; cvt.u32.u16 %o, %h1;", 0x3f80),
+        ("cvt.rn.bf16.f32 %h1, 0f3F818000; cvt.u32.u16 %o, %h1;", 0x3f82),
+        ("cvt.rn.bf16x2.f32 %o, 0f3F807FFF, 0f3F818000;", 0x3f80_3f82),
+        ("cvt.rn.f16x2.f32 %o, 0f3F801000, 0f3F803000;", 0x3c00_3c02),
+        ("cvt.rz.f16x2.f32 %o, 0f3F801FFF, 0f3F803000;", 0x3c00_3c01),
+        ("mov.b16 %h1, 0x4200; mov.b16 %h2, 0x3c00; sub.f16 %h1, %h1, %h2; cvt.u32.u16 %o, %h1;", 0x4000),
         ("mov.b16 %h1, 0x0001; cvt.f32.f16 %f1, %h1; mov.b32 %o, %f1;", 0x3380_0000),
         ("mov.b16 %h1, 0x3f80; cvt.f32.bf16 %f1, %h1; mov.b32 %o, %f1;", 0x3f80_0000),
         ("mov.b32 %r1, 0x3c004000; mov.b32 %r2, 0x3c003c00; add.f16x2 %o, %r1, %r2;", 0x4000_4200),
@@ -182,6 +222,13 @@ fn conversions() {
         ("cvt.rpi.s32.f32 %o, 0f40000001;", 3),
         ("cvt.rmi.f32.f32 %f1, 0fC0200000; mov.b32 %o, %f1;", (-3f32).to_bits()),
         ("cvt.sat.f32.f32 %f1, 0fC0200000; mov.b32 %o, %f1;", 0),
+        ("cvt.sat.f32.f32 %f1, 0f40200000; mov.b32 %o, %f1;", 1f32.to_bits()),
+        ("cvt.sat.f32.f32 %f1, 0f7FC00000; mov.b32 %o, %f1;", 0),
+        ("cvt.rzi.s32.f32 %o, 0f7FC00000;", 0),
+        // 2^62 + 2^38 + 1: just above the middle.
+        ("cvt.rn.f32.u64 %f1, 0x4000004000000001; mov.b32 %o, %f1;", 0x5e80_0001),
+        ("cvt.rn.f32.u64 %f1, 0x4000004000000000; mov.b32 %o, %f1;", 0x5e80_0000),
+        ("cvt.rn.f32.s64 %f1, 0xBFFFFFBFFFFFFFFF; mov.b32 %o, %f1;", 0xde80_0001),
         ("cvt.rni.sat.u8.f32 %r1, 0f43960000; mov.b32 %o, %r1;", 255),
         ("cvt.sat.s8.s32 %r1, 300; mov.b32 %o, %r1;", 127),
         ("cvt.rn.f32.u32 %f1, 0xffffffff; mov.b32 %o, %f1;", 4_294_967_296f32.to_bits()),
@@ -196,11 +243,20 @@ fn conversions() {
         ("mov.b64 %q, {5, 7};", 7 << 32 | 5),
         ("mov.b64 %q, {1, 2, 3, 4};", 0x0004_0003_0002_0001),
         ("cvt.rzi.u64.f32 %q, 0f5F000000;", 1 << 63),
+        ("cvt.rzi.u64.f32 %q, 0f7FC00000;", 1 << 63),
     ]);
 }
 
 #[test]
 fn predicates() {
+    // NaN on either side: only what is unordered holds.
+    for name in ["eq", "ne", "lt", "le", "gt", "ge", "num", "equ", "neu", "ltu", "leu", "gtu", "geu", "nan"] {
+        let unordered = u32::from(name.len() == 3 && name != "num");
+        for operands in ["0f7FC00000, 0f3F800000", "0f3F800000, 0f7FC00000", "0f7FC00000, 0f7FC00000"] {
+            let body = format!("setp.{name}.f32 %p1, {operands}; selp.b32 %o, 1, 0, %p1;");
+            assert_eq!(one(&body).0, unordered, "{body}");
+        }
+    }
     check32(&[
         ("setp.lt.s32 %p1, -1, 0; selp.b32 %o, 1, 2, %p1;", 1),
         ("setp.lt.u32 %p1, -1, 0; selp.b32 %o, 1, 2, %p1;", 2),
@@ -212,6 +268,28 @@ fn predicates() {
         ("setp.neu.f32 %p1, 0f7FC00000, 0f3F800000; selp.b32 %o, 1, 2, %p1;", 1),
         ("setp.gtu.f32 %p1, 0f7FC00000, 0f3F800000; selp.b32 %o, 1, 2, %p1;", 1),
         ("setp.num.f32 %p1, 0f7FC00000, 0f3F800000; selp.b32 %o, 1, 2, %p1;", 2),
+        // The third operand is part of both results.
+        ("setp.ne.s32 %p3, 1, 1; setp.eq.and.s32 %p1|%p2, 1, 1, %p3; selp.b32 %o, 1, 2, %p1;", 2),
+        ("setp.ne.s32 %p3, 1, 1; setp.lt.and.s32 %p1|%p2, 1, 0, %p3; selp.b32 %o, 1, 2, %p2;", 2),
+        ("setp.eq.s32 %p3, 1, 1; setp.lt.xor.s32 %p1, 0, 1, %p3; selp.b32 %o, 1, 2, %p1;", 2),
+        ("setp.eq.s32 %p3, 1, 1; setp.lt.or.s32 %p1, 1, 0, %p3; selp.b32 %o, 1, 2, %p1;", 1),
+        ("setp.eq.s32 %p3, 1, 1; setp.eq.s32 %p4, 2, 2; xor.pred %p1, %p3, %p4; selp.b32 %o, 1, 2, %p1;", 2),
+        // Equal numbers, of each width.
+        ("setp.le.s32 %p1, 5, 5; selp.b32 %o, 1, 2, %p1;", 1),
+        ("setp.ge.s32 %p1, 5, 5; selp.b32 %o, 1, 2, %p1;", 1),
+        ("setp.ls.u32 %p1, 5, 5; selp.b32 %o, 1, 2, %p1;", 1),
+        ("setp.hs.u32 %p1, 5, 5; selp.b32 %o, 1, 2, %p1;", 1),
+        ("setp.le.u64 %p1, 5, 5; selp.b32 %o, 1, 2, %p1;", 1),
+        ("mov.b16 %h1, 5; setp.ge.u16 %p1, %h1, %h1; selp.b32 %o, 1, 2, %p1;", 1),
+        ("mov.b16 %h1, -1; mov.b16 %h2, 0; setp.lt.s16 %p1, %h1, %h2; selp.b32 %o, 1, 2, %p1;", 1),
+        ("mov.b16 %h1, -1; mov.b16 %h2, 0; setp.lt.u16 %p1, %h1, %h2; selp.b32 %o, 1, 2, %p1;", 2),
+        ("setp.lt.s64 %p1, -1, 0; selp.b32 %o, 1, 2, %p1;", 1),
+        ("setp.lt.u64 %p1, -1, 0; selp.b32 %o, 1, 2, %p1;", 2),
+        // A subnormal number is zero where it is flushed.
+        ("setp.eq.ftz.f32 %p1, 0f00000001, 0f00000000; selp.b32 %o, 1, 2, %p1;", 1),
+        ("setp.eq.f32 %p1, 0f00000001, 0f00000000; selp.b32 %o, 1, 2, %p1;", 2),
+        ("slct.s32.s32 %o, 1, 2, 0;", 1),
+        ("slct.s32.s32 %o, 1, 2, -1;", 2),
         (
             "setp.eq.s32 %p1, 1, 1; not.pred %p2, %p1; or.pred %p3, %p1, %p2; and.pred %p4, %p3, !%p2; selp.b32 %o, 1, 2, %p4;",
             1,
@@ -301,6 +379,41 @@ fn memory_spaces() {
     assert_eq!(all.unwrap()[7].0, 64);
     let all = lanes("atom.global.max.u32 %o, [%base+4], %t; atom.global.cas.b64 %q, [%at+8], 0, 9; ").unwrap();
     assert!(all.iter().enumerate().all(|(l, x)| x.0 == (l as u32).saturating_sub(1)));
+    // Each lane's own word: what it was, and what it is then.
+    let atomic = |first: u64, operation: &str, wide: bool| {
+        let (ty, width) = if wide { ("b64", "%d") } else { ("b32", "%r") };
+        one(&format!(
+            "mov.{ty} {width}1, {first}; st.global.{ty} [%at+8], {width}1; atom.global.{operation};
+             ld.global.{ty} {width}4, [%at+8]; {}",
+            if wide { "mov.b64 %q, %d4;" } else { "mov.b32 %o, %r4; cvt.u64.u32 %q, %r2;" }
+        ))
+    };
+    for (first, operation, old, new) in [
+        (5, "inc.u32 %r2, [%at+8], 5", 5, 0),
+        (4, "inc.u32 %r2, [%at+8], 5", 4, 5),
+        (0, "dec.u32 %r2, [%at+8], 5", 0, 5),
+        (9, "dec.u32 %r2, [%at+8], 5", 9, 5),
+        (5, "dec.u32 %r2, [%at+8], 5", 5, 4),
+        (7, "exch.b32 %r2, [%at+8], 5", 7, 5),
+        (7, "cas.b32 %r2, [%at+8], 7, 5", 7, 5),
+        (7, "cas.b32 %r2, [%at+8], 6, 5", 7, 7),
+        (0xffff_fffb, "min.s32 %r2, [%at+8], 3", 0xffff_fffb, 0xffff_fffb),
+        (0xffff_fffb, "max.s32 %r2, [%at+8], 3", 0xffff_fffb, 3),
+        (0xffff_fffb, "min.u32 %r2, [%at+8], 3", 0xffff_fffb, 3),
+        (3, "max.u32 %r2, [%at+8], -5", 3, 0xffff_fffb),
+        (12, "and.b32 %r2, [%at+8], 10", 12, 8),
+        (12, "xor.b32 %r2, [%at+8], 10", 12, 6),
+        (0x4000_3c00, "add.noftz.f16x2 %r2, [%at+8], 0x3c003c00", 0x4000_3c00, 0x4200_4000),
+        (0x4000_3f80, "add.noftz.bf16x2 %r2, [%at+8], 0x3f803f80", 0x4000_3f80, 0x4040_4000),
+        (0x3f80_0000, "add.f32 %r2, [%at+8], 0f33800001", 0x3f80_0000, 0x3f80_0001),
+    ] {
+        assert_eq!(atomic(first, operation, false), (new, old), "{operation} of {first:#x}");
+    }
+    let high = 1 << 40;
+    assert_eq!(atomic(high, "cas.b64 %d2, [%at+8], 0, 9", true).1, high);
+    assert_eq!(atomic(high, "cas.b64 %d2, [%at+8], 1099511627776, 9", true).1, 9);
+    assert_eq!(atomic(high, "min.s64 %d2, [%at+8], -1", true).1, u64::MAX);
+    assert_eq!(atomic(1, "add.u64 %d2, [%at+8], -1", true).1, 0);
     let fault = lanes("{ .local .align 4 .b8 mine[4]; ld.local.u32 %o, [mine]; }").unwrap_err();
     assert!(matches!(fault.kind, FaultKind::Uninitialised { .. }), "{fault}");
 }

@@ -102,6 +102,72 @@ fn chosen_blocks() {
 }
 
 #[test]
+fn chosen_blocks_in_three_dimensions() {
+    let text = ".version 8.0\n.target sm_80\n.address_size 64\n.visible .entry k(.param .u64 out) {
+        .reg .b32 %r<9>; .reg .b64 %d<3>; ld.param.u64 %d1, [out];
+        mov.u32 %r1, %ctaid.x; mov.u32 %r2, %ctaid.y; mov.u32 %r3, %ctaid.z;
+        mad.lo.u32 %r4, %r3, 3, %r2; mad.lo.u32 %r4, %r4, 2, %r1; mul.wide.u32 %d2, %r4, 4; add.u64 %d1, %d1, %d2;
+        st.global.u32 [%d1], 1; ret; }";
+    let memory = GlobalMemory::new();
+    let out = memory.alloc(4 * 24);
+    memory.fill(out, 4 * 24, 0).unwrap();
+    let params = out.to_le_bytes();
+    let mut launch = Launch::new([2, 3, 4], [1; 3], &params);
+    let chosen = [[1, 0, 0], [0, 2, 0], [1, 1, 2], [0, 0, 3]];
+    launch.blocks = Some(&chosen);
+    run(&Module::parse(text).unwrap(), "k", &memory, &launch).unwrap();
+    let there: Vec<usize> = (0..24).filter(|i| words(&memory, out, 24)[*i] == 1).collect();
+    assert_eq!(there, [1, 4, 15, 18]);
+}
+
+/// What a launch may not ask for, to the last thread, block and byte.
+#[test]
+fn limits_of_launches() {
+    let module = |bounds: &str| {
+        let text = format!(
+            ".version 8.0\n.target sm_80\n.address_size 64\n.extern .shared .align 16 .b8 room[];
+            .visible .entry k(.param .u32 at) {bounds} {{ .reg .b32 %r<4>; .reg .pred %p<2>; mov.u32 %r1, room;
+            ld.param.u32 %r2, [at]; add.u32 %r1, %r1, %r2; mov.u32 %r3, %tid.x; setp.eq.u32 %p1, %r3, 0;
+            @%p1 st.shared.u32 [%r1], 1; ret; }}"
+        );
+        Module::parse(&text).unwrap()
+    };
+    let run = |bounds: &str, grid, block, shared: usize, at: u32| {
+        let params = at.to_le_bytes();
+        let mut launch = Launch::new(grid, block, &params);
+        // One block will do.
+        (launch.dynamic_shared, launch.blocks) = (shared, Some(&[[0u32; 3]][..]));
+        run(&module(bounds), "k", &GlobalMemory::new(), &launch).map(|_| ()).map_err(|fault| fault.kind)
+    };
+    let one = [1; 3];
+    let refused = |result| assert!(matches!(result, Err(FaultKind::Launch(_))), "{result:?}");
+    run("", one, [1024, 1, 1], 16, 0).unwrap();
+    refused(run("", one, [1025, 1, 1], 16, 0));
+    refused(run("", one, [0, 1, 1], 16, 0));
+    run(".maxntid 64, 1, 1", one, [64, 1, 1], 16, 0).unwrap();
+    refused(run(".maxntid 64, 1, 1", one, [65, 1, 1], 16, 0));
+    for side in [1, 2] {
+        let grid = |n| std::array::from_fn(|d| if d == side { n } else { 1 });
+        run("", grid(65_535), one, 16, 0).unwrap();
+        refused(run("", grid(65_536), one, 16, 0));
+        refused(run("", grid(0), one, 16, 0));
+    }
+    run("", one, one, 227 << 10, (227 << 10) - 4).unwrap();
+    refused(run("", one, one, (227 << 10) + 1, 0));
+    // The end of what the launch asked for.
+    run("", one, one, 64, 60).unwrap();
+    assert!(matches!(run("", one, one, 64, 64), Err(FaultKind::OutOfBounds { .. })));
+    // Parameters of another size.
+    for bytes in [0, 3, 5, 8] {
+        let params = vec![0; bytes];
+        let launch = Launch::new(one, one, &params);
+        refused(
+            braid_ptx::run(&module(""), "k", &GlobalMemory::new(), &launch).map(|_| ()).map_err(|fault| fault.kind),
+        );
+    }
+}
+
+#[test]
 fn concurrent_launches() {
     let module = module("functions");
     let memory = GlobalMemory::new();
