@@ -7,6 +7,7 @@ use braid::Compat;
 use braid::device::cuda::CudaDevice;
 use braid::device::cuda::driver::{CallCounts, Driver};
 use braid::device::{Device, TensorData};
+use braid::graph::{Activation, Builder};
 use braid::models::unet::{UnetConfig, UnetShape, denoiser};
 use braid::pipeline::{Callbacks, ImagePrompt, Output, Progress, ReferenceImage, Stage};
 use braid::schedulers::SchedulerKind;
@@ -102,6 +103,64 @@ fn unet_batch_invariance() {
             assert!(alone.iter().all(|v| v.is_finite()) && alone.iter().any(|v| *v != 0.0));
             assert_eq!(alone, all[r * alone.len()..][..alone.len()], "row {r}, library {library}");
         }
+    }
+}
+
+/// A residual block and attention over images of 50 by 46: more than 2,048 pixels, so that statistics have several parts and products
+/// other tiles for two images than for one; 25 by 23 tokens, of which the last tiles are partly filled.
+#[test]
+fn large_images_batch_invariance() {
+    if !compiled() {
+        return;
+    }
+    let weights = scope(&[
+        ("in.weight", &[40, 8, 3, 3], 1),
+        ("in.bias", &[40], 2),
+        ("norm.weight", &[40], 3),
+        ("norm.bias", &[40], 4),
+        ("down.weight", &[40, 40, 3, 3], 5),
+        ("down.bias", &[40], 6),
+        ("q.weight", &[40, 40], 7),
+        ("k.weight", &[40, 40], 8),
+        ("v.weight", &[40, 40], 9),
+        ("up.weight", &[40, 80, 3, 3], 10),
+        ("up.bias", &[40], 11),
+        ("out.weight", &[4, 40, 3, 3], 12),
+        ("out.bias", &[4], 13),
+    ]);
+    let (height, width) = (50, 46);
+    let graph = |batch| {
+        let s = |part: &str| weights.pp(part);
+        let mut b = Builder::new();
+        let (x, time) = (b.input("x", &[batch, height, width, 8]), b.input("time", &[batch, 40]));
+        let x = b.conv2d(x, &s("in"), 40, 3, 1);
+        let h = b.group_norm(x, &s("norm"), 8, 1e-5);
+        let h = b.activation(h, Activation::Silu);
+        let h = b.conv2d(h, &s("down"), 40, 3, 2);
+        let h = b.broadcast_add(h, time);
+        let tokens = b.reshape(h, &[batch, 25 * 23, 40]);
+        let [q, k, v] = ["q", "k", "v"].map(|part| b.linear_no_bias(tokens, &s(part), 40));
+        let a = b.attention(q, k, v, 1, false);
+        let a = b.add(tokens, a);
+        let a = b.reshape(a, &[batch, 25, 23, 40]);
+        let large = b.upsample(a, height, width);
+        let joined = b.concat(large, x);
+        let h = b.conv2d(joined, &s("up"), 40, 3, 1);
+        let h = b.add(h, x);
+        let y = b.conv2d(h, &s("out"), 4, 3, 1);
+        b.output("y", y);
+        b.finish().unwrap()
+    };
+    let (x, time) = (values(2 * height * width * 8, 20), values(2 * 40, 21));
+    let device = device(&Arc::new(PtxDriver::new()), false);
+    let run = |batch: usize, x: &[f32], time: &[f32]| -> Vec<f32> {
+        outputs(device.compile(graph(batch)).unwrap().as_mut(), &[x, time]).remove(0)
+    };
+    let all = run(2, &x, &time);
+    for r in 0..2 {
+        let alone = run(1, &x[r * x.len() / 2..][..x.len() / 2], &time[r * 40..][..40]);
+        assert!(alone.iter().all(|v| v.is_finite()) && alone.iter().any(|v| *v != 0.0));
+        assert!(alone == all[r * alone.len()..][..alone.len()], "image {r}");
     }
 }
 

@@ -29,6 +29,7 @@ mod report;
 mod resident;
 mod shared;
 mod single;
+mod weight_keys;
 
 use braid::device::Device;
 use braid::device::cpu::Cpu;

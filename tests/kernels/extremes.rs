@@ -16,7 +16,7 @@ use braid_ptx::Schedule;
 
 /// Numbers of f32 at, just below and just above the middle between two numbers of the type: of normal and subnormal ones, about the
 /// smallest and the largest, of either sign.
-fn midpoints(dtype: DType) -> Vec<f32> {
+pub fn midpoints(dtype: DType) -> Vec<f32> {
     let next = |x: f32| interpreter_next(x, dtype);
     let starts: &[f32] = match dtype {
         DType::F16 => &[1.0, 1.5, 0.333_25, 1000.0, 2f32.powi(-14), 2f32.powi(-15), 2f32.powi(-24), 0.0, 65472.0],

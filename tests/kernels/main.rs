@@ -19,6 +19,7 @@ mod gemm;
 #[path = "../common/interpreter.rs"]
 mod interpreter;
 mod large;
+mod midpoints;
 mod norms;
 mod pointwise;
 mod profile;
