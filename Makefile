@@ -58,12 +58,13 @@ BRAID_ISA=portable $(CARGO) test --lib --test goldens
 BRAID_ISA=portable $(CARGO) test --test ops -- ::cpu
 BRAID_ISA=avx2 $(CARGO) test --lib --test goldens
 BRAID_ISA=avx2 $(CARGO) test --test ops -- ::cpu
-BRAID_PTX_ARITHMETIC=hardware $(CARGO) test --test kernels -- gemm attention norms pointwise step extremes
+BRAID_PTX_ARITHMETIC=hardware $(CARGO) test --test kernels -- gemm attention norms pointwise step extremes midpoints
 endef
 export TESTS
 
 define FULL
 $(CARGO) test --test cuda -- --ignored --nocapture
+$(CARGO) test --test joined -- --ignored
 BRAID_PTX_ARITHMETIC=hardware $(CARGO) test --test kernels --test ops --test cuda
 endef
 export FULL

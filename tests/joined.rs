@@ -65,12 +65,57 @@ fn joined(seed: &str, capability: &str, loading: &str, trials: &str, body: fn(&P
     mock::child(&[&device[..], &[("MOCK_PTX", kernels), ("MOCK_SEED", seed)], &products[..]].concat(), body);
 }
 
+fn two_scales(folder: &Path) {
+    let pipelines = pipelines(true);
+    assert!(compared(&pipelines, &request(0.7)) != compared(&pipelines, &request(0.2)));
+    closed(pipelines, folder);
+}
+
 #[test]
 fn another_scale() {
-    joined("1", "80", "lazy", "1", |folder| {
-        let pipelines = pipelines(true);
-        assert!(compared(&pipelines, &request(0.7)) != compared(&pipelines, &request(0.2)));
-        closed(pipelines, folder);
+    joined("1", "80", "lazy", "1", two_scales);
+}
+
+#[test]
+#[ignore = "other times at which work is done: for make test-full"]
+fn more_seeds() {
+    ["5", "6"].into_iter().for_each(|seed| joined(seed, "80", "lazy", "1", two_scales));
+}
+
+/// A device with a byte too little for everything: the encoders go after their work. With a byte less than the rest takes the
+/// request is refused before anything is allocated.
+#[test]
+fn little_memory() {
+    joined("2", "80", "lazy", "0", |folder| {
+        let model = common::Model::folder();
+        let request = requests::request(1, 1, 0.7);
+        let driver = Arc::new(NvidiaDriver::new(0).unwrap());
+        let load = || requests::pipeline(&model, driver.clone(), false);
+        let estimate = {
+            let pipeline = load();
+            pipeline.estimate(&pipeline.workload_shape(&request).unwrap()).unwrap().unwrap()
+        };
+        let (all, freed) = (estimate.peak_resident(), estimate.peak_offloaded());
+        // SAFETY: no other thread reads or changes the environment now.
+        let leave = |room: u64| unsafe { std::env::set_var("MOCK_MEMORY", room.to_string()) };
+        leave(all - 1);
+        let pipeline = load();
+        pipeline.generate(&request).unwrap();
+        assert_eq!(pipeline.device_memory_used() as u64, estimate.condition + estimate.denoise + estimate.decode);
+        drop(pipeline);
+        leave(freed - 1);
+        let pipeline = load();
+        mock::log(folder);
+        match pipeline.generate(&request) {
+            Err(Error::Memory { need, have, .. }) => assert_eq!((need, have), (freed, freed - 1)),
+            other => panic!("{:?}", other.map(|_| ())),
+        }
+        assert!(!mock::log(folder).iter().any(|line| line.starts_with("allocate")));
+        drop(pipeline);
+        drop(driver);
+        let lines = mock::log(folder);
+        assert_eq!(mock::complaints(&lines), [""; 0]);
+        assert_eq!(lines.last().unwrap(), "released, 0 left");
     });
 }
 

@@ -5,7 +5,7 @@ use super::gpu::{Function, Gpu, violation};
 use super::image;
 use super::launch::{Launch, SHARED, most_shared};
 use super::product::Product;
-use super::settings::{capability, driver_version, kernels, loads_lazily, log, multiprocessors};
+use super::settings::{capability, driver_version, kernels, loads_lazily, log, memory, multiprocessors};
 use super::status::*;
 use super::stream::{Capture, Event, Stream, Work};
 use std::ffi::{CStr, c_char, c_int, c_uint, c_ulonglong, c_void};
@@ -236,11 +236,14 @@ functions! {
         }))
     }
     cuMemGetInfo_v2(free: *mut usize, total: *mut usize) {
-        code(Gpu::enter("cuMemGetInfo").map(|_| (*free, *total) = (6 << 30, 8 << 30)))
+        // Others hold 2 GiB.
+        code(Gpu::enter("cuMemGetInfo").map(|gpu| {
+            (*free, *total) = (gpu.free_memory(), memory() as usize + (2 << 30));
+        }))
     }
     cuMemAlloc_v2(address: *mut u64, bytes: usize) {
         code(Gpu::enter_outside_capture("cuMemAlloc").and_then(|mut gpu| {
-            if bytes > 1 << 30 || bytes == 0 {
+            if bytes > (1 << 30).min(gpu.free_memory()) || bytes == 0 {
                 return Err(if bytes == 0 { INVALID_VALUE } else { OUT_OF_MEMORY });
             }
             *address = gpu.memory.alloc(bytes as u64);

@@ -1,7 +1,7 @@
 //! The device: its memory, its handles, and what becomes of it.
 
 use super::image::Loaded;
-use super::settings::{log, seed};
+use super::settings::{log, memory, seed};
 use super::status::*;
 use super::stream::{Event, Stream, Work};
 use braid_ptx::GlobalMemory;
@@ -106,6 +106,12 @@ impl Gpu {
         }
         CURRENT.set(context);
         Ok(())
+    }
+
+    /// Bytes of the device's memory that are left.
+    pub fn free_memory(&self) -> usize {
+        let held: usize = self.sizes.values().sum();
+        (memory() as usize).saturating_sub(held)
     }
 
     /// A number for a new handle.

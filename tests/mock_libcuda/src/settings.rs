@@ -25,6 +25,11 @@ pub fn seed() -> u64 {
     number("MOCK_SEED").unwrap_or(1)
 }
 
+/// Bytes of the device's memory that the process may take, `MOCK_MEMORY`.
+pub fn memory() -> u64 {
+    number("MOCK_MEMORY").unwrap_or(6 << 30)
+}
+
 /// The folder with the kernel files' PTX, `MOCK_PTX`. Without it launches are checked and not run.
 pub fn kernels() -> Option<String> {
     var("MOCK_PTX").ok().filter(|folder| !folder.is_empty())
