@@ -7,9 +7,11 @@
 //   rgb8              [-1, 1] to bytes
 //   finite            marks a tensor that holds NaN or infinity
 //
-// Shapes     x, history [images, n] f32; noise [noise_slots, images, n], step s takes slot s % noise_slots; table [steps, 12]:
-//            timestep, input_scale, x0_from_x, x0_from_output, clip (infinity: none), x_from_x, x_from_output, x_from_x0,
-//            x_from_previous, noise, two of padding (src/schedulers/mod.rs has the form); guidance [images, 2]: scale, rescale.
+// Shapes     x [images, n] f32; history [3, images, n]; noise [noise_slots, images, n], step s takes slot s % noise_slots; table
+//            [steps, 36]: timestep, input_scale, x0_from_x, x0_from_output, clip (infinity: none), x_from_x, x_from_output,
+//            x_from_x0, noise, x_from_history [3]; for each history tensor from_x, from_output, from_x0, noise, from_history [3];
+//            masks of the history tensors read and written, one of padding (src/schedulers/mod.rs has the form); guidance
+//            [images, 2]: scale, rescale.
 //            The model's rows: image i's positive one begins at i * image_stride, its negative one `negative` further on.
 //            moments [images, chunks, 4]: mean, squares of the positive, mean, squares of the guided; chunk = 2048 elements.
 //            not_finite [images]: the host sets it to 0x7fffffff; becomes the first step whose result is not finite.
@@ -17,13 +19,14 @@
 // Grid       model_input, step: (ceil(n / 1024), images); guidance_moments: (chunks, images); rgb8, finite: ceil(count / 1024); all
 //            256 threads. step_advance: 1 block of 1 thread.
 // Shared     static: guidance_moments 6,144 bytes, step 4.
-// Requires   nothing of n or of alignment. history may be null where no row reads it, noise where no row weighs it.
+// Requires   nothing of n or of alignment. history may be null where no row uses it, noise where no row weighs it.
 //            A weight of zero skips its operand, which may be unwritten.
 // Source     src/schedulers: `step` and `classifier_free_guidance` are the reference; rescale after Lin et al. 2023, section 3.4.
 #include "half.cuh"
 #include "reduce.cuh"
 
-constexpr int COLUMNS = 12;
+constexpr int COLUMNS = 36;
+constexpr int HISTORY = 3;
 constexpr int CHUNK = 2048;
 
 struct ModelInputParams {
@@ -76,9 +79,16 @@ struct FiniteParams {
     int reserved;
 };
 
-struct Step {
-    float timestep, input_scale, x0_from_x, x0_from_output, clip, x_from_x, x_from_output, x_from_x0, x_from_previous, noise;
+struct HistoryWeights {
+    float x, output, x0, noise, history[HISTORY];
 };
+
+struct Step {
+    float timestep, input_scale, x0_from_x, x0_from_output, clip, x_from_x, x_from_output, x_from_x0, noise, x_from_history[HISTORY];
+    HistoryWeights history[HISTORY];
+    unsigned reads, writes, padding;
+};
+static_assert(sizeof(Step) == COLUMNS * 4, "a row of the table");
 
 __device__ __forceinline__ const Step& row_of(const float* table, int step, int steps) {
     return *(const Step*)(table + min(step, steps - 1) * COLUMNS);
@@ -152,6 +162,21 @@ __device__ __forceinline__ float deviation_ratio(const StepParams& p, i64 image)
     return found.squares > 0.0f ? sqrtf(wanted.squares) / sqrtf(found.squares) : 0.0f;
 }
 
+__device__ __forceinline__ bool adds_noise(const Step& row) {
+    return row.noise != 0.0f || row.history[0].noise != 0.0f || row.history[1].noise != 0.0f || row.history[2].noise != 0.0f;
+}
+
+// A weight of zero skips its operand.
+__device__ __forceinline__ float added(float sum, float from_x0, float x0, const float* from_history, const float (&history)[HISTORY],
+                                       float from_noise, float noise) {
+    if (from_x0 != 0.0f) sum += from_x0 * x0;
+#pragma unroll
+    for (int k = 0; k < HISTORY; k++)
+        if (from_history[k] != 0.0f) sum += from_history[k] * history[k];
+    if (from_noise != 0.0f) sum += from_noise * noise;
+    return sum;
+}
+
 extern "C" __global__ __launch_bounds__(256) void step_f32(const __grid_constant__ StepParams p) {
     __shared__ float shared_ratio;
     i64 image = blockIdx.y;
@@ -178,13 +203,19 @@ extern "C" __global__ __launch_bounds__(256) void step_f32(const __grid_constant
         float x = p.x[at], x0 = row.x0_from_x * x + row.x0_from_output * out;
         // Comparisons that keep NaN.
         x0 = x0 > row.clip ? row.clip : x0 < -row.clip ? -row.clip : x0;
+        float fresh = noise && adds_noise(row) ? noise[i] : 0.0f;
+        float history[HISTORY];
+        i64 slot = (i64)p.images * p.n;
+#pragma unroll
+        for (int k = 0; k < HISTORY; k++) history[k] = row.reads >> k & 1 ? p.history[k * slot + at] : 0.0f;
         float next = row.x_from_x * x + row.x_from_output * out;
-        if (row.x_from_x0 != 0.0f) next += row.x_from_x0 * x0;
-        if (p.history) {
-            if (row.x_from_previous != 0.0f) next += row.x_from_previous * p.history[at];
-            p.history[at] = x0;
+        next = added(next, row.x_from_x0, x0, row.x_from_history, history, row.noise, fresh);
+#pragma unroll
+        for (int k = 0; k < HISTORY; k++) {
+            if (!(row.writes >> k & 1)) continue;
+            const HistoryWeights& to = row.history[k];
+            p.history[k * slot + at] = added(to.x * x + to.output * out, to.x0, x0, to.history, history, to.noise, fresh);
         }
-        if (noise && row.noise != 0.0f) next += row.noise * noise[i];
         p.x[at] = next;
         bad |= !(fabsf(next) <= 3.4028234663852886e38f);
     }

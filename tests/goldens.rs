@@ -85,12 +85,14 @@ macro_rules! cases {
 
 cases! { diffusers:
     ddim_style = "ddim-style",
+    dpmpp_2m_sde_exponential = "dpmpp-2m-sde-exponential",
     dpmpp_karras_two_images = "dpmpp-karras-two-images",
     euler = "euler",
     euler_a_two_adapters = "euler-a-two-adapters",
     flags_over_folder = "flags-over-folder",
     full_vocabulary_long = "full-vocabulary-long",
     full_vocabulary_unicode = "full-vocabulary-unicode",
+    heun_beta = "heun-beta",
     img2img_ancestral = "img2img-ancestral",
     img2img_dpmpp = "img2img-dpmpp",
     img2img_euler = "img2img-euler",

@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use braid::schedulers::{
-    PredictionType, SchedulerConfig, SchedulerKind, StepCoefficients, StepTable, TimestepSpacing,
+    PredictionType, SchedulerConfig, SchedulerKind, SigmaSchedule, StepCoefficients, StepTable, TimestepSpacing,
     classifier_free_guidance, step,
 };
 use serde_json::Value;
@@ -54,7 +54,7 @@ fn distance(found: &[f32], wanted: &[f32]) -> f64 {
 /// Runs the table's own loop and returns the last latents and the worst distance from the golden latents.
 fn run(table: &StepTable, case: u32, latents: &[Vec<f32>]) -> (Vec<f32>, f64) {
     let mut x: Vec<f32> = initial(case).into_iter().map(|v| v * table.init_noise_sigma).collect();
-    let mut history = vec![f32::NAN; if table.uses_history() { x.len() } else { 0 }];
+    let mut history = vec![f32::NAN; if table.uses_history() { 3 * x.len() } else { 0 }];
     let skipped = table.steps.len() - latents.len();
     let mut worst = 0.0f64;
     for (i, row) in table.steps.iter().enumerate() {
@@ -80,9 +80,17 @@ fn diffusers_step_loops() {
             fields[name] = value.clone();
         }
         let what = format!("case {index}: {method} {} steps, {}", case["steps"], case["overrides"]);
-        let config = SchedulerConfig::from_json_as(Path::new("scheduler_config.json"), &fields, method).unwrap();
+        let ays = fields.as_object_mut().unwrap().remove("ays").is_some();
+        let mut config = SchedulerConfig::from_json_as(Path::new("scheduler_config.json"), &fields, method).unwrap();
+        if ays {
+            config = config.with_sigma_schedule(SigmaSchedule::AlignYourSteps).unwrap();
+        }
         let config = config.with_eta(case["eta"].as_f64().unwrap() as f32).unwrap();
-        let table = config.table(case["steps"].as_u64().unwrap() as usize).unwrap();
+        let [steps, first] = ["steps", "first"].map(|name| case[name].as_u64().unwrap() as usize);
+        let table = match first {
+            0 => config.table(steps).unwrap(),
+            _ => config.image_to_image_table(steps, (steps - first) as f64 / steps as f64).unwrap(),
+        };
 
         let draws: Vec<u64> = (0u64..).zip(&table.steps).filter(|(_, s)| s.noise.is_some()).map(|(i, _)| i).collect();
         assert_eq!(Value::from(draws), case["draws"], "{what}");
@@ -92,9 +100,10 @@ fn diffusers_step_loops() {
         if !timesteps.is_empty() {
             let found: Vec<f32> = table.steps.iter().map(|s| s.timestep).collect();
             assert_eq!(found.len(), timesteps.len(), "{what}");
-            for (f, w) in found.iter().zip(&timesteps) {
-                // Fractions come from the logarithm of a noise level; whole ones are exact.
-                let tolerance = if w.fract() == 0.0 { 0.0 } else { 1e-4 };
+            for (i, (f, w)) in found.iter().zip(&timesteps).enumerate() {
+                // Fractions and what lies between two levels come from logarithms; other whole ones are exact.
+                let between = ["dpm2", "dpm2-a", "dpmpp-sde"].contains(&method.name()) && i % 2 == 1;
+                let tolerance = if w.fract() == 0.0 && !between { 0.0 } else { 1e-4 };
                 assert!((f - w).abs() <= tolerance, "{what}: {found:?} {timesteps:?}");
             }
         }
@@ -216,7 +225,7 @@ fn odd_configurations() {
         for &method in SchedulerKind::ALL {
             let Ok(config) = SchedulerConfig::parse_as(Path::new("f"), text, method) else { continue };
             for spacing in [TimestepSpacing::Leading, TimestepSpacing::Trailing, TimestepSpacing::Linspace] {
-                let respaced = if method == SchedulerKind::Lcm {
+                let respaced = if [SchedulerKind::Lcm, SchedulerKind::Tcd].contains(&method) {
                     Ok(config.clone())
                 } else {
                     config.clone().with_timestep_spacing(spacing)
@@ -225,8 +234,14 @@ fn odd_configurations() {
                 for steps in [0, 1, 2, 3, 49, 50, 61, 999, 1000, usize::MAX] {
                     let Ok(table) = config.table(steps) else { continue };
                     tables += 1;
-                    assert!(!table.steps.is_empty() && table.steps.len() <= steps, "{text} {method} {spacing} {steps}");
-                    let finite = table.steps.iter().all(|s| s.timestep.is_finite() && s.x_from_x.is_finite());
+                    assert!(
+                        !table.steps.is_empty() && table.steps.len() < 2 * steps,
+                        "{text} {method} {spacing} {steps}"
+                    );
+                    let finite = table
+                        .steps
+                        .iter()
+                        .all(|s| s.timestep.is_finite() && s.x_from_x.is_finite() && s.history[0].from_x.is_finite());
                     assert!(finite && table.init_noise_sigma.is_finite(), "{text} {method} {spacing} {steps}");
                 }
             }
@@ -240,11 +255,11 @@ fn step_operand_checks() {
     let table = SchedulerConfig::sdxl_default().with_kind(SchedulerKind::Dpmpp2M).unwrap().table(4).unwrap();
     assert!(table.uses_history());
     let (mut x, output) = ([1.0; 3], [0.5; 3]);
-    assert!(step(&table.steps[0], &mut x, &output[..2], &mut [0.0; 3], None).is_err());
+    assert!(step(&table.steps[0], &mut x, &output[..2], &mut [0.0; 9], None).is_err());
     // The first row ignores what the history holds, the second one does not.
-    let mut history = [f32::NAN; 3];
+    let mut history = [f32::NAN; 9];
     step(&table.steps[0], &mut x, &output, &mut history, None).unwrap();
-    assert!(x.iter().chain(&history).all(|v| v.is_finite()));
+    assert!(x.iter().chain(&history[..3]).all(|v| v.is_finite()));
     assert!(step(&table.steps[1], &mut x, &output, &mut [], None).is_err());
     let table = SchedulerConfig::sdxl_default().with_kind(SchedulerKind::EulerAncestral).unwrap().table(4).unwrap();
     assert_eq!(table.draws(), 4);

@@ -6,8 +6,10 @@ use std::path::Path;
 
 /// A scheduler's name in AUTOMATIC1111's interface.
 pub fn scheduler_label(scheduler: SchedulerKind, schedule: Option<SigmaSchedule>) -> String {
-    let karras = if schedule == Some(SigmaSchedule::Karras) { " Karras" } else { "" };
-    format!("{}{karras}", scheduler.label())
+    match schedule.and_then(SigmaSchedule::label) {
+        Some(schedule) => format!("{} {schedule}", scheduler.label()),
+        None => scheduler.label().to_owned(),
+    }
 }
 
 /// A file's name without its extension.

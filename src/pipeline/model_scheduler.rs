@@ -60,9 +60,10 @@ impl ModelScheduler {
         if let Some(why) = SchedulerKind::foreign(class) {
             return Err(refuse(why.into()));
         }
-        match kind.or_else(|| SchedulerKind::of_class(class)) {
-            Some(kind) => SchedulerConfig::parse_as(&self.path, &self.text, kind),
-            None => Err(refuse(SchedulerKind::supported_classes())),
+        if let Some(kind) = kind {
+            return SchedulerConfig::parse_as(&self.path, &self.text, kind);
         }
+        let config = SchedulerConfig::parse_of(&self.path, &self.text, class);
+        config.unwrap_or_else(|| Err(refuse(SchedulerKind::supported_classes())))
     }
 }

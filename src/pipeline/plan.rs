@@ -87,7 +87,8 @@ pub(super) fn workload_shape(models: &Models, compat: &Compat, request: &Request
     if do_cfg {
         rows = rows.max(negative(models, compat, request)?.num_rows());
     }
-    Ok(WorkloadShape::new(request, RequestedSides::new(models, compat, request)?, do_cfg, rows))
+    let sides = RequestedSides::new(models, compat, request)?;
+    Ok(WorkloadShape::new(request, step_table(models, compat, request)?.steps.len(), sides, do_cfg, rows))
 }
 
 fn negative(models: &Models, compat: &Compat, request: &Request) -> Result<Prompt> {
@@ -124,7 +125,7 @@ impl RequestPlan {
         let prompt = Prompt::new(models, compat, Field::Prompt, &request.prompt)?;
         let negative = if do_cfg { Some(negative(models, compat, request)?) } else { None };
         let rows = negative.as_ref().map_or(0, Prompt::num_rows).max(prompt.num_rows());
-        let shape = WorkloadShape::new(request, sides, do_cfg, rows);
+        let shape = WorkloadShape::new(request, table.steps.len(), sides, do_cfg, rows);
         let own = shape.denoise_plan(&compiler)?;
         let image_tokens = own.shape.image_tokens.clone();
         let denoise = executables.cache.covering_plan(own);

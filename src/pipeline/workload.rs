@@ -21,7 +21,7 @@ pub struct WorkloadShape {
     pub height: Option<usize>,
     /// Whether there is guidance, which takes a second row.
     pub do_cfg: bool,
-    /// The most steps.
+    /// The most model evaluations; some schedulers take two in a step.
     pub steps: usize,
     /// The most rows of 77 tokens of a prompt: more than 1 in the DiffSynth profile alone.
     pub text_rows: usize,
@@ -36,13 +36,13 @@ pub struct WorkloadShape {
 }
 
 impl WorkloadShape {
-    /// The shape of a request whose longest prompt has that many rows.
-    pub(super) fn new(request: &Request, sides: RequestedSides, do_cfg: bool, text_rows: usize) -> Self {
+    /// The shape of a request of so many model evaluations whose longest prompt has that many rows.
+    pub(super) fn new(request: &Request, steps: usize, sides: RequestedSides, do_cfg: bool, text_rows: usize) -> Self {
         Self {
             width: sides.width,
             height: sides.height,
             do_cfg,
-            steps: request.steps,
+            steps,
             text_rows,
             num_references: request.image_prompts.iter().map(|image| image.references.len()).collect(),
             encodes_images: request.image_prompts.iter().any(|image| image.has_images()),

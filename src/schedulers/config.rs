@@ -9,7 +9,7 @@ use super::definition::{Scheduler, SchedulerDefinition};
 use super::prediction_type::{self, PredictionType};
 use super::registry::{FLOW_MATCHING, SchedulerKind};
 use super::settings::{self, SchedulerSettings};
-use super::sigmas::SigmaSchedule;
+use super::sigmas::{AYS_TRAIN_TIMESTEPS, SigmaSchedule};
 use super::step_table::{StepCoefficients, StepTable};
 use super::timestep_spacing::TimestepSpacing;
 use crate::config_json::{Fields, strict};
@@ -55,12 +55,25 @@ impl SchedulerConfig {
     pub fn from_json(path: &Path, value: &Value) -> Result<Self> {
         let fields = object(path, value)?;
         let checked = Fields::without_defaults(path, &fields);
-        let class = checked.get("_class_name").and_then(Value::as_str);
-        let Some(kind) = class.and_then(SchedulerKind::of_class) else {
-            demand_diffusion(&checked)?;
-            return Err(checked.refuse("_class_name", SchedulerKind::supported_classes()));
-        };
-        Self::new(path, fields, kind)
+        let class = checked.get("_class_name").and_then(Value::as_str).unwrap_or_default();
+        if let Some(config) = Self::from_json_of(path, value, class) {
+            return config;
+        }
+        demand_diffusion(&checked)?;
+        Err(checked.refuse("_class_name", SchedulerKind::supported_classes()))
+    }
+
+    /// Reads as [`Self::parse`] does, for another class than the file's; `None` for one that is not supported.
+    pub(crate) fn parse_of(path: &Path, text: &str, class: &str) -> Option<Result<Self>> {
+        match json_of(path, text) {
+            Ok(value) => Self::from_json_of(path, &value, class),
+            Err(error) => Some(Err(error)),
+        }
+    }
+
+    fn from_json_of(path: &Path, value: &Value, class: &str) -> Option<Result<Self>> {
+        let kind = SchedulerKind::of_class(class, value["algorithm_type"].as_str())?;
+        Some(Self::from_json_as(path, value, kind))
     }
 
     /// Takes a scheduler_config.json of any class as diffusers' `from_config` of `kind`'s class does: fields that both
@@ -172,26 +185,48 @@ impl SchedulerConfig {
         self.checked()
     }
 
-    /// Changes the noise levels.
+    /// Changes the noise levels. [`SigmaSchedule::SgmUniform`] sets the timesteps' spacing, too.
     ///
     /// # Errors
     /// [`Error::Parameter`] for a schedule that the scheduler does not take.
     pub fn with_sigma_schedule(mut self, schedule: SigmaSchedule) -> Result<Self> {
-        let karras = schedule == SigmaSchedule::Karras;
-        if karras && !self.definition().karras_sigmas {
-            let able = SchedulerKind::ALL.iter().filter(|kind| kind.definition().karras_sigmas);
+        let refuse = |what: String| Err(Error::parameter(Field::SigmaSchedule, what));
+        let definition = self.definition();
+        if schedule.field().is_some() && !definition.sigma_schedules {
+            let able = SchedulerKind::ALL.iter().filter(|kind| kind.definition().sigma_schedules);
             let able: Vec<&str> = able.map(|kind| kind.name()).collect();
-            let what = format!("`karras` is not supported by {}, only by {}", self.kind, any_of(&able));
-            return Err(Error::parameter(Field::SigmaSchedule, what));
+            return refuse(format!("`{schedule}` is not supported by {}, only by {}", self.kind, any_of(&able)));
         }
-        for name in ["use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas", "use_flow_sigmas"] {
+        if schedule == SigmaSchedule::SgmUniform
+            && let Some(field) = definition.timesteps_from
+        {
+            return refuse(format!(
+                "`{schedule}` is not supported by {}, whose timesteps come from {field}",
+                self.kind
+            ));
+        }
+        if schedule == SigmaSchedule::AlignYourSteps && self.scheduler()?.1 != AYS_TRAIN_TIMESTEPS {
+            let what =
+                format!("`{schedule}` was found for {AYS_TRAIN_TIMESTEPS} training timesteps, the model has others");
+            return refuse(what);
+        }
+        for name in ["use_lu_lambdas", "use_flow_sigmas"] {
             self.fields.remove(name);
         }
-        self.set("use_karras_sigmas", karras.into());
+        for other in SigmaSchedule::ALL.iter().filter_map(|other| other.field()) {
+            self.fields.remove(other);
+        }
+        if let Some(field) = schedule.field() {
+            self.set(field, true.into());
+        }
+        if schedule == SigmaSchedule::SgmUniform {
+            return self.with_timestep_spacing(TimestepSpacing::Trailing);
+        }
         self.checked()
     }
 
-    /// Changes DDIM's eta, 0 to 1, the fresh part of each step's noise. Other schedulers ignore it, as in diffusers.
+    /// Changes eta, 0 to 1: the fresh part of each step's noise with DDIM, gamma with TCD. Other schedulers ignore it, as in
+    /// diffusers.
     ///
     /// # Errors
     /// [`Error::Parameter`] if it is outside that range, or above 0 with DiffSynth's scheduler, which has none.
@@ -278,17 +313,14 @@ fn object(path: &Path, value: &Value) -> Result<Map<String, Value>> {
 
 /// The fields that no supported scheduler reads.
 const OTHER_CONFIG_KEYS: &[&str] = &[
-    "disable_corrector",
     "dynamic_thresholding_ratio",
     "flow_shift",
-    "predict_x0",
     "rho",
     "sample_max_value",
     "shift_terminal",
     "sigma_data",
     "sigma_schedule",
     "skip_prk_steps",
-    "solver_p",
     "time_shift_type",
     "use_dynamic_shifting",
 ];
@@ -314,8 +346,8 @@ mod tests {
     #[test]
     fn refusal_messages() {
         assert_eq!(
-            euler(r#""use_beta_sigmas": true"#),
-            "scheduler_config.json: `use_beta_sigmas` is true: supported: use_karras_sigmas, use_exponential_sigmas, or neither"
+            euler(r#""use_beta_sigmas": true, "use_karras_sigmas": true"#),
+            "scheduler_config.json: `use_beta_sigmas` is true: not together with use_karras_sigmas"
         );
         assert_eq!(
             euler(r#""beta_schedule": "sigmoid""#),
@@ -345,7 +377,7 @@ mod tests {
         }
         for field in [
             r#""solver_order": 3"#,
-            r#""algorithm_type": "sde-dpmsolver++""#,
+            r#""algorithm_type": "sde-dpmsolver""#,
             r#""algorithm_type": "deis""#,
             r#""solver_type": "rk""#,
             r#""thresholding": true"#,
@@ -359,8 +391,8 @@ mod tests {
         // Euler's class ignores what only the solver knows.
         assert_eq!(euler(r#""solver_order": 3, "thresholding": true, "\u001b[31m": 1"#), "accepted");
         assert_eq!(solver(r#""lambda_min_clipped": -Infinity, "variance_type": null"#), "accepted");
-        let text = parse(r#"{"_class_name": "UniPCMultistepScheduler"}"#).unwrap_err().to_string();
-        assert!(text.contains("`_class_name` is \"UniPCMultistepScheduler\": supported: EulerDiscrete"), "{text}");
+        let text = parse(r#"{"_class_name": "PNDMScheduler"}"#).unwrap_err().to_string();
+        assert!(text.contains("`_class_name` is \"PNDMScheduler\": supported: EulerDiscrete"), "{text}");
         assert!(parse("{}").unwrap_err().to_string().contains("`_class_name` is absent"));
         assert!(matches!(parse("[1]"), Err(Error::Malformed { .. })));
         assert!(matches!(parse("{"), Err(Error::Malformed { .. })));
@@ -395,6 +427,29 @@ mod tests {
         assert_eq!(timesteps(&trailing, 4), [999.0, 749.0, 499.0, 249.0]);
         let karras = sdxl.clone().with_sigma_schedule(SigmaSchedule::Karras).unwrap();
         assert_eq!(timesteps(&karras.with_sigma_schedule(SigmaSchedule::Default).unwrap(), 4), timesteps(&sdxl, 4));
+        let spaced = |kind, schedule| {
+            let config = sdxl.clone().with_kind(kind).unwrap().with_sigma_schedule(schedule);
+            config.map(|config| timesteps(&config, 4)).map_err(|e| e.to_string())
+        };
+        assert_eq!(spaced(SchedulerKind::Ddim, SigmaSchedule::SgmUniform), Ok(timesteps(&trailing, 4)));
+        assert_eq!(spaced(SchedulerKind::Lms, SigmaSchedule::AlignYourSteps).unwrap()[0], 999.0);
+        let refused = [
+            (SchedulerKind::Tcd, SigmaSchedule::Beta, "`beta` is not supported by tcd, only by euler, dpmpp-2m, heun,"),
+            (SchedulerKind::Ddim, SigmaSchedule::AlignYourSteps, "`ays` is not supported by ddim"),
+            (SchedulerKind::Lcm, SigmaSchedule::SgmUniform, "timesteps come from original_inference_steps"),
+        ];
+        for (kind, schedule, part) in refused {
+            let text = spaced(kind, schedule).unwrap_err();
+            assert!(text.contains(part), "{text}");
+        }
+        let short =
+            SchedulerConfig::parse_as(Path::new("f"), r#"{"num_train_timesteps": 500}"#, SchedulerKind::Euler).unwrap();
+        let text = short.with_sigma_schedule(SigmaSchedule::AlignYourSteps).unwrap_err().to_string();
+        assert!(text.contains("found for 1000 training timesteps"), "{text}");
+        // The class is the same, the algorithm decides; a scheduler that is asked for counts before both.
+        let sde = r#"{"_class_name": "DPMSolverMultistepScheduler", "algorithm_type": "sde-dpmsolver++"}"#;
+        assert_eq!(parse(sde).unwrap().kind(), SchedulerKind::Dpmpp2MSde);
+        assert_eq!(parse(sde).unwrap().with_kind(SchedulerKind::Dpmpp2M).unwrap().table(4).unwrap().draws(), 0);
         let ancestral = sdxl.clone().with_kind(SchedulerKind::EulerAncestral).unwrap();
         assert!(ancestral.clone().with_sigma_schedule(SigmaSchedule::Karras).is_err());
         assert!(ancestral.with_prediction_type(PredictionType::Sample).is_err());

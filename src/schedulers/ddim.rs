@@ -19,9 +19,10 @@ pub(super) const DEFINITION: SchedulerDefinition = SchedulerDefinition {
         betas: DEFAULT_BETAS,
         timestep_spacing: TimestepSpacing::Leading,
         prediction_types: &["epsilon", "v_prediction", "sample"],
+        zero_snr: true,
     },
     timesteps_from: None,
-    karras_sigmas: false,
+    sigma_schedules: false,
     prepare: |fields, settings| Ok(Box::new(Ddim::read(fields, settings)?)),
 };
 
@@ -61,8 +62,8 @@ impl Ddim {
             x_from_x: direction * epsilon.0,
             x_from_output: direction * epsilon.1,
             x_from_x0: next.sqrt(),
-            x_from_previous: 0.0,
             noise: (eta > 0.0).then_some(fresh),
+            ..ExactCoefficients::default()
         };
         row.rounded()
     }

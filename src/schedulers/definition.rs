@@ -19,8 +19,8 @@ pub(super) struct SchedulerDefinition {
     pub defaults: ClassDefaults,
     /// The field that its timesteps come from where they do not follow `timestep_spacing`.
     pub timesteps_from: Option<&'static str>,
-    /// Whether it takes [`super::SigmaSchedule::Karras`].
-    pub karras_sigmas: bool,
+    /// Whether it takes noise levels other than those of its timesteps.
+    pub sigma_schedules: bool,
     /// Reads the fields of `config_keys`; the first whose value is not supported is an [`crate::error::Error::Config`].
     pub prepare: fn(&Fields<'_>, SchedulerSettings) -> Result<Box<dyn Scheduler>>,
 }
@@ -33,13 +33,13 @@ pub(super) trait Scheduler {
     /// [`crate::error::Error::Parameter`] for a number of steps that the settings do not allow.
     fn table(&self, steps: usize) -> Result<StepTable>;
 
-    /// Model evaluations of a step, diffusers' `order`.
+    /// Model evaluations of a step, diffusers' `order`; the last step may take one alone.
     fn order(&self) -> usize {
         1
     }
 
-    /// Computes the table of the steps from `first` on, of `steps`. A scheduler with a history overrides it: the first of
-    /// these has none.
+    /// Computes the rows of the steps from `first` on, of `steps`. A scheduler whose first row differs from the others
+    /// overrides it: the first of these has no history.
     ///
     /// # Errors
     /// As [`Self::table`].

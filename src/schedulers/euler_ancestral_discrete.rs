@@ -18,9 +18,10 @@ pub(super) const DEFINITION: SchedulerDefinition = SchedulerDefinition {
         betas: DEFAULT_BETAS,
         timestep_spacing: TimestepSpacing::Linspace,
         prediction_types: &["epsilon", "v_prediction"],
+        zero_snr: true,
     },
     timesteps_from: None,
-    karras_sigmas: false,
+    sigma_schedules: false,
     prepare: |_, settings| Ok(Box::new(EulerAncestralDiscrete { settings })),
 };
 

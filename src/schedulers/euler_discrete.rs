@@ -8,8 +8,8 @@ use super::definition::{Scheduler, SchedulerDefinition};
 use super::linspace::linspace_f32;
 use super::prediction_type::PredictionType;
 use super::settings::{ClassDefaults, SchedulerSettings};
-use super::sigmas::{self, SigmaSettings, SigmaSpacing};
-use super::step_table::{ExactCoefficients, NoiseLevel, StepTable};
+use super::sigmas::{self, SigmaSettings};
+use super::step_table::{ExactCoefficients, StepTable};
 use super::timestep_spacing::{self, TimestepSpacing};
 use crate::config_json::Fields;
 use crate::error::Result;
@@ -32,9 +32,10 @@ pub(super) const DEFINITION: SchedulerDefinition = SchedulerDefinition {
         betas: DEFAULT_BETAS,
         timestep_spacing: TimestepSpacing::Linspace,
         prediction_types: &["epsilon", "v_prediction", "sample", "original_sample"],
+        zero_snr: true,
     },
     timesteps_from: None,
-    karras_sigmas: true,
+    sigma_schedules: true,
     prepare,
 };
 
@@ -77,15 +78,9 @@ impl EulerDiscrete {
             interpolated(&timesteps, &training)
         };
         let (first, last) = (levels[0], levels[levels.len() - 1]);
-        let (max, min) = (self.sigmas.sigma_max.unwrap_or(first), self.sigmas.sigma_min.unwrap_or(last));
-        let spaced = match self.sigmas.spacing {
-            SigmaSpacing::Interpolated => None,
-            SigmaSpacing::Karras => Some(sigmas::karras(min, max, steps)),
-            SigmaSpacing::Exponential | SigmaSpacing::Lu => Some(sigmas::exponential(min, max, steps)),
-        };
-        if let Some(spaced) = spaced {
-            timesteps = spaced.iter().map(|&s| sigmas::timestep_of(s, &training) as f32).collect();
-            levels = spaced;
+        if let Some(spaced) = self.sigmas.spaced(&training, (last, first), steps) {
+            timesteps = spaced.timesteps.iter().map(|&t| t as f32).collect();
+            levels = spaced.levels;
         }
         let mut levels: Vec<f32> = levels.into_iter().map(|s| s as f32).collect();
         levels.push(if self.sigmas.ends_at_sigma_min { ends.0 } else { 0.0 });
@@ -107,32 +102,27 @@ pub(super) fn euler_table(
     let row = |(&timestep, pair): (&f32, &[f32])| {
         let (now, next) = (f64::from(pair[0]), f64::from(pair[1]));
         let (kept, noise) = advance(now, next);
-        let norm = (now * now + 1.0).sqrt();
-        let x0 = match settings.prediction_type {
-            PredictionType::Epsilon => (1.0, -now),
-            PredictionType::V => (1.0 / (norm * norm), -now / norm),
-            PredictionType::Sample => (0.0, 1.0),
-        };
         let row = ExactCoefficients {
-            timestep,
-            level: NoiseLevel { alpha: 1.0, sigma: pair[0] },
-            input_scale: 1.0 / norm,
-            x0,
-            clip: None,
             x_from_x: kept,
-            x_from_output: 0.0,
             x_from_x0: 1.0 - kept,
-            x_from_previous: 0.0,
             noise,
+            ..ExactCoefficients::at(timestep, settings.prediction_type, now)
         };
         row.rounded()
     };
+    StepTable {
+        steps: timesteps.iter().zip(sigmas.windows(2)).map(row).collect(),
+        init_noise_sigma: init_noise_sigma(settings, sigmas),
+    }
+}
+
+/// Computes the standard deviation of the latents to begin with.
+pub(super) fn init_noise_sigma(settings: &SchedulerSettings, sigmas: &[f32]) -> f32 {
     let max = sigmas.iter().fold(0.0f32, |a, &b| a.max(b));
-    let init_noise_sigma = match settings.timestep_spacing {
+    match settings.timestep_spacing {
         TimestepSpacing::Leading => (max * max + 1.0).sqrt(),
         TimestepSpacing::Trailing | TimestepSpacing::Linspace => max,
-    };
-    StepTable { steps: timesteps.iter().zip(sigmas.windows(2)).map(row).collect(), init_noise_sigma }
+    }
 }
 
 /// Computes the noise level of each training timestep; the last is finite.

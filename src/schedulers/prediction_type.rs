@@ -37,6 +37,16 @@ impl PredictionType {
         }
     }
 
+    /// Computes the weights of (x, output) in x0 where x = x0 + sigma * noise and the model sees x / sqrt(sigma^2 + 1).
+    pub(super) fn x0_weights_at(self, sigma: f64) -> (f64, f64) {
+        let norm = (sigma * sigma + 1.0).sqrt();
+        match self {
+            Self::Epsilon => (1.0, -sigma),
+            Self::V => (1.0 / (norm * norm), -sigma / norm),
+            Self::Sample => (0.0, 1.0),
+        }
+    }
+
     /// Computes the weights of (x, output) in the noise where x = alpha * x0 + sigma * noise.
     pub(super) fn epsilon_weights(self, alpha: f64, sigma: f64) -> (f64, f64) {
         match self {

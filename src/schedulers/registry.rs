@@ -39,6 +39,14 @@ schedulers! {
     Ddim, ddim, "diffusers' `DDIMScheduler`.";
     Dpmpp2M, dpmsolver_multistep, "diffusers' `DPMSolverMultistepScheduler` with `dpmsolver++` of order 1 or 2.";
     Lcm, lcm, "diffusers' `LCMScheduler`: adds noise in every step but the last.";
+    Heun, heun_discrete, "diffusers' `HeunDiscreteScheduler`: two evaluations a step.";
+    Dpmpp2MSde, dpmsolver_multistep_sde, "diffusers' `DPMSolverMultistepScheduler` with `sde-dpmsolver++`: adds noise in every step.";
+    DpmppSde, dpmsolver_sde, "diffusers' `DPMSolverSDEScheduler`: two evaluations a step, each adds noise.";
+    UniPc, unipc_multistep, "diffusers' `UniPCMultistepScheduler` of order 1 or 2.";
+    Lms, lms_discrete, "diffusers' `LMSDiscreteScheduler` of order 4.";
+    Dpm2, k_dpm_2_discrete, "diffusers' `KDPM2DiscreteScheduler`: two evaluations a step.";
+    Dpm2Ancestral, k_dpm_2_ancestral_discrete, "diffusers' `KDPM2AncestralDiscreteScheduler`: two evaluations a step, the second adds noise.";
+    Tcd, tcd, "diffusers' `TCDScheduler`: adds noise where eta is above 0.";
 }
 
 const NAMES: [u8; any_of_len(SchedulerKind::EACH_NAME)] = any_of_bytes(SchedulerKind::EACH_NAME);
@@ -63,9 +71,11 @@ impl SchedulerKind {
         self.definition().label
     }
 
-    /// Finds the scheduler of a `_class_name` of diffusers.
-    pub(crate) fn of_class(class: &str) -> Option<Self> {
-        Self::ALL.iter().copied().find(|kind| kind.definition().class_names.contains(&class))
+    /// Finds the scheduler of a `_class_name` of diffusers and, where it matters, `algorithm_type`.
+    pub(crate) fn of_class(class: &str, algorithm_type: Option<&str>) -> Option<Self> {
+        let kind = Self::ALL.iter().copied().find(|kind| kind.definition().class_names.contains(&class))?;
+        let sde = kind == Self::Dpmpp2M && algorithm_type == Some("sde-dpmsolver++");
+        Some(if sde { Self::Dpmpp2MSde } else { kind })
     }
 
     /// Tells why no scheduler here can stand in for a `_class_name` of diffusers, where that is so: a model of another
@@ -112,10 +122,14 @@ mod tests {
         for kind in SchedulerKind::ALL {
             assert_eq!(kind.name().parse::<SchedulerKind>().unwrap(), *kind);
             assert_eq!(kind.to_string(), kind.name());
-            assert!(kind.definition().class_names.iter().all(|class| SchedulerKind::of_class(class) == Some(*kind)));
+            assert!(
+                kind.definition().class_names.iter().all(|class| SchedulerKind::of_class(class, None) == Some(*kind))
+            );
         }
-        assert_eq!(SchedulerKind::NAMES, "euler, euler-a, ddim, dpmpp-2m or lcm");
-        let error = "heun".parse::<SchedulerKind>().unwrap_err().to_string();
-        assert_eq!(error, "scheduler: unknown value `heun` (expected euler, euler-a, ddim, dpmpp-2m or lcm)");
+        let names =
+            "euler, euler-a, ddim, dpmpp-2m, lcm, heun, dpmpp-2m-sde, dpmpp-sde, unipc, lms, dpm2, dpm2-a or tcd";
+        assert_eq!(SchedulerKind::NAMES, names);
+        let error = "pndm".parse::<SchedulerKind>().unwrap_err().to_string();
+        assert_eq!(error, format!("scheduler: unknown value `pndm` (expected {names})"));
     }
 }

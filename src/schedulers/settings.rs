@@ -25,6 +25,8 @@ pub(super) struct ClassDefaults {
     pub timestep_spacing: TimestepSpacing,
     /// The values of `prediction_type` that the class takes; the default is `epsilon`.
     pub prediction_types: &'static [&'static str],
+    /// Whether the class reads `rescale_betas_zero_snr`.
+    pub zero_snr: bool,
 }
 
 /// The settings that all schedulers share, under diffusers' names.
@@ -51,7 +53,7 @@ impl SchedulerSettings {
     pub(super) fn read(fields: &Fields<'_>, defaults: &ClassDefaults, eta: f64) -> Result<Self> {
         let num_train_timesteps = fields.count("num_train_timesteps", 1000, 2, MAX_TRAIN_TIMESTEPS)?;
         let betas = Betas::read(fields, defaults.betas)?;
-        let rescale_betas_zero_snr = fields.flag("rescale_betas_zero_snr", false)?;
+        let rescale_betas_zero_snr = defaults.zero_snr && fields.flag("rescale_betas_zero_snr", false)?;
         let Some(alphas_cumprod) = alphas_cumprod(&betas, num_train_timesteps, rescale_betas_zero_snr) else {
             let field = if matches!(betas, Betas::Trained(_)) { "trained_betas" } else { "beta_end" };
             return Err(fields.refuse(field, "the betas of a schedule are above 0 and below 1"));

@@ -39,7 +39,7 @@ fn graph(rows: usize) -> Graph {
 }
 
 fn steps(noise: bool) -> LoopSpec {
-    LoopSpec { max_steps: 8, varying: 2..3, noise }
+    LoopSpec { max_steps: 15, varying: 2..3, noise }
 }
 
 /// The result of a denoise loop, all on the host.
@@ -65,9 +65,9 @@ impl Case {
     fn new(method: SchedulerKind, count: usize, rows: usize, seed: u32) -> Self {
         let table = SchedulerConfig::sdxl_default().with_kind(method).unwrap().table(count).unwrap();
         let fresh = |i: usize| values(N, seed + 10 + i as u32);
-        let draws = |(i, row): (usize, &braid::schedulers::StepCoefficients)| match row.noise {
-            Some(weight) if weight != 0.0 => fresh(i),
-            _ => Vec::new(),
+        let draws = |(i, row): (usize, &braid::schedulers::StepCoefficients)| match row.adds_noise() {
+            true => fresh(i),
+            false => Vec::new(),
         };
         let noise = table.steps.iter().enumerate().map(draws).collect();
         Self {
@@ -75,7 +75,7 @@ impl Case {
             guidance: [3.0, 0.7],
             latents: values(N, seed).iter().map(|x| x * table.init_noise_sigma).collect(),
             shift: values(rows * SIDES[0] * SIDES[1] * WIDTH, seed + 1),
-            time: values(count * rows * WIDTH, seed + 2),
+            time: values(table.steps.len() * rows * WIDTH, seed + 2),
             noise,
             table,
         }
@@ -104,7 +104,7 @@ impl Case {
     /// Step by step on that device.
     fn stepwise(&self, device: &dyn Device) -> Vec<f32> {
         let mut executable = device.compile(graph(self.rows)).unwrap();
-        let (mut x, mut history, mut out) = (self.latents.clone(), vec![0.0; N], vec![0.0; N]);
+        let (mut x, mut history, mut out) = (self.latents.clone(), vec![0.0; 3 * N], vec![0.0; N]);
         for (i, row) in self.table.steps.iter().enumerate() {
             let sample = x.iter().map(|x| x * row.input_scale).collect::<Vec<_>>().repeat(self.rows);
             let time = &self.time[i * self.rows * WIDTH..][..self.rows * WIDTH];
@@ -130,7 +130,7 @@ fn step_parity() {
     for rows in [1, 2] {
         let device = CudaDevice::new(Arc::new(PtxDriver::new()), DType::F16).unwrap().with_cublaslt(false);
         let mut executable = device.compile_loop(graph(rows), steps(true)).unwrap();
-        // 5 steps, then 8, in the same executable.
+        // 5 steps, then 8, in the same executable; up to 15 evaluations.
         for (k, &method) in SchedulerKind::ALL.iter().enumerate() {
             let case = Case::new(method, if k % 2 == 0 { 5 } else { 8 }, rows, 100 * k as u32 + 7);
             let got = case.sample(&mut executable, &mut |_| Ok(())).unwrap();
@@ -295,7 +295,7 @@ fn misfit_inputs() {
         let text = case.sample(&mut executable, &mut |_| Ok(())).unwrap_err().to_string();
         assert!(text.contains(part), "{text}");
     };
-    fails(|_| {}, SchedulerKind::Euler, 9, "9 steps; 1 to 8 are possible");
+    fails(|_| {}, SchedulerKind::Euler, 16, "16 steps; 1 to 15 are possible");
     fails(|_| {}, SchedulerKind::EulerAncestral, 3, "noise of 2112 values");
     fails(
         |case| case.time.truncate(20),

@@ -4,8 +4,21 @@ use braid::device::cuda::ops::step::{AdvanceParams, FiniteParams, ModelInputPara
 use braid::tensor::DType;
 use braid_ptx::Schedule;
 
-/// A row of the table, in the order of its columns.
-type Row = [f32; 12];
+/// A row of the table, in the order of its columns; masks as the bits of a float.
+type Row = [f32; 36];
+
+/// The row of weights, where `history` has those of each tensor's next value; a tensor without any is not written.
+fn row(weights: [f32; 9], x_from_history: [f32; 3], history: [[f32; 7]; 3]) -> Row {
+    let mut row = [0.0; 36];
+    row[..9].copy_from_slice(&weights);
+    row[9..12].copy_from_slice(&x_from_history);
+    row[12..33].copy_from_slice(history.as_flattened());
+    let reads = |k: usize| x_from_history[k] != 0.0 || history.iter().any(|to| to[4 + k] != 0.0);
+    let mask = |bit: &dyn Fn(usize) -> bool| f32::from_bits((0..3).map(|k| u32::from(bit(k)) << k).sum());
+    row[33] = mask(&reads);
+    row[34] = mask(&|k| history[k] != [0.0; 7]);
+    row
+}
 
 fn guide(negative: &[f64], positive: &[f64], scale: f64, rescale: f64) -> Vec<f64> {
     let out: Vec<f64> = negative.iter().zip(positive).map(|(n, p)| n + scale * (p - n)).collect();
@@ -20,18 +33,19 @@ fn guide(negative: &[f64], positive: &[f64], scale: f64, rescale: f64) -> Vec<f6
     out
 }
 
-fn advance(row: &Row, x: &mut [f64], output: &[f64], history: &mut [f64], noise: &[f64]) {
+fn advance(row: &Row, x: &mut [f64], output: &[f64], history: &mut [Vec<f64>; 3], noise: &[f64]) {
     let r = row.map(f64::from);
     for i in 0..x.len() {
         let x0 = (r[2] * x[i] + r[3] * output[i]).clamp(-r[4], r[4]);
-        let mut next = r[5] * x[i] + r[6] * output[i] + r[7] * x0;
-        if r[8] != 0.0 {
-            next += r[8] * history[i];
+        let before: [f64; 3] = std::array::from_fn(|k| history[k][i]);
+        let sum = |w: [f64; 4], from: &[f64]| {
+            let own = w[0] * x[i] + w[1] * output[i] + w[2] * x0 + w[3] * noise[i];
+            own + from.iter().zip(before).map(|(w, h)| w * h).sum::<f64>()
+        };
+        let next = sum([r[5], r[6], r[7], r[8]], &r[9..12]);
+        for (k, to) in r[12..33].chunks(7).enumerate().filter(|(_, to)| to.iter().any(|w| *w != 0.0)) {
+            history[k][i] = sum([to[0], to[1], to[2], to[3]], &to[4..]);
         }
-        if r[9] != 0.0 {
-            next += r[9] * noise[i];
-        }
-        history[i] = x0;
         x[i] = next;
     }
 }
@@ -43,10 +57,29 @@ fn step_table() {
         return;
     }
     let inf = f32::INFINITY;
+    let none = [0.0; 7];
     let table: [Row; 3] = [
-        [981.0, 0.5, 1.1, -0.4, inf, 0.9, 0.3, 0.0, 0.0, 0.2, 0.0, 0.0],
-        [500.0, 0.6, 1.2, -0.5, 0.4, 0.8, 0.2, 0.3, -0.25, 0.1, 0.0, 0.0],
-        [1.0, 0.7, 1.0, -0.6, inf, 0.7, 0.1, 0.0, 0.5, 0.0, 0.0, 0.0],
+        row(
+            [981.0, 0.5, 1.1, -0.4, inf, 0.9, 0.3, 0.0, 0.2],
+            [0.0; 3],
+            [[1.1, -0.4, 0.0, 0.0, 0.0, 0.0, 0.0], none, [0.5, 0.0, 0.0, 0.3, 0.0, 0.0, 0.0]],
+        ),
+        // Every weight that there is, each tensor read before it is written.
+        row(
+            [500.0, 0.6, 1.2, -0.5, 0.4, 0.8, 0.2, 0.3, 0.1],
+            [-0.25, 0.0, 0.15],
+            [
+                [0.3, 0.1, 1.0, 0.2, -0.6, 0.0, 0.7],
+                [0.0, 0.0, 0.0, 0.0, 0.9, 0.0, 0.1],
+                [0.0, 0.0, 1.0, 0.0, 0.2, 0.0, 0.3],
+            ],
+        ),
+        // The first tensor stays as it is.
+        row(
+            [1.0, 0.7, 1.0, -0.6, inf, 0.7, 0.1, 0.0, 0.0],
+            [0.5, -0.3, 0.2],
+            [none, [0.0, 0.0, 0.0, 0.4, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0]],
+        ),
     ];
     let images = 2;
     for (n, is_guided) in [(5000, true), (12, true), (2100, false)] {
@@ -62,8 +95,8 @@ fn step_table() {
         let x_at = gpu.f32(&x);
         let mut params = StepParams {
             x: x_at,
-            // Unwritten before the first step, whose weight for it is zero.
-            history: gpu.room(images * n * 4),
+            // Unwritten before the first step, whose weights for it are zero.
+            history: gpu.room(3 * images * n * 4),
             noise: gpu.f32(&noise),
             table: gpu.f32(table.as_flattened()),
             guidance: gpu.f32(&guidance),
@@ -79,7 +112,8 @@ fn step_table() {
             noise_slots: 2,
             ..StepParams::default()
         };
-        let (mut want, mut history) = (wide(&x), vec![0.0; images * n]);
+        let mut want = wide(&x);
+        let mut history: [[Vec<f64>; 3]; 2] = std::array::from_fn(|_| std::array::from_fn(|_| vec![0.0; n]));
         for (s, row) in table.iter().enumerate() {
             for dtype in HALVES {
                 let sample = gpu.room(rows * n * 2);
@@ -122,10 +156,14 @@ fn step_table() {
                     false => output[at.clone()].to_vec(),
                 };
                 let fresh = wide(&noise[(s % 2 * images + i) * n..][..n]);
-                advance(row, &mut want[at.clone()], &out, &mut history[at], &fresh);
+                advance(row, &mut want[at], &out, &mut history[i], &fresh);
             }
             within(&format!("step {s} of {n}"), 2e-6, &gpu.download(DType::F32, x_at, images * n), &want);
-            within(&format!("x0 of {s}"), 2e-6, &gpu.download(DType::F32, params.history, images * n), &history);
+            for k in [0, 1, 2].into_iter().filter(|k| s > 0 || *k != 1) {
+                let at = Pointer(params.history.0 + (k * images * n * 4) as u64);
+                let kept: Vec<f64> = history.iter().flat_map(|image| image[k].clone()).collect();
+                within(&format!("history {k} of {s}"), 2e-6, &gpu.download(DType::F32, at, images * n), &kept);
+            }
             let advance = AdvanceParams { step: counter, progress };
             gpu.once("step_advance", DType::F32, [1, 1, 1], &advance, Schedule::InOrder);
             assert_eq!(gpu.read(counter, 4), gpu.read(progress, 4));
@@ -142,7 +180,7 @@ fn step_past_the_table() {
         return;
     }
     let (gpu, n) = (Gpu::new(), 40);
-    let row: Row = [0.0, 0.5, 1.0, 0.0, 9.0, 0.25, 0.0, 0.0, 0.0, 2.0, 0.0, 0.0];
+    let row = row([0.0, 0.5, 1.0, 0.0, 9.0, 0.25, 0.0, 0.0, 2.0], [0.0; 3], [[0.0; 7]; 3]);
     let x = values(n, 1);
     let (table, step, x_at) = (gpu.f32(&row), gpu.i32(&[(1 << 26) - 1]), gpu.f32(&x));
     let out = gpu.room(n * 2);
@@ -183,7 +221,7 @@ fn not_finite_image() {
     }
     let gpu = Gpu::new();
     let n = 1500;
-    let row: Row = [0.0, 1.0, 1.0, 0.0, 1.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0];
+    let row = row([0.0, 1.0, 1.0, 0.0, 1.0, 1.0, 1.0, 0.0, 0.0], [0.0; 3], [[0.0; 7]; 3]);
     let mut output = vec![0.5; 2 * n];
     output[n + 1400] = f32::NAN;
     let flags = gpu.i32(&[i32::MAX; 2]);

@@ -217,6 +217,37 @@ CASES = {
             sampling_method="dpmpp-2m", schedule="karras", prediction="v", timestep_spacing="trailing",
         ),
     },
+    "heun-beta": {
+        "notes": "Heun, two evaluations a step, on the quantiles of a beta distribution; guidance, an image, two images of own "
+        "generators",
+        "matters": [{"sampling_method": "euler"}, {"schedule": None}],
+        "tokenizer": "small",
+        "scheduler": PUBLISHED_SCHEDULER,
+        "text": [text(16, 2, 2, "quick_gelu", 2), text(24, 2, 2, "gelu", 2)],
+        "unet": unet("dc", [16, 32], [1, 1], [1, 1]),
+        "vae": vae([8, 16]),
+        "vision": vision(32, 2, 2, "gelu", 28, 7, 24),
+        "adapters": [adapter("ip-adapter.safetensors", ["portrait.png"], 0.8)],
+        "request": request(
+            "a kite", negative_prompt="rain", steps=4, width=32, height=24, seed=31, batch=2, sampling_method="heun",
+            schedule="beta",
+        ),
+    },
+    "dpmpp-2m-sde-exponential": {
+        "notes": "the folder's DPM++ 2M as the SDE, which draws in every step, the last too; exponential noise levels, v; two "
+        "images of own generators",
+        "matters": [{"sampling_method": "dpmpp-2m"}, {"schedule": None}],
+        "tokenizer": "small",
+        "scheduler": PUBLISHED_SCHEDULER
+        | {"_class_name": "DPMSolverMultistepScheduler", "prediction_type": "v_prediction"},
+        "text": [text(16, 2, 2, "quick_gelu", 2), text(24, 2, 2, "gelu", 2)],
+        "unet": unet("dc", [16, 32], [1, 1], [1, 1]),
+        "vae": vae([8, 16]),
+        "request": request(
+            "a kite", negative_prompt="rain", steps=5, cfg_scale=3.0, width=24, height=32, seed=32, batch=2,
+            sampling_method="dpmpp-2m-sde", schedule="exponential",
+        ),
+    },
     "saved-by-transformers-5": {
         "notes": "the folder as transformers 5 writes it: one tokenizer.json, no text_model. prefix in the first text "
         "encoder's names; Euler from a DPM++ folder with Karras sigmas turned off",

@@ -14,6 +14,7 @@ from diffusers import (
     DPMSolverMultistepScheduler,
     EulerAncestralDiscreteScheduler,
     EulerDiscreteScheduler,
+    HeunDiscreteScheduler,
     LCMScheduler,
     StableDiffusionXLPipeline,
 )
@@ -31,6 +32,8 @@ SAMPLERS = {
     "ddim": DDIMScheduler,
     "dpmpp-2m": DPMSolverMultistepScheduler,
     "lcm": LCMScheduler,
+    "heun": HeunDiscreteScheduler,
+    "dpmpp-2m-sde": DPMSolverMultistepScheduler,
 }
 
 
@@ -84,11 +87,13 @@ class Peer:
         """What `from_config` of the folder's configuration gives, with the flags that the request has."""
         request, flags = self.request, {}
         if request["schedule"]:
-            flags["use_karras_sigmas"] = request["schedule"] == "karras"
+            flags |= {f"use_{name}_sigmas": name == request["schedule"] for name in ("karras", "exponential", "beta")}
         if request["prediction"]:
             flags["prediction_type"] = {"v": "v_prediction", "epsilon": "epsilon"}[request["prediction"]]
         if request["timestep_spacing"]:
             flags["timestep_spacing"] = request["timestep_spacing"]
+        if request["sampling_method"] == "dpmpp-2m-sde":
+            flags["algorithm_type"] = "sde-dpmsolver++"
         kind = SAMPLERS[request["sampling_method"]] if request["sampling_method"] else type(self.folder_scheduler)
         return kind.from_config(self.folder_scheduler.config, **flags)
 

@@ -51,13 +51,19 @@ SDXL = {
 }
 CLASSES = {
     "euler": "EulerDiscreteScheduler", "euler-a": "EulerAncestralDiscreteScheduler", "ddim": "DDIMScheduler",
-    "dpmpp-2m": "DPMSolverMultistepScheduler", "lcm": "LCMScheduler",
+    "dpmpp-2m": "DPMSolverMultistepScheduler", "lcm": "LCMScheduler", "heun": "HeunDiscreteScheduler",
+    "dpmpp-2m-sde": "DPMSolverMultistepScheduler", "dpmpp-sde": "DPMSolverSDEScheduler", "unipc": "UniPCMultistepScheduler",
+    "lms": "LMSDiscreteScheduler", "dpm2": "KDPM2DiscreteScheduler", "dpm2-a": "KDPM2AncestralDiscreteScheduler",
+    "tcd": "TCDScheduler",
 }
+# What a method overrides in the configuration, whatever a case says.
+FORCED = {"dpmpp-2m-sde": {"algorithm_type": "sde-dpmsolver++"}}
+SPACED = ("heun", "lms", "dpm2", "dpm2-a", "dpmpp-sde", "unipc", "dpmpp-2m-sde")
 TRAINED = [float(np.float32(0.001 + 0.015 * (i / 199) ** 2)) for i in range(200)]
 
 
 def cases():
-    """(method, configuration, overrides, steps, eta)"""
+    """(method, configuration, overrides, steps, eta[, first step])"""
     def own(method, **fields):
         return {"_class_name": CLASSES[method], "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", **fields}
 
@@ -130,6 +136,43 @@ def cases():
     yield "lcm", SDXL, {"prediction_type": "sample", "timestep_scaling": 0.01}, 4, 0
     yield "lcm", own("lcm", clip_sample=True, original_inference_steps=100), {}, 20, 0
     yield "lcm", {"_class_name": CLASSES["lcm"]}, {}, 50, 0
+    for method in SPACED:
+        yield method, SDXL, {}, 20, 0
+        yield method, SDXL, {"timestep_spacing": "trailing", "prediction_type": "v_prediction"}, 7, 0
+        yield method, SDXL, {"timestep_spacing": "linspace"}, 2, 0
+        yield method, SDXL, {}, 1, 0
+        for schedule in ("karras", "exponential", "beta"):
+            yield method, SDXL, {f"use_{schedule}_sigmas": True}, 7, 0
+        yield method, {"_class_name": CLASSES[method]}, {}, 4, 0
+    for method in ("heun", "lms", "unipc", "dpmpp-2m-sde"):
+        yield method, SDXL, {"prediction_type": "sample"}, 4, 0
+    yield "heun", own("heun", clip_sample=True, clip_sample_range=0.5), {}, 4, 0
+    # A zero terminal SNR, which the first does not read.
+    yield "heun", own("euler", prediction_type="v_prediction", rescale_betas_zero_snr=True, timestep_spacing="trailing"), {}, 4, 0
+    yield "unipc", own("euler", prediction_type="v_prediction", rescale_betas_zero_snr=True, timestep_spacing="trailing"), {}, 7, 0
+    yield "lms", SDXL, {}, 50, 0
+    yield "unipc", SDXL, {}, 50, 0
+    yield "unipc", SDXL, {"solver_type": "bh1", "final_sigmas_type": "sigma_min"}, 7, 0
+    yield "unipc", SDXL, {"solver_order": 1}, 4, 0
+    yield "unipc", SDXL, {"disable_corrector": [0, 2]}, 7, 0
+    yield "unipc", SDXL, {"final_sigmas_type": "sigma_min", "lower_order_final": False}, 7, 0
+    yield "dpmpp-2m-sde", SDXL, {"solver_type": "heun"}, 7, 0
+    yield "dpmpp-2m-sde", SDXL, {"solver_order": 1}, 4, 0
+    yield "dpmpp-2m-sde", SDXL, {"final_sigmas_type": "sigma_min"}, 20, 0
+    for method in ("euler", "dpmpp-2m"):
+        yield method, SDXL, {"use_beta_sigmas": True}, 7, 0
+    yield "tcd", SDXL, {}, 4, 0
+    yield "tcd", SDXL, {}, 7, 0.3
+    yield "tcd", SDXL, {}, 1, 0.3
+    yield "tcd", SDXL, {"prediction_type": "v_prediction"}, 4, 1.0
+    yield "tcd", SDXL, {"prediction_type": "sample"}, 8, 0.5
+    yield "tcd", own("tcd", original_inference_steps=100), {}, 20, 0
+    yield "tcd", {"_class_name": CLASSES["tcd"]}, {}, 50, 0
+    for method in ("heun", "dpm2", "dpm2-a", "dpmpp-sde", "lms", "unipc", "dpmpp-2m-sde", "dpmpp-2m"):
+        yield method, SDXL, {}, 8, 0, 3
+    # The published timesteps, given to the scheduler's own `set_timesteps`.
+    for method in ("euler", "heun", "dpmpp-2m", "dpmpp-2m-sde"):
+        yield method, SDXL, {"ays": True}, 10, 0
     # A file of another class, written with defaults that do not carry over.
     yield "euler", {"_class_name": "PNDMScheduler", "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "skip_prk_steps": True, "steps_offset": 1}, {}, 4, 0
     yield "ddim", {"_class_name": CLASSES["euler"], "beta_schedule": "scaled_linear", "steps_offset": 1, "_use_default_values": ["steps_offset"]}, {}, 4, 0
@@ -137,7 +180,10 @@ def cases():
 
 def run_diffusers():
     import diffusers
-    from diffusers.schedulers import scheduling_ddim, scheduling_dpmsolver_multistep, scheduling_euler_ancestral_discrete, scheduling_euler_discrete, scheduling_lcm
+    from diffusers.schedulers import AysSchedules
+    from diffusers.schedulers import scheduling_ddim, scheduling_dpmsolver_multistep, scheduling_dpmsolver_sde, scheduling_euler_ancestral_discrete
+    from diffusers.schedulers import scheduling_euler_discrete, scheduling_heun_discrete, scheduling_k_dpm_2_ancestral_discrete
+    from diffusers.schedulers import scheduling_k_dpm_2_discrete, scheduling_lcm, scheduling_lms_discrete, scheduling_tcd, scheduling_unipc_multistep
 
     assert diffusers.__version__ == "0.42.1", diffusers.__version__
     draws = []
@@ -158,31 +204,60 @@ def run_diffusers():
         def __getattr__(self, name):
             return getattr(torch, name)
 
-    for module in (scheduling_ddim, scheduling_dpmsolver_multistep, scheduling_euler_ancestral_discrete, scheduling_euler_discrete, scheduling_lcm):
+    for module in (
+        scheduling_ddim, scheduling_dpmsolver_multistep, scheduling_dpmsolver_sde, scheduling_euler_ancestral_discrete, scheduling_euler_discrete,
+        scheduling_heun_discrete, scheduling_k_dpm_2_ancestral_discrete, scheduling_k_dpm_2_discrete, scheduling_lcm, scheduling_lms_discrete,
+        scheduling_tcd, scheduling_unipc_multistep,
+    ):
         module.randn_tensor = drawn
         module.torch = Torch()
+
+    class Brownian:
+        """DPMSolverSDEScheduler's noise sampler, of the request's noise: the increments of one Brownian motion in the noise
+        level, the first up to the middle of a step, the second over all of it."""
+
+        def __init__(self, *_):
+            self.first = None
+
+        def __call__(self, sigma, sigma_next):
+            fresh = drawn()
+            if self.first is None:
+                self.first = fresh * (sigma - sigma_next).sqrt(), sigma_next
+                return fresh
+            (begun, middle), self.first = self.first, None
+            return (begun + fresh * (middle - sigma_next).sqrt()) / (sigma - sigma_next).sqrt()
+
+    scheduling_dpmsolver_sde.BrownianTreeNoiseSampler = Brownian
     diffusers.logging.set_verbosity_error()
 
-    def loop(index, method, config, overrides, steps, eta, double):
+    def loop(index, method, config, overrides, steps, eta, double, first=0):
         own = getattr(diffusers, config["_class_name"]).from_config(config)
+        overrides = {**overrides, **FORCED.get(method, {})}
+        ays = overrides.pop("ays", False)
         scheduler = getattr(diffusers, CLASSES[method]).from_config(own.config, **overrides)
-        scheduler.set_timesteps(steps)
+        if ays:
+            scheduler.set_timesteps(timesteps=AysSchedules["StableDiffusionXLTimesteps"])
+        else:
+            scheduler.set_timesteps(steps)
         sigma = torch.as_tensor(scheduler.init_noise_sigma, dtype=torch.float32)
         x = initial(index) * sigma
         if double:
             # The f32 tables as they are, all that `step` computes from them in f64.
             x = x.double()
-            for name in ("sigmas", "alphas_cumprod", "final_alpha_cumprod"):
+            for name in ("sigmas", "alphas_cumprod", "final_alpha_cumprod", "sigmas_interpol", "sigmas_up", "sigmas_down"):
                 if hasattr(scheduler, name):
                     setattr(scheduler, name, getattr(scheduler, name).double())
         wide[0] = double
         torch.set_default_dtype(torch.float64 if double else torch.float32)
         draws.clear()
         inputs, latents = [], []
-        for i, t in enumerate(scheduler.timesteps):
+        if first:
+            # As image to image begins in the middle.
+            scheduler.set_begin_index(first * scheduler.order)
+        for i, t in enumerate(scheduler.timesteps[first * scheduler.order :]):
             where[:] = index, i
             inputs.append(floats(scheduler.scale_model_input(x, t))[:4])
-            extra = {"eta": eta} if method == "ddim" else {}
+            extra = {"eta": eta} if method in ("ddim", "tcd") else {}
             out = output(index, i)
             x = scheduler.step(out.double() if double else out, t, x, return_dict=False, **extra)[0]
             assert x.dtype == (torch.float64 if double else torch.float32)
@@ -192,15 +267,16 @@ def run_diffusers():
         return scheduler, sigma, inputs, latents
 
     lines = []
-    for index, (method, config, overrides, steps, eta) in enumerate(cases()):
-        exact = loop(index, method, config, overrides, steps, eta, True)[3]
-        scheduler, sigma, inputs, latents = loop(index, method, config, overrides, steps, eta, False)
+    for index, (method, config, overrides, steps, eta, *rest) in enumerate(cases()):
+        first = rest[0] if rest else 0
+        exact = loop(index, method, config, overrides, steps, eta, True, first)[3]
+        scheduler, sigma, inputs, latents = loop(index, method, config, overrides, steps, eta, False, first)
         rounding = max(float((x - e).norm() / e.norm()) for x, e in zip(latents, exact))
         latents = [floats(x) for x in latents]
         few = steps > 100  # of a long run only the last latents
         case = {
-            "method": method, "config": config, "overrides": overrides, "steps": steps, "eta": eta,
-            "timesteps": floats(scheduler.timesteps) if not few else [], "init_noise_sigma": floats(sigma)[0],
+            "method": method, "config": config, "overrides": overrides, "steps": steps, "eta": eta, "first": first,
+            "timesteps": floats(scheduler.timesteps[first * scheduler.order :]) if not few else [], "init_noise_sigma": floats(sigma)[0],
             "draws": list(draws), "inputs": inputs if not few else [], "latents": latents if not few else latents[-1:],
             "rounding": float(f"{rounding:.2e}"), "exact": floats(exact[-1]),
         }
@@ -237,11 +313,13 @@ def sweep():
     import diffusers
 
     lines = []
-    for method in ("euler", "euler-a", "ddim", "dpmpp-2m", "lcm"):
+    # dpm2, dpm2-a and dpmpp-sde have heun's timesteps and others between, which take diffusers minutes.
+    for method in ("euler", "euler-a", "ddim", "dpmpp-2m", "lcm", "heun", "unipc", "lms", "tcd"):
         for spacing in ("leading", "trailing", "linspace"):
             config = {**SDXL, "timestep_spacing": spacing, "steps_offset": 0}
             scheduler = getattr(diffusers, CLASSES[method]).from_config(config)
-            h, most = 0x811C9DC5, {"lcm": 50, "dpmpp-2m": 999}.get(method, 1000)
+            most = {"lcm": 50, "tcd": 50, "dpmpp-2m": 999, "unipc": 999}.get(method, 1000)
+            h = 0x811C9DC5
             for steps in range(1, most + 1):
                 scheduler.set_timesteps(steps)
                 h = fnv(h, [t for t in scheduler.timesteps.tolist() if t >= 0])

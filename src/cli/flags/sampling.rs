@@ -4,7 +4,7 @@ use crate::cli::flag::{Flag, Group};
 use crate::cli::labels::{scheduler_label, text};
 use crate::cli::options::Options;
 use crate::error::Field;
-use crate::schedulers::SchedulerKind;
+use crate::schedulers::{SchedulerKind, SigmaSchedule};
 
 /// The number of steps.
 pub const STEPS: Flag<Options> = Flag {
@@ -57,7 +57,7 @@ pub const SAMPLING_METHOD: Flag<Options> = Flag {
 pub const SCHEDULE: Flag<Options> = Flag {
     long: "--schedule",
     value: Some("S"),
-    help: "default or karras",
+    help: SigmaSchedule::EACH_NAME,
     fields: &[Field::SigmaSchedule],
     set: |o, v| v.named().map(|value| o.request.sigma_schedule = Some(value)),
     json: Some(("schedule", |o, _| text(o.request.sigma_schedule))),

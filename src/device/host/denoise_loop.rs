@@ -4,7 +4,7 @@ use crate::device::denoise_loop::{DenoiseInputs, DenoiseLoop, DenoiseOutput, Loo
 use crate::device::executable::{Executable, compiled_by};
 use crate::device::tensors::{TensorData, TensorRef};
 use crate::error::{Error, Result};
-use crate::schedulers::{classifier_free_guidance, step};
+use crate::schedulers::{HISTORY, StepCoefficients, classifier_free_guidance, step};
 use std::ops::Range;
 
 /// A denoiser whose steps the host makes, one by one.
@@ -52,8 +52,8 @@ impl DenoiseLoop for HostDenoiseLoop {
         let (rows, n) = self.rows();
         let mut x = inputs.latents.to_vec();
         let (mut sample, mut output, mut guided) = (vec![0.0; rows * n], vec![0.0; rows * n], vec![0.0; n]);
-        let uses_history = inputs.table.iter().any(|row| row.x_from_previous != 0.0);
-        let mut history = vec![0.0; if uses_history { n } else { 0 }];
+        let uses_history = inputs.table.iter().any(StepCoefficients::uses_history);
+        let mut history = vec![0.0; if uses_history { HISTORY * n } else { 0 }];
         let mut first_output = Vec::new();
         let values = inputs.inputs.iter().map(TensorRef::to_host).collect::<Result<Vec<_>>>()?;
         for (i, row) in inputs.table.iter().enumerate() {

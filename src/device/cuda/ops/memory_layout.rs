@@ -43,7 +43,7 @@ pub(crate) struct LoopState {
     pub(crate) table: usize,
     /// The latents in f32.
     pub(crate) latents: usize,
-    /// The last step's x0.
+    /// The tensors that earlier steps left for later ones, three times as much as the latents.
     pub(crate) history: usize,
     /// Fresh noise, for each step as much as latents; nothing where no step adds any.
     pub(crate) noise: usize,

@@ -11,7 +11,7 @@ use crate::device::cuda::driver::kernel::{
 use crate::device::{LoopSpec, PixelRounding};
 use crate::error::Result;
 use crate::graph::Graph;
-use crate::schedulers::PackedStepCoefficients;
+use crate::schedulers::{HISTORY, PackedStepCoefficients};
 use crate::tensor::DType;
 
 param_structs! {
@@ -100,7 +100,7 @@ pub(crate) fn loop_state(graph: &Graph, steps: &LoopSpec, region: &mut impl FnMu
         guidance: region(8),
         table: region(steps.max_steps * size_of::<PackedStepCoefficients>()),
         latents: 0,
-        history: region(len * 4),
+        history: region(HISTORY * len * 4),
         noise: region(if steps.noise { steps.max_steps * len * 4 } else { 0 }),
         first: region(rows * len * 4),
         moments: region(len.div_ceil(MOMENTS_BLOCK) * 16),
