@@ -6,10 +6,10 @@
 //            With `phases` = 4 the image is first doubled by nearest neighbour: result row 2 y + a comes of source rows
 //            y - 1 + a and y + a alone, a in {0, 1}; so four 2x2 convolutions over the source (blockIdx.z = 2 a + b), with W
 //            [4, N, 2, 2, channels] as layout.cu's `phases` makes it, Y [B, 2 height, 2 width, N], and 4 / 9 of the work.
-// Grid       (ceil(pixels / BM), ceil(N / BN), phases), 128 threads, 256 where BM = 256; `pixels` are those of all images, B * result_height *
-//            result_width, before doubling. An image's results do not depend on B.
-// Tiling     BM x BN = 256x128, 128x128, 128x64, 64x64 (f32: the last two); K by 64 bytes; see mainloop.cuh, epilogue.cuh. A 16-byte unit never
-//            crosses a tap or the seam between the sources. Borders are cp.async's zero fill.
+// Grid       (ceil(pixels / BM), ceil(N / BN), phases), 128 threads, 256 where BM = 256; `pixels` are those of all images, B *
+//            result_height * result_width, before doubling. An image's results do not depend on B.
+// Tiling     BM x BN = 256x128, 128x128, 128x64, 64x64 (f32: the last two); K by 64 bytes; see mainloop.cuh, epilogue.cuh. A
+//            16-byte unit never crosses a tap or the seam between the sources. Borders are cp.async's zero fill.
 // Shared     dynamic: 4 (BM + BN) 64 bytes: 98,304, 65,536, 49,152, 32,768.
 // Requires   channels0 and channels multiples of 8 (else convolution_narrow.cu); 16-byte aligned pointers; B * height * width
 //            < 2^31. Any kernel, stride and padding; padding only says where row and column 0 begin, so an asymmetric one (0
@@ -38,7 +38,8 @@ struct ConvolutionParams {
     int phases;
 };
 
-// Pixels of ROWS rows of the product, which lie COPY apart. Whatever depends on the tap or the source is computed where they change.
+// Pixels of ROWS rows of the product, which lie COPY apart. Whatever depends on the tap or the source is computed where they
+// change.
 template <class T, int ROWS, int COPY>
 struct Picture {
     // This thread's unit of pixel 0 under the present tap.

@@ -5,8 +5,8 @@
 // Shapes     X [M, K], in one or in two sources whose columns are joined (x0 has the first k0 columns); W [N, K] as PyTorch
 //            stores Linear; rows [M / rows_of_image, N]; Y and residual [M, N]. Row strides in elements.
 // Grid       (ceil(M / BM), ceil(N / BN)), 128 threads, 256 where BM = 256; gemm_geglu: (ceil(M / BM), ceil(N / (BN / 2))).
-// Tiling     BM x BN = 256x128, 128x128, 128x64, 64x64 (f32: the last two); K by 64 bytes; see mainloop.cuh, epilogue.cuh. A tile of gemm_geglu
-//            alternates 8 rows of V with 8 of G, so that a block holds both factors, and W is read as it is published.
+// Tiling     BM x BN = 256x128, 128x128, 128x64, 64x64 (f32: the last two); K by 64 bytes; see mainloop.cuh, epilogue.cuh. A tile
+//            of gemm_geglu alternates 8 rows of V with 8 of G, so that a block holds both factors, and W is read as it is published.
 // Shared     dynamic: 4 (BM + BN) 64 bytes: 98,304, 65,536, 49,152, 32,768.
 // Requires   K, k0, and the strides of x0, x1, w multiples of 8; 16-byte aligned pointers; M, N < 2^31. N is any number
 //            (columns are stored one by one where N or a stride is not a multiple of 8); gemm_geglu: N % 8 == 0.
@@ -72,44 +72,62 @@ __device__ __forceinline__ void gemm(const GemmParams& p) {
     });
 }
 
-// Multiplies values by their gates' GELU and stores the rows from `top` and the columns from `left`.
-template <class T, int THREADS, int ROWS, int BN>
-__device__ __forceinline__ void finish_geglu(const ResultTile<ROWS, BN>& tile, const GemmParams& p, int top, int left) {
+// A thread holds value and gate of the same elements in neighbouring fragments, so the result passes through shared memory as T.
+template <class T, int BM, int BN>
+__device__ __forceinline__ void store_geglu(const Fragments<T, BM, BN>& fragments, char* shared, const GemmParams& p, int top,
+                                            int left) {
+    using Held = Fragments<T, BM, BN>;
+    constexpr int UNITS = BN / 16;
     const EpilogueParams& f = p.finish;
-    for (int i = threadIdx.x; i < ROWS * (BN / 16); i += THREADS) {
-        int tile_row = i / (BN / 16), unit = i % (BN / 16), m = top + tile_row, n = left + unit * 8;
-        if (m >= p.m || n >= p.n) continue;
-        float value[8], gate[8], bias[8];
-        tile.read(tile_row, 2 * unit, value);
-        tile.read(tile_row, 2 * unit + 1, gate);
-        if (f.bias) {
-            load8((const T*)f.bias + n, bias);
+    auto at = [&](int row, int unit) {
+        int placed = UNITS == 8 ? result_unit(row, unit) : stage_unit(row, unit);
+        return shared + (row * UNITS + placed) * 16;
+    };
+    // All are done with the stages, in whose place the result goes.
+    __syncthreads();
+    int lane = fragments.lane, first = fragments.row_warp * Held::ROWS + lane / 4;
 #pragma unroll
-            for (int j = 0; j < 8; j++) value[j] += bias[j];
-            load8((const T*)f.bias + p.n + n, bias);
-#pragma unroll
-            for (int j = 0; j < 8; j++) gate[j] += bias[j];
+    for (int u = 0; u < Held::NT / 2; u++) {
+        int unit = fragments.column_warp * (UNITS / 2) + u, n = left + unit * 8 + lane % 4 * 2;
+        u32 values = 0, gates = 0;
+        if (f.bias && n < p.n) {
+            values = *(const u32*)((const T*)f.bias + n);
+            gates = *(const u32*)((const T*)f.bias + p.n + n);
         }
 #pragma unroll
-        for (int j = 0; j < 8; j++) value[j] = clamped<T>(value[j] * gelu(gate[j]));
-        store8((T*)f.out + m * f.out_stride + n, value);
+        for (int i = 0; i < 2 * Held::MT; i++) {
+            const float* value = &fragments.acc[i / 2][2 * u][i % 2 * 2];
+            const float* gate = &fragments.acc[i / 2][2 * u + 1][i % 2 * 2];
+            float low = (value[0] + Stored<T>::low(values)) * gelu(gate[0] + Stored<T>::low(gates));
+            float high = (value[1] + Stored<T>::high(values)) * gelu(gate[1] + Stored<T>::high(gates));
+            *(u32*)(at(first + 8 * i, unit) + lane % 4 * 4) = Stored<T>::pack(clamped<T>(low), clamped<T>(high));
+        }
+    }
+    __syncthreads();
+    // A thread's unit is the same in each of its rows.
+    constexpr int ROWS = THREADS<BM> / UNITS;
+    int row = threadIdx.x / UNITS, unit = threadIdx.x % UNITS, n = left + unit * 8;
+    if (n >= p.n) return;
+    T* out = (T*)f.out + (top + row) * f.out_stride + n;
+#pragma unroll
+    for (int i = 0; i < BM / ROWS; i++) {
+        if (top + row + i * ROWS < p.m) *(uint4*)out = *(const uint4*)at(row + i * ROWS, unit);
+        out += ROWS * f.out_stride;
     }
 }
 
 template <class T, int BM, int BN>
 __device__ __forceinline__ void gemm_geglu(const GemmParams& p) {
     extern __shared__ Vec8 memory[];
-    using Loop = Mainloop<T, BM, BN>;
-    Loop loop(memory);
+    Mainloop<T, BM, BN> loop(memory);
     int top = blockIdx.x * BM, left = blockIdx.y * (BN / 2);
     Matrix<T, COPIED<BM>> x(p, top);
     // Row r of the tile is channel r / 16 * 8 + r % 8 of V where r % 16 < 8, else of G.
     int row = threadIdx.x / 4;
     const T* half = (const T*)p.w + (row % 16 < 8 ? 0 : p.n * p.w_stride);
     Weights<T> w(half, left + row / 16 * 8 + row % 8, COPIED<BM> / 2, p.n, p.k, p.w_stride);
-    loop.run(p.k, x, w, [&](const typename Loop::Result& tile, int first) {
-        finish_geglu<T, THREADS<BM>>(tile, p, top + first, left);
-    });
+    loop.multiply(p.k, x, w);
+    store_geglu<T, BM, BN>(loop.fragments, (char*)memory, p, top, left);
 }
 
 #define GEMM(KERNEL, BM, BN, NAME, T)                                                                      \

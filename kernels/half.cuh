@@ -122,5 +122,5 @@ __device__ __forceinline__ void store_up_to_8(T* p, int count, bool wide, const 
 // Keeps a value in the finite range of T; NaN stays NaN.
 template <class T>
 __device__ __forceinline__ float clamped(float x) {
-    return x > Stored<T>::MAX ? Stored<T>::MAX : x < -Stored<T>::MAX ? -Stored<T>::MAX : x;
+    return fabsf(x) > Stored<T>::MAX ? copysignf(Stored<T>::MAX, x) : x;
 }

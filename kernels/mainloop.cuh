@@ -1,12 +1,12 @@
 // The main loop that gemm.cu and convolution.cu share on sm_80 and up: a tile of BM rows by BN columns of X W^T.
 //
-// Four warps, two by two, each with BM/2 x BN/2 accumulators; a tile of 256 rows has eight, four by two, with 64 x BN/2. K goes by in steps of 64 bytes (32 values, 16 of f32) through
-// STAGES stages of shared memory (cp.async), one barrier a step; swizzle.cuh places the units of a stage.
+// Four warps, two by two, each with BM/2 x BN/2 accumulators; a tile of 256 rows has eight, four by two, with 64 x BN/2. K goes by
+// in steps of 64 bytes (32 values, 16 of f32) through STAGES stages of shared memory (cp.async), one barrier a step; swizzle.cuh
+// places the units of a stage.
 // f16 and bf16 are multiplied by tensor cores, f32 by fma, exactly: see Fragments. Each element is one chain of m16n8k16, or of
 // fma, in order of K whatever the tile, so the choice of tile never changes a result.
 // At the end the accumulators pass through the same memory as f32, in two halves where it would not hold them all: the result is
-// an epilogue.cuh ResultTile, which is all that an epilogue knows of the loop, so that a loop for another architecture can stand
-// in its place.
+// an epilogue.cuh ResultTile, which is all that its epilogue knows of the loop. GEGLU's takes them from the registers (gemm.cu).
 #pragma once
 
 #include "epilogue.cuh"
@@ -179,9 +179,9 @@ struct Mainloop {
         w.advance();
     }
 
-    // Multiplies, and calls `finish` with the result, complete for all threads, in shared memory, and its first row in the tile.
-    template <class X, class W, class Finish>
-    __device__ __forceinline__ void run(int k, X& x, W& w, Finish finish) {
+    // Multiplies. Other warps may still read the stages at its end.
+    template <class X, class W>
+    __device__ __forceinline__ void multiply(int k, X& x, W& w) {
         int steps = (k + STEP<T> - 1) / STEP<T>;
 #pragma unroll
         for (int s = 0; s < STAGES - 1; s++) {
@@ -201,6 +201,12 @@ struct Mainloop {
             into = stage;
             stage = stage + 1 == STAGES ? 0 : stage + 1;
         }
+    }
+
+    // Multiplies, and calls `finish` with the result, complete for all threads, in shared memory, and its first row in the tile.
+    template <class X, class W, class Finish>
+    __device__ __forceinline__ void run(int k, X& x, W& w, Finish finish) {
+        multiply(k, x, w);
         Result tile{(float*)shared};
 #pragma unroll 1
         for (int top = 0; top < BM; top += PASSED) {

@@ -167,6 +167,9 @@ fn geglu_products() {
             (Tile::SMALL, 1, 8, 8),
             (Tile::LARGE, 129, 136, 72),
             (Tile::TALL, 259, 72, 72),
+            // The last step lies where the result goes.
+            (Tile::LARGE, 20, 64, 136),
+            (Tile::TALL, 20, 64, 136),
         ] {
             let gpu = Gpu::new();
             let x = rounded(dtype, &values(m * k, 1));

@@ -101,8 +101,8 @@ fn product_of_the_feed_forward() {
     let shape = geglu(&gpu, 4096, 2560, 640);
     let counts = block(&gpu, &shape, last(&shape));
     whole_sectors(&counts);
-    // K is short here, so the way out of the accumulators weighs more: value and gate lie 64 bytes apart, a 4-way conflict.
-    assert!(counts.shared_loads.passes * 10 <= counts.shared_loads.ideal * 13, "{:?}", counts.shared_loads);
+    assert_eq!(counts.shared_loads.passes, counts.shared_loads.ideal);
+    assert_eq!(counts.shared_stores.passes, counts.shared_stores.ideal);
 }
 
 /// Text and one image branch of 4 tokens at SDXL's two sizes of the image.
