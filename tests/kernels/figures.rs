@@ -74,6 +74,40 @@ const MAIN_LOOPS: [(&str, &str, [usize; 4]); 36] = [
     ("decoupled_64", "sm_90a", [547, 1600, 64, 162]),
 ];
 
+/// Instructions of a warp outside the main loop of GEGLU's product, each once, since no loop is among them: f16 and bf16.
+const AROUND_GEGLU: [(&str, &str, [usize; 2]); 6] = [
+    ("gemm_geglu_256x128", "sm_80", [1931, 1931]),
+    ("gemm_geglu_256x128", "sm_89", [1931, 1931]),
+    ("gemm_geglu_256x128", "sm_90a", [1985, 1985]),
+    ("gemm_geglu_128x128", "sm_80", [1969, 1969]),
+    ("gemm_geglu_128x128", "sm_89", [1969, 1969]),
+    ("gemm_geglu_128x128", "sm_90a", [2021, 2021]),
+];
+
+/// The way in and out of GEGLU's product does not grow unnoticed either.
+#[test]
+fn around_geglu() {
+    if !compiled() {
+        return;
+    }
+    let Some(Code::Compiled(binaries)) = modules().iter().find(|m| m.name == "gemm").map(|m| m.code) else { return };
+    for (kernel, target, expected) in AROUND_GEGLU {
+        let Some(binary) = binaries.iter().find(|binary| binary.target == target) else { continue };
+        let elf = binary.unpack().unwrap();
+        let outside = ["f16", "bf16"].map(|dtype| {
+            let code = cubin::code(&elf, &format!("{kernel}_{dtype}")).unwrap();
+            cubin::main_loop(code, target).unwrap().outside.executed
+        });
+        println!("(\"{kernel}\", \"{target}\", {outside:?}),");
+        for (found, expected) in outside.into_iter().zip(expected) {
+            assert!(
+                found as f64 <= expected as f64 * (1.0 + LARGER),
+                "{kernel} {target}: {outside:?}, expected at most {expected}"
+            );
+        }
+    }
+}
+
 /// Shares of a figure by which it may be larger than the one above before a test fails.
 const LARGER: f64 = 0.02;
 

@@ -93,16 +93,15 @@ impl Kernel {
 
     fn of(launch: &Launch, assumed: &Assumptions) -> Option<Self> {
         let found = machine_code(launch.kernel.module, &launch.entry, assumed.target)?;
+        let warps = launch.kernel.threads.div_ceil(128) as usize;
+        let straight = (warps * found.code.outside.executed) as f64;
         let (bytes, outside) = match tile(launch.kernel.name) {
-            Some((m, n)) => {
-                let accumulators = (m * n / 128) as f64;
-                ((m + n) * 64, accumulators * EPILOGUE[usize::from(launch.kernel.name.contains("geglu"))])
-            }
-            None => (2 * KEYS * 2 * width(launch.kernel.name)?, found.code.outside.executed as f64),
+            Some((m, n)) if launch.kernel.name.contains("geglu") => ((m + n) * 64, straight),
+            Some((m, n)) => ((m + n) * 64, (m * n / 128) as f64 * EPILOGUE),
+            None => (2 * KEYS * 2 * width(launch.kernel.name)?, straight),
         };
         let shared = launch.kernel.shared + found.shared;
         let resident = cubin::resident_blocks(assumed.target, launch.kernel.threads, found.registers, shared)?;
-        let warps = launch.kernel.threads.div_ceil(128) as usize;
         let iteration = Iteration::new(found.code.body, warps, bytes, assumed);
         Some(Self { iteration, outside, resident: resident as usize })
     }
