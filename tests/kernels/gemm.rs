@@ -212,7 +212,9 @@ fn geglu_overflow() {
         return;
     }
     let gpu = Gpu::new();
-    let (x, w) = (vec![100.0; 8], vec![1.0; 16 * 8]);
+    // Every other value is below the range.
+    let sign = |i: usize| if i < 64 && i / 8 % 2 == 1 { -1.0 } else { 1.0 };
+    let (x, w) = (vec![100.0; 8], (0..16 * 8).map(sign).collect::<Vec<f32>>());
     let out = gpu.room(16);
     let params = GemmParams {
         x0: gpu.upload(DType::F16, &x),
@@ -227,7 +229,7 @@ fn geglu_overflow() {
         ..GemmParams::default()
     };
     gpu.launch("gemm_geglu_64x64", DType::F16, [1, 1, 1], &params);
-    assert_eq!(gpu.download(DType::F16, out, 8), [65504.0; 8]);
+    assert_eq!(gpu.download(DType::F16, out, 8), [65504.0, -65504.0].repeat(4));
 }
 
 /// Values that are not finite stay in their row, also where the padding of K and of the rows is filled.

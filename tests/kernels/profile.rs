@@ -39,6 +39,11 @@ fn whole_sectors(counts: &Counts) {
     assert!(counts.loads.sectors * 10 <= counts.loads.ideal * 11, "{:?}", counts.loads);
 }
 
+/// A block stores each element of `rows` by `columns` halves once.
+fn stored_once(counts: &Counts, rows: usize, columns: usize) {
+    assert_eq!(counts.stores.sectors as usize * 32, rows * columns * 2, "{:?}", counts.stores);
+}
+
 /// One block of a launch, shown.
 fn block(gpu: &Gpu, shape: &Shape, block: [u32; 3]) -> Counts {
     let counts = gpu.sample_of(&shape.kernel, shape.dtype, shape.grid, &shape.params, &[block]);
@@ -71,10 +76,24 @@ fn convolution_of_1920_channels_from_two_sources() {
     let gpu = Gpu::new();
     // Of the weights only the rows of the block.
     let shape = convolved(&gpu, "64x64", 32, [1280, 640], 1280, 1280 - 64);
-    let counts = block(&gpu, &shape, last(&shape));
-    whole_sectors(&counts);
-    // The way out of the accumulators has 2-way conflicts; the 540 steps of the main loop have none.
+    main_loop_without_conflicts(&block(&gpu, &shape, last(&shape)), Tile::SMALL);
+}
+
+/// The way out of the accumulators has 2-way conflicts; the steps of a long main loop have none.
+fn main_loop_without_conflicts(counts: &Counts, tile: Tile) {
+    whole_sectors(counts);
+    stored_once(counts, tile.m, tile.n);
     assert!(counts.shared_loads.passes * 100 <= counts.shared_loads.ideal * 101, "{:?}", counts.shared_loads);
+}
+
+#[test]
+fn convolution_by_eight_warps() {
+    if !counted() {
+        return;
+    }
+    let gpu = Gpu::new();
+    let shape = convolved(&gpu, "256x128", 64, [640, 320], 640, 640 - 128);
+    main_loop_without_conflicts(&block(&gpu, &shape, last(&shape)), Tile::TALL);
 }
 
 /// The decoder's deepest in f32, by fma.
@@ -97,12 +116,15 @@ fn product_of_the_feed_forward() {
     if !counted() {
         return;
     }
-    let gpu = Gpu::new();
-    let shape = geglu(&gpu, 4096, 2560, 640);
-    let counts = block(&gpu, &shape, last(&shape));
-    whole_sectors(&counts);
-    assert_eq!(counts.shared_loads.passes, counts.shared_loads.ideal);
-    assert_eq!(counts.shared_stores.passes, counts.shared_stores.ideal);
+    for tile in [Tile::TALL, Tile::LARGE] {
+        let gpu = Gpu::new();
+        let shape = geglu(&gpu, tile, 4096, 2560, 640);
+        let counts = block(&gpu, &shape, last(&shape));
+        whole_sectors(&counts);
+        stored_once(&counts, tile.m, tile.n / 2);
+        assert_eq!(counts.shared_loads.passes, counts.shared_loads.ideal);
+        assert_eq!(counts.shared_stores.passes, counts.shared_stores.ideal);
+    }
 }
 
 /// Text and one image branch of 4 tokens at SDXL's two sizes of the image.
@@ -127,15 +149,17 @@ fn products_of_the_projections() {
         return;
     }
     for (tile, m, n, k) in [
-        ((128, 128), 4096, 640, 640),
-        ((128, 64), 4096, 640, 2560),
-        ((64, 64), 1024, 1280, 1280),
-        ((64, 64), 77, 1280, 2048),
+        (Tile::TALL, 4096, 640, 640),
+        (Tile::LARGE, 4096, 640, 640),
+        (Tile::MEDIUM, 4096, 640, 2560),
+        (Tile::SMALL, 1024, 1280, 1280),
+        (Tile::SMALL, 77, 1280, 2048),
     ] {
         let gpu = Gpu::new();
-        let shape = projection(&gpu, Tile { m: tile.0, n: tile.1 }, m, n, k);
+        let shape = projection(&gpu, tile, m, n, k);
         let counts = block(&gpu, &shape, [0, shape.grid[1] - 1, 0]);
         assert_eq!(counts.stores.sectors, counts.stores.ideal);
+        stored_once(&counts, tile.m.min(m), tile.n);
         assert!(counts.loads.sectors * 10 <= counts.loads.ideal * 12, "{:?}", counts.loads);
         assert!(counts.shared_loads.passes * 10 <= counts.shared_loads.ideal * 12, "{:?}", counts.shared_loads);
     }

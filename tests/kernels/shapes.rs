@@ -140,14 +140,14 @@ pub fn convolved_as(
     Shape { dtype, ..shape.takes(18 * pixels * c * n, halves) }
 }
 
-/// The feed-forward's first product with GEGLU; `n` is the result's width.
-pub fn geglu(gpu: &Gpu, m: usize, n: usize, k: usize) -> Shape {
+/// The feed-forward's first product with GEGLU; `n` is the result's width, of which a tile makes half its own.
+pub fn geglu(gpu: &Gpu, tile: Tile, m: usize, n: usize, k: usize) -> Shape {
     let mut params =
         GemmParams { x0: gpu.filled(m * k * 2, 0x2c), w: gpu.filled(2 * n * k * 2, 0x2c), ..product(m, n, k) };
     params.finish.bias = gpu.filled(2 * n * 2, 0x2c);
     params.finish.out = gpu.room(m * n * 2);
-    let [x, y] = Tile { m: 128, n: 64 }.grid(m, n);
-    Shape::new("gemm_geglu_128x128", format!("{m} x {k} to 2 x {n}"), [x, y, 1], &params)
+    let [x, y] = Tile { m: tile.m, n: tile.n / 2 }.grid(m, n);
+    Shape::new(format!("gemm_geglu_{}", tile.name()), format!("{m} x {k} to 2 x {n}"), [x, y, 1], &params)
         .takes(4 * m * n * k, m * k + 2 * n * k + m * n)
 }
 

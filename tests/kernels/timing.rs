@@ -146,22 +146,27 @@ fn of_library(driver: &dyn Driver, shape: &Shape) -> Option<Work> {
 type Case = fn(&Gpu) -> Vec<Shape>;
 
 /// The shapes of each kind of kernel that take the UNet and the decoder longest.
-const CASES: [Case; 20] = [
+const CASES: [Case; 25] = [
     |gpu| vec![attention(gpu, 4096, 640)],
     |gpu| vec![attention(gpu, 1024, 1280)],
     |gpu| vec![decoupled(gpu, 4096, 640)],
     |gpu| vec![decoupled(gpu, 1024, 1280)],
+    |gpu| vec![convolved(gpu, "256x128", 128, [320, 0], 320, 0)],
     |gpu| vec![convolved(gpu, "128x64", 128, [320, 0], 320, 0)],
+    |gpu| vec![convolved(gpu, "256x128", 64, [640, 0], 640, 0)],
     |gpu| vec![convolved(gpu, "128x128", 64, [640, 0], 640, 0)],
     |gpu| vec![convolved(gpu, "64x64", 32, [1280, 640], 1280, 0)],
     |gpu| vec![convolved(gpu, "128x128", 512, [256, 0], 256, 0)],
     |gpu| vec![to_colours(gpu, 1024, 128)],
-    |gpu| vec![geglu(gpu, 4096, 2560, 640)],
-    |gpu| vec![geglu(gpu, 1024, 5120, 1280)],
-    |gpu| vec![projection(gpu, Tile { m: 128, n: 128 }, 4096, 640, 640)],
-    |gpu| vec![projection(gpu, Tile { m: 128, n: 64 }, 4096, 640, 2560)],
-    |gpu| vec![projection(gpu, Tile { m: 64, n: 64 }, 1024, 1280, 1280)],
-    |gpu| vec![projection(gpu, Tile { m: 64, n: 64 }, 77, 1280, 2048)],
+    |gpu| vec![geglu(gpu, Tile::TALL, 4096, 2560, 640)],
+    |gpu| vec![geglu(gpu, Tile::LARGE, 4096, 2560, 640)],
+    |gpu| vec![geglu(gpu, Tile::TALL, 1024, 5120, 1280)],
+    |gpu| vec![geglu(gpu, Tile::LARGE, 1024, 5120, 1280)],
+    |gpu| vec![projection(gpu, Tile::TALL, 4096, 640, 640)],
+    |gpu| vec![projection(gpu, Tile::LARGE, 4096, 640, 640)],
+    |gpu| vec![projection(gpu, Tile::MEDIUM, 4096, 640, 2560)],
+    |gpu| vec![projection(gpu, Tile::SMALL, 1024, 1280, 1280)],
+    |gpu| vec![projection(gpu, Tile::SMALL, 77, 1280, 2048)],
     |gpu| group_norm(gpu, 128, 320).into(),
     |gpu| group_norm(gpu, 1024, 128).into(),
     |gpu| vec![layer_norm(gpu, 4096, 640)],
@@ -225,10 +230,10 @@ fn timed_results() {
     let gpu = Gpu::on(Where::Twice);
     let driver = gpu.second().unwrap().driver();
     let (m, n, k) = (5, 16, 8);
-    let shape = projection(&gpu, Tile { m: 64, n: 64 }, m, n, k);
+    let shape = projection(&gpu, Tile::SMALL, m, n, k);
     let launch = launch(&gpu, &shape);
     let out = bytemuck::pod_read_unaligned::<GemmParams>(bytemuck::cast_slice(&launch.params)).finish.out.0;
-    let there = Shape { params: launch.bytes().to_vec(), ..projection(&gpu, Tile { m: 64, n: 64 }, m, n, k) };
+    let there = Shape { params: launch.bytes().to_vec(), ..projection(&gpu, Tile::SMALL, m, n, k) };
     let results = [Work::Launch(launch), of_library(driver, &there).unwrap()].map(|work| {
         driver.memset(out, m * n * 2, 0).unwrap();
         let time = seconds(driver, &[work], Duration::from_micros(100));
