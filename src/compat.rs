@@ -38,6 +38,8 @@ pub struct Compat {
     pub samples_image_latents: bool,
     /// Whether 0..1 becomes 0..255 by cutting off (DiffSynth) or by rounding (diffusers).
     pub truncates_pixels: bool,
+    /// Whether there are adapters on the encoder's hidden states (IP-Adapter Plus); DiffSynth has the base adapter alone.
+    pub plus_adapters: bool,
     /// Whether the scheduler, where neither the request nor the model names one, is DiffSynth's DDIM or SDXL's Euler.
     pub diffsynth_scheduler: bool,
 }
@@ -58,6 +60,7 @@ impl Compat {
             round_sides: None,
             samples_image_latents: true,
             truncates_pixels: false,
+            plus_adapters: true,
             diffsynth_scheduler: false,
         }
     }
@@ -77,6 +80,7 @@ impl Compat {
             round_sides: Some(64),
             samples_image_latents: false,
             truncates_pixels: true,
+            plus_adapters: false,
             diffsynth_scheduler: true,
         }
     }

@@ -2,7 +2,8 @@
 
 use crate::error::Result;
 use crate::models::clip::{Activation, ClipTextConfig, ClipVisionConfig};
-use crate::models::ip_adapter::AdapterConfig;
+use crate::models::compatibility;
+use crate::models::ip_adapter::{AdapterConfig, ResamplerConfig};
 use crate::models::published;
 use crate::models::unet::UnetConfig;
 use crate::models::vae::VaeConfig;
@@ -64,7 +65,7 @@ impl Component {
 /// Describes the tensors of the file `path`. Reads every byte, to find weights that are NaN or infinite.
 ///
 /// # Errors
-/// Those of [`single_file::split`] and [`adapter::base`] for files of a supported family that are damaged.
+/// Those of [`single_file::split`] and [`adapter::published`] for files of a supported family that are damaged.
 pub fn inspect(path: &Path, weights: &Weights) -> Result<FileReport> {
     let found = detect(weights);
     let mut report = FileReport {
@@ -77,7 +78,7 @@ pub fn inspect(path: &Path, weights: &Weights) -> Result<FileReport> {
     };
     match found {
         ModelFamily::Sdxl => report.checkpoint(weights)?,
-        ModelFamily::Adapter(AdapterKind::Base) => report.adapter(weights)?,
+        ModelFamily::Adapter(AdapterKind::Base | AdapterKind::Plus) => report.adapter(weights)?,
         ModelFamily::VisionEncoder => report.vision(weights)?,
         ModelFamily::DiffusersSdxlUnet => {
             report.add_component("unet", weights);
@@ -201,7 +202,7 @@ impl FileReport {
         ));
         let widths = config.cross_attention_widths();
         let published = widths == published::adapter().widths && config.cross_attention_dim == 2048;
-        let names = if published { " (ip-adapter_sdxl, ip-adapter_sdxl_vit-h)" } else { "" };
+        let names = if published { " (ip-adapter_sdxl, ip-adapter_sdxl_vit-h, the Plus ones)" } else { "" };
         self.fits.push(format!(
             "IP-Adapters with {} pairs of matrices for tokens {} wide{names}",
             widths.len(),
@@ -210,10 +211,10 @@ impl FileReport {
     }
 
     fn adapter(&mut self, weights: &Weights) -> Result<()> {
-        let base = adapter::base(weights)?;
-        self.add_component("image_proj", &base.under("image_proj."));
-        self.add_component("ip_adapter", &base.under("ip_adapter."));
-        self.with_config(AdapterConfig::from_tensors(&base), |r, c| {
+        let found = adapter::published(weights)?;
+        self.add_component("image_proj", &found.under("image_proj."));
+        self.add_component("ip_adapter", &found.under("ip_adapter."));
+        self.with_config(AdapterConfig::from_tensors(&found), |r, c| {
             r.supported = true;
             r.notes.push(format!(
                 "{} image tokens, {} wide, {} cross-attentions",
@@ -221,12 +222,14 @@ impl FileReport {
                 c.cross_attention_dim,
                 c.widths.len()
             ));
-            let encoder = match c.embedding_dim {
-                1280 => "ViT-bigG (sdxl_models/image_encoder of h94/IP-Adapter)",
-                1024 => "ViT-H (models/image_encoder of h94/IP-Adapter)",
-                _ => "no published encoder",
-            };
-            r.fits.push(format!("an image encoder that gives {}: {encoder}", c.embedding_dim));
+            if let Some(resampler) = &c.resampler {
+                let ResamplerConfig { hidden_dim, heads, intermediate } = resampler;
+                let layers = intermediate.len();
+                r.notes.push(format!("a resampler of {layers} layers, latents {hidden_dim} wide, {heads} heads"));
+            }
+            let what = if c.takes_hidden_states() { "hidden states" } else { "image embeddings" };
+            let encoder = compatibility::encoder_of(&c);
+            r.fits.push(format!("an image encoder that gives {what} {} wide: {encoder}", c.embedding_dim));
             let sdxl = c.cross_attention_dim == 2048 && c.widths == published::adapter().widths;
             r.fits.push(if sdxl { "SDXL base and models made from it".into() } else { "no published SDXL".into() });
         });
@@ -249,12 +252,17 @@ impl FileReport {
                 "{} layers, {} wide, images of {} pixels, patches of {}",
                 c.num_hidden_layers, c.hidden_size, c.image_size, c.patch_size
             ));
-            let adapters = match c.projection_dim {
+            let base = match c.projection_dim {
                 1280 => "ip-adapter_sdxl",
                 1024 => "ip-adapter_sdxl_vit-h",
                 _ => "none of the published ones",
             };
-            r.fits.push(format!("IP-Adapters for embeddings {} wide: {adapters}", c.projection_dim));
+            r.fits.push(format!("IP-Adapters for image embeddings {} wide: {base}", c.projection_dim));
+            let plus = match c.hidden_size {
+                1280 => "ip-adapter-plus_sdxl_vit-h, ip-adapter-plus-face_sdxl_vit-h",
+                _ => "none of the published ones",
+            };
+            r.fits.push(format!("IP-Adapters Plus for hidden states {} wide: {plus}", c.hidden_size));
         });
         Ok(())
     }

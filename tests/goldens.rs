@@ -98,6 +98,8 @@ cases! { diffusers:
     img2img_euler = "img2img-euler",
     img2img_lcm_adapter = "img2img-lcm-adapter",
     lcm_unguided = "lcm-unguided",
+    plus = "plus",
+    plus_two_adapters = "plus-two-adapters",
     saved_by_transformers_5 = "saved-by-transformers-5",
     style_layout_and_zero = "style-layout-and-zero",
     v_trailing_rescale = "v-trailing-rescale",

@@ -105,10 +105,12 @@ fn describe(path: &Path) -> Result<(FileReport, Weights)> {
 fn together(opened: &[(&Path, Weights)]) -> String {
     let mut text = String::new();
     for (a, adapter) in opened {
-        if !matches!(detect(adapter), ModelFamily::Adapter(AdapterKind::Base)) {
+        if !matches!(detect(adapter), ModelFamily::Adapter(AdapterKind::Base | AdapterKind::Plus)) {
             continue;
         }
-        let Ok(config) = adapter::base(adapter).and_then(|base| AdapterConfig::from_tensors(&base)) else { continue };
+        let Ok(config) = adapter::published(adapter).and_then(|found| AdapterConfig::from_tensors(&found)) else {
+            continue;
+        };
         for (b, other) in opened.iter().filter(|(b, _)| b != a) {
             let unet = |unet: &Weights| {
                 UnetConfig::from_tensors(unet, None)

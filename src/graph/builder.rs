@@ -97,6 +97,12 @@ impl Builder {
         self.node(Op::PrependClassToken { token, positions }, &[x], name)
     }
 
+    /// See [`Op::Repeat`].
+    pub fn repeat(&mut self, weight: Weight, count: usize) -> NodeId {
+        let name = weight.name().to_owned();
+        self.node(Op::Repeat { weight, count }, &[], name)
+    }
+
     /// A fully connected layer; the outputs of several matrices are joined.
     pub fn linear_parts(&mut self, x: NodeId, parts: Vec<LinearWeights>) -> NodeId {
         let name = parts.first().map(|p| p.weight.name().to_owned()).unwrap_or_default();
@@ -201,6 +207,20 @@ impl Builder {
     /// Joins channels.
     pub fn concat(&mut self, a: NodeId, b: NodeId) -> NodeId {
         self.node(Op::Concat, &[a, b], "concat")
+    }
+
+    /// Joins tokens: `[B, S, C]` and `[B, T, C]` to `[B, S + T, C]`. Those of an image lie in one piece, so that they are joined as
+    /// channels are.
+    pub fn concat_tokens(&mut self, a: NodeId, b: NodeId) -> NodeId {
+        let (shape, c) = (self.shape(a).to_vec(), self.last(a));
+        let [images, first] = [shape[0], shape[1]];
+        let second = self.shape(b)[1];
+        let [a, b] = [a, b].map(|x| {
+            let each = self.graph.node(x).len() / images.max(1);
+            self.reshape(x, &[images, each])
+        });
+        let x = self.concat(a, b);
+        self.reshape(x, &[images, first + second, c])
     }
 
     /// Nearest neighbour to another height and width.

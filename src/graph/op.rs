@@ -29,6 +29,13 @@ pub enum Op {
         /// `[P + 1, C]`.
         positions: Weight,
     },
+    /// A weight `[T, C]` for each of B images: `[B, T, C]`. There is no operand.
+    Repeat {
+        /// `[T, C]`.
+        weight: Weight,
+        /// B.
+        count: usize,
+    },
     /// A fully connected layer.
     Linear(Linear),
     /// A convolution.
@@ -121,6 +128,7 @@ impl Op {
             Self::GroupNorm { weight, bias, .. } | Self::LayerNorm { weight, bias, .. } => vec![weight, bias],
             Self::Embedding { table, positions } => vec![table, positions],
             Self::PrependClassToken { token, positions } => vec![token, positions],
+            Self::Repeat { weight, .. } => vec![weight],
             Self::Input(_) | Self::Reshape | Self::Attention(_) | Self::Activation(_) | Self::Geglu => vec![],
             Self::Add | Self::BroadcastAdd | Self::Concat | Self::Upsample { .. } => vec![],
             Self::TimestepEmbedding { .. } | Self::Gather | Self::ScaleShift { .. } => vec![],
@@ -164,6 +172,7 @@ impl Op {
                 let problem = format!("positions {:?} for {shape:?}", positions.shape());
                 Inferred::new(shape, fits, || problem)
             }
+            Self::Repeat { weight, count } => [&[*count], weight.shape()].concat().into(),
             Self::GroupNorm { groups, .. } => {
                 let fits = *groups > 0 && channels(first).is_multiple_of(*groups);
                 Inferred::new(first.to_vec(), fits, || format!("{groups} groups over {first:?}"))
@@ -221,6 +230,7 @@ impl Op {
             Self::LayerNorm { .. } => ("layer norm", result()),
             Self::Embedding { .. } => ("embedding", result()),
             Self::PrependClassToken { .. } => ("prepend class token", result()),
+            Self::Repeat { .. } => ("repeat", result()),
             Self::Activation(activation) => (activation.name(), result()),
             Self::Geglu => ("geglu", result()),
             Self::Add => {
@@ -250,6 +260,7 @@ impl Op {
             // Of both tables, the rows that are picked.
             Self::Embedding { .. } => 2 * shapes.len(),
             Self::PrependClassToken { positions, .. } => positions.len(),
+            Self::Repeat { weight, .. } => weight.len(),
             _ => 0,
         };
         OpCost { weights, ..OpCost::default() }

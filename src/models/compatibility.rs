@@ -7,37 +7,44 @@ use super::vae::VaeConfig;
 use crate::error::{Error, Result};
 use std::path::Path;
 
-/// Names an image encoder by the width of its embedding.
-fn encoder_name(embedding: usize) -> &'static str {
-    match embedding {
-        1280 => "ViT-bigG",
-        1024 => "ViT-H",
-        768 => "ViT-L",
+/// Names a published image encoder by the width of its hidden states.
+fn encoder_name(hidden: usize) -> &'static str {
+    match hidden {
+        1664 => "ViT-bigG",
+        1280 => "ViT-H",
+        1024 => "ViT-L",
         _ => "an encoder of its own",
     }
 }
 
-/// Checks that an IP-Adapter takes the embeddings of an image encoder.
+/// The image encoder that an IP-Adapter needs, in words.
+pub fn encoder_of(adapter: &AdapterConfig) -> &'static str {
+    match (adapter.takes_hidden_states(), adapter.embedding_dim) {
+        (false, 1280) | (true, 1664) => "ViT-bigG, sdxl_models/image_encoder of h94/IP-Adapter",
+        (false, 1024) | (true, 1280) => "ViT-H, models/image_encoder of h94/IP-Adapter",
+        (true, 1024) => "CLIP's ViT-L",
+        (true, 512) => "no CLIP encoder, but a face recognition (InstantID), which is not supported",
+        _ => "the image encoder that it was trained with",
+    }
+}
+
+/// Checks that an IP-Adapter takes the embeddings, or the hidden states, of an image encoder.
 ///
 /// # Errors
 /// [`Error::Mismatch`] for the adapter's file, naming the encoder that it needs and the one given.
 pub fn adapter_with_image_encoder(adapter: (&Path, &AdapterConfig), encoder: (&Path, &ClipVisionConfig)) -> Result<()> {
-    let (need, have) = (adapter.1.embedding_dim, encoder.1.projection_dim);
+    let (what, have) = match adapter.1.takes_hidden_states() {
+        true => ("hidden states", encoder.1.hidden_size),
+        false => ("image embeddings", encoder.1.projection_dim),
+    };
+    let (need, path) = (adapter.1.embedding_dim, encoder.0.display());
     if need == have {
         return Ok(());
     }
-    let needed = match need {
-        1280 => "ViT-bigG, sdxl_models/image_encoder of h94/IP-Adapter",
-        1024 => "ViT-H, models/image_encoder of h94/IP-Adapter",
-        _ => "the image encoder that it was trained with",
-    };
+    let (needed, name) = (encoder_of(adapter.1), encoder_name(encoder.1.hidden_size));
     Err(Error::mismatch(
         adapter.0,
-        format!(
-            "this adapter needs image embeddings {need} wide: {needed}; the encoder given, {}, gives {have} ({})",
-            encoder.0.display(),
-            encoder_name(have)
-        ),
+        format!("this adapter needs {what} {need} wide: {needed}; the encoder given, {path}, gives {have} ({name})"),
     ))
 }
 
@@ -118,6 +125,7 @@ pub fn vae_with_unet(vae: (&Path, &VaeConfig), unet: (&Path, &UnetConfig)) -> Re
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::models::ip_adapter::ResamplerConfig;
     use crate::models::published;
 
     #[test]
@@ -130,6 +138,24 @@ mod tests {
                         of h94/IP-Adapter; the encoder given, bigg.safetensors, gives 1280 (ViT-bigG)";
         assert_eq!(text, expected);
         adapter_with_image_encoder((adapter, &published::adapter()), (encoder, &published::vision())).unwrap();
+    }
+
+    /// ViT-H's hidden states are as wide as bigG's embedding: a Plus adapter is judged by the first.
+    #[test]
+    fn encoder_of_a_plus_adapter() {
+        let (adapter, encoder) = (Path::new("plus.bin"), Path::new("encoder"));
+        let resampler = ResamplerConfig { hidden_dim: 1280, heads: 20, intermediate: vec![5120; 4] };
+        let plus = AdapterConfig { num_tokens: 16, resampler: Some(resampler), ..published::adapter() };
+        let bigg = published::vision();
+        let text = adapter_with_image_encoder((adapter, &plus), (encoder, &bigg)).unwrap_err().to_string();
+        let expected = "plus.bin: this adapter needs hidden states 1280 wide: ViT-H, models/image_encoder of h94/IP-Adapter; \
+                        the encoder given, encoder, gives 1664 (ViT-bigG)";
+        assert_eq!(text, expected);
+        let vit_h = ClipVisionConfig { hidden_size: 1280, num_hidden_layers: 32, projection_dim: 1024, ..bigg };
+        adapter_with_image_encoder((adapter, &plus), (encoder, &vit_h)).unwrap();
+        let face = AdapterConfig { embedding_dim: 512, ..plus };
+        let text = adapter_with_image_encoder((adapter, &face), (encoder, &vit_h)).unwrap_err().to_string();
+        assert!(text.contains("face recognition"), "{text}");
     }
 
     #[test]

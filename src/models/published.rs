@@ -92,5 +92,6 @@ pub fn adapter() -> AdapterConfig {
         num_tokens: 4,
         cross_attention_dim: 2048,
         widths: unet().cross_attention_widths(),
+        resampler: None,
     }
 }

@@ -140,11 +140,9 @@ impl Compiler<'_> {
     }
 
     fn image_graph(&self) -> Result<Graph> {
-        let vision = self.models.vision.as_ref().ok_or_else(|| {
-            Error::parameter(Field::ClipVision, "an image encoder is needed for images; give its file or folder")
-        })?;
+        let vision = self.models.image_encoder()?;
         let scope = Scope::new(vision.weights.clone());
-        let graph = clip_vision(&vision.config, &scope, 1)?;
+        let graph = clip_vision(&vision.config, &scope, 1, self.models.vision_outputs())?;
         scope.finish("image encoder")?;
         Ok(graph)
     }
@@ -154,8 +152,11 @@ impl Compiler<'_> {
         let scope = Scope::new(unet.weights.clone());
         let used: Vec<_> = plan.adapters.iter().map(|&a| &self.models.adapters[a]).collect();
         let scopes: Vec<Scope> = used.iter().map(|a| Scope::new(a.weights.clone())).collect();
-        let adapters: Vec<Adapter<'_>> =
-            used.iter().zip(&scopes).map(|(a, scope)| Adapter { config: &a.config, scope }).collect();
+        let adapters: Vec<Adapter<'_>> = used
+            .iter()
+            .zip(&scopes)
+            .map(|(a, scope)| Adapter { config: &a.config, scope, positions: plan.positions })
+            .collect();
         let graph = conditioning(&unet.config, &scope, &plan.shape, plan.max_steps, &adapters)?;
         scope.finish("UNet")?;
         scopes.iter().try_for_each(|s| s.finish("IP-Adapter").map(drop))?;

@@ -20,13 +20,16 @@ pub(super) struct DenoisePlan {
     pub(super) max_steps: usize,
     /// The adapters in use.
     pub(super) adapters: Vec<usize>,
+    /// Hidden states of an image, where an adapter in use takes them; else 0.
+    pub(super) positions: usize,
 }
 
 impl DenoisePlan {
     /// Whether executables compiled for this plan can run another one.
     pub(super) fn covers(&self, other: &Self) -> bool {
         let (a, b) = (&self.shape, &other.shape);
-        let same = (a.batch, a.height, a.width, &self.adapters) == (b.batch, b.height, b.width, &other.adapters);
+        let same = (a.batch, a.height, a.width, &self.adapters, self.positions)
+            == (b.batch, b.height, b.width, &other.adapters, other.positions);
         same && a.tokens >= b.tokens
             && a.image_tokens.iter().zip(&b.image_tokens).all(|(a, b)| a >= b)
             && self.max_steps >= other.max_steps

@@ -5,6 +5,7 @@ use crate::device::{Compiled, DenoiseLoop, Executable, ImageDecoder, LoopSpec};
 use crate::error::{Error, Result};
 use crate::models::unet::UnetShape;
 use std::collections::HashSet;
+use std::sync::Arc;
 use std::time::Instant;
 
 /// A text encoder of so many layers.
@@ -52,6 +53,8 @@ pub(super) struct ExecutableCache {
     clock: u64,
     /// The clock where the request under way began.
     begun: u64,
+    /// The image encoder's hidden states of a zero image.
+    pub(super) zero_image: Option<Arc<[f32]>>,
     /// The plans that were prepared for, newest last.
     plans: Vec<DenoisePlan>,
     /// Whether encoders are freed once they have done their work.
@@ -230,6 +233,7 @@ impl ExecutableCache {
     /// Frees all of them.
     pub(super) fn clear(&mut self) {
         self.retain(|_| false);
+        self.zero_image = None;
         self.plans.clear();
     }
 }

@@ -50,7 +50,7 @@ fn run(
     let mut stages = Stages { callbacks, num_images: request.num_images, image: 0, seconds: BTreeMap::new() };
     let texts = stages.run(Stage::Text, 1, |_| text::run(executables, &plan, &mut captures))?;
     executables.cache.release_encoders();
-    let embeds = stages
+    let images = stages
         .run(Stage::Image, 1, |callbacks| image::run(executables, request, &plan, &callbacks.cancel, &mut captures))?;
     executables.cache.release_encoders();
     let init_image = match request.init_image {
@@ -59,7 +59,7 @@ fn run(
     };
     executables.cache.release_encoders();
     let conditioning =
-        stages.run(Stage::Condition, 1, |_| condition::run(executables, &plan, &texts, &embeds, &mut captures))?;
+        stages.run(Stage::Condition, 1, |_| condition::run(executables, &plan, &texts, &images, &mut captures))?;
     let mut images = Vec::new();
     for index in 0..request.num_images {
         stages.image = index;

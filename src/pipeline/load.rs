@@ -9,7 +9,7 @@ use crate::compat::Compat;
 use crate::error::{Error, Field, Message, Result};
 use crate::inputs::clip_image_processor::ClipImageProcessor;
 use crate::inputs::tokenizer::Tokenizer;
-use crate::models::clip::{Activation, ClipTextConfig, ClipVisionConfig};
+use crate::models::clip::{Activation, ClipTextConfig, ClipVisionConfig, VisionOutputs};
 use crate::models::compatibility;
 use crate::models::ip_adapter::AdapterConfig;
 use crate::models::unet::UnetConfig;
@@ -147,12 +147,40 @@ impl Models {
     }
 
     fn add_adapter(&mut self, file: &Weights) -> Result<()> {
-        let weights = adapter::base(file)?;
+        let weights = adapter::published(file)?;
         let config = AdapterConfig::from_tensors(&weights)?;
         compatibility::adapter_with_unet((file.path(), &config), (self.unet.path(), &self.unet.config))?;
         let table = config.tensors();
         self.adapters.push(Model::new(config, weights, "IP-Adapter", table, &[])?);
         Ok(())
+    }
+
+    /// The image encoder.
+    ///
+    /// # Errors
+    /// [`Error::Parameter`] where none was given.
+    pub(super) fn image_encoder(&self) -> Result<&Model<ClipVisionConfig>> {
+        let what = "an image encoder is needed for images; give its file or folder";
+        self.vision.as_ref().ok_or_else(|| Error::parameter(Field::ClipVision, what))
+    }
+
+    /// The results of the image encoder that the adapters take.
+    pub(super) fn vision_outputs(&self) -> VisionOutputs {
+        let any = |hidden: bool| self.adapters.iter().any(|adapter| adapter.config.takes_hidden_states() == hidden);
+        VisionOutputs { embeds: any(false), hidden: any(true) }
+    }
+
+    /// Refuses adapters of a kind that the profile does not have.
+    pub(super) fn demand_adapters_of(&self, compat: &Compat) -> Result<()> {
+        match self.adapters.iter().find(|adapter| adapter.config.takes_hidden_states()) {
+            Some(adapter) if !compat.plus_adapters => {
+                let (path, name) = (crate::error::escape(&adapter.path().to_string_lossy()), compat.name);
+                let what =
+                    format!("{path} is an IP-Adapter Plus, which the profile {name} does not have; diffusers has it");
+                Err(Error::parameter(Field::Compat, what))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn set_vision(&mut self, path: &Path, vision: Model<ClipVisionConfig>) -> Result<()> {

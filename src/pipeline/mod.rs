@@ -41,7 +41,7 @@ pub use workload::WorkloadShape;
 
 use crate::compat::Compat;
 use crate::device::{Device, cpu::Cpu};
-use crate::error::{Message, Result};
+use crate::error::{Error, Field, Message, Result};
 use crate::inputs::image::Image;
 use crate::schedulers::SchedulerConfig;
 use crate::tensor::DType;
@@ -109,6 +109,7 @@ impl Pipeline {
         };
         let models = models()?;
         let compat = options.compat.clone();
+        models.demand_adapters_of(&compat)?;
         let encoders = options.encoders;
         let mut cache = ExecutableCache::default();
         cache.free_encoders = encoders == EncoderResidency::Free;
@@ -180,17 +181,30 @@ impl Pipeline {
         Ok((width * factor, height * factor))
     }
 
-    /// `image_embeds` of an image: `[E]`, the image encoder's projected class token. A [`ReferenceImage::Embedding`] of it
-    /// spares the encoder in later requests.
+    /// The embedding of an image for the first adapter; see [`Pipeline::encode_image_for`].
     ///
     /// # Errors
-    /// [`crate::Error::Parameter`] where there is no image encoder.
+    /// As [`Pipeline::encode_image_for`].
     pub fn encode_image(&self, image: &Image) -> Result<Vec<f32>> {
+        self.encode_image_for(0, image)
+    }
+
+    /// The embedding of an image as an adapter takes it, by its number. A base adapter: `image_embeds` `[E]`, the image
+    /// encoder's projected class token. An IP-Adapter Plus: the hidden states `[T, E]` before the encoder's last layer, row by
+    /// row. A [`ReferenceImage::Embedding`] of it spares the encoder in later requests.
+    ///
+    /// # Errors
+    /// [`crate::Error::Parameter`] where there is no image encoder, or no such adapter.
+    pub fn encode_image_for(&self, adapter: usize, image: &Image) -> Result<Vec<f32>> {
+        let Some(model) = self.models.adapters.get(adapter) else {
+            let what = format!("there is no adapter {adapter}; {} are loaded", self.num_adapters());
+            return Err(Error::parameter(Field::Adapters, what));
+        };
         let mut cache = self.lock();
         cache.begin_request();
-        let embeds = stages::image::encode(&mut self.executables(&mut cache), image);
+        let encoded = stages::image::encode(&mut self.executables(&mut cache), image);
         cache.release_encoders();
-        embeds
+        Ok(encoded?.of(&model.config))
     }
 
     /// The shape of a request; for [`Pipeline::prepare`].

@@ -13,7 +13,8 @@ use super::request::{CancelToken, DEFAULT_STRENGTH, Request};
 use super::residency::EncoderResidency;
 use super::workload::WorkloadShape;
 use crate::compat::Compat;
-use crate::error::{Error, Field, Result};
+use crate::error::{Error, Field, Message, Result};
+use crate::models::ip_adapter::AdapterConfig;
 use crate::models::unet::DenoiserInterface;
 use crate::schedulers::{SchedulerConfig, StepTable};
 
@@ -88,7 +89,7 @@ pub(super) fn workload_shape(models: &Models, compat: &Compat, request: &Request
         rows = rows.max(negative(models, compat, request)?.num_rows());
     }
     let sides = RequestedSides::new(models, compat, request)?;
-    Ok(WorkloadShape::new(request, step_table(models, compat, request)?.steps.len(), sides, do_cfg, rows))
+    Ok(WorkloadShape::new(models, request, step_table(models, compat, request)?.steps.len(), sides, do_cfg, rows))
 }
 
 fn negative(models: &Models, compat: &Compat, request: &Request) -> Result<Prompt> {
@@ -125,16 +126,20 @@ impl RequestPlan {
         let prompt = Prompt::new(models, compat, Field::Prompt, &request.prompt)?;
         let negative = if do_cfg { Some(negative(models, compat, request)?) } else { None };
         let rows = negative.as_ref().map_or(0, Prompt::num_rows).max(prompt.num_rows());
-        let shape = WorkloadShape::new(request, table.steps.len(), sides, do_cfg, rows);
+        let shape = WorkloadShape::new(models, request, table.steps.len(), sides, do_cfg, rows);
         let own = shape.denoise_plan(&compiler)?;
         let image_tokens = own.shape.image_tokens.clone();
         let denoise = executables.cache.covering_plan(own);
         let adds_noise = table.steps.iter().any(|row| row.adds_noise());
         let fits = compiler.loop_spec(&denoise).noise;
         let placement = if adds_noise && !fits { Placement::Host } else { Placement::Device };
-        check_embeddings(&compiler, request, &denoise.adapters)?;
+        check_embeddings(&compiler, request, &denoise)?;
         let scales = scales(&compiler, request, &denoise)?;
-        let encoders = shape.encoders(&compiler)?;
+        let mut encoders = shape.encoders(&compiler)?;
+        if models.vision.is_none() && !shape.encodes_images && encoders.image {
+            return Err(no_zero_image());
+        }
+        encoders.image = shape.encodes_images || encoders.image && executables.cache.zero_image.is_none();
         memory_budget::require(
             executables,
             residency,
@@ -152,7 +157,7 @@ impl RequestPlan {
             Some(negative) => NegativePrompt::Encoded(encoded(negative, 0)?),
         };
         let prompt = encoded(prompt, request.clip_skip)?;
-        let encodes_images = shape.encodes_images;
+        let encodes_images = encoders.image;
         Ok(Self {
             table,
             latent,
@@ -223,24 +228,40 @@ fn check_noise(request: &Request, [c, h, w]: [usize; 3]) -> Result<()> {
     Ok(())
 }
 
-/// Checks the length of an image embedding for an adapter that takes `width` values.
+fn no_zero_image() -> Error {
+    let what = Message::from(
+        "an image encoder is needed with an IP-Adapter Plus, also where embeddings are given: the negative row \
+                              has its hidden states of a zero image; give its file or folder, or set ",
+    );
+    Error::parameter(Field::ClipVision, what.setting(Field::GuidanceScale, "1"))
+}
+
+/// Checks the length of an image embedding for an adapter.
 ///
 /// # Errors
 /// [`Error::Parameter`].
-pub(super) fn check_embedding(embedding: &[f32], width: usize) -> Result<()> {
-    if embedding.len() != width {
-        let what = format!("an image embedding of {} values, the adapter takes {width}", embedding.len());
-        return Err(Error::parameter(Field::ImagePrompts, what));
+pub(super) fn check_embedding(embedding: &[f32], adapter: &AdapterConfig, positions: usize) -> Result<()> {
+    let (given, need) = (embedding.len(), adapter.embedding_len(positions));
+    if given == need {
+        return Ok(());
     }
-    Ok(())
+    let takes = if adapter.takes_hidden_states() {
+        let width = adapter.embedding_dim;
+        format!(
+            "an IP-Adapter Plus takes {need}: an image's hidden states before the encoder's last layer, {positions} x {width}"
+        )
+    } else {
+        format!("the adapter takes {need}")
+    };
+    Err(Error::parameter(Field::ImagePrompts, format!("an image embedding of {given} values, {takes}")))
 }
 
-fn check_embeddings(compiler: &Compiler<'_>, request: &Request, adapters: &[usize]) -> Result<()> {
-    for &a in adapters {
-        let width = compiler.models.adapters[a].config.embedding_dim;
+fn check_embeddings(compiler: &Compiler<'_>, request: &Request, plan: &DenoisePlan) -> Result<()> {
+    for &a in &plan.adapters {
+        let adapter = &compiler.models.adapters[a].config;
         for reference in &request.image_prompts[a].references {
             if let ReferenceImage::Embedding(embedding) = &reference.image {
-                check_embedding(embedding, width)?;
+                check_embedding(embedding, adapter, plan.positions)?;
             }
         }
     }

@@ -2,7 +2,9 @@
 
 use super::compile::{Compiler, EncoderPlan, Executables};
 use super::denoise_plan::{DenoisePlan, Placement};
+use super::image_prompt::ReferenceImage;
 use super::latent_size::{RequestedSides, latent_size};
+use super::load::Models;
 use super::memory_budget::{self, MemoryDemand};
 use super::prompt::tokens_of;
 use super::request::Request;
@@ -33,11 +35,23 @@ pub struct WorkloadShape {
     pub clip_skip: usize,
     /// Whether requests have a [`Request::init_image`], which the VAE's encoder takes.
     pub init_image: bool,
+    /// Hidden states of an image, as embeddings for an IP-Adapter Plus have them; for pipelines without an image encoder.
+    pub(super) positions: Option<usize>,
 }
+
+/// Hidden states of an image where neither an encoder nor an embedding tells: 16 x 16 patches and the class token.
+const POSITIONS: usize = 257;
 
 impl WorkloadShape {
     /// The shape of a request of so many model evaluations whose longest prompt has that many rows.
-    pub(super) fn new(request: &Request, steps: usize, sides: RequestedSides, do_cfg: bool, text_rows: usize) -> Self {
+    pub(super) fn new(
+        models: &Models,
+        request: &Request,
+        steps: usize,
+        sides: RequestedSides,
+        do_cfg: bool,
+        text_rows: usize,
+    ) -> Self {
         Self {
             width: sides.width,
             height: sides.height,
@@ -48,6 +62,7 @@ impl WorkloadShape {
             encodes_images: request.image_prompts.iter().any(|image| image.has_images()),
             clip_skip: request.clip_skip,
             init_image: request.init_image.is_some(),
+            positions: positions(models, request),
         }
     }
 
@@ -75,7 +90,17 @@ impl WorkloadShape {
         let batch = if self.do_cfg { 2 } else { 1 };
         let tokens = tokens_of(models, self.text_rows)?;
         let shape = UnetShape { batch, height, width, tokens, image_tokens };
-        Ok(DenoisePlan { shape, max_steps: compiler.device.reserved_steps(self.steps), adapters })
+        let hidden = adapters.iter().any(|&a| models.adapters[a].config.takes_hidden_states());
+        let known = models.vision.as_ref().map(|vision| vision.config.positions()).or(self.positions);
+        let positions = if hidden { known.unwrap_or(POSITIONS) } else { 0 };
+        Ok(DenoisePlan { shape, max_steps: compiler.device.reserved_steps(self.steps), adapters, positions })
+    }
+
+    /// Whether requests of this shape need the encoder's hidden states of a zero image: those of the negative row for an IP-Adapter
+    /// Plus.
+    pub(super) fn needs_zero_image(&self, models: &Models) -> bool {
+        let mut used = self.num_references.iter().zip(&models.adapters).filter(|(count, _)| **count > 0);
+        self.do_cfg && used.any(|(_, adapter)| adapter.config.takes_hidden_states())
     }
 
     /// The encoders that requests of this shape may run.
@@ -93,7 +118,11 @@ impl WorkloadShape {
                 text.push(negative);
             }
         }
-        Ok(EncoderPlan { text, image: self.encodes_images, vae: self.init_image })
+        Ok(EncoderPlan {
+            text,
+            image: self.encodes_images || self.needs_zero_image(compiler.models),
+            vae: self.init_image,
+        })
     }
 
     /// The bytes of the device's own memory that requests of this shape take; `None` where it has none of its own.
@@ -130,4 +159,17 @@ impl WorkloadShape {
         executables.cache.prepared(plan);
         Ok(())
     }
+}
+
+/// The hidden states of an image by the length of the request's first embedding of them.
+fn positions(models: &Models, request: &Request) -> Option<usize> {
+    let prompts = request.image_prompts.iter().zip(&models.adapters);
+    let mut embeddings =
+        prompts.filter(|(_, adapter)| adapter.config.takes_hidden_states()).flat_map(|(prompt, adapter)| {
+            prompt.references.iter().filter_map(|reference| match &reference.image {
+                ReferenceImage::Embedding(values) => Some(values.len() / adapter.config.embedding_dim),
+                ReferenceImage::Image(_) => None,
+            })
+        });
+    embeddings.next().filter(|positions| *positions > 0)
 }

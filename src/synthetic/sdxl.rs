@@ -127,6 +127,7 @@ impl Sizes {
                 num_tokens: 4,
                 cross_attention_dim: 128,
                 widths: unet.cross_attention_widths(),
+                resampler: None,
             },
             unet,
         }

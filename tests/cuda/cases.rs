@@ -79,6 +79,16 @@ fn two_images_without_adapter() {
     check("v-trailing-rescale", like_the_peer([(3.1e-2, 44.6), (1.4e-1, 33.3)]));
 }
 
+#[test]
+fn plus_and_two_images() {
+    check("plus", ASKED);
+}
+
+#[test]
+fn plus_and_base_without_guidance() {
+    check("plus-two-adapters", ASKED);
+}
+
 /// Widths that no published model has are refused in words that say what would run them.
 #[test]
 fn narrow_widths() {

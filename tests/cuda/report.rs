@@ -3,7 +3,7 @@
 use braid::Compat;
 use braid::device::cuda::{ChunkLimits, LoweringOptions, LoweringReport};
 use braid::device::{LoopSpec, Role};
-use braid::models::clip::{ClipTextShape, clip_text, clip_vision};
+use braid::models::clip::{ClipTextShape, VisionOutputs, clip_text, clip_vision};
 use braid::models::ip_adapter::Adapter;
 use braid::models::published;
 use braid::models::unet::{DenoiserInterface, UnetShape, conditioning, denoiser};
@@ -63,7 +63,7 @@ fn published_model_at_1024() {
     println!("decode in f32: {single}");
     assert_eq!((single.arena, single.gemms), (2 * decode.arena, 0));
     let ip = scope(adapter.tensors());
-    let adapters = [Adapter { config: &adapter, scope: &ip }];
+    let adapters = [Adapter { config: &adapter, scope: &ip, positions: 0 }];
     let condition = report("condition", conditioning(&config, &weights, &shape, 64, &adapters).unwrap());
     let mut texts = 0;
     for (text, pooled) in [(published::text(), false), (published::text_2(), true)] {
@@ -80,7 +80,7 @@ fn published_model_at_1024() {
         .bytes();
     }
     let vision = published::vision();
-    let image = report("image", clip_vision(&vision, &scope(vision.tensors()), 1).unwrap());
+    let image = report("image", clip_vision(&vision, &scope(vision.tensors()), 1, VisionOutputs::EMBEDS).unwrap());
     // A whole request: the goal is 8 GB with encoders that go after use.
     let image = image.bytes();
     let freed = decode.bytes() + texts.max(image).max(condition.bytes() + step.bytes());

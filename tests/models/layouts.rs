@@ -131,7 +131,7 @@ fn adapter_attention_order() {
     assert_eq!(published::unet().cross_attention_widths(), expected);
     let weights = file(&synthetic::adapter_tensors());
     assert_eq!(adapter_kind(&weights), Some(AdapterKind::Base));
-    let config = AdapterConfig::from_tensors(&adapter::base(&weights).unwrap()).unwrap();
+    let config = AdapterConfig::from_tensors(&adapter::published(&weights).unwrap()).unwrap();
     assert_eq!(config, published::adapter());
     for line in ADAPTER.lines() {
         let number = line.split('\t').next().unwrap();

@@ -138,7 +138,7 @@ fn files_of_every_case() {
             }
             let weights = open(&path);
             assert!(matches!(detect(&weights), ModelFamily::Adapter(_)));
-            let weights = adapter::base(&weights).unwrap_or_else(|e| panic!("{e}"));
+            let weights = adapter::published(&weights).unwrap_or_else(|e| panic!("{e}"));
             let config = AdapterConfig::from_tensors(&weights).unwrap();
             compare("adapter", &weights, &config.tensors());
             compatibility::adapter_with_unet((&path, &config), (dir, &unet)).unwrap_or_else(|e| panic!("{e}"));

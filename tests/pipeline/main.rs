@@ -8,6 +8,7 @@
 mod common;
 mod demo_model;
 mod folders;
+mod plus;
 mod previous;
 mod requests;
 mod stated;

@@ -203,11 +203,30 @@ def add_saved(recipe: Recipe, model, folder: str, dtype: str, shards: int = 1, e
         recipe.add(f"{folder}/{name}", part)
 
 
-def add_adapter(recipe: Recipe, unet: UNet2DConditionModel, adapter: dict, embedding: int) -> None:
-    """A base IP-Adapter; its odd keys count the cross-attentions in the order of the UNet's processors."""
+def resampler_shapes(resampler: dict, hidden_size: int, width: int) -> dict:
+    """The image projection of an IP-Adapter Plus, with the published names."""
+    dim, inner = resampler["hidden"], 64 * resampler["heads"]
+    shapes = {"latents": [1, resampler["queries"], dim]}
+    for name, outputs, inputs in (("proj_in", dim, hidden_size), ("proj_out", width, dim)):
+        shapes |= {f"{name}.weight": [outputs, inputs], f"{name}.bias": [outputs]}
+    shapes |= {"norm_out.weight": [width], "norm_out.bias": [width]}
+    for i in range(4):
+        for norm in ("0.norm1", "0.norm2", "1.0"):
+            shapes |= {f"layers.{i}.{norm}.weight": [dim], f"layers.{i}.{norm}.bias": [dim]}
+        shapes |= {f"layers.{i}.0.to_q.weight": [inner, dim], f"layers.{i}.0.to_kv.weight": [2 * inner, dim]}
+        shapes |= {f"layers.{i}.0.to_out.weight": [dim, inner]}
+        shapes |= {f"layers.{i}.1.1.weight": [4 * dim, dim], f"layers.{i}.1.3.weight": [dim, 4 * dim]}
+    return {f"image_proj.{name}": shape for name, shape in shapes.items()}
+
+
+def add_adapter(recipe: Recipe, unet: UNet2DConditionModel, adapter: dict, vision: dict) -> None:
+    """An IP-Adapter, base or Plus; its odd keys count the cross-attentions in the order of the UNet's processors."""
     width = unet.config.cross_attention_dim
-    shapes = {"image_proj.proj.weight": [4 * width, embedding], "image_proj.proj.bias": [4 * width]}
-    shapes |= {"image_proj.norm.weight": [width], "image_proj.norm.bias": [width]}
+    if "resampler" in adapter:
+        shapes = resampler_shapes(adapter["resampler"], vision["hidden_size"], width)
+    else:
+        shapes = {"image_proj.proj.weight": [4 * width, vision["projection_dim"]], "image_proj.proj.bias": [4 * width]}
+        shapes |= {"image_proj.norm.weight": [width], "image_proj.norm.bias": [width]}
     names = [n.removesuffix(".processor") for n in unet.attn_processors if n.endswith("attn2.processor")]
     for i, name in enumerate(names):
         channels = unet.get_submodule(name).to_k.weight.shape[0]
@@ -269,5 +288,5 @@ def build(case: dict, shared: Path) -> Recipe:
         extra = [recipe.line("vision_model.embeddings.position_ids", [1, places], "I64")] if published else []
         add_saved(recipe, vision, "image_encoder", dtype, extra=extra)
         for adapter in case["adapters"]:
-            add_adapter(recipe, unet, adapter, case["vision"]["projection_dim"])
+            add_adapter(recipe, unet, adapter, case["vision"])
     return recipe

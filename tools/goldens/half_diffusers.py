@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 import diffusers_folder
 import make_diffusers
-from diffusers_cases import CASES
+from make_diffusers import CASES
 
 
 def relative(got: torch.Tensor, want: torch.Tensor) -> float:

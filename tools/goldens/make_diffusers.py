@@ -23,9 +23,11 @@ from PIL import Image, ImageDraw
 from safetensors.torch import load_file, save_file
 
 import diffusers_folder
-from diffusers_cases import CASES
+from diffusers_cases import CASES as BASE_CASES
+from plus_cases import CASES as PLUS_CASES
 
 GOLDENS = Path(__file__).resolve().parents[2] / "tests/goldens/diffusers"
+CASES = BASE_CASES | PLUS_CASES
 SAMPLERS = {
     "euler": EulerDiscreteScheduler,
     "euler-a": EulerAncestralDiscreteScheduler,
@@ -118,13 +120,15 @@ class Peer:
         def encoded(inner):
             def call(*args, **kwargs):
                 out = inner(*args, **kwargs)
-                stages["image_embeds"] = torch.cat([stages["image_embeds"], out[0]]) if "image_embeds" in stages else out[0]
+                # Hidden states, for an IP-Adapter Plus, are [I, T, E].
+                name = "image_embeds" if out[0].ndim == 2 else "image_hidden"
+                stages[name] = torch.cat([stages[name], out[0]]) if name in stages else out[0]
                 return out
 
             return call
 
         def tokens(_module, _inputs, out):
-            # [2N or N, images, 4, D] of each adapter; the positive rows follow the negative ones.
+            # [2N or N, images, tokens, D] of each adapter; the positive rows follow the negative ones.
             rows = [o[batch if guided else 0].flatten(0, 1) for o in out]
             stages.setdefault("image_tokens", torch.cat(rows)[None])
 

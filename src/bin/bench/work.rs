@@ -3,7 +3,7 @@
 use braid::cli::failure::Failure;
 use braid::cli::value::Value;
 use braid::graph::{Graph, Node, OpCost, OpLabel, fuse};
-use braid::models::clip::{ClipTextShape, clip_text, clip_vision};
+use braid::models::clip::{ClipTextShape, VisionOutputs, clip_text, clip_vision};
 use braid::models::ip_adapter::Adapter;
 use braid::models::unet::{UnetShape, conditioning, denoiser};
 use braid::models::vae::vae_decoder;
@@ -191,9 +191,11 @@ impl Setting {
                     clip_text(text_2, two, shape(text_2.num_hidden_layers, true))?,
                 ]
             }
-            (Part::Image, [scope]) if self.adapter => vec![clip_vision(&sizes.vision, scope, 1)?],
+            (Part::Image, [scope]) if self.adapter => {
+                vec![clip_vision(&sizes.vision, scope, 1, VisionOutputs::EMBEDS)?]
+            }
             (Part::Condition, [scope, adapter]) => {
-                let adapter = Adapter { config: &sizes.adapter, scope: adapter };
+                let adapter = Adapter { config: &sizes.adapter, scope: adapter, positions: 0 };
                 let adapters = if self.adapter { vec![adapter] } else { Vec::new() };
                 vec![conditioning(&sizes.unet, scope, &shape, self.steps, &adapters)?]
             }

@@ -8,4 +8,4 @@ mod vision;
 
 pub use config::{Activation, ClipTextConfig, ClipVisionConfig};
 pub use text::{ClipTextShape, clip_text};
-pub use vision::clip_vision;
+pub use vision::{VisionOutputs, clip_vision};

@@ -6,14 +6,27 @@ use crate::error::Result;
 use crate::graph::{Builder, Conv2dParams, Graph, LinearWeights};
 use crate::weights::{Scope, TensorTable};
 
+/// The results of an image encoder; at least one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct VisionOutputs {
+    /// `image_embeds` `[I, P]`: the class token after all layers, `post_layernorm` and `visual_projection`.
+    pub embeds: bool,
+    /// `image_hidden` `[I, T, C]`: transformers' `hidden_states[-2]`, the last layer's input, without a norm.
+    pub hidden: bool,
+}
+
+impl VisionOutputs {
+    /// `image_embeds` alone.
+    pub const EMBEDS: Self = Self { embeds: true, hidden: false };
+}
+
 /// Builds an encoder for `images` images.
 ///
-/// Input: `pixels` `[I, S, S, 3]`, normalised. Output: `image_embeds` `[I, P]`: the class token after all layers,
-/// `post_layernorm` and `visual_projection`.
+/// Input: `pixels` `[I, S, S, 3]`, normalised. Outputs: those of `outputs`, in its order.
 ///
 /// # Errors
 /// [`crate::Error::Graph`] where the sizes contradict one another; missing tensors are noted in the scope.
-pub fn clip_vision(config: &ClipVisionConfig, scope: &Scope, images: usize) -> Result<Graph> {
+pub fn clip_vision(config: &ClipVisionConfig, scope: &Scope, images: usize, outputs: VisionOutputs) -> Result<Graph> {
     let mut b = Builder::new();
     let vision = scope.pp("vision_model");
     let c = config.hidden_size;
@@ -38,22 +51,35 @@ pub fn clip_vision(config: &ClipVisionConfig, scope: &Scope, images: usize) -> R
         causal: false,
     };
     let layers = vision.pp("encoder.layers");
+    // What no output needs is not run.
+    let mut hidden = x;
     for i in 0..config.num_hidden_layers {
+        hidden = x;
         x = layer.build(&mut b, x, &layers.pp(i));
     }
-    let x = b.gather(x, None);
-    let x = b.layer_norm(x, &vision.pp("post_layernorm"), config.eps);
-    let x = b.linear_no_bias(x, &scope.pp("visual_projection"), config.projection_dim);
-    b.output("image_embeds", x);
+    if outputs.embeds {
+        let x = b.gather(x, None);
+        let x = b.layer_norm(x, &vision.pp("post_layernorm"), config.eps);
+        let x = b.linear_no_bias(x, &scope.pp("visual_projection"), config.projection_dim);
+        b.output("image_embeds", x);
+    }
+    if outputs.hidden {
+        b.output("image_hidden", hidden);
+    }
     b.finish()
 }
 
 impl ClipVisionConfig {
+    /// Hidden states of an image: one of the class token, one of each patch.
+    pub fn positions(&self) -> usize {
+        (self.image_size / self.patch_size.max(1)).pow(2) + 1
+    }
+
     /// Names and shapes of the encoder's tensors.
     pub fn tensors(&self) -> TensorTable {
         let scope = Scope::recording();
         // The graph is thrown away, so whether its sizes fit together is a question for those who run it.
-        let _ = clip_vision(self, &scope, 1);
+        let _ = clip_vision(self, &scope, 1, VisionOutputs::EMBEDS);
         scope.declared()
     }
 }

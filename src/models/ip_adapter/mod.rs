@@ -2,8 +2,9 @@
 
 mod config;
 mod projection;
+mod resampler;
 mod scales;
 
-pub use config::AdapterConfig;
+pub use config::{AdapterConfig, ResamplerConfig};
 pub use projection::Adapter;
 pub use scales::Scales;

@@ -1,6 +1,7 @@
-//! The graph functions of a base IP-Adapter: image embeddings to tokens, and tokens to keys and values.
+//! The graph functions of an IP-Adapter: image embeddings or hidden states to tokens, and tokens to keys and values.
 
 use super::config::AdapterConfig;
+use super::resampler::resample;
 use crate::graph::{Builder, LinearWeights, NodeId};
 use crate::weights::{Scope, TensorTable};
 
@@ -13,17 +14,26 @@ pub struct Adapter<'a> {
     pub config: &'a AdapterConfig,
     /// The root of its file: `image_proj`, and `ip_adapter` with the odd numbers 1, 3, 5 .. for its cross-attentions.
     pub scope: &'a Scope,
+    /// Hidden states of an image, where the adapter takes them: patches and the class token.
+    pub positions: usize,
 }
 
 impl Adapter<'_> {
-    /// Adds the projection of image embeddings `[B, n, E]` to image tokens `[B, n * N, D]`.
-    pub fn image_tokens(&self, b: &mut Builder, embeds: NodeId) -> NodeId {
-        let AdapterConfig { num_tokens: tokens, cross_attention_dim: width, .. } = *self.config;
-        let (batch, count) = (b.shape(embeds)[0], b.shape(embeds)[1]);
+    /// Declares the input `name` for the images and adds their projection to image tokens `[B, n * N, D]`. The input is
+    /// `[B, n, E]`, of embeddings, or `[B, n, T, E]`, of hidden states.
+    pub fn image_tokens(&self, b: &mut Builder, name: String, [batch, count]: [usize; 2]) -> NodeId {
+        let AdapterConfig { embedding_dim, num_tokens, cross_attention_dim: width, resampler, .. } = self.config;
         let projection = self.scope.pp("image_proj");
-        let x = b.linear(embeds, &projection.pp("proj"), tokens * width);
-        let x = b.reshape(x, &[batch, count * tokens, width]);
-        b.layer_norm(x, &projection.pp("norm"), EPS)
+        let Some(resampler) = resampler else {
+            let embeds = b.input(name, &[batch, count, *embedding_dim]);
+            let x = b.linear(embeds, &projection.pp("proj"), num_tokens * width);
+            let x = b.reshape(x, &[batch, count * num_tokens, *width]);
+            return b.layer_norm(x, &projection.pp("norm"), EPS);
+        };
+        let hidden = b.input(name, &[batch, count, self.positions, *embedding_dim]);
+        let hidden = b.reshape(hidden, &[batch * count, self.positions, *embedding_dim]);
+        let tokens = resample(b, self.config, resampler, &projection, hidden);
+        b.reshape(tokens, &[batch, count * num_tokens, *width])
     }
 
     /// Adds the keys, then the values, of image tokens `[B, N, D]` for the cross-attention of that number: `[B, N,
@@ -40,9 +50,8 @@ impl AdapterConfig {
     /// Names and shapes of the adapter's tensors.
     pub fn tensors(&self) -> TensorTable {
         let (mut b, scope) = (Builder::new(), Scope::recording());
-        let adapter = Adapter { config: self, scope: &scope };
-        let embeds = b.input("image_embeds", &[1, 1, self.embedding_dim]);
-        let tokens = adapter.image_tokens(&mut b, embeds);
+        let adapter = Adapter { config: self, scope: &scope, positions: 1 };
+        let tokens = adapter.image_tokens(&mut b, "image_embeds".into(), [1, 1]);
         for (layer, &width) in self.widths.iter().enumerate() {
             adapter.keys_values(&mut b, tokens, layer, width);
         }

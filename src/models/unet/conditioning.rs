@@ -14,7 +14,7 @@ const TIME_IDS: usize = 6;
 /// Builds the conditioning graph for `steps` model evaluations.
 ///
 /// Inputs: `timesteps` `[S, B]`; `pooled` `[B, P]`; `time_ids` `[B, 6]`; `text` `[B, T, D]`; and for each adapter the
-/// image embeddings `image_embeds.{a}` `[B, n, E]`. Outputs: [`DenoiserInterface::conditioning_outputs`], the image
+/// image embeddings `image_embeds.{a}` `[B, n, E]`, or hidden states `[B, n, T, E]`. Outputs: [`DenoiserInterface::conditioning_outputs`], the image
 /// tokens of an adapter `[B, n * N, D]`, and what varies by step with all steps: `[S, B, C]`.
 ///
 /// # Errors
@@ -39,8 +39,7 @@ pub fn conditioning(
     let mut image_tokens = Vec::new();
     for (a, adapter) in adapters.iter().enumerate() {
         let count = shape.image_tokens[a] / adapter.config.num_tokens;
-        let embeds = b.input(format!("image_embeds.{a}"), &[batch, count, adapter.config.embedding_dim]);
-        let tokens = adapter.image_tokens(&mut b, embeds);
+        let tokens = adapter.image_tokens(&mut b, format!("image_embeds.{a}"), [batch, count]);
         b.output(image_tokens_output(a), tokens);
         image_tokens.push(tokens);
     }

@@ -8,6 +8,7 @@ use crate::pipeline::captures::Captures;
 use crate::pipeline::compile::Executables;
 use crate::pipeline::memory_budget::require_conditioning;
 use crate::pipeline::plan::RequestPlan;
+use crate::pipeline::stages::image::AdapterImages;
 use std::collections::HashMap;
 
 /// The conditioner's results and everything else that stays the same for all steps and images.
@@ -48,11 +49,11 @@ pub(in crate::pipeline) fn run(
     executables: &mut Executables<'_>,
     plan: &RequestPlan,
     texts: &[TextEmbeddings],
-    embeds: &[Vec<f32>],
+    images: &[AdapterImages],
     captures: &mut Captures,
 ) -> Result<Conditioning> {
     let config = &executables.compiler.models.unet.config;
-    let inputs = inputs(executables, plan, texts, embeds);
+    let inputs = inputs(executables, plan, texts, images);
     let inputs: Vec<TensorData<'_>> = inputs.iter().map(TensorData::from).collect();
     require_conditioning(executables, &plan.denoise, plan.placement)?;
     let outputs = executables.conditioner(&plan.denoise, plan.placement)?.run_resident(&inputs)?;
@@ -81,7 +82,7 @@ fn inputs(
     executables: &Executables<'_>,
     plan: &RequestPlan,
     texts: &[TextEmbeddings],
-    embeds: &[Vec<f32>],
+    images: &[AdapterImages],
 ) -> Vec<Vec<f32>> {
     let models = executables.compiler.models;
     let shape = &plan.denoise.shape;
@@ -99,11 +100,16 @@ fn inputs(
         row[..t.embeds.len()].copy_from_slice(&t.embeds);
     }
     let mut inputs = vec![timesteps, pooled, time_ids, text];
-    // The negative row's image is the zero embedding, and so is one for which there is room and that is not given.
-    for ((embeds, &a), tokens) in embeds.iter().zip(&plan.denoise.adapters).zip(&shape.image_tokens) {
+    // An image for which there is room and that is not given is zeros.
+    for ((images, &a), tokens) in images.iter().zip(&plan.denoise.adapters).zip(&shape.image_tokens) {
         let adapter = &models.adapters[a].config;
-        let mut rows = embeds.clone();
-        rows.resize(batch * tokens / adapter.num_tokens * adapter.embedding_dim, 0.0);
+        let each = adapter.embedding_len(plan.denoise.positions);
+        let row = tokens / adapter.num_tokens * each;
+        let mut rows = vec![0.0; batch * row];
+        rows[..images.positive.len()].copy_from_slice(&images.positive);
+        if let Some(negative) = &images.negative {
+            rows[row..].chunks_exact_mut(each).for_each(|image| image.copy_from_slice(negative));
+        }
         inputs.push(rows);
     }
     inputs

@@ -1,6 +1,6 @@
-//! Rows of tables: embeddings with positions, a class token before them, one row of each image.
+//! Rows of tables: embeddings with positions, a class token before them, one row of each image, a table for each image.
 
-use crate::reference::Norm;
+use crate::reference::{Norm, linear};
 use crate::table::{Case, CaseBuilder, operation};
 
 /// Row `id`, the first or the last, plus that of its position.
@@ -59,5 +59,21 @@ fn normalized() -> Case {
     b.finish()
 }
 
+/// A table for each image after that image's tokens, which a fully connected layer then reads: they are joined, not the channels.
+fn repeated(c: usize) -> Case {
+    let (images, own, shared, outputs) = (3, 5, 2, 16);
+    let mut b = CaseBuilder::new(format!("a table of {c} channels for each image"));
+    let (table, matrix) = (b.weight("table", &[shared, c], 1), b.weight("linear.weight", &[outputs, c], 2));
+    let (x_i, x) = b.input("x", &[images, own, c], 3);
+    let s = b.scope();
+    let rows = b.graph.repeat(s.get("table", &[shared, c]), images);
+    let joined = b.graph.concat_tokens(x_i, rows);
+    let y = b.graph.linear_no_bias(joined, &s.pp("linear"), outputs);
+    b.output(rows, table.repeat(images));
+    let all: Vec<f64> = x.chunks(own * c).flat_map(|image| [image, &table[..]].concat()).collect();
+    b.output(y, linear(&all, &matrix, None, c, outputs));
+    b.finish()
+}
+
 // The second has more than one block in every kernel.
-operation!([tables(24), tables(1280), normalized()]);
+operation!([tables(24), tables(1280), normalized(), repeated(24), repeated(1280)]);

@@ -12,8 +12,8 @@ use self::gemm::CpuGemm;
 use self::group_norm::{CpuGroupNorm, GroupNormParams};
 use self::layer_norm::CpuLayerNorm;
 use self::pointwise::{
-    CpuAdd, CpuBroadcastAdd, CpuConcat, CpuEmbedding, CpuGather, CpuGeglu, CpuPrependClassToken, CpuScaleShift,
-    CpuTimestepEmbedding, CpuUpsample,
+    CpuAdd, CpuBroadcastAdd, CpuConcat, CpuEmbedding, CpuGather, CpuGeglu, CpuPrependClassToken, CpuRepeat,
+    CpuScaleShift, CpuTimestepEmbedding, CpuUpsample,
 };
 use super::op::CpuOp;
 use crate::graph::{Graph, ImplicitGemm, Node, Op};
@@ -39,6 +39,7 @@ pub(super) fn prepare(graph: &Graph, node: &Node, threads: usize) -> Option<Box<
         Op::PrependClassToken { token, positions } => {
             Box::new(CpuPrependClassToken { token: token.to_f32(), positions: positions.to_f32() })
         }
+        Op::Repeat { weight, .. } => Box::new(CpuRepeat { weight: weight.to_f32() }),
         Op::Activation(activation) => Box::new(*activation),
         Op::Geglu => Box::new(CpuGeglu),
         Op::Add => Box::new(CpuAdd),

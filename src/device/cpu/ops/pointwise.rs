@@ -56,6 +56,22 @@ impl CpuOp for CpuPrependClassToken {
     }
 }
 
+/// A weight for each image.
+pub(crate) struct CpuRepeat {
+    pub(crate) weight: Vec<f32>,
+}
+
+impl CpuOp for CpuRepeat {
+    fn bytes(&self) -> usize {
+        self.weight.len() * 4
+    }
+
+    unsafe fn run(&self, run: &OpRun<'_>) {
+        let c = run.channels();
+        run.for_each_row(|row, out| out.copy_from_slice(&self.weight[row * c % self.weight.len()..][..c]));
+    }
+}
+
 impl CpuOp for Activation {
     unsafe fn run(&self, run: &OpRun<'_>) {
         let (x, c) = (run.input(0), run.channels());

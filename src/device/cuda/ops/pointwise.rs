@@ -3,6 +3,7 @@
 use super::bindings::OperandRole;
 use super::kernel::{KernelFile, Pointer, blocks, kernel, param_structs, to_i32, to_i64};
 use super::lowering::{Lowering, OpLowering, ResultSlot, misrouted};
+use crate::device::cuda::driver::command::Command;
 use crate::device::cuda::driver::kernel::{
     Kernel,
     Types::{All, Halves},
@@ -203,6 +204,9 @@ pub(crate) static EMBEDDING_OP: OpLowering = OpLowering::new(embedding);
 /// [`Op::PrependClassToken`].
 pub(crate) static PREPEND_CLASS_TOKEN_OP: OpLowering = OpLowering::new(prepend_class_token);
 
+/// [`Op::Repeat`].
+pub(crate) static REPEAT_OP: OpLowering = OpLowering::new(repeat);
+
 /// [`Op::Gather`].
 pub(crate) static GATHER_OP: OpLowering = OpLowering::new(gather);
 
@@ -378,6 +382,15 @@ fn prepend_class_token(l: &mut Lowering<'_>, node: &Node, out: ResultSlot) -> Re
         channels: to_i32(c),
     };
     l.launch(&PREPEND_CLASS_TOKEN, units(rows, c), params)
+}
+
+fn repeat(l: &mut Lowering<'_>, node: &Node, out: ResultSlot) -> Result<()> {
+    let Op::Repeat { weight, count } = &node.op else { return Err(misrouted(node)) };
+    let bytes = weight.len() * l.size();
+    let at = l.weights.matrix(weight);
+    let from = l.weight(at);
+    l.commands.extend((0..*count).map(|i| Command::Copy(from, out.at + (i * bytes) as u64, bytes)));
+    Ok(())
 }
 
 fn gather(l: &mut Lowering<'_>, node: &Node, out: ResultSlot) -> Result<()> {

@@ -42,6 +42,7 @@ pub(crate) fn lowering_of(op: &Op) -> Option<&'static OpLowering> {
         Op::LayerNorm { .. } => &layer_norm::OP,
         Op::Embedding { .. } => &pointwise::EMBEDDING_OP,
         Op::PrependClassToken { .. } => &pointwise::PREPEND_CLASS_TOKEN_OP,
+        Op::Repeat { .. } => &pointwise::REPEAT_OP,
         Op::Activation(_) => &pointwise::ACTIVATION_OP,
         Op::Geglu => &pointwise::GEGLU_OP,
         Op::Add => &pointwise::ADD_OP,
