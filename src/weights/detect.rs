@@ -1,5 +1,6 @@
 //! Detection of the model that a set of tensors belongs to, by names and shapes.
 
+use super::lora::keys::is_lora;
 use super::weight::Weights;
 use std::fmt;
 
@@ -189,13 +190,6 @@ pub(crate) fn quantised(weights: &Weights) -> Option<&'static str> {
 /// Whether a tensor holds the scale of another one's F8 values.
 pub(super) fn is_fp8_scale(name: &str) -> bool {
     name == "scaled_fp8" || name.ends_with(".scale_weight") || name.ends_with(".weight_scale")
-}
-
-fn is_lora(name: &str) -> bool {
-    ["lora_unet_", "lora_te", "lycoris_"].iter().any(|p| name.starts_with(p))
-        || [".lora_A.", ".lora_B.", ".lora_down.", ".lora_up.", "_lora.down.", "_lora.up.", ".lora.down.", ".lora.up."]
-            .iter()
-            .any(|p| name.contains(p))
 }
 
 /// Tells whole checkpoints of the original layout from one another.

@@ -10,6 +10,7 @@ pub mod detect;
 mod finite;
 mod format;
 pub(crate) mod keymap;
+pub mod lora;
 mod mmap;
 mod open;
 pub mod safetensors;
