@@ -18,7 +18,7 @@ help:
 	@echo "make test-full what takes too long for that: larger goldens on the interpreter, all its tests with a GPU's arithmetic"
 	@echo "make examples  runs each example on a small random model"
 	@echo "make kernels   registers, memory, tensor cores of each kernel, and what the interpreter counts at SDXL's sizes"
-	@echo "make bench     times the CPU's operations (products beside faer and gemm), loaders, inputs and planner"
+	@echo "make bench     times the CPU's operations (products beside faer and gemm, a LoRA's cost), loaders, inputs and planner"
 	@echo "make peers     times Braid beside diffusers and DiffSynth, alternately (benches/peers/README.md)"
 	@echo "make start     the time from the process's start to the first step, beside diffusers"
 	@echo "make goldens   how the reference values are made again (needs Python 3.11 and the network)"
@@ -80,7 +80,7 @@ kernels:
 	@$(CARGO) test --test kernels -- figures:: profile:: --nocapture --test-threads 1 | grep -o '|.*'
 
 bench:
-	$(CARGO) bench --bench cpu --bench inputs --bench loaders --bench planner --bench product
+	$(CARGO) bench --bench cpu --bench inputs --bench loaders --bench low_rank --bench planner --bench product
 
 # PEERS_DIFFUSERS and PEERS_DIFFSYNTH name the Python of each peer's environment (those of `make goldens` will do); with one of
 # them only that peer is compared, with none Braid is measured alone. PEERS_ARGS: the model, size, steps and pairs.

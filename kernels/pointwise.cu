@@ -1,4 +1,4 @@
-// Operations element by element and row by row.
+// Operations element by element and row by row; scale_channels is [rows, C] times C factors of f32.
 //   silu, gelu, quick_gelu, scale_shift   [count] to [count]; scale_shift is scale * x + shift
 //   from_f32, to_f32                      as scale_shift, between f32 and the type
 //   geglu       [rows, 2 C] to [rows, C]: the first half times gelu of the second, clamped to the finite range of the type
@@ -276,6 +276,26 @@ __device__ __forceinline__ void gather(const GatherParams& p) {
     }
 }
 
+struct ScaleChannelsParams {
+    const void* x;
+    const float* factors;
+    void* out;
+    i64 rows;
+    int channels;
+    int reserved;
+};
+
+template <class T>
+__device__ __forceinline__ void scale_channels(const ScaleChannelsParams& p) {
+    Unit u(p.rows, p.channels);
+    if (!u.there) return;
+    float x[8];
+    load_up_to_8((const T*)p.x + u.row * p.channels + u.c, u.count, u.wide, x);
+#pragma unroll
+    for (int i = 0; i < 8; i++) x[i] *= i < u.count ? p.factors[u.c + i] : 0.0f;
+    store_up_to_8((T*)p.out + u.row * p.channels + u.c, u.count, u.wide, x);
+}
+
 #define KERNEL(PARAMS, CALL, NAME) \
     extern "C" __global__ __launch_bounds__(256) void NAME(const __grid_constant__ PARAMS p) { CALL; }
 
@@ -309,3 +329,4 @@ BOTH(TimestepEmbeddingParams, timestep_embedding, timestep_embedding)
 BOTH(EmbeddingParams, embedding, embedding)
 BOTH(PrependClassTokenParams, prepend_class_token, prepend_class_token)
 BOTH(GatherParams, gather, gather)
+BOTH(ScaleChannelsParams, scale_channels, scale_channels)

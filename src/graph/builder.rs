@@ -6,7 +6,12 @@ use super::nodes::{Graph, Node, NodeId};
 use super::op::Op;
 use super::op_info::InputType;
 use crate::error::{Error, Result};
+use crate::weights::lora::LowRank;
 use crate::weights::{Scope, Weight};
+
+/// The name of the input with the scales of low-rank updates, [`crate::weights::lora::LoraSet::scales`]: the last one of a graph
+/// whose weights have any.
+pub const LORA_SCALES: &str = "lora_scales";
 
 /// Collects nodes. The shape of a result follows from its operation, see [`Op::infer`]; operands that do not fit are noted
 /// and reported by [`Builder::finish`], so that the code of a model reads as the model.
@@ -14,6 +19,8 @@ use crate::weights::{Scope, Weight};
 pub struct Builder {
     graph: Graph,
     problem: Option<String>,
+    /// The input of [`LORA_SCALES`].
+    lora_scales: Option<NodeId>,
 }
 
 impl Builder {
@@ -27,10 +34,12 @@ impl Builder {
     /// # Errors
     /// [`Error::Graph`] with the first operation whose operands did not fit, or that reads integers as floats or floats as
     /// integers.
-    pub fn finish(self) -> Result<Graph> {
+    pub fn finish(mut self) -> Result<Graph> {
         if let Some(problem) = self.problem {
             return Err(Error::Graph(problem));
         }
+        // Last, so that a model's own inputs have their places whether there are low-rank updates or not.
+        self.graph.inputs.sort_by_key(|(_, id)| Some(*id) == self.lora_scales);
         self.graph.check_types()?;
         Ok(self.graph)
     }
@@ -106,7 +115,30 @@ impl Builder {
     /// A fully connected layer; the outputs of several matrices are joined.
     pub fn linear_parts(&mut self, x: NodeId, parts: Vec<LinearWeights>) -> NodeId {
         let name = parts.first().map(|p| p.weight.name().to_owned()).unwrap_or_default();
-        self.node(Op::Linear(Linear { parts, sources: 1, epilogue: Epilogue::default() }), &[x], name)
+        let updates: Vec<LowRank> = parts.iter().filter_map(|part| part.low_rank.clone()).collect();
+        if !updates.is_empty() && (updates.len() < parts.len() || !LowRank::adjacent(&updates)) {
+            let mut each =
+                parts.into_iter().map(|part| self.linear_parts(x, vec![part])).collect::<Vec<_>>().into_iter();
+            let first = each.next().unwrap_or(x);
+            return each.fold(first, |joined, next| self.concat(joined, next));
+        }
+        let mut operands = vec![x];
+        if let Some(start) = updates.first().map(|update| (update.start, update.of)) {
+            let downs = updates.into_iter().flat_map(|update| update.down).map(LinearWeights::from).collect();
+            let down = self.linear_parts(x, downs);
+            operands.push(self.lora_scaled(down, start));
+        }
+        self.node(Op::Linear(Linear { parts, sources: 1, epilogue: Epilogue::default() }), &operands, name)
+    }
+
+    /// The results of right factors times their scales, of which `start` is the first one of `of`.
+    fn lora_scaled(&mut self, x: NodeId, (start, of): (usize, usize)) -> NodeId {
+        let scales = match self.lora_scales {
+            Some(scales) => scales,
+            None => self.input(LORA_SCALES, &[of]),
+        };
+        self.lora_scales = Some(scales);
+        self.scale_channels(x, scales, start)
     }
 
     /// A fully connected layer `[outputs, C]` whose tensors are `weight` and `bias` of `scope`.
@@ -125,7 +157,8 @@ impl Builder {
     pub fn pointwise_conv2d(&mut self, x: NodeId, scope: &Scope, outputs: usize) -> NodeId {
         let inputs = self.last(x);
         let weight = scope.get_as("weight", &[outputs, inputs, 1, 1], &[outputs, inputs]);
-        self.linear_parts(x, vec![LinearWeights { weight, bias: Some(scope.get("bias", &[outputs])) }])
+        let bias = Some(scope.get("bias", &[outputs]));
+        self.linear_parts(x, vec![LinearWeights { weight, bias, low_rank: scope.low_rank() }])
     }
 
     /// A convolution `[N, H, W, C]` to `[N, H', W', outputs]` whose tensors are `weight` and `bias` of `scope`.
@@ -143,7 +176,15 @@ impl Builder {
     /// A convolution of any geometry.
     pub fn conv2d_with(&mut self, x: NodeId, weights: LinearWeights, params: Conv2dParams) -> NodeId {
         let name = weights.weight.name().to_owned();
-        self.node(Op::Conv2d(Conv2d { weights, params, sources: 1, epilogue: Epilogue::default() }), &[x], name)
+        let mut operands = vec![x];
+        if let Some(LowRank { down, start, of, .. }) = weights.low_rank.clone() {
+            let mut each =
+                down.into_iter().map(|down| self.conv2d_with(x, down.into(), params)).collect::<Vec<_>>().into_iter();
+            let first = each.next().unwrap_or(x);
+            let down = each.fold(first, |joined, next| self.concat(joined, next));
+            operands.push(self.lora_scaled(down, (start, of)));
+        }
+        self.node(Op::Conv2d(Conv2d { weights, params, sources: 1, epilogue: Epilogue::default() }), &operands, name)
     }
 
     /// Group normalisation with `weight` and `bias` of `scope`.
@@ -239,6 +280,11 @@ impl Builder {
         self.node(Op::Gather, &operands, "gather")
     }
 
+    /// See [`Op::ScaleChannels`].
+    pub fn scale_channels(&mut self, x: NodeId, factors: NodeId, start: usize) -> NodeId {
+        self.node(Op::ScaleChannels { start }, &[x, factors], "scale channels")
+    }
+
     /// `x * scale + shift`.
     pub fn scale_shift(&mut self, x: NodeId, scale: f32, shift: f32) -> NodeId {
         self.node(Op::ScaleShift { scale, shift }, &[x], "scale and shift")
@@ -253,15 +299,17 @@ impl Builder {
 impl LinearWeights {
     /// Takes `weight`, of `shape`, and `bias` of a scope.
     pub fn with_bias(scope: &Scope, shape: &[usize]) -> Self {
-        Self { weight: scope.get("weight", shape), bias: Some(scope.get("bias", &shape[..1])) }
+        let weight = Self::no_bias(scope, shape);
+        Self { bias: Some(scope.get("bias", &shape[..1])), ..weight }
     }
 
     /// Takes `weight`, of `shape`, of a scope.
     pub fn no_bias(scope: &Scope, shape: &[usize]) -> Self {
-        Self { weight: scope.get("weight", shape), bias: None }
+        Self { weight: scope.get("weight", shape), bias: None, low_rank: scope.low_rank() }
     }
 
     pub(super) fn tensors_mut(&mut self) -> impl Iterator<Item = &mut Weight> {
-        [&mut self.weight].into_iter().chain(&mut self.bias)
+        let ups = self.low_rank.iter_mut().flat_map(|low_rank| &mut low_rank.up);
+        [&mut self.weight].into_iter().chain(&mut self.bias).chain(ups)
     }
 }

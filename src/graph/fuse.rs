@@ -6,6 +6,7 @@ use super::gemm::{
 };
 use super::nodes::{Graph, Node, NodeId};
 use super::op::Op;
+use crate::weights::lora::LowRank;
 use std::collections::HashMap;
 
 /// Runs every pass and drops the nodes that nothing reads any more.
@@ -119,7 +120,8 @@ impl<'a> Site<'a> {
     }
 
     fn upsample(&self, conv: &Conv2d) -> Option<Node> {
-        let before = self.sole_operand(0)?;
+        // Others may read the enlarged image, as the right factor of a low-rank update does, and enlarge it themselves.
+        let before = self.graph.node(*self.node.inputs.first()?);
         if !matches!(before.op, Op::Upsample { .. }) || conv.sources != 1 || conv.params.resize.is_some() {
             return None;
         }
@@ -167,7 +169,7 @@ fn merge_projections(graph: &mut Graph) {
         }
     }
     for (source, members) in groups {
-        if members.len() < 2 {
+        if members.len() < 2 || !merge_low_rank(graph, &uses, source, &members) {
             continue;
         }
         let mut parts: Vec<LinearWeights> = Vec::new();
@@ -185,7 +187,7 @@ fn merge_projections(graph: &mut Graph) {
         if let Some(c) = node.shape.last_mut() {
             *c = width;
         }
-        node.inputs = vec![source];
+        node.inputs[0] = source;
         if let Op::Linear(linear) = &mut node.op {
             linear.parts = parts;
         }
@@ -206,6 +208,47 @@ fn merge_projections(graph: &mut Graph) {
             }
         }
     }
+}
+
+/// Joins the right factors of the low-rank updates of fully connected layers over `source` into those of the first layer;
+/// `false` where that cannot be. There is nothing to do where none has any.
+fn merge_low_rank(graph: &mut Graph, uses: &[usize], source: NodeId, members: &[usize]) -> bool {
+    let low_rank = |member: &usize| graph.nodes[*member].op.implicit_gemm().and_then(|gemm| gemm.low_rank());
+    let with = members.iter().filter(|member| low_rank(member).is_some()).count();
+    if with == 0 {
+        return true;
+    }
+    let updates = |member: &usize| match &graph.nodes[*member].op {
+        Op::Linear(linear) => linear.parts.iter().filter_map(|part| part.low_rank.clone()).collect::<Vec<_>>(),
+        _ => Vec::new(),
+    };
+    let updates: Vec<LowRank> = members.iter().flat_map(updates).collect();
+    if with < members.len() || !LowRank::adjacent(&updates) {
+        return false;
+    }
+    // Each member's updates come from a layer over the same source, whose result is scaled.
+    let mut chains = Vec::new();
+    for &member in members {
+        let scaled = graph.nodes[member].inputs[1];
+        let down = graph.node(scaled).inputs[0];
+        let sole = [scaled, down].iter().all(|id| uses[id.0] == 1);
+        let Op::Linear(linear) = &graph.node(down).op else { return false };
+        if !sole || !matches!(graph.node(scaled).op, Op::ScaleChannels { .. }) || graph.node(down).inputs != [source] {
+            return false;
+        }
+        chains.push((scaled, down, linear.parts.clone()));
+    }
+    let rank = updates.iter().map(LowRank::rank).sum();
+    let (scaled, down, _) = chains[0];
+    for id in [scaled, down] {
+        if let Some(c) = graph.nodes[id.0].shape.last_mut() {
+            *c = rank;
+        }
+    }
+    if let Op::Linear(linear) = &mut graph.nodes[down.0].op {
+        linear.parts = chains.into_iter().flat_map(|(_, _, parts)| parts).collect();
+    }
+    true
 }
 
 fn only_attention_reads(graph: &Graph, id: NodeId) -> bool {

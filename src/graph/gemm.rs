@@ -1,7 +1,8 @@
 //! Fully connected layers and convolutions: multiplications of matrices with one epilogue.
 
-use super::op_info::{Inferred, OpCost, OpLabel, OpShapes, times};
+use super::op_info::{Inferred, OpCost, OpLabel, OpShapes, channels, times};
 use crate::weights::Weight;
+use crate::weights::lora::LowRank;
 
 /// An activation function.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,6 +34,16 @@ pub struct LinearWeights {
     pub weight: Weight,
     /// The bias, where there is one.
     pub bias: Option<Weight>,
+    /// The low-rank updates of the matrix or kernel. The operand of [`ImplicitGemm::low_rank`] holds what the right factors
+    /// make of `x`, scaled; the left factors multiply it here.
+    pub low_rank: Option<LowRank>,
+}
+
+impl From<Weight> for LinearWeights {
+    /// A matrix or a kernel alone.
+    fn from(weight: Weight) -> Self {
+        Self { weight, bias: None, low_rank: None }
+    }
 }
 
 /// A fully connected layer over the last dimension. Operands and result: see [`ImplicitGemm`].
@@ -52,7 +63,8 @@ impl Linear {
         let mut shape = operands[0].to_vec();
         let k = shape.pop().unwrap_or(0);
         shape.push(self.parts.iter().map(|p| p.weight.shape()[0]).sum());
-        let fits = self.parts.iter().all(|p| p.weight.shape().get(1) == Some(&k));
+        let fits = self.parts.iter().all(|p| p.weight.shape().get(1) == Some(&k))
+            && ImplicitGemm::from(self).low_rank_fits(operands);
         Inferred::new(shape, fits, || {
             let weights: Vec<_> = self.parts.iter().map(|p| p.weight.shape()).collect();
             format!("linear {weights:?} on {:?}", operands[0])
@@ -79,7 +91,10 @@ impl Conv2d {
         let shape = operands[0];
         let Conv2dParams { kernel, stride, padding, .. } = self.params;
         let padding = padding.iter().sum::<usize>();
-        let fits = shape.len() == 4 && shape[1] + padding >= kernel && shape[2] + padding >= kernel;
+        let fits = shape.len() == 4
+            && shape[1] + padding >= kernel
+            && shape[2] + padding >= kernel
+            && ImplicitGemm::from(self).low_rank_fits(operands);
         if !fits {
             let problem = Some(format!("convolution {} on {shape:?}", self.weights.weight.name()));
             return Inferred { shape: shape.to_vec(), problem };
@@ -115,7 +130,7 @@ pub enum EpilogueActivation {
 /// A view of a [`Linear`] or a [`Conv2d`] as the multiplication of matrices that both are: a convolution's rows are the
 /// pixels under its kernel, gathered on the way. `x` may come from two sources whose channels are joined.
 ///
-/// Operands: the sources, then the per-image bias, then the residual, each where there is one.
+/// Operands: the sources, then the low-rank updates', then the per-image bias, then the residual, each where there is one.
 #[derive(Debug, Clone, Copy)]
 pub struct ImplicitGemm<'a> {
     /// One for each group of output channels, joined in order.
@@ -142,18 +157,40 @@ impl<'a> From<&'a Conv2d> for ImplicitGemm<'a> {
 }
 
 impl ImplicitGemm<'_> {
+    /// The number of the operand that the left factors of low-rank updates multiply: rows as of the result, the ranks of all
+    /// parts side by side. Either all parts have updates, or none has.
+    pub fn low_rank(&self) -> Option<usize> {
+        self.parts.iter().any(|part| part.low_rank.is_some()).then_some(self.sources)
+    }
+
     /// The number of the operand that is the per-image bias.
     pub fn per_image_bias(&self) -> Option<usize> {
-        self.epilogue.per_image_bias.then_some(self.sources)
+        self.epilogue.per_image_bias.then_some(self.sources + usize::from(self.low_rank().is_some()))
     }
 
     /// The number of the operand that is the residual.
     pub fn residual(&self) -> Option<usize> {
-        self.epilogue.residual.then_some(self.sources + usize::from(self.epilogue.per_image_bias))
+        let before = usize::from(self.low_rank().is_some()) + usize::from(self.epilogue.per_image_bias);
+        self.epilogue.residual.then_some(self.sources + before)
+    }
+
+    /// The ranks of all parts' updates.
+    pub fn rank(&self) -> usize {
+        self.parts.iter().filter_map(|part| part.low_rank.as_ref()).map(LowRank::rank).sum()
+    }
+
+    /// Whether all parts have updates, and the operand is as wide as their ranks; or none has.
+    fn low_rank_fits(&self, operands: &[&[usize]]) -> bool {
+        let Some(k) = self.low_rank() else { return true };
+        let outputs = |part: &LinearWeights| part.weight.shape()[0];
+        let fits = |part: &LinearWeights| {
+            part.low_rank.as_ref().is_some_and(|l| l.up.iter().all(|up| up.shape()[0] == outputs(part)))
+        };
+        self.parts.iter().all(fits) && operands.get(k).is_some_and(|shape| channels(shape) == self.rank())
     }
 
     /// Output channels before GEGLU.
-    fn columns(&self) -> usize {
+    pub fn columns(&self) -> usize {
         self.parts.iter().map(|part| part.weight.shape().first().copied().unwrap_or(1)).sum()
     }
 
@@ -171,6 +208,9 @@ impl ImplicitGemm<'_> {
         }
         if self.parts.len() > 1 {
             details.push(format!("{} parts", self.parts.len()));
+        }
+        if self.low_rank().is_some() {
+            details.push(format!("rank {}", self.rank()));
         }
         if self.epilogue.per_image_bias {
             details.push(format!("bias of {} images", shapes.result[0]));
@@ -194,10 +234,11 @@ impl ImplicitGemm<'_> {
     /// The cost without that of moving the activations.
     pub(super) fn cost(&self, shapes: &OpShapes<'_>) -> OpCost {
         let rows = shapes.rows();
-        let with_bias = |part: &LinearWeights| part.weight.len() + part.bias.as_ref().map_or(0, Weight::len);
+        let ups = |part: &LinearWeights| part.low_rank.iter().flat_map(|l| &l.up).map(Weight::len).sum::<usize>();
+        let all = |part: &LinearWeights| part.weight.len() + part.bias.as_ref().map_or(0, Weight::len) + ups(part);
         OpCost {
-            macs: self.parts.iter().map(|part| rows as u64 * part.weight.len() as u64).sum(),
-            weights: self.parts.iter().map(with_bias).sum(),
+            macs: self.parts.iter().map(|part| rows as u64 * (part.weight.len() + ups(part)) as u64).sum(),
+            weights: self.parts.iter().map(all).sum(),
             accumulators: rows * self.columns(),
             ..OpCost::default()
         }

@@ -16,7 +16,7 @@ mod op_info;
 mod tests;
 
 pub use attention::{Attention, ChannelSlice, KvBranch};
-pub use builder::Builder;
+pub use builder::{Builder, LORA_SCALES};
 pub use fuse::fuse;
 pub use gemm::{Activation, Conv2d, Conv2dParams, Epilogue, EpilogueActivation, ImplicitGemm, Linear, LinearWeights};
 pub use memory_plan::{Location, MemoryPlan};

@@ -99,6 +99,11 @@ pub enum Op {
         /// Summand.
         shift: f32,
     },
+    /// `[.., C]` times C of the elements of a second operand `[S]`, a factor for each channel.
+    ScaleChannels {
+        /// The element that is the first channel's.
+        start: usize,
+    },
 }
 
 impl Op {
@@ -131,7 +136,8 @@ impl Op {
             Self::Repeat { weight, .. } => vec![weight],
             Self::Input(_) | Self::Reshape | Self::Attention(_) | Self::Activation(_) | Self::Geglu => vec![],
             Self::Add | Self::BroadcastAdd | Self::Concat | Self::Upsample { .. } => vec![],
-            Self::TimestepEmbedding { .. } | Self::Gather | Self::ScaleShift { .. } => vec![],
+            Self::TimestepEmbedding { .. } | Self::Gather => vec![],
+            Self::ScaleShift { .. } | Self::ScaleChannels { .. } => vec![],
         }
     }
 
@@ -204,6 +210,12 @@ impl Op {
                 shape.into()
             }
             Self::Gather => vec![first[0], first[2]].into(),
+            Self::ScaleChannels { start } => {
+                let fits = start + channels(first) <= operands[1].iter().product();
+                Inferred::new(first.to_vec(), fits, || {
+                    format!("factors from {start} on of {:?} for {first:?}", operands[1])
+                })
+            }
             Self::LayerNorm { .. } | Self::Activation(_) | Self::ScaleShift { .. } => first.to_vec().into(),
         }
     }
@@ -246,6 +258,7 @@ impl Op {
             Self::TimestepEmbedding { .. } => ("timestep embedding", result()),
             Self::Gather => ("gather", shapes.arrow()),
             Self::ScaleShift { .. } => ("scale and shift", result()),
+            Self::ScaleChannels { .. } => ("scale channels", result()),
         };
         Some(OpLabel { kind, shape, details: details.join(", ") })
     }

@@ -1,5 +1,6 @@
 //! A place within a checkpoint's dotted names, from which a model takes its tensors.
 
+use super::lora::{LoraSet, LowRank};
 use super::weight::{Weight, Weights};
 use crate::error::{Error, Result};
 use std::collections::BTreeSet;
@@ -21,6 +22,8 @@ pub struct Scope {
     weights: Option<Arc<Weights>>,
     prefix: String,
     record: Arc<Mutex<Record>>,
+    /// The low-rank updates of the weights.
+    loras: Option<Arc<LoraSet>>,
 }
 
 #[derive(Debug, Default)]
@@ -34,12 +37,23 @@ struct Record {
 impl Scope {
     /// The root of `weights`.
     pub fn new(weights: impl Into<Arc<Weights>>) -> Self {
-        Self { weights: Some(weights.into()), prefix: String::new(), record: Arc::default() }
+        Self { weights: Some(weights.into()), prefix: String::new(), record: Arc::default(), loras: None }
     }
 
     /// A root without weights: it hands out stand-ins without data and records their names and shapes.
     pub fn recording() -> Self {
-        Self { weights: None, prefix: String::new(), record: Arc::default() }
+        Self { weights: None, prefix: String::new(), record: Arc::default(), loras: None }
+    }
+
+    /// The same with low-rank updates of the weights.
+    #[must_use]
+    pub fn with_loras(self, loras: Arc<LoraSet>) -> Self {
+        Self { loras: Some(loras), ..self }
+    }
+
+    /// The low-rank updates of the `weight` here, where there are any.
+    pub fn low_rank(&self) -> Option<LowRank> {
+        self.loras.as_ref()?.get(&self.prefix).cloned()
     }
 
     /// The scope `part` below this one.

@@ -25,7 +25,7 @@ fn device() -> CudaDevice {
 }
 
 fn part(weight: Weight, bias: Option<Weight>) -> LinearWeights {
-    LinearWeights { weight, bias }
+    LinearWeights { weight, bias, low_rank: None }
 }
 
 /// Rows of that many channels through joined matrices.

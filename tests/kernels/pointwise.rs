@@ -2,7 +2,7 @@ use crate::common::*;
 use braid::device::cuda::ops::kernel::{Pointer, blocks};
 use braid::device::cuda::ops::layout::{PatchesParams, TransposeParams, WeightsParams};
 use braid::device::cuda::ops::pointwise::{
-    AddParams, ConcatParams, EmbeddingParams, GatherParams, GegluParams, PrependClassTokenParams,
+    AddParams, ConcatParams, EmbeddingParams, GatherParams, GegluParams, PrependClassTokenParams, ScaleChannelsParams,
     TimestepEmbeddingParams, UnaryParams, UpsampleParams,
 };
 use braid::tensor::DType;
@@ -88,6 +88,33 @@ fn gelu_of_every_f16() {
         // A unit in the last place of f16, whose least is 2^-24.
         let unit = 2f64.powf((want.abs().log2().floor() - 10.0).max(-24.0));
         assert!((f64::from(got) - want).abs() <= 0.55 * unit, "gelu({x}) = {got:e}, expected {want:e}");
+    }
+}
+
+#[test]
+fn factors_of_channels() {
+    if !compiled() {
+        return;
+    }
+    for dtype in HALVES {
+        for (rows, c) in [(1, 1), (7, 24), (30, 13), (300, 8)] {
+            let gpu = Gpu::new();
+            let x = rounded(dtype, &values(rows * c, 1));
+            let factors = values(c, 2);
+            let (x_at, factors_at) = (gpu.upload(dtype, &x), gpu.upload(DType::F32, &factors));
+            let out = gpu.room(rows * c * 2);
+            let params = ScaleChannelsParams {
+                x: x_at,
+                factors: factors_at,
+                out,
+                rows: rows as i64,
+                channels: c as i32,
+                reserved: 0,
+            };
+            gpu.launch("scale_channels", dtype, row_grid(rows, c), &params);
+            let want: Vec<f64> = x.iter().enumerate().map(|(i, x)| f64::from(*x) * f64::from(factors[i % c])).collect();
+            close(&format!("{dtype} {rows} {c}"), dtype, &gpu.download(dtype, out, rows * c), &want);
+        }
     }
 }
 

@@ -92,6 +92,11 @@ impl CaseBuilder {
         self.graph.input_i32(name, shape)
     }
 
+    /// Values of an input that the graph declares by itself, as its last one.
+    pub fn bound(&mut self, data: Vec<f32>) {
+        self.inputs.push(data.into());
+    }
+
     /// A weight in f32, see [`weight_values`].
     pub fn weight(&mut self, name: &str, shape: &[usize], seed: u32) -> Vec<f64> {
         let data = weight_values(shape, seed);

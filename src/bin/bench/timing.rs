@@ -6,7 +6,7 @@ use braid::cli::terminal;
 use braid::device::cpu::Cpu;
 use braid::device::cuda::{CudaDevice, CudaExecutable};
 use braid::device::{Device, Executable, TensorData};
-use braid::graph::{Builder, Graph, LinearWeights, Op};
+use braid::graph::{Builder, Graph, Op};
 use braid::pipeline::DeviceChoice;
 use braid::tensor::DType;
 use braid::weights::{MappedBytes, Weight};
@@ -191,7 +191,7 @@ impl Bench {
         let x = b.input("x", &[1, n, n]);
         let weight = Weight::new(storage.clone(), 0, DType::F16, vec![n, n], "w");
         let weight = weight.ok_or_else(|| Error::Graph("the product's weights do not fit their storage".into()))?;
-        let y = b.linear_parts(x, vec![LinearWeights { weight, bias: None }]);
+        let y = b.linear_parts(x, vec![weight.into()]);
         b.output("y", y);
         let product = best(self.time(b.finish()?, "the product")?);
         Ok(Ceilings {

@@ -8,6 +8,7 @@ use crate::tensor::DType;
 use crate::weights::Weight;
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
+use std::ops::Range;
 
 /// The right-hand side of a GEMM: matrices `[N, C * taps]` whose rows are joined, cut into panels of 32 rows.
 pub(crate) struct Panel {
@@ -15,6 +16,8 @@ pub(crate) struct Panel {
     parts: Vec<(usize, Weight)>,
     taps: usize,
     rows: usize,
+    /// The joined rows that the matrices have; all others are zero.
+    present: Range<usize>,
     /// A panel holds 16 rows of the first half and the 16 matching ones of the second.
     halves: bool,
 }
@@ -31,7 +34,18 @@ impl Panel {
             (rows - w.shape()[0], w)
         };
         let parts = parts.into_iter().map(&mut place).collect();
-        Self { parts, taps, rows, halves }
+        Self { parts, taps, rows, present: 0..rows, halves }
+    }
+
+    /// One matrix `[N, C]` whose first row is joined row `first` of as many as `like` has, cut as those are.
+    pub(crate) fn within(like: &Self, first: usize, matrix: Weight) -> Self {
+        let present = first..first + matrix.shape()[0];
+        Self { parts: vec![(first, matrix)], taps: 1, rows: like.rows, present, halves: like.halves }
+    }
+
+    /// Whether panel `p` has a row that is not zero.
+    pub(crate) fn is_present(&self, p: usize) -> bool {
+        (0..NR).any(|j| self.row(p, j).is_some())
     }
 
     /// The number of panels.
@@ -39,15 +53,16 @@ impl Panel {
         if self.halves { (self.rows / 2).div_ceil(NR / 2) } else { self.rows.div_ceil(NR) }
     }
 
-    /// The joined row in lane `j` of panel `p`.
+    /// The joined row in lane `j` of panel `p`, where there is one that is not zero.
     fn row(&self, p: usize, j: usize) -> Option<usize> {
-        if self.halves {
+        let joined = if self.halves {
             let (half, inner) = (NR / 2, self.rows / 2);
             let row = p * half + j % half;
             (row < inner).then_some(row + if j >= half { inner } else { 0 })
         } else {
-            Some(p * NR + j).filter(|&row| row < self.rows)
-        }
+            Some(p * NR + j)
+        };
+        joined.filter(|row| self.present.contains(row))
     }
 
     /// Writes channels `start..start + len` of panel `p`: `out[(tap * len + c) * 32 + j]`.

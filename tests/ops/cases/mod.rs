@@ -9,6 +9,7 @@ mod geglu;
 mod group_norm;
 mod layer_norm;
 mod linear;
+mod low_rank;
 mod outputs;
 mod pointwise;
 mod timestep_embedding;

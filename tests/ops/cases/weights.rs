@@ -16,7 +16,7 @@ fn case(dtype: DType) -> Case {
     let all = Weight::new(Arc::new(MappedBytes::owned(odd)), 1, dtype, vec![n + 2, k], "w").unwrap();
     let turned = Weight::new(Arc::new(MappedBytes::owned(data)), 0, dtype, vec![k, n + 2], "t").unwrap();
     let turned = turned.transposed().unwrap().rows(1, n).unwrap();
-    let part = |weight: &Weight| LinearWeights { weight: weight.clone(), bias: None };
+    let part = |weight: &Weight| LinearWeights::from(weight.clone());
     let mut c = CaseBuilder::new(format!("weights of {dtype}"));
     let (xi, x) = c.input("x", &[1, 3, k], 2);
     let y = c.graph.linear_parts(xi, vec![part(&all.rows(2, n).unwrap()), part(&turned)]);

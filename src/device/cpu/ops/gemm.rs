@@ -11,17 +11,20 @@ use super::pointwise::{activate, add, times_gelu};
 use crate::device::cpu::microkernel::{MR, NR, TILE, tile};
 use crate::device::cpu::op::{CpuOp, OpRun};
 use crate::device::cpu::pack::Panel;
-use crate::graph::{EpilogueActivation, ImplicitGemm};
+use crate::graph::{EpilogueActivation, ImplicitGemm, LinearWeights};
 use std::ops::Range;
 
 /// Inputs times taps of a block: a panel of them is 147 kB and stays in the second-level cache.
 const BLOCK: usize = 1152;
+/// Panels of an item, at most.
+const MAX_GROUP: usize = 4;
 /// Rows for which one widened panel is used before it is widened again.
 const MAX_ROWS: usize = 1536;
 
 /// A fully connected layer or a convolution prepared for its shapes.
 pub(crate) struct CpuGemm {
-    panel: Panel,
+    /// The panel of the weights, then those of the left factors of low-rank updates.
+    panels: Vec<Panel>,
     taps: usize,
     blocks: Vec<ChannelBlock>,
     bias: Vec<f32>,
@@ -31,6 +34,8 @@ pub(crate) struct CpuGemm {
     /// The operand that is the residual.
     residual: Option<usize>,
     source: RowSource,
+    /// The rows that low-rank updates multiply.
+    low_rank: RowSource,
     /// Rows of the result, all images.
     m: usize,
     /// Channels of the result.
@@ -45,8 +50,27 @@ struct ChannelBlock {
     operand: usize,
     start: usize,
     len: usize,
-    /// The first of these channels in the weights.
+    /// The number of the panel with their weights, and the first of these channels there.
+    panel: usize,
     weight: usize,
+}
+
+/// Adds the low-rank updates of `parts`, whose rows operand `operand` has: more channels to sum over, with a panel for each left
+/// factor.
+fn add_low_rank(operand: usize, parts: &[LinearWeights], panels: &mut Vec<Panel>, blocks: &mut Vec<ChannelBlock>) {
+    let (mut row, mut channel) = (0, 0);
+    for part in parts {
+        for up in part.low_rank.iter().flat_map(|low_rank| &low_rank.up) {
+            let (panel, rank) = (panels.len(), up.shape()[1]);
+            panels.push(Panel::within(&panels[0], row, up.clone()));
+            for start in (0..rank).step_by(BLOCK) {
+                let len = BLOCK.min(rank - start);
+                blocks.push(ChannelBlock { operand, start: channel + start, len, panel, weight: start });
+            }
+            channel += rank;
+        }
+        row += part.weight.shape()[0];
+    }
 }
 
 /// The cut of the work: items of `rows` rows by `group` panels.
@@ -61,7 +85,7 @@ fn tiling(m: usize, panels: usize, k: usize, threads: usize) -> Tiling {
     // Relative costs by measurement: one panel element is used in 64 flops a row; widening it costs about 30 rows.
     const WIDEN: usize = 30;
     let mut best = (usize::MAX, Tiling { rows: m.max(1), group: 1 });
-    for group in 1..=panels.clamp(1, 4) {
+    for group in 1..=panels.clamp(1, MAX_GROUP) {
         let least = m.div_ceil(MAX_ROWS).max(1);
         for chunks in least..least + 4 * threads {
             let rows = m.div_ceil(chunks).next_multiple_of(MR).max(MR);
@@ -91,7 +115,8 @@ impl CpuGemm {
             let (width, before) = (channels[operand], if operand == 1 { channels[0] } else { 0 });
             let len = width.div_ceil(width.div_ceil(longest).max(1)).max(1);
             for start in (0..width).step_by(len) {
-                blocks.push(ChannelBlock { operand, start, len: len.min(width - start), weight: before + start });
+                let len = len.min(width - start);
+                blocks.push(ChannelBlock { operand, start, len, panel: 0, weight: before + start });
             }
         }
         let geglu = gemm.epilogue.activation == EpilogueActivation::Geglu;
@@ -103,12 +128,16 @@ impl CpuGemm {
             }
         }
         let (per_image_bias, residual) = (gemm.per_image_bias(), gemm.residual());
-        let panel = Panel::new(gemm.parts.iter().map(|p| p.weight.clone()).collect(), taps, geglu);
-        let k = channels.iter().sum::<usize>() * taps;
-        let tiling = tiling(m, panel.count(), k, threads);
+        let mut panels = vec![Panel::new(gemm.parts.iter().map(|p| p.weight.clone()).collect(), taps, geglu)];
+        if let Some(operand) = gemm.low_rank() {
+            add_low_rank(operand, gemm.parts, &mut panels, &mut blocks);
+        }
+        let low_rank = RowSource::Rows { channels: [gemm.rank(), 0] };
+        let k = channels.iter().sum::<usize>() * taps + gemm.rank() / gemm.parts.len().max(1);
+        let tiling = tiling(m, panels[0].count(), k, threads);
         let images = shape[0].max(1);
         Self {
-            panel,
+            panels,
             taps,
             blocks,
             bias,
@@ -116,6 +145,7 @@ impl CpuGemm {
             residual,
             activation: gemm.epilogue.activation,
             source,
+            low_rank,
             m,
             n,
             images,
@@ -125,7 +155,11 @@ impl CpuGemm {
     }
 
     fn panel_floats(&self) -> usize {
-        self.tiling.group * self.blocks.iter().map(|b| b.len).max().unwrap_or(0) * self.taps * NR
+        self.tiling.group * self.blocks.iter().map(|b| b.len * self.taps_of(b)).max().unwrap_or(0) * NR
+    }
+
+    fn taps_of(&self, block: &ChannelBlock) -> usize {
+        if block.panel == 0 { self.taps } else { 1 }
     }
 
     /// Computes the rows `ms` of the columns of `panels`.
@@ -136,20 +170,29 @@ impl CpuGemm {
         let (packed, acc) = buffer.split_at_mut(self.panel_floats());
         let count = panels.len();
         for (b, block) in self.blocks.iter().enumerate() {
-            let stride = block.len * self.taps * NR;
+            let (panel, taps) = (&self.panels[block.panel], self.taps_of(block));
+            let (source, number) = if block.panel == 0 { (&self.source, block.operand) } else { (&self.low_rank, 0) };
+            let stride = block.len * taps * NR;
+            let mut present = [false; MAX_GROUP];
             for (i, p) in panels.clone().enumerate() {
-                self.panel.pack(p, block.weight, block.len, &mut packed[i * stride..(i + 1) * stride]);
+                present[i] = panel.is_present(p);
+                if present[i] {
+                    panel.pack(p, block.weight, block.len, &mut packed[i * stride..(i + 1) * stride]);
+                }
+            }
+            if !present.contains(&true) {
+                continue;
             }
             for (t, m) in ms.clone().step_by(MR).enumerate() {
                 let height = MR.min(ms.end - m);
                 let mut pointers = [run.zeros.as_ptr(); MR];
-                for tap in 0..self.taps {
+                for tap in 0..taps {
                     // SAFETY: rows m..m + height exist.
                     unsafe {
                         let x = run.operand(block.operand).add(block.start);
-                        self.source.rows(x, block.operand, tap, m, run.zeros.as_ptr(), &mut pointers[..height]);
+                        source.rows(x, number, tap, m, run.zeros.as_ptr(), &mut pointers[..height]);
                     }
-                    for i in 0..count {
+                    for i in (0..count).filter(|i| present[*i]) {
                         let panel = packed[i * stride + tap * block.len * NR..].as_ptr();
                         let acc = acc[(t * count + i) * TILE..][..TILE].as_mut_ptr();
                         // SAFETY: each pointer has `block.len` floats after it, the panel block.len * NR.
@@ -240,7 +283,7 @@ impl CpuOp for CpuGemm {
     unsafe fn run(&self, run: &OpRun<'_>) {
         debug_assert_eq!(run.pool.threads(), self.threads);
         let Tiling { rows, group } = self.tiling;
-        let panels = self.panel.count();
+        let panels = self.panels[0].count();
         let groups = panels.div_ceil(group);
         let chunks = self.m.div_ceil(rows);
         run.pool.run(groups * chunks, &|item, thread| {

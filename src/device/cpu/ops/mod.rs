@@ -13,7 +13,7 @@ use self::group_norm::{CpuGroupNorm, GroupNormParams};
 use self::layer_norm::CpuLayerNorm;
 use self::pointwise::{
     CpuAdd, CpuBroadcastAdd, CpuConcat, CpuEmbedding, CpuGather, CpuGeglu, CpuPrependClassToken, CpuRepeat,
-    CpuScaleShift, CpuTimestepEmbedding, CpuUpsample,
+    CpuScaleChannels, CpuScaleShift, CpuTimestepEmbedding, CpuUpsample,
 };
 use super::op::CpuOp;
 use crate::graph::{Graph, ImplicitGemm, Node, Op};
@@ -48,6 +48,7 @@ pub(super) fn prepare(graph: &Graph, node: &Node, threads: usize) -> Option<Box<
         Op::Upsample { .. } => Box::new(CpuUpsample),
         &Op::TimestepEmbedding { flip, shift, .. } => Box::new(CpuTimestepEmbedding { flip, shift }),
         Op::Gather => Box::new(CpuGather),
+        &Op::ScaleChannels { start } => Box::new(CpuScaleChannels { start }),
         &Op::ScaleShift { scale, shift } => Box::new(CpuScaleShift { scale, shift }),
     })
 }

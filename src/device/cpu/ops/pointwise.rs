@@ -193,6 +193,21 @@ impl CpuOp for CpuGather {
     }
 }
 
+/// Each channel times a factor of its own.
+pub(crate) struct CpuScaleChannels {
+    pub(crate) start: usize,
+}
+
+impl CpuOp for CpuScaleChannels {
+    unsafe fn run(&self, run: &OpRun<'_>) {
+        let (x, c) = (run.input(0), run.channels());
+        let factors = &run.input(1)[self.start..][..c];
+        run.for_each_row(|row, out| {
+            out.iter_mut().zip(&x[row * c..][..c]).zip(factors).for_each(|((o, x), factor)| *o = x * factor);
+        });
+    }
+}
+
 /// `x * scale + shift`.
 pub(crate) struct CpuScaleShift {
     pub(crate) scale: f32,

@@ -75,7 +75,7 @@ pub(super) fn config_of(graph: &Graph, node: &Node) -> Option<Conv2dConfig> {
         sources: gemm.sources,
         channels: channels(graph, node, gemm),
         n: node.channels(),
-        bare: gemm.epilogue == Epilogue::default(),
+        bare: gemm.epilogue == Epilogue::default() && gemm.low_rank().is_none(),
     })
 }
 

@@ -3,12 +3,14 @@
 use super::bindings::OperandRole;
 use super::conv2d::{Conv2dConfig, FEW_IN, config_of, images};
 use super::convolution_narrow;
-use super::epilogue::{EpilogueParams, epilogue};
+use super::epilogue::EpilogueParams;
 use super::gemm::{self, LeftOperand, channels};
 use super::kernel::{KernelFile, Pointer, blocks, kernel, param_structs, to_i32};
 use super::layout::patches;
+use super::low_rank;
 use super::lowering::{Lowering, OpLowering, ResultSlot, misrouted, unsupported};
 use super::pointwise::{as_f32, joined};
+use super::product;
 use super::tile::{self, Tile};
 use crate::device::cuda::driver::kernel::{
     Kernel,
@@ -63,9 +65,11 @@ pub(crate) static OP: OpLowering = OpLowering {
         if cut { OperandRole::Float } else { OperandRole::Storage }
     },
     writes_f32: |graph, node| {
-        let epilogue = node.op.implicit_gemm().map_or(Epilogue::default(), |gemm| gemm.epilogue);
+        let gemm = node.op.implicit_gemm();
+        let epilogue = gemm.map_or(Epilogue::default(), |gemm| gemm.epilogue);
+        let updated = gemm.is_some_and(|gemm| gemm.low_rank().is_some());
         match config_of(graph, node) {
-            Some(Conv2dConfig::FewIn) => epilogue == Epilogue::default(),
+            Some(Conv2dConfig::FewIn) => epilogue == Epilogue::default() && !updated,
             Some(_) => epilogue.activation != EpilogueActivation::Geglu,
             None => false,
         }
@@ -84,7 +88,7 @@ fn lower(l: &mut Lowering<'_>, node: &Node, out: ResultSlot) -> Result<()> {
     match config_of(l.graph, node) {
         Some(Conv2dConfig::Gemm) => {
             let left = gemm::sources(l, node, gemm)?;
-            gemm::product(l, node, gemm, left, (1, c), out)
+            product::product(l, node, gemm, left, (1, c), out)
         }
         Some(Conv2dConfig::Patches) => patched(l, node, gemm, conv.kernel, out),
         Some(Conv2dConfig::Implicit) => implicit(l, node, gemm, &conv, out),
@@ -107,7 +111,7 @@ fn patched(l: &mut Lowering<'_>, node: &Node, gemm: ImplicitGemm<'_>, side: usiz
     let to = l.scratch(node.len() / node.channels() * pitch * l.size());
     let x = as_f32(l, node.inputs[0])?;
     patches(l, x, shape, side, (to, pitch))?;
-    gemm::product(l, node, gemm, LeftOperand::one(to, pitch, pitch), (side * side, shape[3]), out)
+    product::product(l, node, gemm, LeftOperand::one(to, pitch, pitch), (side * side, shape[3]), out)
 }
 
 /// The sizes of one launch, and its weights.
@@ -163,11 +167,12 @@ fn implicit(
         channels0 = c;
     }
     let pixels = result[0] * result[1];
+    let finish = low_rank::epilogue(l, node, gemm, pixels, out)?;
     let params = ConvolutionParams {
         x0: Pointer(x[0]),
         x1: Pointer(x[1]),
         w: Pointer(l.weight(weight)),
-        finish: epilogue(l, node, gemm, pixels, out),
+        finish,
         pixels: to_i32(count * pixels),
         n: to_i32(n),
         channels0: to_i32(channels0),

@@ -1,9 +1,9 @@
 //! Convolutions with few channels on one side; the kernels add the bias alone.
 
 use super::conv2d::{Conv2dConfig, images};
-use super::epilogue::epilogue;
 use super::gemm::channels;
 use super::kernel::{KernelFile, Pointer, blocks, kernel, param_structs, to_i32};
+use super::low_rank;
 use super::lowering::{Lowering, ResultSlot};
 use super::pointwise::{activation, add, joined};
 use crate::device::cuda::driver::kernel::{Kernel, Types::All};
@@ -59,7 +59,7 @@ pub(super) fn lower(
         x[0] = joined(l, node.inputs[0], node.inputs[1])?;
     }
     let weight = l.weights.joined(gemm.parts, c, taps, taps * c);
-    let finish = epilogue(l, node, gemm, m / node.shape[0], out);
+    let finish = low_rank::epilogue(l, node, gemm, m / node.shape[0], out)?;
     let params = NarrowParams {
         x: Pointer(x[0]),
         w: Pointer(l.weight(weight)),
@@ -93,7 +93,7 @@ pub(super) fn lower(
     if let EpilogueActivation::Pointwise(kind) = gemm.epilogue.activation {
         activation(l, kind, out.at, out.at, m * n)?;
     }
-    if gemm.epilogue.residual {
+    if finish.residual.0 != 0 {
         add(l, [out.at, finish.residual.0, out.at], [m, 1, m], n)?;
     }
     Ok(())

@@ -47,21 +47,22 @@ fn code(activation: EpilogueActivation) -> ActivationCode {
     }
 }
 
-/// The epilogue of a node, with its weights laid out.
+/// The epilogue of a node, with its weights laid out, and the residual at that address; none where it is 0.
 pub(super) fn epilogue(
     l: &mut Lowering<'_>,
     node: &Node,
     gemm: ImplicitGemm<'_>,
     rows_of_image: usize,
     out: ResultSlot,
+    residual: u64,
 ) -> EpilogueParams {
     let bias = l.weights.biases(gemm.parts).map_or(0, |at| l.weight(at));
     let (rows, step, rows_step) = match gemm.per_image_bias() {
         Some(operand) => l.per_image_bias(node.inputs[operand]),
         None => (0, 0, 0),
     };
-    let residual = gemm.residual().map_or(0, |operand| l.place(node.inputs[operand]));
-    let n = node.channels();
+    let n = gemm.columns();
+    let n = if gemm.epilogue.activation == EpilogueActivation::Geglu { n / 2 } else { n };
     EpilogueParams {
         bias: Pointer(bias),
         rows: Pointer(rows),
@@ -69,7 +70,7 @@ pub(super) fn epilogue(
         rows_step,
         residual: Pointer(residual),
         out: Pointer(out.at),
-        residual_stride: if gemm.epilogue.residual { to_i64(n) } else { 0 },
+        residual_stride: if residual != 0 { to_i64(n) } else { 0 },
         out_stride: to_i64(n),
         rows_of_image: to_i32(rows_of_image),
         activation: code(gemm.epilogue.activation) as i32,

@@ -1,9 +1,9 @@
 //! Fully connected layers: products of matrices, by our own kernels or by cuBLASLt.
 
-use super::epilogue::{EpilogueParams, epilogue};
+use super::epilogue::EpilogueParams;
 use super::kernel::{KernelFile, Pointer, blocks, kernel, param_structs, to_i32, to_i64};
 use super::layout::patches;
-use super::lowering::{Lowering, OpLowering, ResultSlot, misrouted};
+use super::lowering::Lowering;
 use super::pointwise::{geglu, joined, to_f32};
 use super::tile::{self, Tile, TileDevice};
 use crate::device::cuda::driver::command::Command;
@@ -45,15 +45,6 @@ static GEGLU_64X64: Kernel = kernel::<GemmParams>("gemm", "gemm_geglu_64x64", Ha
 pub(crate) static FILE: KernelFile = KernelFile {
     kernels: &[&GEMM_256X128, &GEMM_128X128, &GEMM_128X64, &GEMM_64X64, &GEGLU_256X128, &GEGLU_128X128, &GEGLU_64X64],
     structs: STRUCTS,
-};
-
-/// [`crate::graph::Op::Linear`].
-pub(crate) static OP: OpLowering = OpLowering {
-    writes_f32: |_, node| {
-        node.op.implicit_gemm().is_some_and(|gemm| gemm.epilogue.activation != EpilogueActivation::Geglu)
-    },
-    varying_operand: |_, node| node.op.implicit_gemm().and_then(|gemm| gemm.per_image_bias()),
-    ..OpLowering::new(lower)
 };
 
 /// The sizes of a product: a result `[m, n]`, sums of `k`.
@@ -163,13 +154,6 @@ pub(super) fn channels(graph: &Graph, node: &Node, gemm: ImplicitGemm<'_>) -> us
     node.inputs.iter().take(gemm.sources).map(|id| graph.node(*id).channels()).sum()
 }
 
-fn lower(l: &mut Lowering<'_>, node: &Node, out: ResultSlot) -> Result<()> {
-    let Some(gemm) = node.op.implicit_gemm() else { return Err(misrouted(node)) };
-    let left = sources(l, node, gemm)?;
-    let inputs = channels(l.graph, node, gemm);
-    product(l, node, gemm, left, (1, inputs), out)
-}
-
 /// The sources of a fully connected layer, joined or padded where their widths are no whole units.
 pub(super) fn sources(l: &mut Lowering<'_>, node: &Node, gemm: ImplicitGemm<'_>) -> Result<LeftOperand> {
     let k = channels(l.graph, node, gemm);
@@ -194,20 +178,21 @@ pub(super) fn sources(l: &mut Lowering<'_>, node: &Node, gemm: ImplicitGemm<'_>)
     Ok(LeftOperand::one(to, pitch, pitch))
 }
 
-/// Lowers a node as a product of matrices; its weights have `taps` times `inputs` values a row.
-pub(super) fn product(
+/// Lowers a product whose epilogue is given.
+pub(super) fn finished_product(
     l: &mut Lowering<'_>,
     node: &Node,
     gemm: ImplicitGemm<'_>,
     left: LeftOperand,
     (taps, inputs): (usize, usize),
-    out: ResultSlot,
+    finish: EpilogueParams,
 ) -> Result<()> {
-    let (n, k) = (node.channels(), left.k());
-    let (m, images) = (node.len() / n, node.shape[0]);
+    let (images, k) = (node.shape[0], left.k());
+    let m = node.len() / node.channels();
+    let geglu_here = gemm.epilogue.activation == EpilogueActivation::Geglu;
+    let n = if geglu_here { node.channels() } else { gemm.columns() };
     let w = l.weights.joined(gemm.parts, inputs, taps, k);
     let w = (l.weight(w), k);
-    let finish = epilogue(l, node, gemm, m / images, out);
     let shape = GemmShape { m, n, k };
     let config = choose(&GemmDesc {
         shape,
@@ -216,8 +201,8 @@ pub(super) fn product(
         bias: finish.bias.0 != 0,
         per_image_bias: gemm.epilogue.per_image_bias,
         activation: gemm.epilogue.activation,
-        residual: gemm.epilogue.residual,
-        out_f32: out.float,
+        residual: finish.residual.0 != 0,
+        out_f32: finish.out_f32 != 0,
         cublaslt: l.options.cublaslt,
         device: l.options.tile_device(),
     });
@@ -231,8 +216,8 @@ pub(super) fn product(
                 k,
                 x: (left.x[0], left.stride[0]),
                 w,
-                out: (out.at, n),
-                out_f32: out.float,
+                out: (finish.out.0, n),
+                out_f32: finish.out_f32 != 0,
                 bias: finish.bias.0,
                 residual: (finish.residual.0, n),
             };

@@ -98,6 +98,16 @@ param_structs! {
         channels: i32 = 44,
     }
 
+    /// Parameters of `scale_channels`.
+    ScaleChannelsParams: 40 {
+        x: Pointer = 0,
+        factors: Pointer = 8,
+        out: Pointer = 16,
+        rows: i64 = 24,
+        channels: i32 = 32,
+        reserved: i32 = 36,
+    }
+
     /// Parameters of `gather`.
     GatherParams: 40 {
         x: Pointer = 0,
@@ -125,6 +135,7 @@ static TIMESTEP_EMBEDDING: Kernel =
 static EMBEDDING: Kernel = kernel::<EmbeddingParams>("pointwise", "embedding", Halves, 256, 0);
 static PREPEND_CLASS_TOKEN: Kernel =
     kernel::<PrependClassTokenParams>("pointwise", "prepend_class_token", Halves, 256, 0);
+static SCALE_CHANNELS: Kernel = kernel::<ScaleChannelsParams>("pointwise", "scale_channels", Halves, 256, 0);
 static GATHER: Kernel = kernel::<GatherParams>("pointwise", "gather", Halves, 256, 0);
 
 /// The kernel file.
@@ -144,6 +155,7 @@ pub(crate) static FILE: KernelFile = KernelFile {
         &EMBEDDING,
         &PREPEND_CLASS_TOKEN,
         &GATHER,
+        &SCALE_CHANNELS,
     ],
     structs: STRUCTS,
 };
@@ -161,6 +173,12 @@ pub(crate) static SCALE_SHIFT_OP: OpLowering = OpLowering::new(|l, node, out| {
     let x = l.place(node.inputs[0]);
     unary(l, &SCALE_SHIFT, x, out.at, node.len(), [scale, shift])
 });
+
+/// [`Op::ScaleChannels`].
+pub(crate) static SCALE_CHANNELS_OP: OpLowering = OpLowering {
+    operand_role: |_, _, k| if k == 1 { OperandRole::Float } else { OperandRole::Storage },
+    ..OpLowering::new(scale_channels)
+};
 
 /// [`Op::Geglu`].
 pub(crate) static GEGLU_OP: OpLowering = OpLowering::new(|l, node, out| {
@@ -391,6 +409,21 @@ fn repeat(l: &mut Lowering<'_>, node: &Node, out: ResultSlot) -> Result<()> {
     let from = l.weight(at);
     l.commands.extend((0..*count).map(|i| Command::Copy(from, out.at + (i * bytes) as u64, bytes)));
     Ok(())
+}
+
+fn scale_channels(l: &mut Lowering<'_>, node: &Node, out: ResultSlot) -> Result<()> {
+    let Op::ScaleChannels { start } = node.op else { return Err(misrouted(node)) };
+    let (rows, c) = (rows(node), node.channels());
+    let factors = as_f32(l, node.inputs[1])?;
+    let params = ScaleChannelsParams {
+        x: Pointer(l.place(node.inputs[0])),
+        factors: Pointer(factors + start as u64 * 4),
+        out: Pointer(out.at),
+        rows: to_i64(rows),
+        channels: to_i32(c),
+        reserved: 0,
+    };
+    l.launch(&SCALE_CHANNELS, units(rows, c), params)
 }
 
 fn gather(l: &mut Lowering<'_>, node: &Node, out: ResultSlot) -> Result<()> {

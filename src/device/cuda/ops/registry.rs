@@ -4,7 +4,7 @@ use super::kernel::KernelFile;
 use super::lowering::OpLowering;
 use super::{
     attention, convolution, convolution_narrow, decoupled, epilogue, gemm, group_norm, layer_norm, layout, pointwise,
-    softmax_rows, step, strided_tensor,
+    product, softmax_rows, step, strided_tensor,
 };
 use crate::device::cuda::driver::kernel::Kernel;
 use crate::graph::Op;
@@ -35,7 +35,7 @@ pub fn kernels() -> impl Iterator<Item = &'static Kernel> {
 /// The lowering of an operation; `None` where there is nothing to compute, or no kernel.
 pub(crate) fn lowering_of(op: &Op) -> Option<&'static OpLowering> {
     Some(match op {
-        Op::Linear(_) => &gemm::OP,
+        Op::Linear(_) => &product::OP,
         Op::Conv2d(_) => &convolution::OP,
         Op::Attention(_) => &attention::OP,
         Op::GroupNorm { .. } => &group_norm::OP,
@@ -52,6 +52,7 @@ pub(crate) fn lowering_of(op: &Op) -> Option<&'static OpLowering> {
         Op::TimestepEmbedding { .. } => &pointwise::TIMESTEP_EMBEDDING_OP,
         Op::Gather => &pointwise::GATHER_OP,
         Op::ScaleShift { .. } => &pointwise::SCALE_SHIFT_OP,
+        Op::ScaleChannels { .. } => &pointwise::SCALE_CHANNELS_OP,
         Op::Input(_) | Op::Reshape => return None,
     })
 }

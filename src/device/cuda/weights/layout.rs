@@ -195,7 +195,7 @@ mod tests {
     #[test]
     fn tensor_alignment() {
         let mut layout = WeightLayout::new(DType::F16, 32 << 20);
-        let part = |rows, bias| LinearWeights { weight: matrix(rows, 6), bias };
+        let part = |rows, bias| LinearWeights { bias, ..matrix(rows, 6).into() };
         let parts = [part(3, None), part(5, Some(matrix(1, 5).reshaped(&[5]).unwrap()))];
         assert_eq!(layout.joined(&parts, 6, 1, 8), 0);
         assert_eq!(layout.copies[1].offset, 3 * 8 * 2);
