@@ -9,6 +9,7 @@ use crate::models::unet::UnetConfig;
 use crate::models::vae::VaeConfig;
 use crate::weights::adapter;
 use crate::weights::detect::{AdapterKind, ModelFamily, detect};
+use crate::weights::lora::{Lora, LoraComponent, LoraTargets};
 use crate::weights::{Weights, single_file};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -121,6 +122,7 @@ pub fn inspect(path: &Path, weights: &Weights) -> Result<FileReport> {
                 r.fits.push(place.into());
             });
         }
+        ModelFamily::Lora => report.lora(weights),
         _ => report.add_component("tensors", weights),
     }
     Ok(report)
@@ -234,6 +236,36 @@ impl FileReport {
             r.fits.push(if sdxl { "SDXL base and models made from it".into() } else { "no published SDXL".into() });
         });
         Ok(())
+    }
+
+    /// Describes a LoRA by the modules of the published SDXL that it changes.
+    fn lora(&mut self, weights: &Weights) {
+        self.add_component("lora", weights);
+        let text = [published::text().tensors(), published::text_2().tensors()];
+        let targets = LoraTargets::new(&published::unet().tensors(), [&text[0], &text[1]]);
+        self.with_config(Lora::read(weights, &targets), |r, lora| {
+            r.supported = true;
+            for component in LoraComponent::ALL {
+                let modules = || lora.modules.iter().filter(|module| module.component == component);
+                let (name, count) = (component.folder(), modules().count());
+                if count > 0 {
+                    let kernels = modules().filter(|module| module.down.shape().len() == 4).count();
+                    r.notes.push(format!("{name}: {count} modules, {kernels} of them convolutions"));
+                }
+            }
+            let range = |values: Vec<f32>| {
+                let least = values.iter().copied().fold(f32::INFINITY, f32::min);
+                let most = values.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+                if least < most { format!("{least} to {most}") } else { least.to_string() }
+            };
+            let ranks = range(lora.modules.iter().map(|module| module.rank() as f32).collect());
+            let scales = range(lora.modules.iter().map(|module| module.scale).collect());
+            r.notes.push(format!("rank {ranks}, alpha divided by rank {scales}"));
+            if let Some(first) = lora.unused.first() {
+                r.notes.push(format!("{} names are no module of SDXL: {first}, ..", lora.unused.len()));
+            }
+            r.fits.push("SDXL base and models made from it".into());
+        });
     }
 
     fn vision(&mut self, weights: &Weights) -> Result<()> {

@@ -133,6 +133,9 @@ impl Case {
         if let Some([w, h]) = request["image_resize"].as_array().map(Vec::as_slice) {
             add("--ip-adapter-image-resize", &format!("{w}x{h}"));
         }
+        for lora in request["loras"].as_array().into_iter().flatten() {
+            add("--lora", &format!("{}:{}", self.path(lora["path"].as_str().unwrap()), lora["scale"]));
+        }
         for adapter in request["ip_adapters"].as_array().unwrap() {
             add("--ip-adapter", &self.path(adapter["path"].as_str().unwrap()));
             for image in adapter["images"].as_array().unwrap() {

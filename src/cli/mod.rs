@@ -11,6 +11,7 @@ mod inspect;
 mod labels;
 mod metadata;
 pub mod options;
+pub mod presets;
 mod progress;
 mod report;
 mod sheet;

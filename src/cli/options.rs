@@ -2,6 +2,7 @@
 
 use super::failure::Failure;
 use super::files;
+use super::presets::{Given, Preset};
 use crate::inputs::image::{AlphaMode, Image};
 use crate::pipeline::{DEFAULT_STRENGTH, DeviceChoice, ImagePrompt, PipelineOptions, Request, Scales};
 use std::path::{Path, PathBuf};
@@ -39,6 +40,12 @@ pub struct Options {
     pub request: Request,
     /// The IP-Adapters.
     pub adapters: Adapters,
+    /// The LoRAs with their scales.
+    pub loras: Vec<(PathBuf, f32)>,
+    /// `--preset`.
+    pub preset: Option<Preset>,
+    /// The flags that a preset leaves alone.
+    pub given: Given,
     /// The size that reference images are stretched to.
     pub resize: Option<(usize, usize)>,
     /// `None`: a random one.
@@ -63,6 +70,9 @@ impl Default for Options {
             pipeline: PipelineOptions::new("").with_device(DeviceChoice::Auto),
             request: Request::new(""),
             adapters: Adapters::default(),
+            loras: Vec::new(),
+            preset: None,
+            given: Given::default(),
             resize: None,
             seed: Some(0),
             output: "braid.png".into(),
@@ -96,6 +106,11 @@ impl Options {
             return Err(Failure::usage("--ip-adapter-image-resize: there is no --ip-adapter"));
         }
         self.pipeline.adapters = self.adapters.all.iter().map(|adapter| adapter.path.clone()).collect();
+        (self.pipeline.loras, self.request.lora_scales) = self.loras.iter().cloned().unzip();
+        self.given.init_image = self.init_image.is_some();
+        if let Some(preset) = self.preset {
+            preset.apply(&mut self.request, self.given);
+        }
         self.request.capture_intermediates = self.dump.is_some();
         Ok(())
     }

@@ -30,6 +30,8 @@ fields! {
     ClipVision = "clip_vision",
     /// [`crate::PipelineOptions::adapters`].
     Adapters = "adapters",
+    /// [`crate::PipelineOptions::loras`].
+    Loras = "loras",
     /// [`crate::PipelineOptions::compat`].
     Compat = "compat",
     /// [`crate::PipelineOptions::device`].
@@ -60,6 +62,8 @@ fields! {
     NumImages = "num_images",
     /// [`crate::Request::image_prompts`], or [`crate::ImagePrompt::references`] of one.
     ImagePrompts = "image_prompts",
+    /// [`crate::Request::lora_scales`].
+    LoraScales = "lora_scales",
     /// [`crate::Request::scheduler`].
     Scheduler = "scheduler",
     /// [`crate::Request::sigma_schedule`].

@@ -132,7 +132,7 @@ impl Compiler<'_> {
         let TextEncoderKey { encoder, layers } = key;
         let model = &self.models.text[encoder];
         let tokens = self.models.tokenizers[encoder].max_length();
-        let scope = Scope::new(model.weights.clone());
+        let scope = self.models.loras.text(encoder, Scope::new(model.weights.clone()));
         let graph =
             clip_text(&model.config, &scope, ClipTextShape { rows: 1, tokens, depth: layers, pooled: encoder == 1 })?;
         scope.finish("text encoder")?;
@@ -149,7 +149,7 @@ impl Compiler<'_> {
 
     fn condition_graph(&self, plan: &DenoisePlan) -> Result<Graph> {
         let unet = &self.models.unet;
-        let scope = Scope::new(unet.weights.clone());
+        let scope = self.models.loras.unet(Scope::new(unet.weights.clone()));
         let used: Vec<_> = plan.adapters.iter().map(|&a| &self.models.adapters[a]).collect();
         let scopes: Vec<Scope> = used.iter().map(|a| Scope::new(a.weights.clone())).collect();
         let adapters: Vec<Adapter<'_>> = used
@@ -165,7 +165,7 @@ impl Compiler<'_> {
 
     fn unet_graph(&self, shape: &UnetShape) -> Result<Graph> {
         let unet = &self.models.unet;
-        let scope = Scope::new(unet.weights.clone());
+        let scope = self.models.loras.unet(Scope::new(unet.weights.clone()));
         let graph = denoiser(&unet.config, &scope, shape, self.compat)?;
         scope.finish("UNet")?;
         Ok(graph)

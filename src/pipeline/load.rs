@@ -1,6 +1,7 @@
 //! From files to models.
 
 use super::config_file::{json, missing_part};
+use super::lora::Loras;
 use super::model_path;
 use super::model_scheduler::ModelScheduler;
 use super::options::PipelineOptions;
@@ -34,6 +35,8 @@ pub struct ModelTensors {
     pub clip_vision: Option<Weights>,
     /// IP-Adapters.
     pub adapters: Vec<Weights>,
+    /// LoRAs.
+    pub loras: Vec<Weights>,
 }
 
 /// A model's sizes with its tensors.
@@ -87,6 +90,7 @@ pub(super) struct Models {
     pub(super) vae_encoder: Arc<Weights>,
     pub(super) vision: Option<Model<ClipVisionConfig>>,
     pub(super) adapters: Vec<Model<AdapterConfig>>,
+    pub(super) loras: Loras,
     /// The preprocessing of reference images that the folder states; CLIP's own where absent.
     pub(super) image_processor: Option<ClipImageProcessor>,
     scheduler: Option<ModelScheduler>,
@@ -121,6 +125,8 @@ impl Models {
         if let Some(path) = vision.filter(|_| !options.adapters.is_empty()) {
             models.set_vision(&path, vision_encoder(&path, &open_options)?)?;
         }
+        let loras = options.loras.iter().map(|path| open(path, &open_options)).collect::<Result<_>>()?;
+        models.set_loras(loras)?;
         Ok(models)
     }
 
@@ -143,6 +149,7 @@ impl Models {
             let vision = vision_model(ClipVisionConfig::from_tensors(weights)?, weights.clone())?;
             models.set_vision(weights.path(), vision)?;
         }
+        models.set_loras(tensors.loras.clone())?;
         Ok(models)
     }
 
@@ -183,6 +190,12 @@ impl Models {
         }
     }
 
+    fn set_loras(&mut self, files: Vec<Weights>) -> Result<()> {
+        let text = [0, 1].map(|encoder: usize| self.text[encoder].config.tensors());
+        self.loras = Loras::new(files, &self.unet.config.tensors(), [&text[0], &text[1]])?;
+        Ok(())
+    }
+
     fn set_vision(&mut self, path: &Path, vision: Model<ClipVisionConfig>) -> Result<()> {
         for adapter in &self.adapters {
             compatibility::adapter_with_image_encoder((adapter.path(), &adapter.config), (path, &vision.config))?;
@@ -201,6 +214,7 @@ impl Models {
         all.push(&self.vae_encoder);
         all.extend(self.vision.iter().map(|m| &m.weights));
         all.extend(self.adapters.iter().map(|m| &m.weights));
+        all.extend(&self.loras.files);
         let named = |w: &Arc<Weights>| {
             let path = w.path().display().to_string();
             w.not_finite().into_iter().map(move |name| format!("{path}: {name}"))
@@ -425,6 +439,7 @@ fn assemble(
         vae_encoder,
         vision: None,
         adapters: Vec::new(),
+        loras: Loras::default(),
         image_processor: None,
         scheduler,
         zero_negative,

@@ -12,6 +12,7 @@ mod image_prompt;
 mod init_image;
 mod latent_size;
 mod load;
+mod lora;
 mod memory_budget;
 mod model_path;
 mod model_scheduler;
@@ -150,6 +151,11 @@ impl Pipeline {
     /// The number of adapters.
     pub fn num_adapters(&self) -> usize {
         self.models.adapters.len()
+    }
+
+    /// The number of LoRAs.
+    pub fn num_loras(&self) -> usize {
+        self.models.loras.count()
     }
 
     /// Width and height that a request without sizes gets.

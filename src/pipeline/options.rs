@@ -22,6 +22,9 @@ pub struct PipelineOptions {
     pub clip_vision: Option<PathBuf>,
     /// IP-Adapters.
     pub adapters: Vec<PathBuf>,
+    /// LoRAs, `.safetensors` or `.bin`: for UNet and text encoders, by kohya's, PEFT's or diffusers' names. They are applied beside the
+    /// weights, by [`crate::Request::lora_scales`].
+    pub loras: Vec<PathBuf>,
     /// The reference implementation that is followed.
     pub compat: Compat,
     /// The device that computes.
@@ -52,6 +55,7 @@ impl PipelineOptions {
             config: None,
             clip_vision: None,
             adapters: Vec::new(),
+            loras: Vec::new(),
             compat: Compat::diffusers(),
             device: DeviceChoice::Cpu,
             dtype: None,
@@ -90,6 +94,13 @@ impl PipelineOptions {
     #[must_use]
     pub fn with_adapter(mut self, path: impl Into<PathBuf>) -> Self {
         self.adapters.push(path.into());
+        self
+    }
+
+    /// Adds a LoRA.
+    #[must_use]
+    pub fn with_lora(mut self, path: impl Into<PathBuf>) -> Self {
+        self.loras.push(path.into());
         self
     }
 

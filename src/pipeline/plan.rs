@@ -7,6 +7,7 @@ use super::image_prompt::ReferenceImage;
 use super::init_image::begins_with_image;
 use super::latent_size::{RequestedSides, latent_size};
 use super::load::Models;
+use super::lora::LoraScales;
 use super::memory_budget::{self, MemoryDemand};
 use super::prompt::Prompt;
 use super::request::{CancelToken, DEFAULT_STRENGTH, Request};
@@ -45,6 +46,7 @@ pub(super) struct RequestPlan {
     pub(super) image_tokens: Vec<usize>,
     /// `[L, A, B]`: the weight of each adapter's branch in each cross-attention.
     pub(super) scales: Vec<f32>,
+    pub(super) lora_scales: LoraScales,
     /// The plan by which conditioner and denoise loop are compiled, which may have room for more.
     pub(super) denoise: DenoisePlan,
     pub(super) placement: Placement,
@@ -117,6 +119,7 @@ impl RequestPlan {
             let what = format!("{given} image prompts for {known} adapters");
             return Err(Error::parameter(Field::ImagePrompts, what));
         }
+        let lora_scales = models.loras.scales(request)?;
         let sides = RequestedSides::new(models, compat, request)?;
         let latent = latent_size(models, compat, sides)?;
         check_noise(request, [models.unet.config.out_channels, latent[0], latent[1]])?;
@@ -165,6 +168,7 @@ impl RequestPlan {
             negative_prompt,
             image_tokens,
             scales,
+            lora_scales,
             denoise,
             placement,
             encodes_images,

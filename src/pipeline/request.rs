@@ -45,6 +45,8 @@ pub struct Request {
     pub num_images: usize,
     /// One image prompt for each adapter of the pipeline, in their order; missing ones leave their adapter unused.
     pub image_prompts: Vec<ImagePrompt>,
+    /// The scale of each LoRA of the pipeline, in their order, of either sign; 1 for those that are missing.
+    pub lora_scales: Vec<f32>,
     /// The scheduler; the model's own where absent.
     pub scheduler: Option<SchedulerKind>,
     /// The schedule of noise levels; the scheduler's own where absent.
@@ -87,6 +89,7 @@ impl Request {
             seed: 0,
             num_images: 1,
             image_prompts: Vec::new(),
+            lora_scales: Vec::new(),
             scheduler: None,
             sigma_schedule: None,
             prediction_type: None,
@@ -119,6 +122,8 @@ impl Request {
         with_seed(seed: u64);
         /// Sets the number of images.
         with_num_images(num_images: usize);
+        /// Sets the scale of each LoRA of the pipeline.
+        with_lora_scales(lora_scales: impl Into<Vec<f32>> => lora_scales.into());
         /// Sets the scheduler.
         with_scheduler(scheduler: SchedulerKind => Some(scheduler));
         /// Sets the schedule of noise levels.
@@ -163,6 +168,7 @@ impl Request {
         }
         finite(Field::GuidanceScale, self.guidance_scale)?;
         finite(Field::GuidanceRescale, self.guidance_rescale)?;
+        self.lora_scales.iter().try_for_each(|scale| finite(Field::LoraScales, *scale))?;
         if !(0.0..=1.0).contains(&self.guidance_rescale) {
             let what = format!("{} given; 0 to 1 is allowed", self.guidance_rescale);
             return Err(Error::parameter(Field::GuidanceRescale, what));

@@ -24,11 +24,23 @@ struct RecipeFile {
 #[derive(Deserialize)]
 #[serde(tag = "format", rename_all = "lowercase")]
 enum Content {
-    Safetensors { tensors: Vec<RecipeTensor> },
-    Torch { tensors: Vec<RecipeTensor> },
-    Json { json: Value },
-    Text { text: String },
-    Copy { from: String },
+    Safetensors {
+        tensors: Vec<RecipeTensor>,
+        #[serde(default)]
+        metadata: BTreeMap<String, String>,
+    },
+    Torch {
+        tensors: Vec<RecipeTensor>,
+    },
+    Json {
+        json: Value,
+    },
+    Text {
+        text: String,
+    },
+    Copy {
+        from: String,
+    },
 }
 
 #[derive(Deserialize)]
@@ -89,7 +101,7 @@ pub fn from_recipe(recipe_json: &Path, dir: &Path) -> Result<()> {
         let specs = |tensors: Vec<RecipeTensor>| tensors.into_iter().map(TensorSpec::from).collect::<Vec<_>>();
         let whole = |bytes: &[u8]| file::write(&path, |out| out.write_all(bytes).map_err(Error::io("write", &path)));
         match content {
-            Content::Safetensors { tensors } => write_safetensors(&path, &specs(tensors), &BTreeMap::new())?,
+            Content::Safetensors { tensors, metadata } => write_safetensors(&path, &specs(tensors), &metadata)?,
             Content::Torch { tensors } => write_torch(&path, &specs(tensors))?,
             Content::Json { json } => whole(json.to_string().as_bytes())?,
             Content::Text { text } => whole(text.as_bytes())?,

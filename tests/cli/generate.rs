@@ -39,6 +39,7 @@ fn dump_goldens() {
     golden("diffusers", "euler");
     golden("diffusers", "dpmpp-karras-two-images");
     golden("diffusers", "flags-over-folder");
+    golden("diffusers", "lora-peft-two");
     golden("diffsynth", "two_images");
     golden("diffsynth", "instant_style");
 }
@@ -117,6 +118,38 @@ fn image_formats_and_png_metadata() {
     assert_eq!((&json["seed"], &json["cfg_scale"], &json["width"]), (&7.into(), &5.0.into(), &32.into()));
     assert_eq!(json["ip_adapters"][0]["strength"], 0.5);
     assert_eq!(json["negative_prompt"], "no\nbirds");
+}
+
+/// A LoRA's scale in the texts, a name with a colon, and what is wrong with a flag.
+#[test]
+fn lora_flags() {
+    let case = Case::make("diffusers", "lora-text");
+    let odd = case.path("v1:text.safetensors");
+    std::fs::copy(case.path("text.safetensors"), &odd).unwrap();
+    let (first, second) = (format!("{odd}:-0.5"), odd.clone());
+    let output = case.short(&["--lora", &first, "--lora", &second, "--preset", "lcm"]).output().unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+    let file = std::io::BufReader::new(std::fs::File::open(case.path("out.png")).unwrap());
+    let reader = png::Decoder::new(file).read_info().unwrap();
+    let texts = &reader.info().uncompressed_latin1_text;
+    let loras = "LoRA: v1:text, LoRA scale: -0.5, LoRA 2: v1:text, LoRA 2 scale: 1, ";
+    assert!(
+        texts[0].text.contains(loras) && texts[0].text.contains("Sampler: LCM, CFG scale: 1, "),
+        "{}",
+        texts[0].text
+    );
+    let json: Value = serde_json::from_str(&texts[1].text).unwrap();
+    assert_eq!(json["loras"], serde_json::json!([{"lora": odd, "scale": -0.5}, {"lora": odd, "scale": 1.0}]));
+    // `short` gives the number of steps.
+    assert_eq!((&json["preset"], &json["steps"]), (&"lcm".into(), &1.into()));
+    for (lora, message) in
+        [(format!("{odd}:x"), "--lora: the scale `x`"), ("absent.safetensors".into(), "absent.safetensors")]
+    {
+        let output = case.short(&["--lora", &lora]).output().unwrap();
+        assert!(!output.status.success() && stderr(&output).contains(message), "{}", stderr(&output));
+    }
+    let output = run(&["inspect", &odd]);
+    assert!(stdout(&output).contains("a LoRA (not supported)"), "{}", stdout(&output));
 }
 
 /// Flags in another order give the same image.

@@ -37,12 +37,17 @@ impl Case {
         self.json["request"]["ip_adapters"].as_array().map_or(&[], Vec::as_slice)
     }
 
-    /// The model that the recipe made in `dir`, with the case's adapters.
+    fn loras(&self) -> &[Value] {
+        self.json["request"]["loras"].as_array().map_or(&[], Vec::as_slice)
+    }
+
+    /// The model that the recipe made in `dir`, with the case's adapters and LoRAs.
     pub fn options(&self, dir: &Path) -> PipelineOptions {
         let mut options = PipelineOptions::new(dir.join(self.json["files"]["model"].as_str().unwrap()));
         options.compat = self.json["profile"].as_str().unwrap().parse().unwrap();
         options.clip_vision = self.json["files"]["clip_vision"].as_str().map(|p| dir.join(p));
         options.adapters = self.adapters().iter().map(|a| dir.join(a["path"].as_str().unwrap())).collect();
+        options.loras = self.loras().iter().map(|l| dir.join(l["path"].as_str().unwrap())).collect();
         options.threads = Some(2);
         options
     }
@@ -69,6 +74,7 @@ impl Case {
         // Transparency is dropped, as by diffusers' `load_image`.
         let picture = |key: &str| self.text(key).map(|p| Image::open(self.folder.join(p), AlphaMode::Ignore).unwrap());
         r.init_image = picture("init_image");
+        r.lora_scales = self.loras().iter().map(|l| l["scale"].as_f64().unwrap() as f32).collect();
         r.capture_intermediates = true;
         let compat: Compat = self.json["profile"].as_str().unwrap().parse().unwrap();
         let resize = self.json["request"]["image_resize"].as_array();

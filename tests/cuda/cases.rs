@@ -75,6 +75,11 @@ fn euler() {
 }
 
 #[test]
+fn lora_with_convolutions() {
+    check("lora-kohya", ASKED);
+}
+
+#[test]
 fn two_images_without_adapter() {
     check("v-trailing-rescale", like_the_peer([(3.1e-2, 44.6), (1.4e-1, 33.3)]));
 }

@@ -191,3 +191,32 @@ fn freed_encoders() {
         assert_eq!(driver.held(), pipeline.device_memory_used());
     }
 }
+
+/// A LoRA's memory is told by the estimate, its factors lie beside the model's own weights, and another scale takes none of them up.
+#[test]
+fn lora_memory() {
+    if !compiled() {
+        return;
+    }
+    let model = common::Model::golden("diffusers", "lora-kohya");
+    let (_, plain) = pipeline(&model.options());
+    let (driver, with) = pipeline(&model.options().with_lora(model.path("kohya.safetensors")));
+    let mut request = common::request();
+    (request.steps, request.width, request.height) = (1, Some(16), Some(16));
+    let estimate = |pipeline: &Pipeline| -> MemoryEstimate {
+        pipeline.estimate(&pipeline.workload_shape(&request).unwrap()).unwrap().unwrap()
+    };
+    let (without, e) = (estimate(&plain), estimate(&with));
+    assert!(e.text > without.text && e.condition > without.condition && e.denoise > without.denoise);
+    assert_eq!((e.image, e.decode), (without.image, without.decode));
+    let first = with.generate(&request).unwrap().images;
+    assert_eq!(driver.held() as u64, e.peak_resident() - e.staging);
+    let (calls, moved) = (driver.calls().allocations, driver.moved()[0]);
+    let other = with.generate(&request.clone().with_lora_scales([-0.5])).unwrap().images;
+    assert_ne!(first, other);
+    // No more goes up than for a request of the same scales.
+    let second = driver.moved()[0] - moved;
+    assert_eq!(with.generate(&request).unwrap().images, first);
+    assert_eq!((driver.calls().allocations, driver.moved()[0] - moved), (calls, 2 * second));
+    assert!(second < moved / 4, "{second} of {moved}");
+}

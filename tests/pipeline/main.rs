@@ -8,6 +8,7 @@
 mod common;
 mod demo_model;
 mod folders;
+mod loras;
 mod plus;
 mod previous;
 mod requests;

@@ -18,6 +18,7 @@ from transformers import (
     CLIPVisionModelWithProjection,
 )
 
+import lora_files
 from recipe import Recipe
 
 BOS, EOS = "<|startoftext|>", "<|endoftext|>"
@@ -260,6 +261,7 @@ def build(case: dict, shared: Path) -> Recipe:
     recipe.json("model_index.json", index)
     recipe.json("scheduler/scheduler_config.json", case["scheduler"])
     add_tokenizers(recipe, shared, case["tokenizer"])
+    models = {}
     texts = [{"max_position_embeddings": 77, "pad_token_id": 1, **t} for t in case["text"]]
     for folder, kind, config in zip(("text_encoder", "text_encoder_2"), (CLIPTextModel, CLIPTextModelWithProjection), texts):
         # transformers 5 drops the prefix of the first encoder; every published folder has it.
@@ -267,7 +269,8 @@ def build(case: dict, shared: Path) -> Recipe:
         extra = []
         if published:
             extra = [recipe.line("text_model.embeddings.position_ids", [1, 77], "I64")]
-        add_saved(recipe, kind(CLIPTextConfig(**config)), folder, dtype, extra=extra, prefix=prefix)
+        models[folder] = kind(CLIPTextConfig(**config))
+        add_saved(recipe, models[folder], folder, dtype, extra=extra, prefix=prefix)
     side = max(request["height"] or 0, request["width"] or 0) or 64
     unet = build_unet(case, texts, side // factor)
     add_saved(recipe, unet, "unet", dtype, shards=case.get("shards", 1))
@@ -289,4 +292,6 @@ def build(case: dict, shared: Path) -> Recipe:
         add_saved(recipe, vision, "image_encoder", dtype, extra=extra)
         for adapter in case["adapters"]:
             add_adapter(recipe, unet, adapter, case["vision"])
+    for lora in case.get("loras", []):
+        lora_files.add(recipe, lora, models | {"unet": unet}, case["unet"])
     return recipe

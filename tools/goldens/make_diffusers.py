@@ -23,11 +23,13 @@ from PIL import Image, ImageDraw
 from safetensors.torch import load_file, save_file
 
 import diffusers_folder
+import lora_files
 from diffusers_cases import CASES as BASE_CASES
+from lora_cases import LORA_CASES
 from plus_cases import CASES as PLUS_CASES
 
 GOLDENS = Path(__file__).resolve().parents[2] / "tests/goldens/diffusers"
-CASES = BASE_CASES | PLUS_CASES
+CASES = BASE_CASES | PLUS_CASES | LORA_CASES
 SAMPLERS = {
     "euler": EulerDiscreteScheduler,
     "euler-a": EulerAncestralDiscreteScheduler,
@@ -74,15 +76,20 @@ class Peer:
             names = [a["path"] for a in self.adapters]
             self.pipe.load_ip_adapter(str(folder), subfolder="", weight_name=names, image_encoder_folder="image_encoder")
             assert type(self.pipe.feature_extractor).__name__ == "CLIPImageProcessorPil", "torchvision must be absent"
+        if case.get("loras"):
+            lora_files.load(self.pipe, folder, case["loras"])
         self.folder_scheduler = self.pipe.scheduler
         self.apply()
 
     def apply(self, twist: dict | None = None) -> None:
         """Takes over the request, with some of its keys replaced; `strengths` stands for those of all adapters."""
         twist = twist or {}
-        self.request = self.case["request"] | {k: v for k, v in twist.items() if k != "strengths"}
+        self.request = self.case["request"] | {k: v for k, v in twist.items() if k not in ("strengths", "lora_scales")}
         if self.adapters:
             self.pipe.set_ip_adapter_scale(twist.get("strengths", [a["strength"] for a in self.adapters]))
+        if self.case.get("loras"):
+            scales = twist.get("lora_scales", [lora["scale"] for lora in self.case["loras"]])
+            lora_files.scale(self.pipe, scales)
         self.pipe.scheduler = self.scheduler()
 
     def scheduler(self):
@@ -242,6 +249,8 @@ def described(case: dict) -> dict:
     files_of = {k: case["request"].get(k) and f"../pictures/{case['request'][k]}" for k in ("init_image", "mask")}
     own = {k: v for k, v in files_of.items() if k in case["request"]}
     request = case["request"] | {"ip_adapters": adapters} | own
+    if "loras" in case:
+        request["loras"] = [{"path": lora["path"], "scale": lora["scale"]} for lora in case["loras"]]
     return {"profile": "diffusers", "request": request, "files": files, "notes": case["notes"]}
 
 
@@ -274,7 +283,8 @@ def loaded(peer: Peer, folder: Path) -> None:
     if peer.adapters:
         parts["image_encoder"] = peer.pipe.image_encoder
     for part, module in parts.items():
-        state = module.state_dict()
+        # A LoRA's layers hold the model's own.
+        state = {k.replace(".base_layer.", "."): v for k, v in module.state_dict().items()}
         files = {k: v for f in (folder / part).glob("*.safetensors") for k, v in load_file(f).items()}
         for key, value in files.items():
             if not key.endswith("position_ids"):

@@ -97,9 +97,10 @@ class Recipe:
             return torch.arange(int(np.prod(line["shape"]))).reshape(line["shape"])
         return fill(line["shape"], line["scale"], line["offset"], line["seed"]).to(DTYPES[line["dtype"]])
 
-    def add(self, path: str, tensors: list, format: str = "safetensors") -> None:
+    def add(self, path: str, tensors: list, format: str = "safetensors", metadata: dict | None = None) -> None:
         """format: `safetensors`, or `torch` for a pickle with the dotted names nested at their first dot."""
-        self.files.append({"path": path, "format": format, "tensors": tensors})
+        more = {"metadata": metadata} if metadata else {}
+        self.files.append({"path": path, "format": format, "tensors": tensors} | more)
 
     def json(self, path: str, value: dict) -> None:
         """A configuration file, stored whole."""
@@ -127,7 +128,7 @@ class Recipe:
                 path.write_bytes((case / file["from"]).read_bytes())
             elif kind == "safetensors":
                 tensors = {line["name"]: self.value(line) for line in file["tensors"]}
-                safetensors.torch.save_file(tensors, path, metadata={"format": "pt"})
+                safetensors.torch.save_file(tensors, path, metadata=file.get("metadata", {"format": "pt"}))
             elif kind == "torch":
                 nested: dict = {}
                 for line in file["tensors"]:

@@ -270,7 +270,8 @@ fn make(name: &str, sizes: &Sizes, adapter: bool) -> Result<ModelTensors, Error>
         return Ok(ModelTensors { checkpoint, ..ModelTensors::default() });
     }
     let clip_vision = Some(in_memory(name, &sizes.image_encoder())?);
-    Ok(ModelTensors { checkpoint, clip_vision, adapters: vec![in_memory(name, &sizes.ip_adapter())?] })
+    let adapters = vec![in_memory(name, &sizes.ip_adapter())?];
+    Ok(ModelTensors { checkpoint, clip_vision, adapters, ..ModelTensors::default() })
 }
 
 /// Says why a place cannot be measured, where that is no reason to stop.

@@ -5,6 +5,7 @@ pub mod files;
 pub mod image;
 pub mod image_prompts;
 pub mod init_image;
+pub mod lora;
 pub mod models;
 pub mod sampling;
 
@@ -58,7 +59,9 @@ impl FieldNames for FlagNames {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Request;
     use crate::error::Message;
+    use crate::schedulers::{SchedulerKind, TimestepSpacing};
     use std::collections::BTreeSet;
     use std::path::PathBuf;
 
@@ -109,5 +112,38 @@ mod tests {
     fn option_like_values() {
         let options = parse(Parser::from_args(["--model", "m", "-p", "--x", "-s", "-1"])).unwrap().unwrap();
         assert_eq!((options.request.prompt.as_str(), options.seed), ("--x", None));
+    }
+
+    fn request(args: &str) -> Request {
+        let all = ["--model", "m", "-p", "x"].into_iter().chain(args.split_whitespace());
+        parse(Parser::from_args(all)).unwrap().unwrap().request
+    }
+
+    #[test]
+    fn settings_of_the_makers() {
+        let facts = |args: &str| {
+            let r = request(args);
+            (r.steps, r.guidance_scale, r.scheduler, r.timestep_spacing, r.width, r.height)
+        };
+        let trailing = Some(TimestepSpacing::Trailing);
+        assert_eq!(facts("--preset lcm"), (4, 1.0, Some(SchedulerKind::Lcm), None, None, None));
+        assert_eq!(facts("--preset lightning-4"), (4, 1.0, Some(SchedulerKind::Euler), trailing, None, None));
+        let turbo = (1, 1.0, Some(SchedulerKind::EulerAncestral), trailing, Some(512), Some(512));
+        assert_eq!(facts("--preset turbo"), turbo);
+        // Flags win before the preset and after it, with the values that are the defaults, too.
+        let (settings, preset) = ("--steps 50 --cfg-scale 5 --timestep-spacing leading -W 640", "--preset turbo");
+        let leading = Some(TimestepSpacing::Leading);
+        let expected = (50, 5.0, Some(SchedulerKind::EulerAncestral), leading, Some(640), None);
+        assert_eq!(facts(&format!("{settings} {preset}")), expected);
+        assert_eq!(facts(&format!("{preset} {settings}")), expected);
+        // The last preset counts; another scheduler keeps its own spacing.
+        let ddim = (4, 1.0, Some(SchedulerKind::Ddim), None, None, None);
+        assert_eq!(facts("--preset turbo --preset lightning-4 --sampling-method ddim"), ddim);
+    }
+
+    #[test]
+    fn unknown_preset() {
+        let error = parse(Parser::from_args(["--model", "m", "-p", "x", "--preset", "fast"])).unwrap_err();
+        assert!(format!("{error:?}").contains("lcm, lightning-4 or turbo"), "{error:?}");
     }
 }

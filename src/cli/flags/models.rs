@@ -1,5 +1,6 @@
 //! The models that are loaded.
 
+use super::lora::LORA;
 use crate::cli::flag::{Flag, Group};
 use crate::cli::labels::{path, stem};
 use crate::cli::options::Options;
@@ -52,4 +53,4 @@ pub const NO_MMAP: Flag<Options> = Flag {
 
 /// The group.
 pub const GROUP: Group<Options> =
-    Group { title: Some("Models"), flags: &[MODEL, CONFIG, CLIP_VISION, NO_MMAP], note: None };
+    Group { title: Some("Models"), flags: &[MODEL, CONFIG, CLIP_VISION, LORA, NO_MMAP], note: None };

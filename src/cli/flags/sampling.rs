@@ -3,8 +3,23 @@
 use crate::cli::flag::{Flag, Group};
 use crate::cli::labels::{scheduler_label, text};
 use crate::cli::options::Options;
+use crate::cli::presets::PRESETS;
 use crate::error::Field;
 use crate::schedulers::{SchedulerKind, SigmaSchedule};
+
+/// A preset.
+pub const PRESET: Flag<Options> = Flag {
+    long: "--preset",
+    value: Some("NAME"),
+    help: "the makers' settings: lcm (4 steps of lcm), lightning-4 (4 of euler, trailing), turbo (1 of euler-a, trailing, \
+           512x512), all without guidance; the flags of these settings win, wherever they stand",
+    set: |o, v| {
+        let choices = PRESETS.map(|preset| (preset.name, preset));
+        v.choice(&choices).map(|preset| o.preset = Some(preset))
+    },
+    json: Some(("preset", |o, _| o.preset.map(|preset| preset.name).into())),
+    ..Flag::NEW
+};
 
 /// The number of steps.
 pub const STEPS: Flag<Options> = Flag {
@@ -12,7 +27,10 @@ pub const STEPS: Flag<Options> = Flag {
     value: Some("N"),
     help: "[default: 50]",
     fields: &[Field::Steps],
-    set: |o, v| v.count(1, 1000).map(|value| o.request.steps = value),
+    set: |o, v| {
+        o.given.steps = true;
+        v.count(1, 1000).map(|value| o.request.steps = value)
+    },
     json: Some(("steps", |o, _| o.request.steps.into())),
     parameters: Some((0, |o, _| vec![format!("Steps: {}", o.request.steps)])),
     ..Flag::NEW
@@ -24,7 +42,10 @@ pub const CFG_SCALE: Flag<Options> = Flag {
     value: Some("F"),
     help: "guidance scale [default: 5]",
     fields: &[Field::GuidanceScale],
-    set: |o, v| v.number().map(|value| o.request.guidance_scale = value),
+    set: |o, v| {
+        o.given.guidance_scale = true;
+        v.number().map(|value| o.request.guidance_scale = value)
+    },
     json: Some(("cfg_scale", |o, _| o.request.guidance_scale.into())),
     parameters: Some((2, |o, _| vec![format!("CFG scale: {}", o.request.guidance_scale)])),
     ..Flag::NEW
@@ -116,6 +137,7 @@ pub const CLIP_SKIP: Flag<Options> = Flag {
 pub const GROUP: Group<Options> = Group {
     title: Some("Sampling (a flag wins over the model folder's scheduler, that over the profile's default)"),
     flags: &[
+        PRESET,
         STEPS,
         CFG_SCALE,
         GUIDANCE_RESCALE,

@@ -6,6 +6,7 @@ use crate::error::{Error, Result};
 use crate::models::unet::{DenoiserInput, DenoiserInterface, InputRole};
 use crate::pipeline::captures::Captures;
 use crate::pipeline::compile::Executables;
+use crate::pipeline::lora::bound;
 use crate::pipeline::memory_budget::require_conditioning;
 use crate::pipeline::plan::RequestPlan;
 use crate::pipeline::stages::image::AdapterImages;
@@ -54,9 +55,11 @@ pub(in crate::pipeline) fn run(
 ) -> Result<Conditioning> {
     let config = &executables.compiler.models.unet.config;
     let inputs = inputs(executables, plan, texts, images);
-    let inputs: Vec<TensorData<'_>> = inputs.iter().map(TensorData::from).collect();
+    let mut inputs: Vec<TensorData<'_>> = inputs.iter().map(TensorData::from).collect();
     require_conditioning(executables, &plan.denoise, plan.placement)?;
-    let outputs = executables.conditioner(&plan.denoise, plan.placement)?.run_resident(&inputs)?;
+    let conditioner = executables.conditioner(&plan.denoise, plan.placement)?;
+    inputs.extend(bound(conditioner.graph(), &plan.lora_scales.unet));
+    let outputs = conditioner.run_resident(&inputs)?;
     if !outputs.finite {
         let hint = "weights of the text encoders, the adapter or the UNet are damaged".into();
         return Err(Error::NotFinite { stage: "the conditioning".into(), hint });

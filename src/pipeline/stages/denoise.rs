@@ -9,6 +9,7 @@ use crate::error::{Error, Result};
 use crate::inputs::noise::Generator;
 use crate::pipeline::captures::Captures;
 use crate::pipeline::compile::Executables;
+use crate::pipeline::lora::bound;
 use crate::pipeline::plan::RequestPlan;
 use crate::pipeline::request::{Callbacks, Progress, Request, Stage};
 use std::time::Instant;
@@ -41,8 +42,11 @@ impl Denoise<'_> {
         let mut generator = Generator::new(request.rng, request.seed.wrapping_add(self.image as u64));
         let begin = InitialLatents::draw(request, &plan.table, self.init_image, (self.image, shape), &mut generator);
         let table = &plan.table.steps;
+        let denoise_loop = executables.denoise_loop(&plan.denoise, plan.placement)?;
+        let mut inputs = self.conditioning.inputs(&plan.scales, table.len())?;
+        inputs.extend(bound(denoise_loop.graph(), &plan.lora_scales.unet).map(TensorRef::from));
         let inputs = DenoiseInputs {
-            inputs: &self.conditioning.inputs(&plan.scales, table.len())?,
+            inputs: &inputs,
             table,
             guidance_scale: request.guidance_scale,
             guidance_rescale: request.guidance_rescale,
@@ -50,7 +54,6 @@ impl Denoise<'_> {
             noise: &mut |_| to_channels_last(&generator.randn(n, request.noise_dtype), shape),
             capture_first: self.image == 0 && captures.enabled(),
         };
-        let denoise_loop = executables.denoise_loop(&plan.denoise, plan.placement)?;
         let (mut told, mut last) = (0, Instant::now());
         let mut reached = |done: usize| {
             for step in told..done {

@@ -4,6 +4,7 @@ use crate::error::Result;
 use crate::pipeline::captures::Captures;
 use crate::pipeline::compile::Executables;
 use crate::pipeline::executable_cache::TextEncoderKey;
+use crate::pipeline::lora::bound;
 use crate::pipeline::plan::{EncodedPrompt, NegativePrompt, RequestPlan};
 
 /// A prompt's embeddings.
@@ -31,7 +32,7 @@ pub(in crate::pipeline) fn run(
     plan: &RequestPlan,
     captures: &mut Captures,
 ) -> Result<Vec<TextEmbeddings>> {
-    let positive = encode_prompt(executables, &plan.prompt)?;
+    let positive = encode_prompt(executables, plan, &plan.prompt)?;
     let cut = plan.prompt.prompt.truncated_tokens;
     if cut > 0 {
         tracing::warn!("the prompt is too long: its last {cut} tokens have no effect");
@@ -40,7 +41,7 @@ pub(in crate::pipeline) fn run(
     match &plan.negative_prompt {
         NegativePrompt::Absent => {}
         NegativePrompt::Zeros => texts.push(texts[0].zeros()),
-        NegativePrompt::Encoded(negative) => texts.push(encode_prompt(executables, negative)?),
+        NegativePrompt::Encoded(negative) => texts.push(encode_prompt(executables, plan, negative)?),
     }
     for (text, prefix) in texts.iter().zip(["", "negative_"]) {
         let (t, width) = (text.tokens, text.embeds.len() / text.tokens);
@@ -50,10 +51,14 @@ pub(in crate::pipeline) fn run(
     Ok(texts)
 }
 
-fn encode_prompt(executables: &mut Executables<'_>, prompt: &EncodedPrompt) -> Result<TextEmbeddings> {
+fn encode_prompt(
+    executables: &mut Executables<'_>,
+    plan: &RequestPlan,
+    prompt: &EncodedPrompt,
+) -> Result<TextEmbeddings> {
     let (rows, encoders) = (&prompt.prompt.rows, prompt.encoders);
-    let (first, _) = encode_rows(executables, encoders[0], &rows[0])?;
-    let (second, pooled) = encode_rows(executables, encoders[1], &rows[1])?;
+    let (first, _) = encode_rows(executables, encoders[0], &rows[0], &plan.lora_scales.text[0])?;
+    let (second, pooled) = encode_rows(executables, encoders[1], &rows[1], &plan.lora_scales.text[1])?;
     let [a, b] = &executables.compiler.models.text;
     let (wa, wb) = (a.config.hidden_size, b.config.hidden_size);
     let mut embeds = Vec::with_capacity(first.len() + second.len());
@@ -70,6 +75,7 @@ fn encode_rows(
     executables: &mut Executables<'_>,
     key: TextEncoderKey,
     rows: &[Vec<u32>],
+    lora_scales: &[f32],
 ) -> Result<(Vec<f32>, Vec<f32>)> {
     let compiler = executables.compiler;
     let config = &compiler.models.text[key.encoder].config;
@@ -81,13 +87,17 @@ fn encode_rows(
         let begin = hidden.len();
         hidden.resize(begin + ids.len() * config.hidden_size, 0.0);
         let hidden = &mut hidden[begin..];
+        let scales = bound(executable.graph(), lora_scales);
         if key.encoder == 0 {
-            executable.run(&[(&ids).into()], &mut [hidden])?;
+            let inputs: Vec<_> = std::iter::once((&ids).into()).chain(scales).collect();
+            executable.run(&inputs, &mut [hidden])?;
             continue;
         }
         let index = pooled_token(row, config.eos_token_id, compiler.compat.pools_at_greatest) as i32;
         let mut projected = vec![0.0; config.projection_dim.unwrap_or(config.hidden_size)];
-        executable.run(&[(&ids).into(), (&[index]).into()], &mut [hidden, &mut projected])?;
+        let index = [index];
+        let inputs: Vec<_> = [(&ids).into(), (&index).into()].into_iter().chain(scales).collect();
+        executable.run(&inputs, &mut [hidden, &mut projected])?;
         if pooled.is_empty() {
             pooled = projected;
         }
