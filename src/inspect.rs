@@ -5,7 +5,7 @@ use crate::models::clip::{Activation, ClipTextConfig, ClipVisionConfig};
 use crate::models::compatibility;
 use crate::models::ip_adapter::{AdapterConfig, ResamplerConfig};
 use crate::models::published;
-use crate::models::unet::UnetConfig;
+use crate::models::unet::{PrunedBlocks, UnetConfig};
 use crate::models::vae::VaeConfig;
 use crate::weights::adapter;
 use crate::weights::detect::{AdapterKind, ModelFamily, detect};
@@ -202,6 +202,12 @@ impl FileReport {
             "UNet of {:?} channels, {:?} transformer layers a block, text {} wide",
             config.block_out_channels, config.transformer_layers_per_block, config.cross_attention_dim
         ));
+        if let Some(PrunedBlocks { down, up, mid_layers, mid_resnets }) = &config.pruned {
+            self.notes.push(format!(
+                "layers removed, as in SSD-1B and Segmind Vega: transformer layers {down:?} down, {mid_layers} in the middle with \
+                 {mid_resnets} resnets, {up:?} up"
+            ));
+        }
         let widths = config.cross_attention_widths();
         let published = widths == published::adapter().widths && config.cross_attention_dim == 2048;
         let names = if published { " (ip-adapter_sdxl, ip-adapter_sdxl_vit-h, the Plus ones)" } else { "" };

@@ -103,6 +103,8 @@ cases! { diffusers:
     lora_text = "lora-text",
     plus = "plus",
     plus_two_adapters = "plus-two-adapters",
+    pruned = "pruned",
+    pruned_without_middle = "pruned-without-middle",
     saved_by_transformers_5 = "saved-by-transformers-5",
     style_layout_and_zero = "style-layout-and-zero",
     v_trailing_rescale = "v-trailing-rescale",

@@ -13,6 +13,7 @@ pub fn unet() -> UnetConfig {
         block_out_channels: vec![320, 640, 1280],
         layers_per_block: 2,
         transformer_layers_per_block: vec![0, 2, 10],
+        pruned: None,
         num_attention_heads: vec![5, 10, 20],
         cross_attention_dim: 2048,
         norm_num_groups: 32,

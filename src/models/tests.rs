@@ -89,6 +89,29 @@ fn one_value_for_all_levels() {
     assert_eq!((config.num_attention_heads, config.transformer_layers_per_block), (vec![5, 5, 5], vec![0, 3, 3]));
 }
 
+/// SSD-1B's and a middle without a block; lists that say the same for all blocks are SDXL's own structure.
+#[test]
+fn pruned_unets() {
+    let mut value = unet();
+    value["transformer_layers_per_block"] = json!([1, [2, 2], [4, 4]]);
+    value["reverse_transformer_layers_per_block"] = json!([[4, 4, 10], [2, 1, 1], 1]);
+    value["mid_block_type"] = json!("UNetMidBlock2D");
+    let config = UnetConfig::from_json(path(), &value).unwrap();
+    let pruned = config.pruned.clone().unwrap();
+    assert_eq!(pruned.up, [vec![4, 4, 10], vec![2, 1, 1], vec![0; 3]]);
+    assert_eq!((pruned.mid_layers, pruned.mid_resnets), (0, 1));
+    assert_eq!((config.resnets().len(), config.cross_layers().len()), (16, 4 + 8 + 18 + 4));
+    value["mid_block_type"] = json!(null);
+    assert_eq!(UnetConfig::from_json(path(), &value).unwrap().resnets().len(), 15);
+    value["reverse_transformer_layers_per_block"] = json!(null);
+    let text = UnetConfig::from_json(path(), &value).unwrap_err().to_string();
+    assert!(text.contains("reverse_transformer_layers_per_block"), "{text}");
+    let mut same = unet();
+    same["transformer_layers_per_block"] = json!([1, [2, 2], 10]);
+    same["reverse_transformer_layers_per_block"] = json!([[10, 10, 10], 2, 1]);
+    assert_eq!(UnetConfig::from_json(path(), &same).unwrap(), UnetConfig::from_json(path(), &unet()).unwrap());
+}
+
 #[test]
 fn unsupported_values() {
     for (field, value) in [
@@ -110,16 +133,16 @@ fn unsupported_values() {
         ("in_channels", json!(-4)),
         ("layers_per_block", json!([1, 2, 2])),
         ("layers_per_block", json!(1u64 << 60)),
-        ("mid_block_type", json!("UNetMidBlock2D")),
-        ("mid_block_type", json!(null)),
+        ("mid_block_type", json!("UNetMidBlock2DSimpleCrossAttn")),
         ("norm_eps", json!(0)),
         ("norm_num_groups", json!(null)),
         ("norm_num_groups", json!(48)),
         ("num_attention_heads", json!(8)),
         ("resnet_out_scale_factor", json!(1.5)),
-        ("reverse_transformer_layers_per_block", json!([4, 3, 2])),
+        ("reverse_transformer_layers_per_block", json!([4, 3])),
+        ("reverse_transformer_layers_per_block", json!([[4, 3], 2, 1])),
         ("time_cond_proj_dim", json!(256)),
-        ("transformer_layers_per_block", json!([1, 2, [4, 4]])),
+        ("transformer_layers_per_block", json!([1, 2, [4, 4, 4]])),
         ("transformer_layers_per_block", json!([1, 0, 2])),
         ("transformer_layers_per_block", json!([1, 2])),
         ("transformer_layers_per_block", json!(0)),

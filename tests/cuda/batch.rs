@@ -56,6 +56,7 @@ fn unet_batch_invariance() {
         block_out_channels: vec![32, 64, 64],
         layers_per_block: 1,
         transformer_layers_per_block: vec![0, 1, 2],
+        pruned: None,
         num_attention_heads: vec![1, 1, 2],
         cross_attention_dim: 32,
         norm_num_groups: 8,

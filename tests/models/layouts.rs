@@ -165,8 +165,18 @@ fn a_small_structure() {
     {
         fewer.insert(name, weight.clone()).unwrap();
     }
-    let text = UnetConfig::from_tensors(&fewer, Some(32)).unwrap_err().to_string();
-    assert!(text.contains("up_blocks.0.attentions.1 has 1 transformer layers") && text.contains("SSD-1B"), "{text}");
+    let pruned = UnetConfig::from_tensors(&fewer, Some(32)).unwrap();
+    assert_eq!(pruned.pruned.as_ref().unwrap().up, [vec![2, 1], vec![0, 0]]);
+    let names = |table: &[(String, Vec<usize>)]| table.iter().map(|(name, _)| name.clone()).collect::<BTreeSet<_>>();
+    assert!(fewer.iter().map(|(name, _)| name.to_owned()).eq(names(&pruned.tensors())));
+    // One from the midst: no model has that.
+    let mut damaged = Weights::new("damaged");
+    let gone = "up_blocks.0.attentions.1.transformer_blocks.0.";
+    for (name, weight) in weights.iter().filter(|(n, _)| !n.starts_with(gone)) {
+        damaged.insert(name, weight.clone()).unwrap();
+    }
+    let text = UnetConfig::from_tensors(&damaged, Some(32)).unwrap_err().to_string();
+    assert!(text.contains("up_blocks.0.attentions.1.transformer_blocks.0 is missing"), "{text}");
 }
 
 #[test]

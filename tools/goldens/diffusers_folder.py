@@ -171,6 +171,8 @@ def build_unet(case: dict, texts: tuple, sample: int) -> UNet2DConditionModel:
         block_out_channels=u["channels"],
         layers_per_block=u["layers"],
         transformer_layers_per_block=u["transformers"],
+        reverse_transformer_layers_per_block=u.get("reverse"),
+        mid_block_type=u.get("mid", "UNetMidBlock2DCrossAttn"),
         attention_head_dim=u["heads"],  # the number of heads, as in SDXL's own configuration
         norm_num_groups=u["groups"],
         cross_attention_dim=width,

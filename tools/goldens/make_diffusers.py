@@ -27,9 +27,10 @@ import lora_files
 from diffusers_cases import CASES as BASE_CASES
 from lora_cases import LORA_CASES
 from plus_cases import CASES as PLUS_CASES
+from pruned_cases import CASES as PRUNED_CASES
 
 GOLDENS = Path(__file__).resolve().parents[2] / "tests/goldens/diffusers"
-CASES = BASE_CASES | PLUS_CASES | LORA_CASES
+CASES = BASE_CASES | PLUS_CASES | LORA_CASES | PRUNED_CASES
 SAMPLERS = {
     "euler": EulerDiscreteScheduler,
     "euler-a": EulerAncestralDiscreteScheduler,

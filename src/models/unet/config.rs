@@ -1,14 +1,13 @@
 //! Sizes and switches of SDXL's UNet, in diffusers' terms.
 
-use crate::config_json::{Fields, as_size};
+use super::pruned::PrunedBlocks;
+use crate::config_json::Fields;
 use crate::error::Result;
 use serde_json::{Value, json};
 use std::path::Path;
 
 /// The most resnets of a block (SDXL has 2).
 const MAX_RESNETS: usize = 16;
-/// The most layers of one transformer (SDXL has 10).
-const MAX_TRANSFORMER_LAYERS: usize = 64;
 
 /// The SDXL UNet (diffusers' `UNet2DConditionModel` with `addition_embed_type` `text_time`).
 #[derive(Debug, Clone, PartialEq)]
@@ -23,6 +22,8 @@ pub struct UnetConfig {
     pub layers_per_block: usize,
     /// `transformer_layers_per_block` for each level; 0 where the level's block has no cross-attention.
     pub transformer_layers_per_block: Vec<usize>,
+    /// The layers of each block, where `transformer_layers_per_block` does not say them all: it has the most of a down block then.
+    pub pruned: Option<PrunedBlocks>,
     /// Attention heads of each level (diffusers' `attention_head_dim`, which holds their number in SDXL).
     pub num_attention_heads: Vec<usize>,
     /// `cross_attention_dim`, the width of a text token.
@@ -58,7 +59,9 @@ impl UnetConfig {
             let expected = format!("one entry for each of the {levels} down_block_types is needed");
             return Err(f.refuse("block_out_channels", expected));
         }
-        let depths = transformer_layers(&f, "transformer_layers_per_block", &has_attention)?;
+        let layers_per_block = f.num_layers("layers_per_block", 2, MAX_RESNETS)?;
+        let blocks = PrunedBlocks::from_json(&f, &has_attention, layers_per_block)?;
+        let (transformer_layers_per_block, pruned) = blocks.by_level();
         let heads = f.sizes_per_level("attention_head_dim", 8, levels)?;
         if let Some((c, h)) = channels.iter().zip(&heads).find(|(c, h)| *c % *h != 0) {
             let expected = format!("a divisor of the level's {c} channels is needed, not {h}");
@@ -83,8 +86,9 @@ impl UnetConfig {
             in_channels: f.size("in_channels", Some(4))?,
             out_channels: f.size("out_channels", Some(4))?,
             block_out_channels: channels,
-            layers_per_block: f.num_layers("layers_per_block", 2, MAX_RESNETS)?,
-            transformer_layers_per_block: depths,
+            layers_per_block,
+            transformer_layers_per_block,
+            pruned,
             num_attention_heads: heads,
             cross_attention_dim: f.uniform_size("cross_attention_dim", 1280)?,
             norm_num_groups: groups,
@@ -107,7 +111,7 @@ fn refuse_other_structures(f: &Fields<'_>) -> Result<()> {
     }
     for (field, allowed) in [
         ("act_fn", &[json!("silu"), json!("swish")][..]),
-        ("mid_block_type", &[json!("UNetMidBlock2DCrossAttn")]),
+        ("mid_block_type", &[json!("UNetMidBlock2DCrossAttn"), json!("UNetMidBlock2D")]),
         ("center_input_sample", &[json!(false)]),
         ("only_cross_attention", &[json!(false)]),
         ("mid_block_only_cross_attention", &[json!(false)]),
@@ -127,7 +131,6 @@ fn refuse_other_structures(f: &Fields<'_>) -> Result<()> {
         ("encoder_hid_dim", &[]),
         ("encoder_hid_dim_type", &[]),
         ("num_attention_heads", &[]),
-        ("reverse_transformer_layers_per_block", &[]),
         ("time_embedding_dim", &[]),
         ("time_embedding_act_fn", &[]),
         ("timestep_post_act", &[]),
@@ -136,8 +139,8 @@ fn refuse_other_structures(f: &Fields<'_>) -> Result<()> {
     ] {
         f.only(field, allowed)?;
     }
-    // Null means something else than the default here: a norm without groups, a middle without a block.
-    for field in ["norm_num_groups", "mid_block_type", "attention_head_dim"] {
+    // Null means something else than the default here: a norm without groups.
+    for field in ["norm_num_groups", "attention_head_dim"] {
         if f.get(field).is_some_and(Value::is_null) {
             return Err(f.refuse(field, "null is not supported"));
         }
@@ -155,31 +158,8 @@ fn levels_with_attention(f: &Fields<'_>) -> Result<Vec<bool>> {
         return Err(f.refuse("up_block_types", "the mirror image of down_block_types is supported"));
     }
     if down.last() != Some(&true) {
-        // The depth of the middle is the last level's.
+        // The layers of the middle are the last level's.
         return Err(f.refuse("down_block_types", "a CrossAttnDownBlock2D at the end is supported, as in SDXL"));
     }
     Ok(down)
-}
-
-/// Transformer layers of each level, by default one; 0 where `cross` says that the level has no cross-attention,
-/// whatever the list says there.
-fn transformer_layers(f: &Fields<'_>, name: &str, cross: &[bool]) -> Result<Vec<usize>> {
-    let list = match f.present(name) {
-        None => vec![&Value::Null; cross.len()],
-        Some(Value::Array(list)) => list.iter().collect(),
-        Some(value) => vec![value; cross.len()],
-    };
-    let depth = |(value, &cross): (&Value, &bool)| match value {
-        _ if !cross => Some(0),
-        Value::Null => Some(1),
-        value => as_size(value).filter(|n| *n <= MAX_TRANSFORMER_LAYERS),
-    };
-    let depths: Option<Vec<_>> = list.iter().copied().zip(cross).map(depth).collect();
-    depths.filter(|_| list.len() == cross.len()).ok_or_else(|| {
-        let levels = cross.len();
-        let expected = format!(
-            "a number up to {MAX_TRANSFORMER_LAYERS}, or a list of {levels} such (one for each level), is supported"
-        );
-        f.refuse(name, expected)
-    })
 }

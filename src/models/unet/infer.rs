@@ -1,7 +1,7 @@
 //! The UNet's configuration, read off its tensors.
 
 use super::config::UnetConfig;
-use super::topology::BlockId;
+use super::pruned::PrunedBlocks;
 use crate::error::Result;
 use crate::models::probe::Probe;
 use crate::weights::Weights;
@@ -26,12 +26,11 @@ impl UnetConfig {
             return p.mismatch("this UNet has no down blocks; an SDXL UNet is needed");
         }
         let mut channels = Vec::new();
-        let mut transformer_layers = Vec::new();
         for i in 0..levels {
             channels.push(p.dim(&format!("down_blocks.{i}.resnets.0.conv1.weight"), 4, 0)?);
-            transformer_layers.push(p.count(&format!("down_blocks.{i}.attentions.0.transformer_blocks.")));
         }
         let layers = p.count("down_blocks.0.resnets.");
+        let (transformer_layers_per_block, pruned) = PrunedBlocks::from_tensors(&p, levels, layers)?.by_level();
         let key = p.names.iter().find(|n| n.ends_with(".attn2.to_k.weight"));
         let Some(key) = key else {
             return p.mismatch("this UNet has no cross-attention; an SDXL UNet is needed");
@@ -46,7 +45,8 @@ impl UnetConfig {
             num_attention_heads: channels.iter().map(|c| (c / 64).max(1)).collect(),
             block_out_channels: channels,
             layers_per_block: layers,
-            transformer_layers_per_block: transformer_layers,
+            transformer_layers_per_block,
+            pruned,
             cross_attention_dim,
             norm_num_groups: 32,
             norm_eps: 1e-5,
@@ -56,24 +56,6 @@ impl UnetConfig {
             freq_shift: 0.0,
             sample_size: 128,
         };
-        // Distilled relatives (SSD-1B, Segmind Vega) leave out layers here and there, which the configuration cannot
-        // say.
-        let mut transformers = config.transformers();
-        transformers.sort_by_key(|t| match t.block {
-            BlockId::Mid => 0,
-            BlockId::Up { .. } => 1,
-            BlockId::Down { .. } => 2,
-        });
-        for transformer in transformers {
-            let (path, expected) = (transformer.block.path(), transformer.num_layers);
-            let found = p.count(&format!("{path}.transformer_blocks."));
-            if found != expected {
-                return p.mismatch(format!(
-                    "{path} has {found} transformer layers, the other blocks of its level {expected}: a UNet with layers \
-                     removed (SSD-1B, Segmind Vega) is not supported; SDXL's own structure is needed"
-                ));
-            }
-        }
         match config
             .block_out_channels
             .iter()

@@ -8,6 +8,7 @@ mod config;
 mod denoiser;
 mod infer;
 mod interface;
+mod pruned;
 mod tensors;
 mod topology;
 
@@ -15,4 +16,5 @@ pub use conditioning::conditioning;
 pub use config::UnetConfig;
 pub use denoiser::denoiser;
 pub use interface::{DenoiserInput, DenoiserInterface, InputRole, UnetShape};
+pub use pruned::PrunedBlocks;
 pub use topology::{BlockId, CrossLayer, Resnet, Transformer, UnetLayer};

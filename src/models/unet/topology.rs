@@ -114,9 +114,12 @@ impl UnetConfig {
             }
         }
         if let Some(&channels) = self.block_out_channels.last() {
-            layers.push(resnet("mid_block.resnets.0".to_owned(), channels));
-            layers.push(self.transformer(BlockId::Mid, levels - 1));
-            layers.push(resnet("mid_block.resnets.1".to_owned(), channels));
+            for i in 0..self.pruned.as_ref().map_or(2, |pruned| pruned.mid_resnets) {
+                if i == 1 {
+                    layers.push(self.transformer(BlockId::Mid, levels - 1));
+                }
+                layers.push(resnet(format!("mid_block.resnets.{i}"), channels));
+            }
         }
         for (block, (level, &channels)) in self.block_out_channels.iter().enumerate().rev().enumerate() {
             for i in 0..=self.layers_per_block {
@@ -136,7 +139,14 @@ impl UnetConfig {
             block,
             width: self.block_out_channels[level],
             heads: self.num_attention_heads[level],
-            num_layers: self.transformer_layers_per_block[level],
+            num_layers: match &self.pruned {
+                Some(pruned) => match block {
+                    BlockId::Down { block, attention } => pruned.down[block][attention],
+                    BlockId::Up { block, attention } => pruned.up[block][attention],
+                    BlockId::Mid => pruned.mid_layers,
+                },
+                None => self.transformer_layers_per_block[level],
+            },
         })
     }
 
