@@ -283,14 +283,18 @@ fn configured_file(path: &Path, config: &Path, options: &OpenOptions) -> Result<
 }
 
 fn configured_parts(parts: &SingleFile, config: &Path) -> Result<Models> {
-    configured(config, |part| {
+    let models = configured(config, |part| {
         Ok(match part {
             Component::Unet => parts.unet.clone(),
             Component::Text => parts.text_encoder.clone(),
             Component::Text2 => parts.text_encoder_2.clone(),
             Component::Vae => parts.vae.clone(),
         })
-    })
+    })?;
+    if let Some(scheduler) = models.scheduler.as_ref().filter(|_| parts.v_prediction) {
+        scheduler.warn_of_marker(parts.unet.path());
+    }
+    Ok(models)
 }
 
 /// A diffusers folder; sizes are those of each part's `config.json`.

@@ -1,6 +1,7 @@
 //! The scheduler that a diffusers folder states, in its index and in its scheduler's own file.
 
 use super::config_file::{missing_part, text};
+use crate::config_json::strict;
 use crate::error::{Error, Message, Result, escape};
 use crate::schedulers::{SchedulerConfig, SchedulerKind};
 use serde_json::Value;
@@ -41,6 +42,19 @@ impl ModelScheduler {
             }
         }
         Ok(Some(Self { text, path, class: class.map(|class| (index_path.to_owned(), class.to_owned())) }))
+    }
+
+    /// Says where this scheduler, which counts, contradicts the marker `v_pred` of a single file.
+    pub(super) fn warn_of_marker(&self, checkpoint: &Path) {
+        let value: Option<Value> = serde_json::from_str(&strict(&self.text)).ok();
+        let said = value.as_ref().and_then(|value| value["prediction_type"].as_str()).unwrap_or("epsilon");
+        if said != "v_prediction" {
+            let (checkpoint, path, said) = (checkpoint.display(), self.path.display(), escape(said));
+            tracing::warn!(
+                "{checkpoint} has the marker `v_pred`, {path} says {said}, which counts, unless the request's prediction type says \
+                 otherwise"
+            );
+        }
     }
 
     /// Reads the configuration for `kind`; where absent, for the class of the index, else for the configuration's own.

@@ -24,7 +24,7 @@ impl Default for OpenOptions {
 }
 
 /// The files sought in a component's folder, best first.
-const SOUGHT: [&str; 16] = [
+const SOUGHT: [&str; 20] = [
     "diffusion_pytorch_model.safetensors",
     "model.safetensors",
     "diffusion_pytorch_model.fp16.safetensors",
@@ -41,6 +41,10 @@ const SOUGHT: [&str; 16] = [
     "diffusion_pytorch_model.fp16.bin",
     "pytorch_model.bin.index.json",
     "diffusion_pytorch_model.bin.index.json",
+    "pytorch_model.bin.index.fp16.json",
+    "diffusion_pytorch_model.bin.index.fp16.json",
+    "pytorch_model.fp16.bin.index.json",
+    "diffusion_pytorch_model.fp16.bin.index.json",
 ];
 
 /// Opens a safetensors or torch file (told apart by their first bytes, whatever the name), the shards of a

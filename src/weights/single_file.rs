@@ -38,6 +38,7 @@ pub fn split(checkpoint: &Weights) -> Result<SingleFile> {
     demand_sdxl(checkpoint)?;
     let v_prediction = checkpoint.contains("v_pred");
     warn_of_metadata(checkpoint, v_prediction);
+    warn_of_strays(checkpoint);
     Ok(SingleFile {
         unet: unet(&checkpoint.under(UNET))?,
         text_encoder: text_encoder(&checkpoint.under(TEXT))?,
@@ -60,6 +61,27 @@ fn warn_of_metadata(checkpoint: &Weights, v_prediction: bool) {
              unless the request's prediction type says otherwise",
             if v_prediction { "is there" } else { "is absent" }
         );
+    }
+}
+
+/// Says once which tensors are no part of any model: their number and the first one's name. What SDXL's own files have beside the
+/// models is left out without a word.
+fn warn_of_strays(checkpoint: &Weights) {
+    const MARKERS: [&str; 3] = ["v_pred", "ztsnr", "denoiser.sigmas"];
+    let layers = resnets_of_a_level(&checkpoint.under(UNET));
+    let read = |name: &str| {
+        if let Some(name) = name.strip_prefix(UNET) {
+            return keymap::unet(name, layers).is_some();
+        }
+        if let Some(name) = name.strip_prefix(TEXT_2) {
+            return name == "logit_scale" || keymap::open_clip(name).is_some();
+        }
+        name.starts_with(TEXT) || name.starts_with(VAE) || MARKERS.contains(&name)
+    };
+    let strays: Vec<&str> = checkpoint.names().filter(|name| !read(name)).collect();
+    if let Some(first) = strays.first() {
+        let (path, count, first) = (checkpoint.path().display(), strays.len(), crate::error::escape(first));
+        tracing::warn!("{path}: {count} tensor(s) are no part of an SDXL checkpoint and were not used: {first}, ..");
     }
 }
 
@@ -101,9 +123,8 @@ fn unet(original: &Weights) -> Result<Weights> {
     let layers = resnets_of_a_level(original);
     let mut out = Weights::new(original.path());
     for (name, weight) in original.iter() {
-        match keymap::unet(name, layers) {
-            Some(renamed) => out.insert(renamed, weight.clone())?,
-            None => tracing::debug!(name, "tensor of the UNet is not used"),
+        if let Some(renamed) = keymap::unet(name, layers) {
+            out.insert(renamed, weight.clone())?;
         }
     }
     skip(original, &mut out, |name| keymap::unet(name, layers))?;

@@ -2,6 +2,7 @@
 
 use super::*;
 use braid::inputs::clip_image_processor::{IMAGE_MEAN, IMAGE_STD};
+use braid::pipeline::ModelTensors;
 use braid::schedulers::SchedulerKind;
 use common::{Tensor, Tensors};
 
@@ -176,7 +177,9 @@ fn strays_in_a_single_file() {
     let mut r = request();
     (r.image_prompts, r.width, r.height) = (Vec::new(), Some(64), Some(64));
     let load = || Pipeline::load(&PipelineOptions::new(model.path(file)));
-    let before = generate(&load().unwrap(), &r).unwrap();
+    let (sound_pipeline, lines) = warnings(|| load().unwrap());
+    assert!(lines.is_empty(), "{lines:?}");
+    let before = generate(&sound_pipeline, &r).unwrap();
     let projection = "conditioner.embedders.1.model.text_projection";
     type Change<'a> = &'a dyn Fn(&mut Tensors);
     let harmless: [(&str, Change<'_>); 4] = [
@@ -188,9 +191,13 @@ fn strays_in_a_single_file() {
             t.insert(format!("{projection}.weight"), other.shaped(&other.shape));
         }),
     ];
+    let strays =
+        |lines: &[String]| lines.iter().filter(|line| line.contains("1 tensor(s) are no part of an SDXL")).count();
     for (what, change) in harmless {
         model.edit(file, change);
-        assert_eq!(generate(&load().unwrap(), &r).unwrap(), before, "{what}");
+        let (pipeline, lines) = warnings(|| load().unwrap());
+        assert_eq!(strays(&lines), usize::from(what != "projection"), "{what}: {lines:?}");
+        assert_eq!(generate(&pipeline, &r).unwrap(), before, "{what}");
         std::fs::write(model.path(file), &sound).unwrap();
     }
     // A marker counts by its name, whatever its type.
@@ -243,6 +250,35 @@ fn prediction_in_metadata() {
         result.unwrap();
         assert_eq!(lines.iter().any(|l| l.contains("modelspec.prediction_type")), told, "{said}: {lines:?}");
     }
+}
+
+/// A marker beside a folder's configuration, which counts, is told where the two differ.
+#[cfg(unix)]
+#[test]
+fn marker_beside_a_configuration() {
+    let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/demo");
+    let dir = tempfile::tempdir().unwrap();
+    for part in ["model_index.json", "text_encoder", "text_encoder_2", "unet", "vae"] {
+        std::os::unix::fs::symlink(demo.join("config").join(part), dir.path().join(part)).unwrap();
+    }
+    std::fs::create_dir(dir.path().join("scheduler")).unwrap();
+    let own = std::fs::read_to_string(demo.join("config").join(SCHEDULER)).unwrap();
+    let mut checkpoint = braid::weights::open(&demo.join("sdxl.safetensors"), &Default::default()).unwrap();
+    let mut lines = |prediction: &str, marked: bool| {
+        std::fs::write(dir.path().join(SCHEDULER), own.replace("v_prediction", prediction)).unwrap();
+        if marked && !checkpoint.contains("v_pred") {
+            let marker = braid::weights::Weight::from_f32(&[0.0], &[1], "v_pred").unwrap();
+            checkpoint.insert("v_pred", marker).unwrap();
+        }
+        let tensors = ModelTensors { checkpoint: checkpoint.clone(), ..ModelTensors::default() };
+        let options = PipelineOptions::new("demo").with_config(dir.path());
+        let (pipeline, lines) = warnings(|| Pipeline::from_tensors(&tensors, &options, None));
+        pipeline.unwrap();
+        lines.iter().filter(|line| line.contains("the marker `v_pred`")).count()
+    };
+    assert_eq!(lines("v_prediction", false), 0);
+    assert_eq!(lines("v_prediction", true), 0);
+    assert_eq!(lines("epsilon", true), 1);
 }
 
 /// transformers writes some image encoders without the prefix of the model's own part.

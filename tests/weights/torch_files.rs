@@ -111,7 +111,10 @@ fn harmless_values_and_nested_tensors() {
     let counter: &[u8] = b"ccollections\nCounter\n}\x85R";
     let device: &[u8] = b"ctorch\ndevice\nX\x03\0\0\0cpu\x85R";
     let dtype: &[u8] = b"ctorch\nfloat16\n";
-    for value in [size, counter, device, dtype] {
+    let set: &[u8] = b"c__builtin__\nset\n](K\x01K\x02e\x85R";
+    let complex: &[u8] = b"c__builtin__\ncomplex\nK\x01K\x02\x86R";
+    let bytes: &[u8] = b"c_codecs\nencode\nX\x01\0\0\0aX\x06\0\0\0latin1\x86R";
+    for value in [size, counter, device, dtype, set, complex, bytes] {
         let pickle = [
             b"\x80\x02}".to_vec(),
             text("other"),
