@@ -55,7 +55,7 @@ impl<C> Model<C> {
         }
         let taken = scope.finish(name).map_err(|error| match detect::quantised(&weights) {
             Some(tool) => {
-                let what = format!("the {name}'s weights are quantised ({tool}); F32, F16, BF16 or F8_E4M3 is needed");
+                let what = format!("the {name}'s weights are quantised ({tool}); F32, F16, BF16 or F8 is needed");
                 Error::mismatch(weights.path(), what)
             }
             None => error,

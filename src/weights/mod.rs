@@ -9,6 +9,7 @@ mod contents;
 pub mod detect;
 mod finite;
 mod format;
+mod fp8;
 pub(crate) mod keymap;
 pub mod lora;
 mod mmap;

@@ -8,6 +8,7 @@ use super::contents::quoted;
 use super::detect::is_fp8_scale;
 pub use super::format::MAX_HEADER;
 use super::format::foreign;
+use super::fp8;
 use super::mmap::MappedBytes;
 use super::weight::{Weight, Weights};
 use crate::error::{Error, Result};
@@ -15,13 +16,14 @@ use crate::tensor::{DType, elements};
 use safetensors::Dtype;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
 const MAX_RANK: usize = 8;
 
-/// Reads the tensors of a safetensors file, as views into `storage`. F8_E4M3 is widened to F16 in memory, without loss;
+/// Reads the tensors of a safetensors file, as views into `storage`. F8_E4M3 and F8_E5M2 are widened to F16 in memory, times their
+/// scales where there are any;
 /// tensors of integers, booleans and other floats are [`Weights::skipped`].
 ///
 /// `path` is what errors name.
@@ -33,20 +35,17 @@ pub fn read(storage: Arc<MappedBytes>, path: &Path) -> Result<Weights> {
     check(&tensors, storage.len() - start, path)?;
     let mut weights = Weights::new(path);
     weights.set_metadata(metadata);
-    // Values beside a scale are no values yet.
-    let scaled = tensors.keys().any(|name| is_fp8_scale(name));
-    for (name, info) in tensors {
-        let at = start + info.data_offsets.0;
-        let weight = match info.dtype {
-            Dtype::F32 => Weight::new(storage.clone(), at, DType::F32, info.shape, name.as_str()),
-            Dtype::F16 => Weight::new(storage.clone(), at, DType::F16, info.shape, name.as_str()),
-            Dtype::BF16 => Weight::new(storage.clone(), at, DType::BF16, info.shape, name.as_str()),
-            Dtype::F8_E4M3 if !scaled => {
-                let bytes = storage.bytes().get(at..start + info.data_offsets.1).unwrap_or_default();
-                let wide = Arc::new(MappedBytes::owned(widened(bytes)));
+    let scales = Scales::new(&storage, start, &tensors);
+    for (name, info) in tensors.into_iter().filter(|(name, _)| !scales.read.contains(name)) {
+        let weight = match (info.dtype, scales.values.get(&name)) {
+            (Dtype::F32 | Dtype::F16 | Dtype::BF16, _) => info.floats(&storage, start, &name),
+            (dtype, Some(scale)) => {
+                let (begin, end) = info.data_offsets;
+                let bytes = storage.bytes().get(start + begin..start + end).unwrap_or_default();
+                let wide = Arc::new(MappedBytes::owned(fp8::widened(bytes, dtype, scale)));
                 Weight::new(wide, 0, DType::F16, info.shape, name.as_str())
             }
-            other => {
+            (other, None) => {
                 weights.skip(name, other.to_string())?;
                 continue;
             }
@@ -67,20 +66,40 @@ pub fn metadata(storage: &MappedBytes, path: &Path) -> Result<BTreeMap<String, S
     Ok(header(storage.bytes(), path)?.0.metadata)
 }
 
-/// Widens F8_E4M3 (the finite kind, OCP E4M3FN) to the bytes of F16, which has every one of its values.
-fn widened(bytes: &[u8]) -> Vec<u8> {
-    let table: Vec<[u8; 2]> = (0..=255).map(|byte| half::f16::from_f32(e4m3(byte)).to_le_bytes()).collect();
-    bytes.iter().flat_map(|&byte| table[usize::from(byte)]).collect()
+/// The scales of the file's floats of 8 bits, by the names of these, and the names of all scales that need no further reader.
+struct Scales {
+    values: BTreeMap<String, Vec<f32>>,
+    read: BTreeSet<String>,
 }
 
-fn e4m3(byte: u8) -> f32 {
-    let (exponent, mantissa) = (i32::from(byte >> 3 & 15), f32::from(byte & 7));
-    let magnitude = match (exponent, byte & 7) {
-        (15, 7) => f32::NAN,
-        (0, _) => mantissa / 8.0 * 2f32.powi(-6),
-        _ => (1.0 + mantissa / 8.0) * 2f32.powi(exponent - 7),
-    };
-    if byte & 0x80 == 0 { magnitude } else { -magnitude }
+impl Scales {
+    /// Finds a scale for each tensor of 8-bit floats: of one value, or of one for each row. A tensor is left out, and so cannot be
+    /// read, where its scale has another form, or where others have scales and it has none; in ComfyUI's files, which say
+    /// `scaled_fp8`, it has 1 then.
+    fn new(storage: &Arc<MappedBytes>, start: usize, tensors: &BTreeMap<String, Info>) -> Self {
+        let mut scales = Self { values: BTreeMap::new(), read: BTreeSet::new() };
+        let plain = tensors.contains_key("scaled_fp8") || !tensors.keys().any(|name| is_fp8_scale(name));
+        for (name, info) in tensors.iter().filter(|(_, info)| fp8::is_fp8(info.dtype)) {
+            let beside = fp8::scale_names(name).into_iter().flatten().find(|scale| tensors.contains_key(scale));
+            let values = match &beside {
+                None => (plain || info.shape.len() < 2).then(|| vec![1.0]),
+                Some(scale) => {
+                    let read =
+                        tensors.get(scale).and_then(|info| info.floats(storage, start, scale)).map(|w| w.to_f32());
+                    read.filter(|values| values.len() == 1 || Some(&values.len()) == info.shape.first())
+                }
+            };
+            if let Some(values) = values {
+                scales.values.insert(name.clone(), values);
+                scales.read.extend(beside);
+                scales.read.extend(fp8::input_scale_names(name).into_iter().flatten());
+            }
+        }
+        if !scales.read.is_empty() {
+            scales.read.insert("scaled_fp8".into());
+        }
+        scales
+    }
 }
 
 /// Parses the header; the offset is that of the first byte behind it.
@@ -163,6 +182,19 @@ struct Info {
     #[serde(deserialize_with = "shape")]
     shape: Vec<usize>,
     data_offsets: (usize, usize),
+}
+
+impl Info {
+    /// A view of the tensor, where it is of floats that need no widening and lies inside the file.
+    fn floats(&self, storage: &Arc<MappedBytes>, start: usize, name: &str) -> Option<Weight> {
+        let dtype = match self.dtype {
+            Dtype::F32 => DType::F32,
+            Dtype::F16 => DType::F16,
+            Dtype::BF16 => DType::BF16,
+            _ => return None,
+        };
+        Weight::new(storage.clone(), start + self.data_offsets.0, dtype, self.shape.clone(), name)
+    }
 }
 
 fn shape<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<usize>, D::Error> {

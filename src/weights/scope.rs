@@ -92,7 +92,7 @@ impl Scope {
         };
         let problem = match weights.get(&path) {
             None => match weights.skipped_type(&path) {
-                Some(dtype) => format!("{path} is of type {dtype}; supported are F32, F16, BF16, F8_E4M3"),
+                Some(dtype) => format!("{path} is of type {dtype}; supported are F32, F16, BF16, F8_E4M3, F8_E5M2"),
                 None => format!("{path} missing, expected {shape:?}"),
             },
             Some(weight) => {

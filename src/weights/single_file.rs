@@ -93,7 +93,7 @@ fn demand_sdxl(checkpoint: &Weights) -> Result<()> {
     let advice = match found {
         ModelFamily::Sdxl => match quantised(&checkpoint.under(UNET)) {
             None => return Ok(()),
-            Some(tool) => format!("but its weights are quantised ({tool}); one in F32, F16, BF16 or F8_E4M3 is needed"),
+            Some(tool) => format!("but its weights are quantised ({tool}); one in F32, F16, BF16 or F8 is needed"),
         },
         ModelFamily::CosXl => format!("which no scheduler here follows; {NEEDED}"),
         ModelFamily::SdxlInpaint => {

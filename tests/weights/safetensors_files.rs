@@ -156,26 +156,44 @@ fn b15_unknown_dtype() {
     let one = |dtype, size| st(&format!("{{{}}}", entry("a", dtype, "[2]", 0, size)), size);
     refused(NAME, &one("Q7", 2), &["tensor `a`", "Q7"]);
     // Types that no model reads are no reason to refuse the rest of a file: a model that needs them says so.
-    for (dtype, size) in [("I64", 16), ("U8", 2), ("BOOL", 2), ("I32", 8), ("F64", 16), ("F8_E5M2", 2)] {
+    for (dtype, size) in [("I64", 16), ("U8", 2), ("BOOL", 2), ("I32", 8), ("F64", 16), ("F8_E8M0", 2)] {
         let weights = open_as(NAME, &one(dtype, size)).unwrap();
         assert!(weights.is_empty() && weights.contains("a"), "{dtype}");
         assert_eq!(weights.skipped().collect::<Vec<_>>(), [("a", dtype)]);
     }
 }
 
-/// F8_E4M3 is widened, without loss; beside a scale it is no value yet.
+/// Floats of 8 bits are widened, without loss, and times their scale; one whose scale is not understood is no value.
 #[test]
-fn f8_e4m3() {
+fn floats_of_8_bits() {
     let mut bytes = st(&format!("{{{}}}", entry("a", "F8_E4M3", "[9]", 0, 9)), 0);
     bytes.extend([0x00, 0x01, 0x07, 0x08, 0x38, 0x39, 0x7e, 0xb8, 0x7f]);
     let values = open_as(NAME, &bytes).unwrap().get("a").unwrap().to_f32();
     let smallest = 2f32.powi(-9);
     assert_eq!(values[..8], [0.0, smallest, 7.0 * smallest, 2f32.powi(-6), 1.0, 1.125, 448.0, -1.0]);
     assert!(values[8].is_nan());
-    let mut bytes =
-        st(&format!("{{{},{}}}", entry("a", "F8_E4M3", "[1]", 0, 1), entry("a.scale_weight", "F32", "[1]", 1, 5)), 0);
-    bytes.extend([0x38, 0, 0, 0x80, 0x3f]);
-    assert_eq!(open_as(NAME, &bytes).unwrap().skipped().collect::<Vec<_>>(), [("a", "F8_E4M3")]);
+    let mut bytes = st(&format!("{{{}}}", entry("a", "F8_E5M2", "[6]", 0, 6)), 0);
+    bytes.extend([0x00, 0x01, 0x3c, 0x3d, 0xbc, 0x7b]);
+    let values = open_as(NAME, &bytes).unwrap().get("a").unwrap().to_f32();
+    assert_eq!(values, [0.0, 2f32.powi(-16), 1.0, 1.25, -1.0, 57344.0]);
+
+    // Two rows of 1 and 1.125.
+    let scaled = |name: &str, count: usize, scale: [f32; 2], more: &str| {
+        let (matrix, end) = (entry("m.weight", "F8_E4M3", "[2,2]", 0, 4), 4 + 4 * count);
+        let header = format!("{{{matrix},{}{more}}}", entry(name, "F32", &format!("[{count}]"), 4, end));
+        let mut bytes = st(&header, 0);
+        bytes.extend([0x38, 0x39, 0x38, 0x39]);
+        bytes.extend(scale[..count].iter().flat_map(|scale| scale.to_le_bytes()));
+        open_as(NAME, &bytes).unwrap()
+    };
+    let values = |weights: &Weights| weights.get("m.weight").unwrap().to_f32();
+    for name in ["m.scale_weight", "m.weight_scale"] {
+        let one = scaled(name, 1, [0.5, 0.0], "");
+        assert_eq!((values(&one), one.names().count()), (vec![0.5, 0.5625, 0.5, 0.5625], 1));
+        assert_eq!(values(&scaled(name, 2, [0.5, 4.0], "")), [0.5, 0.5625, 4.0, 4.5]);
+    }
+    let other = scaled("other.weight_scale", 1, [0.5, 0.0], "");
+    assert_eq!(other.skipped().collect::<Vec<_>>(), [("m.weight", "F8_E4M3")]);
 }
 
 #[test]
