@@ -1,6 +1,7 @@
 //! Descriptions of weight files: their kind, their models, and the files that they fit.
 
-use crate::error::Result;
+use crate::config_json::strict;
+use crate::error::{Result, escape};
 use crate::models::clip::{Activation, ClipTextConfig, ClipVisionConfig};
 use crate::models::compatibility;
 use crate::models::ip_adapter::{AdapterConfig, ResamplerConfig};
@@ -12,6 +13,7 @@ use crate::weights::detect::{AdapterKind, ModelFamily, detect};
 use crate::weights::lora::{Lora, LoraComponent, LoraTargets};
 use crate::weights::{Weights, single_file};
 use serde::Serialize;
+use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -125,6 +127,8 @@ pub fn inspect(path: &Path, weights: &Weights) -> Result<FileReport> {
         ModelFamily::Lora => report.lora(weights),
         _ => report.add_component("tensors", weights),
     }
+    report.skipped(weights);
+    report.metadata(weights);
     Ok(report)
 }
 
@@ -141,6 +145,7 @@ impl FileReport {
         };
         for (name, weights) in models {
             report.add_component(name, weights);
+            report.skipped(weights);
             if *name == "unet" {
                 report.with_config(UnetConfig::from_tensors(weights, None), |r, c| {
                     r.family = "a diffusers folder of SDXL".into();
@@ -149,6 +154,7 @@ impl FileReport {
                 });
             }
         }
+        report.notes.extend(scheduler(path));
         report
     }
 
@@ -157,6 +163,30 @@ impl FileReport {
         let bad = weights.not_finite();
         if let Some(first) = bad.first() {
             self.notes.push(format!("{} tensors of {name} hold NaN or infinity, the first is {first}", bad.len()));
+        }
+    }
+
+    /// Notes the tensors of types that no model reads.
+    fn skipped(&mut self, weights: &Weights) {
+        if let Some((name, dtype)) = weights.skipped().next() {
+            let (count, name) = (weights.skipped().count(), escape(name));
+            self.notes.push(format!("{count} tensors of other types are not read, the first is {name} ({dtype})"));
+        }
+    }
+
+    /// Notes what a safetensors file says of itself; long values are cut.
+    fn metadata(&mut self, weights: &Weights) {
+        const SHOWN: usize = 12;
+        const LENGTH: usize = 80;
+        let said = weights.metadata().iter().filter(|(key, _)| *key != "format");
+        let count = said.clone().count();
+        for (key, value) in said.take(SHOWN) {
+            let short: String = value.chars().take(LENGTH).collect();
+            let more = if short.len() < value.len() { " .." } else { "" };
+            self.notes.push(format!("metadata {}: {}{more}", escape(key), escape(&short)));
+        }
+        if count > SHOWN {
+            self.notes.push(format!("metadata: {} more keys", count - SHOWN));
         }
     }
 
@@ -306,9 +336,22 @@ impl FileReport {
     }
 }
 
+/// The scheduler of a diffusers folder, where it states one.
+fn scheduler(folder: &Path) -> Option<String> {
+    let json = |name: &str| -> Option<Value> {
+        let text = std::fs::read_to_string(folder.join(name)).ok()?;
+        serde_json::from_str(&strict(&text)).ok()
+    };
+    let (index, own) = (json("model_index.json")?, json("scheduler/scheduler_config.json")?);
+    let class = index["scheduler"][1].as_str().or(own["_class_name"].as_str())?;
+    let stated = ["prediction_type", "timestep_spacing", "beta_schedule"];
+    let stated = stated.iter().filter_map(|key| Some(format!(", {key} {}", own[*key].as_str()?)));
+    Some(escape(&format!("scheduler {class}{}", stated.collect::<String>())))
+}
+
 impl fmt::Display for FileReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let path = crate::error::escape(&self.path.to_string_lossy());
+        let path = escape(&self.path.to_string_lossy());
         let word = if self.supported { "" } else { " (not supported)" };
         writeln!(f, "{path}: {}{word}", self.family)?;
         for component in &self.components {

@@ -15,7 +15,10 @@ fn inspect_compatibility() {
     let output = run(&["inspect", &case.path("."), &adapter, &encoder, &other.path("sdxl.safetensors")]);
     assert!(output.status.success(), "{}", stderr(&output));
     let text = stdout(&output);
-    for part in ["a diffusers folder of SDXL", "IP-Adapter", "text_encoder_2", "M parameters"] {
+    let scheduler = "scheduler EulerDiscreteScheduler, prediction_type epsilon, timestep_spacing leading";
+    for part in
+        ["a diffusers folder of SDXL", "IP-Adapter", "text_encoder_2", "M parameters", scheduler, "position_ids (I64)"]
+    {
         assert!(text.contains(part), "{part}: {text}");
     }
     assert!(text.contains(&format!("{adapter} fits {encoder}\n")), "{text}");
@@ -24,6 +27,33 @@ fn inspect_compatibility() {
     assert_eq!(lines.len(), 2);
     assert_eq!((&lines[0]["supported"], &lines[0]["path"]), (&true.into(), &adapter.as_str().into()));
     assert!(lines[0]["parts"][0]["parameters"].as_u64().unwrap() > 0);
+}
+
+/// A Plus adapter: its kind, its resampler and the encoder that it needs; a file's metadata.
+#[test]
+fn inspect_plus_and_metadata() {
+    let case = Case::make("diffusers", "plus-two-adapters");
+    let (plus, encoder) = (case.path("plus-face.safetensors"), case.path("image_encoder"));
+    let output = run(&["inspect", &plus, &encoder]);
+    let text = stdout(&output);
+    for part in [
+        "an IP-Adapter Plus",
+        "3 image tokens, 64 wide",
+        "a resampler of 4 layers, latents 96 wide, 2 heads",
+        "hidden states 80 wide",
+        &format!("{plus} fits {encoder}\n"),
+    ] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    let path = case.path("stated.safetensors");
+    let said = [("modelspec.title".to_owned(), "a \u{1b} title".to_owned()), ("long".to_owned(), "x".repeat(200))];
+    braid::synthetic::write_safetensors(Path::new(&path), &[], &said.into()).unwrap();
+    let text = stdout(&run(&["inspect", &path]));
+    assert!(
+        text.contains("metadata modelspec.title: a ") && text.contains(&format!("{} ..", "x".repeat(80))),
+        "{text}"
+    );
+    assert!(!text.contains('\u{1b}'), "{text}");
 }
 
 #[test]
