@@ -87,6 +87,8 @@ pub enum AdapterKind {
     BaseSd1,
     /// A resampler on the encoder's hidden states (`ip-adapter-plus*`).
     Plus,
+    /// Plus for Stable Diffusion 1.x, whose text is 768 wide.
+    PlusSd1,
     /// A perceptron on the encoder's hidden states (`ip-adapter-full-face`).
     FullFace,
     /// On a face recognition embedding (`ip-adapter-faceid`).
@@ -103,6 +105,7 @@ impl fmt::Display for AdapterKind {
             Self::Base => "a base IP-Adapter for SDXL",
             Self::BaseSd1 => "an IP-Adapter for Stable Diffusion 1.x",
             Self::Plus => "an IP-Adapter Plus",
+            Self::PlusSd1 => "an IP-Adapter Plus for Stable Diffusion 1.x",
             Self::FullFace => "an IP-Adapter Full Face",
             Self::FaceId => "an IP-Adapter FaceID",
             Self::FaceIdPlus => "an IP-Adapter FaceID Plus",
@@ -242,15 +245,16 @@ pub fn adapter_kind(weights: &Weights) -> Option<AdapterKind> {
     let has = |leaf: &str| ADAPTER_PROJECTION.iter().any(|p| weights.contains(&format!("{p}{leaf}")));
     let cross_attention_dim =
         weights.iter().find(|(n, _)| n.ends_with(".to_k_ip.weight")).and_then(|(_, w)| w.shape().get(1));
+    let sd1 = cross_attention_dim == Some(&768);
     // The order is diffusers': a Plus file has none of the earlier keys, a FaceID file has only the norm.
     Some(if has("proj.weight") {
-        if cross_attention_dim == Some(&768) { AdapterKind::BaseSd1 } else { AdapterKind::Base }
+        if sd1 { AdapterKind::BaseSd1 } else { AdapterKind::Base }
     } else if has("proj.3.weight") {
         AdapterKind::FullFace
     } else if has("perceiver_resampler.proj_in.weight") {
         AdapterKind::FaceIdPlus
     } else if has("latents") {
-        AdapterKind::Plus
+        if sd1 { AdapterKind::PlusSd1 } else { AdapterKind::Plus }
     } else if has("norm.weight") {
         AdapterKind::FaceId
     } else {

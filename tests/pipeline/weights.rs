@@ -182,7 +182,7 @@ fn b18_wrong_families() {
         assert!(matches!(error, Error::Mismatch { .. }) && error.to_string().contains(family), "{family}: {error}");
     }
     let as_adapter: &[(Names<'_>, &str)] = &[
-        (&[("image_proj.latents", &[1]), ("ip_adapter.1.to_k_ip.weight", &[1, 64])], "IP-Adapter Plus"),
+        (&[("image_proj.latents", &[1]), ("ip_adapter.1.to_k_ip.weight", &[1, 768])], "Plus for Stable Diffusion 1.x"),
         (&[("image_proj.proj.3.weight", &[1]), ("ip_adapter.1.to_k_ip.weight", &[1, 64])], "Full Face"),
         (&[("image_proj.norm.weight", &[1]), ("ip_adapter.1.to_k_ip.weight", &[1, 64])], "FaceID"),
         (&[("image_proj.proj.weight", &[1, 1]), ("ip_adapter.1.to_k_ip.weight", &[1, 768])], "Stable Diffusion 1.x"),
