@@ -13,13 +13,18 @@
 //            masks of the history tensors read and written, one of padding (src/schedulers/mod.rs has the form); guidance
 //            [images, 2]: scale, rescale.
 //            The model's rows: image i's positive one begins at i * image_stride, its negative one `negative` further on.
+//            extra [images, n / (channels + extra_channels), extra_channels]: after the latents of each pixel of the model's input,
+//            which then has n elements, x fewer. kept [3, images, n]: an inpainting's mask, image latents and noise; kept_levels
+//            [steps, 2]: alpha, sigma. Where one of a step's two is not 0, the mask takes the step's result where it is 1, and
+//            alpha * image + sigma * noise where it is 0.
 //            moments [images, chunks, 4]: mean, squares of the positive, mean, squares of the guided; chunk = 2048 elements.
 //            not_finite [images]: the host sets it to 0x7fffffff; becomes the first step whose result is not finite.
 // Device values: the step's number, the table, guidance. So one captured graph serves every step, scale and scheduler.
 // Grid       model_input, step: (ceil(n / 1024), images); guidance_moments: (chunks, images); rgb8, finite: ceil(count / 1024); all
 //            256 threads. step_advance: 1 block of 1 thread.
 // Shared     static: guidance_moments 6,144 bytes, step 4.
-// Requires   nothing of n or of alignment. history may be null where no row uses it, noise where no row weighs it.
+// Requires   nothing of n or of alignment. history may be null where no row uses it, noise and kept where no row weighs them, extra
+//            where the model's input is the latents alone, kept_levels where nothing is kept.
 //            A weight of zero skips its operand, which may be unwritten.
 // Source     src/schedulers: `step` and `classifier_free_guidance` are the reference; rescale after Lin et al. 2023, section 3.4.
 #include "half.cuh"
@@ -38,6 +43,9 @@ struct ModelInputParams {
     i64 negative;  // 0: not guided
     int n;
     int steps;
+    const float* extra;
+    int channels;
+    int extra_channels;
 };
 
 struct StepParams {
@@ -56,6 +64,8 @@ struct StepParams {
     int images;
     int steps;
     int noise_slots;
+    const float* kept;
+    const float* kept_levels;
 };
 
 struct AdvanceParams {
@@ -94,6 +104,13 @@ __device__ __forceinline__ const Step& row_of(const float* table, int step, int 
     return *(const Step*)(table + min(step, steps - 1) * COLUMNS);
 }
 
+// Element i of an image's latents with the extra channels.
+__device__ __forceinline__ float joined_input(const ModelInputParams& p, i64 image, int i, float scale) {
+    int width = p.channels + p.extra_channels, pixel = i / width, c = i % width;
+    i64 at = image * (p.n / width) + pixel;
+    return c < p.channels ? p.x[at * p.channels + c] * scale : p.extra[at * p.extra_channels + c - p.channels];
+}
+
 template <class T>
 __device__ __forceinline__ void model_input(const ModelInputParams& p) {
     float scale = row_of(p.table, *p.step, p.steps).input_scale;
@@ -101,7 +118,7 @@ __device__ __forceinline__ void model_input(const ModelInputParams& p) {
     for (int j = 0; j < 4; j++) {
         int i = blockIdx.x * 1024 + j * 256 + threadIdx.x;
         if (i >= p.n) return;
-        T value = Stored<T>::from(p.x[image * p.n + i] * scale);
+        T value = Stored<T>::from(p.extra ? joined_input(p, image, i, scale) : p.x[image * p.n + i] * scale);
         T* to = (T*)p.out + image * p.image_stride + i;
         to[0] = value;
         if (p.negative) to[p.negative] = value;
@@ -215,6 +232,14 @@ extern "C" __global__ __launch_bounds__(256) void step_f32(const __grid_constant
             if (!(row.writes >> k & 1)) continue;
             const HistoryWeights& to = row.history[k];
             p.history[k * slot + at] = added(to.x * x + to.output * out, to.x0, x0, to.history, history, to.noise, fresh);
+        }
+        if (p.kept_levels) {
+            const float* level = p.kept_levels + 2 * min(number, p.steps - 1);
+            float alpha = level[0], sigma = level[1];
+            if (alpha != 0.0f || sigma != 0.0f) {
+                float mask = p.kept[at], kept = alpha * p.kept[slot + at] + sigma * p.kept[2 * slot + at];
+                next = (1.0f - mask) * kept + mask * next;
+            }
         }
         p.x[at] = next;
         bad |= !(fabsf(next) <= 3.4028234663852886e38f);

@@ -36,6 +36,8 @@ pub struct Compat {
     /// Whether the latents of an image to begin with are drawn from the distribution that the VAE gives, or are its mean
     /// (DiffSynth).
     pub samples_image_latents: bool,
+    /// Whether the peer has inpainting for SDXL.
+    pub inpaints: bool,
     /// Whether 0..1 becomes 0..255 by cutting off (DiffSynth) or by rounding (diffusers).
     pub truncates_pixels: bool,
     /// Whether there are adapters on the encoder's hidden states (IP-Adapter Plus); DiffSynth has the base adapter alone.
@@ -59,6 +61,7 @@ impl Compat {
             pools_at_greatest: false,
             round_sides: None,
             samples_image_latents: true,
+            inpaints: true,
             truncates_pixels: false,
             plus_adapters: true,
             diffsynth_scheduler: false,
@@ -79,6 +82,7 @@ impl Compat {
             pools_at_greatest: true,
             round_sides: Some(64),
             samples_image_latents: false,
+            inpaints: false,
             truncates_pixels: true,
             plus_adapters: false,
             diffsynth_scheduler: true,

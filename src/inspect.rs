@@ -80,7 +80,7 @@ pub fn inspect(path: &Path, weights: &Weights) -> Result<FileReport> {
         fits: Vec::new(),
     };
     match found {
-        ModelFamily::Sdxl => report.checkpoint(weights)?,
+        ModelFamily::Sdxl | ModelFamily::SdxlInpaint => report.checkpoint(weights)?,
         ModelFamily::Adapter(AdapterKind::Base | AdapterKind::Plus) => report.adapter(weights)?,
         ModelFamily::VisionEncoder => report.vision(weights)?,
         ModelFamily::DiffusersSdxlUnet => {
@@ -237,6 +237,9 @@ impl FileReport {
                 "layers removed, as in SSD-1B and Segmind Vega: transformer layers {down:?} down, {mid_layers} in the middle with \
                  {mid_resnets} resnets, {up:?} up"
             ));
+        }
+        if config.is_inpainting() {
+            self.notes.push("for inpainting: takes a mask and a masked image beside the latents".into());
         }
         let widths = config.cross_attention_widths();
         let published = widths == published::adapter().widths && config.cross_attention_dim == 2048;

@@ -120,6 +120,7 @@ impl Case {
             ("--timestep-spacing", "timestep_spacing"),
             ("--clip-skip", "clip_skip"),
             ("--eta", "eta"),
+            ("--strength", "strength"),
         ];
         for (flag, key) in named {
             match &request[key] {
@@ -128,6 +129,11 @@ impl Case {
                 Value::Number(n) if key == "eta" && n.as_f64() == Some(0.0) => {}
                 Value::String(text) => add(flag, text),
                 other => add(flag, &other.to_string()),
+            }
+        }
+        for (flag, key) in [("--init-img", "init_image"), ("--mask", "mask")] {
+            if let Some(path) = request[key].as_str() {
+                add(flag, self.folder.join(path).to_str().unwrap());
             }
         }
         if let Some([w, h]) = request["image_resize"].as_array().map(Vec::as_slice) {

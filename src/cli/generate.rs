@@ -43,12 +43,13 @@ pub fn run(parser: lexopt::Parser) -> Outcome {
         files::check_writable(path)?;
     }
     let image_prompts = system::reading(|| options.image_prompts())?;
-    let init_image = system::reading(|| options.init_image())?;
+    let [init_image, mask] = system::reading(|| options.init_image_and_mask())?;
 
     let begin = Instant::now();
     let pipeline = system::reading(|| Pipeline::load(&options.pipeline))?;
     let loaded = begin.elapsed().as_secs_f64();
-    let mut request = Request { image_prompts, init_image, noise_dtype: pipeline.dtype(), ..options.request.clone() };
+    let mut request =
+        Request { image_prompts, init_image, mask, noise_dtype: pipeline.dtype(), ..options.request.clone() };
     let mut notes = notes(&options, &pipeline);
     request.seed = options.seed.unwrap_or_else(random_seed);
     if options.seed.is_none() {

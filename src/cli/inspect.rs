@@ -117,7 +117,9 @@ fn together(opened: &[(&Path, Weights)]) -> String {
                     .map(|unet| compatibility::adapter_with_unet((a, &config), (b, &unet)))
             };
             let result = match detect(other) {
-                ModelFamily::Sdxl => single_file::split(other).and_then(|parts| unet(&parts.unet)),
+                ModelFamily::Sdxl | ModelFamily::SdxlInpaint => {
+                    single_file::split(other).and_then(|parts| unet(&parts.unet))
+                }
                 ModelFamily::DiffusersSdxlUnet => unet(other),
                 ModelFamily::VisionEncoder => ClipVisionConfig::from_tensors(other)
                     .map(|encoder| compatibility::adapter_with_image_encoder((a, &config), (b, &encoder))),

@@ -54,6 +54,8 @@ pub struct Options {
     pub output: PathBuf,
     /// The file of the image to begin with.
     pub init_image: Option<PathBuf>,
+    /// The file of the mask of what is drawn anew.
+    pub mask: Option<PathBuf>,
     /// The file of the noise.
     pub latents: Option<PathBuf>,
     /// The file of the intermediate results.
@@ -77,6 +79,7 @@ impl Default for Options {
             seed: Some(0),
             output: "braid.png".into(),
             init_image: None,
+            mask: None,
             latents: None,
             dump: None,
             json: false,
@@ -102,6 +105,9 @@ impl Options {
         if self.request.strength.is_some() && self.init_image.is_none() {
             return Err(Failure::usage("--strength: there is no --init-img on which it could act"));
         }
+        if self.mask.is_some() && self.init_image.is_none() {
+            return Err(Failure::usage("--mask: there is no --init-img that it could mask"));
+        }
         if self.resize.is_some() && self.adapters.all.is_empty() {
             return Err(Failure::usage("--ip-adapter-image-resize: there is no --ip-adapter"));
         }
@@ -120,9 +126,10 @@ impl Options {
         self.init_image.as_ref().map(|_| self.request.strength.unwrap_or(DEFAULT_STRENGTH))
     }
 
-    /// Reads the image to begin with. Its transparency is dropped, as by diffusers' `load_image`.
-    pub fn init_image(&self) -> Result<Option<Image>, Failure> {
-        Ok(self.init_image.as_ref().map(|path| Image::open(path, AlphaMode::Ignore)).transpose()?)
+    /// Reads the image to begin with, and its mask. Their transparency is dropped, as by diffusers' `load_image`.
+    pub fn init_image_and_mask(&self) -> Result<[Option<Image>; 2], Failure> {
+        let open = |path: &Option<PathBuf>| path.as_ref().map(|path| Image::open(path, AlphaMode::Ignore)).transpose();
+        Ok([open(&self.init_image)?, open(&self.mask)?])
     }
 
     /// Reads the reference images.

@@ -4,7 +4,7 @@ use super::executable::Compiled;
 use super::tensors::TensorRef;
 use crate::error::{Error, Result};
 use crate::graph::{Graph, InputType, NodeId};
-use crate::schedulers::StepCoefficients;
+use crate::schedulers::{NoiseLevel, StepCoefficients};
 use std::ops::Range;
 
 /// The specification that a denoise loop is compiled for.
@@ -19,7 +19,8 @@ pub struct LoopSpec {
 }
 
 impl LoopSpec {
-    /// Checks that a graph is a denoiser: its first input and its only output are of one shape, one row or two.
+    /// Checks that a graph is a denoiser: its first input, whose first channels are the latents, and its only output, as wide as these,
+    /// are of one size, one row or two.
     ///
     /// # Errors
     /// [`Error::Graph`].
@@ -28,8 +29,11 @@ impl LoopSpec {
         let (Some((_, sample)), [(_, output)]) = (graph.inputs.first(), graph.outputs.as_slice()) else {
             return bad("latents and one output are needed");
         };
-        let shape = &graph.node(*sample).shape;
-        if *shape != graph.node(*output).shape || !matches!(shape.first(), Some(1 | 2)) {
+        let (sample, output) = (&graph.node(*sample).shape, &graph.node(*output).shape);
+        let (Some((wide, rest)), Some((narrow, same))) = (sample.split_last(), output.split_last()) else {
+            return bad("latents and an output of one row or two are needed");
+        };
+        if rest != same || wide < narrow || !matches!(sample.first(), Some(1 | 2)) {
             return bad("the output must be as large as the latents, of one row or two");
         }
         if self.max_steps == 0 || self.max_steps > i32::MAX as usize || self.varying.start == 0 {
@@ -48,6 +52,32 @@ impl LoopSpec {
     }
 }
 
+/// The latents that an inpainting keeps: after each step those of an image, with noise of the next step's level, take their place.
+/// All are as long as the latents.
+#[derive(Debug, Clone, Copy)]
+pub struct KeptLatents<'a> {
+    /// 1 where the step's result stays, 0 where the image's latents take its place.
+    pub mask: &'a [f32],
+    /// The image's latents, without noise.
+    pub image: &'a [f32],
+    /// The same noise for every step.
+    pub noise: &'a [f32],
+}
+
+impl KeptLatents<'_> {
+    /// Puts them into latents of that noise level.
+    pub(super) fn put(&self, x: &mut [f32], level: NoiseLevel) {
+        for (((x, mask), image), noise) in x.iter_mut().zip(self.mask).zip(self.image).zip(self.noise) {
+            *x = (1.0 - mask) * level.add_noise(*image, *noise) + mask * *x;
+        }
+    }
+}
+
+/// The noise level of the latents after row `i`: that of the next row.
+pub(super) fn level_after(table: &[StepCoefficients], i: usize) -> NoiseLevel {
+    table.get(i + 1).map_or(NoiseLevel::CLEAN, |next| next.level)
+}
+
 /// The inputs that take one image from noise to latents.
 pub struct DenoiseInputs<'a> {
     /// The graph's inputs. That of the latents is empty; those that vary hold the values of all steps, one after the other.
@@ -60,6 +90,10 @@ pub struct DenoiseInputs<'a> {
     pub guidance_rescale: f32,
     /// The latents to begin with, `[h, w, C]`.
     pub latents: &'a [f32],
+    /// The channels that the model's sample has beyond the latents, `[h, w, S - C]`, the same in every step.
+    pub extra: &'a [f32],
+    /// The latents that are kept, where some are.
+    pub kept: Option<KeptLatents<'a>>,
     /// Draws a step's fresh noise, as long as the latents: called once, in order, for each step whose [`StepCoefficients::noise`]
     /// is given, also where it weighs nothing.
     pub noise: &'a mut dyn FnMut(usize) -> Vec<f32>,
@@ -89,12 +123,45 @@ impl DenoiseInputs<'_> {
                 ));
             }
         }
-        let sample = graph.node(graph.inputs[0].1);
-        let n = sample.len() / sample.shape[0];
+        let LatentSize { n, sample, .. } = LatentSize::of(graph);
         if self.latents.len() != n {
             return bad(format!("{} latents, {n} are needed", self.latents.len()));
         }
-        Ok(())
+        if self.extra.len() != sample - n {
+            return bad(format!("{} values beyond the latents, {} are needed", self.extra.len(), sample - n));
+        }
+        let kept = self.kept.iter().flat_map(|kept| [kept.mask, kept.image, kept.noise]);
+        match kept.map(<[f32]>::len).find(|len| *len != n) {
+            Some(len) => bad(format!("{len} kept latents, {n} are needed")),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The values of a denoiser's latents.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct LatentSize {
+    /// Rows of the model, 2 with guidance.
+    pub(super) rows: usize,
+    /// Values of the latents.
+    pub(super) n: usize,
+    /// Values of a row of the model's sample, the latents among them.
+    pub(super) sample: usize,
+    /// Channels of the latents and of the sample.
+    pub(super) channels: [usize; 2],
+}
+
+impl LatentSize {
+    /// Reads it off a graph that [`LoopSpec::check`] has accepted.
+    pub(super) fn of(graph: &Graph) -> Self {
+        let (sample, output) = (graph.node(graph.inputs[0].1), graph.node(graph.outputs[0].1));
+        let rows = sample.shape[0];
+        Self {
+            rows,
+            n: output.len() / rows,
+            sample: sample.len() / rows,
+            channels: [output.channels(), sample.channels()],
+        }
     }
 }
 
@@ -146,6 +213,8 @@ mod tests {
                 guidance_scale: 1.0,
                 guidance_rescale: 0.0,
                 latents: &[0.0; 16],
+                extra: &[],
+                kept: None,
                 noise: &mut |_| Vec::new(),
                 capture_first: false,
             };

@@ -111,14 +111,18 @@ pub fn text_encoders_with_unet(
 /// [`Error::Mismatch`] for the VAE's file.
 pub fn vae_with_unet(vae: (&Path, &VaeConfig), unet: (&Path, &UnetConfig)) -> Result<()> {
     let (need, have) = (unet.1.out_channels, vae.1.latent_channels);
-    if need == have && unet.1.in_channels == have {
+    if unet.1.in_channels != need && !unet.1.is_inpainting() {
+        let what = format!("this UNet takes {} channels and gives {need}", unet.1.in_channels);
+        return Err(Error::mismatch(
+            unet.0,
+            format!("{what}: as many, or {} in a model for inpainting, are supported", 2 * need + 1),
+        ));
+    }
+    if need == have {
         return Ok(());
     }
     let model = unet.0.display();
-    let what = format!(
-        "this VAE decodes latents of {have} channels, the UNet of {model} takes {} and gives {need}",
-        unet.1.in_channels
-    );
+    let what = format!("this VAE decodes latents of {have} channels, the UNet of {model} gives {need}");
     Err(Error::mismatch(vae.0, format!("{what}; an SDXL VAE is needed")))
 }
 
@@ -189,6 +193,13 @@ mod tests {
                 .contains("1280 + 1280 = 2560")
         );
         vae_with_unet((path, &published::vae()), (path, &unet)).unwrap();
+        let unet_of = |in_channels| UnetConfig { in_channels, ..published::unet() };
+        vae_with_unet((path, &published::vae()), (path, &unet_of(9))).unwrap();
+        let text = vae_with_unet((path, &published::vae()), (path, &unet_of(8))).unwrap_err().to_string();
+        assert!(
+            text.contains("takes 8 channels and gives 4") && text.contains("or 9 in a model for inpainting"),
+            "{text}"
+        );
         let flux = VaeConfig { latent_channels: 16, ..published::vae() };
         assert!(vae_with_unet((path, &flux), (path, &unet)).unwrap_err().to_string().contains("16 channels"));
     }

@@ -24,7 +24,7 @@ pub(super) struct RequestedSides {
 
 impl RequestedSides {
     /// The request's, else those of the image to begin with; each is rounded down to what the VAE takes where the profile does
-    /// not round up.
+    /// not round up. With a mask the image's sides do not count, as in diffusers.
     ///
     /// # Errors
     /// [`Error::Parameter`] for an image that is too small.
@@ -33,6 +33,9 @@ impl RequestedSides {
         let Some(image) = &request.init_image else {
             return Ok(Self { width: request.width, height: request.height, init_image: false });
         };
+        if request.mask.is_some() {
+            return Ok(Self { width: request.width, height: request.height, init_image: true });
+        }
         let own = [image.width(), image.height()].map(|side| side / factor * factor);
         if own.contains(&0) && (request.width.is_none() || request.height.is_none()) {
             let what = format!("{image:?} is too small: sides of at least {factor} are needed");

@@ -335,7 +335,7 @@ fn configured(path: &Path, weights: impl Fn(Component) -> Result<Weights>) -> Re
     let index = json(&index_path)?;
     let said = index.get("_class_name").unwrap_or(&Value::Null);
     let class = said.as_str().unwrap_or_default();
-    if !class.starts_with("StableDiffusionXL") || class.contains("Inpaint") {
+    if !class.starts_with("StableDiffusionXL") {
         return Err(Error::Config {
             path: index_path,
             field: "_class_name".into(),

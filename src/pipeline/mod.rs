@@ -1,5 +1,6 @@
 //! The public interface: load models, then generate images.
 
+mod begin;
 mod captures;
 mod compile;
 mod config_file;
@@ -9,7 +10,6 @@ mod device_choice;
 mod executable_cache;
 mod generate;
 mod image_prompt;
-mod init_image;
 mod latent_size;
 mod load;
 mod lora;

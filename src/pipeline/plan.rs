@@ -1,10 +1,10 @@
 //! A request planned whole, before its first stage runs.
 
+use super::begin::Begin;
 use super::compile::{Compiler, EncoderPlan, Executables};
 use super::denoise_plan::{DenoisePlan, Placement};
 use super::executable_cache::TextEncoderKey;
 use super::image_prompt::ReferenceImage;
-use super::init_image::begins_with_image;
 use super::latent_size::{RequestedSides, latent_size};
 use super::load::Models;
 use super::lora::LoraScales;
@@ -52,8 +52,8 @@ pub(super) struct RequestPlan {
     pub(super) placement: Placement,
     /// Whether the image encoder runs.
     encodes_images: bool,
-    /// Whether there is an image to begin with.
-    init_image: bool,
+    /// The start of the steps.
+    pub(super) begin: Begin,
 }
 
 /// The scheduler of a request: the model's own or the profile's, with what the request sets.
@@ -83,6 +83,11 @@ fn step_table(models: &Models, compat: &Compat, request: &Request) -> Result<Ste
     }
 }
 
+/// The model evaluations for which executables have room: those of all steps, so that another strength compiles nothing.
+fn most_evaluations(models: &Models, compat: &Compat, request: &Request) -> Result<usize> {
+    Ok(scheduler_config(models, compat, request)?.table(request.steps)?.steps.len())
+}
+
 /// The shape of a request.
 pub(super) fn workload_shape(models: &Models, compat: &Compat, request: &Request) -> Result<WorkloadShape> {
     let do_cfg = compat.do_classifier_free_guidance(request.guidance_scale);
@@ -91,7 +96,7 @@ pub(super) fn workload_shape(models: &Models, compat: &Compat, request: &Request
         rows = rows.max(negative(models, compat, request)?.num_rows());
     }
     let sides = RequestedSides::new(models, compat, request)?;
-    Ok(WorkloadShape::new(models, request, step_table(models, compat, request)?.steps.len(), sides, do_cfg, rows))
+    Ok(WorkloadShape::new(models, request, most_evaluations(models, compat, request)?, sides, do_cfg, rows))
 }
 
 fn negative(models: &Models, compat: &Compat, request: &Request) -> Result<Prompt> {
@@ -113,7 +118,7 @@ impl RequestPlan {
         let compiler = executables.compiler;
         let (models, compat) = (compiler.models, compiler.compat);
         let table = step_table(models, compat, request)?;
-        let init_image = begins_with_image(models, request)?;
+        let begin = Begin::new(models, compat, request)?;
         let (given, known) = (request.image_prompts.len(), models.adapters.len());
         if given > known {
             let what = format!("{given} image prompts for {known} adapters");
@@ -129,7 +134,8 @@ impl RequestPlan {
         let prompt = Prompt::new(models, compat, Field::Prompt, &request.prompt)?;
         let negative = if do_cfg { Some(negative(models, compat, request)?) } else { None };
         let rows = negative.as_ref().map_or(0, Prompt::num_rows).max(prompt.num_rows());
-        let shape = WorkloadShape::new(models, request, table.steps.len(), sides, do_cfg, rows);
+        let steps = most_evaluations(models, compat, request)?;
+        let shape = WorkloadShape::new(models, request, steps, sides, do_cfg, rows);
         let own = shape.denoise_plan(&compiler)?;
         let image_tokens = own.shape.image_tokens.clone();
         let denoise = executables.cache.covering_plan(own);
@@ -172,7 +178,7 @@ impl RequestPlan {
             denoise,
             placement,
             encodes_images,
-            init_image,
+            begin,
         })
     }
 
@@ -182,7 +188,7 @@ impl RequestPlan {
         if let NegativePrompt::Encoded(negative) = &self.negative_prompt {
             text.extend(negative.encoders.iter().filter(|key| !self.prompt.encoders.contains(key)));
         }
-        EncoderPlan { text, image: self.encodes_images, vae: self.init_image }
+        EncoderPlan { text, image: self.encodes_images, vae: self.begin != Begin::Noise }
     }
 
     /// Compiles what the stages run. Where the encoders are freed after use, all but the decoder is compiled by its stage, when

@@ -71,6 +71,9 @@ pub struct Request {
     /// The part of the steps that is run on [`Self::init_image`], 0 to 1; 0.75 where absent. f64, for the number of steps is its
     /// product with [`Self::steps`], rounded down.
     pub strength: Option<f64>,
+    /// The part of [`Self::init_image`] that is drawn anew: white, where the rest is kept. It is stretched to the request's size, which
+    /// is by default the model's own, and so is the image; its grey values count from 128 on.
+    pub mask: Option<Image>,
     /// Whether [`Output::intermediates`] is filled.
     pub capture_intermediates: bool,
 }
@@ -101,6 +104,7 @@ impl Request {
             noise: None,
             init_image: None,
             strength: None,
+            mask: None,
             capture_intermediates: false,
         }
     }
@@ -146,6 +150,8 @@ impl Request {
         with_init_image(init_image: Image => Some(init_image));
         /// Sets the part of the steps that is run on the image to begin with, 0 to 1.
         with_strength(strength: f64 => Some(strength));
+        /// Sets the mask of what is drawn anew.
+        with_mask(mask: Image => Some(mask));
         /// Sets whether [`Output::intermediates`] is filled.
         with_capture_intermediates(capture_intermediates: bool);
     }
@@ -176,6 +182,10 @@ impl Request {
         if self.strength.is_some() && self.init_image.is_none() {
             let what = Message::from("it is the part of the steps that is run on an image; give ");
             return Err(Error::parameter(Field::Strength, what.field(Field::InitImage).text(" or leave it out")));
+        }
+        if self.mask.is_some() && self.init_image.is_none() {
+            let what = Message::from("it masks an image; give ");
+            return Err(Error::parameter(Field::Mask, what.field(Field::InitImage).text(" or leave it out")));
         }
         if self.num_images == 0 || self.num_images > MAX_NUM_IMAGES {
             let what = format!("{} given; 1 to {MAX_NUM_IMAGES} is allowed", self.num_images);

@@ -13,6 +13,9 @@ pub struct NoiseLevel {
 }
 
 impl NoiseLevel {
+    /// The level of the clean sample, at which the steps end.
+    pub const CLEAN: Self = Self { alpha: 1.0, sigma: 0.0 };
+
     /// The level of the cumulative product of 1 - beta.
     pub(super) fn of_alpha_cumprod(alpha_cumprod: f64) -> Self {
         Self { alpha: alpha_cumprod.sqrt() as f32, sigma: (1.0 - alpha_cumprod).sqrt() as f32 }

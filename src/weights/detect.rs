@@ -10,8 +10,10 @@ use std::fmt;
 pub enum ModelFamily {
     /// A whole SDXL base checkpoint with its original names.
     Sdxl,
-    /// An SDXL checkpoint for inpainting or another task: its UNet takes more than four channels.
+    /// An SDXL checkpoint for inpainting: its UNet takes nine channels.
     SdxlInpaint,
+    /// An SDXL checkpoint for another task: its UNet takes neither four channels nor nine.
+    SdxlOther,
     /// The SDXL refiner.
     SdxlRefiner,
     /// The UNet of SDXL with its original names, without text encoders.
@@ -55,6 +57,7 @@ impl fmt::Display for ModelFamily {
         f.write_str(match self {
             Self::Sdxl => "an SDXL base checkpoint",
             Self::SdxlInpaint => "an SDXL inpainting checkpoint",
+            Self::SdxlOther => "an SDXL checkpoint for another task",
             Self::SdxlRefiner => "an SDXL refiner checkpoint",
             Self::SdxlUnet => "the UNet of an SDXL checkpoint without its text encoders",
             Self::CosXl => "a CosXL checkpoint, trained for EDM's noise levels",
@@ -200,9 +203,10 @@ fn checkpoint(weights: &Weights, begins: &dyn Fn(&str) -> bool) -> ModelFamily {
     let channels = weights.get("model.diffusion_model.input_blocks.0.0.weight").and_then(|w| w.shape().get(1).copied());
     if begins("conditioner.embedders.1.") {
         return match channels {
-            Some(n) if n != 4 => ModelFamily::SdxlInpaint,
+            Some(n) if n != 4 && n != 9 => ModelFamily::SdxlOther,
             _ if weights.contains("edm_mean") => ModelFamily::Playground,
             _ if weights.names().any(|name| name.starts_with("edm_vpred.")) => ModelFamily::CosXl,
+            Some(9) => ModelFamily::SdxlInpaint,
             _ => ModelFamily::Sdxl,
         };
     }

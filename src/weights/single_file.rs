@@ -91,14 +91,17 @@ fn demand_sdxl(checkpoint: &Weights) -> Result<()> {
         "an SDXL base checkpoint is needed, such as sd_xl_base_1.0.safetensors or a model made from it";
     let found = detect(checkpoint);
     let advice = match found {
-        ModelFamily::Sdxl => match quantised(&checkpoint.under(UNET)) {
+        ModelFamily::Sdxl | ModelFamily::SdxlInpaint => match quantised(&checkpoint.under(UNET)) {
             None => return Ok(()),
             Some(tool) => format!("but its weights are quantised ({tool}); one in F32, F16, BF16 or F8 is needed"),
         },
         ModelFamily::CosXl => format!("which no scheduler here follows; {NEEDED}"),
-        ModelFamily::SdxlInpaint => {
+        ModelFamily::SdxlOther => {
             let n = checkpoint.get("model.diffusion_model.input_blocks.0.0.weight").and_then(|w| w.shape().get(1));
-            format!("its UNet takes {} channels instead of 4; {NEEDED}", n.copied().unwrap_or_default())
+            format!(
+                "its UNet takes {} channels instead of 4, or of an inpainting model's 9; {NEEDED}",
+                n.copied().unwrap_or_default()
+            )
         }
         ModelFamily::SdxlRefiner => format!("which refines images and has one text encoder; {NEEDED}"),
         ModelFamily::DiffusersSdxlUnet => {
@@ -314,9 +317,9 @@ mod tests {
             ),
             (&[(CONV, &[384, 4, 3, 3]), ("conditioner.embedders.0.model.ln_final.bias", &[1])], "refiner", "SDXL base"),
             (
-                &[(CONV, &[320, 9, 3, 3]), ("conditioner.embedders.1.model.ln_final.bias", &[1])],
-                "inpainting",
-                "9 channels",
+                &[(CONV, &[320, 8, 3, 3]), ("conditioner.embedders.1.model.ln_final.bias", &[1])],
+                "another task",
+                "8 channels",
             ),
             (&[("double_blocks.0.img_attn.norm.key_norm.scale", &[1])], "Flux", "SDXL base"),
             (&[("model.diffusion_model.joint_blocks.0.x", &[1])], "Stable Diffusion 3", "SDXL base"),

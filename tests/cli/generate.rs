@@ -40,6 +40,8 @@ fn dump_goldens() {
     golden("diffusers", "dpmpp-karras-two-images");
     golden("diffusers", "flags-over-folder");
     golden("diffusers", "lora-peft-two");
+    golden("diffusers", "inpaint-channels");
+    golden("diffusers", "inpaint-blend-strength-1");
     golden("diffsynth", "two_images");
     golden("diffsynth", "instant_style");
 }
@@ -150,6 +152,34 @@ fn lora_flags() {
     }
     let output = run(&["inspect", &odd]);
     assert!(stdout(&output).contains("a LoRA (not supported)"), "{}", stdout(&output));
+}
+
+/// The image to begin with and its mask are told, with the strength that counted.
+#[test]
+fn metadata_of_an_inpainting() {
+    let case = Case::make("diffusers", "inpaint-blend");
+    let picture = |name: &str| case.folder.join("../pictures").join(name).to_str().unwrap().to_owned();
+    let (image, mask) = (picture("landscape.png"), picture("mask.png"));
+    let texts = |more: &[&str]| {
+        let output = case.short(&[&["-i", &image, "--steps", "2", "--json"], more].concat()).output().unwrap();
+        assert!(output.status.success() && stderr(&output).is_empty(), "{}", stderr(&output));
+        let report: Value = serde_json::from_str(&stdout(&output)).unwrap();
+        assert!(report["seconds"]["encode"].as_f64().unwrap() >= 0.0);
+        assert_eq!(report["step_seconds"].as_array().unwrap().len(), 1);
+        let file = std::io::BufReader::new(std::fs::File::open(case.path("out.png")).unwrap());
+        let reader = png::Decoder::new(file).read_info().unwrap();
+        let texts: Vec<_> = reader.info().uncompressed_latin1_text.iter().map(|t| t.text.clone()).collect();
+        (texts[0].clone(), serde_json::from_str::<Value>(&texts[1]).unwrap())
+    };
+    let (parameters, json) = texts(&["--mask", &mask, "--strength", "0.9"]);
+    assert!(parameters.contains(", Denoising strength: 0.9, Mask: mask, Version"), "{parameters}");
+    assert_eq!(
+        (&json["init_img"], &json["mask"], &json["strength"]),
+        (&image.as_str().into(), &mask.as_str().into(), &0.9.into())
+    );
+    let (parameters, json) = texts(&[]);
+    assert!(parameters.contains("Denoising strength: 0.75") && !parameters.contains("Mask"), "{parameters}");
+    assert_eq!((&json["mask"], &json["strength"]), (&Value::Null, &0.75.into()));
 }
 
 /// Flags in another order give the same image.

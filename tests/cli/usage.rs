@@ -39,6 +39,12 @@ const WRONG: &[(&[&str], &str)] = &[
     (&["--device", "cuda:x"], "--device"),
     (&["--encoders", "drop"], "--encoders"),
     (&["--threads", "0"], "--threads"),
+    (&["--strength", "0.5"], "--strength: there is no --init-img"),
+    (&["--mask", "m.png"], "--mask: there is no --init-img"),
+    (&["-i", "i.png", "--strength", "1.5"], "--strength: must be a number of 0 to 1"),
+    (&["-i", "i.png", "--strength", "-1"], "--strength"),
+    (&["-i", "i.png", "--strength", "NaN"], "--strength"),
+    (&["-i"], "--init-img: a value"),
     (&["-o", "a.gif"], "--output"),
     (&["-o", "a"], "--output"),
     (&["-o", "a.png", "--dump", "a.png"], "--dump"),
@@ -102,7 +108,8 @@ fn help_and_version() {
     let promised = "--model --clip-vision --ip-adapter --ip-adapter-image --ip-adapter-strength --ip-adapter-blocks \
         -p --prompt -n --negative-prompt --steps --cfg-scale -W --width -H --height -s --seed -b --batch-count \
         --ip-adapter-image-resize --sampling-method --schedule --prediction --timestep-spacing --guidance-rescale \
-        --clip-skip --compat --rng --dtype --vae-dtype --device --encoders --threads -o --output --latents-in --dump --json";
+        --clip-skip --compat --rng --dtype --vae-dtype --device --encoders --threads -o --output --latents-in --dump --json \
+        -i --init-img --strength --mask";
     for flag in promised.split_whitespace() {
         assert!(help.split([' ', ',', '\n']).any(|w| w == flag), "{flag}");
     }

@@ -73,7 +73,7 @@ impl Case {
         r.strength = self.number("strength");
         // Transparency is dropped, as by diffusers' `load_image`.
         let picture = |key: &str| self.text(key).map(|p| Image::open(self.folder.join(p), AlphaMode::Ignore).unwrap());
-        r.init_image = picture("init_image");
+        (r.init_image, r.mask) = (picture("init_image"), picture("mask"));
         r.lora_scales = self.loras().iter().map(|l| l["scale"].as_f64().unwrap() as f32).collect();
         r.capture_intermediates = true;
         let compat: Compat = self.json["profile"].as_str().unwrap().parse().unwrap();

@@ -8,7 +8,7 @@ use braid::graph::{Builder, Graph, InputType, Node, Op};
 use braid::tensor::DType;
 use braid::weights::Weight;
 
-/// See the module; the decoder has a type of its own.
+/// See the module; the VAE, which `decoder` names, has a type of its own.
 pub struct HalfPrecisionBaseline {
     pub cpu: Cpu,
     pub dtype: DType,
@@ -38,8 +38,8 @@ impl Device for HalfPrecisionBaseline {
     }
 
     fn compile(&self, graph: Graph) -> Result<Box<dyn Executable>> {
-        let decodes = graph.inputs.iter().any(|(name, _)| name == "latents");
-        let dtype = if decodes { self.decoder } else { self.dtype };
+        let of_vae = graph.inputs.iter().any(|(name, _)| name == "latents" || name == "image");
+        let dtype = if of_vae { self.decoder } else { self.dtype };
         let single = |node: &Node| -> Result<Option<Box<dyn Executable>>> {
             if matches!(node.op, Op::Input(_)) {
                 return Ok(None);

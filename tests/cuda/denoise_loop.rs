@@ -93,6 +93,8 @@ impl Case {
             guidance_scale: self.guidance[0],
             guidance_rescale: self.guidance[1],
             latents: &self.latents,
+            extra: &[],
+            kept: None,
             noise: &mut |step| self.noise[step].clone(),
             capture_first: true,
         };

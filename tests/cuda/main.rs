@@ -19,6 +19,7 @@ mod drivers;
 mod golden;
 #[path = "../common/half_precision_baseline.rs"]
 mod half_precision_baseline;
+mod init_image;
 #[path = "../common/interpreter.rs"]
 mod interpreter;
 mod load;

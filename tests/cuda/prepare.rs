@@ -28,6 +28,42 @@ fn generate(pipeline: &Pipeline, request: &Request) -> Output {
     pipeline.generate(request).unwrap()
 }
 
+/// The same with an image to begin with and a mask; the estimate counts the VAE's encoder, and only where it runs.
+#[test]
+fn prepared_image_to_image() {
+    if !compiled() {
+        return;
+    }
+    let (driver, prepared) = pipeline(&common::Model::folder());
+    let mut request = common::request();
+    request.image_prompts.clear();
+    let without = prepared.estimate(&prepared.workload_shape(&request).unwrap()).unwrap().unwrap();
+    let picture = |add: u8| Image::new(16, 16, (0..768).map(|i| (i / 3) as u8 ^ add).collect()).unwrap();
+    request.init_image = Some(picture(0));
+    let shape = prepared.workload_shape(&request).unwrap();
+    let estimate = prepared.estimate(&shape).unwrap().unwrap();
+    assert!(without.encode == 0 && estimate.encode > 0, "{estimate:?}");
+    assert_eq!(estimate.denoise, without.denoise);
+    prepared.prepare(&shape).unwrap();
+    assert!(estimate.peak_resident() >= driver.held() as u64, "{estimate:?}, {} held", driver.held());
+    let before = driver.calls();
+    let mut images = Vec::new();
+    let changes: [&dyn Fn(&mut Request); 5] = [
+        &|r| r.seed = 1,
+        &|r| r.init_image = Some(picture(90)),
+        &|r| (r.strength, r.steps) = (Some(1.0), 3),
+        &|r| r.mask = Some(picture(0)),
+        &|r| r.mask = Some(picture(200)),
+    ];
+    for change in changes {
+        change(&mut request);
+        images.push(generate(&prepared, &request).images.remove(0));
+        let calls = driver.calls();
+        assert_eq!((calls.allocations, calls.captures), (before.allocations, before.captures));
+    }
+    assert!(images.windows(2).all(|pair| pair[0] != pair[1]));
+}
+
 /// After `prepare` nothing is allocated or captured, whatever changes within the shape, and the images are those of a
 /// pipeline that prepared nothing.
 #[test]

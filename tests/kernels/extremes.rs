@@ -96,7 +96,17 @@ fn midpoints_to_even() {
         row[1] = 1.0;
         let (table, step) = (gpu.f32(&row), gpu.i32(&[0]));
         let (image_stride, n) = (n as i64, n as i32);
-        let params = ModelInputParams { x: from, out, table, step, image_stride, negative: 0, n, steps: 1 };
+        let params = ModelInputParams {
+            x: from,
+            out,
+            table,
+            step,
+            image_stride,
+            negative: 0,
+            n,
+            steps: 1,
+            ..Default::default()
+        };
         gpu.launch("model_input", dtype, [1, 1, 1], &params);
         check("model_input", out);
     }

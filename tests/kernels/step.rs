@@ -126,6 +126,7 @@ fn step_table() {
                     negative: params.negative,
                     n: n as i32,
                     steps: 3,
+                    ..ModelInputParams::default()
                 };
                 gpu.launch("model_input", dtype, [blocks(n, 1024), images as u32, 1], &input);
                 let exact: Vec<f64> = want.iter().map(|x| x * f64::from(row[1])).collect();
@@ -184,8 +185,16 @@ fn step_past_the_table() {
     let x = values(n, 1);
     let (table, step, x_at) = (gpu.f32(&row), gpu.i32(&[(1 << 26) - 1]), gpu.f32(&x));
     let out = gpu.room(n * 2);
-    let input =
-        ModelInputParams { x: x_at, out, table, step, image_stride: n as i64, negative: 0, n: n as i32, steps: 1 };
+    let input = ModelInputParams {
+        x: x_at,
+        out,
+        table,
+        step,
+        image_stride: n as i64,
+        n: n as i32,
+        steps: 1,
+        ..Default::default()
+    };
     gpu.launch("model_input", DType::F16, [1, 1, 1], &input);
     let scaled = |factor: f64| wide(&x).iter().map(|x| x * factor).collect::<Vec<_>>();
     close("input", DType::F16, &gpu.download(DType::F16, out, n), &scaled(0.5));
@@ -211,6 +220,75 @@ fn step_past_the_table() {
     let want: Vec<f64> = scaled(0.25).iter().zip(&fresh).map(|(x, n)| x + 2.0 * f64::from(*n)).collect();
     gpu.once("step", DType::F32, [1, 1, 1], &params, Schedule::InOrder);
     close("step", DType::F32, &gpu.download(DType::F32, x_at, n), &want);
+}
+
+/// Latents with the channels of an inpainting model beside them, of two images; and latents that a mask keeps after a step.
+#[test]
+fn inpainting() {
+    if !compiled() {
+        return;
+    }
+    let (gpu, images, pixels, [channels, extra]) = (Gpu::new(), 2, 700, [4, 5]);
+    let (n, sample) = (pixels * channels, pixels * (channels + extra));
+    let weights = |timestep, scale| [timestep, scale, 1.0, -0.5, f32::INFINITY, 0.9, 0.3, 0.0, 0.0];
+    let table: [Row; 3] =
+        [[900.0, 0.5], [500.0, 0.6], [1.0, 0.7]].map(|[t, scale]| row(weights(t, scale), [0.0; 3], [[0.0; 7]; 3]));
+    // The last step keeps nothing.
+    let levels = [[0.8f32, 0.6], [1.0, 0.0], [0.0, 0.0]];
+    let (x, beside, output) = (values(images * n, 1), values(images * pixels * extra, 2), values(images * n, 3));
+    let mask: Vec<f32> = values(images * n, 4).iter().map(|v| if *v > 0.0 { 1.0 } else { 0.0 }).collect();
+    let kept = [mask, values(images * n, 5), values(images * n, 6)].concat();
+    let (x_at, table_at, out) = (gpu.f32(&x), gpu.f32(table.as_flattened()), gpu.room(2 * images * sample * 2));
+    for (s, (row, level)) in table.iter().zip(levels.map(|level| level.map(f64::from))).enumerate() {
+        let before = wide(&gpu.download(DType::F32, x_at, images * n));
+        let step = gpu.i32(&[s as i32]);
+        let input = ModelInputParams {
+            x: x_at,
+            out,
+            table: table_at,
+            step,
+            image_stride: sample as i64,
+            negative: (images * sample) as i64,
+            n: sample as i32,
+            steps: 3,
+            extra: gpu.f32(&beside),
+            channels: channels as i32,
+            extra_channels: extra as i32,
+        };
+        gpu.launch("model_input", DType::F16, [blocks(sample, 1024), images as u32, 1], &input);
+        let joined = before.chunks(channels).zip(beside.chunks(extra)).flat_map(|(latents, beside)| {
+            let latents = latents.iter().map(|v| v * f64::from(row[1]));
+            latents.chain(beside.iter().map(|v| f64::from(*v))).collect::<Vec<_>>()
+        });
+        let joined: Vec<f64> = joined.collect();
+        close("input", DType::F16, &gpu.download(DType::F16, out, 2 * images * sample), &joined.repeat(2));
+        let params = StepParams {
+            x: x_at,
+            output: gpu.f32(&output),
+            table: table_at,
+            guidance: gpu.f32(&[1.0, 0.0, 1.0, 0.0]),
+            step,
+            not_finite: gpu.i32(&[i32::MAX; 2]),
+            image_stride: n as i64,
+            n: n as i32,
+            images: images as i32,
+            steps: 3,
+            noise_slots: 1,
+            kept: gpu.f32(&kept),
+            kept_levels: gpu.f32(levels.as_flattened()),
+            ..StepParams::default()
+        };
+        gpu.once("step", DType::F32, [blocks(n, 1024), images as u32, 1], &params, Schedule::Random(5));
+        let wanted: Vec<f64> = (0..images * n)
+            .map(|i| {
+                let part = |k: usize| f64::from(kept[k * images * n + i]);
+                let next = f64::from(row[5]) * before[i] + f64::from(row[6]) * f64::from(output[i]);
+                let mixed = (1.0 - part(0)) * (level[0] * part(1) + level[1] * part(2)) + part(0) * next;
+                if level == [0.0; 2] { next } else { mixed }
+            })
+            .collect();
+        within(&format!("step {s}"), 2e-6, &gpu.download(DType::F32, x_at, images * n), &wanted);
+    }
 }
 
 /// The first step that is not finite is marked for its image alone.

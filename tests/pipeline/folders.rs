@@ -31,7 +31,7 @@ fn folders_of_other_pipelines() {
     let model = Model::folder();
     for class in [
         json!("StableDiffusionPipeline"),
-        json!("StableDiffusionXLInpaintPipeline"),
+        json!("StableDiffusionInpaintPipeline"),
         json!("FluxPipeline"),
         json!("\u{1b}[31m"),
         json!(7),

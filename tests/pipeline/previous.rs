@@ -11,6 +11,11 @@ fn embedding(offset: usize) -> ReferenceImage {
     ReferenceImage::Embedding((0..24).map(|i| (i + offset) as f32 / 24.0).collect())
 }
 
+/// Bright above, dark below.
+fn picture() -> Image {
+    Image::new(16, 16, (0..768).map(|i| 255 - (i / 3) as u8).collect()).unwrap()
+}
+
 /// Three steps: with two, Karras' noise levels are those of the other schedule.
 fn base() -> Request {
     let mut request = request();
@@ -24,7 +29,7 @@ fn one_difference_at_a_time() {
     let model = Model::folder();
     let pipeline = model.load().unwrap();
     let first = generate(&pipeline, &base()).unwrap();
-    let changes: [(&str, Change<'_>); 19] = [
+    let changes: [(&str, Change<'_>); 22] = [
         ("prompt", &|r| r.prompt = "a blue boat".into()),
         ("negative prompt", &|r| r.negative_prompt = Some("fog".into())),
         ("scheduler", &|r| r.scheduler = Some(SchedulerKind::Ddim)),
@@ -43,6 +48,11 @@ fn one_difference_at_a_time() {
         ("seed", &|r| r.seed = 8),
         ("clip skip", &|r| r.clip_skip = 1),
         ("random numbers", &|r| r.rng = RngKind::Cuda(Default::default())),
+        ("an image to begin with", &|r| r.init_image = Some(picture())),
+        ("a mask", &|r| (r.init_image, r.mask) = (Some(picture()), Some(picture()))),
+        ("a mask at strength 1", &|r| {
+            (r.init_image, r.mask, r.strength) = (Some(picture()), Some(picture()), Some(1.0))
+        }),
         ("size", &|r| (r.width, r.height) = (Some(24), Some(40))),
     ];
     for (name, change) in changes {

@@ -3,10 +3,10 @@
 use super::*;
 use braid::error::Field;
 
-type Change<'a> = &'a dyn Fn(&mut Request);
+pub type Change<'a> = &'a dyn Fn(&mut Request);
 
 /// Requests that cannot be are refused with the field's name; later requests give the same images as before.
-fn refuses(pipeline: &Pipeline, good: &Request, bad: &[(Field, Change<'_>)]) {
+pub fn refuses(pipeline: &Pipeline, good: &Request, bad: &[(Field, Change<'_>)]) {
     let before = generate(pipeline, good).unwrap();
     for (i, (field, change)) in bad.iter().enumerate() {
         let mut r = good.clone();

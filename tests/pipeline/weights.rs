@@ -170,7 +170,7 @@ fn b18_wrong_families() {
         (&[("model.diffusion_model.joint_blocks.0.x", &[1])], "Stable Diffusion 3"),
         (&[("double_blocks.0.img_attn.norm.key_norm.scale", &[1])], "Flux"),
         (&[(CONV, &[8, 4, 1, 1]), ("conditioner.embedders.0.model.ln_final.bias", &[1])], "SDXL refiner"),
-        (&[(CONV, &[8, 9, 1, 1]), ("conditioner.embedders.1.model.ln_final.bias", &[1])], "SDXL inpainting"),
+        (&[(CONV, &[8, 8, 1, 1]), ("conditioner.embedders.1.model.ln_final.bias", &[1])], "another task"),
         (&[("lora_unet_x.lora_down.weight", &[1])], "LoRA"),
         (&[("vision_model.pre_layrnorm.weight", &[1])], "CLIP image encoder"),
         (&[("image_proj.proj.weight", &[1, 1]), ("ip_adapter.1.to_k_ip.weight", &[1, 2])], "base IP-Adapter"),

@@ -65,4 +65,65 @@ CASES = {
             sampling_method="euler-a", guidance_rescale=0.5,
         ),
     },
+    "inpaint-blend": {
+        "notes": "a UNet of 4 channels: the image's latents take the place of what the mask keeps after each of 3 steps; a grey mask of "
+        "another size than the image; widths that CUDA takes",
+        "matters": [{"strength": 0.8}, {"seed": 1}, {"init_image": "portrait.png"}, {"mask": "alpha.png"}],
+        "tokenizer": "small",
+        "scheduler": PUBLISHED_SCHEDULER,
+        "text": [text(32, 2, 4, "gelu", 999), text(32, 2, 2, "quick_gelu", 2)],
+        "unet": unet("dc", [64, 128], [1, 2], [1, 1], groups=32),
+        "vae": vae([8, 16, 16, 16], groups=8),
+        "request": begun(
+            "a lighthouse at night", "landscape.png", mask="mask.png", steps=5, strength=0.6, negative_prompt="fog", seed=21,
+            width=64, height=48,
+        ),
+    },
+    "inpaint-blend-strength-1": {
+        "notes": "4 channels at strength 1, which begins with noise alone; Euler ancestral, whose draws follow that of the masked image, "
+        "which nothing uses; an IP-Adapter; two images, each as if it were alone",
+        "matters": [{"strength": 0.75}, {"init_image": "portrait.png"}, {"mask": "alpha.png"}, {"sampling_method": "euler"}],
+        "tokenizer": "small",
+        "scheduler": PUBLISHED_SCHEDULER,
+        "text": [text(24, 2, 3, "quick_gelu", 2), text(24, 2, 2, "gelu", 2)],
+        "unet": unet("dcc", [16, 24, 32], [2, 3, 2], [1, 2, 1]),
+        "vae": vae([8, 8, 16], layers=2),
+        "vision": vision(48, 2, 2, "gelu", 28, 7, 24),
+        "adapters": [adapter("ip-adapter.safetensors", ["portrait.png"], 0.8)],
+        "request": begun(
+            "a red fox", "landscape.png", mask="mask.png", steps=4, strength=1.0, negative_prompt="", seed=5, batch=2, width=56,
+            height=40, sampling_method="euler-a",
+        ),
+    },
+    "inpaint-channels": {
+        "notes": "a UNet of 9 channels in an inpainting pipeline's folder, at .9999, which is a step less than all; DPM++ 2M begins in the "
+        "middle; widths that CUDA takes",
+        "matters": [{"strength": 1.0}, {"init_image": "portrait.png"}, {"mask": "alpha.png"}, {"sampling_method": "euler"}],
+        "class": "StableDiffusionXLInpaintPipeline",
+        "tokenizer": "small",
+        "scheduler": PUBLISHED_SCHEDULER,
+        "text": [text(32, 2, 4, "gelu", 999), text(32, 2, 2, "quick_gelu", 2)],
+        "unet": unet("dc", [64, 128], [1, 2], [1, 1], groups=32, in_channels=9),
+        "vae": vae([8, 16, 16, 16], groups=8),
+        "request": begun(
+            "a bowl of apples", "landscape.png", mask="mask.png", steps=4, strength=0.9999, negative_prompt="text", seed=3, width=64,
+            height=48, sampling_method="dpmpp-2m",
+        ),
+    },
+    "inpaint-channels-strength-1": {
+        "notes": "9 channels at strength 1: no latents of the image, so the noise is the first draw; DDIM, no guidance, an IP-Adapter, two "
+        "images, fresh noise in each step",
+        "matters": [{"strength": 0.75}, {"init_image": "portrait.png"}, {"mask": "alpha.png"}, {"eta": 0.0}],
+        "tokenizer": "small",
+        "scheduler": PUBLISHED_SCHEDULER,
+        "text": [text(24, 2, 3, "quick_gelu", 2), text(16, 2, 2, "gelu", 2)],
+        "unet": unet("dc", [16, 32], [2, 2], [1, 1], in_channels=9),
+        "vae": vae([8, 16, 16]),
+        "vision": vision(48, 2, 2, "gelu", 28, 7, 24),
+        "adapters": [adapter("ip-adapter.safetensors", ["landscape.png"], 0.6)],
+        "request": begun(
+            "an old oak", "alpha.png", mask="mask.png", steps=3, strength=1.0, cfg_scale=1.0, seed=2, batch=2, width=40, height=48,
+            sampling_method="ddim", eta=0.6,
+        ),
+    },
 }

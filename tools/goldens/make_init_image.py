@@ -4,10 +4,9 @@ import sys
 import diffusers
 import torch
 import transformers
-from diffusers import StableDiffusionXLImg2ImgPipeline
-from PIL import Image
+from diffusers import StableDiffusionXLImg2ImgPipeline, StableDiffusionXLInpaintPipeline
+from PIL import Image, ImageDraw, ImageFilter
 
-import diffusers_folder
 import make_diffusers
 from init_image_cases import CASES
 from make_diffusers import GOLDENS, Peer, make
@@ -57,14 +56,82 @@ class ImageToImage(Peer):
         return {"prepare_latents": latents}
 
 
+class Inpaint(Peer):
+    """StableDiffusionXLInpaintPipeline.
+
+    Given a list of generators it encodes the image once, with the first of them, for all images of a batch. Here each image is made
+    alone, so that it is that of its own seed.
+    """
+
+    pipeline = StableDiffusionXLInpaintPipeline
+    EACH = ("noise", "init_latents", "masked_image_latents", "latents", "image")
+
+    def run(self, images: list | None = None, **replace) -> dict[str, torch.Tensor]:
+        request = self.request
+        try:
+            alone = []
+            for i in range(request["batch"]):
+                self.request = request | {"batch": 1, "seed": request["seed"] + i}
+                alone.append(super().run(images, **replace))
+        finally:
+            self.request = request
+        return {k: torch.cat([one[k] for one in alone]) if k in self.EACH else v for k, v in alone[0].items()}
+
+    def own_arguments(self) -> dict:
+        keys = {k: self.request[k] for k in ("width", "height", "strength")}
+        return keys | {"image": picture(self.request["init_image"]), "mask_image": picture(self.request["mask"])}
+
+    def latent_hooks(self, stages: dict, seeds: list[int]) -> dict:
+        channels = self.pipe.unet.config.in_channels
+
+        def latents(inner):
+            def call(*args, **kwargs):
+                mixed, originals = self.pipe.scheduler.add_noise, []
+                self.pipe.scheduler.add_noise = lambda original, *rest: originals.append(original) or mixed(original, *rest)
+                out = inner(*args, **kwargs)
+                self.pipe.scheduler.add_noise = mixed
+                stages["noise"] = out[1].clone()
+                originals += out[2:]
+                if originals:
+                    stages["init_latents"] = originals[0].clone()
+                # The noise is the first draw where the image's latents have no use, else the second.
+                generator = torch.Generator("cpu").manual_seed(seeds[0])
+                drawn = [torch.randn(out[1].shape, generator=generator) for _ in range(2)]
+                assert torch.equal(out[1], drawn[1 if originals else 0])
+                assert bool(originals) == (channels == 4 or self.request["strength"] < 1)
+                return out
+
+            return call
+
+        def masks(inner):
+            def call(*args, **kwargs):
+                out = inner(*args, **kwargs)
+                assert 0.05 < out[0].mean() < 0.95 and set(out[0].unique().tolist()) == {0.0, 1.0}
+                if channels == 9:
+                    stages["masked_image_latents"] = out[1][:1].clone()
+                return out
+
+            return call
+
+        return {"prepare_latents": latents, "prepare_mask_latents": masks}
+
+
+def mask(path) -> None:
+    """A white ellipse with soft edges, grey."""
+    image = Image.new("L", (60, 44))
+    ImageDraw.Draw(image).ellipse((6, 8, 34, 36), fill=255)
+    image.filter(ImageFilter.GaussianBlur(3)).save(path, optimize=True)
+
+
 def main() -> None:
     torch.set_num_threads(1)
     for library in (transformers, diffusers):
         library.logging.set_verbosity_error()
         library.logging.disable_progress_bar()
     make_diffusers.pictures(GOLDENS / "pictures")
+    mask(GOLDENS / "pictures/mask.png")
     for name in sys.argv[1:] or CASES:
-        make(name, CASES[name], [], ImageToImage)
+        make(name, CASES[name], [], Inpaint if CASES[name]["request"]["mask"] else ImageToImage)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 //! The image to begin with.
 
 use crate::cli::flag::{Flag, Group};
-use crate::cli::labels::path;
+use crate::cli::labels::{path, stem};
 use crate::cli::options::Options;
 use crate::error::Field;
 
@@ -32,5 +32,19 @@ pub const STRENGTH: Flag<Options> = Flag {
     ..Flag::NEW
 };
 
+/// The part that is drawn anew.
+pub const MASK: Flag<Options> = Flag {
+    long: "--mask",
+    value: Some("FILE"),
+    help: "inpainting: what is white in this image is drawn anew, the rest of --init-img is kept; both are stretched to the size \
+           asked for [default size: the model's own]",
+    fields: &[Field::Mask],
+    set: |o, v| v.path().map(|value| o.mask = Some(value)),
+    json: Some(("mask", |o, _| o.mask.as_deref().map(path).into())),
+    parameters: Some((9, |o, _| o.mask.as_ref().map(|mask| format!("Mask: {}", stem(mask))).into_iter().collect())),
+    ..Flag::NEW
+};
+
 /// The group.
-pub const GROUP: Group<Options> = Group { title: Some("Image to image"), flags: &[INIT_IMG, STRENGTH], note: None };
+pub const GROUP: Group<Options> =
+    Group { title: Some("Image to image"), flags: &[INIT_IMG, STRENGTH, MASK], note: None };

@@ -1,6 +1,6 @@
 //! The denoise loop on the host: the model's executable is called once for each step, guidance and step are the schedulers' own.
 
-use crate::device::denoise_loop::{DenoiseInputs, DenoiseLoop, DenoiseOutput, LoopSpec};
+use crate::device::denoise_loop::{DenoiseInputs, DenoiseLoop, DenoiseOutput, LatentSize, LoopSpec, level_after};
 use crate::device::executable::{Executable, compiled_by};
 use crate::device::tensors::{TensorData, TensorRef};
 use crate::error::{Error, Result};
@@ -22,13 +22,6 @@ impl HostDenoiseLoop {
         spec.check(executable.graph())?;
         Ok(Self { executable, varying: spec.varying.clone() })
     }
-
-    /// Rows of the model, 2 with guidance, and values of one.
-    fn rows(&self) -> (usize, usize) {
-        let graph = self.executable.graph();
-        let sample = graph.node(graph.inputs[0].1);
-        (sample.shape[0], sample.len() / sample.shape[0])
-    }
 }
 
 compiled_by!(HostDenoiseLoop, executable);
@@ -49,17 +42,23 @@ impl DenoiseLoop for HostDenoiseLoop {
         if count == 0 {
             return Err(Error::Graph("denoise loop: 0 steps; at least 1 is needed".into()));
         }
-        let (rows, n) = self.rows();
+        let LatentSize { rows, n, sample: len, channels: [channels, wide] } = LatentSize::of(self.executable.graph());
         let mut x = inputs.latents.to_vec();
-        let (mut sample, mut output, mut guided) = (vec![0.0; rows * n], vec![0.0; rows * n], vec![0.0; n]);
+        let (mut sample, mut output, mut guided) = (vec![0.0; rows * len], vec![0.0; rows * n], vec![0.0; n]);
+        // What the sample has beyond the latents stays as it is.
+        for row in sample.chunks_exact_mut(len) {
+            let extra = inputs.extra.chunks_exact((wide - channels).max(1));
+            row.chunks_exact_mut(wide).zip(extra).for_each(|(to, extra)| to[channels..].copy_from_slice(extra));
+        }
         let uses_history = inputs.table.iter().any(StepCoefficients::uses_history);
         let mut history = vec![0.0; if uses_history { HISTORY * n } else { 0 }];
         let mut first_output = Vec::new();
         let values = inputs.inputs.iter().map(TensorRef::to_host).collect::<Result<Vec<_>>>()?;
         for (i, row) in inputs.table.iter().enumerate() {
             reached(i)?;
-            for sample in sample.chunks_exact_mut(n) {
-                sample.iter_mut().zip(&x).for_each(|(s, x)| *s = x * row.input_scale);
+            for sample in sample.chunks_exact_mut(len) {
+                let latents = sample.chunks_exact_mut(wide).flat_map(|pixel| &mut pixel[..channels]);
+                latents.zip(&x).for_each(|(s, x)| *s = x * row.input_scale);
             }
             let bound = values.iter().enumerate().map(|(k, values)| match k {
                 0 => TensorData::from(&sample),
@@ -83,6 +82,9 @@ impl DenoiseLoop for HostDenoiseLoop {
             };
             let fresh = row.noise.map(|_| (inputs.noise)(i));
             step(row, &mut x, model_output, &mut history, fresh.as_deref())?;
+            if let Some(kept) = inputs.kept {
+                kept.put(&mut x, level_after(inputs.table, i));
+            }
             if !x.iter().all(|x| x.is_finite()) {
                 return Ok(DenoiseOutput { latents: x.into(), first_output, not_finite: Some(i) });
             }

@@ -45,6 +45,11 @@ pub struct UnetConfig {
 }
 
 impl UnetConfig {
+    /// Whether the sample has, after the latents, a mask and a masked image's latents: a UNet for inpainting.
+    pub fn is_inpainting(&self) -> bool {
+        self.in_channels == 2 * self.out_channels + 1
+    }
+
     /// Reads `unet/config.json`.
     ///
     /// # Errors

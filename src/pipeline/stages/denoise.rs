@@ -40,7 +40,7 @@ impl Denoise<'_> {
         let shape = [c, h, w];
         let n = h * w * c;
         let mut generator = Generator::new(request.rng, request.seed.wrapping_add(self.image as u64));
-        let begin = InitialLatents::draw(request, &plan.table, self.init_image, (self.image, shape), &mut generator);
+        let begin = InitialLatents::draw(request, plan, self.init_image, (self.image, shape), &mut generator);
         let table = &plan.table.steps;
         let denoise_loop = executables.denoise_loop(&plan.denoise, plan.placement)?;
         let mut inputs = self.conditioning.inputs(&plan.scales, table.len())?;
@@ -51,6 +51,8 @@ impl Denoise<'_> {
             guidance_scale: request.guidance_scale,
             guidance_rescale: request.guidance_rescale,
             latents: &begin.latents,
+            extra: &begin.extra,
+            kept: begin.kept(),
             noise: &mut |_| to_channels_last(&generator.randn(n, request.noise_dtype), shape),
             capture_first: self.image == 0 && captures.enabled(),
         };
@@ -71,8 +73,10 @@ impl Denoise<'_> {
             return Err(Error::NotFinite { stage, hint });
         }
         captures.add("noise", &[1, c, h, w], || begin.noise);
-        if let Some(image) = begin.image {
-            captures.add("init_latents", &[1, c, h, w], || to_channels_first(&image, [h, w, c]));
+        for (name, latents) in [("init_latents", begin.image), ("masked_image_latents", begin.masked_image)] {
+            if let Some(latents) = latents {
+                captures.add(name, &[1, c, h, w], || to_channels_first(&latents, [h, w, c]));
+            }
         }
         if !output.first_output.is_empty() {
             let rows = || output.first_output.chunks_exact(n).flat_map(|r| to_channels_first(r, [h, w, c])).collect();

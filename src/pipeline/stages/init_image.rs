@@ -5,6 +5,7 @@ use crate::error::{Error, Result};
 use crate::inputs::image::Image;
 use crate::inputs::noise::Generator;
 use crate::inputs::resize::{Resampling, resize};
+use crate::pipeline::begin::Begin;
 use crate::pipeline::compile::Executables;
 use crate::pipeline::plan::RequestPlan;
 use crate::pipeline::request::Request;
@@ -12,8 +13,18 @@ use crate::tensor::DType;
 
 /// The image to begin with, encoded.
 pub(in crate::pipeline) struct InitImage {
-    /// The latents of the image.
-    pub(in crate::pipeline) image: LatentDistribution,
+    /// The latents of the image, where they are needed.
+    pub(super) image: Option<LatentDistribution>,
+    /// The mask and what the model takes beside it.
+    pub(super) inpaint: Option<MaskedImage>,
+}
+
+/// The mask of an inpainting, and the image without what it covers.
+pub(in crate::pipeline) struct MaskedImage {
+    /// 1 where the image is drawn anew, else 0: `[h, w]`.
+    pub(super) mask: Vec<f32>,
+    /// The latents of the image without it, where the model takes them.
+    pub(super) latents: Option<LatentDistribution>,
 }
 
 /// A distribution of latents, each on its own: diffusers' `DiagonalGaussianDistribution`.
@@ -32,13 +43,19 @@ impl LatentDistribution {
     pub(super) fn sample(&self, generator: &mut Generator, dtype: DType, shape: [usize; 3]) -> Vec<f32> {
         let scaled = |value: f32| self.scaling_factor * value;
         let Some(deviation) = &self.deviation else { return self.mean.iter().map(|mean| scaled(*mean)).collect() };
-        let drawn = generator.randn(self.mean.len(), self.dtype.unwrap_or(dtype));
-        let drawn = to_channels_last(&drawn, shape);
+        let drawn = to_channels_last(&self.draw(generator, dtype), shape);
         self.mean.iter().zip(deviation).zip(drawn).map(|((mean, std), x)| scaled(mean + std * x)).collect()
     }
 }
 
-/// Encodes the image to begin with, stretched to the request's size.
+impl LatentDistribution {
+    /// Draws what a sample of it takes, `[C, h, w]`.
+    pub(super) fn draw(&self, generator: &mut Generator, dtype: DType) -> Vec<f32> {
+        generator.randn(self.mean.len(), self.dtype.unwrap_or(dtype))
+    }
+}
+
+/// Encodes the image to begin with, stretched to the request's size, and what a mask leaves of it.
 pub(in crate::pipeline) fn run(
     executables: &mut Executables<'_>,
     request: &Request,
@@ -47,7 +64,36 @@ pub(in crate::pipeline) fn run(
     let Some(image) = &request.init_image else { return Ok(None) };
     let [h, w] = plan.latent.map(|side| side * executables.compiler.models.vae.config.scale_factor());
     let pixels = normalized(&resize(image, w, h, Resampling::Lanczos)?);
-    Ok(Some(InitImage { image: encode(executables, plan, &pixels)? }))
+    let image = match plan.begin.encodes_image() {
+        true => Some(encode(executables, plan, &pixels)?),
+        false => None,
+    };
+    let Begin::Inpaint { joins_channels, .. } = plan.begin else { return Ok(Some(InitImage { image, inpaint: None })) };
+    let Some(mask) = &request.mask else { return Ok(Some(InitImage { image, inpaint: None })) };
+    let masked = resize(mask, w, h, Resampling::Lanczos)?.luma();
+    let latents = match joins_channels {
+        true => Some(encode(executables, plan, &outside(&pixels, &masked))?),
+        false => None,
+    };
+    let mask = mask_of_latents(&masked, [h, w], plan.latent);
+    Ok(Some(InitImage { image, inpaint: Some(MaskedImage { mask, latents }) }))
+}
+
+/// Whether a mask's grey value, of 0..255, is at least one half: what is drawn anew.
+fn is_masked(value: u8) -> bool {
+    value >= 128
+}
+
+/// The pixels of an image, with grey where a mask covers it.
+fn outside(pixels: &[f32], mask: &[u8]) -> Vec<f32> {
+    let kept = |(pixel, mask): (&[f32; 3], &u8)| if is_masked(*mask) { [0.0; 3] } else { *pixel };
+    pixels.as_chunks::<3>().0.iter().zip(mask).flat_map(kept).collect()
+}
+
+/// The mask of latents, 1 or 0: that of the first pixel of each, as torch's `interpolate` takes the nearest.
+fn mask_of_latents(mask: &[u8], [height, width]: [usize; 2], [h, w]: [usize; 2]) -> Vec<f32> {
+    let at = |y: usize, x: usize| mask[y * (height / h) * width + x * (width / w)];
+    (0..h).flat_map(|y| (0..w).map(move |x| (y, x))).map(|(y, x)| f32::from(u8::from(is_masked(at(y, x))))).collect()
 }
 
 /// The pixels of an image, `[H, W, 3]`, from 0..255 to -1..1.

@@ -3,10 +3,11 @@
 use super::executable::CudaExecutable;
 use crate::device::cuda::driver::interface::EVENTS;
 use crate::device::cuda::driver::stream_lock::lock_stream;
+use crate::device::denoise_loop::level_after;
 use crate::device::executable::compiled_by;
-use crate::device::{DenoiseInputs, DenoiseLoop, DenoiseOutput, LoopSpec, TensorRef};
+use crate::device::{DenoiseInputs, DenoiseLoop, DenoiseOutput, KeptLatents, LoopSpec, TensorRef};
 use crate::error::{Error, Result};
-use crate::schedulers::PackedStepCoefficients;
+use crate::schedulers::{NoiseLevel, PackedStepCoefficients};
 use bytemuck::cast_slice;
 
 fn bad(what: String) -> Error {
@@ -63,6 +64,20 @@ impl CudaDenoiseLoop {
         let table: Vec<PackedStepCoefficients> = inputs.table.iter().map(PackedStepCoefficients::from).collect();
         driver.upload(executable.at(state.table), cast_slice(&table))?;
         driver.upload(executable.kept(state.latents), cast_slice(inputs.latents))?;
+        let mut levels = vec![[0.0f32; 2]; inputs.table.len()];
+        if inputs.kept.is_some() {
+            let next = (0..inputs.table.len()).map(|i| level_after(inputs.table, i));
+            levels.iter_mut().zip(next).for_each(|(to, NoiseLevel { alpha, sigma })| *to = [alpha, sigma]);
+        }
+        driver.upload(executable.at(state.kept_levels), cast_slice(&levels))?;
+        if let Some(KeptLatents { mask, image, noise }) = inputs.kept {
+            for (part, values) in [mask, image, noise].into_iter().enumerate() {
+                driver.upload(executable.at(state.kept + part * state.len * 4), cast_slice(values))?;
+            }
+        }
+        if !inputs.extra.is_empty() {
+            driver.upload(executable.at(state.extra), cast_slice(inputs.extra))?;
+        }
         for (i, row) in inputs.table.iter().enumerate().filter(|(_, row)| row.noise.is_some()) {
             // Where a step only draws, to follow its peer's generator, what it draws is not needed.
             let noise = (inputs.noise)(i);

@@ -129,7 +129,7 @@ impl CudaExecutable {
 /// Places in the work allocation, and their bytes, that are read before all of them is written.
 ///
 /// The first three are converted as one, with the gaps between tensors and the steps that a request does not use. A denoise loop's
-/// counter, guidance and table are what its warm-up runs on.
+/// counter, guidance, table, levels and further channels are what its warm-up runs on: all that lies before its history.
 fn zeroed(lowered: &Lowered, options: &LoweringOptions) -> impl Iterator<Item = (usize, usize)> {
     let (regions, bindings) = (&lowered.regions, &lowered.bindings);
     [

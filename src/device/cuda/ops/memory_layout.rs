@@ -47,12 +47,22 @@ pub(crate) struct LoopState {
     pub(crate) history: usize,
     /// Fresh noise, for each step as much as latents; nothing where no step adds any.
     pub(crate) noise: usize,
+    /// An inpainting's mask, image latents and noise.
+    pub(crate) kept: usize,
+    /// The noise level of what is kept after each step, 0 where nothing is.
+    pub(crate) kept_levels: usize,
+    /// The channels of the model's sample beyond the latents.
+    pub(crate) extra: usize,
     /// The model's output in the first step.
     pub(crate) first: usize,
     /// Moments of guidance's rescale.
     pub(crate) moments: usize,
     /// Elements of the latents.
     pub(crate) len: usize,
+    /// Elements of a row of the model's sample, the latents among them.
+    pub(crate) sample: usize,
+    /// Channels of the latents and of the sample.
+    pub(crate) channels: [usize; 2],
     /// The model's rows: 2 with guidance.
     pub(crate) rows: usize,
 }

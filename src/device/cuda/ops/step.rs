@@ -8,15 +8,16 @@ use crate::device::cuda::driver::kernel::{
     Kernel,
     Types::{All, F32, Halves},
 };
+use crate::device::denoise_loop::LatentSize;
 use crate::device::{LoopSpec, PixelRounding};
 use crate::error::Result;
 use crate::graph::Graph;
-use crate::schedulers::{HISTORY, PackedStepCoefficients};
+use crate::schedulers::{HISTORY, NoiseLevel, PackedStepCoefficients};
 use crate::tensor::DType;
 
 param_structs! {
     /// Parameters of `model_input`.
-    ModelInputParams: 56 {
+    ModelInputParams: 72 {
         x: Pointer = 0,
         out: Pointer = 8,
         table: Pointer = 16,
@@ -25,10 +26,13 @@ param_structs! {
         negative: i64 = 40,
         n: i32 = 48,
         steps: i32 = 52,
+        extra: Pointer = 56,
+        channels: i32 = 64,
+        extra_channels: i32 = 68,
     }
 
     /// Parameters of `guidance_moments` and `step`.
-    StepParams: 104 {
+    StepParams: 120 {
         x: Pointer = 0,
         output: Pointer = 8,
         history: Pointer = 16,
@@ -44,6 +48,8 @@ param_structs! {
         images: i32 = 92,
         steps: i32 = 96,
         noise_slots: i32 = 100,
+        kept: Pointer = 104,
+        kept_levels: Pointer = 112,
     }
 
     /// Parameters of `step_advance`.
@@ -82,6 +88,8 @@ static FINITE: Kernel = kernel::<FiniteParams>("step", "finite", All, 256, 0);
 pub(crate) static FILE: KernelFile =
     KernelFile { kernels: &[&MODEL_INPUT, &GUIDANCE_MOMENTS, &STEP, &STEP_ADVANCE, &RGB8, &FINITE], structs: STRUCTS };
 
+/// The parts of what an inpainting keeps: mask, image latents, noise.
+pub(crate) const KEPT_PARTS: usize = 3;
 /// Elements whose moments a block of `guidance_moments` takes.
 const MOMENTS_BLOCK: usize = 2048;
 /// Elements of a block of the other kernels.
@@ -92,50 +100,57 @@ const ALL_FINITE: u8 = 0x7f;
 /// Places a loop's state with `region`, which gives the start of a region of so many bytes; that of the latents is still to be
 /// set.
 pub(crate) fn loop_state(graph: &Graph, steps: &LoopSpec, region: &mut impl FnMut(usize) -> usize) -> LoopState {
-    let sample = graph.node(graph.inputs[0].1);
-    let rows = sample.shape[0];
-    let len = sample.len() / rows;
+    let LatentSize { rows, n: len, sample, channels } = LatentSize::of(graph);
     LoopState {
         counter: region(8),
         guidance: region(8),
         table: region(steps.max_steps * size_of::<PackedStepCoefficients>()),
+        kept_levels: region(steps.max_steps * size_of::<NoiseLevel>()),
+        extra: region((sample - len) * 4),
         latents: 0,
         history: region(HISTORY * len * 4),
         noise: region(if steps.noise { steps.max_steps * len * 4 } else { 0 }),
+        kept: region(KEPT_PARTS * len * 4),
         first: region(rows * len * 4),
         moments: region(len.div_ceil(MOMENTS_BLOCK) * 16),
         len,
+        sample,
+        channels,
         rows,
     }
 }
 
-/// Elements from the positive row to the negative one; 0 where there is none.
-fn negative(state: &LoopState) -> i64 {
-    if state.rows == 2 { to_i64(state.len) } else { 0 }
+/// Elements from the positive row to the negative one, where a row has `len`; 0 where there is none.
+fn negative(state: &LoopState, len: usize) -> i64 {
+    if state.rows == 2 { to_i64(len) } else { 0 }
 }
 
 /// Scales the latents to the model's input of this step.
 pub(crate) fn model_input(l: &mut Lowering<'_>, steps: &LoopSpec) -> Result<()> {
     let state = l.regions.state;
+    let [channels, wide] = state.channels;
     let at = |place: usize| Pointer(l.work(place));
     let params = ModelInputParams {
         x: Pointer(l.kept(state.latents)),
         out: Pointer(l.place(l.graph.inputs[0].1)),
         table: at(state.table),
         step: at(state.counter),
-        image_stride: to_i64(state.len),
-        negative: negative(&state),
-        n: to_i32(state.len),
+        image_stride: to_i64(state.sample),
+        negative: negative(&state, state.sample),
+        n: to_i32(state.sample),
         steps: to_i32(steps.max_steps),
+        extra: if wide > channels { at(state.extra) } else { Pointer(0) },
+        channels: to_i32(channels),
+        extra_channels: to_i32(wide - channels),
     };
-    l.launch(&MODEL_INPUT, [blocks(state.len, BLOCK), 1, 1], params)
+    l.launch(&MODEL_INPUT, [blocks(state.sample, BLOCK), 1, 1], params)
 }
 
 /// Guides, takes the scheduler's step, and counts it.
 pub(crate) fn scheduler_step(l: &mut Lowering<'_>, steps: &LoopSpec) -> Result<()> {
     let state = l.regions.state;
     let at = |place: usize| Pointer(l.work(place));
-    let (negative, max_steps) = (negative(&state), to_i32(steps.max_steps));
+    let (negative, max_steps) = (negative(&state, state.len), to_i32(steps.max_steps));
     let params = StepParams {
         x: Pointer(l.kept(state.latents)),
         output: Pointer(l.kept(l.regions.outputs + l.bindings.outputs[0] * 4)),
@@ -152,6 +167,8 @@ pub(crate) fn scheduler_step(l: &mut Lowering<'_>, steps: &LoopSpec) -> Result<(
         images: 1,
         steps: max_steps,
         noise_slots: max_steps,
+        kept: at(state.kept),
+        kept_levels: at(state.kept_levels),
     };
     let advance = AdvanceParams { step: at(state.counter), progress: Pointer(0) };
     if negative != 0 {
