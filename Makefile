@@ -108,6 +108,7 @@ ifeq ($(and $(GOLDEN_DIFFUSERS),$(GOLDEN_DIFFSYNTH)),)
 else
 	$(GOLDEN_DIFFUSERS) tools/goldens/make_diffusers.py
 	$(GOLDEN_DIFFUSERS) tools/goldens/make_init_image.py
+	$(GOLDEN_DIFFUSERS) tools/goldens/make_image_prompts.py
 	$(GOLDEN_DIFFSYNTH) tools/goldens/make_diffsynth.py tests/goldens/diffsynth
 	$(GOLDEN_DIFFUSERS) tools/goldens/make_schedulers.py diffusers
 	$(GOLDEN_DIFFSYNTH) tools/goldens/make_schedulers.py diffsynth

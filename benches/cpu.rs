@@ -67,7 +67,7 @@ fn decoupled(b: &mut Builder, tokens: usize, heads: usize, branches: &[usize]) -
         operands.push(b.input("kv", &[2, *len, 2 * width]));
         let columns = |start| ChannelSlice { operand: k + 1, start };
         let scale = k.checked_sub(1).map(|before| (branches.len() + 1, 2 * before));
-        list.push(KvBranch { keys: columns(0), values: columns(width), length: None, scale });
+        list.push(KvBranch { keys: columns(0), values: columns(width), length: None, scale, mask: None });
     }
     operands.push(b.input("1", &[branches.len() - 1, 2]));
     b.decoupled_attention(&operands, heads, false, list)

@@ -5,7 +5,7 @@ use braid::Compat;
 use braid::device::cuda::{ChunkLimits, LoweringOptions, LoweringReport};
 use braid::graph::{Graph, MemoryPlan, fuse};
 use braid::models::published;
-use braid::models::unet::{UnetShape, denoiser};
+use braid::models::unet::{BranchShape, UnetShape, denoiser};
 use braid::tensor::DType;
 use braid::weights::{MappedBytes, Scope, Weight, Weights};
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
@@ -26,7 +26,7 @@ fn hollow() -> Scope {
 
 fn planner(c: &mut Criterion) {
     let (config, scope) = (published::unet(), hollow());
-    let shape = UnetShape { batch: 2, height: 128, width: 128, tokens: 77, image_tokens: vec![4] };
+    let shape = UnetShape { batch: 2, height: 128, width: 128, tokens: 77, branches: BranchShape::of_adapters(&[4]) };
     let build = || -> Graph { denoiser(&config, &scope, &shape, &Compat::diffusers()).expect("the sizes fit") };
     let (raw, fused) = (build(), fuse(build()));
     assert!(fused.nodes.len() < raw.nodes.len() && fused.macs() == raw.macs());

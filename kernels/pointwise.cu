@@ -4,6 +4,7 @@
 //   geglu       [rows, 2 C] to [rows, C]: the first half times gelu of the second, clamped to the finite range of the type
 //   add         [rows, C] + row row / each % rows_b of b: a sum (each 1, rows_b rows), a sum with b repeated (rows_b fewer),
 //               an image's row added to each of its `each` rows
+//   scale_rows  [rows, C] times the factor row % rows_factors, f32
 //   concat      [rows, C0] and [rows, C - C0] to [rows, C]
 //   upsample    [B, h, w, C] to [B, H, W, C] by nearest neighbour as torch has it: the scale in f32, rounded down
 //   timestep_embedding  [rows] f32 to [rows, C]: sines and cosines (cosines first: flip) of x at C / 2 frequencies 10000^(-i / (C / 2 - shift))
@@ -42,6 +43,16 @@ struct AddParams {
     i64 rows;
     i64 each;
     i64 rows_b;
+    int channels;
+    int reserved;
+};
+
+struct ScaleRowsParams {
+    const void* x;
+    const float* factors;
+    void* out;
+    i64 rows;
+    i64 rows_factors;
     int channels;
     int reserved;
 };
@@ -159,6 +170,17 @@ __device__ __forceinline__ void add(const AddParams& p) {
 #pragma unroll
     for (int i = 0; i < 8; i++) a[i] += b[i];
     store_up_to_8((T*)p.out + u.row * p.channels + u.c, u.count, u.wide, a);
+}
+
+template <class T>
+__device__ __forceinline__ void scale_rows(const ScaleRowsParams& p) {
+    Unit u(p.rows, p.channels);
+    if (!u.there) return;
+    float x[8], factor = p.factors[u.row % p.rows_factors];
+    load_up_to_8((const T*)p.x + u.row * p.channels + u.c, u.count, u.wide, x);
+#pragma unroll
+    for (int i = 0; i < 8; i++) x[i] *= factor;
+    store_up_to_8((T*)p.out + u.row * p.channels + u.c, u.count, u.wide, x);
 }
 
 template <class T>
@@ -323,6 +345,7 @@ UNARY(float, float, x * p.scale + p.shift, to_f32_f32)
 BOTH(GegluParams, geglu, geglu)
 BOTH(AddParams, add, add)
 KERNEL(AddParams, add<float>(p), add_f32)
+BOTH(ScaleRowsParams, scale_rows, scale_rows)
 BOTH(ConcatParams, concat, concat)
 BOTH(UpsampleParams, upsample, upsample)
 BOTH(TimestepEmbeddingParams, timestep_embedding, timestep_embedding)

@@ -22,7 +22,7 @@ fn relative(got: &[f32], want: &[f32]) -> f64 {
 fn check(profile: &str, name: &str) {
     let case = Case::open(profile, name);
     let dir = tempfile::tempdir().unwrap();
-    braid::synthetic::from_recipe(&case.folder.join("recipe.json"), dir.path()).unwrap();
+    braid::synthetic::from_recipe(&case.recipe(), dir.path()).unwrap();
     let pipeline = Pipeline::load(&case.options(dir.path())).unwrap();
     let request = case.request();
     let output = pipeline.generate(&request).unwrap();
@@ -84,6 +84,17 @@ macro_rules! cases {
 }
 
 cases! { diffusers:
+    add_from_the_second_step = "add-from-the-second-step",
+    average_negative = "average-negative",
+    blocks_composition = "blocks-composition",
+    blocks_precise = "blocks-precise",
+    blocks_precise_add = "blocks-precise-add",
+    blocks_strong = "blocks-strong",
+    blocks_strong_and_composition = "blocks-strong-and-composition",
+    masks = "masks",
+    masks_two_adapters = "masks-two-adapters",
+    weights_concat = "weights-concat",
+    weights_two_adapters = "weights-two-adapters",
     ddim_style = "ddim-style",
     dpmpp_2m_sde_exponential = "dpmpp-2m-sde-exponential",
     dpmpp_karras_two_images = "dpmpp-karras-two-images",

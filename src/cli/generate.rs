@@ -42,6 +42,8 @@ pub fn run(parser: lexopt::Parser) -> Outcome {
     if let Some(path) = &options.dump {
         files::check_writable(path)?;
     }
+    let references = options.reference_names();
+    references.iter().try_for_each(|name| files::check_image(name))?;
     let image_prompts = system::reading(|| options.image_prompts())?;
     let [init_image, mask] = system::reading(|| options.init_image_and_mask())?;
 
@@ -62,6 +64,11 @@ pub fn run(parser: lexopt::Parser) -> Outcome {
     ImageFormat::of(&options.output)?.check(width, height)?;
     let scheduler = pipeline.scheduler_config(&request)?.kind();
     notes.iter().for_each(|note| terminal::line("note: ", note));
+    if !references.is_empty() {
+        let images = request.image_prompts.iter().map(|prompt| pipeline.reference_images(prompt));
+        let images = images.collect::<Result<Vec<_>, _>>()?;
+        images.iter().flatten().zip(&references).try_for_each(|(image, name)| image.save(name))?;
+    }
 
     let output = generate(&pipeline, &request, &cancel)?;
     let begin = Instant::now();

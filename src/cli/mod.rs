@@ -1,5 +1,6 @@
 //! The commands: flags, output, failures. All of `braid` is here; `bench` uses the parts that it shares.
 
+pub mod adapters;
 mod demo;
 mod doctor;
 pub mod failure;

@@ -1,31 +1,13 @@
 //! The options of `braid generate`.
 
+use super::adapters::Adapters;
 use super::failure::Failure;
 use super::files;
 use super::presets::{Given, Preset};
+use crate::inputs::fit::Fit;
 use crate::inputs::image::{AlphaMode, Image};
-use crate::pipeline::{DEFAULT_STRENGTH, DeviceChoice, ImagePrompt, PipelineOptions, Request, Scales};
+use crate::pipeline::{DEFAULT_STRENGTH, DeviceChoice, ImagePrompt, PipelineOptions, Request};
 use std::path::{Path, PathBuf};
-
-/// One IP-Adapter with its images and scales.
-#[derive(Debug, Clone, Default)]
-pub struct Adapter {
-    /// Its file; absent only while parsing.
-    pub path: PathBuf,
-    /// The reference images.
-    pub images: Vec<PathBuf>,
-    /// `--ip-adapter-strength`.
-    pub strength: Option<f32>,
-    /// `--ip-adapter-blocks` as it was given.
-    pub blocks: Option<String>,
-}
-
-impl Adapter {
-    /// The scales that strength and blocks make.
-    pub fn scales(&self) -> Result<Scales, Failure> {
-        Ok(Scales::parse(self.blocks.as_deref().unwrap_or("full"), self.strength.unwrap_or(1.0))?)
-    }
-}
 
 /// The options that the flags set: the library's own structs, and the command's own options.
 #[derive(Debug, Clone)]
@@ -48,6 +30,10 @@ pub struct Options {
     pub given: Given,
     /// The size that reference images are stretched to.
     pub resize: Option<(usize, usize)>,
+    /// `--ip-adapter-fit`.
+    pub fit: Fit,
+    /// The file of the image that the encoder sees.
+    pub save_reference: Option<PathBuf>,
     /// `None`: a random one.
     pub seed: Option<u64>,
     /// The image file.
@@ -76,6 +62,8 @@ impl Default for Options {
             preset: None,
             given: Given::default(),
             resize: None,
+            fit: Fit::default(),
+            save_reference: None,
             seed: Some(0),
             output: "braid.png".into(),
             init_image: None,
@@ -95,12 +83,16 @@ impl Options {
         self.pipeline.model = self.model.clone().ok_or_else(|| Failure::usage(missing))?;
         let missing = "--prompt: missing; an empty one is written --prompt ''";
         self.request.prompt = self.prompt.clone().ok_or_else(|| Failure::usage(missing))?;
-        if let Some(dump) = &self.dump {
-            let place = |p: &Path| std::path::absolute(p).unwrap_or_else(|_| p.to_owned());
-            let names = files::numbered(&self.output, self.request.num_images);
-            if names.iter().any(|name| place(name) == place(dump)) {
-                return Err(Failure::usage("--dump: names the same file as --output"));
+        let place = |p: &Path| std::path::absolute(p).unwrap_or_else(|_| p.to_owned());
+        let references = self.reference_names();
+        let names = files::numbered(&self.output, self.request.num_images);
+        for (flag, files) in [("--dump", self.dump.as_slice()), ("--save-reference", &references)] {
+            if names.iter().any(|name| files.iter().any(|file| place(name) == place(file))) {
+                return Err(Failure::usage(format!("{flag}: names the same file as --output")));
             }
+        }
+        if references.iter().any(|name| !name.extension().is_some_and(|e| e.eq_ignore_ascii_case("png"))) {
+            return Err(Failure::usage("--save-reference: the file is a PNG; its name must end in .png"));
         }
         if self.request.strength.is_some() && self.init_image.is_none() {
             return Err(Failure::usage("--strength: there is no --init-img on which it could act"));
@@ -108,8 +100,14 @@ impl Options {
         if self.mask.is_some() && self.init_image.is_none() {
             return Err(Failure::usage("--mask: there is no --init-img that it could mask"));
         }
-        if self.resize.is_some() && self.adapters.all.is_empty() {
-            return Err(Failure::usage("--ip-adapter-image-resize: there is no --ip-adapter"));
+        let (fit, saves) = (self.fit != Fit::default(), self.save_reference.is_some());
+        let lonely = [
+            (self.resize.is_some(), "--ip-adapter-image-resize"),
+            (fit, "--ip-adapter-fit"),
+            (saves, "--save-reference"),
+        ];
+        if let Some((_, flag)) = lonely.iter().find(|(given, _)| *given && self.adapters.all.is_empty()) {
+            return Err(Failure::usage(format!("{flag}: there is no --ip-adapter")));
         }
         self.pipeline.adapters = self.adapters.all.iter().map(|adapter| adapter.path.clone()).collect();
         (self.pipeline.loras, self.request.lora_scales) = self.loras.iter().cloned().unzip();
@@ -132,65 +130,15 @@ impl Options {
         Ok([open(&self.init_image)?, open(&self.mask)?])
     }
 
+    /// The files of the images that the encoder sees, one for each reference image.
+    pub fn reference_names(&self) -> Vec<PathBuf> {
+        let count = self.adapters.all.iter().map(|adapter| adapter.images.len()).sum();
+        self.save_reference.iter().flat_map(|name| files::numbered(name, count)).collect()
+    }
+
     /// Reads the reference images.
     pub fn image_prompts(&self) -> Result<Vec<ImagePrompt>, Failure> {
-        let prompt = |adapter: &Adapter| {
-            let mut prompt = ImagePrompt::default().with_scale(adapter.scales()?);
-            prompt.resize = self.resize;
-            for path in &adapter.images {
-                prompt.references.push(Image::open(path, self.pipeline.compat.alpha)?.into());
-            }
-            Ok(prompt)
-        };
-        self.adapters.all.iter().map(prompt).collect()
-    }
-}
-
-/// Collects adapters: a flag belongs to the adapter before it, or to the first one if none is.
-#[derive(Debug, Clone, Default)]
-pub struct Adapters {
-    /// The adapters, in the order of their flags.
-    pub all: Vec<Adapter>,
-    /// Whether flags came before the first `--ip-adapter`.
-    early: bool,
-}
-
-impl Adapters {
-    /// Begins a new adapter.
-    pub fn open(&mut self, path: PathBuf) {
-        if std::mem::take(&mut self.early) {
-            self.last().path = path;
-        } else {
-            self.all.push(Adapter { path, ..Adapter::default() });
-        }
-    }
-
-    /// The adapter that a flag belongs to.
-    pub fn last(&mut self) -> &mut Adapter {
-        if self.all.is_empty() {
-            self.early = true;
-            self.all.push(Adapter::default());
-        }
-        let at = self.all.len() - 1;
-        &mut self.all[at]
-    }
-
-    fn check(&self) -> Result<(), Failure> {
-        for adapter in &self.all {
-            if self.early {
-                let flag = match adapter {
-                    Adapter { images, .. } if !images.is_empty() => "--ip-adapter-image",
-                    Adapter { strength: Some(_), .. } => "--ip-adapter-strength",
-                    _ => "--ip-adapter-blocks",
-                };
-                return Err(Failure::usage(format!("{flag}: there is no --ip-adapter that it could belong to")));
-            }
-            if adapter.images.is_empty() {
-                let path = adapter.path.display();
-                return Err(Failure::usage(format!("--ip-adapter: {path} has no image; give --ip-adapter-image")));
-            }
-            adapter.scales()?;
-        }
-        Ok(())
+        let alpha = self.pipeline.compat.alpha;
+        self.adapters.all.iter().map(|adapter| adapter.image_prompt(alpha, self.resize, self.fit)).collect()
     }
 }

@@ -23,9 +23,18 @@ pub struct KvBranch {
     /// An operand `[.., B]` and the element from which on it holds the factors of this branch, one for the result of each
     /// image. A factor of 0 skips the branch.
     pub scale: Option<(usize, usize)>,
+    /// An operand `[T]`: a factor for the result of each query, the same for every image.
+    pub mask: Option<usize>,
 }
 
-/// Attention of one query over branches that each have a softmax of their own: `sum_i scale_i softmax(q k_i^T / sqrt d) v_i`.
+impl KvBranch {
+    /// Whether its softmax counts as it is.
+    pub fn is_plain(&self) -> bool {
+        self.scale.is_none() && self.mask.is_none()
+    }
+}
+
+/// Attention of one query over branches that each have a softmax of their own: `sum_i scale_i mask_i softmax(q k_i^T / sqrt d) v_i`.
 #[derive(Debug, Clone)]
 pub struct Attention {
     /// Heads.
@@ -36,7 +45,7 @@ pub struct Attention {
     pub causal: bool,
     /// The queries.
     pub query: ChannelSlice,
-    /// Text first, then an image branch for each adapter.
+    /// Text first, then the image branches.
     pub branches: Vec<KvBranch>,
 }
 
@@ -47,6 +56,11 @@ impl Attention {
         let images = &shape[..1];
         if let Some(length) = self.branches.iter().filter_map(|b| b.length).find(|&length| operands[length] != images) {
             let problem = format!("lengths {:?} for the images of {shape:?}", operands[length]);
+            return Inferred::new(shape, false, || problem);
+        }
+        let queries = [tokens(&shape)];
+        if let Some(mask) = self.branches.iter().filter_map(|b| b.mask).find(|&mask| operands[mask] != queries) {
+            let problem = format!("a mask {:?} for the queries of {shape:?}", operands[mask]);
             return Inferred::new(shape, false, || problem);
         }
         let fits = self.heads > 0 && channels(&shape).is_multiple_of(self.heads);
@@ -62,6 +76,7 @@ impl Attention {
                 self.query.operand == operand
                     || any(&|branch| [branch.keys.operand, branch.values.operand].contains(&operand))
                     || any(&|branch| branch.scale.is_some_and(|(scales, _)| scales == operand))
+                    || any(&|branch| branch.mask == Some(operand))
             }
         }
     }

@@ -208,6 +208,7 @@ impl Builder {
             values: ChannelSlice { operand: 2, start: 0 },
             length: None,
             scale: None,
+            mask: None,
         };
         self.decoupled_attention(&[q, k, v], heads, causal, vec![branch])
     }
@@ -243,6 +244,11 @@ impl Builder {
     /// `[B, .., C]` plus `[B, C]`.
     pub fn broadcast_add(&mut self, x: NodeId, per_image: NodeId) -> NodeId {
         self.node(Op::BroadcastAdd, &[x, per_image], "broadcast add")
+    }
+
+    /// `[.., C]` times a factor for each row, see [`Op::ScaleRows`].
+    pub fn scale_rows(&mut self, x: NodeId, factors: NodeId) -> NodeId {
+        self.node(Op::ScaleRows, &[x, factors], "scale rows")
     }
 
     /// Joins channels.

@@ -72,6 +72,8 @@ pub enum Op {
     Add,
     /// `[B, .., C]` plus `[B, C]` in every row of image b.
     BroadcastAdd,
+    /// `[.., C]` times a factor for each row; the factors `[n]` repeat where there are fewer.
+    ScaleRows,
     /// Joins the channels of two tensors.
     Concat,
     /// `[N, H, W, C]` to `[N, height, width, C]` by nearest neighbour.
@@ -135,7 +137,7 @@ impl Op {
             Self::PrependClassToken { token, positions } => vec![token, positions],
             Self::Repeat { weight, .. } => vec![weight],
             Self::Input(_) | Self::Reshape | Self::Attention(_) | Self::Activation(_) | Self::Geglu => vec![],
-            Self::Add | Self::BroadcastAdd | Self::Concat | Self::Upsample { .. } => vec![],
+            Self::Add | Self::BroadcastAdd | Self::ScaleRows | Self::Concat | Self::Upsample { .. } => vec![],
             Self::TimestepEmbedding { .. } | Self::Gather => vec![],
             Self::ScaleShift { .. } | Self::ScaleChannels { .. } => vec![],
         }
@@ -190,6 +192,10 @@ impl Op {
             Self::BroadcastAdd => {
                 let fits = operands[1] == [first[0], channels(first)];
                 Inferred::new(first.to_vec(), fits, || format!("add {:?} to each image of {first:?}", operands[1]))
+            }
+            Self::ScaleRows => {
+                let fits = matches!(*operands[1], [n] if n > 0 && first[..first.len() - 1].ends_with(&[n]));
+                Inferred::new(first.to_vec(), fits, || format!("factors {:?} for the rows of {first:?}", operands[1]))
             }
             Self::Concat => infer_concat(first, operands[1]),
             Self::Upsample { height, width } => {
@@ -250,6 +256,7 @@ impl Op {
                 ("add", result())
             }
             Self::BroadcastAdd => ("broadcast add", result()),
+            Self::ScaleRows => ("scale rows", result()),
             Self::Concat => {
                 details.push(shapes.sources(2));
                 ("concat", result())

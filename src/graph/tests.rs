@@ -5,7 +5,7 @@ use crate::compat::Compat;
 use crate::device::cpu::Cpu;
 use crate::device::{Device, TensorData};
 use crate::models::published;
-use crate::models::unet::{UnetConfig, UnetShape, conditioning, denoiser};
+use crate::models::unet::{BranchShape, UnetConfig, UnetShape, conditioning, denoiser};
 use crate::models::vae::vae_decoder;
 use crate::weights::{Scope, Weights};
 
@@ -15,7 +15,7 @@ fn empty() -> Scope {
 }
 
 fn shape(batch: usize, side: usize, image_tokens: &[usize]) -> UnetShape {
-    UnetShape { batch, height: side, width: side, tokens: 77, image_tokens: image_tokens.to_vec() }
+    UnetShape { batch, height: side, width: side, tokens: 77, branches: BranchShape::of_adapters(image_tokens) }
 }
 
 fn small() -> UnetConfig {
@@ -212,7 +212,7 @@ fn misread_inputs() {
     let s = empty();
     let tables = || (s.get("table", &[10, 8]), s.get("positions", &[4, 8]));
     let slice = |operand, start| ChannelSlice { operand, start };
-    let branch = KvBranch { keys: slice(1, 0), values: slice(1, 8), length: Some(2), scale: None };
+    let branch = KvBranch { keys: slice(1, 0), values: slice(1, 8), length: Some(2), scale: None, mask: None };
     let embedding = refusal(&|b| {
         let ids = b.input("ids", &[2, 3]);
         b.embedding(ids, tables().0, tables().1);

@@ -105,6 +105,27 @@ impl ClipImageProcessor {
     /// Equals transformers' `CLIPImageProcessorPil` (which has the channels first) to the bit. Only the part that the
     /// crop keeps is computed, so an image of 1x8192 costs no more than another.
     pub fn preprocess(&self, image: &Image) -> Vec<f32> {
+        let rgb = self.crop(image);
+        let value =
+            |c: usize| move |v: u8| ((f64::from(v) * (1.0 / 255.0)) as f32 - self.image_mean[c]) / self.image_std[c];
+        let table: [Vec<f32>; 3] = std::array::from_fn(|c| (0..=255).map(value(c)).collect());
+        rgb.iter().enumerate().map(|(i, &v)| table[i % 3][usize::from(v)]).collect()
+    }
+
+    /// Resizes and crops an image: what the encoder sees, before the normalisation.
+    ///
+    /// # Errors
+    /// [`crate::Error::Parameter`] for a size that no image can have.
+    pub fn visible(&self, image: &Image) -> Result<Image> {
+        Image::new(self.crop_size, self.crop_size, self.crop(image))
+    }
+
+    /// The length of the shorter side before the crop.
+    pub fn shortest_edge(&self) -> usize {
+        self.shortest_edge
+    }
+
+    fn crop(&self, image: &Image) -> Vec<u8> {
         let (edge, crop) = (self.shortest_edge, self.crop_size);
         let (width, height) = (image.width(), image.height());
         let (short, long) = (width.min(height), width.max(height));
@@ -112,12 +133,7 @@ impl ClipImageProcessor {
         let stretched = (edge as f64 * long as f64 / short as f64) as usize;
         let [w, h] = if width <= height { [edge, stretched] } else { [stretched, edge] };
         let (left, top) = ((w - crop) / 2, (h - crop) / 2);
-        let rgb = resize_region(image, [w, h], left..left + crop, top..top + crop, Resampling::Bicubic);
-
-        let value =
-            |c: usize| move |v: u8| ((f64::from(v) * (1.0 / 255.0)) as f32 - self.image_mean[c]) / self.image_std[c];
-        let table: [Vec<f32>; 3] = std::array::from_fn(|c| (0..=255).map(value(c)).collect());
-        rgb.iter().enumerate().map(|(i, &v)| table[i % 3][usize::from(v)]).collect()
+        resize_region(image, [w, h], left..left + crop, top..top + crop, Resampling::Bicubic)
     }
 }
 

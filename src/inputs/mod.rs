@@ -3,6 +3,7 @@
 pub mod clip_image_processor;
 pub mod fit;
 pub mod image;
+pub mod mask;
 pub mod noise;
 pub mod resize;
 pub mod tokenizer;

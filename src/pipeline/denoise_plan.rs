@@ -1,7 +1,7 @@
 //! The shape of a denoiser and its conditioner.
 
 use crate::device::LoopSpec;
-use crate::models::unet::{DenoiserInterface, UnetConfig, UnetShape};
+use crate::models::unet::{BranchShape, DenoiserInterface, UnetConfig, UnetShape};
 
 /// The side that makes the steps of a scheduler.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,10 +28,14 @@ impl DenoisePlan {
     /// Whether executables compiled for this plan can run another one.
     pub(super) fn covers(&self, other: &Self) -> bool {
         let (a, b) = (&self.shape, &other.shape);
+        let branches = |(a, b): (&BranchShape, &BranchShape)| {
+            (a.adapter, a.masked) == (b.adapter, b.masked) && a.tokens >= b.tokens
+        };
         let same = (a.batch, a.height, a.width, &self.adapters, self.positions)
             == (b.batch, b.height, b.width, &other.adapters, other.positions);
         same && a.tokens >= b.tokens
-            && a.image_tokens.iter().zip(&b.image_tokens).all(|(a, b)| a >= b)
+            && a.branches.len() == b.branches.len()
+            && a.branches.iter().zip(&b.branches).all(branches)
             && self.max_steps >= other.max_steps
     }
 

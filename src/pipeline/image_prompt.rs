@@ -84,9 +84,9 @@ pub struct ImagePrompt {
     /// The way in which several references act together.
     pub combine: Combine,
     /// The part of the steps, from 0, at which the adapter begins to act: in step i of N where `start <= i / N`.
-    pub start: f32,
+    pub start: f64,
     /// The part of the steps, up to 1, at which it ends: step i of N is the last where `(i + 1) / N <= end`.
-    pub end: f32,
+    pub end: f64,
     /// The reference of the negative row; absent, it has the embedding that the adapter was trained with.
     pub negative_image: Option<ReferenceImage>,
     /// The treatment of images that are not square.
@@ -129,9 +129,9 @@ impl ImagePrompt {
         /// Sets the way in which several references act together.
         with_combine(combine: Combine);
         /// Sets the part of the steps at which the adapter begins to act, 0 to 1.
-        with_start(start: f32);
+        with_start(start: f64);
         /// Sets the part of the steps at which the adapter ceases to act, 0 to 1.
-        with_end(end: f32);
+        with_end(end: f64);
         /// Sets the reference of the negative row.
         with_negative_image(negative_image: impl Into<ReferenceImage> => Some(negative_image.into()));
         /// Sets the treatment of images that are not square.
@@ -140,27 +140,73 @@ impl ImagePrompt {
         with_resize(resize: (usize, usize) => Some(resize));
     }
 
-    pub(super) fn has_images(&self) -> bool {
-        self.references.iter().any(|reference| matches!(reference.image, ReferenceImage::Image(_)))
+    /// Whether the image encoder runs; the negative image counts with guidance.
+    pub(super) fn has_images(&self, do_cfg: bool) -> bool {
+        let is_image = |image: &ReferenceImage| matches!(image, ReferenceImage::Image(_));
+        self.references.iter().any(|reference| is_image(&reference.image))
+            || (do_cfg && self.negative_image.as_ref().is_some_and(is_image))
+    }
+
+    /// Whether it acts in a step, from 0, of that many: diffusers' rule for its ControlNets.
+    pub(super) fn acts(&self, step: usize, steps: usize) -> bool {
+        let part = |step: usize| step as f64 / steps as f64;
+        part(step) >= self.start && part(step + 1) <= self.end
     }
 
     /// Checks what can be checked without a model.
     ///
     /// # Errors
     /// [`Error::Parameter`].
-    pub(super) fn check(&self) -> Result<()> {
+    pub(crate) fn check(&self) -> Result<()> {
         self.scales.check()?;
-        let later = |field| Err(Error::parameter(field, "not supported yet; leave it at its default"));
-        let any = |test: fn(&Reference) -> bool| self.references.iter().any(test);
-        match self {
-            _ if any(|reference| reference.weight != 1.0) => later(Field::ReferenceWeight),
-            _ if any(|reference| reference.mask.is_some()) => later(Field::ReferenceMask),
-            Self { combine: Combine::Average | Combine::Add, .. } => later(Field::Combine),
-            Self { start, .. } if *start != 0.0 => later(Field::Start),
-            Self { end, .. } if *end != 1.0 => later(Field::End),
-            Self { negative_image: Some(_), .. } => later(Field::NegativeImage),
-            Self { fit: Fit::Pad | Fit::Stretch, .. } => later(Field::Fit),
-            _ => Ok(()),
+        self.check_range()?;
+        self.check_weights()?;
+        self.check_masks()?;
+        if self.references.is_empty() && self.negative_image.is_some() {
+            return Err(Error::parameter(
+                Field::NegativeImage,
+                "given without a reference, so that nothing would show it",
+            ));
         }
+        Ok(())
+    }
+
+    fn check_range(&self) -> Result<()> {
+        let (start, end) = (self.start, self.end);
+        for (field, value) in [(Field::Start, start), (Field::End, end)] {
+            if !(0.0..=1.0).contains(&value) {
+                return Err(Error::parameter(field, format!("{value} given; 0 to 1 is allowed")));
+            }
+        }
+        if start > end {
+            return Err(Error::parameter(Field::Start, format!("{start} given, which is after the end, {end}")));
+        }
+        Ok(())
+    }
+
+    fn check_weights(&self) -> Result<()> {
+        let weights = || self.references.iter().map(|reference| reference.weight);
+        if let Some(weight) = weights().find(|weight| !weight.is_finite()) {
+            return Err(Error::parameter(Field::ReferenceWeight, format!("{weight} is not a finite number")));
+        }
+        let none = weights().all(|weight| weight == 0.0);
+        if self.combine == Combine::Average && !none && weights().map(f64::from).sum::<f64>() == 0.0 {
+            let what = "the weights of an average add up to 0; change one, or make all of them 0";
+            return Err(Error::parameter(Field::ReferenceWeight, what));
+        }
+        Ok(())
+    }
+
+    fn check_masks(&self) -> Result<()> {
+        let (masks, all) = (self.references.iter().filter(|r| r.mask.is_some()).count(), self.references.len());
+        if masks > 0 && masks < all {
+            let what = format!("{masks} masks for {all} references; give one to each of them, or to none");
+            return Err(Error::parameter(Field::ReferenceMask, what));
+        }
+        if masks > 0 && self.combine == Combine::Average {
+            let what = "an average has no masks: it is one embedding; take concat or add";
+            return Err(Error::parameter(Field::Combine, what));
+        }
+        Ok(())
     }
 }

@@ -9,6 +9,7 @@ mod device;
 mod device_choice;
 mod executable_cache;
 mod generate;
+mod image_branches;
 mod image_prompt;
 mod latent_size;
 mod load;
@@ -211,6 +212,14 @@ impl Pipeline {
         let encoded = stages::image::encode(&mut self.executables(&mut cache), image);
         cache.release_encoders();
         Ok(encoded?.of(&model.config))
+    }
+
+    /// The reference images of a prompt as the image encoder sees them: fitted, resized, cropped. Embeddings have none.
+    ///
+    /// # Errors
+    /// [`crate::Error::Parameter`] where there is no image encoder.
+    pub fn reference_images(&self, prompt: &ImagePrompt) -> Result<Vec<Image>> {
+        stages::image::visible(&self.models, prompt)
     }
 
     /// The shape of a request; for [`Pipeline::prepare`].

@@ -4,6 +4,7 @@ use super::begin::Begin;
 use super::compile::{Compiler, EncoderPlan, Executables};
 use super::denoise_plan::{DenoisePlan, Placement};
 use super::executable_cache::TextEncoderKey;
+use super::image_branches::ImageBranches;
 use super::image_prompt::ReferenceImage;
 use super::latent_size::{RequestedSides, latent_size};
 use super::load::Models;
@@ -16,7 +17,6 @@ use super::workload::WorkloadShape;
 use crate::compat::Compat;
 use crate::error::{Error, Field, Message, Result};
 use crate::models::ip_adapter::AdapterConfig;
-use crate::models::unet::DenoiserInterface;
 use crate::schedulers::{SchedulerConfig, StepTable};
 
 /// A prompt with the encoders that it goes through.
@@ -42,11 +42,9 @@ pub(super) struct RequestPlan {
     pub(super) latent: [usize; 2],
     pub(super) prompt: EncodedPrompt,
     pub(super) negative_prompt: NegativePrompt,
-    /// For each adapter in use its tokens.
-    pub(super) image_tokens: Vec<usize>,
-    /// `[L, A, B]`: the weight of each adapter's branch in each cross-attention.
-    pub(super) scales: Vec<f32>,
     pub(super) lora_scales: LoraScales,
+    /// The inputs of the image branches.
+    pub(super) branches: ImageBranches,
     /// The plan by which conditioner and denoise loop are compiled, which may have room for more.
     pub(super) denoise: DenoisePlan,
     pub(super) placement: Placement,
@@ -137,13 +135,13 @@ impl RequestPlan {
         let steps = most_evaluations(models, compat, request)?;
         let shape = WorkloadShape::new(models, request, steps, sides, do_cfg, rows);
         let own = shape.denoise_plan(&compiler)?;
-        let image_tokens = own.shape.image_tokens.clone();
+        let own_branches = own.shape.branches.clone();
         let denoise = executables.cache.covering_plan(own);
         let adds_noise = table.steps.iter().any(|row| row.adds_noise());
         let fits = compiler.loop_spec(&denoise).noise;
         let placement = if adds_noise && !fits { Placement::Host } else { Placement::Device };
         check_embeddings(&compiler, request, &denoise)?;
-        let scales = scales(&compiler, request, &denoise)?;
+        let branches = ImageBranches::new(&compiler, request, &own_branches, &denoise, table.steps.len())?;
         let mut encoders = shape.encoders(&compiler)?;
         if models.vision.is_none() && !shape.encodes_images && encoders.image {
             return Err(no_zero_image());
@@ -172,8 +170,7 @@ impl RequestPlan {
             latent,
             prompt,
             negative_prompt,
-            image_tokens,
-            scales,
+            branches,
             lora_scales,
             denoise,
             placement,
@@ -250,7 +247,12 @@ fn no_zero_image() -> Error {
 ///
 /// # Errors
 /// [`Error::Parameter`].
-pub(super) fn check_embedding(embedding: &[f32], adapter: &AdapterConfig, positions: usize) -> Result<()> {
+pub(super) fn check_embedding(
+    field: Field,
+    embedding: &[f32],
+    adapter: &AdapterConfig,
+    positions: usize,
+) -> Result<()> {
     let (given, need) = (embedding.len(), adapter.embedding_len(positions));
     if given == need {
         return Ok(());
@@ -263,7 +265,7 @@ pub(super) fn check_embedding(embedding: &[f32], adapter: &AdapterConfig, positi
     } else {
         format!("the adapter takes {need}")
     };
-    Err(Error::parameter(Field::ImagePrompts, format!("an image embedding of {given} values, {takes}")))
+    Err(Error::parameter(field, format!("an image embedding of {given} values, {takes}")))
 }
 
 fn check_embeddings(compiler: &Compiler<'_>, request: &Request, plan: &DenoisePlan) -> Result<()> {
@@ -271,31 +273,12 @@ fn check_embeddings(compiler: &Compiler<'_>, request: &Request, plan: &DenoisePl
         let adapter = &compiler.models.adapters[a].config;
         for reference in &request.image_prompts[a].references {
             if let ReferenceImage::Embedding(embedding) = &reference.image {
-                check_embedding(embedding, adapter, plan.positions)?;
+                check_embedding(Field::ImagePrompts, embedding, adapter, plan.positions)?;
             }
+        }
+        if let Some(ReferenceImage::Embedding(embedding)) = &request.image_prompts[a].negative_image {
+            check_embedding(Field::NegativeImage, embedding, adapter, plan.positions)?;
         }
     }
     Ok(())
-}
-
-/// `[L, A, B]`: the weight of each adapter's branch in each cross-attention.
-fn scales(compiler: &Compiler<'_>, request: &Request, plan: &DenoisePlan) -> Result<Vec<f32>> {
-    let config = &compiler.models.unet.config;
-    let resolved =
-        plan.adapters.iter().map(|&a| request.image_prompts[a].scales.resolve(config)).collect::<Result<Vec<_>>>()?;
-    let interface = DenoiserInterface::new(config, &plan.shape);
-    let layers = config.cross_layers().len();
-    let mut scales = vec![0.0; layers * resolved.len() * plan.shape.batch];
-    for (adapter, resolved) in resolved.iter().enumerate() {
-        for (layer, scale) in resolved.iter().enumerate() {
-            let at = interface.scale_offset(layer, adapter);
-            // Absent where the adapter has no part, in either row.
-            let Some(scale) = *scale else { continue };
-            scales[at] = scale;
-            if plan.shape.batch == 2 {
-                scales[at + 1] = compiler.compat.negative_image_scale.unwrap_or(scale);
-            }
-        }
-    }
-    Ok(scales)
 }

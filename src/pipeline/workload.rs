@@ -2,6 +2,7 @@
 
 use super::compile::{Compiler, EncoderPlan, Executables};
 use super::denoise_plan::{DenoisePlan, Placement};
+use super::image_branches::{MAX_IMAGE_BRANCHES, PromptBranches, too_many};
 use super::image_prompt::ReferenceImage;
 use super::latent_size::{RequestedSides, latent_size};
 use super::load::Models;
@@ -27,8 +28,12 @@ pub struct WorkloadShape {
     pub steps: usize,
     /// The most rows of 77 tokens of a prompt: more than 1 in the DiffSynth profile alone.
     pub text_rows: usize,
-    /// For each adapter the most references of its image prompt; 0 or nothing leaves it unused.
+    /// For each adapter the most references of its image prompt, 1 where they are averaged; 0 or nothing leaves it unused.
     pub num_references: Vec<usize>,
+    /// For each adapter whether its references have a softmax each: exactly so many then, as with [`crate::Combine::Add`] or masks.
+    pub separate: Vec<bool>,
+    /// For each adapter whether its references have masks.
+    pub masked: Vec<bool>,
     /// Whether references are images, which the image encoder takes, and not all of them embeddings.
     pub encodes_images: bool,
     /// [`Request::clip_skip`].
@@ -52,14 +57,17 @@ impl WorkloadShape {
         do_cfg: bool,
         text_rows: usize,
     ) -> Self {
+        let prompts: Vec<_> = request.image_prompts.iter().map(PromptBranches::new).collect();
         Self {
             width: sides.width,
             height: sides.height,
             do_cfg,
             steps,
             text_rows,
-            num_references: request.image_prompts.iter().map(|image| image.references.len()).collect(),
-            encodes_images: request.image_prompts.iter().any(|image| image.has_images()),
+            num_references: prompts.iter().map(|prompt| prompt.num_references).collect(),
+            separate: prompts.iter().map(|prompt| prompt.separate).collect(),
+            masked: prompts.iter().map(|prompt| prompt.masked).collect(),
+            encodes_images: request.image_prompts.iter().any(|image| image.has_images(do_cfg)),
             clip_skip: request.clip_skip,
             init_image: request.init_image.is_some(),
             positions: positions(models, request),
@@ -83,13 +91,19 @@ impl WorkloadShape {
         let sides = RequestedSides { width: self.width, height: self.height, init_image: self.init_image };
         let [height, width] = latent_size(models, compiler.compat, sides)?;
         let adapters: Vec<usize> = (0..given).filter(|&a| self.num_references[a] > 0).collect();
-        let tokens = |a: &usize| self.num_references[*a].checked_mul(models.adapters[*a].config.num_tokens);
-        let Some(image_tokens) = adapters.iter().map(tokens).collect() else {
-            return Err(Error::parameter(Field::ImagePrompts, "more references than can be counted"));
-        };
+        let mut branches = Vec::new();
+        for (adapter, &a) in adapters.iter().enumerate() {
+            let is = |flags: &[bool]| flags.get(a).copied().unwrap_or_default();
+            let (separate, masked) = (is(&self.separate), is(&self.masked));
+            let prompt = PromptBranches { num_references: self.num_references[a], separate, masked };
+            branches.extend(prompt.shapes(adapter, models.adapters[a].config.num_tokens)?);
+        }
+        if branches.len() > MAX_IMAGE_BRANCHES {
+            return Err(too_many(branches.len()));
+        }
         let batch = if self.do_cfg { 2 } else { 1 };
         let tokens = tokens_of(models, self.text_rows)?;
-        let shape = UnetShape { batch, height, width, tokens, image_tokens };
+        let shape = UnetShape { batch, height, width, tokens, branches };
         let hidden = adapters.iter().any(|&a| models.adapters[a].config.takes_hidden_states());
         let known = models.vision.as_ref().map(|vision| vision.config.positions()).or(self.positions);
         let positions = if hidden { known.unwrap_or(POSITIONS) } else { 0 };

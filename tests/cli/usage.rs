@@ -59,6 +59,33 @@ const WRONG: &[(&[&str], &str)] = &[
     (&["--ip-adapter", "a", "--ip-adapter-image", "i", "--ip-adapter-strength", "NaN"], "--ip-adapter-strength"),
     (&["--ip-adapter", "a", "--ip-adapter-image", "i", "--ip-adapter-blocks", "both"], "--ip-adapter-blocks"),
     (&["--ip-adapter-strength", "1", "--ip-adapter", "a", "--ip-adapter-strength", "1"], "given twice"),
+    (&["--ip-adapter-weight", "1"], "--ip-adapter-weight"),
+    (&["--ip-adapter-mask", "m.png"], "--ip-adapter-mask"),
+    (&["--ip-adapter-combine", "add"], "--ip-adapter-combine"),
+    (&["--ip-adapter-start", "0.5"], "--ip-adapter-start"),
+    (&["--ip-adapter-end", "0.5"], "--ip-adapter-end"),
+    (&["--ip-adapter-negative-image", "n.png"], "--ip-adapter-negative-image"),
+    (&["--ip-adapter-fit", "pad"], "--ip-adapter-fit"),
+    (&["--save-reference", "seen.png"], "--save-reference"),
+    (&["--ip-adapter", "a", "--ip-adapter-image", "i", "--save-reference", "seen.jpg"], "--save-reference"),
+    (&["--ip-adapter", "a", "--ip-adapter-image", "i", "-o", "a.png", "--save-reference", "a.png"], "--save-reference"),
+    (&["--ip-adapter", "a", "--ip-adapter-image", "i", "--ip-adapter-fit", "zoom"], "crop, pad or stretch"),
+    (&["--ip-adapter", "a", "--ip-adapter-image", "i", "--ip-adapter-combine", "sum"], "concat, average or add"),
+    (&["--ip-adapter", "a", "--ip-adapter-image", "i", "--ip-adapter-weight", "inf"], "--ip-adapter-weight"),
+    (&["--ip-adapter", "a", "--ip-adapter-image", "i", "--ip-adapter-start", "1.1"], "--ip-adapter-start"),
+    (&["--ip-adapter", "a", "--ip-adapter-image", "i", "--ip-adapter-end", "x"], "--ip-adapter-end"),
+    (
+        &["--ip-adapter", "a", "--ip-adapter-image", "i", "--ip-adapter-start", "0.6", "--ip-adapter-end", "0.5"],
+        "--ip-adapter-start",
+    ),
+    (
+        &["--ip-adapter", "a", "--ip-adapter-image", "i", "--ip-adapter-weight", "1", "--ip-adapter-weight", "2"],
+        "given twice for one --ip-adapter-image",
+    ),
+    (
+        &["--ip-adapter", "a", "--ip-adapter-image", "i", "--ip-adapter-mask", "m", "--ip-adapter-image", "j"],
+        "1 masks for 2 images",
+    ),
 ];
 
 #[test]
@@ -106,6 +133,8 @@ fn help_and_version() {
     // Every promised flag is there.
     let help = stdout(&run(&["help", "generate"]));
     let promised = "--model --clip-vision --ip-adapter --ip-adapter-image --ip-adapter-strength --ip-adapter-blocks \
+        --ip-adapter-weight --ip-adapter-mask --ip-adapter-combine --ip-adapter-start --ip-adapter-end \
+        --ip-adapter-negative-image --ip-adapter-fit --save-reference \
         -p --prompt -n --negative-prompt --steps --cfg-scale -W --width -H --height -s --seed -b --batch-count \
         --ip-adapter-image-resize --sampling-method --schedule --prediction --timestep-spacing --guidance-rescale \
         --clip-skip --compat --rng --dtype --vae-dtype --device --encoders --threads -o --output --latents-in --dump --json \

@@ -41,6 +41,11 @@ impl Case {
         self.json["request"]["loras"].as_array().map_or(&[], Vec::as_slice)
     }
 
+    /// The recipe of its model, which other cases may share.
+    pub fn recipe(&self) -> PathBuf {
+        self.folder.join(self.json["files"]["recipe"].as_str().unwrap_or("recipe.json"))
+    }
+
     /// The model that the recipe made in `dir`, with the case's adapters and LoRAs.
     pub fn options(&self, dir: &Path) -> PipelineOptions {
         let mut options = PipelineOptions::new(dir.join(self.json["files"]["model"].as_str().unwrap()));
@@ -85,8 +90,12 @@ impl Case {
                 let reference = Image::open(self.folder.join(path.as_str().unwrap()), compat.alpha).unwrap();
                 image.references.push(reference.into());
             }
+            self.image_prompt(adapter, &mut image, compat.alpha);
             let style = self.json["request"]["instant_style"].as_bool() == Some(true);
             image.scales = match &adapter["strength"] {
+                Value::Number(n) if adapter["blocks"].is_string() => {
+                    Scales::parse(adapter["blocks"].as_str().unwrap(), n.as_f64().unwrap() as f32).unwrap()
+                }
                 Value::Number(n) if style => Scales::parse("style", n.as_f64().unwrap() as f32).unwrap(),
                 Value::Number(n) => (n.as_f64().unwrap() as f32).into(),
                 object => Scales::parse(&object.to_string(), 1.0).unwrap(),
@@ -95,6 +104,23 @@ impl Case {
             r.image_prompts.push(image);
         }
         r
+    }
+}
+
+impl Case {
+    /// The settings of an image prompt that most cases leave out.
+    fn image_prompt(&self, adapter: &Value, image: &mut ImagePrompt, alpha: AlphaMode) {
+        let open =
+            |path: &Value, alpha: AlphaMode| path.as_str().map(|p| Image::open(self.folder.join(p), alpha).unwrap());
+        for (i, reference) in image.references.iter_mut().enumerate() {
+            reference.weight = adapter["weights"][i].as_f64().unwrap_or(1.0) as f32;
+            reference.mask = open(&adapter["masks"][i], AlphaMode::Ignore);
+        }
+        image.negative_image = open(&adapter["negative_image"], alpha).map(Into::into);
+        image.combine = adapter["combine"].as_str().map(|s| s.parse().unwrap()).unwrap_or_default();
+        image.fit = adapter["fit"].as_str().map(|s| s.parse().unwrap()).unwrap_or_default();
+        image.start = adapter["start"].as_f64().unwrap_or(0.0);
+        image.end = adapter["end"].as_f64().unwrap_or(1.0);
     }
 }
 

@@ -8,7 +8,7 @@ use braid::device::cuda::CudaDevice;
 use braid::device::cuda::driver::{CallCounts, Driver};
 use braid::device::{Device, TensorData};
 use braid::graph::{Activation, Builder};
-use braid::models::unet::{UnetConfig, UnetShape, denoiser};
+use braid::models::unet::{BranchShape, UnetConfig, UnetShape, denoiser};
 use braid::pipeline::{Callbacks, ImagePrompt, Output, Progress, ReferenceImage, Stage};
 use braid::schedulers::SchedulerKind;
 use braid::tensor::DType;
@@ -72,7 +72,7 @@ fn unet_batch_invariance() {
         table.iter().enumerate().map(|(i, (name, shape))| (name.as_str(), shape.as_slice(), i as u32)).collect();
     let weights = scope(&tensors);
     let graph = |batch| {
-        let shape = UnetShape { batch, height: 8, width: 6, tokens: 9, image_tokens: vec![4, 8] };
+        let shape = UnetShape { batch, height: 8, width: 6, tokens: 9, branches: BranchShape::of_adapters(&[4, 8]) };
         denoiser(&config, &weights, &shape, &Compat::diffusers()).unwrap()
     };
     let together = graph(ROWS);

@@ -13,7 +13,7 @@ use std::sync::Arc;
 fn run(driver: Arc<dyn Driver>, name: &str, dtype: DType) -> braid::Result<(f64, f64)> {
     let case = Case::open("diffusers", name);
     let dir = tempfile::tempdir().unwrap();
-    braid::synthetic::from_recipe(&case.folder.join("recipe.json"), dir.path()).unwrap();
+    braid::synthetic::from_recipe(&case.recipe(), dir.path()).unwrap();
     let device = CudaDevice::new(driver, dtype).unwrap().with_cublaslt(false);
     let pipeline = Pipeline::load_with_device(&case.options(dir.path()), Some(Box::new(device)))?;
     let got = pipeline.generate(&case.request())?;
@@ -92,6 +92,19 @@ fn plus_and_two_images() {
 #[test]
 fn plus_and_base_without_guidance() {
     check("plus-two-adapters", ASKED);
+}
+
+/// Masks, and scales that vary from step to step; in one type, to spare the seconds.
+#[test]
+fn image_prompts() {
+    if !compiled() {
+        return;
+    }
+    for (name, driver) in [("masks", drivers().remove(0)), ("add-from-the-second-step", drivers().remove(0))] {
+        let (latents, psnr) = run(driver, name, DType::F16).unwrap();
+        println!("{name}: latents {latents:.1e}, {psnr:.1} dB");
+        assert!(latents <= ASKED[0].0 && psnr >= ASKED[0].1, "{name}: latents {latents:.1e}, {psnr:.1} dB");
+    }
 }
 
 /// Widths that no published model has are refused in words that say what would run them.

@@ -6,7 +6,7 @@ use braid::device::{LoopSpec, Role};
 use braid::models::clip::{ClipTextShape, VisionOutputs, clip_text, clip_vision};
 use braid::models::ip_adapter::Adapter;
 use braid::models::published;
-use braid::models::unet::{DenoiserInterface, UnetShape, conditioning, denoiser};
+use braid::models::unet::{BranchShape, DenoiserInterface, UnetShape, conditioning, denoiser};
 use braid::models::vae::vae_decoder;
 use braid::tensor::DType;
 use braid::weights::{MappedBytes, Scope, TensorTable, Weight, Weights};
@@ -37,7 +37,7 @@ const SETTINGS: LoweringOptions = LoweringOptions {
 fn published_model_at_1024() {
     let compat = Compat::diffusers();
     let (config, adapter) = (published::unet(), published::adapter());
-    let shape = UnetShape { batch: 2, height: 128, width: 128, tokens: 77, image_tokens: vec![4] };
+    let shape = UnetShape { batch: 2, height: 128, width: 128, tokens: 77, branches: BranchShape::of_adapters(&[4]) };
     let report = |name: &str, graph| {
         let report = LoweringReport::of(graph, &SETTINGS).unwrap();
         println!("{name}: {report}");

@@ -8,6 +8,7 @@
 mod common;
 mod demo_model;
 mod folders;
+mod image_prompts;
 mod init_image;
 mod loras;
 mod plus;

@@ -144,7 +144,8 @@ class Peer:
             rows = [batch, 0] if guided else [0]
             stages.setdefault("model_output_0", out[0][rows].clone())
 
-        def last(_pipe, _step, _t, values):
+        def last(_pipe, step, _t, values):
+            self.step_done(step)
             stages["latents"] = values["latents"].clone()
             return {}
 
@@ -162,7 +163,7 @@ class Peer:
                 num_inference_steps=request["steps"], guidance_scale=request["cfg_scale"],
                 guidance_rescale=request["guidance_rescale"], clip_skip=request["clip_skip"], eta=request["eta"],
                 num_images_per_prompt=batch, generator=generators, output_type="np", callback_on_step_end=last,
-                ip_adapter_image=(images or self.images()) if self.adapters else None,
+                **(self.prompt_arguments(images or self.images(), stages) if self.adapters else {}),
             ).images
         finally:
             for hook in hooks:
@@ -191,6 +192,13 @@ class Peer:
             return call
 
         return {"prepare_latents": latents}
+
+    def prompt_arguments(self, images: list, _stages: dict) -> dict:
+        """The arguments that make the image prompts."""
+        return {"ip_adapter_image": images}
+
+    def step_done(self, step: int) -> None:
+        """Called after each step."""
 
     def images(self) -> list:
         return [[Image.open(GOLDENS / "pictures" / p) for p in a["images"]] for a in self.adapters]

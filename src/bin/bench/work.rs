@@ -5,7 +5,7 @@ use braid::cli::value::Value;
 use braid::graph::{Graph, Node, OpCost, OpLabel, fuse};
 use braid::models::clip::{ClipTextShape, VisionOutputs, clip_text, clip_vision};
 use braid::models::ip_adapter::Adapter;
-use braid::models::unet::{UnetShape, conditioning, denoiser};
+use braid::models::unet::{BranchShape, UnetShape, conditioning, denoiser};
 use braid::models::vae::vae_decoder;
 use braid::synthetic::Sizes;
 use braid::tensor::DType;
@@ -147,8 +147,8 @@ pub fn hollow() -> Arc<MappedBytes> {
 
 impl Setting {
     fn shape(&self, tokens: usize) -> UnetShape {
-        let image_tokens = if self.adapter { vec![tokens] } else { Vec::new() };
-        UnetShape { batch: self.batch, height: self.side, width: self.side, tokens: TOKENS, image_tokens }
+        let branches = if self.adapter { BranchShape::of_adapters(&[tokens]) } else { Vec::new() };
+        UnetShape { batch: self.batch, height: self.side, width: self.side, tokens: TOKENS, branches }
     }
 
     /// Elements of the largest tensor of those parts.

@@ -90,7 +90,10 @@ mod tests {
         let options = parse(Parser::from_args(all)).unwrap().unwrap();
         let text = |p: &PathBuf| p.to_str().unwrap().to_owned();
         let each = options.adapters.all.iter();
-        each.map(|a| (text(&a.path), a.images.iter().map(text).collect(), a.strength, a.blocks.clone())).collect()
+        each.map(|a| {
+            (text(&a.path), a.images.iter().map(|image| text(&image.path)).collect(), a.strength, a.blocks.clone())
+        })
+        .collect()
     }
 
     #[test]
@@ -106,6 +109,20 @@ mod tests {
             let args: Vec<_> = head.split(' ').chain(tail.clone()).collect();
             assert_eq!(adapters(&args), [first.clone(), second.clone()], "{head}");
         }
+    }
+
+    /// Weight and mask follow their image; before the first image of an adapter they are the defaults.
+    #[test]
+    fn reference_arguments() {
+        let args = "--model m -p x --ip-adapter-weight 0.5 --ip-adapter a --ip-adapter-image i --ip-adapter-image j \
+                    --ip-adapter-weight 2 --ip-adapter-end 0.5 --ip-adapter b --ip-adapter-mask m --ip-adapter-image k \
+                    --ip-adapter-image l --ip-adapter-mask n --ip-adapter-combine add";
+        let options = parse(Parser::from_args(args.split_whitespace())).unwrap().unwrap();
+        let [a, b] = options.adapters.all.as_slice() else { panic!("{:?}", options.adapters) };
+        assert_eq!((a.weights(), a.masks().len(), a.end, a.combine), (vec![0.5, 2.0], 0, Some(0.5), None));
+        let masks: Vec<_> = b.masks().iter().map(|mask| mask.to_str().unwrap()).collect();
+        assert_eq!((b.weights(), masks, b.end), (vec![1.0, 1.0], vec!["m", "n"], None));
+        assert_eq!(b.combine.map(|combine| combine.to_string()).as_deref(), Some("add"));
     }
 
     #[test]

@@ -8,3 +8,4 @@ mod scales;
 pub use config::{AdapterConfig, ResamplerConfig};
 pub use projection::Adapter;
 pub use scales::Scales;
+pub(crate) use scales::{LayerScale, layout_block};

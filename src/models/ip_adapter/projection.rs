@@ -37,12 +37,25 @@ impl Adapter<'_> {
     }
 
     /// Adds the keys, then the values, of image tokens `[B, N, D]` for the cross-attention of that number: `[B, N,
-    /// 2C]`.
-    pub fn keys_values(&self, b: &mut Builder, tokens: NodeId, layer: usize, width: usize) -> NodeId {
+    /// 2C]`. The values are those of the second tokens, where there are.
+    pub fn keys_values(
+        &self,
+        b: &mut Builder,
+        (tokens, values): (NodeId, Option<NodeId>),
+        layer: usize,
+        width: usize,
+    ) -> NodeId {
         let scope = self.scope.pp("ip_adapter").pp(2 * layer + 1);
         let shape = [width, self.config.cross_attention_dim];
         let part = |name: &str| LinearWeights::no_bias(&scope.pp(name), &shape);
-        b.linear_parts(tokens, vec![part("to_k_ip"), part("to_v_ip")])
+        let (k, v) = (part("to_k_ip"), part("to_v_ip"));
+        match values {
+            None => b.linear_parts(tokens, vec![k, v]),
+            Some(values) => {
+                let [k, v] = [(tokens, k), (values, v)].map(|(x, part)| b.linear_parts(x, vec![part]));
+                b.concat(k, v)
+            }
+        }
     }
 }
 
@@ -53,7 +66,7 @@ impl AdapterConfig {
         let adapter = Adapter { config: self, scope: &scope, positions: 1 };
         let tokens = adapter.image_tokens(&mut b, "image_embeds".into(), [1, 1]);
         for (layer, &width) in self.widths.iter().enumerate() {
-            adapter.keys_values(&mut b, tokens, layer, width);
+            adapter.keys_values(&mut b, (tokens, None), layer, width);
         }
         scope.declared()
     }

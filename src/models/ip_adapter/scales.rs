@@ -17,8 +17,23 @@ enum Blocks {
     Full,
     /// Only the transformers that carry style, layout or both.
     Preset { style: bool, layout: bool },
+    /// All transformers but the middle one and that of the layout: InvokeAI's `style_strong`.
+    StrongStyle,
+    /// The style's transformer, and the layout's in the negative row alone: InvokeAI's `style_precise`.
+    PreciseStyle,
     /// As diffusers' `set_ip_adapter_scale` takes it.
     Json(Value),
+}
+
+/// The scale of one cross-attention.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum LayerScale {
+    /// The adapter has no part.
+    Absent,
+    /// In both rows.
+    Both(f32),
+    /// In the negative row alone, which has the image of the positive one there.
+    NegativeRow(f32),
 }
 
 impl Default for Scales {
@@ -35,8 +50,9 @@ impl From<f32> for Scales {
 }
 
 impl Scales {
-    /// Parses `full`, `style` (the second transformer of the first up block), `layout` (the second transformer of the
-    /// last down block), `style+layout`, or JSON as diffusers' `set_ip_adapter_scale` takes it: a number, or an object
+    /// Parses `full`, `style` (the second transformer of the first up block), `layout` or `composition` (the second
+    /// transformer of the last down block), `style+layout`, `strong-style` (all but layout and middle), `precise-style`
+    /// (style; in the layout's transformer the negative row gets the image and the positive one none), or JSON as diffusers' `set_ip_adapter_scale` takes it: a number, or an object
     /// such as `{"down": {"block_2": [0.0, 1.0]}, "mid": 0.5, "up": {"block_0": [0.0, 1.0, 0.0]}}` in which blocks that
     /// are not named are 0. Everything is multiplied by `strength`.
     ///
@@ -47,12 +63,14 @@ impl Scales {
         let blocks = match spec.trim() {
             "full" => Blocks::Full,
             "style" => preset(true, false),
-            "layout" => preset(false, true),
+            "layout" | "composition" => preset(false, true),
+            "strong-style" => Blocks::StrongStyle,
+            "precise-style" => Blocks::PreciseStyle,
             "style+layout" | "layout+style" => preset(true, true),
             json => match serde_json::from_str::<Value>(json) {
                 Ok(value @ (Value::Object(_) | Value::Number(_))) => Blocks::Json(value),
                 _ => {
-                    let what = format!("`{json}` is not full, style, layout, style+layout or a JSON object of scales");
+                    let what = format!("`{json}` is not {PRESETS} or a JSON object of scales");
                     return Err(Error::parameter(Field::ScaleBlocks, what));
                 }
             },
@@ -67,6 +85,11 @@ impl Scales {
         self.strength
     }
 
+    /// Whether the layout's transformer has the positive row's image in the negative row.
+    pub(crate) fn is_precise(&self) -> bool {
+        self.blocks == Blocks::PreciseStyle
+    }
+
     pub(crate) fn check(&self) -> Result<()> {
         if self.strength.is_finite() {
             return Ok(());
@@ -74,13 +97,11 @@ impl Scales {
         Err(Error::parameter(Field::ScaleStrength, format!("{} is not a finite number", self.strength)))
     }
 
-    /// Returns the scale of each cross-attention, in the order of [`UnetConfig::cross_layers`]; none where the adapter
-    /// has no part.
+    /// Returns the scale of each cross-attention, in the order of [`UnetConfig::cross_layers`].
     ///
     /// # Errors
     /// [`Error::Parameter`] where the JSON does not fit the UNet.
-    pub(crate) fn resolve(&self, config: &UnetConfig) -> Result<Vec<Option<f32>>> {
-        let levels = config.block_out_channels.len();
+    pub(crate) fn resolve(&self, config: &UnetConfig) -> Result<Vec<LayerScale>> {
         if let Blocks::Json(value) = &self.blocks {
             check_names(value, config)?;
         }
@@ -88,24 +109,34 @@ impl Scales {
             .cross_layers()
             .iter()
             .map(|layer| {
+                let is_style = layer.block == BlockId::Up { block: 0, attention: 1 };
+                let is_layout = layer.block == layout_block(config);
                 let scale = match &self.blocks {
                     Blocks::Full => Some(1.0),
-                    Blocks::Preset { style, layout } => {
-                        let is_style = layer.block == BlockId::Up { block: 0, attention: 1 };
-                        let is_layout = layer.block == BlockId::Down { block: levels - 1, attention: 1 };
-                        ((*style && is_style) || (*layout && is_layout)).then_some(1.0)
-                    }
+                    Blocks::Preset { style, layout } => ((*style && is_style) || (*layout && is_layout)).then_some(1.0),
+                    Blocks::StrongStyle => (layer.block != BlockId::Mid && !is_layout).then_some(1.0),
+                    Blocks::PreciseStyle => (is_style || is_layout).then_some(1.0),
                     Blocks::Json(value) => from_json(value, layer.block, config)?,
                 };
                 match scale.map(|s| s * self.strength) {
                     Some(s) if !s.is_finite() => {
                         Err(invalid(format!("a scale times the strength {} is {s}", self.strength)))
                     }
-                    scale => Ok(scale),
+                    Some(scale) if is_layout && self.is_precise() => Ok(LayerScale::NegativeRow(scale)),
+                    Some(scale) => Ok(LayerScale::Both(scale)),
+                    None => Ok(LayerScale::Absent),
                 }
             })
             .collect()
     }
+}
+
+/// The names of [`Scales::parse`].
+const PRESETS: &str = "full, style, layout, style+layout, composition, strong-style, precise-style";
+
+/// The transformer that carries the layout.
+pub(crate) fn layout_block(config: &UnetConfig) -> BlockId {
+    BlockId::Down { block: config.block_out_channels.len().saturating_sub(1), attention: 1 }
 }
 
 fn invalid(what: String) -> Error {
@@ -178,7 +209,8 @@ mod tests {
     fn active(spec: &str) -> Vec<(usize, f32)> {
         let scales = Scales::parse(spec, 0.5).unwrap().resolve(&published::unet()).unwrap();
         assert_eq!(scales.len(), 70);
-        scales.into_iter().enumerate().filter_map(|(i, s)| s.map(|s| (i, s))).collect()
+        let both = |(i, scale)| if let LayerScale::Both(scale) = scale { Some((i, scale)) } else { None };
+        scales.into_iter().enumerate().filter_map(both).collect()
     }
 
     #[test]
@@ -190,6 +222,12 @@ mod tests {
         let json = r#"{"down": {"block_2": [0.0, 1.0]}, "up": {"block_0": [0.0, 1.0, 0.0]}}"#;
         let live: Vec<_> = active(json).into_iter().filter(|(_, s)| *s != 0.0).collect();
         assert_eq!(live, active("style+layout"));
+        assert_eq!(active("composition"), active("layout"));
+        let strong: Vec<_> = (0..14).chain(24..60).map(|i| (i, 0.5)).collect();
+        assert_eq!(active("strong-style"), strong);
+        assert_eq!(active("precise-style"), active("style"));
+        let precise = Scales::parse("precise-style", 0.5).unwrap().resolve(&published::unet()).unwrap();
+        assert!(precise[14..24].iter().all(|scale| *scale == LayerScale::NegativeRow(0.5)));
         assert_eq!(active(r#"{"mid": 2}"#), (60..70).map(|i| (i, 1.0)).collect::<Vec<_>>());
     }
 

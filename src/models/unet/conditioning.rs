@@ -2,10 +2,10 @@
 //! text and image tokens for every cross-attention.
 
 use super::config::UnetConfig;
-use super::interface::{DenoiserInterface, InputRole, UnetShape, image_tokens_output};
+use super::interface::{BranchShape, DenoiserInterface, InputRole, UnetShape, image_tokens_output};
 use crate::error::Result;
 use crate::graph::{Activation, Builder, Graph, LinearWeights, NodeId};
-use crate::models::ip_adapter::Adapter;
+use crate::models::ip_adapter::{Adapter, layout_block};
 use crate::weights::Scope;
 
 /// Time ids of a row: original size, crop offset and target size, two each.
@@ -13,9 +13,11 @@ const TIME_IDS: usize = 6;
 
 /// Builds the conditioning graph for `steps` model evaluations.
 ///
-/// Inputs: `timesteps` `[S, B]`; `pooled` `[B, P]`; `time_ids` `[B, 6]`; `text` `[B, T, D]`; and for each adapter the
-/// image embeddings `image_embeds.{a}` `[B, n, E]`, or hidden states `[B, n, T, E]`. Outputs: [`DenoiserInterface::conditioning_outputs`], the image
-/// tokens of an adapter `[B, n * N, D]`, and what varies by step with all steps: `[S, B, C]`.
+/// Inputs: `timesteps` `[S, B]`; `pooled` `[B, P]`; `time_ids` `[B, 6]`; `text` `[B, T, D]`; and for each branch the image
+/// embeddings `image_embeds.{branch}` `[B, n, E]`, or hidden states `[B, n, T, E]`, those of the layout's transformer
+/// `layout_embeds.{branch}` and, where they are of several images, the weights of their tokens' values
+/// `image_weights.{branch}` `[n * N]`. Outputs: [`DenoiserInterface::conditioning_outputs`], the image tokens of a branch
+/// `[B, n * N, D]`, and what varies by step with all steps: `[S, B, C]`.
 ///
 /// # Errors
 /// [`crate::Error::Graph`] where the sizes contradict one another; missing tensors are noted in the scopes.
@@ -37,11 +39,15 @@ pub fn conditioning(
     let time = time_embedding(&mut b, config, scope, [timesteps, pooled, time_ids]);
 
     let mut image_tokens = Vec::new();
-    for (a, adapter) in adapters.iter().enumerate() {
-        let count = shape.image_tokens[a] / adapter.config.num_tokens;
-        let tokens = adapter.image_tokens(&mut b, format!("image_embeds.{a}"), [batch, count]);
-        b.output(image_tokens_output(a), tokens);
-        image_tokens.push(tokens);
+    for (branch, BranchShape { adapter, tokens: len, .. }) in shape.branches.iter().enumerate() {
+        let adapter = &adapters[*adapter];
+        let count = len / adapter.config.num_tokens;
+        let tokens = ["image_embeds", "layout_embeds"]
+            .map(|name| adapter.image_tokens(&mut b, format!("{name}.{branch}"), [batch, count]));
+        b.output(image_tokens_output(branch), tokens[0]);
+        // The values' matrix has no bias: weights of its operand's rows are weights of its result's.
+        let weights = (count > 1).then(|| b.input(format!("image_weights.{branch}"), &[*len]));
+        image_tokens.push(tokens.map(|tokens| (tokens, weights.map(|weights| b.scale_rows(tokens, weights)))));
     }
     let (resnets, layers) = (config.resnets(), config.cross_layers());
     for input in DenoiserInterface::new(config, shape).conditioning() {
@@ -56,10 +62,13 @@ pub fn conditioning(
                 let part = |name: &str| LinearWeights::no_bias(&attn.pp(name), &shape);
                 b.linear_parts(text, vec![part("to_k"), part("to_v")])
             }
-            InputRole::ImageKeysValues { adapter, layer } => {
-                adapters[adapter].keys_values(&mut b, image_tokens[adapter], layer, layers[layer].width)
+            InputRole::ImageKeysValues { branch, layer } => {
+                let adapter = &adapters[shape.branches[branch].adapter];
+                let is_layout = layers[layer].block == layout_block(config);
+                let tokens = image_tokens[branch][usize::from(is_layout)];
+                adapter.keys_values(&mut b, tokens, layer, layers[layer].width)
             }
-            InputRole::Sample | InputRole::TextTokens | InputRole::Scales | InputRole::ImageTokens { .. } => continue,
+            _ => continue,
         };
         b.output(input.name.clone(), x);
     }

@@ -1,7 +1,7 @@
 //! The denoiser: one evaluation of the UNet.
 
 use super::config::UnetConfig;
-use super::interface::{self, DenoiserInterface, InputRole, UnetShape};
+use super::interface::{self, BranchShape, DenoiserInterface, InputRole, UnetShape};
 use super::topology::{Resnet, Transformer, UnetLayer};
 use crate::compat::Compat;
 use crate::error::Result;
@@ -30,8 +30,9 @@ pub fn denoiser(config: &UnetConfig, scope: &Scope, shape: &UnetShape, compat: &
         named.insert(input.name.clone(), node);
     }
     let layer_numbers = config.cross_layers().into_iter().enumerate().map(|(i, layer)| (layer.path, i)).collect();
-    let adapters = shape.image_tokens.len();
-    let mut net = Net { b, config, compat, interface: &interface, inputs, named, layer_numbers, adapters };
+    let queries = shape.cross_attention_queries(config);
+    let branches = &shape.branches;
+    let mut net = Net { b, config, compat, interface: &interface, inputs, named, layer_numbers, queries, branches };
     let x = net.forward(scope);
     let mut b = net.b;
     b.output("model_output", x);
@@ -48,7 +49,9 @@ struct Net<'a> {
     named: HashMap<String, NodeId>,
     /// The number of each cross-attention, by path.
     layer_numbers: HashMap<String, usize>,
-    adapters: usize,
+    /// The queries of each.
+    queries: Vec<usize>,
+    branches: &'a [BranchShape],
 }
 
 impl Net<'_> {
@@ -137,22 +140,26 @@ impl Net<'_> {
         self.b.add(x, h)
     }
 
-    /// Attends from one query to the text branch and an image branch for each adapter.
+    /// Attends from one query to the text branch and the image branches.
     fn cross_attention(&mut self, q: NodeId, path: &str, transformer: &Transformer) -> NodeId {
-        const SCALES: usize = 2;
-        let (adapters, width) = (self.adapters, transformer.width);
-        let mut operands = vec![q, self.inputs[&InputRole::TextTokens], self.inputs[&InputRole::Scales]];
-        operands.push(self.named[&interface::text_keys_values(path)]);
-        operands.extend((0..adapters).map(|a| self.named[&interface::image_keys_values(path, a)]));
-        operands.extend((0..adapters).map(|adapter| self.inputs[&InputRole::ImageTokens { adapter }]));
+        let (width, layer) = (transformer.width, self.layer_numbers[path]);
+        let mut operands = vec![q];
+        let mut operand = |node: NodeId| {
+            operands.push(node);
+            operands.len() - 1
+        };
         let slices = |operand| (ChannelSlice { operand, start: 0 }, ChannelSlice { operand, start: width });
-        let (keys, values) = slices(3);
-        let mut branches = vec![KvBranch { keys, values, length: Some(1), scale: None }];
-        let layer = self.layer_numbers[path];
-        for a in 0..adapters {
-            let (keys, values) = slices(4 + a);
-            let scale = Some((SCALES, self.interface.scale_offset(layer, a)));
-            branches.push(KvBranch { keys, values, length: Some(4 + adapters + a), scale });
+        let (keys, values) = slices(operand(self.named[&interface::text_keys_values(path)]));
+        let length = Some(operand(self.inputs[&InputRole::TextTokens]));
+        let mut branches = vec![KvBranch { keys, values, length, scale: None, mask: None }];
+        let scales = operand(self.inputs[&InputRole::Scales]);
+        for (branch, shape) in self.branches.iter().enumerate() {
+            let (keys, values) = slices(operand(self.named[&interface::image_keys_values(path, branch)]));
+            let length = Some(operand(self.inputs[&InputRole::ImageTokens { branch }]));
+            let scale = Some((scales, self.interface.scale_offset(layer, branch)));
+            let mask = InputRole::Mask { branch, queries: self.queries[layer] };
+            let mask = shape.masked.then(|| operand(self.inputs[&mask]));
+            branches.push(KvBranch { keys, values, length, scale, mask });
         }
         self.b.decoupled_attention(&operands, transformer.heads, false, branches)
     }

@@ -1,7 +1,27 @@
 //! The denoiser's inputs, declared once by name: what the denoiser reads, the conditioning makes and a request binds.
 
 use super::config::UnetConfig;
+use super::topology::BlockId;
 use std::ops::Range;
+
+/// Image tokens that share a softmax.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct BranchShape {
+    /// The adapter, among those in use.
+    pub adapter: usize,
+    /// Tokens.
+    pub tokens: usize,
+    /// Whether there is a mask.
+    pub masked: bool,
+}
+
+impl BranchShape {
+    /// A branch without a mask for each adapter, of that many tokens.
+    pub fn of_adapters(tokens: &[usize]) -> Vec<Self> {
+        let branch = |(adapter, &tokens)| Self { adapter, tokens, masked: false };
+        tokens.iter().enumerate().map(branch).collect()
+    }
+}
 
 /// The sizes for which a UNet's graphs are built.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -14,8 +34,27 @@ pub struct UnetShape {
     pub width: usize,
     /// Text tokens.
     pub tokens: usize,
-    /// Image tokens of each adapter.
-    pub image_tokens: Vec<usize>,
+    /// The image branches of each cross-attention, adapter by adapter.
+    pub branches: Vec<BranchShape>,
+}
+
+impl UnetShape {
+    /// The queries of a transformer: the pixels of its feature map.
+    fn queries(&self, config: &UnetConfig, block: BlockId) -> usize {
+        let last = config.block_out_channels.len().saturating_sub(1);
+        let level = match block {
+            BlockId::Down { block, .. } => block,
+            BlockId::Mid => last,
+            BlockId::Up { block, .. } => last.saturating_sub(block),
+        };
+        let side = |side: usize| (0..level).fold(side, |side, _| side.div_ceil(2));
+        side(self.height) * side(self.width)
+    }
+
+    /// The queries of each cross-attention, in the order of [`UnetConfig::cross_layers`].
+    pub fn cross_attention_queries(&self, config: &UnetConfig) -> Vec<usize> {
+        config.cross_layers().iter().map(|layer| self.queries(config, layer.block)).collect()
+    }
 }
 
 /// The meaning of one input of the denoiser.
@@ -25,13 +64,20 @@ pub enum InputRole {
     Sample,
     /// The number of text tokens of each row that count, `[B]`; integers.
     TextTokens,
-    /// The weight of adapter a in cross-attention l, `[L, A, B]`.
-    Scales,
-    /// The number of an adapter's image tokens that count, `[B]`; integers.
+    /// The number of a branch's image tokens that count, `[B]`; integers.
     ImageTokens {
-        /// The adapter, among those in use.
-        adapter: usize,
+        /// The branch.
+        branch: usize,
     },
+    /// The mask of a branch in the cross-attentions of that many queries, `[queries]`.
+    Mask {
+        /// The branch.
+        branch: usize,
+        /// The queries.
+        queries: usize,
+    },
+    /// The weight of branch a in cross-attention l, `[L, A, B]`: one for each step.
+    Scales,
     /// The projected time embedding of a resnet, `[B, C]`: one for each step.
     TimeEmbedding {
         /// The resnet, in the order of [`UnetConfig::resnets`].
@@ -42,10 +88,10 @@ pub enum InputRole {
         /// The cross-attention, in the order of [`UnetConfig::cross_layers`].
         layer: usize,
     },
-    /// Keys, then values, of an adapter's image tokens in a cross-attention, `[B, N, 2C]`.
+    /// Keys, then values, of a branch's image tokens in a cross-attention, `[B, N, 2C]`.
     ImageKeysValues {
-        /// The adapter, among those in use.
-        adapter: usize,
+        /// The branch.
+        branch: usize,
         /// The cross-attention, in the order of [`UnetConfig::cross_layers`].
         layer: usize,
     },
@@ -62,9 +108,9 @@ impl InputRole {
         matches!(self, Self::TimeEmbedding { .. } | Self::TextKeysValues { .. } | Self::ImageKeysValues { .. })
     }
 
-    /// Whether the conditioning graph makes a value for each step.
+    /// Whether there is a value for each step.
     pub fn varies_by_step(self) -> bool {
-        matches!(self, Self::TimeEmbedding { .. })
+        matches!(self, Self::Scales | Self::TimeEmbedding { .. })
     }
 }
 
@@ -89,14 +135,14 @@ pub(super) fn text_keys_values(path: &str) -> String {
     path.to_owned()
 }
 
-/// Name of the input with keys and values of an adapter's image tokens for the cross-attention at `path`.
-pub(super) fn image_keys_values(path: &str, adapter: usize) -> String {
-    format!("{path}.ip{adapter}")
+/// Name of the input with keys and values of a branch's image tokens for the cross-attention at `path`.
+pub(super) fn image_keys_values(path: &str, branch: usize) -> String {
+    format!("{path}.ip{branch}")
 }
 
-/// Name of the conditioning graph's output with an adapter's image tokens, `[B, N, D]`.
-pub(super) fn image_tokens_output(adapter: usize) -> String {
-    format!("image_tokens.{adapter}")
+/// Name of the conditioning graph's output with a branch's image tokens, `[B, N, D]`.
+pub(super) fn image_tokens_output(branch: usize) -> String {
+    format!("image_tokens.{branch}")
 }
 
 /// The denoiser's inputs in the order in which its graph declares them.
@@ -107,13 +153,13 @@ pub struct DenoiserInterface {
     /// The inputs.
     pub inputs: Vec<DenoiserInput>,
     batch: usize,
-    adapters: usize,
+    branches: usize,
 }
 
 impl DenoiserInterface {
     /// Declares the inputs of a UNet for some sizes.
     pub fn new(config: &UnetConfig, shape: &UnetShape) -> Self {
-        let (batch, adapters) = (shape.batch, shape.image_tokens.len());
+        let (batch, branches) = (shape.batch, shape.branches.len());
         let layers = config.cross_layers();
         let mut inputs = Vec::new();
         let mut declare = |role, name: String, shape: &[usize]| {
@@ -121,10 +167,19 @@ impl DenoiserInterface {
         };
         declare(InputRole::Sample, "sample".into(), &[batch, shape.height, shape.width, config.in_channels]);
         declare(InputRole::TextTokens, "tokens".into(), &[batch]);
-        declare(InputRole::Scales, "scales".into(), &[layers.len(), adapters, batch]);
-        for adapter in 0..adapters {
-            declare(InputRole::ImageTokens { adapter }, format!("image_tokens.{adapter}"), &[batch]);
+        for branch in 0..branches {
+            declare(InputRole::ImageTokens { branch }, format!("image_tokens.{branch}"), &[batch]);
         }
+        let mut resolutions = shape.cross_attention_queries(config);
+        resolutions.sort_unstable();
+        resolutions.dedup();
+        for branch in (0..branches).filter(|&branch| shape.branches[branch].masked) {
+            for &queries in &resolutions {
+                declare(InputRole::Mask { branch, queries }, format!("mask.{branch}.{queries}"), &[queries]);
+            }
+        }
+        // From here to the last time embedding every step has values of its own.
+        declare(InputRole::Scales, "scales".into(), &[layers.len(), branches, batch]);
         for (i, resnet) in config.resnets().iter().enumerate() {
             let role = InputRole::TimeEmbedding { resnet: i };
             declare(role, time_embedding(&resnet.path), &[batch, resnet.channels]);
@@ -133,13 +188,13 @@ impl DenoiserInterface {
             let role = InputRole::TextKeysValues { layer: i };
             declare(role, text_keys_values(&layer.path), &[batch, shape.tokens, 2 * layer.width]);
         }
-        for (adapter, &tokens) in shape.image_tokens.iter().enumerate() {
+        for (branch, &BranchShape { tokens, .. }) in shape.branches.iter().enumerate() {
             for (i, layer) in layers.iter().enumerate() {
-                let role = InputRole::ImageKeysValues { adapter, layer: i };
-                declare(role, image_keys_values(&layer.path, adapter), &[batch, tokens, 2 * layer.width]);
+                let role = InputRole::ImageKeysValues { branch, layer: i };
+                declare(role, image_keys_values(&layer.path, branch), &[batch, tokens, 2 * layer.width]);
             }
         }
-        Self { inputs, batch, adapters }
+        Self { inputs, batch, branches }
     }
 
     /// The inputs that the conditioning graph makes, in its order.
@@ -147,10 +202,10 @@ impl DenoiserInterface {
         self.inputs.iter().filter(|input| input.role.is_conditioning())
     }
 
-    /// The names of the conditioning graph's outputs in its order: each adapter's image tokens, then
+    /// The names of the conditioning graph's outputs in its order: each branch's image tokens, then
     /// [`Self::conditioning`].
     pub fn conditioning_outputs(&self) -> Vec<String> {
-        let image_tokens = (0..self.adapters).map(image_tokens_output);
+        let image_tokens = (0..self.branches).map(image_tokens_output);
         image_tokens.chain(self.conditioning().map(|input| input.name.clone())).collect()
     }
 
@@ -161,9 +216,9 @@ impl DenoiserInterface {
         start..start + self.inputs[start..].iter().take_while(|input| varies(input)).count()
     }
 
-    /// The position in `scales` of the first row's weight of an adapter in a cross-attention.
-    pub fn scale_offset(&self, layer: usize, adapter: usize) -> usize {
-        (layer * self.adapters + adapter) * self.batch
+    /// The position in a step's `scales` of the first row's weight of a branch in a cross-attention.
+    pub fn scale_offset(&self, layer: usize, branch: usize) -> usize {
+        (layer * self.branches + branch) * self.batch
     }
 }
 
@@ -174,11 +229,12 @@ mod tests {
 
     #[test]
     fn inputs_of_sdxl_with_two_adapters() {
-        let shape = UnetShape { batch: 2, height: 8, width: 16, tokens: 77, image_tokens: vec![4, 8] };
+        let shape =
+            UnetShape { batch: 2, height: 8, width: 16, tokens: 77, branches: BranchShape::of_adapters(&[4, 8]) };
         let interface = DenoiserInterface::new(&published::unet(), &shape);
         let names: Vec<&str> = interface.inputs.iter().map(|input| input.name.as_str()).collect();
-        assert_eq!(names[..5], ["sample", "tokens", "scales", "image_tokens.0", "image_tokens.1"]);
-        assert_eq!(interface.varying(), 5..22);
+        assert_eq!(names[..5], ["sample", "tokens", "image_tokens.0", "image_tokens.1", "scales"]);
+        assert_eq!(interface.varying(), 4..22);
         assert_eq!((names[5], names[21]), ("time.down_blocks.0.resnets.0", "time.up_blocks.2.resnets.2"));
         assert_eq!(names[22], "down_blocks.1.attentions.0.transformer_blocks.0.attn2");
         let last = interface.inputs.last().unwrap();
@@ -187,7 +243,19 @@ mod tests {
         let made = interface.conditioning_outputs();
         assert_eq!((&*made[1], &*made[2], made.len()), ("image_tokens.1", names[5], 2 + 17 + 3 * 70));
         let integers = interface.inputs.iter().filter(|input| input.role.is_integer());
-        assert_eq!(integers.map(|input| input.name.as_str()).collect::<Vec<_>>(), [names[1], names[3], names[4]]);
+        assert_eq!(integers.map(|input| input.name.as_str()).collect::<Vec<_>>(), names[1..4]);
         assert_eq!((interface.conditioning().count(), interface.scale_offset(3, 1)), (17 + 3 * 70, 14));
+    }
+
+    /// Two masks of odd sizes: one input for each number of queries, 8 x 5 above and 4 x 3 below.
+    #[test]
+    fn inputs_of_masks() {
+        let branch = |masked| BranchShape { adapter: 0, tokens: 4, masked };
+        let branches = vec![branch(true), branch(false), branch(true)];
+        let shape = UnetShape { batch: 1, height: 15, width: 9, tokens: 77, branches };
+        let interface = DenoiserInterface::new(&published::unet(), &shape);
+        let masks = interface.inputs.iter().filter(|input| matches!(input.role, InputRole::Mask { .. }));
+        let masks: Vec<_> = masks.map(|input| (input.name.as_str(), input.shape[0])).collect();
+        assert_eq!(masks, [("mask.0.12", 12), ("mask.0.40", 40), ("mask.2.12", 12), ("mask.2.40", 40)]);
     }
 }

@@ -15,6 +15,6 @@ mod topology;
 pub use conditioning::conditioning;
 pub use config::UnetConfig;
 pub use denoiser::denoiser;
-pub use interface::{DenoiserInput, DenoiserInterface, InputRole, UnetShape};
+pub use interface::{BranchShape, DenoiserInput, DenoiserInterface, InputRole, UnetShape};
 pub use pruned::PrunedBlocks;
 pub use topology::{BlockId, CrossLayer, Resnet, Transformer, UnetLayer};

@@ -3,9 +3,10 @@
 use super::text::TextEmbeddings;
 use crate::device::{TensorData, TensorRef};
 use crate::error::{Error, Result};
-use crate::models::unet::{DenoiserInput, DenoiserInterface, InputRole};
+use crate::models::unet::{BranchShape, DenoiserInput, DenoiserInterface, InputRole};
 use crate::pipeline::captures::Captures;
 use crate::pipeline::compile::Executables;
+use crate::pipeline::image_branches::ImageBranches;
 use crate::pipeline::lora::bound;
 use crate::pipeline::memory_budget::require_conditioning;
 use crate::pipeline::plan::RequestPlan;
@@ -14,7 +15,7 @@ use std::collections::HashMap;
 
 /// The conditioner's results and everything else that stays the same for all steps and images.
 pub(in crate::pipeline) struct Conditioning {
-    /// The tokens that count in each row: of the text, then of each adapter's images.
+    /// The tokens that count in each row: of the text, then of each image branch.
     tokens: Vec<Vec<i32>>,
     /// The conditioner's outputs by their names.
     values: HashMap<String, TensorRef<'static>>,
@@ -25,18 +26,25 @@ pub(in crate::pipeline) struct Conditioning {
 
 impl Conditioning {
     /// The denoiser's inputs for the first `steps` steps.
-    pub(in crate::pipeline) fn inputs<'a>(&'a self, scales: &'a [f32], steps: usize) -> Result<Vec<TensorRef<'a>>> {
+    pub(in crate::pipeline) fn inputs<'a>(
+        &'a self,
+        branches: &'a ImageBranches,
+        steps: usize,
+    ) -> Result<Vec<TensorRef<'a>>> {
         let (text, images) = self.tokens.split_at(1);
+        let lacks = |input: &DenoiserInput| Error::Graph(format!("the conditioning has no `{}`", input.name));
         // The loop supplies the latents.
         let latents: &[f32] = &[];
         let bind = |input: &DenoiserInput| match input.role {
             InputRole::Sample => Ok(latents.into()),
             InputRole::TextTokens => Ok((&text[0]).into()),
-            InputRole::Scales => Ok(scales.into()),
-            InputRole::ImageTokens { adapter } => Ok((&images[adapter]).into()),
+            InputRole::Scales => Ok((&branches.scales).into()),
+            InputRole::ImageTokens { branch } => Ok((&images[branch]).into()),
+            InputRole::Mask { branch, queries } => {
+                Ok(branches.masks.get(&(branch, queries)).ok_or_else(|| lacks(input))?.into())
+            }
             InputRole::TimeEmbedding { .. } | InputRole::TextKeysValues { .. } | InputRole::ImageKeysValues { .. } => {
-                let lacks = || Error::Graph(format!("the conditioning has no `{}`", input.name));
-                let values = self.values.get(&input.name).ok_or_else(lacks)?;
+                let values = self.values.get(&input.name).ok_or_else(|| lacks(input))?;
                 let row = values.len() / self.max_steps;
                 values.slice(0..if input.role.varies_by_step() { steps * row } else { values.len() })
             }
@@ -64,23 +72,23 @@ pub(in crate::pipeline) fn run(
         let hint = "weights of the text encoders, the adapter or the UNet are damaged".into();
         return Err(Error::NotFinite { stage: "the conditioning".into(), hint });
     }
-    if captures.enabled() && !plan.image_tokens.is_empty() {
+    if captures.enabled() && !plan.branches.tokens.is_empty() {
         let width = config.cross_attention_dim;
         let mut all = Vec::new();
-        // The adapters' image tokens are the first of the outputs.
-        for (values, count) in outputs.values.iter().zip(&plan.image_tokens) {
+        // The branches' image tokens are the first of the outputs.
+        for (values, count) in outputs.values.iter().zip(&plan.branches.tokens) {
             all.extend_from_slice(&values.slice(0..count * width)?.read()?);
         }
         captures.add("image_tokens", &[1, all.len() / width, width], || all);
     }
     let mut tokens = vec![texts.iter().map(|t| t.tokens as i32).collect()];
-    tokens.extend(plan.image_tokens.iter().map(|count| vec![*count as i32; plan.denoise.shape.batch]));
+    tokens.extend(plan.branches.tokens.iter().map(|count| vec![*count as i32; plan.denoise.shape.batch]));
     let interface = DenoiserInterface::new(config, &plan.denoise.shape);
     let values = interface.conditioning_outputs().into_iter().zip(outputs.values).collect();
     Ok(Conditioning { tokens, values, max_steps: plan.denoise.max_steps, interface })
 }
 
-/// The conditioner's inputs: timesteps, pooled text, sizes, text, and each adapter's images.
+/// The conditioner's inputs: timesteps, pooled text, sizes, text, and each image branch's embeddings and weights.
 fn inputs(
     executables: &Executables<'_>,
     plan: &RequestPlan,
@@ -104,16 +112,30 @@ fn inputs(
     }
     let mut inputs = vec![timesteps, pooled, time_ids, text];
     // An image for which there is room and that is not given is zeros.
-    for ((images, &a), tokens) in images.iter().zip(&plan.denoise.adapters).zip(&shape.image_tokens) {
-        let adapter = &models.adapters[a].config;
-        let each = adapter.embedding_len(plan.denoise.positions);
-        let row = tokens / adapter.num_tokens * each;
-        let mut rows = vec![0.0; batch * row];
-        rows[..images.positive.len()].copy_from_slice(&images.positive);
-        if let Some(negative) = &images.negative {
-            rows[row..].chunks_exact_mut(each).for_each(|image| image.copy_from_slice(negative));
+    for (branch, BranchShape { adapter, tokens, .. }) in shape.branches.iter().enumerate() {
+        let config = &models.adapters[plan.denoise.adapters[*adapter]].config;
+        let (room, each) = (tokens / config.num_tokens, config.embedding_len(plan.denoise.positions));
+        let references = &plan.branches.references[branch];
+        let images = &images[*adapter];
+        let positive = &images.positive[references.start * each..references.end * each];
+        for precise in [false, plan.branches.precise[branch]] {
+            let mut rows = vec![0.0; batch * room * each];
+            let (row, negative_row) = rows.split_at_mut(room * each);
+            row[..positive.len()].copy_from_slice(positive);
+            match &images.negative {
+                _ if negative_row.is_empty() => {}
+                _ if precise => negative_row[..positive.len()].copy_from_slice(positive),
+                Some(negative) => {
+                    negative_row.chunks_exact_mut(each).for_each(|image| image.copy_from_slice(negative));
+                }
+                None => {}
+            }
+            inputs.push(rows);
         }
-        inputs.push(rows);
+        if room > 1 {
+            let weights = plan.branches.weights[branch].iter().chain(std::iter::repeat(&1.0)).take(room);
+            inputs.push(weights.flat_map(|weight| vec![*weight; config.num_tokens]).collect());
+        }
     }
     inputs
 }

@@ -43,7 +43,7 @@ impl Denoise<'_> {
         let begin = InitialLatents::draw(request, plan, self.init_image, (self.image, shape), &mut generator);
         let table = &plan.table.steps;
         let denoise_loop = executables.denoise_loop(&plan.denoise, plan.placement)?;
-        let mut inputs = self.conditioning.inputs(&plan.scales, table.len())?;
+        let mut inputs = self.conditioning.inputs(&plan.branches, table.len())?;
         inputs.extend(bound(denoise_loop.graph(), &plan.lora_scales.unet).map(TensorRef::from));
         let inputs = DenoiseInputs {
             inputs: &inputs,

@@ -1,20 +1,23 @@
 //! From image prompts to what the adapters' projections take.
 
-use crate::error::{Error, Result};
-use crate::inputs::clip_image_processor;
+use crate::error::{Error, Field, Result};
+use crate::inputs::clip_image_processor::ClipImageProcessor;
 use crate::inputs::image::Image;
 use crate::inputs::resize::{Resampling, resize};
 use crate::models::ip_adapter::AdapterConfig;
 use crate::pipeline::captures::Captures;
 use crate::pipeline::compile::Executables;
-use crate::pipeline::image_prompt::{ImagePrompt, ReferenceImage};
+use crate::pipeline::image_branches::average;
+use crate::pipeline::image_prompt::{Combine, ImagePrompt, ReferenceImage};
+use crate::pipeline::load::Models;
 use crate::pipeline::plan::{RequestPlan, check_embedding};
 use crate::pipeline::request::{CancelToken, Request};
+use std::borrow::Cow;
 use std::sync::Arc;
 
 /// The images of one adapter in use: embeddings `[E]`, or hidden states `[T, E]`.
 pub(in crate::pipeline) struct AdapterImages {
-    /// All of the positive row.
+    /// All of the positive row, or their mean.
     pub(in crate::pipeline) positive: Vec<f32>,
     /// One of the negative row, which stands there in the place of each; zeros where it is absent.
     pub(in crate::pipeline) negative: Option<Arc<[f32]>>,
@@ -30,36 +33,86 @@ pub(in crate::pipeline) fn run(
 ) -> Result<Vec<AdapterImages>> {
     let mut all = Vec::new();
     for &a in &plan.denoise.adapters {
-        let ImagePrompt { references, resize: stretch, .. } = &request.image_prompts[a];
+        let prompt = &request.image_prompts[a];
         let (adapter, positions) = (&executables.compiler.models.adapters[a].config, plan.denoise.positions);
         let mut positive = Vec::new();
-        for reference in references {
+        for reference in &prompt.references {
             cancel.check()?;
-            let embedding = match &reference.image {
-                ReferenceImage::Embedding(values) => values.clone(),
-                ReferenceImage::Image(image) => match stretch {
-                    Some((w, h)) => encode(executables, &resize(image, *w, *h, Resampling::Bicubic)?)?.of(adapter),
-                    None => encode(executables, image)?.of(adapter),
-                },
-            };
-            check_embedding(&embedding, adapter, positions)?;
-            finite(&embedding)?;
-            positive.extend(embedding);
+            let values = embedding(executables, prompt, &reference.image, adapter)?;
+            check_embedding(Field::ImagePrompts, &values, adapter, positions)?;
+            positive.extend(values);
         }
-        let (count, width) = (references.len(), adapter.embedding_dim);
-        let mut negative = None;
-        if adapter.takes_hidden_states() {
-            captures.add("image_hidden", &[count, positions, width], || positive.clone());
-            if plan.denoise.shape.batch == 2 {
-                cancel.check()?;
-                negative = Some(zero_image(executables)?);
+        if prompt.combine == Combine::Average {
+            positive = average(&prompt.references, &positive);
+        }
+        let (count, width) = (positive.len() / adapter.embedding_len(positions).max(1), adapter.embedding_dim);
+        match adapter.takes_hidden_states() {
+            true => captures.add("image_hidden", &[count, positions, width], || positive.clone()),
+            false => captures.add("image_embeds", &[count, width], || positive.clone()),
+        }
+        cancel.check()?;
+        let negative = match &prompt.negative_image {
+            _ if plan.denoise.shape.batch < 2 => None,
+            Some(image) => {
+                let values = embedding(executables, prompt, image, adapter)?;
+                check_embedding(Field::NegativeImage, &values, adapter, positions)?;
+                Some(values.into())
             }
-        } else {
-            captures.add("image_embeds", &[count, width], || positive.clone());
-        }
+            None if adapter.takes_hidden_states() => Some(zero_image(executables)?),
+            None => None,
+        };
         all.push(AdapterImages { positive, negative });
     }
     Ok(all)
+}
+
+/// One reference as an adapter takes it.
+fn embedding(
+    executables: &mut Executables<'_>,
+    prompt: &ImagePrompt,
+    image: &ReferenceImage,
+    adapter: &AdapterConfig,
+) -> Result<Vec<f32>> {
+    let values = match image {
+        ReferenceImage::Embedding(values) => values.clone(),
+        ReferenceImage::Image(image) => {
+            let fitted = fit(executables.compiler.models, prompt, image)?;
+            encode(executables, &fitted)?.of(adapter)
+        }
+    };
+    finite(&values)?;
+    Ok(values)
+}
+
+/// The preprocessing of the model's image encoder.
+fn processor(models: &Models) -> Cow<'_, ClipImageProcessor> {
+    let size = models.vision.as_ref().map_or(0, |vision| vision.config.image_size);
+    models.image_processor.as_ref().map_or_else(|| Cow::Owned(ClipImageProcessor::clip(size)), Cow::Borrowed)
+}
+
+/// An image as CLIP's own preprocessing gets it.
+fn fit<'a>(models: &Models, prompt: &ImagePrompt, image: &'a Image) -> Result<Cow<'a, Image>> {
+    let edge = processor(models).shortest_edge();
+    match prompt.resize {
+        Some((w, h)) => {
+            let stretched = resize(image, w, h, Resampling::Bicubic)?;
+            Ok(Cow::Owned(prompt.fit.apply(&stretched, edge)?.into_owned()))
+        }
+        None => prompt.fit.apply(image, edge),
+    }
+}
+
+/// The images of a prompt as the encoder sees them, before their normalisation.
+///
+/// # Errors
+/// [`Error::Parameter`] where there is no encoder.
+pub(in crate::pipeline) fn visible(models: &Models, prompt: &ImagePrompt) -> Result<Vec<Image>> {
+    let images = prompt.references.iter().filter_map(|reference| match &reference.image {
+        ReferenceImage::Image(image) => Some(image),
+        ReferenceImage::Embedding(_) => None,
+    });
+    models.image_encoder()?;
+    images.map(|image| processor(models).visible(&*fit(models, prompt, image)?)).collect()
 }
 
 fn finite(values: &[f32]) -> Result<()> {
@@ -88,12 +141,8 @@ impl Encoded {
 /// Encodes an image.
 pub(in crate::pipeline) fn encode(executables: &mut Executables<'_>, image: &Image) -> Result<Encoded> {
     let models = executables.compiler.models;
-    let size = models.image_encoder()?.config.image_size;
-    let pixels = match &models.image_processor {
-        Some(processor) => processor.preprocess(image),
-        None => clip_image_processor::preprocess(image, size),
-    };
-    encode_pixels(executables, &pixels)
+    models.image_encoder()?;
+    encode_pixels(executables, &processor(models).preprocess(image))
 }
 
 /// The hidden states of an image whose normalised pixels are 0, made once.

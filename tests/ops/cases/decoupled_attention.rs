@@ -5,11 +5,14 @@ use crate::table::{Case, CaseBuilder, operation};
 use braid::graph::{ChannelSlice, KvBranch, NodeId};
 
 /// A branch over rows of keys and values, side by side.
+#[derive(Default)]
 struct Branch {
     operand: usize,
     length: Option<usize>,
     /// The operand of the scales and its element for the first image.
     scale: Option<(usize, usize)>,
+    /// A factor for each query.
+    mask: Option<Vec<f32>>,
 }
 
 /// A query, then lengths, then scales, then keys with values.
@@ -36,11 +39,20 @@ fn case(name: &str, o: &Operands, branches: &[Branch], kernel: Option<&'static s
         operands.push(c.given("i", &[images, keys(kv), 2 * channels], kv.clone()).0);
     }
     let slice = |operand, start| ChannelSlice { operand, start };
-    let declared = branches.iter().map(|b| KvBranch {
+    let masks: Vec<Option<usize>> = branches
+        .iter()
+        .map(|b| {
+            let mask = b.mask.clone()?;
+            operands.push(c.given("i", &[mask.len()], mask).0);
+            Some(operands.len() - 1)
+        })
+        .collect();
+    let declared = branches.iter().zip(masks).map(|(b, mask)| KvBranch {
         keys: slice(b.operand, 0),
         values: slice(b.operand, channels),
         length: b.length,
         scale: b.scale,
+        mask,
     });
     let y = c.graph.decoupled_attention(&operands, o.heads, false, declared.collect());
 
@@ -60,7 +72,9 @@ fn case(name: &str, o: &Operands, branches: &[Branch], kernel: Option<&'static s
             let v: Vec<f64> = rows.flat_map(|row| row[channels..].to_vec()).collect();
             let seen = branch.length.map_or(keys, |_| o.lengths[image] as usize);
             let q = &q[image * tokens * channels..][..tokens * channels];
-            want.iter_mut().zip(attention.apply(q, &k, &v, seen)).for_each(|(sum, part)| *sum += weight * part);
+            let masked = |at: usize| branch.mask.as_ref().map_or(1.0, |mask| f64::from(mask[at / channels]));
+            let parts = attention.apply(q, &k, &v, seen).into_iter().enumerate();
+            want.iter_mut().zip(parts).for_each(|(sum, (at, part))| *sum += weight * masked(at) * part);
         }
     }
     c.output(y, want);
@@ -83,9 +97,9 @@ fn text_and_adapters() -> Case {
         kv: kv.to_vec(),
     };
     let branches = [
-        Branch { operand: 3, length: Some(1), scale: None },
-        Branch { operand: 4, length: None, scale: Some((2, 4)) },
-        Branch { operand: 5, length: None, scale: Some((2, 6)) },
+        Branch { operand: 3, length: Some(1), ..Branch::default() },
+        Branch { operand: 4, scale: Some((2, 4)), ..Branch::default() },
+        Branch { operand: 5, scale: Some((2, 6)), ..Branch::default() },
     ];
     case("text and two adapters", &operands, &branches, Some("decoupled_64"))
 }
@@ -102,13 +116,22 @@ fn cases() -> Vec<Case> {
     };
     let two =
         with((vec![4], vec![0.5, 2.0, -1.0, 0.25]), vec![values(2 * keys * 2 * c, 2), values(2 * keys * 2 * c, 3)]);
-    let branch = |operand, length, scale| Branch { operand, length, scale };
+    let branch = |operand, length, scale| Branch { operand, length, scale, mask: None };
+    // Factors below 0 and above 1 too; 9 queries do not fill a block of any kernel.
+    let masked = |operand, scale, seed| Branch { operand, length: None, scale, mask: Some(values(9, seed)) };
     vec![
         text_and_adapters(),
         case("one with a scale", &two, &[branch(3, None, Some((2, 1)))], None),
         case("two without", &two, &[branch(3, None, None), branch(4, Some(1), None)], None),
         case("two with", &two, &[branch(3, Some(1), Some((2, 0))), branch(4, None, Some((2, 2)))], None),
         case("one with a length", &two, &[branch(3, Some(1), None)], None),
+        case(
+            "masks",
+            &two,
+            &[branch(3, Some(1), None), masked(4, Some((2, 0)), 5), masked(3, Some((2, 2)), 6)],
+            Some("decoupled_64"),
+        ),
+        case("one with a mask", &two, &[masked(4, None, 7)], Some("decoupled_64")),
         // Without an adapter the operand of the scales is empty.
         case(
             "no adapter",

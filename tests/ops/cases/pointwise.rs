@@ -24,6 +24,9 @@ fn case(c: usize) -> Case {
     b.output(repeated, with(&|at| row[at % (T * c)]));
     let per_image = b.graph.broadcast_add(xi, rows_i);
     b.output(per_image, with(&|at| rows[at / (T * c) * c + at % c]));
+    let (factors_i, factors) = b.given("factors", &[T], crate::interpreter::values(T, 5));
+    let weighted = b.graph.scale_rows(xi, factors_i);
+    b.output(weighted, x.iter().enumerate().map(|(at, v)| v * factors[at / c % T]).collect());
     let joined = b.graph.concat(xi, yi);
     b.output(joined, concat(&x, c, &y, c));
     let halves = b.graph.geglu(joined);

@@ -77,7 +77,9 @@ impl CpuAttention {
             let (sums, state) = buffer.split_at(self.sizes()[0]);
             for (t, top) in rows.clone().step_by(MR).enumerate() {
                 for r in 0..MR.min(rows.end - top) {
-                    let factor = scale / state[(t * MR + r) * 2 + 1];
+                    // SAFETY: masks are `[T]`.
+                    let mask = branch.mask.map_or(1.0, |o| unsafe { *run.operand(o).add(top + r) });
+                    let factor = scale * mask / state[(t * MR + r) * 2 + 1];
                     for w in 0..wide {
                         let from = &sums[(t * wide + w) * TILE + r * NR..][..NR.min(dim - w * NR)];
                         let at = (image * self.tokens + top + r) * out_width + head * dim + w * NR;

@@ -13,7 +13,7 @@ use self::group_norm::{CpuGroupNorm, GroupNormParams};
 use self::layer_norm::CpuLayerNorm;
 use self::pointwise::{
     CpuAdd, CpuBroadcastAdd, CpuConcat, CpuEmbedding, CpuGather, CpuGeglu, CpuPrependClassToken, CpuRepeat,
-    CpuScaleChannels, CpuScaleShift, CpuTimestepEmbedding, CpuUpsample,
+    CpuScaleChannels, CpuScaleRows, CpuScaleShift, CpuTimestepEmbedding, CpuUpsample,
 };
 use super::op::CpuOp;
 use crate::graph::{Graph, ImplicitGemm, Node, Op};
@@ -44,6 +44,7 @@ pub(super) fn prepare(graph: &Graph, node: &Node, threads: usize) -> Option<Box<
         Op::Geglu => Box::new(CpuGeglu),
         Op::Add => Box::new(CpuAdd),
         Op::BroadcastAdd => Box::new(CpuBroadcastAdd),
+        Op::ScaleRows => Box::new(CpuScaleRows),
         Op::Concat => Box::new(CpuConcat),
         Op::Upsample { .. } => Box::new(CpuUpsample),
         &Op::TimestepEmbedding { flip, shift, .. } => Box::new(CpuTimestepEmbedding { flip, shift }),

@@ -122,6 +122,19 @@ impl CpuOp for CpuBroadcastAdd {
     }
 }
 
+/// Each row times its factor.
+pub(crate) struct CpuScaleRows;
+
+impl CpuOp for CpuScaleRows {
+    unsafe fn run(&self, run: &OpRun<'_>) {
+        let (x, factors, c) = (run.input(0), run.input(1), run.channels());
+        run.for_each_row(|row, out| {
+            let factor = factors[row % factors.len()];
+            out.iter_mut().zip(&x[row * c..][..c]).for_each(|(out, x)| *out = x * factor);
+        });
+    }
+}
+
 /// The channels of two operands side by side.
 pub(crate) struct CpuConcat;
 

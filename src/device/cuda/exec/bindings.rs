@@ -31,7 +31,7 @@ impl Bindings {
     /// Finds out how every bound tensor is read and gives it its places.
     ///
     /// # Errors
-    /// Inputs that vary with `steps` and are read otherwise than as the per-image bias of a product.
+    /// Inputs that vary with `steps` and are read otherwise than as the per-image bias of a product or the scales of an attention.
     pub(crate) fn new(graph: &Graph, plan: &MemoryPlan, steps: Option<&LoopSpec>) -> Result<Self> {
         let inputs = vec![InputBinding::default(); graph.inputs.len()];
         let mut bindings = Self { inputs, root: graph.owners(), ..Self::default() };
@@ -188,7 +188,7 @@ mod tests {
         let (x, ids, length) = (b.input("x", &[2, 3, 8]), b.input_i32("ids", &[2, 3]), b.input_i32("length", &[2]));
         let rows = b.embedding(ids, weights.get("table", &[1 << 25, 8]), weights.get("positions", &[3, 8]));
         let slice = |operand| ChannelSlice { operand, start: 0 };
-        let branch = KvBranch { keys: slice(1), values: slice(1), length: Some(2), scale: None };
+        let branch = KvBranch { keys: slice(1), values: slice(1), length: Some(2), scale: None, mask: None };
         let y = b.decoupled_attention(&[x, rows, length], 1, false, vec![branch]);
         b.output("y", y);
         b.finish().unwrap()

@@ -45,6 +45,10 @@ pub(crate) static OP: OpLowering = OpLowering {
         Op::Attention(a) => strided_tensor::operand_role(a, k),
         _ => OperandRole::Storage,
     },
+    varying_operand: |_, node| match &node.op {
+        Op::Attention(a) => a.branches.iter().find_map(|branch| branch.scale).map(|(scales, _)| scales),
+        _ => None,
+    },
     token_counts: strided_tensor::token_counts,
     ..OpLowering::new(lower)
 };
@@ -82,7 +86,7 @@ fn lower(l: &mut Lowering<'_>, node: &Node, out: ResultSlot) -> Result<()> {
     }
     match a.branches.as_slice() {
         // There is no kernel of f32 but the products.
-        [branch] if branch.scale.is_none() => match choose(a.dim).filter(|_| !l.is_f32()) {
+        [branch] if branch.is_plain() => match choose(a.dim).filter(|_| !l.is_f32()) {
             Some(config) => fused(l, node, a, branch, config, out.at),
             None => softmax_rows::unfused_attention(l, node, a, branch, out.at),
         },

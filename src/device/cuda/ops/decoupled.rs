@@ -8,16 +8,15 @@ use crate::device::cuda::driver::kernel::{Kernel, Types::Halves};
 use crate::error::Result;
 use crate::graph::{self, Attention, Node};
 
-/// The most branches: the text and eight image branches.
-pub const MAX_BRANCHES: usize = 9;
+/// The most branches: the text and 16 image branches.
+pub const MAX_BRANCHES: usize = 17;
 
 param_structs! {
     /// Keys and values of one branch.
     KvBranch: 88 {
         k: StridedTensor = 0,
         v: StridedTensor = 32,
-        /// A factor for each query of an image, f32, or null. No lowering sets it yet: masks of image prompts, which limit a
-        /// reference image to a part of the result, need it next.
+        /// A factor for each query of an image, f32, or null: an image prompt's mask limits it to a part of the result.
         mask: Pointer = 64,
         mask_batch: i64 = 72,
         capacity: i32 = 80,
@@ -25,18 +24,21 @@ param_structs! {
     }
 
     /// Parameters of `decoupled`'s kernels.
-    DecoupledParams: 896 {
+    DecoupledParams: 1616 {
         q: StridedTensor = 0,
         out: StridedTensor = 32,
         counts: Pointer = 64,
         scales: Pointer = 72,
-        queries: i32 = 80,
-        dim: i32 = 84,
-        branches: i32 = 88,
-        batch: i32 = 92,
-        scale: f32 = 96,
-        reserved: i32 = 100,
-        branch: [KvBranch; MAX_BRANCHES] = 104,
+        /// The step's number, or null.
+        step: Pointer = 80,
+        scales_step: i64 = 88,
+        queries: i32 = 96,
+        dim: i32 = 100,
+        branches: i32 = 104,
+        batch: i32 = 108,
+        scale: f32 = 112,
+        reserved: i32 = 116,
+        branch: [KvBranch; MAX_BRANCHES] = 120,
     }
 }
 
@@ -82,11 +84,14 @@ pub(super) fn lower(l: &mut Lowering<'_>, node: &Node, a: &Attention, out: u64) 
         return Err(unsupported(node, &format!("{} branches; at most {MAX_BRANCHES} are allowed", rows.len())));
     }
     let (out, queries) = strided_tensor::result(node, a, out);
+    let (scales, step, scales_step) = scales(l, node, &a.branches[1 - shift..])?;
     let mut params = DecoupledParams {
         q: strided_tensor::operand(l, node, a.query, a.dim),
         out,
         counts: Pointer(counts),
-        scales: Pointer(scales(l, node, &a.branches[1 - shift..])?),
+        scales: Pointer(scales),
+        step: Pointer(step),
+        scales_step,
         queries: to_i32(queries),
         dim: to_i32(a.dim),
         branches: to_i32(rows.len()),
@@ -95,9 +100,11 @@ pub(super) fn lower(l: &mut Lowering<'_>, node: &Node, a: &Attention, out: u64) 
         ..DecoupledParams::default()
     };
     for (to, branch) in params.branch[shift..].iter_mut().zip(&a.branches) {
+        let mask = branch.mask.map_or(Ok(0), |operand| as_f32(l, node.inputs[operand]))?;
         *to = KvBranch {
             k: strided_tensor::operand(l, node, branch.keys, a.dim),
             v: strided_tensor::operand(l, node, branch.values, a.dim),
+            mask: Pointer(mask),
             capacity: to_i32(strided_tensor::tokens(l, node, branch.keys)),
             ..KvBranch::default()
         };
@@ -106,12 +113,13 @@ pub(super) fn lower(l: &mut Lowering<'_>, node: &Node, a: &Attention, out: u64) 
     l.launch(kernel, grid, params)
 }
 
-/// The address of the weights of these branches, one row of images after the other.
-fn scales(l: &mut Lowering<'_>, node: &Node, branches: &[graph::KvBranch]) -> Result<u64> {
+/// The address of the weights of these branches, one row of images after the other; that of the step's number and the elements
+/// from step to step, where they vary.
+fn scales(l: &mut Lowering<'_>, node: &Node, branches: &[graph::KvBranch]) -> Result<(u64, u64, i64)> {
     let images = node.shape[0];
     if branches.iter().all(|branch| branch.scale.is_none()) {
         let ones = l.weights.ones((branches.len() * images).max(1))?;
-        return Ok(l.weight(ones));
+        return Ok((l.weight(ones), 0, 0));
     }
     let first = branches.first().and_then(|branch| branch.scale);
     let Some((operand, start)) = first else {
@@ -122,7 +130,12 @@ fn scales(l: &mut Lowering<'_>, node: &Node, branches: &[graph::KvBranch]) -> Re
             return Err(unsupported(node, "the weights of the branches must follow one another"));
         }
     }
-    Ok(as_f32(l, node.inputs[operand])? + (start * 4) as u64)
+    let id = node.inputs[operand];
+    let (address, step, elements) = match l.varying(id) {
+        Some(varying) => (l.varying_f32(varying), varying.step, varying.elements),
+        None => (as_f32(l, id)?, 0, 0),
+    };
+    Ok((address + (start * 4) as u64, step, elements))
 }
 
 #[cfg(test)]

@@ -64,6 +64,17 @@ pub(crate) struct BaseAddresses<'a> {
     pub(crate) work: u64,
 }
 
+/// The place of an input that varies from step to step.
+#[derive(Clone, Copy)]
+pub(crate) struct Varying {
+    /// Elements before the first step's values.
+    at: usize,
+    /// The address of the step's number.
+    pub(crate) step: u64,
+    /// Elements from step to step.
+    pub(crate) elements: i64,
+}
+
 /// The place to which a result is written.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ResultSlot {
@@ -205,14 +216,24 @@ impl<'a> Lowering<'a> {
         Some(self.work(self.regions.inputs + at * 4))
     }
 
+    /// The place of an input that varies from step to step; `None` of anything else.
+    pub(crate) fn varying(&self, id: NodeId) -> Option<Varying> {
+        let input = self.bindings.input_of(self.graph, id)?;
+        let at = self.bindings.inputs[input].varying?;
+        let step = self.work(self.regions.state.counter);
+        Some(Varying { at, step, elements: to_i64(self.graph.node(id).len()) })
+    }
+
+    /// The address of the first step's values as f32.
+    pub(crate) fn varying_f32(&self, varying: Varying) -> u64 {
+        self.work(self.regions.varying[0] + varying.at * 4)
+    }
+
     /// A per-image bias: its address, that of the step's number and the elements from step to step, where it varies.
     pub(crate) fn per_image_bias(&self, id: NodeId) -> (u64, u64, i64) {
-        let input = self.bindings.input_of(self.graph, id);
-        match input.and_then(|k| self.bindings.inputs[k].varying) {
-            Some(at) => {
-                let [_, halves] = self.regions.varying;
-                let counter = self.work(self.regions.state.counter);
-                (self.work(halves + at * self.size()), counter, to_i64(self.graph.node(id).len()))
+        match self.varying(id) {
+            Some(Varying { at, step, elements }) => {
+                (self.work(self.regions.varying[1] + at * self.size()), step, elements)
             }
             None => (self.place(id), 0, 0),
         }

@@ -42,6 +42,17 @@ param_structs! {
         reserved: i32 = 52,
     }
 
+    /// Parameters of `scale_rows`.
+    ScaleRowsParams: 48 {
+        x: Pointer = 0,
+        factors: Pointer = 8,
+        out: Pointer = 16,
+        rows: i64 = 24,
+        rows_factors: i64 = 32,
+        channels: i32 = 40,
+        reserved: i32 = 44,
+    }
+
     /// Parameters of `concat`.
     ConcatParams: 40 {
         a: Pointer = 0,
@@ -128,6 +139,7 @@ static FROM_F32: Kernel = kernel::<UnaryParams>("pointwise", "from_f32", All, 25
 static TO_F32: Kernel = kernel::<UnaryParams>("pointwise", "to_f32", All, 256, 0);
 static GEGLU: Kernel = kernel::<GegluParams>("pointwise", "geglu", Halves, 256, 0);
 static ADD: Kernel = kernel::<AddParams>("pointwise", "add", All, 256, 0);
+static SCALE_ROWS: Kernel = kernel::<ScaleRowsParams>("pointwise", "scale_rows", Halves, 256, 0);
 static CONCAT: Kernel = kernel::<ConcatParams>("pointwise", "concat", Halves, 256, 0);
 static UPSAMPLE: Kernel = kernel::<UpsampleParams>("pointwise", "upsample", Halves, 256, 0);
 static TIMESTEP_EMBEDDING: Kernel =
@@ -149,6 +161,7 @@ pub(crate) static FILE: KernelFile = KernelFile {
         &TO_F32,
         &GEGLU,
         &ADD,
+        &SCALE_ROWS,
         &CONCAT,
         &UPSAMPLE,
         &TIMESTEP_EMBEDDING,
@@ -199,6 +212,12 @@ pub(crate) static BROADCAST_ADD_OP: OpLowering = OpLowering::new(|l, node, out| 
     let ([a, b], images) = ([0, 1].map(|k| l.place(node.inputs[k])), node.shape[0]);
     add(l, [a, b, out.at], [rows(node), rows(node) / images, images], node.channels())
 });
+
+/// [`Op::ScaleRows`]. The factors are f32.
+pub(crate) static SCALE_ROWS_OP: OpLowering = OpLowering {
+    operand_role: |_, _, k| if k == 1 { OperandRole::Float } else { OperandRole::Storage },
+    ..OpLowering::new(scale_rows)
+};
 
 /// [`Op::Concat`].
 pub(crate) static CONCAT_OP: OpLowering =
@@ -307,6 +326,20 @@ pub(super) fn add(
         reserved: 0,
     };
     l.launch(&ADD, units(rows, c), params)
+}
+
+fn scale_rows(l: &mut Lowering<'_>, node: &Node, out: ResultSlot) -> Result<()> {
+    let (rows, channels) = (rows(node), node.channels());
+    let params = ScaleRowsParams {
+        x: Pointer(l.place(node.inputs[0])),
+        factors: Pointer(as_f32(l, node.inputs[1])?),
+        out: Pointer(out.at),
+        rows: to_i64(rows),
+        rows_factors: to_i64(l.graph.node(node.inputs[1]).len()),
+        channels: to_i32(channels),
+        reserved: 0,
+    };
+    l.launch(&SCALE_ROWS, units(rows, channels), params)
 }
 
 fn concat(l: &mut Lowering<'_>, a: NodeId, b: NodeId, out: u64) -> Result<()> {

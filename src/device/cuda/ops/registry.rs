@@ -47,6 +47,7 @@ pub(crate) fn lowering_of(op: &Op) -> Option<&'static OpLowering> {
         Op::Geglu => &pointwise::GEGLU_OP,
         Op::Add => &pointwise::ADD_OP,
         Op::BroadcastAdd => &pointwise::BROADCAST_ADD_OP,
+        Op::ScaleRows => &pointwise::SCALE_ROWS_OP,
         Op::Concat => &pointwise::CONCAT_OP,
         Op::Upsample { .. } => &pointwise::UPSAMPLE_OP,
         Op::TimestepEmbedding { .. } => &pointwise::TIMESTEP_EMBEDDING_OP,

@@ -3,7 +3,7 @@
 use super::bindings::{Bindings, OperandRole, TokenCount};
 use super::kernel::{Pointer, param_structs, to_i32, to_i64};
 use super::lowering::Lowering;
-use crate::graph::{Attention, ChannelSlice, Graph, Node, Op};
+use crate::graph::{Attention, ChannelSlice, Graph, KvBranch, Node, Op};
 
 param_structs! {
     /// An operand of attention: element (image, token, head, i) is `data[image * batch + token * row + head * head_stride + i]`.
@@ -50,9 +50,10 @@ pub(super) fn result(node: &Node, a: &Attention, out: u64) -> (StridedTensor, us
     (rows, queries)
 }
 
-/// The role of an operand: weights of branches are f32.
+/// The role of an operand: weights and masks of branches are f32.
 pub(super) fn operand_role(a: &Attention, k: usize) -> OperandRole {
-    if a.branches.iter().any(|branch| branch.scale.is_some_and(|(operand, _)| operand == k)) {
+    let float = |branch: &KvBranch| branch.mask == Some(k) || branch.scale.is_some_and(|(operand, _)| operand == k);
+    if a.branches.iter().any(float) {
         return OperandRole::Float;
     }
     OperandRole::Storage
@@ -62,7 +63,7 @@ pub(super) fn operand_role(a: &Attention, k: usize) -> OperandRole {
 pub(super) fn token_counts(bindings: &Bindings, graph: &Graph, node: &Node) -> Option<Vec<TokenCount>> {
     let Op::Attention(a) = &node.op else { return None };
     if let [branch] = a.branches.as_slice()
-        && branch.scale.is_none()
+        && branch.is_plain()
     {
         let length = branch.length?;
         return Some(vec![TokenCount::Input(bindings.input_of(graph, node.inputs[length])?)]);
