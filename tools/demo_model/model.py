@@ -55,7 +55,9 @@ class Base(torch.nn.Module):
 
         `image` goes to the adapter's attention processors: `tokens` [B, TOKENS, CONTEXT].
         """
-        context, pooled = self.encode(ids, ids_2)
+        return self.predict(x, t, *self.encode(ids, ids_2), keep, image)
+
+    def predict(self, x, t, context, pooled, keep, image=None):
         side = x.shape[-1] * 8
         sizes = torch.tensor([[side, side, 0, 0, side, side]], dtype=torch.float32).expand(len(x), 6)
         added = {"text_embeds": pooled * keep[:, None], "time_ids": sizes}
@@ -90,7 +92,7 @@ class Decoupled:
     """Attention processor: the text's softmax plus, where there is a strand, the image's."""
 
     def __init__(self, strand):
-        self.strand = strand
+        self.strand, self.scale = strand, 1.0
 
     def __call__(self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, temb=None, tokens=None):
         def split(v):
@@ -101,7 +103,7 @@ class Decoupled:
         out = F.scaled_dot_product_attention(q, split(attn.to_k(other)), split(attn.to_v(other)))
         if self.strand is not None:
             k, v = split(self.strand.to_k_ip(tokens)), split(self.strand.to_v_ip(tokens))
-            out = out + F.scaled_dot_product_attention(q, k, v)
+            out = out + self.scale * F.scaled_dot_product_attention(q, k, v)
         return attn.to_out[0](out.transpose(1, 2).flatten(2))
 
 

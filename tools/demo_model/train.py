@@ -31,9 +31,11 @@ PICTURES = 20_000
 class Run:
     """The loop that all stages share: cosine schedule, averaged weights, log, checkpoints."""
 
-    def __init__(self, work: Path, name: str, module, parameters, steps: int, rate: float, decay=0.01, average=0.998):
+    def __init__(self, work: Path, name: str, module, parameters, steps: int, rate: float, decay=0.01, average=0.998,
+                 every=250):
         self.path, self.log_path, self.name = work / f"{name}.pt", work / "log.jsonl", name
         self.module, self.parameters, self.steps, self.rate, self.average = module, parameters, steps, rate, average
+        self.every = every
         self.optimizer = torch.optim.AdamW(parameters, rate, betas=(0.9, 0.99), weight_decay=decay, fused=True)
         self.shadow = {k: v.detach().clone() for k, v in module.state_dict().items()}
         self.step = 0
@@ -76,7 +78,7 @@ class Run:
                     log.write(json.dumps(entry) + "\n")
                 print(entry, flush=True)
                 since, sums, count = time.time(), {}, 0
-            if self.step % 250 == 0 or self.step == self.steps:
+            if self.step % self.every == 0 or self.step == self.steps:
                 self.save()
 
     def save(self):
@@ -176,6 +178,8 @@ def train_vae(work: Path, steps: int) -> None:
 def calibrated_vae(work: Path):
     """The VAE with latents of mean 0 and, times SCALING, deviation 1 in each channel, and the latents' statistics."""
     vae = load_averaged(model.vae(), work, "vae").to(memory_format=torch.channels_last)
+    if torch.load(work / "vae.pt", weights_only=True).get("calibrated"):
+        return vae
     data, _ = load_pictures(work)
     latents = torch.cat([vae.encode(as_tensor(data[i:i + 50])).latent_dist.mean for i in range(0, 1000, 50)])
     mean, deviation = latents.mean((0, 2, 3)), latents.std((0, 2, 3))
@@ -275,6 +279,25 @@ class Captions:
             row[:len(ids) + 1] = ids + [49407]
         return torch.from_numpy(out)
 
+    def both(self, texts):
+        """Token ids for the two encoders."""
+        return self(texts, 49407), self(texts, 0)
+
+
+class CachedText:
+    """The frozen text encoders: each caption is encoded once."""
+
+    def __init__(self, base):
+        self.base, self.known = base, {}
+
+    @torch.no_grad()
+    def __call__(self, captions: Captions, texts):
+        new = sorted(set(texts) - self.known.keys())
+        if new:
+            context, pooled = self.base.encode(*captions.both(new))
+            self.known |= {text: both for text, *both in zip(new, context, pooled)}
+        return tuple(torch.stack([self.known[text][i] for text in texts]) for i in (0, 1))
+
 
 class Batches:
     """Noisy latents and what the model should say of them."""
@@ -285,12 +308,12 @@ class Batches:
         self.captions = Captions()
         self.bars = model.alpha_bars()
 
-    def draw(self, rng, n: int, styled: float):
-        """Picks, x, t, target v, token ids for both encoders, and which keep their text."""
-        picks = rng.integers(len(self.latents), size=n)
+    def draw(self, rng, n: int, styled: float, weights=None, t=None):
+        """Picks (by `weights`), x, t, target v, captions, and which keep their text."""
+        picks = rng.integers(len(self.latents), size=n) if weights is None else rng.choice(len(self.latents), n, p=weights)
         latents = self.latents[picks]
         # Stratified timesteps make the loss less noisy.
-        t = torch.from_numpy(((np.arange(n) + rng.random(n)) / n * 1000).astype(np.int64))
+        t = torch.from_numpy(((np.arange(n) + rng.random(n)) / n * 1000).astype(np.int64)) if t is None else t
         a = self.bars[t][:, None, None, None]
         noise = torch.randn_like(latents)
         x = a.sqrt() * latents + (1 - a).sqrt() * noise
@@ -303,7 +326,7 @@ class Batches:
         texts = ["" if 0.04 <= d < 0.10 else text for text, d in zip(texts, drop)]
         keep = torch.from_numpy((drop >= 0.04).astype(np.float32))
         x = x.to(memory_format=torch.channels_last)
-        return picks, x, t, v, self.captions(texts, 49407), self.captions(texts, 0), keep
+        return picks, x, t, v, texts, keep
 
 
 def train_base(work: Path, steps: int, start: Path | None, rate: float) -> None:
@@ -316,7 +339,8 @@ def train_base(work: Path, steps: int, start: Path | None, rate: float) -> None:
     forward = torch.compile(base)
 
     def losses(rng):
-        _, x, t, v, ids, ids_2, keep = batches.draw(rng, 64, 0.6)
+        _, x, t, v, texts, keep = batches.draw(rng, 64, 0.6)
+        ids, ids_2 = batches.captions.both(texts)
         with torch.autocast("cpu", torch.bfloat16):
             out = forward(x, t, ids, ids_2, keep)
         return {"v": (out.float() - v).square().mean()}
@@ -324,32 +348,48 @@ def train_base(work: Path, steps: int, start: Path | None, rate: float) -> None:
     Run(work, "base", base, list(base.parameters()), steps, rate).loop(losses)
 
 
-def train_adapter(work: Path, steps: int) -> None:
+# How often each texture is drawn for the adapter: stripes, with four directions, are the hardest.
+SHARES = {"plain": 0.14, "stripes": 0.34, "dots": 0.10, "checks": 0.13, "gradient": 0.16, "clouds": 0.13}
+
+
+def texture_weights(labels) -> np.ndarray:
+    """The pictures' chances, so that each texture has its share."""
+    textures = [s.texture for s, _ in labels]
+    weights = np.array([SHARES[t] / textures.count(t) for t in SHARES])
+    return weights[[list(SHARES).index(t) for t in textures]]
+
+
+def adapter_times(rng, n: int) -> torch.Tensor:
+    """Stratified timesteps; three quarters from the noisy part, in which the ground's pattern is settled."""
+    at = (np.arange(n) + rng.random(n)) / n
+    return torch.from_numpy((np.where(at < 0.25, at / 0.25, 0.35 + 0.65 * (at - 0.25) / 0.75) * 1000).astype(np.int64))
+
+
+def train_adapter(work: Path, steps: int, start: Path | None, rate: float) -> None:
     base = load_averaged(model.Base(), work, "base")
-    base.unet.to(memory_format=torch.channels_last)
     torch.manual_seed(4)
     adapter = model.Adapter(base)
+    if start:
+        adapter.load_state_dict(torch.load(start, weights_only=True)["shadow"])
+    base.unet.to(memory_format=torch.channels_last)
+    encode = CachedText(base)
     embeds = image_embeds(work)
     batches = Batches(work)
-
-    def forward(x, t, ids, ids_2, keep, reference):
-        return base(x, t, ids, ids_2, keep, {"tokens": adapter.image_proj(reference)})
-
-    forward = torch.compile(forward)
+    weights = texture_weights(batches.labels)
 
     def losses(rng):
         n = 64
-        picks, x, t, v, ids, ids_2, keep = batches.draw(rng, n, 0.15)
+        picks, x, t, v, texts, keep = batches.draw(rng, n, 0.1, weights, adapter_times(rng, n))
         # The reference is the other picture in the same style, so that its content tells nothing; or the picture itself.
-        others = np.where(rng.random(n) < 0.85, picks ^ 1, picks)
+        others = np.where(rng.random(n) < 0.9, picks ^ 1, picks)
         # Guidance compares with neither text nor picture, so both are often dropped together.
-        empty = ((ids[:, 1] == 49407) | (keep == 0)).numpy()
+        empty = (np.array([not text for text in texts])) | (keep == 0).numpy()
         shown = torch.from_numpy((rng.random(n) >= np.where(empty, 0.5, 0.05)).astype(np.float32))[:, None]
-        with torch.autocast("cpu", torch.bfloat16):
-            out = forward(x, t, ids, ids_2, keep, embeds[others] * shown)
-        return {"v": (out.float() - v).square().mean()}
+        context, pooled = encode(batches.captions, texts)
+        out = base.predict(x, t, context, pooled, keep, {"tokens": adapter.image_proj(embeds[others] * shown)})
+        return {"v": (out - v).square().mean()}
 
-    Run(work, "adapter", adapter, list(adapter.parameters()), steps, 1e-3).loop(losses)
+    Run(work, "adapter", adapter, list(adapter.parameters()), steps, rate, average=0.99, every=25).loop(losses)
 
 
 STEPS = {"vae": 2000, "vision": 1500, "base": 4000, "adapter": 1500}
@@ -360,8 +400,8 @@ def main() -> None:
     parser.add_argument("stage", choices=["pictures", "vae", "latents", "vision", "base", "adapter"])
     parser.add_argument("work", type=Path)
     parser.add_argument("--steps", type=int)
-    parser.add_argument("--start", type=Path, help="base: a checkpoint whose weights it starts from")
-    parser.add_argument("--rate", type=float, default=1e-3, help="base: the highest learning rate")
+    parser.add_argument("--start", type=Path, help="base, adapter: a checkpoint whose weights it starts from")
+    parser.add_argument("--rate", type=float, default=1e-3, help="base, adapter: the highest learning rate")
     args = parser.parse_args()
     steps = args.steps or STEPS.get(args.stage)
     args.work.mkdir(parents=True, exist_ok=True)
@@ -377,7 +417,7 @@ def main() -> None:
         case "base":
             train_base(args.work, steps, args.start, args.rate)
         case "adapter":
-            train_adapter(args.work, steps)
+            train_adapter(args.work, steps, args.start, args.rate)
 
 
 if __name__ == "__main__":
