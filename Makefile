@@ -117,6 +117,7 @@ else
 	$(GOLDEN_DIFFSYNTH) tools/goldens/make_tokens.py diffsynth
 	$(GOLDEN_DIFFUSERS) tools/goldens/make_noise.py
 	$(GOLDEN_DIFFUSERS) tools/goldens/make_pictures.py
+	$(GOLDEN_DIFFUSERS) tools/goldens/make_jpegs.py
 	$(GOLDEN_DIFFUSERS) tools/goldens/make_bins.py
 	$(GOLDEN_DIFFUSERS) tools/goldens/make_demo.py
 endif

@@ -1,20 +1,15 @@
 //! Images: PNG, JPEG and WebP files as 8-bit RGB.
 
+pub use super::image_file::MAX_PIXELS;
+use super::image_file::{MAX_AUXILIARY, MAX_FILE, allowed, check_size, decoding_error, detect_format, truncated};
+use super::image_file::{webp_is_complete, zeroed};
+use super::jpeg::{self, Fault};
 use crate::error::{Error, Field, Result};
 use image::metadata::Orientation;
 use image::{ColorType, DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits, RgbImage};
 use std::fs::File;
-use std::io::{Cursor, ErrorKind, Read};
+use std::io::{Cursor, Read};
 use std::path::Path;
-
-/// The greatest number of pixels of an image, 2^28, above the 200 megapixels of the largest cameras.
-pub const MAX_PIXELS: u64 = 1 << 28;
-/// The greatest size in bytes of an image as its file stores it (16-bit samples and alpha count).
-const MAX_DECODED: u64 = 1 << 30;
-/// The greatest size of a file in bytes.
-const MAX_FILE: u64 = 1 << 29;
-/// The bytes that a decoder may allocate beside the image: rows, colour profiles, text.
-const MAX_AUXILIARY: u64 = 1 << 26;
 
 /// An image of 8-bit RGB pixels, row after row from the top left.
 #[derive(Clone, PartialEq, Eq)]
@@ -58,11 +53,10 @@ impl Image {
 
     /// Decodes the bytes of a PNG, JPEG or WebP file. `name` stands for the file in errors.
     ///
-    /// Equals PIL's `ImageOps.exif_transpose(image)` with the given treatment of transparency: the orientation in EXIF
-    /// or else in XMP is applied, of an animation the first frame is taken, colour profiles are ignored, of 16-bit samples
-    /// the upper byte counts. It differs from PIL in that 16-bit gray is treated so too (PIL cuts every value above 255
-    /// to white) and in JPEG's inverse transform, chroma upsampling and colour conversion, by a few of 255 steps at
-    /// edges.
+    /// Equals PIL's `ImageOps.exif_transpose(image)` with the given treatment of transparency: JPEG to the byte, the
+    /// orientation in EXIF or else in XMP is applied, of an animation the first frame is taken, colour profiles are ignored,
+    /// of 16-bit samples the upper byte counts. It differs from PIL in that 16-bit gray is treated so too (PIL cuts every
+    /// value above 255 to white).
     ///
     /// # Errors
     /// [`Error::Malformed`] where the bytes are no image, end early, or hold more than [`MAX_PIXELS`] (checked before
@@ -104,10 +98,6 @@ impl std::fmt::Debug for Image {
     }
 }
 
-fn allowed() -> String {
-    format!("an image has sides of at least 1 and at most {MAX_PIXELS} pixels")
-}
-
 /// The treatment of transparency.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum AlphaMode {
@@ -120,12 +110,40 @@ pub enum AlphaMode {
 
 fn decode(bytes: &[u8], name: &Path, alpha: AlphaMode) -> Result<Image> {
     let format = detect_format(bytes, name)?;
-    let complete = match format {
-        ImageFormat::Jpeg => jpeg_is_complete(bytes),
-        ImageFormat::WebP => webp_is_complete(bytes),
-        _ => true,
+    let (rgb, [width, height], orientation) = match format {
+        ImageFormat::Jpeg => decode_jpeg(bytes, name)?,
+        _ => decode_other(bytes, name, format, alpha)?,
     };
-    if !complete {
+    let rgb = RgbImage::from_raw(width, height, rgb)
+        .ok_or_else(|| Error::malformed(name, format!("the decoder gave another size than {width}x{height}")))?;
+    let mut upright = DynamicImage::ImageRgb8(rgb);
+    upright.apply_orientation(orientation);
+    let (width, height) = (upright.width() as usize, upright.height() as usize);
+    Image::new(width, height, upright.into_rgb8().into_raw())
+}
+
+/// The pixels as RGB, the size, and the orientation that is still to be applied.
+type Stored = (Vec<u8>, [u32; 2], Orientation);
+
+fn decode_jpeg(bytes: &[u8], name: &Path) -> Result<Stored> {
+    let failed = |fault| match fault {
+        Fault::CutShort => Error::malformed(name, truncated(ImageFormat::Jpeg)),
+        Fault::Refused(why) => Error::malformed(name, format!("the JPEG file cannot be decoded: {why}")),
+        Fault::Memory(error) => error,
+    };
+    let decoder = jpeg::Decoder::new(bytes).map_err(failed)?;
+    let (width, height) = decoder.dimensions();
+    check_size(name, width, height, u64::from(width) * u64::from(height) * 3)?;
+    let orientation = orientation(decoder.exif(), decoder.xmp());
+    let (rgb, damaged) = decoder.decode().map_err(failed)?;
+    if damaged {
+        tracing::warn!("{}: the JPEG file is damaged; what is missing is gray, as in PIL", name.display());
+    }
+    Ok((rgb, [width, height], orientation))
+}
+
+fn decode_other(bytes: &[u8], name: &Path, format: ImageFormat, alpha: AlphaMode) -> Result<Stored> {
+    if format == ImageFormat::WebP && !webp_is_complete(bytes) {
         return Err(Error::malformed(name, truncated(format)));
     }
     let failed = |e: ImageError| Error::malformed(name, decoding_error(format, e));
@@ -136,36 +154,23 @@ fn decode(bytes: &[u8], name: &Path, alpha: AlphaMode) -> Result<Image> {
     reader.limits(limits);
     let mut decoder = reader.into_decoder().map_err(failed)?;
     let (width, height) = decoder.dimensions();
-    let pixels = u64::from(width) * u64::from(height);
-    if pixels == 0 || pixels > MAX_PIXELS || decoder.total_bytes() > MAX_DECODED {
-        let what = format!("{width}x{height} pixels in {} bytes: {}", decoder.total_bytes(), allowed());
-        return Err(Error::malformed(name, format!("{what}, in at most {MAX_DECODED} bytes")));
-    }
-    let orientation = orientation(&mut decoder);
+    check_size(name, width, height, decoder.total_bytes())?;
+    // Damaged metadata is no reason to refuse the image.
+    let exif = decoder.exif_metadata().ok().flatten().unwrap_or_default();
+    let xmp = decoder.xmp_metadata().ok().flatten().unwrap_or_default();
     let color = decoder.color_type();
-    let mut samples = zeroed(decoder.total_bytes() as usize)?;
+    let mut samples = zeroed(decoder.total_bytes() as usize, 0)?;
     decoder.read_image(&mut samples).map_err(failed)?;
-    let rgb = to_rgb(samples, color, pixels as usize, alpha).ok_or_else(|| {
+    let rgb = to_rgb(samples, color, width as usize * height as usize, alpha).ok_or_else(|| {
         Error::malformed(name, format!("samples of type {color:?} are not supported; save it as RGB"))
     })??;
-
-    let rgb = RgbImage::from_raw(width, height, rgb)
-        .ok_or_else(|| Error::malformed(name, format!("the decoder gave another size than {width}x{height}")))?;
-    let mut upright = DynamicImage::ImageRgb8(rgb);
-    upright.apply_orientation(orientation);
-    let (width, height) = (upright.width() as usize, upright.height() as usize);
-    Image::new(width, height, upright.into_rgb8().into_raw())
+    Ok((rgb, [width, height], orientation(&exif, &xmp)))
 }
 
-/// Finds the orientation as PIL's `exif_transpose` does: in EXIF, else in XMP. Damaged metadata is no reason to refuse the
-/// image.
-fn orientation(decoder: &mut impl ImageDecoder) -> Orientation {
-    let exif = decoder.exif_metadata().ok().flatten();
-    if let Some(orientation) = exif.and_then(|exif| Orientation::from_exif_chunk(&exif)) {
-        return orientation;
-    }
-    let xmp = decoder.xmp_metadata().ok().flatten().unwrap_or_default();
-    xmp_orientation(&xmp).and_then(Orientation::from_exif).unwrap_or(Orientation::NoTransforms)
+/// Finds the orientation as PIL's `exif_transpose` does: in EXIF, else in XMP.
+fn orientation(exif: &[u8], xmp: &[u8]) -> Orientation {
+    let found = Orientation::from_exif_chunk(exif).or_else(|| xmp_orientation(xmp).and_then(Orientation::from_exif));
+    found.unwrap_or(Orientation::NoTransforms)
 }
 
 /// The first `tiff:Orientation` of an XMP text, an attribute or an element; what PIL seeks with `tiff:Orientation(="|>)([0-9])`.
@@ -176,89 +181,6 @@ fn xmp_orientation(xmp: &[u8]) -> Option<u8> {
         let value = rest.strip_prefix(b"=\"").or_else(|| rest.strip_prefix(b">"))?;
         value.first().filter(|digit| digit.is_ascii_digit()).map(|digit| digit - b'0')
     })
-}
-
-/// Detects the format by the first bytes.
-fn detect_format(bytes: &[u8], name: &Path) -> Result<ImageFormat> {
-    let other = OTHER_FORMATS.iter().find(|(at, magic, _)| bytes.get(*at..).is_some_and(|b| b.starts_with(magic)));
-    if let Some((_, _, what)) = other {
-        return Err(Error::malformed(name, format!("this is {what}; a PNG, JPEG or WebP file is needed")));
-    }
-    let seen = match image::guess_format(bytes) {
-        Ok(format @ (ImageFormat::Png | ImageFormat::Jpeg | ImageFormat::WebP)) => return Ok(format),
-        Ok(other) => format!("this is a {other:?} file"),
-        Err(_) if bytes.is_empty() => "the file is empty".into(),
-        Err(_) => "this is not an image".into(),
-    };
-    Err(Error::malformed(name, format!("{seen}; a PNG, JPEG or WebP file is needed")))
-}
-
-/// Formats that carry an image's name in practice and that no decoder here knows: offset, bytes, name.
-const OTHER_FORMATS: [(usize, &[u8], &str); 11] = [
-    (4, b"ftypheic", "a HEIC file"),
-    (4, b"ftypheix", "a HEIC file"),
-    (4, b"ftyphevc", "a HEIC file"),
-    (4, b"ftypmif1", "a HEIF file"),
-    (4, b"ftypmsf1", "a HEIF file"),
-    (4, b"ftypavif", "an AVIF file"),
-    (0, b"\xff\x0a", "a JPEG XL file"),
-    (0, b"\0\0\0\x0cJXL \r\n\x87\n", "a JPEG XL file"),
-    (0, b"\0\0\0\x0cjP  \r\n\x87\n", "a JPEG 2000 file"),
-    (0, b"\xff\x4f\xff\x51", "a JPEG 2000 file"),
-    (0, b"%PDF-", "a PDF file"),
-];
-
-fn format_name(format: ImageFormat) -> &'static str {
-    match format {
-        ImageFormat::Png => "PNG",
-        ImageFormat::Jpeg => "JPEG",
-        _ => "WebP",
-    }
-}
-
-fn truncated(format: ImageFormat) -> String {
-    format!("the {} file is cut short; copy or download it again", format_name(format))
-}
-
-fn decoding_error(format: ImageFormat, error: ImageError) -> String {
-    let name = format_name(format);
-    match error {
-        ImageError::Limits(_) => {
-            format!(
-                "the {name} file has rows or metadata of more than {MAX_AUXILIARY} bytes; save it smaller and plain"
-            )
-        }
-        ImageError::IoError(e) if e.kind() == ErrorKind::UnexpectedEof => truncated(format),
-        other => format!("the {name} file cannot be decoded: {other}"),
-    }
-}
-
-/// Whether there are as many bytes as the RIFF header says; the padding of the last chunk may miss.
-fn webp_is_complete(bytes: &[u8]) -> bool {
-    let length = bytes.get(4..8).and_then(|b| b.try_into().ok()).map_or(0, u32::from_le_bytes);
-    bytes.len() as u64 + 1 >= u64::from(length) + 8
-}
-
-/// Whether the end marker follows the last scan. The decoder fills what is missing with gray and says nothing.
-///
-/// Segments are stepped over by their lengths, so the end marker of an embedded thumbnail does not count.
-fn jpeg_is_complete(bytes: &[u8]) -> bool {
-    const EOI: u8 = 0xd9;
-    let mut at = 2;
-    while let Some(marker) = bytes.get(at..).and_then(|rest| rest.windows(2).position(|w| w[0] == 0xff && w[1] != 0xff))
-    {
-        at += marker + 2;
-        match bytes[at - 1] {
-            EOI => return true,
-            // A stuffed zero and the markers without a length: they occur within a scan.
-            0 | 0x01 | 0xd0..=0xd8 => {}
-            _ => match bytes.get(at..at + 2) {
-                Some(length) => at += usize::from(u16::from_be_bytes([length[0], length[1]])),
-                None => return false,
-            },
-        }
-    }
-    false
 }
 
 /// Converts decoded samples to RGB bytes; `None` for a colour type that no decoder here gives.
@@ -277,7 +199,7 @@ fn to_rgb(samples: Vec<u8>, color: ColorType, pixels: usize, alpha: AlphaMode) -
     // Samples of 16 bits lie in the machine's byte order.
     let upper = if bytes == 2 && cfg!(target_endian = "little") { 1 } else { 0 };
     let (green, blue) = if channels < 3 { (0, 0) } else { (bytes, 2 * bytes) };
-    let mut rgb = match zeroed(pixels * 3) {
+    let mut rgb = match zeroed(pixels * 3, 0) {
         Ok(rgb) => rgb,
         Err(e) => return Some(Err(e)),
     };
@@ -296,19 +218,6 @@ fn on_white(value: u8, opacity: u8) -> u8 {
     let (value, opacity) = (u32::from(value), u32::from(opacity));
     let sum = ((value * opacity + 255 * (255 - opacity)) << 7) + (0x80 << 7);
     ((((sum >> 8) + sum) >> 8) >> 7) as u8
-}
-
-/// Allocates `n` zero bytes, or returns an error instead of aborting.
-fn zeroed(n: usize) -> Result<Vec<u8>> {
-    // Asked for, given back and asked for again as zeros: those the system hands out page by page, so that a file which
-    // promises more than it holds costs nothing.
-    Vec::<u8>::new().try_reserve_exact(n).map_err(|_| Error::Memory {
-        stage: "loading",
-        need: n as u64,
-        have: 0,
-        hint: "use a smaller image".into(),
-    })?;
-    Ok(vec![0; n])
 }
 
 #[cfg(test)]
@@ -330,14 +239,5 @@ mod tests {
         let text = Image::decode(b"<!DOCTYPE html>", "x.png", AlphaMode::CompositeOnWhite).unwrap_err().to_string();
         assert_eq!(text, "x.png: this is not an image; a PNG, JPEG or WebP file is needed");
         assert!(Image::decode(b"", "x.png", AlphaMode::CompositeOnWhite).unwrap_err().to_string().contains("empty"));
-    }
-
-    #[test]
-    fn thumbnail_end_marker() {
-        let thumbnail = [0xff, 0xd8, 0xff, 0xe1, 0, 6, 0xff, 0xd9, 0, 0];
-        assert!(!jpeg_is_complete(&thumbnail));
-        assert!(jpeg_is_complete(&[&thumbnail[..], &[0xff, 0xff, 0xd9]].concat()));
-        // A length that leads past the end.
-        assert!(!jpeg_is_complete(&[0xff, 0xd8, 0xff, 0xe1, 0xff, 0xff, 0xff, 0xd9]));
     }
 }

@@ -3,6 +3,8 @@
 pub mod clip_image_processor;
 pub mod fit;
 pub mod image;
+mod image_file;
+mod jpeg;
 pub mod mask;
 pub mod noise;
 pub mod resize;
