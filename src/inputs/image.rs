@@ -1,9 +1,10 @@
-//! Images: PNG, JPEG and WebP files as 8-bit RGB.
+//! Images: PNG, JPEG, WebP and GIF files as 8-bit RGB.
 
 pub use super::image_file::MAX_PIXELS;
 use super::image_file::{MAX_AUXILIARY, MAX_FILE, allowed, check_size, decoding_error, detect_format, truncated};
 use super::image_file::{webp_is_complete, zeroed};
 use super::jpeg::{self, Fault};
+use super::{color_profile, gif};
 use crate::error::{Error, Field, Result};
 use image::metadata::Orientation;
 use image::{ColorType, DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits, RgbImage};
@@ -36,7 +37,7 @@ impl Image {
         }
     }
 
-    /// Reads a PNG, JPEG or WebP file, recognized by its content; see [`Image::decode`].
+    /// Reads a PNG, JPEG, WebP or GIF file, recognized by its content; see [`Image::decode`].
     ///
     /// # Errors
     /// [`Error::Io`] where the file cannot be read, else those of [`Image::decode`].
@@ -51,7 +52,7 @@ impl Image {
         Self::decode(&bytes, path, alpha)
     }
 
-    /// Decodes the bytes of a PNG, JPEG or WebP file. `name` stands for the file in errors.
+    /// Decodes the bytes of a PNG, JPEG, WebP or GIF file. `name` stands for the file in errors.
     ///
     /// Equals PIL's `ImageOps.exif_transpose(image)` with the given treatment of transparency: JPEG to the byte, the
     /// orientation in EXIF or else in XMP is applied, of an animation the first frame is taken, colour profiles are ignored,
@@ -112,6 +113,7 @@ fn decode(bytes: &[u8], name: &Path, alpha: AlphaMode) -> Result<Image> {
     let format = detect_format(bytes, name)?;
     let (rgb, [width, height], orientation) = match format {
         ImageFormat::Jpeg => decode_jpeg(bytes, name)?,
+        ImageFormat::Gif => gif::decode(bytes, name, alpha == AlphaMode::CompositeOnWhite)?,
         _ => decode_other(bytes, name, format, alpha)?,
     };
     let rgb = RgbImage::from_raw(width, height, rgb)
@@ -135,9 +137,14 @@ fn decode_jpeg(bytes: &[u8], name: &Path) -> Result<Stored> {
     let (width, height) = decoder.dimensions();
     check_size(name, width, height, u64::from(width) * u64::from(height) * 3)?;
     let orientation = orientation(decoder.exif(), decoder.xmp());
+    color_profile::tell(name, decoder.profile());
+    let cmyk = decoder.is_cmyk();
     let (rgb, damaged) = decoder.decode().map_err(failed)?;
     if damaged {
         tracing::warn!("{}: the JPEG file is damaged; what is missing is gray, as in PIL", name.display());
+    }
+    if cmyk {
+        tracing::warn!("{}: the image has inks (CMYK); its colours as RGB are approximate, as in PIL", name.display());
     }
     Ok((rgb, [width, height], orientation))
 }
@@ -158,7 +165,12 @@ fn decode_other(bytes: &[u8], name: &Path, format: ImageFormat, alpha: AlphaMode
     // Damaged metadata is no reason to refuse the image.
     let exif = decoder.exif_metadata().ok().flatten().unwrap_or_default();
     let xmp = decoder.xmp_metadata().ok().flatten().unwrap_or_default();
+    color_profile::tell(name, &decoder.icc_profile().ok().flatten().unwrap_or_default());
     let color = decoder.color_type();
+    if color.bytes_per_pixel() == 2 * color.channel_count() {
+        let gray = if color.has_color() { "" } else { "; PIL cuts gray values above 255 to white instead" };
+        tracing::warn!("{}: of its 16-bit samples the upper byte counts{gray}", name.display());
+    }
     let mut samples = zeroed(decoder.total_bytes() as usize, 0)?;
     decoder.read_image(&mut samples).map_err(failed)?;
     let rgb = to_rgb(samples, color, width as usize * height as usize, alpha).ok_or_else(|| {
@@ -234,10 +246,10 @@ mod tests {
 
     #[test]
     fn other_files() {
-        let text = Image::decode(b"GIF89a..........", "x.png", AlphaMode::CompositeOnWhite).unwrap_err().to_string();
-        assert_eq!(text, "x.png: this is a Gif file; a PNG, JPEG or WebP file is needed");
+        let text = Image::decode(b"BM..............", "x.png", AlphaMode::CompositeOnWhite).unwrap_err().to_string();
+        assert_eq!(text, "x.png: this is a Bmp file; a PNG, JPEG, WebP or GIF file is needed");
         let text = Image::decode(b"<!DOCTYPE html>", "x.png", AlphaMode::CompositeOnWhite).unwrap_err().to_string();
-        assert_eq!(text, "x.png: this is not an image; a PNG, JPEG or WebP file is needed");
+        assert_eq!(text, "x.png: this is not an image; a PNG, JPEG, WebP or GIF file is needed");
         assert!(Image::decode(b"", "x.png", AlphaMode::CompositeOnWhite).unwrap_err().to_string().contains("empty"));
     }
 }

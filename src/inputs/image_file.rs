@@ -32,15 +32,17 @@ pub(super) fn check_size(name: &Path, width: u32, height: u32, bytes: u64) -> Re
 pub(super) fn detect_format(bytes: &[u8], name: &Path) -> Result<ImageFormat> {
     let other = OTHER_FORMATS.iter().find(|(at, magic, _)| bytes.get(*at..).is_some_and(|b| b.starts_with(magic)));
     if let Some((_, _, what)) = other {
-        return Err(Error::malformed(name, format!("this is {what}; a PNG, JPEG or WebP file is needed")));
+        return Err(Error::malformed(name, format!("this is {what}; a PNG, JPEG, WebP or GIF file is needed")));
     }
     let seen = match image::guess_format(bytes) {
-        Ok(format @ (ImageFormat::Png | ImageFormat::Jpeg | ImageFormat::WebP)) => return Ok(format),
+        Ok(format @ (ImageFormat::Png | ImageFormat::Jpeg | ImageFormat::WebP | ImageFormat::Gif)) => {
+            return Ok(format);
+        }
         Ok(other) => format!("this is a {other:?} file"),
         Err(_) if bytes.is_empty() => "the file is empty".into(),
         Err(_) => "this is not an image".into(),
     };
-    Err(Error::malformed(name, format!("{seen}; a PNG, JPEG or WebP file is needed")))
+    Err(Error::malformed(name, format!("{seen}; a PNG, JPEG, WebP or GIF file is needed")))
 }
 
 /// Formats that carry an image's name in practice and that no decoder here knows: offset, bytes, name.
@@ -62,6 +64,7 @@ pub(super) fn format_name(format: ImageFormat) -> &'static str {
     match format {
         ImageFormat::Png => "PNG",
         ImageFormat::Jpeg => "JPEG",
+        ImageFormat::Gif => "GIF",
         _ => "WebP",
     }
 }

@@ -1,7 +1,9 @@
 //! Inputs of a request: text, images, noise.
 
 pub mod clip_image_processor;
+mod color_profile;
 pub mod fit;
+mod gif;
 pub mod image;
 mod image_file;
 mod jpeg;

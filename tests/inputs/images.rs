@@ -1,5 +1,6 @@
 //! Images against PIL and transformers (tools/goldens/make_pictures.py), and the images of the catalogue of bad inputs.
 
+use crate::common::warnings;
 use braid::Error;
 use braid::inputs::clip_image_processor;
 use braid::inputs::image::{AlphaMode, Image};
@@ -50,10 +51,14 @@ fn pil_parity() {
             [&case["width"], &case["height"]].map(|v| v.as_u64().unwrap() as usize)
         );
         assert_eq!(got.rgb().len(), expected.len(), "{name}");
+        if let Some(white) = case["white"].as_str().filter(|_| case["tolerance"] == 0) {
+            let over = Image::open(data(name), AlphaMode::CompositeOnWhite).unwrap();
+            assert_eq!(fnv(over.into_rgb()), white, "{name} over white");
+        }
         let off = got.rgb().iter().zip(&expected).map(|(a, b)| a.abs_diff(*b)).max().unwrap();
         worst.push((name.to_string(), off, case["tolerance"].as_u64().unwrap() as u8));
     }
-    assert_eq!(worst.len(), 38);
+    assert_eq!(worst.len(), 53);
     println!("{:?}", worst.iter().filter(|w| w.1 > 0).collect::<Vec<_>>());
     let failed: Vec<_> = worst.iter().filter(|(_, off, tolerance)| off > tolerance).collect();
     assert!(failed.is_empty(), "(file, worst difference, allowed): {failed:?}");
@@ -155,8 +160,13 @@ fn truncated_files() {
         }
         refused(&bytes[..bytes.len() / 2], "cut short");
     }
-    let bytes = std::fs::read(data("rgb8.png")).unwrap();
-    refused(&bytes[..bytes.len() / 2], "cut short");
+    for name in ["rgb8.png", "plain.gif"] {
+        let bytes = std::fs::read(data(name)).unwrap();
+        refused(
+            &bytes[..bytes.len() / 2],
+            &format!("the {} file is cut short", &name[name.len() - 3..].to_uppercase()),
+        );
+    }
 }
 
 /// B42: text that inflates to a quarter of a gigabyte is never inflated; a colour profile that does is bounded.
@@ -259,5 +269,50 @@ fn formats_of_other_decoders() {
         (b"\0\0\0\x1cftypavif", "an AVIF file"),
     ] {
         refused(bytes, says);
+    }
+}
+
+/// A colour profile with a description, as text or as UTF-16.
+fn profile(text: &str, unicode: bool) -> Vec<u8> {
+    let mut tag = if unicode { b"mluc\0\0\0\0\0\0\0\x01\0\0\0\x0cenUS".to_vec() } else { b"desc\0\0\0\0".to_vec() };
+    if unicode {
+        tag.extend((2 * text.len() as u32).to_be_bytes());
+        tag.extend(28u32.to_be_bytes());
+        tag.extend(text.encode_utf16().flat_map(u16::to_be_bytes));
+    } else {
+        tag.extend((text.len() as u32 + 1).to_be_bytes());
+        tag.extend(text.bytes());
+        tag.push(0);
+    }
+    let table = [&1u32.to_be_bytes()[..], b"desc", &144u32.to_be_bytes(), &(tag.len() as u32).to_be_bytes()].concat();
+    [&[0; 128][..], &table, &tag].concat()
+}
+
+/// Profiles, inks, 16 bits and damage are told; an sRGB profile is not.
+#[test]
+fn warnings_of_images() {
+    let told = |bytes: &[u8]| warnings(|| Image::decode(bytes, "x.png", AlphaMode::Ignore).unwrap()).1.join("\n");
+    let file = |name: &str| std::fs::read(data(name)).unwrap();
+    for (text, unicode) in
+        [("Display P3", true), ("Adobe RGB (1998)", false), ("sRGB IEC61966-2.1", false), ("sRGB", true)]
+    {
+        let icc = profile(text, unicode);
+        let in_png = png(1, 1, &[0, 10, 20, 30], &chunk(b"iCCP", &[b"p\0\0", &zlib(&icc)[..]].concat()));
+        let segment = [b"ICC_PROFILE\0\x01\x01", &icc[..]].concat();
+        let jpeg = file("gray.jpg");
+        let length = (segment.len() as u16 + 2).to_be_bytes();
+        let in_jpeg = [&jpeg[..2], &[0xff, 0xe2], &length, &segment, &jpeg[2..]].concat();
+        for bytes in [in_png, in_jpeg] {
+            let lines = told(&bytes);
+            let says = format!("x.png: the embedded colour profile ({text}) is not applied");
+            assert_eq!(lines.contains(&says), !text.contains("sRGB"), "{lines}");
+        }
+    }
+    assert!(told(&file("cmyk.jpg")).contains("x.png: the image has inks (CMYK)"));
+    assert!(told(&file("gray16.png")).contains("16-bit samples the upper byte counts; PIL cuts"));
+    assert!(told(&file("rgb16.png")).ends_with("the upper byte counts "));
+    assert!(told(&file("jpeg/restart_lost.jpg")).contains("x.png: the JPEG file is damaged"));
+    for name in ["rgb8.png", "ycc420.jpg", "gray8.png", "palette.png", "plain.gif", "lossy.webp"] {
+        assert_eq!(told(&file(name)), "", "{name}");
     }
 }

@@ -40,12 +40,18 @@ def fnv(data: bytes) -> int:
 
 
 def case(name: str, data: bytes, tolerance: int, rgb: np.ndarray | None = None) -> None:
-    """Keeps a file and, beside it, what PIL makes of it (zlib-compressed RGB)."""
+    """Keeps a file and, beside it, what PIL makes of it (zlib-compressed RGB), and a hash of it over white as
+    transformers 5 composites it."""
     (OUT / name).write_bytes(data)
+    entry = {"name": name}
     if rgb is None:
-        rgb = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB"))
+        image = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
+        rgb = np.asarray(image.convert("RGB"))
+        rgba = image.convert("RGBA")
+        white = Image.alpha_composite(Image.new("RGBA", rgba.size, (255, 255, 255)), rgba).convert("RGB")
+        entry["white"] = f"{fnv(white.tobytes()):016x}"
     (OUT / (name + ".rgb.z")).write_bytes(zlib.compress(rgb.tobytes(), 9))
-    cases.append({"name": name, "width": rgb.shape[1], "height": rgb.shape[0], "tolerance": tolerance})
+    cases.append({**entry, "width": rgb.shape[1], "height": rgb.shape[0], "tolerance": tolerance})
 
 
 def saved(image: Image.Image, format: str, **options) -> bytes:
@@ -72,6 +78,41 @@ def png16(w: int, h: int, channels: int, kind: int) -> bytes:
 def low_depth(depth: int, kind: int, extra: bytes = b"") -> bytes:
     row = bytes((i * 73 + 29) & 255 for i in range((13 * depth + 7) // 8))
     return png(13, 5, depth, kind, b"".join(b"\0" + bytes(b ^ (17 * y) for b in row) for y in range(5)), extra)
+
+
+def gif(screen, frames, palette: bytes | None, transparent: int | None = None) -> bytes:
+    """A GIF by hand. Frames: (left, top, width, height, palette or None, interlaced); palettes of 16 colours. The data are
+    codes of 9 bits without any compression."""
+    out = b"GIF89a" + struct.pack("<HHBBB", *screen, 0xF3 if palette else 0x70, 5, 0) + (palette or b"")
+    for left, top, w, h, local, interlaced in frames:
+        if transparent is not None:
+            out += b"\x21\xf9\x04" + bytes([0x09, 1, 0, transparent, 0])
+        out += b"," + struct.pack("<HHHHB", left, top, w, h, (0x83 if local else 0) | (0x40 if interlaced else 0)) + (local or b"")
+        codes = []
+        for i in range(w * h):
+            codes += [256] if i % 200 == 0 else []
+            codes.append((i * 7 + i // w * 3) % 16)
+        bits = sum(code << (9 * i) for i, code in enumerate([*codes, 257]))
+        data = bits.to_bytes((9 * (len(codes) + 1) + 7) // 8, "little")
+        out += b"\x08" + b"".join(bytes([len(data[i : i + 255])]) + data[i : i + 255] for i in range(0, len(data), 255)) + b"\0"
+    return out + b";"
+
+
+def gifs(rgb: Image.Image) -> None:
+    colors, others = (bytes((i * step + 11) & 255 for i in range(48)) for step in (37, 91))
+    grays = bytes(i for i in range(16) for _ in range(3))
+    case("saved.gif", saved(rgb, "GIF"), 0)
+    case("gray.gif", saved(rgb.convert("L"), "GIF"), 0)
+    case("plain.gif", gif((13, 9), [(0, 0, 13, 9, None, False)], colors), 0)
+    case("interlaced.gif", gif((13, 21), [(0, 0, 13, 21, None, True)], colors), 0)
+    case("local_palette.gif", gif((13, 9), [(0, 0, 13, 9, others, False)], colors), 0)
+    case("only_local_palette.gif", gif((13, 9), [(0, 0, 13, 9, others, False)], None), 0)
+    case("gray_levels.gif", gif((13, 9), [(0, 0, 13, 9, None, False)], grays), 0)
+    case("transparent.gif", gif((13, 9), [(0, 0, 13, 9, None, False)], colors, 3), 0)
+    case("part.gif", gif((20, 16), [(4, 3, 9, 8, None, False)], colors), 0)
+    case("part_transparent.gif", gif((20, 16), [(4, 3, 9, 8, others, False)], colors, 3), 0)
+    case("beyond.gif", gif((8, 8), [(4, 3, 9, 8, None, False)], colors), 0)
+    case("animated.gif", gif((13, 9), [(2, 1, 9, 7, None, False), (0, 0, 13, 9, others, False)], colors, 4), 0)
 
 
 def pictures() -> None:
@@ -130,6 +171,12 @@ def pictures() -> None:
     case("lossy.webp", saved(big, "WEBP", quality=90), 3)
     frames = [Image.fromarray(np.roll(smooth(23, 17), 4 * i, 1)) for i in range(2)]
     case("animated.webp", saved(frames[0], "WEBP", save_all=True, append_images=frames[1:], lossless=True), 0)
+    gifs(rgb)
+    # Transparency by a colour, and in a palette by its entries.
+    opaque = rgb.convert("L").point(lambda v: v & 0xF0)
+    case("gray_key.png", saved(opaque, "PNG", transparency=0x80), 0)
+    case("rgb_key.png", saved(Image.merge("RGB", (opaque, opaque, opaque)), "PNG", transparency=(0x80, 0x80, 0x80)), 0)
+    case("palette_alpha.png", saved(rgb.quantize(20), "PNG", transparency=bytes(range(0, 200, 10))), 0)
     (OUT / "cases.json").write_text("[\n" + ",\n".join(json.dumps(c) for c in cases) + "\n]\n")
 
 

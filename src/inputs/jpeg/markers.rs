@@ -25,6 +25,8 @@ pub(super) struct Markers<'a> {
 pub(super) struct Segments {
     pub exif: Vec<u8>,
     pub xmp: Vec<u8>,
+    /// The first part of the colour profile, with its description; all of it in practice.
+    pub profile: Vec<u8>,
     pub jfif: bool,
     /// The transform in Adobe's segment.
     pub adobe: Option<u8>,
@@ -253,6 +255,11 @@ impl Segments {
                     self.exif.extend_from_slice(exif);
                 } else if let Some(xmp) = data.strip_prefix(b"http://ns.adobe.com/xap/1.0/\0") {
                     self.xmp = xmp.to_vec();
+                }
+            }
+            0xe2 => {
+                if let Some([1, _, profile @ ..]) = data.strip_prefix(b"ICC_PROFILE\0") {
+                    self.profile = profile.to_vec();
                 }
             }
             0xee if data.len() >= 12 && data.starts_with(b"Adobe") => self.adobe = Some(data[11]),

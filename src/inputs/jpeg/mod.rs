@@ -56,6 +56,16 @@ impl<'a> Decoder<'a> {
         &self.markers.segments.xmp
     }
 
+    /// The beginning of the embedded colour profile; empty for none.
+    pub(super) fn profile(&self) -> &[u8] {
+        &self.markers.segments.profile
+    }
+
+    /// Whether the components are inks.
+    pub(super) fn is_cmyk(&self) -> bool {
+        self.frame.components.len() == 4
+    }
+
     /// Decodes the pixels to RGB. Tells too whether the data were damaged.
     pub(super) fn decode(mut self) -> Result<(Vec<u8>, bool)> {
         let several = self.frame.progressive || self.scan.components.len() < self.frame.components.len();
