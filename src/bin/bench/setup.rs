@@ -166,7 +166,7 @@ impl Setup {
             Some(_) => self.images(self.image.clone(), &options)?,
             None => vec![ImagePrompt::new(pattern()?)],
         };
-        let source = WeightSource::Synthetic { sizes: Box::new(sizes), made: OnceCell::new() };
+        let source = WeightSource::Synthetic { sizes: Box::new(sizes), made: Box::default() };
         Ok(BenchModel { name: format!("synthetic:{kind}"), options, source, images, side })
     }
 
@@ -197,7 +197,7 @@ enum WeightSource {
     /// Made at the first use.
     Synthetic {
         sizes: Box<Sizes>,
-        made: OnceCell<ModelTensors>,
+        made: Box<OnceCell<ModelTensors>>,
     },
 }
 

@@ -20,10 +20,10 @@ pub(super) struct Table {
 
 impl Table {
     /// Makes the table; `dc` for one whose symbols are counts of bits.
-    pub(super) fn new(code: Option<&HuffmanCode>, dc: bool) -> Result<Box<Self>> {
+    pub(super) fn new(code: Option<&HuffmanCode>, dc: bool) -> Result<Self> {
         let code = code.ok_or_else(|| Fault::refused("a Huffman table is missing"))?;
         let bad = || Fault::refused("its Huffman tables are damaged");
-        let mut table = Box::new(Self { short: [(9, 0); 256], greatest: [-1; 17], offset: [0; 17], symbols: [0; 256] });
+        let mut table = Self { short: [(9, 0); 256], greatest: [-1; 17], offset: [0; 17], symbols: [0; 256] };
         table.symbols[..code.symbols.len()].copy_from_slice(&code.symbols);
         let (mut next, mut index) = (0i32, 0usize);
         for length in 1..=16 {

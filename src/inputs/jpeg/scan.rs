@@ -12,8 +12,8 @@ struct State<'m, 'a> {
     bits: Bits<'m, 'a>,
     kind: Kind,
     /// The codes of each component of the scan; none where the kind needs none.
-    dc: Vec<Box<Table>>,
-    ac: Vec<Box<Table>>,
+    dc: Vec<Table>,
+    ac: Vec<Table>,
     band: (usize, usize),
     low: u32,
     /// The last DC value of each component of the scan.

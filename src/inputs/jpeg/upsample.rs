@@ -18,7 +18,7 @@ pub(super) fn row<'a>(
     }
     let (width, height) = component.samples;
     // The nearest other row; the edge repeats.
-    let other = || plane.row(if y % 2 == 0 { (y / 2).saturating_sub(1) } else { (y / 2 + 1).min(height - 1) });
+    let other = || plane.row(if y.is_multiple_of(2) { (y / 2).saturating_sub(1) } else { (y / 2 + 1).min(height - 1) });
     out.clear();
     match (across, down) {
         (2, 1) if width > 2 => triangle(out, width, |x| u32::from(near[x]), [1, 2], 2),
