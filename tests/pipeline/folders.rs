@@ -67,7 +67,7 @@ fn scheduler_fields() {
     for (field, value) in [
         ("prediction_type", json!("flow_prediction")),
         ("beta_schedule", json!("sigmoid")),
-        ("use_beta_sigmas", json!(true)),
+        ("use_beta_sigmas", json!("x")),
         ("num_train_timesteps", json!(1u64 << 60)),
         ("num_train_timesteps", json!(0)),
         ("beta_start", json!("x")),

@@ -152,11 +152,12 @@ impl Net<'_> {
         let (keys, values) = slices(operand(self.named[&interface::text_keys_values(path)]));
         let length = Some(operand(self.inputs[&InputRole::TextTokens]));
         let mut branches = vec![KvBranch { keys, values, length, scale: None, mask: None }];
-        let scales = operand(self.inputs[&InputRole::Scales]);
+        // An attention without image branches reads no weights: CUDA refuses an operand that varies by step and has no place in it.
+        let scales = (!self.branches.is_empty()).then(|| operand(self.inputs[&InputRole::Scales]));
         for (branch, shape) in self.branches.iter().enumerate() {
             let (keys, values) = slices(operand(self.named[&interface::image_keys_values(path, branch)]));
             let length = Some(operand(self.inputs[&InputRole::ImageTokens { branch }]));
-            let scale = Some((scales, self.interface.scale_offset(layer, branch)));
+            let scale = scales.map(|scales| (scales, self.interface.scale_offset(layer, branch)));
             let mask = InputRole::Mask { branch, queries: self.queries[layer] };
             let mask = shape.masked.then(|| operand(self.inputs[&mask]));
             branches.push(KvBranch { keys, values, length, scale, mask });
