@@ -153,8 +153,9 @@ fn narrow_images() {
 fn truncated_files() {
     for name in ["ycc420.jpg", "progressive.jpg", "cmyk.jpg", "exif6.jpg", "lossless.webp", "lossy.webp"] {
         let bytes = std::fs::read(data(name)).unwrap();
-        // Where a WebP file's last byte is padding, it may miss.
-        for end in (0..bytes.len() - 1).step_by(7).chain([bytes.len() - 2]) {
+        // Where a WebP file's last byte is padding, it may miss; and the end marker of exif6.jpg, which PIL does without, too.
+        let last = if name == "exif6.jpg" { bytes.len() - 3 } else { bytes.len() - 2 };
+        for end in (0..=last).step_by(7).chain([last]) {
             let error = Image::decode(&bytes[..end], "bad.file", AlphaMode::Ignore).expect_err(name);
             assert!(matches!(error, Error::Malformed { .. }), "{error:?}");
         }

@@ -91,13 +91,18 @@ fn jpegs_of_other_kinds() {
     refused(&[&good[..end], &good[scan..]].concat(), "it has more data than its header says");
 }
 
-/// Where the end marker misses PIL waits for more data, but an end within the data leaves gray, without an error.
+/// Where the end marker misses PIL waits for more data, but an end within the data leaves gray, without an error. At three quarters
+/// of the progressive file the end lies within a table, which PIL refuses, too.
 #[test]
 fn jpegs_that_end_early() {
     for name in ["q90_420", "progressive_420", "apart", "restart"] {
         let good = file(name);
         refused(&good[..good.len() - 2], "the JPEG file is cut short");
         let half = [&good[..good.len() * 3 / 4], &[0xff, 0xd9]].concat();
+        if name == "progressive_420" {
+            refused(&half, "the JPEG file is cut short");
+            continue;
+        }
         let image = decode(&half).unwrap();
         assert_eq!(image.rgb().len(), decode(&good).unwrap().rgb().len());
         assert_ne!(image, decode(&good).unwrap(), "{name}");
