@@ -89,8 +89,9 @@ pub use inputs::image::{AlphaMode, Image};
 pub use inputs::noise::{PhiloxGrid, RngKind};
 pub use output::PngMetadata;
 pub use pipeline::{
-    Callbacks, CancelToken, Combine, DeviceChoice, EncoderResidency, HostTensor, ImagePrompt, MemoryEstimate, Output,
-    Pipeline, PipelineOptions, Progress, Reference, ReferenceImage, Request, Scales, Stage, WorkloadShape,
+    Callbacks, CancelToken, Combine, DeviceChoice, EncoderResidency, HostTensor, ImagePrompt, LongPrompts,
+    MemoryEstimate, Output, Pipeline, PipelineOptions, Progress, PromptWeights, Reference, ReferenceImage, Request,
+    Scales, SizeConditioning, Stage, WorkloadShape,
 };
 pub use schedulers::{PredictionType, SchedulerConfig, SchedulerKind, SigmaSchedule, TimestepSpacing};
 pub use tensor::DType;

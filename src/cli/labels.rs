@@ -1,7 +1,7 @@
 //! Values of flags as the metadata of an image spells them.
 
 use crate::schedulers::{SchedulerKind, SigmaSchedule};
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::path::Path;
 
 /// A scheduler's name in AUTOMATIC1111's interface.
@@ -22,6 +22,11 @@ pub fn stem(path: &Path) -> String {
 /// A path as JSON.
 pub fn path(path: &Path) -> Value {
     path.to_string_lossy().into()
+}
+
+/// Two numbers as JSON, or null.
+pub fn size(size: Option<(usize, usize)>) -> Value {
+    size.map(|(first, second)| json!([first, second])).into()
 }
 
 /// A value by its name, or null.

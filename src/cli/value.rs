@@ -106,6 +106,14 @@ impl<'p> Value<'p> {
         parsed.ok_or_else(|| self.wrong(&what()))
     }
 
+    /// A place, `X,Y`.
+    pub fn place(&mut self, max: usize) -> Result<(usize, usize), Failure> {
+        let text = self.text()?;
+        let side = |s: &str| s.trim().parse::<usize>().ok().filter(|n| *n <= max);
+        let parsed = text.split_once(',').and_then(|(x, y)| Some((side(x)?, side(y)?)));
+        parsed.ok_or_else(|| self.wrong(&format!("must be X,Y, each of 0 to {max}, as in 0,256; got `{text}`")))
+    }
+
     /// A seed; `None` asks for a random one.
     pub fn seed(&mut self) -> Result<Option<u64>, Failure> {
         let text = self.text()?;

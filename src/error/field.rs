@@ -48,6 +48,20 @@ fields! {
     Prompt = "prompt",
     /// [`crate::Request::negative_prompt`].
     NegativePrompt = "negative_prompt",
+    /// [`crate::Request::prompt_2`].
+    Prompt2 = "prompt_2",
+    /// [`crate::Request::negative_prompt_2`].
+    NegativePrompt2 = "negative_prompt_2",
+    /// [`crate::Request::long_prompts`].
+    LongPrompts = "long_prompts",
+    /// [`crate::Request::prompt_weights`].
+    PromptWeights = "prompt_weights",
+    /// [`crate::SizeConditioning::original_size`] of [`crate::Request::negative_size_conditioning`].
+    NegativeOriginalSize = "negative_size_conditioning.original_size",
+    /// [`crate::SizeConditioning::crop`] of [`crate::Request::negative_size_conditioning`].
+    NegativeCrop = "negative_size_conditioning.crop",
+    /// [`crate::SizeConditioning::target_size`] of [`crate::Request::negative_size_conditioning`].
+    NegativeTargetSize = "negative_size_conditioning.target_size",
     /// [`crate::Request::steps`].
     Steps = "steps",
     /// [`crate::Request::guidance_scale`].

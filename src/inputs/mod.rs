@@ -9,5 +9,6 @@ mod image_file;
 mod jpeg;
 pub mod mask;
 pub mod noise;
+pub mod prompt_weights;
 pub mod resize;
 pub mod tokenizer;

@@ -20,6 +20,7 @@ mod model_scheduler;
 mod options;
 mod plan;
 mod prompt;
+mod prompt_options;
 mod request;
 mod residency;
 mod setters;
@@ -34,6 +35,7 @@ pub use executable_cache::EXECUTABLES;
 pub use image_prompt::{Combine, ImagePrompt, Reference, ReferenceImage};
 pub use load::ModelTensors;
 pub use options::PipelineOptions;
+pub use prompt_options::{LongPrompts, PromptWeights, SizeConditioning};
 pub use request::{
     Callbacks, CancelToken, DEFAULT_STRENGTH, HostTensor, MAX_NUM_IMAGES, MAX_SIDE, MAX_THREADS, Output, Progress,
     Request, Stage,

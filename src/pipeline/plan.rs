@@ -11,6 +11,7 @@ use super::load::Models;
 use super::lora::LoraScales;
 use super::memory_budget::{self, MemoryDemand};
 use super::prompt::Prompt;
+use super::prompt_options::time_ids;
 use super::request::{CancelToken, DEFAULT_STRENGTH, Request};
 use super::residency::EncoderResidency;
 use super::workload::WorkloadShape;
@@ -40,6 +41,8 @@ pub(super) struct RequestPlan {
     pub(super) table: StepTable,
     /// Height and width of the latents.
     pub(super) latent: [usize; 2],
+    /// The sizes that the positive and the negative row are conditioned on.
+    pub(super) time_ids: [[f32; 6]; 2],
     pub(super) prompt: EncodedPrompt,
     pub(super) negative_prompt: NegativePrompt,
     pub(super) lora_scales: LoraScales,
@@ -89,17 +92,12 @@ fn most_evaluations(models: &Models, compat: &Compat, request: &Request) -> Resu
 /// The shape of a request.
 pub(super) fn workload_shape(models: &Models, compat: &Compat, request: &Request) -> Result<WorkloadShape> {
     let do_cfg = compat.do_classifier_free_guidance(request.guidance_scale);
-    let mut rows = Prompt::new(models, compat, Field::Prompt, &request.prompt)?.num_rows();
+    let mut rows = Prompt::positive(models, compat, request)?.num_rows();
     if do_cfg {
-        rows = rows.max(negative(models, compat, request)?.num_rows());
+        rows = rows.max(Prompt::negative(models, compat, request)?.num_rows());
     }
     let sides = RequestedSides::new(models, compat, request)?;
     Ok(WorkloadShape::new(models, request, most_evaluations(models, compat, request)?, sides, do_cfg, rows))
-}
-
-fn negative(models: &Models, compat: &Compat, request: &Request) -> Result<Prompt> {
-    let text = request.negative_prompt.as_deref().unwrap_or("");
-    Prompt::new(models, compat, Field::NegativePrompt, text)
 }
 
 impl RequestPlan {
@@ -125,12 +123,13 @@ impl RequestPlan {
         let lora_scales = models.loras.scales(request)?;
         let sides = RequestedSides::new(models, compat, request)?;
         let latent = latent_size(models, compat, sides)?;
+        let time_ids = conditioned_sizes(models, request, latent)?;
         check_noise(request, [models.unet.config.out_channels, latent[0], latent[1]])?;
         let pixels = latent.iter().map(|side| side * models.vae.config.scale_factor()).product();
         memory_budget::require_images(pixels, request.num_images, request.capture_intermediates)?;
         let do_cfg = compat.do_classifier_free_guidance(request.guidance_scale);
-        let prompt = Prompt::new(models, compat, Field::Prompt, &request.prompt)?;
-        let negative = if do_cfg { Some(negative(models, compat, request)?) } else { None };
+        let prompt = Prompt::positive(models, compat, request)?;
+        let negative = if do_cfg { Some(Prompt::negative(models, compat, request)?) } else { None };
         let rows = negative.as_ref().map_or(0, Prompt::num_rows).max(prompt.num_rows());
         let steps = most_evaluations(models, compat, request)?;
         let shape = WorkloadShape::new(models, request, steps, sides, do_cfg, rows);
@@ -157,6 +156,7 @@ impl RequestPlan {
             Ok::<_, Error>(EncodedPrompt { prompt, encoders })
         };
         let zero = compat.zero_negative && models.zero_negative && request.negative_prompt.is_none();
+        warn_of_second_prompt(request, zero && do_cfg);
         let negative_prompt = match negative {
             None => NegativePrompt::Absent,
             Some(_) if zero => NegativePrompt::Zeros,
@@ -168,6 +168,7 @@ impl RequestPlan {
         Ok(Self {
             table,
             latent,
+            time_ids,
             prompt,
             negative_prompt,
             branches,
@@ -219,6 +220,23 @@ impl RequestPlan {
         executables.denoise_loop(&self.denoise, self.placement)?;
         Ok(())
     }
+}
+
+/// Tells of a second negative prompt that has no effect, as in diffusers.
+fn warn_of_second_prompt(request: &Request, zeros: bool) {
+    if zeros && request.negative_prompt_2.is_some() {
+        tracing::warn!(
+            "negative_prompt_2 has no effect without negative_prompt: this model takes zeros then, as in diffusers"
+        );
+    }
+}
+
+/// The numbers that the positive and the negative row are conditioned on.
+fn conditioned_sizes(models: &Models, request: &Request, latent: [usize; 2]) -> Result<[[f32; 6]; 2]> {
+    let [height, width] = latent.map(|side| side * models.vae.config.scale_factor());
+    let (positive, negative) = (&request.size_conditioning, &request.negative_size_conditioning);
+    time_ids(positive, negative, (width, height), request.init_image.is_some())
+        .map_err(|(field, what)| Error::parameter(field, what))
 }
 
 /// Checks the noise that a request brings for latents of that shape.

@@ -1,43 +1,88 @@
 //! Prompts as rows of tokens.
 
 use super::load::Models;
+use super::prompt_options::{LongPrompts, PromptWeights};
+use super::request::Request;
 use crate::compat::Compat;
 use crate::error::{Error, Field, Result};
+use crate::inputs::prompt_weights::{PromptPiece, a1111};
 use crate::inputs::tokenizer::{Tokenizer, TokenizerProfile};
 
 /// The most rows of 77 tokens of one prompt: every row adds to the keys of all cross-attentions.
 const MAX_ROWS: usize = 32;
 
+/// A row of tokens as an encoder takes it.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct TokenRow {
+    pub(super) ids: Vec<u32>,
+    /// The weight of each token's hidden states; empty where all are 1.
+    pub(super) weights: Vec<f32>,
+}
+
 /// A tokenized prompt.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(super) struct Prompt {
-    /// For each text encoder the rows of ids, as many for both.
-    pub(super) rows: [Vec<Vec<u32>>; 2],
+    /// For each text encoder its rows, as many for both.
+    pub(super) rows: [Vec<TokenRow>; 2],
     /// The tokens beyond the encoder's length, which have no effect.
     pub(super) truncated_tokens: usize,
 }
 
 impl Prompt {
-    /// Tokenizes the text of the request's `field`.
+    /// Tokenizes the request's prompt.
     ///
     /// # Errors
-    /// [`Error::Parameter`] for a text that is too long.
-    pub(super) fn new(models: &Models, compat: &Compat, field: Field, text: &str) -> Result<Self> {
+    /// [`Error::Parameter`] for a text that is too long, and for options that contradict it or the profile.
+    pub(super) fn positive(models: &Models, compat: &Compat, request: &Request) -> Result<Self> {
+        let second = request.prompt_2.as_deref().filter(|text| !text.is_empty()).unwrap_or(&request.prompt);
+        Self::new(models, compat, request, [(Field::Prompt, &request.prompt), (Field::Prompt2, second)])
+    }
+
+    /// Tokenizes the request's negative prompt; absent is empty.
+    ///
+    /// # Errors
+    /// As [`Self::positive`].
+    pub(super) fn negative(models: &Models, compat: &Compat, request: &Request) -> Result<Self> {
+        let first = request.negative_prompt.as_deref().unwrap_or("");
+        let second = request.negative_prompt_2.as_deref().filter(|text| !text.is_empty()).unwrap_or(first);
+        Self::new(models, compat, request, [(Field::NegativePrompt, first), (Field::NegativePrompt2, second)])
+    }
+
+    /// Tokenizes a text for each encoder.
+    fn new(models: &Models, compat: &Compat, request: &Request, texts: [(Field, &str); 2]) -> Result<Self> {
         let [a, b] = &models.tokenizers;
-        let (rows, truncated_tokens) = match compat.tokenizer {
+        let [(field, first), (second_field, second)] = texts;
+        let (rows, truncated_tokens, longer) = match compat.tokenizer {
             TokenizerProfile::Diffusers => {
-                let (a, b) = (a.encode_padded(text), b.encode_padded(text));
-                let cut = a.truncated.max(b.truncated);
-                ([vec![a.ids], vec![b.ids]], cut)
+                let (mut first, cut) = rows(a, request, field, first)?;
+                let (mut second, second_cut) = rows(b, request, second_field, second)?;
+                let most = first.len().max(second.len());
+                let longer = if first.len() < most { second_field } else { field };
+                first.resize_with(most, || row(a, &[]));
+                second.resize_with(most, || row(b, &[]));
+                ([first, second], cut.max(second_cut), longer)
             }
             TokenizerProfile::DiffSynth => {
-                let (a, b) = Tokenizer::encode_rows_of_both(a, b, text);
-                ([a, b], 0)
+                let only = [
+                    (Field::LongPrompts, request.long_prompts != LongPrompts::Truncate),
+                    (Field::PromptWeights, request.prompt_weights != PromptWeights::Off),
+                    (second_field, second != first),
+                ];
+                if let Some((field, _)) = only.into_iter().find(|(_, is_set)| *is_set) {
+                    let what = "not in the DiffSynth profile, which joins rows of its own, knows no weights and has one text for both \
+                                encoders; leave it out";
+                    return Err(Error::parameter(field, what));
+                }
+                let (a, b) = Tokenizer::encode_rows_of_both(a, b, first);
+                let plain = |rows: Vec<Vec<u32>>| {
+                    rows.into_iter().map(|ids| TokenRow { ids, weights: Vec::new() }).collect::<Vec<_>>()
+                };
+                ([plain(a), plain(b)], 0, field)
             }
         };
         if rows[0].len() > MAX_ROWS {
-            let what = format!("{} rows of {} tokens; {MAX_ROWS} are allowed", rows[0].len(), rows[0][0].len());
-            return Err(Error::parameter(field, what));
+            let what = format!("{} rows of {} tokens; {MAX_ROWS} are allowed", rows[0].len(), rows[0][0].ids.len());
+            return Err(Error::parameter(longer, what));
         }
         Ok(Self { rows, truncated_tokens })
     }
@@ -46,6 +91,62 @@ impl Prompt {
     pub(super) fn num_rows(&self) -> usize {
         self.rows[0].len()
     }
+}
+
+/// Tokenizes a text by the request's options; also returns the number of tokens that are cut off.
+fn rows(tokenizer: &Tokenizer, request: &Request, field: Field, text: &str) -> Result<(Vec<TokenRow>, usize)> {
+    let pieces = match request.prompt_weights {
+        PromptWeights::Off if request.long_prompts == LongPrompts::Truncate => {
+            let padded = tokenizer.encode_padded(text);
+            return Ok((vec![TokenRow { ids: padded.ids, weights: Vec::new() }], padded.truncated));
+        }
+        PromptWeights::Off => vec![PromptPiece::Text(text.to_owned(), 1.0)],
+        PromptWeights::A1111 => a1111(text).map_err(|what| Error::parameter(field, what))?,
+    };
+    let room = tokenizer.max_length() - 2;
+    let mut chunks = vec![Vec::new()];
+    let mut cut = 0;
+    for piece in pieces {
+        let (text, weight) = match piece {
+            PromptPiece::Text(text, weight) => (text, weight),
+            PromptPiece::Break if request.long_prompts == LongPrompts::Chunks => {
+                chunks.push(Vec::new());
+                continue;
+            }
+            PromptPiece::Break => {
+                let what = "`BREAK` begins a new row, which takes long prompts in chunks";
+                return Err(Error::parameter(field, what));
+            }
+        };
+        for id in tokenizer.encode(&text, TokenizerProfile::Diffusers) {
+            if chunks.last().is_some_and(|chunk| chunk.len() == room) {
+                if request.long_prompts == LongPrompts::Truncate {
+                    cut += 1;
+                    continue;
+                }
+                chunks.push(Vec::new());
+            }
+            if let Some(chunk) = chunks.last_mut() {
+                chunk.push((id, weight));
+            }
+        }
+    }
+    Ok((chunks.iter().map(|chunk| row(tokenizer, chunk)).collect(), cut))
+}
+
+/// Puts begin, end and padding around tokens that fit, all of weight 1.
+fn row(tokenizer: &Tokenizer, tokens: &[(u32, f32)]) -> TokenRow {
+    let mut ids = vec![tokenizer.bos_token_id()];
+    ids.extend(tokens.iter().map(|(id, _)| *id));
+    ids.push(tokenizer.eos_token_id());
+    ids.resize(tokenizer.max_length(), tokenizer.pad_token_id());
+    let mut weights = Vec::new();
+    if tokens.iter().any(|(_, weight)| *weight != 1.0) {
+        weights.push(1.0);
+        weights.extend(tokens.iter().map(|(_, weight)| *weight));
+        weights.resize(ids.len(), 1.0);
+    }
+    TokenRow { ids, weights }
 }
 
 /// The number of tokens of that many rows.

@@ -1,6 +1,7 @@
 //! Requests, and their output.
 
 use super::image_prompt::ImagePrompt;
+use super::prompt_options::{LongPrompts, PromptWeights, SizeConditioning};
 use super::setters::setters;
 use crate::error::{Error, Field, Message, Result};
 use crate::inputs::image::Image;
@@ -29,7 +30,19 @@ pub struct Request {
     pub prompt: String,
     /// The description of everything that the image should not show. Absent is not the same as empty where the model has `force_zeros_for_empty_prompt`.
     pub negative_prompt: Option<String>,
-    /// The number of model evaluations.
+    /// The prompt of the second text encoder; that of the first where it is absent or empty.
+    pub prompt_2: Option<String>,
+    /// The negative prompt of the second text encoder, likewise.
+    pub negative_prompt_2: Option<String>,
+    /// The treatment of prompts of more than 75 tokens.
+    pub long_prompts: LongPrompts,
+    /// The syntax of weights in all prompts.
+    pub prompt_weights: PromptWeights,
+    /// The sizes that the positive row is conditioned on.
+    pub size_conditioning: SizeConditioning,
+    /// The sizes that the negative row is conditioned on; those of the positive one where nothing is given.
+    pub negative_size_conditioning: SizeConditioning,
+    /// The number of steps; some schedulers evaluate the model twice in each.
     pub steps: usize,
     /// The scale of classifier-free guidance.
     pub guidance_scale: f32,
@@ -84,6 +97,12 @@ impl Request {
         Self {
             prompt: prompt.into(),
             negative_prompt: None,
+            prompt_2: None,
+            negative_prompt_2: None,
+            long_prompts: LongPrompts::default(),
+            prompt_weights: PromptWeights::default(),
+            size_conditioning: SizeConditioning::default(),
+            negative_size_conditioning: SizeConditioning::default(),
             steps: 50,
             guidance_scale: 5.0,
             guidance_rescale: 0.0,
@@ -112,7 +131,19 @@ impl Request {
     setters! {
         /// Sets the negative prompt.
         with_negative_prompt(negative_prompt: impl Into<String> => Some(negative_prompt.into()));
-        /// Sets the number of model evaluations.
+        /// Sets the prompt of the second text encoder.
+        with_prompt_2(prompt_2: impl Into<String> => Some(prompt_2.into()));
+        /// Sets the negative prompt of the second text encoder.
+        with_negative_prompt_2(negative_prompt_2: impl Into<String> => Some(negative_prompt_2.into()));
+        /// Sets the treatment of long prompts.
+        with_long_prompts(long_prompts: LongPrompts);
+        /// Sets the syntax of weights in prompts.
+        with_prompt_weights(prompt_weights: PromptWeights);
+        /// Sets the sizes that the positive row is conditioned on.
+        with_size_conditioning(size_conditioning: SizeConditioning);
+        /// Sets the sizes that the negative row is conditioned on.
+        with_negative_size_conditioning(negative_size_conditioning: SizeConditioning);
+        /// Sets the number of steps.
         with_steps(steps: usize);
         /// Sets the guidance scale.
         with_guidance_scale(guidance_scale: f32);

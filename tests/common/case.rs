@@ -75,6 +75,16 @@ impl Case {
         r.sigma_schedule = self.text("schedule").map(|s| s.parse().unwrap());
         r.prediction_type = self.text("prediction").map(|s| s.parse().unwrap());
         r.timestep_spacing = self.text("timestep_spacing").map(|s| s.parse().unwrap());
+        r.prompt_2 = self.text("prompt_2").map(String::from);
+        r.negative_prompt_2 = self.text("negative_prompt_2").map(String::from);
+        r.long_prompts = self.text("long_prompts").map_or(r.long_prompts, |s| s.parse().unwrap());
+        r.prompt_weights = self.text("prompt_weights").map_or(r.prompt_weights, |s| s.parse().unwrap());
+        for (sign, sizes) in [("", &mut r.size_conditioning), ("negative_", &mut r.negative_size_conditioning)] {
+            let pair = |name: &str| self.json["request"][format!("{sign}{name}")].as_array().cloned();
+            let pair = |name: &str| pair(name).map(|p| [0, 1].map(|i| p[i].as_u64().unwrap() as usize).into());
+            (sizes.original_size, sizes.crop, sizes.target_size) =
+                (pair("original_size"), pair("crop"), pair("target_size"));
+        }
         r.strength = self.number("strength");
         // Transparency is dropped, as by diffusers' `load_image`.
         let picture = |key: &str| self.text(key).map(|p| Image::open(self.folder.join(p), AlphaMode::Ignore).unwrap());

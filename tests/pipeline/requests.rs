@@ -2,6 +2,7 @@
 
 use super::*;
 use braid::error::Field;
+use braid::{LongPrompts, PromptWeights, SizeConditioning};
 
 pub type Change<'a> = &'a dyn Fn(&mut Request);
 
@@ -88,8 +89,41 @@ fn b43_numbers_of_diffsynth() {
             (Field::Height, &|r| r.height = Some(0)),
             (Field::Eta, &|r| r.eta = Some(0.5)),
             (Field::ClipSkip, &|r| r.clip_skip = usize::MAX),
+            (Field::Prompt2, &|r| r.prompt_2 = Some("a dog".into())),
+            (Field::NegativePrompt2, &|r| r.negative_prompt_2 = Some("a dog".into())),
+            (Field::LongPrompts, &|r| r.long_prompts = LongPrompts::Chunks),
+            (Field::PromptWeights, &|r| r.prompt_weights = PromptWeights::A1111),
         ],
     );
+}
+
+/// Settings of prompts and sizes that would have no effect, or another than is asked for.
+#[test]
+fn prompt_options() {
+    let pipeline = Model::folder().load().unwrap();
+    let long = "fox ".repeat(3_000);
+    let sizes = SizeConditioning::default;
+    refuses(
+        &pipeline,
+        &request(),
+        &[
+            (Field::Prompt, &|r| (r.long_prompts, r.prompt) = (LongPrompts::Chunks, long.clone())),
+            (Field::Prompt2, &|r| (r.long_prompts, r.prompt_2) = (LongPrompts::Chunks, Some(long.clone()))),
+            (Field::Prompt, &|r| (r.prompt_weights, r.prompt) = (PromptWeights::A1111, "(a:1.2.3)".into())),
+            (Field::Prompt2, &|r| (r.prompt_weights, r.prompt_2) = (PromptWeights::A1111, Some("a BREAK b".into()))),
+            (Field::NegativeOriginalSize, &|r| r.negative_size_conditioning = sizes().with_original_size((8, 8))),
+            (Field::NegativeTargetSize, &|r| r.negative_size_conditioning = sizes().with_target_size((8, 8))),
+            (Field::NegativeCrop, &|r| r.negative_size_conditioning = sizes().with_crop((8, 8))),
+        ],
+    );
+    // An empty second prompt is the first one; weights of 1 and brackets that are text change nothing.
+    let before = generate(&pipeline, &request()).unwrap();
+    let same =
+        request().with_prompt_2("").with_long_prompts(LongPrompts::Chunks).with_prompt_weights(PromptWeights::A1111);
+    assert_eq!(generate(&pipeline, &same).unwrap(), before);
+    let size = sizes().with_crop((0, 0));
+    assert_eq!(generate(&pipeline, &request().with_size_conditioning(size)).unwrap(), before);
+    assert_ne!(generate(&pipeline, &request().with_size_conditioning(sizes().with_crop((500, 0)))).unwrap(), before);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use crate::cli::adapters::ReferenceFile;
 use crate::cli::failure::Failure;
 use crate::cli::flag::{Flag, Generated, Group};
-use crate::cli::labels::{path, stem};
+use crate::cli::labels::{path, size, stem};
 use crate::cli::options::Options;
 use crate::cli::value::Value;
 use crate::error::Field;
@@ -171,7 +171,7 @@ pub const IP_ADAPTER_IMAGE_RESIZE: Flag<Options> = Flag {
     help: "stretch every reference image (bicubic) before the encoder",
     fields: &[Field::Resize],
     set: |o, v| v.size(MAX_SIDE).map(|value| o.resize = Some(value)),
-    json: Some(("ip_adapter_image_resize", |o, _| o.resize.map(|(w, h)| json!([w, h])).into())),
+    json: Some(("ip_adapter_image_resize", |o, _| size(o.resize))),
     ..Flag::NEW
 };
 

@@ -7,6 +7,7 @@ pub mod image_prompts;
 pub mod init_image;
 pub mod lora;
 pub mod models;
+pub mod prompts;
 pub mod sampling;
 
 use super::failure::Failure;
@@ -20,6 +21,7 @@ pub const GENERATE: &[Group<Options>] = &[
     models::GROUP,
     image_prompts::GROUP,
     image::GROUP,
+    prompts::GROUP,
     init_image::GROUP,
     sampling::GROUP,
     arithmetic::GROUP,

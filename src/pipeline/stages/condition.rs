@@ -102,8 +102,7 @@ fn inputs(
     // Room for steps that are not made.
     timesteps.resize(plan.denoise.max_steps * batch, 0.0);
     let pooled: Vec<f32> = texts.iter().flat_map(|t| t.pooled.iter().copied()).collect();
-    let [h, w] = plan.latent.map(|side| (side * models.vae.config.scale_factor()) as f32);
-    let time_ids = [h, w, 0.0, 0.0, h, w].repeat(batch);
+    let time_ids = plan.time_ids[..batch].concat();
     // A shorter prompt is padded; the padding is never attended to.
     let row = shape.tokens * models.unet.config.cross_attention_dim;
     let mut text = vec![0.0; batch * row];

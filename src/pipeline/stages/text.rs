@@ -6,6 +6,7 @@ use crate::pipeline::compile::Executables;
 use crate::pipeline::executable_cache::TextEncoderKey;
 use crate::pipeline::lora::bound;
 use crate::pipeline::plan::{EncodedPrompt, NegativePrompt, RequestPlan};
+use crate::pipeline::prompt::TokenRow;
 
 /// A prompt's embeddings.
 #[derive(Debug, Clone)]
@@ -74,14 +75,14 @@ fn encode_prompt(
 fn encode_rows(
     executables: &mut Executables<'_>,
     key: TextEncoderKey,
-    rows: &[Vec<u32>],
+    rows: &[TokenRow],
     lora_scales: &[f32],
 ) -> Result<(Vec<f32>, Vec<f32>)> {
     let compiler = executables.compiler;
     let config = &compiler.models.text[key.encoder].config;
     let executable = executables.text_encoder(key)?;
     let (mut hidden, mut pooled) = (Vec::new(), Vec::new());
-    for row in rows {
+    for TokenRow { ids: row, weights } in rows {
         // Ids beyond the vocabulary, which are no tokens, read its last row.
         let ids: Vec<i32> = row.iter().map(|id| i32::try_from(*id).unwrap_or(i32::MAX)).collect();
         let begin = hidden.len();
@@ -90,19 +91,37 @@ fn encode_rows(
         let scales = bound(executable.graph(), lora_scales);
         if key.encoder == 0 {
             let inputs: Vec<_> = std::iter::once((&ids).into()).chain(scales).collect();
-            executable.run(&inputs, &mut [hidden])?;
+            executable.run(&inputs, &mut [&mut *hidden])?;
+            weigh(hidden, weights, config.hidden_size);
             continue;
         }
         let index = pooled_token(row, config.eos_token_id, compiler.compat.pools_at_greatest) as i32;
         let mut projected = vec![0.0; config.projection_dim.unwrap_or(config.hidden_size)];
         let index = [index];
         let inputs: Vec<_> = [(&ids).into(), (&index).into()].into_iter().chain(scales).collect();
-        executable.run(&inputs, &mut [hidden, &mut projected])?;
+        executable.run(&inputs, &mut [&mut *hidden, &mut projected])?;
+        weigh(hidden, weights, config.hidden_size);
         if pooled.is_empty() {
             pooled = projected;
         }
     }
     Ok((hidden, pooled))
+}
+
+/// Multiplies each token's hidden states by its weight, then all of them so that their mean is what it was.
+fn weigh(hidden: &mut [f32], weights: &[f32], width: usize) {
+    if weights.is_empty() {
+        return;
+    }
+    let sum = |hidden: &[f32]| hidden.iter().map(|v| f64::from(*v)).sum::<f64>();
+    let before = sum(hidden);
+    for (token, weight) in hidden.chunks_exact_mut(width).zip(weights) {
+        token.iter_mut().for_each(|v| *v *= weight);
+    }
+    let scale = (before / sum(hidden)) as f32;
+    if scale.is_finite() {
+        hidden.iter_mut().for_each(|v| *v *= scale);
+    }
 }
 
 /// The position of the token that is pooled: the first of the greatest ids, or, where the configuration names another end of

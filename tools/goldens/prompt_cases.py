@@ -1,0 +1,56 @@
+"""The cases of the diffusers profile about prompts and sizes: a second prompt, size conditioning, rows of tokens, weights.
+
+`pieces` and `negative_pieces` are what the syntax of weights means, by hand: rows of text and weight, `None` where a row of tokens
+ends.
+"""
+from diffusers_cases import LONG, adapter, request, text, unet, vae, vision
+from diffusers_folder import PUBLISHED_SCHEDULER
+
+OWN = (
+    "prompt_2", "negative_prompt_2", "original_size", "crop", "target_size", "negative_original_size", "negative_crop",
+    "negative_target_size", "long_prompts", "prompt_weights",
+)
+
+
+def prompted(prompt, **more):
+    """A request with the settings that this file is about; null means that the flag is not given."""
+    own = {key: more.pop(key, None) for key in OWN}
+    return request(prompt, **more) | own
+
+
+CASES = {
+    "prompt-2-sizes": {
+        "notes": "a prompt of its own for the second encoder, positive and negative; every size, other ones for the negative row",
+        "matters": [
+            {"prompt_2": None}, {"negative_prompt_2": None}, {"original_size": None}, {"crop": None}, {"target_size": None},
+            {"negative_crop": None},
+        ],
+        "tokenizer": "small",
+        "scheduler": PUBLISHED_SCHEDULER,
+        "text": [text(16, 2, 2, "quick_gelu", 2), text(24, 2, 2, "gelu", 2)],
+        "unet": unet("dc", [16, 32], [1, 1], [1, 1]),
+        "vae": vae([8, 16]),
+        "request": prompted(
+            "a kite", prompt_2="over a grey sea", negative_prompt="rain", negative_prompt_2="people", steps=3, width=32, height=24,
+            seed=41, original_size=[600, 500], crop=[20, 300], target_size=[900, 700], negative_original_size=[100, 90],
+            negative_crop=[7, 5], negative_target_size=[120, 130],
+        ),
+    },
+    "long-prompt-weights": {
+        "notes": "AUTOMATIC1111's weights on prompts of three rows of up to 75 tokens, those of the negative one begun by BREAK; an image",
+        "matters": [{"pieces": [["a garden, ", 1.0], [LONG, 1.0]]}, {"negative_pieces": [["fog", 1.0], None, ["people", 1.0], None, ["and rain", 1.0]]}],
+        "tokenizer": "small",
+        "scheduler": PUBLISHED_SCHEDULER,
+        "text": [text(16, 2, 2, "quick_gelu", 2), text(24, 2, 2, "gelu", 2)],
+        "unet": unet("dc", [16, 32], [1, 1], [1, 1]),
+        "vae": vae([8, 16]),
+        "vision": vision(32, 2, 2, "gelu", 28, 7, 24),
+        "adapters": [adapter("ip-adapter.safetensors", ["portrait.png"], 0.8)],
+        "pieces": [["a ", 1.0], ["garden", 1.3], [", ", 1.0], [LONG, 0.5]],
+        "negative_pieces": [["fog", 1.1], None, ["people", 1 / 1.1], None, ["and rain", 1.0]],
+        "request": prompted(
+            f"a (garden:1.3), ({LONG}:.5)", negative_prompt="(fog) BREAK [people] BREAK and rain", steps=3, width=32, height=24, seed=42,
+            long_prompts="chunks", prompt_weights="a1111",
+        ),
+    },
+}
