@@ -27,7 +27,7 @@ pub const IP_ADAPTER: Flag<Options> = Flag {
 pub const IP_ADAPTER_IMAGE: Flag<Options> = Flag {
     long: "--ip-adapter-image",
     value: Some("PATH"),
-    help: "a reference image (PNG, JPEG, WebP); may be repeated, the images of one adapter share its softmax",
+    help: "a reference image (PNG, JPEG, WebP, GIF); may be repeated, the images of one adapter share its softmax",
     fields: &[Field::ImagePrompts],
     set: |o, v| {
         let path = v.path()?;

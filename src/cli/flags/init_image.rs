@@ -10,7 +10,7 @@ pub const INIT_IMG: Flag<Options> = Flag {
     long: "--init-img",
     short: Some('i'),
     value: Some("FILE"),
-    help: "an image to begin with (PNG, JPEG, WebP), stretched to the size asked for [default size: its own, rounded down to a \
+    help: "an image to begin with (PNG, JPEG, WebP, GIF), stretched to the size asked for [default size: its own, rounded down to a \
            multiple of 8]",
     fields: &[Field::InitImage],
     set: |o, v| v.path().map(|value| o.init_image = Some(value)),
