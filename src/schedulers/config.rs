@@ -213,7 +213,7 @@ impl SchedulerConfig {
         for name in ["use_lu_lambdas", "use_flow_sigmas"] {
             self.fields.remove(name);
         }
-        for other in SigmaSchedule::ALL.iter().filter_map(|other| other.field()) {
+        for other in SigmaSchedule::all().filter_map(SigmaSchedule::field) {
             self.fields.remove(other);
         }
         if let Some(field) = schedule.field() {

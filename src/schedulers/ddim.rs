@@ -5,7 +5,7 @@
 use super::betas::DEFAULT_BETAS;
 use super::definition::{Scheduler, SchedulerDefinition};
 use super::settings::{ClassDefaults, ClipSettings, SchedulerSettings};
-use super::step_table::{ExactCoefficients, NoiseLevel, StepCoefficients, StepTable};
+use super::step_table::{ExactCoefficients, StepCoefficients, StepTable};
 use super::timestep_spacing::{self, TimestepSpacing};
 use crate::config_json::Fields;
 use crate::error::{Error, Field, Result};
@@ -54,16 +54,12 @@ impl Ddim {
         let epsilon = self.settings.prediction_type.epsilon_weights(alpha, sigma);
         let direction = (1.0 - next - fresh * fresh).sqrt();
         let row = ExactCoefficients {
-            timestep,
-            level: NoiseLevel::of_alpha_cumprod(now),
-            input_scale: 1.0,
-            x0: self.settings.prediction_type.x0_weights(alpha, sigma),
             clip: self.clip.clip_sample_range,
             x_from_x: direction * epsilon.0,
             x_from_output: direction * epsilon.1,
             x_from_x0: next.sqrt(),
             noise: (eta > 0.0).then_some(fresh),
-            ..ExactCoefficients::default()
+            ..ExactCoefficients::unscaled(timestep, self.settings.prediction_type, alpha, sigma)
         };
         row.rounded()
     }

@@ -11,7 +11,7 @@ use super::definition::{Scheduler, SchedulerDefinition};
 use super::multistep_levels::{MultistepLevels, alpha};
 use super::settings::{ClassDefaults, SchedulerSettings};
 use super::sigmas::{SigmaSettings, SigmaSpacing};
-use super::step_table::{ExactCoefficients, ExactHistory, NoiseLevel, StepCoefficients, StepTable, kept};
+use super::step_table::{ExactCoefficients, ExactHistory, StepCoefficients, StepTable, kept};
 use super::timestep_spacing::TimestepSpacing;
 use crate::config_json::Fields;
 use crate::error::Result;
@@ -122,16 +122,12 @@ impl DpmSolverMultistep {
         };
         let kept_noise = if self.sde { next / now } else { 1.0 };
         let row = ExactCoefficients {
-            timestep: timesteps[i],
-            level: NoiseLevel { alpha: alpha as f32, sigma: (now * alpha) as f32 },
-            input_scale: 1.0,
-            x0: self.levels.settings.prediction_type.x0_weights(alpha, now * alpha),
             x_from_x: (next * alpha_next) / (now * alpha) * kept_noise,
             x_from_x0: gain + change,
             x_from_history: [-change, 0.0, 0.0],
             history: kept([ExactHistory { from_x0: 1.0, ..ExactHistory::default() }]),
             noise: self.sde.then(|| next * alpha_next * (1.0 - decay).sqrt()),
-            ..ExactCoefficients::default()
+            ..self.levels.row(timesteps[i], now)
         };
         row.rounded()
     }
@@ -144,8 +140,6 @@ impl Scheduler for DpmSolverMultistep {
 
     /// Computes the table. The history is the x0 of the step before: a step without one is of the first order.
     fn table_from(&self, steps: usize, first: usize) -> Result<StepTable> {
-        let (timesteps, sigmas) = self.levels.schedule(steps);
-        let row = |i: usize| self.row(i, i == first, &timesteps, &sigmas);
-        Ok(StepTable { steps: (first..timesteps.len()).map(row).collect(), init_noise_sigma: 1.0 })
+        Ok(self.levels.table(steps, first, |i, timesteps, sigmas| self.row(i, i == first, timesteps, sigmas)))
     }
 }

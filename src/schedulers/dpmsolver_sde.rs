@@ -8,14 +8,11 @@
 //!
 //! Here x = x0 + sigma * noise, and the model sees x / sqrt(sigma^2 + 1).
 
-use super::betas::{BetaRange, BetaSchedule};
 use super::definition::{Scheduler, SchedulerDefinition};
-use super::euler_discrete::init_noise_sigma;
 use super::levels::{self, Levels};
-use super::settings::{ClassDefaults, SchedulerSettings};
+use super::settings::SchedulerSettings;
 use super::sigmas::{SigmaSettings, timestep_of};
 use super::step_table::{ExactCoefficients, ExactHistory, NoiseLevel, StepCoefficients, StepTable, kept};
-use super::timestep_spacing::TimestepSpacing;
 use crate::config_json::Fields;
 use crate::error::Result;
 
@@ -24,12 +21,7 @@ pub(super) const DEFINITION: SchedulerDefinition = SchedulerDefinition {
     label: "DPM++ SDE",
     class_names: &["DPMSolverSDEScheduler"],
     config_keys: levels::CONFIG_KEYS,
-    defaults: ClassDefaults {
-        betas: BetaRange { schedule: BetaSchedule::Linear, start: 0.00085, end: 0.012 },
-        timestep_spacing: TimestepSpacing::Linspace,
-        prediction_types: &["epsilon", "v_prediction"],
-        zero_snr: false,
-    },
+    defaults: levels::TWO_EVALUATIONS,
     timesteps_from: None,
     sigma_schedules: true,
     prepare,
@@ -87,14 +79,6 @@ impl Scheduler for DpmSolverSde {
 
     fn table(&self, steps: usize) -> Result<StepTable> {
         let levels = Levels::new(&self.settings, &self.sigmas, false, steps);
-        let last = levels.timesteps.len() - 1;
-        let mut rows: Vec<StepCoefficients> = (0..last).flat_map(|i| self.pair(&levels, i)).collect();
-        let (now, _) = levels.pair(last);
-        let to_x0 = ExactCoefficients {
-            x_from_x0: 1.0,
-            ..ExactCoefficients::at(levels.timesteps[last], self.settings.prediction_type, now)
-        };
-        rows.push(to_x0.rounded());
-        Ok(StepTable { steps: rows, init_noise_sigma: init_noise_sigma(&self.settings, &levels.sigmas) })
+        Ok(levels.two_evaluations(&self.settings, |i| self.pair(&levels, i)))
     }
 }

@@ -3,7 +3,8 @@
 
 use super::betas::DEFAULT_BETAS;
 use super::definition::{Scheduler, SchedulerDefinition};
-use super::euler_discrete::{euler_table, interpolated, spaced_timesteps, training_sigmas};
+use super::euler_discrete::euler_table;
+use super::levels::{interpolated, spaced_timesteps, training_sigmas};
 use super::settings::{ClassDefaults, SchedulerSettings};
 use super::step_table::StepTable;
 use super::timestep_spacing::TimestepSpacing;

@@ -5,12 +5,13 @@
 
 use super::betas::DEFAULT_BETAS;
 use super::definition::{Scheduler, SchedulerDefinition};
+use super::levels::{init_noise_sigma, interpolated, spaced_timesteps, training_sigmas};
 use super::linspace::linspace_f32;
 use super::prediction_type::PredictionType;
 use super::settings::{ClassDefaults, SchedulerSettings};
-use super::sigmas::{self, SigmaSettings};
+use super::sigmas::SigmaSettings;
 use super::step_table::{ExactCoefficients, StepTable};
-use super::timestep_spacing::{self, TimestepSpacing};
+use super::timestep_spacing::TimestepSpacing;
 use crate::config_json::Fields;
 use crate::error::Result;
 
@@ -114,32 +115,4 @@ pub(super) fn euler_table(
         steps: timesteps.iter().zip(sigmas.windows(2)).map(row).collect(),
         init_noise_sigma: init_noise_sigma(settings, sigmas),
     }
-}
-
-/// Computes the standard deviation of the latents to begin with.
-pub(super) fn init_noise_sigma(settings: &SchedulerSettings, sigmas: &[f32]) -> f32 {
-    let max = sigmas.iter().fold(0.0f32, |a, &b| a.max(b));
-    match settings.timestep_spacing {
-        TimestepSpacing::Leading => (max * max + 1.0).sqrt(),
-        TimestepSpacing::Trailing | TimestepSpacing::Linspace => max,
-    }
-}
-
-/// Computes the noise level of each training timestep; the last is finite.
-pub(super) fn training_sigmas(settings: &SchedulerSettings) -> Vec<f32> {
-    let mut alphas_cumprod = settings.alphas_cumprod.clone();
-    sigmas::floor_last(&mut alphas_cumprod, settings.rescale_betas_zero_snr);
-    sigmas::training(&alphas_cumprod)
-}
-
-/// Computes the timesteps of the settings' spacing, descending.
-pub(super) fn spaced_timesteps(settings: &SchedulerSettings, steps: usize) -> Vec<f32> {
-    let SchedulerSettings { timestep_spacing, num_train_timesteps, steps_offset, .. } = *settings;
-    let timesteps = timestep_spacing::timesteps(timestep_spacing, num_train_timesteps, steps_offset, steps);
-    timesteps.into_iter().map(|t| t as f32).collect()
-}
-
-/// Interpolates the noise level of each timestep.
-pub(super) fn interpolated(timesteps: &[f32], training: &[f32]) -> Vec<f64> {
-    timesteps.iter().map(|&t| sigmas::interpolate(f64::from(t), training)).collect()
 }

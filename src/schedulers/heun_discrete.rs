@@ -3,14 +3,11 @@
 //!
 //! Here x = x0 + sigma * noise, and the model sees x / sqrt(sigma^2 + 1).
 
-use super::betas::{BetaRange, BetaSchedule};
 use super::definition::{Scheduler, SchedulerDefinition};
-use super::euler_discrete::init_noise_sigma;
-use super::levels::Levels;
+use super::levels::{self, Levels, init_noise_sigma};
 use super::settings::{ClassDefaults, SchedulerSettings};
 use super::sigmas::SigmaSettings;
 use super::step_table::{ExactCoefficients, ExactHistory, StepTable, kept};
-use super::timestep_spacing::TimestepSpacing;
 use crate::config_json::Fields;
 use crate::error::Result;
 
@@ -25,12 +22,7 @@ pub(super) const DEFINITION: SchedulerDefinition = SchedulerDefinition {
         "use_exponential_sigmas",
         "use_karras_sigmas",
     ],
-    defaults: ClassDefaults {
-        betas: BetaRange { schedule: BetaSchedule::Linear, start: 0.00085, end: 0.012 },
-        timestep_spacing: TimestepSpacing::Linspace,
-        prediction_types: &["epsilon", "v_prediction", "sample"],
-        zero_snr: false,
-    },
+    defaults: ClassDefaults { prediction_types: &["epsilon", "v_prediction", "sample"], ..levels::TWO_EVALUATIONS },
     timesteps_from: None,
     sigma_schedules: true,
     prepare,

@@ -5,7 +5,7 @@
 use super::betas::{BetaRange, BetaSchedule};
 use super::definition::{Scheduler, SchedulerDefinition};
 use super::settings::{ClassDefaults, ClipSettings, SchedulerSettings};
-use super::step_table::{ExactCoefficients, NoiseLevel, StepCoefficients, StepTable};
+use super::step_table::{ExactCoefficients, StepCoefficients, StepTable};
 use super::timestep_spacing::TimestepSpacing;
 use crate::config_json::Fields;
 use crate::error::{Error, Field, Result};
@@ -103,15 +103,11 @@ impl Scheduler for Lcm {
                 false => (1.0, None),
             };
             let row = ExactCoefficients {
-                timestep: timesteps[i] as f32,
-                level: NoiseLevel::of_alpha_cumprod(now),
-                input_scale: 1.0,
-                x0: settings.prediction_type.x0_weights(alpha, sigma),
                 clip: self.clip.clip_sample_range,
                 x_from_x: kept * skip,
                 x_from_x0: kept * out,
                 noise,
-                ..ExactCoefficients::default()
+                ..ExactCoefficients::unscaled(timesteps[i] as f32, settings.prediction_type, alpha, sigma)
             };
             Some(row.rounded())
         };

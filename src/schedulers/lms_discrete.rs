@@ -6,8 +6,7 @@
 
 use super::betas::DEFAULT_BETAS;
 use super::definition::{Scheduler, SchedulerDefinition};
-use super::euler_discrete::init_noise_sigma;
-use super::levels::{self, Levels};
+use super::levels::{self, Levels, init_noise_sigma};
 use super::settings::{ClassDefaults, SchedulerSettings};
 use super::sigmas::SigmaSettings;
 use super::step_table::{ExactCoefficients, ExactHistory, HISTORY, StepCoefficients, StepTable};

@@ -3,6 +3,7 @@
 use super::linspace::linspace;
 use super::settings::SchedulerSettings;
 use super::sigmas::{self, SigmaSettings, SigmaSpacing};
+use super::step_table::{ExactCoefficients, StepCoefficients, StepTable};
 use super::timestep_spacing::{self, TimestepSpacing};
 
 /// The settings of these levels.
@@ -16,8 +17,26 @@ pub(super) struct MultistepLevels {
 }
 
 impl MultistepLevels {
+    /// Makes the rows from `first` on, each of its number, all timesteps and all noise levels.
+    pub(super) fn table(
+        &self,
+        steps: usize,
+        first: usize,
+        row: impl Fn(usize, &[f32], &[f32]) -> StepCoefficients,
+    ) -> StepTable {
+        let (timesteps, sigmas) = self.schedule(steps);
+        let rows = (first..timesteps.len()).map(|i| row(i, &timesteps, &sigmas));
+        StepTable { steps: rows.collect(), init_noise_sigma: 1.0 }
+    }
+
+    /// A row that keeps nothing, at a noise level.
+    pub(super) fn row(&self, timestep: f32, sigma: f64) -> ExactCoefficients {
+        let alpha = alpha(sigma);
+        ExactCoefficients::unscaled(timestep, self.settings.prediction_type, alpha, sigma * alpha)
+    }
+
     /// Computes the timesteps, whole in these schedulers, and the noise level before each of them and after the last.
-    pub(super) fn schedule(&self, steps: usize) -> (Vec<f32>, Vec<f32>) {
+    fn schedule(&self, steps: usize) -> (Vec<f32>, Vec<f32>) {
         let mut alphas_cumprod = self.settings.alphas_cumprod.clone();
         sigmas::floor_last(&mut alphas_cumprod, self.settings.rescale_betas_zero_snr);
         let training = sigmas::training(&alphas_cumprod);

@@ -38,8 +38,9 @@ named_values!(SigmaSchedule, NAMES, Field::SigmaSchedule);
 
 impl SigmaSchedule {
     /// Every schedule.
-    pub(super) const ALL: &'static [Self] =
-        &[Self::Default, Self::Karras, Self::Exponential, Self::Beta, Self::AlignYourSteps, Self::SgmUniform];
+    pub(super) fn all() -> impl Iterator<Item = Self> {
+        NAMES.iter().map(|entry| entry.1)
+    }
 
     /// The names of all schedules, as help texts list them.
     pub const EACH_NAME: &'static str = "default, karras, exponential, beta, ays or sgm-uniform";

@@ -16,11 +16,6 @@ impl NoiseLevel {
     /// The level of the clean sample, at which the steps end.
     pub const CLEAN: Self = Self { alpha: 1.0, sigma: 0.0 };
 
-    /// The level of the cumulative product of 1 - beta.
-    pub(super) fn of_alpha_cumprod(alpha_cumprod: f64) -> Self {
-        Self { alpha: alpha_cumprod.sqrt() as f32, sigma: (1.0 - alpha_cumprod).sqrt() as f32 }
-    }
-
     /// Puts noise on a clean sample, as diffusers' `add_noise`.
     pub fn add_noise(self, sample: f32, noise: f32) -> f32 {
         self.alpha * sample + self.sigma * noise
@@ -219,6 +214,12 @@ pub(super) struct ExactHistory {
 }
 
 impl ExactCoefficients {
+    /// A row that keeps nothing, for a model that sees x = alpha * x0 + sigma * noise as it is.
+    pub(super) fn unscaled(timestep: f32, prediction: PredictionType, alpha: f64, sigma: f64) -> Self {
+        let level = NoiseLevel { alpha: alpha as f32, sigma: sigma as f32 };
+        Self { timestep, level, input_scale: 1.0, x0: prediction.x0_weights(alpha, sigma), ..Self::default() }
+    }
+
     /// A row that keeps nothing, for a model that sees x = x0 + sigma * noise as x / sqrt(sigma^2 + 1).
     pub(super) fn at(timestep: f32, prediction: PredictionType, sigma: f64) -> Self {
         let input_scale = 1.0 / (sigma * sigma + 1.0).sqrt();

@@ -2,12 +2,10 @@
 //!
 //! Here x = sqrt(a) * x0 + sqrt(1 - a) * noise, where a is the cumulative product of 1 - beta.
 
-use super::betas::{BetaRange, BetaSchedule};
 use super::definition::{Scheduler, SchedulerDefinition};
-use super::lcm::{distilled_timesteps, original_inference_steps, too_few_levels};
-use super::settings::{ClassDefaults, SchedulerSettings};
-use super::step_table::{ExactCoefficients, NoiseLevel, StepTable};
-use super::timestep_spacing::TimestepSpacing;
+use super::lcm::{self, distilled_timesteps, original_inference_steps, too_few_levels};
+use super::settings::SchedulerSettings;
+use super::step_table::{ExactCoefficients, StepTable};
 use crate::config_json::Fields;
 use crate::error::Result;
 
@@ -16,15 +14,8 @@ pub(super) const DEFINITION: SchedulerDefinition = SchedulerDefinition {
     label: "TCD",
     class_names: &["TCDScheduler"],
     config_keys: &["original_inference_steps"],
-    defaults: ClassDefaults {
-        betas: BetaRange { schedule: BetaSchedule::ScaledLinear, start: 0.00085, end: 0.012 },
-        timestep_spacing: TimestepSpacing::Leading,
-        prediction_types: &["epsilon", "v_prediction", "sample"],
-        zero_snr: true,
-    },
-    timesteps_from: Some("original_inference_steps"),
-    sigma_schedules: false,
     prepare,
+    ..lcm::DEFINITION
 };
 
 struct Tcd {
@@ -54,15 +45,11 @@ impl Scheduler for Tcd {
             let noised = settings.eta > 0.0 && i + 1 < steps;
             let kept = if noised { (next / past).sqrt() } else { 1.0 };
             let row = ExactCoefficients {
-                timestep: timesteps[i] as f32,
-                level: NoiseLevel::of_alpha_cumprod(now),
-                input_scale: 1.0,
-                x0: settings.prediction_type.x0_weights(alpha, sigma),
                 x_from_x: kept * (1.0 - past).sqrt() * epsilon.0,
                 x_from_output: kept * (1.0 - past).sqrt() * epsilon.1,
                 x_from_x0: kept * past.sqrt(),
                 noise: noised.then(|| (1.0 - next / past).sqrt()),
-                ..ExactCoefficients::default()
+                ..ExactCoefficients::unscaled(timesteps[i] as f32, settings.prediction_type, alpha, sigma)
             };
             Some(row.rounded())
         };

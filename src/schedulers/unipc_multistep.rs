@@ -12,7 +12,7 @@ use super::definition::{Scheduler, SchedulerDefinition};
 use super::multistep_levels::{MultistepLevels, alpha};
 use super::settings::{ClassDefaults, SchedulerSettings};
 use super::sigmas::SigmaSettings;
-use super::step_table::{ExactCoefficients, ExactHistory, NoiseLevel, StepCoefficients, StepTable, kept};
+use super::step_table::{ExactCoefficients, ExactHistory, StepCoefficients, StepTable, kept};
 use super::timestep_spacing::TimestepSpacing;
 use crate::config_json::Fields;
 use crate::error::Result;
@@ -181,15 +181,11 @@ impl UniPcMultistep {
         };
         let next = sum(predicted);
         let row = ExactCoefficients {
-            timestep: timesteps[i],
-            level: NoiseLevel { alpha: alpha(now) as f32, sigma: (now * alpha(now)) as f32 },
-            input_scale: 1.0,
-            x0: self.levels.settings.prediction_type.x0_weights(alpha(now), now * alpha(now)),
             x_from_x: next.from_x,
             x_from_x0: next.from_x0,
             x_from_history: next.from_history,
             history: kept([ExactHistory { from_x0: 1.0, ..ExactHistory::default() }, known]),
-            ..ExactCoefficients::default()
+            ..self.levels.row(timesteps[i], now)
         };
         row.rounded()
     }
@@ -202,8 +198,6 @@ impl Scheduler for UniPcMultistep {
 
     /// Computes the table: the first step is of order 1 and corrects nothing.
     fn table_from(&self, steps: usize, first: usize) -> Result<StepTable> {
-        let (timesteps, sigmas) = self.levels.schedule(steps);
-        let row = |i: usize| self.row(i, first, &timesteps, &sigmas);
-        Ok(StepTable { steps: (first..timesteps.len()).map(row).collect(), init_noise_sigma: 1.0 })
+        Ok(self.levels.table(steps, first, |i, timesteps, sigmas| self.row(i, first, timesteps, sigmas)))
     }
 }
