@@ -19,7 +19,7 @@ pub(crate) fn name_of<T: PartialEq>(table: &[(&'static str, T)], value: &T) -> &
 }
 
 /// Joins names to `a`, `a or b`, `a, b or c`.
-pub(crate) fn any_of(names: &[&str]) -> String {
+pub fn any_of(names: &[&str]) -> String {
     match names {
         [] => String::new(),
         [one] => (*one).to_owned(),

@@ -58,9 +58,18 @@ impl Adapter {
         self.images.iter().map(|image| image.own.weight.or(self.defaults.weight).unwrap_or(1.0)).collect()
     }
 
+    /// The weights of the images, where one is not the default.
+    pub fn given_weights(&self) -> Option<Vec<f32>> {
+        Some(self.weights()).filter(|weights| weights.iter().any(|weight| *weight != 1.0))
+    }
+
     /// The masks of the images.
     pub fn masks(&self) -> Vec<&PathBuf> {
-        self.images.iter().filter_map(|image| image.own.mask.as_ref().or(self.defaults.mask.as_ref())).collect()
+        self.images.iter().filter_map(|image| self.mask(image)).collect()
+    }
+
+    fn mask<'a>(&'a self, image: &'a ReferenceFile) -> Option<&'a PathBuf> {
+        image.own.mask.as_ref().or(self.defaults.mask.as_ref())
     }
 
     /// The flags that follow the image that was named last, or those of all images.
@@ -91,7 +100,7 @@ impl Adapter {
         prompt.resize = resize;
         for (image, weight) in self.images.iter().zip(self.weights()) {
             let mut reference = Reference::new(Image::open(&image.path, alpha)?).with_weight(weight);
-            if let Some(mask) = image.own.mask.as_ref().or(self.defaults.mask.as_ref()) {
+            if let Some(mask) = self.mask(image) {
                 reference = reference.with_mask(Image::open(mask, AlphaMode::Ignore)?);
             }
             prompt = prompt.with_reference(reference);

@@ -43,7 +43,7 @@ pub fn run(parser: lexopt::Parser) -> Outcome {
         files::check_writable(path)?;
     }
     let references = options.reference_names();
-    references.iter().try_for_each(|name| files::check_image(name))?;
+    references.iter().try_for_each(|name| files::check_writable(name))?;
     let image_prompts = system::reading(|| options.image_prompts())?;
     let [init_image, mask] = system::reading(|| options.init_image_and_mask())?;
 

@@ -19,6 +19,11 @@ pub fn stem(path: &Path) -> String {
     name.unwrap_or(path.as_os_str()).to_string_lossy().replace(',', " ")
 }
 
+/// The number after a name of which there may be several: none for the first.
+pub fn number(i: usize) -> String {
+    if i == 0 { String::new() } else { format!(" {}", i + 1) }
+}
+
 /// A path as JSON.
 pub fn path(path: &Path) -> Value {
     path.to_string_lossy().into()

@@ -6,6 +6,7 @@ use super::files;
 use super::presets::{Given, Preset};
 use crate::inputs::fit::Fit;
 use crate::inputs::image::{AlphaMode, Image};
+use crate::output::ImageFormat;
 use crate::pipeline::{DEFAULT_STRENGTH, DeviceChoice, ImagePrompt, PipelineOptions, Request};
 use std::path::{Path, PathBuf};
 
@@ -91,7 +92,7 @@ impl Options {
                 return Err(Failure::usage(format!("{flag}: names the same file as --output")));
             }
         }
-        if references.iter().any(|name| !name.extension().is_some_and(|e| e.eq_ignore_ascii_case("png"))) {
+        if references.iter().any(|name| ImageFormat::of(name).ok() != Some(ImageFormat::Png)) {
             return Err(Failure::usage("--save-reference: the file is a PNG; its name must end in .png"));
         }
         if self.request.strength.is_some() && self.init_image.is_none() {

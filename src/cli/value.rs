@@ -2,6 +2,7 @@
 
 use super::failure::Failure;
 use crate::Error;
+pub use crate::names::any_of;
 use lexopt::Parser;
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -52,7 +53,7 @@ impl<'p> Value<'p> {
         let name = self.text()?;
         choices.iter().find(|choice| choice.0 == name).map(|choice| choice.1).ok_or_else(|| {
             let names: Vec<_> = choices.iter().map(|choice| choice.0).collect();
-            self.wrong(&format!("unknown value `{name}` (expected {})", or(&names)))
+            self.wrong(&format!("unknown value `{name}` (expected {})", any_of(&names)))
         })
     }
 
@@ -122,14 +123,5 @@ impl<'p> Value<'p> {
         }
         let what = || format!("must be 0 to {}, or -1 for a random one; got `{text}`", u64::MAX);
         text.trim().parse().map(Some).map_err(|_| self.wrong(&what()))
-    }
-}
-
-/// Names in a row: `a, b or c`.
-pub fn or(names: &[&str]) -> String {
-    match names {
-        [] => String::new(),
-        [one] => (*one).to_owned(),
-        [first @ .., last] => format!("{} or {last}", first.join(", ")),
     }
 }

@@ -8,7 +8,7 @@ use crate::error::{Error, Field, Result};
 use crate::inputs::mask::Mask;
 use crate::models::ip_adapter::LayerScale;
 use crate::models::unet::{BranchShape, DenoiserInterface, UnetConfig};
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::ops::Range;
 
 /// The most image branches of a request; a device may have no room for more.
@@ -128,7 +128,7 @@ impl ImageBranches {
     ) -> Result<HashMap<(usize, usize), Vec<f32>>> {
         let mut masks = HashMap::new();
         let [width, height] = [plan.shape.width, plan.shape.height].map(|side| side * scale_factor);
-        let resolutions = BTreeSet::from_iter(plan.shape.cross_attention_queries(config));
+        let resolutions = plan.shape.mask_resolutions(config);
         for (branch, (shape, references)) in plan.shape.branches.iter().zip(&self.references).enumerate() {
             let prompt = &request.image_prompts[plan.adapters[shape.adapter]];
             let reference = prompt.references.get(references.start);
@@ -176,10 +176,12 @@ fn scales(
             }
             for (layer, scale) in resolved[shape.adapter].iter().enumerate() {
                 let row = &mut scales[interface.scale_offset(layer, branch)..][..batch];
-                let (LayerScale::Both(scale) | LayerScale::NegativeRow(scale)) = *scale else { continue };
-                if let LayerScale::Both(scale) = resolved[shape.adapter][layer] {
-                    row[0] = scale * factor;
-                }
+                let (positive, scale) = match *scale {
+                    LayerScale::Absent => continue,
+                    LayerScale::NegativeRow(scale) => (0.0, scale),
+                    LayerScale::Both(scale) => (scale * factor, scale),
+                };
+                row[0] = positive;
                 if let Some(negative) = row.get_mut(1) {
                     *negative = compiler.compat.negative_image_scale.unwrap_or(scale) * factor;
                 }

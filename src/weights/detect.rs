@@ -193,11 +193,6 @@ pub(crate) fn quantised(weights: &Weights) -> Option<&'static str> {
     Some(tool.map_or("integers or small floats by an unknown tool", |(_, tool)| tool))
 }
 
-/// Whether a tensor holds the scale of another one's F8 values.
-pub(super) fn is_fp8_scale(name: &str) -> bool {
-    name == "scaled_fp8" || name.ends_with(".scale_weight") || name.ends_with(".weight_scale")
-}
-
 /// Tells whole checkpoints of the original layout from one another.
 fn checkpoint(weights: &Weights, begins: &dyn Fn(&str) -> bool) -> ModelFamily {
     let channels = weights.get("model.diffusion_model.input_blocks.0.0.weight").and_then(|w| w.shape().get(1).copied());

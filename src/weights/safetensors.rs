@@ -5,7 +5,6 @@
 //! name that is there twice must not be hidden, and a hostile header must not cost more than a few times its size.
 
 use super::contents::quoted;
-use super::detect::is_fp8_scale;
 pub use super::format::MAX_HEADER;
 use super::format::foreign;
 use super::fp8;
@@ -78,7 +77,7 @@ impl Scales {
     /// `scaled_fp8`, it has 1 then.
     fn new(storage: &Arc<MappedBytes>, start: usize, tensors: &BTreeMap<String, Info>) -> Self {
         let mut scales = Self { values: BTreeMap::new(), read: BTreeSet::new() };
-        let plain = tensors.contains_key("scaled_fp8") || !tensors.keys().any(|name| is_fp8_scale(name));
+        let plain = tensors.contains_key("scaled_fp8") || !tensors.keys().any(|name| fp8::is_scale(name));
         for (name, info) in tensors.iter().filter(|(_, info)| fp8::is_fp8(info.dtype)) {
             let beside = fp8::scale_names(name).into_iter().flatten().find(|scale| tensors.contains_key(scale));
             let values = match &beside {

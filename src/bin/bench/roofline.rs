@@ -18,7 +18,7 @@ use braid::Error;
 use braid::cli::failure::Failure;
 use braid::cli::flag::{self, Flag};
 use braid::cli::terminal;
-use braid::cli::value::{Value, or};
+use braid::cli::value::{Value, any_of};
 use braid::device::cuda::driver::Launch;
 use braid::device::cuda::{ChunkLimits, LoweringOptions, LoweringReport};
 use braid::tensor::DType;
@@ -52,7 +52,7 @@ pub const FLAGS: &[Flag<Options>] = &[
 ];
 
 fn known() -> String {
-    or(&GPUS.map(|gpu| gpu.name))
+    any_of(&GPUS.map(|gpu| gpu.name))
 }
 
 fn gpus(o: &mut Options, value: &mut Value<'_>) -> Result<(), Failure> {

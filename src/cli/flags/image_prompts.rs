@@ -3,7 +3,7 @@
 use crate::cli::adapters::ReferenceFile;
 use crate::cli::failure::Failure;
 use crate::cli::flag::{Flag, Generated, Group};
-use crate::cli::labels::{path, size, stem};
+use crate::cli::labels::{number, path, size, stem};
 use crate::cli::options::Options;
 use crate::cli::value::Value;
 use crate::error::Field;
@@ -221,7 +221,7 @@ fn adapters_json(o: &Options, _: &Generated) -> Json {
         // What is not there is at its default.
         let masks: Vec<_> = a.masks().into_iter().map(|mask| path(mask)).collect();
         let given = [
-            ("weights", a.weights().iter().any(|weight| *weight != 1.0).then(|| json!(a.weights()))),
+            ("weights", a.given_weights().map(|weights| json!(weights))),
             ("masks", (!masks.is_empty()).then(|| json!(masks))),
             ("combine", a.combine.map(|combine| json!(combine.to_string()))),
             ("start", a.start.map(Json::from)),
@@ -241,7 +241,7 @@ fn adapters_json(o: &Options, _: &Generated) -> Json {
 fn adapters_text(o: &Options, _: &Generated) -> Vec<String> {
     let mut entries = Vec::new();
     for (i, adapter) in o.adapters.all.iter().enumerate() {
-        let number = if i == 0 { String::new() } else { format!(" {}", i + 1) };
+        let number = number(i);
         let images: Vec<_> = adapter.images.iter().map(|image| stem(&image.path)).collect();
         entries.push(format!("IP-Adapter{number}: {}", stem(&adapter.path)));
         entries.push(format!("IP-Adapter{number} images: {}", images.join(" ")));
@@ -251,13 +251,10 @@ fn adapters_text(o: &Options, _: &Generated) -> Vec<String> {
                 if blocks.contains([',', ':']) { Json::from(blocks.as_str()).to_string() } else { blocks.clone() };
             entries.push(format!("IP-Adapter{number} blocks: {quoted}"));
         }
-        let (weights, masks) = (adapter.weights(), adapter.masks());
+        let (weights, masks) = (adapter.given_weights().unwrap_or_default(), adapter.masks());
         let words = |words: Vec<String>| (!words.is_empty()).then(|| words.join(" "));
         let given = [
-            (
-                "weights",
-                words(weights.iter().filter(|_| weights.iter().any(|w| *w != 1.0)).map(f32::to_string).collect()),
-            ),
+            ("weights", words(weights.iter().map(f32::to_string).collect())),
             ("masks", words(masks.into_iter().map(|mask| stem(mask)).collect())),
             ("combine", adapter.combine.map(|combine| combine.to_string())),
             ("start", adapter.start.map(|start| start.to_string())),

@@ -2,7 +2,7 @@
 
 use crate::cli::failure::Failure;
 use crate::cli::flag::{Flag, Generated};
-use crate::cli::labels::{path, stem};
+use crate::cli::labels::{number, path, stem};
 use crate::cli::options::Options;
 use crate::cli::value::Value;
 use crate::error::Field;
@@ -53,7 +53,7 @@ fn json_of(o: &Options, _: &Generated) -> Json {
 
 fn text_of(o: &Options, _: &Generated) -> Vec<String> {
     let entry = |(i, (file, scale)): (usize, &(PathBuf, f32))| {
-        let number = if i == 0 { String::new() } else { format!(" {}", i + 1) };
+        let number = number(i);
         [format!("LoRA{number}: {}", stem(file)), format!("LoRA{number} scale: {scale}")]
     };
     o.loras.iter().enumerate().flat_map(entry).collect()

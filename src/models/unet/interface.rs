@@ -2,6 +2,7 @@
 
 use super::config::UnetConfig;
 use super::topology::BlockId;
+use std::collections::BTreeSet;
 use std::ops::Range;
 
 /// Image tokens that share a softmax.
@@ -49,6 +50,11 @@ impl UnetShape {
         };
         let side = |side: usize| (0..level).fold(side, |side, _| side.div_ceil(2));
         side(self.height) * side(self.width)
+    }
+
+    /// The numbers of queries for which a masked branch has a mask, ascending.
+    pub fn mask_resolutions(&self, config: &UnetConfig) -> BTreeSet<usize> {
+        BTreeSet::from_iter(self.cross_attention_queries(config))
     }
 
     /// The queries of each cross-attention, in the order of [`UnetConfig::cross_layers`].
@@ -170,9 +176,7 @@ impl DenoiserInterface {
         for branch in 0..branches {
             declare(InputRole::ImageTokens { branch }, format!("image_tokens.{branch}"), &[batch]);
         }
-        let mut resolutions = shape.cross_attention_queries(config);
-        resolutions.sort_unstable();
-        resolutions.dedup();
+        let resolutions = shape.mask_resolutions(config);
         for branch in (0..branches).filter(|&branch| shape.branches[branch].masked) {
             for &queries in &resolutions {
                 declare(InputRole::Mask { branch, queries }, format!("mask.{branch}.{queries}"), &[queries]);

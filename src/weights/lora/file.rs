@@ -8,13 +8,10 @@ use crate::error::{Error, Result};
 use crate::weights::contents::quoted;
 use crate::weights::{Weight, Weights};
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 
 /// A LoRA: low-rank updates of a model's matrices and kernels.
 #[derive(Debug, Clone)]
 pub struct Lora {
-    /// The file.
-    pub path: PathBuf,
     /// The updates, in the order of the model's modules.
     pub modules: Vec<LoraModule>,
     /// The file's names that are no module of the model, each once.
@@ -103,7 +100,7 @@ impl Lora {
                 unused.len()
             );
         }
-        Ok(Self { path, modules, unused })
+        Ok(Self { modules, unused })
     }
 }
 

@@ -86,11 +86,6 @@ impl LoraSet {
         set
     }
 
-    /// Whether no LoRA changes this part.
-    pub fn is_empty(&self) -> bool {
-        self.modules.is_empty()
-    }
-
     /// The updates of a module, by its name in diffusers or transformers.
     pub fn get(&self, module: &str) -> Option<&LowRank> {
         self.modules.get(module)

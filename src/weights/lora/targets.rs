@@ -58,20 +58,22 @@ pub struct LoraTargets {
 
 impl LoraTargets {
     /// The matrices and kernels in the tables of the UNet and of both text encoders.
-    pub fn new(unet: &[(String, Vec<usize>)], text: [&[(String, Vec<usize>)]; 2]) -> Self {
+    pub fn new(unet_table: &[(String, Vec<usize>)], text: [&[(String, Vec<usize>)]; 2]) -> Self {
         let mut targets = Self::default();
-        let blocks = UnetBlocks::of(unet);
-        for (module, shape) in matrices(unet) {
-            let at = targets.add(LoraComponent::Unet, module, shape);
-            targets.name(format!("unet.{module}"), (at, false));
+        let blocks = UnetBlocks::of(unet_table);
+        let unet = LoraComponent::Unet;
+        let (folder, kohya) = (unet.folder(), unet.kohya());
+        for (module, shape) in matrices(unet_table) {
+            let at = targets.add(unet, module, shape);
+            targets.name(format!("{folder}.{module}"), (at, false));
             targets.name(module.to_owned(), (at, false));
-            targets.name(format!("lora_unet_{}", underscored(module)), (at, false));
+            targets.name(format!("{kohya}{}", underscored(module)), (at, false));
             if let Some(original) = blocks.original(module) {
                 let block =
                     ["input_blocks.", "middle_block.", "output_blocks."].iter().any(|b| original.starts_with(b));
-                targets.name(format!("lora_unet_{}", underscored(&original)), (at, block));
+                targets.name(format!("{kohya}{}", underscored(&original)), (at, block));
                 targets.name(format!("diffusion_model.{original}"), (at, block));
-                targets.name(format!("unet.{original}"), (at, block));
+                targets.name(format!("{folder}.{original}"), (at, block));
             }
         }
         for (i, table) in text.into_iter().enumerate() {
