@@ -1,10 +1,11 @@
-// Operations element by element and row by row; scale_channels is [rows, C] times C factors of f32.
+// Operations element by element and row by row.
 //   silu, gelu, quick_gelu, scale_shift   [count] to [count]; scale_shift is scale * x + shift
 //   from_f32, to_f32                      as scale_shift, between f32 and the type
 //   geglu       [rows, 2 C] to [rows, C]: the first half times gelu of the second, clamped to the finite range of the type
 //   add         [rows, C] + row row / each % rows_b of b: a sum (each 1, rows_b rows), a sum with b repeated (rows_b fewer),
 //               an image's row added to each of its `each` rows
 //   scale_rows  [rows, C] times the factor row % rows_factors, f32
+//   scale_channels  [rows, C] times C factors of f32
 //   concat      [rows, C0] and [rows, C - C0] to [rows, C]
 //   upsample    [B, h, w, C] to [B, H, W, C] by nearest neighbour as torch has it: the scale in f32, rounded down
 //   timestep_embedding  [rows] f32 to [rows, C]: sines and cosines (cosines first: flip) of x at C / 2 frequencies 10000^(-i / (C / 2 - shift))

@@ -117,10 +117,8 @@ impl Builder {
         let name = parts.first().map(|p| p.weight.name().to_owned()).unwrap_or_default();
         let updates: Vec<LowRank> = parts.iter().filter_map(|part| part.low_rank.clone()).collect();
         if !updates.is_empty() && (updates.len() < parts.len() || !LowRank::adjacent(&updates)) {
-            let mut each =
-                parts.into_iter().map(|part| self.linear_parts(x, vec![part])).collect::<Vec<_>>().into_iter();
-            let first = each.next().unwrap_or(x);
-            return each.fold(first, |joined, next| self.concat(joined, next));
+            let each = parts.into_iter().map(|part| self.linear_parts(x, vec![part])).collect();
+            return self.concat_all(x, each);
         }
         let mut operands = vec![x];
         if let Some(start) = updates.first().map(|update| (update.start, update.of)) {
@@ -129,6 +127,13 @@ impl Builder {
             operands.push(self.lora_scaled(down, start));
         }
         self.node(Op::Linear(Linear { parts, sources: 1, epilogue: Epilogue::default() }), &operands, name)
+    }
+
+    /// All of `parts` joined along the channels; `x` where there is none.
+    fn concat_all(&mut self, x: NodeId, parts: Vec<NodeId>) -> NodeId {
+        let mut parts = parts.into_iter();
+        let first = parts.next().unwrap_or(x);
+        parts.fold(first, |joined, next| self.concat(joined, next))
     }
 
     /// The results of right factors times their scales, of which `start` is the first one of `of`.
@@ -178,10 +183,8 @@ impl Builder {
         let name = weights.weight.name().to_owned();
         let mut operands = vec![x];
         if let Some(LowRank { down, start, of, .. }) = weights.low_rank.clone() {
-            let mut each =
-                down.into_iter().map(|down| self.conv2d_with(x, down.into(), params)).collect::<Vec<_>>().into_iter();
-            let first = each.next().unwrap_or(x);
-            let down = each.fold(first, |joined, next| self.concat(joined, next));
+            let each = down.into_iter().map(|down| self.conv2d_with(x, down.into(), params)).collect();
+            let down = self.concat_all(x, each);
             operands.push(self.lora_scaled(down, (start, of)));
         }
         self.node(Op::Conv2d(Conv2d { weights, params, sources: 1, epilogue: Epilogue::default() }), &operands, name)

@@ -189,9 +189,19 @@ impl ImplicitGemm<'_> {
         self.parts.iter().all(fits) && operands.get(k).is_some_and(|shape| channels(shape) == self.rank())
     }
 
+    /// Whether nothing follows the product but its own bias.
+    pub fn is_bare(&self) -> bool {
+        self.epilogue == Epilogue::default() && self.low_rank().is_none()
+    }
+
     /// Output channels before GEGLU.
     pub fn columns(&self) -> usize {
         self.parts.iter().map(|part| part.weight.shape().first().copied().unwrap_or(1)).sum()
+    }
+
+    /// Output channels.
+    pub fn outputs(&self) -> usize {
+        if self.epilogue.activation == EpilogueActivation::Geglu { self.columns() / 2 } else { self.columns() }
     }
 
     pub(super) fn label(&self, shapes: &OpShapes<'_>) -> OpLabel {

@@ -53,8 +53,8 @@ fn run(
     let images = stages
         .run(Stage::Image, 1, |callbacks| image::run(executables, request, &plan, &callbacks.cancel, &mut captures))?;
     executables.cache.release_encoders();
-    let init_image = match request.init_image {
-        Some(_) => stages.run(Stage::Encode, 1, |_| init_image::run(executables, request, &plan))?,
+    let init_image = match &request.init_image {
+        Some(image) => Some(stages.run(Stage::Encode, 1, |_| init_image::run(executables, request, image, &plan))?),
         None => None,
     };
     executables.cache.release_encoders();

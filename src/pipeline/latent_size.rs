@@ -30,12 +30,10 @@ impl RequestedSides {
     /// [`Error::Parameter`] for an image that is too small.
     pub(super) fn new(models: &Models, compat: &Compat, request: &Request) -> Result<Self> {
         let factor = if compat.round_sides.is_some() { 1 } else { models.vae.config.scale_factor() };
-        let Some(image) = &request.init_image else {
-            return Ok(Self { width: request.width, height: request.height, init_image: false });
+        let init_image = request.init_image.is_some();
+        let Some(image) = request.init_image.as_ref().filter(|_| request.mask.is_none()) else {
+            return Ok(Self { width: request.width, height: request.height, init_image });
         };
-        if request.mask.is_some() {
-            return Ok(Self { width: request.width, height: request.height, init_image: true });
-        }
         let own = [image.width(), image.height()].map(|side| side / factor * factor);
         if own.contains(&0) && (request.width.is_none() || request.height.is_none()) {
             let what = format!("{image:?} is too small: sides of at least {factor} are needed");
@@ -45,7 +43,7 @@ impl RequestedSides {
         Ok(Self {
             width: Some(request.width.unwrap_or(width)),
             height: Some(request.height.unwrap_or(height)),
-            init_image: true,
+            init_image,
         })
     }
 }

@@ -191,6 +191,10 @@ impl Models {
     }
 
     fn set_loras(&mut self, files: Vec<Weights>) -> Result<()> {
+        // The model's tables are made for the search of modules alone.
+        if files.is_empty() {
+            return Ok(());
+        }
         let text = [0, 1].map(|encoder: usize| self.text[encoder].config.tensors());
         self.loras = Loras::new(files, &self.unet.config.tensors(), [&text[0], &text[1]])?;
         Ok(())

@@ -11,7 +11,6 @@ use std::sync::Arc;
 /// The LoRAs of a pipeline. None of the model's weights is changed: graphs multiply the factors beside them.
 #[derive(Default)]
 pub(super) struct Loras {
-    count: usize,
     unet: Arc<LoraSet>,
     text: [Arc<LoraSet>; 2],
     /// The files, for the search of weights that are not finite.
@@ -31,14 +30,10 @@ impl Loras {
     /// # Errors
     /// As [`Lora::read`].
     pub(super) fn new(files: Vec<Weights>, unet: &TensorTable, text: [&TensorTable; 2]) -> Result<Self> {
-        if files.is_empty() {
-            return Ok(Self::default());
-        }
         let targets = LoraTargets::new(unet, text.map(Vec::as_slice));
         let loras = files.iter().map(|file| Lora::read(file, &targets)).collect::<Result<Vec<_>>>()?;
         let set = |component| Arc::new(LoraSet::new(component, &loras));
         Ok(Self {
-            count: loras.len(),
             unet: set(LoraComponent::Unet),
             text: [0, 1].map(|encoder| set(LoraComponent::Text(encoder))),
             files: files.into_iter().map(Arc::new).collect(),
@@ -46,7 +41,7 @@ impl Loras {
     }
 
     pub(super) fn count(&self) -> usize {
-        self.count
+        self.files.len()
     }
 
     /// The UNet's weights with their updates.
@@ -65,8 +60,8 @@ impl Loras {
     /// [`Error::Parameter`] where the request has more scales than there are LoRAs.
     pub(super) fn scales(&self, request: &Request) -> Result<LoraScales> {
         let given = &request.lora_scales;
-        if given.len() > self.count {
-            let what = format!("{} scales for {} LoRAs", given.len(), self.count);
+        if given.len() > self.count() {
+            let what = format!("{} scales for {} LoRAs", given.len(), self.count());
             return Err(Error::parameter(Field::LoraScales, what));
         }
         Ok(LoraScales {

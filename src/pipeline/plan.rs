@@ -76,8 +76,7 @@ pub(super) fn scheduler_config(models: &Models, compat: &Compat, request: &Reque
 }
 
 /// The coefficients of the steps that are run.
-fn step_table(models: &Models, compat: &Compat, request: &Request) -> Result<StepTable> {
-    let scheduler = scheduler_config(models, compat, request)?;
+fn step_table(scheduler: &SchedulerConfig, request: &Request) -> Result<StepTable> {
     match request.init_image {
         Some(_) => scheduler.image_to_image_table(request.steps, request.strength.unwrap_or(DEFAULT_STRENGTH)),
         None => scheduler.table(request.steps),
@@ -85,8 +84,8 @@ fn step_table(models: &Models, compat: &Compat, request: &Request) -> Result<Ste
 }
 
 /// The model evaluations for which executables have room: those of all steps, so that another strength compiles nothing.
-fn most_evaluations(models: &Models, compat: &Compat, request: &Request) -> Result<usize> {
-    Ok(scheduler_config(models, compat, request)?.table(request.steps)?.steps.len())
+fn most_evaluations(scheduler: &SchedulerConfig, request: &Request) -> Result<usize> {
+    Ok(scheduler.table(request.steps)?.steps.len())
 }
 
 /// The shape of a request.
@@ -97,7 +96,8 @@ pub(super) fn workload_shape(models: &Models, compat: &Compat, request: &Request
         rows = rows.max(Prompt::negative(models, compat, request)?.num_rows());
     }
     let sides = RequestedSides::new(models, compat, request)?;
-    Ok(WorkloadShape::new(models, request, most_evaluations(models, compat, request)?, sides, do_cfg, rows))
+    let steps = most_evaluations(&scheduler_config(models, compat, request)?, request)?;
+    Ok(WorkloadShape::new(models, request, steps, sides, do_cfg, rows))
 }
 
 impl RequestPlan {
@@ -113,7 +113,8 @@ impl RequestPlan {
     ) -> Result<Self> {
         let compiler = executables.compiler;
         let (models, compat) = (compiler.models, compiler.compat);
-        let table = step_table(models, compat, request)?;
+        let scheduler = scheduler_config(models, compat, request)?;
+        let table = step_table(&scheduler, request)?;
         let begin = Begin::new(models, compat, request)?;
         let (given, known) = (request.image_prompts.len(), models.adapters.len());
         if given > known {
@@ -131,7 +132,7 @@ impl RequestPlan {
         let prompt = Prompt::positive(models, compat, request)?;
         let negative = if do_cfg { Some(Prompt::negative(models, compat, request)?) } else { None };
         let rows = negative.as_ref().map_or(0, Prompt::num_rows).max(prompt.num_rows());
-        let steps = most_evaluations(models, compat, request)?;
+        let steps = if begin == Begin::Noise { table.steps.len() } else { most_evaluations(&scheduler, request)? };
         let shape = WorkloadShape::new(models, request, steps, sides, do_cfg, rows);
         let own = shape.denoise_plan(&compiler)?;
         let own_branches = own.shape.branches.clone();
@@ -236,7 +237,6 @@ fn conditioned_sizes(models: &Models, request: &Request, latent: [usize; 2]) -> 
     let [height, width] = latent.map(|side| side * models.vae.config.scale_factor());
     let (positive, negative) = (&request.size_conditioning, &request.negative_size_conditioning);
     time_ids(positive, negative, (width, height), request.init_image.is_some())
-        .map_err(|(field, what)| Error::parameter(field, what))
 }
 
 /// Checks the noise that a request brings for latents of that shape.

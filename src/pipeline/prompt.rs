@@ -136,10 +136,7 @@ fn rows(tokenizer: &Tokenizer, request: &Request, field: Field, text: &str) -> R
 
 /// Puts begin, end and padding around tokens that fit, all of weight 1.
 fn row(tokenizer: &Tokenizer, tokens: &[(u32, f32)]) -> TokenRow {
-    let mut ids = vec![tokenizer.bos_token_id()];
-    ids.extend(tokens.iter().map(|(id, _)| *id));
-    ids.push(tokenizer.eos_token_id());
-    ids.resize(tokenizer.max_length(), tokenizer.pad_token_id());
+    let ids = tokenizer.padded(tokens.iter().map(|(id, _)| *id).collect());
     let mut weights = Vec::new();
     if tokens.iter().any(|(_, weight)| *weight != 1.0) {
         weights.push(1.0);

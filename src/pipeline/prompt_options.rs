@@ -1,7 +1,7 @@
 //! Options of a request's prompts and of its sizes.
 
 use super::setters::setters;
-use crate::error::Field;
+use crate::error::{Error, Field, Result};
 use crate::names::named_values;
 
 /// The treatment of a prompt of more tokens than the encoders take, in the diffusers profile.
@@ -67,18 +67,18 @@ impl SizeConditioning {
 /// The numbers of the positive and of the negative row, for an image of that width and height.
 ///
 /// # Errors
-/// The field of the negative row's sizes that would have no effect.
+/// [`Error::Parameter`] for a size of the negative row that would have no effect.
 pub(super) fn time_ids(
     positive: &SizeConditioning,
     negative: &SizeConditioning,
     size: (usize, usize),
     image_to_image: bool,
-) -> Result<[[f32; 6]; 2], (Field, &'static str)> {
+) -> Result<[[f32; 6]; 2]> {
     let own = positive.time_ids(size);
     if image_to_image {
         // There each size falls back alone, and the crop is the positive row's, as in diffusers.
         if negative.crop.is_some() {
-            return Err((
+            return Err(Error::parameter(
                 Field::NegativeCrop,
                 "has no effect on image to image: the negative row's crop is the positive one's",
             ));
@@ -93,15 +93,18 @@ pub(super) fn time_ids(
     match (negative.original_size, negative.crop, negative.target_size) {
         (Some(_), _, Some(_)) => Ok([own, negative.time_ids(size)]),
         (None, None, None) => Ok([own, own]),
-        (None, _, Some(_)) => {
-            Err((Field::NegativeTargetSize, "has an effect only together with the negative original size"))
-        }
-        (Some(_), _, None) => {
-            Err((Field::NegativeOriginalSize, "has an effect only together with the negative target size"))
-        }
-        (None, Some(_), None) => {
-            Err((Field::NegativeCrop, "has an effect only together with the negative original and target size"))
-        }
+        (None, _, Some(_)) => Err(Error::parameter(
+            Field::NegativeTargetSize,
+            "has an effect only together with the negative original size",
+        )),
+        (Some(_), _, None) => Err(Error::parameter(
+            Field::NegativeOriginalSize,
+            "has an effect only together with the negative target size",
+        )),
+        (None, Some(_), None) => Err(Error::parameter(
+            Field::NegativeCrop,
+            "has an effect only together with the negative original and target size",
+        )),
     }
 }
 
@@ -115,7 +118,10 @@ mod tests {
         let both = given.with_target_size((7, 8));
         let none = SizeConditioning::default();
         let ids = |positive: &SizeConditioning, negative: &SizeConditioning, image| {
-            time_ids(positive, negative, (40, 30), image).map_err(|(field, _)| field)
+            time_ids(positive, negative, (40, 30), image).map_err(|error| match error {
+                Error::Parameter { field, .. } => field,
+                other => panic!("{other}"),
+            })
         };
         assert_eq!(ids(&given, &none, false), Ok([[4.0, 3.0, 6.0, 5.0, 30.0, 40.0]; 2]));
         assert_eq!(ids(&none, &both, false).unwrap()[1], [4.0, 3.0, 6.0, 5.0, 8.0, 7.0]);

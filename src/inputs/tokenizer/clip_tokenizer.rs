@@ -140,10 +140,15 @@ impl Tokenizer {
         let room = self.max_length - 2;
         let truncated = ids.len().saturating_sub(room);
         ids.truncate(room);
+        PaddedIds { ids: self.padded(ids), truncated }
+    }
+
+    /// Puts BOS, EOS and padding around tokens that fit: [`Tokenizer::max_length`] in all.
+    pub fn padded(&self, mut ids: Vec<u32>) -> Vec<u32> {
         ids.insert(0, self.bos);
         ids.push(self.eos);
         ids.resize(self.max_length, self.pad);
-        PaddedIds { ids, truncated }
+        ids
     }
 
     /// Encodes the text encoder's input as DiffSynth does: one BOS and one EOS around the whole text, padded to a

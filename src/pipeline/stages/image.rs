@@ -85,14 +85,17 @@ fn embedding(
 }
 
 /// The preprocessing of the model's image encoder.
-fn processor(models: &Models) -> Cow<'_, ClipImageProcessor> {
-    let size = models.vision.as_ref().map_or(0, |vision| vision.config.image_size);
-    models.image_processor.as_ref().map_or_else(|| Cow::Owned(ClipImageProcessor::clip(size)), Cow::Borrowed)
+///
+/// # Errors
+/// [`Error::Parameter`] where there is no encoder.
+fn processor(models: &Models) -> Result<Cow<'_, ClipImageProcessor>> {
+    let size = models.image_encoder()?.config.image_size;
+    Ok(models.image_processor.as_ref().map_or_else(|| Cow::Owned(ClipImageProcessor::clip(size)), Cow::Borrowed))
 }
 
 /// An image as CLIP's own preprocessing gets it.
 fn fit<'a>(models: &Models, prompt: &ImagePrompt, image: &'a Image) -> Result<Cow<'a, Image>> {
-    let edge = processor(models).shortest_edge();
+    let edge = processor(models)?.shortest_edge();
     match prompt.resize {
         Some((w, h)) => {
             let stretched = resize(image, w, h, Resampling::Bicubic)?;
@@ -111,8 +114,8 @@ pub(in crate::pipeline) fn visible(models: &Models, prompt: &ImagePrompt) -> Res
         ReferenceImage::Image(image) => Some(image),
         ReferenceImage::Embedding(_) => None,
     });
-    models.image_encoder()?;
-    images.map(|image| processor(models).visible(&*fit(models, prompt, image)?)).collect()
+    let processor = processor(models)?;
+    images.map(|image| processor.visible(&*fit(models, prompt, image)?)).collect()
 }
 
 fn finite(values: &[f32]) -> Result<()> {
@@ -141,8 +144,7 @@ impl Encoded {
 /// Encodes an image.
 pub(in crate::pipeline) fn encode(executables: &mut Executables<'_>, image: &Image) -> Result<Encoded> {
     let models = executables.compiler.models;
-    models.image_encoder()?;
-    encode_pixels(executables, &processor(models).preprocess(image))
+    encode_pixels(executables, &processor(models)?.preprocess(image))
 }
 
 /// The hidden states of an image whose normalised pixels are 0, made once.

@@ -46,9 +46,7 @@ impl LatentDistribution {
         let drawn = to_channels_last(&self.draw(generator, dtype), shape);
         self.mean.iter().zip(deviation).zip(drawn).map(|((mean, std), x)| scaled(mean + std * x)).collect()
     }
-}
 
-impl LatentDistribution {
     /// Draws what a sample of it takes, `[C, h, w]`.
     pub(super) fn draw(&self, generator: &mut Generator, dtype: DType) -> Vec<f32> {
         generator.randn(self.mean.len(), self.dtype.unwrap_or(dtype))
@@ -59,24 +57,25 @@ impl LatentDistribution {
 pub(in crate::pipeline) fn run(
     executables: &mut Executables<'_>,
     request: &Request,
+    image: &Image,
     plan: &RequestPlan,
-) -> Result<Option<InitImage>> {
-    let Some(image) = &request.init_image else { return Ok(None) };
+) -> Result<InitImage> {
     let [h, w] = plan.latent.map(|side| side * executables.compiler.models.vae.config.scale_factor());
     let pixels = normalized(&resize(image, w, h, Resampling::Lanczos)?);
     let image = match plan.begin.encodes_image() {
         true => Some(encode(executables, plan, &pixels)?),
         false => None,
     };
-    let Begin::Inpaint { joins_channels, .. } = plan.begin else { return Ok(Some(InitImage { image, inpaint: None })) };
-    let Some(mask) = &request.mask else { return Ok(Some(InitImage { image, inpaint: None })) };
+    let (Begin::Inpaint { joins_channels, .. }, Some(mask)) = (plan.begin, &request.mask) else {
+        return Ok(InitImage { image, inpaint: None });
+    };
     let masked = resize(mask, w, h, Resampling::Lanczos)?.luma();
     let latents = match joins_channels {
         true => Some(encode(executables, plan, &outside(&pixels, &masked))?),
         false => None,
     };
     let mask = mask_of_latents(&masked, [h, w], plan.latent);
-    Ok(Some(InitImage { image, inpaint: Some(MaskedImage { mask, latents }) }))
+    Ok(InitImage { image, inpaint: Some(MaskedImage { mask, latents }) })
 }
 
 /// Whether a mask's grey value, of 0..255, is at least one half: what is drawn anew.

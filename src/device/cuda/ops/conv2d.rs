@@ -4,7 +4,7 @@ use super::gemm::channels;
 use super::lowering::Lowering;
 use super::pointwise::upsample;
 use crate::error::Result;
-use crate::graph::{Conv2dParams, Epilogue, Graph, ImplicitGemm, Node};
+use crate::graph::{Conv2dParams, Graph, ImplicitGemm, Node};
 
 /// Inputs times taps that the kernel for few input channels takes at most.
 pub(super) const FEW_IN: usize = 144;
@@ -75,7 +75,7 @@ pub(super) fn config_of(graph: &Graph, node: &Node) -> Option<Conv2dConfig> {
         sources: gemm.sources,
         channels: channels(graph, node, gemm),
         n: node.channels(),
-        bare: gemm.epilogue == Epilogue::default() && gemm.low_rank().is_none(),
+        bare: gemm.is_bare(),
     })
 }
 

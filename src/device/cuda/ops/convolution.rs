@@ -17,7 +17,7 @@ use crate::device::cuda::driver::kernel::{
     Types::{All, Halves},
 };
 use crate::error::Result;
-use crate::graph::{Conv2dParams, Epilogue, EpilogueActivation, ImplicitGemm, Node};
+use crate::graph::{Conv2dParams, ImplicitGemm, Node};
 
 param_structs! {
     /// Parameters of `convolution`'s kernels.
@@ -65,12 +65,10 @@ pub(crate) static OP: OpLowering = OpLowering {
         if cut { OperandRole::Float } else { OperandRole::Storage }
     },
     writes_f32: |graph, node| {
-        let gemm = node.op.implicit_gemm();
-        let epilogue = gemm.map_or(Epilogue::default(), |gemm| gemm.epilogue);
-        let updated = gemm.is_some_and(|gemm| gemm.low_rank().is_some());
+        let Some(gemm) = node.op.implicit_gemm() else { return false };
         match config_of(graph, node) {
-            Some(Conv2dConfig::FewIn) => epilogue == Epilogue::default() && !updated,
-            Some(_) => epilogue.activation != EpilogueActivation::Geglu,
+            Some(Conv2dConfig::FewIn) => gemm.is_bare(),
+            Some(_) => product::writes_f32(gemm),
             None => false,
         }
     },

@@ -61,8 +61,7 @@ pub(super) fn epilogue(
         Some(operand) => l.per_image_bias(node.inputs[operand]),
         None => (0, 0, 0),
     };
-    let n = gemm.columns();
-    let n = if gemm.epilogue.activation == EpilogueActivation::Geglu { n / 2 } else { n };
+    let n = gemm.outputs();
     EpilogueParams {
         bias: Pointer(bias),
         rows: Pointer(rows),

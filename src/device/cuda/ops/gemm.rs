@@ -189,8 +189,7 @@ pub(super) fn finished_product(
 ) -> Result<()> {
     let (images, k) = (node.shape[0], left.k());
     let m = node.len() / node.channels();
-    let geglu_here = gemm.epilogue.activation == EpilogueActivation::Geglu;
-    let n = if geglu_here { node.channels() } else { gemm.columns() };
+    let n = gemm.outputs();
     let w = l.weights.joined(gemm.parts, inputs, taps, k);
     let w = (l.weight(w), k);
     let shape = GemmShape { m, n, k };

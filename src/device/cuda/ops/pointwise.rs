@@ -9,7 +9,7 @@ use crate::device::cuda::driver::kernel::{
     Types::{All, Halves},
 };
 use crate::error::Result;
-use crate::graph::{Activation, Node, NodeId, Op};
+use crate::graph::{Activation, Graph, Node, NodeId, Op};
 
 param_structs! {
     /// Parameters of `silu`, `gelu`, `quick_gelu`, `scale_shift`, `from_f32` and `to_f32`.
@@ -187,11 +187,14 @@ pub(crate) static SCALE_SHIFT_OP: OpLowering = OpLowering::new(|l, node, out| {
     unary(l, &SCALE_SHIFT, x, out.at, node.len(), [scale, shift])
 });
 
+/// The role of operands of which the second holds factors of f32.
+fn factors_role(_: &Graph, _: &Node, k: usize) -> OperandRole {
+    if k == 1 { OperandRole::Float } else { OperandRole::Storage }
+}
+
 /// [`Op::ScaleChannels`].
-pub(crate) static SCALE_CHANNELS_OP: OpLowering = OpLowering {
-    operand_role: |_, _, k| if k == 1 { OperandRole::Float } else { OperandRole::Storage },
-    ..OpLowering::new(scale_channels)
-};
+pub(crate) static SCALE_CHANNELS_OP: OpLowering =
+    OpLowering { operand_role: factors_role, ..OpLowering::new(scale_channels) };
 
 /// [`Op::Geglu`].
 pub(crate) static GEGLU_OP: OpLowering = OpLowering::new(|l, node, out| {
@@ -214,10 +217,7 @@ pub(crate) static BROADCAST_ADD_OP: OpLowering = OpLowering::new(|l, node, out| 
 });
 
 /// [`Op::ScaleRows`]. The factors are f32.
-pub(crate) static SCALE_ROWS_OP: OpLowering = OpLowering {
-    operand_role: |_, _, k| if k == 1 { OperandRole::Float } else { OperandRole::Storage },
-    ..OpLowering::new(scale_rows)
-};
+pub(crate) static SCALE_ROWS_OP: OpLowering = OpLowering { operand_role: factors_role, ..OpLowering::new(scale_rows) };
 
 /// [`Op::Concat`].
 pub(crate) static CONCAT_OP: OpLowering =

@@ -10,16 +10,19 @@ use crate::graph::{Epilogue, EpilogueActivation, ImplicitGemm, Node};
 
 /// [`crate::graph::Op::Linear`].
 pub(crate) static OP: OpLowering = OpLowering {
-    writes_f32: |_, node| {
-        node.op.implicit_gemm().is_some_and(|gemm| match gemm.epilogue.activation {
-            EpilogueActivation::None => true,
-            EpilogueActivation::Pointwise(_) => gemm.low_rank().is_none(),
-            EpilogueActivation::Geglu => false,
-        })
-    },
+    writes_f32: |_, node| node.op.implicit_gemm().is_some_and(writes_f32),
     varying_operand: |_, node| node.op.implicit_gemm().and_then(|gemm| gemm.per_image_bias()),
     ..OpLowering::new(lower)
 };
+
+/// Whether [`product`] can give its result as f32: an activation after a low-rank update, and GEGLU, give the type's.
+pub(super) fn writes_f32(gemm: ImplicitGemm<'_>) -> bool {
+    match gemm.epilogue.activation {
+        EpilogueActivation::None => true,
+        EpilogueActivation::Pointwise(_) => gemm.low_rank().is_none(),
+        EpilogueActivation::Geglu => false,
+    }
+}
 
 fn lower(l: &mut Lowering<'_>, node: &Node, out: ResultSlot) -> Result<()> {
     let Some(gemm) = node.op.implicit_gemm() else { return Err(misrouted(node)) };

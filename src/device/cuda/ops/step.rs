@@ -89,7 +89,7 @@ pub(crate) static FILE: KernelFile =
     KernelFile { kernels: &[&MODEL_INPUT, &GUIDANCE_MOMENTS, &STEP, &STEP_ADVANCE, &RGB8, &FINITE], structs: STRUCTS };
 
 /// The parts of what an inpainting keeps: mask, image latents, noise.
-pub(crate) const KEPT_PARTS: usize = 3;
+const KEPT_PARTS: usize = 3;
 /// Elements whose moments a block of `guidance_moments` takes.
 const MOMENTS_BLOCK: usize = 2048;
 /// Elements of a block of the other kernels.
