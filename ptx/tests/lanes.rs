@@ -56,7 +56,7 @@ fn lane_masks() {
     each("activemask.b32 %o;", 5, |_| 31);
 }
 
-/// What an instruction's guard leaves out keeps what it has.
+/// Lanes that an instruction's guard leaves out keep their values.
 #[test]
 fn lanes_that_a_guard_leaves_out() {
     let odd = "and.b32 %r1, %t, 1; setp.eq.u32 %p1, %r1, 1; mov.u32 %o, 5; setp.eq.u32 %p2, 0, 0;";

@@ -120,7 +120,7 @@ fn chosen_blocks_in_three_dimensions() {
     assert_eq!(there, [1, 4, 15, 18]);
 }
 
-/// What a launch may not ask for, to the last thread, block and byte.
+/// Limits of a launch, to the last thread, block and byte.
 #[test]
 fn limits_of_launches() {
     let module = |bounds: &str| {

@@ -91,7 +91,7 @@ fn jpegs_of_other_kinds() {
     refused(&[&good[..end], &good[scan..]].concat(), "it has more data than its header says");
 }
 
-/// Where the end marker misses PIL waits for more data, but an end within the data leaves gray, without an error. At three quarters
+/// A file without an end marker is cut short, as for PIL; an end marker within the data leaves gray, without an error. At three quarters
 /// of the progressive file the end lies within a table, which PIL refuses, too.
 #[test]
 fn jpegs_that_end_early() {

@@ -2,7 +2,6 @@
 
 use crate::common::*;
 use crate::interpreter;
-use braid::device::cuda::ops::attention::{self, AttentionParams};
 use braid::device::cuda::ops::convolution::ConvolutionParams;
 use braid::device::cuda::ops::gemm::GemmParams;
 use braid::device::cuda::ops::kernel::{Pointer, blocks};
@@ -10,7 +9,6 @@ use braid::device::cuda::ops::layout::{PatchesParams, WeightsParams};
 use braid::device::cuda::ops::pointwise::{AddParams, GegluParams, TimestepEmbeddingParams, UnaryParams};
 use braid::device::cuda::ops::softmax_rows::SoftmaxParams;
 use braid::device::cuda::ops::step::{FiniteParams, ModelInputParams, StepParams};
-use braid::device::cuda::ops::strided_tensor::{StridedTensor, softmax_scale};
 use braid::tensor::DType;
 use braid_ptx::Schedule;
 
@@ -142,45 +140,6 @@ fn midpoints_of_sums() {
             gpu.launch(&format!("gemm_{tile}"), dtype, [1, 1, 1], &params);
             assert_eq!(gpu.read(out, 2 * n), want, "product {tile} {dtype}");
         }
-    }
-}
-
-/// The same of attention: of two keys with equal scores, the result is the middle of their values.
-#[test]
-fn midpoints_of_attention() {
-    if !compiled() {
-        return;
-    }
-    let dim = 64;
-    let config = attention::choose(dim).unwrap();
-    for dtype in HALVES {
-        let gpu = Gpu::new();
-        let unit = 2f32.powi(if dtype == DType::F16 { -10 } else { -7 });
-        let low: Vec<f32> = (0..dim).map(|i| 1.0 + unit * i as f32).collect();
-        let high: Vec<f32> = low.iter().map(|x| x + unit).collect();
-        let middle: Vec<f32> = low.iter().map(|x| x + unit / 2.0).collect();
-        let rows = |data, tokens: usize| StridedTensor {
-            data,
-            batch: (tokens * dim) as i64,
-            row: dim as i64,
-            head_stride: dim as i64,
-        };
-        let out = gpu.room(2 * dim);
-        let params = AttentionParams {
-            q: rows(gpu.upload(dtype, &vec![0.0; dim]), 1),
-            k: rows(gpu.upload(dtype, &values(2 * dim, 3)), 2),
-            v: rows(gpu.upload(dtype, &[low, high].concat()), 2),
-            out: rows(out, 1),
-            counts: Pointer(0),
-            queries: 1,
-            keys: 2,
-            dim: dim as i32,
-            causal: 0,
-            scale: softmax_scale(dim),
-            reserved: 0,
-        };
-        gpu.launch(config.kernel.name, dtype, [1, 1, 1], &params);
-        assert_eq!(gpu.read(out, 2 * dim), interpreter::narrow(&middle, dtype), "{dtype}");
     }
 }
 

@@ -2,9 +2,7 @@
 
 use super::*;
 use braid::error::Field;
-use braid::pipeline::{Combine, EXECUTABLES, Reference};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use braid::pipeline::{Combine, Reference};
 
 /// A difference of an image prompt.
 type Change<'a> = &'a dyn Fn(&mut ImagePrompt);
@@ -89,29 +87,6 @@ fn b45_combinations() {
     }
     assert_eq!(generate(&pipeline, &base()).unwrap(), before);
     assert!(Scales::parse("strong", 1.0).unwrap_err().to_string().contains("strong-style"));
-}
-
-/// Counts the executables that `work` has compiled.
-fn compiled<T>(work: impl FnOnce() -> T) -> (T, usize) {
-    struct Count(Arc<AtomicUsize>);
-    impl tracing::Subscriber for Count {
-        fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
-            metadata.target() == EXECUTABLES
-        }
-        fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
-            tracing::span::Id::from_u64(1)
-        }
-        fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
-        fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
-        fn event(&self, _: &tracing::Event<'_>) {
-            self.0.fetch_add(1, Ordering::Relaxed);
-        }
-        fn enter(&self, _: &tracing::span::Id) {}
-        fn exit(&self, _: &tracing::span::Id) {}
-    }
-    let count = Arc::new(AtomicUsize::new(0));
-    let result = tracing::subscriber::with_default(Count(count.clone()), work);
-    (result, count.load(Ordering::Relaxed))
 }
 
 /// Another weight, mask, part of the steps, block or negative image: the image is another one, nothing is compiled, and no file

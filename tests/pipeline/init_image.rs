@@ -5,15 +5,11 @@ use super::requests::{Change, refuses};
 use super::*;
 use braid::Compat;
 use braid::device::cpu::Cpu;
-use braid::device::{Device, Executable};
 use braid::error::Field;
-use braid::graph::Graph;
 use braid::pipeline::ModelTensors;
 use braid::schedulers::{SchedulerConfig, SchedulerKind};
 use braid::synthetic::{Sizes, in_memory};
 use braid::weights::Weights;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 fn picture(width: usize, height: usize, seed: usize) -> Image {
     let rgb = (0..width * height * 3).map(|i| ((i + seed).wrapping_mul(2_654_435_761) >> 13) as u8).collect();
@@ -185,45 +181,24 @@ fn damaged_encoders() {
     generate(&pipeline, &request()).unwrap();
 }
 
-/// Counts what is compiled.
-struct Counting(Cpu, Arc<AtomicUsize>);
-
-impl Device for Counting {
-    fn name(&self) -> String {
-        self.0.name()
-    }
-
-    fn compile(&self, graph: Graph) -> braid::Result<Box<dyn Executable>> {
-        self.1.fetch_add(1, Ordering::Relaxed);
-        self.0.compile(graph)
-    }
-}
-
 /// The first image compiles the VAE's encoder; other strengths, images and masks of its size compile nothing.
 #[test]
 fn compiled_once() {
     for case in ["euler", "inpaint-channels"] {
         let model = Model::golden("diffusers", case);
-        let count = Arc::new(AtomicUsize::new(0));
-        let device = Counting(Cpu::new(Some(1)), count.clone());
-        let pipeline =
-            Pipeline::load_with_device(&PipelineOptions::new(model.dir.path()), Some(Box::new(device))).unwrap();
+        let pipeline = Pipeline::load(&PipelineOptions::new(model.dir.path())).unwrap();
         let mut r = begun();
         r.image_prompts.clear();
-        let compiles = |r: &Request| {
-            let before = count.load(Ordering::Relaxed);
-            let image = generate(&pipeline, r).unwrap();
-            (count.load(Ordering::Relaxed) - before, image)
-        };
+        let compiles = |r: &Request| compiled(|| generate(&pipeline, r).unwrap());
         if case == "euler" {
             let (init_image, strength) = (r.init_image.take(), r.strength.take());
             compiles(&r);
             (r.init_image, r.strength) = (init_image, strength);
             // The VAE's encoder; then a mask, which needs nothing new.
-            assert_eq!(compiles(&r).0, 1);
+            assert_eq!(compiles(&r).1, 1);
         }
         r.mask = Some(mask(32, 32));
-        let (first, mut last) = compiles(&r);
+        let (mut last, first) = compiles(&r);
         assert_eq!(first > 0, case != "euler", "{case}: {first}");
         let changes: [Change<'_>; 6] = [
             &|r| r.strength = Some(0.75),
@@ -235,7 +210,7 @@ fn compiled_once() {
         ];
         for (i, change) in changes.into_iter().enumerate() {
             change(&mut r);
-            let (compiled, image) = compiles(&r);
+            let (image, compiled) = compiles(&r);
             assert_eq!(compiled, 0, "{case}: change {i}");
             assert_ne!(image, last, "{case}: change {i} changes nothing");
             last = image;

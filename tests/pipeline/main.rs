@@ -19,11 +19,13 @@ mod weights;
 
 use braid::error::Error;
 use braid::inputs::image::Image;
-use braid::pipeline::{ImagePrompt, ReferenceImage, Scales};
+use braid::pipeline::{EXECUTABLES, ImagePrompt, ReferenceImage, Scales};
 use braid::{Pipeline, PipelineOptions, Request};
 use common::{Model, generate, read, request, warnings};
 use serde_json::{Value, json};
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 const PARTS: [(&str, &str); 5] = [
     ("UNet", "unet/diffusion_pytorch_model.safetensors"),
@@ -44,6 +46,29 @@ fn refused<T>(result: braid::Result<T>, what: &str) -> Error {
             error
         }
     }
+}
+
+/// Counts the executables that `work` has compiled.
+fn compiled<T>(work: impl FnOnce() -> T) -> (T, usize) {
+    struct Count(Arc<AtomicUsize>);
+    impl tracing::Subscriber for Count {
+        fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
+            metadata.target() == EXECUTABLES
+        }
+        fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+            tracing::span::Id::from_u64(1)
+        }
+        fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+        fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+        fn event(&self, _: &tracing::Event<'_>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+        fn enter(&self, _: &tracing::span::Id) {}
+        fn exit(&self, _: &tracing::span::Id) {}
+    }
+    let count = Arc::new(AtomicUsize::new(0));
+    let result = tracing::subscriber::with_default(Count(count.clone()), work);
+    (result, count.load(Ordering::Relaxed))
 }
 
 /// Whether the image depends on a tensor of a folder: not on what follows the layer whose state is taken, nor on rows of

@@ -279,10 +279,15 @@ def make(name: str, case: dict, merges: list[str], kind: type[Peer] = Peer) -> N
         loaded(peer, Path(folder))
         stages = peer.run()
         report = check(peer, stages, name)
-    (target / "case.json").write_text(json.dumps(described(case), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write(target, described(case), stages, report)
+
+
+def write(target: Path, case: dict, stages: dict, report: str) -> None:
+    """The files of a case beside its recipe."""
+    (target / "case.json").write_text(json.dumps(case, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     save_file(stages, target / "stages.safetensors")
     size = sum(f.stat().st_size for f in target.iterdir())
-    print(f"{name}: {size / 1000:.0f} kB\n    {report}", flush=True)
+    print(f"{target.name}: {size / 1000:.0f} kB\n    {report}", flush=True)
 
 
 def loaded(peer: Peer, folder: Path) -> None:
@@ -301,16 +306,20 @@ def loaded(peer: Peer, folder: Path) -> None:
                 assert mine is not None and torch.equal(mine, value.float()), (part, key)
 
 
+def quiet() -> None:
+    """One thread, as sums depend on their number, and no words of the libraries."""
+    torch.set_num_threads(1)
+    for library in (transformers, diffusers):
+        library.logging.set_verbosity_error()
+        library.logging.disable_progress_bar()
+
+
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("cases", nargs="*", help="names of cases; all where none is given")
     arguments.add_argument("--wheel", type=Path, help="a downloaded open_clip_torch wheel, for CLIP's merges")
     given = arguments.parse_args()
-    torch.set_num_threads(1)
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    diffusers.logging.set_verbosity_error()
-    diffusers.logging.disable_progress_bar()
+    quiet()
     merges = diffusers_folder.clip_merges(given.wheel)
     assert len(merges) == 49408 - 514
     GOLDENS.mkdir(parents=True, exist_ok=True)

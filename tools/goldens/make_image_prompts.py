@@ -5,7 +5,6 @@ diffusers has masks with weights (ip_adapter_masks, a list of scales), scales th
 weights of `concat` multiply the rows of each to_v_ip's result; precise style replaces the image tokens of the layout's
 attentions, as InvokeAI has it: the negative row gets those of the positive one, which gets zeros.
 """
-import json
 import shutil
 import sys
 import tempfile
@@ -14,15 +13,13 @@ from pathlib import Path
 import diffusers
 import numpy as np
 import torch
-import transformers
 from diffusers.image_processor import IPAdapterMaskProcessor
 from PIL import Image
-from safetensors.torch import save_file
 
 import diffusers_folder
 import make_diffusers
 from image_prompt_cases import CASES, MODEL
-from make_diffusers import GOLDENS, Peer, check, loaded
+from make_diffusers import GOLDENS, Peer, check, loaded, write
 
 RECIPE = "image-prompts"
 DEFAULTS = {
@@ -217,17 +214,11 @@ def make(name: str, case: dict, folder: Path) -> None:
     loaded(peer, folder)
     stages = peer.run()
     report = check(peer, stages, name)
-    (target / "case.json").write_text(json.dumps(described(case), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    save_file(stages, target / "stages.safetensors")
-    size = sum(f.stat().st_size for f in target.iterdir())
-    print(f"{name}: {size / 1000:.0f} kB\n    {report}", flush=True)
+    write(target, described(case), stages, report)
 
 
 def main() -> None:
-    torch.set_num_threads(1)
-    for library in (transformers, diffusers):
-        library.logging.set_verbosity_error()
-        library.logging.disable_progress_bar()
+    make_diffusers.quiet()
     make_diffusers.pictures(GOLDENS / "pictures")
     masks(GOLDENS / "pictures")
     recipe = diffusers_folder.build(MODEL, GOLDENS / "shared")

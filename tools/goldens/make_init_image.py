@@ -1,9 +1,7 @@
 """Writes the cases of init_image_cases.py to tests/goldens/diffusers: diffusers' image to image and inpainting. See README.md."""
 import sys
 
-import diffusers
 import torch
-import transformers
 from diffusers import StableDiffusionXLImg2ImgPipeline, StableDiffusionXLInpaintPipeline
 from PIL import Image, ImageDraw, ImageFilter
 
@@ -124,10 +122,7 @@ def mask(path) -> None:
 
 
 def main() -> None:
-    torch.set_num_threads(1)
-    for library in (transformers, diffusers):
-        library.logging.set_verbosity_error()
-        library.logging.disable_progress_bar()
+    make_diffusers.quiet()
     make_diffusers.pictures(GOLDENS / "pictures")
     mask(GOLDENS / "pictures/mask.png")
     for name in sys.argv[1:] or CASES:

@@ -7,7 +7,6 @@ import sys
 
 import diffusers
 import torch
-import transformers
 
 import make_diffusers
 from make_diffusers import GOLDENS, Peer, make
@@ -73,10 +72,7 @@ class Prompted(Peer):
 
 
 def main() -> None:
-    torch.set_num_threads(1)
-    for library in (transformers, diffusers):
-        library.logging.set_verbosity_error()
-        library.logging.disable_progress_bar()
+    make_diffusers.quiet()
     make_diffusers.pictures(GOLDENS / "pictures")
     for name in sys.argv[1:] or CASES:
         make(name, CASES[name], [], Prompted)
