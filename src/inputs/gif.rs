@@ -30,7 +30,7 @@ pub(super) fn decode(bytes: &[u8], name: &Path, on_white: bool) -> Result<(Vec<u
     };
     let [left, top, width, height] = [frame.left, frame.top, frame.width, frame.height].map(u32::from);
     let transparent = frame.transparent;
-    // A image beyond the screen enlarges it.
+    // An image beyond the screen enlarges it.
     let size = [screen[0].max(left + width), screen[1].max(top + height)];
     check_size(name, size[0], size[1], u64::from(size[0]) * u64::from(size[1]) * 3)?;
     check_size(name, width, height, u64::from(width) * u64::from(height))?;
