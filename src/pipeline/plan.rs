@@ -255,8 +255,8 @@ fn check_noise(request: &Request, [c, h, w]: [usize; 3]) -> Result<()> {
 
 fn no_zero_image() -> Error {
     let what = Message::from(
-        "an image encoder is needed with an IP-Adapter Plus, also where embeddings are given: the negative row \
-                              has its hidden states of a zero image; give its file or folder, or set ",
+        "an image encoder is needed with an IP-Adapter Plus, also where embeddings are given: without a negative image the \
+         negative row has its hidden states of a zero image; give its file or folder or a negative image's embedding, or set ",
     );
     Error::parameter(Field::ClipVision, what.setting(Field::GuidanceScale, "1"))
 }

@@ -5,12 +5,13 @@ use super::denoise_plan::{DenoisePlan, Placement};
 use super::image_branches::{MAX_IMAGE_BRANCHES, PromptBranches, too_many};
 use super::image_prompt::ReferenceImage;
 use super::latent_size::{RequestedSides, latent_size};
-use super::load::Models;
+use super::load::{Model, Models};
 use super::memory_budget::{self, MemoryDemand};
 use super::prompt::tokens_of;
 use super::request::Request;
 use super::residency::{EncoderResidency, MemoryEstimate};
 use crate::error::{Error, Field, Result};
+use crate::models::ip_adapter::AdapterConfig;
 use crate::models::unet::UnetShape;
 
 /// The sizes shared by requests that run the same executables. Prompts, images, scales, seeds and schedulers may differ, and
@@ -34,6 +35,8 @@ pub struct WorkloadShape {
     pub separate: Vec<bool>,
     /// For each adapter whether its references have masks.
     pub masked: Vec<bool>,
+    /// For each adapter whether there is a [`crate::ImagePrompt::negative_image`].
+    pub negative_images: Vec<bool>,
     /// Whether references are images, which the image encoder takes, and not all of them embeddings.
     pub encodes_images: bool,
     /// [`Request::clip_skip`].
@@ -67,6 +70,7 @@ impl WorkloadShape {
             num_references: prompts.iter().map(|prompt| prompt.num_references).collect(),
             separate: prompts.iter().map(|prompt| prompt.separate).collect(),
             masked: prompts.iter().map(|prompt| prompt.masked).collect(),
+            negative_images: request.image_prompts.iter().map(|prompt| prompt.negative_image.is_some()).collect(),
             encodes_images: request.image_prompts.iter().any(|image| image.has_images(do_cfg)),
             clip_skip: request.clip_skip,
             init_image: request.init_image.is_some(),
@@ -111,10 +115,14 @@ impl WorkloadShape {
     }
 
     /// Whether requests of this shape need the encoder's hidden states of a zero image: those of the negative row for an IP-Adapter
-    /// Plus.
-    pub(super) fn needs_zero_image(&self, models: &Models) -> bool {
-        let mut used = self.num_references.iter().zip(&models.adapters).filter(|(count, _)| **count > 0);
-        self.do_cfg && used.any(|(_, adapter)| adapter.config.takes_hidden_states())
+    /// Plus, where no image is given for it.
+    fn needs_zero_image(&self, models: &Models) -> bool {
+        let needs = |(a, adapter): (usize, &Model<AdapterConfig>)| {
+            let is_used = self.num_references.get(a).is_some_and(|count| *count > 0);
+            let has_negative = self.negative_images.get(a).copied().unwrap_or_default();
+            is_used && !has_negative && adapter.config.takes_hidden_states()
+        };
+        self.do_cfg && models.adapters.iter().enumerate().any(needs)
     }
 
     /// The encoders that requests of this shape may run.

@@ -60,11 +60,16 @@ fn embeddings() {
     let text = refused(generate(&pipeline, &long), "hidden states for a base adapter").to_string();
     assert!(text.contains("800 values, the adapter takes 32"), "{text}");
 
-    // Without an encoder embeddings do where there is no negative row.
+    // Without an encoder embeddings do where there is no negative row, or an embedding for it.
     let hidden = pipeline.encode_image_for(1, &reference()).unwrap();
+    let other = hidden.iter().rev().copied().collect();
     let embedded = ImagePrompt::default().with_reference(ReferenceImage::Embedding(hidden));
+    let negative = embedded.clone().with_negative_image(ReferenceImage::Embedding(other));
     let mut r = asked(vec![ImagePrompt::default(), embedded]);
+    let with_negative = asked(vec![ImagePrompt::default(), negative]);
     let guided = generate(&pipeline, &r).unwrap();
+    let guided_by_negative = generate(&pipeline, &with_negative).unwrap();
+    assert_ne!(guided_by_negative, guided);
     std::fs::rename(model.path("image_encoder"), model.path("elsewhere")).unwrap();
     let mut blind = options(&model, &[ADAPTER, PLUS]);
     blind.clip_vision = None;
@@ -72,6 +77,7 @@ fn embeddings() {
     let error = refused(generate(&blind, &r), "no encoder for the negative row");
     assert!(matches!(&error, Error::Parameter { field: Field::ClipVision, .. }), "{error}");
     assert!(error.to_string().contains("negative row"), "{error}");
+    assert_eq!(generate(&blind, &with_negative).unwrap(), guided_by_negative);
     r.guidance_scale = 1.0;
     let unguided = generate(&pipeline, &r).unwrap();
     assert_eq!(generate(&blind, &r).unwrap(), unguided);
