@@ -118,6 +118,8 @@ cases! { diffusers:
     lora_peft_two = "lora-peft-two",
     lora_text = "lora-text",
     plus = "plus",
+    plus_average = "plus-average",
+    plus_masks = "plus-masks",
     plus_two_adapters = "plus-two-adapters",
     prompt_2_sizes = "prompt-2-sizes",
     pruned = "pruned",

@@ -100,8 +100,8 @@ fn image_prompts() {
     if !compiled() {
         return;
     }
-    for (name, driver) in [("masks", drivers().remove(0)), ("add-from-the-second-step", drivers().remove(0))] {
-        let (latents, psnr) = run(driver, name, DType::F16).unwrap();
+    for name in ["masks", "add-from-the-second-step", "plus-masks"] {
+        let (latents, psnr) = run(drivers().remove(0), name, DType::F16).unwrap();
         println!("{name}: latents {latents:.1e}, {psnr:.1} dB");
         assert!(latents <= ASKED[0].0 && psnr >= ASKED[0].1, "{name}: latents {latents:.1e}, {psnr:.1} dB");
     }

@@ -1,6 +1,7 @@
 """The cases of the diffusers profile about image prompts: weights, combinations, masks, parts of the steps, blocks.
 
-All have one model, whose recipe is stored once. make_image_prompts.py runs them.
+All have one model, whose recipe is stored once, but those of PLUS_CASES, which have the model of a case of plus_cases.py.
+make_image_prompts.py runs them.
 """
 from diffusers_cases import request, text, unet, vae, vision
 from diffusers_folder import PUBLISHED_SCHEDULER
@@ -121,5 +122,32 @@ CASES = {
                     blocks="precise-style", negative_image="alpha.png"),
         ],
         "request": request("warm evening light", negative_prompt="", width=32, height=40, seed=11, batch=2),
+    },
+}
+
+# A base adapter and an IP-Adapter Plus; cases of their own, by the name of the case whose model they have.
+PLUS_MODEL = "plus-two-adapters"
+BASE, PLUS = "ip-adapter.safetensors", "plus-face.safetensors"
+
+PLUS_CASES = {
+    "plus-masks": {
+        "notes": "an IP-Adapter Plus with a mask and a weight for each of two images, a base one that adds two, from the second "
+        "step on",
+        "matters": [{"drop": "masks"}, {"drop": "weights"}, {"drop": "combine"}, {"drop": "steps"}],
+        "adapters": [
+            adapter(BASE, ("portrait.png", 0.5), ("alpha.png", 1.0), combine="add", start=0.25),
+            adapter(PLUS, ("landscape.png", 1.0, "mask-ramp.png"), ("portrait.png", 0.7, "mask-disc.png"), strength=0.9),
+        ],
+        "request": request("a stack of old books", negative_prompt="dust", steps=4, width=40, height=24, seed=17),
+    },
+    "plus-average": {
+        "notes": "the mean of two images' hidden states with weights 3 and 1 in an IP-Adapter Plus, another image's in the "
+        "negative row; a base one that shares a softmax with weights",
+        "matters": [{"drop": "combine"}, {"drop": "weights"}, {"drop": "negative_image"}],
+        "adapters": [
+            adapter(BASE, ("alpha.png", 1.0), ("portrait.png", -0.5), strength=0.7),
+            adapter(PLUS, ("landscape.png", 3.0), ("portrait.png", 1.0), combine="average", negative_image="alpha.png"),
+        ],
+        "request": request("a fishing boat", negative_prompt="", steps=3, cfg_scale=4.0, width=24, height=32, seed=18),
     },
 }

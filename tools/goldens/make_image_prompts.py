@@ -14,12 +14,14 @@ import diffusers
 import numpy as np
 import torch
 from diffusers.image_processor import IPAdapterMaskProcessor
+from diffusers.models.embeddings import IPAdapterPlusImageProjection
 from PIL import Image
 
 import diffusers_folder
 import make_diffusers
-from image_prompt_cases import CASES, MODEL
+from image_prompt_cases import CASES, MODEL, PLUS_CASES, PLUS_MODEL
 from make_diffusers import GOLDENS, Peer, check, loaded, write
+from plus_cases import CASES as MODELS
 
 RECIPE = "image-prompts"
 DEFAULTS = {
@@ -69,6 +71,10 @@ class ImagePrompts(Peer):
         self.request = self.case["request"]
         self.pipe.scheduler = self.scheduler()
 
+    def takes_hidden_states(self, adapter: int) -> bool:
+        projection = self.pipe.unet.encoder_hid_proj.image_projection_layers[adapter]
+        return isinstance(projection, IPAdapterPlusImageProjection)
+
     def separate(self, a: dict) -> bool:
         return any(a["masks"]) or (a["combine"] == "add" and len(a["images"]) > 1)
 
@@ -101,29 +107,32 @@ class ImagePrompts(Peer):
         square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
         return square
 
-    def embed(self, images: list) -> torch.Tensor:
-        return self.pipe.encode_image(images, "cpu", 1, False)[0]
+    def embed(self, images: list, hidden: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        """What diffusers' adapters take of images, and what the negative row has; hidden states for an IP-Adapter Plus."""
+        return self.pipe.encode_image(images, "cpu", 1, hidden or None)
 
     def prompt_arguments(self, images: list, stages: dict) -> dict:
         fitted = [[self.fit(image, a["fit"]) for image in each] for a, each in zip(self.adapters, images)]
         arguments = {}
         by_hand = any(a["combine"] == "average" or a["negative_image"] for a in self.adapters)
         if by_hand:
-            embeds, all_embeds = [], []
-            for a, each in zip(self.adapters, fitted):
-                positive = self.embed(each)
+            embeds, all_embeds = [], {}
+            for i, (a, each) in enumerate(zip(self.adapters, fitted)):
+                hidden = self.takes_hidden_states(i)
+                positive, negative = self.embed(each, hidden)
                 if a["combine"] == "average":
-                    weights = torch.tensor(a["weights"], dtype=torch.float64)[:, None]
-                    positive = ((weights * positive.double()).sum(0, keepdim=True) / weights.sum()).float()
-                negative = torch.zeros_like(positive)
+                    weights = torch.tensor(a["weights"], dtype=torch.float64)
+                    mean = torch.tensordot(weights, positive.double(), 1) / weights.sum()
+                    positive = mean[None].float()
+                    negative = negative[:1]
                 if a["negative_image"]:
                     image = self.fit(Image.open(GOLDENS / "pictures" / a["negative_image"]), a["fit"])
-                    negative = self.embed([image]).expand_as(positive)
-                all_embeds.append(positive)
+                    negative = self.embed([image], hidden)[0].expand_as(positive)
+                all_embeds.setdefault("image_hidden" if hidden else "image_embeds", []).append(positive)
                 rows = [negative, positive] if self.request["cfg_scale"] > 1 else [positive]
                 embeds.append(torch.stack(rows))
             arguments["ip_adapter_image_embeds"] = embeds
-            stages["image_embeds"] = torch.cat(all_embeds)
+            stages |= {name: torch.cat(values) for name, values in all_embeds.items()}
         else:
             arguments["ip_adapter_image"] = fitted
         if any(self.separate(a) for a in self.adapters):
@@ -195,39 +204,47 @@ def swapped(adapters: list, rows: int):
     return hook
 
 
-def described(case: dict) -> dict:
+def described(case: dict, recipe: str) -> dict:
     """case.json; see make_diffusers.described."""
     picture = lambda p: p and f"../pictures/{p}"
     adapters = []
     for a in case["adapters"]:
         pictures = {"images": [picture(p) for p in a["images"]], "masks": [picture(p) for p in a["masks"]]}
         adapters.append({k: v for k, v in a.items() if k != "dtype"} | pictures | {"negative_image": picture(a["negative_image"])})
-    files = {"model": ".", "clip_vision": "image_encoder", "recipe": f"../{RECIPE}/recipe.json"}
+    files = {"model": ".", "clip_vision": "image_encoder", "recipe": f"../{recipe}/recipe.json"}
     return {"profile": "diffusers", "request": case["request"] | {"ip_adapters": adapters}, "files": files, "notes": case["notes"]}
 
 
-def make(name: str, case: dict, folder: Path) -> None:
+def make(name: str, model: dict, case: dict, recipe: str, folder: Path) -> None:
     target = GOLDENS / name
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir()
-    peer = ImagePrompts(folder, MODEL | case)
+    peer = ImagePrompts(folder, model | case)
     loaded(peer, folder)
     stages = peer.run()
     report = check(peer, stages, name)
-    write(target, described(case), stages, report)
+    write(target, described(case, recipe), stages, report)
+
+
+def make_all(names: list[str], model: dict, cases: dict, recipe: str) -> None:
+    """Those of the cases that are asked for; `recipe` names the folder of their model's."""
+    wanted = [name for name in names or cases if name in cases]
+    if not wanted:
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        diffusers_folder.build(model, GOLDENS / "shared").materialise(Path(folder), GOLDENS / recipe)
+        for name in wanted:
+            make(name, model, cases[name], recipe, Path(folder))
 
 
 def main() -> None:
     make_diffusers.quiet()
     make_diffusers.pictures(GOLDENS / "pictures")
     masks(GOLDENS / "pictures")
-    recipe = diffusers_folder.build(MODEL, GOLDENS / "shared")
     shutil.rmtree(GOLDENS / RECIPE, ignore_errors=True)
-    recipe.write(GOLDENS / RECIPE)
-    with tempfile.TemporaryDirectory() as folder:
-        recipe.materialise(Path(folder), GOLDENS / RECIPE)
-        for name in sys.argv[1:] or CASES:
-            make(name, CASES[name], Path(folder))
+    diffusers_folder.build(MODEL, GOLDENS / "shared").write(GOLDENS / RECIPE)
+    make_all(sys.argv[1:], MODEL, CASES, RECIPE)
+    make_all(sys.argv[1:], MODELS[PLUS_MODEL], PLUS_CASES, PLUS_MODEL)
 
 
 if __name__ == "__main__":
