@@ -2,12 +2,13 @@
 
 use super::failure::{Failure, Outcome};
 use super::flag::{self, Flag, Group};
+use super::flags::{FlagNames, arithmetic};
 use super::sheet::{Place, Sheet};
 use super::{files, generate, system, terminal};
 use crate::error::{Error, escape};
 use crate::inputs::image::{AlphaMode, Image};
 use crate::pipeline::{CancelToken, ImagePrompt, ReferenceImage};
-use crate::{Pipeline, PipelineOptions, Request};
+use crate::{DeviceChoice, Pipeline, PipelineOptions, Request};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -26,6 +27,7 @@ pub struct Options {
     prompt: Option<String>,
     image: Option<PathBuf>,
     seed: u64,
+    device: DeviceChoice,
     assets: Option<PathBuf>,
 }
 
@@ -66,6 +68,14 @@ const SEED: Flag<Options> = Flag {
     ..Flag::NEW
 };
 
+const DEVICE: Flag<Options> = Flag {
+    long: arithmetic::DEVICE.long,
+    value: arithmetic::DEVICE.value,
+    help: arithmetic::DEVICE.help,
+    set: |o, v| v.named().map(|value| o.device = value),
+    ..Flag::NEW
+};
+
 const ASSETS: Flag<Options> = Flag {
     long: "--assets",
     value: Some("DIR"),
@@ -74,7 +84,8 @@ const ASSETS: Flag<Options> = Flag {
     ..Flag::NEW
 };
 
-const FLAGS: &[Group<Options>] = &[Group { title: None, flags: &[OUTPUT, PROMPT, IMAGE, SEED, ASSETS], note: None }];
+const FLAGS: &[Group<Options>] =
+    &[Group { title: None, flags: &[OUTPUT, PROMPT, IMAGE, SEED, DEVICE, ASSETS], note: None }];
 
 const ABOUT: &str = "\
 Generates a sheet with the bundled model, a small SDXL with an IP-Adapter: three reference
@@ -92,11 +103,11 @@ pub fn help() -> String {
 /// Runs the command.
 pub fn run(mut parser: lexopt::Parser) -> Outcome {
     let output = PathBuf::from("braid-demo.png");
-    let mut options = Options { output, prompt: None, image: None, seed: 1, assets: None };
+    let mut options = Options { output, prompt: None, image: None, seed: 1, device: DeviceChoice::Auto, assets: None };
     if !flag::parse(&mut parser, FLAGS, "demo", &mut options, |_, value| Err(value))? {
         return terminal::print(&help());
     }
-    let Options { output, prompt, image, seed, assets } = options;
+    let Options { output, prompt, image, seed, device, assets } = options;
     let cancel = system::cancel_on_signal();
     files::check_image(&output)?;
     let assets = folder(assets)?;
@@ -116,17 +127,24 @@ pub fn run(mut parser: lexopt::Parser) -> Outcome {
 
     let begin = Instant::now();
     let [model, encoder, adapter] = FILES.map(|f| assets.join(f));
-    let options =
-        PipelineOptions::new(model).with_config(assets.join("config")).with_clip_vision(encoder).with_adapter(adapter);
+    let options = PipelineOptions::new(model)
+        .with_config(assets.join("config"))
+        .with_clip_vision(encoder)
+        .with_adapter(adapter)
+        .with_device(device);
+    let pipeline = Pipeline::load(&options)?;
+    pipeline.device_note().iter().for_each(|note| terminal::line("note: ", &note.describe(&FlagNames)));
     let mut request = Request::new("");
     (request.steps, request.guidance_scale, request.seed) = (STEPS, GUIDANCE, seed);
-    let mut demo = Demo { pipeline: Pipeline::load(&options)?, cancel, request, drawn: 0 };
+    let mut demo = Demo { pipeline, cancel, request, drawn: 0 };
     let sheet = demo.sheet(&references, &prompt, &strip)?;
     sheet.save(&output)?;
     let place = std::path::absolute(&output).unwrap_or(output);
-    let (drawn, seconds) = (demo.drawn, begin.elapsed().as_secs_f64());
+    let (drawn, seconds, device) = (demo.drawn, begin.elapsed().as_secs_f64(), demo.pipeline.device());
     let place = escape(&place.to_string_lossy());
-    terminal::print(&format!("{drawn} images of {STEPS} steps in {seconds:.1} s\nThe sheet is in {place}\n"))
+    terminal::print(&format!(
+        "{drawn} images of {STEPS} steps in {seconds:.1} s on {device}\nThe sheet is in {place}\n"
+    ))
 }
 
 struct Demo {

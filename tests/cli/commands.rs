@@ -112,7 +112,7 @@ fn difference(a: &[u8], b: &[u8]) -> f64 {
 fn demo_sheet() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("sheet.png");
-    let output = run(&["demo", "-o", path.to_str().unwrap()]);
+    let output = run(&["demo", "--device", "cpu", "-o", path.to_str().unwrap()]);
     assert!(output.status.success() && stderr(&output).is_empty(), "{}", stderr(&output));
     let text = stdout(&output);
     let lines: Vec<_> = text.lines().collect();
@@ -138,8 +138,11 @@ fn demo_prompt_and_image() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("strip.png");
     let output = run(&["demo", "-p", "two rings", "--image", ASTRONAUT, "--seed", "3", "-o", path.to_str().unwrap()]);
-    assert!(output.status.success() && stderr(&output).is_empty(), "{}", stderr(&output));
-    assert!(stdout(&output).contains("\n5 images of 16 steps in "));
+    // Without a GPU a line says why there is none.
+    assert!(output.status.success() && stderr(&output).lines().all(|line| line.starts_with("note: using the CPU")));
+    assert!(stdout(&output).contains("\n5 images of 16 steps in ") && stdout(&output).contains(" s on "));
+    let text = failure(&run(&["demo", "--device", "cuda:99"]), 1);
+    assert!(text.contains("cuda:99") || text.contains("--device cpu"), "{text}");
     let sheet = Image::open(&path, AlphaMode::Ignore).unwrap();
     assert_eq!((sheet.width(), sheet.height()), (940, 36 + 28 + 128 + 36));
     let text = failure(&run(&["demo", "--assets", "/none/demo"]), 1);
