@@ -10,9 +10,13 @@ use braid::weights::lora::LowRank;
 /// Ranks of two LoRAs, whose scales differ and of which the second one's are negative.
 const RANKS: [usize; 2] = [8, 16];
 
+/// The second is longer than what the CPU sums over at once.
+const LONG_RANKS: [usize; 2] = [8, 1160];
+
 /// A case in which every matrix has two updates.
 struct Lora {
     c: CaseBuilder,
+    ranks: [usize; 2],
     /// Of every row of every right factor, in order.
     scales: Vec<f32>,
     /// The number of matrices that will have updates.
@@ -21,7 +25,7 @@ struct Lora {
 
 impl Lora {
     fn new(name: &str, matrices: usize) -> Self {
-        Self { c: CaseBuilder::new(format!("low rank: {name}")), scales: Vec::new(), matrices }
+        Self { c: CaseBuilder::new(format!("low rank: {name}")), ranks: RANKS, scales: Vec::new(), matrices }
     }
 
     /// Weights of that shape with two updates, and the same merged.
@@ -30,9 +34,9 @@ impl Lora {
         let data = weight_values(shape, seed);
         let mut merged: Vec<f64> = data.iter().map(|v| f64::from(*v)).collect();
         let inner: usize = shape[1..].iter().product();
-        let of = self.matrices * RANKS.iter().sum::<usize>();
+        let of = self.matrices * self.ranks.iter().sum::<usize>();
         let mut low_rank = LowRank { down: Vec::new(), up: Vec::new(), start: self.scales.len(), of };
-        for (i, rank) in RANKS.into_iter().enumerate() {
+        for (i, rank) in self.ranks.into_iter().enumerate() {
             let right = [&[rank], &shape[1..]].concat();
             let (down, up) = (weight_values(&right, seed + 3), weight_values(&[shape[0], rank], seed + 5));
             for r in 0..rank {
@@ -63,8 +67,9 @@ fn wide(weights: &LinearWeights) -> Vec<f64> {
 }
 
 /// `activation(x w^T + bias + rows) + residual`.
-fn product((m, k, n): (usize, usize, usize), kind: Option<Activation>) -> Case {
-    let mut lora = Lora::new(&format!("linear {m} {k} {n} {kind:?}"), 1);
+fn product((m, k, n): (usize, usize, usize), kind: Option<Activation>, ranks: [usize; 2]) -> Case {
+    let mut lora = Lora::new(&format!("linear {m} {k} {n} {kind:?} {ranks:?}"), 1);
+    lora.ranks = ranks;
     let (weights, merged) = lora.weights(&[n, k], Some(n));
     let bias = wide(&weights);
     let c = &mut lora.c;
@@ -101,12 +106,15 @@ fn gated((m, k, n): (usize, usize, usize)) -> Case {
     lora.finish()
 }
 
-/// Query, key and value become one product, and their right factors one before it.
-fn attention() -> Case {
+/// Query, key and value become one product, and their right factors one before it, where their scales stand in that order.
+fn attention(in_order: bool) -> Case {
     let attention = Attention { heads: 2, dim: 40, causal: false };
     let (channels, inputs, tokens) = (80, 24, 21);
-    let mut lora = Lora::new("attention", 3);
-    let parts = [0, 1, 2].map(|_| lora.weights(&[channels, inputs], None));
+    let mut lora = Lora::new(&format!("attention {in_order}"), 3);
+    let mut parts = [0, 1, 2].map(|_| lora.weights(&[channels, inputs], None));
+    if !in_order {
+        parts.reverse();
+    }
     let c = &mut lora.c;
     let (xi, x) = c.input("x", &[2, tokens, inputs], 5);
     let [q, k, v] = parts.clone().map(|(weights, _)| c.graph.linear_parts(xi, vec![weights]));
@@ -116,7 +124,8 @@ fn attention() -> Case {
         attention.apply(&q, &k, &v, tokens)
     };
     c.output(y, x.chunks(tokens * inputs).flat_map(image).collect());
-    c.fused_nodes(6);
+    // The input, the scales, the right factors, their scaling, one product and attention; or all of that for each of the three.
+    c.fused_nodes(if in_order { 6 } else { 12 });
     lora.finish()
 }
 
@@ -189,10 +198,11 @@ fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
     for size in [(1, 8, 8), (13, 40, 33), (70, 72, 136), (3, 333, 24)] {
         for kind in [None, Some(Activation::Silu), Some(Activation::Gelu), Some(Activation::QuickGelu)] {
-            cases.push(product(size, kind));
+            cases.push(product(size, kind, RANKS));
         }
     }
-    cases.extend([gated((70, 40, 80)), gated((5, 24, 20)), attention()]);
+    cases.push(product((5, 24, 16), None, LONG_RANKS));
+    cases.extend([gated((70, 40, 80)), gated((5, 24, 20)), attention(true), attention(false)]);
     cases.extend([[true; 2], [false, true], [true, false]].map(parts));
     for (channels, o, kernel, stride, enlarged) in [
         ([24, 0], 40, 3, 1, false),
