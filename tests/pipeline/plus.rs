@@ -1,8 +1,9 @@
 //! IP-Adapter Plus through the whole pipeline: files, embeddings, the negative row, what does not fit.
 
 use super::*;
-use braid::Compat;
 use braid::error::Field;
+use braid::inputs::resize::{Resampling, resize};
+use braid::{Compat, Fit, Reference};
 
 const PLUS: &str = "plus-face.safetensors";
 
@@ -82,6 +83,27 @@ fn embeddings() {
     let unguided = generate(&pipeline, &r).unwrap();
     assert_eq!(generate(&blind, &r).unwrap(), unguided);
     assert_ne!(unguided, guided);
+}
+
+/// An adapter whose fellow is unused gets its own prompt: masks, weights, size and fit of its references.
+#[test]
+fn the_second_of_two() {
+    let model = two();
+    let mask = |from: u8| Image::new(4, 1, (0..12).map(|i| from.abs_diff(20 * (i / 3))).collect()).unwrap();
+    let wide = resize(&reference(), 40, 24, Resampling::Bicubic).unwrap();
+    let prompt = |image: Image| {
+        ImagePrompt::default()
+            .with_reference(Reference::new(image).with_mask(mask(0)).with_weight(0.5))
+            .with_reference(Reference::new(reference()).with_mask(mask(255)))
+            .with_fit(Fit::Pad)
+    };
+    let alone = generate(&load(&model, &[PLUS]), &asked(vec![prompt(wide.clone())])).unwrap();
+    let pipeline = load(&model, &[ADAPTER, PLUS]);
+    assert_eq!(generate(&pipeline, &asked(vec![ImagePrompt::default(), prompt(wide.clone())])).unwrap(), alone);
+    // A size comes before the fit, as does an image of that size.
+    let sized = pipeline.reference_images(&prompt(reference()).with_resize((40, 24))).unwrap();
+    assert_eq!(sized[0], pipeline.reference_images(&prompt(wide.clone())).unwrap()[0]);
+    assert_ne!(sized[0], pipeline.reference_images(&prompt(wide).with_fit(Fit::Crop)).unwrap()[0]);
 }
 
 /// More room than a request needs (a plan prepared for more images) changes nothing, in either row.
