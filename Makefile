@@ -11,7 +11,7 @@ ifndef BRAID_NVRTC
 lint doc examples tests full: export BRAID_NVRTC = $(shell ls -d $(NVRTC) 2>/dev/null)
 endif
 
-.PHONY: help test test-full nvrtc format lint doc scripts examples tests full goldens bench peers start kernels
+.PHONY: help test test-full nvrtc format lint doc scripts examples tests full goldens guide bench peers start kernels
 
 help:
 	@echo "make test      everything that must hold: format, lints, documentation, examples, tests"
@@ -21,6 +21,7 @@ help:
 	@echo "make bench     times the CPU's operations (products beside faer and gemm, a LoRA's cost), loaders, inputs and planner"
 	@echo "make peers     times Braid beside diffusers and DiffSynth, alternately (benches/peers/README.md)"
 	@echo "make start     the time from the process's start to the first step, beside diffusers"
+	@echo "make guide     makes the images of docs/guide.md again, by its commands"
 	@echo "make goldens   how the reference values are made again (needs Python 3.11 and the network)"
 
 test: nvrtc format lint doc scripts examples tests
@@ -78,6 +79,11 @@ full:
 # The tests print it: docs/kernels.md holds the tables of the committed kernels and what they say.
 kernels:
 	@$(CARGO) test --test kernels -- figures:: profile:: --nocapture --test-threads 1 | grep -o '|.*'
+
+guide:
+	$(CARGO) build --release --bin braid
+	@(sed -n '/^\(MODEL\|ADAPTER\)=/p' docs/guide.md | head -2; \
+		sed -n '/^```sh/,/^```$$/p' docs/guide.md | grep -v '^```') | PATH="$(or $(CARGO_TARGET_DIR),target)/release:$$PATH" sh -e
 
 bench:
 	$(CARGO) bench --bench cpu --bench inputs --bench loaders --bench low_rank --bench planner --bench product

@@ -12,6 +12,8 @@ mod commands;
 mod faults;
 #[path = "cli/generate.rs"]
 mod generate;
+#[path = "cli/guide.rs"]
+mod guide;
 #[path = "cli/image_prompts.rs"]
 mod image_prompts;
 #[path = "cli/usage.rs"]
