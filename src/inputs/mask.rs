@@ -69,3 +69,25 @@ fn taps(source: usize, result: usize) -> Vec<Taps> {
     };
     (0..result).map(tap).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The values of diffusers 0.42.1's `IPAdapterMaskProcessor.downsample(mask, 1, 20, 1)`: the rows that the aspect gives, 3, do not
+    /// divide 20, so that there are 4.
+    #[test]
+    fn rows_that_do_not_divide_the_pixels() {
+        let grey = (0..7u32).flat_map(|y| (0..9u32).map(move |x| ((x * 29 + y * 53) % 64 * 4) as u8));
+        let image = Image::new(9, 7, grey.flat_map(|v| [v; 3]).collect()).unwrap();
+        let values = Mask::new(&image, 9, 7).unwrap().downsample(20);
+        let want = [
+            0.314345, 0.795125, 0.764882, 0.623348, 0.330174, 0.43266, 0.483095, 0.441942, 0.419194, 0.526327,
+            0.563138, 0.291587, 0.082077, 0.059329, 0.767061, 0.582228, 0.530949, 0.901294, 0.759761, 0.426087,
+        ];
+        assert_eq!(values.len(), want.len());
+        for (value, want) in values.iter().zip(want) {
+            assert!((value - want).abs() < 1e-6, "{value} {want}");
+        }
+    }
+}
