@@ -89,5 +89,7 @@ mod tests {
         for (value, want) in values.iter().zip(want) {
             assert!((value - want).abs() < 1e-6, "{value} {want}");
         }
+        // Four rows of four columns leave three of 19 without a value.
+        assert_eq!(Mask::new(&image, 9, 7).unwrap().downsample(19)[16..], [0.0; 3]);
     }
 }

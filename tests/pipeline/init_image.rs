@@ -271,6 +271,11 @@ fn sizes_seeds_and_given_noise() {
         given.noise = Some(stage(&pipeline, &given, "noise"));
         assert_eq!(generate(&pipeline, &given).unwrap(), plain);
     }
+    // Each image takes its own part of the noise.
+    let mut two = request().with_num_images(2);
+    let drawn = generate(&pipeline, &two).unwrap();
+    (two.noise, two.seed) = (Some(stage(&pipeline, &two, "noise")), 99);
+    assert_eq!(generate(&pipeline, &two).unwrap(), drawn);
 }
 
 /// The memory of the VAE's encoder is none on the CPU, where a shape is prepared with it, too.
