@@ -112,6 +112,7 @@ cases! { diffusers:
     inpaint_blend_strength_1 = "inpaint-blend-strength-1",
     inpaint_channels = "inpaint-channels",
     inpaint_channels_strength_1 = "inpaint-channels-strength-1",
+    jpeg = "jpeg",
     lcm_unguided = "lcm-unguided",
     long_prompt_weights = "long-prompt-weights",
     lora_kohya = "lora-kohya",

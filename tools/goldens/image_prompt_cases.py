@@ -114,6 +114,12 @@ CASES = {
         "adapters": [adapter("first.safetensors", "landscape.png", blocks="precise-style", strength=0.9)],
         "request": request("a stone fountain", negative_prompt="day", width=48, height=40, seed=10),
     },
+    "jpeg": {
+        "notes": "a progressive JPEG file with 4:2:0 colours as the reference",
+        "matters": [{"strengths": [0.5]}],
+        "adapters": [adapter("first.safetensors", "landscape.jpg", strength=0.9)],
+        "request": request("a hot-air balloon", negative_prompt="rain", width=40, height=48, seed=19),
+    },
     "blocks-precise-add": {
         "notes": "two images with a softmax each, precise style, an image in the negative row, two images",
         "matters": [{"drop": "blocks"}, {"drop": "negative_image"}],

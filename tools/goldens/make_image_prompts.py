@@ -35,8 +35,8 @@ DEFAULTS = {
 }
 
 
-def masks(folder: Path) -> None:
-    """A grey ramp of an odd size, and a coloured disc."""
+def files(folder: Path) -> None:
+    """A grey ramp of an odd size, a coloured disc, and a JPEG file."""
     ramp = np.linspace(0, 255, 37).round().astype(np.uint8)
     Image.fromarray(np.tile(ramp, (23, 1))).save(folder / "mask-ramp.png", optimize=True)
     y, x = np.mgrid[0:64, 0:50]
@@ -44,6 +44,9 @@ def masks(folder: Path) -> None:
     Image.fromarray(np.where(inside[..., None], [250, 240, 90], [10, 0, 60]).astype(np.uint8)).save(
         folder / "mask-disc.png", optimize=True
     )
+    # A photograph's file: progressive, colours at half the resolution, an odd size.
+    landscape = Image.open(folder / "landscape.png").convert("RGB").resize((91, 61), Image.Resampling.LANCZOS)
+    landscape.save(folder / "landscape.jpg", quality=72, progressive=True, subsampling="4:2:0")
 
 
 def places(blocks: str | None, attention: str, levels: int) -> bool:
@@ -240,7 +243,7 @@ def make_all(names: list[str], model: dict, cases: dict, recipe: str) -> None:
 def main() -> None:
     make_diffusers.quiet()
     make_diffusers.pictures(GOLDENS / "pictures")
-    masks(GOLDENS / "pictures")
+    files(GOLDENS / "pictures")
     shutil.rmtree(GOLDENS / RECIPE, ignore_errors=True)
     diffusers_folder.build(MODEL, GOLDENS / "shared").write(GOLDENS / RECIPE)
     make_all(sys.argv[1:], MODEL, CASES, RECIPE)
