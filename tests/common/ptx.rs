@@ -12,6 +12,8 @@ use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::thread::{ThreadId, current, sleep};
+use std::time::Duration;
 
 #[derive(Debug, Clone)]
 enum Recorded {
@@ -27,11 +29,13 @@ pub struct PtxDriver {
     room: u64,
     schedule: Schedule,
     captures: bool,
+    /// The time between a capture's beginning and its first command.
+    pause: Duration,
     memory: GlobalMemory,
     sizes: Mutex<BTreeMap<u64, usize>>,
     functions: Mutex<Vec<(&'static str, String)>>,
     gemms: Mutex<Vec<Gemm>>,
-    recording: Mutex<Option<Vec<Recorded>>>,
+    recording: Mutex<Option<(ThreadId, Vec<Recorded>)>>,
     graphs: Mutex<Vec<Vec<Recorded>>>,
     events: Mutex<[u64; EVENTS]>,
     counter: CallCounter,
@@ -52,6 +56,7 @@ impl PtxDriver {
             room: 8 << 30,
             schedule: Schedule::InOrder,
             captures: true,
+            pause: Duration::ZERO,
             memory: GlobalMemory::new(),
             sizes: Mutex::default(),
             functions: Mutex::default(),
@@ -75,6 +80,12 @@ impl PtxDriver {
         Self { captures: false, ..self }
     }
 
+    /// With a pause in each capture, in which another thread would be seen.
+    #[allow(dead_code)] // For tests/cuda.
+    pub fn pausing(self, pause: Duration) -> Self {
+        Self { pause, ..self }
+    }
+
     /// With so much memory.
     pub fn room(self, room: u64) -> Self {
         Self { room, ..self }
@@ -93,7 +104,8 @@ impl PtxDriver {
     /// Takes a step down instead of doing it, during a capture.
     fn record(&self, step: impl FnOnce() -> Recorded) -> bool {
         match self.recording.lock().unwrap().as_mut() {
-            Some(steps) => {
+            Some((thread, steps)) => {
+                assert_eq!(*thread, current().id(), "another thread's work in a capture");
                 steps.push(step());
                 true
             }
@@ -138,8 +150,9 @@ impl PtxDriver {
             };
             let bias = match gemm.epilogue.bias() {
                 Some(data) => {
+                    // The library takes it in the type of D.
                     let column = MatrixRef { data, leading: gemm.m, stride: 0 };
-                    self.matrix(&column, 0, [gemm.m, 1], gemm.dtype)?
+                    self.matrix(&column, 0, [gemm.m, 1], out)?
                 }
                 None => vec![0.0; gemm.m],
             };
@@ -203,12 +216,14 @@ impl Driver for PtxDriver {
     }
 
     fn upload(&self, to: u64, bytes: &[u8]) -> Result<()> {
+        assert!(self.recording.lock().unwrap().is_none(), "a wait in a capture");
         self.counter.count(Call::Copy);
         self.up.fetch_add(bytes.len() as u64, Relaxed);
         self.memory.write(to, bytes).map_err(|f| fault("upload", f))
     }
 
     fn download(&self, from: u64, bytes: &mut [u8]) -> Result<()> {
+        assert!(self.recording.lock().unwrap().is_none(), "a wait in a capture");
         self.counter.count(Call::Copy);
         self.counter.count(Call::Synchronize);
         self.down.fetch_add(bytes.len() as u64, Relaxed);
@@ -238,7 +253,14 @@ impl Driver for PtxDriver {
         if self.record(|| Recorded::Launch(launch.clone())) { Ok(()) } else { self.do_launch(launch) }
     }
 
+    /// Takes products whose columns begin at multiples of 16 bytes, as the library's algorithms are told.
     fn prepare_gemm(&self, gemm: &Gemm) -> Result<GemmPlan> {
+        let out = if gemm.out_f32 { 4 } else { gemm.dtype.size() };
+        let results = [gemm.d, gemm.epilogue.residual().unwrap_or(gemm.d)].map(|matrix| (matrix, out));
+        for (m, size) in [gemm.a, gemm.b].map(|matrix| (matrix, gemm.dtype.size())).into_iter().chain(results) {
+            let bytes = [m.data, (m.leading * size) as u64, (m.stride * size) as u64];
+            assert!(bytes.iter().all(|bytes| bytes.is_multiple_of(16)), "{gemm:?}");
+        }
         let mut gemms = self.gemms.lock().unwrap();
         gemms.push(*gemm);
         Ok(GemmPlan(gemms.len() as u64 - 1))
@@ -257,13 +279,15 @@ impl Driver for PtxDriver {
 
     fn begin_capture(&self) -> Result<bool> {
         if self.captures {
-            *self.recording.lock().unwrap() = Some(Vec::new());
+            *self.recording.lock().unwrap() = Some((current().id(), Vec::new()));
+            sleep(self.pause);
         }
         Ok(self.captures)
     }
 
     fn end_capture(&self) -> Result<GraphExec> {
-        let steps = self.recording.lock().unwrap().take().ok_or_else(|| fault("end_capture", "nothing was begun"))?;
+        let begun = self.recording.lock().unwrap().take();
+        let (_, steps) = begun.ok_or_else(|| fault("end_capture", "nothing was begun"))?;
         let mut graphs = self.graphs.lock().unwrap();
         graphs.push(steps);
         self.counter.count(Call::Capture);
@@ -306,6 +330,7 @@ impl Driver for PtxDriver {
     }
 
     fn synchronize(&self) -> Result<()> {
+        assert!(self.recording.lock().unwrap().is_none(), "a wait in a capture");
         self.counter.count(Call::Synchronize);
         Ok(())
     }

@@ -10,8 +10,9 @@ use braid::graph::{Builder, Graph};
 use braid::pipeline::{EncoderResidency, MemoryEstimate, WorkloadShape};
 use braid::tensor::DType;
 use braid::weights::Scope;
-use braid::{Pipeline, PipelineOptions};
+use braid::{Error, Pipeline, PipelineOptions};
 use std::sync::Arc;
+use std::time::Duration;
 
 fn weights() -> Scope {
     scope(&[
@@ -104,14 +105,37 @@ fn failed_load_memory() {
     };
     let driver = Arc::new(PtxDriver::new().room(needed - 1));
     let short = device(&driver);
-    assert!(short.compile(graph(&s, 4, 8)).is_err());
-    assert_eq!(driver.held(), 0);
+    // Weights, tensors and staging are counted together, before the first of them is allocated.
+    match short.compile(graph(&s, 4, 8)).map(|_| ()) {
+        Err(Error::Memory { stage: "loading", need, have, .. }) => assert_eq!((need, have), (needed, needed - 1)),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!((driver.held(), driver.calls().allocations), (0, 0));
     let driver = Arc::new(PtxDriver::new().room(needed));
     let enough = device(&driver);
     let executable = enough.compile(graph(&s, 4, 8)).unwrap();
     // A second one of the same weights needs room for no more than its tensors.
     drop(executable);
     assert!(enough.compile(graph(&s, 4, 8)).is_ok());
+}
+
+/// Two threads, each with an executable of its own on one device: neither's work is in what the other captures, and no result is
+/// the other's.
+#[test]
+fn executables_in_two_threads() {
+    if !compiled() {
+        return;
+    }
+    let (driver, s) = (Arc::new(PtxDriver::new().pausing(Duration::from_millis(20))), weights());
+    let device = device(&driver);
+    let work = |side: usize, seed: u32| {
+        let mut executable = device.compile_graph(graph(&s, side, 2 * side)).unwrap();
+        let x = values(side * side * 16, seed);
+        let first = outputs(&mut executable, &[&x]);
+        move || (0..10).for_each(|run| assert_eq!(outputs(&mut executable, &[&x]), first, "{side}, run {run}"))
+    };
+    let mut both = [work(4, 7), work(6, 8)];
+    std::thread::scope(|scope| both.iter_mut().for_each(|work| drop(scope.spawn(work))));
 }
 
 fn pipeline(options: &PipelineOptions) -> (Arc<PtxDriver>, Pipeline) {

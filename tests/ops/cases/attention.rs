@@ -26,7 +26,34 @@ fn case(attention: Attention, tokens: usize, kernel: Option<&'static str>) -> Ca
     c.finish()
 }
 
+/// Keys and values of one product of 24 channels, in which the values begin at the twelfth, or alone.
+fn refused(joined: bool, message: &'static str) -> Case {
+    let attention = Attention { heads: 1, dim: 12, causal: false };
+    let mut c = CaseBuilder::new(message);
+    let (qi, q) = c.input("q", &[1, 3, 12], 1);
+    let (x, y) = if joined {
+        let [k, v] = [c.weight("k.weight", &[12, 8], 2), c.weight("v.weight", &[12, 8], 3)];
+        let (xi, x) = c.input("x", &[1, 5, 8], 4);
+        let scope = c.scope();
+        let [ki, vi] = ["k", "v"].map(|name| c.graph.linear_no_bias(xi, &scope.pp(name), 12));
+        ([linear(&x, &k, None, 8, 12), linear(&x, &v, None, 8, 12)], c.graph.attention(qi, ki, vi, 1, false))
+    } else {
+        let ((ki, k), (vi, v)) = (c.input("k", &[1, 5, 12], 2), c.input("v", &[1, 5, 12], 3));
+        ([k, v], c.graph.attention(qi, ki, vi, 1, false))
+    };
+    c.output(y, attention.apply(&q, &x[0], &x[1], 5));
+    c.cuda_refuses(message);
+    c.finish()
+}
+
 fn cases() -> Vec<Case> {
+    let mut masked = case(Attention { heads: 1, dim: 128, causal: true }, 9, None);
+    masked.cuda_refuses = Some("up to 112 where tokens are masked");
+    let others = [
+        refused(true, "an operand of 24 channels, read from 12 on"),
+        refused(false, "an operand of 12 channels, read from 0 on"),
+        masked,
+    ];
     [
         (2, 64, 150, false, Some("attention_64")),
         (2, 16, 77, true, Some("attention_64")),
@@ -41,6 +68,7 @@ fn cases() -> Vec<Case> {
     ]
     .into_iter()
     .map(|(heads, dim, tokens, causal, kernel)| case(Attention { heads, dim, causal }, tokens, kernel))
+    .chain(others)
     .collect()
 }
 

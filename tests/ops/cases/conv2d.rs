@@ -1,6 +1,6 @@
 //! Convolutions of every size that the models have, and with everything that fuses into them.
 
-use crate::reference::{Convolution, activation};
+use crate::reference::{Convolution, activation, concat};
 use crate::table::{Case, CaseBuilder, operation};
 use braid::graph::{Activation, Conv2dParams, LinearWeights};
 
@@ -53,6 +53,22 @@ fn every_epilogue(channels: usize, o: usize) -> Case {
     c.finish()
 }
 
+/// Patches of images whose channels, 3 and 2, come from two tensors.
+fn patches_of_two_sources() -> Case {
+    let (n, h, w, o) = (2, 8, 12, 16);
+    let mut c = CaseBuilder::new("patches of two sources");
+    let weight = c.weight("weight", &[o, 5, 4, 4], 1);
+    let (ai, a) = c.input("a", &[n, h, w, 3], 2);
+    let (bi, b) = c.input("b", &[n, h, w, 2], 3);
+    let scope = c.scope();
+    let x = c.graph.concat(ai, bi);
+    let weights = LinearWeights::no_bias(&scope, &[o, 5, 4, 4]);
+    let y = c.graph.conv2d_with(x, weights, Conv2dParams { kernel: 4, stride: 4, padding: [0; 2], resize: None });
+    let convolution = Convolution { kernel: 4, stride: 4, padding: [0; 2], grid: (h, w) };
+    c.output(y, convolution.apply(&concat(&a, 3, &b, 2), [n, h, w, 5], &weight, None, o));
+    c.finish()
+}
+
 fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
     for (x, o, kernel, stride, padding, launched) in [
@@ -89,6 +105,19 @@ fn cases() -> Vec<Case> {
     ] {
         cases.push(plain(Size { x, o, kernel: 3, stride: 2, padding: [0, 1] }, true, Some(launched)));
     }
+    // Of a pixel each with a stride or padding; kernels as large as their stride, or nearly; patches of two images; more output
+    // channels than a block of the kernel for few inputs takes.
+    for (x, o, kernel, stride, padding, launched) in [
+        ([2, 5, 6, 16], 24, 1, 2, [0, 0], "convolution_64x64"),
+        ([1, 4, 5, 16], 24, 1, 1, [1, 1], "convolution_64x64"),
+        ([2, 9, 9, 3], 16, 3, 3, [1, 1], "convolution_few_in"),
+        ([1, 8, 10, 3], 16, 4, 2, [0, 0], "convolution_few_in"),
+        ([2, 12, 16, 3], 24, 4, 4, [0, 0], "patches"),
+        ([1, 5, 7, 4], 136, 3, 1, [1, 1], "convolution_few_in"),
+    ] {
+        cases.push(plain(Size { x, o, kernel, stride, padding }, true, Some(launched)));
+    }
+    cases.push(patches_of_two_sources());
     cases.extend([(4, 24), (16, 40), (16, 4)].map(|(channels, o)| every_epilogue(channels, o)));
     cases
 }

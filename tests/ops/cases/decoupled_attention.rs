@@ -104,6 +104,29 @@ fn text_and_adapters() -> Case {
     case("text and two adapters", &operands, &branches, Some("decoupled_64"))
 }
 
+/// Two attentions over the same rows, each with lengths of its own.
+fn two_lengths() -> Case {
+    let (c, keys) = (16, 9);
+    let mut b = CaseBuilder::new("two attentions with lengths of their own");
+    let (qi, q) = b.input("q", &[2, 4, c], 1);
+    let (ki, kv) = b.input("kv", &[2, keys, 2 * c], 2);
+    let lengths = [[9, 3], [2, 7]];
+    let ids = lengths.map(|lengths| b.integers("lengths", &[2], &lengths));
+    let slice = |start| ChannelSlice { operand: 1, start };
+    for (id, lengths) in ids.into_iter().zip(lengths) {
+        let branch = KvBranch { keys: slice(0), values: slice(c), length: Some(2), scale: None, mask: None };
+        let y = b.graph.decoupled_attention(&[qi, ki, id], 1, false, vec![branch]);
+        let image = |(i, seen): (usize, i32)| {
+            let rows = kv[i * keys * 2 * c..][..keys * 2 * c].chunks(2 * c);
+            let side = |start: usize| rows.clone().flat_map(|row| row[start..start + c].to_vec()).collect::<Vec<_>>();
+            let attention = Attention { heads: 1, dim: c, causal: false };
+            attention.apply(&q[i * 4 * c..][..4 * c], &side(0), &side(c), seen as usize)
+        };
+        b.output(y, lengths.into_iter().enumerate().flat_map(image).collect());
+    }
+    b.finish()
+}
+
 fn cases() -> Vec<Case> {
     use crate::interpreter::values;
     let (c, keys) = (64, 21);
@@ -119,7 +142,30 @@ fn cases() -> Vec<Case> {
     let branch = |operand, length, scale| Branch { operand, length, scale, mask: None };
     // Factors below 0 and above 1 too; 9 queries do not fill a block of any kernel.
     let masked = |operand, scale, seed| Branch { operand, length: None, scale, mask: Some(values(9, seed)) };
+    // The text and eight image branches of four tokens; and one more.
+    let many = |count: usize| {
+        let kv = (0..=count as u32).map(|i| values(2 * 4 * 2 * c, 2 + i)).collect();
+        let scales = (0..2 * count).map(|i| 0.1 * i as f32 - 0.5).collect();
+        let branches: Vec<Branch> =
+            (0..=count).map(|i| branch(3 + i, None, i.checked_sub(1).map(|i| (2, 2 * i)))).collect();
+        case(&format!("{count} adapters"), &with((vec![2 * count], scales), kv), &branches, None)
+    };
+    let refused = |mut case: Case, message| {
+        case.cuda_refuses = Some(message);
+        case
+    };
     vec![
+        many(8),
+        refused(many(9), "10 branches; at most 9 are allowed"),
+        refused(
+            case("scales apart", &two, &[branch(3, None, Some((2, 0))), branch(4, None, Some((2, 1)))], None),
+            "must follow one another",
+        ),
+        refused(
+            case("one of two with a scale", &two, &[branch(3, None, Some((2, 0))), branch(4, None, None)], None),
+            "some branches have a weight, some none",
+        ),
+        two_lengths(),
         text_and_adapters(),
         case("one with a scale", &two, &[branch(3, None, Some((2, 1)))], None),
         case("two without", &two, &[branch(3, None, None), branch(4, Some(1), None)], None),

@@ -2,6 +2,7 @@
 
 use crate::reference::Convolution;
 use crate::table::{Case, CaseBuilder, operation};
+use braid::graph::{Conv2dParams, LinearWeights};
 
 struct Size {
     from: (usize, usize),
@@ -47,6 +48,23 @@ fn case(Size { from, to, channels, o, bias, residual }: Size) -> Case {
     c.finish()
 }
 
+/// A doubling, or nearly one, before a window that is not that of four phases.
+fn other_window(to: (usize, usize), kernel: usize, stride: usize, padding: [usize; 2]) -> Case {
+    let (from, channels, o) = ((3, 4), 16, 24);
+    let mut c = CaseBuilder::new(format!("{from:?} to {to:?}, {kernel}, {stride}, {padding:?}"));
+    let weight = c.weight("weight", &[o, channels, kernel, kernel], 1);
+    let shape = [2, from.0, from.1, channels];
+    let (xi, x) = c.input("x", &shape, 3);
+    let scope = c.scope();
+    let y = c.graph.upsample(xi, to.0, to.1);
+    let weights = LinearWeights::no_bias(&scope, &[o, channels, kernel, kernel]);
+    let y = c.graph.conv2d_with(y, weights, Conv2dParams { kernel, stride, padding, resize: None });
+    let convolution = Convolution { kernel, stride, padding, grid: to };
+    c.output(y, convolution.apply(&x, shape, &weight, None, o));
+    c.launches("upsample");
+    c.finish()
+}
+
 fn cases() -> Vec<Case> {
     let (double, other) = ((6, 8), (5, 9));
     vec![
@@ -57,6 +75,12 @@ fn cases() -> Vec<Case> {
         case(Size { from: (3, 4), to: double, channels: 4, o: 24, bias: true, residual: false }),
         case(Size { from: (3, 4), to: double, channels: 6, o: 8, bias: false, residual: false }),
         case(Size { from: (3, 5), to: other, channels: 6, o: 8, bias: false, residual: false }),
+        other_window(double, 1, 1, [0; 2]),
+        other_window(double, 3, 2, [1; 2]),
+        other_window(double, 3, 2, [0, 1]),
+        other_window(double, 3, 1, [0; 2]),
+        other_window((6, 9), 3, 1, [1; 2]),
+        other_window((5, 8), 3, 1, [1; 2]),
     ]
 }
 
