@@ -163,7 +163,7 @@ fn cases() -> Vec<Case> {
         ),
         refused(
             case("one of two with a scale", &two, &[branch(3, None, Some((2, 0))), branch(4, None, None)], None),
-            "some branches have a weight, some none",
+            "the weights of the branches must follow one another",
         ),
         two_lengths(),
         text_and_adapters(),
