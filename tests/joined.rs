@@ -18,9 +18,12 @@ mod ptx;
 #[path = "common/requests.rs"]
 mod requests;
 
-use braid::device::cuda::NvidiaDriver;
+use braid::device::Executable;
 use braid::device::cuda::driver::Driver;
+use braid::device::cuda::{CudaDevice, NvidiaDriver};
+use braid::graph::Builder;
 use braid::pipeline::{Callbacks, CancelToken, Progress, Stage};
+use braid::tensor::DType;
 use braid::{Error, Pipeline, Request};
 use ptx::PtxDriver;
 use requests::{Bytes, bytes};
@@ -154,6 +157,38 @@ fn eager_loading() {
 fn two_pipelines() {
     joined("3", "80", "lazy", "0", |folder| {
         requests::two_pipelines(1);
+        let lines = mock::log(folder);
+        assert_eq!(mock::complaints(&lines), [""; 0]);
+        assert_eq!(lines.last().unwrap(), "released, 0 left");
+    });
+}
+
+/// A launch that fails while it is captured ends the capture; nothing is left of it, and the next run captures anew.
+#[test]
+fn fault_in_a_capture() {
+    if !interpreter::compiled() {
+        return;
+    }
+    mock::child(&[], |folder| {
+        let driver = Arc::new(NvidiaDriver::new(0).unwrap());
+        let device = CudaDevice::new(driver, DType::F16).unwrap().with_cublaslt(false);
+        let mut b = Builder::new();
+        let x = b.input("x", &[1, 8]);
+        let y = b.scale_shift(x, 2.0, 0.0);
+        b.output("y", y);
+        let mut executable = device.compile_graph(b.finish().unwrap()).unwrap();
+        let mut run = || executable.run(&[[1.0f32; 8].as_slice().into()], &mut [&mut [0.0f32; 8][..]]);
+        // SAFETY: no other thread reads or changes the environment now.
+        let fail = |fault: &str| unsafe { std::env::set_var("MOCK_FAULT", fault) };
+        run().unwrap();
+        for fault in ["cuLaunchKernel=1", "cuGraphInstantiateWithFlags=1", "cuStreamBeginCapture_v2=1"] {
+            fail(fault);
+            assert!(run().is_err(), "{fault}");
+            fail("none=1");
+        }
+        run().unwrap();
+        run().unwrap();
+        drop((executable, device));
         let lines = mock::log(folder);
         assert_eq!(mock::complaints(&lines), [""; 0]);
         assert_eq!(lines.last().unwrap(), "released, 0 left");

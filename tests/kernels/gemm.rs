@@ -23,10 +23,17 @@ struct Case {
     activation: i32,
     extras: bool,
     out_f32: bool,
+    /// Elements from row to row beyond the columns: of each source, of W, of the residual, of the result.
+    beyond: [usize; 4],
+}
+
+/// Rows so many elements apart; what lies between them is not finite, and would be seen if it were read.
+fn apart(x: &[f32], columns: usize, beyond: usize) -> Vec<f32> {
+    x.chunks(columns.max(1)).flat_map(|row| row.iter().copied().chain(vec![f32::NAN; beyond])).collect()
 }
 
 fn gemm(dtype: DType, tile: Tile, case: &Case) -> Vec<f32> {
-    let &Case { m, n, k, k0, activation, extras, out_f32 } = case;
+    let &Case { m, n, k, k0, activation, extras, out_f32, beyond } = case;
     let gpu = Gpu::new();
     let scale = 1.0 / (k as f32).sqrt();
     let x0 = rounded(dtype, &values(m * k0, 1));
@@ -38,24 +45,28 @@ fn gemm(dtype: DType, tile: Tile, case: &Case) -> Vec<f32> {
     let rows = rounded(dtype, &values(4 * n, 5));
     let residual = rounded(dtype, &values(m * n, 6));
     let out_type = if out_f32 { DType::F32 } else { dtype };
-    let out = gpu.room(m * n * out_type.size());
+    // What lies between the result's rows stays.
+    let out = match beyond[3] {
+        0 => gpu.room(m * n * out_type.size()),
+        between => gpu.upload(out_type, &vec![7.0; m * (n + between)]),
+    };
     let optional = |x: &[f32]| if extras { gpu.upload(dtype, x) } else { Pointer(0) };
     let params = GemmParams {
-        x0: gpu.upload(dtype, &x0),
-        x1: gpu.upload(dtype, &x1),
-        w: gpu.upload(dtype, &w),
-        x0_stride: k0 as i64,
-        x1_stride: (k - k0) as i64,
-        w_stride: k as i64,
+        x0: gpu.upload(dtype, &apart(&x0, k0, beyond[0])),
+        x1: gpu.upload(dtype, &apart(&x1, k - k0, beyond[0])),
+        w: gpu.upload(dtype, &apart(&w, k, beyond[1])),
+        x0_stride: (k0 + beyond[0]) as i64,
+        x1_stride: (k - k0 + beyond[0]) as i64,
+        w_stride: (k + beyond[1]) as i64,
         finish: EpilogueParams {
             bias: optional(&bias),
             rows: optional(&rows),
-            residual: optional(&residual),
+            residual: optional(&apart(&residual, n, beyond[2])),
             step: if extras { gpu.i32(&[1]) } else { Pointer(0) },
             out,
             rows_step: 2 * n as i64,
-            residual_stride: n as i64,
-            out_stride: n as i64,
+            residual_stride: (n + beyond[2]) as i64,
+            out_stride: (n + beyond[3]) as i64,
             rows_of_image: each as i32,
             activation,
             out_f32: out_f32.into(),
@@ -70,8 +81,11 @@ fn gemm(dtype: DType, tile: Tile, case: &Case) -> Vec<f32> {
     gpu.launch(&format!("gemm_{}", tile.name()), dtype, [x, y, 1], &params);
     let parts = Parts { x: [&x0, &x1], w: &w, bias: &bias, rows: &rows[2 * n..], residual: &residual };
     let want: Vec<f64> = parts.result(case, |y| activated(activation, y));
-    let got = gpu.download(out_type, out, m * n);
-    let what = format!("{dtype} {} {m} {n} {k} {k0} activation {activation}", tile.name());
+    let stored = gpu.download(out_type, out, m * (n + beyond[3]));
+    let (got, between): (Vec<_>, Vec<_>) = stored.chunks(n + beyond[3]).map(|row| row.split_at(n)).unzip();
+    let got = got.concat();
+    let what = format!("{dtype} {} {m} {n} {k} {k0} activation {activation} {beyond:?}", tile.name());
+    assert!(between.concat().iter().all(|v| *v == 7.0), "{what}: something is stored between the rows");
     close(&what, out_type, &got, &want);
     if dtype == DType::F32 && activation == 0 {
         within_f32(&what, &got, &want, &parts.result::<f32>(case, |y| y));
@@ -132,7 +146,7 @@ fn tile_invariance() {
             (3, 70, 1032, 512),
             (300, 136, 40, 16),
         ] {
-            let case = Case { m, n, k, k0, activation: 0, extras: true, out_f32: false };
+            let case = Case { m, n, k, k0, activation: 0, extras: true, out_f32: false, beyond: [0; 4] };
             let results: Vec<Vec<f32>> = tiles(dtype).iter().map(|&tile| gemm(dtype, tile, &case)).collect();
             assert!(results.iter().all(|r| *r == results[0]), "{dtype} {m} {n} {k}: the tile changes the result");
         }
@@ -146,11 +160,47 @@ fn activations_and_f32_results() {
     }
     for dtype in ALL {
         for activation in 0..4 {
-            let case = Case { m: 20, n: 40, k: 48, k0: 48, activation, extras: activation % 2 == 0, out_f32: false };
+            let case = Case {
+                m: 20,
+                n: 40,
+                k: 48,
+                k0: 48,
+                activation,
+                extras: activation % 2 == 0,
+                out_f32: false,
+                beyond: [0; 4],
+            };
             gemm(dtype, Tile::SMALL, &case);
         }
         for n in [40, 13] {
-            gemm(dtype, Tile::SMALL, &Case { m: 20, n, k: 48, k0: 48, activation: 0, extras: false, out_f32: true });
+            gemm(
+                dtype,
+                Tile::SMALL,
+                &Case { m: 20, n, k: 48, k0: 48, activation: 0, extras: false, out_f32: true, beyond: [0; 4] },
+            );
+        }
+    }
+}
+
+/// Rows further apart than they are long: of operands by multiples of 8, of the residual and of the result by any number.
+#[test]
+fn strides_beyond_the_columns() {
+    if !compiled() {
+        return;
+    }
+    for dtype in ALL {
+        for (n, out_f32, beyond) in [
+            (16, false, [8, 16, 16, 8]),
+            (16, false, [8, 0, 0, 3]),
+            (16, false, [0, 8, 5, 0]),
+            (24, false, [16, 8, 4, 4]),
+            (13, false, [8, 8, 3, 11]),
+            (16, true, [8, 8, 8, 1]),
+            (13, true, [8, 8, 0, 3]),
+        ] {
+            let case = Case { m: 5, n, k: 40, k0: 24, activation: 0, extras: !out_f32, out_f32, beyond };
+            let tiles = if n == 24 { tiles(dtype) } else { &[Tile::SMALL] };
+            tiles.iter().for_each(|&tile| drop(gemm(dtype, tile, &case)));
         }
     }
 }

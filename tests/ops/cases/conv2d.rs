@@ -113,6 +113,7 @@ fn cases() -> Vec<Case> {
         ([2, 9, 9, 3], 16, 3, 3, [1, 1], "convolution_few_in"),
         ([1, 8, 10, 3], 16, 4, 2, [0, 0], "convolution_few_in"),
         ([2, 12, 16, 3], 24, 4, 4, [0, 0], "patches"),
+        ([1, 8, 10, 3], 16, 2, 2, [0, 0], "patches"),
         ([1, 5, 7, 4], 136, 3, 1, [1, 1], "convolution_few_in"),
     ] {
         cases.push(plain(Size { x, o, kernel, stride, padding }, true, Some(launched)));

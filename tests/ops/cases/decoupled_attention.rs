@@ -142,7 +142,7 @@ fn cases() -> Vec<Case> {
     let branch = |operand, length, scale| Branch { operand, length, scale, mask: None };
     // Factors below 0 and above 1 too; 9 queries do not fill a block of any kernel.
     let masked = |operand, scale, seed| Branch { operand, length: None, scale, mask: Some(values(9, seed)) };
-    // The text and eight image branches of four tokens; and one more.
+    // The text and 16 image branches of four tokens; and one more.
     let many = |count: usize| {
         let kv = (0..=count as u32).map(|i| values(2 * 4 * 2 * c, 2 + i)).collect();
         let scales = (0..2 * count).map(|i| 0.1 * i as f32 - 0.5).collect();
@@ -155,8 +155,8 @@ fn cases() -> Vec<Case> {
         case
     };
     vec![
-        many(8),
-        refused(many(9), "10 branches; at most 9 are allowed"),
+        many(16),
+        refused(many(17), "18 branches; at most 17 are allowed"),
         refused(
             case("scales apart", &two, &[branch(3, None, Some((2, 0))), branch(4, None, Some((2, 1)))], None),
             "must follow one another",

@@ -20,9 +20,13 @@ pub(super) fn update(
     let (columns, rank, m) = (gemm.columns(), gemm.rank(), node.len() / node.channels());
     let (x, size) = (l.place(node.inputs[operand]), l.size());
     let sum = l.scratch(m * columns * size);
-    let (mut channel, mut column) = (0, 0);
+    let (mut channel, mut column) = (0usize, 0usize);
     for part in gemm.parts {
         let n = part.weight.shape()[0];
+        if !column.is_multiple_of(8) && (n | columns).is_multiple_of(8) {
+            let what = format!("a low-rank update of {n} of {columns} columns, from column {column} on");
+            return Err(unsupported(node, &format!("{what}; a multiple of 8 is needed")));
+        }
         let ups = part.low_rank.iter().flat_map(|low_rank| &low_rank.up);
         for (i, up) in ups.enumerate() {
             let r = up.shape()[1];
