@@ -121,6 +121,7 @@ else
 	$(GOLDEN_DIFFSYNTH) tools/goldens/make_schedulers.py diffsynth
 	$(GOLDEN_DIFFUSERS) tools/goldens/make_tokens.py diffusers
 	$(GOLDEN_DIFFUSERS) tools/goldens/make_tokens.py folders
+	$(GOLDEN_DIFFUSERS) tools/goldens/make_tokens.py words
 	$(GOLDEN_DIFFSYNTH) tools/goldens/make_tokens.py diffsynth
 	$(GOLDEN_DIFFUSERS) tools/goldens/make_noise.py
 	$(GOLDEN_DIFFUSERS) tools/goldens/make_pictures.py

@@ -42,6 +42,8 @@ pub struct Compat {
     pub truncates_pixels: bool,
     /// Whether there are adapters on the encoder's hidden states (IP-Adapter Plus); DiffSynth has the base adapter alone.
     pub plus_adapters: bool,
+    /// Whether there are textual inversions.
+    pub textual_inversions: bool,
     /// Whether the scheduler, where neither the request nor the model names one, is DiffSynth's DDIM or SDXL's Euler.
     pub diffsynth_scheduler: bool,
 }
@@ -64,6 +66,7 @@ impl Compat {
             inpaints: true,
             truncates_pixels: false,
             plus_adapters: true,
+            textual_inversions: true,
             diffsynth_scheduler: false,
         }
     }
@@ -85,6 +88,7 @@ impl Compat {
             inpaints: false,
             truncates_pixels: true,
             plus_adapters: false,
+            textual_inversions: false,
             diffsynth_scheduler: true,
         }
     }

@@ -11,6 +11,7 @@ use crate::models::vae::VaeConfig;
 use crate::weights::adapter;
 use crate::weights::detect::{AdapterKind, ModelFamily, detect};
 use crate::weights::lora::{Lora, LoraComponent, LoraTargets};
+use crate::weights::textual_inversion::TextualInversion;
 use crate::weights::{Weights, single_file};
 use serde::Serialize;
 use serde_json::Value;
@@ -125,6 +126,7 @@ pub fn inspect(path: &Path, weights: &Weights) -> Result<FileReport> {
             });
         }
         ModelFamily::Lora => report.lora(weights),
+        ModelFamily::TextualInversion => report.textual_inversion(weights),
         _ => report.add_component("tensors", weights),
     }
     report.skipped(weights);
@@ -304,6 +306,26 @@ impl FileReport {
                 r.notes.push(format!("{} names are no module of SDXL: {first}, ..", lora.unused.len()));
             }
             r.fits.push("SDXL base and models made from it".into());
+        });
+    }
+
+    /// Describes a textual inversion by the widths of the published text encoders.
+    fn textual_inversion(&mut self, weights: &Weights) {
+        self.add_component("vectors", weights);
+        let widths = [published::text(), published::text_2()].map(|config| config.hidden_size);
+        self.with_config(TextualInversion::read(weights, widths), |r, inversion| {
+            for (encoder, vectors) in ["text_encoder", "text_encoder_2"].iter().zip(&inversion.vectors) {
+                r.notes.extend(
+                    vectors.iter().map(|v| format!("{encoder}: {} vectors, {} wide", v.shape()[0], v.shape()[1])),
+                );
+            }
+            r.notes.extend(inversion.word.iter().map(|word| format!("its own word: {}", escape(word))));
+            r.supported = inversion.keyed || inversion.vectors[1].is_some();
+            r.fits.push(match inversion.vectors {
+                [Some(_), Some(_)] => "SDXL base and models made from it".into(),
+                [Some(_), None] if !inversion.keyed => "Stable Diffusion 1.x".into(),
+                _ => "SDXL base and models made from it: one of their text encoders".into(),
+            });
         });
     }
 

@@ -29,6 +29,7 @@
 //! | [`Reference`] | `ip_adapter_masks` | a reference image with its weight and its mask; [`Combine`] and [`Fit`] are its image prompt's |
 //! | [`ReferenceImage`] | an entry of `ip_adapter_image` or `ip_adapter_image_embeds` | an image, or the embedding made of one |
 //! | [`PipelineOptions::loras`], [`Request::lora_scales`] | `load_lora_weights`, `set_adapters` | LoRAs and the scale of each |
+//! | [`PipelineOptions::embeddings`] | `load_textual_inversion` | words of the prompts that stand for vectors |
 //! | [`SchedulerKind`], [`SigmaSchedule`], [`TimestepSpacing`], [`PredictionType`] | `EulerDiscreteScheduler`, `use_karras_sigmas`, `timestep_spacing`, `prediction_type` | overrides of the model's own scheduler |
 //! | [`RngKind`] | `torch.Generator(device=...)` | the generator whose random numbers the noise follows |
 //! | [`Compat`] | – | the reference implementation that is followed where they differ |

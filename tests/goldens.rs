@@ -98,6 +98,8 @@ cases! { diffusers:
     ddim_style = "ddim-style",
     dpmpp_2m_sde_exponential = "dpmpp-2m-sde-exponential",
     dpmpp_karras_two_images = "dpmpp-karras-two-images",
+    embeddings = "embeddings",
+    embeddings_rows = "embeddings-rows",
     euler = "euler",
     euler_a_two_adapters = "euler-a-two-adapters",
     flags_over_folder = "flags-over-folder",

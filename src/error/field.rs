@@ -32,6 +32,8 @@ fields! {
     Adapters = "adapters",
     /// [`crate::PipelineOptions::loras`].
     Loras = "loras",
+    /// [`crate::PipelineOptions::embeddings`].
+    Embeddings = "embeddings",
     /// [`crate::PipelineOptions::compat`].
     Compat = "compat",
     /// [`crate::PipelineOptions::device`].

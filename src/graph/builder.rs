@@ -95,8 +95,8 @@ impl Builder {
     }
 
     /// See [`Op::Embedding`]: integer ids `[B, T]` to `[B, T, C]`.
-    pub fn embedding(&mut self, ids: NodeId, table: Weight, positions: Weight) -> NodeId {
-        let name = table.name().to_owned();
+    pub fn embedding(&mut self, ids: NodeId, table: Vec<Weight>, positions: Weight) -> NodeId {
+        let name = table.first().map_or_else(String::new, |part| part.name().to_owned());
         self.node(Op::Embedding { table, positions }, &[ids], name)
     }
 

@@ -17,8 +17,8 @@ pub enum Op {
     Reshape,
     /// Rows of a table `[V, C]` picked by integer ids `[B, T]`, plus the position's row of a second table.
     Embedding {
-        /// `[V, C]`.
-        table: Weight,
+        /// `[V, C]`, in parts `[V_i, C]` one below the other.
+        table: Vec<Weight>,
         /// `[P, C]`, P >= T.
         positions: Weight,
     },
@@ -133,7 +133,7 @@ impl Op {
             Self::Linear(linear) => linear.parts.iter_mut().flat_map(LinearWeights::tensors_mut).collect(),
             Self::Conv2d(conv) => conv.weights.tensors_mut().collect(),
             Self::GroupNorm { weight, bias, .. } | Self::LayerNorm { weight, bias, .. } => vec![weight, bias],
-            Self::Embedding { table, positions } => vec![table, positions],
+            Self::Embedding { table, positions } => table.iter_mut().chain([positions]).collect(),
             Self::PrependClassToken { token, positions } => vec![token, positions],
             Self::Repeat { weight, .. } => vec![weight],
             Self::Input(_) | Self::Reshape | Self::Attention(_) | Self::Activation(_) | Self::Geglu => vec![],
@@ -168,8 +168,9 @@ impl Op {
             Self::Conv2d(conv) => conv.infer(operands),
             Self::Attention(attention) => attention.infer(operands),
             Self::Embedding { table, positions } => {
-                let fits = first.last().is_some_and(|&t| t <= positions.shape()[0]);
-                Inferred::new([first, &table.shape()[1..2]].concat(), fits, || {
+                let parts = table.iter().all(|part| part.shape()[1..2] == positions.shape()[1..2]);
+                let fits = parts && first.last().is_some_and(|&t| t <= positions.shape()[0]);
+                Inferred::new([first, &positions.shape()[1..2]].concat(), fits, || {
                     format!("embed {first:?} with positions {:?}", positions.shape())
                 })
             }

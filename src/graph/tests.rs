@@ -215,12 +215,12 @@ fn misread_inputs() {
     let branch = KvBranch { keys: slice(1, 0), values: slice(1, 8), length: Some(2), scale: None, mask: None };
     let embedding = refusal(&|b| {
         let ids = b.input("ids", &[2, 3]);
-        b.embedding(ids, tables().0, tables().1);
+        b.embedding(ids, vec![tables().0], tables().1);
     });
     assert!(embedding.contains("`table` reads `ids` as i32, which is f32"), "{embedding}");
     let computed = refusal(&|b| {
         let (ids, x) = (b.input_i32("ids", &[2, 3]), b.input("x", &[2]));
-        let rows = b.embedding(ids, tables().0, tables().1);
+        let rows = b.embedding(ids, vec![tables().0], tables().1);
         let index = b.scale_shift(x, 1.0, 1.0);
         b.gather(rows, Some(index));
     });

@@ -36,6 +36,7 @@ pub fn text() -> ClipTextConfig {
         activation: Activation::QuickGelu,
         eps: 1e-5,
         vocab_size: 49408,
+        added_tokens: 0,
         max_position_embeddings: 77,
         projection_dim: None,
         eos_token_id: 2,

@@ -1,6 +1,7 @@
 //! From files to models.
 
 use super::config_file::{json, missing_part};
+use super::embeddings::{self, TextEncoder, Word};
 use super::lora::Loras;
 use super::model_path;
 use super::model_scheduler::ModelScheduler;
@@ -37,6 +38,8 @@ pub struct ModelTensors {
     pub adapters: Vec<Weights>,
     /// LoRAs.
     pub loras: Vec<Weights>,
+    /// Textual inversions; a word is the stem of [`Weights::path`].
+    pub embeddings: Vec<Weights>,
 }
 
 /// A model's sizes with its tensors.
@@ -91,6 +94,8 @@ pub(super) struct Models {
     pub(super) vision: Option<Model<ClipVisionConfig>>,
     pub(super) adapters: Vec<Model<AdapterConfig>>,
     pub(super) loras: Loras,
+    /// The words of the textual inversions.
+    pub(super) words: Vec<Word>,
     /// The preprocessing of reference images that the folder states; CLIP's own where absent.
     pub(super) image_processor: Option<ClipImageProcessor>,
     scheduler: Option<ModelScheduler>,
@@ -127,6 +132,8 @@ impl Models {
         }
         let loras = options.loras.iter().map(|path| open(path, &open_options)).collect::<Result<_>>()?;
         models.set_loras(loras)?;
+        let embeddings = options.embeddings.iter().map(|path| open(path, &open_options)).collect::<Result<Vec<_>>>()?;
+        models.add_embeddings(&embeddings)?;
         Ok(models)
     }
 
@@ -150,6 +157,7 @@ impl Models {
             models.set_vision(weights.path(), vision)?;
         }
         models.set_loras(tensors.loras.clone())?;
+        models.add_embeddings(&tensors.embeddings)?;
         Ok(models)
     }
 
@@ -197,6 +205,13 @@ impl Models {
         }
         let text = [0, 1].map(|encoder: usize| self.text[encoder].config.tensors());
         self.loras = Loras::new(files, &self.unet.config.tensors(), [&text[0], &text[1]])?;
+        Ok(())
+    }
+
+    fn add_embeddings(&mut self, files: &[Weights]) -> Result<()> {
+        let encoders = self.text.each_mut().into_iter().zip(&mut self.tokenizers);
+        let encoders = encoders.map(|(m, tokenizer)| TextEncoder::new(&mut m.config, &mut m.weights, tokenizer));
+        self.words = embeddings::add(encoders, files)?;
         Ok(())
     }
 
@@ -448,6 +463,7 @@ fn assemble(
         vision: None,
         adapters: Vec::new(),
         loras: Loras::default(),
+        words: Vec::new(),
         image_processor: None,
         scheduler,
         zero_negative,

@@ -7,6 +7,7 @@ mod config_file;
 mod denoise_plan;
 mod device;
 mod device_choice;
+mod embeddings;
 mod executable_cache;
 mod generate;
 mod image_branches;
@@ -114,6 +115,7 @@ impl Pipeline {
         let models = models()?;
         let compat = options.compat.clone();
         models.demand_adapters_of(&compat)?;
+        embeddings::demand_profile(&models.words, &compat)?;
         let encoders = options.encoders;
         let mut cache = ExecutableCache::default();
         cache.free_encoders = encoders == EncoderResidency::Free;

@@ -25,6 +25,9 @@ pub struct PipelineOptions {
     /// LoRAs, `.safetensors` or `.bin`: for UNet and text encoders, by kohya's, PEFT's or diffusers' names. They are applied beside the
     /// weights, by [`crate::Request::lora_scales`].
     pub loras: Vec<PathBuf>,
+    /// Textual inversions, `.safetensors`, `.pt` or `.bin`: vectors for a word of the prompts, which is the file's name without its
+    /// extension.
+    pub embeddings: Vec<PathBuf>,
     /// The reference implementation that is followed.
     pub compat: Compat,
     /// The device that computes.
@@ -56,6 +59,7 @@ impl PipelineOptions {
             clip_vision: None,
             adapters: Vec::new(),
             loras: Vec::new(),
+            embeddings: Vec::new(),
             compat: Compat::diffusers(),
             device: DeviceChoice::Cpu,
             dtype: None,
@@ -101,6 +105,13 @@ impl PipelineOptions {
     #[must_use]
     pub fn with_lora(mut self, path: impl Into<PathBuf>) -> Self {
         self.loras.push(path.into());
+        self
+    }
+
+    /// Adds a textual inversion.
+    #[must_use]
+    pub fn with_embedding(mut self, path: impl Into<PathBuf>) -> Self {
+        self.embeddings.push(path.into());
         self
     }
 

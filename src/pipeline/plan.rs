@@ -10,7 +10,7 @@ use super::latent_size::{RequestedSides, latent_size};
 use super::load::Models;
 use super::lora::LoraScales;
 use super::memory_budget::{self, MemoryDemand};
-use super::prompt::Prompt;
+use super::prompt::{Prompt, tell_unused_words};
 use super::prompt_options::time_ids;
 use super::request::{CancelToken, DEFAULT_STRENGTH, Request};
 use super::residency::EncoderResidency;
@@ -132,6 +132,8 @@ impl RequestPlan {
         let prompt = Prompt::positive(models, compat, request)?;
         let negative = if do_cfg { Some(Prompt::negative(models, compat, request)?) } else { None };
         let rows = negative.as_ref().map_or(0, Prompt::num_rows).max(prompt.num_rows());
+        let prompts: Vec<_> = std::iter::once(&prompt).chain(&negative).collect();
+        tell_unused_words(models, &prompts);
         let steps = if begin == Begin::Noise { table.steps.len() } else { most_evaluations(&scheduler, request)? };
         let shape = WorkloadShape::new(models, request, steps, sides, do_cfg, rows);
         let own = shape.denoise_plan(&compiler)?;

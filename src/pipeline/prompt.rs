@@ -1,10 +1,11 @@
 //! Prompts as rows of tokens.
 
+use super::embeddings::Word;
 use super::load::Models;
 use super::prompt_options::{LongPrompts, PromptWeights};
 use super::request::Request;
 use crate::compat::Compat;
-use crate::error::{Error, Field, Result};
+use crate::error::{Error, Field, Result, escape};
 use crate::inputs::prompt_weights::{PromptPiece, a1111};
 use crate::inputs::tokenizer::{Tokenizer, TokenizerProfile};
 
@@ -118,8 +119,13 @@ fn rows(tokenizer: &Tokenizer, request: &Request, field: Field, text: &str) -> R
                 return Err(Error::parameter(field, what));
             }
         };
+        let mut begun = 0;
         for id in tokenizer.encode(&text, TokenizerProfile::Diffusers) {
-            if chunks.last().is_some_and(|chunk| chunk.len() == room) {
+            // The vectors of a word stay together, as in AUTOMATIC1111's interface.
+            let len = if begun == 0 { tokenizer.word_len(id) } else { begun };
+            begun = len - 1;
+            let need = if request.long_prompts == LongPrompts::Chunks { len } else { 1 };
+            if chunks.last().is_some_and(|chunk| chunk.len() + need > room) {
                 if request.long_prompts == LongPrompts::Truncate {
                     cut += 1;
                     continue;
@@ -144,6 +150,17 @@ fn row(tokenizer: &Tokenizer, tokens: &[(u32, f32)]) -> TokenRow {
         weights.resize(ids.len(), 1.0);
     }
     TokenRow { ids, weights }
+}
+
+/// Tells of words of textual inversions that are in no prompt.
+pub(super) fn tell_unused_words(models: &Models, prompts: &[&Prompt]) {
+    for Word { word, first } in &models.words {
+        let rows = |encoder: usize| prompts.iter().flat_map(move |prompt| &prompt.rows[encoder]);
+        let used = |encoder: usize| first[encoder].is_some_and(|id| rows(encoder).any(|row| row.ids.contains(&id)));
+        if !used(0) && !used(1) {
+            tracing::warn!("the word `{}` of a textual inversion is in no prompt", escape(word));
+        }
+    }
 }
 
 /// The number of tokens of that many rows.

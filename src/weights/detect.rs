@@ -1,6 +1,7 @@
 //! Detection of the model that a set of tensors belongs to, by names and shapes.
 
 use super::lora::keys::is_lora;
+use super::textual_inversion::names::is_textual_inversion;
 use super::weight::Weights;
 use std::fmt;
 
@@ -48,6 +49,8 @@ pub enum ModelFamily {
     Adapter(AdapterKind),
     /// A LoRA or one of its relatives.
     Lora,
+    /// A textual inversion.
+    TextualInversion,
     /// None of these.
     Unknown,
 }
@@ -75,6 +78,7 @@ impl fmt::Display for ModelFamily {
             Self::OpenClipVision => "a CLIP image encoder with OpenCLIP's names",
             Self::Adapter(kind) => return kind.fmt(f),
             Self::Lora => "a LoRA",
+            Self::TextualInversion => "a textual inversion",
             Self::Unknown => "an unknown kind of file",
         })
     }
@@ -160,6 +164,9 @@ pub fn detect(weights: &Weights) -> ModelFamily {
     }
     if begins("decoder.up_blocks.") || begins("decoder.up.") || begins("first_stage_model.") {
         return ModelFamily::Vae;
+    }
+    if is_textual_inversion(weights) {
+        return ModelFamily::TextualInversion;
     }
     ModelFamily::Unknown
 }

@@ -17,6 +17,7 @@ mod open;
 pub mod safetensors;
 mod scope;
 pub mod single_file;
+pub mod textual_inversion;
 pub mod torch;
 mod weight;
 

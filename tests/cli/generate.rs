@@ -154,6 +154,25 @@ fn lora_flags() {
     assert!(stdout(&output).contains("a LoRA (not supported)"), "{}", stdout(&output));
 }
 
+/// Textual inversions in the texts, and what `inspect` says of them.
+#[test]
+fn embedding_flags() {
+    let case = Case::make("diffusers", "embeddings");
+    let (style, sea) = (case.path("mat-style.safetensors"), case.path("<sea>.safetensors"));
+    let output = case.short(&["--embedding", &style, "--embedding", &sea, "-n", "mat-style <sea>"]).output().unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+    let file = std::io::BufReader::new(std::fs::File::open(case.path("out.png")).unwrap());
+    let reader = png::Decoder::new(file).read_info().unwrap();
+    let texts = &reader.info().uncompressed_latin1_text;
+    assert!(texts[0].text.contains("Embedding: mat-style, Embedding 2: <sea>, "), "{}", texts[0].text);
+    let json: Value = serde_json::from_str(&texts[1].text).unwrap();
+    assert_eq!(json["embeddings"], serde_json::json!([style, sea]));
+    let output = case.short(&["--embedding", &style, "--embedding", &style]).output().unwrap();
+    assert!(!output.status.success() && stderr(&output).contains("--embedding: "), "{}", stderr(&output));
+    let text = stdout(&run(&["inspect", &style]));
+    assert!(text.contains("a textual inversion (not supported)") && text.contains("`clip_l` is 16 wide"), "{text}");
+}
+
 /// The image to begin with and its mask are told, with the strength that counted.
 #[test]
 fn metadata_of_an_inpainting() {

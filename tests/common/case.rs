@@ -53,6 +53,8 @@ impl Case {
         options.clip_vision = self.json["files"]["clip_vision"].as_str().map(|p| dir.join(p));
         options.adapters = self.adapters().iter().map(|a| dir.join(a["path"].as_str().unwrap())).collect();
         options.loras = self.loras().iter().map(|l| dir.join(l["path"].as_str().unwrap())).collect();
+        let embeddings = self.json["request"]["embeddings"].as_array().into_iter().flatten();
+        options.embeddings = embeddings.map(|path| dir.join(path.as_str().unwrap())).collect();
         options.threads = Some(2);
         options
     }

@@ -75,6 +75,11 @@ fn euler() {
 }
 
 #[test]
+fn textual_inversions() {
+    check("embeddings", ASKED);
+}
+
+#[test]
 fn lora_with_convolutions() {
     check("lora-kohya", like_the_peer([(5.1e-3, 52.1), (4.4e-2, 45.0)]));
 }

@@ -40,7 +40,7 @@ fn linear(inputs: usize, parts: Vec<LinearWeights>) -> Graph {
 fn embedding(table: Weight, positions: Weight) -> Graph {
     let mut b = Builder::new();
     let ids = b.input_i32("ids", &[1, 3]);
-    let y = b.embedding(ids, table, positions);
+    let y = b.embedding(ids, vec![table], positions);
     b.output("y", y);
     b.finish().unwrap()
 }

@@ -66,6 +66,44 @@ fn diffsynth_ids() {
     });
 }
 
+/// Words of textual inversions: within other words, in other cases, with several vectors, and words that are none.
+#[test]
+fn words_of_vectors() {
+    let words = [
+        ("mat-style", 3),
+        ("MyStyle", 1),
+        ("<s0>", 2),
+        ("two words", 1),
+        ("é-x", 1),
+        ("a.b", 2),
+        ("!!bad", 2),
+        ("bad-hand-5", 2),
+        ("雪景", 2),
+    ];
+    let mut tokenizers = both();
+    for (_, tokenizer) in &mut tokenizers {
+        let mut next = 49_408;
+        for (word, count) in words {
+            assert_eq!(tokenizer.add_word(word, count), Ok(next));
+            next += count as u32;
+        }
+        assert_eq!((tokenizer.vocab_size(), tokenizer.word_len(49_408), tokenizer.word_len(49_409)), (49_424, 3, 1));
+        // The vocabulary's, the folder's, those that are there already, by the spelling that is sought.
+        for word in ["cat", "cat</w>", "<|endoftext|>", "mat-style", "MAT-STYLE", "mat-style_1", "mystyle", "", " "] {
+            assert!(tokenizer.add_word(word, 1).is_err(), "{word}");
+        }
+    }
+    for case in goldens("words.json") {
+        let text = case["text"].as_str().unwrap();
+        for (key, tokenizer) in &tokenizers {
+            assert_eq!(tokenizer.encode(text, TokenizerProfile::Diffusers), ids(&case[key]), "{key}: {text:?}");
+        }
+    }
+    // Where diffusers finds but the first vector, as of a word in other case, here is the whole.
+    let (_, l) = &tokenizers[0];
+    assert_eq!(l.encode("Mat-Style", TokenizerProfile::Diffusers), [49_408, 49_409, 49_410]);
+}
+
 #[test]
 fn published_sample() {
     let [(_, l), (_, g)] = both();

@@ -7,6 +7,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod demo_model;
+mod embeddings;
 mod folders;
 mod image_prompts;
 mod init_image;

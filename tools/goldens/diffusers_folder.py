@@ -296,4 +296,11 @@ def build(case: dict, shared: Path) -> Recipe:
             add_adapter(recipe, unet, adapter, case["vision"])
     for lora in case.get("loras", []):
         lora_files.add(recipe, lora, models | {"unet": unet}, case["unet"])
+    for embedding in case.get("embeddings", []):
+        lines = []
+        for name, (count, encoder) in embedding["names"].items():
+            width = case["text"][encoder]["hidden_size"]
+            shape = [width] if count is None else [count, width]
+            lines.append(recipe.line(name, shape, embedding["dtype"], embedding["path"] + "/", 1, 0))
+        recipe.add(embedding["path"], lines, "safetensors" if embedding["path"].endswith(".safetensors") else "torch")
     return recipe

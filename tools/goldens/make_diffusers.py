@@ -69,7 +69,7 @@ class Peer:
     pipeline = StableDiffusionXLPipeline
 
     def __init__(self, folder: Path, case: dict):
-        self.case = case
+        self.case, self.folder = case, folder
         self.pipe = self.pipeline.from_pretrained(folder, dtype=torch.float32)
         self.pipe.set_progress_bar_config(disable=True)
         self.adapters = case.get("adapters", [])
@@ -260,6 +260,8 @@ def described(case: dict) -> dict:
     request = case["request"] | {"ip_adapters": adapters} | own
     if "loras" in case:
         request["loras"] = [{"path": lora["path"], "scale": lora["scale"]} for lora in case["loras"]]
+    if "embeddings" in case:
+        request["embeddings"] = [embedding["path"] for embedding in case["embeddings"]]
     return {"profile": "diffusers", "request": request, "files": files, "notes": case["notes"]}
 
 

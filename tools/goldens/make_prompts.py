@@ -7,6 +7,7 @@ import sys
 
 import diffusers
 import torch
+from safetensors.torch import load_file
 
 import make_diffusers
 from make_diffusers import GOLDENS, Peer, make
@@ -20,6 +21,21 @@ class Prompted(Peer):
         twist = twist or {}
         self.pieces = [twist.get(key, self.case.get(key)) for key in ("pieces", "negative_pieces")]
         super().apply({k: v for k, v in twist.items() if k not in ("pieces", "negative_pieces")})
+
+    def inversions(self) -> None:
+        """Loads the textual inversions, once: each encoder's vectors into it and its tokenizer, as the pipeline takes them."""
+        pipe = self.pipe
+        pairs = ((pipe.tokenizer, pipe.text_encoder), (pipe.tokenizer_2, pipe.text_encoder_2))
+        for embedding in self.case.get("embeddings", []) if not hasattr(self, "words") else []:
+            path = self.folder / embedding["path"]
+            tensors = load_file(path) if path.suffix == ".safetensors" else torch.load(path)
+            for name, (_, encoder) in embedding["names"].items():
+                tokenizer, text_encoder = pairs[encoder]
+                tensor = tensors[name] if name in tensors else tensors["string_to_param"]["*"]
+                pipe.load_textual_inversion(tensor.float(), token=path.stem, tokenizer=tokenizer, text_encoder=text_encoder)
+                first, count = tokenizer.convert_tokens_to_ids(path.stem), len(tensor) if tensor.ndim == 2 else 1
+                tokenizer.words = getattr(tokenizer, "words", {}) | {first: count}
+        self.words = True
 
     def own_arguments(self) -> dict:
         request = self.request
@@ -35,9 +51,11 @@ class Prompted(Peer):
         return super().own_arguments() | own
 
     def run(self, images: list | None = None, **replace) -> dict[str, torch.Tensor]:
+        self.inversions()
         self.embedded = self.pieces[0] is not None or "prompt_embeds" in replace
         if self.pieces[0] is not None and "prompt_embeds" not in replace:
-            pieces = [[[replace["prompt"], 1.0], None, None], self.pieces[1]] if "prompt" in replace else self.pieces
+            plain = [[replace.get("prompt"), 1.0], *[None] * self.pieces[1].count(None)]
+            pieces = [plain, self.pieces[1]] if "prompt" in replace else self.pieces
             (embeds, pooled), (negative, negative_pooled) = (self.embed(p) for p in pieces)
             replace = {
                 "prompt": None, "negative_prompt": None, "prompt_embeds": embeds, "pooled_prompt_embeds": pooled,
@@ -53,8 +71,11 @@ class Prompted(Peer):
                 if piece is None:
                     rows.append([])
                     continue
-                for token in tokenizer(piece[0], add_special_tokens=False, truncation=False).input_ids:
-                    if len(rows[-1]) == tokenizer.model_max_length - 2:
+                text = pipe.maybe_convert_prompt(piece[0], tokenizer)
+                for token in tokenizer(text, add_special_tokens=False, truncation=False).input_ids:
+                    # The vectors of a word stay together.
+                    need = getattr(tokenizer, "words", {}).get(token, 1)
+                    if len(rows[-1]) + need > tokenizer.model_max_length - 2:
                         rows.append([])
                     rows[-1].append((token, piece[1]))
             states = []

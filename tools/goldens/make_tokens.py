@@ -189,6 +189,41 @@ def small() -> None:
     print([(c["name"], sorted(c["files"])) for c in out], path.stat().st_size, "bytes")
 
 
+WORDS = [("mat-style", 3), ("MyStyle", 1), ("<s0>", 2), ("two words", 1), ("\u00e9-x", 1), ("a.b", 2), ("!!bad", 2), ("bad-hand-5", 2), ("\u96ea\u666f", 2)]
+
+
+def words() -> None:
+    """What transformers makes of texts with the words of textual inversions, after diffusers has put in the vectors' words.
+
+    Words of several vectors are lower case here, without spaces, and never beside their own later ones: diffusers puts the later ones in
+    by replacing text.
+    """
+    import torch
+    from diffusers.loaders.textual_inversion import TextualInversionLoaderMixin
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+    class Loader(TextualInversionLoaderMixin):
+        hf_device_map, components = None, {}
+
+    texts = [w for w, _ in WORDS] + ["a photo in mat-style, sharp", "mat-stylemat-style mat-style", "xmat-styley MYSTYLEs", "mystyle_1 <s0>_1 <s0>_1_1", "<s0>_2", "two  words", "two\nwords two word s",
+             "E\u0301-X e\u0301-x", "a. b a.bc", "!!bad !!!bad !bad", "mat-style_1 mat-style_2", "mat-style_3", "bad-hand-5 bad-hand-55 bad hand 5", "(mat-style:1.2) [<s0>]", "mat-style's", "\u96ea\u666f\u4e2d <|endoftext|>mat-style"]
+    rng = random.Random(5)
+    pieces = [w for w, _ in WORDS] + [" ", " ", ", ", "cat", "!", "x", "e\u0301", "A PHOTO", "<", "mat-", "style"]
+    texts += ["".join(rng.choice(pieces) for _ in range(rng.randrange(1, 10))) for _ in range(150)]
+    out = [{"text": text} for text in texts]
+    with tempfile.TemporaryDirectory() as root:
+        for key, folder in zip("lg", folders(Path(root))):
+            tokenizer = CLIPTokenizer.from_pretrained(folder)
+            encoder = CLIPTextModel(CLIPTextConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8))
+            for word, count in WORDS:
+                Loader().load_textual_inversion({word: torch.zeros(count, 8)}, token=word, tokenizer=tokenizer, text_encoder=encoder)
+            for case in out:
+                case[key] = tokenizer(Loader().maybe_convert_prompt(case["text"], tokenizer), add_special_tokens=False).input_ids
+    path = ROOT / "tests/goldens/tokenizer/words.json"
+    path.write_text("[\n" + ",\n".join(json.dumps(c, separators=(",", ":")) for c in out) + "\n]\n")
+    print(len(out), "cases,", path.stat().st_size, "bytes")
+
+
 def entities() -> None:
     from ftfy.chardata import HTML_ENTITIES
     lines = [k[1:-1] + " " + " ".join(f"{ord(c):x}" for c in v) for k, v in HTML_ENTITIES.items()]
@@ -196,4 +231,4 @@ def entities() -> None:
 
 
 if __name__ == "__main__":
-    {"folders": small, "entities": entities}.get(sys.argv[1], lambda: main(sys.argv[1]))()
+    {"folders": small, "words": words, "entities": entities}.get(sys.argv[1], lambda: main(sys.argv[1]))()

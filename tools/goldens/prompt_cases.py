@@ -18,6 +18,11 @@ def prompted(prompt, **more):
     return request(prompt, **more) | own
 
 
+def embedding(path, names, dtype="F32"):
+    """A textual inversion: its tensors by name, each with its number of vectors and the text encoder that they are for."""
+    return {"path": path, "names": names, "dtype": dtype}
+
+
 CASES = {
     "prompt-2-sizes": {
         "notes": "a prompt of its own for the second encoder, positive and negative; every size, other ones for the negative row",
@@ -51,6 +56,49 @@ CASES = {
         "request": prompted(
             f"a (garden:1.3), ({LONG}:.5)", negative_prompt="(fog) BREAK [people] BREAK and rain", steps=3, width=32, height=24, seed=42,
             long_prompts="chunks", prompt_weights="a1111",
+        ),
+    },
+    "embeddings": {
+        "notes": "textual inversions as diffusers loads them: three vectors for either encoder, one in F16 as a vector, in both rows; within "
+        "a word, in upper case; legacy pooling (eos_token_id 2), so at the greatest id, which is the word's last vector",
+        "matters": [
+            {"prompt": "a kite in mat-style_1 mat-style_2 mat-style over <SEA>hills"}, {"prompt": "a kite in mat-style over hills"},
+            {"negative_prompt": "fog and rain"},
+        ],
+        "tokenizer": "small",
+        "scheduler": PUBLISHED_SCHEDULER,
+        "text": [text(16, 2, 2, "quick_gelu", 2), text(24, 2, 3, "gelu", 2)],
+        "unet": unet("dc", [16, 32], [1, 1], [1, 1]),
+        "vae": vae([8, 16]),
+        "embeddings": [
+            embedding("mat-style.safetensors", {"clip_l": [3, 0], "clip_g": [3, 1]}),
+            embedding("<sea>.safetensors", {"clip_l": [None, 0], "clip_g": [None, 1]}, "F16"),
+        ],
+        "request": prompted(
+            "a kite in mat-style over <SEA>hills", negative_prompt="fog <sea> and rain", steps=3, width=32, height=24, seed=43,
+        ),
+    },
+    "embeddings-rows": {
+        "notes": "textual inversions in chunks of 75 tokens, a word of four vectors carried over the chunk's end, with AUTOMATIC1111's weights; "
+        "a file for each encoder by diffusers' and AUTOMATIC1111's names; another for the second encoder alone; a text encoder with more "
+        "rows than its tokenizer has tokens; pooled at the first EOS; BF16",
+        "matters": [{"pieces": [["w " * 73 + "mark ", 1.0], ["oil wet", 0.5]]}, {"pieces": [["w " * 73 + "mark ", 1.0], ["wet oil", 1.0]]}],
+        "tokenizer": "small",
+        "dtype": "BF16",
+        "scheduler": PUBLISHED_SCHEDULER,
+        "text": [text(16, 2, 2, "quick_gelu", 999, vocab=1012), text(24, 2, 2, "gelu", 999)],
+        "unet": unet("dc", [16, 32], [1, 1], [1, 1]),
+        "vae": vae([8, 16]),
+        "embeddings": [
+            embedding("mark.safetensors", {"<mark>": [4, 0]}, "BF16"),
+            embedding("2/mark.pt", {"string_to_param.*": [4, 1]}, "F16"),
+            embedding("wet.safetensors", {"clip_g": [2, 1]}),
+        ],
+        "pieces": [["w " * 73 + "mark ", 1.0], ["wet oil", 0.5]],
+        "negative_pieces": [["mark", 1.0], None, ["w", 1.0]],
+        "request": prompted(
+            "w " * 73 + "mark (wet oil:0.5)", negative_prompt="mark BREAK w", steps=3, width=24, height=32, seed=44, long_prompts="chunks",
+            prompt_weights="a1111",
         ),
     },
 }

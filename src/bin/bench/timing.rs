@@ -215,7 +215,7 @@ fn operands(graph: &Graph) -> Vec<TensorData<'static>> {
     let mut values = |k: usize, len: usize| -> TensorData<'static> {
         let floats: Vec<f32> = match &node.op {
             Op::Embedding { table, .. } => {
-                return (0..len).map(|i| ((i * 7919) % table.shape()[0]) as i32).collect::<Vec<_>>().into();
+                return (0..len).map(|i| ((i * 7919) % table[0].shape()[0]) as i32).collect::<Vec<_>>().into();
             }
             Op::Gather if k == 1 => return vec![(operand(0).tokens() / 2) as i32; len].into(),
             Op::TimestepEmbedding { .. } => (0..len).map(|i| (i * 20 % 1000) as f32).collect(),

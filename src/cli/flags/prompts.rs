@@ -1,10 +1,11 @@
 //! The second encoder's prompts, the treatment of prompts, and the sizes that the model is conditioned on.
 
-use crate::cli::flag::{Flag, Group};
-use crate::cli::labels::size;
+use crate::cli::flag::{Flag, Generated, Group};
+use crate::cli::labels::{number, path, size, stem};
 use crate::cli::options::Options;
 use crate::error::Field;
 use crate::pipeline::MAX_SIDE;
+use std::path::PathBuf;
 
 /// The second encoder's prompt.
 pub const PROMPT_2: Flag<Options> = Flag {
@@ -27,6 +28,24 @@ pub const NEGATIVE_PROMPT_2: Flag<Options> = Flag {
     json: Some(("negative_prompt_2", |o, _| o.request.negative_prompt_2.as_deref().into())),
     ..Flag::NEW
 };
+
+/// A textual inversion.
+pub const EMBEDDING: Flag<Options> = Flag {
+    long: "--embedding",
+    value: Some("FILE"),
+    help: "a textual inversion (.safetensors, .pt, .bin); in the prompts the file's name without extension stands for its \
+           vectors; may be repeated",
+    fields: &[Field::Embeddings],
+    set: |o, v| v.path().map(|value| o.pipeline.embeddings.push(value)),
+    json: Some(("embeddings", |o, _| o.pipeline.embeddings.iter().map(|file| path(file)).collect())),
+    parameters: Some((8, text_of)),
+    ..Flag::NEW
+};
+
+fn text_of(o: &Options, _: &Generated) -> Vec<String> {
+    let entry = |(i, file): (usize, &PathBuf)| format!("Embedding{}: {}", number(i), stem(file));
+    o.pipeline.embeddings.iter().enumerate().map(entry).collect()
+}
 
 /// The syntax of weights.
 pub const PROMPT_WEIGHTS: Flag<Options> = Flag {
@@ -119,6 +138,7 @@ pub const GROUP: Group<Options> = Group {
     flags: &[
         PROMPT_2,
         NEGATIVE_PROMPT_2,
+        EMBEDDING,
         PROMPT_WEIGHTS,
         LONG_PROMPTS,
         ORIGINAL_SIZE,

@@ -34,7 +34,7 @@ fn large_ids() {
     let positions = Weight::from_f32(&[0.0; 6], &[6, 1], "positions").unwrap();
     let mut b = Builder::new();
     let ids = b.input_i32("ids", &[1, 6]);
-    let y = b.embedding(ids, table, positions);
+    let y = b.embedding(ids, vec![table], positions);
     b.output("y", y);
     let mut executable = Cpu::new(Some(1)).compile(b.finish().unwrap()).unwrap();
     let mut out = [0.0; 6];

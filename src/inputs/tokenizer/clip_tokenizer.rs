@@ -33,6 +33,8 @@ pub struct Tokenizer {
 pub(super) struct AddedToken {
     pub content: String,
     pub id: u32,
+    /// The number of ids from `id` on for which it stands: more than 1 for a word of several vectors.
+    pub count: u32,
     /// The diffusers profile seeks it in the cleaned text, so that `<|ENDOFTEXT|>` is found too.
     pub normalized: bool,
 }
@@ -50,7 +52,7 @@ impl Tokenizer {
     /// # Errors
     /// Only if the embedded vocabulary were damaged.
     pub fn clip() -> Result<Self> {
-        let eos = AddedToken { content: vocab::EOS.into(), id: 49_407, normalized: false };
+        let eos = AddedToken { content: vocab::EOS.into(), id: 49_407, count: 1, normalized: false };
         Self::embedded(eos, None)
     }
 
@@ -62,8 +64,8 @@ impl Tokenizer {
     /// # Errors
     /// Only if the embedded vocabulary were damaged.
     pub fn clip_g() -> Result<Self> {
-        let eos = AddedToken { content: vocab::EOS.into(), id: 49_407, normalized: true };
-        Self::embedded(eos, Some(AddedToken { content: "!".into(), id: 0, normalized: false }))
+        let eos = AddedToken { content: vocab::EOS.into(), id: 49_407, count: 1, normalized: true };
+        Self::embedded(eos, Some(AddedToken { content: "!".into(), id: 0, count: 1, normalized: false }))
     }
 
     fn embedded(eos: AddedToken, pad: Option<AddedToken>) -> Result<Self> {
@@ -76,7 +78,7 @@ impl Tokenizer {
             .clone()
             .map_err(|what| Error::malformed("bpe_simple_vocab_16e6.txt.gz (embedded)", what))?;
         let pad_id = pad.as_ref().map_or(eos.id, |p| p.id);
-        let bos = AddedToken { content: vocab::BOS.into(), id: 49_406, normalized: true };
+        let bos = AddedToken { content: vocab::BOS.into(), id: 49_406, count: 1, normalized: true };
         Ok(Self {
             model,
             added: [Some(bos), Some(eos), pad].into_iter().flatten().collect(),
@@ -185,7 +187,7 @@ impl Tokenizer {
                 if start < at {
                     rest(&text[start..at], ids);
                 }
-                ids.push(added.id);
+                ids.extend(added.id..added.id + added.count);
                 at += added.content.len();
                 start = at;
             } else {

@@ -105,7 +105,7 @@ fn assign_ids(model: &BpeModel, base: usize, added: Vec<TokenEntry>) -> Result<(
             let what = format!("added token `{}` has id {expected}, but its place is {id}", entry.content);
             return Err(Error::malformed(path, what));
         }
-        tokens.push(AddedToken { content: entry.content, id, normalized: entry.normalized });
+        tokens.push(AddedToken { content: entry.content, id, count: 1, normalized: entry.normalized });
     }
     Ok((tokens, next))
 }

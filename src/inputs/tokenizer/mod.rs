@@ -14,6 +14,7 @@ mod clip_tokenizer;
 mod folder;
 mod profile;
 mod vocab;
+mod words;
 
 pub use clip_tokenizer::{PaddedIds, Tokenizer};
 pub use profile::TokenizerProfile;

@@ -30,6 +30,8 @@ pub struct ClipTextConfig {
     pub eps: f32,
     /// `vocab_size`.
     pub vocab_size: usize,
+    /// Tokens behind the vocabulary, whose embeddings are a tensor of their own: vectors of textual inversions.
+    pub added_tokens: usize,
     /// `max_position_embeddings`.
     pub max_position_embeddings: usize,
     /// `projection_dim` where the checkpoint has a `text_projection`.
@@ -112,6 +114,7 @@ impl ClipTextConfig {
             activation: activation(&f)?,
             eps: f.positive_float("layer_norm_eps", 1e-5)?,
             vocab_size: f.size("vocab_size", Some(49408))?,
+            added_tokens: 0,
             max_position_embeddings: f.size("max_position_embeddings", Some(77))?,
             projection_dim: if projected { Some(f.size("projection_dim", Some(512))?) } else { None },
             eos_token_id: match f

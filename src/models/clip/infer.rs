@@ -23,6 +23,7 @@ impl ClipTextConfig {
             activation,
             eps: 1e-5,
             vocab_size: p.dim("text_model.embeddings.token_embedding.weight", 2, 0)?,
+            added_tokens: 0,
             max_position_embeddings: p.dim("text_model.embeddings.position_embedding.weight", 2, 0)?,
             projection_dim: projection,
             // What SDXL's published configurations of both encoders say.

@@ -34,7 +34,10 @@ pub fn clip_text(config: &ClipTextConfig, scope: &Scope, shape: ClipTextShape) -
     let c = config.hidden_size;
     let ids = b.input_i32("ids", &[rows, tokens]);
     let embeddings = text.pp("embeddings");
-    let table = embeddings.get("token_embedding.weight", &[config.vocab_size, c]);
+    let mut table = vec![embeddings.get("token_embedding.weight", &[config.vocab_size, c])];
+    if config.added_tokens > 0 {
+        table.push(embeddings.get("token_embedding.added", &[config.added_tokens, c]));
+    }
     let positions = embeddings.get("position_embedding.weight", &[config.max_position_embeddings, c]);
     let mut x = b.embedding(ids, table, positions);
     let layer = ClipLayer {

@@ -20,13 +20,16 @@ fn picked(x: &[f64], index: &[i32], (c, tokens): (usize, usize)) -> Vec<f64> {
 fn tables(c: usize) -> Case {
     let size @ (_, tokens) = (c, 3);
     let mut b = CaseBuilder::new(format!("tables of {c} channels"));
-    let (table, positions) = (b.weight("table", &[10, c], 1), b.weight("positions", &[4, c], 2));
+    // In parts, as with vectors of textual inversions behind the vocabulary.
+    let table = [b.weight("table", &[7, c], 1), b.weight("added", &[3, c], 5)].concat();
+    let positions = b.weight("positions", &[4, c], 2);
     let (token, places) = (b.weight("token", &[c], 3), b.weight("places", &[4, c], 4));
     // An id past the end takes the last row, one before the first takes that.
-    let (ids, index) = ([1, 9, -3, 0, 12, 5], [2, 0]);
+    let (ids, index) = ([1, 9, -3, 7, 12, 6], [2, 0]);
     let (ids_i, index_i) = (b.integers("ids", &[2, tokens], &ids), b.integers("index", &[2], &index));
     let s = b.scope();
-    let x = b.graph.embedding(ids_i, s.get("table", &[10, c]), s.get("positions", &[4, c]));
+    let parts = vec![s.get("table", &[7, c]), s.get("added", &[3, c])];
+    let x = b.graph.embedding(ids_i, parts, s.get("positions", &[4, c]));
     let gathered = b.graph.gather(x, Some(index_i));
     let y = b.graph.prepend_class_token(x, s.get("token", &[c]), s.get("places", &[4, c]));
     let first = b.graph.gather(y, None);
@@ -49,7 +52,7 @@ fn normalized() -> Case {
     let (ids, index) = ([1, 9, 3, 0, 2, 5], [2, 0]);
     let (ids_i, index_i) = (b.integers("ids", &[2, tokens], &ids), b.integers("index", &[2], &index));
     let s = b.scope();
-    let x = b.graph.embedding(ids_i, s.get("table", &[10, c]), s.get("positions", &[4, c]));
+    let x = b.graph.embedding(ids_i, vec![s.get("table", &[10, c])], s.get("positions", &[4, c]));
     let x = b.graph.layer_norm(x, &s.pp("norm"), 1e-5);
     let x = b.graph.gather(x, Some(index_i));
     let rows = embedded(&table, &positions, &ids, size);

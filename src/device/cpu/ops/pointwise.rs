@@ -8,7 +8,7 @@ use crate::weights::Weight;
 
 /// `[B, T]` integer ids to rows of `table` plus those of the positions.
 pub(crate) struct CpuEmbedding {
-    pub(crate) table: Weight,
+    pub(crate) table: Vec<Weight>,
     pub(crate) positions: Vec<f32>,
 }
 
@@ -27,11 +27,18 @@ impl CpuOp for CpuEmbedding {
     }
 }
 
-/// One row of a table as f32; an id past the end takes the last row.
-fn row_of(table: &Weight, id: usize, out: &mut [f32]) {
-    let size = table.dtype().size();
-    let at = id.min(table.shape()[0] - 1) * out.len() * size;
-    widen(&table.bytes()[at..at + out.len() * size], table.dtype(), out);
+/// One row of a table in parts as f32; an id past the end takes the last row.
+fn row_of(table: &[Weight], mut id: usize, out: &mut [f32]) {
+    let Some((last, others)) = table.split_last() else { return };
+    let before = others.iter().find(|part| {
+        let here = id < part.shape()[0];
+        id -= if here { 0 } else { part.shape()[0] };
+        here
+    });
+    let part = before.unwrap_or(last);
+    let size = part.dtype().size();
+    let at = id.min(part.shape()[0] - 1) * out.len() * size;
+    widen(&part.bytes()[at..at + out.len() * size], part.dtype(), out);
 }
 
 /// A learned token before those of each image, and positions added to all.

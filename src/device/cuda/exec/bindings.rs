@@ -186,7 +186,7 @@ mod tests {
         let weights = Scope::new(Weights::new("none"));
         let mut b = Builder::new();
         let (x, ids, length) = (b.input("x", &[2, 3, 8]), b.input_i32("ids", &[2, 3]), b.input_i32("length", &[2]));
-        let rows = b.embedding(ids, weights.get("table", &[1 << 25, 8]), weights.get("positions", &[3, 8]));
+        let rows = b.embedding(ids, vec![weights.get("table", &[1 << 25, 8])], weights.get("positions", &[3, 8]));
         let slice = |operand| ChannelSlice { operand, start: 0 };
         let branch = KvBranch { keys: slice(1), values: slice(1), length: Some(2), scale: None, mask: None };
         let y = b.decoupled_attention(&[x, rows, length], 1, false, vec![branch]);

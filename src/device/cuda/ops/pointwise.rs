@@ -9,7 +9,7 @@ use crate::device::cuda::driver::kernel::{
     Types::{All, Halves},
 };
 use crate::error::Result;
-use crate::graph::{Activation, Graph, Node, NodeId, Op};
+use crate::graph::{Activation, Graph, LinearWeights, Node, NodeId, Op};
 
 param_structs! {
     /// Parameters of `silu`, `gelu`, `quick_gelu`, `scale_shift`, `from_f32` and `to_f32`.
@@ -403,8 +403,9 @@ fn timestep_embedding(l: &mut Lowering<'_>, node: &Node, out: ResultSlot) -> Res
 fn embedding(l: &mut Lowering<'_>, node: &Node, out: ResultSlot) -> Result<()> {
     let Op::Embedding { table, positions } = &node.op else { return Err(misrouted(node)) };
     let (rows, c) = (rows(node), node.channels());
-    let vocabulary = table.shape().first().copied().unwrap_or(0);
-    let (table, positions) = (l.weights.matrix(table), l.weights.matrix(positions));
+    let vocabulary = table.iter().map(|part| part.shape()[0]).sum();
+    let parts: Vec<LinearWeights> = table.iter().cloned().map(LinearWeights::from).collect();
+    let (table, positions) = (l.weights.joined(&parts, c, 1, c), l.weights.matrix(positions));
     let params = EmbeddingParams {
         ids: Pointer(l.indices(node.inputs[0])),
         table: Pointer(l.weight(table)),
