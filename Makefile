@@ -116,6 +116,7 @@ else
 	$(GOLDEN_DIFFUSERS) tools/goldens/make_init_image.py
 	$(GOLDEN_DIFFUSERS) tools/goldens/make_image_prompts.py
 	$(GOLDEN_DIFFUSERS) tools/goldens/make_prompts.py
+	$(GOLDEN_DIFFUSERS) tools/goldens/make_vaes.py
 	$(GOLDEN_DIFFSYNTH) tools/goldens/make_diffsynth.py tests/goldens/diffsynth
 	$(GOLDEN_DIFFUSERS) tools/goldens/make_schedulers.py diffusers
 	$(GOLDEN_DIFFSYNTH) tools/goldens/make_schedulers.py diffsynth

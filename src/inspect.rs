@@ -105,6 +105,9 @@ pub fn inspect(path: &Path, weights: &Weights) -> Result<FileReport> {
                     "another family"
                 };
                 r.fits.push(format!("UNets of {word}"));
+                if latents == 4 {
+                    r.fits.push("an SDXL model, in the place of its own VAE".into());
+                }
             });
         }
         ModelFamily::TextEncoder => {

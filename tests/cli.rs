@@ -105,8 +105,10 @@ impl Case {
         let mut flags = self.model();
         let mut add = |flag: &str, value: &str| flags.extend([flag.to_owned(), value.to_owned()]);
         add("--compat", self.json["profile"].as_str().unwrap());
-        if let Some(path) = self.json["files"]["clip_vision"].as_str() {
-            add("--clip-vision", &self.path(path));
+        for (flag, key) in [("--clip-vision", "clip_vision"), ("--vae", "vae"), ("--taesd", "taesd")] {
+            if let Some(path) = self.json["files"][key].as_str() {
+                add(flag, &self.path(path));
+            }
         }
         let named = [
             ("--prompt", "prompt"),

@@ -130,6 +130,8 @@ cases! { diffusers:
     saved_by_transformers_5 = "saved-by-transformers-5",
     style_layout_and_zero = "style-layout-and-zero",
     v_trailing_rescale = "v-trailing-rescale",
+    vae_file = "vae-file",
+    vae_folder_img2img = "vae-folder-img2img",
 }
 
 cases! { diffsynth:

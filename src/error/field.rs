@@ -26,6 +26,8 @@ macro_rules! fields {
 fields! {
     /// [`crate::PipelineOptions::config`].
     Config = "config",
+    /// [`crate::PipelineOptions::vae`].
+    Vae = "vae",
     /// [`crate::PipelineOptions::clip_vision`].
     ClipVision = "clip_vision",
     /// [`crate::PipelineOptions::adapters`].

@@ -122,7 +122,11 @@ pub fn vae_with_unet(vae: (&Path, &VaeConfig), unet: (&Path, &UnetConfig)) -> Re
         return Ok(());
     }
     let model = unet.0.display();
-    let what = format!("this VAE decodes latents of {have} channels, the UNet of {model} gives {need}");
+    let like = match have {
+        16 => ", as those of Stable Diffusion 3 and Flux do",
+        _ => "",
+    };
+    let what = format!("this VAE decodes latents of {have} channels{like}; the UNet of {model} gives {need}");
     Err(Error::mismatch(vae.0, format!("{what}; an SDXL VAE is needed")))
 }
 

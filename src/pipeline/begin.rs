@@ -45,8 +45,9 @@ impl Begin {
         if models.vae_encoder.is_empty() {
             let path = models.vae_encoder.path().display();
             let what = format!(
-                "the VAE of {path} has no encoder (encoder.*), only a decoder; a model with a whole VAE is needed"
+                "the VAE of {path} has no encoder (encoder.*), only a decoder; a model with a whole VAE is needed, or "
             );
+            let what = Message::from(what).field(Field::Vae).text(" of another file");
             return Err(Error::parameter(Field::InitImage, what));
         }
         if request.mask.is_none() {

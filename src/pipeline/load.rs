@@ -3,10 +3,12 @@
 use super::config_file::{json, missing_part};
 use super::embeddings::{self, TextEncoder, Word};
 use super::lora::Loras;
+use super::model::Model;
 use super::model_path;
 use super::model_scheduler::ModelScheduler;
 use super::options::PipelineOptions;
 use super::request::CancelToken;
+use super::vae_file::VaeFile;
 use crate::compat::Compat;
 use crate::error::{Error, Field, Message, Result};
 use crate::inputs::clip_image_processor::ClipImageProcessor;
@@ -18,7 +20,7 @@ use crate::models::unet::UnetConfig;
 use crate::models::vae::{VaeConfig, encoder_weights};
 use crate::schedulers::{SchedulerConfig, SchedulerKind};
 use crate::weights::single_file::{self, SingleFile};
-use crate::weights::{OpenOptions, Scope, TensorTable, Weights, adapter, detect, open};
+use crate::weights::{OpenOptions, Weights, adapter, open};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -32,6 +34,8 @@ const MAX_ADAPTERS: usize = 8;
 pub struct ModelTensors {
     /// A single-file SDXL checkpoint, under its original names.
     pub checkpoint: Weights,
+    /// A VAE in place of the checkpoint's: under original or diffusers names, or a whole checkpoint with one.
+    pub vae: Option<Weights>,
     /// An image encoder, where reference images are to be encoded.
     pub clip_vision: Option<Weights>,
     /// IP-Adapters.
@@ -40,47 +44,6 @@ pub struct ModelTensors {
     pub loras: Vec<Weights>,
     /// Textual inversions; a word is the stem of [`Weights::path`].
     pub embeddings: Vec<Weights>,
-}
-
-/// A model's sizes with its tensors.
-pub(super) struct Model<C> {
-    pub(super) config: C,
-    pub(super) weights: Arc<Weights>,
-}
-
-impl<C> Model<C> {
-    /// Checks that every tensor is there with its shape. Tensors that nothing reads are dropped with a warning, a bias where
-    /// the model declares none among them.
-    fn new(config: C, weights: Weights, name: &str, table: TensorTable, ignored: &[&str]) -> Result<Self> {
-        let scope = Scope::new(weights.clone());
-        for (name, shape) in &table {
-            scope.get(name, shape);
-        }
-        let taken = scope.finish(name).map_err(|error| match detect::quantised(&weights) {
-            Some(tool) => {
-                let what = format!("the {name}'s weights are quantised ({tool}); F32, F16, BF16 or F8 is needed");
-                Error::mismatch(weights.path(), what)
-            }
-            None => error,
-        });
-        let rest: Vec<String> = taken?.into_iter().filter(|n| !ignored.iter().any(|i| n.contains(i))).collect();
-        if let Some(first) = rest.first() {
-            let path = weights.path().display();
-            tracing::warn!("{path}: {} tensor(s) are no part of the {name} and were not used: {first}, ..", rest.len());
-        }
-        let mut used = Weights::new(weights.path());
-        for (name, _) in &table {
-            if let Some(weight) = weights.get(name) {
-                used.insert(name.as_str(), weight.clone())?;
-            }
-        }
-        let weights = Arc::new(used);
-        Ok(Self { config, weights })
-    }
-
-    pub(super) fn path(&self) -> &Path {
-        self.weights.path()
-    }
 }
 
 /// Everything that a pipeline runs.
@@ -108,15 +71,16 @@ impl Models {
         let path = &options.model;
         model_path::check(path)?;
         let open_options = OpenOptions { mmap: options.mmap };
+        let vae = options.vae.as_deref().map(|vae| VaeFile::open(vae, &open_options)).transpose()?;
         let mut models = match &options.config {
             Some(_) if path.is_dir() => {
                 let what =
                     "a diffusers folder has its own configurations; leave it out, or give a single-file checkpoint";
                 return Err(Error::parameter(Field::Config, what));
             }
-            Some(config) => configured_file(path, config, &open_options)?,
-            None if path.is_dir() => folder(path, &open_options)?,
-            None => file(path, &open_options)?,
+            Some(config) => configured_parts(&single_file::split(&open(path, &open_options)?)?, config, vae)?,
+            None if path.is_dir() => folder(path, vae, &open_options)?,
+            None => inferred(single_file::split(&open(path, &open_options)?)?, vae)?,
         };
         few_enough(options.adapters.len())?;
         for path in &options.adapters {
@@ -140,9 +104,10 @@ impl Models {
     /// The models of tensors in memory; of the options' paths only that of the configurations counts.
     pub(super) fn of(tensors: &ModelTensors, options: &PipelineOptions) -> Result<Self> {
         let parts = single_file::split(&tensors.checkpoint)?;
+        let vae = tensors.vae.as_ref().map(VaeFile::of).transpose()?;
         let mut models = match &options.config {
-            Some(config) => configured_parts(&parts, config)?,
-            None => inferred(parts)?,
+            Some(config) => configured_parts(&parts, config, vae)?,
+            None => inferred(parts, vae)?,
         };
         few_enough(tensors.adapters.len())?;
         for adapter in &tensors.adapters {
@@ -267,16 +232,15 @@ fn unread_encoder() -> Error {
 }
 
 /// A single-file checkpoint; sizes are read off the tensors.
-fn file(path: &Path, options: &OpenOptions) -> Result<Models> {
-    inferred(single_file::split(&open(path, options)?)?)
-}
-
-fn inferred(parts: SingleFile) -> Result<Models> {
+fn inferred(parts: SingleFile, vae: Option<VaeFile>) -> Result<Models> {
     let path = parts.unet.path().to_owned();
     let first = ClipTextConfig::from_tensors(&parts.text_encoder, Activation::QuickGelu)?;
     let second = ClipTextConfig::from_tensors(&parts.text_encoder_2, Activation::Gelu)?;
     let unet = UnetConfig::from_tensors(&parts.unet, second.projection_dim)?;
-    let vae = VaeConfig::from_tensors(&parts.vae)?;
+    let vae = match vae {
+        Some(file) => file.model(None)?,
+        None => (VaeConfig::from_tensors(&parts.vae)?, parts.vae),
+    };
     let scheduler = (parts.v_prediction || parts.zero_snr).then(|| {
         let prediction = if parts.v_prediction { "v_prediction" } else { "epsilon" };
         let text = serde_json::json!({
@@ -290,19 +254,15 @@ fn inferred(parts: SingleFile) -> Result<Models> {
         (first, parts.text_encoder, Tokenizer::clip()?),
         (second, parts.text_encoder_2, Tokenizer::clip_g()?),
         (unet, parts.unet),
-        (vae, parts.vae),
+        vae,
         scheduler,
         true,
     )
 }
 
 /// A single-file checkpoint with the configurations of a diffusers folder, as `from_single_file(config=...)` has it.
-fn configured_file(path: &Path, config: &Path, options: &OpenOptions) -> Result<Models> {
-    configured_parts(&single_file::split(&open(path, options)?)?, config)
-}
-
-fn configured_parts(parts: &SingleFile, config: &Path) -> Result<Models> {
-    let models = configured(config, |part| {
+fn configured_parts(parts: &SingleFile, config: &Path, vae: Option<VaeFile>) -> Result<Models> {
+    let models = configured(config, vae, |part| {
         Ok(match part {
             Component::Unet => parts.unet.clone(),
             Component::Text => parts.text_encoder.clone(),
@@ -317,8 +277,8 @@ fn configured_parts(parts: &SingleFile, config: &Path) -> Result<Models> {
 }
 
 /// A diffusers folder; sizes are those of each part's `config.json`.
-fn folder(path: &Path, options: &OpenOptions) -> Result<Models> {
-    configured(path, |part| {
+fn folder(path: &Path, vae: Option<VaeFile>, options: &OpenOptions) -> Result<Models> {
+    configured(path, vae, |part| {
         let weights = open(&path.join(part.folder()), options)?;
         match part {
             Component::Unet => Ok(weights),
@@ -349,7 +309,7 @@ impl Component {
 }
 
 /// A model whose configurations are those of the diffusers folder `path`.
-fn configured(path: &Path, weights: impl Fn(Component) -> Result<Weights>) -> Result<Models> {
+fn configured(path: &Path, vae: Option<VaeFile>, weights: impl Fn(Component) -> Result<Weights>) -> Result<Models> {
     let index_path = path.join("model_index.json");
     let index = json(&index_path)?;
     let said = index.get("_class_name").unwrap_or(&Value::Null);
@@ -363,7 +323,8 @@ fn configured(path: &Path, weights: impl Fn(Component) -> Result<Weights>) -> Re
         });
     }
     // The refiner's folder has no first text encoder.
-    for part in ["text_encoder", "text_encoder_2", "unet", "vae"] {
+    let parts = ["text_encoder", "text_encoder_2", "unet", "vae"];
+    for part in parts.into_iter().filter(|part| *part != "vae" || vae.is_none()) {
         let value = index.get(part).unwrap_or(&Value::Null);
         if value.as_array().map_or(value.is_null(), |v| v.iter().all(Value::is_null)) {
             return Err(Error::Config {
@@ -391,7 +352,12 @@ fn configured(path: &Path, weights: impl Fn(Component) -> Result<Weights>) -> Re
         Ok((config, weights(part)?, tokenizer))
     };
     let (unet_path, unet) = config(Component::Unet)?;
-    let (vae_path, vae) = config(Component::Vae)?;
+    let own_vae = || config(Component::Vae).and_then(|(path, value)| VaeConfig::from_json(&path, &value));
+    let vae = match vae {
+        Some(file) if !path.join("vae/config.json").exists() => file.model(None)?,
+        Some(file) => file.model(Some(&own_vae()?))?,
+        None => (own_vae()?, weights(Component::Vae)?),
+    };
     let scheduler = ModelScheduler::of_folder(path, &index_path, &index)?;
     let zero = index.get("force_zeros_for_empty_prompt").and_then(Value::as_bool).unwrap_or(true);
     let image_processor = image_processor(path, &index_path, &index)?;
@@ -399,7 +365,7 @@ fn configured(path: &Path, weights: impl Fn(Component) -> Result<Weights>) -> Re
         encoder(Component::Text, "tokenizer", Tokenizer::clip)?,
         encoder(Component::Text2, "tokenizer_2", Tokenizer::clip_g)?,
         (UnetConfig::from_json(&unet_path, &unet)?, weights(Component::Unet)?),
-        (VaeConfig::from_json(&vae_path, &vae)?, weights(Component::Vae)?),
+        vae,
         scheduler,
         zero,
     )?;

@@ -16,6 +16,7 @@ mod latent_size;
 mod load;
 mod lora;
 mod memory_budget;
+mod model;
 mod model_path;
 mod model_scheduler;
 mod options;
@@ -28,6 +29,7 @@ mod setters;
 mod stages;
 #[cfg(test)]
 mod tests;
+mod vae_file;
 mod workload;
 
 pub use crate::models::ip_adapter::Scales;

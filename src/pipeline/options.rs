@@ -18,6 +18,10 @@ pub struct PipelineOptions {
     /// A diffusers folder whose configurations are read, for a single-file checkpoint whose sizes or scheduler its tensors
     /// do not tell. Where absent, sizes are read off the tensors and everything else is as in the published models.
     pub config: Option<PathBuf>,
+    /// A VAE in place of the model's own, decoder and encoder: a file or a folder with one. Its names may be the original ones or
+    /// diffusers', and the file a whole checkpoint. A `config.json` of a VAE beside it counts; where there is none, the scaling factor and
+    /// everything else that no size tells are those of the model's own VAE.
+    pub vae: Option<PathBuf>,
     /// The image encoder: `model.safetensors` or its folder; `image_encoder/` of the model's folder where absent.
     pub clip_vision: Option<PathBuf>,
     /// IP-Adapters.
@@ -56,6 +60,7 @@ impl PipelineOptions {
         Self {
             model: model.into(),
             config: None,
+            vae: None,
             clip_vision: None,
             adapters: Vec::new(),
             loras: Vec::new(),
@@ -74,6 +79,8 @@ impl PipelineOptions {
     setters! {
         /// Sets the folder of configurations.
         with_config(config: impl Into<PathBuf> => Some(config.into()));
+        /// Sets the VAE that takes the place of the model's own.
+        with_vae(vae: impl Into<PathBuf> => Some(vae.into()));
         /// Sets the image encoder.
         with_clip_vision(clip_vision: impl Into<PathBuf> => Some(clip_vision.into()));
         /// Sets the compatibility profile.

@@ -162,7 +162,7 @@ pub fn detect(weights: &Weights) -> ModelFamily {
         let sdxl = weights.contains("add_embedding.linear_1.weight");
         return if sdxl { ModelFamily::DiffusersSdxlUnet } else { ModelFamily::DiffusersUnet };
     }
-    if begins("decoder.up_blocks.") || begins("decoder.up.") || begins("first_stage_model.") {
+    if ["decoder.up_blocks.", "decoder.up.", "first_stage_model.", "vae.decoder."].into_iter().any(begins) {
         return ModelFamily::Vae;
     }
     if is_textual_inversion(weights) {

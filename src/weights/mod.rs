@@ -19,6 +19,7 @@ mod scope;
 pub mod single_file;
 pub mod textual_inversion;
 pub mod torch;
+pub mod vae_file;
 mod weight;
 
 pub use format::{FileFormat, sniff};

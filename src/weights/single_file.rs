@@ -8,7 +8,8 @@ use crate::error::{Error, Result};
 const UNET: &str = "model.diffusion_model.";
 const TEXT: &str = "conditioner.embedders.0.transformer.";
 const TEXT_2: &str = "conditioner.embedders.1.model.";
-const VAE: &str = "first_stage_model.";
+/// Prefixes of a VAE within a checkpoint, the usual one first.
+const VAE: [&str; 2] = ["first_stage_model.", "vae."];
 
 /// The models of a single-file checkpoint, each with the names of its diffusers folder.
 ///
@@ -76,7 +77,7 @@ fn warn_of_strays(checkpoint: &Weights) {
         if let Some(name) = name.strip_prefix(TEXT_2) {
             return name == "logit_scale" || keymap::open_clip(name).is_some();
         }
-        name.starts_with(TEXT) || name.starts_with(VAE) || MARKERS.contains(&name)
+        name.starts_with(TEXT) || VAE.iter().any(|prefix| name.starts_with(prefix)) || MARKERS.contains(&name)
     };
     let strays: Vec<&str> = checkpoint.names().filter(|name| !read(name)).collect();
     if let Some(first) = strays.first() {
@@ -243,9 +244,9 @@ fn open_clip(original: &Weights) -> Result<Weights> {
 /// # Errors
 /// [`Error::Malformed`] where two tensors get one name.
 pub fn vae(weights: &Weights) -> Result<Weights> {
-    let inside = weights.under(VAE);
-    let whole = inside.is_empty() && detect(weights) != ModelFamily::Vae;
-    let original = if whole || !inside.is_empty() { &inside } else { weights };
+    let prefixed = VAE.iter().map(|prefix| weights.under(prefix)).find(|inside| inside.names().next().is_some());
+    let bare = || if detect(weights) == ModelFamily::Vae { weights.clone() } else { Weights::new(weights.path()) };
+    let original = &prefixed.unwrap_or_else(bare);
     let mut out = Weights::new(weights.path());
     let level = |n: &str| keymap::index(n.strip_prefix("decoder.up.")?).map(|(level, _)| level + 1);
     let levels = original.iter().filter_map(|(n, _)| level(n)).max();

@@ -41,6 +41,7 @@ fn dump_goldens() {
     golden("diffusers", "flags-over-folder");
     golden("diffusers", "lora-peft-two");
     golden("diffusers", "inpaint-channels");
+    golden("diffusers", "vae-file");
     golden("diffusers", "inpaint-blend-strength-1");
     golden("diffsynth", "two_images");
     golden("diffsynth", "instant_style");
@@ -199,6 +200,22 @@ fn metadata_of_an_inpainting() {
     let (parameters, json) = texts(&[]);
     assert!(parameters.contains("Denoising strength: 0.75") && !parameters.contains("Mask"), "{parameters}");
     assert_eq!((&json["mask"], &json["strength"]), (&Value::Null, &0.75.into()));
+}
+
+/// A VAE of another file is named in the image's texts.
+#[test]
+fn metadata_of_a_vae() {
+    let case = Case::make("diffusers", "vae-file");
+    let vae = case.path("other/other_vae.safetensors");
+    let output = case.short(&["--vae", &vae, "--steps", "1"]).output().unwrap();
+    assert!(output.status.success() && stderr(&output).is_empty(), "{}", stderr(&output));
+    let file = std::io::BufReader::new(std::fs::File::open(case.path("out.png")).unwrap());
+    let reader = png::Decoder::new(file).read_info().unwrap();
+    let texts: Vec<_> = reader.info().uncompressed_latin1_text.iter().map(|t| t.text.clone()).collect();
+    assert!(texts[0].contains(", VAE: other_vae, "), "{}", texts[0]);
+    assert_eq!(serde_json::from_str::<Value>(&texts[1]).unwrap()["vae"], vae.as_str());
+    let output = case.short(&["--vae", &case.path("unet")]).output().unwrap();
+    assert!(!output.status.success() && stderr(&output).contains("SDXL's VAE is needed"), "{}", stderr(&output));
 }
 
 /// Flags in another order give the same image.

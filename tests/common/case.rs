@@ -51,6 +51,7 @@ impl Case {
         let mut options = PipelineOptions::new(dir.join(self.json["files"]["model"].as_str().unwrap()));
         options.compat = self.json["profile"].as_str().unwrap().parse().unwrap();
         options.clip_vision = self.json["files"]["clip_vision"].as_str().map(|p| dir.join(p));
+        options.vae = self.json["files"]["vae"].as_str().map(|p| dir.join(p));
         options.adapters = self.adapters().iter().map(|a| dir.join(a["path"].as_str().unwrap())).collect();
         options.loras = self.loras().iter().map(|l| dir.join(l["path"].as_str().unwrap())).collect();
         let embeddings = self.json["request"]["embeddings"].as_array().into_iter().flatten();

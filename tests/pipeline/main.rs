@@ -16,6 +16,7 @@ mod plus;
 mod previous;
 mod requests;
 mod stated;
+mod vae_file;
 mod weights;
 
 use braid::error::Error;

@@ -7,7 +7,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import UNet2DConditionModel
 from safetensors import safe_open
 from transformers import (
     CLIPTextConfig,
@@ -19,6 +19,7 @@ from transformers import (
 )
 
 import lora_files
+import vae_files
 from recipe import Recipe
 
 BOS, EOS = "<|startoftext|>", "<|endoftext|>"
@@ -276,16 +277,7 @@ def build(case: dict, shared: Path) -> Recipe:
     side = max(request["height"] or 0, request["width"] or 0) or 64
     unet = build_unet(case, texts, side // factor)
     add_saved(recipe, unet, "unet", dtype, shards=case.get("shards", 1))
-    vae = AutoencoderKL(
-        block_out_channels=v["channels"],
-        down_block_types=["DownEncoderBlock2D"] * len(v["channels"]),
-        up_block_types=["UpDecoderBlock2D"] * len(v["channels"]),
-        layers_per_block=v["layers"],
-        norm_num_groups=v["groups"],
-        latent_channels=4,
-        sample_size=side,
-        scaling_factor=v.get("scaling_factor", 0.13025),
-    )
+    vae = vae_files.configured(v, side)
     add_saved(recipe, vae, "vae", dtype)
     if "vision" in case:
         vision = CLIPVisionModelWithProjection(CLIPVisionConfig(**case["vision"]))
@@ -294,6 +286,8 @@ def build(case: dict, shared: Path) -> Recipe:
         add_saved(recipe, vision, "image_encoder", dtype, extra=extra)
         for adapter in case["adapters"]:
             add_adapter(recipe, unet, adapter, case["vision"])
+    if "vae_file" in case:
+        vae_files.add(recipe, case["vae_file"])
     for lora in case.get("loras", []):
         lora_files.add(recipe, lora, models | {"unet": unet}, case["unet"])
     for embedding in case.get("embeddings", []):

@@ -72,6 +72,7 @@ class Peer:
         self.case, self.folder = case, folder
         self.pipe = self.pipeline.from_pretrained(folder, dtype=torch.float32)
         self.pipe.set_progress_bar_config(disable=True)
+        self.own_vae = self.pipe.vae
         self.adapters = case.get("adapters", [])
         if self.adapters:
             names = [a["path"] for a in self.adapters]
@@ -255,6 +256,7 @@ def described(case: dict) -> dict:
         for a in case.get("adapters", [])
     ]
     files = {"model": ".", "clip_vision": "image_encoder" if adapters else None}
+    files |= {flag: case[key]["path"] for flag, key in (("vae", "vae_file"), ("taesd", "taesd_file")) if key in case}
     files_of = {k: case["request"].get(k) and f"../pictures/{case['request'][k]}" for k in ("init_image", "mask")}
     own = {k: v for k, v in files_of.items() if k in case["request"]}
     request = case["request"] | {"ip_adapters": adapters} | own
@@ -294,7 +296,7 @@ def write(target: Path, case: dict, stages: dict, report: str) -> None:
 
 def loaded(peer: Peer, folder: Path) -> None:
     """That every tensor of the files reached the models, whatever names the files use."""
-    parts = {"unet": peer.pipe.unet, "vae": peer.pipe.vae, "text_encoder": peer.pipe.text_encoder}
+    parts = {"unet": peer.pipe.unet, "vae": peer.own_vae, "text_encoder": peer.pipe.text_encoder}
     parts |= {"text_encoder_2": peer.pipe.text_encoder_2}
     if peer.adapters:
         parts["image_encoder"] = peer.pipe.image_encoder

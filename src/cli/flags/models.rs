@@ -29,6 +29,20 @@ pub const CONFIG: Flag<Options> = Flag {
     ..Flag::NEW
 };
 
+/// The VAE of another file.
+pub const VAE: Flag<Options> = Flag {
+    long: "--vae",
+    value: Some("PATH"),
+    help: "VAE that takes the place of the model's own, as a file or a folder of its own, or from another checkpoint",
+    fields: &[Field::Vae],
+    set: |o, v| v.path().map(|value| o.pipeline.vae = Some(value)),
+    json: Some(("vae", |o, _| o.pipeline.vae.as_deref().map(path).into())),
+    parameters: Some((6, |o, _| {
+        o.pipeline.vae.as_ref().map(|vae| format!("VAE: {}", stem(vae))).into_iter().collect()
+    })),
+    ..Flag::NEW
+};
+
 /// The image encoder.
 pub const CLIP_VISION: Flag<Options> = Flag {
     long: "--clip-vision",
@@ -53,4 +67,4 @@ pub const NO_MMAP: Flag<Options> = Flag {
 
 /// The group.
 pub const GROUP: Group<Options> =
-    Group { title: Some("Models"), flags: &[MODEL, CONFIG, CLIP_VISION, LORA, NO_MMAP], note: None };
+    Group { title: Some("Models"), flags: &[MODEL, CONFIG, VAE, CLIP_VISION, LORA, NO_MMAP], note: None };

@@ -34,6 +34,9 @@ pub struct VaeConfig {
 }
 
 impl VaeConfig {
+    /// The scaling factor of SDXL's VAE.
+    pub const SDXL_SCALING_FACTOR: f32 = 0.13025;
+
     /// Channels of the deepest level.
     pub(super) fn deepest_channels(&self) -> usize {
         self.block_out_channels.last().copied().unwrap_or(0)

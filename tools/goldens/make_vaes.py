@@ -1,0 +1,41 @@
+"""Writes the cases of vae_cases.py to tests/goldens/diffusers. See README.md."""
+import sys
+from pathlib import Path
+
+import make_diffusers
+import vae_files
+from make_diffusers import GOLDENS, Peer, change, make
+from make_init_image import ImageToImage
+from vae_cases import CASES
+
+
+class Coded:
+    """A pipeline whose VAE is replaced."""
+
+    def __init__(self, folder: Path, case: dict):
+        super().__init__(folder, case)
+        self.pipe.vae = vae_files.load(folder, case["vae_file"])
+        stages = self.run()
+        other, self.pipe.vae = self.pipe.vae, self.own_vae
+        effect = change(stages["image"], self.run()["image"])
+        assert effect > 1e-2, ("the VAE changes nothing", effect)
+        self.pipe.vae = other
+
+
+class TextToImage(Coded, Peer):
+    """StableDiffusionXLPipeline."""
+
+
+class FromImage(Coded, ImageToImage):
+    """StableDiffusionXLImg2ImgPipeline."""
+
+
+def main() -> None:
+    make_diffusers.quiet()
+    make_diffusers.pictures(GOLDENS / "pictures")
+    for name in sys.argv[1:] or CASES:
+        make(name, CASES[name], [], FromImage if "init_image" in CASES[name]["request"] else TextToImage)
+
+
+if __name__ == "__main__":
+    main()
