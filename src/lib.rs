@@ -91,8 +91,8 @@ pub use inputs::noise::{PhiloxGrid, RngKind};
 pub use output::PngMetadata;
 pub use pipeline::{
     Callbacks, CancelToken, Combine, DeviceChoice, EncoderResidency, HostTensor, ImagePrompt, LongPrompts,
-    MemoryEstimate, Output, Pipeline, PipelineOptions, Progress, PromptWeights, Reference, ReferenceImage, Request,
-    Scales, SizeConditioning, Stage, WorkloadShape,
+    MemoryEstimate, Output, Pipeline, PipelineOptions, Preview, Progress, PromptWeights, Reference, ReferenceImage,
+    Request, Scales, SizeConditioning, Stage, WorkloadShape,
 };
 pub use schedulers::{PredictionType, SchedulerConfig, SchedulerKind, SigmaSchedule, TimestepSpacing};
 pub use tensor::DType;

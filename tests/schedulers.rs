@@ -4,8 +4,8 @@
 use std::path::Path;
 
 use braid::schedulers::{
-    PredictionType, SchedulerConfig, SchedulerKind, SigmaSchedule, StepCoefficients, StepTable, TimestepSpacing,
-    classifier_free_guidance, step,
+    NoiseLevel, PredictionType, SchedulerConfig, SchedulerKind, SigmaSchedule, StepCoefficients, StepTable,
+    TimestepSpacing, classifier_free_guidance, step,
 };
 use serde_json::Value;
 
@@ -49,6 +49,34 @@ fn distance(found: &[f32], wanted: &[f32]) -> f64 {
     let norm = |values: &mut dyn Iterator<Item = f64>| values.map(|v| v * v).sum::<f64>().sqrt();
     let difference = norm(&mut found.iter().zip(wanted).map(|(&f, &w)| f64::from(f) - f64::from(w)));
     difference / norm(&mut wanted.iter().map(|&w| f64::from(w)))
+}
+
+/// What a row says the clean sample is: right at every row's level for a model that knows the noise, whatever the scheduler and the
+/// prediction.
+#[test]
+fn clean_samples() {
+    for &kind in SchedulerKind::ALL {
+        let config = SchedulerConfig::sdxl_default().with_kind(kind).unwrap();
+        for prediction in [PredictionType::Epsilon, PredictionType::V] {
+            for row in config.clone().with_prediction_type(prediction).unwrap().table(6).unwrap().steps {
+                let (clean, noise) = (0.3, -1.1);
+                // The second evaluation of a step is at a level between those of `level`; the input's scale tells it.
+                let scale = f64::from(row.input_scale);
+                let between = NoiseLevel { alpha: 1.0, sigma: (scale.powi(-2) - 1.0).max(0.0).sqrt() as f32 };
+                let level = if row.input_scale == 1.0 { row.level } else { between };
+                let norm = (level.alpha.powi(2) + level.sigma.powi(2)).sqrt();
+                let output = match prediction {
+                    PredictionType::Epsilon => noise,
+                    _ => (level.alpha * noise - level.sigma * clean) / norm,
+                };
+                let found = row.x0(level.add_noise(clean, noise), output);
+                assert!(
+                    (found - clean).abs() < 1e-4 * (1.0 + level.sigma / level.alpha),
+                    "{kind} {prediction}: {found} {level:?}"
+                );
+            }
+        }
+    }
 }
 
 /// Runs the table's own loop and returns the last latents and the worst distance from the golden latents.

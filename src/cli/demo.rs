@@ -187,7 +187,7 @@ impl Demo {
         let reference = ReferenceImage::Embedding(embedding.to_vec());
         self.request.image_prompts = vec![ImagePrompt::default().with_reference(reference).with_scale(scale)];
         self.drawn += 1;
-        let mut output = generate::generate(&self.pipeline, &self.request, &self.cancel)?;
+        let mut output = generate::generate(&self.pipeline, &self.request, &self.cancel, None)?;
         Ok(output.images.remove(0))
     }
 }

@@ -4,13 +4,14 @@ use super::failure::{Failure, Outcome};
 use super::flag::{self, Generated};
 use super::flags::{self, FlagNames};
 use super::options::Options;
+use super::previews::Previews;
 use super::progress::Line;
 use super::report::Report;
 use super::system::{self, MemoryMonitor};
 use super::{files, metadata, terminal};
 use crate::error::{Error, escape};
 use crate::output::ImageFormat;
-use crate::pipeline::{Callbacks, CancelToken, Output, Pipeline, Request};
+use crate::pipeline::{Callbacks, CancelToken, Output, Pipeline, Preview, Request};
 use crate::tensor::DType;
 use std::hash::{BuildHasher, Hasher};
 use std::path::PathBuf;
@@ -42,6 +43,7 @@ pub fn run(parser: lexopt::Parser) -> Outcome {
     if let Some(path) = &options.dump {
         files::check_writable(path)?;
     }
+    options.preview_names().iter().try_for_each(|name| files::check_image(name))?;
     let references = options.reference_names();
     references.iter().try_for_each(|name| files::check_writable(name))?;
     let image_prompts = system::reading(|| options.image_prompts())?;
@@ -70,7 +72,7 @@ pub fn run(parser: lexopt::Parser) -> Outcome {
         images.iter().flatten().zip(&references).try_for_each(|(image, name)| image.save(name))?;
     }
 
-    let output = generate(&pipeline, &request, &cancel)?;
+    let output = generate(&pipeline, &request, &cancel, Previews::new(&options))?;
     let begin = Instant::now();
     for ((image, seed), name) in output.images.iter().zip(&output.seeds).zip(&names) {
         stop(&cancel)?;
@@ -106,11 +108,21 @@ fn random_seed() -> u64 {
     std::hash::RandomState::new().build_hasher().finish() >> 32
 }
 
-/// Generates with the progress line; a request that a signal stopped says so.
-pub fn generate(pipeline: &Pipeline, request: &Request, cancel: &CancelToken) -> Result<Output, Failure> {
+/// Generates with the progress line and previews; a request that a signal stopped says so.
+pub fn generate(
+    pipeline: &Pipeline,
+    request: &Request,
+    cancel: &CancelToken,
+    mut previews: Option<Previews>,
+) -> Result<Output, Failure> {
     let mut line = Line::new();
     let mut tell = |progress| line.tell(progress);
-    let callbacks = Callbacks::new().with_progress(&mut tell).with_cancel(cancel);
+    let mut callbacks = Callbacks::new().with_progress(&mut tell).with_cancel(cancel);
+    let every = previews.as_ref().map(Previews::every);
+    let mut show = |preview: Preview| previews.iter_mut().for_each(|previews| previews.write(&preview));
+    if let Some(every) = every {
+        callbacks = callbacks.with_preview(every, &mut show);
+    }
     let result = pipeline.generate_with(request, callbacks);
     terminal::wipe();
     match (result, system::signalled()) {

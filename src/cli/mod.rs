@@ -13,6 +13,7 @@ mod labels;
 mod metadata;
 pub mod options;
 pub mod presets;
+mod previews;
 mod progress;
 mod report;
 mod sheet;

@@ -47,6 +47,10 @@ pub struct Options {
     pub latents: Option<PathBuf>,
     /// The file of the intermediate results.
     pub dump: Option<PathBuf>,
+    /// The file of previews.
+    pub preview: Option<PathBuf>,
+    /// The model evaluations from one preview to the next.
+    pub preview_every: Option<usize>,
     /// Whether a line of JSON is printed.
     pub json: bool,
 }
@@ -71,6 +75,8 @@ impl Default for Options {
             mask: None,
             latents: None,
             dump: None,
+            preview: None,
+            preview_every: None,
             json: false,
         }
     }
@@ -87,10 +93,15 @@ impl Options {
         let place = |p: &Path| std::path::absolute(p).unwrap_or_else(|_| p.to_owned());
         let references = self.reference_names();
         let names = files::numbered(&self.output, self.request.num_images);
-        for (flag, files) in [("--dump", self.dump.as_slice()), ("--save-reference", &references)] {
+        let previews = self.preview_names();
+        let written = [("--dump", self.dump.as_slice()), ("--save-reference", &references), ("--preview", &previews)];
+        for (flag, files) in written {
             if names.iter().any(|name| files.iter().any(|file| place(name) == place(file))) {
                 return Err(Failure::usage(format!("{flag}: names the same file as --output")));
             }
+        }
+        if self.preview_every.is_some() && self.preview.is_none() {
+            return Err(Failure::usage("--preview-every: there is no --preview"));
         }
         if references.iter().any(|name| ImageFormat::of(name).ok() != Some(ImageFormat::Png)) {
             return Err(Failure::usage("--save-reference: the file is a PNG; its name must end in .png"));
@@ -135,6 +146,11 @@ impl Options {
     pub fn reference_names(&self) -> Vec<PathBuf> {
         let count = self.adapters.all.iter().map(|adapter| adapter.images.len()).sum();
         self.save_reference.iter().flat_map(|name| files::numbered(name, count)).collect()
+    }
+
+    /// The files of previews, one for each image.
+    pub fn preview_names(&self) -> Vec<PathBuf> {
+        self.preview.iter().flat_map(|name| files::numbered(name, self.request.num_images)).collect()
     }
 
     /// Reads the reference images.

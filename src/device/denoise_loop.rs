@@ -4,7 +4,7 @@ use super::executable::Compiled;
 use super::tensors::TensorRef;
 use crate::error::{Error, Result};
 use crate::graph::{Graph, InputType, NodeId};
-use crate::schedulers::{NoiseLevel, StepCoefficients};
+use crate::schedulers::{NoiseLevel, StepCoefficients, classifier_free_guidance};
 use std::ops::Range;
 
 /// The specification that a denoise loop is compiled for.
@@ -78,6 +78,27 @@ pub(super) fn level_after(table: &[StepCoefficients], i: usize) -> NoiseLevel {
     table.get(i + 1).map_or(NoiseLevel::CLEAN, |next| next.level)
 }
 
+/// A look at the latents while the steps run.
+pub struct LatentPreview<'a> {
+    /// It is taken after each so many rows of the table, at least 1.
+    pub every: usize,
+    /// Takes the number of rows done and the clean latents, `[h, w, C]`, that the last of them predicted. Its error ends the run.
+    pub show: &'a mut dyn FnMut(usize, &[f32]) -> Result<()>,
+}
+
+impl LatentPreview<'_> {
+    /// Whether one is taken after so many rows.
+    pub(super) fn is_due(&self, done: usize) -> bool {
+        done.is_multiple_of(self.every.max(1))
+    }
+
+    /// Shows what row `done - 1` predicted from `x` and the model's guided output.
+    pub(super) fn show(&mut self, done: usize, row: &StepCoefficients, x: &[f32], guided: &[f32]) -> Result<()> {
+        let clean: Vec<f32> = x.iter().zip(guided).map(|(x, output)| row.x0(*x, *output)).collect();
+        (self.show)(done, &clean)
+    }
+}
+
 /// The inputs that take one image from noise to latents.
 pub struct DenoiseInputs<'a> {
     /// The graph's inputs. That of the latents is empty; those that vary hold the values of all steps, one after the other.
@@ -99,9 +120,22 @@ pub struct DenoiseInputs<'a> {
     pub noise: &'a mut dyn FnMut(usize) -> Vec<f32>,
     /// Whether [`DenoiseOutput::first_output`] is wanted.
     pub capture_first: bool,
+    /// A look at the latents of some steps.
+    pub preview: Option<LatentPreview<'a>>,
 }
 
 impl DenoiseInputs<'_> {
+    /// The model's output guided, as long as the latents: of a positive and a negative row, or of one row as it is. `guided` is scratch
+    /// of that length.
+    pub(super) fn guide<'s>(&self, output: &'s [f32], guided: &'s mut [f32]) -> Result<&'s [f32]> {
+        let (positive, negative) = output.split_at(guided.len());
+        if negative.is_empty() {
+            return Ok(positive);
+        }
+        classifier_free_guidance(negative, positive, self.guidance_scale, self.guidance_rescale, guided)?;
+        Ok(guided)
+    }
+
     /// Checks all types and lengths against the denoiser's graph.
     ///
     /// # Errors
@@ -217,6 +251,7 @@ mod tests {
                 kept: None,
                 noise: &mut |_| Vec::new(),
                 capture_first: false,
+                preview: None,
             };
             inputs.check(&graph, &(2..2)).map_err(|e| e.to_string())
         };

@@ -16,7 +16,7 @@ mod role;
 mod tensors;
 
 pub use backend::Device;
-pub use denoise_loop::{DenoiseInputs, DenoiseLoop, DenoiseOutput, KeptLatents, LoopSpec};
+pub use denoise_loop::{DenoiseInputs, DenoiseLoop, DenoiseOutput, KeptLatents, LatentPreview, LoopSpec};
 pub use executable::{Compiled, Executable, ResidentOutputs};
 pub use image_decoder::{DecodedImage, ImageDecoder, PixelRounding, denormalize};
 pub use memory::{DeviceMemory, MemoryRequirement};

@@ -21,6 +21,7 @@ mod model_path;
 mod model_scheduler;
 mod options;
 mod plan;
+mod preview;
 mod prompt;
 mod prompt_options;
 mod request;
@@ -38,6 +39,7 @@ pub use executable_cache::EXECUTABLES;
 pub use image_prompt::{Combine, ImagePrompt, Reference, ReferenceImage};
 pub use load::ModelTensors;
 pub use options::PipelineOptions;
+pub use preview::Preview;
 pub use prompt_options::{LongPrompts, PromptWeights, SizeConditioning};
 pub use request::{
     Callbacks, CancelToken, DEFAULT_STRENGTH, HostTensor, MAX_NUM_IMAGES, MAX_SIDE, MAX_THREADS, Output, Progress,

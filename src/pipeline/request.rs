@@ -1,6 +1,7 @@
 //! Requests, and their output.
 
 use super::image_prompt::ImagePrompt;
+use super::preview::{Preview, Previewer};
 use super::prompt_options::{LongPrompts, PromptWeights, SizeConditioning};
 use super::setters::setters;
 use crate::error::{Error, Field, Message, Result};
@@ -299,12 +300,14 @@ pub struct Progress {
     pub steps: usize,
 }
 
-/// Callbacks of a request: its progress, and its cancellation.
+/// Callbacks of a request: its progress, previews, and its cancellation.
 #[derive(Default)]
 #[non_exhaustive]
 pub struct Callbacks<'a> {
     /// Called when a stage begins and after each of its steps.
     pub on_progress: Option<&'a mut (dyn FnMut(Progress) + Send)>,
+    /// Called with previews, after each so many model evaluations.
+    pub(super) on_preview: Option<Previewer<'a>>,
     /// Stops the request.
     pub cancel: CancelToken,
 }
@@ -319,6 +322,15 @@ impl<'a> Callbacks<'a> {
     #[must_use]
     pub fn with_progress(mut self, progress: &'a mut (dyn FnMut(Progress) + Send)) -> Self {
         self.on_progress = Some(progress);
+        self
+    }
+
+    /// Calls `show` with a preview of the image under way after each `every` model evaluations, at least 1: the clean latents that the
+    /// model predicts, in the colours that a matrix gives them, one pixel a latent.
+    /// Nothing about the images changes; a GPU waits for these steps alone.
+    #[must_use]
+    pub fn with_preview(mut self, every: usize, show: &'a mut (dyn FnMut(Preview) + Send)) -> Self {
+        self.on_preview = Some(Previewer { every, show });
         self
     }
 

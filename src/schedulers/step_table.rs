@@ -88,6 +88,12 @@ impl StepCoefficients {
         self.noise.is_some_and(|weight| weight != 0.0 || self.history.iter().any(|to| to.noise != 0.0))
     }
 
+    /// The clean sample that the model's guided output says x is made of.
+    pub fn x0(&self, x: f32, output: f32) -> f32 {
+        let x0 = self.x0_from_x * x + self.x0_from_output * output;
+        self.clip.map_or(x0, |bound| x0.clamp(-bound, bound))
+    }
+
     /// The history tensors that the row reads.
     fn reads(&self) -> [bool; HISTORY] {
         std::array::from_fn(|k| {
@@ -325,10 +331,7 @@ pub fn step(
         to.is_written().then_some(sum)
     });
     for (i, (x, &output)) in x.iter_mut().zip(output).enumerate() {
-        let mut x0 = row.x0_from_x * *x + row.x0_from_output * output;
-        if let Some(bound) = row.clip {
-            x0 = x0.clamp(-bound, bound);
-        }
+        let x0 = row.x0(*x, output);
         let fresh = noise.map_or(0.0, |noise| noise[i]);
         let before = std::array::from_fn(|k| history.get(k * n + i).copied().unwrap_or(0.0));
         for (k, sum) in kept.iter().enumerate() {

@@ -202,6 +202,21 @@ fn metadata_of_an_inpainting() {
     assert_eq!((&json["mask"], &json["strength"]), (&Value::Null, &0.75.into()));
 }
 
+/// A preview for each image, beside it; one that cannot be written is told once and ends nothing.
+#[test]
+fn preview_files() {
+    let case = Case::make("diffusers", "euler");
+    let preview = case.path("out-look.png");
+    let output = case.short(&["-b", "2", "--steps", "2", "--preview", &preview]).output().unwrap();
+    assert!(output.status.success() && stderr(&output).is_empty(), "{}", stderr(&output));
+    assert_eq!(case.written(), ["out-0.png", "out-1.png", "out-look-0.png", "out-look-1.png"]);
+    let picture = Image::open(case.path("out-look-0.png"), AlphaMode::Ignore).unwrap();
+    assert_eq!((picture.width(), picture.height()), (4, 4));
+    assert_ne!(picture, Image::open(case.path("out-look-1.png"), AlphaMode::Ignore).unwrap());
+    let output = case.short(&["--steps", "3", "--preview", &preview, "--preview-every", "4"]).output().unwrap();
+    assert!(output.status.success() && !std::path::Path::new(&preview).exists(), "{}", stderr(&output));
+}
+
 /// A VAE of another file is named in the image's texts.
 #[test]
 fn metadata_of_a_vae() {
@@ -213,7 +228,8 @@ fn metadata_of_a_vae() {
     let reader = png::Decoder::new(file).read_info().unwrap();
     let texts: Vec<_> = reader.info().uncompressed_latin1_text.iter().map(|t| t.text.clone()).collect();
     assert!(texts[0].contains(", VAE: other_vae, "), "{}", texts[0]);
-    assert_eq!(serde_json::from_str::<Value>(&texts[1]).unwrap()["vae"], vae.as_str());
+    let json: Value = serde_json::from_str(&texts[1]).unwrap();
+    assert_eq!(json["vae"], vae.as_str());
     let output = case.short(&["--vae", &case.path("unet")]).output().unwrap();
     assert!(!output.status.success() && stderr(&output).contains("SDXL's VAE is needed"), "{}", stderr(&output));
 }

@@ -41,6 +41,11 @@ const WRONG: &[(&[&str], &str)] = &[
     (&["--threads", "0"], "--threads"),
     (&["--strength", "0.5"], "--strength: there is no --init-img"),
     (&["--mask", "m.png"], "--mask: there is no --init-img"),
+    (&["--preview-every", "2"], "--preview-every: there is no --preview"),
+    (&["--preview", "p.png", "--preview-every", "0"], "--preview-every"),
+    (&["--preview", "a.png", "-o", "a.png"], "--preview: names the same file as --output"),
+    (&["--preview", "a.png", "-o", "a-1.png", "-b", "1", "--preview", "a-1.png"], "--preview: names the same file"),
+    (&["--preview", "p.bmp"], "p.bmp"),
     (&["-i", "i.png", "--strength", "1.5"], "--strength: must be a number of 0 to 1"),
     (&["-i", "i.png", "--strength", "-1"], "--strength"),
     (&["-i", "i.png", "--strength", "NaN"], "--strength"),
@@ -138,7 +143,7 @@ fn help_and_version() {
         -p --prompt -n --negative-prompt --steps --cfg-scale -W --width -H --height -s --seed -b --batch-count \
         --ip-adapter-image-resize --sampling-method --schedule --prediction --timestep-spacing --guidance-rescale \
         --clip-skip --compat --rng --dtype --vae-dtype --device --encoders --threads -o --output --latents-in --dump --json \
-        -i --init-img --strength --mask --vae";
+        -i --init-img --strength --mask --vae --preview --preview-every";
     for flag in promised.split_whitespace() {
         assert!(help.split([' ', ',', '\n']).any(|w| w == flag), "{flag}");
     }

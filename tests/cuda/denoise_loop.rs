@@ -5,7 +5,8 @@ use super::{compiled, outputs, relative, scope, values};
 use braid::device::cpu::Cpu;
 use braid::device::cuda::driver::{CallCounts, Driver};
 use braid::device::cuda::{CudaDenoiseLoop, CudaDevice};
-use braid::device::{Compiled, DenoiseInputs, DenoiseLoop, Device, LoopSpec};
+use braid::device::host::HostDenoiseLoop;
+use braid::device::{Compiled, DenoiseInputs, DenoiseLoop, Device, LatentPreview, LoopSpec};
 use braid::graph::{Builder, Graph};
 use braid::schedulers::{SchedulerConfig, SchedulerKind, StepTable, classifier_free_guidance, step};
 use braid::tensor::DType;
@@ -50,6 +51,9 @@ struct Denoised {
     not_finite: Option<usize>,
 }
 
+/// What shows a preview.
+type Show<'a> = &'a mut dyn FnMut(usize, &[f32]) -> Result<()>;
+
 /// The inputs of one image.
 struct Case {
     table: StepTable,
@@ -87,6 +91,15 @@ impl Case {
         executable: &mut CudaDenoiseLoop,
         reached: &mut dyn FnMut(usize) -> Result<()>,
     ) -> Result<Denoised> {
+        self.previewed(executable, reached, None)
+    }
+
+    fn previewed(
+        &self,
+        executable: &mut dyn DenoiseLoop,
+        reached: &mut dyn FnMut(usize) -> Result<()>,
+        preview: Option<(usize, Show<'_>)>,
+    ) -> Result<Denoised> {
         let inputs = DenoiseInputs {
             inputs: &[Vec::<f32>::new().into(), (&self.shift).into(), (&self.time).into()],
             table: &self.table.steps,
@@ -97,6 +110,7 @@ impl Case {
             kept: None,
             noise: &mut |step| self.noise[step].clone(),
             capture_first: true,
+            preview: preview.map(|(every, show)| LatentPreview { every, show }),
         };
         let denoised = executable.denoise(inputs, reached)?;
         let latents = denoised.latents.read()?.into_owned();
@@ -119,6 +133,48 @@ impl Case {
             step(row, &mut x, &out, &mut history, Some(&self.noise[i])).unwrap();
         }
         x
+    }
+}
+
+/// Previews are those of the host's loop over the same kernels, and the latents those without previews; what shows one may run
+/// executables of the device.
+#[test]
+fn previews() {
+    if !compiled() {
+        return;
+    }
+    for (rows, method) in [(1, SchedulerKind::EulerAncestral), (2, SchedulerKind::Heun)] {
+        let device = CudaDevice::new(Arc::new(PtxDriver::new()), DType::F16).unwrap().with_cublaslt(false);
+        let mut own = device.compile_loop(graph(rows), steps(true)).unwrap();
+        let mut host = HostDenoiseLoop::new(device.compile(graph(rows)).unwrap(), &steps(true)).unwrap();
+        let mut other = device.compile(graph(rows)).unwrap();
+        let case = Case::new(method, 4, rows, 31);
+        let want = case.sample(&mut own, &mut |_| Ok(())).unwrap();
+        let mut seen = [Vec::new(), Vec::new()];
+        for (seen, on) in seen.iter_mut().zip([&mut own as &mut dyn DenoiseLoop, &mut host]) {
+            let time = &case.time[..rows * WIDTH];
+            let mut show = |done: usize, clean: &[f32]| {
+                outputs(other.as_mut(), &[&case.latents.repeat(rows)[..], &case.shift, time]);
+                seen.push((done, clean.to_vec()));
+                Ok(())
+            };
+            let got = case.previewed(on, &mut |_| Ok(()), Some((3, &mut show))).unwrap();
+            assert!(relative(&got.latents, &want.latents) <= 1e-3);
+        }
+        assert_eq!(case.sample(&mut own, &mut |_| Ok(())).unwrap(), want);
+        let [own, host] = seen;
+        assert_eq!(own.len(), case.table.steps.len() / 3);
+        for ((done, own), (same, host)) in own.iter().zip(&host) {
+            let error = relative(own, host);
+            println!("{method}, preview after {done}: {error:.1e} from the host's");
+            assert!(done == same && error <= 1e-3, "{method} {done}: {error:.1e}");
+        }
+        // An error of what shows them ends the run, and the loop stays usable.
+        let mut fails = |_: usize, _: &[f32]| Err(Error::Cancelled);
+        let mut own = device.compile_loop(graph(rows), steps(true)).unwrap();
+        let ended = case.previewed(&mut own, &mut |_| Ok(()), Some((2, &mut fails)));
+        assert!(matches!(ended, Err(Error::Cancelled)));
+        assert_eq!(case.sample(&mut own, &mut |_| Ok(())).unwrap(), want);
     }
 }
 

@@ -112,6 +112,7 @@ fn loop_of_an_inpainting() {
                     kept,
                     noise: &mut |step| values(n, 20 + step as u32),
                     capture_first: false,
+                    preview: None,
                 };
                 on.denoise(inputs, &mut |_| Ok(())).unwrap().latents.read().unwrap().into_owned()
             };

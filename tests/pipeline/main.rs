@@ -13,6 +13,7 @@ mod image_prompts;
 mod init_image;
 mod loras;
 mod plus;
+mod previews;
 mod previous;
 mod requests;
 mod stated;

@@ -37,6 +37,25 @@ pub const DUMP: Flag<Options> = Flag {
     ..Flag::NEW
 };
 
+/// The previews.
+pub const PREVIEW: Flag<Options> = Flag {
+    long: "--preview",
+    value: Some("FILE"),
+    help: "preview of the image under way, a pixel for 8 by 8, written anew as it takes shape; several images are numbered as those of \
+           --output",
+    set: |o, v| v.path().map(|value| o.preview = Some(value)),
+    ..Flag::NEW
+};
+
+/// The steps between them.
+pub const PREVIEW_EVERY: Flag<Options> = Flag {
+    long: "--preview-every",
+    value: Some("N"),
+    help: "steps from one preview to the next [default: 1]",
+    set: |o, v| v.count(1, usize::MAX).map(|value| o.preview_every = Some(value)),
+    ..Flag::NEW
+};
+
 /// The report.
 pub const JSON: Flag<Options> = Flag {
     long: "--json",
@@ -49,4 +68,5 @@ pub const JSON: Flag<Options> = Flag {
 };
 
 /// The group.
-pub const GROUP: Group<Options> = Group { title: Some("Files"), flags: &[OUTPUT, LATENTS_IN, DUMP, JSON], note: None };
+pub const GROUP: Group<Options> =
+    Group { title: Some("Files"), flags: &[OUTPUT, LATENTS_IN, DUMP, PREVIEW, PREVIEW_EVERY, JSON], note: None };

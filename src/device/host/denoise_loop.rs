@@ -4,7 +4,7 @@ use crate::device::denoise_loop::{DenoiseInputs, DenoiseLoop, DenoiseOutput, Lat
 use crate::device::executable::{Executable, compiled_by};
 use crate::device::tensors::{TensorData, TensorRef};
 use crate::error::{Error, Result};
-use crate::schedulers::{HISTORY, StepCoefficients, classifier_free_guidance, step};
+use crate::schedulers::{HISTORY, StepCoefficients, step};
 use std::ops::Range;
 
 /// A denoiser whose steps the host makes, one by one.
@@ -34,7 +34,7 @@ impl DenoiseLoop for HostDenoiseLoop {
 
     fn denoise(
         &mut self,
-        inputs: DenoiseInputs<'_>,
+        mut inputs: DenoiseInputs<'_>,
         reached: &mut dyn FnMut(usize) -> Result<()>,
     ) -> Result<DenoiseOutput> {
         inputs.check(self.executable.graph(), &self.varying)?;
@@ -72,14 +72,10 @@ impl DenoiseLoop for HostDenoiseLoop {
             if i == 0 && inputs.capture_first {
                 first_output.clone_from(&output);
             }
-            let (positive, negative) = output.split_at(n);
-            let model_output = if rows == 2 {
-                let (scale, rescale) = (inputs.guidance_scale, inputs.guidance_rescale);
-                classifier_free_guidance(negative, positive, scale, rescale, &mut guided)?;
-                &guided
-            } else {
-                positive
-            };
+            let model_output = inputs.guide(&output, &mut guided)?;
+            if let Some(preview) = inputs.preview.as_mut().filter(|preview| preview.is_due(i + 1)) {
+                preview.show(i + 1, row, &x, model_output)?;
+            }
             let fresh = row.noise.map(|_| (inputs.noise)(i));
             step(row, &mut x, model_output, &mut history, fresh.as_deref())?;
             if let Some(kept) = inputs.kept {

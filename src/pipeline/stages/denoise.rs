@@ -4,13 +4,14 @@ use super::channels::{to_channels_first, to_channels_last};
 use super::condition::Conditioning;
 use super::init_image::InitImage;
 use super::initial_latents::InitialLatents;
-use crate::device::{DenoiseInputs, TensorRef};
+use crate::device::{DenoiseInputs, LatentPreview, TensorRef};
 use crate::error::{Error, Result};
 use crate::inputs::noise::Generator;
 use crate::pipeline::captures::Captures;
 use crate::pipeline::compile::Executables;
 use crate::pipeline::lora::bound;
 use crate::pipeline::plan::RequestPlan;
+use crate::pipeline::preview::{Preview, colours};
 use crate::pipeline::request::{Callbacks, Progress, Request, Stage};
 use std::time::Instant;
 
@@ -45,6 +46,14 @@ impl Denoise<'_> {
         let denoise_loop = executables.denoise_loop(&plan.denoise, plan.placement)?;
         let mut inputs = self.conditioning.inputs(&plan.branches, table.len())?;
         inputs.extend(bound(denoise_loop.graph(), &plan.lora_scales.unet).map(TensorRef::from));
+        let Callbacks { on_progress, on_preview, cancel } = callbacks;
+        let every = on_preview.as_ref().map(|on| on.every);
+        let mut show = |done: usize, clean: &[f32]| {
+            if let Some(on) = on_preview {
+                (on.show)(self.preview(done, clean)?);
+            }
+            cancel.check()
+        };
         let inputs = DenoiseInputs {
             inputs: &inputs,
             table,
@@ -55,16 +64,19 @@ impl Denoise<'_> {
             kept: begin.kept(),
             noise: &mut |_| to_channels_last(&generator.randn(n, request.noise_dtype), shape),
             capture_first: self.image == 0 && captures.enabled(),
+            preview: every.map(|every| LatentPreview { every, show: &mut show }),
         };
         let (mut told, mut last) = (0, Instant::now());
         let mut reached = |done: usize| {
             for step in told..done {
                 step_seconds.push(last.elapsed().as_secs_f64());
                 last = Instant::now();
-                callbacks.report(self.progress(step + 1));
+                if let Some(call) = on_progress {
+                    call(self.progress(step + 1));
+                }
             }
             told = told.max(done);
-            callbacks.cancel.check()
+            cancel.check()
         };
         let output = denoise_loop.denoise(inputs, &mut reached)?;
         if let Some(step) = output.not_finite {
@@ -87,6 +99,12 @@ impl Denoise<'_> {
             captures.add("latents", &[1, c, h, w], || to_channels_first(&latents, [h, w, c]));
         }
         Ok(output.latents)
+    }
+
+    /// The preview after that many steps.
+    fn preview(&self, done: usize, clean: &[f32]) -> Result<Preview> {
+        let pixels = colours(clean, self.plan.latent)?;
+        Ok(Preview { pixels, image: self.image, done, steps: self.plan.table.steps.len() })
     }
 
     /// The progress after that many steps.

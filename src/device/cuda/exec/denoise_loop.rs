@@ -2,13 +2,14 @@
 
 use super::executable::CudaExecutable;
 use crate::device::cuda::driver::interface::EVENTS;
-use crate::device::cuda::driver::stream_lock::lock_stream;
+use crate::device::cuda::driver::stream_lock::{StreamLock, lock_stream};
 use crate::device::denoise_loop::level_after;
 use crate::device::executable::compiled_by;
 use crate::device::{DenoiseInputs, DenoiseLoop, DenoiseOutput, KeptLatents, LoopSpec, TensorRef};
 use crate::error::{Error, Result};
 use crate::schedulers::{NoiseLevel, PackedStepCoefficients};
-use bytemuck::cast_slice;
+use bytemuck::{cast_slice, cast_slice_mut};
+use std::sync::MutexGuard;
 
 fn bad(what: String) -> Error {
     Error::Graph(format!("denoise loop: {what}"))
@@ -91,8 +92,13 @@ impl CudaDenoiseLoop {
         Ok(())
     }
 
-    /// Runs the steps; allocates and downloads nothing.
-    fn steps(&mut self, inputs: &DenoiseInputs<'_>, reached: &mut dyn FnMut(usize) -> Result<()>) -> Result<()> {
+    /// Runs the steps; allocates and downloads nothing, but for what a preview shows.
+    fn steps<'l>(
+        &mut self,
+        inputs: &mut DenoiseInputs<'_>,
+        reached: &mut dyn FnMut(usize) -> Result<()>,
+        (lock, mut locked): (&'l StreamLock, MutexGuard<'l, ()>),
+    ) -> Result<MutexGuard<'l, ()>> {
         let executable = &mut self.executable;
         let (regions, driver) = (*executable.regions(), executable.driver.clone());
         let state = regions.state;
@@ -102,18 +108,36 @@ impl CudaDenoiseLoop {
                 driver.synchronize_event(i % EVENTS)?;
             }
             reached((i + 1).saturating_sub(EVENTS))?;
+            let due = inputs.preview.as_ref().is_some_and(|preview| preview.is_due(i + 1));
+            let mut before = vec![0.0f32; if due { state.len } else { 0 }];
+            if due {
+                driver.download(executable.kept(state.latents), cast_slice_mut(&mut before))?;
+            }
             executable.execute()?;
             if i == 0 && inputs.capture_first {
                 let from = regions.outputs + executable.lowered.bindings.outputs[0] * 4;
                 driver.copy(executable.kept(from), executable.at(state.first), state.rows * state.len * 4)?;
             }
             driver.record_event(i % EVENTS)?;
+            if due {
+                let mut output = vec![0.0f32; state.rows * state.len];
+                let from = regions.outputs + executable.lowered.bindings.outputs[0] * 4;
+                driver.download(executable.kept(from), cast_slice_mut(&mut output))?;
+                // What shows it may run executables of this device.
+                drop(locked);
+                let mut guided = vec![0.0; state.len];
+                let guided = inputs.guide(&output, &mut guided)?;
+                if let Some(preview) = &mut inputs.preview {
+                    preview.show(i + 1, &inputs.table[i], &before, guided)?;
+                }
+                locked = lock_stream(lock);
+            }
         }
         for i in count.saturating_sub(EVENTS)..count {
             driver.synchronize_event(i % EVENTS)?;
             reached(i + 1)?;
         }
-        Ok(())
+        Ok(locked)
     }
 }
 
@@ -129,16 +153,16 @@ impl DenoiseLoop for CudaDenoiseLoop {
     ) -> Result<DenoiseOutput> {
         self.check(&inputs)?;
         let lock = self.executable.stream_lock.clone();
-        let _locked = lock_stream(&lock);
+        let locked = lock_stream(&lock);
         self.upload(&mut inputs)?;
-        self.steps(&inputs, reached)?;
+        let _locked = self.steps(&mut inputs, reached, (&lock, locked))?;
         let executable = &self.executable;
         let (state, driver) = (executable.regions().state, executable.driver.clone());
         let mut first_output = vec![0.0f32; if inputs.capture_first { state.rows * state.len } else { 0 }];
         let mut counters = [0i32; 2];
-        driver.download(executable.at(state.counter), bytemuck::cast_slice_mut(&mut counters))?;
+        driver.download(executable.at(state.counter), cast_slice_mut(&mut counters))?;
         if inputs.capture_first {
-            driver.download(executable.at(state.first), bytemuck::cast_slice_mut(&mut first_output))?;
+            driver.download(executable.at(state.first), cast_slice_mut(&mut first_output))?;
         }
         let not_finite = usize::try_from(counters[1]).ok().filter(|step| *step < inputs.table.len());
         let latents = TensorRef::from(executable.resident(state.latents, state.len));
