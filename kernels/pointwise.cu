@@ -1,5 +1,6 @@
 // Operations element by element and row by row.
 //   silu, gelu, quick_gelu, scale_shift   [count] to [count]; scale_shift is scale * x + shift
+//   relu, soft_clamp                      [count] to [count]; soft_clamp is scale * tanh(x / scale)
 //   from_f32, to_f32                      as scale_shift, between f32 and the type
 //   geglu       [rows, 2 C] to [rows, C]: the first half times gelu of the second, clamped to the finite range of the type
 //   add         [rows, C] + row row / each % rows_b of b: a sum (each 1, rows_b rows), a sum with b repeated (rows_b fewer),
@@ -334,6 +335,12 @@ UNARY(f16, f16, gelu(x), gelu_f16)
 UNARY(bf16, bf16, gelu(x), gelu_bf16)
 UNARY(f16, f16, quick_gelu(x), quick_gelu_f16)
 UNARY(bf16, bf16, quick_gelu(x), quick_gelu_bf16)
+UNARY(f16, f16, x < 0.0f ? 0.0f : x, relu_f16)
+UNARY(bf16, bf16, x < 0.0f ? 0.0f : x, relu_bf16)
+UNARY(float, float, x < 0.0f ? 0.0f : x, relu_f32)
+UNARY(f16, f16, p.scale * tanhf(x / p.scale), soft_clamp_f16)
+UNARY(bf16, bf16, p.scale * tanhf(x / p.scale), soft_clamp_bf16)
+UNARY(float, float, p.scale * tanhf(x / p.scale), soft_clamp_f32)
 UNARY(f16, f16, x * p.scale + p.shift, scale_shift_f16)
 UNARY(bf16, bf16, x * p.scale + p.shift, scale_shift_bf16)
 UNARY(float, float, x * p.scale + p.shift, scale_shift_f32)

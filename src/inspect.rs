@@ -6,11 +6,13 @@ use crate::models::clip::{Activation, ClipTextConfig, ClipVisionConfig};
 use crate::models::compatibility;
 use crate::models::ip_adapter::{AdapterConfig, ResamplerConfig};
 use crate::models::published;
+use crate::models::taesd::{TaesdConfig, TaesdSide};
 use crate::models::unet::{PrunedBlocks, UnetConfig};
 use crate::models::vae::VaeConfig;
 use crate::weights::adapter;
 use crate::weights::detect::{AdapterKind, ModelFamily, detect};
 use crate::weights::lora::{Lora, LoraComponent, LoraTargets};
+use crate::weights::taesd_file::taesd;
 use crate::weights::textual_inversion::TextualInversion;
 use crate::weights::{Weights, single_file};
 use serde::Serialize;
@@ -110,6 +112,7 @@ pub fn inspect(path: &Path, weights: &Weights) -> Result<FileReport> {
                 }
             });
         }
+        ModelFamily::Taesd => report.taesd(weights)?,
         ModelFamily::TextEncoder => {
             let text = single_file::text_encoder(weights)?;
             let second = text.get("text_projection.weight").is_some();
@@ -279,6 +282,27 @@ impl FileReport {
             let sdxl = c.cross_attention_dim == 2048 && c.widths == published::adapter().widths;
             r.fits.push(if sdxl { "SDXL base and models made from it".into() } else { "no published SDXL".into() });
         });
+        Ok(())
+    }
+
+    fn taesd(&mut self, weights: &Weights) -> Result<()> {
+        let found = taesd(weights)?;
+        for side in [TaesdSide::Encoder, TaesdSide::Decoder] {
+            let own = found.under(side.prefix());
+            if own.is_empty() {
+                continue;
+            }
+            self.add_component(&format!("taesd_{}", side.prefix().split('.').next().unwrap_or_default()), &own);
+            self.with_config(TaesdConfig::from_tensors(&found, side), |r, c| {
+                let Some(c) = c else { return };
+                let (latents, factor) = (c.latent_channels, c.scale_factor());
+                r.supported = latents == 4;
+                r.notes.push(format!("{}: latents of {latents} channels, {factor} pixels to a latent", side.name()));
+            });
+        }
+        if self.supported {
+            self.fits.push("SDXL or Stable Diffusion 1 and 2 (which of them, no size tells)".into());
+        }
         Ok(())
     }
 

@@ -129,6 +129,8 @@ cases! { diffusers:
     pruned_without_middle = "pruned-without-middle",
     saved_by_transformers_5 = "saved-by-transformers-5",
     style_layout_and_zero = "style-layout-and-zero",
+    taesd = "taesd",
+    taesd_img2img = "taesd-img2img",
     v_trailing_rescale = "v-trailing-rescale",
     vae_file = "vae-file",
     vae_folder_img2img = "vae-folder-img2img",

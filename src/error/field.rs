@@ -28,6 +28,8 @@ fields! {
     Config = "config",
     /// [`crate::PipelineOptions::vae`].
     Vae = "vae",
+    /// [`crate::PipelineOptions::taesd`].
+    Taesd = "taesd",
     /// [`crate::PipelineOptions::clip_vision`].
     ClipVision = "clip_vision",
     /// [`crate::PipelineOptions::adapters`].

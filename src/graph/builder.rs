@@ -299,6 +299,16 @@ impl Builder {
         self.node(Op::ScaleShift { scale, shift }, &[x], "scale and shift")
     }
 
+    /// See [`Op::Relu`].
+    pub fn relu(&mut self, x: NodeId) -> NodeId {
+        self.node(Op::Relu, &[x], "relu")
+    }
+
+    /// See [`Op::SoftClamp`].
+    pub fn soft_clamp(&mut self, x: NodeId, bound: f32) -> NodeId {
+        self.node(Op::SoftClamp { bound }, &[x], "soft clamp")
+    }
+
     /// The channels of a node, 0 of one without dimensions.
     fn last(&self, x: NodeId) -> usize {
         self.shape(x).last().copied().unwrap_or(0)

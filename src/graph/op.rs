@@ -101,6 +101,13 @@ pub enum Op {
         /// Summand.
         shift: f32,
     },
+    /// 0 in the place of what is below it, element by element.
+    Relu,
+    /// `bound * tanh(x / bound)`, element by element.
+    SoftClamp {
+        /// The bound that no result exceeds.
+        bound: f32,
+    },
     /// `[.., C]` times C of the elements of a second operand `[S]`, a factor for each channel.
     ScaleChannels {
         /// The element that is the first channel's.
@@ -139,7 +146,7 @@ impl Op {
             Self::Input(_) | Self::Reshape | Self::Attention(_) | Self::Activation(_) | Self::Geglu => vec![],
             Self::Add | Self::BroadcastAdd | Self::ScaleRows | Self::Concat | Self::Upsample { .. } => vec![],
             Self::TimestepEmbedding { .. } | Self::Gather => vec![],
-            Self::ScaleShift { .. } | Self::ScaleChannels { .. } => vec![],
+            Self::ScaleShift { .. } | Self::ScaleChannels { .. } | Self::Relu | Self::SoftClamp { .. } => vec![],
         }
     }
 
@@ -224,6 +231,7 @@ impl Op {
                 })
             }
             Self::LayerNorm { .. } | Self::Activation(_) | Self::ScaleShift { .. } => first.to_vec().into(),
+            Self::Relu | Self::SoftClamp { .. } => first.to_vec().into(),
         }
     }
 
@@ -266,6 +274,8 @@ impl Op {
             Self::TimestepEmbedding { .. } => ("timestep embedding", result()),
             Self::Gather => ("gather", shapes.arrow()),
             Self::ScaleShift { .. } => ("scale and shift", result()),
+            Self::Relu => ("relu", result()),
+            Self::SoftClamp { .. } => ("soft clamp", result()),
             Self::ScaleChannels { .. } => ("scale channels", result()),
         };
         Some(OpLabel { kind, shape, details: details.join(", ") })

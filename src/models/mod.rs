@@ -10,6 +10,7 @@ pub mod compatibility;
 pub mod ip_adapter;
 mod probe;
 pub mod published;
+pub mod taesd;
 #[cfg(test)]
 mod tests;
 pub mod unet;

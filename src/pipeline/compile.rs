@@ -13,6 +13,7 @@ use crate::error::{Error, Field, Result};
 use crate::graph::Graph;
 use crate::models::clip::{ClipTextShape, clip_text, clip_vision};
 use crate::models::ip_adapter::Adapter;
+use crate::models::taesd::{taesd_decoder, taesd_encoder};
 use crate::models::unet::{UnetShape, conditioning, denoiser};
 use crate::models::vae::{vae_decoder, vae_encoder};
 use crate::weights::Scope;
@@ -96,6 +97,12 @@ impl Executables<'_> {
         })
     }
 
+    /// Takes the decoder out of the cache while something else there is in use; [`ExecutableCache::put_decoder`] gives it back.
+    pub(super) fn take_decoder(&mut self, latent: [usize; 2]) -> Result<Option<Box<dyn ImageDecoder>>> {
+        self.image_decoder(latent)?;
+        Ok(self.cache.take_decoder(latent))
+    }
+
     /// Whether denoise loop and decoder of a plan are there.
     pub(super) fn has(&self, plan: &DenoisePlan, placement: Placement) -> bool {
         let key = LoopKey { shape: plan.shape.clone(), placement };
@@ -173,14 +180,26 @@ impl Compiler<'_> {
 
     fn vae_encoder_graph(&self, latent: [usize; 2]) -> Result<Graph> {
         let config = &self.models.vae.config;
-        let scope = Scope::new(self.models.vae_encoder.clone());
         let [height, width] = latent.map(|side| side * config.scale_factor());
+        if let Some(taesd) = &self.models.taesd.encoder {
+            let scope = Scope::new(taesd.weights.clone());
+            let graph = taesd_encoder(&taesd.config, &scope, height, width)?;
+            scope.finish(taesd.config.side.name())?;
+            return Ok(graph);
+        }
+        let scope = Scope::new(self.models.vae_encoder.clone());
         let graph = vae_encoder(config, &scope, height, width)?;
         scope.finish("VAE encoder")?;
         Ok(graph)
     }
 
     fn decoder_graph(&self, [height, width]: [usize; 2]) -> Result<Graph> {
+        if let Some(taesd) = &self.models.taesd.decoder {
+            let scope = Scope::new(taesd.weights.clone());
+            let graph = taesd_decoder(&taesd.config, &scope, height, width)?;
+            scope.finish(taesd.config.side.name())?;
+            return Ok(graph);
+        }
         let vae = &self.models.vae;
         let scope = Scope::new(vae.weights.clone());
         let graph = vae_decoder(&vae.config, &scope, height, width, self.compat)?;

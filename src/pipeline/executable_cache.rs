@@ -140,6 +140,17 @@ impl ExecutableCache {
         Ok(entry.compiled.as_mut())
     }
 
+    /// Takes a decoder out.
+    pub(super) fn take_decoder(&mut self, latent: [usize; 2]) -> Option<Box<dyn ImageDecoder>> {
+        let at = self.decoders.iter().position(|entry| entry.key == latent)?;
+        Some(self.decoders.swap_remove(at).compiled)
+    }
+
+    /// Puts one in again.
+    pub(super) fn put_decoder(&mut self, latent: [usize; 2], compiled: Box<dyn ImageDecoder>) {
+        self.decoders.push(Entry { key: latent, used: self.clock, compiled });
+    }
+
     fn position(&self, key: &LoopKey, spec: &LoopSpec) -> Option<usize> {
         self.loops.iter().position(|entry| entry.key == *key && entry.compiled.accepts(spec))
     }

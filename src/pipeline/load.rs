@@ -8,6 +8,7 @@ use super::model_path;
 use super::model_scheduler::ModelScheduler;
 use super::options::PipelineOptions;
 use super::request::CancelToken;
+use super::taesd::Taesd;
 use super::vae_file::VaeFile;
 use crate::compat::Compat;
 use crate::error::{Error, Field, Message, Result};
@@ -36,6 +37,8 @@ pub struct ModelTensors {
     pub checkpoint: Weights,
     /// A VAE in place of the checkpoint's: under original or diffusers names, or a whole checkpoint with one.
     pub vae: Option<Weights>,
+    /// TAESD, with the names of any of its files.
+    pub taesd: Option<Weights>,
     /// An image encoder, where reference images are to be encoded.
     pub clip_vision: Option<Weights>,
     /// IP-Adapters.
@@ -54,6 +57,7 @@ pub(super) struct Models {
     pub(super) vae: Model<VaeConfig>,
     /// The VAE's encoder, unchecked: only an image to begin with needs it.
     pub(super) vae_encoder: Arc<Weights>,
+    pub(super) taesd: Taesd,
     pub(super) vision: Option<Model<ClipVisionConfig>>,
     pub(super) adapters: Vec<Model<AdapterConfig>>,
     pub(super) loras: Loras,
@@ -82,6 +86,9 @@ impl Models {
             None if path.is_dir() => folder(path, vae, &open_options)?,
             None => inferred(single_file::split(&open(path, &open_options)?)?, vae)?,
         };
+        if let Some(path) = &options.taesd {
+            models.taesd = Taesd::open(path, &models.vae.config, &open_options)?;
+        }
         few_enough(options.adapters.len())?;
         for path in &options.adapters {
             models.add_adapter(&open(path, &open_options)?)?;
@@ -109,6 +116,9 @@ impl Models {
             Some(config) => configured_parts(&parts, config, vae)?,
             None => inferred(parts, vae)?,
         };
+        if let Some(weights) = &tensors.taesd {
+            models.taesd = Taesd::of(weights, &models.vae.config, 1.0)?;
+        }
         few_enough(tensors.adapters.len())?;
         for adapter in &tensors.adapters {
             models.add_adapter(adapter)?;
@@ -196,6 +206,7 @@ impl Models {
     pub(super) fn not_finite(&self, cancel: &CancelToken) -> Vec<String> {
         let mut all = vec![&self.text[0].weights, &self.text[1].weights, &self.unet.weights, &self.vae.weights];
         all.push(&self.vae_encoder);
+        all.extend(self.taesd.halves().map(|m| &m.weights));
         all.extend(self.vision.iter().map(|m| &m.weights));
         all.extend(self.adapters.iter().map(|m| &m.weights));
         all.extend(&self.loras.files);
@@ -426,6 +437,7 @@ fn assemble(
         unet: Model::new(unet.0, unet.1, "UNet", unet_table, &[])?,
         vae: Model::new(vae.0, vae.1, "VAE decoder", vae_table, &["encoder.", "quant_conv."])?,
         vae_encoder,
+        taesd: Taesd::default(),
         vision: None,
         adapters: Vec::new(),
         loras: Loras::default(),

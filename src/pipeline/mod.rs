@@ -28,6 +28,7 @@ mod request;
 mod residency;
 mod setters;
 mod stages;
+mod taesd;
 #[cfg(test)]
 mod tests;
 mod vae_file;

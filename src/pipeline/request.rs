@@ -326,7 +326,7 @@ impl<'a> Callbacks<'a> {
     }
 
     /// Calls `show` with a preview of the image under way after each `every` model evaluations, at least 1: the clean latents that the
-    /// model predicts, in the colours that a matrix gives them, one pixel a latent.
+    /// model predicts, in the colours that a matrix gives them, one pixel a latent, or with [`crate::PipelineOptions::taesd`] decoded by it.
     /// Nothing about the images changes; a GPU waits for these steps alone.
     #[must_use]
     pub fn with_preview(mut self, every: usize, show: &'a mut (dyn FnMut(Preview) + Send)) -> Self {

@@ -1,6 +1,7 @@
 //! Detection of the model that a set of tensors belongs to, by names and shapes.
 
 use super::lora::keys::is_lora;
+use super::taesd_names::is_taesd;
 use super::textual_inversion::names::is_textual_inversion;
 use super::weight::Weights;
 use std::fmt;
@@ -39,6 +40,8 @@ pub enum ModelFamily {
     ControlNet,
     /// A VAE.
     Vae,
+    /// TAESD, the tiny autoencoder, or one half of it.
+    Taesd,
     /// A CLIP text encoder.
     TextEncoder,
     /// A CLIP image encoder with transformers' names.
@@ -73,6 +76,7 @@ impl fmt::Display for ModelFamily {
             Self::DiffusersUnet => "a UNet with diffusers' names that is not SDXL's",
             Self::ControlNet => "a ControlNet",
             Self::Vae => "a VAE",
+            Self::Taesd => "TAESD, a tiny autoencoder",
             Self::TextEncoder => "a CLIP text encoder",
             Self::VisionEncoder => "a CLIP image encoder",
             Self::OpenClipVision => "a CLIP image encoder with OpenCLIP's names",
@@ -164,6 +168,9 @@ pub fn detect(weights: &Weights) -> ModelFamily {
     }
     if ["decoder.up_blocks.", "decoder.up.", "first_stage_model.", "vae.decoder."].into_iter().any(begins) {
         return ModelFamily::Vae;
+    }
+    if any(&is_taesd) {
+        return ModelFamily::Taesd;
     }
     if is_textual_inversion(weights) {
         return ModelFamily::TextualInversion;

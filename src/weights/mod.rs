@@ -17,6 +17,8 @@ mod open;
 pub mod safetensors;
 mod scope;
 pub mod single_file;
+pub mod taesd_file;
+mod taesd_names;
 pub mod textual_inversion;
 pub mod torch;
 pub mod vae_file;

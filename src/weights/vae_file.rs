@@ -30,6 +30,7 @@ pub fn vae_file(file: &Weights) -> Result<Weights> {
         ModelFamily::Sd1 | ModelFamily::Sd2 | ModelFamily::Sd3 | ModelFamily::Flux => {
             return refuse(format!("this is {found}, whose VAE has other latents than SDXL's; {NEEDED}"));
         }
+        ModelFamily::Taesd => return refuse(format!("this is {found}, which has an option of its own; {NEEDED}")),
         _ => return refuse(format!("this is {found}; {NEEDED}")),
     }
     let vae = single_file::vae(file)?;
@@ -91,7 +92,7 @@ mod tests {
         const IN: &str = "decoder.conv_in.weight";
         const UP: &str = "decoder.up.0.block.0.conv1.weight";
         type Case<'a> = (&'a [(&'a str, &'a [usize])], &'a str);
-        let cases: [Case<'_>; 9] = [
+        let cases: [Case<'_>; 10] = [
             (&[(UP, &[8, 8, 3, 3, 3])], "a VAE for video"),
             (
                 &[(IN, &[8, 4, 3, 3]), ("decoder.up_blocks.0.resnets.0.spatial_res_block.conv1.weight", &[1])],
@@ -105,6 +106,7 @@ mod tests {
             (&[("double_blocks.0.img_attn.x", &[1]), ("vae.decoder.up.0.x", &[1])], "Flux checkpoint, whose VAE has"),
             (&[("conditioner.embedders.1.model.ln_final.bias", &[1])], "SDXL base checkpoint without a VAE's decoder"),
             (&[("vision_model.pre_layrnorm.weight", &[1])], "a CLIP image encoder"),
+            (&[("3.conv.0.weight", &[64, 64, 3, 3])], "TAESD, a tiny autoencoder, which has an option of its own"),
             (&[("lora_unet_x.lora_down.weight", &[4, 4])], "a LoRA"),
             (&[], "an unknown kind of file"),
         ];

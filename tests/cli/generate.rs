@@ -42,6 +42,7 @@ fn dump_goldens() {
     golden("diffusers", "lora-peft-two");
     golden("diffusers", "inpaint-channels");
     golden("diffusers", "vae-file");
+    golden("diffusers", "taesd-img2img");
     golden("diffusers", "inpaint-blend-strength-1");
     golden("diffsynth", "two_images");
     golden("diffsynth", "instant_style");
@@ -229,7 +230,7 @@ fn metadata_of_a_vae() {
     let texts: Vec<_> = reader.info().uncompressed_latin1_text.iter().map(|t| t.text.clone()).collect();
     assert!(texts[0].contains(", VAE: other_vae, "), "{}", texts[0]);
     let json: Value = serde_json::from_str(&texts[1]).unwrap();
-    assert_eq!(json["vae"], vae.as_str());
+    assert_eq!((&json["vae"], &json["taesd"]), (&vae.as_str().into(), &Value::Null));
     let output = case.short(&["--vae", &case.path("unet")]).output().unwrap();
     assert!(!output.status.success() && stderr(&output).contains("SDXL's VAE is needed"), "{}", stderr(&output));
 }

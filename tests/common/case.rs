@@ -52,6 +52,7 @@ impl Case {
         options.compat = self.json["profile"].as_str().unwrap().parse().unwrap();
         options.clip_vision = self.json["files"]["clip_vision"].as_str().map(|p| dir.join(p));
         options.vae = self.json["files"]["vae"].as_str().map(|p| dir.join(p));
+        options.taesd = self.json["files"]["taesd"].as_str().map(|p| dir.join(p));
         options.adapters = self.adapters().iter().map(|a| dir.join(a["path"].as_str().unwrap())).collect();
         options.loras = self.loras().iter().map(|l| dir.join(l["path"].as_str().unwrap())).collect();
         let embeddings = self.json["request"]["embeddings"].as_array().into_iter().flatten();

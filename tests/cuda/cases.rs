@@ -69,6 +69,13 @@ fn lcm_without_guidance() {
     check("lcm-unguided", ASKED);
 }
 
+/// Another VAE's weights, and TAESD, whose relu and clamp are kernels of their own.
+#[test]
+fn vae_file_and_taesd() {
+    check("vae-file", ASKED);
+    check("taesd", ASKED);
+}
+
 #[test]
 fn euler() {
     check("euler", like_the_peer([(3.1e-2, 46.8), (2.5e-1, 29.3)]));

@@ -22,10 +22,12 @@ fn activations_and_conversions() {
         return;
     }
     type Exact = fn(f64) -> f64;
-    let cases: [(&str, Exact); 6] = [
+    let cases: [(&str, Exact); 8] = [
         ("silu", |x| swish(x, 1.0)),
         ("gelu", gelu),
         ("quick_gelu", |x| swish(x, 1.702)),
+        ("relu", |x| x.max(0.0)),
+        ("soft_clamp", |x| 0.5 * (x / 0.5).tanh()),
         ("scale_shift", |x| 0.5 * x + 2.0),
         ("from_f32", |x| 0.5 * x + 2.0),
         ("to_f32", |x| 0.5 * x + 2.0),
@@ -67,6 +69,16 @@ fn activations_far_out() {
             [at_minus_100, at_minus_100, 0.0, 100.0, 60000.0].map(|x: f32| half::f16::from_f32(x).to_f32())
         );
         assert!(got[5].is_nan(), "{name}: {got:?}");
+    }
+    for dtype in ALL {
+        for (name, ends) in [("relu", [0.0, 100.0]), ("soft_clamp", [-3.0, 3.0])] {
+            let gpu = Gpu::new();
+            let x = gpu.upload(dtype, &[-100.0, 0.0, 100.0, f32::NAN]);
+            let out = gpu.room(16);
+            gpu.launch(name, dtype, [1, 1, 1], &UnaryParams { x, out, count: 4, scale: 3.0, shift: 0.0 });
+            let got = gpu.download(dtype, out, 4);
+            assert!(got[..3] == [ends[0], 0.0, ends[1]] && got[3].is_nan(), "{name} {dtype}: {got:?}");
+        }
     }
 }
 

@@ -17,6 +17,7 @@ mod previews;
 mod previous;
 mod requests;
 mod stated;
+mod taesd;
 mod vae_file;
 mod weights;
 

@@ -288,6 +288,8 @@ def build(case: dict, shared: Path) -> Recipe:
             add_adapter(recipe, unet, adapter, case["vision"])
     if "vae_file" in case:
         vae_files.add(recipe, case["vae_file"])
+    if "taesd_file" in case:
+        vae_files.add_tiny(recipe, case["taesd_file"])
     for lora in case.get("loras", []):
         lora_files.add(recipe, lora, models | {"unet": unet}, case["unet"])
     for embedding in case.get("embeddings", []):

@@ -14,12 +14,13 @@ class Coded:
 
     def __init__(self, folder: Path, case: dict):
         super().__init__(folder, case)
-        self.pipe.vae = vae_files.load(folder, case["vae_file"])
-        stages = self.run()
-        other, self.pipe.vae = self.pipe.vae, self.own_vae
-        effect = change(stages["image"], self.run()["image"])
+        own = self.run()["image"]
+        if "vae_file" in case:
+            self.pipe.vae = vae_files.load(folder, case["vae_file"])
+        if "taesd_file" in case:
+            self.pipe.vae, self.noise_draw = vae_files.load_tiny(folder, case["taesd_file"]), 0
+        effect = change(own, self.run()["image"])
         assert effect > 1e-2, ("the VAE changes nothing", effect)
-        self.pipe.vae = other
 
 
 class TextToImage(Coded, Peer):

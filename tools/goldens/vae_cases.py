@@ -37,4 +37,36 @@ CASES = {
             sampling_method="dpmpp-2m",
         ),
     },
+    "taesd": {
+        "notes": "TAESD as a folder of diffusers' layout, with the published numbers of blocks and a scaling factor of its own; widths that "
+        "CUDA takes",
+        "matters": [{"seed": 1}],
+        "tokenizer": "small",
+        "scheduler": PUBLISHED_SCHEDULER,
+        "text": [text(32, 2, 4, "gelu", 999), text(32, 2, 2, "quick_gelu", 2)],
+        "unet": unet("dc", [64, 128], [1, 2], [1, 1], groups=32),
+        "vae": vae([8, 16, 16, 16], groups=8),
+        "taesd_file": {
+            "layout": "diffusers", "path": "taesd", "channels": 16, "encoder_blocks": [1, 3, 3, 3], "decoder_blocks": [3, 3, 3, 1],
+            "scaling_factor": 1.25,
+        },
+        "request": request("a red fox", steps=2, width=48, height=32, negative_prompt="fog", seed=21, batch=2),
+    },
+    "taesd-img2img": {
+        "notes": "both halves in one file with original names; the image to begin with is encoded without a draw, so that the noise is the "
+        "first; DDIM with noise of its own",
+        "matters": [{"strength": 0.9}, {"init_image": "portrait.png"}, {"eta": 0.0}],
+        "tokenizer": "small",
+        "scheduler": PUBLISHED_SCHEDULER,
+        "text": [text(24, 2, 3, "quick_gelu", 2), text(24, 2, 2, "gelu", 2)],
+        "unet": unet("dc", [16, 32], [2, 2], [1, 1]),
+        "vae": vae([8, 8, 16]),
+        "taesd_file": {
+            "layout": "original", "path": "taesd.bin", "channels": 24, "encoder_blocks": [1, 2, 1], "decoder_blocks": [2, 1, 1],
+        },
+        "request": begun(
+            "an old oak", "landscape.png", steps=4, strength=0.5, negative_prompt="", seed=5, width=56, height=40,
+            sampling_method="ddim", eta=0.5,
+        ),
+    },
 }

@@ -3,7 +3,7 @@ import tempfile
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderKL, AutoencoderTiny
 from safetensors.torch import load_file
 
 import diffusers_folder
@@ -68,3 +68,56 @@ def load(folder: Path, v: dict) -> AutoencoderKL:
         stored = given[v["prefix"] + original(name, len(v["channels"]))]
         assert torch.equal(stored.float().reshape(tensor.shape), tensor), name
     return vae
+
+
+def tiny(v: dict) -> AutoencoderTiny:
+    """An AutoencoderTiny of a case's sizes."""
+    levels = len(v["encoder_blocks"])
+    return AutoencoderTiny(
+        encoder_block_out_channels=[v["channels"]] * levels,
+        decoder_block_out_channels=[v["channels"]] * levels,
+        num_encoder_blocks=v["encoder_blocks"],
+        num_decoder_blocks=v["decoder_blocks"],
+        scaling_factor=v.get("scaling_factor", 1.0),
+    )
+
+
+def tiny_lines(recipe: Recipe, vae: AutoencoderTiny, v: dict, rename) -> list:
+    """Weights that ReLU's halving of the variance does not wear down, and a last convolution about the middle of 0..1."""
+    lines = []
+    last = max(int(name.split(".")[2]) for name in vae.state_dict() if name.startswith("decoder."))
+    for name, tensor in vae.state_dict().items():
+        shape, scale, offset = list(tensor.shape), None, None
+        if tensor.ndim == 4:
+            scale = (2 * 3 / (shape[1] * 9)) ** 0.5 * (0.5 if ".conv.4." in name else 1.0)
+        if name.startswith(f"decoder.layers.{last}."):
+            scale, offset = (0.05, 0.5) if name.endswith("bias") else (scale * v.get("contrast", 0.1), 0.0)
+        lines.append(recipe.line(rename(name), shape, salt=v["path"] + "/", scale=scale, offset=offset))
+    return lines
+
+
+def tiny_original(name: str) -> str:
+    """The name in a file that has both halves as they were published: the decoder's clamp is layer 0."""
+    half, _, layer, rest = name.split(".", 3)
+    return f"taesd_{half}.{int(layer) + (half == 'decoder')}.{rest}"
+
+
+def add_tiny(recipe: Recipe, v: dict) -> None:
+    """`path` is a folder of diffusers' layout, or a file of original names."""
+    vae = tiny(v)
+    if v["layout"] == "diffusers":
+        recipe.json(f"{v['path']}/config.json", {"_class_name": "AutoencoderTiny"} | dict(vae.config))
+        recipe.add(f"{v['path']}/diffusion_pytorch_model.safetensors", tiny_lines(recipe, vae, v, lambda name: name))
+    else:
+        recipe.add(v["path"], tiny_lines(recipe, vae, v, tiny_original), "torch")
+
+
+def load_tiny(folder: Path, v: dict) -> AutoencoderTiny:
+    """TAESD by diffusers' reader, or by its names."""
+    path = folder / v["path"]
+    if v["layout"] == "diffusers":
+        return AutoencoderTiny.from_pretrained(path, torch_dtype=torch.float32)
+    vae, nested = tiny(v), torch.load(path)
+    given = {f"{outer}.{inner}": value for outer, inners in nested.items() for inner, value in inners.items()}
+    vae.load_state_dict({name: given[tiny_original(name)] for name in vae.state_dict()})
+    return vae.eval()

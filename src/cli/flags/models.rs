@@ -43,6 +43,20 @@ pub const VAE: Flag<Options> = Flag {
     ..Flag::NEW
 };
 
+/// The tiny autoencoder.
+pub const TAESD: Flag<Options> = Flag {
+    long: "--taesd",
+    value: Some("PATH"),
+    help: "TAESD for SDXL (taesdxl), which decodes, makes previews and encodes --init-img in the place of the VAE: fast, less exact",
+    fields: &[Field::Taesd],
+    set: |o, v| v.path().map(|value| o.pipeline.taesd = Some(value)),
+    json: Some(("taesd", |o, _| o.pipeline.taesd.as_deref().map(path).into())),
+    parameters: Some((6, |o, _| {
+        o.pipeline.taesd.as_ref().map(|vae| format!("TAESD: {}", stem(vae))).into_iter().collect()
+    })),
+    ..Flag::NEW
+};
+
 /// The image encoder.
 pub const CLIP_VISION: Flag<Options> = Flag {
     long: "--clip-vision",
@@ -67,4 +81,4 @@ pub const NO_MMAP: Flag<Options> = Flag {
 
 /// The group.
 pub const GROUP: Group<Options> =
-    Group { title: Some("Models"), flags: &[MODEL, CONFIG, VAE, CLIP_VISION, LORA, NO_MMAP], note: None };
+    Group { title: Some("Models"), flags: &[MODEL, CONFIG, VAE, TAESD, CLIP_VISION, LORA, NO_MMAP], note: None };

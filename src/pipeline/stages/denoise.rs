@@ -4,8 +4,9 @@ use super::channels::{to_channels_first, to_channels_last};
 use super::condition::Conditioning;
 use super::init_image::InitImage;
 use super::initial_latents::InitialLatents;
-use crate::device::{DenoiseInputs, LatentPreview, TensorRef};
+use crate::device::{DenoiseInputs, ImageDecoder, LatentPreview, TensorRef};
 use crate::error::{Error, Result};
+use crate::inputs::image::Image;
 use crate::inputs::noise::Generator;
 use crate::pipeline::captures::Captures;
 use crate::pipeline::compile::Executables;
@@ -35,6 +36,24 @@ impl Denoise<'_> {
         step_seconds: &mut Vec<f64>,
         captures: &mut Captures,
     ) -> Result<TensorRef<'static>> {
+        let latent = self.plan.latent;
+        let decodes = callbacks.on_preview.is_some() && executables.compiler.models.taesd.decoder.is_some();
+        let mut taesd = if decodes { executables.take_decoder(latent)? } else { None };
+        let result = self.steps(executables, callbacks, (step_seconds, taesd.as_mut()), captures);
+        if let Some(decoder) = taesd {
+            executables.cache.put_decoder(latent, decoder);
+        }
+        result
+    }
+
+    /// The same; the decoder is that of previews.
+    fn steps(
+        &self,
+        executables: &mut Executables<'_>,
+        callbacks: &mut Callbacks<'_>,
+        (step_seconds, mut taesd): (&mut Vec<f64>, Option<&mut Box<dyn ImageDecoder>>),
+        captures: &mut Captures,
+    ) -> Result<TensorRef<'static>> {
         let (request, plan) = (self.request, self.plan);
         let [h, w] = plan.latent;
         let c = executables.compiler.models.unet.config.out_channels;
@@ -50,7 +69,7 @@ impl Denoise<'_> {
         let every = on_preview.as_ref().map(|on| on.every);
         let mut show = |done: usize, clean: &[f32]| {
             if let Some(on) = on_preview {
-                (on.show)(self.preview(done, clean)?);
+                (on.show)(self.preview(done, clean, taesd.as_deref_mut())?);
             }
             cancel.check()
         };
@@ -102,8 +121,16 @@ impl Denoise<'_> {
     }
 
     /// The preview after that many steps.
-    fn preview(&self, done: usize, clean: &[f32]) -> Result<Preview> {
-        let pixels = colours(clean, self.plan.latent)?;
+    fn preview(&self, done: usize, clean: &[f32], taesd: Option<&mut Box<dyn ImageDecoder>>) -> Result<Preview> {
+        let [h, w] = self.plan.latent;
+        let pixels = match taesd {
+            Some(taesd) => {
+                let rgb = taesd.decode(&clean.to_vec().into(), false)?.rgb;
+                let factor = (rgb.len() / (3 * h * w)).isqrt();
+                Image::new(w * factor, h * factor, rgb)?
+            }
+            None => colours(clean, [h, w])?,
+        };
         Ok(Preview { pixels, image: self.image, done, steps: self.plan.table.steps.len() })
     }
 

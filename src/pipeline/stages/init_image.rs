@@ -47,9 +47,10 @@ impl LatentDistribution {
         self.mean.iter().zip(deviation).zip(drawn).map(|((mean, std), x)| scaled(mean + std * x)).collect()
     }
 
-    /// Draws what a sample of it takes, `[C, h, w]`.
+    /// Draws what a sample of it takes, `[C, h, w]`: nothing where the mean stands for all.
     pub(super) fn draw(&self, generator: &mut Generator, dtype: DType) -> Vec<f32> {
-        generator.randn(self.mean.len(), self.dtype.unwrap_or(dtype))
+        let count = self.deviation.as_ref().map_or(0, Vec::len);
+        generator.randn(count, self.dtype.unwrap_or(dtype))
     }
 }
 
@@ -105,11 +106,17 @@ fn encode(executables: &mut Executables<'_>, plan: &RequestPlan, pixels: &[f32])
     let compiler = executables.compiler;
     let config = &compiler.models.vae.config;
     let channels = config.latent_channels;
-    let mut moments = vec![0.0; plan.latent[0] * plan.latent[1] * 2 * channels];
+    let taesd = compiler.models.taesd.encoder.as_ref();
+    let outputs = if taesd.is_some() { channels } else { 2 * channels };
+    let mut moments = vec![0.0; plan.latent[0] * plan.latent[1] * outputs];
     executables.vae_encoder(plan.latent)?.run(&[pixels.into()], &mut [&mut moments])?;
     if !moments.iter().all(|value| value.is_finite()) {
         let hint = "the image is out of its range; check the model file, and the VAE's type on a GPU".into();
         return Err(Error::NotFinite { stage: "the VAE's encoder".into(), hint });
+    }
+    if let Some(taesd) = taesd {
+        let scaling_factor = taesd.config.scaling_factor;
+        return Ok(LatentDistribution { mean: moments, deviation: None, scaling_factor, dtype: None });
     }
     let part = |start: usize| moments.chunks_exact(2 * channels).flat_map(move |pixel| &pixel[start..start + channels]);
     let deviation = |log_variance: &f32| (0.5 * log_variance.clamp(-30.0, 20.0)).exp();

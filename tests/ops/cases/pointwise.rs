@@ -18,6 +18,10 @@ fn case(c: usize) -> Case {
         let id = b.graph.activation(xi, kind);
         b.output(id, x.iter().map(|v| activation(kind, *v)).collect());
     }
+    let positive = b.graph.relu(xi);
+    b.output(positive, x.iter().map(|v| v.max(0.0)).collect());
+    let clamped = b.graph.soft_clamp(xi, 0.7);
+    b.output(clamped, x.iter().map(|v| f64::from(0.7f32) * (v / f64::from(0.7f32)).tanh()).collect());
     let sum = b.graph.add(xi, yi);
     b.output(sum, with(&|at| y[at]));
     let repeated = b.graph.add(xi, row_i);

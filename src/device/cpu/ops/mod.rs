@@ -12,8 +12,8 @@ use self::gemm::CpuGemm;
 use self::group_norm::{CpuGroupNorm, GroupNormParams};
 use self::layer_norm::CpuLayerNorm;
 use self::pointwise::{
-    CpuAdd, CpuBroadcastAdd, CpuConcat, CpuEmbedding, CpuGather, CpuGeglu, CpuPrependClassToken, CpuRepeat,
-    CpuScaleChannels, CpuScaleRows, CpuScaleShift, CpuTimestepEmbedding, CpuUpsample,
+    CpuAdd, CpuBroadcastAdd, CpuConcat, CpuEmbedding, CpuGather, CpuGeglu, CpuPrependClassToken, CpuRelu, CpuRepeat,
+    CpuScaleChannels, CpuScaleRows, CpuScaleShift, CpuSoftClamp, CpuTimestepEmbedding, CpuUpsample,
 };
 use super::op::CpuOp;
 use crate::graph::{Graph, ImplicitGemm, Node, Op};
@@ -50,6 +50,8 @@ pub(super) fn prepare(graph: &Graph, node: &Node, threads: usize) -> Option<Box<
         &Op::TimestepEmbedding { flip, shift, .. } => Box::new(CpuTimestepEmbedding { flip, shift }),
         Op::Gather => Box::new(CpuGather),
         &Op::ScaleChannels { start } => Box::new(CpuScaleChannels { start }),
+        Op::Relu => Box::new(CpuRelu),
+        &Op::SoftClamp { bound } => Box::new(CpuSoftClamp { bound }),
         &Op::ScaleShift { scale, shift } => Box::new(CpuScaleShift { scale, shift }),
     })
 }

@@ -242,6 +242,32 @@ impl CpuOp for CpuScaleShift {
     }
 }
 
+/// 0 in the place of what is below it; NaN stays.
+pub(crate) struct CpuRelu;
+
+impl CpuOp for CpuRelu {
+    unsafe fn run(&self, run: &OpRun<'_>) {
+        let (x, c) = (run.input(0), run.channels());
+        run.for_each_row(|row, out| {
+            out.iter_mut().zip(&x[row * c..][..c]).for_each(|(o, x)| *o = if *x < 0.0 { 0.0 } else { *x });
+        });
+    }
+}
+
+/// `bound * tanh(x / bound)`.
+pub(crate) struct CpuSoftClamp {
+    pub(crate) bound: f32,
+}
+
+impl CpuOp for CpuSoftClamp {
+    unsafe fn run(&self, run: &OpRun<'_>) {
+        let (x, c, bound) = (run.input(0), run.channels(), self.bound);
+        run.for_each_row(|row, out| {
+            out.iter_mut().zip(&x[row * c..][..c]).for_each(|(o, x)| *o = bound * (x / bound).tanh());
+        });
+    }
+}
+
 for_every_isa! {
     /// `x += y` over the length of x.
     pub(crate) fn add(x: &mut [f32], y: &[f32]) {

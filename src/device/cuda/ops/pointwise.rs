@@ -12,7 +12,7 @@ use crate::error::Result;
 use crate::graph::{Activation, Graph, LinearWeights, Node, NodeId, Op};
 
 param_structs! {
-    /// Parameters of `silu`, `gelu`, `quick_gelu`, `scale_shift`, `from_f32` and `to_f32`.
+    /// Parameters of `silu`, `gelu`, `quick_gelu`, `relu`, `soft_clamp`, `scale_shift`, `from_f32` and `to_f32`.
     UnaryParams: 32 {
         x: Pointer = 0,
         out: Pointer = 8,
@@ -134,6 +134,8 @@ param_structs! {
 static SILU: Kernel = kernel::<UnaryParams>("pointwise", "silu", Halves, 256, 0);
 static GELU: Kernel = kernel::<UnaryParams>("pointwise", "gelu", Halves, 256, 0);
 static QUICK_GELU: Kernel = kernel::<UnaryParams>("pointwise", "quick_gelu", Halves, 256, 0);
+static RELU: Kernel = kernel::<UnaryParams>("pointwise", "relu", All, 256, 0);
+static SOFT_CLAMP: Kernel = kernel::<UnaryParams>("pointwise", "soft_clamp", All, 256, 0);
 static SCALE_SHIFT: Kernel = kernel::<UnaryParams>("pointwise", "scale_shift", All, 256, 0);
 static FROM_F32: Kernel = kernel::<UnaryParams>("pointwise", "from_f32", All, 256, 0);
 static TO_F32: Kernel = kernel::<UnaryParams>("pointwise", "to_f32", All, 256, 0);
@@ -156,6 +158,8 @@ pub(crate) static FILE: KernelFile = KernelFile {
         &SILU,
         &GELU,
         &QUICK_GELU,
+        &RELU,
+        &SOFT_CLAMP,
         &SCALE_SHIFT,
         &FROM_F32,
         &TO_F32,
@@ -178,6 +182,19 @@ pub(crate) static ACTIVATION_OP: OpLowering = OpLowering::new(|l, node, out| {
     let Op::Activation(kind) = node.op else { return Err(misrouted(node)) };
     let x = l.place(node.inputs[0]);
     activation(l, kind, x, out.at, node.len())
+});
+
+/// [`Op::Relu`].
+pub(crate) static RELU_OP: OpLowering = OpLowering::new(|l, node, out| {
+    let x = l.place(node.inputs[0]);
+    unary(l, &RELU, x, out.at, node.len(), [1.0, 0.0])
+});
+
+/// [`Op::SoftClamp`].
+pub(crate) static SOFT_CLAMP_OP: OpLowering = OpLowering::new(|l, node, out| {
+    let Op::SoftClamp { bound } = node.op else { return Err(misrouted(node)) };
+    let x = l.place(node.inputs[0]);
+    unary(l, &SOFT_CLAMP, x, out.at, node.len(), [bound, 0.0])
 });
 
 /// [`Op::ScaleShift`].

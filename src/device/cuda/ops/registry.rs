@@ -52,6 +52,8 @@ pub(crate) fn lowering_of(op: &Op) -> Option<&'static OpLowering> {
         Op::Upsample { .. } => &pointwise::UPSAMPLE_OP,
         Op::TimestepEmbedding { .. } => &pointwise::TIMESTEP_EMBEDDING_OP,
         Op::Gather => &pointwise::GATHER_OP,
+        Op::Relu => &pointwise::RELU_OP,
+        Op::SoftClamp { .. } => &pointwise::SOFT_CLAMP_OP,
         Op::ScaleShift { .. } => &pointwise::SCALE_SHIFT_OP,
         Op::ScaleChannels { .. } => &pointwise::SCALE_CHANNELS_OP,
         Op::Input(_) | Op::Reshape => return None,
