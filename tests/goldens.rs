@@ -131,6 +131,8 @@ cases! { diffusers:
     style_layout_and_zero = "style-layout-and-zero",
     taesd = "taesd",
     taesd_img2img = "taesd-img2img",
+    tiles = "tiles",
+    tiles_img2img = "tiles-img2img",
     v_trailing_rescale = "v-trailing-rescale",
     vae_file = "vae-file",
     vae_folder_img2img = "vae-folder-img2img",

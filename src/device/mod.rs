@@ -14,6 +14,7 @@ mod image_decoder;
 mod memory;
 mod role;
 mod tensors;
+mod tiling;
 
 pub use backend::Device;
 pub use denoise_loop::{DenoiseInputs, DenoiseLoop, DenoiseOutput, KeptLatents, LatentPreview, LoopSpec};
@@ -22,6 +23,7 @@ pub use image_decoder::{DecodedImage, ImageDecoder, PixelRounding, denormalize};
 pub use memory::{DeviceMemory, MemoryRequirement};
 pub use role::Role;
 pub use tensors::{DeviceBuffer, DeviceTensor, TensorData, TensorRef};
+pub use tiling::{TiledDecoder, TiledEncoder, Tiling};
 
 /// The target of the debug events about weights copied to a device's own memory while a graph is compiled: `seconds` and
 /// `bytes`.

@@ -30,6 +30,8 @@ fields! {
     Vae = "vae",
     /// [`crate::PipelineOptions::taesd`].
     Taesd = "taesd",
+    /// [`crate::PipelineOptions::vae_tiling`].
+    VaeTiling = "vae_tiling",
     /// [`crate::PipelineOptions::clip_vision`].
     ClipVision = "clip_vision",
     /// [`crate::PipelineOptions::adapters`].

@@ -8,6 +8,7 @@ use crate::compat::Compat;
 use crate::device::host::HostDenoiseLoop;
 use crate::device::{
     DenoiseLoop, Device, DeviceMemory, Executable, ImageDecoder, LoopSpec, MemoryRequirement, PixelRounding, Role,
+    TiledDecoder, TiledEncoder, Tiling,
 };
 use crate::error::{Error, Field, Result};
 use crate::graph::Graph;
@@ -26,6 +27,8 @@ pub(super) struct Compiler<'a> {
     pub(super) device: &'a dyn Device,
     /// The most bytes of fresh noise that a device's denoise loop reserves.
     pub(super) max_noise_bytes: u64,
+    /// The side in latents of the tiles in which images are decoded and encoded.
+    pub(super) tile: Option<usize>,
 }
 
 /// The executables of a pipeline, compiled on demand.
@@ -52,8 +55,13 @@ impl Executables<'_> {
     pub(super) fn vae_encoder(&mut self, latent: [usize; 2]) -> Result<&mut dyn Executable> {
         let compiler = self.compiler;
         self.cache.executable(ExecutableKey::VaeEncoder(latent), || {
-            let compiled = compiler.device.compile_vae_encoder(compiler.vae_encoder_graph(latent)?);
-            compiled.map_err(|error| compiler.size_that_fits("encode", latent, error))
+            let tiling = compiler.tiling(latent);
+            let compiled = compiler.device.compile_vae_encoder(compiler.vae_encoder_graph(tiling.tile())?);
+            let encoder = compiled.map_err(|error| compiler.size_that_fits("encode", latent, error))?;
+            if tiling.is_whole() {
+                return Ok(encoder);
+            }
+            Ok(Box::new(TiledEncoder::new(encoder, tiling, compiler.models.vae.config.scale_factor())))
         })
     }
 
@@ -91,9 +99,13 @@ impl Executables<'_> {
     pub(super) fn image_decoder(&mut self, latent: [usize; 2]) -> Result<&mut dyn ImageDecoder> {
         let compiler = self.compiler;
         self.cache.decoder(latent, || {
-            let compiled =
-                compiler.device.compile_image_decoder(compiler.decoder_graph(latent)?, compiler.pixel_rounding());
-            compiled.map_err(|error| compiler.size_that_fits("decode", latent, error))
+            let (tiling, rounding) = (compiler.tiling(latent), compiler.pixel_rounding());
+            let compiled = compiler.device.compile_image_decoder(compiler.decoder_graph(tiling.tile())?, rounding);
+            let decoder = compiled.map_err(|error| compiler.size_that_fits("decode", latent, error))?;
+            if tiling.is_whole() {
+                return Ok(decoder);
+            }
+            Ok(Box::new(TiledDecoder::new(decoder, tiling, rounding, compiler.models.vae.config.scale_factor())))
         })
     }
 
@@ -117,6 +129,11 @@ fn on_host(device: &dyn Device, graph: Graph, spec: &LoopSpec) -> Result<Box<dyn
 impl Compiler<'_> {
     pub(super) fn loop_spec(&self, plan: &DenoisePlan) -> LoopSpec {
         plan.loop_spec(&self.models.unet.config, self.max_noise_bytes)
+    }
+
+    /// The tiles of latents of that height and width.
+    fn tiling(&self, latent: [usize; 2]) -> Tiling {
+        Tiling::new(latent, self.tile.unwrap_or(usize::MAX))
     }
 
     fn pixel_rounding(&self) -> PixelRounding {
@@ -227,7 +244,7 @@ impl Compiler<'_> {
         let text =
             bytes(encoders.text.iter().map(|key| self.text_graph(*key).map(plain)).collect::<Result<Vec<_>>>()?)?;
         let image = if encoders.image { bytes(vec![plain(self.image_graph()?)])? } else { 0 };
-        let latent = [plan.shape.height, plan.shape.width];
+        let latent = self.tiling([plan.shape.height, plan.shape.width]).tile();
         let encode = if encoders.vae { bytes(vec![(self.vae_encoder_graph(latent)?, Role::Encode)])? } else { 0 };
         let (condition, denoise) = match placement {
             Placement::Device => (Role::Condition, Role::Denoise(self.loop_spec(plan))),

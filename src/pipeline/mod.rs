@@ -72,6 +72,8 @@ pub struct Pipeline {
     note: Option<Message>,
     encoders: EncoderResidency,
     max_noise_bytes: u64,
+    /// The side of a tile in latents.
+    tile: Option<usize>,
     threads: usize,
     cache: Mutex<ExecutableCache>,
 }
@@ -120,6 +122,7 @@ impl Pipeline {
         let models = models()?;
         let compat = options.compat.clone();
         models.demand_adapters_of(&compat)?;
+        let tile = options.vae_tiling.map(|side| tile(side, models.vae.config.scale_factor())).transpose()?;
         embeddings::demand_profile(&models.words, &compat)?;
         let encoders = options.encoders;
         let mut cache = ExecutableCache::default();
@@ -132,6 +135,7 @@ impl Pipeline {
             note,
             encoders,
             max_noise_bytes: options.max_noise_bytes,
+            tile,
             threads,
             cache: Mutex::new(cache),
         })
@@ -290,6 +294,7 @@ impl Pipeline {
             compat: &self.compat,
             device: self.device.as_ref(),
             max_noise_bytes: self.max_noise_bytes,
+            tile: self.tile,
         }
     }
 
@@ -301,6 +306,15 @@ impl Pipeline {
         // A panic in another request left at most unused results behind.
         self.cache.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The side of a tile in latents for one in pixels.
+fn tile(side: usize, factor: usize) -> Result<usize> {
+    if side.is_multiple_of(factor) && side >= 8 * factor {
+        return Ok(side / factor);
+    }
+    let what = format!("tiles of {side} pixels; a multiple of {factor} is needed, {} at least", 8 * factor);
+    Err(Error::parameter(Field::VaeTiling, what))
 }
 
 impl std::fmt::Debug for Pipeline {

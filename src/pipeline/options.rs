@@ -25,6 +25,10 @@ pub struct PipelineOptions {
     /// TAESD for SDXL (`taesdxl`), a file or a folder, which decodes, makes previews and encodes images to begin with in the place of the
     /// VAE: much faster, and less exact. The VAE does what a file with one half does not.
     pub taesd: Option<PathBuf>,
+    /// The side in pixels of the tiles in which images are decoded and encoded, so that the memory of both does not grow with the image;
+    /// larger images are made of tiles that overlap by a quarter at least and are blended. A multiple of the VAE's factor, at least 8 times
+    /// it; the command sets 512.
+    pub vae_tiling: Option<usize>,
     /// The image encoder: `model.safetensors` or its folder; `image_encoder/` of the model's folder where absent.
     pub clip_vision: Option<PathBuf>,
     /// IP-Adapters.
@@ -65,6 +69,7 @@ impl PipelineOptions {
             config: None,
             vae: None,
             taesd: None,
+            vae_tiling: None,
             clip_vision: None,
             adapters: Vec::new(),
             loras: Vec::new(),
@@ -87,6 +92,8 @@ impl PipelineOptions {
         with_vae(vae: impl Into<PathBuf> => Some(vae.into()));
         /// Sets TAESD.
         with_taesd(taesd: impl Into<PathBuf> => Some(taesd.into()));
+        /// Sets the side of the tiles in which images are decoded and encoded.
+        with_vae_tiling(vae_tiling: usize => Some(vae_tiling));
         /// Sets the image encoder.
         with_clip_vision(clip_vision: impl Into<PathBuf> => Some(clip_vision.into()));
         /// Sets the compatibility profile.

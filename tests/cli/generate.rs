@@ -223,14 +223,14 @@ fn preview_files() {
 fn metadata_of_a_vae() {
     let case = Case::make("diffusers", "vae-file");
     let vae = case.path("other/other_vae.safetensors");
-    let output = case.short(&["--vae", &vae, "--steps", "1"]).output().unwrap();
+    let output = case.short(&["--vae", &vae, "--steps", "1", "--vae-tiling"]).output().unwrap();
     assert!(output.status.success() && stderr(&output).is_empty(), "{}", stderr(&output));
     let file = std::io::BufReader::new(std::fs::File::open(case.path("out.png")).unwrap());
     let reader = png::Decoder::new(file).read_info().unwrap();
     let texts: Vec<_> = reader.info().uncompressed_latin1_text.iter().map(|t| t.text.clone()).collect();
-    assert!(texts[0].contains(", VAE: other_vae, "), "{}", texts[0]);
+    assert!(texts[0].contains(", VAE: other_vae, VAE tiling: 512, "), "{}", texts[0]);
     let json: Value = serde_json::from_str(&texts[1]).unwrap();
-    assert_eq!((&json["vae"], &json["taesd"]), (&vae.as_str().into(), &Value::Null));
+    assert_eq!((&json["vae"], &json["vae_tiling"], &json["taesd"]), (&vae.as_str().into(), &true.into(), &Value::Null));
     let output = case.short(&["--vae", &case.path("unet")]).output().unwrap();
     assert!(!output.status.success() && stderr(&output).contains("SDXL's VAE is needed"), "{}", stderr(&output));
 }

@@ -55,6 +55,7 @@ impl Case {
         options.taesd = self.json["files"]["taesd"].as_str().map(|p| dir.join(p));
         options.adapters = self.adapters().iter().map(|a| dir.join(a["path"].as_str().unwrap())).collect();
         options.loras = self.loras().iter().map(|l| dir.join(l["path"].as_str().unwrap())).collect();
+        options.vae_tiling = self.number("vae_tiling").map(|side| side as usize);
         let embeddings = self.json["request"]["embeddings"].as_array().into_iter().flatten();
         options.embeddings = embeddings.map(|path| dir.join(path.as_str().unwrap())).collect();
         options.threads = Some(2);

@@ -64,6 +64,31 @@ fn prepared_image_to_image() {
     assert!(images.windows(2).all(|pair| pair[0] != pair[1]));
 }
 
+/// In tiles the estimate of decoder and encoder is that of a tile, whatever the image, and it holds.
+#[test]
+fn memory_of_tiles() {
+    if !compiled() {
+        return;
+    }
+    let model = common::Model::folder();
+    let estimate = |tile: Option<usize>, side: usize| {
+        let device = CudaDevice::new(Arc::new(PtxDriver::new()), DType::F16).unwrap().with_cublaslt(false);
+        let mut options = model.options();
+        options.vae_tiling = tile;
+        let pipeline = Pipeline::load_with_device(&options, Some(Box::new(device))).unwrap();
+        let mut request = common::request();
+        request.image_prompts.clear();
+        (request.width, request.height) = (Some(side), Some(side));
+        request.init_image = Some(Image::new(1, 1, vec![0; 3]).unwrap());
+        pipeline.estimate(&pipeline.workload_shape(&request).unwrap()).unwrap().unwrap()
+    };
+    let (whole, tiled, tile) = (estimate(None, 512), estimate(Some(64), 512), estimate(None, 64));
+    assert_eq!((tiled.decode, tiled.encode), (tile.decode, tile.encode));
+    assert_eq!((tiled.denoise, tiled.text), (whole.denoise, whole.text));
+    println!("decoder {} bytes whole, {} in tiles of 1/64 of the pixels", whole.decode, tiled.decode);
+    assert!(whole.decode > 20 * tiled.decode && whole.encode > 20 * tiled.encode, "{whole:?} {tiled:?}");
+}
+
 /// After `prepare` nothing is allocated or captured, whatever changes within the shape, and the images are those of a
 /// pipeline that prepared nothing.
 #[test]

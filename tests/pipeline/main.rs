@@ -18,6 +18,7 @@ mod previous;
 mod requests;
 mod stated;
 mod taesd;
+mod tiling;
 mod vae_file;
 mod weights;
 

@@ -19,6 +19,8 @@ class Coded:
             self.pipe.vae = vae_files.load(folder, case["vae_file"])
         if "taesd_file" in case:
             self.pipe.vae, self.noise_draw = vae_files.load_tiny(folder, case["taesd_file"]), 0
+        if "vae_tiling" in case["request"]:
+            vae_files.tile(self.pipe.vae, case["request"]["vae_tiling"])
         effect = change(own, self.run()["image"])
         assert effect > 1e-2, ("the VAE changes nothing", effect)
 

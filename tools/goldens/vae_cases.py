@@ -69,4 +69,26 @@ CASES = {
             sampling_method="ddim", eta=0.5,
         ),
     },
+    "tiles": {
+        "notes": "3 by 4 tiles of 32 pixels, unevenly overlapping; a side that is no multiple of the tiles' steps",
+        "matters": [{"seed": 1}],
+        "tokenizer": "small",
+        "scheduler": PUBLISHED_SCHEDULER,
+        "text": [text(24, 2, 3, "quick_gelu", 2), text(24, 2, 2, "gelu", 2)],
+        "unet": unet("dc", [16, 32], [2, 2], [1, 1]),
+        "vae": vae([8, 8, 16]),
+        "request": request("a red fox", steps=2, width=104, height=64, negative_prompt="fog", seed=4) | {"vae_tiling": 32},
+    },
+    "tiles-img2img": {
+        "notes": "encoding and decoding in tiles, one tile high; two images",
+        "matters": [{"strength": 1.0}, {"init_image": "portrait.png"}],
+        "tokenizer": "small",
+        "scheduler": PUBLISHED_SCHEDULER,
+        "text": [text(24, 2, 3, "quick_gelu", 2), text(24, 2, 2, "gelu", 2)],
+        "unet": unet("dc", [16, 32], [2, 2], [1, 1]),
+        "vae": vae([8, 16], groups=8),
+        "request": begun(
+            "an old oak", "landscape.png", steps=4, strength=0.5, negative_prompt="", seed=5, width=40, height=16, batch=2,
+        ) | {"vae_tiling": 16},
+    },
 }

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
+from diffusers.models.modeling_outputs import AutoencoderKLOutput
 from safetensors.torch import load_file
 
 import diffusers_folder
@@ -121,3 +123,50 @@ def load_tiny(folder: Path, v: dict) -> AutoencoderTiny:
     given = {f"{outer}.{inner}": value for outer, inners in nested.items() for inner, value in inners.items()}
     vae.load_state_dict({name: given[tiny_original(name)] for name in vae.state_dict()})
     return vae.eval()
+
+
+def starts(side: int, tile: int) -> list[int]:
+    """Where tiles of one size begin: as few as overlap by a quarter at least, evenly placed. diffusers' own tiles are of several sizes,
+    the last ones as small as the overlap."""
+    if side <= tile:
+        return [0]
+    rest, step = side - tile, tile - tile // 4
+    further = -(-rest // step)
+    return [(k * rest + further // 2) // further for k in range(further + 1)]
+
+
+def in_tiles(vae: AutoencoderKL, x: torch.Tensor, tile: int, run, scales: tuple[int, int]) -> torch.Tensor:
+    """Runs tiles of `x` and joins them, rows of tiles last, with diffusers' own blending over all that two tiles share."""
+
+    def joined(parts, at, blend, dim):
+        out = parts[0]
+        for start, part in zip(at[1:], parts[1:]):
+            start *= scales[1]
+            part = blend(out, part.clone(), out.shape[dim] - start)
+            out = torch.cat([out.narrow(dim, 0, start), part], dim)
+        return out
+
+    ys, xs = (starts(side // scales[0], tile) for side in x.shape[2:])
+    cut = tile * scales[0]
+    rows = []
+    for y in ys:
+        row = x[:, :, y * scales[0] : y * scales[0] + cut]
+        parts = [run(row[:, :, :, at * scales[0] : at * scales[0] + cut]) for at in xs]
+        rows.append(joined(parts, xs, vae.blend_h, 3))
+    return joined(rows, ys, vae.blend_v, 2)
+
+
+def tile(vae: AutoencoderKL, side: int) -> None:
+    """Makes a VAE decode and encode in tiles of so many pixels a side."""
+    factor = 2 ** (len(vae.config.block_out_channels) - 1)
+
+    def decode(z, return_dict=True, generator=None):
+        del return_dict, generator
+        return (in_tiles(vae, z, side // factor, lambda z: vae.decoder(vae.post_quant_conv(z)), (1, factor)),)
+
+    def encode(x, return_dict=True):
+        del return_dict
+        moments = in_tiles(vae, x, side // factor, lambda x: vae.quant_conv(vae.encoder(x)), (factor, 1))
+        return AutoencoderKLOutput(latent_dist=DiagonalGaussianDistribution(moments))
+
+    vae.decode, vae.encode = decode, encode

@@ -6,6 +6,9 @@ use crate::cli::labels::{path, stem};
 use crate::cli::options::Options;
 use crate::error::Field;
 
+/// The side of a tile in pixels.
+const TILE: usize = 512;
+
 /// The checkpoint or folder.
 pub const MODEL: Flag<Options> = Flag {
     long: "--model",
@@ -57,6 +60,20 @@ pub const TAESD: Flag<Options> = Flag {
     ..Flag::NEW
 };
 
+/// Decoding and encoding in tiles.
+pub const VAE_TILING: Flag<Options> = Flag {
+    long: "--vae-tiling",
+    help: "decode and encode in blended tiles of 512x512, which takes less memory; larger images come out a little different",
+    fields: &[Field::VaeTiling],
+    set: |o, _| {
+        o.pipeline.vae_tiling = Some(TILE);
+        Ok(())
+    },
+    json: Some(("vae_tiling", |o, _| o.pipeline.vae_tiling.is_some().into())),
+    parameters: Some((6, |o, _| o.pipeline.vae_tiling.map(|side| format!("VAE tiling: {side}")).into_iter().collect())),
+    ..Flag::NEW
+};
+
 /// The image encoder.
 pub const CLIP_VISION: Flag<Options> = Flag {
     long: "--clip-vision",
@@ -80,5 +97,8 @@ pub const NO_MMAP: Flag<Options> = Flag {
 };
 
 /// The group.
-pub const GROUP: Group<Options> =
-    Group { title: Some("Models"), flags: &[MODEL, CONFIG, VAE, TAESD, CLIP_VISION, LORA, NO_MMAP], note: None };
+pub const GROUP: Group<Options> = Group {
+    title: Some("Models"),
+    flags: &[MODEL, CONFIG, VAE, TAESD, VAE_TILING, CLIP_VISION, LORA, NO_MMAP],
+    note: None,
+};
