@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 const SIDE: usize = 128;
-/// Images in a row of training.png.
+/// Images in a row of a sheet.
 const ROW: usize = 16;
 
 fn root(path: &str) -> PathBuf {
@@ -35,7 +35,7 @@ fn generate(prompt: &str, reference: &[f32], scales: impl Into<Scales>, seed: u6
     pipeline().generate(&request).unwrap().images.remove(0)
 }
 
-/// The labels of a training image, or the classifier's guess for a generated one; indices of the names in training.json.
+/// The labels of an image of the sheet, or the classifier's guess for a generated one; indices of the sheet's names.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Seen {
     shape: usize,
@@ -43,18 +43,20 @@ struct Seen {
     count: usize,
 }
 
-/// The training images and their labels.
-struct Training {
+/// Images in styles that nothing was trained on, and their labels.
+struct Unseen {
     shapes: Vec<String>,
+    textures: Vec<String>,
     images: Vec<(Image, Seen)>,
 }
 
-fn training() -> &'static Training {
-    static TRAINING: OnceLock<Training> = OnceLock::new();
-    TRAINING.get_or_init(|| {
-        let sheet = Image::open(root("tests/data/demo/training.png"), AlphaMode::Ignore).unwrap();
-        let text = std::fs::read_to_string(root("tests/data/demo/training.json")).unwrap();
-        let json: serde_json::Value = serde_json::from_str(&text).unwrap();
+fn json(path: &str) -> serde_json::Value {
+    serde_json::from_str(&std::fs::read_to_string(root(path)).unwrap()).unwrap()
+}
+
+impl Unseen {
+    fn open(image: &str, labels: &str) -> Self {
+        let (sheet, json) = (Image::open(root(image), AlphaMode::Ignore).unwrap(), json(labels));
         let names = |key: &str| -> Vec<String> { serde_json::from_value(json[key].clone()).unwrap() };
         let (shapes, textures) = (names("shapes"), names("textures"));
         let tile = |i: usize| {
@@ -68,8 +70,14 @@ fn training() -> &'static Training {
             (tile(i), Seen { shape, texture, count: p["count"].as_u64().unwrap() as usize })
         });
         let images = images.collect();
-        Training { shapes, images }
-    })
+        Self { shapes, textures, images }
+    }
+}
+
+/// The references of the requests, eight in each texture, each with another image in its style.
+fn unseen() -> &'static Unseen {
+    static UNSEEN: OnceLock<Unseen> = OnceLock::new();
+    UNSEEN.get_or_init(|| Unseen::open("tests/data/demo/unseen.png", "tests/data/demo/unseen.json"))
 }
 
 /// `tools/demo_model/classifier.py` says what it is: four convolutions of stride 2, the mean and the maximum, linear heads.
@@ -118,17 +126,23 @@ impl Classifier {
 
 /// 3x3, stride 2, padding 1, then ReLU; `[C, side, side]`.
 fn convolve(x: &[f32], side: usize, shape: &[usize], weight: &[f32], bias: &[f32]) -> Vec<f32> {
-    let half = side / 2;
+    let (half, wide) = (side / 2, side + 2);
+    // A border of zeros, so that the inner loop asks for no edge.
+    let mut padded = vec![0.0; shape[1] * wide * wide];
+    for (plane, rows) in padded.chunks_exact_mut(wide * wide).zip(x.chunks_exact(side * side)) {
+        for (row, values) in plane.chunks_exact_mut(wide).skip(1).zip(rows.chunks_exact(side)) {
+            row[1..=side].copy_from_slice(values);
+        }
+    }
     let mut out = Vec::with_capacity(shape[0] * half * half);
     for (kernel, bias) in weight.chunks_exact(shape[1] * 9).zip(bias) {
         let mut plane = vec![*bias; half * half];
-        for (w, input) in kernel.chunks_exact(9).zip(x.chunks_exact(side * side)) {
-            for (i, v) in plane.iter_mut().enumerate() {
-                let (ox, oy) = (i % half * 2, i / half * 2);
-                for (k, w) in w.iter().enumerate() {
-                    let (px, py) = (ox + k % 3, oy + k / 3);
-                    if (1..=side).contains(&px) && (1..=side).contains(&py) {
-                        *v += w * input[(py - 1) * side + px - 1];
+        for (w, input) in kernel.chunks_exact(9).zip(padded.chunks_exact(wide * wide)) {
+            for (oy, row) in plane.chunks_exact_mut(half).enumerate() {
+                let rows = [0, 1, 2].map(|ky| &input[(2 * oy + ky) * wide..][..wide]);
+                for (ox, v) in row.iter_mut().enumerate() {
+                    for (w, row) in w.chunks_exact(3).zip(rows) {
+                        *v += w.iter().zip(&row[2 * ox..2 * ox + 3]).map(|(w, x)| w * x).sum::<f32>();
                     }
                 }
             }
@@ -161,64 +175,81 @@ fn apart(a: &Image, b: &Image) -> f64 {
 }
 
 fn embedding(index: usize) -> Vec<f32> {
-    pipeline().encode_image(&training().images[index].0).unwrap()
+    pipeline().encode_image(&unseen().images[index].0).unwrap()
 }
 
-/// 80 requests: every shape, alone, large, at places, and twos and threes, each with another reference.
-fn requests() -> Vec<(String, Seen, usize)> {
-    let mut out = Vec::new();
-    for i in 0..80 {
-        let (shape, form) = (i % 10, i / 10);
-        let name = &training().shapes[shape];
-        let many = if name == "cross" { "crosses".to_owned() } else { format!("{name}s") };
-        let (prompt, count) = match form {
-            0 | 1 => (format!("a {name}"), 1),
-            2 => (format!("a big {name}"), 1),
-            3 => (format!("a small {name}"), 1),
-            4 => (format!("a {name} on the left"), 1),
-            5 => (format!("a {name} at the bottom"), 1),
-            6 => (format!("two {many}"), 2),
-            _ => (format!("three {many}"), 3),
-        };
-        // 48 references, every second training image; 37 has no factor with 48, so that the walk meets them all.
-        out.push((prompt, Seen { shape, texture: 0, count }, i * 37 % 48 * 2));
-    }
-    out
+/// A request of scored.json, with what its image must show.
+struct Scored {
+    prompt: String,
+    wanted: Seen,
+    reference: usize,
+    seed: u64,
+}
+
+/// The 80 requests of scored.json, fixed before the training: every shape, alone, large, small, at places, and twos and
+/// threes, each with another reference.
+fn requests() -> Vec<Scored> {
+    let json = json("tests/data/demo/scored.json");
+    assert_eq!((json["steps"].as_u64(), json["guidance"].as_f64()), (Some(16), Some(3.0)));
+    let number = |value: &serde_json::Value| usize::try_from(value.as_u64().unwrap()).unwrap();
+    let request = |r: &serde_json::Value| {
+        let (shape, reference) = (unseen().shapes.iter().position(|n| r["shape"] == *n), number(&r["reference"]));
+        let wanted =
+            Seen { shape: shape.unwrap(), texture: unseen().images[reference].1.texture, count: number(&r["count"]) };
+        Scored {
+            prompt: r["prompt"].as_str().unwrap().to_owned(),
+            wanted,
+            reference,
+            seed: r["seed"].as_u64().unwrap(),
+        }
+    };
+    json["requests"].as_array().unwrap().iter().map(request).collect()
 }
 
 #[test]
 fn classifier_accuracy() {
     let classifier = Classifier::open();
-    let all = &training().images;
+    let more = Unseen::open("tests/data/demo/classified.webp", "tests/data/demo/classified.json");
+    assert_eq!((&more.shapes, &more.textures), (&unseen().shapes, &unseen().textures));
+    let all: Vec<_> =
+        unseen().images.iter().chain(&more.images).map(|(i, label)| (classifier.see(i), *label)).collect();
     let share = |right: &dyn Fn(Seen, Seen) -> bool| {
-        all.iter().filter(|(image, label)| right(classifier.see(image), *label)).count() as f64 / all.len() as f64
+        all.iter().filter(|(seen, label)| right(*seen, *label)).count() as f64 / all.len() as f64
     };
     let [shape, texture, count] =
         [share(&|a, b| a.shape == b.shape), share(&|a, b| a.texture == b.texture), share(&|a, b| a.count == b.count)];
-    println!("{} training images: shape {shape:.3}, texture {texture:.3}, count {count:.3}", all.len());
-    assert!(all.len() >= 96 && shape >= 0.98 && texture >= 0.98 && count >= 0.98);
+    println!("{} unseen images: shape {shape:.3}, texture {texture:.3}, count {count:.3}", all.len());
+    assert!(all.len() == 576 && shape >= 0.97 && texture >= 0.97 && count >= 0.97);
 }
 
 #[test]
 fn text_shape_reference_style() {
     let (classifier, requests) = (Classifier::open(), requests());
-    let mut right = [0.0; 3];
+    assert_eq!(requests.len(), 80);
+    let (mut shape, mut count) = (0, 0);
+    // Of each texture: drawn as in the reference, asked for.
+    let mut textures = vec![[0, 0]; unseen().textures.len()];
     let (mut own, mut other) = (0.0, 0.0);
-    for (i, (prompt, wanted, reference)) in requests.iter().enumerate() {
-        let image = generate(prompt, &embedding(*reference), 1.0, i as u64);
-        let (seen, (shown, style)) = (classifier.see(&image), &training().images[*reference]);
-        let verdicts = [seen.shape == wanted.shape, seen.count == wanted.count, seen.texture == style.texture];
-        right.iter_mut().zip(verdicts).for_each(|(r, v)| *r += f64::from(u8::from(v)) / requests.len() as f64);
+    for (i, Scored { prompt, wanted, reference, seed }) in requests.iter().enumerate() {
+        let image = generate(prompt, &embedding(*reference), 1.0, *seed);
+        let (seen, shown) = (classifier.see(&image), &unseen().images[*reference].0);
+        shape += usize::from(seen.shape == wanted.shape);
+        count += usize::from(seen.count == wanted.count);
+        textures[wanted.texture][0] += usize::from(seen.texture == wanted.texture);
+        textures[wanted.texture][1] += 1;
         own += apart(&image, shown);
-        other += apart(&image, &training().images[(reference + 2 * (7 + i % 31)) % 96].0);
+        other += apart(&image, &unseen().images[(reference + 2 * (7 + i % 31)) % 96].0);
     }
-    let [shape, count, texture] = right;
-    let ratio = own / other;
-    println!("{} images: shape {shape:.3}, count {count:.3}, texture {texture:.3}, palette {ratio:.3}", requests.len());
-    assert!(shape >= 0.90, "shapes as the text says: {shape}");
-    assert!(count >= 0.90, "as many as the text says: {count}");
-    // The goal is 0.75, missed by one image: stripes and shades are the hard ones. A fifth would be right by chance.
-    assert!(texture >= 0.70, "textures as the reference has: {texture}");
+    let (texture, ratio) = (textures.iter().map(|t| t[0]).sum::<usize>(), own / other);
+    println!("of 80 images: shape {shape}, count {count}, texture {texture}, palette {ratio:.3}");
+    let named: Vec<_> = unseen().textures.iter().zip(&textures).collect();
+    println!("{named:?}");
+    assert!(shape >= 76, "95 % of the shapes as the text says: {shape} of 80");
+    assert!(count >= 76, "95 % as many as the text says: {count} of 80");
+    assert!(texture >= 68, "85 % of the textures as the reference has: {texture} of 80");
+    // A sixth would be right by chance; stripes are the hardest, with four directions.
+    let stripes = textures[unseen().textures.iter().position(|t| t == "stripes").unwrap()];
+    assert!(stripes[0] * 4 >= stripes[1] * 3, "striped references give stripes: {stripes:?}");
     assert!(ratio <= 0.35, "distance to the reference's palette by that to another's: {ratio}");
 }
 
@@ -227,11 +258,11 @@ fn scale_sweep() {
     let scales = [0.0, 0.25, 0.5, 0.75, 1.0];
     let mut sums = [0.0; 5];
     let requests: Vec<_> = requests().into_iter().step_by(9).collect();
-    for (i, (prompt, _, reference)) in requests.iter().enumerate() {
+    for (i, Scored { prompt, reference, .. }) in requests.iter().enumerate() {
         let embedding = embedding(*reference);
         let images = scales.map(|scale| generate(prompt, &embedding, scale, 100 + i as u64));
         for (sum, image) in sums.iter_mut().zip(&images) {
-            *sum += apart(image, &training().images[*reference].0) / requests.len() as f64;
+            *sum += apart(image, &unseen().images[*reference].0) / requests.len() as f64;
         }
         // At scale 0 the reference plays no part at all.
         let another = self::embedding((reference + 40) % 96);
@@ -247,9 +278,9 @@ fn scale_sweep() {
 fn presets() {
     let requests: Vec<_> = requests().into_iter().step_by(9).collect();
     let mean = |scales: &dyn Fn() -> Scales| {
-        let distance = |(i, (prompt, _, reference)): (usize, &(String, Seen, usize))| {
+        let distance = |(i, Scored { prompt, reference, .. }): (usize, &Scored)| {
             let image = generate(prompt, &embedding(*reference), scales(), 200 + i as u64);
-            apart(&image, &training().images[*reference].0)
+            apart(&image, &unseen().images[*reference].0)
         };
         requests.iter().enumerate().map(distance).sum::<f64>() / requests.len() as f64
     };

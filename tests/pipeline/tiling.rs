@@ -70,7 +70,7 @@ fn steps(difference: &[f32], width: usize) -> Vec<f32> {
 }
 
 /// On the bundled model, whose VAE is trained: what tiles change is smooth. At no column, where tiles begin and end among them, does the
-/// difference from the whole image step by a grey value, and it is small everywhere.
+/// difference from the whole image step by much of what the image does there, and it is small everywhere.
 #[test]
 fn no_seams() {
     let root = |path: &str| Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/demo").join(path);
@@ -95,5 +95,8 @@ fn no_seams() {
         mean(&of_tiles),
         mean(&of_image)
     );
-    assert!(rms > 0.0 && most <= 1.0 && rms <= 8.0, "{rms} {most}");
+    assert!(rms > 0.0 && most <= 1.5 && rms <= 8.0, "{rms} {most}");
+    // A tile's tones change the image's own edges, too; a seam would stand where the image has none.
+    let share = of_tiles.iter().zip(&of_image).map(|(tiles, image)| tiles / image).fold(0.0, f32::max);
+    assert!(share <= 0.4, "a column where the difference steps by {share} of what the image does");
 }

@@ -2,10 +2,9 @@
 
     python classifier.py WORK OUT
 
-OUT gets classifier.safetensors, and for its validation training.png, 96 training pictures in rows of 16, with training.json.
-It sees the training pictures alone (blurred, noisy, with their colours moved), and nothing of the model that it judges.
+OUT gets classifier.safetensors. It sees the training pictures alone (blurred, noisy, with their colours moved), and nothing of
+the model that it judges.
 """
-import json
 import sys
 from pathlib import Path
 
@@ -13,7 +12,6 @@ import numpy as np
 import safetensors.torch
 import torch
 import torch.nn.functional as F
-from PIL import Image
 
 import pictures
 import train
@@ -68,10 +66,6 @@ def main(work: Path, out: Path, steps=4000) -> None:
     state = {k: v.detach().contiguous() for k, v in classifier.state_dict().items()}
     out.mkdir(parents=True, exist_ok=True)
     safetensors.torch.save_file(state, out / "classifier.safetensors")
-    rows = [np.concatenate(data[i:i + 16], 1) for i in range(0, 96, 16)]
-    Image.fromarray(np.concatenate(rows)).save(out / "training.png", optimize=True)
-    brief = [{"shape": c.shape, "texture": s.texture, "count": c.count} for s, c in labels[:96]]
-    (out / "training.json").write_text(json.dumps({"shapes": pictures.SHAPES, "textures": pictures.TEXTURES, "pictures": brief}))
 
 
 if __name__ == "__main__":

@@ -4,7 +4,8 @@
 
 OUT gets unseen.png, 96 pictures in rows of 16, in 48 styles beyond those that were trained on, eight of each texture and two of
 each direction of stripes; unseen.json, their labels; and scored.json, 80 requests with their seeds. A request's reference is the
-first picture of a style, by its place in the sheet.
+first picture of a style, by its place in the sheet. classified.webp and classified.json are 480 more pictures, as the generator
+draws them, for the classifier alone: of 96 a few wrong by chance would tell nothing.
 """
 import json
 import sys
@@ -16,6 +17,7 @@ from PIL import Image
 import pictures
 
 FIRST, EACH, ROW = 60_000, 8, 16
+CLASSIFIED = range(70_000, 70_240)
 SCORED = 80
 
 
@@ -54,12 +56,19 @@ def write_list(path: Path, value: dict, key: str) -> None:
     path.write_text(f'{{\n{rest} "{key}": [\n{lines}\n ]\n}}\n')
 
 
-def main(out: Path) -> None:
-    items = [item for pair in unseen() for item in pair]
+def write_sheet(path: Path, pairs: list, **options) -> None:
+    """The pairs' pictures, and beside them their labels."""
+    items = [item for pair in pairs for item in pair]
     rows = [np.concatenate([i[0] for i in items[at:at + ROW]], 1) for at in range(0, len(items), ROW)]
-    Image.fromarray(np.concatenate(rows)).save(out / "unseen.png", optimize=True)
+    Image.fromarray(np.concatenate(rows)).save(path, **options)
     labels = [{"shape": c.shape, "texture": s.texture, "turn": s.turn, "count": c.count} for _, s, c in items]
-    write_list(out / "unseen.json", {"shapes": pictures.SHAPES, "textures": pictures.TEXTURES, "pictures": labels}, "pictures")
+    value = {"shapes": pictures.SHAPES, "textures": pictures.TEXTURES, "pictures": labels}
+    write_list(path.with_suffix(".json"), value, "pictures")
+
+
+def main(out: Path) -> None:
+    write_sheet(out / "unseen.png", unseen(), optimize=True)
+    write_sheet(out / "classified.webp", [pictures.pair(i) for i in CLASSIFIED], lossless=True, quality=100, method=6)
     write_list(out / "scored.json", {"steps": 16, "guidance": 3.0, "requests": requests()}, "requests")
 
 

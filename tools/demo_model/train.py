@@ -34,8 +34,8 @@ class Run:
     def __init__(self, work: Path, name: str, module, parameters, steps: int, rate: float, decay=0.01, average=0.998,
                  every=250):
         self.path, self.log_path, self.name = work / f"{name}.pt", work / "log.jsonl", name
-        self.module, self.parameters, self.steps, self.rate, self.average = module, parameters, steps, rate, average
-        self.every = every
+        self.module, self.steps, self.rate, self.average, self.every = module, steps, rate, average, every
+        # Groups may have a share of the rate each.
         self.optimizer = torch.optim.AdamW(parameters, rate, betas=(0.9, 0.99), weight_decay=decay, fused=True)
         self.shadow = {k: v.detach().clone() for k, v in module.state_dict().items()}
         self.step = 0
@@ -55,10 +55,10 @@ class Run:
             warm = min(1.0, (self.step + 1) / 100)
             rate = self.rate * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * self.step / self.steps)))
             for group in self.optimizer.param_groups:
-                group["lr"] = rate
+                group["lr"] = rate * group.get("share", 1.0)
             losses = loss_of(rng)
             sum(losses.values()).backward()
-            torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
+            torch.nn.utils.clip_grad_norm_([p for g in self.optimizer.param_groups for p in g["params"]], 1.0)
             self.optimizer.step()
             self.optimizer.zero_grad()
             self.step += 1
@@ -311,22 +311,26 @@ class Batches:
     def draw(self, rng, n: int, styled: float, weights=None, t=None):
         """Picks (by `weights`), x, t, target v, captions, and which keep their text."""
         picks = rng.integers(len(self.latents), size=n) if weights is None else rng.choice(len(self.latents), n, p=weights)
-        latents = self.latents[picks]
         # Stratified timesteps make the loss less noisy.
         t = torch.from_numpy(((np.arange(n) + rng.random(n)) / n * 1000).astype(np.int64)) if t is None else t
+        return picks, *self.noisy(rng, picks, np.full(n, styled), t)
+
+    def noisy(self, rng, picks, styled, t):
+        """x, t, target v, captions (with the style by the chances `styled`), and which keep their text, for these pictures."""
+        n, latents = len(picks), self.latents[picks]
         a = self.bars[t][:, None, None, None]
         noise = torch.randn_like(latents)
         x = a.sqrt() * latents + (1 - a).sqrt() * noise
         v = a.sqrt() * noise - (1 - a).sqrt() * latents
         texts = []
-        for p in picks:
+        for p, chance in zip(picks, styled):
             style, content = self.labels[p]
-            texts.append(pictures.caption(content, style if rng.random() < styled else None, rng))
+            texts.append(pictures.caption(content, style if rng.random() < chance else None, rng))
         drop = rng.random(n)
         texts = ["" if 0.04 <= d < 0.10 else text for text, d in zip(texts, drop)]
         keep = torch.from_numpy((drop >= 0.04).astype(np.float32))
         x = x.to(memory_format=torch.channels_last)
-        return picks, x, t, v, texts, keep
+        return x, t, v, texts, keep
 
 
 def train_base(work: Path, steps: int, start: Path | None, rate: float) -> None:
@@ -348,8 +352,8 @@ def train_base(work: Path, steps: int, start: Path | None, rate: float) -> None:
     Run(work, "base", base, list(base.parameters()), steps, rate).loop(losses)
 
 
-# How often each texture is drawn for the adapter: stripes, with four directions, are the hardest.
-SHARES = {"plain": 0.14, "stripes": 0.34, "dots": 0.10, "checks": 0.13, "gradient": 0.16, "clouds": 0.13}
+# How often each texture is drawn for an image prompt: stripes, with four directions, and shades are the hardest.
+SHARES = {"plain": 0.14, "stripes": 0.24, "dots": 0.08, "checks": 0.13, "gradient": 0.28, "clouds": 0.13}
 
 
 def texture_weights(labels) -> np.ndarray:
