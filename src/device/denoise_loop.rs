@@ -231,6 +231,7 @@ pub trait DenoiseLoop: Compiled {
 mod tests {
     use super::*;
     use crate::graph::Builder;
+    use crate::schedulers::SchedulerConfig;
 
     #[test]
     fn types_of_inputs() {
@@ -263,5 +264,51 @@ mod tests {
         let spec = |varying| LoopSpec { max_steps: 1, varying, noise: false };
         assert!(spec(2..2).check(&graph).is_ok());
         assert!(spec(1..2).check(&graph).unwrap_err().to_string().contains("must be f32"));
+    }
+
+    /// The latents of one channel in a sample of two.
+    #[test]
+    fn lengths_of_latents() {
+        let mut b = Builder::new();
+        let sample = b.input("sample", &[2, 2, 3, 2]);
+        let y = b.geglu(sample);
+        b.output("y", y);
+        let graph = b.finish().unwrap();
+        let zeros = [0.0; 7];
+        let check = |latents: usize, extra: usize, kept: Option<[usize; 3]>| {
+            let inputs = DenoiseInputs {
+                inputs: &[Vec::<f32>::new().into()],
+                table: &[],
+                guidance_scale: 1.0,
+                guidance_rescale: 0.0,
+                latents: &zeros[..latents],
+                extra: &zeros[..extra],
+                kept: kept.map(|[mask, image, noise]| KeptLatents {
+                    mask: &zeros[..mask],
+                    image: &zeros[..image],
+                    noise: &zeros[..noise],
+                }),
+                noise: &mut |_| Vec::new(),
+                preview: None,
+                capture_first: false,
+            };
+            inputs.check(&graph, &(1..1)).map_err(|e| e.to_string()).err().unwrap_or_default()
+        };
+        assert_eq!(check(6, 6, None), "");
+        assert_eq!(check(6, 6, Some([6; 3])), "");
+        assert!(check(5, 6, None).contains("5 latents, 6 are needed"));
+        assert!(check(6, 0, None).contains("0 values beyond the latents, 6 are needed"));
+        for kept in [[7, 6, 6], [6, 7, 6], [6, 6, 7]] {
+            assert!(check(6, 6, Some(kept)).contains("7 kept latents, 6 are needed"));
+        }
+    }
+
+    #[test]
+    fn levels_after_rows() {
+        let config = SchedulerConfig::sdxl_default();
+        let table = config.image_to_image_table(6, 0.5).unwrap().steps;
+        let after: Vec<NoiseLevel> = (0..table.len()).map(|i| level_after(&table, i)).collect();
+        assert_eq!(after, [table[1].level, table[2].level, NoiseLevel::CLEAN]);
+        assert!(after[0] != table[0].level);
     }
 }

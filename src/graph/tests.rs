@@ -52,7 +52,11 @@ fn check_plan(graph: &Graph) -> MemoryPlan {
         }
         // The result is written while the operands are read: it must not lie on them.
         match plan.locations[i] {
-            Location::Arena(at) => arena[at..at + node.len()].fill(i),
+            Location::Arena(at) => {
+                // A device reads 16 bytes at a time.
+                assert!(at.is_multiple_of(16), "`{}` lies at {at}", node.name);
+                arena[at..at + node.len()].fill(i);
+            }
             Location::Output(k) => {
                 assert_eq!(outputs[k], usize::MAX, "output {k} is written twice");
                 assert_eq!(owner(graph.outputs[k].1.0), i);

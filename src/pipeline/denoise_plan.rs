@@ -46,3 +46,59 @@ impl DenoisePlan {
         LoopSpec { max_steps: self.max_steps, varying, noise: bytes as u64 <= max_noise_bytes }
     }
 }
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::models::published;
+
+    type Change = fn(&mut DenoisePlan);
+
+    fn branch(adapter: usize, tokens: usize) -> BranchShape {
+        BranchShape { adapter, tokens, masked: false }
+    }
+
+    pub(in crate::pipeline) fn plan() -> DenoisePlan {
+        let shape =
+            UnetShape { batch: 2, height: 8, width: 16, tokens: 77, branches: vec![branch(0, 8), branch(1, 4)] };
+        DenoisePlan { shape, max_steps: 4, adapters: vec![0, 2], positions: 5 }
+    }
+
+    /// One difference at a time, of a plan that is covered by the first one or not.
+    #[test]
+    fn covered_plans() {
+        let changes: [(&str, bool, Change); 17] = [
+            ("the same", true, |_| {}),
+            ("fewer steps", true, |p| p.max_steps = 3),
+            ("more steps", false, |p| p.max_steps = 5),
+            ("fewer tokens", true, |p| p.shape.tokens = 76),
+            ("more tokens", false, |p| p.shape.tokens = 154),
+            ("fewer image tokens", true, |p| p.shape.branches[0].tokens = 4),
+            ("more image tokens", false, |p| p.shape.branches[1].tokens = 8),
+            ("a mask", false, |p| p.shape.branches[1].masked = true),
+            ("branches of one adapter", false, |p| p.shape.branches[1].adapter = 0),
+            ("a branch less", false, |p| p.shape.branches.truncate(1)),
+            ("a branch more", false, |p| p.shape.branches.push(branch(1, 4))),
+            ("another adapter", false, |p| p.adapters[1] = 1),
+            ("no guidance", false, |p| p.shape.batch = 1),
+            ("lower", false, |p| p.shape.height = 4),
+            ("wider", false, |p| p.shape.width = 32),
+            ("other hidden states", false, |p| p.positions = 257),
+            ("none", false, |p| p.positions = 0),
+        ];
+        for (what, covered, change) in changes {
+            let mut other = plan();
+            change(&mut other);
+            assert_eq!(plan().covers(&other), covered, "{what}");
+        }
+    }
+
+    #[test]
+    fn memory_of_noise() {
+        let config = published::unet();
+        // Four steps of [4, 8, 16] in f32.
+        let bytes = 4 * 4 * 8 * 16 * 4;
+        assert!(plan().loop_spec(&config, bytes).noise);
+        assert!(!plan().loop_spec(&config, bytes - 1).noise);
+    }
+}

@@ -251,8 +251,9 @@ impl ExecutableCache {
 
 #[cfg(test)]
 mod tests {
+    use super::super::denoise_plan::tests::plan;
     use super::*;
-    use crate::device::TensorData;
+    use crate::device::{DenoiseInputs, DenoiseOutput, TensorData};
     use crate::graph::Graph;
 
     /// With the pieces that it shares.
@@ -353,5 +354,61 @@ mod tests {
         cache.executable(key(4), fake).unwrap();
         cache.executable(key(5), at_try(3, &tries)).unwrap();
         assert_eq!((tries.get(), cache.bytes()), (3, 10));
+    }
+
+    /// The newest plan that covers a request's, until memory was short or all was freed.
+    #[test]
+    fn prepared_plans() {
+        let with = |max_steps| DenoisePlan { max_steps, ..plan() };
+        let mut cache = ExecutableCache::default();
+        [6, 9, 5].into_iter().for_each(|steps| cache.prepared(with(steps)));
+        let found = |cache: &ExecutableCache, steps| cache.covering_plan(with(steps)).max_steps;
+        assert_eq!([4, 6, 9, 10].map(|steps| found(&cache, steps)), [5, 9, 9, 10]);
+        cache.prepared(with(6));
+        assert_eq!(found(&cache, 4), 6);
+        let tries = std::cell::Cell::new(0);
+        cache.executable(key(0), fake).unwrap();
+        cache.executable(key(1), at_try(2, &tries)).unwrap();
+        assert_eq!(found(&cache, 4), 4);
+        cache.prepared(with(6));
+        cache.zero_image = Some(Arc::new([1.0]));
+        cache.clear();
+        assert_eq!(found(&cache, 4), 4);
+        assert!(cache.zero_image.is_none());
+    }
+
+    impl DenoiseLoop for Fake {
+        /// Takes as many steps as it has pieces.
+        fn accepts(&self, spec: &LoopSpec) -> bool {
+            spec.max_steps <= self.1.len()
+        }
+
+        fn denoise(&mut self, _: DenoiseInputs<'_>, _: &mut dyn FnMut(usize) -> Result<()>) -> Result<DenoiseOutput> {
+            panic!("nothing runs")
+        }
+    }
+
+    /// One loop for each shape and placement, and another where it does not accept what is asked for.
+    #[test]
+    fn loops_by_shape_and_kind() {
+        let mut cache = ExecutableCache::default();
+        let mut find = |shape: UnetShape, placement, max_steps| {
+            let compiled = std::cell::Cell::new(false);
+            let key = LoopKey { shape, placement };
+            let compile = || {
+                compiled.set(true);
+                Ok(Box::new(Fake(Graph::default(), vec![0; max_steps])) as Box<dyn DenoiseLoop>)
+            };
+            cache.denoise_loop(key, &LoopSpec { max_steps, varying: 1..1, noise: false }, compile).unwrap();
+            compiled.get()
+        };
+        let shape = plan().shape;
+        let wide = UnetShape { width: 32, ..shape.clone() };
+        assert!(find(shape.clone(), Placement::Device, 4));
+        assert!(!find(shape.clone(), Placement::Device, 3));
+        assert!(find(shape.clone(), Placement::Device, 5));
+        assert!(find(shape.clone(), Placement::Host, 4));
+        assert!(find(wide.clone(), Placement::Device, 4));
+        assert!(!find(wide, Placement::Device, 4) && !find(shape, Placement::Device, 5));
     }
 }

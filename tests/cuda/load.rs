@@ -154,6 +154,15 @@ fn unsupported_operations() {
         assert!(text.contains(name) && text.contains(number) && text.contains("of 8"), "{text}");
         assert!(text.contains("the CPU runs it"), "{text}");
     }
+    // Numbers beyond 32 bits, and none.
+    for shape in [[1, 1 << 27], [1 << 31, 1], [0, 8]] {
+        let text = refusal(&|b| {
+            let x = b.input("x", &shape);
+            let y = b.scale_shift(x, 2.0, 0.0);
+            b.output("y", y);
+        });
+        assert!(text.contains("too large or empty"), "{text}");
+    }
     assert!(CudaDevice::new(Arc::new(PtxDriver::new()), DType::F32).is_err());
 }
 

@@ -17,11 +17,11 @@ fn byte(value: f32, truncate: bool) -> u8 {
     if truncate { value as u8 } else { value.round_ties_even() as u8 }
 }
 
-/// A decoder in small: `[1, 5, 7, 4]` to `[1, 5, 7, 3]`, some values beyond -1 and 1.
-fn decoder() -> Graph {
+/// A decoder in small: `[1, H, W, 4]` to `[1, H, W, 3]`, some values beyond -1 and 1.
+fn decoder([h, w]: [usize; 2]) -> Graph {
     let s = scope(&[("in.weight", &[16, 4, 3, 3], 1), ("out.weight", &[3, 16, 3, 3], 2), ("out.bias", &[3], 3)]);
     let mut b = Builder::new();
-    let x = b.input("latents", &[1, 5, 7, 4]);
+    let x = b.input("latents", &[1, h, w, 4]);
     let x = b.scale_shift(x, 3.0, 0.0);
     let x = b.conv2d_no_bias(x, &s.pp("in"), 16, 3, 1);
     let x = b.conv2d(x, &s.pp("out"), 3, 3, 1);
@@ -54,9 +54,9 @@ fn pixel_parity() {
     let x = values(140, 5);
     // The decoder's type is bf16 where nothing else is said.
     let plain = CudaDevice::new(Arc::new(PtxDriver::new()), DType::BF16).unwrap().with_cublaslt(false);
-    let image = outputs(plain.compile(decoder()).unwrap().as_mut(), &[&x]).remove(0);
+    let image = outputs(plain.compile(decoder([5, 7])).unwrap().as_mut(), &[&x]).remove(0);
     for (truncate, rounding) in [(false, PixelRounding::Nearest), (true, PixelRounding::Truncate)] {
-        let mut executable = device.compile_image_decoder(decoder(), rounding).unwrap();
+        let mut executable = device.compile_image_decoder(decoder([5, 7]), rounding).unwrap();
         assert!(image.iter().any(|v| *v > 1.0) && image.iter().any(|v| *v < -1.0));
         let wanted: Vec<u8> = image.iter().map(|v| byte(*v, truncate)).collect();
         let given = TensorRef::from(x.as_slice());
@@ -74,6 +74,21 @@ fn pixel_parity() {
         let text = executable.decode(&TensorRef::from(&x[1..]), false).unwrap_err().to_string();
         assert!(text.contains("`latents` is f32 [1, 5, 7, 4], bound to 139 values of f32"), "{text}");
     }
+}
+
+/// Pixels of more than one block, of which the last alone is not finite.
+#[test]
+fn last_pixel() {
+    if !compiled() {
+        return;
+    }
+    let mut executable = device().compile_image_decoder(decoder([1, 350]), PixelRounding::Nearest).unwrap();
+    let mut x = values(1400, 5);
+    let decoded = executable.decode(&x.clone().into(), true).unwrap();
+    let wanted: Vec<u8> = decoded.image.iter().map(|v| byte(*v, false)).collect();
+    assert_eq!((decoded.rgb, decoded.finite), (wanted, true));
+    x[1399] = f32::INFINITY;
+    assert!(!executable.decode(&x.into(), false).unwrap().finite);
 }
 
 #[test]
@@ -97,14 +112,14 @@ fn resident_outputs() {
     }
     // A decoder takes them as they lie, and no other device's.
     let latents = left.values[1].clone();
-    let mut decoder_here = device.compile_image_decoder(decoder(), PixelRounding::Nearest).unwrap();
+    let mut decoder_here = device.compile_image_decoder(decoder([5, 7]), PixelRounding::Nearest).unwrap();
     let from_host = decoder_here.decode(&wanted[1].clone().into(), true).unwrap();
     let before = driver.moved();
     assert_eq!(decoder_here.decode(&latents, true).unwrap(), from_host);
     // 105 bytes and the flag, then the values that were asked for.
     let after = driver.moved();
     assert_eq!((after[0] - before[0], after[1] - before[1]), (0, 108 + 4 + 420));
-    let mut elsewhere = self::device().compile_image_decoder(decoder(), PixelRounding::Nearest).unwrap();
+    let mut elsewhere = self::device().compile_image_decoder(decoder([5, 7]), PixelRounding::Nearest).unwrap();
     let elsewhere = elsewhere.decode(&latents, true);
     assert!(elsewhere.unwrap_err().to_string().contains("another device"));
     let mut bad = x.clone();
