@@ -42,7 +42,8 @@ impl Begin {
             return Ok(Self::Noise);
         }
         // Tensors of an encoder that is there are checked when it is compiled.
-        if models.taesd.encoder.is_none() && models.vae_encoder.is_empty() {
+        let encodes = models.vae_encoder.names().any(|name| name.starts_with("encoder."));
+        if models.taesd.encoder.is_none() && !encodes {
             let path = models.vae_encoder.path().display();
             let what = format!(
                 "the VAE of {path} has no encoder (encoder.*), only a decoder; a model with a whole VAE is needed, or "
