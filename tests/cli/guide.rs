@@ -49,9 +49,12 @@ fn guide_images() {
     for command in &all {
         let mut args = words(&text, command);
         assert_eq!(args.remove(0), "braid", "{command}");
-        let output = args.iter().position(|arg| arg == "-o").unwrap() + 1;
-        let name = args[output].strip_prefix("docs/images/guide/").unwrap();
-        args[output] = dir.path().join(name).display().to_string();
+        for at in 1..args.len() {
+            if matches!(args[at - 1].as_str(), "-o" | "--preview") {
+                let name = args[at].strip_prefix("docs/images/guide/").unwrap();
+                args[at] = dir.path().join(name).display().to_string();
+            }
+        }
         let output = braid().args(&args).current_dir(root).output().unwrap();
         assert!(output.status.success(), "{command}: {}", stderr(&output));
     }
