@@ -123,6 +123,7 @@ else
 	$(GOLDEN_DIFFUSERS) tools/goldens/make_tokens.py diffusers
 	$(GOLDEN_DIFFUSERS) tools/goldens/make_tokens.py folders
 	$(GOLDEN_DIFFUSERS) tools/goldens/make_tokens.py words
+	$(GOLDEN_DIFFUSERS) tools/goldens/make_compel.py
 	$(GOLDEN_DIFFSYNTH) tools/goldens/make_tokens.py diffsynth
 	$(GOLDEN_DIFFUSERS) tools/goldens/make_noise.py
 	$(GOLDEN_DIFFUSERS) tools/goldens/make_pictures.py

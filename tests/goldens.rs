@@ -95,6 +95,8 @@ cases! { diffusers:
     masks_two_adapters = "masks-two-adapters",
     weights_concat = "weights-concat",
     weights_two_adapters = "weights-two-adapters",
+    compel = "compel",
+    compel_rows = "compel-rows",
     ddim_style = "ddim-style",
     dpmpp_2m_sde_exponential = "dpmpp-2m-sde-exponential",
     dpmpp_karras_two_images = "dpmpp-karras-two-images",

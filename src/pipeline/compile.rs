@@ -144,21 +144,24 @@ impl Compiler<'_> {
     ///
     /// # Errors
     /// [`Error::Parameter`] where it has not as many layers.
-    pub(super) fn text_encoder_key(&self, encoder: usize, skip: usize) -> Result<TextEncoderKey> {
+    pub(super) fn text_encoder_key(&self, encoder: usize, skip: usize, masked: bool) -> Result<TextEncoderKey> {
         let all = self.models.text[encoder].config.num_hidden_layers;
         let layers = all.checked_sub(skip.saturating_add(1)).filter(|layers| *layers > 0);
         let what = || format!("{skip} given; the text encoder has {all} layers");
         let layers = layers.ok_or_else(|| Error::parameter(Field::ClipSkip, what()))?;
-        Ok(TextEncoderKey { encoder, layers })
+        Ok(TextEncoderKey { encoder, layers, masked })
     }
 
     fn text_graph(&self, key: TextEncoderKey) -> Result<Graph> {
-        let TextEncoderKey { encoder, layers } = key;
+        let TextEncoderKey { encoder, layers, masked } = key;
         let model = &self.models.text[encoder];
         let tokens = self.models.tokenizers[encoder].max_length();
         let scope = self.models.loras.text(encoder, Scope::new(model.weights.clone()));
-        let graph =
-            clip_text(&model.config, &scope, ClipTextShape { rows: 1, tokens, depth: layers, pooled: encoder == 1 })?;
+        let graph = clip_text(
+            &model.config,
+            &scope,
+            ClipTextShape { rows: 1, tokens, depth: layers, pooled: encoder == 1, masked },
+        )?;
         scope.finish("text encoder")?;
         Ok(graph)
     }

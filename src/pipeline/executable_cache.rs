@@ -15,6 +15,8 @@ pub(super) struct TextEncoderKey {
     pub(super) encoder: usize,
     /// The layers that run.
     pub(super) layers: usize,
+    /// Whether tokens can be hidden from all.
+    pub(super) masked: bool,
 }
 
 /// The key of a compiled executable.
@@ -284,7 +286,7 @@ mod tests {
     }
 
     fn key(layers: usize) -> ExecutableKey {
-        ExecutableKey::TextEncoder(TextEncoderKey { encoder: 0, layers })
+        ExecutableKey::TextEncoder(TextEncoderKey { encoder: 0, layers, masked: false })
     }
 
     fn has(cache: &ExecutableCache, layers: usize) -> bool {

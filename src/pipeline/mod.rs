@@ -2,6 +2,7 @@
 
 mod begin;
 mod captures;
+mod compel;
 mod compile;
 mod config_file;
 mod denoise_plan;
@@ -31,6 +32,7 @@ mod stages;
 mod taesd;
 #[cfg(test)]
 mod tests;
+mod token_row;
 mod vae_file;
 mod workload;
 

@@ -91,10 +91,8 @@ fn most_evaluations(scheduler: &SchedulerConfig, request: &Request) -> Result<us
 /// The shape of a request.
 pub(super) fn workload_shape(models: &Models, compat: &Compat, request: &Request) -> Result<WorkloadShape> {
     let do_cfg = compat.do_classifier_free_guidance(request.guidance_scale);
-    let mut rows = Prompt::positive(models, compat, request)?.num_rows();
-    if do_cfg {
-        rows = rows.max(Prompt::negative(models, compat, request)?.num_rows());
-    }
+    let (prompt, negative) = Prompt::both(models, compat, request, do_cfg)?;
+    let rows = negative.as_ref().map_or(0, Prompt::num_rows).max(prompt.num_rows());
     let sides = RequestedSides::new(models, compat, request)?;
     let steps = most_evaluations(&scheduler_config(models, compat, request)?, request)?;
     Ok(WorkloadShape::new(models, request, steps, sides, do_cfg, rows))
@@ -129,8 +127,7 @@ impl RequestPlan {
         let pixels = latent.iter().map(|side| side * models.vae.config.scale_factor()).product();
         memory_budget::require_images(pixels, request.num_images, request.capture_intermediates)?;
         let do_cfg = compat.do_classifier_free_guidance(request.guidance_scale);
-        let prompt = Prompt::positive(models, compat, request)?;
-        let negative = if do_cfg { Some(Prompt::negative(models, compat, request)?) } else { None };
+        let (prompt, negative) = Prompt::both(models, compat, request, do_cfg)?;
         let rows = negative.as_ref().map_or(0, Prompt::num_rows).max(prompt.num_rows());
         let prompts: Vec<_> = std::iter::once(&prompt).chain(&negative).collect();
         tell_unused_words(models, &prompts);
@@ -155,7 +152,8 @@ impl RequestPlan {
             &MemoryDemand { plan: &denoise, placement, encoders: &encoders },
         )?;
         let encoded = |prompt, skip| {
-            let encoders = [compiler.text_encoder_key(0, skip)?, compiler.text_encoder_key(1, skip)?];
+            let key = |encoder| compiler.text_encoder_key(encoder, skip, shape.compel);
+            let encoders = [key(0)?, key(1)?];
             Ok::<_, Error>(EncodedPrompt { prompt, encoders })
         };
         let zero = compat.zero_negative && models.zero_negative && request.negative_prompt.is_none();

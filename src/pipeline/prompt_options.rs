@@ -29,9 +29,14 @@ pub enum PromptWeights {
     /// AUTOMATIC1111's: `(word:1.3)`, `(word)`, `[word]`. The hidden states of each token are multiplied by its weight, then
     /// each encoder's row so that its mean is what it was. The pooled embedding is that of the text without the syntax.
     A1111,
+    /// compel's, as its `CompelForSDXL` reads it: `(words)1.3`, `word++`, `word--`, `.attend()`, `.blend()`, `.and()`. The hidden states of each
+    /// token move away from those of the empty text, or towards them; for a weight below 1 they are also mixed with those of
+    /// the prompt in which no token sees the fragment. The pooled embedding is that of the text as it is given.
+    Compel,
 }
 
-const PROMPT_WEIGHTS: &[(&str, PromptWeights)] = &[("off", PromptWeights::Off), ("a1111", PromptWeights::A1111)];
+const PROMPT_WEIGHTS: &[(&str, PromptWeights)] =
+    &[("off", PromptWeights::Off), ("a1111", PromptWeights::A1111), ("compel", PromptWeights::Compel)];
 named_values!(PromptWeights, PROMPT_WEIGHTS, Field::PromptWeights);
 
 /// The sizes that SDXL is conditioned on. Absent ones are the image's own.

@@ -9,6 +9,7 @@ use super::load::Models;
 use super::memory_budget::{self, MemoryDemand};
 use super::model::Model;
 use super::prompt::tokens_of;
+use super::prompt_options::PromptWeights;
 use super::request::Request;
 use super::residency::{EncoderResidency, MemoryEstimate};
 use crate::error::{Error, Field, Result};
@@ -42,6 +43,8 @@ pub struct WorkloadShape {
     pub encodes_images: bool,
     /// [`Request::clip_skip`].
     pub clip_skip: usize,
+    /// Whether the prompts have compel's weights, [`crate::PromptWeights::Compel`].
+    pub compel: bool,
     /// Whether requests have a [`Request::init_image`], which the VAE's encoder takes.
     pub init_image: bool,
     /// Hidden states of an image, as embeddings for an IP-Adapter Plus have them; for pipelines without an image encoder.
@@ -74,6 +77,7 @@ impl WorkloadShape {
             negative_images: request.image_prompts.iter().map(|prompt| prompt.negative_image.is_some()).collect(),
             encodes_images: request.image_prompts.iter().any(|image| image.has_images(do_cfg)),
             clip_skip: request.clip_skip,
+            compel: request.prompt_weights == PromptWeights::Compel,
             init_image: request.init_image.is_some(),
             positions: positions(models, request),
         }
@@ -133,10 +137,10 @@ impl WorkloadShape {
     pub(super) fn encoders(&self, compiler: &Compiler<'_>) -> Result<EncoderPlan> {
         let mut text = Vec::new();
         for encoder in 0..2 {
-            let key = compiler.text_encoder_key(encoder, self.clip_skip)?;
+            let key = compiler.text_encoder_key(encoder, self.clip_skip, self.compel)?;
             text.push(key);
             // The negative prompt skips nothing.
-            let negative = compiler.text_encoder_key(encoder, 0)?;
+            let negative = compiler.text_encoder_key(encoder, 0, self.compel)?;
             if self.do_cfg && negative != key {
                 text.push(negative);
             }

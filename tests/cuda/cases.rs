@@ -87,6 +87,11 @@ fn textual_inversions() {
 }
 
 #[test]
+fn compel_weights() {
+    check("compel", like_the_peer([(4.8e-3, 52.5), (4.8e-2, 42.6)]));
+}
+
+#[test]
 fn lora_with_convolutions() {
     check("lora-kohya", like_the_peer([(5.1e-3, 52.1), (4.4e-2, 45.0)]));
 }

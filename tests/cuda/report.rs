@@ -73,7 +73,7 @@ fn published_model_at_1024() {
             clip_text(
                 &text,
                 &weights,
-                ClipTextShape { rows: 1, tokens: 77, depth: text.num_hidden_layers - 1, pooled },
+                ClipTextShape { rows: 1, tokens: 77, depth: text.num_hidden_layers - 1, pooled, masked: false },
             )
             .unwrap(),
         )

@@ -6,4 +6,5 @@
 mod common;
 mod images;
 mod jpegs;
+mod prompts;
 mod tokenizer;

@@ -111,6 +111,13 @@ fn prompt_options() {
             (Field::Prompt2, &|r| (r.long_prompts, r.prompt_2) = (LongPrompts::Chunks, Some(long.clone()))),
             (Field::Prompt, &|r| (r.prompt_weights, r.prompt) = (PromptWeights::A1111, "(a:1.2.3)".into())),
             (Field::Prompt2, &|r| (r.prompt_weights, r.prompt_2) = (PromptWeights::A1111, Some("a BREAK b".into()))),
+            (Field::Prompt, &|r| (r.prompt_weights, r.prompt) = (PromptWeights::Compel, "a cat.swap(dog)".into())),
+            (Field::Prompt2, &|r| {
+                (r.prompt_weights, r.prompt_2) = (PromptWeights::Compel, Some("(\"a\", \"b\").blend(1)".into()))
+            }),
+            (Field::NegativePrompt, &|r| {
+                (r.prompt_weights, r.negative_prompt) = (PromptWeights::Compel, Some("withLora(x, 1) a".into()))
+            }),
             (Field::NegativeOriginalSize, &|r| r.negative_size_conditioning = sizes().with_original_size((8, 8))),
             (Field::NegativeTargetSize, &|r| r.negative_size_conditioning = sizes().with_target_size((8, 8))),
             (Field::NegativeCrop, &|r| r.negative_size_conditioning = sizes().with_crop((8, 8))),
@@ -124,6 +131,32 @@ fn prompt_options() {
     let size = sizes().with_crop((0, 0));
     assert_eq!(generate(&pipeline, &request().with_size_conditioning(size)).unwrap(), before);
     assert_ne!(generate(&pipeline, &request().with_size_conditioning(sizes().with_crop((500, 0)))).unwrap(), before);
+}
+
+/// Another of compel's weights, above 1 or below, compiles nothing; weights of 1 are the prompt without them.
+#[test]
+fn compel_weights() {
+    let pipeline = Model::folder().load().unwrap();
+    let plain = generate(&pipeline, &request()).unwrap();
+    let weighted = |prompt: &str| {
+        let mut r = request().with_prompt_weights(PromptWeights::Compel);
+        r.prompt = prompt.into();
+        r
+    };
+    let (first, count) = compiled(|| generate(&pipeline, &weighted("a (red)1.3 fox in the snow")).unwrap());
+    assert!(count > 0);
+    let image = |request: &Request| {
+        let (image, count) = compiled(|| generate(&pipeline, request).unwrap());
+        assert_eq!(count, 0, "{request:?}");
+        image
+    };
+    let close = |a: &[u8], b: &[u8]| a.iter().zip(b).all(|(a, b)| a.abs_diff(*b) <= 1);
+    assert!(close(&image(&weighted("a red fox in the snow")), &plain));
+    let low = image(&weighted("a (red)0.3 fox in the snow"));
+    assert!(!close(&low, &first) && !close(&low, &plain) && !close(&first, &plain));
+    assert_ne!(image(&weighted("a (red)0.0 fox in the snow")), low);
+    let blend = |weights: &str| image(&weighted(&format!("(\"a red fox in the snow\", \"a boat\").blend({weights})")));
+    assert_ne!(blend("1, 1"), blend("1, 2"));
 }
 
 #[test]

@@ -1,12 +1,13 @@
 """Writes the cases of prompt_cases.py to tests/goldens/diffusers. See README.md.
 
 Rows of tokens and weights are no part of diffusers' pipeline: the hidden states are made here with its own tokenizers and encoders,
-row by row, and given to it as embeddings.
+row by row, and given to it as embeddings; compel's weights are compel's own.
 """
 import sys
 
 import diffusers
 import torch
+from compel import CompelForSDXL
 from safetensors.torch import load_file
 
 import make_diffusers
@@ -46,12 +47,15 @@ class Prompted(Peer):
                 own[sign + name] = size and (size[1], size[0])
             left, top = request[f"{sign}crop"] or (0, 0)
             own[f"{sign}crops_coords_top_left"] = (top, left)
-        if self.embedded:
+        if self.embedded or self.compels:
             own |= {"prompt_2": None, "negative_prompt_2": None}
         return super().own_arguments() | own
 
     def run(self, images: list | None = None, **replace) -> dict[str, torch.Tensor]:
         self.inversions()
+        self.compels = self.request["prompt_weights"] == "compel" and "prompt_embeds" not in replace
+        if self.compels:
+            replace = self.compel(replace.pop("prompt", None)) | replace
         self.embedded = self.pieces[0] is not None or "prompt_embeds" in replace
         if self.pieces[0] is not None and "prompt_embeds" not in replace:
             plain = [[replace.get("prompt"), 1.0], *[None] * self.pieces[1].count(None)]
@@ -62,6 +66,18 @@ class Prompted(Peer):
                 "negative_prompt_embeds": negative, "negative_pooled_prompt_embeds": negative_pooled,
             }
         return super().run(images, **replace)
+
+    def compel(self, prompt: str | None) -> dict:
+        """The arguments that compel makes of the request's texts, or of another prompt for both encoders."""
+        texts = [self.request[key] for key in ("prompt", "prompt_2", "negative_prompt", "negative_prompt_2")]
+        if prompt is not None:
+            texts[:2] = [prompt, None]
+        with torch.no_grad():
+            made = CompelForSDXL(self.pipe)(texts[0], style_prompt=texts[1], negative_prompt=texts[2], negative_style_prompt=texts[3])
+        return {
+            "prompt": None, "negative_prompt": None, "prompt_embeds": made.embeds, "pooled_prompt_embeds": made.pooled_embeds,
+            "negative_prompt_embeds": made.negative_embeds, "negative_pooled_prompt_embeds": made.negative_pooled_embeds,
+        }
 
     def embed(self, pieces: list) -> tuple[torch.Tensor, torch.Tensor]:
         pipe, hidden = self.pipe, []

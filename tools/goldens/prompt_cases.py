@@ -101,4 +101,41 @@ CASES = {
             prompt_weights="a1111",
         ),
     },
+    "compel": {
+        "notes": "compel's weights: above and below 1, nested, a quoted text, an escaped bracket, commas; in the negative prompt too; pooled from "
+        "the text as it is; an image",
+        "matters": [
+            {"prompt": "a kite in (red)1.4 air, grey sea"}, {"prompt": "a kite in red air, (grey)0.4 sea"}, {"negative_prompt": "fog and rain"},
+        ],
+        "tokenizer": "small",
+        "scheduler": PUBLISHED_SCHEDULER,
+        "text": [text(16, 3, 2, "quick_gelu", 2), text(24, 3, 3, "gelu", 2)],
+        "unet": unet("dc", [16, 32], [1, 1], [1, 1]),
+        "vae": vae([8, 16]),
+        "vision": vision(32, 2, 2, "gelu", 28, 7, 24),
+        "adapters": [adapter("ip-adapter.safetensors", ["landscape.png"], 0.7)],
+        "request": prompted(
+            'a kite in (red)1.4 air,\\"over\\" (a (grey)0.4 sea)1.2 "by \\(night\\)"--', negative_prompt="fog+ and rain-", steps=3, width=32,
+            height=24, seed=45, prompt_weights="compel",
+        ),
+    },
+    "compel-rows": {
+        "notes": "compel's weights in rows that end with sentences, a fragment of a weight below 1 over the end of one; "
+        ".and() with weights for the first encoder, .blend() in the negative prompt; BF16",
+        "matters": [
+            {"prompt_2": "a garden"}, {"negative_prompt": "fog"}, {"prompt": '("over a (grey)0.4 sea", "an oil painting++").and()'},
+            {"prompt_2": "a stone garden. by a (path " + LONG + ")1.1 and a sea."},
+        ],
+        "tokenizer": "small",
+        "dtype": "BF16",
+        "scheduler": PUBLISHED_SCHEDULER,
+        "text": [text(16, 2, 2, "quick_gelu", 2), text(24, 2, 3, "gelu", 999)],
+        "unet": unet("dc", [16, 32], [1, 1], [1, 1]),
+        "vae": vae([8, 16]),
+        "request": prompted(
+            '("over a (grey)0.4 sea", "an oil painting++").and(1, 0.8)', prompt_2="a stone garden. by a (path (" + LONG + ")0.6)1.1 and a sea.",
+            negative_prompt='("fog", "rain, (people)0.5 and more").blend(0.7, 0.5)', steps=3, width=24, height=32, seed=46, prompt_weights="compel",
+            long_prompts="chunks",
+        ),
+    },
 }

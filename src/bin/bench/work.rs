@@ -185,6 +185,7 @@ impl Setting {
                     tokens: TOKENS,
                     depth: layers - 1,
                     pooled,
+                    masked: false,
                 };
                 vec![
                     clip_text(text, one, shape(text.num_hidden_layers, false))?,

@@ -51,7 +51,8 @@ fn text_of(o: &Options, _: &Generated) -> Vec<String> {
 pub const PROMPT_WEIGHTS: Flag<Options> = Flag {
     long: "--prompt-weights",
     value: Some("W"),
-    help: "off, or a1111: (word:1.3), (word), [word] [default: off]",
+    help: "off; a1111: (word:1.3), (word), [word]; or compel: (words)1.3, word++, word--, (\"..\", \"..\").blend(1, 1), .and() [default: \
+           off]",
     fields: &[Field::PromptWeights],
     set: |o, v| v.named().map(|value| o.request.prompt_weights = value),
     json: Some(("prompt_weights", |o, _| o.request.prompt_weights.to_string().into())),
@@ -62,7 +63,7 @@ pub const PROMPT_WEIGHTS: Flag<Options> = Flag {
 pub const LONG_PROMPTS: Flag<Options> = Flag {
     long: "--long-prompts",
     value: Some("L"),
-    help: "truncate after 75 tokens, or chunks of 75, also begun by the word BREAK with a1111 [default: truncate]",
+    help: "truncate after 75 tokens, or chunks of 75, also begun by the word BREAK with a1111, ended at sentences with compel [default: truncate]",
     fields: &[Field::LongPrompts],
     set: |o, v| v.named().map(|value| o.request.long_prompts = value),
     json: Some(("long_prompts", |o, _| o.request.long_prompts.to_string().into())),

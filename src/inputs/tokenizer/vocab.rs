@@ -109,6 +109,11 @@ impl BpeModel {
         ids.extend(self.bpe.tokenize(&word).unwrap_or_default().iter().map(|t| t.id));
     }
 
+    /// Finds the token of an id of the vocabulary.
+    pub(super) fn token(&self, id: u32) -> Option<String> {
+        self.bpe.id_to_token(id)
+    }
+
     /// Finds the id of a token of the vocabulary.
     pub(super) fn id(&self, token: &str) -> Option<u32> {
         self.bpe.token_to_id(token)

@@ -32,6 +32,11 @@ impl Tokenizer {
         Ok(first as u32)
     }
 
+    /// The text of a token of the vocabulary, with the mark `</w>` where it ends a word.
+    pub fn token(&self, id: u32) -> Option<String> {
+        self.model.token(id)
+    }
+
     /// The number of tokens of the word that begins with this id: 1 but for words of several vectors.
     pub fn word_len(&self, id: u32) -> usize {
         let words = self.added.iter().filter(|token| token.id == id);

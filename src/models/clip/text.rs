@@ -1,10 +1,10 @@
 //! The CLIP text encoders, CLIP-L and OpenCLIP bigG.
 
 use super::config::ClipTextConfig;
-use super::layer::ClipLayer;
-use crate::error::Result;
-use crate::graph::{Builder, Graph};
-use crate::weights::{Scope, TensorTable};
+use super::layer::{ClipLayer, KeyMask};
+use crate::error::{Error, Result};
+use crate::graph::{Builder, Graph, NodeId};
+use crate::weights::{Scope, TensorTable, Weight};
 
 /// The sizes for which a text encoder's graph is built.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,6 +17,8 @@ pub struct ClipTextShape {
     pub depth: usize,
     /// Whether the pooled output is computed too.
     pub pooled: bool,
+    /// Whether some tokens of the one row can be hidden from all.
+    pub masked: bool,
 }
 
 /// Builds a text encoder.
@@ -25,10 +27,15 @@ pub struct ClipTextShape {
 /// `hidden` `[R, T, C]`, the residual stream after `depth` layers without the final norm; and with `pooled` `pooled`
 /// `[R, P]`: all layers, the final norm, the token at `index`, and the projection where the checkpoint has one.
 ///
+/// With `masked` there is one row, and a second takes the tokens that no token sees. The first has the others, each at its own place
+/// in the text by `places` `[2, T]`, and is causal; the second's tokens see the first `length` `[1]` of them. `own` and `first` `[2 T]`
+/// are 1 where the one holds and 0 where the other does. The inputs are `ids`, `places`, `length`, `own`, `first`; R is 2.
+///
 /// # Errors
 /// [`crate::Error::Graph`] where the sizes contradict one another; missing tensors are noted in the scope.
 pub fn clip_text(config: &ClipTextConfig, scope: &Scope, shape: ClipTextShape) -> Result<Graph> {
-    let ClipTextShape { rows, tokens, depth, pooled } = shape;
+    let ClipTextShape { tokens, depth, pooled, masked, .. } = shape;
+    let rows = if masked { 2 } else { shape.rows };
     let mut b = Builder::new();
     let text = scope.pp("text_model");
     let c = config.hidden_size;
@@ -39,7 +46,15 @@ pub fn clip_text(config: &ClipTextConfig, scope: &Scope, shape: ClipTextShape) -
         table.push(embeddings.get("token_embedding.added", &[config.added_tokens, c]));
     }
     let positions = embeddings.get("position_embedding.weight", &[config.max_position_embeddings, c]);
-    let mut x = b.embedding(ids, table, positions);
+    let mut x = match masked {
+        true => at_places(&mut b, ids, table, positions)?,
+        false => b.embedding(ids, table, positions),
+    };
+    let mask = masked.then(|| KeyMask {
+        length: b.input_i32("length", &[1]),
+        own: b.input("own", &[2 * tokens]),
+        first: b.input("first", &[2 * tokens]),
+    });
     let layer = ClipLayer {
         heads: config.num_attention_heads,
         intermediate: config.intermediate_size,
@@ -53,7 +68,7 @@ pub fn clip_text(config: &ClipTextConfig, scope: &Scope, shape: ClipTextShape) -
         if i == depth {
             b.output("hidden", x);
         }
-        x = layer.build(&mut b, x, &layers.pp(i));
+        x = layer.build_masked(&mut b, x, &layers.pp(i), mask.as_ref());
     }
     if depth == end {
         b.output("hidden", x);
@@ -71,11 +86,23 @@ pub fn clip_text(config: &ClipTextConfig, scope: &Scope, shape: ClipTextShape) -
     b.finish()
 }
 
+/// The sum of the tokens' rows and those of the positions at the places that an input gives.
+fn at_places(b: &mut Builder, ids: NodeId, table: Vec<Weight>, positions: Weight) -> Result<NodeId> {
+    let shape = [b.shape(ids).last().copied().unwrap_or(0), positions.shape()[1]];
+    let zeros = Weight::from_f32(&vec![0.0; shape[0] * shape[1]], &shape, "zeros");
+    let zeros = zeros.ok_or_else(|| Error::Graph("a table of zeros".into()))?;
+    let ids_shape = b.shape(ids).to_vec();
+    let places = b.input_i32("places", &ids_shape);
+    let tokens = b.embedding(ids, table, zeros.clone());
+    let positions = b.embedding(places, vec![positions], zeros);
+    Ok(b.add(tokens, positions))
+}
+
 impl ClipTextConfig {
     /// Names and shapes of the encoder's tensors.
     pub fn tensors(&self) -> TensorTable {
         let scope = Scope::recording();
-        let shape = ClipTextShape { rows: 1, tokens: 1, depth: self.num_hidden_layers, pooled: true };
+        let shape = ClipTextShape { rows: 1, tokens: 1, depth: self.num_hidden_layers, pooled: true, masked: false };
         // The graph is thrown away, so whether its sizes fit together is a question for those who run it.
         let _ = clip_text(self, &scope, shape);
         scope.declared()

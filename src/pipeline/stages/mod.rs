@@ -8,3 +8,4 @@ pub(super) mod image;
 pub(super) mod init_image;
 mod initial_latents;
 pub(super) mod text;
+mod text_rows;

@@ -1,4 +1,4 @@
-//! Weights in the text of a prompt.
+//! AUTOMATIC1111's syntax.
 
 /// A piece of a prompt.
 #[derive(Debug, Clone, PartialEq)]

@@ -1,0 +1,175 @@
+//! Rows of tokens through a text encoder.
+
+use crate::error::Result;
+use crate::pipeline::compile::Executables;
+use crate::pipeline::executable_cache::TextEncoderKey;
+use crate::pipeline::lora::bound;
+use crate::pipeline::token_row::{MixedRow, TokenRow};
+
+/// A text encoder with what all its rows share.
+pub(super) struct TextEncoder<'a, 'b> {
+    pub(super) executables: &'a mut Executables<'b>,
+    pub(super) key: TextEncoderKey,
+    pub(super) lora_scales: &'a [f32],
+    /// The row of an empty text, from which compel's weights measure; without it weights are AUTOMATIC1111's.
+    pub(super) empty: Option<&'a TokenRow>,
+}
+
+/// Hidden states `[T, C]`, and the pooled output of the second encoder.
+pub(super) struct Encoded {
+    pub(super) hidden: Vec<f32>,
+    pub(super) pooled: Vec<f32>,
+}
+
+impl TextEncoder<'_, '_> {
+    /// The hidden states of rows one below the other, and the pooled output of the first one's first term.
+    pub(super) fn rows(&mut self, rows: &[MixedRow]) -> Result<Encoded> {
+        let mut all = Encoded { hidden: Vec::new(), pooled: Vec::new() };
+        let empty = self.empty.map(|row| self.row(row)).transpose()?.map(|encoded| encoded.hidden);
+        for row in rows {
+            let mut sum: Option<Vec<f32>> = None;
+            for (factor, tokens) in &row.terms {
+                let Encoded { mut hidden, pooled } = self.row(tokens)?;
+                match &empty {
+                    Some(empty) => weigh_from(&mut hidden, &tokens.weights, empty),
+                    None => weigh(&mut hidden, &tokens.weights),
+                }
+                if all.pooled.is_empty() {
+                    all.pooled = pooled;
+                }
+                if *factor != 1.0 {
+                    hidden.iter_mut().for_each(|v| *v *= factor);
+                }
+                match &mut sum {
+                    Some(sum) => sum.iter_mut().zip(hidden).for_each(|(sum, v)| *sum += v),
+                    None => sum = Some(hidden),
+                }
+            }
+            let mut sum = sum.unwrap_or_default();
+            if let Some(empty) = empty.as_ref().filter(|_| row.weight != 1.0) {
+                sum.iter_mut().zip(empty).for_each(|(v, e)| *v = e + (*v - e) * row.weight);
+            }
+            all.hidden.append(&mut sum);
+        }
+        Ok(all)
+    }
+
+    /// Runs a row, without its weights.
+    pub(super) fn row(&mut self, row: &TokenRow) -> Result<Encoded> {
+        let compiler = self.executables.compiler;
+        let config = &compiler.models.text[self.key.encoder].config;
+        let (tokens, width) = (row.ids.len(), config.hidden_size);
+        let executable = self.executables.text_encoder(self.key)?;
+        let copies = if self.key.masked { 2 } else { 1 };
+        let inputs = if self.key.masked { Inputs::masked(row) } else { Inputs::plain(row) };
+        let mut hidden = vec![0.0; copies * tokens * width];
+        let scales = bound(executable.graph(), self.lora_scales);
+        let mut given = vec![(&inputs.ids).into()];
+        if self.key.masked {
+            given.extend([(&inputs.places).into(), (&inputs.length).into()]);
+            given.extend([inputs.own.as_slice().into(), inputs.first.as_slice().into()]);
+        }
+        let mut pooled = Vec::new();
+        if self.key.encoder == 1 {
+            let at = pooled_token(&row.ids, config.eos_token_id, compiler.compat.pools_at_greatest) as i32;
+            let index = vec![at; copies];
+            let projected = config.projection_dim.unwrap_or(width);
+            pooled = vec![0.0; copies * projected];
+            given.push((&index).into());
+            given.extend(scales);
+            executable.run(&given, &mut [&mut hidden, &mut pooled])?;
+            pooled.truncate(projected);
+        } else {
+            given.extend(scales);
+            executable.run(&given, &mut [&mut hidden])?;
+        }
+        let hidden = if self.key.masked { inputs.restored(&hidden, width) } else { hidden };
+        Ok(Encoded { hidden, pooled })
+    }
+}
+
+/// The inputs of an encoder for a row.
+struct Inputs {
+    ids: Vec<i32>,
+    /// The place in the text of each token of both rows.
+    places: Vec<i32>,
+    length: Vec<i32>,
+    own: Vec<f32>,
+    first: Vec<f32>,
+    /// For each place in the text its token's row of the result.
+    order: Vec<usize>,
+}
+
+impl Inputs {
+    fn plain(row: &TokenRow) -> Self {
+        // Ids beyond the vocabulary, which are no tokens, read its last row.
+        let ids = row.ids.iter().map(|id| i32::try_from(*id).unwrap_or(i32::MAX)).collect();
+        Self { ids, places: Vec::new(), length: Vec::new(), own: Vec::new(), first: Vec::new(), order: Vec::new() }
+    }
+
+    /// Sets the masked tokens apart; each row is filled up with tokens of which nothing is read.
+    fn masked(row: &TokenRow) -> Self {
+        let count = row.ids.len();
+        let is_masked = |at: &usize| row.masked.contains(at);
+        let mut seen: Vec<usize> = (0..count).filter(|at| !is_masked(at)).collect();
+        let mut hidden: Vec<usize> = row.masked.clone().collect();
+        let mut order = vec![0; count];
+        seen.iter().enumerate().for_each(|(at, place)| order[*place] = at);
+        hidden.iter().enumerate().for_each(|(at, place)| order[*place] = count + at);
+        seen.resize(count, count - 1);
+        hidden.resize(count, 0);
+        let places: Vec<usize> = [seen, hidden].concat();
+        let plain = Self::plain(row);
+        let halves = |a: f32, b: f32| [vec![a; count], vec![b; count]].concat();
+        Self {
+            ids: places.iter().map(|place| plain.ids[*place]).collect(),
+            places: places.iter().map(|place| *place as i32).collect(),
+            length: vec![row.masked.start.max(1) as i32],
+            own: halves(1.0, 0.0),
+            first: halves(0.0, 1.0),
+            order,
+        }
+    }
+
+    /// The result's rows in the order of the text.
+    fn restored(&self, hidden: &[f32], width: usize) -> Vec<f32> {
+        self.order.iter().flat_map(|at| &hidden[at * width..][..width]).copied().collect()
+    }
+}
+
+/// Multiplies each token's hidden states by its weight, then all of them so that their mean is what it was.
+fn weigh(hidden: &mut [f32], weights: &[f32]) {
+    if weights.is_empty() {
+        return;
+    }
+    let sum = |hidden: &[f32]| hidden.iter().map(|v| f64::from(*v)).sum::<f64>();
+    let before = sum(hidden);
+    let width = hidden.len() / weights.len();
+    for (token, weight) in hidden.chunks_exact_mut(width).zip(weights) {
+        token.iter_mut().for_each(|v| *v *= weight);
+    }
+    let scale = (before / sum(hidden)) as f32;
+    if scale.is_finite() {
+        hidden.iter_mut().for_each(|v| *v *= scale);
+    }
+}
+
+/// Multiplies the distance of each token's hidden states from those of the empty text by its weight.
+fn weigh_from(hidden: &mut [f32], weights: &[f32], empty: &[f32]) {
+    if weights.is_empty() {
+        return;
+    }
+    let width = hidden.len() / weights.len();
+    let tokens = hidden.chunks_exact_mut(width).zip(empty.chunks_exact(width));
+    for ((token, empty), weight) in tokens.zip(weights).filter(|(_, weight)| **weight != 1.0) {
+        token.iter_mut().zip(empty).for_each(|(v, e)| *v = e + (*v - e) * weight);
+    }
+}
+
+/// The position of the token that is pooled: the first of the greatest ids, or, where the configuration names another end of
+/// text than the historical 2, its first occurrence.
+fn pooled_token(ids: &[u32], eos: u32, at_greatest: bool) -> usize {
+    const LEGACY: u32 = 2;
+    let sought = if at_greatest || eos == LEGACY { ids.iter().max().copied() } else { Some(eos) };
+    ids.iter().position(|id| Some(*id) == sought).unwrap_or(0)
+}
