@@ -326,4 +326,6 @@ fn steps_of_a_strength() {
     assert_eq!(diffsynth.image_to_image_table(4, 1.0).unwrap(), diffsynth.table(4).unwrap());
     assert_eq!(diffsynth.image_to_image_table(4, 0.0).unwrap().steps.len(), 1);
     assert_eq!(diffsynth.image_to_image_table(50, 0.0025).unwrap().steps.len(), 2);
+    // 0.57 of 1000 is a little less than 570 as a product, and rounded.
+    assert_eq!(diffsynth.image_to_image_table(4, 0.57).unwrap().steps[0].timestep, 569.0);
 }

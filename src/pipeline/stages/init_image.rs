@@ -101,6 +101,11 @@ fn normalized(image: &Image) -> Vec<f32> {
     image.rgb().iter().map(|value| 2.0 * (f32::from(*value) / 255.0) - 1.0).collect()
 }
 
+/// The deviation that an encoder's result stands for.
+fn deviation(log_variance: f32) -> f32 {
+    (0.5 * log_variance.clamp(-30.0, 20.0)).exp()
+}
+
 /// The distribution of the latents of an image, `[H, W, 3]`, -1..1.
 fn encode(executables: &mut Executables<'_>, plan: &RequestPlan, pixels: &[f32]) -> Result<LatentDistribution> {
     let compiler = executables.compiler;
@@ -119,11 +124,25 @@ fn encode(executables: &mut Executables<'_>, plan: &RequestPlan, pixels: &[f32])
         return Ok(LatentDistribution { mean: moments, deviation: None, scaling_factor, dtype: None });
     }
     let part = |start: usize| moments.chunks_exact(2 * channels).flat_map(move |pixel| &pixel[start..start + channels]);
-    let deviation = |log_variance: &f32| (0.5 * log_variance.clamp(-30.0, 20.0)).exp();
     Ok(LatentDistribution {
         mean: part(0).copied().collect(),
-        deviation: compiler.compat.samples_image_latents.then(|| part(channels).map(deviation).collect()),
+        deviation: compiler.compat.samples_image_latents.then(|| part(channels).copied().map(deviation).collect()),
         scaling_factor: config.scaling_factor,
         dtype: config.force_upcast.then_some(DType::F32),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The bounds of diffusers' `DiagonalGaussianDistribution`.
+    #[test]
+    fn deviations_beyond_the_bounds() {
+        for (log_variance, half) in
+            [(0.0, 0.0f32), (-2.0, -1.0), (19.0, 9.5), (300.0, 10.0), (-29.0, -14.5), (-1e9, -15.0)]
+        {
+            assert_eq!(deviation(log_variance), half.exp(), "{log_variance}");
+        }
+    }
 }
