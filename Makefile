@@ -86,7 +86,8 @@ guide:
 		sed -n '/^```sh/,/^```$$/p' docs/guide.md | grep -v '^```') | PATH="$(or $(CARGO_TARGET_DIR),target)/release:$$PATH" sh -e
 
 bench:
-	$(CARGO) bench --bench cpu --bench inputs --bench loaders --bench low_rank --bench planner --bench product
+	$(CARGO) bench --bench cpu --bench inputs --bench loaders --bench low_rank --bench planner
+	$(CARGO) run --release --manifest-path benches/product/Cargo.toml -- --bench
 
 # PEERS_DIFFUSERS and PEERS_DIFFSYNTH name the Python of each peer's environment (those of `make goldens` will do); with one of
 # them only that peer is compared, with none Braid is measured alone. PEERS_ARGS: the model, size, steps and pairs.

@@ -1,7 +1,7 @@
 //! The CPU's products at SDXL's own shapes, beside the libraries faer and gemm.
 //!
 //! The libraries get weights that are f32 already; Braid gets them as f16, as a checkpoint holds them, and widens them while
-//! it multiplies. `cargo bench --bench product`.
+//! it multiplies. `cargo run --release --manifest-path benches/product/Cargo.toml -- --bench`; a part of a name picks some.
 
 use braid::device::{Device, cpu::Cpu};
 use braid::graph::Builder;
