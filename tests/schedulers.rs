@@ -51,7 +51,7 @@ fn distance(found: &[f32], wanted: &[f32]) -> f64 {
     difference / norm(&mut wanted.iter().map(|&w| f64::from(w)))
 }
 
-/// What a row says the clean sample is: right at every row's level for a model that knows the noise, whatever the scheduler and the
+/// The clean sample by a row: right at every row's level for a model that knows the noise, whatever the scheduler and the
 /// prediction.
 #[test]
 fn clean_samples() {

@@ -6,7 +6,7 @@ use super::published;
 use super::unet::UnetConfig;
 use super::vae::VaeConfig;
 use crate::error::Error;
-use crate::weights::{Weight, Weights};
+use crate::weights::Weights;
 use serde_json::{Value, json};
 use std::path::Path;
 
@@ -170,11 +170,7 @@ fn unsupported_values() {
 }
 
 fn file(names: &[(&str, &[usize])]) -> Weights {
-    let mut weights = Weights::new("f");
-    for (name, shape) in names {
-        weights.insert(*name, Weight::absent(shape, *name)).unwrap();
-    }
-    weights
+    Weights::absent("f", names)
 }
 
 #[test]

@@ -14,7 +14,6 @@ use crate::error::{Error, Field, Result};
 use crate::graph::Graph;
 use crate::models::clip::{ClipTextShape, clip_text, clip_vision};
 use crate::models::ip_adapter::Adapter;
-use crate::models::taesd::{taesd_decoder, taesd_encoder};
 use crate::models::unet::{UnetShape, conditioning, denoiser};
 use crate::models::vae::{vae_decoder, vae_encoder};
 use crate::weights::Scope;
@@ -200,13 +199,10 @@ impl Compiler<'_> {
 
     fn vae_encoder_graph(&self, latent: [usize; 2]) -> Result<Graph> {
         let config = &self.models.vae.config;
-        let [height, width] = latent.map(|side| side * config.scale_factor());
-        if let Some(taesd) = &self.models.taesd.encoder {
-            let scope = Scope::new(taesd.weights.clone());
-            let graph = taesd_encoder(&taesd.config, &scope, height, width)?;
-            scope.finish(taesd.config.side.name())?;
-            return Ok(graph);
+        if let Some(encoder) = &self.models.taesd.encoder {
+            return encoder.graph(latent);
         }
+        let [height, width] = latent.map(|side| side * config.scale_factor());
         let scope = Scope::new(self.models.vae_encoder.clone());
         let graph = vae_encoder(config, &scope, height, width)?;
         scope.finish("VAE encoder")?;
@@ -214,11 +210,8 @@ impl Compiler<'_> {
     }
 
     fn decoder_graph(&self, [height, width]: [usize; 2]) -> Result<Graph> {
-        if let Some(taesd) = &self.models.taesd.decoder {
-            let scope = Scope::new(taesd.weights.clone());
-            let graph = taesd_decoder(&taesd.config, &scope, height, width)?;
-            scope.finish(taesd.config.side.name())?;
-            return Ok(graph);
+        if let Some(decoder) = &self.models.taesd.decoder {
+            return decoder.graph([height, width]);
         }
         let vae = &self.models.vae;
         let scope = Scope::new(vae.weights.clone());

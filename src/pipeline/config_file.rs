@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Result, escape};
 use serde_json::Value;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// The greatest size of a configuration file in bytes; real ones are far smaller.
 const MAX_CONFIG: u64 = 16 << 20;
@@ -32,6 +32,21 @@ pub(super) fn text(path: &Path) -> Result<String> {
 pub(super) fn json(path: &Path) -> Result<Value> {
     let text = text(path)?;
     serde_json::from_str(&text).map_err(|e| Error::malformed(path, format!("not JSON: {e}")))
+}
+
+/// Reads the `config.json` of a model's folder, or the one beside its file where that says it is of `class`: beside a file may lie the
+/// configuration of something else.
+///
+/// # Errors
+/// As [`json`].
+pub(super) fn beside(path: &Path, class: &str) -> Result<Option<(PathBuf, Value)>> {
+    let folder = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new("")) };
+    let config = folder.join("config.json");
+    if !config.is_file() {
+        return Ok(None);
+    }
+    let value = json(&config)?;
+    Ok((path.is_dir() || value["_class_name"] == class).then_some((config, value)))
 }
 
 /// Makes the error for a part of class `class` that the index names and whose `file` is not in the folder.

@@ -1,12 +1,14 @@
 //! TAESD in the place of the VAE.
 
-use super::config_file::json;
+use super::config_file::beside;
 use super::model::Model;
 use crate::error::{Error, Result};
+use crate::graph::Graph;
+use crate::models;
 use crate::models::taesd::{TaesdConfig, TaesdSide};
 use crate::models::vae::VaeConfig;
 use crate::weights::taesd_file::taesd;
-use crate::weights::{OpenOptions, Weights, open};
+use crate::weights::{OpenOptions, Scope, Weights, open};
 use std::path::Path;
 
 /// The halves that a file has; the VAE does the work of one that is missing.
@@ -20,12 +22,8 @@ impl Taesd {
     /// Opens a file or a folder with one, for latents of that VAE.
     pub(super) fn open(path: &Path, vae: &VaeConfig, options: &OpenOptions) -> Result<Self> {
         let file = open(path, options)?;
-        let folder = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new("")) };
-        let beside = folder.join("config.json");
-        let value = if beside.is_file() { Some(json(&beside)?) } else { None };
-        // Beside a file may lie the configuration of something else.
-        let scaling_factor = match value.filter(|v| path.is_dir() || v["_class_name"] == "AutoencoderTiny") {
-            Some(value) => TaesdConfig::scaling_factor_of(&beside, &value)?,
+        let scaling_factor = match beside(path, "AutoencoderTiny")? {
+            Some((config, value)) => TaesdConfig::scaling_factor_of(&config, &value)?,
             None => 1.0,
         };
         Self::of(&file, vae, scaling_factor)
@@ -49,6 +47,16 @@ impl Taesd {
 
     pub(super) fn halves(&self) -> impl Iterator<Item = &Model<TaesdConfig>> {
         self.encoder.iter().chain(&self.decoder)
+    }
+}
+
+impl Model<TaesdConfig> {
+    /// The graph of a half for latents of that height and width.
+    pub(super) fn graph(&self, [height, width]: [usize; 2]) -> Result<Graph> {
+        let scope = Scope::new(self.weights.clone());
+        let graph = models::taesd::taesd(&self.config, &scope, height, width)?;
+        scope.finish(self.config.side.name())?;
+        Ok(graph)
     }
 }
 

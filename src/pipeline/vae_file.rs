@@ -1,6 +1,6 @@
 //! A VAE of another file than the model's.
 
-use super::config_file::json;
+use super::config_file::beside;
 use crate::error::{Error, Result};
 use crate::models::vae::VaeConfig;
 use crate::weights::vae_file::vae_file;
@@ -23,12 +23,7 @@ impl VaeFile {
             return Err(Error::mismatch(path, what));
         }
         let this = Self::of(&open(path, options)?)?;
-        let folder = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new("")) };
-        let beside = folder.join("config.json");
-        let value = if beside.is_file() { Some(json(&beside)?) } else { None };
-        // Beside a file may lie the configuration of something else.
-        let own = |value: &Value| path.is_dir() || value["_class_name"] == "AutoencoderKL";
-        Ok(Self { config: value.filter(own).map(|value| (beside, value)), ..this })
+        Ok(Self { config: beside(path, "AutoencoderKL")?, ..this })
     }
 
     /// Takes the VAE of tensors.

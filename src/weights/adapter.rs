@@ -127,11 +127,7 @@ mod tests {
     use super::*;
 
     fn adapter(names: &[(&str, &[usize])]) -> Weights {
-        let mut weights = Weights::new("a.bin");
-        for (name, shape) in names {
-            weights.insert(*name, Weight::absent(shape, *name)).unwrap();
-        }
-        weights
+        Weights::absent("a.bin", names)
     }
 
     #[test]

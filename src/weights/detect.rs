@@ -277,15 +277,10 @@ pub fn adapter_kind(weights: &Weights) -> Option<AdapterKind> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::weight::Weight;
     use super::*;
 
     fn adapter(names: &[(&str, &[usize])]) -> Weights {
-        let mut weights = Weights::new("a.bin");
-        for (name, shape) in names {
-            weights.insert(*name, Weight::absent(shape, *name)).unwrap();
-        }
-        weights
+        Weights::absent("a.bin", names)
     }
 
     #[test]

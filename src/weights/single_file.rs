@@ -291,11 +291,7 @@ mod tests {
     use super::*;
 
     fn file(names: &[(&str, &[usize])]) -> Weights {
-        let mut weights = Weights::new("m.safetensors");
-        for (name, shape) in names {
-            weights.insert(*name, Weight::absent(shape, *name)).unwrap();
-        }
-        weights
+        Weights::absent("m.safetensors", names)
     }
 
     #[test]

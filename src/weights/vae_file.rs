@@ -56,15 +56,10 @@ fn foreign(file: &Weights) -> Option<&'static str> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::weight::Weight;
     use super::*;
 
     fn file(names: &[(&str, &[usize])]) -> Weights {
-        let mut weights = Weights::new("v.safetensors");
-        for (name, shape) in names {
-            weights.insert(*name, Weight::absent(shape, *name)).unwrap();
-        }
-        weights
+        Weights::absent("v.safetensors", names)
     }
 
     #[test]

@@ -304,6 +304,18 @@ impl Weights {
     }
 }
 
+#[cfg(test)]
+impl Weights {
+    /// Tensors of these names and shapes without data.
+    pub(crate) fn absent(path: &str, tensors: &[(&str, &[usize])]) -> Self {
+        let mut weights = Self::new(path);
+        for (name, shape) in tensors {
+            weights.insert(*name, Weight::absent(shape, *name)).unwrap();
+        }
+        weights
+    }
+}
+
 fn under<T: Clone>(map: &BTreeMap<String, T>, prefix: &str) -> BTreeMap<String, T> {
     map.range(prefix.to_owned()..)
         .take_while(|(n, _)| n.starts_with(prefix))

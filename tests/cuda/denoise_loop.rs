@@ -51,7 +51,7 @@ struct Denoised {
     not_finite: Option<usize>,
 }
 
-/// What shows a preview.
+/// The callback of previews.
 type Show<'a> = &'a mut dyn FnMut(usize, &[f32]) -> Result<()>;
 
 /// The inputs of one image.

@@ -94,7 +94,7 @@ fn no_flags_in_the_library() {
 
 #[test]
 fn doc_comment_openings() {
-    let all = files(&["src", "ptx/src"], &["rs"]);
+    let all = files(&["src", "ptx", "tests", "benches", "examples"], &["rs"]);
     hold("doc_comment_openings", all.iter().flat_map(|file| rules::relative_docs(&file.path, &file.text)).collect());
 }
 

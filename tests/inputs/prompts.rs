@@ -51,7 +51,7 @@ fn compel_prompts() {
     }
 }
 
-/// What compel leaves without effect on SDXL, or stops at with an exception: refused with the place.
+/// Refusals, with the place, of operators that compel leaves without effect on SDXL or stops at with an exception.
 #[test]
 fn compel_refusals() {
     for (text, part) in [

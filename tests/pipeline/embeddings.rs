@@ -147,7 +147,7 @@ fn words_that_cannot_be() {
     assert!(matches!(error, Error::Parameter { field: Field::Compat, .. }), "{error}");
 }
 
-/// What a user would not see: a word in no prompt, one that an encoder reads as text, the file's own word, tensors beside.
+/// Warnings of what a user would not see: a word in no prompt, one that an encoder reads as text, the file's own word, tensors beside.
 #[test]
 fn what_is_told() {
     let model = model();

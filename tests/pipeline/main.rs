@@ -88,3 +88,8 @@ fn matters(part: &str, name: &str) -> bool {
     };
     !unused && !name.contains("position_ids") && !name.contains("token_embedding")
 }
+
+/// Whether no value is further than 1 from the other's.
+fn close(a: &[u8], b: &[u8]) -> bool {
+    a.iter().zip(b).all(|(a, b)| a.abs_diff(*b) <= 1)
+}

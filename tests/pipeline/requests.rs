@@ -150,7 +150,6 @@ fn compel_weights() {
         assert_eq!(count, 0, "{request:?}");
         image
     };
-    let close = |a: &[u8], b: &[u8]| a.iter().zip(b).all(|(a, b)| a.abs_diff(*b) <= 1);
     assert!(close(&image(&weighted("a red fox in the snow")), &plain));
     let low = image(&weighted("a (red)0.3 fox in the snow"));
     assert!(!close(&low, &first) && !close(&low, &plain) && !close(&first, &plain));

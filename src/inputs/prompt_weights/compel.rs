@@ -1,6 +1,6 @@
 //! compel's syntax, as version 2.5.1 reads it.
 //!
-//! What its grammar does not match is text: an unclosed bracket, a lone `-` in brackets. Words outside brackets may hold any
+//! Everything that its grammar does not match is text: an unclosed bracket, a lone `-` in brackets. Words outside brackets may hold any
 //! character. Operators without an effect on SDXL there are errors here.
 
 use super::options::{Options, options};
@@ -42,6 +42,8 @@ type Found = Option<(Vec<Node>, usize)>;
 /// Brackets within brackets that are read; each takes some of the stack.
 const MAX_DEPTH: usize = 64;
 
+/// The operators that join prompts.
+const JOINING: [&str; 3] = [".and", ".add", ".blend"];
 const SYNTAX: &str = "()\",.+-=";
 const SPACES: &str = " \t\n\r\u{b}\u{c}";
 
@@ -51,34 +53,41 @@ const SPACES: &str = " \t\n\r\u{b}\u{c}";
 /// Says which operator is not supported, or what is wrong with its arguments, and where.
 pub fn compel(prompt: &str) -> Result<Conjunction, String> {
     let reader = Reader::new(prompt);
-    if let Some(joined) = reader.joined(&[".and", ".add"])? {
-        let Joined { prompts, options, name, at } = joined;
-        let weights = options.weights(prompts.len(), &name, at)?;
-        let blends = prompts.into_iter().map(|fragments| vec![(1.0, fragments)]);
-        return Ok(blends.zip(weights).map(|(blend, weight)| CompelPrompt { weight, blend }).collect());
-    }
-    if let Some(joined) = reader.joined(&[".blend"])? {
-        let Joined { prompts, mut options, name, at } = joined;
-        let normalize = !options.take_flag("no_normalize");
-        let mut weights = options.weights(prompts.len(), &name, at)?;
-        let sum: f64 = weights.iter().sum();
-        if normalize {
-            weights.iter_mut().for_each(|weight| *weight /= sum);
-        }
-        if !weights.iter().all(|weight| weight.is_finite()) {
-            return Err(format!("the weights of `.blend` at character {at} add up to {sum}"));
-        }
-        return Ok(vec![CompelPrompt { weight: 1.0, blend: weights.into_iter().zip(prompts).collect() }]);
+    if let Some(joined) = reader.joined()? {
+        return if joined.name == ".blend" { blended(joined) } else { conjoined(joined) };
     }
     let fragments = flatten(&reader.prompt()?);
     Ok(vec![CompelPrompt { weight: 1.0, blend: vec![(1.0, fragments)] }])
+}
+
+/// A conjunction of the prompts with the weights that stand behind them.
+fn conjoined(joined: Joined) -> Result<Conjunction, String> {
+    let Joined { prompts, options, name, at } = joined;
+    let weights = options.weights(prompts.len(), name, at)?;
+    let blends = prompts.into_iter().map(|fragments| vec![(1.0, fragments)]);
+    Ok(blends.zip(weights).map(|(blend, weight)| CompelPrompt { weight, blend }).collect())
+}
+
+/// One prompt that is their sum, by weights that add up to 1 unless they are to stay as they are.
+fn blended(joined: Joined) -> Result<Conjunction, String> {
+    let Joined { prompts, mut options, name, at } = joined;
+    let normalize = !options.take_flag("no_normalize");
+    let mut weights = options.weights(prompts.len(), name, at)?;
+    let sum: f64 = weights.iter().sum();
+    if normalize {
+        weights.iter_mut().for_each(|weight| *weight /= sum);
+    }
+    if !weights.iter().all(|weight| weight.is_finite()) {
+        return Err(format!("the weights of `.blend` at character {at} add up to {sum}"));
+    }
+    Ok(vec![CompelPrompt { weight: 1.0, blend: weights.into_iter().zip(prompts).collect() }])
 }
 
 /// Prompts and the operator that joins them.
 struct Joined {
     prompts: Vec<Vec<Fragment>>,
     options: Options,
-    name: String,
+    name: &'static str,
     /// The operator's place in the prompt, from 1 on.
     at: usize,
 }
@@ -162,13 +171,13 @@ impl Reader {
 
     /// Refuses what would have no effect: `.swap`, LoRAs, and operators on something that they do not join.
     fn refuse_operators(&self, at: usize) -> Result<(), String> {
-        for name in ["useLora", "withLora", ".blend", ".and", ".add"] {
+        for name in ["useLora", "withLora"].into_iter().chain(JOINING) {
             if self.literal(at, name).and_then(|end| self.literal(end, "(")).is_none() {
                 continue;
             }
             let place = self.place(self.skip(at));
             return Err(match name {
-                ".blend" | ".and" | ".add" => format!(
+                name if JOINING.contains(&name) => format!(
                     "`{name}` at character {place} joins nothing: the whole prompt must be `(\"..\", \"..\"){name}(..)`"
                 ),
                 _ => format!("`{name}` at character {place} is not supported; give the file as a LoRA of the pipeline"),
@@ -306,7 +315,7 @@ impl Reader {
     }
 
     /// Reads prompts in brackets with an operator behind them, which must be all.
-    fn joined(&self, names: &[&str]) -> Result<Option<Joined>, String> {
+    fn joined(&self) -> Result<Option<Joined>, String> {
         let Some(mut at) = self.literal(0, "(") else { return Ok(None) };
         let mut prompts = Vec::new();
         loop {
@@ -321,17 +330,16 @@ impl Reader {
                 _ => return Ok(None),
             }
         }
-        let operator = |name: &&&str| self.literal(at, name).is_some_and(|end| self.literal(end, "(").is_some());
-        let Some(name) = names.iter().find(operator) else { return Ok(None) };
+        let behind = |name: &'static str| Some((name, self.literal(self.literal(at, name)?, "(")?));
+        let Some((name, begin)) = JOINING.into_iter().find_map(behind) else { return Ok(None) };
         let place = self.place(self.skip(at));
-        let Some(begin) = self.literal(at, name).and_then(|at| self.literal(at, "(")) else { return Ok(None) };
         let rest = self.text(begin, self.chars.len());
         let (read, end) =
             options(&rest).ok_or_else(|| format!("the arguments of `{name}` at character {place} are not numbers"))?;
         if !rest[end..].trim().is_empty() {
             return Err(format!("text stands behind `{name}` at character {place}, which must end the prompt"));
         }
-        Ok(Some(Joined { prompts, options: read, name: (*name).to_owned(), at: place }))
+        Ok(Some(Joined { prompts, options: read, name, at: place }))
     }
 
     /// Reads one of several prompts: a word, brackets, or quotes in which words may hold any character.

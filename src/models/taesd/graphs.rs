@@ -41,13 +41,22 @@ impl Layers<'_> {
     }
 }
 
-/// Builds the decoder for one image.
+/// Builds a half for one image of `height` by `width` latents.
 ///
-/// Input: `latents` `[1, h, w, L]` as the denoise loop leaves them. Output: `image` `[1, H, W, 3]`, about -1..1.
+/// The decoder takes `latents` `[1, h, w, L]` as the denoise loop leaves them and gives `image` `[1, H, W, 3]`, about -1..1; the encoder takes
+/// `image`, values -1..1, and gives `latents`, before the scaling factor.
 ///
 /// # Errors
 /// [`crate::Error::Graph`] where the sizes contradict one another; missing tensors are noted in the scope.
-pub fn taesd_decoder(config: &TaesdConfig, scope: &Scope, height: usize, width: usize) -> Result<Graph> {
+pub fn taesd(config: &TaesdConfig, scope: &Scope, height: usize, width: usize) -> Result<Graph> {
+    let factor = config.scale_factor();
+    match config.side {
+        TaesdSide::Encoder => encoder(config, scope, height * factor, width * factor),
+        TaesdSide::Decoder => decoder(config, scope, height, width),
+    }
+}
+
+fn decoder(config: &TaesdConfig, scope: &Scope, height: usize, width: usize) -> Result<Graph> {
     let mut b = Builder::new();
     let channels = config.channels;
     let latents = b.input("latents", &[1, height, width, config.latent_channels]);
@@ -78,14 +87,8 @@ pub fn taesd_decoder(config: &TaesdConfig, scope: &Scope, height: usize, width: 
     b.finish()
 }
 
-/// Builds the encoder for one image.
-///
-/// Input: `image` `[1, H, W, 3]`, values -1..1; the sides are multiples of [`TaesdConfig::scale_factor`]. Output: `latents`
-/// `[1, h, w, L]`, before the scaling factor.
-///
-/// # Errors
-/// [`crate::Error::Graph`] where the sizes contradict one another; missing tensors are noted in the scope.
-pub fn taesd_encoder(config: &TaesdConfig, scope: &Scope, height: usize, width: usize) -> Result<Graph> {
+/// The sides are the image's.
+fn encoder(config: &TaesdConfig, scope: &Scope, height: usize, width: usize) -> Result<Graph> {
     let mut b = Builder::new();
     let channels = config.channels;
     let image = b.input("image", &[1, height, width, 3]);
@@ -111,10 +114,7 @@ impl TaesdConfig {
     pub fn tensors(&self) -> TensorTable {
         let scope = Scope::recording();
         // The graph is thrown away, so whether its sizes fit together is a question for those who run it.
-        let _ = match self.side {
-            TaesdSide::Encoder => taesd_encoder(self, &scope, self.scale_factor(), self.scale_factor()),
-            TaesdSide::Decoder => taesd_decoder(self, &scope, 1, 1),
-        };
+        let _ = taesd(self, &scope, 1, 1);
         scope.declared()
     }
 }

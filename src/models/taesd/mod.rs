@@ -4,4 +4,4 @@ mod config;
 mod graphs;
 
 pub use config::{TaesdConfig, TaesdSide};
-pub use graphs::{taesd_decoder, taesd_encoder};
+pub use graphs::taesd;

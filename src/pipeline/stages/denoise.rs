@@ -125,7 +125,7 @@ impl Denoise<'_> {
         let [h, w] = self.plan.latent;
         let pixels = match taesd {
             Some(taesd) => {
-                let rgb = taesd.decode(&clean.to_vec().into(), false)?.rgb;
+                let rgb = taesd.decode(&clean.into(), false)?.rgb;
                 let factor = (rgb.len() / (3 * h * w)).isqrt();
                 Image::new(w * factor, h * factor, rgb)?
             }

@@ -25,7 +25,10 @@ impl TextEncoder<'_, '_> {
     /// The hidden states of rows one below the other, and the pooled output of the first one's first term.
     pub(super) fn rows(&mut self, rows: &[MixedRow]) -> Result<Encoded> {
         let mut all = Encoded { hidden: Vec::new(), pooled: Vec::new() };
-        let empty = self.empty.map(|row| self.row(row)).transpose()?.map(|encoded| encoded.hidden);
+        // Where all weights are 1 nothing is measured from it.
+        let weighed = |row: &MixedRow| row.weight != 1.0 || row.terms.iter().any(|(_, row)| !row.weights.is_empty());
+        let empty = self.empty.filter(|_| rows.iter().any(weighed));
+        let empty = empty.map(|row| self.row(row)).transpose()?.map(|encoded| encoded.hidden);
         for row in rows {
             let mut sum: Option<Vec<f32>> = None;
             for (factor, tokens) in &row.terms {
@@ -47,7 +50,7 @@ impl TextEncoder<'_, '_> {
             }
             let mut sum = sum.unwrap_or_default();
             if let Some(empty) = empty.as_ref().filter(|_| row.weight != 1.0) {
-                sum.iter_mut().zip(empty).for_each(|(v, e)| *v = e + (*v - e) * row.weight);
+                scale_distance(&mut sum, empty, row.weight);
             }
             all.hidden.append(&mut sum);
         }
@@ -162,8 +165,13 @@ fn weigh_from(hidden: &mut [f32], weights: &[f32], empty: &[f32]) {
     let width = hidden.len() / weights.len();
     let tokens = hidden.chunks_exact_mut(width).zip(empty.chunks_exact(width));
     for ((token, empty), weight) in tokens.zip(weights).filter(|(_, weight)| **weight != 1.0) {
-        token.iter_mut().zip(empty).for_each(|(v, e)| *v = e + (*v - e) * weight);
+        scale_distance(token, empty, *weight);
     }
+}
+
+/// Multiplies the distance from `empty` by a weight.
+fn scale_distance(hidden: &mut [f32], empty: &[f32], weight: f32) {
+    hidden.iter_mut().zip(empty).for_each(|(v, e)| *v = e + (*v - e) * weight);
 }
 
 /// The position of the token that is pooled: the first of the greatest ids, or, where the configuration names another end of

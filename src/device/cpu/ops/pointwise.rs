@@ -228,6 +228,12 @@ impl CpuOp for CpuScaleChannels {
     }
 }
 
+/// Writes the function of each element.
+fn for_each_element(run: &OpRun<'_>, function: impl Fn(f32) -> f32 + Sync) {
+    let (x, c) = (run.input(0), run.channels());
+    run.for_each_row(|row, out| out.iter_mut().zip(&x[row * c..][..c]).for_each(|(o, x)| *o = function(*x)));
+}
+
 /// `x * scale + shift`.
 pub(crate) struct CpuScaleShift {
     pub(crate) scale: f32,
@@ -236,9 +242,8 @@ pub(crate) struct CpuScaleShift {
 
 impl CpuOp for CpuScaleShift {
     unsafe fn run(&self, run: &OpRun<'_>) {
-        let (x, c) = (run.input(0), run.channels());
         let Self { scale, shift } = *self;
-        run.for_each_row(|row, out| out.iter_mut().zip(&x[row * c..][..c]).for_each(|(o, x)| *o = x * scale + shift));
+        for_each_element(run, |x| x * scale + shift);
     }
 }
 
@@ -247,10 +252,7 @@ pub(crate) struct CpuRelu;
 
 impl CpuOp for CpuRelu {
     unsafe fn run(&self, run: &OpRun<'_>) {
-        let (x, c) = (run.input(0), run.channels());
-        run.for_each_row(|row, out| {
-            out.iter_mut().zip(&x[row * c..][..c]).for_each(|(o, x)| *o = if *x < 0.0 { 0.0 } else { *x });
-        });
+        for_each_element(run, |x| if x < 0.0 { 0.0 } else { x });
     }
 }
 
@@ -261,10 +263,8 @@ pub(crate) struct CpuSoftClamp {
 
 impl CpuOp for CpuSoftClamp {
     unsafe fn run(&self, run: &OpRun<'_>) {
-        let (x, c, bound) = (run.input(0), run.channels(), self.bound);
-        run.for_each_row(|row, out| {
-            out.iter_mut().zip(&x[row * c..][..c]).for_each(|(o, x)| *o = bound * (x / bound).tanh());
-        });
+        let bound = self.bound;
+        for_each_element(run, |x| bound * (x / bound).tanh());
     }
 }
 

@@ -102,6 +102,7 @@ impl CudaDenoiseLoop {
         let executable = &mut self.executable;
         let (regions, driver) = (*executable.regions(), executable.driver.clone());
         let state = regions.state;
+        let output_at = regions.outputs + executable.lowered.bindings.outputs[0] * 4;
         let count = inputs.table.len();
         for i in 0..count {
             if i >= EVENTS {
@@ -115,14 +116,12 @@ impl CudaDenoiseLoop {
             }
             executable.execute()?;
             if i == 0 && inputs.capture_first {
-                let from = regions.outputs + executable.lowered.bindings.outputs[0] * 4;
-                driver.copy(executable.kept(from), executable.at(state.first), state.rows * state.len * 4)?;
+                driver.copy(executable.kept(output_at), executable.at(state.first), state.rows * state.len * 4)?;
             }
             driver.record_event(i % EVENTS)?;
             if due {
                 let mut output = vec![0.0f32; state.rows * state.len];
-                let from = regions.outputs + executable.lowered.bindings.outputs[0] * 4;
-                driver.download(executable.kept(from), cast_slice_mut(&mut output))?;
+                driver.download(executable.kept(output_at), cast_slice_mut(&mut output))?;
                 // What shows it may run executables of this device.
                 drop(locked);
                 let mut guided = vec![0.0; state.len];
