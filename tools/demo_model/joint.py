@@ -16,8 +16,9 @@ import train
 
 BATCH = 32
 # Of the examples: text alone with the adapter off (the base as it is used without one), and neither text nor image (what
-# guidance compares with). The rest have an image.
-TEXT, EMPTY = 0.15, 0.08
+# guidance compares with). The rest have an image; of all examples that part STYLE has it in the preset `style`'s block alone.
+TEXT, EMPTY, STYLE = 0.32, 0.08, 0.12
+STYLE_BLOCK = "up_blocks.0.attentions.1."
 # What the adapter's values are multiplied by at last: with guidance the trained scale of 1 goes beyond the reference's colours, which
 # are nearest at 0.76.
 VALUES = 0.75
@@ -34,9 +35,10 @@ def parts(work: Path, trained: bool):
     return base.eval(), both
 
 
-def set_scale(unet, scale) -> None:
-    for processor in unet.attn_processors.values():
-        processor.scale = scale
+def set_scale(unet, scale, elsewhere) -> None:
+    """The scales [B, 1, 1, 1] of each example in the style block and in the others."""
+    for name, processor in unet.attn_processors.items():
+        processor.scale = scale if name.startswith(STYLE_BLOCK) else elsewhere
 
 
 def train_joint(work: Path, steps: int, rate: float) -> None:
@@ -47,9 +49,9 @@ def train_joint(work: Path, steps: int, rate: float) -> None:
     encode, embeds, batches = train.CachedText(base), train.image_embeds(work), train.Batches(work)
     weights = train.texture_weights(batches.labels)
 
-    def forward(x, t, context, pooled, keep, embeds, scale):
-        # One scale an example: 0 is a base without an adapter.
-        set_scale(unet, scale)
+    def forward(x, t, context, pooled, keep, embeds, scale, elsewhere):
+        # 0 is a base without an adapter.
+        set_scale(unet, scale, elsewhere)
         return base.predict(x, t, context, pooled, keep, {"tokens": adapter.image_proj(embeds)})
 
     def losses(rng):
@@ -63,9 +65,10 @@ def train_joint(work: Path, steps: int, rate: float) -> None:
         # The reference is the other picture in the same style, so that its content tells nothing; or the picture itself.
         others = np.where(rng.random(BATCH) < 0.9, picks ^ 1, picks)
         shown = torch.from_numpy((image & (rng.random(BATCH) >= 0.03)).astype(np.float32))[:, None]
-        scale = torch.from_numpy((~text).astype(np.float32))[:, None, None, None]
+        style = image & (kind >= 1 - STYLE)
+        scale, elsewhere = (torch.from_numpy(on.astype(np.float32))[:, None, None, None] for on in (~text, ~text & ~style))
         context, pooled = encode(batches.captions, texts)
-        out = forward(x, t, context, pooled, keep, embeds[others] * shown, scale)
+        out = forward(x, t, context, pooled, keep, embeds[others] * shown, scale, elsewhere)
         error = (out - v).square().mean((1, 2, 3))
         share = torch.from_numpy(image)
         return {"v": error[share].sum() / BATCH, "rest": error[~share].sum() / BATCH}

@@ -58,6 +58,13 @@ class Model:
         self.vae = train.calibrated_vae(work)
         self.captions = train.Captions()
 
+    def tokens(self, n: int, references, scale: float):
+        """The image tokens without and with the references, [2 n, TOKENS, CONTEXT]; sets the scale."""
+        embeds = torch.zeros(n, model.EMBEDDING) if references is None else self.vision(pixels(references)).image_embeds
+        for processor in self.base.unet.attn_processors.values():
+            processor.scale = 0.0 if references is None else scale
+        return self.adapter.image_proj(torch.cat([torch.zeros_like(embeds), embeds]))
+
     def draw(self, prompts, seeds, references, scale=1.0, steps=16, guidance=3.0) -> np.ndarray:
         """u8 pictures; `references` are u8 pictures, or None for text alone."""
         n, side = len(prompts), model.UNET["sample_size"]
@@ -68,10 +75,7 @@ class Model:
         x = torch.cat(noise) * scheduler.init_noise_sigma
         ids, ids_2 = (torch.cat([self.captions([""] * n, pad), self.captions(prompts, pad)]) for pad in (49407, 0))
         keep = torch.cat([torch.zeros(n), torch.ones(n)])
-        embeds = torch.zeros(n, model.EMBEDDING) if references is None else self.vision(pixels(references)).image_embeds
-        tokens = self.adapter.image_proj(torch.cat([torch.zeros_like(embeds), embeds]))
-        for processor in self.base.unet.attn_processors.values():
-            processor.scale = 0.0 if references is None else scale
+        tokens = self.tokens(n, references, scale)
         for t in scheduler.timesteps:
             scaled = scheduler.scale_model_input(torch.cat([x, x]), t)
             out = self.base(scaled, t, ids, ids_2, keep, {"tokens": tokens})
