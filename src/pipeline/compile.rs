@@ -10,7 +10,7 @@ use crate::device::{
     DenoiseLoop, Device, DeviceMemory, Executable, ImageDecoder, LoopSpec, MemoryRequirement, PixelRounding, Role,
     TiledDecoder, TiledEncoder, Tiling,
 };
-use crate::error::{Error, Field, Result};
+use crate::error::{Error, Field, Message, Result};
 use crate::graph::Graph;
 use crate::models::clip::{ClipTextShape, clip_text, clip_vision};
 use crate::models::ip_adapter::Adapter;
@@ -133,6 +133,13 @@ impl Compiler<'_> {
     /// The tiles of latents of that height and width.
     fn tiling(&self, latent: [usize; 2]) -> Tiling {
         Tiling::new(latent, self.tile.unwrap_or(usize::MAX))
+    }
+
+    /// The same with tiles of 512 pixels, where latents of that height and width are not in tiles yet and would then be.
+    pub(super) fn in_tiles(&self, latent: [usize; 2]) -> Option<Self> {
+        let tile = (512 / self.models.vae.config.scale_factor()).max(8);
+        let tiled = Self { tile: Some(tile), ..*self };
+        (self.tile.is_none() && !tiled.tiling(latent).is_whole()).then_some(tiled)
     }
 
     fn pixel_rounding(&self) -> PixelRounding {
@@ -261,7 +268,12 @@ impl Compiler<'_> {
         let [h, w] = latent.map(|side| ((side * factor) as f64 * ratio) as usize / 64 * 64);
         let hint = match h.min(w) {
             0 => "free memory or ask for a smaller image".into(),
-            _ => format!("about {w}x{h} (width x height) would fit").into(),
+            _ => Message::from(format!("about {w}x{h} (width x height) would fit")),
+        };
+        // The VAE's stages need not shrink the image.
+        let hint = match self.in_tiles(latent) {
+            Some(_) if stage != "denoise" => hint.text(", or set ").field(Field::VaeTiling),
+            _ => hint,
         };
         Error::Memory { stage, need, have, hint }
     }

@@ -1,6 +1,6 @@
 //! Checks that a request fits the memory, before anything is compiled.
 
-use super::compile::{EncoderPlan, Executables};
+use super::compile::{Compiler, EncoderPlan, Executables};
 use super::denoise_plan::{DenoisePlan, Placement};
 use super::residency::{EncoderResidency, MemoryEstimate};
 use crate::device::DeviceMemory;
@@ -15,8 +15,8 @@ pub(super) struct MemoryDemand<'a> {
 }
 
 impl MemoryDemand<'_> {
-    fn estimate(&self, executables: &Executables<'_>, plan: &DenoisePlan) -> Result<Option<MemoryEstimate>> {
-        executables.compiler.estimate(plan, self.placement, self.encoders)
+    fn estimate(&self, compiler: &Compiler<'_>, plan: &DenoisePlan) -> Result<Option<MemoryEstimate>> {
+        compiler.estimate(plan, self.placement, self.encoders)
     }
 }
 
@@ -31,7 +31,7 @@ pub(super) fn require(
     }
     let device = executables.compiler.device;
     let (DeviceMemory::Dedicated { free }, Some(estimate)) =
-        (device.memory()?, demand.estimate(executables, demand.plan)?)
+        (device.memory()?, demand.estimate(&executables.compiler, demand.plan)?)
     else {
         executables.cache.free_encoders = residency == EncoderResidency::Free;
         return Ok(());
@@ -52,9 +52,28 @@ pub(super) fn require(
         let would = format!(" would fit, it takes {}", estimate.peak_offloaded());
         Message::default().setting(Field::Encoders, "free").text(would)
     } else {
-        smaller(executables, residency, demand, have)?
+        let hint = smaller(executables, residency, demand, have)?;
+        if fits_in_tiles(&executables.compiler, residency, demand, have)? {
+            hint.text(", this size with ").field(Field::VaeTiling)
+        } else {
+            hint
+        }
     };
     Err(Error::Memory { stage: "loading", need, have, hint })
+}
+
+/// Whether the request would fit if the VAE worked in tiles.
+fn fits_in_tiles(
+    compiler: &Compiler<'_>,
+    residency: EncoderResidency,
+    demand: &MemoryDemand<'_>,
+    have: u64,
+) -> Result<bool> {
+    let Some(tiled) = compiler.in_tiles([demand.plan.shape.height, demand.plan.shape.width]) else { return Ok(false) };
+    let estimate = demand.estimate(&tiled, demand.plan)?;
+    let need =
+        estimate.map(|e| if residency == EncoderResidency::Keep { e.peak_resident() } else { e.peak_offloaded() });
+    Ok(need.is_some_and(|need| need <= have))
 }
 
 /// Names the size that would fit.
@@ -71,7 +90,7 @@ fn smaller(
         let part = |side: usize| (side * quarters / 4 / unit * unit).max(1);
         let mut less = plan.clone();
         (less.shape.height, less.shape.width) = (part(plan.shape.height), part(plan.shape.width));
-        let Some(estimate) = demand.estimate(executables, &less)? else { break };
+        let Some(estimate) = demand.estimate(&executables.compiler, &less)? else { break };
         if estimate.peak_offloaded() <= have {
             let (h, w) = (less.shape.height * factor, less.shape.width * factor);
             let hint = Message::from(format!("{w}x{h} (width x height) would fit"));

@@ -192,20 +192,33 @@ fn encoder_residency() {
     let (free, pipeline) = with(kept, EncoderResidency::Free);
     pipeline.prepare(&pipeline.workload_shape(&request).unwrap()).unwrap();
     assert_eq!(free.held(), few.held());
-    let refused = |room, encoders, part: &str| {
+    let refused = |request: &Request, room, encoders, part: &str| {
         let (driver, pipeline) = with(room, encoders);
         for text in [
-            pipeline.generate(&request).map(|_| ()).unwrap_err().to_string(),
-            pipeline.prepare(&pipeline.workload_shape(&request).unwrap()).unwrap_err().to_string(),
+            pipeline.generate(request).map(|_| ()).unwrap_err().to_string(),
+            pipeline.prepare(&pipeline.workload_shape(request).unwrap()).unwrap_err().to_string(),
         ] {
             assert!(text.starts_with("out of memory in loading: ") && text.contains(part), "{text}");
+            assert_eq!(text.contains("vae_tiling"), part.contains("vae_tiling"), "{text}");
         }
         assert_eq!(driver.calls().allocations, 0);
     };
-    refused(kept - 1, EncoderResidency::Keep, "`encoders: free` would fit");
-    refused(freed - 1, EncoderResidency::Auto, "24x24 (width x height) would fit");
-    refused(1000, EncoderResidency::Free, "`device: cpu`");
+    refused(&request, kept - 1, EncoderResidency::Keep, "`encoders: free` would fit");
+    refused(&request, freed - 1, EncoderResidency::Auto, "24x24 (width x height) would fit");
+    refused(&request, 1000, EncoderResidency::Free, "`device: cpu`");
     assert_eq!(model.load().unwrap().estimate(&roomy.workload_shape(&request).unwrap()).unwrap(), None);
+    // An image that would fit if the VAE worked in tiles is told so, and only such a one.
+    let wide = request.clone().with_width(1024);
+    let device = CudaDevice::new(Arc::new(PtxDriver::new()), DType::F16).unwrap().with_cublaslt(false);
+    let options = model.options().with_vae_tiling(512);
+    let tiled = Pipeline::load_with_device(&options, Some(Box::new(device))).unwrap();
+    let need = |pipeline: &Pipeline| {
+        pipeline.estimate(&pipeline.workload_shape(&wide).unwrap()).unwrap().unwrap().peak_offloaded()
+    };
+    let (whole, tiled) = (need(&roomy), need(&tiled));
+    assert!(tiled < whole, "{tiled} {whole}");
+    refused(&wide, tiled, EncoderResidency::Auto, "would fit, this size with vae_tiling");
+    refused(&wide, tiled - 1, EncoderResidency::Auto, "(width x height) would fit");
 }
 
 /// A request is planned whole: what it runs is compiled before its first stage, also without being prepared. Encoders that are

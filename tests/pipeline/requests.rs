@@ -268,6 +268,7 @@ fn too_large_for_memory() {
                 let hint = hint.to_string();
                 assert!(need > have, "{need} {have}");
                 assert!(hint.contains("would fit") || hint.contains("smaller"), "{hint}");
+                assert!(hint.ends_with(", or set vae_tiling"), "{hint}");
             }
             other => panic!("{other}"),
         }
