@@ -14,12 +14,20 @@ use std::time::Instant;
 
 /// The prompts of the sheet's columns; the references show other shapes.
 const PROMPTS: [&str; 3] = ["a big star", "three hearts", "a moon"];
-/// The scales of the adapter along the strip.
+/// The scales of the adapter along its strip, and those of the LoRA.
 const SCALES: [f32; 5] = [0.0, 0.25, 0.5, 0.75, 1.0];
+const LORA_SCALES: [f32; 6] = [0.0, 0.2, 0.4, 0.6, 0.8, 1.0];
+/// The prompt of the LoRA's strip, full of colours of which the LoRA leaves one.
+const COLOURFUL: &str = "a big red star on a blue dotted background";
+/// The prompts of the parts drawn anew; short, for these are the labels, too.
+const INPAINTED: [&str; 4] = ["a heart", "a star", "a ring", "a moon"];
 /// The settings that the bundled model was tried with.
 const STEPS: usize = 16;
 const GUIDANCE: f32 = 3.0;
 const FILES: [&str; 3] = ["sdxl.safetensors", "image_encoder/model.safetensors", "ip-adapter.safetensors"];
+/// The files of the whole sheet besides.
+const PLUS: &str = "ip-adapter-plus.safetensors";
+const LORA: &str = "lora.safetensors";
 
 /// The options of the command.
 pub struct Options {
@@ -89,8 +97,9 @@ const FLAGS: &[Group<Options>] =
 
 const ABOUT: &str = "\
 Generates a sheet with the bundled model, a small SDXL with an IP-Adapter: three reference
-images by three prompts, and one image at image-prompt scales from 0 to 1. Takes a few
-seconds. With a prompt or an image of yours, it generates the row of scales alone.
+images by three prompts; one image at image-prompt scales from 0 to 1; an IP-Adapter Plus; a
+LoRA at scales from 0 to 1; and inpainting. Takes some seconds. With a prompt or an image of
+yours, it generates the row of image-prompt scales alone.
 
 Usage: braid demo [OPTIONS]
 ";
@@ -117,26 +126,14 @@ pub fn run(mut parser: lexopt::Parser) -> Outcome {
     let strip = image.map_or_else(|| reference("2.png"), open)?;
     let references = if own { Vec::new() } else { vec![reference("1.png")?, reference("2.png")?, reference("3.png")?] };
     let prompt = prompt.unwrap_or_else(|| PROMPTS[0].to_owned());
-    terminal::print(if own {
-        "Left the reference image, then what the text says: the image prompt's scale goes from 0 to 1, and the image \
-         takes on the reference's colours and texture.\n"
-    } else {
-        "Left the reference images. The text says what is shown (the columns), the reference in which colours and texture \
-         (the rows); in the last row the image prompt's scale goes from 0 to 1.\n"
-    })?;
+    terminal::print(if own { OWN } else { SHEET })?;
 
     let begin = Instant::now();
-    let [model, encoder, adapter] = FILES.map(|f| assets.join(f));
-    let options = PipelineOptions::new(model)
-        .with_config(assets.join("config"))
-        .with_clip_vision(encoder)
-        .with_adapter(adapter)
-        .with_device(device);
-    let pipeline = Pipeline::load(&options)?;
+    let (pipeline, lora) = load(&assets, device, own)?;
     pipeline.device_note().iter().for_each(|note| terminal::line("note: ", &note.describe(&FlagNames)));
     let mut request = Request::new("");
     (request.steps, request.guidance_scale, request.seed) = (STEPS, GUIDANCE, seed);
-    let mut demo = Demo { pipeline, cancel, request, drawn: 0 };
+    let mut demo = Demo { pipeline, lora, cancel, request, drawn: 0 };
     let sheet = demo.sheet(&references, &prompt, &strip)?;
     sheet.save(&output)?;
     let place = std::path::absolute(&output).unwrap_or(output);
@@ -147,17 +144,45 @@ pub fn run(mut parser: lexopt::Parser) -> Outcome {
     ))
 }
 
+const OWN: &str = "\
+Left the reference image, then what the text says: the image prompt's scale goes from 0 to 1, and the image takes on the \
+reference's colours and texture.
+";
+const SHEET: &str = "\
+Left the reference images. The text says what is shown (the columns), the reference in which colours and texture (the rows).
+Below, row by row: the image prompt's scale from 0 to 1; an IP-Adapter Plus, which without any text shows what its reference \
+shows, too; a LoRA of old photographs at scales from 0 to 1; inpainting of an image where a mask is white, with the image itself as \
+the reference.
+";
+
+/// Loads the bundled model; for the whole sheet with the IP-Adapter Plus, too, and once more with the LoRA, which costs its
+/// products at a scale of 0 as well.
+fn load(assets: &Path, device: DeviceChoice, own: bool) -> Result<(Pipeline, Option<Pipeline>), Failure> {
+    let [model, encoder, adapter] = FILES.map(|f| assets.join(f));
+    let options = PipelineOptions::new(model).with_config(assets.join("config")).with_device(device);
+    let main = options.clone().with_clip_vision(encoder).with_adapter(adapter);
+    if own {
+        return Ok((Pipeline::load(&main)?, None));
+    }
+    let main = Pipeline::load(&main.with_adapter(assets.join(PLUS)))?;
+    Ok((main, Some(Pipeline::load(&options.with_lora(assets.join(LORA)))?)))
+}
+
 struct Demo {
     pipeline: Pipeline,
+    /// For requests with scales of the LoRA.
+    lora: Option<Pipeline>,
     cancel: CancelToken,
     request: Request,
     drawn: usize,
 }
 
 impl Demo {
-    /// A row for each reference with a column for each of [`PROMPTS`]; below, `prompt` after `strip` at each of [`SCALES`].
+    /// A row for each reference with a column for each of [`PROMPTS`]; below, `prompt` after `strip` at each of [`SCALES`];
+    /// and where there are references, a strip each for the Plus adapter, the LoRA and inpainting.
     fn sheet(&mut self, references: &[Image], prompt: &str, strip: &Image) -> Result<Image, Failure> {
-        let mut sheet = Sheet::new(references.len());
+        let rows = references.len();
+        let mut sheet = Sheet::new(rows, if rows > 0 { 4 } else { 1 });
         for (row, reference) in references.iter().enumerate() {
             sheet.tile(Place::block(row, 0), reference)?;
             // The image is encoded once; its embedding serves all prompts.
@@ -167,29 +192,98 @@ impl Demo {
                 if row == 0 {
                     sheet.label(place, text);
                 }
-                sheet.tile(place, &self.generate(text, &embedding, 1.0)?)?;
+                sheet.tile(place, &self.generate(text, after(&embedding, 1.0))?)?;
             }
         }
         let embedding = self.pipeline.encode_image(strip)?;
-        let place = Place::strip(references.len(), 0);
+        let place = Place::strip(rows, 0, 0);
         sheet.label(place, "scale");
         sheet.tile(place, strip)?;
         for (i, scale) in SCALES.into_iter().enumerate() {
-            let place = Place::strip(references.len(), i + 1);
+            let place = Place::strip(rows, 0, i + 1);
             sheet.label(place, &scale.to_string());
-            sheet.tile(place, &self.generate(prompt, &embedding, scale)?)?;
+            sheet.tile(place, &self.generate(prompt, after(&embedding, scale))?)?;
+        }
+        if let [first, others @ ..] = references {
+            self.plus(&mut sheet, rows, others)?;
+            self.lora(&mut sheet, rows)?;
+            self.inpainting(&mut sheet, rows, first)?;
         }
         Ok(sheet.finish()?)
     }
 
-    fn generate(&mut self, prompt: &str, embedding: &[f32], scale: f32) -> Result<Image, Failure> {
+    /// Two references, and beside each what the Plus adapter makes of it without a text, with two seeds.
+    fn plus(&mut self, sheet: &mut Sheet, rows: usize, references: &[Image]) -> Result<(), Failure> {
+        let seed = self.request.seed;
+        for (i, reference) in references.iter().enumerate() {
+            let place = Place::strip(rows, 1, 3 * i);
+            sheet.label(place, "Plus");
+            sheet.tile(place, reference)?;
+            for n in 1..3 {
+                let place = Place::strip(rows, 1, 3 * i + n);
+                sheet.label(place, "no text");
+                self.request.seed = seed + n as u64;
+                // The base adapter, which is the first, gets no image.
+                let prompts = vec![ImagePrompt::default(), ImagePrompt::new(reference.clone())];
+                sheet.tile(place, &self.generate("", prompts)?)?;
+            }
+        }
+        self.request.seed = seed;
+        Ok(())
+    }
+
+    fn lora(&mut self, sheet: &mut Sheet, rows: usize) -> Result<(), Failure> {
+        for (i, scale) in LORA_SCALES.into_iter().enumerate() {
+            let place = Place::strip(rows, 2, i);
+            sheet.label(place, &if i == 0 { format!("LoRA {scale}") } else { scale.to_string() });
+            self.request.lora_scales = vec![scale];
+            sheet.tile(place, &self.generate(COLOURFUL, Vec::new())?)?;
+        }
+        self.request.lora_scales.clear();
+        Ok(())
+    }
+
+    /// `image`, a mask, and each of [`INPAINTED`] in the image's own style where the mask is white.
+    fn inpainting(&mut self, sheet: &mut Sheet, rows: usize, image: &Image) -> Result<(), Failure> {
+        let embedding = self.pipeline.encode_image(image)?;
+        let mask = disc(image.width(), image.height())?;
+        for (column, (label, shown)) in [("image", image), ("mask", &mask)].into_iter().enumerate() {
+            let place = Place::strip(rows, 3, column);
+            sheet.label(place, label);
+            sheet.tile(place, shown)?;
+        }
+        (self.request.init_image, self.request.mask) = (Some(image.clone()), Some(mask));
+        self.request.strength = Some(1.0);
+        for (i, text) in INPAINTED.into_iter().enumerate() {
+            let place = Place::strip(rows, 3, i + 2);
+            sheet.label(place, text);
+            sheet.tile(place, &self.generate(text, after(&embedding, 1.0))?)?;
+        }
+        Ok(())
+    }
+
+    fn generate(&mut self, prompt: &str, image_prompts: Vec<ImagePrompt>) -> Result<Image, Failure> {
         prompt.clone_into(&mut self.request.prompt);
-        let reference = ReferenceImage::Embedding(embedding.to_vec());
-        self.request.image_prompts = vec![ImagePrompt::default().with_reference(reference).with_scale(scale)];
+        self.request.image_prompts = image_prompts;
         self.drawn += 1;
-        let mut output = generate::generate(&self.pipeline, &self.request, &self.cancel, None)?;
+        let pipeline = self.lora.as_ref().filter(|_| !self.request.lora_scales.is_empty()).unwrap_or(&self.pipeline);
+        let mut output = generate::generate(pipeline, &self.request, &self.cancel, None)?;
         Ok(output.images.remove(0))
     }
+}
+
+/// The image prompt of the base adapter.
+fn after(embedding: &[f32], scale: f32) -> Vec<ImagePrompt> {
+    let reference = ReferenceImage::Embedding(embedding.to_vec());
+    vec![ImagePrompt::default().with_reference(reference).with_scale(scale)]
+}
+
+/// A mask that is white in a disc in the middle, two thirds as wide as the image.
+fn disc(width: usize, height: usize) -> Result<Image, Error> {
+    let radius = width.min(height) / 3;
+    let inside =
+        |i: usize| (i % width).abs_diff(width / 2).pow(2) + (i / width).abs_diff(height / 2).pow(2) < radius.pow(2);
+    Image::new(width, height, (0..width * height).flat_map(|i| [if inside(i) { 255 } else { 0 }; 3]).collect())
 }
 
 /// Finds the bundled model: in `given`, else beside the executable, in the folder that Braid was built in, or here.

@@ -10,7 +10,7 @@ const MARGIN: usize = 36;
 /// The height of a line of labels; a letter is 8 pixels, doubled.
 const LINE: usize = 28;
 const LETTER: usize = 16;
-/// Six tiles of the strip are as wide as four of the block.
+/// Six tiles of a strip are as wide as four of the block.
 const STRIP: usize = 128;
 const BLOCK: usize = (6 * STRIP + 2 * GAP) / 4;
 const WIDTH: usize = 2 * MARGIN + 6 * STRIP + 5 * GAP;
@@ -31,9 +31,10 @@ impl Place {
         Self { x: MARGIN + column * (BLOCK + GAP), y: MARGIN + LINE + row * (BLOCK + GAP), side: BLOCK }
     }
 
-    /// A tile of the strip, which has six, below `rows` of the block.
-    pub fn strip(rows: usize, column: usize) -> Self {
-        let above = if rows > 0 { LINE + rows * (BLOCK + GAP) } else { 0 };
+    /// A tile of a strip, which has six, below `rows` of the block and `strips` others.
+    pub fn strip(rows: usize, strips: usize, column: usize) -> Self {
+        let block = if rows > 0 { LINE + rows * (BLOCK + GAP) } else { 0 };
+        let above = block + strips * (LINE + STRIP + GAP);
         Self { x: MARGIN + column * (STRIP + GAP), y: MARGIN + above + LINE, side: STRIP }
     }
 }
@@ -45,9 +46,9 @@ pub struct Sheet {
 }
 
 impl Sheet {
-    /// An empty sheet with room for `rows` of the block and the strip.
-    pub fn new(rows: usize) -> Self {
-        let height = Place::strip(rows, 0).y + STRIP + MARGIN;
+    /// An empty sheet with room for `rows` of the block and `strips`, of which there is at least one.
+    pub fn new(rows: usize, strips: usize) -> Self {
+        let height = Place::strip(rows, strips - 1, 0).y + STRIP + MARGIN;
         Self { height, rgb: PAPER.repeat(WIDTH * height) }
     }
 

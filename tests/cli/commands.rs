@@ -108,6 +108,38 @@ fn difference(a: &[u8], b: &[u8]) -> f64 {
     (0..3).map(|c| (mean(a, c) - mean(b, c)).abs()).sum::<f64>() / 3.0
 }
 
+/// The mean difference of the tiles' values, of those for which `counts` holds by their place.
+fn values_apart(a: &[u8], b: &[u8], counts: impl Fn(usize) -> bool) -> f64 {
+    let chosen: Vec<_> = (0..a.len()).filter(|&i| counts(i)).collect();
+    chosen.iter().map(|&i| f64::from(a[i].abs_diff(b[i]))).sum::<f64>() / chosen.len() as f64
+}
+
+/// The mean difference of the mean colours of 8 by 8 parts of two tiles, which may have other sides.
+fn parts_apart(a: &[u8], b: &[u8]) -> f64 {
+    let parts = |tile: &[u8]| {
+        let side = (tile.len() / 3).isqrt();
+        let mut sums = vec![(0.0, 0.0); 8 * 8 * 3];
+        for (i, &v) in tile.iter().enumerate() {
+            let (x, y) = (i / 3 % side * 8 / side, i / 3 / side * 8 / side);
+            let (sum, count) = &mut sums[(y * 8 + x) * 3 + i % 3];
+            (*sum, *count) = (*sum + f64::from(v), *count + 1.0);
+        }
+        sums.into_iter().map(|(sum, count)| sum / count).collect::<Vec<_>>()
+    };
+    let (a, b) = (parts(a), parts(b));
+    a.iter().zip(&b).map(|(a, b)| (a - b).abs()).sum::<f64>() / a.len() as f64
+}
+
+/// The mean difference of a tile's pixels from the one tint that the LoRA leaves, each at its own lightness
+/// (`tools/demo_model/lora.py`, `colourfulness`).
+fn off_tint(tile: &[u8]) -> f64 {
+    let pixel = |rgb: &[u8]| {
+        let light: f64 = rgb.iter().zip([0.299, 0.587, 0.114]).map(|(&v, w)| f64::from(v) * w).sum();
+        rgb.iter().zip([1.15, 0.97, 0.73]).map(|(&v, t)| (f64::from(v) - light * t).abs()).sum::<f64>()
+    };
+    tile.chunks_exact(3).map(pixel).sum::<f64>() / tile.len() as f64
+}
+
 #[test]
 fn demo_sheet() {
     let dir = tempfile::tempdir().unwrap();
@@ -116,11 +148,12 @@ fn demo_sheet() {
     assert!(output.status.success() && stderr(&output).is_empty(), "{}", stderr(&output));
     let text = stdout(&output);
     let lines: Vec<_> = text.lines().collect();
-    assert_eq!(lines.len(), 3, "{text}");
-    assert!(lines[0].contains("reference images") && lines[1].starts_with("14 images of 16 steps in "), "{text}");
-    assert_eq!(lines[2], format!("The sheet is in {}", path.display()));
+    assert_eq!(lines.len(), 4, "{text}");
+    assert!(lines[0].contains("reference images") && lines[2].starts_with("28 images of 16 steps in "), "{text}");
+    assert!(["Plus", "LoRA", "inpainting"].iter().all(|part| lines[1].contains(part)), "{text}");
+    assert_eq!(lines[3], format!("The sheet is in {}", path.display()));
     let sheet = Image::open(&path, AlphaMode::Ignore).unwrap();
-    assert_eq!((sheet.width(), sheet.height()), (940, 36 + 28 + 3 * 222 + 28 + 128 + 36));
+    assert_eq!((sheet.width(), sheet.height()), (940, 36 + 28 + 3 * 222 + 28 + 128 + 3 * 176 + 36));
     // Each reference's row goes by its own colours: it is nearer to them than to those of the other two, on average.
     let block = |row: usize, column: usize| tile(&sheet, 36 + column * 222, 64 + row * 222, 202);
     let apart =
@@ -129,8 +162,33 @@ fn demo_sheet() {
         assert!((0..3).filter(|&r| r != row).all(|r| apart(row, row) < apart(r, row)), "row {row}");
     }
     // Along the strip, too.
-    let strip = |column: usize| tile(&sheet, 36 + column * 148, 64 + 3 * 222 + 28, 128);
-    assert!(difference(&strip(0), &strip(5)) < difference(&strip(0), &strip(1)));
+    let strip = |row: usize, column: usize| tile(&sheet, 36 + column * 148, 64 + 3 * 222 + 28 + row * 176, 128);
+    assert!(difference(&strip(0, 0), &strip(0, 5)) < difference(&strip(0, 0), &strip(0, 1)));
+
+    // What the Plus adapter draws without a text is nearer to its reference, part by part, than to the other, and than what the base
+    // adapter draws of the same reference with a text.
+    for (row, other) in [(0, 1), (1, 0)] {
+        let reference = |row: usize| strip(1, 3 * row);
+        let base = (1..4).map(|c| parts_apart(&block(row + 1, 0), &block(row + 1, c))).fold(f64::INFINITY, f64::min);
+        for column in [1, 2] {
+            let drawn = strip(1, 3 * row + column);
+            let [own, others] = [row, other].map(|r| parts_apart(&reference(r), &drawn));
+            println!("Plus: {own:.1} from its reference, {others:.1} from the other, the base adapter {base:.1}");
+            assert!(own < 0.5 * others && own < base, "{own:.1}, {others:.1}, {base:.1}");
+        }
+    }
+
+    let tints: Vec<_> = (0..6).map(|column| off_tint(&strip(2, column))).collect();
+    println!("LoRA {tints:.1?}");
+    assert!(tints.windows(2).all(|w| w[1] < w[0]) && tints[5] < 0.25 * tints[0], "{tints:.1?}");
+
+    // Inpainting keeps the image where the mask is black, but for the VAE's error, and draws another where it is white.
+    let mask = strip(3, 1);
+    for column in 2..6 {
+        let [kept, drawn] = [0, 255].map(|v| values_apart(&strip(3, 0), &strip(3, column), |i| mask[i] == v));
+        println!("inpainting: kept {kept:.1}, drawn {drawn:.1}");
+        assert!(kept < 6.0 && drawn > 3.0 * kept, "column {column}: {kept:.1} outside, {drawn:.1} inside");
+    }
 }
 
 #[test]

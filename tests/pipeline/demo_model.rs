@@ -16,15 +16,24 @@ fn root(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
 }
 
+fn model() -> PipelineOptions {
+    PipelineOptions::new(root("assets/demo/sdxl.safetensors")).with_config(root("assets/demo/config"))
+}
+
+/// The bundled model with one of its adapters.
+fn with_adapter(name: &str) -> Pipeline {
+    let encoder = root("assets/demo/image_encoder/model.safetensors");
+    Pipeline::load(&model().with_clip_vision(encoder).with_adapter(root("assets/demo").join(name))).unwrap()
+}
+
 fn pipeline() -> &'static Pipeline {
     static PIPELINE: OnceLock<Pipeline> = OnceLock::new();
-    PIPELINE.get_or_init(|| {
-        let options = PipelineOptions::new(root("assets/demo/sdxl.safetensors"))
-            .with_config(root("assets/demo/config"))
-            .with_clip_vision(root("assets/demo/image_encoder/model.safetensors"))
-            .with_adapter(root("assets/demo/ip-adapter.safetensors"));
-        Pipeline::load(&options).unwrap()
-    })
+    PIPELINE.get_or_init(|| with_adapter("ip-adapter.safetensors"))
+}
+
+fn plus() -> &'static Pipeline {
+    static PIPELINE: OnceLock<Pipeline> = OnceLock::new();
+    PIPELINE.get_or_init(|| with_adapter("ip-adapter-plus.safetensors"))
 }
 
 fn generate(prompt: &str, reference: &[f32], scales: impl Into<Scales>, seed: u64) -> Image {
@@ -295,6 +304,35 @@ fn presets() {
     assert!((style - none).abs() < 0.1 * none && (layout - none).abs() < 0.1 * none);
 }
 
+/// Without any text the IP-Adapter Plus shows what its reference shows, and in its style.
+#[test]
+fn plus_without_text() {
+    let classifier = Classifier::open();
+    let (mut shape, mut texture, mut count, mut total) = (0, 0, 0, 0_u64);
+    let (mut own, mut other) = (0.0, 0.0);
+    for (i, (reference, label)) in unseen().images.iter().enumerate().step_by(17) {
+        let mut request = Request::new("");
+        (request.steps, request.guidance_scale, request.seed) = (16, 3.0, 300 + total);
+        request.image_prompts = vec![ImagePrompt::new(reference.clone())];
+        let image = plus().generate(&request).unwrap().images.remove(0);
+        let seen = classifier.see(&image);
+        total += 1;
+        shape += usize::from(seen.shape == label.shape);
+        texture += usize::from(seen.texture == label.texture);
+        count += usize::from(seen.count == label.count);
+        own += values_apart(&image, reference);
+        other += values_apart(&image, &unseen().images[(i + 41) % 96].0);
+    }
+    let ratio = own / other;
+    println!("Plus alone, {total} images: shape {shape}, texture {texture}, count {count}, distance {ratio:.3}");
+    assert!(total == 6 && shape >= 4 && texture >= 4 && count >= 5 && ratio < 0.4);
+}
+
+/// The mean difference of the pixels.
+fn values_apart(a: &Image, b: &Image) -> f64 {
+    a.rgb().iter().zip(b.rgb()).map(|(a, b)| f64::from(a.abs_diff(*b))).sum::<f64>() / a.rgb().len() as f64
+}
+
 /// diffusers, loading the same files, generates the same images.
 #[test]
 fn diffusers_parity() {
@@ -312,13 +350,39 @@ fn diffusers_parity() {
         };
         request.image_prompts =
             vec![ImagePrompt::new(Image::open(reference, AlphaMode::CompositeOnWhite).unwrap()).with_scale(scales)];
-        let ours = pipeline().generate(&request).unwrap().images.remove(0);
-        let theirs = Image::open(root("tests/goldens/demo").join(format!("{i}.png")), AlphaMode::Ignore).unwrap();
-        assert_eq!((ours.width(), ours.height()), (theirs.width(), theirs.height()));
-        let differences: Vec<u8> = ours.rgb().iter().zip(theirs.rgb()).map(|(a, b)| a.abs_diff(*b)).collect();
-        let same = differences.iter().filter(|&&d| d == 0).count() as f64 / differences.len() as f64;
-        let close = differences.iter().filter(|&&d| d <= 1).count() as f64 / differences.len() as f64;
-        println!("case {i}: equal {same:.5}, within one {close:.6}, at most {:?}", differences.iter().max());
-        assert!(close >= 0.9999, "case {i}: {close}");
+        parity(pipeline(), &request, &format!("{i}.png"));
     }
+}
+
+/// diffusers does with the IP-Adapter Plus and the LoRA, too.
+#[test]
+fn diffusers_parity_plus_and_lora() {
+    let text = std::fs::read_to_string(root("tests/goldens/demo/more.json")).unwrap();
+    let cases: Vec<serde_json::Value> = serde_json::from_str(&text).unwrap();
+    assert_eq!(cases.len(), 2);
+    for case in &cases {
+        let mut request = Request::new(case["prompt"].as_str().unwrap());
+        (request.steps, request.guidance_scale, request.seed) = (16, 3.0, case["seed"].as_u64().unwrap());
+        let name = case["image"].as_str().unwrap();
+        if let Some(reference) = case["reference"].as_str() {
+            let path = root("assets/demo/references").join(reference);
+            request.image_prompts = vec![ImagePrompt::new(Image::open(path, AlphaMode::CompositeOnWhite).unwrap())];
+            parity(plus(), &request, name);
+        } else {
+            request.lora_scales = vec![case["lora_scale"].as_f64().unwrap() as f32];
+            let lora = Pipeline::load(&model().with_lora(root("assets/demo/lora.safetensors"))).unwrap();
+            parity(&lora, &request, name);
+        }
+    }
+}
+
+fn parity(pipeline: &Pipeline, request: &Request, name: &str) {
+    let ours = pipeline.generate(request).unwrap().images.remove(0);
+    let theirs = Image::open(root("tests/goldens/demo").join(name), AlphaMode::Ignore).unwrap();
+    assert_eq!((ours.width(), ours.height()), (theirs.width(), theirs.height()));
+    let differences: Vec<u8> = ours.rgb().iter().zip(theirs.rgb()).map(|(a, b)| a.abs_diff(*b)).collect();
+    let same = differences.iter().filter(|&&d| d == 0).count() as f64 / differences.len() as f64;
+    let close = differences.iter().filter(|&&d| d <= 1).count() as f64 / differences.len() as f64;
+    println!("{name}: equal {same:.5}, within one {close:.6}, at most {:?}", differences.iter().max());
+    assert!(close >= 0.9999, "{name}: {close}");
 }
