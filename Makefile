@@ -59,6 +59,8 @@ BRAID_ISA=portable $(CARGO) test --lib --test goldens
 BRAID_ISA=portable $(CARGO) test --test ops -- ::cpu
 BRAID_ISA=avx2 $(CARGO) test --lib --test goldens
 BRAID_ISA=avx2 $(CARGO) test --test ops -- ::cpu
+BRAID_ISA=avx512bf16 $(CARGO) test --lib -- device::cpu
+BRAID_ISA=avx512bf16 $(CARGO) test --test ops --test goldens -- bf16
 BRAID_PTX_ARITHMETIC=hardware $(CARGO) test --test kernels -- gemm attention norms pointwise step extremes midpoints
 endef
 export TESTS

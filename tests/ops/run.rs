@@ -4,7 +4,7 @@ use super::drivers::{self, drivers, tolerance};
 use super::half_precision_baseline::HalfPrecisionBaseline;
 use super::interpreter::{narrow, wide};
 use super::table::Case;
-use braid::device::cpu::Cpu;
+use braid::device::cpu::{Cpu, FpMath};
 use braid::device::cuda::{ChunkLimits, CudaDevice};
 use braid::device::{Device, Executable, TensorData};
 use braid::graph::fuse;
@@ -42,6 +42,25 @@ pub fn on_cpu(case: &Case) {
             let error = error(&got[k], want);
             assert!(error < case.f32_error, "{name} {how} output {k}: {error:.1e}");
         }
+    }
+}
+
+/// The CPU with products of bf16 against f64: about as near as a plain implementation that stores everything in bf16 but rounds no
+/// exponentials of attention, and the same on one thread and on three.
+pub fn on_cpu_in_bf16(case: &Case) {
+    let name = format!("{} in bf16", case.name);
+    let compile = |threads| Cpu::new(Some(threads)).with_fp_math(FpMath::Bf16).compile(case.graph.clone()).unwrap();
+    let got = outputs(compile(1).as_mut(), &case.inputs, &name);
+    assert_eq!(got, outputs(compile(3).as_mut(), &case.inputs, &name), "{name}: the number of threads changes it");
+    let baseline = HalfPrecisionBaseline { cpu: Cpu::new(Some(1)), dtype: DType::BF16, decoder: DType::BF16 };
+    let baseline = outputs(baseline.compile(case.graph.clone()).unwrap().as_mut(), &case.inputs, &name);
+    for (k, want) in case.want.iter().enumerate() {
+        let (error, least) = (error(&got[k], want), error(&baseline[k], want));
+        println!("{name} output {k}: {error:.1e}, a plain implementation {least:.1e}");
+        assert!(
+            error <= (2.0 * least).max(case.f32_error),
+            "{name} output {k}: {error:.1e}, a plain implementation {least:.1e}"
+        );
     }
 }
 

@@ -33,6 +33,11 @@ macro_rules! operation {
         }
 
         #[test]
+        fn cpu_in_bf16() {
+            $cases.iter().for_each(crate::run::on_cpu_in_bf16);
+        }
+
+        #[test]
         fn cuda() {
             if crate::drivers::compiled() {
                 $cases.iter().for_each(crate::run::on_cuda);

@@ -1,5 +1,6 @@
 //! Runs a graph on the CPU, node by node, in one arena.
 
+use super::fp_math::Operands;
 use super::op::{CpuOp, OpRun, RunResources};
 use super::ops;
 use super::pool::Pool;
@@ -27,12 +28,12 @@ pub(super) struct CpuExecutable {
 }
 
 impl CpuExecutable {
-    /// Prepares `graph` to run on the threads of `pool`.
+    /// Prepares `graph` to run on the threads of `pool`, with products of these operands.
     ///
     /// # Errors
     /// [`crate::Error::Memory`] where there is too little; [`crate::Error::Graph`] where an operation reads an input of another
     /// type.
-    pub(super) fn new(pool: Arc<Pool>, graph: Graph) -> Result<Self> {
+    pub(super) fn new(pool: Arc<Pool>, graph: Graph, operands: Operands) -> Result<Self> {
         graph.check_types()?;
         let threads = pool.threads();
         let plan = MemoryPlan::new(&graph);
@@ -40,7 +41,7 @@ impl CpuExecutable {
         let hint = || "ask for a smaller image or free memory".into();
         // Before the norms' statistics are allocated below.
         memory::require(STAGE, (plan.arena as u64 * 4).saturating_add(statistics as u64), hint)?;
-        let ops: Vec<_> = graph.nodes.iter().map(|node| ops::prepare(&graph, node, threads)).collect();
+        let ops: Vec<_> = graph.nodes.iter().map(|node| ops::prepare(&graph, node, threads, operands)).collect();
         let scratch = ops.iter().flatten().map(|op| op.scratch()).max().unwrap_or(0);
         let widest = graph.nodes.iter().map(|node| node.channels()).max().unwrap_or(0).max(1);
         let need = (plan.arena as u64).saturating_add((threads * scratch + widest) as u64).saturating_mul(4);

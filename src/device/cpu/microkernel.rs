@@ -1,5 +1,6 @@
 //! The innermost loop of every multiplication of matrices: 12 rows by a panel of 32 columns, held in registers.
 
+use super::fp_math::Operands;
 #[cfg(target_arch = "x86_64")]
 use super::simd::{Isa, isa};
 
@@ -10,13 +11,14 @@ pub(crate) const NR: usize = 32;
 /// Elements of a tile.
 pub(crate) const TILE: usize = MR * NR;
 
-/// `acc[r][j] (+)= sum_i rows[r][i] * panel[i][j]` for the first `height` rows.
+/// `acc[r][j] (+)= sum_i rows[r][i] * panel[i][j]` for the first `height` rows, over `k` words; a pair's product is the sum of both.
 ///
 /// Each element is one chain of additions in order of i, so the result does not depend on how a matrix is cut into tiles.
 ///
 /// # Safety
-/// `rows[..height]` each point at `k` readable floats, `panel` at `k * NR`, `acc` at a tile.
+/// `rows[..height]` each point at `k` readable words of `operands`, `panel` at `k * NR`, `acc` at a tile.
 pub(crate) unsafe fn tile(
+    operands: Operands,
     k: usize,
     rows: &[*const f32; MR],
     height: usize,
@@ -26,9 +28,20 @@ pub(crate) unsafe fn tile(
 ) {
     // SAFETY: the caller's promise is handed on; `isa` has found the features.
     unsafe {
+        if operands == Operands::Pairs {
+            #[cfg(target_arch = "x86_64")]
+            if isa() == Isa::Avx512Bf16 {
+                return match height {
+                    0..=4 => avx512_bf16::<4>(k, rows, height, panel, acc, add),
+                    5..=8 => avx512_bf16::<8>(k, rows, height, panel, acc, add),
+                    _ => avx512_bf16::<12>(k, rows, height, panel, acc, add),
+                };
+            }
+            return portable_pairs(k, rows, height, panel, acc, add);
+        }
         #[cfg(target_arch = "x86_64")]
         match isa() {
-            Isa::Avx512 => {
+            Isa::Avx512 | Isa::Avx512Bf16 => {
                 return match height {
                     0..=4 => avx512::<4>(k, rows, height, panel, acc, add),
                     5..=8 => avx512::<8>(k, rows, height, panel, acc, add),
@@ -42,43 +55,55 @@ pub(crate) unsafe fn tile(
     }
 }
 
-/// # Safety
-/// See [`tile`]; the processor has AVX-512 F.
+/// Declares a loop of 512-bit registers that adds `$product(sum, a, b)` to its sums.
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f")]
-unsafe fn avx512<const R: usize>(
-    k: usize,
-    rows: &[*const f32; MR],
-    height: usize,
-    panel: *const f32,
-    acc: *mut f32,
-    add: bool,
-) {
-    use std::arch::x86_64::*;
-    // SAFETY: all pointers are used within the lengths that the caller promises; rows past the height repeat the last one.
-    unsafe {
-        let rows: [*const f32; R] = std::array::from_fn(|r| rows[r.min(height - 1)]);
-        let mut sum = [[_mm512_setzero_ps(); 2]; R];
-        if add {
-            for (r, s) in sum.iter_mut().enumerate() {
-                *s = [_mm512_loadu_ps(acc.add(r * NR)), _mm512_loadu_ps(acc.add(r * NR + 16))];
+macro_rules! loop_of_512_bits {
+    ($name:ident, $features:literal, $product:expr) => {
+        /// # Safety
+        /// See [`tile`]; the processor has the features.
+        #[target_feature(enable = $features)]
+        unsafe fn $name<const R: usize>(
+            k: usize,
+            rows: &[*const f32; MR],
+            height: usize,
+            panel: *const f32,
+            acc: *mut f32,
+            add: bool,
+        ) {
+            use std::arch::x86_64::*;
+            // SAFETY: all pointers are used within the lengths that the caller promises; rows past the height repeat the last one.
+            unsafe {
+                let rows: [*const f32; R] = std::array::from_fn(|r| rows[r.min(height - 1)]);
+                let mut sum = [[_mm512_setzero_ps(); 2]; R];
+                if add {
+                    for (r, s) in sum.iter_mut().enumerate() {
+                        *s = [_mm512_loadu_ps(acc.add(r * NR)), _mm512_loadu_ps(acc.add(r * NR + 16))];
+                    }
+                }
+                for i in 0..k {
+                    let b0 = _mm512_loadu_ps(panel.add(i * NR));
+                    let b1 = _mm512_loadu_ps(panel.add(i * NR + 16));
+                    for (s, row) in sum.iter_mut().zip(&rows) {
+                        let a = _mm512_set1_ps(*row.add(i));
+                        s[0] = $product(s[0], a, b0);
+                        s[1] = $product(s[1], a, b1);
+                    }
+                }
+                for (r, s) in sum.iter().enumerate() {
+                    _mm512_storeu_ps(acc.add(r * NR), s[0]);
+                    _mm512_storeu_ps(acc.add(r * NR + 16), s[1]);
+                }
             }
         }
-        for i in 0..k {
-            let b0 = _mm512_loadu_ps(panel.add(i * NR));
-            let b1 = _mm512_loadu_ps(panel.add(i * NR + 16));
-            for (s, row) in sum.iter_mut().zip(&rows) {
-                let a = _mm512_set1_ps(*row.add(i));
-                s[0] = _mm512_fmadd_ps(a, b0, s[0]);
-                s[1] = _mm512_fmadd_ps(a, b1, s[1]);
-            }
-        }
-        for (r, s) in sum.iter().enumerate() {
-            _mm512_storeu_ps(acc.add(r * NR), s[0]);
-            _mm512_storeu_ps(acc.add(r * NR + 16), s[1]);
-        }
-    }
+    };
 }
+
+#[cfg(target_arch = "x86_64")]
+loop_of_512_bits!(avx512, "avx512f", |sum, a, b| _mm512_fmadd_ps(a, b, sum));
+#[cfg(target_arch = "x86_64")]
+loop_of_512_bits!(avx512_bf16, "avx512f,avx512bf16", |sum, a, b| {
+    _mm512_dpbf16_ps(sum, std::mem::transmute::<__m512, __m512bh>(a), std::mem::transmute::<__m512, __m512bh>(b))
+});
 
 /// # Safety
 /// See [`tile`]; the processor has AVX2 and FMA.
@@ -150,45 +175,101 @@ unsafe fn portable(k: usize, rows: &[*const f32; MR], height: usize, panel: *con
     }
 }
 
+/// Plain loops over pairs, for processors without an instruction for them.
+///
+/// # Safety
+/// See [`tile`].
+unsafe fn portable_pairs(
+    k: usize,
+    rows: &[*const f32; MR],
+    height: usize,
+    panel: *const f32,
+    acc: *mut f32,
+    add: bool,
+) {
+    let halves = |word: f32| {
+        let bits = word.to_bits();
+        (f32::from_bits(bits << 16), f32::from_bits(bits & 0xffff_0000))
+    };
+    // SAFETY: as in `avx512`.
+    unsafe {
+        for (r, row) in rows[..height].iter().enumerate() {
+            for j in 0..NR {
+                let sum = &mut *acc.add(r * NR + j);
+                let mut total = if add { *sum } else { 0.0 };
+                for i in 0..k {
+                    let ((a0, a1), (b0, b1)) = (halves(*row.add(i)), halves(*panel.add(i * NR + j)));
+                    total = (total + a1 * b1) + a0 * b0;
+                }
+                *sum = total;
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::device::cpu::fp_math::pair_taps;
 
-    fn naive(k: usize, height: usize, add: bool) -> (Vec<f32>, Vec<f32>) {
-        let a: Vec<f32> = (0..MR * k).map(|i| ((i * 37 % 101) as f32 - 50.0) / 64.0).collect();
-        let b: Vec<f32> = (0..k * NR).map(|i| ((i * 53 % 97) as f32 - 48.0) / 64.0).collect();
-        let run = |f: unsafe fn(usize, &[*const f32; MR], usize, *const f32, *mut f32, bool)| {
-            let mut acc = vec![0.25f32; TILE];
-            let rows = std::array::from_fn(|r| a[r * k..].as_ptr());
-            // SAFETY: the buffers have the lengths that `tile` asks for.
-            unsafe { f(k, &rows, height, b.as_ptr(), acc.as_mut_ptr(), add) };
-            acc.truncate(height * NR);
-            acc
+    type Loop = unsafe fn(usize, &[*const f32; MR], usize, *const f32, *mut f32, bool);
+
+    /// Runs a loop on rows of `k` words and a panel: the sums of the first `height` rows.
+    fn run(f: Loop, [a, b]: [&[f32]; 2], k: usize, height: usize, add: bool) -> Vec<f32> {
+        let mut acc = vec![0.25f32; TILE];
+        let rows = std::array::from_fn(|r| a[r * k..].as_ptr());
+        // SAFETY: the buffers have the lengths that `tile` asks for.
+        unsafe { f(k, &rows, height, b.as_ptr(), acc.as_mut_ptr(), add) };
+        acc.truncate(height * NR);
+        acc
+    }
+
+    /// The sums in f64 of elements that bf16 holds, `a` `[MR, k]` and `b` `[k, NR]`.
+    fn naive([a, b]: [&[f32]; 2], k: usize, height: usize, add: bool) -> Vec<f64> {
+        let sum = |r: usize, j: usize| -> f64 {
+            (0..k).map(|i| f64::from(a[r * k + i]) * f64::from(b[i * NR + j])).sum::<f64>()
+                + if add { 0.25 } else { 0.0 }
         };
-        let mut want = vec![if add { 0.25f32 } else { 0.0 }; height * NR];
-        for r in 0..height {
-            for j in 0..NR {
-                for i in 0..k {
-                    want[r * NR + j] += a[r * k + i] * b[i * NR + j];
-                }
-            }
-        }
-        let got = run(tile);
-        let plain = run(portable);
-        assert!(plain.iter().zip(&want).all(|(g, w)| (g - w).abs() < 1e-4));
-        #[cfg(target_arch = "x86_64")]
-        if isa() >= Isa::Avx2 {
-            assert!(run(avx2).iter().zip(&want).all(|(g, w)| (g - w).abs() < 1e-4));
-        }
-        (got, want)
+        (0..height * NR).map(|at| sum(at / NR, at % NR)).collect()
+    }
+
+    fn close(got: &[f32], want: &[f64]) -> bool {
+        got.len() == want.len() && got.iter().zip(want).all(|(g, w)| (f64::from(*g) - w).abs() < 1e-4)
     }
 
     #[test]
     fn every_height() {
         for height in 1..=MR {
             for (k, add) in [(1, false), (3, true), (100, false), (257, true)] {
-                let (got, want) = naive(k, height, add);
-                assert!(got.iter().zip(&want).all(|(g, w)| (g - w).abs() < 1e-4), "{height} rows, k {k}");
+                let a: Vec<f32> = (0..MR * k).map(|i| ((i * 37 % 101) as f32 - 50.0) / 64.0).collect();
+                let b: Vec<f32> = (0..k * NR).map(|i| ((i * 53 % 97) as f32 - 48.0) / 64.0).collect();
+                let want = naive([&a, &b], k, height, add);
+                let check = |f: Loop| assert!(close(&run(f, [&a, &b], k, height, add), &want), "{height} rows, k {k}");
+                // SAFETY: `run` keeps the promise, here and below.
+                check(|k, rows, height, panel, acc, add| unsafe {
+                    tile(Operands::F32, k, rows, height, panel, acc, add)
+                });
+                check(portable);
+                #[cfg(target_arch = "x86_64")]
+                if isa() >= Isa::Avx2 {
+                    check(avx2);
+                }
+                // The same numbers in pairs.
+                let words = Operands::Pairs.words(k);
+                let mut pairs = [vec![0.0; MR * words], vec![0.0; words * NR]];
+                for r in 0..MR {
+                    Operands::Pairs.pack_row(&a[r * k..][..k], &mut pairs[0][r * words..][..words]);
+                }
+                pair_taps(&b, NR, bytemuck::cast_slice_mut(&mut pairs[1]));
+                let check = |f: Loop| {
+                    let got = run(f, [&pairs[0], &pairs[1]], words, height, add);
+                    assert!(close(&got, &want), "{height} rows, k {k} in pairs");
+                };
+                // SAFETY: as above.
+                check(|k, rows, height, panel, acc, add| unsafe {
+                    tile(Operands::Pairs, k, rows, height, panel, acc, add)
+                });
+                check(portable_pairs);
             }
         }
     }

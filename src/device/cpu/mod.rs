@@ -1,6 +1,8 @@
-//! The CPU: f32 arithmetic on all cores, the default where there is no GPU and the reference for every other device.
+//! The CPU: f32 arithmetic on all cores, the default where there is no GPU and the reference for every other device. Products take
+//! operands of bf16 where that is asked for.
 
 mod executable;
+mod fp_math;
 mod microkernel;
 mod op;
 mod ops;
@@ -11,9 +13,13 @@ mod simd;
 #[cfg(test)]
 mod tests;
 
+pub use self::fp_math::FpMath;
+pub use self::simd::Bf16Products;
+
 use self::executable::CpuExecutable;
 use self::pool::Pool;
-use super::{Device, Executable};
+use super::host::HostImageDecoder;
+use super::{Device, Executable, ImageDecoder, PixelRounding};
 use crate::error::Result;
 use crate::graph::{Graph, fuse};
 use std::sync::Arc;
@@ -22,13 +28,32 @@ use std::sync::Arc;
 #[derive(Clone)]
 pub struct Cpu {
     pool: Arc<Pool>,
+    fp_math: FpMath,
+    vae: FpMath,
 }
 
 impl Cpu {
     /// A device of that many threads; `None` means one for each core.
     pub fn new(threads: Option<usize>) -> Self {
         let cores = || std::thread::available_parallelism().map_or(1, |n| n.get());
-        Self { pool: Arc::new(Pool::new(threads.unwrap_or_else(cores))) }
+        let pool = Arc::new(Pool::new(threads.unwrap_or_else(cores)));
+        Self { pool, fp_math: FpMath::F32, vae: FpMath::F32 }
+    }
+
+    /// Sets the arithmetic of products, the VAE's included; f32 until then.
+    #[must_use]
+    pub fn with_fp_math(self, fp_math: FpMath) -> Self {
+        Self { fp_math, vae: fp_math, ..self }
+    }
+
+    /// Sets that of the VAE alone.
+    #[must_use]
+    pub fn with_vae_fp_math(self, vae: FpMath) -> Self {
+        Self { vae, ..self }
+    }
+
+    fn executable(&self, graph: Graph, fp_math: FpMath) -> Result<Box<dyn Executable>> {
+        Ok(Box::new(CpuExecutable::new(self.pool.clone(), fuse(graph), fp_math.operands())?))
     }
 
     /// The number of threads.
@@ -36,9 +61,15 @@ impl Cpu {
         self.pool.threads()
     }
 
-    /// The instruction set that is used: `avx512`, `avx2` or `portable`.
+    /// The rate of this processor's products of bf16.
+    pub fn bf16_products() -> Bf16Products {
+        simd::bf16_products()
+    }
+
+    /// The instruction set that is used: `avx512bf16`, `avx512`, `avx2` or `portable`.
     pub fn instructions() -> &'static str {
         match simd::isa() {
+            simd::Isa::Avx512Bf16 => "avx512bf16",
             simd::Isa::Avx512 => "avx512",
             simd::Isa::Avx2 => "avx2",
             simd::Isa::Portable => "portable",
@@ -58,6 +89,14 @@ impl Device for Cpu {
     }
 
     fn compile(&self, graph: Graph) -> Result<Box<dyn Executable>> {
-        Ok(Box::new(CpuExecutable::new(self.pool.clone(), fuse(graph))?))
+        self.executable(graph, self.fp_math)
+    }
+
+    fn compile_vae_encoder(&self, graph: Graph) -> Result<Box<dyn Executable>> {
+        self.executable(graph, self.vae)
+    }
+
+    fn compile_image_decoder(&self, graph: Graph, rounding: PixelRounding) -> Result<Box<dyn ImageDecoder>> {
+        Ok(Box::new(HostImageDecoder::new(self.executable(graph, self.vae)?, rounding)))
     }
 }

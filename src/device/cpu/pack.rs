@@ -1,5 +1,6 @@
 //! Widening and transposing weights into panels for the innermost loop.
 
+use super::fp_math::{Operands, pair_row, pair_taps, round_in_place};
 use super::microkernel::NR;
 use super::simd::for_every_isa;
 #[cfg(target_arch = "x86_64")]
@@ -65,35 +66,47 @@ impl Panel {
         joined.filter(|row| self.present.contains(row))
     }
 
-    /// Writes channels `start..start + len` of panel `p`: `out[(tap * len + c) * 32 + j]`.
-    pub(crate) fn pack(&self, p: usize, start: usize, len: usize, out: &mut [f32]) {
-        let step = (CHUNK / self.taps).clamp(1, len.max(1));
-        let mut lanes = [0f32; NR * CHUNK];
+    /// Writes channels `start..start + len` of panel `p` in words of `operands`: `out[(tap * words + word) * 32 + j]`.
+    pub(crate) fn pack(&self, operands: Operands, p: usize, start: usize, len: usize, out: &mut [f32]) {
+        let step = match operands {
+            // An even number, so that no pair lies in two chunks.
+            Operands::Pairs => (CHUNK / self.taps / 2 * 2).max(2),
+            _ => (CHUNK / self.taps).max(1),
+        };
+        let step = step.min(len.max(1));
+        let (length, width) = (step * self.taps, operands.words(step) * self.taps);
+        let mut buffer = [0f32; (NR + 1) * CHUNK];
         let mut long = Vec::new();
-        let width = step * self.taps;
         // Only a patch embedding has more taps than a chunk has elements.
-        let lanes: &mut [f32] = if width <= CHUNK {
-            &mut lanes[..NR * width]
+        let buffer: &mut [f32] = if length <= CHUNK {
+            &mut buffer[..NR * width + length]
         } else {
-            long.resize(NR * width, 0.0);
+            long.resize(NR * width + length, 0.0);
             &mut long
         };
+        let (lanes, row) = buffer.split_at_mut(NR * width);
         for c0 in (0..len).step_by(step) {
             let count = step.min(len - c0);
             for j in 0..NR {
-                let lane = &mut lanes[j * width..j * width + count * self.taps];
+                let lane = &mut lanes[j * width..][..operands.words(count) * self.taps];
                 match self.row(p, j) {
-                    Some(row) => self.widen(row, start + c0, lane),
+                    Some(at) if operands == Operands::Pairs => {
+                        let row = &mut row[..count * self.taps];
+                        self.widen(at, start + c0, row);
+                        match self.taps {
+                            1 => pair_row(row, bytemuck::cast_slice_mut(lane)),
+                            taps => pair_taps(row, taps, bytemuck::cast_slice_mut(lane)),
+                        }
+                    }
+                    Some(at) => self.widen(at, start + c0, lane),
                     None => lane.fill(0.0),
                 }
             }
-            #[cfg(target_arch = "x86_64")]
-            if isa() == Isa::Avx512 {
-                // SAFETY: `isa` has found AVX-512 F.
-                unsafe { spread_avx512(lanes, width, self.taps, count, len, c0, out) };
-                continue;
+            if operands == Operands::Rounded {
+                round_in_place(lanes);
             }
-            spread(lanes, width, self.taps, count, len, c0, out);
+            let place = Place { first: operands.words(c0), count: operands.words(count), of: operands.words(len) };
+            spread(lanes, width, self.taps, place, out);
         }
     }
 
@@ -145,7 +158,7 @@ fn each<const N: usize>(bytes: &[u8], out: &mut [f32], value: impl Fn([u8; N]) -
 
 fn widen_f16(values: &[f16], out: &mut [f32]) {
     #[cfg(target_arch = "x86_64")]
-    if isa() == Isa::Avx512 {
+    if isa() >= Isa::Avx512 {
         // SAFETY: `isa` has found AVX-512 F.
         unsafe { widen_f16_avx512(values, out) };
         return;
@@ -175,12 +188,33 @@ for_every_isa! {
     }
 }
 
+/// The place of a chunk among the words of a row.
+#[derive(Clone, Copy)]
+pub(crate) struct Place {
+    /// Its first word.
+    pub(crate) first: usize,
+    /// Its words.
+    pub(crate) count: usize,
+    /// Words of the row.
+    pub(crate) of: usize,
+}
+
+/// Transposes `lanes` (32 rows of `width`, word w * taps + t) into rows `t * place.of + place.first + w` of `out`.
+pub(crate) fn spread(lanes: &[f32], width: usize, taps: usize, place: Place, out: &mut [f32]) {
+    #[cfg(target_arch = "x86_64")]
+    if isa() >= Isa::Avx512 {
+        // SAFETY: `isa` has found AVX-512 F.
+        return unsafe { spread_avx512(lanes, width, taps, place, out) };
+    }
+    spread_any(lanes, width, taps, place, out);
+}
+
 for_every_isa! {
-    /// Transposes `lanes` (32 rows of `width`, element c * taps + t) into rows (t * len + c0 + c) of `out`.
-    fn spread(lanes: &[f32], width: usize, taps: usize, count: usize, len: usize, c0: usize, out: &mut [f32]) {
+    /// [`spread`], word by word.
+    fn spread_any(lanes: &[f32], width: usize, taps: usize, place: Place, out: &mut [f32]) {
         for t in 0..taps {
-            for c in 0..count {
-                let row = &mut out[(t * len + c0 + c) * NR..][..NR];
+            for c in 0..place.count {
+                let row = &mut out[(t * place.of + place.first + c) * NR..][..NR];
                 for (j, o) in row.iter_mut().enumerate() {
                     *o = lanes[j * width + c * taps + t];
                 }
@@ -192,8 +226,9 @@ for_every_isa! {
 /// [`spread`] by transposing blocks of 16 by 16 in registers, or, with several taps, by gathering 16 lanes at a time.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f")]
-fn spread_avx512(lanes: &[f32], width: usize, taps: usize, count: usize, len: usize, c0: usize, out: &mut [f32]) {
+fn spread_avx512(lanes: &[f32], width: usize, taps: usize, place: Place, out: &mut [f32]) {
     use std::arch::x86_64::*;
+    let Place { first, count, of } = place;
     let whole = if taps == 1 { count / 16 * 16 } else { 0 };
     for half in [0, 16] {
         for c in (0..whole).step_by(16) {
@@ -203,7 +238,7 @@ fn spread_avx512(lanes: &[f32], width: usize, taps: usize, count: usize, len: us
                 unsafe { _mm512_loadu_ps(row.as_ptr()) }
             });
             for (i, column) in transpose(rows).into_iter().enumerate() {
-                let row = &mut out[(c0 + c + i) * NR + half..][..16];
+                let row = &mut out[(first + c + i) * NR + half..][..16];
                 // SAFETY: 16 floats follow.
                 unsafe { _mm512_storeu_ps(row.as_mut_ptr(), column) };
             }
@@ -215,7 +250,7 @@ fn spread_avx512(lanes: &[f32], width: usize, taps: usize, count: usize, len: us
         );
         for t in 0..taps {
             for c in whole..count {
-                let row = &mut out[(t * len + c0 + c) * NR + half..][..16];
+                let row = &mut out[(t * of + first + c) * NR + half..][..16];
                 // SAFETY: the furthest element read is (half + 15) * width + count * taps - 1, inside `lanes` by the check
                 // above; 16 floats follow `row`.
                 unsafe {
@@ -257,20 +292,39 @@ fn transpose(r: [std::arch::x86_64::__m512; 16]) -> [std::arch::x86_64::__m512; 
 mod tests {
     use super::*;
 
+    /// The elements that a word holds, and what they are where the panel's own are `values`.
+    fn elements(operands: Operands, word: f32) -> Vec<f32> {
+        let bits = word.to_bits();
+        match operands {
+            Operands::Pairs => vec![f32::from_bits(bits << 16), f32::from_bits(bits & 0xffff_0000)],
+            _ => vec![word],
+        }
+    }
+
     #[test]
     fn panel_contents() {
-        for (n, c, taps, halves) in [(40, 7, 9, false), (34, 300, 1, false), (40, 150, 1, true), (5, 2, 196, false)] {
-            let values: Vec<f32> = (0..n * c * taps).map(|i| i as f32).collect();
+        for (n, c, taps, halves) in
+            [(40, 7, 9, false), (34, 300, 1, false), (40, 150, 1, true), (40, 48, 9, false), (5, 2, 196, false)]
+        {
+            let values: Vec<f32> = (0..n * c * taps).map(|i| i as f32 + 0.25).collect();
             let w = Weight::from_f32(&values, &[n, c * taps], "w").unwrap();
             let panel = Panel::new(vec![w.rows(0, n - 3).unwrap(), w.rows(n - 3, 3).unwrap()], taps, halves);
             let (start, len) = (1, c - 1);
-            for p in 0..panel.count() {
-                let mut out = vec![-1.0; len * taps * NR];
-                panel.pack(p, start, len, &mut out);
-                for (i, got) in out.iter().enumerate() {
-                    let (t, k, j) = (i / NR / len, i / NR % len, i % NR);
-                    let want = panel.row(p, j).map_or(0.0, |r| values[r * c * taps + (start + k) * taps + t]);
-                    assert_eq!(*got, want, "panel {p} tap {t} channel {k} lane {j}");
+            for (p, operands) in (0..panel.count())
+                .flat_map(|p| [Operands::F32, Operands::Rounded, Operands::Pairs].map(|operands| (p, operands)))
+            {
+                let words = operands.words(len);
+                let mut out = vec![-1.0; words * taps * NR];
+                panel.pack(operands, p, start, len, &mut out);
+                for (i, word) in out.iter().enumerate() {
+                    let (t, w, j) = (i / NR / words, i / NR % words, i % NR);
+                    let got = elements(operands, *word);
+                    for (k, got) in got.iter().enumerate().map(|(k, v)| (w * got.len() + k, *v)) {
+                        let want = panel.row(p, j).filter(|_| k < len);
+                        let want = want.map_or(0.0, |r| values[r * c * taps + (start + k) * taps + t]);
+                        let want = if operands == Operands::F32 { want } else { bf16::from_f32(want).to_f32() };
+                        assert_eq!(got, want, "{operands:?}, panel {p} tap {t} channel {k} lane {j}");
+                    }
                 }
             }
         }
@@ -289,7 +343,7 @@ mod tests {
         let w = Weight::from_f32(&[1., 2., 3., 4., 5., 6.], &[3, 2], "w").unwrap().transposed().unwrap();
         let panel = Panel::new(vec![w], 1, false);
         let mut out = vec![0.0; 3 * NR];
-        panel.pack(0, 0, 3, &mut out);
+        panel.pack(Operands::F32, 0, 0, 3, &mut out);
         assert_eq!([out[0], out[NR], out[2 * NR], out[1], out[NR + 1]], [1., 3., 5., 2., 4.]);
         let mut bytes = vec![0u8];
         bytes.extend([1.5f32, -2.0].iter().flat_map(|v| f16::from_f32(*v).to_le_bytes()));

@@ -11,19 +11,58 @@ pub(crate) enum Isa {
     Avx2,
     /// x86-64 with AVX-512 F, BW, DQ and VL.
     Avx512,
+    /// The same with AVX-512 BF16.
+    Avx512Bf16,
 }
 
-/// The best set that this processor has. `BRAID_ISA` (`portable`, `avx2`, `avx512`) lowers it, for tests and comparisons.
+/// The rate of products of bf16 on a processor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bf16Products {
+    /// There is no instruction for them.
+    Absent,
+    /// There is one, at half of f32's rate.
+    Slow,
+    /// There is one, at twice f32's rate.
+    Fast,
+}
+
+/// The set that is used: the best that this processor has, `avx512bf16` where its products are fast. `BRAID_ISA` (`portable`,
+/// `avx2`, `avx512`, `avx512bf16`) lowers it, for tests and comparisons; the last takes slow products of bf16, too.
 pub(crate) fn isa() -> Isa {
     static ISA: OnceLock<Isa> = OnceLock::new();
     *ISA.get_or_init(|| {
         let limit = match std::env::var("BRAID_ISA").as_deref() {
             Ok("portable") => Isa::Portable,
             Ok("avx2") => Isa::Avx2,
+            Ok("avx512bf16") => Isa::Avx512Bf16,
+            Ok("avx512") => Isa::Avx512,
+            _ if bf16_products() == Bf16Products::Fast => Isa::Avx512Bf16,
             _ => Isa::Avx512,
         };
         detected().min(limit)
     })
+}
+
+/// The rate of this processor's products of bf16. `vdpbf16ps` does twice the work of an f32 instruction; AMD's cores since Zen 4
+/// start as many of them in a cycle, Intel's a quarter (docs/performance.md).
+pub(crate) fn bf16_products() -> Bf16Products {
+    if detected() < Isa::Avx512Bf16 {
+        return Bf16Products::Absent;
+    }
+    if is_intel() { Bf16Products::Slow } else { Bf16Products::Fast }
+}
+
+#[cfg(target_arch = "x86_64")]
+fn is_intel() -> bool {
+    #[allow(unused_unsafe)] // Rust 1.89 has it as unsafe.
+    // SAFETY: every x86-64 has the instruction.
+    let vendor = unsafe { std::arch::x86_64::__cpuid(0) };
+    [vendor.ebx, vendor.edx, vendor.ecx].map(u32::to_le_bytes).as_flattened() == b"GenuineIntel"
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn is_intel() -> bool {
+    false
 }
 
 fn detected() -> Isa {
@@ -36,7 +75,7 @@ fn detected() -> Isa {
             && is_x86_feature_detected!("avx512dq")
             && is_x86_feature_detected!("avx512vl");
         if avx2 && avx512 {
-            return Isa::Avx512;
+            return if is_x86_feature_detected!("avx512bf16") { Isa::Avx512Bf16 } else { Isa::Avx512 };
         }
         if avx2 {
             return Isa::Avx2;
@@ -62,8 +101,10 @@ macro_rules! for_every_isa {
                 #[allow(clippy::too_many_arguments)]
                 fn avx2($($arg: $ty),*) $(-> $ret)? { body($($arg),*) }
                 match $crate::device::cpu::simd::isa() {
-                    // SAFETY: `isa` has found these features on this processor.
-                    $crate::device::cpu::simd::Isa::Avx512 => return unsafe { avx512($($arg),*) },
+                    $crate::device::cpu::simd::Isa::Avx512 | $crate::device::cpu::simd::Isa::Avx512Bf16 => {
+                        // SAFETY: `isa` has found these features on this processor.
+                        return unsafe { avx512($($arg),*) };
+                    }
                     // SAFETY: as above.
                     $crate::device::cpu::simd::Isa::Avx2 => return unsafe { avx2($($arg),*) },
                     $crate::device::cpu::simd::Isa::Portable => {}

@@ -1,10 +1,11 @@
 //! The CPU's executables, beyond the table of cases in tests/ops.
 
+use super::fp_math::Operands;
 use super::*;
-use crate::graph::Builder;
+use crate::graph::{Builder, NodeId};
 use crate::tensor::DType;
-use crate::weights::{MappedBytes, Weight};
-use half::f16;
+use crate::weights::{MappedBytes, Scope, Weight, Weights};
+use half::{bf16, f16};
 
 #[test]
 fn wrong_binding() {
@@ -43,4 +44,104 @@ fn large_ids() {
     assert_eq!(out, [3.0, 2.0, 4.0, 1.0, 5.0, 5.0]);
     let text = executable.run(&[(&[0.0; 6]).into()], &mut [&mut out]).unwrap_err().to_string();
     assert!(text.contains("`ids` is i32 [1, 6], bound to 6 values of f32"), "{text}");
+}
+
+/// Values of either sign between 2^-3 and 2, with every bit of an f32 in use.
+fn values(len: usize, seed: u32) -> Vec<f32> {
+    let mut x = seed;
+    let mut next = || {
+        x = x.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        f32::from_bits(x & 0x807f_ffff | (124 + x % 4) << 23)
+    };
+    (0..len).map(|_| next()).collect()
+}
+
+fn rounded(values: &[f32]) -> Vec<f32> {
+    values.iter().map(|v| bf16::from_f32(*v).to_f32()).collect()
+}
+
+/// Runs a graph of one input with these operands.
+fn run(
+    weights: &[(&str, &[usize], &[f32])],
+    x: (&[usize], &[f32]),
+    operands: Operands,
+    threads: usize,
+    f: &Build,
+) -> Vec<f32> {
+    let mut all = Weights::new("w");
+    for (name, shape, values) in weights {
+        all.insert(*name, Weight::from_f32(values, shape, name).unwrap()).unwrap();
+    }
+    let mut b = Builder::new();
+    let id = b.input("x", x.0);
+    let y = f(&mut b, id, &Scope::new(all));
+    b.output("y", y);
+    let pool = Arc::new(Pool::new(threads));
+    let mut executable = CpuExecutable::new(pool, fuse(b.finish().unwrap()), operands).unwrap();
+    let mut out = vec![f32::NAN; executable.graph.node(executable.graph.outputs[0].1).len()];
+    executable.run(&[x.1.into()], &mut [&mut out]).unwrap();
+    out
+}
+
+type Build = dyn Fn(&mut Builder, NodeId, &Scope) -> NodeId;
+
+/// A layer on operands of bf16 is f32's layer on rounded weights and inputs, but for the order of its sums; its bits depend on no
+/// number of threads.
+fn rounds_operands(name: &str, x: &[usize], weight: &[usize], f: &Build) {
+    let (w, b) = (values(weight.iter().product(), 1), values(weight[0], 2));
+    let input = values(x.iter().product(), 3);
+    let layer = |w: &[f32], input: &[f32], operands, threads| {
+        run(&[("weight", weight, w), ("bias", &weight[..1], &b)], (x, input), operands, threads, f)
+    };
+    let want = layer(&rounded(&w), &rounded(&input), Operands::F32, 1);
+    let length = want.iter().map(|v| v * v).sum::<f32>();
+    for operands in [Operands::Rounded, Operands::Pairs] {
+        let got = layer(&w, &input, operands, 1);
+        let error = got.iter().zip(&want).map(|(g, w)| (g - w) * (g - w)).sum::<f32>();
+        assert!((error / length).sqrt() < 1e-6, "{name} {operands:?}: {:e}", (error / length).sqrt());
+        assert_eq!(
+            got,
+            layer(&w, &input, operands, 3),
+            "{name} {operands:?}: the number of threads changes the result"
+        );
+    }
+}
+
+#[test]
+fn linear_in_bf16() {
+    for (m, k, n) in [(1, 1, 1), (5, 3, 33), (13, 17, 31), (12, 64, 32), (25, 1153, 70), (37, 2311, 300), (3, 4608, 34)]
+    {
+        let f = move |b: &mut Builder, x, s: &Scope| b.linear(x, s, n);
+        rounds_operands(&format!("linear {m} {k} {n}"), &[1, m, k], &[n, k], &f);
+    }
+}
+
+#[test]
+fn convolutions_in_bf16() {
+    for (h, w, c, o, kernel, stride) in [
+        (5, 7, 3, 33, 3, 1),
+        (6, 5, 129, 34, 3, 2),
+        (9, 4, 260, 20, 3, 1),
+        (4, 3, 37, 40, 1, 1),
+        (28, 28, 3, 5, 14, 14),
+    ] {
+        let f = move |b: &mut Builder, x, s: &Scope| b.conv2d(x, s, o, kernel, stride);
+        rounds_operands(&format!("conv {h} {w} {c} {o} {kernel}"), &[2, h, w, c], &[o, c, kernel, kernel], &f);
+    }
+}
+
+/// A row by itself has the bits that it has among others, so an image has those that it has in a batch.
+#[test]
+fn rows_alone_in_bf16() {
+    let (k, n) = (700, 290);
+    let (w, b, x) = (values(n * k, 4), values(n, 5), values(40 * k, 6));
+    let weights: [(&str, &[usize], &[f32]); 2] = [("weight", &[n, k], &w), ("bias", &[n], &b)];
+    for operands in [Operands::Rounded, Operands::Pairs] {
+        let all = run(&weights, (&[1, 40, k], &x), operands, 2, &move |b, x, s| b.linear(x, s, n));
+        for rows in [0..1, 7..20, 33..40] {
+            let some = &x[rows.start * k..rows.end * k];
+            let some = run(&weights, (&[1, rows.len(), k], some), operands, 2, &move |b, x, s| b.linear(x, s, n));
+            assert_eq!(some, all[rows.start * n..rows.end * n], "{operands:?} {rows:?}");
+        }
+    }
 }

@@ -5,9 +5,12 @@
 //! file's type; a panel of 32 output channels by about 1,152 inputs is widened and transposed in cache, used for as many
 //! rows as there are, and forgotten. Every result element is one chain of additions in a fixed order, whatever the
 //! number of threads and the tile sizes.
+//!
+//! With operands of bf16 twelve rows are rounded at a time, all taps of a block, just before they are multiplied by the panels.
 
 use super::convolution::RowSource;
 use super::pointwise::{activate, add, times_gelu};
+use crate::device::cpu::fp_math::Operands;
 use crate::device::cpu::microkernel::{MR, NR, TILE, tile};
 use crate::device::cpu::op::{CpuOp, OpRun};
 use crate::device::cpu::pack::Panel;
@@ -16,8 +19,8 @@ use std::ops::Range;
 
 /// Inputs times taps of a block: a panel of them is 147 kB and stays in the second-level cache.
 const BLOCK: usize = 1152;
-/// Panels of an item, at most.
-const MAX_GROUP: usize = 4;
+/// Panels of an item, at most; half as many where a word is one element.
+const MAX_GROUP: usize = 8;
 /// Rows for which one widened panel is used before it is widened again.
 const MAX_ROWS: usize = 1536;
 
@@ -43,6 +46,7 @@ pub(crate) struct CpuGemm {
     images: usize,
     tiling: Tiling,
     threads: usize,
+    operands: Operands,
 }
 
 /// Consecutive input channels of one source.
@@ -53,6 +57,17 @@ struct ChannelBlock {
     /// The number of the panel with their weights, and the first of these channels there.
     panel: usize,
     weight: usize,
+}
+
+/// The products of up to [`MR`] rows with the panels of a group, over one block.
+struct Part<'a> {
+    block: &'a ChannelBlock,
+    rows: Range<usize>,
+    /// The group's panels, and which of them are not zero.
+    packed: &'a [f32],
+    present: &'a [bool],
+    /// Whether there are sums of other blocks already.
+    add: bool,
 }
 
 /// Adds the low-rank updates of `parts`, whose rows operand `operand` has: more channels to sum over, with a panel for each left
@@ -80,18 +95,23 @@ pub(crate) struct Tiling {
     group: usize,
 }
 
-/// Picks the cut with the shortest time on `threads` equal threads, from the cost of multiplying and of widening.
-fn tiling(m: usize, panels: usize, k: usize, threads: usize) -> Tiling {
-    // Relative costs by measurement: one panel element is used in 64 flops a row; widening it costs about 30 rows.
-    const WIDEN: usize = 30;
+/// Picks the cut with the shortest time on `threads` equal threads, from the cost of multiplying, of widening and of rounding rows.
+fn tiling(m: usize, panels: usize, k: usize, threads: usize, operands: Operands) -> Tiling {
+    // Relative costs by measurement: one panel element is used in 64 flops a row; widening it costs about `widen` rows, and
+    // reading a row's element anew for every group `read` of 32.
+    let (widen, read, most) = match operands {
+        Operands::F32 => (30, 1, MAX_GROUP / 2),
+        Operands::Rounded => (34, 8, MAX_GROUP / 2),
+        Operands::Pairs => (50, 12, MAX_GROUP),
+    };
     let mut best = (usize::MAX, Tiling { rows: m.max(1), group: 1 });
-    for group in 1..=panels.clamp(1, MAX_GROUP) {
+    for group in 1..=panels.clamp(1, most) {
         let least = m.div_ceil(MAX_ROWS).max(1);
         for chunks in least..least + 4 * threads {
             let rows = m.div_ceil(chunks).next_multiple_of(MR).max(MR);
             let items = m.div_ceil(rows).max(1) * panels.div_ceil(group);
-            // Reading the rows anew for every group costs a little: prefer wide groups where they balance as well.
-            let cost = items.div_ceil(threads) * k * (group * (rows + WIDEN) * 32 + rows);
+            // Prefers wide groups where they balance as well.
+            let cost = items.div_ceil(threads) * k * (group * (rows + widen) * 32 + read * rows);
             if cost < best.0 {
                 best = (cost, Tiling { rows, group });
             }
@@ -102,7 +122,13 @@ fn tiling(m: usize, panels: usize, k: usize, threads: usize) -> Tiling {
 
 impl CpuGemm {
     /// Prepares `gemm` for sources and a result of these shapes.
-    pub(crate) fn new(gemm: ImplicitGemm<'_>, sources: &[&[usize]], shape: &[usize], threads: usize) -> Self {
+    pub(crate) fn new(
+        gemm: ImplicitGemm<'_>,
+        sources: &[&[usize]],
+        shape: &[usize],
+        threads: usize,
+        operands: Operands,
+    ) -> Self {
         let n = shape.last().copied().unwrap_or(1);
         let m = shape.iter().product::<usize>() / n.max(1);
         let channel = |s: usize| sources.get(s).and_then(|s| s.last()).copied().unwrap_or(0);
@@ -134,7 +160,7 @@ impl CpuGemm {
         }
         let low_rank = RowSource::Rows { channels: [gemm.rank(), 0] };
         let k = channels.iter().sum::<usize>() * taps + gemm.rank() / gemm.parts.len().max(1);
-        let tiling = tiling(m, panels[0].count(), k, threads);
+        let tiling = tiling(m, panels[0].count(), k, threads, operands);
         let images = shape[0].max(1);
         Self {
             panels,
@@ -151,11 +177,22 @@ impl CpuGemm {
             images,
             tiling,
             threads,
+            operands,
         }
     }
 
+    /// The most words that a block adds to a sum.
+    fn block_words(&self) -> usize {
+        self.blocks.iter().map(|b| self.operands.words(b.len) * self.taps_of(b)).max().unwrap_or(0)
+    }
+
     fn panel_floats(&self) -> usize {
-        self.tiling.group * self.blocks.iter().map(|b| b.len * self.taps_of(b)).max().unwrap_or(0) * NR
+        self.tiling.group * self.block_words() * NR
+    }
+
+    /// Words from one rounded row to the next: never a power of two, so that twelve rows lie in different sets of a cache.
+    fn row_stride(&self) -> usize {
+        if self.operands == Operands::F32 { 0 } else { self.block_words().next_multiple_of(32) + 16 }
     }
 
     fn taps_of(&self, block: &ChannelBlock) -> usize {
@@ -167,42 +204,94 @@ impl CpuGemm {
     /// # Safety
     /// As [`CpuOp::run`].
     unsafe fn item(&self, buffer: &mut [f32], run: &OpRun<'_>, panels: Range<usize>, ms: Range<usize>) {
-        let (packed, acc) = buffer.split_at_mut(self.panel_floats());
-        let count = panels.len();
+        let (packed, rest) = buffer.split_at_mut(self.panel_floats());
+        let (rounded, acc) = rest.split_at_mut(self.row_stride() * MR);
         for (b, block) in self.blocks.iter().enumerate() {
-            let (panel, taps) = (&self.panels[block.panel], self.taps_of(block));
-            let (source, number) = if block.panel == 0 { (&self.source, block.operand) } else { (&self.low_rank, 0) };
-            let stride = block.len * taps * NR;
+            let panel = &self.panels[block.panel];
+            let stride = self.operands.words(block.len) * self.taps_of(block) * NR;
             let mut present = [false; MAX_GROUP];
             for (i, p) in panels.clone().enumerate() {
                 present[i] = panel.is_present(p);
                 if present[i] {
-                    panel.pack(p, block.weight, block.len, &mut packed[i * stride..(i + 1) * stride]);
+                    let out = &mut packed[i * stride..(i + 1) * stride];
+                    panel.pack(self.operands, p, block.weight, block.len, out);
                 }
             }
             if !present.contains(&true) {
                 continue;
             }
+            let present = &present[..panels.len()];
             for (t, m) in ms.clone().step_by(MR).enumerate() {
-                let height = MR.min(ms.end - m);
-                let mut pointers = [run.zeros.as_ptr(); MR];
-                for tap in 0..taps {
-                    // SAFETY: rows m..m + height exist.
-                    unsafe {
-                        let x = run.operand(block.operand).add(block.start);
-                        source.rows(x, number, tap, m, run.zeros.as_ptr(), &mut pointers[..height]);
-                    }
-                    for i in (0..count).filter(|i| present[*i]) {
-                        let panel = packed[i * stride + tap * block.len * NR..].as_ptr();
-                        let acc = acc[(t * count + i) * TILE..][..TILE].as_mut_ptr();
-                        // SAFETY: each pointer has `block.len` floats after it, the panel block.len * NR.
-                        unsafe { tile(block.len, &pointers, height, panel, acc, b > 0 || tap > 0) };
+                let acc = &mut acc[t * present.len() * TILE..][..present.len() * TILE];
+                let part = Part { block, rows: m..ms.end.min(m + MR), packed, present, add: b > 0 };
+                // SAFETY: the caller's promise.
+                unsafe {
+                    match self.operands {
+                        Operands::F32 => self.multiply(run, &part, acc),
+                        _ => self.multiply_rounded(run, &part, rounded, acc),
                     }
                 }
             }
         }
         // SAFETY: the caller's promise.
         unsafe { self.store(acc, run, panels, ms) };
+    }
+
+    /// Points `out` at the inputs of rows `m..` in a block under one tap.
+    ///
+    /// # Safety
+    /// As [`CpuOp::run`]; the rows exist.
+    unsafe fn point(&self, block: &ChannelBlock, run: &OpRun<'_>, tap: usize, m: usize, out: &mut [*const f32]) {
+        let (source, number) = if block.panel == 0 { (&self.source, block.operand) } else { (&self.low_rank, 0) };
+        // SAFETY: the block lies in its operand, and the rows exist.
+        unsafe { source.rows(run.operand(block.operand).add(block.start), number, tap, m, run.zeros.as_ptr(), out) };
+    }
+
+    /// Adds the products to the tiles of `acc`, one for each panel.
+    ///
+    /// # Safety
+    /// As [`CpuOp::run`].
+    unsafe fn multiply(&self, run: &OpRun<'_>, part: &Part<'_>, acc: &mut [f32]) {
+        let Part { block, ref rows, packed, present, add } = *part;
+        let (height, taps) = (rows.len(), self.taps_of(block));
+        let mut pointers = [run.zeros.as_ptr(); MR];
+        for tap in 0..taps {
+            // SAFETY: the rows exist.
+            unsafe { self.point(block, run, tap, rows.start, &mut pointers[..height]) };
+            for i in (0..present.len()).filter(|i| present[*i]) {
+                let panel = packed[(i * taps + tap) * block.len * NR..].as_ptr();
+                let acc = acc[i * TILE..][..TILE].as_mut_ptr();
+                // SAFETY: each pointer has `block.len` floats after it, the panel block.len * NR.
+                unsafe { tile(Operands::F32, block.len, &pointers, height, panel, acc, add || tap > 0) };
+            }
+        }
+    }
+
+    /// [`CpuGemm::multiply`] of rows that `rounded` holds meanwhile.
+    ///
+    /// # Safety
+    /// As [`CpuOp::run`].
+    unsafe fn multiply_rounded(&self, run: &OpRun<'_>, part: &Part<'_>, rounded: &mut [f32], acc: &mut [f32]) {
+        let Part { block, ref rows, packed, present, add } = *part;
+        let (height, taps, stride) = (rows.len(), self.taps_of(block), self.row_stride());
+        let words = self.operands.words(block.len);
+        let mut pointers = [run.zeros.as_ptr(); MR];
+        for tap in 0..taps {
+            // SAFETY: the rows exist.
+            unsafe { self.point(block, run, tap, rows.start, &mut pointers[..height]) };
+            for (r, row) in pointers[..height].iter().enumerate() {
+                // SAFETY: each pointer has `block.len` floats after it.
+                let row = unsafe { std::slice::from_raw_parts(*row, block.len) };
+                self.operands.pack_row(row, &mut rounded[r * stride + tap * words..][..words]);
+            }
+        }
+        let pointers = std::array::from_fn(|r| rounded[r * stride..].as_ptr());
+        for i in (0..present.len()).filter(|i| present[*i]) {
+            let panel = packed[i * taps * words * NR..].as_ptr();
+            let acc = acc[i * TILE..][..TILE].as_mut_ptr();
+            // SAFETY: each pointer has taps * words after it, the panel as many times NR.
+            unsafe { tile(self.operands, taps * words, &pointers, height, panel, acc, add) };
+        }
     }
 
     /// Applies the epilogue to the sums of an item and stores them.
@@ -273,7 +362,8 @@ impl CpuGemm {
 
 impl CpuOp for CpuGemm {
     fn scratch(&self) -> usize {
-        self.panel_floats() + self.tiling.rows.div_ceil(MR) * self.tiling.group * TILE
+        let sums = self.tiling.rows.div_ceil(MR) * self.tiling.group * TILE;
+        self.panel_floats() + self.row_stride() * MR + sums
     }
 
     fn bytes(&self) -> usize {
@@ -306,12 +396,14 @@ mod tests {
     #[test]
     fn balanced_thread_shares() {
         for (m, panels, k, threads) in [(128, 40, 1280, 2), (2048, 10, 2880, 2), (2, 40, 1280, 16), (1, 1, 4, 1)] {
-            let t = tiling(m, panels, k, threads);
-            assert!(t.rows <= MAX_ROWS + MR && t.group <= 4 && t.rows.is_multiple_of(MR), "{t:?}");
-            let items = m.div_ceil(t.rows) * panels.div_ceil(t.group);
-            let rounds = items.div_ceil(threads);
-            let waste = (rounds * threads * t.rows.min(m) * t.group) as f64 / (m * panels) as f64;
-            assert!(waste < 1.35 || items <= threads, "{m} {panels}: {t:?} wastes {waste}");
+            for (operands, most) in [(Operands::F32, 4), (Operands::Rounded, 4), (Operands::Pairs, 8)] {
+                let t = tiling(m, panels, k, threads, operands);
+                assert!(t.rows <= MAX_ROWS + MR && t.group <= most && t.rows.is_multiple_of(MR), "{t:?}");
+                let items = m.div_ceil(t.rows) * panels.div_ceil(t.group);
+                let rounds = items.div_ceil(threads);
+                let waste = (rounds * threads * t.rows.min(m) * t.group) as f64 / (m * panels) as f64;
+                assert!(waste < 1.35 || items <= threads, "{operands:?} {m} {panels}: {t:?} wastes {waste}");
+            }
         }
     }
 }

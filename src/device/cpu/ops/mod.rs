@@ -15,18 +15,19 @@ use self::pointwise::{
     CpuAdd, CpuBroadcastAdd, CpuConcat, CpuEmbedding, CpuGather, CpuGeglu, CpuPrependClassToken, CpuRelu, CpuRepeat,
     CpuScaleChannels, CpuScaleRows, CpuScaleShift, CpuSoftClamp, CpuTimestepEmbedding, CpuUpsample,
 };
+use super::fp_math::Operands;
 use super::op::CpuOp;
 use crate::graph::{Graph, ImplicitGemm, Node, Op};
 
-/// Prepares the operation of a node for its shapes; none where there is nothing to do.
-pub(super) fn prepare(graph: &Graph, node: &Node, threads: usize) -> Option<Box<dyn CpuOp>> {
+/// Prepares the operation of a node for its shapes, with products of these operands; none where there is nothing to do.
+pub(super) fn prepare(graph: &Graph, node: &Node, threads: usize, operands: Operands) -> Option<Box<dyn CpuOp>> {
     let shapes: Vec<&[usize]> = node.inputs.iter().map(|id| graph.node(*id).shape.as_slice()).collect();
-    let gemm = |gemm: ImplicitGemm<'_>| CpuGemm::new(gemm, &shapes, &node.shape, threads);
+    let gemm = |gemm: ImplicitGemm<'_>| CpuGemm::new(gemm, &shapes, &node.shape, threads, operands);
     Some(match &node.op {
         Op::Input(_) | Op::Reshape => return None,
         Op::Linear(linear) => Box::new(gemm(linear.into())),
         Op::Conv2d(conv) => Box::new(gemm(conv.into())),
-        Op::Attention(attention) => Box::new(CpuAttention::new(attention, node, &shapes)),
+        Op::Attention(attention) => Box::new(CpuAttention::new(attention, node, &shapes, operands)),
         &Op::GroupNorm { groups, eps, silu, ref weight, ref bias } => {
             Box::new(CpuGroupNorm::new(&GroupNormParams { groups, eps, silu, weight, bias }, node, &shapes))
         }
