@@ -6,7 +6,12 @@
 
 #[path = "common/case.rs"]
 mod case;
+#[path = "common/demo_goldens.rs"]
+mod demo_goldens;
+#[path = "common/half_precision_limits.rs"]
+mod half_precision_limits;
 
+use braid::tensor::DType;
 use braid::{Compat, Pipeline};
 use case::{Case, goldens, stages};
 
@@ -147,4 +152,79 @@ cases! { diffsynth:
     seven_steps = "seven_steps",
     two_images = "two_images",
     unguided = "unguided",
+}
+
+/// The CPU's products in bf16, from the same noise, within the limits that tests/cuda has for this type.
+mod bf16 {
+    use super::half_precision_limits::{ASKED, of_diffusers};
+    use super::*;
+    use braid::device::cpu::Cpu;
+
+    /// Relative L2 of the latents and dB of the image.
+    fn run(name: &str, dtype: DType, vae: Option<DType>) -> (f64, f64) {
+        let case = Case::open("diffusers", name);
+        let dir = tempfile::tempdir().unwrap();
+        braid::synthetic::from_recipe(&case.recipe(), dir.path()).unwrap();
+        let mut options = case.options(dir.path()).with_dtype(dtype);
+        options.vae_dtype = vae;
+        let output = Pipeline::load(&options).unwrap().generate(&case.request()).unwrap();
+        let want: std::collections::HashMap<_, _> =
+            stages(&case.folder.join("stages.safetensors")).into_iter().collect();
+        let bytes: Vec<u8> = want["image"].data.iter().map(|v| (v * 255.0).round_ties_even() as u8).collect();
+        let got: Vec<u8> = output.images.iter().flat_map(|image| image.rgb()).copied().collect();
+        let latents = relative(&output.intermediates["latents"].data, &want["latents"].data);
+        (latents, demo_goldens::psnr(&got, &bytes))
+    }
+
+    /// The beginning of a list: two of it where plain code takes seconds for each.
+    fn some(all: usize) -> usize {
+        if Cpu::instructions() == "portable" { all.min(2) } else { all }
+    }
+
+    #[test]
+    fn golden_cases() {
+        let names = [
+            "euler",
+            "ddim-style",
+            "v-trailing-rescale",
+            "lcm-unguided",
+            "compel",
+            "lora-kohya",
+            "embeddings",
+            "plus",
+            "plus-two-adapters",
+            "masks",
+            "img2img-euler",
+            "inpaint-channels",
+            "taesd",
+            "tiles",
+        ];
+        for name in &names[..some(names.len())] {
+            let (latents, psnr) = run(name, DType::BF16, None);
+            let (most, least) = of_diffusers(name).map_or(ASKED[1], |own| (1.5 * own[1].0, own[1].1 - 3.0));
+            println!("{name} in bf16: latents {latents:.1e} of {most:.1e}, {psnr:.1} dB of {least:.1}");
+            assert!(latents > 1e-4, "{name}: latents {latents:.1e} are f32's");
+            assert!(latents <= most && psnr >= least, "{name}: latents {latents:.1e}, {psnr:.1} dB");
+        }
+    }
+
+    /// The VAE has a type of its own: in bf16 after a UNet in f32, and the reverse, which changes no latents.
+    #[test]
+    fn vae_types() {
+        let (latents, psnr) = run("ddim-style", DType::F32, Some(DType::BF16));
+        assert!(latents < 1e-4 && psnr > 45.0 && psnr < 65.0, "latents {latents:.1e}, {psnr:.1} dB");
+        let [own, other] = [None, Some(DType::F32)].map(|vae| run("ddim-style", DType::BF16, vae));
+        assert!(own.0 == other.0 && own.1 != other.1, "{own:?} {other:?}");
+    }
+
+    #[test]
+    fn bundled_model() {
+        let goldens = demo_goldens::DemoGoldens::open();
+        let pipeline = Pipeline::load(&demo_goldens::options().with_dtype(DType::BF16)).unwrap();
+        for i in 0..some(goldens.count()) {
+            let (latents, psnr) = goldens.compare(i, &pipeline);
+            println!("bundled model {i} in bf16: latents {latents:.1e}, {psnr:.1} dB");
+            assert!(latents <= ASKED[1].0 && psnr >= ASKED[1].1, "{i}: latents {latents:.1e}, {psnr:.1} dB");
+        }
+    }
 }

@@ -5,7 +5,7 @@ use super::flag::{self, Group};
 use super::flags::FlagNames;
 use super::system::proc_bytes;
 use super::terminal;
-use crate::device::cpu::Cpu;
+use crate::device::cpu::{Bf16Products, Cpu};
 use crate::device::cuda::CudaDevice;
 use crate::tensor::DType;
 use std::path::PathBuf;
@@ -35,6 +35,7 @@ pub fn run(mut parser: lexopt::Parser) -> Outcome {
     let lines = [
         ("build", format!("braid {}, {} for {arch} {os}", env!("CARGO_PKG_VERSION"), profile())),
         ("processor", format!("{cores} cores in use, instructions: {}", Cpu::instructions())),
+        ("bf16", bf16().to_owned()),
         ("memory", format!("{} in all, {} available", memory("MemTotal"), memory("MemAvailable"))),
         ("huge pages", huge_pages()),
         ("CUDA", format!("{}; driver library: {}", kernels(), driver())),
@@ -42,6 +43,19 @@ pub fn run(mut parser: lexopt::Parser) -> Outcome {
         ("devices", devices()),
     ];
     terminal::print(&lines.map(|(name, text)| format!("{name:<11} {}\n", crate::error::escape(&text))).concat())
+}
+
+/// Says whether the CPU is faster in bf16.
+fn bf16() -> &'static str {
+    match Cpu::bf16_products() {
+        Bf16Products::Fast => {
+            "products of bf16 by avx512bf16: --dtype bf16 is faster on this processor than f32, its default"
+        }
+        Bf16Products::Slow => {
+            "products of bf16 by avx512bf16 at half of f32's rate: --dtype bf16 is no faster on this processor"
+        }
+        Bf16Products::Absent => "no products of bf16: --dtype bf16 is no faster on this processor",
+    }
 }
 
 fn profile() -> &'static str {

@@ -145,11 +145,12 @@ fn notes(options: &Options, pipeline: &Pipeline) -> Vec<String> {
     if pipeline.device() != "cpu" {
         return notes;
     }
-    if let Some(dtype) = options.pipeline.dtype.filter(|d| *d != DType::F32) {
-        notes.push(format!("--dtype {dtype}: on the CPU the noise is drawn in {dtype}, all arithmetic stays f32"));
+    notes.extend(pipeline.dtype_note().map(|note| note.describe(&FlagNames)));
+    if options.pipeline.dtype == Some(DType::F16) {
+        notes.push("--dtype f16: on the CPU the noise is drawn in f16, all arithmetic stays f32".into());
     }
-    if let Some(dtype) = options.pipeline.vae_dtype.filter(|d| *d != DType::F32) {
-        notes.push(format!("--vae-dtype {dtype}: has no effect on the CPU, which computes in f32"));
+    if options.pipeline.vae_dtype == Some(DType::F16) {
+        notes.push("--vae-dtype f16: has no effect on the CPU, which computes in f32 or bf16".into());
     }
     notes
 }

@@ -2,9 +2,10 @@
 
 use super::device_choice::DeviceChoice;
 use super::options::PipelineOptions;
+use crate::device::Device;
+use crate::device::cpu::{Bf16Products, Cpu, FpMath};
 use crate::device::cuda::CudaDevice;
-use crate::device::{Device, cpu::Cpu};
-use crate::error::{Error, Message, Result};
+use crate::error::{Error, Field, Message, Result};
 use crate::tensor::DType;
 
 /// An opened device and the choices that led to it.
@@ -19,7 +20,9 @@ pub(super) struct OpenedDevice {
 pub(super) fn open(options: &PipelineOptions, cpu: &Cpu) -> Result<OpenedDevice> {
     let on_cpu = |note: Option<Message>| {
         let dtype = options.dtype.unwrap_or(DType::F32);
-        OpenedDevice { device: Box::new(cpu.clone()), dtype, note }
+        let vae = options.vae_dtype.unwrap_or(dtype);
+        let cpu = cpu.clone().with_fp_math(fp_math(dtype)).with_vae_fp_math(fp_math(vae));
+        OpenedDevice { device: Box::new(cpu), dtype, note }
     };
     match options.device {
         DeviceChoice::Cpu => Ok(on_cpu(None)),
@@ -40,6 +43,30 @@ pub(super) fn open(options: &PipelineOptions, cpu: &Cpu) -> Result<OpenedDevice>
                 on_cpu(Some(Message::from("using the CPU, not CUDA: ").then(&why)))
             }
         }),
+    }
+}
+
+/// The CPU's arithmetic for a data type.
+fn fp_math(dtype: DType) -> FpMath {
+    if dtype == DType::BF16 { FpMath::Bf16 } else { FpMath::F32 }
+}
+
+/// Parameters of a UNet from which on it matters that another type is faster.
+const LARGE: u64 = 500_000_000;
+
+/// The words about a type that would be faster on a CPU with these products, for a UNet of that many parameters.
+pub(super) fn faster_dtype(dtype: Option<DType>, products: Bf16Products, parameters: u64) -> Option<Message> {
+    match (dtype, products) {
+        (None, Bf16Products::Fast) if parameters >= LARGE => {
+            let message = Message::default().setting(Field::DType, "bf16");
+            Some(message.text(" would be faster on this processor; its products are rounded, and its noise is another"))
+        }
+        (Some(DType::BF16), Bf16Products::Slow | Bf16Products::Absent) => {
+            let message = Message::default().setting(Field::DType, "bf16");
+            let message = message.text(" is no faster on this processor, which has no fast products of bf16: ");
+            Some(message.setting(Field::DType, "f32").text(" is as fast and more precise"))
+        }
+        _ => None,
     }
 }
 
@@ -77,6 +104,23 @@ mod tests {
         assert!(opened.note.is_some_and(|note| note.to_string().contains("dtype")));
         (options.dtype, options.vae_dtype, options.device) = (None, Some(DType::F32), DeviceChoice::Cuda(99));
         assert!(refused(&options).starts_with("device cuda:99: "));
+    }
+
+    #[test]
+    fn words_about_faster_types() {
+        let said = |dtype, products, parameters| {
+            faster_dtype(dtype, products, parameters).map_or(String::new(), |message| message.to_string())
+        };
+        let (bf16, small, large) = (Some(DType::BF16), 4_000_000, 2_567_463_684);
+        assert!(said(None, Bf16Products::Fast, large).starts_with("`dtype: bf16` would be faster"));
+        assert_eq!(said(None, Bf16Products::Fast, small), "");
+        assert_eq!(said(None, Bf16Products::Slow, large), "");
+        assert_eq!(said(Some(DType::F32), Bf16Products::Fast, large), "");
+        assert_eq!(said(bf16, Bf16Products::Fast, large), "");
+        for products in [Bf16Products::Slow, Bf16Products::Absent] {
+            let text = said(bf16, products, small);
+            assert!(text.contains("no faster") && text.contains("`dtype: f32`"), "{text}");
+        }
     }
 
     /// Here or there: a GPU that cannot be used is an error that says why, and never one with `auto`.

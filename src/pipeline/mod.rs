@@ -72,6 +72,7 @@ pub struct Pipeline {
     device: Box<dyn Device>,
     dtype: DType,
     note: Option<Message>,
+    dtype_note: Option<Message>,
     encoders: EncoderResidency,
     max_noise_bytes: u64,
     /// The side of a tile in latents.
@@ -117,11 +118,15 @@ impl Pipeline {
         options.check()?;
         let cpu = Cpu::new(options.threads);
         let threads = cpu.threads();
+        let own_device = device.is_none();
         let OpenedDevice { device, dtype, note } = match device {
             Some(device) => OpenedDevice { device, dtype: options.dtype.unwrap_or(DType::F32), note: None },
             None => device::open(options, &cpu)?,
         };
         let models = models()?;
+        let on_cpu = own_device && device.name() == "cpu";
+        let faster = |parameters| device::faster_dtype(options.dtype, Cpu::bf16_products(), parameters);
+        let dtype_note = on_cpu.then(|| models.unet.parameters()).and_then(faster);
         let compat = options.compat.clone();
         models.demand_adapters_of(&compat)?;
         let tile = options.vae_tiling.map(|side| tile(side, models.vae.config.scale_factor())).transpose()?;
@@ -135,6 +140,7 @@ impl Pipeline {
             device,
             dtype,
             note,
+            dtype_note,
             encoders,
             max_noise_bytes: options.max_noise_bytes,
             tile,
@@ -157,6 +163,11 @@ impl Pipeline {
     /// The decision of [`DeviceChoice::Auto`] and its reason, for the user.
     pub fn device_note(&self) -> Option<&Message> {
         self.note.as_ref()
+    }
+
+    /// The words for the user where another [`PipelineOptions::dtype`] is the faster one on this CPU.
+    pub fn dtype_note(&self) -> Option<&Message> {
+        self.dtype_note.as_ref()
     }
 
     /// The compatibility profile.

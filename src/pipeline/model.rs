@@ -41,6 +41,11 @@ impl<C> Model<C> {
         Ok(Self { config, weights })
     }
 
+    /// The number of its parameters.
+    pub(super) fn parameters(&self) -> u64 {
+        self.weights.iter().map(|(_, weight)| weight.shape().iter().product::<usize>() as u64).sum()
+    }
+
     pub(super) fn path(&self) -> &Path {
         self.weights.path()
     }

@@ -43,11 +43,12 @@ pub struct PipelineOptions {
     pub compat: Compat,
     /// The device that computes.
     pub device: DeviceChoice,
-    /// The type in which a GPU stores tensors, f16 where absent; f32 is refused there. The CPU computes in f32, and
-    /// the type is only that of [`crate::Pipeline::dtype`].
+    /// The type in which a GPU stores tensors, f16 where absent; f32 is refused there. On the CPU the type to which the operands of
+    /// products are rounded, f32 or bf16, f32 where absent; everything else stays f32, and f16 is only the type of
+    /// [`crate::Pipeline::dtype`].
     pub dtype: Option<DType>,
-    /// The same for the VAE, bf16 where absent: SDXL's overflows f16. f32 is exact, slower, and takes twice the memory. No effect
-    /// on the CPU.
+    /// The same for the VAE. On a GPU bf16 where absent: SDXL's overflows f16; f32 is exact, slower, and takes twice the memory. On the
+    /// CPU that of `dtype` where absent.
     pub vae_dtype: Option<DType>,
     /// Whether the encoders' executables stay after a request.
     pub encoders: EncoderResidency,
@@ -100,9 +101,9 @@ impl PipelineOptions {
         with_compat(compat: Compat);
         /// Sets the device.
         with_device(device: DeviceChoice);
-        /// Sets the data type of a GPU's tensors.
+        /// Sets the data type of a GPU's tensors, of a CPU's products.
         with_dtype(dtype: DType => Some(dtype));
-        /// Sets the data type of the VAE on a GPU.
+        /// Sets the data type of the VAE.
         with_vae_dtype(vae_dtype: DType => Some(vae_dtype));
         /// Sets whether the encoders stay on the device after use.
         with_encoders(encoders: EncoderResidency);

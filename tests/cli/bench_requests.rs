@@ -102,14 +102,16 @@ fn unavailable_devices() {
     let model = case.path(".");
     let args = ["e2e", "--model", &model, "-n", "1", "--size", "32", "-r", "1"];
     // No machine has that many GPUs.
-    let rows = rows(&[&args[..], &["--device", "cpu,cuda:99", "--dtype", "f16,bf16"]].concat());
+    let rows = rows(&[&args[..], &["--device", "cpu,cuda:99", "--dtype", "f16,bf16,f32"]].concat());
     let found: Vec<_> =
         rows.iter().map(|r| (r["device"].as_str(), r["dtype"].as_str(), !r["skipped"].is_null())).collect();
     let [cpu, gpu] = [Some("cpu"), Some("cuda:99")];
     let [f32, f16, bf16] = [Some("f32"), Some("f16"), Some("bf16")];
-    assert_eq!(found, [(cpu, f32, false), (cpu, bf16, true), (gpu, f16, true), (gpu, bf16, true)]);
-    assert!(rows[1]["skipped"].as_str().unwrap().contains("computes in f32"));
-    for row in &rows[2..] {
+    let on_gpu = [(gpu, f16, true), (gpu, bf16, true), (gpu, f32, true)];
+    assert_eq!(found, [&[(cpu, f32, false), (cpu, bf16, false), (cpu, f32, true)][..], &on_gpu].concat());
+    assert_ne!(rows[0]["checksum"], rows[1]["checksum"]);
+    assert!(rows[2]["skipped"].as_str().unwrap().contains("computes in f32"));
+    for row in &rows[3..5] {
         assert!(row["skipped"].as_str().unwrap().contains("cuda:99"), "{row}");
         assert!(row.get("mean_seconds").is_none());
     }

@@ -269,7 +269,18 @@ fn device_notes() {
     assert!(note(&["--dtype", "f16"]).starts_with("note: --dtype f16"));
     // Another type draws other noise.
     assert_ne!(Image::open(case.path("out.png"), AlphaMode::Ignore).unwrap(), plain);
-    assert!(note(&["--vae-dtype", "bf16"]).contains("no effect"));
+    assert!(note(&["--vae-dtype", "f16"]).contains("no effect"));
+    assert_eq!(Image::open(case.path("out.png"), AlphaMode::Ignore).unwrap(), plain);
+    assert_eq!(note(&["--vae-dtype", "bf16"]), "");
+    let decoded = Image::open(case.path("out.png"), AlphaMode::Ignore).unwrap();
+    assert_ne!(decoded, plain);
+    // Whether the processor is faster in it or not: one line at most, and noise of its own.
+    let text = note(&["--dtype", "bf16"]);
+    assert!(text.is_empty() || text.starts_with("note: --dtype bf16 is no faster"), "{text}");
+    let bf16 = Image::open(case.path("out.png"), AlphaMode::Ignore).unwrap();
+    assert!(bf16 != plain && bf16 != decoded);
+    assert_eq!(note(&["--dtype", "bf16", "--vae-dtype", "f32"]), text);
+    assert_ne!(Image::open(case.path("out.png"), AlphaMode::Ignore).unwrap(), bf16);
     assert_eq!(note(&["--rng", "cuda"]), "");
     assert_ne!(Image::open(case.path("out.png"), AlphaMode::Ignore).unwrap(), plain);
     assert_eq!(note(&["--no-mmap"]), "");

@@ -1,6 +1,7 @@
 //! The decoder in f32.
 
-use super::golden::{generate, psnr};
+use super::demo_goldens::psnr;
+use super::golden::generate;
 use super::ptx::PtxDriver;
 use super::{common, compiled, drivers, outputs, relative, scope, values};
 use braid::Result;

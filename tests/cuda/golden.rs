@@ -1,6 +1,7 @@
 //! A small model through the whole pipeline, all five executables on the interpreter (or a GPU), against the CPU.
 
 use super::common;
+use super::demo_goldens::psnr;
 use super::half_precision_baseline::HalfPrecisionBaseline;
 use super::relative;
 use super::{compiled, drivers};
@@ -42,13 +43,6 @@ pub fn generate(model: &common::Model, device: Option<Box<dyn Device>>) -> Outpu
     request.image_prompts[0].scales = 0.6.into();
     let pipeline = Pipeline::load_with_device(&model.options(), device).unwrap();
     pipeline.generate(&request).unwrap()
-}
-
-/// Peak signal-to-noise ratio of two images of bytes.
-pub fn psnr(got: &[u8], want: &[u8]) -> f64 {
-    assert_eq!(got.len(), want.len());
-    let error: f64 = got.iter().zip(want).map(|(g, w)| f64::from(g.abs_diff(*w)).powi(2)).sum();
-    10.0 * (255.0f64.powi(2) * got.len() as f64 / error.max(1e-9)).log10()
 }
 
 /// The error of a stage that halves cannot but make: see [`HalfPrecisionBaseline`].

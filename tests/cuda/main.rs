@@ -11,6 +11,8 @@ mod cases;
 mod common;
 mod decoder_f32;
 mod demo;
+#[path = "../common/demo_goldens.rs"]
+mod demo_goldens;
 mod denoise_loop;
 #[path = "../common/device.rs"]
 mod device;
@@ -19,6 +21,8 @@ mod drivers;
 mod golden;
 #[path = "../common/half_precision_baseline.rs"]
 mod half_precision_baseline;
+#[path = "../common/half_precision_limits.rs"]
+mod half_precision_limits;
 mod init_image;
 #[path = "../common/interpreter.rs"]
 mod interpreter;

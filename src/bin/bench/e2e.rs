@@ -180,7 +180,7 @@ pub fn run(mut parser: lexopt::Parser) -> Result<bool, Failure> {
     options.adapter.dedup();
     options.adapter.truncate(2);
     let mut rows = Vec::new();
-    let mut bench = Bench { model: &model, options: &options, rows: &mut rows, on_cpu: false };
+    let mut bench = Bench { model: &model, options: &options, rows: &mut rows, on_cpu: Vec::new() };
     for place in options.setup.places() {
         bench.place(&place, &request)?;
     }
@@ -197,8 +197,8 @@ struct Bench<'a> {
     model: &'a BenchModel,
     options: &'a Options,
     rows: &'a mut Vec<Row>,
-    /// Whether the CPU has been measured.
-    on_cpu: bool,
+    /// The types in which the CPU has been measured.
+    on_cpu: Vec<String>,
 }
 
 impl Bench<'_> {
@@ -209,9 +209,13 @@ impl Bench<'_> {
             Ok(gpu) => gpu,
             Err(error) => return self.skip(place.machine(None), &requests, &setup::skipped(error)?),
         };
-        if gpu.is_none() && std::mem::replace(&mut self.on_cpu, true) {
-            let why = "the CPU computes in f32 whatever the type, and its rows are above";
-            return self.skip(Machine { dtype: place.asked(), ..place.machine(None) }, &requests, why);
+        if gpu.is_none() {
+            let machine = place.machine(None);
+            if self.on_cpu.contains(&machine.dtype) {
+                let why = format!("the CPU computes in {} with this type, and its rows are above", machine.dtype);
+                return self.skip(Machine { dtype: place.asked(), ..machine }, &requests, &why);
+            }
+            self.on_cpu.push(machine.dtype);
         }
         let loaded = match self.model.load(place, gpu, self.options.adapter.contains(&true)) {
             Ok(loaded) => loaded,

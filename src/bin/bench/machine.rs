@@ -77,6 +77,7 @@ impl Place {
         let threads = Cpu::new(self.threads).threads();
         let instructions = Cpu::instructions().to_owned();
         let named = |dtype: Option<DType>, default: DType| dtype.unwrap_or(default).to_string();
+        let on_cpu = |dtype: DType| if dtype == DType::BF16 { dtype } else { DType::F32 };
         match (gpu, self.device) {
             (Some(gpu), device) => Machine {
                 device: if device == DeviceChoice::Auto { DeviceChoice::Cuda(0) } else { device }.to_string(),
@@ -101,8 +102,8 @@ impl Place {
                 device: "cpu".into(),
                 device_name: processor(),
                 driver: "none".into(),
-                dtype: DType::F32.to_string(),
-                vae_dtype: DType::F32.to_string(),
+                dtype: on_cpu(self.dtype.unwrap_or(DType::F32)).to_string(),
+                vae_dtype: on_cpu(self.vae_dtype.or(self.dtype).unwrap_or(DType::F32)).to_string(),
                 threads,
                 instructions,
             },
@@ -153,6 +154,8 @@ mod tests {
         assert!(place.open().is_ok_and(|gpu| gpu.is_none()));
         let machine = place.machine(None);
         assert_eq!((machine.device.as_str(), machine.driver.as_str(), machine.dtype.as_str()), ("cpu", "none", "f32"));
+        let machine = Place { dtype: Some(DType::BF16), ..place }.machine(None);
+        assert_eq!((machine.dtype.as_str(), machine.vae_dtype.as_str()), ("bf16", "bf16"));
         let gone = Place { device: DeviceChoice::Cuda(7), ..place }.machine(None);
         assert_eq!((gone.device.as_str(), gone.device_name.as_str(), gone.dtype.as_str()), ("cuda:7", "none", "f16"));
     }

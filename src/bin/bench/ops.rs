@@ -47,8 +47,8 @@ pub const FLAGS: &[Flag<Options>] = &[
     Flag {
         long: "--dtype",
         value: Some("TYPE"),
-        help: "f16 or bf16, on a GPU [default: f16]",
-        set: |o, v| v.choice(&[("f16", DType::F16), ("bf16", DType::BF16)]).map(|dtype| o.timing.dtype = dtype),
+        help: "f16 or bf16 [default: f16 on a GPU, f32 on the CPU, which computes in f32 with f16, too]",
+        set: |o, v| v.choice(&[("f16", DType::F16), ("bf16", DType::BF16)]).map(|dtype| o.timing.dtype = Some(dtype)),
         ..Flag::NEW
     },
     Flag {
@@ -81,7 +81,7 @@ pub fn run(mut parser: lexopt::Parser) -> Result<bool, Failure> {
     let mut options = Options {
         work: WorkOptions::new(vec![Part::Unet, Part::Vae]),
         only: String::new(),
-        timing: Timing { device: DeviceChoice::Cpu, dtype: DType::F16, threads: None, repetitions: 5, warmup: 1 },
+        timing: Timing { device: DeviceChoice::Cpu, dtype: None, threads: None, repetitions: 5, warmup: 1 },
     };
     let work = |options: &mut Options, argument: &flag::Argument, p: &mut lexopt::Parser| {
         flag::take(work_options::FLAGS, argument, &mut options.work, p)

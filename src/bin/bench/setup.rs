@@ -38,7 +38,10 @@ pub const SHARED: &[Flag<Options>] = &[
     },
     models::CONFIG,
     models::CLIP_VISION,
-    Flag { help: "data type of the VAE on GPUs: f32, f16 or bf16 [default: bf16]", ..arithmetic::VAE_DTYPE },
+    Flag {
+        help: "data type of the VAE: f32, f16 or bf16 [default: bf16 on GPUs, that of --dtype on the CPU]",
+        ..arithmetic::VAE_DTYPE
+    },
     arithmetic::COMPAT,
     arithmetic::THREADS,
     Flag { help: "[default: a red fox in the snow]", ..image::PROMPT },
@@ -74,7 +77,7 @@ const DEVICE: Flag<Setup> = Flag {
 const DTYPE: Flag<Setup> = Flag {
     long: "--dtype",
     value: Some("LIST"),
-    help: "f32, f16, bf16, of GPUs [default: f16]; the CPU computes in f32",
+    help: "f32, f16, bf16 [default: f16 on GPUs, f32 on the CPU, which computes in f32 with f16, too]",
     set: |o, v| v.list(dtype).map(|dtypes| o.dtypes = dtypes),
     ..Flag::NEW
 };
@@ -239,7 +242,9 @@ impl BenchModel {
     pub fn load(&self, place: &Place, gpu: Option<CudaDevice>, adapter: bool) -> Result<Loaded, Error> {
         let machine = place.machine(gpu.as_ref());
         let mut options = self.options.clone();
-        options.dtype = gpu.as_ref().map(|gpu| gpu.lowering_options().dtype);
+        let of_cpu = place.dtype.filter(|dtype| *dtype == DType::BF16);
+        options.dtype = gpu.as_ref().map_or(of_cpu, |gpu| Some(gpu.lowering_options().dtype));
+        options.vae_dtype = place.vae_dtype;
         let device = gpu.map(|gpu| Box::new(gpu) as Box<dyn Device>);
         let begin = Instant::now();
         let (pipeline, make_seconds) = match &self.source {

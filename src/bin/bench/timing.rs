@@ -3,7 +3,7 @@
 use braid::Error;
 use braid::cli::failure::Failure;
 use braid::cli::terminal;
-use braid::device::cpu::Cpu;
+use braid::device::cpu::{Cpu, FpMath};
 use braid::device::cuda::{CudaDevice, CudaExecutable};
 use braid::device::{Device, Executable, TensorData};
 use braid::graph::{Builder, Graph, Op};
@@ -106,7 +106,8 @@ impl Flush {
 #[derive(Debug, Clone, Copy)]
 pub struct Timing {
     pub device: DeviceChoice,
-    pub dtype: DType,
+    /// The type; the device's own where absent.
+    pub dtype: Option<DType>,
     pub threads: Option<usize>,
     pub repetitions: usize,
     pub warmup: usize,
@@ -114,7 +115,7 @@ pub struct Timing {
 
 impl Bench {
     pub fn open(timing: &Timing) -> Result<Self, Error> {
-        let dtype = timing.dtype;
+        let dtype = timing.dtype.unwrap_or(DType::F16);
         let cuda = match timing.device {
             DeviceChoice::Cpu => None,
             DeviceChoice::Cuda(number) => Some(CudaDevice::open(number, dtype, dtype)?),
@@ -132,9 +133,11 @@ impl Bench {
                 timing: *timing,
             },
             None => {
-                let cpu = Cpu::new(timing.threads);
+                let bf16 = timing.dtype == Some(DType::BF16);
+                let (fp_math, dtype) = if bf16 { (FpMath::Bf16, DType::BF16) } else { (FpMath::F32, DType::F32) };
+                let cpu = Cpu::new(timing.threads).with_fp_math(fp_math);
                 Self {
-                    name: format!("cpu {}", Cpu::instructions()),
+                    name: format!("cpu {}, {dtype}", Cpu::instructions()),
                     threads: cpu.threads(),
                     device: Target::Cpu(cpu),
                     size: 4,

@@ -40,7 +40,8 @@ pub const RNG: Flag<Options> = Flag {
 pub const DTYPE: Flag<Options> = Flag {
     long: "--dtype",
     value: Some("T"),
-    help: "auto, f16, bf16 or f32; on the CPU only the noise's type, f32 only there [default: auto, f16 on CUDA, else f32]",
+    help: "auto, f16, bf16 or f32; f32 on the CPU only, which rounds the operands of products with bf16 and nothing but \
+           the noise with f16 [default: auto, f16 on CUDA, else f32]",
     fields: &[Field::DType],
     set: |o, v| v.choice(DTYPES).map(|value| o.pipeline.dtype = value),
     json: Some(("dtype", |o, _| text(o.pipeline.dtype))),
@@ -51,10 +52,11 @@ pub const DTYPE: Flag<Options> = Flag {
 pub const VAE_DTYPE: Flag<Options> = Flag {
     long: "--vae-dtype",
     value: Some("T"),
-    help: "the same of the VAE, f32 too: exact, slower and twice the memory; no effect on the CPU [default: auto, bf16 \
-           on CUDA]",
+    help: "the same of the VAE, on CUDA f32 too: exact, slower and twice the memory [default: auto, bf16 on CUDA, that of \
+           --dtype on the CPU]",
     fields: &[Field::VaeDType],
     set: |o, v| v.choice(DTYPES).map(|value| o.pipeline.vae_dtype = value),
+    json: Some(("vae_dtype", |o, _| text(o.pipeline.vae_dtype))),
     ..Flag::NEW
 };
 
