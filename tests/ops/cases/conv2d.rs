@@ -4,6 +4,9 @@ use crate::reference::{Convolution, activation, concat};
 use crate::table::{Case, CaseBuilder, operation};
 use braid::graph::{Activation, Conv2dParams, LinearWeights};
 
+/// The CPU's error where it multiplies in Winograd's way, at 16 tiles of 4x4 results and 16 channels or more.
+pub const WINOGRAD: f64 = 6e-6;
+
 struct Size {
     /// Images, height, width, channels.
     x: [usize; 4],
@@ -28,13 +31,19 @@ fn plain(Size { x: shape, o, kernel, stride, padding }: Size, bias: bool, launch
     let y = c.graph.conv2d_with(xi, weights, Conv2dParams { kernel, stride, padding, resize: None });
     let convolution = Convolution { kernel, stride, padding, grid: (h, w) };
     c.output(y, convolution.apply(&x, shape, &weight, bias.as_deref(), o));
+    if h * w > 200 {
+        c.f32_error(WINOGRAD);
+    }
     launched.into_iter().for_each(|kernel| c.launches(kernel));
     c.finish()
 }
 
-fn every_epilogue(channels: usize, o: usize) -> Case {
-    let (n, h, w) = (2, 6, 5);
-    let mut c = CaseBuilder::new(format!("convolution {channels} to {o} with all"));
+fn every_epilogue((h, w): (usize, usize), channels: usize, o: usize) -> Case {
+    let n = 2;
+    let mut c = CaseBuilder::new(format!("convolution {h}x{w} of {channels} to {o} with all"));
+    if h * w > 200 {
+        c.f32_error(WINOGRAD);
+    }
     let [weight, bias] = [c.weight("weight", &[o, channels, 3, 3], 1), c.weight("bias", &[o], 2)];
     let (xi, x) = c.input("x", &[n, h, w, channels], 3);
     let (ri, rows) = c.input("rows", &[n, o], 4);
@@ -119,7 +128,19 @@ fn cases() -> Vec<Case> {
         cases.push(plain(Size { x, o, kernel, stride, padding }, true, Some(launched)));
     }
     cases.push(patches_of_two_sources());
-    cases.extend([(4, 24), (16, 40), (16, 4)].map(|(channels, o)| every_epilogue(channels, o)));
+    cases.extend([(4, 24), (16, 40), (16, 4)].map(|(channels, o)| every_epilogue((6, 5), channels, o)));
+    // Tiles of 4x4 results: whole ones and parts, several images, blocks of channels, panels of outputs, other paddings.
+    for (x, o, padding) in [
+        ([2, 17, 18, 20], 40, [1, 1]),
+        ([1, 16, 16, 16], 4, [1, 1]),
+        ([1, 18, 19, 24], 33, [0, 0]),
+        ([1, 16, 17, 136], 8, [1, 1]),
+        ([3, 4, 61, 16], 24, [1, 1]),
+    ] {
+        cases.push(plain(Size { x, o, kernel: 3, stride: 1, padding }, true, None));
+    }
+    cases.push(every_epilogue((16, 14), 16, 40));
+    cases.push(plain(Size { x: [1, 33, 32, 16], o: 8, kernel: 3, stride: 2, padding: [1; 2] }, true, None));
     cases
 }
 

@@ -50,13 +50,29 @@ pub(crate) struct CpuGemm {
 }
 
 /// Consecutive input channels of one source.
-struct ChannelBlock {
-    operand: usize,
-    start: usize,
-    len: usize,
+pub(super) struct ChannelBlock {
+    pub(super) operand: usize,
+    pub(super) start: usize,
+    pub(super) len: usize,
     /// The number of the panel with their weights, and the first of these channels there.
     panel: usize,
     weight: usize,
+}
+
+/// The work that a thread takes at a time: some rows of the result in the columns of some panels.
+pub(super) struct Item {
+    pub(super) panels: Range<usize>,
+    pub(super) rows: Range<usize>,
+}
+
+/// The parts of a thread's memory.
+pub(super) struct Buffers<'a> {
+    /// The panels of one block.
+    pub(super) packed: &'a mut [f32],
+    /// Twelve rounded rows; none with operands of f32.
+    pub(super) rounded: &'a mut [f32],
+    /// The tiles of sums, those of twelve rows one after the other.
+    pub(super) acc: &'a mut [f32],
 }
 
 /// The products of up to [`MR`] rows with the panels of a group, over one block.
@@ -182,7 +198,7 @@ impl CpuGemm {
     }
 
     /// The most words that a block adds to a sum.
-    fn block_words(&self) -> usize {
+    pub(super) fn block_words(&self) -> usize {
         self.blocks.iter().map(|b| self.operands.words(b.len) * self.taps_of(b)).max().unwrap_or(0)
     }
 
@@ -199,42 +215,79 @@ impl CpuGemm {
         if block.panel == 0 { self.taps } else { 1 }
     }
 
-    /// Computes the rows `ms` of the columns of `panels`.
+    /// The number of panels of the weights.
+    pub(super) fn panel_count(&self) -> usize {
+        self.panels[0].count()
+    }
+
+    /// The blocks of the weights themselves, without those of low-rank updates.
+    pub(super) fn tap_blocks(&self) -> &[ChannelBlock] {
+        &self.blocks[..self.blocks.partition_point(|block| block.panel == 0)]
+    }
+
+    /// Writes panel `p` of block `block`.
+    pub(super) fn pack(&self, block: usize, p: usize, out: &mut [f32]) {
+        let block = &self.blocks[block];
+        let words = self.operands.words(block.len) * self.taps_of(block) * NR;
+        self.panels[block.panel].pack(self.operands, p, block.weight, block.len, &mut out[..words]);
+    }
+
+    /// Computes an item.
     ///
     /// # Safety
     /// As [`CpuOp::run`].
-    unsafe fn item(&self, buffer: &mut [f32], run: &OpRun<'_>, panels: Range<usize>, ms: Range<usize>) {
+    unsafe fn item(&self, buffer: &mut [f32], run: &OpRun<'_>, item: &Item) {
         let (packed, rest) = buffer.split_at_mut(self.panel_floats());
         let (rounded, acc) = rest.split_at_mut(self.row_stride() * MR);
-        for (b, block) in self.blocks.iter().enumerate() {
-            let panel = &self.panels[block.panel];
-            let stride = self.operands.words(block.len) * self.taps_of(block) * NR;
-            let mut present = [false; MAX_GROUP];
-            for (i, p) in panels.clone().enumerate() {
-                present[i] = panel.is_present(p);
-                if present[i] {
-                    let out = &mut packed[i * stride..(i + 1) * stride];
-                    panel.pack(self.operands, p, block.weight, block.len, out);
-                }
+        let mut buffers = Buffers { packed, rounded, acc };
+        // SAFETY: the caller's promise.
+        unsafe {
+            (0..self.blocks.len()).for_each(|block| self.add_block(run, item, block, &mut buffers));
+            self.store(buffers.acc, run, item);
+        }
+    }
+
+    /// Adds the low-rank updates to the sums of an item.
+    ///
+    /// # Safety
+    /// As [`CpuOp::run`].
+    pub(super) unsafe fn add_low_rank(&self, run: &OpRun<'_>, item: &Item, buffers: &mut Buffers<'_>) {
+        for block in self.tap_blocks().len()..self.blocks.len() {
+            // SAFETY: the caller's promise.
+            unsafe { self.add_block(run, item, block, buffers) };
+        }
+    }
+
+    /// Adds the products of a block to the sums of an item; those of the first block begin them.
+    ///
+    /// # Safety
+    /// As [`CpuOp::run`].
+    unsafe fn add_block(&self, run: &OpRun<'_>, item: &Item, block: usize, buffers: &mut Buffers<'_>) {
+        let (add, number, block) = (block > 0, block, &self.blocks[block]);
+        let Buffers { packed, rounded, acc } = buffers;
+        let stride = self.operands.words(block.len) * self.taps_of(block) * NR;
+        let mut present = [false; MAX_GROUP];
+        for (i, p) in item.panels.clone().enumerate() {
+            present[i] = self.panels[block.panel].is_present(p);
+            if present[i] {
+                self.pack(number, p, &mut packed[i * stride..]);
             }
-            if !present.contains(&true) {
-                continue;
-            }
-            let present = &present[..panels.len()];
-            for (t, m) in ms.clone().step_by(MR).enumerate() {
-                let acc = &mut acc[t * present.len() * TILE..][..present.len() * TILE];
-                let part = Part { block, rows: m..ms.end.min(m + MR), packed, present, add: b > 0 };
-                // SAFETY: the caller's promise.
-                unsafe {
-                    match self.operands {
-                        Operands::F32 => self.multiply(run, &part, acc),
-                        _ => self.multiply_rounded(run, &part, rounded, acc),
-                    }
+        }
+        if !present.contains(&true) {
+            return;
+        }
+        let present = &present[..item.panels.len()];
+        for (t, m) in item.rows.clone().step_by(MR).enumerate() {
+            let acc = &mut acc[t * present.len() * TILE..][..present.len() * TILE];
+            let part = Part { block, rows: m..item.rows.end.min(m + MR), packed, present, add };
+            // SAFETY: the caller's promise.
+            unsafe {
+                match self.operands {
+                    Operands::F32 => self.multiply(run, &part, acc),
+                    _ => self.multiply_rounded(run, &part, rounded, acc),
                 }
             }
         }
-        // SAFETY: the caller's promise.
-        unsafe { self.store(acc, run, panels, ms) };
     }
 
     /// Points `out` at the inputs of rows `m..` in a block under one tap.
@@ -298,7 +351,8 @@ impl CpuGemm {
     ///
     /// # Safety
     /// As [`CpuOp::run`].
-    unsafe fn store(&self, acc: &mut [f32], run: &OpRun<'_>, panels: Range<usize>, ms: Range<usize>) {
+    pub(super) unsafe fn store(&self, acc: &mut [f32], run: &OpRun<'_>, item: &Item) {
+        let Item { panels, rows: ms } = item;
         let count = panels.len();
         let per_image = self.m / self.images;
         let width = if self.activation == EpilogueActivation::Geglu { NR / 2 } else { NR };
@@ -373,7 +427,7 @@ impl CpuOp for CpuGemm {
     unsafe fn run(&self, run: &OpRun<'_>) {
         debug_assert_eq!(run.pool.threads(), self.threads);
         let Tiling { rows, group } = self.tiling;
-        let panels = self.panels[0].count();
+        let panels = self.panel_count();
         let groups = panels.div_ceil(group);
         let chunks = self.m.div_ceil(rows);
         run.pool.run(groups * chunks, &|item, thread| {
@@ -384,7 +438,7 @@ impl CpuOp for CpuGemm {
             // SAFETY: each thread has a scratch of its own of at least `self.scratch()` floats.
             let buffer = unsafe { run.scratch.of(thread, self.scratch()) };
             // SAFETY: the caller's promise; items write disjoint parts of the result.
-            unsafe { self.item(buffer, run, p0..p1, m0..m1) };
+            unsafe { self.item(buffer, run, &Item { panels: p0..p1, rows: m0..m1 }) };
         });
     }
 }

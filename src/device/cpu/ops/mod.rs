@@ -6,6 +6,8 @@ mod gemm;
 mod group_norm;
 mod layer_norm;
 mod pointwise;
+mod winograd;
+mod winograd_tiles;
 
 use self::attention::CpuAttention;
 use self::gemm::CpuGemm;
@@ -15,6 +17,7 @@ use self::pointwise::{
     CpuAdd, CpuBroadcastAdd, CpuConcat, CpuEmbedding, CpuGather, CpuGeglu, CpuPrependClassToken, CpuRelu, CpuRepeat,
     CpuScaleChannels, CpuScaleRows, CpuScaleShift, CpuSoftClamp, CpuTimestepEmbedding, CpuUpsample,
 };
+use self::winograd::{CpuWinograd, suits};
 use super::fp_math::Operands;
 use super::op::CpuOp;
 use crate::graph::{Graph, ImplicitGemm, Node, Op};
@@ -26,7 +29,18 @@ pub(super) fn prepare(graph: &Graph, node: &Node, threads: usize, operands: Oper
     Some(match &node.op {
         Op::Input(_) | Op::Reshape => return None,
         Op::Linear(linear) => Box::new(gemm(linear.into())),
-        Op::Conv2d(conv) => Box::new(gemm(conv.into())),
+        Op::Conv2d(conv) => {
+            let implicit = ImplicitGemm::from(conv);
+            let channels = shapes[..implicit.sources].iter().map(|s| s[3]).sum();
+            match implicit.conv {
+                Some(params)
+                    if operands == Operands::F32 && suits(params, channels, [node.shape[1], node.shape[2]]) =>
+                {
+                    Box::new(CpuWinograd::new(gemm(implicit), params, &shapes, &node.shape, threads))
+                }
+                _ => Box::new(gemm(implicit)),
+            }
+        }
         Op::Attention(attention) => Box::new(CpuAttention::new(attention, node, &shapes, operands)),
         &Op::GroupNorm { groups, eps, silu, ref weight, ref bias } => {
             Box::new(CpuGroupNorm::new(&GroupNormParams { groups, eps, silu, weight, bias }, node, &shapes))
