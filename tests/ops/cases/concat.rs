@@ -60,6 +60,7 @@ fn cases() -> Vec<Case> {
         case(Size { h: 10, w: 15, o: 12, direct: false }),
         case(Size { h: 6, w: 7, o: 16, direct: true }),
         case(Size { h: 16, w: 15, o: 12, direct: true }),
+        case(Size { h: 6, w: 7, o: 4, direct: true }),
     ]
 }
 

@@ -131,7 +131,7 @@ fn cases() -> Vec<Case> {
     cases.extend([(4, 24), (16, 40), (16, 4)].map(|(channels, o)| every_epilogue((6, 5), channels, o)));
     // Tiles of 4x4 results: whole ones and parts, several images, blocks of channels, panels of outputs, other paddings.
     for (x, o, padding) in [
-        ([2, 17, 18, 20], 40, [1, 1]),
+        ([2, 17, 18, 24], 40, [1, 1]),
         ([1, 16, 16, 16], 4, [1, 1]),
         ([1, 18, 19, 24], 33, [0, 0]),
         ([1, 16, 17, 136], 8, [1, 1]),
@@ -139,6 +139,9 @@ fn cases() -> Vec<Case> {
     ] {
         cases.push(plain(Size { x, o, kernel: 3, stride: 1, padding }, true, None));
     }
+    let mut refused = plain(Size { x: [1, 16, 15, 20], o: 5, kernel: 3, stride: 1, padding: [1; 2] }, false, None);
+    refused.cuda_refuses = Some("20 input channels");
+    cases.push(refused);
     cases.push(every_epilogue((16, 14), 16, 40));
     cases.push(plain(Size { x: [1, 33, 32, 16], o: 8, kernel: 3, stride: 2, padding: [1; 2] }, true, None));
     cases

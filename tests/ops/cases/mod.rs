@@ -5,6 +5,7 @@ mod concat;
 mod conv2d;
 mod decoupled_attention;
 mod embedding;
+mod fusion;
 mod geglu;
 mod group_norm;
 mod layer_norm;
