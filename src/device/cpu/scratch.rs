@@ -33,3 +33,12 @@ impl Scratch {
         self.buffers.iter().map(|b| unsafe { (*b.get()).len() } * 4).sum()
     }
 }
+
+/// Cuts a buffer into parts of these sizes, one after the other.
+pub(crate) fn split<const N: usize>(mut buffer: &mut [f32], sizes: [usize; N]) -> [&mut [f32]; N] {
+    sizes.map(|size| {
+        let (part, rest) = std::mem::take(&mut buffer).split_at_mut(size);
+        buffer = rest;
+        part
+    })
+}

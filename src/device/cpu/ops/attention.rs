@@ -4,6 +4,7 @@ use crate::device::cpu::fp_math::{Operands, pair_rows, round_in_place};
 use crate::device::cpu::microkernel::{MR, NR, TILE, tile};
 use crate::device::cpu::op::{CpuOp, OpRun, index};
 use crate::device::cpu::pack::{Place, spread};
+use crate::device::cpu::scratch::split;
 use crate::device::cpu::simd::{exp, for_every_isa};
 use crate::graph::{Attention, Node};
 
@@ -64,12 +65,8 @@ impl CpuAttention {
         [sums, state, KEYS * dim, wide * keys * NR, MR * KEYS, TILE, queries, weights, lanes]
     }
 
-    fn buffers<'a>(&self, mut buffer: &'a mut [f32]) -> Buffers<'a> {
-        let [sums, state, keys, values, scores, acc, queries, weights, lanes] = self.sizes().map(|size| {
-            let (part, rest) = std::mem::take(&mut buffer).split_at_mut(size);
-            buffer = rest;
-            part
-        });
+    fn buffers<'a>(&self, buffer: &'a mut [f32]) -> Buffers<'a> {
+        let [sums, state, keys, values, scores, acc, queries, weights, lanes] = split(buffer, self.sizes());
         Buffers { sums, state, keys, values, scores, acc, queries, weights, lanes }
     }
 

@@ -6,10 +6,11 @@
 //! Weights are transformed panel by panel in the cache, and forgotten, as those of the other products are widened.
 
 use super::gemm::{Buffers, CpuGemm, Item};
-use super::winograd_tiles::{POINTS, TileInputs, Tiles, transform_weights};
+use super::winograd_tiles::{OUT, POINTS, TileInputs, Tiles, transform_weights};
 use crate::device::cpu::fp_math::Operands;
 use crate::device::cpu::microkernel::{MR, NR, TILE, tile};
 use crate::device::cpu::op::{CpuOp, OpRun};
+use crate::device::cpu::scratch::split;
 use crate::graph::Conv2dParams;
 use std::ops::Range;
 
@@ -23,9 +24,9 @@ const MAX_INPUTS: usize = 4 << 20;
 /// Whether a convolution is better done so: `channels` of the input, `result` the height and width. The number of images does not
 /// count, so that one alone gets the same sums as in a batch.
 pub(crate) fn suits(conv: Conv2dParams, channels: usize, result: [usize; 2]) -> bool {
-    let tiles = result[0].div_ceil(4) * result[1].div_ceil(4);
+    let tiles = result[0].div_ceil(OUT) * result[1].div_ceil(OUT);
     // Most results of the tiles of a thin image are dropped.
-    let thin = result[0].min(result[1]) < 4;
+    let thin = result[0].min(result[1]) < OUT;
     conv.kernel == 3 && conv.stride == 1 && channels >= MIN_CHANNELS && tiles >= MIN_TILES && !thin
 }
 
@@ -123,12 +124,8 @@ impl CpuWinograd {
         [self.gemm.block_words() * NR, POINTS * Self::weight_stride(longest), inputs, POINTS * TILE, acc]
     }
 
-    fn parts<'a>(&self, mut buffer: &'a mut [f32]) -> Parts<'a> {
-        let [packed, weights, inputs, sums, acc] = self.sizes().map(|size| {
-            let (part, rest) = std::mem::take(&mut buffer).split_at_mut(size);
-            buffer = rest;
-            part
-        });
+    fn parts<'a>(&self, buffer: &'a mut [f32]) -> Parts<'a> {
+        let [packed, weights, inputs, sums, acc] = split(buffer, self.sizes());
         Parts { packed, weights, inputs, sums, acc }
     }
 

@@ -7,7 +7,7 @@ use crate::graph::Conv2dParams;
 use std::ops::Range;
 
 /// Results of a tile along a side.
-const OUT: usize = 4;
+pub(crate) const OUT: usize = 4;
 /// Inputs of a tile along a side.
 const IN: usize = 6;
 /// Products of a tile.
