@@ -68,6 +68,7 @@ export TESTS
 define FULL
 $(CARGO) test --test cuda -- --ignored --nocapture
 $(CARGO) test --test joined -- --ignored
+$(CARGO) test --test pipeline -- --ignored --nocapture
 BRAID_PTX_ARITHMETIC=hardware $(CARGO) test --test kernels --test ops --test cuda
 endef
 export FULL

@@ -36,6 +36,7 @@ pub fn run(mut parser: lexopt::Parser) -> Outcome {
         ("build", format!("braid {}, {} for {arch} {os}", env!("CARGO_PKG_VERSION"), profile())),
         ("processor", format!("{cores} cores in use, instructions: {}", Cpu::instructions())),
         ("bf16", bf16().to_owned()),
+        ("int8", int8().to_owned()),
         ("memory", format!("{} in all, {} available", memory("MemTotal"), memory("MemAvailable"))),
         ("huge pages", huge_pages()),
         ("CUDA", format!("{}; driver library: {}", kernels(), driver())),
@@ -55,6 +56,15 @@ fn bf16() -> &'static str {
             "products of bf16 by avx512bf16 at half of f32's rate: --dtype bf16 is no faster on this processor"
         }
         Bf16Products::Absent => "no products of bf16: --dtype bf16 is no faster on this processor",
+    }
+}
+
+/// Says whether the CPU is faster in int8.
+fn int8() -> &'static str {
+    if Cpu::int8_products() {
+        "products of int8 by avx512vnni: --quantize int8 is faster on this processor than any type, and less exact"
+    } else {
+        "no products of int8: --quantize int8 is slower on this processor"
     }
 }
 

@@ -145,6 +145,7 @@ fn notes(options: &Options, pipeline: &Pipeline) -> Vec<String> {
     if pipeline.device() != "cpu" {
         return notes;
     }
+    notes.extend(pipeline.quantize_note().map(|note| note.describe(&FlagNames)));
     notes.extend(pipeline.dtype_note().map(|note| note.describe(&FlagNames)));
     if options.pipeline.dtype == Some(DType::F16) {
         notes.push("--dtype f16: on the CPU the noise is drawn in f16, all arithmetic stays f32".into());

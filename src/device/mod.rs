@@ -15,6 +15,7 @@ mod memory;
 mod role;
 mod tensors;
 mod tiling;
+mod user_cache;
 
 pub use backend::Device;
 pub use denoise_loop::{DenoiseInputs, DenoiseLoop, DenoiseOutput, KeptLatents, LatentPreview, LoopSpec};

@@ -48,6 +48,8 @@ fields! {
     DType = "dtype",
     /// [`crate::PipelineOptions::vae_dtype`].
     VaeDType = "vae_dtype",
+    /// [`crate::PipelineOptions::quantize`].
+    Quantize = "quantize",
     /// [`crate::PipelineOptions::encoders`].
     Encoders = "encoders",
     /// [`crate::PipelineOptions::threads`].

@@ -163,7 +163,10 @@ impl Builder {
         let inputs = self.last(x);
         let weight = scope.get_as("weight", &[outputs, inputs, 1, 1], &[outputs, inputs]);
         let bias = Some(scope.get("bias", &[outputs]));
-        self.linear_parts(x, vec![LinearWeights { weight, bias, low_rank: scope.low_rank() }])
+        self.linear_parts(
+            x,
+            vec![LinearWeights { weight, bias, low_rank: scope.low_rank(), quantizable: scope.is_quantizable() }],
+        )
     }
 
     /// A convolution `[N, H, W, C]` to `[N, H', W', outputs]` whose tensors are `weight` and `bias` of `scope`.
@@ -324,7 +327,8 @@ impl LinearWeights {
 
     /// Takes `weight`, of `shape`, of a scope.
     pub fn no_bias(scope: &Scope, shape: &[usize]) -> Self {
-        Self { weight: scope.get("weight", shape), bias: None, low_rank: scope.low_rank() }
+        let (weight, low_rank) = (scope.get("weight", shape), scope.low_rank());
+        Self { weight, bias: None, low_rank, quantizable: scope.is_quantizable() }
     }
 
     pub(super) fn tensors_mut(&mut self) -> impl Iterator<Item = &mut Weight> {

@@ -37,12 +37,14 @@ pub struct LinearWeights {
     /// The low-rank updates of the matrix or kernel. The operand of [`ImplicitGemm::low_rank`] holds what the right factors
     /// make of `x`, scaled; the left factors multiply it here.
     pub low_rank: Option<LowRank>,
+    /// Whether a device that quantizes may quantize the matrix or kernel.
+    pub quantizable: bool,
 }
 
 impl From<Weight> for LinearWeights {
     /// A matrix or a kernel alone.
     fn from(weight: Weight) -> Self {
-        Self { weight, bias: None, low_rank: None }
+        Self { weight, bias: None, low_rank: None, quantizable: false }
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::device_choice::DeviceChoice;
 use super::options::PipelineOptions;
+use super::quantization::Quantization;
 use crate::device::Device;
 use crate::device::cpu::{Bf16Products, Cpu, FpMath};
 use crate::device::cuda::CudaDevice;
@@ -22,6 +23,7 @@ pub(super) fn open(options: &PipelineOptions, cpu: &Cpu) -> Result<OpenedDevice>
         let dtype = options.dtype.unwrap_or(DType::F32);
         let vae = options.vae_dtype.unwrap_or(dtype);
         let cpu = cpu.clone().with_fp_math(fp_math(dtype)).with_vae_fp_math(fp_math(vae));
+        let cpu = if options.quantize == Some(Quantization::Int8) { cpu.with_int8(Cpu::int8_folder()) } else { cpu };
         OpenedDevice { device: Box::new(cpu), dtype, note }
     };
     match options.device {
@@ -70,7 +72,17 @@ pub(super) fn faster_dtype(dtype: Option<DType>, products: Bf16Products, paramet
     }
 }
 
+/// The words about int8 on a processor without an instruction for it.
+pub(super) fn slow_int8(has_products: bool) -> Option<Message> {
+    let message = || Message::default().setting(Field::Quantize, "int8");
+    (!has_products).then(|| message().text(" is slower than f32 on this processor, which has no products of int8"))
+}
+
 fn cuda(options: &PipelineOptions, number: usize) -> Result<(CudaDevice, DType)> {
+    if let Some(quantize) = options.quantize {
+        let what = Message::from(format!("{quantize} is computed on the CPU alone; leave it out, or set "));
+        return Err(Error::parameter(Field::Quantize, what.setting(Field::Device, "cpu")));
+    }
     let dtype = options.dtype.unwrap_or(DType::F16);
     let decoder = options.vae_dtype.unwrap_or(DType::BF16);
     let device = CudaDevice::open(number, dtype, decoder);
@@ -102,12 +114,24 @@ mod tests {
         let opened = open(&options, &Cpu::new(Some(1))).unwrap();
         assert_eq!((opened.device.name().as_str(), opened.dtype), ("cpu", DType::F32));
         assert!(opened.note.is_some_and(|note| note.to_string().contains("dtype")));
+        let mut options = PipelineOptions::new("m").with_quantize(Quantization::Int8);
+        options.device = DeviceChoice::Cuda(0);
+        let text = refused(&options);
+        assert!(
+            text.starts_with("quantize: int8 is computed on the CPU alone") && text.contains("device: cpu"),
+            "{text}"
+        );
+        options.device = DeviceChoice::Auto;
+        assert_eq!(open(&options, &Cpu::new(Some(1))).unwrap().device.name(), "cpu");
+        let mut options = PipelineOptions::new("m");
         (options.dtype, options.vae_dtype, options.device) = (None, Some(DType::F32), DeviceChoice::Cuda(99));
         assert!(refused(&options).starts_with("device cuda:99: "));
     }
 
     #[test]
     fn words_about_faster_types() {
+        assert!(slow_int8(true).is_none());
+        assert!(slow_int8(false).is_some_and(|m| m.to_string().starts_with("`quantize: int8` is slower")));
         let said = |dtype, products, parameters| {
             faster_dtype(dtype, products, parameters).map_or(String::new(), |message| message.to_string())
         };

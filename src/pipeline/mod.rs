@@ -25,6 +25,7 @@ mod plan;
 mod preview;
 mod prompt;
 mod prompt_options;
+mod quantization;
 mod request;
 mod residency;
 mod setters;
@@ -44,6 +45,7 @@ pub use load::ModelTensors;
 pub use options::PipelineOptions;
 pub use preview::Preview;
 pub use prompt_options::{LongPrompts, PromptWeights, SizeConditioning};
+pub use quantization::Quantization;
 pub use request::{
     Callbacks, CancelToken, DEFAULT_STRENGTH, HostTensor, MAX_NUM_IMAGES, MAX_SIDE, MAX_THREADS, Output, Progress,
     Request, Stage,
@@ -73,6 +75,7 @@ pub struct Pipeline {
     dtype: DType,
     note: Option<Message>,
     dtype_note: Option<Message>,
+    quantize_note: Option<Message>,
     encoders: EncoderResidency,
     max_noise_bytes: u64,
     /// The side of a tile in latents.
@@ -127,6 +130,7 @@ impl Pipeline {
         let on_cpu = own_device && device.name() == "cpu";
         let faster = |parameters| device::faster_dtype(options.dtype, Cpu::bf16_products(), parameters);
         let dtype_note = on_cpu.then(|| models.unet.parameters()).and_then(faster);
+        let quantize_note = options.quantize.filter(|_| on_cpu).and_then(|_| device::slow_int8(Cpu::int8_products()));
         let compat = options.compat.clone();
         models.demand_adapters_of(&compat)?;
         let tile = options.vae_tiling.map(|side| tile(side, models.vae.config.scale_factor())).transpose()?;
@@ -141,6 +145,7 @@ impl Pipeline {
             dtype,
             note,
             dtype_note,
+            quantize_note,
             encoders,
             max_noise_bytes: options.max_noise_bytes,
             tile,
@@ -168,6 +173,11 @@ impl Pipeline {
     /// The words for the user where another [`PipelineOptions::dtype`] is the faster one on this CPU.
     pub fn dtype_note(&self) -> Option<&Message> {
         self.dtype_note.as_ref()
+    }
+
+    /// The words for the user where [`PipelineOptions::quantize`] makes this CPU slower.
+    pub fn quantize_note(&self) -> Option<&Message> {
+        self.quantize_note.as_ref()
     }
 
     /// The compatibility profile.

@@ -1,6 +1,7 @@
 //! The options of a pipeline.
 
 use super::device_choice::DeviceChoice;
+use super::quantization::Quantization;
 use super::request::MAX_THREADS;
 use super::residency::EncoderResidency;
 use super::setters::setters;
@@ -50,6 +51,10 @@ pub struct PipelineOptions {
     /// The same for the VAE. On a GPU bf16 where absent: SDXL's overflows f16; f32 is exact, slower, and takes twice the memory. On the
     /// CPU that of `dtype` where absent.
     pub vae_dtype: Option<DType>,
+    /// The type to which the UNet's products are quantized; none where absent. The first and the last convolution, the first downsampling convolution,
+    /// shortcuts, the last resnet's second convolution, and what runs once a request keep their type. Quantized weights are kept in the
+    /// folder [`crate::device::cpu::Cpu::int8_folder`], half as large as a UNet in f16.
+    pub quantize: Option<Quantization>,
     /// Whether the encoders' executables stay after a request.
     pub encoders: EncoderResidency,
     /// The most bytes that a GPU's denoise loop reserves for the fresh noise of all steps. Where a request needs more, the host
@@ -79,6 +84,7 @@ impl PipelineOptions {
             device: DeviceChoice::Cpu,
             dtype: None,
             vae_dtype: None,
+            quantize: None,
             encoders: EncoderResidency::Auto,
             max_noise_bytes: 512 << 20,
             threads: None,
@@ -105,6 +111,8 @@ impl PipelineOptions {
         with_dtype(dtype: DType => Some(dtype));
         /// Sets the data type of the VAE.
         with_vae_dtype(vae_dtype: DType => Some(vae_dtype));
+        /// Sets the type to which the UNet's products are quantized.
+        with_quantize(quantize: Quantization => Some(quantize));
         /// Sets whether the encoders stay on the device after use.
         with_encoders(encoders: EncoderResidency);
         /// Sets the most bytes that a GPU's denoise loop reserves for fresh noise.

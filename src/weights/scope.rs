@@ -24,6 +24,8 @@ pub struct Scope {
     record: Arc<Mutex<Record>>,
     /// The low-rank updates of the weights.
     loras: Option<Arc<LoraSet>>,
+    /// Says of a layer's path whether its weights may be quantized.
+    quantizable: fn(&str) -> bool,
 }
 
 #[derive(Debug, Default)]
@@ -37,18 +39,35 @@ struct Record {
 impl Scope {
     /// The root of `weights`.
     pub fn new(weights: impl Into<Arc<Weights>>) -> Self {
-        Self { weights: Some(weights.into()), prefix: String::new(), record: Arc::default(), loras: None }
+        Self {
+            weights: Some(weights.into()),
+            prefix: String::new(),
+            record: Arc::default(),
+            loras: None,
+            quantizable: |_| false,
+        }
     }
 
     /// A root without weights: it hands out stand-ins without data and records their names and shapes.
     pub fn recording() -> Self {
-        Self { weights: None, prefix: String::new(), record: Arc::default(), loras: None }
+        Self { weights: None, prefix: String::new(), record: Arc::default(), loras: None, quantizable: |_| false }
     }
 
     /// The same with low-rank updates of the weights.
     #[must_use]
     pub fn with_loras(self, loras: Arc<LoraSet>) -> Self {
         Self { loras: Some(loras), ..self }
+    }
+
+    /// The same with layers whose weights may be quantized: those of whose paths this says so. Before, none may.
+    #[must_use]
+    pub fn with_quantizable(self, quantizable: fn(&str) -> bool) -> Self {
+        Self { quantizable, ..self }
+    }
+
+    /// Whether the weights of the layer here may be quantized.
+    pub fn is_quantizable(&self) -> bool {
+        (self.quantizable)(&self.prefix)
     }
 
     /// The low-rank updates of the `weight` here, where there are any.

@@ -90,7 +90,17 @@ fn doctor() {
     assert!(output.status.success() && stderr(&output).is_empty());
     let text = stdout(&output);
     let (version, instructions) = (env!("CARGO_PKG_VERSION"), braid::device::cpu::Cpu::instructions());
-    for part in [version, instructions, "CUDA", "driver library", "cpu; ", "cores", "available", "--dtype bf16"] {
+    for part in [
+        version,
+        instructions,
+        "CUDA",
+        "driver library",
+        "cpu; ",
+        "cores",
+        "available",
+        "--dtype bf16",
+        "--quantize int8",
+    ] {
         assert!(text.contains(part), "{part}: {text}");
     }
 }

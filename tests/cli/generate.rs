@@ -254,6 +254,35 @@ fn single_adapter_argument_order() {
     assert_ne!(seen[0], seen[2]);
 }
 
+/// Quantized weights are kept in the cache, where there is one; the image is the same with it and without.
+#[test]
+fn int8() {
+    let case = Case::make("diffusers", "euler");
+    let image = || Image::open(case.path("out.png"), AlphaMode::Ignore).unwrap();
+    let run = |more: &[&str], cache: &str| {
+        let output = case.short(more).env("BRAID_CACHE", cache).output().unwrap();
+        assert!(output.status.success());
+        (image(), stderr(&output))
+    };
+    let (plain, _) = run(&[], "");
+    let (alone, said) = run(&["--quantize", "int8"], "");
+    assert_ne!(alone, plain);
+    assert!(said.is_empty() || said.starts_with("note: --quantize int8 is slower"), "{said}");
+    let folder = case.path("cache");
+    assert_eq!(run(&["--quantize", "int8"], &folder), (alone.clone(), said.clone()));
+    let files = || std::fs::read_dir(format!("{folder}/int8")).unwrap().count();
+    let count = files();
+    assert!(count > 20, "{count}");
+    assert_eq!(run(&["--quantize", "int8", "-t", "1"], &folder), (alone.clone(), said.clone()));
+    assert_eq!(files(), count);
+    // A file in the folder's place: one line says so.
+    let (image, warned) = run(&["--quantize", "int8"], &case.path("out.png"));
+    assert!(image == alone && warned.contains("could not be stored"), "{warned}");
+    assert_eq!(warned.lines().count(), said.lines().count() + 1, "{warned}");
+    let output = case.short(&["--quantize", "int8", "--device", "cuda"]).output().unwrap();
+    assert!(output.status.code() == Some(2) && stderr(&output).contains("int8 is computed on the CPU alone"));
+}
+
 #[test]
 fn device_notes() {
     let case = Case::make("diffusers", "euler");

@@ -35,6 +35,8 @@ const WRONG: &[(&[&str], &str)] = &[
     (&["--rng", "gpu"], "--rng"),
     (&["--dtype", "fp16"], "--dtype"),
     (&["--vae-dtype", "int8"], "--vae-dtype"),
+    (&["--quantize", "int4"], "--quantize"),
+    (&["--quantize", "fp8"], "--quantize: fp8 is not supported; int8 is"),
     (&["--device", "tpu"], "--device"),
     (&["--device", "cuda:x"], "--device"),
     (&["--encoders", "drop"], "--encoders"),
@@ -142,7 +144,7 @@ fn help_and_version() {
         --ip-adapter-negative-image --ip-adapter-fit --save-reference \
         -p --prompt -n --negative-prompt --steps --cfg-scale -W --width -H --height -s --seed -b --batch-count \
         --ip-adapter-image-resize --sampling-method --schedule --prediction --timestep-spacing --guidance-rescale \
-        --clip-skip --compat --rng --dtype --vae-dtype --device --encoders --threads -o --output --latents-in --dump --json \
+        --clip-skip --compat --rng --dtype --vae-dtype --quantize --device --encoders --threads -o --output --latents-in --dump --json \
         -i --init-img --strength --mask --vae --taesd --vae-tiling --preview --preview-every";
     for flag in promised.split_whitespace() {
         assert!(help.split([' ', ',', '\n']).any(|w| w == flag), "{flag}");

@@ -50,9 +50,14 @@ impl DemoGoldens {
         self.cases.len()
     }
 
+    /// The request of a case.
+    pub fn request(&self, i: usize) -> Request {
+        request(&self.cases[i])
+    }
+
     /// Generates a case: relative L2 of the latents, PSNR of the image in dB.
     pub fn compare(&self, i: usize, pipeline: &Pipeline) -> (f64, f64) {
-        let output = pipeline.generate(&request(&self.cases[i])).unwrap();
+        let output = pipeline.generate(&self.request(i)).unwrap();
         let latents = SafeTensors::deserialize(&self.latents).unwrap();
         let latents = latents.tensor(&i.to_string()).unwrap();
         let want: Vec<f32> =

@@ -25,7 +25,7 @@ fn device() -> CudaDevice {
 }
 
 fn part(weight: Weight, bias: Option<Weight>) -> LinearWeights {
-    LinearWeights { weight, bias, low_rank: None }
+    LinearWeights { bias, ..weight.into() }
 }
 
 /// Rows of that many channels through joined matrices.

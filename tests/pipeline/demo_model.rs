@@ -1,6 +1,8 @@
 //! The bundled model does what an image prompt promises: the text says what is shown, the reference in which colours and
 //! texture. Judged on fixed seeds by a small classifier that was trained on the training images alone.
 
+use super::demo_goldens::{DemoGoldens, psnr};
+use braid::device::cpu::Cpu;
 use braid::inputs::image::{AlphaMode, Image};
 use braid::pipeline::{ImagePrompt, ReferenceImage, Scales};
 use braid::weights::{OpenOptions, open};
@@ -37,11 +39,15 @@ fn plus() -> &'static Pipeline {
 }
 
 fn generate(prompt: &str, reference: &[f32], scales: impl Into<Scales>, seed: u64) -> Image {
+    generate_by(pipeline(), prompt, reference, scales, seed)
+}
+
+fn generate_by(pipeline: &Pipeline, prompt: &str, reference: &[f32], scales: impl Into<Scales>, seed: u64) -> Image {
     let mut request = Request::new(prompt);
     (request.steps, request.guidance_scale, request.seed) = (16, 3.0, seed);
     request.image_prompts =
         vec![ImagePrompt::default().with_reference(ReferenceImage::Embedding(reference.to_vec())).with_scale(scales)];
-    pipeline().generate(&request).unwrap().images.remove(0)
+    pipeline.generate(&request).unwrap().images.remove(0)
 }
 
 /// The labels of an image of the sheet, or the classifier's guess for a generated one; indices of the sheet's names.
@@ -231,16 +237,24 @@ fn classifier_accuracy() {
     assert!(all.len() == 576 && shape >= 0.97 && texture >= 0.97 && count >= 0.97);
 }
 
-#[test]
-fn text_shape_reference_style() {
+/// The images of the 80 requests that show what they must.
+struct Scores {
+    shape: usize,
+    count: usize,
+    /// Of each texture: drawn as in the reference, asked for.
+    textures: Vec<[usize; 2]>,
+    /// The distance to the reference's palette by that to another one's.
+    palette: f64,
+}
+
+fn score(draw: &mut dyn FnMut(&Scored) -> Image) -> Scores {
     let (classifier, requests) = (Classifier::open(), requests());
     assert_eq!(requests.len(), 80);
     let (mut shape, mut count) = (0, 0);
-    // Of each texture: drawn as in the reference, asked for.
     let mut textures = vec![[0, 0]; unseen().textures.len()];
     let (mut own, mut other) = (0.0, 0.0);
-    for (i, Scored { prompt, wanted, reference, seed }) in requests.iter().enumerate() {
-        let image = generate(prompt, &embedding(*reference), 1.0, *seed);
+    for (i, request @ Scored { wanted, reference, .. }) in requests.iter().enumerate() {
+        let image = draw(request);
         let (seen, shown) = (classifier.see(&image), &unseen().images[*reference].0);
         shape += usize::from(seen.shape == wanted.shape);
         count += usize::from(seen.count == wanted.count);
@@ -249,8 +263,16 @@ fn text_shape_reference_style() {
         own += apart(&image, shown);
         other += apart(&image, &unseen().images[(reference + 2 * (7 + i % 31)) % 96].0);
     }
-    let (texture, ratio) = (textures.iter().map(|t| t[0]).sum::<usize>(), own / other);
-    println!("of 80 images: shape {shape}, count {count}, texture {texture}, palette {ratio:.3}");
+    let (texture, palette) = (textures.iter().map(|t| t[0]).sum::<usize>(), own / other);
+    println!("of 80 images: shape {shape}, count {count}, texture {texture}, palette {palette:.3}");
+    Scores { shape, count, textures, palette }
+}
+
+#[test]
+fn text_shape_reference_style() {
+    let Scores { shape, count, textures, palette } =
+        score(&mut |request| generate(&request.prompt, &embedding(request.reference), 1.0, request.seed));
+    let texture = textures.iter().map(|t| t[0]).sum::<usize>();
     let named: Vec<_> = unseen().textures.iter().zip(&textures).collect();
     println!("{named:?}");
     assert!(shape >= 76, "95 % of the shapes as the text says: {shape} of 80");
@@ -259,7 +281,59 @@ fn text_shape_reference_style() {
     // A sixth would be right by chance; stripes are the hardest, with four directions.
     let stripes = textures[unseen().textures.iter().position(|t| t == "stripes").unwrap()];
     assert!(stripes[0] * 4 >= stripes[1] * 3, "striped references give stripes: {stripes:?}");
-    assert!(ratio <= 0.35, "distance to the reference's palette by that to another's: {ratio}");
+    assert!(palette <= 0.35, "distance to the reference's palette by that to another's: {palette}");
+}
+
+/// The PSNR of requests in int8 against f32, ascending: at least 20 dB, the middle one at least 28.
+fn int8_psnr(mut psnr: Vec<f64>) {
+    psnr.sort_by(f64::total_cmp);
+    let (least, median) = (psnr[0], psnr[psnr.len() / 2]);
+    println!("{} images in int8: {least:.1} to {:.1} dB, median {median:.1}", psnr.len(), psnr[psnr.len() - 1]);
+    assert!(least >= 20.0 && median >= 28.0);
+    assert!(psnr[psnr.len() - 1] < 70.0, "nothing was quantized");
+}
+
+/// The bundled model with quantized weights that no file keeps.
+fn int8() -> Pipeline {
+    let encoder = root("assets/demo/image_encoder/model.safetensors");
+    let options = model().with_clip_vision(encoder).with_adapter(root("assets/demo/ip-adapter.safetensors"));
+    Pipeline::load_with_device(&options, Some(Box::new(Cpu::new(None).with_int8(None)))).unwrap()
+}
+
+#[test]
+fn int8_images() {
+    let int8 = int8();
+    let compared = |request: &Scored| {
+        let reference = embedding(request.reference);
+        let [a, b] = [pipeline(), &int8].map(|p| generate_by(p, &request.prompt, &reference, 1.0, request.seed));
+        psnr(a.rgb(), b.rgb())
+    };
+    int8_psnr(requests().iter().step_by(10).map(compared).collect());
+}
+
+/// All 80 images in int8: as many as in f32 show what they must, less 2 % at most.
+#[test]
+#[ignore = "160 images: for make test-full"]
+fn int8_scores() {
+    let int8 = int8();
+    let mut images: Vec<Image> = Vec::new();
+    let exact = score(&mut |request| {
+        images.push(generate(&request.prompt, &embedding(request.reference), 1.0, request.seed));
+        images[images.len() - 1].clone()
+    });
+    let mut compared = Vec::new();
+    let quantized = score(&mut |request| {
+        let image = generate_by(&int8, &request.prompt, &embedding(request.reference), 1.0, request.seed);
+        compared.push(psnr(image.rgb(), images[compared.len()].rgb()));
+        image
+    });
+    int8_psnr(compared);
+    let texture = |scores: &Scores| scores.textures.iter().map(|t| t[0]).sum::<usize>();
+    for (less, than) in
+        [(quantized.shape, exact.shape), (quantized.count, exact.count), (texture(&quantized), texture(&exact))]
+    {
+        assert!(100 * (than.saturating_sub(less)) <= 2 * 80, "{less} of 80 where f32 has {than}");
+    }
 }
 
 #[test]
@@ -336,20 +410,10 @@ fn values_apart(a: &Image, b: &Image) -> f64 {
 /// diffusers, loading the same files, generates the same images.
 #[test]
 fn diffusers_parity() {
-    let text = std::fs::read_to_string(root("tests/goldens/demo/cases.json")).unwrap();
-    let cases: Vec<serde_json::Value> = serde_json::from_str(&text).unwrap();
-    assert!(cases.len() >= 5);
-    for (i, case) in cases.iter().enumerate() {
-        let mut request = Request::new(case["prompt"].as_str().unwrap());
-        request.negative_prompt = case["negative_prompt"].as_str().map(Into::into);
-        (request.steps, request.guidance_scale, request.seed) = (16, 3.0, case["seed"].as_u64().unwrap());
-        let reference = root("assets/demo/references").join(case["reference"].as_str().unwrap());
-        let scales = match case["scale"].as_f64() {
-            Some(scale) => Scales::from(scale as f32),
-            None => Scales::parse(&case["scale"].to_string(), 1.0).unwrap(),
-        };
-        request.image_prompts =
-            vec![ImagePrompt::new(Image::open(reference, AlphaMode::CompositeOnWhite).unwrap()).with_scale(scales)];
+    let goldens = DemoGoldens::open();
+    assert!(goldens.count() >= 5);
+    for i in 0..goldens.count() {
+        let request = goldens.request(i);
         parity(pipeline(), &request, &format!("{i}.png"));
     }
 }

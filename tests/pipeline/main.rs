@@ -6,6 +6,9 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+#[path = "../common/demo_goldens.rs"]
+#[allow(dead_code)] // Latents are compared in tests/goldens.
+mod demo_goldens;
 mod demo_model;
 mod embeddings;
 mod folders;
@@ -92,4 +95,11 @@ fn matters(part: &str, name: &str) -> bool {
 /// Whether no value is further than 1 from the other's.
 fn close(a: &[u8], b: &[u8]) -> bool {
     a.iter().zip(b).all(|(a, b)| a.abs_diff(*b) <= 1)
+}
+
+/// The relative error in the L2 norm.
+fn relative(got: &[f32], want: &[f32]) -> f64 {
+    let square = |v: f32| f64::from(v) * f64::from(v);
+    let error: f64 = got.iter().zip(want).map(|(g, w)| square(g - w)).sum();
+    (error / want.iter().map(|w| square(*w)).sum::<f64>()).sqrt()
 }

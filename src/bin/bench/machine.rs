@@ -2,8 +2,8 @@
 
 use braid::device::cpu::Cpu;
 use braid::device::cuda::CudaDevice;
-use braid::error::{Error, Result};
-use braid::pipeline::DeviceChoice;
+use braid::error::{Error, Field, Result};
+use braid::pipeline::{DeviceChoice, Quantization};
 use braid::tensor::DType;
 use serde::{Deserialize, Serialize};
 
@@ -20,6 +20,8 @@ pub struct Machine {
     pub dtype: String,
     /// The same for the VAE.
     pub vae_dtype: String,
+    /// The type to which the UNet's products are quantized, or `none`.
+    pub quantize: String,
     /// Threads of the CPU.
     pub threads: usize,
     /// The instruction set that the CPU's kernels use.
@@ -33,7 +35,9 @@ impl Machine {
     /// The first cells of a row.
     pub fn cells(&self) -> Vec<String> {
         let cpu = format!("{} x{}", self.instructions, self.threads);
-        vec![self.device.clone(), self.device_name.clone(), self.driver.clone(), self.dtype.clone(), cpu]
+        let dtype =
+            if self.quantize == "none" { self.dtype.clone() } else { format!("{} {}", self.dtype, self.quantize) };
+        vec![self.device.clone(), self.device_name.clone(), self.driver.clone(), dtype, cpu]
     }
 }
 
@@ -46,6 +50,8 @@ pub struct Place {
     pub dtype: Option<DType>,
     /// The VAE's.
     pub vae_dtype: Option<DType>,
+    /// The quantization of the UNet.
+    pub quantize: Option<Quantization>,
     /// Threads of the CPU; all cores where absent.
     pub threads: Option<usize>,
 }
@@ -58,6 +64,10 @@ impl Place {
     pub fn open(&self) -> Result<Option<CudaDevice>> {
         let (dtype, decoder) = (self.dtype.unwrap_or(DType::F16), self.vae_dtype.unwrap_or(DType::BF16));
         match self.device {
+            DeviceChoice::Cuda(_) if self.quantize.is_some() => {
+                Err(Error::parameter(Field::Quantize, "no GPU is supported, only the CPU"))
+            }
+            DeviceChoice::Auto if self.quantize.is_some() => Ok(None),
             DeviceChoice::Cuda(number) => match CudaDevice::open(number, dtype, decoder) {
                 Err(Error::Device { what, .. }) => Err(Error::Device { device: self.device.to_string(), what }),
                 gpu => gpu.map(Some),
@@ -76,6 +86,7 @@ impl Place {
     pub fn machine(&self, gpu: Option<&CudaDevice>) -> Machine {
         let threads = Cpu::new(self.threads).threads();
         let instructions = Cpu::instructions().to_owned();
+        let quantize = self.quantize.map_or_else(|| "none".into(), |quantize| quantize.to_string());
         let named = |dtype: Option<DType>, default: DType| dtype.unwrap_or(default).to_string();
         let on_cpu = |dtype: DType| if dtype == DType::BF16 { dtype } else { DType::F32 };
         match (gpu, self.device) {
@@ -85,6 +96,7 @@ impl Place {
                 driver: driver(),
                 dtype: named(self.dtype, DType::F16),
                 vae_dtype: named(self.vae_dtype, DType::BF16),
+                quantize: quantize.clone(),
                 threads,
                 instructions,
             },
@@ -95,6 +107,7 @@ impl Place {
                 driver: driver(),
                 dtype: named(self.dtype, DType::F16),
                 vae_dtype: named(self.vae_dtype, DType::BF16),
+                quantize: quantize.clone(),
                 threads,
                 instructions,
             },
@@ -104,6 +117,7 @@ impl Place {
                 driver: "none".into(),
                 dtype: on_cpu(self.dtype.unwrap_or(DType::F32)).to_string(),
                 vae_dtype: on_cpu(self.vae_dtype.or(self.dtype).unwrap_or(DType::F32)).to_string(),
+                quantize: quantize.clone(),
                 threads,
                 instructions,
             },
@@ -150,7 +164,13 @@ mod tests {
 
     #[test]
     fn cpu_dtype() {
-        let place = Place { device: DeviceChoice::Cpu, dtype: Some(DType::F16), vae_dtype: None, threads: Some(1) };
+        let place = Place {
+            device: DeviceChoice::Cpu,
+            dtype: Some(DType::F16),
+            vae_dtype: None,
+            quantize: None,
+            threads: Some(1),
+        };
         assert!(place.open().is_ok_and(|gpu| gpu.is_none()));
         let machine = place.machine(None);
         assert_eq!((machine.device.as_str(), machine.driver.as_str(), machine.dtype.as_str()), ("cpu", "none", "f32"));

@@ -52,6 +52,13 @@ pub const FLAGS: &[Flag<Options>] = &[
         ..Flag::NEW
     },
     Flag {
+        long: "--quantize",
+        value: Some("T"),
+        help: "int8: the UNet's layers as `braid generate --quantize int8` computes them, on the CPU",
+        set: |o, v| v.choice(&[("int8", true)]).map(|int8| o.timing.int8 = int8),
+        ..Flag::NEW
+    },
+    Flag {
         long: "--threads",
         short: Some('t'),
         value: Some("N"),
@@ -81,7 +88,14 @@ pub fn run(mut parser: lexopt::Parser) -> Result<bool, Failure> {
     let mut options = Options {
         work: WorkOptions::new(vec![Part::Unet, Part::Vae]),
         only: String::new(),
-        timing: Timing { device: DeviceChoice::Cpu, dtype: None, threads: None, repetitions: 5, warmup: 1 },
+        timing: Timing {
+            device: DeviceChoice::Cpu,
+            dtype: None,
+            int8: false,
+            threads: None,
+            repetitions: 5,
+            warmup: 1,
+        },
     };
     let work = |options: &mut Options, argument: &flag::Argument, p: &mut lexopt::Parser| {
         flag::take(work_options::FLAGS, argument, &mut options.work, p)

@@ -42,6 +42,7 @@ pub const SHARED: &[Flag<Options>] = &[
         help: "data type of the VAE: f32, f16 or bf16 [default: bf16 on GPUs, that of --dtype on the CPU]",
         ..arithmetic::VAE_DTYPE
     },
+    arithmetic::QUANTIZE,
     arithmetic::COMPAT,
     arithmetic::THREADS,
     Flag { help: "[default: a red fox in the snow]", ..image::PROMPT },
@@ -107,9 +108,9 @@ impl Setup {
     /// Every device with every type, as asked for.
     pub fn places(&self) -> Vec<Place> {
         let of = |device: &DeviceChoice| {
-            let (device, vae_dtype, threads) =
-                (*device, self.generate.pipeline.vae_dtype, self.generate.pipeline.threads);
-            self.dtypes.iter().map(move |dtype| Place { device, dtype: *dtype, vae_dtype, threads })
+            let (device, given) = (*device, &self.generate.pipeline);
+            let (vae_dtype, quantize, threads) = (given.vae_dtype, given.quantize, given.threads);
+            self.dtypes.iter().map(move |dtype| Place { device, dtype: *dtype, vae_dtype, quantize, threads })
         };
         self.devices.iter().flat_map(of).collect()
     }
@@ -245,6 +246,7 @@ impl BenchModel {
         let of_cpu = place.dtype.filter(|dtype| *dtype == DType::BF16);
         options.dtype = gpu.as_ref().map_or(of_cpu, |gpu| Some(gpu.lowering_options().dtype));
         options.vae_dtype = place.vae_dtype;
+        options.quantize = place.quantize;
         let device = gpu.map(|gpu| Box::new(gpu) as Box<dyn Device>);
         let begin = Instant::now();
         let (pipeline, make_seconds) = match &self.source {
@@ -283,7 +285,9 @@ fn make(name: &str, sizes: &Sizes, adapter: bool) -> Result<ModelTensors, Error>
 pub fn skipped(error: Error) -> Result<String, Failure> {
     match error {
         Error::Device { .. } | Error::Memory { .. } => Ok(error.message().describe(&FlagNames)),
-        Error::Parameter { field: Field::DType | Field::VaeDType, .. } => Ok(error.message().describe(&FlagNames)),
+        Error::Parameter { field: Field::DType | Field::VaeDType | Field::Quantize, .. } => {
+            Ok(error.message().describe(&FlagNames))
+        }
         error => Err(error.into()),
     }
 }

@@ -6,6 +6,7 @@ use braid::cli::terminal;
 use braid::device::cpu::{Cpu, FpMath};
 use braid::device::cuda::{CudaDevice, CudaExecutable};
 use braid::device::{Device, Executable, TensorData};
+use braid::error::Field;
 use braid::graph::{Builder, Graph, Op};
 use braid::pipeline::DeviceChoice;
 use braid::tensor::DType;
@@ -108,6 +109,8 @@ pub struct Timing {
     pub device: DeviceChoice,
     /// The type; the device's own where absent.
     pub dtype: Option<DType>,
+    /// Whether layers that may be quantized are computed in int8, on the CPU.
+    pub int8: bool,
     pub threads: Option<usize>,
     pub repetitions: usize,
     pub warmup: usize,
@@ -116,9 +119,13 @@ pub struct Timing {
 impl Bench {
     pub fn open(timing: &Timing) -> Result<Self, Error> {
         let dtype = timing.dtype.unwrap_or(DType::F16);
+        if let (DeviceChoice::Cuda(_), true) = (timing.device, timing.int8) {
+            return Err(Error::parameter(Field::Quantize, "no GPU is supported, only the CPU"));
+        }
         let cuda = match timing.device {
             DeviceChoice::Cpu => None,
             DeviceChoice::Cuda(number) => Some(CudaDevice::open(number, dtype, dtype)?),
+            DeviceChoice::Auto if timing.int8 => None,
             DeviceChoice::Auto => CudaDevice::open(0, dtype, dtype).ok(),
         };
         Ok(match cuda {
@@ -136,8 +143,9 @@ impl Bench {
                 let bf16 = timing.dtype == Some(DType::BF16);
                 let (fp_math, dtype) = if bf16 { (FpMath::Bf16, DType::BF16) } else { (FpMath::F32, DType::F32) };
                 let cpu = Cpu::new(timing.threads).with_fp_math(fp_math);
+                let (cpu, int8) = if timing.int8 { (cpu.with_int8(Cpu::int8_folder()), ", int8") } else { (cpu, "") };
                 Self {
-                    name: format!("cpu {}, {dtype}", Cpu::instructions()),
+                    name: format!("cpu {}, {dtype}{int8}", Cpu::instructions()),
                     threads: cpu.threads(),
                     device: Target::Cpu(cpu),
                     size: 4,

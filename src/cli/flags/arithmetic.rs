@@ -60,6 +60,18 @@ pub const VAE_DTYPE: Flag<Options> = Flag {
     ..Flag::NEW
 };
 
+/// The quantization of the UNet.
+pub const QUANTIZE: Flag<Options> = Flag {
+    long: "--quantize",
+    value: Some("T"),
+    help: "int8: the UNet's products in integers, on the CPU alone; faster and less exact. Quantized weights are kept in the user's \
+           cache folder",
+    fields: &[Field::Quantize],
+    set: |o, v| v.named().map(|value| o.pipeline.quantize = Some(value)),
+    json: Some(("quantize", |o, _| text(o.pipeline.quantize))),
+    ..Flag::NEW
+};
+
 /// The device.
 pub const DEVICE: Flag<Options> = Flag {
     long: "--device",
@@ -92,5 +104,8 @@ pub const THREADS: Flag<Options> = Flag {
 };
 
 /// The group.
-pub const GROUP: Group<Options> =
-    Group { title: Some("Arithmetic"), flags: &[COMPAT, RNG, DTYPE, VAE_DTYPE, DEVICE, ENCODERS, THREADS], note: None };
+pub const GROUP: Group<Options> = Group {
+    title: Some("Arithmetic"),
+    flags: &[COMPAT, RNG, DTYPE, VAE_DTYPE, QUANTIZE, DEVICE, ENCODERS, THREADS],
+    note: None,
+};

@@ -1,8 +1,7 @@
 //! Runs a graph on the CPU, node by node, in one arena.
 
-use super::fp_math::Operands;
 use super::op::{CpuOp, OpRun, RunResources};
-use super::ops;
+use super::ops::{self, Arithmetic};
 use super::pool::Pool;
 use super::scratch::Scratch;
 use crate::device::{Compiled, Executable, TensorData};
@@ -28,12 +27,12 @@ pub(super) struct CpuExecutable {
 }
 
 impl CpuExecutable {
-    /// Prepares `graph` to run on the threads of `pool`, with products of these operands.
+    /// Prepares `graph` to run on the threads of `pool`.
     ///
     /// # Errors
     /// [`crate::Error::Memory`] where there is too little; [`crate::Error::Graph`] where an operation reads an input of another
     /// type.
-    pub(super) fn new(pool: Arc<Pool>, graph: Graph, operands: Operands) -> Result<Self> {
+    pub(super) fn new(pool: Arc<Pool>, graph: Graph, arithmetic: Arithmetic<'_>) -> Result<Self> {
         graph.check_types()?;
         let threads = pool.threads();
         let plan = MemoryPlan::new(&graph);
@@ -41,18 +40,20 @@ impl CpuExecutable {
         let hint = || "ask for a smaller image or free memory".into();
         // Before the norms' statistics are allocated below.
         memory::require(STAGE, (plan.arena as u64 * 4).saturating_add(statistics as u64), hint)?;
-        let ops: Vec<_> = graph.nodes.iter().map(|node| ops::prepare(&graph, node, threads, operands)).collect();
+        let ops: Vec<_> = graph.nodes.iter().map(|node| ops::prepare(&graph, node, &pool, arithmetic)).collect();
         let scratch = ops.iter().flatten().map(|op| op.scratch()).max().unwrap_or(0);
+        let shared = ops.iter().flatten().map(|op| op.shared_scratch()).max().unwrap_or(0);
         let widest = graph.nodes.iter().map(|node| node.channels()).max().unwrap_or(0).max(1);
-        let need = (plan.arena as u64).saturating_add((threads * scratch + widest) as u64).saturating_mul(4);
+        let need = (plan.arena as u64).saturating_add((threads * scratch + shared + widest) as u64).saturating_mul(4);
         memory::require(STAGE, need, hint)?;
         let arena = memory::zeroed(STAGE, plan.arena, need, hint)?;
-        let scratch = Scratch::new(threads, scratch);
+        let scratch = Scratch::new(threads, scratch, shared);
         let held: usize = ops.iter().flatten().map(|op| op.bytes()).sum();
         let bytes = held + arena.len() * 4 + scratch.bytes() + widest * 4;
         Ok(Self { pool, graph, plan, ops, arena, zeros: vec![0.0; widest], scratch, bytes })
     }
 }
+
 impl Compiled for CpuExecutable {
     fn bytes(&self) -> usize {
         self.bytes

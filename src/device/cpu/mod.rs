@@ -3,6 +3,10 @@
 
 mod executable;
 mod fp_math;
+mod int8;
+mod int8_panels;
+#[cfg(test)]
+mod int8_tests;
 mod microkernel;
 mod op;
 mod ops;
@@ -17,11 +21,14 @@ pub use self::fp_math::FpMath;
 pub use self::simd::Bf16Products;
 
 use self::executable::CpuExecutable;
+use self::int8_panels::Int8Weights;
+use self::ops::Arithmetic;
 use self::pool::Pool;
 use super::host::HostImageDecoder;
-use super::{Device, Executable, ImageDecoder, PixelRounding};
+use super::{Device, Executable, ImageDecoder, PixelRounding, user_cache};
 use crate::error::Result;
 use crate::graph::{Graph, fuse};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 /// The CPU with a pool of threads of its own.
@@ -30,6 +37,7 @@ pub struct Cpu {
     pool: Arc<Pool>,
     fp_math: FpMath,
     vae: FpMath,
+    int8: Option<Arc<Int8Weights>>,
 }
 
 impl Cpu {
@@ -37,7 +45,7 @@ impl Cpu {
     pub fn new(threads: Option<usize>) -> Self {
         let cores = || std::thread::available_parallelism().map_or(1, |n| n.get());
         let pool = Arc::new(Pool::new(threads.unwrap_or_else(cores)));
-        Self { pool, fp_math: FpMath::F32, vae: FpMath::F32 }
+        Self { pool, fp_math: FpMath::F32, vae: FpMath::F32, int8: None }
     }
 
     /// Sets the arithmetic of products, the VAE's included; f32 until then.
@@ -52,8 +60,27 @@ impl Cpu {
         Self { vae, ..self }
     }
 
+    /// Makes products of int8 in the layers whose weights may be quantized. Quantized weights are kept in files of `folder`, a quarter as
+    /// large as in f32, and mapped; without a folder, or where it cannot be written, they are made anew at every run.
+    #[must_use]
+    pub fn with_int8(self, folder: Option<PathBuf>) -> Self {
+        Self { int8: Some(Arc::new(Int8Weights::at(folder))), ..self }
+    }
+
+    /// The user's folder for quantized weights: `int8` in `BRAID_CACHE`, else in `braid` in `XDG_CACHE_HOME` or `~/.cache`. None where
+    /// `BRAID_CACHE` is empty or nothing names one.
+    pub fn int8_folder() -> Option<PathBuf> {
+        user_cache::folder().map(|folder| folder.join("int8"))
+    }
+
+    /// Whether this processor has an instruction for products of int8; without one they are slower than those of f32.
+    pub fn int8_products() -> bool {
+        simd::int8_products()
+    }
+
     fn executable(&self, graph: Graph, fp_math: FpMath) -> Result<Box<dyn Executable>> {
-        Ok(Box::new(CpuExecutable::new(self.pool.clone(), fuse(graph), fp_math.operands())?))
+        let arithmetic = Arithmetic { operands: fp_math.operands(), int8: self.int8.as_deref() };
+        Ok(Box::new(CpuExecutable::new(self.pool.clone(), fuse(graph), arithmetic)?))
     }
 
     /// The number of threads.
@@ -66,10 +93,11 @@ impl Cpu {
         simd::bf16_products()
     }
 
-    /// The instruction set that is used: `avx512bf16`, `avx512`, `avx2` or `portable`.
+    /// The instruction set that is used: `avx512bf16`, `avx512vnni`, `avx512`, `avx2` or `portable`.
     pub fn instructions() -> &'static str {
         match simd::isa() {
             simd::Isa::Avx512Bf16 => "avx512bf16",
+            simd::Isa::Avx512 if simd::int8_products() => "avx512vnni",
             simd::Isa::Avx512 => "avx512",
             simd::Isa::Avx2 => "avx2",
             simd::Isa::Portable => "portable",

@@ -11,6 +11,11 @@ pub(crate) trait CpuOp: Send {
         0
     }
 
+    /// Floats of scratch that all threads share.
+    fn shared_scratch(&self) -> usize {
+        0
+    }
+
     /// Bytes held besides the mapped weights.
     fn bytes(&self) -> usize {
         0

@@ -44,6 +44,11 @@ impl Panel {
         Self { parts: vec![(first, matrix)], taps: 1, rows: like.rows, present, halves: like.halves }
     }
 
+    /// Whether a panel holds 16 rows of the first half and the 16 matching ones of the second.
+    pub(crate) fn has_halves(&self) -> bool {
+        self.halves
+    }
+
     /// Whether panel `p` has a row that is not zero.
     pub(crate) fn is_present(&self, p: usize) -> bool {
         (0..NR).any(|j| self.row(p, j).is_some())
@@ -55,7 +60,7 @@ impl Panel {
     }
 
     /// The joined row in lane `j` of panel `p`, where there is one that is not zero.
-    fn row(&self, p: usize, j: usize) -> Option<usize> {
+    pub(crate) fn row(&self, p: usize, j: usize) -> Option<usize> {
         let joined = if self.halves {
             let (half, inner) = (NR / 2, self.rows / 2);
             let row = p * half + j % half;
@@ -111,7 +116,7 @@ impl Panel {
     }
 
     /// Elements of a row from channel `start` on, as f32.
-    fn widen(&self, row: usize, start: usize, out: &mut [f32]) {
+    pub(crate) fn widen(&self, row: usize, start: usize, out: &mut [f32]) {
         let at = self.parts.partition_point(|(first, _)| *first <= row) - 1;
         let (first, weight) = &self.parts[at];
         let (row, size) = (row - first, weight.dtype().size());

@@ -106,6 +106,19 @@ impl Pool {
             panic!("an operation failed on another thread");
         }
     }
+
+    /// Calls `task(number, value)` once for every value.
+    pub(crate) fn for_each<T: Send>(&self, values: &mut [T], task: &(dyn Fn(usize, &mut T) + Sync)) {
+        struct Values<T>(*mut T);
+        // SAFETY: each value is given to one item, and `T` may be sent to its thread.
+        unsafe impl<T: Send> Sync for Values<T> {}
+        let (first, count) = (Values(values.as_mut_ptr()), values.len());
+        let first = &first;
+        self.run(count, &|i, _| {
+            // SAFETY: `run` gives each number below `count` to one call, and `values` is borrowed until it returns.
+            task(i, unsafe { &mut *first.0.add(i) });
+        });
+    }
 }
 
 impl Drop for Pool {
@@ -189,6 +202,14 @@ mod tests {
             });
             assert!(seen.iter().all(|s| s.load(Ordering::Relaxed) == 1));
         }
+    }
+
+    #[test]
+    fn every_value_once() {
+        let pool = Pool::new(4);
+        let mut values: Vec<String> = (0..100).map(|i| i.to_string()).collect();
+        pool.for_each(&mut values, &|i, value| *value += &format!(" {i}"));
+        assert!(values.iter().enumerate().all(|(i, value)| *value == format!("{i} {i}")));
     }
 
     #[test]

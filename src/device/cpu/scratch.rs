@@ -2,18 +2,26 @@
 
 use std::cell::UnsafeCell;
 
-/// One buffer a thread, allocated once for the largest operation of an executable.
+/// One buffer a thread and one for all, each allocated once for the largest operation of an executable.
 pub(crate) struct Scratch {
     buffers: Vec<UnsafeCell<Vec<f32>>>,
+    shared: UnsafeCell<Vec<f32>>,
 }
 
 // SAFETY: `of` is called with a different thread number by each thread that runs at one time.
 unsafe impl Sync for Scratch {}
 
 impl Scratch {
-    /// `floats` for each of `threads` threads.
-    pub(crate) fn new(threads: usize, floats: usize) -> Self {
-        Self { buffers: (0..threads).map(|_| UnsafeCell::new(vec![0.0; floats])).collect() }
+    /// `floats` for each of `threads` threads, `shared` for all.
+    pub(crate) fn new(threads: usize, floats: usize, shared: usize) -> Self {
+        let buffer = |floats| UnsafeCell::new(vec![0.0; floats]);
+        Self { buffers: (0..threads).map(|_| buffer(floats)).collect(), shared: buffer(shared) }
+    }
+
+    /// The buffer for all threads.
+    pub(crate) fn shared(&self) -> *mut f32 {
+        // SAFETY: nobody borrows the vector itself mutably after `new`.
+        unsafe { (*self.shared.get()).as_ptr().cast_mut() }
     }
 
     /// The first `floats` of a thread's buffer; their contents are whatever the last operation left.
@@ -30,7 +38,7 @@ impl Scratch {
     /// Bytes held.
     pub(crate) fn bytes(&self) -> usize {
         // SAFETY: lengths never change after `new`.
-        self.buffers.iter().map(|b| unsafe { (*b.get()).len() } * 4).sum()
+        self.buffers.iter().chain([&self.shared]).map(|b| unsafe { (*b.get()).len() } * 4).sum()
     }
 }
 

@@ -27,7 +27,7 @@ pub enum Bf16Products {
 }
 
 /// The set that is used: the best that this processor has, `avx512bf16` where its products are fast. `BRAID_ISA` (`portable`,
-/// `avx2`, `avx512`, `avx512bf16`) lowers it, for tests and comparisons; the last takes slow products of bf16, too.
+/// `avx2`, `avx512`, `avx512vnni`, `avx512bf16`) lowers it, for tests and comparisons; the last takes slow products of bf16, too.
 pub(crate) fn isa() -> Isa {
     static ISA: OnceLock<Isa> = OnceLock::new();
     *ISA.get_or_init(|| {
@@ -35,7 +35,7 @@ pub(crate) fn isa() -> Isa {
             Ok("portable") => Isa::Portable,
             Ok("avx2") => Isa::Avx2,
             Ok("avx512bf16") => Isa::Avx512Bf16,
-            Ok("avx512") => Isa::Avx512,
+            Ok("avx512" | "avx512vnni") => Isa::Avx512,
             _ if bf16_products() == Bf16Products::Fast => Isa::Avx512Bf16,
             _ => Isa::Avx512,
         };
@@ -63,6 +63,18 @@ fn is_intel() -> bool {
 #[cfg(not(target_arch = "x86_64"))]
 fn is_intel() -> bool {
     false
+}
+
+/// Whether there is an instruction for products of int8, `vpdpbusd`, and `BRAID_ISA` does not lower the set below `avx512vnni`.
+pub(crate) fn int8_products() -> bool {
+    static VNNI: OnceLock<bool> = OnceLock::new();
+    *VNNI.get_or_init(|| {
+        let lowered = matches!(std::env::var("BRAID_ISA").as_deref(), Ok("portable" | "avx2" | "avx512"));
+        #[cfg(target_arch = "x86_64")]
+        return !lowered && isa() >= Isa::Avx512 && is_x86_feature_detected!("avx512vnni");
+        #[cfg(not(target_arch = "x86_64"))]
+        return !lowered && false;
+    })
 }
 
 fn detected() -> Isa {

@@ -77,7 +77,8 @@ fn run(
     let y = f(&mut b, id, &Scope::new(all));
     b.output("y", y);
     let pool = Arc::new(Pool::new(threads));
-    let mut executable = CpuExecutable::new(pool, fuse(b.finish().unwrap()), operands).unwrap();
+    let arithmetic = Arithmetic { operands, int8: None };
+    let mut executable = CpuExecutable::new(pool, fuse(b.finish().unwrap()), arithmetic).unwrap();
     let mut out = vec![f32::NAN; executable.graph.node(executable.graph.outputs[0].1).len()];
     executable.run(&[x.1.into()], &mut [&mut out]).unwrap();
     out

@@ -2,6 +2,7 @@
 
 use super::config::UnetConfig;
 use super::interface::{self, BranchShape, DenoiserInterface, InputRole, UnetShape};
+use super::quantization::quantizable;
 use super::topology::{Resnet, Transformer, UnetLayer};
 use crate::compat::Compat;
 use crate::error::Result;
@@ -33,7 +34,7 @@ pub fn denoiser(config: &UnetConfig, scope: &Scope, shape: &UnetShape, compat: &
     let queries = shape.cross_attention_queries(config);
     let branches = &shape.branches;
     let mut net = Net { b, config, compat, interface: &interface, inputs, named, layer_numbers, queries, branches };
-    let x = net.forward(scope);
+    let x = net.forward(&scope.clone().with_quantizable(quantizable));
     let mut b = net.b;
     b.output("model_output", x);
     b.finish()

@@ -9,6 +9,7 @@ mod denoiser;
 mod infer;
 mod interface;
 mod pruned;
+mod quantization;
 mod tensors;
 mod topology;
 

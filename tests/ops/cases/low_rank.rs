@@ -53,7 +53,7 @@ impl Lora {
         }
         let weight = Weight::from_f32(&data, shape, "weight").unwrap();
         let bias = bias.map(|n| Weight::from_f32(&values(n, 7), &[n], "bias").unwrap());
-        (LinearWeights { weight, bias, low_rank: Some(low_rank) }, merged)
+        (LinearWeights { weight, bias, low_rank: Some(low_rank), quantizable: false }, merged)
     }
 
     fn finish(mut self) -> Case {

@@ -20,7 +20,7 @@ use std::ops::Range;
 /// Inputs times taps of a block: a panel of them is 147 kB and stays in the second-level cache.
 const BLOCK: usize = 1152;
 /// Panels of an item, at most; half as many where a word is one element.
-const MAX_GROUP: usize = 8;
+pub(super) const MAX_GROUP: usize = 8;
 /// Rows for which one widened panel is used before it is widened again.
 const MAX_ROWS: usize = 1536;
 
@@ -213,6 +213,17 @@ impl CpuGemm {
 
     fn taps_of(&self, block: &ChannelBlock) -> usize {
         if block.panel == 0 { self.taps } else { 1 }
+    }
+
+    /// The panels of the weights.
+    pub(super) fn weights(&self) -> &Panel {
+        &self.panels[0]
+    }
+
+    /// Floats that a panel of the left factors of low-rank updates takes; 0 where there are none.
+    pub(super) fn low_rank_floats(&self) -> usize {
+        let blocks = &self.blocks[self.tap_blocks().len()..];
+        blocks.iter().map(|b| self.operands.words(b.len) * NR).max().unwrap_or(0)
     }
 
     /// The number of panels of the weights.

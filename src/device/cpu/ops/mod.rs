@@ -3,6 +3,7 @@
 mod attention;
 mod convolution;
 mod gemm;
+mod gemm_int8;
 mod group_norm;
 mod layer_norm;
 mod pointwise;
@@ -11,6 +12,7 @@ mod winograd_tiles;
 
 use self::attention::CpuAttention;
 use self::gemm::CpuGemm;
+use self::gemm_int8::{CpuInt8Gemm, can_be_int8};
 use self::group_norm::{CpuGroupNorm, GroupNormParams};
 use self::layer_norm::CpuLayerNorm;
 use self::pointwise::{
@@ -19,28 +21,50 @@ use self::pointwise::{
 };
 use self::winograd::{CpuWinograd, suits};
 use super::fp_math::Operands;
+use super::int8_panels::Int8Weights;
 use super::op::CpuOp;
+use super::pool::Pool;
 use crate::graph::{Graph, ImplicitGemm, Node, Op};
 
-/// Prepares the operation of a node for its shapes, with products of these operands; none where there is nothing to do.
-pub(super) fn prepare(graph: &Graph, node: &Node, threads: usize, operands: Operands) -> Option<Box<dyn CpuOp>> {
+/// The arithmetic of products.
+#[derive(Clone, Copy)]
+pub(super) struct Arithmetic<'a> {
+    /// The form of their operands.
+    pub(super) operands: Operands,
+    /// The quantized weights, where layers that may be quantized are.
+    pub(super) int8: Option<&'a Int8Weights>,
+}
+
+/// Prepares a fully connected layer or a convolution.
+fn prepare_gemm(
+    gemm: ImplicitGemm<'_>,
+    shapes: &[&[usize]],
+    result: &[usize],
+    pool: &Pool,
+    Arithmetic { operands, int8 }: Arithmetic<'_>,
+) -> Box<dyn CpuOp> {
+    let threads = pool.threads();
+    if let Some(weights) = int8.filter(|_| can_be_int8(gemm)) {
+        return Box::new(CpuInt8Gemm::new(gemm, shapes, result, (weights, pool)));
+    }
+    let prepared = CpuGemm::new(gemm, shapes, result, threads, operands);
+    let channels = || shapes[..gemm.sources].iter().map(|s| s[3]).sum();
+    match gemm.conv {
+        Some(conv) if operands == Operands::F32 && suits(conv, channels(), [result[1], result[2]]) => {
+            Box::new(CpuWinograd::new(prepared, conv, shapes, result, threads))
+        }
+        _ => Box::new(prepared),
+    }
+}
+
+/// Prepares the operation of a node for its shapes; none where there is nothing to do.
+pub(super) fn prepare(graph: &Graph, node: &Node, pool: &Pool, arithmetic: Arithmetic<'_>) -> Option<Box<dyn CpuOp>> {
     let shapes: Vec<&[usize]> = node.inputs.iter().map(|id| graph.node(*id).shape.as_slice()).collect();
-    let gemm = |gemm: ImplicitGemm<'_>| CpuGemm::new(gemm, &shapes, &node.shape, threads, operands);
+    let operands = arithmetic.operands;
     Some(match &node.op {
         Op::Input(_) | Op::Reshape => return None,
-        Op::Linear(linear) => Box::new(gemm(linear.into())),
-        Op::Conv2d(conv) => {
-            let implicit = ImplicitGemm::from(conv);
-            let channels = shapes[..implicit.sources].iter().map(|s| s[3]).sum();
-            match implicit.conv {
-                Some(params)
-                    if operands == Operands::F32 && suits(params, channels, [node.shape[1], node.shape[2]]) =>
-                {
-                    Box::new(CpuWinograd::new(gemm(implicit), params, &shapes, &node.shape, threads))
-                }
-                _ => Box::new(gemm(implicit)),
-            }
-        }
+        Op::Linear(linear) => prepare_gemm(linear.into(), &shapes, &node.shape, pool, arithmetic),
+        Op::Conv2d(conv) => prepare_gemm(conv.into(), &shapes, &node.shape, pool, arithmetic),
         Op::Attention(attention) => Box::new(CpuAttention::new(attention, node, &shapes, operands)),
         &Op::GroupNorm { groups, eps, silu, ref weight, ref bias } => {
             Box::new(CpuGroupNorm::new(&GroupNormParams { groups, eps, silu, weight, bias }, node, &shapes))

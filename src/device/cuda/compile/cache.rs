@@ -4,10 +4,11 @@
 //! kept whole, so that two keys whose hashes are equal are still told apart. Files are written whole or not at all.
 
 use crate::atomic_file::write_atomic;
+use crate::device::user_cache;
+use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::Write;
 use std::path::PathBuf;
-use std::{env, fs};
 
 const MARK: &[u8; 8] = b"braid 1\n";
 const HEAD: usize = 8 + 8 + 8 + 4;
@@ -19,20 +20,9 @@ pub(crate) struct Cache {
 }
 
 impl Cache {
-    /// The user's: the folder that `BRAID_CACHE` names, else `braid` in that for caches. None where it is empty or unknown.
+    /// The user's, in [`user_cache::folder`].
     pub(crate) fn user() -> Self {
-        let named = |name| env::var_os(name).map(PathBuf::from);
-        let absolute = |name| named(name).filter(|path| path.is_absolute());
-        let usual = || {
-            let base = if cfg!(windows) {
-                absolute("LOCALAPPDATA")
-            } else {
-                absolute("XDG_CACHE_HOME").or_else(|| absolute("HOME").map(|home| home.join(".cache")))
-            };
-            base.map(|base| base.join("braid"))
-        };
-        let folder = named("BRAID_CACHE").map_or_else(usual, Some);
-        Self { folder: folder.filter(|path| !path.as_os_str().is_empty()) }
+        Self { folder: user_cache::folder() }
     }
 
     #[cfg(test)]
