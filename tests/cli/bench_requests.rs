@@ -5,7 +5,12 @@ use serde_json::Value;
 use std::process::{Command, Output};
 
 fn bench(args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_bench")).args(args).args(["--threads", "2"]).output().unwrap()
+    Command::new(env!("CARGO_BIN_EXE_bench"))
+        .args(args)
+        .args(["--threads", "2"])
+        .env("BRAID_CACHE", "")
+        .output()
+        .unwrap()
 }
 
 /// The rows of a run that must succeed and say nothing.
@@ -86,6 +91,7 @@ fn row_provenance() {
     assert!(row["date"].as_str().unwrap().ends_with('Z'));
     assert_eq!((&row["device"], &row["driver"], &row["dtype"]), (&"cpu".into(), &"none".into(), &"f32".into()));
     assert_eq!((&row["threads"], &row["vae_dtype"]), (&2.into(), &"f32".into()));
+    assert_eq!(row["quantize"], "none");
     assert!(!row["device_name"].as_str().unwrap().is_empty());
     let commit = row["commit"].as_str().unwrap();
     let known = commit.len() == 12 && commit.bytes().all(|b| b.is_ascii_hexdigit());
@@ -94,6 +100,17 @@ fn row_provenance() {
     assert_eq!((&row["build"], &row["version"]), (&build.into(), &env!("CARGO_PKG_VERSION").into()));
     let checksum = row["checksum"].as_str().unwrap();
     assert!(checksum.len() == 8 && checksum != "00000000" && row["skipped"].is_null(), "{checksum}");
+}
+
+#[test]
+fn quantized_rows() {
+    let case = Case::make("diffusers", "euler");
+    let model = case.path(".");
+    let args = ["e2e", "--model", &model, "-n", "1", "--size", "32", "-r", "1", "--quantize", "int8", "--device"];
+    let rows = rows(&[&args[..], &["cpu,cuda:99"]].concat());
+    assert_eq!((&rows[0]["dtype"], &rows[0]["quantize"]), (&"f32".into(), &"int8".into()));
+    assert!(rows[0]["skipped"].is_null());
+    assert!(rows[1]["skipped"].as_str().unwrap().contains("--quantize"), "{}", rows[1]);
 }
 
 #[test]
