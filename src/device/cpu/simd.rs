@@ -96,22 +96,23 @@ fn detected() -> Isa {
     Isa::Portable
 }
 
-/// Compiles one function body for every [`Isa`] and picks at run time.
+/// Compiles one function body for every [`Isa`] and picks at run time. In the body `FMA` says whether the processor fuses a product
+/// and a sum, for [`mul_add`] and the functions built on it.
 macro_rules! for_every_isa {
     ($(#[$meta:meta])* $vis:vis fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block) => {
         $(#[$meta])*
         $vis fn $name($($arg: $ty),*) $(-> $ret)? {
             #[inline(always)]
             #[allow(clippy::too_many_arguments)]
-            fn body($($arg: $ty),*) $(-> $ret)? $body
+            fn body<const FMA: bool>($($arg: $ty),*) $(-> $ret)? $body
             #[cfg(target_arch = "x86_64")]
             {
                 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
                 #[allow(clippy::too_many_arguments)]
-                fn avx512($($arg: $ty),*) $(-> $ret)? { body($($arg),*) }
+                fn avx512($($arg: $ty),*) $(-> $ret)? { body::<true>($($arg),*) }
                 #[target_feature(enable = "avx2,fma,f16c")]
                 #[allow(clippy::too_many_arguments)]
-                fn avx2($($arg: $ty),*) $(-> $ret)? { body($($arg),*) }
+                fn avx2($($arg: $ty),*) $(-> $ret)? { body::<true>($($arg),*) }
                 match $crate::device::cpu::simd::isa() {
                     $crate::device::cpu::simd::Isa::Avx512 | $crate::device::cpu::simd::Isa::Avx512Bf16 => {
                         // SAFETY: `isa` has found these features on this processor.
@@ -122,61 +123,71 @@ macro_rules! for_every_isa {
                     $crate::device::cpu::simd::Isa::Portable => {}
                 }
             }
-            body($($arg),*)
+            body::<{ cfg!(target_arch = "aarch64") }>($($arg),*)
         }
     };
 }
 pub(crate) use for_every_isa;
 
+/// `a * b + c`, rounded once where `FMA`: that must be so only in code for processors that have the instruction, as others call a
+/// function for it.
+#[inline(always)]
+pub(crate) fn mul_add<const FMA: bool>(a: f32, b: f32, c: f32) -> f32 {
+    if FMA { a.mul_add(b, c) } else { a * b + c }
+}
+
 /// e^x within 2 units in the last place; 0 below -87.3 (no subnormal results), finite above 88.3. Branch-free, so that loops over it
 /// vectorise. Cody-Waite reduction and a polynomial of degree 6.
 #[inline(always)]
-pub(crate) fn exp(x: f32) -> f32 {
-    const ROUND: f32 = 12_582_912.0; // 1.5 * 2^23: adding it rounds to an integer
+pub(crate) fn exp<const FMA: bool>(x: f32) -> f32 {
+    // 1.5 * 2^23 rounds what it is added to to an integer, and 127 more leave a scale's exponent in the lowest bits.
+    const ROUND: f32 = 12_582_912.0 + 127.0;
     let clamped = x.clamp(-87.3, 88.3);
-    let n = (clamped * std::f32::consts::LOG2_E + ROUND) - ROUND;
-    let r = (clamped - n * 0.693_359_4) - n * -2.121_944_4e-4;
-    let p = 1.987_569_1e-4_f32;
-    let p = p * r + 1.398_2e-3;
-    let p = p * r + 8.333_452e-3;
-    let p = p * r + 4.166_579_6e-2;
-    let p = p * r + 0.166_666_65;
-    let p = p * r + 0.5;
-    let y = p * (r * r) + r + 1.0;
-    let scale = f32::from_bits(((n as i32 + 127) as u32) << 23);
-    if x < -87.3 { 0.0 } else { y * scale }
+    let rounded = mul_add::<FMA>(clamped, std::f32::consts::LOG2_E, ROUND);
+    let n = rounded - ROUND;
+    let r = mul_add::<FMA>(n, -0.693_359_4, clamped);
+    let r = mul_add::<FMA>(n, 2.121_944_4e-4, r);
+    let p = 1.381_454e-3_f32;
+    let p = mul_add::<FMA>(p, r, 8.368_745e-3);
+    let p = mul_add::<FMA>(p, r, 4.166_839e-2);
+    let p = mul_add::<FMA>(p, r, 0.166_665_2);
+    let p = mul_add::<FMA>(p, r, 0.499_999_93);
+    let p = mul_add::<FMA>(p, r, 1.0);
+    let p = mul_add::<FMA>(p, r, 1.0);
+    let scale = f32::from_bits(rounded.to_bits() << 23);
+    if x < -87.3 { 0.0 } else { p * scale }
 }
 
 /// The error function within 4e-7; a rational approximation on [-4, 4].
 #[inline(always)]
-pub(crate) fn erf(x: f32) -> f32 {
+pub(crate) fn erf<const FMA: bool>(x: f32) -> f32 {
     let x = x.clamp(-4.0, 4.0);
     let s = x * x;
     let p = -2.726_142_3e-10_f32;
-    let p = p * s + 2.770_681_4e-8;
-    let p = p * s - 2.101_024e-6;
-    let p = p * s - 5.692_506_4e-5;
-    let p = p * s - 7.349_906_3e-4;
-    let p = p * s - 2.954_6e-3;
-    let p = p * s - 1.609_603_3e-2;
+    let p = mul_add::<FMA>(p, s, 2.770_681_4e-8);
+    let p = mul_add::<FMA>(p, s, -2.101_024e-6);
+    let p = mul_add::<FMA>(p, s, -5.692_506_4e-5);
+    let p = mul_add::<FMA>(p, s, -7.349_906_3e-4);
+    let p = mul_add::<FMA>(p, s, -2.954_6e-3);
+    let p = mul_add::<FMA>(p, s, -1.609_603_3e-2);
     let q = -1.456_607_2e-5_f32;
-    let q = q * s - 2.133_740_6e-4;
-    let q = q * s - 1.682_827e-3;
-    let q = q * s - 7.373_329e-3;
-    let q = q * s - 1.426_473_9e-2;
+    let q = mul_add::<FMA>(q, s, -2.133_740_6e-4);
+    let q = mul_add::<FMA>(q, s, -1.682_827e-3);
+    let q = mul_add::<FMA>(q, s, -7.373_329e-3);
+    let q = mul_add::<FMA>(q, s, -1.426_473_9e-2);
     x * p / q
 }
 
 /// x * sigmoid(k x).
 #[inline(always)]
-pub(crate) fn swish(x: f32, k: f32) -> f32 {
-    x / (1.0 + exp(-k * x))
+pub(crate) fn swish<const FMA: bool>(x: f32, k: f32) -> f32 {
+    x / (1.0 + exp::<FMA>(-k * x))
 }
 
 /// The exact GELU.
 #[inline(always)]
-pub(crate) fn gelu(x: f32) -> f32 {
-    0.5 * x * (1.0 + erf(x * std::f32::consts::FRAC_1_SQRT_2))
+pub(crate) fn gelu<const FMA: bool>(x: f32) -> f32 {
+    0.5 * x * (1.0 + erf::<FMA>(x * std::f32::consts::FRAC_1_SQRT_2))
 }
 
 #[cfg(test)]
@@ -195,21 +206,25 @@ mod tests {
 
     #[test]
     fn exp_accuracy() {
-        for i in -8700..8800 {
-            let x = i as f32 * 0.01;
-            let (got, want) = (f64::from(exp(x)), f64::from(x).exp());
-            assert!((got / want - 1.0).abs() < 2.4e-7, "{x}: {got} {want}");
+        for exp in [exp::<false>, exp::<true>] {
+            for i in -8700..8800 {
+                let x = i as f32 * 0.01;
+                let (got, want) = (f64::from(exp(x)), f64::from(x).exp());
+                assert!((got / want - 1.0).abs() < 2.4e-7, "{x}: {got} {want}");
+            }
+            assert_eq!(exp(f32::NEG_INFINITY), 0.0);
+            assert!(exp(1e9).is_finite() && exp(0.0) == 1.0);
+            assert!(exp(f32::NAN).is_nan() && exp(f32::from_bits(0x7f80_0001)).is_nan());
         }
-        assert_eq!(exp(f32::NEG_INFINITY), 0.0);
-        assert!(exp(1e9).is_finite() && exp(0.0) == 1.0);
-        assert!(exp(f32::NAN).is_nan());
     }
 
     #[test]
     fn erf_accuracy() {
-        for i in -500..=500 {
-            let x = i as f32 * 0.01;
-            assert!((f64::from(erf(x)) - erf64(f64::from(x))).abs() < 4e-7, "{x}");
+        for erf in [erf::<false>, erf::<true>] {
+            for i in -500..=500 {
+                let x = i as f32 * 0.01;
+                assert!((f64::from(erf(x)) - erf64(f64::from(x))).abs() < 4e-7, "{x}");
+            }
         }
     }
 }

@@ -146,3 +146,30 @@ fn rows_alone_in_bf16() {
         }
     }
 }
+
+/// A query by itself has the bits that it has among others, whichever tile it falls into.
+#[test]
+fn queries_alone() {
+    let (heads, width, keys) = (2, 80, 301);
+    let (k, v, x) = (values(keys * width, 7), values(keys * width, 8), values(40 * width, 9));
+    let weights: [(&str, &[usize], &[f32]); 2] = [("k", &[keys, width], &k), ("v", &[keys, width], &v)];
+    for operands in [Operands::F32, Operands::Rounded, Operands::Pairs] {
+        let attention = |rows: std::ops::Range<usize>, threads| {
+            run(
+                &weights,
+                (&[1, rows.len(), width], &x[rows.start * width..rows.end * width]),
+                operands,
+                threads,
+                &move |b, q, s| {
+                    let [k, v] = ["k", "v"].map(|name| b.repeat(s.get(name, &[keys, width]), 1));
+                    b.attention(q, k, v, heads, false)
+                },
+            )
+        };
+        let all = attention(0..40, 1);
+        assert_eq!(all, attention(0..40, 3), "{operands:?}: the number of threads changes the result");
+        for rows in [0..1, 7..20, 33..40] {
+            assert_eq!(attention(rows.clone(), 1), all[rows.start * width..rows.end * width], "{operands:?} {rows:?}");
+        }
+    }
+}

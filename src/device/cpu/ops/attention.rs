@@ -1,15 +1,12 @@
 //! Attention in blocks with an online softmax; every branch keeps a softmax of its own.
 
+use super::online_softmax::{KEYS, Strip, divide, soften};
 use crate::device::cpu::fp_math::{Operands, pair_rows, round_in_place};
 use crate::device::cpu::microkernel::{MR, NR, TILE, tile};
 use crate::device::cpu::op::{CpuOp, OpRun, index};
 use crate::device::cpu::pack::{Place, spread};
 use crate::device::cpu::scratch::split;
-use crate::device::cpu::simd::{exp, for_every_isa};
 use crate::graph::{Attention, Node};
-
-/// Keys of a block.
-const KEYS: usize = 128;
 
 /// An attention prepared for its shapes.
 pub(crate) struct CpuAttention {
@@ -29,17 +26,20 @@ pub(crate) struct CpuAttention {
 struct Buffers<'a> {
     /// Tiles of sums, those of 12 queries one after the other.
     sums: &'a mut [f32],
-    /// For each query the greatest score and the sum of the exponentials.
-    state: &'a mut [f32],
+    /// For each query the greatest score, and 32 parts of the sum of the exponentials.
+    maxima: &'a mut [f32],
+    totals: &'a mut [f32],
     /// Panels of keys and of values.
     keys: &'a mut [f32],
     values: &'a mut [f32],
+    /// Tiles of scores of 12 queries, and their exponentials.
     scores: &'a mut [f32],
-    acc: &'a mut [f32],
-    /// The item's queries, 12 rows of scores and 32 of keys, in words; empty with operands of f32, which are read where they lie.
-    queries: &'a mut [f32],
     weights: &'a mut [f32],
+    /// A panel of keys before it is transposed.
     lanes: &'a mut [f32],
+    /// The item's queries and 12 rows of exponentials, in words; empty with operands of f32, which are read where they lie.
+    queries: &'a mut [f32],
+    packed: &'a mut [f32],
 }
 
 impl CpuAttention {
@@ -55,19 +55,19 @@ impl CpuAttention {
     }
 
     /// Floats of each of [`Buffers`].
-    fn sizes(&self) -> [usize; 9] {
+    fn sizes(&self) -> [usize; 10] {
         let tiles = self.chunk.min(self.tokens).div_ceil(MR);
         let wide = self.op.dim.div_ceil(NR);
         let (dim, keys) = (self.operands.words(self.op.dim), self.operands.words(KEYS));
-        let packed = if self.operands == Operands::F32 { [0; 3] } else { [tiles * MR * dim, MR * keys, NR * dim] };
-        let [queries, weights, lanes] = packed;
-        let (sums, state) = (tiles * wide * TILE, tiles * MR * 2);
-        [sums, state, KEYS * dim, wide * keys * NR, MR * KEYS, TILE, queries, weights, lanes]
+        let [queries, packed] = if self.operands == Operands::F32 { [0; 2] } else { [tiles * MR * dim, MR * keys] };
+        let (sums, maxima) = (tiles * wide * TILE, tiles * MR);
+        let (keys, values, scores) = (KEYS * dim, wide * keys * NR, KEYS * MR);
+        [sums, maxima, maxima * NR, keys, values, scores, scores, NR * dim, queries, packed]
     }
 
     fn buffers<'a>(&self, buffer: &'a mut [f32]) -> Buffers<'a> {
-        let [sums, state, keys, values, scores, acc, queries, weights, lanes] = split(buffer, self.sizes());
-        Buffers { sums, state, keys, values, scores, acc, queries, weights, lanes }
+        let [sums, maxima, totals, keys, values, scores, weights, lanes, queries, packed] = split(buffer, self.sizes());
+        Buffers { sums, maxima, totals, keys, values, scores, weights, lanes, queries, packed }
     }
 
     /// Computes some rows of one head of one image.
@@ -105,19 +105,16 @@ impl CpuAttention {
                 |t| row(branch.keys.operand, branch.keys.start, tokens, t),
                 |t| row(branch.values.operand, branch.values.start, tokens, t),
             );
-            let Buffers { sums, state, .. } = self.buffers(buffer);
-            for (t, top) in rows.clone().step_by(MR).enumerate() {
+            let Buffers { sums, totals, .. } = self.buffers(buffer);
+            let tiles = sums.chunks_exact(wide * TILE).zip(totals.as_chunks::<NR>().0.chunks_exact(MR));
+            for (top, (sums, totals)) in rows.clone().step_by(MR).zip(tiles) {
                 for r in 0..MR.min(rows.end - top) {
                     // SAFETY: masks are `[T]`.
                     let mask = branch.mask.map_or(1.0, |o| unsafe { *run.operand(o).add(top + r) });
-                    let factor = scale * mask / state[(t * MR + r) * 2 + 1];
-                    for w in 0..wide {
-                        let from = &sums[(t * wide + w) * TILE + r * NR..][..NR.min(dim - w * NR)];
-                        let at = (image * self.tokens + top + r) * out_width + head * dim + w * NR;
-                        // SAFETY: inside the result; no other item writes these rows of this head.
-                        let out = unsafe { std::slice::from_raw_parts_mut(run.out().add(at), from.len()) };
-                        store(out, from, factor, written);
-                    }
+                    let at = (image * self.tokens + top + r) * out_width + head * dim;
+                    // SAFETY: inside the result; no other item writes these rows of this head.
+                    let out = unsafe { std::slice::from_raw_parts_mut(run.out().add(at), dim) };
+                    divide(out, &sums[r * NR..], &totals[r], scale * mask, written);
                 }
             }
             written = true;
@@ -145,10 +142,11 @@ impl CpuAttention {
         let (operands, dim) = (self.operands, self.op.dim);
         let wide = dim.div_ceil(NR);
         let words = operands.words(dim);
-        let Buffers { sums, state, keys, values, scores, acc, queries, weights, lanes } = self.buffers(buffer);
-        for s in state.chunks_exact_mut(2) {
-            s.copy_from_slice(&[f32::NEG_INFINITY, 0.0]);
-        }
+        let Buffers { sums, maxima, totals, keys, values, scores, weights, lanes, queries, packed } =
+            self.buffers(buffer);
+        let totals = totals.as_chunks_mut::<NR>().0;
+        maxima.fill(f32::NEG_INFINITY);
+        totals.fill([0.0; NR]);
         if operands != Operands::F32 {
             for (t, out) in rows.clone().zip(queries.chunks_exact_mut(words)) {
                 // SAFETY: `query` points at `dim` floats for every row.
@@ -162,10 +160,7 @@ impl CpuAttention {
             }
             // SAFETY: `key` and `value` point at `dim` floats for every token below the branch's length.
             unsafe {
-                match operands {
-                    Operands::F32 => pack_keys(keys, dim, count, |i| key(first + i)),
-                    _ => pack_words(operands, keys, lanes, dim, count, |i| key(first + i)),
-                }
+                pack_keys(operands, keys, lanes, dim, count, |i| key(first + i));
                 match operands {
                     Operands::Pairs => pair_values(values, dim, count, |i| value(first + i)),
                     _ => pack_values(values, dim, count, |i| value(first + i)),
@@ -183,18 +178,25 @@ impl CpuAttention {
                     Operands::F32 => query(top + r.min(height - 1)),
                     _ => queries[(t * MR + r.min(height - 1)) * words..].as_ptr(),
                 });
-                for p in 0..count.div_ceil(NR) {
+                for (p, scores) in scores.chunks_exact_mut(TILE).take(count.div_ceil(NR)).enumerate() {
                     let keys = keys[p * words * NR..].as_ptr();
                     // SAFETY: as many words behind each query pointer, and as many times NR in the panel.
-                    unsafe { tile(operands, words, &pointers, height, keys, acc.as_mut_ptr(), false) };
-                    for r in 0..height {
-                        scores[r * KEYS + p * NR..][..NR].copy_from_slice(&acc[r * NR..][..NR]);
-                    }
+                    unsafe { tile(operands, words, &pointers, height, keys, scores.as_mut_ptr(), false) };
                 }
-                let state = &mut state[t * MR * 2..][..height * 2];
+                let seen =
+                    |r: usize| if self.op.causal { count.min((top + r + 1).saturating_sub(first)) } else { count };
                 let sums = &mut sums[t * wide * TILE..][..wide * TILE];
-                self.soften(scores, top, first, count, state, sums);
-                let pointers = self.weights(scores, weights, height, count);
+                soften(Strip {
+                    scores,
+                    weights,
+                    maxima: &mut maxima[t * MR..][..height],
+                    totals: &mut totals[t * MR..][..height],
+                    sums: if first > 0 { sums } else { &mut [] },
+                    seen: std::array::from_fn(seen),
+                    count,
+                    scale: 1.0 / (dim as f32).sqrt(),
+                });
+                let pointers = self.pack_weights(weights, packed, height, count);
                 for (w, sums) in sums.chunks_exact_mut(TILE).enumerate() {
                     let values = values[w * operands.words(KEYS) * NR..].as_ptr();
                     let count = operands.words(count);
@@ -205,32 +207,17 @@ impl CpuAttention {
         }
     }
 
-    /// Rows of scores become exponentials, from which sums and state go on.
-    fn soften(&self, scores: &mut [f32], top: usize, first: usize, count: usize, state: &mut [f32], sums: &mut [f32]) {
-        let scale = 1.0 / (self.op.dim as f32).sqrt();
-        for (r, s) in state.chunks_exact_mut(2).enumerate() {
-            let seen = if self.op.causal { count.min((top + r + 1).saturating_sub(first)) } else { count };
-            let (max, sum, decay) = soften(&mut scores[r * KEYS..][..count], seen, scale, s[0], s[1]);
-            s.copy_from_slice(&[max, sum]);
-            if first > 0 && decay != 1.0 {
-                for tile in sums.chunks_exact_mut(TILE) {
-                    tile[r * NR..][..NR].iter_mut().for_each(|x| *x *= decay);
-                }
-            }
-        }
-    }
-
-    /// The rows of exponentials as operands, in `weights` where they are not f32.
-    fn weights(&self, scores: &[f32], weights: &mut [f32], height: usize, count: usize) -> [*const f32; MR] {
+    /// The rows of exponentials as operands, in `packed` where they are not f32.
+    fn pack_weights(&self, weights: &[f32], packed: &mut [f32], height: usize, count: usize) -> [*const f32; MR] {
         if self.operands == Operands::F32 {
-            return std::array::from_fn(|r| scores[r.min(height - 1) * KEYS..].as_ptr());
+            return std::array::from_fn(|r| weights[r.min(height - 1) * KEYS..].as_ptr());
         }
         let stride = self.operands.words(KEYS);
         for r in 0..height {
-            let out = &mut weights[r * stride..][..self.operands.words(count)];
-            self.operands.pack_row(&scores[r * KEYS..][..count], out);
+            let out = &mut packed[r * stride..][..self.operands.words(count)];
+            self.operands.pack_row(&weights[r * KEYS..][..count], out);
         }
-        std::array::from_fn(|r| weights[r.min(height - 1) * stride..].as_ptr())
+        std::array::from_fn(|r| packed[r.min(height - 1) * stride..].as_ptr())
     }
 }
 
@@ -253,30 +240,11 @@ impl CpuOp for CpuAttention {
     }
 }
 
-/// Transposes `count` keys into panels `[dim][32]`, zeros past the last.
+/// Transposes `count` keys into panels `[words][32]`, zeros past the last; `lanes` holds 32 keys meanwhile.
 ///
 /// # Safety
 /// `key(i)` points at `dim` floats for i below `count`.
-unsafe fn pack_keys(out: &mut [f32], dim: usize, count: usize, key: impl Fn(usize) -> *const f32) {
-    for p in 0..count.div_ceil(NR) {
-        let panel = &mut out[p * dim * NR..][..dim * NR];
-        for j in 0..NR {
-            if p * NR + j < count {
-                // SAFETY: the caller's promise.
-                let row = unsafe { std::slice::from_raw_parts(key(p * NR + j), dim) };
-                row.iter().zip(panel[j..].iter_mut().step_by(NR)).for_each(|(v, o)| *o = *v);
-            } else {
-                panel[j..].iter_mut().step_by(NR).for_each(|o| *o = 0.0);
-            }
-        }
-    }
-}
-
-/// [`pack_keys`] in words; `lanes` holds 32 keys meanwhile.
-///
-/// # Safety
-/// As [`pack_keys`].
-unsafe fn pack_words(
+unsafe fn pack_keys(
     operands: Operands,
     out: &mut [f32],
     lanes: &mut [f32],
@@ -322,65 +290,18 @@ unsafe fn pair_values(out: &mut [f32], dim: usize, count: usize, value: impl Fn(
 /// # Safety
 /// `value(i)` points at `dim` floats for i below `count`.
 unsafe fn pack_values(out: &mut [f32], dim: usize, count: usize, value: impl Fn(usize) -> *const f32) {
+    let lanes = out.as_chunks_mut::<NR>().0;
     for i in 0..count {
         // SAFETY: the caller's promise.
         let row = unsafe { std::slice::from_raw_parts(value(i), dim) };
         for (w, part) in row.chunks(NR).enumerate() {
-            let lane = &mut out[(w * KEYS + i) * NR..][..NR];
-            lane[..part.len()].copy_from_slice(part);
-            lane[part.len()..].fill(0.0);
-        }
-    }
-}
-
-for_every_isa! {
-    /// One row of scores becomes exponentials: `seen` of them count, the rest become 0. Returns the new greatest score, the
-    /// new sum, and the factor by which earlier sums shrink.
-    fn soften(scores: &mut [f32], seen: usize, scale: f32, max: f32, sum: f32) -> (f32, f32, f32) {
-        let (live, dead) = scores.split_at_mut(seen);
-        dead.fill(0.0);
-        if live.is_empty() {
-            return (max, sum, 1.0);
-        }
-        let mut lanes = [f32::NEG_INFINITY; 16];
-        let mut chunks = live.chunks_exact_mut(16);
-        for chunk in &mut chunks {
-            for (m, s) in lanes.iter_mut().zip(chunk) {
-                *s *= scale;
-                *m = if *s > *m { *s } else { *m };
+            let lane = &mut lanes[w * KEYS + i];
+            if let Ok(part) = <&[f32; NR]>::try_from(part) {
+                *lane = *part;
+            } else {
+                lane[..part.len()].copy_from_slice(part);
+                lane[part.len()..].fill(0.0);
             }
-        }
-        let mut greatest = max;
-        for s in chunks.into_remainder() {
-            *s *= scale;
-            greatest = greatest.max(*s);
-        }
-        greatest = lanes.iter().fold(greatest, |a, b| a.max(*b));
-        let mut lanes = [0f32; 16];
-        let mut chunks = live.chunks_exact_mut(16);
-        for chunk in &mut chunks {
-            for (l, s) in lanes.iter_mut().zip(chunk) {
-                *s = exp(*s - greatest);
-                *l += *s;
-            }
-        }
-        let mut total = 0.0;
-        for s in chunks.into_remainder() {
-            *s = exp(*s - greatest);
-            total += *s;
-        }
-        total += lanes.iter().sum::<f32>();
-        let decay = if max == f32::NEG_INFINITY { 0.0 } else { exp(max - greatest) };
-        (greatest, sum * decay + total, decay)
-    }
-}
-
-for_every_isa! {
-    fn store(out: &mut [f32], sums: &[f32], factor: f32, add: bool) {
-        if add {
-            out.iter_mut().zip(sums).for_each(|(o, s)| *o += s * factor);
-        } else {
-            out.iter_mut().zip(sums).for_each(|(o, s)| *o = s * factor);
         }
     }
 }

@@ -173,7 +173,7 @@ for_every_isa! {
     fn line(out: &mut [f32], x: &[f32], factors: &[f32], summands: &[f32], silu: bool) {
         let values = x.iter().zip(factors).zip(summands).map(|((x, f), s)| x * f + s);
         if silu {
-            out.iter_mut().zip(values).for_each(|(o, v)| *o = swish(v, 1.0));
+            out.iter_mut().zip(values).for_each(|(o, v)| *o = swish::<FMA>(v, 1.0));
         } else {
             out.iter_mut().zip(values).for_each(|(o, v)| *o = v);
         }

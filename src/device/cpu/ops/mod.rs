@@ -6,6 +6,7 @@ mod gemm;
 mod gemm_int8;
 mod group_norm;
 mod layer_norm;
+mod online_softmax;
 mod pointwise;
 mod winograd;
 mod winograd_tiles;

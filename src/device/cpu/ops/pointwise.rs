@@ -281,7 +281,7 @@ for_every_isa! {
     /// `out = value * gelu(gate)`.
     pub(crate) fn times_gelu(out: &mut [f32], value: &[f32], gate: &[f32]) {
         for ((o, v), g) in out.iter_mut().zip(value).zip(gate) {
-            *o = v * gelu(*g);
+            *o = v * gelu::<FMA>(*g);
         }
     }
 }
@@ -290,9 +290,9 @@ for_every_isa! {
     /// Applies an activation in place.
     pub(crate) fn activate(x: &mut [f32], kind: Activation) {
         match kind {
-            Activation::Silu => x.iter_mut().for_each(|x| *x = swish(*x, 1.0)),
-            Activation::Gelu => x.iter_mut().for_each(|x| *x = gelu(*x)),
-            Activation::QuickGelu => x.iter_mut().for_each(|x| *x /= 1.0 + exp(-1.702 * *x)),
+            Activation::Silu => x.iter_mut().for_each(|x| *x = swish::<FMA>(*x, 1.0)),
+            Activation::Gelu => x.iter_mut().for_each(|x| *x = gelu::<FMA>(*x)),
+            Activation::QuickGelu => x.iter_mut().for_each(|x| *x /= 1.0 + exp::<FMA>(-1.702 * *x)),
         }
     }
 }
