@@ -16,8 +16,8 @@ fn main() -> Result<()> {
         Request::new("a red fox in the snow").with_negative_prompt("blurry").with_steps(files.steps).with_seed(1);
 
     // Called when a stage begins and after each of its steps.
-    let mut show = |p: Progress| println!("{:<9} {}/{}", p.stage.name(), p.done, p.steps);
-    let output = pipeline.generate_with(&request, Callbacks::new().with_progress(&mut show))?;
+    let show = |p: Progress| println!("{:<9} {}/{}", p.stage.name(), p.done, p.steps);
+    let output = pipeline.generate_with(&request, Callbacks::new().with_progress(show))?;
 
     let path = files.output("fox.png");
     output.images[0].save(&path)?;

@@ -89,6 +89,17 @@ pub enum Error {
     },
     /// The request's cancel token was set.
     Cancelled,
+    /// An engine's queue is full.
+    Busy {
+        /// The requests that wait.
+        waiting: usize,
+    },
+    /// A request in an engine's queue had not begun by its deadline.
+    Late,
+    /// An engine takes no more requests, or was dropped before it began this one.
+    Stopped,
+    /// A callback of a request in an engine, or the engine's work on it, panicked.
+    Panicked(String),
     /// A device cannot be used.
     Device {
         /// The device as the user names it.
@@ -151,6 +162,12 @@ impl Error {
             }
             Self::NotFinite { stage, hint } => format!("{stage} gave a value that is not finite; {hint}").into(),
             Self::Cancelled => "cancelled".into(),
+            Self::Busy { waiting } => {
+                format!("busy: {waiting} requests wait, as many as may; submit it again later, or let more wait").into()
+            }
+            Self::Late => "the request had not begun by its deadline; give it more time or a higher priority".into(),
+            Self::Stopped => "the engine was stopped; submit the request to another one".into(),
+            Self::Panicked(what) => format!("a callback or the work on the request panicked: {}", escape(what)).into(),
             Self::Device { device, what } => Message::from(format!("device {device}: ")).then(what),
             Self::Fault { device, call, what, lost } => {
                 let text = Message::from(format!("device {device}: {call} failed: {what}"));

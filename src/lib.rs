@@ -34,6 +34,7 @@
 //! | [`RngKind`] | `torch.Generator(device=...)` | the generator whose random numbers the noise follows |
 //! | [`Compat`] | – | the reference implementation that is followed where they differ |
 //! | [`Callbacks`], [`Progress`], [`CancelToken`] | `callback_on_step_end`, `_interrupt` | progress of a request, and its cancellation |
+//! | [`Engine`], [`Ticket`] | – | a queue before a pipeline, for programs of many threads |
 //! | [`Output`] | `StableDiffusionXLPipelineOutput` | images, seeds, times, and intermediate results on request |
 //! | [`WorkloadShape`] | – | the sizes shared by requests that run the same executables; see [`Pipeline::prepare`] |
 //!
@@ -57,6 +58,8 @@ pub mod compat;
 mod config_json;
 #[doc(hidden)]
 pub mod device;
+#[doc(hidden)]
+pub mod engine;
 #[doc(hidden)]
 pub mod error;
 #[doc(hidden)]
@@ -84,6 +87,7 @@ pub mod tensor;
 pub mod weights;
 
 pub use compat::Compat;
+pub use engine::{Engine, EngineOptions, SubmitOptions, Ticket, TicketStatus};
 pub use error::{Error, Result};
 pub use inputs::fit::Fit;
 pub use inputs::image::{AlphaMode, Image};
@@ -91,8 +95,8 @@ pub use inputs::noise::{PhiloxGrid, RngKind};
 pub use output::PngMetadata;
 pub use pipeline::{
     Callbacks, CancelToken, Combine, DeviceChoice, EncoderResidency, HostTensor, ImagePrompt, LongPrompts,
-    MemoryEstimate, Output, Pipeline, PipelineOptions, Preview, Progress, PromptWeights, Reference, ReferenceImage,
-    Request, Scales, SizeConditioning, Stage, WorkloadShape,
+    MemoryEstimate, Output, Pipeline, PipelineOptions, Preview, Progress, PromptWeights, Quantization, Reference,
+    ReferenceImage, Request, Scales, SizeConditioning, Stage, WorkloadShape,
 };
 pub use schedulers::{PredictionType, SchedulerConfig, SchedulerKind, SigmaSchedule, TimestepSpacing};
 pub use tensor::DType;

@@ -21,7 +21,7 @@ pub struct Preview {
 pub(super) struct Previewer<'a> {
     /// It is called after each so many model evaluations.
     pub(super) every: usize,
-    pub(super) show: &'a mut (dyn FnMut(Preview) + Send),
+    pub(super) show: Box<dyn FnMut(Preview) + Send + 'a>,
 }
 
 /// Red, green and blue of each channel of SDXL's latents, as ComfyUI has them (`latent_formats.py`, `SDXL`): -1 is black, 1 white.

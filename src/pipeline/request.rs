@@ -196,7 +196,7 @@ impl Request {
     }
 
     /// Checks what can be checked without a model.
-    pub(super) fn check(&self) -> Result<()> {
+    pub(crate) fn check(&self) -> Result<()> {
         let finite = |field: Field, value: f32| match value.is_finite() {
             true => Ok(()),
             false => Err(Error::parameter(field, format!("{value} is not a finite number"))),
@@ -305,7 +305,7 @@ pub struct Progress {
 #[non_exhaustive]
 pub struct Callbacks<'a> {
     /// Called when a stage begins and after each of its steps.
-    pub on_progress: Option<&'a mut (dyn FnMut(Progress) + Send)>,
+    pub on_progress: Option<Box<dyn FnMut(Progress) + Send + 'a>>,
     /// Called with previews, after each so many model evaluations.
     pub(super) on_preview: Option<Previewer<'a>>,
     /// Stops the request.
@@ -320,8 +320,8 @@ impl<'a> Callbacks<'a> {
 
     /// Calls `progress` when a stage begins and after each of its steps.
     #[must_use]
-    pub fn with_progress(mut self, progress: &'a mut (dyn FnMut(Progress) + Send)) -> Self {
-        self.on_progress = Some(progress);
+    pub fn with_progress(mut self, progress: impl FnMut(Progress) + Send + 'a) -> Self {
+        self.on_progress = Some(Box::new(progress));
         self
     }
 
@@ -329,8 +329,8 @@ impl<'a> Callbacks<'a> {
     /// model predicts, in the colours that a matrix gives them, one pixel a latent, or with [`crate::PipelineOptions::taesd`] decoded by it.
     /// Nothing about the images changes; a GPU waits for these steps alone.
     #[must_use]
-    pub fn with_preview(mut self, every: usize, show: &'a mut (dyn FnMut(Preview) + Send)) -> Self {
-        self.on_preview = Some(Previewer { every, show });
+    pub fn with_preview(mut self, every: usize, show: impl FnMut(Preview) + Send + 'a) -> Self {
+        self.on_preview = Some(Previewer { every, show: Box::new(show) });
         self
     }
 

@@ -11,6 +11,7 @@ mod common;
 mod demo_goldens;
 mod demo_model;
 mod embeddings;
+mod engine;
 mod folders;
 mod image_prompts;
 mod init_image;

@@ -125,14 +125,14 @@ fn sample(options: &Options, order: &Order, place: &Place) -> Result<Sample, Fai
         Err(why) => return Ok(Sample::skipped(place.machine(None), why)),
     };
     request.noise_dtype = loaded.pipeline.dtype();
-    let mut progress = |progress: Progress| {
+    let progress = |progress: Progress| {
         log.progress(progress.stage, progress.done);
     };
-    let output =
-        match log.listen(|| loaded.pipeline.generate_with(&request, Callbacks::new().with_progress(&mut progress))) {
-            Ok(output) => output,
-            Err(error) => return Ok(Sample::skipped(loaded.machine, crate::setup::skipped(error)?)),
-        };
+    let output = match log.listen(|| loaded.pipeline.generate_with(&request, Callbacks::new().with_progress(progress)))
+    {
+        Ok(output) => output,
+        Err(error) => return Ok(Sample::skipped(loaded.machine, crate::setup::skipped(error)?)),
+    };
     let total = start + child::seconds() - loaded.make_seconds;
     let log = log.lock();
     let made = |stage| log.making.get(&stage).copied().unwrap_or(0.0);

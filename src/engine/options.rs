@@ -1,0 +1,103 @@
+//! The settings of an engine and of a request that is submitted to it.
+
+use crate::pipeline::{Preview, Progress};
+use std::time::{Duration, Instant};
+
+/// The policy of an engine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct EngineOptions {
+    /// The most requests that wait; 64 by default. More are refused with [`crate::Error::Busy`].
+    pub max_waiting: usize,
+    /// The most requests that are drawn at once, 8 by default: [`crate::PipelineOptions::max_batch`] says how many of their images share an
+    /// evaluation.
+    pub max_running: usize,
+    /// The time that the first request waits for others to begin with it, where nothing is drawn; none by default.
+    pub gather: Duration,
+    /// A request that has waited so long counts as one of the next higher priority, and so on, so that none starves; 10 s by default.
+    pub aging: Duration,
+}
+
+impl Default for EngineOptions {
+    fn default() -> Self {
+        Self { max_waiting: 64, max_running: 8, gather: Duration::ZERO, aging: Duration::from_secs(10) }
+    }
+}
+
+impl EngineOptions {
+    /// Sets the most requests that wait, at least 1.
+    #[must_use]
+    pub fn with_max_waiting(self, max_waiting: usize) -> Self {
+        Self { max_waiting: max_waiting.max(1), ..self }
+    }
+
+    /// Sets the most requests that are drawn at once, at least 1: 1 draws them one after the other.
+    #[must_use]
+    pub fn with_max_running(self, max_running: usize) -> Self {
+        Self { max_running: max_running.max(1), ..self }
+    }
+
+    /// Sets the time that the first request waits for others.
+    #[must_use]
+    pub fn with_gather(self, gather: Duration) -> Self {
+        Self { gather, ..self }
+    }
+
+    /// Sets the waiting time that stands for a step of priority.
+    #[must_use]
+    pub fn with_aging(self, aging: Duration) -> Self {
+        Self { aging, ..self }
+    }
+}
+
+/// A callback that may be called from the worker's thread.
+pub(super) type Callback<T> = Box<dyn FnMut(T) + Send>;
+
+/// The settings of a request in the queue.
+#[derive(Default)]
+#[non_exhaustive]
+pub struct SubmitOptions {
+    /// Requests of a higher priority begin first; those of one in the order in which they came.
+    pub priority: i32,
+    /// A request that has not begun by then fails with [`crate::Error::Late`], and costs nothing.
+    pub deadline: Option<Instant>,
+    pub(super) on_progress: Option<Callback<Progress>>,
+    pub(super) on_preview: Option<(usize, Callback<Preview>)>,
+}
+
+impl SubmitOptions {
+    /// Priority 0, no deadline, no callbacks.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Sets the priority.
+    #[must_use]
+    pub fn with_priority(self, priority: i32) -> Self {
+        Self { priority, ..self }
+    }
+
+    /// Sets the time by which the request must have begun.
+    #[must_use]
+    pub fn with_deadline(self, deadline: Instant) -> Self {
+        Self { deadline: Some(deadline), ..self }
+    }
+
+    /// Calls `progress` on the worker's thread, as [`crate::Callbacks::with_progress`].
+    #[must_use]
+    pub fn with_progress(self, progress: impl FnMut(Progress) + Send + 'static) -> Self {
+        Self { on_progress: Some(Box::new(progress)), ..self }
+    }
+
+    /// Calls `show` on the worker's thread, as [`crate::Callbacks::with_preview`].
+    #[must_use]
+    pub fn with_preview(self, every: usize, show: impl FnMut(Preview) + Send + 'static) -> Self {
+        Self { on_preview: Some((every, Box::new(show))), ..self }
+    }
+}
+
+impl std::fmt::Debug for SubmitOptions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "SubmitOptions(priority {}, deadline {:?})", self.priority, self.deadline)
+    }
+}

@@ -1,0 +1,354 @@
+//! The engine over a runner that draws nothing, against what a simple scheduler would do.
+
+use super::worker::{Jobs, Runner};
+use super::*;
+use crate::pipeline::{Callbacks, Output, Progress, Stage};
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Mutex, Weak};
+use std::time::{Duration, Instant};
+
+/// Runs so many requests at once, each for as many steps as it asks for; the prompt `panic` makes the whole runner panic.
+struct Steps {
+    room: usize,
+    /// Nothing begins while it is set.
+    held: AtomicBool,
+    /// The seeds in the order in which requests began.
+    begun: Mutex<Vec<u64>>,
+    most: AtomicUsize,
+}
+
+impl Steps {
+    fn new(room: usize) -> Arc<Self> {
+        let held = AtomicBool::new(false);
+        Arc::new(Self { room, held, begun: Mutex::default(), most: AtomicUsize::new(0) })
+    }
+
+    fn engine(self: &Arc<Self>, options: EngineOptions) -> Engine {
+        Engine::over(self.clone(), options).unwrap()
+    }
+
+    fn hold(self: &Arc<Self>) -> &Arc<Self> {
+        self.held.store(true, Ordering::SeqCst);
+        self
+    }
+
+    fn release(&self) {
+        self.held.store(false, Ordering::SeqCst);
+    }
+
+    fn begun(&self) -> Vec<u64> {
+        self.begun.lock().unwrap().clone()
+    }
+}
+
+fn output(seed: u64) -> Output {
+    Output {
+        images: Vec::new(),
+        seeds: vec![seed],
+        seconds: BTreeMap::new(),
+        step_seconds: Vec::new(),
+        intermediates: BTreeMap::new(),
+        truncated_tokens: 0,
+    }
+}
+
+impl Runner for Steps {
+    fn run(&self, jobs: Jobs<'_>, done: &mut dyn FnMut(usize, Result<Output>)) {
+        let mut running: Vec<(usize, Request, Callbacks<'static>, usize)> = Vec::new();
+        let mut count = 0;
+        loop {
+            while self.held.load(Ordering::SeqCst) {
+                std::thread::sleep(Duration::from_micros(50));
+            }
+            while running.len() < self.room
+                && let Some((request, callbacks)) = jobs.next()
+            {
+                self.begun.lock().unwrap().push(request.seed);
+                running.push((count, request, callbacks, 0));
+                count += 1;
+            }
+            self.most.fetch_max(running.len(), Ordering::SeqCst);
+            if running.is_empty() {
+                return;
+            }
+            let mut rest = Vec::new();
+            for (number, request, mut callbacks, step) in running {
+                assert!(request.prompt != "panic", "planned");
+                let progress =
+                    Progress { stage: Stage::Denoise, image: 0, num_images: 1, done: step, steps: request.steps };
+                callbacks.on_progress.iter_mut().for_each(|call| call(progress));
+                if callbacks.cancel.is_cancelled() {
+                    done(number, Err(Error::Cancelled));
+                } else if step == request.steps {
+                    done(number, Ok(output(request.seed)));
+                } else {
+                    rest.push((number, request, callbacks, step + 1));
+                }
+            }
+            running = rest;
+        }
+    }
+}
+
+fn request(seed: u64, steps: usize) -> Request {
+    let mut request = Request::new("a fox");
+    (request.seed, request.steps) = (seed, steps);
+    request
+}
+
+fn wait_until(what: impl Fn() -> bool) {
+    let begin = Instant::now();
+    while !what() {
+        assert!(begin.elapsed() < Duration::from_secs(20), "nothing happens");
+        std::thread::sleep(Duration::from_micros(100));
+    }
+}
+
+#[test]
+fn priorities() {
+    let steps = Steps::new(1);
+    let engine = steps.hold().engine(EngineOptions::default());
+    let submit =
+        |(seed, priority)| engine.submit_with(request(seed, 3), SubmitOptions::new().with_priority(priority)).unwrap();
+    let tickets = [(0, 0), (1, 0), (2, 5), (3, -1), (4, 5), (5, 0)].map(submit);
+    let status = tickets.each_ref().map(Ticket::status);
+    assert_eq!(status, [2, 3, 0, 5, 1, 4].map(|ahead| TicketStatus::Waiting { ahead }));
+    steps.release();
+    for (seed, ticket) in tickets.into_iter().enumerate() {
+        assert_eq!(ticket.wait().unwrap().seeds, [seed as u64]);
+    }
+    assert_eq!(steps.begun(), [2, 4, 0, 1, 5, 3]);
+    engine.drain();
+}
+
+/// A request joins those that run, as far as there is room, and leaves when it is done.
+#[test]
+fn joining() {
+    let steps = Steps::new(8);
+    let engine = steps.engine(EngineOptions::default().with_max_running(3));
+    let long = engine.submit(request(0, 1 << 40)).unwrap();
+    wait_until(|| matches!(long.status(), TicketStatus::Running { progress: Some(progress) } if progress.done > 2));
+    let short: Vec<_> = (1..10).map(|seed| engine.submit(request(seed, 2)).unwrap()).collect();
+    for (seed, ticket) in (1..).zip(short) {
+        assert_eq!(ticket.wait().unwrap().seeds, [seed]);
+    }
+    assert!(matches!(long.status(), TicketStatus::Running { .. }) && engine.running() == 1);
+    assert_eq!(steps.most.load(Ordering::SeqCst), 3);
+    long.cancel();
+    assert!(matches!(long.wait(), Err(Error::Cancelled)));
+    wait_until(|| engine.running() == 0);
+}
+
+/// The first request waits for others, but not for ever.
+#[test]
+fn gathering() {
+    let steps = Steps::new(8);
+    let engine = steps.engine(EngineOptions::default().with_gather(Duration::from_secs(3600)).with_max_running(3));
+    let tickets = [0, 1, 2].map(|seed| engine.submit(request(seed, 5)).unwrap());
+    assert!(tickets.into_iter().all(|ticket| ticket.wait().is_ok()));
+    assert_eq!(steps.most.load(Ordering::SeqCst), 3);
+    let alone = engine.submit(request(3, 5)).unwrap();
+    let alone = alone.wait_timeout(Duration::from_millis(20)).unwrap_err();
+    assert_eq!(alone.status(), TicketStatus::Waiting { ahead: 0 });
+    // A drain waits for nobody else.
+    let drained = std::thread::spawn(move || engine.drain());
+    assert_eq!(alone.wait().unwrap().seeds, [3]);
+    drained.join().unwrap();
+}
+
+#[test]
+fn full_queue_and_cancelled_waiters() {
+    let steps = Steps::new(1);
+    let engine = steps.hold().engine(EngineOptions::default().with_max_waiting(2));
+    let tickets = [0, 1].map(|seed| engine.submit(request(seed, 1)).unwrap());
+    let refused = engine.submit(request(2, 1)).unwrap_err();
+    assert!(matches!(refused, Error::Busy { waiting: 2 }) && refused.to_string().contains("2 requests wait"));
+    let [first, second] = tickets;
+    // At once, though nothing is drawn.
+    first.cancel();
+    assert!(matches!(first.wait(), Err(Error::Cancelled)));
+    let third = engine.submit(request(3, 1)).unwrap();
+    drop(second);
+    assert_eq!(engine.waiting(), 1);
+    steps.release();
+    assert_eq!(third.wait().unwrap().seeds, [3]);
+    assert_eq!(steps.begun(), [3]);
+}
+
+#[test]
+fn deadlines() {
+    let steps = Steps::new(1);
+    let engine = steps.hold().engine(EngineOptions::default());
+    let now = Instant::now();
+    let by = |deadline| engine.submit_with(request(1, 1), SubmitOptions::new().with_deadline(deadline));
+    assert!(matches!(by(now), Err(Error::Late)));
+    let soon = by(now + Duration::from_millis(30)).unwrap();
+    let later = by(now + Duration::from_secs(3600)).unwrap();
+    // While nothing is drawn, and without anybody who takes from the queue.
+    assert!(matches!(soon.wait(), Err(Error::Late)));
+    assert!(now.elapsed() >= Duration::from_millis(30) && engine.waiting() == 1);
+    steps.release();
+    assert!(later.wait().is_ok());
+    assert_eq!(steps.begun().len(), 1);
+}
+
+#[test]
+fn refused_requests() {
+    let engine = Steps::new(1).engine(EngineOptions::default());
+    assert!(matches!(engine.submit(request(1, 0)), Err(Error::Parameter { field: crate::error::Field::Steps, .. })));
+    engine.shared.close();
+    assert!(matches!(engine.submit(request(1, 1)), Err(Error::Stopped)));
+}
+
+/// A callback's panic fails its request, a panic of the work the one that it comes from, and neither any other.
+#[test]
+fn panics() {
+    let steps = Steps::new(4);
+    let engine = steps.hold().engine(EngineOptions::default());
+    let progress = SubmitOptions::new().with_progress(|progress| assert!(progress.done < 2, "in a callback"));
+    let bad = engine.submit_with(request(1, 9), progress).unwrap();
+    let good = [2, 3].map(|seed| engine.submit(request(seed, 9)).unwrap());
+    steps.release();
+    let error = bad.wait().unwrap_err();
+    assert!(matches!(&error, Error::Panicked(what) if what == "in a callback"), "{error}");
+    assert!(good.into_iter().all(|ticket| ticket.wait().is_ok()));
+    steps.hold();
+    let mut worst = request(4, 9);
+    worst.prompt = "panic".into();
+    let worst = engine.submit(worst).unwrap();
+    let good = [5, 6].map(|seed| engine.submit(request(seed, 9)).unwrap());
+    steps.release();
+    assert!(matches!(worst.wait(), Err(Error::Panicked(what)) if what == "planned"));
+    for (seed, ticket) in (5..).zip(good) {
+        assert_eq!(ticket.wait().unwrap().seeds, [seed]);
+    }
+}
+
+/// Dropping an engine ends all of its requests; their tickets stay usable.
+#[test]
+fn dropped_engine() {
+    let steps = Steps::new(1);
+    let engine = steps.engine(EngineOptions::default());
+    let running = engine.submit(request(0, 1 << 40)).unwrap();
+    wait_until(|| engine.running() == 1);
+    let waiting = engine.submit(request(1, 1)).unwrap();
+    drop(engine);
+    assert!(matches!(running.wait(), Err(Error::Cancelled)));
+    assert!(matches!(waiting.wait(), Err(Error::Stopped)));
+}
+
+/// An end that a client gives its request.
+#[derive(Clone, Copy, PartialEq)]
+enum Act {
+    Wait,
+    Cancel,
+    Drop,
+}
+
+/// A submitted request of [`random_requests`].
+struct Submitted {
+    seed: u64,
+    ticket: Ticket,
+    act: Act,
+    panics: bool,
+    deadline: bool,
+}
+
+/// Requests of each kind: refused, drawn, cancelled, late, panicked.
+#[derive(Debug, Default)]
+struct Counts([AtomicUsize; 5]);
+
+impl Counts {
+    fn count(&self, kind: usize) {
+        self.0[kind].fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// Ends a request; its result is one that it may have.
+    fn end(&self, Submitted { seed, ticket, act, panics, deadline }: Submitted) {
+        match act {
+            Act::Drop => return,
+            Act::Cancel => ticket.cancel(),
+            Act::Wait => {}
+        }
+        match ticket.wait() {
+            Ok(output) => {
+                assert!(output.seeds == [seed] && !panics);
+                self.count(1);
+            }
+            Err(Error::Cancelled) => {
+                assert!(act == Act::Cancel);
+                self.count(2);
+            }
+            Err(Error::Late) => {
+                assert!(deadline);
+                self.count(3);
+            }
+            Err(Error::Panicked(_)) => {
+                assert!(panics);
+                self.count(4);
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+/// 10,000 requests of four threads, some cancelled, dropped, late or panicking: each has one result, which is one that it may have,
+/// nothing stays behind, and none begins twice.
+#[test]
+fn random_requests() {
+    const EACH: u64 = 2500;
+    let steps = Steps::new(3);
+    let options =
+        EngineOptions::default().with_max_waiting(8).with_max_running(5).with_aging(Duration::from_micros(50));
+    let engine = steps.engine(options);
+    let (states, counts) = (Mutex::<Vec<Weak<state::TicketState>>>::default(), Counts::default());
+    let client = |thread: u64| {
+        let mut x = thread * 7919 + 1;
+        let mut random = |n: u64| {
+            x = x.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (x >> 33) % n
+        };
+        let mut own = Vec::new();
+        for seed in thread * EACH..(thread + 1) * EACH {
+            let mut options = SubmitOptions::new().with_priority(random(5) as i32 - 2);
+            let (panics, deadline) = (random(20) == 0, random(4) == 0);
+            if panics {
+                options =
+                    options.with_progress(|progress| std::panic::resume_unwind(Box::new(format!("{progress:?}"))));
+            }
+            if deadline {
+                options = options.with_deadline(Instant::now() + Duration::from_micros(random(300)));
+            }
+            match engine.submit_with(request(seed, 1 + random(6) as usize), options) {
+                Ok(ticket) => {
+                    states.lock().unwrap().push(Arc::downgrade(&ticket.state));
+                    let act = [Act::Wait, Act::Wait, Act::Cancel, Act::Drop][random(4) as usize];
+                    own.push(Submitted { seed, ticket, act, panics, deadline });
+                }
+                Err(Error::Busy { waiting: 8 }) => counts.count(0),
+                Err(Error::Late) => assert!(deadline),
+                Err(error) => panic!("{error}"),
+            }
+            if own.len() > 4 {
+                counts.end(own.remove(random(own.len() as u64) as usize));
+            }
+        }
+        own.into_iter().for_each(|submitted| counts.end(submitted));
+    };
+    std::thread::scope(|scope| {
+        for thread in 0..4 {
+            scope.spawn(move || client(thread));
+        }
+    });
+    wait_until(|| engine.waiting() + engine.running() == 0);
+    engine.drain();
+    println!("refused, drawn, cancelled, late, panicked: {counts:?}");
+    assert!(counts.0.iter().all(|n| n.load(Ordering::SeqCst) > 20), "{counts:?}");
+    assert!(states.lock().unwrap().iter().all(|state| state.upgrade().is_none()), "a request stayed behind");
+    let mut begun = steps.begun();
+    let all = begun.len();
+    begun.sort_unstable();
+    begun.dedup();
+    assert_eq!(begun.len(), all, "a request began twice");
+}

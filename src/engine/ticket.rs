@@ -1,0 +1,116 @@
+//! A submitted request, as its owner sees it.
+
+use super::state::{Phase, TicketState};
+use super::worker::Shared;
+use crate::error::{Error, Result};
+use crate::pipeline::{Output, Progress};
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
+
+/// The state of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum TicketStatus {
+    /// In the queue, with so many requests that would begin before it now.
+    Waiting {
+        /// Their number.
+        ahead: usize,
+    },
+    /// Being drawn; with what was last reported.
+    Running {
+        /// The last report; none before the first.
+        progress: Option<Progress>,
+    },
+    /// Its result is there, or was taken.
+    Done,
+}
+
+/// A submitted request. Dropping it cancels the request, as nobody could take its result.
+pub struct Ticket {
+    pub(super) state: Arc<TicketState>,
+    pub(super) shared: Arc<Shared>,
+}
+
+impl Ticket {
+    /// Waits for the result.
+    ///
+    /// # Errors
+    /// Those of [`crate::Pipeline::generate_with`]; [`Error::Late`] where the request had not begun by its deadline; [`Error::Panicked`]
+    /// where one of its callbacks, or the engine's work on it, panicked; [`Error::Stopped`] where the engine was dropped.
+    pub fn wait(mut self) -> Result<Output> {
+        loop {
+            match self.wait_timeout(Duration::MAX) {
+                Ok(result) => return result,
+                Err(ticket) => self = ticket,
+            }
+        }
+    }
+
+    /// Waits for the result so long at most.
+    ///
+    /// # Errors
+    /// The ticket, where the result is not there by then.
+    pub fn wait_timeout(self, timeout: Duration) -> std::result::Result<Result<Output>, Self> {
+        const LONGEST: Duration = Duration::from_secs(1 << 32);
+        let result = self.result_by(Instant::now() + timeout.min(LONGEST));
+        result.ok_or(self)
+    }
+
+    fn result_by(&self, end: Instant) -> Option<Result<Output>> {
+        let mut phase = self.state.lock();
+        loop {
+            if let Phase::Done(result) = &mut *phase {
+                return result.take();
+            }
+            let now = Instant::now();
+            let deadline = self.state.deadline.filter(|_| matches!(*phase, Phase::Waiting));
+            if deadline.is_some_and(|deadline| deadline <= now) {
+                drop(phase);
+                self.shared.refuse_late(now);
+                phase = self.state.lock();
+                if matches!(*phase, Phase::Waiting) {
+                    // The worker has taken it this moment.
+                    *phase = Phase::Running(None);
+                }
+                continue;
+            }
+            if end <= now {
+                return None;
+            }
+            let until = deadline.map_or(end, |deadline| deadline.min(end));
+            let waited = self.state.done.wait_timeout(phase, until.saturating_duration_since(now));
+            phase = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    /// Stops the request: at once where it waits, at its next step where it runs. Its result is then [`Error::Cancelled`].
+    pub fn cancel(&self) {
+        self.state.cancel.cancel();
+        if self.shared.remove(self.state.id) {
+            self.state.finish(Err(Error::Cancelled));
+        }
+    }
+
+    /// The state of the request.
+    pub fn status(&self) -> TicketStatus {
+        let ahead = self.shared.ahead(self.state.id);
+        match (&*self.state.lock(), ahead) {
+            (Phase::Done(_), _) => TicketStatus::Done,
+            (_, Some(ahead)) => TicketStatus::Waiting { ahead },
+            (Phase::Running(progress), None) => TicketStatus::Running { progress: *progress },
+            (Phase::Waiting, None) => TicketStatus::Running { progress: None },
+        }
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.cancel();
+    }
+}
+
+impl std::fmt::Debug for Ticket {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Ticket({}, {:?})", self.state.id, self.status())
+    }
+}
