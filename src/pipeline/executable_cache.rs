@@ -1,5 +1,6 @@
 //! The compiled graphs of a pipeline, kept for the next request.
 
+use super::content_cache::ContentCache;
 use super::denoise_plan::{DenoisePlan, Placement};
 use crate::device::{Compiled, DenoiseLoop, Executable, ImageDecoder, LoopSpec};
 use crate::error::{Error, Result};
@@ -57,6 +58,8 @@ pub(super) struct ExecutableCache {
     begun: u64,
     /// The image encoder's hidden states of a zero image.
     pub(super) zero_image: Option<Arc<[f32]>>,
+    /// Results of earlier requests.
+    pub(super) contents: ContentCache,
     /// The plans that were prepared for, newest last.
     plans: Vec<DenoisePlan>,
     /// Whether encoders are freed once they have done their work.
@@ -247,12 +250,14 @@ impl ExecutableCache {
     pub(super) fn clear(&mut self) {
         self.retain(|_| false);
         self.zero_image = None;
+        self.contents.clear();
         self.plans.clear();
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::content_cache::ContentHasher;
     use super::super::denoise_plan::tests::plan;
     use super::*;
     use crate::device::{DenoiseInputs, DenoiseOutput, TensorData};
@@ -373,10 +378,13 @@ mod tests {
         cache.executable(key(1), at_try(2, &tries)).unwrap();
         assert_eq!(found(&cache, 4), 4);
         cache.prepared(with(6));
+        let content = ContentHasher::new("test").key();
+        cache.contents = ContentCache::new(4);
         cache.zero_image = Some(Arc::new([1.0]));
+        cache.contents.put(content, Arc::new(1.0f32), 4);
         cache.clear();
         assert_eq!(found(&cache, 4), 4);
-        assert!(cache.zero_image.is_none());
+        assert!(cache.zero_image.is_none() && cache.contents.get::<f32>(content).is_none());
     }
 
     impl DenoiseLoop for Fake {

@@ -5,6 +5,7 @@ mod captures;
 mod compel;
 mod compile;
 mod config_file;
+mod content_cache;
 mod denoise_plan;
 mod device;
 mod device_choice;
@@ -60,6 +61,7 @@ use crate::inputs::image::Image;
 use crate::schedulers::SchedulerConfig;
 use crate::tensor::DType;
 use compile::{Compiler, Executables};
+use content_cache::ContentCache;
 use device::OpenedDevice;
 use executable_cache::ExecutableCache;
 use load::Models;
@@ -138,6 +140,7 @@ impl Pipeline {
         let encoders = options.encoders;
         let mut cache = ExecutableCache::default();
         cache.free_encoders = encoders == EncoderResidency::Free;
+        cache.contents = ContentCache::new(options.max_cache_bytes);
         Ok(Self {
             models,
             compat,
@@ -306,7 +309,7 @@ impl Pipeline {
         self.lock().bytes()
     }
 
-    /// Frees all executables; the next request compiles them again.
+    /// Frees all executables, and forgets what earlier requests left; the next request makes both again.
     pub fn clear_cache(&self) {
         self.lock().clear();
     }

@@ -60,6 +60,9 @@ pub struct PipelineOptions {
     /// The most bytes that a GPU's denoise loop reserves for the fresh noise of all steps. Where a request needs more, the host
     /// makes its steps one by one; schedulers that add no noise are not affected.
     pub max_noise_bytes: u64,
+    /// The most bytes of results that are kept for later requests, 256 MiB by default: hidden states of prompts, embeddings of images. A
+    /// repeated prompt or reference then costs nothing.
+    pub max_cache_bytes: u64,
     /// Threads of the CPU; one for each core where absent.
     pub threads: Option<usize>,
     /// Whether files are mapped. A mapped file that is cut short while in use ends the process (SIGBUS); without mapping the
@@ -87,6 +90,7 @@ impl PipelineOptions {
             quantize: None,
             encoders: EncoderResidency::Auto,
             max_noise_bytes: 512 << 20,
+            max_cache_bytes: 256 << 20,
             threads: None,
             mmap: true,
         }
@@ -117,6 +121,8 @@ impl PipelineOptions {
         with_encoders(encoders: EncoderResidency);
         /// Sets the most bytes that a GPU's denoise loop reserves for fresh noise.
         with_max_noise_bytes(max_noise_bytes: u64);
+        /// Sets the most bytes of results that are kept for later requests.
+        with_max_cache_bytes(max_cache_bytes: u64);
         /// Sets the number of CPU threads.
         with_threads(threads: usize => Some(threads));
         /// Sets whether files are memory-mapped.

@@ -19,6 +19,7 @@ mod loras;
 mod plus;
 mod previews;
 mod previous;
+mod repeated;
 mod requests;
 mod stated;
 mod taesd;

@@ -7,6 +7,7 @@ use crate::inputs::resize::{Resampling, resize};
 use crate::models::ip_adapter::AdapterConfig;
 use crate::pipeline::captures::Captures;
 use crate::pipeline::compile::Executables;
+use crate::pipeline::content_cache::ContentHasher;
 use crate::pipeline::image_branches::average;
 use crate::pipeline::image_prompt::{Combine, ImagePrompt, ReferenceImage};
 use crate::pipeline::load::Models;
@@ -136,13 +137,13 @@ pub(in crate::pipeline) struct Encoded {
 
 impl Encoded {
     /// The result that an adapter takes.
-    pub(in crate::pipeline) fn of(self, adapter: &AdapterConfig) -> Vec<f32> {
-        if adapter.takes_hidden_states() { self.hidden } else { self.embeds }
+    pub(in crate::pipeline) fn of(&self, adapter: &AdapterConfig) -> Vec<f32> {
+        if adapter.takes_hidden_states() { self.hidden.clone() } else { self.embeds.clone() }
     }
 }
 
 /// Encodes an image.
-pub(in crate::pipeline) fn encode(executables: &mut Executables<'_>, image: &Image) -> Result<Encoded> {
+pub(in crate::pipeline) fn encode(executables: &mut Executables<'_>, image: &Image) -> Result<Arc<Encoded>> {
     let models = executables.compiler.models;
     encode_pixels(executables, &processor(models)?.preprocess(image))
 }
@@ -153,14 +154,18 @@ fn zero_image(executables: &mut Executables<'_>) -> Result<Arc<[f32]>> {
         return Ok(known.clone());
     }
     let size = executables.compiler.models.image_encoder()?.config.image_size;
-    let Encoded { hidden, .. } = encode_pixels(executables, &vec![0.0; size * size * 3])?;
-    finite(&hidden)?;
-    let hidden: Arc<[f32]> = hidden.into();
+    let encoded = encode_pixels(executables, &vec![0.0; size * size * 3])?;
+    finite(&encoded.hidden)?;
+    let hidden: Arc<[f32]> = encoded.hidden.as_slice().into();
     executables.cache.zero_image = Some(hidden.clone());
     Ok(hidden)
 }
 
-fn encode_pixels(executables: &mut Executables<'_>, pixels: &[f32]) -> Result<Encoded> {
+fn encode_pixels(executables: &mut Executables<'_>, pixels: &[f32]) -> Result<Arc<Encoded>> {
+    let key = ContentHasher::new("image").bytes(bytemuck::cast_slice(pixels)).key();
+    if let Some(known) = executables.cache.contents.get(key) {
+        return Ok(known);
+    }
     let models = executables.compiler.models;
     let outputs = models.vision_outputs();
     let config = &models.image_encoder()?.config;
@@ -175,5 +180,10 @@ fn encode_pixels(executables: &mut Executables<'_>, pixels: &[f32]) -> Result<En
         bound.push(&mut encoded.hidden);
     }
     executables.image_encoder()?.run(&[pixels.into()], &mut bound)?;
+    let bytes = 4 * (encoded.embeds.len() + encoded.hidden.len());
+    let encoded = Arc::new(encoded);
+    if finite(&encoded.embeds).and_then(|()| finite(&encoded.hidden)).is_ok() {
+        executables.cache.contents.put(key, encoded.clone(), bytes);
+    }
     Ok(encoded)
 }

@@ -2,9 +2,11 @@
 
 use crate::error::Result;
 use crate::pipeline::compile::Executables;
+use crate::pipeline::content_cache::ContentHasher;
 use crate::pipeline::executable_cache::TextEncoderKey;
 use crate::pipeline::lora::bound;
 use crate::pipeline::token_row::{MixedRow, TokenRow};
+use std::sync::Arc;
 
 /// A text encoder with what all its rows share.
 pub(super) struct TextEncoder<'a, 'b> {
@@ -16,6 +18,7 @@ pub(super) struct TextEncoder<'a, 'b> {
 }
 
 /// Hidden states `[T, C]`, and the pooled output of the second encoder.
+#[derive(Clone)]
 pub(super) struct Encoded {
     pub(super) hidden: Vec<f32>,
     pub(super) pooled: Vec<f32>,
@@ -57,8 +60,26 @@ impl TextEncoder<'_, '_> {
         Ok(all)
     }
 
-    /// Runs a row, without its weights.
+    /// A row, without its weights: one of an earlier request, or run.
     pub(super) fn row(&mut self, row: &TokenRow) -> Result<Encoded> {
+        let TextEncoderKey { encoder, layers, masked } = self.key;
+        let key = ContentHasher::new("text")
+            .bytes(bytemuck::cast_slice(&[encoder, layers, usize::from(masked), row.masked.start, row.masked.end]))
+            .bytes(bytemuck::cast_slice(&row.ids))
+            .bytes(bytemuck::cast_slice(self.lora_scales))
+            .key();
+        if let Some(known) = self.executables.cache.contents.get::<Encoded>(key) {
+            return Ok(Encoded::clone(&known));
+        }
+        let encoded = self.run(row)?;
+        if encoded.hidden.iter().chain(&encoded.pooled).all(|v| v.is_finite()) {
+            let bytes = 4 * (encoded.hidden.len() + encoded.pooled.len());
+            self.executables.cache.contents.put(key, Arc::new(encoded.clone()), bytes);
+        }
+        Ok(encoded)
+    }
+
+    fn run(&mut self, row: &TokenRow) -> Result<Encoded> {
         let compiler = self.executables.compiler;
         let config = &compiler.models.text[self.key.encoder].config;
         let (tokens, width) = (row.ids.len(), config.hidden_size);
