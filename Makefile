@@ -19,7 +19,7 @@ help:
 	@echo "make examples  runs each example on a small random model"
 	@echo "make kernels   registers, memory, tensor cores of each kernel, and what the interpreter counts at SDXL's sizes"
 	@echo "make bench     times the CPU's operations (products beside faer and gemm, a LoRA's cost), loaders, inputs and planner"
-	@echo "make peers     times Braid beside diffusers and DiffSynth, alternately (benches/peers/README.md)"
+	@echo "make peers     times Braid beside diffusers, DiffSynth and OpenVINO, alternately (benches/peers/README.md)"
 	@echo "make start     the time from the process's start to the first step, beside diffusers"
 	@echo "make guide     makes the images of docs/guide.md again, by its commands"
 	@echo "make goldens   how the reference values are made again (needs Python 3.11 and the network)"
@@ -92,10 +92,11 @@ bench:
 	$(CARGO) bench --bench cpu --bench inputs --bench loaders --bench low_rank --bench planner
 	$(CARGO) run --release --manifest-path benches/product/Cargo.toml -- --bench
 
-# PEERS_DIFFUSERS and PEERS_DIFFSYNTH name the Python of each peer's environment (those of `make goldens` will do); with one of
-# them only that peer is compared, with none Braid is measured alone. PEERS_ARGS: the model, size, steps and pairs.
-PEERS = $(or $(PEERS_DIFFUSERS),$(PEERS_DIFFSYNTH),python3) benches/peers/$(1) --bin "$(or $(CARGO_TARGET_DIR),target)/release" \
-	$(if $(PEERS_DIFFUSERS),--diffusers "$(PEERS_DIFFUSERS)") $(if $(PEERS_DIFFSYNTH),--diffsynth "$(PEERS_DIFFSYNTH)") $(PEERS_ARGS)
+# PEERS_DIFFUSERS, PEERS_DIFFSYNTH and PEERS_OPENVINO name the Python of each peer's environment (those of `make goldens` will do for
+# the first two); those that are named are compared, with none Braid is measured alone. PEERS_ARGS: model, size, steps, types, pairs.
+PEERS = $(or $(PEERS_DIFFUSERS),$(PEERS_DIFFSYNTH),$(PEERS_OPENVINO),python3) benches/peers/$(1) \
+	--bin "$(or $(CARGO_TARGET_DIR),target)/release" $(if $(PEERS_DIFFUSERS),--diffusers "$(PEERS_DIFFUSERS)") \
+	$(if $(PEERS_DIFFSYNTH),--diffsynth "$(PEERS_DIFFSYNTH)") $(if $(PEERS_OPENVINO),--openvino "$(PEERS_OPENVINO)") $(PEERS_ARGS)
 
 peers:
 	$(CARGO) build --release --bins

@@ -49,6 +49,16 @@ def load(args, config: Path):
     return pipe, embeds
 
 
+def arrange(pipe, args) -> None:
+    """The memory format, and torch.compile, which compiles at the first call."""
+    if args.memory_format == "channels-last":
+        pipe.unet.to(memory_format=torch.channels_last)
+        pipe.vae.to(memory_format=torch.channels_last)
+    if args.compile:
+        pipe.unet.compile(mode=args.compile)
+        pipe.vae.decoder.compile(mode=args.compile)
+
+
 def main(args) -> dict:
     marks = {"imported": time.monotonic()}
     peer.settle(args)
@@ -58,8 +68,7 @@ def main(args) -> dict:
         pipe, embeds = load(args, config)
         loaded = time.perf_counter() - begin
     marks["loaded"] = time.monotonic()
-    if args.compile:
-        pipe.unet = torch.compile(pipe.unet, mode=args.compile)
+    arrange(pipe, args)
     clock, keep = peer.Clock(args.device), {}
     pipe.encode_prompt = clock.timed("text", pipe.encode_prompt)
     prepare = pipe.prepare_ip_adapter_image_embeds
@@ -102,14 +111,16 @@ def main(args) -> dict:
                    height=args.size, generator=generator, callback_on_step_end=step, **image)
         return out.images[0], keep.values()
 
-    mode = f"compile {args.compile}" if args.compile else "eager"
-    host = {"engine": f"diffusers {mode}", "version": diffusers.__version__, "build": f"torch {torch.__version__}", "commit": None}
+    mode = {None: "eager", "default": "compile"}.get(args.compile, f"compile {args.compile}")
+    host = {"engine": f"diffusers {mode} {args.memory_format}", "version": diffusers.__version__,
+            "build": f"torch {torch.__version__}", "commit": None, "compiled": args.compile, "memory_format": args.memory_format}
     return peer.measure(args, clock, draw, host, loaded, [] if embeds is None else ["image"])
 
 
 if __name__ == "__main__":
     parser = peer.options(__doc__)
-    parser.add_argument("--compile", metavar="MODE", help="torch.compile the UNet: default, reduce-overhead, max-autotune")
+    parser.add_argument("--compile", metavar="MODE", help="torch.compile UNet and VAE decoder: default, reduce-overhead, max-autotune")
+    parser.add_argument("--memory-format", choices=("contiguous", "channels-last"), default="contiguous", help="of UNet and VAE")
     parser.add_argument("--config", type=Path, help="a folder that `configure` has written; default: made anew")
     parser.add_argument("--start", action="store_true", help="end after the first step and print when it was reached (start.py)")
     print(json.dumps(main(parser.parse_args())))

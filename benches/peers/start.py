@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 import compare
-from compare import HERE, Case, Failed, run_text
+from case import HERE, Case, Failed, run_text
 
 
 def read_once(folder: Path) -> None:
@@ -39,7 +39,7 @@ def braid(case: Case, out: Path) -> dict:
 def peer(case: Case, config: Path) -> dict:
     begin = time.monotonic()
     marks = json.loads(run_text(case.args, [
-        case.python, HERE / case.script, "--model", case.model, *case.request(), "--size", case.size, "--config", config,
+        case.python, HERE / case.script, "--model", case.work.model, *case.request(), "--size", case.work.size, "--config", config,
         "--start"]))
     return {name: at - begin for name, at in marks.items()}
 
@@ -48,7 +48,7 @@ def main() -> int:
     args = compare.arguments()
     if not args.diffusers:
         sys.exit("--diffusers: missing; it names the Python of an environment with diffusers 0.42.1")
-    args.steps = 1
+    args.steps, args.diffsynth, args.variants = 1, None, compare.variants("eager")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         case = compare.cases(args, folder)[0]
@@ -56,19 +56,19 @@ def main() -> int:
         write = "import sys, pathlib, diffusers_peer as d; d.configure(*map(pathlib.Path, sys.argv[1:]))"
         config = folder / "config"
         config.mkdir()
-        subprocess.run([case.python, "-c", write, config, case.model.resolve()], cwd=HERE, check=True, capture_output=True)
+        subprocess.run([case.python, "-c", write, config, case.work.model.resolve()], cwd=HERE, check=True, capture_output=True)
         pairs = []
         for i in range(args.pairs):
-            read_once(case.model)
+            read_once(case.work.model)
             ours = braid(case, folder / "braid.png")
-            read_once(case.model)
+            read_once(case.work.model)
             pairs.append((ours, peer(case, config)))
             print(f"pair {i + 1} of {args.pairs}: {ours['first_step_end']:.4g} and {pairs[-1][1]['first_step_end']:.4g} s",
                   file=sys.stderr, flush=True)
     if args.output:
-        args.output.write_text(json.dumps({"benchmark": "start", "size": case.size, "threads": args.threads,
-                                           "model": str(case.model), "pairs": pairs}, indent=1) + "\n")
-    print(f"Seconds from the process's start, {case.size}x{case.size}, {args.threads} threads, median of {args.pairs}:\n\n"
+        args.output.write_text(json.dumps({"benchmark": "start", "size": case.work.size, "threads": args.threads,
+                                           "model": str(case.work.model), "pairs": pairs}, indent=1) + "\n")
+    print(f"Seconds from the process's start, {case.work.size}x{case.work.size}, {args.threads} threads, median of {args.pairs}:\n\n"
           "| until | Braid | diffusers | ratio |\n| --- | --- | --- | --- |")
     for name, text in (("imported", "libraries loaded"), ("loaded", "models loaded"), ("first_step_begin", "first step begins"),
                        ("first_step_end", "first step ends")):
