@@ -11,7 +11,7 @@ ifndef BRAID_NVRTC
 lint doc examples tests full: export BRAID_NVRTC = $(shell ls -d $(NVRTC) 2>/dev/null)
 endif
 
-.PHONY: help test test-full nvrtc format lint doc scripts examples tests full goldens guide bench peers start kernels
+.PHONY: help test test-full nvrtc format lint doc scripts examples tests full goldens guide bench peers start kernels check-aarch64
 
 help:
 	@echo "make test      everything that must hold: format, lints, documentation, examples, tests"
@@ -22,6 +22,7 @@ help:
 	@echo "make peers     times Braid beside diffusers, DiffSynth and OpenVINO, alternately (benches/peers/README.md)"
 	@echo "make start     the time from the process's start to the first step, beside diffusers"
 	@echo "make guide     makes the images of docs/guide.md again, by its commands"
+	@echo "make check-aarch64  compiles for aarch64 (rustup target add aarch64-unknown-linux-gnu), and runs the CPU's tests emulated"
 	@echo "make goldens   how the reference values are made again (needs Python 3.11 and the network)"
 
 test: nvrtc format lint doc scripts examples tests
@@ -82,6 +83,17 @@ full:
 # The tests print it: docs/kernels.md holds the tables of the committed kernels and what they say.
 kernels:
 	@$(CARGO) test --test kernels -- figures:: profile:: --nocapture --test-threads 1 | grep -o '|.*'
+
+# The tests need Debian's gcc-aarch64-linux-gnu, libc6-dev-arm64-cross and qemu-user.
+check-aarch64: export CARGO_BUILD_TARGET = aarch64-unknown-linux-gnu
+check-aarch64: export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER = aarch64-linux-gnu-gcc
+check-aarch64: export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER = qemu-aarch64 -L /usr/aarch64-linux-gnu
+check-aarch64:
+	$(CARGO) check --lib --bins
+	@if ! command -v qemu-aarch64 >/dev/null || ! command -v aarch64-linux-gnu-gcc >/dev/null; then \
+		echo "compiled, not run: aarch64-linux-gnu-gcc or qemu-aarch64 is missing"; exit; fi; \
+	set -ex; $(CARGO) test --lib -- device::cpu; BRAID_ISA=portable $(CARGO) test --lib -- device::cpu; \
+	$(CARGO) test --test ops -- ::cpu
 
 guide:
 	$(CARGO) build --release --bin braid

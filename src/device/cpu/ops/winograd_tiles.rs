@@ -2,6 +2,7 @@
 
 use super::pointwise::nearest;
 use crate::device::cpu::microkernel::{MR, NR, TILE};
+#[cfg(target_arch = "x86_64")]
 use crate::device::cpu::simd::{Isa, isa};
 use crate::graph::Conv2dParams;
 use std::ops::Range;
