@@ -17,9 +17,9 @@ Lists are numbers or ranges with commas between them: 20,50  512..1024+256  64..
 
 e2e times one request from prompt to image, again and again: a first run, which compiles, runs to
 warm up, which are not counted, then -r runs. Every stage must be finite and every run must give
-the first one's image, which is checked before anything is timed and after. Models stay loaded;
-what is kept between requests is kept. Lists give a row for every combination; one that cannot
-run here has a row that says why, and only if none can is that a failure.
+the first one's image, which is checked before anything is timed and after. Models and executables
+stay; prompts and references are encoded anew. Lists give a row for every combination; one that
+cannot run here has a row that says why, and only if none can is that a failure.
 ";
 
 const CHILD: &str = "\

@@ -128,6 +128,7 @@ impl Setup {
         options.config.clone_from(&given.config);
         options.clip_vision.clone_from(&given.clip_vision);
         (options.threads, options.compat) = (given.threads, given.compat.clone());
+        options.max_cache_bytes = 0; // every run encodes its prompt and references, as its first one did
         if let Some(kind) = name.strip_prefix("synthetic:") {
             return self.synthetic(kind, options);
         }
