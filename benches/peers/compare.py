@@ -83,7 +83,7 @@ def arguments(words=None):
     parser.add_argument("--variants", type=variants, metavar="LIST", help="of diffusers: eager, compile (torch.compile), "
                         "reduce-overhead, max-autotune, each with +channels-last if wanted; default: "
                         f"{DEFAULT}, the last where a compiler is")
-    parser.add_argument("--openvino-export", type=Path, metavar="DIR", help="where exported UNets are kept (5.2 GB at full size); "
+    parser.add_argument("--openvino-export", type=Path, metavar="DIR", help="where exported UNets are kept (5.1 GB at full size); "
                         "default: made anew in a temporary folder")
     parser.add_argument("-o", "--output", type=Path, help="writes every row and the summary as JSON")
     args = parser.parse_args(words)
