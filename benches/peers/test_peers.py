@@ -78,6 +78,14 @@ class Ratios(unittest.TestCase):
             result = {"same_profile": True, "pairs": [(side([1.0], 1.0, dtype=dtype), unet(1.0, dtype, relative))]}
             self.assertEqual(len(report.same_work(result)), int(told), (dtype, relative))
 
+    def test_images_that_differ(self):
+        for dtype, relative, told in (("f32", 0.019, ""), ("f32", 0.021, "different work"), ("bf16", 0.021, "see the f32 row")):
+            against = {"relative": relative, "largest": 9, "checksum": "00000001"}
+            pairs = [(side([1.0], 1.0, dtype=dtype), side([1.0], 1.0, dtype=dtype, against=against))]
+            found = report.same_work({"same_profile": True, "pairs": pairs})
+            self.assertEqual(len(found), int(bool(told)), (dtype, relative))
+            self.assertIn(told, "".join(found))
+
     def test_the_worst_pair_is_the_one_that_is_told(self):
         pairs = [(side([1.0], 1.0), unet(1.0, "f32", relative)) for relative in (1e-6, 1e-3, 1e-5)]
         self.assertEqual(report.worst({"pairs": pairs})["relative"], 1e-3)
