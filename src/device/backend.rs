@@ -57,6 +57,11 @@ pub trait Device: Send + Sync {
         Ok(Box::new(HostImageDecoder::new(self.compile(graph)?, rounding)))
     }
 
+    /// The most images that may share an evaluation of a denoiser.
+    fn max_images(&self) -> usize {
+        usize::MAX
+    }
+
     /// The number of steps to compile for where `steps` are asked for: a device whose loops reserve memory for their steps
     /// rounds up, so that most numbers of steps share an executable.
     fn reserved_steps(&self, steps: usize) -> usize {

@@ -18,7 +18,9 @@ mod tiling;
 mod user_cache;
 
 pub use backend::Device;
-pub use denoise_loop::{DenoiseInputs, DenoiseLoop, DenoiseOutput, KeptLatents, LatentPreview, LoopSpec};
+pub use denoise_loop::{
+    DenoiseInputs, DenoiseLoop, DenoiseOutput, ImageInFlight, KeptLatents, LoopSpec, NoiseSource, RowAxis,
+};
 pub use executable::{Compiled, Executable, ResidentOutputs};
 pub use image_decoder::{DecodedImage, ImageDecoder, PixelRounding, denormalize};
 pub use memory::{DeviceMemory, MemoryRequirement};

@@ -52,6 +52,8 @@ fields! {
     Quantize = "quantize",
     /// [`crate::PipelineOptions::encoders`].
     Encoders = "encoders",
+    /// [`crate::PipelineOptions::max_batch`].
+    MaxBatch = "max_batch",
     /// [`crate::PipelineOptions::threads`].
     Threads = "threads",
     /// [`crate::Request::prompt`].

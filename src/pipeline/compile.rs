@@ -26,6 +26,8 @@ pub(super) struct Compiler<'a> {
     pub(super) device: &'a dyn Device,
     /// The most bytes of fresh noise that a device's denoise loop reserves.
     pub(super) max_noise_bytes: u64,
+    /// The most images that share an evaluation; by their size where absent.
+    pub(super) max_batch: Option<usize>,
     /// The side in latents of the tiles in which images are decoded and encoded.
     pub(super) tile: Option<usize>,
 }
@@ -94,6 +96,25 @@ impl Executables<'_> {
         })
     }
 
+    /// The denoise loops for so many images of a plan, as many at once as may share an evaluation and the memory has room for.
+    pub(super) fn denoise_loops(&mut self, plan: &DenoisePlan, placement: Placement, images: usize) -> Result<()> {
+        let latent = [plan.shape.height, plan.shape.width];
+        loop {
+            let at_once = self.most_images(latent).min(images);
+            let compiled = self.denoise_loop(&plan.of_images(at_once), placement).map(drop);
+            match (compiled, images % at_once) {
+                (Err(Error::Memory { .. }), _) if at_once > 1 => self.cache.limit_images(latent, at_once.div_ceil(2)),
+                (Ok(()), rest) if rest > 0 => return self.denoise_loop(&plan.of_images(rest), placement).map(drop),
+                (result, _) => return result,
+            }
+        }
+    }
+
+    /// The most images of that height and width in latents that share an evaluation.
+    pub(super) fn most_images(&self, latent: [usize; 2]) -> usize {
+        self.compiler.most_images(latent).min(self.cache.images_limit(latent)).max(1)
+    }
+
     /// The decoder of latents of that height and width.
     pub(super) fn image_decoder(&mut self, latent: [usize; 2]) -> Result<&mut dyn ImageDecoder> {
         let compiler = self.compiler;
@@ -108,12 +129,6 @@ impl Executables<'_> {
         })
     }
 
-    /// Takes the decoder out of the cache while something else there is in use; [`ExecutableCache::put_decoder`] gives it back.
-    pub(super) fn take_decoder(&mut self, latent: [usize; 2]) -> Result<Option<Box<dyn ImageDecoder>>> {
-        self.image_decoder(latent)?;
-        Ok(self.cache.take_decoder(latent))
-    }
-
     /// Whether denoise loop and decoder of a plan are there.
     pub(super) fn has(&self, plan: &DenoisePlan, placement: Placement) -> bool {
         let key = LoopKey { shape: plan.shape.clone(), placement };
@@ -125,7 +140,17 @@ fn on_host(device: &dyn Device, graph: Graph, spec: &LoopSpec) -> Result<Box<dyn
     Ok(Box::new(HostDenoiseLoop::new(device.compile(graph)?, spec)?))
 }
 
+/// The latents of all images together, up to which they share evaluations where nothing else is said, and the most images.
+const BATCH: [usize; 2] = [4096, 8];
+
 impl Compiler<'_> {
+    /// The most images of that height and width in latents that share an evaluation, where there is memory for it.
+    pub(super) fn most_images(&self, [height, width]: [usize; 2]) -> usize {
+        let [latents, images] = BATCH;
+        let by_size = (latents / (height * width).max(1)).clamp(1, images);
+        self.max_batch.unwrap_or(by_size).min(self.device.max_images())
+    }
+
     pub(super) fn loop_spec(&self, plan: &DenoisePlan) -> LoopSpec {
         plan.loop_spec(&self.models.unet.config, self.max_noise_bytes)
     }

@@ -1,7 +1,7 @@
 //! The shape of a denoiser and its conditioner.
 
-use crate::device::LoopSpec;
-use crate::models::unet::{BranchShape, DenoiserInterface, UnetConfig, UnetShape};
+use crate::device::{LoopSpec, RowAxis};
+use crate::models::unet::{BranchShape, DenoiserInterface, InputRole, UnetConfig, UnetShape};
 
 /// The side that makes the steps of a scheduler.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,8 +42,44 @@ impl DenoisePlan {
     /// The denoise loop; fresh noise of all steps may take `max_noise_bytes`.
     pub(super) fn loop_spec(&self, config: &UnetConfig, max_noise_bytes: u64) -> LoopSpec {
         let bytes = self.max_steps * self.shape.height * self.shape.width * config.out_channels * 4;
-        let varying = DenoiserInterface::new(config, &self.shape).varying();
-        LoopSpec { max_steps: self.max_steps, varying, noise: bytes as u64 <= max_noise_bytes }
+        let interface = DenoiserInterface::new(config, &self.shape);
+        let row_axis = |role: InputRole| match role {
+            InputRole::Scales => RowAxis::Last,
+            role if role.is_shared() => RowAxis::Shared,
+            _ => RowAxis::First,
+        };
+        // The last is that of the LoRAs' scales, which the denoiser has beside its own where there are some.
+        let row_axes = interface.inputs.iter().map(|input| row_axis(input.role)).chain([RowAxis::Shared]).collect();
+        let (max_steps, varying, noise) = (self.max_steps, interface.varying(), bytes as u64 <= max_noise_bytes);
+        LoopSpec { max_steps, varying, noise, row_axes }
+    }
+
+    /// The same for an evaluation that so many images share.
+    pub(super) fn of_images(&self, images: usize) -> Self {
+        let shape = UnetShape { batch: self.shape.batch * images, ..self.shape.clone() };
+        Self { shape, ..self.clone() }
+    }
+
+    /// The same for an evaluation that images of these plans share: as many rows as all of them, with room for the longest of each.
+    pub(super) fn shared<'a>(&self, others: impl IntoIterator<Item = &'a Self>) -> Self {
+        let mut shared = self.clone();
+        for DenoisePlan { shape, max_steps, .. } in others {
+            shared.shape.batch += shape.batch;
+            shared.shape.tokens = shared.shape.tokens.max(shape.tokens);
+            shared.max_steps = shared.max_steps.max(*max_steps);
+            for (branch, other) in shared.shape.branches.iter_mut().zip(&shape.branches) {
+                branch.tokens = branch.tokens.max(other.tokens);
+            }
+        }
+        shared
+    }
+
+    /// Whether images of both plans can share an evaluation: one latent size, and the same branches of the same adapters.
+    pub(super) fn joins(&self, other: &Self) -> bool {
+        let (a, b) = (&self.shape, &other.shape);
+        let branches = |(a, b): (&BranchShape, &BranchShape)| (a.adapter, a.masked) == (b.adapter, b.masked);
+        (a.height, a.width, &self.adapters, a.branches.len()) == (b.height, b.width, &other.adapters, b.branches.len())
+            && a.branches.iter().zip(&b.branches).all(branches)
     }
 }
 

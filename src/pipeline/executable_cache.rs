@@ -5,7 +5,7 @@ use super::denoise_plan::{DenoisePlan, Placement};
 use crate::device::{Compiled, DenoiseLoop, Executable, ImageDecoder, LoopSpec};
 use crate::error::{Error, Result};
 use crate::models::unet::UnetShape;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -64,14 +64,16 @@ pub(super) struct ExecutableCache {
     plans: Vec<DenoisePlan>,
     /// Whether encoders are freed once they have done their work.
     pub(super) free_encoders: bool,
+    /// The most images at once that there was memory for, by the height and width of their latents.
+    limits: HashMap<[usize; 2], usize>,
 }
 
 /// The target of the debug events about executables: `held`, the bytes that all of them hold (on a GPU with their weights), and
 /// where one was compiled `seconds`, the time that it took.
 pub const EXECUTABLES: &str = "braid::executables";
 
-/// The most that are kept: those of two resolutions with all their stages.
-const KEPT: usize = 12;
+/// The most that are kept: those of two resolutions with all their stages, or of one with eight numbers of images at once.
+const KEPT: usize = 16;
 /// The most plans that are remembered.
 const PLANS: usize = 4;
 
@@ -145,15 +147,14 @@ impl ExecutableCache {
         Ok(entry.compiled.as_mut())
     }
 
-    /// Takes a decoder out.
-    pub(super) fn take_decoder(&mut self, latent: [usize; 2]) -> Option<Box<dyn ImageDecoder>> {
-        let at = self.decoders.iter().position(|entry| entry.key == latent)?;
-        Some(self.decoders.swap_remove(at).compiled)
+    /// Remembers that there is memory for no more than so many images of that height and width at once.
+    pub(super) fn limit_images(&mut self, latent: [usize; 2], images: usize) {
+        self.limits.insert(latent, images.max(1));
     }
 
-    /// Puts one in again.
-    pub(super) fn put_decoder(&mut self, latent: [usize; 2], compiled: Box<dyn ImageDecoder>) {
-        self.decoders.push(Entry { key: latent, used: self.clock, compiled });
+    /// The most images of that height and width that memory had room for.
+    pub(super) fn images_limit(&self, latent: [usize; 2]) -> usize {
+        self.limits.get(&latent).copied().unwrap_or(usize::MAX)
     }
 
     fn position(&self, key: &LoopKey, spec: &LoopSpec) -> Option<usize> {
@@ -252,6 +253,7 @@ impl ExecutableCache {
         self.zero_image = None;
         self.contents.clear();
         self.plans.clear();
+        self.limits.clear();
     }
 }
 
@@ -260,7 +262,7 @@ mod tests {
     use super::super::content_cache::ContentHasher;
     use super::super::denoise_plan::tests::plan;
     use super::*;
-    use crate::device::{DenoiseInputs, DenoiseOutput, TensorData};
+    use crate::device::{DenoiseOutput, ImageInFlight, TensorData};
     use crate::graph::Graph;
 
     /// With the pieces that it shares.
@@ -393,7 +395,11 @@ mod tests {
             spec.max_steps <= self.1.len()
         }
 
-        fn denoise(&mut self, _: DenoiseInputs<'_>, _: &mut dyn FnMut(usize) -> Result<()>) -> Result<DenoiseOutput> {
+        fn evaluate(&mut self, _: &mut [&mut ImageInFlight]) -> Result<usize> {
+            panic!("nothing runs")
+        }
+
+        fn finish(&mut self, _: ImageInFlight) -> Result<DenoiseOutput> {
             panic!("nothing runs")
         }
     }
@@ -409,7 +415,9 @@ mod tests {
                 compiled.set(true);
                 Ok(Box::new(Fake(Graph::default(), vec![0; max_steps])) as Box<dyn DenoiseLoop>)
             };
-            cache.denoise_loop(key, &LoopSpec { max_steps, varying: 1..1, noise: false }, compile).unwrap();
+            cache
+                .denoise_loop(key, &LoopSpec { max_steps, varying: 1..1, noise: false, row_axes: Vec::new() }, compile)
+                .unwrap();
             compiled.get()
         };
         let shape = plan().shape;

@@ -1,5 +1,6 @@
 //! The public interface: load models, then generate images.
 
+mod batch;
 mod begin;
 mod captures;
 mod compel;
@@ -29,6 +30,7 @@ mod prompt_options;
 mod quantization;
 mod request;
 mod residency;
+mod running;
 mod setters;
 mod stages;
 mod taesd;
@@ -48,8 +50,8 @@ pub use preview::Preview;
 pub use prompt_options::{LongPrompts, PromptWeights, SizeConditioning};
 pub use quantization::Quantization;
 pub use request::{
-    Callbacks, CancelToken, DEFAULT_STRENGTH, HostTensor, MAX_NUM_IMAGES, MAX_SIDE, MAX_THREADS, Output, Progress,
-    Request, Stage,
+    Callbacks, CancelToken, DEFAULT_STRENGTH, HostTensor, MAX_BATCH, MAX_NUM_IMAGES, MAX_SIDE, MAX_THREADS, Output,
+    Progress, Request, Stage,
 };
 pub use residency::{EncoderResidency, MemoryEstimate};
 pub use workload::WorkloadShape;
@@ -65,11 +67,13 @@ use content_cache::ContentCache;
 use device::OpenedDevice;
 use executable_cache::ExecutableCache;
 use load::Models;
+use running::Job;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// SDXL with IP-Adapters, ready to generate images.
 ///
-/// Requests share the loaded models and the executables compiled for earlier requests of the same sizes; they run one at a time.
+/// Requests share the loaded models and the executables compiled for earlier requests of the same sizes. Calls run one at a time; the
+/// images of a call share evaluations of the UNet.
 pub struct Pipeline {
     models: Models,
     compat: Compat,
@@ -82,6 +86,8 @@ pub struct Pipeline {
     max_noise_bytes: u64,
     /// The side of a tile in latents.
     tile: Option<usize>,
+    /// The most images that share an evaluation.
+    max_batch: Option<usize>,
     threads: usize,
     cache: Mutex<ExecutableCache>,
 }
@@ -152,6 +158,7 @@ impl Pipeline {
             encoders,
             max_noise_bytes: options.max_noise_bytes,
             tile,
+            max_batch: options.max_batch,
             threads,
             cache: Mutex::new(cache),
         })
@@ -300,8 +307,33 @@ impl Pipeline {
     /// # Errors
     /// [`crate::Error::Parameter`] for a request that cannot be; [`crate::Error::Cancelled`];
     /// [`crate::Error::NotFinite`] where the model's output has no meaning. The pipeline stays usable.
-    pub fn generate_with(&self, request: &Request, mut callbacks: Callbacks<'_>) -> Result<Output> {
-        generate::generate(&mut self.executables(&mut self.lock()), self.encoders, request, &mut callbacks)
+    pub fn generate_with(&self, request: &Request, callbacks: Callbacks<'_>) -> Result<Output> {
+        generate::generate(&mut self.executables(&mut self.lock()), self.encoders, request.clone(), callbacks)
+    }
+
+    /// Generates the images of several requests, with a result for each: the images are those of the request alone, and what is wrong
+    /// with one request concerns no other. Images of one size, of the same adapters and numbers of masks, and with the same masks and
+    /// scales of LoRAs, share evaluations of the UNet, as many as [`PipelineOptions::max_batch`] says: with other prompts, references,
+    /// scales, steps, schedulers and guidance.
+    pub fn generate_batch(&self, requests: &[Request]) -> Vec<Result<Output>> {
+        let mut results: Vec<_> = requests.iter().map(|_| Err(Error::Cancelled)).collect();
+        let jobs = requests.iter().map(|request| Job { request: request.clone(), callbacks: Callbacks::new() });
+        let mut executables = self.lock();
+        generate::generate_all(&mut self.executables(&mut executables), self.encoders, jobs, |number, result| {
+            results[number] = result;
+        });
+        results
+    }
+
+    /// As [`Pipeline::generate_batch`], of requests that are taken one by one as there is room for them, each with its callbacks; `done`
+    /// takes the result of each as soon as it is there, with its number.
+    pub fn generate_batch_with<'a>(
+        &self,
+        requests: impl IntoIterator<Item = (Request, Callbacks<'a>)>,
+        done: impl FnMut(usize, Result<Output>),
+    ) {
+        let jobs = requests.into_iter().map(|(request, callbacks)| Job { request, callbacks });
+        generate::generate_all(&mut self.executables(&mut self.lock()), self.encoders, jobs, done);
     }
 
     /// Bytes that the executables compiled so far hold besides the mapped files.
@@ -320,6 +352,7 @@ impl Pipeline {
             compat: &self.compat,
             device: self.device.as_ref(),
             max_noise_bytes: self.max_noise_bytes,
+            max_batch: self.max_batch,
             tile: self.tile,
         }
     }

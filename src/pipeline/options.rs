@@ -2,7 +2,7 @@
 
 use super::device_choice::DeviceChoice;
 use super::quantization::Quantization;
-use super::request::MAX_THREADS;
+use super::request::{MAX_BATCH, MAX_THREADS};
 use super::residency::EncoderResidency;
 use super::setters::setters;
 use crate::compat::Compat;
@@ -63,6 +63,9 @@ pub struct PipelineOptions {
     /// The most bytes of results that are kept for later requests, 256 MiB by default: hidden states of prompts, embeddings of images. A
     /// repeated prompt or reference then costs nothing.
     pub max_cache_bytes: u64,
+    /// The most images that share one evaluation of the UNet, of one request or of several; where absent as many as are worth it by
+    /// their size. Fewer where memory is short. An image is the same either way.
+    pub max_batch: Option<usize>,
     /// Threads of the CPU; one for each core where absent.
     pub threads: Option<usize>,
     /// Whether files are mapped. A mapped file that is cut short while in use ends the process (SIGBUS); without mapping the
@@ -91,6 +94,7 @@ impl PipelineOptions {
             encoders: EncoderResidency::Auto,
             max_noise_bytes: 512 << 20,
             max_cache_bytes: 256 << 20,
+            max_batch: None,
             threads: None,
             mmap: true,
         }
@@ -123,6 +127,8 @@ impl PipelineOptions {
         with_max_noise_bytes(max_noise_bytes: u64);
         /// Sets the most bytes of results that are kept for later requests.
         with_max_cache_bytes(max_cache_bytes: u64);
+        /// Sets the most images that share one evaluation of the UNet.
+        with_max_batch(max_batch: usize => Some(max_batch));
         /// Sets the number of CPU threads.
         with_threads(threads: usize => Some(threads));
         /// Sets whether files are memory-mapped.
@@ -154,6 +160,9 @@ impl PipelineOptions {
     pub(super) fn check(&self) -> Result<()> {
         if let Some(threads) = self.threads.filter(|n| !(1..=MAX_THREADS).contains(n)) {
             return Err(Error::parameter(Field::Threads, format!("{threads} given; 1 to {MAX_THREADS} is allowed")));
+        }
+        if let Some(images) = self.max_batch.filter(|n| !(1..=MAX_BATCH).contains(n)) {
+            return Err(Error::parameter(Field::MaxBatch, format!("{images} given; 1 to {MAX_BATCH} is allowed")));
         }
         Ok(())
     }

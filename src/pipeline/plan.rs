@@ -55,6 +55,7 @@ pub(super) struct RequestPlan {
     encodes_images: bool,
     /// The start of the steps.
     pub(super) begin: Begin,
+    num_images: usize,
 }
 
 /// The scheduler of a request: the model's own or the profile's, with what the request sets.
@@ -178,6 +179,7 @@ impl RequestPlan {
             placement,
             encodes_images,
             begin,
+            num_images: request.num_images,
         })
     }
 
@@ -218,8 +220,15 @@ impl RequestPlan {
         memory_budget::require_conditioning(executables, &self.denoise, self.placement)?;
         executables.conditioner(&self.denoise, self.placement)?;
         cancel.check()?;
-        executables.denoise_loop(&self.denoise, self.placement)?;
-        Ok(())
+        executables.denoise_loops(&self.denoise, self.placement, self.num_images)
+    }
+
+    /// Whether images of both requests can share an evaluation: what all of its rows share must be the same.
+    pub(super) fn shares_evaluations(&self, other: &Self) -> bool {
+        self.placement == other.placement
+            && self.denoise.joins(&other.denoise)
+            && self.lora_scales.unet == other.lora_scales.unet
+            && self.branches.masks == other.branches.masks
     }
 }
 

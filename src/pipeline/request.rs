@@ -20,6 +20,9 @@ pub const DEFAULT_STRENGTH: f64 = 0.75;
 /// The greatest side of an image, in pixels.
 pub const MAX_SIDE: usize = 16_384;
 
+/// The most images that share an evaluation of the UNet.
+pub const MAX_BATCH: usize = 64;
+
 /// The most threads of a pipeline.
 pub const MAX_THREADS: usize = 1024;
 
@@ -367,7 +370,7 @@ pub struct Output {
     pub seeds: Vec<u64>,
     /// Seconds of each stage, all images together.
     pub seconds: BTreeMap<Stage, f64>,
-    /// Seconds of each model evaluation.
+    /// Seconds of each step, image after image; images that share an evaluation share its seconds.
     pub step_seconds: Vec<f64>,
     /// Every stage's result under the names of `braid generate --dump`, if asked for.
     pub intermediates: BTreeMap<String, HostTensor>,

@@ -41,6 +41,8 @@ pub struct WorkloadShape {
     pub negative_images: Vec<bool>,
     /// Whether references are images, which the image encoder takes, and not all of them embeddings.
     pub encodes_images: bool,
+    /// The most images of a request.
+    pub num_images: usize,
     /// [`Request::clip_skip`].
     pub clip_skip: usize,
     /// Whether the prompts have compel's weights, [`crate::PromptWeights::Compel`].
@@ -76,6 +78,7 @@ impl WorkloadShape {
             masked: prompts.iter().map(|prompt| prompt.masked).collect(),
             negative_images: request.image_prompts.iter().map(|prompt| prompt.negative_image.is_some()).collect(),
             encodes_images: request.image_prompts.iter().any(|image| image.has_images(do_cfg)),
+            num_images: request.num_images,
             clip_skip: request.clip_skip,
             compel: request.prompt_weights == PromptWeights::Compel,
             init_image: request.init_image.is_some(),
@@ -182,7 +185,9 @@ impl WorkloadShape {
             }
         }
         executables.conditioner(&plan, placement)?.warmup()?;
-        executables.denoise_loop(&plan, placement)?.warmup()?;
+        executables.denoise_loops(&plan, placement, self.num_images)?;
+        let at_once = executables.most_images([plan.shape.height, plan.shape.width]).min(self.num_images.max(1));
+        executables.denoise_loop(&plan.of_images(at_once), placement)?.warmup()?;
         executables.cache.prepared(plan);
         Ok(())
     }

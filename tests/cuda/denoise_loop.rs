@@ -1,12 +1,12 @@
 //! All steps of a denoise loop on the device, against the steps made one by one with the schedulers' own arithmetic.
 
 use super::ptx::PtxDriver;
-use super::{compiled, outputs, relative, scope, values};
+use super::{compiled, denoise, outputs, relative, scope, values};
 use braid::device::cpu::Cpu;
 use braid::device::cuda::driver::{CallCounts, Driver};
 use braid::device::cuda::{CudaDenoiseLoop, CudaDevice};
 use braid::device::host::HostDenoiseLoop;
-use braid::device::{Compiled, DenoiseInputs, DenoiseLoop, Device, LatentPreview, LoopSpec};
+use braid::device::{Compiled, DenoiseInputs, DenoiseLoop, Device, LoopSpec};
 use braid::graph::{Builder, Graph};
 use braid::schedulers::{SchedulerConfig, SchedulerKind, StepTable, classifier_free_guidance, step};
 use braid::tensor::DType;
@@ -40,7 +40,7 @@ fn graph(rows: usize) -> Graph {
 }
 
 fn steps(noise: bool) -> LoopSpec {
-    LoopSpec { max_steps: 15, varying: 2..3, noise }
+    LoopSpec { max_steps: 15, varying: 2..3, noise, row_axes: Vec::new() }
 }
 
 /// The result of a denoise loop, all on the host.
@@ -100,19 +100,27 @@ impl Case {
         reached: &mut dyn FnMut(usize) -> Result<()>,
         preview: Option<(usize, Show<'_>)>,
     ) -> Result<Denoised> {
+        let noise = self.noise.clone();
+        let inputs: [Vec<f32>; 3] = [Vec::new(), self.shift.clone(), self.time.clone()];
+        let (every, mut show) = preview.unzip();
         let inputs = DenoiseInputs {
-            inputs: &[Vec::<f32>::new().into(), (&self.shift).into(), (&self.time).into()],
-            table: &self.table.steps,
+            rows: self.rows,
+            inputs: inputs.into_iter().map(|values| Arc::new(values.into())).collect(),
+            table: self.table.steps.as_slice().into(),
             guidance_scale: self.guidance[0],
             guidance_rescale: self.guidance[1],
-            latents: &self.latents,
-            extra: &[],
+            latents: self.latents.clone(),
+            extra: Vec::new(),
             kept: None,
-            noise: &mut |step| self.noise[step].clone(),
+            noise: Box::new(move |step| noise[step].clone()),
             capture_first: true,
-            preview: preview.map(|(every, show)| LatentPreview { every, show }),
+            preview_every: every,
         };
-        let denoised = executable.denoise(inputs, reached)?;
+        let denoised = denoise(executable, inputs, &mut |done, clean| match (clean, &mut show) {
+            (Some(clean), Some(show)) => show(done, clean),
+            (Some(_), None) => panic!("a preview that nobody asked for"),
+            (None, _) => reached(done),
+        })?;
         let latents = denoised.latents.read()?.into_owned();
         Ok(Denoised { latents, first_output: denoised.first_output, not_finite: denoised.not_finite })
     }
@@ -288,10 +296,11 @@ fn launched_loop() {
         });
         let denoised = denoised.unwrap();
         // Two steps ahead, then the last two.
-        assert_eq!(seen, [0, 0, 1, 2, 3, 4, 5, 6]);
-        // From the second step on; the copy of the first one's output is in it. Everything waits for events alone.
-        let within = calls(at[7], at[1]);
-        assert_eq!(within, CallCounts { graph_launches: 5, waits: 6, ..CallCounts::default() });
+        assert_eq!(seen, [0, 0, 1, 2, 3, 4, 6]);
+        // From the second step on. Everything waits for events alone.
+        let within = calls(at[5], at[0]);
+        assert_eq!(within, CallCounts { graph_launches: 5, waits: 4, ..CallCounts::default() });
+        assert_eq!(calls(at[6], at[5]).waits, 2);
         let all = calls(driver.calls(), before);
         assert_eq!((all.graph_launches, all.allocations, all.captures), (6, 0, 0), "round {round}");
         assert_eq!(*first.get_or_insert(denoised.clone()), denoised);
@@ -362,6 +371,7 @@ fn misfit_inputs() {
         "`time` is bound to 20 values of f32, 24 of f32 are needed",
     );
     fails(|case| case.shift.clear(), SchedulerKind::Euler, 3, "`shift` is bound to 0 values");
+    fails(|case| case.shift.truncate(8), SchedulerKind::Euler, 3, "`shift` is bound to 8 values");
     fails(|case| case.latents.clear(), SchedulerKind::Euler, 3, "0 latents, 2112");
     // An input that varies and that no product adds.
     let wrong = LoopSpec { varying: 1..3, ..steps(false) };

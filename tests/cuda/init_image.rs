@@ -4,7 +4,7 @@
 use super::case::{Case, stages};
 use super::half_precision_baseline::HalfPrecisionBaseline;
 use super::ptx::PtxDriver;
-use super::{compiled, drivers, relative, scope, values};
+use super::{compiled, denoise, drivers, relative, scope, values};
 use braid::device::cpu::Cpu;
 use braid::device::cuda::CudaDevice;
 use braid::device::host::HostDenoiseLoop;
@@ -86,7 +86,7 @@ fn loop_of_an_inpainting() {
     }
     for wide in [4, 9] {
         let device = CudaDevice::new(Arc::new(PtxDriver::new()), DType::F16).unwrap().with_cublaslt(false);
-        let spec = |noise| LoopSpec { max_steps: 8, varying: 1..1, noise };
+        let spec = |noise| LoopSpec { max_steps: 8, varying: 1..1, noise, row_axes: Vec::new() };
         // One with memory for fresh noise, one in which what is kept follows earlier steps' tensors.
         let mut loops = [true, false].map(|noise| {
             let mut own = device.compile_loop(graph(wide), spec(noise)).unwrap();
@@ -108,28 +108,30 @@ fn loop_of_an_inpainting() {
         ] {
             let config = SchedulerConfig::sdxl_default().with_kind(method).unwrap();
             let table = config.image_to_image_table(6, 0.7).unwrap();
-            let kept = keeps.then_some(KeptLatents { mask: &mask, image: &image, noise: &fixed });
+            let [image, fixed] = [&image, &fixed];
+            let kept = || KeptLatents { mask: mask.clone(), image: image.clone(), noise: fixed.clone() };
             let run = |on: &mut dyn DenoiseLoop| {
                 let inputs = DenoiseInputs {
-                    inputs: &[Vec::<f32>::new().into()],
-                    table: &table.steps,
+                    rows: 2,
+                    inputs: vec![Arc::new(Vec::<f32>::new().into())],
+                    table: table.steps.as_slice().into(),
                     guidance_scale: 3.0,
                     guidance_rescale: 0.5,
-                    latents: &latents,
-                    extra: &extra,
-                    kept,
-                    noise: &mut |step| values(n, 20 + step as u32),
+                    latents: latents.clone(),
+                    extra: extra.clone(),
+                    kept: keeps.then(kept),
+                    noise: Box::new(move |step| values(n, 20 + step as u32)),
                     capture_first: false,
-                    preview: None,
+                    preview_every: None,
                 };
-                on.denoise(inputs, &mut |_| Ok(())).unwrap().latents.read().unwrap().into_owned()
+                denoise(on, inputs, &mut |_, _| Ok(())).unwrap().latents.read().unwrap().into_owned()
             };
             let own = &mut loops[usize::from(method != SchedulerKind::EulerAncestral)];
             let (got, want) = (run(own), run(&mut host));
             let error = relative(&got, &want);
             println!("{method} of {wide}, kept {keeps}: {error:.1e} from the host's steps");
             assert!(error <= 1e-3, "{method} {wide}: {error:.1e}");
-            let clean = got.iter().zip(&image).zip(&mask).all(|((got, image), mask)| *mask == 1.0 || got == image);
+            let clean = got.iter().zip(image).zip(&mask).all(|((got, image), mask)| *mask == 1.0 || got == image);
             assert_eq!(clean, keeps, "{method} {wide}");
             results.push(got);
         }

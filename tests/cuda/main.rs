@@ -36,9 +36,10 @@ mod shared;
 mod single;
 mod weight_keys;
 
-use braid::device::Device;
+use braid::Result;
 use braid::device::cpu::Cpu;
 use braid::device::cuda::CudaDevice;
+use braid::device::{DenoiseInputs, DenoiseLoop, DenoiseOutput, Device, ImageInFlight};
 use braid::graph::Graph;
 use braid::tensor::DType;
 use braid::weights::{Scope, Weight, Weights};
@@ -61,6 +62,26 @@ pub fn relative(got: &[f32], want: &[f32]) -> f64 {
     let norm: f64 = want.iter().map(|w| square(*w)).sum::<f64>().max(1e-30);
     let error = (got.iter().zip(want).map(|(g, w)| square(g - w)).sum::<f64>() / norm).sqrt();
     if error.is_finite() { error } else { f64::INFINITY }
+}
+
+/// Takes one image through all its steps: `told` gets the steps that are done after each, and after the last ones, and each preview.
+pub fn denoise(
+    on: &mut dyn DenoiseLoop,
+    inputs: DenoiseInputs,
+    told: &mut dyn FnMut(usize, Option<&[f32]>) -> Result<()>,
+) -> Result<DenoiseOutput> {
+    let mut image = ImageInFlight::new(inputs);
+    while !image.is_finished() {
+        let pending = on.evaluate(&mut [&mut image])?;
+        if let Some(clean) = image.take_preview() {
+            told(image.done(), Some(&clean))?;
+        }
+        told(image.done() - pending, None)?;
+    }
+    let done = image.done();
+    let output = on.finish(image)?;
+    told(done, None)?;
+    Ok(output)
 }
 
 /// Runs a graph on each of them in both types, with our own products and with the library's, twice each, and compares with

@@ -211,7 +211,8 @@ fn compiled_once() {
         for (i, change) in changes.into_iter().enumerate() {
             change(&mut r);
             let (image, compiled) = compiles(&r);
-            assert_eq!(compiled, 0, "{case}: change {i}");
+            // Two images at once have a loop of as many rows.
+            assert_eq!(compiled, usize::from(i == 5), "{case}: change {i}");
             assert_ne!(image, last, "{case}: change {i} changes nothing");
             last = image;
         }

@@ -4,6 +4,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod batches;
 #[path = "../common/mod.rs"]
 mod common;
 #[path = "../common/demo_goldens.rs"]

@@ -3,7 +3,7 @@
 use crate::cli::flag::{Flag, Group};
 use crate::cli::options::Options;
 use crate::error::Field;
-use crate::pipeline::{MAX_NUM_IMAGES, MAX_SIDE};
+use crate::pipeline::{self, MAX_NUM_IMAGES, MAX_SIDE};
 
 /// The prompt.
 pub const PROMPT: Flag<Options> = Flag {
@@ -76,6 +76,19 @@ pub const BATCH_COUNT: Flag<Options> = Flag {
     ..Flag::NEW
 };
 
+/// The most images at once.
+pub const MAX_BATCH: Flag<Options> = Flag {
+    long: "--max-batch",
+    value: Some("N"),
+    help: "most images that share an evaluation of the model; each is the same as alone [default: by their size]",
+    fields: &[Field::MaxBatch],
+    set: |o, v| v.count(1, pipeline::MAX_BATCH).map(|value| o.pipeline.max_batch = Some(value)),
+    ..Flag::NEW
+};
+
 /// The group.
-pub const GROUP: Group<Options> =
-    Group { title: Some("Image"), flags: &[PROMPT, NEGATIVE_PROMPT, WIDTH, HEIGHT, SEED, BATCH_COUNT], note: None };
+pub const GROUP: Group<Options> = Group {
+    title: Some("Image"),
+    flags: &[PROMPT, NEGATIVE_PROMPT, WIDTH, HEIGHT, SEED, BATCH_COUNT, MAX_BATCH],
+    note: None,
+};

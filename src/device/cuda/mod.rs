@@ -190,6 +190,10 @@ impl Device for CudaDevice {
         Ok(Box::new(CudaImageDecoder::new(self.compile_role(graph, &Role::Decode(rounding))?)))
     }
 
+    fn max_images(&self) -> usize {
+        1
+    }
+
     fn reserved_steps(&self, steps: usize) -> usize {
         steps.next_multiple_of(RESERVED_STEPS)
     }

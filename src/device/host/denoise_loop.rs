@@ -1,17 +1,44 @@
-//! The denoise loop on the host: the model's executable is called once for each step, guidance and step are the schedulers' own.
+//! The denoise loop on the host: the model's executable is called once for each evaluation, guidance and step are the schedulers' own.
 
-use crate::device::denoise_loop::{DenoiseInputs, DenoiseLoop, DenoiseOutput, LatentSize, LoopSpec, level_after};
-use crate::device::executable::{Executable, compiled_by};
+use crate::device::denoise_loop::{
+    DenoiseLoop, DenoiseOutput, ImageInFlight, LatentSize, LoopSpec, RowAxis, level_after,
+};
+use crate::device::executable::{Compiled, Executable};
 use crate::device::tensors::{TensorData, TensorRef};
 use crate::error::{Error, Result};
+use crate::graph::Graph;
+use crate::memory;
 use crate::schedulers::{HISTORY, StepCoefficients, step};
-use std::ops::Range;
+use std::borrow::Cow;
+use std::sync::{Arc, Weak};
 
 /// A denoiser whose steps the host makes, one by one.
 pub struct HostDenoiseLoop {
     executable: Box<dyn Executable>,
-    varying: Range<usize>,
+    spec: LoopSpec,
+    /// For each input the rows of several images side by side.
+    gathered: Vec<Gathered>,
+    sample: Vec<f32>,
+    output: Vec<f32>,
+    guided: Vec<f32>,
 }
+
+/// Rows of several images side by side, and where they came from.
+#[derive(Default)]
+struct Gathered {
+    values: Option<TensorData<'static>>,
+    /// Weak, so that nothing is kept for images that are gone.
+    from: Vec<Weak<TensorRef<'static>>>,
+}
+
+/// The state of an image.
+struct HostState {
+    x: Vec<f32>,
+    history: Vec<f32>,
+}
+
+/// The values of one image for an input, and its rows.
+type Part<'a> = (TensorData<'a>, usize);
 
 impl HostDenoiseLoop {
     /// Wraps a denoiser's executable.
@@ -19,73 +46,248 @@ impl HostDenoiseLoop {
     /// # Errors
     /// [`Error::Graph`] where its graph is no denoiser.
     pub fn new(executable: Box<dyn Executable>, spec: &LoopSpec) -> Result<Self> {
-        spec.check(executable.graph())?;
-        Ok(Self { executable, varying: spec.varying.clone() })
+        let graph = executable.graph();
+        spec.check(graph)?;
+        let LatentSize { rows, n, sample, .. } = LatentSize::of(graph);
+        let gathered = graph.inputs.iter().map(|_| Gathered::default()).collect();
+        let (sample, output, guided) = (vec![0.0; rows * sample], vec![0.0; rows * n], vec![0.0; n]);
+        Ok(Self { executable, spec: spec.clone(), gathered, sample, output, guided })
+    }
+
+    /// Checks images that come to their first step here, or come with other inputs, and gives them their state.
+    fn admit(&self, images: &mut [&mut ImageInFlight]) -> Result<()> {
+        let graph = self.executable.graph();
+        let (rows, given) = (LatentSize::of(graph).rows, images.iter().map(|image| image.inputs.rows).sum::<usize>());
+        if given != rows {
+            return Err(Error::Graph(format!("denoise loop: images of {given} rows, {rows} are needed")));
+        }
+        for image in images.iter() {
+            match image.state {
+                None => image.inputs.check(graph, &self.spec)?,
+                Some(_) => image.inputs.check_inputs(graph, &self.spec)?,
+            }
+            if image.is_finished() {
+                return Err(Error::Graph("denoise loop: an image has no more steps".into()));
+            }
+        }
+        self.check_shared(images)?;
+        for image in images.iter_mut().filter(|image| image.state.is_none()) {
+            let x = std::mem::take(&mut image.inputs.latents);
+            let uses_history = image.inputs.table.iter().any(StepCoefficients::uses_history);
+            let history = vec![0.0; if uses_history { HISTORY * x.len() } else { 0 }];
+            image.state = Some(Box::new(HostState { x, history }));
+        }
+        Ok(())
+    }
+
+    /// Refuses images that differ in what all rows share.
+    fn check_shared(&self, images: &[&mut ImageInFlight]) -> Result<()> {
+        let Some((first, others)) = images.split_first() else { return Ok(()) };
+        for (k, (name, _)) in self.executable.graph().inputs.iter().enumerate() {
+            let mine = &first.inputs.inputs[k];
+            for other in others.iter().map(|image| &image.inputs.inputs[k]) {
+                let shared = self.spec.row_axis(k) == RowAxis::Shared && !Arc::ptr_eq(mine, other);
+                if shared && mine.to_host()? != other.to_host()? {
+                    return Err(Error::Graph(format!("denoise loop: images with other values of `{name}`")));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes the model's sample: each row has its image's latents, scaled for its step, and the channels beyond them.
+    fn write_samples(&mut self, images: &[&mut ImageInFlight]) -> Result<()> {
+        let LatentSize { sample, channels: [channels, wide], .. } = LatentSize::of(self.executable.graph());
+        let mut rows = self.sample.chunks_exact_mut(sample);
+        for image in images {
+            let scale = image.inputs.table[image.done].input_scale;
+            let x = &state(image)?.x;
+            for row in rows.by_ref().take(image.inputs.rows) {
+                let latents = row.chunks_exact_mut(wide).flat_map(|pixel| &mut pixel[..channels]);
+                latents.zip(x).for_each(|(s, x)| *s = x * scale);
+                let extra = image.inputs.extra.chunks_exact((wide - channels).max(1));
+                row.chunks_exact_mut(wide).zip(extra).for_each(|(to, extra)| to[channels..].copy_from_slice(extra));
+            }
+        }
+        Ok(())
+    }
+
+    /// Gathers the rows of all images for each input: what varies by step each time, the rest where it is not what it was.
+    fn gather(&mut self, images: &[&mut ImageInFlight]) -> Result<()> {
+        let graph = self.executable.graph();
+        for (k, gathered) in self.gathered.iter_mut().enumerate().skip(1) {
+            if is_direct(graph, &self.spec, images, k) {
+                *gathered = Gathered::default();
+                continue;
+            }
+            let varies = self.spec.varying.contains(&k);
+            let current = || images.iter().map(|image| &image.inputs.inputs[k]);
+            let same = gathered.from.len() == images.len()
+                && gathered.from.iter().zip(current()).all(|(old, new)| std::ptr::eq(old.as_ptr(), Arc::as_ptr(new)));
+            if same && !varies {
+                continue;
+            }
+            let parts =
+                images.iter().map(|image| part(graph, &self.spec, image, k)).collect::<Result<Vec<Part<'_>>>>()?;
+            let node = graph.node(graph.inputs[k].1);
+            let (len, axis, rows) = (node.len(), self.spec.row_axis(k), LatentSize::of(graph).rows);
+            if gathered.values.is_none() {
+                let integer = matches!(parts.first(), Some((TensorData::I32(_), _)));
+                let hint = || "let fewer images share an evaluation".into();
+                gathered.values = Some(match integer {
+                    true => memory::zeroed::<i32>("denoise", len, len as u64 * 4, hint)?.into(),
+                    false => memory::zeroed::<f32>("denoise", len, len as u64 * 4, hint)?.into(),
+                });
+            }
+            let Some(values) = &mut gathered.values else { continue };
+            match values {
+                TensorData::F32(to) => join(to.to_mut(), axis, rows, parts.iter().filter_map(floats)),
+                TensorData::I32(to) => join(to.to_mut(), axis, rows, parts.iter().filter_map(integers)),
+            }
+            gathered.from = current().map(Arc::downgrade).collect();
+        }
+        Ok(())
     }
 }
 
-compiled_by!(HostDenoiseLoop, executable);
+/// Whether the values of the images serve as they are: all rows share them, or there is one image whose rows are as long as the graph's.
+fn is_direct(graph: &Graph, spec: &LoopSpec, images: &[&mut ImageInFlight], k: usize) -> bool {
+    let image = &images[0].inputs;
+    let whole = spec.varying.contains(&k) || image.inputs[k].len() == graph.node(graph.inputs[k].1).len();
+    spec.row_axis(k) == RowAxis::Shared || images.len() == 1 && whole
+}
+
+/// An image's values of input `k` in its next step.
+fn part<'a>(graph: &Graph, spec: &LoopSpec, image: &'a ImageInFlight, k: usize) -> Result<Part<'a>> {
+    let rows = image.inputs.rows;
+    let values = image.inputs.inputs[k].to_host()?;
+    if !spec.varying.contains(&k) {
+        return Ok((values, rows));
+    }
+    let len = spec.values(graph, k, rows);
+    let range = image.done * len..(image.done + 1) * len;
+    let values = match values {
+        TensorData::F32(Cow::Borrowed(all)) => (&all[range]).into(),
+        TensorData::I32(Cow::Borrowed(all)) => (&all[range]).into(),
+        TensorData::F32(Cow::Owned(all)) => all[range].to_vec().into(),
+        TensorData::I32(Cow::Owned(all)) => all[range].to_vec().into(),
+    };
+    Ok((values, rows))
+}
+
+fn floats<'a>((values, rows): &'a Part<'_>) -> Option<(&'a [f32], usize)> {
+    if let TensorData::F32(values) = values { Some((values, *rows)) } else { None }
+}
+
+fn integers<'a>((values, rows): &'a Part<'_>) -> Option<(&'a [i32], usize)> {
+    if let TensorData::I32(values) = values { Some((values, *rows)) } else { None }
+}
+
+/// Puts the rows of several images side by side in an input of `rows` rows.
+fn join<'a, T: Copy + 'a>(to: &mut [T], axis: RowAxis, rows: usize, parts: impl Iterator<Item = (&'a [T], usize)>) {
+    let (mut first, each) = (0, to.len() / rows);
+    for (from, count) in parts {
+        match axis {
+            RowAxis::First => {
+                let len = from.len() / count;
+                for (to, from) in to[first * each..].chunks_exact_mut(each.max(1)).zip(from.chunks_exact(len.max(1))) {
+                    to[..len].copy_from_slice(from);
+                }
+            }
+            RowAxis::Last => {
+                for (to, from) in to.chunks_exact_mut(rows).zip(from.chunks_exact(count)) {
+                    to[first..first + count].copy_from_slice(from);
+                }
+            }
+            RowAxis::Shared => to.copy_from_slice(from),
+        }
+        first += count;
+    }
+}
+
+/// The state of an image that has one.
+fn state(image: &ImageInFlight) -> Result<&HostState> {
+    let state = image.state.as_ref().and_then(|state| state.downcast_ref());
+    state.ok_or_else(|| Error::Graph("denoise loop: an image that another device has begun".into()))
+}
+
+/// Makes an image's step from the model's output of its rows.
+fn advance(image: &mut ImageInFlight, output: &[f32], guided: &mut [f32]) -> Result<()> {
+    let i = image.done;
+    if i == 0 && image.inputs.capture_first {
+        image.first_output = output.to_vec();
+    }
+    let Some(mut taken) = image.state.take() else { return Ok(()) };
+    if let Some(HostState { x, history }) = taken.downcast_mut() {
+        let output = image.inputs.guide(output, guided)?;
+        image.keep_preview(x, output);
+        let row = image.inputs.table[i];
+        let fresh = row.noise.map(|_| (image.inputs.noise)(i));
+        step(&row, x, output, history, fresh.as_deref())?;
+        if let Some(kept) = &image.inputs.kept {
+            kept.put(x, level_after(&image.inputs.table, i));
+        }
+        if !x.iter().all(|x| x.is_finite()) {
+            image.not_finite = Some(i);
+        }
+    }
+    image.state = Some(taken);
+    image.done += 1;
+    Ok(())
+}
+
+impl Compiled for HostDenoiseLoop {
+    fn graph(&self) -> &Graph {
+        self.executable.graph()
+    }
+
+    fn bytes(&self) -> usize {
+        let gathered = self.gathered.iter().filter_map(|gathered| gathered.values.as_ref()).map(TensorData::len);
+        let buffers = self.sample.len() + self.output.len() + self.guided.len();
+        self.executable.bytes() + 4 * (gathered.sum::<usize>() + buffers)
+    }
+
+    fn shared(&self) -> Vec<(u64, usize)> {
+        self.executable.shared()
+    }
+
+    fn warmup(&mut self) -> Result<()> {
+        self.executable.warmup()
+    }
+}
 
 impl DenoiseLoop for HostDenoiseLoop {
     /// Nothing is reserved for the steps: any number of them, with fresh noise or without.
     fn accepts(&self, spec: &LoopSpec) -> bool {
-        self.varying == spec.varying
+        self.spec.varying == spec.varying && self.spec.row_axes == spec.row_axes
     }
 
-    fn denoise(
-        &mut self,
-        mut inputs: DenoiseInputs<'_>,
-        reached: &mut dyn FnMut(usize) -> Result<()>,
-    ) -> Result<DenoiseOutput> {
-        inputs.check(self.executable.graph(), &self.varying)?;
-        let count = inputs.table.len();
-        if count == 0 {
-            return Err(Error::Graph("denoise loop: 0 steps; at least 1 is needed".into()));
-        }
-        let LatentSize { rows, n, sample: len, channels: [channels, wide] } = LatentSize::of(self.executable.graph());
-        let mut x = inputs.latents.to_vec();
-        let (mut sample, mut output, mut guided) = (vec![0.0; rows * len], vec![0.0; rows * n], vec![0.0; n]);
-        // What the sample has beyond the latents stays as it is.
-        for row in sample.chunks_exact_mut(len) {
-            let extra = inputs.extra.chunks_exact((wide - channels).max(1));
-            row.chunks_exact_mut(wide).zip(extra).for_each(|(to, extra)| to[channels..].copy_from_slice(extra));
-        }
-        let uses_history = inputs.table.iter().any(StepCoefficients::uses_history);
-        let mut history = vec![0.0; if uses_history { HISTORY * n } else { 0 }];
-        let mut first_output = Vec::new();
-        let values = inputs.inputs.iter().map(TensorRef::to_host).collect::<Result<Vec<_>>>()?;
-        for (i, row) in inputs.table.iter().enumerate() {
-            reached(i)?;
-            for sample in sample.chunks_exact_mut(len) {
-                let latents = sample.chunks_exact_mut(wide).flat_map(|pixel| &mut pixel[..channels]);
-                latents.zip(&x).for_each(|(s, x)| *s = x * row.input_scale);
-            }
-            let bound = values.iter().enumerate().map(|(k, values)| match k {
-                0 => TensorData::from(&sample),
-                _ if self.varying.contains(&k) => {
-                    let len = values.len() / count;
-                    values.slice(i * len..(i + 1) * len)
-                }
-                _ => values.view(),
+    fn evaluate(&mut self, images: &mut [&mut ImageInFlight]) -> Result<usize> {
+        self.admit(images)?;
+        self.write_samples(images)?;
+        self.gather(images)?;
+        let graph = self.executable.graph();
+        let mut bound: Vec<TensorData<'_>> = vec![(&self.sample).into()];
+        for (k, gathered) in self.gathered.iter().enumerate().skip(1) {
+            bound.push(match &gathered.values {
+                Some(values) => values.view(),
+                None => part(graph, &self.spec, images[0], k)?.0,
             });
-            self.executable.run(&bound.collect::<Vec<_>>(), &mut [&mut output])?;
-            if i == 0 && inputs.capture_first {
-                first_output.clone_from(&output);
-            }
-            let model_output = inputs.guide(&output, &mut guided)?;
-            if let Some(preview) = inputs.preview.as_mut().filter(|preview| preview.is_due(i + 1)) {
-                preview.show(i + 1, row, &x, model_output)?;
-            }
-            let fresh = row.noise.map(|_| (inputs.noise)(i));
-            step(row, &mut x, model_output, &mut history, fresh.as_deref())?;
-            if let Some(kept) = inputs.kept {
-                kept.put(&mut x, level_after(inputs.table, i));
-            }
-            if !x.iter().all(|x| x.is_finite()) {
-                return Ok(DenoiseOutput { latents: x.into(), first_output, not_finite: Some(i) });
-            }
         }
-        reached(count)?;
-        Ok(DenoiseOutput { latents: x.into(), first_output, not_finite: None })
+        self.executable.run(&bound, &mut [&mut self.output])?;
+        let mut rest = self.output.as_slice();
+        for image in images {
+            let (output, others) = rest.split_at(image.inputs.rows * self.guided.len());
+            advance(image, output, &mut self.guided)?;
+            rest = others;
+        }
+        Ok(0)
+    }
+
+    fn finish(&mut self, mut image: ImageInFlight) -> Result<DenoiseOutput> {
+        let first_output = std::mem::take(&mut image.first_output);
+        let taken = image.state.take().and_then(|state| state.downcast().ok());
+        let state: HostState = *taken.ok_or_else(|| Error::Graph("denoise loop: an image without a step".into()))?;
+        Ok(DenoiseOutput { latents: state.x.into(), first_output, not_finite: image.not_finite })
     }
 }

@@ -27,7 +27,7 @@ impl BranchShape {
 /// The sizes for which a UNet's graphs are built.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct UnetShape {
-    /// Rows: 2 with guidance (positive, negative), else 1.
+    /// Rows: for each image 2 with guidance (positive, negative), else 1.
     pub batch: usize,
     /// Height of the latents.
     pub height: usize,
@@ -112,6 +112,11 @@ impl InputRole {
     /// Whether the conditioning graph makes the values, under the same name.
     pub fn is_conditioning(self) -> bool {
         matches!(self, Self::TimeEmbedding { .. } | Self::TextKeysValues { .. } | Self::ImageKeysValues { .. })
+    }
+
+    /// Whether all rows share the values.
+    pub fn is_shared(self) -> bool {
+        matches!(self, Self::Mask { .. })
     }
 
     /// Whether there is a value for each step.

@@ -12,45 +12,35 @@ use crate::pipeline::memory_budget::require_conditioning;
 use crate::pipeline::plan::RequestPlan;
 use crate::pipeline::stages::image::AdapterImages;
 use std::collections::HashMap;
+use std::sync::Arc;
 
-/// The conditioner's results and everything else that stays the same for all steps and images.
-pub(in crate::pipeline) struct Conditioning {
-    /// The tokens that count in each row: of the text, then of each image branch.
-    tokens: Vec<Vec<i32>>,
-    /// The conditioner's outputs by their names.
-    values: HashMap<String, TensorRef<'static>>,
-    /// The steps for which those that vary by step hold a row.
-    max_steps: usize,
-    interface: DenoiserInterface,
-}
+/// The denoiser's inputs for an image of the request, the same for all of its images: all but the LoRAs' scales.
+pub(in crate::pipeline) type Conditioning = Vec<Arc<TensorRef<'static>>>;
 
-impl Conditioning {
-    /// The denoiser's inputs for the first `steps` steps.
-    pub(in crate::pipeline) fn inputs<'a>(
-        &'a self,
-        branches: &'a ImageBranches,
-        steps: usize,
-    ) -> Result<Vec<TensorRef<'a>>> {
-        let (text, images) = self.tokens.split_at(1);
-        let lacks = |input: &DenoiserInput| Error::Graph(format!("the conditioning has no `{}`", input.name));
-        // The loop supplies the latents.
-        let latents: &[f32] = &[];
-        let bind = |input: &DenoiserInput| match input.role {
-            InputRole::Sample => Ok(latents.into()),
-            InputRole::TextTokens => Ok((&text[0]).into()),
-            InputRole::Scales => Ok((&branches.scales).into()),
-            InputRole::ImageTokens { branch } => Ok((&images[branch]).into()),
+/// Binds the denoiser's inputs: the conditioner's outputs by their names, the numbers of tokens, and what the branches bring.
+fn bind(
+    interface: &DenoiserInterface,
+    tokens: &[Vec<i32>],
+    mut values: HashMap<String, TensorRef<'static>>,
+    branches: &ImageBranches,
+) -> Result<Conditioning> {
+    let lacks = |input: &DenoiserInput| Error::Graph(format!("the conditioning has no `{}`", input.name));
+    let bind = |input: &DenoiserInput| {
+        Ok(Arc::new(match input.role {
+            // The loop supplies the latents.
+            InputRole::Sample => Vec::<f32>::new().into(),
+            InputRole::TextTokens => tokens[0].clone().into(),
+            InputRole::Scales => branches.scales.clone().into(),
+            InputRole::ImageTokens { branch } => tokens[branch + 1].clone().into(),
             InputRole::Mask { branch, queries } => {
-                Ok(branches.masks.get(&(branch, queries)).ok_or_else(|| lacks(input))?.into())
+                branches.masks.get(&(branch, queries)).ok_or_else(|| lacks(input))?.clone().into()
             }
             InputRole::TimeEmbedding { .. } | InputRole::TextKeysValues { .. } | InputRole::ImageKeysValues { .. } => {
-                let values = self.values.get(&input.name).ok_or_else(|| lacks(input))?;
-                let row = values.len() / self.max_steps;
-                values.slice(0..if input.role.varies_by_step() { steps * row } else { values.len() })
+                values.remove(&input.name).ok_or_else(|| lacks(input))?
             }
-        };
-        self.interface.inputs.iter().map(bind).collect()
-    }
+        }))
+    };
+    interface.inputs.iter().map(bind).collect()
 }
 
 /// Runs the conditioner.
@@ -85,7 +75,7 @@ pub(in crate::pipeline) fn run(
     tokens.extend(plan.branches.tokens.iter().map(|count| vec![*count as i32; plan.denoise.shape.batch]));
     let interface = DenoiserInterface::new(config, &plan.denoise.shape);
     let values = interface.conditioning_outputs().into_iter().zip(outputs.values).collect();
-    Ok(Conditioning { tokens, values, max_steps: plan.denoise.max_steps, interface })
+    bind(&interface, &tokens, values, &plan.branches)
 }
 
 /// The conditioner's inputs: timesteps, pooled text, sizes, text, and each image branch's embeddings and weights.

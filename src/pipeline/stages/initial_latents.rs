@@ -75,8 +75,8 @@ impl InitialLatents {
     }
 
     /// The latents that a mask keeps, for the loop.
-    pub(super) fn kept(&self) -> Option<KeptLatents<'_>> {
+    pub(super) fn kept(&self) -> Option<KeptLatents> {
         let ([mask, noise], image) = (self.kept.as_ref()?, self.image.as_ref()?);
-        Some(KeptLatents { mask, image, noise })
+        Some(KeptLatents { mask: mask.clone(), image: image.clone(), noise: noise.clone() })
     }
 }
