@@ -138,6 +138,11 @@ pub struct Adapters {
 }
 
 impl Adapters {
+    /// One adapter, with its file.
+    pub fn one(adapter: Adapter) -> Self {
+        Self { all: vec![adapter], early: false }
+    }
+
     /// Begins a new adapter.
     pub fn open(&mut self, path: PathBuf) {
         if std::mem::take(&mut self.early) {

@@ -2,19 +2,15 @@
 
 use super::failure::{Failure, Outcome};
 use super::flag::{self, Generated};
-use super::flags::{self, FlagNames};
-use super::options::Options;
+use super::flags;
 use super::previews::Previews;
 use super::progress::Line;
-use super::report::Report;
+use super::report::{Report, notes, summary};
 use super::system::{self, MemoryMonitor};
-use super::{files, metadata, terminal};
-use crate::error::{Error, escape};
+use super::{files, generate_batch, metadata, terminal};
+use crate::error::Error;
 use crate::output::ImageFormat;
 use crate::pipeline::{Callbacks, CancelToken, Output, Pipeline, Preview, Request};
-use crate::tensor::DType;
-use std::hash::{BuildHasher, Hasher};
-use std::path::PathBuf;
 use std::time::Instant;
 
 const ABOUT: &str = "\
@@ -35,6 +31,9 @@ pub fn help() -> String {
 /// Runs the command.
 pub fn run(parser: lexopt::Parser) -> Outcome {
     let Some(options) = flags::parse(parser)? else { return terminal::print(&help()) };
+    if let Some(path) = &options.batch {
+        return generate_batch::run(&options, path);
+    }
     let cancel = system::cancel_on_signal();
     let memory = MemoryMonitor::start();
     // Cheap checks come before the models are read.
@@ -55,7 +54,7 @@ pub fn run(parser: lexopt::Parser) -> Outcome {
     let mut request =
         Request { image_prompts, init_image, mask, noise_dtype: pipeline.dtype(), ..options.request.clone() };
     let mut notes = notes(&options, &pipeline);
-    request.seed = options.seed.unwrap_or_else(random_seed);
+    request.seed = options.drawn_seed();
     if options.seed.is_none() {
         notes.push(format!("seed {}", request.seed));
     }
@@ -75,7 +74,7 @@ pub fn run(parser: lexopt::Parser) -> Outcome {
     let output = generate(&pipeline, &request, &cancel, Previews::new(&options))?;
     let begin = Instant::now();
     for ((image, seed), name) in output.images.iter().zip(&output.seeds).zip(&names) {
-        stop(&cancel)?;
+        system::stop(&cancel)?;
         let generated = Generated { scheduler, seed: *seed, width: image.width(), height: image.height() };
         image.save_with_metadata(name, &metadata::png_metadata(&options, &generated))?;
     }
@@ -92,20 +91,6 @@ pub fn run(parser: lexopt::Parser) -> Outcome {
     }
     let seconds = loaded + output.seconds.values().sum::<f64>() + saved;
     terminal::print(&format!("{}{seconds:.1} s on {}\n", summary(&output, &names), pipeline.device()))
-}
-
-/// A line for each image.
-fn summary(output: &Output, names: &[PathBuf]) -> String {
-    let line = |((image, seed), name): ((&crate::Image, &u64), &PathBuf)| {
-        let name = escape(&name.to_string_lossy());
-        format!("{name}  {}x{}, seed {seed}\n", image.width(), image.height())
-    };
-    output.images.iter().zip(&output.seeds).zip(names).map(line).collect()
-}
-
-/// Draws a seed; torch's CPU generator looks at 32 bits only.
-fn random_seed() -> u64 {
-    std::hash::RandomState::new().build_hasher().finish() >> 32
 }
 
 /// Generates with the progress line and previews; a request that a signal stopped says so.
@@ -129,29 +114,4 @@ pub fn generate(
         (Err(Error::Cancelled), Some(signal)) => Err(Failure::Signal(signal)),
         (result, _) => Ok(result?),
     }
-}
-
-/// An error where a signal came.
-fn stop(cancel: &CancelToken) -> Result<(), Failure> {
-    match system::signalled() {
-        Some(signal) if cancel.is_cancelled() => Err(Failure::Signal(signal)),
-        _ => Ok(()),
-    }
-}
-
-/// Notes about the device and the data types.
-fn notes(options: &Options, pipeline: &Pipeline) -> Vec<String> {
-    let mut notes: Vec<String> = pipeline.device_note().map(|note| note.describe(&FlagNames)).into_iter().collect();
-    if pipeline.device() != "cpu" {
-        return notes;
-    }
-    notes.extend(pipeline.quantize_note().map(|note| note.describe(&FlagNames)));
-    notes.extend(pipeline.dtype_note().map(|note| note.describe(&FlagNames)));
-    if options.pipeline.dtype == Some(DType::F16) {
-        notes.push("--dtype f16: on the CPU the noise is drawn in f16, all arithmetic stays f32".into());
-    }
-    if options.pipeline.vae_dtype == Some(DType::F16) {
-        notes.push("--vae-dtype f16: has no effect on the CPU, which computes in f32 or bf16".into());
-    }
-    notes
 }

@@ -1,6 +1,7 @@
 //! The commands: flags, output, failures. All of `braid` is here; `bench` uses the parts that it shares.
 
 pub mod adapters;
+mod batch;
 mod demo;
 mod doctor;
 pub mod failure;
@@ -8,6 +9,7 @@ mod files;
 pub mod flag;
 pub mod flags;
 mod generate;
+mod generate_batch;
 mod inspect;
 mod labels;
 mod metadata;

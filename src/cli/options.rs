@@ -8,6 +8,7 @@ use crate::inputs::fit::Fit;
 use crate::inputs::image::{AlphaMode, Image};
 use crate::output::ImageFormat;
 use crate::pipeline::{DEFAULT_STRENGTH, DeviceChoice, ImagePrompt, PipelineOptions, Request};
+use std::hash::{BuildHasher, Hasher};
 use std::path::{Path, PathBuf};
 
 /// The options that the flags set: the library's own structs, and the command's own options.
@@ -37,6 +38,8 @@ pub struct Options {
     pub save_reference: Option<PathBuf>,
     /// `None`: a random one.
     pub seed: Option<u64>,
+    /// The file of requests.
+    pub batch: Option<PathBuf>,
     /// The image file.
     pub output: PathBuf,
     /// The file of the image to begin with.
@@ -70,6 +73,7 @@ impl Default for Options {
             fit: Fit::default(),
             save_reference: None,
             seed: Some(0),
+            batch: None,
             output: "braid.png".into(),
             init_image: None,
             mask: None,
@@ -146,6 +150,11 @@ impl Options {
     pub fn reference_names(&self) -> Vec<PathBuf> {
         let count = self.adapters.all.iter().map(|adapter| adapter.images.len()).sum();
         self.save_reference.iter().flat_map(|name| files::numbered(name, count)).collect()
+    }
+
+    /// The seed, or one that is drawn now: of 32 bits, as torch's CPU generator looks at no more.
+    pub fn drawn_seed(&self) -> u64 {
+        self.seed.unwrap_or_else(|| std::hash::RandomState::new().build_hasher().finish() >> 32)
     }
 
     /// The files of previews, one for each image.

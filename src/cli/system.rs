@@ -1,6 +1,6 @@
 //! Signals, memory and disk: the command's requests to the operating system, and its only unsafe code.
 
-use super::failure::stopped;
+use super::failure::{Failure, stopped};
 use super::terminal;
 use crate::pipeline::CancelToken;
 use std::path::Path;
@@ -159,4 +159,12 @@ fn anonymous() -> Option<u64> {
 /// The greatest resident size so far, mapped files included.
 pub fn peak_bytes() -> Option<u64> {
     proc_bytes("/proc/self/status", "VmHWM")
+}
+
+/// An error where a signal came.
+pub fn stop(cancel: &CancelToken) -> Result<(), Failure> {
+    match signalled() {
+        Some(signal) if cancel.is_cancelled() => Err(Failure::Signal(signal)),
+        _ => Ok(()),
+    }
 }

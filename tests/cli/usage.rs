@@ -145,7 +145,7 @@ fn help_and_version() {
         -p --prompt -n --negative-prompt --steps --cfg-scale -W --width -H --height -s --seed -b --batch-count \
         --ip-adapter-image-resize --sampling-method --schedule --prediction --timestep-spacing --guidance-rescale \
         --clip-skip --compat --rng --dtype --vae-dtype --quantize --device --encoders --threads -o --output --latents-in --dump --json \
-        -i --init-img --strength --mask --vae --taesd --vae-tiling --preview --preview-every";
+        -i --init-img --strength --mask --vae --taesd --vae-tiling --preview --preview-every --batch --max-batch";
     for flag in promised.split_whitespace() {
         assert!(help.split([' ', ',', '\n']).any(|w| w == flag), "{flag}");
     }

@@ -17,6 +17,16 @@ pub const OUTPUT: Flag<Options> = Flag {
     ..Flag::NEW
 };
 
+/// The file of requests.
+pub const BATCH: Flag<Options> = Flag {
+    long: "--batch",
+    value: Some("FILE"),
+    help: "requests, a JSON object a line: {\"prompt\": \"a fox\", \"seed\": 3, \"ip_adapter_image\": [\"a.png\"]}; names as the \
+           flags with _ for -, what is missing is the command's. Their images share evaluations and are numbered",
+    set: |o, v| v.path().map(|value| o.batch = Some(value)),
+    ..Flag::NEW
+};
+
 /// The noise.
 pub const LATENTS_IN: Flag<Options> = Flag {
     long: "--latents-in",
@@ -69,4 +79,4 @@ pub const JSON: Flag<Options> = Flag {
 
 /// The group.
 pub const GROUP: Group<Options> =
-    Group { title: Some("Files"), flags: &[OUTPUT, LATENTS_IN, DUMP, PREVIEW, PREVIEW_EVERY, JSON], note: None };
+    Group { title: Some("Files"), flags: &[OUTPUT, BATCH, LATENTS_IN, DUMP, PREVIEW, PREVIEW_EVERY, JSON], note: None };

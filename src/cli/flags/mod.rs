@@ -34,7 +34,10 @@ pub fn parse(mut parser: Parser) -> Result<Option<Options>, Failure> {
     if !flag::parse(&mut parser, GENERATE, "generate", &mut options, |_, value| Err(value))? {
         return Ok(None);
     }
-    options.check()?;
+    // With a file of requests each of them is checked.
+    if options.batch.is_none() {
+        options.check()?;
+    }
     Ok(Some(options))
 }
 

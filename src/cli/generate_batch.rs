@@ -1,0 +1,150 @@
+//! `braid generate --batch`.
+
+use super::batch;
+use super::failure::{Failure, Outcome};
+use super::flag::Generated;
+use super::flags::FlagNames;
+use super::options::Options;
+use super::progress::Line;
+use super::report::{Report, notes, summary};
+use super::system::{self, MemoryMonitor};
+use super::{files, metadata, terminal};
+use crate::error::Error;
+use crate::output::ImageFormat;
+use crate::pipeline::{Callbacks, CancelToken, Output, Pipeline, Progress, Request};
+use crate::schedulers::SchedulerKind;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
+
+/// A request of the file.
+struct Task {
+    options: Options,
+    /// The files of its images.
+    names: Vec<PathBuf>,
+    /// The images of the requests before it.
+    before: usize,
+    seed: u64,
+}
+
+/// Runs the requests of a file: what fails is told and the others go on.
+pub fn run(options: &Options, path: &Path) -> Outcome {
+    let cancel = system::cancel_on_signal();
+    let memory = MemoryMonitor::start();
+    let tasks = tasks(batch::read(options, path)?, &options.output)?;
+    let begin = Instant::now();
+    let pipeline = system::reading(|| Pipeline::load(&tasks[0].options.pipeline))?;
+    notes(options, &pipeline).iter().for_each(|note| terminal::line("note: ", note));
+    let failed = Run { path, pipeline: &pipeline, tasks: &tasks, memory: &memory, cancel: &cancel }.all()?;
+    if !options.json {
+        let (seconds, count) = (begin.elapsed().as_secs_f64(), tasks.len());
+        terminal::print(&format!("{} of {count} requests, {seconds:.1} s on {}\n", count - failed, pipeline.device()))?;
+    }
+    if failed > 0 { Err(Failure::Told(1)) } else { Ok(()) }
+}
+
+/// Names the files of all images, and checks that they can be written.
+fn tasks(all: Vec<Options>, output: &Path) -> Result<Vec<Task>, Failure> {
+    let total = all.iter().map(|options| options.request.num_images).sum();
+    let mut names = files::numbered(output, total).into_iter();
+    names.clone().try_for_each(|name| files::check_image(&name))?;
+    let mut before = 0;
+    let task = |options: Options| {
+        let count = options.request.num_images;
+        let (names, seed) = (names.by_ref().take(count).collect(), options.drawn_seed());
+        before += count;
+        Task { options, names, before: before - count, seed }
+    };
+    Ok(all.into_iter().map(task).collect())
+}
+
+struct Run<'a> {
+    path: &'a Path,
+    pipeline: &'a Pipeline,
+    tasks: &'a [Task],
+    memory: &'a MemoryMonitor,
+    cancel: &'a CancelToken,
+}
+
+impl Run<'_> {
+    /// Runs all of them; returns how many failed.
+    fn all(&self) -> Result<usize, Failure> {
+        let line = Mutex::new(Line::new());
+        let total = self.tasks.last().map_or(0, |task| task.before + task.names.len());
+        let tell = |task: &Task, mut progress: Progress| {
+            (progress.image, progress.num_images) = (progress.image + task.before, total);
+            line.lock().unwrap_or_else(PoisonError::into_inner).tell(progress);
+        };
+        let mut tells: Vec<_> = self.tasks.iter().map(|task| move |progress| tell(task, progress)).collect();
+        // The numbers of those that could be read, and the failures.
+        let (numbers, failed) = (Mutex::new(Vec::new()), Mutex::new(Vec::new()));
+        let fail = |number: usize, failure: Failure| {
+            terminal::wipe();
+            if let Some(text) = failure.text(&FlagNames) {
+                terminal::line("braid: ", &format!("request {} of {}: {text}", number + 1, self.path.display()));
+            }
+            failed.lock().unwrap_or_else(PoisonError::into_inner).push(failure);
+        };
+        let requests = self.tasks.iter().zip(&mut tells).enumerate().filter_map(|(number, (task, tell))| {
+            match self.request(task) {
+                Ok(request) => {
+                    numbers.lock().unwrap_or_else(PoisonError::into_inner).push(number);
+                    Some((request, Callbacks::new().with_progress(tell).with_cancel(self.cancel)))
+                }
+                Err(failure) => {
+                    fail(number, failure);
+                    None
+                }
+            }
+        });
+        self.pipeline.generate_batch_with(requests, |ticket, result| {
+            let number = numbers.lock().unwrap_or_else(PoisonError::into_inner)[ticket];
+            let saved = match result {
+                // Told once, at the end.
+                Err(Error::Cancelled) => Ok(()),
+                result => result.map_err(Failure::from).and_then(|output| self.save(&self.tasks[number], &output)),
+            };
+            if let Err(failure) = saved {
+                fail(number, failure);
+            }
+        });
+        terminal::wipe();
+        system::stop(self.cancel)?;
+        Ok(failed.into_inner().unwrap_or_else(PoisonError::into_inner).len())
+    }
+
+    /// The request of a task, with the images that it names.
+    fn request(&self, task: &Task) -> Result<Request, Failure> {
+        let options = &task.options;
+        let image_prompts = system::reading(|| options.image_prompts())?;
+        let [init_image, mask] = system::reading(|| options.init_image_and_mask())?;
+        let mut request =
+            Request { image_prompts, init_image, mask, noise_dtype: self.pipeline.dtype(), ..options.request.clone() };
+        request.seed = task.seed;
+        let (width, height) = self.pipeline.image_size(&request)?;
+        ImageFormat::of(&options.output)?.check(width, height)?;
+        Ok(request)
+    }
+
+    /// Writes the images of a task and tells of them.
+    fn save(&self, task: &Task, output: &Output) -> Outcome {
+        system::stop(self.cancel)?;
+        let begin = Instant::now();
+        let scheduler = self.scheduler(task)?;
+        for ((image, seed), name) in output.images.iter().zip(&output.seeds).zip(&task.names) {
+            let generated = Generated { scheduler, seed: *seed, width: image.width(), height: image.height() };
+            image.save_with_metadata(name, &metadata::png_metadata(&task.options, &generated))?;
+        }
+        terminal::wipe();
+        if !task.options.json {
+            return terminal::print(&summary(output, &task.names));
+        }
+        let mut report = Report::new(self.pipeline, output, &task.names, scheduler.to_string(), self.memory);
+        report.took("save", begin.elapsed().as_secs_f64());
+        terminal::print(&terminal::json(&report))
+    }
+
+    fn scheduler(&self, task: &Task) -> Result<SchedulerKind, Failure> {
+        Ok(self.pipeline.scheduler_config(&task.options.request)?.kind())
+    }
+}
