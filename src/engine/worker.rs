@@ -23,9 +23,7 @@ pub(super) trait Runner: Send + Sync + 'static {
 
 impl Runner for Pipeline {
     fn run(&self, jobs: Jobs<'_>, done: &mut dyn FnMut(usize, Result<Output>)) {
-        for (number, (request, callbacks)) in jobs.enumerate() {
-            done(number, self.generate_with(&request, callbacks));
-        }
+        self.generate_batch_with(jobs, done);
     }
 }
 
