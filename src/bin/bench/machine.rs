@@ -54,6 +54,8 @@ pub struct Place {
     pub quantize: Option<Quantization>,
     /// Threads of the CPU; all cores where absent.
     pub threads: Option<usize>,
+    /// The most images that share an evaluation.
+    pub max_batch: Option<usize>,
 }
 
 impl Place {
@@ -170,6 +172,7 @@ mod tests {
             vae_dtype: None,
             quantize: None,
             threads: Some(1),
+            max_batch: None,
         };
         assert!(place.open().is_ok_and(|gpu| gpu.is_none()));
         let machine = place.machine(None);

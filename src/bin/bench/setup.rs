@@ -49,6 +49,7 @@ pub const SHARED: &[Flag<Options>] = &[
     sampling::CFG_SCALE,
     image::WIDTH,
     image::HEIGHT,
+    image::MAX_BATCH,
 ];
 
 const IP_ADAPTER: Flag<Setup> = Flag {
@@ -109,8 +110,11 @@ impl Setup {
     pub fn places(&self) -> Vec<Place> {
         let of = |device: &DeviceChoice| {
             let (device, given) = (*device, &self.generate.pipeline);
-            let (vae_dtype, quantize, threads) = (given.vae_dtype, given.quantize, given.threads);
-            self.dtypes.iter().map(move |dtype| Place { device, dtype: *dtype, vae_dtype, quantize, threads })
+            let (vae_dtype, quantize, threads, max_batch) =
+                (given.vae_dtype, given.quantize, given.threads, given.max_batch);
+            let of =
+                move |dtype: &Option<DType>| Place { device, dtype: *dtype, vae_dtype, quantize, threads, max_batch };
+            self.dtypes.iter().map(of)
         };
         self.devices.iter().flat_map(of).collect()
     }
@@ -248,6 +252,7 @@ impl BenchModel {
         options.dtype = gpu.as_ref().map_or(of_cpu, |gpu| Some(gpu.lowering_options().dtype));
         options.vae_dtype = place.vae_dtype;
         options.quantize = place.quantize;
+        options.max_batch = place.max_batch;
         let device = gpu.map(|gpu| Box::new(gpu) as Box<dyn Device>);
         let begin = Instant::now();
         let (pipeline, make_seconds) = match &self.source {
