@@ -38,6 +38,7 @@ fn main() -> Result<()> {
         Ok(output) => println!("seed {i}: {:?}", output.images[0]),
         Err(error) => println!("seed {i}: {error}"),
     });
+    drop(callbacks);
     println!("the first took {steps} steps");
     Ok(())
 }
