@@ -22,7 +22,7 @@ fn main() -> Result<()> {
     let begin = Instant::now();
     for (i, result) in pipeline.generate_batch(&requests).into_iter().enumerate() {
         match result {
-            Ok(output) => output.images[0].save(&files.output(&format!("batch-{i}.png")))?,
+            Ok(output) => output.images[0].save(files.output(&format!("batch-{i}.png")))?,
             Err(error) => println!("request {i}: {error}"),
         }
     }

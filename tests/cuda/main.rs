@@ -64,12 +64,11 @@ pub fn relative(got: &[f32], want: &[f32]) -> f64 {
     if error.is_finite() { error } else { f64::INFINITY }
 }
 
+/// Takes the steps that are done, and a preview where there is one.
+pub type Told<'a> = &'a mut dyn FnMut(usize, Option<&[f32]>) -> Result<()>;
+
 /// Takes one image through all its steps: `told` gets the steps that are done after each, and after the last ones, and each preview.
-pub fn denoise(
-    on: &mut dyn DenoiseLoop,
-    inputs: DenoiseInputs,
-    told: &mut dyn FnMut(usize, Option<&[f32]>) -> Result<()>,
-) -> Result<DenoiseOutput> {
+pub fn denoise(on: &mut dyn DenoiseLoop, inputs: DenoiseInputs, told: Told<'_>) -> Result<DenoiseOutput> {
     let mut image = ImageInFlight::new(inputs);
     while !image.is_finished() {
         let pending = on.evaluate(&mut [&mut image])?;

@@ -204,12 +204,12 @@ fn cancelled_within_a_batch() {
     let requests: Vec<_> = (0..3).map(|seed| request().with_seed(seed).with_steps(5)).collect();
     let wanted: Vec<_> = requests.iter().map(|request| generate(&pipeline, request).unwrap()).collect();
     let (cancel, mut results) = (CancelToken::new(), Vec::new());
-    let mut tell = |p: Progress| {
+    let tell = |p: Progress| {
         if p.stage == Stage::Denoise && p.done == 2 {
             cancel.cancel();
         }
     };
-    let mut first = Some(Callbacks::new().with_progress(&mut tell));
+    let mut first = Some(Callbacks::new().with_progress(tell));
     let jobs = requests.iter().enumerate().map(|(i, request)| match i {
         0 => (request.clone(), first.take().unwrap()),
         1 => (request.clone(), Callbacks::new().with_cancel(&cancel)),
