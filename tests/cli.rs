@@ -18,6 +18,8 @@ mod generate;
 mod guide;
 #[path = "cli/image_prompts.rs"]
 mod image_prompts;
+#[path = "cli/sweep.rs"]
+mod sweep;
 #[path = "cli/usage.rs"]
 mod usage;
 

@@ -44,15 +44,7 @@ const WHOLE: &[&str] = &[
 
 /// Reads the requests of a file: the command's options with those of each line.
 pub fn read(options: &Options, path: &Path) -> Result<Vec<Options>, Failure> {
-    let lonely = [
-        (options.latents.is_some(), "--latents-in"),
-        (options.dump.is_some(), "--dump"),
-        (options.preview.is_some(), "--preview"),
-        (options.save_reference.is_some(), "--save-reference"),
-    ];
-    if let Some((_, flag)) = lonely.iter().find(|(given, _)| *given) {
-        return Err(Failure::usage(format!("{flag}: has no place beside --batch; run that request alone")));
-    }
+    demand_no_files(options, "beside --batch")?;
     let text = std::fs::read_to_string(path).map_err(Error::io("read", path))?;
     let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
     let requests = lines.map(|(i, line)| request(options, line).map_err(|error| at_line(path, i + 1, error)));
@@ -64,6 +56,20 @@ pub fn read(options: &Options, path: &Path) -> Result<Vec<Options>, Failure> {
         )));
     }
     Ok(requests)
+}
+
+/// Refuses flags about the one request of a command.
+pub fn demand_no_files(options: &Options, place: &str) -> Result<(), Failure> {
+    let lonely = [
+        (options.latents.is_some(), "--latents-in"),
+        (options.dump.is_some(), "--dump"),
+        (options.preview.is_some(), "--preview"),
+        (options.save_reference.is_some(), "--save-reference"),
+    ];
+    match lonely.iter().find(|(given, _)| *given) {
+        Some((_, flag)) => Err(Failure::usage(format!("{flag}: has no place {place}; run that request alone"))),
+        None => Ok(()),
+    }
 }
 
 /// The failure with the line where it was found.
@@ -78,8 +84,13 @@ pub fn at_line(path: &Path, line: usize, failure: Failure) -> Failure {
 fn request(options: &Options, line: &str) -> Result<Options, Failure> {
     let object: Map<String, Json> =
         serde_json::from_str(line).map_err(|error| Failure::usage(format!("no JSON object: {error}")))?;
+    apply(options, &object)
+}
+
+/// The command's options with these settings, by the names of their flags.
+pub fn apply(options: &Options, object: &Map<String, Json>) -> Result<Options, Failure> {
     let mut options = options.clone();
-    for (key, value) in &object {
+    for (key, value) in object {
         let name = format!("--{}", key.replace('_', "-"));
         let known = flags::GENERATE.iter().flat_map(|group| group.flags).find(|flag| flag.long == name);
         let Some(flag) = known else {
@@ -93,7 +104,7 @@ fn request(options: &Options, line: &str) -> Result<Options, Failure> {
             set(&mut options, flag, key, value)?;
         }
     }
-    set_adapters(&mut options, &object)?;
+    set_adapters(&mut options, object)?;
     options.check()?;
     Ok(options)
 }

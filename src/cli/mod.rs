@@ -2,6 +2,7 @@
 
 pub mod adapters;
 mod batch;
+mod canvas;
 mod demo;
 mod doctor;
 pub mod failure;
@@ -10,6 +11,7 @@ pub mod flag;
 pub mod flags;
 mod generate;
 mod generate_batch;
+mod grid;
 mod inspect;
 mod labels;
 mod metadata;
@@ -19,6 +21,7 @@ mod previews;
 mod progress;
 mod report;
 mod sheet;
+mod sweep;
 mod synth;
 mod system;
 pub mod terminal;
@@ -37,6 +40,7 @@ Usage: braid COMMAND [OPTIONS]
 
 Commands:
   generate   generate images from a prompt and reference images
+  sweep      generate a labelled grid of images that differ in some settings
   demo       generate a sheet with a small built-in model; needs no files
   inspect    say what weight files are, what they hold and what they go with
   synth      write a full-size SDXL of random weights, for measurements
@@ -74,7 +78,7 @@ pub fn exit(prefix: &str, outcome: Outcome) -> ExitCode {
 fn run() -> Outcome {
     let mut parser = Parser::from_env();
     let argument = Argument::next(&mut parser)?.ok_or_else(|| {
-        Failure::usage("a command is needed: generate, demo, inspect, synth or doctor; see `braid --help`")
+        Failure::usage("a command is needed: generate, sweep, demo, inspect, synth or doctor; see `braid --help`")
     })?;
     match argument {
         Argument::Help => terminal::print(HELP),
@@ -83,13 +87,14 @@ fn run() -> Outcome {
         }
         Argument::Value(name) => match name.to_str() {
             Some("generate") => generate::run(parser),
+            Some("sweep") => sweep::run(parser),
             Some("demo") => demo::run(parser),
             Some("inspect") => inspect::run(parser),
             Some("synth") => synth::run(parser),
             Some("doctor") => doctor::run(parser),
             Some("help") => help(parser),
             _ => Err(Failure::usage(format!(
-                "`{}` is no command; there are generate, demo, inspect, synth, doctor and help",
+                "`{}` is no command; there are generate, sweep, demo, inspect, synth, doctor and help",
                 name.to_string_lossy()
             ))),
         },
@@ -106,6 +111,7 @@ fn help(mut parser: Parser) -> Outcome {
     };
     terminal::print(&match name.as_str() {
         "generate" => generate::help(),
+        "sweep" => sweep::help(),
         "demo" => demo::help(),
         "inspect" => inspect::help(),
         "synth" => synth::help(),

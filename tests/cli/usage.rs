@@ -131,7 +131,7 @@ fn missing_arguments() {
 #[test]
 fn help_and_version() {
     assert_eq!(stdout(&run(&["--version"])), format!("braid {}\n", env!("CARGO_PKG_VERSION")));
-    for command in ["generate", "demo", "inspect", "synth", "doctor"] {
+    for command in ["generate", "sweep", "demo", "inspect", "synth", "doctor"] {
         let help = run(&["help", command]);
         assert!(help.status.success() && stderr(&help).is_empty());
         assert_eq!(stdout(&help), stdout(&run(&[command, "--help"])));
