@@ -16,12 +16,15 @@ struct Steps {
     /// The seeds in the order in which requests began.
     begun: Mutex<Vec<u64>>,
     most: AtomicUsize,
+    /// The runs that have ended.
+    ended: AtomicUsize,
 }
 
 impl Steps {
     fn new(room: usize) -> Arc<Self> {
         let held = AtomicBool::new(false);
-        Arc::new(Self { room, held, begun: Mutex::default(), most: AtomicUsize::new(0) })
+        let [most, ended] = [0, 0].map(AtomicUsize::new);
+        Arc::new(Self { room, held, begun: Mutex::default(), most, ended })
     }
 
     fn engine(self: &Arc<Self>, options: EngineOptions) -> Engine {
@@ -70,6 +73,7 @@ impl Runner for Steps {
             }
             self.most.fetch_max(running.len(), Ordering::SeqCst);
             if running.is_empty() {
+                self.ended.fetch_add(1, Ordering::SeqCst);
                 return;
             }
             let mut rest = Vec::new();
@@ -148,6 +152,8 @@ fn gathering() {
     let tickets = [0, 1, 2].map(|seed| engine.submit(request(seed, 5)).unwrap());
     assert!(tickets.into_iter().all(|ticket| ticket.wait().is_ok()));
     assert_eq!(steps.most.load(Ordering::SeqCst), 3);
+    // Until then it would join them.
+    wait_until(|| steps.ended.load(Ordering::SeqCst) == 1);
     let alone = engine.submit(request(3, 5)).unwrap();
     let alone = alone.wait_timeout(Duration::from_millis(20)).unwrap_err();
     assert_eq!(alone.status(), TicketStatus::Waiting { ahead: 0 });
