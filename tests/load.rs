@@ -89,7 +89,8 @@ fn executable_cache_limit() {
     generate(&pipeline, &r).unwrap();
     let largest = pipeline.device_memory_used();
     let most = first.iter().max().unwrap();
-    assert!(*most < 4 * largest, "{most} bytes for all sizes, {largest} for the largest");
+    // Sixteen are kept: loops and decoders of eight sizes, where encoders have nothing to do again.
+    assert!(*most < 6 * largest, "{most} bytes for all sizes, {largest} for the largest");
 }
 
 #[test]

@@ -158,6 +158,8 @@ impl<'a> RunningRequest<'a> {
         RunningImage { in_flight, record }: &mut RunningImage,
         (seconds, pending): (f64, usize),
     ) -> Result<()> {
+        // Another image's report may have asked for it.
+        self.check()?;
         *self.seconds.entry(Stage::Denoise).or_default() += seconds;
         record.unreported += seconds;
         let done = in_flight.done();
