@@ -134,7 +134,7 @@ fn scales_of_loras() {
     let mut options = model.options().with_lora(model.path("text.safetensors"));
     (options.adapters, options.clip_vision) = (Vec::new(), None);
     let case = Case::new(&options);
-    let mut request = request().with_lora_scales(&[1.0]);
+    let mut request = request().with_lora_scales([1.0]);
     (request.steps, request.guidance_scale) = (1, 1.0);
     request.image_prompts.clear();
     let first = case.runs(&options, &request);
