@@ -20,19 +20,22 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 const ABOUT: &str = "\
-Generates a labelled grid of images that differ in some settings. Prompts, reference images and
-all else that cells have in common are computed once, and cells share evaluations of the model.
+Generates a labelled grid of images that differ in some settings. Prompts, reference images
+and all else that cells have in common are computed once, and cells share evaluations of the
+model.
 
 Usage: braid sweep --over NAME=VALUES [--over NAME=VALUES]... [OPTIONS]
 
-      --over NAME=VALUES        a setting and its values: any flag below that is a request's, with
-                                _ for -. VALUES are 1,2,3 or a range FIRST:LAST:STEP. The last
-                                setting given goes along the columns, all others down the rows.
-                                `strength` is --ip-adapter-strength where there is no --init-img,
+      --over NAME=VALUES        a setting and its values: any flag below that is a
+                                request's, with _ for -. VALUES are 1,2,3 or a range
+                                FIRST:LAST:STEP. The last setting given goes along the
+                                columns, all others down the rows. `strength` is
+                                --ip-adapter-strength where there is no --init-img,
                                 `reference` --ip-adapter-image
 
-  braid sweep --model sdxl.safetensors --clip-vision image_encoder --ip-adapter ip-adapter.safetensors \\
-      --ip-adapter-image fox.png -p 'a fox' --over strength=0:1:0.25 --over seed=1,2,3 -o grid.png
+  braid sweep --model sdxl.safetensors --clip-vision image_encoder \\
+      --ip-adapter ip-adapter.safetensors --ip-adapter-image fox.png -p 'a fox' \\
+      --over strength=0:1:0.25 --over seed=1,2,3 -o grid.png
 
 The other options are those of `braid generate`:
 ";

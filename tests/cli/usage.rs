@@ -108,7 +108,7 @@ fn wrong_flags() {
 #[test]
 fn missing_arguments() {
     for (args, part) in [
-        (vec![], "generate, demo"),
+        (vec![], "generate, sweep, demo"),
         (vec!["draw"], "`draw`"),
         (vec!["--models"], "--models"),
         (vec!["generate"], "--model"),
