@@ -5,8 +5,10 @@ use super::failure::Failure;
 use super::flag::Flag;
 use super::flags;
 use super::options::Options;
+use super::system;
 use super::value::Value;
 use crate::error::Error;
+use crate::pipeline::{Pipeline, Request};
 use lexopt::Parser;
 use serde_json::{Map, Value as Json};
 use std::ffi::OsString;
@@ -107,6 +109,13 @@ pub fn apply(options: &Options, object: &Map<String, Json>) -> Result<Options, F
     set_adapters(&mut options, object)?;
     options.check()?;
     Ok(options)
+}
+
+/// The request of a line or a cell, with the images that its options name.
+pub fn request_of(options: &Options, seed: u64, pipeline: &Pipeline) -> Result<Request, Failure> {
+    let image_prompts = system::reading(|| options.image_prompts())?;
+    let [init_image, mask] = system::reading(|| options.init_image_and_mask())?;
+    Ok(Request { image_prompts, init_image, mask, seed, noise_dtype: pipeline.dtype(), ..options.request.clone() })
 }
 
 /// Sets a flag to a value of a line.

@@ -116,11 +116,7 @@ impl Run<'_> {
     /// The request of a task, with the images that it names.
     fn request(&self, task: &Task) -> Result<Request, Failure> {
         let options = &task.options;
-        let image_prompts = system::reading(|| options.image_prompts())?;
-        let [init_image, mask] = system::reading(|| options.init_image_and_mask())?;
-        let mut request =
-            Request { image_prompts, init_image, mask, noise_dtype: self.pipeline.dtype(), ..options.request.clone() };
-        request.seed = task.seed;
+        let request = batch::request_of(options, task.seed, self.pipeline)?;
         let (width, height) = self.pipeline.image_size(&request)?;
         ImageFormat::of(&options.output)?.check(width, height)?;
         Ok(request)

@@ -86,7 +86,8 @@ pub fn run(mut parser: lexopt::Parser) -> Outcome {
     let begin = Instant::now();
     let pipeline = system::reading(|| Pipeline::load(&cells[0].pipeline))?;
     notes(&cells[0], &pipeline).iter().for_each(|note| terminal::line("note: ", note));
-    let requests = cells.iter().map(|cell| request(cell, &pipeline)).collect::<Result<Vec<_>, _>>()?;
+    let request = |cell: &Options| batch::request_of(cell, cell.seed.unwrap_or_default(), &pipeline);
+    let requests = cells.iter().map(request).collect::<Result<Vec<_>, _>>()?;
     let size = one_size(&pipeline, &requests)?;
     let grid = Grid::new(columns.labels(size.0), row_labels(rows), size)?;
     ImageFormat::of(&options.output)?.check(size.0, size.1)?;
@@ -219,13 +220,6 @@ fn cells(options: &Options, rows: &[Axis], columns: &Axis) -> Result<Vec<Options
     })
 }
 
-fn request(options: &Options, pipeline: &Pipeline) -> Result<Request, Failure> {
-    let image_prompts = system::reading(|| options.image_prompts())?;
-    let [init_image, mask] = system::reading(|| options.init_image_and_mask())?;
-    let seed = options.seed.unwrap_or_default();
-    Ok(Request { image_prompts, init_image, mask, seed, noise_dtype: pipeline.dtype(), ..options.request.clone() })
-}
-
 /// The width and height of all images.
 fn one_size(pipeline: &Pipeline, requests: &[Request]) -> Result<(usize, usize), Failure> {
     let sizes = requests.iter().map(|request| pipeline.image_size(request)).collect::<Result<Vec<_>, _>>()?;
@@ -253,15 +247,13 @@ fn draw(pipeline: &Pipeline, requests: Vec<Request>, cancel: &CancelToken) -> Re
         Err(error) => {
             // The others would be in vain.
             cancel.cancel();
-            if failure.is_none() {
-                failure = Some((number, error));
-            }
+            failure.get_or_insert(error);
         }
     });
     terminal::wipe();
     match (failure, system::signalled()) {
-        (Some((_, Error::Cancelled)), Some(signal)) => Err(Failure::Signal(signal)),
-        (Some((_, error)), _) => Err(error.into()),
+        (Some(Error::Cancelled), Some(signal)) => Err(Failure::Signal(signal)),
+        (Some(error), _) => Err(error.into()),
         (None, _) => Ok(outputs.into_iter().flatten().filter_map(|output| output.images.into_iter().next()).collect()),
     }
 }
