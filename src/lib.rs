@@ -79,6 +79,7 @@ pub mod output;
 pub mod pipeline;
 #[doc(hidden)]
 pub mod schedulers;
+mod setters;
 #[doc(hidden)]
 pub mod synthetic;
 #[doc(hidden)]

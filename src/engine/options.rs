@@ -1,6 +1,7 @@
 //! The settings of an engine and of a request that is submitted to it.
 
 use crate::pipeline::{Preview, Progress};
+use crate::setters::setters;
 use std::time::{Duration, Instant};
 
 /// The policy of an engine.
@@ -25,28 +26,15 @@ impl Default for EngineOptions {
 }
 
 impl EngineOptions {
-    /// Sets the most requests that wait, at least 1.
-    #[must_use]
-    pub fn with_max_waiting(self, max_waiting: usize) -> Self {
-        Self { max_waiting: max_waiting.max(1), ..self }
-    }
-
-    /// Sets the most requests that are drawn at once, at least 1: 1 draws them one after the other.
-    #[must_use]
-    pub fn with_max_running(self, max_running: usize) -> Self {
-        Self { max_running: max_running.max(1), ..self }
-    }
-
-    /// Sets the time that the first request waits for others.
-    #[must_use]
-    pub fn with_gather(self, gather: Duration) -> Self {
-        Self { gather, ..self }
-    }
-
-    /// Sets the waiting time that stands for a step of priority.
-    #[must_use]
-    pub fn with_aging(self, aging: Duration) -> Self {
-        Self { aging, ..self }
+    setters! {
+        /// Sets the most requests that wait, at least 1.
+        with_max_waiting(max_waiting: usize => max_waiting.max(1));
+        /// Sets the most requests that are drawn at once, at least 1: 1 draws them one after the other.
+        with_max_running(max_running: usize => max_running.max(1));
+        /// Sets the time that the first request waits for others.
+        with_gather(gather: Duration);
+        /// Sets the waiting time that stands for a step of priority.
+        with_aging(aging: Duration);
     }
 }
 
@@ -71,16 +59,11 @@ impl SubmitOptions {
         Self::default()
     }
 
-    /// Sets the priority.
-    #[must_use]
-    pub fn with_priority(self, priority: i32) -> Self {
-        Self { priority, ..self }
-    }
-
-    /// Sets the time by which the request must have begun.
-    #[must_use]
-    pub fn with_deadline(self, deadline: Instant) -> Self {
-        Self { deadline: Some(deadline), ..self }
+    setters! {
+        /// Sets the priority.
+        with_priority(priority: i32);
+        /// Sets the time by which the request must have begun.
+        with_deadline(deadline: Instant => Some(deadline));
     }
 
     /// Calls `progress` on the worker's thread, as [`crate::Callbacks::with_progress`].

@@ -1,11 +1,11 @@
 //! Image prompts: the references of one adapter and how they act.
 
-use super::setters::setters;
 use crate::error::{Error, Field, Result};
 use crate::inputs::fit::Fit;
 use crate::inputs::image::Image;
 use crate::models::ip_adapter::Scales;
 use crate::names::named_values;
+use crate::setters::setters;
 
 /// The content of a reference: an image, or the embedding that [`super::Pipeline::encode_image`] made of one.
 #[derive(Debug, Clone, PartialEq)]

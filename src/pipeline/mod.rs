@@ -31,7 +31,6 @@ mod quantization;
 mod request;
 mod residency;
 mod running;
-mod setters;
 mod stages;
 mod taesd;
 #[cfg(test)]

@@ -4,9 +4,9 @@ use super::device_choice::DeviceChoice;
 use super::quantization::Quantization;
 use super::request::{MAX_BATCH, MAX_THREADS};
 use super::residency::EncoderResidency;
-use super::setters::setters;
 use crate::compat::Compat;
 use crate::error::{Error, Field, Result};
+use crate::setters::setters;
 use crate::tensor::DType;
 use std::path::PathBuf;
 

@@ -1,8 +1,8 @@
 //! Options of a request's prompts and of its sizes.
 
-use super::setters::setters;
 use crate::error::{Error, Field, Result};
 use crate::names::named_values;
+use crate::setters::setters;
 
 /// The treatment of a prompt of more tokens than the encoders take, in the diffusers profile.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]

@@ -3,11 +3,11 @@
 use super::image_prompt::ImagePrompt;
 use super::preview::{Preview, Previewer};
 use super::prompt_options::{LongPrompts, PromptWeights, SizeConditioning};
-use super::setters::setters;
 use crate::error::{Error, Field, Message, Result};
 use crate::inputs::image::Image;
 use crate::inputs::noise::RngKind;
 use crate::schedulers::{PredictionType, SchedulerKind, SigmaSchedule, TimestepSpacing};
+use crate::setters::setters;
 use crate::tensor::DType;
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -15,4 +15,4 @@ macro_rules! setters {
     (@value $field:ident, $value:expr) => { $value };
 }
 
-pub(super) use setters;
+pub(crate) use setters;
