@@ -8,6 +8,8 @@ mod batch;
 mod bench;
 #[path = "cli/bench_requests.rs"]
 mod bench_requests;
+#[path = "cli/bench_serve.rs"]
+mod bench_serve;
 #[path = "cli/commands.rs"]
 mod commands;
 #[path = "cli/faults.rs"]

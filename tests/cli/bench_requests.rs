@@ -14,13 +14,13 @@ fn bench(args: &[&str]) -> Output {
 }
 
 /// The rows of a run that must succeed and say nothing.
-fn rows(args: &[&str]) -> Vec<Value> {
+pub fn rows(args: &[&str]) -> Vec<Value> {
     let output = bench(&[args, &["-o", "json"]].concat());
     assert!(output.status.success() && stderr(&output).is_empty(), "{}", stderr(&output));
     serde_json::from_str(&stdout(&output)).unwrap()
 }
 
-fn number(row: &Value, name: &str) -> f64 {
+pub fn number(row: &Value, name: &str) -> f64 {
     row[name].as_f64().unwrap_or_else(|| panic!("{name}: {row}"))
 }
 
@@ -29,7 +29,7 @@ fn numbers(value: &Value) -> Vec<f64> {
 }
 
 /// The usage error that such arguments give.
-fn refused(args: &[&str]) -> String {
+pub fn refused(args: &[&str]) -> String {
     let output = bench(args);
     let text = stderr(&output);
     assert_eq!((output.status.code(), text.lines().count()), (Some(2), 1), "{text}");

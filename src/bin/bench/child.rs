@@ -6,7 +6,7 @@ use crate::machine::Place;
 use crate::setup::{self, BenchModel, Loaded, Setup};
 use braid::Request;
 use braid::cli::failure::Failure;
-use braid::cli::flag::{self, Flag};
+use braid::cli::flag::{self, Argument, Flag};
 use braid::cli::terminal;
 use braid::device::cuda::CudaDevice;
 use braid::error::Error;
@@ -62,7 +62,7 @@ pub fn seconds_at(at: Instant) -> f64 {
     BEGUN.get().map_or(0.0, |(_, begun)| at.saturating_duration_since(*begun).as_secs_f64())
 }
 
-/// The flags of a benchmark that runs each measurement in a process of its own.
+/// The flags of a benchmark of one request, most of which run each measurement in a process of its own.
 pub struct Options {
     pub setup: Setup,
     pub steps: usize,
@@ -77,7 +77,7 @@ const STEPS: Flag<Options> = Flag {
     long: "--steps",
     short: Some('n'),
     value: Some("N"),
-    help: "[default: 4 for cold, 2 for memory]",
+    help: "[default: 4 for cold, 2 for memory, 20 for serve]",
     set: |o, v| v.count(1, 1000).map(|steps| o.steps = steps),
     ..Flag::NEW
 };
@@ -110,39 +110,54 @@ const OUTPUT: Flag<Options> = Flag {
 const ORDER: Flag<Options> =
     Flag { long: CHILD, set: |o, v| v.text().map(|text| o.order = Order::parse(&text)), ..Flag::NEW };
 
-/// The flags of both.
+/// The flags of all.
 pub const FLAGS: &[Flag<Options>] = &[STEPS, SIZE, ADAPTER, OUTPUT, ORDER];
 
-/// Flags where several processes are measured.
+/// Flags where there are several measurements.
 pub const REPEATED: &[Flag<Options>] = &[Flag {
     long: "--repetitions",
     short: Some('r'),
     value: Some("N"),
-    help: "processes; cold alone [default: 5]",
+    help: "processes of cold, rounds of serve [default: 5, 3]",
     set: |o, v| v.count(1, 10_000).map(|n| o.repetitions = n),
     ..Flag::NEW
 }];
 
 impl Options {
+    /// The defaults; no repetitions where there is one measurement.
+    pub fn new(steps: usize, repetitions: usize) -> Self {
+        let (setup, format) = (Setup::new(), Format::Markdown);
+        Self { setup, steps, repetitions, adapter: None, size: None, format, order: None }
+    }
+
     /// Reads them; `None` where help was asked for.
     pub fn read(p: &mut lexopt::Parser, steps: usize, repetitions: usize) -> Result<Option<Self>, Failure> {
-        let (setup, format) = (Setup::new(), Format::Markdown);
-        let mut options = Self { setup, steps, repetitions, adapter: None, size: None, format, order: None };
-        let repeated = if repetitions > 0 { REPEATED } else { &[] };
-        let wanted = arguments::read(p, FLAGS, &mut options, |options, argument, p| {
-            Ok(flag::take(repeated, argument, options, p)? || options.setup.take(argument, p)?)
-        })?;
-        if !wanted {
+        let mut options = Self::new(steps, repetitions);
+        if !arguments::read(p, &[], &mut options, Self::take)? {
             return Ok(None);
         }
-        if options.size.is_some() {
-            let request = &mut options.setup.generate.request;
+        options.check()?;
+        Ok(Some(options))
+    }
+
+    /// Applies a flag if it is one of these.
+    pub fn take(&mut self, argument: &Argument, p: &mut lexopt::Parser) -> Result<bool, Failure> {
+        let repeated = if self.repetitions > 0 { REPEATED } else { &[] };
+        Ok(flag::take(FLAGS, argument, self, p)?
+            || flag::take(repeated, argument, self, p)?
+            || self.setup.take(argument, p)?)
+    }
+
+    /// Checks the flags beside one another, once all are read.
+    pub fn check(&mut self) -> Result<(), Failure> {
+        if self.size.is_some() {
+            let request = &mut self.setup.generate.request;
             if request.width.is_some() || request.height.is_some() {
                 return Err(Failure::usage("--size: it and --width or --height exclude each other"));
             }
-            (request.width, request.height) = (options.size, options.size);
+            (request.width, request.height) = (self.size, self.size);
         }
-        Ok(Some(options))
+        Ok(())
     }
 
     /// The request, with the adapter's image where it is on.

@@ -85,7 +85,7 @@ const BATCH_COUNT: Flag<Options> = Flag {
     long: "--batch-count",
     short: Some('b'),
     value: Some("LIST"),
-    help: "images of a request [default: 1]",
+    help: "images of a request, which share evaluations of the UNet [default: 1]",
     set: |o, v| lists::numbers(v, 1, MAX_NUM_IMAGES).map(|counts| o.counts = counts),
     ..Flag::NEW
 };
@@ -103,7 +103,7 @@ const PRESET: Flag<Options> = Flag {
     long: "--preset",
     value: Some("NAME"),
     help: "mlperf: 20 steps of Euler, guidance 8, 1024x1024, in both scenarios: a row single-stream (one image, its \
-           percentiles) and a row offline (4 images a request or -b, images/s); flags after it win",
+           percentiles) and a row offline (4 images together or -b, images/s); flags after it win",
     set: preset,
     ..Flag::NEW
 };

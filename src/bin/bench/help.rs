@@ -1,12 +1,13 @@
 //! The help text, from the flags of all benchmarks.
 
-use crate::{child, e2e, ops, plot, roofline, setup, work_options};
+use crate::{child, e2e, ops, plot, roofline, serve, setup, work_options};
 use braid::cli::flag::list;
 
 const ABOUT: &str = "\
 Measures Braid.
 
 Usage: bench e2e --model PATH [OPTIONS]
+       bench serve --model PATH [OPTIONS]
        bench cold --model PATH [OPTIONS]
        bench memory --model PATH [OPTIONS]
        bench ops [OPTIONS]
@@ -31,6 +32,15 @@ memory says for each stage what its executables take as planned and what was tak
 of its own. Both take the flags of e2e's first list.
 ";
 
+const SERVE: &str = "\
+serve sends requests of one image to a queue (`Engine`) at times that do not wait for results, those
+of a Poisson process, and gives the latency from the time at which a request was to come, by
+policy: one at a time, and each --max-batch with each --gather. All policies get the same requests
+at the same times, in turn, round by round; ratios are to one at a time, the median over the
+rounds. A request must have the same image in all of them. It takes the flags of e2e's first list
+and of cold's, and these, of which --max-batch is another one than e2e's:
+";
+
 const OPS: &str = "\
 ops times every distinct operation of the models by itself, with random weights and cold caches,
 beside what a copy and a large product reach in the same run. It needs no files.
@@ -53,6 +63,7 @@ pub fn text() -> String {
     [
         format!("{ABOUT}\n{}{}\n{}", list(setup::SHARED), list(setup::FLAGS), list(e2e::FLAGS)),
         format!("{CHILD}\n{}{}", list(child::FLAGS), list(child::REPEATED)),
+        format!("{SERVE}\n{}", list(serve::FLAGS)),
         format!("{OPS}\n{}", list(ops::FLAGS)),
         format!("{ROOFLINE}\n{}", list(roofline::FLAGS)),
         format!("{WORK}\n{}", list(work_options::FLAGS)),

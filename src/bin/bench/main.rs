@@ -1,7 +1,8 @@
-//! Throughput and latency: `bench e2e` times whole requests, `bench ops` each operation, `bench roofline` predicts the best that a
-//! GPU could reach, `bench plot` draws them.
+//! Throughput and latency: `bench e2e` times whole requests, `bench serve` a queue of them, `bench ops` each operation, `bench roofline`
+//! predicts the best that a GPU could reach, `bench plot` draws them.
 
 mod arguments;
+mod arrivals;
 mod assumptions;
 mod check;
 mod child;
@@ -21,6 +22,8 @@ mod plot;
 mod results;
 mod roofline;
 mod row;
+mod serve;
+mod serve_row;
 mod setup;
 mod stats;
 mod timing;
@@ -43,12 +46,13 @@ fn run() -> Outcome {
     let mut parser = Parser::from_env();
     let Some(argument) = Argument::next(&mut parser)? else {
         terminal::print(&help::text())?;
-        return Err(Failure::usage("a benchmark is needed: e2e, cold, memory, ops, roofline or plot"));
+        return Err(Failure::usage("a benchmark is needed: e2e, serve, cold, memory, ops, roofline or plot"));
     };
     let benchmark = match &argument {
         Argument::Help => return terminal::print(&help::text()),
         Argument::Value(name) => match name.to_str() {
             Some("e2e") => e2e::run,
+            Some("serve") => serve::run,
             Some("cold") => cold::run,
             Some("memory") => memory::run,
             Some("ops") => ops::run,

@@ -173,7 +173,7 @@ impl Setup {
         }
         let images = match &self.image {
             Some(_) => self.images(self.image.clone(), &options)?,
-            None => vec![ImagePrompt::new(pattern()?)],
+            None => vec![ImagePrompt::new(pattern(0)?)],
         };
         let source = WeightSource::Synthetic { sizes: Box::new(sizes), made: Box::default() };
         Ok(BenchModel { name: format!("synthetic:{kind}"), options, source, images, side })
@@ -188,12 +188,14 @@ impl Setup {
 /// The side of an image of the small synthetic model, whose tensors tell SDXL's.
 const SMALL: usize = 128;
 
-/// A reference that needs no file: two gradients and a grid.
-fn pattern() -> Result<Image, Error> {
+/// A reference that needs no file, another one for each number up to 65,535: two gradients and a grid.
+pub fn pattern(number: usize) -> Result<Image, Error> {
     const SIDE: usize = 256;
+    // Odd factors, so that no shift comes again before its 256th number.
+    let [right, down] = [37 * number, 91 * (number / SIDE)];
     let pixel = |i: usize| {
         let (x, y) = (i % SIDE, i / SIDE);
-        [x as u8, y as u8, if (x / 32 + y / 32) % 2 == 0 { 255 } else { 0 }]
+        [(x + right) as u8, (y + down) as u8, if (x / 32 + y / 32) % 2 == 0 { 255 } else { 0 }]
     };
     Image::new(SIDE, SIDE, (0..SIDE * SIDE).flat_map(pixel).collect())
 }
@@ -233,6 +235,11 @@ pub struct Loaded {
 }
 
 impl BenchModel {
+    /// Keeps encoded prompts and references for requests that repeat them.
+    pub fn keep_encoded(&mut self) {
+        self.options.max_cache_bytes = PipelineOptions::new("").max_cache_bytes;
+    }
+
     /// Whether there is an adapter.
     pub fn has_adapter(&self) -> bool {
         match &self.source {
