@@ -26,7 +26,14 @@ fn hollow() -> Scope {
 
 fn planner(c: &mut Criterion) {
     let (config, scope) = (published::unet(), hollow());
-    let shape = UnetShape { batch: 2, height: 128, width: 128, tokens: 77, branches: BranchShape::of_adapters(&[4]) };
+    let shape = UnetShape {
+        batch: 2,
+        height: 128,
+        width: 128,
+        tokens: 77,
+        branches: BranchShape::of_adapters(&[4]),
+        attribution: Vec::new(),
+    };
     let build = || -> Graph { denoiser(&config, &scope, &shape, &Compat::diffusers()).expect("the sizes fit") };
     let (raw, fused) = (build(), fuse(build()));
     assert!(fused.nodes.len() < raw.nodes.len() && fused.macs() == raw.macs());

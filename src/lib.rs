@@ -95,7 +95,7 @@ pub use inputs::image::{AlphaMode, Image};
 pub use inputs::noise::{PhiloxGrid, RngKind};
 pub use output::PngMetadata;
 pub use pipeline::{
-    Callbacks, CancelToken, Combine, DeviceChoice, EncoderResidency, HostTensor, ImagePrompt, LongPrompts,
+    AttributionMap, Callbacks, CancelToken, Combine, DeviceChoice, EncoderResidency, HostTensor, ImagePrompt, LongPrompts,
     MemoryEstimate, Output, Pipeline, PipelineOptions, Preview, Progress, PromptWeights, Quantization, Reference,
     ReferenceImage, Request, Scales, SizeConditioning, Stage, WorkloadShape,
 };

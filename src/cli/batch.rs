@@ -40,6 +40,7 @@ const WHOLE: &[&str] = &[
     "--dump",
     "--preview",
     "--preview-every",
+    "--attribution",
     "--json",
     "--batch",
 ];
@@ -66,6 +67,7 @@ pub fn demand_no_files(options: &Options, place: &str) -> Result<(), Failure> {
         (options.latents.is_some(), "--latents-in"),
         (options.dump.is_some(), "--dump"),
         (options.preview.is_some(), "--preview"),
+        (options.attribution.is_some(), "--attribution"),
         (options.save_reference.is_some(), "--save-reference"),
     ];
     match lonely.iter().find(|(given, _)| *given) {

@@ -7,7 +7,7 @@ use super::previews::Previews;
 use super::progress::Line;
 use super::report::{Report, notes, summary};
 use super::system::{self, MemoryMonitor};
-use super::{files, generate_batch, metadata, terminal};
+use super::{attribution, files, generate_batch, metadata, terminal};
 use crate::error::Error;
 use crate::output::ImageFormat;
 use crate::pipeline::{Callbacks, CancelToken, Output, Pipeline, Preview, Request};
@@ -42,7 +42,8 @@ pub fn run(parser: lexopt::Parser) -> Outcome {
     if let Some(path) = &options.dump {
         files::check_writable(path)?;
     }
-    options.preview_names().iter().try_for_each(|name| files::check_image(name))?;
+    let sheets = options.attribution_names();
+    options.preview_names().iter().chain(&sheets).try_for_each(|name| files::check_image(name))?;
     let references = options.reference_names();
     references.iter().try_for_each(|name| files::check_writable(name))?;
     let image_prompts = system::reading(|| options.image_prompts())?;
@@ -77,6 +78,9 @@ pub fn run(parser: lexopt::Parser) -> Outcome {
         system::stop(&cancel)?;
         let generated = Generated { scheduler, seed: *seed, width: image.width(), height: image.height() };
         image.save_with_metadata(name, &metadata::png_metadata(&options, &generated))?;
+    }
+    for (number, name) in sheets.iter().enumerate() {
+        attribution::sheet(&options, &output, number)?.save(name)?;
     }
     if let Some(path) = &options.dump {
         files::write_stages(path, &output.intermediates)?;

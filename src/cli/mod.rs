@@ -1,6 +1,7 @@
 //! The commands: flags, output, failures. All of `braid` is here; `bench` uses the parts that it shares.
 
 pub mod adapters;
+mod attribution;
 mod batch;
 mod canvas;
 mod demo;

@@ -54,6 +54,8 @@ pub struct Options {
     pub preview: Option<PathBuf>,
     /// The model evaluations from one preview to the next.
     pub preview_every: Option<usize>,
+    /// The file of the sheet of where each reference acted.
+    pub attribution: Option<PathBuf>,
     /// Whether a line of JSON is printed.
     pub json: bool,
 }
@@ -81,6 +83,7 @@ impl Default for Options {
             dump: None,
             preview: None,
             preview_every: None,
+            attribution: None,
             json: false,
         }
     }
@@ -97,8 +100,13 @@ impl Options {
         let place = |p: &Path| std::path::absolute(p).unwrap_or_else(|_| p.to_owned());
         let references = self.reference_names();
         let names = files::numbered(&self.output, self.request.num_images);
-        let previews = self.preview_names();
-        let written = [("--dump", self.dump.as_slice()), ("--save-reference", &references), ("--preview", &previews)];
+        let (previews, sheets) = (self.preview_names(), self.attribution_names());
+        let written = [
+            ("--dump", self.dump.as_slice()),
+            ("--save-reference", &references),
+            ("--preview", &previews),
+            ("--attribution", &sheets),
+        ];
         for (flag, files) in written {
             if names.iter().any(|name| files.iter().any(|file| place(name) == place(file))) {
                 return Err(Failure::usage(format!("{flag}: names the same file as --output")));
@@ -121,6 +129,7 @@ impl Options {
             (self.resize.is_some(), "--ip-adapter-image-resize"),
             (fit, "--ip-adapter-fit"),
             (saves, "--save-reference"),
+            (self.attribution.is_some(), "--attribution"),
         ];
         if let Some((_, flag)) = lonely.iter().find(|(given, _)| *given && self.adapters.all.is_empty()) {
             return Err(Failure::usage(format!("{flag}: there is no --ip-adapter")));
@@ -132,6 +141,7 @@ impl Options {
             preset.apply(&mut self.request, self.given);
         }
         self.request.capture_intermediates = self.dump.is_some();
+        self.request.attribution = self.attribution.is_some();
         Ok(())
     }
 
@@ -160,6 +170,11 @@ impl Options {
     /// The files of previews, one for each image.
     pub fn preview_names(&self) -> Vec<PathBuf> {
         self.preview.iter().flat_map(|name| files::numbered(name, self.request.num_images)).collect()
+    }
+
+    /// The files of the sheets of where each reference acted, one for each image.
+    pub fn attribution_names(&self) -> Vec<PathBuf> {
+        self.attribution.iter().flat_map(|name| files::numbered(name, self.request.num_images)).collect()
     }
 
     /// Reads the reference images.

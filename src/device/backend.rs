@@ -62,6 +62,11 @@ pub trait Device: Send + Sync {
         usize::MAX
     }
 
+    /// Whether its denoise loops take graphs with outputs beside the model's, and give their means, [`super::DenoiseOutput::means`].
+    fn averages_outputs(&self) -> bool {
+        true
+    }
+
     /// The number of steps to compile for where `steps` are asked for: a device whose loops reserve memory for their steps
     /// rounds up, so that most numbers of steps share an executable.
     fn reserved_steps(&self, steps: usize) -> usize {

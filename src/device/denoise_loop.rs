@@ -35,15 +35,15 @@ pub struct LoopSpec {
 }
 
 impl LoopSpec {
-    /// Checks that a graph is a denoiser: its first input, whose first channels are the latents, and its only output, as wide as these,
-    /// are of one size and as many rows.
+    /// Checks that a graph is a denoiser: its first input, whose first channels are the latents, and its first output, as wide as these,
+    /// are of one size and as many rows; further outputs have as many rows, too.
     ///
     /// # Errors
     /// [`Error::Graph`].
     pub fn check(&self, graph: &Graph) -> Result<()> {
         let bad = |what: &str| Err(Error::Graph(format!("a denoise loop's graph: {what}")));
-        let (Some((_, sample)), [(_, output)]) = (graph.inputs.first(), graph.outputs.as_slice()) else {
-            return bad("latents and one output are needed");
+        let (Some((_, sample)), [(_, output), further @ ..]) = (graph.inputs.first(), graph.outputs.as_slice()) else {
+            return bad("latents and an output are needed");
         };
         let (sample, output) = (&graph.node(*sample).shape, &graph.node(*output).shape);
         let (Some((wide, rest)), Some((narrow, same))) = (sample.split_last(), output.split_last()) else {
@@ -51,6 +51,9 @@ impl LoopSpec {
         };
         if rest != same || wide < narrow || sample.first().is_none_or(|rows| *rows == 0) {
             return bad("the output must be as large as the latents, of as many rows");
+        }
+        if further.iter().any(|(_, id)| graph.node(*id).shape.first() != output.first()) {
+            return bad("further outputs must be of as many rows as the latents");
         }
         if self.max_steps == 0 || self.max_steps > i32::MAX as usize || self.varying.start == 0 {
             return bad("at least one step is needed, and the latents are not given for each");
@@ -299,6 +302,9 @@ pub struct DenoiseOutput {
     pub first_output: Vec<f32>,
     /// The first step, from 0, whose latents were not finite.
     pub not_finite: Option<usize>,
+    /// For each output of the graph beside the model's the mean over the steps of the image's first row; nothing where the device
+    /// averages none ([`super::Device::averages_outputs`]).
+    pub means: Vec<Vec<f32>>,
 }
 
 /// Runs the steps of images around a denoiser: model input, model, guidance, step.

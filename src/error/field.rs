@@ -88,6 +88,8 @@ fields! {
     NumImages = "num_images",
     /// [`crate::Request::image_prompts`], or [`crate::ImagePrompt::references`] of one.
     ImagePrompts = "image_prompts",
+    /// [`crate::Request::attribution`].
+    Attribution = "attribution",
     /// [`crate::Request::lora_scales`].
     LoraScales = "lora_scales",
     /// [`crate::Request::scheduler`].

@@ -257,6 +257,11 @@ impl Builder {
         self.node(Op::ScaleRows, &[x, factors], "scale rows")
     }
 
+    /// The Euclidean norm of each row, `[.., C]` to `[.., 1]`.
+    pub fn vector_norm(&mut self, x: NodeId) -> NodeId {
+        self.node(Op::VectorNorm, &[x], "vector norm")
+    }
+
     /// Joins channels.
     pub fn concat(&mut self, a: NodeId, b: NodeId) -> NodeId {
         self.node(Op::Concat, &[a, b], "concat")

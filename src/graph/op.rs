@@ -74,6 +74,8 @@ pub enum Op {
     BroadcastAdd,
     /// `[.., C]` times a factor for each row; the factors `[n]` repeat where there are fewer.
     ScaleRows,
+    /// `[.., C]` to `[.., 1]`: the Euclidean norm of each row (torch's `linalg.vector_norm`). CUDA has no kernel for it.
+    VectorNorm,
     /// Joins the channels of two tensors.
     Concat,
     /// `[N, H, W, C]` to `[N, height, width, C]` by nearest neighbour.
@@ -145,7 +147,7 @@ impl Op {
             Self::Repeat { weight, .. } => vec![weight],
             Self::Input(_) | Self::Reshape | Self::Attention(_) | Self::Activation(_) | Self::Geglu => vec![],
             Self::Add | Self::BroadcastAdd | Self::ScaleRows | Self::Concat | Self::Upsample { .. } => vec![],
-            Self::TimestepEmbedding { .. } | Self::Gather => vec![],
+            Self::TimestepEmbedding { .. } | Self::Gather | Self::VectorNorm => vec![],
             Self::ScaleShift { .. } | Self::ScaleChannels { .. } | Self::Relu | Self::SoftClamp { .. } => vec![],
         }
     }
@@ -224,6 +226,7 @@ impl Op {
                 shape.into()
             }
             Self::Gather => vec![first[0], first[2]].into(),
+            Self::VectorNorm => [&first[..first.len() - 1], &[1]].concat().into(),
             Self::ScaleChannels { start } => {
                 let fits = start + channels(first) <= operands[1].iter().product();
                 Inferred::new(first.to_vec(), fits, || {
@@ -273,6 +276,7 @@ impl Op {
             Self::Upsample { .. } => ("upsample", shapes.arrow()),
             Self::TimestepEmbedding { .. } => ("timestep embedding", result()),
             Self::Gather => ("gather", shapes.arrow()),
+            Self::VectorNorm => ("vector norm", shapes.arrow()),
             Self::ScaleShift { .. } => ("scale and shift", result()),
             Self::Relu => ("relu", result()),
             Self::SoftClamp { .. } => ("soft clamp", result()),

@@ -15,7 +15,8 @@ fn empty() -> Scope {
 }
 
 fn shape(batch: usize, side: usize, image_tokens: &[usize]) -> UnetShape {
-    UnetShape { batch, height: side, width: side, tokens: 77, branches: BranchShape::of_adapters(image_tokens) }
+    let branches = BranchShape::of_adapters(image_tokens);
+    UnetShape { batch, height: side, width: side, tokens: 77, branches, attribution: Vec::new() }
 }
 
 fn small() -> UnetConfig {

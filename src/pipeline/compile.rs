@@ -69,8 +69,8 @@ impl Executables<'_> {
     /// The step-invariant conditioning.
     pub(super) fn conditioner(&mut self, plan: &DenoisePlan, placement: Placement) -> Result<&mut dyn Executable> {
         let compiler = self.compiler;
-        // The image's size makes no difference here.
-        let shape = UnetShape { height: 0, width: 0, ..plan.shape.clone() };
+        // The image's size and the denoiser's outputs make no difference here.
+        let shape = UnetShape { height: 0, width: 0, attribution: Vec::new(), ..plan.shape.clone() };
         let key = ExecutableKey::Conditioner(DenoisePlan { shape, ..plan.clone() }, placement);
         self.cache.executable(key, || {
             let graph = compiler.condition_graph(plan)?;

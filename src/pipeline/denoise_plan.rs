@@ -31,8 +31,8 @@ impl DenoisePlan {
         let branches = |(a, b): (&BranchShape, &BranchShape)| {
             (a.adapter, a.masked) == (b.adapter, b.masked) && a.tokens >= b.tokens
         };
-        let same = (a.batch, a.height, a.width, &self.adapters, self.positions)
-            == (b.batch, b.height, b.width, &other.adapters, other.positions);
+        let same = (a.batch, a.height, a.width, &a.attribution, &self.adapters, self.positions)
+            == (b.batch, b.height, b.width, &b.attribution, &other.adapters, other.positions);
         same && a.tokens >= b.tokens
             && a.branches.len() == b.branches.len()
             && a.branches.iter().zip(&b.branches).all(branches)
@@ -74,11 +74,12 @@ impl DenoisePlan {
         shared
     }
 
-    /// Whether images of both plans can share an evaluation: one latent size, and the same branches of the same adapters.
+    /// Whether images of both plans can share an evaluation: one latent size, the same branches of the same adapters, and the same outputs.
     pub(super) fn joins(&self, other: &Self) -> bool {
         let (a, b) = (&self.shape, &other.shape);
         let branches = |(a, b): (&BranchShape, &BranchShape)| (a.adapter, a.masked) == (b.adapter, b.masked);
-        (a.height, a.width, &self.adapters, a.branches.len()) == (b.height, b.width, &other.adapters, b.branches.len())
+        (a.height, a.width, &a.attribution, &self.adapters, a.branches.len())
+            == (b.height, b.width, &b.attribution, &other.adapters, b.branches.len())
             && a.branches.iter().zip(&b.branches).all(branches)
     }
 }
@@ -95,15 +96,21 @@ pub(super) mod tests {
     }
 
     pub(in crate::pipeline) fn plan() -> DenoisePlan {
-        let shape =
-            UnetShape { batch: 2, height: 8, width: 16, tokens: 77, branches: vec![branch(0, 8), branch(1, 4)] };
+        let shape = UnetShape {
+            batch: 2,
+            height: 8,
+            width: 16,
+            tokens: 77,
+            branches: vec![branch(0, 8), branch(1, 4)],
+            attribution: Vec::new(),
+        };
         DenoisePlan { shape, max_steps: 4, adapters: vec![0, 2], positions: 5 }
     }
 
     /// One difference at a time, of a plan that is covered by the first one or not.
     #[test]
     fn covered_plans() {
-        let changes: [(&str, bool, Change); 17] = [
+        let changes: [(&str, bool, Change); 18] = [
             ("the same", true, |_| {}),
             ("fewer steps", true, |p| p.max_steps = 3),
             ("more steps", false, |p| p.max_steps = 5),
@@ -117,6 +124,7 @@ pub(super) mod tests {
             ("a branch more", false, |p| p.shape.branches.push(branch(1, 4))),
             ("another adapter", false, |p| p.adapters[1] = 1),
             ("no guidance", false, |p| p.shape.batch = 1),
+            ("parts of references", false, |p| p.shape.attribution = vec![2, 1]),
             ("lower", false, |p| p.shape.height = 4),
             ("wider", false, |p| p.shape.width = 32),
             ("other hidden states", false, |p| p.positions = 257),

@@ -1,5 +1,6 @@
 //! The public interface: load models, then generate images.
 
+mod attribution;
 mod batch;
 mod begin;
 mod captures;
@@ -40,6 +41,7 @@ mod vae_file;
 mod workload;
 
 pub use crate::models::ip_adapter::Scales;
+pub use attribution::AttributionMap;
 pub use device_choice::DeviceChoice;
 pub use executable_cache::EXECUTABLES;
 pub use image_prompt::{Combine, ImagePrompt, Reference, ReferenceImage};

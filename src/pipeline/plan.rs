@@ -223,6 +223,13 @@ impl RequestPlan {
         executables.denoise_loops(&self.denoise, self.placement, self.num_images)
     }
 
+    /// The references of all branches in their order, each with the number of its adapter.
+    pub(super) fn references(&self) -> Vec<(usize, usize)> {
+        let branches = self.denoise.shape.branches.iter().zip(&self.branches.references);
+        let of = |adapter: usize| move |reference: usize| (adapter, reference);
+        branches.flat_map(|(branch, own)| own.clone().map(of(self.denoise.adapters[branch.adapter]))).collect()
+    }
+
     /// Whether images of both requests can share an evaluation: what all of its rows share must be the same.
     pub(super) fn shares_evaluations(&self, other: &Self) -> bool {
         self.placement == other.placement

@@ -1,5 +1,6 @@
 //! Requests, and their output.
 
+use super::attribution::AttributionMap;
 use super::image_prompt::ImagePrompt;
 use super::preview::{Preview, Previewer};
 use super::prompt_options::{LongPrompts, PromptWeights, SizeConditioning};
@@ -93,6 +94,8 @@ pub struct Request {
     pub mask: Option<Image>,
     /// Whether [`Output::intermediates`] is filled.
     pub capture_intermediates: bool,
+    /// Whether [`Output::attributions`] is filled: the steps take longer and the images are the same. The CPU alone does it.
+    pub attribution: bool,
 }
 
 impl Request {
@@ -129,6 +132,7 @@ impl Request {
             strength: None,
             mask: None,
             capture_intermediates: false,
+            attribution: false,
         }
     }
 
@@ -189,6 +193,8 @@ impl Request {
         with_mask(mask: Image => Some(mask));
         /// Sets whether [`Output::intermediates`] is filled.
         with_capture_intermediates(capture_intermediates: bool);
+        /// Sets whether [`Output::attributions`] is filled.
+        with_attribution(attribution: bool);
     }
 
     /// Adds the image prompt of the next adapter.
@@ -374,6 +380,8 @@ pub struct Output {
     pub step_seconds: Vec<f64>,
     /// Every stage's result under the names of `braid generate --dump`, if asked for.
     pub intermediates: BTreeMap<String, HostTensor>,
+    /// The maps of where each reference acted, image by image, if asked for ([`Request::attribution`]).
+    pub attributions: Vec<AttributionMap>,
     /// The prompt's tokens beyond the encoder's length, which had no effect.
     pub truncated_tokens: usize,
 }

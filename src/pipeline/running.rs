@@ -1,5 +1,6 @@
 //! A request under way: what its images share, and what they have become.
 
+use super::attribution::{self, AttributionMap};
 use super::captures::Captures;
 use super::compile::Executables;
 use super::plan::RequestPlan;
@@ -33,6 +34,7 @@ pub(super) struct RunningRequest<'a> {
     /// The factors of the LoRAs' updates of the UNet, an input of its graph where it has updates.
     pub(super) lora_scales: Arc<TensorRef<'static>>,
     captures: Captures,
+    attributions: Vec<AttributionMap>,
     seconds: BTreeMap<Stage, f64>,
     /// The images that have begun.
     begun: usize,
@@ -103,6 +105,7 @@ impl<'a> RunningRequest<'a> {
             conditioning,
             init_image,
             captures,
+            attributions: Vec::new(),
             seconds,
             job,
             begun: 0,
@@ -200,8 +203,10 @@ impl<'a> RunningRequest<'a> {
         image.unreported += seconds;
         let done = output.not_finite.map_or(self.table.len(), |step| step + 1);
         self.report_steps(&mut image, done);
-        let Self { job, plan, captures, .. } = self;
+        let Self { job, plan, captures, attributions, .. } = self;
         job.callbacks.cancel.check()?;
+        let unet = (&executables.compiler.models.unet.config, &plan.denoise.shape);
+        attributions.extend(attribution::maps(unet, &plan.references(), image.index, &output.means));
         let latents = image.beginning.finish(&executables.compiler, plan, output, captures)?;
         let decoded = job.stage((Stage::Decode, image.index), &mut self.seconds, |_| {
             decode::run(executables, plan, &latents, captures)
@@ -226,6 +231,7 @@ impl<'a> RunningRequest<'a> {
             seconds: self.seconds,
             step_seconds: step_seconds.concat(),
             intermediates: self.captures.into_tensors(),
+            attributions: self.attributions,
             truncated_tokens: self.plan.prompt.prompt.truncated_tokens,
         }
     }

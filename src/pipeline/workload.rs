@@ -12,7 +12,7 @@ use super::prompt::tokens_of;
 use super::prompt_options::PromptWeights;
 use super::request::Request;
 use super::residency::{EncoderResidency, MemoryEstimate};
-use crate::error::{Error, Field, Result};
+use crate::error::{Error, Field, Message, Result};
 use crate::models::ip_adapter::AdapterConfig;
 use crate::models::unet::UnetShape;
 
@@ -49,6 +49,8 @@ pub struct WorkloadShape {
     pub compel: bool,
     /// Whether requests have a [`Request::init_image`], which the VAE's encoder takes.
     pub init_image: bool,
+    /// Whether requests ask for [`Request::attribution`].
+    pub attribution: bool,
     /// Hidden states of an image, as embeddings for an IP-Adapter Plus have them; for pipelines without an image encoder.
     pub(super) positions: Option<usize>,
 }
@@ -82,6 +84,7 @@ impl WorkloadShape {
             clip_skip: request.clip_skip,
             compel: request.prompt_weights == PromptWeights::Compel,
             init_image: request.init_image.is_some(),
+            attribution: request.attribution,
             positions: positions(models, request),
         }
     }
@@ -103,19 +106,27 @@ impl WorkloadShape {
         let sides = RequestedSides { width: self.width, height: self.height, init_image: self.init_image };
         let [height, width] = latent_size(models, compiler.compat, sides)?;
         let adapters: Vec<usize> = (0..given).filter(|&a| self.num_references[a] > 0).collect();
-        let mut branches = Vec::new();
+        let (mut branches, mut attribution) = (Vec::new(), Vec::new());
         for (adapter, &a) in adapters.iter().enumerate() {
             let is = |flags: &[bool]| flags.get(a).copied().unwrap_or_default();
             let (separate, masked) = (is(&self.separate), is(&self.masked));
             let prompt = PromptBranches { num_references: self.num_references[a], separate, masked };
-            branches.extend(prompt.shapes(adapter, models.adapters[a].config.num_tokens)?);
+            let each = models.adapters[a].config.num_tokens;
+            let own = prompt.shapes(adapter, each)?;
+            if self.attribution {
+                attribution.extend(own.iter().map(|branch| branch.tokens / each));
+            }
+            branches.extend(own);
         }
         if branches.len() > MAX_IMAGE_BRANCHES {
             return Err(too_many(branches.len()));
         }
+        if self.attribution {
+            check_attribution(compiler, branches.len())?;
+        }
         let batch = if self.do_cfg { 2 } else { 1 };
         let tokens = tokens_of(models, self.text_rows)?;
-        let shape = UnetShape { batch, height, width, tokens, branches };
+        let shape = UnetShape { batch, height, width, tokens, branches, attribution };
         let hidden = adapters.iter().any(|&a| models.adapters[a].config.takes_hidden_states());
         let known = models.vision.as_ref().map(|vision| vision.config.positions()).or(self.positions);
         let positions = if hidden { known.unwrap_or(POSITIONS) } else { 0 };
@@ -191,6 +202,19 @@ impl WorkloadShape {
         executables.cache.prepared(plan);
         Ok(())
     }
+}
+
+/// Checks that the maps of [`Request::attribution`] can be made.
+fn check_attribution(compiler: &Compiler<'_>, branches: usize) -> Result<()> {
+    let what = if branches == 0 {
+        Message::from("there is no reference that could act; give ").field(Field::ImagePrompts).text(" or leave it out")
+    } else if !compiler.device.averages_outputs() {
+        let device = compiler.device.name();
+        Message::from(format!("{device} makes no maps; set ")).setting(Field::Device, "cpu").text(" or leave it out")
+    } else {
+        return Ok(());
+    };
+    Err(Error::parameter(Field::Attribution, what))
 }
 
 /// The hidden states of an image by the length of the request's first embedding of them.

@@ -50,7 +50,7 @@ fn guide_images() {
         let mut args = words(&text, command);
         assert_eq!(args.remove(0), "braid", "{command}");
         for at in 1..args.len() {
-            if matches!(args[at - 1].as_str(), "-o" | "--preview") {
+            if matches!(args[at - 1].as_str(), "-o" | "--preview" | "--attribution") {
                 let name = args[at].strip_prefix("docs/images/guide/").unwrap();
                 args[at] = dir.path().join(name).display().to_string();
             }

@@ -53,3 +53,27 @@ fn image_prompt_flags() {
         assert_ne!(Image::open(case.path("out.png"), AlphaMode::Ignore).unwrap(), whole, "{flag}");
     }
 }
+
+/// A sheet for each image, beside it, and the same images as without.
+#[test]
+fn attribution_sheets() {
+    let case = Case::make("diffusers", "euler");
+    let reference = case.folder.join("../pictures/landscape.png").to_str().unwrap().to_owned();
+    let adapter = case.path("ip-adapter.safetensors");
+    let draw = |more: &[&str]| {
+        let prompt = ["-b", "2", "--ip-adapter", &adapter, "--ip-adapter-image", &reference];
+        let output = case.short(&[&prompt[..], more].concat()).output().unwrap();
+        assert!(output.status.success() && stderr(&output).is_empty(), "{}", stderr(&output));
+        ["out-0.png", "out-1.png"].map(|name| std::fs::read(case.path(name)).unwrap())
+    };
+    let plain = draw(&[]);
+    assert!(draw(&["--attribution", &case.path("out-maps.png")]) == plain);
+    assert_eq!(case.written(), ["out-0.png", "out-1.png", "out-maps-0.png", "out-maps-1.png"]);
+    let sheets = ["out-maps-0.png", "out-maps-1.png"];
+    let sheets = sheets.map(|name| Image::open(case.path(name), AlphaMode::Ignore).unwrap());
+    // The image, down, mid and up at least, and the reference's name before them.
+    assert!(sheets[0].width() > 4 * 32 + "landscape".len() * 16 && sheets[0].height() > 32);
+    assert!(sheets[0] != sheets[1]);
+    // The greatest value of a sheet is white.
+    assert!(sheets.iter().all(|sheet| sheet.rgb().chunks_exact(3).any(|pixel| pixel == [255; 3])));
+}

@@ -48,6 +48,9 @@ const WRONG: &[(&[&str], &str)] = &[
     (&["--preview", "a.png", "-o", "a.png"], "--preview: names the same file as --output"),
     (&["--preview", "a.png", "-o", "a-1.png", "-b", "1", "--preview", "a-1.png"], "--preview: names the same file"),
     (&["--preview", "p.bmp"], "p.bmp"),
+    (&["--attribution", "a.png"], "--attribution: there is no --ip-adapter"),
+    (&["--attribution", "a.png", "-o", "a.png"], "--attribution: names the same file as --output"),
+    (&["--attribution", "a.bmp", "--ip-adapter", "a", "--ip-adapter-image", "i"], "a.bmp"),
     (&["-i", "i.png", "--strength", "1.5"], "--strength: must be a number of 0 to 1"),
     (&["-i", "i.png", "--strength", "-1"], "--strength"),
     (&["-i", "i.png", "--strength", "NaN"], "--strength"),
@@ -145,7 +148,7 @@ fn help_and_version() {
         -p --prompt -n --negative-prompt --steps --cfg-scale -W --width -H --height -s --seed -b --batch-count \
         --ip-adapter-image-resize --sampling-method --schedule --prediction --timestep-spacing --guidance-rescale \
         --clip-skip --compat --rng --dtype --vae-dtype --quantize --device --encoders --threads -o --output --latents-in --dump --json \
-        -i --init-img --strength --mask --vae --taesd --vae-tiling --preview --preview-every --batch --max-batch";
+        -i --init-img --strength --mask --vae --taesd --vae-tiling --preview --preview-every --attribution --batch --max-batch";
     for flag in promised.split_whitespace() {
         assert!(help.split([' ', ',', '\n']).any(|w| w == flag), "{flag}");
     }

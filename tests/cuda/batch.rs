@@ -7,6 +7,7 @@ use braid::Compat;
 use braid::device::cuda::CudaDevice;
 use braid::device::cuda::driver::{CallCounts, Driver};
 use braid::device::{Device, TensorData};
+use braid::error::{Error, Field};
 use braid::graph::{Activation, Builder};
 use braid::models::unet::{BranchShape, UnetConfig, UnetShape, denoiser};
 use braid::pipeline::{Callbacks, ImagePrompt, Output, Progress, ReferenceImage, Stage};
@@ -72,7 +73,14 @@ fn unet_batch_invariance() {
         table.iter().enumerate().map(|(i, (name, shape))| (name.as_str(), shape.as_slice(), i as u32)).collect();
     let weights = scope(&tensors);
     let graph = |batch| {
-        let shape = UnetShape { batch, height: 8, width: 6, tokens: 9, branches: BranchShape::of_adapters(&[4, 8]) };
+        let shape = UnetShape {
+            batch,
+            height: 8,
+            width: 6,
+            tokens: 9,
+            branches: BranchShape::of_adapters(&[4, 8]),
+            attribution: Vec::new(),
+        };
         denoiser(&config, &weights, &shape, &Compat::diffusers()).unwrap()
     };
     let together = graph(ROWS);
@@ -105,6 +113,21 @@ fn unet_batch_invariance() {
             assert_eq!(alone, all[r * alone.len()..][..alone.len()], "row {r}, library {library}");
         }
     }
+}
+
+/// A GPU's loop has one output: maps are refused before anything is compiled.
+#[test]
+fn attribution() {
+    if !compiled() {
+        return;
+    }
+    let model = common::Model::folder();
+    let (driver, pipeline) = pipeline(&model, None);
+    let before = driver.calls();
+    let error = pipeline.generate(&request().with_attribution(true)).unwrap_err();
+    assert!(matches!(error, Error::Parameter { field: Field::Attribution, .. }), "{error}");
+    assert!(error.to_string().contains("cuda makes no maps; set `device: cpu`"), "{error}");
+    assert_eq!(driver.calls(), before);
 }
 
 /// A residual block and attention over images of 50 by 46: more than 2,048 pixels, so that statistics have several parts and products

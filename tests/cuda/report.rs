@@ -37,7 +37,14 @@ const SETTINGS: LoweringOptions = LoweringOptions {
 fn published_model_at_1024() {
     let compat = Compat::diffusers();
     let (config, adapter) = (published::unet(), published::adapter());
-    let shape = UnetShape { batch: 2, height: 128, width: 128, tokens: 77, branches: BranchShape::of_adapters(&[4]) };
+    let shape = UnetShape {
+        batch: 2,
+        height: 128,
+        width: 128,
+        tokens: 77,
+        branches: BranchShape::of_adapters(&[4]),
+        attribution: Vec::new(),
+    };
     let report = |name: &str, graph| {
         let report = LoweringReport::of(graph, &SETTINGS).unwrap();
         println!("{name}: {report}");

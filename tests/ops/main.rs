@@ -5,6 +5,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod attribution;
 mod cases;
 #[path = "../common/device.rs"]
 mod device;

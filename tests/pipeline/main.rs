@@ -4,6 +4,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod attribution;
 mod batches;
 #[path = "../common/mod.rs"]
 mod common;

@@ -148,7 +148,14 @@ pub fn hollow() -> Arc<MappedBytes> {
 impl Setting {
     fn shape(&self, tokens: usize) -> UnetShape {
         let branches = if self.adapter { BranchShape::of_adapters(&[tokens]) } else { Vec::new() };
-        UnetShape { batch: self.batch, height: self.side, width: self.side, tokens: TOKENS, branches }
+        UnetShape {
+            batch: self.batch,
+            height: self.side,
+            width: self.side,
+            tokens: TOKENS,
+            branches,
+            attribution: Vec::new(),
+        }
     }
 
     /// Elements of the largest tensor of those parts.

@@ -66,6 +66,17 @@ pub const PREVIEW_EVERY: Flag<Options> = Flag {
     ..Flag::NEW
 };
 
+/// The sheets of where each reference acted.
+pub const ATTRIBUTION: Flag<Options> = Flag {
+    long: "--attribution",
+    value: Some("FILE"),
+    help: "heat maps of where each reference acted, by side and size of the UNet's blocks, beside the image; the image is the same, on \
+           the CPU alone; several images are numbered as those of --output",
+    fields: &[Field::Attribution],
+    set: |o, v| v.path().map(|value| o.attribution = Some(value)),
+    ..Flag::NEW
+};
+
 /// The report.
 pub const JSON: Flag<Options> = Flag {
     long: "--json",
@@ -78,5 +89,8 @@ pub const JSON: Flag<Options> = Flag {
 };
 
 /// The group.
-pub const GROUP: Group<Options> =
-    Group { title: Some("Files"), flags: &[OUTPUT, BATCH, LATENTS_IN, DUMP, PREVIEW, PREVIEW_EVERY, JSON], note: None };
+pub const GROUP: Group<Options> = Group {
+    title: Some("Files"),
+    flags: &[OUTPUT, BATCH, LATENTS_IN, DUMP, PREVIEW, PREVIEW_EVERY, ATTRIBUTION, JSON],
+    note: None,
+};

@@ -194,6 +194,10 @@ impl Device for CudaDevice {
         1
     }
 
+    fn averages_outputs(&self) -> bool {
+        false
+    }
+
     fn reserved_steps(&self, steps: usize) -> usize {
         steps.next_multiple_of(RESERVED_STEPS)
     }

@@ -20,6 +20,8 @@ pub struct HostDenoiseLoop {
     gathered: Vec<Gathered>,
     sample: Vec<f32>,
     output: Vec<f32>,
+    /// The outputs beside the model's.
+    further: Vec<Vec<f32>>,
     guided: Vec<f32>,
 }
 
@@ -35,6 +37,8 @@ struct Gathered {
 struct HostState {
     x: Vec<f32>,
     history: Vec<f32>,
+    /// The sums over the steps of the first row of each output beside the model's.
+    sums: Vec<Vec<f64>>,
 }
 
 /// The values of one image for an input, and its rows.
@@ -50,8 +54,9 @@ impl HostDenoiseLoop {
         spec.check(graph)?;
         let LatentSize { rows, n, sample, .. } = LatentSize::of(graph);
         let gathered = graph.inputs.iter().map(|_| Gathered::default()).collect();
+        let further = graph.outputs[1..].iter().map(|(_, id)| vec![0.0; graph.node(*id).len()]).collect();
         let (sample, output, guided) = (vec![0.0; rows * sample], vec![0.0; rows * n], vec![0.0; n]);
-        Ok(Self { executable, spec: spec.clone(), gathered, sample, output, guided })
+        Ok(Self { executable, spec: spec.clone(), gathered, sample, output, further, guided })
     }
 
     /// Checks images that come to their first step here, or come with other inputs, and gives them their state.
@@ -75,7 +80,8 @@ impl HostDenoiseLoop {
             let x = std::mem::take(&mut image.inputs.latents);
             let uses_history = image.inputs.table.iter().any(StepCoefficients::uses_history);
             let history = vec![0.0; if uses_history { HISTORY * x.len() } else { 0 }];
-            image.state = Some(Box::new(HostState { x, history }));
+            let sums = self.further.iter().map(|output| vec![0.0; output.len() / rows]).collect();
+            image.state = Some(Box::new(HostState { x, history, sums }));
         }
         Ok(())
     }
@@ -211,14 +217,22 @@ fn state(image: &ImageInFlight) -> Result<&HostState> {
     state.ok_or_else(|| Error::Graph("denoise loop: an image that another device has begun".into()))
 }
 
-/// Makes an image's step from the model's output of its rows.
-fn advance(image: &mut ImageInFlight, output: &[f32], guided: &mut [f32]) -> Result<()> {
+/// Makes an image's step from the model's output of its rows; `further` has the first of them in the other outputs.
+fn advance<'f>(
+    image: &mut ImageInFlight,
+    output: &[f32],
+    further: impl Iterator<Item = &'f [f32]>,
+    guided: &mut [f32],
+) -> Result<()> {
     let i = image.done;
     if i == 0 && image.inputs.capture_first {
         image.first_output = output.to_vec();
     }
     let Some(mut taken) = image.state.take() else { return Ok(()) };
-    if let Some(HostState { x, history }) = taken.downcast_mut() {
+    if let Some(HostState { x, history, sums }) = taken.downcast_mut() {
+        for (sums, values) in sums.iter_mut().zip(further) {
+            sums.iter_mut().zip(values).for_each(|(sum, v)| *sum += f64::from(*v));
+        }
         let output = image.inputs.guide(output, guided)?;
         image.keep_preview(x, output);
         let row = image.inputs.table[i];
@@ -243,7 +257,8 @@ impl Compiled for HostDenoiseLoop {
 
     fn bytes(&self) -> usize {
         let gathered = self.gathered.iter().filter_map(|gathered| gathered.values.as_ref()).map(TensorData::len);
-        let buffers = self.sample.len() + self.output.len() + self.guided.len();
+        let further = self.further.iter().map(Vec::len).sum::<usize>();
+        let buffers = self.sample.len() + self.output.len() + further + self.guided.len();
         self.executable.bytes() + 4 * (gathered.sum::<usize>() + buffers)
     }
 
@@ -274,20 +289,29 @@ impl DenoiseLoop for HostDenoiseLoop {
                 None => part(graph, &self.spec, images[0], k)?.0,
             });
         }
-        self.executable.run(&bound, &mut [&mut self.output])?;
-        let mut rest = self.output.as_slice();
+        let outputs = std::iter::once(&mut self.output).chain(&mut self.further);
+        self.executable.run(&bound, &mut outputs.map(Vec::as_mut_slice).collect::<Vec<_>>())?;
+        let (mut first, n) = (0, self.guided.len());
+        let rows = self.output.len() / n;
         for image in images {
-            let (output, others) = rest.split_at(image.inputs.rows * self.guided.len());
-            advance(image, output, &mut self.guided)?;
-            rest = others;
+            let output = &self.output[first * n..][..image.inputs.rows * n];
+            let further = self.further.iter().map(|values| {
+                let each = values.len() / rows;
+                &values[first * each..][..each]
+            });
+            advance(image, output, further, &mut self.guided)?;
+            first += image.inputs.rows;
         }
         Ok(0)
     }
 
     fn finish(&mut self, mut image: ImageInFlight) -> Result<DenoiseOutput> {
         let first_output = std::mem::take(&mut image.first_output);
-        let taken = image.state.take().and_then(|state| state.downcast().ok());
-        let state: HostState = *taken.ok_or_else(|| Error::Graph("denoise loop: an image without a step".into()))?;
-        Ok(DenoiseOutput { latents: state.x.into(), first_output, not_finite: image.not_finite })
+        let taken: Option<Box<HostState>> = image.state.take().and_then(|state| state.downcast().ok());
+        let none = || Error::Graph("denoise loop: an image without a step".into());
+        let HostState { x, sums, .. } = *taken.ok_or_else(none)?;
+        let mean = |sums: Vec<f64>| sums.into_iter().map(|sum| (sum / image.done as f64) as f32).collect();
+        let means = sums.into_iter().map(mean).collect();
+        Ok(DenoiseOutput { latents: x.into(), first_output, not_finite: image.not_finite, means })
     }
 }

@@ -5,9 +5,9 @@ use super::interface::{self, BranchShape, DenoiserInterface, InputRole, UnetShap
 use super::quantization::quantizable;
 use super::topology::{Resnet, Transformer, UnetLayer};
 use crate::compat::Compat;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::graph::{Activation, Builder, ChannelSlice, Graph, KvBranch, NodeId};
-use crate::weights::Scope;
+use crate::weights::{Scope, Weight};
 use std::collections::HashMap;
 
 /// Layer norms of the transformers.
@@ -15,7 +15,7 @@ const EPS: f32 = 1e-5;
 
 /// Builds the denoiser.
 ///
-/// Inputs: those of [`DenoiserInterface`], in order. Output: `model_output` `[B, h, w, C]`.
+/// Inputs and outputs: those of [`DenoiserInterface`], in order.
 ///
 /// # Errors
 /// [`crate::Error::Graph`] where the sizes contradict one another; missing tensors are noted in the scope.
@@ -33,11 +33,51 @@ pub fn denoiser(config: &UnetConfig, scope: &Scope, shape: &UnetShape, compat: &
     let layer_numbers = config.cross_layers().into_iter().enumerate().map(|(i, layer)| (layer.path, i)).collect();
     let queries = shape.cross_attention_queries(config);
     let branches = &shape.branches;
-    let mut net = Net { b, config, compat, interface: &interface, inputs, named, layer_numbers, queries, branches };
+    let (references, parts) = (reference_factors(&mut b, shape)?, Vec::new());
+    let mut net = Net {
+        b,
+        config,
+        compat,
+        interface: &interface,
+        inputs,
+        named,
+        layer_numbers,
+        queries,
+        branches,
+        references,
+        parts,
+    };
     let x = net.forward(&scope.clone().with_quantizable(quantizable));
-    let mut b = net.b;
+    let Net { mut b, mut parts, .. } = net;
     b.output("model_output", x);
+    parts.sort_by_key(|(layer, _)| *layer);
+    for ((_, norms), layer) in parts.into_iter().zip(config.cross_layers()) {
+        b.output(format!("attribution.{}", layer.path), norms);
+    }
     b.finish()
+}
+
+/// The factors of a branch's values that leave those of one reference, `[N]`, for each reference whose part is an output; none where it
+/// is the branch's only one.
+fn reference_factors(b: &mut Builder, shape: &UnetShape) -> Result<Vec<Vec<Option<NodeId>>>> {
+    let mut all = Vec::new();
+    for (BranchShape { tokens, .. }, &count) in shape.branches.iter().zip(&shape.attribution) {
+        let each = tokens / count.max(1);
+        let mut factors = Vec::new();
+        for reference in 0..count {
+            let values: Vec<f32> = (0..*tokens).map(|t| if t / each == reference { 1.0 } else { 0.0 }).collect();
+            factors.push(if count > 1 { Some(constant(b, &values)?) } else { None });
+        }
+        all.push(factors);
+    }
+    Ok(all)
+}
+
+/// A vector of these values.
+fn constant(b: &mut Builder, values: &[f32]) -> Result<NodeId> {
+    let weight = Weight::from_f32(values, &[values.len(), 1], "constant");
+    let repeated = b.repeat(weight.ok_or_else(|| Error::Graph("a constant without memory".into()))?, 1);
+    Ok(b.reshape(repeated, &[values.len()]))
 }
 
 struct Net<'a> {
@@ -53,6 +93,10 @@ struct Net<'a> {
     /// The queries of each.
     queries: Vec<usize>,
     branches: &'a [BranchShape],
+    /// See [`reference_factors`].
+    references: Vec<Vec<Option<NodeId>>>,
+    /// The norms of the parts in each cross-attention, with its number.
+    parts: Vec<(usize, NodeId)>,
 }
 
 impl Net<'_> {
@@ -163,6 +207,32 @@ impl Net<'_> {
             let mask = shape.masked.then(|| operand(self.inputs[&mask]));
             branches.push(KvBranch { keys, values, length, scale, mask });
         }
+        if !self.references.is_empty() {
+            let norms = self.norms(&operands, &branches, transformer.heads);
+            self.parts.push((layer, norms));
+        }
         self.b.decoupled_attention(&operands, transformer.heads, false, branches)
+    }
+
+    /// The norms of what the text and each reference add to an attention's result, `[B, T, 1 + R]`.
+    fn norms(&mut self, operands: &[NodeId], branches: &[KvBranch], heads: usize) -> NodeId {
+        let norm = |b: &mut Builder, operands: &[NodeId], branch: KvBranch| {
+            let part = b.decoupled_attention(operands, heads, false, vec![branch]);
+            b.vector_norm(part)
+        };
+        let mut norms = norm(&mut self.b, operands, branches[0]);
+        for (branch, references) in branches[1..].iter().zip(&self.references) {
+            for factors in references {
+                let (mut operands, mut branch) = (operands.to_vec(), *branch);
+                if let Some(factors) = factors {
+                    // The other references keep their place in the softmax.
+                    operands.push(self.b.scale_rows(operands[branch.values.operand], *factors));
+                    branch.values.operand = operands.len() - 1;
+                }
+                let one = norm(&mut self.b, &operands, branch);
+                norms = self.b.concat(norms, one);
+            }
+        }
+        norms
     }
 }

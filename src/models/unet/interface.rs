@@ -37,19 +37,20 @@ pub struct UnetShape {
     pub tokens: usize,
     /// The image branches of each cross-attention, adapter by adapter.
     pub branches: Vec<BranchShape>,
+    /// For each branch the number of its references, where their parts in each cross-attention are outputs, too; else nothing.
+    pub attribution: Vec<usize>,
 }
 
 impl UnetShape {
-    /// The queries of a transformer: the pixels of its feature map.
-    fn queries(&self, config: &UnetConfig, block: BlockId) -> usize {
+    /// Height and width of a transformer's feature map, whose pixels are its queries.
+    pub fn feature_map(&self, config: &UnetConfig, block: BlockId) -> [usize; 2] {
         let last = config.block_out_channels.len().saturating_sub(1);
         let level = match block {
             BlockId::Down { block, .. } => block,
             BlockId::Mid => last,
             BlockId::Up { block, .. } => last.saturating_sub(block),
         };
-        let side = |side: usize| (0..level).fold(side, |side, _| side.div_ceil(2));
-        side(self.height) * side(self.width)
+        [self.height, self.width].map(|side| (0..level).fold(side, |side, _| side.div_ceil(2)))
     }
 
     /// The numbers of queries for which a masked branch has a mask, ascending.
@@ -59,7 +60,8 @@ impl UnetShape {
 
     /// The queries of each cross-attention, in the order of [`UnetConfig::cross_layers`].
     pub fn cross_attention_queries(&self, config: &UnetConfig) -> Vec<usize> {
-        config.cross_layers().iter().map(|layer| self.queries(config, layer.block)).collect()
+        let queries = |[height, width]: [usize; 2]| height * width;
+        config.cross_layers().iter().map(|layer| queries(self.feature_map(config, layer.block))).collect()
     }
 }
 
@@ -158,7 +160,9 @@ pub(super) fn image_tokens_output(branch: usize) -> String {
 
 /// The denoiser's inputs in the order in which its graph declares them.
 ///
-/// Output: `model_output` `[B, h, w, C]`.
+/// Outputs: `model_output` `[B, h, w, C]`; with [`UnetShape::attribution`] for each cross-attention, in the order of
+/// [`UnetConfig::cross_layers`], `attribution.{path}` `[B, T, 1 + R]`: for each query the Euclidean norm of the text branch's result, then
+/// of each reference's part in the results of the image branches, scales and masks included.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DenoiserInterface {
     /// The inputs.
@@ -238,8 +242,14 @@ mod tests {
 
     #[test]
     fn inputs_of_sdxl_with_two_adapters() {
-        let shape =
-            UnetShape { batch: 2, height: 8, width: 16, tokens: 77, branches: BranchShape::of_adapters(&[4, 8]) };
+        let shape = UnetShape {
+            batch: 2,
+            height: 8,
+            width: 16,
+            tokens: 77,
+            branches: BranchShape::of_adapters(&[4, 8]),
+            attribution: Vec::new(),
+        };
         let interface = DenoiserInterface::new(&published::unet(), &shape);
         let names: Vec<&str> = interface.inputs.iter().map(|input| input.name.as_str()).collect();
         assert_eq!(names[..5], ["sample", "tokens", "image_tokens.0", "image_tokens.1", "scales"]);
@@ -261,7 +271,7 @@ mod tests {
     fn inputs_of_masks() {
         let branch = |masked| BranchShape { adapter: 0, tokens: 4, masked };
         let branches = vec![branch(true), branch(false), branch(true)];
-        let shape = UnetShape { batch: 1, height: 15, width: 9, tokens: 77, branches };
+        let shape = UnetShape { batch: 1, height: 15, width: 9, tokens: 77, branches, attribution: Vec::new() };
         let interface = DenoiserInterface::new(&published::unet(), &shape);
         let masks = interface.inputs.iter().filter(|input| matches!(input.role, InputRole::Mask { .. }));
         let masks: Vec<_> = masks.map(|input| (input.name.as_str(), input.shape[0])).collect();

@@ -39,7 +39,8 @@ mod tests {
     /// once a request.
     #[test]
     fn published_layers() {
-        let shape = UnetShape { batch: 2, height: 16, width: 16, tokens: 77, branches: Vec::new() };
+        let shape =
+            UnetShape { batch: 2, height: 16, width: 16, tokens: 77, branches: Vec::new(), attribution: Vec::new() };
         let config = published::unet();
         let graph = denoiser(&config, &Scope::recording(), &shape, &Compat::diffusers()).unwrap();
         let parts = |op: &Op| op.implicit_gemm().map(|gemm| gemm.parts.to_vec()).unwrap_or_default();

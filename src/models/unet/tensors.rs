@@ -11,7 +11,8 @@ impl UnetConfig {
     /// Names and shapes of the UNet's tensors: those of the conditioning, then those of the denoiser.
     pub fn tensors(&self) -> TensorTable {
         let scope = Scope::recording();
-        let shape = UnetShape { batch: 1, height: 1, width: 1, tokens: 1, branches: Vec::new() };
+        let shape =
+            UnetShape { batch: 1, height: 1, width: 1, tokens: 1, branches: Vec::new(), attribution: Vec::new() };
         // The graphs are thrown away, so whether their sizes fit together is a question for those who run them.
         let _ = conditioning(self, &scope, &shape, 1, &[]);
         let _ = denoiser(self, &scope, &shape, &Compat::diffusers());

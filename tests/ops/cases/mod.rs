@@ -15,4 +15,5 @@ mod outputs;
 mod pointwise;
 mod timestep_embedding;
 mod upsample;
+mod vector_norm;
 mod weights;

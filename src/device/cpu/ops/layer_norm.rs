@@ -1,4 +1,4 @@
-//! Layer normalisation: of each row.
+//! Layer normalisation and Euclidean norm: of each row.
 
 use crate::device::cpu::op::{CpuOp, OpRun};
 use crate::device::cpu::simd::for_every_isa;
@@ -18,6 +18,17 @@ impl CpuOp for CpuLayerNorm {
     unsafe fn run(&self, run: &OpRun<'_>) {
         let (x, c) = (run.input(0), run.channels());
         run.for_each_row(|row, out| layer_norm(out, &x[row * c..][..c], &self.weight, &self.bias, self.eps));
+    }
+}
+
+/// The Euclidean norm of each row.
+pub(crate) struct CpuVectorNorm;
+
+impl CpuOp for CpuVectorNorm {
+    unsafe fn run(&self, run: &OpRun<'_>) {
+        let c = run.input_shape(0).last().copied().unwrap_or(0);
+        let x = run.input(0);
+        run.for_each_row(|row, out| out[0] = sum_of_squares(&x[row * c..][..c], 0.0).sqrt());
     }
 }
 

@@ -15,7 +15,7 @@ use self::attention::CpuAttention;
 use self::gemm::CpuGemm;
 use self::gemm_int8::{CpuInt8Gemm, can_be_int8};
 use self::group_norm::{CpuGroupNorm, GroupNormParams};
-use self::layer_norm::CpuLayerNorm;
+use self::layer_norm::{CpuLayerNorm, CpuVectorNorm};
 use self::pointwise::{
     CpuAdd, CpuBroadcastAdd, CpuConcat, CpuEmbedding, CpuGather, CpuGeglu, CpuPrependClassToken, CpuRelu, CpuRepeat,
     CpuScaleChannels, CpuScaleRows, CpuScaleShift, CpuSoftClamp, CpuTimestepEmbedding, CpuUpsample,
@@ -89,6 +89,7 @@ pub(super) fn prepare(graph: &Graph, node: &Node, pool: &Pool, arithmetic: Arith
         Op::Upsample { .. } => Box::new(CpuUpsample),
         &Op::TimestepEmbedding { flip, shift, .. } => Box::new(CpuTimestepEmbedding { flip, shift }),
         Op::Gather => Box::new(CpuGather),
+        Op::VectorNorm => Box::new(CpuVectorNorm),
         &Op::ScaleChannels { start } => Box::new(CpuScaleChannels { start }),
         Op::Relu => Box::new(CpuRelu),
         &Op::SoftClamp { bound } => Box::new(CpuSoftClamp { bound }),

@@ -198,6 +198,6 @@ impl DenoiseLoop for CudaDenoiseLoop {
         }
         let not_finite = usize::try_from(counters[1]).ok().filter(|step| *step < image.inputs.table.len());
         let latents = TensorRef::from(executable.resident(state.latents, state.len));
-        Ok(DenoiseOutput { latents, first_output, not_finite })
+        Ok(DenoiseOutput { latents, first_output, not_finite, means: Vec::new() })
     }
 }

@@ -46,6 +46,9 @@ pub(crate) fn lower(
     let steps = if let Role::Denoise(steps) = role { Some(steps) } else { None };
     if let Some(steps) = steps {
         steps.check(graph)?;
+        if graph.outputs.len() > 1 {
+            return Err(Error::Graph("a denoise loop's graph on CUDA: one output is possible".into()));
+        }
     }
     let bindings = Bindings::new(graph, plan, steps)?;
     let regions = layout(graph, plan, options, role, &bindings);

@@ -281,7 +281,7 @@ pub(crate) fn unsupported(node: &Node, what: &str) -> Error {
     Error::Graph(format!("`{}` {:?} on CUDA: {what}; the CPU runs it", node.name, node.shape))
 }
 
-/// The error for a node of another operation than its lowering expects; a defect of the registry.
+/// The error for a node of an operation that has no kernel, or of another one than its lowering expects, a defect of the registry.
 pub(crate) fn misrouted(node: &Node) -> Error {
     unsupported(node, "there is no kernel for this operation")
 }

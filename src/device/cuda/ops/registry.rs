@@ -56,7 +56,7 @@ pub(crate) fn lowering_of(op: &Op) -> Option<&'static OpLowering> {
         Op::SoftClamp { .. } => &pointwise::SOFT_CLAMP_OP,
         Op::ScaleShift { .. } => &pointwise::SCALE_SHIFT_OP,
         Op::ScaleChannels { .. } => &pointwise::SCALE_CHANNELS_OP,
-        Op::Input(_) | Op::Reshape => return None,
+        Op::Input(_) | Op::Reshape | Op::VectorNorm => return None,
     })
 }
 
