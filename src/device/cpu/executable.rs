@@ -1,11 +1,12 @@
 //! Runs a graph on the CPU, node by node, in one arena.
 
+use super::buffer::Buffer;
 use super::op::{CpuOp, OpRun, RunResources};
 use super::ops::{self, Arithmetic};
 use super::pool::Pool;
 use super::scratch::Scratch;
 use crate::device::{Compiled, Executable, TensorData};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::graph::{Graph, Location, MemoryPlan};
 use crate::memory;
 use std::sync::Arc;
@@ -20,7 +21,7 @@ pub(super) struct CpuExecutable {
     plan: MemoryPlan,
     /// One for each node; none where there is nothing to do.
     ops: Vec<Option<Box<dyn CpuOp>>>,
-    arena: Vec<f32>,
+    arena: Buffer,
     zeros: Vec<f32>,
     scratch: Scratch,
     bytes: usize,
@@ -46,8 +47,9 @@ impl CpuExecutable {
         let widest = graph.nodes.iter().map(|node| node.channels()).max().unwrap_or(0).max(1);
         let need = (plan.arena as u64).saturating_add((threads * scratch + shared + widest) as u64).saturating_mul(4);
         memory::require(STAGE, need, hint)?;
-        let arena = memory::zeroed(STAGE, plan.arena, need, hint)?;
-        let scratch = Scratch::new(threads, scratch, shared);
+        let short = || Error::Memory { stage: STAGE, need, have: memory::available().unwrap_or(0), hint: hint() };
+        let arena = Buffer::zeroed(plan.arena).ok_or_else(short)?;
+        let scratch = Scratch::new(threads, scratch, shared).ok_or_else(short)?;
         let held: usize = ops.iter().flatten().map(|op| op.bytes()).sum();
         let bytes = held + arena.len() * 4 + scratch.bytes() + widest * 4;
         Ok(Self { pool, graph, plan, ops, arena, zeros: vec![0.0; widest], scratch, bytes })

@@ -1,6 +1,7 @@
 //! The CPU: f32 arithmetic on all cores, the default where there is no GPU and the reference for every other device. Products take
 //! operands of bf16 where that is asked for.
 
+mod buffer;
 mod executable;
 mod fp_math;
 mod int8;

@@ -1,27 +1,28 @@
 //! Memory that threads use within one operation.
 
+use super::buffer::Buffer;
 use std::cell::UnsafeCell;
 
 /// One buffer a thread and one for all, each allocated once for the largest operation of an executable.
 pub(crate) struct Scratch {
-    buffers: Vec<UnsafeCell<Vec<f32>>>,
-    shared: UnsafeCell<Vec<f32>>,
+    buffers: Vec<UnsafeCell<Buffer>>,
+    shared: UnsafeCell<Buffer>,
 }
 
 // SAFETY: `of` is called with a different thread number by each thread that runs at one time.
 unsafe impl Sync for Scratch {}
 
 impl Scratch {
-    /// `floats` for each of `threads` threads, `shared` for all.
-    pub(crate) fn new(threads: usize, floats: usize, shared: usize) -> Self {
-        let buffer = |floats| UnsafeCell::new(vec![0.0; floats]);
-        Self { buffers: (0..threads).map(|_| buffer(floats)).collect(), shared: buffer(shared) }
+    /// `floats` for each of `threads` threads, `shared` for all; none where there is no memory for them.
+    pub(crate) fn new(threads: usize, floats: usize, shared: usize) -> Option<Self> {
+        let buffer = |floats| Buffer::zeroed(floats).map(UnsafeCell::new);
+        Some(Self { buffers: (0..threads).map(|_| buffer(floats)).collect::<Option<_>>()?, shared: buffer(shared)? })
     }
 
     /// The buffer for all threads.
     pub(crate) fn shared(&self) -> *mut f32 {
-        // SAFETY: nobody borrows the vector itself mutably after `new`.
-        unsafe { (*self.shared.get()).as_ptr().cast_mut() }
+        // SAFETY: nobody borrows the buffer itself mutably after `new`.
+        unsafe { (*self.shared.get()).first() }
     }
 
     /// The first `floats` of a thread's buffer; their contents are whatever the last operation left.
@@ -38,7 +39,7 @@ impl Scratch {
     /// Bytes held.
     pub(crate) fn bytes(&self) -> usize {
         // SAFETY: lengths never change after `new`.
-        self.buffers.iter().chain([&self.shared]).map(|b| unsafe { (*b.get()).len() } * 4).sum()
+        self.buffers.iter().chain([&self.shared]).map(|b| unsafe { (&*b.get()).len() } * 4).sum()
     }
 }
 
