@@ -12,6 +12,8 @@ mod microkernel;
 mod op;
 mod ops;
 mod pack;
+#[cfg(target_arch = "x86_64")]
+mod pack_avx512;
 mod pool;
 mod scratch;
 mod simd;

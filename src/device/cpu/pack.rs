@@ -2,6 +2,8 @@
 
 use super::fp_math::{Operands, pair_row, pair_taps, round_in_place};
 use super::microkernel::NR;
+#[cfg(target_arch = "x86_64")]
+use super::pack_avx512::{pack_pairs, pack_words, transpose};
 use super::simd::for_every_isa;
 #[cfg(target_arch = "x86_64")]
 use super::simd::{Isa, isa};
@@ -90,7 +92,7 @@ impl Panel {
             &mut long
         };
         let (lanes, row) = buffer.split_at_mut(NR * width);
-        for c0 in (0..len).step_by(step) {
+        for c0 in (self.pack_blocks(operands, p, start, len, out)..len).step_by(step) {
             let count = step.min(len - c0);
             for j in 0..NR {
                 let lane = &mut lanes[j * width..][..operands.words(count) * self.taps];
@@ -115,11 +117,57 @@ impl Panel {
         }
     }
 
-    /// Elements of a row from channel `start` on, as f32.
-    pub(crate) fn widen(&self, row: usize, start: usize, out: &mut [f32]) {
+    /// [`Panel::pack`] of as many channels as blocks of 16 by 16 words have, from memory through registers to `out`; their number.
+    fn pack_blocks(&self, operands: Operands, p: usize, start: usize, len: usize, out: &mut [f32]) -> usize {
+        #[cfg(target_arch = "x86_64")]
+        if isa() >= Isa::Avx512
+            && let Some((dtype, lanes)) = self.lanes(p, start, len)
+        {
+            match operands {
+                Operands::F32 => {
+                    // SAFETY: `isa` has found AVX-512 F.
+                    return unsafe { pack_words(&lanes, dtype, (len, self.taps), out) };
+                }
+                Operands::Pairs if self.taps == 1 && isa() == Isa::Avx512Bf16 => {
+                    // SAFETY: `isa` has found AVX-512 F and BF16.
+                    return unsafe { pack_pairs(&lanes, dtype, (len, 1), out) };
+                }
+                _ => {}
+            }
+        }
+        let _ = (operands, p, start, len, out);
+        0
+    }
+
+    /// The bytes of each lane's channels, with their type; none where they are of several types or do not follow one another.
+    fn lanes(&self, p: usize, start: usize, len: usize) -> Option<(DType, [Option<&[u8]>; NR])> {
+        let dtype = self.parts.first()?.1.dtype();
+        let mut lanes = [None; NR];
+        for (j, lane) in lanes.iter_mut().enumerate() {
+            if let Some(row) = self.row(p, j) {
+                let (weight, row) = self.part(row);
+                let strides = weight.strides();
+                if weight.dtype() != dtype || strides[strides.len() - 1] != 1 {
+                    return None;
+                }
+                let from = row * strides[0] + start * self.taps;
+                *lane = Some(&weight.bytes()[from * dtype.size()..][..len * self.taps * dtype.size()]);
+            }
+        }
+        Some((dtype, lanes))
+    }
+
+    /// The matrix that has a joined row, and the row's number there.
+    fn part(&self, row: usize) -> (&Weight, usize) {
         let at = self.parts.partition_point(|(first, _)| *first <= row) - 1;
         let (first, weight) = &self.parts[at];
-        let (row, size) = (row - first, weight.dtype().size());
+        (weight, row - first)
+    }
+
+    /// Elements of a row from channel `start` on, as f32.
+    pub(crate) fn widen(&self, row: usize, start: usize, out: &mut [f32]) {
+        let (weight, row) = self.part(row);
+        let size = weight.dtype().size();
         let strides = weight.strides();
         let bytes = weight.bytes();
         if strides[strides.len() - 1] == 1 {
@@ -267,35 +315,11 @@ fn spread_avx512(lanes: &[f32], width: usize, taps: usize, place: Place, out: &m
     }
 }
 
-/// The transpose of a 16 by 16 block.
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f")]
-fn transpose(r: [std::arch::x86_64::__m512; 16]) -> [std::arch::x86_64::__m512; 16] {
-    use std::arch::x86_64::*;
-    let pairs: [__m512; 16] = std::array::from_fn(|i| {
-        let (a, b) = (r[i / 2 * 2], r[i / 2 * 2 + 1]);
-        if i % 2 == 0 { _mm512_unpacklo_ps(a, b) } else { _mm512_unpackhi_ps(a, b) }
-    });
-    // Row q of quad k holds columns q, q + 4, q + 8, q + 12 of rows 4k to 4k + 3.
-    let quads: [__m512; 16] = std::array::from_fn(|i| {
-        let (k, q) = (i / 4 * 4, i % 4);
-        let (a, b) = (_mm512_castps_pd(pairs[k + q / 2]), _mm512_castps_pd(pairs[k + q / 2 + 2]));
-        _mm512_castpd_ps(if q % 2 == 0 { _mm512_unpacklo_pd(a, b) } else { _mm512_unpackhi_pd(a, b) })
-    });
-    let eights: [__m512; 16] = std::array::from_fn(|i| {
-        let (base, q) = (i / 8 * 8, i % 4);
-        let (a, b) = (quads[base + q], quads[base + q + 4]);
-        if i % 8 < 4 { _mm512_shuffle_f32x4::<0x88>(a, b) } else { _mm512_shuffle_f32x4::<0xdd>(a, b) }
-    });
-    std::array::from_fn(|i| {
-        let (a, b) = (eights[i % 8], eights[i % 8 + 8]);
-        if i < 8 { _mm512_shuffle_f32x4::<0x88>(a, b) } else { _mm512_shuffle_f32x4::<0xdd>(a, b) }
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::weights::MappedBytes;
+    use std::sync::Arc;
 
     /// The elements that a word holds, and what they are where the panel's own are `values`.
     fn elements(operands: Operands, word: f32) -> Vec<f32> {
@@ -306,30 +330,57 @@ mod tests {
         }
     }
 
+    /// A matrix of elements of that type, with the values that they have.
+    fn matrix(values: &[f32], shape: &[usize], dtype: DType) -> (Weight, Vec<f32>) {
+        let bytes = |v: &f32| match dtype {
+            DType::F32 => v.to_le_bytes().to_vec(),
+            DType::F16 => f16::from_f32(*v).to_le_bytes().to_vec(),
+            DType::BF16 => bf16::from_f32(*v).to_le_bytes().to_vec(),
+        };
+        let bytes = MappedBytes::owned(values.iter().flat_map(bytes).collect());
+        let w = Weight::new(Arc::new(bytes), 0, dtype, shape.to_vec(), "w").unwrap();
+        let values = w.to_f32();
+        (w, values)
+    }
+
     #[test]
     fn panel_contents() {
         for (n, c, taps, halves) in
             [(40, 7, 9, false), (34, 300, 1, false), (40, 150, 1, true), (40, 48, 9, false), (5, 2, 196, false)]
         {
-            let values: Vec<f32> = (0..n * c * taps).map(|i| i as f32 + 0.25).collect();
-            let w = Weight::from_f32(&values, &[n, c * taps], "w").unwrap();
-            let panel = Panel::new(vec![w.rows(0, n - 3).unwrap(), w.rows(n - 3, 3).unwrap()], taps, halves);
-            let (start, len) = (1, c - 1);
-            for (p, operands) in (0..panel.count())
-                .flat_map(|p| [Operands::F32, Operands::Rounded, Operands::Pairs].map(|operands| (p, operands)))
-            {
-                let words = operands.words(len);
-                let mut out = vec![-1.0; words * taps * NR];
-                panel.pack(operands, p, start, len, &mut out);
-                for (i, word) in out.iter().enumerate() {
-                    let (t, w, j) = (i / NR / words, i / NR % words, i % NR);
-                    let got = elements(operands, *word);
-                    for (k, got) in got.iter().enumerate().map(|(k, v)| (w * got.len() + k, *v)) {
-                        let want = panel.row(p, j).filter(|_| k < len);
-                        let want = want.map_or(0.0, |r| values[r * c * taps + (start + k) * taps + t]);
-                        let want = if operands == Operands::F32 { want } else { bf16::from_f32(want).to_f32() };
-                        assert_eq!(got, want, "{operands:?}, panel {p} tap {t} channel {k} lane {j}");
-                    }
+            for (first, second) in [
+                (DType::F32, DType::F32),
+                (DType::F16, DType::F16),
+                (DType::BF16, DType::BF16),
+                (DType::F16, DType::F32),
+            ] {
+                let (split, width) = (n - 3, c * taps);
+                let values: Vec<f32> = (0..n * width).map(|i| i as f32 + 0.25).collect();
+                let (w, mut values_first) = matrix(&values[..split * width], &[split, width], first);
+                let (last, values_last) = matrix(&values[split * width..], &[3, width], second);
+                values_first.extend(values_last);
+                contents(&Panel::new(vec![w, last], taps, halves), &values_first, (c, taps));
+            }
+        }
+    }
+
+    /// Each word of each panel has the elements that it should.
+    fn contents(panel: &Panel, values: &[f32], (c, taps): (usize, usize)) {
+        let (start, len) = (1, c - 1);
+        for (p, operands) in (0..panel.count())
+            .flat_map(|p| [Operands::F32, Operands::Rounded, Operands::Pairs].map(|operands| (p, operands)))
+        {
+            let words = operands.words(len);
+            let mut out = vec![-1.0; words * taps * NR];
+            panel.pack(operands, p, start, len, &mut out);
+            for (i, word) in out.iter().enumerate() {
+                let (t, w, j) = (i / NR / words, i / NR % words, i % NR);
+                let got = elements(operands, *word);
+                for (k, got) in got.iter().enumerate().map(|(k, v)| (w * got.len() + k, *v)) {
+                    let want = panel.row(p, j).filter(|_| k < len);
+                    let want = want.map_or(0.0, |r| values[r * c * taps + (start + k) * taps + t]);
+                    let want = if operands == Operands::F32 { want } else { bf16::from_f32(want).to_f32() };
+                    assert_eq!(got, want, "{operands:?}, panel {p} tap {t} channel {k} lane {j}");
                 }
             }
         }

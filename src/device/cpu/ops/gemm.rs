@@ -6,10 +6,12 @@
 //! rows as there are, and forgotten. Every result element is one chain of additions in a fixed order, whatever the
 //! number of threads and the tile sizes.
 //!
-//! With operands of bf16 twelve rows are rounded at a time, all taps of a block, just before they are multiplied by the panels.
+//! With operands of bf16 the rows are rounded before, once, where many panels read them and they are not too large; else twelve at a
+//! time, all taps of a block, just before they are multiplied by the panels. Both give the same bytes.
 
 use super::convolution::RowSource;
-use super::pointwise::{activate, add, times_gelu};
+use super::epilogue::{Epilogue, Item};
+use super::rounded_rows::RoundedRows;
 use crate::device::cpu::fp_math::Operands;
 use crate::device::cpu::microkernel::{MR, NR, TILE, tile};
 use crate::device::cpu::op::{CpuOp, OpRun};
@@ -17,10 +19,12 @@ use crate::device::cpu::pack::Panel;
 use crate::graph::{EpilogueActivation, ImplicitGemm, LinearWeights};
 use std::ops::Range;
 
-/// Inputs times taps of a block: a panel of them is 147 kB and stays in the second-level cache.
+/// Words of a block, inputs times taps: a panel of them is 147 kB and stays in the second-level cache.
 const BLOCK: usize = 1152;
-/// Panels of an item, at most; half as many where a word is one element.
+/// Panels of an item, at most.
 pub(super) const MAX_GROUP: usize = 8;
+/// Words of the panels of an item, at most: 590 kB.
+const MAX_GROUP_WORDS: usize = 4 * BLOCK;
 /// Rows for which one widened panel is used before it is widened again.
 const MAX_ROWS: usize = 1536;
 
@@ -30,20 +34,14 @@ pub(crate) struct CpuGemm {
     panels: Vec<Panel>,
     taps: usize,
     blocks: Vec<ChannelBlock>,
-    bias: Vec<f32>,
-    activation: EpilogueActivation,
-    /// The operand that is the per-image bias.
-    per_image_bias: Option<usize>,
-    /// The operand that is the residual.
-    residual: Option<usize>,
+    epilogue: Epilogue,
     source: RowSource,
+    /// The sources' rows in words, where they are rounded before.
+    rounded: Option<RoundedRows>,
     /// The rows that low-rank updates multiply.
     low_rank: RowSource,
     /// Rows of the result, all images.
     m: usize,
-    /// Channels of the result.
-    n: usize,
-    images: usize,
     tiling: Tiling,
     threads: usize,
     operands: Operands,
@@ -57,12 +55,6 @@ pub(super) struct ChannelBlock {
     /// The number of the panel with their weights, and the first of these channels there.
     panel: usize,
     weight: usize,
-}
-
-/// The work that a thread takes at a time: some rows of the result in the columns of some panels.
-pub(super) struct Item {
-    pub(super) panels: Range<usize>,
-    pub(super) rows: Range<usize>,
 }
 
 /// The parts of a thread's memory.
@@ -84,6 +76,15 @@ struct Part<'a> {
     present: &'a [bool],
     /// Whether there are sums of other blocks already.
     add: bool,
+    /// The panels of the result that are stored next, where this is the last block.
+    stored: Option<Range<usize>>,
+}
+
+impl Part<'_> {
+    /// The group's panels that are not zero, by their places in it.
+    fn present(&self) -> impl Iterator<Item = usize> {
+        (0..self.present.len()).filter(|i| self.present[*i])
+    }
 }
 
 /// Adds the low-rank updates of `parts`, whose rows operand `operand` has: more channels to sum over, with a panel for each left
@@ -111,15 +112,17 @@ pub(crate) struct Tiling {
     group: usize,
 }
 
-/// Picks the cut with the shortest time on `threads` equal threads, from the cost of multiplying, of widening and of rounding rows.
-fn tiling(m: usize, panels: usize, k: usize, threads: usize, operands: Operands) -> Tiling {
+/// Picks the cut with the shortest time on `threads` equal threads, from the cost of multiplying, of widening and of reading rows, for
+/// blocks of at most `block` words.
+fn tiling(m: usize, panels: usize, block: usize, threads: usize, operands: Operands) -> Tiling {
     // Relative costs by measurement: one panel element is used in 64 flops a row; widening it costs about `widen` rows, and
     // reading a row's element anew for every group `read` of 32.
-    let (widen, read, most) = match operands {
-        Operands::F32 => (30, 1, MAX_GROUP / 2),
-        Operands::Rounded => (34, 8, MAX_GROUP / 2),
-        Operands::Pairs => (50, 12, MAX_GROUP),
+    let (widen, read) = match operands {
+        Operands::F32 => (20, 1),
+        Operands::Rounded => (34, 4),
+        Operands::Pairs => (25, 4),
     };
+    let most = (MAX_GROUP_WORDS / block.max(1)).clamp(1, MAX_GROUP);
     let mut best = (usize::MAX, Tiling { rows: m.max(1), group: 1 });
     for group in 1..=panels.clamp(1, most) {
         let least = m.div_ceil(MAX_ROWS).max(1);
@@ -127,7 +130,7 @@ fn tiling(m: usize, panels: usize, k: usize, threads: usize, operands: Operands)
             let rows = m.div_ceil(chunks).next_multiple_of(MR).max(MR);
             let items = m.div_ceil(rows).max(1) * panels.div_ceil(group);
             // Prefers wide groups where they balance as well.
-            let cost = items.div_ceil(threads) * k * (group * (rows + widen) * 32 + read * rows);
+            let cost = items.div_ceil(threads) * (group * (rows + widen) * 32 + read * rows);
             if cost < best.0 {
                 best = (cost, Tiling { rows, group });
             }
@@ -150,47 +153,38 @@ impl CpuGemm {
         let channel = |s: usize| sources.get(s).and_then(|s| s.last()).copied().unwrap_or(0);
         let channels = [channel(0), if gemm.sources == 2 { channel(1) } else { 0 }];
         let taps = gemm.conv.map_or(1, |conv| conv.kernel * conv.kernel);
-        let source = RowSource::new(gemm.conv, channels, sources[0], shape);
         let mut blocks = Vec::new();
-        let longest = (BLOCK / taps).max(1);
+        // An even number, so that no pair lies in two blocks.
+        let pair = if operands == Operands::Pairs { 2 } else { 1 };
+        let longest = (BLOCK * pair / taps).max(1);
         for operand in 0..gemm.sources {
             let (width, before) = (channels[operand], if operand == 1 { channels[0] } else { 0 });
-            let len = width.div_ceil(width.div_ceil(longest).max(1)).max(1);
+            let len = width.div_ceil(width.div_ceil(longest).max(1)).max(1).next_multiple_of(pair);
             for start in (0..width).step_by(len) {
                 let len = len.min(width - start);
                 blocks.push(ChannelBlock { operand, start, len, panel: 0, weight: before + start });
             }
         }
         let geglu = gemm.epilogue.activation == EpilogueActivation::Geglu;
-        let mut bias = Vec::new();
-        if gemm.parts.iter().any(|p| p.bias.is_some()) {
-            for part in gemm.parts {
-                let width = part.weight.shape()[0];
-                bias.extend(part.bias.as_ref().map_or_else(|| vec![0.0; width], |b| b.to_f32()));
-            }
-        }
-        let (per_image_bias, residual) = (gemm.per_image_bias(), gemm.residual());
         let mut panels = vec![Panel::new(gemm.parts.iter().map(|p| p.weight.clone()).collect(), taps, geglu)];
+        let words = blocks.iter().map(|b| operands.words(b.len) * taps).max().unwrap_or(1);
+        let tiling = tiling(m, panels[0].count(), words, threads, operands);
         if let Some(operand) = gemm.low_rank() {
             add_low_rank(operand, gemm.parts, &mut panels, &mut blocks);
         }
-        let low_rank = RowSource::Rows { channels: [gemm.rank(), 0] };
-        let k = channels.iter().sum::<usize>() * taps + gemm.rank() / gemm.parts.len().max(1);
-        let tiling = tiling(m, panels[0].count(), k, threads, operands);
-        let images = shape[0].max(1);
+        // Where each row is read but once or twice, there is nothing to gain.
+        let often = panels[0].count().div_ceil(tiling.group) * taps > 2;
+        let rounded = RoundedRows::new(operands, sources[0], channels).filter(|_| often);
+        let strides = rounded.as_ref().map_or(channels, RoundedRows::strides);
         Self {
             panels,
             taps,
             blocks,
-            bias,
-            per_image_bias,
-            residual,
-            activation: gemm.epilogue.activation,
-            source,
-            low_rank,
+            epilogue: Epilogue::new(gemm, n, m / shape[0].max(1)),
+            source: RowSource::new(gemm.conv, strides, sources[0], shape),
+            rounded,
+            low_rank: RowSource::Rows { channels: [gemm.rank(), 0] },
             m,
-            n,
-            images,
             tiling,
             threads,
             operands,
@@ -243,6 +237,11 @@ impl CpuGemm {
         self.panels[block.panel].pack(self.operands, p, block.weight, block.len, &mut out[..words]);
     }
 
+    /// Whether the sums of an item are stored twelve rows by twelve: no other block adds to them.
+    fn is_one_block(&self) -> bool {
+        self.blocks.len() == 1
+    }
+
     /// Computes an item.
     ///
     /// # Safety
@@ -251,10 +250,9 @@ impl CpuGemm {
         let (packed, rest) = buffer.split_at_mut(self.panel_floats());
         let (rounded, acc) = rest.split_at_mut(self.row_stride() * MR);
         let mut buffers = Buffers { packed, rounded, acc };
-        // SAFETY: the caller's promise.
-        unsafe {
-            (0..self.blocks.len()).for_each(|block| self.add_block(run, item, block, &mut buffers));
-            self.store(buffers.acc, run, item);
+        for block in 0..self.blocks.len() {
+            // SAFETY: the caller's promise.
+            unsafe { self.add_block(run, item, block, &mut buffers, block + 1 == self.blocks.len()) };
         }
     }
 
@@ -265,15 +263,15 @@ impl CpuGemm {
     pub(super) unsafe fn add_low_rank(&self, run: &OpRun<'_>, item: &Item, buffers: &mut Buffers<'_>) {
         for block in self.tap_blocks().len()..self.blocks.len() {
             // SAFETY: the caller's promise.
-            unsafe { self.add_block(run, item, block, buffers) };
+            unsafe { self.add_block(run, item, block, buffers, false) };
         }
     }
 
-    /// Adds the products of a block to the sums of an item; those of the first block begin them.
+    /// Adds the products of a block to the sums of an item, those of the first block begin them, and stores the results if `store`.
     ///
     /// # Safety
     /// As [`CpuOp::run`].
-    unsafe fn add_block(&self, run: &OpRun<'_>, item: &Item, block: usize, buffers: &mut Buffers<'_>) {
+    unsafe fn add_block(&self, run: &OpRun<'_>, item: &Item, block: usize, buffers: &mut Buffers<'_>, store: bool) {
         let (add, number, block) = (block > 0, block, &self.blocks[block]);
         let Buffers { packed, rounded, acc } = buffers;
         let stride = self.operands.words(block.len) * self.taps_of(block) * NR;
@@ -284,18 +282,25 @@ impl CpuGemm {
                 self.pack(number, p, &mut packed[i * stride..]);
             }
         }
-        if !present.contains(&true) {
+        if !store && !present.contains(&true) {
             return;
         }
         let present = &present[..item.panels.len()];
+        let stored = store.then(|| item.panels.clone());
         for (t, m) in item.rows.clone().step_by(MR).enumerate() {
+            let t = if self.is_one_block() { 0 } else { t };
             let acc = &mut acc[t * present.len() * TILE..][..present.len() * TILE];
-            let part = Part { block, rows: m..item.rows.end.min(m + MR), packed, present, add };
+            let rows = m..item.rows.end.min(m + MR);
+            let part = Part { block, rows: rows.clone(), packed, present, add, stored: stored.clone() };
             // SAFETY: the caller's promise.
             unsafe {
                 match self.operands {
                     Operands::F32 => self.multiply(run, &part, acc),
+                    _ if self.rounded.is_some() && block.panel == 0 => self.multiply(run, &part, acc),
                     _ => self.multiply_rounded(run, &part, rounded, acc),
+                }
+                if store {
+                    self.store(acc, run, &Item { panels: item.panels.clone(), rows });
                 }
             }
         }
@@ -308,7 +313,13 @@ impl CpuGemm {
     unsafe fn point(&self, block: &ChannelBlock, run: &OpRun<'_>, tap: usize, m: usize, out: &mut [*const f32]) {
         let (source, number) = if block.panel == 0 { (&self.source, block.operand) } else { (&self.low_rank, 0) };
         // SAFETY: the block lies in its operand, and the rows exist.
-        unsafe { source.rows(run.operand(block.operand).add(block.start), number, tap, m, run.zeros.as_ptr(), out) };
+        unsafe {
+            let first = match &self.rounded {
+                Some(rounded) if block.panel == 0 => rounded.first(run, block.operand, block.start).cast_const(),
+                _ => run.operand(block.operand).add(block.start),
+            };
+            source.rows(first, number, tap, m, run.zeros.as_ptr(), out);
+        }
     }
 
     /// Adds the products to the tiles of `acc`, one for each panel.
@@ -316,18 +327,28 @@ impl CpuGemm {
     /// # Safety
     /// As [`CpuOp::run`].
     unsafe fn multiply(&self, run: &OpRun<'_>, part: &Part<'_>, acc: &mut [f32]) {
-        let Part { block, ref rows, packed, present, add } = *part;
-        let (height, taps) = (rows.len(), self.taps_of(block));
+        let Part { block, ref rows, packed, add, .. } = *part;
+        let (height, taps, words) = (rows.len(), self.taps_of(block), self.operands.words(block.len));
         let mut pointers = [run.zeros.as_ptr(); MR];
         for tap in 0..taps {
             // SAFETY: the rows exist.
             unsafe { self.point(block, run, tap, rows.start, &mut pointers[..height]) };
-            for i in (0..present.len()).filter(|i| present[*i]) {
-                let panel = packed[(i * taps + tap) * block.len * NR..].as_ptr();
+            for i in part.present() {
+                if tap + 1 == taps {
+                    self.prefetch(run, part, i);
+                }
+                let panel = packed[(i * taps + tap) * words * NR..].as_ptr();
                 let acc = acc[i * TILE..][..TILE].as_mut_ptr();
-                // SAFETY: each pointer has `block.len` floats after it, the panel block.len * NR.
-                unsafe { tile(Operands::F32, block.len, &pointers, height, panel, acc, add || tap > 0) };
+                // SAFETY: each pointer has `words` after it, the panel as many times NR.
+                unsafe { tile(self.operands, words, &pointers, height, panel, acc, add || tap > 0) };
             }
+        }
+    }
+
+    /// Fetches the results of panel `i` of the group, where they are stored next.
+    fn prefetch(&self, run: &OpRun<'_>, part: &Part<'_>, i: usize) {
+        if let Some(panels) = &part.stored {
+            self.epilogue.prefetch(run, part.rows.clone(), panels.start + i);
         }
     }
 
@@ -336,7 +357,7 @@ impl CpuGemm {
     /// # Safety
     /// As [`CpuOp::run`].
     unsafe fn multiply_rounded(&self, run: &OpRun<'_>, part: &Part<'_>, rounded: &mut [f32], acc: &mut [f32]) {
-        let Part { block, ref rows, packed, present, add } = *part;
+        let Part { block, ref rows, packed, add, .. } = *part;
         let (height, taps, stride) = (rows.len(), self.taps_of(block), self.row_stride());
         let words = self.operands.words(block.len);
         let mut pointers = [run.zeros.as_ptr(); MR];
@@ -350,7 +371,8 @@ impl CpuGemm {
             }
         }
         let pointers = std::array::from_fn(|r| rounded[r * stride..].as_ptr());
-        for i in (0..present.len()).filter(|i| present[*i]) {
+        for i in part.present() {
+            self.prefetch(run, part, i);
             let panel = packed[i * taps * words * NR..].as_ptr();
             let acc = acc[i * TILE..][..TILE].as_mut_ptr();
             // SAFETY: each pointer has taps * words after it, the panel as many times NR.
@@ -362,81 +384,33 @@ impl CpuGemm {
     ///
     /// # Safety
     /// As [`CpuOp::run`].
-    pub(super) unsafe fn store(&self, acc: &mut [f32], run: &OpRun<'_>, item: &Item) {
-        let Item { panels, rows: ms } = item;
-        let count = panels.len();
-        let per_image = self.m / self.images;
-        let width = if self.activation == EpilogueActivation::Geglu { NR / 2 } else { NR };
-        for (t, m) in ms.clone().step_by(MR).enumerate() {
-            for (i, p) in panels.clone().enumerate() {
-                let n0 = p * width;
-                let columns = width.min(self.n - n0);
-                for r in 0..MR.min(ms.end - m) {
-                    let row = m + r;
-                    let sum = &mut acc[(t * count + i) * TILE + r * NR..][..NR];
-                    // SAFETY: row < m and n0 + columns <= n in tensors of those sizes; no other item writes there.
-                    unsafe {
-                        let at = row * self.n + n0;
-                        let slice = |p: *const f32, at: usize| std::slice::from_raw_parts(p.add(at), columns);
-                        let per_image_bias =
-                            self.per_image_bias.map(|k| slice(run.operand(k), row / per_image * self.n + n0));
-                        let residual = self.residual.map(|k| slice(run.operand(k), at));
-                        let out = std::slice::from_raw_parts_mut(run.out().add(at), columns);
-                        self.finish(sum, n0, per_image_bias, residual, out);
-                    }
-                }
-            }
-        }
-    }
-
-    /// Bias, per-image bias, activation and residual, for one row of one panel.
-    fn finish(
-        &self,
-        sum: &mut [f32],
-        n0: usize,
-        per_image_bias: Option<&[f32]>,
-        residual: Option<&[f32]>,
-        out: &mut [f32],
-    ) {
-        let columns = out.len();
-        if self.activation == EpilogueActivation::Geglu {
-            let (value, gate) = sum.split_at_mut(NR / 2);
-            if !self.bias.is_empty() {
-                add(&mut value[..columns], &self.bias[n0..]);
-                add(&mut gate[..columns], &self.bias[self.n + n0..]);
-            }
-            times_gelu(out, value, gate);
-        } else {
-            let sum = &mut sum[..columns];
-            if !self.bias.is_empty() {
-                add(sum, &self.bias[n0..]);
-            }
-            if let Some(per_image_bias) = per_image_bias {
-                add(sum, per_image_bias);
-            }
-            if let EpilogueActivation::Pointwise(kind) = self.activation {
-                activate(sum, kind);
-            }
-            out.copy_from_slice(sum);
-        }
-        if let Some(residual) = residual {
-            add(out, residual);
-        }
+    pub(super) unsafe fn store(&self, acc: &[f32], run: &OpRun<'_>, item: &Item) {
+        // SAFETY: the caller's promise.
+        unsafe { self.epilogue.store(acc, run, item) };
     }
 }
 
 impl CpuOp for CpuGemm {
     fn scratch(&self) -> usize {
-        let sums = self.tiling.rows.div_ceil(MR) * self.tiling.group * TILE;
+        let tiles = if self.is_one_block() { 1 } else { self.tiling.rows.div_ceil(MR) };
+        let sums = tiles * self.tiling.group * TILE;
         self.panel_floats() + self.row_stride() * MR + sums
     }
 
+    fn shared_scratch(&self) -> usize {
+        self.rounded.as_ref().map_or(0, RoundedRows::floats)
+    }
+
     fn bytes(&self) -> usize {
-        self.bias.len() * 4 + self.source.bytes()
+        self.epilogue.bytes() + self.source.bytes()
     }
 
     unsafe fn run(&self, run: &OpRun<'_>) {
         debug_assert_eq!(run.pool.threads(), self.threads);
+        if let Some(rounded) = &self.rounded {
+            // SAFETY: the caller's promise.
+            unsafe { rounded.round(run) };
+        }
         let Tiling { rows, group } = self.tiling;
         let panels = self.panel_count();
         let groups = panels.div_ceil(group);
@@ -461,9 +435,15 @@ mod tests {
     #[test]
     fn balanced_thread_shares() {
         for (m, panels, k, threads) in [(128, 40, 1280, 2), (2048, 10, 2880, 2), (2, 40, 1280, 16), (1, 1, 4, 1)] {
-            for (operands, most) in [(Operands::F32, 4), (Operands::Rounded, 4), (Operands::Pairs, 8)] {
-                let t = tiling(m, panels, k, threads, operands);
-                assert!(t.rows <= MAX_ROWS + MR && t.group <= most && t.rows.is_multiple_of(MR), "{t:?}");
+            for operands in [Operands::F32, Operands::Rounded, Operands::Pairs] {
+                let block = operands.words(k).min(BLOCK);
+                let t = tiling(m, panels, block, threads, operands);
+                assert!(
+                    t.rows <= MAX_ROWS + MR
+                        && (t.group == 1 || t.group * block <= MAX_GROUP_WORDS)
+                        && t.rows.is_multiple_of(MR),
+                    "{t:?}"
+                );
                 let items = m.div_ceil(t.rows) * panels.div_ceil(t.group);
                 let rounds = items.div_ceil(threads);
                 let waste = (rounds * threads * t.rows.min(m) * t.group) as f64 / (m * panels) as f64;

@@ -4,7 +4,8 @@
 //! tap by tap in integers, times the scales of pixel and column, and added up in f32; what follows the sums is [`CpuGemm`]'s.
 
 use super::convolution::RowSource;
-use super::gemm::{Buffers, CpuGemm, Item, MAX_GROUP};
+use super::epilogue::Item;
+use super::gemm::{Buffers, CpuGemm, MAX_GROUP};
 use crate::device::cpu::fp_math::Operands;
 use crate::device::cpu::int8::{magnitude, quantize, scale, tile_int8, words};
 use crate::device::cpu::int8_panels::{Int8Panels, Int8Weights, MAX_TAPS, PanelLayout};

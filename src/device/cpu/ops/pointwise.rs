@@ -289,10 +289,16 @@ for_every_isa! {
 for_every_isa! {
     /// Applies an activation in place.
     pub(crate) fn activate(x: &mut [f32], kind: Activation) {
-        match kind {
-            Activation::Silu => x.iter_mut().for_each(|x| *x = swish::<FMA>(*x, 1.0)),
-            Activation::Gelu => x.iter_mut().for_each(|x| *x = gelu::<FMA>(*x)),
-            Activation::QuickGelu => x.iter_mut().for_each(|x| *x /= 1.0 + exp::<FMA>(-1.702 * *x)),
-        }
+        activated::<FMA>(x, kind);
+    }
+}
+
+/// [`activate`] as part of a larger loop.
+#[inline(always)]
+pub(super) fn activated<const FMA: bool>(x: &mut [f32], kind: Activation) {
+    match kind {
+        Activation::Silu => x.iter_mut().for_each(|x| *x = swish::<FMA>(*x, 1.0)),
+        Activation::Gelu => x.iter_mut().for_each(|x| *x = gelu::<FMA>(*x)),
+        Activation::QuickGelu => x.iter_mut().for_each(|x| *x /= 1.0 + exp::<FMA>(-1.702 * *x)),
     }
 }

@@ -5,7 +5,8 @@
 //! (Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", 2016; points 0, 1, -1, 2, -2 and infinity).
 //! Weights are transformed panel by panel in the cache, and forgotten, as those of the other products are widened.
 
-use super::gemm::{Buffers, CpuGemm, Item};
+use super::epilogue::Item;
+use super::gemm::{Buffers, CpuGemm};
 use super::winograd_tiles::{OUT, POINTS, TileInputs, Tiles, transform_weights};
 use crate::device::cpu::fp_math::Operands;
 use crate::device::cpu::microkernel::{MR, NR, TILE, tile};
