@@ -34,6 +34,7 @@
 //! | [`RngKind`] | `torch.Generator(device=...)` | the generator whose random numbers the noise follows |
 //! | [`Compat`] | – | the reference implementation that is followed where they differ |
 //! | [`Callbacks`], [`Progress`], [`CancelToken`] | `callback_on_step_end`, `_interrupt` | progress of a request, and its cancellation |
+//! | [`Session`] | – | a request with its conditioning, to be drawn again with other seeds, scales, steps |
 //! | [`Engine`], [`Ticket`] | – | a queue before a pipeline, for programs of many threads |
 //! | [`Output`] | `StableDiffusionXLPipelineOutput` | images, seeds, times, and intermediate results on request |
 //! | [`WorkloadShape`] | – | the sizes shared by requests that run the same executables; see [`Pipeline::prepare`] |
@@ -79,6 +80,7 @@ pub mod output;
 pub mod pipeline;
 #[doc(hidden)]
 pub mod schedulers;
+mod session;
 mod setters;
 #[doc(hidden)]
 pub mod synthetic;
@@ -100,6 +102,7 @@ pub use pipeline::{
     ReferenceImage, Request, Scales, SizeConditioning, Stage, WorkloadShape,
 };
 pub use schedulers::{PredictionType, SchedulerConfig, SchedulerKind, SigmaSchedule, TimestepSpacing};
+pub use session::Session;
 pub use tensor::DType;
 
 /// The README's example, compiled as a test.

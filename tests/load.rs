@@ -89,7 +89,7 @@ fn executable_cache_limit() {
     generate(&pipeline, &r).unwrap();
     let largest = pipeline.device_memory_used();
     let most = first.iter().max().unwrap();
-    // Sixteen are kept: loops and decoders of eight sizes, where encoders have nothing to do again.
+    // Eighteen are kept: loops and decoders of nine sizes, where nothing else has to do anything again.
     assert!(*most < 6 * largest, "{most} bytes for all sizes, {largest} for the largest");
 }
 

@@ -70,6 +70,15 @@ pub trait Executable: Compiled {
         let finite = values.iter().flatten().all(|v| v.is_finite());
         Ok(ResidentOutputs { values: values.into_iter().map(TensorRef::from).collect(), finite })
     }
+
+    /// The last run's [`ResidentOutputs::values`] in memory of their own, so that they outlast the next run, as those in the host's
+    /// memory do.
+    ///
+    /// # Errors
+    /// [`crate::Error::Memory`] where memory is short.
+    fn persist(&mut self, values: Vec<TensorRef<'static>>) -> Result<Vec<TensorRef<'static>>> {
+        Ok(values)
+    }
 }
 
 /// Results that lie where the next executable reads them.

@@ -5,7 +5,7 @@ use crate::compat::Compat;
 use crate::device::cpu::Cpu;
 use crate::device::{Device, TensorData};
 use crate::models::published;
-use crate::models::unet::{BranchShape, UnetConfig, UnetShape, conditioning, denoiser};
+use crate::models::unet::{BranchShape, ConditioningPart, UnetConfig, UnetShape, conditioning, denoiser};
 use crate::models::vae::vae_decoder;
 use crate::weights::{Scope, Weights};
 
@@ -90,7 +90,7 @@ fn no_overlap_in_real_graphs() {
             assert!(check_plan(&fuse(graph)).arena < plain);
         }
     }
-    let graph = conditioning(&config, &empty(), &shape(2, 10, &[]), 3, &[]).unwrap();
+    let graph = conditioning(&config, &empty(), &shape(2, 10, &[]), 3, &[], ConditioningPart::ALL).unwrap();
     check_plan(&graph);
     check_plan(&fuse(graph));
     let graph = vae_decoder(&published::vae(), &empty(), 2, 3, &Compat::diffusers()).unwrap();
@@ -150,7 +150,7 @@ fn sizes_of_sdxl() {
     assert!(denoise < 400.0, "{denoise} MiB");
     assert!(decode < 2600.0, "{decode} MiB");
     let one = denoiser(&config, &empty(), &shape(1, 128, &[]), &compat).unwrap();
-    let hoisted = conditioning(&config, &empty(), &shape(1, 128, &[]), 1, &[]).unwrap();
+    let hoisted = conditioning(&config, &empty(), &shape(1, 128, &[]), 1, &[], ConditioningPart::ALL).unwrap();
     let macs = (one.macs() + hoisted.macs()) as f64;
     println!("{:e} multiplications an evaluation, {:e} once", one.macs() as f64, hoisted.macs() as f64);
     assert!((macs / 3.381e12 - 1.0).abs() < 0.01, "{macs:e}");

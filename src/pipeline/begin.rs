@@ -6,7 +6,7 @@ use crate::compat::Compat;
 use crate::error::{Error, Field, Message, Result};
 
 /// The start of a request's steps.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Begin {
     /// Noise.
     Noise,

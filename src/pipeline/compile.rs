@@ -14,7 +14,7 @@ use crate::error::{Error, Field, Message, Result};
 use crate::graph::Graph;
 use crate::models::clip::{ClipTextShape, clip_text, clip_vision};
 use crate::models::ip_adapter::Adapter;
-use crate::models::unet::{UnetShape, conditioning, denoiser};
+use crate::models::unet::{ConditioningPart, UnetShape, conditioning, denoiser};
 use crate::models::vae::{vae_decoder, vae_encoder};
 use crate::weights::Scope;
 
@@ -66,14 +66,17 @@ impl Executables<'_> {
         })
     }
 
-    /// The step-invariant conditioning.
-    pub(super) fn conditioner(&mut self, plan: &DenoisePlan, placement: Placement) -> Result<&mut dyn Executable> {
-        let compiler = self.compiler;
-        // The image's size and the denoiser's outputs make no difference here.
-        let shape = UnetShape { height: 0, width: 0, attribution: Vec::new(), ..plan.shape.clone() };
-        let key = ExecutableKey::Conditioner(DenoisePlan { shape, ..plan.clone() }, placement);
+    /// A part of the step-invariant conditioning.
+    pub(super) fn conditioner(
+        &mut self,
+        part: ConditioningPart,
+        plan: &DenoisePlan,
+        placement: Placement,
+    ) -> Result<&mut dyn Executable> {
+        let (compiler, plan) = (self.compiler, plan.conditioning(part));
+        let key = ExecutableKey::Conditioner(part, plan.clone(), placement);
         self.cache.executable(key, || {
-            let graph = compiler.condition_graph(plan)?;
+            let graph = compiler.condition_graph(part, &plan)?;
             match placement {
                 Placement::Device => compiler.device.compile_conditioner(graph),
                 Placement::Host => compiler.device.compile(graph),
@@ -205,7 +208,7 @@ impl Compiler<'_> {
         Ok(graph)
     }
 
-    fn condition_graph(&self, plan: &DenoisePlan) -> Result<Graph> {
+    fn condition_graph(&self, part: ConditioningPart, plan: &DenoisePlan) -> Result<Graph> {
         let unet = &self.models.unet;
         let scope = self.models.loras.unet(Scope::new(unet.weights.clone()));
         let used: Vec<_> = plan.adapters.iter().map(|&a| &self.models.adapters[a]).collect();
@@ -215,7 +218,7 @@ impl Compiler<'_> {
             .zip(&scopes)
             .map(|(a, scope)| Adapter { config: &a.config, scope, positions: plan.positions })
             .collect();
-        let graph = conditioning(&unet.config, &scope, &plan.shape, plan.max_steps, &adapters)?;
+        let graph = conditioning(&unet.config, &scope, &plan.shape, plan.max_steps, &adapters, &[part])?;
         scope.finish("UNet")?;
         scopes.iter().try_for_each(|s| s.finish("IP-Adapter").map(drop))?;
         Ok(graph)
@@ -278,7 +281,10 @@ impl Compiler<'_> {
             Placement::Device => (Role::Condition, Role::Denoise(self.loop_spec(plan))),
             Placement::Host => (Role::Plain, Role::Plain),
         };
-        let condition = bytes(vec![(self.condition_graph(plan)?, condition)])?;
+        let part = |part: &ConditioningPart| {
+            Ok::<_, Error>((self.condition_graph(*part, &plan.conditioning(*part))?, condition.clone()))
+        };
+        let condition = bytes(plan.conditioning_parts().iter().map(part).collect::<Result<Vec<_>>>()?)?;
         let denoise = bytes(vec![(self.unet_graph(&plan.shape)?, denoise)])?;
         let decode = bytes(vec![(self.decoder_graph(latent)?, Role::Decode(self.pixel_rounding()))])?;
         Ok(Some(MemoryEstimate { text, image, encode, condition, denoise, decode, staging }))

@@ -2,7 +2,8 @@
 
 use std::any::Any;
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::hash::Hash;
+use std::sync::{Arc, Weak};
 use xxhash_rust::xxh3::Xxh3;
 
 /// A hash of everything that a result follows from, for the models of one pipeline.
@@ -26,68 +27,142 @@ impl ContentHasher {
         self
     }
 
+    /// Adds a value by its [`Hash`].
+    #[must_use]
+    pub(super) fn value(mut self, value: &impl Hash) -> Self {
+        value.hash(&mut self.0);
+        self
+    }
+
     pub(super) fn key(self) -> ContentKey {
         ContentKey(self.0.digest128())
     }
 }
 
+/// A value of any type.
+type Value = dyn Any + Send + Sync;
+
+/// Values that stay for as long as anyone has this.
+pub(crate) type Held = Vec<Arc<Value>>;
+
 struct Entry {
-    value: Arc<dyn Any + Send + Sync>,
+    /// The value, for as long as anyone has it.
+    value: Weak<Value>,
+    /// The cache's own, where it is kept.
+    kept: Option<Arc<Value>>,
     bytes: u64,
+    /// Whether the bytes are a device's own memory.
+    on_device: bool,
     used: u64,
 }
 
-/// Values by what they follow from, none by default, up to a number of bytes; those that were used longest ago leave first.
+/// Values by what they follow from, up to a number of bytes, none by default: those that were used longest ago are no longer kept then,
+/// but found for as long as anyone has them.
 #[derive(Default)]
 pub(super) struct ContentCache {
     entries: HashMap<ContentKey, Entry>,
     limit: u64,
     bytes: u64,
     clock: u64,
+    /// The values that were found or put since [`Self::record`].
+    recorded: Option<Held>,
 }
 
 impl ContentCache {
     pub(super) fn new(limit: u64) -> Self {
-        Self { entries: HashMap::new(), limit, bytes: 0, clock: 0 }
+        Self { limit, ..Self::default() }
     }
 
-    /// The value of a key, where it is kept.
+    /// Notes all values from here on, which are found for as long as anyone has [`Self::recorded`].
+    pub(super) fn record(&mut self) {
+        self.recorded = Some(Vec::new());
+    }
+
+    /// The values that were noted; ends [`Self::record`].
+    pub(super) fn recorded(&mut self) -> Held {
+        self.recorded.take().unwrap_or_default()
+    }
+
+    /// Whether values are noted.
+    pub(super) fn records(&self) -> bool {
+        self.recorded.is_some()
+    }
+
+    /// Whether a value of so many bytes would be kept, or is to be noted.
+    pub(super) fn holds(&self, bytes: usize) -> bool {
+        self.records() || bytes as u64 <= self.limit
+    }
+
+    /// The value of a key, where there is one.
     pub(super) fn get<T: Send + Sync + 'static>(&mut self, key: ContentKey) -> Option<Arc<T>> {
         self.clock += 1;
         let entry = self.entries.get_mut(&key)?;
+        let value = entry.value.upgrade()?;
         entry.used = self.clock;
-        entry.value.clone().downcast().ok()
+        self.recorded.iter_mut().for_each(|recorded| recorded.push(value.clone()));
+        value.downcast().ok()
     }
 
-    /// Keeps a value of so many bytes, unless it alone is too large.
+    /// Takes up a value of so many bytes of the host's memory; it is kept unless it alone is too large.
     pub(super) fn put<T: Send + Sync + 'static>(&mut self, key: ContentKey, value: Arc<T>, bytes: usize) {
-        let bytes = bytes as u64;
-        if bytes > self.limit {
-            return;
-        }
+        self.insert(key, value, (bytes as u64, false));
+    }
+
+    /// The same for bytes of a device's own memory.
+    pub(super) fn put_on_device<T: Send + Sync + 'static>(&mut self, key: ContentKey, value: Arc<T>, bytes: usize) {
+        self.insert(key, value, (bytes as u64, true));
+    }
+
+    fn insert(&mut self, key: ContentKey, value: Arc<Value>, (bytes, on_device): (u64, bool)) {
         self.clock += 1;
-        if let Some(old) = self.entries.insert(key, Entry { value, bytes, used: self.clock }) {
+        self.recorded.iter_mut().for_each(|recorded| recorded.push(value.clone()));
+        let kept = (bytes <= self.limit).then(|| value.clone());
+        self.bytes += if kept.is_some() { bytes } else { 0 };
+        let entry = Entry { value: Arc::downgrade(&value), kept, bytes, on_device, used: self.clock };
+        if let Some(old) = self.entries.insert(key, entry).filter(|old| old.kept.is_some()) {
             self.bytes -= old.bytes;
         }
-        self.bytes += bytes;
         while self.bytes > self.limit
-            && let Some(oldest) = self.entries.iter().min_by_key(|(_, entry)| entry.used).map(|(key, _)| *key)
-            && let Some(entry) = self.entries.remove(&oldest)
+            && let Some(oldest) = self.entries.values_mut().filter(|e| e.kept.is_some()).min_by_key(|e| e.used)
         {
-            self.bytes -= entry.bytes;
+            oldest.kept = None;
+            self.bytes -= oldest.bytes;
         }
+        drop(value);
+        self.forget();
     }
 
-    /// The bytes of all values.
+    /// The bytes of a device's own memory that are kept.
+    pub(super) fn device_bytes(&self) -> u64 {
+        let kept = self.entries.values().filter(|entry| entry.on_device && entry.kept.is_some());
+        kept.map(|entry| entry.bytes).sum()
+    }
+
+    /// Keeps nothing any more that takes a device's own memory; whether there was something.
+    pub(super) fn release_device(&mut self) -> bool {
+        let bytes = self.device_bytes();
+        self.entries.values_mut().filter(|entry| entry.on_device).for_each(|entry| entry.kept = None);
+        self.bytes -= bytes;
+        self.forget();
+        bytes > 0
+    }
+
+    /// Keeps nothing any more.
+    pub(super) fn clear(&mut self) {
+        self.entries.values_mut().for_each(|entry| entry.kept = None);
+        self.bytes = 0;
+        self.forget();
+    }
+
+    /// Drops the entries whose values nobody has.
+    fn forget(&mut self) {
+        self.entries.retain(|_, entry| entry.value.strong_count() > 0);
+    }
+
+    /// The bytes of all values that are kept.
     #[cfg(test)]
     fn bytes(&self) -> usize {
         self.bytes as usize
-    }
-
-    /// Forgets everything.
-    pub(super) fn clear(&mut self) {
-        self.entries.clear();
-        self.bytes = 0;
     }
 }
 
@@ -117,6 +192,39 @@ mod tests {
         let mut none = ContentCache::new(0);
         none.put(key(1), Arc::new(1u8), 1);
         assert_eq!(none.get::<u8>(key(1)), None);
+    }
+
+    /// Values that are held elsewhere are found, kept or not, and for no longer than that.
+    #[test]
+    fn held_values() {
+        let mut cache = ContentCache::new(4);
+        cache.record();
+        for n in [1u8, 2, 3] {
+            cache.put(key(n), Arc::new(n), 3);
+        }
+        let found = |cache: &mut ContentCache, n| cache.get::<u8>(key(n)).map(|value| *value);
+        assert_eq!([1, 2, 3].map(|n| found(&mut cache, n)), [Some(1), Some(2), Some(3)]);
+        assert_eq!((cache.bytes(), cache.records()), (3, true));
+        let held = cache.recorded();
+        assert_eq!((held.len(), cache.records()), (6, false));
+        cache.clear();
+        assert_eq!([1, 2, 3].map(|n| found(&mut cache, n)), [Some(1), Some(2), Some(3)]);
+        drop(held);
+        assert_eq!([1, 2, 3].map(|n| found(&mut cache, n)), [None; 3]);
+        cache.put(key(1), Arc::new(7u8), 2);
+        assert_eq!((cache.entries.len(), cache.bytes()), (1, 2));
+    }
+
+    /// A device's memory is given back, the host's is kept.
+    #[test]
+    fn device_memory() {
+        let mut cache = ContentCache::new(10);
+        cache.put(key(1), Arc::new(1u8), 4);
+        cache.put_on_device(key(2), Arc::new(2u8), 5);
+        assert_eq!((cache.device_bytes(), cache.bytes(), cache.holds(10), cache.holds(11)), (5, 9, true, false));
+        assert!(cache.release_device() && !cache.release_device());
+        assert_eq!((cache.device_bytes(), cache.bytes(), cache.get::<u8>(key(2))), (0, 4, None));
+        assert!(cache.get::<u8>(key(1)).is_some());
     }
 
     /// Neither kinds nor the cut of the bytes are mixed up.

@@ -1,10 +1,10 @@
 //! The shape of a denoiser and its conditioner.
 
 use crate::device::{LoopSpec, RowAxis};
-use crate::models::unet::{BranchShape, DenoiserInterface, InputRole, UnetConfig, UnetShape};
+use crate::models::unet::{BranchShape, ConditioningPart, DenoiserInterface, InputRole, UnetConfig, UnetShape};
 
 /// The side that makes the steps of a scheduler.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Placement {
     /// By the device's own denoise loop.
     Device,
@@ -13,7 +13,7 @@ pub(super) enum Placement {
 }
 
 /// The plan by which conditioner and denoise loop are compiled.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct DenoisePlan {
     pub(super) shape: UnetShape,
     /// The most steps.
@@ -37,6 +37,29 @@ impl DenoisePlan {
             && a.branches.len() == b.branches.len()
             && a.branches.iter().zip(&b.branches).all(branches)
             && self.max_steps >= other.max_steps
+    }
+
+    /// The parts of its conditioning.
+    pub(super) fn conditioning_parts(&self) -> &'static [ConditioningPart] {
+        let all = ConditioningPart::ALL;
+        if self.shape.branches.is_empty() { all.split_last().map_or(all, |(_, rest)| rest) } else { all }
+    }
+
+    /// The same with nothing, or 0, for all that makes no difference to a part of its conditioning.
+    pub(super) fn conditioning(&self, part: ConditioningPart) -> Self {
+        let mut plan = self.clone();
+        (plan.shape.height, plan.shape.width, plan.shape.attribution) = (0, 0, Vec::new());
+        plan.shape.branches.iter_mut().for_each(|branch| branch.masked = false);
+        if part != ConditioningPart::Image {
+            (plan.shape.branches, plan.adapters, plan.positions) = (Vec::new(), Vec::new(), 0);
+        }
+        if part != ConditioningPart::Text {
+            plan.shape.tokens = 0;
+        }
+        if part != ConditioningPart::Time {
+            plan.max_steps = 0;
+        }
+        plan
     }
 
     /// The denoise loop; fresh noise of all steps may take `max_noise_bytes`.
@@ -135,6 +158,32 @@ pub(super) mod tests {
             change(&mut other);
             assert_eq!(plan().covers(&other), covered, "{what}");
         }
+    }
+
+    /// One difference at a time, and the parts of the conditioning that it makes another one of: time, text, image.
+    #[test]
+    fn plans_of_conditionings() {
+        let changes: [(&str, [bool; 3], Change); 10] = [
+            ("the same", [false; 3], |_| {}),
+            ("steps", [true, false, false], |p| p.max_steps = 5),
+            ("tokens", [false, true, false], |p| p.shape.tokens = 154),
+            ("image tokens", [false, false, true], |p| p.shape.branches[0].tokens = 4),
+            ("branches of one adapter", [false, false, true], |p| p.shape.branches[1].adapter = 0),
+            ("another adapter", [false, false, true], |p| p.adapters[1] = 1),
+            ("other hidden states", [false, false, true], |p| p.positions = 257),
+            ("a mask", [false; 3], |p| p.shape.branches[1].masked = true),
+            ("no guidance", [true; 3], |p| p.shape.batch = 1),
+            ("another size", [false; 3], |p| (p.shape.height, p.shape.width) = (4, 32)),
+        ];
+        for (what, wanted, change) in changes {
+            let mut other = plan();
+            change(&mut other);
+            let differs = |part: &ConditioningPart| plan().conditioning(*part) != other.conditioning(*part);
+            assert!(plan().conditioning_parts().iter().map(differs).eq(wanted), "{what}");
+        }
+        let mut without = plan();
+        without.shape.branches.clear();
+        assert_eq!(without.conditioning_parts(), [ConditioningPart::Time, ConditioningPart::Text]);
     }
 
     #[test]

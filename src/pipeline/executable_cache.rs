@@ -4,7 +4,7 @@ use super::content_cache::ContentCache;
 use super::denoise_plan::{DenoisePlan, Placement};
 use crate::device::{Compiled, DenoiseLoop, Executable, ImageDecoder, LoopSpec};
 use crate::error::{Error, Result};
-use crate::models::unet::UnetShape;
+use crate::models::unet::{ConditioningPart, UnetShape};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Instant;
@@ -27,8 +27,8 @@ pub(super) enum ExecutableKey {
     ImageEncoder,
     /// The VAE's, by the height and width of the latents.
     VaeEncoder([usize; 2]),
-    /// The plan's height and width are 0: they make no difference.
-    Conditioner(DenoisePlan, Placement),
+    /// With [`DenoisePlan::conditioning`].
+    Conditioner(ConditioningPart, DenoisePlan, Placement),
 }
 
 /// The key of a compiled denoise loop, besides the [`LoopSpec`] that it knows.
@@ -73,7 +73,7 @@ pub(super) struct ExecutableCache {
 pub const EXECUTABLES: &str = "braid::executables";
 
 /// The most that are kept: those of two resolutions with all their stages, or of one with eight numbers of images at once.
-const KEPT: usize = 16;
+const KEPT: usize = 18;
 /// The most plans that are remembered.
 const PLANS: usize = 4;
 
@@ -175,6 +175,11 @@ impl ExecutableCache {
         }
         let begin = Instant::now();
         let mut compiled = compile();
+        if let Err(Error::Memory { .. }) = compiled
+            && self.contents.release_device()
+        {
+            compiled = compile();
+        }
         // What earlier requests left makes room, then all the rest.
         for newest in [self.begun, u64::MAX] {
             if let Err(Error::Memory { .. }) = compiled

@@ -36,8 +36,8 @@ pub(super) fn require(
         executables.cache.free_encoders = residency == EncoderResidency::Free;
         return Ok(());
     };
-    // Executables of other shapes make room.
-    let have = free.saturating_add(executables.cache.bytes() as u64);
+    // Executables of other shapes make room, and so do results of earlier requests.
+    let have = free.saturating_add(executables.cache.bytes() as u64 + executables.cache.contents.device_bytes());
     let free_encoders = match residency {
         EncoderResidency::Keep => false,
         EncoderResidency::Free => true,
@@ -123,8 +123,11 @@ pub(super) fn require_conditioning(
     if placement == Placement::Device && executables.compiler.device.memory()? != DeviceMemory::Host {
         return Ok(());
     }
-    let graph = executables.conditioner(plan, placement)?.graph();
-    let kept: usize = graph.outputs.iter().map(|(_, id)| graph.node(*id).len()).sum();
+    let mut kept = 0;
+    for part in plan.conditioning_parts() {
+        let graph = executables.conditioner(*part, plan, placement)?.graph();
+        kept += graph.outputs.iter().map(|(_, id)| graph.node(*id).len()).sum::<usize>();
+    }
     let few = || "give fewer image prompts, a shorter prompt or fewer steps".into();
     memory::require("condition", kept as u64 * 4, few)
 }

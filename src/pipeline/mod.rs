@@ -42,6 +42,7 @@ mod workload;
 
 pub use crate::models::ip_adapter::Scales;
 pub use attribution::AttributionMap;
+pub(crate) use content_cache::Held;
 pub use device_choice::DeviceChoice;
 pub use executable_cache::EXECUTABLES;
 pub use image_prompt::{Combine, ImagePrompt, Reference, ReferenceImage};
@@ -69,7 +70,7 @@ use device::OpenedDevice;
 use executable_cache::ExecutableCache;
 use load::Models;
 use running::Job;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 
 /// SDXL with IP-Adapters, ready to generate images.
 ///
@@ -256,7 +257,8 @@ impl Pipeline {
         };
         let mut cache = self.lock();
         cache.begin_request();
-        let encoded = stages::image::encode(&mut self.executables(&mut cache), image);
+        let prompt = ImagePrompt::default();
+        let encoded = stages::image::encode(&mut self.executables(&mut cache), &prompt, image);
         cache.release_encoders();
         Ok(encoded?.of(&model.config))
     }
@@ -337,12 +339,19 @@ impl Pipeline {
         generate::generate_all(&mut self.executables(&mut self.lock()), self.encoders, jobs, done);
     }
 
-    /// Bytes that the executables compiled so far hold besides the mapped files.
-    pub fn device_memory_used(&self) -> usize {
-        self.lock().bytes()
+    /// Runs the stages of a request up to its conditioning, whose results are found for as long as anyone has them.
+    pub(crate) fn hold(&self, request: &Request) -> Result<Held> {
+        generate::hold(&mut self.executables(&mut self.lock()), self.encoders, request.clone())
     }
 
-    /// Frees all executables, and forgets what earlier requests left; the next request makes both again.
+    /// Bytes that the executables compiled so far hold besides the mapped files, and on a GPU what is kept there of earlier requests.
+    pub fn device_memory_used(&self) -> usize {
+        let cache = self.lock();
+        cache.bytes() + cache.contents.device_bytes() as usize
+    }
+
+    /// Frees all executables, and forgets what earlier requests left, but for what a [`crate::Session`] holds; the next request makes both
+    /// again.
     pub fn clear_cache(&self) {
         self.lock().clear();
     }
@@ -363,8 +372,12 @@ impl Pipeline {
     }
 
     fn lock(&self) -> MutexGuard<'_, ExecutableCache> {
-        // A panic in another request left at most unused results behind.
-        self.cache.lock().unwrap_or_else(PoisonError::into_inner)
+        // A panic in another request left at most unused results behind, and notes of a session that is none.
+        self.cache.lock().unwrap_or_else(|poisoned| {
+            let mut cache = poisoned.into_inner();
+            cache.contents.recorded();
+            cache
+        })
     }
 }
 

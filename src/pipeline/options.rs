@@ -60,8 +60,9 @@ pub struct PipelineOptions {
     /// The most bytes that a GPU's denoise loop reserves for the fresh noise of all steps. Where a request needs more, the host
     /// makes its steps one by one; schedulers that add no noise are not affected.
     pub max_noise_bytes: u64,
-    /// The most bytes of results that are kept for later requests, 256 MiB by default: hidden states of prompts, embeddings of images. A
-    /// repeated prompt or reference then costs nothing.
+    /// The most bytes of results that are kept for later requests, 256 MiB by default: hidden states of prompts, embeddings of images, keys
+    /// and values of both for every layer, latents of images to begin with. What is repeated then costs nothing. Keys and values that a
+    /// GPU has made lie in its memory, and go where a request needs it.
     pub max_cache_bytes: u64,
     /// The most images that share one evaluation of the UNet, of one request or of several; where absent as many as are worth it by
     /// their size. Fewer where memory is short. An image is the same either way.

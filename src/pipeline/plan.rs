@@ -218,8 +218,10 @@ impl RequestPlan {
         }
         cancel.check()?;
         memory_budget::require_conditioning(executables, &self.denoise, self.placement)?;
-        executables.conditioner(&self.denoise, self.placement)?;
-        cancel.check()?;
+        for part in self.denoise.conditioning_parts() {
+            executables.conditioner(*part, &self.denoise, self.placement)?;
+            cancel.check()?;
+        }
         executables.denoise_loops(&self.denoise, self.placement, self.num_images)
     }
 

@@ -30,7 +30,7 @@ pub(super) struct RunningRequest<'a> {
     pub(super) plan: RequestPlan,
     table: Arc<[StepCoefficients]>,
     conditioning: Conditioning,
-    init_image: Option<InitImage>,
+    init_image: Option<Arc<InitImage>>,
     /// The factors of the LoRAs' updates of the UNet, an input of its graph where it has updates.
     pub(super) lora_scales: Arc<TensorRef<'static>>,
     captures: Captures,
@@ -131,7 +131,7 @@ impl<'a> RunningRequest<'a> {
             plan: &self.plan,
             table: &self.table,
             conditioning: &self.conditioning,
-            init_image: self.init_image.as_ref(),
+            init_image: self.init_image.as_deref(),
             preview_every: self.job.callbacks.on_preview.as_ref().map(|on| on.every),
         };
         let begin = Instant::now();
@@ -248,7 +248,7 @@ fn prepare(
     residency: EncoderResidency,
     job: &mut Job<'_>,
     (captures, seconds): (&mut Captures, &mut BTreeMap<Stage, f64>),
-) -> Result<(RequestPlan, Conditioning, Option<InitImage>)> {
+) -> Result<(RequestPlan, Conditioning, Option<Arc<InitImage>>)> {
     job.request.check()?;
     executables.cache.begin_request();
     let plan = RequestPlan::new(executables, residency, &job.request)?;

@@ -195,7 +195,9 @@ impl WorkloadShape {
                 executables.vae_encoder([plan.shape.height, plan.shape.width])?.warmup()?;
             }
         }
-        executables.conditioner(&plan, placement)?.warmup()?;
+        for part in plan.conditioning_parts() {
+            executables.conditioner(*part, &plan, placement)?.warmup()?;
+        }
         executables.denoise_loops(&plan, placement, self.num_images)?;
         let at_once = executables.most_images([plan.shape.height, plan.shape.width]).min(self.num_images.max(1));
         executables.denoise_loop(&plan.of_images(at_once), placement)?.warmup()?;

@@ -26,6 +26,7 @@ mod half_precision_limits;
 mod init_image;
 #[path = "../common/interpreter.rs"]
 mod interpreter;
+mod kept;
 mod load;
 mod prepare;
 #[path = "../common/ptx.rs"]

@@ -14,10 +14,12 @@ use braid::tensor::DType;
 use braid::{Error, Pipeline, Request};
 use std::sync::Arc;
 
+/// A pipeline that keeps nothing for later requests, which takes memory of its own.
 fn pipeline(model: &common::Model) -> (Arc<PtxDriver>, Pipeline) {
     let driver = Arc::new(PtxDriver::new());
     let device = CudaDevice::new(driver.clone(), DType::F16).unwrap().with_cublaslt(false);
-    (driver, Pipeline::load_with_device(&model.options(), Some(Box::new(device))).unwrap())
+    let options = model.options().with_max_cache_bytes(0);
+    (driver, Pipeline::load_with_device(&options, Some(Box::new(device))).unwrap())
 }
 
 fn embedding(seed: u32) -> ReferenceImage {
@@ -170,7 +172,7 @@ fn encoder_residency() {
     let with = |room: u64, encoders: EncoderResidency| {
         let driver = Arc::new(PtxDriver::new().room(room));
         let device = CudaDevice::new(driver.clone(), DType::F16).unwrap().with_cublaslt(false);
-        let mut options = model.options();
+        let mut options = model.options().with_max_cache_bytes(0);
         options.encoders = encoders;
         (driver, Pipeline::load_with_device(&options, Some(Box::new(device))).unwrap())
     };
@@ -234,7 +236,7 @@ fn everything_is_compiled_before_the_first_stage() {
     for (encoders, ready) in [(EncoderResidency::Keep, true), (EncoderResidency::Free, false)] {
         let driver = Arc::new(PtxDriver::new());
         let device = CudaDevice::new(driver.clone(), DType::F16).unwrap().with_cublaslt(false);
-        let mut options = model.options();
+        let mut options = model.options().with_max_cache_bytes(0);
         options.encoders = encoders;
         let pipeline = Pipeline::load_with_device(&options, Some(Box::new(device))).unwrap();
         let mut first = None;

@@ -6,7 +6,7 @@ use braid::device::{LoopSpec, Role};
 use braid::models::clip::{ClipTextShape, VisionOutputs, clip_text, clip_vision};
 use braid::models::ip_adapter::Adapter;
 use braid::models::published;
-use braid::models::unet::{BranchShape, DenoiserInterface, UnetShape, conditioning, denoiser};
+use braid::models::unet::{BranchShape, ConditioningPart, DenoiserInterface, UnetShape, conditioning, denoiser};
 use braid::models::vae::vae_decoder;
 use braid::tensor::DType;
 use braid::weights::{MappedBytes, Scope, TensorTable, Weight, Weights};
@@ -71,7 +71,8 @@ fn published_model_at_1024() {
     assert_eq!((single.arena, single.gemms), (2 * decode.arena, 0));
     let ip = scope(adapter.tensors());
     let adapters = [Adapter { config: &adapter, scope: &ip, positions: 0 }];
-    let condition = report("condition", conditioning(&config, &weights, &shape, 64, &adapters).unwrap());
+    let condition =
+        report("condition", conditioning(&config, &weights, &shape, 64, &adapters, ConditioningPart::ALL).unwrap());
     let mut texts = 0;
     for (text, pooled) in [(published::text(), false), (published::text_2(), true)] {
         let weights = scope(text.tensors());

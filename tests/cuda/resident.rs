@@ -167,8 +167,8 @@ fn resident_request() {
             at.windows(2).map(|w| (w[0].0, [w[1].1[0] - w[0].1[0], w[1].1[1] - w[0].1[1]])).collect();
         let [_, _, condition, denoise, decode] = stages.as_slice() else { panic!("{stages:?}") };
         println!("{stages:?}");
-        // Whether the conditioning is finite; step and first step that is not; the image and whether it is.
-        assert_eq!((condition.0, condition.1[1]), (Stage::Condition, 4));
+        // Whether each part of the conditioning is finite; step and first step that is not; the image and whether it is.
+        assert_eq!((condition.0, condition.1[1]), (Stage::Condition, 12));
         assert_eq!((denoise.0, denoise.1[1]), (Stage::Denoise, 8));
         assert_eq!((decode.0, decode.1), (Stage::Decode, [0, 32 * 32 * 3 + 4]));
         // Latents of 4x4x4, two rows of twelve coefficients, guidance, counters; then scales and token counts.

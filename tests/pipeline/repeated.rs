@@ -5,21 +5,27 @@ use braid::device::cpu::Cpu;
 use braid::device::{Compiled, Device, Executable, TensorData};
 use braid::graph::Graph;
 use braid::pipeline::ImagePrompt;
-use braid::{Image, Pipeline, PipelineOptions, Request};
+use braid::schedulers::TimestepSpacing;
+use braid::{Engine, EngineOptions, Image, Pipeline, PipelineOptions, Request, Session};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// The CPU, and how often it ran text encoders and image encoders.
+/// The first inputs of what is counted: text encoders, image encoders, the parts of the conditioning, the VAE's encoder.
+const KINDS: [&str; 6] = ["ids", "pixels", "timesteps", "text", "image_embeds.0", "image"];
+
+type Runs = Arc<[AtomicUsize; KINDS.len()]>;
+
+/// The CPU, and how often it ran each kind.
 struct Counting {
     cpu: Cpu,
-    runs: Arc<[AtomicUsize; 2]>,
+    runs: Runs,
 }
 
 struct Counted {
     executable: Box<dyn Executable>,
     /// The place of its count.
     kind: Option<usize>,
-    runs: Arc<[AtomicUsize; 2]>,
+    runs: Runs,
 }
 
 impl Device for Counting {
@@ -28,7 +34,7 @@ impl Device for Counting {
     }
 
     fn compile(&self, graph: Graph) -> braid::Result<Box<dyn Executable>> {
-        let kind = graph.inputs.first().and_then(|(name, _)| ["ids", "pixels"].iter().position(|kind| kind == name));
+        let kind = graph.inputs.first().and_then(|(name, _)| KINDS.iter().position(|kind| kind == name));
         Ok(Box::new(Counted { executable: self.cpu.compile(graph)?, kind, runs: self.runs.clone() }))
     }
 }
@@ -55,23 +61,40 @@ impl Executable for Counted {
 /// A pipeline, and its counts.
 struct Case {
     pipeline: Pipeline,
-    runs: Arc<[AtomicUsize; 2]>,
+    runs: Runs,
 }
 
 impl Case {
     fn new(options: &PipelineOptions) -> Self {
-        let runs: Arc<[AtomicUsize; 2]> = Arc::default();
+        let runs = Runs::default();
         let device = Counting { cpu: Cpu::new(Some(1)), runs: runs.clone() };
         Self { pipeline: Pipeline::load_with_device(options, Some(Box::new(device))).unwrap(), runs }
     }
 
-    /// The runs of text encoders and image encoders for a request whose images are those of a pipeline that has drawn nothing before.
-    fn runs(&self, options: &PipelineOptions, request: &Request) -> [usize; 2] {
-        self.runs.iter().for_each(|count| count.store(0, Ordering::SeqCst));
-        let images = self.pipeline.generate(request).unwrap().images;
-        let runs = [0, 1].map(|kind| self.runs[kind].load(Ordering::SeqCst));
+    /// The runs of each kind for a request whose images are those of a pipeline that has drawn nothing before.
+    fn all_runs(&self, options: &PipelineOptions, request: &Request) -> [usize; KINDS.len()] {
+        let (images, runs) = self.count(|pipeline| pipeline.generate(request).unwrap().images);
         assert_eq!(images, Pipeline::load(options).unwrap().generate(request).unwrap().images);
         runs
+    }
+
+    /// Those of text encoders and image encoders.
+    fn runs(&self, options: &PipelineOptions, request: &Request) -> [usize; 2] {
+        let [texts, images, ..] = self.all_runs(options, request);
+        [texts, images]
+    }
+
+    /// Those of the conditioning: time, text, image.
+    fn conditioned(&self, options: &PipelineOptions, request: &Request) -> [usize; 3] {
+        let [_, _, time, text, image, _] = self.all_runs(options, request);
+        [time, text, image]
+    }
+
+    /// The runs of each kind in some work.
+    fn count<'a, T>(&'a self, work: impl FnOnce(&'a Pipeline) -> T) -> (T, [usize; KINDS.len()]) {
+        self.runs.iter().for_each(|count| count.store(0, Ordering::SeqCst));
+        let result = work(&self.pipeline);
+        (result, std::array::from_fn(|kind| self.runs[kind].load(Ordering::SeqCst)))
     }
 }
 
@@ -142,4 +165,170 @@ fn scales_of_loras() {
     assert_eq!(case.runs(&options, &request), [0, 0]);
     request.lora_scales = vec![0.5];
     assert_eq!(case.runs(&options, &request), first);
+}
+
+type Change = fn(&mut Request);
+
+/// The parts of the conditioning that each difference makes anew, one after the other: time, text, image.
+const CHANGES: [(&str, [usize; 3], Change); 18] = [
+    ("the first", [1, 1, 1], |_| {}),
+    ("the same", [0, 0, 0], |_| {}),
+    ("another seed, more images", [0, 0, 0], |r| (r.seed, r.num_images) = (9, 2)),
+    ("guidance", [0, 0, 0], |r| (r.guidance_scale, r.guidance_rescale) = (3.0, 0.5)),
+    ("a scale", [0, 0, 0], |r| r.image_prompts[0].scales = 0.3.into()),
+    ("a part of the steps", [0, 0, 0], |r| r.image_prompts[0].end = 0.5),
+    ("the weight of the one reference", [0, 0, 0], |r| r.image_prompts[0].references[0].weight = 0.5),
+    ("a mask", [0, 0, 0], |r| {
+        let mask = Image::new(2, 1, vec![255, 255, 255, 0, 0, 0]).unwrap();
+        r.image_prompts[0].references[0].mask = Some(mask);
+    }),
+    ("steps", [1, 0, 0], |r| r.steps = 3),
+    ("timesteps", [1, 0, 0], |r| r.timestep_spacing = Some(TimestepSpacing::Trailing)),
+    ("a size", [1, 0, 0], |r| r.width = Some(48)),
+    ("a prompt", [1, 1, 0], |r| r.prompt = "a boat".into()),
+    ("a negative prompt", [1, 1, 0], |r| r.negative_prompt = Some("rain".into())),
+    ("a reference", [0, 0, 1], |r| r.image_prompts = vec![image(5)]),
+    ("two references", [0, 0, 1], |r| r.image_prompts[0].references.extend(image(3).references)),
+    ("the weight of one of them", [0, 0, 1], |r| r.image_prompts[0].references[1].weight = 0.5),
+    ("no guidance", [1, 1, 1], |r| r.guidance_scale = 1.0),
+    ("no reference", [0, 0, 0], |r| r.image_prompts.clear()),
+];
+
+fn first_request() -> Request {
+    let mut request = request();
+    (request.steps, request.image_prompts) = (2, vec![image(3)]);
+    request.negative_prompt = Some("fog".into());
+    request
+}
+
+/// Each part of the conditioning is computed once for the values that it follows from, the scale of a LoRA among them.
+#[test]
+fn conditionings() {
+    let model = Model::golden("diffusers", "lora-kohya");
+    let mut options = model.options().with_lora(model.path("kohya.safetensors"));
+    options.threads = Some(1);
+    let case = Case::new(&options);
+    let mut request = first_request();
+    for (what, wanted, change) in CHANGES {
+        change(&mut request);
+        assert_eq!(case.conditioned(&options, &request), wanted, "{what}");
+    }
+    // Everything of the first is there still, for its scale of the LoRA.
+    let again = first_request();
+    assert_eq!(case.conditioned(&options, &again), [0; 3]);
+    let other = again.clone().with_lora_scales([0.5]);
+    assert_eq!(case.conditioned(&options, &other), [1; 3]);
+    assert_eq!(case.conditioned(&options, &again), [0; 3]);
+    case.pipeline.clear_cache();
+    assert_eq!(case.conditioned(&options, &again), [1; 3]);
+}
+
+/// Whatever the cache has room for, from nothing to all, the images are the same.
+#[test]
+fn evictions() {
+    let model = Model::folder();
+    let first = first_request().with_steps(1);
+    let mut second = first.clone();
+    (second.prompt, second.image_prompts) = ("a boat".into(), vec![image(5)]);
+    for bytes in [0, 1 << 13, 1 << 15, 1 << 16, 1 << 17, 1 << 18, 1 << 30] {
+        let options = model.options().with_max_cache_bytes(bytes);
+        let case = Case::new(&options);
+        let runs = [&first, &second, &first, &first, &second, &first].map(|r| case.conditioned(&options, r));
+        let all: usize = runs.iter().flatten().sum();
+        let wanted = match bytes {
+            0 => 18..=18,
+            1_073_741_824 => 6..=6,
+            _ => 6..=18,
+        };
+        assert!(wanted.contains(&all), "{bytes} bytes: {runs:?}");
+    }
+}
+
+/// An image to begin with is encoded once, and again for another size or mask.
+#[test]
+fn images_to_begin_with() {
+    let model = Model::folder();
+    let options = model.options();
+    let case = Case::new(&options);
+    let encoded = |request: &Request| case.all_runs(&options, request)[5];
+    let begin = |seed: u8| Image::new(32, 32, (0..32 * 32 * 3).map(|i| (i as u8) ^ seed).collect()).unwrap();
+    let mut request = request().with_init_image(begin(0)).with_strength(0.7);
+    assert_eq!((encoded(&request), encoded(&request)), (1, 0));
+    (request.seed, request.steps) = (4, 3);
+    assert_eq!(encoded(&request), 0);
+    request.mask = Some(begin(3));
+    assert_eq!((encoded(&request), encoded(&request)), (1, 0));
+    request.mask = Some(begin(7));
+    assert_eq!((encoded(&request), encoded(&request)), (1, 0));
+    request.init_image = Some(begin(1));
+    assert_eq!(encoded(&request), 1);
+    request.width = Some(48);
+    assert_eq!((encoded(&request), encoded(&request)), (1, 0));
+}
+
+/// A session draws at the cost of the steps, even where the cache keeps nothing, beside other requests, and gives what the pipeline gives.
+#[test]
+fn sessions() {
+    let model = Model::folder();
+    let options = model.options().with_max_cache_bytes(0);
+    let case = Case::new(&options);
+    let mut request = first_request();
+    request.init_image = Some(Image::new(32, 32, vec![90; 32 * 32 * 3]).unwrap());
+    let (session, runs) = case.count(|pipeline| pipeline.session(&request).unwrap());
+    assert_eq!(runs, [4, 1, 1, 1, 1, 1]);
+    assert_eq!(session.request().prompt, request.prompt);
+    let mut other = request.clone();
+    (other.prompt, other.image_prompts) = ("a boat".into(), vec![image(5)]);
+    let alone = |request: &Request| Pipeline::load(&options).unwrap().generate(request).unwrap().images;
+    let drawn = |request: &Request| {
+        let (output, runs) = case.count(|_| session.generate(request).unwrap());
+        assert_eq!(output.images, alone(request));
+        runs
+    };
+    let none = [0; KINDS.len()];
+    assert_eq!(drawn(&request), none);
+    let (_, runs) = case.count(|pipeline| pipeline.generate(&other).unwrap());
+    assert_eq!(runs, [2, 1, 1, 1, 1, 0]);
+    let mut draw = request.clone().with_seed(3).with_num_images(2).with_guidance_scale(8.0);
+    draw.image_prompts[0].scales = 0.2.into();
+    assert_eq!(drawn(&draw), none);
+    // The embeddings of the timesteps alone are new.
+    assert_eq!(drawn(&draw.clone().with_steps(5)), [0, 0, 1, 0, 0, 0]);
+    // Another prompt is another request.
+    assert_eq!(drawn(&other), [2, 1, 1, 1, 1, 0]);
+    // It holds what it has when all else is forgotten.
+    case.pipeline.clear_cache();
+    assert_eq!(drawn(&request), none);
+    drop(session);
+    assert_eq!(case.all_runs(&options, &request), [4, 1, 1, 1, 1, 1]);
+}
+
+/// Sessions of one pipeline in several threads, an engine's requests between them, with a pipeline that they share.
+#[test]
+fn sessions_beside_others() {
+    let model = Model::folder();
+    let pipeline = Arc::new(model.load().unwrap());
+    let requests = [3, 5].map(|seed| {
+        let mut request = request();
+        request.image_prompts = vec![image(seed)];
+        request
+    });
+    let wanted = requests.each_ref().map(|request| pipeline.generate(request).unwrap().images);
+    pipeline.clear_cache();
+    let engine = Engine::new(pipeline.clone(), EngineOptions::default()).unwrap();
+    std::thread::scope(|scope| {
+        for (request, wanted) in requests.iter().zip(&wanted) {
+            let (pipeline, engine) = (pipeline.clone(), &engine);
+            scope.spawn(move || {
+                let session = Session::new(pipeline, request).unwrap();
+                for _ in 0..4 {
+                    let ticket = engine.submit(session.request().clone()).unwrap();
+                    assert_eq!(session.generate(request).unwrap().images, *wanted);
+                    assert_eq!(ticket.wait().unwrap().images, *wanted);
+                }
+            });
+        }
+    });
+    let error = pipeline.session(&request().with_steps(0)).unwrap_err().to_string();
+    assert_eq!(error, "steps: 0 given; at least 1 is needed");
 }

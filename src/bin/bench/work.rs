@@ -5,7 +5,7 @@ use braid::cli::value::Value;
 use braid::graph::{Graph, Node, OpCost, OpLabel, fuse};
 use braid::models::clip::{ClipTextShape, VisionOutputs, clip_text, clip_vision};
 use braid::models::ip_adapter::Adapter;
-use braid::models::unet::{BranchShape, UnetShape, conditioning, denoiser};
+use braid::models::unet::{BranchShape, ConditioningPart, UnetShape, conditioning, denoiser};
 use braid::models::vae::vae_decoder;
 use braid::synthetic::Sizes;
 use braid::tensor::DType;
@@ -205,7 +205,7 @@ impl Setting {
             (Part::Condition, [scope, adapter]) => {
                 let adapter = Adapter { config: &sizes.adapter, scope: adapter, positions: 0 };
                 let adapters = if self.adapter { vec![adapter] } else { Vec::new() };
-                vec![conditioning(&sizes.unet, scope, &shape, self.steps, &adapters)?]
+                vec![conditioning(&sizes.unet, scope, &shape, self.steps, &adapters, ConditioningPart::ALL)?]
             }
             (Part::Unet, [scope]) => vec![denoiser(&sizes.unet, scope, &shape, &Compat::diffusers())?],
             (Part::Vae, [scope]) => vec![vae_decoder(&sizes.vae, scope, self.side, self.side, &Compat::diffusers())?],

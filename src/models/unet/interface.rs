@@ -154,7 +154,7 @@ pub(super) fn image_keys_values(path: &str, branch: usize) -> String {
 }
 
 /// Name of the conditioning graph's output with a branch's image tokens, `[B, N, D]`.
-pub(super) fn image_tokens_output(branch: usize) -> String {
+pub fn image_tokens_output(branch: usize) -> String {
     format!("image_tokens.{branch}")
 }
 
@@ -215,13 +215,6 @@ impl DenoiserInterface {
         self.inputs.iter().filter(|input| input.role.is_conditioning())
     }
 
-    /// The names of the conditioning graph's outputs in its order: each branch's image tokens, then
-    /// [`Self::conditioning`].
-    pub fn conditioning_outputs(&self) -> Vec<String> {
-        let image_tokens = (0..self.branches).map(image_tokens_output);
-        image_tokens.chain(self.conditioning().map(|input| input.name.clone())).collect()
-    }
-
     /// The positions of the inputs that have a value for each step.
     pub fn varying(&self) -> Range<usize> {
         let varies = |input: &DenoiserInput| input.role.varies_by_step();
@@ -259,8 +252,7 @@ mod tests {
         let last = interface.inputs.last().unwrap();
         assert_eq!(last.name, "mid_block.attentions.0.transformer_blocks.9.attn2.ip1");
         assert_eq!((&last.shape[..], interface.inputs.len()), (&[2, 8, 2560][..], 22 + 3 * 70));
-        let made = interface.conditioning_outputs();
-        assert_eq!((&*made[1], &*made[2], made.len()), ("image_tokens.1", names[5], 2 + 17 + 3 * 70));
+        assert_eq!(interface.conditioning().next().map(|input| input.name.as_str()), Some(names[5]));
         let integers = interface.inputs.iter().filter(|input| input.role.is_integer());
         assert_eq!(integers.map(|input| input.name.as_str()).collect::<Vec<_>>(), names[1..4]);
         assert_eq!((interface.conditioning().count(), interface.scale_offset(3, 1)), (17 + 3 * 70, 14));

@@ -1,6 +1,6 @@
 //! SDXL's UNet with decoupled cross-attention (diffusers' `UNet2DConditionModel`).
 //!
-//! [`conditioning()`] runs once a request, [`denoiser()`] once a step; [`DenoiserInterface`] declares what the one hands to
+//! [`conditioning()`] runs once for what it follows from, [`denoiser()`] once a step; [`DenoiserInterface`] declares what the one hands to
 //! the other.
 
 mod conditioning;
@@ -13,9 +13,9 @@ mod quantization;
 mod tensors;
 mod topology;
 
-pub use conditioning::conditioning;
+pub use conditioning::{ConditioningPart, conditioning};
 pub use config::UnetConfig;
 pub use denoiser::denoiser;
-pub use interface::{BranchShape, DenoiserInput, DenoiserInterface, InputRole, UnetShape};
+pub use interface::{BranchShape, DenoiserInput, DenoiserInterface, InputRole, UnetShape, image_tokens_output};
 pub use pruned::PrunedBlocks;
 pub use topology::{BlockId, CrossLayer, Resnet, Transformer, UnetLayer};

@@ -17,7 +17,7 @@ mod tests {
     use crate::compat::Compat;
     use crate::graph::Op;
     use crate::models::published;
-    use crate::models::unet::{UnetShape, conditioning, denoiser};
+    use crate::models::unet::{ConditioningPart, UnetShape, conditioning, denoiser};
     use crate::weights::Scope;
 
     #[test]
@@ -48,7 +48,7 @@ mod tests {
         let kept: Vec<_> = all.iter().filter(|part| !part.quantizable).map(|part| part.weight.name()).collect();
         let shortcuts = kept.iter().filter(|name| name.contains("conv_shortcut")).count();
         assert_eq!((kept.len(), shortcuts), (15, 11), "{kept:?}");
-        let graph = conditioning(&config, &Scope::recording(), &shape, 4, &[]).unwrap();
+        let graph = conditioning(&config, &Scope::recording(), &shape, 4, &[], ConditioningPart::ALL).unwrap();
         let mut parts = graph.nodes.iter().flat_map(|node| parts(&node.op)).peekable();
         assert!(parts.peek().is_some() && parts.all(|part| !part.quantizable));
     }

@@ -1,6 +1,6 @@
 //! The UNet's tensors, by building its graphs over a recording scope.
 
-use super::conditioning::conditioning;
+use super::conditioning::{ConditioningPart, conditioning};
 use super::config::UnetConfig;
 use super::denoiser::denoiser;
 use super::interface::UnetShape;
@@ -14,7 +14,7 @@ impl UnetConfig {
         let shape =
             UnetShape { batch: 1, height: 1, width: 1, tokens: 1, branches: Vec::new(), attribution: Vec::new() };
         // The graphs are thrown away, so whether their sizes fit together is a question for those who run them.
-        let _ = conditioning(self, &scope, &shape, 1, &[]);
+        let _ = conditioning(self, &scope, &shape, 1, &[], ConditioningPart::ALL);
         let _ = denoiser(self, &scope, &shape, &Compat::diffusers());
         scope.declared()
     }

@@ -76,10 +76,7 @@ fn embedding(
 ) -> Result<Vec<f32>> {
     let values = match image {
         ReferenceImage::Embedding(values) => values.clone(),
-        ReferenceImage::Image(image) => {
-            let fitted = fit(executables.compiler.models, prompt, image)?;
-            encode(executables, &fitted)?.of(adapter)
-        }
+        ReferenceImage::Image(image) => encode(executables, prompt, image)?.of(adapter),
     };
     finite(&values)?;
     Ok(values)
@@ -142,10 +139,27 @@ impl Encoded {
     }
 }
 
-/// Encodes an image.
-pub(in crate::pipeline) fn encode(executables: &mut Executables<'_>, image: &Image) -> Result<Arc<Encoded>> {
+/// Encodes an image that is fitted as a prompt says, unless that was done before.
+pub(in crate::pipeline) fn encode(
+    executables: &mut Executables<'_>,
+    prompt: &ImagePrompt,
+    image: &Image,
+) -> Result<Arc<Encoded>> {
+    let key = ContentHasher::new("image")
+        .value(&(image.width(), image.height(), prompt.resize, prompt.fit))
+        .bytes(image.rgb())
+        .key();
+    if let Some(known) = executables.cache.contents.get(key) {
+        return Ok(known);
+    }
     let models = executables.compiler.models;
-    encode_pixels(executables, &processor(models)?.preprocess(image))
+    let fitted = fit(models, prompt, image)?;
+    let encoded = Arc::new(encode_pixels(executables, &processor(models)?.preprocess(&fitted))?);
+    if finite(&encoded.embeds).and_then(|()| finite(&encoded.hidden)).is_ok() {
+        let bytes = 4 * (encoded.embeds.len() + encoded.hidden.len());
+        executables.cache.contents.put(key, encoded.clone(), bytes);
+    }
+    Ok(encoded)
 }
 
 /// The hidden states of an image whose normalised pixels are 0, made once.
@@ -161,11 +175,7 @@ fn zero_image(executables: &mut Executables<'_>) -> Result<Arc<[f32]>> {
     Ok(hidden)
 }
 
-fn encode_pixels(executables: &mut Executables<'_>, pixels: &[f32]) -> Result<Arc<Encoded>> {
-    let key = ContentHasher::new("image").bytes(bytemuck::cast_slice(pixels)).key();
-    if let Some(known) = executables.cache.contents.get(key) {
-        return Ok(known);
-    }
+fn encode_pixels(executables: &mut Executables<'_>, pixels: &[f32]) -> Result<Encoded> {
     let models = executables.compiler.models;
     let outputs = models.vision_outputs();
     let config = &models.image_encoder()?.config;
@@ -180,10 +190,5 @@ fn encode_pixels(executables: &mut Executables<'_>, pixels: &[f32]) -> Result<Ar
         bound.push(&mut encoded.hidden);
     }
     executables.image_encoder()?.run(&[pixels.into()], &mut bound)?;
-    let bytes = 4 * (encoded.embeds.len() + encoded.hidden.len());
-    let encoded = Arc::new(encoded);
-    if finite(&encoded.embeds).and_then(|()| finite(&encoded.hidden)).is_ok() {
-        executables.cache.contents.put(key, encoded.clone(), bytes);
-    }
     Ok(encoded)
 }

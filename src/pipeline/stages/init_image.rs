@@ -7,9 +7,11 @@ use crate::inputs::noise::Generator;
 use crate::inputs::resize::{Resampling, resize};
 use crate::pipeline::begin::Begin;
 use crate::pipeline::compile::Executables;
+use crate::pipeline::content_cache::ContentHasher;
 use crate::pipeline::plan::RequestPlan;
 use crate::pipeline::request::Request;
 use crate::tensor::DType;
+use std::sync::Arc;
 
 /// The image to begin with, encoded.
 pub(in crate::pipeline) struct InitImage {
@@ -54,8 +56,39 @@ impl LatentDistribution {
     }
 }
 
-/// Encodes the image to begin with, stretched to the request's size, and what a mask leaves of it.
+impl InitImage {
+    fn bytes(&self) -> usize {
+        let masked = self.inpaint.iter().filter_map(|inpaint| inpaint.latents.as_ref());
+        let latents = |d: &LatentDistribution| d.mean.len() + d.deviation.as_ref().map_or(0, Vec::len);
+        let mask: usize = self.inpaint.iter().map(|inpaint| inpaint.mask.len()).sum();
+        4 * (self.image.iter().chain(masked).map(latents).sum::<usize>() + mask)
+    }
+}
+
+/// Encodes the image to begin with, stretched to the request's size, and what a mask leaves of it, unless that was done before.
 pub(in crate::pipeline) fn run(
+    executables: &mut Executables<'_>,
+    request: &Request,
+    image: &Image,
+    plan: &RequestPlan,
+) -> Result<Arc<InitImage>> {
+    let sides = |image: &Image| [image.width(), image.height()];
+    let mask = request.mask.as_ref();
+    let key = ContentHasher::new("init_image")
+        .value(&(plan.latent, plan.begin, sides(image), mask.map(sides)))
+        .bytes(image.rgb())
+        .bytes(mask.map_or(&[], Image::rgb))
+        .key();
+    if let Some(known) = executables.cache.contents.get(key) {
+        return Ok(known);
+    }
+    let made = Arc::new(encode_both(executables, request, image, plan)?);
+    executables.cache.contents.put(key, made.clone(), made.bytes());
+    Ok(made)
+}
+
+/// Encodes the image, and what a mask leaves of it.
+fn encode_both(
     executables: &mut Executables<'_>,
     request: &Request,
     image: &Image,

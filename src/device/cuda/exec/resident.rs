@@ -2,11 +2,13 @@
 
 use super::executable::CudaExecutable;
 use super::results::Results;
+use crate::device::cuda::driver::allocation::DeviceAllocation;
 use crate::device::cuda::driver::stream_lock::lock_stream;
 use crate::device::executable::compiled_by;
 use crate::device::{DecodedImage, DeviceTensor, Executable, ImageDecoder, ResidentOutputs, TensorData, TensorRef};
 use crate::error::{Error, Result};
 use bytemuck::cast_slice_mut;
+use std::sync::Arc;
 
 /// Bytes to which bound tensors are aligned: less lies between two that follow one another.
 const GAP: u64 = 64;
@@ -127,6 +129,20 @@ impl Executable for CudaConditioner {
         let mut flag = [0i32];
         executable.driver.download(executable.kept(executable.regions().flag), cast_slice_mut(&mut flag))?;
         Ok(ResidentOutputs { values, finite: flag[0] != 0 })
+    }
+
+    /// Copies them within the device.
+    fn persist(&mut self, _: Vec<TensorRef<'static>>) -> Result<Vec<TensorRef<'static>>> {
+        let executable = &self.0;
+        let (bindings, from) = (&executable.lowered.bindings, executable.kept(executable.regions().outputs));
+        let lock = executable.stream_lock.clone();
+        let _locked = lock_stream(&lock);
+        let copy = DeviceAllocation::uninitialized(executable.driver.clone(), bindings.download().max(1))?;
+        executable.driver.copy(from, copy.address(), bindings.download())?;
+        let copy: Arc<Results> = Arc::new(Results::new(copy, executable.stream_lock.clone()));
+        let outputs = executable.graph.outputs.iter().map(|(_, id)| executable.graph.node(*id).len());
+        let tensor = |(len, at): (usize, &usize)| DeviceTensor::new(copy.clone(), *at, len).into();
+        Ok(outputs.zip(&bindings.outputs).map(tensor).collect())
     }
 }
 
