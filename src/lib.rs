@@ -33,6 +33,7 @@
 //! | [`SchedulerKind`], [`SigmaSchedule`], [`TimestepSpacing`], [`PredictionType`] | `EulerDiscreteScheduler`, `use_karras_sigmas`, `timestep_spacing`, `prediction_type` | overrides of the model's own scheduler |
 //! | [`RngKind`] | `torch.Generator(device=...)` | the generator whose random numbers the noise follows |
 //! | [`Compat`] | – | the reference implementation that is followed where they differ |
+//! | [`LiveScales`], [`ScaleChange`] | `set_ip_adapter_scale` in a callback | scales that change between two steps |
 //! | [`Callbacks`], [`Progress`], [`CancelToken`] | `callback_on_step_end`, `_interrupt` | progress of a request, and its cancellation |
 //! | [`Session`] | – | a request with its conditioning, to be drawn again with other seeds, scales, steps |
 //! | [`Engine`], [`Ticket`] | – | a queue before a pipeline, for programs of many threads |
@@ -97,9 +98,9 @@ pub use inputs::image::{AlphaMode, Image};
 pub use inputs::noise::{PhiloxGrid, RngKind};
 pub use output::PngMetadata;
 pub use pipeline::{
-    AttributionMap, Callbacks, CancelToken, Combine, DeviceChoice, EncoderResidency, HostTensor, ImagePrompt, LongPrompts,
-    MemoryEstimate, Output, Pipeline, PipelineOptions, Preview, Progress, PromptWeights, Quantization, Reference,
-    ReferenceImage, Request, Scales, SizeConditioning, Stage, WorkloadShape,
+    AttributionMap, Callbacks, CancelToken, Combine, DeviceChoice, EncoderResidency, HostTensor, ImagePrompt,
+    LiveScales, LongPrompts, MemoryEstimate, Output, Pipeline, PipelineOptions, Preview, Progress, PromptWeights,
+    Quantization, Reference, ReferenceImage, Request, ScaleChange, Scales, SizeConditioning, Stage, WorkloadShape,
 };
 pub use schedulers::{PredictionType, SchedulerConfig, SchedulerKind, SigmaSchedule, TimestepSpacing};
 pub use session::Session;

@@ -51,6 +51,7 @@ fn output(seed: u64) -> Output {
         seeds: vec![seed],
         seconds: BTreeMap::new(),
         step_seconds: Vec::new(),
+        scale_changes: Vec::new(),
         intermediates: BTreeMap::new(),
         attributions: Vec::new(),
         truncated_tokens: 0,

@@ -3,7 +3,7 @@
 use super::state::{Phase, TicketState};
 use super::worker::Shared;
 use crate::error::{Error, Result};
-use crate::pipeline::{Output, Progress};
+use crate::pipeline::{Output, Progress, Scales};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -89,6 +89,15 @@ impl Ticket {
         if self.shared.remove(self.state.id) {
             self.state.finish(Err(Error::Cancelled));
         }
+    }
+
+    /// Sets an adapter's scales from the next step of the request's images on, and for images that have not begun; see
+    /// [`crate::LiveScales::set`].
+    ///
+    /// # Errors
+    /// [`Error::Parameter`] for a number that is not finite.
+    pub fn set_scales(&self, adapter: usize, scales: impl Into<Scales>) -> Result<()> {
+        self.state.live_scales.set(adapter, scales)
     }
 
     /// The state of the request.

@@ -77,7 +77,8 @@ impl Job {
         let cancel = self.state.cancel.clone();
         let every = lock(&self.options).on_preview.as_ref().map(|(every, _)| *every);
         let job = self.clone();
-        let callbacks = Callbacks::new().with_cancel(&cancel).with_progress(move |progress: Progress| {
+        let callbacks = Callbacks::new().with_cancel(&cancel).with_live_scales(&self.state.live_scales);
+        let callbacks = callbacks.with_progress(move |progress: Progress| {
             job.state.advance(Some(progress));
             job.call(|options| options.on_progress.iter_mut().for_each(|call| call(progress)));
         });

@@ -90,6 +90,8 @@ fields! {
     ImagePrompts = "image_prompts",
     /// [`crate::Request::attribution`].
     Attribution = "attribution",
+    /// [`crate::Request::scale_changes`], or what a [`crate::LiveScales`] has set.
+    ScaleChanges = "scale_changes",
     /// [`crate::Request::lora_scales`].
     LoraScales = "lora_scales",
     /// [`crate::Request::scheduler`].

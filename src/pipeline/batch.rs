@@ -107,8 +107,14 @@ impl<'a> Batch<'a> {
                 Err(error) => self.leave(ticket, request, error),
             }
         }
-        let mut rest = std::mem::take(&mut self.images);
-        rest.retain(|(ticket, _)| self.request(*ticket).is_some());
+        let mut rest = Vec::new();
+        for (ticket, mut image) in std::mem::take(&mut self.images) {
+            let Some(request) = self.request(ticket) else { continue };
+            match request.change_scales(&executables.compiler, &mut image) {
+                Ok(()) => rest.push((ticket, image)),
+                Err(error) => self.fail(ticket, error),
+            }
+        }
         while !rest.is_empty() {
             let group = self.take_group(executables, &mut rest);
             self.evaluate(executables, group);

@@ -163,7 +163,7 @@ pub(super) mod tests {
     /// One difference at a time, and the parts of the conditioning that it makes another one of: time, text, image.
     #[test]
     fn plans_of_conditionings() {
-        let changes: [(&str, [bool; 3], Change); 10] = [
+        let changes: [(&str, [bool; 3], Change); 11] = [
             ("the same", [false; 3], |_| {}),
             ("steps", [true, false, false], |p| p.max_steps = 5),
             ("tokens", [false, true, false], |p| p.shape.tokens = 154),
@@ -173,6 +173,7 @@ pub(super) mod tests {
             ("other hidden states", [false, false, true], |p| p.positions = 257),
             ("a mask", [false; 3], |p| p.shape.branches[1].masked = true),
             ("no guidance", [true; 3], |p| p.shape.batch = 1),
+            ("parts of references", [false; 3], |p| p.shape.attribution = vec![2, 1]),
             ("another size", [false; 3], |p| (p.shape.height, p.shape.width) = (4, 32)),
         ];
         for (what, wanted, change) in changes {

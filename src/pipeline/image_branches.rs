@@ -6,7 +6,7 @@ use super::image_prompt::{Combine, ImagePrompt, Reference};
 use super::request::Request;
 use crate::error::{Error, Field, Result};
 use crate::inputs::mask::Mask;
-use crate::models::ip_adapter::LayerScale;
+use crate::models::ip_adapter::{LayerScale, Scales};
 use crate::models::unet::{BranchShape, DenoiserInterface, UnetConfig};
 use std::collections::HashMap;
 use std::ops::Range;
@@ -73,6 +73,8 @@ pub(super) struct ImageBranches {
     pub(super) precise: Vec<bool>,
     /// `[S, L, A, B]`: the weight of each branch in each cross-attention and step.
     pub(super) scales: Vec<f32>,
+    /// The factor of each branch's scales.
+    factors: Vec<f32>,
     /// The factors of a branch's mask in the cross-attentions of so many queries.
     pub(super) masks: HashMap<(usize, usize), Vec<f32>>,
 }
@@ -95,9 +97,9 @@ impl ImageBranches {
             weights: Vec::new(),
             precise: Vec::new(),
             scales: Vec::new(),
+            factors: Vec::new(),
             masks: HashMap::new(),
         };
-        let mut factors = Vec::new();
         for (index, &a) in plan.adapters.iter().enumerate() {
             let prompt = &request.image_prompts[a];
             let shape = PromptBranches::new(prompt);
@@ -109,13 +111,28 @@ impl ImageBranches {
                 branches.references.push(references);
                 branches.weights.push(weights);
                 branches.precise.push(prompt.scales.is_precise());
-                factors.push(factor);
+                branches.factors.push(factor);
             }
         }
         let config = &compiler.models.unet.config;
-        branches.scales = scales(compiler, request, plan, &factors, steps)?;
+        let given: Vec<_> = request.image_prompts.iter().map(|prompt| prompt.scales.clone()).collect();
+        branches.scales = branches.scales_of(compiler, (request, &given), plan, steps)?;
         branches.masks = branches.masks(request, config, plan, compiler.models.vae.config.scale_factor())?;
         Ok(branches)
+    }
+
+    /// As [`Self::scales`], where the image prompts of a request have these scales instead.
+    ///
+    /// # Errors
+    /// [`Error::Parameter`].
+    pub(super) fn scales_of(
+        &self,
+        compiler: &Compiler<'_>,
+        (request, given): (&Request, &[Scales]),
+        plan: &DenoisePlan,
+        steps: usize,
+    ) -> Result<Vec<f32>> {
+        scales(compiler, (request, given), plan, &self.factors, steps)
     }
 
     /// The masks of all branches.
@@ -156,16 +173,15 @@ fn weights(prompt: &ImagePrompt, references: Range<usize>) -> (f32, Vec<f32>) {
 /// `[S, L, A, B]`: the weight of each branch in each cross-attention and step.
 fn scales(
     compiler: &Compiler<'_>,
-    request: &Request,
+    (request, given): (&Request, &[Scales]),
     plan: &DenoisePlan,
     factors: &[f32],
     steps: usize,
 ) -> Result<Vec<f32>> {
     let config = &compiler.models.unet.config;
     let interface = DenoiserInterface::new(config, &plan.shape);
-    let prompts = plan.adapters.iter().map(|&a| &request.image_prompts[a]);
-    let resolved = prompts.clone().map(|prompt| prompt.scales.resolve(config)).collect::<Result<Vec<_>>>()?;
-    let prompts: Vec<_> = prompts.collect();
+    let prompts: Vec<_> = plan.adapters.iter().map(|&a| &request.image_prompts[a]).collect();
+    let resolved = plan.adapters.iter().map(|&a| given[a].resolve(config)).collect::<Result<Vec<_>>>()?;
     let (batch, layers) = (plan.shape.batch, config.cross_layers().len());
     let mut all = Vec::new();
     for step in 0..steps {

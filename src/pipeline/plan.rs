@@ -6,6 +6,7 @@ use super::denoise_plan::{DenoisePlan, Placement};
 use super::executable_cache::TextEncoderKey;
 use super::image_branches::ImageBranches;
 use super::image_prompt::ReferenceImage;
+use super::image_scales;
 use super::latent_size::{RequestedSides, latent_size};
 use super::load::Models;
 use super::lora::LoraScales;
@@ -120,6 +121,7 @@ impl RequestPlan {
             let what = format!("{given} image prompts for {known} adapters");
             return Err(Error::parameter(Field::ImagePrompts, what));
         }
+        image_scales::check_changes(request, &models.unet.config, table.steps.len())?;
         let lora_scales = models.loras.scales(request)?;
         let sides = RequestedSides::new(models, compat, request)?;
         let latent = latent_size(models, compat, sides)?;

@@ -2,11 +2,13 @@
 
 use super::attribution::AttributionMap;
 use super::image_prompt::ImagePrompt;
+use super::live_scales::{LiveScales, ScaleChange};
 use super::preview::{Preview, Previewer};
 use super::prompt_options::{LongPrompts, PromptWeights, SizeConditioning};
 use crate::error::{Error, Field, Message, Result};
 use crate::inputs::image::Image;
 use crate::inputs::noise::RngKind;
+use crate::models::ip_adapter::Scales;
 use crate::schedulers::{PredictionType, SchedulerKind, SigmaSchedule, TimestepSpacing};
 use crate::setters::setters;
 use crate::tensor::DType;
@@ -63,6 +65,8 @@ pub struct Request {
     pub num_images: usize,
     /// One image prompt for each adapter of the pipeline, in their order; missing ones leave their adapter unused.
     pub image_prompts: Vec<ImagePrompt>,
+    /// Scales of image prompts that change between two steps, those of one step in their order.
+    pub scale_changes: Vec<ScaleChange>,
     /// The scale of each LoRA of the pipeline, in their order, of either sign; 1 for those that are missing.
     pub lora_scales: Vec<f32>,
     /// The scheduler; the model's own where absent.
@@ -118,6 +122,7 @@ impl Request {
             seed: 0,
             num_images: 1,
             image_prompts: Vec::new(),
+            scale_changes: Vec::new(),
             lora_scales: Vec::new(),
             scheduler: None,
             sigma_schedule: None,
@@ -201,6 +206,13 @@ impl Request {
     #[must_use]
     pub fn with_image_prompt(mut self, prompt: ImagePrompt) -> Self {
         self.image_prompts.push(prompt);
+        self
+    }
+
+    /// Sets the scales of an adapter, by its number, from a model evaluation on, which counts from 0.
+    #[must_use]
+    pub fn with_scale_change(mut self, step: usize, adapter: usize, scales: impl Into<Scales>) -> Self {
+        self.scale_changes.push(ScaleChange { step, adapter, scales: scales.into() });
         self
     }
 
@@ -309,7 +321,7 @@ pub struct Progress {
     pub steps: usize,
 }
 
-/// Callbacks of a request: its progress, previews, and its cancellation.
+/// Callbacks of a request: its progress, previews, changes of scales, and its cancellation.
 #[derive(Default)]
 #[non_exhaustive]
 pub struct Callbacks<'a> {
@@ -319,6 +331,8 @@ pub struct Callbacks<'a> {
     pub(super) on_preview: Option<Previewer<'a>>,
     /// Stops the request.
     pub cancel: CancelToken,
+    /// Sets scales while the request runs.
+    pub(super) live_scales: Option<LiveScales>,
 }
 
 impl<'a> Callbacks<'a> {
@@ -350,6 +364,13 @@ impl<'a> Callbacks<'a> {
         self
     }
 
+    /// Takes the scales of image prompts that are set by `live` while the request runs.
+    #[must_use]
+    pub fn with_live_scales(mut self, live: &LiveScales) -> Self {
+        self.live_scales = Some(live.clone());
+        self
+    }
+
     pub(super) fn report(&mut self, progress: Progress) {
         if let Some(call) = &mut self.on_progress {
             call(progress);
@@ -378,6 +399,9 @@ pub struct Output {
     pub seconds: BTreeMap<Stage, f64>,
     /// Seconds of each step, image after image; images that share an evaluation share its seconds.
     pub step_seconds: Vec<f64>,
+    /// The scales of image prompts that have changed between two steps of each image: those of [`Request::scale_changes`], and those that a
+    /// [`LiveScales`] has set.
+    pub scale_changes: Vec<Vec<ScaleChange>>,
     /// Every stage's result under the names of `braid generate --dump`, if asked for.
     pub intermediates: BTreeMap<String, HostTensor>,
     /// The maps of where each reference acted, image by image, if asked for ([`Request::attribution`]).

@@ -2,7 +2,9 @@
 
 use super::attribution::{self, AttributionMap};
 use super::captures::Captures;
-use super::compile::Executables;
+use super::compile::{Compiler, Executables};
+use super::image_scales::ImageScales;
+use super::live_scales::ScaleChange;
 use super::plan::RequestPlan;
 use super::request::{Callbacks, Output, Progress, Request, Stage};
 use super::residency::EncoderResidency;
@@ -13,6 +15,7 @@ use super::stages::{decode, image, text};
 use crate::device::{DenoiseOutput, ImageInFlight, TensorRef};
 use crate::error::{Error, Result};
 use crate::inputs::image::Image;
+use crate::models::unet::{DenoiserInterface, InputRole};
 use crate::schedulers::StepCoefficients;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -38,8 +41,15 @@ pub(super) struct RunningRequest<'a> {
     seconds: BTreeMap<Stage, f64>,
     /// The images that have begun.
     begun: usize,
-    /// The images that are done, with the seconds of each of their steps.
-    images: Vec<(Image, Vec<f64>)>,
+    /// The images that are done.
+    images: Vec<DoneImage>,
+}
+
+/// An image that is done.
+struct DoneImage {
+    image: Image,
+    step_seconds: Vec<f64>,
+    scale_changes: Vec<ScaleChange>,
 }
 
 /// An image of a running request.
@@ -53,6 +63,7 @@ pub(super) struct ImageRecord {
     /// From 0.
     index: usize,
     beginning: Beginning,
+    scales: ImageScales,
     /// Seconds of each step that has been reported.
     step_seconds: Vec<f64>,
     /// Seconds since the last of them.
@@ -138,7 +149,8 @@ impl<'a> RunningRequest<'a> {
         let (in_flight, beginning) = denoise.begin(&executables.compiler, index);
         self.begun += 1;
         *self.seconds.entry(Stage::Denoise).or_default() += begin.elapsed().as_secs_f64();
-        let record = ImageRecord { index, beginning, step_seconds: Vec::new(), unreported: 0.0 };
+        let scales = ImageScales::new(&self.job.request);
+        let record = ImageRecord { index, beginning, scales, step_seconds: Vec::new(), unreported: 0.0 };
         Ok(RunningImage { in_flight, record })
     }
 
@@ -148,6 +160,23 @@ impl<'a> RunningRequest<'a> {
     /// [`Error::Cancelled`].
     pub(super) fn check(&self) -> Result<()> {
         self.job.callbacks.cancel.check()
+    }
+
+    /// Makes the changes of scales that are due before an image's next step.
+    ///
+    /// # Errors
+    /// [`Error::Parameter`] for one that cannot be.
+    pub(super) fn change_scales(&self, compiler: &Compiler<'_>, image: &mut RunningImage) -> Result<()> {
+        let (request, plan, in_flight) = (&self.job.request, &self.plan, &mut image.in_flight);
+        let live = self.job.callbacks.live_scales.as_ref();
+        let Some(given) = image.record.scales.advance(request, live, in_flight.done())? else { return Ok(()) };
+        let scales = plan.branches.scales_of(compiler, (request, given), &plan.denoise, self.table.len())?;
+        let interface = DenoiserInterface::new(&compiler.models.unet.config, &plan.denoise.shape);
+        let inputs = interface.inputs.iter().zip(&mut in_flight.inputs.inputs);
+        for (_, values) in inputs.filter(|(input, _)| input.role == InputRole::Scales) {
+            *values = Arc::new(scales.clone().into());
+        }
+        Ok(())
     }
 
     /// Tells of an evaluation in which an image took part, whose share of the time is `seconds`; the device is still at work on
@@ -211,7 +240,8 @@ impl<'a> RunningRequest<'a> {
         let decoded = job.stage((Stage::Decode, image.index), &mut self.seconds, |_| {
             decode::run(executables, plan, &latents, captures)
         })?;
-        self.images.push((decoded, image.step_seconds));
+        let ImageRecord { step_seconds, scales, .. } = image;
+        self.images.push(DoneImage { image: decoded, step_seconds, scale_changes: scales.into_changes() });
         Ok(())
     }
 
@@ -224,12 +254,18 @@ impl<'a> RunningRequest<'a> {
     pub(super) fn into_output(self) -> Output {
         let request = &self.job.request;
         let seeds = (0..request.num_images as u64).map(|i| request.seed.wrapping_add(i)).collect();
-        let (images, step_seconds): (Vec<_>, Vec<_>) = self.images.into_iter().unzip();
+        let (mut images, mut step_seconds, mut scale_changes) = (Vec::new(), Vec::new(), Vec::new());
+        for mut done in self.images {
+            images.push(done.image);
+            step_seconds.append(&mut done.step_seconds);
+            scale_changes.push(done.scale_changes);
+        }
         Output {
             images,
             seeds,
             seconds: self.seconds,
-            step_seconds: step_seconds.concat(),
+            step_seconds,
+            scale_changes,
             intermediates: self.captures.into_tensors(),
             attributions: self.attributions,
             truncated_tokens: self.plan.prompt.prompt.truncated_tokens,

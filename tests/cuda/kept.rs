@@ -1,4 +1,4 @@
-//! Results that a request leaves on the device for later ones.
+//! Results that a request leaves on the device for later ones, and inputs that change there between two steps.
 
 use super::common::{Model, request};
 use super::ptx::PtxDriver;
@@ -6,7 +6,7 @@ use super::{compiled, values};
 use braid::device::cuda::CudaDevice;
 use braid::device::cuda::driver::Driver;
 use braid::inputs::image::Image;
-use braid::pipeline::{Callbacks, ImagePrompt, Progress, ReferenceImage, Stage};
+use braid::pipeline::{Callbacks, ImagePrompt, LiveScales, Progress, ReferenceImage, Stage};
 use braid::tensor::DType;
 use braid::{Pipeline, Request};
 use std::sync::Arc;
@@ -117,4 +117,38 @@ fn sessions() {
     drop(session);
     assert_eq!(driver.held(), held);
     assert_eq!(pipeline.generate(&other).unwrap().images, images);
+}
+
+/// Scales that change while a captured graph makes the steps: from the step that is told on, with nothing allocated or captured.
+#[test]
+fn live_scales() {
+    if !compiled() {
+        return;
+    }
+    let model = Model::folder();
+    let (driver, pipeline) = pipeline(&model, 1 << 30);
+    let request = small(1).with_steps(5);
+    let whole = pipeline.generate(&request).unwrap().images;
+    // The decoder, which runs once in a request, is captured in the second one.
+    assert_eq!(pipeline.generate(&request).unwrap().images, whole);
+    let before = driver.calls();
+    let live = LiveScales::new();
+    let tell = |progress: Progress| {
+        if progress.stage == Stage::Denoise && progress.done == 1 {
+            live.set(0, 0.0).unwrap();
+        }
+    };
+    let callbacks = Callbacks::new().with_live_scales(&live).with_progress(tell);
+    let output = pipeline.generate_with(&request, callbacks).unwrap();
+    let calls = driver.calls();
+    assert_eq!((calls.allocations, calls.captures), (before.allocations, before.captures));
+    let [change] = &output.scale_changes[0][..] else { panic!("{:?}", output.scale_changes) };
+    assert!((1..5).contains(&change.step), "{change:?}");
+    let mut ends = request.clone();
+    ends.image_prompts[0].end = change.step as f64 / 5.0;
+    let wanted = pipeline.generate(&ends).unwrap().images;
+    assert!(output.images == wanted && wanted != whole);
+    assert_eq!(pipeline.generate(&request.clone().with_scale_change(change.step, 0, 0.0)).unwrap().images, wanted);
+    // The next image begins with the request's own scales again.
+    assert_eq!(pipeline.generate(&request).unwrap().images, whole);
 }

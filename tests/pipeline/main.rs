@@ -17,6 +17,7 @@ mod engine;
 mod folders;
 mod image_prompts;
 mod init_image;
+mod live;
 mod loras;
 mod plus;
 mod previews;

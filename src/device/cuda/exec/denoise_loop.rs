@@ -9,7 +9,7 @@ use crate::device::{DenoiseInputs, DenoiseLoop, DenoiseOutput, ImageInFlight, Ke
 use crate::error::{Error, Result};
 use crate::schedulers::{NoiseLevel, PackedStepCoefficients};
 use bytemuck::{cast_slice, cast_slice_mut};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 fn bad(what: &str) -> Error {
     Error::Graph(format!("denoise loop: {what}"))
@@ -21,6 +21,8 @@ pub struct CudaDenoiseLoop {
     spec: LoopSpec,
     /// The image that is here.
     owner: Option<Owner>,
+    /// Its inputs, and its guidance's scale and rescale. Weak, so that nothing is kept for images that are gone.
+    uploaded: (Vec<Weak<TensorRef<'static>>>, [f32; 2]),
 }
 
 /// The sign of an image that its state lies in a loop's executable.
@@ -32,7 +34,7 @@ compiled_by!(CudaDenoiseLoop, executable);
 impl CudaDenoiseLoop {
     /// Wraps an executable that was lowered as a denoise loop of that kind.
     pub(crate) fn new(executable: CudaExecutable, spec: LoopSpec) -> Self {
-        Self { executable, spec, owner: None }
+        Self { executable, spec, owner: None, uploaded: Default::default() }
     }
 
     /// Refuses inputs of other lengths than declared, and noise for which no memory is reserved.
@@ -55,26 +57,44 @@ impl CudaDenoiseLoop {
         Ok(())
     }
 
-    /// Uploads everything that the steps read.
-    fn upload(&mut self, inputs: &mut DenoiseInputs) -> Result<()> {
+    /// Uploads guidance and the inputs of the graph, as far as they are not here, and converts them.
+    fn upload_inputs(&mut self, inputs: &DenoiseInputs) -> Result<()> {
         let executable = &mut self.executable;
         let (regions, driver) = (*executable.regions(), executable.driver.clone());
-        let state = regions.state;
-        // Inputs that vary by step are uploaded separately.
-        let rest = inputs.inputs.iter().enumerate().map(|(k, values)| {
-            let len = if self.spec.varying.contains(&k) { 0 } else { values.len() };
-            values.slice(0..len)
-        });
-        executable.bind_inputs(&rest.collect::<Result<Vec<_>>>()?)?;
-        for k in self.spec.varying.clone() {
+        let (here, guidance) = (&self.uploaded.0, [inputs.guidance_scale, inputs.guidance_rescale]);
+        let is_new =
+            |k: usize| here.get(k).is_none_or(|old| !std::ptr::eq(old.as_ptr(), Arc::as_ptr(&inputs.inputs[k])));
+        let new: Vec<usize> = (0..inputs.inputs.len()).filter(|k| is_new(*k)).collect();
+        if new.is_empty() && self.uploaded.1 == guidance {
+            return Ok(());
+        }
+        // Inputs that vary by step are uploaded separately, the others together.
+        let varies = |k: &usize| self.spec.varying.contains(k);
+        if !new.iter().all(varies) {
+            let rest = inputs.inputs.iter().enumerate().map(|(k, values)| {
+                let len = if varies(&k) { 0 } else { values.len() };
+                values.slice(0..len)
+            });
+            executable.bind_inputs(&rest.collect::<Result<Vec<_>>>()?)?;
+        }
+        for k in new.into_iter().filter(varies) {
             let at = executable.lowered.bindings.inputs[k].varying.unwrap_or(0);
             let values = self.spec.values(&executable.graph, k, inputs.rows) * inputs.table.len();
             executable.copy_in(&inputs.inputs[k].slice(0..values)?, executable.at(regions.varying[0] + at * 4))?;
         }
         executable.begin()?;
+        driver.upload(executable.at(regions.state.guidance), cast_slice(&guidance))?;
+        self.uploaded = (inputs.inputs.iter().map(Arc::downgrade).collect(), guidance);
+        Ok(())
+    }
+
+    /// Uploads everything that the steps read.
+    fn upload(&mut self, inputs: &mut DenoiseInputs) -> Result<()> {
+        self.uploaded.0.clear();
+        self.upload_inputs(inputs)?;
+        let executable = &self.executable;
+        let (state, driver) = (executable.regions().state, executable.driver.clone());
         driver.upload(executable.at(state.counter), cast_slice(&[0, i32::MAX]))?;
-        let guidance = [inputs.guidance_scale, inputs.guidance_rescale];
-        driver.upload(executable.at(state.guidance), cast_slice(&guidance))?;
         let table: Vec<PackedStepCoefficients> = inputs.table.iter().map(PackedStepCoefficients::from).collect();
         driver.upload(executable.at(state.table), cast_slice(&table))?;
         driver.upload(executable.kept(state.latents), cast_slice(&inputs.latents))?;
@@ -124,7 +144,12 @@ impl CudaDenoiseLoop {
                 image.state = Some(Box::new(owner));
                 Ok(())
             }
-            Some(_) => self.require(image),
+            // On the one stream, steps that are enqueued already read what was there before.
+            Some(_) => {
+                self.require(image)?;
+                self.check(&image.inputs)?;
+                self.upload_inputs(&image.inputs)
+            }
         }
     }
 
