@@ -11,7 +11,7 @@ use std::path::PathBuf;
 pub struct ReferenceFile {
     /// `--ip-adapter-image`.
     pub path: PathBuf,
-    /// `--ip-adapter-weight` and `--ip-adapter-mask`.
+    /// `--ip-adapter-weight`, `--ip-adapter-text` and `--ip-adapter-mask`.
     pub own: ReferenceFlags,
 }
 
@@ -20,6 +20,8 @@ pub struct ReferenceFile {
 pub struct ReferenceFlags {
     /// `--ip-adapter-weight`.
     pub weight: Option<f32>,
+    /// `--ip-adapter-text`: texts with their factors.
+    pub texts: Vec<(String, f32)>,
     /// `--ip-adapter-mask`.
     pub mask: Option<PathBuf>,
 }
@@ -63,6 +65,16 @@ impl Adapter {
         Some(self.weights()).filter(|weights| weights.iter().any(|weight| *weight != 1.0))
     }
 
+    /// The texts of each image, where there are some.
+    pub fn given_texts(&self) -> Option<Vec<&[(String, f32)]>> {
+        let texts: Vec<_> = self.images.iter().map(|image| self.texts(image)).collect();
+        Some(texts).filter(|texts| texts.iter().any(|texts| !texts.is_empty()))
+    }
+
+    fn texts<'a>(&'a self, image: &'a ReferenceFile) -> &'a [(String, f32)] {
+        if image.own.texts.is_empty() { &self.defaults.texts } else { &image.own.texts }
+    }
+
     /// The masks of the images.
     pub fn masks(&self) -> Vec<&PathBuf> {
         self.images.iter().filter_map(|image| self.mask(image)).collect()
@@ -100,6 +112,7 @@ impl Adapter {
         prompt.resize = resize;
         for (image, weight) in self.images.iter().zip(self.weights()) {
             let mut reference = Reference::new(Image::open(&image.path, alpha)?).with_weight(weight);
+            reference.texts = self.texts(image).to_vec();
             if let Some(mask) = self.mask(image) {
                 reference = reference.with_mask(Image::open(mask, AlphaMode::Ignore)?);
             }
@@ -118,6 +131,7 @@ impl Adapter {
             Self { images, .. } if !images.is_empty() => "--ip-adapter-image",
             Self { strength: Some(_), .. } => "--ip-adapter-strength",
             Self { defaults: ReferenceFlags { weight: Some(_), .. }, .. } => "--ip-adapter-weight",
+            Self { defaults: ReferenceFlags { texts, .. }, .. } if !texts.is_empty() => "--ip-adapter-text",
             Self { defaults: ReferenceFlags { mask: Some(_), .. }, .. } => "--ip-adapter-mask",
             Self { combine: Some(_), .. } => "--ip-adapter-combine",
             Self { start: Some(_), .. } => "--ip-adapter-start",

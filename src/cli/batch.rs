@@ -188,7 +188,9 @@ fn set_adapter(one: &mut Options, flag: &Flag<Options>, key: &str, value: &Json)
             adapter.defaults = ReferenceFlags::default();
             return items(value).iter().try_for_each(|image| set(one, flag, key, image));
         }
-        "--ip-adapter-weight" | "--ip-adapter-mask" => return set_each(one, flag, key, items(value)),
+        "--ip-adapter-weight" | "--ip-adapter-text" | "--ip-adapter-mask" => {
+            return set_each(one, flag, key, items(value));
+        }
         "--ip-adapter-strength" => adapter.strength = None,
         "--ip-adapter-blocks" => adapter.blocks = None,
         "--ip-adapter-combine" => adapter.combine = None,
@@ -199,7 +201,7 @@ fn set_adapter(one: &mut Options, flag: &Flag<Options>, key: &str, value: &Json)
     set(one, flag, key, value)
 }
 
-/// Sets weights or masks of the images that are there: one for each, or one for all.
+/// Sets weights, texts or masks of the images that are there: one for each, or one for all.
 fn set_each(one: &mut Options, flag: &Flag<Options>, key: &str, values: &[Json]) -> Result<(), Failure> {
     let images = one.adapters.all[0].images.len();
     if values.len() != images && values.len() != 1 {
@@ -212,6 +214,7 @@ fn set_each(one: &mut Options, flag: &Flag<Options>, key: &str, values: &[Json])
         let mut file = of(adapter, image);
         match flag.long {
             "--ip-adapter-weight" => file.own.weight = None,
+            "--ip-adapter-text" => file.own.texts.clear(),
             _ => file.own.mask = None,
         }
         adapter.images = vec![file];

@@ -120,6 +120,8 @@ fields! {
     ScaleStrength = "scales.strength",
     /// [`crate::Reference::weight`].
     ReferenceWeight = "references.weight",
+    /// [`crate::Reference::texts`].
+    ReferenceTexts = "references.texts",
     /// [`crate::Reference::mask`].
     ReferenceMask = "references.mask",
     /// [`crate::ImagePrompt::combine`].

@@ -31,13 +31,16 @@ pub struct Reference {
     pub image: ReferenceImage,
     /// Its weight, 1 by default. [`Combine`] says what it multiplies.
     pub weight: f32,
+    /// Texts whose embeddings are added to the image's, each times its factor: one below 0 takes out what the text names (InstantStyle's
+    /// `neg_content_emb`). For base adapters on the image encoder that belongs to the second text encoder: SDXL's own is ViT-bigG's.
+    pub texts: Vec<(String, f32)>,
     /// A grey image of any size: white where the reference acts, black where it does not.
     pub mask: Option<Image>,
 }
 
 impl<T: Into<ReferenceImage>> From<T> for Reference {
     fn from(image: T) -> Self {
-        Self { image: image.into(), weight: 1.0, mask: None }
+        Self { image: image.into(), weight: 1.0, texts: Vec::new(), mask: None }
     }
 }
 
@@ -52,6 +55,13 @@ impl Reference {
         with_weight(weight: f32);
         /// Sets the mask.
         with_mask(mask: Image => Some(mask));
+    }
+
+    /// Adds a text's embedding, times `factor`, to the image's.
+    #[must_use]
+    pub fn with_text(mut self, text: impl Into<String>, factor: f32) -> Self {
+        self.texts.push((text.into(), factor));
+        self
     }
 }
 
@@ -188,6 +198,10 @@ impl ImagePrompt {
         let weights = || self.references.iter().map(|reference| reference.weight);
         if let Some(weight) = weights().find(|weight| !weight.is_finite()) {
             return Err(Error::parameter(Field::ReferenceWeight, format!("{weight} is not a finite number")));
+        }
+        let mut factors = self.references.iter().flat_map(|reference| &reference.texts).map(|(_, factor)| factor);
+        if let Some(factor) = factors.find(|factor| !factor.is_finite()) {
+            return Err(Error::parameter(Field::ReferenceTexts, format!("{factor} is not a finite number")));
         }
         let none = weights().all(|weight| weight == 0.0);
         if self.combine == Combine::Average && !none && weights().map(f64::from).sum::<f64>() == 0.0 {

@@ -17,7 +17,7 @@ use super::request::{CancelToken, DEFAULT_STRENGTH, Request};
 use super::residency::EncoderResidency;
 use super::workload::WorkloadShape;
 use crate::compat::Compat;
-use crate::error::{Error, Field, Message, Result};
+use crate::error::{Error, Field, Message, Result, escape};
 use crate::models::ip_adapter::AdapterConfig;
 use crate::schedulers::{SchedulerConfig, StepTable};
 
@@ -142,6 +142,7 @@ impl RequestPlan {
         let adds_noise = table.steps.iter().any(|row| row.adds_noise());
         let fits = compiler.loop_spec(&denoise).noise;
         let placement = if adds_noise && !fits { Placement::Host } else { Placement::Device };
+        check_texts(models, request, &denoise)?;
         check_embeddings(&compiler, request, &denoise)?;
         let branches = ImageBranches::new(&compiler, request, &own_branches, &denoise, table.steps.len())?;
         let mut encoders = shape.encoders(&compiler)?;
@@ -304,6 +305,35 @@ pub(super) fn check_embedding(
         format!("the adapter takes {need}")
     };
     Err(Error::parameter(field, format!("an image embedding of {given} values, {takes}")))
+}
+
+/// Checks that the texts of references can be added to their images: that encoder and adapter leave them in one space, as far as sizes
+/// tell, and that the texts are whole.
+fn check_texts(models: &Models, request: &Request, plan: &DenoisePlan) -> Result<()> {
+    let wrong = |what: String| Err(Error::parameter(Field::ReferenceTexts, what));
+    let text_dim = models.text[1].config.projection_dim.unwrap_or_default();
+    for &a in &plan.adapters {
+        let adapter = &models.adapters[a].config;
+        for (text, _) in request.image_prompts[a].references.iter().flat_map(|reference| &reference.texts) {
+            if adapter.takes_hidden_states() {
+                return wrong(
+                    "an IP-Adapter Plus takes hidden states, to which no text can be added; take a base adapter".into(),
+                );
+            }
+            if adapter.embedding_dim != text_dim {
+                return wrong(format!(
+                    "the adapter's image embeddings have {} values, those of texts {text_dim}: they are of other encoders; SDXL's texts \
+                     go with ViT-bigG",
+                    adapter.embedding_dim
+                ));
+            }
+            let truncated = models.tokenizers[1].encode_padded(text).truncated;
+            if truncated > 0 {
+                return wrong(format!("{truncated} tokens too long: `{}`", escape(text)));
+            }
+        }
+    }
+    Ok(())
 }
 
 fn check_embeddings(compiler: &Compiler<'_>, request: &Request, plan: &DenoisePlan) -> Result<()> {

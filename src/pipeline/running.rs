@@ -290,10 +290,13 @@ fn prepare(
     let plan = RequestPlan::new(executables, residency, &job.request)?;
     let cancel = job.callbacks.cancel.clone();
     plan.compile(executables, &cancel)?;
-    let texts = job.stage((Stage::Text, 0), seconds, |_| text::run(executables, &plan, captures))?;
+    let (texts, concepts) = job.stage((Stage::Text, 0), seconds, |request| {
+        Ok((text::run(executables, &plan, captures)?, text::concepts(executables, request, &plan)?))
+    })?;
     executables.cache.release_encoders();
-    let images =
-        job.stage((Stage::Image, 0), seconds, |request| image::run(executables, request, &plan, &cancel, captures))?;
+    let images = job.stage((Stage::Image, 0), seconds, |request| {
+        image::run(executables, (request, &plan), &concepts, &cancel, captures)
+    })?;
     executables.cache.release_encoders();
     let init_image = if job.request.init_image.is_some() {
         let encode = |request: &Request| match &request.init_image {

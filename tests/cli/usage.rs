@@ -71,6 +71,11 @@ const WRONG: &[(&[&str], &str)] = &[
     (&["--ip-adapter-strength", "1", "--ip-adapter", "a", "--ip-adapter-strength", "1"], "given twice"),
     (&["--ip-adapter-weight", "1"], "--ip-adapter-weight"),
     (&["--ip-adapter-mask", "m.png"], "--ip-adapter-mask"),
+    (&["--ip-adapter-text", "a castle:-0.5"], "--ip-adapter-text"),
+    (
+        &["--ip-adapter", "a", "--ip-adapter-image", "i", "--ip-adapter-text", "a castle:nan"],
+        "--ip-adapter-text: the factor",
+    ),
     (&["--ip-adapter-combine", "add"], "--ip-adapter-combine"),
     (&["--ip-adapter-start", "0.5"], "--ip-adapter-start"),
     (&["--ip-adapter-end", "0.5"], "--ip-adapter-end"),

@@ -22,6 +22,7 @@ mod loras;
 mod plus;
 mod previews;
 mod previous;
+mod reference_texts;
 mod repeated;
 mod requests;
 mod stated;

@@ -78,6 +78,27 @@ pub const IP_ADAPTER_WEIGHT: Flag<Options> = Flag {
     ..Flag::NEW
 };
 
+/// A text that is added to a reference image's embedding.
+pub const IP_ADAPTER_TEXT: Flag<Options> = Flag {
+    long: "--ip-adapter-text",
+    value: Some("TEXT[:F]"),
+    help: "add a text's embedding, times F, to this image's; F below 0 takes out what the text names, 'a castle:-0.5' [default: 1]. For \
+           base adapters on ViT-bigG; may be repeated. A text that ends in a colon and a number needs another :1",
+    fields: &[Field::ReferenceTexts],
+    set: |o, v| {
+        let text = v.text()?;
+        let split =
+            text.rsplit_once(':').and_then(|(text, factor)| Some((text.to_owned(), factor.trim().parse().ok()?)));
+        let (text, factor): (String, f32) = split.unwrap_or((text, 1.0));
+        if !factor.is_finite() {
+            return Err(v.wrong(&format!("the factor must be a finite number, got {factor}")));
+        }
+        o.adapters.last().reference().texts.push((text, factor));
+        Ok(())
+    },
+    ..Flag::NEW
+};
+
 /// The mask of a reference image.
 pub const IP_ADAPTER_MASK: Flag<Options> = Flag {
     long: "--ip-adapter-mask",
@@ -182,6 +203,7 @@ pub const GROUP: Group<Options> = Group {
         IP_ADAPTER,
         IP_ADAPTER_IMAGE,
         IP_ADAPTER_WEIGHT,
+        IP_ADAPTER_TEXT,
         IP_ADAPTER_MASK,
         IP_ADAPTER_STRENGTH,
         IP_ADAPTER_BLOCKS,
@@ -194,7 +216,7 @@ pub const GROUP: Group<Options> = Group {
         SAVE_REFERENCE,
     ],
     note: Some(
-        "Weight and mask belong to the image that they follow; before an adapter's first image they are those of all its \
+        "Weight, texts and mask belong to the image that they follow; before an adapter's first image they are those of all its \
          images that have none. With several adapters the flags of an adapter and its images belong to the --ip-adapter \
          that they follow; those before the first belong to the first. With one the order is free.",
     ),
@@ -222,6 +244,7 @@ fn adapters_json(o: &Options, _: &Generated) -> Json {
         let masks: Vec<_> = a.masks().into_iter().map(|mask| path(mask)).collect();
         let given = [
             ("weights", a.given_weights().map(|weights| json!(weights))),
+            ("texts", a.given_texts().map(|texts| json!(texts))),
             ("masks", (!masks.is_empty()).then(|| json!(masks))),
             ("combine", a.combine.map(|combine| json!(combine.to_string()))),
             ("start", a.start.map(Json::from)),
@@ -255,6 +278,7 @@ fn adapters_text(o: &Options, _: &Generated) -> Vec<String> {
         let words = |words: Vec<String>| (!words.is_empty()).then(|| words.join(" "));
         let given = [
             ("weights", words(weights.iter().map(f32::to_string).collect())),
+            ("texts", adapter.given_texts().map(|texts| json!(json!(texts).to_string()).to_string())),
             ("masks", words(masks.into_iter().map(|mask| stem(mask)).collect())),
             ("combine", adapter.combine.map(|combine| combine.to_string())),
             ("start", adapter.start.map(|start| start.to_string())),

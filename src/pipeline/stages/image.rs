@@ -1,6 +1,6 @@
 //! From image prompts to what the adapters' projections take.
 
-use crate::error::{Error, Field, Result};
+use crate::error::{Error, Field, Result, escape};
 use crate::inputs::clip_image_processor::ClipImageProcessor;
 use crate::inputs::image::Image;
 use crate::inputs::resize::{Resampling, resize};
@@ -13,6 +13,7 @@ use crate::pipeline::image_prompt::{Combine, ImagePrompt, ReferenceImage};
 use crate::pipeline::load::Models;
 use crate::pipeline::plan::{RequestPlan, check_embedding};
 use crate::pipeline::request::{CancelToken, Request};
+use crate::pipeline::stages::text::TextConcepts;
 use std::borrow::Cow;
 use std::sync::Arc;
 
@@ -27,8 +28,8 @@ pub(in crate::pipeline) struct AdapterImages {
 /// The images of each adapter in use.
 pub(in crate::pipeline) fn run(
     executables: &mut Executables<'_>,
-    request: &Request,
-    plan: &RequestPlan,
+    (request, plan): (&Request, &RequestPlan),
+    concepts: &TextConcepts,
     cancel: &CancelToken,
     captures: &mut Captures,
 ) -> Result<Vec<AdapterImages>> {
@@ -39,8 +40,14 @@ pub(in crate::pipeline) fn run(
         let mut positive = Vec::new();
         for reference in &prompt.references {
             cancel.check()?;
-            let values = embedding(executables, prompt, &reference.image, adapter)?;
+            let mut values = embedding(executables, prompt, &reference.image, adapter)?;
             check_embedding(Field::ImagePrompts, &values, adapter, positions)?;
+            for (text, factor) in &reference.texts {
+                let lacks = || Error::Graph(format!("no embedding of `{}`", escape(text)));
+                let concept = concepts.get(text).ok_or_else(lacks)?;
+                values.iter_mut().zip(concept).for_each(|(v, t)| *v += factor * t);
+            }
+            finite(&values)?;
             positive.extend(values);
         }
         if prompt.combine == Combine::Average {

@@ -6,6 +6,9 @@ use crate::pipeline::captures::Captures;
 use crate::pipeline::compile::Executables;
 use crate::pipeline::plan::{EncodedPrompt, NegativePrompt, RequestPlan};
 use crate::pipeline::prompt::Prompt;
+use crate::pipeline::request::Request;
+use crate::pipeline::token_row::TokenRow;
+use std::collections::HashMap;
 
 /// A prompt's embeddings.
 #[derive(Debug, Clone)]
@@ -24,6 +27,27 @@ impl TextEmbeddings {
         let zeros = |v: &[f32]| vec![0.0; v.len()];
         Self { embeds: zeros(&self.embeds), tokens: self.tokens, pooled: zeros(&self.pooled) }
     }
+}
+
+/// The embeddings of texts in the space of image embeddings, by text.
+pub(in crate::pipeline) type TextConcepts = HashMap<String, Vec<f32>>;
+
+/// Encodes the texts that are added to references, by the second encoder without LoRAs.
+pub(in crate::pipeline) fn concepts(
+    executables: &mut Executables<'_>,
+    request: &Request,
+    plan: &RequestPlan,
+) -> Result<TextConcepts> {
+    let tokenizer = &executables.compiler.models.tokenizers[1];
+    let lora_scales = vec![0.0; plan.lora_scales.text[1].len()];
+    let references = plan.denoise.adapters.iter().flat_map(|&a| &request.image_prompts[a].references);
+    let mut concepts = TextConcepts::new();
+    for (text, _) in references.flat_map(|reference| &reference.texts) {
+        let (key, row) = (plan.prompt.encoders[1], TokenRow::of(tokenizer.encode_padded(text).ids));
+        let mut encoder = TextEncoder { executables: &mut *executables, key, lora_scales: &lora_scales, empty: None };
+        concepts.insert(text.clone(), encoder.row(&row)?.pooled);
+    }
+    Ok(concepts)
 }
 
 /// Encodes the positive prompt and, with guidance, the negative one.
