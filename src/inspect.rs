@@ -133,6 +133,11 @@ pub fn inspect(path: &Path, weights: &Weights) -> Result<FileReport> {
         }
         ModelFamily::Lora => report.lora(weights),
         ModelFamily::TextualInversion => report.textual_inversion(weights),
+        ModelFamily::ImagePrompt => {
+            report.add_component("images", weights);
+            report.supported = true;
+            report.fits.push("the IP-Adapter and the image encoder that it was made with".into());
+        }
         _ => report.add_component("tensors", weights),
     }
     report.skipped(weights);

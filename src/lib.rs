@@ -27,7 +27,8 @@
 //! | [`ImagePrompt`] | `ip_adapter_image` | the reference images of one adapter and their [`Scales`] |
 //! | [`Scales`] | `set_ip_adapter_scale` | the weight of an image prompt in each block of the UNet |
 //! | [`Reference`] | `ip_adapter_masks` | a reference image with its weight and its mask; [`Combine`] and [`Fit`] are its image prompt's |
-//! | [`ReferenceImage`] | an entry of `ip_adapter_image` or `ip_adapter_image_embeds` | an image, or the embedding made of one |
+//! | [`ReferenceImage`] | an entry of `ip_adapter_image` or `ip_adapter_image_embeds` | an image, or what was encoded of one |
+//! | [`EncodedImage`] | `prepare_ip_adapter_image_embeds`'s results | an image encoded for an adapter, in memory or in a file |
 //! | [`PipelineOptions::loras`], [`Request::lora_scales`] | `load_lora_weights`, `set_adapters` | LoRAs and the scale of each |
 //! | [`PipelineOptions::embeddings`] | `load_textual_inversion` | words of the prompts that stand for vectors |
 //! | [`SchedulerKind`], [`SigmaSchedule`], [`TimestepSpacing`], [`PredictionType`] | `EulerDiscreteScheduler`, `use_karras_sigmas`, `timestep_spacing`, `prediction_type` | overrides of the model's own scheduler |
@@ -98,9 +99,10 @@ pub use inputs::image::{AlphaMode, Image};
 pub use inputs::noise::{PhiloxGrid, RngKind};
 pub use output::PngMetadata;
 pub use pipeline::{
-    AttributionMap, Callbacks, CancelToken, Combine, DeviceChoice, EncoderResidency, HostTensor, ImagePrompt,
-    LiveScales, LongPrompts, MemoryEstimate, Output, Pipeline, PipelineOptions, Preview, Progress, PromptWeights,
-    Quantization, Reference, ReferenceImage, Request, ScaleChange, Scales, SizeConditioning, Stage, WorkloadShape,
+    AttributionMap, Callbacks, CancelToken, Combine, DeviceChoice, EncodedImage, EncoderResidency, HostTensor,
+    ImagePrompt, LiveScales, LongPrompts, MemoryEstimate, Output, Pipeline, PipelineOptions, Preview, Progress,
+    PromptWeights, Quantization, Reference, ReferenceImage, Request, ScaleChange, Scales, SizeConditioning, Stage,
+    WeightsHash, WorkloadShape,
 };
 pub use schedulers::{PredictionType, SchedulerConfig, SchedulerKind, SigmaSchedule, TimestepSpacing};
 pub use session::Session;

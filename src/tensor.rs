@@ -22,6 +22,11 @@ impl DType {
             Self::F16 | Self::BF16 => 2,
         }
     }
+
+    /// The type of that name, as [`fmt::Display`] writes it.
+    pub fn from_name(name: &str) -> Option<Self> {
+        [Self::F32, Self::F16, Self::BF16].into_iter().find(|dtype| dtype.to_string() == name)
+    }
 }
 
 impl fmt::Display for DType {

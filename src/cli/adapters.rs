@@ -1,12 +1,13 @@
 //! IP-Adapters on the command line: which image, weight and mask belong to which of them.
 
 use super::failure::Failure;
+use crate::error::escape;
 use crate::inputs::fit::Fit;
 use crate::inputs::image::{AlphaMode, Image};
-use crate::pipeline::{Combine, ImagePrompt, Reference, Scales};
+use crate::pipeline::{Combine, ImagePrompt, Reference, ReferenceImage, Scales};
 use std::path::PathBuf;
 
-/// A reference image with the flags that follow it.
+/// A reference image, or an image-prompt file, with the flags that follow it.
 #[derive(Debug, Clone, Default)]
 pub struct ReferenceFile {
     /// `--ip-adapter-image`.
@@ -101,7 +102,7 @@ impl Adapter {
         Ok(prompt)
     }
 
-    /// Reads the images.
+    /// Reads the images; an image-prompt file stands for all of its images.
     pub fn image_prompt(
         &self,
         alpha: AlphaMode,
@@ -111,15 +112,22 @@ impl Adapter {
         let mut prompt = self.settings()?.with_fit(fit);
         prompt.resize = resize;
         for (image, weight) in self.images.iter().zip(self.weights()) {
-            let mut reference = Reference::new(Image::open(&image.path, alpha)?).with_weight(weight);
-            reference.texts = self.texts(image).to_vec();
-            if let Some(mask) = self.mask(image) {
-                reference = reference.with_mask(Image::open(mask, AlphaMode::Ignore)?);
+            let mask = self.mask(image).map(|mask| Image::open(mask, AlphaMode::Ignore)).transpose()?;
+            for content in ReferenceImage::open(&image.path, alpha)? {
+                let mut reference = Reference::new(content).with_weight(weight);
+                reference.texts = self.texts(image).to_vec();
+                reference.mask = mask.clone();
+                prompt.references.push(reference);
             }
-            prompt = prompt.with_reference(reference);
         }
         if let Some(path) = &self.negative_image {
-            prompt = prompt.with_negative_image(Image::open(path, alpha)?);
+            let mut contents = ReferenceImage::open(path, alpha)?;
+            if contents.len() > 1 {
+                let (path, count) = (escape(&path.to_string_lossy()), contents.len());
+                let what = format!("{path} holds {count} images, one is needed");
+                return Err(Failure::usage(format!("--ip-adapter-negative-image: {what}")));
+            }
+            prompt.negative_image = contents.pop();
         }
         prompt.check()?;
         Ok(prompt)

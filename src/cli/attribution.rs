@@ -23,7 +23,8 @@ pub fn sheet(options: &Options, output: &Output, number: usize) -> Result<Image>
     let mut groups: Vec<&str> = maps.iter().map(|map| map.group.as_str()).collect();
     groups.dedup();
     let columns = std::iter::once("image").chain(groups.iter().copied()).map(str::to_owned).collect();
-    let rows = references.iter().map(|reference| label(options, *reference)).collect();
+    let count = |adapter: usize| references.iter().filter(|reference| reference.0 == adapter).count();
+    let rows = references.iter().map(|reference| label(options, *reference, count(reference.0))).collect();
     let (grid, (width, height)) = grid(columns, rows, (image.width(), image.height()))?;
     let most = maps.iter().flat_map(|map| &map.values).copied().fold(0.0, f32::max);
     let image = resize(image, width, height, Resampling::Bicubic)?;
@@ -50,9 +51,10 @@ fn grid(columns: Vec<String>, rows: Vec<String>, (width, height): (usize, usize)
     }
 }
 
-/// The name of a reference: its file's without extension.
-fn label(options: &Options, (adapter, reference): (usize, usize)) -> String {
-    let file = options.adapters.all.get(adapter).and_then(|adapter| adapter.images.get(reference));
+/// The name of a reference among `count` of its adapter: its file's without extension, or its number where files hold several.
+fn label(options: &Options, (adapter, reference): (usize, usize), count: usize) -> String {
+    let files = options.adapters.all.get(adapter).map(|adapter| &adapter.images);
+    let file = files.filter(|files| files.len() == count).and_then(|files| files.get(reference));
     file.map_or_else(|| (reference + 1).to_string(), |file| labels::stem(&file.path))
 }
 

@@ -43,13 +43,7 @@ impl Image {
     /// [`Error::Io`] where the file cannot be read, else those of [`Image::decode`].
     pub fn open(path: impl AsRef<Path>, alpha: AlphaMode) -> Result<Self> {
         let path = path.as_ref();
-        let file = File::open(path).map_err(Error::io("open", path))?;
-        let mut bytes = Vec::new();
-        file.take(MAX_FILE + 1).read_to_end(&mut bytes).map_err(Error::io("read", path))?;
-        if bytes.len() as u64 > MAX_FILE {
-            return Err(Error::malformed(path, format!("more than {MAX_FILE} bytes: too large for an image")));
-        }
-        Self::decode(&bytes, path, alpha)
+        Self::decode(&read_image_file(path)?, path, alpha)
     }
 
     /// Decodes the bytes of a PNG, JPEG, WebP or GIF file. `name` stands for the file in errors.
@@ -97,6 +91,20 @@ impl std::fmt::Debug for Image {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Image({}x{})", self.width, self.height)
     }
+}
+
+/// Reads the bytes of a file that may be an image.
+///
+/// # Errors
+/// [`Error::Io`]; [`Error::Malformed`] where it is too large for one.
+pub(crate) fn read_image_file(path: &Path) -> Result<Vec<u8>> {
+    let file = File::open(path).map_err(Error::io("open", path))?;
+    let mut bytes = Vec::new();
+    file.take(MAX_FILE + 1).read_to_end(&mut bytes).map_err(Error::io("read", path))?;
+    if bytes.len() as u64 > MAX_FILE {
+        return Err(Error::malformed(path, format!("more than {MAX_FILE} bytes: too large for an image")));
+    }
+    Ok(bytes)
 }
 
 /// The treatment of transparency.

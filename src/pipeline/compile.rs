@@ -3,6 +3,7 @@
 use super::denoise_plan::{DenoisePlan, Placement};
 use super::executable_cache::{ExecutableCache, ExecutableKey, LoopKey, TextEncoderKey};
 use super::load::Models;
+use super::model::Model;
 use super::residency::MemoryEstimate;
 use crate::compat::Compat;
 use crate::device::host::HostDenoiseLoop;
@@ -13,7 +14,7 @@ use crate::device::{
 use crate::error::{Error, Field, Message, Result};
 use crate::graph::Graph;
 use crate::models::clip::{ClipTextShape, clip_text, clip_vision};
-use crate::models::ip_adapter::Adapter;
+use crate::models::ip_adapter::{Adapter, AdapterConfig};
 use crate::models::unet::{ConditioningPart, UnetShape, conditioning, denoiser};
 use crate::models::vae::{vae_decoder, vae_encoder};
 use crate::weights::Scope;
@@ -205,6 +206,14 @@ impl Compiler<'_> {
         let scope = Scope::new(vision.weights.clone());
         let graph = clip_vision(&vision.config, &scope, 1, self.models.vision_outputs())?;
         scope.finish("image encoder")?;
+        Ok(graph)
+    }
+
+    /// The projection of one image's embedding, of so many hidden states where the adapter takes them, to image tokens.
+    pub(super) fn projection_graph(&self, adapter: &Model<AdapterConfig>, positions: usize) -> Result<Graph> {
+        let scope = Scope::new(adapter.weights.clone());
+        let graph = Adapter { config: &adapter.config, scope: &scope, positions }.projection()?;
+        scope.finish("IP-Adapter")?;
         Ok(graph)
     }
 

@@ -1,13 +1,16 @@
 //! Image prompts: the references of one adapter and how they act.
 
+use super::encoded_image::EncodedImage;
 use crate::error::{Error, Field, Result};
 use crate::inputs::fit::Fit;
 use crate::inputs::image::Image;
 use crate::models::ip_adapter::Scales;
 use crate::names::named_values;
 use crate::setters::setters;
+use std::sync::Arc;
 
-/// The content of a reference: an image, or the embedding that [`super::Pipeline::encode_image`] made of one.
+/// The content of a reference: an image, the embedding that [`super::Pipeline::encode_image`] made of one, or an encoded image, which also
+/// knows the adapter that it is for.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum ReferenceImage {
@@ -15,6 +18,19 @@ pub enum ReferenceImage {
     Image(Image),
     /// `image_embeds`, as wide as the adapter's projection takes.
     Embedding(Vec<f32>),
+    /// An image that was encoded earlier, by [`super::Pipeline::encode_references`] or for a file.
+    Encoded(EncodedImage),
+}
+
+impl ReferenceImage {
+    /// The embedding that it brings; an image brings none.
+    pub(super) fn embedding(&self) -> Option<&[f32]> {
+        match self {
+            Self::Image(_) => None,
+            Self::Embedding(values) => Some(values),
+            Self::Encoded(image) => Some(&image.embedding),
+        }
+    }
 }
 
 impl From<Image> for ReferenceImage {
@@ -23,11 +39,17 @@ impl From<Image> for ReferenceImage {
     }
 }
 
+impl From<EncodedImage> for ReferenceImage {
+    fn from(image: EncodedImage) -> Self {
+        Self::Encoded(image)
+    }
+}
+
 /// A reference: its image, its weight and the part of the result in which it acts.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct Reference {
-    /// The image, or its embedding.
+    /// The image, or an embedding of it.
     pub image: ReferenceImage,
     /// Its weight, 1 by default. [`Combine`] says what it multiplies.
     pub weight: f32,
@@ -155,6 +177,14 @@ impl ImagePrompt {
         let is_image = |image: &ReferenceImage| matches!(image, ReferenceImage::Image(_));
         self.references.iter().any(|reference| is_image(&reference.image))
             || (do_cfg && self.negative_image.as_ref().is_some_and(is_image))
+    }
+
+    /// The hidden states of a zero image that an encoded reference brings for the negative row.
+    pub(super) fn zero_image(&self) -> Option<&Arc<[f32]>> {
+        self.references.iter().find_map(|reference| match &reference.image {
+            ReferenceImage::Encoded(image) => image.origin.zero.as_ref(),
+            _ => None,
+        })
     }
 
     /// Whether it acts in a step, from 0, of that many: diffusers' rule for its ControlNets.

@@ -7,7 +7,6 @@ use super::model::Model;
 use super::model_path;
 use super::model_scheduler::ModelScheduler;
 use super::options::PipelineOptions;
-use super::request::CancelToken;
 use super::taesd::Taesd;
 use super::vae_file::VaeFile;
 use crate::compat::Compat;
@@ -199,22 +198,6 @@ impl Models {
         }
         self.vision = Some(vision);
         Ok(())
-    }
-
-    /// Weights that are NaN or infinite, as `FILE: NAME`. Reads every byte, so it is for explaining an error, not for loading.
-    /// A cancelled search ends after the model that it is at.
-    pub(super) fn not_finite(&self, cancel: &CancelToken) -> Vec<String> {
-        let mut all = vec![&self.text[0].weights, &self.text[1].weights, &self.unet.weights, &self.vae.weights];
-        all.push(&self.vae_encoder);
-        all.extend(self.taesd.halves().map(|m| &m.weights));
-        all.extend(self.vision.iter().map(|m| &m.weights));
-        all.extend(self.adapters.iter().map(|m| &m.weights));
-        all.extend(&self.loras.files);
-        let named = |w: &Arc<Weights>| {
-            let path = w.path().display().to_string();
-            w.not_finite().into_iter().map(move |name| format!("{path}: {name}"))
-        };
-        all.into_iter().take_while(|_| !cancel.is_cancelled()).flat_map(named).collect()
     }
 
     /// The scheduler's configuration: the model's own, else the profile's, read for `kind` where one is given.

@@ -12,10 +12,12 @@ mod denoise_plan;
 mod device;
 mod device_choice;
 mod embeddings;
+mod encoded_image;
 mod executable_cache;
 mod generate;
 mod image_branches;
 mod image_prompt;
+mod image_prompt_file;
 mod image_scales;
 mod latent_size;
 mod live_scales;
@@ -25,12 +27,14 @@ mod memory_budget;
 mod model;
 mod model_path;
 mod model_scheduler;
+mod model_weights;
 mod options;
 mod plan;
 mod preview;
 mod prompt;
 mod prompt_options;
 mod quantization;
+mod reference_check;
 mod request;
 mod residency;
 mod running;
@@ -46,10 +50,12 @@ pub use crate::models::ip_adapter::Scales;
 pub use attribution::AttributionMap;
 pub(crate) use content_cache::Held;
 pub use device_choice::DeviceChoice;
+pub use encoded_image::EncodedImage;
 pub use executable_cache::EXECUTABLES;
 pub use image_prompt::{Combine, ImagePrompt, Reference, ReferenceImage};
 pub use live_scales::{LiveScales, ScaleChange};
 pub use load::ModelTensors;
+pub use model_weights::WeightsHash;
 pub use options::PipelineOptions;
 pub use preview::Preview;
 pub use prompt_options::{LongPrompts, PromptWeights, SizeConditioning};
@@ -65,13 +71,16 @@ use crate::compat::Compat;
 use crate::device::{Device, cpu::Cpu};
 use crate::error::{Error, Field, Message, Result};
 use crate::inputs::image::Image;
+use crate::models::ip_adapter::AdapterConfig;
 use crate::schedulers::SchedulerConfig;
 use crate::tensor::DType;
+use crate::weights::Weights;
 use compile::{Compiler, Executables};
 use content_cache::ContentCache;
 use device::OpenedDevice;
 use executable_cache::ExecutableCache;
 use load::Models;
+use model::Model;
 use running::Job;
 use std::sync::{Mutex, MutexGuard};
 
@@ -254,10 +263,7 @@ impl Pipeline {
     /// # Errors
     /// [`crate::Error::Parameter`] where there is no image encoder, or no such adapter.
     pub fn encode_image_for(&self, adapter: usize, image: &Image) -> Result<Vec<f32>> {
-        let Some(model) = self.models.adapters.get(adapter) else {
-            let what = format!("there is no adapter {adapter}; {} are loaded", self.num_adapters());
-            return Err(Error::parameter(Field::Adapters, what));
-        };
+        let model = self.demand_adapter(adapter)?;
         let mut cache = self.lock();
         cache.begin_request();
         let prompt = ImagePrompt::default();
@@ -266,7 +272,36 @@ impl Pipeline {
         Ok(encoded?.of(&model.config))
     }
 
-    /// The reference images of a prompt as the image encoder sees them: fitted, resized, cropped. Embeddings have none.
+    /// Encodes the references of an image prompt for an adapter, by its number, as its fit and size say; weights and masks have no part in
+    /// it. In later requests they take the references' place, in this pipeline or, by [`EncodedImage::save`], in others that need no
+    /// image encoder then, with the same result.
+    ///
+    /// # Errors
+    /// [`crate::Error::Parameter`] where there is no image encoder, no such adapter, no reference, or one that is no image.
+    pub fn encode_references(&self, adapter: usize, prompt: &ImagePrompt) -> Result<Vec<EncodedImage>> {
+        self.demand_adapter(adapter)?;
+        let mut cache = self.lock();
+        cache.begin_request();
+        stages::image::encode_references(&mut self.executables(&mut cache), adapter, prompt, self.dtype)
+    }
+
+    fn demand_adapter(&self, adapter: usize) -> Result<&Model<AdapterConfig>> {
+        let what = || format!("there is no adapter {adapter}; {} are loaded", self.num_adapters());
+        self.models.adapters.get(adapter).ok_or_else(|| Error::parameter(Field::Adapters, what()))
+    }
+
+    /// A hash of each model's weights, of every byte. It reads the files whole.
+    pub fn weight_hashes(&self) -> Vec<WeightsHash> {
+        self.models.hashes(Weights::hash)
+    }
+
+    /// A hash of each model's names and shapes of weights and of a few bytes of each, which costs next to nothing. Different weights have
+    /// the same where they differ elsewhere alone; two trainings of a model hardly do.
+    pub fn weight_fingerprints(&self) -> Vec<WeightsHash> {
+        self.models.hashes(Weights::fingerprint)
+    }
+
+    /// The reference images of a prompt as the image encoder sees them: fitted, resized, cropped. Embeddings and encoded images have none.
     ///
     /// # Errors
     /// [`crate::Error::Parameter`] where there is no image encoder.

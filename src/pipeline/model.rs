@@ -3,12 +3,13 @@
 use crate::error::{Error, Result};
 use crate::weights::{Scope, TensorTable, Weights, detect};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// A model's sizes with its tensors.
 pub(super) struct Model<C> {
     pub(super) config: C,
     pub(super) weights: Arc<Weights>,
+    hash: OnceLock<u128>,
 }
 
 impl<C> Model<C> {
@@ -38,12 +39,17 @@ impl<C> Model<C> {
             }
         }
         let weights = Arc::new(used);
-        Ok(Self { config, weights })
+        Ok(Self { config, weights, hash: OnceLock::new() })
     }
 
     /// The number of its parameters.
     pub(super) fn parameters(&self) -> u64 {
         self.weights.iter().map(|(_, weight)| weight.shape().iter().product::<usize>() as u64).sum()
+    }
+
+    /// [`Weights::hash`] of its weights, computed once.
+    pub(super) fn hash(&self) -> u128 {
+        *self.hash.get_or_init(|| self.weights.hash())
     }
 
     pub(super) fn path(&self) -> &Path {

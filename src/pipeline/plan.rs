@@ -1,11 +1,10 @@
 //! A request planned whole, before its first stage runs.
 
 use super::begin::Begin;
-use super::compile::{Compiler, EncoderPlan, Executables};
+use super::compile::{EncoderPlan, Executables};
 use super::denoise_plan::{DenoisePlan, Placement};
 use super::executable_cache::TextEncoderKey;
 use super::image_branches::ImageBranches;
-use super::image_prompt::ReferenceImage;
 use super::image_scales;
 use super::latent_size::{RequestedSides, latent_size};
 use super::load::Models;
@@ -13,12 +12,12 @@ use super::lora::LoraScales;
 use super::memory_budget::{self, MemoryDemand};
 use super::prompt::{Prompt, tell_unused_words};
 use super::prompt_options::time_ids;
+use super::reference_check::{check_references, check_texts};
 use super::request::{CancelToken, DEFAULT_STRENGTH, Request};
 use super::residency::EncoderResidency;
 use super::workload::WorkloadShape;
 use crate::compat::Compat;
-use crate::error::{Error, Field, Message, Result, escape};
-use crate::models::ip_adapter::AdapterConfig;
+use crate::error::{Error, Field, Message, Result};
 use crate::schedulers::{SchedulerConfig, StepTable};
 
 /// A prompt with the encoders that it goes through.
@@ -143,7 +142,7 @@ impl RequestPlan {
         let fits = compiler.loop_spec(&denoise).noise;
         let placement = if adds_noise && !fits { Placement::Host } else { Placement::Device };
         check_texts(models, request, &denoise)?;
-        check_embeddings(&compiler, request, &denoise)?;
+        check_references(&compiler, request, &denoise)?;
         let branches = ImageBranches::new(&compiler, request, &own_branches, &denoise, table.steps.len())?;
         let mut encoders = shape.encoders(&compiler)?;
         if models.vision.is_none() && !shape.encodes_images && encoders.image {
@@ -280,73 +279,4 @@ fn no_zero_image() -> Error {
          negative row has its hidden states of a zero image; give its file or folder or a negative image's embedding, or set ",
     );
     Error::parameter(Field::ClipVision, what.setting(Field::GuidanceScale, "1"))
-}
-
-/// Checks the length of an image embedding for an adapter.
-///
-/// # Errors
-/// [`Error::Parameter`].
-pub(super) fn check_embedding(
-    field: Field,
-    embedding: &[f32],
-    adapter: &AdapterConfig,
-    positions: usize,
-) -> Result<()> {
-    let (given, need) = (embedding.len(), adapter.embedding_len(positions));
-    if given == need {
-        return Ok(());
-    }
-    let takes = if adapter.takes_hidden_states() {
-        let width = adapter.embedding_dim;
-        format!(
-            "an IP-Adapter Plus takes {need}: an image's hidden states before the encoder's last layer, {positions} x {width}"
-        )
-    } else {
-        format!("the adapter takes {need}")
-    };
-    Err(Error::parameter(field, format!("an image embedding of {given} values, {takes}")))
-}
-
-/// Checks that the texts of references can be added to their images: that encoder and adapter leave them in one space, as far as sizes
-/// tell, and that the texts are whole.
-fn check_texts(models: &Models, request: &Request, plan: &DenoisePlan) -> Result<()> {
-    let wrong = |what: String| Err(Error::parameter(Field::ReferenceTexts, what));
-    let text_dim = models.text[1].config.projection_dim.unwrap_or_default();
-    for &a in &plan.adapters {
-        let adapter = &models.adapters[a].config;
-        for (text, _) in request.image_prompts[a].references.iter().flat_map(|reference| &reference.texts) {
-            if adapter.takes_hidden_states() {
-                return wrong(
-                    "an IP-Adapter Plus takes hidden states, to which no text can be added; take a base adapter".into(),
-                );
-            }
-            if adapter.embedding_dim != text_dim {
-                return wrong(format!(
-                    "the adapter's image embeddings have {} values, those of texts {text_dim}: they are of other encoders; SDXL's texts \
-                     go with ViT-bigG",
-                    adapter.embedding_dim
-                ));
-            }
-            let truncated = models.tokenizers[1].encode_padded(text).truncated;
-            if truncated > 0 {
-                return wrong(format!("{truncated} tokens too long: `{}`", escape(text)));
-            }
-        }
-    }
-    Ok(())
-}
-
-fn check_embeddings(compiler: &Compiler<'_>, request: &Request, plan: &DenoisePlan) -> Result<()> {
-    for &a in &plan.adapters {
-        let adapter = &compiler.models.adapters[a].config;
-        for reference in &request.image_prompts[a].references {
-            if let ReferenceImage::Embedding(embedding) = &reference.image {
-                check_embedding(Field::ImagePrompts, embedding, adapter, plan.positions)?;
-            }
-        }
-        if let Some(ReferenceImage::Embedding(embedding)) = &request.image_prompts[a].negative_image {
-            check_embedding(Field::NegativeImage, embedding, adapter, plan.positions)?;
-        }
-    }
-    Ok(())
 }

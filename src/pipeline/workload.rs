@@ -3,7 +3,7 @@
 use super::compile::{Compiler, EncoderPlan, Executables};
 use super::denoise_plan::{DenoisePlan, Placement};
 use super::image_branches::{MAX_IMAGE_BRANCHES, PromptBranches, too_many};
-use super::image_prompt::ReferenceImage;
+use super::image_prompt::ImagePrompt;
 use super::latent_size::{RequestedSides, latent_size};
 use super::load::Models;
 use super::memory_budget::{self, MemoryDemand};
@@ -37,7 +37,8 @@ pub struct WorkloadShape {
     pub separate: Vec<bool>,
     /// For each adapter whether its references have masks.
     pub masked: Vec<bool>,
-    /// For each adapter whether there is a [`crate::ImagePrompt::negative_image`].
+    /// For each adapter whether there is a [`crate::ImagePrompt::negative_image`], or an encoded reference, which brings that of the
+    /// negative row.
     pub negative_images: Vec<bool>,
     /// Whether references are images, which the image encoder takes, and not all of them embeddings.
     pub encodes_images: bool,
@@ -78,7 +79,7 @@ impl WorkloadShape {
             num_references: prompts.iter().map(|prompt| prompt.num_references).collect(),
             separate: prompts.iter().map(|prompt| prompt.separate).collect(),
             masked: prompts.iter().map(|prompt| prompt.masked).collect(),
-            negative_images: request.image_prompts.iter().map(|prompt| prompt.negative_image.is_some()).collect(),
+            negative_images: request.image_prompts.iter().map(has_negative).collect(),
             encodes_images: request.image_prompts.iter().any(|image| image.has_images(do_cfg)),
             num_images: request.num_images,
             clip_skip: request.clip_skip,
@@ -219,15 +220,18 @@ fn check_attribution(compiler: &Compiler<'_>, branches: usize) -> Result<()> {
     Err(Error::parameter(Field::Attribution, what))
 }
 
+/// Whether the negative row's image comes with the prompt.
+fn has_negative(prompt: &ImagePrompt) -> bool {
+    prompt.negative_image.is_some() || prompt.zero_image().is_some()
+}
+
 /// The hidden states of an image by the length of the request's first embedding of them.
 fn positions(models: &Models, request: &Request) -> Option<usize> {
     let prompts = request.image_prompts.iter().zip(&models.adapters);
     let mut embeddings =
         prompts.filter(|(_, adapter)| adapter.config.takes_hidden_states()).flat_map(|(prompt, adapter)| {
-            prompt.references.iter().filter_map(|reference| match &reference.image {
-                ReferenceImage::Embedding(values) => Some(values.len() / adapter.config.embedding_dim),
-                ReferenceImage::Image(_) => None,
-            })
+            let given = prompt.references.iter().filter_map(|reference| reference.image.embedding());
+            given.map(|values| values.len() / adapter.config.embedding_dim)
         });
     embeddings.next().filter(|positions| *positions > 0)
 }

@@ -54,6 +54,8 @@ pub enum ModelFamily {
     Lora,
     /// A textual inversion.
     TextualInversion,
+    /// An image-prompt file.
+    ImagePrompt,
     /// None of these.
     Unknown,
 }
@@ -83,6 +85,7 @@ impl fmt::Display for ModelFamily {
             Self::Adapter(kind) => return kind.fmt(f),
             Self::Lora => "a LoRA",
             Self::TextualInversion => "a textual inversion",
+            Self::ImagePrompt => "an image-prompt file",
             Self::Unknown => "an unknown kind of file",
         })
     }
@@ -125,9 +128,15 @@ impl fmt::Display for AdapterKind {
     }
 }
 
+/// The `format` of an image-prompt file's metadata.
+pub(crate) const IMAGE_PROMPT_FORMAT: &str = "braid-image-prompt";
+
 /// Detects the kind of file that the tensors come from: what most of them are, whatever their element types, since a
 /// tool may have left a stray tensor of another kind.
 pub fn detect(weights: &Weights) -> ModelFamily {
+    if weights.metadata().get("format").is_some_and(|format| format == IMAGE_PROMPT_FORMAT) {
+        return ModelFamily::ImagePrompt;
+    }
     let any = |test: &dyn Fn(&str) -> bool| weights.names().any(test);
     let begins = |prefix: &str| any(&|name| name.starts_with(prefix));
     let count = |test: &dyn Fn(&str) -> bool| weights.names().filter(|name| test(name)).count();

@@ -10,6 +10,7 @@ pub mod detect;
 mod finite;
 mod format;
 mod fp8;
+mod hash;
 pub(crate) mod keymap;
 pub mod lora;
 mod mmap;

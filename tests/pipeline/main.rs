@@ -13,6 +13,7 @@ mod common;
 mod demo_goldens;
 mod demo_model;
 mod embeddings;
+mod encoded_images;
 mod engine;
 mod folders;
 mod image_prompts;

@@ -2,7 +2,8 @@
 
 use super::config::AdapterConfig;
 use super::resampler::resample;
-use crate::graph::{Builder, LinearWeights, NodeId};
+use crate::error::Result;
+use crate::graph::{Builder, Graph, LinearWeights, NodeId};
 use crate::weights::{Scope, TensorTable};
 
 const EPS: f32 = 1e-5;
@@ -56,6 +57,19 @@ impl Adapter<'_> {
                 b.concat(k, v)
             }
         }
+    }
+}
+
+impl Adapter<'_> {
+    /// Builds the graph from the embedding of one image, `image_embeds` `[1, 1, E]` or `[1, 1, T, E]`, to `image_tokens` `[1, N, D]`.
+    ///
+    /// # Errors
+    /// [`crate::Error::Graph`] where the sizes contradict one another; missing tensors are noted in the scope.
+    pub fn projection(&self) -> Result<Graph> {
+        let mut b = Builder::new();
+        let tokens = self.image_tokens(&mut b, "image_embeds".into(), [1, 1]);
+        b.output("image_tokens", tokens);
+        b.finish()
     }
 }
 

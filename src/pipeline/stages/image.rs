@@ -8,12 +8,15 @@ use crate::models::ip_adapter::AdapterConfig;
 use crate::pipeline::captures::Captures;
 use crate::pipeline::compile::Executables;
 use crate::pipeline::content_cache::ContentHasher;
+use crate::pipeline::encoded_image::{EncodedImage, EncodingOrigin, SourceImage};
 use crate::pipeline::image_branches::average;
 use crate::pipeline::image_prompt::{Combine, ImagePrompt, ReferenceImage};
 use crate::pipeline::load::Models;
-use crate::pipeline::plan::{RequestPlan, check_embedding};
+use crate::pipeline::plan::RequestPlan;
+use crate::pipeline::reference_check::{check_embedding, encoder_hash};
 use crate::pipeline::request::{CancelToken, Request};
 use crate::pipeline::stages::text::TextConcepts;
+use crate::tensor::DType;
 use std::borrow::Cow;
 use std::sync::Arc;
 
@@ -66,7 +69,10 @@ pub(in crate::pipeline) fn run(
                 check_embedding(Field::NegativeImage, &values, adapter, positions)?;
                 Some(values.into())
             }
-            None if adapter.takes_hidden_states() => Some(zero_image(executables)?),
+            None if adapter.takes_hidden_states() => match prompt.zero_image() {
+                Some(zero) => Some(zero.clone()),
+                None => Some(zero_image(executables)?),
+            },
             None => None,
         };
         all.push(AdapterImages { positive, negative });
@@ -82,8 +88,10 @@ fn embedding(
     adapter: &AdapterConfig,
 ) -> Result<Vec<f32>> {
     let values = match image {
-        ReferenceImage::Embedding(values) => values.clone(),
         ReferenceImage::Image(image) => encode(executables, prompt, image)?.of(adapter),
+        ReferenceImage::Embedding(values) | ReferenceImage::Encoded(EncodedImage { embedding: values, .. }) => {
+            values.clone()
+        }
     };
     finite(&values)?;
     Ok(values)
@@ -117,7 +125,7 @@ fn fit<'a>(models: &Models, prompt: &ImagePrompt, image: &'a Image) -> Result<Co
 pub(in crate::pipeline) fn visible(models: &Models, prompt: &ImagePrompt) -> Result<Vec<Image>> {
     let images = prompt.references.iter().filter_map(|reference| match &reference.image {
         ReferenceImage::Image(image) => Some(image),
-        ReferenceImage::Embedding(_) => None,
+        _ => None,
     });
     let processor = processor(models)?;
     images.map(|image| processor.visible(&*fit(models, prompt, image)?)).collect()
@@ -180,6 +188,61 @@ fn zero_image(executables: &mut Executables<'_>) -> Result<Arc<[f32]>> {
     let hidden: Arc<[f32]> = encoded.hidden.as_slice().into();
     executables.cache.zero_image = Some(hidden.clone());
     Ok(hidden)
+}
+
+/// Encodes the references of a prompt for an adapter, with the image tokens of each.
+///
+/// # Errors
+/// [`Error::Parameter`] where there is no encoder or no reference, or one that is no image; [`Error::NotFinite`].
+pub(in crate::pipeline) fn encode_references(
+    executables: &mut Executables<'_>,
+    adapter: usize,
+    prompt: &ImagePrompt,
+    dtype: DType,
+) -> Result<Vec<EncodedImage>> {
+    prompt.check()?;
+    let compiler = executables.compiler;
+    let (model, vision) = (&compiler.models.adapters[adapter], compiler.models.image_encoder()?);
+    let (config, positions) = (&model.config, vision.config.positions());
+    let mut encoded = Vec::new();
+    for reference in &prompt.references {
+        let ReferenceImage::Image(image) = &reference.image else {
+            return Err(Error::parameter(
+                Field::ImagePrompts,
+                "an embedding is among the references; images are needed",
+            ));
+        };
+        encoded.push((SourceImage::of(image), embedding(executables, prompt, &reference.image, config)?));
+    }
+    if encoded.is_empty() {
+        return Err(Error::parameter(Field::ImagePrompts, "a reference is needed, got none"));
+    }
+    let zero = if config.takes_hidden_states() { Some(zero_image(executables)?) } else { None };
+    executables.cache.release_encoders();
+    let shape = if zero.is_some() { vec![positions, config.embedding_dim] } else { vec![config.embedding_dim] };
+    let origin = Arc::new(EncodingOrigin {
+        path: Default::default(),
+        adapter: model.hash(),
+        encoder: encoder_hash(vision),
+        shape,
+        tokens: [config.num_tokens, config.cross_attention_dim],
+        zero,
+        fit: prompt.fit,
+        resize: prompt.resize,
+        dtype,
+        device: compiler.device.name(),
+    });
+    let mut projection = compiler.device.compile(compiler.projection_graph(model, positions)?)?;
+    let project = |(source, embedding): (SourceImage, Vec<f32>)| {
+        let mut tokens = vec![0.0; config.num_tokens * config.cross_attention_dim];
+        projection.run(&[embedding.as_slice().into()], &mut [&mut tokens])?;
+        if !tokens.iter().all(|v| v.is_finite()) {
+            let hint = "the adapter's weights are damaged".into();
+            return Err(Error::NotFinite { stage: "the adapter's projection".into(), hint });
+        }
+        Ok(EncodedImage { origin: origin.clone(), embedding, tokens, source })
+    };
+    encoded.into_iter().map(project).collect()
 }
 
 fn encode_pixels(executables: &mut Executables<'_>, pixels: &[f32]) -> Result<Encoded> {
