@@ -20,6 +20,8 @@ mod generate;
 mod guide;
 #[path = "cli/image_prompts.rs"]
 mod image_prompts;
+#[path = "cli/replay.rs"]
+mod replay;
 #[path = "cli/sweep.rs"]
 mod sweep;
 #[path = "cli/usage.rs"]

@@ -41,6 +41,7 @@ const WHOLE: &[&str] = &[
     "--preview",
     "--preview-every",
     "--attribution",
+    "--record-hashes",
     "--json",
     "--batch",
 ];
@@ -88,7 +89,9 @@ pub fn at_line(path: &Path, line: usize, failure: Failure) -> Failure {
 fn request(options: &Options, line: &str) -> Result<Options, Failure> {
     let object: Map<String, Json> =
         serde_json::from_str(line).map_err(|error| Failure::usage(format!("no JSON object: {error}")))?;
-    apply(options, &object)
+    let mut options = apply(options, &object)?;
+    options.invocation.line = Some(object);
+    Ok(options)
 }
 
 /// The command's options with these settings, by the names of their flags.

@@ -35,6 +35,8 @@ pub struct Flag<T: 'static> {
 pub struct Generated {
     /// The scheduler that was used.
     pub scheduler: SchedulerKind,
+    /// The image's number among those of its request, from 0.
+    pub number: usize,
     /// The image's own seed.
     pub seed: u64,
     /// Width in pixels.

@@ -5,12 +5,13 @@ use super::flag::{self, Generated};
 use super::flags;
 use super::previews::Previews;
 use super::progress::Line;
+use super::record::Provenance;
 use super::report::{Report, notes, summary};
 use super::system::{self, MemoryMonitor};
 use super::{attribution, files, generate_batch, metadata, terminal};
 use crate::error::Error;
 use crate::output::ImageFormat;
-use crate::pipeline::{Callbacks, CancelToken, Output, Pipeline, Preview, Request};
+use crate::pipeline::{Callbacks, CancelToken, ImagePrompt, Output, Pipeline, Preview, ReferenceImage, Request};
 use std::time::Instant;
 
 const ABOUT: &str = "\
@@ -47,6 +48,9 @@ pub fn run(parser: lexopt::Parser) -> Outcome {
     let references = options.reference_names();
     references.iter().try_for_each(|name| files::check_writable(name))?;
     let image_prompts = system::reading(|| options.image_prompts())?;
+    if !references.is_empty() {
+        demand_images(&image_prompts)?;
+    }
     let [init_image, mask] = system::reading(|| options.init_image_and_mask())?;
 
     let begin = Instant::now();
@@ -74,10 +78,11 @@ pub fn run(parser: lexopt::Parser) -> Outcome {
 
     let output = generate(&pipeline, &request, &cancel, Previews::new(&options))?;
     let begin = Instant::now();
-    for ((image, seed), name) in output.images.iter().zip(&output.seeds).zip(&names) {
+    let provenance = Provenance::new(&pipeline, options.record_hashes);
+    for (number, ((image, seed), name)) in output.images.iter().zip(&output.seeds).zip(&names).enumerate() {
         system::stop(&cancel)?;
-        let generated = Generated { scheduler, seed: *seed, width: image.width(), height: image.height() };
-        image.save_with_metadata(name, &metadata::png_metadata(&options, &generated))?;
+        let generated = Generated { scheduler, number, seed: *seed, width: image.width(), height: image.height() };
+        image.save_with_metadata(name, &metadata::png_metadata(&options, &generated, &provenance))?;
     }
     for (number, name) in sheets.iter().enumerate() {
         attribution::sheet(&options, &output, number)?.save(name)?;
@@ -95,6 +100,17 @@ pub fn run(parser: lexopt::Parser) -> Outcome {
     }
     let seconds = loaded + output.seconds.values().sum::<f64>() + saved;
     terminal::print(&format!("{}{seconds:.1} s on {}\n", summary(&output, &names), pipeline.device()))
+}
+
+/// Refuses references of which the encoder sees nothing that could be written.
+fn demand_images(prompts: &[ImagePrompt]) -> Outcome {
+    let mut references = prompts.iter().flat_map(|prompt| &prompt.references);
+    if references.all(|reference| matches!(reference.image, ReferenceImage::Image(_))) {
+        return Ok(());
+    }
+    Err(Failure::usage(
+        "--save-reference: an image-prompt file holds no image; leave it out, or give the images themselves",
+    ))
 }
 
 /// Generates with the progress line and previews; a request that a signal stopped says so.

@@ -6,6 +6,7 @@ use super::flag::Generated;
 use super::flags::FlagNames;
 use super::options::Options;
 use super::progress::Line;
+use super::record::Provenance;
 use super::report::{Report, notes, summary};
 use super::system::{self, MemoryMonitor};
 use super::{files, metadata, terminal};
@@ -14,7 +15,7 @@ use crate::output::ImageFormat;
 use crate::pipeline::{Callbacks, CancelToken, Output, Pipeline, Progress, Request};
 use crate::schedulers::SchedulerKind;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 
 /// A request of the file.
@@ -35,7 +36,9 @@ pub fn run(options: &Options, path: &Path) -> Outcome {
     let begin = Instant::now();
     let pipeline = system::reading(|| Pipeline::load(&tasks[0].options.pipeline))?;
     notes(options, &pipeline).iter().for_each(|note| terminal::line("note: ", note));
-    let failed = Run { path, pipeline: &pipeline, tasks: &tasks, memory: &memory, cancel: &cancel }.all()?;
+    let provenance = OnceLock::new();
+    let run = Run { path, pipeline: &pipeline, tasks: &tasks, memory: &memory, cancel: &cancel, provenance };
+    let failed = run.all()?;
     if !options.json {
         let (seconds, count) = (begin.elapsed().as_secs_f64(), tasks.len());
         terminal::print(&format!("{} of {count} requests, {seconds:.1} s on {}\n", count - failed, pipeline.device()))?;
@@ -64,6 +67,8 @@ struct Run<'a> {
     tasks: &'a [Task],
     memory: &'a MemoryMonitor,
     cancel: &'a CancelToken,
+    /// Made with the first image, when the weights have been read anyway.
+    provenance: OnceLock<Provenance>,
 }
 
 impl Run<'_> {
@@ -127,9 +132,11 @@ impl Run<'_> {
         system::stop(self.cancel)?;
         let begin = Instant::now();
         let scheduler = self.scheduler(task)?;
-        for ((image, seed), name) in output.images.iter().zip(&output.seeds).zip(&task.names) {
-            let generated = Generated { scheduler, seed: *seed, width: image.width(), height: image.height() };
-            image.save_with_metadata(name, &metadata::png_metadata(&task.options, &generated))?;
+        let provenance = || Provenance::new(self.pipeline, task.options.record_hashes);
+        let provenance = self.provenance.get_or_init(provenance);
+        for (number, ((image, seed), name)) in output.images.iter().zip(&output.seeds).zip(&task.names).enumerate() {
+            let generated = Generated { scheduler, number, seed: *seed, width: image.width(), height: image.height() };
+            image.save_with_metadata(name, &metadata::png_metadata(&task.options, &generated, provenance))?;
         }
         terminal::wipe();
         if !task.options.json {

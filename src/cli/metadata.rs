@@ -3,12 +3,13 @@
 use super::flag::Generated;
 use super::flags;
 use super::options::Options;
+use super::record::{Provenance, Record};
 use crate::output::PngMetadata;
 use serde_json::{Map, Value};
 
 /// The metadata of one image.
-pub fn png_metadata(options: &Options, generated: &Generated) -> PngMetadata {
-    let mut request = Map::from_iter([("version".to_owned(), Value::from(env!("CARGO_PKG_VERSION")))]);
+pub fn png_metadata(options: &Options, generated: &Generated, provenance: &Provenance) -> PngMetadata {
+    let mut request = Map::new();
     let mut settings = Vec::new();
     for flag in flags::GENERATE.iter().flat_map(|group| group.flags) {
         if let Some((key, value)) = flag.json {
@@ -20,7 +21,23 @@ pub fn png_metadata(options: &Options, generated: &Generated) -> PngMetadata {
     }
     settings.sort_by_key(|(position, _)| *position);
     let settings = settings.into_iter().flat_map(|(_, entries)| entries);
-    PngMetadata { parameters: Some(parameters(options, settings)), braid: Some(Value::Object(request).to_string()) }
+    let record = Record::new(std::slice::from_ref(options), generated.number, provenance);
+    PngMetadata { parameters: Some(parameters(options, settings)), braid: Some(text(request, &record)) }
+}
+
+/// The metadata of a grid of these requests' images.
+pub fn grid_metadata(cells: &[Options], provenance: &Provenance) -> PngMetadata {
+    let record = Record::new(cells, 0, provenance);
+    PngMetadata { parameters: None, braid: Some(text(Map::new(), &record)) }
+}
+
+/// The text `braid`: a request's settings with the record.
+fn text(mut settings: Map<String, Value>, record: &Record) -> String {
+    settings.insert("version".into(), env!("CARGO_PKG_VERSION").into());
+    if let Ok(Value::Object(record)) = serde_json::to_value(record) {
+        settings.extend(record);
+    }
+    Value::Object(settings).to_string()
 }
 
 /// Prompt and settings in the style of AUTOMATIC1111's interface.

@@ -20,6 +20,8 @@ pub mod options;
 pub mod presets;
 mod previews;
 mod progress;
+mod record;
+mod replay;
 mod report;
 mod sheet;
 mod sweep;
@@ -33,6 +35,9 @@ use flag::Argument;
 use flags::FlagNames;
 use lexopt::Parser;
 use std::process::ExitCode;
+use value::any_of;
+
+const COMMANDS: &[&str] = &["generate", "sweep", "replay", "demo", "inspect", "synth", "doctor"];
 
 const HELP: &str = "\
 Stable Diffusion XL with IP-Adapter image prompts.
@@ -40,13 +45,14 @@ Stable Diffusion XL with IP-Adapter image prompts.
 Usage: braid COMMAND [OPTIONS]
 
 Commands:
-  generate   generate images from a prompt and reference images
-  sweep      generate a labelled grid of images that differ in some settings
-  demo       generate a sheet with a small built-in model; needs no files
-  inspect    say what weight files are, what they hold and what they go with
-  synth      write a full-size SDXL of random weights, for measurements
-  doctor     say what this machine has
-  help       help on a command: braid help generate
+  generate       generate images from a prompt and reference images
+  sweep          generate a labelled grid of images that differ in some settings
+  replay         draw an image again from its metadata and tell how much it differs
+  demo           generate a sheet with a small built-in model; needs no files
+  inspect        say what weight files are, what they hold and what they go with
+  synth          write a full-size SDXL of random weights, for measurements
+  doctor         say what this machine has
+  help           help on a command: braid help generate
 
 Options:
   -h, --help      this text
@@ -78,9 +84,8 @@ pub fn exit(prefix: &str, outcome: Outcome) -> ExitCode {
 
 fn run() -> Outcome {
     let mut parser = Parser::from_env();
-    let argument = Argument::next(&mut parser)?.ok_or_else(|| {
-        Failure::usage("a command is needed: generate, sweep, demo, inspect, synth or doctor; see `braid --help`")
-    })?;
+    let argument = Argument::next(&mut parser)?
+        .ok_or_else(|| Failure::usage(format!("a command is needed: {}; see `braid --help`", any_of(COMMANDS))))?;
     match argument {
         Argument::Help => terminal::print(HELP),
         Argument::Flag(name) if name == "-V" || name == "--version" => {
@@ -89,14 +94,16 @@ fn run() -> Outcome {
         Argument::Value(name) => match name.to_str() {
             Some("generate") => generate::run(parser),
             Some("sweep") => sweep::run(parser),
+            Some("replay") => replay::run(parser),
             Some("demo") => demo::run(parser),
             Some("inspect") => inspect::run(parser),
             Some("synth") => synth::run(parser),
             Some("doctor") => doctor::run(parser),
             Some("help") => help(parser),
             _ => Err(Failure::usage(format!(
-                "`{}` is no command; there are generate, sweep, demo, inspect, synth, doctor and help",
-                name.to_string_lossy()
+                "`{}` is no command; there are {} and help",
+                name.to_string_lossy(),
+                COMMANDS.join(", ")
             ))),
         },
         other => Err(other.unknown("braid --help")),
@@ -113,6 +120,7 @@ fn help(mut parser: Parser) -> Outcome {
     terminal::print(&match name.as_str() {
         "generate" => generate::help(),
         "sweep" => sweep::help(),
+        "replay" => replay::help(),
         "demo" => demo::help(),
         "inspect" => inspect::help(),
         "synth" => synth::help(),

@@ -8,8 +8,28 @@ use crate::inputs::fit::Fit;
 use crate::inputs::image::{AlphaMode, Image};
 use crate::output::ImageFormat;
 use crate::pipeline::{DEFAULT_STRENGTH, DeviceChoice, ImagePrompt, PipelineOptions, Request};
+use lexopt::Parser;
+use serde_json::{Map, Value as Json};
 use std::hash::{BuildHasher, Hasher};
 use std::path::{Path, PathBuf};
+
+/// The command as it was given, for the record in the images that it writes.
+#[derive(Debug, Clone, Default)]
+pub struct Invocation {
+    /// The arguments after `braid`; none where one is not UTF-8, and where the options were made otherwise.
+    pub command: Option<Vec<String>>,
+    /// The line of `--batch`.
+    pub line: Option<Map<String, Json>>,
+}
+
+impl Invocation {
+    /// The command of that name with the arguments that are still to be parsed.
+    pub fn new(name: &str, parser: &mut Parser) -> Self {
+        let arguments = parser.try_raw_args().map(|arguments| arguments.as_slice().to_vec()).unwrap_or_default();
+        let arguments = arguments.into_iter().map(|argument| argument.into_string().ok());
+        Self { command: std::iter::once(Some(name.to_owned())).chain(arguments).collect(), line: None }
+    }
+}
 
 /// The options that the flags set: the library's own structs, and the command's own options.
 #[derive(Debug, Clone)]
@@ -58,6 +78,10 @@ pub struct Options {
     pub attribution: Option<PathBuf>,
     /// Whether a line of JSON is printed.
     pub json: bool,
+    /// Whether the images carry hashes of every byte of the weights.
+    pub record_hashes: bool,
+    /// The command.
+    pub invocation: Invocation,
 }
 
 impl Default for Options {
@@ -85,6 +109,8 @@ impl Default for Options {
             preview_every: None,
             attribution: None,
             json: false,
+            record_hashes: false,
+            invocation: Invocation::default(),
         }
     }
 }
@@ -154,6 +180,15 @@ impl Options {
     pub fn init_image_and_mask(&self) -> Result<[Option<Image>; 2], Failure> {
         let open = |path: &Option<PathBuf>| path.as_ref().map(|path| Image::open(path, AlphaMode::Ignore)).transpose();
         Ok([open(&self.init_image)?, open(&self.mask)?])
+    }
+
+    /// The files that the request reads besides the models.
+    pub fn input_files(&self) -> Vec<&Path> {
+        let adapters = self.adapters.all.iter().flat_map(|adapter| {
+            let images = adapter.images.iter().map(|image| &image.path);
+            images.chain(adapter.masks()).chain(&adapter.negative_image)
+        });
+        adapters.chain(&self.init_image).chain(&self.mask).chain(&self.latents).map(PathBuf::as_path).collect()
     }
 
     /// The files of the images that the encoder sees, one for each reference image.

@@ -6,14 +6,17 @@ use super::files;
 use super::flag::{self, Argument, Flag};
 use super::flags::{self, FlagNames};
 use super::grid::Grid;
-use super::options::Options;
+use super::metadata::grid_metadata;
+use super::options::{Invocation, Options};
 use super::progress::Line;
+use super::record::Provenance;
 use super::report::notes;
 use super::{system, terminal};
 use crate::error::{Error, escape};
 use crate::inputs::image::Image;
 use crate::output::ImageFormat;
 use crate::pipeline::{Callbacks, CancelToken, MAX_NUM_IMAGES, Output, Pipeline, Progress, Request};
+use crate::tensor::DType;
 use serde_json::{Map, Value as Json, json};
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
@@ -46,7 +49,7 @@ pub fn help() -> String {
 }
 
 /// The flags of the command alone.
-const FLAGS: &[Flag<Sweep>] = &[Flag {
+const FLAGS: &[Flag<Arguments>] = &[Flag {
     long: "--over",
     value: Some("NAME=VALUES"),
     help: "a setting and its values",
@@ -54,8 +57,7 @@ const FLAGS: &[Flag<Sweep>] = &[Flag {
     ..Flag::NEW
 }];
 
-#[derive(Default)]
-struct Sweep {
+struct Arguments {
     options: Options,
     over: Vec<String>,
 }
@@ -70,55 +72,81 @@ struct Axis {
     values: Vec<String>,
 }
 
+/// A sweep whose arguments have been read and checked.
+pub struct Sweep {
+    options: Options,
+    axes: Vec<Axis>,
+    /// The options of each cell, row by row; at least one.
+    pub cells: Vec<Options>,
+}
+
 /// Runs the command.
 pub fn run(mut parser: lexopt::Parser) -> Outcome {
-    let Some(Sweep { options, over }) = parse(&mut parser)? else { return terminal::print(&help()) };
-    let axes = over.iter().map(|text| Axis::read(text, &options)).collect::<Result<Vec<_>, _>>()?;
-    let Some((columns, rows)) = axes.split_last() else {
-        return Err(Failure::usage("--over: missing; give a setting and its values, as in --over strength=0:1:0.25"));
-    };
-    if let Some(axis) = axes.iter().enumerate().find(|(i, axis)| axes[..*i].iter().any(|a| a.key == axis.key)) {
-        return Err(Failure::usage(format!("--over: {} is given twice", axis.1.name)));
-    }
-    let cells = cells(&options, rows, columns)?;
+    let Some(sweep) = Sweep::parse(&mut parser)? else { return terminal::print(&help()) };
+    let Sweep { options, axes, cells } = &sweep;
     let cancel = system::cancel_on_signal();
     files::check_image(&options.output)?;
     let begin = Instant::now();
     let pipeline = system::reading(|| Pipeline::load(&cells[0].pipeline))?;
     notes(&cells[0], &pipeline).iter().for_each(|note| terminal::line("note: ", note));
-    let request = |cell: &Options| batch::request_of(cell, cell.seed.unwrap_or_default(), &pipeline);
-    let requests = cells.iter().map(request).collect::<Result<Vec<_>, _>>()?;
-    let size = one_size(&pipeline, &requests)?;
-    let grid = Grid::new(columns.labels(size.0), row_labels(rows), size)?;
-    ImageFormat::of(&options.output)?.check(size.0, size.1)?;
-    let images = draw(&pipeline, requests, &cancel)?;
-    system::stop(&cancel)?;
-    grid.draw(images.iter())?.save(&options.output)?;
+    let grid = sweep.draw(&pipeline, pipeline.dtype(), &cancel)?;
+    let provenance = Provenance::new(&pipeline, options.record_hashes);
+    grid.save_with_metadata(&options.output, &grid_metadata(cells, &provenance))?;
     let (seconds, device) = (begin.elapsed().as_secs_f64(), pipeline.device());
     if options.json {
         let axes: Vec<_> = axes.iter().map(|axis| json!({"name": axis.key, "values": axis.values})).collect();
         let file = options.output.to_string_lossy();
         return terminal::print(&terminal::json(
-            &json!({"file": file, "over": axes, "images": images.len(), "seconds": seconds, "device": device}),
+            &json!({"file": file, "over": axes, "images": cells.len(), "seconds": seconds, "device": device}),
         ));
     }
     let file = escape(&options.output.to_string_lossy());
-    terminal::print(&format!("{file}  {} images, {seconds:.1} s on {device}\n", images.len()))
+    terminal::print(&format!("{file}  {} images, {seconds:.1} s on {device}\n", cells.len()))
 }
 
-/// Reads the arguments; `None` where only help was asked for.
-fn parse(parser: &mut lexopt::Parser) -> Result<Option<Sweep>, Failure> {
-    let mut sweep = Sweep::default();
-    while let Some(argument) = Argument::next(parser)? {
-        let flags = flags::GENERATE.iter().flat_map(|group| group.flags);
-        match argument {
-            Argument::Help => return Ok(None),
-            flag if flag::take(FLAGS, &flag, &mut sweep, parser)? => {}
-            flag if flag::take(flags, &flag, &mut sweep.options, parser)? => {}
-            other => return Err(other.unknown("braid help sweep")),
+impl Sweep {
+    /// Reads the arguments; `None` where only help was asked for.
+    pub fn parse(parser: &mut lexopt::Parser) -> Result<Option<Self>, Failure> {
+        let invocation = Invocation::new("sweep", parser);
+        let mut sweep = Arguments { options: Options { invocation, ..Options::default() }, over: Vec::new() };
+        while let Some(argument) = Argument::next(parser)? {
+            let flags = flags::GENERATE.iter().flat_map(|group| group.flags);
+            match argument {
+                Argument::Help => return Ok(None),
+                flag if flag::take(FLAGS, &flag, &mut sweep, parser)? => {}
+                flag if flag::take(flags, &flag, &mut sweep.options, parser)? => {}
+                other => return Err(other.unknown("braid help sweep")),
+            }
         }
+        let Arguments { options, over } = sweep;
+        let axes = over.iter().map(|text| Axis::read(text, &options)).collect::<Result<Vec<_>, _>>()?;
+        let Some((columns, rows)) = axes.split_last() else {
+            return Err(Failure::usage(
+                "--over: missing; give a setting and its values, as in --over strength=0:1:0.25",
+            ));
+        };
+        if let Some(axis) = axes.iter().enumerate().find(|(i, axis)| axes[..*i].iter().any(|a| a.key == axis.key)) {
+            return Err(Failure::usage(format!("--over: {} is given twice", axis.1.name)));
+        }
+        let cells = cells(&options, rows, columns)?;
+        Ok(Some(Self { options, axes, cells }))
     }
-    Ok(Some(sweep))
+
+    /// Draws the grid, with noise of that type.
+    pub fn draw(&self, pipeline: &Pipeline, noise_dtype: DType, cancel: &CancelToken) -> Result<Image, Failure> {
+        let request = |cell: &Options| {
+            let request = batch::request_of(cell, cell.seed.unwrap_or_default(), pipeline)?;
+            Ok::<_, Failure>(Request { noise_dtype, ..request })
+        };
+        let requests = self.cells.iter().map(request).collect::<Result<Vec<_>, _>>()?;
+        let size = one_size(pipeline, &requests)?;
+        let (rows, columns) = self.axes.split_at(self.axes.len() - 1);
+        let grid = Grid::new(columns[0].labels(size.0), row_labels(rows), size)?;
+        ImageFormat::of(&self.options.output)?.check(size.0, size.1)?;
+        let images = draw(pipeline, requests, cancel)?;
+        system::stop(cancel)?;
+        Ok(grid.draw(images.iter())?)
+    }
 }
 
 impl Axis {

@@ -116,7 +116,7 @@ fn wrong_flags() {
 #[test]
 fn missing_arguments() {
     for (args, part) in [
-        (vec![], "generate, sweep, demo"),
+        (vec![], "generate, sweep, replay, demo"),
         (vec!["draw"], "`draw`"),
         (vec!["--models"], "--models"),
         (vec!["generate"], "--model"),
@@ -139,7 +139,7 @@ fn missing_arguments() {
 #[test]
 fn help_and_version() {
     assert_eq!(stdout(&run(&["--version"])), format!("braid {}\n", env!("CARGO_PKG_VERSION")));
-    for command in ["generate", "sweep", "demo", "inspect", "synth", "doctor"] {
+    for command in ["generate", "sweep", "replay", "demo", "inspect", "synth", "doctor"] {
         let help = run(&["help", command]);
         assert!(help.status.success() && stderr(&help).is_empty());
         assert_eq!(stdout(&help), stdout(&run(&[command, "--help"])));
@@ -153,7 +153,8 @@ fn help_and_version() {
         -p --prompt -n --negative-prompt --steps --cfg-scale -W --width -H --height -s --seed -b --batch-count \
         --ip-adapter-image-resize --sampling-method --schedule --prediction --timestep-spacing --guidance-rescale \
         --clip-skip --compat --rng --dtype --vae-dtype --quantize --device --encoders --threads -o --output --latents-in --dump --json \
-        -i --init-img --strength --mask --vae --taesd --vae-tiling --preview --preview-every --attribution --batch --max-batch";
+        -i --init-img --strength --mask --vae --taesd --vae-tiling --preview --preview-every --attribution --batch --max-batch \
+        --record-hashes";
     for flag in promised.split_whitespace() {
         assert!(help.split([' ', ',', '\n']).any(|w| w == flag), "{flag}");
     }

@@ -88,9 +88,21 @@ pub const JSON: Flag<Options> = Flag {
     ..Flag::NEW
 };
 
+/// Hashes of the weights.
+pub const RECORD_HASHES: Flag<Options> = Flag {
+    long: "--record-hashes",
+    help: "read the weights whole and record hashes of them in each PNG, where else fingerprints of a few bytes of each tensor are; \
+           `braid replay` checks them",
+    set: |o, _| {
+        o.record_hashes = true;
+        Ok(())
+    },
+    ..Flag::NEW
+};
+
 /// The group.
 pub const GROUP: Group<Options> = Group {
     title: Some("Files"),
-    flags: &[OUTPUT, BATCH, LATENTS_IN, DUMP, PREVIEW, PREVIEW_EVERY, ATTRIBUTION, JSON],
+    flags: &[OUTPUT, BATCH, LATENTS_IN, DUMP, PREVIEW, PREVIEW_EVERY, ATTRIBUTION, RECORD_HASHES, JSON],
     note: None,
 };

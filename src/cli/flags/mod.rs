@@ -12,7 +12,7 @@ pub mod sampling;
 
 use super::failure::Failure;
 use super::flag::{self, Group};
-use super::options::Options;
+use super::options::{Invocation, Options};
 use crate::error::{Field, FieldNames};
 use lexopt::Parser;
 
@@ -30,7 +30,8 @@ pub const GENERATE: &[Group<Options>] = &[
 
 /// Reads the arguments of `braid generate`; `None` where only help was asked for.
 pub fn parse(mut parser: Parser) -> Result<Option<Options>, Failure> {
-    let mut options = Options::default();
+    let invocation = Invocation::new("generate", &mut parser);
+    let mut options = Options { invocation, ..Options::default() };
     if !flag::parse(&mut parser, GENERATE, "generate", &mut options, |_, value| Err(value))? {
         return Ok(None);
     }
