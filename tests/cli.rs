@@ -12,6 +12,8 @@ mod bench_requests;
 mod bench_serve;
 #[path = "cli/commands.rs"]
 mod commands;
+#[path = "cli/encode_image.rs"]
+mod encode_image;
 #[path = "cli/faults.rs"]
 mod faults;
 #[path = "cli/generate.rs"]

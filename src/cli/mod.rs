@@ -6,6 +6,7 @@ mod batch;
 mod canvas;
 mod demo;
 mod doctor;
+mod encode_image;
 pub mod failure;
 mod files;
 pub mod flag;
@@ -37,7 +38,7 @@ use lexopt::Parser;
 use std::process::ExitCode;
 use value::any_of;
 
-const COMMANDS: &[&str] = &["generate", "sweep", "replay", "demo", "inspect", "synth", "doctor"];
+const COMMANDS: &[&str] = &["generate", "sweep", "encode-image", "replay", "demo", "inspect", "synth", "doctor"];
 
 const HELP: &str = "\
 Stable Diffusion XL with IP-Adapter image prompts.
@@ -47,6 +48,7 @@ Usage: braid COMMAND [OPTIONS]
 Commands:
   generate       generate images from a prompt and reference images
   sweep          generate a labelled grid of images that differ in some settings
+  encode-image   encode reference images once, into a file that takes their place
   replay         draw an image again from its metadata and tell how much it differs
   demo           generate a sheet with a small built-in model; needs no files
   inspect        say what weight files are, what they hold and what they go with
@@ -94,6 +96,7 @@ fn run() -> Outcome {
         Argument::Value(name) => match name.to_str() {
             Some("generate") => generate::run(parser),
             Some("sweep") => sweep::run(parser),
+            Some("encode-image") => encode_image::run(parser),
             Some("replay") => replay::run(parser),
             Some("demo") => demo::run(parser),
             Some("inspect") => inspect::run(parser),
@@ -120,6 +123,7 @@ fn help(mut parser: Parser) -> Outcome {
     terminal::print(&match name.as_str() {
         "generate" => generate::help(),
         "sweep" => sweep::help(),
+        "encode-image" => encode_image::help(),
         "replay" => replay::help(),
         "demo" => demo::help(),
         "inspect" => inspect::help(),

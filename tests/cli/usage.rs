@@ -116,7 +116,7 @@ fn wrong_flags() {
 #[test]
 fn missing_arguments() {
     for (args, part) in [
-        (vec![], "generate, sweep, replay, demo"),
+        (vec![], "generate, sweep, encode-image, replay, demo"),
         (vec!["draw"], "`draw`"),
         (vec!["--models"], "--models"),
         (vec!["generate"], "--model"),
@@ -139,7 +139,7 @@ fn missing_arguments() {
 #[test]
 fn help_and_version() {
     assert_eq!(stdout(&run(&["--version"])), format!("braid {}\n", env!("CARGO_PKG_VERSION")));
-    for command in ["generate", "sweep", "replay", "demo", "inspect", "synth", "doctor"] {
+    for command in ["generate", "sweep", "encode-image", "replay", "demo", "inspect", "synth", "doctor"] {
         let help = run(&["help", command]);
         assert!(help.status.success() && stderr(&help).is_empty());
         assert_eq!(stdout(&help), stdout(&run(&[command, "--help"])));
