@@ -89,6 +89,15 @@ impl<'p> Value<'p> {
         }
     }
 
+    /// Two numbers of 0 to 1, `A:B`.
+    pub fn interval(&mut self) -> Result<(f64, f64), Failure> {
+        let text = self.text()?;
+        let part = |s: &str| s.trim().parse::<f64>().ok().filter(|v| (0.0..=1.0).contains(v));
+        let parsed = text.split_once(':').and_then(|(a, b)| Some((part(a)?, part(b)?))).filter(|(a, b)| a <= b);
+        let what = || format!("must be A:B, of 0 to 1, as in 0.2:0.8; got `{text}`");
+        parsed.ok_or_else(|| self.wrong(&what()))
+    }
+
     /// A whole number of `min` to `max`.
     pub fn count(&mut self, min: usize, max: usize) -> Result<usize, Failure> {
         let text = self.text()?;

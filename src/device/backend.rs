@@ -67,6 +67,11 @@ pub trait Device: Send + Sync {
         true
     }
 
+    /// Whether an image's steps may be made by loops of different numbers of rows, one after the other.
+    fn varies_rows(&self) -> bool {
+        true
+    }
+
     /// The number of steps to compile for where `steps` are asked for: a device whose loops reserve memory for their steps
     /// rounds up, so that most numbers of steps share an executable.
     fn reserved_steps(&self, steps: usize) -> usize {

@@ -251,6 +251,9 @@ impl LatentSize {
 pub struct ImageInFlight {
     /// Its inputs. Guidance, and inputs of the graph, may be exchanged between two evaluations.
     pub inputs: DenoiseInputs,
+    /// Whether its evaluations from the next one on have its negative row, where there is one: yes, at first. Without it the positive
+    /// row's output is taken as it is. Only where [`super::Device::varies_rows`].
+    pub guided: bool,
     /// Steps done.
     pub(super) done: usize,
     /// As [`DenoiseOutput::first_output`].
@@ -266,7 +269,12 @@ pub struct ImageInFlight {
 impl ImageInFlight {
     /// An image before its first step.
     pub fn new(inputs: DenoiseInputs) -> Self {
-        Self { inputs, done: 0, first_output: Vec::new(), not_finite: None, preview: None, state: None }
+        Self { inputs, guided: true, done: 0, first_output: Vec::new(), not_finite: None, preview: None, state: None }
+    }
+
+    /// The rows that it brings to its next evaluation.
+    pub fn rows(&self) -> usize {
+        if self.guided { self.inputs.rows } else { self.inputs.rows.min(1) }
     }
 
     /// The evaluations that it took part in; a device may still be at work on the last ones.
@@ -298,7 +306,7 @@ impl ImageInFlight {
 pub struct DenoiseOutput {
     /// The latents after the last step, `[h, w, C]`.
     pub latents: TensorRef<'static>,
-    /// The model's output in the first step, `[B, h, w, C]`, if it was asked for.
+    /// The model's output in the first step, `[B, h, w, C]`, of the rows that it had there, if it was asked for.
     pub first_output: Vec<f32>,
     /// The first step, from 0, whose latents were not finite.
     pub not_finite: Option<usize>,

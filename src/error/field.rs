@@ -80,6 +80,8 @@ fields! {
     GuidanceScale = "guidance_scale",
     /// [`crate::Request::guidance_rescale`].
     GuidanceRescale = "guidance_rescale",
+    /// [`crate::Request::guidance_interval`].
+    GuidanceInterval = "guidance_interval",
     /// [`crate::Request::width`].
     Width = "width",
     /// [`crate::Request::height`].

@@ -110,7 +110,7 @@ impl<'a> Batch<'a> {
         let mut rest = Vec::new();
         for (ticket, mut image) in std::mem::take(&mut self.images) {
             let Some(request) = self.request(ticket) else { continue };
-            match request.change_scales(&executables.compiler, &mut image) {
+            match request.begin_step(&executables.compiler, &mut image) {
                 Ok(()) => rest.push((ticket, image)),
                 Err(error) => self.fail(ticket, error),
             }
@@ -193,7 +193,8 @@ impl<'a> Batch<'a> {
         let Some((first, others)) = plans.split_first() else {
             return Err(Error::Graph("a group of no images".into()));
         };
-        let plan = first.denoise.shared(others.iter().map(|plan| &plan.denoise));
+        let mut plan = first.denoise.shared(others.iter().map(|plan| &plan.denoise));
+        plan.shape.batch = group.iter().map(|(_, image)| image.in_flight.rows()).sum();
         let placement = first.placement;
         let denoise_loop = executables.denoise_loop(&plan, placement)?;
         let inputs = denoise_loop.graph().inputs.len();

@@ -105,6 +105,12 @@ const COMBINE: &[(&str, Combine)] =
     &[("concat", Combine::Concat), ("average", Combine::Average), ("add", Combine::Add)];
 named_values!(Combine, COMBINE, Field::Combine);
 
+/// Whether a step, from 0, of that many lies in a part of them: diffusers' rule for its ControlNets.
+pub(super) fn is_within([start, end]: [f64; 2], step: usize, steps: usize) -> bool {
+    let part = |step: usize| step as f64 / steps as f64;
+    part(step) >= start && part(step + 1) <= end
+}
+
 /// The image prompt for one adapter.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
@@ -187,10 +193,9 @@ impl ImagePrompt {
         })
     }
 
-    /// Whether it acts in a step, from 0, of that many: diffusers' rule for its ControlNets.
+    /// Whether it acts in a step, from 0, of that many.
     pub(super) fn acts(&self, step: usize, steps: usize) -> bool {
-        let part = |step: usize| step as f64 / steps as f64;
-        part(step) >= self.start && part(step + 1) <= self.end
+        is_within([self.start, self.end], step, steps)
     }
 
     /// Checks what can be checked without a model.

@@ -1,7 +1,7 @@
 //! A request planned whole, before its first stage runs.
 
 use super::begin::Begin;
-use super::compile::{EncoderPlan, Executables};
+use super::compile::{Compiler, EncoderPlan, Executables};
 use super::denoise_plan::{DenoisePlan, Placement};
 use super::executable_cache::TextEncoderKey;
 use super::image_branches::ImageBranches;
@@ -51,6 +51,8 @@ pub(super) struct RequestPlan {
     /// The plan by which conditioner and denoise loop are compiled, which may have room for more.
     pub(super) denoise: DenoisePlan,
     pub(super) placement: Placement,
+    /// The same for steps without guidance, where there are such.
+    unguided: Option<DenoisePlan>,
     /// Whether the image encoder runs.
     encodes_images: bool,
     /// The start of the steps.
@@ -168,7 +170,7 @@ impl RequestPlan {
             Some(negative) => NegativePrompt::Encoded(encoded(negative, 0)?),
         };
         let prompt = encoded(prompt, request.clip_skip)?;
-        let encodes_images = encoders.image;
+        let (encodes_images, unguided) = (encoders.image, unguided(&compiler, request, &denoise));
         Ok(Self {
             table,
             latent,
@@ -179,6 +181,7 @@ impl RequestPlan {
             lora_scales,
             denoise,
             placement,
+            unguided,
             encodes_images,
             begin,
             num_images: request.num_images,
@@ -224,6 +227,9 @@ impl RequestPlan {
             executables.conditioner(*part, &self.denoise, self.placement)?;
             cancel.check()?;
         }
+        if let Some(unguided) = &self.unguided {
+            executables.denoise_loops(unguided, self.placement, self.num_images)?;
+        }
         executables.denoise_loops(&self.denoise, self.placement, self.num_images)
     }
 
@@ -241,6 +247,14 @@ impl RequestPlan {
             && self.lora_scales.unet == other.lora_scales.unet
             && self.branches.masks == other.branches.masks
     }
+}
+
+/// The plan of steps that have no guidance, in a request that has some.
+fn unguided(compiler: &Compiler<'_>, request: &Request, plan: &DenoisePlan) -> Option<DenoisePlan> {
+    let mut plan = plan.clone();
+    let has_both = request.guidance_interval.is_some() && plan.shape.batch > 1 && compiler.device.varies_rows();
+    plan.shape.batch = 1;
+    has_both.then_some(plan)
 }
 
 /// Tells of a second negative prompt that has no effect, as in diffusers.

@@ -1,7 +1,7 @@
 //! Requests, and their output.
 
 use super::attribution::AttributionMap;
-use super::image_prompt::ImagePrompt;
+use super::image_prompt::{ImagePrompt, is_within};
 use super::live_scales::{LiveScales, ScaleChange};
 use super::preview::{Preview, Previewer};
 use super::prompt_options::{LongPrompts, PromptWeights, SizeConditioning};
@@ -55,6 +55,11 @@ pub struct Request {
     pub guidance_scale: f32,
     /// diffusers' `guidance_rescale`, 0 to 1.
     pub guidance_rescale: f32,
+    /// The part of the steps, 0 to 1, in which there is guidance, everywhere where absent: model evaluation i of N has it where
+    /// `start <= i / N` and `(i + 1) / N <= end`. The others have the positive row alone, as with a [`Self::guidance_scale`] of 1, and cost
+    /// half; a GPU evaluates both rows. Kynkäänniemi et al. 2024, "Applying Guidance in a Limited Interval Improves Sample and
+    /// Distribution Quality in Diffusion Models", by steps in place of noise levels.
+    pub guidance_interval: Option<(f64, f64)>,
     /// Width in pixels; the model's own where absent.
     pub width: Option<usize>,
     /// Height in pixels; the model's own where absent.
@@ -117,6 +122,7 @@ impl Request {
             steps: 50,
             guidance_scale: 5.0,
             guidance_rescale: 0.0,
+            guidance_interval: None,
             width: None,
             height: None,
             seed: 0,
@@ -162,6 +168,8 @@ impl Request {
         with_guidance_scale(guidance_scale: f32);
         /// Sets the guidance rescale, 0 to 1.
         with_guidance_rescale(guidance_rescale: f32);
+        /// Sets the part of the steps, 0 to 1, in which there is guidance.
+        with_guidance_interval(guidance_interval: (f64, f64) => Some(guidance_interval));
         /// Sets the width in pixels.
         with_width(width: usize => Some(width));
         /// Sets the height in pixels.
@@ -216,6 +224,11 @@ impl Request {
         self
     }
 
+    /// Whether a model evaluation, from 0, of that many has guidance where the request has any.
+    pub(super) fn is_guided(&self, step: usize, steps: usize) -> bool {
+        self.guidance_interval.is_none_or(|(start, end)| is_within([start, end], step, steps))
+    }
+
     /// Checks what can be checked without a model.
     pub(crate) fn check(&self) -> Result<()> {
         let finite = |field: Field, value: f32| match value.is_finite() {
@@ -231,6 +244,14 @@ impl Request {
         if !(0.0..=1.0).contains(&self.guidance_rescale) {
             let what = format!("{} given; 0 to 1 is allowed", self.guidance_rescale);
             return Err(Error::parameter(Field::GuidanceRescale, what));
+        }
+        if let Some((start, end)) = self.guidance_interval
+            && !(0.0 <= start && start <= end && end <= 1.0)
+        {
+            let what = format!(
+                "{start} to {end} given; two numbers of 0 to 1 are allowed, the first no greater than the second"
+            );
+            return Err(Error::parameter(Field::GuidanceInterval, what));
         }
         if self.strength.is_some() && self.init_image.is_none() {
             let what = Message::from("it is the part of the steps that is run on an image; give ");

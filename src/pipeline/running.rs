@@ -162,11 +162,24 @@ impl<'a> RunningRequest<'a> {
         self.job.callbacks.cancel.check()
     }
 
-    /// Makes the changes of scales that are due before an image's next step.
+    /// Sets whether an image's next step has guidance, and makes the changes of scales that are due before it.
     ///
     /// # Errors
-    /// [`Error::Parameter`] for one that cannot be.
-    pub(super) fn change_scales(&self, compiler: &Compiler<'_>, image: &mut RunningImage) -> Result<()> {
+    /// [`Error::Parameter`] for a change that cannot be.
+    pub(super) fn begin_step(&self, compiler: &Compiler<'_>, image: &mut RunningImage) -> Result<()> {
+        let (request, in_flight) = (&self.job.request, &mut image.in_flight);
+        let guided = request.is_guided(in_flight.done(), self.table.len());
+        if compiler.device.varies_rows() {
+            in_flight.guided = guided;
+        } else {
+            let guidance = [request.guidance_scale, request.guidance_rescale];
+            [in_flight.inputs.guidance_scale, in_flight.inputs.guidance_rescale] =
+                if guided { guidance } else { [1.0, 0.0] };
+        }
+        self.change_scales(compiler, image)
+    }
+
+    fn change_scales(&self, compiler: &Compiler<'_>, image: &mut RunningImage) -> Result<()> {
         let (request, plan, in_flight) = (&self.job.request, &self.plan, &mut image.in_flight);
         let live = self.job.callbacks.live_scales.as_ref();
         let Some(given) = image.record.scales.advance(request, live, in_flight.done())? else { return Ok(()) };

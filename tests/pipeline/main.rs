@@ -16,6 +16,7 @@ mod embeddings;
 mod encoded_images;
 mod engine;
 mod folders;
+mod guidance_interval;
 mod image_prompts;
 mod init_image;
 mod live;

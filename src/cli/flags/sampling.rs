@@ -6,6 +6,7 @@ use crate::cli::options::Options;
 use crate::cli::presets::PRESETS;
 use crate::error::Field;
 use crate::schedulers::{SchedulerKind, SigmaSchedule};
+use serde_json::json;
 
 /// A preset.
 pub const PRESET: Flag<Options> = Flag {
@@ -59,6 +60,19 @@ pub const GUIDANCE_RESCALE: Flag<Options> = Flag {
     fields: &[Field::GuidanceRescale],
     set: |o, v| v.number().map(|value| o.request.guidance_rescale = value),
     json: Some(("guidance_rescale", |o, _| o.request.guidance_rescale.into())),
+    ..Flag::NEW
+};
+
+/// The part of the steps that has guidance.
+pub const GUIDANCE_INTERVAL: Flag<Options> = Flag {
+    long: "--guidance-interval",
+    value: Some("A:B"),
+    help: "the part of the steps, 0 to 1, that has guidance [default: 0:1]",
+    fields: &[Field::GuidanceInterval],
+    set: |o, v| v.interval().map(|value| o.request.guidance_interval = Some(value)),
+    json: Some(("guidance_interval", |o, _| {
+        o.request.guidance_interval.map(|(start, end)| json!([start, end])).into()
+    })),
     ..Flag::NEW
 };
 
@@ -141,6 +155,7 @@ pub const GROUP: Group<Options> = Group {
         STEPS,
         CFG_SCALE,
         GUIDANCE_RESCALE,
+        GUIDANCE_INTERVAL,
         SAMPLING_METHOD,
         SCHEDULE,
         PREDICTION,

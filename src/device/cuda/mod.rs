@@ -198,6 +198,11 @@ impl Device for CudaDevice {
         false
     }
 
+    /// The state of an image's steps lies in one executable.
+    fn varies_rows(&self) -> bool {
+        false
+    }
+
     fn reserved_steps(&self, steps: usize) -> usize {
         steps.next_multiple_of(RESERVED_STEPS)
     }

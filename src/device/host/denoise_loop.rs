@@ -29,8 +29,8 @@ pub struct HostDenoiseLoop {
 #[derive(Default)]
 struct Gathered {
     values: Option<TensorData<'static>>,
-    /// Weak, so that nothing is kept for images that are gone.
-    from: Vec<Weak<TensorRef<'static>>>,
+    /// With the number of rows. Weak, so that nothing is kept for images that are gone.
+    from: Vec<(Weak<TensorRef<'static>>, usize)>,
 }
 
 /// The state of an image.
@@ -62,7 +62,7 @@ impl HostDenoiseLoop {
     /// Checks images that come to their first step here, or come with other inputs, and gives them their state.
     fn admit(&self, images: &mut [&mut ImageInFlight]) -> Result<()> {
         let graph = self.executable.graph();
-        let (rows, given) = (LatentSize::of(graph).rows, images.iter().map(|image| image.inputs.rows).sum::<usize>());
+        let (rows, given) = (LatentSize::of(graph).rows, images.iter().map(|image| image.rows()).sum::<usize>());
         if given != rows {
             return Err(Error::Graph(format!("denoise loop: images of {given} rows, {rows} are needed")));
         }
@@ -108,7 +108,7 @@ impl HostDenoiseLoop {
         for image in images {
             let scale = image.inputs.table[image.done].input_scale;
             let x = &state(image)?.x;
-            for row in rows.by_ref().take(image.inputs.rows) {
+            for row in rows.by_ref().take(image.rows()) {
                 let latents = row.chunks_exact_mut(wide).flat_map(|pixel| &mut pixel[..channels]);
                 latents.zip(x).for_each(|(s, x)| *s = x * scale);
                 let extra = image.inputs.extra.chunks_exact((wide - channels).max(1));
@@ -127,9 +127,11 @@ impl HostDenoiseLoop {
                 continue;
             }
             let varies = self.spec.varying.contains(&k);
-            let current = || images.iter().map(|image| &image.inputs.inputs[k]);
+            let current = || images.iter().map(|image| (&image.inputs.inputs[k], image.rows()));
             let same = gathered.from.len() == images.len()
-                && gathered.from.iter().zip(current()).all(|(old, new)| std::ptr::eq(old.as_ptr(), Arc::as_ptr(new)));
+                && gathered.from.iter().zip(current()).all(|((old, old_rows), (new, rows))| {
+                    std::ptr::eq(old.as_ptr(), Arc::as_ptr(new)) && *old_rows == rows
+                });
             if same && !varies {
                 continue;
             }
@@ -150,7 +152,7 @@ impl HostDenoiseLoop {
                 TensorData::F32(to) => join(to.to_mut(), axis, rows, parts.iter().filter_map(floats)),
                 TensorData::I32(to) => join(to.to_mut(), axis, rows, parts.iter().filter_map(integers)),
             }
-            gathered.from = current().map(Arc::downgrade).collect();
+            gathered.from = current().map(|(values, rows)| (Arc::downgrade(values), rows)).collect();
         }
         Ok(())
     }
@@ -158,20 +160,36 @@ impl HostDenoiseLoop {
 
 /// Whether the values of the images serve as they are: all rows share them, or there is one image whose rows are as long as the graph's.
 fn is_direct(graph: &Graph, spec: &LoopSpec, images: &[&mut ImageInFlight], k: usize) -> bool {
-    let image = &images[0].inputs;
-    let whole = spec.varying.contains(&k) || image.inputs[k].len() == graph.node(graph.inputs[k].1).len();
+    let image = &images[0];
+    let given = image.inputs.inputs[k].len() / image.inputs.rows * image.rows();
+    let whole = spec.varying.contains(&k) || given == graph.node(graph.inputs[k].1).len();
     spec.row_axis(k) == RowAxis::Shared || images.len() == 1 && whole
 }
 
 /// An image's values of input `k` in its next step.
 fn part<'a>(graph: &Graph, spec: &LoopSpec, image: &'a ImageInFlight, k: usize) -> Result<Part<'a>> {
-    let rows = image.inputs.rows;
+    let (given, rows) = (image.inputs.rows, image.rows());
     let values = image.inputs.inputs[k].to_host()?;
-    if !spec.varying.contains(&k) {
+    let mut range = 0..values.len();
+    if spec.varying.contains(&k) {
+        let len = spec.values(graph, k, given);
+        range = image.done * len..(image.done + 1) * len;
+    }
+    match spec.row_axis(k) {
+        RowAxis::First => range.end = range.start + range.len() / given * rows,
+        RowAxis::Last if rows < given => {
+            let all = values.slice(range);
+            let TensorData::F32(all) = &all else {
+                return Err(Error::Graph("denoise loop: integers whose rows are the last dimension".into()));
+            };
+            let first: Vec<f32> = all.chunks_exact(given).flat_map(|each| &each[..rows]).copied().collect();
+            return Ok((first.into(), rows));
+        }
+        RowAxis::Last | RowAxis::Shared => {}
+    }
+    if range == (0..values.len()) {
         return Ok((values, rows));
     }
-    let len = spec.values(graph, k, rows);
-    let range = image.done * len..(image.done + 1) * len;
     let values = match values {
         TensorData::F32(Cow::Borrowed(all)) => (&all[range]).into(),
         TensorData::I32(Cow::Borrowed(all)) => (&all[range]).into(),
@@ -294,13 +312,13 @@ impl DenoiseLoop for HostDenoiseLoop {
         let (mut first, n) = (0, self.guided.len());
         let rows = self.output.len() / n;
         for image in images {
-            let output = &self.output[first * n..][..image.inputs.rows * n];
+            let output = &self.output[first * n..][..image.rows() * n];
             let further = self.further.iter().map(|values| {
                 let each = values.len() / rows;
                 &values[first * each..][..each]
             });
             advance(image, output, further, &mut self.guided)?;
-            first += image.inputs.rows;
+            first += image.rows();
         }
         Ok(0)
     }

@@ -90,7 +90,7 @@ impl Beginning {
         if !output.first_output.is_empty() {
             let rows = output.first_output.chunks_exact(h * w * c);
             let rows = || rows.flat_map(|row| to_channels_first(row, [h, w, c])).collect();
-            captures.add("model_output_0", &[plan.denoise.shape.batch, c, h, w], rows);
+            captures.add("model_output_0", &[output.first_output.len() / (h * w * c), c, h, w], rows);
         }
         let latents = output.latents.read()?;
         captures.add("latents", &[1, c, h, w], || to_channels_first(&latents, [h, w, c]));
