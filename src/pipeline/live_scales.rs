@@ -19,7 +19,7 @@ pub struct ScaleChange {
 
 /// A handle by which another thread sets scales of image prompts while they are drawn; cheap to clone.
 ///
-/// What is set counts from the next model evaluation of each image on, and for images that begin later from their first one. It is one
+/// New scales count from the next model evaluation of each image on, and for images that begin later from their first one. They are one
 /// more value among the denoiser's inputs: nothing is compiled or encoded. [`crate::Output::scale_changes`] says what has been changed
 /// when; a request with these [`crate::Request::scale_changes`] gives the same bytes.
 #[derive(Debug, Clone, Default)]

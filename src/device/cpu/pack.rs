@@ -120,19 +120,18 @@ impl Panel {
     /// [`Panel::pack`] of as many channels as blocks of 16 by 16 words have, from memory through registers to `out`; their number.
     fn pack_blocks(&self, operands: Operands, p: usize, start: usize, len: usize, out: &mut [f32]) -> usize {
         #[cfg(target_arch = "x86_64")]
-        if isa() >= Isa::Avx512
-            && let Some((dtype, lanes)) = self.lanes(p, start, len)
         {
-            match operands {
-                Operands::F32 => {
-                    // SAFETY: `isa` has found AVX-512 F.
-                    return unsafe { pack_words(&lanes, dtype, (len, self.taps), out) };
-                }
-                Operands::Pairs if self.taps == 1 && isa() == Isa::Avx512Bf16 => {
-                    // SAFETY: `isa` has found AVX-512 F and BF16.
-                    return unsafe { pack_pairs(&lanes, dtype, (len, 1), out) };
-                }
-                _ => {}
+            type Pack = unsafe fn(&[Option<&[u8]>; NR], DType, (usize, usize), &mut [f32]) -> usize;
+            let pack: Option<Pack> = match operands {
+                Operands::F32 if isa() >= Isa::Avx512 => Some(pack_words),
+                Operands::Pairs if self.taps == 1 && isa() == Isa::Avx512Bf16 => Some(pack_pairs),
+                _ => None,
+            };
+            if let Some(pack) = pack
+                && let Some((dtype, lanes)) = self.lanes(p, start, len)
+            {
+                // SAFETY: `isa` has found AVX-512 F, and BF16 where there are pairs.
+                return unsafe { pack(&lanes, dtype, (len, self.taps), out) };
             }
         }
         let _ = (operands, p, start, len, out);
@@ -140,6 +139,7 @@ impl Panel {
     }
 
     /// The bytes of each lane's channels, with their type; none where they are of several types or do not follow one another.
+    #[cfg(target_arch = "x86_64")]
     fn lanes(&self, p: usize, start: usize, len: usize) -> Option<(DType, [Option<&[u8]>; NR])> {
         let dtype = self.parts.first()?.1.dtype();
         let mut lanes = [None; NR];
