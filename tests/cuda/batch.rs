@@ -2,6 +2,7 @@
 
 use super::common;
 use super::ptx::PtxDriver;
+use super::small_unet::small_unet;
 use super::{compiled, outputs, relative, scope, values};
 use braid::Compat;
 use braid::device::cuda::CudaDevice;
@@ -9,7 +10,7 @@ use braid::device::cuda::driver::{CallCounts, Driver};
 use braid::device::{Device, TensorData};
 use braid::error::{Error, Field};
 use braid::graph::{Activation, Builder};
-use braid::models::unet::{BranchShape, UnetConfig, UnetShape, denoiser};
+use braid::models::unet::{BranchShape, UnetShape, denoiser};
 use braid::pipeline::{Callbacks, ImagePrompt, Output, Progress, ReferenceImage, Stage};
 use braid::schedulers::SchedulerKind;
 use braid::tensor::DType;
@@ -51,23 +52,7 @@ fn unet_batch_invariance() {
     if !compiled() {
         return;
     }
-    let config = UnetConfig {
-        in_channels: 4,
-        out_channels: 4,
-        block_out_channels: vec![32, 64, 64],
-        layers_per_block: 1,
-        transformer_layers_per_block: vec![0, 1, 2],
-        pruned: None,
-        num_attention_heads: vec![1, 1, 2],
-        cross_attention_dim: 32,
-        norm_num_groups: 8,
-        norm_eps: 1e-5,
-        addition_time_embed_dim: 8,
-        projection_class_embeddings_input_dim: 64,
-        flip_sin_to_cos: true,
-        freq_shift: 0.0,
-        sample_size: 8,
-    };
+    let config = small_unet();
     let table = config.tensors();
     let tensors: Vec<(&str, &[usize], u32)> =
         table.iter().enumerate().map(|(i, (name, shape))| (name.as_str(), shape.as_slice(), i as u32)).collect();

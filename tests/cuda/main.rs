@@ -35,6 +35,8 @@ mod report;
 mod resident;
 mod shared;
 mod single;
+#[path = "../common/small_unet.rs"]
+mod small_unet;
 mod weight_keys;
 
 use braid::Result;

@@ -3,6 +3,7 @@
 use super::drivers::outputs;
 use super::interpreter::{values, weight_values};
 use super::reference::Attention;
+use super::small_unet::small_unet;
 use braid::Compat;
 use braid::device::cpu::Cpu;
 use braid::device::{Device, TensorData};
@@ -19,26 +20,6 @@ const SEEN: [[usize; ROWS]; 3] = [[9, 4], [8, 8], [4, 3]];
 const EACH: usize = 4;
 /// The references of each branch; the first one's share a softmax and have a mask.
 const REFERENCES: [usize; 2] = [2, 1];
-
-fn config() -> UnetConfig {
-    UnetConfig {
-        in_channels: 4,
-        out_channels: 4,
-        block_out_channels: vec![32, 64, 64],
-        layers_per_block: 1,
-        transformer_layers_per_block: vec![0, 1, 2],
-        pruned: None,
-        num_attention_heads: vec![1, 1, 2],
-        cross_attention_dim: 32,
-        norm_num_groups: 8,
-        norm_eps: 1e-5,
-        addition_time_embed_dim: 8,
-        projection_class_embeddings_input_dim: 64,
-        flip_sin_to_cos: true,
-        freq_shift: 0.0,
-        sample_size: 8,
-    }
-}
 
 fn graph(config: &UnetConfig, attribution: &[usize]) -> Graph {
     let mut weights = Weights::new("test");
@@ -117,7 +98,7 @@ fn norms(named: &Named, path: &str, layer: usize, r: usize, heads: usize) -> Vec
 
 #[test]
 fn norms_of_references() {
-    let config = config();
+    let config = small_unet();
     let mut graph = graph(&config, &REFERENCES);
     // The queries of each cross-attention are outputs as well: the attention over all branches names its layer by its text's keys.
     let mut queries = Vec::new();
@@ -159,7 +140,7 @@ fn norms_of_references() {
 /// The model's output is the same to the bit.
 #[test]
 fn same_output() {
-    let config = config();
+    let config = small_unet();
     let run = |attribution: &[usize]| {
         let graph = graph(&config, attribution);
         outputs(Cpu::new(Some(2)).compile(graph.clone()).unwrap().as_mut(), &inputs(&graph))

@@ -22,4 +22,6 @@ mod interpreter;
 mod ptx;
 mod reference;
 mod run;
+#[path = "../common/small_unet.rs"]
+mod small_unet;
 mod table;

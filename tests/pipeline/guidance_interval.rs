@@ -1,65 +1,22 @@
 //! Guidance in a part of the steps.
 
 use super::common::{Model, request};
+use super::counting::{Counting, Counts};
 use super::{close, compiled, refused};
-use braid::device::cpu::Cpu;
-use braid::device::{Compiled, Device, Executable, TensorData};
 use braid::graph::Graph;
 use braid::pipeline::{Callbacks, Preview};
 use braid::schedulers::SchedulerKind;
 use braid::{Image, Pipeline, Request};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 
-/// The CPU, with the rows of the model that it has evaluated, or in the way of a device on which an image's rows do not vary.
-struct Counting {
-    cpu: Cpu,
-    rows: Arc<AtomicUsize>,
-    varies: bool,
-}
-
-struct Counted {
-    executable: Box<dyn Executable>,
-    rows: Option<usize>,
-    all: Arc<AtomicUsize>,
-}
-
-impl Device for Counting {
-    fn name(&self) -> String {
-        self.cpu.name()
-    }
-
-    fn compile(&self, graph: Graph) -> braid::Result<Box<dyn Executable>> {
+/// A pipeline on the CPU, or on a device on which an image's rows do not vary, with the rows of the model that it has evaluated.
+fn counting(model: &Model, max_batch: usize, varies: bool) -> (Counts<1>, Pipeline) {
+    let rows = Counts::default();
+    let of_the_model = |graph: &Graph| {
         let denoiser = graph.inputs.first().filter(|(name, _)| name == "sample");
-        let rows = denoiser.map(|(_, id)| graph.node(*id).shape[0]);
-        Ok(Box::new(Counted { executable: self.cpu.compile(graph)?, rows, all: self.rows.clone() }))
-    }
-
-    fn varies_rows(&self) -> bool {
-        self.varies
-    }
-}
-
-impl Compiled for Counted {
-    fn graph(&self) -> &Graph {
-        self.executable.graph()
-    }
-
-    fn bytes(&self) -> usize {
-        self.executable.bytes()
-    }
-}
-
-impl Executable for Counted {
-    fn run(&mut self, inputs: &[TensorData<'_>], outputs: &mut [&mut [f32]]) -> braid::Result<()> {
-        self.all.fetch_add(self.rows.unwrap_or(0), Ordering::SeqCst);
-        self.executable.run(inputs, outputs)
-    }
-}
-
-fn counting(model: &Model, max_batch: usize, varies: bool) -> (Arc<AtomicUsize>, Pipeline) {
-    let rows = Arc::new(AtomicUsize::new(0));
-    let device = Counting { cpu: Cpu::new(Some(1)), rows: rows.clone(), varies };
+        denoiser.map(|(_, id)| (0, graph.node(*id).shape[0]))
+    };
+    let device = Counting::new(rows.clone(), of_the_model).with_varying_rows(varies);
     let options = model.options().with_max_batch(max_batch);
     (rows, Pipeline::load_with_device(&options, Some(Box::new(device))).unwrap())
 }
@@ -71,10 +28,10 @@ fn guided(interval: Option<(f64, f64)>) -> Request {
 }
 
 /// The images, and the rows that were evaluated for them.
-fn draw((rows, pipeline): &(Arc<AtomicUsize>, Pipeline), request: &Request) -> (Vec<Image>, usize) {
-    rows.store(0, Ordering::SeqCst);
+fn draw((rows, pipeline): &(Counts<1>, Pipeline), request: &Request) -> (Vec<Image>, usize) {
+    rows[0].store(0, Ordering::SeqCst);
     let images = pipeline.generate(request).unwrap().images;
-    (images, rows.load(Ordering::SeqCst))
+    (images, rows[0].load(Ordering::SeqCst))
 }
 
 /// All steps, none, and some: as without an interval, as without guidance, and one row less for each step without it.

@@ -8,6 +8,7 @@ mod attribution;
 mod batches;
 #[path = "../common/mod.rs"]
 mod common;
+mod counting;
 #[path = "../common/demo_goldens.rs"]
 #[allow(dead_code)] // Latents are compared in tests/goldens.
 mod demo_goldens;

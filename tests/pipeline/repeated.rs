@@ -1,62 +1,17 @@
 //! Requests that repeat a part of an earlier one: what was computed then is not computed again.
 
 use super::common::{Model, request};
-use braid::device::cpu::Cpu;
-use braid::device::{Compiled, Device, Executable, TensorData};
-use braid::graph::Graph;
+use super::counting::{Counting, Counts};
 use braid::pipeline::ImagePrompt;
 use braid::schedulers::TimestepSpacing;
 use braid::{Engine, EngineOptions, Image, Pipeline, PipelineOptions, Request, Session};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 
 /// The first inputs of what is counted: text encoders, image encoders, the parts of the conditioning, the VAE's encoder.
 const KINDS: [&str; 6] = ["ids", "pixels", "timesteps", "text", "image_embeds.0", "image"];
 
-type Runs = Arc<[AtomicUsize; KINDS.len()]>;
-
-/// The CPU, and how often it ran each kind.
-struct Counting {
-    cpu: Cpu,
-    runs: Runs,
-}
-
-struct Counted {
-    executable: Box<dyn Executable>,
-    /// The place of its count.
-    kind: Option<usize>,
-    runs: Runs,
-}
-
-impl Device for Counting {
-    fn name(&self) -> String {
-        self.cpu.name()
-    }
-
-    fn compile(&self, graph: Graph) -> braid::Result<Box<dyn Executable>> {
-        let kind = graph.inputs.first().and_then(|(name, _)| KINDS.iter().position(|kind| kind == name));
-        Ok(Box::new(Counted { executable: self.cpu.compile(graph)?, kind, runs: self.runs.clone() }))
-    }
-}
-
-impl Compiled for Counted {
-    fn graph(&self) -> &Graph {
-        self.executable.graph()
-    }
-
-    fn bytes(&self) -> usize {
-        self.executable.bytes()
-    }
-}
-
-impl Executable for Counted {
-    fn run(&mut self, inputs: &[TensorData<'_>], outputs: &mut [&mut [f32]]) -> braid::Result<()> {
-        if let Some(kind) = self.kind {
-            self.runs[kind].fetch_add(1, Ordering::SeqCst);
-        }
-        self.executable.run(inputs, outputs)
-    }
-}
+type Runs = Counts<{ KINDS.len() }>;
 
 /// A pipeline, and its counts.
 struct Case {
@@ -67,7 +22,9 @@ struct Case {
 impl Case {
     fn new(options: &PipelineOptions) -> Self {
         let runs = Runs::default();
-        let device = Counting { cpu: Cpu::new(Some(1)), runs: runs.clone() };
+        let device = Counting::new(runs.clone(), |graph| {
+            graph.inputs.first().and_then(|(name, _)| KINDS.iter().position(|kind| kind == name)).map(|kind| (kind, 1))
+        });
         Self { pipeline: Pipeline::load_with_device(options, Some(Box::new(device))).unwrap(), runs }
     }
 
