@@ -80,6 +80,7 @@ mod names;
 pub mod output;
 #[doc(hidden)]
 pub mod pipeline;
+mod presence;
 #[doc(hidden)]
 pub mod schedulers;
 mod session;

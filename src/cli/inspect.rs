@@ -10,6 +10,7 @@ use crate::models::clip::ClipVisionConfig;
 use crate::models::compatibility;
 use crate::models::ip_adapter::AdapterConfig;
 use crate::models::unet::UnetConfig;
+use crate::presence::is_there;
 use crate::weights::detect::{AdapterKind, ModelFamily, detect};
 use crate::weights::{OpenOptions, Weights, adapter, open, single_file};
 use std::ffi::OsString;
@@ -84,14 +85,14 @@ pub fn run(mut parser: lexopt::Parser) -> Outcome {
 /// The report of a file or folder, with the tensors by which it is compared to others.
 fn describe(path: &Path) -> Result<(FileReport, Weights)> {
     let options = OpenOptions::default();
-    if !path.join("model_index.json").is_file() {
+    if !path.is_dir() || !is_there(&path.join("model_index.json"))? {
         let weights = open(path, &options)?;
         return Ok((inspect(path, &weights)?, weights));
     }
     let mut models = Vec::new();
     for name in ["unet", "text_encoder", "text_encoder_2", "vae", "image_encoder"] {
         let part = path.join(name);
-        if part.is_dir() {
+        if is_there(&part)? {
             models.push((name, open(&part, &options)?));
         }
     }

@@ -1,6 +1,7 @@
 //! Reading of configuration files.
 
 use crate::error::{Error, Result, escape};
+use crate::presence::is_there;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 
@@ -42,7 +43,7 @@ pub(super) fn json(path: &Path) -> Result<Value> {
 pub(super) fn beside(path: &Path, class: &str) -> Result<Option<(PathBuf, Value)>> {
     let folder = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new("")) };
     let config = folder.join("config.json");
-    if !config.is_file() {
+    if !is_there(&config)? {
         return Ok(None);
     }
     let value = json(&config)?;

@@ -18,6 +18,7 @@ use crate::models::compatibility;
 use crate::models::ip_adapter::AdapterConfig;
 use crate::models::unet::UnetConfig;
 use crate::models::vae::{VaeConfig, encoder_weights};
+use crate::presence::is_there;
 use crate::schedulers::{SchedulerConfig, SchedulerKind};
 use crate::weights::single_file::{self, SingleFile};
 use crate::weights::{OpenOptions, Weights, adapter, open};
@@ -92,8 +93,11 @@ impl Models {
         for path in &options.adapters {
             models.add_adapter(&open(path, &open_options)?)?;
         }
-        let beside = path.join("image_encoder");
-        let vision = options.clip_vision.clone().or_else(|| beside.is_dir().then_some(beside));
+        let vision = match &options.clip_vision {
+            Some(path) => Some(path.clone()),
+            None if path.is_dir() && is_there(&path.join("image_encoder"))? => Some(path.join("image_encoder")),
+            None => None,
+        };
         if options.clip_vision.is_some() && options.adapters.is_empty() {
             return Err(unread_encoder());
         }
@@ -341,14 +345,14 @@ fn configured(path: &Path, vae: Option<VaeFile>, weights: impl Fn(Component) -> 
             value["architectures"] = serde_json::json!([class]);
         }
         let folder = path.join(tokenizer);
-        let tokenizer = if folder.is_dir() { Tokenizer::from_folder(&folder)? } else { default()? };
+        let tokenizer = if is_there(&folder)? { Tokenizer::from_folder(&folder)? } else { default()? };
         let config = ClipTextConfig::from_json(&config_path, &value)?;
         Ok((config, weights(part)?, tokenizer))
     };
     let (unet_path, unet) = config(Component::Unet)?;
     let own_vae = || config(Component::Vae).and_then(|(path, value)| VaeConfig::from_json(&path, &value));
     let vae = match vae {
-        Some(file) if !path.join("vae/config.json").exists() => file.model(None)?,
+        Some(file) if !is_there(&path.join("vae/config.json"))? => file.model(None)?,
         Some(file) => file.model(Some(&own_vae()?))?,
         None => (own_vae()?, weights(Component::Vae)?),
     };
@@ -370,7 +374,7 @@ fn configured(path: &Path, vae: Option<VaeFile>, weights: impl Fn(Component) -> 
 fn image_processor(folder: &Path, index_path: &Path, index: &Value) -> Result<Option<ClipImageProcessor>> {
     let Some(class) = index["feature_extractor"][1].as_str() else { return Ok(None) };
     let path = folder.join("feature_extractor").join("preprocessor_config.json");
-    if !path.is_file() {
+    if !is_there(&path)? {
         return Err(missing_part(index_path, "feature_extractor", class, "preprocessor_config.json"));
     }
     ClipImageProcessor::from_json(&path, &json(&path)?).map(Some)
@@ -437,7 +441,7 @@ fn vision_encoder(path: &Path, options: &OpenOptions) -> Result<Model<ClipVision
     let beside = if path.is_dir() { path.to_owned() } else { path.parent().unwrap_or(Path::new("")).to_owned() };
     let config_path = beside.join("config.json");
     // Another model's configuration may lie beside a file: only one of an image encoder is read.
-    let value = if config_path.is_file() { Some(json(&config_path)?) } else { None };
+    let value = if is_there(&config_path)? { Some(json(&config_path)?) } else { None };
     let config = match value.filter(|v| v.get("patch_size").is_some() || v.get("vision_config").is_some()) {
         Some(value) => ClipVisionConfig::from_json(&config_path, &value)?,
         None => ClipVisionConfig::from_tensors(&weights)?,

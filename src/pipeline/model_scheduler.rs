@@ -3,6 +3,7 @@
 use super::config_file::{missing_part, text};
 use crate::config_json::strict;
 use crate::error::{Error, Message, Result, escape};
+use crate::presence::is_there;
 use crate::schedulers::{SchedulerConfig, SchedulerKind};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -24,7 +25,7 @@ impl ModelScheduler {
     pub(super) fn of_folder(folder: &Path, index_path: &Path, index: &Value) -> Result<Option<Self>> {
         let class = index["scheduler"][1].as_str();
         let path = folder.join("scheduler").join("scheduler_config.json");
-        if !path.is_file() {
+        if !is_there(&path)? {
             return match class {
                 None => Ok(None),
                 Some(class) => Err(missing_part(index_path, "scheduler", class, "scheduler_config.json")),

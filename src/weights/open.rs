@@ -6,6 +6,7 @@ use super::mmap::MappedBytes;
 use super::weight::Weights;
 use super::{safetensors, torch};
 use crate::error::{Error, Result};
+use crate::presence::is_there;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Component, Path};
 use std::sync::Arc;
@@ -57,9 +58,12 @@ pub fn open(path: &Path, options: &OpenOptions) -> Result<Weights> {
     let meta = std::fs::metadata(path).map_err(Error::io("open", path))?;
     if meta.is_dir() {
         // A link whose target is missing counts as found, so that the error names it.
-        let found = SOUGHT.iter().map(|name| path.join(name)).find(|file| file.symlink_metadata().is_ok());
-        let file = found.ok_or_else(|| no_weights(path))?;
-        return open_file(&file, options);
+        for file in SOUGHT.iter().map(|name| path.join(name)) {
+            if is_there(&file)? {
+                return open_file(&file, options);
+            }
+        }
+        return Err(no_weights(path));
     }
     open_file(path, options)
 }
@@ -129,7 +133,7 @@ fn open_shards(path: &Path, options: &OpenOptions) -> Result<Weights> {
             return Err(fail(format!("the shard {} is not a plain file name; not opened", quoted(file))));
         }
         let shard = folder.join(file);
-        if !shard.exists() {
+        if !is_there(&shard)? {
             let count = index.weight_map.values().filter(|f| *f == file).count();
             return Err(fail(format!("the shard {} with {count} tensors is missing; fetch it too", quoted(file))));
         }

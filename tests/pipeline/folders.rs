@@ -259,3 +259,52 @@ fn tokenizer_folders() {
     let text = refused(model.load(), "no tokenizer").to_string();
     assert!(text.contains("knows 1000 tokens, its tokenizer 49408"), "{text}");
 }
+
+/// A file that is there and cannot be read does not count as absent: a model without it would draw another image.
+#[cfg(unix)]
+#[test]
+fn unreadable_files_that_may_be_absent() {
+    use std::os::unix::ffi::OsStrExt;
+    let model = Model::folder();
+    let mut options = PipelineOptions::new(model.dir.path()).with_adapter(model.path(ADAPTER));
+    options.threads = Some(1);
+    assert!(Pipeline::load(&options).is_ok());
+    let pipe = |path: &Path| {
+        let name = std::ffi::CString::new(path.as_os_str().as_bytes()).unwrap();
+        // SAFETY: the name ends with a zero byte.
+        assert_eq!(unsafe { libc::mkfifo(name.as_ptr(), 0o600) }, 0);
+    };
+    let link = |path: &Path| std::os::unix::fs::symlink("nothing", path).unwrap();
+    let folder = |path: &Path| std::fs::create_dir(path).unwrap();
+    let file = |path: &Path| std::fs::write(path, "").unwrap();
+    let of_files: [&dyn Fn(&Path); 3] = [&link, &folder, &pipe];
+    let of_folders: [&dyn Fn(&Path); 3] = [&link, &file, &pipe];
+    for (name, others) in [
+        ("scheduler/scheduler_config.json", of_files),
+        ("scheduler", of_folders),
+        ("image_encoder/config.json", of_files),
+        ("image_encoder", of_folders),
+        ("tokenizer/tokenizer_config.json", of_files),
+        ("tokenizer/special_tokens_map.json", of_files),
+        ("tokenizer/added_tokens.json", of_files),
+        ("tokenizer/tokenizer.json", of_files),
+        ("tokenizer", of_folders),
+        ("tokenizer_2", of_folders),
+    ] {
+        let (path, aside) = (model.path(name), model.path("aside"));
+        let was_there = std::fs::rename(&path, &aside).is_ok();
+        for (kind, put) in others.iter().enumerate() {
+            put(&path);
+            let error = refused(Pipeline::load(&options), &format!("{name}, {kind}")).to_string();
+            assert!(error.starts_with(&path.display().to_string()), "{name}, {kind}: {error}");
+            match path.symlink_metadata().unwrap().is_dir() {
+                true => std::fs::remove_dir(&path).unwrap(),
+                false => std::fs::remove_file(&path).unwrap(),
+            }
+        }
+        if was_there {
+            std::fs::rename(&aside, &path).unwrap();
+        }
+    }
+    assert!(Pipeline::load(&options).is_ok());
+}

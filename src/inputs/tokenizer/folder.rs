@@ -4,6 +4,7 @@ use super::clean;
 use super::clip_tokenizer::{AddedToken, Tokenizer};
 use super::vocab::{self, BOS, BpeModel, EOS, pair};
 use crate::error::{Error, Result};
+use crate::presence::is_there;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use std::collections::{BTreeMap, HashMap};
@@ -320,10 +321,7 @@ fn optional_object(path: &Path) -> Result<Option<Object>> {
 }
 
 fn optional(path: &Path) -> Result<Option<Vec<u8>>> {
-    match read(path) {
-        Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        other => other.map(Some),
-    }
+    if is_there(path)? { read(path).map(Some) } else { Ok(None) }
 }
 
 /// A file that holds a JSON object.
@@ -333,6 +331,10 @@ fn json<T: DeserializeOwned>(path: &Path, bytes: &[u8]) -> Result<T> {
 }
 
 fn read(path: &Path) -> Result<Vec<u8>> {
+    // Before opening, because a pipe would make that wait for a writer.
+    if !std::fs::metadata(path).map_err(Error::io("open", path))?.is_file() {
+        return Err(Error::malformed(path, "not a regular file; a tokenizer's file is expected"));
+    }
     let file = std::fs::File::open(path).map_err(Error::io("open", path))?;
     let mut bytes = Vec::new();
     file.take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(Error::io("read", path))?;
