@@ -14,8 +14,8 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// A failure of any operation of this crate.
 ///
-/// The text of each variant is one line. Text that came from a file or from the user is escaped, so that control
-/// characters never reach a terminal raw (see `error::escape`).
+/// The text of each variant is one line. Control characters in it, such as those of a name in a file or of a driver's words, are
+/// escaped where it is written out ([`Message`]), so that they never reach a terminal raw.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Error {
@@ -213,6 +213,30 @@ fn listed(problems: &[String]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn control_characters_anywhere() {
+        const RAW: &str = "a\x1b[2J\nb\u{202e}";
+        let (path, what) = (PathBuf::from(RAW), RAW.to_owned());
+        let (stage, hint, device, call) = (what.clone(), what.clone(), what.clone(), what.clone());
+        for error in [
+            Error::Io { action: "open", path: path.clone(), source: std::io::Error::other(RAW) },
+            Error::Malformed { path: path.clone(), what: what.clone() },
+            Error::Tensors { path: path.clone(), model: what.clone(), problems: vec![what.clone()] },
+            Error::Config { path, field: what.clone(), value: what.clone(), expected: RAW.into() },
+            Error::Parameter { field: Field::Steps, what: RAW.into() },
+            Error::Memory { stage: "load", need: 1, have: 0, hint: RAW.into() },
+            Error::NotFinite { stage, hint },
+            Error::Panicked(what.clone()),
+            Error::Device { device: device.clone(), what: RAW.into() },
+            Error::Fault { device, call, what: what.clone(), lost: true },
+            Error::Graph(what),
+        ] {
+            let text = error.to_string();
+            assert!(text.contains("\\u{1b}[2J\\u{a}b\\u{202e}"), "{text:?}");
+            assert!(!text.contains(|c: char| c.is_control() || c == '\u{202e}'), "{text:?}");
+        }
+    }
 
     #[test]
     fn many_problems() {

@@ -1,6 +1,6 @@
 //! The fields that an error is about, and texts that mention them.
 
-use super::escape::escape;
+use super::escape::{escape, one_line};
 use std::fmt;
 
 macro_rules! fields {
@@ -211,10 +211,10 @@ impl Message {
         self
     }
 
-    /// The text with fields called as a program calls them.
+    /// The text with fields called as a program calls them, on one line: control characters, wherever they come from, are escaped.
     pub fn describe(&self, names: &dyn FieldNames) -> String {
         let piece = |piece: &Piece| match piece {
-            Piece::Text(text) => text.clone(),
+            Piece::Text(text) => one_line(text),
             Piece::Field(field) => names.field(*field),
             Piece::Setting(field, value) => names.setting(*field, value),
         };
