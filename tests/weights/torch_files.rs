@@ -243,6 +243,9 @@ fn b29_view_past_its_storage() {
     refused(BIN, &archive(&tensor(6, 0, &[2, 3], &[4, 1])), past);
     refused(BIN, &archive(&tensor(6, 6, &[], &[])), past);
     refused(BIN, &archive(&tensor(6, 0, &[2, 3], &[1])), &["2 dimensions with 1 strides"]);
+    let repeated = archive(&tensor(6, 0, &[200, 200, 200, 200], &[0, 0, 0, 0]));
+    refused(BIN, &repeated, &["more elements than its storage, 6", "contiguous()"]);
+    refused(BIN, &archive(&tensor(6, 0, &[3, 3], &[1, 1])), &["more elements than its storage, 6"]);
     assert_eq!(open_as(BIN, &archive(&tensor(6, 5, &[1], &[200]))).unwrap().len(), 1);
     assert_eq!(open_as(BIN, &archive(&tensor(6, 200, &[0, 3], &[3, 1]))).unwrap().get("w").unwrap().len(), 0);
     // Numbers near the largest must not overflow, and negative ones are refused.

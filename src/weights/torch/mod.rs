@@ -13,6 +13,7 @@ use super::format::{FileFormat, foreign, sniff};
 use super::mmap::MappedBytes;
 use super::weight::{Weight, Weights};
 use crate::error::{Error, Result};
+use crate::tensor::elements;
 use names::ElementClass;
 use pickle::PickledTensor;
 use std::path::Path;
@@ -97,6 +98,12 @@ fn place(archive: &Archive<'_>, prefix: &str, tensor: &PickledTensor<'_>) -> Res
         ));
     }
     let empty = shape.contains(&0);
+    // A stride of 0 repeats elements without end.
+    if !empty && elements(shape).is_none_or(|elements| elements > *count) {
+        return Err(format!(
+            "shape {shape:?} has more elements than its storage, {count}; save the tensor as one that repeats none (`contiguous()`)"
+        ));
+    }
     let last =
         shape.iter().zip(strides).try_fold(*offset, |at, (&d, &s)| at.checked_add(d.checked_sub(1)?.checked_mul(s)?));
     if !empty && last.is_none_or(|last| last >= *count) {
