@@ -1,8 +1,8 @@
 //! Files that a command writes or reads besides the models.
 
 use super::failure::Failure;
-use crate::atomic_file::write_atomic;
-use crate::error::{Error, Result};
+use crate::atomic_file::{AtomicFile, write_atomic};
+use crate::error::{Error, Result, escape};
 use crate::output::ImageFormat;
 use crate::pipeline::HostTensor;
 use crate::tensor::DType;
@@ -12,6 +12,9 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+
+/// The extensions of the files in a model's folder; images may lie there, too.
+const PARTS: [&str; 4] = ["safetensors", "bin", "json", "txt"];
 
 /// The names of `count` images: the one asked for, or with its number before the extension.
 pub fn numbered(output: &Path, count: usize) -> Vec<PathBuf> {
@@ -56,13 +59,59 @@ pub fn check_writable(path: &Path) -> Result<()> {
         Ok(_) => {}
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
             let what = format!("there is no folder {}; make it first", folder.display());
-            return Err(refuse(io::Error::new(io::ErrorKind::NotFound, crate::error::escape(&what))));
+            return Err(refuse(io::Error::new(io::ErrorKind::NotFound, what)));
         }
         Err(e) => return Err(refuse(e)),
     }
-    let probe = folder.join(format!(".braid-{}.probe", std::process::id()));
-    fs::OpenOptions::new().write(true).create_new(true).open(&probe).map_err(refuse)?;
-    fs::remove_file(&probe).map_err(Error::io("remove", &probe))
+    AtomicFile::create(path).map(drop).map_err(refuse)
+}
+
+/// Checks that nothing that is written, under a flag, takes the place of a file that is read or of one in a folder that is read, by the
+/// file itself and not by its name.
+pub fn check_inputs_stay<'a, 'b>(
+    written: impl IntoIterator<Item = (&'static str, &'a Path)>,
+    read: impl IntoIterator<Item = &'b Path>,
+) -> Result<(), Failure> {
+    let inputs: Vec<_> = read.into_iter().flat_map(|path| files_of(path, 2)).collect();
+    for (flag, output) in written {
+        let Some(place) = identity(output) else { continue };
+        if let Some((_, input)) = inputs.iter().find(|(input, _)| *input == place) {
+            let (output, input) = (escape(&output.to_string_lossy()), escape(&input.to_string_lossy()));
+            return Err(Failure::usage(format!("{flag}: {output} is read as {input}; name another file")));
+        }
+    }
+    Ok(())
+}
+
+/// A regular file with its identity; of a folder those of a model's parts, folders so deep.
+fn files_of(path: &Path, depth: usize) -> Vec<(Identity, PathBuf)> {
+    let is_part =
+        |path: &Path| path.is_dir() || path.extension().is_some_and(|end| PARTS.iter().any(|part| end == *part));
+    match fs::read_dir(path) {
+        Ok(entries) => {
+            let parts = entries.flatten().map(|entry| entry.path()).filter(|path| depth > 0 && is_part(path));
+            parts.flat_map(|path| files_of(&path, depth - 1)).collect()
+        }
+        _ => identity(path).map(|identity| (identity, path.to_owned())).into_iter().collect(),
+    }
+}
+
+#[cfg(unix)]
+type Identity = (u64, u64);
+
+/// The device and the number of a regular file, which all of its names share.
+#[cfg(unix)]
+fn identity(path: &Path) -> Option<Identity> {
+    use std::os::unix::fs::MetadataExt;
+    fs::metadata(path).ok().filter(fs::Metadata::is_file).map(|meta| (meta.dev(), meta.ino()))
+}
+
+#[cfg(not(unix))]
+type Identity = PathBuf;
+
+#[cfg(not(unix))]
+fn identity(path: &Path) -> Option<Identity> {
+    fs::canonicalize(path).ok().filter(|path| path.is_file())
 }
 
 /// The noise of a `--latents-in` file: `noise`, `[count, 4, H / f, W / f]` f32 for images of `width` by `height`.

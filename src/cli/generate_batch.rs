@@ -54,11 +54,12 @@ fn tasks(all: Vec<Options>, output: &Path) -> Result<Vec<Task>, Failure> {
     let mut before = 0;
     let task = |options: Options| {
         let count = options.request.num_images;
-        let (names, seed) = (names.by_ref().take(count).collect(), options.drawn_seed());
+        let (names, seed): (Vec<PathBuf>, _) = (names.by_ref().take(count).collect(), options.drawn_seed());
+        options.check_inputs_stay(names.iter().map(|name| ("--output", name.as_path())))?;
         before += count;
-        Task { options, names, before: before - count, seed }
+        Ok(Task { options, names, before: before - count, seed })
     };
-    Ok(all.into_iter().map(task).collect())
+    all.into_iter().map(task).collect()
 }
 
 struct Run<'a> {

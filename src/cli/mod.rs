@@ -67,7 +67,7 @@ error that says what and where; 130 or 143 when stopped by SIGINT or SIGTERM.
 /// Runs the command `braid`.
 pub fn braid() -> ExitCode {
     terminal::install();
-    system::install_bus_error();
+    system::install_signals();
     exit("braid: ", std::panic::catch_unwind(run).unwrap_or(Err(Failure::Told(1))))
 }
 

@@ -106,6 +106,7 @@ pub fn run(mut parser: Parser) -> Outcome {
     let cancel = system::cancel_on_signal();
     if let Some(output) = &arguments.output {
         files::check_image(output)?;
+        files::check_inputs_stay([("--output", output.as_path())], [path.as_path()])?;
     }
     let (old, recorded) =
         system::reading(|| Ok::<_, Error>((Image::open(path, AlphaMode::Ignore)?, Recorded::read(path)?)))?;

@@ -64,9 +64,10 @@ pub fn cancel_on_signal() -> CancelToken {
     CancelToken::new()
 }
 
-/// Explains SIGBUS, which a mapped file raises when it is cut short or its disk fails, and exits with 1.
+/// Explains SIGBUS, which a mapped file raises when it is cut short or its disk fails, and exits with 1. SIGXFSZ, of a file larger than
+/// `ulimit -f` allows, is ignored: the write fails instead, and what was begun is removed.
 #[cfg(unix)]
-pub fn install_bus_error() {
+pub fn install_signals() {
     extern "C" fn explain(_: libc::c_int) {
         const TEXT: &[u8] = b"braid: a model file was cut short or could not be read while it was in use (bus error); \
             leave the files alone while braid runs, check the disk, or use --no-mmap\n";
@@ -92,12 +93,13 @@ pub fn install_bus_error() {
         action.sa_flags = libc::SA_ONSTACK;
         libc::sigemptyset(&mut action.sa_mask);
         libc::sigaction(libc::SIGBUS, &action, std::ptr::null_mut());
+        libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
     }
 }
 
 /// Nothing to install.
 #[cfg(not(unix))]
-pub fn install_bus_error() {}
+pub fn install_signals() {}
 
 /// Bytes that a folder's file system has left, or `None` where that is unknown.
 #[cfg(unix)]

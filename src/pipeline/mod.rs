@@ -141,7 +141,7 @@ impl Pipeline {
         models: impl FnOnce() -> Result<Models>,
     ) -> Result<Self> {
         options.check()?;
-        let cpu = Cpu::new(options.threads);
+        let cpu = Cpu::new(options.useful_threads());
         let threads = cpu.threads();
         let own_device = device.is_none();
         let OpenedDevice { device, dtype, note } = match device {

@@ -8,6 +8,7 @@ use crate::compat::Compat;
 use crate::error::{Error, Field, Result};
 use crate::setters::setters;
 use crate::tensor::DType;
+use std::num::NonZero;
 use std::path::PathBuf;
 
 /// The files that make a pipeline, and how it runs.
@@ -67,7 +68,8 @@ pub struct PipelineOptions {
     /// The most images that share one evaluation of the UNet, of one request or of several; where absent as many as are worth it by
     /// their size. Fewer where memory is short. An image is the same either way.
     pub max_batch: Option<usize>,
-    /// Threads of the CPU; one for each core where absent.
+    /// Threads of the CPU; one for each core where absent. More than the cores there are would wait for one another: so many are not
+    /// started.
     pub threads: Option<usize>,
     /// Whether files are mapped. A mapped file that is cut short while in use ends the process (SIGBUS); without mapping the
     /// models are read into memory first.
@@ -155,6 +157,15 @@ impl PipelineOptions {
     pub fn with_embedding(mut self, path: impl Into<PathBuf>) -> Self {
         self.embeddings.push(path.into());
         self
+    }
+
+    /// [`Self::threads`], but no more than this process has cores.
+    pub(super) fn useful_threads(&self) -> Option<usize> {
+        let cores = std::thread::available_parallelism().map_or(MAX_THREADS, NonZero::get);
+        if let Some(threads) = self.threads.filter(|threads| *threads > cores) {
+            tracing::warn!("{threads} threads were asked for; there are {cores} cores, and so many threads are used");
+        }
+        self.threads.map(|threads| threads.min(cores))
     }
 
     /// Checks what can be checked without the files.

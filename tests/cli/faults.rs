@@ -127,6 +127,61 @@ mod unix {
         writer.join().unwrap();
     }
 
+    /// A file that grows beyond `ulimit -f` is removed, and said to be too large.
+    #[test]
+    fn file_size_limit() {
+        let case = Case::make("diffusers", "euler");
+        let dump = case.path("out.safetensors");
+        let command = case.short(&["--dump", &dump]);
+        let mut limited = std::process::Command::new("sh");
+        // Blocks of 512 or 1,024 bytes: the stages take more than either.
+        limited.args(["-c", "ulimit -f 8; exec \"$@\"", "sh"]).arg(command.get_program()).args(command.get_args());
+        let text = failure(&limited.output().unwrap(), 1);
+        assert!(text.contains("cannot write") && text.contains("too large"), "{text}");
+        assert!(
+            !case.written().iter().any(|name| name.starts_with('.') || name.ends_with(".safetensors")),
+            "{:?}",
+            case.written()
+        );
+    }
+
+    /// Whatever it is called, a file that is read is never written.
+    #[test]
+    fn outputs_that_are_inputs() {
+        let case = Case::make("diffusers", "euler");
+        let picture = case.folder.join("../pictures/landscape.png");
+        let (image, other) = (case.path("image.png"), case.path("other.png"));
+        std::fs::copy(picture, &image).unwrap();
+        std::os::unix::fs::symlink("image.png", &other).unwrap();
+        let adapter = case.path("ip-adapter.safetensors");
+        let twin = case.path("twin.png");
+        std::fs::hard_link(&adapter, &twin).unwrap();
+        let part = case.path("unet/twin");
+        std::fs::hard_link(case.path("unet/config.json"), &part).unwrap();
+        let sums = || [&image, &adapter, &part].map(|path| std::fs::read(path).unwrap());
+        let before = sums();
+        for (more, flag) in [
+            (&["-i", &image, "-o", &image][..], "--output"),
+            (&["-i", &image, "-o", &other], "--output"),
+            (&["--ip-adapter", &adapter, "--ip-adapter-image", &image, "-o", &other], "--output"),
+            (&["--ip-adapter", &adapter, "--ip-adapter-image", &image, "-o", &twin], "--output"),
+            (&["--ip-adapter", &adapter, "--ip-adapter-image", &image, "--dump", &twin], "--dump"),
+            (&["--ip-adapter", &adapter, "--ip-adapter-image", &image, "--save-reference", &other], "--save-reference"),
+            (&["--dump", &part], "--dump"),
+        ] {
+            let text = failure(&case.short(more).output().unwrap(), 2);
+            assert!(text.contains(&format!("{flag}: ")) && text.contains("is read as"), "{more:?}: {text}");
+        }
+        let batch = case.path("batch.jsonl");
+        std::fs::write(&batch, format!("{{\"prompt\": \"a\"}}\n{{\"init_img\": {other:?}}}\n")).unwrap();
+        std::os::unix::fs::symlink("image.png", case.path("out-1.png")).unwrap();
+        let text = failure(&case.short(&["--batch", &batch, "-o", &case.path("out.png")]).output().unwrap(), 2);
+        assert!(text.contains("out-1.png is read as"), "{text}");
+        let text = failure(&crate::run(&["replay", &image, "-o", &other]), 2);
+        assert!(text.contains("--output") && text.contains("is read as"), "{text}");
+        assert!(sums() == before);
+    }
+
     /// F08.
     #[cfg(target_os = "linux")]
     #[test]
