@@ -8,10 +8,10 @@ EXAMPLES := 01_generate 02_many_prompts 03_sweep_scale 04_cancel 05_inspect 06_e
 NVRTC := $(abspath $(or $(CARGO_TARGET_DIR),target)/nvrtc)
 lint doc examples tests full: export BRAID_KERNELS_STRICT = 1
 ifndef BRAID_NVRTC
-lint doc examples tests full: export BRAID_NVRTC = $(shell ls -d $(NVRTC) 2>/dev/null)
+lint doc examples tests full wheel: export BRAID_NVRTC = $(shell ls -d $(NVRTC) 2>/dev/null)
 endif
 
-.PHONY: help test test-full nvrtc format lint doc scripts examples tests full goldens guide bench peers start kernels check-aarch64
+.PHONY: help test test-full nvrtc format lint doc scripts examples tests full goldens guide bench peers start kernels check-aarch64 wheel test-python test-serving
 
 help:
 	@echo "make test      everything that must hold: format, lints, documentation, examples, tests"
@@ -22,6 +22,9 @@ help:
 	@echo "make peers     times Braid beside diffusers, DiffSynth and OpenVINO, alternately (benches/peers/README.md)"
 	@echo "make start     the time from the process's start to the first step, beside diffusers"
 	@echo "make guide     makes the images of docs/guide.md again, by its commands"
+	@echo "make wheel     builds the Python package (python/README.md) into target/wheels"
+	@echo "make test-python  installs it into an environment of its own, and tests it beside the command"
+	@echo "make test-serving Ray Data and Ray Serve over that package, on two workers (installs ray, 360 MB, below target/)"
 	@echo "make check-aarch64  compiles for aarch64 (rustup target add aarch64-unknown-linux-gnu), and runs the CPU's tests emulated"
 	@echo "make goldens   how the reference values are made again (needs Python 3.11 and the network)"
 
@@ -99,6 +102,28 @@ guide:
 	$(CARGO) build --release --bin braid
 	@(sed -n '/^\(MODEL\|ADAPTER\)=/p' docs/guide.md | head -2; \
 		sed -n '/^```sh/,/^```$$/p' docs/guide.md | grep -v '^```') | PATH="$(or $(CARGO_TARGET_DIR),target)/release:$$PATH" sh -e
+
+# maturin and the tests' packages go into an environment below target/, nothing else is installed. PYTHON: 3.11 or later.
+PYTHON ?= python3
+VENV := $(abspath $(or $(CARGO_TARGET_DIR),target)/python)
+
+$(VENV)/bin/maturin:
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet 'maturin>=1.9,<2' 'pytest>=8' numpy pillow
+
+wheel: $(VENV)/bin/maturin
+	$(VENV)/bin/maturin build --release --manifest-path python/Cargo.toml --interpreter $(VENV)/bin/python \
+		--out $(abspath $(or $(CARGO_TARGET_DIR),target)/wheels)
+
+test-python: wheel
+	$(CARGO) build --release --bin braid
+	$(VENV)/bin/pip install --quiet --force-reinstall --no-deps $(or $(CARGO_TARGET_DIR),target)/wheels/braid-*.whl
+	BRAID="$(abspath $(or $(CARGO_TARGET_DIR),target)/release/braid)" $(VENV)/bin/pytest -q python/tests
+
+test-serving: wheel
+	$(VENV)/bin/pip install --quiet -r python/serving/requirements.txt
+	$(VENV)/bin/pip install --quiet --force-reinstall --no-deps $(or $(CARGO_TARGET_DIR),target)/wheels/braid-*.whl
+	cd python/serving && RAY_AUTH_MODE=disabled $(VENV)/bin/pytest -q
 
 bench:
 	$(CARGO) bench --bench cpu --bench inputs --bench loaders --bench low_rank --bench planner

@@ -1,0 +1,21 @@
+"""Stable Diffusion XL with IP-Adapter image prompts: exact, fast, from published files.
+
+    import braid
+
+    pipe = braid.Pipeline.from_files("sd_xl_base_1.0.safetensors", ip_adapter="ip-adapter_sdxl.bin",
+                                     clip_vision="image_encoder")
+    image = pipe("a garden at dawn", ip_adapter_image="reference.png", seed=7).images[0]
+
+Arguments have diffusers' names where diffusers has them.
+"""
+
+from ._braid import EncodedImage, __version__
+from .errors import (Busy, Cancelled, ConfigError, DeviceError, Error, FileError, Late, MalformedFileError,
+                     MismatchError, NotFiniteError, OutOfMemoryError, ParameterError, Stopped)
+from .pipeline import Engine, Output, Pipeline, Reference, Ticket
+
+__all__ = [
+    "Busy", "Cancelled", "ConfigError", "DeviceError", "EncodedImage", "Engine", "Error", "FileError", "Late",
+    "MalformedFileError", "MismatchError", "NotFiniteError", "Output", "OutOfMemoryError", "ParameterError",
+    "Pipeline", "Reference", "Stopped", "Ticket", "__version__",
+]
