@@ -35,6 +35,7 @@
 //! | [`RngKind`] | `torch.Generator(device=...)` | the generator whose random numbers the noise follows |
 //! | [`Compat`] | – | the reference implementation that is followed where they differ |
 //! | [`LiveScales`], [`ScaleChange`] | `set_ip_adapter_scale` in a callback | scales that change between two steps |
+//! | [`LivePrompts`], [`PromptChange`], [`Prompts`] | – | prompts and references that change between two steps |
 //! | [`Callbacks`], [`Progress`], [`CancelToken`] | `callback_on_step_end`, `_interrupt` | progress of a request, and its cancellation |
 //! | [`Session`] | – | a request with its conditioning, to be drawn again with other seeds, scales, steps |
 //! | [`Engine`], [`Ticket`] | – | a queue before a pipeline, for programs of many threads |
@@ -101,9 +102,9 @@ pub use inputs::noise::{PhiloxGrid, RngKind};
 pub use output::PngMetadata;
 pub use pipeline::{
     AttributionMap, Callbacks, CancelToken, Combine, DeviceChoice, EncodedImage, EncoderResidency, HostTensor,
-    ImagePrompt, LiveScales, LongPrompts, MemoryEstimate, Output, Pipeline, PipelineOptions, Preview, Progress,
-    PromptWeights, Quantization, Reference, ReferenceImage, Request, ScaleChange, Scales, SizeConditioning, Stage,
-    WeightsHash, WorkloadShape,
+    ImagePrompt, LivePrompts, LiveScales, LongPrompts, MemoryEstimate, Output, Pipeline, PipelineOptions,
+    PreparedPrompts, Preview, Progress, PromptChange, PromptWeights, Prompts, Quantization, Reference, ReferenceImage,
+    Request, ScaleChange, Scales, SizeConditioning, Stage, WeightsHash, WorkloadShape,
 };
 pub use schedulers::{PredictionType, SchedulerConfig, SchedulerKind, SigmaSchedule, TimestepSpacing};
 pub use session::Session;

@@ -1,8 +1,9 @@
 //! Requests that are drawn again from one prepared conditioning.
 
 use crate::error::Result;
-use crate::pipeline::{Callbacks, Held, Output, Pipeline, Request};
+use crate::pipeline::{Callbacks, Held, Output, Pipeline, PreparedPrompts, Prompts, Request};
 use std::ops::Deref;
+use std::sync::Arc;
 
 /// A request's prompts, references and sizes as the model takes them, held to be drawn again: with another seed, other scales, steps or
 /// guidance an image costs its steps and its decoding.
@@ -69,6 +70,14 @@ impl<P: Deref<Target = Pipeline>> Session<P> {
     /// As [`Pipeline::generate_with`].
     pub fn generate_with(&self, request: &Request, callbacks: Callbacks<'_>) -> Result<Output> {
         self.pipeline.generate_with(request, callbacks)
+    }
+
+    /// Encodes prompts and references that are to take the place of the request's own; see [`Pipeline::prepare_prompts`].
+    ///
+    /// # Errors
+    /// As [`Pipeline::prepare_prompts`].
+    pub fn prepare_prompts(&self, prompts: impl Into<Arc<Prompts>>) -> Result<PreparedPrompts> {
+        self.pipeline.prepare_prompts(&self.request, prompts)
     }
 }
 

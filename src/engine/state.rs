@@ -1,16 +1,17 @@
 //! The part of a submitted request that its ticket and the worker share.
 
 use crate::error::Result;
-use crate::pipeline::{CancelToken, LiveScales, Output, Progress};
+use crate::pipeline::{CancelToken, LivePrompts, LiveScales, Output, Progress};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-/// A request's number, deadline, cancellation, live scales and phase.
+/// A request's number, deadline, cancellation, live scales and prompts, and phase.
 pub(super) struct TicketState {
     pub(super) id: u64,
     pub(super) deadline: Option<Instant>,
     pub(super) cancel: CancelToken,
     pub(super) live_scales: LiveScales,
+    pub(super) live_prompts: LivePrompts,
     phase: Mutex<Phase>,
     /// Told of the result.
     pub(super) done: Condvar,
@@ -27,8 +28,15 @@ pub(super) enum Phase {
 
 impl TicketState {
     pub(super) fn new(id: u64, deadline: Option<Instant>) -> Self {
-        let (cancel, live_scales) = (CancelToken::new(), LiveScales::new());
-        Self { id, deadline, cancel, live_scales, phase: Mutex::new(Phase::Waiting), done: Condvar::new() }
+        Self {
+            id,
+            deadline,
+            cancel: CancelToken::new(),
+            live_scales: LiveScales::new(),
+            live_prompts: LivePrompts::new(),
+            phase: Mutex::new(Phase::Waiting),
+            done: Condvar::new(),
+        }
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, Phase> {

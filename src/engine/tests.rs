@@ -52,6 +52,7 @@ fn output(seed: u64) -> Output {
         seconds: BTreeMap::new(),
         step_seconds: Vec::new(),
         scale_changes: Vec::new(),
+        prompt_changes: Vec::new(),
         intermediates: BTreeMap::new(),
         attributions: Vec::new(),
         truncated_tokens: 0,

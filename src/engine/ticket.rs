@@ -3,7 +3,7 @@
 use super::state::{Phase, TicketState};
 use super::worker::Shared;
 use crate::error::{Error, Result};
-use crate::pipeline::{Output, Progress, Scales};
+use crate::pipeline::{Output, PreparedPrompts, Progress, Scales};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -98,6 +98,12 @@ impl Ticket {
     /// [`Error::Parameter`] for a number that is not finite.
     pub fn set_scales(&self, adapter: usize, scales: impl Into<Scales>) -> Result<()> {
         self.state.live_scales.set(adapter, scales)
+    }
+
+    /// Exchanges the prompts and references from the next step of the request's images on, and for images that have not begun; see
+    /// [`crate::LivePrompts::set`]. [`crate::Pipeline::prepare_prompts`] encodes them, for a request like this one.
+    pub fn set_prompts(&self, prompts: &PreparedPrompts) {
+        self.state.live_prompts.set(prompts);
     }
 
     /// The state of the request.

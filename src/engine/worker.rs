@@ -78,6 +78,7 @@ impl Job {
         let every = lock(&self.options).on_preview.as_ref().map(|(every, _)| *every);
         let job = self.clone();
         let callbacks = Callbacks::new().with_cancel(&cancel).with_live_scales(&self.state.live_scales);
+        let callbacks = callbacks.with_live_prompts(&self.state.live_prompts);
         let callbacks = callbacks.with_progress(move |progress: Progress| {
             job.state.advance(Some(progress));
             job.call(|options| options.on_progress.iter_mut().for_each(|call| call(progress)));

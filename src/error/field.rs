@@ -94,6 +94,8 @@ fields! {
     Attribution = "attribution",
     /// [`crate::Request::scale_changes`], or what a [`crate::LiveScales`] has set.
     ScaleChanges = "scale_changes",
+    /// [`crate::Request::prompt_changes`], or what a [`crate::LivePrompts`] has set.
+    PromptChanges = "prompt_changes",
     /// [`crate::Request::lora_scales`].
     LoraScales = "lora_scales",
     /// [`crate::Request::scheduler`].

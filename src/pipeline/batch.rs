@@ -18,8 +18,7 @@ pub(super) type Ticket = usize;
 pub(super) struct Left<'a> {
     pub(super) ticket: Ticket,
     pub(super) result: Result<Output>,
-    /// Its job, where it has failed.
-    pub(super) job: Option<Job<'a>>,
+    pub(super) job: Job<'a>,
 }
 
 /// Requests under way and their images in flight.
@@ -32,28 +31,34 @@ pub(super) struct Batch<'a> {
 }
 
 impl<'a> Batch<'a> {
-    /// Runs jobs, as many of their images at once as may share an evaluation; `done` takes the result of each with its number among them.
-    pub(super) fn run(
+    /// Takes a job in where there is one and room for it, or makes the next step of every image; `false` where there was nothing to do.
+    pub(super) fn advance(
+        &mut self,
         executables: &mut Executables<'_>,
         residency: EncoderResidency,
-        mut jobs: impl Iterator<Item = Job<'a>>,
-        mut done: impl FnMut(Left<'a>),
-    ) {
-        let (mut batch, mut tickets) = (Self::default(), 0..);
-        loop {
-            while batch.begin_image(executables) {}
-            if batch.has_room(executables)
-                && let Some(job) = jobs.next()
-            {
-                batch.join(executables, residency, (tickets.next().unwrap_or_default(), job));
-            } else if batch.is_idle() {
-                batch.left.drain(..).for_each(&mut done);
-                return;
-            } else {
-                batch.step(executables);
-            }
-            batch.left.drain(..).for_each(&mut done);
+        jobs: &mut dyn Iterator<Item = (Ticket, Job<'a>)>,
+    ) -> bool {
+        while self.begin_image(executables) {}
+        if self.has_room(executables)
+            && let Some(job) = jobs.next()
+        {
+            self.join(executables, residency, job);
+        } else if self.is_idle() {
+            return false;
+        } else {
+            self.step(executables);
         }
+        true
+    }
+
+    /// The requests that have left since the last call.
+    pub(super) fn take_left(&mut self) -> Vec<Left<'a>> {
+        std::mem::take(&mut self.left)
+    }
+
+    /// Whether the conditionings of all requests outlast other runs of the conditioner.
+    pub(super) fn outlasts(&self) -> bool {
+        self.requests.iter().all(|(_, request)| request.outlasts())
     }
 
     /// Whether nothing is under way.
@@ -61,10 +66,12 @@ impl<'a> Batch<'a> {
         self.requests.is_empty()
     }
 
-    /// Whether another request may join: no image waits, and not as many are in flight as may share an evaluation.
+    /// Whether another request may join: no image waits, not as many are in flight as may share an evaluation, and those have no use for
+    /// what the request's stages write over.
     fn has_room(&self, executables: &Executables<'_>) -> bool {
         let Some((_, last)) = self.requests.last() else { return true };
-        self.requests.iter().all(|(_, request)| !request.has_more())
+        self.outlasts()
+            && self.requests.iter().all(|(_, request)| !request.has_more())
             && self.images.len() < executables.most_images(last.plan.latent)
     }
 
@@ -79,7 +86,7 @@ impl<'a> Batch<'a> {
             Ok(request) => self.requests.push((ticket, request)),
             Err(failed) => {
                 let (job, error) = *failed;
-                self.left.push(Left { ticket, result: Err(error), job: Some(job) });
+                self.left.push(Left { ticket, result: Err(error), job });
             }
         }
     }
@@ -110,7 +117,7 @@ impl<'a> Batch<'a> {
         let mut rest = Vec::new();
         for (ticket, mut image) in std::mem::take(&mut self.images) {
             let Some(request) = self.request(ticket) else { continue };
-            match request.begin_step(&executables.compiler, &mut image) {
+            match request.begin_step(executables, &mut image) {
                 Ok(()) => rest.push((ticket, image)),
                 Err(error) => self.fail(ticket, error),
             }
@@ -229,7 +236,8 @@ impl<'a> Batch<'a> {
             Ok(()) if request.is_done() => {
                 if let Some(at) = self.requests.iter().position(|(t, _)| *t == ticket) {
                     let (_, request) = self.requests.remove(at);
-                    self.left.push(Left { ticket, result: Ok(request.into_output()), job: None });
+                    let (output, job) = request.into_output();
+                    self.left.push(Left { ticket, result: Ok(output), job });
                 }
             }
             Ok(()) => {}
@@ -246,6 +254,6 @@ impl<'a> Batch<'a> {
     }
 
     fn leave(&mut self, ticket: Ticket, request: RunningRequest<'a>, error: Error) {
-        self.left.push(Left { ticket, result: Err(error), job: Some(request.into_job()) });
+        self.left.push(Left { ticket, result: Err(error), job: request.into_job() });
     }
 }

@@ -1,6 +1,7 @@
 //! The shape of a denoiser and its conditioner.
 
 use crate::device::{LoopSpec, RowAxis};
+use crate::error::{Error, Field, Result};
 use crate::models::unet::{BranchShape, ConditioningPart, DenoiserInterface, InputRole, UnetConfig, UnetShape};
 
 /// The side that makes the steps of a scheduler.
@@ -37,6 +38,41 @@ impl DenoisePlan {
             && a.branches.len() == b.branches.len()
             && a.branches.iter().zip(&b.branches).all(branches)
             && self.max_steps >= other.max_steps
+    }
+
+    /// This plan for prompts whose own would be another one: they run on the same executables.
+    ///
+    /// # Errors
+    /// [`Error::Parameter`] that names what these have no room for.
+    pub(super) fn room_for(&self, own: &Self) -> Result<Self> {
+        if self.covers(own) {
+            return Ok(self.clone());
+        }
+        let (room, given) = (&self.shape, &own.shape);
+        let masked = |shape: &UnetShape| shape.branches.iter().map(|branch| branch.masked).collect::<Vec<_>>();
+        let tokens = |shape: &UnetShape| shape.branches.iter().map(|branch| branch.tokens).sum::<usize>();
+        let more =
+            "while images are drawn there is no more room; give less, or prepare a workload shape of more beforehand";
+        let (field, what) = if given.tokens > room.tokens {
+            (Field::Prompt, format!("{} tokens of text in place of {} at most: {more}", given.tokens, room.tokens))
+        } else if own.adapters != self.adapters {
+            let what = format!("references for the adapters {:?} in place of {:?}", own.adapters, self.adapters);
+            (Field::ImagePrompts, format!("{what}: while images are drawn no adapter joins or leaves"))
+        } else if given.branches.len() != room.branches.len() || given.attribution != room.attribution {
+            let what = "references with a softmax or a map each stay as many while images are drawn; there were";
+            (Field::ImagePrompts, format!("{what} {}, now {}", room.branches.len(), given.branches.len()))
+        } else if masked(given) != masked(room) {
+            let what =
+                "references with masks take no place of some without, nor the other way round, while images are drawn";
+            (Field::ReferenceMask, what.to_owned())
+        } else if own.positions != self.positions {
+            let what = format!("{} hidden states of an image in place of {}", own.positions, self.positions);
+            (Field::ImagePrompts, what)
+        } else {
+            let what = format!("{} tokens of references in place of {} at most: {more}", tokens(given), tokens(room));
+            (Field::ImagePrompts, what)
+        };
+        Err(Error::parameter(field, what))
     }
 
     /// The parts of its conditioning.

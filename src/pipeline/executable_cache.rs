@@ -64,6 +64,8 @@ pub(super) struct ExecutableCache {
     plans: Vec<DenoisePlan>,
     /// Whether encoders are freed once they have done their work.
     pub(super) free_encoders: bool,
+    /// Whether requests are under way beside the one at work, so that their executables stay.
+    pub(super) is_beside: bool,
     /// The most images at once that there was memory for, by the height and width of their latents.
     limits: HashMap<[usize; 2], usize>,
 }
@@ -181,7 +183,8 @@ impl ExecutableCache {
             compiled = compile();
         }
         // What earlier requests left makes room, then all the rest.
-        for newest in [self.begun, u64::MAX] {
+        let all = (!self.is_beside).then_some(u64::MAX);
+        for newest in std::iter::once(self.begun).chain(all) {
             if let Err(Error::Memory { .. }) = compiled
                 && self.uses().any(|used| used < newest)
             {
@@ -368,6 +371,19 @@ mod tests {
         cache.executable(key(4), fake).unwrap();
         cache.executable(key(5), at_try(3, &tries)).unwrap();
         assert_eq!((tries.get(), cache.bytes()), (3, 10));
+    }
+
+    /// Work beside requests under way frees what earlier ones left, and nothing of theirs.
+    #[test]
+    fn what_requests_under_way_use_stays() {
+        let mut cache = ExecutableCache::default();
+        cache.executable(key(0), fake).unwrap();
+        cache.begin_request();
+        cache.executable(key(1), fake).unwrap();
+        cache.is_beside = true;
+        let tries = std::cell::Cell::new(0);
+        assert!(cache.executable(key(2), at_try(3, &tries)).is_err());
+        assert!(tries.get() == 2 && !has(&cache, 0) && has(&cache, 1));
     }
 
     /// The newest plan that covers a request's, until memory was short or all was freed.

@@ -1,45 +1,60 @@
 //! Requests from beginning to end.
 
 use super::batch::Batch;
-use super::compile::Executables;
+use super::cache_access::Run;
+use super::compile::{Compiler, Executables};
 use super::content_cache::Held;
+use super::live_prompts::{PreparedPrompts, Prompts};
 use super::load::Models;
-use super::request::{Callbacks, Output, Request};
+use super::prompt_changes::{self, note};
+use super::request::{Callbacks, CancelToken, Output, Request};
 use super::residency::EncoderResidency;
 use super::running::{Job, RunningRequest};
 use crate::error::{Error, Result};
+use std::sync::Arc;
 
 /// Plans one request, compiles what it runs, and runs its stages.
 ///
 /// # Errors
 /// See [`super::Pipeline::generate_with`].
 pub(super) fn generate(
-    executables: &mut Executables<'_>,
+    compiler: Compiler<'_>,
+    run: &Run<'_>,
     residency: EncoderResidency,
     request: Request,
     callbacks: Callbacks<'_>,
 ) -> Result<Output> {
     let job = Job { request, callbacks };
     let mut result = Err(Error::Cancelled);
-    generate_all(executables, residency, std::iter::once(job), |_, output| result = output);
+    generate_all(compiler, run, residency, std::iter::once(job), |_, output| result = output);
     result
 }
 
-/// Runs requests whose images share evaluations; `done` takes the result of each as it leaves, with its number.
+/// Runs requests whose images share evaluations; `done` takes the result of each as it leaves, with its number. Others may encode between
+/// two evaluations.
 pub(super) fn generate_all<'a>(
-    executables: &mut Executables<'_>,
+    compiler: Compiler<'_>,
+    run: &Run<'_>,
     residency: EncoderResidency,
     jobs: impl Iterator<Item = Job<'a>>,
     mut done: impl FnMut(usize, Result<Output>),
 ) {
-    let models = executables.compiler.models;
-    Batch::run(executables, residency, jobs, |left| {
-        let result = match (left.result, left.job) {
-            (Err(error), Some(job)) => Err(with_cause(models, &job, error)),
-            (result, _) => result,
-        };
-        done(left.ticket, result);
-    });
+    let (mut batch, mut jobs) = (Batch::default(), jobs.enumerate());
+    let mut cache = run.lock();
+    loop {
+        let goes_on = batch.advance(&mut Executables { compiler, cache: &mut cache }, residency, &mut jobs);
+        for left in batch.take_left() {
+            let result = left.result.map_err(|error| with_cause(compiler.models, &left.job.callbacks.cancel, error));
+            done(left.ticket, result);
+        }
+        if !goes_on {
+            return;
+        }
+        if batch.outlasts() {
+            drop(cache);
+            cache = run.lock();
+        }
+    }
 }
 
 /// Runs a request's stages up to its conditioning, and gives what they found or made.
@@ -48,22 +63,38 @@ pub(super) fn generate_all<'a>(
 /// See [`super::Pipeline::generate_with`].
 pub(super) fn hold(executables: &mut Executables<'_>, residency: EncoderResidency, request: Request) -> Result<Held> {
     let models = executables.compiler.models;
-    executables.cache.contents.record();
-    let prepared = RunningRequest::prepare(executables, residency, Job { request, callbacks: Callbacks::new() });
-    let held = executables.cache.contents.recorded();
-    match prepared {
-        Ok(_) => Ok(held),
+    let job = Job { request, callbacks: Callbacks::new() };
+    match note(executables, |executables| RunningRequest::prepare(executables, residency, job)) {
+        Ok((request, held)) => {
+            // Requests like it with fewer tokens run on what was compiled for it.
+            executables.cache.prepared(request.plan.denoise.clone());
+            Ok(held)
+        }
         Err(failed) => {
             let (job, error) = *failed;
-            Err(with_cause(models, &job, error))
+            Err(with_cause(models, &job.callbacks.cancel, error))
         }
     }
 }
 
+/// Encodes prompts that are to take the place of a request's own.
+///
+/// # Errors
+/// See [`super::Pipeline::prepare_prompts`].
+pub(super) fn hold_prompts(
+    executables: &mut Executables<'_>,
+    request: &Request,
+    prompts: Arc<Prompts>,
+) -> Result<PreparedPrompts> {
+    let models = executables.compiler.models;
+    let prepared = prompt_changes::prepare(executables, request, prompts);
+    prepared.map_err(|error| with_cause(models, &CancelToken::new(), error))
+}
+
 /// An error with its likeliest cause, which is worth the seconds that it takes to look for it.
-fn with_cause(models: &Models, job: &Job<'_>, error: Error) -> Error {
+pub(super) fn with_cause(models: &Models, cancel: &CancelToken, error: Error) -> Error {
     let Error::NotFinite { stage, hint } = error else { return error };
-    let bad = models.not_finite(&job.callbacks.cancel);
+    let bad = models.not_finite(cancel);
     let hint = match bad.first() {
         Some(first) => format!("{} weights are NaN or infinite, fetch the file again: {first}", bad.len()),
         None => hint,

@@ -22,16 +22,11 @@ impl ImageScales {
         Self { current, seen: 0, changes: Vec::new() }
     }
 
-    /// Takes up what is due before a step: the request's changes, then live ones. The scales of all adapters where any has changed.
+    /// Takes up what is due before a step: the request's changes, then live ones. Says whether there were any.
     ///
     /// # Errors
     /// [`Error::Parameter`] for a change that cannot be.
-    pub(super) fn advance(
-        &mut self,
-        request: &Request,
-        live: Option<&LiveScales>,
-        step: usize,
-    ) -> Result<Option<&[Scales]>> {
+    pub(super) fn advance(&mut self, request: &Request, live: Option<&LiveScales>, step: usize) -> Result<bool> {
         let planned = request.scale_changes.iter().filter(|change| change.step == step).cloned();
         let mut due: Vec<ScaleChange> = planned.collect();
         if let Some(live) = live {
@@ -39,15 +34,18 @@ impl ImageScales {
             self.seen = seen;
             due.extend(new.into_iter().map(|(adapter, scales)| ScaleChange { step, adapter, scales }));
         }
-        if due.is_empty() {
-            return Ok(None);
-        }
+        let any = !due.is_empty();
         for change in due {
             check(request, &change)?;
             self.current[change.adapter] = change.scales.clone();
             self.changes.push(change);
         }
-        Ok(Some(&self.current))
+        Ok(any)
+    }
+
+    /// The scales of all adapters.
+    pub(super) fn current(&self) -> &[Scales] {
+        &self.current
     }
 
     /// The changes that were taken up, in their order.
@@ -106,8 +104,8 @@ mod tests {
         let request = request(2).with_scale_change(1, 0, 0.25).with_scale_change(1, 0, 0.5);
         let mut image = ImageScales::new(&request);
         let mut advance = |step| {
-            let scales = image.advance(&request, Some(&live), step).unwrap();
-            scales.map(|scales| scales.iter().map(Scales::strength).collect::<Vec<_>>())
+            let any = image.advance(&request, Some(&live), step).unwrap();
+            any.then(|| image.current().iter().map(Scales::strength).collect::<Vec<_>>())
         };
         assert_eq!(advance(0), None);
         live.set(1, 0.7).unwrap();
@@ -122,8 +120,8 @@ mod tests {
         assert_eq!(changes.iter().map(told).collect::<Vec<_>>(), wanted);
         // An image that begins later begins with the latest.
         let mut later = ImageScales::new(&request);
-        let scales = later.advance(&request, Some(&live), 0).unwrap().unwrap();
-        assert_eq!(scales.iter().map(Scales::strength).collect::<Vec<_>>(), [0.1, 0.8]);
+        assert!(later.advance(&request, Some(&live), 0).unwrap());
+        assert_eq!(later.current().iter().map(Scales::strength).collect::<Vec<_>>(), [0.1, 0.8]);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 mod attribution;
 mod batch;
 mod begin;
+mod cache_access;
 mod captures;
 mod compel;
 mod compile;
@@ -14,12 +15,14 @@ mod device_choice;
 mod embeddings;
 mod encoded_image;
 mod executable_cache;
+mod fair_mutex;
 mod generate;
 mod image_branches;
 mod image_prompt;
 mod image_prompt_file;
 mod image_scales;
 mod latent_size;
+mod live_prompts;
 mod live_scales;
 mod load;
 mod lora;
@@ -32,6 +35,7 @@ mod options;
 mod plan;
 mod preview;
 mod prompt;
+mod prompt_changes;
 mod prompt_options;
 mod quantization;
 mod reference_check;
@@ -53,6 +57,7 @@ pub use device_choice::DeviceChoice;
 pub use encoded_image::EncodedImage;
 pub use executable_cache::EXECUTABLES;
 pub use image_prompt::{Combine, ImagePrompt, Reference, ReferenceImage};
+pub use live_prompts::{LivePrompts, PreparedPrompts, PromptChange, Prompts};
 pub use live_scales::{LiveScales, ScaleChange};
 pub use load::ModelTensors;
 pub use model_weights::WeightsHash;
@@ -75,6 +80,7 @@ use crate::models::ip_adapter::AdapterConfig;
 use crate::schedulers::SchedulerConfig;
 use crate::tensor::DType;
 use crate::weights::Weights;
+use cache_access::{Alone, CacheAccess};
 use compile::{Compiler, Executables};
 use content_cache::ContentCache;
 use device::OpenedDevice;
@@ -82,7 +88,7 @@ use executable_cache::ExecutableCache;
 use load::Models;
 use model::Model;
 use running::Job;
-use std::sync::{Mutex, MutexGuard};
+use std::sync::Arc;
 
 /// SDXL with IP-Adapters, ready to generate images.
 ///
@@ -103,7 +109,7 @@ pub struct Pipeline {
     /// The most images that share an evaluation.
     max_batch: Option<usize>,
     threads: usize,
-    cache: Mutex<ExecutableCache>,
+    cache: CacheAccess,
 }
 
 impl Pipeline {
@@ -174,7 +180,7 @@ impl Pipeline {
             tile,
             max_batch: options.max_batch,
             threads,
-            cache: Mutex::new(cache),
+            cache: CacheAccess::new(cache),
         })
     }
 
@@ -349,7 +355,7 @@ impl Pipeline {
     /// [`crate::Error::Parameter`] for a request that cannot be; [`crate::Error::Cancelled`];
     /// [`crate::Error::NotFinite`] where the model's output has no meaning. The pipeline stays usable.
     pub fn generate_with(&self, request: &Request, callbacks: Callbacks<'_>) -> Result<Output> {
-        generate::generate(&mut self.executables(&mut self.lock()), self.encoders, request.clone(), callbacks)
+        generate::generate(self.compiler(), &self.cache.run(), self.encoders, request.clone(), callbacks)
     }
 
     /// Generates the images of several requests, with a result for each: the images are those of the request alone, and what is wrong
@@ -359,8 +365,7 @@ impl Pipeline {
     pub fn generate_batch(&self, requests: &[Request]) -> Vec<Result<Output>> {
         let mut results: Vec<_> = requests.iter().map(|_| Err(Error::Cancelled)).collect();
         let jobs = requests.iter().map(|request| Job { request: request.clone(), callbacks: Callbacks::new() });
-        let mut executables = self.lock();
-        generate::generate_all(&mut self.executables(&mut executables), self.encoders, jobs, |number, result| {
+        generate::generate_all(self.compiler(), &self.cache.run(), self.encoders, jobs, |number, result| {
             results[number] = result;
         });
         results
@@ -374,7 +379,19 @@ impl Pipeline {
         done: impl FnMut(usize, Result<Output>),
     ) {
         let jobs = requests.into_iter().map(|(request, callbacks)| Job { request, callbacks });
-        generate::generate_all(&mut self.executables(&mut self.lock()), self.encoders, jobs, done);
+        generate::generate_all(self.compiler(), &self.cache.run(), self.encoders, jobs, done);
+    }
+
+    /// Encodes prompts and references that are to take the place of a request's own while it is drawn: [`LivePrompts::set`] and
+    /// [`crate::Ticket::set_prompts`] then exchange them at once. Where requests are under way this waits for the step that is being made,
+    /// not for their end (on a GPU whose memory is too short to keep their conditioning, for that); callbacks must not call it. The request
+    /// itself need not have begun.
+    ///
+    /// # Errors
+    /// [`crate::Error::Parameter`] for prompts that cannot be, or for which the request's executables have no room: more tokens or
+    /// references than it has or was prepared for ([`Pipeline::prepare`]), another adapter, other masks.
+    pub fn prepare_prompts(&self, request: &Request, prompts: impl Into<Arc<Prompts>>) -> Result<PreparedPrompts> {
+        generate::hold_prompts(&mut self.executables(&mut self.cache.beside()), request, prompts.into())
     }
 
     /// Runs the stages of a request up to its conditioning, whose results are found for as long as anyone has them.
@@ -409,13 +426,8 @@ impl Pipeline {
         Executables { compiler: self.compiler(), cache }
     }
 
-    fn lock(&self) -> MutexGuard<'_, ExecutableCache> {
-        // A panic in another request left at most unused results behind, and notes of a session that is none.
-        self.cache.lock().unwrap_or_else(|poisoned| {
-            let mut cache = poisoned.into_inner();
-            cache.contents.recorded();
-            cache
-        })
+    fn lock(&self) -> Alone<'_> {
+        self.cache.alone()
     }
 }
 

@@ -11,7 +11,7 @@ use super::load::Models;
 use super::lora::LoraScales;
 use super::memory_budget::{self, MemoryDemand};
 use super::prompt::{Prompt, tell_unused_words};
-use super::prompt_options::time_ids;
+use super::prompt_options::{PromptWeights, time_ids};
 use super::reference_check::{check_references, check_texts};
 use super::request::{CancelToken, DEFAULT_STRENGTH, Request};
 use super::residency::EncoderResidency;
@@ -101,17 +101,24 @@ pub(super) fn workload_shape(models: &Models, compat: &Compat, request: &Request
     Ok(WorkloadShape::new(models, request, steps, sides, do_cfg, rows))
 }
 
+/// The executables that a request is planned for.
+#[derive(Clone, Copy)]
+pub(super) enum Room<'a> {
+    /// Those that there are or that memory has room for.
+    Memory(EncoderResidency),
+    /// The same, without a look at the memory.
+    Unchecked,
+    /// Those of a request under way, by its plan.
+    Of(&'a DenoisePlan),
+}
+
 impl RequestPlan {
     /// Plans a request: shapes, steps, scales, placement. Nothing is compiled.
     ///
     /// # Errors
-    /// [`Error::Parameter`] for a request that cannot be; [`Error::Memory`] where its images do not fit the host's memory, or its
-    /// executables the device's.
-    pub(super) fn new(
-        executables: &mut Executables<'_>,
-        residency: EncoderResidency,
-        request: &Request,
-    ) -> Result<Self> {
+    /// [`Error::Parameter`] for a request that cannot be, or not in that room; [`Error::Memory`] where its images do not fit the host's
+    /// memory, or its executables the device's.
+    pub(super) fn new(executables: &mut Executables<'_>, room: Room<'_>, request: &Request) -> Result<Self> {
         let compiler = executables.compiler;
         let (models, compat) = (compiler.models, compiler.compat);
         let scheduler = scheduler_config(models, compat, request)?;
@@ -123,6 +130,7 @@ impl RequestPlan {
             return Err(Error::parameter(Field::ImagePrompts, what));
         }
         image_scales::check_changes(request, &models.unet.config, table.steps.len())?;
+        check_prompt_changes(request, table.steps.len())?;
         let lora_scales = models.loras.scales(request)?;
         let sides = RequestedSides::new(models, compat, request)?;
         let latent = latent_size(models, compat, sides)?;
@@ -139,7 +147,10 @@ impl RequestPlan {
         let shape = WorkloadShape::new(models, request, steps, sides, do_cfg, rows);
         let own = shape.denoise_plan(&compiler)?;
         let own_branches = own.shape.branches.clone();
-        let denoise = executables.cache.covering_plan(own);
+        let denoise = match room {
+            Room::Memory(_) | Room::Unchecked => executables.cache.covering_plan(own),
+            Room::Of(running) => running.room_for(&own)?,
+        };
         let adds_noise = table.steps.iter().any(|row| row.adds_noise());
         let fits = compiler.loop_spec(&denoise).noise;
         let placement = if adds_noise && !fits { Placement::Host } else { Placement::Device };
@@ -151,25 +162,11 @@ impl RequestPlan {
             return Err(no_zero_image());
         }
         encoders.image = shape.encodes_images || encoders.image && executables.cache.zero_image.is_none();
-        memory_budget::require(
-            executables,
-            residency,
-            &MemoryDemand { plan: &denoise, placement, encoders: &encoders },
-        )?;
-        let encoded = |prompt, skip| {
-            let key = |encoder| compiler.text_encoder_key(encoder, skip, shape.compel);
-            let encoders = [key(0)?, key(1)?];
-            Ok::<_, Error>(EncodedPrompt { prompt, encoders })
-        };
-        let zero = compat.zero_negative && models.zero_negative && request.negative_prompt.is_none();
-        warn_of_second_prompt(request, zero && do_cfg);
-        let negative_prompt = match negative {
-            None => NegativePrompt::Absent,
-            Some(_) if zero => NegativePrompt::Zeros,
-            // clip_skip is the prompt's alone, as in diffusers.
-            Some(negative) => NegativePrompt::Encoded(encoded(negative, 0)?),
-        };
-        let prompt = encoded(prompt, request.clip_skip)?;
+        if let Room::Memory(residency) = room {
+            let demand = MemoryDemand { plan: &denoise, placement, encoders: &encoders };
+            memory_budget::require(executables, residency, &demand)?;
+        }
+        let (prompt, negative_prompt) = encoded_prompts(&compiler, request, prompt, negative)?;
         let (encodes_images, unguided) = (encoders.image, unguided(&compiler, request, &denoise));
         Ok(Self {
             table,
@@ -247,6 +244,38 @@ impl RequestPlan {
             && self.lora_scales.unet == other.lora_scales.unet
             && self.branches.masks == other.branches.masks
     }
+}
+
+/// Checks the steps of a request's changes of prompts for images of so many model evaluations.
+fn check_prompt_changes(request: &Request, evaluations: usize) -> Result<()> {
+    let Some(late) = request.prompt_changes.iter().find(|change| change.step >= evaluations) else { return Ok(()) };
+    let what = format!("a change at step {}, from 0, of an image of {evaluations}", late.step);
+    Err(Error::parameter(Field::PromptChanges, what))
+}
+
+/// The prompts of a request with their encoders.
+fn encoded_prompts(
+    compiler: &Compiler<'_>,
+    request: &Request,
+    prompt: Prompt,
+    negative: Option<Prompt>,
+) -> Result<(EncodedPrompt, NegativePrompt)> {
+    let masked = request.prompt_weights == PromptWeights::Compel;
+    let encoded = |prompt, skip| {
+        let key = |encoder| compiler.text_encoder_key(encoder, skip, masked);
+        let encoders = [key(0)?, key(1)?];
+        Ok::<_, Error>(EncodedPrompt { prompt, encoders })
+    };
+    let (models, compat) = (compiler.models, compiler.compat);
+    let zero = compat.zero_negative && models.zero_negative && request.negative_prompt.is_none();
+    warn_of_second_prompt(request, zero && negative.is_some());
+    let negative_prompt = match negative {
+        None => NegativePrompt::Absent,
+        Some(_) if zero => NegativePrompt::Zeros,
+        // clip_skip is the prompt's alone, as in diffusers.
+        Some(negative) => NegativePrompt::Encoded(encoded(negative, 0)?),
+    };
+    Ok((encoded(prompt, request.clip_skip)?, negative_prompt))
 }
 
 /// The plan of steps that have no guidance, in a request that has some.

@@ -2,6 +2,7 @@
 
 use super::attribution::AttributionMap;
 use super::image_prompt::{ImagePrompt, is_within};
+use super::live_prompts::{LivePrompts, PromptChange, Prompts};
 use super::live_scales::{LiveScales, ScaleChange};
 use super::preview::{Preview, Previewer};
 use super::prompt_options::{LongPrompts, PromptWeights, SizeConditioning};
@@ -72,6 +73,8 @@ pub struct Request {
     pub image_prompts: Vec<ImagePrompt>,
     /// Scales of image prompts that change between two steps, those of one step in their order.
     pub scale_changes: Vec<ScaleChange>,
+    /// Prompts and references that change between two steps; the last ones of a step count.
+    pub prompt_changes: Vec<PromptChange>,
     /// The scale of each LoRA of the pipeline, in their order, of either sign; 1 for those that are missing.
     pub lora_scales: Vec<f32>,
     /// The scheduler; the model's own where absent.
@@ -129,6 +132,7 @@ impl Request {
             num_images: 1,
             image_prompts: Vec::new(),
             scale_changes: Vec::new(),
+            prompt_changes: Vec::new(),
             lora_scales: Vec::new(),
             scheduler: None,
             sigma_schedule: None,
@@ -222,6 +226,46 @@ impl Request {
     pub fn with_scale_change(mut self, step: usize, adapter: usize, scales: impl Into<Scales>) -> Self {
         self.scale_changes.push(ScaleChange { step, adapter, scales: scales.into() });
         self
+    }
+
+    /// Sets the prompts and references from a model evaluation on, which counts from 0.
+    #[must_use]
+    pub fn with_prompt_change(mut self, step: usize, prompts: impl Into<Arc<Prompts>>) -> Self {
+        self.prompt_changes.push(PromptChange { step, prompts: prompts.into() });
+        self
+    }
+
+    /// Its words and references.
+    pub fn prompts(&self) -> Prompts {
+        Prompts {
+            prompt: self.prompt.clone(),
+            negative_prompt: self.negative_prompt.clone(),
+            prompt_2: self.prompt_2.clone(),
+            negative_prompt_2: self.negative_prompt_2.clone(),
+            references: self.image_prompts.iter().map(|prompt| prompt.references.clone()).collect(),
+        }
+    }
+
+    /// The same request with other words and references.
+    ///
+    /// # Errors
+    /// [`Error::Parameter`] where they are for another number of image prompts.
+    pub(super) fn with_prompts(&self, prompts: &Prompts) -> Result<Self> {
+        let (given, own) = (prompts.references.len(), self.image_prompts.len());
+        if given != own {
+            let what =
+                format!("references for {given} adapters in place of those of {own} image prompts; give as many");
+            return Err(Error::parameter(Field::ImagePrompts, what));
+        }
+        let mut request = self.clone();
+        request.prompt.clone_from(&prompts.prompt);
+        request.negative_prompt.clone_from(&prompts.negative_prompt);
+        request.prompt_2.clone_from(&prompts.prompt_2);
+        request.negative_prompt_2.clone_from(&prompts.negative_prompt_2);
+        for (prompt, references) in request.image_prompts.iter_mut().zip(&prompts.references) {
+            prompt.references.clone_from(references);
+        }
+        Ok(request)
     }
 
     /// Whether a model evaluation, from 0, of that many has guidance where the request has any.
@@ -342,7 +386,7 @@ pub struct Progress {
     pub steps: usize,
 }
 
-/// Callbacks of a request: its progress, previews, changes of scales, and its cancellation.
+/// Callbacks of a request: its progress, previews, changes of scales and prompts, and its cancellation.
 #[derive(Default)]
 #[non_exhaustive]
 pub struct Callbacks<'a> {
@@ -354,6 +398,8 @@ pub struct Callbacks<'a> {
     pub cancel: CancelToken,
     /// Sets scales while the request runs.
     pub(super) live_scales: Option<LiveScales>,
+    /// Exchanges prompts while the request runs.
+    pub(super) live_prompts: Option<LivePrompts>,
 }
 
 impl<'a> Callbacks<'a> {
@@ -392,6 +438,13 @@ impl<'a> Callbacks<'a> {
         self
     }
 
+    /// Takes the prompts and references that are set by `live` while the request runs.
+    #[must_use]
+    pub fn with_live_prompts(mut self, live: &LivePrompts) -> Self {
+        self.live_prompts = Some(live.clone());
+        self
+    }
+
     pub(super) fn report(&mut self, progress: Progress) {
         if let Some(call) = &mut self.on_progress {
             call(progress);
@@ -423,6 +476,9 @@ pub struct Output {
     /// The scales of image prompts that have changed between two steps of each image: those of [`Request::scale_changes`], and those that a
     /// [`LiveScales`] has set.
     pub scale_changes: Vec<Vec<ScaleChange>>,
+    /// The prompts that have changed between two steps of each image: those of [`Request::prompt_changes`], and those that a
+    /// [`LivePrompts`] has set.
+    pub prompt_changes: Vec<Vec<PromptChange>>,
     /// Every stage's result under the names of `braid generate --dump`, if asked for.
     pub intermediates: BTreeMap<String, HostTensor>,
     /// The maps of where each reference acted, image by image, if asked for ([`Request::attribution`]).

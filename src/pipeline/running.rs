@@ -2,10 +2,12 @@
 
 use super::attribution::{self, AttributionMap};
 use super::captures::Captures;
-use super::compile::{Compiler, Executables};
+use super::compile::Executables;
 use super::image_scales::ImageScales;
+use super::live_prompts::{PreparedPrompts, PromptChange};
 use super::live_scales::ScaleChange;
-use super::plan::RequestPlan;
+use super::plan::{RequestPlan, Room};
+use super::prompt_changes::{ChangedPrompts, ImagePrompts, note};
 use super::request::{Callbacks, Output, Progress, Request, Stage};
 use super::residency::EncoderResidency;
 use super::stages::condition::{self, Conditioning};
@@ -33,6 +35,8 @@ pub(super) struct RunningRequest<'a> {
     pub(super) plan: RequestPlan,
     table: Arc<[StepCoefficients]>,
     conditioning: Conditioning,
+    /// The prompts of its changes, and the latest live ones.
+    changed: Vec<Arc<ChangedPrompts>>,
     init_image: Option<Arc<InitImage>>,
     /// The factors of the LoRAs' updates of the UNet, an input of its graph where it has updates.
     pub(super) lora_scales: Arc<TensorRef<'static>>,
@@ -50,6 +54,7 @@ struct DoneImage {
     image: Image,
     step_seconds: Vec<f64>,
     scale_changes: Vec<ScaleChange>,
+    prompt_changes: Vec<PromptChange>,
 }
 
 /// An image of a running request.
@@ -64,6 +69,7 @@ pub(super) struct ImageRecord {
     index: usize,
     beginning: Beginning,
     scales: ImageScales,
+    prompts: ImagePrompts,
     /// Seconds of each step that has been reported.
     step_seconds: Vec<f64>,
     /// Seconds since the last of them.
@@ -105,7 +111,7 @@ impl<'a> RunningRequest<'a> {
         let mut captures = Captures::new(job.request.capture_intermediates);
         let mut seconds = BTreeMap::new();
         let prepared = prepare(executables, residency, &mut job, (&mut captures, &mut seconds));
-        let (plan, conditioning, init_image) = match prepared {
+        let Prepared { plan, conditioning, changed, init_image } = match prepared {
             Ok(prepared) => prepared,
             Err(error) => return Err(Box::new((job, error))),
         };
@@ -114,6 +120,7 @@ impl<'a> RunningRequest<'a> {
             lora_scales: Arc::new(plan.lora_scales.unet.clone().into()),
             plan,
             conditioning,
+            changed,
             init_image,
             captures,
             attributions: Vec::new(),
@@ -141,7 +148,7 @@ impl<'a> RunningRequest<'a> {
             request: &self.job.request,
             plan: &self.plan,
             table: &self.table,
-            conditioning: &self.conditioning,
+            conditioning: &self.conditioning.inputs,
             init_image: self.init_image.as_deref(),
             preview_every: self.job.callbacks.on_preview.as_ref().map(|on| on.every),
         };
@@ -149,8 +156,8 @@ impl<'a> RunningRequest<'a> {
         let (in_flight, beginning) = denoise.begin(&executables.compiler, index);
         self.begun += 1;
         *self.seconds.entry(Stage::Denoise).or_default() += begin.elapsed().as_secs_f64();
-        let scales = ImageScales::new(&self.job.request);
-        let record = ImageRecord { index, beginning, scales, step_seconds: Vec::new(), unreported: 0.0 };
+        let (scales, prompts) = (ImageScales::new(&self.job.request), ImagePrompts::default());
+        let record = ImageRecord { index, beginning, scales, prompts, step_seconds: Vec::new(), unreported: 0.0 };
         Ok(RunningImage { in_flight, record })
     }
 
@@ -162,34 +169,71 @@ impl<'a> RunningRequest<'a> {
         self.job.callbacks.cancel.check()
     }
 
-    /// Sets whether an image's next step has guidance, and makes the changes of scales that are due before it.
+    /// Whether its conditioning outlasts other runs of the conditioner.
+    pub(super) fn outlasts(&self) -> bool {
+        self.conditioning.outlasts && self.changed.iter().all(|changed| changed.conditioning.outlasts)
+    }
+
+    /// Sets whether an image's next step has guidance, and makes the changes of prompts and scales that are due before it.
     ///
     /// # Errors
-    /// [`Error::Parameter`] for a change that cannot be.
-    pub(super) fn begin_step(&self, compiler: &Compiler<'_>, image: &mut RunningImage) -> Result<()> {
+    /// [`Error::Parameter`] for a change that cannot be; those of the stages for prompts that were not prepared.
+    pub(super) fn begin_step(&mut self, executables: &mut Executables<'_>, image: &mut RunningImage) -> Result<()> {
         let (request, in_flight) = (&self.job.request, &mut image.in_flight);
         let guided = request.is_guided(in_flight.done(), self.table.len());
-        if compiler.device.varies_rows() {
+        if executables.compiler.device.varies_rows() {
             in_flight.guided = guided;
         } else {
             let guidance = [request.guidance_scale, request.guidance_rescale];
             [in_flight.inputs.guidance_scale, in_flight.inputs.guidance_rescale] =
                 if guided { guidance } else { [1.0, 0.0] };
         }
-        self.change_scales(compiler, image)
+        self.change_inputs(executables, image)
     }
 
-    fn change_scales(&self, compiler: &Compiler<'_>, image: &mut RunningImage) -> Result<()> {
-        let (request, plan, in_flight) = (&self.job.request, &self.plan, &mut image.in_flight);
-        let live = self.job.callbacks.live_scales.as_ref();
-        let Some(given) = image.record.scales.advance(request, live, in_flight.done())? else { return Ok(()) };
-        let scales = plan.branches.scales_of(compiler, (request, given), &plan.denoise, self.table.len())?;
+    fn change_inputs(&mut self, executables: &mut Executables<'_>, image: &mut RunningImage) -> Result<()> {
+        let RunningImage { in_flight, record } = image;
+        let (callbacks, step) = (&self.job.callbacks, in_flight.done());
+        let rescaled = record.scales.advance(&self.job.request, callbacks.live_scales.as_ref(), step)?;
+        let prompts = record.prompts.advance(&self.job.request, callbacks.live_prompts.as_ref(), step);
+        if !rescaled && prompts.is_none() {
+            return Ok(());
+        }
+        if let Some(prompts) = prompts {
+            let changed = self.changed_prompts(executables, &prompts)?;
+            in_flight.inputs.inputs.clone_from(&changed.conditioning.inputs);
+            record.prompts.current = Some(changed);
+        }
+        let (compiler, plan) = (&executables.compiler, &self.plan);
+        let branches = record.prompts.current.as_ref().map_or(&plan.branches, |changed| &changed.branches);
+        let given = (&self.job.request, record.scales.current());
+        let scales = branches.scales_of(compiler, given, &plan.denoise, self.table.len())?;
         let interface = DenoiserInterface::new(&compiler.models.unet.config, &plan.denoise.shape);
         let inputs = interface.inputs.iter().zip(&mut in_flight.inputs.inputs);
         for (_, values) in inputs.filter(|(input, _)| input.role == InputRole::Scales) {
             *values = Arc::new(scales.clone().into());
         }
         Ok(())
+    }
+
+    /// Prompts that take the place of the request's own, encoded once for all images.
+    fn changed_prompts(
+        &mut self,
+        executables: &mut Executables<'_>,
+        prompts: &PreparedPrompts,
+    ) -> Result<Arc<ChangedPrompts>> {
+        let known = self.changed.iter().find(|changed| Arc::ptr_eq(&changed.prompts, &prompts.prompts));
+        if let Some(known) = known {
+            return Ok(known.clone());
+        }
+        let Job { request, callbacks } = &self.job;
+        let (changed, _) =
+            ChangedPrompts::new(executables, (request, &self.plan), &prompts.prompts, &callbacks.cancel)?;
+        let changed = Arc::new(changed);
+        // An image that has earlier ones holds them itself.
+        self.changed.truncate(request.prompt_changes.len());
+        self.changed.push(changed.clone());
+        Ok(changed)
     }
 
     /// Tells of an evaluation in which an image took part, whose share of the time is `seconds`; the device is still at work on
@@ -253,8 +297,9 @@ impl<'a> RunningRequest<'a> {
         let decoded = job.stage((Stage::Decode, image.index), &mut self.seconds, |_| {
             decode::run(executables, plan, &latents, captures)
         })?;
-        let ImageRecord { step_seconds, scales, .. } = image;
-        self.images.push(DoneImage { image: decoded, step_seconds, scale_changes: scales.into_changes() });
+        let ImageRecord { step_seconds, scales, prompts, .. } = image;
+        let (scale_changes, prompt_changes) = (scales.into_changes(), prompts.into_changes());
+        self.images.push(DoneImage { image: decoded, step_seconds, scale_changes, prompt_changes });
         Ok(())
     }
 
@@ -263,26 +308,30 @@ impl<'a> RunningRequest<'a> {
         self.images.len() == self.job.request.num_images
     }
 
-    /// The output of a request that is done.
-    pub(super) fn into_output(self) -> Output {
+    /// The output of a request that is done, and its job.
+    pub(super) fn into_output(self) -> (Output, Job<'a>) {
         let request = &self.job.request;
         let seeds = (0..request.num_images as u64).map(|i| request.seed.wrapping_add(i)).collect();
-        let (mut images, mut step_seconds, mut scale_changes) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut images, mut step_seconds) = (Vec::new(), Vec::new());
+        let (mut scale_changes, mut prompt_changes) = (Vec::new(), Vec::new());
         for mut done in self.images {
             images.push(done.image);
             step_seconds.append(&mut done.step_seconds);
             scale_changes.push(done.scale_changes);
+            prompt_changes.push(done.prompt_changes);
         }
-        Output {
+        let output = Output {
             images,
             seeds,
             seconds: self.seconds,
             step_seconds,
             scale_changes,
+            prompt_changes,
             intermediates: self.captures.into_tensors(),
             attributions: self.attributions,
             truncated_tokens: self.plan.prompt.prompt.truncated_tokens,
-        }
+        };
+        (output, self.job)
     }
 
     /// The job of a request that has failed.
@@ -291,16 +340,24 @@ impl<'a> RunningRequest<'a> {
     }
 }
 
+/// The parts of a request that all of its images share.
+struct Prepared {
+    plan: RequestPlan,
+    conditioning: Conditioning,
+    changed: Vec<Arc<ChangedPrompts>>,
+    init_image: Option<Arc<InitImage>>,
+}
+
 /// Runs the stages of a request that all of its images share.
 fn prepare(
     executables: &mut Executables<'_>,
     residency: EncoderResidency,
     job: &mut Job<'_>,
     (captures, seconds): (&mut Captures, &mut BTreeMap<Stage, f64>),
-) -> Result<(RequestPlan, Conditioning, Option<Arc<InitImage>>)> {
+) -> Result<Prepared> {
     job.request.check()?;
     executables.cache.begin_request();
-    let plan = RequestPlan::new(executables, residency, &job.request)?;
+    let plan = RequestPlan::new(executables, Room::Memory(residency), &job.request)?;
     let cancel = job.callbacks.cancel.clone();
     plan.compile(executables, &cancel)?;
     let (texts, concepts) = job.stage((Stage::Text, 0), seconds, |request| {
@@ -321,7 +378,18 @@ fn prepare(
         None
     };
     executables.cache.release_encoders();
-    let conditioning =
-        job.stage((Stage::Condition, 0), seconds, |_| condition::run(executables, &plan, &texts, &images, captures))?;
-    Ok((plan, conditioning, init_image))
+    let (conditioning, changed) = job.stage((Stage::Condition, 0), seconds, |request| {
+        if request.prompt_changes.is_empty() {
+            return Ok((condition::run(executables, &plan, &texts, &images, captures)?, Vec::new()));
+        }
+        // Each runs the conditioner again, so on a GPU all are copied to places of their own.
+        let (conditioning, _) =
+            note(executables, |executables| condition::run(executables, &plan, &texts, &images, captures))?;
+        let encode = |change: &PromptChange| -> Result<_> {
+            let (changed, _) = ChangedPrompts::new(executables, (request, &plan), &change.prompts, &cancel)?;
+            Ok(Arc::new(changed))
+        };
+        Ok((conditioning, request.prompt_changes.iter().map(encode).collect::<Result<_>>()?))
+    })?;
+    Ok(Prepared { plan, conditioning, changed, init_image })
 }

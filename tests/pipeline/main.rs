@@ -21,6 +21,7 @@ mod guidance_interval;
 mod image_prompts;
 mod init_image;
 mod live;
+mod live_prompts;
 mod loras;
 mod plus;
 mod previews;

@@ -18,8 +18,13 @@ use crate::pipeline::stages::image::AdapterImages;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-/// The denoiser's inputs for an image of the request, the same for all of its images: all but the LoRAs' scales.
-pub(in crate::pipeline) type Conditioning = Vec<Arc<TensorRef<'static>>>;
+/// The conditioning of a request's images, the same for all of them.
+pub(in crate::pipeline) struct Conditioning {
+    /// The denoiser's inputs: all but the LoRAs' scales.
+    pub(in crate::pipeline) inputs: Vec<Arc<TensorRef<'static>>>,
+    /// Whether they outlast other runs of the conditioner.
+    pub(in crate::pipeline) outlasts: bool,
+}
 
 /// The results of a part of the conditioner by their names, in its order.
 type Results = Vec<(String, Arc<TensorRef<'static>>)>;
@@ -30,7 +35,7 @@ fn bind(
     tokens: &[Vec<i32>],
     mut values: HashMap<String, Arc<TensorRef<'static>>>,
     branches: &ImageBranches,
-) -> Result<Conditioning> {
+) -> Result<Vec<Arc<TensorRef<'static>>>> {
     let lacks = |input: &DenoiserInput| Error::Graph(format!("the conditioning has no `{}`", input.name));
     let bind = |input: &DenoiserInput| {
         Ok(Arc::new(match input.role {
@@ -61,14 +66,16 @@ pub(in crate::pipeline) fn run(
     require_conditioning(executables, &plan.denoise, plan.placement)?;
     let models = executables.compiler.models;
     let width = models.unet.config.cross_attention_dim;
-    let mut values = HashMap::new();
+    let (mut values, mut outlasts) = (HashMap::new(), true);
     for part in plan.denoise.conditioning_parts() {
         let inputs = match part {
             ConditioningPart::Time => times(plan, texts),
             ConditioningPart::Text => vec![text(plan, texts, width)],
             ConditioningPart::Image => image_embeddings(models, plan, images),
         };
-        values.extend(run_part(executables, plan, *part, &inputs)?.iter().cloned());
+        let (results, outlast) = run_part(executables, plan, *part, &inputs)?;
+        values.extend(results.iter().cloned());
+        outlasts &= outlast;
     }
     if captures.enabled() && !plan.branches.tokens.is_empty() {
         let mut all = Vec::new();
@@ -82,16 +89,16 @@ pub(in crate::pipeline) fn run(
     let mut tokens = vec![texts.iter().map(|t| t.tokens as i32).collect()];
     tokens.extend(plan.branches.tokens.iter().map(|count| vec![*count as i32; plan.denoise.shape.batch]));
     let interface = DenoiserInterface::new(&models.unet.config, &plan.denoise.shape);
-    bind(&interface, &tokens, values, &plan.branches)
+    Ok(Conditioning { inputs: bind(&interface, &tokens, values, &plan.branches)?, outlasts })
 }
 
-/// Runs a part of the conditioner, or finds the results of an earlier run on the same values.
+/// Runs a part of the conditioner, or finds the results of an earlier run on the same values; also says whether they outlast the next run.
 fn run_part(
     executables: &mut Executables<'_>,
     plan: &RequestPlan,
     part: ConditioningPart,
     inputs: &[Vec<f32>],
-) -> Result<Arc<Results>> {
+) -> Result<(Arc<Results>, bool)> {
     let lora_scales = &plan.lora_scales.unet;
     let hasher = ContentHasher::new("conditioning")
         .value(&(part, plan.denoise.conditioning(part), plan.placement))
@@ -99,7 +106,7 @@ fn run_part(
     let hasher = inputs.iter().fold(hasher, |hasher, input| hasher.bytes(bytemuck::cast_slice(input)));
     let key = hasher.key();
     if let Some(known) = executables.cache.contents.get(key) {
-        return Ok(known);
+        return Ok((known, true));
     }
     let conditioner = executables.conditioner(part, &plan.denoise, plan.placement)?;
     let names: Vec<String> = conditioner.graph().outputs.iter().map(|(name, _)| name.clone()).collect();
@@ -118,22 +125,22 @@ fn run_part(
     if !on_device {
         let results = results(outputs.values);
         executables.cache.contents.put(key, results.clone(), bytes);
-        return Ok(results);
+        return Ok((results, true));
     }
     let records = executables.cache.contents.records();
     // Where encoders are freed, the memory is for the denoise loop, which is still to be compiled.
     if !records && (executables.cache.free_encoders || !executables.cache.contents.holds(bytes)) {
-        return Ok(results(outputs.values));
+        return Ok((results(outputs.values), false));
     }
     let conditioner = executables.conditioner(part, &plan.denoise, plan.placement)?;
     match conditioner.persist(outputs.values.clone()) {
         Ok(values) => {
             let results = results(values);
             executables.cache.contents.put_on_device(key, results.clone(), bytes);
-            Ok(results)
+            Ok((results, true))
         }
         // What is not needed makes no request fail.
-        Err(Error::Memory { .. }) if !records => Ok(results(outputs.values)),
+        Err(Error::Memory { .. }) if !records => Ok((results(outputs.values), false)),
         Err(error) => Err(error),
     }
 }
