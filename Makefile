@@ -1,7 +1,7 @@
 # `make help` says what there is.
 
 CARGO ?= cargo
-EXAMPLES := 01_generate 02_many_prompts 03_sweep_scale 04_cancel 05_inspect 06_engine 07_batch 08_session 09_live_scale
+EXAMPLES := 01_generate 02_many_prompts 03_sweep_scale 04_cancel 05_inspect 06_engine 07_batch 08_session 09_live_scale 10_stream
 
 # NVRTC of a pinned version, which tools/get-nvrtc.sh brings, compiles the kernels for the tests, and a warning or a spill is an
 # error there. BRAID_NVRTC names another NVRTC.

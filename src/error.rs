@@ -87,6 +87,13 @@ pub enum Error {
         /// A remedy to try.
         hint: String,
     },
+    /// A frame of a [`crate::Stream`] cannot be drawn; the next one may.
+    Frame {
+        /// The number of the frame, from 0.
+        number: u64,
+        /// The failure of its request.
+        error: Box<Error>,
+    },
     /// The request's cancel token was set.
     Cancelled,
     /// An engine's queue is full.
@@ -161,6 +168,7 @@ impl Error {
                 Message::from(format!("out of memory in {stage}: {need} bytes needed, {have} available; ")).then(hint)
             }
             Self::NotFinite { stage, hint } => format!("{stage} gave a value that is not finite; {hint}").into(),
+            Self::Frame { number, error } => Message::from(format!("frame {number}: ")).then(&error.message()),
             Self::Cancelled => "cancelled".into(),
             Self::Busy { waiting } => {
                 format!("busy: {waiting} requests wait, as many as may; submit it again later, or let more wait").into()

@@ -38,6 +38,7 @@
 //! | [`LivePrompts`], [`PromptChange`], [`Prompts`] | – | prompts and references that change between two steps |
 //! | [`Callbacks`], [`Progress`], [`CancelToken`] | `callback_on_step_end`, `_interrupt` | progress of a request, and its cancellation |
 //! | [`Session`] | – | a request with its conditioning, to be drawn again with other seeds, scales, steps |
+//! | [`Stream`], [`Frame`] | StreamDiffusion | image to image from frames that follow one another |
 //! | [`Engine`], [`Ticket`] | – | a queue before a pipeline, for programs of many threads |
 //! | [`Output`] | `StableDiffusionXLPipelineOutput` | images, seeds, times, and intermediate results on request |
 //! | [`WorkloadShape`] | – | the sizes shared by requests that run the same executables; see [`Pipeline::prepare`] |
@@ -101,10 +102,10 @@ pub use inputs::image::{AlphaMode, Image};
 pub use inputs::noise::{PhiloxGrid, RngKind};
 pub use output::PngMetadata;
 pub use pipeline::{
-    AttributionMap, Callbacks, CancelToken, Combine, DeviceChoice, EncodedImage, EncoderResidency, HostTensor,
+    AttributionMap, Callbacks, CancelToken, Combine, DeviceChoice, EncodedImage, EncoderResidency, Frame, HostTensor,
     ImagePrompt, LivePrompts, LiveScales, LongPrompts, MemoryEstimate, Output, Pipeline, PipelineOptions,
     PreparedPrompts, Preview, Progress, PromptChange, PromptWeights, Prompts, Quantization, Reference, ReferenceImage,
-    Request, ScaleChange, Scales, SizeConditioning, Stage, WeightsHash, WorkloadShape,
+    Request, ScaleChange, Scales, SizeConditioning, Stage, Stream, WeightsHash, WorkloadShape,
 };
 pub use schedulers::{PredictionType, SchedulerConfig, SchedulerKind, SigmaSchedule, TimestepSpacing};
 pub use session::Session;

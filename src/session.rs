@@ -1,7 +1,8 @@
 //! Requests that are drawn again from one prepared conditioning.
 
 use crate::error::Result;
-use crate::pipeline::{Callbacks, Held, Output, Pipeline, PreparedPrompts, Prompts, Request};
+use crate::inputs::image::Image;
+use crate::pipeline::{Callbacks, Held, Output, Pipeline, PreparedPrompts, Prompts, Request, Stream};
 use std::ops::Deref;
 use std::sync::Arc;
 
@@ -70,6 +71,14 @@ impl<P: Deref<Target = Pipeline>> Session<P> {
     /// As [`Pipeline::generate_with`].
     pub fn generate_with(&self, request: &Request, callbacks: Callbacks<'_>) -> Result<Output> {
         self.pipeline.generate_with(request, callbacks)
+    }
+
+    /// Draws each image of an iterator by the request, whose [`Request::init_image`] is one of their size: image to image, frame by frame.
+    ///
+    /// # Errors
+    /// [`crate::Error::Parameter`] for a request without an image to begin with, or of several images.
+    pub fn stream<I: IntoIterator<Item = Image>>(&self, images: I) -> Result<Stream<'_, I::IntoIter>> {
+        Stream::new(&self.pipeline, &self.request, images.into_iter())
     }
 
     /// Encodes prompts and references that are to take the place of the request's own; see [`Pipeline::prepare_prompts`].

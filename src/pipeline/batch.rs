@@ -61,6 +61,13 @@ impl<'a> Batch<'a> {
         self.requests.iter().all(|(_, request)| request.outlasts())
     }
 
+    /// The most images like the last request's that are in flight where one begins at each step.
+    pub(super) fn most_staggered(&self, executables: &Executables<'_>) -> Option<usize> {
+        let (_, last) = self.requests.last()?;
+        let most = executables.most_images(last.plan.latent).min(last.plan.table.steps.len());
+        Some(if self.outlasts() { most } else { 1 })
+    }
+
     /// Whether nothing is under way.
     fn is_idle(&self) -> bool {
         self.requests.is_empty()

@@ -43,6 +43,7 @@ mod request;
 mod residency;
 mod running;
 mod stages;
+mod stream;
 mod taesd;
 #[cfg(test)]
 mod tests;
@@ -70,6 +71,7 @@ pub use request::{
     Progress, Request, Stage,
 };
 pub use residency::{EncoderResidency, MemoryEstimate};
+pub use stream::{Frame, Stream};
 pub use workload::WorkloadShape;
 
 use crate::compat::Compat;

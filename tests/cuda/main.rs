@@ -37,6 +37,7 @@ mod shared;
 mod single;
 #[path = "../common/small_unet.rs"]
 mod small_unet;
+mod stream;
 mod weight_keys;
 
 use braid::Result;

@@ -30,6 +30,7 @@ mod reference_texts;
 mod repeated;
 mod requests;
 mod stated;
+mod stream;
 mod taesd;
 mod tiling;
 mod vae_file;
