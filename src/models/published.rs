@@ -1,7 +1,8 @@
-//! Sizes of the published models: SDXL base 1.0, the image encoder ViT-bigG/14 and `ip-adapter_sdxl`.
+//! Sizes of the published models: SDXL base 1.0, the image encoder ViT-bigG/14, `ip-adapter_sdxl` and `taesdxl`.
 
 use super::clip::{Activation, ClipTextConfig, ClipVisionConfig};
 use super::ip_adapter::AdapterConfig;
+use super::taesd::{TaesdConfig, TaesdSide};
 use super::unet::UnetConfig;
 use super::vae::VaeConfig;
 
@@ -96,4 +97,13 @@ pub fn adapter() -> AdapterConfig {
         widths: unet().cross_attention_widths(),
         resampler: None,
     }
+}
+
+/// A half of `taesdxl`.
+pub fn taesd(side: TaesdSide) -> TaesdConfig {
+    let num_blocks = match side {
+        TaesdSide::Encoder => vec![1, 3, 3, 3],
+        TaesdSide::Decoder => vec![3, 3, 3, 1],
+    };
+    TaesdConfig { side, channels: 64, latent_channels: 4, num_blocks, scaling_factor: 1.0 }
 }

@@ -3,6 +3,7 @@
 use super::clip::{Activation, ClipTextConfig, ClipVisionConfig};
 use super::ip_adapter::AdapterConfig;
 use super::published;
+use super::taesd::TaesdSide;
 use super::unet::UnetConfig;
 use super::vae::VaeConfig;
 use crate::error::Error;
@@ -58,6 +59,12 @@ fn sdxl() {
         "num_hidden_layers": 48, "patch_size": 14, "projection_dim": 1280
     }});
     assert_eq!(ClipVisionConfig::from_json(path(), &vision).unwrap(), published::vision());
+    // The published taesdxl's parameters.
+    for (side, parameters) in [(TaesdSide::Encoder, 1_222_532), (TaesdSide::Decoder, 1_222_531)] {
+        let tensors = published::taesd(side).tensors();
+        let count: usize = tensors.iter().map(|(_, shape)| shape.iter().product::<usize>()).sum();
+        assert_eq!(count, parameters, "{side:?}");
+    }
 }
 
 #[test]

@@ -89,6 +89,51 @@ fn whole_image_prediction() {
     assert_eq!((plain["stages"][1]["runs"].as_u64(), number(&plain["stages"][1]["flops"])), (Some(0), 0.0));
 }
 
+/// A frame is TAESD and the UNet, with what lies around them; a new reference is its encoder and the conditioning that it changes.
+#[test]
+fn frames_of_a_stream() {
+    let number = |value: &Value| value.as_f64().unwrap();
+    let predict = |stream: &str| {
+        let args = ["roofline", "--gpu", "h200", "--size", "512", "-b", "1", "-n", "1", "--adapter", "-o", "json"];
+        json(&[&args[..], &["--stream", stream]].concat())[0].clone()
+    };
+    let runs = |row: &Value| -> Vec<(String, u64)> {
+        let stages = row["stages"].as_array().unwrap().iter();
+        stages.map(|s| (s["part"].as_str().unwrap().to_owned(), s["runs"].as_u64().unwrap())).collect()
+    };
+    let of = |row: &Value, part: &str, key: &str| {
+        let stages = row["stages"].as_array().unwrap();
+        number(&stages.iter().find(|s| s["part"] == part).unwrap()[key])
+    };
+    let from_text = predict("txt2img");
+    let parts = [("image", 0), ("reference", 0), ("unet", 1), ("taesd-decoder", 1)];
+    assert_eq!(runs(&from_text), parts.map(|(part, runs)| (part.to_owned(), runs)));
+    let from_images = predict("img2img");
+    assert!(runs(&from_images).contains(&("taesd-encoder".to_owned(), 1)), "{:?}", runs(&from_images));
+    // Thirty 3x3 convolutions of 64 channels in each half, and what is before, between and after them.
+    assert!((of(&from_text, "taesd-decoder", "flops") / 141.3e9 - 1.0).abs() < 0.01);
+    assert!((of(&from_images, "taesd-encoder", "flops") / 122.3e9 - 1.0).abs() < 0.01);
+    assert!((of(&from_text, "image", "flops") / 0.97e12 - 1.0).abs() < 0.02);
+    for row in [&from_text, &from_images] {
+        let frames = &row["frames"];
+        let all = |keys: &[&str], key: &str| keys.iter().map(|part| of(row, part, key)).sum::<f64>();
+        let mut parts = vec!["unet", "taesd-decoder"];
+        parts.extend((frames["stream"] == "img2img").then_some("taesd-encoder"));
+        assert!((number(&frames["floor_seconds"]) / all(&parts, "floor_seconds") - 1.0).abs() < 1e-9);
+        let reference = all(&["image", "reference"], "floor_seconds");
+        assert!((number(&frames["reference_floor_seconds"]) / reference - 1.0).abs() < 1e-9);
+        // The loop has a node for its input, one for the step and one for its counter; the decoder makes bytes.
+        assert!(number(&frames["nodes"]) >= all(&parts, "nodes") + 4.0, "{frames}");
+        if let Some(modelled) = frames["modelled_seconds"].as_f64() {
+            let beside = number(&frames["around_seconds"]);
+            assert!((modelled / (all(&parts, "modelled_seconds") + beside) - 1.0).abs() < 1e-9);
+            assert!(beside > 2.0 * 10e-6 && beside < 1e-3, "{frames}");
+            assert!((number(&frames["frames_per_second"]) * modelled - 1.0).abs() < 1e-9);
+        }
+    }
+    assert!(number(&from_images["frames"]["around_seconds"]) > number(&from_text["frames"]["around_seconds"]));
+}
+
 #[test]
 fn bad_arguments() {
     let dir = tempfile::tempdir().unwrap();
@@ -106,6 +151,7 @@ fn bad_arguments() {
         (&["ops", "--model", "small", "--size", "64", "-r", "1", "--only", "no such"], 2, "--only"),
         (&["roofline", "--gpu", "a100", "--measured", "/none/m.json"], 1, "/none/m.json"),
         (&["roofline", "--gpu", "a100", "--measured", other], 2, "--measured"),
+        (&["roofline", "--gpu", "a100", "--stream", "video"], 2, "--stream"),
         (&["plot"], 2, "plot"),
         (&["plot", "/none/m.json"], 1, "/none/m.json"),
         (&["plot", text], 1, "JSON"),

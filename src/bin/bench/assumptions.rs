@@ -76,6 +76,15 @@ pub const NODE: f64 = 1e-6;
 /// The least seconds of a kernel. Assumed.
 pub const LEAST: f64 = 3e-6;
 
+/// Seconds in which the host launches a captured graph and learns of its end, where nothing else is under way. Assumed.
+pub const GRAPH: f64 = 10e-6;
+
+/// Bytes a second between host and device: PCIe 4 with 16 lanes. Assumed; PCIe 5, which an H100 and an H200 have, does twice that.
+pub const HOST: f64 = 25e9;
+
+/// Bytes that move within the device for each value of the UNet's inputs where an image begins: copied in f32, then converted to f16.
+pub const BEGIN: f64 = 14.0;
+
 /// The share of a memory's bandwidth on the data sheet that kernels reach. Assumed.
 pub const MEMORY: f64 = 0.9;
 

@@ -48,7 +48,8 @@ beside what a copy and a large product reach in the same run. It needs no files.
 
 const ROOFLINE: &str = "\
 roofline needs no device and no model: for a request of SDXL it gives every operation's FLOPs,
-bytes, shortest time, kernel, tile and wave efficiency on a GPU, and from them a time.
+bytes, shortest time, kernel, tile and wave efficiency on a GPU, and from them a time. With
+--stream it gives the time of a frame and of a new reference image between two frames.
 ";
 
 const WORK: &str = "Both ops and roofline take:\n";

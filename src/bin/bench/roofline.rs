@@ -7,25 +7,21 @@
 
 use crate::arguments;
 use crate::assumptions::{self, Assumptions};
+use crate::frames::{Frames, Stream};
 use crate::gpus::{self, GPUS, Gpu};
 use crate::host::Host;
 use crate::lists;
-use crate::model::{self, Modelled};
+use crate::prediction::{Predicted, Stage};
 use crate::results::Measurements;
-use crate::work::{Label, Operation, Part, Setting, hollow};
+use crate::work::{Operation, Part, Setting, hollow};
 use crate::work_options::{self, FACTOR, WorkOptions};
-use braid::Error;
 use braid::cli::failure::Failure;
 use braid::cli::flag::{self, Flag};
 use braid::cli::terminal;
 use braid::cli::value::{Value, any_of};
-use braid::device::cuda::driver::Launch;
-use braid::device::cuda::{ChunkLimits, LoweringOptions, LoweringReport};
-use braid::tensor::DType;
 use serde::Serialize;
+use std::collections::BTreeMap;
 
-/// Bytes of an element as a GPU stores it.
-const SIZE: usize = 2;
 /// The length of the list of the worst.
 const WORST: usize = 10;
 
@@ -34,6 +30,24 @@ pub struct Options {
     work: WorkOptions,
     gpus: Vec<Gpu>,
     measured: Option<Measurements>,
+    stream: Option<Stream>,
+}
+
+impl Options {
+    /// The number of times that an image, or a frame of a stream, runs a part.
+    fn runs(&self, part: Part, steps: usize) -> usize {
+        match (part, self.stream) {
+            (Part::Unet, _) => steps,
+            (_, Some(stream)) => usize::from(stream.parts().contains(&part)),
+            (_, None) => usize::from(Part::REQUEST.contains(&part)),
+        }
+    }
+
+    /// Whether a part is in the table of parts: it is run, a new reference of a stream runs it, or its operations are asked for.
+    fn shows(&self, part: Part) -> bool {
+        let reference = self.stream.is_some() && Frames::REFERENCE.contains(&part);
+        self.runs(part, 1) > 0 || reference || self.work.parts.contains(&part)
+    }
 }
 
 /// The flags beside those of [`WorkOptions`].
@@ -47,6 +61,13 @@ pub const FLAGS: &[Flag<Options>] = &[
             o.measured = Some(Measurements::read(&v.path()?)?);
             Ok(())
         },
+        ..Flag::NEW
+    },
+    Flag {
+        long: "--stream",
+        value: Some("KIND"),
+        help: "txt2img or img2img: frames through TAESD in place of one request; with -b 1 -n 1, as SDXL-Turbo's",
+        set: |o, v| Stream::read(v).map(|stream| o.stream = Some(stream)),
         ..Flag::NEW
     },
 ];
@@ -64,7 +85,8 @@ fn gpus(o: &mut Options, value: &mut Value<'_>) -> Result<(), Failure> {
 
 /// Runs it; `false` where help was asked for.
 pub fn run(mut parser: lexopt::Parser) -> Result<bool, Failure> {
-    let mut options = Options { work: WorkOptions::new(vec![Part::Unet]), gpus: Vec::new(), measured: None };
+    let work = WorkOptions::new(vec![Part::Unet]);
+    let mut options = Options { work, gpus: Vec::new(), measured: None, stream: None };
     let work = |options: &mut Options, argument: &flag::Argument, p: &mut lexopt::Parser| {
         flag::take(work_options::FLAGS, argument, &mut options.work, p)
     };
@@ -77,8 +99,9 @@ pub fn run(mut parser: lexopt::Parser) -> Result<bool, Failure> {
     let mut rows = Vec::new();
     for setting in options.work.settings()? {
         let pass_flops = setting.pass_flops()?;
-        let work = Part::ALL.map(|part| setting.operations(part, &hollow()).map(|list| (part, list)));
-        let work = work.into_iter().collect::<Result<Vec<_>, _>>()?;
+        let parts = Part::ALL.into_iter().filter(|part| options.shows(*part));
+        let work = parts.map(|part| setting.operations(part, &hollow()).map(|list| (part, list)));
+        let work = work.collect::<Result<Vec<_>, _>>()?;
         for gpu in &options.gpus {
             rows.push(Roofline::new(*gpu, &setting, pass_flops, &work, &options)?);
         }
@@ -86,153 +109,6 @@ pub fn run(mut parser: lexopt::Parser) -> Result<bool, Failure> {
     let cells = |row: &Roofline| row.ops.iter().map(|op| row.cells(op)).collect();
     terminal::print(&lists::pages(&rows, options.work.format, &TITLES, Roofline::markdown, cells))?;
     Ok(true)
-}
-
-/// The division of an operation into blocks.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-struct Cut {
-    /// The kernel that does most.
-    kernel: String,
-    blocks: usize,
-    /// Share of the tiles' elements that the result has.
-    tile_efficiency: f64,
-    /// Share of the multiprocessors' waves in which they have a block.
-    wave_efficiency: f64,
-}
-
-/// Elements of the result, GEGLU's gates included, that a block of a kernel makes, or rows of queries that it takes; `None` for
-/// kernels that do not multiply.
-fn elements(kernel: &str) -> Option<usize> {
-    match kernel {
-        "convolution_few_in" => return Some(16 * 128),
-        "convolution_few_out_4" => return Some(16 * 4),
-        "convolution_few_out_8" => return Some(16 * 8),
-        "attention_64" | "attention_80" => return Some(128),
-        "attention_112" => return Some(64),
-        _ if kernel.starts_with("decoupled_") => return Some(64),
-        _ => {}
-    }
-    let name = ["gemm_geglu_", "gemm_", "convolution_"].into_iter().find_map(|start| kernel.strip_prefix(start))?;
-    let (m, n) = name.split_once('x')?;
-    Some(m.parse::<usize>().ok()? * n.parse::<usize>().ok()?)
-}
-
-fn wave_count(blocks: usize, multiprocessors: usize) -> f64 {
-    blocks as f64 / (blocks.div_ceil(multiprocessors) * multiprocessors).max(1) as f64
-}
-
-impl Cut {
-    /// The division of an operation's launches; `None` where nothing is multiplied.
-    fn of(operation: &Operation, launches: &[Launch], multiprocessors: usize) -> Option<Self> {
-        let kernel = |l: &Launch| l.entry.rsplit_once('_').map_or(l.entry.as_str(), |(name, _)| name).to_owned();
-        let blocks = |l: &Launch| l.grid.iter().map(|n| *n as usize).product::<usize>();
-        let main: Vec<_> =
-            launches.iter().filter_map(|l| Some((kernel(l), blocks(l), elements(&kernel(l))?))).collect();
-        let (name, _, _) = main.iter().max_by_key(|(_, blocks, elements)| blocks * elements)?;
-        let made: usize = main.iter().map(|(_, blocks, elements)| blocks * elements).sum();
-        // Attention by products goes through scores and back: its launches do the same work each and fill their tiles.
-        let alone = main.len() == 1;
-        let tile_efficiency = if alone { (operation.cost.accumulators as f64 / made as f64).min(1.0) } else { 1.0 };
-        let inverse: f64 = main.iter().map(|(_, blocks, _)| 1.0 / wave_count(*blocks, multiprocessors)).sum();
-        Some(Self {
-            kernel: name.clone(),
-            blocks: main.iter().map(|(_, blocks, _)| blocks).sum(),
-            tile_efficiency,
-            wave_efficiency: main.len() as f64 / inverse,
-        })
-    }
-}
-
-/// An operation on a GPU.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-struct Predicted {
-    #[serde(flatten)]
-    label: Label,
-    /// FLOPs of one of them; the figures below are of one, too.
-    flops: f64,
-    /// FLOPs that the kernels compute: an upsample folded into a convolution leaves four of nine taps.
-    kernel_flops: f64,
-    bytes: f64,
-    /// The longer of computing and moving at full speed.
-    floor_seconds: f64,
-    /// The same with computing slowed by tiles and waves that are not full.
-    predicted_seconds: f64,
-    /// The time that `bench ops` measured, where that was given and has it.
-    measured_seconds: Option<f64>,
-    cut: Option<Cut>,
-    /// The present kernels and the library, where the build has the kernels' machine code.
-    modelled: Option<Modelled>,
-}
-
-impl Predicted {
-    fn of(operation: &Operation, gpu: &Gpu, measured: Option<f64>) -> Result<Self, Error> {
-        let settings = LoweringOptions {
-            dtype: DType::F16,
-            multiprocessors: gpu.multiprocessors,
-            capability: gpu.capability,
-            cublaslt: false,
-            limits: ChunkLimits::DEFAULT,
-        };
-        let (launches, _) = LoweringReport::work_of(operation.graph.clone(), &settings)?;
-        let phases = launches.iter().any(|l| l.entry.starts_with("convolution_") && l.grid[2] == 4);
-        let kernel_flops = if phases { operation.cost.flops() * 4.0 / 9.0 } else { operation.cost.flops() };
-        let cut = Cut::of(operation, &launches, gpu.multiprocessors);
-        let bytes = operation.cost.bytes(SIZE, SIZE);
-        let settings = LoweringOptions { cublaslt: true, ..settings };
-        let (present, library) = LoweringReport::work_of(operation.graph.clone(), &settings)?;
-        let library: Vec<_> = library.iter().map(|gemm| [gemm.n * gemm.batch, gemm.m, gemm.k]).collect();
-        let (compute, moving) = (kernel_flops / gpu.peak, bytes / gpu.bandwidth);
-        let share = cut.as_ref().map_or(1.0, |c| c.tile_efficiency * c.wave_efficiency);
-        Ok(Self {
-            label: operation.label.clone(),
-            flops: operation.cost.flops(),
-            kernel_flops,
-            bytes,
-            floor_seconds: compute.max(moving),
-            predicted_seconds: (compute / share).max(moving),
-            measured_seconds: measured,
-            modelled: model::operation(&present, &library, bytes, gpu),
-            cut,
-        })
-    }
-
-    fn all(&self, of_one: f64) -> f64 {
-        self.label.count as f64 * of_one
-    }
-}
-
-/// A part of a request: sums over its operations, of one run.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-struct Stage {
-    part: &'static str,
-    /// The number of times that a request runs it.
-    runs: usize,
-    flops: f64,
-    bytes: f64,
-    floor_seconds: f64,
-    predicted_seconds: f64,
-    /// The sum, where every operation was measured.
-    measured_seconds: Option<f64>,
-    /// The sum of the present kernels, where every one could be modelled.
-    modelled_seconds: Option<f64>,
-}
-
-impl Stage {
-    fn new(part: Part, runs: usize, ops: &[Predicted]) -> Self {
-        let total = |f: fn(&Predicted) -> f64| ops.iter().map(|o| o.all(f(o))).sum();
-        let measured: Option<f64> = ops.iter().map(|o| o.measured_seconds.map(|s| o.all(s))).sum();
-        let modelled: Option<f64> = ops.iter().map(|o| o.modelled.map(|m| o.all(m.seconds))).sum();
-        Self {
-            part: part.name(),
-            runs,
-            flops: total(|o| o.flops),
-            bytes: total(|o| o.bytes),
-            floor_seconds: total(|o| o.floor_seconds),
-            predicted_seconds: total(|o| o.predicted_seconds),
-            measured_seconds: measured.filter(|_| !ops.is_empty()),
-            modelled_seconds: modelled,
-        }
-    }
 }
 
 /// The work of a request on one GPU.
@@ -264,6 +140,10 @@ struct Roofline {
     picture_floor_seconds: f64,
     picture_predicted_seconds: f64,
     image_modelled_seconds: Option<f64>,
+    /// The frames of a stream, where they were asked for: an image is a frame then.
+    frames: Option<Frames>,
+    /// The modelled seconds of an image by what bounds its operations.
+    bounds: BTreeMap<&'static str, f64>,
     stages: Vec<Stage>,
     /// The longest altogether first.
     ops: Vec<Predicted>,
@@ -301,12 +181,16 @@ impl Roofline {
         options: &Options,
     ) -> Result<Self, Failure> {
         let (size, measured) = (setting.side * FACTOR, options.measured.as_ref());
-        let (mut stages, mut ops) = (Vec::new(), Vec::new());
+        let (mut stages, mut ops, mut bounds) = (Vec::new(), Vec::new(), BTreeMap::new());
         for (part, list) in work {
             let seconds = |label| measured.and_then(|m| m.seconds(setting.model.name(), size, setting.batch, label));
             let list = list.iter().map(|o| Predicted::of(o, &gpu, seconds(&o.label))).collect::<Result<Vec<_>, _>>()?;
-            let runs = if *part == Part::Unet { setting.steps } else { usize::from(!list.is_empty()) };
+            let runs = if list.is_empty() { 0 } else { options.runs(*part, setting.steps) };
             stages.push(Stage::new(*part, runs, &list));
+            for op in &list {
+                let Some(modelled) = op.modelled else { continue };
+                *bounds.entry(modelled.bound).or_default() += runs as f64 * op.all(modelled.seconds);
+            }
             if options.work.parts.contains(part) {
                 ops.extend(list);
             }
@@ -320,6 +204,7 @@ impl Roofline {
         let image = |f: fn(&Stage) -> f64| stages.iter().map(|s| s.runs as f64 * f(s)).sum();
         let (floor, predicted) = (image(|s| s.floor_seconds), image(|s| s.predicted_seconds));
         let modelled = stages.iter().map(|s| s.modelled_seconds.map(|one| s.runs as f64 * one)).sum();
+        let frames = options.stream.map(|stream| Frames::new(stream, setting, &gpu, &stages)).transpose()?;
         let step = stages.iter().find(|s| s.part == Part::Unet.name());
         let step = step.cloned().unwrap_or_else(|| Stage::new(Part::Unet, 0, &[]));
         Ok(Self {
@@ -343,6 +228,8 @@ impl Roofline {
             picture_floor_seconds: floor,
             picture_predicted_seconds: predicted,
             image_modelled_seconds: modelled,
+            frames,
+            bounds,
             stages,
             ops,
             worst,
@@ -380,6 +267,40 @@ impl Roofline {
         ]
     }
 
+    /// The modelled milliseconds of an image by what bounds its operations, the most first.
+    fn bounds_text(&self) -> String {
+        let mut bounds: Vec<_> = self.bounds.iter().collect();
+        bounds.sort_by(|a, b| b.1.total_cmp(a.1));
+        let texts: Vec<_> = bounds.iter().map(|(bound, seconds)| format!("{bound} {:.2}", *seconds * 1e3)).collect();
+        if texts.is_empty() { String::new() } else { format!("of it, ms by bound: {}\n", texts.join(", ")) }
+    }
+
+    /// The table of parts.
+    fn parts_table(&self) -> String {
+        let ms = |s: f64| format!("{:.2}", s * 1e3);
+        let stages: Vec<_> = self
+            .stages
+            .iter()
+            .filter(|s| s.flops > 0.0)
+            .map(|s| {
+                let all = s.runs as f64;
+                vec![
+                    s.part.into(),
+                    s.runs.to_string(),
+                    format!("{:.3}", s.flops / 1e12),
+                    format!("{:.2}", s.bytes / 1e9),
+                    s.nodes.to_string(),
+                    ms(s.floor_seconds),
+                    s.modelled_seconds.map_or(String::new(), ms),
+                    s.measured_seconds.map_or(String::new(), ms),
+                    ms(all * s.modelled_seconds.unwrap_or(s.floor_seconds)),
+                ]
+            })
+            .collect();
+        let parts = ["part", "runs", "TFLOP", "GB", "nodes", "floor ms", "modelled ms", "measured ms", "all runs ms"];
+        lists::markdown(&parts, &stages, 0)
+    }
+
     /// The page for a terminal: the columns that matter most.
     fn markdown(&self) -> String {
         let row = |o: &Predicted| {
@@ -401,25 +322,6 @@ impl Roofline {
         let titles = ["part", "op", "shape", "n", "floor", "modelled", "measured", "bound by", "kernel", "full %"];
         let list = |ops: &[Predicted]| lists::markdown(&titles, &ops.iter().map(row).collect::<Vec<_>>(), 1);
         let ms = |s: f64| format!("{:.2}", s * 1e3);
-        let stages: Vec<_> = self
-            .stages
-            .iter()
-            .filter(|s| s.runs > 0)
-            .map(|s| {
-                let all = s.runs as f64;
-                vec![
-                    s.part.into(),
-                    s.runs.to_string(),
-                    format!("{:.3}", s.flops / 1e12),
-                    format!("{:.2}", s.bytes / 1e9),
-                    ms(s.floor_seconds),
-                    s.modelled_seconds.map_or(String::new(), ms),
-                    s.measured_seconds.map_or(String::new(), ms),
-                    ms(all * s.modelled_seconds.unwrap_or(s.floor_seconds)),
-                ]
-            })
-            .collect();
-        let parts = ["part", "runs", "TFLOP", "GB", "floor ms", "modelled ms", "measured ms", "all runs ms"];
         let modelled = self.modelled_seconds.zip(self.image_modelled_seconds);
         let (step, image, about) = match (modelled, &self.assumptions) {
             (Some((step, image)), Some(assumed)) => {
@@ -440,7 +342,7 @@ impl Roofline {
         format!(
             "{} at {}x{}, {} row(s): {:.2} TFLOP per UNet pass of one row\n\
              a step: {:.2} TFLOP, {:.2} GB, floor {} ms{step}{}\n\
-             an image of {} steps: floor {:.3} s{image}\n\
+             an image of {} steps: floor {:.3} s{image}\n{}{}\
              floor: us at the data sheet's full speed; full %: of tiles and waves of own kernels; -o csv has all columns\n\
              {about}\n\n{}\n{}\n\
              The {} worst by wave efficiency:\n\n{}",
@@ -455,14 +357,12 @@ impl Roofline {
             self.measured_seconds.map_or(String::new(), |s| format!(", measured {} ms", ms(s))),
             self.steps,
             self.picture_floor_seconds,
-            lists::markdown(&parts, &stages, 0),
+            self.bounds_text(),
+            self.frames.as_ref().map_or(String::new(), Frames::text),
+            self.parts_table(),
             list(&self.ops),
             self.worst.len(),
             list(&self.worst)
         )
     }
 }
-
-#[cfg(test)]
-#[path = "roofline_tests.rs"]
-mod tests;

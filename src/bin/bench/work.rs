@@ -2,10 +2,13 @@
 
 use braid::cli::failure::Failure;
 use braid::cli::value::Value;
+use braid::device::{LoopSpec, PixelRounding, Role};
 use braid::graph::{Graph, Node, OpCost, OpLabel, fuse};
 use braid::models::clip::{ClipTextShape, VisionOutputs, clip_text, clip_vision};
 use braid::models::ip_adapter::Adapter;
-use braid::models::unet::{BranchShape, ConditioningPart, UnetShape, conditioning, denoiser};
+use braid::models::published;
+use braid::models::taesd::{TaesdConfig, TaesdSide, taesd};
+use braid::models::unet::{BranchShape, ConditioningPart, DenoiserInterface, UnetShape, conditioning, denoiser};
 use braid::models::vae::vae_decoder;
 use braid::synthetic::Sizes;
 use braid::tensor::DType;
@@ -31,11 +34,28 @@ pub enum Part {
     Unet,
     /// The VAE's decoder, for one image.
     Vae,
+    /// The conditioning that a new reference changes: its tokens, keys and values.
+    Reference,
+    /// TAESD's encoder, for one image.
+    TaesdEncoder,
+    /// TAESD's decoder, for one image.
+    TaesdDecoder,
 }
 
 impl Part {
-    /// All, in the order of a request.
-    pub const ALL: [Self; 5] = [Self::Text, Self::Image, Self::Condition, Self::Unet, Self::Vae];
+    /// Those of a request with the VAE, in their order.
+    pub const REQUEST: [Self; 5] = [Self::Text, Self::Image, Self::Condition, Self::Unet, Self::Vae];
+    /// All.
+    pub const ALL: [Self; 8] = [
+        Self::Text,
+        Self::Image,
+        Self::Condition,
+        Self::Reference,
+        Self::TaesdEncoder,
+        Self::Unet,
+        Self::TaesdDecoder,
+        Self::Vae,
+    ];
 
     /// As `--parts` names it.
     pub fn name(self) -> &'static str {
@@ -45,6 +65,9 @@ impl Part {
             Self::Condition => "condition",
             Self::Unet => "unet",
             Self::Vae => "vae",
+            Self::Reference => "reference",
+            Self::TaesdEncoder => "taesd-encoder",
+            Self::TaesdDecoder => "taesd-decoder",
         }
     }
 
@@ -109,6 +132,11 @@ impl ModelSize {
         }
         sizes
     }
+
+    fn taesd(self, side: TaesdSide) -> TaesdConfig {
+        let config = published::taesd(side);
+        if self == Self::Small { TaesdConfig { channels: 16, ..config } } else { config }
+    }
 }
 
 /// The settings that determine the shapes.
@@ -172,19 +200,45 @@ impl Setting {
             Part::Condition => vec![sizes.unet.tensors(), sizes.adapter.tensors()],
             Part::Unet => vec![sizes.unet.tensors()],
             Part::Vae => vec![sizes.vae.decoder_tensors()],
+            Part::Reference => vec![sizes.unet.tensors(), sizes.adapter.tensors()],
+            Part::TaesdEncoder => vec![self.model.taesd(TaesdSide::Encoder).tensors()],
+            Part::TaesdDecoder => vec![self.model.taesd(TaesdSide::Decoder).tensors()],
         }
     }
 
-    /// The fused graphs of a part over weights in `storage`; none of the image encoder where there is no adapter.
+    /// The fused graphs of a part over weights in `storage`; none of what reads a reference where there is no adapter.
     ///
     /// # Errors
     /// If a size does not fit the models.
     pub fn graphs(&self, part: Part, storage: &Arc<MappedBytes>) -> Result<Vec<Graph>, Error> {
+        Ok(self.models(part, storage)?.into_iter().map(fuse).collect())
+    }
+
+    /// The role for which a part's graphs are compiled.
+    pub fn role(&self, part: Part) -> Role {
+        match part {
+            Part::Text | Part::Image => Role::Plain,
+            Part::Condition | Part::Reference => Role::Condition,
+            Part::TaesdEncoder => Role::Encode,
+            Part::TaesdDecoder | Part::Vae => Role::Decode(PixelRounding::Nearest),
+            Part::Unet => {
+                let sizes = self.model.sizes();
+                let varying = DenoiserInterface::new(&sizes.unet, &self.shape(sizes.adapter.num_tokens)).varying();
+                Role::Denoise(LoopSpec { max_steps: self.steps, varying, noise: true, row_axes: Vec::new() })
+            }
+        }
+    }
+
+    /// The graphs of a part as [`Setting::graphs`] has them, before fusion.
+    ///
+    /// # Errors
+    /// As [`Setting::graphs`].
+    pub fn models(&self, part: Part, storage: &Arc<MappedBytes>) -> Result<Vec<Graph>, Error> {
         let sizes = self.model.sizes();
         let tables = self.tables(&sizes, part);
         let scopes = tables.into_iter().map(|t| scope(t, storage)).collect::<Result<Vec<_>, _>>()?;
         let shape = self.shape(sizes.adapter.num_tokens);
-        let graphs = match (part, scopes.as_slice()) {
+        Ok(match (part, scopes.as_slice()) {
             (Part::Text, [one, two]) => {
                 let (text, text_2) = (&sizes.text, &sizes.text_2);
                 let shape = |layers: usize, pooled| ClipTextShape {
@@ -207,11 +261,20 @@ impl Setting {
                 let adapters = if self.adapter { vec![adapter] } else { Vec::new() };
                 vec![conditioning(&sizes.unet, scope, &shape, self.steps, &adapters, ConditioningPart::ALL)?]
             }
+            (Part::Reference, [scope, adapter]) if self.adapter => {
+                let adapter = Adapter { config: &sizes.adapter, scope: adapter, positions: 0 };
+                vec![conditioning(&sizes.unet, scope, &shape, self.steps, &[adapter], &[ConditioningPart::Image])?]
+            }
+            (Part::TaesdEncoder, [scope]) => {
+                vec![taesd(&self.model.taesd(TaesdSide::Encoder), scope, self.side, self.side)?]
+            }
+            (Part::TaesdDecoder, [scope]) => {
+                vec![taesd(&self.model.taesd(TaesdSide::Decoder), scope, self.side, self.side)?]
+            }
             (Part::Unet, [scope]) => vec![denoiser(&sizes.unet, scope, &shape, &Compat::diffusers())?],
             (Part::Vae, [scope]) => vec![vae_decoder(&sizes.vae, scope, self.side, self.side, &Compat::diffusers())?],
             _ => Vec::new(),
-        };
-        Ok(graphs.into_iter().map(fuse).collect())
+        })
     }
 
     /// The distinct operations of a part, in the order in which they first occur.

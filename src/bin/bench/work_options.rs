@@ -28,7 +28,8 @@ pub const FLAGS: &[Flag<WorkOptions>] = &[
     Flag {
         long: "--parts",
         value: Some("LIST"),
-        help: "of text, image, condition, unet, vae [default: unet,vae for ops, unet for roofline]",
+        help: "of text, image, condition, unet, vae, taesd-encoder, taesd-decoder, reference (what a new one changes) \
+               [default: unet,vae for ops, unet for roofline]",
         set: |o, v| Part::read(v).map(|parts| o.parts = parts),
         ..Flag::NEW
     },

@@ -1,10 +1,15 @@
 //! The division of operations into blocks.
 
 use super::*;
-use crate::work::ModelSize;
+use crate::gpus;
+use crate::work::{ModelSize, Setting, hollow};
 
 fn operation(part: Part, kind: &str, shape: &str) -> Predicted {
-    let setting = Setting { model: ModelSize::Sdxl, side: 128, batch: 2, steps: 1, adapter: false };
+    operation_of((128, 2), part, kind, shape)
+}
+
+fn operation_of((side, batch): (usize, usize), part: Part, kind: &str, shape: &str) -> Predicted {
+    let setting = Setting { model: ModelSize::Sdxl, side, batch, steps: 1, adapter: false };
     let operations = setting.operations(part, &hollow()).unwrap();
     let found = operations.iter().find(|o| o.label.kind == kind && o.label.shape == shape).unwrap();
     Predicted::of(found, &gpus::find("h200").unwrap(), None).unwrap()
@@ -44,4 +49,24 @@ fn an_enlarging_convolution() {
     let up = operation(Part::Unet, "convolution", "2x32x32x1280 > 2x64x64x1280");
     assert!((up.kernel_flops / up.flops - 4.0 / 9.0).abs() < 1e-12);
     assert!(up.cut.unwrap().tile_efficiency > 0.99);
+}
+
+/// Products of one row of 512x512 have 256 or 1024 rows, and so fewer blocks than an H200 has multiprocessors.
+#[test]
+fn blocks_of_one_row() {
+    let blocks = |shape: &str| {
+        let cut = operation_of((64, 1), Part::Unet, "linear", shape).cut.unwrap();
+        (cut.kernel, cut.blocks)
+    };
+    assert_eq!(blocks("256x1280x1280"), ("gemm_64x64".into(), 4 * 20));
+    assert_eq!(blocks("1024x640x640"), ("gemm_128x64".into(), 8 * 10));
+}
+
+/// TAESD's convolutions have 64 channels, its latents 4: at 512x512 all of the image's tiles are full.
+#[test]
+fn tiny_decoder() {
+    let last = operation_of((64, 1), Part::TaesdDecoder, "convolution", "1x512x512x64 > 1x512x512x64");
+    assert_eq!(last.flops, 2.0 * 512.0 * 512.0 * 64.0 * 576.0);
+    let cut = last.cut.unwrap();
+    assert_eq!((cut.tile_efficiency, cut.kernel.starts_with("convolution_")), (1.0, true), "{cut:?}");
 }
