@@ -43,7 +43,8 @@ impl Grid {
         if letters == 0 { 0 } else { letters.min(MOST_LETTERS) * LETTER + GAP }
     }
 
-    fn size(&self) -> (usize, usize) {
+    /// Width and height of the whole.
+    pub fn size(&self) -> (usize, usize) {
         let span = |count: usize, each: usize| count * each + count.saturating_sub(1) * GAP;
         let (width, height) = (span(self.columns.len(), self.tile.0), span(self.rows.len(), self.tile.1));
         (2 * MARGIN + self.side() + width, 2 * MARGIN + HEAD + height)

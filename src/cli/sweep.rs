@@ -142,7 +142,8 @@ impl Sweep {
         let size = one_size(pipeline, &requests)?;
         let (rows, columns) = self.axes.split_at(self.axes.len() - 1);
         let grid = Grid::new(columns[0].labels(size.0), row_labels(rows), size)?;
-        ImageFormat::of(&self.options.output)?.check(size.0, size.1)?;
+        let (width, height) = grid.size();
+        ImageFormat::of(&self.options.output)?.check(width, height)?;
         let images = draw(pipeline, requests, cancel)?;
         system::stop(cancel)?;
         Ok(grid.draw(images.iter())?)

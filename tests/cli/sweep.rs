@@ -43,6 +43,17 @@ fn images_of_a_grid() {
     }
 }
 
+/// A format that cannot hold the grid is refused before anything is drawn, though it could hold each image.
+#[test]
+fn grid_too_long_for_its_format() {
+    let case = Case::make("diffusers", "euler");
+    // 341 columns of 40 pixels with gaps of 8 between them, and margins of 12: one pixel more than a WebP's side has.
+    let out = case.path("out.webp");
+    let text = failure(&sweep(&case, &["--over", "seed=1:341:1", "-W", "40", "-o", &out]).output().unwrap(), 2);
+    assert!(text.contains("--output: WebP holds sides of up to 16383, got 16384"), "{text}");
+    assert!(case.written().is_empty());
+}
+
 #[test]
 fn wrong_sweeps() {
     let case = Case::make("diffusers", "euler");
