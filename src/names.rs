@@ -27,6 +27,11 @@ pub fn any_of(names: &[&str]) -> String {
     }
 }
 
+/// A number of things with their noun: `1 mask`, `2 masks`.
+pub(crate) fn counted(count: usize, noun: &str) -> String {
+    format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
+}
+
 /// The length of [`any_of`]'s text.
 pub(crate) const fn any_of_len(names: &[&str]) -> usize {
     let (mut len, mut i) = (0, 0);
@@ -99,5 +104,10 @@ mod tests {
         const NAMES: &[&str] = &["a", "bc", "d"];
         const JOINED: [u8; any_of_len(NAMES)] = any_of_bytes(NAMES);
         assert_eq!(JOINED, any_of(NAMES).as_bytes());
+    }
+
+    #[test]
+    fn numbers_with_nouns() {
+        assert_eq!([0, 1, 2].map(|n| counted(n, "mask")), ["0 masks", "1 mask", "2 masks"]);
     }
 }

@@ -4,6 +4,7 @@ use super::failure::Failure;
 use crate::error::escape;
 use crate::inputs::fit::Fit;
 use crate::inputs::image::{AlphaMode, Image};
+use crate::names::counted;
 use crate::pipeline::{Combine, ImagePrompt, Reference, ReferenceImage, Scales};
 use std::path::PathBuf;
 
@@ -198,9 +199,9 @@ impl Adapters {
             adapter.settings()?.check()?;
             let (masks, images) = (adapter.masks().len(), adapter.images.len());
             if masks > 0 && masks < images {
-                let what =
-                    format!("{masks} masks for {images} images; give one after each --ip-adapter-image, or none");
-                return Err(Failure::usage(format!("--ip-adapter-mask: {what}")));
+                let (masks, images) = (counted(masks, "mask"), counted(images, "image"));
+                let what = "give one after each --ip-adapter-image, or none";
+                return Err(Failure::usage(format!("--ip-adapter-mask: {masks} for {images}; {what}")));
             }
         }
         Ok(())

@@ -8,6 +8,7 @@ use super::options::Options;
 use super::system;
 use super::value::Value;
 use crate::error::Error;
+use crate::names::counted;
 use crate::pipeline::{Pipeline, Request};
 use lexopt::Parser;
 use serde_json::{Map, Value as Json};
@@ -208,7 +209,11 @@ fn set_adapter(one: &mut Options, flag: &Flag<Options>, key: &str, value: &Json)
 fn set_each(one: &mut Options, flag: &Flag<Options>, key: &str, values: &[Json]) -> Result<(), Failure> {
     let images = one.adapters.all[0].images.len();
     if values.len() != images && values.len() != 1 {
-        return Err(Failure::usage(format!("`{key}`: {} values for {images} images", values.len())));
+        return Err(Failure::usage(format!(
+            "`{key}`: {} for {}",
+            counted(values.len(), "value"),
+            counted(images, "image")
+        )));
     }
     let of = |adapter: &mut Adapter, image: usize| std::mem::take(&mut adapter.images[image]);
     for image in 0..images {
@@ -280,6 +285,24 @@ mod tests {
         let [a, b] = read.adapters.all.as_slice() else { panic!() };
         assert_eq!((a.images.len(), b.images.len(), a.end, b.end), (1, 2, Some(0.5), Some(1.0)));
         assert!(refused(&two, r#"{"ip_adapter_end": 0.5}"#).contains("a list of 2 values is needed"));
+    }
+
+    /// Texts of references: those of all images, those of each, and a line's in their place.
+    #[test]
+    fn texts_of_lines() {
+        let texts = |options: &Options| -> Vec<Vec<(String, f32)>> {
+            let given = options.adapters.all[0].given_texts().unwrap();
+            given.into_iter().map(<[_]>::to_vec).collect()
+        };
+        let text = |text: &str, factor| vec![(text.to_owned(), factor)];
+        let all = command("-p x --ip-adapter a --ip-adapter-text stone:-0.5 --ip-adapter-image i --ip-adapter-image j");
+        assert_eq!(texts(&all), [text("stone", -0.5), text("stone", -0.5)]);
+        let read = request(&all, r#"{"ip_adapter_text": ["wood", "a: b:2"]}"#).unwrap();
+        assert_eq!(texts(&read), [text("wood", 1.0), text("a: b", 2.0)]);
+        let own = command("-p x --ip-adapter a --ip-adapter-image i --ip-adapter-text stone");
+        assert_eq!(texts(&request(&own, r#"{"ip_adapter_text": "wood"}"#).unwrap()), [text("wood", 1.0)]);
+        assert!(refused(&own, r#"{"ip_adapter_text": "wood:inf"}"#).contains("the factor must be a finite number"));
+        assert!(refused(&own, r#"{"ip_adapter_text": ["wood", "stone"]}"#).contains("2 values for 1 image"));
     }
 
     #[test]

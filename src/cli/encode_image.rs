@@ -8,6 +8,7 @@ use super::options::Options;
 use super::report::notes;
 use super::{files, system, terminal};
 use crate::error::escape;
+use crate::names::counted;
 use crate::pipeline::{EncodedImage, Pipeline};
 use serde_json::json;
 use std::ffi::OsString;
@@ -108,6 +109,6 @@ pub fn run(mut parser: lexopt::Parser) -> Outcome {
         return terminal::print(&terminal::json(&report));
     }
     let file = escape(&options.output.to_string_lossy());
-    let noun = if count == 1 { "image" } else { "images" };
-    terminal::print(&format!("{file}  {count} {noun} of {tokens} tokens, {seconds:.1} s on {device}\n"))
+    let (images, tokens) = (counted(count, "image"), counted(tokens, "token"));
+    terminal::print(&format!("{file}  {images} of {tokens}, {seconds:.1} s on {device}\n"))
 }

@@ -11,6 +11,7 @@ use super::report::{Report, notes, summary};
 use super::system::{self, MemoryMonitor};
 use super::{files, metadata, terminal};
 use crate::error::Error;
+use crate::names::counted;
 use crate::output::ImageFormat;
 use crate::pipeline::{Callbacks, CancelToken, Output, Pipeline, Progress, Request};
 use crate::schedulers::SchedulerKind;
@@ -40,8 +41,9 @@ pub fn run(options: &Options, path: &Path) -> Outcome {
     let run = Run { path, pipeline: &pipeline, tasks: &tasks, memory: &memory, cancel: &cancel, provenance };
     let failed = run.all()?;
     if !options.json {
-        let (seconds, count) = (begin.elapsed().as_secs_f64(), tasks.len());
-        terminal::print(&format!("{} of {count} requests, {seconds:.1} s on {}\n", count - failed, pipeline.device()))?;
+        let (seconds, done, all) =
+            (begin.elapsed().as_secs_f64(), tasks.len() - failed, counted(tasks.len(), "request"));
+        terminal::print(&format!("{done} of {all}, {seconds:.1} s on {}\n", pipeline.device()))?;
     }
     if failed > 0 { Err(Failure::Told(1)) } else { Ok(()) }
 }

@@ -4,6 +4,7 @@ use crate::compat::Compat;
 use crate::error::{Error, Field, Result, escape};
 use crate::inputs::tokenizer::Tokenizer;
 use crate::models::clip::ClipTextConfig;
+use crate::names::counted;
 use crate::weights::textual_inversion::TextualInversion;
 use crate::weights::{Weight, Weights};
 use std::path::Path;
@@ -78,7 +79,9 @@ pub(super) fn add<'a>(encoders: impl Iterator<Item = TextEncoder<'a>>, files: &[
             let (tokenizer, count) = (&mut *encoders[encoder].tokenizer, vectors.shape()[0]);
             let room = tokenizer.max_length() - 2;
             let id = match count {
-                count if count > room => Err(format!("{count} vectors of `{word}`; a prompt has room for {room}")),
+                count if count > room => {
+                    Err(format!("{} of `{word}`; a prompt has room for {room}", counted(count, "vector")))
+                }
                 _ => tokenizer.add_word(word, count).map_err(|what| format!("{what}; name the file otherwise")),
             };
             let refused = |what| Error::parameter(Field::Embeddings, format!("{}: {what}", path.display()));

@@ -11,6 +11,7 @@ use super::request::{Callbacks, CancelToken, Output, Request};
 use super::residency::EncoderResidency;
 use super::running::{Job, RunningRequest};
 use crate::error::{Error, Result};
+use crate::names::counted;
 use std::sync::Arc;
 
 /// Plans one request, compiles what it runs, and runs its stages.
@@ -96,7 +97,7 @@ pub(super) fn with_cause(models: &Models, cancel: &CancelToken, error: Error) ->
     let Error::NotFinite { stage, hint } = error else { return error };
     let bad = models.not_finite(cancel);
     let hint = match bad.first() {
-        Some(first) => format!("{} weights are NaN or infinite, fetch the file again: {first}", bad.len()),
+        Some(first) => format!("NaN or infinity in {}, fetch the file again: {first}", counted(bad.len(), "weight")),
         None => hint,
     };
     Error::NotFinite { stage, hint }

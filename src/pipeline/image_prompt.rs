@@ -5,7 +5,7 @@ use crate::error::{Error, Field, Result};
 use crate::inputs::fit::Fit;
 use crate::inputs::image::Image;
 use crate::models::ip_adapter::Scales;
-use crate::names::named_values;
+use crate::names::{counted, named_values};
 use crate::setters::setters;
 use std::sync::Arc;
 
@@ -249,7 +249,7 @@ impl ImagePrompt {
     fn check_masks(&self) -> Result<()> {
         let (masks, all) = (self.references.iter().filter(|r| r.mask.is_some()).count(), self.references.len());
         if masks > 0 && masks < all {
-            let what = format!("{masks} masks for {all} references; give one to each of them, or to none");
+            let what = format!("{} for {all} references; give one to each of them, or to none", counted(masks, "mask"));
             return Err(Error::parameter(Field::ReferenceMask, what));
         }
         if masks > 0 && self.combine == Combine::Average {

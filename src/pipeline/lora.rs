@@ -4,6 +4,7 @@ use super::request::Request;
 use crate::device::TensorData;
 use crate::error::{Error, Field, Result};
 use crate::graph::{Graph, LORA_SCALES};
+use crate::names::counted;
 use crate::weights::lora::{Lora, LoraComponent, LoraSet, LoraTargets};
 use crate::weights::{Scope, TensorTable, Weights};
 use std::sync::Arc;
@@ -61,7 +62,7 @@ impl Loras {
     pub(super) fn scales(&self, request: &Request) -> Result<LoraScales> {
         let given = &request.lora_scales;
         if given.len() > self.count() {
-            let what = format!("{} scales for {} LoRAs", given.len(), self.count());
+            let what = format!("{} for {}", counted(given.len(), "scale"), counted(self.count(), "LoRA"));
             return Err(Error::parameter(Field::LoraScales, what));
         }
         Ok(LoraScales {

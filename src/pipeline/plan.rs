@@ -18,6 +18,7 @@ use super::residency::EncoderResidency;
 use super::workload::WorkloadShape;
 use crate::compat::Compat;
 use crate::error::{Error, Field, Message, Result};
+use crate::names::counted;
 use crate::schedulers::{SchedulerConfig, StepTable};
 
 /// A prompt with the encoders that it goes through.
@@ -126,7 +127,7 @@ impl RequestPlan {
         let begin = Begin::new(models, compat, request)?;
         let (given, known) = (request.image_prompts.len(), models.adapters.len());
         if given > known {
-            let what = format!("{given} image prompts for {known} adapters");
+            let what = format!("{} for {}", counted(given, "image prompt"), counted(known, "adapter"));
             return Err(Error::parameter(Field::ImagePrompts, what));
         }
         image_scales::check_changes(request, &models.unet.config, table.steps.len())?;

@@ -10,6 +10,7 @@ use super::request::Request;
 use crate::error::{Error, Field, Message, Result, escape};
 use crate::models::clip::ClipVisionConfig;
 use crate::models::ip_adapter::AdapterConfig;
+use crate::names::counted;
 use xxhash_rust::xxh3::Xxh3;
 
 /// Checks the length of an image embedding for an adapter.
@@ -59,7 +60,7 @@ pub(super) fn check_texts(models: &Models, request: &Request, plan: &DenoisePlan
             }
             let truncated = models.tokenizers[1].encode_padded(text).truncated;
             if truncated > 0 {
-                return wrong(format!("{truncated} tokens too long: `{}`", escape(text)));
+                return wrong(format!("{} too long: `{}`", counted(truncated, "token"), escape(text)));
             }
         }
     }

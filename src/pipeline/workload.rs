@@ -15,6 +15,7 @@ use super::residency::{EncoderResidency, MemoryEstimate};
 use crate::error::{Error, Field, Message, Result};
 use crate::models::ip_adapter::AdapterConfig;
 use crate::models::unet::UnetShape;
+use crate::names::counted;
 
 /// The sizes shared by requests that run the same executables. Prompts, images, scales, seeds and schedulers may differ, and
 /// fewer tokens, images and steps than given here run the same executables too.
@@ -101,7 +102,7 @@ impl WorkloadShape {
         }
         let (given, known) = (self.num_references.len(), models.adapters.len());
         if given > known {
-            let what = format!("{given} image prompts for {known} adapters");
+            let what = format!("{} for {}", counted(given, "image prompt"), counted(known, "adapter"));
             return Err(Error::parameter(Field::ImagePrompts, what));
         }
         let sides = RequestedSides { width: self.width, height: self.height, init_image: self.init_image };

@@ -99,7 +99,7 @@ const WRONG: &[(&[&str], &str)] = &[
     ),
     (
         &["--ip-adapter", "a", "--ip-adapter-image", "i", "--ip-adapter-mask", "m", "--ip-adapter-image", "j"],
-        "1 masks for 2 images",
+        "1 mask for 2 images",
     ),
 ];
 

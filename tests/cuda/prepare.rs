@@ -155,7 +155,7 @@ fn impossible_shape() {
     fails(&|s| s.width = Some(33), "width: ");
     fails(&|s| s.steps = 0, "steps: ");
     fails(&|s| s.text_rows = 33, "33 rows");
-    fails(&|s| s.num_references = vec![1, 1], "2 image prompts for 1 adapters");
+    fails(&|s| s.num_references = vec![1, 1], "2 image prompts for 1 adapter");
     fails(&|s| s.num_references = vec![usize::MAX], "more references");
 }
 

@@ -59,7 +59,7 @@ fn compel_refusals() {
         ("a (b, cat.swap(dog))1.2", "`.swap` at character 10"),
         ("withLora(x, 0.5) a", "`withLora` at character 1 "),
         ("a, useLora(x)", "`useLora` at character 4 "),
-        ("(\"a\", \"b\").blend(1)", "`.blend` at character 11 has 1 weights for 2 prompts"),
+        ("(\"a\", \"b\").blend(1)", "`.blend` at character 11 has 1 weight for 2 prompts"),
         ("(\"a\", \"b\").blend(1, -1)", "add up to 0"),
         ("(\"a\", \"b\").blend(1, x)", "`.blend` at character 11 are not numbers"),
         ("(\"a\", \"b\").blend(1, 1) c", "text stands behind `.blend`"),

@@ -56,7 +56,7 @@ fn scales_that_cannot_be() {
         assert!(matches!(error, Error::Parameter { field: Field::LoraScales, .. }), "{error}");
     }
     let error = refused(generate(&model.load().unwrap(), &with(&[1.0])), "lora_scales");
-    assert!(error.to_string().contains("1 scales for 0 LoRAs"), "{error}");
+    assert!(error.to_string().contains("1 scale for 0 LoRAs"), "{error}");
     let huge = refused(generate(&pipeline, &with(&[1e38])), "a scale that overflows");
     assert!(matches!(huge, Error::NotFinite { .. }), "{huge}");
 }

@@ -241,7 +241,7 @@ fn b45_image_prompts() {
     r.image_prompts = Vec::new();
     assert_eq!(generate(&bare, &r).unwrap(), without);
     let text = refused(generate(&bare, &request()), "no adapter").to_string();
-    assert!(text.contains("1 image prompts for 0 adapters"), "{text}");
+    assert!(text.contains("1 image prompt for 0 adapters"), "{text}");
     std::fs::remove_dir_all(model.path("image_encoder")).unwrap();
     let blind = Pipeline::load(&PipelineOptions::new(model.dir.path()).with_adapter(model.path(ADAPTER))).unwrap();
     r.image_prompts = vec![ImagePrompt::new(reference())];

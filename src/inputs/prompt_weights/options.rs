@@ -1,5 +1,7 @@
 //! The arguments of compel's operators.
 
+use crate::names::counted;
+
 /// Numbers and words between brackets.
 pub(super) struct Options(Vec<String>);
 
@@ -31,7 +33,8 @@ impl Options {
             return Err(format!("the arguments of `{name}` at character {at} are not numbers"));
         }
         if weights.len() != prompts {
-            return Err(format!("`{name}` at character {at} has {} weights for {prompts} prompts", weights.len()));
+            let (weights, prompts) = (counted(weights.len(), "weight"), counted(prompts, "prompt"));
+            return Err(format!("`{name}` at character {at} has {weights} for {prompts}"));
         }
         Ok(weights)
     }

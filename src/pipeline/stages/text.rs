@@ -2,6 +2,7 @@
 
 use super::text_rows::{Encoded, TextEncoder};
 use crate::error::Result;
+use crate::names::counted;
 use crate::pipeline::captures::Captures;
 use crate::pipeline::compile::Executables;
 use crate::pipeline::plan::{EncodedPrompt, NegativePrompt, RequestPlan};
@@ -59,7 +60,7 @@ pub(in crate::pipeline) fn run(
     let positive = encode_prompt(executables, plan, &plan.prompt)?;
     let cut = plan.prompt.prompt.truncated_tokens;
     if cut > 0 {
-        tracing::warn!("the prompt is too long: its last {cut} tokens have no effect");
+        tracing::warn!("the prompt is too long: its end, {}, has no effect", counted(cut, "token"));
     }
     let mut texts = vec![positive];
     match &plan.negative_prompt {
