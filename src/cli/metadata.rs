@@ -25,10 +25,11 @@ pub fn png_metadata(options: &Options, generated: &Generated, provenance: &Prove
     PngMetadata { parameters: Some(parameters(options, settings)), braid: Some(text(request, &record)) }
 }
 
-/// The metadata of a grid of these requests' images.
-pub fn grid_metadata(cells: &[Options], provenance: &Provenance) -> PngMetadata {
+/// The metadata of a grid of these requests' images, with the random seed where one was drawn.
+pub fn grid_metadata(cells: &[Options], seed: Option<u64>, provenance: &Provenance) -> PngMetadata {
     let record = Record::new(cells, 0, provenance);
-    PngMetadata { parameters: None, braid: Some(text(Map::new(), &record)) }
+    let settings = seed.map(|seed| ("seed".to_owned(), seed.into())).into_iter().collect();
+    PngMetadata { parameters: None, braid: Some(text(settings, &record)) }
 }
 
 /// The text `braid`: a request's settings with the record.

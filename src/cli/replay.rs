@@ -185,7 +185,7 @@ fn compare(
 /// The record of an image, with what its settings say besides.
 struct Recorded {
     record: Record,
-    /// The image's seed; none of a grid.
+    /// The image's seed; of a grid the random one, where one was drawn.
     seed: Option<u64>,
     version: String,
 }
@@ -275,7 +275,11 @@ impl Drawing {
             }
             "sweep" => {
                 let sweep = Sweep::parse(&mut parser).map_err(wrong)?;
-                Ok(Self::Grid(Box::new(sweep.ok_or_else(|| fail("its command asks for help"))?)))
+                let mut sweep = sweep.ok_or_else(|| fail("its command asks for help"))?;
+                if let Some(seed) = recorded.seed {
+                    sweep.set_seed(seed);
+                }
+                Ok(Self::Grid(Box::new(sweep)))
             }
             other => Err(fail(&format!("its command is `{}`, which is not known here", escape(other)))),
         }
@@ -317,7 +321,7 @@ impl Drawing {
         let mut provenance = Provenance::new(pipeline, hashes);
         provenance.noise_dtype.clone_from(&recorded.record.provenance.noise_dtype);
         Ok(match self {
-            Self::Grid(sweep) => grid_metadata(&sweep.cells, &provenance),
+            Self::Grid(sweep) => grid_metadata(&sweep.cells, sweep.seed, &provenance),
             Self::Image(options) => {
                 let (seed, number) = (options.seed.unwrap_or_default(), recorded.record.number);
                 let scheduler = pipeline.scheduler_config(&options.request)?.kind();

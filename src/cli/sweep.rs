@@ -14,6 +14,7 @@ use super::report::notes;
 use super::{system, terminal};
 use crate::error::{Error, escape};
 use crate::inputs::image::Image;
+use crate::names::counted;
 use crate::output::ImageFormat;
 use crate::pipeline::{Callbacks, CancelToken, MAX_NUM_IMAGES, Output, Pipeline, Progress, Request};
 use crate::tensor::DType;
@@ -78,30 +79,36 @@ pub struct Sweep {
     axes: Vec<Axis>,
     /// The options of each cell, row by row; at least one.
     pub cells: Vec<Options>,
+    /// The random seed, where a cell asks for one; see [`Sweep::set_seed`].
+    pub seed: Option<u64>,
 }
 
 /// Runs the command.
 pub fn run(mut parser: lexopt::Parser) -> Outcome {
-    let Some(sweep) = Sweep::parse(&mut parser)? else { return terminal::print(&help()) };
-    let Sweep { options, axes, cells } = &sweep;
+    let Some(mut sweep) = Sweep::parse(&mut parser)? else { return terminal::print(&help()) };
+    if let Some(seed) = sweep.cells.iter().find(|cell| cell.seed.is_none()).map(Options::drawn_seed) {
+        sweep.set_seed(seed);
+    }
+    let Sweep { options, axes, cells, seed } = &sweep;
     let cancel = system::cancel_on_signal();
     files::check_image(&options.output)?;
     let begin = Instant::now();
     let pipeline = system::reading(|| Pipeline::load(&cells[0].pipeline))?;
-    notes(&cells[0], &pipeline).iter().for_each(|note| terminal::line("note: ", note));
+    let notes = notes(&cells[0], &pipeline).into_iter().chain(seed.map(|seed| format!("seed {seed}")));
+    notes.for_each(|note| terminal::line("note: ", &note));
     let grid = sweep.draw(&pipeline, pipeline.dtype(), &cancel)?;
     let provenance = Provenance::new(&pipeline, options.record_hashes);
-    grid.save_with_metadata(&options.output, &grid_metadata(cells, &provenance))?;
+    grid.save_with_metadata(&options.output, &grid_metadata(cells, *seed, &provenance))?;
     let (seconds, device) = (begin.elapsed().as_secs_f64(), pipeline.device());
     if options.json {
         let axes: Vec<_> = axes.iter().map(|axis| json!({"name": axis.key, "values": axis.values})).collect();
         let file = options.output.to_string_lossy();
-        return terminal::print(&terminal::json(
-            &json!({"file": file, "over": axes, "images": cells.len(), "seconds": seconds, "device": device}),
-        ));
+        return terminal::print(&terminal::json(&json!({
+            "file": file, "over": axes, "images": cells.len(), "seed": seed, "seconds": seconds, "device": device,
+        })));
     }
     let file = escape(&options.output.to_string_lossy());
-    terminal::print(&format!("{file}  {} images, {seconds:.1} s on {device}\n", cells.len()))
+    terminal::print(&format!("{file}  {}, {seconds:.1} s on {device}\n", counted(cells.len(), "image")))
 }
 
 impl Sweep {
@@ -129,7 +136,26 @@ impl Sweep {
             return Err(Failure::usage(format!("--over: {} is given twice", axis.1.name)));
         }
         let cells = cells(&options, rows, columns)?;
-        Ok(Some(Self { options, axes, cells }))
+        Ok(Some(Self { options, axes, cells, seed: None }))
+    }
+
+    /// Gives a drawn seed to the cells that ask for a random one: the same to all of them, so that they differ in their settings alone.
+    /// Random seeds among the values of a setting `seed` are this one and those after it, by their place there.
+    pub fn set_seed(&mut self, seed: u64) {
+        let axis = self.axes.iter().position(|axis| axis.key == "seed");
+        for (cell, at) in self.cells.iter_mut().zip(combinations(&self.axes)) {
+            if cell.seed.is_some() {
+                continue;
+            }
+            let place = axis.map_or(0, |axis| at[axis]);
+            let own = seed.wrapping_add(place as u64);
+            cell.seed = Some(own);
+            if let Some(axis) = axis {
+                // What labels say.
+                self.axes[axis].values[place] = own.to_string();
+            }
+        }
+        self.seed = Some(seed);
     }
 
     /// Draws the grid, with noise of that type.

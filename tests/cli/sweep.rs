@@ -1,6 +1,6 @@
 //! `braid sweep` on a small model.
 
-use super::{Case, braid, failure, stderr, stdout};
+use super::{Case, braid, failure, run, stderr, stdout};
 use braid::inputs::image::{AlphaMode, Image};
 use serde_json::Value;
 
@@ -41,6 +41,37 @@ fn images_of_a_grid() {
             assert!(rows.eq(alone.rgb()), "strength {strength}, seed {seed}");
         }
     }
+}
+
+/// A random seed is drawn once for all cells and told; labels of a setting `seed` name what was drawn; the grid can be drawn again.
+#[test]
+fn random_seeds() {
+    let case = Case::make("diffusers", "euler");
+    let drawn = |more: &[&str]| {
+        let output = sweep(&case, &[more, &["--json"]].concat()).output().unwrap();
+        assert!(output.status.success(), "{}", stderr(&output));
+        let report: Value = serde_json::from_str(&stdout(&output)).unwrap();
+        let seed = report["seed"].as_u64().unwrap();
+        assert!(stderr(&output).contains(&format!("note: seed {seed}\n")), "{}", stderr(&output));
+        (seed, report["over"].clone(), Image::open(case.path("out.png"), AlphaMode::Ignore).unwrap())
+    };
+    let replays = || run(&["replay", &case.path("out.png")]);
+    let (seed, _, grid) = drawn(&["-s", "-1", "--over", "steps=1,2"]);
+    let again = replays();
+    assert!(again.status.success(), "{}", stderr(&again));
+    let with = |seed: &str, over: &str| {
+        let output = sweep(&case, &["-s", seed, "--over", over]).output().unwrap();
+        assert!(output.status.success() && stderr(&output).is_empty(), "{}", stderr(&output));
+        Image::open(case.path("out.png"), AlphaMode::Ignore).unwrap()
+    };
+    assert!(with(&seed.to_string(), "steps=1,2") == grid, "not the seed that was told");
+    let (other, over, grid) = drawn(&["--over", "seed=-1,7,-1"]);
+    assert_ne!(other, seed);
+    let values = [other.to_string(), "7".into(), (other + 2).to_string()];
+    assert_eq!(over[0]["values"], serde_json::json!(values));
+    let again = replays();
+    assert!(again.status.success(), "{}", stderr(&again));
+    assert!(with("0", &format!("seed={}", values.join(","))) == grid);
 }
 
 /// A format that cannot hold the grid is refused before anything is drawn, though it could hold each image.
