@@ -9,9 +9,10 @@ use crate::models::published;
 use crate::models::taesd::{TaesdConfig, TaesdSide};
 use crate::models::unet::{PrunedBlocks, UnetConfig};
 use crate::models::vae::VaeConfig;
+use crate::names::counted;
 use crate::weights::adapter;
 use crate::weights::detect::{AdapterKind, ModelFamily, detect};
-use crate::weights::lora::{Lora, LoraComponent, LoraTargets};
+use crate::weights::lora::{ExaminedLora, Lora, LoraComponent, LoraModule, LoraTargets};
 use crate::weights::taesd_file::taesd;
 use crate::weights::textual_inversion::TextualInversion;
 use crate::weights::{Weights, single_file};
@@ -175,15 +176,16 @@ impl FileReport {
         self.components.push(Component::new(name, weights));
         let bad = weights.not_finite();
         if let Some(first) = bad.first() {
-            self.notes.push(format!("{} tensors of {name} hold NaN or infinity, the first is {first}", bad.len()));
+            let count = counted(bad.len(), "tensor");
+            self.notes.push(format!("NaN or infinity in {count} of {name}, the first is {first}"));
         }
     }
 
     /// Notes the tensors of types that no model reads.
     fn skipped(&mut self, weights: &Weights) {
         if let Some((name, dtype)) = weights.skipped().next() {
-            let (count, name) = (weights.skipped().count(), escape(name));
-            self.notes.push(format!("{count} tensors of other types are not read, the first is {name} ({dtype})"));
+            let (count, name) = (counted(weights.skipped().count(), "tensor"), escape(name));
+            self.notes.push(format!("not read for its type: {count}, the first is {name} ({dtype})"));
         }
     }
 
@@ -199,7 +201,7 @@ impl FileReport {
             self.notes.push(format!("metadata {}: {}{more}", escape(key), escape(&short)));
         }
         if count > SHOWN {
-            self.notes.push(format!("metadata: {} more keys", count - SHOWN));
+            self.notes.push(format!("metadata: {} more", counted(count - SHOWN, "key")));
         }
     }
 
@@ -311,19 +313,28 @@ impl FileReport {
         Ok(())
     }
 
-    /// Describes a LoRA by the modules of the published SDXL that it changes.
+    /// Describes a LoRA by the modules of the published SDXL that it changes. Where their shapes are others, it may be for a model
+    /// of other sizes, which only that model can tell.
     fn lora(&mut self, weights: &Weights) {
         self.add_component("lora", weights);
         let text = [published::text().tensors(), published::text_2().tensors()];
         let targets = LoraTargets::new(&published::unet().tensors(), [&text[0], &text[1]]);
-        self.with_config(Lora::read(weights, &targets), |r, lora| {
+        self.with_config(Lora::examine(weights, &targets), |r, ExaminedLora { lora, misfits }| {
+            if misfits.is_empty()
+                && let Err(error) = lora.demand_modules(weights.path())
+            {
+                r.notes.push(error.to_string());
+                return;
+            }
             r.supported = true;
             for component in LoraComponent::ALL {
                 let modules = || lora.modules.iter().filter(|module| module.component == component);
-                let (name, count) = (component.folder(), modules().count());
+                let others = misfits.iter().filter(|misfit| misfit.component == component).count();
+                let (name, count) = (component.folder(), modules().count() + others);
                 if count > 0 {
-                    let kernels = modules().filter(|module| module.down.shape().len() == 4).count();
-                    r.notes.push(format!("{name}: {count} modules, {kernels} of them convolutions"));
+                    let kernels = modules().filter(|module| module.down.shape().len() == 4).count()
+                        + misfits.iter().filter(|misfit| misfit.component == component && misfit.convolution).count();
+                    r.notes.push(format!("{name}: {}, {kernels} of them convolutions", counted(count, "module")));
                 }
             }
             let range = |values: Vec<f32>| {
@@ -331,13 +342,23 @@ impl FileReport {
                 let most = values.iter().copied().fold(f32::NEG_INFINITY, f32::max);
                 if least < most { format!("{least} to {most}") } else { least.to_string() }
             };
-            let ranks = range(lora.modules.iter().map(|module| module.rank() as f32).collect());
-            let scales = range(lora.modules.iter().map(|module| module.scale).collect());
-            r.notes.push(format!("rank {ranks}, alpha divided by rank {scales}"));
-            if let Some(first) = lora.unused.first() {
-                r.notes.push(format!("{} names are no module of SDXL: {first}, ..", lora.unused.len()));
+            let ranks = lora.modules.iter().map(LoraModule::rank).chain(misfits.iter().map(|misfit| misfit.rank));
+            let ranks = range(ranks.map(|rank| rank as f32).collect());
+            if misfits.is_empty() {
+                let scales = range(lora.modules.iter().map(|module| module.scale).collect());
+                r.notes.push(format!("rank {ranks}, alpha divided by rank {scales}"));
+                r.fits.push("SDXL base and models made from it".into());
+            } else {
+                let count = counted(misfits.len(), "module");
+                r.notes.push(format!("rank {ranks}; {count} of other shapes than SDXL base has"));
+                r.fits.push(
+                    "a model with SDXL's names and other sizes: name it beside this file to see whether it fits".into(),
+                );
             }
-            r.fits.push("SDXL base and models made from it".into());
+            if let Some(first) = lora.unused.first() {
+                r.notes
+                    .push(format!("no module of SDXL: {}, the first is {first}", counted(lora.unused.len(), "name")));
+            }
         });
     }
 
@@ -348,7 +369,9 @@ impl FileReport {
         self.with_config(TextualInversion::read(weights, widths), |r, inversion| {
             for (encoder, vectors) in ["text_encoder", "text_encoder_2"].iter().zip(&inversion.vectors) {
                 r.notes.extend(
-                    vectors.iter().map(|v| format!("{encoder}: {} vectors, {} wide", v.shape()[0], v.shape()[1])),
+                    vectors
+                        .iter()
+                        .map(|v| format!("{encoder}: {}, {} wide", counted(v.shape()[0], "vector"), v.shape()[1])),
                 );
             }
             r.notes.extend(inversion.word.iter().map(|word| format!("its own word: {}", escape(word))));

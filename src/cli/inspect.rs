@@ -12,7 +12,8 @@ use crate::models::ip_adapter::AdapterConfig;
 use crate::models::unet::UnetConfig;
 use crate::presence::is_there;
 use crate::weights::detect::{AdapterKind, ModelFamily, detect};
-use crate::weights::{OpenOptions, Weights, adapter, open, single_file};
+use crate::weights::lora::{Lora, LoraTargets};
+use crate::weights::{OpenOptions, TensorTable, Weights, adapter, open, single_file};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
@@ -102,36 +103,62 @@ fn describe(path: &Path) -> Result<(FileReport, Weights)> {
     Ok((report, unet.unwrap_or_else(|| Weights::new(path))))
 }
 
-/// Lists which of the given adapters fit which models and image encoders.
+/// Lists which of the given adapters and LoRAs fit which models and image encoders.
 fn together(opened: &[(&Path, Weights)]) -> String {
     let mut text = String::new();
-    for (a, adapter) in opened {
-        if !matches!(detect(adapter), ModelFamily::Adapter(AdapterKind::Base | AdapterKind::Plus)) {
-            continue;
-        }
-        let Ok(config) = adapter::published(adapter).and_then(|found| AdapterConfig::from_tensors(&found)) else {
-            continue;
-        };
+    for (a, file) in opened {
         for (b, other) in opened.iter().filter(|(b, _)| b != a) {
-            let unet = |unet: &Weights| {
-                UnetConfig::from_tensors(unet, None)
-                    .map(|unet| compatibility::adapter_with_unet((a, &config), (b, &unet)))
-            };
-            let result = match detect(other) {
-                ModelFamily::Sdxl | ModelFamily::SdxlInpaint => {
-                    single_file::split(other).and_then(|parts| unet(&parts.unet))
-                }
-                ModelFamily::DiffusersSdxlUnet => unet(other),
-                ModelFamily::VisionEncoder => ClipVisionConfig::from_tensors(other)
-                    .map(|encoder| compatibility::adapter_with_image_encoder((a, &config), (b, &encoder))),
-                _ => continue,
+            let fits = match detect(file) {
+                ModelFamily::Adapter(AdapterKind::Base | AdapterKind::Plus) => adapter_fits((a, file), (b, other)),
+                ModelFamily::Lora => lora_fits(file, other),
+                _ => None,
             };
             let (a, b) = (escape(&a.to_string_lossy()), escape(&b.to_string_lossy()));
-            match result {
-                Ok(Ok(())) => text.push_str(&format!("{a} fits {b}\n")),
-                Ok(Err(why)) | Err(why) => text.push_str(&format!("{a} does not fit {b}: {why}\n")),
+            match fits {
+                None => {}
+                Some(Ok(())) => text.push_str(&format!("{a} fits {b}\n")),
+                Some(Err(why)) => text.push_str(&format!("{a} does not fit {b}: {why}\n")),
             }
         }
     }
     text
+}
+
+/// Whether an adapter fits a model or an image encoder; none for other files.
+fn adapter_fits((a, file): (&Path, &Weights), (b, other): (&Path, &Weights)) -> Option<Result<()>> {
+    let config = adapter::published(file).and_then(|found| AdapterConfig::from_tensors(&found)).ok()?;
+    let unet = |unet: &Weights| {
+        UnetConfig::from_tensors(unet, None).and_then(|unet| compatibility::adapter_with_unet((a, &config), (b, &unet)))
+    };
+    match detect(other) {
+        ModelFamily::Sdxl | ModelFamily::SdxlInpaint => {
+            Some(single_file::split(other).and_then(|parts| unet(&parts.unet)))
+        }
+        ModelFamily::DiffusersSdxlUnet => Some(unet(other)),
+        ModelFamily::VisionEncoder => Some(
+            ClipVisionConfig::from_tensors(other)
+                .and_then(|encoder| compatibility::adapter_with_image_encoder((a, &config), (b, &encoder))),
+        ),
+        _ => None,
+    }
+}
+
+/// Whether a LoRA fits a model; none for other files, and where it changes nothing but text encoders that are not in the file.
+fn lora_fits(file: &Weights, other: &Weights) -> Option<Result<()>> {
+    let table = |weights: &Weights| -> TensorTable {
+        weights.iter().map(|(name, weight)| (name.to_owned(), weight.shape().to_vec())).collect()
+    };
+    let (tables, whole) = match detect(other) {
+        ModelFamily::Sdxl | ModelFamily::SdxlInpaint => match single_file::split(other) {
+            Ok(parts) => ([parts.unet, parts.text_encoder, parts.text_encoder_2].map(|part| table(&part)), true),
+            Err(error) => return Some(Err(error)),
+        },
+        ModelFamily::DiffusersSdxlUnet => ([table(other), TensorTable::new(), TensorTable::new()], false),
+        _ => return None,
+    };
+    let [unet, text, text_2] = &tables;
+    match Lora::examine(file, &LoraTargets::new(unet, [text, text_2])) {
+        Ok(found) if !whole && found.is_elsewhere() => None,
+        found => Some(found.and_then(|found| found.fitting(file.path())).map(drop)),
+    }
 }

@@ -56,6 +56,27 @@ fn inspect_plus_and_metadata() {
     assert!(!text.contains('\u{1b}'), "{text}");
 }
 
+/// A LoRA for a model of other sizes than the published ones: what it holds, and of the models given which it fits.
+#[test]
+fn inspect_loras() {
+    let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/demo");
+    let [lora, model] =
+        ["lora.safetensors", "sdxl.safetensors"].map(|name| demo.join(name).to_str().unwrap().to_owned());
+    let output = run(&["inspect", &lora]);
+    assert!(output.status.success() && stderr(&output).is_empty(), "{}", stderr(&output));
+    let text = stdout(&output);
+    for part in
+        ["a LoRA\n", "unet: ", " modules of other shapes than SDXL base has", "goes with a model with SDXL's names"]
+    {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    let case = Case::make("diffsynth", "one_image");
+    let other = case.path("sdxl.safetensors");
+    let text = stdout(&run(&["inspect", &lora, &model, &other]));
+    assert!(text.contains(&format!("{lora} fits {model}\n")), "{text}");
+    assert!(text.contains(&format!("{lora} does not fit {other}: ")), "{text}");
+}
+
 #[test]
 fn inspect_unreadable_files() {
     let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/weights");

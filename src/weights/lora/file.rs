@@ -8,6 +8,7 @@ use crate::error::{Error, Result};
 use crate::weights::contents::quoted;
 use crate::weights::{Weight, Weights};
 use std::collections::BTreeMap;
+use std::path::Path;
 
 /// A LoRA: low-rank updates of a model's matrices and kernels.
 #[derive(Debug, Clone)]
@@ -42,6 +43,51 @@ impl LoraModule {
     }
 }
 
+/// A LoRA beside a model, whether it fits or not.
+#[derive(Debug, Clone)]
+pub struct ExaminedLora {
+    /// Its updates that fit.
+    pub lora: Lora,
+    /// The updates of modules whose weights have other shapes in the model.
+    pub misfits: Vec<Misfit>,
+}
+
+/// An update of a module whose weight has another shape in the model.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Misfit {
+    /// The part of the model.
+    pub component: LoraComponent,
+    /// The rows of its right factor.
+    pub rank: usize,
+    /// Whether its right factor is a convolution's.
+    pub convolution: bool,
+    /// The name with the shapes, for an error.
+    what: String,
+}
+
+impl ExaminedLora {
+    /// Whether no name of the LoRA is a module of the model.
+    pub fn is_elsewhere(&self) -> bool {
+        self.lora.modules.is_empty() && self.misfits.is_empty()
+    }
+
+    /// The LoRA, where all of it that names modules of the model fits them.
+    ///
+    /// # Errors
+    /// [`Error::Mismatch`] with the file's path where shapes differ or no module is the model's.
+    pub fn fitting(self, path: &Path) -> Result<Lora> {
+        let Self { lora, misfits } = self;
+        if let Some(first) = misfits.first() {
+            let count = misfits.len() + lora.modules.len();
+            let what =
+                format!("{} of {count} modules have other shapes than this model's: {}", misfits.len(), first.what);
+            return Err(Error::mismatch(path, what + "; a LoRA made for this model is needed"));
+        }
+        lora.demand_modules(path)?;
+        Ok(lora)
+    }
+}
+
 /// The tensors of one module as the file has them.
 #[derive(Default)]
 struct Parts<'a> {
@@ -59,6 +105,22 @@ impl Lora {
     /// [`Error::Mismatch`] where the file is no LoRA, one of another method or of another model; [`Error::Malformed`] where a
     /// part of a module is missing or has no meaning.
     pub fn read(weights: &Weights, targets: &LoraTargets) -> Result<Self> {
+        let lora = Self::examine(weights, targets)?.fitting(weights.path())?;
+        if let Some(first) = lora.unused.first() {
+            let (path, all) = (weights.path().display(), lora.unused.len() + lora.modules.len());
+            tracing::warn!(
+                "{path}: {} of the LoRA's {all} modules are none of this model's and were not used: {first}, ..",
+                lora.unused.len()
+            );
+        }
+        Ok(lora)
+    }
+
+    /// Reads what fits a model of a LoRA, as [`Lora::read`] does, and what does not.
+    ///
+    /// # Errors
+    /// As [`Lora::read`], but for shapes and names that are not the model's.
+    pub fn examine(weights: &Weights, targets: &LoraTargets) -> Result<ExaminedLora> {
         family::demand_lora(weights)?;
         let metadata = Metadata::of(weights)?;
         if LoraComponent::ALL.iter().any(|component| metadata.is(*component, "use_dora")) {
@@ -82,25 +144,18 @@ impl Lora {
                 Err(misfit) => misfits.push(misfit),
             }
         }
-        let path = weights.path().to_owned();
-        if let Some(first) = misfits.first() {
-            let count = misfits.len() + modules.len();
-            let what = format!("{} of {count} modules have other shapes than this model's: {first}", misfits.len());
-            return Err(Error::mismatch(path, what + "; a LoRA made for this model is needed"));
-        }
+        Ok(ExaminedLora { lora: Self { modules, unused }, misfits })
+    }
+
+    /// Refuses a LoRA of which no module is the model's.
+    pub(crate) fn demand_modules(&self, path: &Path) -> Result<()> {
+        let Self { modules, unused } = self;
         if modules.is_empty() {
             let first = unused.first().map_or_else(|| "no tensor is a pair of factors".to_owned(), |name| quoted(name));
             let what = format!("none of the LoRA's {} modules is one of this model's: {first}", unused.len());
             return Err(Error::mismatch(path, what + "; a LoRA made for SDXL is needed"));
         }
-        if let Some(first) = unused.first() {
-            let (path, all) = (path.display(), unused.len() + modules.len());
-            tracing::warn!(
-                "{path}: {} of the LoRA's {all} modules are none of this model's and were not used: {first}, ..",
-                unused.len()
-            );
-        }
-        Ok(Self { modules, unused })
+        Ok(())
     }
 }
 
@@ -167,7 +222,7 @@ fn is_block(target: &Target) -> bool {
 }
 
 /// The factors of a module in the shapes that the model's weight has, and their scale; or how they do not fit.
-type Fitted = std::result::Result<(Weight, Weight, f32), String>;
+type Fitted = std::result::Result<(Weight, Weight, f32), Misfit>;
 
 fn module(weights: &Weights, metadata: &Metadata, target: &Target, parts: &Parts<'_>) -> Result<Fitted> {
     let malformed = |what: String| Error::malformed(weights.path(), what);
@@ -182,7 +237,8 @@ fn module(weights: &Weights, metadata: &Metadata, target: &Target, parts: &Parts
     let (Some(view_down), Some(view_up)) = (viewed(down, &right), viewed(up, &[target.shape[0], rank])) else {
         let shape = &target.shape;
         let [name, is, and] = [quoted(&parts.key), format!("{:?}", down.shape()), format!("{:?}", up.shape())];
-        return Ok(Err(format!("{name} has the factors {is} and {and}, the model's weight is {shape:?}")));
+        let what = format!("{name} has the factors {is} and {and}, the model's weight is {shape:?}");
+        return Ok(Err(Misfit { component: target.component, rank, convolution: down.shape().len() == 4, what }));
     };
     if rank == 0 {
         return Err(malformed(format!("the module {} has rank 0", quoted(&parts.key))));

@@ -13,6 +13,6 @@ mod targets;
 #[cfg(test)]
 mod tests;
 
-pub use file::{Lora, LoraModule};
+pub use file::{ExaminedLora, Lora, LoraModule, Misfit};
 pub use set::{LoraSet, LowRank};
 pub use targets::{LoraComponent, LoraTargets};
