@@ -85,7 +85,7 @@ pub fn run(parser: lexopt::Parser) -> Outcome {
         image.save_with_metadata(name, &metadata::png_metadata(&options, &generated, &provenance))?;
     }
     for (number, name) in sheets.iter().enumerate() {
-        attribution::sheet(&options, &output, number)?.save(name)?;
+        attribution::sheet(&options, &request.image_prompts, &output, number)?.save(name)?;
     }
     if let Some(path) = &options.dump {
         files::write_stages(path, &output.intermediates)?;
@@ -95,7 +95,7 @@ pub fn run(parser: lexopt::Parser) -> Outcome {
         let mut report = Report::new(&pipeline, &output, &names, scheduler.to_string(), &memory);
         report.took("load", loaded);
         report.took("save", saved);
-        report.dumped(options.dump.as_ref());
+        report.wrote(options.dump.as_ref(), &sheets);
         return terminal::print(&terminal::json(&report));
     }
     let seconds = loaded + output.seconds.values().sum::<f64>() + saved;

@@ -8,13 +8,15 @@ use crate::pipeline::{Output, Pipeline, Stage};
 use crate::tensor::DType;
 use serde::Serialize;
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// The report of a run.
 #[derive(Serialize)]
 pub struct Report {
     files: Vec<String>,
     dump: Option<String>,
+    /// The sheets of `--attribution`.
+    attribution: Vec<String>,
     /// The seed of the first image.
     seed: u64,
     seeds: Vec<u64>,
@@ -48,8 +50,9 @@ impl Report {
         seconds.insert("total", total);
         let first = output.images.first();
         Self {
-            files: files.iter().map(|f| f.to_string_lossy().into_owned()).collect(),
+            files: files.iter().map(name).collect(),
             dump: None,
+            attribution: Vec::new(),
             seed: output.seeds.first().copied().unwrap_or_default(),
             seeds: output.seeds.clone(),
             width: first.map_or(0, |p| p.width()),
@@ -72,10 +75,15 @@ impl Report {
         *self.seconds.entry("total").or_default() += seconds;
     }
 
-    /// Names the file of `--dump`.
-    pub fn dumped(&mut self, path: Option<&PathBuf>) {
-        self.dump = path.map(|p| p.to_string_lossy().into_owned());
+    /// Names the files beside the images: that of `--dump` and the sheets of `--attribution`.
+    pub fn wrote(&mut self, dump: Option<&PathBuf>, sheets: &[PathBuf]) {
+        self.dump = dump.map(name);
+        self.attribution = sheets.iter().map(name).collect();
     }
+}
+
+fn name(path: impl AsRef<Path>) -> String {
+    path.as_ref().to_string_lossy().into_owned()
 }
 
 /// A line for each image.

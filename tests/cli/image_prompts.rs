@@ -1,6 +1,6 @@
 //! The flags of an image prompt: what they write, and that they reach the result.
 
-use super::{Case, stderr};
+use super::{Case, run, stderr, stdout};
 use braid::inputs::image::{AlphaMode, Image};
 use serde_json::Value;
 
@@ -52,6 +52,53 @@ fn image_prompt_flags() {
         assert!(output.status.success(), "{}", stderr(&output));
         assert_ne!(Image::open(case.path("out.png"), AlphaMode::Ignore).unwrap(), whole, "{flag}");
     }
+}
+
+/// The second image's sheet is that of the image alone, with its seed.
+#[test]
+fn attribution_of_each_image() {
+    let case = Case::make("diffusers", "euler");
+    let reference = case.folder.join("../pictures/landscape.png").to_str().unwrap().to_owned();
+    let (adapter, maps) = (case.path("ip-adapter.safetensors"), case.path("maps.png"));
+    let sheet = |more: &[&str], name: &str| {
+        let prompt = ["--ip-adapter", &adapter, "--ip-adapter-image", &reference, "--attribution", &maps];
+        let output = case.short(&[&prompt[..], more].concat()).output().unwrap();
+        assert!(output.status.success(), "{}", stderr(&output));
+        Image::open(case.path(name), AlphaMode::Ignore).unwrap()
+    };
+    let second = sheet(&["-s", "3", "-b", "2"], "maps-1.png");
+    assert!(second == sheet(&["-s", "4"], "maps.png"));
+    assert!(second != sheet(&["-s", "3"], "maps.png"));
+}
+
+/// Sheets whose rows are those of files with several images; `--json` names them.
+#[test]
+fn attribution_of_several_files() {
+    let case = Case::make("diffusers", "euler");
+    let picture = |name: &str| case.folder.join("../pictures").join(name).to_str().unwrap().to_owned();
+    let (landscape, portrait) = (picture("landscape.png"), picture("portrait.png"));
+    let (adapter, pair, maps) =
+        (case.path("ip-adapter.safetensors"), case.path("pair.safetensors"), case.path("maps.png"));
+    let encode = ["encode-image", "--device", "cpu", "--model", &case.path("."), "--ip-adapter", &adapter];
+    let output = run(&[&encode[..], &[&landscape, &portrait, "-o", &pair]].concat());
+    assert!(output.status.success(), "{}", stderr(&output));
+    let prompt = ["--ip-adapter", &adapter, "--ip-adapter-image", &pair, "--ip-adapter-image", &landscape];
+    let output = case.short(&[&prompt[..], &["--attribution", &maps, "--json"]].concat()).output().unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+    let report: Value = serde_json::from_str(&stdout(&output)).unwrap();
+    assert_eq!(report["attribution"], serde_json::json!([maps]));
+    let sheet = Image::open(&maps, AlphaMode::Ignore).unwrap();
+    // Three rows under a line of labels, behind names of nine letters, `landscape`.
+    assert_eq!(sheet.height(), 2 * 12 + 24 + 3 * 32 + 2 * 8);
+    let columns = (sheet.width() - (2 * 12 + 9 * 16 + 8) + 8) / 40;
+    assert_eq!(sheet.width(), 2 * 12 + 9 * 16 + 8 + columns * 40 - 8);
+    // Each row has its own reference's maps, behind the image: the third's is the first's, by another file.
+    let row = |row: usize| -> Vec<u8> {
+        let (x, y) = (12 + 9 * 16 + 8 + 40, 12 + 24 + row * 40);
+        let part = (y..y + 32).flat_map(|y| &sheet.rgb()[(y * sheet.width() + x) * 3..(y + 1) * sheet.width() * 3]);
+        part.copied().collect()
+    };
+    assert!(row(0) == row(2) && row(0) != row(1));
 }
 
 /// A sheet for each image, beside it, and the same images as without.
