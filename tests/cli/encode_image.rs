@@ -85,6 +85,23 @@ fn files_in_the_place_of_images() {
     assert!(text.contains("an image-prompt file\n") && text.contains("metadata fit: crop"), "{text}");
 }
 
+/// Texts are added to the embedding of a file's images as to those of the images themselves.
+#[test]
+fn texts_beside_a_file() {
+    let case = Case::make("diffusers", "heun-beta");
+    let landscape = case.folder.join("../pictures/landscape.png").to_str().unwrap().to_owned();
+    let (adapter, file) = (case.path("ip-adapter.safetensors"), case.path("reference.safetensors"));
+    fine(encode(&case, "ip-adapter.safetensors", &[&landscape, "-o", &file]));
+    let draw = |reference: &str, more: &[&str]| {
+        fine(case.short(&[&["--ip-adapter", &adapter, "--ip-adapter-image", reference][..], more].concat()));
+        image(&case)
+    };
+    let text = ["--ip-adapter-text", "a heap of stones:-0.5"];
+    let by_image = draw(&landscape, &text);
+    assert_ne!(by_image, draw(&landscape, &[]));
+    assert_eq!(by_image, draw(&file, &text));
+}
+
 #[test]
 fn wrong_encodings() {
     let case = Case::make("diffusers", "euler");
