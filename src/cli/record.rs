@@ -140,3 +140,23 @@ impl Record {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every byte of a file counts, that of a long one's end, too; what had no hash is told.
+    #[test]
+    fn long_files() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("long");
+        let mut bytes = vec![7u8; 200_000];
+        std::fs::write(&path, &bytes).unwrap();
+        let input = Input::of(&path);
+        assert_eq!(input.problem(), None);
+        bytes[199_999] = 8;
+        std::fs::write(&path, &bytes).unwrap();
+        assert!(input.problem().unwrap().ends_with("is another file than it was"));
+        assert!(Input::of(dir.path()).problem().unwrap().contains("was no regular file"));
+    }
+}

@@ -132,4 +132,16 @@ mod tests {
         assert_eq!(map.heat_map(2, 2, 0.05).unwrap().rgb()[3..6], white);
         assert!(map.heat_map(2, 2, 0.0).unwrap().rgb().iter().all(|v| *v == 0));
     }
+
+    /// Maps that are no squares: each value keeps its row and its column.
+    #[test]
+    fn wide_and_tall_maps() {
+        for (width, height) in [(3, 2), (2, 3)] {
+            let values: Vec<f32> = (0..6).map(|i| i as f32 / 25.0).collect();
+            let group = format!("up {width}x{height}");
+            let map = AttributionMap { image: 0, adapter: 0, reference: 0, group, width, height, values };
+            let red: Vec<u8> = map.heat_map(width, height, 1.0).unwrap().rgb().chunks(3).map(|rgb| rgb[0]).collect();
+            assert_eq!(red, [0, 31, 61, 92, 122, 153], "{width}x{height}");
+        }
+    }
 }

@@ -87,3 +87,16 @@ impl EncodedImage {
         &self.origin.path
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The same bytes in another shape are another image.
+    #[test]
+    fn sources_by_size() {
+        let of = |width, height| SourceImage::of(&Image::new(width, height, vec![7; 18]).unwrap()).xxh3;
+        assert_eq!(of(2, 3), of(2, 3));
+        assert_ne!(of(2, 3), of(3, 2));
+    }
+}

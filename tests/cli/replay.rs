@@ -165,6 +165,30 @@ fn other_images_and_files() {
     assert!(failure(&draw_again(&out, &[]), 1).contains("unet"));
 }
 
+/// A mask and a negative image that are others than they were; a model that the record does not know.
+#[test]
+fn other_masks_and_models() {
+    let case = Case::make("diffusers", "euler");
+    let picture = |name: &str| case.folder.join("../pictures").join(name).to_str().unwrap().to_owned();
+    let (adapter, out) = (case.path("ip-adapter.safetensors"), case.path("out.png"));
+    let [mask, negative] = ["mask.png", "negative.png"].map(|name| case.path(name));
+    let write = |file: &str, value: u8| Image::new(8, 8, vec![value; 192]).unwrap().save(Path::new(file)).unwrap();
+    write(&mask, 200);
+    write(&negative, 90);
+    let reference =
+        ["--ip-adapter", &adapter, "--ip-adapter-image", &picture("landscape.png"), "--ip-adapter-mask", &mask];
+    fine(case.short(&[&reference[..], &["--ip-adapter-negative-image", &negative]].concat()));
+    for (file, value) in [(&mask, 200), (&negative, 90)] {
+        write(file, value + 1);
+        let text = failure(&draw_again(&out, &[]), 1);
+        assert!(text.contains(&format!("{file} is another file than it was")), "{text}");
+        write(file, value);
+    }
+    assert!(draw_again(&out, &[]).status.success());
+    edit(&out, |json| drop(json["weights"].as_object_mut().unwrap().remove("vae")));
+    assert!(failure(&draw_again(&out, &[]), 1).contains("vae of "));
+}
+
 /// The place of a byte of a tensor's data that is neither among its first ones nor in its middle.
 fn far_byte(file: &[u8], data: usize) -> usize {
     let header: Value = serde_json::from_slice(&file[8..data]).unwrap();

@@ -82,6 +82,17 @@ fn groups_and_references() {
     }
 }
 
+/// Groups of an image that is no square have their feature maps' width and height.
+#[test]
+fn wide_images() {
+    let pipeline = Model::folder().load().unwrap();
+    let mut request = asked(vec![embedding(1)], Combine::Concat);
+    request.height = Some(SIDE / 2);
+    let maps = maps(&pipeline, &request);
+    assert!(maps.iter().all(|map| map.width == 2 * map.height && !map.values.is_empty()), "{maps:?}");
+    assert!(maps.iter().all(|map| map.group.ends_with(&format!(" {}x{}", map.width, map.height))));
+}
+
 #[test]
 fn masked_halves() {
     let pipeline = Model::folder().load().unwrap();

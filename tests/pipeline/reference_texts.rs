@@ -3,6 +3,9 @@
 use super::*;
 use braid::error::Field;
 use braid::pipeline::Reference;
+use braid::synthetic::{Stored, TensorSpec, write_safetensors};
+use braid::tensor::DType;
+use std::collections::BTreeMap;
 
 /// A model whose image encoder and second text encoder give 24 values each.
 fn matching() -> Model {
@@ -49,6 +52,34 @@ fn sums_of_embeddings() {
     let together = pipeline.generate_batch(&[asked(with(-0.5)), asked(zero)]);
     let images: Vec<Vec<u8>> = together.into_iter().map(|output| output.unwrap().images[0].rgb().to_vec()).collect();
     assert!(images[0] == draw(with(-0.5)) && images[1] == alone);
+}
+
+/// A LoRA of the second text encoder changes the prompt, and no text that is added to a reference.
+#[test]
+fn texts_without_loras() {
+    let (model, module) = (matching(), "text_encoder_2.text_model.encoder.layers.0.mlp.fc1");
+    let factor = |name: &str, shape: [usize; 2], seed| TensorSpec {
+        name: format!("{module}.{name}.weight"),
+        shape: shape.to_vec(),
+        dtype: Stored::Float(DType::F32),
+        scale: 0.5,
+        offset: 0.0,
+        seed,
+    };
+    let file = model.path("lora.safetensors");
+    let factors = [factor("lora_A", [4, 24], 1), factor("lora_B", [48, 4], 2)];
+    write_safetensors(&file, &factors, &BTreeMap::new()).unwrap();
+    let (without, with) = (model.load().unwrap(), Pipeline::load(&model.options().with_lora(file)).unwrap());
+    let pooled = |pipeline: &Pipeline| {
+        let mut r = asked(plain(values())).with_capture_intermediates(true);
+        r.prompt = "water".into();
+        pipeline.generate(&r).unwrap().intermediates["pooled"].data.clone()
+    };
+    let (concept, changed) = (pooled(&without), pooled(&with));
+    assert!(relative(&changed, &concept) > 1e-3);
+    let sum = values().iter().zip(&concept).map(|(v, t)| v + -0.5 * t).collect();
+    let draw = |reference| generate(&with, &asked(reference)).unwrap();
+    assert!(draw(plain(values()).with_text("water", -0.5)) == draw(plain(sum)));
 }
 
 /// Encoders that do not belong together, a Plus adapter, a text that would be cut, a factor that is no number.
