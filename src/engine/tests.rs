@@ -185,6 +185,23 @@ fn full_queue_and_cancelled_waiters() {
     assert_eq!(steps.begun(), [3]);
 }
 
+/// One thread waits with a ticket, another one cancels by it.
+#[test]
+fn shared_ticket() {
+    let steps = Steps::new(1);
+    let engine = steps.hold().engine(EngineOptions::default());
+    let ticket = engine.submit(request(0, 3)).unwrap();
+    assert!(ticket.wait_for(Duration::ZERO).is_none());
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| ticket.wait_for(Duration::MAX));
+        ticket.cancel();
+        assert!(matches!(waiting.join().unwrap(), Some(Err(Error::Cancelled))));
+    });
+    assert_eq!(ticket.status(), TicketStatus::Done);
+    assert!(ticket.wait_for(Duration::MAX).is_none(), "taken twice");
+    steps.release();
+}
+
 #[test]
 fn deadlines() {
     let steps = Steps::new(1);

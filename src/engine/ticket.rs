@@ -51,9 +51,14 @@ impl Ticket {
     /// # Errors
     /// The ticket, where the result is not there by then.
     pub fn wait_timeout(self, timeout: Duration) -> std::result::Result<Result<Output>, Self> {
+        self.wait_for(timeout).ok_or(self)
+    }
+
+    /// Waits for the result so long at most and takes it, while other threads may use the ticket, to cancel it for one. `None` where the
+    /// result is not there by then, or was taken before.
+    pub fn wait_for(&self, timeout: Duration) -> Option<Result<Output>> {
         const LONGEST: Duration = Duration::from_secs(1 << 32);
-        let result = self.result_by(Instant::now() + timeout.min(LONGEST));
-        result.ok_or(self)
+        self.result_by(Instant::now() + timeout.min(LONGEST))
     }
 
     fn result_by(&self, end: Instant) -> Option<Result<Output>> {
