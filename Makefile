@@ -8,15 +8,16 @@ EXAMPLES := 01_generate 02_many_prompts 03_sweep_scale 04_cancel 05_inspect 06_e
 NVRTC := $(abspath $(or $(CARGO_TARGET_DIR),target)/nvrtc)
 lint doc examples tests full: export BRAID_KERNELS_STRICT = 1
 ifndef BRAID_NVRTC
-lint doc examples tests full wheel: export BRAID_NVRTC = $(shell ls -d $(NVRTC) 2>/dev/null)
+lint doc examples tests full wheel capi: export BRAID_NVRTC = $(shell ls -d $(NVRTC) 2>/dev/null)
 endif
 
-.PHONY: help test test-full nvrtc format lint doc scripts examples tests full goldens guide bench peers start kernels check-aarch64 wheel test-python test-serving
+.PHONY: help test test-full nvrtc format lint doc scripts examples tests full capi goldens guide bench peers start kernels check-aarch64 wheel test-python test-serving
 
 help:
 	@echo "make test      everything that must hold: format, lints, documentation, examples, tests"
 	@echo "make test-full what takes too long for that: larger goldens on the interpreter, all its tests with a GPU's arithmetic"
 	@echo "make examples  runs each example on a small random model"
+	@echo "make capi      builds the C interface and installs it into PREFIX (target/capi): libbraid, braid.h, pkg-config and CMake files"
 	@echo "make kernels   registers, memory, tensor cores of each kernel, and what the interpreter counts at SDXL's sizes"
 	@echo "make bench     times the CPU's operations (products beside faer and gemm, a LoRA's cost), loaders, inputs and planner"
 	@echo "make peers     times Braid beside diffusers, DiffSynth and OpenVINO, alternately (benches/peers/README.md)"
@@ -82,6 +83,11 @@ tests:
 
 full:
 	@echo "$$FULL" | tools/run-tests.sh
+
+# PREFIX is where it is installed, below DESTDIR where that is given.
+capi:
+	$(CARGO) build --release --package braid-c
+	tools/install-capi.sh "$(or $(CARGO_TARGET_DIR),target)/release" "$(DESTDIR)$(or $(PREFIX),$(or $(CARGO_TARGET_DIR),target)/capi)"
 
 # The tests print it: docs/kernels.md holds the tables of the committed kernels and what they say.
 kernels:

@@ -68,19 +68,21 @@ fn join(lines: &[impl std::fmt::Display]) -> String {
 
 #[test]
 fn file_lengths() {
-    let long = files(&["src", "ptx/src"], &["rs"]).into_iter().filter(|f| f.text.lines().count() > rules::FILE_LINES);
+    let long = files(&["src", "ptx/src", "capi/src"], &["rs"])
+        .into_iter()
+        .filter(|f| f.text.lines().count() > rules::FILE_LINES);
     hold("file_lengths", long.map(|f| format!("{}: {} lines", f.path, f.text.lines().count())).collect());
 }
 
 #[test]
 fn function_lengths() {
-    let all = files(&["src", "ptx/src"], &["rs"]);
+    let all = files(&["src", "ptx/src", "capi/src"], &["rs"]);
     hold("function_lengths", all.iter().flat_map(|file| rules::long_functions(&file.path, &file.text)).collect());
 }
 
 #[test]
 fn import_circles() {
-    let sources = files(&["src", "ptx/src"], &["rs"]);
+    let sources = files(&["src", "ptx/src", "capi/src"], &["rs"]);
     hold("import_circles", circles::circles(&sources));
 }
 
@@ -94,20 +96,23 @@ fn no_flags_in_the_library() {
 
 #[test]
 fn doc_comment_openings() {
-    let all = files(&["src", "ptx", "tests", "benches", "examples"], &["rs"]);
+    let all = files(&["src", "ptx", "capi", "tests", "benches", "examples"], &["rs"]);
     hold("doc_comment_openings", all.iter().flat_map(|file| rules::relative_docs(&file.path, &file.text)).collect());
 }
 
 #[test]
 fn no_unfinished_code() {
-    let all = files(&["src", "ptx", "tests", "benches", "examples"], &["rs"]);
+    let all = files(&["src", "ptx", "capi", "tests", "benches", "examples"], &["rs"]);
     hold("no_unfinished_code", all.iter().flat_map(|file| rules::unfinished(&file.path, &file.text)).collect());
 }
 
 #[test]
 fn old_names() {
-    let folders = ["src", "ptx", "kernels", "tests", "benches", "examples", "docs", "tools", "build.rs", "README.md"];
-    let all = files(&folders, &["rs", "cu", "cuh", "md", "py", "sh", "toml"]);
+    let code = ["src", "ptx", "capi", "include", "kernels", "tests", "benches", "examples", "build.rs"];
+    let all = files(
+        &[&code[..], &["docs", "tools", "README.md"]].concat(),
+        &["rs", "h", "c", "cpp", "cu", "cuh", "md", "py", "sh", "toml"],
+    );
     hold("old_names", all.iter().flat_map(|file| words::old_names(&file.path, &file.text)).collect());
 }
 
@@ -121,7 +126,7 @@ fn cli_dependencies() {
 /// Files and tests that the documentation names are there.
 #[test]
 fn named_tests_exist() {
-    let tests = files(&["tests", "ptx/tests", "src", "ptx/src"], &["rs", "py"]);
+    let tests = files(&["tests", "ptx/tests", "capi/tests", "src", "ptx/src", "capi/src"], &["rs", "py"]);
     let documents = files(&["docs", "README.md", "CONTRIBUTING.md", "ptx/README.md"], &["md"]);
     hold("named_tests_exist", documents.iter().flat_map(|file| rules::named_tests(file, &tests, &root())).collect());
 }
