@@ -112,7 +112,9 @@ impl<'a> Site<'a> {
         let (before, gemm) = self.sole_gemm(side)?;
         let other = self.node.inputs[1 - side];
         let shape = &self.node.shape;
-        if gemm.epilogue.residual || self.graph.node(other).shape != *shape || before.shape != *shape {
+        // GEGLU's kernels have none.
+        let taken = gemm.epilogue.residual || gemm.epilogue.activation == EpilogueActivation::Geglu;
+        if taken || self.graph.node(other).shape != *shape || before.shape != *shape {
             return None;
         }
         let epilogue = Epilogue { residual: true, ..gemm.epilogue };

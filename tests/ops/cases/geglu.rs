@@ -19,9 +19,24 @@ fn case(m: usize, k: usize, inner: usize) -> Case {
     c.finish()
 }
 
+/// A sum after it, which no kernel of it takes along.
+fn and_residual(m: usize, width: usize) -> Case {
+    let mut c = CaseBuilder::new(format!("geglu {m} {width} and residual"));
+    let weight = c.weight("weight", &[2 * width, width], 1);
+    let (xi, x) = c.input("x", &[1, m, width], 3);
+    let scope = c.scope();
+    let y = c.graph.linear_no_bias(xi, &scope, 2 * width);
+    let y = c.graph.geglu(y);
+    let y = c.graph.add(xi, y);
+    let gated = geglu(&linear(&x, &weight, None, width, 2 * width), width);
+    c.output(y, gated.iter().zip(&x).map(|(y, x)| y + x).collect());
+    c.finish()
+}
+
 fn cases() -> Vec<Case> {
     let sizes = [(5, 40, 16), (70, 24, 72), (9, 16, 50), (13, 20, 50), (30, 33, 130)];
-    sizes.into_iter().map(|(m, k, inner)| case(m, k, inner)).collect()
+    let residuals = [(5, 40), (9, 50)].map(|(m, width)| and_residual(m, width));
+    sizes.into_iter().map(|(m, k, inner)| case(m, k, inner)).chain(residuals).collect()
 }
 
 operation!(cases());

@@ -247,13 +247,10 @@ for_every_isa! {
                 tile.activate::<FMA>(kind);
                 tile.add_residual();
             }
-            EpilogueActivation::Geglu => {
-                match tile.epilogue.bias.is_empty() {
-                    true => tile.gated::<FMA, false>(),
-                    false => tile.gated::<FMA, true>(),
-                }
-                tile.add_residual();
-            }
+            EpilogueActivation::Geglu => match tile.epilogue.bias.is_empty() {
+                true => tile.gated::<FMA, false>(),
+                false => tile.gated::<FMA, true>(),
+            },
         }
     }
 }
