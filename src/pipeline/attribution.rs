@@ -120,6 +120,25 @@ mod tests {
         assert_eq!(sums, [[0.25, 0.0, 0.25], [0.5, 1.0, 0.75]]);
     }
 
+    /// A group's value is the mean of its cross-attentions': those of one side and size, however many they are.
+    #[test]
+    fn means_of_groups() {
+        let (config, tokens) = (crate::models::published::unet(), 77);
+        let shape = UnetShape { batch: 1, height: 8, width: 8, tokens, branches: Vec::new(), attribution: Vec::new() };
+        let layers = config.cross_layers();
+        // A quarter in a transformer's first layer, a half in the others.
+        let norms = layers.iter().enumerate().map(|(i, layer)| {
+            let [height, width] = shape.feature_map(&config, layer.block);
+            let first = i == 0 || layers[i - 1].block != layer.block;
+            [if first { 3.0 } else { 1.0 }, 1.0].repeat(height * width)
+        });
+        let maps = maps((&config, &shape), &[(0, 0)], 0, &norms.collect::<Vec<_>>());
+        let found: Vec<_> = maps.iter().map(|map| (map.group.as_str(), map.values[0])).collect();
+        // Transformers of 2 and of 10 layers.
+        let (two, ten) = (0.375, 0.475);
+        assert_eq!(found, [("down 4x4", two), ("down 2x2", ten), ("mid 2x2", ten), ("up 2x2", ten), ("up 4x4", two)]);
+    }
+
     #[test]
     fn colors() {
         let values = vec![0.0, 0.1, 0.2, 0.3];

@@ -159,6 +159,11 @@ fn other_images_and_files() {
     let output = draw_again(&out, &["--json"]);
     let json: Value = serde_json::from_str(&stdout(&output)).unwrap();
     assert_eq!((&json["weights"], &json["largest_difference"]), (&"hashes".into(), &0.into()));
+    // Another image of it has hashes, too.
+    let new = case.path("out-new.png");
+    assert!(draw_again(&out, &["-o", &new]).status.success());
+    let json: Value = serde_json::from_str(&metadata(&new).braid.unwrap()).unwrap();
+    assert!(json["weights"]["unet"].as_str().unwrap().starts_with("xxh3:"), "{json}");
     change(far);
     assert!(failure(&draw_again(&out, &[]), 1).contains("unet of "));
     std::fs::remove_file(&unet).unwrap();
