@@ -48,6 +48,33 @@ fn parameters(options: &Options, settings: impl Iterator<Item = String>) -> Stri
         text.push_str(&format!("\nNegative prompt: {negative}"));
     }
     let version = concat!("Version: Braid ", env!("CARGO_PKG_VERSION")).to_owned();
-    let settings: Vec<_> = settings.chain([version]).collect();
+    let settings: Vec<_> = settings.chain([version]).map(one_line).collect();
     format!("{text}\n{}", settings.join(", "))
+}
+
+/// An entry `Key: value` whose value, a file's name maybe, cannot begin another line: as a JSON string, as that interface quotes.
+fn one_line(entry: String) -> String {
+    match entry.split_once(": ") {
+        Some((key, value)) if value.contains(char::is_control) => format!("{key}: {}", Value::from(value)),
+        _ => entry,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_with_line_breaks() {
+        let mut options = Options::default();
+        options.request.prompt = "a fox".into();
+        let entries = ["Model: a\nSteps: 1, Seed: 2", "Steps: 30", "Model hash: \u{e9}"].map(str::to_owned);
+        let text = parameters(&options, entries.into_iter());
+        let lines: Vec<_> = text.lines().collect();
+        assert_eq!((lines.len(), lines[0]), (2, "a fox"));
+        assert!(
+            lines[1].starts_with("Model: \"a\\nSteps: 1, Seed: 2\", Steps: 30, Model hash: \u{e9}, Version: Braid "),
+            "{text}"
+        );
+    }
 }
