@@ -100,7 +100,9 @@ enum {
     /* The result was not there in time; nothing else has changed. */
     BRAID_ERROR_TIMEOUT = 19,
     /* A failure that this version of the interface has no number for. */
-    BRAID_ERROR_OTHER = 20
+    BRAID_ERROR_OTHER = 20,
+    /* A frame of a stream cannot be drawn. */
+    BRAID_ERROR_FRAME = 21
 };
 
 /* The version of the library, such as "0.2.0". It is never freed. */
