@@ -13,6 +13,7 @@ pub mod host;
 mod image_decoder;
 mod memory;
 mod role;
+mod rows;
 mod tensors;
 mod tiling;
 mod user_cache;

@@ -1,15 +1,12 @@
 //! The denoise loop on the host: the model's executable is called once for each evaluation, guidance and step are the schedulers' own.
 
-use crate::device::denoise_loop::{
-    DenoiseLoop, DenoiseOutput, ImageInFlight, LatentSize, LoopSpec, RowAxis, level_after,
-};
+use crate::device::denoise_loop::{DenoiseLoop, DenoiseOutput, ImageInFlight, LatentSize, LoopSpec, level_after};
 use crate::device::executable::{Compiled, Executable};
+use crate::device::rows;
 use crate::device::tensors::{TensorData, TensorRef};
 use crate::error::{Error, Result};
 use crate::graph::Graph;
-use crate::memory;
 use crate::schedulers::{HISTORY, StepCoefficients, step};
-use std::borrow::Cow;
 use std::sync::{Arc, Weak};
 
 /// A denoiser whose steps the host makes, one by one.
@@ -41,9 +38,6 @@ struct HostState {
     sums: Vec<Vec<f64>>,
 }
 
-/// The values of one image for an input, and its rows.
-type Part<'a> = (TensorData<'a>, usize);
-
 impl HostDenoiseLoop {
     /// Wraps a denoiser's executable.
     ///
@@ -62,41 +56,14 @@ impl HostDenoiseLoop {
     /// Checks images that come to their first step here, or come with other inputs, and gives them their state.
     fn admit(&self, images: &mut [&mut ImageInFlight]) -> Result<()> {
         let graph = self.executable.graph();
-        let (rows, given) = (LatentSize::of(graph).rows, images.iter().map(|image| image.rows()).sum::<usize>());
-        if given != rows {
-            return Err(Error::Graph(format!("denoise loop: images of {given} rows, {rows} are needed")));
-        }
-        for image in images.iter() {
-            match image.state {
-                None => image.inputs.check(graph, &self.spec)?,
-                Some(_) => image.inputs.check_inputs(graph, &self.spec)?,
-            }
-            if image.is_finished() {
-                return Err(Error::Graph("denoise loop: an image has no more steps".into()));
-            }
-        }
-        self.check_shared(images)?;
+        rows::check(graph, &self.spec, images)?;
+        let rows = LatentSize::of(graph).rows;
         for image in images.iter_mut().filter(|image| image.state.is_none()) {
             let x = std::mem::take(&mut image.inputs.latents);
             let uses_history = image.inputs.table.iter().any(StepCoefficients::uses_history);
             let history = vec![0.0; if uses_history { HISTORY * x.len() } else { 0 }];
             let sums = self.further.iter().map(|output| vec![0.0; output.len() / rows]).collect();
             image.state = Some(Box::new(HostState { x, history, sums }));
-        }
-        Ok(())
-    }
-
-    /// Refuses images that differ in what all rows share.
-    fn check_shared(&self, images: &[&mut ImageInFlight]) -> Result<()> {
-        let Some((first, others)) = images.split_first() else { return Ok(()) };
-        for (k, (name, _)) in self.executable.graph().inputs.iter().enumerate() {
-            let mine = &first.inputs.inputs[k];
-            for other in others.iter().map(|image| &image.inputs.inputs[k]) {
-                let shared = self.spec.row_axis(k) == RowAxis::Shared && !Arc::ptr_eq(mine, other);
-                if shared && mine.to_host()? != other.to_host()? {
-                    return Err(Error::Graph(format!("denoise loop: images with other values of `{name}`")));
-                }
-            }
         }
         Ok(())
     }
@@ -122,7 +89,7 @@ impl HostDenoiseLoop {
     fn gather(&mut self, images: &[&mut ImageInFlight]) -> Result<()> {
         let graph = self.executable.graph();
         for (k, gathered) in self.gathered.iter_mut().enumerate().skip(1) {
-            if is_direct(graph, &self.spec, images, k) {
+            if rows::is_direct(graph, &self.spec, images, k) {
                 *gathered = Gathered::default();
                 continue;
             }
@@ -136,96 +103,13 @@ impl HostDenoiseLoop {
                 continue;
             }
             let parts =
-                images.iter().map(|image| part(graph, &self.spec, image, k)).collect::<Result<Vec<Part<'_>>>>()?;
-            let node = graph.node(graph.inputs[k].1);
-            let (len, axis, rows) = (node.len(), self.spec.row_axis(k), LatentSize::of(graph).rows);
-            if gathered.values.is_none() {
-                let integer = matches!(parts.first(), Some((TensorData::I32(_), _)));
-                let hint = || "let fewer images share an evaluation".into();
-                gathered.values = Some(match integer {
-                    true => memory::zeroed::<i32>("denoise", len, len as u64 * 4, hint)?.into(),
-                    false => memory::zeroed::<f32>("denoise", len, len as u64 * 4, hint)?.into(),
-                });
-            }
-            let Some(values) = &mut gathered.values else { continue };
-            match values {
-                TensorData::F32(to) => join(to.to_mut(), axis, rows, parts.iter().filter_map(floats)),
-                TensorData::I32(to) => join(to.to_mut(), axis, rows, parts.iter().filter_map(integers)),
-            }
+                images.iter().map(|image| rows::part(graph, &self.spec, image, k)).collect::<Result<Vec<_>>>()?;
+            let len = graph.node(graph.inputs[k].1).len();
+            let shape = (len, self.spec.row_axis(k), LatentSize::of(graph).rows);
+            gathered.values = Some(rows::joined(gathered.values.take(), shape, &parts)?);
             gathered.from = current().map(|(values, rows)| (Arc::downgrade(values), rows)).collect();
         }
         Ok(())
-    }
-}
-
-/// Whether the values of the images serve as they are: all rows share them, or there is one image whose rows are as long as the graph's.
-fn is_direct(graph: &Graph, spec: &LoopSpec, images: &[&mut ImageInFlight], k: usize) -> bool {
-    let image = &images[0];
-    let given = image.inputs.inputs[k].len() / image.inputs.rows * image.rows();
-    let whole = spec.varying.contains(&k) || given == graph.node(graph.inputs[k].1).len();
-    spec.row_axis(k) == RowAxis::Shared || images.len() == 1 && whole
-}
-
-/// An image's values of input `k` in its next step.
-fn part<'a>(graph: &Graph, spec: &LoopSpec, image: &'a ImageInFlight, k: usize) -> Result<Part<'a>> {
-    let (given, rows) = (image.inputs.rows, image.rows());
-    let values = image.inputs.inputs[k].to_host()?;
-    let mut range = 0..values.len();
-    if spec.varying.contains(&k) {
-        let len = spec.values(graph, k, given);
-        range = image.done * len..(image.done + 1) * len;
-    }
-    match spec.row_axis(k) {
-        RowAxis::First => range.end = range.start + range.len() / given * rows,
-        RowAxis::Last if rows < given => {
-            let all = values.slice(range);
-            let TensorData::F32(all) = &all else {
-                return Err(Error::Graph("denoise loop: integers whose rows are the last dimension".into()));
-            };
-            let first: Vec<f32> = all.chunks_exact(given).flat_map(|each| &each[..rows]).copied().collect();
-            return Ok((first.into(), rows));
-        }
-        RowAxis::Last | RowAxis::Shared => {}
-    }
-    if range == (0..values.len()) {
-        return Ok((values, rows));
-    }
-    let values = match values {
-        TensorData::F32(Cow::Borrowed(all)) => (&all[range]).into(),
-        TensorData::I32(Cow::Borrowed(all)) => (&all[range]).into(),
-        TensorData::F32(Cow::Owned(all)) => all[range].to_vec().into(),
-        TensorData::I32(Cow::Owned(all)) => all[range].to_vec().into(),
-    };
-    Ok((values, rows))
-}
-
-fn floats<'a>((values, rows): &'a Part<'_>) -> Option<(&'a [f32], usize)> {
-    if let TensorData::F32(values) = values { Some((values, *rows)) } else { None }
-}
-
-fn integers<'a>((values, rows): &'a Part<'_>) -> Option<(&'a [i32], usize)> {
-    if let TensorData::I32(values) = values { Some((values, *rows)) } else { None }
-}
-
-/// Puts the rows of several images side by side in an input of `rows` rows.
-fn join<'a, T: Copy + 'a>(to: &mut [T], axis: RowAxis, rows: usize, parts: impl Iterator<Item = (&'a [T], usize)>) {
-    let (mut first, each) = (0, to.len() / rows);
-    for (from, count) in parts {
-        match axis {
-            RowAxis::First => {
-                let len = from.len() / count;
-                for (to, from) in to[first * each..].chunks_exact_mut(each.max(1)).zip(from.chunks_exact(len.max(1))) {
-                    to[..len].copy_from_slice(from);
-                }
-            }
-            RowAxis::Last => {
-                for (to, from) in to.chunks_exact_mut(rows).zip(from.chunks_exact(count)) {
-                    to[first..first + count].copy_from_slice(from);
-                }
-            }
-            RowAxis::Shared => to.copy_from_slice(from),
-        }
-        first += count;
     }
 }
 
@@ -304,7 +188,7 @@ impl DenoiseLoop for HostDenoiseLoop {
         for (k, gathered) in self.gathered.iter().enumerate().skip(1) {
             bound.push(match &gathered.values {
                 Some(values) => values.view(),
-                None => part(graph, &self.spec, images[0], k)?.0,
+                None => rows::part(graph, &self.spec, images[0], k)?.0,
             });
         }
         let outputs = std::iter::once(&mut self.output).chain(&mut self.further);
