@@ -3,8 +3,7 @@
 //
 // Shapes     Q [B, queries, heads, dim], branch s: K and V [B, capacity_s, heads, dim], out as Q; by base pointer and strides.
 //            counts [branches, B]: keys that count, device values, at most the capacity. scales [branches - 1, B]: weights of
-//            the image branches, device values; with `step` they begin at
-//            element *step * scales_step. mask of a branch: null or [B, queries] by its image stride, f32: a factor a
+//            the image branches, device values. mask of a branch: null or [B, queries] by its image stride, f32: a factor a
 //            query row, for regional prompts.
 //            So w_s = scales[s - 1, image] * mask_s[image, row]; a weight in `scales` of 0, or a count of 0, jumps around
 //            the whole branch: its K and V are not read and may be unwritten.
@@ -33,8 +32,6 @@ struct DecoupledParams {
     StridedTensor out;
     const int* counts;
     const float* scales;
-    const int* step;  // null, or the step's number
-    i64 scales_step;
     int queries;
     int dim;
     int branches;
@@ -45,9 +42,9 @@ struct DecoupledParams {
 };
 
 // The first branch from `s` on that is not skipped, or the number of branches.
-__device__ __forceinline__ int active(const DecoupledParams& p, const float* scales, int s, int image) {
+__device__ __forceinline__ int active(const DecoupledParams& p, int s, int image) {
     for (; s < p.branches; s++) {
-        bool weighs = s == 0 || scales[(i64)(s - 1) * p.batch + image] != 0.0f;
+        bool weighs = s == 0 || p.scales[(i64)(s - 1) * p.batch + image] != 0.0f;
         if (weighs && p.counts[(i64)s * p.batch + image] > 0) break;
     }
     return s;
@@ -59,7 +56,6 @@ __device__ __forceinline__ void decoupled(const DecoupledParams& p) {
     extern __shared__ Vec8 memory[];
     F flash((T*)memory);
     int first = blockIdx.x * F::QUERIES, head = blockIdx.y, image = blockIdx.z;
-    const float* scales = p.step ? p.scales + *p.step * p.scales_step : p.scales;
     auto count_of = [&](int s) { return min(p.counts[(i64)s * p.batch + image], p.branch[s].capacity); };
     auto copy = [&](int stage, int s, int from, int count) {
         const KvBranch& branch = p.branch[s];
@@ -75,7 +71,7 @@ __device__ __forceinline__ void decoupled(const DecoupledParams& p) {
 
     flash.copy_queries(F::place(p.q, image, head), p.q.row, first, p.queries, p.dim);
     cp_async_commit_group();
-    int s = active(p, scales, 0, image), from = 0, stage = 0;
+    int s = active(p, 0, image), from = 0, stage = 0;
     int count = s < p.branches ? count_of(s) : 0;
     if (s < p.branches) copy(0, s, 0, count);
     cp_async_wait_group<0>();
@@ -85,7 +81,7 @@ __device__ __forceinline__ void decoupled(const DecoupledParams& p) {
     while (s < p.branches) {
         // The next tile: of this branch, or the first of the next active one.
         bool last = from + F::KEYS >= count;
-        int next = last ? active(p, scales, s + 1, image) : s;
+        int next = last ? active(p, s + 1, image) : s;
         int next_from = last ? 0 : from + F::KEYS, next_count = count;
         if (last && next < p.branches) next_count = count_of(next);
         cp_async_wait_group<0>();
@@ -94,7 +90,7 @@ __device__ __forceinline__ void decoupled(const DecoupledParams& p) {
         if (next < p.branches) copy(stage ^ 1, next, next_from, next_count);
         flash.tile(stage, min(count - from, F::KEYS), p.scale, F::KEYS);
         if (last) {
-            float weight = s == 0 ? 1.0f : scales[(i64)(s - 1) * p.batch + image];
+            float weight = s == 0 ? 1.0f : p.scales[(i64)(s - 1) * p.batch + image];
             const float* mask = p.branch[s].mask;
 #pragma unroll
             for (int r = 0; r < 2; r++) {

@@ -12,9 +12,7 @@ struct EpilogueParams {
     const void* bias;      // T [N], or null
     const void* rows;      // T [images, N], or null; the time embedding
     const void* residual;  // T, rows as the result's, or null
-    const int* step;       // null, or the step's number: rows begins at element *step * rows_step
     void* out;             // T, or f32 where out_f32 is set
-    i64 rows_step;
     i64 residual_stride;  // elements from row to row
     i64 out_stride;
     int rows_of_image;  // consecutive rows of X that share a row of `rows`
@@ -46,7 +44,6 @@ template <class T, int THREADS, int BM, int BN, class Place>
 __device__ __forceinline__ void store_result(const ResultTile<BM, BN>& tile, const EpilogueParams& f, int top, int rows,
                                              int left, int columns, Place place) {
     const T* added = (const T*)f.rows;
-    if (added && f.step) added += *f.step * f.rows_step;
     bool wide = (columns | f.out_stride | f.residual_stride) % 8 == 0;
     for (int i = threadIdx.x; i < BM * (BN / 8); i += THREADS) {
         int row = i / (BN / 8), m = top + row, n = left + i % (BN / 8) * 8, count = columns - n;

@@ -57,18 +57,14 @@ pub trait Device: Send + Sync {
         Ok(Box::new(HostImageDecoder::new(self.compile(graph)?, rounding)))
     }
 
-    /// The most images that may share an evaluation of a denoiser.
-    fn max_images(&self) -> usize {
-        usize::MAX
+    /// The latents of all images together, height times width of each, up to which they are worth an evaluation of a denoiser together
+    /// where nothing else is said: larger images fill a device alone.
+    fn batch_latents(&self) -> usize {
+        4096
     }
 
     /// Whether its denoise loops take graphs with outputs beside the model's, and give their means, [`super::DenoiseOutput::means`].
     fn averages_outputs(&self) -> bool {
-        true
-    }
-
-    /// Whether an image's steps may be made by loops of different numbers of rows, one after the other.
-    fn varies_rows(&self) -> bool {
         true
     }
 

@@ -252,7 +252,7 @@ pub struct ImageInFlight {
     /// Its inputs. Guidance, and inputs of the graph, may be exchanged between two evaluations.
     pub inputs: DenoiseInputs,
     /// Whether its evaluations from the next one on have its negative row, where there is one: yes, at first. Without it the positive
-    /// row's output is taken as it is. Only where [`super::Device::varies_rows`].
+    /// row's output is taken as it is.
     pub guided: bool,
     /// Steps done.
     pub(super) done: usize,

@@ -39,6 +39,16 @@ impl DeviceTensor {
     pub fn start(&self) -> usize {
         self.start
     }
+
+    /// The number of values.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
 }
 
 impl std::fmt::Debug for DeviceTensor {

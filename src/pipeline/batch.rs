@@ -182,6 +182,13 @@ impl<'a> Batch<'a> {
                     }
                 }
             }
+            // What the device has done by then is not known, so there is nothing to try again.
+            Err(Error::Fault { device, call, what, lost }) => {
+                for (ticket, _) in group {
+                    let [device, call, what] = [&device, &call, &what].map(String::clone);
+                    self.fail(ticket, Error::Fault { device, call, what, lost });
+                }
+            }
             Err(error) if group.len() == 1 => self.fail(group[0].0, error),
             Err(error) => {
                 let second = group.split_off(group.len().div_ceil(2));

@@ -37,6 +37,8 @@ pub(super) struct Compiler<'a> {
 pub(super) struct Executables<'a> {
     pub(super) compiler: Compiler<'a>,
     pub(super) cache: &'a mut ExecutableCache,
+    /// Whether other requests may join the one under way.
+    pub(super) joins: bool,
 }
 
 impl Executables<'_> {
@@ -133,7 +135,7 @@ impl Executables<'_> {
         })
     }
 
-    /// Whether denoise loop and decoder of a plan are there.
+    /// Whether decoder and denoise loop of a plan are there, the latter of one image or more.
     pub(super) fn has(&self, plan: &DenoisePlan, placement: Placement) -> bool {
         let key = LoopKey { shape: plan.shape.clone(), placement };
         self.cache.has(&key, &self.compiler.loop_spec(plan))
@@ -144,15 +146,25 @@ fn on_host(device: &dyn Device, graph: Graph, spec: &LoopSpec) -> Result<Box<dyn
     Ok(Box::new(HostDenoiseLoop::new(device.compile(graph)?, spec)?))
 }
 
-/// The latents of all images together, up to which they share evaluations where nothing else is said, and the most images.
-const BATCH: [usize; 2] = [4096, 8];
+/// The most images that share evaluations where nothing else is said.
+const MAX_IMAGES: usize = 8;
+
+/// The numbers of images that evaluations have, of which `most` share one, for a request of so many. With `every` images join and leave,
+/// so that each number may occur; where they are too many to be compiled ahead, the most alone.
+pub(super) fn image_numbers(most: usize, images: usize, every: bool) -> Vec<usize> {
+    let at_once = most.min(images).max(1);
+    match every {
+        true if most <= MAX_IMAGES => (1..=most.max(1)).collect(),
+        true => vec![most],
+        false => [at_once, images % at_once].into_iter().filter(|number| *number > 0).collect(),
+    }
+}
 
 impl Compiler<'_> {
     /// The most images of that height and width in latents that share an evaluation, where there is memory for it.
     pub(super) fn most_images(&self, [height, width]: [usize; 2]) -> usize {
-        let [latents, images] = BATCH;
-        let by_size = (latents / (height * width).max(1)).clamp(1, images);
-        self.max_batch.unwrap_or(by_size).min(self.device.max_images())
+        let by_size = (self.device.batch_latents() / (height * width).max(1)).clamp(1, MAX_IMAGES);
+        self.max_batch.unwrap_or(by_size)
     }
 
     pub(super) fn loop_spec(&self, plan: &DenoisePlan) -> LoopSpec {
@@ -264,10 +276,12 @@ impl Compiler<'_> {
         Ok(graph)
     }
 
-    /// The bytes of the device's own memory that a plan's executables take; `None` where it has none of its own.
+    /// The bytes of the device's own memory that a plan's executables take, with a denoise loop for each of these plans; `None` where it
+    /// has none of its own.
     pub(super) fn estimate(
         &self,
         plan: &DenoisePlan,
+        loops: &[DenoisePlan],
         placement: Placement,
         encoders: &EncoderPlan,
     ) -> Result<Option<MemoryEstimate>> {
@@ -294,9 +308,20 @@ impl Compiler<'_> {
             Ok::<_, Error>((self.condition_graph(*part, &plan.conditioning(*part))?, condition.clone()))
         };
         let condition = bytes(plan.conditioning_parts().iter().map(part).collect::<Result<Vec<_>>>()?)?;
-        let denoise = bytes(vec![(self.unet_graph(&plan.shape)?, denoise)])?;
+        let one = |plan: &DenoisePlan| Ok::<_, Error>((self.unet_graph(&plan.shape)?, denoise.clone()));
+        let denoise = bytes(loops.iter().map(one).collect::<Result<Vec<_>>>()?)?;
         let decode = bytes(vec![(self.decoder_graph(latent)?, Role::Decode(self.pixel_rounding()))])?;
         Ok(Some(MemoryEstimate { text, image, encode, condition, denoise, decode, staging }))
+    }
+
+    /// The bytes of a conditioning's results: the denoiser's inputs that the conditioner makes.
+    pub(super) fn conditioning_bytes(&self, plan: &DenoisePlan) -> Result<u64> {
+        let mut bytes = 0;
+        for part in plan.conditioning_parts() {
+            let graph = self.condition_graph(*part, &plan.conditioning(*part))?;
+            bytes += graph.outputs.iter().map(|(_, id)| graph.node(*id).len() as u64 * 4).sum::<u64>();
+        }
+        Ok(bytes)
     }
 
     /// Names a size that would fit where an executable for this one does not: its memory grows with the number of pixels.
@@ -328,4 +353,18 @@ pub(super) struct EncoderPlan {
     pub(super) image: bool,
     /// Whether the VAE's encoder runs.
     pub(super) vae: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_of_images() {
+        assert_eq!([1, 3].map(|most| image_numbers(most, 1, true)), [vec![1], vec![1, 2, 3]]);
+        assert_eq!([0, MAX_IMAGES + 1].map(|most| image_numbers(most, 1, true)), [vec![1], vec![MAX_IMAGES + 1]]);
+        let alone = |most, images| image_numbers(most, images, false);
+        assert_eq!([alone(4, 1), alone(4, 3), alone(4, 4), alone(4, 8)], [vec![1], vec![3], vec![4], vec![4]]);
+        assert_eq!([alone(4, 7), alone(1, 5), alone(2, 5)], [vec![4, 3], vec![1], vec![2, 1]]);
+    }
 }

@@ -66,8 +66,8 @@ pub(super) struct ExecutableCache {
     pub(super) free_encoders: bool,
     /// Whether requests are under way beside the one at work, so that their executables stay.
     pub(super) is_beside: bool,
-    /// The most images at once that there was memory for, by the height and width of their latents.
-    limits: HashMap<[usize; 2], usize>,
+    /// The images at once that were asked for, and those that there is memory for, by the height and width of their latents.
+    limits: HashMap<[usize; 2], [usize; 2]>,
 }
 
 /// The target of the debug events about executables: `held`, the bytes that all of them hold (on a GPU with their weights), and
@@ -151,22 +151,39 @@ impl ExecutableCache {
 
     /// Remembers that there is memory for no more than so many images of that height and width at once.
     pub(super) fn limit_images(&mut self, latent: [usize; 2], images: usize) {
-        self.limits.insert(latent, images.max(1));
+        self.plan_images(latent, usize::MAX, images);
+    }
+
+    /// Remembers that so many images of that height and width at once were asked for, and that there is memory for so many of them.
+    pub(super) fn plan_images(&mut self, latent: [usize; 2], asked: usize, images: usize) {
+        self.limits.insert(latent, [asked, images.max(1)]);
+    }
+
+    /// Whether it is known how many of so many images of that height and width at once there is memory for.
+    pub(super) fn has_planned(&self, latent: [usize; 2], images: usize) -> bool {
+        self.limits.get(&latent).is_some_and(|[asked, _]| *asked >= images)
     }
 
     /// The most images of that height and width that memory had room for.
     pub(super) fn images_limit(&self, latent: [usize; 2]) -> usize {
-        self.limits.get(&latent).copied().unwrap_or(usize::MAX)
+        let known = self.limits.get(&latent).filter(|[asked, images]| images < asked);
+        known.map_or(usize::MAX, |[_, images]| *images)
     }
 
     fn position(&self, key: &LoopKey, spec: &LoopSpec) -> Option<usize> {
         self.loops.iter().position(|entry| entry.key == *key && entry.compiled.accepts(spec))
     }
 
-    /// Whether the denoise loop and the decoder are there.
+    /// Whether the decoder and the denoise loop are there, the latter of as many rows or more.
     pub(super) fn has(&self, key: &LoopKey, spec: &LoopSpec) -> bool {
         let latent = [key.shape.height, key.shape.width];
-        self.position(key, spec).is_some() && self.decoders.iter().any(|entry| entry.key == latent)
+        let serves = |entry: &Entry<LoopKey, dyn DenoiseLoop>| {
+            let LoopKey { shape, placement } = &entry.key;
+            let same =
+                *placement == key.placement && UnetShape { batch: key.shape.batch, ..shape.clone() } == key.shape;
+            same && shape.batch >= key.shape.batch && entry.compiled.accepts(spec)
+        };
+        self.loops.iter().any(serves) && self.decoders.iter().any(|entry| entry.key == latent)
     }
 
     /// Compiles, freeing older executables where memory is short; also returns the seconds that it took.
@@ -270,7 +287,7 @@ mod tests {
     use super::super::content_cache::ContentHasher;
     use super::super::denoise_plan::tests::plan;
     use super::*;
-    use crate::device::{DenoiseOutput, ImageInFlight, TensorData};
+    use crate::device::{DecodedImage, DenoiseOutput, ImageInFlight, TensorData, TensorRef};
     use crate::graph::Graph;
 
     /// With the pieces that it shares.
@@ -449,5 +466,34 @@ mod tests {
         assert!(find(shape.clone(), Placement::Host, 4));
         assert!(find(wide.clone(), Placement::Device, 4));
         assert!(!find(wide, Placement::Device, 4) && !find(shape, Placement::Device, 5));
+    }
+    /// A loop of as many rows or more counts as there, with the decoder; and of images at once the most that was asked for is known.
+    #[test]
+    fn planned_images() {
+        let mut cache = ExecutableCache::default();
+        let spec = LoopSpec { max_steps: 4, varying: 1..1, noise: false, row_axes: Vec::new() };
+        let key = |batch, placement| LoopKey { shape: UnetShape { batch, ..plan().shape }, placement };
+        let compile = || Ok(Box::new(Fake(Graph::default(), vec![0; 4])) as Box<dyn DenoiseLoop>);
+        cache.denoise_loop(key(4, Placement::Device), &spec, compile).unwrap();
+        assert!(!cache.has(&key(2, Placement::Device), &spec));
+        let decoder = || Ok(Box::new(Fake(Graph::default(), Vec::new())) as Box<dyn ImageDecoder>);
+        cache.decoder([plan().shape.height, plan().shape.width], decoder).unwrap();
+        assert!([2, 4].iter().all(|rows| cache.has(&key(*rows, Placement::Device), &spec)));
+        assert!(!cache.has(&key(5, Placement::Device), &spec) && !cache.has(&key(2, Placement::Host), &spec));
+        assert!(!cache.has(&key(2, Placement::Device), &LoopSpec { max_steps: 5, ..spec }));
+        let known = |cache: &ExecutableCache, images| (cache.has_planned([8, 16], images), cache.images_limit([8, 16]));
+        assert_eq!(known(&cache, 1), (false, usize::MAX));
+        cache.plan_images([8, 16], 4, 4);
+        assert_eq!((known(&cache, 4), known(&cache, 5)), ((true, usize::MAX), (false, usize::MAX)));
+        cache.plan_images([8, 16], 5, 3);
+        assert_eq!((known(&cache, 5), known(&cache, 6)), ((true, 3), (false, 3)));
+        cache.limit_images([8, 16], 0);
+        assert_eq!(known(&cache, 64), (true, 1));
+    }
+
+    impl ImageDecoder for Fake {
+        fn decode(&mut self, _: &TensorRef<'_>, _: bool) -> Result<DecodedImage> {
+            panic!("nothing runs")
+        }
     }
 }

@@ -27,7 +27,8 @@ pub(super) fn generate(
 ) -> Result<Output> {
     let job = Job { request, callbacks };
     let mut result = Err(Error::Cancelled);
-    generate_all(compiler, run, residency, std::iter::once(job), |_, output| result = output);
+    let jobs = std::iter::once(job);
+    advance_all(compiler, run, (residency, false), jobs, |_, output| result = output);
     result
 }
 
@@ -38,12 +39,23 @@ pub(super) fn generate_all<'a>(
     run: &Run<'_>,
     residency: EncoderResidency,
     jobs: impl Iterator<Item = Job<'a>>,
+    done: impl FnMut(usize, Result<Output>),
+) {
+    advance_all(compiler, run, (residency, true), jobs, done);
+}
+
+/// Runs requests of which with `joins` those that come later may join the ones under way.
+fn advance_all<'a>(
+    compiler: Compiler<'_>,
+    run: &Run<'_>,
+    (residency, joins): (EncoderResidency, bool),
+    jobs: impl Iterator<Item = Job<'a>>,
     mut done: impl FnMut(usize, Result<Output>),
 ) {
     let (mut batch, mut jobs) = (Batch::default(), jobs.enumerate());
     let mut cache = run.lock();
     loop {
-        let goes_on = batch.advance(&mut Executables { compiler, cache: &mut cache }, residency, &mut jobs);
+        let goes_on = batch.advance(&mut Executables { compiler, cache: &mut cache, joins }, residency, &mut jobs);
         for left in batch.take_left() {
             let result = left.result.map_err(|error| with_cause(compiler.models, &left.job.callbacks.cancel, error));
             done(left.ticket, result);

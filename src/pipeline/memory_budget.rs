@@ -1,6 +1,6 @@
 //! Checks that a request fits the memory, before anything is compiled.
 
-use super::compile::{Compiler, EncoderPlan, Executables};
+use super::compile::{Compiler, EncoderPlan, Executables, image_numbers};
 use super::denoise_plan::{DenoisePlan, Placement};
 use super::residency::{EncoderResidency, MemoryEstimate};
 use crate::device::DeviceMemory;
@@ -10,23 +10,51 @@ use crate::memory;
 /// A request's demands on the device's memory.
 pub(super) struct MemoryDemand<'a> {
     pub(super) plan: &'a DenoisePlan,
+    /// The same for steps without guidance, where there are such.
+    pub(super) unguided: Option<&'a DenoisePlan>,
     pub(super) placement: Placement,
     pub(super) encoders: &'a EncoderPlan,
+    /// The images of the request.
+    pub(super) images: usize,
+    /// Whether any number of images up to the most may share an evaluation.
+    pub(super) every: bool,
 }
 
 impl MemoryDemand<'_> {
+    /// The estimate for one image at a time.
     fn estimate(&self, compiler: &Compiler<'_>, plan: &DenoisePlan) -> Result<Option<MemoryEstimate>> {
-        compiler.estimate(plan, self.placement, self.encoders)
+        compiler.estimate(plan, std::slice::from_ref(plan), self.placement, self.encoders)
+    }
+
+    /// The estimate where so many images share evaluations.
+    fn estimate_of_images(&self, executables: &Executables<'_>, most: usize) -> Result<Option<MemoryEstimate>> {
+        let compiler = &executables.compiler;
+        let plans = [Some(self.plan), self.unguided];
+        let numbers = image_numbers(most, self.images, self.every);
+        let of_plan = |plan: &DenoisePlan| numbers.iter().map(|images| plan.of_images(*images)).collect::<Vec<_>>();
+        let loops: Vec<_> = plans.into_iter().flatten().flat_map(of_plan).collect();
+        let mut estimate = compiler.estimate(self.plan, &loops, self.placement, self.encoders)?;
+        if let Some(estimate) = &mut estimate
+            && executables.joins
+        {
+            // Each request under way has a copy of its conditioning.
+            estimate.condition += compiler.conditioning_bytes(self.plan)? * most as u64;
+        }
+        Ok(estimate)
     }
 }
 
-/// Decides whether the encoders are freed after use, and refuses what does not fit before anything is compiled.
+/// Decides whether the encoders are freed after use and how many images share evaluations, and refuses what does not fit before anything
+/// is compiled.
 pub(super) fn require(
     executables: &mut Executables<'_>,
     residency: EncoderResidency,
     demand: &MemoryDemand<'_>,
 ) -> Result<()> {
-    if executables.has(demand.plan, demand.placement) {
+    let latent = [demand.plan.shape.height, demand.plan.shape.width];
+    let wanted = executables.compiler.most_images(latent);
+    let wanted = if executables.joins { wanted } else { wanted.min(demand.images) }.max(1);
+    if executables.has(demand.plan, demand.placement) && executables.cache.has_planned(latent, wanted) {
         return Ok(());
     }
     let device = executables.compiler.device;
@@ -44,8 +72,14 @@ pub(super) fn require(
         EncoderResidency::Auto => estimate.peak_resident() > have,
     };
     executables.cache.free_encoders = free_encoders;
-    let need = if free_encoders { estimate.peak_offloaded() } else { estimate.peak_resident() };
+    let peak = |e: MemoryEstimate| if free_encoders { e.peak_offloaded() } else { e.peak_resident() };
+    let need = peak(estimate);
     if need <= have {
+        let mut images = wanted;
+        while images > 1 && demand.estimate_of_images(executables, images)?.is_some_and(|e| peak(e) > have) {
+            images -= 1;
+        }
+        executables.cache.plan_images(latent, wanted, images);
         return Ok(());
     }
     let hint = if estimate.peak_offloaded() <= have {

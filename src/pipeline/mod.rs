@@ -425,7 +425,7 @@ impl Pipeline {
     }
 
     fn executables<'a>(&'a self, cache: &'a mut ExecutableCache) -> Executables<'a> {
-        Executables { compiler: self.compiler(), cache }
+        Executables { compiler: self.compiler(), cache, joins: false }
     }
 
     fn lock(&self) -> Alone<'_> {

@@ -58,7 +58,7 @@ pub struct PipelineOptions {
     pub quantize: Option<Quantization>,
     /// Whether the encoders' executables stay after a request.
     pub encoders: EncoderResidency,
-    /// The most bytes that a GPU's denoise loop reserves for the fresh noise of all steps. Where a request needs more, the host
+    /// The most bytes that a GPU's denoise loop reserves for the fresh noise of all steps of an image. Where a request needs more, the host
     /// makes its steps one by one; schedulers that add no noise are not affected.
     pub max_noise_bytes: u64,
     /// The most bytes of results that are kept for later requests, 256 MiB by default: hidden states of prompts, embeddings of images, keys

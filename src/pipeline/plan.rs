@@ -158,17 +158,20 @@ impl RequestPlan {
         check_texts(models, request, &denoise)?;
         check_references(&compiler, request, &denoise)?;
         let branches = ImageBranches::new(&compiler, request, &own_branches, &denoise, table.steps.len())?;
-        let mut encoders = shape.encoders(&compiler)?;
-        if models.vision.is_none() && !shape.encodes_images && encoders.image {
-            return Err(no_zero_image());
-        }
-        encoders.image = shape.encodes_images || encoders.image && executables.cache.zero_image.is_none();
+        let encoders = needed_encoders(executables, &shape)?;
+        let unguided = unguided(request, &denoise);
         if let Room::Memory(residency) = room {
-            let demand = MemoryDemand { plan: &denoise, placement, encoders: &encoders };
+            let demand = MemoryDemand {
+                plan: &denoise,
+                unguided: unguided.as_ref(),
+                placement,
+                encoders: &encoders,
+                images: request.num_images,
+                every: executables.joins,
+            };
             memory_budget::require(executables, residency, &demand)?;
         }
         let (prompt, negative_prompt) = encoded_prompts(&compiler, request, prompt, negative)?;
-        let (encodes_images, unguided) = (encoders.image, unguided(&compiler, request, &denoise));
         Ok(Self {
             table,
             latent,
@@ -180,7 +183,7 @@ impl RequestPlan {
             denoise,
             placement,
             unguided,
-            encodes_images,
+            encodes_images: encoders.image,
             begin,
             num_images: request.num_images,
         })
@@ -279,10 +282,20 @@ fn encoded_prompts(
     Ok((encoded(prompt, request.clip_skip)?, negative_prompt))
 }
 
+/// The encoders that a request of that shape runs.
+fn needed_encoders(executables: &Executables<'_>, shape: &WorkloadShape) -> Result<EncoderPlan> {
+    let mut encoders = shape.encoders(&executables.compiler)?;
+    if executables.compiler.models.vision.is_none() && !shape.encodes_images && encoders.image {
+        return Err(no_zero_image());
+    }
+    encoders.image = shape.encodes_images || encoders.image && executables.cache.zero_image.is_none();
+    Ok(encoders)
+}
+
 /// The plan of steps that have no guidance, in a request that has some.
-fn unguided(compiler: &Compiler<'_>, request: &Request, plan: &DenoisePlan) -> Option<DenoisePlan> {
+fn unguided(request: &Request, plan: &DenoisePlan) -> Option<DenoisePlan> {
     let mut plan = plan.clone();
-    let has_both = request.guidance_interval.is_some() && plan.shape.batch > 1 && compiler.device.varies_rows();
+    let has_both = request.guidance_interval.is_some() && plan.shape.batch > 1;
     plan.shape.batch = 1;
     has_both.then_some(plan)
 }

@@ -180,14 +180,7 @@ impl<'a> RunningRequest<'a> {
     /// [`Error::Parameter`] for a change that cannot be; those of the stages for prompts that were not prepared.
     pub(super) fn begin_step(&mut self, executables: &mut Executables<'_>, image: &mut RunningImage) -> Result<()> {
         let (request, in_flight) = (&self.job.request, &mut image.in_flight);
-        let guided = request.is_guided(in_flight.done(), self.table.len());
-        if executables.compiler.device.varies_rows() {
-            in_flight.guided = guided;
-        } else {
-            let guidance = [request.guidance_scale, request.guidance_rescale];
-            [in_flight.inputs.guidance_scale, in_flight.inputs.guidance_rescale] =
-                if guided { guidance } else { [1.0, 0.0] };
-        }
+        in_flight.guided = request.is_guided(in_flight.done(), self.table.len());
         self.change_inputs(executables, image)
     }
 

@@ -197,7 +197,8 @@ impl<'p, I: Iterator<Item = Image>> Stream<'p, I> {
         let mut jobs = frame.map(|(number, request)| (number, job(request))).into_iter();
         let mut joins = jobs.len() > 0;
         loop {
-            let executables = &mut Executables { compiler: pipeline.compiler(), cache: &mut cache };
+            let compiler = pipeline.compiler();
+            let executables = &mut Executables { compiler, cache: &mut cache, joins: self.overlap };
             let worked = self.batch.advance(executables, pipeline.encoders, &mut jobs);
             if self.overlap {
                 self.most = self.batch.most_staggered(executables).unwrap_or(self.most);

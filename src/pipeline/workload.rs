@@ -1,6 +1,6 @@
 //! The shapes of requests, and work done ahead of the first one.
 
-use super::compile::{Compiler, EncoderPlan, Executables};
+use super::compile::{Compiler, EncoderPlan, Executables, image_numbers};
 use super::denoise_plan::{DenoisePlan, Placement};
 use super::image_branches::{MAX_IMAGE_BRANCHES, PromptBranches, too_many};
 use super::image_prompt::ImagePrompt;
@@ -173,7 +173,11 @@ impl WorkloadShape {
     /// # Errors
     /// As [`WorkloadShape::prepare`], but for memory.
     pub(super) fn estimate(&self, compiler: &Compiler<'_>) -> Result<Option<MemoryEstimate>> {
-        compiler.estimate(&self.denoise_plan(compiler)?, Placement::Device, &self.encoders(compiler)?)
+        let plan = self.denoise_plan(compiler)?;
+        let most = compiler.most_images([plan.shape.height, plan.shape.width]).min(self.num_images);
+        let loops: Vec<_> =
+            image_numbers(most, self.num_images, true).into_iter().map(|images| plan.of_images(images)).collect();
+        compiler.estimate(&plan, &loops, Placement::Device, &self.encoders(compiler)?)
     }
 
     /// Compiles and warms up everything that requests of this shape run. Encoders that are freed after use are left to the request.
@@ -184,7 +188,15 @@ impl WorkloadShape {
         let (plan, placement) = (self.denoise_plan(&executables.compiler)?, Placement::Device);
         let encoders = self.encoders(&executables.compiler)?;
         executables.cache.begin_request();
-        memory_budget::require(executables, residency, &MemoryDemand { plan: &plan, placement, encoders: &encoders })?;
+        let demand = MemoryDemand {
+            plan: &plan,
+            unguided: None,
+            placement,
+            encoders: &encoders,
+            images: self.num_images,
+            every: true,
+        };
+        memory_budget::require(executables, residency, &demand)?;
         executables.image_decoder([plan.shape.height, plan.shape.width])?.warmup()?;
         if !executables.cache.free_encoders {
             for key in encoders.text {
@@ -201,8 +213,11 @@ impl WorkloadShape {
             executables.conditioner(*part, &plan, placement)?.warmup()?;
         }
         executables.denoise_loops(&plan, placement, self.num_images)?;
-        let at_once = executables.most_images([plan.shape.height, plan.shape.width]).min(self.num_images.max(1));
-        executables.denoise_loop(&plan.of_images(at_once), placement)?.warmup()?;
+        // Requests of fewer images have executables of their own.
+        let most = executables.most_images([plan.shape.height, plan.shape.width]).min(self.num_images);
+        for images in image_numbers(most, self.num_images, true) {
+            executables.denoise_loop(&plan.of_images(images), placement)?.warmup()?;
+        }
         executables.cache.prepared(plan);
         Ok(())
     }

@@ -6,11 +6,12 @@ use braid::device::cpu::Cpu;
 use braid::device::cuda::driver::{CallCounts, Driver};
 use braid::device::cuda::{CudaDenoiseLoop, CudaDevice};
 use braid::device::host::HostDenoiseLoop;
-use braid::device::{Compiled, DenoiseInputs, DenoiseLoop, Device, LoopSpec};
+use braid::device::{Compiled, DenoiseInputs, DenoiseLoop, DenoiseOutput, Device, ImageInFlight, LoopSpec, RowAxis};
 use braid::graph::{Builder, Graph};
 use braid::schedulers::{SchedulerConfig, SchedulerKind, StepTable, classifier_free_guidance, step};
 use braid::tensor::DType;
 use braid::{Error, Result};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// Latents of several blocks in every kernel of a step.
@@ -49,6 +50,13 @@ struct Denoised {
     latents: Vec<f32>,
     first_output: Vec<f32>,
     not_finite: Option<usize>,
+}
+
+impl Denoised {
+    fn new(denoised: DenoiseOutput) -> Result<Self> {
+        let latents = denoised.latents.read()?.into_owned();
+        Ok(Self { latents, first_output: denoised.first_output, not_finite: denoised.not_finite })
+    }
 }
 
 /// The callback of previews.
@@ -100,10 +108,19 @@ impl Case {
         reached: &mut dyn FnMut(usize) -> Result<()>,
         preview: Option<(usize, Show<'_>)>,
     ) -> Result<Denoised> {
+        let (every, mut show) = preview.unzip();
+        let denoised = denoise(executable, self.inputs(every), &mut |done, clean| match (clean, &mut show) {
+            (Some(clean), Some(show)) => show(done, clean),
+            (Some(_), None) => panic!("a preview that nobody asked for"),
+            (None, _) => reached(done),
+        })?;
+        Denoised::new(denoised)
+    }
+
+    fn inputs(&self, preview_every: Option<usize>) -> DenoiseInputs {
         let noise = self.noise.clone();
         let inputs: [Vec<f32>; 3] = [Vec::new(), self.shift.clone(), self.time.clone()];
-        let (every, mut show) = preview.unzip();
-        let inputs = DenoiseInputs {
+        DenoiseInputs {
             rows: self.rows,
             inputs: inputs.into_iter().map(|values| Arc::new(values.into())).collect(),
             table: self.table.steps.as_slice().into(),
@@ -114,15 +131,8 @@ impl Case {
             kept: None,
             noise: Box::new(move |step| noise[step].clone()),
             capture_first: true,
-            preview_every: every,
-        };
-        let denoised = denoise(executable, inputs, &mut |done, clean| match (clean, &mut show) {
-            (Some(clean), Some(show)) => show(done, clean),
-            (Some(_), None) => panic!("a preview that nobody asked for"),
-            (None, _) => reached(done),
-        })?;
-        let latents = denoised.latents.read()?.into_owned();
-        Ok(Denoised { latents, first_output: denoised.first_output, not_finite: denoised.not_finite })
+            preview_every,
+        }
     }
 
     /// Step by step on that device.
@@ -300,7 +310,7 @@ fn launched_loop() {
         // From the second step on. Everything waits for events alone.
         let within = calls(at[5], at[0]);
         assert_eq!(within, CallCounts { graph_launches: 5, waits: 4, ..CallCounts::default() });
-        assert_eq!(calls(at[6], at[5]).waits, 2);
+        assert_eq!(calls(at[6], at[5]).waits, 1);
         let all = calls(driver.calls(), before);
         assert_eq!((all.graph_launches, all.allocations, all.captures), (6, 0, 0), "round {round}");
         assert_eq!(*first.get_or_insert(denoised.clone()), denoised);
@@ -371,12 +381,124 @@ fn misfit_inputs() {
         "`time` is bound to 20 values of f32, 24 of f32 are needed",
     );
     fails(|case| case.shift.clear(), SchedulerKind::Euler, 3, "`shift` is bound to 0 values");
-    fails(|case| case.shift.truncate(8), SchedulerKind::Euler, 3, "`shift` is bound to 8 values");
+    fails(|case| case.shift.truncate(9), SchedulerKind::Euler, 3, "`shift` is bound to 9 values");
     fails(|case| case.latents.clear(), SchedulerKind::Euler, 3, "0 latents, 2112");
-    // An input that varies and that no product adds.
-    let wrong = LoopSpec { varying: 1..3, ..steps(false) };
+    // An input that varies and that all rows share.
+    let wrong = LoopSpec { row_axes: vec![RowAxis::First, RowAxis::First, RowAxis::Shared], ..steps(false) };
     let text = device.compile_loop(graph(1), wrong).map(|_| ()).unwrap_err().to_string();
-    assert!(text.contains("varies from step to step"), "{text}");
+    assert!(text.contains("inputs that vary have rows of their own"), "{text}");
     let far = LoopSpec { varying: 2..4, ..steps(false) };
     assert!(device.compile_loop(graph(1), far).is_err());
+}
+
+/// A group of images that share an evaluation, by their numbers.
+type Group<'a> = &'a [usize];
+
+/// Takes images through evaluations by loops of as many rows, each compiled where it is not there yet.
+fn advance(
+    device: &CudaDevice,
+    loops: &mut BTreeMap<usize, CudaDenoiseLoop>,
+    cases: &[Case],
+    groups: &[Group<'_>],
+) -> Vec<Option<Denoised>> {
+    let mut images: Vec<_> = cases.iter().map(|case| Some(ImageInFlight::new(case.inputs(None)))).collect();
+    let mut done: Vec<_> = cases.iter().map(|_| None).collect();
+    for group in groups {
+        let mut taken: Vec<ImageInFlight> = group.iter().map(|i| images[*i].take().unwrap()).collect();
+        // The second half of each one's steps is not guided.
+        taken.iter_mut().for_each(|image| image.guided = 2 * image.done() < image.inputs.table.len());
+        let rows = taken.iter().map(ImageInFlight::rows).sum();
+        let on = loops.entry(rows).or_insert_with(|| device.compile_loop(graph(rows), steps(true)).unwrap());
+        on.evaluate(&mut taken.iter_mut().collect::<Vec<_>>()).unwrap();
+        for (i, image) in group.iter().zip(taken) {
+            match image.is_finished() {
+                true => done[*i] = Some(Denoised::new(on.finish(image).unwrap()).unwrap()),
+                false => images[*i] = Some(image),
+            }
+        }
+    }
+    done
+}
+
+/// Images that join others at any step, leave them for a while, go from loop to loop and change places have the bytes that they have
+/// alone; each loop is captured once.
+#[test]
+fn images_in_several_loops() {
+    if !compiled() {
+        return;
+    }
+    let driver = Arc::new(PtxDriver::new());
+    let device = CudaDevice::new(driver.clone(), DType::F16).unwrap().with_cublaslt(false);
+    let mut cases = [
+        Case::new(SchedulerKind::Dpmpp2M, 5, 2, 40),
+        Case::new(SchedulerKind::EulerAncestral, 4, 2, 90),
+        Case::new(SchedulerKind::Lms, 4, 1, 140),
+        Case::new(SchedulerKind::Heun, 2, 2, 190),
+    ];
+    cases[1].guidance = [6.0, 0.0];
+    cases[3].time[2 * WIDTH] = f32::NAN;
+    let mut loops = BTreeMap::new();
+    let evaluations = cases.each_ref().map(|case| case.table.steps.len());
+    assert_eq!(evaluations, [5, 4, 4, 3]);
+    let alone: Vec<Group<'_>> = (0..4).flat_map(|i| vec![[&[0][..], &[1], &[2], &[3]][i]; evaluations[i]]).collect();
+    let wanted = advance(&device, &mut loops, &cases, &alone);
+    let not_finite: Vec<_> = wanted.iter().map(|image| image.as_ref().unwrap().not_finite).collect();
+    assert_eq!(not_finite, [None, None, None, Some(1)]);
+    let orders: [&[Group<'_>]; 2] = [
+        &[&[0], &[1, 0], &[2, 0, 1], &[3, 2], &[1, 3, 0], &[2], &[3, 0, 1, 2]],
+        &[&[3, 2, 1, 0], &[0, 1], &[2, 3], &[1, 0], &[0, 2], &[3, 1], &[2], &[0]],
+    ];
+    for groups in orders {
+        assert!(bits(&advance(&device, &mut loops, &cases, groups)) == bits(&wanted));
+    }
+    // As often again, whatever the images, nothing is captured or allocated.
+    orders.iter().for_each(|groups| drop(advance(&device, &mut loops, &cases, groups)));
+    let before = driver.calls();
+    assert_eq!(before.captures as usize, loops.len());
+    orders.iter().for_each(|groups| drop(advance(&device, &mut loops, &cases, groups)));
+    let calls = driver.calls();
+    assert_eq!((calls.captures, calls.allocations), (before.captures, before.allocations));
+    drop(loops);
+    assert_eq!(driver.held(), 0);
+}
+
+/// The bits of latents and first outputs, and the first step that was not finite.
+fn bits(all: &[Option<Denoised>]) -> Vec<(Vec<u32>, Option<usize>)> {
+    let of = |image: &Option<Denoised>| {
+        let Denoised { latents, first_output, not_finite } = image.as_ref().unwrap();
+        (latents.iter().chain(first_output).map(|v| v.to_bits()).collect(), *not_finite)
+    };
+    all.iter().map(of).collect()
+}
+
+/// Images whose rows are not the loop's, that another device has begun, or for whose state there is no memory; those are as before then.
+#[test]
+fn images_that_do_not_fit() {
+    if !compiled() {
+        return;
+    }
+    let compile = |room: u64| {
+        let driver = Arc::new(PtxDriver::new().room(room));
+        let device = CudaDevice::new(driver.clone(), DType::F16).unwrap().with_cublaslt(false);
+        (driver, device.compile_loop(graph(3), steps(false)).unwrap())
+    };
+    let image = |rows: usize| ImageInFlight::new(Case::new(SchedulerKind::Euler, 3, rows, 5).inputs(None));
+    let refused = |on: &mut CudaDenoiseLoop, images: &mut [ImageInFlight]| {
+        on.evaluate(&mut images.iter_mut().collect::<Vec<_>>()).unwrap_err()
+    };
+    let (driver, mut first) = compile(8 << 30);
+    let text = refused(&mut first, &mut [image(1), image(1)]).to_string();
+    assert!(text.contains("images of 2 rows, 3 are needed"), "{text}");
+    let mut begun = [image(2), image(1)];
+    first.evaluate(&mut begun.iter_mut().collect::<Vec<_>>()).unwrap();
+    let (_, mut other) = compile(8 << 30);
+    assert!(refused(&mut other, &mut begun).to_string().contains("another device has begun"));
+    assert!(other.finish(image(1)).unwrap_err().to_string().contains("an image without a step"));
+    // There is memory for two images from the beginning, for a third one not; some is for the upload of weights.
+    let (_, mut short) = compile(driver.held() as u64 + 40_000);
+    let mut three = [image(1), image(1), image(1)];
+    assert!(matches!(refused(&mut short, &mut three), Error::Memory { .. }));
+    assert!(three.iter().all(|image| image.done() == 0));
+    let mut two = [image(2), image(1)];
+    short.evaluate(&mut two.iter_mut().collect::<Vec<_>>()).unwrap();
 }

@@ -38,6 +38,7 @@ mod single;
 #[path = "../common/small_unet.rs"]
 mod small_unet;
 mod stream;
+mod together;
 mod weight_keys;
 
 use braid::Result;

@@ -57,8 +57,8 @@ fn published_model_at_1024() {
     let steps = LoopSpec { max_steps: 64, varying, noise: true, row_axes: Vec::new() };
     let step = LoweringReport::of_role(graph, &SETTINGS, &Role::Denoise(steps)).unwrap();
     println!("a step of the denoise loop: {step}");
-    // The model's input, guidance, the step and the counter; what was given is made ready before the first step.
-    assert_eq!(step.launches(), denoise.launches() + 3);
+    // The model's input, the step's inputs, guidance, the step and the counter; what was given is made ready before the first step.
+    assert_eq!(step.launches(), denoise.launches() + 4);
     assert!(denoise.arena <= 260 << 20, "{}", denoise.arena);
     // 2,567,463,684 parameters less those of the condition executable, in 16 bits.
     assert!((4 << 30..6 << 30).contains(&denoise.weights), "{}", denoise.weights);

@@ -171,8 +171,9 @@ fn resident_request() {
         assert_eq!((condition.0, condition.1[1]), (Stage::Condition, 12));
         assert_eq!((denoise.0, denoise.1[1]), (Stage::Denoise, 8));
         assert_eq!((decode.0, decode.1), (Stage::Decode, [0, 32 * 32 * 3 + 4]));
-        // Latents of 4x4x4, two rows of twelve coefficients, guidance, counters; then scales and token counts.
-        assert!((256 + 96 + 16..1000).contains(&denoise.1[0]), "{stages:?}");
+        // Latents of 4x4x4, two rows of 36 coefficients, guidance, counters, addresses of two places for images; then scales and token
+        // counts.
+        assert!((256 + 288 + 16 + 192..1200).contains(&denoise.1[0]), "{stages:?}");
         // The stages that are kept say the same.
         request.capture_intermediates = true;
         let kept = pipeline.generate(&request).unwrap();

@@ -112,6 +112,19 @@ impl Gpu {
         self.bytes(bytemuck::cast_slice(x))
     }
 
+    /// Structs with addresses in them.
+    pub fn table<P: bytemuck::Pod>(&self, structs: &[P]) -> Pointer {
+        let words: &[u64] = bytemuck::cast_slice(structs);
+        let at = self.room(words.len() * 8);
+        if let Some(memory) = &self.memory {
+            memory.write(at.0, bytemuck::cast_slice(words)).unwrap();
+        }
+        if let Some(second) = &self.second {
+            second.write_table(at.0, words);
+        }
+        at
+    }
+
     /// The values in that type.
     pub fn upload(&self, dtype: DType, x: &[f32]) -> Pointer {
         self.bytes(&interpreter::narrow(x, dtype))

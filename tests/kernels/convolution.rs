@@ -77,8 +77,7 @@ fn convolution(dtype: DType, tile: Tile, s: Shape, x: &[Vec<f32>; 2], w: &[f32])
     let [rows, columns] = s.result();
     let count = s.images * rows * columns;
     let bias = rounded(dtype, &values(s.n, 4));
-    // Of two steps; the second counts.
-    let added = rounded(dtype, &[values(s.images * s.n, 7), values(s.images * s.n, 5)].concat());
+    let added = rounded(dtype, &values(s.images * s.n, 5));
     let residual = rounded(dtype, &values(count * s.n, 6));
     let out = gpu.room(count * s.n * dtype.size());
     let params = ConvolutionParams {
@@ -90,8 +89,6 @@ fn convolution(dtype: DType, tile: Tile, s: Shape, x: &[Vec<f32>; 2], w: &[f32])
             rows: gpu.upload(dtype, &added),
             residual: gpu.upload(dtype, &residual),
             out,
-            step: gpu.i32(&[1]),
-            rows_step: (s.images * s.n) as i64,
             residual_stride: s.n as i64,
             out_stride: s.n as i64,
             rows_of_image: (rows * columns) as i32,
@@ -116,7 +113,7 @@ fn convolution(dtype: DType, tile: Tile, s: Shape, x: &[Vec<f32>; 2], w: &[f32])
     gpu.launch(&format!("convolution_{}", tile.name()), dtype, [gx, gy, 1], &params);
     let sums = |i: usize| {
         let (row, n) = (i / s.n, i % s.n);
-        [bias[n], added[(s.images + row / (rows * columns)) * s.n + n], residual[i]]
+        [bias[n], added[row / (rows * columns) * s.n + n], residual[i]]
     };
     let want: Vec<f64> = with(s.reference(x, w), sums);
     let got = gpu.download(dtype, out, want.len());

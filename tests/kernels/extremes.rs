@@ -8,7 +8,7 @@ use braid::device::cuda::ops::kernel::{Pointer, blocks};
 use braid::device::cuda::ops::layout::{PatchesParams, WeightsParams};
 use braid::device::cuda::ops::pointwise::{AddParams, GegluParams, TimestepEmbeddingParams, UnaryParams};
 use braid::device::cuda::ops::softmax_rows::SoftmaxParams;
-use braid::device::cuda::ops::step::{FiniteParams, ModelInputParams, StepParams};
+use braid::device::cuda::ops::step::{FiniteParams, ImageState, ModelInputParams, StepParams};
 use braid::tensor::DType;
 use braid_ptx::Schedule;
 
@@ -93,18 +93,8 @@ fn midpoints_to_even() {
         let mut row = [0f32; 12];
         row[1] = 1.0;
         let (table, step) = (gpu.f32(&row), gpu.i32(&[0]));
-        let (image_stride, n) = (n as i64, n as i32);
-        let params = ModelInputParams {
-            x: from,
-            out,
-            table,
-            step,
-            image_stride,
-            negative: 0,
-            n,
-            steps: 1,
-            ..Default::default()
-        };
+        let images = gpu.table(&[ImageState { x: from, table, step, rows: 1, steps: 1, ..ImageState::default() }]);
+        let params = ModelInputParams { images, out, n: n as i32, ..Default::default() };
         gpu.launch("model_input", dtype, [1, 1, 1], &params);
         check("model_input", out);
     }
@@ -247,29 +237,25 @@ fn step_far_out() {
             (row[14], row[34]) = (1.0, f32::from_bits(1));
             let mut output = vec![0.5; n];
             output[at] = bad;
-            let (x, history, flag) = (gpu.f32(&vec![1.0; n]), gpu.room(n * 4), gpu.i32(&[i32::MAX]));
-            let params = StepParams {
+            let (x, history, step) = (gpu.f32(&vec![1.0; n]), gpu.room(n * 4), gpu.i32(&[0, i32::MAX]));
+            let images = gpu.table(&[ImageState {
                 x,
                 history,
-                output: gpu.f32(&output),
                 table: gpu.f32(&row),
                 guidance: gpu.f32(&[1.0, 0.0]),
-                step: gpu.i32(&[0]),
-                not_finite: flag,
-                image_stride: n as i64,
-                n: n as i32,
-                images: 1,
+                step,
+                rows: 1,
                 steps: 1,
-                noise_slots: 1,
-                ..StepParams::default()
-            };
+                ..ImageState::default()
+            }]);
+            let params = StepParams { images, output: gpu.f32(&output), n: n as i32, ..StepParams::default() };
             gpu.once("step", DType::F32, [blocks(n, 1024), 1, 1], &params, Schedule::InOrder);
             let got = gpu.download(DType::F32, x, n);
             let what = format!("clip {clip}, {bad} at {at}");
             assert!(got.iter().enumerate().all(|(i, x)| i == at || *x == 0.5), "{what}");
             // The output counts for the next sample by itself, too: none times infinity is NaN, which must not go unseen.
             assert!(!got[at].is_finite(), "{what}");
-            assert_eq!(gpu.read(flag, 4), 0i32.to_le_bytes(), "{what}");
+            assert_eq!(gpu.read(step, 8), [0; 8], "{what}");
             let kept = gpu.download(DType::F32, history, n)[at];
             assert!(!kept.is_finite(), "{what}: {kept}");
         }

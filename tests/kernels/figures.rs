@@ -44,7 +44,7 @@ const MAIN_LOOPS: [(&str, &str, [usize; 4]); 36] = [
     ("gemm_geglu_128x128", "sm_90a", [156, 587, 64, 215]),
     ("gemm_256x128", "sm_80", [154, 702, 64, 209]),
     ("gemm_256x128", "sm_89", [154, 702, 64, 209]),
-    ("gemm_256x128", "sm_90a", [162, 588, 64, 218]),
+    ("gemm_256x128", "sm_90a", [164, 582, 64, 228]),
     ("gemm_128x128", "sm_80", [157, 679, 64, 210]),
     ("gemm_128x128", "sm_89", [157, 679, 64, 210]),
     ("gemm_128x128", "sm_90a", [162, 582, 64, 220]),
@@ -117,6 +117,7 @@ fn main_loops() {
     if !compiled() {
         return;
     }
+    let mut longer = Vec::new();
     for module in modules() {
         let Code::Compiled(binaries) = module.code else { continue };
         for kernel in kernels().filter(|kernel| kernel.module == module.name) {
@@ -134,17 +135,15 @@ fn main_loops() {
                 }
                 let name = format!("{} {}", kernel.name, binary.target);
                 println!("(\"{}\", \"{}\", {greatest:?}),", kernel.name, binary.target);
-                for (found, expected) in greatest.into_iter().zip(expected) {
-                    let limit = *expected as f64 * (1.0 + LARGER);
-                    assert!(
-                        found as f64 <= limit,
-                        "{name}: {greatest:?}, expected at most {expected} and 2 % for each"
-                    );
+                let exceeds = |(found, expected): (&usize, &usize)| *found as f64 > *expected as f64 * (1.0 + LARGER);
+                if greatest.iter().zip(expected).any(exceeds) {
+                    longer.push(format!("{name}: {greatest:?}, expected at most {expected:?} and 2 % for each"));
                 }
                 assert_eq!(greatest[2], expected[2], "{name}: tensor-core products of a turn");
             }
         }
     }
+    assert!(longer.is_empty(), "{longer:#?}");
 }
 
 /// Stages of cp.async.

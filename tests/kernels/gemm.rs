@@ -41,8 +41,7 @@ fn gemm(dtype: DType, tile: Tile, case: &Case) -> Vec<f32> {
     let w = rounded(dtype, &values(n * k, 3).iter().map(|w| w * scale * 3.0).collect::<Vec<_>>());
     let bias = rounded(dtype, &values(n, 4));
     let each = m.div_ceil(2);
-    // Two steps of two images; the second step counts.
-    let rows = rounded(dtype, &values(4 * n, 5));
+    let rows = rounded(dtype, &values(2 * n, 5));
     let residual = rounded(dtype, &values(m * n, 6));
     let out_type = if out_f32 { DType::F32 } else { dtype };
     // What lies between the result's rows stays.
@@ -62,9 +61,7 @@ fn gemm(dtype: DType, tile: Tile, case: &Case) -> Vec<f32> {
             bias: optional(&bias),
             rows: optional(&rows),
             residual: optional(&apart(&residual, n, beyond[2])),
-            step: if extras { gpu.i32(&[1]) } else { Pointer(0) },
             out,
-            rows_step: 2 * n as i64,
             residual_stride: (n + beyond[2]) as i64,
             out_stride: (n + beyond[3]) as i64,
             rows_of_image: each as i32,
@@ -79,7 +76,7 @@ fn gemm(dtype: DType, tile: Tile, case: &Case) -> Vec<f32> {
     };
     let [x, y] = tile.grid(m, n);
     gpu.launch(&format!("gemm_{}", tile.name()), dtype, [x, y, 1], &params);
-    let parts = Parts { x: [&x0, &x1], w: &w, bias: &bias, rows: &rows[2 * n..], residual: &residual };
+    let parts = Parts { x: [&x0, &x1], w: &w, bias: &bias, rows: &rows, residual: &residual };
     let want: Vec<f64> = parts.result(case, |y| activated(activation, y));
     let stored = gpu.download(out_type, out, m * (n + beyond[3]));
     let (got, between): (Vec<_>, Vec<_>) = stored.chunks(n + beyond[3]).map(|row| row.split_at(n)).unzip();

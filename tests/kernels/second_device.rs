@@ -18,6 +18,8 @@ struct Block {
     bytes: usize,
     /// The last kernel that was given it, and its type.
     kernel: Option<(&'static str, DType)>,
+    /// The addresses in it, as the test knows them.
+    table: Vec<u64>,
 }
 
 /// Memory of a device. Blocks are known by the addresses that the test has of them.
@@ -50,7 +52,7 @@ impl SecondDevice {
         let at = self.driver.allocate(bytes).unwrap();
         self.driver.memset(at, bytes, UNWRITTEN).unwrap();
         let known = known.unwrap_or(at);
-        self.blocks.borrow_mut().insert(known, Block { at, bytes, kernel: None });
+        self.blocks.borrow_mut().insert(known, Block { at, bytes, kernel: None, table: Vec::new() });
         known
     }
 
@@ -64,6 +66,14 @@ impl SecondDevice {
     pub fn write(&self, known: u64, bytes: &[u8]) {
         let _turn = turn();
         self.driver.upload(self.place(known).unwrap(), bytes).unwrap();
+    }
+
+    /// Writes words of which some are addresses.
+    pub fn write_table(&self, known: u64, words: &[u64]) {
+        let there: Vec<u64> = words.iter().map(|word| self.place(*word).unwrap_or(*word)).collect();
+        self.write(known, bytemuck::cast_slice(&there));
+        let table = words.iter().filter(|word| self.place(**word).is_some()).copied().collect();
+        self.blocks.borrow_mut().get_mut(&known).unwrap().table = table;
     }
 
     pub fn fill(&self, known: u64, bytes: usize, byte: u8) {
@@ -87,18 +97,22 @@ impl SecondDevice {
     pub fn launch_of(&self, kernel: &'static Kernel, dtype: DType, grid: [u32; 3], params: &[u8]) -> driver::Launch {
         assert_eq!(params.len(), kernel.params, "{}", kernel.name);
         // Addresses are aligned; nothing else that a test passes is as great as one.
-        let word = |bytes: &[u8]| {
-            let mut word = [0; 8];
-            word[..bytes.len()].copy_from_slice(bytes);
-            let word = u64::from_le_bytes(word);
+        let given = |word: u64| {
             let mut blocks = self.blocks.borrow_mut();
             match blocks.range_mut(..=word).next_back() {
                 Some((from, block)) if word - from < block.bytes as u64 => {
                     block.kernel = Some((kernel.name, dtype));
-                    block.at + (word - from)
+                    (block.at + (word - from), block.table.clone())
                 }
-                _ => word,
+                _ => (word, Vec::new()),
             }
+        };
+        let word = |bytes: &[u8]| {
+            let mut word = [0; 8];
+            word[..bytes.len()].copy_from_slice(bytes);
+            let (word, table) = given(u64::from_le_bytes(word));
+            table.into_iter().for_each(|within| drop(given(within)));
+            word
         };
         let entry = kernel.entry(dtype);
         driver::Launch {
@@ -133,7 +147,7 @@ impl Drop for SecondDevice {
 }
 
 /// Kernels that move values, or whose arithmetic rounds as IEEE 754 has it, once a value: both devices give the same bits.
-const EXACT: [&str; 22] = [
+const EXACT: [&str; 23] = [
     "add",
     "prepend_class_token",
     "concat",
@@ -148,6 +162,7 @@ const EXACT: [&str; 22] = [
     "rgb8",
     "scale_shift",
     "step_advance",
+    "step_inputs",
     "gather",
     "to_f32",
     "transpose",

@@ -16,7 +16,6 @@ pub struct Counting<const N: usize> {
     cpu: Cpu,
     counts: Counts<N>,
     weigh: Weigh,
-    varies_rows: bool,
 }
 
 struct Counted<const N: usize> {
@@ -27,13 +26,7 @@ struct Counted<const N: usize> {
 
 impl<const N: usize> Counting<N> {
     pub fn new(counts: Counts<N>, weigh: Weigh) -> Self {
-        Self { cpu: Cpu::new(Some(1)), counts, weigh, varies_rows: true }
-    }
-
-    /// In the way of a device on which an image's rows vary or not.
-    pub fn with_varying_rows(mut self, varies_rows: bool) -> Self {
-        self.varies_rows = varies_rows;
-        self
+        Self { cpu: Cpu::new(Some(1)), counts, weigh }
     }
 }
 
@@ -45,10 +38,6 @@ impl<const N: usize> Device for Counting<N> {
     fn compile(&self, graph: Graph) -> braid::Result<Box<dyn Executable>> {
         let weight = (self.weigh)(&graph);
         Ok(Box::new(Counted { executable: self.cpu.compile(graph)?, counts: self.counts.clone(), weight }))
-    }
-
-    fn varies_rows(&self) -> bool {
-        self.varies_rows
     }
 }
 

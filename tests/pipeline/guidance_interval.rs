@@ -2,21 +2,21 @@
 
 use super::common::{Model, request};
 use super::counting::{Counting, Counts};
-use super::{close, compiled, refused};
+use super::{compiled, refused};
 use braid::graph::Graph;
 use braid::pipeline::{Callbacks, Preview};
 use braid::schedulers::SchedulerKind;
 use braid::{Image, Pipeline, Request};
 use std::sync::atomic::Ordering;
 
-/// A pipeline on the CPU, or on a device on which an image's rows do not vary, with the rows of the model that it has evaluated.
-fn counting(model: &Model, max_batch: usize, varies: bool) -> (Counts<1>, Pipeline) {
+/// A pipeline on the CPU with the rows of the model that it has evaluated.
+fn counting(model: &Model, max_batch: usize) -> (Counts<1>, Pipeline) {
     let rows = Counts::default();
     let of_the_model = |graph: &Graph| {
         let denoiser = graph.inputs.first().filter(|(name, _)| name == "sample");
         denoiser.map(|(_, id)| (0, graph.node(*id).shape[0]))
     };
-    let device = Counting::new(rows.clone(), of_the_model).with_varying_rows(varies);
+    let device = Counting::new(rows.clone(), of_the_model);
     let options = model.options().with_max_batch(max_batch);
     (rows, Pipeline::load_with_device(&options, Some(Box::new(device))).unwrap())
 }
@@ -38,7 +38,7 @@ fn draw((rows, pipeline): &(Counts<1>, Pipeline), request: &Request) -> (Vec<Ima
 #[test]
 fn rows_of_the_steps() {
     let model = Model::folder();
-    let on = counting(&model, 4, true);
+    let on = counting(&model, 4);
     let (whole, none) = (draw(&on, &guided(None)), draw(&on, &guided(None).with_guidance_scale(1.0)));
     assert!(whole.0 != none.0 && (whole.1, none.1) == (10, 5));
     assert_eq!(draw(&on, &guided(Some((0.0, 1.0)))), whole);
@@ -47,13 +47,9 @@ fn rows_of_the_steps() {
         assert_eq!(draw(&on, &guided(Some(interval))).1, 5);
     }
     assert_eq!(draw(&on, &guided(Some((1.0, 1.0)))), none);
-    // A device of which each image has its rows for all steps computes the same, but for the last bits.
-    let fixed = counting(&model, 4, false);
     for (interval, rows) in [((0.0, 0.4), 7), ((0.2, 0.8), 8), ((0.6, 1.0), 7)] {
         let (images, count) = draw(&on, &guided(Some(interval)));
         assert!(images != whole.0 && images != none.0 && count == rows, "{interval:?}: {count} rows");
-        let (same, count) = draw(&fixed, &guided(Some(interval)));
-        assert!(close(images[0].rgb(), same[0].rgb()) && count == 10, "{interval:?}: {count} rows");
     }
 }
 
@@ -61,7 +57,7 @@ fn rows_of_the_steps() {
 #[test]
 fn steps_before_the_end() {
     let model = Model::folder();
-    let (_, pipeline) = counting(&model, 1, true);
+    let (_, pipeline) = counting(&model, 1);
     let previews = |interval: Option<(f64, f64)>, scale: f32| {
         let mut seen: Vec<Vec<u8>> = Vec::new();
         let show = |preview: Preview| seen.push(preview.pixels.into_rgb());
@@ -79,7 +75,7 @@ fn steps_before_the_end() {
 #[test]
 fn intervals_in_a_batch() {
     let model = Model::folder();
-    let (alone, together) = (counting(&model, 1, true).1, counting(&model, 4, true).1);
+    let (alone, together) = (counting(&model, 1).1, counting(&model, 4).1);
     let mut requests: Vec<_> = [None, Some((0.0, 0.4)), Some((0.2, 0.8)), Some((0.6, 1.0)), Some((0.0, 0.0))]
         .into_iter()
         .enumerate()

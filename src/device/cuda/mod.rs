@@ -46,6 +46,9 @@ pub struct CudaDevice {
     shared: Shared,
 }
 
+/// The latents of four images of 1024x1024 (docs/performance.md).
+const BATCH_LATENTS: usize = 4 * 128 * 128;
+
 /// The steps that loops reserve memory for come in multiples of this.
 const RESERVED_STEPS: usize = 64;
 
@@ -147,7 +150,7 @@ impl CudaDevice {
     /// As [`CudaDevice::compile_graph`]; [`Error::Graph`] where the graph is no denoiser.
     pub fn compile_loop(&self, graph: Graph, spec: LoopSpec) -> Result<CudaDenoiseLoop> {
         let executable = self.compile_role(graph, &Role::Denoise(spec.clone()))?;
-        Ok(CudaDenoiseLoop::new(executable, spec))
+        CudaDenoiseLoop::new(executable, spec, &self.shared)
     }
 
     /// The same device with another type for the VAE: bf16 where nothing else is said, as SDXL's overflows f16; f32 where
@@ -190,16 +193,11 @@ impl Device for CudaDevice {
         Ok(Box::new(CudaImageDecoder::new(self.compile_role(graph, &Role::Decode(rounding))?)))
     }
 
-    fn max_images(&self) -> usize {
-        1
+    fn batch_latents(&self) -> usize {
+        BATCH_LATENTS
     }
 
     fn averages_outputs(&self) -> bool {
-        false
-    }
-
-    /// The state of an image's steps lies in one executable.
-    fn varies_rows(&self) -> bool {
         false
     }
 

@@ -127,9 +127,11 @@ fn run_part(
         executables.cache.contents.put(key, results.clone(), bytes);
         return Ok((results, true));
     }
-    let records = executables.cache.contents.records();
+    // A request that joins before the images are done runs the conditioner again.
+    let overwritten = executables.joins && executables.most_images(plan.latent) > 1;
+    let needed = executables.cache.contents.records() || overwritten;
     // Where encoders are freed, the memory is for the denoise loop, which is still to be compiled.
-    if !records && (executables.cache.free_encoders || !executables.cache.contents.holds(bytes)) {
+    if !needed && (executables.cache.free_encoders || !executables.cache.contents.holds(bytes)) {
         return Ok((results(outputs.values), false));
     }
     let conditioner = executables.conditioner(part, &plan.denoise, plan.placement)?;
@@ -139,8 +141,8 @@ fn run_part(
             executables.cache.contents.put_on_device(key, results.clone(), bytes);
             Ok((results, true))
         }
-        // What is not needed makes no request fail.
-        Err(Error::Memory { .. }) if !records => Ok((results(outputs.values), false)),
+        // What is not needed makes no request fail; no other one joins it then.
+        Err(Error::Memory { .. }) if !executables.cache.contents.records() => Ok((results(outputs.values), false)),
         Err(error) => Err(error),
     }
 }

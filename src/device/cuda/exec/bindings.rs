@@ -3,19 +3,13 @@
 //! All inputs are uploaded in one copy and all outputs downloaded in one. What kernels read in the storage type is converted by one
 //! launch for all inputs: the f32 block and the block of the storage type have the same order. Integers follow the f32 block.
 
+use crate::device::TensorData;
 use crate::device::cuda::ops::bindings::{Bindings, InputBinding, OperandRole, TokenCount, TokenCounts};
 use crate::device::cuda::ops::registry::lowering_of;
-use crate::device::{LoopSpec, TensorData};
-use crate::error::{Error, Result};
-use crate::graph::{Graph, InputType, Location, MemoryPlan, Node, Op};
+use crate::graph::{Graph, InputType, Location, MemoryPlan, Op};
 
 /// Elements to which every tensor is aligned: 64 bytes of f32, 32 of a 16-bit type.
 const ALIGN: usize = 16;
-
-/// The error for a node that cannot find its operand by the step's number.
-fn varies(node: &Node) -> Error {
-    Error::Graph(format!("`{}` on CUDA reads an input that varies from step to step", node.name))
-}
 
 /// The readers of a graph's tensors.
 struct Readers {
@@ -29,27 +23,17 @@ struct Readers {
 
 impl Bindings {
     /// Finds out how every bound tensor is read and gives it its places.
-    ///
-    /// # Errors
-    /// Inputs that vary with `steps` and are read otherwise than as the per-image bias of a product or the scales of an attention.
-    pub(crate) fn new(graph: &Graph, plan: &MemoryPlan, steps: Option<&LoopSpec>) -> Result<Self> {
+    pub(crate) fn new(graph: &Graph, plan: &MemoryPlan) -> Self {
         let inputs = vec![InputBinding::default(); graph.inputs.len()];
         let mut bindings = Self { inputs, root: graph.owners(), ..Self::default() };
-        let readers = bindings.find_readers(graph, steps)?;
+        let readers = bindings.find_readers(graph);
         bindings.place_inputs(graph, &readers.float, &readers.integer);
-        if let Some(steps) = steps {
-            for k in steps.varying.clone() {
-                let len = graph.inputs.get(k).map_or(0, |(_, id)| graph.node(*id).len());
-                bindings.inputs[k].varying = Some(bindings.varying);
-                bindings.varying += (steps.max_steps * len).next_multiple_of(ALIGN);
-            }
-        }
         bindings.place_counts(graph);
         bindings.place_outputs(graph, plan, &readers.counts);
-        Ok(bindings)
+        bindings
     }
 
-    fn find_readers(&mut self, graph: &Graph, steps: Option<&LoopSpec>) -> Result<Readers> {
+    fn find_readers(&mut self, graph: &Graph) -> Readers {
         let (float, integer) = (vec![false; graph.inputs.len()], vec![false; graph.inputs.len()]);
         let mut readers = Readers { counts: vec![0; graph.nodes.len()], float, integer };
         for node in graph.nodes.iter().filter(|node| !matches!(node.op, Op::Reshape)) {
@@ -57,12 +41,6 @@ impl Bindings {
                 readers.counts[self.root[id.0]] += 1;
                 let Some(input) = self.input_of(graph, *id) else { continue };
                 let op = lowering_of(&node.op);
-                if steps.is_some_and(|s| s.varying.contains(&input)) {
-                    if op.and_then(|op| (op.varying_operand)(graph, node)) != Some(k) {
-                        return Err(varies(node));
-                    }
-                    continue;
-                }
                 if graph.element_type(*id) == InputType::I32 {
                     let counts = op.is_some_and(|op| (op.token_counts)(self, graph, node).is_some());
                     readers.integer[input] |= !counts && node.op.reads(k, InputType::I32);
@@ -80,7 +58,7 @@ impl Bindings {
                 readers.float[input] = true;
             }
         }
-        Ok(readers)
+        readers
     }
 
     fn place_inputs(&mut self, graph: &Graph, float: &[bool], integer: &[bool]) {
@@ -197,7 +175,7 @@ mod tests {
     #[test]
     fn integers_are_written_as_given() {
         let graph = graph();
-        let bindings = Bindings::new(&graph, &MemoryPlan::new(&graph), None).unwrap();
+        let bindings = Bindings::new(&graph, &MemoryPlan::new(&graph));
         // No f32 holds the first.
         let (x, ids, length) = (vec![0.5; 48], [(1 << 24) + 1, -1, 0, 1, 2, i32::MAX], [3, 2]);
         let mut up = vec![0; bindings.upload()];

@@ -1,54 +1,84 @@
-//! The steps of an image on the device: one upload, then one graph launch for each step; the latents stay for the decoder.
+//! The steps of images on the device: what each of them reads is uploaded once, then a step of all is one graph launch; the latents stay
+//! for the decoder.
 
-use super::executable::CudaExecutable;
+use super::executable::{CudaExecutable, Shared};
+use super::image_state::{CudaImage, foreign};
+use super::resident::ResidentRows;
+use super::results::Results;
+use crate::device::cuda::driver::allocation::DeviceAllocation;
 use crate::device::cuda::driver::interface::EVENTS;
 use crate::device::cuda::driver::stream_lock::lock_stream;
-use crate::device::denoise_loop::level_after;
-use crate::device::executable::compiled_by;
-use crate::device::{DenoiseInputs, DenoiseLoop, DenoiseOutput, ImageInFlight, KeptLatents, LoopSpec, TensorRef};
+use crate::device::cuda::ops::step::{ImageState, varying_inputs};
+use crate::device::denoise_loop::LatentSize;
+use crate::device::{
+    Compiled, DenoiseInputs, DenoiseLoop, DenoiseOutput, DeviceTensor, ImageInFlight, LoopSpec, RowAxis, TensorData,
+    TensorRef, rows,
+};
 use crate::error::{Error, Result};
-use crate::schedulers::{NoiseLevel, PackedStepCoefficients};
+use crate::graph::Graph;
 use bytemuck::{cast_slice, cast_slice_mut};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
 fn bad(what: &str) -> Error {
     Error::Graph(format!("denoise loop: {what}"))
 }
 
-/// A denoiser with the loop over its steps: each is one launch of one captured graph. One image at a time: a new one takes its place.
+/// A denoiser with the loop over its steps: each is one launch of one captured graph, for any images whose rows are together as many as
+/// the graph's.
+///
+/// What an image's steps read and write lies in memory of the image's own, to which the kernels find their way by a table of addresses: so
+/// an image goes from loop to loop without a copy. Only what the UNet reads in every step lies in the executable, row beside row, and is
+/// put there when other images come.
 pub struct CudaDenoiseLoop {
     executable: CudaExecutable,
     spec: LoopSpec,
-    /// The image that is here.
-    owner: Option<Owner>,
-    /// Its inputs, and its guidance's scale and rescale. Weak, so that nothing is kept for images that are gone.
-    uploaded: (Vec<Weak<TensorRef<'static>>>, [f32; 2]),
+    /// Memory for images; what none of them has is free for the next one.
+    memory: Vec<Arc<Results>>,
+    /// The addresses of the images' states that were uploaded last.
+    states: Vec<ImageState>,
+    /// The inputs whose rows lie in the executable, image by image, with the numbers of rows.
+    bound: Vec<BoundRows>,
+    /// The evaluations of all loops of the device.
+    evaluations: Arc<AtomicUsize>,
 }
 
-/// The sign of an image that its state lies in a loop's executable.
-#[derive(Clone)]
-struct Owner(Arc<()>);
-
-compiled_by!(CudaDenoiseLoop, executable);
+/// An image's inputs, and its rows. Weak, so that nothing is kept for images that are gone.
+type BoundRows = (Vec<Weak<TensorRef<'static>>>, usize);
 
 impl CudaDenoiseLoop {
     /// Wraps an executable that was lowered as a denoise loop of that kind.
-    pub(crate) fn new(executable: CudaExecutable, spec: LoopSpec) -> Self {
-        Self { executable, spec, owner: None, uploaded: Default::default() }
+    ///
+    /// # Errors
+    /// Those of the driver; [`Error::Memory`] for the images' states.
+    pub(crate) fn new(executable: CudaExecutable, spec: LoopSpec, shared: &Shared) -> Result<Self> {
+        let state = executable.regions().state;
+        let (memory, states) = (Vec::new(), vec![ImageState::default(); state.rows]);
+        let evaluations = shared.evaluations.clone();
+        let mut new = Self { executable, spec, memory, states, bound: Vec::new(), evaluations };
+        let lock = new.executable.stream_lock.clone();
+        let _locked = lock_stream(&lock);
+        new.memory = (0..state.held).map(|_| new.allocate()).collect::<Result<Vec<_>>>()?;
+        let varying = varying_inputs(&new.executable.graph, &new.spec, &new.executable.lowered.bindings);
+        if !varying.is_empty() {
+            new.executable.driver.upload(new.executable.at(state.varying), cast_slice(&varying))?;
+        }
+        Ok(new)
     }
 
-    /// Refuses inputs of other lengths than declared, and noise for which no memory is reserved.
+    /// Memory for an image.
+    fn allocate(&self) -> Result<Arc<Results>> {
+        let executable = &self.executable;
+        let bytes = executable.regions().state.image.bytes;
+        let allocation = DeviceAllocation::uninitialized(executable.driver.clone(), bytes)?;
+        Ok(Arc::new(Results::new(allocation, executable.stream_lock.clone())))
+    }
+
+    /// Refuses more steps than there is room for, and noise for which no memory is reserved.
     fn check(&self, inputs: &DenoiseInputs) -> Result<()> {
         let (count, most) = (inputs.table.len(), self.spec.max_steps);
-        inputs.check(&self.executable.graph, &self.spec)?;
         if count > most {
             return Err(bad(&format!("{count} steps; 1 to {most} are possible")));
-        }
-        for (k, (name, id)) in self.executable.graph.inputs.iter().enumerate().skip(1) {
-            let (given, want) = (inputs.inputs[k].len(), self.executable.graph.node(*id).len());
-            if given != want && !self.spec.varying.contains(&k) {
-                return Err(bad(&format!("input `{name}` is bound to {given} values, {want} are needed")));
-            }
         }
         if !self.spec.noise && inputs.table.iter().any(|row| row.adds_noise()) {
             let n = self.executable.regions().state.len;
@@ -57,139 +87,177 @@ impl CudaDenoiseLoop {
         Ok(())
     }
 
-    /// Uploads guidance and the inputs of the graph, as far as they are not here, and converts them.
-    fn upload_inputs(&mut self, inputs: &DenoiseInputs) -> Result<()> {
-        let executable = &mut self.executable;
-        let (regions, driver) = (*executable.regions(), executable.driver.clone());
-        let (here, guidance) = (&self.uploaded.0, [inputs.guidance_scale, inputs.guidance_rescale]);
-        let is_new =
-            |k: usize| here.get(k).is_none_or(|old| !std::ptr::eq(old.as_ptr(), Arc::as_ptr(&inputs.inputs[k])));
-        let new: Vec<usize> = (0..inputs.inputs.len()).filter(|k| is_new(*k)).collect();
-        if new.is_empty() && self.uploaded.1 == guidance {
-            return Ok(());
-        }
-        // Inputs that vary by step are uploaded separately, the others together.
-        let varies = |k: &usize| self.spec.varying.contains(k);
-        if !new.iter().all(varies) {
-            let rest = inputs.inputs.iter().enumerate().map(|(k, values)| {
-                let len = if varies(&k) { 0 } else { values.len() };
-                values.slice(0..len)
-            });
-            executable.bind_inputs(&rest.collect::<Result<Vec<_>>>()?)?;
-        }
-        for k in new.into_iter().filter(varies) {
-            let at = executable.lowered.bindings.inputs[k].varying.unwrap_or(0);
-            let values = self.spec.values(&executable.graph, k, inputs.rows) * inputs.table.len();
-            executable.copy_in(&inputs.inputs[k].slice(0..values)?, executable.at(regions.varying[0] + at * 4))?;
-        }
-        executable.begin()?;
-        driver.upload(executable.at(regions.state.guidance), cast_slice(&guidance))?;
-        self.uploaded = (inputs.inputs.iter().map(Arc::downgrade).collect(), guidance);
-        Ok(())
-    }
-
-    /// Uploads everything that the steps read.
-    fn upload(&mut self, inputs: &mut DenoiseInputs) -> Result<()> {
-        self.uploaded.0.clear();
-        self.upload_inputs(inputs)?;
-        let executable = &self.executable;
-        let (state, driver) = (executable.regions().state, executable.driver.clone());
-        driver.upload(executable.at(state.counter), cast_slice(&[0, i32::MAX]))?;
-        let table: Vec<PackedStepCoefficients> = inputs.table.iter().map(PackedStepCoefficients::from).collect();
-        driver.upload(executable.at(state.table), cast_slice(&table))?;
-        driver.upload(executable.kept(state.latents), cast_slice(&inputs.latents))?;
-        let mut levels = vec![[0.0f32; 2]; inputs.table.len()];
-        if inputs.kept.is_some() {
-            let next = (0..inputs.table.len()).map(|i| level_after(&inputs.table, i));
-            levels.iter_mut().zip(next).for_each(|(to, NoiseLevel { alpha, sigma })| *to = [alpha, sigma]);
-        }
-        driver.upload(executable.at(state.kept_levels), cast_slice(&levels))?;
-        if let Some(KeptLatents { mask, image, noise }) = &inputs.kept {
-            for (part, values) in [mask, image, noise].into_iter().enumerate() {
-                driver.upload(executable.at(state.kept + part * state.len * 4), cast_slice(values))?;
-            }
-        }
-        if !inputs.extra.is_empty() {
-            driver.upload(executable.at(state.extra), cast_slice(&inputs.extra))?;
-        }
-        for (i, row) in inputs.table.iter().enumerate().filter(|(_, row)| row.noise.is_some()) {
-            // Where a step only draws, to follow its peer's generator, what it draws is not needed.
-            let noise = (inputs.noise)(i);
-            if row.adds_noise() {
-                if noise.len() != state.len {
-                    return Err(bad(&format!("noise of {} values is needed, got {}", state.len, noise.len())));
-                }
-                driver.upload(executable.at(state.noise + i * state.len * 4), cast_slice(&noise))?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Takes an image in before its first step.
+    /// Gives memory to images before their first step, and uploads what each has of its own, as far as it is not there.
     fn admit(&mut self, images: &mut [&mut ImageInFlight]) -> Result<()> {
-        let [image] = images else { return Err(bad("one image at a time")) };
-        let rows = self.executable.regions().state.rows;
-        if image.inputs.rows != rows {
-            return Err(bad(&format!("an image of {} rows, {rows} are needed", image.inputs.rows)));
-        }
-        if image.is_finished() {
-            return Err(bad("an image has no more steps"));
-        }
-        match &image.state {
-            None => {
-                self.check(&image.inputs)?;
-                let owner = Owner(Arc::new(()));
-                self.owner = Some(owner.clone());
-                self.upload(&mut image.inputs)?;
-                image.state = Some(Box::new(owner));
-                Ok(())
+        // All of it before any image draws its noise: where memory is short, the images are as before.
+        let mut memory = Vec::new();
+        for _ in images.iter().filter(|image| image.state.is_none()) {
+            if self.memory.iter().all(|own| Arc::strong_count(own) > 1) {
+                let more = self.allocate()?;
+                self.memory.push(more);
             }
-            // On the one stream, steps that are enqueued already read what was there before.
-            Some(_) => {
-                self.require(image)?;
-                self.check(&image.inputs)?;
-                self.upload_inputs(&image.inputs)
-            }
+            memory.extend(self.memory.iter().find(|own| Arc::strong_count(own) == 1).cloned());
         }
+        let (graph, layout) = (&self.executable.graph, &self.executable.regions().state.image);
+        let mut memory = memory.into_iter();
+        for image in images.iter_mut() {
+            if image.state.is_none() {
+                let Some(memory) = memory.next() else { return Err(bad("an image without memory")) };
+                let own = CudaImage::new(memory, *layout);
+                own.begin(&self.executable, &mut image.inputs)?;
+                image.state = Some(Box::new(own));
+            }
+            let mut state = image.state.take();
+            let updated = match state.as_mut().and_then(|state| state.downcast_mut::<CudaImage>()) {
+                Some(own) => own.update(&self.executable, graph, &self.spec, &image.inputs),
+                None => Err(foreign()),
+            };
+            image.state = state;
+            updated?;
+        }
+        Ok(())
     }
 
-    /// Refuses an image whose place another one has taken.
-    fn require(&self, image: &ImageInFlight) -> Result<()> {
-        let state = image.state.as_ref().and_then(|state| state.downcast_ref::<Owner>());
-        match (state, &self.owner) {
-            (Some(Owner(its)), Some(Owner(mine))) if Arc::ptr_eq(its, mine) => Ok(()),
-            _ => Err(bad("the image is not the last one that was begun here")),
-        }
+    /// Whether the images' rows of the inputs lie in the executable.
+    fn is_bound(&self, images: &[&mut ImageInFlight]) -> bool {
+        let same = |(old, rows): &BoundRows, image: &ImageInFlight| {
+            let inputs = &image.inputs.inputs;
+            let mut pairs = old.iter().zip(inputs).enumerate().filter(|(k, _)| !self.spec.varying.contains(k));
+            *rows == image.rows()
+                && old.len() == inputs.len()
+                && pairs.all(|(_, (old, new))| std::ptr::eq(old.as_ptr(), Arc::as_ptr(new)))
+        };
+        self.bound.len() == images.len() && self.bound.iter().zip(images).all(|(old, image)| same(old, image))
     }
 
-    /// Enqueues a step; allocates and downloads nothing, but for what a preview shows.
-    fn enqueue(&mut self, image: &mut ImageInFlight) -> Result<()> {
+    /// Puts the images' rows of what all steps read side by side, those on the host and those on the device.
+    fn gather<'a>(&self, images: &'a [&mut ImageInFlight]) -> Result<(Vec<TensorData<'a>>, Vec<ResidentRows>)> {
+        let (graph, spec) = (&self.executable.graph, &self.spec);
+        let rows = LatentSize::of(graph).rows;
+        let (mut given, mut resident) = (Vec::new(), Vec::new());
+        for (k, (_, id)) in graph.inputs.iter().enumerate() {
+            let (len, axis) = (graph.node(*id).len(), spec.row_axis(k));
+            let on_device = images.iter().all(|image| matches!(*image.inputs.inputs[k], TensorRef::Device(_)));
+            given.push(if k == 0 || spec.varying.contains(&k) {
+                Vec::<f32>::new().into()
+            } else if on_device && axis == RowAxis::First {
+                resident_rows(images, (k, len / rows), &mut resident)?;
+                Vec::<f32>::new().into()
+            } else if rows::is_direct(graph, spec, images, k) {
+                rows::part(graph, spec, images[0], k)?.0
+            } else {
+                let parts = images.iter().map(|image| rows::part(graph, spec, image, k)).collect::<Result<Vec<_>>>()?;
+                rows::joined(None, (len, axis, rows), &parts)?
+            });
+        }
+        Ok((given, resident))
+    }
+
+    /// Tells the kernels where the images' states lie, and which rows are whose.
+    fn point(&mut self, images: &[&mut ImageInFlight]) -> Result<()> {
+        let mut states = vec![ImageState::default(); self.states.len()];
+        let mut first = 0;
+        for (to, image) in states.iter_mut().zip(images) {
+            *to = own(image)?.state(image, first);
+            first += image.rows();
+        }
+        if cast_slice::<ImageState, u8>(&states) != cast_slice::<ImageState, u8>(&self.states) {
+            let executable = &self.executable;
+            executable.driver.upload(executable.at(executable.regions().state.images), cast_slice(&states))?;
+            self.states = states;
+        }
+        Ok(())
+    }
+
+    /// Enqueues a step of all images; allocates and downloads nothing, but for what a preview shows.
+    fn enqueue(&mut self, images: &mut [&mut ImageInFlight]) -> Result<()> {
         let executable = &mut self.executable;
         let (regions, driver) = (*executable.regions(), executable.driver.clone());
-        let state = regions.state;
-        let output_at = regions.outputs + executable.lowered.bindings.outputs[0] * 4;
-        let i = image.done;
-        if i >= EVENTS {
-            driver.synchronize_event(i % EVENTS)?;
+        let len = regions.state.len;
+        let output_at = executable.kept(regions.outputs + executable.lowered.bindings.outputs[0] * 4);
+        let evaluations = self.evaluations.load(Ordering::Relaxed);
+        let event = evaluations % EVENTS;
+        if images.iter().any(|image| image.done >= EVENTS) {
+            driver.synchronize_event(event)?;
         }
-        let due = image.inputs.previews(i + 1);
-        let mut before = vec![0.0f32; if due { state.len } else { 0 }];
-        if due {
-            driver.download(executable.kept(state.latents), cast_slice_mut(&mut before))?;
+        let mut before = Vec::new();
+        for image in images.iter() {
+            let mut latents = vec![0.0f32; if image.inputs.previews(image.done + 1) { len } else { 0 }];
+            if !latents.is_empty() {
+                driver.download(own(image)?.latents(), cast_slice_mut(&mut latents))?;
+            }
+            before.push(latents);
         }
         executable.execute()?;
-        if i == 0 && image.inputs.capture_first {
-            driver.copy(executable.kept(output_at), executable.at(state.first), state.rows * state.len * 4)?;
+        let mut at = output_at;
+        for image in images.iter_mut() {
+            let bytes = image.rows() * len * 4;
+            if image.done == 0 && image.inputs.capture_first {
+                driver.copy(at, own(image)?.first_output(), bytes)?;
+                image.first_output = vec![0.0; image.rows() * len];
+            }
+            at += bytes as u64;
         }
-        driver.record_event(i % EVENTS)?;
-        if due {
-            let (mut output, mut guided) = (vec![0.0f32; state.rows * state.len], vec![0.0; state.len]);
-            driver.download(executable.kept(output_at), cast_slice_mut(&mut output))?;
-            let guided = image.inputs.guide(&output, &mut guided)?;
-            image.keep_preview(&before, guided);
+        driver.record_event(event)?;
+        self.evaluations.store(evaluations + 1, Ordering::Relaxed);
+        let mut at = output_at;
+        for (image, before) in images.iter_mut().zip(before) {
+            if !before.is_empty() {
+                let (mut output, mut guided) = (vec![0.0f32; image.rows() * len], vec![0.0; len]);
+                driver.download(at, cast_slice_mut(&mut output))?;
+                let guided = image.inputs.guide(&output, &mut guided)?;
+                image.keep_preview(&before, guided);
+            }
+            at += (image.rows() * len * 4) as u64;
+            image.done += 1;
         }
-        image.done += 1;
         Ok(())
+    }
+}
+
+/// The rows of an input of so many values a row that lie on the device.
+fn resident_rows(
+    images: &[&mut ImageInFlight],
+    (input, each): (usize, usize),
+    to: &mut Vec<ResidentRows>,
+) -> Result<()> {
+    let mut at = 0;
+    for image in images {
+        let values = &image.inputs.inputs[input];
+        let len = values.len() / image.inputs.rows;
+        // Rows as long as the graph's follow one another.
+        let (parts, part) = if len == each { (1, image.rows() * len) } else { (image.rows(), len) };
+        for i in 0..parts {
+            if let TensorRef::Device(values) = values.slice(i * part..(i + 1) * part)? {
+                to.push(ResidentRows { input, at: at + i * each, values });
+            }
+        }
+        at += image.rows() * each;
+    }
+    Ok(())
+}
+
+/// The state of an image that has one.
+fn own(image: &ImageInFlight) -> Result<&CudaImage> {
+    image.state.as_ref().and_then(|state| state.downcast_ref()).ok_or_else(foreign)
+}
+
+impl Compiled for CudaDenoiseLoop {
+    fn graph(&self) -> &Graph {
+        &self.executable.graph
+    }
+
+    fn bytes(&self) -> usize {
+        let state = &self.executable.regions().state;
+        self.executable.bytes() + (self.memory.len() - state.held) * state.image.bytes
+    }
+
+    fn shared(&self) -> Vec<(u64, usize)> {
+        self.executable.shared()
+    }
+
+    fn warmup(&mut self) -> Result<()> {
+        self.executable.warmup()
     }
 }
 
@@ -199,30 +267,50 @@ impl DenoiseLoop for CudaDenoiseLoop {
     }
 
     fn evaluate(&mut self, images: &mut [&mut ImageInFlight]) -> Result<usize> {
+        rows::check(&self.executable.graph, &self.spec, images)?;
+        for image in images.iter() {
+            match image.state {
+                None => self.check(&image.inputs)?,
+                Some(_) => own(image)?.require(&self.executable)?,
+            }
+        }
+        let inputs = if self.is_bound(images) { None } else { Some(self.gather(images)?) };
         let lock = self.executable.stream_lock.clone();
         let _locked = lock_stream(&lock);
+        if let Some((given, resident)) = inputs {
+            // On the one stream, steps that are enqueued already read what was there before.
+            self.bound.clear();
+            self.executable.bind_inputs(&given, &resident)?;
+            self.executable.begin()?;
+        }
+        self.bound = (images.iter())
+            .map(|image| (image.inputs.inputs.iter().map(Arc::downgrade).collect(), image.rows()))
+            .collect();
         self.admit(images)?;
-        images.iter_mut().try_for_each(|image| self.enqueue(image))?;
+        self.point(images)?;
+        self.enqueue(images)?;
         Ok(images.iter().map(|image| image.done.min(EVENTS)).max().unwrap_or(0))
     }
 
-    fn finish(&mut self, image: ImageInFlight) -> Result<DenoiseOutput> {
-        self.require(&image)?;
+    fn finish(&mut self, mut image: ImageInFlight) -> Result<DenoiseOutput> {
+        let mut first_output = std::mem::take(&mut image.first_output);
+        let own = match &image.state {
+            None => return Err(bad("an image without a step")),
+            Some(_) => own(&image)?,
+        };
+        own.require(&self.executable)?;
         let lock = self.executable.stream_lock.clone();
         let _locked = lock_stream(&lock);
-        let executable = &self.executable;
-        let (state, driver) = (executable.regions().state, executable.driver.clone());
-        for i in image.done.saturating_sub(EVENTS)..image.done {
-            driver.synchronize_event(i % EVENTS)?;
-        }
-        let mut first_output = vec![0.0f32; if image.inputs.capture_first { state.rows * state.len } else { 0 }];
+        let driver = &self.executable.driver;
+        // The last evaluation, whichever loop made it.
+        driver.synchronize_event((self.evaluations.load(Ordering::Relaxed) + EVENTS - 1) % EVENTS)?;
         let mut counters = [0i32; 2];
-        driver.download(executable.at(state.counter), cast_slice_mut(&mut counters))?;
-        if image.inputs.capture_first {
-            driver.download(executable.at(state.first), cast_slice_mut(&mut first_output))?;
+        driver.download(own.counters(), cast_slice_mut(&mut counters))?;
+        if !first_output.is_empty() {
+            driver.download(own.first_output(), cast_slice_mut(&mut first_output))?;
         }
         let not_finite = usize::try_from(counters[1]).ok().filter(|step| *step < image.inputs.table.len());
-        let latents = TensorRef::from(executable.resident(state.latents, state.len));
-        Ok(DenoiseOutput { latents, first_output, not_finite, means: Vec::new() })
+        let latents: DeviceTensor = own.result(self.executable.regions().state.len);
+        Ok(DenoiseOutput { latents: latents.into(), first_output, not_finite, means: Vec::new() })
     }
 }

@@ -16,6 +16,7 @@ use crate::device::{Compiled, Executable, Role, TensorData};
 use crate::error::{Error, Field, Message, Result};
 use crate::graph::{Graph, InputType, MemoryPlan, NodeId};
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::time::Instant;
 
 /// The state that executables of one device share.
@@ -23,6 +24,8 @@ use std::time::Instant;
 pub(crate) struct Shared {
     pub(crate) stream_lock: StreamLock,
     pub(crate) weights: Arc<WeightCache>,
+    /// The evaluations of all denoise loops, each with an event.
+    pub(crate) evaluations: Arc<AtomicUsize>,
 }
 
 /// An executable. Dropped in this order: what was captured and prepared, then the allocations.
@@ -128,15 +131,13 @@ impl CudaExecutable {
 
 /// Places in the work allocation, and their bytes, that are read before all of them is written.
 ///
-/// The first three are converted as one, with the gaps between tensors and the steps that a request does not use. A denoise loop's
-/// counter, guidance, table, levels and further channels are what its warm-up runs on: all that lies before its history.
+/// The first two are converted as one, with the gaps between tensors. A denoise loop's warm-up runs without images, which are null.
 fn zeroed(lowered: &Lowered, options: &LoweringOptions) -> impl Iterator<Item = (usize, usize)> {
     let (regions, bindings) = (&lowered.regions, &lowered.bindings);
     [
         (regions.inputs, bindings.upload()),
-        (regions.varying[0], bindings.varying * 4),
         (regions.returned, bindings.returned * options.dtype.size()),
-        (regions.state.counter, regions.state.history - regions.state.counter),
+        (regions.state.images, regions.state.moments - regions.state.images),
     ]
     .into_iter()
     .filter(|(_, bytes)| *bytes > 0)

@@ -1,6 +1,5 @@
 //! From a graph to commands: every node becomes launches with their parameters, grids and addresses, once, when the graph is compiled.
 
-use crate::device::Role;
 use crate::device::cuda::driver::command::Command;
 use crate::device::cuda::ops::bindings::Bindings;
 use crate::device::cuda::ops::lowering::{BaseAddresses, Lowering, LoweringOptions, misrouted};
@@ -9,6 +8,7 @@ use crate::device::cuda::ops::pointwise::{as_f32, from_f32, to_f32};
 use crate::device::cuda::ops::registry::lowering_of;
 use crate::device::cuda::ops::step;
 use crate::device::cuda::weights::layout::WeightLayout;
+use crate::device::{Role, RowAxis};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, MemoryPlan, Op};
 use std::ops::Range;
@@ -49,17 +49,21 @@ pub(crate) fn lower(
         if graph.outputs.len() > 1 {
             return Err(Error::Graph("a denoise loop's graph on CUDA: one output is possible".into()));
         }
+        if steps.varying.clone().any(|k| steps.row_axis(k) == RowAxis::Shared) {
+            return Err(Error::Graph("a denoise loop's graph on CUDA: inputs that vary have rows of their own".into()));
+        }
     }
-    let bindings = Bindings::new(graph, plan, steps)?;
+    let bindings = Bindings::new(graph, plan);
     let regions = layout(graph, plan, options, role, &bindings);
     let mut l = Lowering::new((graph, plan), *options, bases, bindings, regions);
     convert_inputs(&mut l)?;
     let (once, body) = match steps {
         Some(steps) => {
             let once = std::mem::take(&mut l.commands);
-            step::model_input(&mut l, steps)?;
+            step::model_input(&mut l)?;
+            step::step_inputs(&mut l, steps)?;
             let body = nodes(&mut l, plan)?;
-            step::scheduler_step(&mut l, steps)?;
+            step::scheduler_step(&mut l)?;
             (once, body)
         }
         None => {
@@ -112,10 +116,8 @@ fn layout(
     regions.outputs = place(&mut results, bindings.download());
     regions.converted = region(bindings.converted * size);
     regions.returned = region(bindings.returned * size);
-    regions.varying = [region(bindings.varying * 4), region(bindings.varying * size)];
     if let Role::Denoise(steps) = role {
         regions.state = step::loop_state(graph, steps, &mut region);
-        regions.state.latents = place(&mut results, regions.state.len * 4);
     }
     if let Role::Condition | Role::Decode(_) = role {
         let pixels = match (role, graph.outputs.first()) {
@@ -134,15 +136,10 @@ fn layout(
 
 /// Converts the inputs to the storage type.
 fn convert_inputs(l: &mut Lowering<'_>) -> Result<()> {
-    let regions = l.regions;
-    let [floats, halves] = regions.varying;
-    for (from, to, count) in
-        [(regions.inputs, regions.converted, l.bindings.converted), (floats, halves, l.bindings.varying)]
-    {
-        if count > 0 {
-            let [from, to] = [from, to].map(|at| l.work(at));
-            from_f32(l, from, to, count)?;
-        }
+    let count = l.bindings.converted;
+    if count > 0 {
+        let [from, to] = [l.regions.inputs, l.regions.converted].map(|at| l.work(at));
+        from_f32(l, from, to, count)?;
     }
     Ok(())
 }

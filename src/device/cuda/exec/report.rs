@@ -26,6 +26,8 @@ pub struct LoweringReport {
     pub weights: usize,
     /// Bytes of inputs and outputs, in f32 and in the storage type, and of pixels.
     pub bindings: usize,
+    /// Bytes of the state of a denoise loop's images.
+    pub images: usize,
     /// Bytes of intermediates between nodes.
     pub arena: usize,
     /// Bytes of intermediates within a node.
@@ -83,6 +85,7 @@ impl LoweringReport {
         report.weights = lowered.weights.bytes;
         report.staging = lowered.weights.staging();
         report.bindings = regions.arena + regions.results;
+        report.images = regions.state.held * regions.state.image.bytes;
         report.arena = regions.scratch - regions.arena;
         report.scratch = regions.end - regions.scratch;
         report
@@ -95,7 +98,7 @@ impl LoweringReport {
 
     /// Bytes without the weights.
     pub fn work(&self) -> usize {
-        self.bindings + self.arena + self.scratch
+        self.bindings + self.images + self.arena + self.scratch
     }
 
     /// All bytes that an executable holds on the device.
@@ -116,14 +119,16 @@ impl fmt::Display for LoweringReport {
         let mib = |bytes: usize| bytes as f64 / f64::from(1 << 20);
         writeln!(
             f,
-            "{} launches, {} library products, {} copies; MiB: weights {:.1}, arena {:.1}, scratch {:.1}, bindings {:.1}",
+            "{} launches, {} library products, {} copies; MiB: weights {:.1}, arena {:.1}, scratch {:.1}, bindings {:.1}, \
+             images {:.1}",
             self.launches(),
             self.gemms,
             self.copies,
             mib(self.weights),
             mib(self.arena),
             mib(self.scratch),
-            mib(self.bindings)
+            mib(self.bindings),
+            mib(self.images)
         )?;
         for (kernel, count) in &self.kernels {
             writeln!(f, "{count:>6} {kernel}")?;

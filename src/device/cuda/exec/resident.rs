@@ -39,6 +39,15 @@ fn joined(mut copies: Vec<Copy>) -> Vec<Copy> {
     all
 }
 
+/// Rows of an input that lie on the device.
+pub(crate) struct ResidentRows {
+    /// The input.
+    pub(crate) input: usize,
+    /// Elements of the input before them.
+    pub(crate) at: usize,
+    pub(crate) values: DeviceTensor,
+}
+
 impl CudaExecutable {
     /// Values in the allocation of the results.
     pub(crate) fn resident(&self, place: usize, len: usize) -> DeviceTensor {
@@ -61,35 +70,31 @@ impl CudaExecutable {
         }
     }
 
-    /// As [`CudaExecutable::upload_inputs`], for values that may be on the device already; the host's are then uploaded one by one.
-    pub(crate) fn bind_inputs(&mut self, inputs: &[TensorRef<'_>]) -> Result<()> {
-        let host = |values: &TensorRef<'_>| values.is_empty() || matches!(values, TensorRef::Host(_));
-        let given: Vec<TensorData<'_>> = (inputs.iter())
-            .map(|values| match values {
-                TensorRef::Host(values) => values.view(),
-                TensorRef::Device(_) => Vec::<f32>::new().into(),
-            })
-            .collect();
-        if inputs.iter().all(host) {
-            return self.upload_inputs(&given);
+    /// As [`CudaExecutable::upload_inputs`], with what lies on the device already; where something does, the host's values are uploaded
+    /// one by one.
+    pub(crate) fn bind_inputs(&mut self, given: &[TensorData<'_>], resident: &[ResidentRows]) -> Result<()> {
+        if resident.is_empty() {
+            return self.upload_inputs(given);
         }
         let to = self.at(self.regions().inputs);
         let bindings = &self.lowered.bindings;
         let (floats, up) = (bindings.floats * 4, bindings.upload());
         let staging = self.staging.bytes();
-        bindings.write(&given, &mut staging[..up]);
+        bindings.write(given, &mut staging[..up]);
         if floats < up {
             self.driver.upload(to + floats as u64, &staging[floats..up])?;
         }
+        let place = |input: usize| bindings.inputs[input].float;
+        for (k, values) in given.iter().enumerate().filter(|(_, values)| !values.is_empty()) {
+            if let Some(at) = place(k) {
+                self.driver.upload(to + at as u64 * 4, values.bytes())?;
+            }
+        }
         let mut copies = Vec::new();
-        for (k, values) in inputs.iter().enumerate().filter(|(_, values)| !values.is_empty()) {
-            match (values, self.lowered.bindings.inputs[k].float) {
-                (_, None) => {}
-                (TensorRef::Host(_), Some(at)) => self.copy_in(values, to + at as u64 * 4)?,
-                (TensorRef::Device(resident), Some(at)) => {
-                    let from = self.address(resident)?;
-                    copies.push(Copy { from, to: to + at as u64 * 4, bytes: values.len() as u64 * 4 });
-                }
+        for ResidentRows { input, at, values } in resident {
+            if let Some(input) = place(*input) {
+                let (to, bytes) = (to + (input + at) as u64 * 4, values.len() as u64 * 4);
+                copies.push(Copy { from: self.address(values)?, to, bytes });
             }
         }
         joined(copies).iter().try_for_each(|copy| self.driver.copy(copy.from, copy.to, copy.bytes as usize))
@@ -165,7 +170,13 @@ impl ImageDecoder for CudaImageDecoder {
         executable.graph.check_inputs([(latents.element_type(), latents.len())].into_iter())?;
         let lock = executable.stream_lock.clone();
         let _locked = lock_stream(&lock);
-        executable.bind_inputs(std::slice::from_ref(latents))?;
+        match latents {
+            TensorRef::Host(values) => executable.upload_inputs(&[values.view()])?,
+            TensorRef::Device(values) => {
+                let rows = ResidentRows { input: 0, at: 0, values: values.clone() };
+                executable.bind_inputs(&[Vec::<f32>::new().into()], &[rows])?;
+            }
+        }
         executable.execute()?;
         let regions = *executable.regions();
         let len = executable.graph.outputs.first().map_or(0, |(_, id)| executable.graph.node(*id).len());

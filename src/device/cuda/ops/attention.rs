@@ -45,10 +45,6 @@ pub(crate) static OP: OpLowering = OpLowering {
         Op::Attention(a) => strided_tensor::operand_role(a, k),
         _ => OperandRole::Storage,
     },
-    varying_operand: |_, node| match &node.op {
-        Op::Attention(a) => a.branches.iter().find_map(|branch| branch.scale).map(|(scales, _)| scales),
-        _ => None,
-    },
     token_counts: strided_tensor::token_counts,
     ..OpLowering::new(lower)
 };

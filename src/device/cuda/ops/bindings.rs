@@ -29,8 +29,6 @@ pub(crate) struct InputBinding {
     pub(crate) storage: bool,
     /// Among the integers, where some node reads it as it is.
     pub(crate) integer: Option<usize>,
-    /// Among those that vary from step to step: all steps' values, one after the other.
-    pub(crate) varying: Option<usize>,
 }
 
 /// A table of token counts, `[rows, B]`, among the integers.
@@ -57,8 +55,6 @@ pub(crate) struct Bindings {
     pub(crate) converted: usize,
     /// Integers after the f32 block.
     pub(crate) integers: usize,
-    /// Elements of the inputs that vary from step to step, of all steps.
-    pub(crate) varying: usize,
     /// Tables of token counts among the integers.
     pub(crate) counts: Vec<TokenCounts>,
     /// The place of each output, in elements from the start of the f32 block and of that of the storage type.

@@ -41,13 +41,6 @@ pub enum Conv2dConfig {
     FewOut,
 }
 
-impl Conv2dConfig {
-    /// Whether the kernel adds a per-image bias by itself, and can find it by the step's number.
-    pub(super) fn adds_per_image_bias(self) -> bool {
-        matches!(self, Self::Gemm | Self::Patches | Self::Implicit)
-    }
-}
-
 /// Chooses how a convolution is computed; `None` where no kernel takes it.
 pub fn choose(desc: &Conv2dDesc) -> Option<Conv2dConfig> {
     let Conv2dDesc { params: p, sources, channels, n, bare } = *desc;

@@ -21,25 +21,25 @@ use crate::graph::{Conv2dParams, ImplicitGemm, Node};
 
 param_structs! {
     /// Parameters of `convolution`'s kernels.
-    ConvolutionParams: 160 {
+    ConvolutionParams: 144 {
         x0: Pointer = 0,
         x1: Pointer = 8,
         w: Pointer = 16,
         finish: EpilogueParams = 24,
-        pixels: i32 = 104,
-        n: i32 = 108,
-        channels0: i32 = 112,
-        channels: i32 = 116,
-        height: i32 = 120,
-        width: i32 = 124,
-        result_height: i32 = 128,
-        result_width: i32 = 132,
-        kernel_y: i32 = 136,
-        kernel_x: i32 = 140,
-        stride: i32 = 144,
-        padding_y: i32 = 148,
-        padding_x: i32 = 152,
-        phases: i32 = 156,
+        pixels: i32 = 88,
+        n: i32 = 92,
+        channels0: i32 = 96,
+        channels: i32 = 100,
+        height: i32 = 104,
+        width: i32 = 108,
+        result_height: i32 = 112,
+        result_width: i32 = 116,
+        kernel_y: i32 = 120,
+        kernel_x: i32 = 124,
+        stride: i32 = 128,
+        padding_y: i32 = 132,
+        padding_x: i32 = 136,
+        phases: i32 = 140,
     }
 }
 
@@ -71,10 +71,6 @@ pub(crate) static OP: OpLowering = OpLowering {
             Some(_) => product::writes_f32(gemm),
             None => false,
         }
-    },
-    varying_operand: |graph, node| {
-        let own = config_of(graph, node).is_some_and(Conv2dConfig::adds_per_image_bias);
-        node.op.implicit_gemm().and_then(|gemm| gemm.per_image_bias()).filter(|_| own)
     },
     ..OpLowering::new(lower)
 };

@@ -24,21 +24,18 @@ param_structs! {
     }
 
     /// Parameters of `decoupled`'s kernels.
-    DecoupledParams: 1616 {
+    DecoupledParams: 1600 {
         q: StridedTensor = 0,
         out: StridedTensor = 32,
         counts: Pointer = 64,
         scales: Pointer = 72,
-        /// The step's number, or null.
-        step: Pointer = 80,
-        scales_step: i64 = 88,
-        queries: i32 = 96,
-        dim: i32 = 100,
-        branches: i32 = 104,
-        batch: i32 = 108,
-        scale: f32 = 112,
-        reserved: i32 = 116,
-        branch: [KvBranch; MAX_BRANCHES] = 120,
+        queries: i32 = 80,
+        dim: i32 = 84,
+        branches: i32 = 88,
+        batch: i32 = 92,
+        scale: f32 = 96,
+        reserved: i32 = 100,
+        branch: [KvBranch; MAX_BRANCHES] = 104,
     }
 }
 
@@ -84,14 +81,12 @@ pub(super) fn lower(l: &mut Lowering<'_>, node: &Node, a: &Attention, out: u64) 
         return Err(unsupported(node, &format!("{} branches; at most {MAX_BRANCHES} are allowed", rows.len())));
     }
     let (out, queries) = strided_tensor::result(node, a, out);
-    let (scales, step, scales_step) = scales(l, node, &a.branches[1 - shift..])?;
+    let scales = scales(l, node, &a.branches[1 - shift..])?;
     let mut params = DecoupledParams {
         q: strided_tensor::operand(l, node, a.query, a.dim),
         out,
         counts: Pointer(counts),
         scales: Pointer(scales),
-        step: Pointer(step),
-        scales_step,
         queries: to_i32(queries),
         dim: to_i32(a.dim),
         branches: to_i32(rows.len()),
@@ -113,13 +108,12 @@ pub(super) fn lower(l: &mut Lowering<'_>, node: &Node, a: &Attention, out: u64) 
     l.launch(kernel, grid, params)
 }
 
-/// The address of the weights of these branches, one row of images after the other; that of the step's number and the elements
-/// from step to step, where they vary.
-fn scales(l: &mut Lowering<'_>, node: &Node, branches: &[graph::KvBranch]) -> Result<(u64, u64, i64)> {
+/// The address of the weights of these branches, one row of images after the other.
+fn scales(l: &mut Lowering<'_>, node: &Node, branches: &[graph::KvBranch]) -> Result<u64> {
     let images = node.shape[0];
     if branches.iter().all(|branch| branch.scale.is_none()) {
         let ones = l.weights.ones((branches.len() * images).max(1))?;
-        return Ok((l.weight(ones), 0, 0));
+        return Ok(l.weight(ones));
     }
     let first = branches.first().and_then(|branch| branch.scale);
     let Some((operand, start)) = first else {
@@ -130,12 +124,7 @@ fn scales(l: &mut Lowering<'_>, node: &Node, branches: &[graph::KvBranch]) -> Re
             return Err(unsupported(node, "the weights of the branches must follow one another"));
         }
     }
-    let id = node.inputs[operand];
-    let (address, step, elements) = match l.varying(id) {
-        Some(varying) => (l.varying_f32(varying), varying.step, varying.elements),
-        None => (as_f32(l, id)?, 0, 0),
-    };
-    Ok((address + (start * 4) as u64, step, elements))
+    Ok(as_f32(l, node.inputs[operand])? + (start * 4) as u64)
 }
 
 #[cfg(test)]

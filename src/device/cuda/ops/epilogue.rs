@@ -7,19 +7,17 @@ use crate::graph::{Activation, EpilogueActivation, ImplicitGemm, Node};
 
 param_structs! {
     /// Parameters of the epilogue, within those of the kernels that end with it.
-    EpilogueParams: 80 {
+    EpilogueParams: 64 {
         bias: Pointer = 0,
         rows: Pointer = 8,
         residual: Pointer = 16,
-        step: Pointer = 24,
-        out: Pointer = 32,
-        rows_step: i64 = 40,
-        residual_stride: i64 = 48,
-        out_stride: i64 = 56,
-        rows_of_image: i32 = 64,
-        activation: i32 = 68,
-        out_f32: i32 = 72,
-        reserved: i32 = 76,
+        out: Pointer = 24,
+        residual_stride: i64 = 32,
+        out_stride: i64 = 40,
+        rows_of_image: i32 = 48,
+        activation: i32 = 52,
+        out_f32: i32 = 56,
+        reserved: i32 = 60,
     }
 }
 
@@ -57,16 +55,11 @@ pub(super) fn epilogue(
     residual: u64,
 ) -> EpilogueParams {
     let bias = l.weights.biases(gemm.parts).map_or(0, |at| l.weight(at));
-    let (rows, step, rows_step) = match gemm.per_image_bias() {
-        Some(operand) => l.per_image_bias(node.inputs[operand]),
-        None => (0, 0, 0),
-    };
+    let rows = gemm.per_image_bias().map_or(0, |operand| l.place(node.inputs[operand]));
     let n = gemm.outputs();
     EpilogueParams {
         bias: Pointer(bias),
         rows: Pointer(rows),
-        step: Pointer(step),
-        rows_step,
         residual: Pointer(residual),
         out: Pointer(out.at),
         residual_stride: if residual != 0 { to_i64(n) } else { 0 },

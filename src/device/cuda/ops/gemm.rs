@@ -18,7 +18,7 @@ use crate::tensor::DType;
 
 param_structs! {
     /// Parameters of `gemm`'s kernels.
-    GemmParams: 144 {
+    GemmParams: 128 {
         x0: Pointer = 0,
         x1: Pointer = 8,
         w: Pointer = 16,
@@ -26,10 +26,10 @@ param_structs! {
         x1_stride: i64 = 32,
         w_stride: i64 = 40,
         finish: EpilogueParams = 48,
-        m: i32 = 128,
-        n: i32 = 132,
-        k: i32 = 136,
-        k0: i32 = 140,
+        m: i32 = 112,
+        n: i32 = 116,
+        k: i32 = 120,
+        k0: i32 = 124,
     }
 }
 

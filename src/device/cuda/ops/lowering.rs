@@ -5,7 +5,6 @@
 //! Launches run one after another, so every node reuses the scratch memory.
 
 use super::bindings::{Bindings, OperandRole, TokenCount};
-use super::kernel::to_i64;
 use super::memory_layout::{MemoryLayout, REGION};
 use super::tile::TileDevice;
 use crate::device::cuda::driver::command::Command;
@@ -64,17 +63,6 @@ pub(crate) struct BaseAddresses<'a> {
     pub(crate) work: u64,
 }
 
-/// The place of an input that varies from step to step.
-#[derive(Clone, Copy)]
-pub(crate) struct Varying {
-    /// Elements before the first step's values.
-    at: usize,
-    /// The address of the step's number.
-    pub(crate) step: u64,
-    /// Elements from step to step.
-    pub(crate) elements: i64,
-}
-
 /// The place to which a result is written.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ResultSlot {
@@ -92,8 +80,6 @@ pub(crate) struct OpLowering {
     pub(crate) operand_role: fn(&Graph, &Node, usize) -> OperandRole,
     /// Whether a node can store its result as f32.
     pub(crate) writes_f32: fn(&Graph, &Node) -> bool,
-    /// The operand that a node's kernel can find by the step's number.
-    pub(crate) varying_operand: fn(&Graph, &Node) -> Option<usize>,
     /// The rows of the table of token counts that a node needs.
     pub(crate) token_counts: fn(&Bindings, &Graph, &Node) -> Option<Vec<TokenCount>>,
 }
@@ -105,7 +91,6 @@ impl OpLowering {
             lower,
             operand_role: |_, _, _| OperandRole::Storage,
             writes_f32: |_, _| false,
-            varying_operand: |_, _| None,
             token_counts: |_, _, _| None,
         }
     }
@@ -214,29 +199,6 @@ impl<'a> Lowering<'a> {
         let Location::Input(k) = self.plan.locations[id.0] else { return None };
         let at = self.bindings.inputs[k].float.unwrap_or(0);
         Some(self.work(self.regions.inputs + at * 4))
-    }
-
-    /// The place of an input that varies from step to step; `None` of anything else.
-    pub(crate) fn varying(&self, id: NodeId) -> Option<Varying> {
-        let input = self.bindings.input_of(self.graph, id)?;
-        let at = self.bindings.inputs[input].varying?;
-        let step = self.work(self.regions.state.counter);
-        Some(Varying { at, step, elements: to_i64(self.graph.node(id).len()) })
-    }
-
-    /// The address of the first step's values as f32.
-    pub(crate) fn varying_f32(&self, varying: Varying) -> u64 {
-        self.work(self.regions.varying[0] + varying.at * 4)
-    }
-
-    /// A per-image bias: its address, that of the step's number and the elements from step to step, where it varies.
-    pub(crate) fn per_image_bias(&self, id: NodeId) -> (u64, u64, i64) {
-        match self.varying(id) {
-            Some(Varying { at, step, elements }) => {
-                (self.work(self.regions.varying[1] + at * self.size()), step, elements)
-            }
-            None => (self.place(id), 0, 0),
-        }
     }
 
     /// An address among the inputs' integers.

@@ -9,11 +9,8 @@ use crate::error::Result;
 use crate::graph::{Epilogue, EpilogueActivation, ImplicitGemm, Node};
 
 /// [`crate::graph::Op::Linear`].
-pub(crate) static OP: OpLowering = OpLowering {
-    writes_f32: |_, node| node.op.implicit_gemm().is_some_and(writes_f32),
-    varying_operand: |_, node| node.op.implicit_gemm().and_then(|gemm| gemm.per_image_bias()),
-    ..OpLowering::new(lower)
-};
+pub(crate) static OP: OpLowering =
+    OpLowering { writes_f32: |_, node| node.op.implicit_gemm().is_some_and(writes_f32), ..OpLowering::new(lower) };
 
 /// Whether [`product`] can give its result as f32: an activation after a low-rank update, and GEGLU, give the type's.
 pub(super) fn writes_f32(gemm: ImplicitGemm<'_>) -> bool {

@@ -1,61 +1,82 @@
 //! The work around a model: its input at each step, guidance and the scheduler's step, pixels, the check for finite values.
 
+use super::bindings::Bindings;
 use super::kernel::{KernelFile, Pointer, blocks, kernel, param_structs, to_i32, to_i64};
 use super::lowering::Lowering;
-use super::memory_layout::LoopState;
+use super::memory_layout::{ImageLayout, LoopState, REGION};
 use crate::device::cuda::driver::command::Command;
 use crate::device::cuda::driver::kernel::{
     Kernel,
     Types::{All, F32, Halves},
 };
 use crate::device::denoise_loop::LatentSize;
-use crate::device::{LoopSpec, PixelRounding};
+use crate::device::{LoopSpec, PixelRounding, RowAxis};
 use crate::error::Result;
 use crate::graph::Graph;
 use crate::schedulers::{HISTORY, NoiseLevel, PackedStepCoefficients};
 use crate::tensor::DType;
 
 param_structs! {
-    /// Parameters of `model_input`.
-    ModelInputParams: 72 {
+    /// An image's state from step to step.
+    ImageState: 96 {
         x: Pointer = 0,
-        out: Pointer = 8,
-        table: Pointer = 16,
-        step: Pointer = 24,
-        image_stride: i64 = 32,
-        negative: i64 = 40,
-        n: i32 = 48,
-        steps: i32 = 52,
+        history: Pointer = 8,
+        noise: Pointer = 16,
+        table: Pointer = 24,
+        guidance: Pointer = 32,
+        kept: Pointer = 40,
+        kept_levels: Pointer = 48,
         extra: Pointer = 56,
-        channels: i32 = 64,
-        extra_channels: i32 = 68,
+        varying: Pointer = 64,
+        step: Pointer = 72,
+        first: i32 = 80,
+        rows: i32 = 84,
+        held: i32 = 88,
+        steps: i32 = 92,
+    }
+
+    /// An input that varies from step to step.
+    VaryingInput: 24 {
+        at: i64 = 0,
+        start: i32 = 8,
+        width: i32 = 12,
+        last: i32 = 16,
+        reserved: i32 = 20,
+    }
+
+    /// Parameters of `model_input`.
+    ModelInputParams: 32 {
+        images: Pointer = 0,
+        out: Pointer = 8,
+        n: i32 = 16,
+        channels: i32 = 20,
+        extra_channels: i32 = 24,
+        reserved: i32 = 28,
+    }
+
+    /// Parameters of `step_inputs`.
+    StepInputsParams: 48 {
+        images: Pointer = 0,
+        inputs: Pointer = 8,
+        floats: Pointer = 16,
+        converted: Pointer = 24,
+        converted_count: i64 = 32,
+        count: i32 = 40,
+        rows: i32 = 44,
     }
 
     /// Parameters of `guidance_moments` and `step`.
-    StepParams: 120 {
-        x: Pointer = 0,
+    StepParams: 32 {
+        images: Pointer = 0,
         output: Pointer = 8,
-        history: Pointer = 16,
-        noise: Pointer = 24,
-        table: Pointer = 32,
-        guidance: Pointer = 40,
-        moments: Pointer = 48,
-        step: Pointer = 56,
-        not_finite: Pointer = 64,
-        image_stride: i64 = 72,
-        negative: i64 = 80,
-        n: i32 = 88,
-        images: i32 = 92,
-        steps: i32 = 96,
-        noise_slots: i32 = 100,
-        kept: Pointer = 104,
-        kept_levels: Pointer = 112,
+        moments: Pointer = 16,
+        n: i32 = 24,
+        reserved: i32 = 28,
     }
 
     /// Parameters of `step_advance`.
-    AdvanceParams: 16 {
-        step: Pointer = 0,
-        progress: Pointer = 8,
+    AdvanceParams: 8 {
+        images: Pointer = 0,
     }
 
     /// Parameters of `rgb8`.
@@ -78,6 +99,7 @@ param_structs! {
 }
 
 static MODEL_INPUT: Kernel = kernel::<ModelInputParams>("step", "model_input", Halves, 256, 0);
+static STEP_INPUTS: Kernel = kernel::<StepInputsParams>("step", "step_inputs", Halves, 256, 0);
 static GUIDANCE_MOMENTS: Kernel = kernel::<StepParams>("step", "guidance_moments", F32, 256, 0);
 static STEP: Kernel = kernel::<StepParams>("step", "step", F32, 256, 0);
 static STEP_ADVANCE: Kernel = kernel::<AdvanceParams>("step", "step_advance", F32, 1, 0);
@@ -85,8 +107,10 @@ static RGB8: Kernel = kernel::<Rgb8Params>("step", "rgb8", F32, 256, 0);
 static FINITE: Kernel = kernel::<FiniteParams>("step", "finite", All, 256, 0);
 
 /// The kernel file.
-pub(crate) static FILE: KernelFile =
-    KernelFile { kernels: &[&MODEL_INPUT, &GUIDANCE_MOMENTS, &STEP, &STEP_ADVANCE, &RGB8, &FINITE], structs: STRUCTS };
+pub(crate) static FILE: KernelFile = KernelFile {
+    kernels: &[&MODEL_INPUT, &STEP_INPUTS, &GUIDANCE_MOMENTS, &STEP, &STEP_ADVANCE, &RGB8, &FINITE],
+    structs: STRUCTS,
+};
 
 /// The parts of what an inpainting keeps: mask, image latents, noise.
 const KEPT_PARTS: usize = 3;
@@ -97,85 +121,130 @@ const BLOCK: usize = 1024;
 /// Each byte of the flag until something is not finite; the flag is 0 then.
 const ALL_FINITE: u8 = 0x7f;
 
-/// Places a loop's state with `region`, which gives the start of a region of so many bytes; that of the latents is still to be
-/// set.
+/// The most rows of an image.
+const IMAGE_ROWS: usize = 2;
+
+/// The widths of a row of the inputs that vary from step to step.
+fn varying_widths(graph: &Graph, steps: &LoopSpec) -> impl Iterator<Item = usize> {
+    let rows = LatentSize::of(graph).rows;
+    steps.varying.clone().map(move |k| graph.node(graph.inputs[k].1).len() / rows)
+}
+
+/// Places what a loop needs with `region`, which gives the start of a region of so many bytes.
 pub(crate) fn loop_state(graph: &Graph, steps: &LoopSpec, region: &mut impl FnMut(usize) -> usize) -> LoopState {
     let LatentSize { rows, n: len, sample, channels } = LatentSize::of(graph);
     LoopState {
+        images: region(rows * size_of::<ImageState>()),
+        varying: region(steps.varying.len() * size_of::<VaryingInput>()),
+        moments: region(rows * len.div_ceil(MOMENTS_BLOCK) * 16),
+        len,
+        sample,
+        channels,
+        rows,
+        image: image_layout(graph, steps),
+        // As many as there are with guidance.
+        held: rows.div_ceil(IMAGE_ROWS),
+    }
+}
+
+/// Lays out the memory of an image.
+fn image_layout(graph: &Graph, steps: &LoopSpec) -> ImageLayout {
+    let LatentSize { n: len, sample, .. } = LatentSize::of(graph);
+    let mut bytes = 0;
+    let mut region = |size: usize| {
+        let start = bytes;
+        bytes += size.next_multiple_of(REGION);
+        start
+    };
+    let layout = ImageLayout {
         counter: region(8),
         guidance: region(8),
         table: region(steps.max_steps * size_of::<PackedStepCoefficients>()),
         kept_levels: region(steps.max_steps * size_of::<NoiseLevel>()),
         extra: region((sample - len) * 4),
-        latents: 0,
+        latents: region(len * 4),
         history: region(HISTORY * len * 4),
-        noise: region(if steps.noise { steps.max_steps * len * 4 } else { 0 }),
+        noise: steps.noise.then(|| region(steps.max_steps * len * 4)),
         kept: region(KEPT_PARTS * len * 4),
-        first: region(rows * len * 4),
-        moments: region(len.div_ceil(MOMENTS_BLOCK) * 16),
-        len,
-        sample,
-        channels,
-        rows,
-    }
+        first: region(IMAGE_ROWS * len * 4),
+        varying: region(steps.max_steps * IMAGE_ROWS * varying_widths(graph, steps).sum::<usize>() * 4),
+        bytes: 0,
+    };
+    ImageLayout { bytes, ..layout }
 }
 
-/// Elements from the positive row to the negative one, where a row has `len`; 0 where there is none.
-fn negative(state: &LoopState, len: usize) -> i64 {
-    if state.rows == 2 { to_i64(len) } else { 0 }
+/// Describes the inputs that vary from step to step, for `step_inputs`.
+pub(crate) fn varying_inputs(graph: &Graph, steps: &LoopSpec, bindings: &Bindings) -> Vec<VaryingInput> {
+    let mut start = 0;
+    let inputs = steps.varying.clone().zip(varying_widths(graph, steps));
+    inputs
+        .map(|(k, width)| {
+            // An input that nothing reads has no place.
+            let at = bindings.inputs[k].float;
+            let input = VaryingInput {
+                at: to_i64(at.unwrap_or(0)),
+                start: to_i32(start),
+                width: if at.is_some() { to_i32(width) } else { 0 },
+                last: i32::from(steps.row_axis(k) == RowAxis::Last),
+                reserved: 0,
+            };
+            start += width;
+            input
+        })
+        .collect()
 }
 
-/// Scales the latents to the model's input of this step.
-pub(crate) fn model_input(l: &mut Lowering<'_>, steps: &LoopSpec) -> Result<()> {
+/// Scales each image's latents to its rows of the model's input.
+pub(crate) fn model_input(l: &mut Lowering<'_>) -> Result<()> {
     let state = l.regions.state;
     let [channels, wide] = state.channels;
-    let at = |place: usize| Pointer(l.work(place));
     let params = ModelInputParams {
-        x: Pointer(l.kept(state.latents)),
+        images: Pointer(l.work(state.images)),
         out: Pointer(l.place(l.graph.inputs[0].1)),
-        table: at(state.table),
-        step: at(state.counter),
-        image_stride: to_i64(state.sample),
-        negative: negative(&state, state.sample),
         n: to_i32(state.sample),
-        steps: to_i32(steps.max_steps),
-        extra: if wide > channels { at(state.extra) } else { Pointer(0) },
         channels: to_i32(channels),
         extra_channels: to_i32(wide - channels),
+        reserved: 0,
     };
-    l.launch(&MODEL_INPUT, [blocks(state.sample, BLOCK), 1, 1], params)
+    l.launch(&MODEL_INPUT, [blocks(state.sample, BLOCK), blocks(state.rows, 1), 1], params)
 }
 
-/// Guides, takes the scheduler's step, and counts it.
-pub(crate) fn scheduler_step(l: &mut Lowering<'_>, steps: &LoopSpec) -> Result<()> {
-    let state = l.regions.state;
-    let at = |place: usize| Pointer(l.work(place));
-    let (negative, max_steps) = (negative(&state, state.len), to_i32(steps.max_steps));
-    let params = StepParams {
-        x: Pointer(l.kept(state.latents)),
-        output: Pointer(l.kept(l.regions.outputs + l.bindings.outputs[0] * 4)),
-        history: at(state.history),
-        noise: if steps.noise { at(state.noise) } else { Pointer(0) },
-        table: at(state.table),
-        guidance: at(state.guidance),
-        moments: at(state.moments),
-        step: at(state.counter),
-        not_finite: at(state.counter + 4),
-        image_stride: to_i64(state.len),
-        negative,
-        n: to_i32(state.len),
-        images: 1,
-        steps: max_steps,
-        noise_slots: max_steps,
-        kept: at(state.kept),
-        kept_levels: at(state.kept_levels),
-    };
-    let advance = AdvanceParams { step: at(state.counter), progress: Pointer(0) };
-    if negative != 0 {
-        l.launch(&GUIDANCE_MOMENTS, [blocks(state.len, MOMENTS_BLOCK), 1, 1], params)?;
+/// Puts each row's values of its image's step into the inputs that vary.
+pub(crate) fn step_inputs(l: &mut Lowering<'_>, steps: &LoopSpec) -> Result<()> {
+    let (state, count) = (l.regions.state, steps.varying.len());
+    if count == 0 {
+        return Ok(());
     }
-    l.launch(&STEP, [blocks(state.len, BLOCK), 1, 1], params)?;
-    l.launch(&STEP_ADVANCE, [1, 1, 1], advance)
+    let at = |place: usize| Pointer(l.work(place));
+    let params = StepInputsParams {
+        images: at(state.images),
+        inputs: at(state.varying),
+        floats: at(l.regions.inputs),
+        converted: at(l.regions.converted),
+        converted_count: to_i64(l.bindings.converted),
+        count: to_i32(state.rows),
+        rows: to_i32(state.rows),
+    };
+    l.launch(&STEP_INPUTS, [blocks(count, 1), blocks(state.rows, 1), 1], params)
+}
+
+/// Guides, takes each image's step, and counts it.
+pub(crate) fn scheduler_step(l: &mut Lowering<'_>) -> Result<()> {
+    let state = l.regions.state;
+    let images = Pointer(l.work(state.images));
+    let params = StepParams {
+        images,
+        output: Pointer(l.kept(l.regions.outputs + l.bindings.outputs[0] * 4)),
+        moments: Pointer(l.work(state.moments)),
+        n: to_i32(state.len),
+        reserved: 0,
+    };
+    let rows = blocks(state.rows, 1);
+    if state.rows >= IMAGE_ROWS {
+        l.launch(&GUIDANCE_MOMENTS, [blocks(state.len, MOMENTS_BLOCK), rows, 1], params)?;
+    }
+    l.launch(&STEP, [blocks(state.len, BLOCK), rows, 1], params)?;
+    l.launch(&STEP_ADVANCE, [rows, 1, 1], AdvanceParams { images })
 }
 
 /// Notes whether all outputs are finite.
