@@ -28,6 +28,7 @@ mod serve;
 mod serve_row;
 mod setup;
 mod stats;
+mod throughput;
 mod timing;
 mod work;
 mod work_options;

@@ -13,6 +13,7 @@ use crate::host::Host;
 use crate::lists;
 use crate::prediction::{Predicted, Stage};
 use crate::results::Measurements;
+use crate::throughput::Throughput;
 use crate::work::{Operation, Part, Setting, hollow};
 use crate::work_options::{self, FACTOR, WorkOptions};
 use braid::cli::failure::Failure;
@@ -136,10 +137,12 @@ struct Roofline {
     /// A step with the present kernels.
     modelled_seconds: Option<f64>,
     assumptions: Option<Assumptions>,
-    /// A whole request for one image: every part as often as it runs.
+    /// A whole request: every part as often as it runs.
     picture_floor_seconds: f64,
     picture_predicted_seconds: f64,
     image_modelled_seconds: Option<f64>,
+    /// The images that share evaluations; nothing of a stream's frames.
+    throughput: Option<Throughput>,
     /// The frames of a stream, where they were asked for: an image is a frame then.
     frames: Option<Frames>,
     /// The modelled seconds of an image by what bounds its operations.
@@ -185,7 +188,10 @@ impl Roofline {
         for (part, list) in work {
             let seconds = |label| measured.and_then(|m| m.seconds(setting.model.name(), size, setting.batch, label));
             let list = list.iter().map(|o| Predicted::of(o, &gpu, seconds(&o.label))).collect::<Result<Vec<_>, _>>()?;
-            let runs = if list.is_empty() { 0 } else { options.runs(*part, setting.steps) };
+            // These take one image at a time.
+            let each = options.stream.is_none() && matches!(part, Part::Image | Part::Vae);
+            let images = if each { Throughput::images(setting.batch) } else { 1 };
+            let runs = if list.is_empty() { 0 } else { images * options.runs(*part, setting.steps) };
             stages.push(Stage::new(*part, runs, &list));
             for op in &list {
                 let Some(modelled) = op.modelled else { continue };
@@ -203,7 +209,11 @@ impl Roofline {
         worst.truncate(WORST);
         let image = |f: fn(&Stage) -> f64| stages.iter().map(|s| s.runs as f64 * f(s)).sum();
         let (floor, predicted) = (image(|s| s.floor_seconds), image(|s| s.predicted_seconds));
-        let modelled = stages.iter().map(|s| s.modelled_seconds.map(|one| s.runs as f64 * one)).sum();
+        let modelled: Option<f64> = stages.iter().map(|s| s.modelled_seconds.map(|one| s.runs as f64 * one)).sum();
+        let throughput = match options.stream {
+            None => Some(Throughput::new(setting, &gpu, modelled)?),
+            Some(_) => None,
+        };
         let frames = options.stream.map(|stream| Frames::new(stream, setting, &gpu, &stages)).transpose()?;
         let step = stages.iter().find(|s| s.part == Part::Unet.name());
         let step = step.cloned().unwrap_or_else(|| Stage::new(Part::Unet, 0, &[]));
@@ -228,6 +238,7 @@ impl Roofline {
             picture_floor_seconds: floor,
             picture_predicted_seconds: predicted,
             image_modelled_seconds: modelled,
+            throughput,
             frames,
             bounds,
             stages,
@@ -342,7 +353,7 @@ impl Roofline {
         format!(
             "{} at {}x{}, {} row(s): {:.2} TFLOP per UNet pass of one row\n\
              a step: {:.2} TFLOP, {:.2} GB, floor {} ms{step}{}\n\
-             an image of {} steps: floor {:.3} s{image}\n{}{}\
+             {} of {} steps: floor {:.3} s{image}{}\n{}{}\
              floor: us at the data sheet's full speed; full %: of tiles and waves of own kernels; -o csv has all columns\n\
              {about}\n\n{}\n{}\n\
              The {} worst by wave efficiency:\n\n{}",
@@ -355,8 +366,10 @@ impl Roofline {
             self.step_bytes / 1e9,
             ms(self.floor_seconds),
             self.measured_seconds.map_or(String::new(), |s| format!(", measured {} ms", ms(s))),
+            self.throughput.as_ref().map_or("an image".into(), Throughput::name),
             self.steps,
             self.picture_floor_seconds,
+            self.throughput.as_ref().map_or(String::new(), Throughput::text),
             self.bounds_text(),
             self.frames.as_ref().map_or(String::new(), Frames::text),
             self.parts_table(),
