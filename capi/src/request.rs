@@ -143,7 +143,7 @@ unsafe fn contents(
 /// [`Failure`] that names the field; `at` stands for the prompt.
 ///
 /// # Safety
-/// What `given` points to is as braid.h asks for.
+/// The pointers in `given` are as braid.h asks for.
 pub(crate) unsafe fn image_prompt(given: &braid_image_prompt, at: &str) -> Outcome<ImagePrompt> {
     demand_zero(given.reserved, &format!("{at}.reserved"))?;
     let mut prompt = ImagePrompt::default();
@@ -202,7 +202,7 @@ pub(crate) unsafe fn request(given: *const braid_request, name: &str) -> Outcome
 /// As [`request`].
 ///
 /// # Safety
-/// What `given` points to is as braid.h asks for.
+/// The pointers in `given` are as braid.h asks for.
 pub(crate) unsafe fn request_of(given: &braid_request) -> Outcome<Request> {
     // SAFETY: as the caller promises.
     unsafe {

@@ -68,7 +68,7 @@ impl NativePipeline {
         self.inner.num_adapters()
     }
 
-    /// What the user may want to know of the device and the types.
+    /// Decisions about the device and the types, and their reasons, for the user.
     #[getter]
     fn notes(&self) -> Vec<String> {
         let notes = [self.inner.device_note(), self.inner.dtype_note()];

@@ -166,7 +166,9 @@ impl Options {
         if let Some(preset) = self.preset {
             preset.apply(&mut self.request, self.given);
         }
-        let written = written.into_iter().chain([("--output", &names[..])]);
+        // Those of a file of requests are numbered over all of them, and checked there.
+        let images = self.batch.is_none().then_some(("--output", &names[..]));
+        let written = written.into_iter().chain(images);
         self.check_inputs_stay(written.flat_map(|(flag, files)| files.iter().map(move |file| (flag, file.as_path()))))?;
         self.request.capture_intermediates = self.dump.is_some();
         self.request.attribution = self.attribution.is_some();

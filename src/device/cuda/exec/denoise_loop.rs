@@ -27,8 +27,8 @@ fn bad(what: &str) -> Error {
 /// A denoiser with the loop over its steps: each is one launch of one captured graph, for any images whose rows are together as many as
 /// the graph's.
 ///
-/// What an image's steps read and write lies in memory of the image's own, to which the kernels find their way by a table of addresses: so
-/// an image goes from loop to loop without a copy. Only what the UNet reads in every step lies in the executable, row beside row, and is
+/// An image has memory of its own for all that its steps read and write; the kernels find it by a table of addresses, so that an image goes
+/// from loop to loop without a copy. Only what the UNet reads in every step lies in the executable, row beside row, and is
 /// put there when other images come.
 pub struct CudaDenoiseLoop {
     executable: CudaExecutable,
