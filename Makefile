@@ -11,7 +11,8 @@ ifndef BRAID_NVRTC
 lint doc examples tests full wheel capi: export BRAID_NVRTC = $(shell ls -d $(NVRTC) 2>/dev/null)
 endif
 
-.PHONY: help test test-full nvrtc format lint doc scripts examples tests full capi goldens guide bench peers start kernels check-aarch64 wheel test-python test-serving
+.PHONY: help test test-full nvrtc format lint doc scripts examples tests full capi goldens guide bench peers start kernels check-aarch64 \
+	wheel triton test-python test-serving
 
 help:
 	@echo "make test      everything that must hold: format, lints, documentation, examples, tests"
@@ -25,7 +26,8 @@ help:
 	@echo "make guide     makes the images of docs/guide.md again, by its commands"
 	@echo "make wheel     builds the Python package (python/README.md) into target/wheels"
 	@echo "make test-python  installs it into an environment of its own, and tests it beside the command"
-	@echo "make test-serving Ray Data and Ray Serve over that package, on two workers (installs ray, 360 MB, below target/)"
+	@echo "make triton    the backend for NVIDIA Triton (triton/README.md), into BACKENDS (target/triton)"
+	@echo "make test-serving Ray Data and Ray Serve over that package, and that backend in Triton's server (installs 1 GB below target/)"
 	@echo "make check-aarch64  compiles for aarch64 (rustup target add aarch64-unknown-linux-gnu), and runs the CPU's tests emulated"
 	@echo "make goldens   how the reference values are made again (needs Python 3.11 and the network)"
 
@@ -126,9 +128,22 @@ test-python: wheel
 	$(VENV)/bin/pip install --quiet --force-reinstall --no-deps $(or $(CARGO_TARGET_DIR),target)/wheels/braid-*.whl
 	BRAID="$(abspath $(or $(CARGO_TARGET_DIR),target)/release/braid)" $(VENV)/bin/pytest -q python/tests
 
-test-serving: wheel
-	$(VENV)/bin/pip install --quiet -r python/serving/requirements.txt
+# BACKENDS is the server's backend directory.
+BACKENDS ?= $(abspath $(or $(CARGO_TARGET_DIR),target)/triton)
+
+triton: capi
+	tools/install-triton.sh "$(DESTDIR)$(or $(PREFIX),$(or $(CARGO_TARGET_DIR),target)/capi)" "$(DESTDIR)$(BACKENDS)/braid"
+
+# Triton's server, which NVIDIA's wheel brings along; nothing else of it is used.
+TRITON := $(VENV)/triton
+
+$(TRITON): $(VENV)/bin/maturin
+	$(VENV)/bin/pip install --quiet --no-deps --target $@ nvidia-pytriton==0.7.0
+
+test-serving: wheel triton $(TRITON)
+	$(VENV)/bin/pip install --quiet -r python/serving/requirements.txt -r triton/tests/requirements.txt
 	$(VENV)/bin/pip install --quiet --force-reinstall --no-deps $(or $(CARGO_TARGET_DIR),target)/wheels/braid-*.whl
+	cd triton/tests && TRITON="$(TRITON)" BACKENDS="$(DESTDIR)$(BACKENDS)" $(VENV)/bin/pytest -q
 	cd python/serving && RAY_AUTH_MODE=disabled $(VENV)/bin/pytest -q
 
 bench:

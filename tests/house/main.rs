@@ -108,7 +108,7 @@ fn no_unfinished_code() {
 
 #[test]
 fn old_names() {
-    let code = ["src", "ptx", "capi", "include", "kernels", "tests", "benches", "examples", "build.rs"];
+    let code = ["src", "ptx", "capi", "include", "kernels", "tests", "benches", "examples", "triton", "build.rs"];
     let all = files(
         &[&code[..], &["docs", "tools", "README.md"]].concat(),
         &["rs", "h", "c", "cpp", "cu", "cuh", "md", "py", "sh", "toml"],

@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 use tempfile::TempDir;
 
 /// A folder that the interface was installed into.
-fn installed() -> &'static Path {
+pub fn installed() -> &'static Path {
     static FOLDER: OnceLock<TempDir> = OnceLock::new();
     let install = || {
         let folder = tempfile::tempdir().unwrap();

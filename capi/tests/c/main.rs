@@ -7,3 +7,4 @@ mod header;
 mod install;
 mod programs;
 mod refusals;
+mod triton;
