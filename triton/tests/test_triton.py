@@ -16,7 +16,7 @@ import PIL.Image
 import pytest
 import tritonclient.grpc
 import tritonclient.http
-from tritonclient.utils import InferenceServerException
+from tritonclient.utils import InferenceServerException, shared_memory
 
 import braid
 
@@ -193,6 +193,28 @@ def test_bytes(server, pipe):
     assert np.array_equal(got[0], expected)
 
 
+def test_shared_memory(server, pipe):
+    """A reference and an image in the host's memory that client and server share."""
+    given, made = pixels(REFERENCES[0])[None], np.zeros((1, 64, 64, 3), np.uint8)
+    regions = [shared_memory.create_shared_memory_region(name, f"/braid-{os.getpid()}-{name}", array.nbytes)
+               for name, array in (("given", given), ("made", made))]
+    try:
+        shared_memory.set_shared_memory_region(regions[0], [given])
+        for name, array in (("given", given), ("made", made)):
+            server.http.register_system_shared_memory(name, f"/braid-{os.getpid()}-{name}", array.nbytes)
+        reference = tritonclient.http.InferInput("ip_adapter_image", given.shape, "UINT8")
+        reference.set_shared_memory("given", given.nbytes)
+        image = tritonclient.http.InferRequestedOutput("image")
+        image.set_shared_memory("made", made.nbytes)
+        server.http.infer("demo", [*inputs(tritonclient.http, **small(prompt="a star", seed=6)), reference], outputs=[image])
+        got = shared_memory.get_contents_as_numpy(regions[1], np.uint8, made.shape)
+        assert np.array_equal(got[0], alone(pipe, "a star", 6, ip_adapter_image=REFERENCES[0]))
+    finally:
+        server.http.unregister_system_shared_memory()
+        for region in regions:
+            shared_memory.destroy_shared_memory_region(region)
+
+
 def test_rows(server, pipe):
     """Rows of one request: a row without a reference has an empty file."""
     got = server.http.infer("demo", inputs(
@@ -279,7 +301,7 @@ def test_cancel(server, pipe):
 
     server.load("cancelled")
     long = inputs(tritonclient.grpc, **{**small(prompt="a star"), "steps": 1000, "width": 128, "height": 128})
-    for _ in range(60):
+    for attempt in range(1, 60):
         done = threading.Event()
         ticket = server.grpc.async_infer("cancelled", long, lambda result, error, done=done: done.set())
         # Time for the request to begin; one that was cancelled before it did is sent again.
@@ -288,6 +310,7 @@ def test_cancel(server, pipe):
         assert done.wait(timeout=600)
         assert np.array_equal(draw(server, "cancelled", prompt="a star", seed=1)[0], alone(pipe, "a star", 1))
         executions, successes, failures = counts()
+        assert successes == attempt, "a request that was cancelled was drawn to its end"
         if executions > successes:
             break
     assert executions == successes + 1 and failures >= 1
