@@ -90,10 +90,12 @@ pub enum Hazard {
     WriteAfterRead,
     /// A write after an unordered write of another thread.
     WriteAfterWrite,
-    /// A read of bytes that a pending `cp.async` writes.
+    /// A read of bytes that a pending asynchronous copy writes.
     ReadBeforeWait,
-    /// A write to bytes that a pending `cp.async` writes.
+    /// A write to bytes that a pending asynchronous copy writes.
     WriteBeforeWait,
+    /// An access through the asynchronous proxy (a bulk copy, `wgmma`) to what a thread wrote, without `fence.proxy.async` between.
+    NoProxyFence,
 }
 
 impl fmt::Display for Hazard {
@@ -102,8 +104,9 @@ impl fmt::Display for Hazard {
             Self::ReadAfterWrite => "read after write",
             Self::WriteAfterRead => "write after read",
             Self::WriteAfterWrite => "write after write",
-            Self::ReadBeforeWait => "read of a cp.async that was not waited for",
-            Self::WriteBeforeWait => "write over a cp.async that was not waited for",
+            Self::ReadBeforeWait => "read of an asynchronous copy that was not waited for",
+            Self::WriteBeforeWait => "write over an asynchronous copy that was not waited for",
+            Self::NoProxyFence => "asynchronous access to what a thread wrote, without fence.proxy.async",
         })
     }
 }
@@ -185,6 +188,9 @@ pub enum FaultKind {
     /// `trap`.
     #[error("trap")]
     Trap,
+    /// An mbarrier, a bulk copy, a tensor map or a `wgmma` used against its rules.
+    #[error("{0}")]
+    Asynchronous(String),
     /// A launch that does not fit the kernel: no such kernel, parameters of another size, too many threads.
     #[error("{0}")]
     Launch(String),

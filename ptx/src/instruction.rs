@@ -4,74 +4,11 @@
 //! a third with one bit per lane. Constants are spread over 32 lanes too, in a pool shared by the blocks of a launch, so that
 //! an operand is always an index: [`CONST`] marks the pool.
 
+use crate::asynchronous::{BulkOp, MapOp, MbarrierOp, Wgmma};
 use crate::counts::InstructionKind;
 use crate::lanes::{Binary32, Binary64, Cmp32, Cmp64, CmpPair, Ternary32, Unary32, Widened};
+pub(crate) use crate::operand::{Address, CONST, ElementType, NONE, Pred, Reg};
 use crate::space::StateSpace;
-
-/// Bit that marks an operand in the pool of constants.
-pub(crate) const CONST: u32 = 1 << 31;
-/// No register: the `_` of PTX, or an absent operand.
-pub(crate) const NONE: u32 = u32::MAX;
-
-/// A predicate as a guard or an operand, negated or not.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Pred(u32);
-
-impl Pred {
-    /// The predicate that always holds.
-    pub const TRUE: Self = Self(NONE);
-    const NOT: u32 = 1 << 30;
-
-    pub fn new(index: u32, negated: bool) -> Self {
-        Self(index | if negated { Self::NOT } else { 0 })
-    }
-
-    /// The negated predicate.
-    pub fn not(self) -> Self {
-        Self(self.0 ^ Self::NOT)
-    }
-
-    /// The lanes for which it holds, one bit per lane.
-    #[inline(always)]
-    pub fn lanes(self, file: &[u32]) -> u32 {
-        if self.0 | Self::NOT == NONE {
-            return if self == Self::TRUE { u32::MAX } else { 0 };
-        }
-        let bits = file[(self.0 & !Self::NOT) as usize];
-        if self.0 & Self::NOT != 0 { !bits } else { bits }
-    }
-}
-
-/// A register or constant with its width.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Reg {
-    None,
-    /// Up to 16 bits, in a 32-bit register; a result is truncated to 16 bits.
-    B16(u32),
-    /// 32 bits.
-    B32(u32),
-    /// 64 bits.
-    B64(u32),
-}
-
-impl Reg {
-    /// Width in bits.
-    pub fn bits(self) -> u32 {
-        match self {
-            Self::None => 0,
-            Self::B16(_) => 16,
-            Self::B32(_) => 32,
-            Self::B64(_) => 64,
-        }
-    }
-}
-
-/// An address operand: `[base + offset]`.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Address {
-    pub base: Reg,
-    pub offset: i64,
-}
 
 /// A load or a store.
 #[derive(Debug)]
@@ -142,14 +79,6 @@ pub(crate) struct MatrixAccess {
     pub regs: Vec<u32>,
 }
 
-/// Element types of a matrix product.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum ElementType {
-    F16,
-    Bf16,
-    Tf32,
-}
-
 /// `mma.sync.aligned.m16n8kK`.
 #[derive(Debug)]
 pub(crate) struct Mma {
@@ -190,6 +119,7 @@ pub(crate) enum CollectiveOp {
     ReduxAnd,
     ReduxOr,
     ReduxXor,
+    Elect,
     Barrier,
 }
 
@@ -245,6 +175,12 @@ pub(crate) enum SpecialRegister {
     Ntid(u8),
     Ctaid(u8),
     Nctaid(u8),
+    ClusterCtaId(u8),
+    ClusterNctaId(u8),
+    ClusterId(u8),
+    NClusterId(u8),
+    ClusterCtaRank,
+    ClusterNctaRank,
     LaneId,
     WarpId,
     NWarpId,
@@ -380,6 +316,39 @@ pub(crate) enum Op {
     },
     Matrix(Box<MatrixAccess>),
     Mma(Box<Mma>),
+    Mbarrier(Box<MbarrierOp>),
+    /// `cp.async.mbarrier.arrive`.
+    ArriveAfterCopies(Box<MbarrierOp>),
+    Bulk(Box<BulkOp>),
+    BulkCommit,
+    BulkWait {
+        left: u32,
+        read: bool,
+    },
+    TensorMap(Box<MapOp>),
+    FenceProxy,
+    Wgmma(Box<Wgmma>),
+    WgmmaFence,
+    WgmmaCommit,
+    WgmmaWait {
+        left: u32,
+    },
+    MapAddress {
+        d: Reg,
+        a: Reg,
+        rank: u32,
+        generic: bool,
+    },
+    RankOfAddress {
+        d: Reg,
+        a: Reg,
+    },
+    ClusterArrive,
+    ClusterWait,
+    SetRegisters {
+        count: u32,
+        increase: bool,
+    },
     Collective(Box<Collective>),
     ActiveMask {
         d: u32,

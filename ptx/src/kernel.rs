@@ -40,6 +40,9 @@ pub struct Kernel {
     pub(crate) dynamic_offset: usize,
     pub(crate) local_bytes: usize,
     pub(crate) max_threads: Option<[u32; 3]>,
+    pub(crate) cluster: Option<[u32; 3]>,
+    /// Registers of a thread at the entry by `.maxnreg`.
+    pub(crate) registers: Option<u32>,
     pub(crate) code: Vec<Instruction>,
     pub(crate) n32: usize,
     pub(crate) n64: usize,
@@ -74,6 +77,11 @@ impl Kernel {
     /// The block dimensions of `.maxntid`, if given.
     pub fn max_threads(&self) -> Option<[u32; 3]> {
         self.max_threads
+    }
+
+    /// The blocks of a cluster by `.reqnctapercluster`, if given.
+    pub fn cluster(&self) -> Option<[u32; 3]> {
+        self.cluster
     }
 
     /// PTX line and reason of the first unsupported instruction. A kernel with one does not run.

@@ -48,6 +48,8 @@ pub struct Launch<'a> {
     pub grid: [u32; 3],
     /// Number of threads of a block in x, y, z.
     pub block: [u32; 3],
+    /// Number of blocks of a cluster in x, y, z; `None`: the kernel's, or one.
+    pub cluster: Option<[u32; 3]>,
     /// Bytes of dynamic shared memory.
     pub dynamic_shared: usize,
     /// The parameter buffer, as [`Kernel::params`] lays it out.
@@ -70,6 +72,7 @@ impl<'a> Launch<'a> {
         Self {
             grid,
             block,
+            cluster: None,
             dynamic_shared: 0,
             params,
             schedule: Schedule::InOrder,
@@ -78,6 +81,11 @@ impl<'a> Launch<'a> {
             check_races: true,
             step_limit: 1 << 32,
         }
+    }
+
+    /// The blocks of a cluster.
+    pub(crate) fn cluster_of(&self, kernel: &Kernel) -> [u32; 3] {
+        self.cluster.or(kernel.cluster).unwrap_or([1; 3])
     }
 
     /// Checks that the launch fits the kernel.
@@ -101,6 +109,19 @@ impl<'a> Launch<'a> {
         let shared = kernel.dynamic_offset.saturating_add(self.dynamic_shared);
         if shared > MAX_SHARED {
             return Err(format!("{shared} bytes of shared memory; at most {MAX_SHARED} exist"));
+        }
+        let cluster = self.cluster_of(kernel);
+        if kernel.cluster.is_some_and(|c| c != cluster) {
+            return Err(format!("clusters of {cluster:?} blocks; the kernel needs {:?}", kernel.cluster));
+        }
+        if cluster.iter().product::<u32>() > 16 || cluster.iter().zip(self.grid).any(|(c, g)| *c == 0 || g % c != 0) {
+            return Err(format!(
+                "clusters of {cluster:?} blocks in a grid of {:?}; up to 16 that divide it are possible",
+                self.grid
+            ));
+        }
+        if cluster != [1; 3] && self.blocks.is_some() {
+            return Err("single blocks of a launch with clusters".to_owned());
         }
         for b in self.blocks.unwrap_or(&[]) {
             if b.iter().zip(self.grid).any(|(b, g)| *b >= g) {

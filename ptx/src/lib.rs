@@ -30,6 +30,7 @@
 //! ```
 
 mod arith;
+mod asynchronous;
 mod counts;
 mod decode;
 mod error;
@@ -40,6 +41,7 @@ mod lanes;
 mod launch;
 mod memory;
 mod module;
+mod operand;
 mod parse;
 mod run;
 mod space;
@@ -48,6 +50,6 @@ pub use counts::{Banks, Counts, InstructionKind, Traffic};
 pub use error::{Error, Fault, FaultKind, Hazard, MemorySpace, Result, Site, SourceLine};
 pub use kernel::{Kernel, Param};
 pub use launch::{Arithmetic, Launch, Schedule};
-pub use memory::GlobalMemory;
+pub use memory::{GlobalMemory, Im2col, Swizzle, TENSOR_MAP_BYTES, TensorMap};
 pub use module::Module;
 pub use run::run;

@@ -1,5 +1,6 @@
 //! Running a kernel: loading its constants, and handing out its blocks to the threads of the host.
 
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -7,8 +8,8 @@ use rayon::prelude::*;
 
 use crate::counts::Counts;
 use crate::error::{Fault, FaultKind};
-use crate::exec::block::run_block;
-use crate::exec::env::Env;
+use crate::exec::block::run_blocks;
+use crate::exec::env::{BlockState, ClusterBarrier, Env};
 use crate::exec::warp::Warp;
 use crate::kernel::{Const64, Kernel};
 use crate::lanes::{Lanes32, Lanes64};
@@ -75,10 +76,11 @@ impl<'a> LoadedKernel<'a> {
         }
     }
 
-    /// The number of blocks to run.
-    fn blocks(&self) -> u64 {
+    /// The number of clusters to run; without clusters, of blocks.
+    fn clusters(&self) -> u64 {
+        let cluster = self.launch.cluster_of(self.kernel);
         match self.launch.blocks {
-            None => self.launch.grid.iter().map(|d| u64::from(*d)).product(),
+            None => self.launch.grid.iter().zip(cluster).map(|(d, c)| u64::from(d / c)).product(),
             Some(list) => list.len() as u64,
         }
     }
@@ -95,12 +97,41 @@ impl<'a> LoadedKernel<'a> {
         }
     }
 
+    /// The linear indices of the blocks of the `i`-th cluster, in order of their ranks.
+    fn block_indices(&self, i: u64) -> Vec<u64> {
+        let cluster = self.launch.cluster_of(self.kernel).map(u64::from);
+        if cluster == [1; 3] {
+            return vec![self.block_index(i)];
+        }
+        let [x, y, _] = self.launch.grid.map(u64::from);
+        let (across, down) = (x / cluster[0], y / cluster[1]);
+        let first = [i % across * cluster[0], i / across % down * cluster[1], i / (across * down) * cluster[2]];
+        let mut indices = Vec::new();
+        for c in 0..cluster[2] {
+            for b in 0..cluster[1] {
+                for a in 0..cluster[0] {
+                    indices.push(((first[2] + c) * y + first[1] + b) * x + first[0] + a);
+                }
+            }
+        }
+        indices
+    }
+
     /// The environment of a worker.
     fn env(&self) -> Env<'_> {
         let launch = self.launch;
         let shared_bytes = match launch.dynamic_shared {
             0 => self.kernel.shared_bytes,
             n => self.kernel.dynamic_offset + n,
+        };
+        let cluster = launch.cluster_of(self.kernel);
+        let block = || BlockState {
+            block: [0; 3],
+            index: 0,
+            shared: SharedMemory::new(shared_bytes, launch.check_races),
+            mbarriers: BTreeMap::new(),
+            acquired_maps: BTreeSet::new(),
+            registers: Vec::new(),
         };
         Env {
             module: self.module,
@@ -110,8 +141,8 @@ impl<'a> LoadedKernel<'a> {
             params: launch.params,
             memory: self.memory,
             allocations: Allocations::new(&self.allocations),
-            shared: SharedMemory::new(shared_bytes, launch.check_races),
             grid_dim: launch.grid,
+            cluster_dim: cluster,
             block_dim: launch.block,
             dynamic_shared: launch.dynamic_shared,
             check_races: launch.check_races,
@@ -119,8 +150,15 @@ impl<'a> LoadedKernel<'a> {
             schedule: launch.schedule,
             arithmetic: launch.arithmetic,
             step_limit: launch.step_limit,
-            block: [0; 3],
-            block_index: 0,
+            blocks: (0..cluster.iter().product()).map(|_| block()).collect(),
+            rank: 0,
+            cluster_barrier: ClusterBarrier::default(),
+            bulk: Vec::new(),
+            product_groups: Vec::new(),
+            exited: 0,
+            progress: 0,
+            authors: 0,
+            partial_fences: HashMap::new(),
             rng: 1,
             steps: 0,
             executed: vec![0; self.kernel.code.len()],
@@ -130,7 +168,7 @@ impl<'a> LoadedKernel<'a> {
 
     /// Runs all blocks. Workers take the next block in order, so that a fault of an early block is found early.
     fn run(&self) -> Result<Counts, Fault> {
-        let total = self.blocks();
+        let total = self.clusters();
         let next = AtomicU64::new(0);
         let failed = AtomicU64::new(u64::MAX);
         let workers = (rayon::current_num_threads() as u64).min(total).max(1);
@@ -161,13 +199,13 @@ impl<'a> LoadedKernel<'a> {
             if i >= total || i > failed.load(Relaxed) {
                 return (env.take_counts(), None);
             }
-            env.start_block(self.block_index(i));
-            if let Err(fault) = run_block(&mut env, &mut warps) {
+            env.start_blocks(&self.block_indices(i));
+            if let Err(fault) = run_blocks(&mut env, &mut warps) {
                 failed.fetch_min(i, Relaxed);
                 let fault = env.locate(fault);
                 return (env.take_counts(), Some((i, fault)));
             }
-            env.counts.blocks += 1;
+            env.counts.blocks += env.blocks.len() as u64;
         }
     }
 }

@@ -32,3 +32,6 @@ pub(crate) fn resolve(space: StateSpace, address: u64) -> (StateSpace, u64) {
         _ => (StateSpace::Global, address),
     }
 }
+
+/// The bit of an address of shared memory at which the rank of a block stands, plus one; 0 is the own block.
+pub(crate) const SHARED_RANK_SHIFT: u32 = 24;

@@ -171,6 +171,47 @@ pub(crate) fn convert_pair(s: &[Lanes64; 4], imm: u32, d: &mut Lanes64) {
     }
 }
 
+/// The 8-bit format of an immediate of the functions below, and whether negative values become 0.
+fn narrow(imm: u32) -> (Format, bool) {
+    (if imm & 1 != 0 { Format::E5m2 } else { Format::E4m3 }, imm & 2 != 0)
+}
+
+/// Rounds to an 8-bit format; what lies beyond becomes the largest finite value.
+fn narrow_one(x: f64, imm: u32) -> u64 {
+    let (format, relu) = narrow(imm);
+    let x = if relu && x < 0.0 { 0.0 } else { x };
+    let most = format.largest();
+    format.encode(if x.abs() > most { most.copysign(x) } else { x }, Round::Nearest)
+}
+
+/// Two f32 to the bytes of one register; the first operand is the upper one.
+pub(crate) fn narrow_pair(s: &[Lanes64; 4], imm: u32, d: &mut Lanes64) {
+    let single = |v: u64| f64::from(f32::from_bits(v as u32));
+    for i in 0..32 {
+        d[i] = narrow_one(single(s[0][i]), imm) << 8 | narrow_one(single(s[1][i]), imm);
+    }
+}
+
+/// Two halves of a register to the bytes of another.
+pub(crate) fn narrow_halves(s: &[Lanes64; 4], imm: u32, d: &mut Lanes64) {
+    for i in 0..32 {
+        let half = |shift: u32| narrow_one(Format::F16.decode(s[0][i] >> shift & 0xffff), imm);
+        d[i] = half(16) << 8 | half(0);
+    }
+}
+
+/// Two bytes of a register to the halves of another; exact.
+pub(crate) fn widen_pair(s: &[Lanes64; 4], imm: u32, d: &mut Lanes64) {
+    let (format, relu) = narrow(imm);
+    for i in 0..32 {
+        let half = |shift: u32| {
+            let x = format.decode(s[0][i] >> shift & 0xff);
+            Format::F16.encode(if relu && x < 0.0 { 0.0 } else { x }, Round::Nearest)
+        };
+        d[i] = half(8) << 16 | half(0);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -180,6 +221,32 @@ mod tests {
         let cvt = Conversion { to: find(to), from: find(from), round, integral, ftz: false, sat: false, relu: false };
         assert_eq!(Conversion::unpack(cvt.pack()), cvt);
         cvt.apply(bits)
+    }
+
+    /// Every byte survives the way to a half and back; values in between and beyond go where the format says.
+    #[test]
+    fn eight_bits() {
+        for imm in [0, 1] {
+            for byte in 0..=255u64 {
+                let nan = if imm == 0 { byte & 0x7f == 0x7f } else { byte & 0x7f > 0x7c };
+                // e5m2 has infinities, which the conversion back makes finite.
+                if nan || imm == 1 && byte & 0x7f == 0x7c {
+                    continue;
+                }
+                let (mut wide, mut back) = ([0; 32], [0; 32]);
+                widen_pair(&[[byte << 8 | byte; 32], [0; 32], [0; 32], [0; 32]], imm, &mut wide);
+                narrow_halves(&[wide, [0; 32], [0; 32], [0; 32]], imm, &mut back);
+                assert_eq!(back[0], byte << 8 | byte, "{imm} {byte:#x}");
+            }
+        }
+        let of = |x: f32, imm| {
+            let mut d = [0; 32];
+            narrow_pair(&[[0; 32], [x.to_bits().into(); 32], [0; 32], [0; 32]], imm, &mut d);
+            d[0]
+        };
+        assert_eq!((of(1.0, 0), of(-2.0, 0), of(448.0, 0), of(1e9, 0), of(-464.0, 0)), (0x38, 0xc0, 0x7e, 0x7e, 0xfe));
+        assert_eq!((of(1.0625, 0), of(1.1875, 0), of(2f32.powi(-9), 0), of(2f32.powi(-10), 0)), (0x38, 0x3a, 1, 0));
+        assert_eq!((of(1.0, 1), of(57344.0, 1), of(1e9, 1), of(f32::NAN, 0), of(-1.0, 2)), (0x3c, 0x7b, 0x7b, 0x7f, 0));
     }
 
     #[test]

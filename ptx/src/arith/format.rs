@@ -54,12 +54,18 @@ pub(crate) enum Format {
     Tf32,
     F32,
     F64,
+    /// 4 bits of exponent and 3 of fraction; no infinities.
+    E4m3,
+    /// 5 bits of exponent and 2 of fraction.
+    E5m2,
 }
 
 impl Format {
     /// Bits of the significand with the hidden one, exponent of the smallest normal number, largest finite value.
     fn shape(self) -> (i32, i32, f64) {
         match self {
+            Self::E4m3 => (4, -6, 448.0),
+            Self::E5m2 => (3, -14, 57344.0),
             Self::F16 => (11, -14, 65504.0),
             Self::Bf16 => (8, -126, 3.389_531_389_251_535_5e38),
             Self::Tf32 => (11, -126, 3.401_162_134_214_653_5e38),
@@ -68,9 +74,18 @@ impl Format {
         }
     }
 
+    /// The largest finite value.
+    pub fn largest(self) -> f64 {
+        self.shape().2
+    }
+
     /// The value of the low bits.
     pub fn decode(self, bits: u64) -> f64 {
         match self {
+            // Both are the upper byte of a half, with another bias for e4m3.
+            Self::E4m3 if bits & 0x7f == 0x7f => f64::NAN,
+            Self::E4m3 => f64::from(f16_to_f32(((bits & 0x80) << 8 | (bits & 0x7f) << 7) as u32)) * 256.0,
+            Self::E5m2 => f64::from(f16_to_f32((bits as u32 & 0xff) << 8)),
             Self::F16 => f64::from(f16_to_f32(bits as u32)),
             Self::Bf16 => f64::from(f32::from_bits((bits as u32) << 16)),
             Self::Tf32 => f64::from(f32::from_bits(bits as u32 & 0xffff_e000)),
@@ -85,6 +100,7 @@ impl Format {
     pub fn encode(self, x: f64, mode: Round) -> u64 {
         if x.is_nan() {
             return match self {
+                Self::E4m3 | Self::E5m2 => 0x7f,
                 Self::F16 | Self::Bf16 => 0x7fff,
                 Self::Tf32 | Self::F32 => 0x7fff_ffff,
                 Self::F64 => 0x7fff_ffff_ffff_ffff,
@@ -92,6 +108,11 @@ impl Format {
         }
         let x = self.round(x, mode);
         match self {
+            Self::E4m3 => {
+                let half = u64::from(f16::from_f64(x / 256.0).to_bits());
+                half >> 8 & 0x80 | half >> 7 & 0x7f
+            }
+            Self::E5m2 => u64::from(f16::from_f64(x).to_bits()) >> 8,
             Self::F16 => u64::from(f16::from_f64(x).to_bits()),
             Self::Bf16 => u64::from((x as f32).to_bits() >> 16),
             Self::Tf32 | Self::F32 => u64::from((x as f32).to_bits()),

@@ -14,19 +14,19 @@ impl<'a> Decoder<'a> {
                 op.take("uni");
                 op.done()?;
                 let [Operand::Name(label)] = o else { return Err("bra without a label".to_owned()) };
-                let label = self.label(label);
-                self.branch_to(label);
+                self.branch_to(self.labels_in_sight(label));
             }
             "brx" => self.indexed_branch(op, o)?,
             "ret" | "exit" => {
                 op.take("uni");
                 op.done()?;
                 match end {
-                    Some(end) if op.base == "ret" => self.branch_to(end.to_owned()),
+                    Some(end) if op.base == "ret" => self.branch_to(vec![end.to_owned()]),
                     _ => self.emit(Op::Exit, InstructionKind::Branch),
                 }
             }
             "trap" => self.emit(Op::Trap, InstructionKind::Other),
+            "cp" if op.modifiers.contains(&"prefetch") => self.emit(Op::Nop, InstructionKind::AsyncCopy),
             "brkpt" | "nanosleep" | "prefetch" | "prefetchu" | "pmevent" => self.emit(Op::Nop, InstructionKind::Other),
             _ => return Ok(false),
         }
@@ -39,7 +39,8 @@ impl<'a> Decoder<'a> {
         op.done()?;
         let [index, Operand::Name(table)] = o else { return Err("brx without a table".to_owned()) };
         let index = self.src32(index)?;
-        let Some(names) = self.tables.get(&self.label(table)).cloned() else {
+        let tables = self.labels_in_sight(table);
+        let Some(names) = tables.iter().find_map(|table| self.tables.get(table)).cloned() else {
             return Err("brx.idx with a table that is declared later".to_owned());
         };
         self.branch_table(index, &names);

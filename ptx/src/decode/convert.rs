@@ -5,7 +5,7 @@ use super::float::rounding;
 use super::opcode::{Decoded, Opcode};
 use crate::arith::{
     Conversion, Format, Round, ScalarType, bf16_to_f32, canonical, convert, convert_pair, f16_to_f32, f32_to_bf16,
-    f32_to_f16,
+    f32_to_f16, narrow_halves, narrow_pair, widen_pair,
 };
 use crate::counts::InstructionKind;
 use crate::instruction::{Op, Reg, Wide};
@@ -66,6 +66,9 @@ fn common(cvt: Conversion) -> Option<Unary32> {
 impl<'a> Decoder<'a> {
     /// Decodes `cvt`.
     pub fn cvt(&mut self, op: &mut Opcode<'a>, o: &[Operand<'a>]) -> Decoded {
+        if op.modifiers.iter().any(|m| matches!(*m, "e4m3x2" | "e5m2x2")) {
+            return self.cvt_bytes(op, o);
+        }
         let (cvt, packed) = conversion(op)?;
         if packed {
             return self.cvt_pair(cvt, o);
@@ -95,6 +98,32 @@ impl<'a> Decoder<'a> {
         };
         let s = [a, Reg::None, Reg::None, Reg::None];
         self.emit(Op::Wide(Box::new(Wide { f, d, s, imm: cvt.pack() })), InstructionKind::Convert);
+        Ok(())
+    }
+
+    /// Decodes a conversion of pairs to or from 8-bit floats.
+    fn cvt_bytes(&mut self, op: &mut Opcode<'a>, o: &[Operand<'a>]) -> Decoded {
+        let (from, to) = (op.last()?, op.last()?);
+        let known = op.take("rn") & (op.take("satfinite") || to == "f16x2");
+        let imm = u32::from(from == "e5m2x2" || to == "e5m2x2") | u32::from(op.take("relu")) << 1;
+        op.done()?;
+        let none = Reg::None;
+        let wide = match (to, from, o) {
+            ("f16x2", "e4m3x2" | "e5m2x2", [d, a]) => {
+                Wide { f: widen_pair, d: self.dst(d)?, s: [self.src(a, 2)?, none, none, none], imm }
+            }
+            ("e4m3x2" | "e5m2x2", "f16x2", [d, a]) => {
+                Wide { f: narrow_halves, d: self.dst(d)?, s: [self.src(a, 4)?, none, none, none], imm }
+            }
+            ("e4m3x2" | "e5m2x2", "f32", [d, a, b]) => {
+                Wide { f: narrow_pair, d: self.dst(d)?, s: [self.src(a, 4)?, self.src(b, 4)?, none, none], imm }
+            }
+            _ => return Err(format!("cvt from .{from} to .{to}")),
+        };
+        if !known {
+            return Err(format!("cvt from .{from} to .{to} of that form"));
+        }
+        self.emit(Op::Wide(Box::new(wide)), InstructionKind::Convert);
         Ok(())
     }
 

@@ -47,7 +47,8 @@ impl<'a> ModuleNames<'a> {
 /// A branch whose target is set once all labels are known.
 struct Fixup {
     inst: usize,
-    label: String,
+    /// The label as each enclosing block would have it, the innermost first.
+    labels: Vec<String>,
     /// Index in the table of a `brx.idx`.
     slot: usize,
 }
@@ -71,6 +72,9 @@ pub(super) struct Decoder<'a> {
     /// Targets of the `.branchtargets` tables.
     pub tables: HashMap<String, Vec<&'a str>>,
     fixups: Vec<Fixup>,
+    /// Numbers of the enclosing blocks, whose labels are their own, the innermost last; and of those so far.
+    pub blocks: Vec<usize>,
+    pub opened: usize,
     /// Number of the inlined body that labels belong to.
     pub frame: usize,
     /// Number of bodies inlined so far.
@@ -88,8 +92,13 @@ pub(super) struct Decoder<'a> {
 impl<'a> Decoder<'a> {
     /// Lays out the parameters of a kernel.
     pub fn new(function: &'a Function<'a>, names: &'a ModuleNames<'a>) -> Self {
-        let mut kernel =
-            Kernel { name: function.name.to_owned(), max_threads: function.max_threads, ..Kernel::default() };
+        let mut kernel = Kernel {
+            name: function.name.to_owned(),
+            max_threads: function.max_threads,
+            cluster: function.cluster,
+            registers: function.registers,
+            ..Kernel::default()
+        };
         let mut scope = HashMap::new();
         let mut offset = 0;
         for p in &function.params {
@@ -115,6 +124,8 @@ impl<'a> Decoder<'a> {
             labels: HashMap::new(),
             tables: HashMap::new(),
             fixups: Vec::new(),
+            blocks: vec![0],
+            opened: 0,
             frame: 0,
             frames: 0,
             depth: 0,
@@ -134,9 +145,14 @@ impl<'a> Decoder<'a> {
         self.kernel.code.len() as u32
     }
 
-    /// The key of a label of the current body.
+    /// The key of a label of the current block.
     pub fn label(&self, name: &str) -> String {
-        format!("{}/{name}", self.frame)
+        format!("{}/{}/{name}", self.frame, self.blocks.last().unwrap_or(&0))
+    }
+
+    /// The keys of a label that the current block or one around it has.
+    pub fn labels_in_sight(&self, name: &str) -> Vec<String> {
+        self.blocks.iter().rev().map(|block| format!("{}/{block}/{name}", self.frame)).collect()
     }
 
     /// Declares a name in the innermost scope.
@@ -247,15 +263,16 @@ impl<'a> Decoder<'a> {
     }
 
     /// Emits a branch to a label that may follow.
-    pub fn branch_to(&mut self, label: String) {
-        self.fixups.push(Fixup { inst: self.kernel.code.len(), label, slot: 0 });
+    pub fn branch_to(&mut self, labels: Vec<String>) {
+        self.fixups.push(Fixup { inst: self.kernel.code.len(), labels, slot: 0 });
         self.emit(Op::Branch { target: 0 }, InstructionKind::Branch);
     }
 
     /// Emits an indexed branch to labels of the current body that may follow.
     pub fn branch_table(&mut self, index: u32, names: &[&str]) {
         for (slot, name) in names.iter().enumerate() {
-            self.fixups.push(Fixup { inst: self.kernel.code.len(), label: self.label(name), slot });
+            let labels = self.labels_in_sight(name);
+            self.fixups.push(Fixup { inst: self.kernel.code.len(), labels, slot });
         }
         let targets = vec![0; names.len()].into();
         self.emit(Op::BranchTable { index, targets }, InstructionKind::Branch);
@@ -265,8 +282,8 @@ impl<'a> Decoder<'a> {
     pub fn finish(mut self) -> Result<Kernel> {
         for fixup in std::mem::take(&mut self.fixups) {
             let inst = &mut self.kernel.code[fixup.inst];
-            let Some(&at) = self.labels.get(&fixup.label) else {
-                let name = fixup.label.split('/').next_back().unwrap_or("");
+            let Some(&at) = fixup.labels.iter().find_map(|label| self.labels.get(label)) else {
+                let name = fixup.labels.first().and_then(|label| label.split('/').next_back()).unwrap_or("");
                 return Err(Error::new(inst.line, format!("label {name} is not defined")));
             };
             match &mut inst.op {

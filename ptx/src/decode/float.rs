@@ -162,6 +162,8 @@ impl<'a> Decoder<'a> {
 /// The type of the registers of a format.
 fn format_name(format: Format) -> &'static str {
     match format {
+        // Nothing computes in types of 8 bits.
+        Format::E4m3 | Format::E5m2 => "b8",
         Format::F16 => "f16",
         Format::Bf16 => "bf16",
         Format::Tf32 | Format::F32 => "f32",

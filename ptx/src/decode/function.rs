@@ -36,9 +36,14 @@ impl<'a> Decoder<'a> {
         for statement in body {
             (self.line, self.loc) = (statement.line, statement.loc);
             match &statement.kind {
-                StatementKind::Open => self.scopes.push(HashMap::new()),
+                StatementKind::Open => {
+                    self.scopes.push(HashMap::new());
+                    self.opened += 1;
+                    self.blocks.push(self.opened);
+                }
                 StatementKind::Close => {
                     self.scopes.pop();
+                    self.blocks.pop();
                 }
                 StatementKind::Reg(ty, name, count) => self.registers(ty, name, *count)?,
                 StatementKind::Variable(v) => self.variable(v)?,
@@ -109,16 +114,17 @@ impl<'a> Decoder<'a> {
         let guard = self.guard;
         let caller = std::mem::replace(&mut self.frame, self.frames);
         let scopes = std::mem::replace(&mut self.scopes, vec![scope]);
+        let blocks = std::mem::replace(&mut self.blocks, vec![0]);
         let end = format!("{}/return", self.frame);
         if guard != Pred::TRUE {
             // Lanes for which the guard does not hold branch around the body.
             self.guard = guard.not();
-            self.branch_to(end.clone());
+            self.branch_to(vec![end.clone()]);
             self.guard = Pred::TRUE;
         }
         self.body(&function.body, Some(&end))?;
         self.labels.insert(end, self.here());
-        self.scopes = scopes;
+        (self.scopes, self.blocks) = (scopes, blocks);
         self.frame = caller;
         self.depth -= 1;
         Ok(())
@@ -130,8 +136,14 @@ impl<'a> Decoder<'a> {
         if self.decode_control(&mut op, operands, end)? {
             return Ok(());
         }
-        let families =
-            [Self::decode_move, Self::decode_memory, Self::decode_warp, Self::decode_integer, Self::decode_float];
+        let families = [
+            Self::decode_hopper,
+            Self::decode_move,
+            Self::decode_memory,
+            Self::decode_warp,
+            Self::decode_integer,
+            Self::decode_float,
+        ];
         for family in families {
             if family(self, &mut op, operands)? {
                 return Ok(());

@@ -23,7 +23,7 @@ fn space_of(m: &str) -> Option<StateSpace> {
     Some(match m {
         // The interpreter keeps constant variables in global memory.
         "global" | "const" => StateSpace::Global,
-        "shared" | "shared::cta" => StateSpace::Shared,
+        "shared" | "shared::cta" | "shared::cluster" => StateSpace::Shared,
         "local" => StateSpace::Local,
         "param" | "param::entry" | "param::func" => StateSpace::Param,
         _ => return None,

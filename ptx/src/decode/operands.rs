@@ -59,10 +59,16 @@ impl<'a> Decoder<'a> {
                 "%ntid" => (SpecialRegister::Ntid(dim), false),
                 "%ctaid" => (SpecialRegister::Ctaid(dim), false),
                 "%nctaid" => (SpecialRegister::Nctaid(dim), false),
+                "%cluster_ctaid" => (SpecialRegister::ClusterCtaId(dim), false),
+                "%cluster_nctaid" => (SpecialRegister::ClusterNctaId(dim), false),
+                "%clusterid" => (SpecialRegister::ClusterId(dim), false),
+                "%nclusterid" => (SpecialRegister::NClusterId(dim), false),
                 _ => return None,
             });
         }
         Some(match name {
+            "%cluster_ctarank" => (SpecialRegister::ClusterCtaRank, false),
+            "%cluster_nctarank" => (SpecialRegister::ClusterNctaRank, false),
             "%laneid" => (SpecialRegister::LaneId, false),
             "%warpid" => (SpecialRegister::WarpId, false),
             "%nwarpid" => (SpecialRegister::NWarpId, false),

@@ -54,6 +54,11 @@ impl<'a> Decoder<'a> {
         self.emit(Op::Collective(Box::new(w)), kind);
     }
 
+    /// Emits the election of one lane of a member mask.
+    pub(super) fn elect(&mut self, d: Reg, p: u32, members: u32) {
+        self.collective(CollectiveOp::Elect, members, |w| (w.dst, w.pred) = (d, p));
+    }
+
     /// Decodes `bar` and `barrier`.
     fn barrier(&mut self, op: &mut Opcode<'a>, o: &[Operand<'a>]) -> Decoded {
         let aligned = op.take("aligned") || op.base == "bar";

@@ -3,10 +3,10 @@
 use super::env::{Env, RawFault};
 use super::warp::Warp;
 use crate::counts::{coalesce, conflicts};
-use crate::error::{FaultKind, MemorySpace};
+use crate::error::{FaultKind, Hazard, MemorySpace};
 use crate::instruction::{Access, Address, Reg};
 use crate::lanes::{Lanes64, lanes};
-use crate::memory::{AccessKind, Accessor};
+use crate::memory::{AccessKind, Accessor, SharedPlace};
 use crate::space::{StateSpace, resolve};
 
 /// The addresses of a warp-wide request, for the counts.
@@ -126,11 +126,11 @@ impl Warp {
     ) -> Result<u128, FaultKind> {
         match space {
             StateSpace::Shared => {
-                let at = env.shared.check(at, bytes as u32, bytes as u32)?;
+                let at = env.check_shared(at, bytes as u32, bytes as u32)?;
                 if !strong {
                     self.record_shared(env, at, bytes, lane, AccessKind::Read)?;
                 }
-                env.shared.load(at, bytes).map(little_endian)
+                env.load_shared(at, bytes).map(little_endian)
             }
             StateSpace::Param => {
                 let at = within(MemorySpace::Param, at, bytes as u32, env.params.len())?;
@@ -191,11 +191,17 @@ impl Warp {
         let data = value.to_le_bytes();
         match space {
             StateSpace::Shared => {
-                let at = env.shared.check(at, bytes as u32, bytes as u32)?;
+                let at = env.check_shared(at, bytes as u32, bytes as u32)?;
                 if !strong {
-                    self.record_shared(env, at, bytes, lane, AccessKind::Write)?;
+                    match self.record_shared(env, at, bytes, lane, AccessKind::Write) {
+                        // An instruction may write the same from every thread: Triton's warps all write which role each has.
+                        Err(FaultKind::Race { hazard: Hazard::WriteAfterWrite, other, .. })
+                            if env.is_at(&other, self.pc)
+                                && env.load_shared(at, bytes).is_ok_and(|old| old == &data[..bytes]) => {}
+                        recorded => recorded?,
+                    }
                 }
-                env.shared.store(at, &data[..bytes]);
+                env.store_shared(at, &data[..bytes]);
                 Ok(())
             }
             StateSpace::Local => {
@@ -217,38 +223,45 @@ impl Warp {
     pub fn record_shared(
         &self,
         env: &mut Env,
-        at: usize,
+        place: SharedPlace,
         bytes: usize,
         lane: usize,
+        kind: AccessKind,
+    ) -> Result<(), FaultKind> {
+        self.record_by(env, place, bytes, &self.accessor(lane), kind)
+    }
+
+    /// Records an access of a given author.
+    pub fn record_by(
+        &self,
+        env: &mut Env,
+        place: SharedPlace,
+        bytes: usize,
+        by: &Accessor,
         kind: AccessKind,
     ) -> Result<(), FaultKind> {
         if !env.check_races {
             return Ok(());
         }
-        env.shared.record(at, bytes, &self.accessor(lane), kind).map_err(|c| {
-            let other_thread = match c.lane {
-                Some(lane) => format!("thread {:?}", env.thread(u32::from(c.warp) * 32 + u32::from(lane))),
-                None => format!("warp {}", c.warp),
-            };
-            FaultKind::Race {
-                hazard: c.hazard,
-                space: MemorySpace::Shared,
-                address: c.address,
-                other: Box::new(env.site(c.pc)),
-                other_thread,
-            }
+        env.blocks[place.rank].shared.record(place.at, bytes, by, kind).map_err(|c| FaultKind::Race {
+            hazard: c.hazard,
+            space: MemorySpace::Shared,
+            address: c.address,
+            other: Box::new(env.site(c.pc)),
+            other_thread: env.author(c.warp, c.lane),
         })
     }
 
     /// A lane as the author of an access at the current instruction.
     pub fn accessor(&self, lane: usize) -> Accessor<'_> {
         Accessor {
-            warp: self.id,
+            warp: self.number,
             lane: lane as u8,
             serial: self.serial,
             sync: self.sync,
             pc: self.pc,
             clock: &self.clock,
+            proxy: None,
         }
     }
 }

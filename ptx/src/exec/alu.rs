@@ -127,6 +127,9 @@ impl Warp {
     pub(super) fn mov32(&mut self, env: &Env, d: u32, a: u32, mask: u32) {
         let values = *self.get32(env, a);
         self.put32(d, &values, mask);
+        if !self.accumulators.is_empty() {
+            self.move_accumulator(d, a);
+        }
     }
 
     #[inline(always)]
@@ -170,8 +173,20 @@ impl Warp {
             SpecialRegister::Tid(1) => thread.map(|t| t / x % y),
             SpecialRegister::Tid(_) => thread.map(|t| t / (x * y)),
             SpecialRegister::Ntid(d) => all(env.block_dim[usize::from(d)].into()),
-            SpecialRegister::Ctaid(d) => all(env.block[usize::from(d)].into()),
+            SpecialRegister::Ctaid(d) => all(env.blocks[env.rank].block[usize::from(d)].into()),
             SpecialRegister::Nctaid(d) => all(env.grid_dim[usize::from(d)].into()),
+            SpecialRegister::ClusterCtaId(d) => {
+                all((env.blocks[env.rank].block[usize::from(d)] % env.cluster_dim[usize::from(d)]).into())
+            }
+            SpecialRegister::ClusterNctaId(d) => all(env.cluster_dim[usize::from(d)].into()),
+            SpecialRegister::ClusterId(d) => {
+                all((env.blocks[env.rank].block[usize::from(d)] / env.cluster_dim[usize::from(d)]).into())
+            }
+            SpecialRegister::NClusterId(d) => {
+                all(env.grid_dim[usize::from(d)].div_ceil(env.cluster_dim[usize::from(d)]).into())
+            }
+            SpecialRegister::ClusterCtaRank => all(env.rank as u64),
+            SpecialRegister::ClusterNctaRank => all(env.blocks.len() as u64),
             SpecialRegister::LaneId => lane,
             SpecialRegister::WarpId => all(self.id.into()),
             SpecialRegister::NWarpId => all(env.threads().div_ceil(32).into()),
@@ -185,7 +200,7 @@ impl Warp {
             SpecialRegister::NSmId => all(1),
             SpecialRegister::Clock => all(self.serial.into()),
             SpecialRegister::DynamicShared => all(env.dynamic_shared as u64),
-            SpecialRegister::TotalShared => all(env.shared.len() as u64),
+            SpecialRegister::TotalShared => all(env.blocks[env.rank].shared.len() as u64),
         }
     }
 }

@@ -24,10 +24,10 @@ impl Warp {
             let f = |x: u64| apply(atom.op, atom.wide, x, b[lane], c[lane]);
             let value = match space {
                 StateSpace::Shared => (|| {
-                    let at = env.shared.check(at, bytes, bytes)?;
+                    let at = env.check_shared(at, bytes, bytes)?;
                     self.record_shared(env, at, bytes as usize, lane, AccessKind::Atomic)?;
-                    let x = little_endian(env.shared.load(at, bytes as usize)?) as u64;
-                    env.shared.store(at, &f(x).to_le_bytes()[..bytes as usize]);
+                    let x = little_endian(env.load_shared(at, bytes as usize)?) as u64;
+                    env.store_shared(at, &f(x).to_le_bytes()[..bytes as usize]);
                     Ok(x)
                 })(),
                 StateSpace::Global | StateSpace::Generic => env.update_global(at, atom.wide, f),

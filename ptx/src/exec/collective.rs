@@ -82,7 +82,7 @@ impl Warp {
             return Err(self.fault(None, FaultKind::Divergent { what }));
         }
         let vote = barrier.reduce.map_or(0, |(_, p)| p.lanes(&self.pred) & self.live);
-        let own = usize::from(self.id);
+        let own = usize::from(self.number);
         self.clock[own] += 1;
         self.sync = self.serial;
         self.waiting = Some(BarrierWait { id, count, pc: self.pc, vote });
@@ -133,6 +133,10 @@ fn combine(op: CollectiveOp, lane: usize, members: u32, vote: u32, a: &Lanes64) 
         CollectiveOp::MatchAll => {
             let same = lanes(members).all(|l| a[l] == a[lane]);
             (if same { members.into() } else { 0 }, same)
+        }
+        CollectiveOp::Elect => {
+            let leader = members.trailing_zeros();
+            (leader.into(), leader == lane as u32)
         }
         CollectiveOp::ReduxAdd => reduce(u32::wrapping_add),
         CollectiveOp::ReduxMin => reduce(u32::min),

@@ -24,7 +24,7 @@ impl Warp {
 
     /// Activates the lanes at the lowest program counter of those that are not stalled.
     fn activate_lowest(&mut self) {
-        let ready = self.live & !self.stalled;
+        let ready = self.live & !self.stalled & !self.polled;
         if let Some(pc) = lanes(ready).map(|l| self.pcs[l]).min() {
             self.activate(pc);
         }
@@ -34,8 +34,9 @@ impl Warp {
     fn activate(&mut self, pc: u32) {
         self.active = lanes(self.live).filter(|l| self.pcs[*l] == pc).fold(0, |m, l| m | 1 << l);
         self.stalled &= !self.active;
+        self.polled &= !self.active;
         self.pc = pc;
-        let others = self.live & !self.active & !self.stalled;
+        let others = self.live & !self.active & !self.stalled & !self.polled;
         self.next = lanes(others).map(|l| self.pcs[l]).min().unwrap_or(u32::MAX);
     }
 
@@ -75,6 +76,11 @@ impl Warp {
         if self.live == 0 {
             return Ok(());
         }
+        if self.live & !self.stalled & !self.polled == 0 && self.polled != 0 {
+            // The next slice begins with the lanes that ask again.
+            self.all_polled = true;
+            return Ok(());
+        }
         if self.live & !self.stalled == 0 {
             if self.retried == self.live {
                 let pc = lanes(self.live).map(|l| self.pcs[l]).min().unwrap_or(self.pc);
@@ -87,6 +93,29 @@ impl Warp {
         }
         self.activate_lowest();
         Ok(())
+    }
+
+    /// Runs the lanes that did not ask in vain in this slice; returns `false` if there are none.
+    pub(super) fn yield_lanes(&mut self) -> bool {
+        let others = self.live & !self.active & !self.stalled & !self.polled;
+        if others == 0 {
+            return false;
+        }
+        self.store_pcs();
+        self.polled |= self.active;
+        self.activate_lowest();
+        true
+    }
+
+    /// Wakes the lanes that asked in vain.
+    pub(super) fn resume_polled(&mut self) {
+        if self.polled != 0 {
+            if !self.all_polled {
+                self.store_pcs();
+            }
+            (self.polled, self.all_polled) = (0, false);
+            self.activate_lowest();
+        }
     }
 
     fn whereabouts(&self, env: &Env) -> String {

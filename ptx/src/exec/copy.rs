@@ -27,7 +27,7 @@ impl Warp {
                 from = 0;
             }
             let fail = |kind| self.fault(Some(lane as u32), kind);
-            let to = env.shared.check(dst[lane], size.into(), size.into()).map_err(fail)?;
+            let to = env.check_shared(dst[lane], size.into(), size.into()).map_err(fail)?;
             if from > 0 {
                 if !src[lane].is_multiple_of(size.into()) {
                     let (space, address) = (MemorySpace::Global, src[lane]);
@@ -82,7 +82,7 @@ impl Warp {
             land(env, copy).map_err(|kind| self.fault(Some(lane as u32), kind))?;
             let mut by = self.accessor(lane);
             by.pc = copy.pc;
-            env.shared.complete(copy.dst, copy.size.into(), &by);
+            env.blocks[copy.dst.rank].shared.complete(copy.dst.at, copy.size.into(), &by);
             copy.size = 0;
         }
         copies.retain(|c| c.size != 0);
@@ -124,6 +124,6 @@ fn land(env: &mut Env, copy: &mut PendingCopy) -> Result<(), FaultKind> {
     }
     copy.landed = true;
     let data = if copy.from > 0 { read(env, copy.src, copy.from, None)? } else { [0; 16] };
-    env.shared.store(copy.dst, &data[..copy.size.into()]);
+    env.store_shared(copy.dst, &data[..copy.size.into()]);
     Ok(())
 }

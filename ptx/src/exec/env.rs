@@ -1,12 +1,15 @@
 //! The environment shared by the warps of a block: the launch, its memory, the counts, the schedule.
 
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
 use crate::counts::Counts;
 use crate::error::{Fault, FaultKind, MemorySpace, Site};
 use crate::kernel::Kernel;
 use crate::lanes::{Lanes32, Lanes64};
 use crate::launch::{Arithmetic, Schedule};
-use crate::memory::{Allocation, Allocations, GlobalMemory, SharedMemory, Tag};
+use crate::memory::{Allocation, Allocations, BulkCopy, GlobalMemory, Mbarrier, SharedMemory, SharedPlace, Tag};
 use crate::module::Module;
+use crate::space::SHARED_RANK_SHIFT;
 
 /// A fault before its kernel, block and source line are looked up.
 #[derive(Debug)]
@@ -25,6 +28,28 @@ pub(crate) enum CopyTiming {
     AtWait,
 }
 
+/// The state of one block of the cluster.
+pub(crate) struct BlockState {
+    pub block: [u32; 3],
+    pub index: u64,
+    pub shared: SharedMemory,
+    /// The mbarriers by their places.
+    pub mbarriers: BTreeMap<usize, Mbarrier>,
+    /// Tensor maps in global memory that were fenced by `fence.proxy.tensormap` since they were made.
+    pub acquired_maps: BTreeSet<u64>,
+    /// Registers of each warp by `setmaxnreg`; empty where none ran.
+    pub registers: Vec<u32>,
+}
+
+/// The barrier of a cluster.
+#[derive(Default)]
+pub(crate) struct ClusterBarrier {
+    pub generation: u32,
+    pub arrived: u32,
+    pub clock: Vec<u32>,
+    pub fenced: Vec<u32>,
+}
+
 /// The environment of the blocks that one worker runs.
 pub(crate) struct Env<'a> {
     pub module: &'a Module,
@@ -34,8 +59,8 @@ pub(crate) struct Env<'a> {
     pub params: &'a [u8],
     pub memory: &'a GlobalMemory,
     pub allocations: Allocations<'a>,
-    pub shared: SharedMemory,
     pub grid_dim: [u32; 3],
+    pub cluster_dim: [u32; 3],
     pub block_dim: [u32; 3],
     pub dynamic_shared: usize,
     pub check_races: bool,
@@ -43,9 +68,23 @@ pub(crate) struct Env<'a> {
     pub schedule: Schedule,
     pub arithmetic: Arithmetic,
     pub step_limit: u64,
-    // Of the current block.
-    pub block: [u32; 3],
-    pub block_index: u64,
+    // Of the current cluster, which is one block where a launch has none.
+    pub blocks: Vec<BlockState>,
+    /// The block of the warp that runs.
+    pub rank: usize,
+    pub cluster_barrier: ClusterBarrier,
+    /// Bulk copies under way.
+    pub bulk: Vec<BulkCopy>,
+    /// Groups of `wgmma` that each warp has committed.
+    pub product_groups: Vec<u32>,
+    /// Warps that have ended.
+    pub exited: u32,
+    /// Counts what may end a wait: arrivals, bytes that landed.
+    pub progress: u64,
+    /// The number of authors of accesses: warps, their groups, mbarriers.
+    pub authors: u16,
+    /// For fences of a part of a warp, by warp and clock: its lanes, and the instruction before which all lanes count.
+    pub partial_fences: HashMap<(u16, u32), (u32, u32)>,
     /// State of the random numbers.
     pub rng: u64,
     /// Warp instructions so far.
@@ -62,6 +101,46 @@ impl<'a> Env<'a> {
         self.block_dim.iter().product()
     }
 
+    /// Number of warps of a block.
+    pub fn warps(&self) -> usize {
+        self.threads().div_ceil(32) as usize
+    }
+
+    /// Number of warps of a cluster, the authors before all others.
+    pub fn cluster_warps(&self) -> usize {
+        self.warps() * self.blocks.len()
+    }
+
+    /// The block of the warp that runs.
+    pub fn own(&mut self) -> &mut BlockState {
+        &mut self.blocks[self.rank]
+    }
+
+    /// Checks bounds and alignment of an address in the shared memory of the block or, by `mapa`, of another of its cluster.
+    #[inline]
+    pub fn check_shared(&self, address: u64, bytes: u32, align: u32) -> Result<SharedPlace, FaultKind> {
+        let (rank, at) = match address >> SHARED_RANK_SHIFT {
+            0 => (self.rank, address),
+            n => (n as usize - 1, address & ((1 << SHARED_RANK_SHIFT) - 1)),
+        };
+        let Some(block) = self.blocks.get(rank) else {
+            return Err(FaultKind::out_of_bounds(MemorySpace::Shared, address, bytes, None));
+        };
+        Ok(SharedPlace { rank, at: block.shared.check(at, bytes, align)? })
+    }
+
+    /// Loads bytes that were checked.
+    #[inline]
+    pub fn load_shared(&self, place: SharedPlace, bytes: usize) -> Result<&[u8], FaultKind> {
+        self.blocks[place.rank].shared.load(place.at, bytes)
+    }
+
+    /// Stores bytes that were checked.
+    #[inline]
+    pub fn store_shared(&mut self, place: SharedPlace, data: &[u8]) {
+        self.blocks[place.rank].shared.store(place.at, data);
+    }
+
     /// The three-dimensional index of a thread.
     pub fn thread(&self, index: u32) -> [u32; 3] {
         let [x, y, _] = self.block_dim;
@@ -74,17 +153,40 @@ impl<'a> Env<'a> {
         [(index % x) as u32, (index / x % y) as u32, (index / (x * y)) as u32]
     }
 
+    /// Describes the author of an access to shared memory.
+    pub fn author(&self, author: u16, lane: Option<u8>) -> String {
+        let (warps, author) = (self.warps(), usize::from(author));
+        let all = self.cluster_warps();
+        let warp = author % all;
+        let of = match self.blocks.len() {
+            1 => String::new(),
+            _ => format!(" of block {:?}", self.blocks[warp / warps].block),
+        };
+        match (author / all, lane) {
+            (0, Some(lane)) => format!("thread {:?}{of}", self.thread((warp % warps) as u32 * 32 + u32::from(lane))),
+            (0, None) => format!("warp {}{of}", warp % warps),
+            (1, _) => format!("a wgmma of the warps from {}{of}", warp % warps),
+            (2, _) => format!("a bulk copy of warp {}{of}", warp % warps),
+            _ => "a bulk copy with an mbarrier".to_owned(),
+        }
+    }
+
     /// The place of an instruction in the PTX text and the source.
     pub fn site(&self, pc: u32) -> Site {
         let (line, loc) = self.kernel.code.get(pc as usize).map_or((0, 0), |i| (i.line, i.loc));
         self.module.site(line, loc)
     }
 
+    /// Whether a place in the text is that of an instruction.
+    pub fn is_at(&self, site: &Site, pc: u32) -> bool {
+        self.kernel.code.get(pc as usize).is_some_and(|i| i.line == site.line)
+    }
+
     /// Describes a fault of the current block.
     pub fn locate(&self, fault: RawFault) -> Fault {
         Fault {
             kernel: self.kernel.name.clone(),
-            block: self.block,
+            block: self.blocks[self.rank].block,
             thread: fault.lane.map(|lane| self.thread(u32::from(fault.warp) * 32 + lane)),
             warp: fault.warp.into(),
             site: Some(Box::new(self.site(fault.pc))),
@@ -92,14 +194,28 @@ impl<'a> Env<'a> {
         }
     }
 
-    /// Starts a block.
-    pub fn start_block(&mut self, index: u64) {
-        self.block = self.block_at(index);
-        self.block_index = index;
+    /// Starts a cluster, or a block where there are none; `indices` are its blocks'.
+    pub fn start_blocks(&mut self, indices: &[u64]) {
+        for (rank, index) in indices.iter().enumerate() {
+            let block = self.block_at(*index);
+            let state = &mut self.blocks[rank];
+            (state.block, state.index) = (block, *index);
+            state.shared.reset();
+            state.mbarriers.clear();
+            state.acquired_maps.clear();
+            state.registers.clear();
+        }
+        self.rank = 0;
+        self.cluster_barrier = ClusterBarrier::default();
+        self.bulk.clear();
+        self.product_groups.clear();
+        self.exited = 0;
+        self.partial_fences.clear();
+        self.authors = 3 * self.cluster_warps() as u16;
         self.steps = 0;
         let seed = if let Schedule::Random(seed) = self.schedule { seed } else { 0 };
+        let index = indices.first().copied().unwrap_or(0);
         self.rng = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ index.wrapping_mul(0xbf58_476d_1ce4_e5b9) | 1;
-        self.shared.reset();
     }
 
     /// A random number below `n` (xorshift).
@@ -148,6 +264,15 @@ impl<'a> Env<'a> {
         Ok(())
     }
 
+    /// Checks that aligned bytes of global memory can be stored, and races if `pc` is given.
+    pub fn touch_global(&mut self, at: u64, bytes: usize, pc: Option<u32>) -> Result<(), FaultKind> {
+        let (allocation, offset) = self.global(at, bytes as u32)?;
+        match pc {
+            Some(pc) if self.check_races => self.shadow(allocation, offset, bytes, true, pc),
+            _ => Ok(()),
+        }
+    }
+
     /// Updates a word of global memory atomically and returns the old value. Atomics are not checked for races.
     pub fn update_global(&mut self, at: u64, wide: bool, f: impl Fn(u64) -> u64) -> Result<u64, FaultKind> {
         let bytes = if wide { 8 } else { 4 };
@@ -183,7 +308,7 @@ impl<'a> Env<'a> {
         write: bool,
         pc: u32,
     ) -> Result<(), FaultKind> {
-        let tag = Tag::new(self.launch, self.block_index, pc);
+        let tag = Tag::new(self.launch, self.blocks[self.rank].index, pc);
         let Some(hit) = allocation.record(offset, bytes, write, tag) else { return Ok(()) };
         Err(FaultKind::Race {
             hazard: hit.hazard,

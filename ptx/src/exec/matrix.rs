@@ -16,16 +16,16 @@ use crate::memory::AccessKind;
 
 /// A fragment of 16-bit types: row and column of each register's first element for g = t = 0, the second is to the right. A
 /// lane's elements are `g` rows down and `2 t` columns to the right.
-const A16: [(usize, usize); 4] = [(0, 0), (8, 0), (0, 8), (8, 8)];
+pub(super) const A16: [(usize, usize); 4] = [(0, 0), (8, 0), (0, 8), (8, 8)];
 /// B fragment of 16-bit types: row (k) of each register's first element, the second is below. A lane's elements are `2 t`
 /// rows down, in column (n) `g`.
 const B16: [usize; 2] = [0, 8];
 /// A fragment of 32-bit types: row and column of each register's element; `g` rows down, `t` columns to the right.
-const A32: [(usize, usize); 4] = [(0, 0), (8, 0), (0, 4), (8, 4)];
+pub(super) const A32: [(usize, usize); 4] = [(0, 0), (8, 0), (0, 4), (8, 4)];
 /// B fragment of 32-bit types: row (k) of each register's element; `t` rows down, in column (n) `g`.
 const B32: [usize; 2] = [0, 4];
 /// Accumulators: row and column of each element; `g` rows down, `2 t` columns to the right.
-const C32: [(usize, usize); 4] = [(0, 0), (0, 1), (8, 0), (8, 1)];
+pub(super) const C32: [(usize, usize); 4] = [(0, 0), (0, 1), (8, 0), (8, 1)];
 
 impl Warp {
     /// Loads or stores 8 x 8 matrices of 16-bit elements; returns `false` if lanes have yet to arrive.
@@ -44,13 +44,13 @@ impl Warp {
             for (row, values) in tile.iter_mut().enumerate() {
                 let lane = 8 * m + row;
                 let fail = |kind| self.fault(Some(lane as u32), kind);
-                let at = env.shared.check(address[lane], 16, 16).map_err(fail)?;
+                let at = env.check_shared(address[lane], 16, 16).map_err(fail)?;
                 let kind = if matrix.store { AccessKind::Write } else { AccessKind::WarpRead };
                 self.record_shared(env, at, 16, lane, kind).map_err(fail)?;
                 if matrix.store {
-                    env.shared.store(at, &to_bytes(values));
+                    env.store_shared(at, &to_bytes(values));
                 } else {
-                    *values = from_bytes(env.shared.load(at, 16).map_err(fail)?);
+                    *values = from_bytes(env.load_shared(at, 16).map_err(fail)?);
                 }
             }
             out[m] = fragment(&tile, matrix.trans);
@@ -179,8 +179,48 @@ fn elements(elem: ElementType, values: &Lanes32) -> ([f32; 32], [f32; 32]) {
     match elem {
         ElementType::F16 => (values.map(|v| f16_to_f32(v & 0xffff)), values.map(|v| f16_to_f32(v >> 16))),
         ElementType::Bf16 => (values.map(|v| bf16_to_f32(v & 0xffff)), values.map(|v| bf16_to_f32(v >> 16))),
-        ElementType::Tf32 => (values.map(|v| f32::from_bits(v & 0xffff_e000)), [0.0; 32]),
+        // `mma` of 8-bit types is not decoded.
+        ElementType::Tf32 | ElementType::E4m3 | ElementType::E5m2 => {
+            (values.map(|v| f32::from_bits(v & 0xffff_e000)), [0.0; 32])
+        }
     }
+}
+
+/// Adds A B to sixteen rows of sums: `a[k][row]`, `b[k][column]`.
+pub(super) fn multiply_tiles(
+    a: &[Vec<f32>],
+    b: &[Vec<f32>],
+    mut sums: Vec<Vec<f32>>,
+    arithmetic: Arithmetic,
+    elem: ElementType,
+) -> Vec<Vec<f32>> {
+    if arithmetic == Arithmetic::Exact {
+        for (r, row) in sums.iter_mut().enumerate() {
+            let mut total = vec![0f32; row.len()];
+            for (column, line) in a.iter().zip(b) {
+                total.iter_mut().zip(line).for_each(|(s, y)| *s += column[r] * y);
+            }
+            row.iter_mut().zip(total).for_each(|(s, t)| *s += t);
+        }
+        return sums;
+    }
+    // As many products as 32 bytes hold are added at once.
+    let width = 32 / elem.bytes() as usize;
+    for first in (0..a.len()).step_by(16) {
+        let count = (a.len() - first).min(16);
+        let rows: [[f32; 16]; 16] =
+            std::array::from_fn(|r| std::array::from_fn(|k| if k < count { a[first + k][r] } else { 0.0 }));
+        for j in (0..b[0].len()).step_by(8) {
+            let columns: [[f32; 8]; 16] =
+                std::array::from_fn(|k| std::array::from_fn(|c| if k < count { b[first + k][j + c] } else { 0.0 }));
+            let before: [[f32; 8]; 16] = std::array::from_fn(|r| std::array::from_fn(|c| sums[r][j + c]));
+            let after = multiply(&rows, &columns, &before, count, width.min(count));
+            for (row, after) in sums.iter_mut().zip(after) {
+                row[j..j + 8].copy_from_slice(&after);
+            }
+        }
+    }
+    sums
 }
 
 /// Multiplies A and B over the first `k` columns and rows, four rows at a time so that their sums stay in registers.

@@ -5,9 +5,18 @@ use super::warp::{Stop, Warp};
 use crate::error::FaultKind;
 use crate::instruction::{Instruction, Op};
 
+/// The next step of a warp after an instruction.
+enum Follow {
+    Next,
+    /// The instruction once more, when other lanes have come.
+    Again,
+    Stop(Stop),
+}
+
 impl Warp {
     /// Runs up to `slice` instructions.
     pub fn run(&mut self, env: &mut Env, slice: u64) -> Result<Stop, RawFault> {
+        self.resume_polled();
         let slice = slice.min(env.step_limit.saturating_sub(env.steps) + 1);
         let mut left = slice;
         let code: &[Instruction] = &env.kernel.code;
@@ -20,9 +29,18 @@ impl Warp {
             env.executed[self.pc as usize] += 1;
             self.serial = self.serial.wrapping_add(1);
             let mask = self.active & inst.guard.lanes(&self.pred);
+            let pc = self.pc;
             match self.step(env, inst, mask) {
+                Ok(None) if self.all_polled => break Ok(Stop::Poll),
                 Ok(None) => {}
-                Ok(Some(stop)) => break Ok(stop),
+                Ok(Some(stop)) => {
+                    // What is tried again counts once.
+                    env.executed[pc as usize] -= u64::from(stop == Stop::Poll && self.pc == pc);
+                    // Other lanes of the warp may be those that it waits for.
+                    if stop != Stop::Poll || !self.yield_lanes() {
+                        break Ok(stop);
+                    }
+                }
                 Err(fault) => break Err(fault),
             }
             if self.pc >= self.next {
@@ -99,8 +117,41 @@ impl Warp {
             }
             Op::Trap => return Err(self.fault(Some(mask.trailing_zeros()), FaultKind::Trap)),
             Op::Nop => {}
+            op => match self.asynchronous(env, op, mask)? {
+                Follow::Next => {}
+                Follow::Again => return Ok(None),
+                Follow::Stop(stop) => return Ok(Some(stop)),
+            },
         }
         self.pc += 1;
         Ok(None)
+    }
+
+    /// Executes an instruction of sm_90.
+    fn asynchronous(&mut self, env: &mut Env, op: &Op, mask: u32) -> Result<Follow, RawFault> {
+        let stopped = match op {
+            Op::Mbarrier(m) => self.mbarrier(env, m, mask)?,
+            Op::WgmmaWait { left } => self.wait_products(env, *left),
+            Op::SetRegisters { count, increase } => self.set_registers(env, *count, *increase)?,
+            Op::Wgmma(w) if !self.wgmma(env, w, mask)? => return Ok(Follow::Again),
+            Op::ClusterArrive | Op::ClusterWait if !self.converge(self.live, env)? => return Ok(Follow::Again),
+            Op::ClusterWait => self.cluster_wait(env)?,
+            _ => None,
+        };
+        match op {
+            Op::ArriveAfterCopies(m) => self.arrive_after_copies(env, m, mask)?,
+            Op::Bulk(bulk) => self.bulk_copy(env, bulk, mask)?,
+            Op::BulkCommit => self.bulk_commit(mask),
+            Op::BulkWait { left, read } => self.bulk_wait(env, *left, *read, mask)?,
+            Op::TensorMap(op) => self.tensor_map_op(env, op, mask)?,
+            Op::FenceProxy => self.fence_proxy(env, mask),
+            Op::WgmmaFence => self.product_fence = true,
+            Op::WgmmaCommit => self.commit_products(env),
+            Op::MapAddress { d, a, rank, generic } => self.map_address(env, *d, *a, *rank, *generic, mask)?,
+            Op::RankOfAddress { d, a } => self.rank_of_address(env, *d, *a, mask),
+            Op::ClusterArrive => self.cluster_arrive(env)?,
+            _ => {}
+        }
+        Ok(stopped.map_or(Follow::Next, Follow::Stop))
     }
 }

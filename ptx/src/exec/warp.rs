@@ -4,12 +4,15 @@ use super::env::{Env, RawFault};
 use crate::error::FaultKind;
 use crate::instruction::{CONST, NONE, Reg};
 use crate::lanes::{Lanes32, Lanes64};
+use crate::memory::SharedPlace;
 
 /// Reasons for a warp to stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stop {
     /// Its time slice is over.
     TimeSlice,
+    /// It asks for something that has yet to happen.
+    Poll,
     /// It waits at a barrier.
     Barrier,
     /// All lanes have exited.
@@ -38,13 +41,28 @@ pub(crate) struct PendingCopy {
     pub landed: bool,
     pub group: u32,
     pub pc: u32,
-    pub dst: usize,
+    pub dst: SharedPlace,
     pub src: u64,
+}
+
+/// Accumulators of pending products, which only they may touch.
+#[derive(Clone)]
+pub(crate) struct Accumulators {
+    /// The group of the last product.
+    pub group: u32,
+    pub values: Vec<Lanes32>,
+    /// For each value the registers that get it, the accumulator's own and what it was moved to meanwhile.
+    pub registers: Vec<Vec<u32>>,
 }
 
 /// A warp of the current block.
 pub(crate) struct Warp {
+    /// Index in the block.
     pub id: u16,
+    /// The block's rank in the cluster.
+    pub rank: usize,
+    /// Index in the cluster: the author of accesses.
+    pub number: u16,
     pub r32: Vec<Lanes32>,
     pub r64: Vec<Lanes64>,
     pub pred: Vec<u32>,
@@ -73,17 +91,46 @@ pub(crate) struct Warp {
     /// Groups of `cp.async` committed by each lane.
     pub committed: [u32; 32],
     pub waiting: Option<BarrierWait>,
+    /// Lanes that asked in vain for something in this slice.
+    pub(super) polled: u32,
+    /// Whether they are all that can run.
+    pub(super) all_polled: bool,
+    /// The number of times in turn that all lanes have asked in vain, and the state of [`Env::progress`] meanwhile.
+    pub idle: (u32, u64),
+    /// For each author, the clock below which its writes were followed by a fence for the asynchronous proxy.
+    pub fenced: Vec<u32>,
+    /// The generation of the cluster's barrier that each lane waits for.
+    pub cluster_generation: Option<u32>,
+    /// Accumulators of pending `wgmma`, the groups committed, and whether a `wgmma.fence` came after the last commit.
+    pub accumulators: Vec<Accumulators>,
+    pub product_groups: u32,
+    pub product_fence: bool,
+    /// Groups of bulk copies committed by each lane.
+    pub bulk_committed: [u32; 32],
 }
 
 /// The value of a register that was never written: as a number a NaN, as an address out of bounds.
-const UNSET: u32 = 0x7fff_dead;
+pub(super) const UNSET: u32 = 0x7fff_dead;
+
+/// Raises a vector clock to the maximum of both.
+pub(super) fn join(clock: &mut Vec<u32>, other: &[u32]) {
+    if clock.len() < other.len() {
+        clock.resize(other.len(), 0);
+    }
+    for (c, o) in clock.iter_mut().zip(other) {
+        *c = (*c).max(*o);
+    }
+}
 
 impl Warp {
-    pub fn new(id: u16, env: &Env) -> Self {
+    pub fn new(number: u16, env: &Env) -> Self {
+        let (id, rank) = (number % env.warps() as u16, usize::from(number) / env.warps());
         let kernel = env.kernel;
         let local = kernel.local_bytes * 32;
         let mut warp = Self {
             id,
+            rank,
+            number,
             r32: vec![[0; 32]; kernel.n32],
             r64: vec![[0; 32]; kernel.n64],
             pred: vec![0; kernel.npred],
@@ -102,6 +149,15 @@ impl Warp {
             copies: Vec::new(),
             committed: [0; 32],
             waiting: None,
+            polled: 0,
+            all_polled: false,
+            idle: (0, 0),
+            fenced: Vec::new(),
+            cluster_generation: None,
+            accumulators: Vec::new(),
+            product_groups: 0,
+            product_fence: false,
+            bulk_committed: [0; 32],
         };
         warp.reset(env);
         warp
@@ -122,8 +178,13 @@ impl Warp {
         (self.pc, self.next, self.stalled, self.retried) = (0, u32::MAX, 0, 0);
         self.pcs = [0; 32];
         (self.serial, self.sync) = (1, 1);
-        self.clock = vec![0; threads.div_ceil(32) as usize];
-        self.clock[usize::from(self.id)] = 1;
+        self.clock = vec![0; env.cluster_warps()];
+        self.clock[usize::from(self.number)] = 1;
+        self.fenced.clear();
+        (self.polled, self.all_polled, self.idle, self.cluster_generation) = (0, false, (0, 0), None);
+        self.accumulators.clear();
+        (self.product_groups, self.product_fence) = (0, false);
+        self.bulk_committed = [0; 32];
         self.copies.clear();
         self.committed = [0; 32];
         self.waiting = None;

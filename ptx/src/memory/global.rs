@@ -26,6 +26,8 @@ pub struct GlobalMemory {
     /// Held during a 64-bit read-modify-write, which spans two of the 32-bit words.
     wide: Mutex<()>,
     launches: AtomicU64,
+    /// Tensor maps that kernels have made, with the launch.
+    maps: Mutex<HashMap<u64, u64>>,
 }
 
 impl Default for GlobalMemory {
@@ -43,6 +45,7 @@ impl GlobalMemory {
             symbols: Mutex::new(HashMap::new()),
             wide: Mutex::new(()),
             launches: AtomicU64::new(0),
+            maps: Mutex::new(HashMap::new()),
         }
     }
 
@@ -132,6 +135,16 @@ impl GlobalMemory {
         let allocation = self.find(address, bytes)?;
         allocation.forget(address - allocation.base, bytes);
         Ok(())
+    }
+
+    /// Notes that a kernel makes a tensor map.
+    pub(crate) fn make_map(&self, address: u64, launch: u64) {
+        lock(&self.maps).insert(address, launch);
+    }
+
+    /// The launch that made a tensor map, if one did.
+    pub(crate) fn made_map(&self, address: u64) -> Option<u64> {
+        lock(&self.maps).get(&address).copied()
     }
 
     /// Bytes of the pages that exist: the memory in use on the host, without the shadow.

@@ -77,7 +77,7 @@ mod tests {
     use crate::error::Hazard;
 
     fn by(warp: u16, lane: u8, serial: u32, clock: &[u32]) -> Accessor<'_> {
-        Accessor { warp, lane, serial, sync: 0, pc: serial, clock }
+        Accessor { warp, lane, serial, sync: 0, pc: serial, clock, proxy: None }
     }
 
     #[test]

@@ -7,6 +7,9 @@
 //!
 //! A `cp.async` is a write of its thread from issue to wait: nobody may access the bytes meanwhile, and it counts as made
 //! at the wait, so that others need a barrier after it.
+//!
+//! A bulk copy and a `wgmma` are authors of their own beside the warps ([`Proxy`]): each mbarrier for the copies that complete on it,
+//! each warp for the groups that it waits for. What they read or write is over at a clock that only those know who waited.
 
 use crate::error::Hazard;
 
@@ -20,8 +23,20 @@ pub(crate) struct Accessor<'a> {
     /// The count at the warp's last synchronisation.
     pub sync: u32,
     pub pc: u32,
-    /// For each warp, the clock below which all its accesses came before this one; for the own warp, the current clock.
+    /// For each author, the clock below which all its accesses came before this one; for the own warp, the current clock.
     pub clock: &'a [u32],
+    /// The asynchronous access, where it is not the thread itself that makes it.
+    pub proxy: Option<Proxy<'a>>,
+}
+
+/// An access through the asynchronous proxy: by a bulk copy or a `wgmma`, later than the instruction that began it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Proxy<'a> {
+    /// The author of the access, one beyond the warps, and the clock after which the access is over.
+    pub author: u16,
+    pub until: u32,
+    /// For each warp, the clock below which its writes were followed by `fence.proxy.async`.
+    pub fenced: &'a [u32],
 }
 
 impl Accessor<'_> {
@@ -30,8 +45,24 @@ impl Accessor<'_> {
     }
 
     fn comes_after(&self, warp: u16, clock: u32) -> bool {
-        self.clock[usize::from(warp)] > clock
+        at(self.clock, warp) > clock
     }
+
+    /// The author of the access and its clock.
+    fn author(&self) -> (u16, u32) {
+        self.proxy.map_or((self.warp, self.now()), |p| (p.author, p.until))
+    }
+
+    /// Whether what a thread wrote to shared memory is in sight: of an access through the asynchronous proxy, only what a fence
+    /// followed. What came through that proxy needs no fence.
+    fn sees(&self, warp: u16, clock: u32, through_proxy: bool) -> bool {
+        self.proxy.is_none_or(|p| through_proxy || at(p.fenced, warp) > clock)
+    }
+}
+
+/// An entry of a vector clock; those beyond its end are 0.
+fn at(clock: &[u32], author: u16) -> u32 {
+    clock.get(usize::from(author)).copied().unwrap_or(0)
 }
 
 /// Kinds of access to shared memory.
@@ -67,6 +98,11 @@ struct Cell {
     write_atomic: bool,
     /// The write is a `cp.async` that was not waited for.
     pending: bool,
+    /// The write came through the asynchronous proxy.
+    through_proxy: bool,
+    /// The write was a `cp.async`. By the manual that is the generic proxy, which needs a fence before `wgmma`; Triton and CUTLASS have
+    /// none there, and it works.
+    copied: bool,
     /// The word has a cell for each of its bytes.
     split: bool,
     read_warp: u16,
@@ -88,6 +124,8 @@ const EMPTY: Cell = Cell {
     write_lane: 0,
     write_atomic: false,
     pending: false,
+    through_proxy: false,
+    copied: false,
     split: false,
     read_warp: NOBODY,
     write_clock: 0,
@@ -116,7 +154,18 @@ impl Cell {
         } else {
             by.comes_after(self.write_warp, self.write_clock)
         };
-        (!ordered).then_some((hazard, self.write_pc, self.write_warp, Some(self.write_lane)))
+        let hazard = match ordered {
+            true if self.sees_write(by) => return None,
+            true => Hazard::NoProxyFence,
+            false if self.through_proxy && hazard == Hazard::ReadAfterWrite => Hazard::ReadBeforeWait,
+            false if self.through_proxy => Hazard::WriteBeforeWait,
+            false => hazard,
+        };
+        Some((hazard, self.write_pc, self.write_warp, Some(self.write_lane)))
+    }
+
+    fn sees_write(&self, by: &Accessor) -> bool {
+        by.sees(self.write_warp, self.write_clock, self.through_proxy || self.copied)
     }
 
     /// Returns a read that is not ordered before this write.
@@ -147,19 +196,20 @@ impl Cell {
         if let Some(clash) = self.clash_with_write(by, Hazard::ReadAfterWrite, false) {
             return Some(clash);
         }
-        if self.read_warp == by.warp {
+        let (author, clock) = by.author();
+        if self.read_warp == author {
             if self.read_serial < by.sync {
                 self.read_lanes = 0;
             }
             self.read_lanes |= lane;
         } else if self.read_warp == NOBODY || by.comes_after(self.read_warp, self.read_clock) {
-            self.read_warp = by.warp;
+            self.read_warp = author;
             self.read_lanes = lane;
         } else {
-            (self.second_warp, self.second_clock, self.second_pc) = (by.warp, by.now(), by.pc);
+            (self.second_warp, self.second_clock, self.second_pc) = (author, clock, by.pc);
             return None;
         }
-        (self.read_clock, self.read_serial, self.read_pc) = (by.now(), by.serial, by.pc);
+        (self.read_clock, self.read_serial, self.read_pc) = (clock, by.serial, by.pc);
         None
     }
 
@@ -177,13 +227,15 @@ impl Cell {
         self.complete(by);
         self.write_atomic = atomic;
         self.pending = kind == AccessKind::AsyncWrite;
+        self.through_proxy = by.proxy.is_some();
+        self.copied = self.pending;
         None
     }
 
     fn complete(&mut self, by: &Accessor) {
         self.pending = false;
-        (self.write_warp, self.write_lane, self.write_pc) = (by.warp, by.lane, by.pc);
-        (self.write_clock, self.write_serial) = (by.now(), by.serial);
+        (self.write_warp, self.write_clock) = by.author();
+        (self.write_lane, self.write_pc, self.write_serial) = (by.lane, by.pc, by.serial);
     }
 
     fn record(&mut self, by: &Accessor, kind: AccessKind) -> Option<Clash> {

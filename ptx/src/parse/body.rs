@@ -134,12 +134,17 @@ impl<'a> Parser<'a> {
             return Ok(Operand::Not(self.next()?));
         }
         if self.eat("[") {
-            let inner = self.operand()?;
-            self.expect("]")?;
-            return Ok(match inner {
-                Operand::Address(..) => inner,
+            let inner = match self.operand()? {
+                inner @ Operand::Address(..) => inner,
                 other => Operand::Address(Box::new(other), 0),
-            });
+            };
+            if self.eat(",") {
+                let Operand::Vector(list) = self.operand()? else { return self.fail("coordinates expected") };
+                self.expect("]")?;
+                return Ok(Operand::Coordinates(Box::new(inner), list));
+            }
+            self.expect("]")?;
+            return Ok(inner);
         }
         let negative = self.eat("-");
         let word = self.next()?;

@@ -70,7 +70,7 @@ impl<'a> Parser<'a> {
         let results = if entry { Vec::new() } else { self.param_list()? };
         let name = self.next()?;
         let params = self.param_list()?;
-        let mut max_threads = None;
+        let (mut max_threads, mut cluster, mut registers) = (None, None, None);
         loop {
             match self.peek() {
                 ";" => {
@@ -87,17 +87,32 @@ impl<'a> Parser<'a> {
                             break;
                         }
                     }
-                    if which.ends_with("ntid") {
-                        max_threads = Some(dims);
+                    match which {
+                        ".maxntid" | ".reqntid" => max_threads = Some(dims),
+                        ".maxnreg" => registers = Some(dims[0]),
+                        _ => {}
                     }
                 }
-                ".noreturn" => self.at += 1,
+                ".reqnctapercluster" | ".maxclusterrank" => {
+                    let which = self.next()?;
+                    let mut dims = [1; 3];
+                    for dim in &mut dims {
+                        *dim = self.index()?;
+                        if !self.eat(",") {
+                            break;
+                        }
+                    }
+                    if which == ".reqnctapercluster" {
+                        cluster = Some(dims);
+                    }
+                }
+                ".noreturn" | ".explicitcluster" => self.at += 1,
                 ".pragma" => while self.next()? != ";" {},
                 other => return self.fail(format!("`{other}` before the body of {name}")),
             }
         }
         let body = self.body()?;
-        self.tree.functions.push(Function { entry, name, results, params, max_threads, body });
+        self.tree.functions.push(Function { entry, name, results, params, max_threads, cluster, registers, body });
         Ok(())
     }
 }

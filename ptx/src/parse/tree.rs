@@ -21,6 +21,8 @@ pub(crate) enum Operand<'a> {
     Vector(Vec<Operand<'a>>),
     /// `[a+4]`, and `a+4` without brackets.
     Address(Box<Operand<'a>>, i64),
+    /// `[a, {b, c}]`: an address, and coordinates.
+    Coordinates(Box<Operand<'a>>, Vec<Operand<'a>>),
     /// `(a, b)` of a call.
     List(Vec<Operand<'a>>),
 }
@@ -70,6 +72,10 @@ pub(crate) struct Function<'a> {
     pub results: Vec<Variable<'a>>,
     pub params: Vec<Variable<'a>>,
     pub max_threads: Option<[u32; 3]>,
+    /// Blocks of a cluster.
+    pub cluster: Option<[u32; 3]>,
+    /// Registers of a thread.
+    pub registers: Option<u32>,
     pub body: Vec<Statement<'a>>,
 }
 

@@ -9,11 +9,18 @@ impl<'a> Parser<'a> {
     /// Parses `.space [.align n] .type name[n] [= ...] {, name}`.
     pub fn variables(&mut self) -> Result<Vec<Variable<'a>>> {
         let space = self.next()?.trim_start_matches('.');
-        let (mut align, mut vector, mut ty) = (None, 1, None);
+        let (mut align, mut vector, mut ty, mut pointer) = (None, 1, None, false);
         while self.peek().starts_with('.') {
             match self.next()? {
-                ".align" => align = Some(self.index()?.max(1)),
-                ".ptr" | ".global" | ".const" | ".shared" | ".local" | ".attribute" => {
+                ".align" => {
+                    let value = self.index()?.max(1);
+                    // After .ptr it is that of what the pointer points at.
+                    if !pointer {
+                        align = Some(value);
+                    }
+                }
+                ".ptr" => pointer = true,
+                ".global" | ".const" | ".shared" | ".local" | ".attribute" => {
                     if self.eat("(") {
                         while self.next()? != ")" {}
                     }
