@@ -5,7 +5,7 @@ mod common;
 
 use std::collections::BTreeMap;
 
-use braid_ptx::{Arithmetic, Counts, GlobalMemory, InstructionKind, Launch, Module, Schedule, run};
+use braid_ptx::{Arithmetic, Counts, GlobalMemory, InstructionKind, Launch, Module, Schedule, Swizzle, TensorMap, run};
 use common::{noise, upload};
 use half::{bf16, f16};
 
@@ -38,16 +38,29 @@ impl Program {
 
     /// Runs it with these arguments and the memory that Triton's launcher adds.
     fn run(&self, memory: &GlobalMemory, grid: [u32; 3], arguments: &[u64], schedule: Schedule) -> Counts {
+        let arguments: Vec<_> = arguments.iter().map(|v| v.to_le_bytes().to_vec()).collect();
+        self.run_with(memory, grid, arguments, schedule)
+    }
+
+    /// [`Self::run`] with the bytes of each argument, of which a parameter takes as many as it has.
+    fn run_with(
+        &self,
+        memory: &GlobalMemory,
+        grid: [u32; 3],
+        mut arguments: Vec<Vec<u8>>,
+        schedule: Schedule,
+    ) -> Counts {
         let kernel = self.module.kernel(&self.entry).unwrap();
         let scratch = self.numbers["scratch"];
         let grid = [grid[0] * self.numbers["cluster"] as u32, grid[1], grid[2]];
         let blocks: u32 = grid.iter().product();
         let extra = memory.alloc((scratch * u64::from(blocks)).max(256));
         let mut params = vec![0; kernel.param_bytes()];
-        for (param, value) in kernel.params().iter().zip(arguments.iter().chain(&[extra, extra])) {
-            params[param.offset..param.offset + param.size].copy_from_slice(&value.to_le_bytes()[..param.size]);
+        arguments.extend([extra.to_le_bytes().to_vec(), extra.to_le_bytes().to_vec()]);
+        assert_eq!(kernel.params().len(), arguments.len(), "{}", self.name);
+        for (param, value) in kernel.params().iter().zip(&arguments) {
+            params[param.offset..param.offset + param.size].copy_from_slice(&value[..param.size]);
         }
-        assert_eq!(kernel.params().len(), arguments.len() + 2, "{}", self.name);
         let mut launch = Launch::new(grid, [self.numbers["threads"] as u32, 1, 1], &params);
         launch.dynamic_shared = self.numbers["shared"] as usize;
         launch.schedule = schedule;
@@ -122,6 +135,21 @@ fn product(
     blocks: Option<u32>,
     arguments: impl Fn([u64; 3]) -> Vec<u64>,
 ) {
+    product_with(name, [m, n, k], ty, out, transposed, blocks, |addresses| {
+        arguments(addresses).iter().map(|v| v.to_le_bytes().to_vec()).collect()
+    });
+}
+
+/// [`product`] with the bytes of each argument.
+fn product_with(
+    name: &'static str,
+    [m, n, k]: [usize; 3],
+    ty: Type,
+    out: Type,
+    transposed: bool,
+    blocks: Option<u32>,
+    arguments: impl Fn([u64; 3]) -> Vec<Vec<u8>>,
+) {
     let program = Program::new(name);
     let (a, a_bytes) = random(m * k, ty, 3);
     let (b, b_bytes) = random(n * k, ty, 4);
@@ -130,9 +158,11 @@ fn product(
         let pa = upload(&memory, a_bytes.iter().map(|b| [*b]));
         let pb = upload(&memory, b_bytes.iter().map(|b| [*b]));
         let pc = memory.alloc((m * n * out.bytes()) as u64);
+        // Some add to what is there.
+        memory.fill(pc, (m * n * out.bytes()) as u64, 0).unwrap();
         let tiles = [m.div_ceil(program.numbers["BM"] as usize), n.div_ceil(program.numbers["BN"] as usize)];
         let grid = blocks.map_or([tiles[0] as u32, tiles[1] as u32, 1], |b| [b, 1, 1]);
-        let counts = program.run(&memory, grid, &arguments([pa, pb, pc]), schedule);
+        let counts = program.run_with(&memory, grid, arguments([pa, pb, pc]), schedule);
         assert!(counts.of(InstructionKind::Mma) > 0, "{name} multiplies without tensor cores");
         let mut bytes = vec![0; m * n * out.bytes()];
         memory.read(pc, &mut bytes).unwrap();
@@ -211,6 +241,25 @@ fn products_by_tensor_maps() {
     product("gemm_tma_64x64x64_mn", size, Type::F16, Type::F16, false, None, sized(size));
     // A cluster of two blocks to a tile.
     product("gemm_tma_two_blocks", size, Type::F16, Type::F16, true, None, sized(size));
+}
+
+/// Maps that the host makes, and copies that add to what is in memory.
+#[test]
+fn products_by_maps_of_the_host() {
+    let [m, n, k] = [144, 136, 208];
+    product_with("gemm_host", [m, n, k], Type::F16, Type::F16, true, None, |addresses| {
+        let mut arguments = Vec::new();
+        for (address, [rows, columns]) in addresses.into_iter().zip([[m, k], [n, k], [m, n]]) {
+            let mut map = TensorMap::tiled(address, &[columns as u64, rows as u64], &[columns as u64 * 2], &[64, 64]);
+            map.swizzle = Swizzle::Bytes128;
+            arguments.push(map.to_bytes().to_vec());
+            // The shape and the strides, which the program does not read.
+            arguments.extend([rows, columns, columns, 1].map(|v| (v as u64).to_le_bytes().to_vec()));
+        }
+        arguments.extend([m, n, k].map(|v| (v as u64).to_le_bytes().to_vec()));
+        arguments
+    });
+    product("gemm_atomic", [m, n, k], Type::F16, Type::F32, true, None, sized([m, n, k]));
 }
 
 /// Warps of different roles; each block has several tiles.

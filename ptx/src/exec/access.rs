@@ -193,13 +193,7 @@ impl Warp {
             StateSpace::Shared => {
                 let at = env.check_shared(at, bytes as u32, bytes as u32)?;
                 if !strong {
-                    match self.record_shared(env, at, bytes, lane, AccessKind::Write) {
-                        // An instruction may write the same from every thread: Triton's warps all write which role each has.
-                        Err(FaultKind::Race { hazard: Hazard::WriteAfterWrite, other, .. })
-                            if env.is_at(&other, self.pc)
-                                && env.load_shared(at, bytes).is_ok_and(|old| old == &data[..bytes]) => {}
-                        recorded => recorded?,
-                    }
+                    self.record_store(env, at, &data[..bytes], lane)?;
                 }
                 env.store_shared(at, &data[..bytes]);
                 Ok(())
@@ -229,6 +223,19 @@ impl Warp {
         kind: AccessKind,
     ) -> Result<(), FaultKind> {
         self.record_by(env, place, bytes, &self.accessor(lane), kind)
+    }
+
+    /// Records a store to shared memory. An instruction may write the same from several threads: Triton's warps all write which role
+    /// each has, and what a layout holds twice.
+    pub fn record_store(&self, env: &mut Env, place: SharedPlace, data: &[u8], lane: usize) -> Result<(), FaultKind> {
+        match self.record_shared(env, place, data.len(), lane, AccessKind::Write) {
+            Err(FaultKind::Race { hazard: Hazard::WriteAfterWrite, other, .. })
+                if env.is_at(&other, self.pc) && env.load_shared(place, data.len()).is_ok_and(|old| old == data) =>
+            {
+                Ok(())
+            }
+            recorded => recorded,
+        }
     }
 
     /// Records an access of a given author.

@@ -1,7 +1,7 @@
 //! Operations on registers alone: arithmetic, logic, comparisons, selections, moves.
 
 use super::env::Env;
-use super::warp::Warp;
+use super::warp::{Portion, Warp};
 use crate::arith::off_by;
 use crate::instruction::{BoolOp, NONE, Pred, Reg, SetP, SpecialRegister, Wide};
 use crate::lanes::{Binary32, Binary64, Cmp32, Cmp64, CmpPair, Lanes64, Ternary32, Unary32};
@@ -128,7 +128,7 @@ impl Warp {
         let values = *self.get32(env, a);
         self.put32(d, &values, mask);
         if !self.accumulators.is_empty() {
-            self.move_accumulator(d, a);
+            self.move_accumulator(d, a, Portion::All);
         }
     }
 
@@ -159,6 +159,10 @@ impl Warp {
                 self.put(*part, &values, mask);
             }
             values = values.map(|v| v.checked_shr(part.bits()).unwrap_or(0));
+        }
+        if let (false, Reg::B32(a), [Reg::B16(low), Reg::B16(high)]) = (self.accumulators.is_empty(), a, parts) {
+            self.move_accumulator(*low, a, Portion::Low);
+            self.move_accumulator(*high, a, Portion::High);
         }
     }
 

@@ -45,11 +45,11 @@ impl Warp {
                 let lane = 8 * m + row;
                 let fail = |kind| self.fault(Some(lane as u32), kind);
                 let at = env.check_shared(address[lane], 16, 16).map_err(fail)?;
-                let kind = if matrix.store { AccessKind::Write } else { AccessKind::WarpRead };
-                self.record_shared(env, at, 16, lane, kind).map_err(fail)?;
                 if matrix.store {
+                    self.record_store(env, at, &to_bytes(values), lane).map_err(fail)?;
                     env.store_shared(at, &to_bytes(values));
                 } else {
+                    self.record_shared(env, at, 16, lane, AccessKind::WarpRead).map_err(fail)?;
                     *values = from_bytes(env.load_shared(at, 16).map_err(fail)?);
                 }
             }

@@ -52,7 +52,15 @@ pub(crate) struct Accumulators {
     pub group: u32,
     pub values: Vec<Lanes32>,
     /// For each value the registers that get it, the accumulator's own and what it was moved to meanwhile.
-    pub registers: Vec<Vec<u32>>,
+    pub registers: Vec<Vec<(u32, Portion)>>,
+}
+
+/// The bits of a value that a register gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Portion {
+    All,
+    Low,
+    High,
 }
 
 /// A warp of the current block.

@@ -6,7 +6,7 @@
 
 use super::env::{Env, RawFault};
 use super::matrix::{A16, A32, C32, multiply_tiles};
-use super::warp::{Accumulators, Stop, UNSET, Warp, join};
+use super::warp::{Accumulators, Portion, Stop, UNSET, Warp, join};
 use crate::arith::{Format, bf16_to_f32, canonical, f16_to_f32, f32_to_f16};
 use crate::asynchronous::Wgmma;
 use crate::error::FaultKind;
@@ -196,37 +196,39 @@ impl Warp {
     /// Takes the accumulators of a product out of those that are pending, or out of its registers, which get a value that shows.
     fn take_accumulators(&mut self, w: &Wgmma) -> Accumulators {
         let held = self.accumulators.iter().position(|acc| {
-            acc.registers.len() == w.d.len() && acc.registers.iter().zip(&w.d).all(|(regs, d)| regs.contains(d))
+            acc.registers.len() == w.d.len()
+                && acc.registers.iter().zip(&w.d).all(|(regs, d)| regs.contains(&(*d, Portion::All)))
         });
         if let Some(i) = held {
             let mut entry = self.accumulators.remove(i);
-            let others: Vec<Vec<u32>> = entry
+            let others: Vec<Vec<(u32, Portion)>> = entry
                 .registers
                 .iter()
                 .zip(&w.d)
-                .map(|(regs, d)| regs.iter().copied().filter(|r| r != d).collect())
+                .map(|(regs, d)| regs.iter().copied().filter(|r| *r != (*d, Portion::All)).collect())
                 .collect();
-            if others.iter().any(|r: &Vec<u32>| !r.is_empty()) {
+            if others.iter().any(|r| !r.is_empty()) {
                 // What was moved elsewhere keeps the value of the product before.
                 self.accumulators.push(Accumulators { registers: others, ..entry.clone() });
             }
-            entry.registers = w.d.iter().map(|d| vec![*d]).collect();
+            entry.registers = w.d.iter().map(|d| vec![(*d, Portion::All)]).collect();
             return entry;
         }
         let values = w.d.iter().map(|d| self.r32[*d as usize]).collect();
         for d in &w.d {
             self.r32[*d as usize] = [UNSET; 32];
         }
-        Accumulators { values, registers: w.d.iter().map(|d| vec![*d]).collect(), group: 0 }
+        Accumulators { values, registers: w.d.iter().map(|d| vec![(*d, Portion::All)]).collect(), group: 0 }
     }
 
-    /// A move of a register of pending accumulators: the target gets the value at the wait, too.
-    pub(super) fn move_accumulator(&mut self, d: u32, a: u32) {
+    /// A move of a register of pending accumulators, or of a half: the target gets the value at the wait, too.
+    pub(super) fn move_accumulator(&mut self, d: u32, a: u32, portion: Portion) {
         for entry in &mut self.accumulators {
             for regs in &mut entry.registers {
-                if regs.contains(&a) {
-                    regs.push(d);
-                    return;
+                // What the target was to get before is overwritten.
+                regs.retain(|(r, _)| *r != d || *r == a);
+                if regs.contains(&(a, Portion::All)) {
+                    regs.push((d, portion));
                 }
             }
         }
@@ -253,8 +255,12 @@ impl Warp {
         }
         for entry in self.accumulators.extract_if(.., |entry| entry.group < over) {
             for (value, regs) in entry.values.iter().zip(&entry.registers) {
-                for r in regs {
-                    self.r32[*r as usize] = *value;
+                for (r, portion) in regs {
+                    self.r32[*r as usize] = match portion {
+                        Portion::All => *value,
+                        Portion::Low => value.map(|v| v & 0xffff),
+                        Portion::High => value.map(|v| v >> 16),
+                    };
                 }
             }
         }

@@ -54,6 +54,26 @@ def gemm_tma(a, b, c, m, n, k, BM: tl.constexpr, BN: tl.constexpr, BK: tl.conste
 
 
 @triton.jit
+def gemm_host(da, db, dc, m, n, k, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr):
+    """C = A B^T with tensor maps that the host makes."""
+    row, column = tl.program_id(0) * BM, tl.program_id(1) * BN
+    sums = tl.zeros((BM, BN), tl.float32)
+    for i in range(0, k, BK):
+        sums = tl.dot(da.load([row, i]), db.load([column, i]).T, sums)
+    dc.store([row, column], sums.to(tl.float16))
+
+@triton.jit
+def gemm_atomic(a, b, c, m, n, k, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr):
+    """C += A B^T, each step of K added to memory by a copy."""
+    da = tl.make_tensor_descriptor(a, [m, k], [k, 1], [BM, BK])
+    db = tl.make_tensor_descriptor(b, [n, k], [k, 1], [BN, BK])
+    dc = tl.make_tensor_descriptor(c, [m, n], [n, 1], [BM, BN])
+    row, column = tl.program_id(0) * BM, tl.program_id(1) * BN
+    for i in range(0, k, BK):
+        dc.atomic_add([row, column], tl.dot(da.load([row, i]), db.load([column, i]).T))
+
+
+@triton.jit
 def gemm_persistent(a, b, c, m, n, k, blocks, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr):
     """C = A B^T, each block several tiles, by warps of different roles."""
     da = tl.make_tensor_descriptor(a, [m, k], [k, 1], [BM, BK])
@@ -171,6 +191,9 @@ def main():
     for capability in (80, 90):
         add(f"gemm_sm{capability}_tf32", gemm, capability, single, {"BM": 64, "BN": 32, "BK": 32})
     add("gemm_tma_two_blocks", gemm_tma, 90, halves, {"BM": 128, "BN": 128, "BK": 64, "TB": True}, blocks=2)
+    add("gemm_atomic", gemm_atomic, 90, f16, {"BM": 64, "BN": 64, "BK": 64})
+    maps = {d: "tensordesc<fp16[64,64]>" for d in ("da", "db", "dc")}
+    add("gemm_host", gemm_host, 90, maps, {"BM": 64, "BN": 64, "BK": 64})
     for ws in (False, True):
         name = "attention_tma_roles" if ws else "attention_tma"
         add(name, attention_tma, 90, heads, {"BM": 128, "BN": 64, "D": 64, "WS": ws}, warps=4 if ws else 8, stages=2)
