@@ -4,6 +4,7 @@ mod escape;
 mod field;
 
 pub use escape::escape;
+pub(crate) use escape::one_line;
 pub use field::{Field, FieldNames, Message};
 
 use std::fmt;

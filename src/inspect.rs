@@ -1,7 +1,7 @@
 //! Descriptions of weight files: their kind, their models, and the files that they fit.
 
 use crate::config_json::strict;
-use crate::error::{Result, escape};
+use crate::error::{Result, escape, one_line};
 use crate::models::clip::{Activation, ClipTextConfig, ClipVisionConfig};
 use crate::models::compatibility;
 use crate::models::ip_adapter::{AdapterConfig, ResamplerConfig};
@@ -444,7 +444,8 @@ impl fmt::Display for FileReport {
                 dtypes.join(", ")
             )?;
         }
-        self.notes.iter().try_for_each(|note| writeln!(f, "  {note}"))?;
-        self.fits.iter().try_for_each(|fit| writeln!(f, "  goes with {fit}"))
+        // Names of the file's tensors and texts of its metadata are in some of them.
+        self.notes.iter().try_for_each(|note| writeln!(f, "  {}", one_line(note)))?;
+        self.fits.iter().try_for_each(|fit| writeln!(f, "  goes with {}", one_line(fit)))
     }
 }

@@ -1,6 +1,6 @@
 //! `--batch`: requests from the lines of a file, each with the command's flags and its own.
 
-use super::adapters::{Adapter, Adapters, ReferenceFlags};
+use super::adapters::{Adapters, ReferenceFlags};
 use super::failure::Failure;
 use super::flag::Flag;
 use super::flags;
@@ -207,28 +207,23 @@ fn set_adapter(one: &mut Options, flag: &Flag<Options>, key: &str, value: &Json)
 
 /// Sets weights, texts or masks of the images that are there: one for each, or one for all.
 fn set_each(one: &mut Options, flag: &Flag<Options>, key: &str, values: &[Json]) -> Result<(), Failure> {
-    let images = one.adapters.all[0].images.len();
-    if values.len() != images && values.len() != 1 {
-        return Err(Failure::usage(format!(
-            "`{key}`: {} for {}",
-            counted(values.len(), "value"),
-            counted(images, "image")
-        )));
+    let mut images = std::mem::take(&mut one.adapters.all[0].images);
+    if values.len() != images.len() && values.len() != 1 {
+        let (values, images) = (counted(values.len(), "value"), counted(images.len(), "image"));
+        return Err(Failure::usage(format!("`{key}`: {values} for {images}")));
     }
-    let of = |adapter: &mut Adapter, image: usize| std::mem::take(&mut adapter.images[image]);
-    for image in 0..images {
-        let mut single = one.clone();
-        let adapter = &mut single.adapters.all[0];
-        let mut file = of(adapter, image);
+    for (image, value) in images.iter_mut().zip(values.iter().cycle()) {
         match flag.long {
-            "--ip-adapter-weight" => file.own.weight = None,
-            "--ip-adapter-text" => file.own.texts.clear(),
-            _ => file.own.mask = None,
+            "--ip-adapter-weight" => image.own.weight = None,
+            "--ip-adapter-text" => image.own.texts.clear(),
+            _ => image.own.mask = None,
         }
-        adapter.images = vec![file];
-        set(&mut single, flag, key, values.get(image).unwrap_or(&values[0]))?;
-        one.adapters.all[0].images[image] = single.adapters.all[0].images.remove(0);
+        let mut single = one.clone();
+        single.adapters.all[0].images = vec![std::mem::take(image)];
+        set(&mut single, flag, key, value)?;
+        *image = single.adapters.all[0].images.remove(0);
     }
+    one.adapters.all[0].images = images;
     Ok(())
 }
 

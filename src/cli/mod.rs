@@ -2,7 +2,7 @@
 
 pub mod adapters;
 mod attribution;
-mod batch;
+pub mod batch;
 mod canvas;
 mod demo;
 mod doctor;
@@ -22,7 +22,7 @@ pub mod presets;
 mod previews;
 mod progress;
 mod record;
-mod replay;
+pub mod replay;
 mod report;
 mod sheet;
 mod sweep;

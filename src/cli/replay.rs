@@ -182,6 +182,33 @@ fn compare(
     Err(Error::mismatch(path, what).into())
 }
 
+/// The most bytes of a record's text, unpacked: more than any command line has, and little beside what a packed one could become.
+const MAX_TEXT: usize = 1 << 20;
+
+/// The first text of a PNG file under a keyword; within, none where it cannot be unpacked or is too long.
+fn text_of(info: &png::Info<'_>, keyword: &str) -> Option<Option<String>> {
+    let latin = info.uncompressed_latin1_text.iter().find(|text| text.keyword == keyword);
+    let packed = info.compressed_latin1_text.iter().find(|text| text.keyword == keyword).cloned();
+    let utf8 = info.utf8_text.iter().find(|text| text.keyword == keyword).cloned();
+    let text = match (latin, packed, utf8) {
+        (Some(text), ..) => Some(text.text.clone()),
+        (_, Some(mut text), _) => text.decompress_text_with_limit(MAX_TEXT).and_then(|()| text.get_text()).ok(),
+        (.., Some(mut text)) => text.decompress_text_with_limit(MAX_TEXT).and_then(|()| text.get_text()).ok(),
+        _ => return None,
+    };
+    Some(text.filter(|text| text.len() <= MAX_TEXT))
+}
+
+/// Reads the requests that a PNG file records, as [`run`] does before it opens any other file.
+///
+/// # Errors
+/// [`Failure::Library`] where the file is no PNG file, or its metadata are missing or damaged.
+pub fn requests(path: &Path) -> Result<Vec<Options>, Failure> {
+    let recorded = Recorded::read(path)?;
+    recorded.noise_dtype(path)?;
+    Ok(Drawing::of(path, &recorded)?.options().to_vec())
+}
+
 /// The record of an image, with what its settings say besides.
 struct Recorded {
     record: Record,
@@ -198,21 +225,16 @@ impl Recorded {
         let reader = png::Decoder::new(file).read_info().map_err(|_| {
             fail("no PNG file, and so without metadata; images of other formats cannot be drawn again".into())
         })?;
-        let info = reader.info();
-        let latin = info.uncompressed_latin1_text.iter().map(|text| (&text.keyword, Some(text.text.clone())));
-        let packed = info.compressed_latin1_text.iter().map(|text| (&text.keyword, text.get_text().ok()));
-        let utf8 = info.utf8_text.iter().map(|text| (&text.keyword, text.get_text().ok()));
-        let texts: Vec<_> = latin.chain(packed).chain(utf8).collect();
-        let Some((_, text)) = texts.iter().find(|(keyword, _)| *keyword == "braid") else {
-            let what = match texts.iter().any(|(keyword, _)| *keyword == "parameters") {
-                true => "it was made by another program: it has a text `parameters`, but none `braid`",
-                false => "it has no text `braid`: it was made by another program, or its metadata were removed",
+        let Some(text) = text_of(reader.info(), "braid") else {
+            let what = match text_of(reader.info(), "parameters") {
+                Some(_) => "it was made by another program: it has a text `parameters`, but none `braid`",
+                None => "it has no text `braid`: it was made by another program, or its metadata were removed",
             };
             return Err(fail(what.into()));
         };
         let damaged = |why: String| Error::malformed(path, format!("its text `braid` is damaged: {why}"));
-        let text = text.as_ref().ok_or_else(|| damaged("it cannot be unpacked".into()))?;
-        let json: Value = serde_json::from_str(text).map_err(|error| damaged(error.to_string()))?;
+        let text = text.ok_or_else(|| damaged(format!("it cannot be unpacked, or has more than {MAX_TEXT} bytes")))?;
+        let json: Value = serde_json::from_str(&text).map_err(|error| damaged(error.to_string()))?;
         let version = json["version"].as_str().unwrap_or("of an unknown version").to_owned();
         if json.get("command").is_none() {
             return Err(fail(format!("it was made by Braid {version}, which did not record its command yet")));

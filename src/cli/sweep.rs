@@ -219,6 +219,12 @@ impl Axis {
     }
 }
 
+/// The bytes that the cells' copies of a command may have together: a thousand of a prompt of 200,000 letters.
+const MAX_COPIED: usize = 200 << 20;
+
+/// The most digits behind the point of a range's numbers: f64 tells no more apart.
+const MAX_DIGITS: usize = 17;
+
 /// The values of `FIRST:LAST:STEP`; none where the text is no range.
 fn range(text: &str) -> Result<Option<Vec<String>>, &'static str> {
     let parts: Vec<&str> = text.split(':').collect();
@@ -235,6 +241,9 @@ fn range(text: &str) -> Result<Option<Vec<String>>, &'static str> {
     }
     let digits = |text: &str| text.split_once('.').map_or(0, |(_, digits)| digits.len());
     let digits = digits(first).max(digits(step));
+    if digits > MAX_DIGITS {
+        return Err("too many digits behind the point");
+    }
     Ok(Some((0..count as usize).map(|i| format!("{:.digits$}", from + by * i as f64)).collect()))
 }
 
@@ -261,15 +270,22 @@ fn cells(options: &Options, rows: &[Axis], columns: &Axis) -> Result<Vec<Options
     }
     batch::demand_no_files(options, "in a sweep")?;
     let axes: Vec<Axis> = rows.iter().chain([columns]).cloned().collect();
-    let at = combinations(&axes);
-    if at.len() > MAX_NUM_IMAGES {
-        return Err(Failure::usage(format!("--over: {} images; {MAX_NUM_IMAGES} are allowed", at.len())));
+    // Counted before they are made: a few long axes have more than any memory holds.
+    let count = axes.iter().fold(1, |count: usize, axis| count.saturating_mul(axis.values.len()));
+    if count > MAX_NUM_IMAGES {
+        return Err(Failure::usage(format!("--over: {count} images; {MAX_NUM_IMAGES} are allowed")));
+    }
+    // Each cell has a copy of all settings, whose command may be a stranger's where an image is drawn again.
+    let command: usize = options.invocation.command.iter().flatten().map(|argument| argument.len() + 100).sum();
+    if count * command > MAX_COPIED {
+        return Err(Failure::usage(format!("--over: {count} images are too many for a command that is so long")));
     }
     let cell = |at: Vec<usize>| {
         let pairs = axes.iter().zip(at).map(|(axis, i)| (axis.key.clone(), Json::from(axis.values[i].as_str())));
         batch::apply(options, &pairs.collect::<Map<_, _>>())
     };
-    at.into_iter().map(cell).collect::<Result<Vec<_>, _>>().map_err(|failure| match failure.text(&FlagNames) {
+    let cells = combinations(&axes).into_iter().map(cell).collect::<Result<Vec<_>, _>>();
+    cells.map_err(|failure| match failure.text(&FlagNames) {
         Some(text) => Failure::usage(if text.starts_with("--") { text } else { format!("--over: {text}") }),
         None => failure,
     })
@@ -329,6 +345,17 @@ mod tests {
         for bad in ["seed", "seed=", "seed=1,,2", "seed=1:2:0", "seed=1:2:-1", "seed=0:1e9:1"] {
             assert!(Axis::read(bad, &Options::default()).is_err(), "{bad}");
         }
+        let tiny = |zeros: usize| format!("strength=0.{}1:1:1", "0".repeat(zeros));
+        assert_eq!(values(&tiny(16))[0], "0.00000000000000001");
+        for zeros in [17, 70_000] {
+            assert!(Axis::read(&tiny(zeros), &Options::default()).is_err(), "{zeros}");
+        }
+        let long = Options {
+            invocation: Invocation { command: Some(vec!["x".repeat(1 << 20)]), line: None },
+            ..Options::default()
+        };
+        let columns = Axis::read("seed=1:1000:1", &long).unwrap();
+        assert!(cells(&long, &[], &columns).unwrap_err().text(&FlagNames).unwrap().contains("so long"));
         let key = |text: &str, options: &Options| Axis::read(text, options).unwrap().key;
         let with_image = Options { init_image: Some("i.png".into()), ..Options::default() };
         assert_eq!(key("strength=1", &Options::default()), "ip_adapter_strength");

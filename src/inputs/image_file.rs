@@ -86,10 +86,23 @@ pub(super) fn decoding_error(format: ImageFormat, error: ImageError) -> String {
     }
 }
 
-/// Whether there are as many bytes as the RIFF header says; the padding of the last chunk may miss.
+/// Whether there are as many bytes as the RIFF header and, in the extended format, those of its chunks say; the padding of the last
+/// chunk may miss. The decoder makes room for whatever a chunk of metadata says, up to 4 GB, before it reads it.
 pub(super) fn webp_is_complete(bytes: &[u8]) -> bool {
-    let length = bytes.get(4..8).and_then(|b| b.try_into().ok()).map_or(0, u32::from_le_bytes);
-    bytes.len() as u64 + 1 >= u64::from(length) + 8
+    const EXTENDED: usize = 12;
+    let number = |at: usize| bytes.get(at..at + 4).and_then(|b| b.try_into().ok()).map(u32::from_le_bytes);
+    let (have, end) = (bytes.len() as u64, u64::from(number(4).unwrap_or(0)) + 8);
+    let extended = bytes.get(EXTENDED..).is_some_and(|chunk| chunk.starts_with(b"VP8X"));
+    let mut at = EXTENDED as u64;
+    while extended && at < end.min(have) {
+        let Some(size) = number(at as usize + 4).map(u64::from) else { break };
+        at += 8 + size;
+        if at > have {
+            return false;
+        }
+        at += size & 1;
+    }
+    have + 1 >= end
 }
 
 /// Allocates `n` values of `zero`, or returns an error instead of aborting.

@@ -85,6 +85,16 @@ fn grid_too_long_for_its_format() {
     assert!(case.written().is_empty());
 }
 
+/// Axes that are long together are counted before any cell is made.
+#[test]
+fn b43_more_cells_than_memory_holds() {
+    let case = Case::make("diffusers", "euler");
+    let axes = ["seed", "cfg-scale", "steps", "clip-skip", "width"].map(|name| format!("{name}=1:1000:1"));
+    let over: Vec<&str> = axes.iter().flat_map(|axis| ["--over", axis]).collect();
+    let text = failure(&sweep(&case, &over).output().unwrap(), 2);
+    assert!(text.contains("--over: 1000000000000000 images; 1000 are allowed"), "{text}");
+}
+
 #[test]
 fn wrong_sweeps() {
     let case = Case::make("diffusers", "euler");

@@ -195,6 +195,16 @@ fn bad_folders() {
         (json!({ "vocab.json": {"a": -1}, "merges.txt": "" }), "vocab.json", "`a` is not a token id"),
         (json!({ "vocab.json": {"a": 0, "b": 2}, "merges.txt": "" }), "vocab.json", "without holes"),
         (json!({ "vocab.json": {"a": 0, "b": 0}, "merges.txt": "" }), "vocab.json", "taken twice"),
+        (
+            json!({ "vocab.json": {"a": 0, "b": 1, "c": 1, "d": 1, "e": 0}, "merges.txt": "" }),
+            "vocab.json",
+            "id 0 (`e`)",
+        ),
+        (
+            json!({ "vocab.json": {"e": "0", "d": -1, "c": "", "b": [], "a": 0}, "merges.txt": "" }),
+            "vocab.json",
+            "`b` is not",
+        ),
         (json!({ "vocab.json": {"a": 0, "b": 4294967295u32}, "merges.txt": "" }), "vocab.json", "without holes"),
         (json!({ "vocab.json": sound, "merges.txt": "#version: 0.2\na b</w>\nab" }), "merges.txt", "line 3"),
         (json!({ "vocab.json": sound, "merges.txt": "a  b\n" }), "merges.txt", "line 1"),
@@ -203,7 +213,6 @@ fn bad_folders() {
         (whole(|v| v["model"]["type"] = "Unigram".into()), "tokenizer.json", "BPE"),
         (whole(|v| v["model"]["vocab"] = json!([["a", 0.0]])), "tokenizer.json", "model.vocab"),
         (whole(|v| v["model"]["merges"] = json!([["a"]])), "tokenizer.json", "model.merges[0]"),
-        (whole(|v| v["model"]["merges"] = json!(["abbbbbbbbbbbbbbbbb b"])), "tokenizer.json", "`abbbbbbbbbbbbbbbbb`"),
         (whole(|v| v["added_tokens"] = json!([{"id": 9, "content": "x"}])), "tokenizer.json", "its place is 7"),
         (whole(|v| v["added_tokens"] = json!([{"id": 7, "content": ""}])), "tokenizer.json", "empty"),
         (whole(|v| v["added_tokens"] = json!([{"content": "x"}])), "tokenizer.json", "token id"),
@@ -229,23 +238,41 @@ fn bad_folders() {
     }
 }
 
-/// Sections that make other readers of tokenizer.json panic have no effect here.
+/// Sections that make other readers of tokenizer.json panic have no effect here: the ids are those without the change.
+fn without_effect(change: impl FnOnce(&mut Value)) {
+    let folder = tempfile::tempdir().unwrap();
+    write(folder.path(), &whole(change));
+    let t = Tokenizer::from_folder(folder.path()).unwrap();
+    assert_eq!(t.encode("AB a b", TokenizerProfile::Diffusers), [4, 2, 3]);
+    // `z` is not in the vocabulary: the unknown token.
+    assert_eq!(t.encode("az", TokenizerProfile::DiffSynth), [0, 6]);
+    assert_eq!(t.encode_padded("ab").ids[..4], [5, 4, 6, 6]);
+}
+
+/// A merge whose tokens are none of the vocabulary's is an error that names it; a prefix longer than every token is not looked at.
 #[test]
-fn unused_json_sections() {
-    let prefix = |v: &mut Value| v["model"]["continuing_subword_prefix"] = "longer than any key".into();
-    let length = |v: &mut Value| v["padding"] = json!({"strategy": {"Fixed": 0}, "pad_to_multiple_of": 0});
-    let charsmap = |v: &mut Value| v["normalizer"] = json!({"type": "Precompiled", "precompiled_charsmap": "AAAA"});
-    let stride = |v: &mut Value| v["truncation"] = json!({"max_length": 1, "stride": 5, "strategy": "LongestFirst"});
-    let changes: [&dyn Fn(&mut Value); 5] = [&|_| (), &prefix, &length, &charsmap, &stride];
-    for change in changes {
-        let folder = tempfile::tempdir().unwrap();
-        write(folder.path(), &whole(change));
-        let t = Tokenizer::from_folder(folder.path()).unwrap();
-        assert_eq!(t.encode("AB a b", TokenizerProfile::Diffusers), [4, 2, 3]);
-        // `z` is not in the vocabulary: the unknown token.
-        assert_eq!(t.encode("az", TokenizerProfile::DiffSynth), [0, 6]);
-        assert_eq!(t.encode_padded("ab").ids[..4], [5, 4, 6, 6]);
-    }
+fn b34_merge_longer_than_any_key() {
+    without_effect(|_| ());
+    without_effect(|v| v["model"]["continuing_subword_prefix"] = "longer than any key".into());
+    let folder = tempfile::tempdir().unwrap();
+    write(folder.path(), &whole(|v| v["model"]["merges"] = json!(["abbbbbbbbbbbbbbbbb b"])));
+    let text = Tokenizer::from_folder(folder.path()).unwrap_err().to_string();
+    assert!(text.contains("tokenizer.json: ") && text.contains("`abbbbbbbbbbbbbbbbb`"), "{text}");
+}
+
+#[test]
+fn b35_fixed_length_of_zero() {
+    without_effect(|v| v["padding"] = json!({"strategy": {"Fixed": 0}, "pad_to_multiple_of": 0}));
+}
+
+#[test]
+fn b36_bad_charsmap() {
+    without_effect(|v| v["normalizer"] = json!({"type": "Precompiled", "precompiled_charsmap": "AAAA"}));
+}
+
+#[test]
+fn b37_stride_beyond_the_length() {
+    without_effect(|v| v["truncation"] = json!({"max_length": 1, "stride": 5, "strategy": "LongestFirst"}));
 }
 
 #[test]

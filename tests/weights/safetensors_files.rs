@@ -223,3 +223,19 @@ fn b19_pages_and_pointers() {
     refused("model.bin", b"GGUF\x03\0\0\0\0\0\0\0", &["GGUF"]);
     refused("model.bin", b"random text", &["neither a safetensors nor a torch file", "72"]);
 }
+
+/// Names of tensors are in the notes of a report; they reach a terminal escaped.
+#[test]
+fn names_in_a_report() {
+    let report = braid::inspect::FileReport {
+        path: "a\u{9b}.safetensors".into(),
+        family: "a VAE".into(),
+        supported: true,
+        components: Vec::new(),
+        notes: vec!["NaN in 1 tensor, the first is conv\u{1b}[31m.weight".into()],
+        fits: vec!["SDXL\u{7}".into()],
+    };
+    let text = report.to_string();
+    assert!(text.contains("the first is conv\\u{1b}[31m.weight"), "{text:?}");
+    assert!(text.chars().all(|c| c == '\n' || !c.is_control()), "{text:?}");
+}

@@ -287,11 +287,19 @@ fn from_tokenizer_json(path: &Path, whole: &Object) -> Result<(Vocab, Merges)> {
 }
 
 fn vocab_of(path: &Path, entries: impl IntoIterator<Item = (String, Value)>) -> Result<Vocab> {
-    let ids = entries.into_iter().map(|(token, id)| match id.as_u64().map(u32::try_from) {
-        Some(Ok(id)) => Ok((token, id)),
-        _ => Err(expected(path, &token, "a token id")),
-    });
-    let vocab: Vocab = ids.collect::<Result<_>>()?;
+    let (mut vocab, mut wrong) = (Vocab::default(), None::<String>);
+    for (token, id) in entries {
+        match id.as_u64().map(u32::try_from) {
+            Some(Ok(id)) => {
+                vocab.insert(token, id);
+            }
+            // The first in order is named, so that a file's error is always the same.
+            _ => wrong = wrong.into_iter().chain([token]).min(),
+        }
+    }
+    if let Some(token) = wrong {
+        return Err(expected(path, &token, "a token id"));
+    }
     if vocab.is_empty() {
         return Err(Error::malformed(path, "the vocabulary is empty"));
     }

@@ -124,14 +124,21 @@ impl BpeModel {
 pub(super) fn check_ids(vocab: &Vocab) -> Result<(), String> {
     let n = vocab.len();
     let mut taken = vec![false; n];
-    for (token, &id) in vocab {
-        match taken.get_mut(id as usize) {
-            Some(slot) if !*slot => *slot = true,
-            Some(_) => return Err(format!("id {id} (`{token}`) is taken twice; {n} tokens need the ids 0 to n-1")),
-            None => return Err(format!("`{token}` has id {id}, but {n} tokens need the ids 0 to n-1 without holes")),
-        }
+    if vocab.values().all(|&id| taken.get_mut(id as usize).is_some_and(|slot| !std::mem::replace(slot, true))) {
+        return Ok(());
     }
-    Ok(())
+    // The first in order is named, so that a file's error is always the same.
+    let mut tokens: Vec<(usize, &String)> = vocab.iter().map(|(token, &id)| (id as usize, token)).collect();
+    tokens.sort_unstable();
+    match tokens.iter().enumerate().find(|(place, (id, _))| place != id) {
+        Some((place, (id, token))) if *id < place => {
+            Err(format!("id {id} (`{token}`) is taken twice; {n} tokens need the ids 0 to n-1"))
+        }
+        Some((_, (id, token))) => {
+            Err(format!("`{token}` has id {id}, but {n} tokens need the ids 0 to n-1 without holes"))
+        }
+        None => Ok(()),
+    }
 }
 
 /// Builds the model; every merge must be about tokens of the vocabulary.

@@ -7,5 +7,5 @@ mod scales;
 
 pub use config::{AdapterConfig, ResamplerConfig};
 pub use projection::Adapter;
-pub use scales::Scales;
-pub(crate) use scales::{LayerScale, layout_block};
+pub(crate) use scales::layout_block;
+pub use scales::{LayerScale, Scales};

@@ -27,7 +27,7 @@ enum Blocks {
 
 /// The scale of one cross-attention.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) enum LayerScale {
+pub enum LayerScale {
     /// The adapter has no part.
     Absent,
     /// In both rows.
@@ -101,7 +101,8 @@ impl Scales {
     ///
     /// # Errors
     /// [`Error::Parameter`] where the JSON does not fit the UNet.
-    pub(crate) fn resolve(&self, config: &UnetConfig) -> Result<Vec<LayerScale>> {
+    #[doc(hidden)]
+    pub fn resolve(&self, config: &UnetConfig) -> Result<Vec<LayerScale>> {
         if let Blocks::Json(value) = &self.blocks {
             check_names(value, config)?;
         }
