@@ -351,9 +351,9 @@ fn noise_from_a_file() {
     assert!(text.contains("type f16"), "{text}");
 }
 
-/// B44: whatever is in a prompt, an image is generated and nothing of it reaches the terminal.
+/// Whatever is in a prompt, an image is generated and nothing of it reaches the terminal.
 #[test]
-fn prompts() {
+fn b44_prompts_on_a_terminal() {
     let case = Case::make("diffusers", "euler");
     let long = "word ".repeat(10_000);
     for prompt in ["", "\x1b]0;title\x07\x1b[31m red \u{9b}31m", long.as_str(), "猫 \u{202e}"] {

@@ -123,10 +123,18 @@ fn cli_dependencies() {
     hold("cli_dependencies", rules::command_only(&manifest, &["lexopt", "signal-hook", "font8x8", "plotters"]));
 }
 
+/// Every row of the catalogue of bad inputs has its test, by number, and its place in docs/reliability.md.
+#[test]
+fn catalogue_of_bad_inputs() {
+    let tests = files(&["tests", "src"], &["rs"]);
+    let document = files(&["docs/reliability.md"], &["md"]);
+    hold("catalogue_of_bad_inputs", rules::catalogue('b', 1..=45, &tests, &document[0]));
+}
+
 /// Files and tests that the documentation names are there.
 #[test]
 fn named_tests_exist() {
     let tests = files(&["tests", "ptx/tests", "capi/tests", "src", "ptx/src", "capi/src"], &["rs", "py"]);
-    let documents = files(&["docs", "README.md", "CONTRIBUTING.md", "ptx/README.md"], &["md"]);
+    let documents = files(&["docs", "README.md", "CONTRIBUTING.md", "SECURITY.md", "ptx/README.md"], &["md"]);
     hold("named_tests_exist", documents.iter().flat_map(|file| rules::named_tests(file, &tests, &root())).collect());
 }

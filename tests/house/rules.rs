@@ -2,6 +2,8 @@
 
 use super::File;
 use super::lexer::{Kind, Token, closed, tokens, without_tests};
+use std::collections::BTreeSet;
+use std::ops::RangeInclusive;
 use std::path::Path;
 
 pub const FILE_LINES: usize = 500;
@@ -135,6 +137,32 @@ pub fn named_tests(document: &File, tests: &[File], root: &Path) -> Vec<String> 
     missing
 }
 
+/// Rows of a catalogue, a letter and two digits, without a test function whose name begins so or without one's name in the document;
+/// and such names in the document that are no test's.
+pub fn catalogue(letter: char, rows: RangeInclusive<usize>, tests: &[File], document: &File) -> Vec<String> {
+    let mut functions = BTreeSet::new();
+    for file in tests {
+        let all = tokens(&file.text);
+        let names = all.windows(2).filter(|pair| pair[0].word() == Some("fn")).filter_map(|pair| pair[1].word());
+        functions.extend(names.map(str::to_owned));
+    }
+    let prefixes: Vec<String> = rows.map(|row| format!("{letter}{row:02}_")).collect();
+    let words = || document.text.split(|c: char| !c.is_alphanumeric() && c != '_');
+    let mut missing = Vec::new();
+    for prefix in &prefixes {
+        if !functions.iter().any(|name| name.starts_with(prefix)) {
+            missing.push(format!("no test `{prefix}*`"));
+        }
+        if !words().any(|word| word.starts_with(prefix)) {
+            missing.push(format!("{}: nothing about `{prefix}*`", document.path));
+        }
+    }
+    let named = words().filter(|word| prefixes.iter().any(|prefix| word.starts_with(prefix)));
+    let gone = named.filter(|name| !functions.contains(*name));
+    missing.extend(gone.map(|name| format!("{}: no test `{name}`", document.path)));
+    missing
+}
+
 fn defines(text: &str, name: &str) -> bool {
     tokens(text).windows(2).any(|w| matches!(w[0].word(), Some("fn" | "mod")) && w[1].word() == Some(name))
 }
@@ -182,4 +210,13 @@ fn planted_missing_test() {
     let tests = [file("tests/house/main.rs", "fn there() {}")];
     let missing = named_tests(&document, &tests, &super::root());
     assert_eq!(missing, ["docs/a.md: tests/house/main.rs: no `gone`", "docs/a.md: tests/none.rs"]);
+}
+
+#[test]
+fn planted_catalogue() {
+    let file = |path: &str, text: &str| File { path: path.into(), text: text.into() };
+    let tests = [file("a.rs", "// fn b03_comment()\nfn b01_there() {}\nfn b02_there() {}\nfn b01_too() {}")];
+    let document = file("d.md", "| B01, B02 | `b01_there`, `b01_too` | `b02_gone` | b2_ |");
+    let missing = catalogue('b', 1..=3, &tests, &document);
+    assert_eq!(missing, ["no test `b03_*`", "d.md: nothing about `b03_*`", "d.md: no test `b02_gone`"]);
 }
