@@ -12,11 +12,12 @@ lint doc examples tests full wheel capi: export BRAID_NVRTC = $(shell ls -d $(NV
 endif
 
 .PHONY: help test test-full nvrtc format lint doc scripts examples tests full capi goldens guide bench peers start kernels check-aarch64 \
-	wheel triton test-python test-serving
+	wheel triton test-python test-serving fuzz deny sbom
 
 help:
 	@echo "make test      everything that must hold: format, lints, documentation, examples, tests"
 	@echo "make test-full what takes too long for that: larger goldens on the interpreter, all its tests with a GPU's arithmetic"
+	@echo "make fuzz      mutated files and texts, SECONDS (1200) for each kind; SEED chooses others"
 	@echo "make examples  runs each example on a small random model"
 	@echo "make capi      builds the C interface and installs it into PREFIX (target/capi): libbraid, braid.h, pkg-config and CMake files"
 	@echo "make kernels   registers, memory, tensor cores of each kernel, and what the interpreter counts at SDXL's sizes"
@@ -29,6 +30,8 @@ help:
 	@echo "make triton    the backend for NVIDIA Triton (triton/README.md), into BACKENDS (target/triton)"
 	@echo "make test-serving Ray Data and Ray Serve over that package, and that backend in Triton's server (installs 1 GB below target/)"
 	@echo "make check-aarch64  compiles for aarch64 (rustup target add aarch64-unknown-linux-gnu), and runs the CPU's tests emulated"
+	@echo "make deny      licences, advisories, sources and duplicates of all dependencies (cargo install cargo-deny --locked)"
+	@echo "make sbom      a bill of materials of library, commands and C interface: target/braid.cdx.json (CycloneDX)"
 	@echo "make goldens   how the reference values are made again (needs Python 3.11 and the network)"
 
 test: nvrtc format lint doc scripts examples tests
@@ -57,6 +60,10 @@ scripts:
 examples:
 	$(CARGO) build --examples
 	@set -e; for e in $(EXAMPLES); do echo "== $$e"; $(CARGO) run --quiet --example $$e; done
+
+fuzz:
+	BRAID_FUZZ_SECONDS=$(or $(SECONDS),1200) BRAID_FUZZ_SEED=$(or $(SEED),1) \
+		$(CARGO) test --test fuzz -- --nocapture --test-threads 1 targets::
 
 # One call of cargo builds every test. The others run the goldens and the unit tests of what it built through the code for lesser
 # processors, too, and the kernels with sums and approximations as a GPU's are.
@@ -105,6 +112,13 @@ check-aarch64:
 		echo "compiled, not run: aarch64-linux-gnu-gcc or qemu-aarch64 is missing"; exit; fi; \
 	set -ex; $(CARGO) test --lib -- device::cpu; BRAID_ISA=portable $(CARGO) test --lib -- device::cpu; \
 	$(CARGO) test --test ops -- ::cpu
+
+deny:
+	$(CARGO) deny check
+
+sbom:
+	$(CARGO) metadata --format-version 1 --locked | python3 tools/sbom.py Cargo.lock braid braid-c \
+		> $(or $(CARGO_TARGET_DIR),target)/braid.cdx.json
 
 guide:
 	$(CARGO) build --release --bin braid
