@@ -102,7 +102,9 @@ enum {
     /* A failure that this version of the interface has no number for. */
     BRAID_ERROR_OTHER = 20,
     /* A frame of a stream cannot be drawn. */
-    BRAID_ERROR_FRAME = 21
+    BRAID_ERROR_FRAME = 21,
+    /* A model's file was written to or cut short while it was mapped; load it again. */
+    BRAID_ERROR_CHANGED = 22
 };
 
 /* The version of the library, such as "0.2.0". It is never freed. */
@@ -206,7 +208,8 @@ typedef struct braid_pipeline_options {
     uint64_t max_cache_bytes;
     /* The side in pixels of the tiles in which images are decoded and encoded; 0: no tiles. */
     uint32_t vae_tiling;
-    /* Whether files are mapped, 1 (default) or 0. A mapped file must not be cut short while it is in use. */
+    /* Whether files are mapped, 1 (default) or 0. A mapped file that is written to while it is in use fails requests with
+     * BRAID_ERROR_CHANGED; one that is cut short ends the process (SIGBUS). One that is replaced by a rename stays as it was. */
     uint32_t mmap;
 } braid_pipeline_options;
 

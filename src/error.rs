@@ -43,6 +43,14 @@ pub enum Error {
         /// The file's kind, the expected one and the file that is needed.
         what: String,
     },
+    /// A model's file was written to or cut short while it was in use: by its size and the time of its last change it is another one
+    /// than it was when it was opened.
+    Changed {
+        /// The file.
+        path: PathBuf,
+        /// The change and the remedy.
+        what: Message,
+    },
     /// Tensors of a weight file are missing or have other shapes than the model needs.
     Tensors {
         /// The file or folder.
@@ -157,6 +165,7 @@ impl Error {
         match self {
             Self::Io { action, path, source } => format!("{}: cannot {action}: {source}", shown(path)).into(),
             Self::Malformed { path, what } | Self::Mismatch { path, what } => format!("{}: {what}", shown(path)).into(),
+            Self::Changed { path, what } => Message::from(format!("{}: ", shown(path))).then(what),
             Self::Tensors { path, model, problems } => {
                 let (count, list) = (problems.len(), listed(problems));
                 format!("{}: {count} tensor(s) do not fit the {model}: {list}", shown(path)).into()
@@ -231,6 +240,7 @@ mod tests {
         for error in [
             Error::Io { action: "open", path: path.clone(), source: std::io::Error::other(RAW) },
             Error::Malformed { path: path.clone(), what: what.clone() },
+            Error::Changed { path: path.clone(), what: RAW.into() },
             Error::Tensors { path: path.clone(), model: what.clone(), problems: vec![what.clone()] },
             Error::Config { path, field: what.clone(), value: what.clone(), expected: RAW.into() },
             Error::Parameter { field: Field::Steps, what: RAW.into() },

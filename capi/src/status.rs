@@ -49,6 +49,7 @@ statuses! {
     BRAID_ERROR_TIMEOUT = 19;
     BRAID_ERROR_OTHER = 20;
     BRAID_ERROR_FRAME = 21;
+    BRAID_ERROR_CHANGED = 22;
 }
 
 /// The status of an error of the library.
@@ -71,6 +72,7 @@ pub(crate) fn of_error(error: &Error) -> braid_status {
         Error::Fault { .. } => BRAID_ERROR_FAULT,
         Error::Graph(_) => BRAID_ERROR_GRAPH,
         Error::Frame { .. } => BRAID_ERROR_FRAME,
+        Error::Changed { .. } => BRAID_ERROR_CHANGED,
         _ => BRAID_ERROR_OTHER,
     }
 }

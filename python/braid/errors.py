@@ -23,6 +23,12 @@ class MalformedFileError(Error, ValueError):
     path: str = ""
 
 
+class ChangedFileError(Error, RuntimeError):
+    """The file `path` was written to while it was mapped. Load the pipeline again, or with `mmap=False`."""
+
+    path: str = ""
+
+
 class MismatchError(Error, ValueError):
     """The file `path` is sound and does not fit here: another model family, another encoder, other tensors."""
 

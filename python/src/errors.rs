@@ -8,6 +8,7 @@ fn class(error: &Error) -> &'static str {
     match error {
         Error::Io { .. } => "FileError",
         Error::Malformed { .. } => "MalformedFileError",
+        Error::Changed { .. } => "ChangedFileError",
         Error::Mismatch { .. } | Error::Tensors { .. } => "MismatchError",
         Error::Config { .. } => "ConfigError",
         Error::Parameter { .. } => "ParameterError",
@@ -31,6 +32,7 @@ pub fn exception(py: Python<'_>, error: &Error) -> PyErr {
         }
         if let Error::Io { path, .. }
         | Error::Malformed { path, .. }
+        | Error::Changed { path, .. }
         | Error::Mismatch { path, .. }
         | Error::Tensors { path, .. }
         | Error::Config { path, .. } = error

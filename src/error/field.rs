@@ -56,6 +56,8 @@ fields! {
     MaxBatch = "max_batch",
     /// [`crate::PipelineOptions::threads`].
     Threads = "threads",
+    /// [`crate::PipelineOptions::mmap`].
+    Mmap = "mmap",
     /// [`crate::Request::prompt`].
     Prompt = "prompt",
     /// [`crate::Request::negative_prompt`].

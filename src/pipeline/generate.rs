@@ -107,6 +107,9 @@ pub(super) fn hold_prompts(
 /// An error with its likeliest cause, which is worth the seconds that it takes to look for it.
 pub(super) fn with_cause(models: &Models, cancel: &CancelToken, error: Error) -> Error {
     let Error::NotFinite { stage, hint } = error else { return error };
+    if let Err(changed) = models.check_unchanged() {
+        return changed;
+    }
     let bad = models.not_finite(cancel);
     let hint = match bad.first() {
         Some(first) => format!("NaN or infinity in {}, fetch the file again: {first}", counted(bad.len(), "weight")),

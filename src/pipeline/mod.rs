@@ -269,7 +269,7 @@ impl Pipeline {
     /// row. A [`ReferenceImage::Embedding`] of it spares the encoder in later requests.
     ///
     /// # Errors
-    /// [`crate::Error::Parameter`] where there is no image encoder, or no such adapter.
+    /// [`crate::Error::Parameter`] where there is no image encoder, or no such adapter; [`crate::Error::Changed`].
     pub fn encode_image_for(&self, adapter: usize, image: &Image) -> Result<Vec<f32>> {
         let model = self.demand_adapter(adapter)?;
         let mut cache = self.lock();
@@ -277,7 +277,9 @@ impl Pipeline {
         let prompt = ImagePrompt::default();
         let encoded = stages::image::encode(&mut self.executables(&mut cache), &prompt, image);
         cache.release_encoders();
-        Ok(encoded?.of(&model.config))
+        let encoded = encoded?;
+        self.models.check_unchanged()?;
+        Ok(encoded.of(&model.config))
     }
 
     /// Encodes the references of an image prompt for an adapter, by its number, as its fit and size say; weights and masks have no part in
@@ -285,12 +287,16 @@ impl Pipeline {
     /// image encoder then, with the same result.
     ///
     /// # Errors
-    /// [`crate::Error::Parameter`] where there is no image encoder, no such adapter, no reference, or one that is no image.
+    /// [`crate::Error::Parameter`] where there is no image encoder, no such adapter, no reference, or one that is no image;
+    /// [`crate::Error::Changed`].
     pub fn encode_references(&self, adapter: usize, prompt: &ImagePrompt) -> Result<Vec<EncodedImage>> {
         self.demand_adapter(adapter)?;
         let mut cache = self.lock();
         cache.begin_request();
-        stages::image::encode_references(&mut self.executables(&mut cache), adapter, prompt, self.dtype)
+        let encoded =
+            stages::image::encode_references(&mut self.executables(&mut cache), adapter, prompt, self.dtype)?;
+        self.models.check_unchanged()?;
+        Ok(encoded)
     }
 
     fn demand_adapter(&self, adapter: usize) -> Result<&Model<AdapterConfig>> {
@@ -355,7 +361,8 @@ impl Pipeline {
     ///
     /// # Errors
     /// [`crate::Error::Parameter`] for a request that cannot be; [`crate::Error::Cancelled`];
-    /// [`crate::Error::NotFinite`] where the model's output has no meaning. The pipeline stays usable.
+    /// [`crate::Error::NotFinite`] where the model's output has no meaning. The pipeline stays usable. [`crate::Error::Changed`] where a
+    /// mapped file was written to since it was loaded; only loading it again helps.
     pub fn generate_with(&self, request: &Request, callbacks: Callbacks<'_>) -> Result<Output> {
         generate::generate(self.compiler(), &self.cache.run(), self.encoders, request.clone(), callbacks)
     }

@@ -2,7 +2,9 @@
 
 use super::load::Models;
 use super::request::CancelToken;
+use crate::error::Result;
 use crate::weights::Weights;
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -41,6 +43,17 @@ impl Models {
             hash: hash(weights),
         };
         self.weights().into_iter().map(one).collect()
+    }
+
+    /// Checks that the files that are mapped are as they were when they were opened, LoRAs' and image encoders' among them.
+    ///
+    /// # Errors
+    /// [`crate::Error::Changed`].
+    pub(super) fn check_unchanged(&self) -> Result<()> {
+        let all = self.weights();
+        let mut seen = HashSet::new();
+        let storages = all.iter().flat_map(|(_, weights)| weights.iter()).map(|(_, weight)| weight.location().0);
+        storages.filter(|storage| seen.insert(Arc::as_ptr(storage))).try_for_each(|storage| storage.check_unchanged())
     }
 
     /// Weights that are NaN or infinite, as `FILE: NAME`. Reads every byte, so it is for explaining an error, not for loading.

@@ -71,8 +71,10 @@ pub struct PipelineOptions {
     /// Threads of the CPU; one for each core where absent. More than the cores there are would wait for one another: so many are not
     /// started.
     pub threads: Option<usize>,
-    /// Whether files are mapped. A mapped file that is cut short while in use ends the process (SIGBUS); without mapping the
-    /// models are read into memory first.
+    /// Whether files are mapped. A mapped file that is written to in place fails every request from then on
+    /// ([`Error::Changed`]); one that is cut short ends the process (SIGBUS) where its missing part is read. One that is replaced or
+    /// removed stays whole, and images are those of the old one. Without mapping the models are read into memory first, and nothing that
+    /// happens to the files matters.
     pub mmap: bool,
 }
 

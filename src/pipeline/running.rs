@@ -271,7 +271,7 @@ impl<'a> RunningRequest<'a> {
     /// Decodes an image that has made its steps; `seconds` is what waiting for them took.
     ///
     /// # Errors
-    /// [`Error::NotFinite`]; those of the decoder; [`Error::Cancelled`].
+    /// [`Error::NotFinite`]; [`Error::Changed`]; those of the decoder; [`Error::Cancelled`].
     pub(super) fn finish(
         &mut self,
         executables: &mut Executables<'_>,
@@ -290,6 +290,8 @@ impl<'a> RunningRequest<'a> {
         let decoded = job.stage((Stage::Decode, image.index), &mut self.seconds, |_| {
             decode::run(executables, plan, &latents, captures)
         })?;
+        // After the last of the weights was read: an image of two versions of a file is none.
+        executables.compiler.models.check_unchanged()?;
         let ImageRecord { step_seconds, scales, prompts, .. } = image;
         let (scale_changes, prompt_changes) = (scales.into_changes(), prompts.into_changes());
         self.images.push(DoneImage { image: decoded, step_seconds, scale_changes, prompt_changes });

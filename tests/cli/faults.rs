@@ -182,20 +182,45 @@ mod unix {
         assert!(sums() == before);
     }
 
-    /// F08.
+    /// A run that has mapped the file of the VAE, whose weights it needs only after the last step.
     #[cfg(target_os = "linux")]
-    #[test]
-    fn truncated_mapped_model() {
-        let case = Case::make("diffusers", "euler");
+    fn with_mapped_vae(case: &Case) -> (Child, std::fs::File) {
+        let vae = case.dir.path().join("vae/diffusion_pytorch_model.safetensors");
+        let file = std::fs::OpenOptions::new().read(true).write(true).open(&vae).unwrap();
+        file.set_modified(std::time::UNIX_EPOCH + Duration::from_secs(1_000_000_000)).unwrap();
         let mut command = case.short(&["--steps", "100", "-W", "64", "-H", "64"]);
         let child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
-        let vae = case.dir.path().join("vae/diffusion_pytorch_model.safetensors");
         let maps = format!("/proc/{}/maps", child.id());
         while !std::fs::read_to_string(&maps).unwrap().contains(vae.to_str().unwrap()) {
             std::thread::sleep(Duration::from_millis(2));
         }
-        // The decoder's weights are needed only after the last step.
-        std::fs::OpenOptions::new().write(true).open(&vae).unwrap().set_len(100).unwrap();
+        (child, file)
+    }
+
+    /// Other weights of the same size.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn f09_overwritten_mapped_model() {
+        use std::os::unix::fs::FileExt;
+        let case = Case::make("diffusers", "euler");
+        let (child, vae) = with_mapped_vae(&case);
+        let end_of_file = vae.metadata().unwrap().len() - 512;
+        let mut bytes = [0; 512];
+        vae.read_exact_at(&mut bytes, end_of_file).unwrap();
+        vae.write_all_at(&bytes.map(|byte| byte ^ 1), end_of_file).unwrap();
+        let (code, text, _) = end(child);
+        assert_eq!(code, Some(1), "{text}");
+        assert!(text.contains("vae/diffusion_pytorch_model.safetensors: its bytes were written again"), "{text}");
+        assert!(text.contains("or use --no-mmap") && text.lines().count() == 1, "{text}");
+        assert!(case.written().is_empty(), "{:?}", case.written());
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn f08_truncated_mapped_model() {
+        let case = Case::make("diffusers", "euler");
+        let (child, vae) = with_mapped_vae(&case);
+        vae.set_len(100).unwrap();
         let (code, text, _) = end(child);
         assert_eq!(code, Some(1), "{text}");
         assert!(text.starts_with("braid: ") && text.contains("cut short") && text.lines().count() == 1, "{text}");

@@ -23,6 +23,7 @@ mod init_image;
 mod live;
 mod live_prompts;
 mod loras;
+mod mapped_files;
 mod plus;
 mod previews;
 mod previous;

@@ -11,7 +11,7 @@ pub mod prompts;
 pub mod sampling;
 
 use super::failure::Failure;
-use super::flag::{self, Group};
+use super::flag::{self, Flag, Group};
 use super::options::{Invocation, Options};
 use crate::error::{Field, FieldNames};
 use lexopt::Parser;
@@ -46,19 +46,22 @@ pub fn parse(mut parser: Parser) -> Result<Option<Options>, Failure> {
 pub struct FlagNames;
 
 impl FlagNames {
-    fn flag(field: Field) -> &'static str {
-        let mut flags = GENERATE.iter().flat_map(|group| group.flags);
-        flags.find(|flag| flag.fields.contains(&field)).map_or(field.name(), |flag| flag.long)
+    fn flag(field: Field) -> Option<&'static Flag<Options>> {
+        GENERATE.iter().flat_map(|group| group.flags).find(|flag| flag.fields.contains(&field))
     }
 }
 
 impl FieldNames for FlagNames {
     fn field(&self, field: Field) -> String {
-        Self::flag(field).to_owned()
+        Self::flag(field).map_or(field.name(), |flag| flag.long).to_owned()
     }
 
     fn setting(&self, field: Field, value: &str) -> String {
-        format!("{} {value}", Self::flag(field))
+        match Self::flag(field) {
+            // A switch has one value.
+            Some(flag) if flag.value.is_none() => flag.long.to_owned(),
+            _ => format!("{} {value}", self.field(field)),
+        }
     }
 }
 
@@ -76,6 +79,7 @@ mod tests {
         let message = Message::default().field(Field::NumImages).text(" or ").setting(Field::Device, "cpu");
         assert_eq!(message.describe(&FlagNames), "--batch-count or --device cpu");
         assert_eq!(FlagNames.field(Field::Image), "image");
+        assert_eq!(FlagNames.setting(Field::Mmap, "false"), "--no-mmap");
     }
 
     #[test]

@@ -88,7 +88,8 @@ pub const CLIP_VISION: Flag<Options> = Flag {
 /// Reading instead of mapping.
 pub const NO_MMAP: Flag<Options> = Flag {
     long: "--no-mmap",
-    help: "read the files into memory instead of mapping them",
+    help: "read the files into memory instead of mapping them, where they may change meanwhile",
+    fields: &[Field::Mmap],
     set: |o, _| {
         o.pipeline.mmap = false;
         Ok(())

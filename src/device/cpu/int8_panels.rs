@@ -255,7 +255,7 @@ fn head(bytes: &[u8]) -> [u8; HEAD] {
 
 /// Maps a file of panels; `None` where it is not there, damaged or cut short.
 fn open(path: &Path, len: usize) -> Option<MappedBytes> {
-    let bytes = MappedBytes::map(path).ok()?;
+    let bytes = MappedBytes::map_cached(path).ok()?;
     let (start, rest) = bytes.bytes().split_at_checked(HEAD)?;
     if rest.len() == len && *start == head(rest) {
         return Some(bytes);
