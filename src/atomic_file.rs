@@ -24,6 +24,41 @@ pub fn write_atomic(path: impl AsRef<Path>, write: impl FnOnce(&mut File) -> io:
     written.map_err(Error::io("write", path))
 }
 
+/// Checks that [`write_atomic`] can write a file, before the work is done whose result it is to hold: its folder is there and takes new
+/// files, and what is in its place can be replaced. Nothing is left of it.
+///
+/// # Errors
+/// [`Error::Io`] with the `path` asked for and the cause.
+pub fn check_writable(path: impl AsRef<Path>) -> Result<()> {
+    let path = path.as_ref();
+    check_folder(folder(path)).and_then(|()| check_place(path)).map_err(Error::io("write", path))
+}
+
+fn check_folder(folder: &Path) -> io::Result<()> {
+    match fs::metadata(folder) {
+        Ok(meta) if meta.is_dir() => Ok(()),
+        Ok(_) => Err(io::ErrorKind::NotADirectory.into()),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            let what = format!("there is no folder {}; make it first", folder.display());
+            Err(io::Error::new(io::ErrorKind::NotFound, what))
+        }
+        Err(e) => Err(e),
+    }
+}
+
+fn check_place(path: &Path) -> io::Result<()> {
+    // To open a pipe would wait for its reader.
+    #[cfg(unix)]
+    if fs::metadata(path).is_ok_and(|old| std::os::unix::fs::FileTypeExt::is_fifo(&old.file_type())) {
+        return Ok(());
+    }
+    let probe = AtomicFile::create(path)?;
+    match (&probe.target, fs::metadata(path)) {
+        (Some(target), Ok(old)) => check_replaceable(target, &old, &probe.file.metadata()?),
+        _ => Ok(()),
+    }
+}
+
 /// A new file that takes the place of `path` once it is complete.
 ///
 /// It lies in the same folder under another name until [`AtomicFile::persist`] renames it to `path`, replacing what was
@@ -124,6 +159,54 @@ fn folder(file: &Path) -> &Path {
     }
 }
 
+/// Checks that a rename could put a file of the owner of `new` in the place of another one.
+#[cfg(unix)]
+fn check_replaceable(target: &Path, old: &fs::Metadata, new: &fs::Metadata) -> io::Result<()> {
+    use std::os::unix::fs::MetadataExt;
+    const STICKY: u32 = 0o1000;
+    // Of a file marked immutable or append-only; other permissions give EACCES, which a rename does not heed.
+    const EPERM: i32 = 1;
+    let refuse = |kind: io::ErrorKind, what: &str| Err(io::Error::new(kind, what));
+    let folder = fs::metadata(folder(target))?;
+    // In a folder like /tmp only the owners of the file and of the folder replace a file, and root.
+    if folder.mode() & STICKY != 0 && new.uid() != 0 && ![old.uid(), folder.uid()].contains(&new.uid()) {
+        let what = "the file is there and belongs to another user, and its folder lets nobody else replace it (sticky)";
+        return refuse(io::ErrorKind::PermissionDenied, what);
+    }
+    if is_mount_point(target) {
+        let what = "a file is mounted there, which cannot be replaced; mount its folder, or name another file";
+        return refuse(io::ErrorKind::ResourceBusy, what);
+    }
+    match OpenOptions::new().write(true).open(target) {
+        Err(e) if e.raw_os_error() == Some(EPERM) => {
+            refuse(io::ErrorKind::PermissionDenied, "the file is there and marked immutable or append-only (lsattr)")
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Elsewhere only the attempt tells.
+#[cfg(not(unix))]
+fn check_replaceable(_: &Path, _: &fs::Metadata, _: &fs::Metadata) -> io::Result<()> {
+    Ok(())
+}
+
+/// Whether a file is mounted on this one, as containers do it; `file` is canonical. Unknown counts as no.
+#[cfg(unix)]
+fn is_mount_point(file: &Path) -> bool {
+    use std::os::unix::ffi::OsStrExt;
+    let mut escaped = Vec::new();
+    for byte in file.as_os_str().as_bytes() {
+        match byte {
+            b' ' | b'\t' | b'\n' | b'\\' => escaped.extend(format!("\\{byte:03o}").bytes()),
+            byte => escaped.push(*byte),
+        }
+    }
+    // proc(5): the fifth field is the mount point.
+    let table = fs::read("/proc/self/mountinfo").unwrap_or_default();
+    table.split(|byte| *byte == b'\n').any(|line| line.split(|byte| *byte == b' ').nth(4) == Some(&escaped[..]))
+}
+
 /// Creates a file under a name that no other has.
 fn create_new(folder: &Path) -> io::Result<(PathBuf, File)> {
     static COUNT: AtomicU64 = AtomicU64::new(0);
@@ -182,6 +265,26 @@ mod tests {
         fs::set_permissions(&name, locked).unwrap();
         assert!(write(&name).unwrap_err().to_string().contains("read-only"));
         assert_eq!(names(folder.path()), ["x".repeat(255)]);
+    }
+
+    /// A check ahead leaves nothing and changes nothing.
+    #[cfg(unix)]
+    #[test]
+    fn f10_places_checked_ahead() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("f");
+        check_writable(&path).unwrap();
+        assert!(names(folder.path()).is_empty());
+        fs::write(&path, "old").unwrap();
+        check_writable(&path).unwrap();
+        assert_eq!((fs::read(&path).unwrap(), names(folder.path())), (b"old".to_vec(), vec!["f".to_owned()]));
+        assert!(check_writable(folder.path()).is_err());
+        assert!(check_writable(folder.path().join("x".repeat(300))).is_err());
+        check_writable("/dev/null").unwrap();
+        assert!(!is_mount_point(&path));
+        if cfg!(target_os = "linux") {
+            assert!(is_mount_point(Path::new("/proc")) && !is_mount_point(Path::new("/proc/self/mountinfo")));
+        }
     }
 
     #[cfg(unix)]

@@ -36,7 +36,7 @@
 //! | [`Compat`] | – | the reference implementation that is followed where they differ |
 //! | [`LiveScales`], [`ScaleChange`] | `set_ip_adapter_scale` in a callback | scales that change between two steps |
 //! | [`LivePrompts`], [`PromptChange`], [`Prompts`] | – | prompts and references that change between two steps |
-//! | [`Callbacks`], [`Progress`], [`CancelToken`] | `callback_on_step_end`, `_interrupt` | progress of a request, and its cancellation |
+//! | [`Callbacks`], [`Progress`], [`FinishedImage`], [`CancelToken`] | `callback_on_step_end`, `_interrupt` | progress of a request, its images one by one, and its cancellation |
 //! | [`Session`] | – | a request with its conditioning, to be drawn again with other seeds, scales, steps |
 //! | [`Stream`], [`Frame`] | StreamDiffusion | image to image from frames that follow one another |
 //! | [`Engine`], [`Ticket`] | – | a queue before a pipeline, for programs of many threads |
@@ -102,10 +102,10 @@ pub use inputs::image::{AlphaMode, Image};
 pub use inputs::noise::{PhiloxGrid, RngKind};
 pub use output::PngMetadata;
 pub use pipeline::{
-    AttributionMap, Callbacks, CancelToken, Combine, DeviceChoice, EncodedImage, EncoderResidency, Frame, HostTensor,
-    ImagePrompt, LivePrompts, LiveScales, LongPrompts, MemoryEstimate, Output, Pipeline, PipelineOptions,
-    PreparedPrompts, Preview, Progress, PromptChange, PromptWeights, Prompts, Quantization, Reference, ReferenceImage,
-    Request, ScaleChange, Scales, SizeConditioning, Stage, Stream, WeightsHash, WorkloadShape,
+    AttributionMap, Callbacks, CancelToken, Combine, DeviceChoice, EncodedImage, EncoderResidency, FinishedImage,
+    Frame, HostTensor, ImagePrompt, LivePrompts, LiveScales, LongPrompts, MemoryEstimate, Output, Pipeline,
+    PipelineOptions, PreparedPrompts, Preview, Progress, PromptChange, PromptWeights, Prompts, Quantization, Reference,
+    ReferenceImage, Request, ScaleChange, Scales, SizeConditioning, Stage, Stream, WeightsHash, WorkloadShape,
 };
 pub use schedulers::{PredictionType, SchedulerConfig, SchedulerKind, SigmaSchedule, TimestepSpacing};
 pub use session::Session;

@@ -22,6 +22,8 @@ mod generate;
 mod guide;
 #[path = "cli/image_prompts.rs"]
 mod image_prompts;
+#[path = "cli/outputs.rs"]
+mod outputs;
 #[path = "cli/replay.rs"]
 mod replay;
 #[path = "cli/sweep.rs"]

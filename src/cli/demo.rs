@@ -25,6 +25,7 @@ const INPAINTED: [&str; 4] = ["a heart", "a star", "a ring", "a moon"];
 const STEPS: usize = 16;
 const GUIDANCE: f32 = 3.0;
 const FILES: [&str; 3] = ["sdxl.safetensors", "image_encoder/model.safetensors", "ip-adapter.safetensors"];
+const REFERENCES: [&str; 3] = ["1.png", "2.png", "3.png"];
 /// The files of the whole sheet besides.
 const PLUS: &str = "ip-adapter-plus.safetensors";
 const LORA: &str = "lora.safetensors";
@@ -120,11 +121,14 @@ pub fn run(mut parser: lexopt::Parser) -> Outcome {
     let cancel = system::cancel_on_signal();
     files::check_image(&output)?;
     let assets = folder(assets)?;
-    let reference = |name: &str| Image::open(assets.join("references").join(name), AlphaMode::CompositeOnWhite);
+    let places = REFERENCES.map(|name| assets.join("references").join(name));
+    let read = places.iter().chain(&image).chain([&assets]).map(PathBuf::as_path);
+    files::check_inputs_stay([("--output", output.as_path())], read)?;
+    let reference = |i: usize| Image::open(&places[i], AlphaMode::CompositeOnWhite);
     let own = prompt.is_some() || image.is_some();
     let open = |path| system::reading(|| Image::open(path, AlphaMode::CompositeOnWhite));
-    let strip = image.map_or_else(|| reference("2.png"), open)?;
-    let references = if own { Vec::new() } else { vec![reference("1.png")?, reference("2.png")?, reference("3.png")?] };
+    let strip = image.map_or_else(|| reference(1), open)?;
+    let references = if own { Vec::new() } else { vec![reference(0)?, reference(1)?, reference(2)?] };
     let prompt = prompt.unwrap_or_else(|| PROMPTS[0].to_owned());
     terminal::print(if own { OWN } else { SHEET })?;
 
@@ -267,7 +271,7 @@ impl Demo {
         self.request.image_prompts = image_prompts;
         self.drawn += 1;
         let pipeline = self.lora.as_ref().filter(|_| !self.request.lora_scales.is_empty()).unwrap_or(&self.pipeline);
-        let mut output = generate::generate(pipeline, &self.request, &self.cancel, None)?;
+        let mut output = generate::generate(pipeline, &self.request, &self.cancel, (None, None))?;
         Ok(output.images.remove(0))
     }
 }

@@ -1,7 +1,7 @@
 //! Files that a command writes or reads besides the models.
 
 use super::failure::Failure;
-use crate::atomic_file::{AtomicFile, write_atomic};
+use crate::atomic_file::write_atomic;
 use crate::error::{Error, Result, escape};
 use crate::output::ImageFormat;
 use crate::pipeline::HostTensor;
@@ -10,8 +10,10 @@ use crate::weights::{OpenOptions, open};
 use safetensors::tensor::TensorView;
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{self, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
+
+pub use crate::atomic_file::check_writable;
 
 /// The extensions of the files in a model's folder; images may lie there, too.
 const PARTS: [&str; 4] = ["safetensors", "bin", "json", "txt"];
@@ -39,42 +41,20 @@ pub fn check_image(path: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Checks that a file can be written: its folder is there and takes new files.
-pub fn check_writable(path: &Path) -> Result<()> {
-    let refuse = |source: io::Error| Error::io("write", path)(source);
-    match fs::metadata(path) {
-        Ok(old) if old.is_dir() => return Err(refuse(io::ErrorKind::IsADirectory.into())),
-        Ok(old) if !old.is_file() => return Ok(()),
-        Ok(old) if old.permissions().readonly() => {
-            return Err(refuse(io::Error::new(
-                io::ErrorKind::PermissionDenied,
-                "the file is there and marked read-only",
-            )));
-        }
-        _ => {}
-    }
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    match fs::metadata(folder) {
-        Ok(meta) if !meta.is_dir() => return Err(refuse(io::ErrorKind::NotADirectory.into())),
-        Ok(_) => {}
-        Err(e) if e.kind() == io::ErrorKind::NotFound => {
-            let what = format!("there is no folder {}; make it first", folder.display());
-            return Err(refuse(io::Error::new(io::ErrorKind::NotFound, what)));
-        }
-        Err(e) => return Err(refuse(e)),
-    }
-    AtomicFile::create(path).map(drop).map_err(refuse)
-}
-
 /// Checks that nothing that is written, under a flag, takes the place of a file that is read or of one in a folder that is read, by the
 /// file itself and not by its name.
 pub fn check_inputs_stay<'a, 'b>(
     written: impl IntoIterator<Item = (&'static str, &'a Path)>,
     read: impl IntoIterator<Item = &'b Path>,
 ) -> Result<(), Failure> {
+    // Most often nothing is there yet, and the folders of the models need not be walked.
+    let there = written.into_iter().filter_map(|(flag, output)| Some((flag, output, identity(output)?)));
+    let there: Vec<_> = there.collect();
+    if there.is_empty() {
+        return Ok(());
+    }
     let inputs: Vec<_> = read.into_iter().flat_map(|path| files_of(path, 2)).collect();
-    for (flag, output) in written {
-        let Some(place) = identity(output) else { continue };
+    for (flag, output, place) in there {
         if let Some((_, input)) = inputs.iter().find(|(input, _)| *input == place) {
             let (output, input) = (escape(&output.to_string_lossy()), escape(&input.to_string_lossy()));
             return Err(Failure::usage(format!("{flag}: {output} is read as {input}; name another file")));

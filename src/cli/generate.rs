@@ -1,14 +1,14 @@
 //! `braid generate`.
 
 use super::failure::{Failure, Outcome};
-use super::flag::{self, Generated};
+use super::flag;
 use super::flags;
 use super::previews::Previews;
 use super::progress::Line;
-use super::record::Provenance;
-use super::report::{Report, notes, summary};
+use super::report::{Report, notes};
+use super::saving::{SavedImages, Saving};
 use super::system::{self, MemoryMonitor};
-use super::{attribution, files, generate_batch, metadata, terminal};
+use super::{attribution, files, generate_batch, terminal};
 use crate::error::Error;
 use crate::output::ImageFormat;
 use crate::pipeline::{Callbacks, CancelToken, ImagePrompt, Output, Pipeline, Preview, ReferenceImage, Request};
@@ -46,7 +46,7 @@ pub fn run(parser: lexopt::Parser) -> Outcome {
     let sheets = options.attribution_names();
     options.preview_names().iter().chain(&sheets).try_for_each(|name| files::check_image(name))?;
     let references = options.reference_names();
-    references.iter().try_for_each(|name| files::check_writable(name))?;
+    references.iter().try_for_each(files::check_writable)?;
     let image_prompts = system::reading(|| options.image_prompts())?;
     if !references.is_empty() {
         demand_images(&image_prompts)?;
@@ -68,7 +68,8 @@ pub fn run(parser: lexopt::Parser) -> Outcome {
         request.noise = Some(system::reading(|| files::read_noise(path, request.num_images, (width, height)))?);
     }
     ImageFormat::of(&options.output)?.check(width, height)?;
-    let scheduler = pipeline.scheduler_config(&request)?.kind();
+    let saving = Saving::new(&pipeline);
+    let mut saved = saving.of(&options, &names)?;
     notes.iter().for_each(|note| terminal::line("note: ", note));
     if !references.is_empty() {
         let images = request.image_prompts.iter().map(|prompt| pipeline.reference_images(prompt));
@@ -76,13 +77,10 @@ pub fn run(parser: lexopt::Parser) -> Outcome {
         images.iter().flatten().zip(&references).try_for_each(|(image, name)| image.save(name))?;
     }
 
-    let output = generate(&pipeline, &request, &cancel, Previews::new(&options))?;
+    let output = generate(&pipeline, &request, &cancel, (Previews::new(&options), Some(&mut saved)))?;
     let begin = Instant::now();
-    let provenance = Provenance::new(&pipeline, options.record_hashes);
-    for (number, ((image, seed), name)) in output.images.iter().zip(&output.seeds).zip(&names).enumerate() {
+    if !sheets.is_empty() || options.dump.is_some() {
         system::stop(&cancel)?;
-        let generated = Generated { scheduler, number, seed: *seed, width: image.width(), height: image.height() };
-        image.save_with_metadata(name, &metadata::png_metadata(&options, &generated, &provenance))?;
     }
     for (number, name) in sheets.iter().enumerate() {
         attribution::sheet(&options, &request.image_prompts, &output, number)?.save(name)?;
@@ -90,16 +88,16 @@ pub fn run(parser: lexopt::Parser) -> Outcome {
     if let Some(path) = &options.dump {
         files::write_stages(path, &output.intermediates)?;
     }
-    let saved = begin.elapsed().as_secs_f64();
+    let saving_seconds = saved.seconds + begin.elapsed().as_secs_f64();
     if options.json {
-        let mut report = Report::new(&pipeline, &output, &names, scheduler.to_string(), &memory);
+        let mut report = Report::new(&pipeline, &output, &names, saved.scheduler.to_string(), &memory);
         report.took("load", loaded);
-        report.took("save", saved);
+        report.took("save", saving_seconds);
         report.wrote(options.dump.as_ref(), &sheets);
         return terminal::print(&terminal::json(&report));
     }
-    let seconds = loaded + output.seconds.values().sum::<f64>() + saved;
-    terminal::print(&format!("{}{seconds:.1} s on {}\n", summary(&output, &names), pipeline.device()))
+    let seconds = loaded + output.seconds.values().sum::<f64>() + saving_seconds;
+    terminal::print(&format!("{seconds:.1} s on {}\n", pipeline.device()))
 }
 
 /// Refuses references of which the encoder sees nothing that could be written.
@@ -113,12 +111,13 @@ fn demand_images(prompts: &[ImagePrompt]) -> Outcome {
     ))
 }
 
-/// Generates with the progress line and previews; a request that a signal stopped says so.
+/// Generates with the progress line, previews, and images that are written as each is done; a request that a signal stopped says so, and
+/// an image that cannot be written stops it.
 pub fn generate(
     pipeline: &Pipeline,
     request: &Request,
     cancel: &CancelToken,
-    mut previews: Option<Previews>,
+    (mut previews, mut saved): (Option<Previews>, Option<&mut SavedImages<'_>>),
 ) -> Result<Output, Failure> {
     let mut line = Line::new();
     let mut tell = |progress| line.tell(progress);
@@ -128,8 +127,17 @@ pub fn generate(
     if let Some(every) = every {
         callbacks = callbacks.with_preview(every, &mut show);
     }
+    if let Some(saved) = &mut saved {
+        callbacks = callbacks.with_image(move |image| {
+            // The others would be drawn in vain.
+            if !saved.save(&image) {
+                cancel.cancel();
+            }
+        });
+    }
     let result = pipeline.generate_with(request, callbacks);
     terminal::wipe();
+    saved.map_or(Ok(()), SavedImages::outcome)?;
     match (result, system::signalled()) {
         (Err(Error::Cancelled), Some(signal)) => Err(Failure::Signal(signal)),
         (result, _) => Ok(result?),

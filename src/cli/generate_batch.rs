@@ -2,21 +2,20 @@
 
 use super::batch;
 use super::failure::{Failure, Outcome};
-use super::flag::Generated;
 use super::flags::FlagNames;
 use super::options::Options;
 use super::progress::Line;
-use super::record::Provenance;
-use super::report::{Report, notes, summary};
+use super::report::{Report, notes};
+use super::saving::{SavedImages, Saving};
 use super::system::{self, MemoryMonitor};
-use super::{files, metadata, terminal};
+use super::{files, terminal};
 use crate::error::Error;
 use crate::names::counted;
 use crate::output::ImageFormat;
-use crate::pipeline::{Callbacks, CancelToken, Output, Pipeline, Progress, Request};
-use crate::schedulers::SchedulerKind;
+use crate::pipeline::{Callbacks, CancelToken, FinishedImage, Output, Pipeline, Progress, Request};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 /// A request of the file.
@@ -37,9 +36,8 @@ pub fn run(options: &Options, path: &Path) -> Outcome {
     let begin = Instant::now();
     let pipeline = system::reading(|| Pipeline::load(&tasks[0].options.pipeline))?;
     notes(options, &pipeline).iter().for_each(|note| terminal::line("note: ", note));
-    let provenance = OnceLock::new();
-    let run = Run { path, pipeline: &pipeline, tasks: &tasks, memory: &memory, cancel: &cancel, provenance };
-    let failed = run.all()?;
+    let run = Run { path, pipeline: &pipeline, tasks: &tasks, memory: &memory, cancel: &cancel };
+    let failed = run.all(&Saving::new(&pipeline))?;
     if !options.json {
         let (seconds, done, all) =
             (begin.elapsed().as_secs_f64(), tasks.len() - failed, counted(tasks.len(), "request"));
@@ -53,15 +51,18 @@ fn tasks(all: Vec<Options>, output: &Path) -> Result<Vec<Task>, Failure> {
     let total = all.iter().map(|options| options.request.num_images).sum();
     let mut names = files::numbered(output, total).into_iter();
     names.clone().try_for_each(|name| files::check_image(&name))?;
+    // The models are the same for all; what one request reads, another's image may not replace.
+    let inputs: BTreeSet<&Path> = all.iter().flat_map(Options::input_files).collect();
+    let written = names.as_slice().iter().map(|name| ("--output", name.as_path()));
+    files::check_inputs_stay(written, all[0].model_files().chain(inputs))?;
     let mut before = 0;
     let task = |options: Options| {
         let count = options.request.num_images;
-        let (names, seed): (Vec<PathBuf>, _) = (names.by_ref().take(count).collect(), options.drawn_seed());
-        options.check_inputs_stay(names.iter().map(|name| ("--output", name.as_path())))?;
+        let (names, seed) = (names.by_ref().take(count).collect(), options.drawn_seed());
         before += count;
-        Ok(Task { options, names, before: before - count, seed })
+        Task { options, names, before: before - count, seed }
     };
-    all.into_iter().map(task).collect()
+    Ok(all.into_iter().map(task).collect())
 }
 
 struct Run<'a> {
@@ -70,20 +71,25 @@ struct Run<'a> {
     tasks: &'a [Task],
     memory: &'a MemoryMonitor,
     cancel: &'a CancelToken,
-    /// Made with the first image, when the weights have been read anyway.
-    provenance: OnceLock<Provenance>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Run<'_> {
     /// Runs all of them; returns how many failed.
-    fn all(&self) -> Result<usize, Failure> {
+    fn all(&self, saving: &Saving<'_>) -> Result<usize, Failure> {
         let line = Mutex::new(Line::new());
         let total = self.tasks.last().map_or(0, |task| task.before + task.names.len());
         let tell = |task: &Task, mut progress: Progress| {
             (progress.image, progress.num_images) = (progress.image + task.before, total);
-            line.lock().unwrap_or_else(PoisonError::into_inner).tell(progress);
+            lock(&line).tell(progress);
         };
         let mut tells: Vec<_> = self.tasks.iter().map(|task| move |progress| tell(task, progress)).collect();
+        // The images of each, from when it begins.
+        let images: Vec<Mutex<Option<SavedImages<'_>>>> = self.tasks.iter().map(|_| Mutex::new(None)).collect();
+        let images = &images;
         // The numbers of those that could be read, and the failures.
         let (numbers, failed) = (Mutex::new(Vec::new()), Mutex::new(Vec::new()));
         let fail = |number: usize, failure: Failure| {
@@ -91,13 +97,21 @@ impl Run<'_> {
             if let Some(text) = failure.text(&FlagNames) {
                 terminal::line("braid: ", &format!("request {} of {}: {text}", number + 1, self.path.display()));
             }
-            failed.lock().unwrap_or_else(PoisonError::into_inner).push(failure);
+            lock(&failed).push(failure);
         };
         let requests = self.tasks.iter().zip(&mut tells).enumerate().filter_map(|(number, (task, tell))| {
-            match self.request(task) {
-                Ok(request) => {
-                    numbers.lock().unwrap_or_else(PoisonError::into_inner).push(number);
-                    Some((request, Callbacks::new().with_progress(tell).with_cancel(self.cancel)))
+            let begun = self.request(task).and_then(|request| Ok((request, saving.of(&task.options, &task.names)?)));
+            match begun {
+                Ok((request, saved)) => {
+                    *lock(&images[number]) = Some(saved);
+                    lock(&numbers).push(number);
+                    let save = move |image: FinishedImage<'_>| {
+                        if let Some(saved) = lock(&images[number]).as_mut() {
+                            saved.save(&image);
+                        }
+                    };
+                    let callbacks = Callbacks::new().with_progress(tell).with_cancel(self.cancel);
+                    Some((request, callbacks.with_image(save)))
                 }
                 Err(failure) => {
                     fail(number, failure);
@@ -106,13 +120,14 @@ impl Run<'_> {
             }
         });
         self.pipeline.generate_batch_with(requests, |ticket, result| {
-            let number = numbers.lock().unwrap_or_else(PoisonError::into_inner)[ticket];
-            let saved = match result {
+            let number = lock(&numbers)[ticket];
+            let Some(mut saved) = lock(&images[number]).take() else { return };
+            let told = match result {
                 // Told once, at the end.
-                Err(Error::Cancelled) => Ok(()),
-                result => result.map_err(Failure::from).and_then(|output| self.save(&self.tasks[number], &output)),
+                Err(Error::Cancelled) => saved.outcome(),
+                result => result.map_err(Failure::from).and_then(|output| self.report(number, &output, &mut saved)),
             };
-            if let Err(failure) = saved {
+            if let Err(failure) = told {
                 fail(number, failure);
             }
         });
@@ -130,27 +145,15 @@ impl Run<'_> {
         Ok(request)
     }
 
-    /// Writes the images of a task and tells of them.
-    fn save(&self, task: &Task, output: &Output) -> Outcome {
-        system::stop(self.cancel)?;
-        let begin = Instant::now();
-        let scheduler = self.scheduler(task)?;
-        let provenance = || Provenance::new(self.pipeline, task.options.record_hashes);
-        let provenance = self.provenance.get_or_init(provenance);
-        for (number, ((image, seed), name)) in output.images.iter().zip(&output.seeds).zip(&task.names).enumerate() {
-            let generated = Generated { scheduler, number, seed: *seed, width: image.width(), height: image.height() };
-            image.save_with_metadata(name, &metadata::png_metadata(&task.options, &generated, provenance))?;
-        }
-        terminal::wipe();
+    /// Tells of a request whose images have been written, or why one was not.
+    fn report(&self, number: usize, output: &Output, saved: &mut SavedImages<'_>) -> Outcome {
+        saved.outcome()?;
+        let task = &self.tasks[number];
         if !task.options.json {
-            return terminal::print(&summary(output, &task.names));
+            return Ok(());
         }
-        let mut report = Report::new(self.pipeline, output, &task.names, scheduler.to_string(), self.memory);
-        report.took("save", begin.elapsed().as_secs_f64());
+        let mut report = Report::new(self.pipeline, output, &task.names, saved.scheduler.to_string(), self.memory);
+        report.took("save", saved.seconds);
         terminal::print(&terminal::json(&report))
-    }
-
-    fn scheduler(&self, task: &Task) -> Result<SchedulerKind, Failure> {
-        Ok(self.pipeline.scheduler_config(&task.options.request)?.kind())
     }
 }

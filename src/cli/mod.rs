@@ -24,6 +24,7 @@ mod progress;
 mod record;
 pub mod replay;
 mod report;
+mod saving;
 mod sheet;
 mod sweep;
 mod synth;

@@ -169,22 +169,19 @@ impl Options {
         // Those of a file of requests are numbered over all of them, and checked there.
         let images = self.batch.is_none().then_some(("--output", &names[..]));
         let written = written.into_iter().chain(images);
-        self.check_inputs_stay(written.flat_map(|(flag, files)| files.iter().map(move |file| (flag, file.as_path()))))?;
+        let written = written.flat_map(|(flag, files)| files.iter().map(move |file| (flag, file.as_path())));
+        files::check_inputs_stay(written, self.model_files().chain(self.input_files()))?;
         self.request.capture_intermediates = self.dump.is_some();
         self.request.attribution = self.attribution.is_some();
         Ok(())
     }
 
-    /// Checks that none of the files that are written under a flag is one that the command reads.
-    pub fn check_inputs_stay<'a>(
-        &self,
-        written: impl IntoIterator<Item = (&'static str, &'a Path)>,
-    ) -> Result<(), Failure> {
+    /// The models' files and folders, and the file of requests.
+    pub fn model_files(&self) -> impl Iterator<Item = &Path> {
         let of_pipeline = &self.pipeline;
         let several = of_pipeline.adapters.iter().chain(&of_pipeline.loras).chain(&of_pipeline.embeddings);
         let single = [&of_pipeline.config, &of_pipeline.vae, &of_pipeline.taesd, &of_pipeline.clip_vision, &self.batch];
-        let models = std::iter::once(&of_pipeline.model).chain(several).chain(single.into_iter().flatten());
-        files::check_inputs_stay(written, models.map(PathBuf::as_path).chain(self.input_files()))
+        std::iter::once(&of_pipeline.model).chain(several).chain(single.into_iter().flatten()).map(PathBuf::as_path)
     }
 
     /// The strength that counts, where there is an image to begin with.

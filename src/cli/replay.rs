@@ -331,7 +331,7 @@ impl Drawing {
                 let (capture_intermediates, attribution) = (false, false);
                 let request =
                     Request { num_images: 1, noise, noise_dtype, capture_intermediates, attribution, ..request };
-                let mut output = generate::generate(pipeline, &request, cancel, None)?;
+                let mut output = generate::generate(pipeline, &request, cancel, (None, None))?;
                 Ok(output.images.remove(0))
             }
         }

@@ -3,7 +3,6 @@
 use super::flags::FlagNames;
 use super::options::Options;
 use super::system::{self, MemoryMonitor};
-use crate::error::escape;
 use crate::pipeline::{Output, Pipeline, Stage};
 use crate::tensor::DType;
 use serde::Serialize;
@@ -84,15 +83,6 @@ impl Report {
 
 fn name(path: impl AsRef<Path>) -> String {
     path.as_ref().to_string_lossy().into_owned()
-}
-
-/// A line for each image.
-pub fn summary(output: &Output, names: &[PathBuf]) -> String {
-    let line = |((image, seed), name): ((&crate::Image, &u64), &PathBuf)| {
-        let name = escape(&name.to_string_lossy());
-        format!("{name}  {}x{}, seed {seed}\n", image.width(), image.height())
-    };
-    output.images.iter().zip(&output.seeds).zip(names).map(line).collect()
 }
 
 /// Notes about the device and the data types.

@@ -2,12 +2,13 @@
 
 use super::batch::Batch;
 use super::cache_access::Run;
+use super::callbacks::Callbacks;
 use super::compile::{Compiler, Executables};
 use super::content_cache::Held;
 use super::live_prompts::{PreparedPrompts, Prompts};
 use super::load::Models;
 use super::prompt_changes::{self, note};
-use super::request::{Callbacks, CancelToken, Output, Request};
+use super::request::{CancelToken, Output, Request};
 use super::residency::EncoderResidency;
 use super::running::{Job, RunningRequest};
 use crate::error::{Error, Result};

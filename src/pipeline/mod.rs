@@ -4,6 +4,7 @@ mod attribution;
 mod batch;
 mod begin;
 mod cache_access;
+mod callbacks;
 mod captures;
 mod compel;
 mod compile;
@@ -53,6 +54,7 @@ mod workload;
 
 pub use crate::models::ip_adapter::Scales;
 pub use attribution::AttributionMap;
+pub use callbacks::{Callbacks, FinishedImage};
 pub(crate) use content_cache::Held;
 pub use device_choice::DeviceChoice;
 pub use encoded_image::EncodedImage;
@@ -67,8 +69,8 @@ pub use preview::Preview;
 pub use prompt_options::{LongPrompts, PromptWeights, SizeConditioning};
 pub use quantization::Quantization;
 pub use request::{
-    Callbacks, CancelToken, DEFAULT_STRENGTH, HostTensor, MAX_BATCH, MAX_NUM_IMAGES, MAX_SIDE, MAX_THREADS, Output,
-    Progress, Request, Stage,
+    CancelToken, DEFAULT_STRENGTH, HostTensor, MAX_BATCH, MAX_NUM_IMAGES, MAX_SIDE, MAX_THREADS, Output, Progress,
+    Request, Stage,
 };
 pub use residency::{EncoderResidency, MemoryEstimate};
 pub use stream::{Frame, Stream};
@@ -293,8 +295,7 @@ impl Pipeline {
         self.demand_adapter(adapter)?;
         let mut cache = self.lock();
         cache.begin_request();
-        let encoded =
-            stages::image::encode_references(&mut self.executables(&mut cache), adapter, prompt, self.dtype)?;
+        let encoded = stages::image::encode_references(&mut self.executables(&mut cache), adapter, prompt, self.dtype)?;
         self.models.check_unchanged()?;
         Ok(encoded)
     }

@@ -2,9 +2,8 @@
 
 use super::attribution::AttributionMap;
 use super::image_prompt::{ImagePrompt, is_within};
-use super::live_prompts::{LivePrompts, PromptChange, Prompts};
-use super::live_scales::{LiveScales, ScaleChange};
-use super::preview::{Preview, Previewer};
+use super::live_prompts::{PromptChange, Prompts};
+use super::live_scales::ScaleChange;
 use super::prompt_options::{LongPrompts, PromptWeights, SizeConditioning};
 use crate::error::{Error, Field, Message, Result};
 use crate::inputs::image::Image;
@@ -386,72 +385,6 @@ pub struct Progress {
     pub steps: usize,
 }
 
-/// Callbacks of a request: its progress, previews, changes of scales and prompts, and its cancellation.
-#[derive(Default)]
-#[non_exhaustive]
-pub struct Callbacks<'a> {
-    /// Called when a stage begins and after each of its steps.
-    pub on_progress: Option<Box<dyn FnMut(Progress) + Send + 'a>>,
-    /// Called with previews, after each so many model evaluations.
-    pub(super) on_preview: Option<Previewer<'a>>,
-    /// Stops the request.
-    pub cancel: CancelToken,
-    /// Sets scales while the request runs.
-    pub(super) live_scales: Option<LiveScales>,
-    /// Exchanges prompts while the request runs.
-    pub(super) live_prompts: Option<LivePrompts>,
-}
-
-impl<'a> Callbacks<'a> {
-    /// No callback, and a token that nobody sets.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// Calls `progress` when a stage begins and after each of its steps.
-    #[must_use]
-    pub fn with_progress(mut self, progress: impl FnMut(Progress) + Send + 'a) -> Self {
-        self.on_progress = Some(Box::new(progress));
-        self
-    }
-
-    /// Calls `show` with a preview of the image under way after each `every` model evaluations, at least 1: the clean latents that the
-    /// model predicts, in the colours that a matrix gives them, one pixel a latent, or with [`crate::PipelineOptions::taesd`] decoded by it.
-    /// Nothing about the images changes; a GPU waits for these steps alone.
-    #[must_use]
-    pub fn with_preview(mut self, every: usize, show: impl FnMut(Preview) + Send + 'a) -> Self {
-        self.on_preview = Some(Previewer { every, show: Box::new(show) });
-        self
-    }
-
-    /// Stops at the next step once `cancel` is set.
-    #[must_use]
-    pub fn with_cancel(mut self, cancel: &CancelToken) -> Self {
-        self.cancel = cancel.clone();
-        self
-    }
-
-    /// Takes the scales of image prompts that are set by `live` while the request runs.
-    #[must_use]
-    pub fn with_live_scales(mut self, live: &LiveScales) -> Self {
-        self.live_scales = Some(live.clone());
-        self
-    }
-
-    /// Takes the prompts and references that are set by `live` while the request runs.
-    #[must_use]
-    pub fn with_live_prompts(mut self, live: &LivePrompts) -> Self {
-        self.live_prompts = Some(live.clone());
-        self
-    }
-
-    pub(super) fn report(&mut self, progress: Progress) {
-        if let Some(call) = &mut self.on_progress {
-            call(progress);
-        }
-    }
-}
-
 /// A tensor of an intermediate result.
 #[derive(Debug, Clone, PartialEq)]
 pub struct HostTensor {
@@ -474,10 +407,10 @@ pub struct Output {
     /// Seconds of each step, image after image; images that share an evaluation share its seconds.
     pub step_seconds: Vec<f64>,
     /// The scales of image prompts that have changed between two steps of each image: those of [`Request::scale_changes`], and those that a
-    /// [`LiveScales`] has set.
+    /// [`crate::LiveScales`] has set.
     pub scale_changes: Vec<Vec<ScaleChange>>,
     /// The prompts that have changed between two steps of each image: those of [`Request::prompt_changes`], and those that a
-    /// [`LivePrompts`] has set.
+    /// [`crate::LivePrompts`] has set.
     pub prompt_changes: Vec<Vec<PromptChange>>,
     /// Every stage's result under the names of `braid generate --dump`, if asked for.
     pub intermediates: BTreeMap<String, HostTensor>,

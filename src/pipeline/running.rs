@@ -1,6 +1,7 @@
 //! A request under way: what its images share, and what they have become.
 
 use super::attribution::{self, AttributionMap};
+use super::callbacks::{Callbacks, FinishedImage};
 use super::captures::Captures;
 use super::compile::Executables;
 use super::image_scales::ImageScales;
@@ -8,7 +9,7 @@ use super::live_prompts::{PreparedPrompts, PromptChange};
 use super::live_scales::ScaleChange;
 use super::plan::{RequestPlan, Room};
 use super::prompt_changes::{ChangedPrompts, ImagePrompts, note};
-use super::request::{Callbacks, Output, Progress, Request, Stage};
+use super::request::{Output, Progress, Request, Stage};
 use super::residency::EncoderResidency;
 use super::stages::condition::{self, Conditioning};
 use super::stages::denoise::{self, Beginning, Denoise};
@@ -292,6 +293,10 @@ impl<'a> RunningRequest<'a> {
         })?;
         // After the last of the weights was read: an image of two versions of a file is none.
         executables.compiler.models.check_unchanged()?;
+        if let Some(take) = &mut job.callbacks.on_image {
+            let (number, seed) = (image.index, job.request.seed.wrapping_add(image.index as u64));
+            take(FinishedImage { image: &decoded, number, seed });
+        }
         let ImageRecord { step_seconds, scales, prompts, .. } = image;
         let (scale_changes, prompt_changes) = (scales.into_changes(), prompts.into_changes());
         self.images.push(DoneImage { image: decoded, step_seconds, scale_changes, prompt_changes });

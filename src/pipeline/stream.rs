@@ -2,11 +2,12 @@
 
 use super::Pipeline;
 use super::batch::{Batch, Left};
+use super::callbacks::Callbacks;
 use super::compile::Executables;
 use super::generate::with_cause;
 use super::live_prompts::{LivePrompts, PreparedPrompts};
 use super::live_scales::LiveScales;
-use super::request::{Callbacks, Output, Request};
+use super::request::{Output, Request};
 use super::running::Job;
 use crate::error::{Error, Field, Message, Result};
 use crate::inputs::image::Image;

@@ -43,6 +43,19 @@ fn requests_of_a_file() {
     assert_ne!(images[0], images[1]);
 }
 
+/// An image of one line is not written over what another line reads.
+#[test]
+fn images_that_another_line_reads() {
+    let case = Case::make("diffusers", "euler");
+    let (lines, first) = (case.path("lines.jsonl"), case.path("out-0.png"));
+    Image::new(8, 8, vec![5; 192]).unwrap().save(&first).unwrap();
+    let before = std::fs::read(&first).unwrap();
+    std::fs::write(&lines, format!("{{}}\n{{\"init_img\": {first:?}}}\n")).unwrap();
+    let text = failure(&case.short(&["--batch", &lines]).output().unwrap(), 2);
+    assert!(text.contains("out-0.png is read as"), "{text}");
+    assert_eq!(std::fs::read(&first).unwrap(), before);
+}
+
 /// Wrong lines end the command before any work is done, with their number.
 #[test]
 fn wrong_files() {

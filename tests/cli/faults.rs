@@ -87,7 +87,8 @@ mod unix {
             assert_eq!(code, Some(status), "{text}");
             assert_eq!(text.lines().count(), 1, "{text}");
             assert!(took < Duration::from_secs(5), "{took:?}");
-            assert!(case.written().is_empty(), "{:?}", case.written());
+            // Images that were done are kept.
+            assert!(!case.written().iter().any(|name| name.starts_with('.')), "{:?}", case.written());
         }
         let child = long(&case);
         kill(&child, libc::SIGINT);

@@ -27,6 +27,29 @@ fn masked(left: bool) -> Reference {
     embedding(3).with_mask(half(left))
 }
 
+/// Each image is handed over before the next one is done; what ends the request after the first one leaves that.
+#[test]
+fn images_as_they_are_done() {
+    let model = Model::folder();
+    let pipeline = Pipeline::load(&model.options().with_max_batch(1)).unwrap();
+    let r = request().with_num_images(3);
+    let (mut taken, last) = (Vec::new(), std::sync::atomic::AtomicUsize::new(9));
+    let callbacks = Callbacks::new()
+        .with_progress(|progress: Progress| last.store(progress.image, Ordering::Relaxed))
+        .with_image(|done| taken.push((done.number, done.seed, done.image.clone(), last.load(Ordering::Relaxed))));
+    let output = pipeline.generate_with(&r, callbacks).unwrap();
+    let images = output.images.into_iter().zip(output.seeds).enumerate();
+    let expected: Vec<_> = images.map(|(number, (image, seed))| (number, seed, image, number)).collect();
+    assert!(taken == expected && taken.len() == 3);
+    let (cancel, mut first) = (CancelToken::new(), Vec::new());
+    let callbacks = Callbacks::new().with_cancel(&cancel).with_image(|done| {
+        first.push(done.image.clone());
+        cancel.cancel();
+    });
+    assert!(matches!(pipeline.generate_with(&r, callbacks), Err(Error::Cancelled)));
+    assert!(first == [expected[0].2.clone()]);
+}
+
 type Change = fn(&mut Request);
 
 /// Requests that differ in all that a request can, and how.
