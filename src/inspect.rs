@@ -25,7 +25,8 @@ use std::path::{Path, PathBuf};
 /// A description of a file; [`fmt::Display`] gives it as text, [`serde`] as JSON.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct FileReport {
-    /// The file or folder.
+    /// The file or folder. In JSON, which is Unicode, what is none in a name is U+FFFD.
+    #[serde(serialize_with = "as_text")]
     pub path: PathBuf,
     /// The kind of file, in words.
     pub family: String,
@@ -38,6 +39,10 @@ pub struct FileReport {
     pub notes: Vec<String>,
     /// The files that it fits, judged by sizes.
     pub fits: Vec<String>,
+}
+
+fn as_text<S: serde::Serializer>(path: &Path, to: S) -> std::result::Result<S::Ok, S::Error> {
+    to.serialize_str(&path.to_string_lossy())
 }
 
 /// One model within a file.

@@ -42,6 +42,7 @@ const WHOLE: &[&str] = &[
     "--preview",
     "--preview-every",
     "--attribution",
+    "--metadata",
     "--record-hashes",
     "--json",
     "--batch",

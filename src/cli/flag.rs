@@ -6,7 +6,8 @@ use crate::error::Field;
 use crate::schedulers::SchedulerKind;
 use lexopt::{Arg, Parser};
 use serde_json::Value as Json;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
+use std::path::{Component, Path};
 
 /// Returns a flag's contribution to the metadata of an image.
 pub type Metadata<T, V> = fn(&T, &Generated) -> V;
@@ -43,6 +44,38 @@ pub struct Generated {
     pub width: usize,
     /// Height in pixels.
     pub height: usize,
+    /// The extent of the metadata.
+    pub metadata: MetadataExtent,
+}
+
+/// The last name of a path; of one that ends in `..` these dots.
+pub fn last(path: &Path) -> &OsStr {
+    path.components().next_back().map_or(OsStr::new(""), Component::as_os_str)
+}
+
+/// The extent of the metadata in a PNG.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum MetadataExtent {
+    /// Everything, so that the image can be drawn again.
+    #[default]
+    Full,
+    /// No folders: files by their last names, and not the command.
+    NoPaths,
+    /// Nothing.
+    None,
+}
+
+impl MetadataExtent {
+    /// The extents by name.
+    pub const ALL: &[(&'static str, Self)] = &[("full", Self::Full), ("no-paths", Self::NoPaths), ("none", Self::None)];
+
+    /// A path as the metadata have it.
+    pub fn path(self, path: &Path) -> String {
+        match self {
+            Self::Full => path.to_string_lossy().into_owned(),
+            _ => last(path).to_string_lossy().into_owned(),
+        }
+    }
 }
 
 impl<T> Flag<T> {

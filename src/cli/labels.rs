@@ -1,5 +1,6 @@
 //! Values of flags as the metadata of an image spells them.
 
+use super::flag::{Generated, last};
 use crate::schedulers::{SchedulerKind, SigmaSchedule};
 use serde_json::{Value, json};
 use std::path::Path;
@@ -16,7 +17,7 @@ pub fn scheduler_label(scheduler: SchedulerKind, schedule: Option<SigmaSchedule>
 pub fn stem(path: &Path) -> String {
     let name = if path.is_dir() { path.file_name() } else { path.file_stem() };
     // A comma would end the value.
-    name.unwrap_or(path.as_os_str()).to_string_lossy().replace(',', " ")
+    name.unwrap_or(last(path)).to_string_lossy().replace(',', " ")
 }
 
 /// The number after a name of which there may be several: none for the first.
@@ -24,9 +25,9 @@ pub fn number(i: usize) -> String {
     if i == 0 { String::new() } else { format!(" {}", i + 1) }
 }
 
-/// A path as JSON.
-pub fn path(path: &Path) -> Value {
-    path.to_string_lossy().into()
+/// A path as JSON; its last name alone where folders have no place in the metadata.
+pub fn path(path: &Path, generated: &Generated) -> Value {
+    generated.metadata.path(path).into()
 }
 
 /// Two numbers as JSON, or null.

@@ -1,6 +1,6 @@
 //! The texts that a PNG file carries about its image; each flag makes its own entries.
 
-use super::flag::Generated;
+use super::flag::{Generated, MetadataExtent};
 use super::flags;
 use super::options::Options;
 use super::record::{Provenance, Record};
@@ -9,6 +9,9 @@ use serde_json::{Map, Value};
 
 /// The metadata of one image.
 pub fn png_metadata(options: &Options, generated: &Generated, provenance: &Provenance) -> PngMetadata {
+    if generated.metadata == MetadataExtent::None {
+        return PngMetadata::default();
+    }
     let mut request = Map::new();
     let mut settings = Vec::new();
     for flag in flags::GENERATE.iter().flat_map(|group| group.flags) {
@@ -27,6 +30,9 @@ pub fn png_metadata(options: &Options, generated: &Generated, provenance: &Prove
 
 /// The metadata of a grid of these requests' images, with the random seed where one was drawn.
 pub fn grid_metadata(cells: &[Options], seed: Option<u64>, provenance: &Provenance) -> PngMetadata {
+    if cells.first().is_some_and(|cell| cell.metadata == MetadataExtent::None) {
+        return PngMetadata::default();
+    }
     let record = Record::new(cells, 0, provenance);
     let settings = seed.map(|seed| ("seed".to_owned(), seed.into())).into_iter().collect();
     PngMetadata { parameters: None, braid: Some(text(settings, &record)) }

@@ -3,6 +3,7 @@
 use super::adapters::Adapters;
 use super::failure::Failure;
 use super::files;
+use super::flag::MetadataExtent;
 use super::presets::{Given, Preset};
 use crate::inputs::fit::Fit;
 use crate::inputs::image::{AlphaMode, Image};
@@ -78,6 +79,8 @@ pub struct Options {
     pub attribution: Option<PathBuf>,
     /// Whether a line of JSON is printed.
     pub json: bool,
+    /// The extent of the images' metadata.
+    pub metadata: MetadataExtent,
     /// Whether the images carry hashes of every byte of the weights.
     pub record_hashes: bool,
     /// The command.
@@ -109,6 +112,7 @@ impl Default for Options {
             preview_every: None,
             attribution: None,
             json: false,
+            metadata: MetadataExtent::Full,
             record_hashes: false,
             invocation: Invocation::default(),
         }

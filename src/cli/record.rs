@@ -1,6 +1,7 @@
 //! The record of an image's making in its file, which lets it be made again: the command, and what it depended on.
 
-use super::options::Options;
+use super::flag::MetadataExtent;
+use super::options::{Invocation, Options};
 use crate::pipeline::{Pipeline, WeightsHash};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value as Json};
@@ -13,8 +14,11 @@ use xxhash_rust::xxh3::Xxh3;
 /// The record, in the PNG text `braid` beside the request's settings.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Record {
-    /// The arguments after `braid`; none where one was not UTF-8.
+    /// The arguments after `braid`; none where one was not UTF-8, and without paths.
     pub command: Option<Vec<String>>,
+    /// [`NO_PATHS`] where folders were left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metadata: Option<String>,
     /// The line of `--batch`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub batch_line: Option<Map<String, Json>>,
@@ -42,11 +46,14 @@ pub struct Provenance {
 /// A file that a request read.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Input {
-    /// Its path as it was given.
+    /// Its path as it was given, or its last name alone.
     pub path: String,
     /// XXH3's 128 bits of its bytes; none where it cannot be read again, such as a pipe.
     pub xxh3: Option<String>,
 }
+
+/// The mark of a record without paths.
+pub const NO_PATHS: &str = "no-paths";
 
 /// The word before a fingerprint, and that before a hash.
 pub const FINGERPRINT: &str = "fingerprint:";
@@ -91,8 +98,8 @@ fn digests(pipeline: &Pipeline, hashes: bool) -> Vec<(WeightsHash, String)> {
 }
 
 impl Input {
-    fn of(path: &Path) -> Self {
-        Self { path: path.to_string_lossy().into_owned(), xxh3: hash_file(path) }
+    fn of(path: &Path, extent: MetadataExtent) -> Self {
+        Self { path: extent.path(path), xxh3: hash_file(path) }
     }
 
     /// The reason why the file cannot take part again; none where it is the same.
@@ -130,12 +137,18 @@ impl Record {
         let mut files: Vec<&Path> = requests.iter().flat_map(Options::input_files).collect();
         files.sort();
         files.dedup();
-        let invocation = requests.first().map(|options| options.invocation.clone()).unwrap_or_default();
+        let first = requests.first().map(|options| (options.invocation.clone(), options.metadata));
+        let (mut invocation, extent) = first.unwrap_or_default();
+        let without = extent == MetadataExtent::NoPaths;
+        if without {
+            invocation = Invocation::default();
+        }
         Self {
             command: invocation.command,
+            metadata: without.then(|| NO_PATHS.to_owned()),
             batch_line: invocation.line,
             number,
-            inputs: files.into_iter().map(Input::of).collect(),
+            inputs: files.into_iter().map(|path| Input::of(path, extent)).collect(),
             provenance: provenance.clone(),
         }
     }
@@ -152,11 +165,11 @@ mod tests {
         let path = dir.path().join("long");
         let mut bytes = vec![7u8; 200_000];
         std::fs::write(&path, &bytes).unwrap();
-        let input = Input::of(&path);
+        let input = Input::of(&path, MetadataExtent::Full);
         assert_eq!(input.problem(), None);
         bytes[199_999] = 8;
         std::fs::write(&path, &bytes).unwrap();
         assert!(input.problem().unwrap().ends_with("is another file than it was"));
-        assert!(Input::of(dir.path()).problem().unwrap().contains("was no regular file"));
+        assert!(Input::of(dir.path(), MetadataExtent::Full).problem().unwrap().contains("was no regular file"));
     }
 }

@@ -5,7 +5,7 @@ use super::flag::{self, Flag, Generated, Group};
 use super::flags::{self, arithmetic, files as file_flags};
 use super::metadata::{grid_metadata, png_metadata};
 use super::options::Options;
-use super::record::{FINGERPRINT, Provenance, Record};
+use super::record::{FINGERPRINT, NO_PATHS, Provenance, Record};
 use super::sweep::Sweep;
 use super::{batch, files, generate, system, terminal};
 use crate::error::{Error, Result, escape};
@@ -228,7 +228,10 @@ impl Recorded {
         let Some(text) = text_of(reader.info(), "braid") else {
             let what = match text_of(reader.info(), "parameters") {
                 Some(_) => "it was made by another program: it has a text `parameters`, but none `braid`",
-                None => "it has no text `braid`: it was made by another program, or its metadata were removed",
+                None => {
+                    "it has no text `braid`: it was made by another program, written with --metadata none, or its metadata were \
+                     removed"
+                }
             };
             return Err(fail(what.into()));
         };
@@ -275,7 +278,10 @@ impl Drawing {
     fn of(path: &Path, recorded: &Recorded) -> Result<Self, Failure> {
         let fail = |what: &str| Failure::from(Error::mismatch(path, what));
         let Some(command) = &recorded.record.command else {
-            return Err(fail("its command had an argument that is not UTF-8 and could not be recorded"));
+            return Err(fail(match recorded.record.metadata.as_deref() {
+                Some(NO_PATHS) => "it was written with --metadata no-paths, without the command that draws it again",
+                _ => "its command had an argument that is not UTF-8 and could not be recorded",
+            }));
         };
         let (name, arguments) = command.split_first().ok_or_else(|| fail("its command is empty"))?;
         let mut parser = Parser::from_args(arguments);
@@ -347,7 +353,8 @@ impl Drawing {
             Self::Image(options) => {
                 let (seed, number) = (options.seed.unwrap_or_default(), recorded.record.number);
                 let scheduler = pipeline.scheduler_config(&options.request)?.kind();
-                let generated = Generated { scheduler, number, seed, width: new.width(), height: new.height() };
+                let (width, height, metadata) = (new.width(), new.height(), options.metadata);
+                let generated = Generated { scheduler, number, seed, width, height, metadata };
                 png_metadata(options, &generated, &provenance)
             }
         })

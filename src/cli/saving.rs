@@ -60,9 +60,9 @@ impl SavedImages<'_> {
     fn write(&self, image: &FinishedImage<'_>) -> Outcome {
         let Some(name) = self.names.get(image.number) else { return Ok(()) };
         let (pipeline, options, pixels) = (self.common.pipeline, self.options, image.image);
-        let (width, height) = (pixels.width(), pixels.height());
+        let (width, height, metadata) = (pixels.width(), pixels.height(), options.metadata);
         let generated =
-            Generated { scheduler: self.scheduler, number: image.number, seed: image.seed, width, height };
+            Generated { scheduler: self.scheduler, number: image.number, seed: image.seed, width, height, metadata };
         let provenance = self.common.provenance.get_or_init(|| Provenance::new(pipeline, options.record_hashes));
         pixels.save_with_metadata(name, &png_metadata(options, &generated, provenance))?;
         if options.json {

@@ -29,6 +29,21 @@ fn inspect_compatibility() {
     assert!(lines[0]["parts"][0]["parameters"].as_u64().unwrap() > 0);
 }
 
+/// A name that is no text is one all the same, and the line of JSON is there.
+#[cfg(target_os = "linux")]
+#[test]
+fn inspect_names_that_are_not_utf8() {
+    use std::os::unix::ffi::OsStrExt;
+    let case = Case::make("diffusers", "euler");
+    let path = case.dir.path().join(std::ffi::OsStr::from_bytes(b"a\xff.safetensors"));
+    std::fs::copy(case.path("ip-adapter.safetensors"), &path).unwrap();
+    let output = super::braid().args(["inspect", "--json"]).arg(&path).output().unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+    let report: Value = serde_json::from_str(&stdout(&output)).unwrap();
+    assert!(report["path"].as_str().unwrap().ends_with("a\u{fffd}.safetensors"), "{report}");
+    assert_eq!(report["supported"], true);
+}
+
 /// A Plus adapter: its kind, its resampler and the encoder that it needs; a file's metadata.
 #[test]
 fn inspect_plus_and_metadata() {

@@ -83,6 +83,59 @@ fn same_images() {
     same(&case, "out-1.png");
 }
 
+/// No folder of this machine is in an image without paths, nothing in one without metadata, and neither can be drawn again.
+#[test]
+fn without_paths_and_without_metadata() {
+    let case = Case::make("diffusers", "euler");
+    let landscape = case.path("landscape.png");
+    std::fs::copy(case.folder.join("../pictures/landscape.png"), &landscape).unwrap();
+    let (adapter, encoder, lines) =
+        (case.path("ip-adapter.safetensors"), case.path("image_encoder/"), case.path("lines.jsonl"));
+    std::fs::write(&lines, format!("{{\"init_img\": {landscape:?}, \"mask\": {landscape:?}}}\n")).unwrap();
+    let references = ["--ip-adapter", &adapter, "--ip-adapter-image", &landscape, "--clip-vision", &encoder];
+    let plain = ["-i", &landscape, "--mask", &landscape, "--ip-adapter-negative-image", &landscape];
+    let folder = case.dir.path().to_str().unwrap();
+    let file = case.path("out.png");
+    let draw = |how: &str, more: &[&str]| {
+        fine(case.short(&[&references[..], more, &["--steps", "2", "--metadata", how]].concat()));
+        (metadata(&file), String::from_utf8_lossy(&std::fs::read(&file).unwrap()).contains(folder))
+    };
+    let (full, named) = draw("full", &plain);
+    assert!(named && full.braid.unwrap().contains("\"command\":[\"generate\""));
+    let (without, named) = draw("no-paths", &plain);
+    assert!(!named, "{without:?}");
+    assert_eq!(without.parameters, full.parameters);
+    let json: Value = serde_json::from_str(&without.braid.unwrap()).unwrap();
+    let landscape = Value::from("landscape.png");
+    let adapter = &json["ip_adapters"][0];
+    assert_eq!(adapter["ip_adapter"], "ip-adapter.safetensors");
+    for name in [&adapter["images"][0], &adapter["negative_image"], &json["init_img"], &json["mask"]] {
+        assert_eq!(*name, landscape);
+    }
+    assert_eq!((&json["clip_vision"], &json["command"]), (&"image_encoder".into(), &Value::Null));
+    assert!(json["inputs"][0]["path"] == landscape && json["inputs"][0]["xxh3"].is_string(), "{json}");
+    let text = failure(&draw_again(&file, &[]), 1);
+    assert!(text.contains("--metadata no-paths, without the command"), "{text}");
+    let (batch, named) = draw("no-paths", &["--batch", &lines]);
+    assert!(!named && batch.braid.as_ref().unwrap().contains("\"mask\":\"landscape.png\""), "{batch:?}");
+    assert_eq!(draw("none", &plain), (PngMetadata::default(), false));
+    let text = failure(&draw_again(&file, &[]), 1);
+    assert!(text.contains("written with --metadata none"), "{text}");
+    let grid = |how: &str| {
+        let command = case.short(&[&references[..], &["--metadata", how]].concat());
+        let arguments = command.get_args().skip(1).chain(["--over", "seed=1,2"].map(std::ffi::OsStr::new));
+        fine({
+            let mut sweep = braid();
+            sweep.arg("sweep").args(arguments);
+            sweep
+        });
+        (metadata(&file).braid, String::from_utf8_lossy(&std::fs::read(&file).unwrap()).contains(folder))
+    };
+    let (without, named) = grid("no-paths");
+    assert!(!named && without.as_ref().unwrap().contains("landscape.png"), "{without:?}");
+    assert_eq!(grid("none"), (None, false));
+}
+
 /// Images of a file of requests, and a grid.
 #[test]
 fn batches_and_grids() {

@@ -1,6 +1,6 @@
 //! Files that are written, and the noise that may be read.
 
-use crate::cli::flag::{Flag, Group};
+use crate::cli::flag::{Flag, Group, MetadataExtent};
 use crate::cli::labels::path;
 use crate::cli::options::Options;
 use crate::error::Field;
@@ -34,7 +34,7 @@ pub const LATENTS_IN: Flag<Options> = Flag {
     help: "safetensors with `noise` [N, 4, H/8, W/8] f32, used instead of drawing it",
     fields: &[Field::Noise],
     set: |o, v| v.path().map(|value| o.latents = Some(value)),
-    json: Some(("latents_in", |o, _| o.latents.as_deref().map(path).into())),
+    json: Some(("latents_in", |o, g| o.latents.as_deref().map(|file| path(file, g)).into())),
     ..Flag::NEW
 };
 
@@ -100,9 +100,19 @@ pub const RECORD_HASHES: Flag<Options> = Flag {
     ..Flag::NEW
 };
 
+/// The extent of the metadata.
+pub const METADATA: Flag<Options> = Flag {
+    long: "--metadata",
+    value: Some("HOW"),
+    help: "what a PNG tells of its making: full, no-paths (files by their last names, without folders, and not the command, which \
+           `braid replay` needs) or none [default: full]",
+    set: |o, v| v.choice(MetadataExtent::ALL).map(|value| o.metadata = value),
+    ..Flag::NEW
+};
+
 /// The group.
 pub const GROUP: Group<Options> = Group {
     title: Some("Files"),
-    flags: &[OUTPUT, BATCH, LATENTS_IN, DUMP, PREVIEW, PREVIEW_EVERY, ATTRIBUTION, RECORD_HASHES, JSON],
+    flags: &[OUTPUT, BATCH, LATENTS_IN, DUMP, PREVIEW, PREVIEW_EVERY, ATTRIBUTION, METADATA, RECORD_HASHES, JSON],
     note: None,
 };

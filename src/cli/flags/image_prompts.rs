@@ -232,16 +232,16 @@ fn once(twice: bool, value: &Value<'_>) -> Result<(), Failure> {
     if twice { Err(value.wrong(what)) } else { Ok(()) }
 }
 
-fn adapters_json(o: &Options, _: &Generated) -> Json {
+fn adapters_json(o: &Options, g: &Generated) -> Json {
     let adapters = o.adapters.all.iter().map(|a| {
         let mut adapter = json!({
-            "ip_adapter": path(&a.path),
-            "images": a.images.iter().map(|image| path(&image.path)).collect::<Vec<_>>(),
+            "ip_adapter": path(&a.path, g),
+            "images": a.images.iter().map(|image| path(&image.path, g)).collect::<Vec<_>>(),
             "strength": a.strength.unwrap_or(1.0),
             "blocks": a.blocks.as_deref().unwrap_or("full"),
         });
         // What is not there is at its default.
-        let masks: Vec<_> = a.masks().into_iter().map(|mask| path(mask)).collect();
+        let masks: Vec<_> = a.masks().into_iter().map(|mask| path(mask, g)).collect();
         let given = [
             ("weights", a.given_weights().map(|weights| json!(weights))),
             ("texts", a.given_texts().map(|texts| json!(texts))),
@@ -249,7 +249,7 @@ fn adapters_json(o: &Options, _: &Generated) -> Json {
             ("combine", a.combine.map(|combine| json!(combine.to_string()))),
             ("start", a.start.map(Json::from)),
             ("end", a.end.map(Json::from)),
-            ("negative_image", a.negative_image.as_ref().map(|image| json!(path(image)))),
+            ("negative_image", a.negative_image.as_ref().map(|image| json!(path(image, g)))),
         ];
         for (key, value) in given {
             if let Some(value) = value {

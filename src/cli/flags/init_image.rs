@@ -14,7 +14,7 @@ pub const INIT_IMG: Flag<Options> = Flag {
            multiple of 8]",
     fields: &[Field::InitImage],
     set: |o, v| v.path().map(|value| o.init_image = Some(value)),
-    json: Some(("init_img", |o, _| o.init_image.as_deref().map(path).into())),
+    json: Some(("init_img", |o, g| o.init_image.as_deref().map(|file| path(file, g)).into())),
     ..Flag::NEW
 };
 
@@ -40,7 +40,7 @@ pub const MASK: Flag<Options> = Flag {
            asked for [default size: the model's own]",
     fields: &[Field::Mask],
     set: |o, v| v.path().map(|value| o.mask = Some(value)),
-    json: Some(("mask", |o, _| o.mask.as_deref().map(path).into())),
+    json: Some(("mask", |o, g| o.mask.as_deref().map(|file| path(file, g)).into())),
     parameters: Some((9, |o, _| o.mask.as_ref().map(|mask| format!("Mask: {}", stem(mask))).into_iter().collect())),
     ..Flag::NEW
 };

@@ -47,8 +47,8 @@ fn split(value: &mut Value<'_>, exists: impl Fn(&Path) -> bool) -> Result<(PathB
     }
 }
 
-fn json_of(o: &Options, _: &Generated) -> Json {
-    o.loras.iter().map(|(file, scale)| json!({ "lora": path(file), "scale": scale })).collect()
+fn json_of(o: &Options, g: &Generated) -> Json {
+    o.loras.iter().map(|(file, scale)| json!({ "lora": path(file, g), "scale": scale })).collect()
 }
 
 fn text_of(o: &Options, _: &Generated) -> Vec<String> {

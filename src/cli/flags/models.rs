@@ -16,7 +16,7 @@ pub const MODEL: Flag<Options> = Flag {
     value: Some("PATH"),
     help: "SDXL checkpoint (.safetensors) or diffusers folder",
     set: |o, v| v.path().map(|value| o.model = Some(value)),
-    json: Some(("model", |o, _| path(&o.pipeline.model))),
+    json: Some(("model", |o, g| path(&o.pipeline.model, g))),
     parameters: Some((5, |o, _| vec![format!("Model: {}", stem(&o.pipeline.model))])),
     ..Flag::NEW
 };
@@ -28,7 +28,7 @@ pub const CONFIG: Flag<Options> = Flag {
     help: "diffusers folder whose configurations apply to a single-file checkpoint",
     fields: &[Field::Config],
     set: |o, v| v.path().map(|value| o.pipeline.config = Some(value)),
-    json: Some(("config", |o, _| o.pipeline.config.as_deref().map(path).into())),
+    json: Some(("config", |o, g| o.pipeline.config.as_deref().map(|file| path(file, g)).into())),
     ..Flag::NEW
 };
 
@@ -39,7 +39,7 @@ pub const VAE: Flag<Options> = Flag {
     help: "VAE that takes the place of the model's own, as a file or a folder of its own, or from another checkpoint",
     fields: &[Field::Vae],
     set: |o, v| v.path().map(|value| o.pipeline.vae = Some(value)),
-    json: Some(("vae", |o, _| o.pipeline.vae.as_deref().map(path).into())),
+    json: Some(("vae", |o, g| o.pipeline.vae.as_deref().map(|file| path(file, g)).into())),
     parameters: Some((6, |o, _| {
         o.pipeline.vae.as_ref().map(|vae| format!("VAE: {}", stem(vae))).into_iter().collect()
     })),
@@ -53,7 +53,7 @@ pub const TAESD: Flag<Options> = Flag {
     help: "TAESD for SDXL (taesdxl), which decodes, makes previews and encodes --init-img in the place of the VAE: fast, less exact",
     fields: &[Field::Taesd],
     set: |o, v| v.path().map(|value| o.pipeline.taesd = Some(value)),
-    json: Some(("taesd", |o, _| o.pipeline.taesd.as_deref().map(path).into())),
+    json: Some(("taesd", |o, g| o.pipeline.taesd.as_deref().map(|file| path(file, g)).into())),
     parameters: Some((6, |o, _| {
         o.pipeline.taesd.as_ref().map(|vae| format!("TAESD: {}", stem(vae))).into_iter().collect()
     })),
@@ -81,7 +81,7 @@ pub const CLIP_VISION: Flag<Options> = Flag {
     help: "image encoder: model.safetensors or its folder [default: image_encoder/ of the model's folder]",
     fields: &[Field::ClipVision],
     set: |o, v| v.path().map(|value| o.pipeline.clip_vision = Some(value)),
-    json: Some(("clip_vision", |o, _| o.pipeline.clip_vision.as_deref().map(path).into())),
+    json: Some(("clip_vision", |o, g| o.pipeline.clip_vision.as_deref().map(|file| path(file, g)).into())),
     ..Flag::NEW
 };
 

@@ -37,7 +37,7 @@ pub const EMBEDDING: Flag<Options> = Flag {
            vectors; may be repeated",
     fields: &[Field::Embeddings],
     set: |o, v| v.path().map(|value| o.pipeline.embeddings.push(value)),
-    json: Some(("embeddings", |o, _| o.pipeline.embeddings.iter().map(|file| path(file)).collect())),
+    json: Some(("embeddings", |o, g| o.pipeline.embeddings.iter().map(|file| path(file, g)).collect())),
     parameters: Some((8, text_of)),
     ..Flag::NEW
 };
