@@ -38,8 +38,7 @@ export! {
 
     fn braid_pipeline_notes(pipeline: *const braid_pipeline, buffer: *mut c_char, size: usize) -> usize {
         let inner = &borrow(pipeline, "pipeline")?.inner;
-        let notes = [inner.device_note(), inner.dtype_note(), inner.quantize_note()];
-        let lines: Vec<String> = notes.into_iter().flatten().map(|note| note.describe(&CNames)).collect();
+        let lines: Vec<String> = inner.notes().map(|note| note.describe(&CNames)).collect();
         copy(&lines.join("\n"), buffer, size)
     }
 

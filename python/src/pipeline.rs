@@ -71,8 +71,7 @@ impl NativePipeline {
     /// Decisions about the device and the types, and their reasons, for the user.
     #[getter]
     fn notes(&self) -> Vec<String> {
-        let notes = [self.inner.device_note(), self.inner.dtype_note()];
-        notes.into_iter().flatten().map(ToString::to_string).collect()
+        self.inner.notes().map(ToString::to_string).collect()
     }
 
     /// Draws requests together: the result of each, or the exception that ended it. `on_step(request, image, done, steps)` is called

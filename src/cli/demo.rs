@@ -2,7 +2,8 @@
 
 use super::failure::{Failure, Outcome};
 use super::flag::{self, Flag, Group};
-use super::flags::{FlagNames, arithmetic};
+use super::flags::arithmetic;
+use super::report::notes;
 use super::sheet::{Place, Sheet};
 use super::{files, generate, system, terminal};
 use crate::error::{Error, escape};
@@ -134,7 +135,7 @@ pub fn run(mut parser: lexopt::Parser) -> Outcome {
 
     let begin = Instant::now();
     let (pipeline, lora) = load(&assets, device, own)?;
-    pipeline.device_note().iter().for_each(|note| terminal::line("note: ", &note.describe(&FlagNames)));
+    notes(&pipeline).iter().for_each(|note| terminal::line("note: ", note));
     let mut request = Request::new("");
     (request.steps, request.guidance_scale, request.seed) = (STEPS, GUIDANCE, seed);
     let mut demo = Demo { pipeline, lora, cancel, request, drawn: 0 };

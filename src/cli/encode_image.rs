@@ -95,7 +95,7 @@ pub fn run(mut parser: lexopt::Parser) -> Outcome {
     let prompts = system::reading(|| options.image_prompts())?;
     let begin = Instant::now();
     let pipeline = system::reading(|| Pipeline::load(&options.pipeline))?;
-    notes(&options, &pipeline).iter().for_each(|note| terminal::line("note: ", note));
+    notes(&pipeline).iter().for_each(|note| terminal::line("note: ", note));
     // Nothing is half written while it runs, so that a signal may end it.
     let encoded = system::reading(|| pipeline.encode_references(0, &prompts[0]))?;
     EncodedImage::save(&encoded, &options.output)?;

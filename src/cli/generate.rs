@@ -58,7 +58,7 @@ pub fn run(parser: lexopt::Parser) -> Outcome {
     let loaded = begin.elapsed().as_secs_f64();
     let mut request =
         Request { image_prompts, init_image, mask, noise_dtype: pipeline.dtype(), ..options.request.clone() };
-    let mut notes = notes(&options, &pipeline);
+    let mut notes = notes(&pipeline);
     request.seed = options.drawn_seed();
     if options.seed.is_none() {
         notes.push(format!("seed {}", request.seed));

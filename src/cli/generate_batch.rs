@@ -35,7 +35,7 @@ pub fn run(options: &Options, path: &Path) -> Outcome {
     let tasks = tasks(batch::read(options, path)?, &options.output)?;
     let begin = Instant::now();
     let pipeline = system::reading(|| Pipeline::load(&tasks[0].options.pipeline))?;
-    notes(options, &pipeline).iter().for_each(|note| terminal::line("note: ", note));
+    notes(&pipeline).iter().for_each(|note| terminal::line("note: ", note));
     let run = Run { path, pipeline: &pipeline, tasks: &tasks, memory: &memory, cancel: &cancel };
     let failed = run.all(&Saving::new(&pipeline))?;
     if !options.json {

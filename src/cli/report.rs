@@ -1,10 +1,8 @@
 //! The report of a run: the line of `--json`, lines for people, notes.
 
 use super::flags::FlagNames;
-use super::options::Options;
 use super::system::{self, MemoryMonitor};
 use crate::pipeline::{Output, Pipeline, Stage};
-use crate::tensor::DType;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -86,18 +84,6 @@ fn name(path: impl AsRef<Path>) -> String {
 }
 
 /// Notes about the device and the data types.
-pub fn notes(options: &Options, pipeline: &Pipeline) -> Vec<String> {
-    let mut notes: Vec<String> = pipeline.device_note().map(|note| note.describe(&FlagNames)).into_iter().collect();
-    if pipeline.device() != "cpu" {
-        return notes;
-    }
-    notes.extend(pipeline.quantize_note().map(|note| note.describe(&FlagNames)));
-    notes.extend(pipeline.dtype_note().map(|note| note.describe(&FlagNames)));
-    if options.pipeline.dtype == Some(DType::F16) {
-        notes.push("--dtype f16: on the CPU the noise is drawn in f16, all arithmetic stays f32".into());
-    }
-    if options.pipeline.vae_dtype == Some(DType::F16) {
-        notes.push("--vae-dtype f16: has no effect on the CPU, which computes in f32 or bf16".into());
-    }
-    notes
+pub fn notes(pipeline: &Pipeline) -> Vec<String> {
+    pipeline.notes().map(|note| note.describe(&FlagNames)).collect()
 }

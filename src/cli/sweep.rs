@@ -94,7 +94,7 @@ pub fn run(mut parser: lexopt::Parser) -> Outcome {
     files::check_image(&options.output)?;
     let begin = Instant::now();
     let pipeline = system::reading(|| Pipeline::load(&cells[0].pipeline))?;
-    let notes = notes(&cells[0], &pipeline).into_iter().chain(seed.map(|seed| format!("seed {seed}")));
+    let notes = notes(&pipeline).into_iter().chain(seed.map(|seed| format!("seed {seed}")));
     notes.for_each(|note| terminal::line("note: ", &note));
     let grid = sweep.draw(&pipeline, pipeline.dtype(), &cancel)?;
     let provenance = Provenance::new(&pipeline, options.record_hashes);

@@ -56,6 +56,13 @@ fn fp_math(dtype: DType) -> FpMath {
 /// Parameters of a UNet from which on it matters that another type is faster.
 const LARGE: u64 = 500_000_000;
 
+/// The words about a type of the VAE that no CPU computes in.
+pub(super) fn unused_vae_dtype(dtype: Option<DType>) -> Option<Message> {
+    let message = || Message::default().setting(Field::VaeDType, "f16");
+    let unused = dtype == Some(DType::F16);
+    unused.then(|| message().text(": has no effect on the CPU, which computes in f32 or bf16"))
+}
+
 /// The words about a type that would be faster on a CPU with these products, for a UNet of that many parameters.
 pub(super) fn faster_dtype(dtype: Option<DType>, products: Bf16Products, parameters: u64) -> Option<Message> {
     match (dtype, products) {
@@ -67,6 +74,10 @@ pub(super) fn faster_dtype(dtype: Option<DType>, products: Bf16Products, paramet
             let message = Message::default().setting(Field::DType, "bf16");
             let message = message.text(" is no faster on this processor, which has no fast products of bf16: ");
             Some(message.setting(Field::DType, "f32").text(" is as fast and more precise"))
+        }
+        (Some(DType::F16), _) => {
+            let message = Message::default().setting(Field::DType, "f16");
+            Some(message.text(": on the CPU the noise is drawn in f16, all arithmetic stays f32"))
         }
         _ => None,
     }
@@ -141,6 +152,10 @@ mod tests {
         assert_eq!(said(None, Bf16Products::Slow, large), "");
         assert_eq!(said(Some(DType::F32), Bf16Products::Fast, large), "");
         assert_eq!(said(bf16, Bf16Products::Fast, large), "");
+        assert!(said(Some(DType::F16), Bf16Products::Fast, small).contains("all arithmetic stays f32"));
+        let unused = |dtype| unused_vae_dtype(Some(dtype)).map(|message| message.to_string());
+        assert!(unused(DType::F16).is_some_and(|text| text.starts_with("`vae_dtype: f16`: has no effect")));
+        assert_eq!(unused(DType::BF16), None);
         for products in [Bf16Products::Slow, Bf16Products::Absent] {
             let text = said(bf16, products, small);
             assert!(text.contains("no faster") && text.contains("`dtype: f32`"), "{text}");

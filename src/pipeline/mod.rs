@@ -106,6 +106,7 @@ pub struct Pipeline {
     note: Option<Message>,
     dtype_note: Option<Message>,
     quantize_note: Option<Message>,
+    vae_dtype_note: Option<Message>,
     encoders: EncoderResidency,
     max_noise_bytes: u64,
     /// The side of a tile in latents.
@@ -163,6 +164,7 @@ impl Pipeline {
         let faster = |parameters| device::faster_dtype(options.dtype, Cpu::bf16_products(), parameters);
         let dtype_note = on_cpu.then(|| models.unet.parameters()).and_then(faster);
         let quantize_note = options.quantize.filter(|_| on_cpu).and_then(|_| device::slow_int8(Cpu::int8_products()));
+        let vae_dtype_note = device::unused_vae_dtype(options.vae_dtype.filter(|_| on_cpu));
         let compat = options.compat.clone();
         models.demand_adapters_of(&compat)?;
         let tile = options.vae_tiling.map(|side| tile(side, models.vae.config.scale_factor())).transpose()?;
@@ -179,6 +181,7 @@ impl Pipeline {
             note,
             dtype_note,
             quantize_note,
+            vae_dtype_note,
             encoders,
             max_noise_bytes: options.max_noise_bytes,
             tile,
@@ -204,7 +207,13 @@ impl Pipeline {
         self.note.as_ref()
     }
 
-    /// The words for the user where another [`PipelineOptions::dtype`] is the faster one on this CPU.
+    /// All that the user should be told about device and data types, in this order: [`Self::device_note`], [`Self::quantize_note`],
+    /// [`Self::dtype_note`], and that [`PipelineOptions::vae_dtype`] has no effect.
+    pub fn notes(&self) -> impl Iterator<Item = &Message> {
+        [&self.note, &self.quantize_note, &self.dtype_note, &self.vae_dtype_note].into_iter().flatten()
+    }
+
+    /// The words for the user where another [`PipelineOptions::dtype`] is the faster one on this CPU, or this one only the noise's.
     pub fn dtype_note(&self) -> Option<&Message> {
         self.dtype_note.as_ref()
     }
