@@ -50,6 +50,28 @@ impl Request {
     }
 }
 
+/// Counts a request of the lanes of `mask`.
+fn count_request(env: &mut Env, space: StateSpace, address: &Lanes64, mask: u32, bytes: u64, store: bool) {
+    let (traffic, banks) = if store {
+        (&mut env.counts.stores, &mut env.counts.shared_stores)
+    } else {
+        (&mut env.counts.loads, &mut env.counts.shared_loads)
+    };
+    match space {
+        StateSpace::Global if mask == u32::MAX => coalesce(traffic, address, bytes),
+        StateSpace::Shared if mask == u32::MAX => conflicts(banks, address, bytes),
+        StateSpace::Local | StateSpace::Param => {}
+        _ => {
+            let mut request = Request::new();
+            for lane in lanes(mask) {
+                let (space, at) = resolve(space, address[lane]);
+                request.add(space, at);
+            }
+            request.count(env, bytes, store);
+        }
+    }
+}
+
 /// Checks alignment and bounds in parameters or local memory, and returns the address as an index.
 fn within(space: MemorySpace, address: u64, bytes: u32, len: usize) -> Result<usize, FaultKind> {
     if !address.is_multiple_of(bytes.into()) {
@@ -86,19 +108,24 @@ impl Warp {
 
     /// Loads the elements of each lane.
     pub fn load(&mut self, env: &mut Env, access: &Access, mask: u32) -> Result<(), RawFault> {
+        match access.regs.len() {
+            1 => self.load_elements::<1>(env, access, mask),
+            2 => self.load_elements::<2>(env, access, mask),
+            _ => self.load_elements::<4>(env, access, mask),
+        }
+    }
+
+    fn load_elements<const N: usize>(&mut self, env: &mut Env, access: &Access, mask: u32) -> Result<(), RawFault> {
         let address = self.addresses(env, access.addr);
-        let count = access.regs.len();
-        let bytes = access.width as usize * count;
-        let mut request = Request::new();
-        let mut elements = [[0u64; 32]; 4];
+        let bytes = access.width as usize * N;
+        let mut elements = [[0u64; 32]; N];
         let bits = u32::from(access.width) * 8;
         for lane in lanes(mask) {
             let (space, at) = resolve(access.space, address[lane]);
-            request.add(space, at);
             let value = self
                 .load_lane(env, space, at, bytes, lane, access.strong)
                 .map_err(|kind| self.fault(Some(lane as u32), kind))?;
-            for (i, values) in elements.iter_mut().enumerate().take(count) {
+            for (i, values) in elements.iter_mut().enumerate() {
                 let element = (value >> (bits * i as u32)) as u64;
                 values[lane] = if access.signed {
                     ((element << (64 - bits)) as i64 >> (64 - bits)) as u64
@@ -110,7 +137,7 @@ impl Warp {
         for (values, reg) in elements.iter().zip(&access.regs) {
             self.put(*reg, values, mask);
         }
-        request.count(env, bytes as u64, false);
+        count_request(env, access.space, &address, mask, bytes as u64, false);
         Ok(())
     }
 
@@ -153,26 +180,28 @@ impl Warp {
 
     /// Stores the elements of each lane.
     pub fn store(&mut self, env: &mut Env, access: &Access, mask: u32) -> Result<(), RawFault> {
-        let address = self.addresses(env, access.addr);
-        let count = access.regs.len();
-        let bytes = access.width as usize * count;
-        let bits = u32::from(access.width) * 8;
-        let mut request = Request::new();
-        let mut elements = [[0u64; 32]; 4];
-        for (values, reg) in elements.iter_mut().zip(&access.regs) {
-            *values = self.get(env, *reg);
+        match access.regs.len() {
+            1 => self.store_elements::<1>(env, access, mask),
+            2 => self.store_elements::<2>(env, access, mask),
+            _ => self.store_elements::<4>(env, access, mask),
         }
+    }
+
+    fn store_elements<const N: usize>(&mut self, env: &mut Env, access: &Access, mask: u32) -> Result<(), RawFault> {
+        let address = self.addresses(env, access.addr);
+        let bytes = access.width as usize * N;
+        let bits = u32::from(access.width) * 8;
+        let elements: [Lanes64; N] = std::array::from_fn(|i| self.get(env, access.regs[i]));
         for lane in lanes(mask) {
             let (space, at) = resolve(access.space, address[lane]);
-            request.add(space, at);
             let mut value = 0u128;
-            for (i, values) in elements.iter().enumerate().take(count) {
+            for (i, values) in elements.iter().enumerate() {
                 value |= u128::from(values[lane] & (u64::MAX >> (64 - bits))) << (bits * i as u32);
             }
             self.store_lane(env, space, at, bytes, lane, value, access.strong)
                 .map_err(|kind| self.fault(Some(lane as u32), kind))?;
         }
-        request.count(env, bytes as u64, true);
+        count_request(env, access.space, &address, mask, bytes as u64, true);
         Ok(())
     }
 

@@ -50,7 +50,17 @@ impl Warp {
 
     #[inline(always)]
     pub(super) fn wide(&mut self, env: &Env, wide: &Wide, mask: u32) {
-        let s = wide.s.map(|reg| self.get(env, reg));
+        // In place: arrays of this size are not moved for nothing.
+        let mut s = [[0; 32]; 4];
+        for (to, reg) in s.iter_mut().zip(wide.s) {
+            match reg {
+                Reg::None => {}
+                Reg::B16(r) | Reg::B32(r) => {
+                    to.iter_mut().zip(self.get32(env, r)).for_each(|(to, v)| *to = u64::from(*v));
+                }
+                Reg::B64(r) => to.copy_from_slice(self.get64(env, r)),
+            }
+        }
         let mut out = [0; 32];
         (wide.f)(&s, wide.imm, &mut out);
         self.put(wide.d, &out, mask);

@@ -186,7 +186,8 @@ impl Warp {
         (self.pc, self.next, self.stalled, self.retried) = (0, u32::MAX, 0, 0);
         self.pcs = [0; 32];
         (self.serial, self.sync) = (1, 1);
-        self.clock = vec![0; env.cluster_warps()];
+        self.clock.clear();
+        self.clock.resize(env.cluster_warps(), 0);
         self.clock[usize::from(self.number)] = 1;
         self.fenced.clear();
         (self.polled, self.all_polled, self.idle, self.cluster_generation) = (0, false, (0, 0), None);

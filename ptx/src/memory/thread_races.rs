@@ -1,7 +1,7 @@
 //! The shadow of shared memory, which finds races between the threads of a block under any schedule.
 //!
-//! The shadow keeps, for each 4-byte word (or each byte, once a word is accessed in parts), the last writer and the readers
-//! since. Two accesses of different warps are ordered when a barrier lies between them: a vector clock per warp counts its
+//! The shadow keeps, for each 16 aligned bytes (or each word, once they are accessed in parts, or each byte), the last writer and the
+//! readers since. Two accesses of different warps are ordered when a barrier lies between them: a vector clock per warp counts its
 //! barriers and holds, for each other warp, the clock below which all accesses of that warp came before. Within a warp,
 //! accesses of different lanes by different instructions are ordered by a warp-wide synchronisation.
 //!
@@ -103,7 +103,7 @@ struct Cell {
     /// The write was a `cp.async`. By the manual that is the generic proxy, which needs a fence before `wgmma`; Triton and CUTLASS have
     /// none there, and it works.
     copied: bool,
-    /// The word has a cell for each of its bytes.
+    /// Its parts have cells of their own.
     split: bool,
     read_warp: u16,
     write_clock: u32,
@@ -246,34 +246,75 @@ impl Cell {
     }
 }
 
-/// The shadow of the shared memory of a block; empty where races are not checked.
+/// The shadow of the shared memory of a block; empty where races are not checked. Most accesses are of 16 aligned bytes, which share
+/// a cell until one is accessed in parts.
 pub(super) struct SharedShadow {
+    quads: Vec<Cell>,
+    /// Cells of the words of the quads that are split.
     words: Vec<Cell>,
-    /// Per-byte cells of the words that are split.
+    /// Cells of the bytes of the words that are split.
     bytes: Vec<Cell>,
 }
 
 impl SharedShadow {
     /// The shadow of `bytes` bytes.
     pub fn new(bytes: usize) -> Self {
-        Self { words: vec![EMPTY; bytes.div_ceil(4)], bytes: Vec::new() }
+        Self { quads: vec![EMPTY; bytes.div_ceil(16)], words: Vec::new(), bytes: Vec::new() }
     }
 
     /// Forgets all accesses, for the next block.
     pub fn reset(&mut self) {
-        self.words.fill(EMPTY);
+        self.quads.fill(EMPTY);
     }
 
     /// Records an access and compares it with earlier ones.
     #[inline]
     pub fn record(&mut self, at: usize, bytes: usize, by: &Accessor, kind: AccessKind) -> Result<(), ThreadConflict> {
-        if self.words.is_empty() {
+        if self.quads.is_empty() {
             return Ok(());
         }
-        let mut byte = at;
-        while byte < at + bytes {
+        let (mut byte, end) = (at, at + bytes);
+        while byte < end {
+            let quad = byte / 16;
+            let whole = byte.is_multiple_of(16) && end - byte >= 16;
+            let cell = &mut self.quads[quad];
+            if whole && !cell.split {
+                if let Some(clash) = cell.record(by, kind) {
+                    return Err(conflict(clash, byte));
+                }
+                byte += 16;
+                continue;
+            }
+            if self.words.is_empty() {
+                self.words = vec![EMPTY; self.quads.len() * 4];
+            }
+            let cell = &mut self.quads[quad];
+            if !cell.split {
+                self.words[quad * 4..][..4].fill(*cell);
+                cell.split = true;
+            }
+            let stop = (quad * 16 + 16).min(end);
+            self.record_words(byte, stop, by, kind)?;
+            if whole && !matches!(kind, AccessKind::Read | AccessKind::WarpRead) {
+                // All sixteen bytes are in one state again.
+                self.quads[quad] = self.words[quad * 4];
+            }
+            byte = stop;
+        }
+        Ok(())
+    }
+
+    /// Records an access within a quad that is split.
+    fn record_words(
+        &mut self,
+        mut byte: usize,
+        stop: usize,
+        by: &Accessor,
+        kind: AccessKind,
+    ) -> Result<(), ThreadConflict> {
+        while byte < stop {
             let word = byte / 4;
-            let whole = byte.is_multiple_of(4) && at + bytes - byte >= 4;
+            let whole = byte.is_multiple_of(4) && stop - byte >= 4;
             let cell = &mut self.words[word];
             if whole && !cell.split {
                 if let Some(clash) = cell.record(by, kind) {
@@ -291,7 +332,7 @@ impl SharedShadow {
                 parts.fill(*cell);
                 cell.split = true;
             }
-            let end = (word * 4 + 4).min(at + bytes);
+            let end = (word * 4 + 4).min(stop);
             for (i, part) in parts.iter_mut().enumerate().take(end - word * 4).skip(byte % 4) {
                 if let Some(clash) = part.record(by, kind) {
                     return Err(conflict(clash, word * 4 + i));
@@ -307,17 +348,19 @@ impl SharedShadow {
         Ok(())
     }
 
-    /// Completes a `cp.async`: its thread waited for it, and the write counts as made now.
+    /// Completes a `cp.async`, of 4, 8 or 16 aligned bytes: its thread waited for it, and the write counts as made now.
     pub fn complete(&mut self, at: usize, bytes: usize, by: &Accessor) {
-        if self.words.is_empty() {
+        let Some(quad) = self.quads.get_mut(at / 16) else { return };
+        if !quad.split {
+            quad.complete(by);
             return;
         }
-        for byte in at..at + bytes {
-            let word = &mut self.words[byte / 4];
-            if !word.split {
-                word.complete(by);
+        for word in at / 4..(at + bytes).div_ceil(4) {
+            let cell = &mut self.words[word];
+            if cell.split {
+                self.bytes[word * 4..][..4].iter_mut().for_each(|byte| byte.complete(by));
             } else {
-                self.bytes[byte].complete(by);
+                cell.complete(by);
             }
         }
     }
