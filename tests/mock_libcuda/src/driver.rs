@@ -22,10 +22,10 @@ macro_rules! functions {
         #[unsafe(no_mangle)]
         pub unsafe extern "C" fn $name($($argument: $kind),*) -> ::std::ffi::c_int {
             #[allow(unused_unsafe)]
-            match $crate::settings::fault(stringify!($name)) {
+            match $crate::gpu::fault_of(stringify!($name)) {
                 // SAFETY: the caller keeps to the function's manual.
-                0 => unsafe { $body },
-                code => code,
+                None => unsafe { $body },
+                Some(code) => code,
             }
         }
     )*};

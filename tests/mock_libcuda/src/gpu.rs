@@ -1,5 +1,6 @@
 //! The device: its memory, its handles, and what becomes of it.
 
+use super::faults::{self, Fault};
 use super::image::Loaded;
 use super::settings::{log, memory, seed};
 use super::status::*;
@@ -137,15 +138,25 @@ impl Gpu {
         }
     }
 
-    /// Handles that are alive, besides contexts.
+    /// Handles and pieces of the host's memory that are alive, besides contexts.
     pub fn handles(&self) -> usize {
-        self.streams.len() + self.events.len() + self.modules.len() + self.graphs.len() + self.executable_graphs.len()
+        let graphs = self.graphs.len() + self.executable_graphs.len();
+        self.streams.len() + self.events.len() + self.modules.len() + graphs + self.pinned.len()
     }
 
     /// The code that a lost device gives.
     pub fn lost(&self) -> Option<c_int> {
         self.lost
     }
+}
+
+/// Counts a call, and gives the code that a test has asked for in place of what the call does.
+pub fn fault_of(call: &str) -> Option<c_int> {
+    let Fault { code, loses } = faults::of_call(call)?;
+    if loses {
+        Gpu::lock().lose(code, &format!("{call} was to lose the device"));
+    }
+    Some(code)
 }
 
 /// Notes that a rule is broken, and gives the code that the driver returns for it.

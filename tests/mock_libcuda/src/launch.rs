@@ -1,5 +1,6 @@
 //! Launches: the driver's rules, and the run.
 
+use super::faults::{self, Fault, KERNEL};
 use super::gpu::{Function, Gpu, violation};
 use super::settings::{capability, seed};
 use super::status::*;
@@ -60,6 +61,9 @@ impl Launch {
     /// Runs the kernel; where it fails, with the code that the device is lost by.
     pub fn run(&self, gpu: &Gpu) -> Result<(), (c_int, String)> {
         let entry = &self.function.entry;
+        if let Some(Fault { code, .. }) = faults::of_call(KERNEL) {
+            return Err((code, format!("{entry} was to lose the device")));
+        }
         let Some(module) = self.function.loaded.module() else { return Ok(()) };
         if !gpu.modules.contains_key(&self.function.module) {
             return Err((ILLEGAL_ADDRESS, format!("{entry} runs after its module was unloaded")));

@@ -5,12 +5,13 @@
 //! call that breaks one returns the driver's code and writes a line `violation: ..` to the log. What a device does wrong
 //! ([`gpu::Gpu::lose`]) is a line `fault: ..`, and every call after it fails.
 //!
-//! It is set up by environment variables ([`settings`]).
+//! It is set up by environment variables ([`settings`]), which also make any call fail ([`faults`]).
 
 #![allow(non_snake_case, clippy::missing_safety_doc, clippy::too_many_arguments)]
 
 mod cublaslt;
 pub mod driver;
+mod faults;
 mod gpu;
 mod image;
 mod launch;

@@ -68,16 +68,6 @@ pub fn file_number(function: *const c_void, stem: &str) -> Option<c_int> {
     name.rsplit('/').next()?.strip_prefix(stem)?.parse().ok()
 }
 
-/// The code that a function is to return, `MOCK_FAULT=cuEventRecord=98765`.
-pub fn fault(name: &str) -> c_int {
-    let set = var("MOCK_FAULT").unwrap_or_default();
-    let code = set.split_once('=').filter(|(which, _)| *which == name).and_then(|(_, code)| code.parse().ok());
-    if code.is_some() {
-        log(&format!("{name} fails"));
-    }
-    code.unwrap_or(0)
-}
-
 /// Writes a line to the file that `MOCK_LOG` names.
 pub fn log(line: &str) {
     let Ok(path) = var("MOCK_LOG") else { return };

@@ -200,6 +200,27 @@ fn captures_forbid() {
     });
 }
 
+/// A fault of one call, of all calls from one on, and a list that is set anew.
+#[test]
+fn planned_faults() {
+    alone(|device| unsafe {
+        // As above.
+        let plan = |faults: &str| std::env::set_var("MOCK_FAULT", faults);
+        let mut addresses = [0; 3];
+        plan("cuMemAlloc_v2@2=2,cuMemsetD8Async@2+=1");
+        assert_eq!(addresses.each_mut().map(|to| cuMemAlloc_v2(to, 64)), [SUCCESS, OUT_OF_MEMORY, SUCCESS]);
+        let fill = |_| cuMemsetD8Async(addresses[0], 0, 64, device.stream);
+        assert_eq!([(); 3].map(fill), [SUCCESS, INVALID_VALUE, INVALID_VALUE]);
+        plan("cuMemsetD8Async@2=1");
+        assert_eq!([(); 3].map(fill), [SUCCESS, INVALID_VALUE, SUCCESS]);
+        plan("cuMemsetD8Async=700");
+        assert_eq!([(); 2].map(fill), [ILLEGAL_ADDRESS; 2]);
+        plan("");
+        ok(fill(()));
+        [addresses[0], addresses[2]].into_iter().for_each(|address| ok(cuMemFree_v2(address)));
+    });
+}
+
 #[test]
 fn times_of_events() {
     alone(|device| unsafe {
