@@ -82,7 +82,7 @@ pub enum Error {
     Memory {
         /// The stage: loading, planning (an executable's arena), condition, decode.
         stage: &'static str,
-        /// The bytes needed.
+        /// The bytes needed; 0 where the device's driver does not say how many.
         need: u64,
         /// The bytes available.
         have: u64,
@@ -174,6 +174,10 @@ impl Error {
                 Message::from(format!("{}: `{field}` is {value}: ", shown(path))).then(expected)
             }
             Self::Parameter { field, what } => Message::default().field(*field).text(": ").then(what),
+            Self::Memory { stage, need: 0, have, hint } => {
+                let what = "more bytes needed, the driver does not say how many";
+                Message::from(format!("out of memory in {stage}: {what}; {have} available; ")).then(hint)
+            }
             Self::Memory { stage, need, have, hint } => {
                 Message::from(format!("out of memory in {stage}: {need} bytes needed, {have} available; ")).then(hint)
             }

@@ -420,15 +420,13 @@ fn unknown_codes() {
     }
 }
 
-/// A driver or a GPU that is too old, and one that is not there.
+/// A GPU that is too old, and one that is not there.
 #[test]
 fn refused_devices() {
-    for (variable, value, error) in [
-        ("MOCK_DRIVER", "11080", "the NVIDIA driver is for CUDA 11.8; one for CUDA 12 or later is needed"),
-        ("MOCK_CAPABILITY", "75", "compute capability 7.5; 8.0 or later is needed"),
-        ("MOCK_CAPABILITY", "80", "GPU 1 was asked for, 1 are there"),
-    ] {
-        child(&[(variable, value), ("EXPECTED", error)], |_| {
+    for (capability, error) in
+        [("75", "compute capability 7.5; 8.0 or later is needed"), ("80", "GPU 1 was asked for, 1 are there")]
+    {
+        child(&[("MOCK_CAPABILITY", capability), ("EXPECTED", error)], |_| {
             let error = env::var("EXPECTED").unwrap();
             let text = NvidiaDriver::new(usize::from(error.starts_with("GPU"))).map(|_| ()).unwrap_err().to_string();
             assert!(text.contains(&error), "{text}");

@@ -17,6 +17,15 @@ pub trait Device: Send + Sync {
     /// The device as a user would name it.
     fn name(&self) -> String;
 
+    /// Refuses a device that has failed for good, so that a request ends before it begins. A device that cannot fail has nothing to
+    /// refuse.
+    ///
+    /// # Errors
+    /// [`crate::Error::Fault`], the one by which the device was lost.
+    fn check(&self) -> Result<()> {
+        Ok(())
+    }
+
     /// Compiles a graph; its runs then allocate no memory for tensors.
     ///
     /// # Errors

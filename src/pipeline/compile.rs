@@ -326,7 +326,11 @@ impl Compiler<'_> {
 
     /// Names a size that would fit where an executable for this one does not: its memory grows with the number of pixels.
     fn size_that_fits(&self, stage: &'static str, latent: [usize; 2], error: Error) -> Error {
-        let Error::Memory { need, have, .. } = error else { return error };
+        let Error::Memory { need, have, hint, .. } = error else { return error };
+        // Memory in pieces, or a driver that does not say how much it needs: no size follows from that.
+        if need <= have {
+            return Error::Memory { stage, need, have, hint };
+        }
         let factor = self.models.vae.config.scale_factor();
         // A little less, for what does not shrink.
         let ratio = (0.9 * have as f64 / need as f64).sqrt();

@@ -356,6 +356,7 @@ fn prepare(
     (captures, seconds): (&mut Captures, &mut BTreeMap<Stage, f64>),
 ) -> Result<Prepared> {
     job.request.check()?;
+    executables.compiler.device.check()?;
     executables.cache.begin_request();
     let plan = RequestPlan::new(executables, Room::Memory(residency), &job.request)?;
     let cancel = job.callbacks.cancel.clone();

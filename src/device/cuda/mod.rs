@@ -173,6 +173,10 @@ impl Device for CudaDevice {
         "cuda".into()
     }
 
+    fn check(&self) -> Result<()> {
+        self.driver.check()
+    }
+
     fn compile(&self, graph: Graph) -> Result<Box<dyn Executable>> {
         Ok(Box::new(self.compile_graph(graph)?))
     }

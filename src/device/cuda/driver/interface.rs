@@ -60,6 +60,11 @@ pub trait Driver: Send + Sync {
     /// The properties of the device.
     fn properties(&self) -> &DeviceProperties;
 
+    /// Refuses a device that was lost, without asking it anything.
+    fn check(&self) -> Result<()> {
+        Ok(())
+    }
+
     /// The device's memory at this moment.
     fn memory_info(&self) -> Result<MemoryInfo>;
 

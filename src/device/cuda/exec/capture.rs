@@ -2,7 +2,7 @@
 
 use super::commands::{PreparedCommand, issue, release};
 use crate::device::cuda::driver::interface::{Driver, GraphExec};
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// The state of a capture.
 enum CaptureState {
@@ -71,6 +71,8 @@ impl CapturedCommands {
                         driver.destroy_graph(graph);
                         return Err(error);
                     }
+                    // A library's status does not tell that the device is lost; the driver's does.
+                    (Err(_), Err(error @ Error::Fault { lost: true, .. })) => return Err(error),
                     (Err(error), Err(_)) | (Ok(()), Err(error)) => return Err(error),
                 }
             } else {

@@ -6,7 +6,28 @@ use crate::device::cuda::driver::calls::{Call, CallCounter};
 use crate::device::cuda::driver::interface::DeviceProperties;
 use crate::error::{Error, Field, Message, Result};
 use ::cudarc::driver::sys;
-use std::sync::OnceLock;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+/// The call by which a device was lost, and the driver's words.
+type Loss = Arc<OnceLock<(String, String)>>;
+
+/// The place for a device's loss, the same for all of its contexts: the driver gives a process one primary context of each device, and no
+/// work on it is possible after such a fault (CUDA's manual, `CUDA_ERROR_ILLEGAL_ADDRESS` and its like).
+fn loss_of(device: sys::CUdevice) -> Loss {
+    static LOSSES: Mutex<BTreeMap<sys::CUdevice, Loss>> = Mutex::new(BTreeMap::new());
+    LOSSES.lock().unwrap_or_else(PoisonError::into_inner).entry(device).or_default().clone()
+}
+
+/// The error of a device that was lost.
+fn require(loss: &Loss) -> Result<()> {
+    match loss.get() {
+        Some((call, what)) => {
+            Err(Error::Fault { device: DEVICE.into(), call: call.clone(), what: what.clone(), lost: true })
+        }
+        None => Ok(()),
+    }
+}
 
 /// The primary context of a GPU, and one stream in it. The driver releases both on drop.
 pub(crate) struct Context {
@@ -21,27 +42,29 @@ pub(crate) struct Context {
     pub(crate) counter: CallCounter,
     /// Whether new memory is filled with 0xff, which no result survives: `BRAID_POISON=1` finds what is read unwritten.
     poison: bool,
-    /// The fault that has made the context unusable.
-    lost: OnceLock<(String, String)>,
+    /// The fault that has made the device unusable, whichever of its contexts met it.
+    loss: Loss,
 }
 
 impl Context {
     /// Retains the primary context of a device.
     ///
     /// # Errors
-    /// [`Error::Device`] where the driver refuses.
+    /// [`Error::Device`] where the driver refuses; [`Error::Fault`] where the device was lost before.
     pub(crate) fn retain(
         (cuda, driver_version): (&'static Cuda, i32),
         device: sys::CUdevice,
         properties: DeviceProperties,
     ) -> Result<Self> {
+        let loss = loss_of(device);
+        require(&loss)?;
         let mut handle = std::ptr::null_mut();
         // SAFETY: the device is one that the driver gave; released when the driver is dropped.
         unsafe { cuda.cuDevicePrimaryCtxRetain(&mut handle, device) }
             .map_err(|code| early(cuda, "cuDevicePrimaryCtxRetain", code))?;
         let (stream, counter) = (std::ptr::null_mut(), CallCounter::default());
         let poison = std::env::var_os("BRAID_POISON").is_some_and(|value| value == "1");
-        Ok(Self { cuda, properties, driver_version, device, handle, stream, counter, poison, lost: OnceLock::new() })
+        Ok(Self { cuda, properties, driver_version, device, handle, stream, counter, poison, loss })
     }
 
     /// Creates the stream on which everything happens in order.
@@ -58,14 +81,20 @@ impl Context {
         Ok(())
     }
 
+    /// Refuses a device that was lost; asks nothing of the driver.
+    ///
+    /// # Errors
+    /// The fault that has made it unusable.
+    pub(crate) fn require(&self) -> Result<()> {
+        require(&self.loss)
+    }
+
     /// Makes the context this thread's own.
     ///
     /// # Errors
     /// The fault that has made it unusable, if there was one.
     pub(crate) fn enter(&self) -> Result<()> {
-        if let Some((call, what)) = self.lost.get() {
-            return Err(Error::Fault { device: DEVICE.into(), call: call.clone(), what: what.clone(), lost: true });
-        }
+        self.require()?;
         // SAFETY: the context is retained for as long as `self` lives.
         self.check("cuCtxSetCurrent", unsafe { self.cuda.cuCtxSetCurrent(self.handle) })
     }
@@ -79,17 +108,19 @@ impl Context {
             let what = describe(self.cuda, code);
             let lost = is_sticky(code);
             if lost {
-                let _ = self.lost.set((call.to_owned(), what.clone()));
+                let _ = self.loss.set((call.to_owned(), what.clone()));
             }
             Error::Fault { device: DEVICE.into(), call: call.to_owned(), what, lost }
         })
     }
 
+    /// The error of a call that took memory; `need` is 0 where the driver does not say how much.
     fn out_of_memory(&self, need: usize) -> Error {
-        let have = self.free_and_total().map_or(0, |(free, _)| free as u64);
-        let hint = Message::from(format!("free memory of {}, ask for a smaller image, or use ", self.properties.name))
-            .setting(Field::Device, "cpu");
-        Error::Memory { stage: "the GPU", need: need as u64, have, hint }
+        let (need, have) = (need as u64, self.free_and_total().map_or(0, |(free, _)| free as u64));
+        let why = if need > 0 && need <= have { "what is free lies in pieces: " } else { "" };
+        let name = &self.properties.name;
+        let hint = Message::from(format!("{why}free memory of {name}, ask for a smaller image, or use "));
+        Error::Memory { stage: "the GPU", need, have, hint: hint.setting(Field::Device, "cpu") }
     }
 
     /// Bytes of the device's memory: free, and in all.

@@ -109,6 +109,10 @@ impl Driver for NvidiaDriver {
         &self.context.properties
     }
 
+    fn check(&self) -> Result<()> {
+        self.context.require()
+    }
+
     fn memory_info(&self) -> Result<MemoryInfo> {
         let gpu = self.enter()?;
         let (free, total) = gpu.check("cuMemGetInfo", gpu.free_and_total())?;
@@ -215,7 +219,13 @@ impl Driver for NvidiaDriver {
         let gpu = self.enter()?;
         gpu.counter.count(Call::Gemm);
         match &self.cublaslt {
-            Some(lt) => lt.run(plan, gpu.stream),
+            Some(lt) => lt.run(plan, gpu.stream).or_else(|error| {
+                // The library's status does not tell that the device is lost; the driver does.
+                if self.capturing().is_none() {
+                    gpu.wait()?;
+                }
+                Err(error)
+            }),
             None => Err(missing("cuBLASLt is not there")),
         }
     }
@@ -255,7 +265,9 @@ impl Driver for NvidiaDriver {
         let gone = unsafe { gpu.cuda.cuGraphDestroy(graph) };
         gpu.check("cuGraphInstantiate", made)?;
         gpu.counter.count(Call::Capture);
-        gpu.check("cuGraphDestroy", gone)?;
+        if let Err(error) = gpu.check("cuGraphDestroy", gone) {
+            tracing::warn!("{error}");
+        }
         Ok(GraphExec(ready as u64))
     }
 

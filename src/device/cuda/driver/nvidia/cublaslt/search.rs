@@ -72,5 +72,12 @@ pub(crate) fn open(gpu: &Context) -> Result<CublasLtHandle, String> {
         tracing::debug!(file = %file.display(), why, "a cuBLASLt is not used");
         refused.push(format!("{} {why}", file.display()));
     }
-    Err(if refused.is_empty() { "libcublasLt was not found".into() } else { refused.join("; ") })
+    if !refused.is_empty() {
+        return Err(refused.join("; "));
+    }
+    let names = names(driver).join(" or ");
+    Err(format!(
+        "{names} was not found: not by {VARIABLE}, CUDA_PATH or CUDA_HOME, nor in /usr/local/cuda*, Python's packages or the system's \
+         library folders"
+    ))
 }
