@@ -449,6 +449,8 @@ BRAID_API size_t braid_output_num_images(const braid_output *output);
 BRAID_API const braid_image *braid_output_image(const braid_output *output, size_t index);
 /* The seed of an image. */
 BRAID_API braid_status braid_output_seed(const braid_output *output, size_t index, uint64_t *seed);
+/* Whether the VAE of an image ran in f32, as values of its own type were not finite: 1, or 0. */
+BRAID_API braid_status braid_output_upcast_vae(const braid_output *output, size_t index, int32_t *upcast);
 /* Seconds of a stage (BRAID_STAGE_*), all images together; 0 for one that did not run. */
 BRAID_API braid_status braid_output_seconds(const braid_output *output, int32_t stage, double *seconds);
 /* The prompt's tokens beyond the encoder's length, which had no effect. */

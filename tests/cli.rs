@@ -12,6 +12,8 @@ mod bench_requests;
 mod bench_serve;
 #[path = "cli/commands.rs"]
 mod commands;
+#[path = "common/mod.rs"]
+mod common;
 #[path = "cli/encode_image.rs"]
 mod encode_image;
 #[path = "cli/faults.rs"]

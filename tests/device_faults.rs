@@ -17,9 +17,10 @@ mod mock;
 #[path = "common/requests.rs"]
 mod requests;
 
-use braid::device::cuda::NvidiaDriver;
 use braid::device::cuda::driver::Driver;
+use braid::device::cuda::{CudaDevice, NvidiaDriver};
 use braid::pipeline::{Callbacks, DeviceChoice, Progress};
+use braid::tensor::DType;
 use braid::{Engine, EngineOptions, Error, Pipeline, Request};
 use requests::{Bytes, bytes};
 use std::collections::BTreeSet;
@@ -387,5 +388,40 @@ fn f06_engine_on_a_lost_device() {
         assert!(said.len() == 1 && said.first().unwrap().contains("700"), "{said:?}");
         assert_eq!(lost(engine.submit(request(3)).unwrap().wait()), *said.first().unwrap());
         engine.drain();
+    });
+}
+
+/// A VAE that f16 is too narrow for, where there is no memory for it in f32: an error that says both, and the pipeline is usable.
+#[test]
+fn f14_no_memory_for_the_vae_in_f32() {
+    on_mock(&[], |folder| {
+        let model = common::Model::folder();
+        model.edit("vae/diffusion_pytorch_model.safetensors", |tensors| {
+            let mut poison = |name: &str, value, at| tensors.get_mut(name).unwrap().poison(value, at);
+            poison("decoder.conv_norm_out.weight", 1e-3, None);
+            poison("decoder.conv_out.weight", 1e5, Some(0));
+        });
+        let driver: Arc<dyn Driver> = Arc::new(NvidiaDriver::new(0).unwrap());
+        let load = || {
+            let device = CudaDevice::new(driver.clone(), DType::F16).unwrap().with_decoder(DType::F16);
+            Pipeline::load_with_device(&model.options(), Some(Box::new(device))).unwrap()
+        };
+        mock::log(folder);
+        let drawn = load().generate(&request(3)).unwrap();
+        assert_eq!(drawn.upcast_vae, [true]);
+        let allocations = mock::log(folder).iter().filter(|line| line.starts_with("allocate ")).count();
+        let pipeline = load();
+        // The last ones are those of the VAE in f32.
+        plan(&format!("cuMemAlloc_v2@{allocations}+=2"));
+        match pipeline.generate(&request(3)) {
+            Err(Error::NotFinite { stage, hint }) => {
+                assert_eq!(stage, "the VAE");
+                let parts = ["it may not in f32", "no memory: out of memory in decode: ", " bytes needed, "];
+                assert!(parts.iter().all(|part| hint.contains(part)), "{hint}");
+            }
+            other => panic!("{:?}", other.map(|_| ())),
+        }
+        plan("");
+        assert!(bytes(&pipeline.generate(&request(3)).unwrap()) == bytes(&drawn));
     });
 }

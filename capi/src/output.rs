@@ -28,6 +28,10 @@ export! {
         store(seed, *of_image(&borrow(output, "output")?.0.seeds, index)?, "seed")
     }
 
+    fn braid_output_upcast_vae(output: *const braid_output, index: usize, upcast: *mut i32) -> braid_status {
+        store(upcast, i32::from(*of_image(&borrow(output, "output")?.0.upcast_vae, index)?), "upcast")
+    }
+
     fn braid_output_seconds(output: *const braid_output, stage: i32, seconds: *mut f64) -> braid_status {
         let output = borrow(output, "output")?;
         let known = usize::try_from(stage).ok().and_then(|at| STAGES.get(at));

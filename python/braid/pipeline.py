@@ -18,10 +18,12 @@ from .errors import Cancelled
 
 @dataclasses.dataclass
 class Output:
-    """Images, the seed of each, and seconds by stage, of a request's images together."""
+    """Images, the seed of each, whether its VAE ran in f32 as values of its own type were not finite, and seconds by stage, of a request's
+    images together."""
 
     images: list[Any]
     seeds: list[int]
+    upcast_vae: list[bool]
     seconds: dict[str, float]
     step_seconds: list[float]
     truncated_tokens: int
@@ -44,6 +46,7 @@ def _output(outputs: list[NativeOutput], output_type: str) -> Output:
     return Output(
         images=[image for output in outputs for image in _images(output, output_type)],
         seeds=[seed for output in outputs for seed in output.seeds],
+        upcast_vae=[upcast for output in outputs for upcast in output.upcast_vae],
         seconds=seconds,
         step_seconds=[value for output in outputs for value in output.step_seconds],
         truncated_tokens=max((output.truncated_tokens for output in outputs), default=0),

@@ -146,6 +146,11 @@ impl NativeOutput {
         self.inner.seeds.clone()
     }
 
+    #[getter]
+    fn upcast_vae(&self) -> Vec<bool> {
+        self.inner.upcast_vae.clone()
+    }
+
     /// Seconds by stage.
     #[getter]
     fn seconds<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {

@@ -40,6 +40,8 @@ pub struct Generated {
     pub number: usize,
     /// The image's own seed.
     pub seed: u64,
+    /// Whether its VAE ran in f32 after all ([`crate::pipeline::Output::upcast_vae`]).
+    pub upcast_vae: bool,
     /// Width in pixels.
     pub width: usize,
     /// Height in pixels.

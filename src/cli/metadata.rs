@@ -22,6 +22,9 @@ pub fn png_metadata(options: &Options, generated: &Generated, provenance: &Prove
             settings.push((position, entries(options, generated)));
         }
     }
+    if generated.upcast_vae {
+        request.insert("upcast_vae".into(), true.into());
+    }
     settings.sort_by_key(|(position, _)| *position);
     let settings = settings.into_iter().flat_map(|(_, entries)| entries);
     let record = Record::new(std::slice::from_ref(options), generated.number, provenance);

@@ -124,11 +124,11 @@ pub fn run(mut parser: Parser) -> Outcome {
         let what = format!("its weights are not those of now: {}", others.join("; "));
         return Err(Error::mismatch(path, what).into());
     }
-    let new = drawing.draw(&pipeline, recorded.record.number, noise_dtype, &cancel)?;
+    let (new, upcast_vae) = drawing.draw(&pipeline, recorded.record.number, noise_dtype, &cancel)?;
     system::stop(&cancel)?;
     if let Some(output) = &arguments.output {
         ImageFormat::of(output)?.check(new.width(), new.height())?;
-        new.save_with_metadata(output, &drawing.metadata(&pipeline, &recorded, &new)?)?;
+        new.save_with_metadata(output, &drawing.metadata(&pipeline, &recorded, (&new, upcast_vae))?)?;
     }
     compare(path, &old, &new, &recorded, &pipeline, (&arguments, begin))
 }
@@ -321,16 +321,16 @@ impl Drawing {
         }
     }
 
-    /// Draws it, with noise of that type.
+    /// Draws it, with noise of that type; also says whether its VAE ran in f32 after all.
     fn draw(
         &self,
         pipeline: &Pipeline,
         number: usize,
         noise_dtype: DType,
         cancel: &CancelToken,
-    ) -> Result<Image, Failure> {
+    ) -> Result<(Image, bool), Failure> {
         match self {
-            Self::Grid(sweep) => sweep.draw(pipeline, noise_dtype, cancel),
+            Self::Grid(sweep) => Ok((sweep.draw(pipeline, noise_dtype, cancel)?, false)),
             Self::Image(options) => {
                 let request = batch::request_of(options, options.seed.unwrap_or_default(), pipeline)?;
                 let noise = noise(options, number, pipeline.image_size(&request)?)?;
@@ -338,13 +338,18 @@ impl Drawing {
                 let request =
                     Request { num_images: 1, noise, noise_dtype, capture_intermediates, attribution, ..request };
                 let mut output = generate::generate(pipeline, &request, cancel, (None, None))?;
-                Ok(output.images.remove(0))
+                Ok((output.images.remove(0), output.upcast_vae.remove(0)))
             }
         }
     }
 
     /// The metadata of the new image: those of the old one, with what is now.
-    fn metadata(&self, pipeline: &Pipeline, recorded: &Recorded, new: &Image) -> Result<PngMetadata> {
+    fn metadata(
+        &self,
+        pipeline: &Pipeline,
+        recorded: &Recorded,
+        (new, upcast_vae): (&Image, bool),
+    ) -> Result<PngMetadata> {
         let hashes = !recorded.record.provenance.weights.values().any(|digest| digest.starts_with(FINGERPRINT));
         let mut provenance = Provenance::new(pipeline, hashes);
         provenance.noise_dtype.clone_from(&recorded.record.provenance.noise_dtype);
@@ -354,7 +359,7 @@ impl Drawing {
                 let (seed, number) = (options.seed.unwrap_or_default(), recorded.record.number);
                 let scheduler = pipeline.scheduler_config(&options.request)?.kind();
                 let (width, height, metadata) = (new.width(), new.height(), options.metadata);
-                let generated = Generated { scheduler, number, seed, width, height, metadata };
+                let generated = Generated { scheduler, number, seed, upcast_vae, width, height, metadata };
                 png_metadata(options, &generated, &provenance)
             }
         })

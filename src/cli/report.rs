@@ -17,6 +17,9 @@ pub struct Report {
     /// The seed of the first image.
     seed: u64,
     seeds: Vec<u64>,
+    /// The images, from 0, whose VAE ran in f32 after all; left out where there are none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    upcast_vae: Vec<usize>,
     width: usize,
     height: usize,
     steps: usize,
@@ -52,6 +55,7 @@ impl Report {
             attribution: Vec::new(),
             seed: output.seeds.first().copied().unwrap_or_default(),
             seeds: output.seeds.clone(),
+            upcast_vae: (0..output.images.len()).filter(|image| output.upcast_vae[*image]).collect(),
             width: first.map_or(0, |p| p.width()),
             height: first.map_or(0, |p| p.height()),
             steps: output.step_seconds.len() / output.images.len().max(1),

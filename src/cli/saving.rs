@@ -61,8 +61,8 @@ impl SavedImages<'_> {
         let Some(name) = self.names.get(image.number) else { return Ok(()) };
         let (pipeline, options, pixels) = (self.common.pipeline, self.options, image.image);
         let (width, height, metadata) = (pixels.width(), pixels.height(), options.metadata);
-        let generated =
-            Generated { scheduler: self.scheduler, number: image.number, seed: image.seed, width, height, metadata };
+        let FinishedImage { number, seed, upcast_vae, .. } = *image;
+        let generated = Generated { scheduler: self.scheduler, number, seed, upcast_vae, width, height, metadata };
         let provenance = self.common.provenance.get_or_init(|| Provenance::new(pipeline, options.record_hashes));
         pixels.save_with_metadata(name, &png_metadata(options, &generated, provenance))?;
         if options.json {

@@ -66,6 +66,11 @@ pub trait Device: Send + Sync {
         Ok(Box::new(HostImageDecoder::new(self.compile(graph)?, rounding)))
     }
 
+    /// The same device with its VAE in f32, for the halves whose results are not finite; `None` where it is in f32 already.
+    fn upcast_vae(&self) -> Option<Box<dyn Device>> {
+        None
+    }
+
     /// The latents of all images together, height times width of each, up to which they are worth an evaluation of a denoiser together
     /// where nothing else is said: larger images fill a device alone.
     fn batch_latents(&self) -> usize {

@@ -49,6 +49,7 @@ fn output(seed: u64) -> Output {
     Output {
         images: Vec::new(),
         seeds: vec![seed],
+        upcast_vae: Vec::new(),
         seconds: BTreeMap::new(),
         step_seconds: Vec::new(),
         scale_changes: Vec::new(),

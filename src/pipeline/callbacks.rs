@@ -16,6 +16,8 @@ pub struct FinishedImage<'i> {
     pub number: usize,
     /// Its seed.
     pub seed: u64,
+    /// As [`super::Output::upcast_vae`].
+    pub upcast_vae: bool,
 }
 
 /// The callback of images that are done.

@@ -1,7 +1,7 @@
 //! From a request's parts to executables, each compiled where it is not there yet.
 
 use super::denoise_plan::{DenoisePlan, Placement};
-use super::executable_cache::{ExecutableCache, ExecutableKey, LoopKey, TextEncoderKey};
+use super::executable_cache::{ExecutableCache, ExecutableKey, LoopKey, TextEncoderKey, VaeKey};
 use super::load::Models;
 use super::model::Model;
 use super::residency::MemoryEstimate;
@@ -57,10 +57,20 @@ impl Executables<'_> {
 
     /// The VAE's encoder to latents of that height and width.
     pub(super) fn vae_encoder(&mut self, latent: [usize; 2]) -> Result<&mut dyn Executable> {
-        let compiler = self.compiler;
-        self.cache.executable(ExecutableKey::VaeEncoder(latent), || {
+        self.vae_encoder_on(self.compiler.device, VaeKey::new(latent))
+    }
+
+    /// The same in f32; `None` where that is its type.
+    pub(super) fn upcast_vae_encoder(&mut self, latent: [usize; 2]) -> Result<Option<&mut dyn Executable>> {
+        let Some(device) = self.compiler.device.upcast_vae() else { return Ok(None) };
+        self.vae_encoder_on(device.as_ref(), VaeKey::upcast(latent)).map(Some)
+    }
+
+    fn vae_encoder_on(&mut self, device: &dyn Device, key: VaeKey) -> Result<&mut dyn Executable> {
+        let (compiler, latent) = (self.compiler, key.latent);
+        self.cache.executable(ExecutableKey::VaeEncoder(key), || {
             let tiling = compiler.tiling(latent);
-            let compiled = compiler.device.compile_vae_encoder(compiler.vae_encoder_graph(tiling.tile())?);
+            let compiled = device.compile_vae_encoder(compiler.vae_encoder_graph(tiling.tile())?);
             let encoder = compiled.map_err(|error| compiler.size_that_fits("encode", latent, error))?;
             if tiling.is_whole() {
                 return Ok(encoder);
@@ -123,10 +133,20 @@ impl Executables<'_> {
 
     /// The decoder of latents of that height and width.
     pub(super) fn image_decoder(&mut self, latent: [usize; 2]) -> Result<&mut dyn ImageDecoder> {
-        let compiler = self.compiler;
-        self.cache.decoder(latent, || {
+        self.image_decoder_on(self.compiler.device, VaeKey::new(latent))
+    }
+
+    /// The same in f32; `None` where that is its type.
+    pub(super) fn upcast_image_decoder(&mut self, latent: [usize; 2]) -> Result<Option<&mut dyn ImageDecoder>> {
+        let Some(device) = self.compiler.device.upcast_vae() else { return Ok(None) };
+        self.image_decoder_on(device.as_ref(), VaeKey::upcast(latent)).map(Some)
+    }
+
+    fn image_decoder_on(&mut self, device: &dyn Device, key: VaeKey) -> Result<&mut dyn ImageDecoder> {
+        let (compiler, latent) = (self.compiler, key.latent);
+        self.cache.decoder(key, || {
             let (tiling, rounding) = (compiler.tiling(latent), compiler.pixel_rounding());
-            let compiled = compiler.device.compile_image_decoder(compiler.decoder_graph(tiling.tile())?, rounding);
+            let compiled = device.compile_image_decoder(compiler.decoder_graph(tiling.tile())?, rounding);
             let decoder = compiled.map_err(|error| compiler.size_that_fits("decode", latent, error))?;
             if tiling.is_whole() {
                 return Ok(decoder);

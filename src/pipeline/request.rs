@@ -402,6 +402,8 @@ pub struct Output {
     pub images: Vec<Image>,
     /// The seed of each.
     pub seeds: Vec<u64>,
+    /// Whether the VAE decoded each, or encoded what it began with, in f32, as values of [`crate::PipelineOptions::vae_dtype`] were not finite.
+    pub upcast_vae: Vec<bool>,
     /// Seconds of each stage, all images together.
     pub seconds: BTreeMap<Stage, f64>,
     /// Seconds of each step, image after image; images that share an evaluation share its seconds.

@@ -53,6 +53,7 @@ pub(super) struct RunningRequest<'a> {
 /// An image that is done.
 struct DoneImage {
     image: Image,
+    upcast_vae: bool,
     step_seconds: Vec<f64>,
     scale_changes: Vec<ScaleChange>,
     prompt_changes: Vec<PromptChange>,
@@ -288,18 +289,25 @@ impl<'a> RunningRequest<'a> {
         let unet = (&executables.compiler.models.unet.config, &plan.denoise.shape);
         attributions.extend(attribution::maps(unet, &plan.references(), image.index, &output.means));
         let latents = image.beginning.finish(&executables.compiler, plan, output, captures)?;
-        let decoded = job.stage((Stage::Decode, image.index), &mut self.seconds, |_| {
+        let (decoded, upcast_vae) = job.stage((Stage::Decode, image.index), &mut self.seconds, |_| {
             decode::run(executables, plan, &latents, captures)
         })?;
+        if upcast_vae {
+            tracing::warn!(
+                "image {} was decoded in f32: in its own type the VAE gave values that are not finite",
+                image.index
+            );
+        }
+        let upcast_vae = upcast_vae || self.init_image.as_ref().is_some_and(|init| init.is_upcast());
         // After the last of the weights was read: an image of two versions of a file is none.
         executables.compiler.models.check_unchanged()?;
         if let Some(take) = &mut job.callbacks.on_image {
             let (number, seed) = (image.index, job.request.seed.wrapping_add(image.index as u64));
-            take(FinishedImage { image: &decoded, number, seed });
+            take(FinishedImage { image: &decoded, number, seed, upcast_vae });
         }
         let ImageRecord { step_seconds, scales, prompts, .. } = image;
         let (scale_changes, prompt_changes) = (scales.into_changes(), prompts.into_changes());
-        self.images.push(DoneImage { image: decoded, step_seconds, scale_changes, prompt_changes });
+        self.images.push(DoneImage { image: decoded, upcast_vae, step_seconds, scale_changes, prompt_changes });
         Ok(())
     }
 
@@ -314,6 +322,7 @@ impl<'a> RunningRequest<'a> {
         let seeds = (0..request.num_images as u64).map(|i| request.seed.wrapping_add(i)).collect();
         let (mut images, mut step_seconds) = (Vec::new(), Vec::new());
         let (mut scale_changes, mut prompt_changes) = (Vec::new(), Vec::new());
+        let upcast_vae = self.images.iter().map(|done| done.upcast_vae).collect();
         for mut done in self.images {
             images.push(done.image);
             step_seconds.append(&mut done.step_seconds);
@@ -323,6 +332,7 @@ impl<'a> RunningRequest<'a> {
         let output = Output {
             images,
             seeds,
+            upcast_vae,
             seconds: self.seconds,
             step_seconds,
             scale_changes,

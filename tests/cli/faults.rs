@@ -1,6 +1,10 @@
 //! Failures around the command: files, devices, signals, pipes.
 
-use super::{Case, braid, failure, stderr};
+use super::common::Model;
+use super::{Case, braid, failure, stderr, stdout};
+use serde_json::{Value, json};
+use std::fs::File;
+use std::io::BufReader;
 
 #[test]
 fn unwritable_outputs() {
@@ -45,6 +49,45 @@ fn missing_and_misfit_inputs() {
     fails(&["--sampling-method", "ddim", "--schedule", "karras"], 2, "--schedule");
     let scales = r#"{"down": {"block_9": 1}}"#;
     fails(&["--ip-adapter", &adapter, "--ip-adapter-image", image, "--ip-adapter-blocks", scales], 2, "down.block_9");
+}
+
+/// A VAE that bf16 is too narrow for is told of, on the terminal, in the report and in the file; NaN is a failure without a file.
+#[test]
+fn f14_not_finite_values() {
+    let model = Model::folder();
+    let vae = "vae/diffusion_pytorch_model.safetensors";
+    let path = model.path("out.png");
+    let draw = |dtype: &str| {
+        let mut command = braid();
+        command.args(["generate", "--device", "cpu", "-p", "x", "--steps", "1", "-W", "32", "-H", "32", "--json"]);
+        command.arg("--model").arg(model.dir.path()).arg("-o").arg(&path).args(["--vae-dtype", dtype]).output().unwrap()
+    };
+    model.edit(vae, |tensors| {
+        let mut poison = |name: &str, value, at| tensors.get_mut(name).unwrap().poison(value, at);
+        poison("decoder.conv_norm_out.weight", 1e-37, None);
+        poison("decoder.conv_norm_out.bias", 0.0, None);
+        poison("decoder.conv_out.weight", f32::MAX, Some(0));
+    });
+    for (dtype, upcast) in [("bf16", true), ("f32", false)] {
+        let output = draw(dtype);
+        assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+        assert_eq!(stderr(&output).contains("image 0 was decoded in f32"), upcast, "{}", stderr(&output));
+        let report: Value = serde_json::from_str(&stdout(&output)).unwrap();
+        assert_eq!(report.get("upcast_vae"), upcast.then(|| json!([0])).as_ref());
+        let reader = png::Decoder::new(BufReader::new(File::open(&path).unwrap())).read_info().unwrap();
+        let [parameters, request] = &reader.info().uncompressed_latin1_text[..] else { panic!("two texts are there") };
+        assert_eq!(parameters.text.contains(", VAE upcast: f32, Version"), upcast, "{}", parameters.text);
+        let request: Value = serde_json::from_str(&request.text).unwrap();
+        assert_eq!(request.get("upcast_vae"), upcast.then_some(json!(true)).as_ref());
+        std::fs::remove_file(&path).unwrap();
+    }
+    model.edit(vae, |tensors| tensors.get_mut("decoder.conv_out.bias").unwrap().poison(f32::NAN, Some(0)));
+    let text = failure(&draw("f32"), 1);
+    assert!(
+        text.contains("the VAE gave a value that is not finite") && text.contains("decoder.conv_out.bias"),
+        "{text}"
+    );
+    assert!(!path.exists());
 }
 
 #[cfg(unix)]

@@ -39,6 +39,7 @@ mod single;
 mod small_unet;
 mod stream;
 mod together;
+mod upcast_vae;
 mod weight_keys;
 
 use braid::Result;

@@ -34,6 +34,7 @@ mod stated;
 mod stream;
 mod taesd;
 mod tiling;
+mod upcast_vae;
 mod vae_file;
 mod weights;
 

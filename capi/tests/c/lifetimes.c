@@ -98,6 +98,7 @@ static void callbacks_and_tokens(const braid_pipeline *pipeline) {
     braid_output *output;
     double seconds = -1;
     uint64_t seed = 1;
+    int32_t upcast = 1;
     CHECK(braid_callbacks_init(&callbacks, sizeof callbacks) == BRAID_OK);
     callbacks.user_data = &stopper;
     callbacks.on_progress = stop;
@@ -110,6 +111,7 @@ static void callbacks_and_tokens(const braid_pipeline *pipeline) {
     CHECK(braid_output_seconds(output, BRAID_STAGE_DENOISE, &seconds) == BRAID_OK && seconds > 0);
     CHECK(braid_output_seconds(output, 6, &seconds) == BRAID_ERROR_INVALID_ARGUMENT);
     CHECK(braid_output_seed(output, 0, &seed) == BRAID_OK && seed == 0);
+    CHECK(braid_output_upcast_vae(output, 0, &upcast) == BRAID_OK && upcast == 0);
     CHECK(braid_output_truncated_tokens(output) == 0);
     braid_output_free(output);
 

@@ -207,6 +207,7 @@ fn engines() {
         assert_eq!(braid_ticket_wait(ticket, -1, &mut output), BRAID_OK, "{}", last());
         let mut number = 0u64;
         refused(braid_output_seed(output, 1, &mut number), argument, "index: 1 given; there are 1 images");
+        refused(braid_output_upcast_vae(output, 1, &mut 0), argument, "index: 1 given; there are 1 images");
         refused(braid_output_seconds(output, -1, &mut 0.0), argument, "stage: -1 given");
         refused(braid_output_seconds(output, 0, null_mut()), argument, "seconds: NULL");
         braid_output_free(output);

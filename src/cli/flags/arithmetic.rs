@@ -57,6 +57,7 @@ pub const VAE_DTYPE: Flag<Options> = Flag {
     fields: &[Field::VaeDType],
     set: |o, v| v.choice(DTYPES).map(|value| o.pipeline.vae_dtype = value),
     json: Some(("vae_dtype", |o, _| text(o.pipeline.vae_dtype))),
+    parameters: Some((6, |_, g| g.upcast_vae.then(|| "VAE upcast: f32".to_owned()).into_iter().collect())),
     ..Flag::NEW
 };
 

@@ -130,4 +130,9 @@ impl Device for Cpu {
     fn compile_image_decoder(&self, graph: Graph, rounding: PixelRounding) -> Result<Box<dyn ImageDecoder>> {
         Ok(Box::new(HostImageDecoder::new(self.executable(graph, self.vae)?, rounding)))
     }
+
+    fn upcast_vae(&self) -> Option<Box<dyn Device>> {
+        let upcast = || Box::new(self.clone().with_vae_fp_math(FpMath::F32)) as Box<dyn Device>;
+        (self.vae != FpMath::F32).then(upcast)
+    }
 }

@@ -197,6 +197,10 @@ impl Device for CudaDevice {
         Ok(Box::new(CudaImageDecoder::new(self.compile_role(graph, &Role::Decode(rounding))?)))
     }
 
+    fn upcast_vae(&self) -> Option<Box<dyn Device>> {
+        (self.vae != DType::F32).then(|| Box::new(self.clone().with_decoder(DType::F32)) as Box<dyn Device>)
+    }
+
     fn batch_latents(&self) -> usize {
         BATCH_LATENTS
     }

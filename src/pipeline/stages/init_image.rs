@@ -1,6 +1,7 @@
 //! From an image to begin with to the distribution of its latents.
 
 use super::channels::to_channels_last;
+use super::upcast::no_room;
 use crate::error::{Error, Result};
 use crate::inputs::image::Image;
 use crate::inputs::noise::Generator;
@@ -12,6 +13,8 @@ use crate::pipeline::plan::RequestPlan;
 use crate::pipeline::request::Request;
 use crate::tensor::DType;
 use std::sync::Arc;
+
+const STAGE: &str = "the VAE's encoder";
 
 /// The image to begin with, encoded.
 pub(in crate::pipeline) struct InitImage {
@@ -38,6 +41,8 @@ pub(in crate::pipeline) struct LatentDistribution {
     scaling_factor: f32,
     /// The type in which it is sampled where that is not the noise's.
     dtype: Option<DType>,
+    /// Whether it was made in f32, as the values of the VAE's own type were not finite.
+    upcast: bool,
 }
 
 impl LatentDistribution {
@@ -57,11 +62,19 @@ impl LatentDistribution {
 }
 
 impl InitImage {
+    fn distributions(&self) -> impl Iterator<Item = &LatentDistribution> {
+        self.image.iter().chain(self.inpaint.iter().filter_map(|inpaint| inpaint.latents.as_ref()))
+    }
+
     fn bytes(&self) -> usize {
-        let masked = self.inpaint.iter().filter_map(|inpaint| inpaint.latents.as_ref());
         let latents = |d: &LatentDistribution| d.mean.len() + d.deviation.as_ref().map_or(0, Vec::len);
         let mask: usize = self.inpaint.iter().map(|inpaint| inpaint.mask.len()).sum();
-        4 * (self.image.iter().chain(masked).map(latents).sum::<usize>() + mask)
+        4 * (self.distributions().map(latents).sum::<usize>() + mask)
+    }
+
+    /// Whether any of it was encoded in f32, as the values of the VAE's own type were not finite.
+    pub(in crate::pipeline) fn is_upcast(&self) -> bool {
+        self.distributions().any(|latents| latents.upcast)
     }
 }
 
@@ -147,14 +160,22 @@ fn encode(executables: &mut Executables<'_>, plan: &RequestPlan, pixels: &[f32])
     let taesd = compiler.models.taesd.encoder.as_ref();
     let outputs = if taesd.is_some() { channels } else { 2 * channels };
     let mut moments = vec![0.0; plan.latent[0] * plan.latent[1] * outputs];
+    let is_finite = |moments: &[f32]| moments.iter().all(|value| value.is_finite());
     executables.vae_encoder(plan.latent)?.run(&[pixels.into()], &mut [&mut moments])?;
-    if !moments.iter().all(|value| value.is_finite()) {
-        let hint = "the image is out of its range; check the model file, and the VAE's type on a GPU".into();
-        return Err(Error::NotFinite { stage: "the VAE's encoder".into(), hint });
+    let mut upcast = false;
+    if !is_finite(&moments)
+        && let Some(encoder) = executables.upcast_vae_encoder(plan.latent).map_err(|error| no_room(STAGE, error))?
+    {
+        encoder.run(&[pixels.into()], &mut [&mut moments])?;
+        upcast = true;
+    }
+    if !is_finite(&moments) {
+        let hint = "the image is out of its range; check the model file".into();
+        return Err(Error::NotFinite { stage: STAGE.into(), hint });
     }
     if let Some(taesd) = taesd {
         let scaling_factor = taesd.config.scaling_factor;
-        return Ok(LatentDistribution { mean: moments, deviation: None, scaling_factor, dtype: None });
+        return Ok(LatentDistribution { mean: moments, deviation: None, scaling_factor, dtype: None, upcast });
     }
     let part = |start: usize| moments.chunks_exact(2 * channels).flat_map(move |pixel| &pixel[start..start + channels]);
     Ok(LatentDistribution {
@@ -162,6 +183,7 @@ fn encode(executables: &mut Executables<'_>, plan: &RequestPlan, pixels: &[f32])
         deviation: compiler.compat.samples_image_latents.then(|| part(channels).copied().map(deviation).collect()),
         scaling_factor: config.scaling_factor,
         dtype: config.force_upcast.then_some(DType::F32),
+        upcast,
     })
 }
 

@@ -9,3 +9,4 @@ pub(super) mod init_image;
 mod initial_latents;
 pub(super) mod text;
 mod text_rows;
+mod upcast;
