@@ -55,6 +55,7 @@
 
 #[doc(hidden)]
 pub mod atomic_file;
+mod cancel;
 #[cfg(feature = "cli")]
 #[doc(hidden)]
 pub mod cli;
@@ -94,6 +95,7 @@ pub mod tensor;
 #[doc(hidden)]
 pub mod weights;
 
+pub use cancel::CancelToken;
 pub use compat::Compat;
 pub use engine::{Engine, EngineOptions, SubmitOptions, Ticket, TicketStatus};
 pub use error::{Error, Result};
@@ -102,10 +104,10 @@ pub use inputs::image::{AlphaMode, Image};
 pub use inputs::noise::{PhiloxGrid, RngKind};
 pub use output::PngMetadata;
 pub use pipeline::{
-    AttributionMap, Callbacks, CancelToken, Combine, DeviceChoice, EncodedImage, EncoderResidency, FinishedImage,
-    Frame, HostTensor, ImagePrompt, LivePrompts, LiveScales, LongPrompts, MemoryEstimate, Output, Pipeline,
-    PipelineOptions, PreparedPrompts, Preview, Progress, PromptChange, PromptWeights, Prompts, Quantization, Reference,
-    ReferenceImage, Request, ScaleChange, Scales, SizeConditioning, Stage, Stream, WeightsHash, WorkloadShape,
+    AttributionMap, Callbacks, Combine, DeviceChoice, EncodedImage, EncoderResidency, FinishedImage, Frame, HostTensor,
+    ImagePrompt, LivePrompts, LiveScales, LongPrompts, MemoryEstimate, Output, Pipeline, PipelineOptions,
+    PreparedPrompts, Preview, Progress, PromptChange, PromptWeights, Prompts, Quantization, Reference, ReferenceImage,
+    Request, ScaleChange, Scales, SizeConditioning, Stage, Stream, WeightsHash, WorkloadShape,
 };
 pub use schedulers::{PredictionType, SchedulerConfig, SchedulerKind, SigmaSchedule, TimestepSpacing};
 pub use session::Session;

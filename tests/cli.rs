@@ -28,6 +28,9 @@ mod image_prompts;
 mod outputs;
 #[path = "cli/replay.rs"]
 mod replay;
+#[cfg(unix)]
+#[path = "cli/signals.rs"]
+mod signals;
 #[path = "cli/sweep.rs"]
 mod sweep;
 #[path = "cli/usage.rs"]

@@ -51,7 +51,7 @@ const WHOLE: &[&str] = &[
 /// Reads the requests of a file: the command's options with those of each line.
 pub fn read(options: &Options, path: &Path) -> Result<Vec<Options>, Failure> {
     demand_no_files(options, "beside --batch")?;
-    let text = std::fs::read_to_string(path).map_err(Error::io("read", path))?;
+    let text = system::reading(|| std::fs::read_to_string(path)).map_err(Error::io("read", path))?;
     let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
     let requests = lines.map(|(i, line)| request(options, line).map_err(|error| at_line(path, i + 1, error)));
     let requests = requests.collect::<Result<Vec<_>, _>>()?;

@@ -134,7 +134,7 @@ pub fn run(mut parser: lexopt::Parser) -> Outcome {
     terminal::print(if own { OWN } else { SHEET })?;
 
     let begin = Instant::now();
-    let (pipeline, lora) = load(&assets, device, own)?;
+    let (pipeline, lora) = system::reading(|| load(&assets, device, own))?;
     notes(&pipeline).iter().for_each(|note| terminal::line("note: ", note));
     let mut request = Request::new("");
     (request.steps, request.guidance_scale, request.seed) = (STEPS, GUIDANCE, seed);

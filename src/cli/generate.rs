@@ -9,7 +9,6 @@ use super::report::{Report, notes};
 use super::saving::{SavedImages, Saving};
 use super::system::{self, MemoryMonitor};
 use super::{attribution, files, generate_batch, terminal};
-use crate::error::Error;
 use crate::output::ImageFormat;
 use crate::pipeline::{Callbacks, CancelToken, ImagePrompt, Output, Pipeline, Preview, ReferenceImage, Request};
 use std::time::Instant;
@@ -111,8 +110,7 @@ fn demand_images(prompts: &[ImagePrompt]) -> Outcome {
     ))
 }
 
-/// Generates with the progress line, previews, and images that are written as each is done; a request that a signal stopped says so, and
-/// an image that cannot be written stops it.
+/// Generates with the progress line, previews, and images that are written as each is done; one that cannot be written stops it.
 pub fn generate(
     pipeline: &Pipeline,
     request: &Request,
@@ -138,8 +136,5 @@ pub fn generate(
     let result = pipeline.generate_with(request, callbacks);
     terminal::wipe();
     saved.map_or(Ok(()), SavedImages::outcome)?;
-    match (result, system::signalled()) {
-        (Err(Error::Cancelled), Some(signal)) => Err(Failure::Signal(signal)),
-        (result, _) => Ok(result?),
-    }
+    Ok(result?)
 }

@@ -32,6 +32,7 @@ mod system;
 pub mod terminal;
 pub mod value;
 
+use crate::error::Error;
 use failure::{Failure, Outcome};
 use flag::Argument;
 use flags::FlagNames;
@@ -74,6 +75,10 @@ pub fn braid() -> ExitCode {
 
 /// The exit status of an outcome; a failure goes to standard error after `prefix`.
 pub fn exit(prefix: &str, outcome: Outcome) -> ExitCode {
+    let outcome = match (outcome, system::signalled()) {
+        (Err(Failure::Library(Error::Cancelled)), Some(signal)) => Err(Failure::Signal(signal)),
+        (outcome, _) => outcome,
+    };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {

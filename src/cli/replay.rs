@@ -111,7 +111,7 @@ pub fn run(mut parser: Parser) -> Outcome {
     let (old, recorded) =
         system::reading(|| Ok::<_, Error>((Image::open(path, AlphaMode::Ignore)?, Recorded::read(path)?)))?;
     let mut drawing = Drawing::of(path, &recorded)?;
-    recorded.check_inputs(path)?;
+    system::reading(|| recorded.check_inputs(path))?;
     let noise_dtype = recorded.noise_dtype(path)?;
     for options in drawing.options() {
         options.pipeline.device = arguments.device.unwrap_or(options.pipeline.device);
@@ -119,7 +119,7 @@ pub fn run(mut parser: Parser) -> Outcome {
     }
     let begin = Instant::now();
     let pipeline = system::reading(|| Pipeline::load(&drawing.options()[0].pipeline))?;
-    let others = recorded.record.provenance.other_weights(&pipeline);
+    let others = system::reading(|| recorded.record.provenance.other_weights(&pipeline));
     if !others.is_empty() {
         let what = format!("its weights are not those of now: {}", others.join("; "));
         return Err(Error::mismatch(path, what).into());
@@ -351,7 +351,7 @@ impl Drawing {
         (new, upcast_vae): (&Image, bool),
     ) -> Result<PngMetadata> {
         let hashes = !recorded.record.provenance.weights.values().any(|digest| digest.starts_with(FINGERPRINT));
-        let mut provenance = Provenance::new(pipeline, hashes);
+        let mut provenance = system::reading(|| Provenance::new(pipeline, hashes));
         provenance.noise_dtype.clone_from(&recorded.record.provenance.noise_dtype);
         Ok(match self {
             Self::Grid(sweep) => grid_metadata(&sweep.cells, sweep.seed, &provenance),

@@ -5,7 +5,7 @@ use super::flag::Generated;
 use super::metadata::png_metadata;
 use super::options::Options;
 use super::record::Provenance;
-use super::terminal;
+use super::{system, terminal};
 use crate::error::escape;
 use crate::pipeline::{FinishedImage, Pipeline};
 use crate::schedulers::SchedulerKind;
@@ -63,7 +63,8 @@ impl SavedImages<'_> {
         let (width, height, metadata) = (pixels.width(), pixels.height(), options.metadata);
         let FinishedImage { number, seed, upcast_vae, .. } = *image;
         let generated = Generated { scheduler: self.scheduler, number, seed, upcast_vae, width, height, metadata };
-        let provenance = self.common.provenance.get_or_init(|| Provenance::new(pipeline, options.record_hashes));
+        let provenance =
+            self.common.provenance.get_or_init(|| system::reading(|| Provenance::new(pipeline, options.record_hashes)));
         pixels.save_with_metadata(name, &png_metadata(options, &generated, provenance))?;
         if options.json {
             return Ok(());

@@ -12,7 +12,7 @@ use super::progress::Line;
 use super::record::Provenance;
 use super::report::notes;
 use super::{system, terminal};
-use crate::error::{Error, escape};
+use crate::error::escape;
 use crate::inputs::image::Image;
 use crate::names::counted;
 use crate::output::ImageFormat;
@@ -97,7 +97,7 @@ pub fn run(mut parser: lexopt::Parser) -> Outcome {
     let notes = notes(&pipeline).into_iter().chain(seed.map(|seed| format!("seed {seed}")));
     notes.for_each(|note| terminal::line("note: ", &note));
     let grid = sweep.draw(&pipeline, pipeline.dtype(), &cancel)?;
-    let provenance = Provenance::new(&pipeline, options.record_hashes);
+    let provenance = system::reading(|| Provenance::new(&pipeline, options.record_hashes));
     grid.save_with_metadata(&options.output, &grid_metadata(cells, *seed, &provenance))?;
     let (seconds, device) = (begin.elapsed().as_secs_f64(), pipeline.device());
     if options.json {
@@ -322,10 +322,9 @@ fn draw(pipeline: &Pipeline, requests: Vec<Request>, cancel: &CancelToken) -> Re
         }
     });
     terminal::wipe();
-    match (failure, system::signalled()) {
-        (Some(Error::Cancelled), Some(signal)) => Err(Failure::Signal(signal)),
-        (Some(error), _) => Err(error.into()),
-        (None, _) => Ok(outputs.into_iter().flatten().filter_map(|output| output.images.into_iter().next()).collect()),
+    match failure {
+        Some(error) => Err(error.into()),
+        None => Ok(outputs.into_iter().flatten().filter_map(|output| output.images.into_iter().next()).collect()),
     }
 }
 

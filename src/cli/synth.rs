@@ -5,7 +5,7 @@ use super::flag::{self, Flag, Group};
 use super::{system, terminal};
 use crate::Error;
 use crate::error::escape;
-use crate::synthetic::{TensorSpec, adapter_tensors, checkpoint_tensors, sdxl, vision_tensors};
+use crate::synthetic::{TensorSpec, WriteProgress, adapter_tensors, checkpoint_tensors, sdxl, vision_tensors};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
@@ -70,20 +70,13 @@ pub fn run(mut parser: lexopt::Parser) -> Outcome {
     }
     room(&dir)?;
     let cancel = system::cancel_on_signal();
-    std::thread::spawn(move || {
-        // The writer cannot be interrupted between files; what it leaves has a name of its own.
-        while !cancel.is_cancelled() {
-            std::thread::sleep(std::time::Duration::from_millis(50));
-        }
-        let signal = system::signalled().unwrap_or(2);
-        terminal::line("braid: ", &format!("stopped by signal {signal}; an unfinished .part file may be left"));
-        std::process::exit(128 + signal);
-    });
-    let paths = sdxl(&dir, |progress| {
+    let tell = |progress: &WriteProgress| {
         let text = format!("{}  {:.2} GB", escape(&progress.path.to_string_lossy()), progress.bytes as f64 / 1e9);
         terminal::line("writing ", &text);
-    })?;
-    let lines: String = paths.iter().map(|p| format!("{}\n", escape(&p.to_string_lossy()))).collect();
+    };
+    let written = cancel.scope(|| sdxl(&dir, tell));
+    system::stop(&cancel)?;
+    let lines: String = written?.iter().map(|p| format!("{}\n", escape(&p.to_string_lossy()))).collect();
     terminal::print(&lines)
 }
 

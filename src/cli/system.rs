@@ -4,70 +4,84 @@ use super::failure::{Failure, stopped};
 use super::terminal;
 use crate::pipeline::CancelToken;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 static SIGNAL: AtomicI32 = AtomicI32::new(0);
 
 /// The signal that asked to stop, if one did.
 pub fn signalled() -> Option<i32> {
-    Some(SIGNAL.load(Ordering::Relaxed)).filter(|s| *s != 0)
+    Some(SIGNAL.load(Ordering::SeqCst)).filter(|s| *s != 0)
 }
 
-/// Whether a signal ends the process at once: while files are opened and read, which may wait for ever where one is a
-/// pipe, and nothing is half written.
-static READING: AtomicBool = AtomicBool::new(false);
+/// Whether a signal ends the process at once: before anything is written, and while files are opened and read, which may wait for ever
+/// where one is a pipe.
+static AT_ONCE: AtomicBool = AtomicBool::new(true);
 
 /// Runs what reads files; a signal ends the process at once meanwhile.
 pub fn reading<T>(work: impl FnOnce() -> T) -> T {
-    READING.store(true, Ordering::SeqCst);
+    let before = AT_ONCE.swap(true, Ordering::SeqCst);
     if let Some(signal) = signalled() {
         end(signal);
     }
     let result = work();
-    READING.store(false, Ordering::SeqCst);
+    AT_ONCE.store(before, Ordering::SeqCst);
     result
 }
 
 /// Says which signal came and ends the process.
 fn end(signal: i32) -> ! {
+    static ENDS: AtomicBool = AtomicBool::new(false);
+    if ENDS.swap(true, Ordering::SeqCst) {
+        // Another thread says it.
+        loop {
+            std::thread::park();
+        }
+    }
     terminal::line("braid: ", &stopped(signal));
     std::process::exit(128 + signal)
 }
 
-/// A token that SIGINT and SIGTERM set; a second signal ends the process at once.
+static CANCEL: OnceLock<CancelToken> = OnceLock::new();
+
+/// The token that SIGINT and SIGTERM set from now on, where they ended the process at once before; a second one still does.
+pub fn cancel_on_signal() -> CancelToken {
+    AT_ONCE.store(false, Ordering::SeqCst);
+    CANCEL.get_or_init(CancelToken::new).clone()
+}
+
+/// Starts to wait for SIGINT and SIGTERM. Where no thread can be started, they end the process as they do any other.
 #[cfg(unix)]
-pub fn cancel_on_signal() -> CancelToken {
+fn wait_for_signals() {
     use signal_hook::consts::{SIGINT, SIGTERM};
-    let token = CancelToken::new();
-    if let Ok(mut signals) = signal_hook::iterator::Signals::new([SIGINT, SIGTERM]) {
-        let token = token.clone();
-        std::thread::spawn(move || {
-            for signal in signals.forever() {
-                if SIGNAL.swap(signal, Ordering::Relaxed) != 0 {
-                    signal_hook::low_level::exit(128 + signal);
-                }
-                token.cancel();
-                if READING.load(Ordering::SeqCst) {
-                    end(signal);
-                }
+    let (tell, told) = std::sync::mpsc::channel();
+    let wait = move || {
+        let signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM]);
+        // It is waited for, so that no signal comes before.
+        let _ = tell.send(());
+        let Ok(mut signals) = signals else { return };
+        for signal in signals.forever() {
+            if SIGNAL.swap(signal, Ordering::SeqCst) != 0 {
+                signal_hook::low_level::exit(128 + signal);
             }
-        });
+            CANCEL.get_or_init(CancelToken::new).cancel();
+            if AT_ONCE.load(Ordering::SeqCst) {
+                end(signal);
+            }
+        }
+    };
+    if std::thread::Builder::new().name("signals".into()).spawn(wait).is_ok() {
+        let _ = told.recv();
     }
-    token
 }
 
-/// Elsewhere a signal ends the process as it does any other.
-#[cfg(not(unix))]
-pub fn cancel_on_signal() -> CancelToken {
-    CancelToken::new()
-}
-
-/// Explains SIGBUS, which a mapped file raises when it is cut short or its disk fails, and exits with 1. SIGXFSZ, of a file larger than
-/// `ulimit -f` allows, is ignored: the write fails instead, and what was begun is removed.
+/// Waits for SIGINT and SIGTERM, see [`cancel_on_signal`]. Explains SIGBUS, which a mapped file raises when it is cut short or its disk
+/// fails, and exits with 1. SIGXFSZ, of a file larger than `ulimit -f` allows, is ignored: the write fails instead, and what was begun is
+/// removed.
 #[cfg(unix)]
 pub fn install_signals() {
+    wait_for_signals();
     extern "C" fn explain(_: libc::c_int) {
         const TEXT: &[u8] = b"braid: a model file was cut short or could not be read while it was in use (bus error); \
             leave the files alone while braid runs, check the disk, or use --no-mmap\n";
@@ -97,7 +111,7 @@ pub fn install_signals() {
     }
 }
 
-/// Nothing to install.
+/// Nothing to install: a signal ends the process as it does any other.
 #[cfg(not(unix))]
 pub fn install_signals() {}
 
@@ -137,13 +151,15 @@ impl MemoryMonitor {
     pub fn start() -> Self {
         let peak = Arc::new(AtomicU64::new(anonymous().unwrap_or(0)));
         let weak = Arc::downgrade(&peak);
-        std::thread::spawn(move || {
+        let sample = move || {
             while let (Some(peak), Some(now)) = (weak.upgrade(), anonymous()) {
                 peak.fetch_max(now, Ordering::Relaxed);
                 drop(peak);
                 std::thread::sleep(Duration::from_millis(10));
             }
-        });
+        };
+        // Without it the beginning and the end are what was seen.
+        let _ = std::thread::Builder::new().name("memory".into()).spawn(sample);
         Self(peak)
     }
 

@@ -88,7 +88,8 @@ impl Ticket {
         }
     }
 
-    /// Stops the request: at once where it waits, at its next step where it runs. Its result is then [`Error::Cancelled`].
+    /// Stops the request: at once where it waits; where it runs, on the CPU within a step, on a GPU at the next one. Its result is then
+    /// [`Error::Cancelled`].
     pub fn cancel(&self) {
         self.state.cancel.cancel();
         if self.shared.remove(self.state.id) {

@@ -7,6 +7,7 @@ use super::plan::RequestPlan;
 use super::request::Output;
 use super::residency::EncoderResidency;
 use super::running::{Job, RunningImage, RunningRequest};
+use crate::cancel;
 use crate::device::ImageInFlight;
 use crate::error::{Error, Result};
 use std::time::Instant;
@@ -169,7 +170,10 @@ impl<'a> Batch<'a> {
             return;
         }
         let begin = Instant::now();
-        match self.try_evaluate(executables, &mut group) {
+        let tokens = group.iter().filter_map(|(ticket, _)| self.request(*ticket).map(|request| request.cancel()));
+        let tokens = tokens.collect();
+        // One that is cancelled among others goes when the evaluation is done.
+        match cancel::scope(tokens, || self.try_evaluate(executables, &mut group)) {
             Ok((plan, pending)) => {
                 let seconds = begin.elapsed().as_secs_f64() / group.len() as f64;
                 for (ticket, mut image) in group {
@@ -189,6 +193,7 @@ impl<'a> Batch<'a> {
                     self.fail(ticket, Error::Fault { device, call, what, lost });
                 }
             }
+            Err(Error::Cancelled) => group.iter().for_each(|(ticket, _)| self.fail(*ticket, Error::Cancelled)),
             Err(error) if group.len() == 1 => self.fail(group[0].0, error),
             Err(error) => {
                 let second = group.split_off(group.len().div_ceil(2));

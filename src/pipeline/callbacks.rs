@@ -3,7 +3,8 @@
 use super::live_prompts::LivePrompts;
 use super::live_scales::LiveScales;
 use super::preview::{Preview, Previewer};
-use super::request::{CancelToken, Progress};
+use super::request::Progress;
+use crate::cancel::CancelToken;
 use crate::inputs::image::Image;
 
 /// An image of a request that is done, while others may be under way.
@@ -71,7 +72,7 @@ impl<'a> Callbacks<'a> {
         self
     }
 
-    /// Stops at the next step once `cancel` is set.
+    /// Stops once `cancel` is set: on the CPU within a step, on a GPU at the next one.
     #[must_use]
     pub fn with_cancel(mut self, cancel: &CancelToken) -> Self {
         self.cancel = cancel.clone();

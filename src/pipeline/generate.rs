@@ -8,9 +8,10 @@ use super::content_cache::Held;
 use super::live_prompts::{PreparedPrompts, Prompts};
 use super::load::Models;
 use super::prompt_changes::{self, note};
-use super::request::{CancelToken, Output, Request};
+use super::request::{Output, Request};
 use super::residency::EncoderResidency;
 use super::running::{Job, RunningRequest};
+use crate::cancel::CancelToken;
 use crate::error::{Error, Result};
 use crate::names::counted;
 use std::sync::Arc;
@@ -111,7 +112,7 @@ pub(super) fn with_cause(models: &Models, cancel: &CancelToken, error: Error) ->
     if let Err(changed) = models.check_unchanged() {
         return changed;
     }
-    let bad = models.not_finite(cancel);
+    let bad = cancel.scope(|| models.not_finite());
     let hint = match bad.first() {
         Some(first) => format!("NaN or infinity in {}, fetch the file again: {first}", counted(bad.len(), "weight")),
         None => hint,

@@ -52,6 +52,7 @@ mod token_row;
 mod vae_file;
 mod workload;
 
+pub use crate::cancel::CancelToken;
 pub use crate::models::ip_adapter::Scales;
 pub use attribution::AttributionMap;
 pub use callbacks::{Callbacks, FinishedImage};
@@ -69,8 +70,7 @@ pub use preview::Preview;
 pub use prompt_options::{LongPrompts, PromptWeights, SizeConditioning};
 pub use quantization::Quantization;
 pub use request::{
-    CancelToken, DEFAULT_STRENGTH, HostTensor, MAX_BATCH, MAX_NUM_IMAGES, MAX_SIDE, MAX_THREADS, Output, Progress,
-    Request, Stage,
+    DEFAULT_STRENGTH, HostTensor, MAX_BATCH, MAX_NUM_IMAGES, MAX_SIDE, MAX_THREADS, Output, Progress, Request, Stage,
 };
 pub use residency::{EncoderResidency, MemoryEstimate};
 pub use stream::{Frame, Stream};

@@ -1,7 +1,7 @@
 //! The weights of a pipeline, one model after the other.
 
 use super::load::Models;
-use super::request::CancelToken;
+use crate::cancel;
 use crate::error::Result;
 use crate::weights::Weights;
 use std::collections::HashSet;
@@ -58,11 +58,11 @@ impl Models {
 
     /// Weights that are NaN or infinite, as `FILE: NAME`. Reads every byte, so it is for explaining an error, not for loading.
     /// A cancelled search ends after the model that it is at.
-    pub(super) fn not_finite(&self, cancel: &CancelToken) -> Vec<String> {
+    pub(super) fn not_finite(&self) -> Vec<String> {
         let named = |(_, w): (String, &Arc<Weights>)| {
             let path = w.path().display().to_string();
             w.not_finite().into_iter().map(move |name| format!("{path}: {name}"))
         };
-        self.weights().into_iter().take_while(|_| !cancel.is_cancelled()).flat_map(named).collect()
+        self.weights().into_iter().take_while(|_| !cancel::is_cancelled()).flat_map(named).collect()
     }
 }

@@ -13,9 +13,10 @@ use super::memory_budget::{self, MemoryDemand};
 use super::prompt::{Prompt, tell_unused_words};
 use super::prompt_options::{PromptWeights, time_ids};
 use super::reference_check::{check_references, check_texts};
-use super::request::{CancelToken, DEFAULT_STRENGTH, Request};
+use super::request::{DEFAULT_STRENGTH, Request};
 use super::residency::EncoderResidency;
 use super::workload::WorkloadShape;
+use crate::cancel;
 use crate::compat::Compat;
 use crate::error::{Error, Field, Message, Result};
 use crate::names::counted;
@@ -203,30 +204,30 @@ impl RequestPlan {
     ///
     /// # Errors
     /// [`Error::Memory`]; [`Error::Cancelled`] between two of them.
-    pub(super) fn compile(&self, executables: &mut Executables<'_>, cancel: &CancelToken) -> Result<()> {
-        cancel.check()?;
+    pub(super) fn compile(&self, executables: &mut Executables<'_>) -> Result<()> {
+        cancel::check()?;
         executables.image_decoder(self.latent)?;
         if executables.cache.free_encoders {
             return Ok(());
         }
         let EncoderPlan { text, image, vae } = self.encoders();
         for key in text {
-            cancel.check()?;
+            cancel::check()?;
             executables.text_encoder(key)?;
         }
         if image {
-            cancel.check()?;
+            cancel::check()?;
             executables.image_encoder()?;
         }
         if vae {
-            cancel.check()?;
+            cancel::check()?;
             executables.vae_encoder(self.latent)?;
         }
-        cancel.check()?;
+        cancel::check()?;
         memory_budget::require_conditioning(executables, &self.denoise, self.placement)?;
         for part in self.denoise.conditioning_parts() {
             executables.conditioner(*part, &self.denoise, self.placement)?;
-            cancel.check()?;
+            cancel::check()?;
         }
         if let Some(unguided) = &self.unguided {
             executables.denoise_loops(unguided, self.placement, self.num_images)?;

@@ -6,7 +6,7 @@ use super::content_cache::Held;
 use super::image_branches::ImageBranches;
 use super::live_prompts::{LivePrompts, PreparedPrompts, PromptChange, Prompts};
 use super::plan::{RequestPlan, Room};
-use super::request::{CancelToken, Request};
+use super::request::Request;
 use super::stages::condition::{self, Conditioning};
 use super::stages::{image, text};
 use crate::error::{Error, Field, Result};
@@ -29,7 +29,6 @@ impl ChangedPrompts {
         executables: &mut Executables<'_>,
         (request, running): (&Request, &RequestPlan),
         prompts: &Arc<Prompts>,
-        cancel: &CancelToken,
     ) -> Result<(Self, Held)> {
         let request = request.with_prompts(prompts)?;
         request.check()?;
@@ -40,7 +39,7 @@ impl ChangedPrompts {
             return Err(Error::parameter(Field::ReferenceMask, what));
         }
         // On a GPU, what is noted outlasts the next run of its executable.
-        let (conditioning, held) = note(executables, |executables| run_stages(executables, (&request, &plan), cancel))?;
+        let (conditioning, held) = note(executables, |executables| run_stages(executables, (&request, &plan)))?;
         Ok((Self { prompts: prompts.clone(), branches: plan.branches, conditioning }, held))
     }
 }
@@ -60,16 +59,12 @@ pub(super) fn note<T, E>(
 }
 
 /// Runs the stages from prompts to the conditioning.
-fn run_stages(
-    executables: &mut Executables<'_>,
-    (request, plan): (&Request, &RequestPlan),
-    cancel: &CancelToken,
-) -> Result<Conditioning> {
+fn run_stages(executables: &mut Executables<'_>, (request, plan): (&Request, &RequestPlan)) -> Result<Conditioning> {
     let captures = &mut Captures::new(false);
     let texts = text::run(executables, plan, captures)?;
     let concepts = text::concepts(executables, request, plan)?;
     executables.cache.release_encoders();
-    let images = image::run(executables, (request, plan), &concepts, cancel, captures)?;
+    let images = image::run(executables, (request, plan), &concepts, captures)?;
     executables.cache.release_encoders();
     condition::run(executables, plan, &texts, &images, captures)
 }
@@ -85,7 +80,7 @@ pub(super) fn prepare(
 ) -> Result<PreparedPrompts> {
     request.check()?;
     let plan = RequestPlan::new(executables, Room::Unchecked, request)?;
-    let (_, held) = ChangedPrompts::new(executables, (request, &plan), &prompts, &CancelToken::new())?;
+    let (_, held) = ChangedPrompts::new(executables, (request, &plan), &prompts)?;
     Ok(PreparedPrompts::new(prompts, held))
 }
 

@@ -14,7 +14,6 @@ use crate::setters::setters;
 use crate::tensor::DType;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 /// The greatest number of images of one request: all are returned at once.
 pub const MAX_NUM_IMAGES: usize = 1000;
@@ -309,31 +308,6 @@ impl Request {
             return Err(Error::parameter(Field::NumImages, what));
         }
         self.image_prompts.iter().try_for_each(ImagePrompt::check)
-    }
-}
-
-/// A flag that another thread sets to stop a request; cheap to clone.
-#[derive(Debug, Clone, Default)]
-pub struct CancelToken(Arc<AtomicBool>);
-
-impl CancelToken {
-    /// A token that is not set.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// Stops the request at its next step.
-    pub fn cancel(&self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-
-    /// Whether it is set.
-    pub fn is_cancelled(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
-    }
-
-    pub(super) fn check(&self) -> Result<()> {
-        if self.is_cancelled() { Err(Error::Cancelled) } else { Ok(()) }
     }
 }
 

@@ -15,6 +15,7 @@ use super::stages::condition::{self, Conditioning};
 use super::stages::denoise::{self, Beginning, Denoise};
 use super::stages::init_image::{self, InitImage};
 use super::stages::{decode, image, text};
+use crate::cancel::CancelToken;
 use crate::device::{DenoiseOutput, ImageInFlight, TensorRef};
 use crate::error::{Error, Result};
 use crate::inputs::image::Image;
@@ -89,7 +90,7 @@ impl Job<'_> {
         self.callbacks.cancel.check()?;
         self.report(stage, image, [0, 1]);
         let begin = Instant::now();
-        let result = work(&self.request)?;
+        let result = self.callbacks.cancel.scope(|| work(&self.request))?;
         *seconds.entry(stage).or_default() += begin.elapsed().as_secs_f64();
         self.report(stage, image, [1, 1]);
         Ok(result)
@@ -171,6 +172,11 @@ impl<'a> RunningRequest<'a> {
         self.job.callbacks.cancel.check()
     }
 
+    /// The token that stops it.
+    pub(super) fn cancel(&self) -> CancelToken {
+        self.job.callbacks.cancel.clone()
+    }
+
     /// Whether its conditioning outlasts other runs of the conditioner.
     pub(super) fn outlasts(&self) -> bool {
         self.conditioning.outlasts && self.changed.iter().all(|changed| changed.conditioning.outlasts)
@@ -183,7 +189,8 @@ impl<'a> RunningRequest<'a> {
     pub(super) fn begin_step(&mut self, executables: &mut Executables<'_>, image: &mut RunningImage) -> Result<()> {
         let (request, in_flight) = (&self.job.request, &mut image.in_flight);
         in_flight.guided = request.is_guided(in_flight.done(), self.table.len());
-        self.change_inputs(executables, image)
+        let cancel = self.job.callbacks.cancel.clone();
+        cancel.scope(|| self.change_inputs(executables, image))
     }
 
     fn change_inputs(&mut self, executables: &mut Executables<'_>, image: &mut RunningImage) -> Result<()> {
@@ -221,9 +228,8 @@ impl<'a> RunningRequest<'a> {
         if let Some(known) = known {
             return Ok(known.clone());
         }
-        let Job { request, callbacks } = &self.job;
-        let (changed, _) =
-            ChangedPrompts::new(executables, (request, &self.plan), &prompts.prompts, &callbacks.cancel)?;
+        let request = &self.job.request;
+        let (changed, _) = ChangedPrompts::new(executables, (request, &self.plan), &prompts.prompts)?;
         let changed = Arc::new(changed);
         // An image that has earlier ones holds them itself.
         self.changed.truncate(request.prompt_changes.len());
@@ -248,7 +254,8 @@ impl<'a> RunningRequest<'a> {
         record.unreported += seconds;
         let done = in_flight.done();
         if let Some(clean) = in_flight.take_preview() {
-            let preview = denoise::preview(executables, &self.plan, (record.index, done), &clean)?;
+            let cancel = &self.job.callbacks.cancel;
+            let preview = cancel.scope(|| denoise::preview(executables, &self.plan, (record.index, done), &clean))?;
             if let Some(on) = &mut self.job.callbacks.on_preview {
                 (on.show)(preview);
             }
@@ -369,15 +376,13 @@ fn prepare(
     executables.compiler.device.check()?;
     executables.cache.begin_request();
     let plan = RequestPlan::new(executables, Room::Memory(residency), &job.request)?;
-    let cancel = job.callbacks.cancel.clone();
-    plan.compile(executables, &cancel)?;
+    job.callbacks.cancel.scope(|| plan.compile(executables))?;
     let (texts, concepts) = job.stage((Stage::Text, 0), seconds, |request| {
         Ok((text::run(executables, &plan, captures)?, text::concepts(executables, request, &plan)?))
     })?;
     executables.cache.release_encoders();
-    let images = job.stage((Stage::Image, 0), seconds, |request| {
-        image::run(executables, (request, &plan), &concepts, &cancel, captures)
-    })?;
+    let images = job
+        .stage((Stage::Image, 0), seconds, |request| image::run(executables, (request, &plan), &concepts, captures))?;
     executables.cache.release_encoders();
     let init_image = if job.request.init_image.is_some() {
         let encode = |request: &Request| match &request.init_image {
@@ -397,7 +402,7 @@ fn prepare(
         let (conditioning, _) =
             note(executables, |executables| condition::run(executables, &plan, &texts, &images, captures))?;
         let encode = |change: &PromptChange| -> Result<_> {
-            let (changed, _) = ChangedPrompts::new(executables, (request, &plan), &change.prompts, &cancel)?;
+            let (changed, _) = ChangedPrompts::new(executables, (request, &plan), &change.prompts)?;
             Ok(Arc::new(changed))
         };
         Ok((conditioning, request.prompt_changes.iter().map(encode).collect::<Result<_>>()?))

@@ -15,6 +15,7 @@ pub use safetensors::write_safetensors;
 pub use sdxl::{Sizes, WriteProgress, adapter_tensors, checkpoint_tensors, sdxl, vision_tensors};
 pub use torch::write_torch;
 
+use crate::cancel;
 use crate::error::{Error, Result};
 use crate::tensor::{DType, elements};
 use half::slice::HalfFloatSliceExt;
@@ -129,6 +130,7 @@ impl TensorSpec {
         let (len, size) = (self.checked_len(path)?, self.dtype.size());
         let mut first = 0;
         while first < len {
+            cancel::check()?;
             let count = (len - first).min(BLOCK * BATCH);
             buffer.resize(count * size, 0);
             buffer.par_chunks_mut(BLOCK * size).enumerate().for_each(|(i, b)| self.fill(first + i * BLOCK, b));

@@ -1,9 +1,13 @@
 //! The bytes behind the tensors: a mapping of a file, or memory.
 
+use crate::cancel;
 use crate::error::{Error, Field, Message, Result};
 use std::fs::{File, Metadata};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
+
+/// The bytes that are read between two looks for a cancellation.
+const PIECE: u64 = 16 << 20;
 
 /// Read-only bytes that many tensors share.
 ///
@@ -91,7 +95,7 @@ impl MappedBytes {
     /// Reads a file into memory.
     ///
     /// # Errors
-    /// Those of [`MappedBytes::map`]; [`Error::Changed`] where the file changes meanwhile.
+    /// Those of [`MappedBytes::map`]; [`Error::Changed`] where the file changes meanwhile; [`Error::Cancelled`].
     pub fn read(path: &Path) -> Result<Self> {
         use std::io::Read;
         let (mut file, stamp) = open(path)?;
@@ -106,7 +110,9 @@ impl MappedBytes {
             have: 0,
             hint: hint(),
         })?;
-        file.read_to_end(&mut bytes).map_err(Error::io("read", path))?;
+        while (&mut file).take(PIECE).read_to_end(&mut bytes).map_err(Error::io("read", path))? > 0 {
+            cancel::check()?;
+        }
         let now = file.metadata().map_err(Error::io("read", path))?;
         if let Some(change) = stamp.difference(&Stamp::of(&now)) {
             return Err(Error::Changed {

@@ -5,6 +5,7 @@ use super::format::{FileFormat, sniff};
 use super::mmap::MappedBytes;
 use super::weight::Weights;
 use super::{safetensors, torch};
+use crate::cancel;
 use crate::error::{Error, Result};
 use crate::presence::is_there;
 use std::collections::{BTreeMap, BTreeSet};
@@ -53,7 +54,8 @@ const SOUGHT: [&str; 20] = [
 ///
 /// # Errors
 /// [`Error::Io`] where a file cannot be opened; [`Error::Malformed`] where one is damaged, or a shard or a tensor of an
-/// index is missing; [`Error::Mismatch`] where a folder holds no weights or a tensor's type is not supported.
+/// index is missing; [`Error::Mismatch`] where a folder holds no weights or a tensor's type is not supported;
+/// [`Error::Cancelled`].
 pub fn open(path: &Path, options: &OpenOptions) -> Result<Weights> {
     let meta = std::fs::metadata(path).map_err(Error::io("open", path))?;
     if meta.is_dir() {
@@ -96,6 +98,7 @@ fn open_file(path: &Path, options: &OpenOptions) -> Result<Weights> {
 }
 
 fn contents(path: &Path, options: &OpenOptions) -> Result<Weights> {
+    cancel::check()?;
     let storage = Arc::new(if options.mmap { MappedBytes::map(path) } else { MappedBytes::read(path) }?);
     match sniff(&storage) {
         FileFormat::Safetensors => safetensors::read(storage, path),

@@ -1,4 +1,4 @@
-//! Failures around the command: files, devices, signals, pipes.
+//! Failures around the command: files, devices, closed pipes. Signals are in signals.rs.
 
 use super::common::Model;
 use super::{Case, braid, failure, stderr, stdout};
@@ -96,79 +96,14 @@ mod unix {
     use std::io::Read;
     use std::os::unix::process::ExitStatusExt;
     use std::process::{Child, Stdio};
-    use std::time::{Duration, Instant};
+    use std::time::Duration;
 
-    /// A run that takes long, well under way.
-    fn long(case: &Case) -> Child {
-        let mut command = case.short(&["--steps", "1000", "-b", "1000", "-W", "64", "-H", "64"]);
-        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        std::thread::sleep(Duration::from_millis(1500));
-        child
-    }
-
-    fn kill(child: &Child, signal: i32) {
-        // SAFETY: kill has no preconditions; the child has not been waited for, so the number is still its own.
-        assert_eq!(unsafe { libc::kill(child.id() as i32, signal) }, 0);
-    }
-
-    fn end(mut child: Child) -> (Option<i32>, String, Duration) {
-        let begin = Instant::now();
+    fn end(mut child: Child) -> (Option<i32>, String) {
         let mut text = String::new();
         child.stderr.take().unwrap().read_to_string(&mut text).unwrap();
         let status = child.wait().unwrap();
         assert_eq!(status.signal(), None, "{text}");
-        (status.code(), text, begin.elapsed())
-    }
-
-    #[test]
-    fn signals() {
-        let case = Case::make("diffusers", "euler");
-        for (signal, status) in [(libc::SIGINT, 130), (libc::SIGTERM, 143)] {
-            let child = long(&case);
-            kill(&child, signal);
-            let (code, text, took) = end(child);
-            assert_eq!(code, Some(status), "{text}");
-            assert_eq!(text.lines().count(), 1, "{text}");
-            assert!(took < Duration::from_secs(5), "{took:?}");
-            // Images that were done are kept.
-            assert!(!case.written().iter().any(|name| name.starts_with('.')), "{:?}", case.written());
-        }
-        let child = long(&case);
-        kill(&child, libc::SIGINT);
-        kill(&child, libc::SIGTERM);
-        let (code, ..) = end(child);
-        assert!(matches!(code, Some(130 | 143)));
-    }
-
-    /// A pipe that nobody writes to holds up the reading of any file; a signal ends it at once. 2 s.
-    #[test]
-    fn pipes_without_a_writer() {
-        let case = Case::make("diffusers", "euler");
-        let pipe = case.path("pipe");
-        let name = std::ffi::CString::new(pipe.as_str()).unwrap();
-        // SAFETY: the name is a C string.
-        assert_eq!(unsafe { libc::mkfifo(name.as_ptr(), 0o600) }, 0);
-        let adapter = case.path("ip-adapter.safetensors");
-        for more in [&["--ip-adapter", &adapter, "--ip-adapter-image", &pipe][..], &["--latents-in", &pipe]] {
-            let mut command = case.short(more);
-            let child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
-            std::thread::sleep(Duration::from_millis(700));
-            kill(&child, libc::SIGTERM);
-            let (code, text, took) = end(child);
-            // A reader that asks for a plain file has ended before.
-            assert!(matches!(code, Some(143 | 1)), "{code:?} {text}");
-            assert!(took < Duration::from_secs(2) && text.lines().count() == 1, "{took:?} {text}");
-            assert!(case.written().is_empty(), "{:?}", case.written());
-        }
-        // One with a writer is read.
-        let picture = std::fs::read(case.folder.join("../pictures/landscape.png")).unwrap();
-        let writer = std::thread::spawn({
-            let pipe = pipe.clone();
-            move || std::fs::write(pipe, picture).unwrap()
-        });
-        let child = case.short(&["--ip-adapter", &adapter, "--ip-adapter-image", &pipe]).output().unwrap();
-        assert!(child.status.success(), "{}", stderr(&child));
-        writer.join().unwrap();
+        (status.code(), text)
     }
 
     /// A file that grows beyond `ulimit -f` is removed, and said to be too large.
@@ -252,7 +187,7 @@ mod unix {
         let mut bytes = [0; 512];
         vae.read_exact_at(&mut bytes, end_of_file).unwrap();
         vae.write_all_at(&bytes.map(|byte| byte ^ 1), end_of_file).unwrap();
-        let (code, text, _) = end(child);
+        let (code, text) = end(child);
         assert_eq!(code, Some(1), "{text}");
         assert!(text.contains("vae/diffusion_pytorch_model.safetensors: its bytes were written again"), "{text}");
         assert!(text.contains("or use --no-mmap") && text.lines().count() == 1, "{text}");
@@ -265,20 +200,19 @@ mod unix {
         let case = Case::make("diffusers", "euler");
         let (child, vae) = with_mapped_vae(&case);
         vae.set_len(100).unwrap();
-        let (code, text, _) = end(child);
+        let (code, text) = end(child);
         assert_eq!(code, Some(1), "{text}");
         assert!(text.starts_with("braid: ") && text.contains("cut short") && text.lines().count() == 1, "{text}");
         assert!(case.written().is_empty(), "{:?}", case.written());
     }
 
-    /// F16.
     #[test]
-    fn closed_pipe() {
+    fn f16_closed_stdout() {
         let case = Case::make("diffusers", "euler");
         let mut command = case.short(&["--json"]);
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         drop(child.stdout.take());
-        let (code, text, _) = end(child);
+        let (code, text) = end(child);
         assert_eq!((code, text.as_str()), (Some(0), ""));
         assert_eq!(case.written(), ["out.png"]);
         for command in ["doctor", "--help"] {
@@ -291,5 +225,25 @@ mod unix {
             let output = braid().arg("doctor").stdout(full).output().unwrap();
             assert!(failure(&output, 1).contains("standard output"), "{}", stderr(&output));
         }
+    }
+
+    /// Without a terminal nothing but warnings is said, and without any of the three streams the image is the same.
+    #[test]
+    fn f16_no_terminal() {
+        let case = Case::make("diffusers", "euler");
+        let output = case.short(&["--seed", "5"]).output().unwrap();
+        assert!(output.status.success() && output.stderr.is_empty(), "{}", stderr(&output));
+        let image = case.path("out.png");
+        let bytes = std::fs::read(&image).unwrap();
+        std::fs::remove_file(&image).unwrap();
+        let command = case.short(&["--seed", "5"]);
+        let mut closed = std::process::Command::new("sh");
+        closed.args(["-c", "exec \"$@\" <&- >&- 2>&-", "sh"]).arg(command.get_program()).args(command.get_args());
+        assert!(closed.status().unwrap().success());
+        assert!(std::fs::read(&image).unwrap() == bytes);
+        // A failure that nobody hears has its status all the same.
+        let mut closed = std::process::Command::new("sh");
+        closed.args(["-c", "exec \"$@\" 2>&-", "sh"]).arg(command.get_program()).args(["generate", "--nonsense"]);
+        assert_eq!(closed.status().unwrap().code(), Some(2));
     }
 }

@@ -31,6 +31,7 @@ mod reference_texts;
 mod repeated;
 mod requests;
 mod stated;
+mod stopped;
 mod stream;
 mod taesd;
 mod tiling;

@@ -1,10 +1,11 @@
 //! Runs a graph on the CPU, node by node, in one arena.
 
 use super::buffer::Buffer;
-use super::op::{CpuOp, OpRun, RunResources};
+use super::op::{CpuOp, OpRun, RunPool, RunResources};
 use super::ops::{self, Arithmetic};
 use super::pool::Pool;
 use super::scratch::Scratch;
+use crate::cancel;
 use crate::device::{Compiled, Executable, TensorData};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Location, MemoryPlan};
@@ -32,7 +33,7 @@ impl CpuExecutable {
     ///
     /// # Errors
     /// [`crate::Error::Memory`] where there is too little; [`crate::Error::Graph`] where an operation reads an input of another
-    /// type.
+    /// type; [`crate::Error::Cancelled`].
     pub(super) fn new(pool: Arc<Pool>, graph: Graph, arithmetic: Arithmetic<'_>) -> Result<Self> {
         graph.check_types()?;
         let threads = pool.threads();
@@ -41,7 +42,8 @@ impl CpuExecutable {
         let hint = || "ask for a smaller image or free memory".into();
         // Before the norms' statistics are allocated below.
         memory::require(STAGE, (plan.arena as u64 * 4).saturating_add(statistics as u64), hint)?;
-        let ops: Vec<_> = graph.nodes.iter().map(|node| ops::prepare(&graph, node, &pool, arithmetic)).collect();
+        let prepare = |node| cancel::check().map(|()| ops::prepare(&graph, node, &pool, arithmetic));
+        let ops = graph.nodes.iter().map(prepare).collect::<Result<Vec<_>>>()?;
         let scratch = ops.iter().flatten().map(|op| op.scratch()).max().unwrap_or(0);
         let shared = ops.iter().flatten().map(|op| op.shared_scratch()).max().unwrap_or(0);
         let widest = graph.nodes.iter().map(|node| node.channels()).max().unwrap_or(0).max(1);
@@ -81,12 +83,13 @@ impl Executable for CpuExecutable {
         };
         let places: Vec<*mut f32> = self.plan.locations.iter().map(place).collect();
         let Self { pool, scratch, zeros, graph, .. } = self;
-        let resources = RunResources { pool, scratch, zeros, graph };
+        let resources = RunResources { pool: RunPool(pool), scratch, zeros, graph };
         for (i, op) in self.ops.iter().enumerate() {
             let Some(op) = op else { continue };
             // SAFETY: every place has the length of its node's shape (checked above and by the plan), results that live at the
             // same time do not overlap, and inputs are never a result's place; the operation was prepared for node i.
             unsafe { op.run(&OpRun::new(&resources, &places, i)) };
+            cancel::check()?;
         }
         for (k, id) in &self.plan.copies {
             // SAFETY: both have the length of that node, and an output is never another node's place.

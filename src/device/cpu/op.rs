@@ -2,6 +2,7 @@
 
 use super::pool::Pool;
 use super::scratch::Scratch;
+use crate::cancel;
 use crate::graph::{Graph, Node};
 
 /// An operation prepared for its shapes.
@@ -31,10 +32,27 @@ pub(crate) trait CpuOp: Send {
 /// Rows that one item of a row-wise operation takes.
 const ROWS: usize = 16;
 
+/// The threads of an executable's run, which a [`crate::CancelToken`] stops: what an operation leaves then is no result, and nothing
+/// that outlasts the run may follow from it.
+#[derive(Clone, Copy)]
+pub(crate) struct RunPool<'a>(pub(crate) &'a Pool);
+
+impl RunPool<'_> {
+    /// As [`Pool::threads`].
+    pub(crate) fn threads(self) -> usize {
+        self.0.threads()
+    }
+
+    /// As [`Pool::run`] where nothing stops it.
+    pub(crate) fn run(self, items: usize, task: &(dyn Fn(usize, usize) + Sync)) {
+        self.0.run_while(items, task, &|| !cancel::is_cancelled());
+    }
+}
+
 /// One run of an operation: its operands, its result and what it may use meanwhile.
 pub(crate) struct OpRun<'a> {
     /// The threads.
-    pub(crate) pool: &'a Pool,
+    pub(crate) pool: RunPool<'a>,
     /// Memory of each thread.
     pub(crate) scratch: &'a Scratch,
     /// Zeros as long as the widest row of the graph.
@@ -50,7 +68,7 @@ unsafe impl Sync for OpRun<'_> {}
 
 /// The resources that the runs of all nodes of an executable share.
 pub(crate) struct RunResources<'a> {
-    pub(crate) pool: &'a Pool,
+    pub(crate) pool: RunPool<'a>,
     pub(crate) scratch: &'a Scratch,
     pub(crate) zeros: &'a [f32],
     pub(crate) graph: &'a Graph,

@@ -74,8 +74,16 @@ impl Pool {
     /// Calls `task(item, thread)` once for every item; `thread` is below [`Pool::threads`] and no two calls with one
     /// thread number run at the same time. A panic in a task is passed on after all threads have ended.
     pub(crate) fn run(&self, items: usize, task: &(dyn Fn(usize, usize) + Sync)) {
+        self.run_while(items, task, &|| true);
+    }
+
+    /// As [`Pool::run`], as long as `goes_on`, which the caller's thread asks before each of its items: the other items are left out then.
+    pub(crate) fn run_while(&self, items: usize, task: &(dyn Fn(usize, usize) + Sync), goes_on: &dyn Fn() -> bool) {
         if self.workers.is_empty() || items <= 1 {
-            (0..items).for_each(|i| task(i, 0));
+            (0..items).take_while(|_| goes_on()).for_each(|i| task(i, 0));
+            return;
+        }
+        if !goes_on() {
             return;
         }
         let _running = lock(&self.running);
@@ -89,7 +97,7 @@ impl Pool {
             shared.epoch.store(job.epoch, Ordering::Release);
         }
         shared.wake.notify_all();
-        let result = shared.take_items(task, items, 0);
+        let result = shared.take_items(task, items, 0, goes_on);
         // Nobody joins from here on: a worker that the system has not let run yet is not waited for.
         lock(&shared.job).task = None;
         let mut spins = 0;
@@ -161,7 +169,7 @@ impl Shared {
                 return;
             }
             if let Some(task) = job.task {
-                if self.take_items(task, job.items, worker).is_err() {
+                if self.take_items(task, job.items, worker, &|| true).is_err() {
                     self.panicked.store(true, Ordering::Relaxed);
                 }
                 self.busy.fetch_sub(1, Ordering::Release);
@@ -169,9 +177,20 @@ impl Shared {
         }
     }
 
-    fn take_items(&self, task: Task, items: usize, thread: usize) -> std::thread::Result<()> {
+    fn take_items(
+        &self,
+        task: Task,
+        items: usize,
+        thread: usize,
+        goes_on: &dyn Fn() -> bool,
+    ) -> std::thread::Result<()> {
         catch_unwind(AssertUnwindSafe(|| {
             loop {
+                if !goes_on() {
+                    // Nobody finds an item from here on.
+                    self.next.fetch_max(items, Ordering::Relaxed);
+                    return;
+                }
                 let item = self.next.fetch_add(1, Ordering::Relaxed);
                 if item >= items {
                     return;
@@ -201,6 +220,29 @@ mod tests {
                 seen[i].fetch_add(1, Ordering::Relaxed);
             });
             assert!(seen.iter().all(|s| s.load(Ordering::Relaxed) == 1));
+        }
+    }
+
+    /// Threads end with the items that they are at, and the next run is whole.
+    #[test]
+    fn stopped_run() {
+        const ITEMS: usize = 100_000;
+        for threads in [1, 4] {
+            let pool = Pool::new(threads);
+            let (done, asked) = (AtomicUsize::new(0), AtomicUsize::new(0));
+            let count = |_: usize, thread: usize| {
+                // So that the others could do all of them in half a minute only.
+                if thread > 0 {
+                    std::thread::sleep(std::time::Duration::from_millis(1));
+                }
+                done.fetch_add(1, Ordering::SeqCst);
+            };
+            pool.run_while(ITEMS, &count, &|| asked.fetch_add(1, Ordering::SeqCst) < 10);
+            assert!((9..ITEMS).contains(&done.swap(0, Ordering::SeqCst)));
+            pool.run_while(ITEMS, &count, &|| false);
+            assert_eq!(done.swap(0, Ordering::SeqCst), 0);
+            pool.run(100, &count);
+            assert_eq!(done.load(Ordering::SeqCst), 100);
         }
     }
 

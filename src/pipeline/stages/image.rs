@@ -1,5 +1,6 @@
 //! From image prompts to what the adapters' projections take.
 
+use crate::cancel;
 use crate::error::{Error, Field, Result, escape};
 use crate::inputs::clip_image_processor::ClipImageProcessor;
 use crate::inputs::image::Image;
@@ -14,7 +15,7 @@ use crate::pipeline::image_prompt::{Combine, ImagePrompt, ReferenceImage};
 use crate::pipeline::load::Models;
 use crate::pipeline::plan::RequestPlan;
 use crate::pipeline::reference_check::{check_embedding, encoder_hash};
-use crate::pipeline::request::{CancelToken, Request};
+use crate::pipeline::request::Request;
 use crate::pipeline::stages::text::TextConcepts;
 use crate::tensor::DType;
 use std::borrow::Cow;
@@ -33,7 +34,6 @@ pub(in crate::pipeline) fn run(
     executables: &mut Executables<'_>,
     (request, plan): (&Request, &RequestPlan),
     concepts: &TextConcepts,
-    cancel: &CancelToken,
     captures: &mut Captures,
 ) -> Result<Vec<AdapterImages>> {
     let mut all = Vec::new();
@@ -42,7 +42,7 @@ pub(in crate::pipeline) fn run(
         let (adapter, positions) = (&executables.compiler.models.adapters[a].config, plan.denoise.positions);
         let mut positive = Vec::new();
         for reference in &prompt.references {
-            cancel.check()?;
+            cancel::check()?;
             let mut values = embedding(executables, prompt, &reference.image, adapter)?;
             check_embedding(Field::ImagePrompts, &values, adapter, positions)?;
             for (text, factor) in &reference.texts {
@@ -61,7 +61,7 @@ pub(in crate::pipeline) fn run(
             true => captures.add("image_hidden", &[count, positions, width], || positive.clone()),
             false => captures.add("image_embeds", &[count, width], || positive.clone()),
         }
-        cancel.check()?;
+        cancel::check()?;
         let negative = match &prompt.negative_image {
             _ if plan.denoise.shape.batch < 2 => None,
             Some(image) => {

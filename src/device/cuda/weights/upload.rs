@@ -4,6 +4,7 @@
 //! is read once, in order, and never held whole.
 
 use super::layout::{StorageFormat, WeightCopy};
+use crate::cancel;
 use crate::device::cuda::driver::allocation::DeviceAllocation;
 use crate::device::cuda::driver::interface::{Driver, EVENTS, Staging};
 use crate::device::cuda::driver::kernel::Kernel;
@@ -22,7 +23,7 @@ const COPY: usize = 1 << 20;
 /// Copies tensors to their addresses, where all is zero, through staging buffers of `size` bytes.
 ///
 /// # Errors
-/// Those of the driver.
+/// Those of the driver; [`crate::Error::Cancelled`].
 pub(crate) fn upload(driver: &Arc<dyn Driver>, dtype: DType, size: usize, copies: &[(u64, &WeightCopy)]) -> Result<()> {
     // A tensor that is missing has no bytes; only a report is made of such a graph.
     let present: Vec<&(u64, &WeightCopy)> = copies.iter().filter(|(_, copy)| !copy.weight.bytes().is_empty()).collect();
@@ -34,6 +35,7 @@ pub(crate) fn upload(driver: &Arc<dyn Driver>, dtype: DType, size: usize, copies
     let mut uploader = Uploader { driver: driver.as_ref(), dtype, size, hosts, device: device.address(), pieces: 0 };
     let mut run = || {
         for &&(to, copy) in &present {
+            cancel::check()?;
             match copy.format {
                 StorageFormat::Float => uploader.floats(copy, to)?,
                 StorageFormat::Matrix { inputs, taps, pitch } => uploader.matrix(copy, to, inputs, taps, pitch)?,
