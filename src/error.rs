@@ -105,13 +105,15 @@ pub enum Error {
     },
     /// The request's cancel token was set.
     Cancelled,
-    /// An engine's queue is full.
+    /// An engine's queue is full, or a pipeline is at work for another call of [`crate::Pipeline::try_generate`]'s kind.
     Busy {
-        /// The requests that wait.
+        /// The requests, or the calls, that wait.
         waiting: usize,
     },
-    /// A request in an engine's queue had not begun by its deadline.
+    /// A request had not begun by its deadline.
     Late,
+    /// A callback called what would wait for its own end: its pipeline, or a ticket of its engine.
+    InCallback,
     /// An engine takes no more requests, or was dropped before it began this one.
     Stopped,
     /// A callback of a request in an engine, or the engine's work on it, panicked.
@@ -185,9 +187,14 @@ impl Error {
             Self::Frame { number, error } => Message::from(format!("frame {number}: ")).then(&error.message()),
             Self::Cancelled => "cancelled".into(),
             Self::Busy { waiting } => {
-                format!("busy: {waiting} requests wait, as many as may; submit it again later, or let more wait").into()
+                format!("busy, and {waiting} requests wait; try it again later, or let more wait in an engine").into()
             }
             Self::Late => "the request had not begun by its deadline; give it more time or a higher priority".into(),
+            Self::InCallback => {
+                "a callback called what would wait for its own end, its pipeline or a ticket of its engine; \
+                call it after the callback has returned, or submit a request to an engine and wait for it elsewhere"
+                    .into()
+            }
             Self::Stopped => "the engine was stopped; submit the request to another one".into(),
             Self::Panicked(what) => format!("a callback or the work on the request panicked: {}", escape(what)).into(),
             Self::Device { device, what } => Message::from(format!("device {device}: ")).then(what),

@@ -50,6 +50,7 @@ statuses! {
     BRAID_ERROR_OTHER = 20;
     BRAID_ERROR_FRAME = 21;
     BRAID_ERROR_CHANGED = 22;
+    BRAID_ERROR_IN_CALLBACK = 23;
 }
 
 /// The status of an error of the library.
@@ -73,6 +74,7 @@ pub(crate) fn of_error(error: &Error) -> braid_status {
         Error::Graph(_) => BRAID_ERROR_GRAPH,
         Error::Frame { .. } => BRAID_ERROR_FRAME,
         Error::Changed { .. } => BRAID_ERROR_CHANGED,
+        Error::InCallback => BRAID_ERROR_IN_CALLBACK,
         _ => BRAID_ERROR_OTHER,
     }
 }

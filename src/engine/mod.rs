@@ -57,7 +57,7 @@ impl Engine {
     ///
     /// # Errors
     /// [`Error::Busy`] where the queue is full; [`Error::Stopped`] once the engine is draining; [`Error::Parameter`] for a request that
-    /// cannot be, as far as no file is needed to see that.
+    /// cannot be, and [`Error::Memory`] for images that do not fit the host's memory.
     pub fn submit(&self, request: Request) -> Result<Ticket> {
         self.submit_with(request, SubmitOptions::default())
     }
@@ -67,6 +67,9 @@ impl Engine {
     /// # Errors
     /// As [`Engine::submit`]; [`Error::Late`] where the deadline is past.
     pub fn submit_with(&self, request: Request, options: SubmitOptions) -> Result<Ticket> {
+        if let Some(pipeline) = &self.pipeline {
+            pipeline.check(&request)?;
+        }
         let state = self.shared.submit(request, options)?;
         Ok(Ticket { state, shared: self.shared.clone() })
     }
@@ -81,14 +84,15 @@ impl Engine {
         self.shared.running()
     }
 
-    /// Takes no more requests, and returns when all that were submitted are done.
+    /// Takes no more requests, and returns when all that were submitted are done; in a callback of one of them, at once.
     pub fn drain(mut self) {
         self.shared.close();
         self.join();
     }
 
     fn join(&mut self) {
-        if let Some(worker) = self.worker.take() {
+        // In a callback this is the worker itself, which ends when it has nothing more to do.
+        if let Some(worker) = self.worker.take().filter(|_| !self.shared.is_worker()) {
             // It catches every panic, and has told the tickets.
             let _ = worker.join();
         }
@@ -97,9 +101,11 @@ impl Engine {
 
 impl Drop for Engine {
     fn drop(&mut self) {
-        self.shared.close();
-        self.shared.cancel_all();
-        self.join();
+        if self.worker.is_some() {
+            self.shared.close();
+            self.shared.cancel_all();
+            self.join();
+        }
     }
 }
 

@@ -230,7 +230,7 @@ fn refused_requests() {
 
 /// A callback's panic fails its request, a panic of the work the one that it comes from, and neither any other.
 #[test]
-fn panics() {
+fn f13_panics() {
     let steps = Steps::new(4);
     let engine = steps.hold().engine(EngineOptions::default());
     let progress = SubmitOptions::new().with_progress(|progress| assert!(progress.done < 2, "in a callback"));
@@ -249,6 +249,38 @@ fn panics() {
     assert!(matches!(worst.wait(), Err(Error::Panicked(what)) if what == "planned"));
     for (seed, ticket) in (5..).zip(good) {
         assert_eq!(ticket.wait().unwrap().seeds, [seed]);
+    }
+}
+
+/// A callback that would wait for its own end is refused, for a ticket of its engine, and for the engine itself it does not wait.
+#[test]
+fn callbacks_that_wait() {
+    for drains in [true, false] {
+        let steps = Steps::new(1);
+        let engine = Arc::new(Mutex::new(Some(steps.engine(EngineOptions::default()))));
+        let of_callback = engine.clone();
+        let tell = move |progress: Progress| {
+            if progress.done != 1 {
+                return;
+            }
+            let mut engine = of_callback.lock().unwrap();
+            let submit = |seed| engine.as_ref().unwrap().submit(request(seed, 1)).unwrap();
+            let ticket = submit(2);
+            assert!(ticket.wait_for(Duration::ZERO).is_none());
+            assert!(matches!(ticket.wait_for(Duration::MAX), Some(Err(Error::InCallback))));
+            assert!(matches!(ticket.wait_timeout(Duration::from_millis(1)), Ok(Err(Error::InCallback))));
+            assert!(matches!(submit(3).wait(), Err(Error::InCallback)));
+            let engine = engine.take().unwrap();
+            if drains { engine.drain() } else { drop(engine) }
+        };
+        let submitted = SubmitOptions::new().with_progress(tell);
+        let ticket = engine.lock().unwrap().as_ref().unwrap().submit_with(request(1, 3), submitted).unwrap();
+        match ticket.wait() {
+            Ok(output) => assert!(drains && output.seeds == [1]),
+            Err(error) => assert!(!drains && matches!(error, Error::Cancelled), "{error}"),
+        }
+        wait_until(|| steps.ended.load(Ordering::SeqCst) == 1);
+        assert_eq!(steps.begun(), [1]);
     }
 }
 

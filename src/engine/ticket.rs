@@ -36,7 +36,8 @@ impl Ticket {
     ///
     /// # Errors
     /// Those of [`crate::Pipeline::generate_with`]; [`Error::Late`] where the request had not begun by its deadline; [`Error::Panicked`]
-    /// where one of its callbacks, or the engine's work on it, panicked; [`Error::Stopped`] where the engine was dropped.
+    /// where one of its callbacks, or the engine's work on it, panicked; [`Error::Stopped`] where the engine was dropped;
+    /// [`Error::InCallback`] in a callback of a request of the engine, which would wait for itself: the request is cancelled with its ticket.
     pub fn wait(mut self) -> Result<Output> {
         loop {
             match self.wait_timeout(Duration::MAX) {
@@ -46,7 +47,7 @@ impl Ticket {
         }
     }
 
-    /// Waits for the result so long at most.
+    /// Waits for the result so long at most. In a callback of a request of the engine, which would hold it up, only a time of 0 is allowed.
     ///
     /// # Errors
     /// The ticket, where the result is not there by then.
@@ -55,7 +56,7 @@ impl Ticket {
     }
 
     /// Waits for the result so long at most and takes it, while other threads may use the ticket, to cancel it for one. `None` where the
-    /// result is not there by then, or was taken before.
+    /// result is not there by then, or was taken before; [`Error::InCallback`] as in [`Ticket::wait`], but that the ticket stays.
     pub fn wait_for(&self, timeout: Duration) -> Option<Result<Output>> {
         const LONGEST: Duration = Duration::from_secs(1 << 32);
         self.result_by(Instant::now() + timeout.min(LONGEST))
@@ -81,6 +82,9 @@ impl Ticket {
             }
             if end <= now {
                 return None;
+            }
+            if self.shared.is_worker() {
+                return Some(Err(Error::InCallback));
             }
             let until = deadline.map_or(end, |deadline| deadline.min(end));
             let waited = self.state.done.wait_timeout(phase, until.saturating_duration_since(now));

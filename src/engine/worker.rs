@@ -8,7 +8,8 @@ use crate::pipeline::{Callbacks, Output, Pipeline, Preview, Progress, Request};
 use std::any::Any;
 use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread::{self, ThreadId};
 use std::time::Instant;
 
 /// The requests of a run, taken one by one.
@@ -39,6 +40,8 @@ struct Job {
 /// The part of an engine that its worker and its tickets share.
 pub(super) struct Shared {
     options: EngineOptions,
+    /// The thread that draws, once it does.
+    worker: OnceLock<ThreadId>,
     inner: Mutex<Inner>,
     /// Told of every new request, and of the end.
     submitted: Condvar,
@@ -97,7 +100,7 @@ impl Job {
 impl Shared {
     pub(super) fn new(options: EngineOptions) -> Self {
         let inner = Inner { queue: Queue::new(options.aging), running: Vec::new(), next_id: 0, closed: false };
-        Self { options, inner: Mutex::new(inner), submitted: Condvar::new() }
+        Self { options, worker: OnceLock::new(), inner: Mutex::new(inner), submitted: Condvar::new() }
     }
 
     /// Puts a request into the queue.
@@ -124,6 +127,11 @@ impl Shared {
         drop(inner);
         self.submitted.notify_all();
         Ok(state)
+    }
+
+    /// Whether the calling thread is the one that draws, as in callbacks.
+    pub(super) fn is_worker(&self) -> bool {
+        self.worker.get() == Some(&thread::current().id())
     }
 
     pub(super) fn waiting(&self) -> usize {
@@ -166,6 +174,8 @@ impl Shared {
 
     /// Draws until the engine is closed and nothing waits.
     pub(super) fn work(&self, runner: &dyn Runner) {
+        // There is one such thread.
+        let _ = self.worker.set(thread::current().id());
         while self.wait_for_requests() {
             let taken = RefCell::new(Vec::new());
             let mut jobs = std::iter::from_fn(|| {

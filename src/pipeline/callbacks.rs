@@ -6,6 +6,7 @@ use super::preview::{Preview, Previewer};
 use super::request::Progress;
 use crate::cancel::CancelToken;
 use crate::inputs::image::Image;
+use std::time::Instant;
 
 /// An image of a request that is done, while others may be under way.
 #[derive(Debug, Clone, Copy)]
@@ -36,6 +37,8 @@ pub struct Callbacks<'a> {
     pub(super) on_image: Option<OnImage<'a>>,
     /// Stops the request.
     pub cancel: CancelToken,
+    /// A request that has not begun by then, as earlier ones are drawn, fails with [`crate::Error::Late`].
+    pub deadline: Option<Instant>,
     /// Sets scales while the request runs.
     pub(super) live_scales: Option<LiveScales>,
     /// Exchanges prompts while the request runs.
@@ -76,6 +79,13 @@ impl<'a> Callbacks<'a> {
     #[must_use]
     pub fn with_cancel(mut self, cancel: &CancelToken) -> Self {
         self.cancel = cancel.clone();
+        self
+    }
+
+    /// Sets the time by which the request must have begun.
+    #[must_use]
+    pub fn with_deadline(mut self, deadline: Instant) -> Self {
+        self.deadline = Some(deadline);
         self
     }
 

@@ -5,6 +5,7 @@ mod batch;
 mod begin;
 mod cache_access;
 mod callbacks;
+mod calls;
 mod captures;
 mod compel;
 mod compile;
@@ -84,7 +85,7 @@ use crate::models::ip_adapter::AdapterConfig;
 use crate::schedulers::SchedulerConfig;
 use crate::tensor::DType;
 use crate::weights::Weights;
-use cache_access::{Alone, CacheAccess};
+use cache_access::CacheAccess;
 use compile::{Compiler, Executables};
 use content_cache::ContentCache;
 use device::OpenedDevice;
@@ -283,7 +284,7 @@ impl Pipeline {
     /// [`crate::Error::Parameter`] where there is no image encoder, or no such adapter; [`crate::Error::Changed`].
     pub fn encode_image_for(&self, adapter: usize, image: &Image) -> Result<Vec<f32>> {
         let model = self.demand_adapter(adapter)?;
-        let mut cache = self.lock();
+        let mut cache = self.cache.alone()?;
         cache.begin_request();
         let prompt = ImagePrompt::default();
         let encoded = stages::image::encode(&mut self.executables(&mut cache), &prompt, image);
@@ -302,7 +303,7 @@ impl Pipeline {
     /// [`crate::Error::Changed`].
     pub fn encode_references(&self, adapter: usize, prompt: &ImagePrompt) -> Result<Vec<EncodedImage>> {
         self.demand_adapter(adapter)?;
-        let mut cache = self.lock();
+        let mut cache = self.cache.alone()?;
         cache.begin_request();
         let encoded = stages::image::encode_references(&mut self.executables(&mut cache), adapter, prompt, self.dtype)?;
         self.models.check_unchanged()?;
@@ -356,78 +357,44 @@ impl Pipeline {
     /// # Errors
     /// [`crate::Error::Parameter`] for a shape that cannot be; [`crate::Error::Memory`].
     pub fn prepare(&self, shape: &WorkloadShape) -> Result<()> {
-        shape.prepare(&mut self.executables(&mut self.lock()), self.encoders)
-    }
-
-    /// Generates the requested images.
-    ///
-    /// # Errors
-    /// As [`Pipeline::generate_with`].
-    pub fn generate(&self, request: &Request) -> Result<Output> {
-        self.generate_with(request, Callbacks::new())
-    }
-
-    /// Generates the requested images; `callbacks` report progress and can stop the request.
-    ///
-    /// # Errors
-    /// [`crate::Error::Parameter`] for a request that cannot be; [`crate::Error::Cancelled`];
-    /// [`crate::Error::NotFinite`] where the model's output has no meaning. The pipeline stays usable. [`crate::Error::Changed`] where a
-    /// mapped file was written to since it was loaded; only loading it again helps.
-    pub fn generate_with(&self, request: &Request, callbacks: Callbacks<'_>) -> Result<Output> {
-        generate::generate(self.compiler(), &self.cache.run(), self.encoders, request.clone(), callbacks)
-    }
-
-    /// Generates the images of several requests, with a result for each: the images are those of the request alone, and what is wrong
-    /// with one request concerns no other. Images of one size, of the same adapters and numbers of masks, and with the same masks and
-    /// scales of LoRAs, share evaluations of the UNet, as many as [`PipelineOptions::max_batch`] says: with other prompts, references,
-    /// scales, steps, schedulers and guidance.
-    pub fn generate_batch(&self, requests: &[Request]) -> Vec<Result<Output>> {
-        let mut results: Vec<_> = requests.iter().map(|_| Err(Error::Cancelled)).collect();
-        let jobs = requests.iter().map(|request| Job { request: request.clone(), callbacks: Callbacks::new() });
-        generate::generate_all(self.compiler(), &self.cache.run(), self.encoders, jobs, |number, result| {
-            results[number] = result;
-        });
-        results
-    }
-
-    /// As [`Pipeline::generate_batch`], of requests that are taken one by one as there is room for them, each with its callbacks; `done`
-    /// takes the result of each as soon as it is there, with its number.
-    pub fn generate_batch_with<'a>(
-        &self,
-        requests: impl IntoIterator<Item = (Request, Callbacks<'a>)>,
-        done: impl FnMut(usize, Result<Output>),
-    ) {
-        let jobs = requests.into_iter().map(|(request, callbacks)| Job { request, callbacks });
-        generate::generate_all(self.compiler(), &self.cache.run(), self.encoders, jobs, done);
+        let mut cache = self.cache.alone()?;
+        shape.prepare(&mut self.executables(&mut cache), self.encoders)
     }
 
     /// Encodes prompts and references that are to take the place of a request's own while it is drawn: [`LivePrompts::set`] and
     /// [`crate::Ticket::set_prompts`] then exchange them at once. Where requests are under way this waits for the step that is being made,
-    /// not for their end (on a GPU whose memory is too short to keep their conditioning, for that); callbacks must not call it. The request
-    /// itself need not have begun.
+    /// not for their end (on a GPU whose memory is too short to keep their conditioning, for that). The request itself need not have begun.
     ///
     /// # Errors
     /// [`crate::Error::Parameter`] for prompts that cannot be, or for which the request's executables have no room: more tokens or
-    /// references than it has or was prepared for ([`Pipeline::prepare`]), another adapter, other masks.
+    /// references than it has or was prepared for ([`Pipeline::prepare`]), another adapter, other masks; [`crate::Error::InCallback`].
     pub fn prepare_prompts(&self, request: &Request, prompts: impl Into<Arc<Prompts>>) -> Result<PreparedPrompts> {
-        generate::hold_prompts(&mut self.executables(&mut self.cache.beside()), request, prompts.into())
+        let mut cache = self.cache.beside()?;
+        generate::hold_prompts(&mut self.executables(&mut cache), request, prompts.into())
     }
 
     /// Runs the stages of a request up to its conditioning, whose results are found for as long as anyone has them.
     pub(crate) fn hold(&self, request: &Request) -> Result<Held> {
-        generate::hold(&mut self.executables(&mut self.lock()), self.encoders, request.clone())
+        let mut cache = self.cache.alone()?;
+        generate::hold(&mut self.executables(&mut cache), self.encoders, request.clone())
     }
 
-    /// Bytes that the executables compiled so far hold besides the mapped files, and on a GPU what is kept there of earlier requests.
+    /// Bytes that the executables compiled so far hold besides the mapped files, and on a GPU what is kept there of earlier requests. It
+    /// waits for nobody: while a request is drawn they are those of its last evaluation.
     pub fn device_memory_used(&self) -> usize {
-        let cache = self.lock();
-        cache.bytes() + cache.contents.device_bytes() as usize
+        self.cache.bytes()
     }
 
     /// Frees all executables, and forgets what earlier requests left, but for what a [`crate::Session`] holds; the next request makes both
-    /// again.
+    /// again. It waits for nobody: where a call is at work, in one of whose callbacks this may be, it is done when that ends.
     pub fn clear_cache(&self) {
-        self.lock().clear();
+        self.cache.clear();
+    }
+
+    /// Whether this thread is in a callback of a call to this pipeline. Calls that would wait for that one are refused there
+    /// ([`crate::Error::InCallback`]); from another thread, for which the callback waits, they would wait for ever.
+    pub fn is_in_callback(&self) -> bool {
+        self.cache.is_own()
     }
 
     fn compiler(&self) -> Compiler<'_> {
@@ -443,10 +410,6 @@ impl Pipeline {
 
     fn executables<'a>(&'a self, cache: &'a mut ExecutableCache) -> Executables<'a> {
         Executables { compiler: self.compiler(), cache, joins: false }
-    }
-
-    fn lock(&self) -> Alone<'_> {
-        self.cache.alone()
     }
 }
 

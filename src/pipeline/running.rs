@@ -372,6 +372,9 @@ fn prepare(
     job: &mut Job<'_>,
     (captures, seconds): (&mut Captures, &mut BTreeMap<Stage, f64>),
 ) -> Result<Prepared> {
+    if job.callbacks.deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+        return Err(Error::Late);
+    }
     job.request.check()?;
     executables.compiler.device.check()?;
     executables.cache.begin_request();

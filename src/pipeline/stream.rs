@@ -2,8 +2,10 @@
 
 use super::Pipeline;
 use super::batch::{Batch, Left};
+use super::cache_access::Run;
 use super::callbacks::Callbacks;
 use super::compile::Executables;
+use super::fair_mutex::Wait;
 use super::generate::with_cause;
 use super::live_prompts::{LivePrompts, PreparedPrompts};
 use super::live_scales::LiveScales;
@@ -71,6 +73,8 @@ pub struct Stream<'p, I> {
     batch: Batch<'static>,
     /// The frames under way, by number, with the time when they were taken.
     under_way: BTreeMap<usize, Instant>,
+    /// The frame under way that came when the pipeline could not be used.
+    waiting: Option<(usize, Box<Request>)>,
     /// The most frames under way.
     most: usize,
     /// The frames that are done and wait for earlier ones.
@@ -116,6 +120,7 @@ impl<'p, I: Iterator<Item = Image>> Stream<'p, I> {
             prompts: None,
             batch: Batch::default(),
             under_way: BTreeMap::new(),
+            waiting: None,
             most: 1,
             done: BTreeMap::new(),
             taken: 0,
@@ -139,6 +144,9 @@ impl<'p, I: Iterator<Item = Image>> Stream<'p, I> {
 
     /// Takes the next frame where there is room for it. The image is asked for while the pipeline is free.
     fn take(&mut self) -> Taken {
+        if let Some((number, request)) = self.waiting.take() {
+            return Taken::Frame(number, request);
+        }
         if self.under_way.len() >= self.most {
             return Taken::Nothing;
         }
@@ -190,9 +198,8 @@ impl<'p, I: Iterator<Item = Image>> Stream<'p, I> {
     }
 
     /// Makes steps of the frames under way, one of which may have just been taken, until there is room for another.
-    fn work(&mut self, frame: Option<(usize, Box<Request>)>) {
+    fn work(&mut self, run: &Run<'p>, frame: Option<(usize, Box<Request>)>) {
         let pipeline = self.pipeline;
-        let run = pipeline.cache.run();
         let mut cache = run.lock();
         let job = |request: Box<Request>| Job { request: *request, callbacks: Callbacks::new() };
         let mut jobs = frame.map(|(number, request)| (number, job(request))).into_iter();
@@ -236,18 +243,26 @@ fn of_frame(number: usize, error: Error) -> Error {
 impl<I: Iterator<Item = Image>> Iterator for Stream<'_, I> {
     type Item = Result<Frame>;
 
-    /// The next frame; [`Error::Frame`] where it cannot be drawn.
+    /// The next frame; [`Error::Frame`] where it cannot be drawn. [`Error::InCallback`] in a callback of the pipeline, and
+    /// [`Error::Cancelled`] by [`crate::CancelToken::scope`] while others use it: no frame is lost then.
     fn next(&mut self) -> Option<Result<Frame>> {
         loop {
             if let Some(frame) = self.done.remove(&self.given) {
                 self.given += 1;
                 return Some(frame);
             }
-            match self.take() {
-                Taken::Frame(number, request) => self.work(Some((number, request))),
-                Taken::Refused => {}
+            let frame = match self.take() {
+                Taken::Frame(number, request) => Some((number, request)),
+                Taken::Refused => continue,
                 Taken::Nothing if self.under_way.is_empty() => return None,
-                Taken::Nothing => self.work(None),
+                Taken::Nothing => None,
+            };
+            match self.pipeline.cache.run(Wait::Long) {
+                Ok(run) => self.work(&run, frame),
+                Err(error) => {
+                    self.waiting = frame;
+                    return Some(Err(error));
+                }
             }
         }
     }

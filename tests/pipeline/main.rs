@@ -37,6 +37,7 @@ mod taesd;
 mod tiling;
 mod upcast_vae;
 mod vae_file;
+mod waiting;
 mod weights;
 
 use braid::error::Error;
