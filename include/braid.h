@@ -104,7 +104,9 @@ enum {
     /* A frame of a stream cannot be drawn. */
     BRAID_ERROR_FRAME = 21,
     /* A model's file was written to or cut short while it was mapped; load it again. */
-    BRAID_ERROR_CHANGED = 22
+    BRAID_ERROR_CHANGED = 22,
+    /* A callback called what would wait for its own end. */
+    BRAID_ERROR_IN_CALLBACK = 23
 };
 
 /* The version of the library, such as "0.2.0". It is never freed. */

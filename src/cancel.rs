@@ -53,14 +53,23 @@ thread_local! {
 
 /// Runs `work` for several, which stops once all of their tokens are set.
 pub(crate) fn scope<T>(tokens: Vec<CancelToken>, work: impl FnOnce() -> T) -> T {
-    struct Leave;
+    within(scopes().into_iter().chain([tokens]).collect(), work)
+}
+
+/// The tokens of each scope that this thread is in.
+pub(crate) fn scopes() -> Vec<Vec<CancelToken>> {
+    SCOPES.with_borrow(Clone::clone)
+}
+
+/// Runs `work` in the scopes of another thread.
+pub(crate) fn within<T>(scopes: Vec<Vec<CancelToken>>, work: impl FnOnce() -> T) -> T {
+    struct Leave(Vec<Vec<CancelToken>>);
     impl Drop for Leave {
         fn drop(&mut self) {
-            SCOPES.with_borrow_mut(Vec::pop);
+            SCOPES.set(std::mem::take(&mut self.0));
         }
     }
-    SCOPES.with_borrow_mut(|scopes| scopes.push(tokens));
-    let _leave = Leave;
+    let _leave = Leave(SCOPES.replace(scopes));
     work()
 }
 

@@ -82,6 +82,8 @@ mod names;
 #[doc(hidden)]
 pub mod output;
 #[doc(hidden)]
+pub mod parallel;
+#[doc(hidden)]
 pub mod pipeline;
 mod presence;
 #[doc(hidden)]

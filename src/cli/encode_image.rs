@@ -9,6 +9,7 @@ use super::report::notes;
 use super::{files, system, terminal};
 use crate::error::escape;
 use crate::names::counted;
+use crate::parallel;
 use crate::pipeline::{EncodedImage, Pipeline};
 use serde_json::json;
 use std::ffi::OsString;
@@ -90,6 +91,7 @@ pub fn run(mut parser: lexopt::Parser) -> Outcome {
         return Err(Failure::usage("--output: missing, or no name that ends in .safetensors"));
     }
     options.check()?;
+    let _limit = parallel::limit(options.pipeline.threads);
     let _ = system::cancel_on_signal();
     files::check_writable(&options.output)?;
     let prompts = system::reading(|| options.image_prompts())?;

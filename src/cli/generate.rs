@@ -10,6 +10,7 @@ use super::saving::{SavedImages, Saving};
 use super::system::{self, MemoryMonitor};
 use super::{attribution, files, generate_batch, terminal};
 use crate::output::ImageFormat;
+use crate::parallel;
 use crate::pipeline::{Callbacks, CancelToken, ImagePrompt, Output, Pipeline, Preview, ReferenceImage, Request};
 use std::time::Instant;
 
@@ -31,6 +32,7 @@ pub fn help() -> String {
 /// Runs the command.
 pub fn run(parser: lexopt::Parser) -> Outcome {
     let Some(options) = flags::parse(parser)? else { return terminal::print(&help()) };
+    let _limit = parallel::limit(options.pipeline.threads);
     if let Some(path) = &options.batch {
         return generate_batch::run(&options, path);
     }

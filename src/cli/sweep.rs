@@ -16,6 +16,7 @@ use crate::error::escape;
 use crate::inputs::image::Image;
 use crate::names::counted;
 use crate::output::ImageFormat;
+use crate::parallel;
 use crate::pipeline::{Callbacks, CancelToken, MAX_NUM_IMAGES, Output, Pipeline, Progress, Request};
 use crate::tensor::DType;
 use serde_json::{Map, Value as Json, json};
@@ -90,6 +91,7 @@ pub fn run(mut parser: lexopt::Parser) -> Outcome {
         sweep.set_seed(seed);
     }
     let Sweep { options, axes, cells, seed } = &sweep;
+    let _limit = parallel::limit(options.pipeline.threads);
     let cancel = system::cancel_on_signal();
     files::check_image(&options.output)?;
     let begin = Instant::now();

@@ -45,7 +45,11 @@ impl Engine {
         let shared = Arc::new(Shared::new(options));
         let of_worker = shared.clone();
         let worker = std::thread::Builder::new().name("braid-engine".into()).spawn(move || of_worker.work(&*runner));
-        Ok(Self { shared, pipeline: None, worker: Some(worker.map_err(Error::io("start", "braid-engine"))?) })
+        Ok(Self {
+            shared,
+            pipeline: None,
+            worker: Some(worker.map_err(Error::io("start the thread", "braid-engine"))?),
+        })
     }
 
     /// The pipeline that draws.

@@ -8,7 +8,7 @@
 
 use crate::error::{Error, Field, Result};
 use crate::inputs::image::{Image, MAX_PIXELS};
-use rayon::prelude::*;
+use crate::parallel;
 use std::f64::consts::PI;
 use std::ops::Range;
 
@@ -95,6 +95,12 @@ fn columns_first(from: [usize; 2], to: [usize; 2]) -> bool {
     lost(1) > 0 && lost(1) > 2 * lost(0)
 }
 
+/// The threads that so many bytes of a result are worth.
+fn threads(bytes: usize) -> usize {
+    const EACH: usize = 1 << 16;
+    bytes / EACH + 1
+}
+
 /// Some rows and columns of an image.
 #[derive(Clone, Copy)]
 struct PixelRows<'a> {
@@ -108,7 +114,8 @@ struct PixelRows<'a> {
 fn mix_rows(source: PixelRows, weights: &FilterWeights, range: Range<usize>) -> Vec<u8> {
     let stride = weights.count() * 3;
     let mut out = vec![0u8; range.len() * stride];
-    out.par_chunks_exact_mut(stride.max(1)).zip(range).for_each(|(to, y)| {
+    let threads = threads(out.len());
+    parallel::for_each(threads, out.chunks_exact_mut(stride.max(1)).zip(range), |(to, y)| {
         let begin = (y - source.first[1]) * source.width * 3;
         let pixels = source.rgb[begin..begin + source.width * 3].as_chunks::<3>().0;
         for (to, (start, weights)) in to.as_chunks_mut::<3>().0.iter_mut().zip(weights.iter()) {
@@ -127,7 +134,8 @@ fn mix_columns(source: PixelRows, weights: &FilterWeights, range: Range<usize>) 
     let stride = range.len() * 3;
     let left = (range.start - source.first[0]) * 3;
     let mut out = vec![0u8; weights.count() * stride];
-    out.par_chunks_exact_mut(stride.max(1)).enumerate().for_each(|(y, to)| {
+    let threads = threads(out.len());
+    parallel::for_each(threads, out.chunks_exact_mut(stride.max(1)).enumerate(), |(y, to)| {
         let (start, weights) = weights.at(y);
         let mut sums = vec![HALF; stride];
         for (row, &w) in source.rgb.chunks_exact(source.width * 3).skip(start - source.first[1]).zip(weights) {

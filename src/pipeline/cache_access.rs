@@ -3,6 +3,7 @@
 use super::executable_cache::ExecutableCache;
 use super::fair_mutex::{FairGuard, FairMutex, Wait};
 use crate::error::Result;
+use crate::parallel::{Limit, limit};
 use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
@@ -15,6 +16,8 @@ pub(super) struct CacheAccess {
     bytes: AtomicUsize,
     /// Whether the cache is to be cleared when no requests run.
     clears: AtomicBool,
+    /// The most threads of what a call does beside the executables.
+    threads: Option<usize>,
 }
 
 /// The sign that no other call runs requests.
@@ -22,6 +25,7 @@ pub(super) struct Run<'a> {
     access: &'a CacheAccess,
     // None only once it is given up.
     turn: Option<FairGuard<'a, ()>>,
+    _limit: Limit,
 }
 
 /// The executables, whose bytes are noted when they are given up.
@@ -38,11 +42,14 @@ pub(super) struct Alone<'a> {
 }
 
 /// The executables while requests are under way, whose own stay.
-pub(super) struct Beside<'a>(CacheGuard<'a>);
+pub(super) struct Beside<'a> {
+    cache: CacheGuard<'a>,
+    _limit: Limit,
+}
 
 impl CacheAccess {
-    pub(super) fn new(cache: ExecutableCache) -> Self {
-        Self { cache: FairMutex::new(cache), ..Self::default() }
+    pub(super) fn new(cache: ExecutableCache, threads: usize) -> Self {
+        Self { cache: FairMutex::new(cache), threads: Some(threads), ..Self::default() }
     }
 
     /// Waits until no other call runs requests.
@@ -50,7 +57,7 @@ impl CacheAccess {
     /// # Errors
     /// As [`FairMutex::lock_within`]: [`crate::Error::InCallback`] where the thread runs requests itself.
     pub(super) fn run(&self, wait: Wait) -> Result<Run<'_>> {
-        Ok(Run { access: self, turn: Some(self.runs.lock_within(wait)?) })
+        Ok(Run { access: self, turn: Some(self.runs.lock_within(wait)?), _limit: limit(self.threads) })
     }
 
     /// Waits until no other call runs requests, and takes the executables.
@@ -69,7 +76,7 @@ impl CacheAccess {
     pub(super) fn beside(&self) -> Result<Beside<'_>> {
         let mut cache = self.guard(self.cache.lock_within(Wait::Long)?);
         cache.is_beside = true;
-        Ok(Beside(cache))
+        Ok(Beside { cache, _limit: limit(self.threads) })
     }
 
     /// Whether the calling thread runs requests.
@@ -168,18 +175,18 @@ impl Deref for Beside<'_> {
     type Target = ExecutableCache;
 
     fn deref(&self) -> &ExecutableCache {
-        &self.0
+        &self.cache
     }
 }
 
 impl DerefMut for Beside<'_> {
     fn deref_mut(&mut self) -> &mut ExecutableCache {
-        &mut self.0
+        &mut self.cache
     }
 }
 
 impl Drop for Beside<'_> {
     fn drop(&mut self) {
-        self.0.is_beside = false;
+        self.cache.is_beside = false;
     }
 }

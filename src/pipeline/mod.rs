@@ -82,6 +82,7 @@ use crate::device::{Device, cpu::Cpu};
 use crate::error::{Error, Field, Message, Result};
 use crate::inputs::image::Image;
 use crate::models::ip_adapter::AdapterConfig;
+use crate::parallel;
 use crate::schedulers::SchedulerConfig;
 use crate::tensor::DType;
 use crate::weights::Weights;
@@ -92,7 +93,6 @@ use device::OpenedDevice;
 use executable_cache::ExecutableCache;
 use load::Models;
 use model::Model;
-use running::Job;
 use std::sync::Arc;
 
 /// SDXL with IP-Adapters, ready to generate images.
@@ -188,7 +188,7 @@ impl Pipeline {
             tile,
             max_batch: options.max_batch,
             threads,
-            cache: CacheAccess::new(cache),
+            cache: CacheAccess::new(cache, threads),
         })
     }
 
@@ -317,6 +317,7 @@ impl Pipeline {
 
     /// A hash of each model's weights, of every byte. It reads the files whole.
     pub fn weight_hashes(&self) -> Vec<WeightsHash> {
+        let _limit = parallel::limit(Some(self.threads));
         self.models.hashes(Weights::hash)
     }
 
@@ -331,6 +332,7 @@ impl Pipeline {
     /// # Errors
     /// [`crate::Error::Parameter`] where there is no image encoder.
     pub fn reference_images(&self, prompt: &ImagePrompt) -> Result<Vec<Image>> {
+        let _limit = parallel::limit(Some(self.threads));
         stages::image::visible(&self.models, prompt)
     }
 

@@ -3,8 +3,8 @@
 use super::{Stored, TensorSpec};
 use crate::error::Result;
 use crate::memory;
+use crate::parallel;
 use crate::weights::{MappedBytes, Weight, Weights};
-use rayon::prelude::*;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -28,7 +28,8 @@ pub fn in_memory(name: &str, tensors: &[TensorSpec]) -> Result<Weights> {
     for tensor in tensors {
         let (Stored::Float(dtype), size) = (tensor.dtype, tensor.dtype.size()) else { continue };
         let mut bytes = vec![0; tensor.bytes().unwrap_or_default()];
-        bytes.par_chunks_mut(BLOCK * size).enumerate().for_each(|(i, block)| tensor.fill(i * BLOCK, block));
+        let blocks = bytes.chunks_mut(BLOCK * size).enumerate();
+        parallel::for_each(usize::MAX, blocks, |(i, block)| tensor.fill(i * BLOCK, block));
         let storage = Arc::new(MappedBytes::owned(bytes));
         if let Some(weight) = Weight::new(storage, 0, dtype, tensor.shape.clone(), tensor.name.as_str()) {
             weights.insert(tensor.name.as_str(), weight)?;

@@ -17,9 +17,9 @@ pub use torch::write_torch;
 
 use crate::cancel;
 use crate::error::{Error, Result};
+use crate::parallel;
 use crate::tensor::{DType, elements};
 use half::slice::HalfFloatSliceExt;
-use rayon::prelude::*;
 use std::io::Write;
 use std::path::Path;
 
@@ -133,7 +133,8 @@ impl TensorSpec {
             cancel::check()?;
             let count = (len - first).min(BLOCK * BATCH);
             buffer.resize(count * size, 0);
-            buffer.par_chunks_mut(BLOCK * size).enumerate().for_each(|(i, b)| self.fill(first + i * BLOCK, b));
+            let blocks = buffer.chunks_mut(BLOCK * size).enumerate();
+            parallel::for_each(BATCH, blocks, |(i, block)| self.fill(first + i * BLOCK, block));
             out.write_all(buffer).map_err(Error::io("write", path))?;
             first += count;
         }

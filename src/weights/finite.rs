@@ -1,10 +1,10 @@
 //! The search for NaN and infinity among weights.
 
 use super::weight::{Weight, Weights};
+use crate::cancel;
+use crate::parallel;
 use crate::tensor::DType;
-use rayon::prelude::*;
 use std::ops::Range;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// The words that are judged together.
 const BLOCK: usize = 4096;
@@ -14,7 +14,7 @@ const BLOCKS: usize = 64;
 impl Weight {
     /// Whether no element is NaN or infinite.
     pub fn is_finite(&self) -> bool {
-        Span::of(vec![("", self)]).not_finite(&AtomicUsize::new(self.len())).is_empty()
+        not_finite(&[Span::of(vec![("", self)])], self.len()).is_empty()
     }
 
     /// Whether every byte of [`Weight::bytes`] belongs to an element; of a transpose, too.
@@ -34,14 +34,32 @@ impl Weights {
     ///
     /// It reads every byte of the tensors once, however many of them share it: for a mapped file, from the disk. Tensors with holes
     /// are looked at element by element where NaN or infinity lies between their ends; where these are more than all tensors' bytes,
-    /// the rest of them counts as not finite.
+    /// the rest of them counts as not finite. Where it is stopped
+    /// ([`crate::CancelToken::scope`]) it tells of what it has seen by then.
     pub fn not_finite(&self) -> Vec<String> {
         let spans = spans(self);
-        let budget = AtomicUsize::new(spans.iter().map(|span| span.bytes.len()).sum());
-        let mut names: Vec<_> = spans.par_iter().flat_map_iter(|span| span.not_finite(&budget)).collect();
+        let budget = spans.iter().map(|span| span.bytes.len()).sum();
+        let mut names = not_finite(&spans, budget);
         names.sort();
         names
     }
+}
+
+/// The names of the tensors that hold NaN or infinity. So many elements are looked at one by one.
+fn not_finite(spans: &[Span<'_>], mut budget: usize) -> Vec<String> {
+    let mut bad: Vec<Vec<bool>> =
+        spans.iter().map(|span| vec![false; span.bytes.len().div_ceil(span.block())]).collect();
+    let parts = spans.iter().zip(&mut bad).flat_map(|(span, bad)| {
+        let bytes = span.bytes.chunks(BLOCKS * span.block());
+        bytes.zip(bad.chunks_mut(BLOCKS)).map(move |(bytes, bad)| (span, bytes, bad))
+    });
+    let parts: Vec<_> = parts.collect();
+    parallel::for_each(usize::MAX, parts.into_iter(), |(span, bytes, bad)| {
+        if !cancel::is_cancelled() {
+            bytes.chunks(span.block()).zip(bad).for_each(|(block, bad)| *bad = !clean(block, span.dtype));
+        }
+    });
+    spans.iter().zip(&bad).flat_map(|(span, bad)| span.not_finite(bad, &mut budget)).collect()
 }
 
 /// Bytes of one storage that tensors of one type share, their words on the same boundaries.
@@ -87,12 +105,15 @@ impl<'a> Span<'a> {
         Self { bytes, start, dtype: tensors[0].1.dtype(), tensors }
     }
 
-    /// The names of its tensors that hold NaN or infinity. Elements that are looked at one by one are taken off `budget`.
-    fn not_finite(&self, budget: &AtomicUsize) -> Vec<String> {
+    /// The bytes of a block.
+    fn block(&self) -> usize {
+        BLOCK * self.dtype.size()
+    }
+
+    /// The names of its tensors that hold NaN or infinity, given the blocks that do. Elements that are looked at one by one are taken off
+    /// `budget`.
+    fn not_finite(&self, bad: &[bool], budget: &mut usize) -> Vec<String> {
         let size = self.dtype.size();
-        let blocks = self.bytes.par_chunks(BLOCKS * BLOCK * size);
-        let bad = blocks.flat_map_iter(|part| part.chunks(BLOCK * size).map(|block| !clean(block, self.dtype)));
-        let bad: Vec<bool> = bad.collect();
         if !bad.contains(&true) {
             return Vec::new();
         }
@@ -103,16 +124,16 @@ impl<'a> Span<'a> {
             Some(*sum)
         }));
         let bad = |blocks: Range<usize>| blocks.start < blocks.end && before[blocks.end] > before[blocks.start];
-        let holds = |weight: &Weight| {
+        let mut holds = |weight: &Weight| {
             let range = weight.range();
             let (first, last) = ((range.start - self.start) / size, (range.end - self.start) / size);
             if !bad(first / BLOCK..last.div_ceil(BLOCK)) {
                 return false;
             }
             if !weight.is_full() {
-                let spent = |left: usize| left.checked_sub(weight.len());
-                return budget.fetch_update(Ordering::Relaxed, Ordering::Relaxed, spent).is_err()
-                    || weight.to_f32().iter().any(|value| !value.is_finite());
+                let Some(left) = budget.checked_sub(weight.len()) else { return true };
+                *budget = left;
+                return weight.to_f32().iter().any(|value| !value.is_finite());
             }
             // Whole blocks, then what is left at both ends of them.
             let whole = first.div_ceil(BLOCK)..last / BLOCK;

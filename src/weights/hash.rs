@@ -1,7 +1,7 @@
 //! Hashes of weights: by them files are told to be the same.
 
 use super::weight::{Weight, Weights};
-use rayon::prelude::*;
+use crate::parallel;
 use xxhash_rust::xxh3::Xxh3;
 
 /// The bytes of a tensor that a fingerprint reads in each of two places.
@@ -28,6 +28,7 @@ impl Weights {
 
     fn hash_by(&self, add: impl Fn(&mut Xxh3, &Weight) + Sync) -> u128 {
         let tensors: Vec<_> = self.iter().collect();
+        let mut hashes = vec![[0; 16]; tensors.len()];
         let hash = |(name, weight): (&str, &Weight)| {
             let mut hasher = Xxh3::new();
             let mut number = |n: usize| hasher.update(&(n as u64).to_le_bytes());
@@ -40,7 +41,8 @@ impl Weights {
             add(&mut hasher, weight);
             hasher.digest128().to_le_bytes()
         };
-        let hashes: Vec<[u8; 16]> = tensors.into_par_iter().map(hash).collect();
+        let pairs = tensors.into_iter().zip(&mut hashes);
+        parallel::for_each(usize::MAX, pairs, |(tensor, out)| *out = hash(tensor));
         let mut all = Xxh3::new();
         hashes.iter().for_each(|hash| all.update(hash));
         all.digest128()

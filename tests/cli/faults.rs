@@ -124,6 +124,55 @@ mod unix {
         );
     }
 
+    /// The same image from fewer threads, as the system limits the number of tasks.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn limited_tasks() {
+        use std::os::unix::fs::PermissionsExt;
+        use std::os::unix::process::CommandExt;
+        let case = Case::make("diffusers", "euler");
+        let (adapter, image) = (case.path("ip-adapter.safetensors"), case.folder.join("../pictures/landscape.png"));
+        let more = ["--ip-adapter", &adapter, "--ip-adapter-image", image.to_str().unwrap(), "--record-hashes"];
+        let short = |name: &str| {
+            let mut command = case.short(&more);
+            command.args(["--clip-vision", &case.path("image_encoder"), "--seed", "5", "--threads", "64"]);
+            command.args(["-o", &case.path(name)]);
+            command
+        };
+        assert!(short("out.png").output().unwrap().status.success());
+        let pixels = |name: &str| braid::Image::open(case.path(name), braid::AlphaMode::Ignore).unwrap();
+        std::fs::set_permissions(case.dir.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
+        for tasks in 1..5 {
+            let mut command = short("out-limited.png");
+            // The limit does not hold for root.
+            // SAFETY: getuid has no preconditions.
+            if unsafe { libc::getuid() } == 0 {
+                command.uid(65_534);
+            }
+            let limit = libc::rlimit { rlim_cur: tasks, rlim_max: tasks };
+            // SAFETY: setrlimit may be called between fork and exec, and the struct is its own.
+            unsafe {
+                command.pre_exec(move || match libc::setrlimit(libc::RLIMIT_NPROC, &limit) {
+                    0 => Ok(()),
+                    _ => Err(std::io::Error::last_os_error()),
+                });
+            }
+            let output = match command.output() {
+                Ok(output) => output,
+                Err(error) => return println!("limited_tasks: skipped: no other user can run the command: {error}"),
+            };
+            let text = stderr(&output);
+            assert!(output.status.success(), "{tasks}: {text}");
+            let warns = |line: &str| {
+                line.starts_with("warning: ") && line.contains("cores") || line.contains("could be started")
+            };
+            assert!(text.lines().all(warns), "{tasks}: {text}");
+            let cores = std::thread::available_parallelism().unwrap().get();
+            assert!(tasks > 1 || cores == 1 || text.contains("only 1 of"), "{text}");
+            assert!(pixels("out-limited.png") == pixels("out.png"), "{tasks}");
+        }
+    }
+
     /// Whatever it is called, a file that is read is never written.
     #[test]
     fn outputs_that_are_inputs() {

@@ -11,7 +11,6 @@ use braid::graph::{Builder, Graph, Op};
 use braid::pipeline::DeviceChoice;
 use braid::tensor::DType;
 use braid::weights::{MappedBytes, Weight};
-use rayon::prelude::*;
 use serde::Serialize;
 use std::sync::Arc;
 use std::time::Instant;
@@ -96,7 +95,7 @@ impl Flush {
 
     /// On every core, as each has caches of its own.
     fn walk(&mut self) {
-        self.buffer.par_chunks_mut(1 << 13).for_each(|chunk| {
+        braid::parallel::for_each(usize::MAX, self.buffer.chunks_mut(1 << 13), |chunk| {
             chunk.iter_mut().step_by(8).for_each(|word| *word = word.wrapping_add(1));
         });
         std::hint::black_box(&self.buffer);

@@ -1,5 +1,6 @@
 //! A pool of threads that share the items of one operation.
 
+use crate::parallel;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -53,16 +54,20 @@ impl Pool {
             busy: AtomicUsize::new(0),
             panicked: AtomicBool::new(false),
         });
-        let workers = (1..threads.max(1))
-            .filter_map(|worker| {
-                let shared = shared.clone();
-                std::thread::Builder::new()
-                    .name(format!("braid-{worker}"))
-                    .spawn(move || shared.work(worker))
-                    .map_err(|e| tracing::warn!("a thread could not be started: {e}"))
-                    .ok()
-            })
-            .collect();
+        let start = |worker: usize| {
+            let shared = shared.clone();
+            std::thread::Builder::new().name(format!("braid-{worker}")).spawn(move || shared.work(worker))
+        };
+        let mut workers = Vec::new();
+        for worker in 1..threads {
+            match start(worker) {
+                Ok(thread) => workers.push(thread),
+                Err(error) => {
+                    parallel::tell_of_fewer(worker, threads, &error);
+                    break;
+                }
+            }
+        }
         Self { shared, workers, running: Mutex::new(()) }
     }
 

@@ -11,14 +11,16 @@ use crate::device::cuda::driver::kernel::Kernel;
 use crate::device::cuda::ops::kernel::{Pointer, blocks, to_i32, to_i64};
 use crate::device::cuda::ops::layout::{WeightsParams, phases_from, weights_from};
 use crate::error::Result;
+use crate::parallel;
 use crate::tensor::DType;
 use crate::weights::Weight;
-use rayon::prelude::*;
 use std::ops::Range;
 use std::sync::Arc;
 
 /// Bytes that one thread copies at a time into a staging buffer.
 const COPY: usize = 1 << 20;
+/// The most threads that copy, enough for the fastest buses.
+const MAX_THREADS: usize = 16;
 
 /// Copies tensors to their addresses, where all is zero, through staging buffers of `size` bytes.
 ///
@@ -167,7 +169,8 @@ fn gather(weight: &Weight, rows: Range<usize>, host: &mut [u8]) -> usize {
 
 /// Copies bytes, by several threads: one alone neither reads mapped pages nor memory as fast as a GPU takes them.
 fn copy(from: &[u8], to: &mut [u8]) {
-    to.par_chunks_mut(COPY).zip(from.par_chunks(COPY)).for_each(|(to, from)| to.copy_from_slice(from));
+    let threads = (from.len() / (2 * COPY)).min(MAX_THREADS);
+    parallel::for_each(threads, to.chunks_mut(COPY).zip(from.chunks(COPY)), |(to, from)| to.copy_from_slice(from));
 }
 
 #[cfg(test)]
