@@ -10,12 +10,12 @@ Arguments have diffusers' names where diffusers has them.
 """
 
 from ._braid import EncodedImage, __version__
-from .errors import (Busy, Cancelled, ChangedFileError, ConfigError, DeviceError, Error, FileError, Late,
+from .errors import (Busy, Cancelled, ChangedFileError, ConfigError, DeviceError, Error, FileError, InCallback, Late,
                      MalformedFileError, MismatchError, NotFiniteError, OutOfMemoryError, ParameterError, Stopped)
 from .pipeline import Engine, Output, Pipeline, Reference, Ticket
 
 __all__ = [
     "Busy", "Cancelled", "ChangedFileError", "ConfigError", "DeviceError", "EncodedImage", "Engine", "Error",
-    "FileError", "Late", "MalformedFileError", "MismatchError", "NotFiniteError", "Output", "OutOfMemoryError",
+    "FileError", "InCallback", "Late", "MalformedFileError", "MismatchError", "NotFiniteError", "Output", "OutOfMemoryError",
     "ParameterError", "Pipeline", "Reference", "Stopped", "Ticket", "__version__",
 ]

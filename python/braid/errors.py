@@ -61,6 +61,10 @@ class Late(Error, TimeoutError):
     """The request had not begun by its deadline."""
 
 
+class InCallback(Error, RuntimeError):
+    """A callback called what would wait for its own end: its pipeline, or a ticket of its engine."""
+
+
 class Stopped(Error):
     """The engine takes no more requests."""
 

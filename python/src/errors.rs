@@ -17,6 +17,7 @@ fn class(error: &Error) -> &'static str {
         Error::Cancelled => "Cancelled",
         Error::Busy { .. } => "Busy",
         Error::Late => "Late",
+        Error::InCallback => "InCallback",
         Error::Stopped => "Stopped",
         Error::Device { .. } | Error::Fault { .. } => "DeviceError",
         _ => "Error",

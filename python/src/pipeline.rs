@@ -85,6 +85,7 @@ impl NativePipeline {
     ) -> PyResult<Vec<Bound<'py, PyAny>>> {
         let requests = requests.iter().map(|arguments| request(arguments, self.inner.dtype()));
         let requests = requests.collect::<PyResult<Vec<Request>>>()?;
+        self.demand_outside(py)?;
         let on_step = on_step.map(|call| StepCallback { call, raised: Mutex::new(None) });
         let cancel = CancelToken::new();
         let (on_step, cancel) = (on_step.as_ref(), &cancel);
@@ -120,9 +121,17 @@ impl NativePipeline {
 
     /// Encodes the references of an image prompt for an adapter.
     fn encode(&self, py: Python<'_>, adapter: usize, prompt: &Bound<'_, PyDict>) -> PyResult<Vec<EncodedImage>> {
+        self.demand_outside(py)?;
         let prompt = image_prompt(prompt)?;
         let images = interruptible(py, &CancelToken::new(), || self.inner.encode_references(adapter, &prompt))?;
         Ok(images.into_iter().map(|inner| EncodedImage { inner }).collect())
+    }
+}
+
+impl NativePipeline {
+    /// Refuses a call from a callback of the pipeline: its work would wait for the callback, on a thread of its own.
+    fn demand_outside(&self, py: Python<'_>) -> PyResult<()> {
+        if self.inner.is_in_callback() { Err(exception(py, &Error::InCallback)) } else { Ok(()) }
     }
 }
 

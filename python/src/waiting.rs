@@ -21,7 +21,7 @@ pub fn interruptible<T: Send>(
         std::thread::scope(|scope| {
             let (done, ended) = channel();
             let worker = scope.spawn(move || {
-                let result = work();
+                let result = cancel.scope(work);
                 // The other end waits for it; where it does not, nobody needs to know.
                 let _ = done.send(());
                 result

@@ -176,6 +176,18 @@ def test_callback_and_interrupt(pipe):
     assert len(pipe("a star", seed=1, **SMALL).images) == 1
 
 
+def test_calls_in_callbacks(pipe):
+    refused = []
+
+    def call(*_):
+        with pytest.raises(braid.InCallback) as error:
+            pipe("a ring", seed=2, **SMALL)
+        refused.append(str(error.value))
+
+    assert len(pipe("a star", seed=1, callback_on_step_end=call, **SMALL).images) == 1
+    assert len(refused) == 4 and "would wait for its own end" in refused[0]
+
+
 def test_keyboard_interrupt(pipe):
     began = threading.Event()
     main = threading.main_thread().ident
