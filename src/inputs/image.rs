@@ -2,7 +2,7 @@
 
 pub use super::image_file::MAX_PIXELS;
 use super::image_file::{MAX_AUXILIARY, MAX_FILE, allowed, check_size, decoding_error, detect_format, truncated};
-use super::image_file::{webp_is_complete, zeroed};
+use super::image_file::{check_palette, webp_is_complete, zeroed};
 use super::jpeg::{self, Fault};
 use super::{color_profile, gif};
 use crate::error::{Error, Field, Result};
@@ -160,6 +160,9 @@ fn decode_jpeg(bytes: &[u8], name: &Path) -> Result<Stored> {
 fn decode_other(bytes: &[u8], name: &Path, format: ImageFormat, alpha: AlphaMode) -> Result<Stored> {
     if format == ImageFormat::WebP && !webp_is_complete(bytes) {
         return Err(Error::malformed(name, truncated(format)));
+    }
+    if format == ImageFormat::Png {
+        check_palette(bytes, name)?;
     }
     let failed = |e: ImageError| Error::malformed(name, decoding_error(format, e));
 

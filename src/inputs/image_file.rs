@@ -105,6 +105,25 @@ pub(super) fn webp_is_complete(bytes: &[u8]) -> bool {
     have + 1 >= end
 }
 
+/// Refuses a PNG file of indexed colours whose palette is none: the decoder panics where it has no whole colours, or more than 256.
+pub(super) fn check_palette(bytes: &[u8], name: &Path) -> Result<()> {
+    const INDEXED: u8 = 3;
+    let (mut at, indexed) = (8, bytes.get(25) == Some(&INDEXED));
+    while let Some(&[a, b, c, d, ref kind @ ..]) = bytes.get(at..).and_then(|rest| rest.first_chunk::<8>()) {
+        let length = u32::from_be_bytes([a, b, c, d]) as usize;
+        match kind {
+            b"PLTE" if indexed && (!length.is_multiple_of(3) || length > 3 * 256) => {
+                let what =
+                    format!("the PNG file has a palette of {length} bytes: 3 for each of up to 256 colours are needed");
+                return Err(Error::malformed(name, what));
+            }
+            b"IDAT" => break,
+            _ => at = at.saturating_add(length).saturating_add(12),
+        }
+    }
+    Ok(())
+}
+
 /// Allocates `n` values of `zero`, or returns an error instead of aborting.
 pub(super) fn zeroed<T: Clone>(n: usize, zero: T) -> Result<Vec<T>> {
     // Asked for, given back and asked for again as zeros: those the system hands out page by page, so that a file which

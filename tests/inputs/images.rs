@@ -137,6 +137,22 @@ fn b38_huge_headers() {
     refused(&webp, "the WebP file is cut short");
 }
 
+/// Palettes without whole colours and with too many.
+#[test]
+fn palettes_of_other_lengths() {
+    let of = |length: usize| {
+        let header = [0, 0, 0, 1, 0, 0, 0, 1, 8, 3, 0, 0, 0];
+        let chunks = [chunk(b"IHDR", &header), chunk(b"PLTE", &vec![7; length]), chunk(b"IDAT", &zlib(&[0, 0]))];
+        [b"\x89PNG\r\n\x1a\n", &chunks.concat()[..], &chunk(b"IEND", b"")].concat()
+    };
+    for length in [1, 49, 769, 771, 3000] {
+        refused(&of(length), &format!("a palette of {length} bytes"));
+    }
+    for length in [3, 768] {
+        assert_eq!(Image::decode(&of(length), "x.png", AlphaMode::Ignore).unwrap().rgb(), [7; 3]);
+    }
+}
+
 /// The narrowest images pass through loading and preprocessing.
 #[test]
 fn b39_narrow_images() {
