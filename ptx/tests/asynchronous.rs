@@ -193,6 +193,32 @@ fn plain_copies() {
     });
 }
 
+/// Accumulators have their value from the wait on, in whatever registers they were moved to; before, one that shows.
+#[test]
+fn accumulators_before_their_wait() {
+    let body = |before: &str, after: &str| {
+        format!(
+            "mov.u32 %r20, sh; shl.b32 %r21, %t, 3; add.u32 %r20, %r20, %r21; mov.u32 %r22, 0x3c003c00; st.shared.v2.u32 [%r20], {{%r22, %r22}};
+             fence.proxy.async.shared::cta; bar.sync 0;
+             mov.u32 %r23, sh; shr.u32 %r23, %r23, 4; cvt.u64.u32 %d0, %r23; mov.u64 %d1, 0x0000000000080000; or.b64 %d0, %d0, %d1;
+             wgmma.fence.sync.aligned;
+             wgmma.mma_async.sync.aligned.m64n8k16.f32.f16.f16 {{%r0, %r1, %r2, %r3}}, %d0, %d0, 0, 1, 1, 0, 0;
+             wgmma.commit_group.sync.aligned; {before} wgmma.wait_group.sync.aligned 0; {after}"
+        )
+    };
+    // Every element is 1 and every sum 16; all cores of eight rows are the first ones.
+    let sixteen = 16f32.to_bits();
+    each(&body("", "mov.u32 %o, %r3;"), 128, 1, |out, _| assert_eq!(out, [sixteen; 128]));
+    each(&body("mov.b32 %r8, %r3;", "mov.u32 %o, %r8;"), 128, 1, |out, _| assert_eq!(out, [sixteen; 128]));
+    each(&body("add.u32 %o, %r3, 0;", ""), 128, 1, |out, _| assert!(out.iter().all(|o| f32::from_bits(*o).is_nan())));
+    // The halves of a register, and one that is written again.
+    let halves = "mov.b32 {%h0, %h1}, %r3;";
+    each(&body(halves, "cvt.u32.u16 %o, %h1;"), 128, 1, |out, _| assert_eq!(out, [sixteen >> 16; 128]));
+    each(&body("mov.b32 %r8, %r3; mov.u32 %r9, 5; mov.b32 %r8, %r9;", "mov.u32 %o, %r8;"), 128, 1, |out, _| {
+        assert_eq!(out, [5; 128]);
+    });
+}
+
 /// A block writes to the other's shared memory, by stores and by a copy that its mbarrier counts.
 #[test]
 fn other_blocks() {

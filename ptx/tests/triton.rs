@@ -219,6 +219,8 @@ fn products_by_pointers() {
 fn products_of_other_types() {
     let size = [144, 256, 80];
     product("gemm_tma_bf16_128x256x64", size, Type::Bf16, Type::F32, true, None, sized(size));
+    let size = [272, 48, 48];
+    product("gemm_half", size, Type::F16, Type::F16, true, None, strided(size, true));
     for name in ["gemm_sm80_tf32", "gemm_sm90_tf32"] {
         let size = [80, 64, 48];
         product(name, size, Type::F32, Type::F32, true, None, strided(size, true));

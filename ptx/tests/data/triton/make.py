@@ -34,6 +34,24 @@ def gemm(a, b, c, m, n, k, sam, sak, sbk, sbn, BM: tl.constexpr, BN: tl.constexp
 
 
 @triton.jit
+def gemm_half(a, b, c, m, n, k, sam, sak, sbk, sbn, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr):
+    """The same with sums in halves, which are taken apart before they are waited for."""
+    rows = tl.program_id(0) * BM + tl.arange(0, BM)
+    columns = tl.program_id(1) * BN + tl.arange(0, BN)
+    depth = tl.arange(0, BK)
+    pa = a + rows[:, None] * sam + depth[None, :] * sak
+    pb = b + depth[:, None] * sbk + columns[None, :] * sbn
+    sums = tl.zeros((BM, BN), tl.float16)
+    for i in range(0, k, BK):
+        x = tl.load(pa, mask=(rows[:, None] < m) & (depth[None, :] + i < k), other=0.0)
+        y = tl.load(pb, mask=(depth[:, None] + i < k) & (columns[None, :] < n), other=0.0)
+        sums = tl.dot(x, y, sums, out_dtype=tl.float16)
+        pa += BK * sak
+        pb += BK * sbk
+    tl.store(c + rows[:, None] * n + columns[None, :], sums, mask=(rows[:, None] < m) & (columns[None, :] < n))
+
+
+@triton.jit
 def gemm_tma(a, b, c, m, n, k, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, TB: tl.constexpr):
     """C = A B (or A B^T) with tensor maps made on the device."""
     da = tl.make_tensor_descriptor(a, [m, k], [k, 1], [BM, BK])
@@ -180,6 +198,7 @@ def main():
             add(f"gemm_sm{capability}_{bm}x{bn}x{bk}", gemm, capability, {**f16}, tile, warps=warps)
         heads = {"q": "*fp16", "k": "*fp16", "v": "*fp16", "out": "*fp16", "scale": "fp32"}
         add(f"attention_sm{capability}", attention, capability, heads, {"BM": 64, "BN": 64, "D": 64})
+    add("gemm_half", gemm_half, 90, halves, {"BM": 256, "BN": 32, "BK": 16}, stages=1)
     add("gemm_sm90_e4m3", gemm, 90, fp8, {"BM": 64, "BN": 64, "BK": 64})
     add("gemm_tma_128x128x64", gemm_tma, 90, halves, {"BM": 128, "BN": 128, "BK": 64, "TB": True}, warps=8)
     add("gemm_tma_64x64x64_mn", gemm_tma, 90, halves, {"BM": 64, "BN": 64, "BK": 64, "TB": False})
