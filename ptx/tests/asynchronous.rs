@@ -193,13 +193,28 @@ fn plain_copies() {
     });
 }
 
+/// A copy that adds halves to what is there.
+#[test]
+fn added_halves() {
+    let body =
+        "mov.u32 %r0, sh; shl.b32 %r1, %t, 2; add.u32 %r0, %r0, %r1; mov.u32 %r2, 0x3c00b800; st.shared.u32 [%r0], %r2;
+         fence.proxy.async.shared::cta; bar.sync 0; @!%p0 bra end; add.s64 %d0, %base, 48;
+         cp.reduce.async.bulk.global.shared::cta.bulk_group.add.noftz.f16 [%d0], [sh], 16; cp.async.bulk.commit_group;
+         cp.async.bulk.wait_group 0; end:";
+    each(body, 32, 1, |_, data| {
+        // 0x3130 is 0.162, 0x3332 is 0.225: -0.5 and 1 more.
+        assert_eq!(u16::from_le_bytes([data[48], data[49]]), 0xb568);
+        assert_eq!(u16::from_le_bytes([data[50], data[51]]), 0x3ce6);
+    });
+}
+
 /// Accumulators have their value from the wait on, in whatever registers they were moved to; before, one that shows.
 #[test]
 fn accumulators_before_their_wait() {
     let body = |before: &str, after: &str| {
         format!(
             "mov.u32 %r20, sh; shl.b32 %r21, %t, 3; add.u32 %r20, %r20, %r21; mov.u32 %r22, 0x3c003c00; st.shared.v2.u32 [%r20], {{%r22, %r22}};
-             fence.proxy.async.shared::cta; bar.sync 0;
+             fence.proxy.async.shared::cta; bar.sync 0; mov.u32 %r3, 0;
              mov.u32 %r23, sh; shr.u32 %r23, %r23, 4; cvt.u64.u32 %d0, %r23; mov.u64 %d1, 0x0000000000080000; or.b64 %d0, %d0, %d1;
              wgmma.fence.sync.aligned;
              wgmma.mma_async.sync.aligned.m64n8k16.f32.f16.f16 {{%r0, %r1, %r2, %r3}}, %d0, %d0, 0, 1, 1, 0, 0;
