@@ -60,7 +60,7 @@ pub(crate) struct BulkOp {
     pub size: Reg,
     pub coordinates: Vec<Reg>,
     pub offsets: Vec<Reg>,
-    pub mbarrier: Option<(Address, StateSpace)>,
+    pub mbarrier: Option<Address>,
     /// The blocks that get it, or [`Reg::None`].
     pub multicast: Reg,
     pub reduce: Option<BulkReduce>,

@@ -1,6 +1,6 @@
 //! Running a kernel: loading its constants, and handing out its blocks to the threads of the host.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -158,7 +158,6 @@ impl<'a> LoadedKernel<'a> {
             exited: 0,
             progress: 0,
             authors: 0,
-            partial_fences: HashMap::new(),
             rng: 1,
             steps: 0,
             executed: vec![0; self.kernel.code.len()],

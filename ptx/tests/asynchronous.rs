@@ -234,6 +234,20 @@ fn accumulators_before_their_wait() {
     });
 }
 
+/// A copy that adds words of 64 bits to what is there.
+#[test]
+fn added_wide_words() {
+    let body = "mov.u64 %d1, 0xff00000001; mov.u32 %r0, sh; shl.b32 %r1, %t, 3; add.u32 %r0, %r0, %r1; st.shared.u64 [%r0], %d1;
+         fence.proxy.async.shared::cta; bar.sync 0; @!%p0 bra end;
+         cp.reduce.async.bulk.global.shared::cta.bulk_group.add.u64 [%base], [sh], 16; cp.async.bulk.commit_group;
+         cp.async.bulk.wait_group 0; end:";
+    each(body, 32, 1, |_, data| {
+        let before = u64::from_le_bytes([0, 1, 2, 3, 4, 5, 6, 7]);
+        // The sum of bytes four carries into five.
+        assert_eq!(u64::from_le_bytes(data[..8].try_into().unwrap()), before + 0xff_0000_0001);
+    });
+}
+
 /// A block writes to the other's shared memory, by stores and by a copy that its mbarrier counts.
 #[test]
 fn other_blocks() {

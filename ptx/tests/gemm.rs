@@ -5,7 +5,7 @@
 mod common;
 
 use braid_ptx::{Counts, Fault, FaultKind, GlobalMemory, Hazard, InstructionKind, Launch, Schedule, run};
-use common::{download, line_of, module, noise, upload};
+use common::{download, line_of, module, noise, product_error, upload};
 use half::f16;
 
 const M: usize = 128;
@@ -29,14 +29,9 @@ fn gemm(variant: &str, schedule: Schedule, check_races: bool) -> Result<(f64, Co
     launch.check_races = check_races;
     let counts = run(&module(&name), "gemm", &memory, &launch)?;
     let c = download(&memory, pc, M * N);
-    let (mut worst, mut largest) = (0f64, 0f64);
-    for (i, got) in c.iter().enumerate() {
-        let (row, col) = (i / N, i % N);
-        let exact: f64 = (0..K).map(|k| a[row * K + k].to_f64() * b[col * K + k].to_f64()).sum();
-        worst = worst.max((f64::from(*got) - exact).abs());
-        largest = largest.max(exact.abs());
-    }
-    Ok((worst / largest, counts))
+    let error =
+        product_error([M, N, K], |row, k| a[row * K + k].to_f64(), |k, col| b[col * K + k].to_f64(), |i| c[i].into());
+    Ok((error, counts))
 }
 
 const SCHEDULES: [Schedule; 4] = [Schedule::InOrder, Schedule::Greedy, Schedule::Random(1), Schedule::Random(99)];

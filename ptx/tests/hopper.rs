@@ -8,7 +8,7 @@ use braid_ptx::{
     Counts, Fault, FaultKind, GlobalMemory, Hazard, Im2col, InstructionKind, Launch, Module, Schedule, Swizzle,
     TensorMap, run,
 };
-use common::{noise, upload};
+use common::{noise, product_error, upload};
 use half::f16;
 
 const M: usize = 256;
@@ -51,15 +51,14 @@ fn product(ptx: &str, cluster: bool, schedule: Schedule) -> Result<(f64, Counts)
     let counts = run(&module, "hopper", &memory, &launch)?;
     let mut out = vec![0; M * N * 2];
     memory.read(pc, &mut out).unwrap();
-    let (mut worst, mut largest) = (0f64, 0f64);
-    for (i, got) in out.as_chunks::<2>().0.iter().enumerate() {
-        let (row, col) = (i / N, i % N);
-        let exact: f64 = (0..K).map(|k| a[row * K + k].to_f64() * b[col * K + k].to_f64()).sum();
-        let error = (f16::from_le_bytes(*got).to_f64() - exact).abs();
-        worst = if error <= worst { worst } else { error };
-        largest = largest.max(exact.abs());
-    }
-    Ok((worst / largest, counts))
+    let out = out.as_chunks::<2>().0;
+    let error = product_error(
+        [M, N, K],
+        |row, k| a[row * K + k].to_f64(),
+        |k, col| b[col * K + k].to_f64(),
+        |i| f16::from_le_bytes(out[i]).to_f64(),
+    );
+    Ok((error, counts))
 }
 
 #[test]

@@ -6,7 +6,7 @@ mod common;
 use std::collections::BTreeMap;
 
 use braid_ptx::{Arithmetic, Counts, GlobalMemory, InstructionKind, Launch, Module, Schedule, Swizzle, TensorMap, run};
-use common::{noise, upload};
+use common::{noise, product_error, upload};
 use half::{bf16, f16};
 
 /// A program: its module, and the numbers of kernels.json.
@@ -125,7 +125,7 @@ fn random(count: usize, ty: Type, seed: u32) -> (Vec<f64>, Vec<u8>) {
 }
 
 /// Checks a product of sizes `m`, `n`, `k`; `transposed` where B is `[n, k]`. The program takes the arguments that `arguments` makes of
-/// the addresses. A `gemm` writes f32, the others f16.
+/// the addresses, and writes elements of type `out`.
 fn product(
     name: &'static str,
     [m, n, k]: [usize; 3],
@@ -166,22 +166,20 @@ fn product_with(
         assert!(counts.of(InstructionKind::Mma) > 0, "{name} multiplies without tensor cores");
         let mut bytes = vec![0; m * n * out.bytes()];
         memory.read(pc, &mut bytes).unwrap();
-        let (mut worst, mut largest) = (0f64, 0f64);
-        for (i, got) in bytes.chunks_exact(out.bytes()).enumerate() {
-            let (row, col) = (i / n, i % n);
-            let at = |x: usize| if transposed { b[col * k + x] } else { b[x * n + col] };
-            let exact: f64 = (0..k).map(|x| a[row * k + x] * at(x)).sum();
-            let error = (out.decode(got) - exact).abs();
-            worst = if error <= worst { worst } else { error };
-            largest = largest.max(exact.abs());
-        }
+        let size = out.bytes();
+        let error = product_error(
+            [m, n, k],
+            |row, x| a[row * k + x],
+            |x, col| if transposed { b[col * k + x] } else { b[x * n + col] },
+            |i| out.decode(&bytes[i * size..][..size]),
+        );
         let bound = match out {
             // Half a unit in the last of three bits.
             Type::E4m3 => 6.3e-2,
             Type::F16 => 6e-4,
             _ => 2e-6,
         };
-        assert!(worst / largest < bound, "{name} {schedule:?}: {}", worst / largest);
+        assert!(error < bound, "{name} {schedule:?}: {error}");
     }
 }
 

@@ -149,7 +149,7 @@ impl<'a> Decoder<'a> {
         }
         if form.to_shared {
             let [at, more @ ..] = rest else { return Ok(None) };
-            (bulk.mbarrier, rest) = (Some((self.address(at, StateSpace::Shared)?.0, StateSpace::Shared)), more);
+            (bulk.mbarrier, rest) = (Some(self.address(at, StateSpace::Shared)?.0), more);
         }
         if let (true, [Operand::Vector(list), more @ ..]) = (form.im2col, rest) {
             for offset in list {

@@ -5,11 +5,11 @@
 //! memory at issue, or each as late as the waits allow.
 
 use super::env::{CopyTiming, Env, RawFault};
-use super::warp::{Warp, join};
+use super::warp::{Warp, learn};
 use crate::asynchronous::BulkOp;
 use crate::error::FaultKind;
 use crate::lanes::{Lanes64, lanes};
-use crate::memory::{AccessKind, Accessor, BulkCopy, CHUNK, Chunk, Proxy, SharedPlace, TensorMap};
+use crate::memory::{AccessKind, Accessor, BulkCopy, CHUNK, Chunk, Proxy, SharedPlace, TensorMap, element_bytes};
 use crate::operand::Reg;
 use crate::space::{StateSpace, resolve};
 
@@ -31,7 +31,7 @@ fn tensor_layout(map: &TensorMap, start: &[i64], offsets: &[i64], shared: usize)
     for (r, row) in rows.iter().enumerate() {
         for x in (0..row_bytes).step_by(CHUNK) {
             let at = map.swizzle.apply(shared as u64 + r as u64 * pitch + x) as usize;
-            let mut chunk = Chunk { at, other: 0, from: 0, to: 0, size: CHUNK as u8 };
+            let mut chunk = Chunk { at, other: 0, from: 0, to: 0 };
             if let Some(position) = row {
                 let mut first = position.clone();
                 first[0] += x as i64 / unit;
@@ -49,7 +49,7 @@ fn tensor_layout(map: &TensorMap, start: &[i64], offsets: &[i64], shared: usize)
 
 /// The chunks of a copy of plain bytes.
 fn plain_layout(shared: usize, other: u64, bytes: u64) -> Layout {
-    let chunk = |x: u64| Chunk { at: shared + x as usize, other: other + x, from: 0, to: 16, size: 16 };
+    let chunk = |x: u64| Chunk { at: shared + x as usize, other: other + x, from: 0, to: 16 };
     Layout {
         chunks: (0..bytes).step_by(CHUNK).map(chunk).collect(),
         bytes,
@@ -68,11 +68,10 @@ impl Warp {
         let list = |warp: &Self, regs: &[Reg]| -> Vec<Lanes64> { regs.iter().map(|r| warp.get(env, *r)).collect() };
         let (coordinates, offsets) = (list(self, &op.coordinates), list(self, &op.offsets));
         let multicast = self.get(env, op.multicast);
-        let mbarrier = op.mbarrier.map(|(addr, space)| (self.addresses(env, addr), space));
+        let mbarrier = op.mbarrier.map(|addr| self.addresses(env, addr));
         for lane in lanes(mask) {
             let fail = |kind| self.fault(Some(lane as u32), kind);
             let (_, at) = resolve(StateSpace::Generic, shared[lane]);
-            let at = if at == shared[lane] { shared[lane] } else { at };
             let align = if op.tensor { 128 } else { 16 };
             let place = env.check_shared(at, 16, align).map_err(fail)?;
             let layout = if op.tensor {
@@ -105,8 +104,8 @@ impl Warp {
                 plain_layout(place.at, resolve(StateSpace::Generic, other[lane]).1, bytes)
             };
             match &mbarrier {
-                Some((address, space)) => {
-                    let place_of = self.mbarrier_place(env, *space, address[lane], lane)?;
+                Some(address) => {
+                    let place_of = self.mbarrier_place(env, StateSpace::Shared, address[lane], lane)?;
                     let ranks: Vec<usize> = match op.multicast {
                         Reg::None => vec![place.rank],
                         _ => (0..env.blocks.len()).filter(|r| multicast[lane] >> r & 1 != 0).collect(),
@@ -129,6 +128,11 @@ impl Warp {
         Accessor { proxy: Some(Proxy { author, until, fenced: &self.fenced }), ..self.accessor(lane) }
     }
 
+    /// The author of the warp's copies from shared memory.
+    fn bulk_writer(&self, env: &Env) -> u16 {
+        2 * env.cluster_warps() as u16 + self.number
+    }
+
     fn issue_to_shared(
         &self,
         env: &mut Env,
@@ -141,7 +145,7 @@ impl Warp {
         let mbarrier = env.mbarrier(signal)?;
         let (author, phase) = (mbarrier.author, mbarrier.phase);
         for chunk in &layout.chunks {
-            env.blocks[rank].shared.check(chunk.at as u64, chunk.size.into(), 16)?;
+            env.blocks[rank].shared.check(chunk.at as u64, CHUNK as u32, 16)?;
             if op.from_shared {
                 let place = env.check_shared(chunk.other, 16, 16)?;
                 let by = self.bulk_author(lane, author, phase);
@@ -150,7 +154,7 @@ impl Warp {
                 env.read_chunk(chunk, &mut [0; CHUNK], layout.element_bytes, Some(self.pc))?;
             }
             let by = self.bulk_author(lane, author, phase);
-            self.record_by(env, SharedPlace { rank, at: chunk.at }, chunk.size.into(), &by, AccessKind::Write)?;
+            self.record_by(env, SharedPlace { rank, at: chunk.at }, CHUNK, &by, AccessKind::Write)?;
         }
         count(&mut env.counts.loads, &layout.chunks);
         env.bulk.push(BulkCopy {
@@ -160,15 +164,11 @@ impl Warp {
             mbarrier: Some((signal, phase)),
             bytes: layout.bytes,
             pc: self.pc,
-            landed: false,
             nan: layout.nan,
             owner: (self.number, lane),
-            group: 0,
-            data: None,
-            waited: false,
-            reduce: None,
             element_type: layout.element_type,
             element_bytes: layout.element_bytes,
+            ..BulkCopy::default()
         });
         if env.copy_timing() == CopyTiming::AtIssue {
             env.land(env.bulk.len() - 1)?;
@@ -184,7 +184,7 @@ impl Warp {
         rank: usize,
         lane: usize,
     ) -> Result<(), FaultKind> {
-        let (author, group) = (2 * env.cluster_warps() as u16 + self.number, self.bulk_committed[lane]);
+        let (author, group) = (self.bulk_writer(env), self.bulk_committed[lane]);
         let unit = usize::from(layout.element_bytes);
         for c in &layout.chunks {
             let (from, to) = (usize::from(c.from), usize::from(c.to));
@@ -207,19 +207,14 @@ impl Warp {
         env.bulk.push(BulkCopy {
             chunks: layout.chunks,
             rank,
-            source_rank: None,
-            mbarrier: None,
             bytes: layout.bytes,
             pc: self.pc,
-            landed: false,
-            nan: false,
             owner: (self.number, lane),
             group,
-            data: None,
-            waited: false,
             reduce: op.reduce,
             element_type: op.element_type.unwrap_or(layout.element_type),
-            element_bytes: op.element_type.map_or(layout.element_bytes, |t| if t == 6 || t == 10 { 2 } else { 4 }),
+            element_bytes: op.element_type.map_or(layout.element_bytes, element_bytes),
+            ..BulkCopy::default()
         });
         let last = env.bulk.len() - 1;
         match env.copy_timing() {
@@ -248,10 +243,8 @@ impl Warp {
                     env.bulk[i].waited = true;
                 }
             }
-            let author = 2 * env.cluster_warps() + usize::from(self.number);
-            let mut known = vec![0; author + 1];
-            known[author] = over;
-            join(&mut self.clock, &known);
+            let author = self.bulk_writer(env);
+            learn(&mut self.clock, author, over);
         }
         env.bulk.retain(|c| c.mbarrier.is_some() || !(c.landed && c.waited));
         Ok(())

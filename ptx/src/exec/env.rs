@@ -1,6 +1,6 @@
 //! The environment shared by the warps of a block: the launch, its memory, the counts, the schedule.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::counts::Counts;
 use crate::error::{Fault, FaultKind, MemorySpace, Site};
@@ -83,8 +83,6 @@ pub(crate) struct Env<'a> {
     pub progress: u64,
     /// The number of authors of accesses: warps, their groups, mbarriers.
     pub authors: u16,
-    /// For fences of a part of a warp, by warp and clock: its lanes, and the instruction before which all lanes count.
-    pub partial_fences: HashMap<(u16, u32), (u32, u32)>,
     /// State of the random numbers.
     pub rng: u64,
     /// Warp instructions so far.
@@ -210,7 +208,6 @@ impl<'a> Env<'a> {
         self.bulk.clear();
         self.product_groups.clear();
         self.exited = 0;
-        self.partial_fences.clear();
         self.authors = 3 * self.cluster_warps() as u16;
         self.steps = 0;
         let seed = if let Schedule::Random(seed) = self.schedule { seed } else { 0 };

@@ -48,7 +48,7 @@ impl Env<'_> {
                 }
                 _ => self.read_chunk(&chunk, &mut data, bytes, None)?,
             }
-            self.store_shared(SharedPlace { rank, at: chunk.at }, &data[..chunk.size.into()]);
+            self.store_shared(SharedPlace { rank, at: chunk.at }, &data);
         }
         match mbarrier {
             Some((place, _)) => self.complete_bytes(place, total as i64),

@@ -1,7 +1,7 @@
 //! mbarriers: phases that end when all arrivals and all bytes have come.
 
 use super::env::{Env, RawFault};
-use super::warp::{Stop, Warp, join};
+use super::warp::{Stop, Warp, join, learn};
 use crate::asynchronous::{MbarrierAction, MbarrierOp};
 use crate::error::{FaultKind, Hazard, MemorySpace};
 use crate::lanes::lanes;
@@ -43,11 +43,8 @@ impl Env<'_> {
         let (clock, fenced) = (std::mem::take(&mut mbarrier.clock), std::mem::take(&mut mbarrier.fenced));
         join(&mut mbarrier.done_clock, &clock);
         join(&mut mbarrier.done_fenced, &fenced);
-        let (author, phase) = (usize::from(mbarrier.author), mbarrier.phase);
-        if mbarrier.done_clock.len() <= author {
-            mbarrier.done_clock.resize(author + 1, 0);
-        }
-        mbarrier.done_clock[author] = phase;
+        let phase = mbarrier.phase;
+        learn(&mut mbarrier.done_clock, mbarrier.author, phase);
         let late = self.bulk.iter().find(|c| c.mbarrier == Some((place, phase - 1)) && !c.landed);
         if let Some(copy) = late {
             return Err(FaultKind::Asynchronous(format!(
@@ -103,15 +100,15 @@ impl Warp {
     pub fn mbarrier(&mut self, env: &mut Env, m: &MbarrierOp, mask: u32) -> Result<Option<Stop>, RawFault> {
         let address = self.addresses(env, m.addr);
         let operand = self.get(env, m.a);
+        if m.action == MbarrierAction::PendingCount {
+            self.put(m.dst, &operand.map(|v| v >> 32), mask);
+            return Ok(None);
+        }
         let mut out = [0; 32];
         let mut holds = 0u32;
         if !matches!(m.action, MbarrierAction::TestWait { .. }) {
             // What comes after an arrival is not known to those who wait for it.
             self.clock[usize::from(self.number)] += 1;
-        }
-        if m.action == MbarrierAction::PendingCount {
-            self.put(m.dst, &operand.map(|v| v >> 32), mask);
-            return Ok(None);
         }
         for lane in lanes(mask) {
             let place = self.mbarrier_place(env, m.space, address[lane], lane)?;
@@ -163,7 +160,7 @@ impl Warp {
         // The bytes may be another's later: Triton initialises mbarriers that it does not use, beneath its tiles.
         let author = env.authors;
         env.authors += 1;
-        let init = (self.number, self.clock[usize::from(self.number)], self.serial);
+        let init = (self.number, self.clock[usize::from(self.number)]);
         let mbarrier = Mbarrier { expected: count, pending: count, author, init, ..Mbarrier::default() };
         env.blocks[place.rank].mbarriers.insert(place.at, mbarrier);
         Ok(())
@@ -171,7 +168,7 @@ impl Warp {
 
     /// Checks that a barrier, or the own warp's order, lies between the initialisation of an mbarrier and its use.
     fn ordered_after_init(&self, env: &mut Env, place: SharedPlace) -> Result<(), FaultKind> {
-        let (warp, clock, _) = env.mbarrier(place)?.init;
+        let (warp, clock) = env.mbarrier(place)?.init;
         let known = self.clock.get(usize::from(warp)).copied().unwrap_or(0);
         if !env.check_races || warp == self.number || known > clock {
             return Ok(());
@@ -249,12 +246,9 @@ impl Warp {
     }
 
     /// `fence.proxy.async`: what is known to be written is in sight of the asynchronous proxy.
-    pub fn fence_proxy(&mut self, env: &mut Env, mask: u32) {
-        let own = usize::from(self.number);
-        if mask != self.live {
-            env.partial_fences.insert((self.number, self.clock[own]), (mask, self.sync));
-        }
-        self.clock[own] += 1;
+    /// A fence of some lanes counts for all of the warp.
+    pub fn fence_proxy(&mut self) {
+        self.clock[usize::from(self.number)] += 1;
         self.fenced = self.clock.clone();
     }
 }

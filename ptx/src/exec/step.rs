@@ -144,7 +144,7 @@ impl Warp {
             Op::BulkCommit => self.bulk_commit(mask),
             Op::BulkWait { left, read } => self.bulk_wait(env, *left, *read, mask)?,
             Op::TensorMap(op) => self.tensor_map_op(env, op, mask)?,
-            Op::FenceProxy => self.fence_proxy(env, mask),
+            Op::FenceProxy => self.fence_proxy(),
             Op::WgmmaFence => self.product_fence = true,
             Op::WgmmaCommit => self.commit_products(env),
             Op::MapAddress { d, a, rank, generic } => self.map_address(env, *d, *a, *rank, *generic, mask)?,

@@ -120,6 +120,15 @@ pub(crate) struct Warp {
 /// The value of a register that was never written: as a number a NaN, as an address out of bounds.
 pub(super) const UNSET: u32 = 0x7fff_dead;
 
+/// Raises one entry of a vector clock.
+pub(super) fn learn(clock: &mut Vec<u32>, author: u16, until: u32) {
+    let author = usize::from(author);
+    if clock.len() <= author {
+        clock.resize(author + 1, 0);
+    }
+    clock[author] = clock[author].max(until);
+}
+
 /// Raises a vector clock to the maximum of both.
 pub(super) fn join(clock: &mut Vec<u32>, other: &[u32]) {
     if clock.len() < other.len() {

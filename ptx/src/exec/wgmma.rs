@@ -6,7 +6,7 @@
 
 use super::env::{Env, RawFault};
 use super::matrix::{A16, A32, C32, multiply_tiles};
-use super::warp::{Accumulators, Portion, Stop, UNSET, Warp, join};
+use super::warp::{Accumulators, Portion, Stop, UNSET, Warp, learn};
 use crate::arith::{Format, bf16_to_f32, canonical, f16_to_f32, f32_to_f16};
 use crate::asynchronous::Wgmma;
 use crate::error::FaultKind;
@@ -264,10 +264,7 @@ impl Warp {
                 }
             }
         }
-        let author = env.cluster_warps() + first;
-        let mut known = vec![0; author + 1];
-        known[author] = over;
-        join(&mut self.clock, &known);
+        learn(&mut self.clock, (env.cluster_warps() + first) as u16, over);
         None
     }
 }

@@ -101,6 +101,11 @@ const TYPES: [(u8, bool); 13] = [
     (4, true),
 ];
 
+/// Bytes of an element of that type; of one that there is not, 1.
+pub(crate) fn element_bytes(code: u8) -> u8 {
+    TYPES.get(usize::from(code)).map_or(1, |t| t.0)
+}
+
 // Offsets of the fields.
 const ADDRESS: usize = 0;
 const DIMS: usize = 8;

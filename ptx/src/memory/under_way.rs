@@ -27,8 +27,8 @@ pub(crate) struct Mbarrier {
     /// The knowledge that waiting for a phase that is over gives.
     pub done_clock: Vec<u32>,
     pub done_fenced: Vec<u32>,
-    /// Its initialiser: warp, clock, instruction.
-    pub init: (u16, u32, u32),
+    /// Its initialiser: warp and clock.
+    pub init: (u16, u32),
 }
 
 /// Bytes of a chunk at most.
@@ -42,11 +42,10 @@ pub(crate) struct Chunk {
     /// The bytes that exist elsewhere; the rest is filled.
     pub from: u8,
     pub to: u8,
-    pub size: u8,
 }
 
 /// A bulk copy under way.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct BulkCopy {
     pub chunks: Vec<Chunk>,
     /// The block in whose shared memory the chunks lie.

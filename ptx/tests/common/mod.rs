@@ -28,6 +28,24 @@ pub fn noise(seed: u32) -> impl FnMut() -> f32 {
     }
 }
 
+/// The largest error of a product's elements, by rows, relative to its largest one; NaN if one is.
+pub fn product_error(
+    [m, n, k]: [usize; 3],
+    a: impl Fn(usize, usize) -> f64,
+    b: impl Fn(usize, usize) -> f64,
+    got: impl Fn(usize) -> f64,
+) -> f64 {
+    let (mut worst, mut largest) = (0f64, 0f64);
+    for i in 0..m * n {
+        let (row, col) = (i / n, i % n);
+        let exact: f64 = (0..k).map(|x| a(row, x) * b(x, col)).sum();
+        let error = (got(i) - exact).abs();
+        worst = if error <= worst { worst } else { error };
+        largest = largest.max(exact.abs());
+    }
+    worst / largest
+}
+
 pub fn upload<const N: usize>(memory: &GlobalMemory, values: impl Iterator<Item = [u8; N]>) -> u64 {
     let bytes: Vec<u8> = values.flatten().collect();
     let at = memory.alloc(bytes.len() as u64);
