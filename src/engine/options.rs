@@ -1,6 +1,6 @@
 //! The settings of an engine and of a request that is submitted to it.
 
-use crate::pipeline::{Preview, Progress};
+use crate::pipeline::{FinishedImage, Preview, Progress};
 use crate::setters::setters;
 use std::time::{Duration, Instant};
 
@@ -40,6 +40,8 @@ impl EngineOptions {
 
 /// A callback that may be called from the worker's thread.
 pub(super) type Callback<T> = Box<dyn FnMut(T) + Send>;
+/// The same of images that are done.
+pub(super) type OnImage = Box<dyn FnMut(FinishedImage<'_>) + Send>;
 
 /// The settings of a request in the queue.
 #[derive(Default)]
@@ -51,6 +53,7 @@ pub struct SubmitOptions {
     pub deadline: Option<Instant>,
     pub(super) on_progress: Option<Callback<Progress>>,
     pub(super) on_preview: Option<(usize, Callback<Preview>)>,
+    pub(super) on_image: Option<OnImage>,
 }
 
 impl SubmitOptions {
@@ -76,6 +79,12 @@ impl SubmitOptions {
     #[must_use]
     pub fn with_preview(self, every: usize, show: impl FnMut(Preview) + Send + 'static) -> Self {
         Self { on_preview: Some((every, Box::new(show))), ..self }
+    }
+
+    /// Calls `take` on the worker's thread, as [`crate::Callbacks::with_image`].
+    #[must_use]
+    pub fn with_image(self, take: impl FnMut(FinishedImage<'_>) + Send + 'static) -> Self {
+        Self { on_image: Some(Box::new(take)), ..self }
     }
 }
 

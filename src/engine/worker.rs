@@ -4,7 +4,7 @@ use super::options::{EngineOptions, SubmitOptions};
 use super::queue::Queue;
 use super::state::TicketState;
 use crate::error::{Error, Result};
-use crate::pipeline::{Callbacks, Output, Pipeline, Preview, Progress, Request};
+use crate::pipeline::{Callbacks, FinishedImage, Output, Pipeline, Preview, Progress, Request};
 use std::any::Any;
 use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -78,14 +78,22 @@ impl Job {
 
     fn callbacks(self: Arc<Self>) -> Callbacks<'static> {
         let cancel = self.state.cancel.clone();
-        let every = lock(&self.options).on_preview.as_ref().map(|(every, _)| *every);
+        let options = lock(&self.options);
+        let (every, takes) = (options.on_preview.as_ref().map(|(every, _)| *every), options.on_image.is_some());
+        drop(options);
         let job = self.clone();
         let callbacks = Callbacks::new().with_cancel(&cancel).with_live_scales(&self.state.live_scales);
         let callbacks = callbacks.with_live_prompts(&self.state.live_prompts);
-        let callbacks = callbacks.with_progress(move |progress: Progress| {
+        let mut callbacks = callbacks.with_progress(move |progress: Progress| {
             job.state.advance(Some(progress));
             job.call(|options| options.on_progress.iter_mut().for_each(|call| call(progress)));
         });
+        if takes {
+            let job = self.clone();
+            callbacks = callbacks.with_image(move |image: FinishedImage<'_>| {
+                job.call(|options| options.on_image.iter_mut().for_each(|take| take(image)));
+            });
+        }
         let Some(every) = every else { return callbacks };
         callbacks.with_preview(every, move |preview: Preview| {
             self.call(|options| {

@@ -1,11 +1,12 @@
 //! Requests in an engine's queue.
 
 use super::common::{Model, request};
-use braid::{Engine, EngineOptions, Error, Pipeline, SubmitOptions, TicketStatus};
+use braid::{Engine, EngineOptions, Error, FinishedImage, Pipeline, SubmitOptions, TicketStatus};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Barrier};
+use std::sync::{Arc, Barrier, Mutex};
 
-/// Each request gives the images that it gives alone, whatever else is in the queue; one that is wrong concerns no other.
+/// Each request gives the images that it gives alone, one by one and together, whatever else is in the queue; one that is wrong concerns no
+/// other.
 #[test]
 fn same_images() {
     let model = Model::folder();
@@ -26,14 +27,18 @@ fn same_images() {
     let tickets: Vec<_> = requests
         .into_iter()
         .map(|request| {
-            let told = told.clone();
+            let (told, taken) = (told.clone(), Arc::new(Mutex::new(Vec::new())));
             let count = move |_| _ = told.fetch_add(1, Ordering::SeqCst);
-            engine.submit_with(request, SubmitOptions::new().with_progress(count)).unwrap()
+            let of_worker = taken.clone();
+            let take = move |image: FinishedImage<'_>| of_worker.lock().unwrap().push(image.image.clone());
+            let options = SubmitOptions::new().with_progress(count).with_image(take);
+            (engine.submit_with(request, options).unwrap(), taken)
         })
         .collect();
     let wrong = engine.submit(wrong);
-    for (ticket, images) in tickets.into_iter().zip(alone) {
+    for ((ticket, taken), images) in tickets.into_iter().zip(alone) {
         assert_eq!(ticket.wait().unwrap().images, images);
+        assert_eq!(*taken.lock().unwrap(), images);
     }
     let wrong = wrong.and_then(|ticket| ticket.wait());
     assert!(matches!(wrong, Err(Error::Parameter { .. })), "{wrong:?}");
