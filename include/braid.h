@@ -4,10 +4,10 @@
  * docs/c.md begins with an example and says how to build and link. The functions do what the Rust library does, by the same names.
  *
  * ERRORS. A function that can fail returns a braid_status, BRAID_OK (0) or the reason, and never prints or ends the process. The text of
- * the last failure is kept for each thread (braid_last_error) and for each pipeline, engine and ticket; success leaves it as it was. A text
- * names the field or parameter at fault as this header spells it. A function whose result is a handle or an output sets it to NULL where it
- * fails. Functions that return something else than a braid_status return 0 or NULL where they fail. A defect of the library
- * (a panic) becomes BRAID_ERROR_PANIC; the handle may be used further or freed.
+ * the last failure is kept for each thread (braid_last_error) and for each pipeline, session, stream, engine and ticket; success leaves it
+ * as it was. A text names the field or parameter at fault as this header spells it. A function whose result is a handle or an output sets
+ * it to NULL where it fails. Functions that return something else than a braid_status return 0 or NULL where they fail. A defect of the
+ * library (a panic) becomes BRAID_ERROR_PANIC; the handle may be used further or freed.
  *
  * STRINGS are UTF-8 and end with NUL, paths too. Names (schedulers, data types, devices, ...) are those of the command `braid generate`.
  * The library copies what it is given: strings, arrays, structs and pixels may go once a function has returned. Functions that give a text
@@ -18,16 +18,17 @@
  * one that is older refuses a struct whose fields it does not know are set. The elements of an array lie as far apart as the struct_size of
  * the first one says, and all have the same. `reserved` fields stay 0.
  *
- * OWNERSHIP. A handle that a function gives by a pointer to a pointer, or that braid_cancel_token_new returns, is the caller's, who frees
- * it once with its _free function; NULL may be freed. `const` pointers that functions return belong to the handle that they come from, and
- * end with it. Handles keep what they need: they may be freed in any order, once no other thread is in a call with the handle.
+ * OWNERSHIP. A handle that a function gives by a pointer to a pointer, or that a _new function returns, is the caller's, who frees it once
+ * with its _free function; NULL may be freed. `const` pointers that functions return belong to the handle that they come from, and end with
+ * it. Handles keep what they need: they may be freed in any order, once no other thread is in a call with the handle.
  *
  * THREADS. Any function may be called from any thread, and handles may be shared between threads: a pipeline does one thing at a time and
  * makes others wait; images, encoded images and outputs do not change. A _free function must be the last call with its handle.
  *
- * CALLBACKS of a request come one at a time, those of braid_pipeline_generate and _generate_batch on the thread that called, those of an
- * engine on the engine's thread. They must return: no longjmp, no C++ exception. They must not call functions marked [waits], which are
- * refused there, as they would wait for the request that is being drawn.
+ * CALLBACKS of a request come one at a time, those of braid_pipeline_generate, _generate_batch and braid_session_generate on the thread
+ * that called, those of an engine on the engine's thread, and a stream's source on the thread that called braid_stream_next. They must
+ * return: no longjmp, no C++ exception. They must not call functions marked [waits], which are refused there, as they would wait for the
+ * request that is being drawn.
  */
 #ifndef BRAID_H
 #define BRAID_H
@@ -137,8 +138,22 @@ typedef struct braid_encoded_images braid_encoded_images;
 typedef struct braid_output braid_output;
 /* The results of several requests. */
 typedef struct braid_batch braid_batch;
-/* A flag that stops the requests that have it. */
+/* A flag that stops the requests that have it, and what runs in its scope. */
 typedef struct braid_cancel_token braid_cancel_token;
+/* A request's prompts, references and sizes as the model takes them, held to be drawn again. */
+typedef struct braid_session braid_session;
+/* Image to image from frames that follow one another. */
+typedef struct braid_stream braid_stream;
+/* A frame of a stream that was drawn. */
+typedef struct braid_frame braid_frame;
+/* Prompts and references that are encoded, to take the place of a request's own. */
+typedef struct braid_prepared_prompts braid_prepared_prompts;
+/* Sets scales of image prompts while requests are drawn, from any thread. */
+typedef struct braid_live_scales braid_live_scales;
+/* Exchanges prompts and references while requests are drawn, from any thread. */
+typedef struct braid_live_prompts braid_live_prompts;
+/* A map of where a reference acted in an image. */
+typedef struct braid_attribution_map braid_attribution_map;
 /* A queue before a pipeline, which draws requests on a thread of its own. */
 typedef struct braid_engine braid_engine;
 /* A request in an engine. */
@@ -162,6 +177,10 @@ BRAID_API size_t braid_image_height(const braid_image *image);
 BRAID_API const uint8_t *braid_image_rgb(const braid_image *image);
 /* Writes a file whose name ends in .png, .jpg, .jpeg or .webp, whole or not at all. */
 BRAID_API braid_status braid_image_save(const braid_image *image, const char *path);
+/* The same; a PNG file carries the texts under the keywords "parameters" (the settings, in the style of AUTOMATIC1111's interface) and
+ * "braid" (JSON), as the command `braid generate` writes them. NULL: none. Other formats carry none. */
+BRAID_API braid_status braid_image_save_with_metadata(
+    const braid_image *image, const char *path, const char *parameters, const char *braid);
 BRAID_API void braid_image_free(braid_image *image);
 
 /* ---- Pipelines ---- */
@@ -238,7 +257,7 @@ BRAID_API void braid_pipeline_free(braid_pipeline *pipeline);
 /* The value of `eta` and `strength` that leaves them to the library. */
 #define BRAID_UNSET (-1)
 
-/* A reference: an image or encoded images, either. */
+/* A reference: an image, encoded images or an embedding, one of them. */
 typedef struct braid_reference {
     size_t struct_size;
     /* An image; it is encoded for each request. */
@@ -254,6 +273,9 @@ typedef struct braid_reference {
     /* 1 by default. */
     float weight;
     uint32_t reserved;
+    /* An embedding as the adapter takes it: `image_embeds`; of an IP-Adapter Plus the hidden states, row after row. */
+    const float *embedding;
+    size_t num_embedding_values;
 } braid_reference;
 
 /* The image prompt of one adapter. */
@@ -268,7 +290,7 @@ typedef struct braid_image_prompt {
     const char *combine;
     /* "crop" (default), "pad" or "stretch": images that are not square. */
     const char *fit;
-    /* The reference of the negative row: an image or encoded images, of which there must be one, or neither. */
+    /* The reference of the negative row: an image, encoded images, of which there must be one, or negative_embedding; or none. */
     const braid_image *negative_image;
     const braid_encoded_images *negative_encoded;
     /* The part of the steps in which the adapter acts; 0 to 1 by default. */
@@ -280,7 +302,31 @@ typedef struct braid_image_prompt {
     uint32_t resize_width;
     uint32_t resize_height;
     uint32_t reserved;
+    const float *negative_embedding;
+    size_t num_negative_embedding_values;
 } braid_image_prompt;
+
+/* The scales of an adapter from a step on. */
+typedef struct braid_scale_change {
+    size_t struct_size;
+    /* The first model evaluation of an image, from 0, for which they count. */
+    size_t step;
+    /* The adapter, by its number. */
+    size_t adapter;
+    /* Those of braid_image_prompt; 1 everywhere by default. */
+    const char *blocks;
+    float scale;
+    uint32_t reserved;
+} braid_scale_change;
+
+/* The prompts and references from a step on. */
+typedef struct braid_prompt_change {
+    size_t struct_size;
+    /* The first model evaluation of an image, from 0, for which they count. */
+    size_t step;
+    /* A request whose prompts and references they are; nothing else of it counts. Needed. */
+    const struct braid_request *prompts;
+} braid_prompt_change;
 
 /* A request for images. NULL and 0 are the defaults unless said otherwise. */
 typedef struct braid_request {
@@ -353,10 +399,25 @@ typedef struct braid_request {
     float eta;
     /* Layers that the prompt's embedding skips from the end, beyond the last one. */
     uint32_t clip_skip;
+    /* Noise to use in the place of drawing it: for each image 4 * height/8 * width/8 values, before the scheduler's scale. */
+    const float *noise;
+    size_t num_noise_values;
+    /* Scales of image prompts that change between two steps. */
+    const braid_scale_change *scale_changes;
+    size_t num_scale_changes;
+    /* Prompts and references that change between two steps; the last ones of a step count. */
+    const braid_prompt_change *prompt_changes;
+    size_t num_prompt_changes;
+    /* Whether the output has maps of where each reference acted, 0 (default) or 1: the steps take longer, the images are the same. The CPU
+     * alone makes them. */
+    uint32_t attribution;
+    uint32_t reserved;
 } braid_request;
 
 BRAID_API braid_status braid_reference_init(braid_reference *reference, size_t struct_size);
 BRAID_API braid_status braid_image_prompt_init(braid_image_prompt *prompt, size_t struct_size);
+BRAID_API braid_status braid_scale_change_init(braid_scale_change *change, size_t struct_size);
+BRAID_API braid_status braid_prompt_change_init(braid_prompt_change *change, size_t struct_size);
 BRAID_API braid_status braid_request_init(braid_request *request, size_t struct_size);
 
 /* ---- Callbacks and cancellation ---- */
@@ -397,11 +458,27 @@ typedef struct braid_preview {
     size_t steps;
 } braid_preview;
 
+/* An image of a request that is done, while others may be under way. The library sets struct_size. */
+typedef struct braid_finished_image {
+    size_t struct_size;
+    /* It ends with the call. */
+    const braid_image *image;
+    /* Its number among those of its request, from 0. */
+    size_t number;
+    uint64_t seed;
+    /* As braid_output_upcast_vae. */
+    int32_t upcast_vae;
+    uint32_t reserved;
+} braid_finished_image;
+
 /* Called when a stage begins and after each of its steps. 0 goes on; anything else stops the request, which then gives
  * BRAID_ERROR_CANCELLED. */
 typedef int32_t (*braid_progress_fn)(const braid_progress *progress, void *user_data);
 /* Called with a preview after each `preview_every` model evaluations; the result is that of braid_progress_fn. */
 typedef int32_t (*braid_preview_fn)(const braid_preview *preview, void *user_data);
+/* Called with each image as soon as it is done, so that what ends the request later does not lose it; the result is that of
+ * braid_progress_fn. The output has all of them once more. */
+typedef int32_t (*braid_image_fn)(const braid_finished_image *image, void *user_data);
 
 /* The callbacks of a request. Functions may be NULL. */
 typedef struct braid_callbacks {
@@ -415,6 +492,11 @@ typedef struct braid_callbacks {
     /* Stops the request once it is set; a function that stops the request sets it. Not for braid_engine_submit: there
      * braid_ticket_cancel does it. It may be freed at once. */
     const braid_cancel_token *cancel;
+    braid_image_fn on_image;
+    /* Sets scales, and exchanges prompts, while the request is drawn. Not for braid_engine_submit: there braid_ticket_set_scales and
+     * braid_ticket_set_prompts do it. They may be freed at once. */
+    const braid_live_scales *live_scales;
+    const braid_live_prompts *live_prompts;
 } braid_callbacks;
 
 BRAID_API braid_status braid_callbacks_init(braid_callbacks *callbacks, size_t struct_size);
@@ -426,6 +508,13 @@ BRAID_API void braid_cancel_token_cancel(const braid_cancel_token *token);
 /* 1 where it is set, else 0. */
 BRAID_API int32_t braid_cancel_token_is_cancelled(const braid_cancel_token *token);
 BRAID_API void braid_cancel_token_free(braid_cancel_token *token);
+
+typedef void (*braid_work_fn)(void *user_data);
+
+/* Calls `work` so that the token stops what it does: functions of the library that work calls on this thread, such as braid_pipeline_load,
+ * braid_pipeline_prepare and braid_pipeline_encode_references, then fail with BRAID_ERROR_CANCELLED. Scopes may lie within one another;
+ * each of their tokens stops the work. `work` must return: no longjmp, no C++ exception. BRAID_OK once it has. */
+BRAID_API braid_status braid_cancel_token_scope(const braid_cancel_token *token, braid_work_fn work, void *user_data);
 
 /* ---- Generation ---- */
 
@@ -439,6 +528,29 @@ BRAID_API braid_status braid_pipeline_generate_batch(const braid_pipeline *pipel
 /* [waits] Compiles what requests of this size, guidance and number of references need, and warms it up, so that the first one is as fast as
  * the next. */
 BRAID_API braid_status braid_pipeline_prepare(const braid_pipeline *pipeline, const braid_request *request);
+
+/* [waits] Encodes prompts and references that are to take the place of a request's own while it is drawn: braid_live_prompts_set and
+ * braid_ticket_set_prompts then exchange them at once. `prompts` is a request whose prompts and references they are; nothing else of it
+ * counts. `request`, which need not have begun, is the one that they are for, or one like it: more tokens or references than it has,
+ * another adapter or other masks are refused. */
+BRAID_API braid_status braid_pipeline_prepare_prompts(const braid_pipeline *pipeline, const braid_request *request,
+    const braid_request *prompts, braid_prepared_prompts **prepared);
+BRAID_API void braid_prepared_prompts_free(braid_prepared_prompts *prompts);
+
+/* A handle by which nothing is set yet. */
+BRAID_API braid_live_scales *braid_live_scales_new(void);
+/* Sets the scales of an adapter, by its number; scale and blocks are those of braid_image_prompt. They count from the next step of each
+ * image on, and for images that begin later from their first one. A request without an image prompt for the adapter fails at its next step
+ * with BRAID_ERROR_PARAMETER, and so does a change from or to "precise-style". */
+BRAID_API braid_status braid_live_scales_set(const braid_live_scales *live, size_t adapter, float scale, const char *blocks);
+BRAID_API void braid_live_scales_free(braid_live_scales *live);
+
+/* A handle by which nothing is set yet. */
+BRAID_API braid_live_prompts *braid_live_prompts_new(void);
+/* Sets prompts and references, which count as a whole from the next step of each image on, and for images that begin later from their first
+ * one. `prompts` may be freed at once. */
+BRAID_API braid_status braid_live_prompts_set(const braid_live_prompts *live, const braid_prepared_prompts *prompts);
+BRAID_API void braid_live_prompts_free(braid_live_prompts *live);
 
 /* The number of requests. */
 BRAID_API size_t braid_batch_num_results(const braid_batch *batch);
@@ -457,7 +569,99 @@ BRAID_API braid_status braid_output_upcast_vae(const braid_output *output, size_
 BRAID_API braid_status braid_output_seconds(const braid_output *output, int32_t stage, double *seconds);
 /* The prompt's tokens beyond the encoder's length, which had no effect. */
 BRAID_API size_t braid_output_truncated_tokens(const braid_output *output);
+/* The scales that have changed between two steps of an image: those of braid_request.scale_changes, and those that were set while it was
+ * drawn. A request with these scale_changes gives the same bytes. */
+BRAID_API size_t braid_output_num_scale_changes(const braid_output *output, size_t image);
+/* One of them: the first step for which they counted, the adapter, and the scale without its blocks. */
+BRAID_API braid_status braid_output_scale_change(
+    const braid_output *output, size_t image, size_t index, size_t *step, size_t *adapter, float *scale);
+/* The prompts that have changed between two steps of an image, likewise. */
+BRAID_API size_t braid_output_num_prompt_changes(const braid_output *output, size_t image);
+/* The first step for which they counted. */
+BRAID_API braid_status braid_output_prompt_change(const braid_output *output, size_t image, size_t index, size_t *step);
+/* Their braid_request.prompt. */
+BRAID_API size_t braid_output_prompt_change_prompt(
+    const braid_output *output, size_t image, size_t index, char *buffer, size_t size);
+/* The maps of where each reference acted, image after image, where braid_request.attribution asked for them. */
+BRAID_API size_t braid_output_num_attributions(const braid_output *output);
+/* A map of the output, which it ends with. */
+BRAID_API const braid_attribution_map *braid_output_attribution(const braid_output *output, size_t index);
 BRAID_API void braid_output_free(braid_output *output);
+
+/* A map is of the cross-attentions of one side of the UNet and of one size. A value is the share of the reference in what text and
+ * references add there: 0 where it does not act, 1 where nothing else does. */
+
+/* The image of the request, the adapter and the reference of its image prompt (0 for all where they are averaged), each from 0. */
+BRAID_API size_t braid_attribution_map_image(const braid_attribution_map *map);
+BRAID_API size_t braid_attribution_map_adapter(const braid_attribution_map *map);
+BRAID_API size_t braid_attribution_map_reference(const braid_attribution_map *map);
+/* The group, such as "down 64x64": "down", "mid" or "up" with width and height. */
+BRAID_API size_t braid_attribution_map_group(const braid_attribution_map *map, char *buffer, size_t size);
+BRAID_API size_t braid_attribution_map_width(const braid_attribution_map *map);
+BRAID_API size_t braid_attribution_map_height(const braid_attribution_map *map);
+/* The values, width * height, row after row. */
+BRAID_API const float *braid_attribution_map_values(const braid_attribution_map *map);
+/* Makes an image of that size: from black for 0 by way of red and yellow to white for `most` and above. */
+BRAID_API braid_status braid_attribution_map_heat_map(
+    const braid_attribution_map *map, size_t width, size_t height, float most, braid_image **image);
+
+/* ---- Sessions ---- */
+
+/* [waits] Prepares a request that is to be drawn more than once: compiles what it runs, and holds its encoded prompts and references. */
+BRAID_API braid_status braid_pipeline_session(const braid_pipeline *pipeline, const braid_request *request, braid_session **session);
+/* [waits] Generates the images of a request, the same as braid_pipeline_generate does; request is NULL for the one that was prepared. It is
+ * meant to be that one with other values of what costs nothing: seed, number of images, scales, start and end of an adapter, masks,
+ * guidance above 1. Other steps or another scheduler cost the embeddings of their timesteps; whatever else differs is computed as for a
+ * request of its own. callbacks may be NULL. */
+BRAID_API braid_status braid_session_generate(
+    const braid_session *session, const braid_request *request, const braid_callbacks *callbacks, braid_output **output);
+/* [waits] braid_pipeline_prepare_prompts for the session's request. */
+BRAID_API braid_status braid_session_prepare_prompts(
+    const braid_session *session, const braid_request *prompts, braid_prepared_prompts **prepared);
+/* The text of the last failure with this session. */
+BRAID_API size_t braid_session_last_error(const braid_session *session, char *buffer, size_t size);
+BRAID_API void braid_session_free(braid_session *session);
+
+/* ---- Streams ---- */
+
+/* Gives the next image of a stream, of the size of the request's init_image; NULL at the end, after which it is not called again. An image
+ * that it returns is the library's, which frees it. */
+typedef braid_image *(*braid_image_source_fn)(void *user_data);
+
+/* The settings of a stream. */
+typedef struct braid_stream_options {
+    size_t struct_size;
+    /* Sets scales, and exchanges prompts: each frame has those that are set when it begins. They may be freed at once. */
+    const braid_live_scales *live_scales;
+    const braid_live_prompts *live_prompts;
+    /* Whether frame i has the request's seed + i, 0 (default) or 1. */
+    uint32_t seed_per_frame;
+    /* Whether frames share evaluations, each a step behind the one before, 0 (default) or 1: they come more often then, and each later; the
+     * bytes are the same. */
+    uint32_t overlap;
+} braid_stream_options;
+
+BRAID_API braid_status braid_stream_options_init(braid_stream_options *options, size_t struct_size);
+
+/* Draws images by the session's request, whose init_image is one of their size and is not drawn itself, as image to image. Nothing happens
+ * before braid_stream_next. options may be NULL. user_data must last until braid_stream_free has returned. */
+BRAID_API braid_status braid_session_stream(const braid_session *session, braid_image_source_fn source, void *user_data,
+    const braid_stream_options *options, braid_stream **stream);
+/* [waits] Gives the next frame, or NULL with BRAID_OK at the end. It asks the source for an image where there is room for one. A frame that
+ * cannot be drawn gives BRAID_ERROR_FRAME, and the next call the next one. Between two calls the pipeline is free for other requests. */
+BRAID_API braid_status braid_stream_next(const braid_stream *stream, braid_frame **frame);
+/* The text of the last failure with this stream. */
+BRAID_API size_t braid_stream_last_error(const braid_stream *stream, char *buffer, size_t size);
+/* Called from a callback it does nothing but set braid_last_error. */
+BRAID_API void braid_stream_free(braid_stream *stream);
+
+/* The frame's number in the stream, from 0. */
+BRAID_API uint64_t braid_frame_number(const braid_frame *frame);
+/* The seconds from when the stream took the frame's image until it was drawn. */
+BRAID_API double braid_frame_latency(const braid_frame *frame);
+/* The result of the frame's request, with one image; the frame's, which it ends with. */
+BRAID_API const braid_output *braid_frame_output(const braid_frame *frame);
+BRAID_API void braid_frame_free(braid_frame *frame);
 
 /* ---- Encoded images ---- */
 
@@ -470,6 +674,13 @@ BRAID_API braid_status braid_encoded_images_load(const char *path, braid_encoded
 /* Writes an image-prompt file, whole or not at all. */
 BRAID_API braid_status braid_encoded_images_save(const braid_encoded_images *encoded, const char *path);
 BRAID_API size_t braid_encoded_images_count(const braid_encoded_images *encoded);
+/* The embedding of one of them, of num_values values, which belongs to the handle: what braid_reference.embedding takes. */
+BRAID_API const float *braid_encoded_images_embedding(const braid_encoded_images *encoded, size_t index, size_t *num_values);
+/* The image tokens that the adapter makes of one of them. */
+BRAID_API size_t braid_encoded_images_num_tokens(const braid_encoded_images *encoded, size_t index);
+/* Width and height of the image that was encoded. */
+BRAID_API braid_status braid_encoded_images_source_size(
+    const braid_encoded_images *encoded, size_t index, size_t *width, size_t *height);
 BRAID_API void braid_encoded_images_free(braid_encoded_images *encoded);
 
 /* ---- Engines ---- */
@@ -529,6 +740,8 @@ BRAID_API braid_status braid_ticket_cancel(const braid_ticket *ticket);
 BRAID_API braid_status braid_ticket_state(const braid_ticket *ticket, int32_t *state, size_t *ahead);
 /* Sets the scales of an adapter, by its number, from the next step on; scale and blocks are those of braid_image_prompt. */
 BRAID_API braid_status braid_ticket_set_scales(const braid_ticket *ticket, size_t adapter, float scale, const char *blocks);
+/* Exchanges prompts and references from the next step on; `prompts` may be freed at once. braid_pipeline_prepare_prompts encodes them. */
+BRAID_API braid_status braid_ticket_set_prompts(const braid_ticket *ticket, const braid_prepared_prompts *prompts);
 /* The text of the last failure with this ticket. */
 BRAID_API size_t braid_ticket_last_error(const braid_ticket *ticket, char *buffer, size_t size);
 /* Cancels the request where it is not done. Its callbacks are called no more once this has returned, unless this is called from one. */

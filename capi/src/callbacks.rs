@@ -3,8 +3,8 @@
 use crate::edge::{Failure, Outcome};
 use crate::image::braid_image;
 use crate::params::read;
-use crate::structs::{braid_callbacks, braid_preview, braid_progress};
-use braid::{Callbacks, CancelToken, Preview, Progress, Stage};
+use crate::structs::{braid_callbacks, braid_finished_image, braid_preview, braid_progress};
+use braid::{Callbacks, CancelToken, FinishedImage, Preview, Progress, Stage};
 use std::cell::Cell;
 
 /// The stages by their names in braid.h; their places are their numbers.
@@ -81,18 +81,23 @@ impl Functions {
         self.0.on_progress.is_some()
     }
 
+    pub(crate) fn has_image(&self) -> bool {
+        self.0.on_image.is_some()
+    }
+
     /// The evaluations from one preview to the next, where previews are asked for.
     pub(crate) fn preview_every(&self) -> Option<usize> {
         self.0.on_preview.map(|_| self.0.preview_every)
     }
 
-    /// The caller's token.
-    ///
-    /// # Safety
-    /// It was not freed.
-    pub(crate) unsafe fn token(&self) -> Option<CancelToken> {
-        // SAFETY: as the caller promises.
-        unsafe { self.0.cancel.as_ref() }.map(|token| token.0.clone())
+    /// A handle whose place a ticket takes, by the name of its field, and the ticket's function.
+    pub(crate) fn of_ticket(&self) -> Option<(&'static str, &'static str)> {
+        let fields = [
+            (self.0.cancel.is_null(), ("cancel", "braid_ticket_cancel")),
+            (self.0.live_scales.is_null(), ("live_scales", "braid_ticket_set_scales")),
+            (self.0.live_prompts.is_null(), ("live_prompts", "braid_ticket_set_prompts")),
+        ];
+        fields.into_iter().find(|(absent, _)| !absent).map(|(_, names)| names)
     }
 
     /// Tells of progress, and returns whether the request is to stop.
@@ -108,7 +113,7 @@ impl Functions {
             reserved: 0,
         };
         // SAFETY: the function and its data are as braid.h asks for.
-        inside(|| unsafe { function(&raw const told, self.0.user_data) })
+        inside(|| unsafe { function(&raw const told, self.0.user_data) }) != 0
     }
 
     /// Shows a preview, and returns whether the request is to stop.
@@ -122,16 +127,33 @@ impl Functions {
             steps: preview.steps,
         };
         // SAFETY: the function and its data are as braid.h asks for.
-        inside(|| unsafe { function(&raw const shown, self.0.user_data) })
+        inside(|| unsafe { function(&raw const shown, self.0.user_data) }) != 0
+    }
+
+    /// Hands over an image that is done, and returns whether the request is to stop.
+    pub(crate) fn image(&self, finished: &FinishedImage<'_>) -> bool {
+        let Some(function) = self.0.on_image else { return false };
+        let given = braid_finished_image {
+            struct_size: size_of::<braid_finished_image>(),
+            image: braid_image::of(finished.image),
+            number: finished.number,
+            seed: finished.seed,
+            upcast_vae: i32::from(finished.upcast_vae),
+            reserved: 0,
+        };
+        // SAFETY: the function and its data are as braid.h asks for.
+        inside(|| unsafe { function(&raw const given, self.0.user_data) }) != 0
     }
 
     /// The library's callbacks, which set the request's token where a function stops it.
     ///
     /// # Safety
-    /// The caller's token was not freed; functions and data are as braid.h asks for until the request ends.
+    /// The caller's handles were not freed; functions and data are as braid.h asks for until the request ends.
     pub(crate) unsafe fn callbacks<'a>(self) -> Callbacks<'a> {
         // SAFETY: as the caller promises.
-        let cancel = unsafe { self.token() }.unwrap_or_default();
+        let (cancel, scales, prompts) =
+            unsafe { (self.0.cancel.as_ref(), self.0.live_scales.as_ref(), self.0.live_prompts.as_ref()) };
+        let cancel = cancel.map(|token| token.0.clone()).unwrap_or_default();
         let stop = |cancel: &CancelToken, stops: bool| {
             if stops {
                 cancel.cancel();
@@ -143,16 +165,39 @@ impl Functions {
             callbacks = callbacks.with_progress(move |progress| stop(&cancel, self.progress(progress)));
         }
         if let Some(every) = self.preview_every() {
+            let cancel = cancel.clone();
             callbacks = callbacks.with_preview(every, move |preview| stop(&cancel, self.preview(&preview)));
+        }
+        if self.has_image() {
+            callbacks = callbacks.with_image(move |finished| stop(&cancel, self.image(&finished)));
+        }
+        if let Some(live) = scales {
+            callbacks = callbacks.with_live_scales(&live.0);
+        }
+        if let Some(live) = prompts {
+            callbacks = callbacks.with_live_prompts(&live.0);
         }
         callbacks
     }
 }
 
-fn inside(call: impl FnOnce() -> i32) -> bool {
+/// The library's callbacks of a request; none where the pointer is null.
+///
+/// # Errors
+/// [`Failure::Argument`].
+///
+/// # Safety
+/// As of [`Functions::read`] and [`Functions::callbacks`].
+pub(crate) unsafe fn callbacks<'a>(given: *const braid_callbacks) -> Outcome<Callbacks<'a>> {
+    // SAFETY: as the caller promises.
+    unsafe { Ok(Functions::read(given)?.map_or_else(Callbacks::new, |functions| functions.callbacks())) }
+}
+
+/// Runs a caller's function, in which [`is_inside`] holds.
+pub(crate) fn inside<T>(call: impl FnOnce() -> T) -> T {
     INSIDE.with(|inside| inside.set(inside.get() + 1));
     // It cannot unwind: what a function throws ends the process.
-    let stops = call() != 0;
+    let result = call();
     INSIDE.with(|inside| inside.set(inside.get() - 1));
-    stops
+    result
 }

@@ -97,6 +97,18 @@ impl Returned for i32 {
     }
 }
 
+impl Returned for u64 {
+    fn failed(_: braid_status) -> Self {
+        0
+    }
+}
+
+impl Returned for f64 {
+    fn failed(_: braid_status) -> Self {
+        0.0
+    }
+}
+
 impl<T> Returned for *const T {
     fn failed(_: braid_status) -> Self {
         std::ptr::null()

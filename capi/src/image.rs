@@ -1,9 +1,9 @@
 //! Images.
 
 use crate::edge::{Failure, Outcome};
-use crate::pointers::{borrow, free, give, slice, text};
+use crate::pointers::{borrow, free, give, optional_text, slice, text};
 use crate::status::{BRAID_OK, braid_status};
-use braid::{AlphaMode, Image};
+use braid::{AlphaMode, Image, PngMetadata};
 use std::ffi::c_char;
 
 /// An image; [`Image`] itself, so that an output's images are handles as they lie there.
@@ -65,6 +65,18 @@ export! {
 
     fn braid_image_save(image: *const braid_image, path: *const c_char) -> braid_status {
         borrow(image, "image")?.0.save(text(path, "path")?)?;
+        Ok(BRAID_OK)
+    }
+
+    fn braid_image_save_with_metadata(
+        image: *const braid_image,
+        path: *const c_char,
+        parameters: *const c_char,
+        braid: *const c_char,
+    ) -> braid_status {
+        let owned = |pointer, name| Ok::<_, Failure>(optional_text(pointer, name)?.map(str::to_owned));
+        let metadata = PngMetadata { parameters: owned(parameters, "parameters")?, braid: owned(braid, "braid")? };
+        borrow(image, "image")?.0.save_with_metadata(text(path, "path")?, &metadata)?;
         Ok(BRAID_OK)
     }
 

@@ -7,18 +7,22 @@
 pub mod edge;
 #[macro_use]
 pub mod params;
+pub mod attribution;
 pub mod batch;
 pub mod callbacks;
 pub mod cancel;
 pub mod encoded;
 pub mod engine;
 pub mod image;
+pub mod live;
 pub mod names;
 pub mod output;
 pub mod pipeline;
 pub mod pointers;
 pub mod request;
+pub mod session;
 pub mod status;
+pub mod stream;
 pub mod structs;
 pub mod ticket;
 pub mod warnings;

@@ -15,7 +15,6 @@ impl FieldNames for CNames {
             Field::GuidanceInterval => "guidance_start, guidance_end",
             Field::ScaleBlocks => "blocks",
             Field::ScaleStrength => "scale",
-            Field::ScaleChanges => "braid_ticket_set_scales",
             Field::Resize => "resize_width, resize_height",
             Field::Image => "rgb",
             _ => field.name(),

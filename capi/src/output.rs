@@ -1,18 +1,36 @@
 //! Outputs.
 
 use crate::callbacks::STAGES;
-use crate::edge::{Failure, Outcome};
+use crate::edge::{Failure, Outcome, copy};
 use crate::image::braid_image;
-use crate::pointers::{borrow, free, store};
+use crate::pointers::{borrow, element, free, store};
 use crate::status::braid_status;
-use braid::Output;
+use braid::{Output, PromptChange, ScaleChange};
+use std::ffi::c_char;
 
-/// The result of a request.
+/// The result of a request; [`Output`] itself, so that a frame's output is a handle as it lies there.
+#[repr(transparent)]
 pub struct braid_output(pub(crate) Output);
 
+impl braid_output {
+    /// An output as a handle that its owner keeps.
+    pub(crate) fn of(output: &Output) -> *const Self {
+        std::ptr::from_ref(output).cast()
+    }
+}
+
 fn of_image<T>(values: &[T], index: usize) -> Outcome<&T> {
-    let outside = || Failure::argument(format!("index: {index} given; there are {} images", values.len()));
-    values.get(index).ok_or_else(outside)
+    element((values, "images"), (index, "index"))
+}
+
+fn scale_change(output: &Output, image: usize, index: usize) -> Outcome<&ScaleChange> {
+    let changes = element((&output.scale_changes, "images"), (image, "image"))?;
+    element((changes, "changes of scales"), (index, "index"))
+}
+
+fn prompt_change(output: &Output, image: usize, index: usize) -> Outcome<&PromptChange> {
+    let changes = element((&output.prompt_changes, "images"), (image, "image"))?;
+    element((changes, "changes of prompts"), (index, "index"))
 }
 
 export! {
@@ -42,6 +60,42 @@ export! {
 
     fn braid_output_truncated_tokens(output: *const braid_output) -> usize {
         Ok(borrow(output, "output")?.0.truncated_tokens)
+    }
+
+    fn braid_output_num_scale_changes(output: *const braid_output, image: usize) -> usize {
+        Ok(element((&borrow(output, "output")?.0.scale_changes, "images"), (image, "image"))?.len())
+    }
+
+    fn braid_output_scale_change(
+        output: *const braid_output,
+        image: usize,
+        index: usize,
+        step: *mut usize,
+        adapter: *mut usize,
+        scale: *mut f32,
+    ) -> braid_status {
+        let change = scale_change(&borrow(output, "output")?.0, image, index)?;
+        store(step, change.step, "step")?;
+        store(adapter, change.adapter, "adapter")?;
+        store(scale, change.scales.strength(), "scale")
+    }
+
+    fn braid_output_num_prompt_changes(output: *const braid_output, image: usize) -> usize {
+        Ok(element((&borrow(output, "output")?.0.prompt_changes, "images"), (image, "image"))?.len())
+    }
+
+    fn braid_output_prompt_change(output: *const braid_output, image: usize, index: usize, step: *mut usize) -> braid_status {
+        store(step, prompt_change(&borrow(output, "output")?.0, image, index)?.step, "step")
+    }
+
+    fn braid_output_prompt_change_prompt(
+        output: *const braid_output,
+        image: usize,
+        index: usize,
+        buffer: *mut c_char,
+        size: usize,
+    ) -> usize {
+        copy(&prompt_change(&borrow(output, "output")?.0, image, index)?.prompts.prompt, buffer, size)
     }
 
     fn braid_output_free(output: *mut braid_output) {

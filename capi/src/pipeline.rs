@@ -1,6 +1,6 @@
 //! Pipelines.
 
-use crate::callbacks::{Functions, demand_outside};
+use crate::callbacks::{callbacks as read_callbacks, demand_outside};
 use crate::edge::{LastError, copy};
 use crate::encoded::braid_encoded_images;
 use crate::names::CNames;
@@ -10,7 +10,7 @@ use crate::pointers::{borrow, free, give, store};
 use crate::request::{image_prompt, pipeline_options, request as read_request};
 use crate::status::{BRAID_OK, braid_status};
 use crate::structs::{braid_callbacks, braid_image_prompt, braid_pipeline_options, braid_request};
-use braid::{Callbacks, Pipeline};
+use braid::Pipeline;
 use std::ffi::c_char;
 use std::sync::Arc;
 
@@ -76,8 +76,7 @@ export! {
             pipeline.error.note(|| {
                 demand_outside("braid_pipeline_generate")?;
                 let request = read_request(request, "request")?;
-                let callbacks = Functions::read(callbacks)?.map_or_else(Callbacks::new, |given| given.callbacks());
-                Ok(braid_output(pipeline.inner.generate_with(&request, callbacks)?))
+                Ok(braid_output(pipeline.inner.generate_with(&request, read_callbacks(callbacks)?)?))
             })
         })
     }

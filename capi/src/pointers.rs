@@ -86,6 +86,15 @@ pub(crate) unsafe fn texts<'a>(pointer: *const *const c_char, count: usize, name
     each.map(|(i, pointer)| unsafe { text(*pointer, &format!("{name}[{i}]")) }).collect()
 }
 
+/// An element of a list whose elements have that name, by an argument of that name.
+///
+/// # Errors
+/// [`Failure::Argument`] where there is none.
+pub(crate) fn element<'a, T>((values, things): (&'a [T], &str), (index, name): (usize, &str)) -> Outcome<&'a T> {
+    let outside = || Failure::argument(format!("{name}: {index} given; there are {} {things}", values.len()));
+    values.get(index).ok_or_else(outside)
+}
+
 /// Reads a number that is 0 or 1.
 ///
 /// # Errors

@@ -6,14 +6,16 @@ mod tests;
 use crate::edge::{Failure, Outcome};
 use crate::encoded::braid_encoded_images;
 use crate::image::braid_image;
+use crate::live::scales;
 use crate::params::{read, read_all};
 use crate::pointers::{demand_zero, optional_text, slice, switch, text, texts};
 use crate::structs::{
-    BRAID_UNSET, braid_engine_options, braid_image_prompt, braid_pipeline_options, braid_reference, braid_request,
+    BRAID_UNSET, braid_engine_options, braid_image_prompt, braid_pipeline_options, braid_prompt_change,
+    braid_reference, braid_request, braid_scale_change,
 };
 use braid::{
-    DType, EngineOptions, Error, Image, ImagePrompt, PhiloxGrid, PipelineOptions, Reference, ReferenceImage, Request,
-    RngKind, Scales, SizeConditioning,
+    DType, EngineOptions, Error, Image, ImagePrompt, PhiloxGrid, PipelineOptions, Prompts, Reference, ReferenceImage,
+    Request, RngKind, SizeConditioning,
 };
 use std::ffi::c_char;
 use std::path::PathBuf;
@@ -106,35 +108,35 @@ pub(crate) unsafe fn pipeline_options(given: *const braid_pipeline_options) -> O
     }
 }
 
-/// The scales that a factor and a text make.
-///
-/// # Errors
-/// [`Failure`].
-///
-/// # Safety
-/// `blocks` is as braid.h asks for.
-pub(crate) unsafe fn scales(scale: f32, blocks: *const c_char) -> Outcome<Scales> {
+/// Numbers; none where the pointer is null and they are 0.
+unsafe fn numbers(pointer: *const f32, count: usize, name: &str) -> Outcome<Option<Vec<f32>>> {
+    if pointer.is_null() && count == 0 {
+        return Ok(None);
+    }
     // SAFETY: as the caller promises.
-    let blocks = unsafe { optional_text(blocks, "blocks") }?;
-    Ok(Scales::parse(blocks.unwrap_or("full"), scale)?)
+    Ok(Some(unsafe { slice(pointer, count, name) }?.to_vec()))
 }
 
-/// The contents of a reference; none where both are null.
+/// The contents of a reference, of which one at most may be given; none where all are null.
 unsafe fn contents(
     (image, encoded): (*const braid_image, *const braid_encoded_images),
-    names: [&str; 2],
-    at: &str,
+    (embedding, num_values): (*const f32, usize),
+    (at, prefix): (&str, &str),
 ) -> Outcome<Vec<ReferenceImage>> {
     // SAFETY: as the caller promises.
-    match unsafe { (image.as_ref(), encoded.as_ref()) } {
-        (Some(_), Some(_)) => {
-            let [image, encoded] = names;
-            Err(Failure::argument(format!("{at}: {image} and {encoded} given; give one of them")))
-        }
-        (Some(image), None) => Ok(vec![image.0.clone().into()]),
-        (None, Some(encoded)) => Ok(encoded.0.iter().cloned().map(ReferenceImage::Encoded).collect()),
-        (None, None) => Ok(Vec::new()),
+    let (image, encoded, embedding) = unsafe {
+        let embedding = numbers(embedding, num_values, &format!("{at}.{prefix}embedding"))?;
+        (image.as_ref(), encoded.as_ref(), embedding)
+    };
+    let given = [("image", image.is_some()), ("encoded", encoded.is_some()), ("embedding", embedding.is_some())];
+    let mut given = given.iter().filter(|(_, is_given)| *is_given);
+    if let (Some((first, _)), Some((second, _))) = (given.next(), given.next()) {
+        let what = format!("{at}: {prefix}{first} and {prefix}{second} given; give one of them");
+        return Err(Failure::argument(what));
     }
+    let image = image.map(|image| ReferenceImage::from(image.0.clone()));
+    let encoded = encoded.into_iter().flat_map(|encoded| &encoded.0).cloned().map(ReferenceImage::Encoded);
+    Ok(image.into_iter().chain(encoded).chain(embedding.map(ReferenceImage::Embedding)).collect())
 }
 
 /// The image prompt of an adapter.
@@ -154,9 +156,11 @@ pub(crate) unsafe fn image_prompt(given: &braid_image_prompt, at: &str) -> Outco
         for (i, given) in references.iter().enumerate() {
             let at = format!("{name}[{i}]");
             demand_zero(given.reserved, &format!("{at}.reserved"))?;
-            let contents = contents((given.image, given.encoded), ["image", "encoded"], &at)?;
+            let embedding = (given.embedding, given.num_embedding_values);
+            let contents = contents((given.image, given.encoded), embedding, (&at, ""))?;
             if contents.is_empty() {
-                return Err(Failure::argument(format!("{at}: image and encoded are NULL; give one of them")));
+                let what = format!("{at}: image, encoded and embedding are NULL; give one of them");
+                return Err(Failure::argument(what));
             }
             let mask = image(given.mask);
             let words = texts(given.texts, given.num_texts, &format!("{at}.texts"))?;
@@ -168,8 +172,8 @@ pub(crate) unsafe fn image_prompt(given: &braid_image_prompt, at: &str) -> Outco
                 prompt.references.push(reference);
             }
         }
-        let names = ["negative_image", "negative_encoded"];
-        let mut negative = contents((given.negative_image, given.negative_encoded), names, at)?;
+        let embedding = (given.negative_embedding, given.num_negative_embedding_values);
+        let mut negative = contents((given.negative_image, given.negative_encoded), embedding, (at, "negative_"))?;
         if negative.len() > 1 {
             let what = format!("{at}.negative_encoded: {} images given; one is needed", negative.len());
             return Err(Failure::argument(what));
@@ -206,11 +210,7 @@ pub(crate) unsafe fn request(given: *const braid_request, name: &str) -> Outcome
 pub(crate) unsafe fn request_of(given: &braid_request) -> Outcome<Request> {
     // SAFETY: as the caller promises.
     unsafe {
-        let optional = |pointer, name| Ok::<_, Failure>(optional_text(pointer, name)?.map(str::to_owned));
-        let mut request = Request::new(text(given.prompt, "prompt")?);
-        request.negative_prompt = optional(given.negative_prompt, "negative_prompt")?;
-        request.prompt_2 = optional(given.prompt_2, "prompt_2")?;
-        request.negative_prompt_2 = optional(given.negative_prompt_2, "negative_prompt_2")?;
+        let mut request = words(given)?;
         request.long_prompts = named(given.long_prompts, "long_prompts")?.unwrap_or_default();
         request.prompt_weights = named(given.prompt_weights, "prompt_weights")?.unwrap_or_default();
         (request.width, request.height) = (positive(given.width), positive(given.height));
@@ -218,10 +218,6 @@ pub(crate) unsafe fn request_of(given: &braid_request) -> Outcome<Request> {
         (request.guidance_scale, request.guidance_rescale) = (given.guidance_scale, given.guidance_rescale);
         let interval = (given.guidance_start, given.guidance_end);
         request.guidance_interval = Some(interval).filter(|interval| *interval != (0.0, 1.0));
-        let prompts: Vec<braid_image_prompt> = read_all(given.image_prompts, given.num_image_prompts, "image_prompts")?;
-        let prompts = prompts.iter().enumerate();
-        request.image_prompts =
-            prompts.map(|(i, prompt)| image_prompt(prompt, &format!("image_prompts[{i}]"))).collect::<Outcome<_>>()?;
         request.size_conditioning = sizes([
             (given.original_width, given.original_height),
             (given.crop_left, given.crop_top),
@@ -243,8 +239,59 @@ pub(crate) unsafe fn request_of(given: &braid_request) -> Outcome<Request> {
         request.strength = Some(given.strength).filter(|strength| *strength != BRAID_UNSET);
         request.eta = Some(given.eta).filter(|eta| f64::from(*eta) != BRAID_UNSET);
         request.clip_skip = given.clip_skip as usize;
+        request.noise = numbers(given.noise, given.num_noise_values, "noise")?;
+        demand_zero(given.reserved, "request.reserved")?;
+        request.attribution = switch(given.attribution, "attribution")?;
+        with_changes(request, given)
+    }
+}
+
+/// A request with the words and the image prompts of one that was read, and nothing else of it.
+unsafe fn words(given: &braid_request) -> Outcome<Request> {
+    // SAFETY: as the caller promises.
+    unsafe {
+        let optional = |pointer, name| Ok::<_, Failure>(optional_text(pointer, name)?.map(str::to_owned));
+        let mut request = Request::new(text(given.prompt, "prompt")?);
+        request.negative_prompt = optional(given.negative_prompt, "negative_prompt")?;
+        request.prompt_2 = optional(given.prompt_2, "prompt_2")?;
+        request.negative_prompt_2 = optional(given.negative_prompt_2, "negative_prompt_2")?;
+        let prompts: Vec<braid_image_prompt> = read_all(given.image_prompts, given.num_image_prompts, "image_prompts")?;
+        let prompts = prompts.iter().enumerate();
+        request.image_prompts =
+            prompts.map(|(i, prompt)| image_prompt(prompt, &format!("image_prompts[{i}]"))).collect::<Outcome<_>>()?;
         Ok(request)
     }
+}
+
+/// The request with its changes of scales and prompts.
+unsafe fn with_changes(mut request: Request, given: &braid_request) -> Outcome<Request> {
+    // SAFETY: as the caller promises.
+    unsafe {
+        let changes: Vec<braid_scale_change> = read_all(given.scale_changes, given.num_scale_changes, "scale_changes")?;
+        for (i, change) in changes.iter().enumerate() {
+            demand_zero(change.reserved, &format!("scale_changes[{i}].reserved"))?;
+            request = request.with_scale_change(change.step, change.adapter, scales(change.scale, change.blocks)?);
+        }
+        let changes: Vec<braid_prompt_change> =
+            read_all(given.prompt_changes, given.num_prompt_changes, "prompt_changes")?;
+        for (i, change) in changes.iter().enumerate() {
+            let prompts = prompts(change.prompts, &format!("prompt_changes[{i}].prompts"))?;
+            request = request.with_prompt_change(change.step, prompts);
+        }
+        Ok(request)
+    }
+}
+
+/// The words and references of a request; `name` stands for it.
+///
+/// # Errors
+/// [`Failure`] that names the field.
+///
+/// # Safety
+/// `given` and what it points to are as braid.h asks for.
+pub(crate) unsafe fn prompts(given: *const braid_request, name: &str) -> Outcome<Prompts> {
+    // SAFETY: as the caller promises.
+    Ok(unsafe { words(&read(given, name)?) }?.prompts())
 }
 
 /// The options of an engine.

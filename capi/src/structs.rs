@@ -3,6 +3,7 @@
 use crate::cancel::braid_cancel_token;
 use crate::encoded::braid_encoded_images;
 use crate::image::braid_image;
+use crate::live::{braid_live_prompts, braid_live_scales};
 use crate::params::{Layout, Params, init};
 use crate::status::braid_status;
 use braid::{EngineOptions, ImagePrompt, PipelineOptions, Request};
@@ -13,6 +14,8 @@ use std::ptr::{null, null_mut};
 pub type braid_progress_fn = Option<unsafe extern "C" fn(*const braid_progress, *mut c_void) -> i32>;
 /// See braid.h.
 pub type braid_preview_fn = Option<unsafe extern "C" fn(*const braid_preview, *mut c_void) -> i32>;
+/// See braid.h.
+pub type braid_image_fn = Option<unsafe extern "C" fn(*const braid_finished_image, *mut c_void) -> i32>;
 
 /// The value that leaves `eta` and `strength` to the library.
 pub const BRAID_UNSET: f64 = -1.0;
@@ -53,6 +56,8 @@ params! {
         num_texts: usize = 0,
         weight: f32 = 1.0,
         reserved: u32 = 0,
+        embedding: *const f32 = null(),
+        num_embedding_values: usize = 0,
     }
 
     braid_image_prompt {
@@ -69,6 +74,21 @@ params! {
         resize_width: u32 = 0,
         resize_height: u32 = 0,
         reserved: u32 = 0,
+        negative_embedding: *const f32 = null(),
+        num_negative_embedding_values: usize = 0,
+    }
+
+    braid_scale_change {
+        step: usize = 0,
+        adapter: usize = 0,
+        blocks: *const c_char = null(),
+        scale: f32 = 1.0,
+        reserved: u32 = 0,
+    }
+
+    braid_prompt_change {
+        step: usize = 0,
+        prompts: *const braid_request = null(),
     }
 
     braid_request {
@@ -114,6 +134,14 @@ params! {
         strength: f64 = BRAID_UNSET,
         eta: f32 = BRAID_UNSET as f32,
         clip_skip: u32 = 0,
+        noise: *const f32 = null(),
+        num_noise_values: usize = 0,
+        scale_changes: *const braid_scale_change = null(),
+        num_scale_changes: usize = 0,
+        prompt_changes: *const braid_prompt_change = null(),
+        num_prompt_changes: usize = 0,
+        attribution: u32 = 0,
+        reserved: u32 = 0,
     }
 
     braid_progress {
@@ -138,6 +166,24 @@ params! {
         on_preview: braid_preview_fn = None,
         preview_every: usize = 1,
         cancel: *const braid_cancel_token = null(),
+        on_image: braid_image_fn = None,
+        live_scales: *const braid_live_scales = null(),
+        live_prompts: *const braid_live_prompts = null(),
+    }
+
+    braid_finished_image {
+        image: *const braid_image = null(),
+        number: usize = 0,
+        seed: u64 = 0,
+        upcast_vae: i32 = 0,
+        reserved: u32 = 0,
+    }
+
+    braid_stream_options {
+        live_scales: *const braid_live_scales = null(),
+        live_prompts: *const braid_live_prompts = null(),
+        seed_per_frame: u32 = 0,
+        overlap: u32 = 0,
     }
 
     braid_engine_options {
@@ -160,10 +206,14 @@ pub const LAYOUTS: &[Layout] = &[
     braid_pipeline_options::LAYOUT,
     braid_reference::LAYOUT,
     braid_image_prompt::LAYOUT,
+    braid_scale_change::LAYOUT,
+    braid_prompt_change::LAYOUT,
     braid_request::LAYOUT,
     braid_progress::LAYOUT,
     braid_preview::LAYOUT,
     braid_callbacks::LAYOUT,
+    braid_finished_image::LAYOUT,
+    braid_stream_options::LAYOUT,
     braid_engine_options::LAYOUT,
     braid_submit_options::LAYOUT,
 ];
@@ -181,12 +231,24 @@ export! {
         init(prompt, struct_size)
     }
 
+    fn braid_scale_change_init(change: *mut braid_scale_change, struct_size: usize) -> braid_status {
+        init(change, struct_size)
+    }
+
+    fn braid_prompt_change_init(change: *mut braid_prompt_change, struct_size: usize) -> braid_status {
+        init(change, struct_size)
+    }
+
     fn braid_request_init(request: *mut braid_request, struct_size: usize) -> braid_status {
         init(request, struct_size)
     }
 
     fn braid_callbacks_init(callbacks: *mut braid_callbacks, struct_size: usize) -> braid_status {
         init(callbacks, struct_size)
+    }
+
+    fn braid_stream_options_init(options: *mut braid_stream_options, struct_size: usize) -> braid_status {
+        init(options, struct_size)
     }
 
     fn braid_engine_options_init(options: *mut braid_engine_options, struct_size: usize) -> braid_status {

@@ -2,9 +2,9 @@
 
 use crate::callbacks::{Functions, demand_outside, is_inside};
 use crate::edge::{Failure, LastError, Outcome};
+use crate::live::{braid_prepared_prompts, scales};
 use crate::output::braid_output;
 use crate::pointers::{borrow, free, give, store};
-use crate::request::scales;
 use crate::status::{BRAID_OK, braid_status};
 use crate::structs::braid_callbacks;
 use braid::{SubmitOptions, Ticket, TicketStatus};
@@ -39,9 +39,9 @@ impl Gate {
     pub(crate) unsafe fn read(given: *const braid_callbacks) -> Outcome<Option<Arc<Self>>> {
         // SAFETY: as the caller promises.
         let Some(functions) = (unsafe { Functions::read(given) })? else { return Ok(None) };
-        // SAFETY: as the caller promises.
-        if unsafe { functions.token() }.is_some() {
-            let what = "callbacks.cancel: a token given for a request in an engine; leave it NULL and call braid_ticket_cancel";
+        if let Some((field, function)) = functions.of_ticket() {
+            let what =
+                format!("callbacks.{field}: given for a request in an engine; leave it NULL and call {function}");
             return Err(Failure::argument(what));
         }
         let (calling, ticket) = (Mutex::default(), OnceLock::new());
@@ -58,6 +58,10 @@ impl Gate {
         if let Some(every) = self.functions.preview_every() {
             let gate = self.clone();
             options = options.with_preview(every, move |preview| gate.call(|functions| functions.preview(&preview)));
+        }
+        if self.functions.has_image() {
+            let gate = self.clone();
+            options = options.with_image(move |finished| gate.call(|functions| functions.image(&finished)));
         }
         options
     }
@@ -171,6 +175,11 @@ export! {
             ticket.ticket.set_scales(adapter, scales(scale, blocks)?)?;
             Ok(BRAID_OK)
         })
+    }
+
+    fn braid_ticket_set_prompts(ticket: *const braid_ticket, prompts: *const braid_prepared_prompts) -> braid_status {
+        borrow(ticket, "ticket")?.ticket.set_prompts(&borrow(prompts, "prompts")?.0);
+        Ok(BRAID_OK)
     }
 
     fn braid_ticket_last_error(ticket: *const braid_ticket, buffer: *mut c_char, size: usize) -> usize {

@@ -74,9 +74,20 @@ static void client(const Engine &engine, std::uint64_t seed, const std::string &
     }
 }
 
+struct Seen {
+    unsigned reports;
+    unsigned images;
+};
+
 // Callbacks must not throw.
 static std::int32_t count(const braid_progress *, void *user_data) {
-    ++*static_cast<unsigned *>(user_data);
+    ++static_cast<Seen *>(user_data)->reports;
+    return 0;
+}
+
+// Each image is there before the whole request is done.
+static std::int32_t count_image(const braid_finished_image *, void *user_data) {
+    ++static_cast<Seen *>(user_data)->images;
     return 0;
 }
 
@@ -94,12 +105,13 @@ static void run(const char *model, const std::string &prefix) {
         thread.join();
     }
 
-    // Begins before others that wait; useless after a minute. The count lasts until the result is taken.
-    unsigned reports = 0;
+    // Begins before others that wait; useless after a minute. The counts last until the result is taken.
+    Seen seen = {0, 0};
     braid_callbacks callbacks;
     check(braid_callbacks_init(&callbacks, sizeof callbacks));
     callbacks.on_progress = count;
-    callbacks.user_data = &reports;
+    callbacks.on_image = count_image;
+    callbacks.user_data = &seen;
     braid_submit_options urgent;
     check(braid_submit_options_init(&urgent, sizeof urgent));
     urgent.priority = 1;
@@ -107,7 +119,7 @@ static void run(const char *model, const std::string &prefix) {
     urgent.callbacks = &callbacks;
     Output output;
     check(wait(submit(engine, 3, 4, &urgent), output));
-    std::printf("seed 3: %u reports\n", reports);
+    std::printf("seed 3: %u reports, %u image\n", seen.reports, seen.images);
 
     // One thread waits, another cancels.
     const Ticket ticket = submit(engine, 4, 1000, nullptr);

@@ -5,7 +5,7 @@ use crate::edge::Outcome;
 use crate::params::Params;
 use braid::{
     Combine, Compat, DeviceChoice, EncoderResidency, Fit, LongPrompts, PredictionType, PromptWeights, Quantization,
-    SchedulerKind, SigmaSchedule, TimestepSpacing,
+    Scales, SchedulerKind, SigmaSchedule, TimestepSpacing,
 };
 use std::ffi::CStr;
 
@@ -102,6 +102,49 @@ fn every_field_of_a_request() {
         .with_clip_skip(2);
     assert_eq!(format!("{:?}", read_request(&request).unwrap()), format!("{expected:?}"));
     assert_eq!(format!("{:?}", read_request(&given()).unwrap()), format!("{:?}", Request::new("p")));
+}
+
+/// Numbers, and what changes between two steps.
+#[test]
+fn later_fields_of_a_request() {
+    let numbers = [0.5f32, -1.0];
+    let reference =
+        braid_reference { embedding: numbers.as_ptr(), num_embedding_values: 2, ..braid_reference::defaults() };
+    let prompt = braid_image_prompt {
+        references: &reference,
+        num_references: 1,
+        negative_embedding: numbers.as_ptr(),
+        num_negative_embedding_values: 1,
+        ..braid_image_prompt::defaults()
+    };
+    let scale_changes = [
+        braid_scale_change { step: 1, adapter: 2, scale: 0.5, ..braid_scale_change::defaults() },
+        braid_scale_change { step: 3, blocks: c"style".as_ptr(), ..braid_scale_change::defaults() },
+    ];
+    let other = braid_request { negative_prompt: c"o".as_ptr(), steps: 9, ..given() };
+    let prompt_change = braid_prompt_change { step: 4, prompts: &other, ..braid_prompt_change::defaults() };
+    let request = braid_request {
+        image_prompts: &prompt,
+        num_image_prompts: 1,
+        noise: numbers.as_ptr(),
+        num_noise_values: 2,
+        scale_changes: scale_changes.as_ptr(),
+        num_scale_changes: 2,
+        prompt_changes: &prompt_change,
+        num_prompt_changes: 1,
+        attribution: 1,
+        ..given()
+    };
+    let mut prompt = ImagePrompt::default().with_reference(Reference::new(ReferenceImage::Embedding(numbers.to_vec())));
+    prompt.negative_image = Some(ReferenceImage::Embedding(vec![0.5]));
+    let expected = Request::new("p")
+        .with_image_prompt(prompt)
+        .with_noise(numbers.to_vec())
+        .with_scale_change(1, 2, 0.5)
+        .with_scale_change(3, 0, Scales::parse("style", 1.0).unwrap())
+        .with_prompt_change(4, Request::new("p").with_negative_prompt("o").prompts())
+        .with_attribution(true);
+    assert_eq!(format!("{:?}", read_request(&request).unwrap()), format!("{expected:?}"));
 }
 
 #[test]
@@ -222,9 +265,9 @@ fn refused_fields() {
     let of_reference = |reference: braid_reference| {
         of_prompt(braid_image_prompt { references: &reference, num_references: 1, ..braid_image_prompt::defaults() })
     };
-    let prompt = braid_image_prompt::defaults();
+    let (prompt, change) = (braid_image_prompt::defaults(), braid_prompt_change::defaults());
     let latin = c"caf\xe9";
-    let cases: [(Outcome<Request>, &str); 17] = [
+    let cases: [(Outcome<Request>, &str); 24] = [
         (read_request(&braid_request::defaults()), "prompt: NULL given"),
         (read_request(&braid_request { prompt: latin.as_ptr(), ..given() }), "prompt: `caf\u{fffd}` is not UTF-8"),
         (read_request(&braid_request { scheduler: c"pndm".as_ptr(), ..given() }), "scheduler: unknown value `pndm`"),
@@ -244,13 +287,29 @@ fn refused_fields() {
         (of_prompt(braid_image_prompt { combine: c"sum".as_ptr(), ..prompt }), "combine: unknown value `sum`"),
         (
             of_reference(braid_reference { image: std::ptr::null(), ..reference }),
-            "image_prompts[0].references[0]: image and",
+            "image_prompts[0].references[0]: image, encoded and embedding are NULL",
         ),
         (
             of_reference(braid_reference { reserved: 1, ..reference }),
             "image_prompts[0].references[0].reserved: 1 given",
         ),
         (of_prompt(braid_image_prompt { reserved: 1, ..prompt }), "image_prompts[0].reserved: 1 given"),
+        (
+            of_reference(braid_reference { embedding: [0.0].as_ptr(), num_embedding_values: 1, ..reference }),
+            "image_prompts[0].references[0]: image and embedding given",
+        ),
+        (
+            of_prompt(braid_image_prompt { num_negative_embedding_values: 1, ..prompt }),
+            "image_prompts[0].negative_embedding: NULL given for 1 values",
+        ),
+        (read_request(&braid_request { num_noise_values: 1, ..given() }), "noise: NULL given for 1 values"),
+        (read_request(&braid_request { attribution: 2, ..given() }), "attribution: 2 given"),
+        (read_request(&braid_request { reserved: 1, ..given() }), "request.reserved: 1 given"),
+        (read_request(&braid_request { num_scale_changes: 1, ..given() }), "scale_changes[0]: NULL given"),
+        (
+            read_request(&braid_request { prompt_changes: &change, num_prompt_changes: 1, ..given() }),
+            "prompt_changes[0].prompts: NULL given",
+        ),
     ];
     for (outcome, begins) in cases {
         let text = outcome.unwrap_err().text();

@@ -1,6 +1,7 @@
 //! Arguments that cannot be, in every function: refused with a text that names them, and NULL in the place of a result.
 
 use super::compiler::{adapter, model};
+use braid_c::attribution::*;
 use braid_c::batch::*;
 use braid_c::callbacks::*;
 use braid_c::cancel::*;
@@ -8,10 +9,13 @@ use braid_c::edge::{braid_last_error, braid_version};
 use braid_c::encoded::*;
 use braid_c::engine::*;
 use braid_c::image::*;
+use braid_c::live::*;
 use braid_c::output::*;
 use braid_c::params::Params;
 use braid_c::pipeline::*;
+use braid_c::session::*;
 use braid_c::status::*;
+use braid_c::stream::*;
 use braid_c::structs::*;
 use braid_c::ticket::*;
 use std::ffi::{CStr, CString, c_char};
@@ -88,6 +92,22 @@ fn null_handles() {
         refused(braid_ticket_wait(null(), 0, &mut place()), argument, "ticket: NULL");
         refused(braid_ticket_cancel(null()), argument, "ticket: NULL");
         refused(braid_ticket_state(null(), null_mut(), null_mut()), argument, "ticket: NULL");
+        refused(braid_pipeline_session(null(), null(), &mut place()), argument, "pipeline: NULL");
+        refused(braid_pipeline_prepare_prompts(null(), null(), null(), &mut place()), argument, "pipeline: NULL");
+        refused(braid_session_generate(null(), null(), null(), &mut place()), argument, "session: NULL");
+        refused(braid_session_prepare_prompts(null(), null(), &mut place()), argument, "session: NULL");
+        refused(braid_session_stream(null(), None, null_mut(), null(), &mut place()), argument, "session: NULL");
+        let mut frame = place();
+        refused(braid_stream_next(null(), &mut frame), argument, "stream: NULL");
+        assert!(frame.is_null() && braid_frame_output(null()).is_null());
+        assert_eq!((braid_frame_number(null()), braid_frame_latency(null())), (0, 0.0));
+        refused(braid_live_scales_set(null(), 0, 1.0, null()), argument, "live: NULL");
+        refused(braid_live_prompts_set(null(), null()), argument, "live: NULL");
+        refused(braid_ticket_set_prompts(null(), null()), argument, "ticket: NULL");
+        refused(braid_cancel_token_scope(null(), None, null_mut()), argument, "token: NULL");
+        refused(braid_output_scale_change(null(), 0, 0, &mut 0, &mut 0, &mut 0.0), argument, "output: NULL");
+        assert!(braid_output_attribution(null(), 0).is_null() && braid_attribution_map_values(null()).is_null());
+        assert!(braid_encoded_images_embedding(null(), 0, &mut 0).is_null());
         refused(braid_request_init(null_mut(), 8), argument, "braid_request: NULL");
         assert_eq!(CStr::from_ptr(braid_status_name(argument)), c"BRAID_ERROR_INVALID_ARGUMENT");
         assert_eq!(CStr::from_ptr(braid_status_name(braid_status(-1))), c"unknown status");
@@ -120,6 +140,8 @@ fn images() {
         refused(braid_image_save(image, c"/none/x.png".as_ptr()), BRAID_ERROR_IO, "/none/x.png: cannot write");
         refused(braid_image_save(image, c"x.bmp".as_ptr()), BRAID_ERROR_PARAMETER, "path: x.bmp");
         refused(braid_image_save(image, null()), BRAID_ERROR_INVALID_ARGUMENT, "path: NULL");
+        let status = braid_image_save_with_metadata(image, c"x.png".as_ptr(), null(), c"\xff".as_ptr());
+        refused(status, BRAID_ERROR_INVALID_ARGUMENT, "braid: `");
         braid_image_free(image);
     }
 }
@@ -193,6 +215,15 @@ fn engines() {
         let callbacks = braid_callbacks { cancel: token, ..braid_callbacks::defaults() };
         let options = braid_submit_options { callbacks: &callbacks, ..braid_submit_options::defaults() };
         refused(braid_engine_submit(engine, &given, &options, &mut ticket), argument, "callbacks.cancel: ");
+        let live = braid_live_scales_new();
+        let callbacks = braid_callbacks { live_scales: live, ..braid_callbacks::defaults() };
+        let options = braid_submit_options { callbacks: &callbacks, ..options };
+        refused(braid_engine_submit(engine, &given, &options, &mut ticket), argument, "callbacks.live_scales: ");
+        refused(braid_live_scales_set(live, 0, f32::NAN, null()), parameter, "scale: NaN");
+        braid_live_scales_free(live);
+        let live = braid_live_prompts_new();
+        refused(braid_live_prompts_set(live, null()), argument, "prompts: NULL");
+        braid_live_prompts_free(live);
         let options = braid_submit_options { reserved: 1, ..braid_submit_options::defaults() };
         refused(braid_engine_submit(engine, &given, &options, &mut ticket), argument, "options.reserved: ");
         let wrong = braid_request { num_images: 0, ..given };
@@ -208,6 +239,10 @@ fn engines() {
         let mut number = 0u64;
         refused(braid_output_seed(output, 1, &mut number), argument, "index: 1 given; there are 1 images");
         refused(braid_output_upcast_vae(output, 1, &mut 0), argument, "index: 1 given; there are 1 images");
+        let none = "index: 0 given; there are 0 changes of prompts";
+        refused(braid_output_prompt_change(output, 0, 0, &mut 0), argument, none);
+        let scale_change = |image| braid_output_scale_change(output, image, 0, &mut 0, &mut 0, &mut 0.0);
+        refused(scale_change(1), argument, "image: 1 given; there are 1 images");
         refused(braid_output_seconds(output, -1, &mut 0.0), argument, "stage: -1 given");
         refused(braid_output_seconds(output, 0, null_mut()), argument, "seconds: NULL");
         braid_output_free(output);
