@@ -2,25 +2,33 @@
 //!
 //! NVRTC is sought in `BRAID_NVRTC` (the library or a folder), `CUDA_PATH`, `/usr/local/cuda*`, `nvrtc` in cargo's target folder,
 //! Python's packages and where the system looks. Nothing is downloaded, and no outcome fails the build; but with `BRAID_KERNELS_STRICT=1`, as the
-//! tests build, a kernel that does not compile, a warning or a spill does. Each kernel file and target is compiled once and kept
+//! tests build, a kernel that does not compile or whose log has a flaw does. Each kernel file and target is compiled once and kept
 //! in `OUT_DIR` under a hash of everything that went into it.
 //!
 //! It also tells the sources which commit they are, as `BRAID_COMMIT`.
 
+#[path = "src/device/cuda/compile/log.rs"]
+mod log;
 #[path = "src/device/cuda/compile/nvrtc.rs"]
 mod nvrtc;
 #[path = "src/device/cuda/compile/search.rs"]
 mod search;
+#[path = "src/device/cuda/compile/targets.rs"]
+mod targets;
 
+use log::flaw;
 use nvrtc::{File, Nvrtc};
 use std::fmt::Write;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::{env, fs};
+use targets::is_sm_90a_alone;
 
 /// Cubins, of those that the compiler knows, and PTX for every other device.
 const TARGETS: [&str; 7] = ["sm_80", "sm_86", "sm_89", "sm_90a", "sm_100", "sm_120", "compute_80"];
+/// Those of a file for sm_90a alone: the PTX is for drivers that refuse the cubin, and for the tests.
+const TARGETS_SM_90A: [&str; 2] = ["sm_90a", "compute_90a"];
 const FLAGS: [&str; 3] = ["--std=c++17", "-lineinfo", "--ptxas-options=-v"];
 const VARIABLES: [&str; 6] =
     ["BRAID_COMMIT", "BRAID_NVRTC", "BRAID_KERNELS_STRICT", "CARGO_TARGET_DIR", "CUDA_PATH", "LD_LIBRARY_PATH"];
@@ -29,8 +37,8 @@ fn main() {
     let root = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").unwrap_or_default());
     let out = PathBuf::from(env::var_os("OUT_DIR").unwrap_or_default());
     println!("cargo:rerun-if-changed=build.rs");
-    println!("cargo:rerun-if-changed=src/device/cuda/compile/nvrtc.rs");
-    println!("cargo:rerun-if-changed=src/device/cuda/compile/search.rs");
+    let shared = ["log", "nvrtc", "search", "targets"];
+    shared.iter().for_each(|name| println!("cargo:rerun-if-changed=src/device/cuda/compile/{name}.rs"));
     println!("cargo:rerun-if-changed=kernels");
     VARIABLES.iter().for_each(|name| println!("cargo:rerun-if-env-changed={name}"));
     let given = env::var("BRAID_COMMIT").ok().filter(|text| !text.trim().is_empty());
@@ -49,7 +57,7 @@ fn main() {
     let built = found.and_then(|nvrtc| build(&nvrtc, &units, &headers, &out).inspect_err(|why| complain(why)));
     let modules = built.unwrap_or_else(|why| {
         println!("cargo:warning=the CUDA kernels are embedded as sources, to be compiled at run time: {why}");
-        Modules { compiler: None, targets: Vec::new(), code: units.iter().map(|unit| (unit.0.clone(), None)).collect() }
+        Modules { compiler: None, code: units.iter().map(|unit| (unit.0.clone(), None)).collect() }
     });
     let text = generate(&modules, &units, &headers);
     if let Err(error) = fs::write(out.join("kernels.rs"), text) {
@@ -100,13 +108,6 @@ fn complain(what: &str) {
     println!("cargo:warning={what}");
 }
 
-/// The line of a compiler's log that tells of a warning or of registers spilt to memory.
-fn flaw(log: &str) -> Option<&str> {
-    let clean = "0 bytes spill stores, 0 bytes spill loads";
-    let spills = |line: &str| line.contains("spill") && !line.contains(&format!(" {clean}"));
-    log.lines().map(str::trim).find(|line| line.contains("warning") || spills(line))
-}
-
 /// The kernel files (name without ending) and the headers, each in order of its name.
 fn sources(folder: &Path) -> (Vec<File>, Vec<File>) {
     let (mut units, mut headers) = (Vec::new(), Vec::new());
@@ -127,15 +128,13 @@ fn sources(folder: &Path) -> (Vec<File>, Vec<File>) {
 
 struct Modules {
     compiler: Option<(i32, i32)>,
-    targets: Vec<&'static str>,
-    /// Name of the kernel file and, where it was compiled, a file for each target.
-    code: Vec<(String, Option<Vec<PathBuf>>)>,
+    /// Name of the kernel file and, where it was compiled, its targets and a file for each.
+    code: Vec<(String, Option<Vec<(&'static str, PathBuf)>>)>,
 }
 
 fn build(nvrtc: &Nvrtc, units: &[File], headers: &[File], out: &Path) -> Result<Modules, String> {
     let version = nvrtc.version()?;
-    let targets: Vec<&'static str> = TARGETS.into_iter().filter(|target| nvrtc.knows(target)).collect();
-    let context = Build { nvrtc, headers, out, version, targets: &targets };
+    let context = Build { nvrtc, headers, out, version };
     // Neighbours in order of their names go to different threads; the longest are not all among the first.
     let threads = std::thread::available_parallelism().map_or(1, |n| n.get()).min(4);
     let compiled: Vec<Result<_, String>> = std::thread::scope(|scope| {
@@ -154,7 +153,7 @@ fn build(nvrtc: &Nvrtc, units: &[File], headers: &[File], out: &Path) -> Result<
         return Err("a thread that compiles kernels ended early".into());
     }
     let code = units.iter().zip(files).map(|(unit, files)| (unit.0.clone(), Some(files))).collect();
-    Ok(Modules { compiler: Some(version), targets, code })
+    Ok(Modules { compiler: Some(version), code })
 }
 
 /// The inputs that the compilations of all kernel files share.
@@ -163,13 +162,14 @@ struct Build<'a> {
     headers: &'a [File],
     out: &'a Path,
     version: (i32, i32),
-    targets: &'a [&'static str],
 }
 
 impl Build<'_> {
-    /// Compiles a kernel file: a file for each target.
-    fn unit(&self, unit: &File) -> Result<Vec<PathBuf>, String> {
-        self.targets.iter().map(|target| self.one(unit, target)).collect()
+    /// Compiles a kernel file for each of its targets.
+    fn unit(&self, unit: &File) -> Result<Vec<(&'static str, PathBuf)>, String> {
+        let targets: &[&'static str] = if is_sm_90a_alone(&unit.0) { &TARGETS_SM_90A } else { &TARGETS };
+        let known = targets.iter().filter(|target| self.nvrtc.knows(target));
+        known.map(|&target| Ok((target, self.one(unit, target)?))).collect()
     }
 
     fn one(&self, unit: &File, target: &'static str) -> Result<PathBuf, String> {
@@ -230,7 +230,7 @@ fn generate(modules: &Modules, units: &[File], headers: &[File]) -> String {
             None => text.push_str("Code::Source"),
             Some(files) => {
                 text.push_str("Code::Compiled(&[");
-                for (target, file) in modules.targets.iter().zip(files) {
+                for (target, file) in files {
                     let (binary, log) = (file.with_extension("bin"), file.with_extension("log"));
                     let _ = write!(
                         text,

@@ -60,8 +60,8 @@ impl Nvrtc {
         unsafe { self.0.get::<T>(name.as_bytes()) }.map(|symbol| *symbol).map_err(|error| error.to_string())
     }
 
-    /// The cubin (for `sm_80` and the like) or PTX with its terminator (for `compute_80`, see [`portable`]) of a kernel file, called by its name
-    /// without the ending, and what the compiler said; where it fails, that is the error.
+    /// The cubin (for `sm_80` and the like) or PTX with its terminator (for `compute_80` and the like, see [`portable`]) of a kernel
+    /// file, called by its name without the ending, and what the compiler said; where it fails, that is the error.
     pub(crate) fn compile(
         &self,
         unit: &File,
@@ -108,17 +108,15 @@ impl Nvrtc {
                 return Err(format!("NVRTC error {compiled}: {log}"));
             }
             let binary = binary?;
-            Ok((if target.starts_with("sm_") { binary } else { portable(&binary) }, log))
+            Ok((if target.starts_with("sm_") { binary } else { portable(&binary, target) }, log))
         }
     }
 
-    /// Whether it compiles for `sm_80` and the like; a version that does not say so is taken to.
+    /// Whether it compiles for `sm_80`, `compute_80` and the like; a version that does not say so is taken to.
     pub(crate) fn knows(&self, target: &str) -> bool {
         type Number = unsafe extern "C" fn(*mut c_int) -> c_int;
-        let Some(number) = target.strip_prefix("sm_").and_then(|n| n.trim_end_matches('a').parse::<c_int>().ok())
-        else {
-            return true;
-        };
+        let number = target.strip_prefix("sm_").or_else(|| target.strip_prefix("compute_"));
+        let Some(number) = number.and_then(|n| n.trim_end_matches('a').parse::<c_int>().ok()) else { return true };
         // SAFETY: the functions have these types in every version that has them; the second writes as many integers as the first
         // one says.
         unsafe {
@@ -152,16 +150,14 @@ impl Nvrtc {
     }
 }
 
-/// The version that the PTX is given: that of CUDA 11.8, which every driver takes that is new enough.
-const PTX_VERSION: &str = ".version 7.8";
-
 /// PTX under an older version: the compiler writes its own, which drivers older than itself refuse, where the text needs none of
-/// what is new. Its hints about which bytes of a load are used are of 8.3 and go; they change nothing.
-fn portable(ptx: &[u8]) -> Vec<u8> {
+/// what is new. 7.8 is that of CUDA 11.8, which every driver takes that is new enough; sm_90a is of 8.0, CUDA 12.0. The hints about
+/// which bytes of a load are used are of 8.3 and go; they change nothing.
+fn portable(ptx: &[u8], target: &str) -> Vec<u8> {
+    let version = if target == "compute_90a" { ".version 8.0\n" } else { ".version 7.8\n" };
     let text = String::from_utf8_lossy(ptx);
     let kept = text.split_inclusive('\n').filter(|line| !line.trim_start().starts_with(".pragma \"used_bytes_mask"));
-    let line = |line: &str| if line.starts_with(".version ") { format!("{PTX_VERSION}\n") } else { line.to_owned() };
-    kept.map(line).collect::<String>().into_bytes()
+    kept.map(|line| if line.starts_with(".version ") { version } else { line }).collect::<String>().into_bytes()
 }
 
 fn check(what: &str, code: c_int) -> Result<(), String> {

@@ -2,18 +2,21 @@
 
 use super::cache::Cache;
 use super::images::{self, Module};
+use super::log::flaw;
 use super::nvrtc::{File, Nvrtc};
 use super::search::named_in_vain;
+use super::targets::is_sm_90a_alone;
 use std::sync::{Mutex, Once};
 
 /// One compilation at a time: a second caller finds the first one's result in the cache.
 static LOCK: Mutex<()> = Mutex::new(());
 
-/// The targets for a device of that compute capability: its own architecture, with what that one alone has; and, for a
-/// compiler that does not know it yet, PTX that every later one takes.
-fn targets((major, minor): (u32, u32)) -> [String; 2] {
+/// The targets of a kernel file for a device of that compute capability: its own architecture, with what that one alone has; and,
+/// for a compiler that does not know it yet, PTX that every later one takes, unless the file is for one architecture alone.
+fn targets(file: &str, (major, minor): (u32, u32)) -> Vec<String> {
     let own = if (major, minor) == (9, 0) { "sm_90a".to_owned() } else { format!("sm_{major}{minor}") };
-    [own, "compute_80".to_owned()]
+    let every = (!is_sm_90a_alone(file)).then(|| "compute_80".to_owned());
+    [own].into_iter().chain(every).collect()
 }
 
 /// The cache's key: all that the result depends on.
@@ -47,7 +50,7 @@ fn compiled(
     let unit = (module.name.to_owned(), module.source.text.to_owned());
     let headers: Vec<File> = images::headers().iter().map(|(name, text)| ((*name).into(), (*text).into())).collect();
     let mut said = String::new();
-    for target in targets(capability).into_iter().filter(|target| nvrtc.knows(target)) {
+    for target in targets(module.name, capability).into_iter().filter(|target| nvrtc.knows(target)) {
         let name = format!("{}.{target}", module.name);
         let key = key(&unit, &headers, &target, version);
         if let Some(code) = cache.load(&name, &key) {
@@ -55,7 +58,10 @@ fn compiled(
         }
         tracing::info!(kernel = module.name, target, "compiling");
         match nvrtc.compile(&unit, &headers, &target, images::flags()) {
-            Ok((code, _)) => {
+            Ok((code, log)) => {
+                if let Some(flaw) = flaw(&log) {
+                    tracing::warn!(kernel = module.name, target, "{flaw}");
+                }
                 cache.store(&name, &key, &code);
                 return Ok((target, code, true));
             }
@@ -93,8 +99,9 @@ mod tests {
         assert_ne!(one, key(&unit, &headers, "sm_80", (13, 0)));
         assert_ne!(one, key(&unit, &[("h".to_owned(), "y".to_owned())], "sm_80", (12, 9)));
         assert_ne!(one, key(&("a".to_owned(), "other".to_owned()), &headers, "sm_80", (12, 9)));
-        assert_eq!(targets((9, 0))[0], "sm_90a");
-        assert_eq!(targets((12, 1)), ["sm_121", "compute_80"]);
+        assert_eq!(targets("gemm", (9, 0)), ["sm_90a", "compute_80"]);
+        assert_eq!(targets("gemm", (12, 1)), ["sm_121", "compute_80"]);
+        assert_eq!(targets("gemm_sm90", (9, 0)), ["sm_90a"]);
     }
 
     #[test]
