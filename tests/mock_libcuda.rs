@@ -10,7 +10,9 @@ mod common;
 mod mock;
 
 use braid::device::cuda::NvidiaDriver;
-use braid::device::cuda::driver::{Driver, Gemm, GemmEpilogue, Launch, MatrixRef};
+use braid::device::cuda::driver::{
+    Driver, Gemm, GemmEpilogue, Launch, MatrixRef, Swizzle, TensorMap, TensorMapDesc, TensorMapMode,
+};
 use braid::device::cuda::ops::registry::kernels;
 use braid::error::Error;
 use braid::tensor::DType;
@@ -384,7 +386,8 @@ fn faults_of_kernels() {
             // One row of 256 inputs, one tap.
             let x = x + env::var("TEST_OFFSET").unwrap().parse::<u64>().unwrap();
             let params = vec![x, out, 256, 1 | 256 << 32, 1].into_boxed_slice();
-            let launch = Launch { kernel, entry, function, grid: [1, 1, 1], block: 256, shared: 0, params };
+            let (grid, tensor_maps) = ([1, 1, 1], Vec::new());
+            let launch = Launch { kernel, entry, function, grid, block: 256, shared: 0, params, tensor_maps };
             // The launch may be done at once.
             let error = driver.launch(&launch).and_then(|()| driver.synchronize()).unwrap_err().to_string();
             let want = env::var("TEST_WANT").unwrap();
@@ -472,6 +475,46 @@ fn everything() -> Result<(), Error> {
     driver.memory_info().map(|memory| assert_eq!((memory.free, memory.total), ((6 << 30) - held, 8 << 30)))
 }
 
+/// The driver gets each value of a map in its place, tiled and im2col; the bit that drivers up to CUDA 13.1 set too many in the maps of
+/// small tensors is taken out.
+#[test]
+fn tensor_maps() {
+    for version in ["12080", "13020"] {
+        child(&[("MOCK_DRIVER", version)], |folder| {
+            let driver = NvidiaDriver::new(0).unwrap();
+            let encoded = |map: &TensorMapDesc| driver.encode_tensor_map(map).unwrap();
+            let bytes = |map: braid_ptx::TensorMap| TensorMap(bytemuck::cast(map.to_bytes()));
+            for rows in [5, 200] {
+                let dims = [(640, 1, 32), (rows, 648, 16), (3, 648 * rows, 2)];
+                let map = TensorMapDesc::tiled(0x1_0010, DType::BF16, &dims, Swizzle::Bytes64);
+                let (dims, strides) = ([640, rows as u64, 3], [1296, 1296 * rows as u64]);
+                let mut want = braid_ptx::TensorMap::tiled(0x1_0010, &dims, &strides, &[32, 16, 2]);
+                want.swizzle = braid_ptx::Swizzle::Bytes64;
+                assert_eq!(encoded(&map), bytes(want), "{rows}");
+            }
+            let dims = [(64, 1, 0), (9, 64, 0), (7, 576, 0), (2, 4032, 0)];
+            let (lower, upper) = (vec![-1, -2], vec![-3, -4]);
+            let mode = TensorMapMode::Im2col { lower, upper, channels: 8, pixels: 128 };
+            let tiled = TensorMapDesc::tiled(0x20, DType::F32, &dims, Swizzle::Bytes32);
+            let map = TensorMapDesc { mode, element_strides: vec![1, 2, 3, 1], ..tiled };
+            let (lower, upper) = ([-1, -2, 0], [-3, -4, 0]);
+            let rows = braid_ptx::Im2col { lower, upper, channels: 8, pixels: 128 };
+            let want = braid_ptx::TensorMap::im2col(0x20, &[64, 9, 7, 2], &[256, 2304, 16_128], rows);
+            let mut want = want.with_elements(4, true);
+            (want.swizzle, want.steps) = (braid_ptx::Swizzle::Bytes32, vec![1, 2, 3, 1]);
+            assert_eq!(encoded(&map), bytes(want));
+            // The driver is not asked where a rule is broken; what it refuses by itself is its error.
+            let error = driver.encode_tensor_map(&TensorMapDesc { address: 8, ..map.clone() }).unwrap_err().to_string();
+            assert_eq!(error, "graph: a tensor map at address 0x8; a multiple of 16 is needed");
+            // SAFETY: no other thread reads or changes the environment now.
+            unsafe { env::set_var("MOCK_FAULT", "cuTensorMapEncodeIm2col=1") };
+            let error = driver.encode_tensor_map(&map).unwrap_err().to_string();
+            assert!(error.contains("cuTensorMapEncodeIm2col failed: CUDA_ERROR_INVALID_VALUE"), "{error}");
+            assert_eq!(mock::complaints(&log(folder)), [""; 0]);
+        });
+    }
+}
+
 #[test]
 fn launch_arguments() {
     child(&[], |folder| {
@@ -483,8 +526,9 @@ fn launch_arguments() {
             let _ = writeln!(std::io::stderr(), "{name}: skipped: no NVRTC when this was built");
             return;
         };
-        let params = vec![42u64].into_boxed_slice();
-        driver.launch(&Launch { kernel, entry, function, grid: [5, 3, 2], block: 96, shared: 512, params }).unwrap();
+        let (params, tensor_maps) = (vec![42u64].into_boxed_slice(), Vec::new());
+        let grid = [5, 3, 2];
+        driver.launch(&Launch { kernel, entry, function, grid, block: 96, shared: 512, params, tensor_maps }).unwrap();
         let lines = log(folder);
         assert!(lines.contains(&format!("shared {}", kernel.shared)), "{lines:?}");
         assert_eq!(lines.last().unwrap(), "launch 5 3 2, 96 1 1, 512, 42");

@@ -3,7 +3,7 @@
 use super::interpreter::{module, narrow, wide};
 use braid::device::cuda::driver::{
     Call, CallCounter, CallCounts, DeviceProperties, Driver, EVENTS, Function, Gemm, GemmPlan, GraphExec, Kernel,
-    Launch, MatrixRef, MemoryInfo as Room,
+    Launch, MatrixRef, MemoryInfo as Room, Swizzle, TensorMap, TensorMapDesc, TensorMapMode,
 };
 use braid::tensor::DType;
 use braid::{Error, Result};
@@ -45,6 +45,30 @@ pub struct PtxDriver {
 
 fn fault(call: &str, what: impl Display) -> Error {
     Error::Fault { device: "ptx".into(), call: call.into(), what: what.to_string(), lost: false }
+}
+
+/// A tensor map as the interpreter has it.
+pub fn tensor_map(desc: &TensorMapDesc) -> braid_ptx::TensorMap {
+    let TensorMapDesc { address, dims, strides, .. } = desc;
+    let map = match &desc.mode {
+        TensorMapMode::Tiled(tile) => braid_ptx::TensorMap::tiled(*address, dims, strides, tile),
+        TensorMapMode::Im2col { lower, upper, channels, pixels } => {
+            let corners = |corners: &[i32]| std::array::from_fn(|i| corners.get(i).map_or(0, |c| *c as i16));
+            let (channels, pixels) = (*channels as u16, *pixels as u16);
+            let rows = braid_ptx::Im2col { lower: corners(lower), upper: corners(upper), channels, pixels };
+            braid_ptx::TensorMap::im2col(*address, dims, strides, rows)
+        }
+    };
+    let swizzle = match desc.swizzle {
+        Swizzle::None => braid_ptx::Swizzle::None,
+        Swizzle::Bytes32 => braid_ptx::Swizzle::Bytes32,
+        Swizzle::Bytes64 => braid_ptx::Swizzle::Bytes64,
+        Swizzle::Bytes128 => braid_ptx::Swizzle::Bytes128,
+    };
+    let mut map = map.with_elements(desc.dtype.size() as u8, true);
+    map.steps = desc.element_strides.iter().map(|step| *step as u8).collect();
+    map.swizzle = swizzle;
+    map
 }
 
 impl PtxDriver {
@@ -246,6 +270,10 @@ impl Driver for PtxDriver {
         let mut functions = self.functions.lock().unwrap();
         functions.push((kernel.module, entry.to_owned()));
         Ok(Function(functions.len() as u64 - 1))
+    }
+
+    fn encode_tensor_map(&self, map: &TensorMapDesc) -> Result<TensorMap> {
+        Ok(TensorMap(bytemuck::cast(tensor_map(map).to_bytes())))
     }
 
     fn launch(&self, launch: &Launch) -> Result<()> {

@@ -123,6 +123,7 @@ impl SecondDevice {
             block: kernel.threads,
             shared: kernel.shared,
             params: params.chunks(8).map(word).collect(),
+            tensor_maps: Vec::new(),
         }
     }
 

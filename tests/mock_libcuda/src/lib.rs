@@ -20,3 +20,4 @@ mod product;
 mod settings;
 pub mod status;
 mod stream;
+pub mod tensor_map;

@@ -2,7 +2,8 @@
 
 use mock_libcuda::driver::*;
 use mock_libcuda::status::*;
-use std::ffi::{CString, c_int, c_void};
+use mock_libcuda::tensor_map::*;
+use std::ffi::{CString, c_int, c_uint, c_void};
 use std::ptr::null_mut;
 use std::sync::Mutex;
 
@@ -20,6 +21,41 @@ const ADD: &str = "
       ld.global.u32 %r2, [%d3];
       add.u32 %r2, %r2, 1;
       st.global.u32 [%d3], %r2;
+      ret;
+    }";
+
+/// Copies 4 rows of 8 words of a tensor, from column 4 and row 2 on.
+const COPY: &str = "
+    .version 8.0 .target sm_90a .address_size 64
+    .visible .entry copy(.param .align 64 .b8 map[128], .param .u64 to) {
+      .reg .pred %p<3>; .reg .b32 %r<9>; .reg .b64 %d<8>;
+      .shared .align 128 .b8 rows[128]; .shared .align 8 .b64 full;
+      mov.b64 %d1, map;
+      cvta.param.u64 %d2, %d1;
+      ld.param.u64 %d3, [to];
+      mov.u64 %d6, rows;
+      cvt.u32.u64 %r1, %d6;
+      mov.u64 %d7, full;
+      cvt.u32.u64 %r2, %d7;
+      mov.u32 %r3, %tid.x;
+      mov.u32 %r4, 4;
+      mov.u32 %r5, 2;
+      setp.ne.u32 %p1, %r3, 0;
+      @%p1 bra begun;
+      mbarrier.init.shared::cta.b64 [%r2], 1;
+      mbarrier.arrive.expect_tx.shared::cta.b64 _, [%r2], 128;
+      cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%r1], [%d2, {%r4, %r5}], [%r2];
+    begun:
+      bar.sync 0;
+    again:
+      mbarrier.try_wait.parity.shared::cta.b64 %p2, [%r2], 0;
+      @!%p2 bra again;
+      shl.b32 %r6, %r3, 2;
+      add.u32 %r7, %r1, %r6;
+      ld.shared.u32 %r8, [%r7];
+      cvt.u64.u32 %d4, %r6;
+      add.s64 %d5, %d3, %d4;
+      st.global.u32 [%d5], %r8;
       ret;
     }";
 
@@ -60,7 +96,11 @@ impl Device {
     }
 
     fn module(&self) -> Pointer {
-        let text = CString::new(ADD).unwrap();
+        self.module_of(ADD)
+    }
+
+    fn module_of(&self, text: &str) -> Pointer {
+        let text = CString::new(text).unwrap();
         made(|to| unsafe { cuModuleLoadData(to, text.as_ptr().cast()) })
     }
 
@@ -281,4 +321,103 @@ fn images_that_a_driver_refuses() {
         assert_eq!(load("13000", "80", &of("9.0", "sm_86")), NO_BINARY_FOR_GPU);
         assert_eq!(load("13000", "80", "no PTX"), INVALID_IMAGE);
     });
+}
+
+/// What a tiled map is made of: a matrix of 6 rows of 10 floats, 48 bytes apart.
+#[derive(Clone, Copy)]
+struct Tiled {
+    kind: c_int,
+    rank: c_uint,
+    address: u64,
+    dims: [u64; 2],
+    stride: u64,
+    tile: [c_uint; 2],
+    steps: [c_uint; 2],
+    swizzle: c_int,
+}
+
+#[repr(C, align(64))]
+struct Place(Words);
+
+impl Tiled {
+    fn at(address: u64) -> Self {
+        Self { kind: 7, rank: 2, address, dims: [10, 6], stride: 48, tile: [8, 4], steps: [1; 2], swizzle: 0 }
+    }
+
+    fn encode(&self) -> Result<Words, c_int> {
+        let Self { kind, rank, address, ref dims, ref stride, ref tile, ref steps, swizzle } = *self;
+        let (dims, tile, steps) = (dims.as_ptr(), tile.as_ptr(), steps.as_ptr());
+        let mut map = Place([0; 16]);
+        match unsafe {
+            cuTensorMapEncodeTiled(&mut map.0, kind, rank, address, dims, stride, tile, steps, 0, swizzle, 2, 0)
+        } {
+            SUCCESS => Ok(map.0),
+            code => Err(code),
+        }
+    }
+}
+
+/// A launch finds the tensor again by the map's words.
+#[test]
+fn tensor_map_in_a_launch() {
+    alone(|device| unsafe {
+        std::env::set_var("MOCK_CAPABILITY", "90");
+        let (from, to, module) = (device.allocate(6 * 48), device.allocate(128), device.module_of(COPY));
+        std::env::remove_var("MOCK_CAPABILITY");
+        let words: [u32; 72] = std::array::from_fn(|i| i as u32);
+        ok(cuMemcpyHtoDAsync_v2(from, words.as_ptr().cast(), 6 * 48, device.stream));
+        let copy = made(|to| cuModuleGetFunction(to, module, c"copy".as_ptr()));
+        let map = Tiled::at(from).encode().unwrap();
+        let bytes: [u64; 17] = std::array::from_fn(|i| map.get(i).copied().unwrap_or(to));
+        let mut params = [(&raw const bytes).cast_mut().cast::<c_void>()];
+        ok(cuLaunchKernel(copy, 1, 1, 1, 32, 1, 1, 0, device.stream, params.as_mut_ptr(), null_mut()));
+        // Columns 10 and 11 lie outside of the tensor.
+        let want = |i: u32| if i % 8 < 6 { (2 + i / 8) * 12 + 4 + i % 8 } else { 0 };
+        assert_eq!(device.words(to), std::array::from_fn(|i| want(i as u32)));
+    });
+}
+
+#[test]
+fn rules_of_tensor_maps() {
+    alone(|_| broken_tensor_maps());
+}
+
+fn broken_tensor_maps() {
+    let whole = Tiled::at(0x100);
+    whole.encode().unwrap();
+    let broken: [Tiled; 11] = [
+        Tiled { kind: 13, ..whole },
+        Tiled { rank: 6, ..whole },
+        Tiled { rank: 0, ..whole },
+        Tiled { address: 0x108, ..whole },
+        Tiled { dims: [10, 0], ..whole },
+        Tiled { stride: 40, ..whole },
+        Tiled { stride: 1 << 40, ..whole },
+        Tiled { tile: [8, 257], ..whole },
+        Tiled { tile: [6, 4], ..whole },
+        Tiled { tile: [12, 4], swizzle: 1, ..whole },
+        Tiled { steps: [1, 9], ..whole },
+    ];
+    for (i, map) in broken.iter().enumerate() {
+        assert_eq!(map.encode(), Err(INVALID_VALUE), "{i}");
+    }
+    let (dims, strides, steps) = ([64u64, 5, 4, 2], [128u64, 640, 2560], [1 as c_uint; 4]);
+    let gather = |rank: c_uint, lower: [c_int; 2], channels: c_uint, pixels: c_uint| unsafe {
+        let mut map = Place([0; 16]);
+        let (dims, strides, steps, upper) = (dims.as_ptr(), strides.as_ptr(), steps.as_ptr(), [-1; 2]);
+        let (lower, upper, map) = (lower.as_ptr(), upper.as_ptr(), &mut map.0);
+        cuTensorMapEncodeIm2col(map, 6, rank, 0x100, dims, strides, lower, upper, channels, pixels, steps, 0, 3, 2, 0)
+    };
+    ok(gather(4, [-1; 2], 64, 128));
+    for code in [
+        gather(2, [-1; 2], 64, 128),
+        gather(4, [-129, 0], 64, 128),
+        gather(4, [0, 128], 64, 128),
+        gather(4, [-1; 2], 0, 128),
+        gather(4, [-1; 2], 64, 1025),
+        // More than the swizzle takes.
+        gather(4, [-1; 2], 72, 128),
+    ] {
+        assert_eq!(code, INVALID_VALUE);
+    }
 }

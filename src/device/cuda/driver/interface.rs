@@ -5,6 +5,7 @@
 use super::calls::CallCounts;
 use super::gemm::{Gemm, GemmPlan};
 use super::kernel::{Function, Kernel, Launch};
+use super::tensor_map::{TensorMap, TensorMapDesc};
 use crate::error::Result;
 
 /// The properties of a device.
@@ -115,6 +116,9 @@ pub trait Driver: Send + Sync {
 
     /// Finds a kernel by the name of one of its entry points.
     fn function(&self, kernel: &Kernel, entry: &str) -> Result<Function>;
+
+    /// Encodes a tensor map, which keeps the tensor's address: where that moves, it is encoded anew.
+    fn encode_tensor_map(&self, map: &TensorMapDesc) -> Result<TensorMap>;
 
     /// Launches a kernel.
     fn launch(&self, launch: &Launch) -> Result<()>;

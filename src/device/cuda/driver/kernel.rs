@@ -2,6 +2,7 @@
 //!
 //! An entry point is called `NAME_f16`, `NAME_bf16` or `NAME_f32` and takes one parameter struct by value.
 
+use super::tensor_map::{TensorMap, TensorMapDesc};
 use crate::error::{Error, Result};
 use crate::tensor::DType;
 use bytemuck::Pod;
@@ -77,6 +78,7 @@ impl Kernel {
             block: self.threads,
             shared: self.shared,
             params: bytemuck::pod_collect_to_vec(&[params]).into_boxed_slice(),
+            tensor_maps: Vec::new(),
         })
     }
 }
@@ -102,11 +104,98 @@ pub struct Launch {
     pub shared: u32,
     /// The bytes of the one parameter struct, in words of 8.
     pub params: Box<[u64]>,
+    /// The tensor maps that are encoded into the parameters when the launch is prepared, each with its offset there in bytes.
+    pub tensor_maps: Vec<(usize, TensorMapDesc)>,
 }
 
 impl Launch {
+    /// The same launch with tensor maps in its parameters.
+    ///
+    /// # Errors
+    /// [`Error::Graph`] where a map breaks a rule of the driver, or has no place in the parameters.
+    pub(crate) fn with_tensor_maps(mut self, maps: Vec<(usize, TensorMapDesc)>) -> Result<Self> {
+        for (at, map) in &maps {
+            map.check()?;
+            if !at.is_multiple_of(align_of::<TensorMap>()) || at + size_of::<TensorMap>() > self.params.len() * 8 {
+                return Err(Error::Graph(format!("`{}` has no tensor map {at} bytes into its parameters", self.entry)));
+            }
+        }
+        self.tensor_maps = maps;
+        Ok(self)
+    }
+
+    /// Writes the tensor maps into the parameters, as `encode` gives them.
+    ///
+    /// # Errors
+    /// Those of `encode`.
+    pub(crate) fn encode_tensor_maps(&mut self, encode: impl Fn(&TensorMapDesc) -> Result<TensorMap>) -> Result<()> {
+        for (at, map) in &self.tensor_maps {
+            let TensorMap(words) = encode(map)?;
+            self.params[at / 8..][..words.len()].copy_from_slice(&words);
+        }
+        Ok(())
+    }
+
     /// The bytes of the parameter struct.
     pub fn bytes(&self) -> &[u8] {
         bytemuck::cast_slice(&self.params)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::cuda::driver::tensor_map::Swizzle;
+    use bytemuck::Zeroable;
+
+    #[derive(Clone, Copy, Pod, Zeroable)]
+    #[repr(C)]
+    struct Params {
+        first: TensorMap,
+        second: TensorMap,
+        count: [u64; 8],
+    }
+
+    static COPY: Kernel = Kernel {
+        module: "none",
+        name: "copy",
+        types: Types::Halves,
+        threads: 32,
+        shared: 0,
+        params: size_of::<Params>(),
+    };
+
+    fn launch() -> Launch {
+        COPY.launch(DType::F16, [1, 1, 1], Params { count: [7; 8], ..Params::zeroed() }).unwrap()
+    }
+
+    fn map(address: u64) -> TensorMapDesc {
+        TensorMapDesc::tiled(address, DType::F16, &[(64, 1, 64), (8, 64, 8)], Swizzle::Bytes128)
+    }
+
+    #[test]
+    fn tensor_maps_in_parameters() {
+        let mut launch = launch().with_tensor_maps(vec![(0, map(0x100)), (128, map(0x200))]).unwrap();
+        assert_eq!(launch.params[..32], [0; 32], "nothing is encoded yet");
+        for shift in [0, 1000] {
+            // A launch is encoded anew where addresses move.
+            launch.tensor_maps.iter_mut().for_each(|(_, map)| map.address += 16 * shift);
+            launch.encode_tensor_maps(|map| Ok(TensorMap([map.address; 16]))).unwrap();
+            let [first, second] = [0x100, 0x200].map(|address| address + 16 * shift);
+            assert_eq!([launch.params[..16].to_vec(), launch.params[16..32].to_vec()], [[first; 16], [second; 16]]);
+        }
+        assert_eq!(launch.params[32..], [7; 8]);
+        let fails = |_: &TensorMapDesc| Err(Error::Graph("no".into()));
+        assert_eq!(launch.encode_tensor_maps(fails).unwrap_err().to_string(), "graph: no");
+    }
+
+    #[test]
+    fn misplaced_tensor_maps() {
+        for at in [32, 256, 320] {
+            let error = launch().with_tensor_maps(vec![(at, map(0))]).unwrap_err().to_string();
+            assert_eq!(error, format!("graph: `copy_f16` has no tensor map {at} bytes into its parameters"));
+        }
+        let error = launch().with_tensor_maps(vec![(0, map(8))]).unwrap_err().to_string();
+        assert!(error.contains("at address 0x8; a multiple of 16"), "{error}");
     }
 }

@@ -11,8 +11,10 @@ pub(crate) mod kernel;
 #[cfg(feature = "cuda")]
 pub(crate) mod nvidia;
 pub(crate) mod stream_lock;
+pub(crate) mod tensor_map;
 
 pub use calls::{Call, CallCounter, CallCounts};
 pub use gemm::{Gemm, GemmEpilogue, GemmPlan, MatrixRef};
 pub use interface::{DeviceProperties, Driver, EVENTS, GraphExec, MemoryInfo, Staging};
 pub use kernel::{Function, Kernel, Launch, Types};
+pub use tensor_map::{Swizzle, TensorMap, TensorMapDesc, TensorMapMode};

@@ -19,7 +19,7 @@ pub(super) enum PreparedCommand {
     Memset(u64, usize, u8),
 }
 
-/// Prepares commands: looks up every kernel once, and lets the library choose for every product.
+/// Prepares commands: looks up every kernel once, encodes tensor maps, and lets the library choose for every product.
 pub(super) struct Preparation<'a> {
     driver: &'a dyn Driver,
     functions: HashMap<String, Function>,
@@ -50,6 +50,7 @@ impl<'a> Preparation<'a> {
                         function
                     }
                 };
+                launch.encode_tensor_maps(|map| self.driver.encode_tensor_map(map))?;
                 PreparedCommand::Launch(launch)
             }
             Command::Gemm(gemm) => PreparedCommand::Gemm(self.driver.prepare_gemm(&gemm)?),

@@ -116,6 +116,37 @@ functions! {
         cuModuleUnload(module: sys::CUmodule);
         cuModuleGetFunction(function: *mut sys::CUfunction, module: sys::CUmodule, name: *const c_char);
         cuFuncSetAttribute(function: sys::CUfunction, attribute: sys::CUfunction_attribute, value: c_int);
+        cuTensorMapEncodeTiled(
+            map: *mut sys::CUtensorMap,
+            kind: sys::CUtensorMapDataType,
+            rank: c_uint,
+            address: *mut c_void,
+            dims: *const u64,
+            strides: *const u64,
+            tile: *const c_uint,
+            element_strides: *const c_uint,
+            interleave: sys::CUtensorMapInterleave,
+            swizzle: sys::CUtensorMapSwizzle,
+            promotion: sys::CUtensorMapL2promotion,
+            fill: sys::CUtensorMapFloatOOBfill,
+        );
+        cuTensorMapEncodeIm2col(
+            map: *mut sys::CUtensorMap,
+            kind: sys::CUtensorMapDataType,
+            rank: c_uint,
+            address: *mut c_void,
+            dims: *const u64,
+            strides: *const u64,
+            lower: *const c_int,
+            upper: *const c_int,
+            channels: c_uint,
+            pixels: c_uint,
+            element_strides: *const c_uint,
+            interleave: sys::CUtensorMapInterleave,
+            swizzle: sys::CUtensorMapSwizzle,
+            promotion: sys::CUtensorMapL2promotion,
+            fill: sys::CUtensorMapFloatOOBfill,
+        );
         cuLaunchKernel(
             function: sys::CUfunction,
             grid_x: c_uint,

@@ -12,6 +12,7 @@ mod ffi;
 mod modules;
 mod pinned;
 mod probe;
+mod tensor_map;
 
 pub use self::cublaslt::search::libraries;
 
@@ -27,6 +28,7 @@ use super::calls::{Call, CallCounts};
 use super::gemm::{Gemm, GemmPlan};
 use super::interface::{DeviceProperties, Driver, EVENTS, GraphExec, MemoryInfo, Staging};
 use super::kernel::{Function, Kernel, Launch};
+use super::tensor_map::{TensorMap, TensorMapDesc};
 use crate::error::{Error, Result};
 use ::cudarc::driver::sys;
 use std::ffi::{CString, c_void};
@@ -182,6 +184,10 @@ impl Driver for NvidiaDriver {
             gpu.check(&format!("cuFuncSetAttribute ({entry})"), set)?;
         }
         Ok(Function(function as u64))
+    }
+
+    fn encode_tensor_map(&self, map: &TensorMapDesc) -> Result<TensorMap> {
+        tensor_map::encode(self.enter()?, map)
     }
 
     fn launch(&self, launch: &Launch) -> Result<()> {
