@@ -1,0 +1,246 @@
+// The main loop that gemm_sm90.cu and convolution_sm90.cu share on sm_90a: tiles of BM rows by BN columns of X W^T.
+//
+// A block stays and takes every gridDim.x-th tile. Its first warp copies tiles of X and W (TMA) into a ring of stages, 64 values of K
+// each; two groups of 128 threads multiply them (wgmma) and finish the result. GROUPS = 2: both work on one tile, 64 MT rows each.
+// GROUPS = 1: each takes every second tile, so that one finishes its result while the other multiplies. The copies run ahead into the
+// next tile in both.
+// Each element is one chain of m64nNk16 in order of K whatever the tile, the grid and the number of rows, so none of them changes a
+// result. Rows and columns that are not there arrive as zeros, and are not stored.
+// Barriers: `full` of a stage ends its phase when all bytes have arrived, `empty` when each warp that multiplies it is done.
+#pragma once
+
+#include "epilogue.cuh"
+#include "ptx_sm90.cuh"
+
+template <class T, int BN>
+struct Wgmma;
+#define WGMMA_OF(T, N)                                                                              \
+    template <>                                                                                     \
+    struct Wgmma<T, N> {                                                                            \
+        static __device__ __forceinline__ void multiply(float(&d)[N / 2], u64 a, u64 b, int add) {  \
+            wgmma_m64n##N##k16_f32_##T(d, a, b, add);                                               \
+        }                                                                                           \
+    };
+WGMMA_OF(f16, 128)
+WGMMA_OF(bf16, 128)
+WGMMA_OF(f16, 160)
+WGMMA_OF(bf16, 160)
+WGMMA_OF(f16, 256)
+WGMMA_OF(bf16, 256)
+
+// A ring's stage and the parity of its present phase.
+struct RingPlace {
+    int stage = 0, parity = 0;
+
+    __device__ __forceinline__ void advance(int stages) {
+        if (++stage == stages) stage = 0, parity ^= 1;
+    }
+
+    __device__ __forceinline__ void skip(int steps, int stages) {
+        stage += steps;
+        parity ^= stage / stages & 1;
+        stage %= stages;
+    }
+};
+
+// The order of tiles: bands of eight rows of them, each band column by column, so that blocks at work share what they read in L2.
+struct TileOrder {
+    static constexpr int BAND = 8;
+    int down, across;
+
+    __device__ __forceinline__ int count() const { return down * across; }
+
+    __device__ __forceinline__ void place(int tile, int& row, int& column) const {
+        int band = tile / (BAND * across) * BAND, height = min(BAND, down - band), i = tile - band * across;
+        column = i / height;
+        row = band + i - column * height;
+    }
+};
+
+template <class T, int MT, int BN, int GROUPS>
+struct MainloopSm90 {
+    static constexpr int BM = 64 * MT * GROUPS, DEPTH = 64, THREADS = 384;
+    static constexpr int A_BYTES = BM * 128, STAGE_BYTES = A_BYTES + BN * 128;
+    // Results leave in boxes of 64 rows by 64 bytes, two of them under way for each group.
+    static constexpr int BOX_BYTES = 64 * 64, BOXES = 2;
+    static constexpr int ROOM = 232448 - 2 * BOXES * BOX_BYTES - 256;
+    static constexpr int STAGES = ROOM / STAGE_BYTES < 6 ? ROOM / STAGE_BYTES : 6;
+    static constexpr int SHARED_BYTES = STAGES * STAGE_BYTES + 2 * BOXES * BOX_BYTES + 16 * STAGES;
+    static_assert(STAGES >= 3 && 16 * STAGES <= 256, "stages and their barriers");
+
+    u32 shared, boxes, full, empty;
+    // 0: copies, 1 and 2: multiply.
+    int role, thread;
+
+    __device__ __forceinline__ MainloopSm90(const void* memory)
+        : shared(shared_address(memory)), boxes(shared + STAGES * STAGE_BYTES), full(boxes + 2 * BOXES * BOX_BYTES),
+          empty(full + 8 * STAGES), role(threadIdx.x / 128), thread(threadIdx.x % 128) {
+        if (threadIdx.x == 0) {
+            for (int i = 0; i < STAGES; i++) {
+                mbarrier_init(full + 8 * i, 1);
+                mbarrier_init(empty + 8 * i, 4 * GROUPS);
+            }
+            fence_mbarrier_init();
+        }
+        __syncthreads();
+    }
+
+    // `copy(step, row, column, to, bar)` begins the copies of a step of the tile at that row and column of tiles: X to `to`, W behind it.
+    template <class Copy>
+    __device__ __forceinline__ void produce(TileOrder order, int steps, Copy copy) {
+        RingPlace ring;
+#pragma unroll 1
+        for (int tile = blockIdx.x; tile < order.count(); tile += gridDim.x) {
+            int row, column;
+            order.place(tile, row, column);
+#pragma unroll 1
+            for (int step = 0; step < steps; step++) {
+                mbarrier_wait(empty + 8 * ring.stage, ring.parity ^ 1);
+                mbarrier_arrive_expect_tx(full + 8 * ring.stage, STAGE_BYTES);
+                copy(step, row, column, shared + ring.stage * STAGE_BYTES, full + 8 * ring.stage);
+                ring.advance(STAGES);
+            }
+        }
+    }
+
+    __device__ __forceinline__ void release(int stage) {
+        if (thread % 32 == 0) mbarrier_arrive(empty + 8 * stage);
+    }
+
+    // `done` is called when all of the tile's stages have arrived.
+    template <class Done>
+    __device__ __forceinline__ void multiply(float (&acc)[MT][BN / 2], int steps, RingPlace& ring, Done done) {
+        int before = 0;
+        u32 mine = GROUPS == 2 ? (role - 1) * MT * 64 * 128 : 0;
+#pragma unroll 1
+        for (int step = 0; step < steps; step++) {
+            u32 a = shared + ring.stage * STAGE_BYTES + mine, b = shared + ring.stage * STAGE_BYTES + A_BYTES;
+            mbarrier_wait(full + 8 * ring.stage, ring.parity);
+            wgmma_fence();
+#pragma unroll
+            for (int k = 0; k < DEPTH / 16; k++)
+#pragma unroll
+                for (int m = 0; m < MT; m++)
+                    Wgmma<T, BN>::multiply(acc[m], wgmma_descriptor(a + m * 64 * 128 + k * 32), wgmma_descriptor(b + k * 32),
+                                           step + k > 0);
+            wgmma_commit_group();
+            // The step before is done.
+            wgmma_wait_group<1>();
+            if (step > 0) release(before);
+            before = ring.stage;
+            ring.advance(STAGES);
+        }
+        done();
+        wgmma_wait_group<0>();
+        release(before);
+    }
+
+    // `finish(acc, row, column)` gets the accumulators of rows 64 MT `row` to 64 MT (row + 1) and of a column of tiles.
+    template <class Finish>
+    __device__ __forceinline__ void consume(TileOrder order, int steps, Finish finish) {
+        RingPlace ring;
+        int tile = blockIdx.x, mine = role - 1;
+        if (GROUPS == 1 && mine == 1) tile += gridDim.x, ring.skip(steps, STAGES);
+#pragma unroll 1
+        for (; tile < order.count(); tile += gridDim.x * (3 - GROUPS)) {
+            int row, column;
+            order.place(tile, row, column);
+            // The groups multiply in turn. Not only for speed: a stage's parity tells its present phase from the one before alone, so a
+            // group must not look for its own phase before the other's, which it skips, has ended.
+            if (GROUPS == 1 && tile >= gridDim.x) bar_sync<256>(2 + role);
+            float acc[MT][BN / 2];
+            multiply(acc, steps, ring, [&] {
+                if (GROUPS == 1 && tile + gridDim.x < order.count()) bar_arrive<256>(5 - role);
+            });
+            finish(acc, GROUPS == 1 ? row : 2 * row + mine, column);
+            if (GROUPS == 1) ring.skip(steps, STAGES);
+        }
+        if (thread == 0) bulk_wait_group_read<0>();
+    }
+
+    template <class Copy, class Finish>
+    __device__ __forceinline__ void run(TileOrder order, int steps, Copy copy, Finish finish) {
+        if (role == 0) {
+            setmaxnreg_dec<24>();
+            if (thread == 0) produce(order, steps, copy);
+        } else {
+            setmaxnreg_inc<240>();
+            consume(order, steps, finish);
+        }
+    }
+
+    // Sends 64 rows by 4 COLUMNS / 8 registers of this group's results on their way: COLUMNS (32 or 16) columns from `left` of the rows
+    // from `top`. `pairs` holds for each eight columns two of row g of this warp, then two of row g + 8. `turn` counts the boxes.
+    template <int COLUMNS>
+    __device__ __forceinline__ void send(const TensorMap& out, int left, int top, const u32 (&pairs)[COLUMNS / 8][2], int& turn) {
+        u32 box = boxes + ((role - 1) * BOXES + turn % BOXES) * BOX_BYTES;
+        int lane = thread % 32, warp = thread / 32;
+        // The store that left from here before has been read.
+        if (thread == 0) bulk_wait_group_read<BOXES - 1>();
+        bar_sync<128>(role);
+        if constexpr (COLUMNS == 32) {
+#pragma unroll
+            for (int half = 0; half < 2; half++) {
+                int row = warp * 16 + half * 8 + lane % 8;
+                stmatrix_x4(box + row * 64 + ((lane / 8 ^ row / 2 % 4) * 16),
+                            {pairs[0][half], pairs[1][half], pairs[2][half], pairs[3][half]});
+            }
+        } else {
+            int row = warp * 16 + lane / 16 * 8 + lane % 8;
+            stmatrix_x4(box + row * 32 + ((lane / 8 % 2 ^ row / 4 % 2) * 16), {pairs[0][0], pairs[1][0], pairs[0][1], pairs[1][1]});
+        }
+        fence_proxy_async();
+        bar_sync<128>(role);
+        if (thread == 0) {
+            store_tensor_2d(out, left, top, box);
+            bulk_commit_group();
+        }
+        turn++;
+    }
+};
+
+// A row's bias of its image and its residual, at a pair of columns; zeros where there is none or nothing is stored.
+template <class T>
+struct Addends {
+    const T *rows, *residual;
+
+    __device__ __forceinline__ Addends(const EpilogueParams& f, int m, int end, int columns) {
+        bool there = m < end;
+        rows = there && f.rows ? (const T*)f.rows + (i64)(m / f.rows_of_image) * columns : nullptr;
+        residual = there && f.residual ? (const T*)f.residual + m * f.residual_stride : nullptr;
+    }
+
+    static __device__ __forceinline__ u32 pair(const T* at, int n) { return at ? *(const u32*)(at + n) : 0; }
+};
+
+// X W^T + bias + rows + residual of a group's accumulators, as store_result computes it.
+template <class Loop, class T, int MT, int BN>
+__device__ __forceinline__ void finish_tile(Loop& loop, const float (&acc)[MT][BN / 2], const EpilogueParams& f, const TensorMap& out,
+                                            int top, int end, int left, int columns, int& turn) {
+    int first = top + loop.thread / 32 * 16 + loop.thread % 32 / 4;
+#pragma unroll
+    for (int m = 0; m < MT; m++) {
+        Addends<T> low(f, first + 64 * m, end, columns), high(f, first + 64 * m + 8, end, columns);
+#pragma unroll
+        for (int box = 0; box < BN / 32; box++) {
+            u32 pairs[4][2];
+#pragma unroll
+            for (int j = 0; j < 4; j++) {
+                const float* x = &acc[m][(box * 4 + j) * 4];
+                int n = left + box * 32 + j * 8 + loop.thread % 4 * 2;
+                bool there = n < columns;
+                u32 bias = Addends<T>::pair(there ? (const T*)f.bias : nullptr, n);
+#pragma unroll
+                for (int half = 0; half < 2; half++) {
+                    const Addends<T>& added = half ? high : low;
+                    u32 rows = Addends<T>::pair(there ? added.rows : nullptr, n);
+                    u32 residual = Addends<T>::pair(there ? added.residual : nullptr, n);
+                    float a = x[2 * half] + Stored<T>::low(bias) + Stored<T>::low(rows) + Stored<T>::low(residual);
+                    float b = x[2 * half + 1] + Stored<T>::high(bias) + Stored<T>::high(rows) + Stored<T>::high(residual);
+                    pairs[j][half] = Stored<T>::pack(a, b);
+                }
+            }
+            loop.template send<32>(out, left + box * 32, top + 64 * m, pairs, turn);
+        }
+    }
+}
