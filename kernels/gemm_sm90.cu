@@ -28,8 +28,6 @@ struct GemmSm90Params {
     int k0;
 };
 
-__device__ __forceinline__ int divided_up(int x, int by) { return (x + by - 1) / by; }
-
 // The copies of a step: X of the source that it lies in, and W by `copy_w(to, column of K, column of tiles, bar)`.
 template <class Loop, class CopyW>
 __device__ __forceinline__ void copy_step(const GemmSm90Params& p, int step, int row, int column, u32 to, u32 bar, CopyW copy_w) {
@@ -54,8 +52,10 @@ __device__ __forceinline__ void gemm_sm90(const GemmSm90Params& p) {
             copy_step<Loop>(p, step, row, column, to, bar,
                             [&](u32 at, int k, int c, u32 b) { load_tensor_2d(at, p.w, k, c * BN, b); });
         },
-        [&](const float(&acc)[MT][BN / 2], int row, int column) {
-            finish_tile<Loop, T, MT, BN>(loop, acc, p.finish, p.out, row * MT * 64, p.m, column * BN, p.n, turn);
+        [&](const float(&acc)[MT][BN / 2], int row, int column, int first) {
+            finish_tile<Loop, T, MT, BN>(
+                loop, acc, p.finish, row * Loop::BM + first, p.m, column * BN, p.n, turn, [](int m) { return (i64)m; },
+                [&](u32 box, int left, int top) { loop.store_box(p.out, left, top, box); });
         });
 }
 
@@ -82,7 +82,7 @@ __device__ __forceinline__ void finish_geglu(Loop& loop, const float (&acc)[MT][
                     pairs[j][half] = Stored<T>::pack(clamped<T>(low), clamped<T>(high));
                 }
             }
-            loop.template send<16>(p.out, left + box * 16, top + 64 * m, pairs, turn);
+            loop.template send<16>(pairs, turn, [&](u32 at) { loop.store_box(p.out, left + box * 16, top + 64 * m, at); });
         }
     }
 }
@@ -99,8 +99,8 @@ __device__ __forceinline__ void gemm_geglu_sm90(const GemmSm90Params& p) {
             copy_step<Loop>(p, step, row, column, to, bar,
                             [&](u32 at, int k, int c, u32 b) { load_tensor_4d(at, p.w, k, 0, 0, c * (BN / 16), b); });
         },
-        [&](const float(&acc)[MT][BN / 2], int row, int column) {
-            finish_geglu<Loop, T, MT, BN>(loop, acc, p, row * MT * 64, column * (BN / 2), turn);
+        [&](const float(&acc)[MT][BN / 2], int row, int column, int first) {
+            finish_geglu<Loop, T, MT, BN>(loop, acc, p, row * Loop::BM + first, column * (BN / 2), turn);
         });
 }
 

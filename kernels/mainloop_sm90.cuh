@@ -10,7 +10,7 @@
 #pragma once
 
 #include "epilogue.cuh"
-#include "ptx_sm90.cuh"
+#include "ring_sm90.cuh"
 
 template <class T, int BN>
 struct Wgmma;
@@ -27,21 +27,6 @@ WGMMA_OF(f16, 160)
 WGMMA_OF(bf16, 160)
 WGMMA_OF(f16, 256)
 WGMMA_OF(bf16, 256)
-
-// A ring's stage and the parity of its present phase.
-struct RingPlace {
-    int stage = 0, parity = 0;
-
-    __device__ __forceinline__ void advance(int stages) {
-        if (++stage == stages) stage = 0, parity ^= 1;
-    }
-
-    __device__ __forceinline__ void skip(int steps, int stages) {
-        stage += steps;
-        parity ^= stage / stages & 1;
-        stage %= stages;
-    }
-};
 
 // The order of tiles: bands of eight rows of them, each band column by column, so that blocks at work share what they read in L2.
 struct TileOrder {
@@ -135,7 +120,7 @@ struct MainloopSm90 {
         release(before);
     }
 
-    // `finish(acc, row, column)` gets the accumulators of rows 64 MT `row` to 64 MT (row + 1) and of a column of tiles.
+    // `finish(acc, row, column, first)` gets the accumulators of 64 MT rows, of which `first` is the first one in the tile.
     template <class Finish>
     __device__ __forceinline__ void consume(TileOrder order, int steps, Finish finish) {
         RingPlace ring;
@@ -152,7 +137,7 @@ struct MainloopSm90 {
             multiply(acc, steps, ring, [&] {
                 if (GROUPS == 1 && tile + gridDim.x < order.count()) bar_arrive<256>(5 - role);
             });
-            finish(acc, GROUPS == 1 ? row : 2 * row + mine, column);
+            finish(acc, row, column, GROUPS == 1 ? 0 : mine * MT * 64);
             if (GROUPS == 1) ring.skip(steps, STAGES);
         }
         if (thread == 0) bulk_wait_group_read<0>();
@@ -169,13 +154,13 @@ struct MainloopSm90 {
         }
     }
 
-    // Sends 64 rows by 4 COLUMNS / 8 registers of this group's results on their way: COLUMNS (32 or 16) columns from `left` of the rows
-    // from `top`. `pairs` holds for each eight columns two of row g of this warp, then two of row g + 8. `turn` counts the boxes.
-    template <int COLUMNS>
-    __device__ __forceinline__ void send(const TensorMap& out, int left, int top, const u32 (&pairs)[COLUMNS / 8][2], int& turn) {
+    // Puts 64 rows by COLUMNS (32 or 16) columns of this group's results in shared memory and calls `store` with their address; `pairs`
+    // holds for each eight columns two of row g of this warp, then two of row g + 8. `turn` counts these boxes.
+    template <int COLUMNS, class Store>
+    __device__ __forceinline__ void send(const u32 (&pairs)[COLUMNS / 8][2], int& turn, Store store) {
         u32 box = boxes + ((role - 1) * BOXES + turn % BOXES) * BOX_BYTES;
         int lane = thread % 32, warp = thread / 32;
-        // The store that left from here before has been read.
+        // What left from here before has been read.
         if (thread == 0) bulk_wait_group_read<BOXES - 1>();
         bar_sync<128>(role);
         if constexpr (COLUMNS == 32) {
@@ -191,11 +176,16 @@ struct MainloopSm90 {
         }
         fence_proxy_async();
         bar_sync<128>(role);
+        store(box);
+        turn++;
+    }
+
+    // Sends a box on its way to the columns from `left` and the rows from `top`, of which those that are not there are left out.
+    __device__ __forceinline__ void store_box(const TensorMap& out, int left, int top, u32 box) const {
         if (thread == 0) {
             store_tensor_2d(out, left, top, box);
             bulk_commit_group();
         }
-        turn++;
     }
 };
 
@@ -204,30 +194,32 @@ template <class T>
 struct Addends {
     const T *rows, *residual;
 
-    __device__ __forceinline__ Addends(const EpilogueParams& f, int m, int end, int columns) {
+    template <class Place>
+    __device__ __forceinline__ Addends(const EpilogueParams& f, int m, int end, int columns, Place place) {
         bool there = m < end;
         rows = there && f.rows ? (const T*)f.rows + (i64)(m / f.rows_of_image) * columns : nullptr;
-        residual = there && f.residual ? (const T*)f.residual + m * f.residual_stride : nullptr;
+        residual = there && f.residual ? (const T*)f.residual + place(m) * f.residual_stride : nullptr;
     }
 
     static __device__ __forceinline__ u32 pair(const T* at, int n) { return at ? *(const u32*)(at + n) : 0; }
 };
 
-// X W^T + bias + rows + residual of a group's accumulators, as store_result computes it.
-template <class Loop, class T, int MT, int BN>
-__device__ __forceinline__ void finish_tile(Loop& loop, const float (&acc)[MT][BN / 2], const EpilogueParams& f, const TensorMap& out,
-                                            int top, int end, int left, int columns, int& turn) {
+// X W^T + bias + rows + residual of a group's accumulators, as store_result computes it. `place` maps a row of X to one of the result
+// and the residual; `store(box, left, top)` stores 32 columns of 64 rows.
+template <class Loop, class T, int MT, int BN, class Place, class Store>
+__device__ __forceinline__ void finish_tile(Loop& loop, const float (&acc)[MT][BN / 2], const EpilogueParams& f, int top, int end,
+                                            int left, int columns, int& turn, Place place, Store store) {
     int first = top + loop.thread / 32 * 16 + loop.thread % 32 / 4;
 #pragma unroll
     for (int m = 0; m < MT; m++) {
-        Addends<T> low(f, first + 64 * m, end, columns), high(f, first + 64 * m + 8, end, columns);
+        Addends<T> low(f, first + 64 * m, end, columns, place), high(f, first + 64 * m + 8, end, columns, place);
 #pragma unroll
-        for (int box = 0; box < BN / 32; box++) {
+        for (int i = 0; i < BN / 32; i++) {
             u32 pairs[4][2];
 #pragma unroll
             for (int j = 0; j < 4; j++) {
-                const float* x = &acc[m][(box * 4 + j) * 4];
-                int n = left + box * 32 + j * 8 + loop.thread % 4 * 2;
+                const float* x = &acc[m][(i * 4 + j) * 4];
+                int n = left + i * 32 + j * 8 + loop.thread % 4 * 2;
                 bool there = n < columns;
                 u32 bias = Addends<T>::pair(there ? (const T*)f.bias : nullptr, n);
 #pragma unroll
@@ -240,7 +232,7 @@ __device__ __forceinline__ void finish_tile(Loop& loop, const float (&acc)[MT][B
                     pairs[j][half] = Stored<T>::pack(a, b);
                 }
             }
-            loop.template send<32>(out, left + box * 32, top + 64 * m, pairs, turn);
+            loop.template send<32>(pairs, turn, [&](u32 box) { store(box, left + i * 32, top + 64 * m); });
         }
     }
 }

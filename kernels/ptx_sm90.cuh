@@ -72,6 +72,12 @@ __device__ __forceinline__ void store_tensor_2d(const TensorMap& map, int x, int
                  : "memory");
 }
 
+__device__ __forceinline__ void store_tensor_4d(const TensorMap& map, int x, int y, int z, int w, u32 from) {
+    asm volatile("cp.async.bulk.tensor.4d.global.shared::cta.bulk_group [%0, {%1, %2, %3, %4}], [%5];" ::"l"(&map), "r"(x), "r"(y),
+                 "r"(z), "r"(w), "r"(from)
+                 : "memory");
+}
+
 __device__ __forceinline__ void bulk_commit_group() { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }
 
 // Waits until all but N of this thread's stores have read their shared memory.
@@ -104,6 +110,12 @@ __device__ __forceinline__ void setmaxnreg_inc() {
     asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(REGISTERS));
 }
 
+__device__ __forceinline__ uint4 load_shared_16(u32 address) {
+    uint4 x;
+    asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];" : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w) : "r"(address) : "memory");
+    return x;
+}
+
 // The mirror image of ldmatrix_x4.
 __device__ __forceinline__ void stmatrix_x4(u32 address, const u32 (&r)[4]) {
     asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(address), "r"(r[0]), "r"(r[1]), "r"(r[2]),
@@ -127,6 +139,9 @@ __device__ __forceinline__ u64 wgmma_descriptor(u32 address) {
 }
 
 // Operands of a product of N columns: names and registers.
+#define WGMMA_NAMES_32 \
+    "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, " \
+    "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
 #define WGMMA_NAMES_64 \
     "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15" ", " \
     "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31" ", " \
@@ -140,7 +155,8 @@ __device__ __forceinline__ u64 wgmma_descriptor(u32 address) {
     "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
 #define WGMMA_4(i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
 #define WGMMA_16(i) WGMMA_4(i), WGMMA_4(i + 4), WGMMA_4(i + 8), WGMMA_4(i + 12)
-#define WGMMA_REGISTERS_64 WGMMA_16(0), WGMMA_16(16), WGMMA_16(32), WGMMA_16(48)
+#define WGMMA_REGISTERS_32 WGMMA_16(0), WGMMA_16(16)
+#define WGMMA_REGISTERS_64 WGMMA_REGISTERS_32, WGMMA_16(32), WGMMA_16(48)
 #define WGMMA_REGISTERS_80 WGMMA_REGISTERS_64, WGMMA_16(64)
 #define WGMMA_REGISTERS_128 WGMMA_REGISTERS_80, WGMMA_16(80), WGMMA_16(96), WGMMA_16(112)
 
@@ -159,3 +175,16 @@ WGMMA(160, 80, f16, 80, 81, 82)
 WGMMA(160, 80, bf16, 80, 81, 82)
 WGMMA(256, 128, f16, 128, 129, 130)
 WGMMA(256, 128, bf16, 128, 129, 130)
+
+// d + A B: A [64, 16] in registers, as the accumulators of 16 columns packed by pairs; B by rows of N in shared memory, of which eight
+// rows of 128 bytes are 1,024 bytes.
+#define WGMMA_REGISTER_A(N, HALF, T)                                                                             \
+    __device__ __forceinline__ void wgmma_ra_m64n##N##k16_f32_##T(float(&d)[HALF], const u32 (&a)[4], u64 b) {   \
+        asm volatile("wgmma.mma_async.sync.aligned.m64n" #N "k16.f32." #T "." #T " {" WGMMA_NAMES_##HALF         \
+                     "}, {%32, %33, %34, %35}, %36, 1, 1, 1, 1;"                                                 \
+                     : WGMMA_REGISTERS_##HALF                                                                    \
+                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));                                      \
+    }
+
+WGMMA_REGISTER_A(64, 32, f16)
+WGMMA_REGISTER_A(64, 32, bf16)

@@ -25,6 +25,13 @@ struct OnlineSoftmax {
     template <int SCORES, int OUTPUTS>
     __device__ __forceinline__ void update(float (&s)[MT][SCORES][4], float (&o)[MT][OUTPUTS][4], float scale) {
         float decays[MT][2];
+        if (exponentials(s, scale, decays)) shrink(o, decays);
+    }
+
+    // Scores become exponentials, earlier sums shrink; `decays` is what outputs shrink by, where the result says that any of the
+    // warp's does: multiplying by one changes nothing, and after the first tiles a greatest score rarely moves.
+    template <int SCORES>
+    __device__ __forceinline__ bool exponentials(float (&s)[MT][SCORES][4], float scale, float (&decays)[MT][2]) {
         bool moved = false;
 #pragma unroll
         for (int m = 0; m < MT; m++)
@@ -50,8 +57,11 @@ struct OnlineSoftmax {
                 decays[m][r] = decay;
                 moved |= decay != 1.0f;
             }
-        // Multiplying by one changes nothing; after the first tiles a greatest score rarely moves.
-        if (!__any_sync(0xffffffffu, moved)) return;
+        return __any_sync(0xffffffffu, moved);
+    }
+
+    template <int OUTPUTS>
+    static __device__ __forceinline__ void shrink(float (&o)[MT][OUTPUTS][4], const float (&decays)[MT][2]) {
 #pragma unroll
         for (int m = 0; m < MT; m++)
 #pragma unroll

@@ -1,0 +1,243 @@
+// Attention with heads of 64 values on sm_90a: out = softmax(Q K^T / sqrt(64)) V for each image and head.
+//
+// Shapes     Q [B, queries, heads, 64], K and V [B, keys, heads, 64], out as Q.
+// Maps       of f16 or bf16, dimensions 64, tokens, heads, B with any strides, rows of 128 bytes swizzled: q in tiles of 128 tokens, k and v
+//            of 128, out of 64.
+// Grid       min(tiles, multiprocessors), 384 threads; a tile is 128 queries of a head. Tiles are independent; no result depends on B.
+// Tiling     a warp copies Q, then K and V by 128 keys into rings of STAGES; two groups of 128 threads have 64 queries each. Scores of the
+//            next keys are multiplied while this group's softmax of the last ones is computed, and the groups issue their products in
+//            turn, so that one's softmax lies under the other's products. Scores never leave the registers: as exponentials they
+//            are the first operand of the product with V.
+// Shared     dynamic: AttentionSm90::SHARED_BYTES, of 1,024-byte alignment.
+// Requires   what the maps do: 16-byte aligned pointers, strides that are multiples of 8; 1 <= queries, keys < 2^31. All keys count.
+// Source     online softmax (Milakov and Gimelshein 2018), roles and order of products as FlashAttention-3 (Shah et al. 2024).
+#include "half.cuh"
+#include "ring_sm90.cuh"
+#include "softmax.cuh"
+
+struct AttentionSm90Params {
+    TensorMap q;
+    TensorMap k;
+    TensorMap v;
+    TensorMap out;
+    int queries;
+    int keys;
+    int heads;
+    int batch;
+    float scale;  // log2(e) / sqrt(64)
+};
+
+__device__ __forceinline__ void scores_of(f16, float (&s)[64], u64 q, u64 k, int add) { wgmma_m64n128k16_f32_f16(s, q, k, add); }
+__device__ __forceinline__ void scores_of(bf16, float (&s)[64], u64 q, u64 k, int add) { wgmma_m64n128k16_f32_bf16(s, q, k, add); }
+__device__ __forceinline__ void add_values(f16, float (&o)[32], const u32 (&p)[4], u64 v) { wgmma_ra_m64n64k16_f32_f16(o, p, v); }
+__device__ __forceinline__ void add_values(bf16, float (&o)[32], const u32 (&p)[4], u64 v) { wgmma_ra_m64n64k16_f32_bf16(o, p, v); }
+
+template <class T>
+struct AttentionSm90 {
+    static constexpr int QUERIES = 128, KEYS = 128, STAGES = 4, TILE_BYTES = 128 * 128, GROUP_BYTES = TILE_BYTES / 2;
+    static constexpr int SHARED_BYTES = (2 + 2 * STAGES) * TILE_BYTES + 8 * (2 + 4 * STAGES);
+
+    const AttentionSm90Params& p;
+    u32 q, out, k, v, barriers;
+    int role, thread, tiles_of_head;
+
+    __device__ __forceinline__ AttentionSm90(const AttentionSm90Params& params, const void* memory)
+        : p(params), q(shared_address(memory)), out(q + TILE_BYTES), k(out + TILE_BYTES), v(k + STAGES * TILE_BYTES),
+          barriers(v + STAGES * TILE_BYTES), role(threadIdx.x / 128), thread(threadIdx.x % 128),
+          tiles_of_head(divided_up(params.queries, QUERIES)) {
+        if (threadIdx.x == 0) {
+            mbarrier_init(q_full(), 1);
+            mbarrier_init(q_empty(), 8);
+            for (int i = 0; i < 2 * STAGES; i++) {
+                mbarrier_init(full(0, i), 1);
+                mbarrier_init(empty(0, i), 8);
+            }
+            fence_mbarrier_init();
+        }
+        __syncthreads();
+    }
+
+    __device__ __forceinline__ u32 q_full() const { return barriers; }
+    __device__ __forceinline__ u32 q_empty() const { return barriers + 8; }
+    // Of K (0) or V (1).
+    __device__ __forceinline__ u32 full(int values, int stage) const { return barriers + 16 + 8 * (values * STAGES + stage); }
+    __device__ __forceinline__ u32 empty(int values, int stage) const { return full(2 + values, stage); }
+
+    __device__ __forceinline__ int tiles() const { return tiles_of_head * p.heads * p.batch; }
+    __device__ __forceinline__ int steps() const { return divided_up(p.keys, KEYS); }
+
+    __device__ __forceinline__ void place(int tile, int& query, int& head, int& image) const {
+        int of_image = tile / tiles_of_head;
+        query = (tile - of_image * tiles_of_head) * QUERIES;
+        image = of_image / p.heads;
+        head = of_image - image * p.heads;
+    }
+
+    __device__ __forceinline__ void copy(int values, int step, RingPlace& ring, int head, int image) {
+        mbarrier_wait(empty(values, ring.stage), ring.parity ^ 1);
+        mbarrier_arrive_expect_tx(full(values, ring.stage), TILE_BYTES);
+        load_tensor_4d((values ? v : k) + ring.stage * TILE_BYTES, values ? p.v : p.k, 0, step * KEYS, head, image,
+                       full(values, ring.stage));
+        ring.advance(STAGES);
+    }
+
+    __device__ __forceinline__ void produce() {
+        RingPlace keys, values;
+        int parity = 1, count = steps();
+#pragma unroll 1
+        for (int tile = blockIdx.x; tile < tiles(); tile += gridDim.x, parity ^= 1) {
+            int query, head, image;
+            place(tile, query, head, image);
+            mbarrier_wait(q_empty(), parity);
+            mbarrier_arrive_expect_tx(q_full(), TILE_BYTES);
+            load_tensor_4d(q, p.q, 0, query, head, image, q_full());
+            // In the order in which they are multiplied.
+            copy(0, 0, keys, head, image);
+#pragma unroll 1
+            for (int step = 1; step <= count; step++) {
+                if (step < count) copy(0, step, keys, head, image);
+                copy(1, step - 1, values, head, image);
+            }
+        }
+    }
+
+    __device__ __forceinline__ void release(u32 bar) {
+        if (thread % 32 == 0) mbarrier_arrive(bar);
+    }
+
+    __device__ __forceinline__ void multiply_keys(float (&s)[1][KEYS / 8][4], int stage) {
+        u32 rows = q + (role - 1) * GROUP_BYTES, keys = k + stage * TILE_BYTES;
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+            scores_of(T{}, (float(&)[64])s, wgmma_descriptor(rows + i * 32), wgmma_descriptor(keys + i * 32), i > 0);
+        wgmma_commit_group();
+    }
+
+    __device__ __forceinline__ void multiply_values(float (&o)[1][8][4], const u32 (&pairs)[KEYS / 16][4], int stage) {
+#pragma unroll
+        for (int i = 0; i < KEYS / 16; i++)
+            add_values(T{}, (float(&)[32])o, pairs[i], wgmma_descriptor(v + stage * TILE_BYTES + i * 16 * 128));
+        wgmma_commit_group();
+    }
+
+    // Keys that are not there.
+    __device__ __forceinline__ void mask(float (&s)[1][KEYS / 8][4], int left) {
+        if (left >= KEYS) return;
+#pragma unroll
+        for (int n = 0; n < KEYS / 8; n++)
+#pragma unroll
+            for (int i = 0; i < 4; i++)
+                if (n * 8 + thread % 4 * 2 + i % 2 >= left) s[0][n][i] = -infinity();
+    }
+
+    static __device__ __forceinline__ void pack(const float (&s)[1][KEYS / 8][4], u32 (&pairs)[KEYS / 16][4]) {
+#pragma unroll
+        for (int i = 0; i < KEYS / 16; i++)
+#pragma unroll
+            for (int j = 0; j < 4; j++)
+                pairs[i][j] = Stored<T>::pack(s[0][2 * i + j / 2][j % 2 * 2], s[0][2 * i + j / 2][j % 2 * 2 + 1]);
+    }
+
+    __device__ __forceinline__ void consume() {
+        RingPlace keys, values;
+        int parity = 0, count = steps();
+        // The first group begins.
+        if (role == 2) bar_arrive<256>(3);
+#pragma unroll 1
+        for (int tile = blockIdx.x; tile < tiles(); tile += gridDim.x, parity ^= 1) {
+            float s[1][KEYS / 8][4], o[1][8][4], decays[1][2];
+            u32 pairs[KEYS / 16][4];
+            OnlineSoftmax<1> softmax;
+            softmax.reset(0);
+#pragma unroll
+            for (int n = 0; n < 8; n++)
+#pragma unroll
+                for (int i = 0; i < 4; i++) o[0][n][i] = 0.0f;
+            mbarrier_wait(q_full(), parity);
+            mbarrier_wait(full(0, keys.stage), keys.parity);
+            wgmma_fence();
+            multiply_keys(s, keys.stage);
+            wgmma_wait_group<0>();
+            release(empty(0, keys.stage));
+            keys.advance(STAGES);
+            mask(s, p.keys);
+            softmax.exponentials(s, p.scale, decays);
+            pack(s, pairs);
+#pragma unroll 1
+            for (int step = 1; step < count; step++) {
+                mbarrier_wait(full(0, keys.stage), keys.parity);
+                bar_sync<256>(2 + role);
+                wgmma_fence();
+                multiply_keys(s, keys.stage);
+                mbarrier_wait(full(1, values.stage), values.parity);
+                multiply_values(o, pairs, values.stage);
+                bar_arrive<256>(5 - role);
+                wgmma_wait_group<1>();
+                release(empty(0, keys.stage));
+                keys.advance(STAGES);
+                mask(s, p.keys - step * KEYS);
+                bool moved = softmax.exponentials(s, p.scale, decays);
+                wgmma_wait_group<0>();
+                release(empty(1, values.stage));
+                values.advance(STAGES);
+                if (moved) softmax.shrink(o, decays);
+                pack(s, pairs);
+            }
+            release(q_empty());
+            mbarrier_wait(full(1, values.stage), values.parity);
+            wgmma_fence();
+            multiply_values(o, pairs, values.stage);
+            wgmma_wait_group<0>();
+            release(empty(1, values.stage));
+            values.advance(STAGES);
+            store(o, softmax, tile);
+        }
+        if (thread == 0) bulk_wait_group_read<0>();
+    }
+
+    __device__ __forceinline__ void store(float (&o)[1][8][4], const OnlineSoftmax<1>& softmax, int tile) {
+        u32 box = out + (role - 1) * GROUP_BYTES;
+        int lane = thread % 32, warp = thread / 32, query, head, image;
+        place(tile, query, head, image);
+        float factors[1][2] = {{1.0f / softmax.row_sum(0, 0), 1.0f / softmax.row_sum(0, 1)}};
+        softmax.shrink(o, factors);
+        // The tile before has been read.
+        if (thread == 0) bulk_wait_group_read<0>();
+        bar_sync<128>(role);
+#pragma unroll
+        for (int half = 0; half < 2; half++)
+#pragma unroll
+            for (int n = 0; n < 8; n += 4) {
+                int row = warp * 16 + half * 8 + lane % 8;
+                u32 x[4];
+#pragma unroll
+                for (int j = 0; j < 4; j++) x[j] = Stored<T>::pack(o[0][n + j][2 * half], o[0][n + j][2 * half + 1]);
+                stmatrix_x4(box + row * 128 + ((n + lane / 8) ^ row % 8) * 16, x);
+            }
+        fence_proxy_async();
+        bar_sync<128>(role);
+        if (thread == 0) {
+            store_tensor_4d(p.out, 0, query + (role - 1) * 64, head, image, box);
+            bulk_commit_group();
+        }
+    }
+
+    __device__ __forceinline__ void run() {
+        if (role == 0) {
+            setmaxnreg_dec<24>();
+            if (thread == 0) produce();
+        } else {
+            setmaxnreg_inc<240>();
+            consume();
+        }
+    }
+};
+
+#define ATTENTION(NAME, T)                                                                                      \
+    extern "C" __global__ __launch_bounds__(384, 1) void NAME(const __grid_constant__ AttentionSm90Params p) {  \
+        extern __shared__ __align__(1024) char memory[];                                                        \
+        AttentionSm90<T>(p, memory).run();                                                                      \
+    }
+
+ATTENTION(attention_sm90_64_f16, f16)
+ATTENTION(attention_sm90_64_bf16, bf16)
