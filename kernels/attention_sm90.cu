@@ -107,6 +107,7 @@ struct AttentionSm90 {
 
     __device__ __forceinline__ void multiply_keys(float (&s)[1][KEYS / 8][4], int stage) {
         u32 rows = q + (role - 1) * GROUP_BYTES, keys = k + stage * TILE_BYTES;
+        wgmma_fence();
 #pragma unroll
         for (int i = 0; i < 4; i++)
             scores_of(T{}, (float(&)[64])s, wgmma_descriptor(rows + i * 32), wgmma_descriptor(keys + i * 32), i > 0);
@@ -114,6 +115,7 @@ struct AttentionSm90 {
     }
 
     __device__ __forceinline__ void multiply_values(float (&o)[1][8][4], const u32 (&pairs)[KEYS / 16][4], int stage) {
+        wgmma_fence();
 #pragma unroll
         for (int i = 0; i < KEYS / 16; i++)
             add_values(T{}, (float(&)[32])o, pairs[i], wgmma_descriptor(v + stage * TILE_BYTES + i * 16 * 128));
@@ -155,7 +157,6 @@ struct AttentionSm90 {
                 for (int i = 0; i < 4; i++) o[0][n][i] = 0.0f;
             mbarrier_wait(q_full(), parity);
             mbarrier_wait(full(0, keys.stage), keys.parity);
-            wgmma_fence();
             multiply_keys(s, keys.stage);
             wgmma_wait_group<0>();
             release(empty(0, keys.stage));
@@ -167,7 +168,6 @@ struct AttentionSm90 {
             for (int step = 1; step < count; step++) {
                 mbarrier_wait(full(0, keys.stage), keys.parity);
                 bar_sync<256>(2 + role);
-                wgmma_fence();
                 multiply_keys(s, keys.stage);
                 mbarrier_wait(full(1, values.stage), values.parity);
                 multiply_values(o, pairs, values.stage);
@@ -185,7 +185,6 @@ struct AttentionSm90 {
             }
             release(q_empty());
             mbarrier_wait(full(1, values.stage), values.parity);
-            wgmma_fence();
             multiply_values(o, pairs, values.stage);
             wgmma_wait_group<0>();
             release(empty(1, values.stage));
