@@ -176,11 +176,17 @@ struct AttentionSm90 {
                 release(empty(0, keys.stage));
                 keys.advance(STAGES);
                 mask(s, p.keys - step * KEYS);
+                // The assembler would move the exponentials behind the wait, where nothing is multiplied meanwhile. So the wait comes
+                // after a branch that depends on all of them: no sum is negative.
                 bool moved = softmax.exponentials(s, p.scale, decays);
-                wgmma_wait_group<0>();
+                if (__any_sync(0xffffffffu, moved || softmax.sum[0][0] < 0.0f || softmax.sum[0][1] < 0.0f)) {
+                    wgmma_wait_group<0>();
+                    softmax.shrink(o, decays);
+                } else {
+                    wgmma_wait_group<0>();
+                }
                 release(empty(1, values.stage));
                 values.advance(STAGES);
-                if (moved) softmax.shrink(o, decays);
                 pack(s, pairs);
             }
             release(q_empty());

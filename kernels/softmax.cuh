@@ -25,11 +25,11 @@ struct OnlineSoftmax {
     template <int SCORES, int OUTPUTS>
     __device__ __forceinline__ void update(float (&s)[MT][SCORES][4], float (&o)[MT][OUTPUTS][4], float scale) {
         float decays[MT][2];
-        if (exponentials(s, scale, decays)) shrink(o, decays);
+        // Multiplying by one changes nothing; after the first tiles a greatest score rarely moves.
+        if (__any_sync(0xffffffffu, exponentials(s, scale, decays))) shrink(o, decays);
     }
 
-    // Scores become exponentials, earlier sums shrink; `decays` is what outputs shrink by, where the result says that any of the
-    // warp's does: multiplying by one changes nothing, and after the first tiles a greatest score rarely moves.
+    // Scores become exponentials, earlier sums shrink; `decays` is what outputs shrink by. Whether any of this thread's does.
     template <int SCORES>
     __device__ __forceinline__ bool exponentials(float (&s)[MT][SCORES][4], float scale, float (&decays)[MT][2]) {
         bool moved = false;
@@ -57,7 +57,7 @@ struct OnlineSoftmax {
                 decays[m][r] = decay;
                 moved |= decay != 1.0f;
             }
-        return __any_sync(0xffffffffu, moved);
+        return moved;
     }
 
     template <int OUTPUTS>
