@@ -5,10 +5,10 @@
 //            `phases` = 4: the image is first doubled by nearest neighbour, as four 2x2 convolutions (convolution.cu); W [4, N, 2, 2,
 //            channels], Y [B, 2 height, 2 width, N].
 // Maps       of f16 or bf16: x0 and x1 [B, height, width, channels of the source] by im2col, rows of 64 channels, 128 bytes swizzled, BM
-//            of them; the first base pixel is at -padding, the last at (result - 1) * stride - padding, steps of `stride`. w [phases N,
+//            / 2 of them; the first base pixel is at -padding, the last at (result - 1) * stride - padding, steps of `stride`. w [phases N,
 //            K] in tiles of BN rows by 64 columns, 128 bytes swizzled. out [pixels, N] in tiles of 64 rows by 32 columns, 64 bytes
 //            swizzled; not read where phases = 4.
-// Grid       min(tiles, multiprocessors), 384 threads; a tile is BM pixels of one phase by BN. `pixels` are those of all images, B *
+// Grid       at most min(tiles, multiprocessors), even, 384 threads, clusters of two; a tile is BM pixels of one phase by BN. `pixels` are those of all images, B *
 //            result_height * result_width, before doubling. An image's results do not depend on B.
 // Tiling     as gemm_sm90.cu. A step of K is 64 channels of a source under a tap; the last one of a source is filled with zeros. Borders
 //            are the map's zeros.
@@ -42,9 +42,10 @@ struct ConvolutionSm90Params {
 struct TileOfPixels {
     int phase, x, y, image;
 
-    __device__ __forceinline__ void begin(const ConvolutionSm90Params& p, int row, int down, int rows) {
+    // `row` is that of the tile of `rows` pixels, whose copies begin `first` pixels later.
+    __device__ __forceinline__ void begin(const ConvolutionSm90Params& p, int row, int down, int rows, int first) {
         phase = row / down;
-        int m = (row - phase * down) * rows, line = m / p.result_width;
+        int m = (row - phase * down) * rows + first, line = m / p.result_width;
         image = line / p.result_height;
         x = (m - line * p.result_width) * p.stride - p.padding_x;
         y = (line - image * p.result_height) * p.stride - p.padding_y;
@@ -60,14 +61,16 @@ __device__ __forceinline__ void convolution_sm90(const ConvolutionSm90Params& p)
     int first = divided_up(p.channels0, Loop::DEPTH), both = first + divided_up(p.channels - p.channels0, Loop::DEPTH);
     TileOfPixels at;
     loop.run(
-        TileOrder{down * p.phases, divided_up(p.n, BN)}, p.kernel_y * p.kernel_x * both,
+        TileOrder::of(down * p.phases, divided_up(p.n, BN)), p.kernel_y * p.kernel_x * both,
         [&](int step, int row, int column, u32 to, u32 bar) {
-            if (step == 0) at.begin(p, row, down, Loop::BM);
+            int half = loop.rank * (Loop::BM / 2);
+            if (step == 0) at.begin(p, row, down, Loop::BM, half);
             int tap = step / both, part = step - tap * both, ky = tap / p.kernel_x, kx = tap - ky * p.kernel_x;
             bool second = part >= first;
             int channel = (second ? part - first : part) * Loop::DEPTH;
             // Phase 2 a + b begins a rows and b columns later.
-            load_tensor_im2col(to, second ? p.x1 : p.x0, channel, at.x, at.y, at.image, kx + at.phase % 2, ky + at.phase / 2, bar);
+            load_tensor_im2col_both(to + half * 128, second ? p.x1 : p.x0, channel, at.x, at.y, at.image, kx + at.phase % 2,
+                                    ky + at.phase / 2, bar);
             int k = tap * p.channels + channel + (second ? p.channels0 : 0);
             load_tensor_2d(to + Loop::A_BYTES, p.w, k, at.phase * p.n + column * BN, bar);
         },
@@ -95,7 +98,7 @@ __device__ __forceinline__ void convolution_sm90(const ConvolutionSm90Params& p)
 }
 
 #define CONVOLUTION(MT, BN, GROUPS, NAME, T)                                                                      \
-    extern "C" __global__ __launch_bounds__(384, 1) void NAME(const __grid_constant__ ConvolutionSm90Params p) {  \
+    extern "C" __global__ __cluster_dims__(2, 1, 1) __launch_bounds__(384, 1) void NAME(const __grid_constant__ ConvolutionSm90Params p) {  \
         convolution_sm90<T, MT, BN, GROUPS>(p);                                                                   \
     }
 

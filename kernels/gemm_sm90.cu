@@ -4,11 +4,11 @@
 //
 // Shapes     X [M, K], in one or in two sources whose columns are joined (x0 has the first k0 columns); W [N, K]; rows
 //            [M / rows_of_image, N]; Y and residual [M, N].
-// Maps       of f16 or bf16, rows of 128 bytes swizzled: x0 [M, k0] and x1 [M, K - k0] in tiles of BM rows by 64 columns; w [N, K] in
+// Maps       of f16 or bf16, rows of 128 bytes swizzled: x0 [M, k0] and x1 [M, K - k0] in tiles of BM / 2 rows by 64 columns; w [N, K] in
 //            tiles of BN rows by 64 columns. gemm_geglu_sm90: w [N / 8, 2, 8, K], which is [2 N, K] with 8 rows of V beside 8 of G, in
 //            tiles of BN / 16, 2, 8, 64. out [M, N] in tiles of 64 rows by 32 columns, 64 bytes swizzled; gemm_geglu_sm90: by 16
 //            columns, 32 bytes swizzled.
-// Grid       min(tiles, multiprocessors), 384 threads; a tile is BM by BN, of gemm_geglu_sm90 BM by BN / 2 of the result.
+// Grid       at most min(tiles, multiprocessors), even, 384 threads, clusters of two; a tile is BM by BN, of gemm_geglu_sm90 BM by BN / 2 of the result.
 // Tiling     BM x BN = 128x128 and 128x160 with a tile for each group, 256x160 and 128x256 with one for both; see mainloop_sm90.cuh
 // Shared     dynamic: MainloopSm90::SHARED_BYTES, of 1,024-byte alignment.
 // Requires   what the maps do: 16-byte aligned pointers, K, k0, strides and N multiples of 8. bias, rows, residual 4-byte aligned.
@@ -30,9 +30,10 @@ struct GemmSm90Params {
 
 // The copies of a step: X of the source that it lies in, and W by `copy_w(to, column of K, column of tiles, bar)`.
 template <class Loop, class CopyW>
-__device__ __forceinline__ void copy_step(const GemmSm90Params& p, int step, int row, int column, u32 to, u32 bar, CopyW copy_w) {
+__device__ __forceinline__ void copy_step(const Loop& loop, const GemmSm90Params& p, int step, int row, int column, u32 to, u32 bar, CopyW copy_w) {
     int first = divided_up(p.k0, Loop::DEPTH), k = (step < first ? step : step - first) * Loop::DEPTH;
-    load_tensor_2d(to, step < first ? p.x0 : p.x1, k, row * Loop::BM, bar);
+    int half = loop.rank * (Loop::BM / 2);
+    load_tensor_2d_both(to + half * 128, step < first ? p.x0 : p.x1, k, row * Loop::BM + half, bar);
     copy_w(to + Loop::A_BYTES, step < first ? k : p.k0 + k, column, bar);
 }
 
@@ -47,10 +48,10 @@ __device__ __forceinline__ void gemm_sm90(const GemmSm90Params& p) {
     Loop loop(memory);
     int turn = 0;
     loop.run(
-        TileOrder{divided_up(p.m, Loop::BM), divided_up(p.n, BN)}, steps_of(p, Loop::DEPTH),
+        TileOrder::of(divided_up(p.m, Loop::BM), divided_up(p.n, BN)), steps_of(p, Loop::DEPTH),
         [&](int step, int row, int column, u32 to, u32 bar) {
-            copy_step<Loop>(p, step, row, column, to, bar,
-                            [&](u32 at, int k, int c, u32 b) { load_tensor_2d(at, p.w, k, c * BN, b); });
+            copy_step(loop, p, step, row, column, to, bar,
+                      [&](u32 at, int k, int c, u32 b) { load_tensor_2d(at, p.w, k, c * BN, b); });
         },
         [&](const float(&acc)[MT][BN / 2], int row, int column, int first) {
             finish_tile<Loop, T, MT, BN>(
@@ -94,10 +95,10 @@ __device__ __forceinline__ void gemm_geglu_sm90(const GemmSm90Params& p) {
     Loop loop(memory);
     int turn = 0;
     loop.run(
-        TileOrder{divided_up(p.m, Loop::BM), divided_up(p.n, BN / 2)}, steps_of(p, Loop::DEPTH),
+        TileOrder::of(divided_up(p.m, Loop::BM), divided_up(p.n, BN / 2)), steps_of(p, Loop::DEPTH),
         [&](int step, int row, int column, u32 to, u32 bar) {
-            copy_step<Loop>(p, step, row, column, to, bar,
-                            [&](u32 at, int k, int c, u32 b) { load_tensor_4d(at, p.w, k, 0, 0, c * (BN / 16), b); });
+            copy_step(loop, p, step, row, column, to, bar,
+                      [&](u32 at, int k, int c, u32 b) { load_tensor_4d(at, p.w, k, 0, 0, c * (BN / 16), b); });
         },
         [&](const float(&acc)[MT][BN / 2], int row, int column, int first) {
             finish_geglu<Loop, T, MT, BN>(loop, acc, p, row * Loop::BM + first, column * (BN / 2), turn);
@@ -105,7 +106,7 @@ __device__ __forceinline__ void gemm_geglu_sm90(const GemmSm90Params& p) {
 }
 
 #define GEMM(KERNEL, MT, BN, GROUPS, NAME, T)                                                              \
-    extern "C" __global__ __launch_bounds__(384, 1) void NAME(const __grid_constant__ GemmSm90Params p) {  \
+    extern "C" __global__ __cluster_dims__(2, 1, 1) __launch_bounds__(384, 1) void NAME(const __grid_constant__ GemmSm90Params p) {  \
         KERNEL<T, MT, BN, GROUPS>(p);                                                                      \
     }
 

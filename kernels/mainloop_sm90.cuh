@@ -4,9 +4,12 @@
 // each; two groups of 128 threads multiply them (wgmma) and finish the result. GROUPS = 2: both work on one tile, 64 MT rows each.
 // GROUPS = 1: each takes every second tile, so that one finishes its result while the other multiplies. The copies run ahead into the
 // next tile in both.
+// Two blocks are a cluster and have neighbouring columns of tiles. Each copies half of the rows of X for both, since what L2 gives would
+// not feed the tensor cores otherwise.
 // Each element is one chain of m64nNk16 in order of K whatever the tile, the grid and the number of rows, so none of them changes a
 // result. Rows and columns that are not there arrive as zeros, and are not stored.
-// Barriers: `full` of a stage ends its phase when all bytes have arrived, `empty` when each warp that multiplies it is done.
+// Barriers: `full` of a stage ends its phase when all bytes have arrived, `empty` when each warp of both blocks that multiplies it is
+// done.
 #pragma once
 
 #include "epilogue.cuh"
@@ -28,10 +31,13 @@ WGMMA_OF(bf16, 160)
 WGMMA_OF(f16, 256)
 WGMMA_OF(bf16, 256)
 
-// The order of tiles: bands of eight rows of them, each band column by column, so that blocks at work share what they read in L2.
+// The order of a cluster's tiles: bands of eight rows of them, each band column by column, so that blocks at work share what they read
+// in L2. `across` counts pairs of columns; where their number is odd, one block of the last pair has zeros and stores nothing.
 struct TileOrder {
     static constexpr int BAND = 8;
     int down, across;
+
+    static __device__ __forceinline__ TileOrder of(int down, int columns) { return TileOrder{down, (columns + 1) / 2}; }
 
     __device__ __forceinline__ int count() const { return down * across; }
 
@@ -55,29 +61,31 @@ struct MainloopSm90 {
 
     u32 shared, boxes, full, empty;
     // 0: copies, 1 and 2: multiply.
-    int role, thread;
+    int role, thread, rank;
 
     __device__ __forceinline__ MainloopSm90(const void* memory)
         : shared(shared_address(memory)), boxes(shared + STAGES * STAGE_BYTES), full(boxes + 2 * BOXES * BOX_BYTES),
-          empty(full + 8 * STAGES), role(threadIdx.x / 128), thread(threadIdx.x % 128) {
+          empty(full + 8 * STAGES), role(threadIdx.x / 128), thread(threadIdx.x % 128), rank(cluster_rank()) {
         if (threadIdx.x == 0) {
             for (int i = 0; i < STAGES; i++) {
                 mbarrier_init(full + 8 * i, 1);
-                mbarrier_init(empty + 8 * i, 4 * GROUPS);
+                mbarrier_init(empty + 8 * i, 2 * 4 * GROUPS);
             }
             fence_mbarrier_init();
         }
-        __syncthreads();
+        barrier_cluster();
     }
 
-    // `copy(step, row, column, to, bar)` begins the copies of a step of the tile at that row and column of tiles: X to `to`, W behind it.
+    // `copy(step, row, column, to, bar)` begins the copies of a step of the tile at that row and column of tiles: X's part of this
+    // block, for both, to its place behind `to`, and W behind X.
     template <class Copy>
     __device__ __forceinline__ void produce(TileOrder order, int steps, Copy copy) {
         RingPlace ring;
 #pragma unroll 1
-        for (int tile = blockIdx.x; tile < order.count(); tile += gridDim.x) {
+        for (int tile = blockIdx.x / 2; tile < order.count(); tile += gridDim.x / 2) {
             int row, column;
             order.place(tile, row, column);
+            column = 2 * column + rank;
 #pragma unroll 1
             for (int step = 0; step < steps; step++) {
                 mbarrier_wait(empty + 8 * ring.stage, ring.parity ^ 1);
@@ -89,7 +97,8 @@ struct MainloopSm90 {
     }
 
     __device__ __forceinline__ void release(int stage) {
-        if (thread % 32 == 0) mbarrier_arrive(empty + 8 * stage);
+        int lane = thread % 32;
+        if (lane < 2) mbarrier_arrive_cluster(empty + 8 * stage, lane);
     }
 
     // `done` is called when all of the tile's stages have arrived.
@@ -124,20 +133,20 @@ struct MainloopSm90 {
     template <class Finish>
     __device__ __forceinline__ void consume(TileOrder order, int steps, Finish finish) {
         RingPlace ring;
-        int tile = blockIdx.x, mine = role - 1;
-        if (GROUPS == 1 && mine == 1) tile += gridDim.x, ring.skip(steps, STAGES);
+        int clusters = gridDim.x / 2, first = blockIdx.x / 2, mine = role - 1, tile = first;
+        if (GROUPS == 1 && mine == 1) tile += clusters, ring.skip(steps, STAGES);
 #pragma unroll 1
-        for (; tile < order.count(); tile += gridDim.x * (3 - GROUPS)) {
+        for (; tile < order.count(); tile += clusters * (3 - GROUPS)) {
             int row, column;
             order.place(tile, row, column);
             // The groups multiply in turn. Not only for speed: a stage's parity tells its present phase from the one before alone, so a
             // group must not look for its own phase before the other's, which it skips, has ended.
-            if (GROUPS == 1 && tile >= gridDim.x) bar_sync<256>(2 + role);
+            if (GROUPS == 1 && tile != first) bar_sync<256>(2 + role);
             float acc[MT][BN / 2];
             multiply(acc, steps, ring, [&] {
-                if (GROUPS == 1 && tile + gridDim.x < order.count()) bar_arrive<256>(5 - role);
+                if (GROUPS == 1 && tile + clusters < order.count()) bar_arrive<256>(5 - role);
             });
-            finish(acc, row, column, GROUPS == 1 ? 0 : mine * MT * 64);
+            finish(acc, row, 2 * column + rank, GROUPS == 1 ? 0 : mine * MT * 64);
             if (GROUPS == 1) ring.skip(steps, STAGES);
         }
         if (thread == 0) bulk_wait_group_read<0>();
@@ -152,6 +161,9 @@ struct MainloopSm90 {
             setmaxnreg_inc<240>();
             consume(order, steps, finish);
         }
+        // The other block may still copy into this one and arrive at its barriers.
+        __syncwarp();
+        barrier_cluster();
     }
 
     // Puts 64 rows by COLUMNS (32 or 16) columns of this group's results in shared memory and calls `store` with their address; `pairs`

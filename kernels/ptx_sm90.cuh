@@ -28,6 +28,25 @@ __device__ __forceinline__ void mbarrier_arrive(u32 bar) {
     asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(bar) : "memory");
 }
 
+// The same of the barrier at that address in another block of the cluster.
+__device__ __forceinline__ void mbarrier_arrive_cluster(u32 bar, int block) {
+    asm volatile(
+        "{ .reg .b32 at; mapa.shared::cluster.u32 at, %0, %1; mbarrier.arrive.release.cluster.shared::cluster.b64 _, [at]; }" ::"r"(bar),
+        "r"(block)
+        : "memory");
+}
+
+__device__ __forceinline__ int cluster_rank() {
+    u32 rank;
+    asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+    return rank;
+}
+
+// A barrier of all threads of a cluster.
+__device__ __forceinline__ void barrier_cluster() {
+    asm volatile("barrier.cluster.arrive.release.aligned; barrier.cluster.wait.acquire.aligned;" ::: "memory");
+}
+
 __device__ __forceinline__ void mbarrier_arrive_expect_tx(u32 bar, int bytes) {
     asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(bar), "r"(bytes) : "memory");
 }
@@ -56,13 +75,22 @@ __device__ __forceinline__ void load_tensor_4d(u32 to, const TensorMap& map, int
         : "memory");
 }
 
-// Consecutive base pixels from (x, y) of an image on, moved by the offsets of the tap.
-__device__ __forceinline__ void load_tensor_im2col(u32 to, const TensorMap& map, int channel, int x, int y, int image, int tap_x,
-                                                   int tap_y, u32 bar) {
+// The same to this address in both blocks of a cluster, for the barrier of each.
+__device__ __forceinline__ void load_tensor_2d_both(u32 to, const TensorMap& map, int x, int y, u32 bar) {
     asm volatile(
-        "cp.async.bulk.tensor.4d.shared::cluster.global.im2col.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3, %4, %5}], [%6], "
-        "{%7, %8};" ::"r"(to),
-        "l"(&map), "r"(channel), "r"(x), "r"(y), "r"(image), "r"(bar), "h"((u16)tap_x), "h"((u16)tap_y)
+        "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster [%0], [%1, {%2, %3}], [%4], "
+        "%5;" ::"r"(to),
+        "l"(&map), "r"(x), "r"(y), "r"(bar), "h"((u16)3)
+        : "memory");
+}
+
+// Consecutive base pixels from (x, y) of an image on, moved by the offsets of the tap.
+__device__ __forceinline__ void load_tensor_im2col_both(u32 to, const TensorMap& map, int channel, int x, int y, int image, int tap_x,
+                                                        int tap_y, u32 bar) {
+    asm volatile(
+        "cp.async.bulk.tensor.4d.shared::cluster.global.im2col.mbarrier::complete_tx::bytes.multicast::cluster [%0], [%1, {%2, %3, %4, "
+        "%5}], [%6], {%7, %8}, %9;" ::"r"(to),
+        "l"(&map), "r"(channel), "r"(x), "r"(y), "r"(image), "r"(bar), "h"((u16)tap_x), "h"((u16)tap_y), "h"((u16)3)
         : "memory");
 }
 
