@@ -126,10 +126,13 @@ fn sources(folder: &Path) -> (Vec<File>, Vec<File>) {
     (units, headers)
 }
 
+/// A kernel file's targets, and a file for each.
+type Compiled = Vec<(&'static str, PathBuf)>;
+
 struct Modules {
     compiler: Option<(i32, i32)>,
-    /// Name of the kernel file and, where it was compiled, its targets and a file for each.
-    code: Vec<(String, Option<Vec<(&'static str, PathBuf)>>)>,
+    /// Name of the kernel file and, where it was compiled, the results.
+    code: Vec<(String, Option<Compiled>)>,
 }
 
 fn build(nvrtc: &Nvrtc, units: &[File], headers: &[File], out: &Path) -> Result<Modules, String> {
@@ -166,7 +169,7 @@ struct Build<'a> {
 
 impl Build<'_> {
     /// Compiles a kernel file for each of its targets.
-    fn unit(&self, unit: &File) -> Result<Vec<(&'static str, PathBuf)>, String> {
+    fn unit(&self, unit: &File) -> Result<Compiled, String> {
         let targets: &[&'static str] = if is_sm_90a_alone(&unit.0) { &TARGETS_SM_90A } else { &TARGETS };
         let known = targets.iter().filter(|target| self.nvrtc.knows(target));
         known.map(|&target| Ok((target, self.one(unit, target)?))).collect()

@@ -60,7 +60,7 @@ __device__ __forceinline__ void convolution_sm90(const ConvolutionSm90Params& p)
     int down = divided_up(p.pixels, Loop::BM), turn = 0;
     int first = divided_up(p.channels0, Loop::DEPTH), both = first + divided_up(p.channels - p.channels0, Loop::DEPTH);
     TileOfPixels at;
-    loop.run(
+    loop.template run<40>(
         TileOrder::of(down * p.phases, divided_up(p.n, BN)), p.kernel_y * p.kernel_x * both,
         [&](int step, int row, int column, u32 to, u32 bar) {
             int half = loop.rank * (Loop::BM / 2);

@@ -152,13 +152,14 @@ struct MainloopSm90 {
         if (thread == 0) bulk_wait_group_read<0>();
     }
 
-    template <class Copy, class Finish>
+    // COPYING registers a thread for the warps that copy; the others share the rest of 168 each.
+    template <int COPYING = 24, class Copy, class Finish>
     __device__ __forceinline__ void run(TileOrder order, int steps, Copy copy, Finish finish) {
         if (role == 0) {
-            setmaxnreg_dec<24>();
+            setmaxnreg_dec<COPYING>();
             if (thread == 0) produce(order, steps, copy);
         } else {
-            setmaxnreg_inc<240>();
+            setmaxnreg_inc<(3 * 168 - COPYING) / 2>();
             consume(order, steps, finish);
         }
         // The other block may still copy into this one and arrive at its barriers.

@@ -17,10 +17,12 @@ mod mock;
 mod ptx;
 #[path = "common/requests.rs"]
 mod requests;
+#[path = "common/sm90.rs"]
+mod sm90;
 
-use braid::device::Executable;
 use braid::device::cuda::driver::Driver;
 use braid::device::cuda::{CudaDevice, NvidiaDriver};
+use braid::device::{Executable, TensorData};
 use braid::graph::Builder;
 use braid::pipeline::{Callbacks, CancelToken, Progress, Stage};
 use braid::tensor::DType;
@@ -157,6 +159,42 @@ fn eager_loading() {
 fn two_pipelines() {
     joined("3", "80", "lazy", "0", |folder| {
         requests::two_pipelines(1);
+        let lines = mock::log(folder);
+        assert_eq!(mock::complaints(&lines), [""; 0]);
+        assert_eq!(lines.last().unwrap(), "released, 0 left");
+    });
+}
+
+/// Kernels of sm_90a, with tensor maps that the driver encodes, once for launches one by one and for those of a captured graph.
+#[test]
+fn kernels_of_hopper() {
+    let Some(kernels) = mock::kernels() else {
+        interpreter::compiled();
+        return;
+    };
+    let device = [("MOCK_CAPABILITY", "90"), ("MOCK_MULTIPROCESSORS", "2"), ("MOCK_SEED", "7")];
+    // Such a driver sets a bit too many in the maps of small tensors.
+    let driver = [("MOCK_PTX", kernels.to_str().unwrap()), ("MOCK_DRIVER", "12080")];
+    mock::child(&[&device[..], &driver].concat(), |folder| {
+        let on_interpreter = PtxDriver::new().device((9, 0), sm90::MULTIPROCESSORS);
+        let drivers: [Arc<dyn Driver>; 2] = [Arc::new(NvidiaDriver::new(0).unwrap()), Arc::new(on_interpreter)];
+        let devices = drivers.map(|driver| CudaDevice::new(driver, DType::F16).unwrap().with_cublaslt(false));
+        let mut executables = devices.each_ref().map(|device| device.compile_graph(sm90::block(1)).unwrap());
+        let launched = executables.each_ref().map(|executable| executable.report().kernels.clone());
+        assert_eq!(launched[0], launched[1]);
+        assert!(sm90::KERNELS.iter().all(|kernel| launched[0].keys().any(|name| name.starts_with(kernel))));
+        // The third run launches the graph once more, with other inputs.
+        for first in [0, 0, 1] {
+            let inputs = sm90::inputs(first, 1);
+            let [on_mock, on_interpreter] = executables.each_mut().map(|executable| {
+                let given: Vec<TensorData<'_>> = inputs.iter().map(|input| input.as_slice().into()).collect();
+                let mut out = [128 * 192, 128 * 192, 512 * 192].map(|len| vec![f32::NAN; len]);
+                executable.run(&given, &mut out.each_mut().map(Vec::as_mut_slice)).unwrap();
+                out
+            });
+            assert!(on_mock == on_interpreter, "the mock's bytes differ");
+        }
+        drop((executables, devices));
         let lines = mock::log(folder);
         assert_eq!(mock::complaints(&lines), [""; 0]);
         assert_eq!(lines.last().unwrap(), "released, 0 left");

@@ -133,7 +133,7 @@ fn run() -> braid::Result<bool> {
     let sources = !env::var("MACHINE_SOURCES").unwrap().is_empty();
     let driver = if sources { NvidiaDriver::from_sources(0)? } else { NvidiaDriver::new(0)? };
     let mut loaded: Vec<&str> = Vec::new();
-    for kernel in kernels() {
+    for kernel in kernels().filter(|kernel| kernel.runs_on(driver.properties().capability)) {
         if !loaded.contains(&kernel.module) {
             loaded.push(kernel.module);
             driver.function(kernel, &kernel.entry(kernel.types.each()[0]))?;

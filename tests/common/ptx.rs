@@ -99,6 +99,12 @@ impl PtxDriver {
         Self { schedule, ..self }
     }
 
+    /// As a device of that compute capability with so many multiprocessors.
+    #[allow(dead_code)] // For tests/cuda.
+    pub fn device(self, capability: (u32, u32), multiprocessors: usize) -> Self {
+        Self { facts: DeviceProperties { capability, multiprocessors, ..self.facts }, ..self }
+    }
+
     /// Without capture.
     pub fn direct(self) -> Self {
         Self { captures: false, ..self }

@@ -4,6 +4,8 @@
 #![allow(clippy::unwrap_used)]
 
 mod batch;
+#[path = "../common/sm90.rs"]
+mod block_of_sm90;
 #[path = "../common/case.rs"]
 mod case;
 mod cases;
@@ -35,6 +37,7 @@ mod report;
 mod resident;
 mod shared;
 mod single;
+mod sm90;
 #[path = "../common/small_unet.rs"]
 mod small_unet;
 mod stream;

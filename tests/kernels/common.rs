@@ -3,7 +3,9 @@
 pub use super::functions::*;
 use crate::device::{Where, chosen, cuda, skip, there};
 use crate::interpreter::{self, module};
+use crate::ptx::tensor_map;
 use crate::second_device::{SecondDevice, settled};
+use braid::device::cuda::driver::{Kernel, TensorMapDesc};
 use braid::device::cuda::ops::convolution::ConvolutionParams;
 use braid::device::cuda::ops::convolution_narrow::NarrowParams;
 use braid::device::cuda::ops::epilogue::EpilogueParams;
@@ -22,6 +24,18 @@ pub const ALL: [DType; 3] = [DType::F16, DType::BF16, DType::F32];
 /// Whether there is what a test needs: kernels, and the device that BRAID_TEST_DRIVER names.
 pub fn compiled() -> bool {
     interpreter::compiled() && there()
+}
+
+/// The same for kernels of sm_90a.
+pub fn compiled_for_hopper() -> bool {
+    compiled()
+        && match chosen() {
+            Where::Interpreter | Where::Alone | Where::Twice => true,
+            Where::Cuda | Where::Both => {
+                let (major, minor) = cuda().unwrap().properties().capability;
+                (major, minor) == (9, 0) || skip(&format!("kernels of sm_90a, on a GPU of {major}.{minor}"))
+            }
+        }
 }
 
 /// The same of a test that looks at what only the interpreter can count.
@@ -181,19 +195,31 @@ impl Gpu {
         let kernel = kernels().find(|kernel| kernel.name == name).unwrap();
         let mut counts = Counts::default();
         if let Some(memory) = &self.memory {
-            let entry = kernel.entry(dtype);
-            for schedule in schedules {
-                let mut launch = Launch::new(grid, [kernel.threads, 1, 1], params);
-                launch.dynamic_shared = kernel.shared as usize;
-                launch.schedule = *schedule;
-                launch.arithmetic = Arithmetic::from_env();
-                settle(&mut launch);
-                let run = braid_ptx::run(&module(kernel.module), &entry, memory, &launch);
-                counts = run.unwrap_or_else(|fault| panic!("{fault}"));
-            }
+            counts = Self::interpret(kernel, dtype, grid, params, (memory, schedules), settle);
         }
         if let Some(second) = &self.second {
             second.launch(kernel, dtype, grid, params);
+        }
+        counts
+    }
+
+    fn interpret<'a>(
+        kernel: &Kernel,
+        dtype: DType,
+        grid: [u32; 3],
+        params: &'a [u8],
+        (memory, schedules): (&GlobalMemory, &[Schedule]),
+        settle: impl Fn(&mut Launch<'a>),
+    ) -> Counts {
+        let (mut counts, entry) = (Counts::default(), kernel.entry(dtype));
+        for schedule in schedules {
+            let mut launch = Launch::new(grid, [kernel.threads, 1, 1], params);
+            launch.dynamic_shared = kernel.shared as usize;
+            launch.schedule = *schedule;
+            launch.arithmetic = Arithmetic::from_env();
+            settle(&mut launch);
+            let run = braid_ptx::run(&module(kernel.module), &entry, memory, &launch);
+            counts = run.unwrap_or_else(|fault| panic!("{fault}"));
         }
         counts
     }
@@ -235,6 +261,30 @@ impl Gpu {
             launch.blocks = Some(blocks);
             launch.check_races = false;
         })
+    }
+
+    /// Launches a kernel with tensor maps, each with its offset in the parameters, under some schedules.
+    pub fn mapped<P: bytemuck::Pod>(
+        &self,
+        name: &str,
+        dtype: DType,
+        grid: [u32; 3],
+        params: &P,
+        maps: &[(usize, TensorMapDesc)],
+        schedules: &[Schedule],
+    ) {
+        let kernel = kernels().find(|kernel| kernel.name == name).unwrap();
+        if let Some(memory) = &self.memory {
+            let mut bytes = bytemuck::bytes_of(params).to_vec();
+            for (at, map) in maps {
+                let map = tensor_map(map).to_bytes();
+                bytes[*at..][..map.len()].copy_from_slice(&map);
+            }
+            Self::interpret(kernel, dtype, grid, &bytes, (memory, schedules), |_| ());
+        }
+        if let Some(second) = &self.second {
+            second.launch_mapped(kernel, dtype, grid, bytemuck::bytes_of(params), maps);
+        }
     }
 
     /// Launches a kernel that does not read what it writes, under several schedules.

@@ -146,11 +146,17 @@ fn main_loops() {
     assert!(longer.is_empty(), "{longer:#?}");
 }
 
-/// Stages of cp.async.
-fn stages(module: &str) -> u32 {
-    match module {
+/// Stages of cp.async, or of tensor copies.
+fn stages(kernel: &Kernel) -> u32 {
+    match kernel.module {
         "attention" | "decoupled" => 2,
-        "gemm" | "convolution" => 4,
+        "gemm" | "convolution" | "attention_sm90" => 4,
+        "gemm_sm90" | "convolution_sm90" => {
+            let (m, n) = kernel.name.rsplit_once('_').and_then(|(_, tile)| tile.split_once('x')).unwrap();
+            let rows = m.parse::<u32>().unwrap() + n.parse::<u32>().unwrap();
+            // Beside them lie boxes of the result, and barriers.
+            (kernel.shared - (16 << 10)) / (rows * 128)
+        }
         _ => 0,
     }
 }
@@ -179,7 +185,7 @@ fn figures_table() {
                 let entry = kernel.entry(dtype);
                 let text =
                     ptx.split(&format!(".entry {entry}(")).nth(1).unwrap().split(".visible .entry").next().unwrap();
-                let mma = text.matches("mma.sync").count();
+                let mma = text.matches("mma.sync").count() + text.matches("wgmma.mma_async").count();
                 let all: Vec<Figures> = cubins.iter().map(|(b, elf)| figures(kernel, &entry, b, elf)).collect();
                 for (f, (binary, _)) in all.iter().zip(&cubins) {
                     let target = binary.target;
@@ -188,15 +194,17 @@ fn figures_table() {
                     assert!(f.blocks > 0, "{entry} {target}: no block fits a multiprocessor: {f:?}");
                     // The assembler neither unrolls a loop once more nor loses a product.
                     assert_eq!(f.tensor, mma, "{entry} {target}: tensor-core instructions in the cubin and in the PTX");
-                    assert_eq!(mma > 0, stages(module.name) > 0 && dtype != DType::F32, "{entry}");
+                    assert_eq!(mma > 0, stages(kernel) > 0 && dtype != DType::F32, "{entry}");
                 }
-                let cells = all.iter().map(|f| format!("{} · {} · {}", f.registers, f.blocks, f.tensor));
+                let cell = |f: &Figures| format!("{} · {} · {}", f.registers, f.blocks, f.tensor);
+                let of = |target: &str| cubins.iter().position(|(binary, _)| binary.target == target);
+                let cells = targets.iter().map(|target| of(target).map_or("–".into(), |at| cell(&all[at])));
                 let row = format!(
                     "{} | {} | {} | {} | {}",
                     all.iter().map(|f| f.spilled).sum::<u32>(),
                     all[0].shared,
                     kernel.shared,
-                    stages(module.name),
+                    stages(kernel),
                     cells.collect::<Vec<_>>().join(" | ")
                 );
                 // The types in one row where they do not differ.

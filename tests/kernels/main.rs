@@ -28,5 +28,6 @@ mod profile;
 mod ptx;
 mod second_device;
 mod shapes;
+mod sm90;
 mod step;
 mod timing;

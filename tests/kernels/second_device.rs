@@ -3,7 +3,7 @@
 use crate::interpreter::wide;
 use crate::ptx::PtxDriver;
 use braid::device::cuda::driver::Kernel;
-use braid::device::cuda::driver::{self, Driver};
+use braid::device::cuda::driver::{self, Driver, TensorMapDesc};
 use braid::tensor::DType;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -93,20 +93,23 @@ impl SecondDevice {
         self.blocks.borrow().range(..=known).next_back().and_then(|(_, block)| block.kernel)
     }
 
+    /// A word that a kernel is given: the device's address where it is one, and what lies there, where that is a table of addresses.
+    fn given(&self, word: u64, kernel: &Kernel, dtype: DType) -> (u64, Vec<u64>) {
+        // Addresses are aligned; nothing else that a test passes is as great as one.
+        let mut blocks = self.blocks.borrow_mut();
+        match blocks.range_mut(..=word).next_back() {
+            Some((from, block)) if word - from < block.bytes as u64 => {
+                block.kernel = Some((kernel.name, dtype));
+                (block.at + (word - from), block.table.clone())
+            }
+            _ => (word, Vec::new()),
+        }
+    }
+
     /// The launch as the driver gets it: the test's addresses in the parameters become the device's.
     pub fn launch_of(&self, kernel: &'static Kernel, dtype: DType, grid: [u32; 3], params: &[u8]) -> driver::Launch {
         assert_eq!(params.len(), kernel.params, "{}", kernel.name);
-        // Addresses are aligned; nothing else that a test passes is as great as one.
-        let given = |word: u64| {
-            let mut blocks = self.blocks.borrow_mut();
-            match blocks.range_mut(..=word).next_back() {
-                Some((from, block)) if word - from < block.bytes as u64 => {
-                    block.kernel = Some((kernel.name, dtype));
-                    (block.at + (word - from), block.table.clone())
-                }
-                _ => (word, Vec::new()),
-            }
-        };
+        let given = |word: u64| self.given(word, kernel, dtype);
         let word = |bytes: &[u8]| {
             let mut word = [0; 8];
             word[..bytes.len()].copy_from_slice(bytes);
@@ -128,8 +131,25 @@ impl SecondDevice {
     }
 
     pub fn launch(&self, kernel: &'static Kernel, dtype: DType, grid: [u32; 3], params: &[u8]) {
+        self.launch_mapped(kernel, dtype, grid, params, &[]);
+    }
+
+    /// The same of a kernel with tensor maps, at the test's addresses.
+    pub fn launch_mapped(
+        &self,
+        kernel: &'static Kernel,
+        dtype: DType,
+        grid: [u32; 3],
+        params: &[u8],
+        maps: &[(usize, TensorMapDesc)],
+    ) {
         let _turn = turn();
-        let launch = self.launch_of(kernel, dtype, grid, params);
+        let mut launch = self.launch_of(kernel, dtype, grid, params);
+        for (at, map) in maps {
+            let map = TensorMapDesc { address: self.given(map.address, kernel, dtype).0, ..map.clone() };
+            let words = self.driver.encode_tensor_map(&map).unwrap().0;
+            launch.params[at / 8..][..words.len()].copy_from_slice(&words);
+        }
         self.driver.launch(&launch).unwrap();
         // A fault is this kernel's.
         self.driver.synchronize().unwrap_or_else(|e| panic!("{}: {e}", launch.entry));

@@ -27,6 +27,7 @@ mod row;
 mod serve;
 mod serve_row;
 mod setup;
+mod sm90;
 mod stats;
 mod throughput;
 mod timing;

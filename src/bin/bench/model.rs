@@ -9,6 +9,7 @@ use crate::assumptions::{
     self, Assumptions, EPILOGUE, EXPONENTIAL_CYCLES, FILL, LEAST, LIBRARY_K, LIBRARY_TILES, MEMORY, NODE, SHARED_CYCLES,
 };
 use crate::gpus::Gpu;
+use crate::sm90;
 use braid::device::cuda::compile::cubin::{self, Counts, Loop};
 use braid::device::cuda::compile::images::{Code, modules};
 use braid::device::cuda::driver::Launch;
@@ -200,6 +201,12 @@ pub fn operation(launches: &[Launch], library: &[[usize; 3]], bytes: f64, gpu: &
         None => (launches, library),
     };
     for launch in launches {
+        if let Some(work) = sm90::Work::of(launch) {
+            let (seconds, bound) = work.seconds(gpu, &assumed);
+            computing += seconds;
+            longest = if seconds > longest.0 { (seconds, bound) } else { longest };
+            continue;
+        }
         let Some(iterations) = iterations(launch) else { continue };
         if launch.entry.ends_with("_f32") {
             return None;

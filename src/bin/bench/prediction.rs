@@ -2,6 +2,7 @@
 
 use crate::gpus::Gpu;
 use crate::model::{self, Modelled};
+use crate::sm90;
 use crate::work::{Label, Operation, Part};
 use braid::Error;
 use braid::device::cuda::driver::Launch;
@@ -28,7 +29,7 @@ pub fn lowering(gpu: &Gpu, cublaslt: bool) -> LoweringOptions {
 pub struct Cut {
     /// The kernel that does most.
     pub kernel: String,
-    /// Blocks of all kernels that multiply.
+    /// Blocks of all kernels that multiply; of those of sm_90a, whose blocks take several, tiles.
     pub blocks: usize,
     /// Share of the tiles' elements that the result has.
     pub tile_efficiency: f64,
@@ -43,13 +44,13 @@ fn elements(kernel: &str) -> Option<usize> {
         "convolution_few_in" => return Some(16 * 128),
         "convolution_few_out_4" => return Some(16 * 4),
         "convolution_few_out_8" => return Some(16 * 8),
-        "attention_64" | "attention_80" => return Some(128),
+        "attention_64" | "attention_80" | "attention_sm90_64" => return Some(128),
         "attention_112" => return Some(64),
         _ if kernel.starts_with("decoupled_") => return Some(64),
         _ => {}
     }
     let name = ["gemm_geglu_", "gemm_", "convolution_"].into_iter().find_map(|start| kernel.strip_prefix(start))?;
-    let (m, n) = name.split_once('x')?;
+    let (m, n) = name.trim_start_matches("sm90_").split_once('x')?;
     Some(m.parse::<usize>().ok()? * n.parse::<usize>().ok()?)
 }
 
@@ -61,7 +62,10 @@ impl Cut {
     /// The division of an operation's launches; `None` where nothing is multiplied.
     fn of(operation: &Operation, launches: &[Launch], multiprocessors: usize) -> Option<Self> {
         let kernel = |l: &Launch| l.entry.rsplit_once('_').map_or(l.entry.as_str(), |(name, _)| name).to_owned();
-        let blocks = |l: &Launch| l.grid.iter().map(|n| *n as usize).product::<usize>();
+        let blocks = |l: &Launch| match sm90::Work::of(l) {
+            Some(work) => work.tiles(),
+            None => l.grid.iter().map(|n| *n as usize).product::<usize>(),
+        };
         let main: Vec<_> =
             launches.iter().filter_map(|l| Some((kernel(l), blocks(l), elements(&kernel(l))?))).collect();
         let (name, _, _) = main.iter().max_by_key(|(_, blocks, elements)| blocks * elements)?;
@@ -111,12 +115,16 @@ impl Predicted {
     /// # Errors
     /// [`Error::Graph`] where no kernel takes it.
     pub fn of(operation: &Operation, gpu: &Gpu, measured: Option<f64>) -> Result<Self, Error> {
-        let (launches, _) = LoweringReport::work_of(operation.graph.clone(), &lowering(gpu, false))?;
-        let phases = launches.iter().any(|l| l.entry.starts_with("convolution_") && l.grid[2] == 4);
+        // Within a model the result is read again, so it is stored as halves, where an output alone would be f32.
+        let mut graph = operation.graph.clone();
+        graph.outputs.extend_from_within(..);
+        let (launches, _) = LoweringReport::work_of(graph.clone(), &lowering(gpu, false))?;
+        let phases = launches.iter().any(|l| l.entry.starts_with("convolution_") && l.grid[2] == 4)
+            || launches.iter().any(sm90::phases);
         let kernel_flops = if phases { operation.cost.flops() * 4.0 / 9.0 } else { operation.cost.flops() };
         let cut = Cut::of(operation, &launches, gpu.multiprocessors);
         let bytes = operation.cost.bytes(SIZE, SIZE);
-        let (present, library) = LoweringReport::work_of(operation.graph.clone(), &lowering(gpu, true))?;
+        let (present, library) = LoweringReport::work_of(graph, &lowering(gpu, true))?;
         let library: Vec<_> = library.iter().map(|gemm| [gemm.n * gemm.batch, gemm.m, gemm.k]).collect();
         let (compute, moving) = (kernel_flops / gpu.peak, bytes / gpu.bandwidth);
         let share = cut.as_ref().map_or(1.0, |c| c.tile_efficiency * c.wave_efficiency);

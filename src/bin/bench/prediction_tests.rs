@@ -58,8 +58,8 @@ fn blocks_of_one_row() {
         let cut = operation_of((64, 1), Part::Unet, "linear", shape).cut.unwrap();
         (cut.kernel, cut.blocks)
     };
-    assert_eq!(blocks("256x1280x1280"), ("gemm_64x64".into(), 4 * 20));
-    assert_eq!(blocks("1024x640x640"), ("gemm_128x64".into(), 8 * 10));
+    assert_eq!(blocks("256x1280x1280"), ("gemm_sm90_128x128".into(), 2 * 10));
+    assert_eq!(blocks("1024x640x640"), ("gemm_sm90_128x128".into(), 8 * 5));
 }
 
 /// TAESD's convolutions have 64 channels, its latents 4: at 512x512 all of the image's tiles are full.

@@ -10,7 +10,7 @@ use std::ffi::{c_int, c_uint};
 /// A map's words.
 pub type Words = [u64; 16];
 
-/// What both calls take.
+/// The arguments of both calls.
 struct Tensor {
     kind: c_int,
     address: u64,

@@ -323,7 +323,7 @@ fn images_that_a_driver_refuses() {
     });
 }
 
-/// What a tiled map is made of: a matrix of 6 rows of 10 floats, 48 bytes apart.
+/// The arguments of a tiled map: a matrix of 6 rows of 10 floats, 48 bytes apart.
 #[derive(Clone, Copy)]
 struct Tiled {
     kind: c_int,

@@ -12,6 +12,8 @@ const WORD: usize = 16;
 mod operation {
     /// `mma.sync` of halves.
     pub(super) const HMMA: u64 = 0x23c;
+    /// `wgmma` of halves: with the left factor in shared memory, and in registers.
+    pub(super) const HGMMA: [u64; 2] = [0x9f0, 0xdf0];
     /// `ldmatrix`.
     pub(super) const LDSM: u64 = 0x83b;
     /// `cp.async`.
@@ -148,9 +150,11 @@ fn instructions(code: &[u8]) -> Vec<Instruction> {
     code.chunks_exact(WORD).map(|word| Instruction { low: half(&word[..8]), high: half(&word[8..]) }).collect()
 }
 
-/// Tensor-core products in the code, each once.
+/// Tensor-core products in the code, each once: of warps, and of groups of four.
 pub fn products(code: &[u8]) -> usize {
-    instructions(code).iter().filter(|word| word.operation() == operation::HMMA).count()
+    let multiplies =
+        |word: &&Instruction| word.operation() == operation::HMMA || operation::HGMMA.contains(&word.operation());
+    instructions(code).iter().filter(multiplies).count()
 }
 
 /// The main loop of a kernel for that target (`sm_90a`); `None` where none multiplies on tensor cores.

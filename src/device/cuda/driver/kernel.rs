@@ -3,6 +3,7 @@
 //! An entry point is called `NAME_f16`, `NAME_bf16` or `NAME_f32` and takes one parameter struct by value.
 
 use super::tensor_map::{TensorMap, TensorMapDesc};
+use crate::device::cuda::compile::targets::is_sm_90a_alone;
 use crate::error::{Error, Result};
 use crate::tensor::DType;
 use bytemuck::Pod;
@@ -50,6 +51,11 @@ impl Kernel {
     /// The name of its entry point.
     pub fn entry(&self, dtype: DType) -> String {
         format!("{}_{dtype}", self.name)
+    }
+
+    /// Whether it runs on devices of that compute capability, of those that kernels exist for at all.
+    pub fn runs_on(&self, capability: (u32, u32)) -> bool {
+        !is_sm_90a_alone(self.module) || capability == (9, 0)
     }
 
     /// A launch of this kernel for tensors of that type.

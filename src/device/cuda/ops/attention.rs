@@ -1,5 +1,6 @@
 //! Attention over one branch, in one launch; other attentions go to their own files from here.
 
+use super::attention_sm90::{self, FullAttention};
 use super::bindings::OperandRole;
 use super::kernel::{KernelFile, Pointer, blocks, kernel, param_structs, to_i32};
 use super::lowering::{Lowering, OpLowering, ResultSlot, misrouted, unsupported};
@@ -99,14 +100,21 @@ fn fused(
     out: u64,
 ) -> Result<()> {
     let (rows, queries) = strided_tensor::result(node, a, out);
+    let keys = strided_tensor::tokens(l, node, branch.keys);
+    let [q, k, v] = [a.query, branch.keys, branch.values].map(|c| strided_tensor::operand(l, node, c, a.dim));
+    let (counts, rows_of_counts) = strided_tensor::counts_table(l, node);
+    if rows_of_counts.is_empty() && !a.causal && attention_sm90::takes(queries, a.dim, l.options.capability) {
+        let full = FullAttention { q, k, v, out: rows, queries, keys, heads: a.heads, images: node.shape[0] };
+        return attention_sm90::launch(l, &full);
+    }
     let params = AttentionParams {
-        q: strided_tensor::operand(l, node, a.query, a.dim),
-        k: strided_tensor::operand(l, node, branch.keys, a.dim),
-        v: strided_tensor::operand(l, node, branch.values, a.dim),
+        q,
+        k,
+        v,
         out: rows,
-        counts: Pointer(strided_tensor::counts_table(l, node).0),
+        counts: Pointer(counts),
         queries: to_i32(queries),
-        keys: to_i32(strided_tensor::tokens(l, node, branch.keys)),
+        keys: to_i32(keys),
         dim: to_i32(a.dim),
         causal: i32::from(a.causal),
         scale: softmax_scale(a.dim),

@@ -3,6 +3,7 @@
 use super::bindings::OperandRole;
 use super::conv2d::{Conv2dConfig, FEW_IN, config_of, images};
 use super::convolution_narrow;
+use super::convolution_sm90::{self, Convolution};
 use super::epilogue::EpilogueParams;
 use super::gemm::{self, LeftOperand, channels};
 use super::kernel::{KernelFile, Pointer, blocks, kernel, param_structs, to_i32};
@@ -12,12 +13,13 @@ use super::lowering::{Lowering, OpLowering, ResultSlot, misrouted, unsupported};
 use super::pointwise::{as_f32, joined};
 use super::product;
 use super::tile::{self, Tile};
+use super::tile_sm90;
 use crate::device::cuda::driver::kernel::{
     Kernel,
     Types::{All, Halves},
 };
 use crate::error::Result;
-use crate::graph::{Conv2dParams, ImplicitGemm, Node};
+use crate::graph::{Conv2dParams, EpilogueActivation, ImplicitGemm, Node};
 
 param_structs! {
     /// Parameters of `convolution`'s kernels.
@@ -162,6 +164,26 @@ fn implicit(
     }
     let pixels = result[0] * result[1];
     let finish = low_rank::epilogue(l, node, gemm, pixels, out)?;
+    let wide = Convolution {
+        x,
+        channels: [channels0, c - channels0],
+        w: l.weight(weight),
+        images: count,
+        image,
+        result,
+        n,
+        kernel,
+        stride: conv.stride,
+        padding: conv.padding[0],
+        phases,
+        finish,
+    };
+    let bare = gemm.epilogue.activation == EpilogueActivation::None && !out.float && !l.is_f32();
+    // As for one image, so that its result does not depend on those that share its batch.
+    if bare && wide.fits() && tile_sm90::takes(pixels * phases, n, l.options.tile_device()) {
+        let tile = tile_sm90::choose(count * pixels * phases, n, l.options.tile_device());
+        return convolution_sm90::launch(l, &wide, tile);
+    }
     let params = ConvolutionParams {
         x0: Pointer(x[0]),
         x1: Pointer(x[1]),

@@ -1,11 +1,13 @@
 //! Fully connected layers: products of matrices, by our own kernels or by cuBLASLt.
 
 use super::epilogue::EpilogueParams;
+use super::gemm_sm90::{self, Product, Rows};
 use super::kernel::{KernelFile, Pointer, blocks, kernel, param_structs, to_i32, to_i64};
 use super::layout::patches;
 use super::lowering::Lowering;
 use super::pointwise::{geglu, joined, to_f32};
 use super::tile::{self, Tile, TileDevice};
+use super::tile_sm90;
 use crate::device::cuda::driver::command::Command;
 use crate::device::cuda::driver::gemm::{Gemm, GemmEpilogue, MatrixRef};
 use crate::device::cuda::driver::kernel::{
@@ -63,6 +65,8 @@ pub struct GemmShape {
 pub struct GemmDesc {
     /// The sizes; with GEGLU, `n` is the width of its result.
     pub shape: GemmShape,
+    /// The images whose rows are the result's.
+    pub images: usize,
     /// The storage type.
     pub dtype: DType,
     /// Whether the left factor comes from two tensors.
@@ -94,24 +98,56 @@ pub enum GemmConfig {
     Geglu(Tile),
     /// Twice as wide by our kernel of that tile, then GEGLU.
     ThenGeglu(Tile),
+    /// By our kernel of sm_90a of that tile.
+    Sm90(Tile),
+    /// By our kernel of sm_90a of that tile, which ends with GEGLU.
+    GegluSm90(Tile),
 }
 
-/// Chooses how a product is computed.
+/// Chooses how a product is computed: by whom, only as the rows of one image have it, so that an image does not depend on those that share
+/// its batch.
 pub fn choose(desc: &GemmDesc) -> GemmConfig {
     let GemmShape { m, n, .. } = desc.shape;
+    if let Some(config) = choose_sm90(desc) {
+        return config;
+    }
     if desc.activation == EpilogueActivation::Geglu {
         return match n.is_multiple_of(8) {
             true => GemmConfig::Geglu(geglu_tile(m, n, desc.device)),
             false => GemmConfig::ThenGeglu(tile_for(m, 2 * n, desc.dtype, desc.device)),
         };
     }
-    let plain = !desc.two_sources && !desc.per_image_bias && desc.activation == EpilogueActivation::None;
-    // The library takes C and the bias in the type of D.
-    let of_one_type = !(desc.out_f32 && (desc.residual || desc.bias));
-    if desc.cublaslt && desc.dtype != DType::F32 && plain && n.is_multiple_of(8) && of_one_type {
+    if is_for_the_library(desc) {
         return GemmConfig::CublasLt;
     }
     GemmConfig::Tiled(tile_for(m, n, desc.dtype, desc.device))
+}
+
+/// Whether cuBLASLt is there and its epilogues suffice.
+fn is_for_the_library(desc: &GemmDesc) -> bool {
+    let plain = !desc.two_sources && !desc.per_image_bias && desc.activation == EpilogueActivation::None;
+    // The library takes C and the bias in the type of D.
+    let of_one_type = !(desc.out_f32 && (desc.residual || desc.bias));
+    desc.cublaslt && desc.dtype != DType::F32 && plain && desc.shape.n.is_multiple_of(8) && of_one_type
+}
+
+/// The choice of a kernel of sm_90a; `None` where none takes the product or another way is faster.
+fn choose_sm90(desc: &GemmDesc) -> Option<GemmConfig> {
+    let GemmShape { m, n, .. } = desc.shape;
+    let (geglu, device) = (desc.activation == EpilogueActivation::Geglu, desc.device);
+    let finished = geglu || desc.activation == EpilogueActivation::None;
+    let (rows, columns) = (m / desc.images.max(1), if geglu { 2 * n } else { n });
+    if desc.dtype == DType::F32 || desc.out_f32 || !finished || !n.is_multiple_of(8) {
+        return None;
+    }
+    if !tile_sm90::takes(rows, columns, device) {
+        return None;
+    }
+    if is_for_the_library(desc) && !tile_sm90::beats_library(rows, columns, device) {
+        return None;
+    }
+    let tile = tile_sm90::choose(m, columns, device);
+    Some(if geglu { GemmConfig::GegluSm90(tile) } else { GemmConfig::Sm90(tile) })
 }
 
 /// The tile for an `[m, n]` result.
@@ -195,6 +231,7 @@ pub(super) fn finished_product(
     let shape = GemmShape { m, n, k };
     let config = choose(&GemmDesc {
         shape,
+        images,
         dtype: l.options.dtype,
         two_sources: left.x[1] != 0,
         bias: finish.bias.0 != 0,
@@ -232,6 +269,11 @@ pub(super) fn finished_product(
             };
             let grid = [blocks(m, tile.m), blocks(n, tile.n / 2), 1];
             l.launch(kernel, grid, params(left, w, shape, finish))
+        }
+        GemmConfig::Sm90(tile) | GemmConfig::GegluSm90(tile) => {
+            let x = [0, 1].map(|s| Rows { at: left.x[s], columns: left.width[s], stride: left.stride[s] });
+            let product = Product { x, w: w.0, m, n, finish };
+            gemm_sm90::launch(l, &product, tile, matches!(config, GemmConfig::GegluSm90(_)))
         }
         GemmConfig::ThenGeglu(tile) => {
             let both = l.scratch(m * 2 * n * l.size());

@@ -9,6 +9,7 @@ use super::memory_layout::{MemoryLayout, REGION};
 use super::tile::TileDevice;
 use crate::device::cuda::driver::command::Command;
 use crate::device::cuda::driver::kernel::Kernel;
+use crate::device::cuda::driver::tensor_map::TensorMapDesc;
 use crate::device::cuda::weights::addresses::WeightAddresses;
 use crate::device::cuda::weights::layout::WeightLayout;
 use crate::error::{Error, Result};
@@ -228,6 +229,22 @@ impl<'a> Lowering<'a> {
     /// [`Error::Graph`] where the kernel does not take it.
     pub(crate) fn launch<P: Pod>(&mut self, kernel: &'static Kernel, grid: [u32; 3], params: P) -> Result<()> {
         self.commands.push(Command::Launch(kernel.launch(self.options.dtype, grid, params)?));
+        Ok(())
+    }
+
+    /// The same with tensor maps in the parameters, each with its offset there.
+    ///
+    /// # Errors
+    /// [`Error::Graph`] where the kernel does not take it, or where a map breaks a rule of the driver.
+    pub(crate) fn launch_with_tensor_maps<P: Pod>(
+        &mut self,
+        kernel: &'static Kernel,
+        grid: [u32; 3],
+        params: P,
+        maps: Vec<(usize, TensorMapDesc)>,
+    ) -> Result<()> {
+        let launch = kernel.launch(self.options.dtype, grid, params)?.with_tensor_maps(maps)?;
+        self.commands.push(Command::Launch(launch));
         Ok(())
     }
 

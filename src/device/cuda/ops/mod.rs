@@ -4,13 +4,16 @@
 //! lowering of the graph's operation. `registry` names each of them once.
 
 pub mod attention;
+pub mod attention_sm90;
 pub(crate) mod bindings;
 pub mod conv2d;
 pub mod convolution;
 pub mod convolution_narrow;
+pub mod convolution_sm90;
 pub mod decoupled;
 pub mod epilogue;
 pub mod gemm;
+pub mod gemm_sm90;
 pub mod group_norm;
 pub mod kernel;
 pub mod layer_norm;
@@ -25,3 +28,4 @@ pub mod softmax_rows;
 pub mod step;
 pub mod strided_tensor;
 pub mod tile;
+pub mod tile_sm90;

@@ -3,8 +3,8 @@
 use super::kernel::KernelFile;
 use super::lowering::OpLowering;
 use super::{
-    attention, convolution, convolution_narrow, decoupled, epilogue, gemm, group_norm, layer_norm, layout, pointwise,
-    product, softmax_rows, step, strided_tensor,
+    attention, attention_sm90, convolution, convolution_narrow, convolution_sm90, decoupled, epilogue, gemm, gemm_sm90,
+    group_norm, layer_norm, layout, pointwise, product, softmax_rows, step, strided_tensor,
 };
 use crate::device::cuda::driver::kernel::Kernel;
 use crate::graph::Op;
@@ -12,10 +12,13 @@ use crate::graph::Op;
 /// Every kernel file.
 pub static KERNEL_FILES: &[&KernelFile] = &[
     &attention::FILE,
+    &attention_sm90::FILE,
     &convolution::FILE,
     &convolution_narrow::FILE,
+    &convolution_sm90::FILE,
     &decoupled::FILE,
     &gemm::FILE,
+    &gemm_sm90::FILE,
     &group_norm::FILE,
     &layer_norm::FILE,
     &layout::FILE,

@@ -92,7 +92,7 @@ impl TileDevice {
 
     /// Cycles of a scheduler's tensor core for one m16n8k16 with f32 sums, and bytes a cycle that L2 gives each multiprocessor:
     /// the assumptions of `bench roofline`. At 8.6, 8.9 and 12.0 GeForce cards take 32 cycles, the others 16; both lose least by 24.
-    fn rates(self) -> (f64, f64) {
+    pub(super) fn rates(self) -> (f64, f64) {
         match self.capability {
             (8, 0 | 7) => (8.0, 29.5),
             (9..=11, _) => (6.0, 31.3),
@@ -128,16 +128,21 @@ pub(crate) const fn shared(m: u32, n: u32) -> u32 {
 /// The tile for an [m, n] result of halves on a device: the one whose waves of blocks take the least time, by what the resident
 /// blocks ask of tensor cores, shared memory and L2 together.
 pub fn choose(m: usize, n: usize, device: TileDevice) -> Tile {
-    fastest((m, n), device, |candidate, resident| device.halves(candidate, resident))
+    fastest((m, n), device, |candidate, resident| device.halves(candidate, resident)).0
+}
+
+/// The cycles that such a result takes.
+pub(super) fn halves_cycles(m: usize, n: usize, device: TileDevice) -> f64 {
+    fastest((m, n), device, |candidate, resident| device.halves(candidate, resident)).1
 }
 
 /// The same for f32, for which there is no 128x128: its accumulators and operands would not fit the registers.
 pub fn choose_f32(m: usize, n: usize, device: TileDevice) -> Tile {
-    fastest((m, n), device, |candidate, resident| candidate.f32 * resident as f64)
+    fastest((m, n), device, |candidate, resident| candidate.f32 * resident as f64).0
 }
 
-/// The tile whose waves take least, where `cycles` tells how long some resident blocks take; the largest of equals.
-fn fastest((m, n): (usize, usize), device: TileDevice, cycles: impl Fn(&Candidate, usize) -> f64) -> Tile {
+/// The tile whose waves take least, and how long that is, where `cycles` tells how long some resident blocks take; the largest of equals.
+fn fastest((m, n): (usize, usize), device: TileDevice, cycles: impl Fn(&Candidate, usize) -> f64) -> (Tile, f64) {
     let multiprocessors = device.multiprocessors.max(1);
     let time = |candidate: &Candidate| {
         let resident = device.resident(candidate);
@@ -149,8 +154,8 @@ fn fastest((m, n): (usize, usize), device: TileDevice, cycles: impl Fn(&Candidat
         let waves = if full > 0 { full as f64 * cycles(candidate, resident) } else { 0.0 };
         waves + last
     };
-    let least = CANDIDATES.iter().min_by(|a, b| time(a).total_cmp(&time(b)));
-    least.map_or(Tile::SMALL, |candidate| candidate.tile)
+    let all = CANDIDATES.iter().map(|candidate| (candidate.tile, time(candidate)));
+    all.min_by(|a, b| a.1.total_cmp(&b.1)).unwrap_or((Tile::SMALL, 0.0))
 }
 
 #[cfg(test)]

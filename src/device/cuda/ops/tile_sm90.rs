@@ -1,0 +1,183 @@
+//! Tiles of products and convolutions by wgmma on sm_90a, and which of them take these kernels.
+//!
+//! Whether a product is made by these kernels depends on one image's rows alone, since neither `mma.sync` nor the library need round as
+//! wgmma does; the tile may depend on all rows, as it changes no bit.
+//!
+//! A block stays on its multiprocessor and takes tile after tile. Two of them are a cluster: their tiles are neighbours in a row, and each
+//! copies half of the rows of X for both.
+
+use super::tile::{FILL, Tile, TileDevice, halves_cycles};
+
+/// The tiles.
+const TILES: [Tile; 4] =
+    [Tile { m: 256, n: 160 }, Tile { m: 128, n: 256 }, Tile { m: 128, n: 160 }, Tile { m: 128, n: 128 }];
+
+/// Threads of a block: a group that copies and two that multiply.
+pub(super) const THREADS: u32 = 384;
+
+/// Blocks of a cluster.
+const CLUSTER: usize = 2;
+
+/// The library's tiles and each one's rate beside that of 256x160: the assumptions of `bench roofline`.
+const LIBRARY_TILES: [(Tile, f64); 3] =
+    [(Tile { m: 128, n: 256 }, 1.0), (Tile { m: 128, n: 128 }, 0.9), (Tile { m: 64, n: 128 }, 0.75)];
+
+/// The lead over the library by which a product that no GPU has timed is taken from it.
+const LEAD: f64 = 1.2;
+
+/// The values of K that a step takes, and those of a usual product.
+const STEP: usize = 64;
+const USUAL: usize = 1280;
+
+/// Cycles of a scheduler behind the loop for each accumulator of a lane, about.
+const FINISH: f64 = 10.0;
+
+/// Bytes of shared memory of a block: boxes of the result, stages of `m` and `n` rows of 128 bytes with two barriers each.
+pub(super) const fn shared(m: u32, n: u32) -> u32 {
+    let (results, stage) = (16 << 10, (m + n) * 128);
+    let stages = (232_448 - results - 256) / stage;
+    let stages = if stages < 6 { stages } else { 6 };
+    stages * stage + results + 16 * stages
+}
+
+/// The grid for so many rows and columns of tiles.
+pub fn grid([rows, columns]: [usize; 2], multiprocessors: usize) -> [u32; 3] {
+    let clusters = rows.saturating_mul(columns.div_ceil(CLUSTER)).min((multiprocessors / CLUSTER).max(1));
+    [(clusters * CLUSTER) as u32, 1, 1]
+}
+
+/// Cycles of a step: what tensor cores, shared memory and L2 ask. An m64nNk16 takes N / 2 of the first and reads its factors at 128 bytes
+/// a cycle, at which tiles are written, too.
+fn step_cycles(Tile { m, n }: Tile, device: TileDevice) -> f64 {
+    let tensor = (m * n / 32) as f64;
+    let shared = (m / 16 * (2048 + 32 * n) + (m + n) * 128) as f64;
+    let copied = ((m / CLUSTER + n) * 128) as f64;
+    let (_, l2) = device.rates();
+    tensor.max(shared / 128.0).max(copied / l2)
+}
+
+/// Waves of an `[m, n]` result whose tiles are made by `together` blocks in a row each.
+fn waves((m, n): (usize, usize), tile: Tile, multiprocessors: usize, together: usize) -> usize {
+    let all = m.div_ceil(tile.m) * n.div_ceil(tile.n).div_ceil(together);
+    all.div_ceil((multiprocessors / together).max(1)).max(1)
+}
+
+/// Cycles of an `[m, n]` result of sums of `k`. With 128 rows and up to 160 columns one group of warps multiplies while the other one
+/// stores; larger tiles take both.
+pub fn cycles((m, n, k): (usize, usize, usize), tile: Tile, device: TileDevice) -> f64 {
+    let waves = waves((m, n), tile, device.multiprocessors, CLUSTER) as f64;
+    let apart = tile.m == 128 && tile.n <= 160;
+    let finish = FINISH * (tile.m * tile.n / 128) as f64;
+    let steps = k.div_ceil(STEP) as f64;
+    waves * steps * step_cycles(tile, device) + if apart { finish } else { waves * finish } + FILL
+}
+
+/// The tile for an `[m, n]` result, `n` being the rows of W: the one that takes the least time.
+pub fn choose(m: usize, n: usize, device: TileDevice) -> Tile {
+    let time = |tile: &&Tile| cycles((m, n, USUAL), **tile, device);
+    TILES.iter().min_by(|a, b| time(a).total_cmp(&time(b))).copied().unwrap_or(TILES[0])
+}
+
+/// The share of the multiprocessors' time in which they make something of an `[m, n]` result: what tiles at the edges and the last wave
+/// leave of it.
+fn useful((m, n): (usize, usize), tile: Tile, multiprocessors: usize, together: usize) -> f64 {
+    let waves = waves((m, n), tile, multiprocessors, together);
+    (m * n) as f64 / (waves * multiprocessors.max(1) * tile.m * tile.n) as f64
+}
+
+/// Whether a product of images of so many rows is made here on such a device rather than by the kernels of every architecture: where two
+/// images, guidance's, take less time.
+pub fn takes(rows: usize, n: usize, device: TileDevice) -> bool {
+    let (m, tile) = (2 * rows, choose(2 * rows, n, device));
+    device.capability == (9, 0) && cycles((m, n, USUAL), tile, device) < halves_cycles(m, n, device)
+}
+
+/// Whether it is made here although the library would take it: where the waves of 256x160, whose loop is as fast, leave it far behind.
+pub fn beats_library(rows: usize, n: usize, device: TileDevice) -> bool {
+    let useful = |tile, together| useful((2 * rows, n), tile, device.multiprocessors, together);
+    LIBRARY_TILES.iter().all(|(tile, rate)| useful(TILES[0], CLUSTER) > LEAD * rate * useful(*tile, 1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const H100: TileDevice = TileDevice { multiprocessors: 132, capability: (9, 0) };
+
+    /// Useful shares in percent at 1024x1024 with guidance: 128 tiles of 128x160 fill 97 % of 132 multiprocessors.
+    #[test]
+    fn waves() {
+        let shares = |m, n| TILES.map(|tile| (100.0 * useful((m, n), tile, 132, CLUSTER)) as usize);
+        assert_eq!(shares(2048, 1280), [48, 60, 96, 60]);
+        assert_eq!(shares(8192, 640), [96, 60, 96, 80]);
+        assert_eq!(shares(2048, 3840), [72, 90, 96, 90]);
+        assert_eq!(shares(8192, 1920), [96, 90, 96, 90]);
+        assert_eq!(shares(2048, 10_240), [96, 96, 96, 96]);
+        assert_eq!(shares(8192, 5120), [96, 96, 96, 96]);
+    }
+
+    #[test]
+    fn tiles_of_sdxl() {
+        let name = |m, n| choose(m, n, H100).name();
+        assert_eq!(name(2048, 1280), "128x160");
+        assert_eq!(name(8192, 640), "256x160");
+        assert_eq!(name(32_768, 320), "256x160");
+        assert_eq!(name(2048, 3840), "128x160");
+        // GEGLU's, both halves.
+        assert_eq!([name(2048, 10_240), name(8192, 5120)], ["256x160", "256x160"]);
+        // An image of 512x512 without guidance.
+        assert_eq!(name(1024, 640), "128x128");
+        // A device that says it has no multiprocessors.
+        assert_eq!(choose(1 << 20, 1280, TileDevice { multiprocessors: 0, ..H100 }).m, 256);
+    }
+
+    #[test]
+    fn products_by_wgmma() {
+        for (rows, n) in [(1024, 1280), (4096, 640), (1024, 10_240), (4096, 5120), (1024, 640), (16_384, 512)] {
+            assert!(takes(rows, n, H100), "{rows} {n}");
+            assert!(
+                !takes(rows, n, TileDevice { capability: (10, 0), ..H100 })
+                    && !takes(rows, n, TileDevice { capability: (8, 0), ..H100 })
+            );
+        }
+        // Few rows: smaller tiles keep more multiprocessors busy.
+        for (rows, n) in [(1, 1280), (77, 640)] {
+            assert!(!takes(rows, n, H100), "{rows} {n}");
+        }
+        // The library's waves are full but for the projections and sums of 640 channels.
+        assert!(beats_library(4096, 640, H100));
+        for (rows, n) in [(1024, 1280), (1024, 3840), (4096, 1920), (77, 1280)] {
+            assert!(!beats_library(rows, n, H100), "{rows} {n}");
+        }
+    }
+
+    /// Shared memory bounds a step of the largest tile, L2 those of the others. A wave that is not full costs as much as one that is.
+    #[test]
+    fn cycles_of_waves() {
+        assert_eq!(step_cycles(Tile { m: 256, n: 160 }, H100), 1312.0);
+        assert_eq!(step_cycles(Tile { m: 128, n: 160 }, H100), (224 * 128) as f64 / 31.3);
+        let of = |m, n, k| cycles((m, 160, k), Tile { m: 128, n }, H100).round();
+        let (step, finish) = (step_cycles(Tile { m: 128, n: 160 }, H100), 160.0 * FINISH);
+        assert_eq!([of(128, 160, 128), of(66 * 128, 160, 65)], [(2.0 * step + finish + FILL).round(); 2]);
+        assert_eq!(of(67 * 128, 160, 128), (4.0 * step + finish + FILL).round());
+        // Stores that nothing hides.
+        let step = step_cycles(Tile { m: 128, n: 256 }, H100);
+        assert_eq!(of(67 * 128, 256, 64), (2.0 * (step + 256.0 * FINISH) + FILL).round());
+    }
+
+    /// Six, five, four and four stages beside the result's boxes, all within the 227 KiB that a block may ask for.
+    #[test]
+    fn shared_memory() {
+        let all = [(128, 128), (128, 160), (256, 160), (128, 256)].map(|(m, n)| shared(m, n));
+        assert_eq!(all, [213_088, 200_784, 229_440, 213_056]);
+        assert!(all.iter().all(|bytes| *bytes <= 227 << 10));
+    }
+
+    /// Whole clusters, of which there are no more than work or multiprocessors for.
+    #[test]
+    fn grids() {
+        let blocks = |rows, columns, multiprocessors| grid([rows, columns], multiprocessors)[0];
+        assert_eq!([blocks(1, 1, 132), blocks(3, 4, 132), blocks(3, 5, 132)], [2, 12, 18]);
+        assert_eq!([blocks(100, 8, 132), blocks(100, 8, 131), blocks(100, 8, 0)], [132, 130, 2]);
+    }
+}

@@ -1,0 +1,360 @@
+//! The kernels of sm_90a: products, convolutions and attention by wgmma, with operands and results by tensor maps. All tiles, any number
+//! of blocks and every schedule give the same bytes.
+
+use crate::common::*;
+use braid::device::cuda::driver::TensorMapDesc;
+use braid::device::cuda::ops::attention_sm90::FullAttention;
+use braid::device::cuda::ops::convolution_sm90::Convolution;
+use braid::device::cuda::ops::epilogue::EpilogueParams;
+use braid::device::cuda::ops::gemm_sm90::{Product, Rows};
+use braid::device::cuda::ops::kernel::Pointer;
+use braid::device::cuda::ops::strided_tensor::StridedTensor;
+use braid::device::cuda::ops::tile::Tile;
+use braid::device::cuda::ops::tile_sm90::grid;
+use braid::tensor::DType;
+use braid_ptx::Schedule;
+
+const TILES: [Tile; 4] =
+    [Tile { m: 128, n: 160 }, Tile { m: 256, n: 160 }, Tile { m: 128, n: 128 }, Tile { m: 128, n: 256 }];
+
+/// The runs of a tile: multiprocessors of the grid, and schedules. Tiles for one group of warps, and for both, run several times.
+fn runs(tile: Tile) -> &'static [(usize, Schedule)] {
+    let all = &[(4, Schedule::Greedy), (2, Schedule::Random(7)), (6, Schedule::InOrder)];
+    if tile.n == 160 { all } else { &all[..1] }
+}
+
+/// A launch's grid of so many multiprocessors, its parameters and maps, and where its `len` results go.
+fn results<P: bytemuck::Pod>(
+    gpu: &Gpu,
+    (name, dtype): (&str, DType),
+    tile: Tile,
+    launch: impl Fn(usize) -> ([u32; 3], P, Vec<(usize, TensorMapDesc)>),
+    (out, len): (Pointer, usize),
+) -> Vec<Vec<f32>> {
+    let one = |(multiprocessors, schedule): &(usize, Schedule)| {
+        let (grid, params, maps) = launch(*multiprocessors);
+        // What an earlier run stored would hide that nothing is stored.
+        gpu.put(out, dtype, &vec![f32::NAN; len]);
+        gpu.mapped(name, dtype, grid, &params, &maps, &[*schedule]);
+        gpu.download(dtype, out, len)
+    };
+    runs(tile).iter().map(one).collect()
+}
+
+struct Case {
+    m: usize,
+    n: usize,
+    k: usize,
+    /// Columns of the first of two sources; `k` for one.
+    k0: usize,
+}
+
+/// A product by every tile, each result beside f64's; whether all are the same is for the caller.
+fn product(dtype: DType, geglu: bool, &Case { m, n, k, k0 }: &Case, tiles: &[Tile]) -> Vec<Vec<f32>> {
+    let gpu = Gpu::new();
+    let all = if geglu { 2 * n } else { n };
+    let x = [rounded(dtype, &values(m * k0, 1)), rounded(dtype, &values(m * (k - k0), 2))];
+    let w = rounded(dtype, &values(all * k, 3).iter().map(|w| w * 3.0 / (k as f32).sqrt()).collect::<Vec<_>>());
+    let [bias, rows, residual] =
+        [(all, 4), (2 * n, 5), (m * n, 6)].map(|(count, seed)| rounded(dtype, &values(count, seed)));
+    let (each, out) = (m.div_ceil(2), gpu.room(m * n * 2));
+    let optional = |x: &[f32]| if geglu { Pointer(0) } else { gpu.upload(dtype, x) };
+    let finish = EpilogueParams {
+        bias: gpu.upload(dtype, &bias),
+        rows: optional(&rows),
+        residual: optional(&residual),
+        out,
+        residual_stride: n as i64,
+        out_stride: n as i64,
+        rows_of_image: each as i32,
+        ..EpilogueParams::default()
+    };
+    let source = |x: &[f32], columns: usize| Rows { at: gpu.upload(dtype, x).0, columns, stride: columns };
+    let x_rows = [source(&x[0], k0), source(&x[1], k - k0)];
+    let product = Product { x: x_rows, w: gpu.upload(dtype, &w).0, m, n, finish };
+    let dot = |row: usize, column: usize| -> f64 {
+        let x = x[0][row * k0..][..k0].iter().chain(&x[1][row * (k - k0)..][..k - k0]);
+        let pairs = x.zip(&w[column * k..][..k]);
+        pairs.map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>() + f64::from(bias[column])
+    };
+    let want = |i: usize| {
+        let (row, column) = (i / n, i % n);
+        if geglu {
+            return dot(row, column) * gelu(dot(row, n + column));
+        }
+        dot(row, column) + f64::from(rows[row / each * n + column]) + f64::from(residual[i])
+    };
+    let want: Vec<f64> = (0..m * n).map(want).collect();
+    let mut got = Vec::new();
+    for &tile in tiles {
+        let name = format!("gemm{}_sm90_{}", if geglu { "_geglu" } else { "" }, tile.name());
+        let launch = |multiprocessors| {
+            let (params, maps) = product.params(dtype, tile, geglu);
+            (grid([m.div_ceil(tile.m), all.div_ceil(tile.n)], multiprocessors), params, maps)
+        };
+        for result in results(&gpu, (name.as_str(), dtype), tile, launch, (out, m * n)) {
+            close(&format!("{name} {dtype} {m} {n} {k} {k0}"), dtype, &result, &want);
+            got.push(result);
+        }
+    }
+    got
+}
+
+#[test]
+fn products() {
+    if !compiled_for_hopper() {
+        return;
+    }
+    for geglu in [false, true] {
+        // Tails in every dimension and of both sources; less than a tile; a second source of whole steps.
+        for case in [(300, 200, 200, 136), (70, 8, 64, 64), (130, 336, 192, 128)] {
+            let case = Case { m: case.0, n: case.1, k: case.2, k0: case.3 };
+            let got = product(DType::F16, geglu, &case, &TILES);
+            assert!(got.iter().all(|result| *result == got[0]), "{} {geglu}: tile or schedule change a result", case.m);
+            if case.m == 130 {
+                product(DType::BF16, geglu, &case, &TILES[..1]);
+            }
+        }
+    }
+}
+
+/// GEGLU's result is kept in the range of f16 where the product of its halves leaves it; a row that is not finite stays alone.
+#[test]
+fn products_beyond_the_range() {
+    if !compiled_for_hopper() {
+        return;
+    }
+    let (gpu, tile, dtype) = (Gpu::new(), TILES[0], DType::F16);
+    let sign = |i: usize| if i < 64 && i / 8 % 2 == 1 { -1.0 } else { 1.0 };
+    let mut x = vec![100.0; 3 * 8];
+    x[8] = f32::NAN;
+    let w = gpu.upload(dtype, &(0..16 * 8).map(sign).collect::<Vec<f32>>()).0;
+    let out = gpu.room(3 * 16);
+    let finish = EpilogueParams { out, out_stride: 8, ..EpilogueParams::default() };
+    let first = Rows { at: gpu.upload(dtype, &x).0, columns: 8, stride: 8 };
+    let (params, maps) = Product { x: [first, Rows::default()], w, m: 3, n: 8, finish }.params(dtype, tile, true);
+    gpu.mapped("gemm_geglu_sm90_128x160", dtype, [2, 1, 1], &params, &maps, &[Schedule::InOrder]);
+    let got = gpu.download(dtype, out, 24);
+    let row = [65504.0, -65504.0].repeat(4);
+    assert_eq!([&got[..8], &got[16..]], [&row[..]; 2]);
+    assert!(got[8..16].iter().all(|x| x.is_nan()), "{got:?}");
+}
+
+/// The sizes of a convolution of `kernel` by `kernel`.
+#[derive(Clone, Copy)]
+struct Images {
+    images: usize,
+    image: [usize; 2],
+    channels: [usize; 2],
+    n: usize,
+    kernel: usize,
+    stride: usize,
+    padding: usize,
+    result: [usize; 2],
+    phases: usize,
+}
+
+impl Images {
+    /// The pixel of an image and the phase of a place of the result, doubled where there are four.
+    fn place(&self, at: usize) -> (usize, [usize; 2], [usize; 2]) {
+        let double = if self.phases == 4 { 2 } else { 1 };
+        let [height, width] = self.result.map(|side| side * double);
+        let (y, x) = (at / width % height, at % width);
+        (at / width / height, [y / double, x / double], [y % double, x % double])
+    }
+
+    fn sum(&self, x: &[Vec<f32>; 2], w: &[f32], at: usize, n: usize) -> f64 {
+        let (image, [y, x0], [down, right]) = self.place(at);
+        let (phase, all) = (2 * down + right, self.channels[0] + self.channels[1]);
+        let mut sum = 0.0;
+        for tap in 0..self.kernel * self.kernel {
+            let row = (y * self.stride + tap / self.kernel + down).wrapping_sub(self.padding);
+            let column = (x0 * self.stride + tap % self.kernel + right).wrapping_sub(self.padding);
+            if row >= self.image[0] || column >= self.image[1] {
+                continue;
+            }
+            let pixel = (image * self.image[0] + row) * self.image[1] + column;
+            let taps = &w[((phase * self.n + n) * self.kernel * self.kernel + tap) * all..][..all];
+            let [a, b] = [0, 1].map(|s| &x[s][pixel * self.channels[s]..][..self.channels[s]]);
+            sum += a.iter().chain(b).zip(taps).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
+        }
+        sum
+    }
+}
+
+/// A convolution by some tiles, each result beside f64's.
+fn convolution(dtype: DType, s: Images, tiles: &[Tile]) -> Vec<Vec<f32>> {
+    let gpu = Gpu::new();
+    let pixels = s.images * s.image[0] * s.image[1];
+    let x = [0, 1].map(|i| rounded(dtype, &values(pixels * s.channels[i], 1 + i as u32)));
+    let k = s.kernel * s.kernel * (s.channels[0] + s.channels[1]);
+    let scale = 3.0 / (k as f32).sqrt();
+    let w = rounded(dtype, &values(s.phases * s.n * k, 3).iter().map(|w| w * scale).collect::<Vec<_>>());
+    let of_image = s.phases * s.result[0] * s.result[1];
+    let len = s.images * of_image * s.n;
+    let [bias, rows, residual] =
+        [(s.n, 4), (s.images * s.n, 5), (len, 6)].map(|(count, seed)| rounded(dtype, &values(count, seed)));
+    let out = gpu.room(len * 2);
+    let finish = EpilogueParams {
+        bias: gpu.upload(dtype, &bias),
+        rows: gpu.upload(dtype, &rows),
+        residual: gpu.upload(dtype, &residual),
+        out,
+        residual_stride: s.n as i64,
+        out_stride: s.n as i64,
+        rows_of_image: (s.result[0] * s.result[1]) as i32,
+        ..EpilogueParams::default()
+    };
+    let Images { images, image, channels, n, kernel, stride, padding, result, phases } = s;
+    let (at, w_at) = ([0, 1].map(|i| gpu.upload(dtype, &x[i]).0), gpu.upload(dtype, &w).0);
+    let all =
+        Convolution { x: at, channels, w: w_at, images, image, result, n, kernel, stride, padding, phases, finish };
+    let want = |i: usize| {
+        let (place, n) = (i / s.n, i % s.n);
+        let added = [bias[n], rows[place / of_image * s.n + n], residual[i]].map(f64::from);
+        s.sum(&x, &w, place, n) + added.iter().sum::<f64>()
+    };
+    let want: Vec<f64> = (0..len).map(want).collect();
+    let mut got = Vec::new();
+    for &tile in tiles {
+        let name = format!("convolution_sm90_{}", tile.name());
+        let launch = |multiprocessors| {
+            let (params, maps) = all.params(dtype, tile);
+            let rows = (s.images * s.result[0] * s.result[1]).div_ceil(tile.m) * s.phases;
+            (grid([rows, s.n.div_ceil(tile.n)], multiprocessors), params, maps)
+        };
+        for result in results(&gpu, (name.as_str(), dtype), tile, launch, (out, len)) {
+            close(&format!("{name} {dtype} {:?} {:?}", s.image, s.channels), dtype, &result, &want);
+            got.push(result);
+        }
+    }
+    got
+}
+
+#[test]
+fn convolutions() {
+    if !compiled_for_hopper() {
+        return;
+    }
+    let plain = Images {
+        images: 2,
+        image: [5, 7],
+        channels: [72, 64],
+        n: 40,
+        kernel: 3,
+        stride: 1,
+        padding: 1,
+        result: [5, 7],
+        phases: 1,
+    };
+    let one = Images { channels: [64, 0], ..plain };
+    for s in [
+        plain,
+        // Halved, with padding on all sides, and on the far ones alone.
+        Images { images: 3, image: [8, 12], result: [4, 6], n: 168, stride: 2, ..one },
+        Images { image: [9, 20], result: [4, 10], n: 8, stride: 2, padding: 0, ..one },
+        // A doubling, then 3x3, in four phases; a tile ends within an image.
+        Images { images: 3, image: [6, 8], result: [6, 8], n: 136, kernel: 2, phases: 4, ..plain },
+        Images { kernel: 5, padding: 2, n: 24, images: 5, ..one },
+    ] {
+        let got = convolution(DType::F16, s, &TILES);
+        assert!(got.iter().all(|result| *result == got[0]), "{:?}: tile or schedule change a result", s.image);
+    }
+    convolution(DType::BF16, plain, &TILES[..1]);
+}
+
+/// Images of a batch have the bytes that each has alone.
+#[test]
+fn convolution_of_a_batch() {
+    if !compiled_for_hopper() {
+        return;
+    }
+    // 35 pixels: images begin and end within tiles.
+    let both = Images {
+        images: 2,
+        image: [5, 7],
+        channels: [64, 0],
+        n: 24,
+        kernel: 3,
+        stride: 1,
+        padding: 1,
+        result: [5, 7],
+        phases: 1,
+    };
+    let [batch, alone] = [2, 1].map(|images| convolution(DType::F16, Images { images, ..both }, &TILES[..1]).remove(0));
+    // The first image and all that is added to it are the same.
+    assert_eq!(batch.len(), 2 * alone.len());
+    assert_eq!(batch[..alone.len()], alone[..]);
+}
+
+/// softmax(q k^T / 8) v for `heads` of 64 columns side by side, by hand.
+fn softmax([q, k, v]: [&[f32]; 3], [queries, keys, heads]: [usize; 3]) -> Vec<f64> {
+    let c = heads * 64;
+    let mut out = vec![0.0; queries * c];
+    for (query, h) in (0..queries).flat_map(|query| (0..heads).map(move |h| (query, h))) {
+        let head = |x: &[f32], t: usize| -> Vec<f64> { wide(&x[t * c + h * 64..][..64]) };
+        let row = head(q, query);
+        let score = |t: usize| row.iter().zip(head(k, t)).map(|(a, b)| a * b).sum::<f64>() / 8.0;
+        let scores: Vec<f64> = (0..keys).map(score).collect();
+        let most = scores.iter().fold(f64::MIN, |a, b| a.max(*b));
+        let weights: Vec<f64> = scores.iter().map(|score| (score - most).exp()).collect();
+        let sum: f64 = weights.iter().sum();
+        for (t, weight) in weights.iter().enumerate() {
+            let to = &mut out[query * c + h * 64..][..64];
+            to.iter_mut().zip(head(v, t)).for_each(|(to, v)| *to += weight / sum * v);
+        }
+    }
+    out
+}
+
+/// Attention of images of `queries` over `keys`; large inputs make a softmax of few keys.
+fn attention(dtype: DType, [images, heads, queries, keys]: [usize; 4], gain: f32) {
+    let (gpu, c) = (Gpu::new(), heads * 64);
+    let inputs = |tokens: usize, gain: f32, seed: u32| {
+        rounded(dtype, &values(images * tokens * c, seed).iter().map(|x| x * gain).collect::<Vec<_>>())
+    };
+    let (q, k, v) = (inputs(queries, gain, 1), inputs(keys, gain, 2), inputs(keys, 1.0, 3));
+    let tensor = |data: Pointer, tokens: usize| StridedTensor {
+        data,
+        batch: (tokens * c) as i64,
+        row: c as i64,
+        head_stride: 64,
+    };
+    let out = gpu.room(images * queries * c * 2);
+    let all = FullAttention {
+        q: tensor(gpu.upload(dtype, &q), queries),
+        k: tensor(gpu.upload(dtype, &k), keys),
+        v: tensor(gpu.upload(dtype, &v), keys),
+        out: tensor(out, queries),
+        queries,
+        keys,
+        heads,
+        images,
+    };
+    let of = |x: &[f32], image: usize, tokens: usize| x[image * tokens * c..][..tokens * c].to_vec();
+    let want =
+        |image| softmax([&of(&q, image, queries), &of(&k, image, keys), &of(&v, image, keys)], [queries, keys, heads]);
+    let want: Vec<f64> = (0..images).flat_map(want).collect();
+    let (params, maps) = all.params(dtype);
+    let mut first = None;
+    for (blocks, schedule) in [(1, Schedule::InOrder), (3, Schedule::Greedy), (2, Schedule::Random(5))] {
+        gpu.put(out, dtype, &vec![f32::NAN; want.len()]);
+        gpu.mapped("attention_sm90_64", dtype, [blocks, 1, 1], &params, &maps, &[schedule]);
+        let got = gpu.download(dtype, out, want.len());
+        let bound = if dtype == DType::F16 { 8e-4 } else { 6e-3 };
+        within(&format!("{dtype} {images} {heads} {queries} {keys} {gain}"), bound, &got, &want);
+        assert!(*first.get_or_insert_with(|| got.clone()) == got, "blocks or schedule change a result");
+    }
+}
+
+#[test]
+fn attentions() {
+    if !compiled_for_hopper() {
+        return;
+    }
+    for (sizes, gain) in [([2, 2, 200, 130], 2.0), ([1, 1, 5, 3], 1.0), ([1, 1, 64, 600], 4.0), ([1, 3, 128, 128], 1.0)]
+    {
+        attention(DType::F16, sizes, gain);
+    }
+    attention(DType::BF16, [1, 1, 130, 300], 2.0);
+}
