@@ -1,7 +1,4 @@
 //! Single instructions against the semantics of the PTX manual; the lanes of the warp hold the same operands.
-#![allow(clippy::unwrap_used)]
-
-mod common;
 
 use braid_ptx::{Fault, FaultKind, GlobalMemory, Launch, Module, run};
 

@@ -1,10 +1,7 @@
 //! Instructions of sm_90 one by one: mbarriers, plain bulk copies, clusters, and what breaks their rules.
-#![allow(clippy::unwrap_used)]
 
-mod common;
-
+use super::common::upload;
 use braid_ptx::{Fault, FaultKind, GlobalMemory, Launch, Module, Schedule, run};
-use common::upload;
 
 const SCHEDULES: [Schedule; 3] = [Schedule::InOrder, Schedule::Greedy, Schedule::Random(3)];
 

@@ -1,10 +1,7 @@
 //! Whole launches: chosen blocks over sparse memory, counted barriers, concurrent launches, determinism.
-#![allow(clippy::unwrap_used)]
 
-mod common;
-
+use super::common::{module, upload};
 use braid_ptx::{FaultKind, GlobalMemory, InstructionKind, Launch, Module, Schedule, run};
-use common::{module, upload};
 
 /// Kernels of the tests. In `pipe`, the first warp writes to shared memory and the second reads, ordered by counted barriers.
 const PIPE: &str = ".version 8.0

@@ -1,10 +1,7 @@
 //! Ordinary C compiled by NVRTC: calls, tables, switches, local memory, the math library.
-#![allow(clippy::unwrap_used)]
 
-mod common;
-
+use super::common::{download, module, upload};
 use braid_ptx::{GlobalMemory, Launch, Module, run};
-use common::{download, module, upload};
 
 const N: usize = 77;
 

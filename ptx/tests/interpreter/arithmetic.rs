@@ -1,5 +1,4 @@
 //! The hardware's arithmetic beside the exact one: what differs, by how much, and that nothing else does.
-#![allow(clippy::unwrap_used)]
 
 use braid_ptx::{Arithmetic, GlobalMemory, Launch, Module, run};
 

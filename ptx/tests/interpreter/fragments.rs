@@ -1,7 +1,4 @@
 //! The maps of registers to matrix elements, against tables written out from the PTX manual.
-#![allow(clippy::unwrap_used)]
-
-mod common;
 
 use braid_ptx::{GlobalMemory, Launch, Module, run};
 use half::{bf16, f16};
@@ -21,7 +18,7 @@ fn run_warp(body: &str, input: &[[u32; 16]; 32]) -> Vec<[u32; 4]> {
     );
     let module = Module::parse(&text).unwrap();
     let memory = GlobalMemory::new();
-    let from = common::upload(&memory, input.iter().flatten().map(|w| w.to_le_bytes()));
+    let from = super::common::upload(&memory, input.iter().flatten().map(|w| w.to_le_bytes()));
     let to = memory.alloc(512);
     let params: Vec<u8> = [from, to].iter().flat_map(|p| p.to_le_bytes()).collect();
     run(&module, "k", &memory, &Launch::new([1, 1, 1], [32, 1, 1], &params)).unwrap_or_else(|f| panic!("{f}"));

@@ -1,10 +1,7 @@
 //! The lanes of warps: indices, masks, partial warps, lanes that have ended, members of an operation, warps at a barrier.
-#![allow(clippy::unwrap_used)]
 
-mod common;
-
+use super::common::{fault, grid, threads};
 use braid_ptx::{FaultKind, Schedule};
-use common::{fault, grid, threads};
 
 fn divergent(body: &str, count: u32) {
     let kind = fault(body, count);

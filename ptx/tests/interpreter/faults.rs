@@ -1,10 +1,7 @@
 //! Planted defects, compiled by NVRTC: each is reported with its source line.
-#![allow(clippy::unwrap_used)]
 
-mod common;
-
+use super::common::{line_of, module};
 use braid_ptx::{Fault, FaultKind, GlobalMemory, Hazard, Launch, MemorySpace, Module, Schedule, run};
-use common::{line_of, module};
 
 /// Runs a kernel of faults.cu on 64 threads and `blocks` blocks, over 64 floats that are 1 where `written`.
 fn launch(kernel: &str, threads: u32, blocks: u32, written: bool) -> Result<(), Fault> {

@@ -1,10 +1,7 @@
 //! Accesses of shared and global memory that nothing orders, one kind at a time, beside the same accesses in order.
-#![allow(clippy::unwrap_used)]
 
-mod common;
-
+use super::common::{grid, threads};
 use braid_ptx::{Fault, FaultKind, Hazard, Schedule};
-use common::{grid, threads};
 
 const START: &str = "mov.u32 %r1, sh; shr.u32 %r2, %t, 5; and.b32 %r3, %t, 31; mov.u32 %r4, %ctaid.x;";
 

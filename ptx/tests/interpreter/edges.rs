@@ -1,5 +1,4 @@
 //! Accesses at the edges: of an allocation, of what was written, of a block's memory; and races whose reader is not the last one.
-#![allow(clippy::unwrap_used)]
 
 use braid_ptx::{Fault, FaultKind, GlobalMemory, Hazard, Launch, Module, run};
 

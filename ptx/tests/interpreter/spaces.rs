@@ -1,10 +1,7 @@
 //! Memory: what of it may be read, bytes beside bytes, alignment, the memory of the block before.
-#![allow(clippy::unwrap_used)]
 
-mod common;
-
+use super::common::{fault, grid, threads};
 use braid_ptx::{FaultKind, GlobalMemory, Launch, MemorySpace, Module, Schedule, run};
-use common::{fault, grid, threads};
 
 fn one(body: &str) -> u32 {
     threads(body, 1).unwrap_or_else(|fault| panic!("{body}: {fault}"))[0]

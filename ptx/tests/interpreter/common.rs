@@ -1,5 +1,4 @@
 //! Helpers shared by the tests.
-#![allow(dead_code, clippy::unwrap_used)]
 
 use braid_ptx::{Fault, FaultKind, GlobalMemory, Launch, Module, Schedule, run};
 

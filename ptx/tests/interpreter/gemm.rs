@@ -1,11 +1,8 @@
 //! A matrix product compiled by NVRTC (cp.async, ldmatrix, mma.sync) against f64, and the faults reported when parts of its
 //! synchronisation are missing.
-#![allow(clippy::unwrap_used)]
 
-mod common;
-
+use super::common::{download, line_of, module, noise, product_error, upload};
 use braid_ptx::{Counts, Fault, FaultKind, GlobalMemory, Hazard, InstructionKind, Launch, Schedule, run};
-use common::{download, line_of, module, noise, product_error, upload};
 use half::f16;
 
 const M: usize = 128;

@@ -1,14 +1,11 @@
 //! Kernels of sm_90a compiled by NVRTC (TMA, mbarriers, wgmma, clusters) against f64, and the faults reported when a part of their
 //! synchronisation is cut out of the PTX or changed.
-#![allow(clippy::unwrap_used)]
 
-mod common;
-
+use super::common::{noise, product_error, upload};
 use braid_ptx::{
     Counts, Fault, FaultKind, GlobalMemory, Hazard, Im2col, InstructionKind, Launch, Module, Schedule, Swizzle,
     TensorMap, run,
 };
-use common::{noise, product_error, upload};
 use half::f16;
 
 const M: usize = 256;

@@ -1,12 +1,9 @@
 //! Programs of Triton 3.6 (tests/data/triton/make.py) against f64: what they need of the interpreter was decided elsewhere.
-#![allow(clippy::unwrap_used)]
 
-mod common;
-
+use super::common::{noise, product_error, upload};
 use std::collections::BTreeMap;
 
 use braid_ptx::{Arithmetic, Counts, GlobalMemory, InstructionKind, Launch, Module, Schedule, Swizzle, TensorMap, run};
-use common::{noise, product_error, upload};
 use half::{bf16, f16};
 
 /// A program: its module, and the numbers of kernels.json.
