@@ -128,6 +128,20 @@ impl Counts {
         self.shared_stores.add(&other.shared_stores);
         self.barriers += other.barriers;
     }
+
+    /// Adds how many times instructions ran, of which each has a kind and a line.
+    pub(crate) fn add_executed(&mut self, ran: impl Iterator<Item = (InstructionKind, u32, u64)>) {
+        let mut lines = Vec::new();
+        for (kind, line, times) in ran {
+            *self.kinds.entry(kind).or_default() += times;
+            lines.push((line, times));
+        }
+        // Those of one line together: most are in order.
+        lines.sort_unstable();
+        for same in lines.chunk_by(|a, b| a.0 == b.0) {
+            *self.lines.entry(same[0].0).or_default() += same.iter().map(|(_, times)| times).sum::<u64>();
+        }
+    }
 }
 
 /// Counts one request to global memory.
@@ -147,7 +161,10 @@ pub(crate) fn coalesce(traffic: &mut Traffic, addresses: &[u64], bytes: u64) {
     let mut sorted = [0; 32];
     let sorted = &mut sorted[..addresses.len()];
     sorted.copy_from_slice(addresses);
-    sorted.sort_unstable();
+    // Most are: rows one after the other.
+    if !sorted.is_sorted() {
+        sorted.sort_unstable();
+    }
     // Elements are aligned to their size, so they either coincide or lie apart.
     let (mut unique, mut sectors, mut sector) = (0, 0, u64::MAX);
     for (i, a) in sorted.iter().enumerate() {
@@ -171,29 +188,33 @@ pub(crate) fn conflicts(banks: &mut Banks, addresses: &[u64], bytes: u64) {
         return;
     }
     banks.requests += 1;
-    let lanes = (128 / bytes.max(4)) as usize;
+    // Accesses are aligned to their size: two are of the same words or of different ones, and lie in the same banks or in others.
+    let shift = bytes.max(4).trailing_zeros();
+    let lanes = 128usize >> shift;
     for phase in addresses.chunks(lanes) {
         banks.ideal += 1;
-        let first = phase[0] / 4;
-        let words = (bytes / 4).max(1);
-        // Adjacent words are in different banks.
-        if phase.iter().enumerate().all(|(i, a)| a / 4 == first + words * i as u64) {
+        let first = phase[0] >> shift;
+        // Neighbours are in different banks.
+        if phase.iter().zip(first..).all(|(address, next)| address >> shift == next) {
             banks.passes += 1;
             continue;
         }
-        let mut seen = [[0u64; 32]; 32];
-        let mut count = [0usize; 32];
-        for a in phase {
-            for w in 0..words {
-                let word = a / 4 + w;
-                let bank = (word % 32) as usize;
-                if !seen[bank][..count[bank]].contains(&word) {
-                    seen[bank][count[bank]] = word;
-                    count[bank] += 1;
-                }
+        // For each group of banks, the number of different units and the lane of the last one, counted from 1; for each lane, that
+        // of the one before it in its group.
+        let (mut count, mut last, mut before) = ([0u8; 32], [0u8; 32], [0u8; 32]);
+        for (lane, address) in phase.iter().enumerate() {
+            let at = address >> shift;
+            let group = at as usize & (lanes - 1);
+            let mut other = last[group];
+            while other != 0 && phase[usize::from(other) - 1] >> shift != at {
+                other = before[usize::from(other) - 1];
+            }
+            if other == 0 {
+                (before[lane], last[group]) = (last[group], lane as u8 + 1);
+                count[group] += 1;
             }
         }
-        banks.passes += count.iter().copied().max().unwrap_or(1) as u64;
+        banks.passes += u64::from(count.into_iter().max().unwrap_or(1));
     }
 }
 

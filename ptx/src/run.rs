@@ -19,7 +19,7 @@ use crate::module::Module;
 
 /// Runs a kernel to its end and returns its counts.
 ///
-/// Blocks run in parallel on rayon's threads. If several blocks fault, the fault of the first one is returned.
+/// Many blocks run in parallel on rayon's threads, a few on the caller's. If several blocks fault, the fault of the first one is returned.
 ///
 /// # Errors
 /// The kernel's fault, or [`FaultKind::Launch`] if the launch does not fit the kernel.
@@ -170,19 +170,25 @@ impl<'a> LoadedKernel<'a> {
         let total = self.clusters();
         let next = AtomicU64::new(0);
         let failed = AtomicU64::new(u64::MAX);
-        let workers = (rayon::current_num_threads() as u64).min(total).max(1);
-        let results: Vec<(Counts, Option<(u64, Fault)>)> =
-            (0..workers).into_par_iter().map(|_| self.work(total, &next, &failed)).collect();
+        // To hand blocks to other threads takes as long as to run a few.
+        let workers = (total / 4).clamp(1, rayon::current_num_threads() as u64);
+        let work = |_: u64| self.work(total, &next, &failed);
+        let results: Vec<Worked> =
+            if workers == 1 { vec![work(0)] } else { (0..workers).into_par_iter().map(work).collect() };
         let mut counts = Counts::default();
+        let mut executed = vec![0u64; self.kernel.code.len()];
         let mut first: Option<(u64, Fault)> = None;
-        for (part, fault) in results {
-            counts.add(&part);
-            if let Some(fault) = fault
+        for part in results {
+            counts.add(&part.counts);
+            executed.iter_mut().zip(part.executed).for_each(|(all, times)| *all += times);
+            if let Some(fault) = part.fault
                 && first.as_ref().is_none_or(|f| fault.0 < f.0)
             {
                 first = Some(fault);
             }
         }
+        let ran = self.kernel.code.iter().zip(executed).filter(|(_, times)| *times > 0);
+        counts.add_executed(ran.map(|(instruction, times)| (instruction.kind, instruction.line, times)));
         match first {
             Some((_, fault)) => Err(fault),
             None => Ok(counts),
@@ -190,21 +196,34 @@ impl<'a> LoadedKernel<'a> {
     }
 
     /// Runs blocks until none is left, or until a block before the next one has failed.
-    fn work(&self, total: u64, next: &AtomicU64, failed: &AtomicU64) -> (Counts, Option<(u64, Fault)>) {
+    fn work(&self, total: u64, next: &AtomicU64, failed: &AtomicU64) -> Worked {
         let mut env = self.env();
         let mut warps: Vec<Warp> = Vec::new();
-        loop {
+        let mut fault = None;
+        while fault.is_none() {
             let i = next.fetch_add(1, Relaxed);
             if i >= total || i > failed.load(Relaxed) {
-                return (env.take_counts(), None);
+                break;
             }
             env.start_blocks(&self.block_indices(i));
-            if let Err(fault) = run_blocks(&mut env, &mut warps) {
-                failed.fetch_min(i, Relaxed);
-                let fault = env.locate(fault);
-                return (env.take_counts(), Some((i, fault)));
+            match run_blocks(&mut env, &mut warps) {
+                Ok(()) => env.counts.blocks += env.blocks.len() as u64,
+                Err(raw) => {
+                    failed.fetch_min(i, Relaxed);
+                    fault = Some((i, env.locate(raw)));
+                }
             }
-            env.counts.blocks += env.blocks.len() as u64;
         }
+        Worked { counts: env.counts, executed: env.executed, fault }
     }
+}
+
+/// The outcome of a worker.
+struct Worked {
+    /// Without those by kind and by line.
+    counts: Counts,
+    /// For each instruction, the number of times a warp executed it.
+    executed: Vec<u64>,
+    /// The fault that ended it, with the number of its cluster.
+    fault: Option<(u64, Fault)>,
 }

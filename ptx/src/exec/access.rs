@@ -126,6 +126,11 @@ impl Warp {
                 .load_lane(env, space, at, bytes, lane, access.strong)
                 .map_err(|kind| self.fault(Some(lane as u32), kind))?;
             for (i, values) in elements.iter_mut().enumerate() {
+                if (access.width, access.signed) == (4, false) {
+                    // The usual case, with shifts that the compiler knows.
+                    values[lane] = u64::from((value >> (32 * i)) as u32);
+                    continue;
+                }
                 let element = (value >> (bits * i as u32)) as u64;
                 values[lane] = if access.signed {
                     ((element << (64 - bits)) as i64 >> (64 - bits)) as u64
@@ -196,7 +201,10 @@ impl Warp {
             let (space, at) = resolve(access.space, address[lane]);
             let mut value = 0u128;
             for (i, values) in elements.iter().enumerate() {
-                value |= u128::from(values[lane] & (u64::MAX >> (64 - bits))) << (bits * i as u32);
+                value |= match access.width {
+                    4 => u128::from(values[lane] as u32) << (32 * i),
+                    _ => u128::from(values[lane] & (u64::MAX >> (64 - bits))) << (bits * i as u32),
+                };
             }
             self.store_lane(env, space, at, bytes, lane, value, access.strong)
                 .map_err(|kind| self.fault(Some(lane as u32), kind))?;

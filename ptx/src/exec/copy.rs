@@ -28,13 +28,14 @@ impl Warp {
             }
             let fail = |kind| self.fault(Some(lane as u32), kind);
             let to = env.check_shared(dst[lane], size.into(), size.into()).map_err(fail)?;
+            let mut data = [0; 16];
             if from > 0 {
                 if !src[lane].is_multiple_of(size.into()) {
                     let (space, address) = (MemorySpace::Global, src[lane]);
                     return Err(fail(FaultKind::Misaligned { space, address, align: size.into() }));
                 }
                 // Bounds and initialisation are checked at issue, whenever the bytes move.
-                read(env, src[lane], from, Some(self.pc)).map_err(fail)?;
+                data = read(env, src[lane], from, Some(self.pc)).map_err(fail)?;
                 from_global[n] = src[lane];
                 n += 1;
             }
@@ -42,20 +43,12 @@ impl Warp {
             to_shared[m] = dst[lane];
             m += 1;
             let group = self.committed[lane];
-            let mut item = PendingCopy {
-                lane: lane as u8,
-                size,
-                from,
-                landed: false,
-                group,
-                pc: self.pc,
-                dst: to,
-                src: src[lane],
-            };
-            if timing == CopyTiming::AtIssue {
-                land(env, &mut item).map_err(fail)?;
+            let landed = timing == CopyTiming::AtIssue;
+            if landed {
+                env.store_shared(to, &data[..size.into()]);
             }
-            self.copies.push(item);
+            let (lane, pc, src) = (lane as u8, self.pc, src[lane]);
+            self.copies.push(PendingCopy { lane, size, from, landed, group, pc, dst: to, src });
         }
         coalesce(&mut env.counts.loads, &from_global[..n], size.into());
         conflicts(&mut env.counts.shared_stores, &to_shared[..m], size.into());

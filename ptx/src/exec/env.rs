@@ -318,17 +318,4 @@ impl<'a> Env<'a> {
             },
         })
     }
-
-    /// Takes the counts of all blocks that the worker ran.
-    pub fn take_counts(&mut self) -> Counts {
-        let mut counts = std::mem::take(&mut self.counts);
-        for (inst, times) in self.kernel.code.iter().zip(&mut self.executed) {
-            if *times > 0 {
-                *counts.kinds.entry(inst.kind).or_default() += *times;
-                *counts.lines.entry(inst.line).or_default() += *times;
-                *times = 0;
-            }
-        }
-        counts
-    }
 }

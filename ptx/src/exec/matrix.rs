@@ -48,12 +48,21 @@ impl Warp {
                 if matrix.store {
                     self.record_store(env, at, &to_bytes(values), lane).map_err(fail)?;
                     env.store_shared(at, &to_bytes(values));
+                    continue;
+                }
+                self.record_shared(env, at, 16, lane, AccessKind::WarpRead).map_err(fail)?;
+                let bytes = env.load_shared(at, 16).map_err(fail)?;
+                if matrix.trans {
+                    *values = from_bytes(bytes);
                 } else {
-                    self.record_shared(env, at, 16, lane, AccessKind::WarpRead).map_err(fail)?;
-                    *values = from_bytes(env.load_shared(at, 16).map_err(fail)?);
+                    // Two neighbours a lane, as they lie there.
+                    let words = out[m][4 * row..].iter_mut().zip(bytes.as_chunks::<4>().0);
+                    words.for_each(|(word, bytes)| *word = u32::from_le_bytes(*bytes));
                 }
             }
-            out[m] = fragment(&tile, matrix.trans);
+            if !matrix.store && matrix.trans {
+                out[m] = transposed_fragment(&tile);
+            }
         }
         let banks = if matrix.store { &mut env.counts.shared_stores } else { &mut env.counts.shared_loads };
         conflicts(banks, &address[..8 * count], 16);
@@ -76,15 +85,18 @@ impl Warp {
         }
         let (a, b) = self.factors(env, mma);
         let mut c = [[0f32; 8]; 16];
-        for (i, reg) in mma.c.iter().enumerate() {
-            let values = *self.get32(env, *reg);
-            for (lane, value) in values.iter().enumerate() {
-                let mut put = |(row, col): (usize, usize), v| c[row + lane / 4][col + lane % 4 * 2] = v;
-                if mma.half {
-                    put(C32[2 * i], f16_to_f32(value & 0xffff));
-                    put(C32[2 * i + 1], f16_to_f32(value >> 16));
-                } else {
-                    put(C32[i], f32::from_bits(*value));
+        // Two neighbours of eight rows are those of one lane after the other.
+        let blocks = c.as_flattened_mut().chunks_exact_mut(64);
+        if mma.half {
+            for (block, reg) in blocks.zip(&mma.c) {
+                block.copy_from_slice(&pairs(ElementType::F16, self.get32(env, *reg)));
+            }
+        } else {
+            for (block, regs) in blocks.zip(mma.c.chunks_exact(2)) {
+                let (even, odd) = (self.get32(env, regs[0]), self.get32(env, regs[1]));
+                for lane in 0..32 {
+                    block[2 * lane] = f32::from_bits(even[lane]);
+                    block[2 * lane + 1] = f32::from_bits(odd[lane]);
                 }
             }
         }
@@ -96,14 +108,14 @@ impl Warp {
             }
         };
         for (i, to) in mma.d.iter().enumerate() {
-            let out = std::array::from_fn(|lane| {
-                let at = |(row, col): (usize, usize)| d[row + lane / 4][col + lane % 4 * 2];
-                if mma.half {
-                    f32_to_f16(at(C32[2 * i])) | f32_to_f16(at(C32[2 * i + 1])) << 16
-                } else {
-                    canonical(at(C32[i]))
-                }
-            });
+            let block = &d.as_flattened()[64 * if mma.half { i } else { i / 2 }..][..64];
+            let mut out = [0; 32];
+            for (lane, value) in out.iter_mut().enumerate() {
+                *value = match mma.half {
+                    true => f32_to_f16(block[2 * lane]) | f32_to_f16(block[2 * lane + 1]) << 16,
+                    false => canonical(block[2 * lane + i % 2]),
+                };
+            }
             self.put32(*to, &out, u32::MAX);
         }
         Ok(true)
@@ -114,27 +126,25 @@ impl Warp {
         let mut a = [[0f32; 16]; 16];
         let mut b = [[0f32; 8]; 16];
         for (i, reg) in mma.a.iter().enumerate() {
-            let (low, high) = elements(mma.elem, self.get32(env, *reg));
+            let values = self.get32(env, *reg);
             if mma.elem == ElementType::Tf32 {
-                let (r, c) = A32[i];
-                (0..32).for_each(|lane| a[r + lane / 4][c + lane % 4] = low[lane]);
+                let ((r, c), values) = (A32[i], values.map(tf32));
+                for (to, from) in a[r..r + 8].iter_mut().zip(values.chunks_exact(4)) {
+                    to[c..c + 4].copy_from_slice(from);
+                }
             } else {
-                let (r, c) = A16[i];
-                for lane in 0..32 {
-                    let c = c + lane % 4 * 2;
-                    a[r + lane / 4][c..c + 2].copy_from_slice(&[low[lane], high[lane]]);
+                let ((r, c), values) = (A16[i], pairs(mma.elem, values));
+                for (to, from) in a[r..r + 8].iter_mut().zip(values.chunks_exact(8)) {
+                    to[c..c + 8].copy_from_slice(from);
                 }
             }
         }
         for (i, reg) in mma.b.iter().enumerate() {
-            let (low, high) = elements(mma.elem, self.get32(env, *reg));
+            let values = self.get32(env, *reg);
             if mma.elem == ElementType::Tf32 {
-                (0..32).for_each(|lane| b[B32[i] + lane % 4][lane / 4] = low[lane]);
+                transpose(&mut b[B32[i]..B32[i] + 4], &values.map(tf32));
             } else {
-                for lane in 0..32 {
-                    let k = B16[i] + lane % 4 * 2;
-                    (b[k][lane / 4], b[k + 1][lane / 4]) = (low[lane], high[lane]);
-                }
+                transpose(&mut b[B16[i]..B16[i] + 8], &pairs(mma.elem, values));
             }
         }
         (a, b)
@@ -157,12 +167,11 @@ fn tile(registers: &Lanes32, trans: bool) -> Tile {
     tile
 }
 
-/// Distributes a matrix to the registers of the lanes, the inverse of [`tile`].
-fn fragment(tile: &Tile, trans: bool) -> Lanes32 {
+/// Distributes a matrix to the registers of the lanes, transposed: the inverse of [`tile`].
+fn transposed_fragment(tile: &Tile) -> Lanes32 {
     std::array::from_fn(|lane| {
         let (g, t) = (lane / 4, lane % 4 * 2);
-        let (low, high) = if trans { (tile[t][g], tile[t + 1][g]) } else { (tile[g][t], tile[g][t + 1]) };
-        u32::from(low) | u32::from(high) << 16
+        u32::from(tile[t][g]) | u32::from(tile[t + 1][g]) << 16
     })
 }
 
@@ -174,15 +183,32 @@ fn from_bytes(bytes: &[u8]) -> [u16; 8] {
     std::array::from_fn(|i| u16::from_le_bytes([bytes[2 * i], bytes[2 * i + 1]]))
 }
 
-/// The elements of a register as f32: the lower halves and the upper ones, or the whole values.
-fn elements(elem: ElementType, values: &Lanes32) -> ([f32; 32], [f32; 32]) {
-    match elem {
-        ElementType::F16 => (values.map(|v| f16_to_f32(v & 0xffff)), values.map(|v| f16_to_f32(v >> 16))),
-        ElementType::Bf16 => (values.map(|v| bf16_to_f32(v & 0xffff)), values.map(|v| bf16_to_f32(v >> 16))),
-        // `mma` of 8-bit types is not decoded.
-        ElementType::Tf32 | ElementType::E4m3 | ElementType::E5m2 => {
-            (values.map(|v| f32::from_bits(v & 0xffff_e000)), [0.0; 32])
+/// The 16-bit elements of a register as f32, lane by lane: by rows of eight, if a lane's two are neighbours in a row.
+fn pairs(elem: ElementType, values: &Lanes32) -> [f32; 64] {
+    fn halves(values: &Lanes32, convert: impl Fn(u32) -> f32) -> [f32; 64] {
+        let mut out = [0.0; 64];
+        for lane in 0..32 {
+            out[2 * lane] = convert(values[lane] & 0xffff);
+            out[2 * lane + 1] = convert(values[lane] >> 16);
         }
+        out
+    }
+    match elem {
+        ElementType::F16 => halves(values, f16_to_f32),
+        // `mma` of 8-bit types is not decoded.
+        _ => halves(values, bf16_to_f32),
+    }
+}
+
+/// An element of tf32.
+fn tf32(value: u32) -> f32 {
+    f32::from_bits(value & 0xffff_e000)
+}
+
+/// Turns eight columns, one after the other, into rows.
+fn transpose(rows: &mut [[f32; 8]], columns: &[f32]) {
+    for (k, row) in rows.iter_mut().enumerate() {
+        *row = std::array::from_fn(|n| columns[n * (columns.len() / 8) + k]);
     }
 }
 

@@ -6,21 +6,25 @@ use crate::error::{FaultKind, MemorySpace};
 /// The shared memory of a block.
 pub(crate) struct SharedMemory {
     bytes: Vec<u8>,
-    written: Vec<bool>,
+    /// One bit per byte, set once the byte has been written.
+    written: Vec<u64>,
     shadow: SharedShadow,
+    /// The end of what was accessed since the last reset.
+    used: usize,
 }
 
 impl SharedMemory {
     /// Shared memory of `bytes` bytes, with a shadow if races are checked.
     pub fn new(bytes: usize, check_races: bool) -> Self {
         let shadow = SharedShadow::new(if check_races { bytes } else { 0 });
-        Self { bytes: vec![0; bytes], written: vec![false; bytes], shadow }
+        Self { bytes: vec![0; bytes], written: vec![0; bytes.div_ceil(64)], shadow, used: 0 }
     }
 
     /// Marks all bytes as never written, for the next block.
     pub fn reset(&mut self) {
-        self.written.fill(false);
-        self.shadow.reset();
+        self.written[..self.used.div_ceil(64)].fill(0);
+        self.shadow.reset(self.used);
+        self.used = 0;
     }
 
     pub fn len(&self) -> usize {
@@ -46,7 +50,7 @@ impl SharedMemory {
     /// [`FaultKind::Uninitialised`].
     #[inline]
     pub fn load(&self, at: usize, bytes: usize) -> Result<&[u8], FaultKind> {
-        if self.written[at..at + bytes].iter().all(|&w| w) {
+        if bits(at, bytes).all(|(word, bits)| self.written[word] & bits == bits) {
             return Ok(&self.bytes[at..at + bytes]);
         }
         Err(FaultKind::Uninitialised { space: MemorySpace::Shared, address: at as u64, bytes: bytes as u32 })
@@ -56,12 +60,14 @@ impl SharedMemory {
     #[inline]
     pub fn store(&mut self, at: usize, data: &[u8]) {
         self.bytes[at..at + data.len()].copy_from_slice(data);
-        self.written[at..at + data.len()].fill(true);
+        bits(at, data.len()).for_each(|(word, bits)| self.written[word] |= bits);
+        self.used = self.used.max(at + data.len());
     }
 
     /// Records an access in the shadow and compares it with earlier ones.
     #[inline]
     pub fn record(&mut self, at: usize, bytes: usize, by: &Accessor, kind: AccessKind) -> Result<(), ThreadConflict> {
+        self.used = self.used.max(at + bytes);
         self.shadow.record(at, bytes, by, kind)
     }
 
@@ -69,6 +75,18 @@ impl SharedMemory {
     pub fn complete(&mut self, at: usize, bytes: usize, by: &Accessor) {
         self.shadow.complete(at, bytes, by);
     }
+}
+
+/// The bits of a range of bytes: words of 64, and which of each.
+#[inline(always)]
+fn bits(mut at: usize, bytes: usize) -> impl Iterator<Item = (usize, u64)> {
+    let end = at + bytes;
+    std::iter::from_fn(move || {
+        let count = (64 - at % 64).min(end - at);
+        let bits = (at / 64, u64::MAX.checked_shr(64 - count as u32)? << (at % 64));
+        at += count;
+        Some(bits)
+    })
 }
 
 #[cfg(test)]
@@ -95,6 +113,20 @@ mod tests {
         assert_eq!((clash.hazard, clash.address, clash.pc), (Hazard::WriteAfterRead, 4, 9));
         let a = [3, 3];
         shared.record(0, 16, &by(0, 3, 20, &a), AccessKind::Write).unwrap();
+    }
+
+    #[test]
+    fn written_bytes() {
+        for (at, len) in [(0, 1), (3, 16), (60, 4), (60, 5), (63, 2), (0, 64), (1, 200), (64, 64)] {
+            let mut shared = SharedMemory::new(256, false);
+            shared.store(at, &vec![1; len]);
+            for byte in 0..256 {
+                assert_eq!(shared.load(byte, 1).is_ok(), (at..at + len).contains(&byte), "{len} bytes at {at}: {byte}");
+            }
+            assert!(shared.load(at, len).is_ok() && shared.load(at, len + 1).is_err());
+            shared.reset();
+            assert!((0..256).all(|byte| shared.load(byte, 1).is_err()));
+        }
     }
 
     #[test]

@@ -262,9 +262,10 @@ impl SharedShadow {
         Self { quads: vec![EMPTY; bytes.div_ceil(16)], words: Vec::new(), bytes: Vec::new() }
     }
 
-    /// Forgets all accesses, for the next block.
-    pub fn reset(&mut self) {
-        self.quads.fill(EMPTY);
+    /// Forgets all accesses, which were of the first `bytes` bytes, for the next block.
+    pub fn reset(&mut self, bytes: usize) {
+        let quads = self.quads.len().min(bytes.div_ceil(16));
+        self.quads[..quads].fill(EMPTY);
     }
 
     /// Records an access and compares it with earlier ones.
