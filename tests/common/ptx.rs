@@ -71,6 +71,20 @@ pub fn tensor_map(desc: &TensorMapDesc) -> braid_ptx::TensorMap {
     map
 }
 
+/// The number of launches so far with the same kernel, grid and parameters but for addresses. Which threads access what depends on
+/// little else, and looking for races takes as long as all the rest: it is done twice for each.
+fn seen_before(launch: &Launch) -> usize {
+    type Kind = (String, [u32; 3], u32, Vec<u64>);
+    static SEEN: Mutex<BTreeMap<Kind, usize>> = Mutex::new(BTreeMap::new());
+    // The interpreter's addresses begin at 7 << 44.
+    let parameters = launch.params.iter().map(|word| if word >> 44 == 7 { 0 } else { *word });
+    let kind = (launch.entry.clone(), launch.grid, launch.shared, parameters.collect());
+    let mut seen = SEEN.lock().unwrap();
+    let times = seen.entry(kind).or_default();
+    *times += 1;
+    *times - 1
+}
+
 impl PtxDriver {
     pub fn new() -> Self {
         let facts =
@@ -150,6 +164,7 @@ impl PtxDriver {
         run.dynamic_shared = launch.shared as usize;
         run.schedule = self.schedule;
         run.arithmetic = braid_ptx::Arithmetic::from_env();
+        run.check_races = seen_before(launch) < 2;
         braid_ptx::run(&module(module_name), &entry, &self.memory, &run).map_err(|f| fault(&entry, f))?;
         Ok(())
     }
@@ -186,24 +201,20 @@ impl PtxDriver {
                 }
                 None => vec![0.0; gemm.m],
             };
+            // A's columns one after the other, so that the sums of a column of D are next to each other.
+            let element = |l, row| if gemm.transpose_a { row * gemm.a.leading + l } else { l * gemm.a.leading + row };
+            let left: Vec<f32> = (0..gemm.k * gemm.m).map(|i| a[element(i / gemm.m, i % gemm.m)]).collect();
             for column in 0..gemm.n {
-                let mut values = bias.clone();
-                for (row, value) in values.iter_mut().enumerate() {
-                    let mut sum = 0.0;
-                    for l in 0..gemm.k {
-                        let x =
-                            if gemm.transpose_a { a[row * gemm.a.leading + l] } else { a[l * gemm.a.leading + row] };
-                        let y = if gemm.transpose_b {
-                            b[l * gemm.b.leading + column]
-                        } else {
-                            b[column * gemm.b.leading + l]
-                        };
-                        sum += x * y;
-                    }
-                    *value += sum;
-                    if let Some((m, c)) = &c {
-                        *value += c[column * m.leading + row];
-                    }
+                let mut sums = vec![0.0; gemm.m];
+                for (l, line) in left.chunks_exact(gemm.m).enumerate() {
+                    let (l, column) = if gemm.transpose_b { (column, l) } else { (l, column) };
+                    let y = b[column * gemm.b.leading + l];
+                    sums.iter_mut().zip(line).for_each(|(sum, x)| *sum += x * y);
+                }
+                let mut values: Vec<f32> = bias.iter().zip(sums).map(|(bias, sum)| bias + sum).collect();
+                if let Some((m, c)) = &c {
+                    let c = &c[column * m.leading..][..gemm.m];
+                    values.iter_mut().zip(c).for_each(|(value, c)| *value += c);
                 }
                 let at = (batch * gemm.d.stride + column * gemm.d.leading) * out.size();
                 self.memory.write(gemm.d.data + at as u64, &narrow(&values, out)).map_err(|f| fault("gemm", f))?;

@@ -97,16 +97,26 @@ impl Product {
         let (a, b) = (al.read(memory, self.operands[0])?, bl.read(memory, self.operands[1])?);
         let c = if self.factors[1] == 0.0 { None } else { Some(cl.read(memory, self.operands[2])?) };
         let split = self.algorithm == COLUMNS_DECIDE && dl.columns > dl.created;
+        // A's columns one after the other, so that the sums of a column of D are next to each other.
+        let element = |l, row| if self.transposed[0] { row * al.rows + l } else { l * al.rows + row };
+        let left: Vec<f32> = (0..k * dl.rows).map(|i| a[element(i / dl.rows, i % dl.rows)]).collect();
         for column in 0..dl.columns {
-            let dot = |row: usize, range: std::ops::Range<usize>| {
-                let x = |l| if self.transposed[0] { a[row * al.rows + l] } else { a[l * al.rows + row] };
-                let y = |l| if self.transposed[1] { b[l * bl.rows + column] } else { b[column * bl.rows + l] };
-                range.fold(0.0f32, |sum, l| sum + x(l) * y(l))
+            let sums = |range: std::ops::Range<usize>| {
+                let mut sums = vec![0.0f32; dl.rows];
+                for l in range {
+                    let y = if self.transposed[1] { b[l * bl.rows + column] } else { b[column * bl.rows + l] };
+                    sums.iter_mut().zip(&left[l * dl.rows..]).for_each(|(sum, x)| *sum += x * y);
+                }
+                sums
             };
-            let half = |row, range| widen(&narrow(dot(row, range), dl.kind), dl.kind);
+            let sums: Vec<f32> = if split {
+                let half = |sum: f32| widen(&narrow(sum, dl.kind), dl.kind);
+                sums(0..k / 2).into_iter().zip(sums(k / 2..k)).map(|(first, last)| half(first) + half(last)).collect()
+            } else {
+                sums(0..k)
+            };
             let mut bytes = Vec::with_capacity(dl.rows * dl.size());
-            for (row, bias) in bias.iter().enumerate() {
-                let sum = if split { half(row, 0..k / 2) + half(row, k / 2..k) } else { dot(row, 0..k) };
+            for (row, (bias, sum)) in bias.iter().zip(sums).enumerate() {
                 let mut value = bias + self.factors[0] * sum;
                 if let Some(c) = &c {
                     value += self.factors[1] * c[column * cl.rows + row];
