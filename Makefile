@@ -6,12 +6,12 @@ EXAMPLES := 01_generate 02_many_prompts 03_sweep_scale 04_cancel 05_inspect 06_e
 # NVRTC of a pinned version, which tools/get-nvrtc.sh brings, compiles the kernels for the tests, and a warning or a spill is an
 # error there. BRAID_NVRTC names another NVRTC.
 NVRTC := $(abspath $(or $(CARGO_TARGET_DIR),target)/nvrtc)
-lint doc examples tests full: export BRAID_KERNELS_STRICT = 1
+lint doc build examples tests full: export BRAID_KERNELS_STRICT = 1
 ifndef BRAID_NVRTC
-lint doc examples tests full wheel capi: export BRAID_NVRTC = $(shell ls -d $(NVRTC) 2>/dev/null)
+lint doc build examples tests full wheel capi: export BRAID_NVRTC = $(shell ls -d $(NVRTC) 2>/dev/null)
 endif
 
-.PHONY: help test test-full nvrtc format lint doc scripts examples tests full capi goldens guide bench peers start kernels check-aarch64 \
+.PHONY: help test test-full nvrtc format lint doc scripts build examples tests full capi goldens guide bench peers start kernels check-aarch64 \
 	wheel triton test-python test-serving fuzz deny sbom
 
 help:
@@ -34,7 +34,7 @@ help:
 	@echo "make sbom      a bill of materials of library, commands and C interface: target/braid.cdx.json (CycloneDX)"
 	@echo "make goldens   how the reference values are made again (needs Python 3.11 and the network)"
 
-test: nvrtc format lint doc scripts examples tests
+test: nvrtc format lint doc scripts build examples tests
 
 test-full: test full
 
@@ -56,6 +56,10 @@ scripts:
 	tools/test-gpu-check.sh
 	@if command -v python3 >/dev/null; then python3 -m unittest discover -s benches/peers; else echo "benches/peers: skipped: no python3"; fi
 
+# Tests and examples by one call: the library is compiled beside its unit tests, and the cores are busy.
+build:
+	$(CARGO) test --workspace --no-run
+
 # In its own step and before the tests, so that the last lines of `make test` are the tests' summary.
 examples:
 	$(CARGO) build --examples
@@ -65,13 +69,15 @@ fuzz:
 	BRAID_FUZZ_SECONDS=$(or $(SECONDS),1200) BRAID_FUZZ_SEED=$(or $(SEED),1) \
 		$(CARGO) test --test fuzz -- --nocapture --test-threads 1 targets::
 
-# One call of cargo builds every test. The others run the goldens and the unit tests of what it built through the code for lesser
+# The first runs every test. The others run the goldens, the operations and those unit tests that compute through the code for lesser
 # processors, too, and the kernels with sums and approximations as a GPU's are.
 define TESTS
 $(CARGO) test --workspace
-BRAID_ISA=portable $(CARGO) test --lib --test goldens
+BRAID_ISA=portable $(CARGO) test --lib -- device::cpu graph::tests::a_node_alone pipeline::tests::tensors_in_memory
+BRAID_ISA=portable $(CARGO) test --test goldens
 BRAID_ISA=portable $(CARGO) test --test ops -- ::cpu
-BRAID_ISA=avx2 $(CARGO) test --lib --test goldens
+BRAID_ISA=avx2 $(CARGO) test --lib -- device::cpu graph::tests::a_node_alone pipeline::tests::tensors_in_memory
+BRAID_ISA=avx2 $(CARGO) test --test goldens
 BRAID_ISA=avx2 $(CARGO) test --test ops -- ::cpu
 BRAID_ISA=avx512bf16 $(CARGO) test --lib -- device::cpu
 BRAID_ISA=avx512bf16 $(CARGO) test --test ops --test goldens -- bf16

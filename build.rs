@@ -18,10 +18,12 @@ mod targets;
 
 use log::flaw;
 use nvrtc::{File, Nvrtc};
+use std::collections::HashMap;
 use std::fmt::Write;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::{env, fs};
 use targets::is_sm_90a_alone;
 
@@ -138,24 +140,28 @@ struct Modules {
 fn build(nvrtc: &Nvrtc, units: &[File], headers: &[File], out: &Path) -> Result<Modules, String> {
     let version = nvrtc.version()?;
     let context = Build { nvrtc, headers, out, version };
-    // Neighbours in order of their names go to different threads; the longest are not all among the first.
+    let of = |unit| context.targets(unit).into_iter().map(move |target| (unit, target));
+    let all: Vec<(&File, &'static str)> = units.iter().flat_map(of).collect();
+    // Each thread takes the next that is left: the longest take ten times as long as most.
+    let next = AtomicUsize::new(0);
+    let work = || {
+        let mine = std::iter::from_fn(|| all.get(next.fetch_add(1, Relaxed)));
+        mine.map(|&(unit, target)| ((unit, target), context.one(unit, target))).collect::<Vec<_>>()
+    };
     let threads = std::thread::available_parallelism().map_or(1, |n| n.get()).min(4);
-    let compiled: Vec<Result<_, String>> = std::thread::scope(|scope| {
-        let share = |thread: usize| {
-            let context = &context;
-            let each = move || units.iter().skip(thread).step_by(threads).map(|unit| context.unit(unit)).collect();
-            scope.spawn(each)
-        };
-        let workers: Vec<std::thread::ScopedJoinHandle<'_, Vec<_>>> = (0..threads).map(share).collect();
-        let mut shares: Vec<_> =
-            workers.into_iter().map(|worker| worker.join().unwrap_or_default().into_iter()).collect();
-        (0..units.len()).filter_map(|at| shares[at % threads].next()).collect()
+    let mut compiled: HashMap<_, _> = std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+        workers.into_iter().flat_map(|worker| worker.join().unwrap_or_default()).collect()
     });
-    let files = compiled.into_iter().collect::<Result<Vec<_>, _>>()?;
-    if files.len() != units.len() {
-        return Err("a thread that compiles kernels ended early".into());
+    let mut code = Vec::new();
+    for unit in units {
+        let lost = || Err("a thread that compiles kernels ended early".to_owned());
+        let mut files = Vec::new();
+        for target in context.targets(unit) {
+            files.push((target, compiled.remove(&(unit, target)).unwrap_or_else(lost)?));
+        }
+        code.push((unit.0.clone(), Some(files)));
     }
-    let code = units.iter().zip(files).map(|(unit, files)| (unit.0.clone(), Some(files))).collect();
     Ok(Modules { compiler: Some(version), code })
 }
 
@@ -168,15 +174,15 @@ struct Build<'a> {
 }
 
 impl Build<'_> {
-    /// Compiles a kernel file for each of its targets.
-    fn unit(&self, unit: &File) -> Result<Compiled, String> {
+    /// The targets of a kernel file.
+    fn targets(&self, unit: &File) -> Vec<&'static str> {
         let targets: &[&'static str] = if is_sm_90a_alone(&unit.0) { &TARGETS_SM_90A } else { &TARGETS };
-        let known = targets.iter().filter(|target| self.nvrtc.knows(target));
-        known.map(|&target| Ok((target, self.one(unit, target)?))).collect()
+        targets.iter().copied().filter(|target| self.nvrtc.knows(target)).collect()
     }
 
+    /// Compiles a kernel file for a target.
     fn one(&self, unit: &File, target: &'static str) -> Result<PathBuf, String> {
-        let Self { nvrtc, headers, out, version, .. } = *self;
+        let Self { nvrtc, headers, out, version } = *self;
         let mut hasher = DefaultHasher::new();
         (unit, headers, target, FLAGS, version, include_str!("src/device/cuda/compile/nvrtc.rs")).hash(&mut hasher);
         let stem = format!("{}.{target}.", unit.0);
