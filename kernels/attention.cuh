@@ -9,14 +9,7 @@
 #include "half.cuh"
 #include "math.cuh"
 #include "softmax.cuh"
-
-// Where an operand lies: element (image, token, head, i) is data[image * batch + token * row + head * head_stride + i].
-struct StridedTensor {
-    const void* data;
-    i64 batch;
-    i64 row;
-    i64 head_stride;
-};
+#include "strided_tensor.cuh"
 
 template <class T, int D, int MT>
 struct Flash {

@@ -11,9 +11,7 @@
 // Shared     dynamic: AttentionSm90::SHARED_BYTES, of 1,024-byte alignment.
 // Requires   what the maps do: 16-byte aligned pointers, strides that are multiples of 8; 1 <= queries, keys < 2^31. All keys count.
 // Source     online softmax (Milakov and Gimelshein 2018), roles and order of products as FlashAttention-3 (Shah et al. 2024).
-#include "half.cuh"
-#include "ring_sm90.cuh"
-#include "softmax.cuh"
+#include "attention_sm90.cuh"
 
 struct AttentionSm90Params {
     TensorMap q;
@@ -26,11 +24,6 @@ struct AttentionSm90Params {
     int batch;
     float scale;  // log2(e) / sqrt(64)
 };
-
-__device__ __forceinline__ void scores_of(f16, float (&s)[64], u64 q, u64 k, int add) { wgmma_m64n128k16_f32_f16(s, q, k, add); }
-__device__ __forceinline__ void scores_of(bf16, float (&s)[64], u64 q, u64 k, int add) { wgmma_m64n128k16_f32_bf16(s, q, k, add); }
-__device__ __forceinline__ void add_values(f16, float (&o)[32], const u32 (&p)[4], u64 v) { wgmma_ra_m64n64k16_f32_f16(o, p, v); }
-__device__ __forceinline__ void add_values(bf16, float (&o)[32], const u32 (&p)[4], u64 v) { wgmma_ra_m64n64k16_f32_bf16(o, p, v); }
 
 template <class T>
 struct AttentionSm90 {
@@ -105,77 +98,42 @@ struct AttentionSm90 {
         if (thread % 32 == 0) mbarrier_arrive(bar);
     }
 
-    __device__ __forceinline__ void multiply_keys(float (&s)[1][KEYS / 8][4], int stage) {
-        u32 rows = q + (role - 1) * GROUP_BYTES, keys = k + stage * TILE_BYTES;
-        wgmma_fence();
-#pragma unroll
-        for (int i = 0; i < 4; i++)
-            scores_of(T{}, (float(&)[64])s, wgmma_descriptor(rows + i * 32), wgmma_descriptor(keys + i * 32), i > 0);
-        wgmma_commit_group();
-    }
-
-    __device__ __forceinline__ void multiply_values(float (&o)[1][8][4], const u32 (&pairs)[KEYS / 16][4], int stage) {
-        wgmma_fence();
-#pragma unroll
-        for (int i = 0; i < KEYS / 16; i++)
-            add_values(T{}, (float(&)[32])o, pairs[i], wgmma_descriptor(v + stage * TILE_BYTES + i * 16 * 128));
-        wgmma_commit_group();
-    }
-
-    // Keys that are not there.
-    __device__ __forceinline__ void mask(float (&s)[1][KEYS / 8][4], int left) {
-        if (left >= KEYS) return;
-#pragma unroll
-        for (int n = 0; n < KEYS / 8; n++)
-#pragma unroll
-            for (int i = 0; i < 4; i++)
-                if (n * 8 + thread % 4 * 2 + i % 2 >= left) s[0][n][i] = -infinity();
-    }
-
-    static __device__ __forceinline__ void pack(const float (&s)[1][KEYS / 8][4], u32 (&pairs)[KEYS / 16][4]) {
-#pragma unroll
-        for (int i = 0; i < KEYS / 16; i++)
-#pragma unroll
-            for (int j = 0; j < 4; j++)
-                pairs[i][j] = Stored<T>::pack(s[0][2 * i + j / 2][j % 2 * 2], s[0][2 * i + j / 2][j % 2 * 2 + 1]);
-    }
-
     __device__ __forceinline__ void consume() {
         RingPlace keys, values;
         int parity = 0, count = steps();
+        u32 rows = q + (role - 1) * GROUP_BYTES;
         // The first group begins.
         if (role == 2) bar_arrive<256>(3);
 #pragma unroll 1
         for (int tile = blockIdx.x; tile < tiles(); tile += gridDim.x, parity ^= 1) {
+            int query, head, image;
+            place(tile, query, head, image);
             float s[1][KEYS / 8][4], o[1][8][4], decays[1][2];
             u32 pairs[KEYS / 16][4];
             OnlineSoftmax<1> softmax;
             softmax.reset(0);
-#pragma unroll
-            for (int n = 0; n < 8; n++)
-#pragma unroll
-                for (int i = 0; i < 4; i++) o[0][n][i] = 0.0f;
+            clear(o);
             mbarrier_wait(q_full(), parity);
             mbarrier_wait(full(0, keys.stage), keys.parity);
-            multiply_keys(s, keys.stage);
+            multiply_keys<T>(s, rows, k + keys.stage * TILE_BYTES);
             wgmma_wait_group<0>();
             release(empty(0, keys.stage));
             keys.advance(STAGES);
-            mask(s, p.keys);
+            mask_keys(s, p.keys, thread);
             softmax.exponentials(s, p.scale, decays);
-            pack(s, pairs);
+            pack_scores<T>(s, pairs);
 #pragma unroll 1
             for (int step = 1; step < count; step++) {
                 mbarrier_wait(full(0, keys.stage), keys.parity);
                 bar_sync<256>(2 + role);
-                multiply_keys(s, keys.stage);
+                multiply_keys<T>(s, rows, k + keys.stage * TILE_BYTES);
                 mbarrier_wait(full(1, values.stage), values.parity);
-                multiply_values(o, pairs, values.stage);
+                multiply_values<T>(o, pairs, v + values.stage * TILE_BYTES);
                 bar_arrive<256>(5 - role);
                 wgmma_wait_group<1>();
                 release(empty(0, keys.stage));
                 keys.advance(STAGES);
-                mask(s, p.keys - step * KEYS);
+                mask_keys(s, p.keys - step * KEYS, thread);
                 // The assembler would move the exponentials behind the wait, where nothing is multiplied meanwhile. So the wait comes
                 // after a branch that depends on all of them: no sum is negative.
                 bool moved = softmax.exponentials(s, p.scale, decays);
@@ -187,44 +145,19 @@ struct AttentionSm90 {
                 }
                 release(empty(1, values.stage));
                 values.advance(STAGES);
-                pack(s, pairs);
+                pack_scores<T>(s, pairs);
             }
             release(q_empty());
             mbarrier_wait(full(1, values.stage), values.parity);
-            multiply_values(o, pairs, values.stage);
+            multiply_values<T>(o, pairs, v + values.stage * TILE_BYTES);
             wgmma_wait_group<0>();
             release(empty(1, values.stage));
             values.advance(STAGES);
-            store(o, softmax, tile);
+            float factors[1][2] = {{1.0f / softmax.row_sum(0, 0), 1.0f / softmax.row_sum(0, 1)}};
+            softmax.shrink(o, factors);
+            store_head<T>(o, p.out, out + (role - 1) * GROUP_BYTES, query + (role - 1) * 64, head, image, role, thread);
         }
         if (thread == 0) bulk_wait_group_read<0>();
-    }
-
-    __device__ __forceinline__ void store(float (&o)[1][8][4], const OnlineSoftmax<1>& softmax, int tile) {
-        u32 box = out + (role - 1) * GROUP_BYTES;
-        int lane = thread % 32, warp = thread / 32, query, head, image;
-        place(tile, query, head, image);
-        float factors[1][2] = {{1.0f / softmax.row_sum(0, 0), 1.0f / softmax.row_sum(0, 1)}};
-        softmax.shrink(o, factors);
-        // The tile before has been read.
-        if (thread == 0) bulk_wait_group_read<0>();
-        bar_sync<128>(role);
-#pragma unroll
-        for (int half = 0; half < 2; half++)
-#pragma unroll
-            for (int n = 0; n < 8; n += 4) {
-                int row = warp * 16 + half * 8 + lane % 8;
-                u32 x[4];
-#pragma unroll
-                for (int j = 0; j < 4; j++) x[j] = Stored<T>::pack(o[0][n + j][2 * half], o[0][n + j][2 * half + 1]);
-                stmatrix_x4(box + row * 128 + ((n + lane / 8) ^ row % 8) * 16, x);
-            }
-        fence_proxy_async();
-        bar_sync<128>(role);
-        if (thread == 0) {
-            store_tensor_4d(p.out, 0, query + (role - 1) * 64, head, image, box);
-            bulk_commit_group();
-        }
     }
 
     __device__ __forceinline__ void run() {

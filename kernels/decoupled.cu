@@ -15,40 +15,7 @@
 // Requires   dim % 8 == 0 and dim <= D; 16-byte aligned pointers; strides that are multiples of 8; 1 <= branches <= 17.
 // Source     IP-Adapter's decoupled cross-attention (Ye et al. 2023); attention.cuh for the softmax.
 #include "attention.cuh"
-
-constexpr int MAX_BRANCHES = 17;
-
-struct KvBranch {
-    StridedTensor k;
-    StridedTensor v;
-    const float* mask;
-    i64 mask_batch;
-    int capacity;
-    int reserved;
-};
-
-struct DecoupledParams {
-    StridedTensor q;
-    StridedTensor out;
-    const int* counts;
-    const float* scales;
-    int queries;
-    int dim;
-    int branches;
-    int batch;
-    float scale;  // log2(e) / sqrt(dim)
-    int reserved;
-    KvBranch branch[MAX_BRANCHES];
-};
-
-// The first branch from `s` on that is not skipped, or the number of branches.
-__device__ __forceinline__ int active(const DecoupledParams& p, int s, int image) {
-    for (; s < p.branches; s++) {
-        bool weighs = s == 0 || p.scales[(i64)(s - 1) * p.batch + image] != 0.0f;
-        if (weighs && p.counts[(i64)s * p.batch + image] > 0) break;
-    }
-    return s;
-}
+#include "branches.cuh"
 
 template <class T, int D>
 __device__ __forceinline__ void decoupled(const DecoupledParams& p) {
@@ -56,7 +23,6 @@ __device__ __forceinline__ void decoupled(const DecoupledParams& p) {
     extern __shared__ Vec8 memory[];
     F flash((T*)memory);
     int first = blockIdx.x * F::QUERIES, head = blockIdx.y, image = blockIdx.z;
-    auto count_of = [&](int s) { return min(p.counts[(i64)s * p.batch + image], p.branch[s].capacity); };
     auto copy = [&](int stage, int s, int from, int count) {
         const KvBranch& branch = p.branch[s];
         const T *k = F::place(branch.k, image, head), *v = F::place(branch.v, image, head);
@@ -72,7 +38,7 @@ __device__ __forceinline__ void decoupled(const DecoupledParams& p) {
     flash.copy_queries(F::place(p.q, image, head), p.q.row, first, p.queries, p.dim);
     cp_async_commit_group();
     int s = active(p, 0, image), from = 0, stage = 0;
-    int count = s < p.branches ? count_of(s) : 0;
+    int count = s < p.branches ? count_of(p, s, image) : 0;
     if (s < p.branches) copy(0, s, 0, count);
     cp_async_wait_group<0>();
     __syncthreads();
@@ -83,14 +49,14 @@ __device__ __forceinline__ void decoupled(const DecoupledParams& p) {
         bool last = from + F::KEYS >= count;
         int next = last ? active(p, s + 1, image) : s;
         int next_from = last ? 0 : from + F::KEYS, next_count = count;
-        if (last && next < p.branches) next_count = count_of(next);
+        if (last && next < p.branches) next_count = count_of(p, next, image);
         cp_async_wait_group<0>();
         // The tile has arrived for all, and all are done with the one before, whose place the next copy takes.
         __syncthreads();
         if (next < p.branches) copy(stage ^ 1, next, next_from, next_count);
         flash.tile(stage, min(count - from, F::KEYS), p.scale, F::KEYS);
         if (last) {
-            float weight = s == 0 ? 1.0f : p.scales[(i64)(s - 1) * p.batch + image];
+            float weight = weight_of(p, s, image);
             const float* mask = p.branch[s].mask;
 #pragma unroll
             for (int r = 0; r < 2; r++) {

@@ -138,6 +138,10 @@ __device__ __forceinline__ void setmaxnreg_inc() {
     asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(REGISTERS));
 }
 
+__device__ __forceinline__ void store_shared_16(u32 address, uint4 x) {
+    asm volatile("st.shared.v4.u32 [%0], {%1, %2, %3, %4};" ::"r"(address), "r"(x.x), "r"(x.y), "r"(x.z), "r"(x.w) : "memory");
+}
+
 __device__ __forceinline__ uint4 load_shared_16(u32 address) {
     uint4 x;
     asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];" : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w) : "r"(address) : "memory");
@@ -167,9 +171,11 @@ __device__ __forceinline__ u64 wgmma_descriptor(u32 address) {
 }
 
 // Operands of a product of N columns: names and registers.
+#define WGMMA_NAMES_8 "%0, %1, %2, %3, %4, %5, %6, %7"
 #define WGMMA_NAMES_32 \
     "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, " \
     "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
+#define WGMMA_NAMES_40 WGMMA_NAMES_32 ", %32, %33, %34, %35, %36, %37, %38, %39"
 #define WGMMA_NAMES_64 \
     "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15" ", " \
     "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31" ", " \
@@ -183,7 +189,9 @@ __device__ __forceinline__ u64 wgmma_descriptor(u32 address) {
     "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
 #define WGMMA_4(i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
 #define WGMMA_16(i) WGMMA_4(i), WGMMA_4(i + 4), WGMMA_4(i + 8), WGMMA_4(i + 12)
+#define WGMMA_REGISTERS_8 WGMMA_4(0), WGMMA_4(4)
 #define WGMMA_REGISTERS_32 WGMMA_16(0), WGMMA_16(16)
+#define WGMMA_REGISTERS_40 WGMMA_REGISTERS_32, WGMMA_4(32), WGMMA_4(36)
 #define WGMMA_REGISTERS_64 WGMMA_REGISTERS_32, WGMMA_16(32), WGMMA_16(48)
 #define WGMMA_REGISTERS_80 WGMMA_REGISTERS_64, WGMMA_16(64)
 #define WGMMA_REGISTERS_128 WGMMA_REGISTERS_80, WGMMA_16(80), WGMMA_16(96), WGMMA_16(112)
@@ -197,6 +205,10 @@ __device__ __forceinline__ u64 wgmma_descriptor(u32 address) {
                      : "l"(a), "l"(b), "r"(add));                                                            \
     }
 
+WGMMA(16, 8, f16, 8, 9, 10)
+WGMMA(16, 8, bf16, 8, 9, 10)
+WGMMA(80, 40, f16, 40, 41, 42)
+WGMMA(80, 40, bf16, 40, 41, 42)
 WGMMA(128, 64, f16, 64, 65, 66)
 WGMMA(128, 64, bf16, 64, 65, 66)
 WGMMA(160, 80, f16, 80, 81, 82)
