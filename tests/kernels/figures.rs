@@ -149,7 +149,7 @@ fn main_loops() {
 /// Stages of cp.async, or of tensor copies.
 fn stages(kernel: &Kernel) -> u32 {
     match kernel.module {
-        "attention" | "decoupled" => 2,
+        "attention" | "decoupled" | "decoupled_sm90" => 2,
         "gemm" | "convolution" | "attention_sm90" => 4,
         "gemm_sm90" | "convolution_sm90" => {
             let (m, n) = kernel.name.rsplit_once('_').and_then(|(_, tile)| tile.split_once('x')).unwrap();

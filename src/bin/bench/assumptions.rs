@@ -63,6 +63,10 @@ pub const SHARED_CYCLES: f64 = 16.0;
 /// "Arithmetic Instructions"; not confirmed).
 pub const EXPONENTIAL_CYCLES: f64 = 8.0;
 
+/// The share of the shorter of products and exponentials that lies under the other where an attention's groups of warps take turns:
+/// of FlashAttention-3's published 497 TFLOP/s at head size 64 (model and its test in `sm90.rs`), where their sum gives 386.
+pub const HIDDEN: f64 = 0.45;
+
 /// Instructions of a warp outside the main loop of a product or a convolution for each accumulator of a thread, by the interpreter's
 /// counts (docs/kernels.md) less the turns of the loop: their code has every activation and width, of which a launch takes one. GEGLU
 /// and attention go straight through theirs, so their instructions are counted in the cubin.

@@ -44,7 +44,7 @@ fn elements(kernel: &str) -> Option<usize> {
         "convolution_few_in" => return Some(16 * 128),
         "convolution_few_out_4" => return Some(16 * 4),
         "convolution_few_out_8" => return Some(16 * 8),
-        "attention_64" | "attention_80" | "attention_sm90_64" => return Some(128),
+        "attention_64" | "attention_80" | "attention_sm90_64" | "decoupled_sm90_64" => return Some(128),
         "attention_112" => return Some(64),
         _ if kernel.starts_with("decoupled_") => return Some(64),
         _ => {}

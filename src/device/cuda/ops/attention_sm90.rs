@@ -29,9 +29,9 @@ param_structs! {
 /// Values of a head.
 pub const DIM: usize = 64;
 /// Queries of a block, and keys of a step.
-const QUERIES: u32 = 128;
+pub(super) const QUERIES: u32 = 128;
 /// Queries of a group of warps.
-const STORED: u32 = 64;
+pub(super) const STORED: u32 = 64;
 
 /// Q, the result, and four stages of K and of V, each 128 rows of 128 bytes; two barriers for Q and for each stage.
 const SHARED: u32 = 10 * 128 * 128 + 8 * 18;
@@ -67,16 +67,7 @@ impl FullAttention {
     /// The parameters, and what the maps in them describe.
     pub fn params(&self, dtype: DType) -> (AttentionSm90Params, Vec<(usize, TensorMapDesc)>) {
         let Self { queries, keys, heads, images, .. } = *self;
-        let map = |tensor: StridedTensor, tokens: usize, rows: u32| {
-            let stride = |elements: i64| usize::try_from(elements).unwrap_or(0);
-            let dims = [
-                (DIM, 1, DIM as u32),
-                (tokens, stride(tensor.row), rows),
-                (heads, stride(tensor.head_stride), 1),
-                (images, stride(tensor.batch), 1),
-            ];
-            TensorMapDesc::tiled(tensor.data.0, dtype, &dims, Swizzle::Bytes128)
-        };
+        let map = |tensor, tokens, rows| tokens_map(tensor, dtype, [tokens, heads, images], rows);
         let maps = vec![
             (offset_of!(AttentionSm90Params, q), map(self.q, queries, QUERIES)),
             (offset_of!(AttentionSm90Params, k), map(self.k, keys, QUERIES)),
@@ -87,6 +78,23 @@ impl FullAttention {
         let scale = softmax_scale(DIM);
         (AttentionSm90Params { queries, keys, heads, batch, scale, ..AttentionSm90Params::default() }, maps)
     }
+}
+
+/// The map of an operand of `[tokens, heads, images]` rows of a head, by boxes of so many tokens.
+pub(super) fn tokens_map(
+    tensor: StridedTensor,
+    dtype: DType,
+    [tokens, heads, images]: [usize; 3],
+    rows: u32,
+) -> TensorMapDesc {
+    let stride = |elements: i64| usize::try_from(elements).unwrap_or(0);
+    let dims = [
+        (DIM, 1, DIM as u32),
+        (tokens, stride(tensor.row), rows),
+        (heads, stride(tensor.head_stride), 1),
+        (images, stride(tensor.batch), 1),
+    ];
+    TensorMapDesc::tiled(tensor.data.0, dtype, &dims, Swizzle::Bytes128)
 }
 
 /// Whether the kernel takes an attention of so many queries by heads of that width on such a device: by one image's alone, whose result

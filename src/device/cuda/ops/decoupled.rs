@@ -1,5 +1,6 @@
 //! Decoupled cross-attention: text and image branches, each with a softmax of its own, in one launch.
 
+use super::decoupled_sm90;
 use super::kernel::{KernelFile, Pointer, blocks, kernel, param_structs, to_i32};
 use super::lowering::{Lowering, unsupported};
 use super::pointwise::as_f32;
@@ -103,6 +104,10 @@ pub(super) fn lower(l: &mut Lowering<'_>, node: &Node, a: &Attention, out: u64) 
             capacity: to_i32(strided_tensor::tokens(l, node, branch.keys)),
             ..KvBranch::default()
         };
+    }
+    let capacities = params.branch[..rows.len()].iter().map(|branch| usize::try_from(branch.capacity).unwrap_or(0));
+    if decoupled_sm90::takes(queries, a.dim, capacities, l.options.capability) {
+        return decoupled_sm90::launch(l, params, a.heads);
     }
     let grid = [blocks(queries, QUERIES), blocks(a.heads, 1), blocks(node.shape[0], 1)];
     l.launch(kernel, grid, params)

@@ -11,6 +11,7 @@ pub mod convolution;
 pub mod convolution_narrow;
 pub mod convolution_sm90;
 pub mod decoupled;
+pub mod decoupled_sm90;
 pub mod epilogue;
 pub mod gemm;
 pub mod gemm_sm90;

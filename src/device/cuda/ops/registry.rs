@@ -3,8 +3,8 @@
 use super::kernel::KernelFile;
 use super::lowering::OpLowering;
 use super::{
-    attention, attention_sm90, convolution, convolution_narrow, convolution_sm90, decoupled, epilogue, gemm, gemm_sm90,
-    group_norm, layer_norm, layout, pointwise, product, softmax_rows, step, strided_tensor,
+    attention, attention_sm90, convolution, convolution_narrow, convolution_sm90, decoupled, decoupled_sm90, epilogue,
+    gemm, gemm_sm90, group_norm, layer_norm, layout, pointwise, product, softmax_rows, step, strided_tensor,
 };
 use crate::device::cuda::driver::kernel::Kernel;
 use crate::graph::Op;
@@ -17,6 +17,7 @@ pub static KERNEL_FILES: &[&KernelFile] = &[
     &convolution_narrow::FILE,
     &convolution_sm90::FILE,
     &decoupled::FILE,
+    &decoupled_sm90::FILE,
     &gemm::FILE,
     &gemm_sm90::FILE,
     &group_norm::FILE,
