@@ -92,12 +92,6 @@ pub const BEGIN: f64 = 14.0;
 /// The share of a memory's bandwidth on the data sheet that kernels reach. Assumed.
 pub const MEMORY: f64 = 0.9;
 
-/// The tiles that the library is taken to choose from, and each one's rate beside the first's. Assumed.
-pub const LIBRARY_TILES: [(usize, usize, f64); 3] = [(128, 256, 1.0), (128, 128, 0.9), (64, 128, 0.75)];
-
-/// The length of sums that the library's way in and out costs. Assumed.
-pub const LIBRARY_K: f64 = 256.0;
-
 /// The assumptions about the GPU of that name.
 pub fn of(gpu: &str) -> Option<Assumptions> {
     ASSUMED.into_iter().find(|assumed| assumed.gpu == gpu)

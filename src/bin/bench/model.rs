@@ -5,9 +5,7 @@
 //! depend on each other, and nothing arranges for one warp to multiply while another takes exponentials, so both add up.
 //! Beside the iterations stand the instructions before and behind the loop and the time in which a wave fills.
 
-use crate::assumptions::{
-    self, Assumptions, EPILOGUE, EXPONENTIAL_CYCLES, FILL, LEAST, LIBRARY_K, LIBRARY_TILES, MEMORY, NODE, SHARED_CYCLES,
-};
+use crate::assumptions::{self, Assumptions, EPILOGUE, EXPONENTIAL_CYCLES, FILL, LEAST, MEMORY, NODE, SHARED_CYCLES};
 use crate::gpus::Gpu;
 use crate::sm90;
 use braid::device::cuda::compile::cubin::{self, Counts, Loop};
@@ -17,6 +15,7 @@ use braid::device::cuda::ops::attention::AttentionParams;
 use braid::device::cuda::ops::convolution::ConvolutionParams;
 use braid::device::cuda::ops::decoupled::DecoupledParams;
 use braid::device::cuda::ops::gemm::GemmParams;
+use braid::device::cuda::ops::tile_sm90;
 use bytemuck::{AnyBitPattern, pod_read_unaligned};
 use serde::Serialize;
 use std::collections::HashMap;
@@ -168,15 +167,6 @@ fn iterations(launch: &Launch) -> Option<usize> {
     }
 }
 
-/// The product [m, n, k] of a launch that is the library's within a model: alone, an operation's result is an output in f32, which
-/// the library does not add a bias or a residual to.
-fn library_within(launch: &Launch) -> Option<[usize; 3]> {
-    let p: GemmParams = (launch.kernel.module == "gemm").then(|| read(launch))??;
-    let f = p.finish;
-    let plain = f.out_f32 == 1 && f.rows.0 == 0 && f.activation == 0 && p.x1.0 == 0 && p.n % 8 == 0;
-    plain.then(|| [count(p.m), count(p.n), count(p.k)])
-}
-
 /// An operation as modelled.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Modelled {
@@ -194,12 +184,6 @@ pub fn operation(launches: &[Launch], library: &[[usize; 3]], bytes: f64, gpu: &
     let assumed = assumptions::of(gpu.name)?;
     let mut computing = 0.0;
     let mut longest = (0.0, "memory");
-    // The scores of wide heads are f32 by design, and several launches.
-    let alone = if let [launch] = launches { library_within(launch) } else { None };
-    let (launches, library) = match &alone {
-        Some(shape) => (&[][..], std::slice::from_ref(shape)),
-        None => (launches, library),
-    };
     for launch in launches {
         if let Some(work) = sm90::Work::of(launch) {
             let (seconds, bound) = work.seconds(gpu, &assumed);
@@ -237,16 +221,9 @@ pub fn operation(launches: &[Launch], library: &[[usize; 3]], bytes: f64, gpu: &
 
 /// The library's product: whole waves of the tile that takes least, at a rate of which 4096x4096x4096 gives what is assumed.
 fn library_seconds([m, n, k]: [usize; 3], gpu: &Gpu, assumed: &Assumptions) -> f64 {
-    // The work of the fullest multiprocessor, in multiplications of the first tile's rate.
-    let slowest = |m: usize, n: usize, k: usize| {
-        let tiles = LIBRARY_TILES.into_iter().map(|(tile_m, tile_n, rate)| {
-            let waves = (m.div_ceil(tile_m) * n.div_ceil(tile_n)).div_ceil(gpu.multiprocessors);
-            waves as f64 * (tile_m * tile_n) as f64 * (k as f64 + LIBRARY_K) / rate
-        });
-        tiles.fold(f64::INFINITY, f64::min)
-    };
+    let work = |size| tile_sm90::library_work(size, gpu.multiprocessors);
     let known = 2.0 * 4096.0_f64.powi(3) / assumed.library;
-    known * slowest(m, n, k) / slowest(4096, 4096, 4096)
+    known * work((m, n, k)) / work((4096, 4096, 4096))
 }
 
 #[cfg(test)]

@@ -143,7 +143,7 @@ fn choose_sm90(desc: &GemmDesc) -> Option<GemmConfig> {
     if !tile_sm90::takes(rows, columns, device) {
         return None;
     }
-    if is_for_the_library(desc) && !tile_sm90::beats_library(rows, columns, device) {
+    if is_for_the_library(desc) && !tile_sm90::beats_library(rows, columns, desc.shape.k, device) {
         return None;
     }
     let tile = tile_sm90::choose(m, columns, device);

@@ -18,12 +18,18 @@ pub(super) const THREADS: u32 = 384;
 /// Blocks of a cluster.
 const CLUSTER: usize = 2;
 
-/// The library's tiles and each one's rate beside that of 256x160: the assumptions of `bench roofline`.
-const LIBRARY_TILES: [(Tile, f64); 3] =
+/// The tiles that the library is taken to choose from, and each one's rate beside the first's. Assumed.
+pub const LIBRARY_TILES: [(Tile, f64); 3] =
     [(Tile { m: 128, n: 256 }, 1.0), (Tile { m: 128, n: 128 }, 0.9), (Tile { m: 64, n: 128 }, 0.75)];
 
+/// The length of sums that the library's way in and out costs. Assumed.
+pub const LIBRARY_K: f64 = 256.0;
+
+/// Cycles of the library's product of 4096x4096x4096 on 132 multiprocessors: 716 TFLOP/s at 1.45 GHz, as `bench roofline` assumes.
+const LIBRARY_4096: f64 = 2.0 * (4096 * 4096) as f64 * 4096.0 * 1.45e9 / 716e12;
+
 /// The lead over the library by which a product that no GPU has timed is taken from it.
-const LEAD: f64 = 1.2;
+const LEAD: f64 = 1.1;
 
 /// The values of K that a step takes, and those of a usual product.
 const STEP: usize = 64;
@@ -78,13 +84,6 @@ pub fn choose(m: usize, n: usize, device: TileDevice) -> Tile {
     TILES.iter().min_by(|a, b| time(a).total_cmp(&time(b))).copied().unwrap_or(TILES[0])
 }
 
-/// The share of the multiprocessors' time in which they make something of an `[m, n]` result: what tiles at the edges and the last wave
-/// leave of it.
-fn useful((m, n): (usize, usize), tile: Tile, multiprocessors: usize, together: usize) -> f64 {
-    let waves = waves((m, n), tile, multiprocessors, together);
-    (m * n) as f64 / (waves * multiprocessors.max(1) * tile.m * tile.n) as f64
-}
-
 /// Whether a product of images of so many rows is made here on such a device rather than by the kernels of every architecture: where two
 /// images, guidance's, take less time.
 pub fn takes(rows: usize, n: usize, device: TileDevice) -> bool {
@@ -92,10 +91,20 @@ pub fn takes(rows: usize, n: usize, device: TileDevice) -> bool {
     device.capability == (9, 0) && cycles((m, n, USUAL), tile, device) < halves_cycles(m, n, device)
 }
 
-/// Whether it is made here although the library would take it: where the waves of 256x160, whose loop is as fast, leave it far behind.
-pub fn beats_library(rows: usize, n: usize, device: TileDevice) -> bool {
-    let useful = |tile, together| useful((2 * rows, n), tile, device.multiprocessors, together);
-    LIBRARY_TILES.iter().all(|(tile, rate)| useful(TILES[0], CLUSTER) > LEAD * rate * useful(*tile, 1))
+/// Multiplications of the fullest multiprocessor in a product of the library's, at the rate of its first tile: whole waves of the tile that
+/// takes least.
+pub fn library_work((m, n, k): (usize, usize, usize), multiprocessors: usize) -> f64 {
+    let work = |(tile, rate): (Tile, f64)| {
+        waves((m, n), tile, multiprocessors, 1) as f64 * (tile.m * tile.n) as f64 * (k as f64 + LIBRARY_K) / rate
+    };
+    LIBRARY_TILES.into_iter().map(work).fold(f64::INFINITY, f64::min)
+}
+
+/// Whether it is made here although the library would take it: where that takes clearly longer, sums of `k` counted.
+pub fn beats_library(rows: usize, n: usize, k: usize, device: TileDevice) -> bool {
+    let (m, tile) = (2 * rows, choose(2 * rows, n, device));
+    let work = library_work((m, n, k), device.multiprocessors) / library_work((4096, 4096, 4096), 132);
+    cycles((m, n, k), tile, device) * LEAD < work * LIBRARY_4096
 }
 
 #[cfg(test)]
@@ -104,16 +113,14 @@ mod tests {
 
     const H100: TileDevice = TileDevice { multiprocessors: 132, capability: (9, 0) };
 
-    /// Useful shares in percent at 1024x1024 with guidance: 128 tiles of 128x160 fill 97 % of 132 multiprocessors.
+    /// At 1024x1024 with guidance 128 tiles of 128x160 take a wave of 132 multiprocessors; so do 128 of 256x160.
     #[test]
-    fn waves() {
-        let shares = |m, n| TILES.map(|tile| (100.0 * useful((m, n), tile, 132, CLUSTER)) as usize);
-        assert_eq!(shares(2048, 1280), [48, 60, 96, 60]);
-        assert_eq!(shares(8192, 640), [96, 60, 96, 80]);
-        assert_eq!(shares(2048, 3840), [72, 90, 96, 90]);
-        assert_eq!(shares(8192, 1920), [96, 90, 96, 90]);
-        assert_eq!(shares(2048, 10_240), [96, 96, 96, 96]);
-        assert_eq!(shares(8192, 5120), [96, 96, 96, 96]);
+    fn full_waves() {
+        let counts = |m, n| TILES.map(|tile| waves((m, n), tile, 132, CLUSTER));
+        assert_eq!(counts(2048, 1280), [1, 1, 1, 2]);
+        assert_eq!(counts(8192, 640), [1, 2, 2, 3]);
+        assert_eq!(counts(2048, 10_240), [4, 5, 8, 10]);
+        assert_eq!([waves((0, 8), TILES[0], 132, 1), waves((1, 1), TILES[0], 0, 2)], [1, 1]);
     }
 
     #[test]
@@ -144,10 +151,12 @@ mod tests {
         for (rows, n) in [(1, 1280), (77, 640)] {
             assert!(!takes(rows, n, H100), "{rows} {n}");
         }
-        // The library's waves are full but for the projections and sums of 640 channels.
-        assert!(beats_library(4096, 640, H100));
-        for (rows, n) in [(1024, 1280), (1024, 3840), (4096, 1920), (77, 1280)] {
-            assert!(!beats_library(rows, n, H100), "{rows} {n}");
+        // The library's waves are full but for 1280 columns of 32x32 pixels and the projections and sums of 640 channels.
+        for (rows, n, k) in [(1024, 1280, 1280), (1024, 1280, 5120), (4096, 640, 640), (4096, 640, 2560)] {
+            assert!(beats_library(rows, n, k, H100), "{rows} {n} {k}");
+        }
+        for (rows, n, k) in [(1024, 3840, 1280), (2048, 4096, 4096), (77, 1280, 2048)] {
+            assert!(!beats_library(rows, n, k, H100), "{rows} {n} {k}");
         }
     }
 
