@@ -8,7 +8,7 @@ use braid::device::cuda::driver::{
 use braid::tensor::DType;
 use braid::{Error, Result};
 use braid_ptx::{GlobalMemory, Schedule};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -133,6 +133,12 @@ impl PtxDriver {
     /// With so much memory.
     pub fn room(self, room: u64) -> Self {
         Self { room, ..self }
+    }
+
+    /// The entry points that were asked for.
+    #[allow(dead_code)] // For tests/cuda.
+    pub fn entries(&self) -> BTreeSet<String> {
+        self.functions.lock().unwrap().iter().map(|(_, entry)| entry.clone()).collect()
     }
 
     /// Bytes that are allocated.

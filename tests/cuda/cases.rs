@@ -1,7 +1,9 @@
 //! The golden cases of diffusers in half precision: the CUDA backend on the interpreter (or a GPU) against the peer's f32.
 
+use super::block_of_sm90::MULTIPROCESSORS;
 use super::case::{Case, stages};
 use super::half_precision_limits::{ASKED, Limits, of_diffusers};
+use super::ptx::PtxDriver;
 use super::{compiled, drivers, relative};
 use braid::Pipeline;
 use braid::device::cuda::CudaDevice;
@@ -75,6 +77,21 @@ fn vae_file_and_taesd() {
 #[test]
 fn euler() {
     check("euler");
+}
+
+/// By the kernels of sm_90a where its layers are wide enough for them, on a device so small that they are worth their while.
+#[test]
+fn euler_by_wgmma() {
+    if !compiled() || std::env::var_os("BRAID_TEST_DRIVER").is_some() {
+        return;
+    }
+    let driver = Arc::new(PtxDriver::new().device((9, 0), MULTIPROCESSORS));
+    let [(most, least), _] = of_diffusers("euler").map_or(ASKED, like_the_peer);
+    let (latents, psnr) = run(driver.clone(), "euler", DType::F16).unwrap();
+    let wide: Vec<String> = driver.entries().into_iter().filter(|entry| entry.contains("_sm90_")).collect();
+    println!("latents {latents:.1e} of {most:.1e}, {psnr:.1} dB of {least:.1}; {wide:?}");
+    assert!(latents <= most && psnr >= least, "latents {latents:.1e}, {psnr:.1} dB");
+    assert!(wide.len() > 2, "{wide:?}");
 }
 
 #[test]

@@ -213,8 +213,13 @@ fn decoupled(dtype: DType, dim: usize, heads: usize, images: usize, queries: usi
     decoupled_of(3.0, dtype, [dim, heads, images, queries], branches);
 }
 
-/// `gain` is the factor of the queries.
-fn decoupled_of(gain: f32, dtype: DType, [dim, heads, images, queries]: [usize; 4], branches: &[Branch]) {
+/// `gain` is the factor of the queries. The result of sm_90a's kernel, where there is one.
+fn decoupled_of(
+    gain: f32,
+    dtype: DType,
+    [dim, heads, images, queries]: [usize; 4],
+    branches: &[Branch],
+) -> Option<Vec<f32>> {
     let c = heads * dim;
     let gpu = Gpu::new();
     let q = rounded(dtype, &values(images * queries * c, 3).iter().map(|x| x * gain).collect::<Vec<_>>());
@@ -278,17 +283,36 @@ fn decoupled_of(gain: f32, dtype: DType, [dim, heads, images, queries]: [usize; 
     let bound = if dtype == DType::F16 { 8e-4 } else { 6e-3 };
     within(&format!("{dtype} {dim} {queries} {}", branches.len()), bound, &got, &want);
     // Tiles of few queries are not worth that kernel's while, but it can do them.
-    let capacities = branches.iter().map(|branch| branch.capacity);
-    if compiled_for_hopper() && decoupled_sm90::takes(queries.max(128), dim, capacities, (9, 0)) {
-        let (params, maps) = decoupled_sm90::params(params, heads, dtype);
-        let mut first = None;
-        for (blocks, schedule) in [(1, Schedule::InOrder), (3, Schedule::Greedy), (2, Schedule::Random(5))] {
-            gpu.put(out, dtype, &vec![f32::NAN; want.len()]);
-            gpu.mapped("decoupled_sm90_64", dtype, [blocks, 1, 1], &params, &maps, &[schedule]);
-            let got = gpu.download(dtype, out, want.len());
-            within(&format!("sm_90a: {dtype} {queries} {}", branches.len()), bound, &got, &want);
-            assert!(*first.get_or_insert_with(|| got.clone()) == got, "blocks or schedule change a result");
-        }
+    if !compiled_for_hopper() || !decoupled_sm90::takes(queries.max(128), dim, (9, 0)) {
+        return None;
+    }
+    let (params, maps) = decoupled_sm90::params(params, heads, dtype);
+    let mut first = None;
+    for (blocks, schedule) in [(1, Schedule::InOrder), (3, Schedule::Greedy), (2, Schedule::Random(5))] {
+        gpu.put(out, dtype, &vec![f32::NAN; want.len()]);
+        gpu.mapped("decoupled_sm90_64", dtype, [blocks, 1, 1], &params, &maps, &[schedule]);
+        let got = gpu.download(dtype, out, want.len());
+        within(&format!("sm_90a: {dtype} {queries} {}", branches.len()), bound, &got, &want);
+        assert!(*first.get_or_insert_with(|| got.clone()) == got, "blocks or schedule change a result");
+    }
+    first
+}
+
+/// What an image's batch has besides changes nothing: branches that are not its own, however many keys they have.
+#[test]
+fn branches_of_others() {
+    if !compiled() {
+        return;
+    }
+    let text = || Branch { capacity: 77, counts: vec![77, 40], scales: vec![], mask: false, unwritten: false };
+    let other = Branch { capacity: 600, counts: vec![0, 600], scales: vec![0.0, 1.0], mask: false, unwritten: false };
+    let sizes = [64, 2, 2, 140];
+    let alone = decoupled_of(3.0, DType::F16, sizes, &[text()]);
+    let beside = decoupled_of(3.0, DType::F16, sizes, &[text(), other]);
+    if let (Some(alone), Some(beside)) = (alone, beside) {
+        let first = alone.len() / 2;
+        assert_eq!(alone[..first], beside[..first]);
+        assert_ne!(alone[first..], beside[first..]);
     }
 }
 
@@ -310,6 +334,8 @@ fn decoupled_softmaxes() {
         decoupled(dtype, 64, 1, 2, 5, &[branch(1, 1.0)]);
         // More than a tile of queries, and branches whose keys are cut by 80 and 16.
         decoupled(dtype, 64, 2, 1, 150, &[branch(90, 1.0), branch(17, 0.5)]);
+        // More keys than fit into shared memory at once, in one branch and in all.
+        decoupled(dtype, 64, 2, 1, 150, &[branch(77, 1.0), branch(570, 0.5), branch(16, 1.0)]);
         decoupled(dtype, 80, 1, 2, 17, &[branch(20, 1.0), branch(4, 0.5)]);
         decoupled(dtype, 104, 1, 2, 17, &[branch(65, 1.0), branch(5, 0.5)]);
     }

@@ -2,10 +2,11 @@
 
 use super::attention_sm90::{self, FullAttention};
 use super::bindings::OperandRole;
+use super::decoupled::DecoupledParams;
 use super::kernel::{KernelFile, Pointer, blocks, kernel, param_structs, to_i32};
 use super::lowering::{Lowering, OpLowering, ResultSlot, misrouted, unsupported};
 use super::strided_tensor::{self, StridedTensor, softmax_scale};
-use super::{decoupled, softmax_rows};
+use super::{decoupled, decoupled_sm90, softmax_rows};
 use crate::device::cuda::driver::kernel::{Kernel, Types::Halves};
 use crate::error::Result;
 use crate::graph::{Attention, KvBranch, Node, Op};
@@ -106,6 +107,22 @@ fn fused(
     if rows_of_counts.is_empty() && !a.causal && attention_sm90::takes(queries, a.dim, l.options.capability) {
         let full = FullAttention { q, k, v, out: rows, queries, keys, heads: a.heads, images: node.shape[0] };
         return attention_sm90::launch(l, &full);
+    }
+    // By the kernel of several branches, whose one branch has the bytes that it has among others.
+    if !a.causal && decoupled_sm90::takes(queries, a.dim, l.options.capability) {
+        let mut of = DecoupledParams {
+            q,
+            out: rows,
+            counts: Pointer(counts),
+            queries: to_i32(queries),
+            dim: to_i32(a.dim),
+            branches: 1,
+            batch: to_i32(node.shape[0]),
+            scale: softmax_scale(a.dim),
+            ..DecoupledParams::default()
+        };
+        of.branch[0] = decoupled::KvBranch { k, v, capacity: to_i32(keys), ..decoupled::KvBranch::default() };
+        return decoupled_sm90::launch(l, of, a.heads);
     }
     let params = AttentionParams {
         q,

@@ -105,8 +105,7 @@ pub(super) fn lower(l: &mut Lowering<'_>, node: &Node, a: &Attention, out: u64) 
             ..KvBranch::default()
         };
     }
-    let capacities = params.branch[..rows.len()].iter().map(|branch| usize::try_from(branch.capacity).unwrap_or(0));
-    if decoupled_sm90::takes(queries, a.dim, capacities, l.options.capability) {
+    if decoupled_sm90::takes(queries, a.dim, l.options.capability) {
         return decoupled_sm90::launch(l, params, a.heads);
     }
     let grid = [blocks(queries, QUERIES), blocks(a.heads, 1), blocks(node.shape[0], 1)];

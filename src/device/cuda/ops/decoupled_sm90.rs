@@ -1,6 +1,6 @@
 //! Decoupled cross-attention with heads of 64 values by wgmma, on sm_90a.
 
-use super::attention_sm90::{DIM, QUERIES, STORED, tokens_map};
+use super::attention_sm90::{self, QUERIES, STORED, tokens_map};
 use super::decoupled::DecoupledParams;
 use super::kernel::{KernelFile, kernel, param_structs, to_i32};
 use super::lowering::Lowering;
@@ -22,13 +22,8 @@ param_structs! {
     }
 }
 
-/// Keys of all branches, each branch rounded up to a step of them, that a block holds.
-const KEYS: usize = 320;
-/// Keys of a step.
-const STEP: usize = 16;
-
-/// The result, two stages of Q, of keys and values and of the list of branches, and two barriers for each stage of either.
-const SHARED: u32 = 3 * 128 * 128 + 2 * (2 * KEYS as u32 * 128 + 512) + 8 * 8;
+/// The result, two stages of Q, of 320 keys and values and of the list of branches, and two barriers for each stage of either.
+const SHARED: u32 = 3 * 128 * 128 + 2 * (2 * 320 * 128 + 512) + 8 * 8;
 
 static DECOUPLED_64: Kernel =
     kernel::<DecoupledSm90Params>("decoupled_sm90", "decoupled_sm90_64", Halves, THREADS, SHARED);
@@ -36,11 +31,10 @@ static DECOUPLED_64: Kernel =
 /// The kernel file.
 pub(crate) static FILE: KernelFile = KernelFile { kernels: &[&DECOUPLED_64], structs: STRUCTS };
 
-/// Whether the kernel takes an attention of so many queries by heads of a width over branches of such capacities on such a device: by
-/// one image's alone, whose result does not depend on the others of a batch.
-pub fn takes(queries: usize, dim: usize, capacities: impl IntoIterator<Item = usize>, capability: (u32, u32)) -> bool {
-    let keys: usize = capacities.into_iter().map(|capacity| capacity.next_multiple_of(STEP)).sum();
-    capability == (9, 0) && dim == DIM && queries >= QUERIES as usize && keys <= KEYS
+/// Whether the kernel takes an attention of so many queries by heads of a width on such a device: by one image's alone, and whatever the
+/// branches, as a batch has those of all its images.
+pub fn takes(queries: usize, dim: usize, capability: (u32, u32)) -> bool {
+    attention_sm90::takes(queries, dim, capability)
 }
 
 /// Tiles of queries of all images and heads.
@@ -69,22 +63,4 @@ pub(super) fn launch(l: &mut Lowering<'_>, of: DecoupledParams, heads: usize) ->
     let grid = [tiles(&of, heads).min(l.options.multiprocessors.max(1)) as u32, 1, 1];
     let (params, maps) = params(of, heads, l.options.dtype);
     l.launch_with_tensor_maps(&DECOUPLED_64, grid, params, maps)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn branches_that_a_block_holds() {
-        let takes = |queries, dim, capacities: &[usize], capability| {
-            takes(queries, dim, capacities.iter().copied(), capability)
-        };
-        // Text and an image prompt; two long prompts and eight of an adapter with 16 tokens.
-        assert!(takes(4096, 64, &[77, 4], (9, 0)));
-        assert!(takes(1024, 64, &[154, 16, 16, 16, 16, 16, 16, 16, 16], (9, 0)));
-        assert!(!takes(4096, 64, &[154, 154, 1], (9, 0)), "more keys than there is memory for");
-        assert!(!takes(4096, 64, &[77, 4], (10, 0)) && !takes(4096, 80, &[77, 4], (9, 0)));
-        assert!(!takes(64, 64, &[77, 4], (9, 0)), "half a tile");
-    }
 }
