@@ -333,9 +333,9 @@ fn decoupled_softmaxes() {
         decoupled(dtype, 64, 1, 2, 33, &[branch(154, 1.0), branch(16, 1.0), branch(80, 0.3), branch(4, 1.3)]);
         decoupled(dtype, 64, 1, 2, 5, &[branch(1, 1.0)]);
         // More than a tile of queries, and branches whose keys are cut by 80 and 16.
-        decoupled(dtype, 64, 2, 1, 150, &[branch(90, 1.0), branch(17, 0.5)]);
+        decoupled(dtype, 64, 1, 2, 150, &[branch(90, 1.0), branch(17, 0.5)]);
         // More keys than fit into shared memory at once, in one branch and in all.
-        decoupled(dtype, 64, 2, 1, 150, &[branch(77, 1.0), branch(570, 0.5), branch(16, 1.0)]);
+        decoupled(dtype, 64, 1, 2, 150, &[branch(77, 1.0), branch(570, 0.5), branch(16, 1.0)]);
         decoupled(dtype, 80, 1, 2, 17, &[branch(20, 1.0), branch(4, 0.5)]);
         decoupled(dtype, 104, 1, 2, 17, &[branch(65, 1.0), branch(5, 0.5)]);
     }
