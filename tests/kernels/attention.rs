@@ -1,6 +1,6 @@
 use crate::common::*;
 use braid::device::cuda::ops::attention::AttentionParams;
-use braid::device::cuda::ops::decoupled::{DecoupledParams, KvBranch};
+use braid::device::cuda::ops::branches::{DecoupledParams, KvBranch, MAX_BRANCHES};
 use braid::device::cuda::ops::kernel::{Pointer, blocks};
 use braid::device::cuda::ops::strided_tensor::{StridedTensor, softmax_scale};
 use braid::device::cuda::ops::{attention, decoupled, decoupled_sm90};
@@ -298,7 +298,7 @@ fn decoupled_of(
     first
 }
 
-/// What an image's batch has besides changes nothing: branches that are not its own, however many keys they have.
+/// Branches that are not an image's own change nothing of it, however many keys they have.
 #[test]
 fn branches_of_others() {
     if !compiled() {
@@ -357,7 +357,7 @@ fn decoupled_softmaxes() {
     }
     // As many branches as there can be.
     let mut all = vec![branch(77, 1.0)];
-    all.extend((1..decoupled::MAX_BRANCHES).map(|b| branch(4 * b, 0.1 * b as f32)));
+    all.extend((1..MAX_BRANCHES).map(|b| branch(4 * b, 0.1 * b as f32)));
     decoupled(DType::F16, 64, 1, 2, 20, &all);
 }
 

@@ -3,9 +3,9 @@
 
 use crate::common::*;
 use braid::device::cuda::ops::attention::AttentionParams;
+use braid::device::cuda::ops::branches::{DecoupledParams, KvBranch};
 use braid::device::cuda::ops::convolution::ConvolutionParams;
 use braid::device::cuda::ops::convolution_narrow::NarrowParams;
-use braid::device::cuda::ops::decoupled::{DecoupledParams, KvBranch};
 use braid::device::cuda::ops::epilogue::EpilogueParams;
 use braid::device::cuda::ops::gemm::GemmParams;
 use braid::device::cuda::ops::group_norm;

@@ -2,7 +2,7 @@
 
 use super::attention_sm90::{self, FullAttention};
 use super::bindings::OperandRole;
-use super::decoupled::DecoupledParams;
+use super::branches::{self, DecoupledParams};
 use super::kernel::{KernelFile, Pointer, blocks, kernel, param_structs, to_i32};
 use super::lowering::{Lowering, OpLowering, ResultSlot, misrouted, unsupported};
 use super::strided_tensor::{self, StridedTensor, softmax_scale};
@@ -121,7 +121,7 @@ fn fused(
             scale: softmax_scale(a.dim),
             ..DecoupledParams::default()
         };
-        of.branch[0] = decoupled::KvBranch { k, v, capacity: to_i32(keys), ..decoupled::KvBranch::default() };
+        of.branch[0] = branches::KvBranch { k, v, capacity: to_i32(keys), ..branches::KvBranch::default() };
         return decoupled_sm90::launch(l, of, a.heads);
     }
     let params = AttentionParams {

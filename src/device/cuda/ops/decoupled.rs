@@ -1,44 +1,14 @@
 //! Decoupled cross-attention: text and image branches, each with a softmax of its own, in one launch.
 
+use super::branches::{DecoupledParams, KvBranch, MAX_BRANCHES};
 use super::decoupled_sm90;
-use super::kernel::{KernelFile, Pointer, blocks, kernel, param_structs, to_i32};
+use super::kernel::{KernelFile, Pointer, blocks, kernel, to_i32};
 use super::lowering::{Lowering, unsupported};
 use super::pointwise::as_f32;
-use super::strided_tensor::{self, StridedTensor, softmax_scale};
+use super::strided_tensor::{self, softmax_scale};
 use crate::device::cuda::driver::kernel::{Kernel, Types::Halves};
 use crate::error::Result;
 use crate::graph::{self, Attention, Node};
-
-/// The most branches: the text and 16 image branches.
-pub const MAX_BRANCHES: usize = 17;
-
-param_structs! {
-    /// Keys and values of one branch.
-    KvBranch: 88 {
-        k: StridedTensor = 0,
-        v: StridedTensor = 32,
-        /// A factor for each query of an image, f32, or null: an image prompt's mask limits it to a part of the result.
-        mask: Pointer = 64,
-        mask_batch: i64 = 72,
-        capacity: i32 = 80,
-        reserved: i32 = 84,
-    }
-
-    /// Parameters of `decoupled`'s kernels.
-    DecoupledParams: 1600 {
-        q: StridedTensor = 0,
-        out: StridedTensor = 32,
-        counts: Pointer = 64,
-        scales: Pointer = 72,
-        queries: i32 = 80,
-        dim: i32 = 84,
-        branches: i32 = 88,
-        batch: i32 = 92,
-        scale: f32 = 96,
-        reserved: i32 = 100,
-        branch: [KvBranch; MAX_BRANCHES] = 104,
-    }
-}
 
 /// Queries of a block.
 pub const QUERIES: usize = 64;
@@ -54,7 +24,7 @@ static DECOUPLED_112: Kernel = kernel::<DecoupledParams>("decoupled", "decoupled
 
 /// The kernel file.
 pub(crate) static FILE: KernelFile =
-    KernelFile { kernels: &[&DECOUPLED_64, &DECOUPLED_80, &DECOUPLED_112], structs: STRUCTS };
+    KernelFile { kernels: &[&DECOUPLED_64, &DECOUPLED_80, &DECOUPLED_112], structs: &[] };
 
 /// Chooses the kernel for heads of that width; `None` where no kernel takes it: above 112, or not a multiple of 8.
 pub fn choose(dim: usize) -> Option<&'static Kernel> {

@@ -1,7 +1,7 @@
 //! Decoupled cross-attention with heads of 64 values by wgmma, on sm_90a.
 
 use super::attention_sm90::{self, QUERIES, STORED, tokens_map};
-use super::decoupled::DecoupledParams;
+use super::branches::DecoupledParams;
 use super::kernel::{KernelFile, kernel, param_structs, to_i32};
 use super::lowering::Lowering;
 use super::tile_sm90::THREADS;

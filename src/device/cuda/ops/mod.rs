@@ -6,6 +6,7 @@
 pub mod attention;
 pub mod attention_sm90;
 pub(crate) mod bindings;
+pub mod branches;
 pub mod conv2d;
 pub mod convolution;
 pub mod convolution_narrow;

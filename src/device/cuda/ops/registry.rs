@@ -3,8 +3,8 @@
 use super::kernel::KernelFile;
 use super::lowering::OpLowering;
 use super::{
-    attention, attention_sm90, convolution, convolution_narrow, convolution_sm90, decoupled, decoupled_sm90, epilogue,
-    gemm, gemm_sm90, group_norm, layer_norm, layout, pointwise, product, softmax_rows, step, strided_tensor,
+    attention, attention_sm90, branches, convolution, convolution_narrow, convolution_sm90, decoupled, decoupled_sm90,
+    epilogue, gemm, gemm_sm90, group_norm, layer_norm, layout, pointwise, product, softmax_rows, step, strided_tensor,
 };
 use crate::device::cuda::driver::kernel::Kernel;
 use crate::graph::Op;
@@ -27,6 +27,7 @@ pub static KERNEL_FILES: &[&KernelFile] = &[
     &softmax_rows::FILE,
     &step::FILE,
     // Headers: structs within those of the kernels.
+    &KernelFile { kernels: &[], structs: branches::STRUCTS },
     &KernelFile { kernels: &[], structs: epilogue::STRUCTS },
     &KernelFile { kernels: &[], structs: strided_tensor::STRUCTS },
 ];

@@ -3,7 +3,7 @@
 use super::*;
 use crate::device::cuda::compile::images;
 use crate::device::cuda::driver::tensor_map::TensorMap;
-use crate::device::cuda::ops::decoupled::MAX_BRANCHES;
+use crate::device::cuda::ops::branches::MAX_BRANCHES;
 use crate::device::cuda::ops::kernel::ParamStruct;
 use std::collections::HashMap;
 
