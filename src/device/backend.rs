@@ -50,6 +50,20 @@ pub trait Device: Send + Sync {
         Ok(Box::new(HostDenoiseLoop::new(self.compile(graph)?, spec)?))
     }
 
+    /// The rows of the parts in which an evaluation of a denoiser of so many rows is made, all at the same time. One part by default.
+    fn row_parts(&self, rows: usize) -> Vec<usize> {
+        vec![rows]
+    }
+
+    /// As [`Device::compile_denoise_loop`], where [`Device::row_parts`] has several: `parts` is the same denoiser with the rows of each.
+    ///
+    /// # Errors
+    /// As [`Device::compile_denoise_loop`].
+    fn compile_denoise_parts(&self, graph: Graph, parts: Vec<Graph>, spec: &LoopSpec) -> Result<Box<dyn DenoiseLoop>> {
+        let _ = parts;
+        self.compile_denoise_loop(graph, spec)
+    }
+
     /// Compiles the VAE's encoder, for which f16 is too narrow as it is for the decoder.
     ///
     /// # Errors

@@ -6,6 +6,7 @@ use crate::error::{Error, Result};
 use crate::graph::Graph;
 use crate::memory;
 use std::borrow::Cow;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// The values of one image for an input, and its rows.
@@ -62,14 +63,7 @@ pub(super) fn part<'a>(graph: &Graph, spec: &LoopSpec, image: &'a ImageInFlight,
     }
     match spec.row_axis(k) {
         RowAxis::First => range.end = range.start + range.len() / given * rows,
-        RowAxis::Last if rows < given => {
-            let all = values.slice(range);
-            let TensorData::F32(all) = &all else {
-                return Err(Error::Graph("denoise loop: integers whose rows are the last dimension".into()));
-            };
-            let first: Vec<f32> = all.chunks_exact(given).flat_map(|each| &each[..rows]).copied().collect();
-            return Ok((first.into(), rows));
-        }
+        RowAxis::Last if rows < given => return Ok((last_rows(&values.slice(range), given, 0..rows)?, rows)),
         RowAxis::Last | RowAxis::Shared => {}
     }
     if range == (0..values.len()) {
@@ -82,6 +76,32 @@ pub(super) fn part<'a>(graph: &Graph, spec: &LoopSpec, image: &'a ImageInFlight,
         TensorData::I32(Cow::Owned(all)) => all[range].to_vec().into(),
     };
     Ok((values, rows))
+}
+
+/// Some of the `rows` rows of an input.
+///
+/// # Errors
+/// [`Error::Graph`] for integers whose rows are the last dimension.
+pub(super) fn rows_of<'a>(
+    values: &'a TensorData<'_>,
+    (axis, rows): (RowAxis, usize),
+    some: Range<usize>,
+) -> Result<TensorData<'a>> {
+    let each = values.len() / rows.max(1);
+    match axis {
+        RowAxis::First => Ok(values.slice(some.start * each..some.end * each)),
+        RowAxis::Last => last_rows(values, rows, some),
+        RowAxis::Shared => Ok(values.view()),
+    }
+}
+
+/// Some of `rows` rows that are the last dimension.
+fn last_rows(values: &TensorData<'_>, rows: usize, some: Range<usize>) -> Result<TensorData<'static>> {
+    let TensorData::F32(all) = values else {
+        return Err(Error::Graph("denoise loop: integers whose rows are the last dimension".into()));
+    };
+    let taken: Vec<f32> = all.chunks_exact(rows).flat_map(|each| &each[some.clone()]).copied().collect();
+    Ok(taken.into())
 }
 
 /// Puts the parts of several images side by side in values for an input of `len` values and `rows` rows; those of `to`, where they are

@@ -105,7 +105,7 @@ impl Executables<'_> {
         self.cache.denoise_loop(key, &spec, || {
             let graph = compiler.unet_graph(shape)?;
             let compiled = match placement {
-                Placement::Device => compiler.device.compile_denoise_loop(graph, &spec),
+                Placement::Device => compiler.device_loop(graph, shape, &spec),
                 Placement::Host => on_host(compiler.device, graph, &spec),
             };
             compiled.map_err(|error| compiler.size_that_fits("denoise", [shape.height, shape.width], error))
@@ -263,6 +263,17 @@ impl Compiler<'_> {
         scope.finish("UNet")?;
         scopes.iter().try_for_each(|s| s.finish("IP-Adapter").map(drop))?;
         Ok(graph)
+    }
+
+    /// The device's own denoise loop for a denoiser of that shape.
+    fn device_loop(&self, graph: Graph, shape: &UnetShape, spec: &LoopSpec) -> Result<Box<dyn DenoiseLoop>> {
+        let parts = self.device.row_parts(shape.batch);
+        if parts.len() < 2 {
+            return self.device.compile_denoise_loop(graph, spec);
+        }
+        let part = |batch| self.unet_graph(&UnetShape { batch, ..shape.clone() });
+        let parts = parts.into_iter().map(part).collect::<Result<_>>()?;
+        self.device.compile_denoise_parts(graph, parts, spec)
     }
 
     fn unet_graph(&self, shape: &UnetShape) -> Result<Graph> {

@@ -96,8 +96,9 @@ fn kinds() -> Vec<(&'static str, Request)> {
     .collect()
 }
 
+/// With two threads each takes rows of its own where two images share an evaluation.
 fn pipeline(model: &Model, max_batch: usize) -> Pipeline {
-    Pipeline::load(&model.options().with_max_batch(max_batch)).unwrap()
+    Pipeline::load(&model.options().with_max_batch(max_batch).with_threads(2)).unwrap()
 }
 
 /// Images and everything on the way, to the bit.

@@ -15,6 +15,7 @@ mod pack;
 #[cfg(target_arch = "x86_64")]
 mod pack_avx512;
 mod pool;
+mod row_parts;
 mod scratch;
 mod simd;
 #[cfg(test)]
@@ -27,8 +28,9 @@ use self::executable::CpuExecutable;
 use self::int8_panels::Int8Weights;
 use self::ops::Arithmetic;
 use self::pool::Pool;
-use super::host::HostImageDecoder;
-use super::{Device, Executable, ImageDecoder, PixelRounding, user_cache};
+use self::row_parts::RowParts;
+use super::host::{HostDenoiseLoop, HostImageDecoder};
+use super::{DenoiseLoop, Device, Executable, ImageDecoder, LoopSpec, PixelRounding, user_cache};
 use crate::error::Result;
 use crate::graph::{Graph, fuse};
 use std::path::PathBuf;
@@ -121,6 +123,22 @@ impl Device for Cpu {
 
     fn compile(&self, graph: Graph) -> Result<Box<dyn Executable>> {
         self.executable(graph, self.fp_math)
+    }
+
+    /// One for each thread where each has two rows or more.
+    fn row_parts(&self, rows: usize) -> Vec<usize> {
+        let threads = self.threads();
+        if rows < 2 * threads {
+            return vec![rows];
+        }
+        (0..threads).map(|thread| rows / threads + usize::from(thread < rows % threads)).collect()
+    }
+
+    fn compile_denoise_parts(&self, graph: Graph, parts: Vec<Graph>, spec: &LoopSpec) -> Result<Box<dyn DenoiseLoop>> {
+        let one = Self { pool: Arc::new(Pool::new(1)), ..self.clone() };
+        let parts = parts.into_iter().map(|part| one.compile(part)).collect::<Result<_>>()?;
+        let executable = RowParts::new(self.pool.clone(), graph, parts, &spec.row_axes);
+        Ok(Box::new(HostDenoiseLoop::new(Box::new(executable), spec)?))
     }
 
     fn compile_vae_encoder(&self, graph: Graph) -> Result<Box<dyn Executable>> {

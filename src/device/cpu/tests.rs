@@ -2,6 +2,10 @@
 
 use super::fp_math::Operands;
 use super::*;
+use crate::cancel::CancelToken;
+use crate::device::rows::rows_of;
+use crate::device::{RowAxis, TensorData};
+use crate::error::Error;
 use crate::graph::{Builder, NodeId};
 use crate::tensor::DType;
 use crate::weights::{MappedBytes, Scope, Weight, Weights};
@@ -44,6 +48,54 @@ fn large_ids() {
     assert_eq!(out, [3.0, 2.0, 4.0, 1.0, 5.0, 5.0]);
     let text = executable.run(&[(&[0.0; 6]).into()], &mut [&mut out]).unwrap_err().to_string();
     assert!(text.contains("`ids` is i32 [1, 6], bound to 6 values of f32"), "{text}");
+}
+
+/// The rows of a graph in parts, as many in each or not: the bytes of all rows together, for inputs whose rows are the first dimension or
+/// that all rows share.
+#[test]
+fn rows_in_parts() {
+    let graph = |rows: usize| {
+        let mut b = Builder::new();
+        let x = b.input("x", &[rows, 5, 3]);
+        let each = b.input("each", &[rows, 3]);
+        let shared = b.input("shared", &[4]);
+        let token = b.input_i32("token", &[rows]);
+        let y = b.broadcast_add(x, each);
+        let y = b.scale_channels(y, shared, 1);
+        let z = b.gather(y, Some(token));
+        b.output("y", y);
+        b.output("z", z);
+        b.finish().unwrap()
+    };
+    let axes = [RowAxis::First, RowAxis::First, RowAxis::Shared];
+    let cut = [
+        (1, 8, vec![8]),
+        (2, 3, vec![3]),
+        (2, 4, vec![2, 2]),
+        (2, 5, vec![3, 2]),
+        (3, 5, vec![5]),
+        (3, 8, vec![3, 3, 2]),
+    ];
+    for (threads, rows, numbers) in cut {
+        let cpu = Cpu::new(Some(threads));
+        assert_eq!(cpu.row_parts(rows), numbers);
+        let parts = numbers.into_iter().map(|rows| cpu.compile(graph(rows)).unwrap()).collect();
+        let mut in_parts = RowParts::new(cpu.pool.clone(), graph(rows), parts, &axes);
+        let token: Vec<i32> = (0..rows as i32).map(|row| row % 5).collect();
+        let inputs = [values(rows * 15, 1).into(), values(rows * 3, 2).into(), values(4, 3).into(), token.into()];
+        let run = |executable: &mut dyn Executable| {
+            let (mut y, mut z) = (vec![0.0; rows * 15], vec![0.0; rows * 3]);
+            executable.run(&inputs, &mut [&mut y, &mut z]).unwrap();
+            (y, z)
+        };
+        assert_eq!(run(&mut in_parts), run(cpu.compile(graph(rows)).unwrap().as_mut()));
+        let cancel = CancelToken::new();
+        cancel.cancel();
+        let stopped = cancel.scope(|| in_parts.run_resident(&inputs).map(drop));
+        assert!(matches!(stopped, Err(Error::Cancelled)));
+    }
+    let scales = TensorData::from(vec![0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]);
+    assert_eq!(rows_of(&scales, (RowAxis::Last, 4), 1..3).unwrap(), vec![1.0, 2.0, 5.0, 6.0].into());
 }
 
 /// Values of either sign between 2^-3 and 2, with every bit of an f32 in use.
