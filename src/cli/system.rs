@@ -3,6 +3,8 @@
 use super::failure::{Failure, stopped};
 use super::terminal;
 use crate::pipeline::CancelToken;
+#[cfg(unix)]
+use crate::weights::with_mapped_file;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -82,29 +84,33 @@ fn wait_for_signals() {
 #[cfg(unix)]
 pub fn install_signals() {
     wait_for_signals();
-    extern "C" fn explain(_: libc::c_int) {
-        const TEXT: &[u8] = b"braid: a model file was cut short or could not be read while it was in use (bus error); \
-            leave the files alone while braid runs, check the disk, or use --no-mmap\n";
+    extern "C" fn explain(_: libc::c_int, info: *mut libc::siginfo_t, _: *mut libc::c_void) {
+        const TEXT: &str = ": cut short or not readable while it was in use (bus error); leave a model's files alone while braid runs, \
+            check the disk, or use --no-mmap\n";
         static SAID: AtomicBool = AtomicBool::new(false);
         // Several threads may meet it at once; the first one speaks. A lock-free swap is async-signal-safe.
-        let first = !SAID.swap(true, Ordering::SeqCst);
-        // SAFETY: pause, write and _exit are async-signal-safe; the buffer is static and its length its own.
-        unsafe {
-            if !first {
-                loop {
-                    libc::pause();
-                }
-            }
-            libc::write(2, TEXT.as_ptr().cast(), TEXT.len());
-            libc::_exit(1);
+        while SAID.swap(true, Ordering::SeqCst) {
+            // SAFETY: pause has no preconditions and is async-signal-safe.
+            unsafe { libc::pause() };
         }
+        // SAFETY: the kernel gives a handler with SA_SIGINFO the signal's facts, the address among them for SIGBUS.
+        let address = unsafe { (*info).si_addr() } as usize;
+        with_mapped_file(address, |name| {
+            let parts = ["braid: ", name.unwrap_or("a model file"), TEXT];
+            let parts =
+                parts.map(|part| libc::iovec { iov_base: part.as_ptr().cast_mut().cast(), iov_len: part.len() });
+            // SAFETY: the parts are alive, and writev, one system call as write is, reads no further than their lengths.
+            unsafe { libc::writev(2, parts.as_ptr(), parts.len() as libc::c_int) };
+        });
+        // SAFETY: _exit has no preconditions and is async-signal-safe.
+        unsafe { libc::_exit(1) };
     }
-    // SAFETY: all-zero bytes are a valid sigaction; the handler has the signature that a sigaction without SA_SIGINFO
-    // asks for and calls async-signal-safe functions only. SA_ONSTACK uses the alternate stack that std sets up.
+    // SAFETY: all-zero bytes are a valid sigaction; the handler has the signature that SA_SIGINFO asks for and calls
+    // async-signal-safe functions only. SA_ONSTACK uses the alternate stack that std sets up.
     unsafe {
         let mut action: libc::sigaction = std::mem::zeroed();
         action.sa_sigaction = explain as *const () as libc::sighandler_t;
-        action.sa_flags = libc::SA_ONSTACK;
+        action.sa_flags = libc::SA_ONSTACK | libc::SA_SIGINFO;
         libc::sigemptyset(&mut action.sa_mask);
         libc::sigaction(libc::SIGBUS, &action, std::ptr::null_mut());
         libc::signal(libc::SIGXFSZ, libc::SIG_IGN);

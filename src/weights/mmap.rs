@@ -1,13 +1,19 @@
 //! The bytes behind the tensors: a mapping of a file, or memory.
 
 use crate::cancel;
-use crate::error::{Error, Field, Message, Result};
+use crate::error::{Error, Field, Message, Result, one_line};
+use std::collections::BTreeMap;
 use std::fs::{File, Metadata};
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// The bytes that are read between two looks for a cancellation.
 const PIECE: u64 = 16 << 20;
+
+/// The longest step of the clocks by which file systems note changes: the kernel's, and one of whole seconds.
+const TICK: Duration = Duration::from_millis(10);
+const LONG_TICK: Duration = Duration::from_secs(2);
 
 /// Read-only bytes that many tensors share.
 ///
@@ -18,7 +24,12 @@ const PIECE: u64 = 16 << 20;
 pub struct MappedBytes(Bytes);
 
 enum Bytes {
-    Mapped(memmap2::Mmap, Option<Box<Source>>),
+    Mapped {
+        // Given up first: once its addresses are free another mapping may have them.
+        _place: Place,
+        map: memmap2::Mmap,
+        source: Option<Box<Source>>,
+    },
     Owned(Vec<u8>),
 }
 
@@ -27,6 +38,44 @@ struct Source {
     path: PathBuf,
     file: File,
     stamp: Stamp,
+}
+
+/// The mapped files by the address at which each begins: the one at which it ends, and the file's name on one line.
+static MAPPED: Mutex<BTreeMap<usize, (usize, String)>> = Mutex::new(BTreeMap::new());
+
+/// The place of a mapping in [`MAPPED`].
+struct Place(usize);
+
+impl Place {
+    fn of(map: &memmap2::Mmap, path: &Path) -> Self {
+        let start = map.as_ptr() as usize;
+        let named = (start + map.len(), one_line(&path.to_string_lossy()));
+        MAPPED.lock().unwrap_or_else(PoisonError::into_inner).insert(start, named);
+        Self(start)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        MAPPED.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.0);
+    }
+}
+
+/// Calls `tell` with the name of the mapped file that has its bytes at an address; `None` where none is known. A handler of SIGBUS may
+/// call it: nothing is allocated, and whoever has the lock reads no mapping meanwhile, so that it is soon given up.
+#[cfg(all(unix, feature = "cli"))]
+pub(crate) fn with_mapped_file(address: usize, tell: impl FnOnce(Option<&str>)) {
+    let lock = || {
+        let locked = MAPPED.try_lock().ok();
+        if locked.is_none() {
+            std::thread::yield_now();
+        }
+        locked
+    };
+    // Not for ever: a signal that another process sends may come to the thread that has it.
+    let files = (0..10_000).find_map(|_| lock());
+    let file = files.as_ref().and_then(|files| files.range(..=address).next_back());
+    tell(file.and_then(|(_, (end, name))| (address < *end).then_some(name.as_str())));
 }
 
 /// The facts by which a change of a file is told.
@@ -40,6 +89,15 @@ struct Stamp {
 impl Stamp {
     fn of(meta: &Metadata) -> Self {
         Self { len: meta.len(), modified: meta.modified().ok() }
+    }
+
+    /// The time after which a change has another time than the last one had, however coarse the file system's clock is.
+    fn unsettled(&self, now: SystemTime) -> Duration {
+        let Some(modified) = self.modified else { return Duration::ZERO };
+        let whole_seconds = modified.duration_since(UNIX_EPOCH).is_ok_and(|time| time.subsec_nanos() == 0);
+        let tick = if whole_seconds { LONG_TICK } else { TICK };
+        // A time that is still to come was set, and no change gets it by itself.
+        now.duration_since(modified).map_or(Duration::ZERO, |age| tick.saturating_sub(age))
     }
 
     /// The difference from a later stamp, in words.
@@ -68,9 +126,10 @@ impl MappedBytes {
     /// # Errors
     /// [`Error::Io`] where it cannot be opened or mapped; [`Error::Malformed`] where it is empty or not a regular file.
     pub fn map(path: &Path) -> Result<Self> {
-        let (file, stamp) = open(path)?;
+        let (file, stamp) = open_settled(path)?;
         let map = map(&file, path)?;
-        Ok(Self(Bytes::Mapped(map, Some(Box::new(Source { path: path.to_owned(), file, stamp })))))
+        let source = Some(Box::new(Source { path: path.to_owned(), file, stamp }));
+        Ok(Self(Bytes::Mapped { _place: Place::of(&map, path), map, source }))
     }
 
     /// Maps a file of the cache, which is written whole and never in place. There may be more of them than files may be open.
@@ -79,7 +138,8 @@ impl MappedBytes {
     /// Those of [`MappedBytes::map`].
     pub(crate) fn map_cached(path: &Path) -> Result<Self> {
         let (file, _) = open(path)?;
-        Ok(Self(Bytes::Mapped(map(&file, path)?, None)))
+        let map = map(&file, path)?;
+        Ok(Self(Bytes::Mapped { _place: Place::of(&map, path), map, source: None }))
     }
 
     /// Checks that a mapped file is as it was when it was opened, by its size and the time of its last change. Bytes in memory
@@ -88,7 +148,7 @@ impl MappedBytes {
     /// # Errors
     /// [`Error::Changed`].
     pub fn check_unchanged(&self) -> Result<()> {
-        let Bytes::Mapped(_, Some(source)) = &self.0 else { return Ok(()) };
+        let Bytes::Mapped { source: Some(source), .. } = &self.0 else { return Ok(()) };
         source.change().map_or(Ok(()), |change| Err(changed(&source.path, &change)))
     }
 
@@ -131,7 +191,7 @@ impl MappedBytes {
     /// The bytes.
     pub fn bytes(&self) -> &[u8] {
         match &self.0 {
-            Bytes::Mapped(map, _) => map,
+            Bytes::Mapped { map, .. } => map,
             Bytes::Owned(bytes) => bytes,
         }
     }
@@ -149,7 +209,7 @@ impl MappedBytes {
 
 impl std::fmt::Debug for MappedBytes {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let kind = if matches!(self.0, Bytes::Mapped(..)) { "mapped" } else { "owned" };
+        let kind = if matches!(self.0, Bytes::Mapped { .. }) { "mapped" } else { "owned" };
         write!(f, "MappedBytes({kind}, {} bytes)", self.len())
     }
 }
@@ -166,6 +226,23 @@ fn changed(path: &Path, change: &str) -> Error {
         "{change} while it was mapped, so that an image may be of neither version; leave the file alone and load it again, or use "
     ));
     Error::Changed { path: path.to_owned(), what: what.setting(Field::Mmap, "false") }
+}
+
+/// Opens a regular file that is not empty, so that any change from now on is told by its [`Stamp`]: where the last one is not older than
+/// a tick of the file system's clock, it waits for the next one.
+fn open_settled(path: &Path) -> Result<(File, Stamp)> {
+    let (file, mut stamp) = open(path)?;
+    // No longer than that where it is written to all the time.
+    for _ in 0..LONG_TICK.as_millis() / TICK.as_millis() {
+        let left = stamp.unsettled(SystemTime::now());
+        if left.is_zero() {
+            break;
+        }
+        cancel::check()?;
+        std::thread::sleep(left.min(TICK));
+        stamp = Stamp::of(&file.metadata().map_err(Error::io("open", path))?);
+    }
+    Ok((file, stamp))
 }
 
 /// Opens a regular file that is not empty.
@@ -223,10 +300,60 @@ mod tests {
         bytes.check_unchanged().unwrap();
         assert_eq!(bytes.bytes(), b"before");
 
+        // Written, opened and written again at once: a clock that goes in steps may give both the same time.
+        for _ in 0..5 {
+            std::fs::write(&path, b"before").unwrap();
+            let bytes = MappedBytes::map(&path).unwrap();
+            std::fs::write(&path, b"after!").unwrap();
+            text(&bytes);
+        }
+
         let (path, _) = file(folder.path(), b"before");
         let bytes = MappedBytes::read(&path).unwrap();
         std::fs::write(&path, b"after!").unwrap();
         bytes.check_unchanged().unwrap();
         assert_eq!(bytes.bytes(), b"before");
+    }
+
+    /// A file is left alone until a change of it would have another time.
+    #[test]
+    fn f09_ticks_of_clocks() {
+        let at = |millis: u64| UNIX_EPOCH + Duration::from_millis(1_000_000_000_000 + millis);
+        let left = |modified, now| Stamp { len: 1, modified }.unsettled(now).as_millis();
+        assert_eq!(left(Some(at(1)), at(1)), 10);
+        assert_eq!(left(Some(at(1)), at(4)), 7);
+        assert_eq!(left(Some(at(1)), at(11)), 0);
+        assert_eq!(left(Some(at(2)), at(1)), 0);
+        // Of FAT and others, whose times are whole seconds.
+        assert_eq!(left(Some(at(0)), at(500)), 1500);
+        assert_eq!(left(Some(at(0)), at(2000)), 0);
+        assert_eq!(left(None, at(0)), 0);
+    }
+
+    /// Addresses lead to the names of mapped files as long as they are mapped.
+    #[cfg(all(unix, feature = "cli"))]
+    #[test]
+    fn f08_names_of_mapped_files() {
+        let folder = tempfile::tempdir().unwrap();
+        let name = |address: usize| {
+            let mut told = None;
+            with_mapped_file(address, |name| told = name.map(str::to_owned));
+            told
+        };
+        let paths = ["a\x1b\nb", "c"].map(|name| folder.path().join(name));
+        let files = paths.each_ref().map(|path| {
+            std::fs::write(path, [1; 5000]).unwrap();
+            MappedBytes::map(path).unwrap()
+        });
+        let starts = files.each_ref().map(|bytes| bytes.bytes().as_ptr() as usize);
+        let names = paths.map(|path| one_line(path.to_str().unwrap()));
+        assert!(names[0].ends_with("a\\u{1b}\\u{a}b"));
+        for (start, want) in starts.iter().zip(&names) {
+            assert!([0, 4999].iter().all(|at| name(start + at).as_ref() == Some(want)));
+            assert_ne!(name(start + 5000), Some(want.clone()));
+        }
+        assert_eq!(name(0), None);
+        drop(files);
+        assert!(starts.iter().zip(&names).all(|(start, old)| name(*start).as_ref() != Some(old)));
     }
 }

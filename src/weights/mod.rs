@@ -27,6 +27,8 @@ mod weight;
 
 pub use format::{FileFormat, sniff};
 pub use mmap::MappedBytes;
+#[cfg(all(unix, feature = "cli"))]
+pub(crate) use mmap::with_mapped_file;
 pub use open::{OpenOptions, open};
 pub use scope::{Scope, TensorTable};
 pub use weight::{Weight, Weights};
