@@ -77,7 +77,8 @@ impl AtomicFile {
     /// Creates the file.
     ///
     /// # Errors
-    /// Fails where `path` is a folder, a read-only file or no name of a file, and where the operating system refuses.
+    /// Fails where `path` is a folder, a read-only file or no name of a file, where its folder is marked append-only or immutable, and
+    /// where the operating system refuses.
     pub(crate) fn create(path: &Path) -> io::Result<Self> {
         let target = match fs::metadata(path) {
             Ok(old) if old.is_dir() => return Err(io::ErrorKind::IsADirectory.into()),
@@ -96,7 +97,9 @@ impl AtomicFile {
         if target.file_name().is_none() {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "the path names no file"));
         }
-        let (temporary, file) = create_new(folder(&target))?;
+        let folder = folder(&target);
+        check_marks(folder)?;
+        let (temporary, file) = create_new(folder)?;
         Ok(Self { file, target: Some(target), temporary: Some(temporary) })
     }
 
@@ -157,6 +160,35 @@ fn folder(file: &Path) -> &Path {
         Some(parent) if parent != Path::new("") => parent,
         _ => Path::new("."),
     }
+}
+
+/// Checks that a folder's files may be renamed and removed: a new one would stay under its temporary name in one that is marked
+/// append-only. Unknown counts as yes.
+#[cfg(target_os = "linux")]
+fn check_marks(folder: &Path) -> io::Result<()> {
+    use std::os::unix::ffi::OsStrExt;
+    let path = std::ffi::CString::new(folder.as_os_str().as_bytes())?;
+    // SAFETY: all-zero bytes are a valid statx; the path is a C string, and the result is written to no further than its size.
+    let marks = unsafe {
+        let mut facts: libc::statx = std::mem::zeroed();
+        let failed = libc::statx(libc::AT_FDCWD, path.as_ptr(), 0, libc::STATX_MODE, &mut facts) != 0;
+        if failed { 0 } else { facts.stx_attributes }
+    };
+    let known = [(libc::STATX_ATTR_IMMUTABLE, "immutable"), (libc::STATX_ATTR_APPEND, "append-only")];
+    match known.into_iter().find(|(mark, _)| marks & *mark as u64 != 0) {
+        Some((_, mark)) => {
+            let what =
+                format!("the folder is marked {mark} (lsattr -d); name another one, or take the mark away (chattr)");
+            Err(io::Error::new(io::ErrorKind::PermissionDenied, what))
+        }
+        None => Ok(()),
+    }
+}
+
+/// Elsewhere only the attempt tells.
+#[cfg(not(target_os = "linux"))]
+fn check_marks(_: &Path) -> io::Result<()> {
+    Ok(())
 }
 
 /// Checks that a rename could put a file of the owner of `new` in the place of another one.

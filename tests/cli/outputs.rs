@@ -176,29 +176,36 @@ mod linux {
         }
     }
 
-    /// Folders and files that are marked immutable.
+    /// Folders and files that are marked immutable or append-only. Nothing stays in a folder from which nothing can be removed.
     #[test]
-    fn f10_immutable() {
+    fn f10_immutable_and_append_only() {
         let case = Case::make("diffusers", "euler");
-        std::fs::create_dir(case.path("folder")).unwrap();
-        std::fs::write(case.path("out.png"), "old").unwrap();
-        let mark = |how: &str| {
-            let marked = Command::new("chattr").args([how, &case.path("folder"), &case.path("out.png")]).output();
-            marked.is_ok_and(|output| output.status.success())
-        };
-        let marked = mark("+i");
-        let results = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            if marked {
-                refused(&case, &["-o", &case.path("folder/out.png")], "Operation not permitted");
-                refused(&case, &[], "marked immutable");
+        for (sign, word) in [("i", "immutable"), ("a", "append-only")] {
+            let (folder, file) = (case.path(&format!("folder-{sign}")), case.path(&format!("out-{sign}.png")));
+            std::fs::create_dir(&folder).unwrap();
+            std::fs::write(&file, "old").unwrap();
+            let mark = |how: &str| {
+                let marked = Command::new("chattr").args([&format!("{how}{sign}"), &folder, &file]).output();
+                marked.is_ok_and(|output| output.status.success())
+            };
+            let marked = mark("+");
+            let results = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                if marked {
+                    let said = format!("the folder is marked {word} (lsattr -d)");
+                    refused(&case, &["-o", &format!("{folder}/out.png")], &said);
+                    refused(&case, &["--dump", &format!("{folder}/out.safetensors")], &said);
+                    refused(&case, &["-o", &file], "the file is there and marked immutable or append-only (lsattr)");
+                }
+            }));
+            mark("-");
+            if !marked {
+                skip(&format!("chattr +{sign} is not for this user or disk"));
             }
-        }));
-        mark("-i");
-        if !marked {
-            skip("chattr +i is not for this user or disk");
+            results.unwrap();
+            assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 0);
+            assert_eq!(std::fs::read(&file).unwrap(), b"old");
         }
-        results.unwrap();
-        assert_eq!(case.written(), ["out.png"]);
+        assert_eq!(case.written(), ["out-a.png", "out-i.png"]);
     }
 
     /// In a folder such as /tmp another user's file cannot be replaced; one's own can.
