@@ -3,11 +3,18 @@
 use crate::error::{Error, Result};
 use std::cell::RefCell;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// A flag that another thread sets to stop a request, or what runs in its [`CancelToken::scope`]; cheap to clone.
 #[derive(Debug, Clone, Default)]
-pub struct CancelToken(Arc<AtomicBool>);
+pub struct CancelToken(Arc<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    set: AtomicBool,
+    /// The looks that still find it not set; none where only [`CancelToken::cancel`] sets it.
+    looks: Option<AtomicU64>,
+}
 
 impl CancelToken {
     /// A token that is not set.
@@ -15,14 +22,23 @@ impl CancelToken {
         Self::default()
     }
 
+    /// A token that sets itself at the look of that number, from 0: for tests that stop work at each of the points at which it looks.
+    #[doc(hidden)]
+    pub fn set_at_look(number: u64) -> Self {
+        Self(Arc::new(State { looks: Some(number.into()), ..State::default() }))
+    }
+
     /// Stops the request: on the CPU within a step, on a GPU at the next one.
     pub fn cancel(&self) {
-        self.0.store(true, Ordering::Relaxed);
+        self.0.set.store(true, Ordering::Relaxed);
     }
 
     /// Whether it is set.
     pub fn is_cancelled(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+        if self.0.looks.as_ref().is_some_and(|looks| looks.fetch_sub(1, Ordering::Relaxed) == 0) {
+            self.cancel();
+        }
+        self.0.set.load(Ordering::Relaxed)
     }
 
     pub(crate) fn check(&self) -> Result<()> {
@@ -91,6 +107,15 @@ pub(crate) fn check() -> Result<()> {
 mod tests {
     use super::*;
     use std::panic::catch_unwind;
+
+    #[test]
+    fn set_at_a_look() {
+        let token = CancelToken::set_at_look(2);
+        assert_eq!([(); 5].map(|()| token.is_cancelled()), [false, false, true, true, true]);
+        let token = CancelToken::set_at_look(2);
+        token.cancel();
+        assert!(token.is_cancelled());
+    }
 
     #[test]
     fn scopes() {

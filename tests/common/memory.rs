@@ -1,7 +1,10 @@
-//! An allocator that counts the bytes that each thread holds.
+//! An allocator that counts the bytes that each thread and the process hold.
+
+#![allow(dead_code)]
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
+use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
 
 /// The system's allocator, with counts. It refuses what would take a thread beyond [`LIMIT`], so that a finding ends this process
 /// and not the machine.
@@ -12,6 +15,13 @@ const LIMIT: i64 = 3 << 30;
 thread_local! {
     static HELD: Cell<i64> = const { Cell::new(0) };
     static PEAK: Cell<i64> = const { Cell::new(0) };
+}
+
+static ALL: AtomicI64 = AtomicI64::new(0);
+
+/// The bytes that the process holds.
+pub fn held() -> i64 {
+    ALL.load(Relaxed)
 }
 
 /// The work's result, and the most bytes that this thread held during it beyond those before.
@@ -28,6 +38,7 @@ fn count(bytes: i64) -> bool {
     if bytes > 0 && held > LIMIT {
         return false;
     }
+    ALL.fetch_add(bytes, Relaxed);
     HELD.set(held);
     PEAK.set(PEAK.get().max(held));
     true

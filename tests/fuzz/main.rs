@@ -8,6 +8,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod driver;
+#[path = "../common/memory.rs"]
 mod memory;
 mod mutate;
 mod repair;
