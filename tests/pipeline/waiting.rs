@@ -114,6 +114,9 @@ fn calls_beside_a_request() {
     });
     assert_eq!(pipeline.device_memory_used(), 0);
     assert_eq!(pipeline.try_generate(&request()).unwrap().images[0].rgb(), whole);
+    // Freed at once, whoever is to stop.
+    cancel.scope(|| pipeline.clear_cache());
+    assert_eq!(pipeline.device_memory_used(), 0);
     let late = Callbacks::new().with_deadline(Instant::now());
     assert!(matches!(pipeline.generate_with(&request(), late), Err(Error::Late)));
     let in_time = Callbacks::new().with_deadline(Instant::now() + Duration::from_secs(3600));
