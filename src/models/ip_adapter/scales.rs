@@ -161,11 +161,14 @@ fn check_names(value: &Value, config: &UnetConfig) -> Result<()> {
         }
         let Value::Object(blocks) = blocks else { continue };
         for name in blocks.keys() {
-            let has = |i: usize| {
-                let level = if part == "up" { levels.checked_sub(1 + i) } else { Some(i) };
-                part != "mid" && level.and_then(|l| config.transformer_layers_per_block.get(l)).is_some_and(|n| *n > 0)
-            };
-            if !name.strip_prefix("block_").and_then(|n| n.parse().ok()).is_some_and(has) {
+            // Compared as written: another way to write a number would be passed over below.
+            let is_known = part != "mid"
+                && (0..levels).any(|i| {
+                    let level = if part == "up" { levels - 1 - i } else { i };
+                    let has = config.transformer_layers_per_block.get(level).is_some_and(|layers| *layers > 0);
+                    has && *name == format!("block_{i}")
+                });
+            if !is_known {
                 return Err(invalid(format!("`{part}.{name}` is not a block with cross-attention of this UNet")));
             }
         }
@@ -237,6 +240,10 @@ mod tests {
         for (spec, part) in [
             (r#"{"down": {"block_0": 1}}"#, "down.block_0"),
             (r#"{"down": {"block_9": 1}}"#, "down.block_9"),
+            (r#"{"up": {"block_18446744073709551615": 1}}"#, "up.block_18446744073709551615"),
+            (r#"{"down": {"block_+1": 1}}"#, "down.block_+1"),
+            (r#"{"down": {"block_01": 1}}"#, "down.block_01"),
+            (r#"{"mid": {"block_0": 1}}"#, "mid.block_0"),
             (r#"{"side": 1}"#, "side"),
             (r#"{"up": {"block_0": [1, 2]}}"#, "2 scales for the 3"),
             (r#"{"up": "x"}"#, "x"),
