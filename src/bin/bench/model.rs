@@ -7,7 +7,7 @@
 
 use crate::assumptions::{self, Assumptions, EPILOGUE, EXPONENTIAL_CYCLES, FILL, LEAST, MEMORY, NODE, SHARED_CYCLES};
 use crate::gpus::Gpu;
-use crate::sm90;
+use crate::sm90::{self, count, read, tile};
 use braid::device::cuda::compile::cubin::{self, Counts, Loop};
 use braid::device::cuda::compile::images::{Code, modules};
 use braid::device::cuda::driver::Launch;
@@ -16,7 +16,6 @@ use braid::device::cuda::ops::branches::DecoupledParams;
 use braid::device::cuda::ops::convolution::ConvolutionParams;
 use braid::device::cuda::ops::gemm::GemmParams;
 use braid::device::cuda::ops::tile_sm90;
-use bytemuck::{AnyBitPattern, pod_read_unaligned};
 use serde::Serialize;
 use std::collections::HashMap;
 use std::sync::{LazyLock, Mutex};
@@ -130,23 +129,9 @@ fn machine_code(module: &str, entry: &str, target: &'static str) -> Option<Machi
     })
 }
 
-/// Rows and columns of a product's or a convolution's tile.
-fn tile(kernel: &str) -> Option<(usize, usize)> {
-    let (m, n) = kernel.rsplit_once('_')?.1.split_once('x')?;
-    Some((m.parse().ok()?, n.parse().ok()?))
-}
-
 /// The width of the heads that an attention kernel is for.
 fn width(kernel: &str) -> Option<usize> {
     kernel.rsplit_once('_')?.1.parse().ok()
-}
-
-fn read<P: AnyBitPattern>(launch: &Launch) -> Option<P> {
-    launch.bytes().get(..size_of::<P>()).map(pod_read_unaligned)
-}
-
-fn count(n: i32) -> usize {
-    usize::try_from(n).unwrap_or(0)
 }
 
 /// The iterations that a launch's main loop takes; `None` for kernels without one.

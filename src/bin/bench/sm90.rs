@@ -49,8 +49,20 @@ fn attention_cycles(rows: usize, keys: usize) -> [f64; 2] {
     [groups * (scores + values), (rows * keys) as f64 / 128.0 * EXPONENTIAL_CYCLES]
 }
 
-fn read<P: AnyBitPattern>(launch: &Launch) -> Option<P> {
+/// The parameters of a launch; `None` where it has fewer bytes.
+pub fn read<P: AnyBitPattern>(launch: &Launch) -> Option<P> {
     launch.bytes().get(..size_of::<P>()).map(pod_read_unaligned)
+}
+
+/// A count of a launch's parameters.
+pub fn count(n: i32) -> usize {
+    usize::try_from(n).unwrap_or(0)
+}
+
+/// Rows and columns of a product's or a convolution's tile, by the kernel's name.
+pub fn tile(kernel: &str) -> Option<(usize, usize)> {
+    let (m, n) = kernel.rsplit_once('_')?.1.split_once('x')?;
+    Some((m.parse().ok()?, n.parse().ok()?))
 }
 
 /// Whether a launch is a doubling and 3x3 as four 2x2 convolutions.
@@ -62,11 +74,7 @@ pub fn phases(launch: &Launch) -> bool {
 impl Work {
     /// The work of a launch; `None` for other kernels.
     pub fn of(launch: &Launch) -> Option<Self> {
-        let count = |n: i32| usize::try_from(n).unwrap_or(0);
-        let tile = || {
-            let (m, n) = launch.kernel.name.rsplit_once('_')?.1.split_once('x')?;
-            Some(Tile { m: m.parse().ok()?, n: n.parse().ok()? })
-        };
+        let tile = || tile(launch.kernel.name).map(|(m, n)| Tile { m, n });
         match launch.kernel.module {
             "gemm_sm90" => {
                 let p: GemmSm90Params = read(launch)?;
