@@ -8,6 +8,8 @@ use super::simd::{Isa, isa};
 pub(crate) const MR: usize = 12;
 /// Columns of a panel.
 pub(crate) const NR: usize = 32;
+/// The bytes of some channels of each row of a panel; none where there is no row.
+pub(crate) type Lanes<'a> = [Option<&'a [u8]>; NR];
 /// Elements of a tile.
 pub(crate) const TILE: usize = MR * NR;
 

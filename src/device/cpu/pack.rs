@@ -1,7 +1,7 @@
 //! Widening and transposing weights into panels for the innermost loop.
 
 use super::fp_math::{Operands, pair_row, pair_taps, round_in_place};
-use super::microkernel::NR;
+use super::microkernel::{Lanes, NR};
 #[cfg(target_arch = "x86_64")]
 use super::pack_avx512::{pack_pairs, pack_words, transpose};
 use super::simd::for_every_isa;
@@ -73,8 +73,25 @@ impl Panel {
         joined.filter(|row| self.present.contains(row))
     }
 
-    /// Writes channels `start..start + len` of panel `p` in words of `operands`: `out[(tap * words + word) * 32 + j]`.
-    pub(crate) fn pack(&self, operands: Operands, p: usize, start: usize, len: usize, out: &mut [f32]) {
+    /// Writes channels `start..start + len` of panel `p` in words of `operands`: `out[(tap * words + word) * 32 + j]`. Meanwhile the lanes
+    /// `next` are fetched.
+    pub(crate) fn pack(
+        &self,
+        operands: Operands,
+        p: usize,
+        (start, len): (usize, usize),
+        out: &mut [f32],
+        next: &Lanes<'_>,
+    ) {
+        let done = self.pack_blocks(operands, p, (start, len), out, next);
+        if done < len {
+            self.pack_rest(operands, p, start, done..len, out);
+        }
+    }
+
+    /// [`Panel::pack`] of the channels from `start + rest.start` on.
+    fn pack_rest(&self, operands: Operands, p: usize, start: usize, rest: Range<usize>, out: &mut [f32]) {
+        let len = rest.end;
         let step = match operands {
             // An even number, so that no pair lies in two chunks.
             Operands::Pairs => (CHUNK / self.taps / 2 * 2).max(2),
@@ -92,7 +109,7 @@ impl Panel {
             &mut long
         };
         let (lanes, row) = buffer.split_at_mut(NR * width);
-        for c0 in (self.pack_blocks(operands, p, start, len, out)..len).step_by(step) {
+        for c0 in rest.step_by(step) {
             let count = step.min(len - c0);
             for j in 0..NR {
                 let lane = &mut lanes[j * width..][..operands.words(count) * self.taps];
@@ -118,43 +135,56 @@ impl Panel {
     }
 
     /// [`Panel::pack`] of as many channels as blocks of 16 by 16 words have, from memory through registers to `out`; their number.
-    fn pack_blocks(&self, operands: Operands, p: usize, start: usize, len: usize, out: &mut [f32]) -> usize {
+    fn pack_blocks(
+        &self,
+        operands: Operands,
+        p: usize,
+        (start, len): (usize, usize),
+        out: &mut [f32],
+        next: &Lanes<'_>,
+    ) -> usize {
         #[cfg(target_arch = "x86_64")]
         {
-            type Pack = unsafe fn(&[Option<&[u8]>; NR], DType, (usize, usize), &mut [f32]) -> usize;
+            type Pack = unsafe fn(&Lanes<'_>, DType, (usize, usize), &mut [f32], &Lanes<'_>) -> usize;
             let pack: Option<Pack> = match operands {
                 Operands::F32 if isa() >= Isa::Avx512 => Some(pack_words),
                 Operands::Pairs if self.taps == 1 && isa() == Isa::Avx512Bf16 => Some(pack_pairs),
                 _ => None,
             };
             if let Some(pack) = pack
-                && let Some((dtype, lanes)) = self.lanes(p, start, len)
+                && let Some(lanes) = self.lanes(p, start, len)
             {
                 // SAFETY: `isa` has found AVX-512 F, and BF16 where there are pairs.
-                return unsafe { pack(&lanes, dtype, (len, self.taps), out) };
+                return unsafe { pack(&lanes, self.parts[0].1.dtype(), (len, self.taps), out, next) };
             }
         }
-        let _ = (operands, p, start, len, out);
+        let _ = (operands, p, start, len, out, next);
         0
     }
 
-    /// The bytes of each lane's channels, with their type; none where they are of several types or do not follow one another.
-    #[cfg(target_arch = "x86_64")]
-    fn lanes(&self, p: usize, start: usize, len: usize) -> Option<(DType, [Option<&[u8]>; NR])> {
+    /// The bytes of each lane's channels; none where they are of several types or do not follow one another.
+    pub(crate) fn lanes(&self, p: usize, start: usize, len: usize) -> Option<Lanes<'_>> {
         let dtype = self.parts.first()?.1.dtype();
+        let (size, width) = (dtype.size(), len * self.taps);
         let mut lanes = [None; NR];
+        // The matrix of the lane before, which most lanes are of, with its first joined row.
+        let mut last: Option<(usize, &Weight, &[u8])> = None;
         for (j, lane) in lanes.iter_mut().enumerate() {
-            if let Some(row) = self.row(p, j) {
-                let (weight, row) = self.part(row);
-                let strides = weight.strides();
-                if weight.dtype() != dtype || strides[strides.len() - 1] != 1 {
-                    return None;
-                }
-                let from = row * strides[0] + start * self.taps;
-                *lane = Some(&weight.bytes()[from * dtype.size()..][..len * self.taps * dtype.size()]);
+            let Some(joined) = self.row(p, j) else { continue };
+            let same = last.filter(|(first, weight, _)| joined.wrapping_sub(*first) < weight.shape()[0]);
+            let (first, weight, bytes) = same.unwrap_or_else(|| {
+                let (weight, row) = self.part(joined);
+                (joined - row, weight, weight.bytes())
+            });
+            last = Some((first, weight, bytes));
+            let strides = weight.strides();
+            if weight.dtype() != dtype || strides[strides.len() - 1] != 1 {
+                return None;
             }
+            let from = (joined - first) * strides[0] + start * self.taps;
+            *lane = Some(&bytes[from * size..][..width * size]);
         }
-        Some((dtype, lanes))
+        Some(lanes)
     }
 
     /// The matrix that has a joined row, and the row's number there.
@@ -372,7 +402,7 @@ mod tests {
         {
             let words = operands.words(len);
             let mut out = vec![-1.0; words * taps * NR];
-            panel.pack(operands, p, start, len, &mut out);
+            panel.pack(operands, p, (start, len), &mut out, &[None; NR]);
             for (i, word) in out.iter().enumerate() {
                 let (t, w, j) = (i / NR / words, i / NR % words, i % NR);
                 let got = elements(operands, *word);
@@ -399,7 +429,7 @@ mod tests {
         let w = Weight::from_f32(&[1., 2., 3., 4., 5., 6.], &[3, 2], "w").unwrap().transposed().unwrap();
         let panel = Panel::new(vec![w], 1, false);
         let mut out = vec![0.0; 3 * NR];
-        panel.pack(Operands::F32, 0, 0, 3, &mut out);
+        panel.pack(Operands::F32, 0, (0, 3), &mut out, &[None; NR]);
         assert_eq!([out[0], out[NR], out[2 * NR], out[1], out[NR + 1]], [1., 3., 5., 2., 4.]);
         let mut bytes = vec![0u8];
         bytes.extend([1.5f32, -2.0].iter().flat_map(|v| f16::from_f32(*v).to_le_bytes()));

@@ -230,11 +230,16 @@ impl CpuGemm {
         &self.blocks[..self.blocks.partition_point(|block| block.panel == 0)]
     }
 
-    /// Writes panel `p` of block `block`.
-    pub(super) fn pack(&self, block: usize, p: usize, out: &mut [f32]) {
+    /// Writes panel `p` of block `block`, and fetches what the next call will write, where `next` says it.
+    pub(super) fn pack(&self, block: usize, p: usize, out: &mut [f32], next: Option<(usize, usize)>) {
+        let next = next.and_then(|(b, p)| {
+            let block = self.blocks.get(b)?;
+            self.panels[block.panel].lanes(p, block.weight, block.len)
+        });
         let block = &self.blocks[block];
         let words = self.operands.words(block.len) * self.taps_of(block) * NR;
-        self.panels[block.panel].pack(self.operands, p, block.weight, block.len, &mut out[..words]);
+        let channels = (block.weight, block.len);
+        self.panels[block.panel].pack(self.operands, p, channels, &mut out[..words], &next.unwrap_or([None; NR]));
     }
 
     /// Whether the sums of an item are stored twelve rows by twelve: no other block adds to them.
@@ -279,7 +284,8 @@ impl CpuGemm {
         for (i, p) in item.panels.clone().enumerate() {
             present[i] = self.panels[block.panel].is_present(p);
             if present[i] {
-                self.pack(number, p, &mut packed[i * stride..]);
+                let next = if p + 1 < item.panels.end { (number, p + 1) } else { (number + 1, item.panels.start) };
+                self.pack(number, p, &mut packed[i * stride..], Some(next));
             }
         }
         if !store && !present.contains(&true) {

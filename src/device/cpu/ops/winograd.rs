@@ -155,7 +155,8 @@ impl CpuWinograd {
         }
         for p in panels {
             for (b, block) in blocks.iter().enumerate() {
-                gemm.pack(b, p, packed);
+                let next = if b + 1 < blocks.len() { (b + 1, p) } else { (0, p + 1) };
+                gemm.pack(b, p, packed, Some(next));
                 let step = Self::weight_stride(block.len);
                 transform_weights(packed, block.len, weights, step);
                 for (chunk, tiles) in chunks().enumerate() {
