@@ -267,7 +267,7 @@ impl Compiler<'_> {
 
     /// The device's own denoise loop for a denoiser of that shape.
     fn device_loop(&self, graph: Graph, shape: &UnetShape, spec: &LoopSpec) -> Result<Box<dyn DenoiseLoop>> {
-        let parts = self.device.row_parts(shape.batch);
+        let parts = self.device.row_parts(&graph);
         if parts.len() < 2 {
             return self.device.compile_denoise_loop(graph, spec);
         }

@@ -125,13 +125,9 @@ impl Device for Cpu {
         self.executable(graph, self.fp_math)
     }
 
-    /// One for each thread where each has two rows or more.
-    fn row_parts(&self, rows: usize) -> Vec<usize> {
-        let threads = self.threads();
-        if rows < 2 * threads {
-            return vec![rows];
-        }
-        (0..threads).map(|thread| rows / threads + usize::from(thread < rows % threads)).collect()
+    /// One for each thread where there are rows enough and the model is small.
+    fn row_parts(&self, graph: &Graph) -> Vec<usize> {
+        row_parts::row_parts(graph, self.threads())
     }
 
     fn compile_denoise_parts(&self, graph: Graph, parts: Vec<Graph>, spec: &LoopSpec) -> Result<Box<dyn DenoiseLoop>> {

@@ -1,7 +1,8 @@
 //! A graph whose rows are cut among the threads: each runs all operations for rows of its own.
 //!
 //! Threads that share every operation read in each what the others wrote in the one before, and wait for one another hundreds of times
-//! in an evaluation of a denoiser. Here they meet once. In exchange each of them widens all weights, which several rows make up for.
+//! in an evaluation of a denoiser. Here they meet once. In exchange each of them widens all weights, which is more than is gained where
+//! the model is large.
 
 use super::pool::Pool;
 use crate::cancel;
@@ -31,6 +32,24 @@ struct Run<'a> {
 /// The rows of a denoiser.
 fn rows_of(graph: &Graph) -> usize {
     graph.outputs.first().map_or(1, |(_, id)| graph.node(*id).shape[0])
+}
+
+/// Weights an operation of a graph, in the mean, beyond which each thread's widening of all of them takes longer than its waiting for the
+/// others at each operation would.
+const MAX_MEAN_WEIGHTS: usize = 100_000;
+
+/// The rows of the parts in which `threads` threads make an evaluation of `graph`: a part for each, or one for all.
+pub(super) fn row_parts(graph: &Graph, threads: usize) -> Vec<usize> {
+    let rows = rows_of(graph);
+    let most = rows.div_ceil(threads);
+    // A thread that has no row, or has less to do than the others, waits.
+    let even = rows >= threads && most * threads * 4 <= rows * 5;
+    let products = graph.nodes.iter().filter_map(|node| node.op.implicit_gemm());
+    let weights: usize = products.flat_map(|gemm| gemm.parts).map(|part| part.weight.len()).sum();
+    if !even || weights > graph.nodes.len() * MAX_MEAN_WEIGHTS {
+        return vec![rows];
+    }
+    (0..threads).map(|thread| rows / threads + usize::from(thread < rows % threads)).collect()
 }
 
 /// Takes the first values off a slice.

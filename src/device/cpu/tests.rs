@@ -70,15 +70,17 @@ fn rows_in_parts() {
     let axes = [RowAxis::First, RowAxis::First, RowAxis::Shared];
     let cut = [
         (1, 8, vec![8]),
+        (2, 2, vec![1, 1]),
         (2, 3, vec![3]),
         (2, 4, vec![2, 2]),
         (2, 5, vec![3, 2]),
-        (3, 5, vec![5]),
+        (3, 2, vec![2]),
+        (3, 5, vec![2, 2, 1]),
         (3, 8, vec![3, 3, 2]),
     ];
     for (threads, rows, numbers) in cut {
         let cpu = Cpu::new(Some(threads));
-        assert_eq!(cpu.row_parts(rows), numbers);
+        assert_eq!(cpu.row_parts(&graph(rows)), numbers);
         let parts = numbers.into_iter().map(|rows| cpu.compile(graph(rows)).unwrap()).collect();
         let mut in_parts = RowParts::new(cpu.pool.clone(), graph(rows), parts, &axes);
         let token: Vec<i32> = (0..rows as i32).map(|row| row % 5).collect();
