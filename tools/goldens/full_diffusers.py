@@ -1,6 +1,6 @@
 """The same request as full_diffsynth.py through diffusers' SDXL pipeline, f32 on the CPU, every stage written.
 
-    python full_diffusers.py MODEL_DIR REFERENCE_IMAGE OUT.safetensors [--steps 4 --width 256 ...]
+    python full_diffusers.py MODEL_DIR REFERENCE_IMAGE OUT.safetensors [--steps 4 --width 256 --dtype bfloat16 ...]
 
 MODEL_DIR holds sdxl.safetensors (with the VAE's encoder, which diffusers insists on), image_encoder/model.safetensors and
 ip-adapter_sdxl.bin. The reference is encoded first and its encoder dropped, then the text encoders, so that about 17 GB
@@ -70,14 +70,14 @@ def write_configs(folder: Path, configs: dict) -> Path:
     return folder
 
 
-def encode_image(model_dir: Path, reference: Path, resize, vision: dict) -> torch.Tensor:
+def encode_image(model_dir: Path, reference: Path, resize, vision: dict, dtype=torch.float32) -> torch.Tensor:
     """image_embeds [1, E], the encoder being gone afterwards."""
     image = Image.open(reference).convert("RGB")
     if resize:
         image = image.resize(tuple(resize), Image.Resampling.BICUBIC)
     with torch.device("meta"):
         encoder = CLIPVisionModelWithProjection(CLIPVisionConfig(**vision))
-    state = {k: v.float() for k, v in safetensors.torch.load_file(model_dir / "image_encoder/model.safetensors").items()
+    state = {k: v.to(dtype) for k, v in safetensors.torch.load_file(model_dir / "image_encoder/model.safetensors").items()
              if not k.endswith("position_ids")}
     encoder.load_state_dict(state, assign=True)
     # The only buffer, which no file needs.
@@ -85,19 +85,19 @@ def encode_image(model_dir: Path, reference: Path, resize, vision: dict) -> torc
     encoder.vision_model.embeddings.position_ids = positions
     size = encoder.config.image_size
     processor = CLIPImageProcessorPil(size={"shortest_edge": size}, crop_size={"height": size, "width": size})
-    return encoder.eval()(processor(images=[image], return_tensors="pt").pixel_values).image_embeds
+    return encoder.eval()(processor(images=[image], return_tensors="pt").pixel_values.to(dtype)).image_embeds
 
 
 def main(args, configs=CONFIGS, vision=VISION) -> None:
     torch.set_num_threads(args.threads)
     torch.set_grad_enabled(False)
-    guided = args.cfg_scale > 1
-    stages = {"image_embeds": encode_image(args.model_dir, args.reference, args.image_resize, vision)}
+    guided, dtype = args.cfg_scale > 1, getattr(torch, args.dtype)
+    stages = {"image_embeds": encode_image(args.model_dir, args.reference, args.image_resize, vision, dtype)}
     gc.collect()
     with tempfile.TemporaryDirectory() as folder:
         write_configs(Path(folder), configs)
         pipe = StableDiffusionXLPipeline.from_single_file(str(args.model_dir / "sdxl.safetensors"), config=folder,
-                                                          local_files_only=True, torch_dtype=torch.float32)
+                                                          local_files_only=True, torch_dtype=dtype)
     text = pipe.encode_prompt(args.prompt, negative_prompt=args.negative_prompt, device="cpu",
                               do_classifier_free_guidance=guided)
     for name, value in zip(("text_embeds", "negative_text_embeds", "pooled", "negative_pooled"), text):
@@ -136,7 +136,7 @@ def main(args, configs=CONFIGS, vision=VISION) -> None:
         prompt_embeds=stages["text_embeds"], negative_prompt_embeds=stages.get("negative_text_embeds"),
         pooled_prompt_embeds=stages["pooled"], negative_pooled_prompt_embeds=stages.get("negative_pooled"),
         ip_adapter_image_embeds=[torch.cat([torch.zeros_like(embeds), embeds]) if guided else embeds],
-        latents=stages["noise"].clone(), num_inference_steps=args.steps, guidance_scale=args.cfg_scale, width=args.width,
+        latents=stages["noise"].to(dtype, copy=True), num_inference_steps=args.steps, guidance_scale=args.cfg_scale, width=args.width,
         height=args.height, callback_on_step_end=mark, output_type="pt").images
     stages["image"] = image.permute(0, 2, 3, 1)
     stages = {k: v.detach().float().contiguous() for k, v in stages.items()}
@@ -147,4 +147,6 @@ def main(args, configs=CONFIGS, vision=VISION) -> None:
 
 
 if __name__ == "__main__":
-    main(options(__doc__).parse_args())
+    parser = options(__doc__)
+    parser.add_argument("--dtype", default="float32", help="of weights, activations and VAE; the noise is drawn in f32")
+    main(parser.parse_args())
