@@ -9,13 +9,16 @@
 Arguments have diffusers' names where diffusers has them.
 """
 
-from ._braid import EncodedImage, __version__
+from ._braid import EncodedImage, PreparedPrompts, __version__
+from .arguments import Reference
 from .errors import (Busy, Cancelled, ChangedFileError, ConfigError, DeviceError, Error, FileError, InCallback, Late,
                      MalformedFileError, MismatchError, NotFiniteError, OutOfMemoryError, ParameterError, Stopped)
-from .pipeline import Engine, Output, Pipeline, Reference, Ticket
+from .live import Live
+from .pipeline import Engine, Output, Pipeline, Ticket
+from .session import Session
 
 __all__ = [
     "Busy", "Cancelled", "ChangedFileError", "ConfigError", "DeviceError", "EncodedImage", "Engine", "Error",
-    "FileError", "InCallback", "Late", "MalformedFileError", "MismatchError", "NotFiniteError", "Output", "OutOfMemoryError",
-    "ParameterError", "Pipeline", "Reference", "Stopped", "Ticket", "__version__",
+    "FileError", "InCallback", "Late", "Live", "MalformedFileError", "MismatchError", "NotFiniteError", "Output", "OutOfMemoryError",
+    "ParameterError", "Pipeline", "PreparedPrompts", "Reference", "Session", "Stopped", "Ticket", "__version__",
 ]

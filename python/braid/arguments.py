@@ -11,7 +11,7 @@ from typing import Any, Union
 import numpy as np
 import PIL.Image
 
-from ._braid import EncodedImage
+from ._braid import EncodedImage, read_image
 
 PathLike = Union[str, "os.PathLike[str]"]
 ImageLike = Union[PathLike, PIL.Image.Image, np.ndarray]
@@ -78,11 +78,24 @@ def reference_image(value: Any) -> Any:
     return floats(value)
 
 
+def held(value: Any) -> Any:
+    """An argument of images as it is now: pixels in the place of files, PIL images and arrays, which may be written to later."""
+    if isinstance(value, (list, tuple)):
+        return [held(entry) for entry in value]
+    if isinstance(value, Reference):
+        return dataclasses.replace(value, image=held(value.image), mask=held(value.mask))
+    if not is_image(value):
+        return value
+    given = pixels(value)
+    width, height, rgb = given if isinstance(given, tuple) else read_image(given)
+    return np.frombuffer(rgb, np.uint8).reshape(height, width, 3)
+
+
 def floats(value: Any) -> memoryview:
     """Numbers, of a tensor of torch too, as a flat buffer of f32."""
     if hasattr(value, "detach"):
         value = value.detach().cpu().float().numpy()
-    return memoryview(np.ascontiguousarray(value, dtype=np.float32).reshape(-1))
+    return np.ascontiguousarray(value, dtype=np.float32).reshape(-1).data
 
 
 def scales(value: Any, what: str = "ip_adapter_scale") -> tuple[str, float]:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import itertools
 import secrets
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import PIL.Image
 
 from . import arguments
-from ._braid import EncodedImage, NativeEngine, NativeOutput, NativePipeline, NativeTicket
-from .arguments import ImageLike, PathLike, Reference
+from ._braid import EncodedImage, NativeEngine, NativeOutput, NativePipeline, NativeTicket, PreparedPrompts
+from .arguments import PathLike
 from .errors import Cancelled
+from .live import Live
 
 
 @dataclasses.dataclass
@@ -59,13 +63,25 @@ def _list(value: Any) -> list[Any]:
     return list(value) if isinstance(value, (list, tuple)) else [value]
 
 
+class _Call:
+    """A call under way, as its callbacks see it."""
+
+    def __init__(self, live: Live, requests: list[dict[str, Any]]):
+        self.live = live
+        # The adapters that have references: the same in all requests of a call.
+        self.adapters = [i for i, prompt in enumerate(requests[0].get("image_prompts", ())) if prompt["references"]] if requests else []
+        self.firsts = list(itertools.accumulate((request["num_images"] for request in requests), initial=0))
+        self.interrupted = False
+        self.callback_thread: int | None = None
+
+
 class Pipeline:
     """SDXL with IP-Adapters. Make one with `Pipeline.from_files`; it may be shared by threads, whose calls run one at a time."""
 
     def __init__(self, native: NativePipeline):
         self._native = native
         self._scale: Any = 1.0
-        self._interrupt = False
+        self._call: _Call | None = None
 
     @classmethod
     def from_files(
@@ -127,15 +143,21 @@ class Pipeline:
         return self._native.notes
 
     def set_ip_adapter_scale(self, scale: Any) -> None:
-        """Sets the scale of later calls, as diffusers: a number, a dictionary of blocks, or a list with one for each adapter; also a
-        preset's name ("style", "layout", ...) or `(preset, strength)`."""
-        for value in arguments.of_each_adapter(scale, max(self.num_ip_adapters, 1), "scale"):
+        """Sets the scale of later calls, and in a callback that of the call under way from its next step on, as diffusers: a number, a
+        dictionary of blocks, or a list with one for each adapter; also a preset's name ("style", "layout", ...) or `(preset, strength)`."""
+        each = arguments.of_each_adapter(scale, max(self.num_ip_adapters, 1), "scale")
+        for value in each:
             arguments.scales(value, "scale")
+        call = self._call
+        if call is not None and call.callback_thread == threading.get_ident():
+            for adapter in call.adapters:
+                call.live.set_ip_adapter_scale(each[adapter], adapter)
         self._scale = scale
 
     def interrupt(self) -> None:
         """Ends the call that runs at its next step, with `braid.Cancelled`; for callbacks."""
-        self._interrupt = True
+        if (call := self._call) is not None:
+            call.interrupted = True
 
     def encode_image(self, image: Any, *, adapter: int = 0, fit: str | None = None) -> list[EncodedImage]:
         """Encodes one image or several for an adapter. Requests take the result in the place of images, without the image encoder;
@@ -148,7 +170,10 @@ class Pipeline:
         prompt: str | list[str] = "",
         *,
         output_type: str = "pil",
-        callback_on_step_end: Callable[[Pipeline, int, Any, dict[str, Any]], Any] | None = None,
+        callback_on_step_end: Callable[[Pipeline, int, float | None, dict[str, Any]], Any] | None = None,
+        callback_on_preview: Callable[[Pipeline, int, PIL.Image.Image, dict[str, Any]], Any] | None = None,
+        preview_every: int = 1,
+        live: Live | None = None,
         **request: Any,
     ) -> Output:
         """Generates images.
@@ -164,22 +189,49 @@ class Pipeline:
         `ip_adapter_negative_image`, `ip_adapter_fit`, `lora_scales`, `prompt_weights`, `long_prompts`.
 
         A list of prompts is drawn together. `output_type` is pil, np (floats of 0 to 1) or uint8.
-        `callback_on_step_end(pipe, step, timestep, kwargs)` is called after each step of an image; `timestep` is None and `kwargs`
-        has `image`, the image's number, and `num_steps`. Ctrl-C ends the call at its next step.
+        `callback_on_step_end(pipe, step, timestep, kwargs)` is called after each step of an image; `timestep` is a float and `kwargs`
+        has `image`, the image's number, and `num_steps`; what is returned has no effect. `callback_on_preview(pipe, step, preview,
+        kwargs)` gets a small image of what is drawn after each `preview_every` steps. A `Live` as `live` changes scales and prompts
+        while the call runs. Ctrl-C ends the call at its next step.
         """
         if output_type not in ("pil", "np", "uint8"):
             raise ValueError(f"output_type: {output_type!r} given; pil, np or uint8 is expected")
+        if preview_every < 1:
+            raise ValueError(f"preview_every: {preview_every} given; at least 1 is needed")
         requests = _requests(self, prompt, **request)
-        self._interrupt = False
+        call = _Call(Live() if live is None else live, requests)
 
-        def on_step(number: int, image: int, done: int, steps: int) -> None:
-            first = sum(r["num_images"] for r in requests[:number])
-            if callback_on_step_end is not None:
-                callback_on_step_end(self, done - 1, None, {"image": first + image, "num_steps": steps})
-            if self._interrupt:
-                raise Cancelled("cancelled")
+        def on_step(number: int, image: int, done: int, steps: int, timestep: float | None) -> None:
+            with self._callback(call):
+                if callback_on_step_end is not None:
+                    callback_on_step_end(self, done - 1, timestep, {"image": call.firsts[number] + image, "num_steps": steps})
 
-        return _output(self._native.generate(requests, on_step, True), output_type)
+        def on_preview(number: int, image: int, done: int, pixels: tuple[int, int, bytes]) -> None:
+            with self._callback(call):
+                if callback_on_preview is not None:
+                    width, height, rgb = pixels
+                    preview = PIL.Image.frombytes("RGB", (width, height), rgb)
+                    callback_on_preview(self, done - 1, preview, {"image": call.firsts[number] + image})
+
+        previews = None if callback_on_preview is None else (preview_every, on_preview)
+        if self._call is None:
+            self._call = call
+        try:
+            return _output(self._native.generate(requests, on_step, previews, call.live._native, True), output_type)
+        finally:
+            if self._call is call:
+                self._call = None
+
+    @contextlib.contextmanager
+    def _callback(self, call: _Call) -> Iterator[None]:
+        """Marks a callback of a call; one that was interrupted is ended after it."""
+        self._call, call.callback_thread = call, threading.get_ident()
+        try:
+            yield
+        finally:
+            call.callback_thread = None
+        if call.interrupted:
+            raise Cancelled("cancelled")
 
     def generate_batch(
         self, requests: Sequence[dict[str, Any]], *, output_type: str = "pil", return_exceptions: bool = False
@@ -203,7 +255,7 @@ class Pipeline:
                 continue
             native.append(made[0])
             places.append(i)
-        for i, result in zip(places, self._native.generate(native, None, not return_exceptions)):
+        for i, result in zip(places, self._native.generate(native, None, None, None, not return_exceptions)):
             results[i] = result if isinstance(result, Exception) else _output([result], output_type)
         return results
 
@@ -373,6 +425,10 @@ class Ticket:
     def set_ip_adapter_scale(self, scale: Any, adapter: int = 0) -> None:
         """Sets an adapter's scale from the next step on."""
         self._native.set_scales(adapter, *arguments.scales(scale, "scale"))
+
+    def set_prompts(self, prompts: PreparedPrompts) -> None:
+        """Exchanges prompts and references from the next step on; see `Live.set_prompts`."""
+        self._native.set_prompts(prompts)
 
     @property
     def status(self) -> tuple[Any, ...]:

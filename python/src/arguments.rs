@@ -8,7 +8,7 @@ use braid::{
 use pyo3::buffer::PyBuffer;
 use pyo3::exceptions::{PyOverflowError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::PyDict;
+use pyo3::types::{PyBytes, PyDict};
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -77,6 +77,13 @@ fn image(value: &Bound<'_, PyAny>) -> PyResult<Image> {
     }
     let (width, height, bytes): (usize, usize, PyBuffer<u8>) = value.extract()?;
     to_python(py, Image::new(width, height, bytes.to_vec(py)?))
+}
+
+/// Reads an image file: width, height and RGB bytes, as those of an image that is given by its path.
+#[pyfunction]
+pub fn read_image<'py>(path: &Bound<'py, PyAny>) -> PyResult<(usize, usize, Bound<'py, PyBytes>)> {
+    let image = image(path)?;
+    Ok((image.width(), image.height(), PyBytes::new(path.py(), image.rgb())))
 }
 
 /// An image, an encoded one, or the values of an embedding.

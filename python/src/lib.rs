@@ -4,6 +4,7 @@
 mod arguments;
 mod errors;
 mod pipeline;
+mod session;
 mod waiting;
 
 use pyo3::prelude::*;
@@ -13,8 +14,12 @@ use pyo3::prelude::*;
 fn _braid(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     module.add_class::<pipeline::NativePipeline>()?;
+    module.add_class::<session::NativeSession>()?;
+    module.add_class::<session::NativeLive>()?;
+    module.add_class::<session::PreparedPrompts>()?;
     module.add_class::<pipeline::NativeOutput>()?;
     module.add_class::<pipeline::NativeEngine>()?;
     module.add_class::<pipeline::NativeTicket>()?;
-    module.add_class::<arguments::EncodedImage>()
+    module.add_class::<arguments::EncodedImage>()?;
+    module.add_function(wrap_pyfunction!(arguments::read_image, module)?)
 }

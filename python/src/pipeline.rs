@@ -2,10 +2,11 @@
 
 use crate::arguments::{EncodedImage, image_prompt, options, request};
 use crate::errors::{exception, to_python};
-use crate::waiting::{LOOK, interruptible};
+use crate::session::{NativeLive, NativeSession, PreparedPrompts};
+use crate::waiting::{LOOK, demand_outside, interruptible};
 use braid::{
-    Callbacks, CancelToken, Engine, EngineOptions, Error, Output, Pipeline, Progress, Request, Scales, Stage,
-    SubmitOptions, Ticket, TicketStatus,
+    Callbacks, CancelToken, Engine, EngineOptions, Error, Output, Pipeline, Request, Scales, Stage, SubmitOptions,
+    Ticket, TicketStatus,
 };
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
@@ -20,21 +21,47 @@ pub struct NativePipeline {
     inner: Arc<Pipeline>,
 }
 
-/// A Python callback of the steps, and what it has raised.
-struct StepCallback {
-    call: Py<PyAny>,
+/// Python's callbacks of a call, and what one of them has raised.
+struct PythonCallbacks {
+    on_step: Option<Py<PyAny>>,
+    /// With the model evaluations from one preview to the next.
+    on_preview: Option<(usize, Py<PyAny>)>,
+    cancel: CancelToken,
     raised: Mutex<Option<PyErr>>,
 }
 
-impl StepCallback {
-    /// Calls it with the request's number, the image's, the steps that are done and all steps; what it raises sets `cancel`.
-    fn report(&self, number: usize, progress: Progress, cancel: &CancelToken) {
-        if progress.stage != Stage::Denoise || progress.done == 0 || cancel.is_cancelled() {
+impl PythonCallbacks {
+    /// The library's callbacks of one of the call's requests, by its number.
+    fn of_request(&self, number: usize, timesteps: Vec<f32>) -> Callbacks<'_> {
+        let mut callbacks = Callbacks::new().with_cancel(&self.cancel);
+        if let Some(call) = &self.on_step {
+            callbacks = callbacks.with_progress(move |progress| {
+                if progress.stage == Stage::Denoise && progress.done > 0 {
+                    let timestep = timesteps.get(progress.done - 1).copied();
+                    let arguments = (number, progress.image, progress.done, progress.steps, timestep);
+                    self.run(|py| call.call1(py, arguments));
+                }
+            });
+        }
+        if let Some((every, call)) = &self.on_preview {
+            callbacks = callbacks.with_preview(*every, move |preview| {
+                let (width, height) = (preview.pixels.width(), preview.pixels.height());
+                self.run(|py| {
+                    let pixels = (width, height, PyBytes::new(py, preview.pixels.rgb()));
+                    call.call1(py, (number, preview.image, preview.done, pixels))
+                });
+            });
+        }
+        callbacks
+    }
+
+    /// Calls into Python, unless the call is to stop; what is raised there stops it.
+    fn run(&self, call: impl for<'py> FnOnce(Python<'py>) -> PyResult<Py<PyAny>>) {
+        if self.cancel.is_cancelled() {
             return;
         }
-        let arguments = (number, progress.image, progress.done, progress.steps);
-        if let Err(error) = Python::attach(|py| self.call.call1(py, arguments).map(|_| ())) {
-            cancel.cancel();
+        if let Err(error) = Python::attach(|py| call(py).map(drop)) {
+            self.cancel.cancel();
             *self.raised.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
         }
     }
@@ -74,42 +101,50 @@ impl NativePipeline {
         self.inner.notes().map(ToString::to_string).collect()
     }
 
-    /// Draws requests together: the result of each, or the exception that ended it. `on_step(request, image, done, steps)` is called
-    /// after each step; what it raises ends them all, and so does the first failure with `fail_fast`.
+    /// Encodes a request, and holds the result for as long as the session lasts.
+    fn session(&self, py: Python<'_>, arguments: &Bound<'_, PyDict>) -> PyResult<NativeSession> {
+        NativeSession::new(py, &self.inner, arguments)
+    }
+
+    /// Draws requests together: the result of each, or the exception that ended it. `on_step(request, image, done, steps, timestep)` is
+    /// called after each step, `on_preview[1](request, image, done, (width, height, RGB bytes))` after each `on_preview[0]` of them; what
+    /// they raise ends all requests, and so does the first failure with `fail_fast`.
     fn generate<'py>(
         &self,
         py: Python<'py>,
         requests: Vec<Bound<'py, PyDict>>,
         on_step: Option<Py<PyAny>>,
+        on_preview: Option<(usize, Py<PyAny>)>,
+        live: Option<&Bound<'py, NativeLive>>,
         fail_fast: bool,
     ) -> PyResult<Vec<Bound<'py, PyAny>>> {
         let requests = requests.iter().map(|arguments| request(arguments, self.inner.dtype()));
         let requests = requests.collect::<PyResult<Vec<Request>>>()?;
-        self.demand_outside(py)?;
-        let on_step = on_step.map(|call| StepCallback { call, raised: Mutex::new(None) });
-        let cancel = CancelToken::new();
-        let (on_step, cancel) = (on_step.as_ref(), &cancel);
-        let drawn = interruptible(py, cancel, || {
+        demand_outside(py, &self.inner)?;
+        let ours = &PythonCallbacks { on_step, on_preview, cancel: CancelToken::new(), raised: Mutex::new(None) };
+        let live = live.map(Bound::get);
+        let drawn = interruptible(py, &ours.cancel, || {
             let mut results: Vec<_> = requests.iter().map(|_| Err(Error::Cancelled)).collect();
             let mut failure = None;
             let jobs = requests.into_iter().enumerate().map(|(number, request)| {
-                let callbacks = Callbacks::new().with_cancel(cancel);
-                let callbacks = match on_step {
-                    Some(on_step) => callbacks.with_progress(move |p| on_step.report(number, p, cancel)),
-                    None => callbacks,
-                };
+                // Where there are none, the request fails by itself.
+                let timesteps = self.inner.timesteps(&request).unwrap_or_default();
+                let mut callbacks = ours.of_request(number, timesteps);
+                if let Some(live) = live {
+                    callbacks = callbacks.with_live_scales(&live.scales).with_live_prompts(&live.prompts);
+                }
                 (request, callbacks)
             });
             self.inner.generate_batch_with(jobs, |number, result| match result {
                 Err(error) if fail_fast => {
-                    cancel.cancel();
+                    ours.cancel.cancel();
                     failure.get_or_insert(error);
                 }
                 result => results[number] = result,
             });
             failure.map_or(Ok(results), Err)
         });
-        if let Some(raised) = on_step.and_then(StepCallback::take) {
+        if let Some(raised) = ours.take() {
             return Err(raised);
         }
         let python = |result| match result {
@@ -121,17 +156,10 @@ impl NativePipeline {
 
     /// Encodes the references of an image prompt for an adapter.
     fn encode(&self, py: Python<'_>, adapter: usize, prompt: &Bound<'_, PyDict>) -> PyResult<Vec<EncodedImage>> {
-        self.demand_outside(py)?;
+        demand_outside(py, &self.inner)?;
         let prompt = image_prompt(prompt)?;
         let images = interruptible(py, &CancelToken::new(), || self.inner.encode_references(adapter, &prompt))?;
         Ok(images.into_iter().map(|inner| EncodedImage { inner }).collect())
-    }
-}
-
-impl NativePipeline {
-    /// Refuses a call from a callback of the pipeline: its work would wait for the callback, on a thread of its own.
-    fn demand_outside(&self, py: Python<'_>) -> PyResult<()> {
-        if self.inner.is_in_callback() { Err(exception(py, &Error::InCallback)) } else { Ok(()) }
     }
 }
 
@@ -306,6 +334,16 @@ impl NativeTicket {
             None => Ok(()),
         })
         .map_err(|error| exception(py, &error))
+    }
+
+    /// Exchanges the prompts and references from the next step on.
+    fn set_prompts(&self, py: Python<'_>, prompts: &Bound<'_, PreparedPrompts>) {
+        let prompts = &prompts.get().inner;
+        py.detach(|| {
+            if let Some(ticket) = &*self.inner.lock().unwrap_or_else(PoisonError::into_inner) {
+                ticket.set_prompts(prompts);
+            }
+        });
     }
 
     /// `("waiting", requests before it)`, `("running", done, steps)` or `("done",)`.

@@ -1,7 +1,7 @@
 //! Work that Python's signals interrupt.
 
 use crate::errors::exception;
-use braid::CancelToken;
+use braid::{CancelToken, Error, Pipeline};
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use std::sync::mpsc::{RecvTimeoutError, channel};
@@ -43,4 +43,9 @@ pub fn interruptible<T: Send>(
         (None, Ok(result)) => result.map_err(|error| exception(py, &error)),
         (None, Err(_)) => Err(PyRuntimeError::new_err("braid panicked; this is a bug in it")),
     }
+}
+
+/// Refuses a call from a callback of the pipeline: its work would wait for the callback, on a thread of its own.
+pub fn demand_outside(py: Python<'_>, pipeline: &Pipeline) -> PyResult<()> {
+    if pipeline.is_in_callback() { Err(exception(py, &Error::InCallback)) } else { Ok(()) }
 }

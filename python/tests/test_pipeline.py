@@ -158,8 +158,9 @@ def test_generators(pipe):
 
 def test_callback_and_interrupt(pipe):
     seen = []
-    pipe("a star", seed=1, callback_on_step_end=lambda p, i, t, k: seen.append((p is pipe, i, k["num_steps"])), **SMALL)
-    assert seen == [(True, i, 4) for i in range(4)]
+    pipe("a star", seed=1, callback_on_step_end=lambda p, i, t, k: seen.append((p is pipe, i, t, k["num_steps"])), **SMALL)
+    # diffusers' EulerDiscreteScheduler with this configuration.
+    assert seen == [(True, i, t, 4) for i, t in enumerate([999.0, 749.0, 499.0, 249.0])]
 
     def stop(pipe, step, timestep, kwargs):
         if step == 1:
@@ -174,6 +175,113 @@ def test_callback_and_interrupt(pipe):
     with pytest.raises(KeyError, match="mine"):
         pipe("a star", seed=1, callback_on_step_end=fail, **SMALL)
     assert len(pipe("a star", seed=1, **SMALL).images) == 1
+
+
+def test_an_interrupt_ends_one_call(pipe):
+    """Another thread's call, which has begun to wait before the interrupt, is drawn."""
+    waiting = []
+
+    def stop(pipe, step, timestep, kwargs):
+        if not waiting:
+            begins = threading.Event()
+            waiting.append(threading.Thread(target=lambda: (begins.set(), images.append(rgb(pipe("a ring", seed=2, **SMALL))))))
+            waiting[0].start()
+            begins.wait()
+            time.sleep(0.05)
+        pipe.interrupt()
+
+    images = []
+    with pytest.raises(braid.Cancelled):
+        pipe("a star", seed=1, callback_on_step_end=stop, **SMALL)
+    waiting[0].join()
+    assert images == [rgb(pipe("a ring", seed=2, **SMALL))]
+
+
+def test_previews(pipe, command, tmp_path):
+    path, seen = tmp_path / "preview.png", []
+    expected = command("-p", "a star", "--preview", path, "--preview-every", "2", *FLAGS)
+    show = lambda p, i, image, k: seen.append((p is pipe, i, image, k))
+    output = pipe("a star", seed=5, callback_on_preview=show, preview_every=2, **SMALL)
+    assert rgb(output) == [expected]
+    assert [(same, i, kwargs) for same, i, _, kwargs in seen] == [(True, 1, {"image": 0}), (True, 3, {"image": 0})]
+    assert seen[1][2].tobytes() == PIL.Image.open(path).convert("RGB").tobytes() != seen[0][2].tobytes()
+    with pytest.raises(ValueError, match="preview_every"):
+        pipe("a star", preview_every=0, **SMALL)
+
+
+def test_scales_in_callbacks(pipe):
+    """As in diffusers: the call under way from its next step on, and later ones."""
+    request = {"ip_adapter_image": REFERENCES[0], "seed": 5, **SMALL}
+
+    def silence(pipe, step, timestep, kwargs):
+        if step == 1:
+            pipe.set_ip_adapter_scale(0.0)
+
+    try:
+        halves = rgb(pipe("a star", callback_on_step_end=silence, **request))
+        later = rgb(pipe("a star", **request))
+        assert len(pipe("a star", callback_on_step_end=silence, seed=5, **SMALL).images) == 1
+    finally:
+        pipe.set_ip_adapter_scale(1.0)
+    assert halves == rgb(pipe("a star", ip_adapter_end=0.5, **request))
+    assert later == rgb(pipe("a star", ip_adapter_scale=0.0, **request))
+    live = braid.Live()
+    live.set_ip_adapter_scale(0.0)
+    assert later == rgb(pipe("a star", live=live, **request))
+    assert len({*halves, *later, *rgb(pipe("a star", **request))}) == 3
+
+
+def test_sessions(pipe, tmp_path):
+    image = tmp_path / "image.png"
+    image.write_bytes(REFERENCES[0].read_bytes())
+    request = {"ip_adapter_image": [braid.Reference(image, weight=0.5), PIL.Image.open(REFERENCES[1])], **SMALL}
+    session = braid.Session(pipe, "a star", seed=5, **request)
+    assert "a star" in repr(session) and ", 0 values" not in repr(session)
+    first = rgb(pipe("a star", seed=5, **request))
+    changed = {"seed": 6, "ip_adapter_scale": 0.5, "num_images_per_prompt": 2}
+    second = rgb(pipe("a star", **{**request, **changed}))
+    # What was read is held.
+    image.write_bytes(REFERENCES[1].read_bytes())
+    seen = []
+    assert rgb(session(callback_on_step_end=lambda p, i, t, k: seen.append(i))) == first
+    assert seen == [0, 1, 2, 3]
+    assert rgb(session(**changed)) == second
+    assert rgb(session(generator=FakeGenerator().manual_seed(5))) == first
+    assert session(seed=None, output_type="uint8").images[0].shape == (64, 64, 3)
+    with pytest.raises(braid.ParameterError):
+        braid.Session(pipe, "a star", **{**SMALL, "num_inference_steps": 0})
+    with pytest.raises(TypeError, match="one prompt"):
+        braid.Session(pipe, ["a star", "a ring"], **SMALL)
+    with pytest.raises(braid.FileError):
+        braid.Session(pipe, "a star", ip_adapter_image=tmp_path / "absent.png", **SMALL)
+
+
+def test_prompts_that_change(pipe):
+    session = braid.Session(pipe, "a star", ip_adapter_image=REFERENCES[0], seed=5, **SMALL)
+    prepared, live = session.prepare_prompts("a ring", ip_adapter_image=REFERENCES[1]), braid.Live()
+    assert "a ring" in repr(prepared)
+    before, after = rgb(session(live=live)), rgb(pipe("a ring", ip_adapter_image=REFERENCES[1], seed=5, **SMALL))
+    exchanged = rgb(session(live=live, callback_on_step_end=lambda p, i, t, k: live.set_prompts(prepared) if i == 1 else None))
+    assert len({*before, *exchanged, *after}) == 3
+    # It has them from the first step on now.
+    assert rgb(session(live=live)) == after
+    refused = []
+
+    def prepare(*_):
+        with pytest.raises(braid.InCallback) as error:
+            session.prepare_prompts("a ring")
+        refused.append(error)
+
+    session(callback_on_step_end=prepare)
+    assert len(refused) == 4
+    with pytest.raises(braid.ParameterError):
+        braid.Session(pipe, "a star", **SMALL).prepare_prompts("a ring", ip_adapter_image=REFERENCES[1])
+    with braid.Engine(pipe, max_running=1) as engine:
+        ahead = engine.submit("a star", seed=1, **{**SMALL, "num_inference_steps": 1000})
+        ticket = engine.submit("a star", ip_adapter_image=REFERENCES[0], seed=5, **SMALL)
+        ticket.set_prompts(prepared)
+        ahead.cancel()
+        assert rgb(ticket.result()) == after
 
 
 def test_calls_in_callbacks(pipe):
@@ -196,10 +304,15 @@ def test_keyboard_interrupt(pipe):
         began.wait()
         signal.pthread_kill(main, signal.SIGINT)
 
+    # A shell's background jobs are started with the signal ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     threading.Thread(target=press).start()
-    with pytest.raises(KeyboardInterrupt):
-        # So many steps that only the signal ends them.
-        pipe("a star", seed=1, callback_on_step_end=lambda *_: began.set(), **{**SMALL, "num_inference_steps": 1000})
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            # So many steps that only the signal ends them.
+            pipe("a star", seed=1, callback_on_step_end=lambda *_: began.set(), **{**SMALL, "num_inference_steps": 1000})
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert len(pipe("a star", seed=1, **SMALL).images) == 1
 
 

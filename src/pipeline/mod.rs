@@ -253,6 +253,15 @@ impl Pipeline {
         plan::scheduler_config(&self.models, &self.compat, request)
     }
 
+    /// The timesteps of the model evaluations of each image of a request, in their order: diffusers' `scheduler.timesteps` or the part of
+    /// them that [`Request::strength`] leaves, `[N]`, where N is [`Progress::steps`] of [`Stage::Denoise`].
+    ///
+    /// # Errors
+    /// As [`Pipeline::scheduler_config`]; [`crate::Error::Parameter`] for a number of steps that the scheduler does not allow.
+    pub fn timesteps(&self, request: &Request) -> Result<Vec<f32>> {
+        plan::timesteps(&self.models, &self.compat, request)
+    }
+
     /// Threads of the CPU that the pipeline uses.
     pub fn threads(&self) -> usize {
         self.threads

@@ -88,6 +88,12 @@ fn step_table(scheduler: &SchedulerConfig, request: &Request) -> Result<StepTabl
     }
 }
 
+/// The timestep of each model evaluation of an image of the request.
+pub(super) fn timesteps(models: &Models, compat: &Compat, request: &Request) -> Result<Vec<f32>> {
+    let table = step_table(&scheduler_config(models, compat, request)?, request)?;
+    Ok(table.steps.iter().map(|row| row.timestep).collect())
+}
+
 /// The model evaluations for which executables have room: those of all steps, so that another strength compiles nothing.
 fn most_evaluations(scheduler: &SchedulerConfig, request: &Request) -> Result<usize> {
     Ok(scheduler.table(request.steps)?.steps.len())

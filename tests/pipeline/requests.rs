@@ -18,6 +18,17 @@ pub fn refuses(pipeline: &Pipeline, good: &Request, bad: &[(Field, Change<'_>)])
     assert_eq!(generate(pipeline, good).unwrap(), before);
 }
 
+/// As diffusers' `scheduler.timesteps`; those that image to image leaves.
+#[test]
+fn timesteps() {
+    let pipeline = Model::folder().load().unwrap();
+    let mut r = Request::new("").with_steps(4).with_timestep_spacing(braid::TimestepSpacing::Trailing);
+    assert_eq!(pipeline.timesteps(&r).unwrap(), [999.0, 749.0, 499.0, 249.0]);
+    r = r.with_init_image(braid::Image::new(32, 32, vec![0; 3 * 32 * 32]).unwrap()).with_strength(0.5);
+    assert_eq!(pipeline.timesteps(&r).unwrap(), [499.0, 249.0]);
+    assert!(matches!(pipeline.timesteps(&r.with_steps(0)), Err(Error::Parameter { field: Field::Steps, .. })));
+}
+
 #[test]
 fn b43_numbers() {
     let pipeline = Model::folder().load().unwrap();
