@@ -132,6 +132,7 @@ impl<'a> LoadedKernel<'a> {
             mbarriers: BTreeMap::new(),
             acquired_maps: BTreeSet::new(),
             registers: Vec::new(),
+            ended: false,
         };
         Env {
             module: self.module,

@@ -82,6 +82,9 @@ pub(crate) fn run_blocks(env: &mut Env, warps: &mut Vec<Warp>) -> Result<(), Raw
             Stop::Done => {
                 env.exited += 1;
                 env.progress += 1;
+                if warps[own.clone()].iter().all(Warp::done) {
+                    env.end_block().map_err(|kind| warps[current].fault(None, kind))?;
+                }
                 for id in 0..16 {
                     release(env, &mut warps[own.clone()], id, &mut arrived[barriers.clone()]);
                 }

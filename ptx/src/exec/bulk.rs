@@ -142,6 +142,7 @@ impl Warp {
         signal: SharedPlace,
         lane: usize,
     ) -> Result<(), FaultKind> {
+        env.check_running(rank)?;
         let mbarrier = env.mbarrier(signal)?;
         let (author, phase) = (mbarrier.author, mbarrier.phase);
         for chunk in &layout.chunks {

@@ -77,9 +77,11 @@ impl Warp {
             }
             barrier.generation += 1;
             barrier.arrived = 0;
+            barrier.done_clock = std::mem::take(&mut barrier.clock);
+            barrier.done_fenced = std::mem::take(&mut barrier.fenced);
         }
-        join(&mut self.clock, &env.cluster_barrier.clock);
-        join(&mut self.fenced, &env.cluster_barrier.fenced);
+        join(&mut self.clock, &barrier.done_clock);
+        join(&mut self.fenced, &barrier.done_fenced);
         self.cluster_generation = None;
         self.sync = self.serial;
         Ok(None)

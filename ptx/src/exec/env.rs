@@ -39,6 +39,8 @@ pub(crate) struct BlockState {
     pub acquired_maps: BTreeSet<u64>,
     /// Registers of each warp by `setmaxnreg`; empty where none ran.
     pub registers: Vec<u32>,
+    /// Whether all its threads have ended, and with them its shared memory.
+    pub ended: bool,
 }
 
 /// The barrier of a cluster.
@@ -48,6 +50,9 @@ pub(crate) struct ClusterBarrier {
     pub arrived: u32,
     pub clock: Vec<u32>,
     pub fenced: Vec<u32>,
+    /// Those of the last generation that is complete: who waits late learns nothing of arrivals after it.
+    pub done_clock: Vec<u32>,
+    pub done_fenced: Vec<u32>,
 }
 
 /// The environment of the blocks that one worker runs.
@@ -124,7 +129,32 @@ impl<'a> Env<'a> {
         let Some(block) = self.blocks.get(rank) else {
             return Err(FaultKind::out_of_bounds(MemorySpace::Shared, address, bytes, None));
         };
+        self.check_running(rank)?;
         Ok(SharedPlace { rank, at: block.shared.check(at, bytes, align)? })
+    }
+
+    /// Refuses a use of the shared memory of a block that has ended before the others of its cluster.
+    pub fn check_running(&self, rank: usize) -> Result<(), FaultKind> {
+        if self.blocks[rank].ended {
+            let what = format!("shared memory of block {rank} of the cluster, all threads of which have ended");
+            return Err(FaultKind::Asynchronous(what));
+        }
+        Ok(())
+    }
+
+    /// Notes the end of the current block; what another one copies into its shared memory must have come.
+    pub fn end_block(&mut self) -> Result<(), FaultKind> {
+        let rank = self.rank;
+        self.blocks[rank].ended = true;
+        let by = |c: &BulkCopy| usize::from(c.owner.0) / self.warps();
+        match self.bulk.iter().find(|c| c.rank == rank && by(c) != rank && c.mbarrier.is_some() && !c.landed) {
+            Some(copy) => Err(FaultKind::Asynchronous(format!(
+                "block {rank} of the cluster ends while the copy of {} bytes into its shared memory at {} is under way",
+                copy.bytes,
+                self.site(copy.pc)
+            ))),
+            None => Ok(()),
+        }
     }
 
     /// Loads bytes that were checked.
@@ -202,6 +232,7 @@ impl<'a> Env<'a> {
             state.mbarriers.clear();
             state.acquired_maps.clear();
             state.registers.clear();
+            state.ended = false;
         }
         self.rank = 0;
         self.cluster_barrier = ClusterBarrier::default();

@@ -262,7 +262,10 @@ fn other_blocks() {
         }
     });
     race(&body("", meet), 32, 2);
-    race(&body(meet, ""), 32, 2);
+    race(&format!("{} {meet}", body(meet, "")), 32, 2);
+    // Both write into the other's memory for long, so that one of them has ended first.
+    let long = "mov.u32 %r6, 0; again: add.u32 %r6, %r6, 1; setp.lt.u32 %p1, %r6, 1000; st.shared::cluster.u32 [%r4], %r5; @%p1 bra again;";
+    rule(&body(meet, long).replace("ld.shared.u32 %o, [%r0];", ""), 32, 2, "have ended");
     // 128 bytes to the other block; each waits at its own mbarrier.
     let copy = |fence: &str| {
         format!(

@@ -165,10 +165,14 @@ fn cluster_defects() {
         .collect();
     assert_ne!(own.join("\n"), text("hopper.CLUSTER").trim_end());
     let once = changed("hopper.CLUSTER", ", 3;", ", 1;");
+    let whole = text("hopper.CLUSTER");
+    let (before, after) = whole.split_at(whole.rfind("barrier.cluster.arrive").unwrap());
+    let last = format!("{before}{}", after.split_once(".wait.acquire.aligned;").unwrap().1);
     for (what, ptx) in [
         ("no barriers of the cluster", barrier),
         ("arrivals at the own block only", own.join("\n")),
         ("no copy to the other", once),
+        ("no barrier before the end", last),
     ] {
         for (result, schedule) in seen(&ptx, true).iter().zip(SCHEDULES) {
             assert!(result.is_err(), "{what} {schedule:?}: {result:?}");
