@@ -91,6 +91,12 @@ pub trait Device: Send + Sync {
         4096
     }
 
+    /// The most rows of text, or images, that an encoder takes at once: more than one where one alone leaves most of a device idle. Encoders
+    /// are compiled for powers of two up to this; rows that are not there are filled up.
+    fn encoder_rows(&self) -> usize {
+        1
+    }
+
     /// Whether its denoise loops take graphs with outputs beside the model's, and give their means, [`super::DenoiseOutput::means`].
     fn averages_outputs(&self) -> bool {
         true

@@ -32,6 +32,8 @@ pub struct LoopSpec {
     pub noise: bool,
     /// The rows of each input; [`RowAxis::First`] beyond the last of them.
     pub row_axes: Vec<RowAxis>,
+    /// The fewest rows of an image, at least 1: memory is reserved for as many images as the graph has rows for.
+    pub image_rows: usize,
 }
 
 impl LoopSpec {
@@ -360,7 +362,7 @@ mod tests {
     }
 
     fn spec(varying: Range<usize>) -> LoopSpec {
-        LoopSpec { max_steps: 1, varying, noise: false, row_axes: Vec::new() }
+        LoopSpec { max_steps: 1, varying, noise: false, row_axes: Vec::new(), image_rows: 1 }
     }
 
     #[test]

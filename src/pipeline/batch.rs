@@ -1,8 +1,10 @@
 //! Requests whose images share evaluations of the model, step by step: in-flight batching, where images join at any step boundary and
 //! leave when they are done.
 
-use super::compile::Executables;
+use super::compile::{Compiler, Executables};
+use super::content_cache::Held;
 use super::denoise_plan::{DenoisePlan, Placement};
+use super::latent_size::request_size;
 use super::plan::RequestPlan;
 use super::request::Output;
 use super::residency::EncoderResidency;
@@ -10,6 +12,7 @@ use super::running::{Job, RunningImage, RunningRequest};
 use crate::cancel;
 use crate::device::ImageInFlight;
 use crate::error::{Error, Result};
+use std::collections::VecDeque;
 use std::time::Instant;
 
 /// The number by which a caller knows its request.
@@ -28,6 +31,10 @@ pub(super) struct Batch<'a> {
     requests: Vec<(Ticket, RunningRequest<'a>)>,
     /// In the order in which they began, each with its request.
     images: Vec<(Ticket, RunningImage)>,
+    /// Requests that begin next, taken so that what they encode goes through the encoders together.
+    taken: VecDeque<(Ticket, Job<'a>)>,
+    /// The results that were encoded for them.
+    ahead: Held,
     left: Vec<Left<'a>>,
 }
 
@@ -41,7 +48,7 @@ impl<'a> Batch<'a> {
     ) -> bool {
         while self.begin_image(executables) {}
         if self.has_room(executables)
-            && let Some(job) = jobs.next()
+            && let Some(job) = self.take(executables, jobs)
         {
             self.join(executables, residency, job);
         } else if self.is_idle() {
@@ -69,6 +76,34 @@ impl<'a> Batch<'a> {
         Some(if self.outlasts() { most } else { 1 })
     }
 
+    /// Takes the next request, and with it those that there is room for beside it.
+    fn take(
+        &mut self,
+        executables: &Executables<'_>,
+        jobs: &mut dyn Iterator<Item = (Ticket, Job<'a>)>,
+    ) -> Option<(Ticket, Job<'a>)> {
+        if let Some(next) = self.taken.pop_front() {
+            return Some(next);
+        }
+        let Compiler { models, compat, device, .. } = executables.compiler;
+        let first = jobs.next()?;
+        let request = &first.1.request;
+        if executables.joins
+            && device.encoder_rows() > 1
+            && let Ok(latent) = request_size(models, compat, request)
+        {
+            let most = executables.most_images(latent);
+            let mut images = self.images.len() + request.num_images;
+            while images < most
+                && let Some(next) = jobs.next()
+            {
+                images += next.1.request.num_images;
+                self.taken.push_back(next);
+            }
+        }
+        Some(first)
+    }
+
     /// Whether nothing is under way.
     fn is_idle(&self) -> bool {
         self.requests.is_empty()
@@ -90,8 +125,14 @@ impl<'a> Batch<'a> {
         residency: EncoderResidency,
         (ticket, job): (Ticket, Job<'a>),
     ) {
-        match RunningRequest::prepare(executables, residency, job) {
-            Ok(request) => self.requests.push((ticket, request)),
+        executables.under_way = self.requests.iter().map(|(_, request)| request.plan.step_plans()).collect();
+        let next = self.taken.iter().map(|(_, job)| job).filter(|job| job.may_begin());
+        let next: Vec<_> = next.map(|job| &job.request).collect();
+        match RunningRequest::prepare(executables, residency, job, &next) {
+            Ok((request, ahead)) => {
+                self.requests.push((ticket, request));
+                self.ahead = if self.taken.is_empty() { Held::new() } else { ahead };
+            }
             Err(failed) => {
                 let (job, error) = *failed;
                 self.left.push(Left { ticket, result: Err(error), job });

@@ -4,6 +4,7 @@ use super::denoise_plan::{DenoisePlan, Placement};
 use super::executable_cache::{ExecutableCache, ExecutableKey, LoopKey, TextEncoderKey, VaeKey};
 use super::load::Models;
 use super::model::Model;
+use super::planned_loops::{MAX_IMAGES, PlannedLoops};
 use super::residency::MemoryEstimate;
 use crate::compat::Compat;
 use crate::device::host::HostDenoiseLoop;
@@ -39,20 +40,23 @@ pub(super) struct Executables<'a> {
     pub(super) cache: &'a mut ExecutableCache,
     /// Whether other requests may join the one under way.
     pub(super) joins: bool,
+    /// The plans of the steps of each request under way, which the next one may join.
+    pub(super) under_way: Vec<Vec<DenoisePlan>>,
 }
 
 impl Executables<'_> {
-    /// A text encoder for one row of tokens.
-    pub(super) fn text_encoder(&mut self, key: TextEncoderKey) -> Result<&mut dyn Executable> {
-        let compiler = self.compiler;
-        let compile = || compiler.device.compile(compiler.text_graph(key)?);
-        self.cache.executable(ExecutableKey::TextEncoder(key), compile)
+    /// A text encoder for so many rows of tokens, or the power of two above.
+    pub(super) fn text_encoder(&mut self, key: TextEncoderKey, rows: usize) -> Result<&mut dyn Executable> {
+        let (compiler, rows) = (self.compiler, self.compiler.encoder_rows(rows));
+        let compile = || compiler.device.compile(compiler.text_graph(key, rows)?);
+        self.cache.executable(ExecutableKey::TextEncoder(key, rows), compile)
     }
 
-    /// The image encoder for one image.
-    pub(super) fn image_encoder(&mut self) -> Result<&mut dyn Executable> {
-        let compiler = self.compiler;
-        self.cache.executable(ExecutableKey::ImageEncoder, || compiler.device.compile(compiler.image_graph()?))
+    /// The image encoder for so many images, or the power of two above.
+    pub(super) fn image_encoder(&mut self, images: usize) -> Result<&mut dyn Executable> {
+        let (compiler, images) = (self.compiler, self.compiler.encoder_rows(images));
+        let compile = || compiler.device.compile(compiler.image_graph(images)?);
+        self.cache.executable(ExecutableKey::ImageEncoder(images), compile)
     }
 
     /// The VAE's encoder to latents of that height and width.
@@ -97,10 +101,11 @@ impl Executables<'_> {
         })
     }
 
-    /// The denoise loop.
+    /// The denoise loop of a plan, with room for what was planned to share it.
     pub(super) fn denoise_loop(&mut self, plan: &DenoisePlan, placement: Placement) -> Result<&mut dyn DenoiseLoop> {
+        let (plan, image_rows) = self.cache.widened(plan);
         let (compiler, shape) = (self.compiler, &plan.shape);
-        let spec = compiler.loop_spec(plan);
+        let spec = LoopSpec { image_rows, ..compiler.loop_spec(&plan) };
         let key = LoopKey { shape: shape.clone(), placement };
         self.cache.denoise_loop(key, &spec, || {
             let graph = compiler.unet_graph(shape)?;
@@ -155,6 +160,11 @@ impl Executables<'_> {
         })
     }
 
+    /// The loops of a request's steps by their plans, with those of the requests under way that it may join.
+    pub(super) fn planned_loops(&self, plan: &DenoisePlan, unguided: Option<&DenoisePlan>) -> PlannedLoops {
+        PlannedLoops::new(plan, self.under_way.iter().flatten().chain(unguided))
+    }
+
     /// Whether decoder and denoise loop of a plan are there, the latter of one image or more.
     pub(super) fn has(&self, plan: &DenoisePlan, placement: Placement) -> bool {
         let key = LoopKey { shape: plan.shape.clone(), placement };
@@ -166,25 +176,17 @@ fn on_host(device: &dyn Device, graph: Graph, spec: &LoopSpec) -> Result<Box<dyn
     Ok(Box::new(HostDenoiseLoop::new(device.compile(graph)?, spec)?))
 }
 
-/// The most images that share evaluations where nothing else is said.
-const MAX_IMAGES: usize = 8;
-
-/// The numbers of images that evaluations have, of which `most` share one, for a request of so many. With `every` images join and leave,
-/// so that each number may occur; where they are too many to be compiled ahead, the most alone.
-pub(super) fn image_numbers(most: usize, images: usize, every: bool) -> Vec<usize> {
-    let at_once = most.min(images).max(1);
-    match every {
-        true if most <= MAX_IMAGES => (1..=most.max(1)).collect(),
-        true => vec![most],
-        false => [at_once, images % at_once].into_iter().filter(|number| *number > 0).collect(),
-    }
-}
-
 impl Compiler<'_> {
     /// The most images of that height and width in latents that share an evaluation, where there is memory for it.
     pub(super) fn most_images(&self, [height, width]: [usize; 2]) -> usize {
         let by_size = (self.device.batch_latents() / (height * width).max(1)).clamp(1, MAX_IMAGES);
         self.max_batch.unwrap_or(by_size)
+    }
+
+    /// The rows of an encoder's executable for so many: a power of two, up to the most that the device takes at once.
+    pub(super) fn encoder_rows(&self, rows: usize) -> usize {
+        let most = self.device.encoder_rows().max(1);
+        rows.min(most).next_power_of_two().min(most)
     }
 
     pub(super) fn loop_spec(&self, plan: &DenoisePlan) -> LoopSpec {
@@ -219,7 +221,7 @@ impl Compiler<'_> {
         Ok(TextEncoderKey { encoder, layers, masked })
     }
 
-    fn text_graph(&self, key: TextEncoderKey) -> Result<Graph> {
+    fn text_graph(&self, key: TextEncoderKey, rows: usize) -> Result<Graph> {
         let TextEncoderKey { encoder, layers, masked } = key;
         let model = &self.models.text[encoder];
         let tokens = self.models.tokenizers[encoder].max_length();
@@ -227,16 +229,16 @@ impl Compiler<'_> {
         let graph = clip_text(
             &model.config,
             &scope,
-            ClipTextShape { rows: 1, tokens, depth: layers, pooled: encoder == 1, masked },
+            ClipTextShape { rows, tokens, depth: layers, pooled: encoder == 1, masked },
         )?;
         scope.finish("text encoder")?;
         Ok(graph)
     }
 
-    fn image_graph(&self) -> Result<Graph> {
+    fn image_graph(&self, images: usize) -> Result<Graph> {
         let vision = self.models.image_encoder()?;
         let scope = Scope::new(vision.weights.clone());
-        let graph = clip_vision(&vision.config, &scope, 1, self.models.vision_outputs())?;
+        let graph = clip_vision(&vision.config, &scope, images, self.models.vision_outputs())?;
         scope.finish("image encoder")?;
         Ok(graph)
     }
@@ -307,12 +309,12 @@ impl Compiler<'_> {
         Ok(graph)
     }
 
-    /// The bytes of the device's own memory that a plan's executables take, with a denoise loop for each of these plans; `None` where it
-    /// has none of its own.
+    /// The bytes of the device's own memory that executables take: those of a plan, a conditioner for each of these plans, of which it is the
+    /// first, and a denoise loop for each of those, of images of so many rows or more; `None` where the device has none of its own.
     pub(super) fn estimate(
         &self,
-        plan: &DenoisePlan,
-        loops: &[DenoisePlan],
+        plans: &[DenoisePlan],
+        (loops, image_rows): (&[DenoisePlan], usize),
         placement: Placement,
         encoders: &EncoderPlan,
     ) -> Result<Option<MemoryEstimate>> {
@@ -326,20 +328,26 @@ impl Compiler<'_> {
             Ok::<u64, Error>(bytes)
         };
         let plain = |graph: Graph| (graph, Role::Plain);
-        let text =
-            bytes(encoders.text.iter().map(|key| self.text_graph(*key).map(plain)).collect::<Result<Vec<_>>>()?)?;
-        let image = if encoders.image { bytes(vec![plain(self.image_graph()?)])? } else { 0 };
+        let of_rows =
+            |key: TextEncoderKey, rows: usize| sizes(rows).map(move |rows| self.text_graph(key, rows).map(plain));
+        let text = encoders.text.iter().flat_map(|(key, rows)| of_rows(*key, *rows)).collect::<Result<Vec<_>>>()?;
+        let text = bytes(text)?;
+        let image = sizes(encoders.images).map(|images| self.image_graph(images).map(plain));
+        let image = bytes(image.collect::<Result<Vec<_>>>()?)?;
+        let Some(plan) = plans.first() else { return Err(Error::Graph("an estimate of no plan".into())) };
         let latent = self.tiling([plan.shape.height, plan.shape.width]).tile();
         let encode = if encoders.vae { bytes(vec![(self.vae_encoder_graph(latent)?, Role::Encode)])? } else { 0 };
-        let (condition, denoise) = match placement {
-            Placement::Device => (Role::Condition, Role::Denoise(self.loop_spec(plan))),
-            Placement::Host => (Role::Plain, Role::Plain),
+        let condition = if placement == Placement::Device { Role::Condition } else { Role::Plain };
+        let part = |(plan, part): (&DenoisePlan, ConditioningPart)| {
+            Ok::<_, Error>((self.condition_graph(part, &plan.conditioning(part))?, condition.clone()))
         };
-        let part = |part: &ConditioningPart| {
-            Ok::<_, Error>((self.condition_graph(*part, &plan.conditioning(*part))?, condition.clone()))
+        let parts = plans.iter().flat_map(|plan| plan.conditioning_parts().iter().map(move |part| (plan, *part)));
+        let condition = bytes(parts.map(part).collect::<Result<Vec<_>>>()?)?;
+        let denoise = |plan: &DenoisePlan| match placement {
+            Placement::Device => Role::Denoise(LoopSpec { image_rows, ..self.loop_spec(plan) }),
+            Placement::Host => Role::Plain,
         };
-        let condition = bytes(plan.conditioning_parts().iter().map(part).collect::<Result<Vec<_>>>()?)?;
-        let one = |plan: &DenoisePlan| Ok::<_, Error>((self.unet_graph(&plan.shape)?, denoise.clone()));
+        let one = |plan: &DenoisePlan| Ok::<_, Error>((self.unet_graph(&plan.shape)?, denoise(plan)));
         let denoise = bytes(loops.iter().map(one).collect::<Result<Vec<_>>>()?)?;
         let decode = bytes(vec![(self.decoder_graph(latent)?, Role::Decode(self.pixel_rounding()))])?;
         Ok(Some(MemoryEstimate { text, image, encode, condition, denoise, decode, staging }))
@@ -382,24 +390,46 @@ impl Compiler<'_> {
 /// The encoders that a request runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct EncoderPlan {
-    /// The text encoders, each once.
-    pub(super) text: Vec<TextEncoderKey>,
-    /// Whether the image encoder runs.
-    pub(super) image: bool,
+    /// The text encoders, each once, with the most rows that it takes at once.
+    pub(super) text: Vec<(TextEncoderKey, usize)>,
+    /// The most images that the image encoder takes at once; 0 where it does not run.
+    pub(super) images: usize,
     /// Whether the VAE's encoder runs.
     pub(super) vae: bool,
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn numbers_of_images() {
-        assert_eq!([1, 3].map(|most| image_numbers(most, 1, true)), [vec![1], vec![1, 2, 3]]);
-        assert_eq!([0, MAX_IMAGES + 1].map(|most| image_numbers(most, 1, true)), [vec![1], vec![MAX_IMAGES + 1]]);
-        let alone = |most, images| image_numbers(most, images, false);
-        assert_eq!([alone(4, 1), alone(4, 3), alone(4, 4), alone(4, 8)], [vec![1], vec![3], vec![4], vec![4]]);
-        assert_eq!([alone(4, 7), alone(1, 5), alone(2, 5)], [vec![4, 3], vec![1], vec![2, 1]]);
+impl EncoderPlan {
+    /// The encoders for rows of text, each with its encoder, and for so many images.
+    pub(super) fn new(
+        compiler: &Compiler<'_>,
+        rows: impl IntoIterator<Item = (TextEncoderKey, usize)>,
+        images: usize,
+        vae: bool,
+    ) -> Self {
+        let mut text: Vec<(TextEncoderKey, usize)> = Vec::new();
+        for (key, rows) in rows {
+            match text.iter_mut().find(|(known, _)| *known == key) {
+                Some((_, all)) => *all += rows,
+                None => text.push((key, rows)),
+            }
+        }
+        for (key, rows) in &mut text {
+            // With tokens that are hidden from all it takes one row at a time.
+            *rows = if key.masked { 1 } else { compiler.encoder_rows(*rows) };
+        }
+        Self { text, images: if images > 0 { compiler.encoder_rows(images) } else { 0 }, vae }
     }
+
+    /// The same where what several requests encode goes through the encoders together.
+    pub(super) fn of_more(mut self, compiler: &Compiler<'_>) -> Self {
+        let most = compiler.encoder_rows(usize::MAX);
+        self.text.iter_mut().filter(|(key, _)| !key.masked).for_each(|(_, rows)| *rows = most);
+        self.images = if self.images > 0 { most } else { 0 };
+        self
+    }
+}
+
+/// The numbers of rows for which an encoder of so many is compiled: earlier requests may have the results of some of them.
+pub(super) fn sizes(rows: usize) -> impl Iterator<Item = usize> {
+    std::iter::successors(Some(1), |rows| Some(2 * rows)).take_while(move |size| *size <= rows)
 }

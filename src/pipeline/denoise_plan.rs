@@ -110,12 +110,17 @@ impl DenoisePlan {
         // The last is that of the LoRAs' scales, which the denoiser has beside its own where there are some.
         let row_axes = interface.inputs.iter().map(|input| row_axis(input.role)).chain([RowAxis::Shared]).collect();
         let (max_steps, varying, noise) = (self.max_steps, interface.varying(), bytes as u64 <= max_noise_bytes);
-        LoopSpec { max_steps, varying, noise, row_axes }
+        LoopSpec { max_steps, varying, noise, row_axes, image_rows: 1 }
     }
 
     /// The same for an evaluation that so many images share.
     pub(super) fn of_images(&self, images: usize) -> Self {
-        let shape = UnetShape { batch: self.shape.batch * images, ..self.shape.clone() };
+        self.with_rows(self.shape.batch * images)
+    }
+
+    /// The same for so many rows.
+    pub(super) fn with_rows(&self, rows: usize) -> Self {
+        let shape = UnetShape { batch: rows, ..self.shape.clone() };
         Self { shape, ..self.clone() }
     }
 

@@ -2,10 +2,11 @@
 
 use super::content_cache::ContentCache;
 use super::denoise_plan::{DenoisePlan, Placement};
+use super::planned_loops::PlannedLoops;
 use crate::device::{Compiled, DenoiseLoop, Executable, ImageDecoder, LoopSpec};
 use crate::error::{Error, Result};
 use crate::models::unet::{ConditioningPart, UnetShape};
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -43,11 +44,20 @@ impl VaeKey {
 /// The key of a compiled executable.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum ExecutableKey {
-    TextEncoder(TextEncoderKey),
-    ImageEncoder,
+    /// For so many rows.
+    TextEncoder(TextEncoderKey, usize),
+    /// For so many images.
+    ImageEncoder(usize),
     VaeEncoder(VaeKey),
     /// With [`DenoisePlan::conditioning`].
     Conditioner(ConditioningPart, DenoisePlan, Placement),
+}
+
+impl ExecutableKey {
+    /// Whether it is an encoder for several rows, which is small beside the one for one row, whose weights it reads.
+    fn is_of_rows(&self) -> bool {
+        matches!(self, Self::TextEncoder(_, 2..) | Self::ImageEncoder(2..))
+    }
 }
 
 /// The key of a compiled denoise loop, besides the [`LoopSpec`] that it knows.
@@ -55,6 +65,15 @@ pub(super) enum ExecutableKey {
 pub(super) struct LoopKey {
     pub(super) shape: UnetShape,
     pub(super) placement: Placement,
+}
+
+/// The images of one height and width in latents at once: those that were asked for, and those that there is memory for.
+struct PlannedImages {
+    latent: [usize; 2],
+    /// Their loops; absent where these were never planned.
+    loops: Option<PlannedLoops>,
+    asked: usize,
+    images: usize,
 }
 
 /// Something compiled with its key, and when it was used last.
@@ -84,8 +103,8 @@ pub(super) struct ExecutableCache {
     pub(super) free_encoders: bool,
     /// Whether requests are under way beside the one at work, so that their executables stay.
     pub(super) is_beside: bool,
-    /// The images at once that were asked for, and those that there is memory for, by the height and width of their latents.
-    limits: HashMap<[usize; 2], [usize; 2]>,
+    /// The plans of images at once, of which the last one of each height and width holds.
+    planned: Vec<PlannedImages>,
 }
 
 /// The target of the debug events about executables: `held`, the bytes that all of them hold (on a GPU with their weights), and
@@ -94,8 +113,12 @@ pub const EXECUTABLES: &str = "braid::executables";
 
 /// The most that are kept: those of two resolutions with all their stages, or of one with eight numbers of images at once.
 const KEPT: usize = 18;
-/// The most plans that are remembered.
-const PLANS: usize = 4;
+/// The loops among them.
+const LOOPS: usize = 8;
+/// The most plans that are remembered: those of four shapes, each with and without guidance.
+const PLANS: usize = 8;
+/// The most that are remembered of what was planned for images at once.
+const PLANNED: usize = 32;
 
 impl ExecutableCache {
     /// Begins a request: where memory is short, what it uses is kept before what earlier requests left.
@@ -112,6 +135,9 @@ impl ExecutableCache {
         let at = match self.executables.iter().position(|entry| entry.key == key) {
             Some(at) => at,
             None => {
+                if !key.is_of_rows() {
+                    self.make_room();
+                }
                 let (compiled, seconds) = self.compile(compile)?;
                 self.executables.push(Entry { key, used: 0, compiled });
                 self.report(seconds);
@@ -134,6 +160,7 @@ impl ExecutableCache {
         let at = match self.position(&key, spec) {
             Some(at) => at,
             None => {
+                self.make_room();
                 let (compiled, seconds) = self.compile(compile)?;
                 self.loops.push(Entry { key, used: 0, compiled });
                 self.report(seconds);
@@ -155,6 +182,7 @@ impl ExecutableCache {
         let at = match self.decoders.iter().position(|entry| entry.key == key) {
             Some(at) => at,
             None => {
+                self.make_room();
                 let (compiled, seconds) = self.compile(compile)?;
                 self.decoders.push(Entry { key, used: 0, compiled });
                 self.report(seconds);
@@ -169,23 +197,59 @@ impl ExecutableCache {
 
     /// Remembers that there is memory for no more than so many images of that height and width at once.
     pub(super) fn limit_images(&mut self, latent: [usize; 2], images: usize) {
-        self.plan_images(latent, usize::MAX, images);
+        let loops = self.current(latent).and_then(|planned| planned.loops.clone());
+        self.plan(PlannedImages { latent, loops, asked: usize::MAX, images });
     }
 
-    /// Remembers that so many images of that height and width at once were asked for, and that there is memory for so many of them.
-    pub(super) fn plan_images(&mut self, latent: [usize; 2], asked: usize, images: usize) {
-        self.limits.insert(latent, [asked, images.max(1)]);
+    /// Remembers that so many images at once were asked for that run these loops, and that there is memory for so many of them.
+    pub(super) fn plan_images(&mut self, loops: PlannedLoops, asked: usize, images: usize) {
+        let shape = &loops.plan().shape;
+        self.plan(PlannedImages { latent: [shape.height, shape.width], loops: Some(loops), asked, images });
     }
 
-    /// Whether it is known how many of so many images of that height and width at once there is memory for.
-    pub(super) fn has_planned(&self, latent: [usize; 2], images: usize) -> bool {
-        self.limits.get(&latent).is_some_and(|[asked, _]| *asked >= images)
+    fn plan(&mut self, planned: PlannedImages) {
+        self.planned.retain(|known| (known.latent, &known.loops) != (planned.latent, &planned.loops));
+        if self.planned.len() == PLANNED {
+            self.planned.remove(0);
+        }
+        self.planned.push(PlannedImages { images: planned.images.max(1), ..planned });
+    }
+
+    /// Whether it is known how many of so many images at once there is memory for that run these loops; it holds from now on then.
+    pub(super) fn has_planned(&mut self, loops: &PlannedLoops, images: usize) -> bool {
+        let serves = |known: &PlannedImages| {
+            known.asked >= images && known.loops.as_ref().is_some_and(|known| known.serve(loops))
+        };
+        let Some(at) = self.planned.iter().rposition(serves) else { return false };
+        let planned = self.planned.remove(at);
+        self.planned.push(planned);
+        true
+    }
+
+    /// The plan that holds for images of that height and width.
+    fn current(&self, latent: [usize; 2]) -> Option<&PlannedImages> {
+        self.planned.iter().rev().find(|planned| planned.latent == latent)
     }
 
     /// The most images of that height and width that memory had room for.
     pub(super) fn images_limit(&self, latent: [usize; 2]) -> usize {
-        let known = self.limits.get(&latent).filter(|[asked, images]| images < asked);
-        known.map_or(usize::MAX, |[_, images]| *images)
+        let known = self.current(latent).filter(|planned| planned.images < planned.asked);
+        known.map_or(usize::MAX, |planned| planned.images)
+    }
+
+    /// The plan by which a group of images runs, in one of the loops that were planned where it has room there, and the fewest rows of an
+    /// image.
+    pub(super) fn widened(&self, group: &DenoisePlan) -> (DenoisePlan, usize) {
+        let planned = self.current([group.shape.height, group.shape.width]);
+        let loops = planned.and_then(|planned| planned.loops.as_ref());
+        loops.map_or_else(|| (group.clone(), 1), |loops| (loops.widened(group), loops.image_rows()))
+    }
+
+    /// The most that are kept beside encoders for several rows, with room for more loops where more numbers of rows were planned.
+    fn most_kept(&self) -> usize {
+        let planned = self.planned.last();
+        let loops = planned.and_then(|planned| Some(planned.loops.as_ref()?.plans(planned.images, 1, true).len()));
+        KEPT + loops.unwrap_or(0).saturating_sub(LOOPS)
     }
 
     fn position(&self, key: &LoopKey, spec: &LoopSpec) -> Option<usize> {
@@ -204,12 +268,17 @@ impl ExecutableCache {
         self.loops.iter().any(serves) && self.decoders.iter().any(|entry| entry.key == decoder)
     }
 
-    /// Compiles, freeing older executables where memory is short; also returns the seconds that it took.
-    fn compile<T: ?Sized>(&mut self, compile: impl Fn() -> Result<Box<T>>) -> Result<(Box<T>, f64)> {
-        if self.all().count() >= KEPT {
+    /// Drops those that were used longest ago, where one more would be too many.
+    fn make_room(&mut self) {
+        let of_rows = |cache: &Self| cache.executables.iter().filter(|entry| entry.key.is_of_rows()).count();
+        while self.all().count() - of_rows(self) >= self.most_kept() {
             let oldest = self.uses().min().unwrap_or(0);
             self.retain(|used| used > oldest);
         }
+    }
+
+    /// Compiles, freeing older executables where memory is short; also returns the seconds that it took.
+    fn compile<T: ?Sized>(&mut self, compile: impl Fn() -> Result<Box<T>>) -> Result<(Box<T>, f64)> {
         let begin = Instant::now();
         let mut compiled = compile();
         if let Err(Error::Memory { .. }) = compiled
@@ -296,7 +365,7 @@ impl ExecutableCache {
         self.zero_image = None;
         self.contents.clear();
         self.plans.clear();
-        self.limits.clear();
+        self.planned.clear();
     }
 }
 

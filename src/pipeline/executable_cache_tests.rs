@@ -34,7 +34,7 @@ fn fake() -> Result<Box<dyn Executable>> {
 }
 
 fn key(layers: usize) -> ExecutableKey {
-    ExecutableKey::TextEncoder(TextEncoderKey { encoder: 0, layers, masked: false })
+    ExecutableKey::TextEncoder(TextEncoderKey { encoder: 0, layers, masked: false }, 1)
 }
 
 fn has(cache: &ExecutableCache, layers: usize) -> bool {
@@ -50,6 +50,17 @@ fn cache_eviction_order() {
     }
     assert_eq!(cache.bytes(), KEPT * 10);
     assert!(!has(&cache, 1));
+    // Encoders for several rows have room beside them, and so have loops for more numbers of rows.
+    for rows in [2, 4, 6, 8] {
+        cache.executable(ExecutableKey::ImageEncoder(rows), fake).unwrap();
+    }
+    assert_eq!(cache.bytes(), (KEPT + 4) * 10);
+    cache.plan_images(PlannedLoops::new(&plan(), [&plan().with_rows(1)]), 6, 6);
+    for layers in 0..KEPT + 9 {
+        cache.executable(key(layers), fake).unwrap();
+    }
+    let of_one = cache.executables.iter().filter(|entry| !entry.key.is_of_rows()).count();
+    assert_eq!(of_one, KEPT + 12 - LOOPS);
 }
 
 #[test]
@@ -170,7 +181,11 @@ fn loops_by_shape_and_kind() {
             Ok(Box::new(Fake(Graph::default(), vec![0; max_steps])) as Box<dyn DenoiseLoop>)
         };
         cache
-            .denoise_loop(key, &LoopSpec { max_steps, varying: 1..1, noise: false, row_axes: Vec::new() }, compile)
+            .denoise_loop(
+                key,
+                &LoopSpec { max_steps, varying: 1..1, noise: false, row_axes: Vec::new(), image_rows: 2 },
+                compile,
+            )
             .unwrap();
         compiled.get()
     };
@@ -187,7 +202,7 @@ fn loops_by_shape_and_kind() {
 #[test]
 fn planned_images() {
     let mut cache = ExecutableCache::default();
-    let spec = LoopSpec { max_steps: 4, varying: 1..1, noise: false, row_axes: Vec::new() };
+    let spec = LoopSpec { max_steps: 4, varying: 1..1, noise: false, row_axes: Vec::new(), image_rows: 2 };
     let key = |batch, placement| LoopKey { shape: UnetShape { batch, ..plan().shape }, placement };
     let compile = || Ok(Box::new(Fake(Graph::default(), vec![0; 4])) as Box<dyn DenoiseLoop>);
     cache.denoise_loop(key(4, Placement::Device), &spec, compile).unwrap();
@@ -200,14 +215,27 @@ fn planned_images() {
     assert!([2, 4].iter().all(|rows| cache.has(&key(*rows, Placement::Device), &spec)));
     assert!(!cache.has(&key(5, Placement::Device), &spec) && !cache.has(&key(2, Placement::Host), &spec));
     assert!(!cache.has(&key(2, Placement::Device), &LoopSpec { max_steps: 5, ..spec }));
-    let known = |cache: &ExecutableCache, images| (cache.has_planned([8, 16], images), cache.images_limit([8, 16]));
-    assert_eq!(known(&cache, 1), (false, usize::MAX));
-    cache.plan_images([8, 16], 4, 4);
-    assert_eq!((known(&cache, 4), known(&cache, 5)), ((true, usize::MAX), (false, usize::MAX)));
-    cache.plan_images([8, 16], 5, 3);
-    assert_eq!((known(&cache, 5), known(&cache, 6)), ((true, 3), (false, 3)));
-    cache.limit_images([8, 16], 0);
-    assert_eq!(known(&cache, 64), (true, 1));
+    let loops = |tokens: usize| {
+        let mut plan = plan();
+        plan.shape.tokens *= tokens;
+        PlannedLoops::new(&plan, [])
+    };
+    let known = |cache: &mut ExecutableCache, tokens, images| {
+        (cache.has_planned(&loops(tokens), images), cache.images_limit(latent))
+    };
+    assert_eq!(known(&mut cache, 1, 1), (false, usize::MAX));
+    cache.plan_images(loops(1), 4, 4);
+    assert_eq!([4, 5].map(|images| known(&mut cache, 1, images)), [(true, usize::MAX), (false, usize::MAX)]);
+    cache.plan_images(loops(1), 5, 3);
+    assert_eq!([5, 6].map(|images| known(&mut cache, 1, images)), [(true, 3), (false, 3)]);
+    // Longer prompts have a plan of their own, and groups run in the loops of the one that holds.
+    let widened = |cache: &ExecutableCache| cache.widened(&plan()).0.shape.tokens / plan().shape.tokens;
+    assert_eq!((known(&mut cache, 2, 1), widened(&cache)), ((false, 3), 1));
+    cache.plan_images(loops(2), 5, 2);
+    assert_eq!((cache.images_limit(latent), widened(&cache)), (2, 2));
+    assert_eq!((known(&mut cache, 1, 5), widened(&cache)), ((true, 3), 1));
+    cache.limit_images(latent, 0);
+    assert_eq!((known(&mut cache, 1, 64), widened(&cache)), ((true, 1), 1));
 }
 
 impl ImageDecoder for Fake {

@@ -57,7 +57,8 @@ fn advance_all<'a>(
     let (mut batch, mut jobs) = (Batch::default(), jobs.enumerate());
     let mut cache = run.lock();
     loop {
-        let goes_on = batch.advance(&mut Executables { compiler, cache: &mut cache, joins }, residency, &mut jobs);
+        let executables = &mut Executables { compiler, cache: &mut cache, joins, under_way: Vec::new() };
+        let goes_on = batch.advance(executables, residency, &mut jobs);
         for left in batch.take_left() {
             let result = left.result.map_err(|error| with_cause(compiler.models, &left.job.callbacks.cancel, error));
             done(left.ticket, result);
@@ -79,8 +80,8 @@ fn advance_all<'a>(
 pub(super) fn hold(executables: &mut Executables<'_>, residency: EncoderResidency, request: Request) -> Result<Held> {
     let models = executables.compiler.models;
     let job = Job { request, callbacks: Callbacks::new() };
-    match note(executables, |executables| RunningRequest::prepare(executables, residency, job)) {
-        Ok((request, held)) => {
+    match note(executables, |executables| RunningRequest::prepare(executables, residency, job, &[])) {
+        Ok(((request, _), held)) => {
             // Requests like it with fewer tokens run on what was compiled for it.
             executables.cache.prepared(request.plan.denoise.clone());
             Ok(held)

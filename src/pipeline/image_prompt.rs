@@ -178,11 +178,14 @@ impl ImagePrompt {
         with_resize(resize: (usize, usize) => Some(resize));
     }
 
-    /// Whether the image encoder runs; the negative image counts with guidance.
-    pub(super) fn has_images(&self, do_cfg: bool) -> bool {
-        let is_image = |image: &ReferenceImage| matches!(image, ReferenceImage::Image(_));
-        self.references.iter().any(|reference| is_image(&reference.image))
-            || (do_cfg && self.negative_image.as_ref().is_some_and(is_image))
+    /// The images that the image encoder takes; the negative one counts with guidance.
+    pub(super) fn images(&self, do_cfg: bool) -> impl Iterator<Item = &Image> {
+        let negative = self.negative_image.as_ref().filter(|_| do_cfg);
+        let all = self.references.iter().map(|reference| &reference.image).chain(negative);
+        all.filter_map(|image| match image {
+            ReferenceImage::Image(image) => Some(image),
+            _ => None,
+        })
     }
 
     /// The hidden states of a zero image that an encoded reference brings for the negative row.

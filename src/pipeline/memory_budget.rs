@@ -1,7 +1,8 @@
 //! Checks that a request fits the memory, before anything is compiled.
 
-use super::compile::{Compiler, EncoderPlan, Executables, image_numbers};
+use super::compile::{Compiler, EncoderPlan, Executables};
 use super::denoise_plan::{DenoisePlan, Placement};
+use super::planned_loops::PlannedLoops;
 use super::residency::{EncoderResidency, MemoryEstimate};
 use crate::device::DeviceMemory;
 use crate::error::{Error, Field, Message, Result};
@@ -23,22 +24,27 @@ pub(super) struct MemoryDemand<'a> {
 impl MemoryDemand<'_> {
     /// The estimate for one image at a time.
     fn estimate(&self, compiler: &Compiler<'_>, plan: &DenoisePlan) -> Result<Option<MemoryEstimate>> {
-        compiler.estimate(plan, std::slice::from_ref(plan), self.placement, self.encoders)
+        let plans = std::slice::from_ref(plan);
+        compiler.estimate(plans, (plans, plan.shape.batch), self.placement, self.encoders)
     }
 
-    /// The estimate where so many images share evaluations.
-    fn estimate_of_images(&self, executables: &Executables<'_>, most: usize) -> Result<Option<MemoryEstimate>> {
+    /// The estimate where so many images share evaluations in these loops.
+    fn estimate_of_images(
+        &self,
+        executables: &Executables<'_>,
+        loops: &PlannedLoops,
+        most: usize,
+    ) -> Result<Option<MemoryEstimate>> {
         let compiler = &executables.compiler;
-        let plans = [Some(self.plan), self.unguided];
-        let numbers = image_numbers(most, self.images, self.every);
-        let of_plan = |plan: &DenoisePlan| numbers.iter().map(|images| plan.of_images(*images)).collect::<Vec<_>>();
-        let loops: Vec<_> = plans.into_iter().flatten().flat_map(of_plan).collect();
-        let mut estimate = compiler.estimate(self.plan, &loops, self.placement, self.encoders)?;
+        let plans = loops.plans(most, self.images, self.every);
+        let own = std::slice::from_ref(self.plan);
+        let mut estimate = compiler.estimate(own, (&plans, loops.image_rows()), self.placement, self.encoders)?;
         if let Some(estimate) = &mut estimate
             && executables.joins
         {
-            // Each request under way has a copy of its conditioning.
-            estimate.condition += compiler.conditioning_bytes(self.plan)? * most as u64;
+            // Each request has a copy of its conditioning; those under way have theirs.
+            let new = most.saturating_sub(executables.under_way.len());
+            estimate.condition += compiler.conditioning_bytes(loops.plan())? * new as u64;
         }
         Ok(estimate)
     }
@@ -54,7 +60,8 @@ pub(super) fn require(
     let latent = [demand.plan.shape.height, demand.plan.shape.width];
     let wanted = executables.compiler.most_images(latent);
     let wanted = if executables.joins { wanted } else { wanted.min(demand.images) }.max(1);
-    if executables.has(demand.plan, demand.placement) && executables.cache.has_planned(latent, wanted) {
+    let loops = executables.planned_loops(demand.plan, demand.unguided);
+    if executables.has(loops.plan(), demand.placement) && executables.cache.has_planned(&loops, wanted) {
         return Ok(());
     }
     let device = executables.compiler.device;
@@ -76,10 +83,10 @@ pub(super) fn require(
     let need = peak(estimate);
     if need <= have {
         let mut images = wanted;
-        while images > 1 && demand.estimate_of_images(executables, images)?.is_some_and(|e| peak(e) > have) {
+        while images > 1 && demand.estimate_of_images(executables, &loops, images)?.is_some_and(|e| peak(e) > have) {
             images -= 1;
         }
-        executables.cache.plan_images(latent, wanted, images);
+        executables.cache.plan_images(loops, wanted, images);
         return Ok(());
     }
     let hint = if estimate.peak_offloaded() <= have {

@@ -35,6 +35,7 @@ mod model_scheduler;
 mod model_weights;
 mod options;
 mod plan;
+mod planned_loops;
 mod preview;
 mod prompt;
 mod prompt_changes;
@@ -420,7 +421,7 @@ impl Pipeline {
     }
 
     fn executables<'a>(&'a self, cache: &'a mut ExecutableCache) -> Executables<'a> {
-        Executables { compiler: self.compiler(), cache, joins: false }
+        Executables { compiler: self.compiler(), cache, joins: false, under_way: Vec::new() }
     }
 }
 

@@ -1,7 +1,7 @@
 //! A request planned whole, before its first stage runs.
 
 use super::begin::Begin;
-use super::compile::{Compiler, EncoderPlan, Executables};
+use super::compile::{Compiler, EncoderPlan, Executables, sizes};
 use super::denoise_plan::{DenoisePlan, Placement};
 use super::executable_cache::TextEncoderKey;
 use super::image_branches::ImageBranches;
@@ -15,6 +15,7 @@ use super::prompt_options::{PromptWeights, time_ids};
 use super::reference_check::{check_references, check_texts};
 use super::request::{DEFAULT_STRENGTH, Request};
 use super::residency::EncoderResidency;
+use super::token_row::TokenRow;
 use super::workload::WorkloadShape;
 use crate::cancel;
 use crate::compat::Compat;
@@ -55,8 +56,8 @@ pub(super) struct RequestPlan {
     pub(super) placement: Placement,
     /// The same for steps without guidance, where there are such.
     unguided: Option<DenoisePlan>,
-    /// Whether the image encoder runs.
-    encodes_images: bool,
+    /// The images that the image encoder takes; 0 where it does not run.
+    encoded_images: usize,
     /// The start of the steps.
     pub(super) begin: Begin,
     num_images: usize,
@@ -190,19 +191,44 @@ impl RequestPlan {
             denoise,
             placement,
             unguided,
-            encodes_images: encoders.image,
+            encoded_images: if shape.encodes_images { shape.encoded_images } else { encoders.images.min(1) },
             begin,
             num_images: request.num_images,
         })
     }
 
-    /// The encoders that the request runs.
-    fn encoders(&self) -> EncoderPlan {
-        let mut text = self.prompt.encoders.to_vec();
-        if let NegativePrompt::Encoded(negative) = &self.negative_prompt {
-            text.extend(negative.encoders.iter().filter(|key| !self.prompt.encoders.contains(key)));
+    /// The rows of all prompts, each once, by the encoder that they go through.
+    pub(super) fn token_rows(&self) -> Vec<(TextEncoderKey, Vec<&TokenRow>)> {
+        let mut all: Vec<(TextEncoderKey, Vec<&TokenRow>)> = Vec::new();
+        let negative =
+            if let NegativePrompt::Encoded(negative) = &self.negative_prompt { Some(negative) } else { None };
+        for EncodedPrompt { prompt, encoders } in std::iter::once(&self.prompt).chain(negative) {
+            for (key, rows) in encoders.iter().zip(&prompt.rows) {
+                let known = all.iter().position(|(known, _)| known == key);
+                let at = known.unwrap_or(all.len());
+                if known.is_none() {
+                    all.push((*key, Vec::new()));
+                }
+                for (_, row) in rows.iter().flat_map(|row| &row.terms) {
+                    let same = |other: &&TokenRow| (&other.ids, &other.masked) == (&row.ids, &row.masked);
+                    if !all[at].1.iter().any(same) {
+                        all[at].1.push(row);
+                    }
+                }
+            }
         }
-        EncoderPlan { text, image: self.encodes_images, vae: self.begin != Begin::Noise }
+        all
+    }
+
+    /// The encoders that the request runs.
+    fn encoders(&self, compiler: &Compiler<'_>) -> EncoderPlan {
+        let rows = self.token_rows().into_iter().map(|(key, rows)| (key, rows.len()));
+        EncoderPlan::new(compiler, rows, self.encoded_images, self.begin != Begin::Noise)
+    }
+
+    /// The plans of its steps: its own and, where some have no guidance, theirs.
+    pub(super) fn step_plans(&self) -> Vec<DenoisePlan> {
+        std::iter::once(&self.denoise).chain(&self.unguided).cloned().collect()
     }
 
     /// Compiles what the stages run. Where the encoders are freed after use, all but the decoder is compiled by its stage, when
@@ -216,14 +242,16 @@ impl RequestPlan {
         if executables.cache.free_encoders {
             return Ok(());
         }
-        let EncoderPlan { text, image, vae } = self.encoders();
-        for key in text {
-            cancel::check()?;
-            executables.text_encoder(key)?;
+        let EncoderPlan { text, images, vae } = self.encoders(&executables.compiler);
+        for (key, most) in text {
+            for rows in sizes(most) {
+                cancel::check()?;
+                executables.text_encoder(key, rows)?;
+            }
         }
-        if image {
+        for images in sizes(images) {
             cancel::check()?;
-            executables.image_encoder()?;
+            executables.image_encoder(images)?;
         }
         if vae {
             cancel::check()?;
@@ -292,11 +320,13 @@ fn encoded_prompts(
 /// The encoders that a request of that shape runs.
 fn needed_encoders(executables: &Executables<'_>, shape: &WorkloadShape) -> Result<EncoderPlan> {
     let mut encoders = shape.encoders(&executables.compiler)?;
-    if executables.compiler.models.vision.is_none() && !shape.encodes_images && encoders.image {
+    if executables.compiler.models.vision.is_none() && !shape.encodes_images && encoders.images > 0 {
         return Err(no_zero_image());
     }
-    encoders.image = shape.encodes_images || encoders.image && executables.cache.zero_image.is_none();
-    Ok(encoders)
+    if !shape.encodes_images && executables.cache.zero_image.is_some() {
+        encoders.images = 0;
+    }
+    Ok(if executables.joins { encoders.of_more(&executables.compiler) } else { encoders })
 }
 
 /// The plan of steps that have no guidance, in a request that has some.

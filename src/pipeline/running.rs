@@ -4,6 +4,7 @@ use super::attribution::{self, AttributionMap};
 use super::callbacks::{Callbacks, FinishedImage};
 use super::captures::Captures;
 use super::compile::Executables;
+use super::content_cache::Held;
 use super::image_scales::ImageScales;
 use super::live_prompts::{PreparedPrompts, PromptChange};
 use super::live_scales::ScaleChange;
@@ -24,6 +25,7 @@ use crate::schedulers::StepCoefficients;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
+use tracing::subscriber::{NoSubscriber, with_default};
 
 /// A request with its callbacks.
 pub(super) struct Job<'a> {
@@ -80,6 +82,16 @@ pub(super) struct ImageRecord {
 }
 
 impl Job<'_> {
+    /// Whether its deadline is past.
+    fn is_late(&self) -> bool {
+        self.callbacks.deadline.is_some_and(|deadline| deadline <= Instant::now())
+    }
+
+    /// Whether it is neither late nor stopped.
+    pub(super) fn may_begin(&self) -> bool {
+        !self.is_late() && self.callbacks.cancel.check().is_ok()
+    }
+
     /// Runs a stage of one step of an image, and adds its seconds.
     fn stage<T>(
         &mut self,
@@ -102,7 +114,8 @@ impl Job<'_> {
 }
 
 impl<'a> RunningRequest<'a> {
-    /// Plans the request, compiles what it runs, and runs its stages up to the conditioning.
+    /// Plans the request, compiles what it runs, and runs its stages up to the conditioning. What `next` encode, which come after it, goes
+    /// through the encoders with its own; they find it for as long as anyone has what is given beside the request.
     ///
     /// # Errors
     /// See [`super::Pipeline::generate_with`]; with the job.
@@ -110,15 +123,16 @@ impl<'a> RunningRequest<'a> {
         executables: &mut Executables<'_>,
         residency: EncoderResidency,
         mut job: Job<'a>,
-    ) -> Result<Self, Box<(Job<'a>, Error)>> {
+        next: &[&Request],
+    ) -> Result<(Self, Held), Box<(Job<'a>, Error)>> {
         let mut captures = Captures::new(job.request.capture_intermediates);
         let mut seconds = BTreeMap::new();
-        let prepared = prepare(executables, residency, &mut job, (&mut captures, &mut seconds));
-        let Prepared { plan, conditioning, changed, init_image } = match prepared {
+        let prepared = prepare(executables, residency, (&mut job, next), (&mut captures, &mut seconds));
+        let Prepared { plan, conditioning, changed, init_image, ahead } = match prepared {
             Ok(prepared) => prepared,
             Err(error) => return Err(Box::new((job, error))),
         };
-        Ok(Self {
+        let request = Self {
             table: plan.table.steps.as_slice().into(),
             lora_scales: Arc::new(plan.lora_scales.unet.clone().into()),
             plan,
@@ -131,7 +145,8 @@ impl<'a> RunningRequest<'a> {
             job,
             begun: 0,
             images: Vec::new(),
-        })
+        };
+        Ok((request, ahead))
     }
 
     /// Whether an image is still to begin.
@@ -363,16 +378,29 @@ struct Prepared {
     conditioning: Conditioning,
     changed: Vec<Arc<ChangedPrompts>>,
     init_image: Option<Arc<InitImage>>,
+    /// The results of encoders, for those that come after it.
+    ahead: Held,
+}
+
+/// The requests whose prompts and references can be encoded, with their plans; what is wrong with the others they tell themselves.
+fn planned<'a>(executables: &mut Executables<'_>, requests: &[&'a Request]) -> Vec<(&'a Request, RequestPlan)> {
+    let mut plan = |request: &Request| {
+        request.check()?;
+        RequestPlan::new(executables, Room::Unchecked, request)
+    };
+    // They are planned again, and warnings come then.
+    let quietly = |request: &&'a Request| Some((*request, with_default(NoSubscriber::new(), || plan(request)).ok()?));
+    requests.iter().filter_map(quietly).collect()
 }
 
 /// Runs the stages of a request that all of its images share.
 fn prepare(
     executables: &mut Executables<'_>,
     residency: EncoderResidency,
-    job: &mut Job<'_>,
+    (job, next): (&mut Job<'_>, &[&Request]),
     (captures, seconds): (&mut Captures, &mut BTreeMap<Stage, f64>),
 ) -> Result<Prepared> {
-    if job.callbacks.deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+    if job.is_late() {
         return Err(Error::Late);
     }
     job.request.check()?;
@@ -380,12 +408,17 @@ fn prepare(
     executables.cache.begin_request();
     let plan = RequestPlan::new(executables, Room::Memory(residency), &job.request)?;
     job.callbacks.cancel.scope(|| plan.compile(executables))?;
-    let (texts, concepts) = job.stage((Stage::Text, 0), seconds, |request| {
-        Ok((text::run(executables, &plan, captures)?, text::concepts(executables, request, &plan)?))
+    let next = planned(executables, next);
+    let (texts, concepts, mut ahead) = job.stage((Stage::Text, 0), seconds, |request| {
+        let ahead = text::ahead(executables, std::iter::once(&plan).chain(next.iter().map(|(_, plan)| plan)))?;
+        Ok((text::run(executables, &plan, captures)?, text::concepts(executables, request, &plan)?, ahead))
     })?;
     executables.cache.release_encoders();
-    let images = job
-        .stage((Stage::Image, 0), seconds, |request| image::run(executables, (request, &plan), &concepts, captures))?;
+    let images = job.stage((Stage::Image, 0), seconds, |request| {
+        let all = std::iter::once((request, &plan)).chain(next.iter().map(|(request, plan)| (*request, plan)));
+        ahead.append(&mut image::ahead(executables, all)?);
+        image::run(executables, (request, &plan), &concepts, captures)
+    })?;
     executables.cache.release_encoders();
     let init_image = if job.request.init_image.is_some() {
         let encode = |request: &Request| match &request.init_image {
@@ -410,5 +443,5 @@ fn prepare(
         };
         Ok((conditioning, request.prompt_changes.iter().map(encode).collect::<Result<_>>()?))
     })?;
-    Ok(Prepared { plan, conditioning, changed, init_image })
+    Ok(Prepared { plan, conditioning, changed, init_image, ahead })
 }

@@ -206,7 +206,8 @@ impl<'p, I: Iterator<Item = Image>> Stream<'p, I> {
         let mut joins = jobs.len() > 0;
         loop {
             let compiler = pipeline.compiler();
-            let executables = &mut Executables { compiler, cache: &mut cache, joins: self.overlap };
+            let executables =
+                &mut Executables { compiler, cache: &mut cache, joins: self.overlap, under_way: Vec::new() };
             let worked = self.batch.advance(executables, pipeline.encoders, &mut jobs);
             if self.overlap {
                 self.most = self.batch.most_staggered(executables).unwrap_or(self.most);

@@ -1,6 +1,6 @@
 //! The shapes of requests, and work done ahead of the first one.
 
-use super::compile::{Compiler, EncoderPlan, Executables, image_numbers};
+use super::compile::{Compiler, EncoderPlan, Executables, sizes};
 use super::denoise_plan::{DenoisePlan, Placement};
 use super::image_branches::{MAX_IMAGE_BRANCHES, PromptBranches, too_many};
 use super::image_prompt::ImagePrompt;
@@ -8,6 +8,7 @@ use super::latent_size::{RequestedSides, latent_size};
 use super::load::Models;
 use super::memory_budget::{self, MemoryDemand};
 use super::model::Model;
+use super::planned_loops::PlannedLoops;
 use super::prompt::tokens_of;
 use super::prompt_options::PromptWeights;
 use super::request::Request;
@@ -28,6 +29,9 @@ pub struct WorkloadShape {
     pub height: Option<usize>,
     /// Whether there is guidance, which takes a second row.
     pub do_cfg: bool,
+    /// Whether some steps of requests with guidance have none, [`Request::guidance_interval`], or requests without guidance share evaluations
+    /// with them ([`crate::Pipeline::generate_batch`], [`crate::Engine`]): evaluations have any number of rows then.
+    pub unguided: bool,
     /// The most model evaluations; some schedulers take two in a step.
     pub steps: usize,
     /// The most rows of 77 tokens of a prompt: more than 1 in the DiffSynth profile alone.
@@ -43,6 +47,8 @@ pub struct WorkloadShape {
     pub negative_images: Vec<bool>,
     /// Whether references are images, which the image encoder takes, and not all of them embeddings.
     pub encodes_images: bool,
+    /// The most such images of a request, negative ones included, and at least 1: a GPU encodes several at once.
+    pub encoded_images: usize,
     /// The most images of a request.
     pub num_images: usize,
     /// [`Request::clip_skip`].
@@ -75,13 +81,15 @@ impl WorkloadShape {
             width: sides.width,
             height: sides.height,
             do_cfg,
+            unguided: do_cfg && request.guidance_interval.is_some(),
             steps,
             text_rows,
             num_references: prompts.iter().map(|prompt| prompt.num_references).collect(),
             separate: prompts.iter().map(|prompt| prompt.separate).collect(),
             masked: prompts.iter().map(|prompt| prompt.masked).collect(),
             negative_images: request.image_prompts.iter().map(has_negative).collect(),
-            encodes_images: request.image_prompts.iter().any(|image| image.has_images(do_cfg)),
+            encodes_images: request.image_prompts.iter().any(|prompt| prompt.images(do_cfg).next().is_some()),
+            encoded_images: request.image_prompts.iter().map(|prompt| prompt.images(do_cfg).count()).sum(),
             num_images: request.num_images,
             clip_skip: request.clip_skip,
             compel: request.prompt_weights == PromptWeights::Compel,
@@ -151,21 +159,24 @@ impl WorkloadShape {
     /// # Errors
     /// [`Error::Parameter`] where more layers are skipped than there are.
     pub(super) fn encoders(&self, compiler: &Compiler<'_>) -> Result<EncoderPlan> {
-        let mut text = Vec::new();
+        let mut rows = Vec::new();
         for encoder in 0..2 {
-            let key = compiler.text_encoder_key(encoder, self.clip_skip, self.compel)?;
-            text.push(key);
-            // The negative prompt skips nothing.
-            let negative = compiler.text_encoder_key(encoder, 0, self.compel)?;
-            if self.do_cfg && negative != key {
-                text.push(negative);
+            rows.push((compiler.text_encoder_key(encoder, self.clip_skip, self.compel)?, self.text_rows));
+            if self.do_cfg {
+                // The negative prompt skips nothing.
+                rows.push((compiler.text_encoder_key(encoder, 0, self.compel)?, self.text_rows));
             }
         }
-        Ok(EncoderPlan {
-            text,
-            image: self.encodes_images || self.needs_zero_image(compiler.models),
-            vae: self.init_image,
-        })
+        let images = if self.encodes_images { self.encoded_images.max(1) } else { 0 };
+        let zero = usize::from(self.needs_zero_image(compiler.models));
+        Ok(EncoderPlan::new(compiler, rows, images.max(zero), self.init_image))
+    }
+
+    /// The plans of the requests of this shape, of which the first has the most rows, and their loops.
+    fn plans(&self, plan: &DenoisePlan) -> (Vec<DenoisePlan>, PlannedLoops) {
+        let unguided = (self.unguided && self.do_cfg).then(|| plan.with_rows(1));
+        let loops = PlannedLoops::new(plan, &unguided);
+        (std::iter::once(plan.clone()).chain(unguided).collect(), loops)
     }
 
     /// The bytes of the device's own memory that requests of this shape take; `None` where it has none of its own.
@@ -175,9 +186,9 @@ impl WorkloadShape {
     pub(super) fn estimate(&self, compiler: &Compiler<'_>) -> Result<Option<MemoryEstimate>> {
         let plan = self.denoise_plan(compiler)?;
         let most = compiler.most_images([plan.shape.height, plan.shape.width]).min(self.num_images);
-        let loops: Vec<_> =
-            image_numbers(most, self.num_images, true).into_iter().map(|images| plan.of_images(images)).collect();
-        compiler.estimate(&plan, &loops, Placement::Device, &self.encoders(compiler)?)
+        let (plans, loops) = self.plans(&plan);
+        let each = loops.plans(most, self.num_images, true);
+        compiler.estimate(&plans, (&each, loops.image_rows()), Placement::Device, &self.encoders(compiler)?)
     }
 
     /// Compiles and warms up everything that requests of this shape run. Encoders that are freed after use are left to the request.
@@ -188,9 +199,10 @@ impl WorkloadShape {
         let (plan, placement) = (self.denoise_plan(&executables.compiler)?, Placement::Device);
         let encoders = self.encoders(&executables.compiler)?;
         executables.cache.begin_request();
+        let (plans, loops) = self.plans(&plan);
         let demand = MemoryDemand {
             plan: &plan,
-            unguided: None,
+            unguided: plans.get(1),
             placement,
             encoders: &encoders,
             images: self.num_images,
@@ -199,26 +211,26 @@ impl WorkloadShape {
         memory_budget::require(executables, residency, &demand)?;
         executables.image_decoder([plan.shape.height, plan.shape.width])?.warmup()?;
         if !executables.cache.free_encoders {
-            for key in encoders.text {
-                executables.text_encoder(key)?.warmup()?;
+            for (key, most) in encoders.text {
+                sizes(most).try_for_each(|rows| executables.text_encoder(key, rows)?.warmup())?;
             }
-            if encoders.image {
-                executables.image_encoder()?.warmup()?;
-            }
+            sizes(encoders.images).try_for_each(|images| executables.image_encoder(images)?.warmup())?;
             if encoders.vae {
                 executables.vae_encoder([plan.shape.height, plan.shape.width])?.warmup()?;
             }
         }
-        for part in plan.conditioning_parts() {
-            executables.conditioner(*part, &plan, placement)?.warmup()?;
+        for plan in &plans {
+            for part in plan.conditioning_parts() {
+                executables.conditioner(*part, plan, placement)?.warmup()?;
+            }
         }
         executables.denoise_loops(&plan, placement, self.num_images)?;
         // Requests of fewer images have executables of their own.
         let most = executables.most_images([plan.shape.height, plan.shape.width]).min(self.num_images);
-        for images in image_numbers(most, self.num_images, true) {
-            executables.denoise_loop(&plan.of_images(images), placement)?.warmup()?;
-        }
-        executables.cache.prepared(plan);
+        let loops = loops.plans(most, self.num_images, true);
+        loops.iter().try_for_each(|plan| executables.denoise_loop(plan, placement)?.warmup())?;
+        // The newest one comes first.
+        plans.into_iter().rev().for_each(|plan| executables.cache.prepared(plan));
         Ok(())
     }
 }

@@ -9,11 +9,13 @@ use braid::device::cuda::CudaDevice;
 use braid::device::cuda::driver::{CallCounts, Driver};
 use braid::device::{Device, TensorData};
 use braid::error::{Error, Field};
-use braid::graph::{Activation, Builder};
+use braid::graph::{Activation, Builder, Graph};
+use braid::models::clip::{ClipTextConfig, ClipTextShape, ClipVisionConfig, VisionOutputs, clip_text, clip_vision};
 use braid::models::unet::{BranchShape, UnetShape, denoiser};
 use braid::pipeline::{Callbacks, ImagePrompt, Output, Progress, ReferenceImage, Stage};
 use braid::schedulers::SchedulerKind;
 use braid::tensor::DType;
+use braid::weights::TensorTable;
 use braid::{Pipeline, Request};
 use std::sync::Arc;
 
@@ -96,6 +98,70 @@ fn unet_batch_invariance() {
             let alone = run(1, &row(r));
             assert!(alone.iter().all(|v| v.is_finite()) && alone.iter().any(|v| *v != 0.0));
             assert_eq!(alone, all[r * alone.len()..][..alone.len()], "row {r}, library {library}");
+        }
+    }
+}
+
+/// Rows of text and images through the encoders together: each has the bytes that it has alone.
+#[test]
+fn encoders_batch_invariance() {
+    if !compiled() {
+        return;
+    }
+    let text = ClipTextConfig {
+        hidden_size: 64,
+        num_hidden_layers: 2,
+        num_attention_heads: 1,
+        intermediate_size: 128,
+        activation: Activation::Gelu,
+        eps: 1e-5,
+        vocab_size: 60,
+        added_tokens: 0,
+        max_position_embeddings: 77,
+        projection_dim: Some(24),
+        eos_token_id: 2,
+    };
+    let vision = ClipVisionConfig {
+        hidden_size: 64,
+        num_hidden_layers: 2,
+        num_attention_heads: 1,
+        intermediate_size: 128,
+        activation: Activation::QuickGelu,
+        eps: 1e-5,
+        image_size: 56,
+        patch_size: 14,
+        projection_dim: 24,
+    };
+    let weights = |table: TensorTable| {
+        let named = table.iter().enumerate();
+        scope(&named.map(|(i, (name, shape))| (name.as_str(), shape.as_slice(), i as u32)).collect::<Vec<_>>())
+    };
+    let (of_text, of_vision) = (weights(text.tensors()), weights(vision.tensors()));
+    let text = |rows| {
+        let shape = ClipTextShape { rows, tokens: 77, depth: 1, pooled: true, masked: false };
+        clip_text(&text, &of_text, shape).unwrap()
+    };
+    let vision =
+        |images| clip_vision(&vision, &of_vision, images, VisionOutputs { embeds: true, hidden: true }).unwrap();
+    let ids: Vec<i32> = (0..ROWS * 77).map(|i| (i * i % 59) as i32).collect();
+    let given: [Vec<TensorData<'_>>; 2] =
+        [vec![ids.into(), vec![76, 3, 40, 0].into()], vec![values(ROWS * 56 * 56 * 3, 30).into()]];
+    for library in [false, true] {
+        let device = device(&Arc::new(PtxDriver::new()), library);
+        assert!(device.encoder_rows() >= ROWS);
+        let graphs: [&dyn Fn(usize) -> Graph; 2] = [&text, &vision];
+        for (graph, given) in graphs.into_iter().zip(&given) {
+            let run =
+                |rows: usize, inputs: &[TensorData<'_>]| outputs(device.compile(graph(rows)).unwrap().as_mut(), inputs);
+            let all = run(ROWS, given);
+            for row in 0..ROWS {
+                let own = given.iter().map(|all| all.slice(row * all.len() / ROWS..(row + 1) * all.len() / ROWS));
+                let alone = run(1, &own.collect::<Vec<_>>());
+                for (alone, all) in alone.iter().zip(&all) {
+                    assert!(alone.iter().all(|v| v.is_finite()) && alone.iter().any(|v| *v != 0.0));
+                    assert!(*alone == all[row * alone.len()..][..alone.len()], "row {row}, library {library}");
+                }
+            }
         }
     }
 }

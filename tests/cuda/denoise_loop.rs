@@ -41,7 +41,7 @@ fn graph(rows: usize) -> Graph {
 }
 
 fn steps(noise: bool) -> LoopSpec {
-    LoopSpec { max_steps: 15, varying: 2..3, noise, row_axes: Vec::new() }
+    LoopSpec { max_steps: 15, varying: 2..3, noise, row_axes: Vec::new(), image_rows: 2 }
 }
 
 /// The result of a denoise loop, all on the host.

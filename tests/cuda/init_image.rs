@@ -86,7 +86,7 @@ fn loop_of_an_inpainting() {
     }
     for wide in [4, 9] {
         let device = CudaDevice::new(Arc::new(PtxDriver::new()), DType::F16).unwrap().with_cublaslt(false);
-        let spec = |noise| LoopSpec { max_steps: 8, varying: 1..1, noise, row_axes: Vec::new() };
+        let spec = |noise| LoopSpec { max_steps: 8, varying: 1..1, noise, row_axes: Vec::new(), image_rows: 2 };
         // One with memory for fresh noise, one in which what is kept follows earlier steps' tensors.
         let mut loops = [true, false].map(|noise| {
             let mut own = device.compile_loop(graph(wide), spec(noise)).unwrap();

@@ -54,7 +54,7 @@ fn published_model_at_1024() {
     let graph = denoiser(&config, &weights, &shape, &compat).unwrap();
     let denoise = report("denoise", graph.clone());
     let varying = DenoiserInterface::new(&config, &shape).varying();
-    let steps = LoopSpec { max_steps: 64, varying, noise: true, row_axes: Vec::new() };
+    let steps = LoopSpec { max_steps: 64, varying, noise: true, row_axes: Vec::new(), image_rows: 2 };
     let step = LoweringReport::of_role(graph, &SETTINGS, &Role::Denoise(steps)).unwrap();
     println!("a step of the denoise loop: {step}");
     // The model's input, the step's inputs, guidance, the step and the counter; what was given is made ready before the first step.

@@ -9,7 +9,7 @@ use braid::pipeline::{Callbacks, ImagePrompt, Output, Progress, ReferenceImage, 
 use braid::schedulers::SchedulerKind;
 use braid::tensor::DType;
 use braid::{Engine, EngineOptions, Image, LongPrompts, Pipeline, Request, SubmitOptions};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, LazyLock, Mutex};
 
 /// A pipeline that keeps nothing for later requests, so that each runs the conditioner.
 fn pipeline(model: &Model, max_batch: usize, room: u64) -> (Arc<PtxDriver>, Pipeline) {
@@ -40,14 +40,17 @@ type Change = fn(&mut Request);
 
 /// Requests that differ in what may differ within an evaluation.
 const KINDS: [(&str, Change); 5] = [
-    ("guided", |_| {}),
+    ("guided, a negative prompt, an image", |r| {
+        (r.negative_prompt, r.image_prompts) =
+            (Some("fog".into()), vec![ImagePrompt::new(picture(40)).with_scale(0.8)]);
+    }),
     ("rescaled guidance, fresh noise", |r| {
         (r.guidance_scale, r.guidance_rescale) = (9.0, 0.6);
         r.scheduler = Some(SchedulerKind::EulerAncestral);
     }),
     ("no guidance, a longer prompt, two references, another scale", |r| {
-        (r.guidance_scale, r.prompt, r.long_prompts) = (1.0, "stone ".repeat(90), LongPrompts::Chunks);
-        r.image_prompts = vec![r.image_prompts.remove(0).with_reference(embedding(90)).with_scale(0.3)];
+        (r.guidance_scale, r.prompt, r.long_prompts) = (1.0, "stone ".repeat(60), LongPrompts::Chunks);
+        r.image_prompts = vec![r.image_prompts.remove(0).with_reference(picture(50)).with_scale(0.3)];
     }),
     ("guidance and a reference for a part of the steps, history", |r| {
         (r.guidance_interval, r.image_prompts[0].end) = (Some((0.0, 0.4)), 0.7);
@@ -68,6 +71,12 @@ fn kinds() -> Vec<(&'static str, Request)> {
     KINDS.iter().enumerate().map(of).collect()
 }
 
+/// The results of all kinds, each drawn alone.
+static ALONE: LazyLock<Vec<Output>> = LazyLock::new(|| {
+    let (_, pipeline) = pipeline(&Model::folder(), 1, 8 << 30);
+    kinds().into_iter().map(|(_, request)| pipeline.generate(&request).unwrap()).collect()
+});
+
 /// Images and everything on the way, to the bit.
 fn assert_same(got: &Output, want: &Output, what: &str) {
     let bits = |data: &[f32]| data.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
@@ -78,17 +87,17 @@ fn assert_same(got: &Output, want: &Output, what: &str) {
     assert!(got.images == want.images, "{what}");
 }
 
-/// Requests of all kinds at once, so that most join others that are under way.
+/// Requests of all kinds at once, so that most join others that are under way; what those that begin together encode goes through the
+/// encoders together.
 #[test]
 fn requests_together() {
     if !compiled() {
         return;
     }
     let (_, pipeline) = pipeline(&Model::folder(), 3, 8 << 30);
-    let all: Vec<_> =
-        kinds().into_iter().map(|(name, request)| (name, pipeline.generate(&request).unwrap(), request)).collect();
-    let requests: Vec<_> = all.iter().rev().map(|(.., request)| request.clone()).collect();
-    for (result, (name, want, _)) in pipeline.generate_batch(&requests).into_iter().zip(all.iter().rev()) {
+    let requests: Vec<_> = kinds().into_iter().rev().map(|(_, request)| request).collect();
+    let wanted = ALONE.iter().zip(KINDS).rev();
+    for (result, (want, (name, _))) in pipeline.generate_batch(&requests).into_iter().zip(wanted) {
         assert_same(&result.unwrap(), want, name);
     }
 }
@@ -169,6 +178,42 @@ fn planned_memory() {
     assert!(prepared.generate(&request.with_num_images(1)).unwrap().images == wanted[..1]);
     let calls = driver.calls();
     assert_eq!((calls.allocations, calls.captures), (before.allocations, before.captures));
+}
+
+/// Guided images beside unguided ones, with other numbers of references and rows of text, and images that have guidance in a part of their
+/// steps: the estimate counts a loop for each number of rows, all of them with room for the largest request. They take just that, and
+/// nothing more is compiled or captured, whatever is drawn together.
+#[test]
+fn planned_memory_of_mixed_rows() {
+    if !compiled() {
+        return;
+    }
+    let model = Model::folder();
+    let (driver, mixed) = pipeline(&model, 2, 8 << 30);
+    let requests: Vec<Request> = kinds().into_iter().map(|(_, request)| request).take(4).collect();
+    let mut shape = mixed.workload_shape(&requests[2]).unwrap();
+    // Each of its 60 words is two tokens.
+    assert_eq!(
+        (shape.do_cfg, shape.unguided, shape.text_rows, shape.num_references.as_slice(), shape.encoded_images),
+        (false, false, 2, &[2][..], 1)
+    );
+    assert!(mixed.workload_shape(&requests[3]).unwrap().unguided);
+    (shape.do_cfg, shape.num_images, shape.encoded_images) = (true, 2, 2);
+    let equal = mixed.estimate(&shape).unwrap().unwrap();
+    shape.unguided = true;
+    let estimate = mixed.estimate(&shape).unwrap().unwrap();
+    assert!(estimate.denoise > equal.denoise && estimate.condition > equal.condition);
+    mixed.prepare(&shape).unwrap();
+    let (held, before) = (driver.held(), driver.calls());
+    assert_eq!(held as u64, estimate.peak_resident() - estimate.staging);
+    let outputs: Vec<_> = mixed.generate_batch(&requests).into_iter().map(Result::unwrap).collect();
+    let after = driver.calls();
+    // Of each request's conditioning its three parts are copied, for as long as it is under way.
+    assert_eq!((after.allocations - before.allocations, after.captures), (3 * requests.len() as u64, before.captures));
+    assert_eq!(driver.held(), held);
+    for ((got, want), (name, _)) in outputs.iter().zip(ALONE.iter()).zip(KINDS) {
+        assert_same(got, want, name);
+    }
 }
 
 /// Memory that is gone once the first request has begun, so that there is none to keep the next one's conditioning, or for a loop of two

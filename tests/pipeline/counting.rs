@@ -16,6 +16,7 @@ pub struct Counting<const N: usize> {
     cpu: Cpu,
     counts: Counts<N>,
     weigh: Weigh,
+    encoder_rows: usize,
 }
 
 struct Counted<const N: usize> {
@@ -26,13 +27,22 @@ struct Counted<const N: usize> {
 
 impl<const N: usize> Counting<N> {
     pub fn new(counts: Counts<N>, weigh: Weigh) -> Self {
-        Self { cpu: Cpu::new(Some(1)), counts, weigh }
+        Self { cpu: Cpu::new(Some(1)), counts, weigh, encoder_rows: 1 }
+    }
+
+    /// The same with encoders that take so many rows at once.
+    pub fn with_encoder_rows(self, encoder_rows: usize) -> Self {
+        Self { encoder_rows, ..self }
     }
 }
 
 impl<const N: usize> Device for Counting<N> {
     fn name(&self) -> String {
         self.cpu.name()
+    }
+
+    fn encoder_rows(&self) -> usize {
+        self.encoder_rows
     }
 
     fn compile(&self, graph: Graph) -> braid::Result<Box<dyn Executable>> {

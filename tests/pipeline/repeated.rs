@@ -2,9 +2,9 @@
 
 use super::common::{Model, request};
 use super::counting::{Counting, Counts};
-use braid::pipeline::ImagePrompt;
+use braid::pipeline::{Callbacks, CancelToken, ImagePrompt};
 use braid::schedulers::TimestepSpacing;
-use braid::{Engine, EngineOptions, Image, Pipeline, PipelineOptions, Request, Session};
+use braid::{Engine, EngineOptions, Error, Image, LongPrompts, Pipeline, PipelineOptions, Request, Session};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -55,9 +55,13 @@ impl Case {
     }
 }
 
-fn image(seed: u8) -> ImagePrompt {
+fn picture(seed: u8) -> Image {
     let rgb = (0..40 * 30 * 3).map(|i| (i as u8).wrapping_mul(seed)).collect();
-    ImagePrompt::new(Image::new(40, 30, rgb).unwrap())
+    Image::new(40, 30, rgb).unwrap()
+}
+
+fn image(seed: u8) -> ImagePrompt {
+    ImagePrompt::new(picture(seed))
 }
 
 #[test]
@@ -105,6 +109,112 @@ fn bounded() {
         assert_eq!(case.runs(&options, &request), [4, 1]);
         assert_eq!(case.runs(&options, &request), again, "{bytes} bytes");
     }
+}
+
+/// The most rows of text, or images, that the device of [`Together`] takes at once.
+const MOST: usize = 4;
+
+/// A pipeline whose encoders take several rows at once.
+struct Together {
+    pipeline: Pipeline,
+    runs: Counts<{ 2 * (MOST + 1) }>,
+}
+
+impl Together {
+    fn new(options: &PipelineOptions) -> Self {
+        let runs = Counts::default();
+        let device = Counting::new(runs.clone(), |graph| {
+            let (name, id) = graph.inputs.first()?;
+            let kind = KINDS[..2].iter().position(|kind| kind == name)?;
+            Some((kind * (MOST + 1) + graph.node(*id).shape[0], 1))
+        });
+        let device = Box::new(device.with_encoder_rows(MOST));
+        Self { pipeline: Pipeline::load_with_device(options, Some(device)).unwrap(), runs }
+    }
+
+    /// The runs of text encoders and of the image encoder since the last call, as pairs of rows and how often as many ran.
+    fn take(&self) -> [Vec<(usize, usize)>; 2] {
+        [0, 1].map(|kind| {
+            let count = |rows: usize| self.runs[kind * (MOST + 1) + rows].swap(0, Ordering::SeqCst);
+            (1..=MOST).map(|rows| (rows, count(rows))).filter(|(_, runs)| *runs > 0).collect()
+        })
+    }
+}
+
+/// Rows of one request go through each encoder together where a device takes several, filled up to a power of two; what is known is left out,
+/// and the bytes are those of one row at a time.
+#[test]
+fn rows_together() {
+    let model = Model::folder();
+    let options = model.options();
+    let (together, alone) = (Together::new(&options), Pipeline::load(&options).unwrap());
+    let check = |request: &Request, wanted: [Vec<(usize, usize)>; 2]| {
+        let [got, want] = [&together.pipeline, &alone].map(|pipeline| pipeline.generate(request).unwrap());
+        assert!(got.images == want.images && got.intermediates == want.intermediates, "{}", request.prompt);
+        assert_eq!(together.take(), wanted, "{}", request.prompt);
+    };
+    let mut request = request().with_capture_intermediates(true);
+    (request.steps, request.long_prompts) = (1, LongPrompts::Chunks);
+    request.negative_prompt = Some("fog".into());
+    request.image_prompts = vec![image(3).with_reference(picture(5)).with_negative_image(picture(7))];
+    // Both prompts, and three images in the place of four.
+    check(&request, [vec![(2, 2)], vec![(4, 1)]]);
+    check(&request, [vec![], vec![]]);
+    // One row is new, and one image.
+    request.prompt = "a boat".into();
+    request.image_prompts = vec![image(9)];
+    check(&request, [vec![(1, 2)], vec![(1, 1)]]);
+    // Three rows and six are twice four and the rest; a reference that occurs twice goes through once.
+    let negative = "rain ".repeat(90) + &"snow ".repeat(130);
+    (request.prompt, request.negative_prompt) = ("stone ".repeat(90), Some(negative));
+    request.image_prompts = vec![image(11).with_reference(picture(11))];
+    check(&request, [vec![(1, 2), (4, 4)], vec![(1, 1)]]);
+    // The prompt leaves layers out, so it has executables of its own.
+    request = request.with_clip_skip(1);
+    (request.prompt, request.negative_prompt) = ("a hill".into(), Some("snow".into()));
+    check(&request, [vec![(1, 4)], vec![]]);
+}
+
+/// Rows of requests that begin together go through each encoder together; one that cannot be, and one that is stopped, concern no other.
+#[test]
+fn requests_encoded_together() {
+    let model = Model::folder();
+    let options = model.options().with_max_batch(4).with_max_cache_bytes(0);
+    let (together, alone) = (Together::new(&options), Pipeline::load(&options).unwrap());
+    let requests = [3u8, 5, 0, 7].map(|seed| {
+        let mut request = request().with_steps(usize::from(seed > 0)).with_seed(seed.into());
+        (request.prompt, request.negative_prompt) = (format!("{seed} boats"), Some("fog".into()));
+        request.image_prompts = vec![image(seed)];
+        request
+    });
+    let all = together.pipeline.generate_batch(&requests);
+    assert_eq!(together.take(), [vec![(4, 2)], vec![(4, 1)]]);
+    for (result, request) in all.iter().zip(&requests) {
+        match result {
+            Ok(output) => assert_eq!(output.images, alone.generate(request).unwrap().images),
+            Err(error) => assert!(request.steps == 0 && error.to_string().starts_with("steps: "), "{error}"),
+        }
+    }
+    assert_eq!(all.iter().filter(|result| result.is_ok()).count(), 3);
+    // More than there is room for: three begin at once, of which one is stopped and costs nothing, and one after them.
+    let more: Vec<_> = [&requests[..2], &requests[3..], &requests[..1]].concat();
+    let pipeline = Together::new(&options.clone().with_max_batch(3));
+    let stopped = CancelToken::new();
+    stopped.cancel();
+    let mut results = Vec::new();
+    let callbacks = |i: usize| if i == 1 { Callbacks::new().with_cancel(&stopped) } else { Callbacks::new() };
+    let jobs = more.iter().enumerate().map(|(i, request)| (request.clone(), callbacks(i)));
+    pipeline
+        .pipeline
+        .generate_batch_with(jobs, |number, result| results.push((number, result.map(|output| output.images))));
+    results.sort_by_key(|(number, _)| *number);
+    for ((number, result), request) in results.into_iter().zip(&more) {
+        match result {
+            Ok(images) => assert_eq!(images, alone.generate(request).unwrap().images),
+            Err(error) => assert!(number == 1 && matches!(error, Error::Cancelled), "{error}"),
+        }
+    }
+    assert_eq!(pipeline.take(), [vec![(2, 2), (4, 2)], vec![(1, 1), (2, 1)]]);
 }
 
 /// The text encoders' updates by LoRAs count.

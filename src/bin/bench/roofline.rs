@@ -188,10 +188,8 @@ impl Roofline {
         for (part, list) in work {
             let seconds = |label| measured.and_then(|m| m.seconds(setting.model.name(), size, setting.batch, label));
             let list = list.iter().map(|o| Predicted::of(o, &gpu, seconds(&o.label))).collect::<Result<Vec<_>, _>>()?;
-            // These take one image at a time.
-            let each = options.stream.is_none() && matches!(part, Part::Image | Part::Vae);
-            let images = if each { Throughput::images(setting.batch) } else { 1 };
-            let runs = if list.is_empty() { 0 } else { images * options.runs(*part, setting.steps) };
+            let together = if options.stream.is_some() { 1 } else { setting.runs(*part) };
+            let runs = if list.is_empty() { 0 } else { together * options.runs(*part, setting.steps) };
             stages.push(Stage::new(*part, runs, &list));
             for op in &list {
                 let Some(modelled) = op.modelled else { continue };

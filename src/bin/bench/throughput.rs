@@ -19,17 +19,12 @@ pub struct Throughput {
 }
 
 impl Throughput {
-    /// The images of so many rows.
-    pub fn images(rows: usize) -> usize {
-        (rows / 2).max(1)
-    }
-
     /// Of a request that should take so many seconds.
     ///
     /// # Errors
     /// If a size does not fit the models.
     pub fn new(setting: &Setting, gpu: &Gpu, modelled_seconds: Option<f64>) -> Result<Self, Error> {
-        let images = Self::images(setting.batch);
+        let images = setting.images();
         // A loop reserves memory for a multiple of 64 steps.
         let setting = Setting { steps: setting.steps.next_multiple_of(64), ..*setting };
         let mut planned_bytes = 0;

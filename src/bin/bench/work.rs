@@ -2,6 +2,7 @@
 
 use braid::cli::failure::Failure;
 use braid::cli::value::Value;
+use braid::device::cuda::ENCODER_ROWS;
 use braid::device::{LoopSpec, PixelRounding, Role};
 use braid::graph::{Graph, Node, OpCost, OpLabel, fuse};
 use braid::models::clip::{ClipTextShape, VisionOutputs, clip_text, clip_vision};
@@ -186,6 +187,21 @@ impl Setting {
         }
     }
 
+    /// The images that share evaluations: of one row alone, one.
+    pub fn images(&self) -> usize {
+        (self.batch / 2).max(1)
+    }
+
+    /// The number of times that a part runs for all images before or after their steps.
+    pub fn runs(&self, part: Part) -> usize {
+        match part {
+            Part::Text => self.batch.div_ceil(ENCODER_ROWS),
+            Part::Image => self.images().div_ceil(ENCODER_ROWS),
+            Part::Vae => self.images(),
+            _ => 1,
+        }
+    }
+
     /// Elements of the largest tensor of those parts.
     pub fn largest(&self, parts: &[Part]) -> usize {
         let sizes = self.model.sizes();
@@ -224,7 +240,13 @@ impl Setting {
             Part::Unet => {
                 let sizes = self.model.sizes();
                 let varying = DenoiserInterface::new(&sizes.unet, &self.shape(sizes.adapter.num_tokens)).varying();
-                Role::Denoise(LoopSpec { max_steps: self.steps, varying, noise: true, row_axes: Vec::new() })
+                Role::Denoise(LoopSpec {
+                    max_steps: self.steps,
+                    varying,
+                    noise: true,
+                    row_axes: Vec::new(),
+                    image_rows: 2,
+                })
             }
         }
     }
@@ -242,7 +264,7 @@ impl Setting {
             (Part::Text, [one, two]) => {
                 let (text, text_2) = (&sizes.text, &sizes.text_2);
                 let shape = |layers: usize, pooled| ClipTextShape {
-                    rows: self.batch,
+                    rows: self.batch.min(ENCODER_ROWS),
                     tokens: TOKENS,
                     depth: layers - 1,
                     pooled,
@@ -254,7 +276,8 @@ impl Setting {
                 ]
             }
             (Part::Image, [scope]) if self.adapter => {
-                vec![clip_vision(&sizes.vision, scope, 1, VisionOutputs::EMBEDS)?]
+                let images = self.images().min(ENCODER_ROWS);
+                vec![clip_vision(&sizes.vision, scope, images, VisionOutputs::EMBEDS)?]
             }
             (Part::Condition, [scope, adapter]) => {
                 let adapter = Adapter { config: &sizes.adapter, scope: adapter, positions: 0 };

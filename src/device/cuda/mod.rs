@@ -49,6 +49,9 @@ pub struct CudaDevice {
 /// The latents of four images of 1024x1024 (docs/performance.md).
 const BATCH_LATENTS: usize = 4 * 128 * 128;
 
+/// The rows of text, or images, that are worth an encoder's run together (docs/performance.md).
+pub const ENCODER_ROWS: usize = 8;
+
 /// The steps that loops reserve memory for come in multiples of this.
 const RESERVED_STEPS: usize = 64;
 
@@ -203,6 +206,10 @@ impl Device for CudaDevice {
 
     fn batch_latents(&self) -> usize {
         BATCH_LATENTS
+    }
+
+    fn encoder_rows(&self) -> usize {
+        ENCODER_ROWS
     }
 
     fn averages_outputs(&self) -> bool {

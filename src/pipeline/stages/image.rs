@@ -8,7 +8,7 @@ use crate::inputs::resize::{Resampling, resize};
 use crate::models::ip_adapter::AdapterConfig;
 use crate::pipeline::captures::Captures;
 use crate::pipeline::compile::Executables;
-use crate::pipeline::content_cache::ContentHasher;
+use crate::pipeline::content_cache::{ContentHasher, ContentKey, Held};
 use crate::pipeline::encoded_image::{EncodedImage, EncodingOrigin, SourceImage};
 use crate::pipeline::image_branches::average;
 use crate::pipeline::image_prompt::{Combine, ImagePrompt, ReferenceImage};
@@ -123,12 +123,8 @@ fn fit<'a>(models: &Models, prompt: &ImagePrompt, image: &'a Image) -> Result<Co
 /// # Errors
 /// [`Error::Parameter`] where there is no encoder.
 pub(in crate::pipeline) fn visible(models: &Models, prompt: &ImagePrompt) -> Result<Vec<Image>> {
-    let images = prompt.references.iter().filter_map(|reference| match &reference.image {
-        ReferenceImage::Image(image) => Some(image),
-        _ => None,
-    });
     let processor = processor(models)?;
-    images.map(|image| processor.visible(&*fit(models, prompt, image)?)).collect()
+    prompt.images(false).map(|image| processor.visible(&*fit(models, prompt, image)?)).collect()
 }
 
 fn finite(values: &[f32]) -> Result<()> {
@@ -160,21 +156,89 @@ pub(in crate::pipeline) fn encode(
     prompt: &ImagePrompt,
     image: &Image,
 ) -> Result<Arc<Encoded>> {
-    let key = ContentHasher::new("image")
-        .value(&(image.width(), image.height(), prompt.resize, prompt.fit))
-        .bytes(image.rgb())
-        .key();
+    let key = content(prompt, image);
     if let Some(known) = executables.cache.contents.get(key) {
         return Ok(known);
     }
-    let models = executables.compiler.models;
-    let fitted = fit(models, prompt, image)?;
-    let encoded = Arc::new(encode_pixels(executables, &processor(models)?.preprocess(&fitted))?);
+    let encoded = Arc::new(encode_one(executables, preprocessed(executables.compiler.models, prompt, image)?)?);
+    keep(executables, key, &encoded);
+    Ok(encoded)
+}
+
+/// Encodes the images of all prompts of requests as [`images_ahead`] does.
+pub(in crate::pipeline) fn ahead<'a>(
+    executables: &mut Executables<'_>,
+    requests: impl Iterator<Item = (&'a Request, &'a RequestPlan)>,
+) -> Result<Held> {
+    let prompts = requests.flat_map(|(request, plan)| {
+        let adapters = plan.denoise.adapters.iter().map(|&a| &request.image_prompts[a]);
+        adapters.map(|prompt| (prompt, plan.denoise.shape.batch > 1))
+    });
+    let images = prompts.flat_map(|(prompt, guided)| prompt.images(guided).map(move |image| (prompt, image)));
+    images_ahead(executables, images)
+}
+
+/// Encodes the images that no earlier request has, as many at once as the device takes where that is more than one; the stages find them for
+/// as long as anyone has what is given.
+fn images_ahead<'a>(
+    executables: &mut Executables<'_>,
+    images: impl Iterator<Item = (&'a ImagePrompt, &'a Image)>,
+) -> Result<Held> {
+    let (most, models) = (executables.compiler.device.encoder_rows(), executables.compiler.models);
+    let (mut held, mut new): (_, Vec<(ContentKey, &ImagePrompt, &Image)>) = (Held::new(), Vec::new());
+    if most < 2 {
+        return Ok(held);
+    }
+    for (prompt, image) in images {
+        let key = content(prompt, image);
+        match executables.cache.contents.get::<Encoded>(key) {
+            Some(known) => held.push(known),
+            None if new.iter().any(|(known, ..)| *known == key) => {}
+            None => new.push((key, prompt, image)),
+        }
+    }
+    for some in new.chunks(most) {
+        cancel::check()?;
+        // What is wrong with an image its own request tells.
+        let pixels =
+            some.iter().filter_map(|(key, prompt, image)| Some((key, preprocessed(models, prompt, image).ok()?)));
+        let (keys, pixels): (Vec<&ContentKey>, Vec<_>) = pixels.unzip();
+        if pixels.is_empty() {
+            continue;
+        }
+        let encoded = match encode_pixels(executables, &pixels) {
+            // One at a time they take less.
+            Err(Error::Memory { .. }) if pixels.len() > 1 => return Ok(held),
+            encoded => encoded?,
+        };
+        for (key, encoded) in keys.into_iter().zip(encoded) {
+            let encoded = Arc::new(encoded);
+            keep(executables, *key, &encoded);
+            held.push(encoded);
+        }
+    }
+    Ok(held)
+}
+
+/// The key of an image's result.
+fn content(prompt: &ImagePrompt, image: &Image) -> ContentKey {
+    ContentHasher::new("image")
+        .value(&(image.width(), image.height(), prompt.resize, prompt.fit))
+        .bytes(image.rgb())
+        .key()
+}
+
+/// Keeps a result for later, unless it has no meaning.
+fn keep(executables: &mut Executables<'_>, key: ContentKey, encoded: &Arc<Encoded>) {
     if finite(&encoded.embeds).and_then(|()| finite(&encoded.hidden)).is_ok() {
         let bytes = 4 * (encoded.embeds.len() + encoded.hidden.len());
         executables.cache.contents.put(key, encoded.clone(), bytes);
     }
-    Ok(encoded)
+}
+
+/// The pixels that the encoder takes of an image.
+fn preprocessed(models: &Models, prompt: &ImagePrompt, image: &Image) -> Result<Vec<f32>> {
+    Ok(processor(models)?.preprocess(&*fit(models, prompt, image)?))
 }
 
 /// The hidden states of an image whose normalised pixels are 0, made once.
@@ -183,7 +247,7 @@ fn zero_image(executables: &mut Executables<'_>) -> Result<Arc<[f32]>> {
         return Ok(known.clone());
     }
     let size = executables.compiler.models.image_encoder()?.config.image_size;
-    let encoded = encode_pixels(executables, &vec![0.0; size * size * 3])?;
+    let encoded = encode_one(executables, vec![0.0; size * size * 3])?;
     finite(&encoded.hidden)?;
     let hidden: Arc<[f32]> = encoded.hidden.as_slice().into();
     executables.cache.zero_image = Some(hidden.clone());
@@ -204,6 +268,7 @@ pub(in crate::pipeline) fn encode_references(
     let compiler = executables.compiler;
     let (model, vision) = (&compiler.models.adapters[adapter], compiler.models.image_encoder()?);
     let (config, positions) = (&model.config, vision.config.positions());
+    let _held = images_ahead(executables, prompt.images(false).map(|image| (prompt, image)))?;
     let mut encoded = Vec::new();
     for reference in &prompt.references {
         let ReferenceImage::Image(image) = &reference.image else {
@@ -245,20 +310,30 @@ pub(in crate::pipeline) fn encode_references(
     encoded.into_iter().map(project).collect()
 }
 
-fn encode_pixels(executables: &mut Executables<'_>, pixels: &[f32]) -> Result<Encoded> {
+/// The encoder's results for the pixels of an image.
+fn encode_one(executables: &mut Executables<'_>, pixels: Vec<f32>) -> Result<Encoded> {
+    let encoded = encode_pixels(executables, &[pixels])?.pop();
+    encoded.ok_or_else(|| Error::Graph("an image encoder without images".into()))
+}
+
+/// The encoder's results for the pixels of each image.
+fn encode_pixels(executables: &mut Executables<'_>, pixels: &[Vec<f32>]) -> Result<Vec<Encoded>> {
     let models = executables.compiler.models;
     let outputs = models.vision_outputs();
     let config = &models.image_encoder()?.config;
-    let mut encoded = Encoded { embeds: Vec::new(), hidden: Vec::new() };
-    let mut bound: Vec<&mut [f32]> = Vec::new();
-    if outputs.embeds {
-        encoded.embeds.resize(config.projection_dim, 0.0);
-        bound.push(&mut encoded.embeds);
-    }
-    if outputs.hidden {
-        encoded.hidden.resize(config.positions() * config.hidden_size, 0.0);
-        bound.push(&mut encoded.hidden);
-    }
-    executables.image_encoder()?.run(&[pixels.into()], &mut bound)?;
-    Ok(encoded)
+    let executable = executables.image_encoder(pixels.len())?;
+    let images = executable.graph().inputs.first().map_or(0, |(_, id)| executable.graph().node(*id).shape[0]);
+    // The last one stands for those that are not there.
+    let all: Vec<f32> =
+        (0..images).filter_map(|image| pixels.get(image).or(pixels.last())).flatten().copied().collect();
+    let lens = [
+        if outputs.embeds { config.projection_dim } else { 0 },
+        if outputs.hidden { config.positions() * config.hidden_size } else { 0 },
+    ];
+    let mut results = lens.map(|len| vec![0.0; images * len]);
+    let mut bound: Vec<&mut [f32]> =
+        results.iter_mut().filter(|values| !values.is_empty()).map(Vec::as_mut_slice).collect();
+    executable.run(&[(&all).into()], &mut bound)?;
+    let part = |output: usize, image: usize| results[output][image * lens[output]..][..lens[output]].to_vec();
+    Ok((0..pixels.len()).map(|image| Encoded { embeds: part(0, image), hidden: part(1, image) }).collect())
 }

@@ -5,6 +5,8 @@ use crate::error::Result;
 use crate::names::counted;
 use crate::pipeline::captures::Captures;
 use crate::pipeline::compile::Executables;
+use crate::pipeline::content_cache::Held;
+use crate::pipeline::executable_cache::TextEncoderKey;
 use crate::pipeline::plan::{EncodedPrompt, NegativePrompt, RequestPlan};
 use crate::pipeline::prompt::Prompt;
 use crate::pipeline::request::Request;
@@ -49,6 +51,30 @@ pub(in crate::pipeline) fn concepts(
         concepts.insert(text.clone(), encoder.row(&row)?.pooled);
     }
     Ok(concepts)
+}
+
+/// Encodes the rows of all prompts of requests, as many at once as the device takes where that is more than one; the stages find them for as
+/// long as anyone has what is given.
+pub(in crate::pipeline) fn ahead<'p>(
+    executables: &mut Executables<'_>,
+    plans: impl Iterator<Item = &'p RequestPlan>,
+) -> Result<Held> {
+    let mut all: Vec<(TextEncoderKey, &[f32], Vec<&TokenRow>)> = Vec::new();
+    for plan in plans {
+        for (key, mut rows) in plan.token_rows() {
+            let lora_scales = plan.lora_scales.text[key.encoder].as_slice();
+            match all.iter_mut().find(|(known, scales, _)| (*known, *scales) == (key, lora_scales)) {
+                Some((.., all)) => all.append(&mut rows),
+                None => all.push((key, lora_scales, rows)),
+            }
+        }
+    }
+    let mut held = Held::new();
+    for (key, lora_scales, rows) in all {
+        let mut encoder = TextEncoder { executables: &mut *executables, key, lora_scales, empty: None };
+        held.append(&mut encoder.ahead(&rows)?);
+    }
+    Ok(held)
 }
 
 /// Encodes the positive prompt and, with guidance, the negative one.

@@ -1,8 +1,9 @@
 //! Rows of tokens through a text encoder.
 
-use crate::error::Result;
+use crate::cancel;
+use crate::error::{Error, Result};
 use crate::pipeline::compile::Executables;
-use crate::pipeline::content_cache::ContentHasher;
+use crate::pipeline::content_cache::{ContentHasher, ContentKey, Held};
 use crate::pipeline::executable_cache::TextEncoderKey;
 use crate::pipeline::lora::bound;
 use crate::pipeline::token_row::{MixedRow, TokenRow};
@@ -62,30 +63,81 @@ impl TextEncoder<'_, '_> {
 
     /// A row, without its weights: one of an earlier request, or run.
     pub(super) fn row(&mut self, row: &TokenRow) -> Result<Encoded> {
-        let TextEncoderKey { encoder, layers, masked } = self.key;
-        let key = ContentHasher::new("text")
-            .bytes(bytemuck::cast_slice(&[encoder, layers, usize::from(masked), row.masked.start, row.masked.end]))
-            .bytes(bytemuck::cast_slice(&row.ids))
-            .bytes(bytemuck::cast_slice(self.lora_scales))
-            .key();
+        let key = self.content(row);
         if let Some(known) = self.executables.cache.contents.get::<Encoded>(key) {
             return Ok(Encoded::clone(&known));
         }
-        let encoded = self.run(row)?;
-        if encoded.hidden.iter().chain(&encoded.pooled).all(|v| v.is_finite()) {
-            let bytes = 4 * (encoded.hidden.len() + encoded.pooled.len());
-            self.executables.cache.contents.put(key, Arc::new(encoded.clone()), bytes);
-        }
+        let encoded = self.run(&[row])?.pop().ok_or_else(|| Error::Graph("no row of text".into()))?;
+        self.keep(key, &encoded);
         Ok(encoded)
     }
 
-    fn run(&mut self, row: &TokenRow) -> Result<Encoded> {
+    /// Runs the rows that no earlier request has, as many at once as the device takes, where that is more than one; they are found for as long
+    /// as anyone has what is given.
+    pub(super) fn ahead(&mut self, rows: &[&TokenRow]) -> Result<Held> {
+        let most = self.executables.compiler.device.encoder_rows();
+        let (mut held, mut new): (_, Vec<(ContentKey, &TokenRow)>) = (Held::new(), Vec::new());
+        // With tokens that are hidden from all it takes one row at a time.
+        if most < 2 || self.key.masked {
+            return Ok(held);
+        }
+        for row in rows {
+            let key = self.content(row);
+            match self.executables.cache.contents.get::<Encoded>(key) {
+                Some(known) => held.push(known),
+                None if new.iter().any(|(known, _)| *known == key) => {}
+                None => new.push((key, *row)),
+            }
+        }
+        for some in new.chunks(most) {
+            cancel::check()?;
+            let rows: Vec<_> = some.iter().map(|(_, row)| *row).collect();
+            let encoded = match self.run(&rows) {
+                // One at a time they take less.
+                Err(Error::Memory { .. }) if rows.len() > 1 => return Ok(held),
+                encoded => encoded?,
+            };
+            for ((key, _), encoded) in some.iter().zip(encoded) {
+                if let Some(kept) = self.keep(*key, &encoded) {
+                    held.push(kept);
+                }
+            }
+        }
+        Ok(held)
+    }
+
+    /// The key of a row's result.
+    fn content(&self, row: &TokenRow) -> ContentKey {
+        let TextEncoderKey { encoder, layers, masked } = self.key;
+        ContentHasher::new("text")
+            .bytes(bytemuck::cast_slice(&[encoder, layers, usize::from(masked), row.masked.start, row.masked.end]))
+            .bytes(bytemuck::cast_slice(&row.ids))
+            .bytes(bytemuck::cast_slice(self.lora_scales))
+            .key()
+    }
+
+    /// Keeps a result for later, unless it has no meaning.
+    fn keep(&mut self, key: ContentKey, encoded: &Encoded) -> Option<Arc<Encoded>> {
+        if !encoded.hidden.iter().chain(&encoded.pooled).all(|v| v.is_finite()) {
+            return None;
+        }
+        let (kept, bytes) = (Arc::new(encoded.clone()), 4 * (encoded.hidden.len() + encoded.pooled.len()));
+        self.executables.cache.contents.put(key, kept.clone(), bytes);
+        Some(kept)
+    }
+
+    /// The results of rows, which are one where tokens can be hidden from all.
+    fn run(&mut self, rows: &[&TokenRow]) -> Result<Vec<Encoded>> {
         let compiler = self.executables.compiler;
         let config = &compiler.models.text[self.key.encoder].config;
-        let (tokens, width) = (row.ids.len(), config.hidden_size);
-        let executable = self.executables.text_encoder(self.key)?;
-        let copies = if self.key.masked { 2 } else { 1 };
-        let inputs = if self.key.masked { Inputs::masked(row) } else { Inputs::plain(row) };
+        let width = config.hidden_size;
+        let executable = self.executables.text_encoder(self.key, rows.len())?;
+        let shape = executable.graph().inputs.first().map(|(_, ids)| executable.graph().node(*ids).shape.as_slice());
+        let Some(&[copies, tokens]) = shape else { return Err(Error::Graph("a text encoder without rows".into())) };
+        let inputs = match rows {
+            [row] if self.key.masked => Inputs::masked(row),
+            rows => Inputs::plain(rows, copies),
+        };
         let mut hidden = vec![0.0; copies * tokens * width];
         let scales = bound(executable.graph(), self.lora_scales);
         let mut given = vec![(&inputs.ids).into()];
@@ -94,21 +146,25 @@ impl TextEncoder<'_, '_> {
             given.extend([inputs.own.as_slice().into(), inputs.first.as_slice().into()]);
         }
         let mut pooled = Vec::new();
+        let projected = config.projection_dim.unwrap_or(width);
         if self.key.encoder == 1 {
-            let at = pooled_token(&row.ids, config.eos_token_id, compiler.compat.pools_at_greatest) as i32;
-            let index = vec![at; copies];
-            let projected = config.projection_dim.unwrap_or(width);
+            let at = |row: &&TokenRow| pooled_token(&row.ids, config.eos_token_id, compiler.compat.pools_at_greatest);
+            let index = filled(rows.iter().map(|row| at(row) as i32), copies);
             pooled = vec![0.0; copies * projected];
             given.push((&index).into());
             given.extend(scales);
             executable.run(&given, &mut [&mut hidden, &mut pooled])?;
-            pooled.truncate(projected);
         } else {
             given.extend(scales);
             executable.run(&given, &mut [&mut hidden])?;
         }
-        let hidden = if self.key.masked { inputs.restored(&hidden, width) } else { hidden };
-        Ok(Encoded { hidden, pooled })
+        if self.key.masked {
+            pooled.truncate(projected);
+            return Ok(vec![Encoded { hidden: inputs.restored(&hidden, width), pooled }]);
+        }
+        let pooled = |row: usize| pooled.chunks_exact(projected).nth(row).unwrap_or(&[]).to_vec();
+        let hidden = hidden.chunks_exact(tokens * width).take(rows.len()).enumerate();
+        Ok(hidden.map(|(row, hidden)| Encoded { hidden: hidden.to_vec(), pooled: pooled(row) }).collect())
     }
 }
 
@@ -124,10 +180,21 @@ struct Inputs {
     order: Vec<usize>,
 }
 
+/// Values up to a number of them, the last one for those that are not there.
+fn filled<T: Clone>(values: impl Iterator<Item = T>, count: usize) -> Vec<T> {
+    let mut all: Vec<T> = values.collect();
+    if let Some(last) = all.last().cloned() {
+        all.resize(count, last);
+    }
+    all
+}
+
 impl Inputs {
-    fn plain(row: &TokenRow) -> Self {
+    /// Takes rows as they are, up to a number of them.
+    fn plain(rows: &[&TokenRow], count: usize) -> Self {
         // Ids beyond the vocabulary, which are no tokens, read its last row.
-        let ids = row.ids.iter().map(|id| i32::try_from(*id).unwrap_or(i32::MAX)).collect();
+        let id = |id: &u32| i32::try_from(*id).unwrap_or(i32::MAX);
+        let ids = filled(rows.iter(), count).iter().flat_map(|row| row.ids.iter().map(id)).collect();
         Self { ids, places: Vec::new(), length: Vec::new(), own: Vec::new(), first: Vec::new(), order: Vec::new() }
     }
 
@@ -143,7 +210,7 @@ impl Inputs {
         seen.resize(count, count - 1);
         hidden.resize(count, 0);
         let places: Vec<usize> = [seen, hidden].concat();
-        let plain = Self::plain(row);
+        let plain = Self::plain(&[row], 1);
         let halves = |a: f32, b: f32| [vec![a; count], vec![b; count]].concat();
         Self {
             ids: places.iter().map(|place| plain.ids[*place]).collect(),

@@ -262,8 +262,9 @@ impl Compiled for CudaDenoiseLoop {
 }
 
 impl DenoiseLoop for CudaDenoiseLoop {
+    /// Of more images than it has memory for it takes what they need when they begin.
     fn accepts(&self, spec: &LoopSpec) -> bool {
-        self.spec == *spec
+        LoopSpec { image_rows: self.spec.image_rows, ..spec.clone() } == self.spec
     }
 
     fn evaluate(&mut self, images: &mut [&mut ImageInFlight]) -> Result<usize> {

@@ -142,8 +142,7 @@ pub(crate) fn loop_state(graph: &Graph, steps: &LoopSpec, region: &mut impl FnMu
         channels,
         rows,
         image: image_layout(graph, steps),
-        // As many as there are with guidance.
-        held: rows.div_ceil(IMAGE_ROWS),
+        held: rows.div_ceil(steps.image_rows.clamp(1, IMAGE_ROWS)),
     }
 }
 
