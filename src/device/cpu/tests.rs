@@ -100,6 +100,21 @@ fn rows_in_parts() {
     assert_eq!(rows_of(&scales, (RowAxis::Last, 4), 1..3).unwrap(), vec![1.0, 2.0, 5.0, 6.0].into());
 }
 
+/// A model whose layers are large is not cut, however many rows it has.
+#[test]
+fn large_layers() {
+    for (width, rows, numbers) in [(256, 4, vec![2, 2]), (512, 4, vec![4]), (512, 64, vec![64])] {
+        let mut weights = Weights::new("w");
+        let weight = Weight::from_f32(&vec![0.0; width * width], &[width, width], "weight").unwrap();
+        weights.insert("weight", weight).unwrap();
+        let mut b = Builder::new();
+        let x = b.input("x", &[rows, 1, width]);
+        let y = b.linear_no_bias(x, &Scope::new(weights), width);
+        b.output("y", y);
+        assert_eq!(Cpu::new(Some(2)).row_parts(&b.finish().unwrap()), numbers);
+    }
+}
+
 /// Values of either sign between 2^-3 and 2, with every bit of an f32 in use.
 fn values(len: usize, seed: u32) -> Vec<f32> {
     let mut x = seed;
