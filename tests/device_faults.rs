@@ -23,7 +23,7 @@ use braid::pipeline::{Callbacks, DeviceChoice, Progress};
 use braid::tensor::DType;
 use braid::{Engine, EngineOptions, Error, Pipeline, Request};
 use requests::{Bytes, bytes};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::env;
 use std::os::unix::fs::symlink;
 use std::path::Path;
@@ -82,25 +82,57 @@ impl Watched {
         bytes
     }
 
-    /// Does `work` without anything compiled and with that fault of a call; `None` where the call was not made so often. Afterwards the
-    /// pipeline holds no more than after a good request, and the next request has the bytes of before.
-    fn with_fault<T>(&self, folder: &Path, fault: &str, work: impl FnOnce(&Pipeline, &Request) -> T) -> Option<T> {
+    /// Frees all that the pipeline holds.
+    fn clear(&self) {
         self.pipeline.clear_cache();
-        assert_eq!(self.allocated(), 0, "{fault}: left after the one before");
+        assert_eq!(self.allocated(), 0, "left after the cache was cleared");
+    }
+
+    /// Does `work` with that fault of a call, and says which function had it, if it was called so often. Afterwards the pipeline holds no
+    /// more than after a good request.
+    fn fault<T>(&self, folder: &Path, fault: &str, work: impl FnOnce(&Pipeline, &Request) -> T) -> (T, Option<String>) {
         mock::log(folder);
         plan(fault);
         let result = work(&self.pipeline, &self.request);
         plan("");
-        let name = fault.split(['@', '=']).next().unwrap();
         let lines = mock::log(folder);
         assert_eq!(mock::complaints(&lines), [""; 0], "{fault}");
         let left = self.allocated();
-        if !lines.contains(&format!("{name} fails")) {
-            return None;
-        }
         assert!(left <= self.held, "{fault}: {left} bytes are left");
-        assert!(bytes(&self.pipeline.generate(&self.request).unwrap()) == self.want, "{fault}: other bytes after it");
+        (result, lines.iter().find_map(|line| line.strip_suffix(" fails")).map(str::to_owned))
+    }
+
+    /// Holds that the next request has the bytes of before.
+    fn same_bytes(&self, after: &str) {
+        assert!(bytes(&self.pipeline.generate(&self.request).unwrap()) == self.want, "{after}: other bytes after it");
+    }
+
+    /// Does `work` without anything compiled and with that fault; `None` where the call was not made so often. The next request has the
+    /// bytes of before.
+    fn with_fault<T>(&self, folder: &Path, fault: &str, work: impl FnOnce(&Pipeline, &Request) -> T) -> Option<T> {
+        self.clear();
+        let (result, failed) = self.fault(folder, fault, work);
+        failed?;
+        self.same_bytes(fault);
         Some(result)
+    }
+
+    /// Does `work` without anything compiled, where there is no memory from the n-th allocation on, for every n. After some of them a
+    /// request has the bytes of before.
+    fn without_memory<T>(&self, folder: &Path, work: impl Fn(&Pipeline, &Request) -> T) -> Vec<T> {
+        let mut results = Vec::new();
+        loop {
+            self.clear();
+            let fault = format!("cuMemAlloc_v2@{}+=2", results.len() + 1);
+            let (result, failed) = self.fault(folder, &fault, &work);
+            if failed.is_none() {
+                return results;
+            }
+            results.push(result);
+            if results.len().is_multiple_of(8) {
+                self.same_bytes(&fault);
+            }
+        }
     }
 
     /// Drops everything: nothing is left.
@@ -120,6 +152,38 @@ fn short_memory(error: &Error) -> &'static str {
     assert!(*have > 0 && text.contains("free memory of mock") && text.contains("`device: cpu`"), "{text}");
     assert!(text.contains("what is free lies in pieces"), "{text}");
     stage
+}
+
+/// The functions that are called by `work`, in order, but for those that tests/mock_libcuda/src/faults.rs leaves out.
+fn called<T>(folder: &Path, work: impl FnOnce() -> T) -> (T, Vec<String>) {
+    mock::log(folder);
+    plan("call@1+=0");
+    let result = work();
+    plan("");
+    let lines = mock::log(folder);
+    (result, lines.iter().filter_map(|line| line.strip_suffix(" is called")).map(str::to_owned).collect())
+}
+
+/// The numbers of calls, from 1: of each function between each two others, where that comes first and where it comes last.
+fn moments(calls: &[String]) -> BTreeSet<usize> {
+    let mut ends: BTreeMap<&[String], [usize; 2]> = BTreeMap::new();
+    for (at, around) in calls.windows(3).enumerate() {
+        ends.entry(around).or_insert([at + 2; 2])[1] = at + 2;
+    }
+    ends.into_values().flatten().chain([1, calls.len()]).collect()
+}
+
+/// Holds that an error is that of a function which failed and left the device as it is.
+#[track_caller]
+fn says_call(function: &str, error: &Error) {
+    let Error::Fault { call, lost: false, .. } = error else { panic!("{function}: {error}") };
+    let called = match function {
+        // By which the mock's cuBLASLt hands a product over, and the name of a capture's end.
+        "mockMultiply" => "cublasLtMatmul",
+        "capture" => "cuStreamEndCapture",
+        function => function,
+    };
+    assert!(called.starts_with(call.split(' ').next().unwrap()), "{function}: {error}");
 }
 
 #[test]
@@ -194,50 +258,42 @@ fn f04_old_driver() {
     });
 }
 
-/// Every allocation of a request, and of all that it compiles, from the n-th on, for every n.
+/// Every allocation of a request, and of all that it compiles, from the n-th on, for every n; and of `prepare`. The device does no work.
 #[test]
 fn f05_out_of_memory_at_every_allocation() {
-    on_mock(&[], |folder| {
+    on_mock(&[("MOCK_WORK", "none")], |folder| {
         let watched = Watched::new(request(1), false);
+        let results = watched.without_memory(folder, Pipeline::generate);
         let mut stages = BTreeSet::new();
-        let mut count = 0;
-        while let Some(result) =
-            watched.with_fault(folder, &format!("cuMemAlloc_v2@{}+=2", count + 1), Pipeline::generate)
-        {
-            count += 1;
+        for (number, result) in results.iter().enumerate() {
             match result {
-                Err(error) => _ = stages.insert(short_memory(&error)),
+                Err(error) => _ = stages.insert(short_memory(error)),
                 // Nothing that the request could not do without.
-                Ok(output) => assert!(bytes(&output) == watched.want, "{count}"),
+                Ok(output) => assert!(bytes(output) == watched.want, "{number}"),
             }
         }
-        println!("{count} allocations, {stages:?}");
+        let shape = watched.pipeline.workload_shape(&watched.request).unwrap();
+        let prepared = watched.without_memory(folder, |pipeline, _| pipeline.prepare(&shape));
+        prepared.iter().for_each(|result| _ = result.as_ref().map_err(short_memory));
+        watched.same_bytes("prepare");
+        println!("{} allocations of a request, {stages:?}, {} of prepare", results.len(), prepared.len());
         // The VAE, the UNet with its images' memory, the encoders and the conditioning.
-        assert!(
-            count > 20 && ["decode", "denoise", "the GPU"].iter().all(|stage| stages.contains(stage)),
-            "{stages:?}"
-        );
+        assert!(["decode", "denoise", "the GPU"].iter().all(|stage| stages.contains(stage)), "{stages:?}");
+        assert!(results.len() > 20 && prepared.len() > 15);
         watched.close(folder);
     });
 }
 
-/// The same of one allocation alone, for which room is made, and at load.
+/// While images are drawn, an allocation alone, for which room is made, or all from one on; the host's memory, and the driver's own.
 #[test]
-fn f05_out_of_memory_once_and_at_load() {
+fn f05_out_of_memory_once() {
     on_mock(&[], |folder| {
         let watched = Watched::new(request(1), false);
-        let shape = watched.pipeline.workload_shape(&watched.request).unwrap();
-        for number in [1, 9, 20] {
-            let once = format!("cuMemAlloc_v2@{number}=2");
-            if let Some(result) = watched.with_fault(folder, &once, Pipeline::generate) {
-                match result {
-                    Err(error) => _ = short_memory(&error),
-                    Ok(output) => assert!(bytes(&output) == watched.want, "{once}"),
-                }
-            }
-            let for_good = format!("cuMemAlloc_v2@{number}+=2");
-            if let Some(Err(error)) = watched.with_fault(folder, &for_good, |pipeline, _| pipeline.prepare(&shape)) {
-                short_memory(&error);
+        for calls in ["1", "9", "20", "15+"] {
+            let fault = format!("cuMemAlloc_v2@{calls}=2");
+            match watched.with_fault(folder, &fault, Pipeline::generate).unwrap() {
+                Err(error) => _ = short_memory(&error),
+                Ok(output) => assert!(bytes(&output) == watched.want, "{fault}"),
             }
         }
         // Host memory for copies, and memory that the driver takes for itself.
@@ -283,7 +339,7 @@ fn f05_out_of_memory_in_a_batch() {
     });
 }
 
-/// Calls that fail once, and a device that goes on.
+/// Calls that fail once, and a device that goes on: the next image has the bytes of before.
 #[test]
 fn f05_calls_that_fail_once() {
     on_mock(&[], |folder| {
@@ -295,24 +351,84 @@ fn f05_calls_that_fail_once() {
             "mockMultiply@7=13",
             "cuMemcpyHtoDAsync_v2@1=1",
             "cuMemcpyDtoHAsync_v2@1=1",
-            "cuMemcpyDtoDAsync_v2@1=1",
-            "cuMemsetD8Async@2=1",
-            "cuStreamBeginCapture_v2@1=1",
-            "cuGraphInstantiateWithFlags@1=1",
+            "capture@1=1",
             "cuGraphLaunch@2=1",
-            "cuEventRecord@3=1",
             "cuEventSynchronize@1=1",
-            "cuModuleGetFunction@4=1",
+            "cuStreamSynchronize@4=1",
         ] {
             let result =
                 watched.with_fault(folder, call, Pipeline::generate).unwrap_or_else(|| panic!("{call}: never"));
-            let Err(Error::Fault { call: said, lost: false, .. }) = result else {
-                panic!("{call}: {:?}", result.map(|_| ()));
-            };
-            let said = said.replace("cublasLtMatmul", "mockMultiply");
-            assert!(call.starts_with(said.split(' ').next().unwrap()), "{said} is not {call}");
+            says_call(call.split('@').next().unwrap(), &result.unwrap_err());
         }
         watched.close(folder);
+    });
+}
+
+/// Each function at each of its moments, by what is called before and after it, on a device that does no work: the error names it, all is
+/// freed, and the next request is drawn.
+#[test]
+fn f05_every_call_that_fails() {
+    on_mock(&[("MOCK_WORK", "none")], |folder| {
+        let watched = Watched::new(request(3), true);
+        watched.clear();
+        let (drawn, calls) = called(folder, || watched.pipeline.generate(&watched.request));
+        drawn.unwrap();
+        let moments = moments(&calls);
+        for (done, number) in moments.iter().enumerate() {
+            watched.clear();
+            let (result, failed) = watched.fault(folder, &format!("call@{number}=1"), Pipeline::generate);
+            assert_eq!(failed.as_ref(), Some(&calls[number - 1]), "call {number}");
+            match (failed.unwrap().as_str(), result) {
+                // One algorithm more that does not take all images at once.
+                ("cublasLtMatmulAlgoCheck", Ok(_)) => {}
+                (function, Ok(_)) => panic!("{function} fails, and nobody says so"),
+                (function, Err(error)) => says_call(function, &error),
+            }
+            if done % 8 == 0 {
+                watched.same_bytes(&format!("call {number}"));
+            }
+        }
+        let functions: BTreeSet<_> = moments.iter().map(|number| &calls[number - 1]).collect();
+        assert_eq!(functions.len(), calls.iter().collect::<BTreeSet<_>>().len());
+        println!("{} of {} calls failed, of {functions:?}", moments.len(), calls.len());
+        assert!(moments.len() > 60 && functions.len() > 20);
+        watched.close(folder);
+    });
+}
+
+/// Every call by which a device is opened, once: the error names it, or a part is left out; all is given back, and the device can be opened.
+#[test]
+fn f05_calls_that_open_a_device() {
+    on_mock(&[], |folder| {
+        let open = || NvidiaDriver::new(0);
+        // The first one looks for the library, too.
+        drop(open().unwrap());
+        let (driver, calls) = called(folder, || open().unwrap());
+        drop(driver);
+        for (number, function) in (1..).zip(&calls) {
+            plan(&format!("call@{number}=1"));
+            let opened = open();
+            plan("");
+            match opened {
+                // Own products take the library's place, and the next image of the kernels the first one's; a version that the library
+                // does not tell is one that nothing was tried on.
+                Ok(driver) if function == "cublasLtCreate" => assert!(!driver.properties().gemm),
+                Ok(driver) if ["cublasLtGetProperty", "cuModuleLoadData"].contains(&function.as_str()) => {
+                    assert!(driver.properties().gemm);
+                }
+                Ok(_) => panic!("{function} fails, and nobody says so"),
+                Err(error) => {
+                    let name = function.split('_').next().unwrap();
+                    assert!(error.to_string().contains(name), "{function}: {error}");
+                }
+            }
+            drop(open().unwrap());
+            let lines = mock::log(folder);
+            assert_eq!(mock::complaints(&lines), [""; 0], "{function}");
+            assert_eq!(lines.last().unwrap(), "released, 0 left", "{function}");
+        }
+        println!("{} calls failed", calls.len());
+        assert!(calls.len() > 12, "{calls:?}");
     });
 }
 
@@ -334,6 +450,10 @@ fn f06_lost_device() {
         ("cuGraphLaunch@1!719", "CUDA_ERROR_LAUNCH_FAILED, 719"),
         ("cuStreamSynchronize@3!700", "CUDA_ERROR_ILLEGAL_ADDRESS, 700"),
         ("cuMemFree_v2@1!700", "CUDA_ERROR_ILLEGAL_ADDRESS, 700"),
+        // The next image of the kernels does not help.
+        ("cuModuleLoadData@1!700", "CUDA_ERROR_ILLEGAL_ADDRESS, 700"),
+        // Nobody knows when what is under way ends.
+        ("cuStreamSynchronize@2+=1", "CUDA_ERROR_INVALID_VALUE, 1"),
         // Seen by cuBLASLt first, whose status says nothing of it.
         ("mockMultiply@5!700", "CUDA_ERROR_ILLEGAL_ADDRESS, 700"),
     ] {

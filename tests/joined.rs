@@ -32,6 +32,12 @@ use requests::{Bytes, bytes};
 use std::path::Path;
 use std::sync::Arc;
 
+/// Plans faults (tests/mock_libcuda/src/faults.rs).
+fn fail(faults: &str) {
+    // SAFETY: no other thread reads or changes the environment now.
+    unsafe { std::env::set_var("MOCK_FAULT", faults) };
+}
+
 /// Two images.
 fn request(scale: f32) -> Request {
     requests::request(2, 2, scale)
@@ -165,7 +171,8 @@ fn two_pipelines() {
     });
 }
 
-/// Kernels of sm_90a, with tensor maps that the driver encodes, once for launches one by one and for those of a captured graph.
+/// Kernels of sm_90a, with tensor maps that the driver encodes, once for launches one by one and for those of a captured graph. Where it
+/// does not encode one, the error says so, and all is freed.
 #[test]
 fn kernels_of_hopper() {
     let Some(kernels) = mock::kernels() else {
@@ -177,8 +184,22 @@ fn kernels_of_hopper() {
     let driver = [("MOCK_PTX", kernels.to_str().unwrap()), ("MOCK_DRIVER", "12080")];
     mock::child(&[&device[..], &driver].concat(), |folder| {
         let on_interpreter = PtxDriver::new().device((9, 0), sm90::MULTIPROCESSORS);
-        let drivers: [Arc<dyn Driver>; 2] = [Arc::new(NvidiaDriver::new(0).unwrap()), Arc::new(on_interpreter)];
+        let on_mock = Arc::new(NvidiaDriver::new(0).unwrap());
+        let drivers: [Arc<dyn Driver>; 2] = [on_mock.clone(), Arc::new(on_interpreter)];
         let devices = drivers.map(|driver| CudaDevice::new(driver, DType::F16).unwrap().with_cublaslt(false));
+        let free = on_mock.memory_info().unwrap().free;
+        for (call, number) in
+            [("cuTensorMapEncodeTiled", 1), ("cuTensorMapEncodeTiled", 9), ("cuTensorMapEncodeIm2col", 1)]
+        {
+            fail(&format!("{call}@{number}=1"));
+            match devices[0].compile_graph(sm90::block(1)) {
+                Err(Error::Fault { call: said, lost: false, .. }) => assert_eq!(said, call),
+                other => panic!("{call}: {:?}", other.map(|_| ())),
+            }
+            fail("");
+            assert_eq!(on_mock.memory_info().unwrap().free, free, "{call}: memory is left");
+        }
+        drop(on_mock);
         let mut executables = devices.each_ref().map(|device| device.compile_graph(sm90::block(1)).unwrap());
         let launched = executables.each_ref().map(|executable| executable.report().kernels.clone());
         assert_eq!(launched[0], launched[1]);
@@ -216,13 +237,11 @@ fn fault_in_a_capture() {
         b.output("y", y);
         let mut executable = device.compile_graph(b.finish().unwrap()).unwrap();
         let mut run = || executable.run(&[[1.0f32; 8].as_slice().into()], &mut [&mut [0.0f32; 8][..]]);
-        // SAFETY: no other thread reads or changes the environment now.
-        let fail = |fault: &str| unsafe { std::env::set_var("MOCK_FAULT", fault) };
         run().unwrap();
         for fault in ["cuLaunchKernel=1", "cuGraphInstantiateWithFlags=1", "cuStreamBeginCapture_v2=1"] {
             fail(fault);
             assert!(run().is_err(), "{fault}");
-            fail("none=1");
+            fail("");
         }
         run().unwrap();
         run().unwrap();

@@ -106,7 +106,8 @@ impl Product {
     }
 
     fn free(self) {
-        [self.gemm.a, self.gemm.b, self.gemm.d].iter().for_each(|matrix| self.driver.free(matrix.data));
+        let Gemm { a, b, d, epilogue: GemmEpilogue::BiasResidual(bias, c), .. } = self.gemm else { unreachable!() };
+        [a.data, b.data, c.data, d.data, bias].into_iter().for_each(|address| self.driver.free(address));
     }
 }
 

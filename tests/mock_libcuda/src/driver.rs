@@ -1,6 +1,7 @@
 //! The functions of libcuda.
 
 use super::cublaslt;
+use super::faults::{self, CAPTURE, Fault};
 use super::gpu::{Function, Gpu, violation};
 use super::image;
 use super::launch::{Launch, SHARED, most_shared};
@@ -150,6 +151,9 @@ functions! {
             }
             if capture.broken {
                 return Err(CAPTURE_INVALIDATED);
+            }
+            if let Some(Fault { code, .. }) = faults::of_call(CAPTURE) {
+                return Err(code);
             }
             let id = gpu.handle();
             gpu.graphs.insert(id, capture.work);

@@ -138,10 +138,11 @@ impl Gpu {
         }
     }
 
-    /// Handles and pieces of the host's memory that are alive, besides contexts.
+    /// Handles and pieces of memory that are alive, besides contexts.
     pub fn handles(&self) -> usize {
         let graphs = self.graphs.len() + self.executable_graphs.len();
-        self.streams.len() + self.events.len() + self.modules.len() + graphs + self.pinned.len()
+        let memory = self.sizes.len() + self.pinned.len();
+        self.streams.len() + self.events.len() + self.modules.len() + graphs + memory
     }
 
     /// The code that a lost device gives.

@@ -35,6 +35,11 @@ pub fn kernels() -> Option<String> {
     var("MOCK_PTX").ok().filter(|folder| !folder.is_empty())
 }
 
+/// Whether the device does its work, `MOCK_WORK=none` for one that is done with it at once and leaves all memory as it is.
+pub fn works() -> bool {
+    var("MOCK_WORK").map_or(true, |work| work != "none")
+}
+
 /// Whether functions are loaded when first launched, `MOCK_LOADING=lazy` as CUDA 12 has it, and not when looked up.
 pub fn loads_lazily() -> bool {
     var("MOCK_LOADING").map_or(true, |way| way == "lazy")

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 /// The call by which a device was lost, and the driver's words.
-type Loss = Arc<OnceLock<(String, String)>>;
+pub(crate) type Loss = Arc<OnceLock<(String, String)>>;
 
 /// The place for a device's loss, the same for all of its contexts: the driver gives a process one primary context of each device, and no
 /// work on it is possible after such a fault (CUDA's manual, `CUDA_ERROR_ILLEGAL_ADDRESS` and its like).
@@ -43,7 +43,7 @@ pub(crate) struct Context {
     /// Whether new memory is filled with 0xff, which no result survives: `BRAID_POISON=1` finds what is read unwritten.
     poison: bool,
     /// The fault that has made the device unusable, whichever of its contexts met it.
-    loss: Loss,
+    pub(crate) loss: Loss,
 }
 
 impl Context {
@@ -221,10 +221,19 @@ impl Context {
         Ok(event)
     }
 
-    /// Waits for the stream.
+    /// Waits for the stream. Where the driver refuses, it is asked once more, since what is under way may use the host's memory; where it
+    /// refuses again, nobody knows when that ends, and the device counts as lost.
     pub(crate) fn wait(&self) -> Result<()> {
+        const CALL: &str = "cuStreamSynchronize";
         self.counter.count(Call::Synchronize);
         // SAFETY: the stream lives as long as `self`.
-        self.check("cuStreamSynchronize", unsafe { self.cuda.cuStreamSynchronize(self.stream) })
+        let wait = || unsafe { self.cuda.cuStreamSynchronize(self.stream) };
+        let Err(error) = self.check(CALL, wait()) else { return Ok(()) };
+        self.require()?;
+        if let Err(code) = wait() {
+            let _ = self.loss.set((CALL.to_owned(), describe(self.cuda, code)));
+            self.require()?;
+        }
+        Err(error)
     }
 }

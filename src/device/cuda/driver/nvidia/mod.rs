@@ -145,7 +145,7 @@ impl Driver for NvidiaDriver {
         let start = start.cast::<u8>();
         // SAFETY: `start` is the beginning of `len` bytes that are ours alone.
         unsafe { start.write_bytes(0, len) };
-        Ok(Box::new(Pinned { cuda: gpu.cuda, start, len, context: gpu.handle }))
+        Ok(Box::new(Pinned { cuda: gpu.cuda, start, len, context: gpu.handle, loss: gpu.loss.clone() }))
     }
 
     fn upload(&self, to: u64, bytes: &[u8]) -> Result<()> {

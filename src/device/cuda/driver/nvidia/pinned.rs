@@ -1,5 +1,6 @@
 //! Host memory for fast copies.
 
+use super::context::Loss;
 use super::ffi::Cuda;
 use crate::device::cuda::driver::interface::Staging;
 use ::cudarc::driver::sys;
@@ -11,6 +12,7 @@ pub(crate) struct Pinned {
     pub(crate) start: *mut u8,
     pub(crate) len: usize,
     pub(crate) context: sys::CUcontext,
+    pub(crate) loss: Loss,
 }
 
 // SAFETY: memory that has one owner.
@@ -25,6 +27,10 @@ impl Staging for Pinned {
 
 impl Drop for Pinned {
     fn drop(&mut self) {
+        // A copy may be under way that will never be known to have ended.
+        if self.loss.get().is_some() {
+            return;
+        }
         // SAFETY: from `cuMemHostAlloc`, given back once. Executables hold the driver, so the context is still there.
         unsafe {
             if self.cuda.cuCtxSetCurrent(self.context).is_ok() {
