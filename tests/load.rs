@@ -10,10 +10,10 @@ mod memory;
 use braid::error::Error;
 use braid::inputs::image::Image;
 use braid::pipeline::{Callbacks, CancelToken, ImagePrompt, Progress, ReferenceImage, Stage};
-use braid::{Pipeline, Request};
+use braid::{Engine, EngineOptions, Pipeline, Request, Ticket};
 use common::{Model, generate, request};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 #[global_allocator]
 static ALLOCATOR: memory::Counting = memory::Counting;
@@ -159,7 +159,7 @@ fn load_cancel_storm() {
     let mut r = small();
     r.steps = 4;
     let want = generate(&pipeline, &r).unwrap();
-    let mut stopped = 0;
+    let (mut stopped, before) = (0, Held::now());
     for look in (0..).step_by(STRIDE) {
         let token = CancelToken::set_at_look(look);
         let result = pipeline.generate_with(&r, Callbacks::new().with_cancel(&token));
@@ -175,6 +175,7 @@ fn load_cancel_storm() {
     // A look that does not stop the request lets it be whole.
     assert!(stopped > 30, "{stopped} were stopped");
     assert_eq!(generate(&pipeline, &r).unwrap(), want);
+    before.demand_no_more();
 }
 
 /// Everything that a request tells, in order.
@@ -195,6 +196,7 @@ fn load_cancel_or_panic_at_every_point() {
     let want = generate(&pipeline, &r).unwrap();
     let all = told(&pipeline, &r);
     assert_eq!(all.iter().filter(|p| p.stage == Stage::Denoise && p.done > 0).count(), 4);
+    let before = Held::now();
     for stop in 0..all.len() {
         let token = CancelToken::new();
         let mut seen = 0;
@@ -226,6 +228,7 @@ fn load_cancel_or_panic_at_every_point() {
         assert_eq!(result.unwrap_err().downcast_ref(), Some(&"planned"));
     }
     assert_eq!(generate(&pipeline, &r).unwrap(), want);
+    before.demand_no_more();
     assert!(pipeline.device_memory_used() > 0);
     let token = CancelToken::new();
     token.cancel();
@@ -271,6 +274,30 @@ fn load_and_unload_100_times() {
             let got = generate(&pipeline, &r).unwrap();
             assert_eq!(*want.get_or_insert_with(|| got.clone()), got);
         }
+    });
+    before.demand_no_more();
+}
+
+/// Requests that are waited for, cancelled and forgotten; one is drawn at a time, so that each engine runs what the one before has run.
+/// The tokenizers' regular expressions keep buffers of eight threads, and so nothing is added after the ninth engine.
+#[test]
+fn load_80_requests_of_ten_engines() {
+    let _turn = alone();
+    let pipeline = Arc::new(Model::folder().load().unwrap());
+    let mut r = small();
+    r.steps = 1;
+    let want = generate(&pipeline, &r).unwrap();
+    let before = again_and_again(9, 10, |_| {
+        let engine = Engine::new(pipeline.clone(), EngineOptions::default().with_max_running(1)).unwrap();
+        let tickets: Vec<Ticket> = (0..8).map(|_| engine.submit(r.clone()).unwrap()).collect();
+        for (i, ticket) in tickets.into_iter().enumerate() {
+            match i % 4 {
+                0 | 1 => assert_eq!(ticket.wait().unwrap().images[0].rgb(), want),
+                2 => ticket.cancel(),
+                _ => {}
+            }
+        }
+        engine.drain();
     });
     before.demand_no_more();
 }

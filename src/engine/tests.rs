@@ -113,6 +113,24 @@ fn wait_until(what: impl Fn() -> bool) {
     }
 }
 
+/// A request that has ended lets go of what it holds, also where the engine has had something to do ever since.
+#[test]
+fn finished_requests_are_dropped() {
+    let steps = Steps::new(2);
+    let engine = steps.hold().engine(EngineOptions::default());
+    let held = Arc::new(());
+    let of_callback = held.clone();
+    let options = SubmitOptions::new().with_progress(move |_| assert!(Arc::strong_count(&of_callback) > 1));
+    let brief = engine.submit_with(request(0, 1), options).unwrap();
+    let long = engine.submit(request(1, usize::MAX)).unwrap();
+    steps.release();
+    brief.wait().unwrap();
+    wait_until(|| Arc::strong_count(&held) == 1);
+    assert!(matches!(long.status(), TicketStatus::Running { .. }) && steps.ended.load(Ordering::SeqCst) == 0);
+    long.cancel();
+    engine.drain();
+}
+
 #[test]
 fn priorities() {
     let steps = Steps::new(1);

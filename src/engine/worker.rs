@@ -7,6 +7,7 @@ use crate::error::{Error, Result};
 use crate::pipeline::{Callbacks, FinishedImage, Output, Pipeline, Preview, Progress, Request};
 use std::any::Any;
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::{self, ThreadId};
@@ -185,13 +186,18 @@ impl Shared {
         // There is one such thread.
         let _ = self.worker.set(thread::current().id());
         while self.wait_for_requests() {
-            let taken = RefCell::new(Vec::new());
-            let mut jobs = std::iter::from_fn(|| {
-                let job = self.take()?;
-                taken.borrow_mut().push(job.clone());
-                Some((job.request.clone(), job.callbacks()))
+            // Those under way: a run goes on for as long as requests come.
+            let taken = RefCell::new(BTreeMap::new());
+            let mut jobs = std::iter::from_fn(|| self.take()).enumerate().map(|(number, job)| {
+                taken.borrow_mut().insert(number, job.clone());
+                (job.request.clone(), job.callbacks())
             });
-            let mut done = |number: usize, result| self.finish(&taken.borrow()[number], result);
+            let mut done = |number: usize, result| {
+                let job = taken.borrow_mut().remove(&number);
+                if let Some(job) = job {
+                    self.finish(&job, result);
+                }
+            };
             let outcome = catch_unwind(AssertUnwindSafe(|| runner.run(&mut jobs, &mut done)));
             let left = lock(&self.inner).running.clone();
             match outcome {
