@@ -79,9 +79,9 @@ enum {
     BRAID_ERROR_NOT_FINITE = 8,
     /* The request was cancelled: by its token, its ticket or its callback. */
     BRAID_ERROR_CANCELLED = 9,
-    /* An engine's queue is full. */
+    /* An engine's queue is full, or a pipeline is at work for another call than braid_pipeline_try_generate. */
     BRAID_ERROR_BUSY = 10,
-    /* A request in an engine's queue had not begun by its deadline. */
+    /* A request had not begun by its deadline. */
     BRAID_ERROR_LATE = 11,
     /* An engine takes no more requests, or was freed before it began this one. */
     BRAID_ERROR_STOPPED = 12,
@@ -497,6 +497,9 @@ typedef struct braid_callbacks {
      * braid_ticket_set_prompts do it. They may be freed at once. */
     const braid_live_scales *live_scales;
     const braid_live_prompts *live_prompts;
+    /* A request that has not begun this long after the call, as the pipeline is at work for others, fails with BRAID_ERROR_LATE; negative
+     * (default): no deadline. Not for braid_engine_submit: there it is braid_submit_options.deadline_ms. */
+    int64_t deadline_ms;
 } braid_callbacks;
 
 BRAID_API braid_status braid_callbacks_init(braid_callbacks *callbacks, size_t struct_size);
@@ -520,6 +523,10 @@ BRAID_API braid_status braid_cancel_token_scope(const braid_cancel_token *token,
 
 /* [waits] Generates the images of a request. callbacks may be NULL. */
 BRAID_API braid_status braid_pipeline_generate(
+    const braid_pipeline *pipeline, const braid_request *request, const braid_callbacks *callbacks, braid_output **output);
+/* Generates the images of a request unless it would have to wait for another call: BRAID_ERROR_BUSY then, or BRAID_ERROR_IN_CALLBACK in a
+ * callback of this pipeline. callbacks may be NULL. */
+BRAID_API braid_status braid_pipeline_try_generate(
     const braid_pipeline *pipeline, const braid_request *request, const braid_callbacks *callbacks, braid_output **output);
 /* [waits] Generates the images of several requests, which share evaluations of the model; each has the bytes that it has alone, and what is
  * wrong with one concerns no other. callbacks is NULL or an array of as many. A request that cannot be read fails the call. */
@@ -567,6 +574,9 @@ BRAID_API braid_status braid_output_seed(const braid_output *output, size_t inde
 BRAID_API braid_status braid_output_upcast_vae(const braid_output *output, size_t index, int32_t *upcast);
 /* Seconds of a stage (BRAID_STAGE_*), all images together; 0 for one that did not run. */
 BRAID_API braid_status braid_output_seconds(const braid_output *output, int32_t stage, double *seconds);
+/* Seconds of each step, image after image, and how many there are; they belong to the output. Images that share an evaluation share its
+ * seconds. */
+BRAID_API const double *braid_output_step_seconds(const braid_output *output, size_t *num_steps);
 /* The prompt's tokens beyond the encoder's length, which had no effect. */
 BRAID_API size_t braid_output_truncated_tokens(const braid_output *output);
 /* The scales that have changed between two steps of an image: those of braid_request.scale_changes, and those that were set while it was

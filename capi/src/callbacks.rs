@@ -6,6 +6,7 @@ use crate::params::read;
 use crate::structs::{braid_callbacks, braid_finished_image, braid_preview, braid_progress};
 use braid::{Callbacks, CancelToken, FinishedImage, Preview, Progress, Stage};
 use std::cell::Cell;
+use std::time::{Duration, Instant};
 
 /// The stages by their names in braid.h; their places are their numbers.
 pub const STAGES: &[(&str, Stage)] = &[
@@ -90,12 +91,13 @@ impl Functions {
         self.0.on_preview.map(|_| self.0.preview_every)
     }
 
-    /// A handle whose place a ticket takes, by the name of its field, and the ticket's function.
-    pub(crate) fn of_ticket(&self) -> Option<(&'static str, &'static str)> {
+    /// A field that an engine has no use for, and what to do in its place.
+    pub(crate) fn not_for_engines(&self) -> Option<(&'static str, &'static str)> {
         let fields = [
-            (self.0.cancel.is_null(), ("cancel", "braid_ticket_cancel")),
-            (self.0.live_scales.is_null(), ("live_scales", "braid_ticket_set_scales")),
-            (self.0.live_prompts.is_null(), ("live_prompts", "braid_ticket_set_prompts")),
+            (self.0.cancel.is_null(), ("cancel", "leave it NULL and call braid_ticket_cancel")),
+            (self.0.live_scales.is_null(), ("live_scales", "leave it NULL and call braid_ticket_set_scales")),
+            (self.0.live_prompts.is_null(), ("live_prompts", "leave it NULL and call braid_ticket_set_prompts")),
+            (self.0.deadline_ms < 0, ("deadline_ms", "leave it -1 and set that of braid_submit_options")),
         ];
         fields.into_iter().find(|(absent, _)| !absent).map(|(_, names)| names)
     }
@@ -160,6 +162,7 @@ impl Functions {
             }
         };
         let mut callbacks = Callbacks::new().with_cancel(&cancel);
+        callbacks.deadline = deadline(self.0.deadline_ms);
         if self.has_progress() {
             let cancel = cancel.clone();
             callbacks = callbacks.with_progress(move |progress| stop(&cancel, self.progress(progress)));
@@ -191,6 +194,11 @@ impl Functions {
 pub(crate) unsafe fn callbacks<'a>(given: *const braid_callbacks) -> Outcome<Callbacks<'a>> {
     // SAFETY: as the caller promises.
     unsafe { Ok(Functions::read(given)?.map_or_else(Callbacks::new, |functions| functions.callbacks())) }
+}
+
+/// The time so many milliseconds from now; none where they are negative, or where no clock reaches it.
+pub(crate) fn deadline(after_ms: i64) -> Option<Instant> {
+    u64::try_from(after_ms).ok().and_then(|after| Instant::now().checked_add(Duration::from_millis(after)))
 }
 
 /// Runs a caller's function, in which [`is_inside`] holds.

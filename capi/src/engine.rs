@@ -1,6 +1,6 @@
 //! Engines.
 
-use crate::callbacks::demand_outside;
+use crate::callbacks::{deadline, demand_outside};
 use crate::edge::{LastError, Outcome};
 use crate::params::read;
 use crate::pipeline::braid_pipeline;
@@ -12,7 +12,6 @@ use crate::ticket::{Gate, braid_ticket};
 use braid::{Engine, Error, SubmitOptions};
 use std::ffi::c_char;
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::{Duration, Instant};
 
 /// An engine; none once it was drained.
 pub struct braid_engine {
@@ -39,9 +38,7 @@ unsafe fn submit_options(given: *const braid_submit_options) -> Outcome<(SubmitO
     let given = unsafe { read(given, "options") }?;
     demand_zero(given.reserved, "options.reserved")?;
     options.priority = given.priority;
-    // A time that no clock reaches is none.
-    let after = u64::try_from(given.deadline_ms).ok().map(Duration::from_millis);
-    options.deadline = after.and_then(|after| Instant::now().checked_add(after));
+    options.deadline = deadline(given.deadline_ms);
     // SAFETY: as the caller promises.
     let gate = unsafe { Gate::read(given.callbacks) }?;
     if let Some(gate) = &gate {

@@ -58,6 +58,12 @@ export! {
         store(seconds, output.0.seconds.get(stage).copied().unwrap_or_default(), "seconds")
     }
 
+    fn braid_output_step_seconds(output: *const braid_output, num_steps: *mut usize) -> *const f64 {
+        let seconds = &borrow(output, "output")?.0.step_seconds;
+        store(num_steps, seconds.len(), "num_steps")?;
+        Ok(seconds.as_ptr())
+    }
+
     fn braid_output_truncated_tokens(output: *const braid_output) -> usize {
         Ok(borrow(output, "output")?.0.truncated_tokens)
     }

@@ -81,6 +81,21 @@ export! {
         })
     }
 
+    fn braid_pipeline_try_generate(
+        pipeline: *const braid_pipeline,
+        request: *const braid_request,
+        callbacks: *const braid_callbacks,
+        output: *mut *mut braid_output,
+    ) -> braid_status {
+        give(output, "output", || {
+            let pipeline = borrow(pipeline, "pipeline")?;
+            pipeline.error.note(|| {
+                let request = read_request(request, "request")?;
+                Ok(braid_output(pipeline.inner.try_generate_with(&request, read_callbacks(callbacks)?)?))
+            })
+        })
+    }
+
     fn braid_pipeline_prepare(pipeline: *const braid_pipeline, request: *const braid_request) -> braid_status {
         let pipeline = borrow(pipeline, "pipeline")?;
         pipeline.error.note(|| {

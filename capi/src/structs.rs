@@ -169,6 +169,7 @@ params! {
         on_image: braid_image_fn = None,
         live_scales: *const braid_live_scales = null(),
         live_prompts: *const braid_live_prompts = null(),
+        deadline_ms: i64 = -1,
     }
 
     braid_finished_image {

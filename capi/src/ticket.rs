@@ -39,10 +39,8 @@ impl Gate {
     pub(crate) unsafe fn read(given: *const braid_callbacks) -> Outcome<Option<Arc<Self>>> {
         // SAFETY: as the caller promises.
         let Some(functions) = (unsafe { Functions::read(given) })? else { return Ok(None) };
-        if let Some((field, function)) = functions.of_ticket() {
-            let what =
-                format!("callbacks.{field}: given for a request in an engine; leave it NULL and call {function}");
-            return Err(Failure::argument(what));
+        if let Some((field, instead)) = functions.not_for_engines() {
+            return Err(Failure::argument(format!("callbacks.{field}: given for a request in an engine; {instead}")));
         }
         let (calling, ticket) = (Mutex::default(), OnceLock::new());
         let [closed, stopped] = [false, false].map(AtomicBool::new);

@@ -158,6 +158,100 @@ static int32_t pass_gate(const braid_progress *progress, void *user_data) {
     return 0;
 }
 
+static pthread_mutex_t entered_lock = PTHREAD_MUTEX_INITIALIZER;
+static int entered = 0;
+
+/* Whether a callback has said so: `sets` is 1 where one does, -1 to begin anew. */
+static int has_entered(int sets) {
+    int value;
+    pthread_mutex_lock(&entered_lock);
+    entered = sets == 0 ? entered : sets > 0;
+    value = entered;
+    pthread_mutex_unlock(&entered_lock);
+    return value;
+}
+
+/* A request that holds its pipeline until the gate opens, and the same of its own while it does. */
+struct holder {
+    const braid_pipeline *pipeline;
+    braid_status tried;
+    braid_status drawn;
+};
+
+static int32_t hold(const braid_progress *progress, void *user_data) {
+    struct holder *holder = user_data;
+    if (!has_entered(0)) {
+        const braid_request asked = request(1);
+        braid_output *output;
+        holder->tried = braid_pipeline_try_generate(holder->pipeline, &asked, NULL, &output);
+        CHECK(output == NULL);
+        has_entered(1);
+    }
+    return pass_gate(progress, NULL);
+}
+
+static void *draw_held(void *given) {
+    struct holder *holder = given;
+    const braid_request asked = request(2);
+    braid_callbacks callbacks;
+    braid_output *output;
+    CHECK(braid_callbacks_init(&callbacks, sizeof callbacks) == BRAID_OK && callbacks.deadline_ms == -1);
+    callbacks.on_progress = hold;
+    callbacks.user_data = holder;
+    holder->drawn = braid_pipeline_generate(holder->pipeline, &asked, &callbacks, &output);
+    braid_output_free(output);
+    return NULL;
+}
+
+/* While another request is drawn: at once or not at all, and no longer than a deadline. */
+static void busy_pipeline(const braid_pipeline *pipeline) {
+    struct holder holder = {pipeline, BRAID_OK, BRAID_ERROR_OTHER};
+    const braid_request asked = request(3);
+    braid_callbacks callbacks;
+    braid_output *output, *other;
+    const double *seconds;
+    size_t count = 0, ahead = 9;
+    int32_t state = -1;
+    braid_engine *engine;
+    braid_ticket *first, *urgent;
+    braid_submit_options submit;
+    pthread_t thread;
+    CHECK(braid_callbacks_init(&callbacks, sizeof callbacks) == BRAID_OK);
+    CHECK(braid_submit_options_init(&submit, sizeof submit) == BRAID_OK);
+    pthread_mutex_lock(&gate);
+    CHECK(pthread_create(&thread, NULL, draw_held, &holder) == 0);
+    while (!has_entered(0)) {
+    }
+    CHECK(braid_pipeline_try_generate(pipeline, &asked, NULL, &output) == BRAID_ERROR_BUSY && output == NULL);
+    callbacks.deadline_ms = 1;
+    CHECK(braid_pipeline_generate(pipeline, &asked, &callbacks, &output) == BRAID_ERROR_LATE && output == NULL);
+    CHECK(braid_engine_new(pipeline, NULL, &engine) == BRAID_OK);
+    CHECK(braid_engine_submit(engine, &asked, &submit, &first) == BRAID_OK);
+    submit.priority = 1;
+    CHECK(braid_engine_submit(engine, &asked, &submit, &urgent) == BRAID_OK);
+    CHECK(braid_ticket_state(first, &state, &ahead) == BRAID_OK && state == BRAID_TICKET_WAITING && ahead == 1);
+    braid_ticket_free(first);
+    braid_ticket_free(urgent);
+    pthread_mutex_unlock(&gate);
+    CHECK(pthread_join(thread, NULL) == 0);
+    braid_engine_free(engine);
+    CHECK(holder.drawn == BRAID_OK && holder.tried == BRAID_ERROR_IN_CALLBACK);
+    has_entered(-1);
+
+    callbacks.deadline_ms = 0;
+    CHECK(braid_pipeline_generate(pipeline, &asked, &callbacks, &output) == BRAID_ERROR_LATE && output == NULL);
+    /* None that a clock reaches. */
+    callbacks.deadline_ms = INT64_MAX;
+    CHECK(braid_pipeline_generate(pipeline, &asked, &callbacks, &output) == BRAID_OK);
+    callbacks.deadline_ms = 1000000;
+    CHECK(braid_pipeline_try_generate(pipeline, &asked, &callbacks, &other) == BRAID_OK);
+    CHECK(memcmp(braid_image_rgb(braid_output_image(output, 0)), braid_image_rgb(braid_output_image(other, 0)), 32 * 32 * 3) == 0);
+    seconds = braid_output_step_seconds(output, &count);
+    CHECK(count == 3 && seconds[0] > 0 && seconds[1] > 0 && seconds[2] > 0);
+    braid_output_free(output);
+    braid_output_free(other);
+}
+
 /* Frees the ticket of its own request, which cancels that. */
 static int32_t free_own(const braid_progress *progress, void *user_data) {
     braid_ticket **ticket = user_data;
@@ -206,18 +300,6 @@ struct called {
     braid_ticket *ticket;
     int *calls;
 };
-
-static pthread_mutex_t entered_lock = PTHREAD_MUTEX_INITIALIZER;
-static int entered = 0;
-
-static int has_entered(int sets) {
-    int value;
-    pthread_mutex_lock(&entered_lock);
-    entered = sets ? 1 : entered;
-    value = entered;
-    pthread_mutex_unlock(&entered_lock);
-    return value;
-}
 
 static int32_t enter(const braid_progress *progress, void *user_data) {
     has_entered(1);
@@ -359,6 +441,7 @@ int main(int argc, char **argv) {
     snprintf(text, sizeof text, "%s/pair.ipprompt.safetensors", argv[3]);
     encoded(pipeline, text);
     batch(pipeline);
+    busy_pipeline(pipeline);
     CHECK(braid_pipeline_last_error(pipeline, text, sizeof text) > 1);
     engine(pipeline);
     image = pixels(2, 2);

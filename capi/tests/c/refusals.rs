@@ -74,6 +74,9 @@ fn null_handles() {
         assert!(output.is_null());
         refused(braid_pipeline_generate(null(), null(), null(), null_mut()), argument, "output: NULL");
         refused(braid_pipeline_generate_batch(null(), null(), 0, null(), &mut place()), argument, "pipeline: NULL");
+        let mut output = place();
+        refused(braid_pipeline_try_generate(null(), null(), null(), &mut output), argument, "pipeline: NULL");
+        assert!(output.is_null() && braid_output_step_seconds(null(), &mut 0).is_null());
         refused(braid_pipeline_prepare(null(), null()), argument, "pipeline: NULL");
         refused(braid_pipeline_default_size(null(), null_mut(), null_mut()), argument, "pipeline: NULL");
         refused(braid_pipeline_encode_references(null(), 0, null(), &mut place()), argument, "pipeline: NULL");
@@ -143,6 +146,25 @@ fn images() {
         let status = braid_image_save_with_metadata(image, c"x.png".as_ptr(), null(), c"\xff".as_ptr());
         refused(status, BRAID_ERROR_INVALID_ARGUMENT, "braid: `");
         braid_image_free(image);
+    }
+}
+
+/// A pixel of RGB 20, 40, 60 that is transparent, by both treatments.
+#[test]
+fn transparency() {
+    const PNG: [u8; 70] = [
+        137, 80, 78, 71, 13, 10, 26, 10, 0, 0, 0, 13, 73, 72, 68, 82, 0, 0, 0, 1, 0, 0, 0, 1, 8, 6, 0, 0, 0, 31, 21,
+        196, 137, 0, 0, 0, 13, 73, 68, 65, 84, 120, 156, 99, 16, 209, 176, 97, 0, 0, 1, 69, 0, 121, 58, 50, 122, 5, 0,
+        0, 0, 0, 73, 69, 78, 68, 174, 66, 96, 130,
+    ];
+    for (alpha, want) in [(BRAID_ALPHA_ON_WHITE, [255; 3]), (BRAID_ALPHA_IGNORE, [20, 40, 60])] {
+        let mut image = place();
+        // SAFETY: the sizes are those of the arrays.
+        unsafe {
+            assert_eq!(braid_image_decode(PNG.as_ptr(), PNG.len(), alpha, &mut image), BRAID_OK, "{}", last());
+            assert_eq!(std::slice::from_raw_parts(braid_image_rgb(image), 3), want);
+            braid_image_free(image);
+        }
     }
 }
 
@@ -220,6 +242,9 @@ fn engines() {
         let options = braid_submit_options { callbacks: &callbacks, ..options };
         refused(braid_engine_submit(engine, &given, &options, &mut ticket), argument, "callbacks.live_scales: ");
         refused(braid_live_scales_set(live, 0, f32::NAN, null()), parameter, "scale: NaN");
+        let callbacks = braid_callbacks { deadline_ms: 0, ..braid_callbacks::defaults() };
+        let options = braid_submit_options { callbacks: &callbacks, ..options };
+        refused(braid_engine_submit(engine, &given, &options, &mut ticket), argument, "callbacks.deadline_ms: ");
         braid_live_scales_free(live);
         let live = braid_live_prompts_new();
         refused(braid_live_prompts_set(live, null()), argument, "prompts: NULL");
@@ -245,6 +270,7 @@ fn engines() {
         refused(scale_change(1), argument, "image: 1 given; there are 1 images");
         refused(braid_output_seconds(output, -1, &mut 0.0), argument, "stage: -1 given");
         refused(braid_output_seconds(output, 0, null_mut()), argument, "seconds: NULL");
+        assert!(braid_output_step_seconds(output, null_mut()).is_null() && last().starts_with("num_steps: NULL"));
         braid_output_free(output);
         braid_ticket_free(ticket);
         braid_cancel_token_free(token);

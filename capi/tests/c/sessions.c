@@ -29,12 +29,16 @@ static int same(const braid_image *one, const braid_image *other) {
     return memcmp(braid_image_rgb(one), braid_image_rgb(other), bytes) == 0;
 }
 
-/* Whether the first image is that of a request that is drawn alone. */
+/* Whether the images are those of a request that is drawn alone. */
 static int is_drawn(const braid_pipeline *pipeline, const braid_output *output, const braid_request *request) {
     braid_output *alone;
-    int result;
+    size_t i;
+    int result = 1;
     CHECK(braid_pipeline_generate(pipeline, request, NULL, &alone) == BRAID_OK);
-    result = same(braid_output_image(output, 0), braid_output_image(alone, 0));
+    CHECK(braid_output_num_images(output) == braid_output_num_images(alone));
+    for (i = 0; i < braid_output_num_images(alone); i++) {
+        result = result && same(braid_output_image(output, i), braid_output_image(alone, i));
+    }
     braid_output_free(alone);
     return result;
 }
@@ -174,9 +178,10 @@ static int32_t pass_gate(const braid_progress *progress, void *user_data) {
     return 0;
 }
 
-/* A request in an engine gets other prompts before its first step. */
+/* A request in an engine gets other prompts and another scale before its first step. */
 static void prompts_of_a_ticket(const braid_pipeline *pipeline, const struct asked *asked) {
     braid_request other = asked->request;
+    braid_image_prompt half = asked->prompt;
     braid_prepared_prompts *prepared;
     braid_submit_options submit;
     braid_callbacks callbacks;
@@ -194,6 +199,9 @@ static void prompts_of_a_ticket(const braid_pipeline *pipeline, const struct ask
     pthread_mutex_lock(&gate);
     CHECK(braid_engine_submit(engine, &asked->request, &submit, &ticket) == BRAID_OK);
     CHECK(braid_ticket_set_prompts(ticket, prepared) == BRAID_OK);
+    CHECK(braid_ticket_set_scales(ticket, 0, 0.5f, NULL) == BRAID_OK);
+    half.scale = 0.5f;
+    other.image_prompts = &half;
     braid_prepared_prompts_free(prepared);
     pthread_mutex_unlock(&gate);
     CHECK(braid_ticket_wait(ticket, -1, &output) == BRAID_OK);
@@ -423,6 +431,83 @@ static void maps(const braid_pipeline *pipeline, const braid_image *image) {
     braid_image_free(heat);
 }
 
+static int32_t count_preview(const braid_preview *preview, void *user_data) {
+    int *counts = user_data;
+    CHECK(preview->image < 2);
+    counts[preview->image]++;
+    return 0;
+}
+
+/* The second image, adapter and reference, where the first one would be a mistake. */
+static void second_of_each(const char *model, const char *adapter, const braid_image *image) {
+    const char *adapters[2];
+    braid_pipeline_options options;
+    braid_pipeline *pipeline;
+    struct asked asked;
+    braid_reference references[2];
+    braid_image_prompt prompts[2];
+    braid_callbacks callbacks;
+    braid_scale_change change;
+    braid_live_scales *live = braid_live_scales_new();
+    braid_output *output;
+    char words[400] = "";
+    int counts[2] = {0, 0}, found = 0;
+    size_t i, step = 9, number = 9;
+    uint64_t seed = 0;
+    float scale = 0;
+    double seconds = -1;
+    adapters[0] = adapters[1] = adapter;
+    CHECK(braid_pipeline_options_init(&options, sizeof options) == BRAID_OK);
+    options.model = model;
+    options.adapters = adapters;
+    options.num_adapters = 2;
+    options.threads = 1;
+    CHECK(braid_pipeline_load(&options, &pipeline) == BRAID_OK && braid_pipeline_num_adapters(pipeline) == 2);
+    ask(&asked, image, 2);
+    references[0] = references[1] = asked.reference;
+    prompts[0] = prompts[1] = asked.prompt;
+    prompts[1].references = references;
+    prompts[1].num_references = 2;
+    for (i = 0; i < 90; i++) {
+        strcat(words, "fox ");
+    }
+    asked.request.prompt = words;
+    asked.request.image_prompts = prompts;
+    asked.request.num_image_prompts = 2;
+    asked.request.num_images = 2;
+    asked.request.seed = 7;
+    asked.request.attribution = 1;
+    CHECK(braid_callbacks_init(&callbacks, sizeof callbacks) == BRAID_OK);
+    callbacks.on_preview = count_preview;
+    callbacks.user_data = counts;
+    callbacks.live_scales = live;
+    CHECK(braid_live_scales_set(live, 1, 0.2f, NULL) == BRAID_OK);
+    CHECK(braid_pipeline_generate(pipeline, &asked.request, &callbacks, &output) == BRAID_OK);
+    braid_live_scales_free(live);
+
+    CHECK(counts[0] == 2 && counts[1] == 2);
+    CHECK(braid_output_seed(output, 1, &seed) == BRAID_OK && seed == 8);
+    CHECK(braid_output_truncated_tokens(output) > 0);
+    CHECK(braid_output_seconds(output, BRAID_STAGE_IMAGE, &seconds) == BRAID_OK && seconds > 0);
+    CHECK(braid_output_seconds(output, BRAID_STAGE_ENCODE, &seconds) == BRAID_OK && seconds == 0);
+    CHECK(braid_output_scale_change(output, 1, 0, &step, &number, &scale) == BRAID_OK);
+    CHECK(step == 0 && number == 1 && scale == 0.2f);
+    for (i = 0; i < braid_output_num_attributions(output); i++) {
+        const braid_attribution_map *map = braid_output_attribution(output, i);
+        const size_t image_number = braid_attribution_map_image(map), reference = braid_attribution_map_reference(map);
+        found += image_number == 1 && braid_attribution_map_adapter(map) == 1 && reference == 1;
+    }
+    CHECK(found > 0);
+    CHECK(braid_scale_change_init(&change, sizeof change) == BRAID_OK);
+    change.adapter = 1;
+    change.scale = 0.2f;
+    asked.request.scale_changes = &change;
+    asked.request.num_scale_changes = 1;
+    CHECK(is_drawn(pipeline, output, &asked.request));
+    braid_output_free(output);
+    braid_pipeline_free(pipeline);
+}
+
 static void free_nothing(void) {
     braid_session_free(NULL);
     braid_stream_free(NULL);
@@ -445,6 +530,7 @@ int main(int argc, char **argv) {
     scopes(pipeline, image, argv[1], argv[2]);
     numbers(pipeline, image);
     maps(pipeline, image);
+    second_of_each(argv[1], argv[2], image);
     snprintf(path, sizeof path, "%s/metadata.png", argv[3]);
     CHECK(braid_image_save_with_metadata(image, path, "a fox\nSteps: 2", "{\"prompt\":\"a fox\"}") == BRAID_OK);
     streams(pipeline, image);
