@@ -106,10 +106,15 @@ fn products() {
         return;
     }
     for geglu in [false, true] {
-        // Tails in every dimension and of both sources; less than a tile; a second source of whole steps.
-        for case in [(300, 200, 200, 136), (70, 8, 64, 64), (130, 336, 192, 128)] {
+        // Tails in every dimension and of both sources; less than a tile; a second source of whole steps; two bands of tiles.
+        for case in [(300, 200, 200, 136), (70, 8, 64, 64), (130, 336, 192, 128), (1100, 328, 8, 8)] {
             let case = Case { m: case.0, n: case.1, k: case.2, k0: case.3 };
-            let tiles = if case.m == 300 { &TILES[..] } else { &TILES[..2] };
+            let tiles = match case.m {
+                300 => &TILES[..],
+                1100 if geglu => continue,
+                1100 => &TILES[..1],
+                _ => &TILES[..2],
+            };
             let got = product(DType::F16, geglu, &case, tiles);
             assert!(got.iter().all(|result| *result == got[0]), "{} {geglu}: tile or schedule change a result", case.m);
             if case.m == 130 {
@@ -257,8 +262,14 @@ fn convolutions() {
         // A doubling, then 3x3, in four phases; a tile ends within an image.
         Images { images: 3, image: [6, 8], result: [6, 8], n: 136, kernel: 2, phases: 4, ..one },
         Images { kernel: 5, padding: 2, n: 24, images: 5, ..one },
+        // Two bands of tiles.
+        Images { images: 1, image: [34, 33], result: [34, 33], n: 328, kernel: 1, padding: 0, ..one },
     ] {
-        let tiles = if s.channels[1] > 0 { &TILES[..] } else { &TILES[..2] };
+        let tiles = match s.n {
+            40 => &TILES[..],
+            328 => &TILES[..1],
+            _ => &TILES[..2],
+        };
         let got = convolution(DType::F16, s, tiles);
         assert!(got.iter().all(|result| *result == got[0]), "{:?}: tile or schedule change a result", s.image);
     }
