@@ -42,6 +42,7 @@ fn planner(c: &mut Criterion) {
         multiprocessors: 132,
         capability: (9, 0),
         cublaslt: false,
+        fp8: false,
         limits: ChunkLimits::DEFAULT,
     };
     let mut group = c.benchmark_group("planner, SDXL's UNet at 1024x1024");

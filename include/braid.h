@@ -215,7 +215,7 @@ typedef struct braid_pipeline_options {
     const char *dtype;
     /* The same of the VAE; by default that of dtype on the CPU, bf16 on a GPU. */
     const char *vae_dtype;
-    /* "int8" for the products of the UNet, on the CPU. */
+    /* "int8" for the products of the UNet, on the CPU; "fp8" on GPUs of compute capability 9.0. */
     const char *quantize;
     /* "auto" (default), "keep" or "free": whether a GPU keeps the encoders after use. */
     const char *encoders;

@@ -48,6 +48,12 @@ struct TileOrder {
     }
 };
 
+// Sums that are what the products add up to.
+struct Unscaled {
+    template <class Loop, class Sums>
+    __device__ __forceinline__ void operator()(const Loop&, Sums&, int, int) const {}
+};
+
 template <class T, int MT, int BN, int GROUPS>
 struct MainloopSm90 {
     static constexpr int BM = 64 * MT * GROUPS, DEPTH = 64, THREADS = 384;
@@ -152,19 +158,24 @@ struct MainloopSm90 {
         if (thread == 0) bulk_wait_group_read<0>();
     }
 
-    // COPYING registers a thread for the warps that copy; the others share the rest of 168 each.
-    template <int COPYING = 24, class Copy, class Finish>
-    __device__ __forceinline__ void run(TileOrder order, int steps, Copy copy, Finish finish) {
+    // COPYING registers a thread for the warps that copy; the others, which `work`, share the rest of 168 each.
+    template <int COPYING, class Copy, class Work>
+    __device__ __forceinline__ void run_roles(TileOrder order, int steps, Copy copy, Work work) {
         if (role == 0) {
             setmaxnreg_dec<COPYING>();
             if (thread == 0) produce(order, steps, copy);
         } else {
             setmaxnreg_inc<(3 * 168 - COPYING) / 2>();
-            consume(order, steps, finish);
+            work();
         }
         // The other block may still copy into this one and arrive at its barriers.
         __syncwarp();
         barrier_cluster();
+    }
+
+    template <int COPYING, class Copy, class Finish>
+    __device__ __forceinline__ void run(TileOrder order, int steps, Copy copy, Unscaled, Finish finish) {
+        run_roles<COPYING>(order, steps, copy, [&] { consume(order, steps, finish); });
     }
 
     // Puts 64 rows by COLUMNS (32 or 16) columns of this group's results in shared memory and calls `store` with their address; `pairs`

@@ -228,3 +228,30 @@ WGMMA(256, 128, bf16, 128, 129, 130)
 
 WGMMA_REGISTER_A(64, 32, f16)
 WGMMA_REGISTER_A(64, 32, bf16)
+
+// The same of e4m3, of which a row of 128 bytes holds 128 values.
+#define WGMMA_E4M3(N, HALF, A, B, ADD)                                                                       \
+    __device__ __forceinline__ void wgmma_m64n##N##k32_f32_e4m3(float(&d)[HALF], u64 a, u64 b, int add) {    \
+        asm volatile("{ .reg .pred add; setp.ne.b32 add, %" #ADD ", 0; wgmma.mma_async.sync.aligned.m64n" #N \
+                     "k32.f32.e4m3.e4m3 {" WGMMA_NAMES_##HALF "}, %" #A ", %" #B ", add, 1, 1; }"            \
+                     : WGMMA_REGISTERS_##HALF                                                                \
+                     : "l"(a), "l"(b), "r"(add));                                                            \
+    }
+
+WGMMA_E4M3(80, 40, 40, 41, 42)
+WGMMA_E4M3(128, 64, 64, 65, 66)
+WGMMA_E4M3(160, 80, 80, 81, 82)
+
+// Keeps uses of accumulators behind the wait that it follows: the compiler does not know that it is for them.
+template <int N>
+__device__ __forceinline__ void settled(float (&d)[N]) {
+#pragma unroll
+    for (int i = 0; i < N; i++) asm volatile("" : "+f"(d[i])::"memory");
+}
+
+// Rounds to e4m3, to nearest and ties to even; beyond 448 it is 448. `low` goes to the lower byte.
+__device__ __forceinline__ u16 cvt_rn_satfinite_e4m3x2_f32(float high, float low) {
+    u16 y;
+    asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(y) : "f"(high), "f"(low));
+    return y;
+}

@@ -87,7 +87,8 @@ fn devices() -> String {
             let (facts, memory) = (device.driver().properties(), device.driver().memory_info());
             let free = memory.map_or(0.0, |m| m.free as f64 / 1e9);
             let (major, minor) = facts.capability;
-            format!("cpu; cuda:0: {}, compute capability {major}.{minor}, {free:.1} GB free", facts.name)
+            let fp8 = if (major, minor) == (9, 0) { ", --quantize fp8 possible" } else { "" };
+            format!("cpu; cuda:0: {}, compute capability {major}.{minor}{fp8}, {free:.1} GB free", facts.name)
         }
         Err(error) => format!("cpu; {}", error.message().describe(&FlagNames)),
     }

@@ -26,26 +26,38 @@ pub(super) fn open(options: &PipelineOptions, cpu: &Cpu) -> Result<OpenedDevice>
         let cpu = if options.quantize == Some(Quantization::Int8) { cpu.with_int8(Cpu::int8_folder()) } else { cpu };
         OpenedDevice { device: Box::new(cpu), dtype, note }
     };
+    let fp8 = options.quantize == Some(Quantization::Fp8);
     match options.device {
+        DeviceChoice::Cpu if fp8 => Err(fp8_on_cpu(Message::default())),
         DeviceChoice::Cpu => Ok(on_cpu(None)),
         DeviceChoice::Cuda(number) => {
             let (device, dtype) = cuda(options, number)?;
             Ok(OpenedDevice { device: Box::new(device), dtype, note: None })
         }
-        DeviceChoice::Auto => Ok(match cuda(options, 0) {
+        DeviceChoice::Auto => match cuda(options, 0) {
             Ok((device, dtype)) => {
                 let note = format!("using CUDA, {}, in {dtype}", device.driver().properties().name);
-                OpenedDevice { device: Box::new(device), dtype, note: Some(note.into()) }
+                Ok(OpenedDevice { device: Box::new(device), dtype, note: Some(note.into()) })
             }
+            Err(error @ Error::Parameter { field: Field::Quantize, .. }) if fp8 => Err(error),
             Err(error) => {
                 let why = match error {
                     Error::Device { what, .. } => what,
                     error => error.message(),
                 };
-                on_cpu(Some(Message::from("using the CPU, not CUDA: ").then(&why)))
+                match fp8 {
+                    true => Err(fp8_on_cpu(Message::from(", and CUDA cannot be used: ").then(&why))),
+                    false => Ok(on_cpu(Some(Message::from("using the CPU, not CUDA: ").then(&why)))),
+                }
             }
-        }),
+        },
     }
+}
+
+/// The error for fp8 where the CPU would compute, and why it would.
+fn fp8_on_cpu(why: Message) -> Error {
+    let what = Message::from("fp8 is for GPUs of compute capability 9.0 (H100, H200) alone").then(&why);
+    Error::parameter(Field::Quantize, what.text("; leave it out, or set ").setting(Field::Quantize, "int8"))
 }
 
 /// The CPU's arithmetic for a data type.
@@ -90,8 +102,8 @@ pub(super) fn slow_int8(has_products: bool) -> Option<Message> {
 }
 
 fn cuda(options: &PipelineOptions, number: usize) -> Result<(CudaDevice, DType)> {
-    if let Some(quantize) = options.quantize {
-        let what = Message::from(format!("{quantize} is computed on the CPU alone; leave it out, or set "));
+    if options.quantize == Some(Quantization::Int8) {
+        let what = Message::from("int8 is computed on the CPU alone; leave it out, or set ");
         return Err(Error::parameter(Field::Quantize, what.setting(Field::Device, "cpu")));
     }
     let dtype = options.dtype.unwrap_or(DType::F16);
@@ -101,7 +113,9 @@ fn cuda(options: &PipelineOptions, number: usize) -> Result<(CudaDevice, DType)>
         Error::Device { what, .. } => Error::Device { device: DeviceChoice::Cuda(number).to_string(), what },
         error => error,
     };
-    Ok((device.map_err(named)?, dtype))
+    let device = device.map_err(named)?;
+    let fp8 = options.quantize == Some(Quantization::Fp8);
+    Ok((if fp8 { device.with_fp8()? } else { device }, dtype))
 }
 
 #[cfg(test)]
@@ -134,6 +148,14 @@ mod tests {
         );
         options.device = DeviceChoice::Auto;
         assert_eq!(open(&options, &Cpu::new(Some(1))).unwrap().device.name(), "cpu");
+        // fp8 never becomes another type without a word.
+        let mut options = PipelineOptions::new("m").with_quantize(Quantization::Fp8);
+        options.device = DeviceChoice::Cpu;
+        let alone = "quantize: fp8 is for GPUs of compute capability 9.0 (H100, H200) alone";
+        assert_eq!(refused(&options), format!("{alone}; leave it out, or set `quantize: int8`"));
+        (options.device, options.dtype) = (DeviceChoice::Auto, Some(DType::F32));
+        let text = refused(&options);
+        assert!(text.starts_with(alone) && text.contains("and CUDA cannot be used: dtype: f32 is for"), "{text}");
         let mut options = PipelineOptions::new("m");
         (options.dtype, options.vae_dtype, options.device) = (None, Some(DType::F32), DeviceChoice::Cuda(99));
         assert!(refused(&options).starts_with("device cuda:99: "));

@@ -53,8 +53,8 @@ pub struct PipelineOptions {
     /// CPU that of `dtype` where absent.
     pub vae_dtype: Option<DType>,
     /// The type to which the UNet's products are quantized; none where absent. The first and the last convolution, the first downsampling convolution,
-    /// shortcuts, the last resnet's second convolution, and what runs once a request keep their type. Quantized weights are kept in the
-    /// folder [`crate::device::cpu::Cpu::int8_folder`], half as large as a UNet in f16.
+    /// shortcuts, the last resnet's second convolution, and what runs once a request keep their type. Quantized weights of int8 are kept in the
+    /// folder [`crate::device::cpu::Cpu::int8_folder`], half as large as a UNet in f16; those of fp8 take half its place on the GPU.
     pub quantize: Option<Quantization>,
     /// Whether the encoders' executables stay after a request.
     pub encoders: EncoderResidency,

@@ -11,6 +11,8 @@ use std::str::FromStr;
 pub enum Quantization {
     /// Integers of 8 bits; on the CPU alone.
     Int8,
+    /// Floats of 8 bits, e4m3; on GPUs of compute capability 9.0 alone, the H100 and the H200.
+    Fp8,
 }
 
 impl FromStr for Quantization {
@@ -19,14 +21,17 @@ impl FromStr for Quantization {
     fn from_str(name: &str) -> Result<Self> {
         match name {
             "int8" => Ok(Self::Int8),
-            "fp8" => Err(Error::parameter(Field::Quantize, "fp8 is not supported; int8 is, on the CPU")),
-            _ => Err(Error::parameter(Field::Quantize, format!("`{name}` is not known; int8 is"))),
+            "fp8" => Ok(Self::Fp8),
+            _ => Err(Error::parameter(Field::Quantize, format!("`{name}` is not known; int8 and fp8 are"))),
         }
     }
 }
 
 impl fmt::Display for Quantization {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("int8")
+        f.write_str(match self {
+            Self::Int8 => "int8",
+            Self::Fp8 => "fp8",
+        })
     }
 }

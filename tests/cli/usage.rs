@@ -36,7 +36,7 @@ const WRONG: &[(&[&str], &str)] = &[
     (&["--dtype", "fp16"], "--dtype"),
     (&["--vae-dtype", "int8"], "--vae-dtype"),
     (&["--quantize", "int4"], "--quantize"),
-    (&["--quantize", "fp8"], "--quantize: fp8 is not supported; int8 is"),
+    (&["--quantize", "fp8", "--device", "cpu"], "--quantize: fp8 is for GPUs of compute capability 9.0"),
     (&["--device", "tpu"], "--device"),
     (&["--device", "cuda:x"], "--device"),
     (&["--encoders", "drop"], "--encoders"),

@@ -1,13 +1,16 @@
 //! The bundled model, which was trained, through the CUDA backend: all executables, own kernels, in both types with a decoder in
 //! bf16, against what diffusers generates from the same files in f32 (tests/goldens/demo).
 
+use super::block_of_sm90::MULTIPROCESSORS;
 use super::demo_goldens::{DemoGoldens, options};
 use super::half_precision_limits::ASKED;
+use super::ptx::PtxDriver;
 use super::{compiled, drivers};
 use braid::Pipeline;
 use braid::device::Device;
 use braid::device::cuda::CudaDevice;
 use braid::tensor::DType;
+use std::sync::Arc;
 
 fn diffusers_parity(dtype: DType, wanted: impl Fn(usize) -> bool) {
     let goldens = DemoGoldens::open();
@@ -24,6 +27,27 @@ fn diffusers_parity(dtype: DType, wanted: impl Fn(usize) -> bool) {
             assert!(ratio >= least, "{dtype} case {i} on {name}: {ratio:.1} dB, at least {least}");
         }
     }
+}
+
+/// The bundled model in FP8, of which the layers of 64 channels keep their type, beside diffusers' f32.
+#[test]
+#[ignore = "minutes on the interpreter: make test-full"]
+fn bundled_model_fp8() {
+    if !compiled() || std::env::var_os("BRAID_TEST_DRIVER").is_some() {
+        return;
+    }
+    let goldens = DemoGoldens::open();
+    let driver = Arc::new(PtxDriver::new().device((9, 0), MULTIPROCESSORS));
+    let device = CudaDevice::new(driver.clone(), DType::F16).unwrap().with_cublaslt(false).with_fp8().unwrap();
+    let device: Box<dyn Device> = Box::new(device.with_decoder(DType::BF16));
+    let pipeline = Pipeline::load_with_device(&options(), Some(device)).unwrap();
+    for i in 0..goldens.count() {
+        let (error, ratio) = goldens.compare(i, &pipeline);
+        println!("fp8 demo {i}: latents {error:.2e}, image {ratio:.1} dB");
+        assert!(ratio >= 36.0, "case {i}: {ratio:.1} dB");
+    }
+    let kinds = ["gemm_fp8", "gemm_geglu_fp8", "convolution_fp8"];
+    assert!(kinds.iter().all(|kind| driver.entries().iter().any(|entry| entry.starts_with(kind))));
 }
 
 #[test]

@@ -20,6 +20,7 @@ mod denoise_loop;
 mod device;
 #[path = "../common/drivers.rs"]
 mod drivers;
+mod fp8;
 mod golden;
 #[path = "../common/half_precision_baseline.rs"]
 mod half_precision_baseline;

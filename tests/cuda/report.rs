@@ -29,6 +29,7 @@ const SETTINGS: LoweringOptions = LoweringOptions {
     multiprocessors: 132,
     capability: (9, 0),
     cublaslt: true,
+    fp8: false,
     limits: ChunkLimits::DEFAULT,
 };
 

@@ -151,7 +151,7 @@ fn stages(kernel: &Kernel) -> u32 {
     match kernel.module {
         "attention" | "decoupled" | "decoupled_sm90" => 2,
         "gemm" | "convolution" | "attention_sm90" => 4,
-        "gemm_sm90" | "convolution_sm90" => {
+        "gemm_sm90" | "convolution_sm90" | "gemm_fp8_sm90" | "convolution_fp8_sm90" => {
             let (m, n) = kernel.name.rsplit_once('_').and_then(|(_, tile)| tile.split_once('x')).unwrap();
             let rows = m.parse::<u32>().unwrap() + n.parse::<u32>().unwrap();
             // Beside them lie boxes of the result, and barriers.

@@ -13,6 +13,7 @@ mod convolution;
 mod device;
 mod extremes;
 mod figures;
+mod fp8;
 #[path = "../common/functions.rs"]
 mod functions;
 mod gemm;

@@ -24,7 +24,7 @@ fn runs(tile: Tile) -> &'static [(usize, Schedule)] {
 }
 
 /// A launch's grid of so many multiprocessors, its parameters and maps, and where its `len` results go.
-fn results<P: bytemuck::Pod>(
+pub fn results<P: bytemuck::Pod>(
     gpu: &Gpu,
     (name, dtype): (&str, DType),
     tile: Tile,
@@ -148,16 +148,16 @@ fn products_beyond_the_range() {
 
 /// The sizes of a convolution of `kernel` by `kernel`.
 #[derive(Clone, Copy)]
-struct Images {
-    images: usize,
-    image: [usize; 2],
-    channels: [usize; 2],
-    n: usize,
-    kernel: usize,
-    stride: usize,
-    padding: usize,
-    result: [usize; 2],
-    phases: usize,
+pub struct Images {
+    pub images: usize,
+    pub image: [usize; 2],
+    pub channels: [usize; 2],
+    pub n: usize,
+    pub kernel: usize,
+    pub stride: usize,
+    pub padding: usize,
+    pub result: [usize; 2],
+    pub phases: usize,
 }
 
 impl Images {
@@ -169,7 +169,7 @@ impl Images {
         (at / width / height, [y / double, x / double], [y % double, x % double])
     }
 
-    fn sum(&self, x: &[Vec<f32>; 2], w: &[f32], at: usize, n: usize) -> f64 {
+    pub fn sum(&self, x: &[Vec<f32>; 2], w: &[f32], at: usize, n: usize) -> f64 {
         let (image, [y, x0], [down, right]) = self.place(at);
         let (phase, all) = (2 * down + right, self.channels[0] + self.channels[1]);
         let mut sum = 0.0;

@@ -133,7 +133,7 @@ impl Sums {
                 };
                 let bound: f64 = if *part == Part::Unet { inputs.iter().skip(1).sum() } else { 0.0 };
                 sums.around += host / HOST + bound * BEGIN / (gpu.bandwidth * MEMORY);
-                let report = LoweringReport::of_role(graph, &lowering(gpu, true), &setting.role(*part))?;
+                let report = LoweringReport::of_role(graph, &lowering(gpu, true, setting.fp8), &setting.role(*part))?;
                 let nodes = report.launches() + report.gemms + report.copies + report.memsets;
                 sums.nodes += runs * nodes;
                 sums.around += runs as f64 * (GRAPH + nodes.saturating_sub(stage.nodes) as f64 * LEAST);

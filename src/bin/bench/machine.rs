@@ -65,16 +65,23 @@ impl Place {
     /// Those of a GPU that cannot be used.
     pub fn open(&self) -> Result<Option<CudaDevice>> {
         let (dtype, decoder) = (self.dtype.unwrap_or(DType::F16), self.vae_dtype.unwrap_or(DType::BF16));
-        match self.device {
-            DeviceChoice::Cuda(_) if self.quantize.is_some() => {
-                Err(Error::parameter(Field::Quantize, "no GPU is supported, only the CPU"))
+        let open = |number| match CudaDevice::open(number, dtype, decoder) {
+            Err(Error::Device { what, .. }) => Err(Error::Device { device: self.device.to_string(), what }),
+            gpu => gpu,
+        };
+        match (self.device, self.quantize) {
+            (DeviceChoice::Cuda(_), Some(Quantization::Int8)) => {
+                Err(Error::parameter(Field::Quantize, "int8 is for the CPU alone; fp8 is for GPUs"))
             }
-            DeviceChoice::Auto if self.quantize.is_some() => Ok(None),
-            DeviceChoice::Cuda(number) => match CudaDevice::open(number, dtype, decoder) {
-                Err(Error::Device { what, .. }) => Err(Error::Device { device: self.device.to_string(), what }),
-                gpu => gpu.map(Some),
-            },
-            DeviceChoice::Auto => Ok(CudaDevice::open(0, dtype, decoder).ok()),
+            (DeviceChoice::Cuda(number), Some(_)) => open(number)?.with_fp8().map(Some),
+            (DeviceChoice::Auto, Some(Quantization::Int8)) => Ok(None),
+            (DeviceChoice::Auto, Some(_)) => open(0)?.with_fp8().map(Some),
+            (DeviceChoice::Cuda(number), None) => open(number).map(Some),
+            (DeviceChoice::Auto, None) => Ok(open(0).ok()),
+            (DeviceChoice::Cpu, Some(Quantization::Fp8)) => Err(Error::parameter(
+                Field::Quantize,
+                "fp8 is for GPUs of compute capability 9.0 alone; int8 is for the CPU",
+            )),
             _ => Ok(None),
         }
     }

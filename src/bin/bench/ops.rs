@@ -54,8 +54,8 @@ pub const FLAGS: &[Flag<Options>] = &[
     Flag {
         long: "--quantize",
         value: Some("T"),
-        help: "int8: the UNet's layers as `braid generate --quantize int8` computes them, on the CPU",
-        set: |o, v| v.choice(&[("int8", true)]).map(|int8| o.timing.int8 = int8),
+        help: "int8 or fp8: the UNet's layers as `braid generate --quantize` computes them, on the CPU or on a GPU",
+        set: |o, v| v.named().map(|quantize| o.timing.quantize = Some(quantize)),
         ..Flag::NEW
     },
     Flag {
@@ -91,7 +91,7 @@ pub fn run(mut parser: lexopt::Parser) -> Result<bool, Failure> {
         timing: Timing {
             device: DeviceChoice::Cpu,
             dtype: None,
-            int8: false,
+            quantize: None,
             threads: None,
             repetitions: 5,
             warmup: 1,

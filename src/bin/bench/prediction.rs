@@ -14,12 +14,13 @@ use serde::Serialize;
 const SIZE: usize = 2;
 
 /// The settings by which graphs are lowered for a GPU.
-pub fn lowering(gpu: &Gpu, cublaslt: bool) -> LoweringOptions {
+pub fn lowering(gpu: &Gpu, cublaslt: bool, fp8: bool) -> LoweringOptions {
     LoweringOptions {
         dtype: DType::F16,
         multiprocessors: gpu.multiprocessors,
         capability: gpu.capability,
         cublaslt,
+        fp8,
         limits: ChunkLimits::DEFAULT,
     }
 }
@@ -50,7 +51,7 @@ fn elements(kernel: &str) -> Option<usize> {
         _ => {}
     }
     let name = ["gemm_geglu_", "gemm_", "convolution_"].into_iter().find_map(|start| kernel.strip_prefix(start))?;
-    let (m, n) = name.trim_start_matches("sm90_").split_once('x')?;
+    let (m, n) = name.trim_start_matches("fp8_").trim_start_matches("sm90_").split_once('x')?;
     Some(m.parse::<usize>().ok()? * n.parse::<usize>().ok()?)
 }
 
@@ -118,15 +119,17 @@ impl Predicted {
         // Within a model the result is read again, so it is stored as halves, where an output alone would be f32.
         let mut graph = operation.graph.clone();
         graph.outputs.extend_from_within(..);
-        let (launches, _) = LoweringReport::work_of(graph.clone(), &lowering(gpu, false))?;
+        let (launches, _) = LoweringReport::work_of(graph.clone(), &lowering(gpu, false, operation.fp8))?;
         let phases = launches.iter().any(|l| l.entry.starts_with("convolution_") && l.grid[2] == 4)
             || launches.iter().any(sm90::phases);
         let kernel_flops = if phases { operation.cost.flops() * 4.0 / 9.0 } else { operation.cost.flops() };
         let cut = Cut::of(operation, &launches, gpu.multiprocessors);
-        let bytes = operation.cost.bytes(SIZE, SIZE);
-        let (present, library) = LoweringReport::work_of(graph, &lowering(gpu, true))?;
+        // Weights of one byte each, at twice the rate.
+        let shrunk = if launches.iter().any(sm90::multiplies_e4m3) { 2 } else { 1 };
+        let bytes = operation.cost.bytes(SIZE, SIZE / shrunk);
+        let (present, library) = LoweringReport::work_of(graph, &lowering(gpu, true, operation.fp8))?;
         let library: Vec<_> = library.iter().map(|gemm| [gemm.n * gemm.batch, gemm.m, gemm.k]).collect();
-        let (compute, moving) = (kernel_flops / gpu.peak, bytes / gpu.bandwidth);
+        let (compute, moving) = (kernel_flops / (gpu.peak * shrunk as f64), bytes / gpu.bandwidth);
         let share = cut.as_ref().map_or(1.0, |c| c.tile_efficiency * c.wave_efficiency);
         Ok(Self {
             label: operation.label.clone(),

@@ -9,7 +9,7 @@ fn operation(part: Part, kind: &str, shape: &str) -> Predicted {
 }
 
 fn operation_of((side, batch): (usize, usize), part: Part, kind: &str, shape: &str) -> Predicted {
-    let setting = Setting { model: ModelSize::Sdxl, side, batch, steps: 1, adapter: false };
+    let setting = Setting { model: ModelSize::Sdxl, side, batch, steps: 1, adapter: false, fp8: false };
     let operations = setting.operations(part, &hollow()).unwrap();
     let found = operations.iter().find(|o| o.label.kind == kind && o.label.shape == shape).unwrap();
     Predicted::of(found, &gpus::find("h200").unwrap(), None).unwrap()
@@ -60,6 +60,31 @@ fn blocks_of_one_row() {
     };
     assert_eq!(blocks("256x1280x1280"), ("gemm_sm90_128x128".into(), 2 * 10));
     assert_eq!(blocks("1024x640x640"), ("gemm_sm90_128x128".into(), 8 * 5));
+}
+
+/// In FP8 a product is a launch that rounds its rows and one that multiplies, at twice the rate, with half the bytes of weights.
+#[test]
+fn products_in_fp8() {
+    let setting = Setting { model: ModelSize::Sdxl, side: 128, batch: 2, steps: 1, adapter: false, fp8: true };
+    let operations = setting.operations(Part::Unet, &hollow()).unwrap();
+    let of = |shape: &str| {
+        let found = operations.iter().find(|o| o.label.shape == shape).unwrap();
+        (
+            Predicted::of(found, &gpus::find("h200").unwrap(), None).unwrap(),
+            operation(Part::Unet, found.label.kind, shape),
+        )
+    };
+    for (shape, kernel) in [
+        ("2048x1280x5120", "gemm_fp8_sm90_128x160"),
+        ("2048x10240x1280", "gemm_geglu_fp8_sm90_256x128"),
+        ("2x32x32x1280 > 2x32x32x1280", "convolution_fp8_sm90_128x160"),
+        ("2x32x32x1280 > 2x64x64x1280", "convolution_fp8_sm90_256x160"),
+    ] {
+        let (fp8, halves) = of(shape);
+        assert_eq!((fp8.cut.as_ref().unwrap().kernel.as_str(), fp8.nodes), (kernel, 2), "{shape}");
+        assert!((fp8.floor_seconds / halves.floor_seconds - 0.5).abs() < 1e-9 && fp8.bytes < halves.bytes, "{shape}");
+        assert_eq!(fp8.kernel_flops, halves.kernel_flops, "{shape}");
+    }
 }
 
 /// TAESD's convolutions have 64 channels, its latents 4: at 512x512 all of the image's tiles are full.

@@ -55,6 +55,13 @@ impl Options {
 pub const FLAGS: &[Flag<Options>] = &[
     Flag { long: "--gpu", value: Some("LIST"), help: "a100, h100, h200, rtx4090, l40s", set: gpus, ..Flag::NEW },
     Flag {
+        long: "--quantize",
+        value: Some("T"),
+        help: "fp8: the UNet's layers as `braid generate --quantize fp8` computes them",
+        set: |o, v| v.choice(&[("fp8", true)]).map(|fp8| o.work.setting.fp8 = fp8),
+        ..Flag::NEW
+    },
+    Flag {
         long: "--measured",
         value: Some("FILE"),
         help: "`bench ops -o json` of that GPU, to stand beside the prediction",
@@ -97,6 +104,9 @@ pub fn run(mut parser: lexopt::Parser) -> Result<bool, Failure> {
     if options.gpus.is_empty() {
         return Err(Failure::usage(format!("--gpu: missing; give {}", known())));
     }
+    if let (true, Some(gpu)) = (options.work.setting.fp8, options.gpus.iter().find(|gpu| gpu.capability != (9, 0))) {
+        return Err(Failure::usage(format!("--quantize: fp8 is for GPUs of compute capability 9.0, not {}", gpu.name)));
+    }
     let mut rows = Vec::new();
     for setting in options.work.settings()? {
         let pass_flops = setting.pass_flops()?;
@@ -125,6 +135,7 @@ struct Roofline {
     batch: usize,
     steps: usize,
     adapter: bool,
+    fp8: bool,
     /// The whole UNet for one row of the batch, in FLOP.
     pass_flops: f64,
     /// The FLOPs of a step for all rows.
@@ -225,6 +236,7 @@ impl Roofline {
             batch: setting.batch,
             steps: setting.steps,
             adapter: setting.adapter,
+            fp8: setting.fp8,
             pass_flops,
             step_flops: step.flops,
             step_bytes: step.bytes,
@@ -349,7 +361,7 @@ impl Roofline {
             ),
         };
         format!(
-            "{} at {}x{}, {} row(s): {:.2} TFLOP per UNet pass of one row\n\
+            "{} at {}x{}, {} row(s){}: {:.2} TFLOP per UNet pass of one row\n\
              a step: {:.2} TFLOP, {:.2} GB, floor {} ms{step}{}\n\
              {} of {} steps: floor {:.3} s{image}{}\n{}{}\
              floor: us at the data sheet's full speed; full %: of tiles and waves of own kernels; -o csv has all columns\n\
@@ -359,6 +371,7 @@ impl Roofline {
             self.width,
             self.height,
             self.batch,
+            if self.fp8 { ", fp8" } else { "" },
             self.pass_flops / 1e12,
             self.step_flops / 1e12,
             self.step_bytes / 1e9,

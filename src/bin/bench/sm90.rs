@@ -1,12 +1,13 @@
 //! The kernels of sm_90a, modelled from their tiles: a block stays on its multiprocessor and takes tile after tile.
 
-use crate::assumptions::{Assumptions, EXPONENTIAL_CYCLES, FILL, HIDDEN};
+use crate::assumptions::{Assumptions, EXPONENTIAL_CYCLES, FILL, HIDDEN, MEMORY};
 use crate::gpus::Gpu;
 use braid::device::cuda::driver::Launch;
 use braid::device::cuda::ops::attention_sm90::AttentionSm90Params;
 use braid::device::cuda::ops::convolution_sm90::ConvolutionSm90Params;
 use braid::device::cuda::ops::decoupled_sm90::{self, DecoupledSm90Params};
 use braid::device::cuda::ops::gemm_sm90::GemmSm90Params;
+use braid::device::cuda::ops::quantize_sm90::QuantizeParams;
 use braid::device::cuda::ops::tile::{Tile, TileDevice};
 use braid::device::cuda::ops::tile_sm90;
 use bytemuck::{AnyBitPattern, pod_read_unaligned};
@@ -24,6 +25,13 @@ pub enum Work {
         size: (usize, usize, usize),
         /// The tile.
         tile: Tile,
+        /// Whether of e4m3.
+        fp8: bool,
+    },
+    /// Rows that are rounded to e4m3.
+    Quantization {
+        /// Bytes that are read and written.
+        bytes: usize,
     },
     /// Tiles of queries, each over so many keys.
     Attention {
@@ -67,29 +75,48 @@ pub fn tile(kernel: &str) -> Option<(usize, usize)> {
 
 /// Whether a launch is a doubling and 3x3 as four 2x2 convolutions.
 pub fn phases(launch: &Launch) -> bool {
-    launch.kernel.module == "convolution_sm90"
+    launch.kernel.module.starts_with("convolution_")
+        && launch.kernel.module.ends_with("sm90")
         && read::<ConvolutionSm90Params>(launch).is_some_and(|params| params.phases == 4)
+}
+
+/// Whether a launch multiplies e4m3.
+pub fn multiplies_e4m3(launch: &Launch) -> bool {
+    launch.kernel.module.ends_with("fp8_sm90")
 }
 
 impl Work {
     /// The work of a launch; `None` for other kernels.
     pub fn of(launch: &Launch) -> Option<Self> {
         let tile = || tile(launch.kernel.name).map(|(m, n)| Tile { m, n });
+        let fp8 = multiplies_e4m3(launch);
+        // e4m3 is counted in pairs.
+        let values = if fp8 { 2 } else { 1 };
         match launch.kernel.module {
-            "gemm_sm90" => {
+            "gemm_sm90" | "gemm_fp8_sm90" => {
                 let p: GemmSm90Params = read(launch)?;
                 let halves = if launch.kernel.name.contains("geglu") { 2 } else { 1 };
-                Some(Self::Product { size: (count(p.m), halves * count(p.n), count(p.k)), tile: tile()? })
+                let size = (count(p.m), halves * count(p.n), values * count(p.k));
+                Some(Self::Product { size, tile: tile()?, fp8 })
             }
-            "convolution_sm90" => {
+            "quantize_sm90" => {
+                let p: QuantizeParams = read(launch)?;
+                Some(Self::Quantization { bytes: count(p.rows) * (3 * count(p.columns) + 4) })
+            }
+            "convolution_sm90" | "convolution_fp8_sm90" => {
                 let p: ConvolutionSm90Params = read(launch)?;
-                let (tile, taps) = (tile()?, count(p.kernel_y) * count(p.kernel_x));
+                let (tile, taps) = (tile()?, count(p.kernel) * count(p.kernel));
                 // The rows of each phase are whole tiles.
                 let m = match count(p.phases) {
                     1 => count(p.pixels),
                     phases => count(p.pixels).next_multiple_of(tile.m) * phases,
                 };
-                Some(Self::Product { size: (m, count(p.n), taps * count(p.channels)), tile })
+                // A tap's last step of e4m3 is whole.
+                let channels = match fp8 {
+                    true => (values * count(p.channels)).next_multiple_of(tile_sm90::STEP_FP8),
+                    false => count(p.channels),
+                };
+                Some(Self::Product { size: (m, count(p.n), taps * channels), tile, fp8 })
             }
             "attention_sm90" => {
                 let p: AttentionSm90Params = read(launch)?;
@@ -113,7 +140,8 @@ impl Work {
     /// Tiles of the result.
     pub fn tiles(&self) -> usize {
         match *self {
-            Self::Product { size: (m, n, _), tile } => m.div_ceil(tile.m) * n.div_ceil(tile.n),
+            Self::Product { size: (m, n, _), tile, .. } => m.div_ceil(tile.m) * n.div_ceil(tile.n),
+            Self::Quantization { .. } => 0,
             Self::Attention { tiles, .. } | Self::Decoupled { tiles, .. } => tiles,
         }
     }
@@ -122,7 +150,9 @@ impl Work {
     pub fn seconds(&self, gpu: &Gpu, assumed: &Assumptions) -> (f64, &'static str) {
         let device = TileDevice { multiprocessors: gpu.multiprocessors, capability: gpu.capability };
         let (cycles, bound) = match *self {
-            Self::Product { size, tile } => (tile_sm90::cycles(size, tile, device), "wgmma"),
+            Self::Quantization { bytes } => return (bytes as f64 / (gpu.bandwidth * MEMORY), "memory"),
+            Self::Product { size, tile, fp8: true } => (tile_sm90::cycles_fp8(size, tile, device), "wgmma"),
+            Self::Product { size, tile, fp8: false } => (tile_sm90::cycles(size, tile, device), "wgmma"),
             Self::Attention { tiles, keys } => {
                 let waves = tiles.div_ceil(gpu.multiprocessors) as f64;
                 let [products, exponentials] = attention_cycles(ROWS, ROWS);

@@ -1,9 +1,10 @@
 //! Guided images that share evaluations on a GPU: how many a second, and the memory that they take.
 
 use crate::gpus::Gpu;
+use crate::prediction::lowering;
 use crate::work::{Part, Setting, hollow};
 use braid::Error;
-use braid::device::cuda::{ChunkLimits, LoweringOptions, LoweringReport};
+use braid::device::cuda::{LoweringOptions, LoweringReport};
 use braid::tensor::DType;
 use serde::Serialize;
 
@@ -29,13 +30,7 @@ impl Throughput {
         let setting = Setting { steps: setting.steps.next_multiple_of(64), ..*setting };
         let mut planned_bytes = 0;
         for (part, dtype) in [(Part::Condition, DType::F16), (Part::Unet, DType::F16), (Part::Vae, DType::BF16)] {
-            let options = LoweringOptions {
-                dtype,
-                multiprocessors: gpu.multiprocessors,
-                capability: gpu.capability,
-                cublaslt: true,
-                limits: ChunkLimits::DEFAULT,
-            };
+            let options = LoweringOptions { dtype, ..lowering(gpu, true, setting.fp8) };
             for graph in setting.models(part, &hollow())? {
                 planned_bytes += LoweringReport::of_role(graph, &options, &setting.role(part))?.bytes();
             }

@@ -1,14 +1,14 @@
 //! Times graphs of one operation on a device, and the best that the device does.
 
+use crate::machine::Place;
 use braid::Error;
 use braid::cli::failure::Failure;
 use braid::cli::terminal;
 use braid::device::cpu::{Cpu, FpMath};
 use braid::device::cuda::{CudaDevice, CudaExecutable};
 use braid::device::{Device, Executable, TensorData};
-use braid::error::Field;
 use braid::graph::{Builder, Graph, Op};
-use braid::pipeline::DeviceChoice;
+use braid::pipeline::{DeviceChoice, Quantization};
 use braid::tensor::DType;
 use braid::weights::{MappedBytes, Weight};
 use serde::Serialize;
@@ -108,8 +108,8 @@ pub struct Timing {
     pub device: DeviceChoice,
     /// The type; the device's own where absent.
     pub dtype: Option<DType>,
-    /// Whether layers that may be quantized are computed in int8, on the CPU.
-    pub int8: bool,
+    /// The type to which layers are quantized that may be.
+    pub quantize: Option<Quantization>,
     pub threads: Option<usize>,
     pub repetitions: usize,
     pub warmup: usize,
@@ -118,18 +118,18 @@ pub struct Timing {
 impl Bench {
     pub fn open(timing: &Timing) -> Result<Self, Error> {
         let dtype = timing.dtype.unwrap_or(DType::F16);
-        if let (DeviceChoice::Cuda(_), true) = (timing.device, timing.int8) {
-            return Err(Error::parameter(Field::Quantize, "no GPU is supported, only the CPU"));
-        }
-        let cuda = match timing.device {
-            DeviceChoice::Cpu => None,
-            DeviceChoice::Cuda(number) => Some(CudaDevice::open(number, dtype, dtype)?),
-            DeviceChoice::Auto if timing.int8 => None,
-            DeviceChoice::Auto => CudaDevice::open(0, dtype, dtype).ok(),
+        let place = Place {
+            device: timing.device,
+            dtype: Some(dtype),
+            vae_dtype: Some(dtype),
+            quantize: timing.quantize,
+            threads: timing.threads,
+            max_batch: None,
         };
-        Ok(match cuda {
+        let quantized = timing.quantize.map_or_else(String::new, |quantize| format!(", {quantize}"));
+        Ok(match place.open()? {
             Some(device) => Self {
-                name: format!("{}, {dtype}", device.driver().properties().name),
+                name: format!("{}, {dtype}{quantized}", device.driver().properties().name),
                 device: Target::Cuda(device),
                 threads: 0,
                 size: 2,
@@ -142,9 +142,9 @@ impl Bench {
                 let bf16 = timing.dtype == Some(DType::BF16);
                 let (fp_math, dtype) = if bf16 { (FpMath::Bf16, DType::BF16) } else { (FpMath::F32, DType::F32) };
                 let cpu = Cpu::new(timing.threads).with_fp_math(fp_math);
-                let (cpu, int8) = if timing.int8 { (cpu.with_int8(Cpu::int8_folder()), ", int8") } else { (cpu, "") };
+                let cpu = if timing.quantize.is_some() { cpu.with_int8(Cpu::int8_folder()) } else { cpu };
                 Self {
-                    name: format!("cpu {}, {dtype}{int8}", Cpu::instructions()),
+                    name: format!("cpu {}, {dtype}{quantized}", Cpu::instructions()),
                     threads: cpu.threads(),
                     device: Target::Cpu(cpu),
                     size: 4,

@@ -153,6 +153,8 @@ pub struct Setting {
     pub steps: usize,
     /// Whether there is an IP-Adapter with one image.
     pub adapter: bool,
+    /// Whether layers that may be quantized multiply e4m3.
+    pub fp8: bool,
 }
 
 /// Tensors of a table, all of them views of one storage from its start, or all of them one element of it that repeats.
@@ -310,13 +312,16 @@ impl Setting {
         for graph in self.graphs(part, storage)? {
             for (id, node) in graph.iter() {
                 let Some(label) = graph.label(node) else { continue };
-                let place = *places.entry(label.clone()).or_insert(distinct.len());
+                let parts = node.op.implicit_gemm().map(|gemm| gemm.parts);
+                let fp8 = self.fp8 && parts.is_some_and(|parts| parts.iter().all(|part| part.quantizable));
+                let place = *places.entry((label.clone(), fp8)).or_insert(distinct.len());
                 match distinct.get_mut(place) {
                     Some(known) => known.label.count += 1,
                     None => distinct.push(Operation {
                         label: Label::new(part, label, node),
                         cost: graph.cost(node),
                         graph: graph.single(id),
+                        fp8,
                     }),
                 }
             }
@@ -372,6 +377,8 @@ pub struct Operation {
     pub cost: OpCost,
     /// It alone, as a graph.
     pub graph: Graph,
+    /// Whether it may multiply e4m3.
+    pub fp8: bool,
 }
 
 #[cfg(test)]
@@ -379,7 +386,7 @@ mod tests {
     use super::*;
 
     fn setting(side: usize) -> Setting {
-        Setting { model: ModelSize::Sdxl, side, batch: 2, steps: 1, adapter: false }
+        Setting { model: ModelSize::Sdxl, side, batch: 2, steps: 1, adapter: false, fp8: false }
     }
 
     #[test]
@@ -403,6 +410,19 @@ mod tests {
         }
     }
 
+    /// Layers that keep their type are apart from those like them: one of the convolutions of 320 channels with a residual.
+    #[test]
+    fn quantized_operations() {
+        let operations = |fp8| Setting { fp8, ..setting(128) }.operations(Part::Unet, &hollow()).unwrap();
+        let counts = |list: &[Operation], fp8| {
+            let like = |o: &&Operation| o.label.shape == "2x128x128x320 > 2x128x128x320" && o.fp8 == fp8;
+            list.iter().filter(like).map(|o| o.label.count).sum::<usize>()
+        };
+        let (plain, quantized) = (operations(false), operations(true));
+        assert_eq!((plain.len() + 1, counts(&plain, true)), (quantized.len(), 0));
+        assert_eq!((counts(&quantized, true), counts(&quantized, false)), (counts(&plain, false) - 1, 1));
+    }
+
     /// One of each: the self-attention of the middle of SDXL and the first convolution.
     #[test]
     fn labels() {
@@ -421,7 +441,7 @@ mod tests {
     fn every_model_part() {
         for model in [ModelSize::Sdxl, ModelSize::Small] {
             for part in Part::ALL {
-                let setting = Setting { model, side: 16, batch: 2, steps: 3, adapter: true };
+                let setting = Setting { model, side: 16, batch: 2, steps: 3, adapter: true, fp8: false };
                 let operations = setting.operations(part, &hollow()).unwrap();
                 assert!(!operations.is_empty(), "{model:?} {part:?}");
                 assert!(setting.largest(&[part]) > 0);

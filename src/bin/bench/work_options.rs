@@ -85,7 +85,7 @@ pub const FLAGS: &[Flag<WorkOptions>] = &[
 impl WorkOptions {
     /// One image of SDXL's own size with guidance.
     pub fn new(parts: Vec<Part>) -> Self {
-        let setting = Setting { model: ModelSize::Sdxl, side: 0, batch: 0, steps: 50, adapter: false };
+        let setting = Setting { model: ModelSize::Sdxl, side: 0, batch: 0, steps: 50, adapter: false, fp8: false };
         Self { sizes: vec![1024], batches: vec![2], parts, setting, format: Format::Markdown }
     }
 

@@ -65,8 +65,8 @@ pub const VAE_DTYPE: Flag<Options> = Flag {
 pub const QUANTIZE: Flag<Options> = Flag {
     long: "--quantize",
     value: Some("T"),
-    help: "int8: the UNet's products in integers, on the CPU alone; faster and less exact. Quantized weights are kept in the user's \
-           cache folder",
+    help: "int8: the UNet's products in integers, on the CPU alone; fp8: in e4m3, on GPUs of compute capability 9.0 alone; faster \
+           and less exact. Weights in int8 are kept in the user's cache folder",
     fields: &[Field::Quantize],
     set: |o, v| v.named().map(|value| o.pipeline.quantize = Some(value)),
     json: Some(("quantize", |o, _| text(o.pipeline.quantize))),

@@ -78,6 +78,7 @@ impl CudaDevice {
             multiprocessors: properties.multiprocessors,
             capability: properties.capability,
             cublaslt: properties.gemm,
+            fp8: false,
             limits: ChunkLimits::DEFAULT,
         };
         Ok(Self { driver, options, vae: DType::BF16, shared: Shared::default() })
@@ -107,6 +108,25 @@ impl CudaDevice {
     pub fn with_cublaslt(mut self, cublaslt: bool) -> Self {
         self.options.cublaslt = cublaslt && self.driver.properties().gemm;
         self
+    }
+
+    /// The same device with products of layers that may be quantized in e4m3: weights with a scale for each output channel, activations
+    /// with one for each token or pixel.
+    ///
+    /// # Errors
+    /// [`Error::Parameter`] where its compute capability is not 9.0.
+    pub fn with_fp8(mut self) -> Result<Self> {
+        let (major, minor) = self.options.capability;
+        if (major, minor) != (9, 0) {
+            let what = format!(
+                "fp8 is for GPUs of compute capability 9.0 (H100, H200), and {} has {major}.{minor}: leave it out, or set ",
+                self.driver.properties().name
+            );
+            let what = Message::from(what).setting(Field::Quantize, "int8").text(" and ").setting(Field::Device, "cpu");
+            return Err(Error::parameter(Field::Quantize, what));
+        }
+        self.options.fp8 = true;
+        Ok(self)
     }
 
     /// The same device with other limits for the pieces in which work is done.

@@ -14,6 +14,8 @@ mod operation {
     pub(super) const HMMA: u64 = 0x23c;
     /// `wgmma` of halves: with the left factor in shared memory, and in registers.
     pub(super) const HGMMA: [u64; 2] = [0x9f0, 0xdf0];
+    /// `wgmma` of e4m3, with the left factor in shared memory.
+    pub(super) const QGMMA: u64 = 0x9f3;
     /// `ldmatrix`.
     pub(super) const LDSM: u64 = 0x83b;
     /// `cp.async`.
@@ -152,9 +154,10 @@ fn instructions(code: &[u8]) -> Vec<Instruction> {
 
 /// Tensor-core products in the code, each once: of warps, and of groups of four.
 pub fn products(code: &[u8]) -> usize {
-    let multiplies =
-        |word: &&Instruction| word.operation() == operation::HMMA || operation::HGMMA.contains(&word.operation());
-    instructions(code).iter().filter(multiplies).count()
+    let multiplies = |operation: u64| {
+        matches!(operation, operation::HMMA | operation::QGMMA) || operation::HGMMA.contains(&operation)
+    };
+    instructions(code).iter().filter(|word| multiplies(word.operation())).count()
 }
 
 /// The main loop of a kernel for that target (`sm_90a`); `None` where none multiplies on tensor cores.

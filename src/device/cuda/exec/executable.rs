@@ -59,7 +59,7 @@ impl CudaExecutable {
         let report = LoweringReport::new(&planned);
         let _locked = lock_stream(&shared.stream_lock);
         let found = shared.weights.find(options.dtype, &planned.weights);
-        require_memory(driver.as_ref(), &report, found.bytes, found.staging)?;
+        require_memory(driver.as_ref(), &report, found.bytes, found.staging + found.wide)?;
         let weights = found.complete(&driver)?;
         let work = DeviceAllocation::uninitialized(driver.clone(), planned.regions.end.max(1))?;
         let results = DeviceAllocation::zeroed(driver.clone(), planned.regions.results.max(1))?;

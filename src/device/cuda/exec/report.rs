@@ -83,7 +83,8 @@ impl LoweringReport {
         }
         let regions = &lowered.regions;
         report.weights = lowered.weights.bytes;
-        report.staging = lowered.weights.staging();
+        let staging = lowered.weights.staging();
+        report.staging = staging + lowered.weights.wide(staging);
         report.bindings = regions.arena + regions.results;
         report.images = regions.state.held * regions.state.image.bytes;
         report.arena = regions.scratch - regions.arena;

@@ -2,6 +2,7 @@
 
 use super::bindings::OperandRole;
 use super::conv2d::{Conv2dConfig, FEW_IN, config_of, images};
+use super::convolution_fp8_sm90;
 use super::convolution_narrow;
 use super::convolution_sm90::{self, Convolution};
 use super::epilogue::EpilogueParams;
@@ -12,6 +13,7 @@ use super::low_rank;
 use super::lowering::{Lowering, OpLowering, ResultSlot, misrouted, unsupported};
 use super::pointwise::{as_f32, joined};
 use super::product;
+use super::quantize_sm90;
 use super::tile::{self, Tile};
 use super::tile_sm90;
 use crate::device::cuda::driver::kernel::{
@@ -110,32 +112,28 @@ fn patched(l: &mut Lowering<'_>, node: &Node, gemm: ImplicitGemm<'_>, side: usiz
     product::product(l, node, gemm, LeftOperand::one(to, pitch, pitch), (side * side, shape[3]), out)
 }
 
-/// The sizes of one launch, and its weights.
+/// The sizes of one launch.
 struct Geometry {
     x: [u64; 2],
     image: [usize; 2],
     result: [usize; 2],
     kernel: usize,
     phases: usize,
-    weight: usize,
 }
 
 /// The geometry of a convolution after a doubling as four of the images as they are, one for each phase of the result.
-fn phased(l: &mut Lowering<'_>, node: &Node, gemm: ImplicitGemm<'_>) -> Geometry {
+fn phased(l: &Lowering<'_>, node: &Node, gemm: ImplicitGemm<'_>) -> Geometry {
     let shape = &l.graph.node(node.inputs[0]).shape;
     let size = [shape[1], shape[2]];
     let second = if gemm.sources == 2 { l.place(node.inputs[1]) } else { 0 };
     let x = [l.place(node.inputs[0]), second];
-    let weight = l.weights.phases(&gemm.parts[0].weight);
-    Geometry { x, image: size, result: size, kernel: 2, phases: 4, weight }
+    Geometry { x, image: size, result: size, kernel: 2, phases: 4 }
 }
 
 /// The geometry as the graph has it; images are enlarged first where it says so.
 fn direct(l: &mut Lowering<'_>, node: &Node, gemm: ImplicitGemm<'_>, conv: &Conv2dParams) -> Result<Geometry> {
-    let (c, taps) = (channels(l.graph, node, gemm), conv.kernel * conv.kernel);
     let (x, image) = images(l, node, gemm, conv)?;
-    let weight = l.weights.joined(gemm.parts, c, taps, taps * c);
-    Ok(Geometry { x, image, result: [node.shape[1], node.shape[2]], kernel: conv.kernel, phases: 1, weight })
+    Ok(Geometry { x, image, result: [node.shape[1], node.shape[2]], kernel: conv.kernel, phases: 1 })
 }
 
 /// Lowers a convolution that gathers its pixels on the way.
@@ -153,7 +151,7 @@ fn implicit(
         conv.resize == Some((2 * height, 2 * width)) && (conv.kernel, conv.stride, conv.padding) == (3, 1, [1; 2]);
     let single = gemm.parts.len() == 1 && gemm.parts[0].weight.shape().len() == 4;
     let geometry = if doubled && single { phased(l, node, gemm) } else { direct(l, node, gemm, conv)? };
-    let Geometry { mut x, image, result, kernel, phases, weight } = geometry;
+    let Geometry { mut x, image, result, kernel, phases } = geometry;
     let mut channels0 = l.width(node.inputs[0]);
     if !channels0.is_multiple_of(8) {
         if phases == 4 || conv.resize.is_some() {
@@ -162,12 +160,10 @@ fn implicit(
         x = [joined(l, node.inputs[0], node.inputs[1])?, 0];
         channels0 = c;
     }
-    let pixels = result[0] * result[1];
-    let finish = low_rank::epilogue(l, node, gemm, pixels, out)?;
-    let wide = Convolution {
+    let mut all = Convolution {
         x,
         channels: [channels0, c - channels0],
-        w: l.weight(weight),
+        w: 0,
         images: count,
         image,
         result,
@@ -176,41 +172,74 @@ fn implicit(
         stride: conv.stride,
         padding: conv.padding[0],
         phases,
-        finish,
+        finish: EpilogueParams::default(),
     };
+    let pixels = result[0] * result[1];
     let bare = gemm.epilogue.activation == EpilogueActivation::None && !out.float && !l.is_f32();
-    // As for one image, so that its result does not depend on those that share its batch.
-    if bare && wide.fits() && tile_sm90::takes(pixels * phases, n, l.options.tile_device()) {
-        let tile = tile_sm90::choose(count * pixels * phases, n, l.options.tile_device());
-        return convolution_sm90::launch(l, &wide, tile);
+    if bare && convolution_fp8_sm90::fits(&all) && quantize_sm90::takes(l, gemm, c) {
+        all.finish = low_rank::epilogue(l, node, gemm, pixels, out)?;
+        return fp8(l, gemm, &all);
     }
-    let params = ConvolutionParams {
-        x0: Pointer(x[0]),
-        x1: Pointer(x[1]),
-        w: Pointer(l.weight(weight)),
-        finish,
-        pixels: to_i32(count * pixels),
-        n: to_i32(n),
-        channels0: to_i32(channels0),
-        channels: to_i32(c),
-        height: to_i32(image[0]),
-        width: to_i32(image[1]),
-        result_height: to_i32(result[0]),
-        result_width: to_i32(result[1]),
-        kernel_y: to_i32(kernel),
-        kernel_x: to_i32(kernel),
-        stride: to_i32(conv.stride),
-        padding_y: to_i32(conv.padding[0]),
-        padding_x: to_i32(conv.padding[0]),
-        phases: to_i32(phases),
+    let weight = match phases {
+        4 => l.weights.phases(&gemm.parts[0].weight),
+        _ => l.weights.joined(gemm.parts, c, kernel * kernel, kernel * kernel * c),
     };
-    let tile = gemm::tile_for(count * pixels * phases, n, l.options.dtype, l.options.tile_device());
+    all.w = l.weight(weight);
+    all.finish = low_rank::epilogue(l, node, gemm, pixels, out)?;
+    // As for one image, so that its result does not depend on those that share its batch.
+    if bare && all.fits() && tile_sm90::takes(pixels * phases, n, l.options.tile_device()) {
+        let tile = tile_sm90::choose(count * pixels * phases, n, l.options.tile_device());
+        return convolution_sm90::launch(l, &all, tile);
+    }
+    tiled(l, &all)
+}
+
+/// Rounds the pixels of a convolution to e4m3 and multiplies them.
+fn fp8(l: &mut Lowering<'_>, gemm: ImplicitGemm<'_>, all: &Convolution) -> Result<()> {
+    let (c, taps) = (all.channels[0], all.kernel * all.kernel);
+    let w = match all.phases {
+        4 => l.weights.quantized_phases(&gemm.parts[0].weight),
+        _ => l.weights.quantized(gemm.parts, c, taps),
+    };
+    let rows = all.images * all.image[0] * all.image[1];
+    let operands = [quantize_sm90::quantized(l, all.x[0], [rows, c])?, l.quantized_weight(w)];
+    let m = all.images * all.result[0] * all.result[1] * all.phases;
+    // A tap's last channels take a whole step.
+    let k = taps * c.next_multiple_of(tile_sm90::STEP_FP8);
+    let tile = tile_sm90::choose_fp8((m, all.n, k), l.options.tile_device());
+    convolution_fp8_sm90::launch(l, all, operands, tile)
+}
+
+/// Launches a convolution by the kernels of every architecture.
+fn tiled(l: &mut Lowering<'_>, all: &Convolution) -> Result<()> {
+    let pixels = all.images * all.result[0] * all.result[1];
+    let params = ConvolutionParams {
+        x0: Pointer(all.x[0]),
+        x1: Pointer(all.x[1]),
+        w: Pointer(all.w),
+        finish: all.finish,
+        pixels: to_i32(pixels),
+        n: to_i32(all.n),
+        channels0: to_i32(all.channels[0]),
+        channels: to_i32(all.channels[0] + all.channels[1]),
+        height: to_i32(all.image[0]),
+        width: to_i32(all.image[1]),
+        result_height: to_i32(all.result[0]),
+        result_width: to_i32(all.result[1]),
+        kernel_y: to_i32(all.kernel),
+        kernel_x: to_i32(all.kernel),
+        stride: to_i32(all.stride),
+        padding_y: to_i32(all.padding),
+        padding_x: to_i32(all.padding),
+        phases: to_i32(all.phases),
+    };
+    let tile = gemm::tile_for(pixels * all.phases, all.n, l.options.dtype, l.options.tile_device());
     let kernel = match tile {
         Tile::TALL => &CONVOLUTION_256X128,
         Tile::LARGE => &CONVOLUTION_128X128,
         Tile::MEDIUM => &CONVOLUTION_128X64,
         _ => &CONVOLUTION_64X64,
     };
-    let [x, y] = tile.grid(count * pixels, n);
-    l.launch(kernel, [x, y, blocks(phases, 1)], params)
+    let [x, y] = tile.grid(pixels, all.n);
+    l.launch(kernel, [x, y, blocks(all.phases, 1)], params)
 }

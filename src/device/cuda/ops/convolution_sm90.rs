@@ -2,7 +2,7 @@
 
 use super::epilogue::EpilogueParams;
 use super::gemm_sm90::{DEPTH, result_map};
-use super::kernel::{KernelFile, kernel, param_structs, to_i32};
+use super::kernel::{KernelFile, Pointer, kernel, param_structs, to_i32};
 use super::lowering::Lowering;
 use super::tile::Tile;
 use super::tile_sm90::{THREADS, grid, shared};
@@ -24,15 +24,16 @@ param_structs! {
         n: i32 = 580,
         channels0: i32 = 584,
         channels: i32 = 588,
-        result_height: i32 = 592,
-        result_width: i32 = 596,
-        kernel_y: i32 = 600,
-        kernel_x: i32 = 604,
-        stride: i32 = 608,
-        padding_y: i32 = 612,
-        padding_x: i32 = 616,
+        height: i32 = 592,
+        width: i32 = 596,
+        result_height: i32 = 600,
+        result_width: i32 = 604,
+        kernel: i32 = 608,
+        stride: i32 = 612,
+        padding: i32 = 616,
         phases: i32 = 620,
-        padding: [i32; 4] = 624,
+        x_scales: Pointer = 624,
+        w_scales: Pointer = 632,
     }
 }
 
@@ -119,6 +120,12 @@ impl Convolution {
         TensorMapDesc { mode, element_strides: vec![1, stride, stride, 1], ..plain }
     }
 
+    /// The grid of a kernel of that tile.
+    pub fn grid(&self, tile: Tile, multiprocessors: usize) -> [u32; 3] {
+        let rows = (self.images * self.result[0] * self.result[1]).div_ceil(tile.m) * self.phases;
+        grid([rows, self.n.div_ceil(tile.n)], multiprocessors)
+    }
+
     /// The parameters of a kernel of that tile, and what the maps in them describe.
     pub fn params(&self, dtype: DType, tile: Tile) -> (ConvolutionSm90Params, Vec<(usize, TensorMapDesc)>) {
         let Self { n, kernel, phases, finish, .. } = *self;
@@ -143,13 +150,13 @@ impl Convolution {
             n: to_i32(n),
             channels0: to_i32(self.channels[0]),
             channels: to_i32(channels),
+            height: to_i32(self.image[0]),
+            width: to_i32(self.image[1]),
             result_height: to_i32(self.result[0]),
             result_width: to_i32(self.result[1]),
-            kernel_y: to_i32(kernel),
-            kernel_x: to_i32(kernel),
+            kernel: to_i32(kernel),
             stride: to_i32(self.stride),
-            padding_y: to_i32(self.padding),
-            padding_x: to_i32(self.padding),
+            padding: to_i32(self.padding),
             phases: to_i32(phases),
             ..ConvolutionSm90Params::default()
         };
@@ -168,11 +175,8 @@ pub(super) fn launch(l: &mut Lowering<'_>, convolution: &Convolution, tile: Tile
         (_, 160) => &CONVOLUTION_128X160,
         _ => &CONVOLUTION_128X128,
     };
-    let pixels = convolution.images * convolution.result[0] * convolution.result[1];
-    let rows = pixels.div_ceil(tile.m) * convolution.phases;
-    let grid = grid([rows, convolution.n.div_ceil(tile.n)], l.options.multiprocessors);
     let (params, maps) = convolution.params(l.options.dtype, tile);
-    l.launch_with_tensor_maps(kernel, grid, params, maps)
+    l.launch_with_tensor_maps(kernel, convolution.grid(tile, l.options.multiprocessors), params, maps)
 }
 
 #[cfg(test)]

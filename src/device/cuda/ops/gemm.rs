@@ -1,11 +1,13 @@
 //! Fully connected layers: products of matrices, by our own kernels or by cuBLASLt.
 
 use super::epilogue::EpilogueParams;
+use super::gemm_fp8_sm90;
 use super::gemm_sm90::{self, Product, Rows};
 use super::kernel::{KernelFile, Pointer, blocks, kernel, param_structs, to_i32, to_i64};
 use super::layout::patches;
 use super::lowering::Lowering;
 use super::pointwise::{geglu, joined, to_f32};
+use super::quantize_sm90;
 use super::tile::{self, Tile, TileDevice};
 use super::tile_sm90;
 use crate::device::cuda::driver::command::Command;
@@ -226,6 +228,9 @@ pub(super) fn finished_product(
     let (images, k) = (node.shape[0], left.k());
     let m = node.len() / node.channels();
     let n = gemm.outputs();
+    if taps == 1 && inputs == k && is_for_fp8(l, gemm, left, finish) {
+        return fp8(l, gemm, left, m, finish);
+    }
     let w = l.weights.joined(gemm.parts, inputs, taps, k);
     let w = (l.weight(w), k);
     let shape = GemmShape { m, n, k };
@@ -282,6 +287,30 @@ pub(super) fn finished_product(
             geglu(l, both, finish.out.0, m, n)
         }
     }
+}
+
+/// Whether a product multiplies e4m3.
+fn is_for_fp8(l: &Lowering<'_>, gemm: ImplicitGemm<'_>, left: LeftOperand, finish: EpilogueParams) -> bool {
+    let whole = left.x[1] == 0 && left.stride[0] == left.k() && gemm.outputs().is_multiple_of(8);
+    let activation = gemm.epilogue.activation;
+    let finished = matches!(activation, EpilogueActivation::None | EpilogueActivation::Geglu) && finish.out_f32 == 0;
+    whole && finished && quantize_sm90::takes(l, gemm, left.k())
+}
+
+/// Rounds the rows of a product of `m` rows to e4m3 and multiplies them.
+fn fp8(
+    l: &mut Lowering<'_>,
+    gemm: ImplicitGemm<'_>,
+    left: LeftOperand,
+    m: usize,
+    finish: EpilogueParams,
+) -> Result<()> {
+    let (n, k, geglu) = (gemm.outputs(), left.k(), gemm.epilogue.activation == EpilogueActivation::Geglu);
+    let w = l.weights.quantized(gemm.parts, k, 1);
+    let operands = [quantize_sm90::quantized(l, left.x[0], [m, k])?, l.quantized_weight(w)];
+    let tile = tile_sm90::choose_fp8((m, gemm.columns(), k), l.options.tile_device());
+    let product = Product { x: [Rows::default(); 2], w: 0, m, n, finish };
+    gemm_fp8_sm90::launch(l, &product, k, operands, tile, geglu)
 }
 
 /// Adds `X W^T` and its epilogue by our own kernel; `w` is an address and the elements from row to row.

@@ -1,7 +1,7 @@
 //! Products of halves by wgmma, on sm_90a.
 
 use super::epilogue::EpilogueParams;
-use super::kernel::{KernelFile, kernel, param_structs, to_i32};
+use super::kernel::{KernelFile, Pointer, kernel, param_structs, to_i32};
 use super::lowering::Lowering;
 use super::tile::Tile;
 use super::tile_sm90::{THREADS, grid, shared};
@@ -23,11 +23,13 @@ param_structs! {
         n: i32 = 580,
         k: i32 = 584,
         k0: i32 = 588,
-        padding: [i32; 12] = 592,
+        x_scales: Pointer = 592,
+        w_scales: Pointer = 600,
+        padding: [i32; 8] = 608,
     }
 }
 
-/// Columns of X and W in a box: 128 bytes.
+/// Columns of X and W in a box: 128 bytes. Those of e4m3 are copied by pairs, as values of two bytes.
 pub(super) const DEPTH: u32 = 64;
 /// Rows of a box of the result.
 const RESULT_ROWS: u32 = 64;

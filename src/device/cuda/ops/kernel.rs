@@ -8,6 +8,15 @@ use bytemuck::{Pod, Zeroable};
 #[repr(transparent)]
 pub struct Pointer(pub u64);
 
+/// A matrix of e4m3 by rows without gaps, of which each has a factor.
+#[derive(Debug, Clone, Copy)]
+pub struct Quantized {
+    /// Its address, a multiple of 16.
+    pub at: u64,
+    /// The address of the factors.
+    pub scales: u64,
+}
+
 /// A kernel file: its entry points, and the structs that they take.
 #[derive(Debug)]
 pub struct KernelFile {

@@ -5,6 +5,7 @@
 //! Launches run one after another, so every node reuses the scratch memory.
 
 use super::bindings::{Bindings, OperandRole, TokenCount};
+use super::kernel::Quantized;
 use super::memory_layout::{MemoryLayout, REGION};
 use super::tile::TileDevice;
 use crate::device::cuda::driver::command::Command;
@@ -28,6 +29,8 @@ pub struct LoweringOptions {
     pub capability: (u32, u32),
     /// Whether plain products go to cuBLASLt; those of f32 never do.
     pub cublaslt: bool,
+    /// Whether layers that may be quantized multiply e4m3, which devices of compute capability 9.0 alone have kernels for.
+    pub fp8: bool,
     /// The sizes above which work is done in pieces.
     pub limits: ChunkLimits,
 }
@@ -221,6 +224,12 @@ impl<'a> Lowering<'a> {
     /// The address of a block of weights.
     pub(crate) fn weight(&self, offset: usize) -> u64 {
         self.bases.weights.map_or(offset as u64, |places| places.address(offset))
+    }
+
+    /// The addresses of quantized weights, given their offset and the bytes from there to their scales.
+    pub(crate) fn quantized_weight(&self, (offset, scales): (usize, usize)) -> Quantized {
+        let at = self.weight(offset);
+        Quantized { at, scales: at + scales as u64 }
     }
 
     /// Adds a launch for the storage type.

@@ -3,8 +3,9 @@
 use super::kernel::KernelFile;
 use super::lowering::OpLowering;
 use super::{
-    attention, attention_sm90, branches, convolution, convolution_narrow, convolution_sm90, decoupled, decoupled_sm90,
-    epilogue, gemm, gemm_sm90, group_norm, layer_norm, layout, pointwise, product, softmax_rows, step, strided_tensor,
+    attention, attention_sm90, branches, convolution, convolution_fp8_sm90, convolution_narrow, convolution_sm90,
+    decoupled, decoupled_sm90, epilogue, gemm, gemm_fp8_sm90, gemm_sm90, group_norm, layer_norm, layout, pointwise,
+    product, quantize_sm90, softmax_rows, step, strided_tensor,
 };
 use crate::device::cuda::driver::kernel::Kernel;
 use crate::graph::Op;
@@ -14,16 +15,19 @@ pub static KERNEL_FILES: &[&KernelFile] = &[
     &attention::FILE,
     &attention_sm90::FILE,
     &convolution::FILE,
+    &convolution_fp8_sm90::FILE,
     &convolution_narrow::FILE,
     &convolution_sm90::FILE,
     &decoupled::FILE,
     &decoupled_sm90::FILE,
     &gemm::FILE,
+    &gemm_fp8_sm90::FILE,
     &gemm_sm90::FILE,
     &group_norm::FILE,
     &layer_norm::FILE,
     &layout::FILE,
     &pointwise::FILE,
+    &quantize_sm90::FILE,
     &softmax_rows::FILE,
     &step::FILE,
     // Headers: structs within those of the kernels.

@@ -12,6 +12,10 @@ use super::tile::{FILL, Tile, TileDevice, halves_cycles};
 const TILES: [Tile; 4] =
     [Tile { m: 256, n: 160 }, Tile { m: 128, n: 256 }, Tile { m: 128, n: 160 }, Tile { m: 128, n: 128 }];
 
+/// Those of e4m3.
+const TILES_FP8: [Tile; 4] =
+    [Tile { m: 256, n: 160 }, Tile { m: 256, n: 128 }, Tile { m: 128, n: 160 }, Tile { m: 128, n: 128 }];
+
 /// Threads of a block: a group that copies and two that multiply.
 pub(super) const THREADS: u32 = 384;
 
@@ -31,8 +35,10 @@ const LIBRARY_4096: f64 = 2.0 * (4096 * 4096) as f64 * 4096.0 * 1.45e9 / 716e12;
 /// The lead over the library by which a product that no GPU has timed is taken from it.
 const LEAD: f64 = 1.1;
 
-/// The values of K that a step takes, and those of a usual product.
+/// The values of K that a step takes, of halves and of e4m3, and those of a usual product.
 const STEP: usize = 64;
+/// See [`STEP`].
+pub const STEP_FP8: usize = 128;
 const USUAL: usize = 1280;
 
 /// Cycles of a scheduler behind the loop for each accumulator of a lane, about.
@@ -52,11 +58,11 @@ pub fn grid([rows, columns]: [usize; 2], multiprocessors: usize) -> [u32; 3] {
     [(clusters * CLUSTER) as u32, 1, 1]
 }
 
-/// Cycles of a step: what tensor cores, shared memory and L2 ask. An m64nNk16 takes N / 2 of the first and reads its factors at 128 bytes
-/// a cycle, at which tiles are written, too.
-fn step_cycles(Tile { m, n }: Tile, device: TileDevice) -> f64 {
+/// Cycles of a step: what tensor cores, shared memory and L2 ask. An m64nNk16, and of e4m3 an m64nNk32, takes N / 2 of the first and reads
+/// its factors at 128 bytes a cycle, at which tiles are written, too; N is `columns`.
+fn step_cycles(Tile { m, n }: Tile, columns: usize, device: TileDevice) -> f64 {
     let tensor = (m * n / 32) as f64;
-    let shared = (m / 16 * (2048 + 32 * n) + (m + n) * 128) as f64;
+    let shared = (m / 16 * (n / columns) * (2048 + 32 * columns) + (m + n) * 128) as f64;
     let copied = ((m / CLUSTER + n) * 128) as f64;
     let (_, l2) = device.rates();
     tensor.max(shared / 128.0).max(copied / l2)
@@ -75,13 +81,28 @@ pub fn cycles((m, n, k): (usize, usize, usize), tile: Tile, device: TileDevice) 
     let apart = tile.m == 128 && tile.n <= 160;
     let finish = FINISH * (tile.m * tile.n / 128) as f64;
     let steps = k.div_ceil(STEP) as f64;
-    waves * steps * step_cycles(tile, device) + if apart { finish } else { waves * finish } + FILL
+    waves * steps * step_cycles(tile, tile.n, device) + if apart { finish } else { waves * finish } + FILL
+}
+
+/// The same of e4m3, whose groups work on one tile. What one group adds in f32 lies under what the other multiplies: of 256x160, 320
+/// additions of a scheduler's warps under 1,280 cycles of a step. 160 columns of 256 rows leave registers for sums of 80 columns.
+pub fn cycles_fp8((m, n, k): (usize, usize, usize), tile: Tile, device: TileDevice) -> f64 {
+    let waves = waves((m, n), tile, device.multiprocessors, CLUSTER) as f64;
+    let columns = if (tile.m, tile.n) == (256, 160) { 80 } else { tile.n };
+    let (steps, finish) = (k.div_ceil(STEP_FP8) as f64, FINISH * (tile.m * tile.n / 128) as f64);
+    waves * (steps * step_cycles(tile, columns, device) + finish) + FILL
 }
 
 /// The tile for an `[m, n]` result, `n` being the rows of W: the one that takes the least time.
 pub fn choose(m: usize, n: usize, device: TileDevice) -> Tile {
     let time = |tile: &&Tile| cycles((m, n, USUAL), **tile, device);
     TILES.iter().min_by(|a, b| time(a).total_cmp(&time(b))).copied().unwrap_or(TILES[0])
+}
+
+/// The same of e4m3, of sums of `k`.
+pub fn choose_fp8((m, n, k): (usize, usize, usize), device: TileDevice) -> Tile {
+    let time = |tile: &&Tile| cycles_fp8((m, n, k), **tile, device);
+    TILES_FP8.iter().min_by(|a, b| time(a).total_cmp(&time(b))).copied().unwrap_or(TILES_FP8[0])
 }
 
 /// Whether a product of images of so many rows is made here on such a device rather than by the kernels of every architecture: where two
@@ -163,15 +184,29 @@ mod tests {
     /// Shared memory bounds a step of the largest tile, L2 those of the others. A wave that is not full costs as much as one that is.
     #[test]
     fn cycles_of_waves() {
-        assert_eq!(step_cycles(Tile { m: 256, n: 160 }, H100), 1312.0);
-        assert_eq!(step_cycles(Tile { m: 128, n: 160 }, H100), (224 * 128) as f64 / 31.3);
+        assert_eq!(step_cycles(Tile { m: 256, n: 160 }, 160, H100), 1312.0);
+        assert_eq!(step_cycles(Tile { m: 128, n: 160 }, 160, H100), (224 * 128) as f64 / 31.3);
         let of = |m, n, k| cycles((m, 160, k), Tile { m: 128, n }, H100).round();
-        let (step, finish) = (step_cycles(Tile { m: 128, n: 160 }, H100), 160.0 * FINISH);
+        let (step, finish) = (step_cycles(Tile { m: 128, n: 160 }, 160, H100), 160.0 * FINISH);
         assert_eq!([of(128, 160, 128), of(66 * 128, 160, 65)], [(2.0 * step + finish + FILL).round(); 2]);
         assert_eq!(of(67 * 128, 160, 128), (4.0 * step + finish + FILL).round());
         // Stores that nothing hides.
-        let step = step_cycles(Tile { m: 128, n: 256 }, H100);
+        let step = step_cycles(Tile { m: 128, n: 256 }, 256, H100);
         assert_eq!(of(67 * 128, 256, 64), (2.0 * (step + 256.0 * FINISH) + FILL).round());
+    }
+
+    /// Of e4m3 shared memory bounds both tiles of 256 rows, a step of which is 128 values of K.
+    #[test]
+    fn tiles_of_fp8() {
+        assert_eq!(step_cycles(Tile { m: 256, n: 160 }, 80, H100), 1568.0);
+        assert_eq!(step_cycles(Tile { m: 256, n: 128 }, 128, H100), 1152.0);
+        let name = |m, n, k| choose_fp8((m, n, k), H100).name();
+        assert_eq!([name(2048, 1280, 1280), name(2048, 1280, 5120)], ["128x160"; 2]);
+        assert_eq!([name(8192, 640, 5760), name(32_768, 320, 2880)], ["256x160"; 2]);
+        assert_eq!([name(2048, 3840, 1280), name(2048, 10_240, 1280), name(8192, 5120, 640)], ["256x128"; 3]);
+        let tile = Tile { m: 256, n: 128 };
+        // Two waves of 66 pairs of tiles, two steps each.
+        assert_eq!(cycles_fp8((256 * 67, 128, 129), tile, H100), 2.0 * (2.0 * 1152.0 + 256.0 * FINISH) + FILL);
     }
 
     /// Six, five, four and four stages beside the result's boxes, all within the 227 KiB that a block may ask for.

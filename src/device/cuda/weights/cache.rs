@@ -89,8 +89,10 @@ pub(crate) struct CacheLookup<'a> {
     new: Vec<(usize, usize)>,
     /// Bytes of a new allocation.
     pub(crate) bytes: usize,
-    /// Bytes that staging takes for a moment.
+    /// Bytes of a staging buffer.
     pub(crate) staging: usize,
+    /// Bytes that the device needs beside its own for a moment.
+    pub(crate) wide: usize,
 }
 
 impl WeightCache {
@@ -106,6 +108,7 @@ impl WeightCache {
             new: Vec::new(),
             bytes: 0,
             staging: 0,
+            wide: 0,
         };
         let mut seen: HashMap<BlockKey, usize> = HashMap::new();
         for (block, copies) in copies.blocks() {
@@ -124,7 +127,9 @@ impl WeightCache {
             });
             found.new.push((block.offset, at));
         }
-        found.staging = copies.staging_of(found.missing.iter().flat_map(|(_, _, copies)| copies.iter()));
+        let missing = found.missing.iter().flat_map(|(_, _, copies)| copies.iter());
+        found.staging = copies.staging_of(missing.clone());
+        found.wide = missing.map(|copy| copy.wide(found.staging)).max().unwrap_or(0);
         found
     }
 }
@@ -135,7 +140,7 @@ impl CacheLookup<'_> {
     /// # Errors
     /// Those of the driver; nothing is kept then.
     pub(crate) fn complete(self, driver: &Arc<dyn Driver>) -> Result<WeightAddresses> {
-        let CacheLookup { cache, dtype, mut places, missing, new, bytes, staging } = self;
+        let CacheLookup { cache, dtype, mut places, missing, new, bytes, staging, wide: _ } = self;
         if bytes == 0 {
             return Ok(places);
         }

@@ -10,6 +10,8 @@ use crate::weights::Weight;
 
 /// Bytes to which every tensor of the allocation is aligned.
 const ALIGN: usize = 256;
+/// Bytes of a row's scale.
+const SCALE: usize = size_of::<f32>();
 
 /// The format in which a tensor is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -20,6 +22,10 @@ pub(crate) enum StorageFormat {
     Matrix { inputs: usize, taps: usize, pitch: usize },
     /// The storage type, `[4, n, 2, 2, inputs]` from `[n, inputs, 3, 3]`.
     Phases { inputs: usize },
+    /// e4m3, `[n, taps, inputs]` from `[n, inputs, taps]`, and so many bytes behind its first row the rows' scales.
+    E4m3 { inputs: usize, taps: usize, scales: usize },
+    /// The same of `[4, n, 2, 2, inputs]` from `[n, inputs, 3, 3]`.
+    E4m3Phases { inputs: usize, scales: usize },
 }
 
 fn rows(weight: &Weight) -> usize {
@@ -145,6 +151,35 @@ impl WeightLayout {
         offset
     }
 
+    /// Adds matrices or convolution kernels one below the other in e4m3, rows of `taps` times `inputs` values, 16 or a multiple; returns
+    /// their place, and the bytes from there to the scales of the rows.
+    pub(crate) fn quantized(&mut self, parts: &[LinearWeights], inputs: usize, taps: usize) -> (usize, usize) {
+        let columns = taps * inputs;
+        let all = parts.iter().map(|part| rows(&part.weight)).sum::<usize>();
+        let offset = self.reserve(all * (columns + SCALE));
+        let mut row = 0;
+        for part in parts {
+            let scales = (all - row) * columns + row * SCALE;
+            self.push(&part.weight, offset + row * columns, StorageFormat::E4m3 { inputs, taps, scales });
+            row += rows(&part.weight);
+        }
+        (offset, all * columns)
+    }
+
+    /// The same of the four phase kernels of a 3x3 convolution.
+    pub(crate) fn quantized_phases(&mut self, weight: &Weight) -> (usize, usize) {
+        let (n, inputs) = (weight.shape()[0], weight.shape()[1]);
+        let scales = 16 * n * inputs;
+        let offset = self.reserve(scales + 4 * n * SCALE);
+        self.push(weight, offset, StorageFormat::E4m3Phases { inputs, scales });
+        (offset, scales)
+    }
+
+    /// Bytes on the device beside its staging buffer where so many bytes are staged: those of [`WeightCopy::wide`].
+    pub(crate) fn wide(&self, staging: usize) -> usize {
+        self.copies.iter().map(|copy| copy.wide(staging)).max().unwrap_or(0)
+    }
+
     /// Bytes of each of the two staging buffers.
     pub(crate) fn staging(&self) -> usize {
         self.staging_of(self.copies.iter())
@@ -174,10 +209,28 @@ impl WeightCopy {
         self.weight.len() / self.rows().max(1)
     }
 
+    /// The most rows that are staged together in so many bytes.
+    pub(crate) fn rows_at_once(&self, staging: usize) -> usize {
+        match self.format {
+            StorageFormat::Phases { .. } | StorageFormat::E4m3Phases { .. } => self.rows(),
+            _ => (staging / (self.row() * self.size()).max(1)).max(1),
+        }
+    }
+
+    /// Bytes of the f32 that so many staged bytes become on their way to e4m3; 0 for what goes no such way.
+    pub(crate) fn wide(&self, staging: usize) -> usize {
+        let rows = self.rows_at_once(staging).min(self.rows());
+        match self.format {
+            StorageFormat::E4m3 { inputs, taps, .. } => rows * inputs * taps * size_of::<f32>(),
+            StorageFormat::E4m3Phases { inputs, .. } => 16 * rows * inputs * size_of::<f32>(),
+            _ => 0,
+        }
+    }
+
     /// Bytes that must be staged together.
     fn least(&self) -> usize {
         match self.format {
-            StorageFormat::Phases { .. } => self.weight.len() * self.size(),
+            StorageFormat::Phases { .. } | StorageFormat::E4m3Phases { .. } => self.weight.len() * self.size(),
             _ => self.row() * self.size(),
         }
     }
@@ -205,5 +258,24 @@ mod tests {
         assert_eq!(layout.biases(&parts[..1]), None);
         assert_eq!(layout.bytes, 512);
         assert_eq!(layout.staging(), 5 * 6 * 4);
+    }
+
+    /// The rows of all parts, then their scales, so that a block has one address for either.
+    #[test]
+    fn quantized_rows() {
+        let mut layout = WeightLayout::new(DType::F16, 4 * 32 * 4);
+        let parts = [matrix(3, 32).into(), matrix(5, 32).into()];
+        assert_eq!(layout.quantized(&parts, 32, 1), (0, 8 * 32));
+        assert_eq!((layout.bytes, layout.copies[1].offset), (512, 3 * 32));
+        let scales = |copy: &WeightCopy| match copy.format {
+            StorageFormat::E4m3 { scales, .. } => copy.offset + scales,
+            _ => 0,
+        };
+        assert_eq!([0, 1].map(|i| scales(&layout.copies[i])), [8 * 32, 8 * 32 + 3 * 4]);
+        // Four rows at once, in f32.
+        assert_eq!((layout.staging(), layout.wide(layout.staging())), (512, 4 * 32 * 4));
+        let kernel = Weight::from_f32(&[0.0; 2 * 16 * 9], &[2, 16, 3, 3], "k").unwrap();
+        assert_eq!(layout.quantized_phases(&kernel), (512, 4 * 2 * 4 * 16));
+        assert_eq!(layout.wide(layout.staging()), 4 * 2 * 4 * 16 * 4);
     }
 }

@@ -7,9 +7,10 @@ use super::layout::{StorageFormat, WeightCopy};
 use crate::cancel;
 use crate::device::cuda::driver::allocation::DeviceAllocation;
 use crate::device::cuda::driver::interface::{Driver, EVENTS, Staging};
-use crate::device::cuda::driver::kernel::Kernel;
-use crate::device::cuda::ops::kernel::{Pointer, blocks, to_i32, to_i64};
+use crate::device::cuda::driver::kernel::{Kernel, Launch};
+use crate::device::cuda::ops::kernel::{Pointer, Quantized, blocks, to_i32, to_i64};
 use crate::device::cuda::ops::layout::{WeightsParams, phases_from, weights_from};
+use crate::device::cuda::ops::quantize_sm90::{self, QUANTIZE_ROWS};
 use crate::error::Result;
 use crate::parallel;
 use crate::tensor::DType;
@@ -17,6 +18,8 @@ use crate::weights::Weight;
 use std::ops::Range;
 use std::sync::Arc;
 
+/// Bytes to which memory of the device is aligned.
+const ALIGN: usize = 256;
 /// Bytes that one thread copies at a time into a staging buffer.
 const COPY: usize = 1 << 20;
 /// The most threads that copy, enough for the fastest buses.
@@ -32,9 +35,12 @@ pub(crate) fn upload(driver: &Arc<dyn Driver>, dtype: DType, size: usize, copies
     if size == 0 || present.is_empty() {
         return Ok(());
     }
-    let device = DeviceAllocation::uninitialized(driver.clone(), size)?;
+    let wide = present.iter().map(|(_, copy)| copy.wide(size)).max().unwrap_or(0);
+    let room = DeviceAllocation::uninitialized(driver.clone(), size.next_multiple_of(ALIGN) + wide)?;
     let hosts = (0..EVENTS).map(|_| driver.staging(size)).collect::<Result<_>>()?;
-    let mut uploader = Uploader { driver: driver.as_ref(), dtype, size, hosts, device: device.address(), pieces: 0 };
+    let (driver, device) = (driver.as_ref(), room.address());
+    let wide = device + size.next_multiple_of(ALIGN) as u64;
+    let mut uploader = Uploader { driver, dtype, size, hosts, device, wide, pieces: 0 };
     let mut run = || {
         for &&(to, copy) in &present {
             cancel::check()?;
@@ -42,6 +48,8 @@ pub(crate) fn upload(driver: &Arc<dyn Driver>, dtype: DType, size: usize, copies
                 StorageFormat::Float => uploader.floats(copy, to)?,
                 StorageFormat::Matrix { inputs, taps, pitch } => uploader.matrix(copy, to, inputs, taps, pitch)?,
                 StorageFormat::Phases { inputs } => uploader.phases(copy, to, inputs)?,
+                StorageFormat::E4m3 { inputs, taps, scales } => uploader.quantized(copy, to, (inputs, taps), scales)?,
+                StorageFormat::E4m3Phases { inputs, scales } => uploader.quantized_phases(copy, to, inputs, scales)?,
             }
         }
         Ok(())
@@ -60,6 +68,8 @@ struct Uploader<'a> {
     size: usize,
     hosts: Vec<Box<dyn Staging>>,
     device: u64,
+    /// Memory of the device for what is quantized, in f32.
+    wide: u64,
     /// Pieces so far.
     pieces: usize,
 }
@@ -93,7 +103,7 @@ impl Uploader<'_> {
 
     /// Uploads rows of `inputs` times `taps` values, `pitch` elements apart.
     fn matrix(&mut self, copy: &WeightCopy, to: u64, inputs: usize, taps: usize, pitch: usize) -> Result<()> {
-        let chunk = (self.size / (copy.row() * copy.size()).max(1)).max(1);
+        let chunk = copy.rows_at_once(self.size);
         for start in (0..copy.rows()).step_by(chunk) {
             let rows = start..(start + chunk).min(copy.rows());
             let to = to + (start * pitch * self.dtype.size()) as u64;
@@ -103,38 +113,68 @@ impl Uploader<'_> {
             if ready {
                 continue;
             }
-            let params = WeightsParams {
-                x: Pointer(self.device),
-                out: Pointer(to),
-                pitch: to_i64(pitch),
-                n: to_i32(rows.len()),
-                inputs: to_i32(inputs),
-                taps: to_i32(taps),
-                reserved: 0,
-            };
-            self.convert(weights_from(copy.weight.dtype()), rows.len() * pitch, params)?;
+            let params = self.staged(to, rows.len(), (inputs, taps), pitch);
+            self.convert(weights_from(copy.weight.dtype()), self.dtype, rows.len() * pitch, params)?;
         }
         Ok(())
+    }
+
+    /// The parameters for so many rows in the staging buffer.
+    fn staged(&self, to: u64, rows: usize, (inputs, taps): (usize, usize), pitch: usize) -> WeightsParams {
+        WeightsParams {
+            x: Pointer(self.device),
+            out: Pointer(to),
+            pitch: to_i64(pitch),
+            n: to_i32(rows),
+            inputs: to_i32(inputs),
+            taps: to_i32(taps),
+            reserved: 0,
+        }
+    }
+
+    /// Uploads rows of `inputs` times `taps` values in e4m3, and their scales so many bytes behind the first one.
+    fn quantized(&mut self, copy: &WeightCopy, to: u64, (inputs, taps): (usize, usize), scales: usize) -> Result<()> {
+        let (chunk, columns) = (copy.rows_at_once(self.size), inputs * taps);
+        for start in (0..copy.rows()).step_by(chunk) {
+            let rows = start..(start + chunk).min(copy.rows());
+            self.send(self.device, |host| gather(&copy.weight, rows.clone(), host))?;
+            let params = self.staged(self.wide, rows.len(), (inputs, taps), columns);
+            self.convert(weights_from(copy.weight.dtype()), DType::F32, rows.len() * columns, params)?;
+            let scales = to + (scales + start * size_of::<f32>()) as u64;
+            self.quantize(Quantized { at: to + (start * columns) as u64, scales }, [rows.len(), columns])?;
+        }
+        Ok(())
+    }
+
+    /// Uploads a convolution's kernel as its four phase kernels in e4m3.
+    fn quantized_phases(&mut self, copy: &WeightCopy, to: u64, inputs: usize, scales: usize) -> Result<()> {
+        let n = copy.rows();
+        self.send(self.device, |host| gather(&copy.weight, 0..n, host))?;
+        let params = self.staged(self.wide, n, (inputs, 9), 0);
+        self.convert(phases_from(copy.weight.dtype()), DType::F32, 16 * n * inputs, params)?;
+        self.quantize(Quantized { at: to, scales: to + scales as u64 }, [4 * n, 4 * inputs])
     }
 
     /// Uploads a convolution's kernel as its four phase kernels.
     fn phases(&mut self, copy: &WeightCopy, to: u64, inputs: usize) -> Result<()> {
         let n = copy.rows();
         self.send(self.device, |host| gather(&copy.weight, 0..n, host))?;
-        let params = WeightsParams {
-            x: Pointer(self.device),
-            out: Pointer(to),
-            pitch: 0,
-            n: to_i32(n),
-            inputs: to_i32(inputs),
-            taps: 9,
-            reserved: 0,
-        };
-        self.convert(phases_from(copy.weight.dtype()), 16 * n * inputs, params)
+        let params = self.staged(to, n, (inputs, 9), 0);
+        self.convert(phases_from(copy.weight.dtype()), self.dtype, 16 * n * inputs, params)
     }
 
-    fn convert(&self, kernel: &'static Kernel, elements: usize, params: WeightsParams) -> Result<()> {
-        let mut launch = kernel.launch(self.dtype, [blocks(elements, 256), 1, 1], params)?;
+    /// Lays out what is staged, in that type.
+    fn convert(&self, kernel: &'static Kernel, to: DType, elements: usize, params: WeightsParams) -> Result<()> {
+        self.launch(kernel.launch(to, [blocks(elements, 256), 1, 1], params)?)
+    }
+
+    /// Rounds rows that lie in f32.
+    fn quantize(&self, to: Quantized, rows: [usize; 2]) -> Result<()> {
+        let (params, grid) = quantize_sm90::params(self.wide, to, rows);
+        self.launch(QUANTIZE_ROWS.launch(DType::F32, grid, params)?)
+    }
+
+    fn launch(&self, mut launch: Launch) -> Result<()> {
         launch.function = self.driver.function(launch.kernel, &launch.entry)?;
         self.driver.launch(&launch)
     }
