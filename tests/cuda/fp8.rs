@@ -144,7 +144,7 @@ fn unet_of_published_widths() {
         relative(&got[0], &want[0])
     });
     println!("f16 {halves:.1e}, fp8 {fp8:.1e}");
-    assert!(halves < 5e-3 && fp8 < 1e-1, "f16 {halves:.1e}, fp8 {fp8:.1e}");
+    assert!(halves < 1e-3 && (5e-3..4e-2).contains(&fp8), "f16 {halves:.1e}, fp8 {fp8:.1e}");
 }
 
 /// Other devices say what to do.
