@@ -35,9 +35,9 @@ const LIBRARY_4096: f64 = 2.0 * (4096 * 4096) as f64 * 4096.0 * 1.45e9 / 716e12;
 /// The lead over the library by which a product that no GPU has timed is taken from it.
 const LEAD: f64 = 1.1;
 
-/// The values of K that a step takes, of halves and of e4m3, and those of a usual product.
+/// The values of K that a step takes, of halves, and those of a usual product.
 const STEP: usize = 64;
-/// See [`STEP`].
+/// The values of K of e4m3 that a step takes.
 pub const STEP_FP8: usize = 128;
 const USUAL: usize = 1280;
 
