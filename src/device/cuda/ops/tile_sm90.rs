@@ -37,9 +37,9 @@ const LEAD: f64 = 1.1;
 
 /// The values of K that a step takes, of halves, and those of a usual product.
 const STEP: usize = 64;
+const USUAL: usize = 1280;
 /// The values of K of e4m3 that a step takes.
 pub const STEP_FP8: usize = 128;
-const USUAL: usize = 1280;
 
 /// Cycles of a scheduler behind the loop for each accumulator of a lane, about.
 const FINISH: f64 = 10.0;
