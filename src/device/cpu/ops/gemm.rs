@@ -230,12 +230,10 @@ impl CpuGemm {
         &self.blocks[..self.blocks.partition_point(|block| block.panel == 0)]
     }
 
-    /// Writes panel `p` of block `block`, and fetches what the next call will write, where `next` says it.
-    pub(super) fn pack(&self, block: usize, p: usize, out: &mut [f32], next: Option<(usize, usize)>) {
-        let next = next.and_then(|(b, p)| {
-            let block = self.blocks.get(b)?;
-            self.panels[block.panel].lanes(p, block.weight, block.len)
-        });
+    /// Writes panel `p` of block `block`, and fetches what the next call will write, panel `next.1` of block `next.0`, where they are there.
+    pub(super) fn pack(&self, block: usize, p: usize, out: &mut [f32], next: (usize, usize)) {
+        let following = self.blocks.get(next.0);
+        let next = following.and_then(|block| self.panels[block.panel].lanes(next.1, block.weight, block.len));
         let block = &self.blocks[block];
         let words = self.operands.words(block.len) * self.taps_of(block) * NR;
         let channels = (block.weight, block.len);
@@ -285,7 +283,7 @@ impl CpuGemm {
             present[i] = self.panels[block.panel].is_present(p);
             if present[i] {
                 let next = if p + 1 < item.panels.end { (number, p + 1) } else { (number + 1, item.panels.start) };
-                self.pack(number, p, &mut packed[i * stride..], Some(next));
+                self.pack(number, p, &mut packed[i * stride..], next);
             }
         }
         if !store && !present.contains(&true) {

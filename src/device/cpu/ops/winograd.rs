@@ -156,7 +156,7 @@ impl CpuWinograd {
         for p in panels {
             for (b, block) in blocks.iter().enumerate() {
                 let next = if b + 1 < blocks.len() { (b + 1, p) } else { (0, p + 1) };
-                gemm.pack(b, p, packed, Some(next));
+                gemm.pack(b, p, packed, next);
                 let step = Self::weight_stride(block.len);
                 transform_weights(packed, block.len, weights, step);
                 for (chunk, tiles) in chunks().enumerate() {
