@@ -129,6 +129,15 @@ fn cases() -> Vec<Case> {
     }
     cases.push(patches_of_two_sources());
     cases.extend([(4, 24), (16, 40), (16, 4)].map(|(channels, o)| every_epilogue((6, 5), channels, o)));
+    // Tiles of 2x2 results: whole ones and parts, several images, blocks of channels, panels of outputs, other paddings.
+    for (x, o, padding) in [
+        ([3, 8, 8, 136], 40, [1, 1]),
+        ([2, 4, 4, 24], 33, [1, 1]),
+        ([1, 7, 10, 16], 8, [0, 0]),
+        ([2, 2, 31, 16], 24, [1, 1]),
+    ] {
+        cases.push(plain(Size { x, o, kernel: 3, stride: 1, padding }, true, None));
+    }
     // Tiles of 4x4 results: whole ones and parts, several images, blocks of channels, panels of outputs, other paddings.
     for (x, o, padding) in [
         ([2, 17, 18, 24], 40, [1, 1]),

@@ -22,7 +22,7 @@ use self::pointwise::{
     CpuAdd, CpuBroadcastAdd, CpuConcat, CpuEmbedding, CpuGather, CpuGeglu, CpuPrependClassToken, CpuRelu, CpuRepeat,
     CpuScaleChannels, CpuScaleRows, CpuScaleShift, CpuSoftClamp, CpuTimestepEmbedding, CpuUpsample,
 };
-use self::winograd::{CpuWinograd, suits};
+use self::winograd::{CpuWinograd, form};
 use super::fp_math::Operands;
 use super::int8_panels::Int8Weights;
 use super::op::CpuOp;
@@ -52,12 +52,10 @@ fn prepare_gemm(
     }
     let prepare = |operands| CpuGemm::new(gemm, shapes, result, threads, operands);
     let channels = || shapes[..gemm.sources].iter().map(|s| s[3]).sum();
-    match gemm.conv {
-        // In f32 in any case: that is exacter than products of bf16, and no slower on a processor that does them twice as fast.
-        Some(conv) if suits(conv, channels(), [result[1], result[2]]) => {
-            Box::new(CpuWinograd::new(prepare(Operands::F32), conv, shapes, result, threads))
-        }
-        _ => Box::new(prepare(operands)),
+    let form = gemm.conv.and_then(|conv| Some((conv, form(conv, channels(), [result[1], result[2]], operands)?)));
+    match form {
+        Some((conv, form)) => Box::new(CpuWinograd::new(prepare(Operands::F32), form, conv, shapes, result, threads)),
+        None => Box::new(prepare(operands)),
     }
 }
 

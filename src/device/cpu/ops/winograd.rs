@@ -1,13 +1,14 @@
-//! Convolutions of 3x3 by Winograd's F(4x4, 3x3): sixteen results from 36 products where there were 144.
+//! Convolutions of 3x3 by Winograd's F(4x4, 3x3), sixteen results from 36 products where there were 144, or F(2x2, 3x3), four from 16
+//! where there were 36.
 //!
-//! A tile of 6 by 6 inputs, the weights and the results each go through a small transform, and between them lie 36 independent
-//! products of matrices. The result is off by 3e-6 of its size where that of plain sums is by 3e-7
-//! (Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", 2016; points 0, 1, -1, 2, -2 and infinity).
+//! A tile of 6 by 6 (4 by 4) inputs, the weights and the results each go through a small transform, and between them lie 36 (16)
+//! independent products of matrices. The result is off by 3e-6 (4e-7) of its size where that of plain sums is by 3e-7
+//! (Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", 2016).
 //! Weights are transformed panel by panel in the cache, and forgotten, as those of the other products are widened.
 
 use super::epilogue::Item;
 use super::gemm::{Buffers, CpuGemm};
-use super::winograd_tiles::{OUT, POINTS, TileInputs, Tiles, transform_weights};
+use super::winograd_tiles::{Form, TileInputs, Tiles, transform_weights};
 use crate::device::cpu::fp_math::Operands;
 use crate::device::cpu::microkernel::{MR, NR, TILE, tile};
 use crate::device::cpu::op::{CpuOp, OpRun};
@@ -17,18 +18,32 @@ use std::ops::Range;
 
 /// Input channels from which on it is worth the transforms.
 const MIN_CHANNELS: usize = 16;
-/// Tiles of an image from which on it is worth transforming the weights.
-const MIN_TILES: usize = 16;
-/// Bytes of transformed inputs that a thread keeps, but where one stripe or [`MIN_TILES`] three times have more.
+/// Bytes of transformed inputs that a thread keeps, but where one stripe or [`MIN_KEPT`] tiles have more.
 const MAX_INPUTS: usize = 4 << 20;
+const MIN_KEPT: usize = 48;
 
-/// Whether a convolution is better done so: `channels` of the input, `result` the height and width. The number of images does not
-/// count, so that one alone gets the same sums as in a batch.
-pub(crate) fn suits(conv: Conv2dParams, channels: usize, result: [usize; 2]) -> bool {
-    let tiles = result[0].div_ceil(OUT) * result[1].div_ceil(OUT);
-    // Most results of the tiles of a thin image are dropped.
-    let thin = result[0].min(result[1]) < OUT;
-    conv.kernel == 3 && conv.stride == 1 && channels >= MIN_CHANNELS && tiles >= MIN_TILES && !thin
+/// Tiles of an image from which on it is worth transforming the weights.
+fn min_tiles(form: Form) -> usize {
+    match form {
+        Form::F2 => 4,
+        Form::F4 => 16,
+    }
+}
+
+/// The form in which a convolution is better done so, if any: `channels` of the input, `result` the height and width. The number of
+/// images does not count, so that one alone gets the same sums as in a batch.
+pub(crate) fn form(conv: Conv2dParams, channels: usize, result: [usize; 2], operands: Operands) -> Option<Form> {
+    let fits = |form: Form| {
+        let out = form.out();
+        let tiles = result[0].div_ceil(out) * result[1].div_ceil(out);
+        // Most results of the tiles of a thin image are dropped.
+        let thin = result[0].min(result[1]) < out;
+        conv.kernel == 3 && conv.stride == 1 && channels >= MIN_CHANNELS && tiles >= min_tiles(form) && !thin
+    };
+    // The products of F(4x4) are in f32 in any case: that is exacter than 144 of bf16, and no slower on a processor that does them twice
+    // as fast. The 16 of F(2x2) are slower than its 36.
+    let f2 = (operands == Operands::F32).then_some(Form::F2);
+    [Some(Form::F4), f2].into_iter().flatten().find(|form| fits(*form))
 }
 
 /// A convolution prepared for its shapes.
@@ -52,12 +67,15 @@ struct Cut {
 }
 
 /// Picks the cut with the shortest time on `threads` equal threads.
-fn cut(stripes: usize, across: usize, panels: usize, channels: usize, threads: usize) -> Cut {
-    // By measurement, in units of a tile's 36 products with a channel of a panel: widening and transforming a panel's weights, and
+fn cut(form: Form, stripes: usize, across: usize, panels: usize, channels: usize, threads: usize) -> Cut {
+    // By measurement, in units of a tile's products with a channel of a panel: widening and transforming a panel's weights, and
     // transforming a tile's inputs.
-    const WEIGHTS: usize = 20;
+    let weights = match form {
+        Form::F2 => 25,
+        Form::F4 => 20,
+    };
     const INPUTS: usize = 1;
-    let most = (MAX_INPUTS / (channels * POINTS * 4).max(1)).max(3 * MIN_TILES);
+    let most = (MAX_INPUTS / (channels * form.points() * 4).max(1)).max(MIN_KEPT);
     let fits = most / across.max(1);
     let (mut best, mut cost) = (Cut { stripes: 1, panels: 1 }, usize::MAX);
     for per_item in 1..=fits.clamp(1, stripes.max(1)) {
@@ -65,7 +83,7 @@ fn cut(stripes: usize, across: usize, panels: usize, channels: usize, threads: u
         for groups in 1..=panels {
             let group = panels.div_ceil(groups);
             let rounds = (stripes.div_ceil(per_item) * panels.div_ceil(group)).div_ceil(threads);
-            let time = rounds * (group * (tiles + WEIGHTS) + INPUTS * tiles);
+            let time = rounds * (group * (tiles + weights) + INPUTS * tiles);
             if time < cost {
                 (best, cost) = (Cut { stripes: per_item, panels: group }, time);
             }
@@ -91,17 +109,22 @@ impl CpuWinograd {
     /// Prepares the convolution of `gemm` from one or two `sources` `[N, H, W, C]` to `result` `[N, H', W', O]`.
     pub(crate) fn new(
         gemm: CpuGemm,
+        form: Form,
         conv: Conv2dParams,
         sources: &[&[usize]],
         result: &[usize],
         threads: usize,
     ) -> Self {
-        let tiles = Tiles::new(conv, sources[0], result);
+        let tiles = Tiles::new(form, conv, sources[0], result);
         let channels = [0, 1].map(|s| sources.get(s).and_then(|s| s.last()).copied().unwrap_or(0));
         let stripes = tiles.stripes(result[0]);
         let summed = gemm.tap_blocks().iter().map(|b| b.len).sum();
-        let cut = cut(stripes, tiles.across(), gemm.panel_count(), summed, threads);
+        let cut = cut(form, stripes, tiles.across(), gemm.panel_count(), summed, threads);
         Self { gemm, tiles, channels, stripes, cut, threads }
+    }
+
+    fn points(&self) -> usize {
+        self.tiles.form().points()
     }
 
     /// Floats from one tile's inputs to the next tile's.
@@ -119,10 +142,10 @@ impl CpuWinograd {
     fn sizes(&self) -> [usize; 5] {
         let blocks = self.gemm.tap_blocks();
         let longest = blocks.iter().map(|b| b.len).max().unwrap_or(0);
-        let chunks = (self.cut.stripes * self.tiles.across()).div_ceil(MR);
-        let inputs = blocks.len() * chunks * POINTS * MR * self.input_stride();
+        let (chunks, points) = ((self.cut.stripes * self.tiles.across()).div_ceil(MR), self.points());
+        let inputs = blocks.len() * chunks * points * MR * self.input_stride();
         let acc = (self.cut.stripes * self.tiles.stripe_rows()).next_multiple_of(MR) * NR;
-        [self.gemm.block_words() * NR, POINTS * Self::weight_stride(longest), inputs, POINTS * TILE, acc]
+        [self.gemm.block_words() * NR, points * Self::weight_stride(longest), inputs, points * TILE, acc]
     }
 
     fn parts<'a>(&self, buffer: &'a mut [f32]) -> Parts<'a> {
@@ -140,7 +163,7 @@ impl CpuWinograd {
         let tiles = stripes.start * self.tiles.across()..stripes.end * self.tiles.across();
         let chunks = || tiles.clone().step_by(MR).map(|first| first..tiles.end.min(first + MR));
         let stride = self.input_stride();
-        let size = POINTS * MR * stride;
+        let size = self.points() * MR * stride;
         let blocks = gemm.tap_blocks();
         for (b, block) in blocks.iter().enumerate() {
             for (chunk, tiles) in chunks().enumerate() {
@@ -158,7 +181,7 @@ impl CpuWinograd {
                 let next = if b + 1 < blocks.len() { (b + 1, p) } else { (0, p + 1) };
                 gemm.pack(b, p, packed, next);
                 let step = Self::weight_stride(block.len);
-                transform_weights(packed, block.len, weights, step);
+                transform_weights(self.tiles.form(), packed, block.len, weights, step);
                 for (chunk, tiles) in chunks().enumerate() {
                     let inputs = &inputs[(chunk * blocks.len() + b) * size..][..size];
                     for (point, sums) in sums.chunks_exact_mut(TILE).enumerate() {
@@ -215,10 +238,18 @@ mod tests {
     #[test]
     fn suitable_convolutions() {
         let conv = Conv2dParams { kernel: 3, stride: 1, padding: [1; 2], resize: None };
-        assert!(suits(conv, 16, [16, 16]) && suits(conv, 1280, [13, 14]) && suits(conv, 320, [4, 61]));
-        assert!(!suits(conv, 15, [16, 16]) && !suits(conv, 320, [8, 16]) && !suits(conv, 320, [3, 100]));
-        assert!(!suits(Conv2dParams { stride: 2, ..conv }, 320, [64, 64]));
-        assert!(!suits(Conv2dParams { kernel: 1, ..conv }, 320, [64, 64]));
+        let f32 = |channels, result| form(conv, channels, result, Operands::F32);
+        let bf16 = |channels, result| form(conv, channels, result, Operands::Pairs);
+        for (channels, result) in [(16, [16, 16]), (1280, [13, 14]), (320, [4, 61])] {
+            assert_eq!([f32(channels, result), bf16(channels, result)], [Some(Form::F4); 2]);
+        }
+        for (channels, result) in [(16, [8, 8]), (1280, [4, 4]), (1280, [2, 7]), (320, [8, 16]), (320, [3, 100])] {
+            assert_eq!([f32(channels, result), bf16(channels, result)], [Some(Form::F2), None]);
+        }
+        assert_eq!([f32(15, [16, 16]), f32(320, [1, 100]), f32(320, [2, 6])], [None; 3]);
+        for other in [Conv2dParams { stride: 2, ..conv }, Conv2dParams { kernel: 1, ..conv }] {
+            assert_eq!(form(other, 320, [64, 64], Operands::F32), None);
+        }
     }
 
     /// Threads have about equal shares, and what a thread keeps is bounded.
@@ -227,13 +258,18 @@ mod tests {
         for (stripes, across, panels, channels, threads) in
             [(32, 16, 10, 320, 2), (8, 4, 40, 1280, 2), (8, 4, 40, 2560, 16), (256, 256, 4, 128, 2), (5, 5, 1, 16, 8)]
         {
-            let c = cut(stripes, across, panels, channels, threads);
-            let items = stripes.div_ceil(c.stripes) * panels.div_ceil(c.panels);
-            let share = items.div_ceil(threads) * threads * c.stripes * c.panels;
-            let waste = share as f64 / (stripes * panels) as f64;
-            assert!(waste < 1.3 || items <= threads, "{stripes} {panels}: {c:?} wastes {waste}");
-            let tiles = c.stripes * across;
-            assert!(c.stripes == 1 || tiles <= 48 || tiles * channels * POINTS * 4 <= MAX_INPUTS, "{c:?}");
+            for form in [Form::F2, Form::F4] {
+                let c = cut(form, stripes, across, panels, channels, threads);
+                let items = stripes.div_ceil(c.stripes) * panels.div_ceil(c.panels);
+                let share = items.div_ceil(threads) * threads * c.stripes * c.panels;
+                let waste = share as f64 / (stripes * panels) as f64;
+                assert!(waste < 1.3 || items <= threads, "{stripes} {panels}: {c:?} wastes {waste}");
+                let tiles = c.stripes * across;
+                assert!(
+                    c.stripes == 1 || tiles <= MIN_KEPT || tiles * channels * form.points() * 4 <= MAX_INPUTS,
+                    "{c:?}"
+                );
+            }
         }
     }
 }
