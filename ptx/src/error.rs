@@ -185,6 +185,19 @@ pub enum FaultKind {
         /// The limit.
         limit: u64,
     },
+    /// An access to global memory by a thread that has not waited for the launch before, in one that may begin before that has ended.
+    #[error(
+        "{bytes} bytes at global address {address:#x} before griddepcontrol.wait: the launch before may still be at work"
+    )]
+    TooEarly {
+        /// Address of the first byte.
+        address: u64,
+        /// Bytes of the access.
+        bytes: u32,
+    },
+    /// A block of such a launch that ends and has not waited.
+    #[error("a block ends without griddepcontrol.wait: the launch behind may overtake the one before")]
+    NoWait,
     /// `trap`.
     #[error("trap")]
     Trap,

@@ -327,6 +327,8 @@ pub(crate) enum Op {
     },
     TensorMap(Box<MapOp>),
     FenceProxy,
+    /// `griddepcontrol.wait`.
+    GridWait,
     Wgmma(Box<Wgmma>),
     WgmmaFence,
     WgmmaCommit,

@@ -54,6 +54,9 @@ pub struct Launch<'a> {
     pub dynamic_shared: usize,
     /// The parameter buffer, as [`Kernel::params`] lays it out.
     pub params: &'a [u8],
+    /// Whether it may begin before the launch before it has ended (the attribute of programmatic stream serialization): then global memory
+    /// is out of a thread's reach until its `griddepcontrol.wait`, and a block that never waits is a fault.
+    pub early: bool,
     /// Order of the warps and time of asynchronous copies.
     pub schedule: Schedule,
     /// Arithmetic of sums and approximations.
@@ -75,6 +78,7 @@ impl<'a> Launch<'a> {
             cluster: None,
             dynamic_shared: 0,
             params,
+            early: false,
             schedule: Schedule::InOrder,
             arithmetic: Arithmetic::Exact,
             blocks: None,

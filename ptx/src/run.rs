@@ -133,6 +133,7 @@ impl<'a> LoadedKernel<'a> {
             acquired_maps: BTreeSet::new(),
             registers: Vec::new(),
             ended: false,
+            waited: false,
         };
         Env {
             module: self.module,
@@ -147,6 +148,8 @@ impl<'a> LoadedKernel<'a> {
             block_dim: launch.block,
             dynamic_shared: launch.dynamic_shared,
             check_races: launch.check_races,
+            early: launch.early,
+            too_early: false,
             launch: self.launch_number,
             schedule: launch.schedule,
             arithmetic: launch.arithmetic,

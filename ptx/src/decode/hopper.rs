@@ -82,11 +82,13 @@ impl<'a> Decoder<'a> {
                 }
             }
             "griddepcontrol" => {
-                if !op.take("launch_dependents") && !op.take("wait") {
+                let waits = op.take("wait");
+                if !waits && !op.take("launch_dependents") {
                     return Err("griddepcontrol of that form".to_owned());
                 }
                 op.done()?;
-                self.emit(Op::Nop, InstructionKind::Other);
+                // The next launch begins when it likes.
+                self.emit(if waits { Op::GridWait } else { Op::Nop }, InstructionKind::Other);
             }
             _ => return Ok(false),
         }

@@ -41,6 +41,8 @@ pub(crate) struct BlockState {
     pub registers: Vec<u32>,
     /// Whether all its threads have ended, and with them its shared memory.
     pub ended: bool,
+    /// Whether one of its threads has waited for the launch before.
+    pub waited: bool,
 }
 
 /// The barrier of a cluster.
@@ -69,6 +71,10 @@ pub(crate) struct Env<'a> {
     pub block_dim: [u32; 3],
     pub dynamic_shared: usize,
     pub check_races: bool,
+    /// Whether the launch may begin before the one before it has ended.
+    pub early: bool,
+    /// Whether a lane of the present instruction has yet to wait for that.
+    pub too_early: bool,
     pub launch: u64,
     pub schedule: Schedule,
     pub arithmetic: Arithmetic,
@@ -146,6 +152,9 @@ impl<'a> Env<'a> {
     pub fn end_block(&mut self) -> Result<(), FaultKind> {
         let rank = self.rank;
         self.blocks[rank].ended = true;
+        if self.early && !self.blocks[rank].waited {
+            return Err(FaultKind::NoWait);
+        }
         let by = |c: &BulkCopy| usize::from(c.owner.0) / self.warps();
         match self.bulk.iter().find(|c| c.rank == rank && by(c) != rank && c.mbarrier.is_some() && !c.landed) {
             Some(copy) => Err(FaultKind::Asynchronous(format!(
@@ -232,7 +241,7 @@ impl<'a> Env<'a> {
             state.mbarriers.clear();
             state.acquired_maps.clear();
             state.registers.clear();
-            state.ended = false;
+            (state.ended, state.waited) = (false, false);
         }
         self.rank = 0;
         self.cluster_barrier = ClusterBarrier::default();
@@ -321,6 +330,9 @@ impl<'a> Env<'a> {
     /// Finds the allocation of an aligned access.
     #[inline]
     fn global(&mut self, at: u64, bytes: u32) -> Result<(&'a Allocation, u64), FaultKind> {
+        if self.too_early {
+            return Err(FaultKind::TooEarly { address: at, bytes });
+        }
         if !at.is_multiple_of(bytes.into()) {
             return Err(FaultKind::Misaligned { space: MemorySpace::Global, address: at, align: bytes });
         }

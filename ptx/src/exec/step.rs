@@ -30,6 +30,9 @@ impl Warp {
             self.serial = self.serial.wrapping_add(1);
             let mask = self.active & inst.guard.lanes(&self.pred);
             let pc = self.pc;
+            if env.early {
+                env.too_early = mask & !self.waited != 0;
+            }
             match self.step(env, inst, mask) {
                 Ok(None) if self.all_polled => break Ok(Stop::Poll),
                 Ok(None) => {}
@@ -47,6 +50,8 @@ impl Warp {
                 self.reconverge();
             }
         };
+        // What is under way was checked at its issue.
+        env.too_early = false;
         env.steps += slice - left;
         if env.steps > env.step_limit {
             return Err(self.fault(None, FaultKind::StepLimit { limit: env.step_limit }));
@@ -145,6 +150,10 @@ impl Warp {
             Op::BulkWait { left, read } => self.bulk_wait(env, *left, *read, mask)?,
             Op::TensorMap(op) => self.tensor_map_op(env, op, mask)?,
             Op::FenceProxy => self.fence_proxy(),
+            Op::GridWait => {
+                self.waited |= mask;
+                env.own().waited = true;
+            }
             Op::WgmmaFence => self.product_fence = true,
             Op::WgmmaCommit => self.commit_products(env),
             Op::MapAddress { d, a, rank, generic } => self.map_address(env, *d, *a, *rank, *generic, mask)?,

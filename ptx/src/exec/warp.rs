@@ -115,6 +115,8 @@ pub(crate) struct Warp {
     pub product_fence: bool,
     /// Groups of bulk copies committed by each lane.
     pub bulk_committed: [u32; 32],
+    /// Lanes that have waited for the launch before.
+    pub waited: u32,
 }
 
 /// The value of a register that was never written: as a number a NaN, as an address out of bounds.
@@ -175,6 +177,7 @@ impl Warp {
             product_groups: 0,
             product_fence: false,
             bulk_committed: [0; 32],
+            waited: 0,
         };
         warp.reset(env);
         warp
@@ -203,6 +206,7 @@ impl Warp {
         self.accumulators.clear();
         (self.product_groups, self.product_fence) = (0, false);
         self.bulk_committed = [0; 32];
+        self.waited = 0;
         self.copies.clear();
         self.committed = [0; 32];
         self.waiting = None;

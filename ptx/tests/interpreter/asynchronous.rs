@@ -8,6 +8,17 @@ const SCHEDULES: [Schedule; 3] = [Schedule::InOrder, Schedule::Greedy, Schedule:
 /// Runs a body on `threads` threads of `blocks` blocks in clusters of so many; `%o` of each thread is the result, `%base` has the
 /// bytes 0, 1, 2 and so on in 1024 bytes, which are returned, too.
 fn cluster(body: &str, threads: u32, blocks: u32, schedule: Schedule) -> Result<(Vec<u32>, Vec<u8>), Fault> {
+    launched(body, threads, blocks, schedule, false)
+}
+
+/// The same, where `early` in a launch that may begin before the one before it has ended.
+fn launched(
+    body: &str,
+    threads: u32,
+    blocks: u32,
+    schedule: Schedule,
+    early: bool,
+) -> Result<(Vec<u32>, Vec<u8>), Fault> {
     let text = format!(
         ".version 8.0\n.target sm_90a\n.address_size 64\n.visible .entry k(.param .u64 data, .param .u64 out) {{
         .reg .pred %p<8>; .reg .b16 %h<8>; .reg .b32 %r<32>; .reg .b64 %d<16>; .reg .b32 %o; .reg .b32 %t; .reg .b64 %base; .reg .b64 %to;
@@ -27,10 +38,14 @@ fn cluster(body: &str, threads: u32, blocks: u32, schedule: Schedule) -> Result<
     let mut launch = Launch::new([blocks, 1, 1], [threads, 1, 1], &params);
     launch.cluster = Some([blocks, 1, 1]);
     launch.schedule = schedule;
+    launch.early = early;
     launch.step_limit = 100_000;
     run(&module, "k", &memory, &launch)?;
     let mut bytes = vec![0; (threads * blocks * 4) as usize];
-    memory.read(out, &mut bytes).unwrap();
+    // What threads that have ended leave unwritten.
+    if !early {
+        memory.read(out, &mut bytes).unwrap();
+    }
     let mut left = vec![0; 1024];
     memory.read(data, &mut left).unwrap();
     Ok((bytes.as_chunks::<4>().0.iter().map(|b| u32::from_le_bytes(*b)).collect(), left))
@@ -311,5 +326,47 @@ fn elected_lanes_and_registers() {
     );
     for f in fault("setmaxnreg.inc.sync.aligned.u32 232; mov.u32 %o, 1;", 384, 1) {
         assert!(matches!(f.kind, FaultKind::Deadlock { .. }), "{f}");
+    }
+}
+
+/// In a launch that may begin before the one before it has ended, no thread touches global memory before it has waited, and no block
+/// ends without having waited. In other launches nobody has to.
+#[test]
+fn early_launches() {
+    let late = [
+        "",
+        "\nld.global.u32 %o, [%base];",
+        "\natom.global.add.u32 %o, [%base], 1;",
+        "\nred.global.add.u32 [%base], 1;",
+        "mov.u32 %r1, sh;\n@%p0 cp.async.cg.shared.global [%r1], [%base], 16;\ncp.async.wait_all; bar.sync 0;",
+        "griddepcontrol.launch_dependents;\nld.global.u32 %o, [%base];",
+        // The other half of the warp, or the other warp.
+        "setp.lt.u32 %p1, %t, 16; @%p1 griddepcontrol.wait;\nld.global.u32 %o, [%base];",
+        "setp.lt.u32 %p1, %t, 32; @%p1 griddepcontrol.wait; bar.sync 0;\nld.global.u32 %o, [%base];",
+    ];
+    let never = ["exit;", "griddepcontrol.launch_dependents; exit;", "@!%p1 griddepcontrol.wait; exit;"];
+    let in_time = [
+        "griddepcontrol.wait; griddepcontrol.launch_dependents; ld.global.u32 %o, [%base]; red.global.add.u32 [%base], 1;",
+        // A thread that has nothing to do with global memory need not wait.
+        "@!%p0 exit; griddepcontrol.wait;",
+    ];
+    for schedule in SCHEDULES {
+        let fault = |body: &str| {
+            let body = format!("setp.eq.u32 %p1, %rank, 1; {body}");
+            launched(&body, 64, 2, schedule, true).err()
+        };
+        for body in late {
+            assert!(cluster(body, 64, 2, schedule).is_ok(), "{body}");
+            let fault = fault(body).expect(body);
+            assert!(matches!(fault.kind, FaultKind::TooEarly { bytes: 4 | 16, .. }), "{body}: {fault}");
+            let line = body.split('\n').nth(1).map_or("st.global", |line| &line[..8]);
+            assert!(fault.site.as_ref().unwrap().text.contains(line), "{body}: {fault}");
+        }
+        for body in never {
+            assert_eq!(fault(body).expect(body).kind, FaultKind::NoWait, "{body}");
+        }
+        for body in in_time {
+            assert_eq!(fault(body), None, "{body}");
+        }
     }
 }
