@@ -27,8 +27,8 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::{env, fs};
 use targets::is_sm_90a_alone;
 
-/// Cubins, of those that the compiler knows, and PTX for every other device.
-const TARGETS: [&str; 7] = ["sm_80", "sm_86", "sm_89", "sm_90a", "sm_100", "sm_120", "compute_80"];
+/// Cubins, of those that the compiler knows, and PTX for every other device: for those from 9.0 on with waits for the launch before.
+const TARGETS: [&str; 8] = ["sm_80", "sm_86", "sm_89", "sm_90a", "sm_100", "sm_120", "compute_80", "compute_90"];
 /// Those of a file for sm_90a alone: the PTX is for drivers that refuse the cubin, and for the tests.
 const TARGETS_SM_90A: [&str; 2] = ["sm_90a", "compute_90a"];
 const FLAGS: [&str; 3] = ["--std=c++17", "-lineinfo", "--ptxas-options=-v"];

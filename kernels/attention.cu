@@ -72,6 +72,7 @@ __device__ __forceinline__ void attention(const AttentionParams& p) {
 
 #define ATTENTION(D, MT, NAME, T)                                                                 \
     extern "C" __global__ __launch_bounds__(128) void NAME(const __grid_constant__ AttentionParams p) { \
+        after_last_launch();                                                                      \
         attention<T, D, MT>(p);                                                                   \
     }
 

@@ -48,6 +48,7 @@ struct AttentionSm90 {
             fence_mbarrier_init();
         }
         __syncthreads();
+        after_last_launch();
     }
 
     __device__ __forceinline__ u32 q_full() const { return barriers; }

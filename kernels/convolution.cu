@@ -116,6 +116,7 @@ __device__ __forceinline__ void convolution(const ConvolutionParams& p) {
 
 #define CONVOLUTION(BM, BN, NAME, T)                                                                              \
     extern "C" __global__ __launch_bounds__(THREADS<BM>) void NAME(const __grid_constant__ ConvolutionParams p) { \
+        after_last_launch();                                                                                      \
         convolution<T, BM, BN>(p);                                                                                \
     }
 

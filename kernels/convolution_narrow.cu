@@ -154,6 +154,7 @@ __device__ __forceinline__ void few_out(const NarrowParams& p) {
 
 #define NARROW(CALL, NAME)                                                                           \
     extern "C" __global__ __launch_bounds__(128) void NAME(const __grid_constant__ NarrowParams p) { \
+        after_last_launch();                                                                         \
         CALL(p);                                                                                     \
     }
 

@@ -78,6 +78,7 @@ __device__ __forceinline__ void decoupled(const DecoupledParams& p) {
 
 #define DECOUPLED(D, NAME, T)                                                                           \
     extern "C" __global__ __launch_bounds__(128) void NAME(const __grid_constant__ DecoupledParams p) { \
+        after_last_launch();                                                                            \
         decoupled<T, D>(p);                                                                             \
     }
 

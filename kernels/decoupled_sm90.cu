@@ -57,6 +57,7 @@ struct DecoupledSm90 {
             fence_mbarrier_init();
         }
         __syncthreads();
+        after_last_launch();
     }
 
     __device__ __forceinline__ u32 q_full(int stage) const { return barriers + 8 * stage; }

@@ -132,6 +132,7 @@ __device__ __forceinline__ void gemm_geglu(const GemmParams& p) {
 
 #define GEMM(KERNEL, BM, BN, NAME, T)                                                                      \
     extern "C" __global__ __launch_bounds__(THREADS<BM>) void NAME(const __grid_constant__ GemmParams p) { \
+        after_last_launch();                                                                               \
         KERNEL<T, BM, BN>(p);                                                                              \
     }
 

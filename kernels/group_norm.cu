@@ -136,6 +136,7 @@ __device__ __forceinline__ void apply(const GroupNormParams& p) {
 
 #define GROUP_NORM(CALL, NAME)                                                                          \
     extern "C" __global__ __launch_bounds__(256) void NAME(const __grid_constant__ GroupNormParams p) { \
+        after_last_launch();                                                                            \
         CALL(p);                                                                                        \
     }
 

@@ -73,9 +73,11 @@ __device__ __forceinline__ void layer_norm(const LayerNormParams& p) {
 }
 
 extern "C" __global__ __launch_bounds__(256) void layer_norm_f16(const __grid_constant__ LayerNormParams p) {
+    after_last_launch();
     layer_norm<f16>(p);
 }
 
 extern "C" __global__ __launch_bounds__(256) void layer_norm_bf16(const __grid_constant__ LayerNormParams p) {
+    after_last_launch();
     layer_norm<bf16>(p);
 }

@@ -107,7 +107,7 @@ __device__ __forceinline__ void transpose(const TransposeParams& p) {
 }
 
 #define KERNEL(PARAMS, CALL, NAME) \
-    extern "C" __global__ __launch_bounds__(256) void NAME(const __grid_constant__ PARAMS p) { CALL(p); }
+    extern "C" __global__ __launch_bounds__(256) void NAME(const __grid_constant__ PARAMS p) { after_last_launch(); CALL(p); }
 
 #define FROM_ALL(OP, NAME)                                            \
     KERNEL(WeightsParams, (OP<f16, f16>), NAME##_from_f16_f16)        \

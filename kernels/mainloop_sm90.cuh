@@ -80,6 +80,7 @@ struct MainloopSm90 {
             fence_mbarrier_init();
         }
         barrier_cluster();
+        after_last_launch();
     }
 
     // `copy(step, row, column, to, bar)` begins the copies of a step of the tile at that row and column of tiles: X's part of this

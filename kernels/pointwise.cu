@@ -321,7 +321,7 @@ __device__ __forceinline__ void scale_channels(const ScaleChannelsParams& p) {
 }
 
 #define KERNEL(PARAMS, CALL, NAME) \
-    extern "C" __global__ __launch_bounds__(256) void NAME(const __grid_constant__ PARAMS p) { CALL; }
+    extern "C" __global__ __launch_bounds__(256) void NAME(const __grid_constant__ PARAMS p) { after_last_launch(); CALL; }
 
 #define BOTH(PARAMS, CALL, NAME)                \
     KERNEL(PARAMS, (CALL<f16>(p)), NAME##_f16)  \

@@ -13,6 +13,28 @@ typedef unsigned int u32;
 typedef unsigned long long u64;
 typedef long long i64;
 
+// Where a launch may begin before the one before it has ended: waits until that has, and what it wrote is seen. Nothing before sm_90.
+__device__ __forceinline__ void griddepcontrol_wait() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
+// Lets the launch after this one begin, once every block has come here or ended.
+__device__ __forceinline__ void griddepcontrol_launch_dependents() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
+// The beginning of every kernel, for all of its threads: before it nothing of global memory is read or written. The next launch is let in
+// at once, since it begins when the last block has come here and so takes no block's place; but not before the wait, so that no more than
+// two launches are there at a time. A launch that ended without a wait would let the next one overtake the last one.
+__device__ __forceinline__ void after_last_launch() {
+    griddepcontrol_wait();
+    griddepcontrol_launch_dependents();
+}
+
 // The address of shared memory as the instructions below take it.
 __device__ __forceinline__ u32 shared_address(const void* p) { return (u32)__cvta_generic_to_shared(p); }
 

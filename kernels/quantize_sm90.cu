@@ -52,13 +52,16 @@ __device__ __forceinline__ void quantize_rows(const QuantizeParams& p) {
 }
 
 extern "C" __global__ __launch_bounds__(256) void quantize_rows_f16(const __grid_constant__ QuantizeParams p) {
+    after_last_launch();
     quantize_rows<f16>(p);
 }
 
 extern "C" __global__ __launch_bounds__(256) void quantize_rows_bf16(const __grid_constant__ QuantizeParams p) {
+    after_last_launch();
     quantize_rows<bf16>(p);
 }
 
 extern "C" __global__ __launch_bounds__(256) void quantize_rows_f32(const __grid_constant__ QuantizeParams p) {
+    after_last_launch();
     quantize_rows<float>(p);
 }

@@ -49,13 +49,16 @@ __device__ __forceinline__ void softmax_rows(const SoftmaxParams& p) {
 }
 
 extern "C" __global__ __launch_bounds__(256) void softmax_rows_f16(const __grid_constant__ SoftmaxParams p) {
+    after_last_launch();
     softmax_rows<f16>(p);
 }
 
 extern "C" __global__ __launch_bounds__(256) void softmax_rows_bf16(const __grid_constant__ SoftmaxParams p) {
+    after_last_launch();
     softmax_rows<bf16>(p);
 }
 
 extern "C" __global__ __launch_bounds__(256) void softmax_rows_f32(const __grid_constant__ SoftmaxParams p) {
+    after_last_launch();
     softmax_rows<float>(p);
 }

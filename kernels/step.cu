@@ -188,6 +188,7 @@ __device__ __forceinline__ Moments moments_of(const float (&x)[8], int count) {
 }
 
 extern "C" __global__ __launch_bounds__(256) void guidance_moments_f32(const __grid_constant__ StepParams p) {
+    after_last_launch();
     __shared__ Moments memory[2][256];
     const ImageState image = p.images[blockIdx.y];
     if (!image.x || image.rows != 2) return;
@@ -242,6 +243,7 @@ __device__ __forceinline__ float added(float sum, float from_x0, float x0, const
 }
 
 extern "C" __global__ __launch_bounds__(256) void step_f32(const __grid_constant__ StepParams p) {
+    after_last_launch();
     __shared__ float shared_ratio;
     const ImageState image = p.images[blockIdx.y];
     if (!image.x) return;
@@ -294,11 +296,13 @@ extern "C" __global__ __launch_bounds__(256) void step_f32(const __grid_constant
 }
 
 extern "C" __global__ __launch_bounds__(1) void step_advance_f32(const __grid_constant__ AdvanceParams p) {
+    after_last_launch();
     const ImageState& image = p.images[blockIdx.x];
     if (image.x) ++*image.step;
 }
 
 extern "C" __global__ __launch_bounds__(256) void rgb8_f32(const __grid_constant__ Rgb8Params p) {
+    after_last_launch();
     for (int j = 0; j < 4; j++) {
         i64 i = (i64)blockIdx.x * 1024 + j * 256 + threadIdx.x;
         if (i >= p.count) return;
@@ -320,7 +324,7 @@ __device__ __forceinline__ void finite(const FiniteParams& p) {
 }
 
 #define KERNEL(PARAMS, CALL, NAME) \
-    extern "C" __global__ __launch_bounds__(256) void NAME(const __grid_constant__ PARAMS p) { CALL(p); }
+    extern "C" __global__ __launch_bounds__(256) void NAME(const __grid_constant__ PARAMS p) { after_last_launch(); CALL(p); }
 
 KERNEL(ModelInputParams, model_input<f16>, model_input_f16)
 KERNEL(ModelInputParams, model_input<bf16>, model_input_bf16)

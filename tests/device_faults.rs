@@ -39,7 +39,7 @@ fn request(steps: usize) -> Request {
 
 /// Runs `body` in a process with the mock of a GPU that runs the kernels.
 fn on_mock(more: &[(&str, &str)], body: fn(&Path)) {
-    let Some(kernels) = mock::kernels() else {
+    let Some(kernels) = mock::kernels(80) else {
         interpreter::compiled();
         return;
     };
@@ -346,8 +346,8 @@ fn f05_calls_that_fail_once() {
         let watched = Watched::new(request(3), true);
         for call in [
             // At a conversion of weights, and in a run.
-            "cuLaunchKernel@1=701",
-            "cuLaunchKernel@500=701",
+            "cuLaunchKernelEx@1=701",
+            "cuLaunchKernelEx@500=701",
             "mockMultiply@7=13",
             "cuMemcpyHtoDAsync_v2@1=1",
             "cuMemcpyDtoHAsync_v2@1=1",
@@ -445,7 +445,7 @@ fn lost<T>(result: braid::Result<T>) -> String {
 #[test]
 fn f06_lost_device() {
     for (fault, code) in [
-        ("cuLaunchKernel@9!700", "CUDA_ERROR_ILLEGAL_ADDRESS, 700"),
+        ("cuLaunchKernelEx@9!700", "CUDA_ERROR_ILLEGAL_ADDRESS, 700"),
         ("kernel@60!716", "CUDA_ERROR_MISALIGNED_ADDRESS, 716"),
         ("cuGraphLaunch@1!719", "CUDA_ERROR_LAUNCH_FAILED, 719"),
         ("cuStreamSynchronize@3!700", "CUDA_ERROR_ILLEGAL_ADDRESS, 700"),

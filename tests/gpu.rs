@@ -16,7 +16,9 @@ mod requests;
 use braid::device::cuda::NvidiaDriver;
 use braid::device::cuda::driver::{Driver, Gemm, GemmEpilogue, MatrixRef};
 use braid::tensor::DType;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::Write;
+use std::process::Command;
 
 /// The first GPU, or a line that says which test is skipped.
 fn gpu() -> Option<NvidiaDriver> {
@@ -40,6 +42,28 @@ fn captured_and_issued() {
     let [issued, captured, again] =
         [(); 3].map(|()| requests::bytes(&pipeline.generate(&requests::request(1, 3, 0.7)).unwrap()));
     assert!(issued == captured && captured == again, "captured work differs from the same work issued");
+}
+
+/// Launches that may begin before the one before them has ended, issued, captured and launched again, and in another process none that may:
+/// the same bytes.
+#[test]
+fn early_launches() {
+    if gpu().is_none() {
+        return;
+    }
+    let pipeline = requests::on_gpu(&common::Model::folder());
+    let mut hasher = DefaultHasher::new();
+    for _ in 0..3 {
+        requests::bytes(&pipeline.generate(&requests::request(1, 3, 0.7)).unwrap()).hash(&mut hasher);
+    }
+    let drawn = format!("drawn: {:016x}", hasher.finish());
+    println!("{drawn}");
+    if std::env::var_os("BRAID_PDL").is_none() {
+        let mut without = Command::new(std::env::current_exe().unwrap());
+        without.args(["--exact", "early_launches", "--nocapture"]).env("BRAID_PDL", "0");
+        let said = String::from_utf8_lossy(&without.output().unwrap().stdout).into_owned();
+        assert!(said.contains(&drawn), "{drawn}, but with BRAID_PDL=0: {said}");
+    }
 }
 
 #[test]

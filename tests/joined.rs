@@ -23,7 +23,7 @@ mod sm90;
 use braid::device::cuda::driver::Driver;
 use braid::device::cuda::{CudaDevice, NvidiaDriver};
 use braid::device::{Executable, TensorData};
-use braid::graph::Builder;
+use braid::graph::{Builder, Graph};
 use braid::pipeline::{Callbacks, CancelToken, Progress, Stage};
 use braid::tensor::DType;
 use braid::{Error, Pipeline, Request};
@@ -52,8 +52,19 @@ fn compared(pipelines: &[Pipeline; 2], request: &Request) -> Bytes {
 
 fn pipelines(library: bool) -> [Pipeline; 2] {
     let model = common::Model::folder();
-    let drivers: [Arc<dyn Driver>; 2] = [Arc::new(NvidiaDriver::new(0).unwrap()), Arc::new(PtxDriver::new())];
+    let on_mock = NvidiaDriver::new(0).unwrap();
+    let on_interpreter = PtxDriver::new().device(on_mock.properties().capability, on_mock.properties().multiprocessors);
+    let drivers: [Arc<dyn Driver>; 2] = [Arc::new(on_mock), Arc::new(on_interpreter)];
     drivers.map(|driver| requests::pipeline(&model, driver, library))
+}
+
+/// The launches of a log, and those of them that may begin before the launch before has ended; each is behind a launch.
+fn launches(lines: &[String]) -> [usize; 2] {
+    let launch = |line: &&String| line.starts_with("launch ");
+    let early = |line: &&String| launch(line) && line.ends_with(", early");
+    let behind = lines.windows(2).filter(|pair| early(&&pair[1]) && launch(&&pair[0])).count();
+    assert_eq!(behind, lines.iter().filter(early).count());
+    [lines.iter().filter(launch).count(), behind]
 }
 
 /// Drops the pipelines: nothing is left, and nothing was against the rules.
@@ -65,7 +76,7 @@ fn closed(pipelines: [Pipeline; 2], folder: &Path) {
 }
 
 fn joined(seed: &str, capability: &str, loading: &str, trials: &str, body: fn(&Path)) {
-    let Some(kernels) = mock::kernels() else {
+    let Some(kernels) = mock::kernels(if capability == "90" { 90 } else { 80 }) else {
         interpreter::compiled();
         return;
     };
@@ -151,12 +162,17 @@ fn request_after_cancellation() {
     });
 }
 
-/// As with CUDA_MODULE_LOADING=EAGER: every kernel is there once its file is.
+/// As with CUDA_MODULE_LOADING=EAGER: every kernel is there once its file is. On a GPU whose launches may begin early, but for those behind a
+/// product of the library.
 #[test]
 fn eager_loading() {
-    joined("4", "80", "eager", "0", |folder| {
+    joined("4", "90", "eager", "0", |folder| {
         let pipelines = pipelines(true);
         compared(&pipelines, &requests::request(1, 2, 0.7));
+        let lines = mock::log(folder);
+        assert_eq!(mock::complaints(&lines), [""; 0]);
+        let ([all, early], multiplied) = (launches(&lines), lines.iter().any(|line| line.starts_with("multiply ")));
+        assert!(early > 0 && early < all && multiplied, "{early} of {all}");
         closed(pipelines, folder);
     });
 }
@@ -172,10 +188,11 @@ fn two_pipelines() {
 }
 
 /// Kernels of sm_90a, with tensor maps that the driver encodes, once for launches one by one and for those of a captured graph. Where it
-/// does not encode one, the error says so, and all is freed.
+/// does not encode one, the error says so, and all is freed. All launches but the first may begin early; where they may not, the bytes are
+/// the same.
 #[test]
 fn kernels_of_hopper() {
-    let Some(kernels) = mock::kernels() else {
+    let Some(kernels) = mock::kernels(90) else {
         interpreter::compiled();
         return;
     };
@@ -204,22 +221,70 @@ fn kernels_of_hopper() {
         let launched = executables.each_ref().map(|executable| executable.report().kernels.clone());
         assert_eq!(launched[0], launched[1]);
         assert!(sm90::KERNELS.iter().all(|kernel| launched[0].keys().any(|name| name.starts_with(kernel))));
-        // The third run launches the graph once more, with other inputs.
-        for first in [0, 0, 1] {
+        let run = |executable: &mut dyn Executable, first| {
             let inputs = sm90::inputs(first, 1);
-            let [on_mock, on_interpreter] = executables.each_mut().map(|executable| {
-                let given: Vec<TensorData<'_>> = inputs.iter().map(|input| input.as_slice().into()).collect();
-                let mut out = [128 * 192, 128 * 192, 512 * 192].map(|len| vec![f32::NAN; len]);
-                executable.run(&given, &mut out.each_mut().map(Vec::as_mut_slice)).unwrap();
-                out
-            });
+            let given: Vec<TensorData<'_>> = inputs.iter().map(|input| input.as_slice().into()).collect();
+            let mut out = [128 * 192, 128 * 192, 512 * 192].map(|len| vec![f32::NAN; len]);
+            executable.run(&given, &mut out.each_mut().map(Vec::as_mut_slice)).unwrap();
+            out
+        };
+        assert_eq!(mock::complaints(&mock::log(folder)), [""; 0]);
+        // The third run launches the graph once more, with other inputs.
+        let bytes = [0, 0, 1].map(|first| {
+            let [on_mock, on_interpreter] = executables.each_mut().map(|executable| run(executable, first));
             assert!(on_mock == on_interpreter, "the mock's bytes differ");
-        }
+            on_mock
+        });
         drop((executables, devices));
         let lines = mock::log(folder);
         assert_eq!(mock::complaints(&lines), [""; 0]);
+        let all: usize = launched[0].values().sum();
+        assert_eq!(launches(&lines), [2 * all, 2 * (all - 1)]);
+        // SAFETY: no other thread reads or changes the environment now.
+        unsafe { std::env::set_var("BRAID_PDL", "0") };
+        let device = CudaDevice::new(Arc::new(NvidiaDriver::new(0).unwrap()), DType::F16).unwrap().with_cublaslt(false);
+        let mut executable = device.compile_graph(sm90::block(1)).unwrap();
+        assert!([run(&mut executable, 0), run(&mut executable, 1)] == bytes[1..], "early launches change bytes");
+        drop((executable, device));
+        let lines = mock::log(folder);
+        assert_eq!(mock::complaints(&lines), [""; 0]);
+        assert_eq!(launches(&lines)[1], 0);
         assert_eq!(lines.last().unwrap(), "released, 0 left");
     });
+}
+
+/// A kernel whose text lacks the wait of its cubin, by which the driver's code lets it begin early.
+#[test]
+fn missing_wait() {
+    let Some(kernels) = mock::kernels(90) else {
+        interpreter::compiled();
+        return;
+    };
+    mock::child(&[("MOCK_CAPABILITY", "90"), ("MOCK_PTX", kernels.to_str().unwrap())], |folder| {
+        let (whole, cut) = (std::env::var("MOCK_PTX").unwrap(), folder.join("cut"));
+        let text = std::fs::read_to_string(Path::new(&whole).join("pointwise.ptx")).unwrap();
+        std::fs::create_dir(&cut).unwrap();
+        std::fs::write(cut.join("pointwise.ptx"), text.replace("griddepcontrol.wait;", "")).unwrap();
+        // SAFETY: no other thread reads or changes the environment now.
+        unsafe { std::env::set_var("MOCK_PTX", cut) };
+        let device = CudaDevice::new(Arc::new(NvidiaDriver::new(0).unwrap()), DType::F16).unwrap();
+        let mut executable = device.compile_graph(doubling()).unwrap();
+        let error = executable.run(&[[1.0f32; 8].as_slice().into()], &mut [&mut [0.0f32; 8][..]]).unwrap_err();
+        assert!(matches!(error, Error::Fault { lost: true, .. }), "{error}");
+        let lines = mock::log(folder);
+        let [fault] = mock::complaints(&lines)[..] else { panic!("{lines:?}") };
+        let parts = ["fault: scale_shift_f16", "half.cuh:", "ld.global", "before griddepcontrol.wait"];
+        assert!(parts.iter().all(|part| fault.contains(part)), "{fault}");
+    });
+}
+
+/// Eight values times two.
+fn doubling() -> Graph {
+    let mut b = Builder::new();
+    let x = b.input("x", &[1, 8]);
+    let y = b.scale_shift(x, 2.0, 0.0);
+    b.output("y", y);
+    b.finish().unwrap()
 }
 
 /// A launch that fails while it is captured ends the capture; nothing is left of it, and the next run captures anew.
@@ -231,14 +296,10 @@ fn fault_in_a_capture() {
     mock::child(&[], |folder| {
         let driver = Arc::new(NvidiaDriver::new(0).unwrap());
         let device = CudaDevice::new(driver, DType::F16).unwrap().with_cublaslt(false);
-        let mut b = Builder::new();
-        let x = b.input("x", &[1, 8]);
-        let y = b.scale_shift(x, 2.0, 0.0);
-        b.output("y", y);
-        let mut executable = device.compile_graph(b.finish().unwrap()).unwrap();
+        let mut executable = device.compile_graph(doubling()).unwrap();
         let mut run = || executable.run(&[[1.0f32; 8].as_slice().into()], &mut [&mut [0.0f32; 8][..]]);
         run().unwrap();
-        for fault in ["cuLaunchKernel=1", "cuGraphInstantiateWithFlags=1", "cuStreamBeginCapture_v2=1"] {
+        for fault in ["cuLaunchKernelEx=1", "cuGraphInstantiateWithFlags=1", "cuStreamBeginCapture_v2=1"] {
             fail(fault);
             assert!(run().is_err(), "{fault}");
             fail("");

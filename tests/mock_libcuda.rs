@@ -367,7 +367,7 @@ fn choice_beside_a_capture() {
 /// A kernel's fault loses the device: the wait gives its name, and so does every later call.
 #[test]
 fn faults_of_kernels() {
-    let Some(kernels) = mock::kernels() else {
+    let Some(kernels) = mock::kernels(80) else {
         let _ = writeln!(std::io::stderr(), "faults_of_kernels: skipped: no NVRTC when this was built");
         return;
     };
@@ -390,7 +390,7 @@ fn faults_of_kernels() {
             let (grid, tensor_maps) = ([1, 1, 1], Vec::new());
             let launch = Launch { kernel, entry, function, grid, block: 256, shared: 0, params, tensor_maps };
             // The launch may be done at once.
-            let error = driver.launch(&launch).and_then(|()| driver.synchronize()).unwrap_err().to_string();
+            let error = driver.launch(&launch, false).and_then(|()| driver.synchronize()).unwrap_err().to_string();
             let want = env::var("TEST_WANT").unwrap();
             assert!(error.contains(&want) && error.contains("the device is lost"), "{error} is not {want}");
             assert_eq!(driver.allocate(1).unwrap_err().to_string(), error);
@@ -518,7 +518,7 @@ fn tensor_maps() {
 
 #[test]
 fn launch_arguments() {
-    child(&[], |folder| {
+    child(&[("MOCK_CAPABILITY", "90")], |folder| {
         let driver = NvidiaDriver::new(0).unwrap();
         let kernel = kernels().find(|kernel| kernel.shared > 48 << 10).unwrap();
         let entry = kernel.entry(kernel.types.each()[0]);
@@ -529,9 +529,41 @@ fn launch_arguments() {
         };
         let (params, tensor_maps) = (vec![42u64].into_boxed_slice(), Vec::new());
         let grid = [5, 3, 2];
-        driver.launch(&Launch { kernel, entry, function, grid, block: 96, shared: 512, params, tensor_maps }).unwrap();
+        let launch = Launch { kernel, entry, function, grid, block: 96, shared: 512, params, tensor_maps };
+        driver.launch(&launch, false).unwrap();
+        driver.launch(&launch, true).unwrap();
         let lines = log(folder);
         assert!(lines.contains(&format!("shared {}", kernel.shared)), "{lines:?}");
-        assert_eq!(lines.last().unwrap(), "launch 5 3 2, 96 1 1, 512, 42");
+        let last = ["launch 5 3 2, 96 1 1, 512, 42", "launch 5 3 2, 96 1 1, 512, 42, early"];
+        assert_eq!(lines[lines.len() - 2..], last);
+    });
+}
+
+/// Launches may begin early where the code waits, which that for GPUs before 9.0 does not, where the driver captures such launches,
+/// and where it is not forbidden.
+#[test]
+fn early_launches() {
+    child(&[], |_| {
+        let kernel = kernels().find(|kernel| kernel.name == "add").unwrap();
+        for (capability, version, setting, early) in [
+            ("80", "13040", "", false),
+            ("89", "13040", "1", false),
+            ("90", "12030", "", true),
+            ("90", "12020", "1", false),
+            ("90", "13040", "0", false),
+            ("120", "13040", "1", true),
+            // By the PTX, as no cubin is for it.
+            ("110", "13040", "", true),
+        ] {
+            for (name, value) in [("MOCK_CAPABILITY", capability), ("MOCK_DRIVER", version), ("BRAID_PDL", setting)] {
+                // SAFETY: no other thread reads or changes the environment now.
+                unsafe { env::set_var(name, value) };
+            }
+            let Ok(function) = NvidiaDriver::new(0).and_then(|driver| driver.function(kernel, "add_f16")) else {
+                let _ = writeln!(std::io::stderr(), "early_launches: skipped: no NVRTC when this was built");
+                return;
+            };
+            assert_eq!(function.early, early, "{capability} {version} {setting}");
+        }
     });
 }

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # What a machine with a GPU can show that others cannot, the most telling first: one request against the CPU; an image alone and in
-# a batch; captured work and the same work issued; lazy and eager loading; memory full of NaN; algorithms tried and not tried; two
-# pipelines in two threads; the operations and kernels beside the interpreter of PTX; compute-sanitizer; the time of each kernel beside what the
-# GPU copies and multiplies in the same run; whole requests, operations and a cold start timed.
+# a batch; captured work and the same work issued; launches that begin early and none; lazy and eager loading; memory full of NaN;
+# algorithms tried and not tried; two pipelines in two threads; the operations and kernels beside the interpreter of PTX;
+# compute-sanitizer; the time of each kernel beside what the GPU copies and multiplies in the same run; whole requests, operations and a
+# cold start timed.
 #
 #   tools/gpu-check.sh [FOLDER]     FOLDER: gpu-check in cargo's target folder
 #   GPU_CHECK_SECONDS=600           the time for all parts but the build; parts that do not begin within it are left out
@@ -131,6 +132,8 @@ part 3600 build cargo test --release --no-run --lib --bins --test gpu --test ker
 part 60 request "${on_gpu[@]}" cargo test --release --test cuda -- golden::small_model "${one[@]}"
 part 60 batch-invariance cargo test --release --test gpu -- batch_invariance alone_and_in_a_batch "${one[@]}"
 part 60 captured-and-issued cargo test --release --test gpu -- captured_and_issued "${one[@]}"
+# Launches that may begin before the last one has ended, and none (BRAID_PDL=0): the same bytes.
+part 60 early-launches cargo test --release --test gpu -- early_launches "${one[@]}"
 part 60 two-threads cargo test --release --test gpu -- two_pipelines "${one[@]}"
 part 40 eager "${on_gpu[@]}" CUDA_MODULE_LOADING=EAGER "${request[@]}"
 part 40 lazy "${on_gpu[@]}" CUDA_MODULE_LOADING=LAZY "${request[@]}"

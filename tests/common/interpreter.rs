@@ -33,19 +33,26 @@ pub fn compiled() -> bool {
     images::compiler().is_some() || super::device::skip("no NVRTC when this was built")
 }
 
-/// A compiled kernel file, parsed once. `NAME.ptx` in the folder that BRAID_KERNELS_PTX names takes the place of what was
-/// built: for mutants.
+/// A compiled kernel file as the oldest devices that it is for run it, see [`module_on`].
+#[allow(dead_code)] // Not of all tests.
 pub fn module(name: &str) -> Arc<Module> {
-    static PARSED: OnceLock<Mutex<HashMap<String, Arc<Module>>>> = OnceLock::new();
+    module_on(name, if name.ends_with("_sm90") { (9, 0) } else { (8, 0) })
+}
+
+/// A compiled kernel file, parsed once, as devices of that compute capability run it. `NAME.ptx` in the folder that BRAID_KERNELS_PTX
+/// names takes the place of what was built: for mutants.
+pub fn module_on(name: &str, capability: (u32, u32)) -> Arc<Module> {
+    type Parsed = HashMap<(String, &'static str), Arc<Module>>;
+    static PARSED: OnceLock<Mutex<Parsed>> = OnceLock::new();
+    let built = images::modules().iter().find(|module| module.name == name).unwrap().ptx(capability).unwrap();
     let mut parsed = PARSED.get_or_init(Default::default).lock().unwrap();
     let parse = || {
-        let built = images::modules().iter().find(|module| module.name == name).unwrap();
         let other = std::env::var_os("BRAID_KERNELS_PTX").map(|folder| Path::new(&folder).join(format!("{name}.ptx")));
         let text = other.and_then(|file| std::fs::read_to_string(file).ok());
-        let text = text.unwrap_or_else(|| String::from_utf8(built.ptx().unwrap().unpack().unwrap()).unwrap());
+        let text = text.unwrap_or_else(|| String::from_utf8(built.unpack().unwrap()).unwrap());
         Arc::new(Module::parse(text.trim_end_matches('\0')).unwrap_or_else(|e| panic!("{name}: {e}")))
     };
-    parsed.entry(name.to_owned()).or_insert_with(parse).clone()
+    parsed.entry((name.to_owned(), built.target)).or_insert_with(parse).clone()
 }
 
 /// Values of a type as f32.

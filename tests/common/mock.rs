@@ -35,20 +35,21 @@ fn libraries() -> &'static Path {
     FOLDER.get_or_init(link).path()
 }
 
-/// The folder with the kernel files' PTX; none where the kernels were not compiled.
-pub fn kernels() -> Option<&'static Path> {
-    static FOLDER: OnceLock<Option<TempDir>> = OnceLock::new();
+/// The folder with the kernel files' PTX for a compute capability, 80 or 90; none where the kernels were not compiled.
+pub fn kernels(capability: u32) -> Option<&'static Path> {
+    static FOLDERS: [OnceLock<Option<TempDir>>; 2] = [OnceLock::new(), OnceLock::new()];
     let write = || {
         images::compiler()?;
         let folder = tempfile::tempdir().unwrap();
         for module in images::modules() {
-            let ptx = module.ptx().unwrap().unpack().unwrap();
+            let Some(ptx) = module.ptx((capability / 10, capability % 10)) else { continue };
+            let ptx = ptx.unpack().unwrap();
             let text = ptx.strip_suffix(b"\0").unwrap();
             fs::write(folder.path().join(format!("{}.ptx", module.name)), text).unwrap();
         }
         Some(folder)
     };
-    FOLDER.get_or_init(write).as_ref().map(TempDir::path)
+    FOLDERS[usize::from(capability >= 90)].get_or_init(write).as_ref().map(TempDir::path)
 }
 
 /// Runs `body` with an empty folder in a child process with the libraries and these variables. Where a test calls this several

@@ -1,6 +1,6 @@
 //! The driver of the tests: an interpreter of the very PTX that NVRTC made of the kernels.
 
-use super::interpreter::{module, narrow, wide};
+use super::interpreter::{module_on, narrow, wide};
 use braid::device::cuda::driver::{
     Call, CallCounter, CallCounts, DeviceProperties, Driver, EVENTS, Function, Gemm, GemmPlan, GraphExec, Kernel,
     Launch, MatrixRef, MemoryInfo as Room, Swizzle, TensorMap, TensorMapDesc, TensorMapMode,
@@ -17,7 +17,7 @@ use std::time::Duration;
 
 #[derive(Debug, Clone)]
 enum Recorded {
-    Launch(Launch),
+    Launch(Launch, bool),
     Gemm(GemmPlan),
     Copy(u64, u64, usize),
     Memset(u64, usize, u8),
@@ -163,15 +163,17 @@ impl PtxDriver {
         }
     }
 
-    fn do_launch(&self, launch: &Launch) -> Result<()> {
-        let (module_name, entry) = self.functions.lock().unwrap()[launch.function.0 as usize].clone();
+    fn do_launch(&self, launch: &Launch, early: bool) -> Result<()> {
+        let (module_name, entry) = self.functions.lock().unwrap()[launch.function.handle as usize].clone();
         assert_eq!(entry, launch.entry);
         let mut run = braid_ptx::Launch::new(launch.grid, [launch.block, 1, 1], launch.bytes());
         run.dynamic_shared = launch.shared as usize;
+        run.early = early;
         run.schedule = self.schedule;
         run.arithmetic = braid_ptx::Arithmetic::from_env();
         run.check_races = seen_before(launch) < 2;
-        braid_ptx::run(&module(module_name), &entry, &self.memory, &run).map_err(|f| fault(&entry, f))?;
+        let module = module_on(module_name, self.facts.capability);
+        braid_ptx::run(&module, &entry, &self.memory, &run).map_err(|f| fault(&entry, f))?;
         Ok(())
     }
 
@@ -292,16 +294,17 @@ impl Driver for PtxDriver {
     fn function(&self, kernel: &Kernel, entry: &str) -> Result<Function> {
         let mut functions = self.functions.lock().unwrap();
         functions.push((kernel.module, entry.to_owned()));
-        Ok(Function(functions.len() as u64 - 1))
+        Ok(Function { handle: functions.len() as u64 - 1, early: self.facts.capability >= (9, 0) })
     }
 
     fn encode_tensor_map(&self, map: &TensorMapDesc) -> Result<TensorMap> {
         Ok(TensorMap(bytemuck::cast(tensor_map(map).to_bytes())))
     }
 
-    fn launch(&self, launch: &Launch) -> Result<()> {
+    fn launch(&self, launch: &Launch, early: bool) -> Result<()> {
+        assert!(launch.function.early || !early, "{} may not begin early", launch.entry);
         self.counter.count(Call::Launch);
-        if self.record(|| Recorded::Launch(launch.clone())) { Ok(()) } else { self.do_launch(launch) }
+        if self.record(|| Recorded::Launch(launch.clone(), early)) { Ok(()) } else { self.do_launch(launch, early) }
     }
 
     /// Takes products whose columns begin at multiples of 16 bytes, as the library's algorithms are told.
@@ -350,7 +353,7 @@ impl Driver for PtxDriver {
         let steps = self.graphs.lock().unwrap()[graph.0 as usize].clone();
         for step in &steps {
             match step {
-                Recorded::Launch(launch) => self.do_launch(launch)?,
+                Recorded::Launch(launch, early) => self.do_launch(launch, *early)?,
                 Recorded::Gemm(plan) => {
                     let gemm = self.gemms.lock().unwrap()[plan.0 as usize];
                     self.do_gemm(&gemm)?;

@@ -215,6 +215,8 @@ impl Gpu {
         for schedule in schedules {
             let mut launch = Launch::new(grid, [kernel.threads, 1, 1], params);
             launch.dynamic_shared = kernel.shared as usize;
+            // Kernels for sm_90 and later wait for the launch before.
+            launch.early = kernel.module.ends_with("_sm90");
             launch.schedule = *schedule;
             launch.arithmetic = Arithmetic::from_env();
             settle(&mut launch);

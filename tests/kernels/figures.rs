@@ -178,7 +178,7 @@ fn figures_table() {
             .collect();
         // A compiler may know fewer.
         assert!(!cubins.is_empty() && cubins.iter().all(|(binary, _)| targets.contains(&binary.target)));
-        let ptx = String::from_utf8(module.ptx().unwrap().unpack().unwrap()).unwrap();
+        let ptx = String::from_utf8(module.ptx((9, 0)).unwrap().unpack().unwrap()).unwrap();
         for kernel in kernels().filter(|kernel| kernel.module == module.name) {
             let mut rows: Vec<(String, String)> = Vec::new();
             for &dtype in kernel.types.each() {

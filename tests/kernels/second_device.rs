@@ -150,7 +150,7 @@ impl SecondDevice {
             let words = self.driver.encode_tensor_map(&map).unwrap().0;
             launch.params[at / 8..][..words.len()].copy_from_slice(&words);
         }
-        self.driver.launch(&launch).unwrap();
+        self.driver.launch(&launch, false).unwrap();
         // A fault is this kernel's.
         self.driver.synchronize().unwrap_or_else(|e| panic!("{}: {e}", launch.entry));
     }

@@ -25,7 +25,7 @@ enum Work {
 fn enqueue(driver: &dyn Driver, work: &[Work]) {
     for work in work {
         match work {
-            Work::Launch(launch) => driver.launch(launch).unwrap(),
+            Work::Launch(launch) => driver.launch(launch, false).unwrap(),
             Work::Product(plan) => driver.gemm(*plan).unwrap(),
             Work::Copy(from, to, bytes) => driver.copy(*from, *to, *bytes).unwrap(),
         }

@@ -4,7 +4,7 @@ use super::cublaslt;
 use super::faults::{self, CAPTURE, Fault};
 use super::gpu::{Function, Gpu, violation};
 use super::image;
-use super::launch::{Launch, SHARED, most_shared};
+use super::launch::{Launch, LaunchConfig, SHARED, most_shared};
 use super::product::Product;
 use super::settings::{capability, driver_version, kernels, loads_lazily, log, memory, multiprocessors};
 use super::status::*;
@@ -361,12 +361,17 @@ functions! {
             Ok(())
         }))
     }
-    cuLaunchKernel(function: Pointer, x: c_uint, y: c_uint, z: c_uint, bx: c_uint, by: c_uint, bz: c_uint, shared: c_uint,
-                   stream: Pointer, params: *mut Pointer, extra: *mut Pointer) {
+    cuLaunchKernelEx(config: *const LaunchConfig, function: Pointer, params: *mut Pointer, extra: *mut Pointer) {
         assert!(extra.is_null());
-        let first = *(*params).cast::<u64>();
-        log(&format!("launch {x} {y} {z}, {bx} {by} {bz}, {shared}, {first}"));
-        code(Gpu::enter("cuLaunchKernel").and_then(|mut gpu| {
+        let LaunchConfig { grid, block, shared, stream, attributes, count } = *config;
+        let early = match count {
+            0 => false,
+            1 => { *attributes }.early(),
+            _ => return violation(INVALID_VALUE, &format!("{count} attributes of a launch")),
+        };
+        let ([x, y, z], [bx, by, bz], first) = (grid, block, *(*params).cast::<u64>());
+        log(&format!("launch {x} {y} {z}, {bx} {by} {bz}, {shared}, {first}{}", if early { ", early" } else { "" }));
+        code(Gpu::enter("cuLaunchKernelEx").and_then(|mut gpu| {
             let Some(found) = gpu.functions.get(&(function as u64)).cloned() else {
                 return Err(violation(INVALID_HANDLE, "a function that is not there is launched"));
             };
@@ -376,9 +381,9 @@ functions! {
             };
             let params = std::slice::from_raw_parts((*params).cast::<u8>(), bytes).to_vec();
             let id = gpu.handle();
-            let launch = Launch { id, function: found, grid: [x, y, z], block: [bx, by, bz], shared, params };
-            launch.check()?;
+            let launch = Launch { id, function: found, grid, block, shared, params, early };
             let captured = captures(&gpu, stream);
+            launch.check(captured)?;
             if captured && !launch.function.ready {
                 if let Some(capture) = gpu.streams.get_mut(&(stream as u64)).and_then(|s| s.capture.as_mut()) {
                     capture.broken = true;
@@ -389,7 +394,7 @@ functions! {
             if let Some(function) = gpu.functions.get_mut(&(function as u64)) {
                 function.ready = true;
             }
-            gpu.enqueue(stream as u64, Work::Launch(launch), "cuLaunchKernel")
+            gpu.enqueue(stream as u64, Work::Launch(launch), "cuLaunchKernelEx")
         }))
     }
     mockCapturing() { c_int::from(Gpu::lock().streams.values().any(|stream| stream.capture.is_some())) }

@@ -3,7 +3,7 @@
 //!     cuEventRecord=98765     each call of the function returns that code
 //!     cuMemAlloc_v2@17=2      the 17th call alone
 //!     cuMemAlloc_v2@17+=2     the 17th and all later ones
-//!     cuLaunchKernel@3!700    the third call returns the code, and the device is lost by it: so does every later call
+//!     cuLaunchKernelEx@3!700  the third call returns the code, and the device is lost by it: so does every later call
 //!     kernel@3!700            the device is lost by the third kernel that it runs, which shows at some later call
 //!     call@3=1                the third call of whatever function, but for those of which [`is_counted`] says no
 //!     call@1+=0               no fault: each call is a line `NAME is called` in the log

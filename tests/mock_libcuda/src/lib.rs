@@ -14,7 +14,7 @@ pub mod driver;
 mod faults;
 mod gpu;
 mod image;
-mod launch;
+pub mod launch;
 mod nvrtc;
 mod product;
 mod settings;

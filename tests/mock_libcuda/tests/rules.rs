@@ -1,6 +1,7 @@
 //! The rules of the driver that the mock holds, each broken once, and work that is done late.
 
 use mock_libcuda::driver::*;
+use mock_libcuda::launch::{LaunchAttribute, LaunchConfig};
 use mock_libcuda::status::*;
 use mock_libcuda::tensor_map::*;
 use std::ffi::{CString, c_int, c_uint, c_void};
@@ -109,9 +110,20 @@ impl Device {
     }
 
     fn launch(&self, function: Pointer, grid: u32, threads: u32, shared: u32, data: u64) -> c_int {
-        let mut params = [(&raw const data).cast_mut().cast::<c_void>()];
-        let params = params.as_mut_ptr();
-        unsafe { cuLaunchKernel(function, grid, 1, 1, threads, 1, 1, shared, self.stream, params, null_mut()) }
+        self.launch_with(function, [grid, threads, shared], &mut [(&raw const data).cast_mut().cast()], &[])
+    }
+
+    fn launch_with(
+        &self,
+        function: Pointer,
+        [grid, threads, shared]: [u32; 3],
+        params: &mut [Pointer],
+        attributes: &[LaunchAttribute],
+    ) -> c_int {
+        let (grid, block, stream) = ([grid, 1, 1], [threads, 1, 1], self.stream);
+        let (attributes, count) = (attributes.as_ptr(), attributes.len() as u32);
+        let config = LaunchConfig { grid, block, shared, stream, attributes, count };
+        unsafe { cuLaunchKernelEx(&config, function, params.as_mut_ptr(), null_mut()) }
     }
 
     fn wait(&self) -> c_int {
@@ -195,6 +207,10 @@ fn limits_of_a_launch() {
         assert_eq!(device.launch(add, 0, 32, 0, address), INVALID_VALUE);
         assert_eq!(device.launch(add, 1, 1025, 0, address), INVALID_VALUE);
         assert_eq!(device.launch(add, 1, 32, (48 << 10) + 1, address), INVALID_VALUE);
+        // Early launches are for compute capability 9.0 and later.
+        let (early, mut params) =
+            (LaunchAttribute { id: 6, padding: 0, value: [1; 8] }, [(&raw const address).cast_mut().cast()]);
+        assert_eq!(device.launch_with(add, [1, 32, 0], &mut params, &[early]), INVALID_VALUE);
         assert_eq!(cuFuncSetAttribute(add, 8, 164 << 10), INVALID_VALUE);
         ok(cuFuncSetAttribute(add, 8, 64 << 10));
         ok(cuMemsetD8Async(address, 0, 128, device.stream));
@@ -370,7 +386,7 @@ fn tensor_map_in_a_launch() {
         let map = Tiled::at(from).encode().unwrap();
         let bytes: [u64; 17] = std::array::from_fn(|i| map.get(i).copied().unwrap_or(to));
         let mut params = [(&raw const bytes).cast_mut().cast::<c_void>()];
-        ok(cuLaunchKernel(copy, 1, 1, 1, 32, 1, 1, 0, device.stream, params.as_mut_ptr(), null_mut()));
+        ok(device.launch_with(copy, [1, 32, 0], &mut params, &[]));
         // Columns 10 and 11 lie outside of the tensor.
         let want = |i: u32| if i % 8 < 6 { (2 + i / 8) * 12 + 4 + i % 8 } else { 0 };
         assert_eq!(device.words(to), std::array::from_fn(|i| want(i as u32)));

@@ -1,9 +1,12 @@
-//! Machine code of cubins: the code of an entry point, and the main loop of a kernel as the assembler scheduled it.
+//! Machine code of cubins: the code of an entry point, whether it waits for the launch before it, and the main loop of a kernel as the
+//! assembler scheduled it.
 //!
 //! Instructions are 16 bytes from sm_70 on. The low half begins with 12 bits of operation; the high half ends with the
 //! scheduler's control bits, of which the stall count (cycles until the warp may issue again) is read here. NVIDIA does not
 //! document them; Jia et al. 2018, "Dissecting the NVIDIA Volta GPU Architecture via Microbenchmarking", does, and the
 //! branches' targets below are checked by what they lead to.
+
+use std::collections::BTreeSet;
 
 /// Bytes of an instruction.
 const WORD: usize = 16;
@@ -28,6 +31,8 @@ mod operation {
     pub(super) const EXIT: u64 = 0x94d;
     /// `__syncthreads`.
     pub(super) const BAR: u64 = 0xb1d;
+    /// `griddepcontrol.wait`.
+    pub(super) const ACQBULK: u64 = 0x82e;
 }
 
 /// Instructions of one warp along a path through the code.
@@ -129,22 +134,45 @@ impl Instruction {
     }
 }
 
-/// The code of one entry point: the section `.text.NAME` of a 64-bit little-endian ELF file. `None` where the file has none.
+/// The code of one entry point. `None` where the file has none.
 pub fn code<'a>(elf: &'a [u8], entry: &str) -> Option<&'a [u8]> {
-    let number = |at: usize, bytes: usize| {
+    entries(elf)?.find(|(name, _)| *name == entry).map(|(_, code)| code)
+}
+
+/// The entry points of an image, a cubin or PTX, that wait for the launch before theirs. A wait that a predicate guards is none.
+pub fn waiting(image: &[u8]) -> BTreeSet<String> {
+    if let Some(entries) = entries(image) {
+        let waits = |word: &Instruction| word.operation() == operation::ACQBULK && word.always();
+        let all = entries.filter(|(_, code)| instructions(code).iter().any(waits));
+        return all.map(|(name, _)| name.to_owned()).collect();
+    }
+    let text = String::from_utf8_lossy(image);
+    let all =
+        text.split(".entry ").skip(1).filter(|entry| entry.lines().any(|line| line.trim() == "griddepcontrol.wait;"));
+    all.filter_map(|entry| Some(entry.split_once('(')?.0.trim().to_owned())).collect()
+}
+
+/// Names and code of the entry points: the sections `.text.NAME` of a 64-bit little-endian ELF file. `None` where it is none.
+fn entries(elf: &[u8]) -> Option<impl Iterator<Item = (&str, &[u8])>> {
+    if !elf.starts_with(b"\x7fELF") {
+        return None;
+    }
+    let number = move |at: usize, bytes: usize| {
         let digits = elf.get(at..at.checked_add(bytes)?)?;
         Some(digits.iter().rev().fold(0, |sum, byte| sum << 8 | usize::from(*byte)))
     };
     let (table, size, count, names) = (number(0x28, 8)?, number(0x3a, 2)?, number(0x3c, 2)?, number(0x3e, 2)?);
-    let place = |section: usize| {
+    let place = move |section: usize| {
         let header = table.checked_add(section * size)?;
         Some((number(header, 4)?, number(header + 0x18, 8)?, number(header + 0x20, 8)?))
     };
     let strings = place(names)?.1;
-    let wanted = format!(".text.{entry}\0");
-    let named = |name: usize| elf.get(strings.checked_add(name)?..).map(|rest| rest.starts_with(wanted.as_bytes()));
-    let (_, from, bytes) = (0..count).filter_map(place).find(|&(name, ..)| named(name) == Some(true))?;
-    elf.get(from..from.checked_add(bytes)?)
+    Some((0..count).filter_map(move |section| {
+        let (name, from, bytes) = place(section)?;
+        let name = elf.get(strings.checked_add(name)?..)?.split(|byte| *byte == 0).next()?;
+        let name = std::str::from_utf8(name).ok()?.strip_prefix(".text.")?;
+        Some((name, elf.get(from..from.checked_add(bytes)?)?))
+    }))
 }
 
 fn instructions(code: &[u8]) -> Vec<Instruction> {
@@ -207,6 +235,7 @@ fn steady(words: &[Instruction], (from, to): (usize, usize), generation: u32) ->
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::device::cuda::compile::images::{self, Code};
 
     fn word(operation: u64, stall: u64) -> [u64; 2] {
         [operation | 7 << 12, stall << 41]
@@ -276,7 +305,45 @@ mod tests {
     #[test]
     fn damaged_files() {
         for length in 0..64 {
-            assert_eq!(code(&vec![0xff; length], "gemm"), None);
+            let mut file = vec![0xff; length];
+            assert_eq!(code(&file, "gemm"), None);
+            file.iter_mut().zip(b"\x7fELF").for_each(|(byte, mark)| *byte = *mark);
+            assert_eq!((code(&file, "gemm"), waiting(&file).len()), (None, 0));
+        }
+    }
+
+    /// Holds every kernel for sm_90 and later to a wait, in the cubin as in the PTX, and there before anything of global memory is touched.
+    #[test]
+    fn waits_of_every_kernel() {
+        if !images::compiled() {
+            return;
+        }
+        for module in images::modules() {
+            let Code::Compiled(binaries) = module.code else { continue };
+            let mut known: Option<BTreeSet<String>> = None;
+            for binary in binaries {
+                let (name, image) = (format!("{} {}", module.name, binary.target), binary.unpack().unwrap());
+                let found = waiting(&image);
+                let (_, number) = binary.target.split_once('_').unwrap();
+                if number.trim_end_matches('a').parse::<u32>().unwrap() < 90 {
+                    assert_eq!(found, BTreeSet::new(), "{name}");
+                    continue;
+                }
+                assert_eq!(&found, known.get_or_insert_with(|| found.clone()), "{name}");
+                if binary.target.starts_with("sm_") {
+                    continue;
+                }
+                let text = String::from_utf8(image).unwrap();
+                let entries: Vec<&str> = text.split(".entry ").skip(1).collect();
+                assert_eq!(found.len(), entries.len(), "{name}");
+                for entry in entries {
+                    let (before, _) = entry.split_once("griddepcontrol.wait").unwrap();
+                    let touches = ["ld.global", "st.global", "cp.async", "\tred.", "\tatom.", "\tret"];
+                    let early: Vec<&str> = touches.into_iter().filter(|word| before.contains(word)).collect();
+                    assert_eq!(early, [""; 0], "{name}: {before}");
+                }
+            }
+            assert!(known.is_some_and(|waiting| !waiting.is_empty()), "{}", module.name);
         }
     }
 }

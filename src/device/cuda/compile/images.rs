@@ -94,7 +94,7 @@ pub fn compiler() -> Option<(i32, i32)> {
 impl Module {
     /// The binaries that a device of this compute capability may run, the best first: the cubin of its generation with the
     /// greatest minor number up to its own (`sm_90a` for 9.0 alone, which is not forward compatible; none of others for Orin's
-    /// 8.7, which takes its own alone), then PTX, from 8.0 on. None below 8.0, for a file that is for another architecture alone, or
+    /// 8.7, which takes its own alone), then the PTX. None below 8.0, for a file that is for another architecture alone, or
     /// where the source is embedded.
     pub fn binaries(&self, (major, minor): (u32, u32)) -> impl Iterator<Item = &'static Binary> {
         let binaries = if let Code::Compiled(binaries) = self.code { binaries } else { &[] };
@@ -105,17 +105,19 @@ impl Module {
             None => false,
         };
         let cubin = binaries.iter().filter(fits).max_by_key(|binary| binary.architecture());
+        cubin.into_iter().chain(self.ptx((major, minor)))
+    }
+
+    /// The PTX for a device of this compute capability, where none of the cubins is for it: of the greatest architecture up to its own,
+    /// that of sm_90 having waits for the launch before.
+    pub fn ptx(&self, (major, minor): (u32, u32)) -> Option<&'static Binary> {
+        let binaries = if let Code::Compiled(binaries) = self.code { binaries } else { &[] };
+        let own = major * 10 + minor;
         let compiles = |binary: &&Binary| match binary.virtual_architecture() {
             Some((number, exact)) => number == own || !exact && number <= own,
             None => false,
         };
-        cubin.into_iter().chain(self.ptx().filter(compiles))
-    }
-
-    /// The PTX, for devices that none of the cubins is for.
-    pub fn ptx(&self) -> Option<&'static Binary> {
-        let Code::Compiled(binaries) = self.code else { return None };
-        binaries.iter().find(|binary| binary.virtual_architecture().is_some())
+        binaries.iter().filter(compiles).max_by_key(|binary| binary.virtual_architecture())
     }
 }
 
@@ -142,7 +144,7 @@ mod tests {
         Binary { target, packed: &[], log: "" }
     }
 
-    static FAKE: [Binary; 7] = [
+    static FAKE: [Binary; 8] = [
         binary("sm_80"),
         binary("sm_86"),
         binary("sm_89"),
@@ -150,6 +152,7 @@ mod tests {
         binary("sm_100"),
         binary("sm_120"),
         binary("compute_80"),
+        binary("compute_90"),
     ];
 
     static FAKE_SM_90A: [Binary; 2] = [binary("sm_90a"), binary("compute_90a")];
@@ -163,11 +166,11 @@ mod tests {
         assert_eq!(targets(8, 6), ["sm_86", "compute_80"]);
         assert_eq!(targets(8, 7), ["compute_80"]);
         assert_eq!(targets(8, 9), ["sm_89", "compute_80"]);
-        assert_eq!(targets(9, 0), ["sm_90a", "compute_80"]);
-        assert_eq!(targets(10, 0), ["sm_100", "compute_80"]);
-        assert_eq!(targets(10, 3), ["sm_100", "compute_80"]);
-        assert_eq!(targets(11, 0), ["compute_80"]);
-        assert_eq!(targets(12, 1), ["sm_120", "compute_80"]);
+        assert_eq!(targets(9, 0), ["sm_90a", "compute_90"]);
+        assert_eq!(targets(10, 0), ["sm_100", "compute_90"]);
+        assert_eq!(targets(10, 3), ["sm_100", "compute_90"]);
+        assert_eq!(targets(11, 0), ["compute_90"]);
+        assert_eq!(targets(12, 1), ["sm_120", "compute_90"]);
         let alone = Module { code: Code::Compiled(&FAKE_SM_90A), ..module };
         let targets = |major, minor| alone.binaries((major, minor)).map(|binary| binary.target).collect::<Vec<_>>();
         assert_eq!(targets(9, 0), ["sm_90a", "compute_90a"]);

@@ -120,8 +120,9 @@ pub trait Driver: Send + Sync {
     /// Encodes a tensor map, which keeps the tensor's address: where that moves, it is encoded anew.
     fn encode_tensor_map(&self, map: &TensorMapDesc) -> Result<TensorMap>;
 
-    /// Launches a kernel.
-    fn launch(&self, launch: &Launch) -> Result<()>;
+    /// Launches a kernel; `early`: it may begin before the call before this one, which is a launch, too, has ended. Only for a
+    /// [`Function`] that may.
+    fn launch(&self, launch: &Launch, early: bool) -> Result<()>;
 
     /// Chooses how a product is computed; by its sizes without the batch, so that a result does not depend on it. May try several
     /// ways on memory of its own; leaves the operands alone. Not between `begin_capture` and `end_capture`.

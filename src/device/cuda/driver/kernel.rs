@@ -79,7 +79,7 @@ impl Kernel {
         Ok(Launch {
             kernel: self,
             entry: self.entry(dtype),
-            function: Function(0),
+            function: Function::default(),
             grid,
             block: self.threads,
             shared: self.shared,
@@ -89,9 +89,15 @@ impl Kernel {
     }
 }
 
-/// A kernel that a driver has found: its number there.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Function(pub u64);
+/// A kernel that a driver has found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Function {
+    /// Its number there.
+    pub handle: u64,
+    /// Whether its launches may begin before the launch before them has ended: its code waits for that (`griddepcontrol.wait`), and the
+    /// driver can begin it so.
+    pub early: bool,
+}
 
 /// One launch of a kernel.
 #[derive(Debug, Clone)]
@@ -100,7 +106,7 @@ pub struct Launch {
     pub kernel: &'static Kernel,
     /// The kernel's entry point, e.g. `gemm_64x64_f16`.
     pub entry: String,
-    /// The driver's number for it.
+    /// The driver's form of it.
     pub function: Function,
     /// Blocks in x, y, z.
     pub grid: [u32; 3],

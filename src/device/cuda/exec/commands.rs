@@ -60,18 +60,21 @@ impl<'a> Preparation<'a> {
     }
 }
 
-/// Issues commands in order.
+/// Issues commands in order. A launch behind a launch may begin early where its kernel waits for that; the library's products, copies
+/// and memsets, which wait for nothing by themselves, and what follows them have whole dependencies.
 ///
 /// # Errors
 /// Those of the driver.
 pub(super) fn issue(driver: &dyn Driver, commands: &[PreparedCommand]) -> Result<()> {
+    let mut behind_launch = false;
     for command in commands {
         match command {
-            PreparedCommand::Launch(launch) => driver.launch(launch)?,
+            PreparedCommand::Launch(launch) => driver.launch(launch, behind_launch && launch.function.early)?,
             PreparedCommand::Gemm(plan) => driver.gemm(*plan)?,
             PreparedCommand::Copy(from, to, bytes) => driver.copy(*from, *to, *bytes)?,
             PreparedCommand::Memset(to, bytes, value) => driver.memset(*to, *bytes, *value)?,
         }
+        behind_launch = matches!(command, PreparedCommand::Launch(_));
     }
     Ok(())
 }

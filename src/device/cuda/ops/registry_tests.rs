@@ -15,7 +15,7 @@ fn table_of_compiled_entries() {
     }
     let mut found = 0;
     for module in images::modules() {
-        let ptx = String::from_utf8(module.ptx().unwrap().unpack().unwrap()).unwrap();
+        let ptx = String::from_utf8(module.ptx((9, 0)).unwrap().unpack().unwrap()).unwrap();
         let mut table: Vec<(String, &Kernel)> = kernels()
             .filter(|kernel| kernel.module == module.name)
             .flat_map(|kernel| kernel.types.each().iter().map(move |&dtype| (kernel.entry(dtype), kernel)))

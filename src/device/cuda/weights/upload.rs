@@ -176,7 +176,7 @@ impl Uploader<'_> {
 
     fn launch(&self, mut launch: Launch) -> Result<()> {
         launch.function = self.driver.function(launch.kernel, &launch.entry)?;
-        self.driver.launch(&launch)
+        self.driver.launch(&launch, false)
     }
 }
 

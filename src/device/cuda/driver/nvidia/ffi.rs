@@ -147,16 +147,9 @@ functions! {
             promotion: sys::CUtensorMapL2promotion,
             fill: sys::CUtensorMapFloatOOBfill,
         );
-        cuLaunchKernel(
+        cuLaunchKernelEx(
+            config: *const sys::CUlaunchConfig,
             function: sys::CUfunction,
-            grid_x: c_uint,
-            grid_y: c_uint,
-            grid_z: c_uint,
-            block_x: c_uint,
-            block_y: c_uint,
-            block_z: c_uint,
-            shared: c_uint,
-            stream: sys::CUstream,
             params: *mut *mut c_void,
             extra: *mut *mut c_void,
         );

@@ -43,6 +43,9 @@ pub struct NvidiaDriver {
     events: [sys::CUevent; EVENTS],
     cublaslt: Option<GemmPlans>,
     modules: Modules,
+    /// Whether launches may begin early: on GPUs from compute capability 9.0 on, by drivers from CUDA 12.3 on, which capture such launches,
+    /// unless `BRAID_PDL=0` forbids it for comparison.
+    early: bool,
     /// While the stream records and does nothing.
     capturing: Mutex<Option<Capturing>>,
 }
@@ -74,11 +77,13 @@ impl NvidiaDriver {
     fn open(ordinal: usize, embedded: bool) -> Result<Self> {
         let (cuda, version) = probe()?;
         let (device, properties) = select(cuda, ordinal)?;
+        let early = properties.capability >= (9, 0) && version >= 12_030;
         let mut driver = Self {
             context: Context::retain((cuda, version), device, properties)?,
             events: [std::ptr::null_mut(); EVENTS],
             cublaslt: None,
             modules: Modules::new(embedded),
+            early: early && std::env::var_os("BRAID_PDL").is_none_or(|value| value != "0"),
             capturing: Mutex::new(None),
         };
         driver.context.open_stream()?;
@@ -171,7 +176,7 @@ impl Driver for NvidiaDriver {
 
     fn function(&self, kernel: &Kernel, entry: &str) -> Result<Function> {
         let gpu = self.enter()?;
-        let module = self.modules.get(gpu, kernel.module)?;
+        let (module, waits) = self.modules.get(gpu, kernel.module)?;
         let name = CString::new(entry).map_err(|_| Error::Graph(format!("no kernel is called `{entry}`")))?;
         let mut function = std::ptr::null_mut();
         // SAFETY: the module stays loaded for as long as `self` lives; the name has a terminator; writes one handle.
@@ -183,29 +188,46 @@ impl Driver for NvidiaDriver {
             let set = unsafe { gpu.cuda.cuFuncSetAttribute(function, which, kernel.shared as i32) };
             gpu.check(&format!("cuFuncSetAttribute ({entry})"), set)?;
         }
-        Ok(Function(function as u64))
+        Ok(Function { handle: function as u64, early: self.early && waits.contains(entry) })
     }
 
     fn encode_tensor_map(&self, map: &TensorMapDesc) -> Result<TensorMap> {
         tensor_map::encode(self.enter()?, map)
     }
 
-    fn launch(&self, launch: &Launch) -> Result<()> {
+    fn launch(&self, launch: &Launch, early: bool) -> Result<()> {
         let gpu = self.enter()?;
         gpu.counter.count(Call::Launch);
         let [x, y, z] = launch.grid;
         let mut params = [launch.params.as_ptr().cast_mut().cast::<c_void>()];
+        let mut attribute = sys::CUlaunchAttribute {
+            id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
+            pad: [0; 4],
+            value: sys::CUlaunchAttributeValue { programmaticStreamSerializationAllowed: 1 },
+        };
+        let config = sys::CUlaunchConfig {
+            gridDimX: x,
+            gridDimY: y,
+            gridDimZ: z,
+            blockDimX: launch.block,
+            blockDimY: 1,
+            blockDimZ: 1,
+            sharedMemBytes: launch.shared,
+            hStream: gpu.stream,
+            attrs: &mut attribute,
+            numAttrs: early.into(),
+        };
         // SAFETY: the function is one that `function` gave, its one parameter is a struct of the size that the table of
-        // kernels names, which the lowering checked, and the driver copies it before it returns. That the addresses in it
-        // are those of live allocations is the lowering's promise, which the tests check on the interpreter.
+        // kernels names, which the lowering checked, and the driver copies it before it returns, as it does the configuration and its
+        // attribute. That the addresses in it are those of live allocations is the lowering's promise, which the tests check on the
+        // interpreter.
         let launched = unsafe {
-            let (function, params) = (launch.function.0 as sys::CUfunction, params.as_mut_ptr());
-            let (block, shared, none) = (launch.block, launch.shared, std::ptr::null_mut());
-            gpu.cuda.cuLaunchKernel(function, x, y, z, block, 1, 1, shared, gpu.stream, params, none)
+            let function = launch.function.handle as sys::CUfunction;
+            gpu.cuda.cuLaunchKernelEx(&config, function, params.as_mut_ptr(), std::ptr::null_mut())
         };
         match launched {
             Ok(()) => Ok(()),
-            Err(code) => gpu.check(&format!("cuLaunchKernel ({})", launch.entry), Err(code)),
+            Err(code) => gpu.check(&format!("cuLaunchKernelEx ({})", launch.entry), Err(code)),
         }
     }
 

@@ -2,17 +2,21 @@
 
 use super::context::Context;
 use super::error::{missing, missing_or_cpu};
+use crate::device::cuda::compile::cubin::waiting;
 use crate::device::cuda::compile::images::{self, Module};
 use crate::device::cuda::compile::runtime;
 use crate::error::{Error, Result};
 use ::cudarc::driver::sys;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::ffi::c_void;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// A kernel file on the device, and its entry points that wait for the launches before them.
+type Loaded = (sys::CUmodule, Arc<BTreeSet<String>>);
 
 /// The kernel files that a context has loaded, by name.
 pub(crate) struct Modules {
-    loaded: Mutex<HashMap<&'static str, sys::CUmodule>>,
+    loaded: Mutex<HashMap<&'static str, Loaded>>,
     /// Whether the binaries of this build are used.
     embedded: bool,
 }
@@ -23,26 +27,26 @@ impl Modules {
         Self { loaded: Mutex::default(), embedded }
     }
 
-    /// The module that holds a kernel, loaded at first use.
+    /// A kernel file, loaded at first use.
     ///
     /// # Errors
     /// [`Error::Device`] where there is no binary for the device and none can be compiled; those of the driver.
-    pub(crate) fn get(&self, gpu: &Context, name: &'static str) -> Result<sys::CUmodule> {
+    pub(crate) fn get(&self, gpu: &Context, name: &'static str) -> Result<Loaded> {
         let mut modules = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(module) = modules.get(name) {
-            return Ok(*module);
+            return Ok(module.clone());
         }
         let Some(found) = images::modules().iter().find(|module| module.name == name) else {
             return Err(Error::Graph(format!("no kernel file is called `{name}`")));
         };
         let module = load(gpu, found, self.embedded)?;
-        modules.insert(name, module);
+        modules.insert(name, module.clone());
         Ok(module)
     }
 
     /// Unloads all of them. The context must be current.
     pub(crate) fn unload(&mut self, gpu: &Context) {
-        for (_, module) in self.loaded.get_mut().unwrap_or_else(PoisonError::into_inner).drain() {
+        for (_, (module, _)) in self.loaded.get_mut().unwrap_or_else(PoisonError::into_inner).drain() {
             // SAFETY: loaded by `load`, unloaded once; the caller has made the context current.
             let _ = unsafe { gpu.cuda.cuModuleUnload(module) };
         }
@@ -50,7 +54,7 @@ impl Modules {
 }
 
 /// Loads a kernel file: the first binary of this build that the driver takes, else what NVRTC makes of its source.
-fn load(gpu: &Context, file: &Module, embedded: bool) -> Result<sys::CUmodule> {
+fn load(gpu: &Context, file: &Module, embedded: bool) -> Result<Loaded> {
     let capability @ (major, minor) = gpu.properties.capability;
     let mut refused = Vec::new();
     for binary in file.binaries(capability).filter(|_| embedded) {
@@ -86,7 +90,7 @@ fn load(gpu: &Context, file: &Module, embedded: bool) -> Result<sys::CUmodule> {
 }
 
 /// Loads a cubin, or PTX with a terminator.
-fn image(gpu: &Context, name: &str, target: &str, bytes: &[u8]) -> Result<sys::CUmodule> {
+fn image(gpu: &Context, name: &str, target: &str, bytes: &[u8]) -> Result<Loaded> {
     // A copy that is aligned as the driver reads ELF files.
     let mut image = vec![0u64; bytes.len().div_ceil(8) + 1];
     bytemuck::cast_slice_mut::<u64, u8>(&mut image)[..bytes.len()].copy_from_slice(bytes);
@@ -94,5 +98,5 @@ fn image(gpu: &Context, name: &str, target: &str, bytes: &[u8]) -> Result<sys::C
     // SAFETY: a cubin, or PTX with a terminator, whole as NVRTC gave it; the driver copies it.
     let loaded = unsafe { gpu.cuda.cuModuleLoadData(&mut module, image.as_ptr().cast::<c_void>()) };
     gpu.check(&format!("cuModuleLoadData ({name}, {target})"), loaded)?;
-    Ok(module)
+    Ok((module, Arc::new(waiting(bytes))))
 }
