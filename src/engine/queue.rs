@@ -1,5 +1,6 @@
 //! The order in which waiting requests begin.
 
+use std::cmp::Reverse;
 use std::time::{Duration, Instant};
 
 /// A waiting entry.
@@ -38,11 +39,23 @@ impl<T> Queue<T> {
         i64::from(entry.priority) + i64::try_from(steps).unwrap_or(i64::MAX / 2)
     }
 
+    /// The key by which entries are in the order in which they are taken.
+    fn order(&self, entry: &Entry<T>, now: Instant) -> (Reverse<i64>, u64) {
+        (Reverse(self.rank(entry, now)), entry.id)
+    }
+
     /// Takes the entry that is next.
     pub(super) fn pop(&mut self, now: Instant) -> Option<T> {
-        let next = |(_, entry): &(usize, &Entry<T>)| (std::cmp::Reverse(self.rank(entry, now)), entry.id);
+        let next = |(_, entry): &(usize, &Entry<T>)| self.order(entry, now);
         let (at, _) = self.entries.iter().enumerate().min_by_key(next)?;
         Some(self.entries.remove(at).value)
+    }
+
+    /// The entries in the order in which they would be taken now.
+    pub(super) fn in_order(&self, now: Instant) -> impl Iterator<Item = &T> {
+        let mut entries: Vec<_> = self.entries.iter().collect();
+        entries.sort_by_key(|entry| self.order(entry, now));
+        entries.into_iter().map(|entry| &entry.value)
     }
 
     /// Takes the entries whose deadline is past.
@@ -60,10 +73,8 @@ impl<T> Queue<T> {
     /// The number of entries that would be taken before this one now; none where it does not wait.
     pub(super) fn ahead(&self, id: u64, now: Instant) -> Option<usize> {
         let own = self.entries.iter().find(|entry| entry.id == id)?;
-        let rank = self.rank(own, now);
-        let before =
-            |entry: &&Entry<T>| (self.rank(entry, now), std::cmp::Reverse(entry.id)) > (rank, std::cmp::Reverse(id));
-        Some(self.entries.iter().filter(before).count())
+        let order = self.order(own, now);
+        Some(self.entries.iter().filter(|entry| self.order(entry, now) < order).count())
     }
 
     /// Takes everything.
@@ -85,6 +96,7 @@ mod tests {
             queue.push(id, (priority, None), at(seconds), id);
         }
         assert_eq!([0, 1, 2, 3, 4].map(|id| queue.ahead(id, at(1)).unwrap()), [3, 1, 4, 2, 0]);
+        assert_eq!(queue.in_order(at(1)).copied().collect::<Vec<_>>(), [4, 1, 3, 0, 2]);
         // 25 s later the first four have risen by two, and the last one, which is new, by none.
         assert_eq!(queue.pop(at(25)), Some(1));
         assert_eq!(queue.pop(at(25)), Some(3));

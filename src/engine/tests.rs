@@ -1,14 +1,16 @@
 //! The engine over a runner that draws nothing, against what a simple scheduler would do.
 
-use super::worker::{Jobs, Runner};
+use super::worker::{Job, Runner, Shared};
 use super::*;
-use crate::pipeline::{Callbacks, Output, Progress, Stage};
+use crate::pipeline::{Callbacks, Jobs, Output, Progress, Stage};
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, Weak};
 use std::time::{Duration, Instant};
 
-/// Runs so many requests at once, each for as many steps as it asks for; the prompt `panic` makes the whole runner panic.
+/// Runs so many requests at once, each for as many steps as it asks for; the prompt `panic` makes the whole runner panic, also where it
+/// only looks at it.
 struct Steps {
     room: usize,
     /// Nothing begins while it is set.
@@ -61,19 +63,19 @@ fn output(seed: u64) -> Output {
 }
 
 impl Runner for Steps {
-    fn run(&self, jobs: Jobs<'_>, done: &mut dyn FnMut(usize, Result<Output>)) {
+    fn run(&self, jobs: &mut dyn Jobs<'static>, done: &mut dyn FnMut(usize, Result<Output>)) {
         let mut running: Vec<(usize, Request, Callbacks<'static>, usize)> = Vec::new();
-        let mut count = 0;
         loop {
             while self.held.load(Ordering::SeqCst) {
                 std::thread::sleep(Duration::from_micros(50));
             }
             while running.len() < self.room
-                && let Some((request, callbacks)) = jobs.next()
+                && let Some((number, request, callbacks)) = jobs.next()
             {
+                let to_come = jobs.to_come(self.room - running.len());
+                assert!(to_come.iter().all(|request| request.prompt != "panic"), "planned");
                 self.begun.lock().unwrap().push(request.seed);
-                running.push((count, request, callbacks, 0));
-                count += 1;
+                running.push((number, request, callbacks, 0));
             }
             self.most.fetch_max(running.len(), Ordering::SeqCst);
             if running.is_empty() {
@@ -146,6 +148,53 @@ fn priorities() {
     }
     assert_eq!(steps.begun(), [2, 4, 0, 1, 5, 3]);
     engine.drain();
+}
+
+/// Requests as they are taken, and looked at before, against a list that is sorted anew for each call.
+#[test]
+fn order_against_a_list() {
+    const MOST: usize = 4;
+    let options = EngineOptions::default().with_aging(Duration::ZERO).with_max_running(MOST).with_max_waiting(2000);
+    let (shared, mut x, mut looked) = (Shared::new(options), 1_u64, [0; 3]);
+    let mut random = |n: usize| {
+        x = x.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (x >> 33) as usize % n
+    };
+    // Those that wait: priority, id, images.
+    let (mut waiting, mut running) = (Vec::<(Reverse<i32>, u64, usize)>::new(), Vec::<Arc<Job>>::new());
+    for _ in 0..2000 {
+        match random(5) {
+            0 | 1 => {
+                let (priority, images) = (random(3) as i32, 1 + random(3));
+                let options = SubmitOptions::new().with_priority(priority);
+                let state = shared.submit(request(0, 1).with_num_images(images), options).unwrap();
+                waiting.push((Reverse(priority), state.id, images));
+            }
+            2 if !waiting.is_empty() => {
+                let (_, id, _) = waiting.remove(random(waiting.len()));
+                assert!(shared.remove(id));
+            }
+            3 if !running.is_empty() => shared.finish(&running.remove(random(running.len())), Err(Error::Cancelled)),
+            _ => {
+                waiting.sort_unstable();
+                let next = (running.len() < MOST && !waiting.is_empty()).then(|| waiting.remove(0).1);
+                let taken = shared.take();
+                assert_eq!(taken.as_ref().map(|job| job.state.id), next);
+                running.extend(taken);
+            }
+        }
+        waiting.sort_unstable();
+        let (room, mut wanted) = (random(8), Vec::new());
+        for (_, _, images) in waiting.iter().take(MOST - running.len()) {
+            if wanted.iter().sum::<usize>() < room {
+                wanted.push(*images);
+            }
+        }
+        let got: Vec<_> = shared.to_come(room).iter().map(|request| request.num_images).collect();
+        assert_eq!((&got, shared.waiting()), (&wanted, waiting.len()));
+        looked[got.len().min(2)] += 1;
+    }
+    assert!(looked.iter().all(|n| *n > 100), "{looked:?}");
 }
 
 /// A request joins those that run, as far as there is room, and leaves when it is done.
@@ -246,7 +295,7 @@ fn refused_requests() {
     assert!(matches!(engine.submit(request(1, 1)), Err(Error::Stopped)));
 }
 
-/// A callback's panic fails its request, a panic of the work the one that it comes from, and neither any other.
+/// A callback's panic fails its request, a panic of the work the one that it comes from, which may wait still, and neither any other.
 #[test]
 fn f13_panics() {
     let steps = Steps::new(4);
@@ -261,11 +310,11 @@ fn f13_panics() {
     steps.hold();
     let mut worst = request(4, 9);
     worst.prompt = "panic".into();
-    let worst = engine.submit(worst).unwrap();
-    let good = [5, 6].map(|seed| engine.submit(request(seed, 9)).unwrap());
+    let submitted = [request(5, 9), worst, request(6, 9)].map(|request| engine.submit(request).unwrap());
+    let [first, worst, last] = submitted;
     steps.release();
     assert!(matches!(worst.wait(), Err(Error::Panicked(what)) if what == "planned"));
-    for (seed, ticket) in (5..).zip(good) {
+    for (seed, ticket) in [(5, first), (6, last)] {
         assert_eq!(ticket.wait().unwrap().seeds, [seed]);
     }
 }

@@ -4,7 +4,7 @@ use super::options::{EngineOptions, SubmitOptions};
 use super::queue::Queue;
 use super::state::TicketState;
 use crate::error::{Error, Result};
-use crate::pipeline::{Callbacks, FinishedImage, Output, Pipeline, Preview, Progress, Request};
+use crate::pipeline::{Callbacks, FinishedImage, InOrder, Jobs, Output, Pipeline, Preview, Progress, Request, up_to};
 use std::any::Any;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -13,29 +13,48 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::{self, ThreadId};
 use std::time::Instant;
 
-/// The requests of a run, taken one by one.
-pub(super) type Jobs<'a> = &'a mut dyn Iterator<Item = (Request, Callbacks<'static>)>;
-
 /// A way to draw requests; [`Pipeline`]'s, or that of a test.
 pub(super) trait Runner: Send + Sync + 'static {
     /// Draws requests until `jobs` has none and all are done. `jobs` is asked again whenever there is room; `done` takes each result with
     /// the number of its job.
-    fn run(&self, jobs: Jobs<'_>, done: &mut dyn FnMut(usize, Result<Output>));
+    fn run(&self, jobs: &mut dyn Jobs<'static>, done: &mut dyn FnMut(usize, Result<Output>));
 }
 
 impl Runner for Pipeline {
-    fn run(&self, jobs: Jobs<'_>, done: &mut dyn FnMut(usize, Result<Output>)) {
-        self.generate_batch_with(jobs, done);
+    fn run(&self, jobs: &mut dyn Jobs<'static>, done: &mut dyn FnMut(usize, Result<Output>)) {
+        self.generate_jobs(jobs, done);
     }
 }
 
 /// A submitted request with everything that draws it.
-struct Job {
-    state: Arc<TicketState>,
-    request: Request,
+pub(super) struct Job {
+    pub(super) state: Arc<TicketState>,
+    request: Arc<Request>,
     options: Mutex<SubmitOptions>,
     /// The message of a callback's panic.
     panicked: Mutex<Option<String>>,
+}
+
+/// The requests of a run, taken from the queue one by one.
+struct Taken<'s> {
+    shared: &'s Shared,
+    /// Those under way, by their numbers.
+    under_way: &'s RefCell<BTreeMap<usize, Arc<Job>>>,
+    count: usize,
+}
+
+impl Jobs<'static> for Taken<'_> {
+    fn next(&mut self) -> Option<(usize, Request, Callbacks<'static>)> {
+        let job = self.shared.take()?;
+        let number = self.count;
+        self.count += 1;
+        self.under_way.borrow_mut().insert(number, job.clone());
+        Some((number, Request::clone(&job.request), job.callbacks()))
+    }
+
+    fn to_come(&mut self, images: usize) -> Vec<Arc<Request>> {
+        self.shared.to_come(images)
+    }
 }
 
 /// The part of an engine that its worker and its tickets share.
@@ -131,6 +150,7 @@ impl Shared {
         let (id, rank) = (inner.next_id, (options.priority, options.deadline));
         inner.next_id += 1;
         let state = Arc::new(TicketState::new(id, options.deadline));
+        let request = Arc::new(request);
         let job = Job { state: state.clone(), request, options: Mutex::new(options), panicked: Mutex::new(None) };
         inner.queue.push(id, rank, now, Arc::new(job));
         drop(inner);
@@ -187,13 +207,10 @@ impl Shared {
         let _ = self.worker.set(thread::current().id());
         while self.wait_for_requests() {
             // Those under way: a run goes on for as long as requests come.
-            let taken = RefCell::new(BTreeMap::new());
-            let mut jobs = std::iter::from_fn(|| self.take()).enumerate().map(|(number, job)| {
-                taken.borrow_mut().insert(number, job.clone());
-                (job.request.clone(), job.callbacks())
-            });
+            let under_way = RefCell::new(BTreeMap::new());
+            let mut jobs = Taken { shared: self, under_way: &under_way, count: 0 };
             let mut done = |number: usize, result| {
-                let job = taken.borrow_mut().remove(&number);
+                let job = under_way.borrow_mut().remove(&number);
                 if let Some(job) = job {
                     self.finish(&job, result);
                 }
@@ -201,16 +218,15 @@ impl Shared {
             let outcome = catch_unwind(AssertUnwindSafe(|| runner.run(&mut jobs, &mut done)));
             let left = lock(&self.inner).running.clone();
             match outcome {
-                // Which of several was at fault shows when each runs alone.
-                Err(_) if left.len() > 1 => left.iter().for_each(|job| self.run_alone(runner, job)),
-                Err(panic) => left.iter().for_each(|job| self.finish(job, Err(Error::Panicked(message(&*panic))))),
+                // Which of them was at fault, or one that waits, shows when each runs alone.
+                Err(_) => left.iter().for_each(|job| self.run_alone(runner, job)),
                 Ok(()) => left.iter().for_each(|job| self.finish(job, Err(Error::Panicked("no result".into())))),
             }
         }
     }
 
     fn run_alone(&self, runner: &dyn Runner, job: &Arc<Job>) {
-        let mut jobs = std::iter::once((job.request.clone(), job.clone().callbacks()));
+        let mut jobs = InOrder::new([(Request::clone(&job.request), job.clone().callbacks())]);
         let mut done = |_: usize, result| self.finish(job, result);
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| runner.run(&mut jobs, &mut done))) {
             self.finish(job, Err(Error::Panicked(message(&*panic))));
@@ -238,7 +254,7 @@ impl Shared {
     }
 
     /// Takes the request that is next, where there is room for one more.
-    fn take(&self) -> Option<Arc<Job>> {
+    pub(super) fn take(&self) -> Option<Arc<Job>> {
         self.refuse_late(Instant::now());
         let mut inner = lock(&self.inner);
         if inner.running.len() >= self.options.max_running {
@@ -251,8 +267,16 @@ impl Shared {
         Some(job)
     }
 
+    /// The requests that would be taken next now, up to so many images.
+    pub(super) fn to_come(&self, images: usize) -> Vec<Arc<Request>> {
+        self.refuse_late(Instant::now());
+        let inner = lock(&self.inner);
+        let room = self.options.max_running.saturating_sub(inner.running.len());
+        up_to(images, inner.queue.in_order(Instant::now()).map(|job| &job.request).take(room))
+    }
+
     /// Gives a request's result to its ticket.
-    fn finish(&self, job: &Arc<Job>, result: Result<Output>) {
+    pub(super) fn finish(&self, job: &Arc<Job>, result: Result<Output>) {
         lock(&self.inner).running.retain(|other| !Arc::ptr_eq(other, job));
         let result = match lock(&job.panicked).take() {
             Some(what) => Err(Error::Panicked(what)),

@@ -1,18 +1,19 @@
 //! Requests whose images share evaluations of the model, step by step: in-flight batching, where images join at any step boundary and
 //! leave when they are done.
 
-use super::compile::{Compiler, Executables};
+use super::compile::Executables;
 use super::content_cache::Held;
 use super::denoise_plan::{DenoisePlan, Placement};
+use super::jobs::Jobs;
 use super::latent_size::request_size;
 use super::plan::RequestPlan;
-use super::request::Output;
+use super::request::{Output, Request};
 use super::residency::EncoderResidency;
 use super::running::{Job, RunningImage, RunningRequest};
 use crate::cancel;
 use crate::device::ImageInFlight;
 use crate::error::{Error, Result};
-use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Instant;
 
 /// The number by which a caller knows its request.
@@ -31,9 +32,7 @@ pub(super) struct Batch<'a> {
     requests: Vec<(Ticket, RunningRequest<'a>)>,
     /// In the order in which they began, each with its request.
     images: Vec<(Ticket, RunningImage)>,
-    /// Requests that begin next, taken so that what they encode goes through the encoders together.
-    taken: VecDeque<(Ticket, Job<'a>)>,
-    /// The results that were encoded for them.
+    /// The results that were encoded for requests that wait.
     ahead: Held,
     left: Vec<Left<'a>>,
 }
@@ -44,13 +43,15 @@ impl<'a> Batch<'a> {
         &mut self,
         executables: &mut Executables<'_>,
         residency: EncoderResidency,
-        jobs: &mut dyn Iterator<Item = (Ticket, Job<'a>)>,
+        jobs: &mut dyn Jobs<'a>,
     ) -> bool {
         while self.begin_image(executables) {}
         if self.has_room(executables)
-            && let Some(job) = self.take(executables, jobs)
+            && let Some((ticket, request, callbacks)) = jobs.next()
         {
-            self.join(executables, residency, job);
+            let job = Job { request, callbacks };
+            let to_come = self.to_come(executables, &job.request, jobs);
+            self.join(executables, residency, (ticket, job), &to_come);
         } else if self.is_idle() {
             return false;
         } else {
@@ -76,32 +77,16 @@ impl<'a> Batch<'a> {
         Some(if self.outlasts() { most } else { 1 })
     }
 
-    /// Takes the next request, and with it those that there is room for beside it.
-    fn take(
-        &mut self,
-        executables: &Executables<'_>,
-        jobs: &mut dyn Iterator<Item = (Ticket, Job<'a>)>,
-    ) -> Option<(Ticket, Job<'a>)> {
-        if let Some(next) = self.taken.pop_front() {
-            return Some(next);
-        }
-        let Compiler { models, compat, device, .. } = executables.compiler;
-        let first = jobs.next()?;
-        let request = &first.1.request;
-        if executables.joins
-            && device.encoder_rows() > 1
-            && let Ok(latent) = request_size(models, compat, request)
-        {
-            let most = executables.most_images(latent);
-            let mut images = self.images.len() + request.num_images;
-            while images < most
-                && let Some(next) = jobs.next()
-            {
-                images += next.1.request.num_images;
-                self.taken.push_back(next);
+    /// The requests that there is room for beside one that begins, where what they encode can go through the encoders with its own.
+    fn to_come(&self, executables: &Executables<'_>, request: &Request, jobs: &mut dyn Jobs<'a>) -> Vec<Arc<Request>> {
+        let (compiler, joins) = (&executables.compiler, executables.joins);
+        match request_size(compiler.models, compiler.compat, request) {
+            Ok(latent) if joins && compiler.device.encoder_rows() > 1 => {
+                let begun = self.images.len() + request.num_images;
+                jobs.to_come(executables.most_images(latent).saturating_sub(begun))
             }
+            _ => Vec::new(),
         }
-        Some(first)
     }
 
     /// Whether nothing is under way.
@@ -124,14 +109,13 @@ impl<'a> Batch<'a> {
         executables: &mut Executables<'_>,
         residency: EncoderResidency,
         (ticket, job): (Ticket, Job<'a>),
+        to_come: &[Arc<Request>],
     ) {
         executables.under_way = self.requests.iter().map(|(_, request)| request.plan.step_plans()).collect();
-        let next = self.taken.iter().map(|(_, job)| job).filter(|job| job.may_begin());
-        let next: Vec<_> = next.map(|job| &job.request).collect();
-        match RunningRequest::prepare(executables, residency, job, &next) {
+        match RunningRequest::prepare(executables, residency, job, to_come) {
             Ok((request, ahead)) => {
                 self.requests.push((ticket, request));
-                self.ahead = if self.taken.is_empty() { Held::new() } else { ahead };
+                self.ahead = if to_come.is_empty() { Held::new() } else { ahead };
             }
             Err(failed) => {
                 let (job, error) = *failed;

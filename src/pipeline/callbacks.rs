@@ -103,6 +103,16 @@ impl<'a> Callbacks<'a> {
         self
     }
 
+    /// Whether the deadline is past.
+    pub(super) fn is_late(&self) -> bool {
+        self.deadline.is_some_and(|deadline| deadline <= Instant::now())
+    }
+
+    /// Whether the request is neither late nor stopped.
+    pub(super) fn may_begin(&self) -> bool {
+        !self.is_late() && self.cancel.check().is_ok()
+    }
+
     pub(super) fn report(&mut self, progress: Progress) {
         if let Some(call) = &mut self.on_progress {
             call(progress);

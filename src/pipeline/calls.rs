@@ -5,9 +5,9 @@ use super::callbacks::Callbacks;
 use super::executable_cache::ExecutableCache;
 use super::fair_mutex::Wait;
 use super::generate;
+use super::jobs::{InOrder, Jobs};
 use super::plan::{RequestPlan, Room};
 use super::request::{Output, Request};
-use super::running::Job;
 use crate::error::{Error, Result};
 use tracing::subscriber::{NoSubscriber, with_default};
 
@@ -90,12 +90,16 @@ impl Pipeline {
         requests: impl IntoIterator<Item = (Request, Callbacks<'a>)>,
         mut done: impl FnMut(usize, Result<Output>),
     ) {
-        let jobs = requests.into_iter().map(|(request, callbacks)| Job { request, callbacks });
+        self.generate_jobs(&mut InOrder::new(requests), &mut done);
+    }
+
+    /// As [`Pipeline::generate_batch_with`], of requests whose order may change until they begin.
+    pub(crate) fn generate_jobs<'a>(&self, jobs: &mut dyn Jobs<'a>, done: &mut dyn FnMut(usize, Result<Output>)) {
         let run = match self.cache.run(Wait::Long) {
             Ok(run) => run,
             Err(error) => {
                 let refusal = || if matches!(error, Error::InCallback) { Error::InCallback } else { Error::Cancelled };
-                return jobs.enumerate().for_each(|(number, _)| done(number, Err(refusal())));
+                return std::iter::from_fn(|| jobs.next()).for_each(|(number, ..)| done(number, Err(refusal())));
             }
         };
         generate::generate_all(self.compiler(), &run, self.encoders, jobs, done);

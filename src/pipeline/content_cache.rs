@@ -103,6 +103,26 @@ impl ContentCache {
         value.downcast().ok()
     }
 
+    /// The keys without a value, each once, of what a request needs and, as far as they fill its last run of `most`, of what others need;
+    /// values that are there are held.
+    pub(super) fn missing<T: Send + Sync + 'static, I>(
+        &mut self,
+        (own, others): (impl Iterator<Item = (ContentKey, I)>, impl Iterator<Item = (ContentKey, I)>),
+        most: usize,
+        held: &mut Held,
+    ) -> Vec<(ContentKey, I)> {
+        let (mut missing, mut room): (Vec<(ContentKey, I)>, usize) = (Vec::new(), 0);
+        for ((key, item), is_own) in own.map(|item| (item, true)).chain(others.map(|item| (item, false))) {
+            if let Some(known) = self.get::<T>(key) {
+                held.push(known);
+            } else if (is_own || missing.len() < room) && !missing.iter().any(|(known, _)| *known == key) {
+                missing.push((key, item));
+                room = missing.len().next_multiple_of(most);
+            }
+        }
+        missing
+    }
+
     /// Takes up a value of so many bytes of the host's memory; it is kept unless it alone is too large.
     pub(super) fn put<T: Send + Sync + 'static>(&mut self, key: ContentKey, value: Arc<T>, bytes: usize) {
         self.insert(key, value, (bytes as u64, false));
@@ -213,6 +233,25 @@ mod tests {
         assert_eq!([1, 2, 3].map(|n| found(&mut cache, n)), [None; 3]);
         cache.put(key(1), Arc::new(7u8), 2);
         assert_eq!((cache.entries.len(), cache.bytes()), (1, 2));
+    }
+
+    /// A request's last run is filled with what others need, which have none of their own.
+    #[test]
+    fn missing_values() {
+        let missing = |cache: &mut ContentCache, own: &[u8], others: &[u8]| {
+            let mut held = Held::new();
+            let items = |all: &[u8]| all.iter().map(|n| (key(*n), *n)).collect::<Vec<_>>().into_iter();
+            let missing = cache.missing::<u8, u8>((items(own), items(others)), 4, &mut held);
+            (missing.into_iter().map(|(_, n)| n).collect::<Vec<_>>(), held.len())
+        };
+        let mut cache = ContentCache::new(10);
+        assert_eq!(missing(&mut cache, &[1, 1, 2], &[2, 3, 4, 5]), (vec![1, 2, 3, 4], 0));
+        assert_eq!(missing(&mut cache, &[1, 2, 3, 4, 5], &[6, 7, 8, 9]), (vec![1, 2, 3, 4, 5, 6, 7, 8], 0));
+        assert_eq!(missing(&mut cache, &[1, 2, 3, 4], &[5]), (vec![1, 2, 3, 4], 0));
+        let kept = [1u8, 2].map(Arc::new);
+        kept.iter().for_each(|n| cache.put(key(**n), n.clone(), 1));
+        assert_eq!(missing(&mut cache, &[1, 3], &[2, 4, 5, 6, 7]), (vec![3, 4, 5, 6], 2));
+        assert_eq!(missing(&mut cache, &[1], &[2, 3]), (vec![], 2));
     }
 
     /// A device's memory is given back, the host's is kept.

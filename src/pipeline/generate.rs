@@ -5,6 +5,7 @@ use super::cache_access::Run;
 use super::callbacks::Callbacks;
 use super::compile::{Compiler, Executables};
 use super::content_cache::Held;
+use super::jobs::{InOrder, Jobs};
 use super::live_prompts::{PreparedPrompts, Prompts};
 use super::load::Models;
 use super::prompt_changes::{self, note};
@@ -27,10 +28,9 @@ pub(super) fn generate(
     request: Request,
     callbacks: Callbacks<'_>,
 ) -> Result<Output> {
-    let job = Job { request, callbacks };
     let mut result = Err(Error::Cancelled);
-    let jobs = std::iter::once(job);
-    advance_all(compiler, run, (residency, false), jobs, |_, output| result = output);
+    let mut jobs = InOrder::new([(request, callbacks)]);
+    advance_all(compiler, run, (residency, false), &mut jobs, &mut |_, output| result = output);
     result
 }
 
@@ -40,8 +40,8 @@ pub(super) fn generate_all<'a>(
     compiler: Compiler<'_>,
     run: &Run<'_>,
     residency: EncoderResidency,
-    jobs: impl Iterator<Item = Job<'a>>,
-    done: impl FnMut(usize, Result<Output>),
+    jobs: &mut dyn Jobs<'a>,
+    done: &mut dyn FnMut(usize, Result<Output>),
 ) {
     advance_all(compiler, run, (residency, true), jobs, done);
 }
@@ -51,14 +51,14 @@ fn advance_all<'a>(
     compiler: Compiler<'_>,
     run: &Run<'_>,
     (residency, joins): (EncoderResidency, bool),
-    jobs: impl Iterator<Item = Job<'a>>,
-    mut done: impl FnMut(usize, Result<Output>),
+    jobs: &mut dyn Jobs<'a>,
+    done: &mut dyn FnMut(usize, Result<Output>),
 ) {
-    let (mut batch, mut jobs) = (Batch::default(), jobs.enumerate());
+    let mut batch = Batch::default();
     let mut cache = run.lock();
     loop {
         let executables = &mut Executables { compiler, cache: &mut cache, joins, under_way: Vec::new() };
-        let goes_on = batch.advance(executables, residency, &mut jobs);
+        let goes_on = batch.advance(executables, residency, jobs);
         for left in batch.take_left() {
             let result = left.result.map_err(|error| with_cause(compiler.models, &left.job.callbacks.cancel, error));
             done(left.ticket, result);

@@ -61,11 +61,11 @@ pub(super) fn note<T, E>(
 /// Runs the stages from prompts to the conditioning.
 fn run_stages(executables: &mut Executables<'_>, (request, plan): (&Request, &RequestPlan)) -> Result<Conditioning> {
     let captures = &mut Captures::new(false);
-    let mut _held = text::ahead(executables, std::iter::once(plan))?;
+    let mut _held = text::ahead(executables, plan, std::iter::empty())?;
     let texts = text::run(executables, plan, captures)?;
     let concepts = text::concepts(executables, request, plan)?;
     executables.cache.release_encoders();
-    _held.append(&mut image::ahead(executables, std::iter::once((request, plan)))?);
+    _held.append(&mut image::ahead(executables, (request, plan), std::iter::empty())?);
     let images = image::run(executables, (request, plan), &concepts, captures)?;
     executables.cache.release_encoders();
     condition::run(executables, plan, &texts, &images, captures)

@@ -82,16 +82,6 @@ pub(super) struct ImageRecord {
 }
 
 impl Job<'_> {
-    /// Whether its deadline is past.
-    fn is_late(&self) -> bool {
-        self.callbacks.deadline.is_some_and(|deadline| deadline <= Instant::now())
-    }
-
-    /// Whether it is neither late nor stopped.
-    pub(super) fn may_begin(&self) -> bool {
-        !self.is_late() && self.callbacks.cancel.check().is_ok()
-    }
-
     /// Runs a stage of one step of an image, and adds its seconds.
     fn stage<T>(
         &mut self,
@@ -114,8 +104,9 @@ impl Job<'_> {
 }
 
 impl<'a> RunningRequest<'a> {
-    /// Plans the request, compiles what it runs, and runs its stages up to the conditioning. What `next` encode, which come after it, goes
-    /// through the encoders with its own; they find it for as long as anyone has what is given beside the request.
+    /// Plans the request, compiles what it runs, and runs its stages up to the conditioning. Where its own rows leave an encoder room, what
+    /// `to_come` encode, which may begin after it, goes through with them; those find it for as long as anyone has what is given beside
+    /// the request.
     ///
     /// # Errors
     /// See [`super::Pipeline::generate_with`]; with the job.
@@ -123,11 +114,11 @@ impl<'a> RunningRequest<'a> {
         executables: &mut Executables<'_>,
         residency: EncoderResidency,
         mut job: Job<'a>,
-        next: &[&Request],
+        to_come: &[Arc<Request>],
     ) -> Result<(Self, Held), Box<(Job<'a>, Error)>> {
         let mut captures = Captures::new(job.request.capture_intermediates);
         let mut seconds = BTreeMap::new();
-        let prepared = prepare(executables, residency, (&mut job, next), (&mut captures, &mut seconds));
+        let prepared = prepare(executables, residency, (&mut job, to_come), (&mut captures, &mut seconds));
         let Prepared { plan, conditioning, changed, init_image, ahead } = match prepared {
             Ok(prepared) => prepared,
             Err(error) => return Err(Box::new((job, error))),
@@ -383,24 +374,27 @@ struct Prepared {
 }
 
 /// The requests whose prompts and references can be encoded, with their plans; what is wrong with the others they tell themselves.
-fn planned<'a>(executables: &mut Executables<'_>, requests: &[&'a Request]) -> Vec<(&'a Request, RequestPlan)> {
+fn planned<'a>(executables: &mut Executables<'_>, requests: &'a [Arc<Request>]) -> Vec<(&'a Request, RequestPlan)> {
     let mut plan = |request: &Request| {
         request.check()?;
         RequestPlan::new(executables, Room::Unchecked, request)
     };
     // They are planned again, and warnings come then.
-    let quietly = |request: &&'a Request| Some((*request, with_default(NoSubscriber::new(), || plan(request)).ok()?));
-    requests.iter().filter_map(quietly).collect()
+    let mut quietly = |request: &'a Request| {
+        let plan = with_default(NoSubscriber::new(), || plan(request)).ok()?;
+        Some((request, plan))
+    };
+    requests.iter().filter_map(|request| quietly(request)).collect()
 }
 
 /// Runs the stages of a request that all of its images share.
 fn prepare(
     executables: &mut Executables<'_>,
     residency: EncoderResidency,
-    (job, next): (&mut Job<'_>, &[&Request]),
+    (job, to_come): (&mut Job<'_>, &[Arc<Request>]),
     (captures, seconds): (&mut Captures, &mut BTreeMap<Stage, f64>),
 ) -> Result<Prepared> {
-    if job.is_late() {
+    if job.callbacks.is_late() {
         return Err(Error::Late);
     }
     job.request.check()?;
@@ -408,15 +402,15 @@ fn prepare(
     executables.cache.begin_request();
     let plan = RequestPlan::new(executables, Room::Memory(residency), &job.request)?;
     job.callbacks.cancel.scope(|| plan.compile(executables))?;
-    let next = planned(executables, next);
+    let next = planned(executables, to_come);
     let (texts, concepts, mut ahead) = job.stage((Stage::Text, 0), seconds, |request| {
-        let ahead = text::ahead(executables, std::iter::once(&plan).chain(next.iter().map(|(_, plan)| plan)))?;
+        let ahead = text::ahead(executables, &plan, next.iter().map(|(_, plan)| plan))?;
         Ok((text::run(executables, &plan, captures)?, text::concepts(executables, request, &plan)?, ahead))
     })?;
     executables.cache.release_encoders();
     let images = job.stage((Stage::Image, 0), seconds, |request| {
-        let all = std::iter::once((request, &plan)).chain(next.iter().map(|(request, plan)| (*request, plan)));
-        ahead.append(&mut image::ahead(executables, all)?);
+        let next = next.iter().map(|(request, plan)| (*request, plan));
+        ahead.append(&mut image::ahead(executables, (request, &plan), next)?);
         image::run(executables, (request, &plan), &concepts, captures)
     })?;
     executables.cache.release_encoders();

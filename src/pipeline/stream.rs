@@ -7,15 +7,16 @@ use super::callbacks::Callbacks;
 use super::compile::Executables;
 use super::fair_mutex::Wait;
 use super::generate::with_cause;
+use super::jobs::Jobs;
 use super::live_prompts::{LivePrompts, PreparedPrompts};
 use super::live_scales::LiveScales;
 use super::request::{Output, Request};
-use super::running::Job;
 use crate::error::{Error, Field, Message, Result};
 use crate::inputs::image::Image;
 use crate::setters::setters;
 use std::collections::BTreeMap;
 use std::iter::Fuse;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// A frame that has been drawn.
@@ -201,20 +202,19 @@ impl<'p, I: Iterator<Item = Image>> Stream<'p, I> {
     fn work(&mut self, run: &Run<'p>, frame: Option<(usize, Box<Request>)>) {
         let pipeline = self.pipeline;
         let mut cache = run.lock();
-        let job = |request: Box<Request>| Job { request: *request, callbacks: Callbacks::new() };
-        let mut jobs = frame.map(|(number, request)| (number, job(request))).into_iter();
-        let mut joins = jobs.len() > 0;
+        let mut frame = WaitingFrame(frame);
+        let mut joins = frame.0.is_some();
         loop {
             let compiler = pipeline.compiler();
             let executables =
                 &mut Executables { compiler, cache: &mut cache, joins: self.overlap, under_way: Vec::new() };
-            let worked = self.batch.advance(executables, pipeline.encoders, &mut jobs);
+            let worked = self.batch.advance(executables, pipeline.encoders, &mut frame);
             if self.overlap {
                 self.most = self.batch.most_staggered(executables).unwrap_or(self.most);
             }
             self.batch.take_left().into_iter().for_each(|left| self.leave(left));
             // Each frame that joins makes a step before the next one does.
-            let joined = std::mem::replace(&mut joins, jobs.len() > 0);
+            let joined = std::mem::replace(&mut joins, frame.0.is_some());
             if !worked || !joined && self.under_way.len() < self.most {
                 return;
             }
@@ -234,6 +234,19 @@ impl<'p, I: Iterator<Item = Image>> Stream<'p, I> {
             Err(error) => Err(of_frame(number, with_cause(&self.pipeline.models, &job.callbacks.cancel, error))),
         };
         self.done.insert(number, frame);
+    }
+}
+
+/// A frame that is to begin, until it is taken.
+struct WaitingFrame(Option<(usize, Box<Request>)>);
+
+impl Jobs<'static> for WaitingFrame {
+    fn next(&mut self) -> Option<(usize, Request, Callbacks<'static>)> {
+        self.0.take().map(|(number, request)| (number, *request, Callbacks::new()))
+    }
+
+    fn to_come(&mut self, _images: usize) -> Vec<Arc<Request>> {
+        Vec::new()
     }
 }
 

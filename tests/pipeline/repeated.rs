@@ -4,9 +4,13 @@ use super::common::{Model, request};
 use super::counting::{Counting, Counts};
 use braid::pipeline::{Callbacks, CancelToken, ImagePrompt};
 use braid::schedulers::TimestepSpacing;
-use braid::{Engine, EngineOptions, Error, Image, LongPrompts, Pipeline, PipelineOptions, Request, Session};
-use std::sync::Arc;
+use braid::{
+    Engine, EngineOptions, Error, Image, LongPrompts, Pipeline, PipelineOptions, Request, Session, SubmitOptions,
+    Ticket,
+};
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 /// The first inputs of what is counted: text encoders, image encoders, the parts of the conditioning, the VAE's encoder.
 const KINDS: [&str; 6] = ["ids", "pixels", "timesteps", "text", "image_embeds.0", "image"];
@@ -132,13 +136,17 @@ impl Together {
         Self { pipeline: Pipeline::load_with_device(options, Some(device)).unwrap(), runs }
     }
 
-    /// The runs of text encoders and of the image encoder since the last call, as pairs of rows and how often as many ran.
     fn take(&self) -> [Vec<(usize, usize)>; 2] {
-        [0, 1].map(|kind| {
-            let count = |rows: usize| self.runs[kind * (MOST + 1) + rows].swap(0, Ordering::SeqCst);
-            (1..=MOST).map(|rows| (rows, count(rows))).filter(|(_, runs)| *runs > 0).collect()
-        })
+        taken(&self.runs)
     }
+}
+
+/// The runs of text encoders and of the image encoder since the last call, as pairs of rows and how often as many ran.
+fn taken(runs: &Counts<{ 2 * (MOST + 1) }>) -> [Vec<(usize, usize)>; 2] {
+    [0, 1].map(|kind| {
+        let count = |rows: usize| runs[kind * (MOST + 1) + rows].swap(0, Ordering::SeqCst);
+        (1..=MOST).map(|rows| (rows, count(rows))).filter(|(_, runs)| *runs > 0).collect()
+    })
 }
 
 /// Rows of one request go through each encoder together where a device takes several, filled up to a power of two; what is known is left out,
@@ -196,7 +204,8 @@ fn requests_encoded_together() {
         }
     }
     assert_eq!(all.iter().filter(|result| result.is_ok()).count(), 3);
-    // More than there is room for: three begin at once, of which one is stopped and costs nothing, and one after them.
+    // More than there is room for: three begin at once, of which one is stopped and costs nothing, and the last one, whose prompts and
+    // image are those of the first, after them.
     let more: Vec<_> = [&requests[..2], &requests[3..], &requests[..1]].concat();
     let pipeline = Together::new(&options.clone().with_max_batch(3));
     let stopped = CancelToken::new();
@@ -214,7 +223,59 @@ fn requests_encoded_together() {
             Err(error) => assert!(number == 1 && matches!(error, Error::Cancelled), "{error}"),
         }
     }
-    assert_eq!(pipeline.take(), [vec![(2, 2), (4, 2)], vec![(1, 1), (2, 1)]]);
+    assert_eq!(pipeline.take(), [vec![(4, 2)], vec![(2, 1)]]);
+}
+
+/// Requests whose rows fill the encoders' room beside those of the first one stay in the queue: one of a higher priority begins before them,
+/// those that are stopped or late by then never begin, and what none of the first has room for is not encoded.
+#[test]
+fn queue_behind_requests_encoded_together() {
+    let model = Model::folder();
+    let options = model.options().with_max_batch(8).with_max_cache_bytes(0);
+    let Together { pipeline, runs } = Together::new(&options);
+    // The first run begins with all four of them.
+    let gathered = EngineOptions::default().with_gather(Duration::from_secs(3600)).with_max_running(4);
+    let engine = Arc::new(Engine::new(pipeline, gathered).unwrap());
+    let (begun, tickets) = (Arc::new(Mutex::new(Vec::new())), Arc::new(Mutex::new(Vec::<Ticket>::new())));
+    let request = |name: &str| {
+        let mut request = request().with_steps(1);
+        (request.prompt, request.negative_prompt) = (format!("{name} boats"), Some(format!("{name} fogs")));
+        request
+    };
+    let note = |name: &'static str| {
+        let begun = begun.clone();
+        SubmitOptions::new().with_progress(move |_| {
+            let mut begun = begun.lock().unwrap();
+            if !begun.contains(&name) {
+                begun.push(name);
+            }
+        })
+    };
+    let deadline = Instant::now() + Duration::from_millis(150);
+    let (of_first, weak, known) = (begun.clone(), Arc::downgrade(&engine), tickets.clone());
+    let (urgent, mut urgent_options) = (request("urgent"), Some(note("urgent").with_priority(1)));
+    let first = SubmitOptions::new().with_progress(move |_| {
+        let Some(options) = urgent_options.take() else { return };
+        of_first.lock().unwrap().push("first");
+        let urgent = weak.upgrade().unwrap().submit_with(urgent.clone(), options).unwrap();
+        let mut tickets = known.lock().unwrap();
+        tickets[1].cancel();
+        tickets.push(urgent);
+        std::thread::sleep(deadline.saturating_duration_since(Instant::now()));
+    });
+    let mut submitted = tickets.lock().unwrap();
+    let first = engine.submit_with(request("first"), first).unwrap();
+    for (name, options) in [("second", note("second")), ("stopped", note("stopped")), ("late", note("late"))] {
+        let options = if name == "late" { options.with_deadline(deadline) } else { options };
+        submitted.push(engine.submit_with(request(name), options).unwrap());
+    }
+    drop(submitted);
+    first.wait().unwrap();
+    let results: Vec<_> = std::mem::take(&mut *tickets.lock().unwrap()).into_iter().map(Ticket::wait).collect();
+    assert!(matches!(results.as_slice(), [Ok(_), Err(Error::Cancelled), Err(Error::Late), Ok(_)]), "{results:?}");
+    assert_eq!(*begun.lock().unwrap(), ["first", "urgent", "second"]);
+    // Two rows of the first and two of the second, then those of the urgent one.
+    assert_eq!(taken(&runs)[0], [(2, 2), (4, 2)]);
 }
 
 /// The text encoders' updates by LoRAs count.

@@ -165,43 +165,43 @@ pub(in crate::pipeline) fn encode(
     Ok(encoded)
 }
 
-/// Encodes the images of all prompts of requests as [`images_ahead`] does.
+/// An image with the prompt that it is a part of.
+type PromptImage<'a> = (&'a ImagePrompt, &'a Image);
+
+/// Encodes the images of all prompts of a request, and of those that come after it, as [`images_ahead`] does.
 pub(in crate::pipeline) fn ahead<'a>(
     executables: &mut Executables<'_>,
-    requests: impl Iterator<Item = (&'a Request, &'a RequestPlan)>,
+    request: (&'a Request, &'a RequestPlan),
+    next: impl Iterator<Item = (&'a Request, &'a RequestPlan)>,
 ) -> Result<Held> {
-    let prompts = requests.flat_map(|(request, plan)| {
-        let adapters = plan.denoise.adapters.iter().map(|&a| &request.image_prompts[a]);
-        adapters.map(|prompt| (prompt, plan.denoise.shape.batch > 1))
-    });
-    let images = prompts.flat_map(|(prompt, guided)| prompt.images(guided).map(move |image| (prompt, image)));
-    images_ahead(executables, images)
+    let images = |(request, plan): (&'a Request, &'a RequestPlan)| {
+        let prompts = plan.denoise.adapters.iter().map(move |&a| &request.image_prompts[a]);
+        let guided = plan.denoise.shape.batch > 1;
+        prompts.flat_map(move |prompt| prompt.images(guided).map(move |image| (prompt, image)))
+    };
+    images_ahead(executables, images(request), next.flat_map(images))
 }
 
-/// Encodes the images that no earlier request has, as many at once as the device takes where that is more than one; the stages find them for
-/// as long as anyone has what is given.
+/// Encodes a request's own images that no earlier one has, as many at once as the device takes where that is more than one, and others
+/// where they leave room; the stages find them for as long as anyone has what is given.
 fn images_ahead<'a>(
     executables: &mut Executables<'_>,
-    images: impl Iterator<Item = (&'a ImagePrompt, &'a Image)>,
+    own: impl Iterator<Item = PromptImage<'a>>,
+    others: impl Iterator<Item = PromptImage<'a>>,
 ) -> Result<Held> {
     let (most, models) = (executables.compiler.device.encoder_rows(), executables.compiler.models);
-    let (mut held, mut new): (_, Vec<(ContentKey, &ImagePrompt, &Image)>) = (Held::new(), Vec::new());
+    let mut held = Held::new();
     if most < 2 {
         return Ok(held);
     }
-    for (prompt, image) in images {
-        let key = content(prompt, image);
-        match executables.cache.contents.get::<Encoded>(key) {
-            Some(known) => held.push(known),
-            None if new.iter().any(|(known, ..)| *known == key) => {}
-            None => new.push((key, prompt, image)),
-        }
-    }
+    let keyed = |(prompt, image): PromptImage<'a>| (content(prompt, image), (prompt, image));
+    let new = (own.map(keyed), others.map(keyed));
+    let new = executables.cache.contents.missing::<Encoded, _>(new, most, &mut held);
     for some in new.chunks(most) {
         cancel::check()?;
         // What is wrong with an image its own request tells.
         let pixels =
-            some.iter().filter_map(|(key, prompt, image)| Some((key, preprocessed(models, prompt, image).ok()?)));
+            some.iter().filter_map(|(key, (prompt, image))| Some((key, preprocessed(models, prompt, image).ok()?)));
         let (keys, pixels): (Vec<&ContentKey>, Vec<_>) = pixels.unzip();
         if pixels.is_empty() {
             continue;
@@ -268,7 +268,7 @@ pub(in crate::pipeline) fn encode_references(
     let compiler = executables.compiler;
     let (model, vision) = (&compiler.models.adapters[adapter], compiler.models.image_encoder()?);
     let (config, positions) = (&model.config, vision.config.positions());
-    let _held = images_ahead(executables, prompt.images(false).map(|image| (prompt, image)))?;
+    let _held = images_ahead(executables, prompt.images(false).map(|image| (prompt, image)), std::iter::empty())?;
     let mut encoded = Vec::new();
     for reference in &prompt.references {
         let ReferenceImage::Image(image) = &reference.image else {

@@ -53,26 +53,31 @@ pub(in crate::pipeline) fn concepts(
     Ok(concepts)
 }
 
-/// Encodes the rows of all prompts of requests, as many at once as the device takes where that is more than one; the stages find them for as
-/// long as anyone has what is given.
+/// Encodes the rows of all prompts of a request, as many at once as the device takes where that is more than one, and those of requests
+/// that come after it where they leave room; the stages find them for as long as anyone has what is given.
 pub(in crate::pipeline) fn ahead<'p>(
     executables: &mut Executables<'_>,
-    plans: impl Iterator<Item = &'p RequestPlan>,
+    plan: &'p RequestPlan,
+    next: impl Iterator<Item = &'p RequestPlan>,
 ) -> Result<Held> {
-    let mut all: Vec<(TextEncoderKey, &[f32], Vec<&TokenRow>)> = Vec::new();
-    for plan in plans {
+    /// The request's own rows, and the others.
+    type Rows<'r> = [Vec<&'r TokenRow>; 2];
+    let mut all: Vec<(TextEncoderKey, &[f32], Rows<'_>)> = Vec::new();
+    for (plan, of) in std::iter::once((plan, 0)).chain(next.map(|plan| (plan, 1))) {
         for (key, mut rows) in plan.token_rows() {
             let lora_scales = plan.lora_scales.text[key.encoder].as_slice();
-            match all.iter_mut().find(|(known, scales, _)| (*known, *scales) == (key, lora_scales)) {
-                Some((.., all)) => all.append(&mut rows),
-                None => all.push((key, lora_scales, rows)),
+            let known = all.iter().position(|(known, scales, _)| (*known, *scales) == (key, lora_scales));
+            let at = known.unwrap_or(all.len());
+            if known.is_none() {
+                all.push((key, lora_scales, Rows::default()));
             }
+            all[at].2[of].append(&mut rows);
         }
     }
     let mut held = Held::new();
-    for (key, lora_scales, rows) in all {
+    for (key, lora_scales, [own, others]) in all {
         let mut encoder = TextEncoder { executables: &mut *executables, key, lora_scales, empty: None };
-        held.append(&mut encoder.ahead(&rows)?);
+        held.append(&mut encoder.ahead(&own, &others)?);
     }
     Ok(held)
 }

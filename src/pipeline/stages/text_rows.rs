@@ -72,23 +72,20 @@ impl TextEncoder<'_, '_> {
         Ok(encoded)
     }
 
-    /// Runs the rows that no earlier request has, as many at once as the device takes, where that is more than one; they are found for as long
-    /// as anyone has what is given.
-    pub(super) fn ahead(&mut self, rows: &[&TokenRow]) -> Result<Held> {
+    /// Runs a request's own rows that no earlier one has, as many at once as the device takes, where that is more than one, and others
+    /// where they leave room: a request that comes meanwhile waits for no more than that. They are found for as long as anyone has what
+    /// is given.
+    pub(super) fn ahead(&mut self, own: &[&TokenRow], others: &[&TokenRow]) -> Result<Held> {
         let most = self.executables.compiler.device.encoder_rows();
-        let (mut held, mut new): (_, Vec<(ContentKey, &TokenRow)>) = (Held::new(), Vec::new());
+        let mut held = Held::new();
         // With tokens that are hidden from all it takes one row at a time.
         if most < 2 || self.key.masked {
             return Ok(held);
         }
-        for row in rows {
-            let key = self.content(row);
-            match self.executables.cache.contents.get::<Encoded>(key) {
-                Some(known) => held.push(known),
-                None if new.iter().any(|(known, _)| *known == key) => {}
-                None => new.push((key, *row)),
-            }
-        }
+        let [own, others] =
+            [own, others].map(|rows| rows.iter().map(|row| (self.content(row), *row)).collect::<Vec<_>>());
+        let new = (own.into_iter(), others.into_iter());
+        let new = self.executables.cache.contents.missing::<Encoded, _>(new, most, &mut held);
         for some in new.chunks(most) {
             cancel::check()?;
             let rows: Vec<_> = some.iter().map(|(_, row)| *row).collect();
