@@ -135,7 +135,14 @@ fn harmless_values_and_nested_tensors() {
 fn b22_broken_tail() {
     let whole = saved(BIN);
     for cut in 1..whole.len() {
-        let text = open_as(BIN, &whole[..cut]).unwrap_err();
+        let bytes = &whole[..cut];
+        // Few of them as files: one that was just written is mapped a tick of the clock later.
+        let opened = if cut < 16 || cut % 256 == 0 {
+            open_as(BIN, bytes)
+        } else {
+            torch::read(Arc::new(MappedBytes::owned(bytes.to_vec())), Path::new(BIN)).map_err(|e| e.to_string())
+        };
+        let text = opened.unwrap_err();
         assert!(cut < 9 || text.contains("truncated") || text.contains("directory"), "{cut}: {text}");
     }
     let pickle = tensor(6, 0, &[6], &[1]);
