@@ -52,7 +52,7 @@ pub trait Device: Send + Sync {
 
     /// The rows of the parts in which an evaluation of a denoiser is made, all at the same time. One part of all rows by default.
     fn row_parts(&self, graph: &Graph) -> Vec<usize> {
-        graph.outputs.first().map(|(_, id)| graph.node(*id).shape[0]).into_iter().collect()
+        vec![graph.rows()]
     }
 
     /// As [`Device::compile_denoise_loop`], where [`Device::row_parts`] has several: `parts` is the same denoiser with the rows of each.

@@ -61,6 +61,11 @@ impl Graph {
         &self.nodes[id.0]
     }
 
+    /// The rows of the first output, its first dimension; 1 where there is none.
+    pub(crate) fn rows(&self) -> usize {
+        self.outputs.first().map_or(1, |(_, id)| self.node(*id).shape[0])
+    }
+
     /// Cuts one node out as a graph: each operand becomes an input, once where it is read twice, and the result the one
     /// output. For measurements and for finding out what one operation does.
     ///

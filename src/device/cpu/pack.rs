@@ -28,6 +28,10 @@ pub(crate) struct Panel {
 /// Elements of a row that are widened at a time: 32 rows of them stay in the first-level cache.
 const CHUNK: usize = 144;
 
+/// Packs whole blocks of lanes, each of so many channels with so many taps, fetches others, and gives the number of channels done.
+#[cfg(target_arch = "x86_64")]
+type BlockPacking = unsafe fn(&Lanes<'_>, DType, (usize, usize), &mut [f32], &Lanes<'_>) -> usize;
+
 impl Panel {
     /// Joins `parts`, each `[N, C]` or `[N, C, kh, kw]` with kh * kw = taps.
     pub(crate) fn new(parts: Vec<Weight>, taps: usize, halves: bool) -> Self {
@@ -74,7 +78,7 @@ impl Panel {
     }
 
     /// Writes channels `start..start + len` of panel `p` in words of `operands`: `out[(tap * words + word) * 32 + j]`. Meanwhile the lanes
-    /// `next` are fetched.
+    /// `next` are fetched, where [`Panel::fetches`] says so.
     pub(crate) fn pack(
         &self,
         operands: Operands,
@@ -134,6 +138,25 @@ impl Panel {
         }
     }
 
+    /// The packing of blocks of 16 by 16 words, where the processor has it.
+    #[cfg(target_arch = "x86_64")]
+    fn block_packing(&self, operands: Operands) -> Option<BlockPacking> {
+        match operands {
+            Operands::F32 if isa() >= Isa::Avx512 => Some(pack_words),
+            Operands::Pairs if self.taps == 1 && isa() == Isa::Avx512Bf16 => Some(pack_pairs),
+            _ => None,
+        }
+    }
+
+    /// Whether [`Panel::pack`] fetches the lanes that come next.
+    pub(crate) fn fetches(&self, operands: Operands) -> bool {
+        #[cfg(target_arch = "x86_64")]
+        let fetches = self.block_packing(operands).is_some();
+        #[cfg(not(target_arch = "x86_64"))]
+        let (fetches, _) = (false, operands);
+        fetches
+    }
+
     /// [`Panel::pack`] of as many channels as blocks of 16 by 16 words have, from memory through registers to `out`; their number.
     fn pack_blocks(
         &self,
@@ -144,19 +167,11 @@ impl Panel {
         next: &Lanes<'_>,
     ) -> usize {
         #[cfg(target_arch = "x86_64")]
+        if let Some(pack) = self.block_packing(operands)
+            && let Some(lanes) = self.lanes(p, start, len)
         {
-            type Pack = unsafe fn(&Lanes<'_>, DType, (usize, usize), &mut [f32], &Lanes<'_>) -> usize;
-            let pack: Option<Pack> = match operands {
-                Operands::F32 if isa() >= Isa::Avx512 => Some(pack_words),
-                Operands::Pairs if self.taps == 1 && isa() == Isa::Avx512Bf16 => Some(pack_pairs),
-                _ => None,
-            };
-            if let Some(pack) = pack
-                && let Some(lanes) = self.lanes(p, start, len)
-            {
-                // SAFETY: `isa` has found AVX-512 F, and BF16 where there are pairs.
-                return unsafe { pack(&lanes, self.parts[0].1.dtype(), (len, self.taps), out, next) };
-            }
+            // SAFETY: `isa` has found AVX-512 F, and BF16 where there are pairs.
+            return unsafe { pack(&lanes, self.parts[0].1.dtype(), (len, self.taps), out, next) };
         }
         let _ = (operands, p, start, len, out, next);
         0

@@ -29,18 +29,13 @@ struct Run<'a> {
     result: Result<()>,
 }
 
-/// The rows of a denoiser.
-fn rows_of(graph: &Graph) -> usize {
-    graph.outputs.first().map_or(1, |(_, id)| graph.node(*id).shape[0])
-}
-
 /// Weights an operation of a graph, in the mean, beyond which each thread's widening of all of them takes longer than its waiting for the
 /// others at each operation would.
 const MAX_MEAN_WEIGHTS: usize = 100_000;
 
 /// The rows of the parts in which `threads` threads make an evaluation of `graph`: a part for each, or one for all.
 pub(super) fn row_parts(graph: &Graph, threads: usize) -> Vec<usize> {
-    let rows = rows_of(graph);
+    let rows = graph.rows();
     let most = rows.div_ceil(threads);
     // A thread that has no row, or has less to do than the others, waits.
     let even = rows >= threads && most * threads * 4 <= rows * 5;
@@ -64,7 +59,7 @@ impl RowParts {
     /// its first dimension, and input `k` as `row_axes[k]` says.
     pub(super) fn new(pool: Arc<Pool>, graph: Graph, parts: Vec<Box<dyn Executable>>, row_axes: &[RowAxis]) -> Self {
         let graph = fuse(graph);
-        Self { pool, rows: rows_of(&graph), graph, parts, row_axes: row_axes.to_vec() }
+        Self { pool, rows: graph.rows(), graph, parts, row_axes: row_axes.to_vec() }
     }
 }
 
@@ -86,7 +81,7 @@ impl Executable for RowParts {
         let mut runs = Vec::new();
         let mut first = 0;
         for executable in parts {
-            let own = first..first + rows_of(executable.graph());
+            let own = first..first + executable.graph().rows();
             let axis = |k: usize| (row_axes.get(k).copied().unwrap_or_default(), *all);
             let inputs = inputs.iter().enumerate().map(|(k, values)| rows::rows_of(values, axis(k), own.clone()));
             let inputs = inputs.collect::<Result<_>>()?;

@@ -232,9 +232,9 @@ impl CpuGemm {
 
     /// Writes panel `p` of block `block`, and fetches what the next call will write, panel `next.1` of block `next.0`, where they are there.
     pub(super) fn pack(&self, block: usize, p: usize, out: &mut [f32], next: (usize, usize)) {
-        let following = self.blocks.get(next.0);
-        let next = following.and_then(|block| self.panels[block.panel].lanes(next.1, block.weight, block.len));
         let block = &self.blocks[block];
+        let following = self.blocks.get(next.0).filter(|_| self.panels[block.panel].fetches(self.operands));
+        let next = following.and_then(|block| self.panels[block.panel].lanes(next.1, block.weight, block.len));
         let words = self.operands.words(block.len) * self.taps_of(block) * NR;
         let channels = (block.weight, block.len);
         self.panels[block.panel].pack(self.operands, p, channels, &mut out[..words], &next.unwrap_or([None; NR]));
