@@ -56,7 +56,7 @@ pub struct Request {
     pub guidance_rescale: f32,
     /// The part of the steps, 0 to 1, in which there is guidance, everywhere where absent: model evaluation i of N has it where
     /// `start <= i / N` and `(i + 1) / N <= end`. The others have the positive row alone, as with a [`Self::guidance_scale`] of 1, and cost
-    /// half; a GPU evaluates both rows. Kynkäänniemi et al. 2024, "Applying Guidance in a Limited Interval Improves Sample and
+    /// half. Kynkäänniemi et al. 2024, "Applying Guidance in a Limited Interval Improves Sample and
     /// Distribution Quality in Diffusion Models", by steps in place of noise levels.
     pub guidance_interval: Option<(f64, f64)>,
     /// Width in pixels; the model's own where absent.
