@@ -90,6 +90,7 @@ $(CARGO) test --test cuda -- --ignored --nocapture
 $(CARGO) test --test joined -- --ignored
 $(CARGO) test --test pipeline -- --ignored --nocapture
 BRAID_PTX_ARITHMETIC=hardware $(CARGO) test --test kernels --test ops --test cuda
+BRAID_PTX_ARITHMETIC=hardware $(CARGO) test --test cuda -- --ignored other_type
 endef
 export FULL
 

@@ -15,10 +15,14 @@ mod requests;
 
 use braid::device::cuda::NvidiaDriver;
 use braid::device::cuda::driver::{Driver, Gemm, GemmEpilogue, MatrixRef};
+use braid::pipeline::Stage;
 use braid::tensor::DType;
+use braid::{Engine, EngineOptions, Error, SubmitOptions, Ticket};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::Write;
 use std::process::Command;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 /// The first GPU, or a line that says which test is skipped.
 fn gpu() -> Option<NvidiaDriver> {
@@ -79,6 +83,41 @@ fn alone_and_in_a_batch() {
         let alone = pipeline.generate(&request).unwrap();
         assert!(alone.images[0].rgb() == image.rgb(), "image {i} differs from the same drawn alone");
     }
+}
+
+/// Requests of an engine, of other prompts and steps, give the bytes that each has alone; one that is stopped at its first step concerns no
+/// other.
+#[test]
+fn engine_and_cancellation() {
+    if gpu().is_none() {
+        return;
+    }
+    let pipeline = Arc::new(requests::on_gpu(&common::Model::folder()));
+    let several: Vec<_> = (0..4)
+        .map(|i| {
+            let mut request = requests::request(1, 2 + i % 2, 0.7);
+            (request.prompt, request.seed) = (format!("{i} boats"), i as u64);
+            request
+        })
+        .collect();
+    let alone: Vec<_> = several.iter().map(|request| requests::bytes(&pipeline.generate(request).unwrap())).collect();
+    // Their encoders run together then.
+    pipeline.clear_cache();
+    let engine = Engine::new(pipeline, EngineOptions::default()).unwrap();
+    let cancel = Arc::new(OnceLock::<Ticket>::new());
+    let of_callback = cancel.clone();
+    let stop = SubmitOptions::new().with_progress(move |progress| {
+        if progress.stage == Stage::Denoise && progress.done == 1 {
+            of_callback.wait().cancel();
+        }
+    });
+    let long = engine.submit_with(requests::request(1, 50, 0.7), stop).unwrap();
+    let long = cancel.get_or_init(|| long);
+    let tickets: Vec<_> = several.into_iter().map(|request| engine.submit(request).unwrap()).collect();
+    for (i, (ticket, alone)) in tickets.into_iter().zip(&alone).enumerate() {
+        assert!(requests::bytes(&ticket.wait().unwrap()) == *alone, "request {i} differs from the same drawn alone");
+    }
+    assert!(matches!(long.wait_for(Duration::MAX), Some(Err(Error::Cancelled))));
 }
 
 #[test]

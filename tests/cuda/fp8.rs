@@ -1,6 +1,7 @@
-//! Quantized products as the launch layer chooses, uploads and launches them, on the interpreter.
+//! Quantized products as the launch layer chooses, uploads and launches them, on the interpreter or a GPU.
 
 use super::block_of_sm90::MULTIPROCESSORS;
+use super::hopper::hopper;
 use super::ptx::PtxDriver;
 use super::small_unet::small_unet;
 use super::{compiled, outputs, relative, scope, values};
@@ -71,40 +72,42 @@ fn block_in_fp8() {
     if !compiled() {
         return;
     }
+    let device = |schedule, dtype| {
+        let driver = hopper(schedule)?;
+        Some((driver.clone(), CudaDevice::new(driver, dtype).unwrap().with_cublaslt(false)))
+    };
+    let Some((driver, halves)) = device(Schedule::InOrder, DType::F16) else { return };
     let given = inputs(0, 2);
     let run = |executable: &mut dyn Executable, inputs: &[Vec<f32>]| {
         outputs(executable, &inputs.iter().map(Vec::as_slice).collect::<Vec<_>>())
     };
     let want = run(Cpu::new(Some(1)).compile(block(2)).unwrap().as_mut(), &given);
-    let device = |schedule, dtype| {
-        let driver = Arc::new(PtxDriver::new().device((9, 0), MULTIPROCESSORS).schedule(schedule));
-        (driver.clone(), CudaDevice::new(driver, dtype).unwrap().with_cublaslt(false))
-    };
-    let (driver, halves) = device(Schedule::InOrder, DType::F16);
     let hopper = halves.clone().with_fp8().unwrap();
     let mut executable = hopper.compile_graph(block(2)).unwrap();
     let kernels = executable.report().kernels.clone();
     let count = |start: &str| kernels.iter().filter(|(name, _)| name.starts_with(start)).map(|(_, n)| n).sum::<usize>();
     let all = ["gemm_fp8_sm90_", "gemm_geglu_fp8_sm90_", "convolution_fp8_sm90_", "quantize_rows_"].map(count);
     assert_eq!((all, count("convolution_") - all[2]), ([2, 1, 2, 5], 1), "{kernels:?}");
+    let before = driver.calls();
     let got = run(&mut executable, &given);
     for (k, (got, want)) in got.iter().zip(&want).enumerate() {
         let error = relative(got, want);
         println!("output {k}: {error:.1e}");
         assert!((5e-3..6e-2).contains(&error), "output {k}: {error:.1e}");
     }
+    assert_eq!(got, run(&mut executable, &given));
+    let calls = driver.calls();
+    assert_eq!((calls.captures - before.captures, calls.graph_launches - before.graph_launches), (1, 1));
     let bytes = [hopper.clone(), halves.clone()].map(|d| d.compile_graph(block(2)).unwrap().report().weights);
     // One of the convolutions is as large in both.
     assert!(bytes[0] < bytes[1] * 6 / 10 + 9 * WIDTH * WIDTH, "{bytes:?}");
-    assert_eq!(got, run(&mut executable, &given));
-    assert_eq!((driver.calls().captures, driver.calls().graph_launches), (1, 1));
-    let other = device(Schedule::Random(3), DType::F16).1.with_fp8().unwrap();
+    let other = device(Schedule::Random(3), DType::F16).unwrap().1.with_fp8().unwrap();
     assert_eq!(got, run(&mut other.compile_graph(block(2)).unwrap(), &given), "the schedule changes a result");
     let second = run(&mut hopper.compile_graph(block(1)).unwrap(), &inputs(1, 1));
     for (got, alone) in got.iter().zip(&second) {
         assert_eq!(&got[alone.len()..], alone, "an image depends on the others of its batch");
     }
-    let bf16 = device(Schedule::Greedy, DType::BF16).1.with_fp8().unwrap();
+    let bf16 = device(Schedule::Greedy, DType::BF16).unwrap().1.with_fp8().unwrap();
     for (got, want) in run(&mut bf16.compile_graph(block(2)).unwrap(), &given).iter().zip(&want) {
         assert!(relative(got, want) < 6e-2);
     }
@@ -137,8 +140,8 @@ fn unet_of_published_widths() {
     };
     let inputs: Vec<TensorData<'_>> = graph.inputs.iter().enumerate().map(input).collect();
     let want = outputs(Cpu::new(None).compile(graph.clone()).unwrap().as_mut(), &inputs);
-    let driver = Arc::new(PtxDriver::new().device((9, 0), MULTIPROCESSORS));
-    let halves = CudaDevice::new(driver.clone(), DType::F16).unwrap().with_cublaslt(false);
+    let Some(driver) = hopper(Schedule::InOrder) else { return };
+    let halves = CudaDevice::new(driver, DType::F16).unwrap().with_cublaslt(false);
     let [halves, fp8] = [halves.clone(), halves.with_fp8().unwrap()].map(|device| {
         let got = outputs(&mut device.compile_graph(graph.clone()).unwrap(), &inputs);
         relative(&got[0], &want[0])

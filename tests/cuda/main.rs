@@ -26,6 +26,7 @@ mod golden;
 mod half_precision_baseline;
 #[path = "../common/half_precision_limits.rs"]
 mod half_precision_limits;
+mod hopper;
 mod init_image;
 #[path = "../common/interpreter.rs"]
 mod interpreter;

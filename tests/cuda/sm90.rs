@@ -1,15 +1,13 @@
-//! The kernels of sm_90a as the launch layer chooses and launches them, on the interpreter.
+//! The kernels of sm_90a as the launch layer chooses and launches them, on the interpreter or a GPU.
 
-use super::block_of_sm90::{KERNELS, MULTIPROCESSORS, block, inputs};
-use super::ptx::PtxDriver;
+use super::block_of_sm90::{KERNELS, block, inputs};
+use super::hopper::hopper;
 use super::{compiled, outputs, relative, tolerance};
 use braid::device::Device;
 use braid::device::cpu::Cpu;
 use braid::device::cuda::CudaDevice;
-use braid::device::cuda::driver::Driver;
 use braid::tensor::DType;
 use braid_ptx::Schedule;
-use std::sync::Arc;
 
 fn slices(inputs: &[Vec<f32>]) -> Vec<&[f32]> {
     inputs.iter().map(Vec::as_slice).collect()
@@ -22,14 +20,13 @@ fn block_by_wgmma() {
     if !compiled() {
         return;
     }
+    let device = |schedule, dtype| {
+        let driver = hopper(schedule)?;
+        Some((driver.clone(), CudaDevice::new(driver, dtype).unwrap().with_cublaslt(false)))
+    };
+    let Some((driver, hopper)) = device(Schedule::InOrder, DType::F16) else { return };
     let given = inputs(0, 2);
     let want = outputs(Cpu::new(Some(1)).compile(block(2)).unwrap().as_mut(), &slices(&given));
-    let device = |schedule, dtype| {
-        let driver = PtxDriver::new().device((9, 0), MULTIPROCESSORS).schedule(schedule);
-        let driver = Arc::new(driver);
-        (driver.clone(), CudaDevice::new(driver, dtype).unwrap().with_cublaslt(false))
-    };
-    let (driver, hopper) = device(Schedule::InOrder, DType::F16);
     let mut executable = hopper.compile_graph(block(2)).unwrap();
     let launched: Vec<String> = executable.report().kernels.keys().cloned().collect();
     for kernel in KERNELS {
@@ -40,6 +37,7 @@ fn block_by_wgmma() {
         others.clone().all(|name| !["gemm", "conv", "attention"].iter().any(|kind| name.starts_with(kind))),
         "{launched:?}"
     );
+    let before = driver.calls();
     let got = outputs(&mut executable, &slices(&given));
     for (k, (got, want)) in got.iter().zip(&want).enumerate() {
         let error = relative(got, want);
@@ -48,8 +46,9 @@ fn block_by_wgmma() {
     }
     // Captured, and launched as a graph.
     assert_eq!(got, outputs(&mut executable, &slices(&given)));
-    assert_eq!((driver.calls().captures, driver.calls().graph_launches), (1, 1));
-    let mut other = device(Schedule::Random(3), DType::F16).1.compile_graph(block(2)).unwrap();
+    let calls = driver.calls();
+    assert_eq!((calls.captures - before.captures, calls.graph_launches - before.graph_launches), (1, 1));
+    let mut other = device(Schedule::Random(3), DType::F16).unwrap().1.compile_graph(block(2)).unwrap();
     assert_eq!(got, outputs(&mut other, &slices(&given)), "the schedule changes a result");
     let mut alone = hopper.compile_graph(block(1)).unwrap();
     assert_ne!(launched, alone.report().kernels.keys().cloned().collect::<Vec<_>>(), "the same tiles");
@@ -57,7 +56,7 @@ fn block_by_wgmma() {
     for (got, alone) in got.iter().zip(&second) {
         assert_eq!(&got[alone.len()..], alone, "an image depends on the others of its batch");
     }
-    let mut halves = device(Schedule::Greedy, DType::BF16).1.compile_graph(block(2)).unwrap();
+    let mut halves = device(Schedule::Greedy, DType::BF16).unwrap().1.compile_graph(block(2)).unwrap();
     for (got, want) in outputs(&mut halves, &slices(&given)).iter().zip(&want) {
         assert!(relative(got, want) <= 2.0 * tolerance(DType::BF16));
     }
