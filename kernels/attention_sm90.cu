@@ -76,6 +76,7 @@ struct AttentionSm90 {
     }
 
     __device__ __forceinline__ void produce() {
+        if (thread != 0) return;
         RingPlace keys, values;
         int parity = 1, count = steps();
 #pragma unroll 1
@@ -95,10 +96,6 @@ struct AttentionSm90 {
         }
     }
 
-    __device__ __forceinline__ void release(u32 bar) {
-        if (thread % 32 == 0) mbarrier_arrive(bar);
-    }
-
     __device__ __forceinline__ void consume() {
         RingPlace keys, values;
         int parity = 0, count = steps();
@@ -112,7 +109,6 @@ struct AttentionSm90 {
             float s[1][KEYS / 8][4], o[1][8][4], decays[1][2];
             u32 pairs[KEYS / 16][4];
             OnlineSoftmax<1> softmax;
-            softmax.reset(0);
             clear(o);
             mbarrier_wait(q_full(), parity);
             mbarrier_wait(full(0, keys.stage), keys.parity);
@@ -121,7 +117,7 @@ struct AttentionSm90 {
             release(empty(0, keys.stage));
             keys.advance(STAGES);
             mask_keys(s, p.keys, thread);
-            softmax.exponentials(s, p.scale, decays);
+            softmax.first_exponentials(s, p.scale);
             pack_scores<T>(s, pairs);
 #pragma unroll 1
             for (int step = 1; step < count; step++) {
@@ -129,7 +125,7 @@ struct AttentionSm90 {
                 bar_sync<256>(2 + role);
                 multiply_keys<T>(s, rows, k + keys.stage * TILE_BYTES);
                 mbarrier_wait(full(1, values.stage), values.parity);
-                multiply_values<T>(o, pairs, v + values.stage * TILE_BYTES);
+                multiply_values<T>(o, pairs, v + values.stage * TILE_BYTES, 1);
                 bar_arrive<256>(5 - role);
                 wgmma_wait_group<1>();
                 release(empty(0, keys.stage));
@@ -150,7 +146,7 @@ struct AttentionSm90 {
             }
             release(q_empty());
             mbarrier_wait(full(1, values.stage), values.parity);
-            multiply_values<T>(o, pairs, v + values.stage * TILE_BYTES);
+            multiply_values<T>(o, pairs, v + values.stage * TILE_BYTES, 1);
             wgmma_wait_group<0>();
             release(empty(1, values.stage));
             values.advance(STAGES);
@@ -160,22 +156,13 @@ struct AttentionSm90 {
         }
         if (thread == 0) bulk_wait_group_read<0>();
     }
-
-    __device__ __forceinline__ void run() {
-        if (role == 0) {
-            setmaxnreg_dec<24>();
-            if (thread == 0) produce();
-        } else {
-            setmaxnreg_inc<240>();
-            consume();
-        }
-    }
 };
 
 #define ATTENTION(NAME, T)                                                                                      \
     extern "C" __global__ __launch_bounds__(384, 1) void NAME(const __grid_constant__ AttentionSm90Params p) {  \
         extern __shared__ __align__(1024) char memory[];                                                        \
-        AttentionSm90<T>(p, memory).run();                                                                      \
+        AttentionSm90<T> kernel(p, memory);                                                                     \
+        run_roles<24>(kernel);                                                                                  \
     }
 
 ATTENTION(attention_sm90_64_f16, f16)

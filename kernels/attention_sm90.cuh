@@ -21,11 +21,36 @@ SCORES_OF(f16, 16)
 SCORES_OF(bf16, 16)
 SCORES_OF(f16, 80)
 SCORES_OF(bf16, 80)
+SCORES_OF(f16, 88)
+SCORES_OF(bf16, 88)
+SCORES_OF(f16, 96)
+SCORES_OF(bf16, 96)
 SCORES_OF(f16, 128)
 SCORES_OF(bf16, 128)
 
-__device__ __forceinline__ void add_values(f16, float (&o)[32], const u32 (&p)[4], u64 v) { wgmma_ra_m64n64k16_f32_f16(o, p, v); }
-__device__ __forceinline__ void add_values(bf16, float (&o)[32], const u32 (&p)[4], u64 v) { wgmma_ra_m64n64k16_f32_bf16(o, p, v); }
+__device__ __forceinline__ void weigh_values(f16, float (&o)[32], const u32 (&p)[4], u64 v, int add) {
+    wgmma_ra_m64n64k16_f32_f16(o, p, v, add);
+}
+__device__ __forceinline__ void weigh_values(bf16, float (&o)[32], const u32 (&p)[4], u64 v, int add) {
+    wgmma_ra_m64n64k16_f32_bf16(o, p, v, add);
+}
+
+// The first group of warps copies, with COPYING registers a thread; two others compute and share the rest of 168 each.
+template <int COPYING, class Kernel>
+__device__ __forceinline__ void run_roles(Kernel& kernel) {
+    if (kernel.role == 0) {
+        setmaxnreg_dec<COPYING>();
+        kernel.produce();
+    } else {
+        setmaxnreg_inc<(3 * 168 - COPYING) / 2>();
+        kernel.consume();
+    }
+}
+
+// Tells the warps that copy that this one is done with a stage.
+__device__ __forceinline__ void release(u32 bar) {
+    if (threadIdx.x % 32 == 0) mbarrier_arrive(bar);
+}
 
 __device__ __forceinline__ void clear(float (&o)[1][8][4]) {
 #pragma unroll
@@ -44,12 +69,13 @@ __device__ __forceinline__ void multiply_keys(float (&s)[1][TILES][4], u32 q, u3
     wgmma_commit_group();
 }
 
-// Begins o += P V of 16 STEPS keys as a group of products.
+// Begins o = P V of 16 STEPS keys, or o + P V where `add` is set, as a group of products.
 template <class T, int STEPS>
-__device__ __forceinline__ void multiply_values(float (&o)[1][8][4], const u32 (&pairs)[STEPS][4], u32 v) {
+__device__ __forceinline__ void multiply_values(float (&o)[1][8][4], const u32 (&pairs)[STEPS][4], u32 v, int add) {
     wgmma_fence();
 #pragma unroll
-    for (int i = 0; i < STEPS; i++) add_values(T{}, (float(&)[32])o, pairs[i], wgmma_descriptor(v + i * 16 * 128));
+    for (int i = 0; i < STEPS; i++)
+        weigh_values(T{}, (float(&)[32])o, pairs[i], wgmma_descriptor(v + i * 16 * 128), add + i > 0);
     wgmma_commit_group();
 }
 
@@ -64,13 +90,17 @@ __device__ __forceinline__ void mask_keys(float (&s)[1][TILES][4], int left, int
             if (n * 8 + thread % 4 * 2 + i % 2 >= left) s[0][n][i] = -infinity();
 }
 
-template <class T, int TILES>
-__device__ __forceinline__ void pack_scores(const float (&s)[1][TILES][4], u32 (&pairs)[TILES / 2][4]) {
+// Pairs of an odd number of tiles end with a half of zeros.
+template <class T, int TILES, int STEPS>
+__device__ __forceinline__ void pack_scores(const float (&s)[1][TILES][4], u32 (&pairs)[STEPS][4]) {
+    static_assert(STEPS == (TILES + 1) / 2, "16 keys a step");
 #pragma unroll
-    for (int i = 0; i < TILES / 2; i++)
+    for (int i = 0; i < STEPS; i++)
 #pragma unroll
-        for (int j = 0; j < 4; j++)
-            pairs[i][j] = Stored<T>::pack(s[0][2 * i + j / 2][j % 2 * 2], s[0][2 * i + j / 2][j % 2 * 2 + 1]);
+        for (int j = 0; j < 4; j++) {
+            int tile = 2 * i + j / 2;
+            pairs[i][j] = tile < TILES ? Stored<T>::pack(s[0][tile][j % 2 * 2], s[0][tile][j % 2 * 2 + 1]) : 0;
+        }
 }
 
 // Sends a group's result on its way to the queries from `first` on, through `box`, which its last one has been read from then.

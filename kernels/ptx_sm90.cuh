@@ -138,10 +138,6 @@ __device__ __forceinline__ void setmaxnreg_inc() {
     asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(REGISTERS));
 }
 
-__device__ __forceinline__ void store_shared_16(u32 address, uint4 x) {
-    asm volatile("st.shared.v4.u32 [%0], {%1, %2, %3, %4};" ::"r"(address), "r"(x.x), "r"(x.y), "r"(x.z), "r"(x.w) : "memory");
-}
-
 __device__ __forceinline__ uint4 load_shared_16(u32 address) {
     uint4 x;
     asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];" : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w) : "r"(address) : "memory");
@@ -176,6 +172,8 @@ __device__ __forceinline__ u64 wgmma_descriptor(u32 address) {
     "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, " \
     "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
 #define WGMMA_NAMES_40 WGMMA_NAMES_32 ", %32, %33, %34, %35, %36, %37, %38, %39"
+#define WGMMA_NAMES_44 WGMMA_NAMES_40 ", %40, %41, %42, %43"
+#define WGMMA_NAMES_48 WGMMA_NAMES_44 ", %44, %45, %46, %47"
 #define WGMMA_NAMES_64 \
     "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15" ", " \
     "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31" ", " \
@@ -192,6 +190,8 @@ __device__ __forceinline__ u64 wgmma_descriptor(u32 address) {
 #define WGMMA_REGISTERS_8 WGMMA_4(0), WGMMA_4(4)
 #define WGMMA_REGISTERS_32 WGMMA_16(0), WGMMA_16(16)
 #define WGMMA_REGISTERS_40 WGMMA_REGISTERS_32, WGMMA_4(32), WGMMA_4(36)
+#define WGMMA_REGISTERS_44 WGMMA_REGISTERS_40, WGMMA_4(40)
+#define WGMMA_REGISTERS_48 WGMMA_REGISTERS_44, WGMMA_4(44)
 #define WGMMA_REGISTERS_64 WGMMA_REGISTERS_32, WGMMA_16(32), WGMMA_16(48)
 #define WGMMA_REGISTERS_80 WGMMA_REGISTERS_64, WGMMA_16(64)
 #define WGMMA_REGISTERS_128 WGMMA_REGISTERS_80, WGMMA_16(80), WGMMA_16(96), WGMMA_16(112)
@@ -209,6 +209,10 @@ WGMMA(16, 8, f16, 8, 9, 10)
 WGMMA(16, 8, bf16, 8, 9, 10)
 WGMMA(80, 40, f16, 40, 41, 42)
 WGMMA(80, 40, bf16, 40, 41, 42)
+WGMMA(88, 44, f16, 44, 45, 46)
+WGMMA(88, 44, bf16, 44, 45, 46)
+WGMMA(96, 48, f16, 48, 49, 50)
+WGMMA(96, 48, bf16, 48, 49, 50)
 WGMMA(128, 64, f16, 64, 65, 66)
 WGMMA(128, 64, bf16, 64, 65, 66)
 WGMMA(160, 80, f16, 80, 81, 82)
@@ -216,14 +220,14 @@ WGMMA(160, 80, bf16, 80, 81, 82)
 WGMMA(256, 128, f16, 128, 129, 130)
 WGMMA(256, 128, bf16, 128, 129, 130)
 
-// d + A B: A [64, 16] in registers, as the accumulators of 16 columns packed by pairs; B by rows of N in shared memory, of which eight
-// rows of 128 bytes are 1,024 bytes.
-#define WGMMA_REGISTER_A(N, HALF, T)                                                                             \
-    __device__ __forceinline__ void wgmma_ra_m64n##N##k16_f32_##T(float(&d)[HALF], const u32 (&a)[4], u64 b) {   \
-        asm volatile("wgmma.mma_async.sync.aligned.m64n" #N "k16.f32." #T "." #T " {" WGMMA_NAMES_##HALF         \
-                     "}, {%32, %33, %34, %35}, %36, 1, 1, 1, 1;"                                                 \
-                     : WGMMA_REGISTERS_##HALF                                                                    \
-                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));                                      \
+// d = A B, or d + A B where `add` is set: A [64, 16] in registers, as the accumulators of 16 columns packed by pairs; B by rows of N in
+// shared memory, of which eight rows of 128 bytes are 1,024 bytes.
+#define WGMMA_REGISTER_A(N, HALF, T)                                                                                      \
+    __device__ __forceinline__ void wgmma_ra_m64n##N##k16_f32_##T(float(&d)[HALF], const u32 (&a)[4], u64 b, int add) {   \
+        asm volatile("{ .reg .pred add; setp.ne.b32 add, %37, 0; wgmma.mma_async.sync.aligned.m64n" #N                    \
+                     "k16.f32." #T "." #T " {" WGMMA_NAMES_##HALF "}, {%32, %33, %34, %35}, %36, add, 1, 1, 1; }"         \
+                     : WGMMA_REGISTERS_##HALF                                                                             \
+                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add));                                     \
     }
 
 WGMMA_REGISTER_A(64, 32, f16)

@@ -37,27 +37,49 @@ struct OnlineSoftmax {
         for (int m = 0; m < MT; m++)
 #pragma unroll
             for (int r = 0; r < 2; r++) {
-                float top = greatest[m][r];
-#pragma unroll
-                for (int n = 0; n < SCORES; n++) top = fmaxf(top, fmaxf(s[m][n][2 * r], s[m][n][2 * r + 1]));
-                // The four lanes of a row.
-                top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 1));
-                top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 2));
+                float top = greatest_of(s[m], r, greatest[m][r]);
                 float decay = ex2_approx_ftz_f32((greatest[m][r] - top) * scale);
-                float base = top * scale, total = 0.0f;
                 greatest[m][r] = top;
-#pragma unroll
-                for (int n = 0; n < SCORES; n++)
-#pragma unroll
-                    for (int i = 2 * r; i < 2 * r + 2; i++) {
-                        s[m][n][i] = ex2_approx_ftz_f32(s[m][n][i] * scale - base);
-                        total += s[m][n][i];
-                    }
-                sum[m][r] = sum[m][r] * decay + total;
+                sum[m][r] = sum[m][r] * decay + exponentials_of(s[m], r, top * scale, scale);
                 decays[m][r] = decay;
                 moved |= decay != 1.0f;
             }
         return moved;
+    }
+
+    // The same of a softmax's first scores, before which nothing has to shrink, nor to be reset.
+    template <int SCORES>
+    __device__ __forceinline__ void first_exponentials(float (&s)[MT][SCORES][4], float scale) {
+#pragma unroll
+        for (int m = 0; m < MT; m++)
+#pragma unroll
+            for (int r = 0; r < 2; r++) {
+                greatest[m][r] = greatest_of(s[m], r, -infinity());
+                sum[m][r] = exponentials_of(s[m], r, greatest[m][r] * scale, scale);
+            }
+    }
+
+    // The greatest of `top` and the scores of row g (r = 0) or g + 8 (r = 1), on which its four lanes agree.
+    template <int SCORES>
+    static __device__ __forceinline__ float greatest_of(const float (&s)[SCORES][4], int r, float top) {
+#pragma unroll
+        for (int n = 0; n < SCORES; n++) top = fmaxf(top, fmaxf(s[n][2 * r], s[n][2 * r + 1]));
+        top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 1));
+        return fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 2));
+    }
+
+    // This thread's scores of such a row become exponentials; their sum.
+    template <int SCORES>
+    static __device__ __forceinline__ float exponentials_of(float (&s)[SCORES][4], int r, float base, float scale) {
+        float total = 0.0f;
+#pragma unroll
+        for (int n = 0; n < SCORES; n++)
+#pragma unroll
+            for (int i = 2 * r; i < 2 * r + 2; i++) {
+                s[n][i] = ex2_approx_ftz_f32(s[n][i] * scale - base);
+                total += s[n][i];
+            }
+        return total;
     }
 
     template <int OUTPUTS>

@@ -3,7 +3,7 @@ use braid::device::cuda::ops::attention::AttentionParams;
 use braid::device::cuda::ops::branches::{DecoupledParams, KvBranch, MAX_BRANCHES};
 use braid::device::cuda::ops::kernel::{Pointer, blocks};
 use braid::device::cuda::ops::strided_tensor::{StridedTensor, softmax_scale};
-use braid::device::cuda::ops::{attention, decoupled, decoupled_sm90};
+use braid::device::cuda::ops::{attention, attention_sm90, decoupled, decoupled_sm90};
 use braid::tensor::DType;
 use braid_ptx::Schedule;
 
@@ -283,7 +283,7 @@ fn decoupled_of(
     let bound = if dtype == DType::F16 { 8e-4 } else { 6e-3 };
     within(&format!("{dtype} {dim} {queries} {}", branches.len()), bound, &got, &want);
     // Tiles of few queries are not worth that kernel's while, but it can do them.
-    if !compiled_for_hopper() || !decoupled_sm90::takes(queries.max(128), dim, (9, 0)) {
+    if !compiled_for_hopper() || !attention_sm90::takes(queries.max(128), dim, (9, 0)) {
         return None;
     }
     let (params, maps) = decoupled_sm90::params(params, heads, dtype);
@@ -314,6 +314,29 @@ fn branches_of_others() {
         assert_eq!(alone[..first], beside[..first]);
         assert_ne!(alone[first..], beside[first..]);
     }
+}
+
+/// A text and one branch beside it, whose tiles follow each other as steps do on sm_90a: over several heads, of images whose branches
+/// are others.
+#[test]
+fn text_and_another_branch() {
+    if !compiled() {
+        return;
+    }
+    let branch = |capacity: usize, counts: [i32; 2], scales: [f32; 2], mask: bool| {
+        let (counts, scales) = (counts.to_vec(), scales.to_vec());
+        Branch { capacity, counts, scales, mask, unwritten: false }
+    };
+    let sizes = [64, 2, 2, 140];
+    // Both beside another branch, the one of 8 columns and the other of 16; then one beside two, and one alone.
+    let two = [branch(80, [80, 65], [1.0; 2], false), branch(16, [8, 9], [0.7, -0.4], true)];
+    decoupled_of(3.0, DType::F16, sizes, &two);
+    let three = [
+        branch(77, [77, 77], [1.0; 2], false),
+        branch(4, [4, 3], [0.7, 0.0], false),
+        branch(16, [16, 1], [0.5, 0.0], true),
+    ];
+    decoupled_of(3.0, DType::BF16, sizes, &three);
 }
 
 #[test]

@@ -109,7 +109,7 @@ fn fused(
         return attention_sm90::launch(l, &full);
     }
     // By the kernel of several branches, whose one branch has the bytes that it has among others.
-    if !a.causal && decoupled_sm90::takes(queries, a.dim, l.options.capability) {
+    if !a.causal && attention_sm90::takes(queries, a.dim, l.options.capability) {
         let mut of = DecoupledParams {
             q,
             out: rows,

@@ -97,8 +97,8 @@ pub(super) fn tokens_map(
     TensorMapDesc::tiled(tensor.data.0, dtype, &dims, Swizzle::Bytes128)
 }
 
-/// Whether the kernel takes an attention of so many queries by heads of that width on such a device: by one image's alone, whose result
-/// does not depend on the others of a batch.
+/// Whether this kernel, and that of decoupled attention, takes an attention of so many queries by heads of that width on such a device: by
+/// one image's alone and whatever the branches, as a result does not depend on the other images of a batch.
 pub fn takes(queries: usize, dim: usize, capability: (u32, u32)) -> bool {
     capability == (9, 0) && dim == DIM && queries >= QUERIES as usize
 }

@@ -1,5 +1,6 @@
 //! Decoupled cross-attention: text and image branches, each with a softmax of its own, in one launch.
 
+use super::attention_sm90;
 use super::branches::{DecoupledParams, KvBranch, MAX_BRANCHES};
 use super::decoupled_sm90;
 use super::kernel::{KernelFile, Pointer, blocks, kernel, to_i32};
@@ -75,7 +76,7 @@ pub(super) fn lower(l: &mut Lowering<'_>, node: &Node, a: &Attention, out: u64) 
             ..KvBranch::default()
         };
     }
-    if decoupled_sm90::takes(queries, a.dim, l.options.capability) {
+    if attention_sm90::takes(queries, a.dim, l.options.capability) {
         return decoupled_sm90::launch(l, params, a.heads);
     }
     let grid = [blocks(queries, QUERIES), blocks(a.heads, 1), blocks(node.shape[0], 1)];

@@ -1,6 +1,6 @@
 //! Decoupled cross-attention with heads of 64 values by wgmma, on sm_90a.
 
-use super::attention_sm90::{self, QUERIES, STORED, tokens_map};
+use super::attention_sm90::{QUERIES, STORED, tokens_map};
 use super::branches::DecoupledParams;
 use super::kernel::{KernelFile, kernel, param_structs, to_i32};
 use super::lowering::Lowering;
@@ -30,12 +30,6 @@ static DECOUPLED_64: Kernel =
 
 /// The kernel file.
 pub(crate) static FILE: KernelFile = KernelFile { kernels: &[&DECOUPLED_64], structs: STRUCTS };
-
-/// Whether the kernel takes an attention of so many queries by heads of a width on such a device: by one image's alone, and whatever the
-/// branches, as a batch has those of all its images.
-pub fn takes(queries: usize, dim: usize, capability: (u32, u32)) -> bool {
-    attention_sm90::takes(queries, dim, capability)
-}
 
 /// Tiles of queries of all images and heads.
 pub fn tiles(of: &DecoupledParams, heads: usize) -> usize {
