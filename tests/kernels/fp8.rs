@@ -2,16 +2,15 @@
 //! schedule give the same bytes.
 
 use crate::common::*;
-use crate::sm90::{Images, results};
+use crate::sm90::{Images, convolutions_of, products_of, weight};
 use braid::device::cuda::ops::convolution_fp8_sm90;
 use braid::device::cuda::ops::convolution_sm90::Convolution;
 use braid::device::cuda::ops::epilogue::EpilogueParams;
 use braid::device::cuda::ops::gemm_fp8_sm90;
 use braid::device::cuda::ops::gemm_sm90::{Product, Rows};
-use braid::device::cuda::ops::kernel::{Pointer, Quantized};
+use braid::device::cuda::ops::kernel::Quantized;
 use braid::device::cuda::ops::quantize_sm90::QuantizeParams;
 use braid::device::cuda::ops::tile::Tile;
-use braid::device::cuda::ops::tile_sm90::grid;
 use braid::tensor::DType;
 
 const TILES: [Tile; 4] =
@@ -94,53 +93,14 @@ fn uneven(count: usize, columns: usize, seed: u32) -> Vec<f32> {
     values(count, seed).iter().enumerate().map(|(i, x)| x * size(i)).collect()
 }
 
-/// A product by some tiles, each result beside f64's of the rounded rows.
+/// A product of rounded rows, as [`products_of`].
 fn product(dtype: DType, geglu: bool, (m, n, k): (usize, usize, usize), tiles: &[Tile]) -> Vec<Vec<f32>> {
     let gpu = Gpu::new();
-    let all = if geglu { 2 * n } else { n };
     let (x, x_values) = operand(&gpu, &uneven(m * k, k, 1), k);
-    let scaled: Vec<f32> = values(all * k, 3).iter().map(|w| w * 3.0 / (k as f32).sqrt()).collect();
-    let (w, w_values) = operand(&gpu, &scaled, k);
-    let [bias, rows, residual] =
-        [(all, 4), (2 * n, 5), (m * n, 6)].map(|(count, seed)| rounded(dtype, &values(count, seed)));
-    let (each, out) = (m.div_ceil(2), gpu.room(m * n * 2));
-    let optional = |x: &[f32]| if geglu { Pointer(0) } else { gpu.upload(dtype, x) };
-    let finish = EpilogueParams {
-        bias: gpu.upload(dtype, &bias),
-        rows: optional(&rows),
-        residual: optional(&residual),
-        out,
-        residual_stride: n as i64,
-        out_stride: n as i64,
-        rows_of_image: each as i32,
-        ..EpilogueParams::default()
-    };
-    let product = Product { x: [Rows::default(); 2], w: 0, m, n, finish };
-    let dot = |row: usize, column: usize| -> f64 {
-        let pairs = x_values[row * k..][..k].iter().zip(&w_values[column * k..][..k]);
-        pairs.map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>() + f64::from(bias[column])
-    };
-    let want = |i: usize| {
-        let (row, column) = (i / n, i % n);
-        if geglu {
-            return dot(row, column) * gelu(dot(row, n + column));
-        }
-        dot(row, column) + f64::from(rows[row / each * n + column]) + f64::from(residual[i])
-    };
-    let want: Vec<f64> = (0..m * n).map(want).collect();
-    let mut got = Vec::new();
-    for &tile in tiles {
-        let name = format!("gemm{}_fp8_sm90_{}", if geglu { "_geglu" } else { "" }, tile.name());
-        let launch = |multiprocessors| {
-            let (params, maps) = gemm_fp8_sm90::params(&product, k, [x, w], dtype, tile, geglu);
-            (grid([m.div_ceil(tile.m), all.div_ceil(tile.n)], multiprocessors), params, maps)
-        };
-        for result in results(&gpu, (name.as_str(), dtype), tile, launch, (out, m * n)) {
-            close(&format!("{name} {dtype} {m} {n} {k}"), dtype, &result, &want);
-            got.push(result);
-        }
-    }
-    got
+    let (w, w_values) = operand(&gpu, &weight(if geglu { 2 * n } else { n }, k), k);
+    let product = Product { x: [Rows::default(); 2], w: 0, m, n, finish: EpilogueParams::default() };
+    let given = |product: &Product, tile| gemm_fp8_sm90::params(product, k, [x, w], dtype, tile, geglu);
+    products_of(&gpu, (dtype, geglu), product, [&x_values, &w_values], ("fp8_sm90", tiles), given)
 }
 
 #[test]
@@ -159,52 +119,15 @@ fn products() {
     }
 }
 
-/// A convolution by some tiles, each result beside f64's of the rounded pixels.
+/// A convolution of rounded pixels, as [`convolutions_of`].
 fn convolution(dtype: DType, s: Images, tiles: &[Tile]) -> Vec<Vec<f32>> {
     let gpu = Gpu::new();
     let (pixels, c) = (s.images * s.image[0] * s.image[1], s.channels[0]);
     let (x, x_values) = operand(&gpu, &uneven(pixels * c, c, 1), c);
     let k = s.kernel * s.kernel * c;
-    let scaled: Vec<f32> = values(s.phases * s.n * k, 3).iter().map(|w| w * 3.0 / (k as f32).sqrt()).collect();
-    let (w, w_values) = operand(&gpu, &scaled, k);
-    let of_image = s.phases * s.result[0] * s.result[1];
-    let len = s.images * of_image * s.n;
-    let [bias, rows, residual] =
-        [(s.n, 4), (s.images * s.n, 5), (len, 6)].map(|(count, seed)| rounded(dtype, &values(count, seed)));
-    let out = gpu.room(len * 2);
-    let finish = EpilogueParams {
-        bias: gpu.upload(dtype, &bias),
-        rows: gpu.upload(dtype, &rows),
-        residual: gpu.upload(dtype, &residual),
-        out,
-        residual_stride: s.n as i64,
-        out_stride: s.n as i64,
-        rows_of_image: (s.result[0] * s.result[1]) as i32,
-        ..EpilogueParams::default()
-    };
-    let Images { images, image, channels, n, kernel, stride, padding, result, phases } = s;
-    let all =
-        Convolution { x: [0; 2], channels, w: 0, images, image, result, n, kernel, stride, padding, phases, finish };
-    let x_values = [x_values, Vec::new()];
-    let want = |i: usize| {
-        let (place, n) = (i / s.n, i % s.n);
-        let added = [bias[n], rows[place / of_image * s.n + n], residual[i]].map(f64::from);
-        s.sum(&x_values, &w_values, place, n) + added.iter().sum::<f64>()
-    };
-    let want: Vec<f64> = (0..len).map(want).collect();
-    let mut got = Vec::new();
-    for &tile in tiles {
-        let name = format!("convolution_fp8_sm90_{}", tile.name());
-        let launch = |multiprocessors| {
-            let (params, maps) = convolution_fp8_sm90::params(&all, [x, w], dtype, tile);
-            (all.grid(tile, multiprocessors), params, maps)
-        };
-        for result in results(&gpu, (name.as_str(), dtype), tile, launch, (out, len)) {
-            close(&format!("{name} {dtype} {:?} {channels:?}", s.image), dtype, &result, &want);
-            got.push(result);
-        }
-    }
-    got
+    let (w, w_values) = operand(&gpu, &weight(s.phases * s.n, k), k);
+    let given = |all: &Convolution, tile| convolution_fp8_sm90::params(all, [x, w], dtype, tile);
+    convolutions_of(&gpu, dtype, s, ([&x_values, &[]], &w_values), ("fp8_sm90", tiles), given)
 }
 
 /// Whole images.

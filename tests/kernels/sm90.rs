@@ -4,9 +4,9 @@
 use crate::common::*;
 use braid::device::cuda::driver::TensorMapDesc;
 use braid::device::cuda::ops::attention_sm90::FullAttention;
-use braid::device::cuda::ops::convolution_sm90::Convolution;
+use braid::device::cuda::ops::convolution_sm90::{Convolution, ConvolutionSm90Params};
 use braid::device::cuda::ops::epilogue::EpilogueParams;
-use braid::device::cuda::ops::gemm_sm90::{Product, Rows};
+use braid::device::cuda::ops::gemm_sm90::{GemmSm90Params, Product, Rows};
 use braid::device::cuda::ops::kernel::Pointer;
 use braid::device::cuda::ops::strided_tensor::StridedTensor;
 use braid::device::cuda::ops::tile::Tile;
@@ -23,38 +23,46 @@ fn runs(tile: Tile) -> &'static [(usize, Schedule)] {
     if tile.n == 160 { &all[..2] } else { &all[2..] }
 }
 
-/// A launch's grid of so many multiprocessors, its parameters and maps, and where its `len` results go.
-pub fn results<P: bytemuck::Pod>(
+/// Parameters, and maps by their offsets in them.
+type Given<P> = (P, Vec<(usize, TensorMapDesc)>);
+
+/// The results of a kernel by some tiles, each beside f64's; whether all are the same is for the caller. `given` has the grid for so many
+/// multiprocessors, and what is launched; the results go to `out`.
+fn results<P: bytemuck::Pod>(
     gpu: &Gpu,
-    (name, dtype): (&str, DType),
-    tile: Tile,
-    launch: impl Fn(usize) -> ([u32; 3], P, Vec<(usize, TensorMapDesc)>),
-    (out, len): (Pointer, usize),
+    (kernel, dtype): (&str, DType),
+    tiles: &[Tile],
+    given: impl Fn(Tile, usize) -> ([u32; 3], Given<P>),
+    (out, want): (Pointer, &[f64]),
 ) -> Vec<Vec<f32>> {
-    let one = |(multiprocessors, schedule): &(usize, Schedule)| {
-        let (grid, params, maps) = launch(*multiprocessors);
-        // What an earlier run stored would hide that nothing is stored.
-        gpu.put(out, dtype, &vec![f32::NAN; len]);
-        gpu.mapped(name, dtype, grid, &params, &maps, &[*schedule]);
-        gpu.download(dtype, out, len)
-    };
-    runs(tile).iter().map(one).collect()
+    let mut got = Vec::new();
+    for &tile in tiles {
+        let name = format!("{kernel}_{}", tile.name());
+        for (multiprocessors, schedule) in runs(tile) {
+            let (grid, (params, maps)) = given(tile, *multiprocessors);
+            // What an earlier run stored would hide that nothing is stored.
+            gpu.put(out, dtype, &vec![f32::NAN; want.len()]);
+            gpu.mapped(&name, dtype, grid, &params, &maps, &[*schedule]);
+            let result = gpu.download(dtype, out, want.len());
+            close(&format!("{name} {dtype} of {}", want.len()), dtype, &result, want);
+            got.push(result);
+        }
+    }
+    got
 }
 
-struct Case {
-    m: usize,
-    n: usize,
-    k: usize,
-    /// Columns of the first of two sources; `k` for one.
-    k0: usize,
-}
-
-/// A product by every tile, each result beside f64's; whether all are the same is for the caller.
-fn product(dtype: DType, geglu: bool, &Case { m, n, k, k0 }: &Case, tiles: &[Tile]) -> Vec<Vec<f32>> {
-    let gpu = Gpu::new();
-    let all = if geglu { 2 * n } else { n };
-    let x = [rounded(dtype, &values(m * k0, 1)), rounded(dtype, &values(m * (k - k0), 2))];
-    let w = rounded(dtype, &values(all * k, 3).iter().map(|w| w * 3.0 / (k as f32).sqrt()).collect::<Vec<_>>());
+/// Products of operands of these values, `[m, k]` and `[n, k]`, with GEGLU `[2 n, k]`, and all that the epilogue adds, as [`results`].
+/// `product` has the operands and sizes that `given` needs.
+pub fn products_of(
+    gpu: &Gpu,
+    (dtype, geglu): (DType, bool),
+    product: Product,
+    [x, w]: [&[f32]; 2],
+    (kind, tiles): (&str, &[Tile]),
+    given: impl Fn(&Product, Tile) -> Given<GemmSm90Params>,
+) -> Vec<Vec<f32>> {
+    let Product { m, n, .. } = product;
+    let (all, k) = (if geglu { 2 * n } else { n }, x.len() / m);
     let [bias, rows, residual] =
         [(all, 4), (2 * n, 5), (m * n, 6)].map(|(count, seed)| rounded(dtype, &values(count, seed)));
     let (each, out) = (m.div_ceil(2), gpu.room(m * n * 2));
@@ -69,12 +77,9 @@ fn product(dtype: DType, geglu: bool, &Case { m, n, k, k0 }: &Case, tiles: &[Til
         rows_of_image: each as i32,
         ..EpilogueParams::default()
     };
-    let source = |x: &[f32], columns: usize| Rows { at: gpu.upload(dtype, x).0, columns, stride: columns };
-    let x_rows = [source(&x[0], k0), source(&x[1], k - k0)];
-    let product = Product { x: x_rows, w: gpu.upload(dtype, &w).0, m, n, finish };
+    let product = Product { finish, ..product };
     let dot = |row: usize, column: usize| -> f64 {
-        let x = x[0][row * k0..][..k0].iter().chain(&x[1][row * (k - k0)..][..k - k0]);
-        let pairs = x.zip(&w[column * k..][..k]);
+        let pairs = x[row * k..][..k].iter().zip(&w[column * k..][..k]);
         pairs.map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>() + f64::from(bias[column])
     };
     let want = |i: usize| {
@@ -85,19 +90,38 @@ fn product(dtype: DType, geglu: bool, &Case { m, n, k, k0 }: &Case, tiles: &[Til
         dot(row, column) + f64::from(rows[row / each * n + column]) + f64::from(residual[i])
     };
     let want: Vec<f64> = (0..m * n).map(want).collect();
-    let mut got = Vec::new();
-    for &tile in tiles {
-        let name = format!("gemm{}_sm90_{}", if geglu { "_geglu" } else { "" }, tile.name());
-        let launch = |multiprocessors| {
-            let (params, maps) = product.params(dtype, tile, geglu);
-            (grid([m.div_ceil(tile.m), all.div_ceil(tile.n)], multiprocessors), params, maps)
-        };
-        for result in results(&gpu, (name.as_str(), dtype), tile, launch, (out, m * n)) {
-            close(&format!("{name} {dtype} {m} {n} {k} {k0}"), dtype, &result, &want);
-            got.push(result);
-        }
-    }
-    got
+    let launch = |tile: Tile, multiprocessors| {
+        (grid([m.div_ceil(tile.m), all.div_ceil(tile.n)], multiprocessors), given(&product, tile))
+    };
+    let kernel = format!("gemm{}_{kind}", if geglu { "_geglu" } else { "" });
+    results(gpu, (&kernel, dtype), tiles, launch, (out, &want))
+}
+
+/// Values of a weight of `rows` by sums of `k`.
+pub fn weight(rows: usize, k: usize) -> Vec<f32> {
+    values(rows * k, 3).iter().map(|w| w * 3.0 / (k as f32).sqrt()).collect()
+}
+
+struct Case {
+    m: usize,
+    n: usize,
+    k: usize,
+    /// Columns of the first of two sources; `k` for one.
+    k0: usize,
+}
+
+/// A product of halves, as [`products_of`].
+fn product(dtype: DType, geglu: bool, &Case { m, n, k, k0 }: &Case, tiles: &[Tile]) -> Vec<Vec<f32>> {
+    let gpu = Gpu::new();
+    let x = [rounded(dtype, &values(m * k0, 1)), rounded(dtype, &values(m * (k - k0), 2))];
+    let w = rounded(dtype, &weight(if geglu { 2 * n } else { n }, k));
+    let source = |x: &[f32], columns: usize| Rows { at: gpu.upload(dtype, x).0, columns, stride: columns };
+    let sources = [source(&x[0], k0), source(&x[1], k - k0)];
+    let product = Product { x: sources, w: gpu.upload(dtype, &w).0, m, n, finish: EpilogueParams::default() };
+    let row = |m: usize| [&x[0][m * k0..][..k0], &x[1][m * (k - k0)..][..k - k0]].concat();
+    let joined: Vec<f32> = (0..m).flat_map(row).collect();
+    let given = |product: &Product, tile| product.params(dtype, tile, geglu);
+    products_of(&gpu, (dtype, geglu), product, [&joined, &w], ("sm90", tiles), given)
 }
 
 #[test]
@@ -169,7 +193,7 @@ impl Images {
         (at / width / height, [y / double, x / double], [y % double, x % double])
     }
 
-    pub fn sum(&self, x: &[Vec<f32>; 2], w: &[f32], at: usize, n: usize) -> f64 {
+    fn sum(&self, x: [&[f32]; 2], w: &[f32], at: usize, n: usize) -> f64 {
         let (image, [y, x0], [down, right]) = self.place(at);
         let (phase, all) = (2 * down + right, self.channels[0] + self.channels[1]);
         let mut sum = 0.0;
@@ -188,14 +212,16 @@ impl Images {
     }
 }
 
-/// A convolution by some tiles, each result beside f64's.
-fn convolution(dtype: DType, s: Images, tiles: &[Tile]) -> Vec<Vec<f32>> {
-    let gpu = Gpu::new();
-    let pixels = s.images * s.image[0] * s.image[1];
-    let x = [0, 1].map(|i| rounded(dtype, &values(pixels * s.channels[i], 1 + i as u32)));
-    let k = s.kernel * s.kernel * (s.channels[0] + s.channels[1]);
-    let scale = 3.0 / (k as f32).sqrt();
-    let w = rounded(dtype, &values(s.phases * s.n * k, 3).iter().map(|w| w * scale).collect::<Vec<_>>());
+/// Convolutions of images of these values and a weight of those, with all that the epilogue adds, as [`results`]. The operands' addresses
+/// are for `given`.
+pub fn convolutions_of(
+    gpu: &Gpu,
+    dtype: DType,
+    s: Images,
+    (x, w): ([&[f32]; 2], &[f32]),
+    (kind, tiles): (&str, &[Tile]),
+    given: impl Fn(&Convolution, Tile) -> Given<ConvolutionSm90Params>,
+) -> Vec<Vec<f32>> {
     let of_image = s.phases * s.result[0] * s.result[1];
     let len = s.images * of_image * s.n;
     let [bias, rows, residual] =
@@ -212,29 +238,27 @@ fn convolution(dtype: DType, s: Images, tiles: &[Tile]) -> Vec<Vec<f32>> {
         ..EpilogueParams::default()
     };
     let Images { images, image, channels, n, kernel, stride, padding, result, phases } = s;
-    let (at, w_at) = ([0, 1].map(|i| gpu.upload(dtype, &x[i]).0), gpu.upload(dtype, &w).0);
     let all =
-        Convolution { x: at, channels, w: w_at, images, image, result, n, kernel, stride, padding, phases, finish };
+        Convolution { x: [0; 2], channels, w: 0, images, image, result, n, kernel, stride, padding, phases, finish };
     let want = |i: usize| {
         let (place, n) = (i / s.n, i % s.n);
         let added = [bias[n], rows[place / of_image * s.n + n], residual[i]].map(f64::from);
-        s.sum(&x, &w, place, n) + added.iter().sum::<f64>()
+        s.sum(x, w, place, n) + added.iter().sum::<f64>()
     };
     let want: Vec<f64> = (0..len).map(want).collect();
-    let mut got = Vec::new();
-    for &tile in tiles {
-        let name = format!("convolution_sm90_{}", tile.name());
-        let launch = |multiprocessors| {
-            let (params, maps) = all.params(dtype, tile);
-            let rows = (s.images * s.result[0] * s.result[1]).div_ceil(tile.m) * s.phases;
-            (grid([rows, s.n.div_ceil(tile.n)], multiprocessors), params, maps)
-        };
-        for result in results(&gpu, (name.as_str(), dtype), tile, launch, (out, len)) {
-            close(&format!("{name} {dtype} {:?} {:?}", s.image, s.channels), dtype, &result, &want);
-            got.push(result);
-        }
-    }
-    got
+    let launch = |tile, multiprocessors| (all.grid(tile, multiprocessors), given(&all, tile));
+    results(gpu, (&format!("convolution_{kind}"), dtype), tiles, launch, (out, &want))
+}
+
+/// A convolution of halves, as [`convolutions_of`].
+fn convolution(dtype: DType, s: Images, tiles: &[Tile]) -> Vec<Vec<f32>> {
+    let gpu = Gpu::new();
+    let pixels = s.images * s.image[0] * s.image[1];
+    let x = [0, 1].map(|i| rounded(dtype, &values(pixels * s.channels[i], 1 + i as u32)));
+    let w = rounded(dtype, &weight(s.phases * s.n, s.kernel * s.kernel * (s.channels[0] + s.channels[1])));
+    let (at, w_at) = ([0, 1].map(|i| gpu.upload(dtype, &x[i]).0), gpu.upload(dtype, &w).0);
+    let given = |all: &Convolution, tile| Convolution { x: at, w: w_at, ..*all }.params(dtype, tile);
+    convolutions_of(&gpu, dtype, s, ([&x[0], &x[1]], &w), ("sm90", tiles), given)
 }
 
 #[test]
