@@ -106,8 +106,15 @@ impl SecondDevice {
         }
     }
 
-    /// The launch as the driver gets it: the test's addresses in the parameters become the device's.
-    pub fn launch_of(&self, kernel: &'static Kernel, dtype: DType, grid: [u32; 3], params: &[u8]) -> driver::Launch {
+    /// The launch as the driver gets it: the test's addresses in the parameters and in the tensor maps become the device's.
+    pub fn launch_of(
+        &self,
+        kernel: &'static Kernel,
+        dtype: DType,
+        grid: [u32; 3],
+        params: &[u8],
+        maps: &[(usize, TensorMapDesc)],
+    ) -> driver::Launch {
         assert_eq!(params.len(), kernel.params, "{}", kernel.name);
         let given = |word: u64| self.given(word, kernel, dtype);
         let word = |bytes: &[u8]| {
@@ -118,6 +125,12 @@ impl SecondDevice {
             word
         };
         let entry = kernel.entry(dtype);
+        let mut words: Vec<u64> = params.chunks(8).map(word).collect();
+        for (at, map) in maps {
+            let map = TensorMapDesc { address: given(map.address).0, ..map.clone() };
+            let encoded = self.driver.encode_tensor_map(&map).unwrap().0;
+            words[at / 8..][..encoded.len()].copy_from_slice(&encoded);
+        }
         driver::Launch {
             kernel,
             function: self.driver.function(kernel, &entry).unwrap(),
@@ -125,7 +138,7 @@ impl SecondDevice {
             grid,
             block: kernel.threads,
             shared: kernel.shared,
-            params: params.chunks(8).map(word).collect(),
+            params: words.into(),
             tensor_maps: Vec::new(),
         }
     }
@@ -144,12 +157,7 @@ impl SecondDevice {
         maps: &[(usize, TensorMapDesc)],
     ) {
         let _turn = turn();
-        let mut launch = self.launch_of(kernel, dtype, grid, params);
-        for (at, map) in maps {
-            let map = TensorMapDesc { address: self.given(map.address, kernel, dtype).0, ..map.clone() };
-            let words = self.driver.encode_tensor_map(&map).unwrap().0;
-            launch.params[at / 8..][..words.len()].copy_from_slice(&words);
-        }
+        let launch = self.launch_of(kernel, dtype, grid, params, maps);
         self.driver.launch(&launch, false).unwrap();
         // A fault is this kernel's.
         self.driver.synchronize().unwrap_or_else(|e| panic!("{}: {e}", launch.entry));

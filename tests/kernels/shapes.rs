@@ -2,12 +2,17 @@
 //! neither counts nor, but for the power that it takes, times depend on.
 
 use crate::common::*;
+use braid::device::cuda::driver::TensorMapDesc;
 use braid::device::cuda::ops::attention::AttentionParams;
+use braid::device::cuda::ops::attention_sm90::FullAttention;
 use braid::device::cuda::ops::branches::{DecoupledParams, KvBranch};
 use braid::device::cuda::ops::convolution::ConvolutionParams;
 use braid::device::cuda::ops::convolution_narrow::NarrowParams;
+use braid::device::cuda::ops::convolution_sm90::Convolution;
+use braid::device::cuda::ops::decoupled_sm90;
 use braid::device::cuda::ops::epilogue::EpilogueParams;
 use braid::device::cuda::ops::gemm::GemmParams;
+use braid::device::cuda::ops::gemm_sm90::{Product, Rows};
 use braid::device::cuda::ops::group_norm;
 use braid::device::cuda::ops::group_norm::GroupNormParams;
 use braid::device::cuda::ops::kernel::{Pointer, blocks};
@@ -16,11 +21,13 @@ use braid::device::cuda::ops::pointwise::AddParams;
 use braid::device::cuda::ops::softmax_rows::SoftmaxParams;
 use braid::device::cuda::ops::strided_tensor::{StridedTensor, softmax_scale};
 use braid::device::cuda::ops::tile::Tile;
+use braid::device::cuda::ops::tile_sm90::grid;
 use braid::tensor::DType;
 
 pub const DTYPE: DType = DType::F16;
 
 /// A launch, and what it takes.
+#[derive(Clone)]
 pub struct Shape {
     pub kernel: String,
     pub dtype: DType,
@@ -28,6 +35,8 @@ pub struct Shape {
     pub shape: String,
     pub grid: [u32; 3],
     pub params: Vec<u8>,
+    /// Tensor maps, by their offsets in the parameters.
+    pub maps: Vec<(usize, TensorMapDesc)>,
     /// Multiplications and additions.
     pub flops: f64,
     /// The bytes that must be read and written, each once.
@@ -40,12 +49,61 @@ impl Shape {
     fn new<P: bytemuck::Pod>(kernel: impl Into<String>, shape: impl Into<String>, grid: [u32; 3], params: &P) -> Self {
         let params = bytemuck::bytes_of(params).to_vec();
         let (kernel, shape) = (kernel.into(), shape.into());
-        Self { kernel, dtype: DTYPE, shape, grid, params, flops: 0.0, bytes: 0.0, product: None }
+        Self { kernel, dtype: DTYPE, shape, grid, params, maps: Vec::new(), flops: 0.0, bytes: 0.0, product: None }
     }
 
     /// `flops` and halves moved.
     fn takes(self, flops: usize, halves: usize) -> Self {
         Self { flops: flops as f64, bytes: 2.0 * halves as f64, ..self }
+    }
+
+    /// The same work by the kernel of sm_90a, with that tile where it has several.
+    pub fn by_wgmma(&self, tile: Tile, multiprocessors: usize) -> Self {
+        let whole = |tiles: usize| [tiles.min(multiprocessors) as u32, 1, 1];
+        let size = |n: i32| n as usize;
+        match self.kernel.split('_').next() {
+            Some("attention") => {
+                let AttentionParams { q, k, v, out, queries, .. } = self.read();
+                let (queries, heads) = (size(queries), self.grid[1] as usize);
+                let all = FullAttention { q, k, v, out, queries, keys: queries, heads, images: 1 };
+                self.with("attention_sm90_64".into(), whole(queries.div_ceil(128) * heads), all.params(DTYPE))
+            }
+            Some("decoupled") => {
+                let (of, heads) = (self.read(), self.grid[1] as usize);
+                let tiles = decoupled_sm90::tiles(&of, heads);
+                self.with("decoupled_sm90_64".into(), whole(tiles), decoupled_sm90::params(of, heads, DTYPE))
+            }
+            Some("convolution") => {
+                let ConvolutionParams { x0, x1, w, finish, n, channels0, channels, height, width, .. } = self.read();
+                let [image, result] = [[size(height), size(width)]; 2];
+                let channels = [size(channels0), size(channels - channels0)];
+                let (x, w, n, images, kernel, stride, padding, phases) = ([x0.0, x1.0], w.0, size(n), 1, 3, 1, 1, 1);
+                let all =
+                    Convolution { x, channels, w, images, image, result, n, kernel, stride, padding, phases, finish };
+                let grid = all.grid(tile, multiprocessors);
+                self.with(format!("convolution_sm90_{}", tile.name()), grid, all.params(DTYPE, tile))
+            }
+            _ => {
+                let GemmParams { x0, w, m, n, k, finish, .. } = self.read();
+                let ([m, n, k], geglu) = ([m, n, k].map(size), self.kernel.contains("geglu"));
+                let x = [Rows { at: x0.0, columns: k, stride: k }, Rows::default()];
+                let all = Product { x, w: w.0, m, n, finish };
+                let columns = if geglu { 2 * n } else { n };
+                let grid = grid([m.div_ceil(tile.m), columns.div_ceil(tile.n)], multiprocessors);
+                let kernel = format!("gemm_{}sm90_{}", if geglu { "geglu_" } else { "" }, tile.name());
+                self.with(kernel, grid, all.params(DTYPE, tile, geglu))
+            }
+        }
+    }
+
+    fn with<P: bytemuck::Pod>(&self, kernel: String, grid: [u32; 3], given: (P, Vec<(usize, TensorMapDesc)>)) -> Self {
+        let (params, maps) = (bytemuck::bytes_of(&given.0).to_vec(), given.1);
+        // The library's product stands beside the other kernel.
+        Self { kernel, grid, params, maps, product: None, ..self.clone() }
+    }
+
+    fn read<P: bytemuck::AnyBitPattern>(&self) -> P {
+        bytemuck::pod_read_unaligned(&self.params)
     }
 }
 

@@ -143,10 +143,10 @@ fn of_library(driver: &dyn Driver, shape: &Shape) -> Option<Work> {
     Some(Work::Product(driver.prepare_gemm(&gemm).unwrap()))
 }
 
-type Case = fn(&Gpu) -> Vec<Shape>;
+type Shapes = fn(&Gpu) -> Vec<Shape>;
 
 /// The shapes of each kind of kernel that take the UNet and the decoder longest.
-const CASES: [Case; 25] = [
+const CASES: [Shapes; 25] = [
     |gpu| vec![attention(gpu, 4096, 640)],
     |gpu| vec![attention(gpu, 1024, 1280)],
     |gpu| vec![decoupled(gpu, 4096, 640)],
@@ -174,6 +174,27 @@ const CASES: [Case; 25] = [
     |gpu| vec![add(gpu, 4096, 640)],
 ];
 
+/// The same by the kernels of sm_90a, with the tiles that an H200 takes.
+const CASES_OF_HOPPER: [Shapes; 11] = [
+    |gpu| by_wgmma(gpu, &attention(gpu, 4096, 640), WIDE),
+    |gpu| by_wgmma(gpu, &attention(gpu, 1024, 1280), WIDE),
+    |gpu| by_wgmma(gpu, &decoupled(gpu, 4096, 640), WIDE),
+    |gpu| by_wgmma(gpu, &decoupled(gpu, 1024, 1280), WIDE),
+    |gpu| by_wgmma(gpu, &convolved(gpu, "128x128", 128, [320, 0], 320, 0), TALL),
+    |gpu| by_wgmma(gpu, &convolved(gpu, "128x128", 64, [640, 0], 640, 0), TALL),
+    |gpu| by_wgmma(gpu, &convolved(gpu, "128x128", 32, [1280, 640], 1280, 0), WIDE),
+    |gpu| by_wgmma(gpu, &geglu(gpu, Tile::LARGE, 4096, 2560, 640), TALL),
+    |gpu| by_wgmma(gpu, &geglu(gpu, Tile::LARGE, 1024, 5120, 1280), TALL),
+    |gpu| by_wgmma(gpu, &projection(gpu, Tile::LARGE, 4096, 640, 640), WIDE),
+    |gpu| by_wgmma(gpu, &projection(gpu, Tile::LARGE, 1024, 1280, 1280), WIDE),
+];
+const WIDE: Tile = Tile { m: 128, n: 160 };
+const TALL: Tile = Tile { m: 256, n: 160 };
+
+fn by_wgmma(gpu: &Gpu, shape: &Shape, tile: Tile) -> Vec<Shape> {
+    vec![shape.by_wgmma(tile, gpu.second().unwrap().driver().properties().multiprocessors)]
+}
+
 /// Sets of tensors of a case, as the head of this file says.
 fn sets(first: &[Shape]) -> usize {
     let bytes = first.iter().map(|shape| shape.bytes).sum::<f64>().max(1.0);
@@ -196,7 +217,8 @@ fn kernels_beside_ceilings() {
     println!("ceiling: product {product:.0} TFLOP/s of {DTYPE} on {}", driver.properties().name);
     println!("| kernel | shape | microseconds | GB/s | TFLOP/s | of the ceiling |");
     println!("|---|---|--:|--:|--:|--:|");
-    for case in CASES {
+    let hopper = if driver.properties().capability == (9, 0) { &CASES_OF_HOPPER[..] } else { &[] };
+    for case in CASES.iter().chain(hopper) {
         let gpu = Gpu::on(Where::Cuda);
         let mut all = vec![case(&gpu)];
         let count = sets(&all[0]);
@@ -218,7 +240,7 @@ fn kernels_beside_ceilings() {
 
 fn launch(gpu: &Gpu, shape: &Shape) -> Launch {
     let kernel = kernels().find(|kernel| kernel.name == shape.kernel).unwrap();
-    gpu.second().unwrap().launch_of(kernel, shape.dtype, shape.grid, &shape.params)
+    gpu.second().unwrap().launch_of(kernel, shape.dtype, shape.grid, &shape.params, &shape.maps)
 }
 
 /// The measuring itself, on the interpreter: the work is done, by the library's way as by the kernel's, and time passes.
@@ -248,6 +270,36 @@ fn timed_results() {
     assert_eq!(results, [want.clone(), want]);
     let copy = [Work::Copy(out, out + 16, 16)];
     assert!(seconds(driver, &copy, Duration::ZERO) > 0.0);
+}
+
+/// The kernels of sm_90a compute what those do whose shapes they are timed at.
+#[test]
+fn shapes_by_wgmma() {
+    if !crate::interpreter::compiled() {
+        return;
+    }
+    let gpu = Gpu::on(Where::Alone);
+    let second = gpu.second().unwrap();
+    for (shape, halves) in [
+        (attention(&gpu, 130, 128), 130 * 128),
+        (decoupled(&gpu, 130, 128), 130 * 128),
+        (convolved(&gpu, "64x64", 12, [64, 0], 16, 0), 144 * 16),
+        (geglu(&gpu, Tile::SMALL, 130, 16, 64), 130 * 16),
+        (projection(&gpu, Tile::SMALL, 130, 16, 64), 130 * 16),
+    ] {
+        let hopper = shape.by_wgmma(WIDE, 2);
+        // The result's map is the last one.
+        let out = hopper.maps.last().unwrap().1.address;
+        let [other, ours] = [&shape, &hopper].map(|shape| {
+            second.fill(out, 2 * halves, 0xff);
+            second.driver().launch(&launch(&gpu, shape), false).unwrap();
+            second.driver().synchronize().unwrap();
+            crate::interpreter::wide(&second.read(out, 2 * halves), DTYPE)
+        });
+        let alike = |(a, b): (&f32, &f32)| (a - b).abs() <= 1e-3 * a.abs();
+        assert!(ours.iter().zip(&other).all(alike), "{}: {:?} {:?}", hopper.kernel, &ours[..4], &other[..4]);
+        assert!(hopper.kernel.contains("sm90") && hopper.flops == shape.flops);
+    }
 }
 
 #[test]
