@@ -143,6 +143,7 @@ cases! { diffusers:
     v_trailing_rescale = "v-trailing-rescale",
     vae_file = "vae-file",
     vae_folder_img2img = "vae-folder-img2img",
+    wide = "wide",
 }
 
 cases! { diffsynth:

@@ -8,7 +8,7 @@ use braid::device::cuda::driver::{
 use braid::tensor::DType;
 use braid::{Error, Result};
 use braid_ptx::{GlobalMemory, Schedule};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -34,6 +34,7 @@ pub struct PtxDriver {
     memory: GlobalMemory,
     sizes: Mutex<BTreeMap<u64, usize>>,
     functions: Mutex<Vec<(&'static str, String)>>,
+    launched: Mutex<BTreeMap<String, usize>>,
     gemms: Mutex<Vec<Gemm>>,
     recording: Mutex<Option<(ThreadId, Vec<Recorded>)>>,
     graphs: Mutex<Vec<Vec<Recorded>>>,
@@ -98,6 +99,7 @@ impl PtxDriver {
             memory: GlobalMemory::new(),
             sizes: Mutex::default(),
             functions: Mutex::default(),
+            launched: Mutex::default(),
             gemms: Mutex::default(),
             recording: Mutex::default(),
             graphs: Mutex::default(),
@@ -135,10 +137,10 @@ impl PtxDriver {
         Self { room, ..self }
     }
 
-    /// The entry points that were asked for.
+    /// The launches so far, by entry point.
     #[allow(dead_code)] // For tests/cuda.
-    pub fn entries(&self) -> BTreeSet<String> {
-        self.functions.lock().unwrap().iter().map(|(_, entry)| entry.clone()).collect()
+    pub fn launched(&self) -> BTreeMap<String, usize> {
+        self.launched.lock().unwrap().clone()
     }
 
     /// Bytes that are allocated.
@@ -174,6 +176,7 @@ impl PtxDriver {
         run.check_races = seen_before(launch) < 2;
         let module = module_on(module_name, self.facts.capability);
         braid_ptx::run(&module, &entry, &self.memory, &run).map_err(|f| fault(&entry, f))?;
+        *self.launched.lock().unwrap().entry(entry).or_default() += 1;
         Ok(())
     }
 

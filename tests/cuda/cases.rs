@@ -1,6 +1,6 @@
 //! The golden cases of diffusers in half precision: the CUDA backend on the interpreter (or a GPU) against the peer's f32.
 
-use super::block_of_sm90::MULTIPROCESSORS;
+use super::block_of_sm90::{KERNELS, MULTIPROCESSORS};
 use super::case::{Case, stages};
 use super::half_precision_limits::{ASKED, Limits, of_diffusers};
 use super::hopper::hopper;
@@ -11,6 +11,7 @@ use braid::device::cuda::CudaDevice;
 use braid::device::cuda::driver::Driver;
 use braid::tensor::DType;
 use braid_ptx::{Arithmetic, Schedule};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// Runs a case with the VAE in bf16: relative L2 of the latents, PSNR of the images in dB.
@@ -109,22 +110,40 @@ fn euler() {
     check("euler");
 }
 
-/// By the kernels of sm_90a where its layers are wide enough for them, on a device so small that they are worth their while.
-#[test]
-fn euler_by_wgmma() {
+/// By the kernels of sm_90a where its layers are wide enough for them, on a device so small that they are worth their while, or on a GPU.
+/// Returns the launches of these by their kinds, where the interpreter counts them.
+fn by_wgmma(name: &str) -> Option<BTreeMap<&'static str, usize>> {
     if !compiled() {
-        return;
+        return None;
     }
     let interpreter = Arc::new(PtxDriver::new().device((9, 0), MULTIPROCESSORS));
     let on_gpu = std::env::var_os("BRAID_TEST_DRIVER").is_some();
     let driver = if on_gpu { hopper(Schedule::InOrder) } else { Some(interpreter.clone() as _) };
-    let Some(driver) = driver else { return };
-    let [(most, least), _] = of_diffusers("euler").map_or(ASKED, like_the_peer);
-    let (latents, psnr) = run(driver, "euler", DType::F16).unwrap();
-    let wide: Vec<String> = interpreter.entries().into_iter().filter(|entry| entry.contains("_sm90_")).collect();
-    println!("latents {latents:.1e} of {most:.1e}, {psnr:.1} dB of {least:.1}; {wide:?}");
+    let [(most, least), _] = of_diffusers(name).map_or(ASKED, like_the_peer);
+    let (latents, psnr) = run(driver?, name, DType::F16).unwrap();
+    println!("{name}: latents {latents:.1e} of {most:.1e}, {psnr:.1} dB of {least:.1}");
     assert!(latents <= most && psnr >= least, "latents {latents:.1e}, {psnr:.1} dB");
-    assert!(on_gpu || wide.len() > 2, "{wide:?}");
+    let launched = interpreter.launched();
+    let of = |kind: &str| launched.iter().filter(|(entry, _)| entry.starts_with(kind)).map(|(_, count)| count).sum();
+    let kinds: BTreeMap<_, usize> =
+        KERNELS.into_iter().chain(["decoupled_sm90_"]).map(|kind| (kind, of(kind))).collect();
+    println!("{kinds:?}");
+    (!on_gpu).then_some(kinds)
+}
+
+#[test]
+fn euler_by_wgmma() {
+    if let Some(launches) = by_wgmma("euler") {
+        assert!(launches["gemm_sm90_"] > 0 && launches["convolution_sm90_"] > 0, "{launches:?}");
+    }
+}
+
+/// Channels and heads of the widths that these kernels are for: each kind has its part.
+#[test]
+fn wide_by_wgmma() {
+    if let Some(launches) = by_wgmma("wide") {
+        assert!(launches.values().all(|count| *count > 0), "{launches:?}");
+    }
 }
 
 #[test]

@@ -134,6 +134,19 @@ CASES = {
         "adapters": [adapter("ip-adapter.safetensors", ["landscape.png"], 1.0)],
         "request": request("a lighthouse at night", cfg_scale=1.0, width=56, height=40, seed=21, sampling_method="lcm"),
     },
+    "wide": {
+        "notes": "128 and 256 channels with heads of 64 over 128 and 32 places, the text and one picture: wide enough for the "
+        "kernels of sm_90a",
+        "matters": [{"seed": 1}, {"sampling_method": "euler-a"}],
+        "tokenizer": "small",
+        "scheduler": PUBLISHED_SCHEDULER,
+        "text": [text(64, 2, 1, "quick_gelu", 2), text(64, 2, 1, "gelu", 2)],
+        "unet": unet("cc", [128, 256], [2, 4], [1, 1], groups=32),
+        "vae": vae([8, 16, 16]),
+        "vision": vision(64, 2, 1, "gelu", 28, 7, 24),
+        "adapters": [adapter("ip-adapter.safetensors", ["landscape.png"], 0.8)],
+        "request": request("two boats on a river", negative_prompt="fog", steps=2, width=64, height=32, seed=5),
+    },
     "v-trailing-rescale": {
         "notes": "the folder's scheduler predicts v with trailing spacing; guidance rescaled by 0.7, each image of the "
         "batch by its own deviation; clip_skip 1 moves the prompt's layer but not the negative prompt's; no adapter",
