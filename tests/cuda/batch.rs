@@ -1,10 +1,12 @@
 //! An image does not depend on the rest of its batch, and a step asks nothing of the driver but one graph launch.
 
+use super::block_of_sm90::MULTIPROCESSORS;
 use super::common;
 use super::ptx::PtxDriver;
 use super::small_unet::small_unet;
-use super::{compiled, outputs, relative, scope, values};
+use super::{compiled, outputs, relative, scope, tolerance, values};
 use braid::Compat;
+use braid::device::cpu::Cpu;
 use braid::device::cuda::CudaDevice;
 use braid::device::cuda::driver::{CallCounts, Driver};
 use braid::device::{Device, TensorData};
@@ -102,17 +104,16 @@ fn unet_batch_invariance() {
     }
 }
 
-/// Rows of text and images through the encoders together: each has the bytes that it has alone.
-#[test]
-fn encoders_batch_invariance() {
-    if !compiled() {
-        return;
-    }
+/// An encoder's graph of so many rows, and its inputs of [`ROWS`].
+type Encoder = (Box<dyn Fn(usize) -> Graph>, Vec<TensorData<'static>>);
+
+/// Encoders of texts of 77 tokens and of images, of that width and with heads of 64.
+fn encoders(width: usize, image_size: usize) -> [Encoder; 2] {
     let text = ClipTextConfig {
-        hidden_size: 64,
+        hidden_size: width,
         num_hidden_layers: 2,
-        num_attention_heads: 1,
-        intermediate_size: 128,
+        num_attention_heads: width / 64,
+        intermediate_size: 2 * width,
         activation: Activation::Gelu,
         eps: 1e-5,
         vocab_size: 60,
@@ -122,13 +123,13 @@ fn encoders_batch_invariance() {
         eos_token_id: 2,
     };
     let vision = ClipVisionConfig {
-        hidden_size: 64,
+        hidden_size: width,
         num_hidden_layers: 2,
-        num_attention_heads: 1,
-        intermediate_size: 128,
+        num_attention_heads: width / 64,
+        intermediate_size: 2 * width,
         activation: Activation::QuickGelu,
         eps: 1e-5,
-        image_size: 56,
+        image_size,
         patch_size: 14,
         projection_dim: 24,
     };
@@ -137,32 +138,63 @@ fn encoders_batch_invariance() {
         scope(&named.map(|(i, (name, shape))| (name.as_str(), shape.as_slice(), i as u32)).collect::<Vec<_>>())
     };
     let (of_text, of_vision) = (weights(text.tensors()), weights(vision.tensors()));
-    let text = |rows| {
+    let text = move |rows| {
         let shape = ClipTextShape { rows, tokens: 77, depth: 1, pooled: true, masked: false };
         clip_text(&text, &of_text, shape).unwrap()
     };
-    let vision =
-        |images| clip_vision(&vision, &of_vision, images, VisionOutputs { embeds: true, hidden: true }).unwrap();
+    let outputs = VisionOutputs { embeds: true, hidden: true };
+    let vision = move |images| clip_vision(&vision, &of_vision, images, outputs).unwrap();
     let ids: Vec<i32> = (0..ROWS * 77).map(|i| (i * i % 59) as i32).collect();
-    let given: [Vec<TensorData<'_>>; 2] =
-        [vec![ids.into(), vec![76, 3, 40, 0].into()], vec![values(ROWS * 56 * 56 * 3, 30).into()]];
+    let pixels = values(ROWS * image_size * image_size * 3, 30);
+    [(Box::new(text), vec![ids.into(), vec![76, 3, 40, 0].into()]), (Box::new(vision), vec![pixels.into()])]
+}
+
+/// The results of all rows, after checking that each row has the bytes that it has alone.
+fn rows_as_alone(device: &CudaDevice, (graph, given): &Encoder, library: bool) -> Vec<Vec<f32>> {
+    let run = |rows: usize, inputs: &[TensorData<'_>]| outputs(device.compile(graph(rows)).unwrap().as_mut(), inputs);
+    let all = run(ROWS, given);
+    for row in 0..ROWS {
+        let own = given.iter().map(|all| all.slice(row * all.len() / ROWS..(row + 1) * all.len() / ROWS));
+        let alone = run(1, &own.collect::<Vec<_>>());
+        for (alone, all) in alone.iter().zip(&all) {
+            assert!(alone.iter().all(|v| v.is_finite()) && alone.iter().any(|v| *v != 0.0));
+            assert!(*alone == all[row * alone.len()..][..alone.len()], "row {row}, library {library}");
+        }
+    }
+    all
+}
+
+/// Rows of text and images through the encoders together: each has the bytes that it has alone.
+#[test]
+fn encoders_batch_invariance() {
+    if !compiled() {
+        return;
+    }
     for library in [false, true] {
         let device = device(&Arc::new(PtxDriver::new()), library);
         assert!(device.encoder_rows() >= ROWS);
-        let graphs: [&dyn Fn(usize) -> Graph; 2] = [&text, &vision];
-        for (graph, given) in graphs.into_iter().zip(&given) {
-            let run =
-                |rows: usize, inputs: &[TensorData<'_>]| outputs(device.compile(graph(rows)).unwrap().as_mut(), inputs);
-            let all = run(ROWS, given);
-            for row in 0..ROWS {
-                let own = given.iter().map(|all| all.slice(row * all.len() / ROWS..(row + 1) * all.len() / ROWS));
-                let alone = run(1, &own.collect::<Vec<_>>());
-                for (alone, all) in alone.iter().zip(&all) {
-                    assert!(alone.iter().all(|v| v.is_finite()) && alone.iter().any(|v| *v != 0.0));
-                    assert!(*alone == all[row * alone.len()..][..alone.len()], "row {row}, library {library}");
-                }
-            }
+        encoders(64, 56).iter().for_each(|encoder| drop(rows_as_alone(&device, encoder, library)));
+    }
+}
+
+/// The same by the kernels of sm_90a where they take the products and the attention, beside the CPU.
+#[test]
+fn encoders_by_wgmma() {
+    if !compiled() {
+        return;
+    }
+    let driver = Arc::new(PtxDriver::new().device((9, 0), MULTIPROCESSORS));
+    let device = device(&driver, false);
+    for encoder in encoders(128, 168) {
+        let want = outputs(Cpu::new(Some(1)).compile(encoder.0(ROWS)).unwrap().as_mut(), &encoder.1);
+        for (got, want) in rows_as_alone(&device, &encoder, false).iter().zip(&want) {
+            let error = relative(got, want);
+            assert!(error <= 2.0 * tolerance(DType::F16), "{error:.1e}");
         }
+    }
+    let launched = driver.launched();
+    for kernel in ["attention_sm90_", "gemm_sm90_"] {
+        assert!(launched.keys().any(|name| name.starts_with(kernel)), "{kernel}: {launched:?}");
     }
 }
 
