@@ -134,7 +134,7 @@ fn by_wgmma(name: &str) -> Option<BTreeMap<&'static str, usize>> {
 #[test]
 fn euler_by_wgmma() {
     if let Some(launches) = by_wgmma("euler") {
-        assert!(launches["gemm_sm90_"] > 0 && launches["convolution_sm90_"] > 0, "{launches:?}");
+        assert!(launches["gemm_sm90_"] > 0 && launches["gemm_geglu_sm90_"] > 0, "{launches:?}");
     }
 }
 

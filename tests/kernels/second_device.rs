@@ -39,9 +39,9 @@ impl SecondDevice {
         Self { driver, blocks: RefCell::default() }
     }
 
-    /// An interpreter, whose addresses are others.
+    /// An interpreter for the kernels of sm_90a, too, whose addresses are others.
     pub fn interpreter() -> Self {
-        let driver = PtxDriver::new();
+        let driver = PtxDriver::new().device((9, 0), 4);
         driver.allocate(12_345).unwrap();
         Self::of(Arc::new(driver))
     }
