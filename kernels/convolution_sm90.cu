@@ -2,6 +2,8 @@
 //
 // Shapes     X [B, height, width, channels], in one or in two sources whose channels are joined (x0 has the first channels0); W [N,
 //            kernel_y, kernel_x, channels] (OHWI). Y and residual [B, result_height, result_width, N], rows [B, N].
+//            moments [B, phases, result_height * result_width / 64, 2, N] f32: of each run of 64 pixels of one phase of an image and each
+//            channel the mean and the sum of squared deviations, for group_norm.cu.
 //            `phases` = 4: the image is first doubled by nearest neighbour, as four 2x2 convolutions (convolution.cu); W [4, N, 2, 2,
 //            channels], Y [B, 2 height, 2 width, N].
 // Maps       of f16 or bf16: x0 and x1 [B, height, width, channels of the source] by im2col, rows of 64 channels, 128 bytes swizzled, BM
@@ -14,7 +16,8 @@
 //            are the map's zeros.
 // Shared     dynamic: MainloopSm90::SHARED_BYTES, of 1,024-byte alignment.
 // Requires   channels0, channels and N multiples of 8; 16-byte aligned pointers; B * height * width < 2^31; padding at most 128, taps at
-//            most 256 apart. phases = 4: kernel 2, stride 1, padding 1. No activation, no f32 result.
+//            most 256 apart. phases = 4: kernel 2, stride 1, padding 1. No activation, no f32 result. moments: result_height *
+//            result_width a multiple of 64.
 // Source     implicit GEMM by im2col maps as in the CUDA driver's and the PTX manual ("Im2col mode").
 #include "convolution_sm90.cuh"
 

@@ -71,7 +71,7 @@ __device__ __forceinline__ void convolution_sm90(const ConvolutionSm90Params& p,
                 int line = m / p.result_width, x = m - line * p.result_width;
                 return (i64)(2 * line + phase / 2) * (2 * p.result_width) + 2 * x + phase % 2;
             };
-            finish_tile<Loop, T, MT, BN>(
+            finish_tile<Loop::E4M3, Loop, T, MT, BN>(
                 loop, acc, p.finish, (row - phase * down) * Loop::BM + in_tile, p.pixels, column * BN, p.n, turn, place,
                 [&](u32 box, int left, int top) {
                     if (p.phases == 1) return loop.store_box(p.out, left, top, box);
@@ -83,6 +83,12 @@ __device__ __forceinline__ void convolution_sm90(const ConvolutionSm90Params& p,
                         uint4 values = load_shared_16(box + r * 64 + (unit ^ r / 2 % 4) * 16);
                         *(uint4*)((T*)p.finish.out + place(m) * p.finish.out_stride + n) = values;
                     }
+                },
+                [&](int m) {
+                    // Those of an image follow each other, phase by phase.
+                    if (p.phases == 1) return m / RUN;
+                    int rows = fresh(p.finish.rows_of_image);
+                    return m / RUN + (m / rows * (p.phases - 1) + phase) * (rows / RUN);
                 });
         });
 }

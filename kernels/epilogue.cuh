@@ -13,6 +13,7 @@ struct EpilogueParams {
     const void* rows;      // T [images, N], or null; the time embedding
     const void* residual;  // T, rows as the result's, or null
     void* out;             // T, or f32 where out_f32 is set
+    float* moments;        // of the result's runs of rows, by the kernels of sm_90a (mainloop_sm90.cuh), or null
     i64 residual_stride;  // elements from row to row
     i64 out_stride;
     int rows_of_image;  // consecutive rows of X that share a row of `rows`

@@ -46,9 +46,9 @@ __device__ __forceinline__ void gemm_sm90(const GemmSm90Params& p, Scale scale) 
         Unscaled{},
         [&](float(&acc)[MT][BN / 2], int row, int column, int first) {
             scale(loop, acc, row * Loop::BM + first, column * BN);
-            finish_tile<Loop, T, MT, BN>(
+            finish_tile<false, Loop, T, MT, BN>(
                 loop, acc, p.finish, row * Loop::BM + first, p.m, column * BN, p.n, turn, [](int m) { return (i64)m; },
-                [&](u32 box, int left, int top) { loop.store_box(p.out, left, top, box); });
+                [&](u32 box, int left, int top) { loop.store_box(p.out, left, top, box); }, [](int m) { return m / RUN; });
         });
 }
 

@@ -1,11 +1,12 @@
 // Group normalisation, optionally followed by SiLU, in three launches that share one parameter struct:
-//   group_norm_moments  the mean and the sum of squared deviations of each channel over each chunk of pixels
+//   group_norm_moments  the mean and the sum of squared deviations of each channel over each chunk of pixels; not for a source whose
+//                       kernel has left them (convolution_sm90.cu, gemm_sm90.cu)
 //   group_norm_lines    joins those of a group, in a fixed order, to a factor and a summand for each channel
 //   group_norm_apply    Y = factor * X + summand, then SiLU
 //
 // Shapes     X [B, pixels, channels], in one or in two sources whose channels are joined (x0 has the first channels0; a group
-//            may lie in both), Y [B, pixels, channels]; weight, bias [channels] f32; scratch: moments [B, chunks, 2, channels]
-//            and lines [B, 2, channels] f32.
+//            may lie in both), Y [B, pixels, channels]; weight, bias [channels] f32; scratch: moments [B, chunks, 2, channels] of
+//            each source and lines [B, 2, channels] f32.
 // Grid       moments: (chunks, ceil(channels / 128), B); lines: (groups, B); apply: (ceil(pixels / 128), ceil(channels / 128),
 //            B); 256 threads. In the first and the last, 16 threads read 16 bytes each of a row, and there are 16 such rows.
 // Shared     static: 16,384 bytes (moments), 3,072 (lines), none (apply).
@@ -23,7 +24,8 @@ struct GroupNormParams {
     const void* x1;
     const float* weight;
     const float* bias;
-    float* moments;
+    float* moments0;
+    float* moments1;
     float* lines;
     void* out;
     int pixels;
@@ -42,6 +44,14 @@ __device__ __forceinline__ const T* unit_of(const GroupNormParams& p, int image,
     i64 at = (i64)image * p.pixels + pixel;
     if (c < p.channels0) return (const T*)p.x0 + at * p.channels0 + c;
     return (const T*)p.x1 + at * (p.channels - p.channels0) + (c - p.channels0);
+}
+
+// The mean of channel c over a chunk of an image; the sum of squared deviations lies `width` further.
+__device__ __forceinline__ float* moments_of(const GroupNormParams& p, int image, int chunk, int c, int& width) {
+    bool first = c < p.channels0;
+    width = first ? p.channels0 : p.channels - p.channels0;
+    float* at = (first ? p.moments0 : p.moments1) + ((i64)image * p.chunks + chunk) * 2 * width;
+    return at + (first ? c : c - p.channels0);
 }
 
 template <class T>
@@ -80,20 +90,31 @@ __device__ __forceinline__ void moments(const GroupNormParams& p) {
         q += squares[i][threadIdx.x];
     }
     float first = to_f32(unit_of<T>(p, image, begin, channel / 8 * 8)[channel % 8]);
-    float* to = p.moments + ((i64)image * p.chunks + blockIdx.x) * 2 * p.channels + channel;
+    int width;
+    float* to = moments_of(p, image, blockIdx.x, channel, width);
     to[0] = first + s / count;
-    to[p.channels] = fmaxf(q - s * s / count, 0.0f);
+    to[width] = fmaxf(q - s * s / count, 0.0f);
 }
 
 __device__ __forceinline__ void lines(const GroupNormParams& p) {
     __shared__ Moments memory[256];
     int group = blockIdx.x, image = blockIdx.y, width = p.channels / p.groups;
-    const float* from = p.moments + (i64)image * p.chunks * 2 * p.channels + group * width;
     Moments own = {0.0f, 0.0f, 0.0f};
-    for (int i = threadIdx.x; i < p.chunks * width; i += 256) {
-        int chunk = i / width;
-        const float* at = from + (i64)chunk * 2 * p.channels + (i - chunk * width);
-        own = joined(own, Moments{(float)min(p.chunk, p.pixels - chunk * p.chunk), at[0], at[p.channels]});
+    // Several are under way at a time, and joined in their order.
+    constexpr int AHEAD = 8;
+    for (int begin = threadIdx.x; begin < p.chunks * width; begin += AHEAD * 256) {
+        Moments next[AHEAD];
+#pragma unroll
+        for (int j = 0; j < AHEAD; j++) {
+            int i = begin + j * 256, chunk = i / width, further;
+            next[j] = {0.0f, 0.0f, 0.0f};
+            if (chunk < p.chunks) {
+                const float* at = moments_of(p, image, chunk, group * width + i - chunk * width, further);
+                next[j] = {(float)min(p.chunk, p.pixels - chunk * p.chunk), at[0], at[further]};
+            }
+        }
+#pragma unroll
+        for (int j = 0; j < AHEAD; j++) own = joined(own, next[j]);
     }
     Moments all = block_moments<256>(own, memory);
     float scale = 1.0f / sqrtf(all.squares / all.count + p.eps);

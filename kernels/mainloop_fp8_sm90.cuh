@@ -32,6 +32,7 @@ struct Ones {
 template <int MT, int BN, int PN>
 struct MainloopFp8Sm90 : MainloopSm90<e4m3, MT, BN, 2> {
     using Loop = MainloopSm90<e4m3, MT, BN, 2>;
+    static constexpr bool E4M3 = true;
 
     __device__ __forceinline__ MainloopFp8Sm90(const void* memory) : Loop(memory) {}
 

@@ -13,6 +13,7 @@
 #pragma once
 
 #include "epilogue.cuh"
+#include "reduce.cuh"
 #include "ring_sm90.cuh"
 
 template <class T, int BN>
@@ -57,6 +58,7 @@ struct Unscaled {
 template <class T, int MT, int BN, int GROUPS>
 struct MainloopSm90 {
     static constexpr int BM = 64 * MT * GROUPS, DEPTH = 64, THREADS = 384;
+    static constexpr bool E4M3 = false;
     static constexpr int A_BYTES = BM * 128, STAGE_BYTES = A_BYTES + BN * 128;
     // Results leave in boxes of 64 rows by 64 bytes, two of them under way for each group.
     static constexpr int BOX_BYTES = 64 * 64, BOXES = 2;
@@ -229,15 +231,53 @@ struct Addends {
     static __device__ __forceinline__ u32 pair(const T* at, int n) { return at ? *(const u32*)(at + n) : 0; }
 };
 
+// Rows of one image whose moments are taken together: those of a box, which no tile divides.
+static constexpr int RUN = 64;
+
+// The sum of a column of a box, or of its squared deviations from a mean: of 16 of its 64 values in each of four lanes.
+template <class T, bool SQUARES>
+__device__ __forceinline__ float column_sum(u32 from, float mean) {
+    float sums[2] = {};
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+        u32 pairs[4];
+        ldmatrix_x4_trans(pairs, from + i * 32 * 64);
+#pragma unroll
+        for (int j = 0; j < 4; j++) {
+            float low = Stored<T>::low(pairs[j]) - mean, high = Stored<T>::high(pairs[j]) - mean;
+            sums[0] += SQUARES ? low * low : low;
+            sums[1] += SQUARES ? high * high : high;
+        }
+    }
+    return four_lanes_sum(sums[0] + sums[1]);
+}
+
+// Stores the moments of a box's columns, from `left` on of so many: of each the mean of the values as they are stored, and `columns`
+// further the sum of their squared deviations from it. A warp takes eight columns and reads them twice, since beside the accumulators
+// there are no registers to hold them.
+template <class T>
+__device__ __forceinline__ void store_moments(u32 box, int thread, int left, int columns, float* to) {
+    int lane = thread % 32, unit = thread / 32, n = left + unit * 8 + lane / 4;
+    u32 from = box + lane * 64 + (unit ^ lane / 2 % 4) * 16;
+    float mean = column_sum<T, false>(from, 0.0f) / RUN;
+    float squares = column_sum<T, true>(from, mean);
+    if (lane % 4 == 0 && n < columns) {
+        to[n] = mean;
+        to[columns + n] = squares;
+    }
+}
+
 // X W^T + bias + rows + residual of a group's accumulators, as store_result computes it. `place` maps a row of X to one of the result
-// and the residual; `store(box, left, top)` stores 32 columns of 64 rows.
-template <class Loop, class T, int MT, int BN, class Place, class Store>
+// and the residual; `store(box, left, top)` stores 32 columns of 64 rows. `run(row)` is the number of the run that begins at a row of X,
+// where there are moments: then each image has whole runs.
+template <bool ALWAYS, class Loop, class T, int MT, int BN, class Place, class Store, class Run>
 __device__ __forceinline__ void finish_tile(Loop& loop, const float (&acc)[MT][BN / 2], const EpilogueParams& f, int top, int end,
-                                            int left, int columns, int& turn, Place place, Store store) {
+                                            int left, int columns, int& turn, Place place, Store store, Run run) {
     int first = top + loop.thread / 32 * 16 + loop.thread % 32 / 4;
 #pragma unroll
     for (int m = 0; m < MT; m++) {
         Addends<T> low(f, first + 64 * m, end, columns, place), high(f, first + 64 * m + 8, end, columns, place);
+        bool measured = f.moments && top + 64 * m < end;
 #pragma unroll
         for (int i = 0; i < BN / 32; i++) {
             u32 pairs[4][2];
@@ -257,7 +297,13 @@ __device__ __forceinline__ void finish_tile(Loop& loop, const float (&acc)[MT][B
                     pairs[j][half] = Stored<T>::pack(a, b);
                 }
             }
-            loop.template send<32>(pairs, turn, [&](u32 box) { store(box, left + i * 32, top + 64 * m); });
+            loop.template send<32>(pairs, turn, [&](u32 box) {
+                store(box, left + i * 32, top + 64 * m);
+                // A branch around them would make the assembler spill in a convolution of e4m3: those that nobody reads are not stored.
+                if (!ALWAYS && !measured) return;
+                float* to = f.moments + (i64)run(fresh(top + 64 * m)) * 2 * columns;
+                store_moments<T>(box, fresh(loop.thread), left + i * 32, measured ? columns : 0, to);
+            });
         }
     }
 }

@@ -253,6 +253,12 @@ __device__ __forceinline__ void settled(float (&d)[N]) {
     for (int i = 0; i < N; i++) asm volatile("" : "+f"(d[i])::"memory");
 }
 
+// A value from which nothing is computed earlier than here: what the compiler would compute ahead of a loop would take registers in it.
+__device__ __forceinline__ int fresh(int x) {
+    asm volatile("" : "+r"(x));
+    return x;
+}
+
 // Rounds to e4m3, to nearest and ties to even; beyond 448 it is 448. `low` goes to the lower byte.
 __device__ __forceinline__ u16 cvt_rn_satfinite_e4m3x2_f32(float high, float low) {
     u16 y;

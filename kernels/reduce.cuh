@@ -9,6 +9,12 @@ __device__ __forceinline__ float warp_sum(float x) {
     return x;
 }
 
+// The sum of four lanes, of which the first one's number is a multiple of 4.
+__device__ __forceinline__ float four_lanes_sum(float x) {
+    x += __shfl_xor_sync(0xffffffffu, x, 1);
+    return x + __shfl_xor_sync(0xffffffffu, x, 2);
+}
+
 __device__ __forceinline__ float warp_max(float x) {
 #pragma unroll
     for (int distance = 16; distance > 0; distance /= 2) x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, distance));

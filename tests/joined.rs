@@ -224,7 +224,8 @@ fn kernels_of_hopper() {
         let run = |executable: &mut dyn Executable, first| {
             let inputs = sm90::inputs(first, 1);
             let given: Vec<TensorData<'_>> = inputs.iter().map(|input| input.as_slice().into()).collect();
-            let mut out = [128 * 192, 128 * 192, 512 * 192].map(|len| vec![f32::NAN; len]);
+            let sizes = [128 * 192, 128 * 192, 512 * 192, 128 * 384, 512 * 192, 128 * 256];
+            let mut out = sizes.map(|len| vec![f32::NAN; len]);
             executable.run(&given, &mut out.each_mut().map(Vec::as_mut_slice)).unwrap();
             out
         };

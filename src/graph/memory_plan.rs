@@ -29,8 +29,7 @@ pub struct MemoryPlan {
 const ALIGN: usize = 16;
 
 impl MemoryPlan {
-    /// Plans a graph: results that live at the same time never overlap. The largest are placed first, each into the
-    /// lowest gap that fits.
+    /// Plans a graph: results that live at the same time never overlap.
     pub fn new(graph: &Graph) -> Self {
         let n = graph.nodes.len();
         let root = graph.owners();
@@ -51,25 +50,49 @@ impl MemoryPlan {
                 Some(_) => copies.push((k, *id)),
             }
         }
-        let mut order: Vec<usize> = (0..n).filter(|&i| root[i] == i && places[i].is_none()).collect();
-        order.sort_by_key(|&i| (std::cmp::Reverse(graph.nodes[i].len()), i));
-        let mut placed: Vec<(usize, usize, usize)> = Vec::new(); // (node, start, end), sorted by start
-        let mut arena = 0;
-        for i in order {
-            let size = graph.nodes[i].len().next_multiple_of(ALIGN);
-            let mut start = 0;
-            for &(j, from, to) in &placed {
-                let together = i <= last[j] && j <= last[i];
-                if together && start + size > from && start < to {
-                    start = to;
-                }
-            }
+        let rest: Vec<usize> = (0..n).filter(|&i| root[i] == i && places[i].is_none()).collect();
+        let lives: Vec<Life> =
+            rest.iter().map(|&i| Life { len: graph.nodes[i].len(), first: i, last: last[i] }).collect();
+        let (starts, arena) = place(&lives);
+        for (i, start) in rest.into_iter().zip(starts) {
             places[i] = Some(Location::Arena(start));
-            arena = arena.max(start + size);
-            let at = placed.partition_point(|p| p.1 <= start);
-            placed.insert(at, (i, start, start + size));
         }
         let locations = (0..n).map(|i| places[root[i]].unwrap_or(Location::Arena(0))).collect();
         Self { locations, arena, copies }
     }
+}
+
+/// Something that lies in memory for a while.
+#[derive(Debug, Clone, Copy)]
+pub struct Life {
+    /// Its elements.
+    pub len: usize,
+    /// The node that writes it.
+    pub first: usize,
+    /// The last node that reads it.
+    pub last: usize,
+}
+
+/// Places things so that those that live at the same time never overlap: the largest first, each into the lowest gap that fits. Gives
+/// their starts and the end of all, in elements.
+pub fn place(lives: &[Life]) -> (Vec<usize>, usize) {
+    let mut order: Vec<usize> = (0..lives.len()).collect();
+    order.sort_by_key(|&i| (std::cmp::Reverse(lives[i].len), i));
+    let mut placed: Vec<(usize, usize, usize)> = Vec::new(); // (number, start, end), sorted by start
+    let (mut starts, mut end) = (vec![0; lives.len()], 0);
+    for i in order {
+        let size = lives[i].len.next_multiple_of(ALIGN);
+        let mut start = 0;
+        for &(j, from, to) in &placed {
+            let together = lives[i].first <= lives[j].last && lives[j].first <= lives[i].last;
+            if together && start + size > from && start < to {
+                start = to;
+            }
+        }
+        starts[i] = start;
+        end = end.max(start + size);
+        let at = placed.partition_point(|p| p.1 <= start);
+        placed.insert(at, (i, start, start + size));
+    }
+    (starts, end)
 }

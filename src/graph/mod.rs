@@ -19,7 +19,7 @@ pub use attention::{Attention, ChannelSlice, KvBranch};
 pub use builder::{Builder, LORA_SCALES};
 pub use fuse::fuse;
 pub use gemm::{Activation, Conv2d, Conv2dParams, Epilogue, EpilogueActivation, ImplicitGemm, Linear, LinearWeights};
-pub use memory_plan::{Location, MemoryPlan};
+pub use memory_plan::{Life, Location, MemoryPlan, place};
 pub use nodes::{Graph, Node, NodeId};
 pub use op::Op;
 pub use op_info::{Inferred, InputType, OpCost, OpLabel, OpShapes};

@@ -72,24 +72,36 @@ impl Graph {
     /// # Panics
     /// If there is no such node.
     pub fn single(&self, id: NodeId) -> Self {
+        self.excerpt(&[id])
+    }
+
+    /// The same of several nodes, in order: what the others give becomes inputs, and the last one's result the output.
+    ///
+    /// # Panics
+    /// If there is no such node.
+    pub fn excerpt(&self, ids: &[NodeId]) -> Self {
         let mut alone = Self::default();
-        let mut node = self.node(id).clone();
         let mut places: Vec<(NodeId, NodeId)> = Vec::new();
-        for operand in &mut node.inputs {
-            let known = places.iter().find(|(from, _)| from == operand).map(|(_, to)| *to);
-            let to = known.unwrap_or_else(|| {
-                let to = NodeId(alone.nodes.len());
-                let Node { shape, name, .. } = self.node(*operand).clone();
-                let op = Op::Input(self.element_type(*operand));
-                alone.nodes.push(Node { op, inputs: Vec::new(), shape, name: name.clone() });
-                alone.inputs.push((name, to));
-                places.push((*operand, to));
-                to
-            });
-            *operand = to;
+        for id in ids {
+            let mut node = self.node(*id).clone();
+            for operand in &mut node.inputs {
+                let known = places.iter().find(|(from, _)| from == operand).map(|(_, to)| *to);
+                let to = known.unwrap_or_else(|| {
+                    let to = NodeId(alone.nodes.len());
+                    let Node { shape, name, .. } = self.node(*operand).clone();
+                    let op = Op::Input(self.element_type(*operand));
+                    alone.nodes.push(Node { op, inputs: Vec::new(), shape, name: name.clone() });
+                    alone.inputs.push((name, to));
+                    places.push((*operand, to));
+                    to
+                });
+                *operand = to;
+            }
+            let place = NodeId(alone.nodes.len());
+            places.push((*id, place));
+            alone.outputs = vec![(node.name.clone(), place)];
+            alone.nodes.push(node);
         }
-        alone.outputs.push((node.name.clone(), NodeId(alone.nodes.len())));
-        alone.nodes.push(node);
         alone
     }
 

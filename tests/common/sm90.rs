@@ -11,7 +11,7 @@ pub const MULTIPROCESSORS: usize = 2;
 /// The kernels that the graph is lowered to, without their tiles.
 pub const KERNELS: [&str; 4] = ["attention_sm90_", "convolution_sm90_", "gemm_geglu_sm90_", "gemm_sm90_"];
 
-const TENSORS: [(&str, &[usize]); 15] = [
+const TENSORS: [(&str, &[usize]); 21] = [
     ("in.weight", &[192, 64, 3, 3]),
     ("in.bias", &[192]),
     ("half.weight", &[192, 64, 3, 3]),
@@ -27,6 +27,12 @@ const TENSORS: [(&str, &[usize]); 15] = [
     ("ff.bias", &[384]),
     ("out.weight", &[192, 192]),
     ("out.bias", &[192]),
+    ("last.weight", &[384]),
+    ("last.bias", &[384]),
+    ("doubled.weight", &[192]),
+    ("doubled.bias", &[192]),
+    ("mixed.weight", &[256]),
+    ("mixed.bias", &[256]),
 ];
 
 fn scope() -> Scope {
@@ -38,7 +44,8 @@ fn scope() -> Scope {
 }
 
 /// Convolutions of images of 16 by 8 pixels (plain with a bias of each image, halved, doubled), a layer over two sources, attention,
-/// GEGLU, and a residual. Its inputs are `[images, 16, 8, 64]`, `[images, 192]` and `[images, 32, 16, 64]`.
+/// GEGLU, and a residual; norms of a product joined with a convolution, of the doubling, and of a convolution joined with an input. Its
+/// inputs are `[images, 16, 8, 64]`, `[images, 192]` and `[images, 32, 16, 64]`.
 pub fn block(images: usize) -> Graph {
     let (s, mut b) = (scope(), Builder::new());
     let x = b.input("x", &[images, 16, 8, 64]);
@@ -46,6 +53,7 @@ pub fn block(images: usize) -> Graph {
     let large = b.input("large", &[images, 32, 16, 64]);
     let h = b.conv2d(x, &s.pp("in"), 192, 3, 1);
     let h = b.broadcast_add(h, time);
+    let first = h;
     let both = b.concat(h, x);
     let both = b.reshape(both, &[images, 128, 256]);
     let h = b.linear(both, &s.pp("join"), 192);
@@ -58,8 +66,16 @@ pub fn block(images: usize) -> Graph {
     let half = b.conv2d(large, &s.pp("half"), 192, 3, 2);
     let up = b.upsample(x, 32, 16);
     let up = b.conv2d(up, &s.pp("up"), 192, 3, 1);
+    let y = b.reshape(y, &[images, 16, 8, 192]);
+    let last = b.concat(y, half);
+    // Of three groups, one lies in both.
+    let last = b.group_norm(last, &s.pp("last"), 3, 1e-5);
+    let doubled = b.group_norm(up, &s.pp("doubled"), 32, 1e-5);
+    let mixed = b.concat(first, x);
+    let mixed = b.group_norm(mixed, &s.pp("mixed"), 2, 1e-5);
+    let all = [("y", y), ("half", half), ("up", up), ("last", last), ("doubled", doubled), ("mixed", mixed)];
     // Results in f32 are for other kernels.
-    for (name, id) in [("y", y), ("half", half), ("up", up)] {
+    for (name, id) in all {
         let id = b.scale_shift(id, 0.5, 0.0);
         b.output(name, id);
     }

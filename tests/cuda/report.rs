@@ -61,6 +61,15 @@ fn published_model_at_1024() {
     // The model's input, the step's inputs, guidance, the step and the counter; what was given is made ready before the first step.
     assert_eq!(step.launches(), denoise.launches() + 4);
     assert!(denoise.arena <= 260 << 20, "{}", denoise.arena);
+    // The first convolution alone stores no moments: two norms read it.
+    let norms = |report: &LoweringReport| {
+        ["moments_f16", "lines_f32", "apply_f16"].map(|part| report.kernels[&format!("group_norm_{part}")])
+    };
+    assert_eq!(norms(&denoise), [2, 46, 46]);
+    assert!(denoise.moments < denoise.arena / 16, "{}", denoise.moments);
+    let quantized = denoiser(&config, &weights.clone().with_quantizable(|_| true), &shape, &compat).unwrap();
+    let quantized = LoweringReport::of(quantized, &LoweringOptions { fp8: true, ..SETTINGS }).unwrap();
+    assert_eq!(norms(&quantized), [2, 46, 46]);
     // 2,567,463,684 parameters less those of the condition executable, in 16 bits.
     assert!((4 << 30..6 << 30).contains(&denoise.weights), "{}", denoise.weights);
     let decode = vae_decoder(&published::vae(), &scope(published::vae().decoder_tensors()), 128, 128, &compat);

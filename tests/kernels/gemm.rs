@@ -67,7 +67,7 @@ fn gemm(dtype: DType, tile: Tile, case: &Case) -> Vec<f32> {
             rows_of_image: each as i32,
             activation,
             out_f32: out_f32.into(),
-            reserved: 0,
+            ..EpilogueParams::default()
         },
         m: m as i32,
         n: n as i32,

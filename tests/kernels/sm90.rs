@@ -8,6 +8,7 @@ use braid::device::cuda::ops::convolution_sm90::{Convolution, ConvolutionSm90Par
 use braid::device::cuda::ops::epilogue::EpilogueParams;
 use braid::device::cuda::ops::gemm_sm90::{GemmSm90Params, Product, Rows};
 use braid::device::cuda::ops::kernel::Pointer;
+use braid::device::cuda::ops::moments::RUN;
 use braid::device::cuda::ops::strided_tensor::StridedTensor;
 use braid::device::cuda::ops::tile::Tile;
 use braid::device::cuda::ops::tile_sm90::grid;
@@ -23,17 +24,45 @@ fn runs(tile: Tile) -> &'static [(usize, Schedule)] {
     if tile.n == 160 { &all[..2] } else { &all[2..] }
 }
 
+/// Room for the moments of `rows` of `n` columns where an image has whole runs of them.
+fn moments_room(gpu: &Gpu, (rows, of_image, n): (usize, usize, usize)) -> Pointer {
+    if of_image.is_multiple_of(RUN) { gpu.room(rows / RUN * 2 * n * 4) } else { Pointer(0) }
+}
+
+/// The moments that were stored beside a result of `n` columns, which are those of its values; `run` is the run of a row.
+fn moments(gpu: &Gpu, at: Pointer, (result, n): (&[f32], usize), run: impl Fn(usize) -> usize) -> Vec<f32> {
+    if at.0 == 0 {
+        return Vec::new();
+    }
+    let runs = result.len() / n / RUN;
+    let got = gpu.download(DType::F32, at, runs * 2 * n);
+    gpu.put(at, DType::F32, &vec![f32::NAN; got.len()]);
+    let mut rows = vec![Vec::new(); runs];
+    (0..runs * RUN).for_each(|row| rows[run(row)].push(row));
+    for (i, c) in (0..runs).flat_map(|i| (0..n).map(move |c| (i, c))) {
+        let x: Vec<f64> = rows[i].iter().map(|row| f64::from(result[row * n + c])).collect();
+        let mean = x.iter().sum::<f64>() / RUN as f64;
+        let squares: f64 = x.iter().map(|x| (x - mean).powi(2)).sum();
+        let largest = x.iter().fold(0f64, |a, b| a.max(b.abs()));
+        let [m, q] = [0, n].map(|further| f64::from(got[i * 2 * n + further + c]));
+        let near = (m - mean).abs() <= 3e-7 * largest && (q - squares).abs() <= 1e-5 * squares;
+        assert!(near, "run {i}, column {c}: {m} and {q} for {mean} and {squares}");
+    }
+    got
+}
+
 /// Parameters, and maps by their offsets in them.
 type Given<P> = (P, Vec<(usize, TensorMapDesc)>);
 
 /// The results of a kernel by some tiles, each beside f64's; whether all are the same is for the caller. `given` has the grid for so many
-/// multiprocessors, and what is launched; the results go to `out`.
+/// multiprocessors, and what is launched; the results go to `out`. What `after` has of them, read between the runs, follows them.
 fn results<P: bytemuck::Pod>(
     gpu: &Gpu,
     (kernel, dtype): (&str, DType),
     tiles: &[Tile],
     given: impl Fn(Tile, usize) -> ([u32; 3], Given<P>),
     (out, want): (Pointer, &[f64]),
+    after: impl Fn(&[f32]) -> Vec<f32>,
 ) -> Vec<Vec<f32>> {
     let mut got = Vec::new();
     for &tile in tiles {
@@ -45,7 +74,8 @@ fn results<P: bytemuck::Pod>(
             gpu.mapped(&name, dtype, grid, &params, &maps, &[*schedule]);
             let result = gpu.download(dtype, out, want.len());
             close(&format!("{name} {dtype} of {}", want.len()), dtype, &result, want);
-            got.push(result);
+            let more = after(&result);
+            got.push([result, more].concat());
         }
     }
     got
@@ -66,12 +96,14 @@ pub fn products_of(
     let [bias, rows, residual] =
         [(all, 4), (2 * n, 5), (m * n, 6)].map(|(count, seed)| rounded(dtype, &values(count, seed)));
     let (each, out) = (m.div_ceil(2), gpu.room(m * n * 2));
+    let moments_at = if geglu { Pointer(0) } else { moments_room(gpu, (m, each, n)) };
     let optional = |x: &[f32]| if geglu { Pointer(0) } else { gpu.upload(dtype, x) };
     let finish = EpilogueParams {
         bias: gpu.upload(dtype, &bias),
         rows: optional(&rows),
         residual: optional(&residual),
         out,
+        moments: moments_at,
         residual_stride: n as i64,
         out_stride: n as i64,
         rows_of_image: each as i32,
@@ -94,7 +126,8 @@ pub fn products_of(
         (grid([m.div_ceil(tile.m), all.div_ceil(tile.n)], multiprocessors), given(&product, tile))
     };
     let kernel = format!("gemm{}_{kind}", if geglu { "_geglu" } else { "" });
-    results(gpu, (&kernel, dtype), tiles, launch, (out, &want))
+    let after = |result: &[f32]| moments(gpu, moments_at, (result, n), |row| row / RUN);
+    results(gpu, (&kernel, dtype), tiles, launch, (out, &want), after)
 }
 
 /// Values of a weight of `rows` by sums of `k`.
@@ -131,12 +164,12 @@ fn products() {
     }
     for geglu in [false, true] {
         // Tails in every dimension and of both sources; less than a tile; a second source of whole steps; two bands of tiles.
-        for case in [(300, 200, 200, 136), (70, 8, 64, 64), (130, 336, 192, 128), (1100, 328, 8, 8)] {
+        for case in [(300, 200, 200, 136), (70, 8, 64, 64), (130, 336, 192, 128), (1152, 328, 8, 8)] {
             let case = Case { m: case.0, n: case.1, k: case.2, k0: case.3 };
             let tiles = match case.m {
                 300 => &TILES[..],
-                1100 if geglu => continue,
-                1100 => &TILES[..1],
+                1152 if geglu => continue,
+                1152 => &TILES[..1],
                 _ => &TILES[..2],
             };
             let got = product(DType::F16, geglu, &case, tiles);
@@ -170,6 +203,32 @@ fn products_beyond_the_range() {
     assert!(got[8..16].iter().all(|x| x.is_nan()), "{got:?}");
 }
 
+/// A mean 200 times as large as the deviations costs their squares no digits.
+#[test]
+fn products_far_from_zero() {
+    if !compiled_for_hopper() {
+        return;
+    }
+    let (gpu, tile, dtype, n) = (Gpu::new(), TILES[0], DType::F16, 8);
+    let x = gpu.upload(dtype, &values(RUN * 64, 1)).0;
+    let w = gpu.upload(dtype, &values(n * 64, 2).iter().map(|w| w / 8.0).collect::<Vec<_>>()).0;
+    let (out, moments_at) = (gpu.room(RUN * n * 2), moments_room(&gpu, (RUN, RUN, n)));
+    let bias = gpu.upload(dtype, &[200.0, 0.0, -200.0, 50.0, 200.0, 1.0, 60.0, 120.0]);
+    let rows_of_image = RUN as i32;
+    let finish = EpilogueParams {
+        bias,
+        out,
+        moments: moments_at,
+        out_stride: n as i64,
+        rows_of_image,
+        ..EpilogueParams::default()
+    };
+    let first = Rows { at: x, columns: 64, stride: 64 };
+    let (params, maps) = Product { x: [first, Rows::default()], w, m: RUN, n, finish }.params(dtype, tile, false);
+    gpu.mapped("gemm_sm90_128x160", dtype, [2, 1, 1], &params, &maps, &[Schedule::InOrder]);
+    moments(&gpu, moments_at, (&gpu.download(dtype, out, RUN * n), n), |row| row / RUN);
+}
+
 /// The sizes of a convolution of `kernel` by `kernel`.
 #[derive(Clone, Copy)]
 pub struct Images {
@@ -191,6 +250,13 @@ impl Images {
         let [height, width] = self.result.map(|side| side * double);
         let (y, x) = (at / width % height, at % width);
         (at / width / height, [y / double, x / double], [y % double, x % double])
+    }
+
+    /// The run of a row of the result: those of an image follow each other, phase by phase.
+    fn run(&self, row: usize) -> usize {
+        let (image, [y, x], [down, right]) = self.place(row);
+        let [height, width] = self.result;
+        (image * self.phases + 2 * down + right) * (height * width / RUN) + (y * width + x) / RUN
     }
 
     fn sum(&self, x: [&[f32]; 2], w: &[f32], at: usize, n: usize) -> f64 {
@@ -227,11 +293,13 @@ pub fn convolutions_of(
     let [bias, rows, residual] =
         [(s.n, 4), (s.images * s.n, 5), (len, 6)].map(|(count, seed)| rounded(dtype, &values(count, seed)));
     let out = gpu.room(len * 2);
+    let moments_at = moments_room(gpu, (s.images * of_image, s.result[0] * s.result[1], s.n));
     let finish = EpilogueParams {
         bias: gpu.upload(dtype, &bias),
         rows: gpu.upload(dtype, &rows),
         residual: gpu.upload(dtype, &residual),
         out,
+        moments: moments_at,
         residual_stride: s.n as i64,
         out_stride: s.n as i64,
         rows_of_image: (s.result[0] * s.result[1]) as i32,
@@ -247,7 +315,8 @@ pub fn convolutions_of(
     };
     let want: Vec<f64> = (0..len).map(want).collect();
     let launch = |tile, multiprocessors| (all.grid(tile, multiprocessors), given(&all, tile));
-    results(gpu, (&format!("convolution_{kind}"), dtype), tiles, launch, (out, &want))
+    let after = |result: &[f32]| moments(gpu, moments_at, (result, s.n), |row| s.run(row));
+    results(gpu, (&format!("convolution_{kind}"), dtype), tiles, launch, (out, &want), after)
 }
 
 /// A convolution of halves, as [`convolutions_of`].
@@ -280,24 +349,25 @@ fn convolutions() {
     let one = Images { channels: [64, 0], ..plain };
     for s in [
         plain,
-        // Halved, with padding on all sides, and on the far ones alone.
-        Images { images: 3, image: [8, 12], result: [4, 6], n: 168, stride: 2, ..one },
+        // Halved, with padding on all sides, moments of each image's one run, and on the far ones alone.
+        Images { image: [16, 16], result: [8, 8], n: 168, stride: 2, ..one },
         Images { image: [9, 20], result: [4, 10], n: 8, stride: 2, padding: 0, ..one },
-        // A doubling, then 3x3, in four phases; a tile ends within an image.
-        Images { images: 3, image: [6, 8], result: [6, 8], n: 136, kernel: 2, phases: 4, ..one },
+        // A doubling, then 3x3, in four phases of two runs an image, and where a tile ends within an image.
+        Images { image: [8, 16], result: [8, 16], n: 24, kernel: 2, phases: 4, ..one },
+        Images { images: 3, image: [6, 8], result: [6, 8], n: 8, kernel: 2, phases: 4, ..one },
         Images { kernel: 5, padding: 2, n: 24, images: 5, ..one },
         // Two bands of tiles.
         Images { images: 1, image: [34, 33], result: [34, 33], n: 328, kernel: 1, padding: 0, ..one },
     ] {
         let tiles = match s.n {
-            40 => &TILES[..],
+            40 | 168 => &TILES[..],
             328 => &TILES[..1],
             _ => &TILES[..2],
         };
         let got = convolution(DType::F16, s, tiles);
         assert!(got.iter().all(|result| *result == got[0]), "{:?}: tile or schedule change a result", s.image);
     }
-    convolution(DType::BF16, plain, &TILES[..1]);
+    convolution(DType::BF16, Images { image: [8, 8], result: [8, 8], ..plain }, &TILES[..1]);
 }
 
 /// Images of a batch have the bytes that each has alone.

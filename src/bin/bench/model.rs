@@ -15,6 +15,7 @@ use braid::device::cuda::ops::attention::AttentionParams;
 use braid::device::cuda::ops::branches::DecoupledParams;
 use braid::device::cuda::ops::convolution::ConvolutionParams;
 use braid::device::cuda::ops::gemm::GemmParams;
+use braid::device::cuda::ops::group_norm::GroupNormParams;
 use braid::device::cuda::ops::tile_sm90;
 use serde::Serialize;
 use std::collections::HashMap;
@@ -194,7 +195,8 @@ pub fn operation(launches: &[Launch], library: &[[usize; 3]], bytes: f64, gpu: &
     }
     let nodes = launches.len() + library.len();
     let moving = bytes / (gpu.bandwidth * MEMORY);
-    let work = computing.max(moving);
+    let again: f64 = launches.iter().map(|launch| read_again(launch, gpu, &assumed)).sum();
+    let work = computing.max(moving) + again;
     let (start, least) = (nodes as f64 * NODE, nodes as f64 * LEAST);
     let bound = match () {
         () if work + start < least => "launch",
@@ -202,6 +204,17 @@ pub fn operation(launches: &[Launch], library: &[[usize; 3]], bytes: f64, gpu: &
         () => longest.1,
     };
     Some(Modelled { seconds: (work + start).max(least), bound, nodes })
+}
+
+/// The seconds in which a norm's moments read what its result is made of, which is read again for that: from L2 where half of it holds
+/// all, else from memory.
+fn read_again(launch: &Launch, gpu: &Gpu, assumed: &Assumptions) -> f64 {
+    let params = read::<GroupNormParams>(launch).filter(|_| launch.kernel.name == "group_norm_moments");
+    let Some(p) = params else { return 0.0 };
+    let size = if launch.entry.ends_with("_f32") { 4 } else { 2 };
+    let bytes = launch.grid[2] as usize * count(p.pixels) * count(p.channels) * size;
+    let l2 = assumed.l2_bytes * gpu.multiprocessors as f64 * assumed.clock;
+    bytes as f64 / if bytes <= gpu.l2 / 2 { l2 } else { gpu.bandwidth * MEMORY }
 }
 
 /// The library's product: whole waves of the tile that takes least, at a rate of which 4096x4096x4096 gives what is assumed.

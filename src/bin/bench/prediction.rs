@@ -5,7 +5,7 @@ use crate::model::{self, Modelled};
 use crate::sm90;
 use crate::work::{Label, Operation, Part};
 use braid::Error;
-use braid::device::cuda::driver::Launch;
+use braid::device::cuda::driver::{Gemm, Launch};
 use braid::device::cuda::{ChunkLimits, LoweringOptions, LoweringReport};
 use braid::tensor::DType;
 use serde::Serialize;
@@ -117,9 +117,16 @@ impl Predicted {
     /// [`Error::Graph`] where no kernel takes it.
     pub fn of(operation: &Operation, gpu: &Gpu, measured: Option<f64>) -> Result<Self, Error> {
         // Within a model the result is read again, so it is stored as halves, where an output alone would be f32.
-        let mut graph = operation.graph.clone();
+        let mut graph = operation.around.clone();
         graph.outputs.extend_from_within(..);
-        let (launches, _) = LoweringReport::work_of(graph.clone(), &lowering(gpu, false, operation.fp8))?;
+        let norm = operation.label.kind == "group norm";
+        let own = |(mut launches, mut library): (Vec<Launch>, Vec<Gemm>)| {
+            launches.retain(|launch| (launch.kernel.module == "group_norm") == norm);
+            library.retain(|_| !norm);
+            (launches, library)
+        };
+        let work = |cublaslt| LoweringReport::work_of(graph.clone(), &lowering(gpu, cublaslt, operation.fp8)).map(own);
+        let (launches, _) = work(false)?;
         let phases = launches.iter().any(|l| l.entry.starts_with("convolution_") && l.grid[2] == 4)
             || launches.iter().any(sm90::phases);
         let kernel_flops = if phases { operation.cost.flops() * 4.0 / 9.0 } else { operation.cost.flops() };
@@ -127,7 +134,7 @@ impl Predicted {
         // Weights of one byte each, at twice the rate.
         let shrunk = if launches.iter().any(sm90::multiplies_e4m3) { 2 } else { 1 };
         let bytes = operation.cost.bytes(SIZE, SIZE / shrunk);
-        let (present, library) = LoweringReport::work_of(graph, &lowering(gpu, true, operation.fp8))?;
+        let (present, library) = work(true)?;
         let library: Vec<_> = library.iter().map(|gemm| [gemm.n * gemm.batch, gemm.m, gemm.k]).collect();
         let (compute, moving) = (kernel_flops / (gpu.peak * shrunk as f64), bytes / gpu.bandwidth);
         let share = cut.as_ref().map_or(1.0, |c| c.tile_efficiency * c.wave_efficiency);

@@ -95,3 +95,17 @@ fn tiny_decoder() {
     let cut = last.cut.unwrap();
     assert_eq!((cut.tile_efficiency, cut.kernel.starts_with("convolution_")), (1.0, true), "{cut:?}");
 }
+
+/// On an H200 a norm after the first convolution takes its moments itself, those after others find them there; an A100's take them all.
+#[test]
+fn norms_with_moments() {
+    let setting = Setting { model: ModelSize::Sdxl, side: 128, batch: 2, steps: 1, adapter: false, fp8: false };
+    let operations = setting.operations(Part::Unet, &hollow()).unwrap();
+    let like = |o: &&Operation| o.label.kind == "group norm" && o.label.shape == "2x128x128x320";
+    let nodes = |gpu| -> Vec<(usize, usize)> {
+        let gpu = gpus::find(gpu).unwrap();
+        let of = |o: &Operation| (o.label.count, Predicted::of(o, &gpu, None).unwrap().nodes);
+        operations.iter().filter(like).map(of).collect()
+    };
+    assert_eq!([nodes("h200"), nodes("a100")], [[(1, 3), (7, 2)], [(1, 3), (7, 3)]]);
+}

@@ -27,6 +27,8 @@ pub enum Work {
         tile: Tile,
         /// Whether of e4m3.
         fp8: bool,
+        /// Whether moments of the result are stored.
+        moments: bool,
     },
     /// Rows that are rounded to e4m3.
     Quantization {
@@ -174,7 +176,7 @@ impl Work {
                 let p: GemmSm90Params = read(launch)?;
                 let halves = if launch.kernel.name.contains("geglu") { 2 } else { 1 };
                 let size = (count(p.m), halves * count(p.n), values * count(p.k));
-                Some(Self::Product { size, tile: tile()?, fp8 })
+                Some(Self::Product { size, tile: tile()?, fp8, moments: p.finish.moments.0 != 0 })
             }
             "quantize_sm90" => {
                 let p: QuantizeParams = read(launch)?;
@@ -193,7 +195,8 @@ impl Work {
                     true => (values * count(p.channels)).next_multiple_of(tile_sm90::STEP_FP8),
                     false => count(p.channels),
                 };
-                Some(Self::Product { size: (m, count(p.n), taps * channels), tile, fp8 })
+                let size = (m, count(p.n), taps * channels);
+                Some(Self::Product { size, tile, fp8, moments: p.finish.moments.0 != 0 })
             }
             "attention_sm90" => {
                 let p: AttentionSm90Params = read(launch)?;
@@ -224,8 +227,12 @@ impl Work {
         let device = TileDevice { multiprocessors: gpu.multiprocessors, capability: gpu.capability };
         let (cycles, bound) = match *self {
             Self::Quantization { bytes } => return (bytes as f64 / (gpu.bandwidth * MEMORY), "memory"),
-            Self::Product { size, tile, fp8: true } => (tile_sm90::cycles_fp8(size, tile, device), "wgmma"),
-            Self::Product { size, tile, fp8: false } => (tile_sm90::cycles(size, tile, device), "wgmma"),
+            Self::Product { size, tile, fp8, moments } => {
+                let cycles = if fp8 { tile_sm90::cycles_fp8 } else { tile_sm90::cycles };
+                let (m, n, _) = size;
+                let more = if moments { tile_sm90::moments_cycles((m, n), tile, fp8, device) } else { 0.0 };
+                (cycles(size, tile, device) + more, "wgmma")
+            }
             Self::Attention { tiles, keys } => {
                 let waves = tiles.div_ceil(gpu.multiprocessors) as f64;
                 let step = Step::of(ROWS, ROWS, 2 * ROWS * 2 * HEAD).overlapped();

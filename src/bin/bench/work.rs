@@ -3,6 +3,7 @@
 use braid::cli::failure::Failure;
 use braid::cli::value::Value;
 use braid::device::cuda::ENCODER_ROWS;
+use braid::device::cuda::ops::moments;
 use braid::device::{LoopSpec, PixelRounding, Role};
 use braid::graph::{Graph, Node, OpCost, OpLabel, fuse};
 use braid::models::clip::{ClipTextShape, VisionOutputs, clip_text, clip_vision};
@@ -17,6 +18,7 @@ use braid::weights::{MappedBytes, Scope, TensorTable, Weight, Weights};
 use braid::{Compat, Error};
 use serde::Serialize;
 use std::collections::HashMap;
+use std::mem::discriminant;
 use std::sync::Arc;
 
 /// Tokens of a prompt.
@@ -314,14 +316,17 @@ impl Setting {
                 let Some(label) = graph.label(node) else { continue };
                 let parts = node.op.implicit_gemm().map(|gemm| gemm.parts);
                 let fp8 = self.fp8 && parts.is_some_and(|parts| parts.iter().all(|part| part.quantizable));
-                let place = *places.entry((label.clone(), fp8)).or_insert(distinct.len());
+                let around = moments::excerpt(&graph, id);
+                let kinds: Vec<_> = around.nodes.iter().map(|node| discriminant(&node.op)).collect();
+                let place = *places.entry((label.clone(), fp8, kinds)).or_insert(distinct.len());
                 match distinct.get_mut(place) {
                     Some(known) => known.label.count += 1,
                     None => distinct.push(Operation {
                         label: Label::new(part, label, node),
                         cost: graph.cost(node),
                         graph: graph.single(id),
-                        fp8,
+                        around,
+                        fp8: fp8 || self.fp8 && parts.is_none(),
                     }),
                 }
             }
@@ -377,7 +382,9 @@ pub struct Operation {
     pub cost: OpCost,
     /// It alone, as a graph.
     pub graph: Graph,
-    /// Whether it may multiply e4m3.
+    /// It with those on which its kernels depend.
+    pub around: Graph,
+    /// Whether it, or what is around it, may multiply e4m3.
     pub fp8: bool,
 }
 
@@ -398,7 +405,7 @@ mod tests {
     /// Every node is counted once, and there are as many distinct ones at every size.
     #[test]
     fn distinct_operations() {
-        for (part, count) in [(Part::Unet, 62), (Part::Vae, 29)] {
+        for (part, count) in [(Part::Unet, 73), (Part::Vae, 37)] {
             let operations = setting(128).operations(part, &hollow()).unwrap();
             let graph = setting(128).graphs(part, &hollow()).unwrap().remove(0);
             let nodes = graph.nodes.iter().filter(|n| graph.label(n).is_some()).count();

@@ -4,6 +4,7 @@ use crate::device::cuda::driver::command::Command;
 use crate::device::cuda::ops::bindings::Bindings;
 use crate::device::cuda::ops::lowering::{BaseAddresses, Lowering, LoweringOptions, misrouted};
 use crate::device::cuda::ops::memory_layout::{MemoryLayout, REGION};
+use crate::device::cuda::ops::moments::MomentsPlan;
 use crate::device::cuda::ops::pointwise::{as_f32, from_f32, to_f32};
 use crate::device::cuda::ops::registry::lowering_of;
 use crate::device::cuda::ops::step;
@@ -54,8 +55,9 @@ pub(crate) fn lower(
         }
     }
     let bindings = Bindings::new(graph, plan);
-    let regions = layout(graph, plan, options, role, &bindings);
-    let mut l = Lowering::new((graph, plan), *options, bases, bindings, regions);
+    let moments = MomentsPlan::new(graph, &bindings.root, options.tile_device(), options.dtype);
+    let regions = layout(graph, (plan, moments.floats), options, role, &bindings);
+    let mut l = Lowering::new((graph, plan, moments), *options, bases, bindings, regions);
     convert_inputs(&mut l)?;
     let (once, body) = match steps {
         Some(steps) => {
@@ -98,7 +100,7 @@ fn check(graph: &Graph) -> Result<()> {
 /// Places the regions, all but the end of the scratch memory.
 fn layout(
     graph: &Graph,
-    plan: &MemoryPlan,
+    (plan, moments): (&MemoryPlan, usize),
     options: &LoweringOptions,
     role: &Role,
     bindings: &Bindings,
@@ -130,6 +132,7 @@ fn layout(
     }
     regions.results = results;
     regions.arena = region(plan.arena * size);
+    regions.moments = region(moments * 4);
     regions.scratch = end;
     regions
 }
@@ -149,7 +152,7 @@ fn nodes(l: &mut Lowering<'_>, plan: &MemoryPlan) -> Result<Range<usize>> {
     let graph = l.graph;
     let first = l.commands.len();
     for (i, node) in graph.nodes.iter().enumerate() {
-        l.next_node();
+        l.next_node(i);
         match lowering_of(&node.op) {
             Some(op) => {
                 let out = l.result(i);
@@ -160,7 +163,7 @@ fn nodes(l: &mut Lowering<'_>, plan: &MemoryPlan) -> Result<Range<usize>> {
         }
     }
     let body = first..l.commands.len();
-    l.next_node();
+    l.next_node(graph.nodes.len());
     for (k, id) in &plan.copies {
         let len = graph.node(*id).len();
         let out = l.output(*k);

@@ -30,6 +30,8 @@ pub struct LoweringReport {
     pub images: usize,
     /// Bytes of intermediates between nodes.
     pub arena: usize,
+    /// Bytes of the moments of what group norms read.
+    pub moments: usize,
     /// Bytes of intermediates within a node.
     pub scratch: usize,
     /// Bytes that compiling takes for a moment.
@@ -87,7 +89,8 @@ impl LoweringReport {
         report.staging = staging + lowered.weights.wide(staging);
         report.bindings = regions.arena + regions.results;
         report.images = regions.state.held * regions.state.image.bytes;
-        report.arena = regions.scratch - regions.arena;
+        report.arena = regions.moments - regions.arena;
+        report.moments = regions.scratch - regions.moments;
         report.scratch = regions.end - regions.scratch;
         report
     }
@@ -99,7 +102,7 @@ impl LoweringReport {
 
     /// Bytes without the weights.
     pub fn work(&self) -> usize {
-        self.bindings + self.images + self.arena + self.scratch
+        self.bindings + self.images + self.arena + self.moments + self.scratch
     }
 
     /// All bytes that an executable holds on the device.
@@ -120,13 +123,14 @@ impl fmt::Display for LoweringReport {
         let mib = |bytes: usize| bytes as f64 / f64::from(1 << 20);
         writeln!(
             f,
-            "{} launches, {} library products, {} copies; MiB: weights {:.1}, arena {:.1}, scratch {:.1}, bindings {:.1}, \
+            "{} launches, {} library products, {} copies; MiB: weights {:.1}, arena {:.1}, moments {:.1}, scratch {:.1}, bindings {:.1}, \
              images {:.1}",
             self.launches(),
             self.gemms,
             self.copies,
             mib(self.weights),
             mib(self.arena),
+            mib(self.moments),
             mib(self.scratch),
             mib(self.bindings),
             mib(self.images)

@@ -25,25 +25,25 @@ use crate::graph::{Conv2dParams, EpilogueActivation, ImplicitGemm, Node};
 
 param_structs! {
     /// Parameters of `convolution`'s kernels.
-    ConvolutionParams: 144 {
+    ConvolutionParams: 152 {
         x0: Pointer = 0,
         x1: Pointer = 8,
         w: Pointer = 16,
         finish: EpilogueParams = 24,
-        pixels: i32 = 88,
-        n: i32 = 92,
-        channels0: i32 = 96,
-        channels: i32 = 100,
-        height: i32 = 104,
-        width: i32 = 108,
-        result_height: i32 = 112,
-        result_width: i32 = 116,
-        kernel_y: i32 = 120,
-        kernel_x: i32 = 124,
-        stride: i32 = 128,
-        padding_y: i32 = 132,
-        padding_x: i32 = 136,
-        phases: i32 = 140,
+        pixels: i32 = 96,
+        n: i32 = 100,
+        channels0: i32 = 104,
+        channels: i32 = 108,
+        height: i32 = 112,
+        width: i32 = 116,
+        result_height: i32 = 120,
+        result_width: i32 = 124,
+        kernel_y: i32 = 128,
+        kernel_x: i32 = 132,
+        stride: i32 = 136,
+        padding_y: i32 = 140,
+        padding_x: i32 = 144,
+        phases: i32 = 148,
     }
 }
 

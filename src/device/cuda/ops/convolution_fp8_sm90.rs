@@ -1,6 +1,7 @@
 //! Convolutions of e4m3 by wgmma, on sm_90a: `convolution_sm90`'s with other operands.
 
 use super::convolution_sm90::{Convolution, ConvolutionSm90Params};
+use super::epilogue::with_moments;
 use super::kernel::{KernelFile, Pointer, Quantized, kernel};
 use super::lowering::Lowering;
 use super::tile::Tile;
@@ -69,6 +70,7 @@ pub(super) fn launch(
         (_, 160) => &CONVOLUTION_128X160,
         _ => &CONVOLUTION_128X128,
     };
-    let (params, maps) = params(convolution, operands, l.options.dtype, tile);
+    let convolution = Convolution { finish: with_moments(l, convolution.finish), ..*convolution };
+    let (params, maps) = params(&convolution, operands, l.options.dtype, tile);
     l.launch_with_tensor_maps(kernel, convolution.grid(tile, l.options.multiprocessors), params, maps)
 }

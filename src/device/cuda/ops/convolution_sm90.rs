@@ -1,6 +1,6 @@
 //! Convolutions of halves by wgmma and im2col maps, on sm_90a.
 
-use super::epilogue::EpilogueParams;
+use super::epilogue::{EpilogueParams, with_moments};
 use super::gemm_sm90::{DEPTH, result_map};
 use super::kernel::{KernelFile, Pointer, kernel, param_structs, to_i32};
 use super::lowering::Lowering;
@@ -14,26 +14,27 @@ use std::mem::offset_of;
 
 param_structs! {
     /// Parameters of `convolution_sm90`'s kernels.
-    ConvolutionSm90Params: 640 {
+    ConvolutionSm90Params: 704 {
         x0: TensorMap = 0,
         x1: TensorMap = 128,
         w: TensorMap = 256,
         out: TensorMap = 384,
         finish: EpilogueParams = 512,
-        pixels: i32 = 576,
-        n: i32 = 580,
-        channels0: i32 = 584,
-        channels: i32 = 588,
-        height: i32 = 592,
-        width: i32 = 596,
-        result_height: i32 = 600,
-        result_width: i32 = 604,
-        kernel: i32 = 608,
-        stride: i32 = 612,
-        padding: i32 = 616,
-        phases: i32 = 620,
-        x_scales: Pointer = 624,
-        w_scales: Pointer = 632,
+        pixels: i32 = 584,
+        n: i32 = 588,
+        channels0: i32 = 592,
+        channels: i32 = 596,
+        height: i32 = 600,
+        width: i32 = 604,
+        result_height: i32 = 608,
+        result_width: i32 = 612,
+        kernel: i32 = 616,
+        stride: i32 = 620,
+        padding: i32 = 624,
+        phases: i32 = 628,
+        x_scales: Pointer = 632,
+        w_scales: Pointer = 640,
+        end_padding: [i32; 14] = 648,
     }
 }
 
@@ -175,6 +176,7 @@ pub(super) fn launch(l: &mut Lowering<'_>, convolution: &Convolution, tile: Tile
         (_, 160) => &CONVOLUTION_128X160,
         _ => &CONVOLUTION_128X128,
     };
+    let convolution = Convolution { finish: with_moments(l, convolution.finish), ..*convolution };
     let (params, maps) = convolution.params(l.options.dtype, tile);
     l.launch_with_tensor_maps(kernel, convolution.grid(tile, l.options.multiprocessors), params, maps)
 }

@@ -7,17 +7,18 @@ use crate::graph::{Activation, EpilogueActivation, ImplicitGemm, Node};
 
 param_structs! {
     /// Parameters of the epilogue, within those of the kernels that end with it.
-    EpilogueParams: 64 {
+    EpilogueParams: 72 {
         bias: Pointer = 0,
         rows: Pointer = 8,
         residual: Pointer = 16,
         out: Pointer = 24,
-        residual_stride: i64 = 32,
-        out_stride: i64 = 40,
-        rows_of_image: i32 = 48,
-        activation: i32 = 52,
-        out_f32: i32 = 56,
-        reserved: i32 = 60,
+        moments: Pointer = 32,
+        residual_stride: i64 = 40,
+        out_stride: i64 = 48,
+        rows_of_image: i32 = 56,
+        activation: i32 = 60,
+        out_f32: i32 = 64,
+        reserved: i32 = 68,
     }
 }
 
@@ -43,6 +44,12 @@ fn code(activation: EpilogueActivation) -> ActivationCode {
         EpilogueActivation::Pointwise(Activation::QuickGelu) => ActivationCode::QuickGelu,
         EpilogueActivation::None | EpilogueActivation::Geglu => ActivationCode::None,
     }
+}
+
+/// An epilogue that stores moments of the result, too, where a norm reads them.
+pub(super) fn with_moments(l: &mut Lowering<'_>, finish: EpilogueParams) -> EpilogueParams {
+    let rows = usize::try_from(finish.rows_of_image).unwrap_or(0);
+    EpilogueParams { moments: l.store_moments(finish.out, rows), ..finish }
 }
 
 /// The epilogue of a node, with its weights laid out, and the residual at that address; none where it is 0.

@@ -22,7 +22,7 @@ use crate::tensor::DType;
 
 param_structs! {
     /// Parameters of `gemm`'s kernels.
-    GemmParams: 128 {
+    GemmParams: 136 {
         x0: Pointer = 0,
         x1: Pointer = 8,
         w: Pointer = 16,
@@ -30,10 +30,10 @@ param_structs! {
         x1_stride: i64 = 32,
         w_stride: i64 = 40,
         finish: EpilogueParams = 48,
-        m: i32 = 112,
-        n: i32 = 116,
-        k: i32 = 120,
-        k0: i32 = 124,
+        m: i32 = 120,
+        n: i32 = 124,
+        k: i32 = 128,
+        k0: i32 = 132,
     }
 }
 

@@ -1,5 +1,6 @@
 //! Products of e4m3 by wgmma, on sm_90a: `gemm_sm90`'s with other operands.
 
+use super::epilogue::with_moments;
 use super::gemm_sm90::{GemmSm90Params, Product, Rows};
 use super::kernel::{KernelFile, Pointer, Quantized, kernel};
 use super::lowering::Lowering;
@@ -79,6 +80,8 @@ pub(super) fn launch(
         (true, _, 160) => &GEGLU_128X160,
         (true, ..) => &GEGLU_128X128,
     };
+    let finish = if geglu { product.finish } else { with_moments(l, product.finish) };
+    let product = &Product { finish, ..*product };
     let columns = if geglu { 2 * product.n } else { product.n };
     let grid = grid([product.m.div_ceil(tile.m), columns.div_ceil(tile.n)], l.options.multiprocessors);
     let (params, maps) = params(product, k, operands, l.options.dtype, tile, geglu);

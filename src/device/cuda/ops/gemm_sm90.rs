@@ -1,6 +1,6 @@
 //! Products of halves by wgmma, on sm_90a.
 
-use super::epilogue::EpilogueParams;
+use super::epilogue::{EpilogueParams, with_moments};
 use super::kernel::{KernelFile, Pointer, kernel, param_structs, to_i32};
 use super::lowering::Lowering;
 use super::tile::Tile;
@@ -19,13 +19,13 @@ param_structs! {
         w: TensorMap = 256,
         out: TensorMap = 384,
         finish: EpilogueParams = 512,
-        m: i32 = 576,
-        n: i32 = 580,
-        k: i32 = 584,
-        k0: i32 = 588,
-        x_scales: Pointer = 592,
-        w_scales: Pointer = 600,
-        padding: [i32; 8] = 608,
+        m: i32 = 584,
+        n: i32 = 588,
+        k: i32 = 592,
+        k0: i32 = 596,
+        x_scales: Pointer = 600,
+        w_scales: Pointer = 608,
+        padding: [i32; 6] = 616,
     }
 }
 
@@ -142,6 +142,8 @@ pub(super) fn launch(l: &mut Lowering<'_>, product: &Product, tile: Tile, geglu:
         (true, _, 160) => &GEGLU_128X160,
         (true, ..) => &GEGLU_128X128,
     };
+    let finish = if geglu { product.finish } else { with_moments(l, product.finish) };
+    let product = Product { finish, ..*product };
     let columns = if geglu { 2 * product.n } else { product.n };
     let grid = grid([product.m.div_ceil(tile.m), columns.div_ceil(tile.n)], l.options.multiprocessors);
     let (params, maps) = product.params(l.options.dtype, tile, geglu);

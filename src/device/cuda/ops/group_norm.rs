@@ -2,6 +2,7 @@
 
 use super::kernel::{KernelFile, Pointer, blocks, kernel, param_structs, to_i32};
 use super::lowering::{Lowering, OpLowering, ResultSlot, misrouted};
+use super::moments::RUN;
 use crate::device::cuda::driver::kernel::{
     Kernel,
     Types::{All, F32},
@@ -11,22 +12,23 @@ use crate::graph::{Node, Op};
 
 param_structs! {
     /// Parameters of `group_norm`'s kernels.
-    GroupNormParams: 88 {
+    GroupNormParams: 96 {
         x0: Pointer = 0,
         x1: Pointer = 8,
         weight: Pointer = 16,
         bias: Pointer = 24,
-        moments: Pointer = 32,
-        lines: Pointer = 40,
-        out: Pointer = 48,
-        pixels: i32 = 56,
-        channels0: i32 = 60,
-        channels: i32 = 64,
-        groups: i32 = 68,
-        chunk: i32 = 72,
-        chunks: i32 = 76,
-        silu: i32 = 80,
-        eps: f32 = 84,
+        moments0: Pointer = 32,
+        moments1: Pointer = 40,
+        lines: Pointer = 48,
+        out: Pointer = 56,
+        pixels: i32 = 64,
+        channels0: i32 = 68,
+        channels: i32 = 72,
+        groups: i32 = 76,
+        chunk: i32 = 80,
+        chunks: i32 = 84,
+        silu: i32 = 88,
+        eps: f32 = 92,
     }
 }
 
@@ -54,17 +56,27 @@ fn lower(l: &mut Lowering<'_>, node: &Node, out: ResultSlot) -> Result<()> {
     if !c.is_multiple_of(8) || !channels0.is_multiple_of(8) {
         return Err(l.uneven(node, node.inputs.len()));
     }
-    let part = pixels_of_part(pixels);
+    let widths = [channels0, c - channels0];
+    let stored: Vec<_> = node.inputs.iter().map(|id| l.moments_of(*id)).collect();
+    let part = if stored.iter().any(Option::is_some) { RUN } else { pixels_of_part(pixels) };
     let parts = pixels.div_ceil(part);
     let (weight, bias) = (l.weights.floats(weight), l.weights.floats(bias));
-    let moments = l.scratch(images * parts * 2 * c * 4);
+    let (mut x, mut moments, mut missing) = ([Pointer(0); 2], [Pointer(0); 2], Vec::new());
+    for (s, stored) in stored.into_iter().enumerate() {
+        x[s] = Pointer(l.place(node.inputs[s]));
+        moments[s] = stored.unwrap_or_else(|| {
+            missing.push(s);
+            Pointer(l.scratch(images * parts * 2 * widths[s] * 4))
+        });
+    }
     let lines = l.scratch(images * 2 * c * 4);
     let params = GroupNormParams {
-        x0: Pointer(l.place(node.inputs[0])),
-        x1: Pointer(node.inputs.get(1).map_or(0, |id| l.place(*id))),
+        x0: x[0],
+        x1: x[1],
         weight: Pointer(l.weight(weight)),
         bias: Pointer(l.weight(bias)),
-        moments: Pointer(moments),
+        moments0: moments[0],
+        moments1: moments[1],
         lines: Pointer(lines),
         out: Pointer(out.at),
         pixels: to_i32(pixels),
@@ -77,7 +89,15 @@ fn lower(l: &mut Lowering<'_>, node: &Node, out: ResultSlot) -> Result<()> {
         eps: *eps,
     };
     let (y, z) = (blocks(c, 128), blocks(images, 1));
-    l.launch(&MOMENTS, [blocks(parts, 1), y, z], params)?;
+    match missing[..] {
+        [] => {}
+        [s] => {
+            let [channels0, channels] = [to_i32(widths[s]); 2];
+            let alone = GroupNormParams { x0: x[s], moments0: moments[s], channels0, channels, ..params };
+            l.launch(&MOMENTS, [blocks(parts, 1), blocks(widths[s], 128), z], alone)?;
+        }
+        _ => l.launch(&MOMENTS, [blocks(parts, 1), y, z], params)?,
+    }
     l.launch(&LINES, [blocks(*groups, 1), z, 1], params)?;
     l.launch(&APPLY, [blocks(pixels, 128), y, z], params)
 }

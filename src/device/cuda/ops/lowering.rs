@@ -5,8 +5,9 @@
 //! Launches run one after another, so every node reuses the scratch memory.
 
 use super::bindings::{Bindings, OperandRole, TokenCount};
-use super::kernel::Quantized;
+use super::kernel::{Pointer, Quantized};
 use super::memory_layout::{MemoryLayout, REGION};
+use super::moments::{MomentsPlan, RUN, source_of};
 use super::tile::TileDevice;
 use crate::device::cuda::driver::command::Command;
 use crate::device::cuda::driver::kernel::Kernel;
@@ -109,7 +110,10 @@ pub(crate) struct Lowering<'a> {
     pub(crate) commands: Vec<Command>,
     pub(crate) weights: WeightLayout,
     plan: &'a MemoryPlan,
+    moments: MomentsPlan,
     bases: BaseAddresses<'a>,
+    /// The node that is lowered.
+    node: usize,
     /// Bytes of scratch that the node has taken, and the most that any took.
     scratch: usize,
     deepest: usize,
@@ -118,19 +122,20 @@ pub(crate) struct Lowering<'a> {
 impl<'a> Lowering<'a> {
     /// Begins with no commands.
     pub(crate) fn new(
-        (graph, plan): (&'a Graph, &'a MemoryPlan),
+        (graph, plan, moments): (&'a Graph, &'a MemoryPlan, MomentsPlan),
         options: LoweringOptions,
         bases: BaseAddresses<'a>,
         bindings: Bindings,
         regions: MemoryLayout,
     ) -> Self {
         let (commands, weights) = (Vec::new(), WeightLayout::new(options.dtype, options.limits.staging));
-        Self { graph, options, bindings, regions, commands, weights, plan, bases, scratch: 0, deepest: 0 }
+        let (node, scratch, deepest) = (0, 0, 0);
+        Self { graph, options, bindings, regions, commands, weights, plan, moments, bases, node, scratch, deepest }
     }
 
-    /// Frees the scratch memory of the node before.
-    pub(crate) fn next_node(&mut self) {
-        self.scratch = 0;
+    /// Goes on to that node, or past the last one, and frees the scratch memory of the one before.
+    pub(crate) fn next_node(&mut self, node: usize) {
+        (self.node, self.scratch) = (node, 0);
     }
 
     /// Bytes of scratch memory that the nodes need.
@@ -196,6 +201,27 @@ impl<'a> Lowering<'a> {
             }
             _ => self.result(id.0).at,
         }
+    }
+
+    /// The place for the moments of what the present node's kernel stores at `out`, runs of the rows that an image has; null where no norm
+    /// reads them or the runs are not whole.
+    pub(crate) fn store_moments(&mut self, out: Pointer, rows_of_image: usize) -> Pointer {
+        // A sum before an activation is no result.
+        let result = out.0 == self.result(self.node).at;
+        match self.moments.places[self.node] {
+            Some(at) if result && rows_of_image.is_multiple_of(RUN) => {
+                self.moments.made[self.node] = true;
+                Pointer(self.work(self.regions.moments + at * 4))
+            }
+            _ => Pointer(0),
+        }
+    }
+
+    /// The moments of the runs of a norm's operand, where its kernel has stored them.
+    pub(crate) fn moments_of(&self, id: NodeId) -> Option<Pointer> {
+        let source = source_of(self.graph, &self.bindings.root, id)?;
+        let at = self.moments.places[source].filter(|_| self.moments.made[source])?;
+        Some(Pointer(self.work(self.regions.moments + at * 4)))
     }
 
     /// The address of an input as f32; `None` for a node's result.

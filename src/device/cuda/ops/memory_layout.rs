@@ -22,6 +22,8 @@ pub(crate) struct MemoryLayout {
     pub(crate) returned: usize,
     /// Intermediates that live between nodes.
     pub(crate) arena: usize,
+    /// Moments of results, which live between nodes, too.
+    pub(crate) moments: usize,
     /// Intermediates that live within a node.
     pub(crate) scratch: usize,
     /// The part that a denoise loop needs beside its graph.

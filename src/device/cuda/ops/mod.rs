@@ -25,6 +25,7 @@ pub mod layout;
 mod low_rank;
 pub(crate) mod lowering;
 pub(crate) mod memory_layout;
+pub mod moments;
 pub mod pointwise;
 mod product;
 pub mod quantize_sm90;

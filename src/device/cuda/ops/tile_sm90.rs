@@ -36,13 +36,16 @@ const LIBRARY_4096: f64 = 2.0 * (4096 * 4096) as f64 * 4096.0 * 1.45e9 / 716e12;
 const LEAD: f64 = 1.1;
 
 /// The values of K that a step takes, of halves, and those of a usual product.
-const STEP: usize = 64;
+pub(super) const STEP: usize = 64;
 const USUAL: usize = 1280;
 /// The values of K of e4m3 that a step takes.
 pub const STEP_FP8: usize = 128;
 
 /// Cycles of a scheduler behind the loop for each accumulator of a lane, about.
 const FINISH: f64 = 10.0;
+
+/// The same for its part of a result's moments: some 110 instructions a box of 16.
+const MOMENTS: f64 = 7.0;
 
 /// Bytes of shared memory of a block: boxes of the result, stages of `m` and `n` rows of 128 bytes with two barriers each.
 pub(super) const fn shared(m: u32, n: u32) -> u32 {
@@ -91,6 +94,13 @@ pub fn cycles_fp8((m, n, k): (usize, usize, usize), tile: Tile, device: TileDevi
     let columns = if (tile.m, tile.n) == (256, 160) { 80 } else { tile.n };
     let (steps, finish) = (k.div_ceil(STEP_FP8) as f64, FINISH * (tile.m * tile.n / 128) as f64);
     waves * (steps * step_cycles(tile, columns, device) + finish) + FILL
+}
+
+/// Cycles that an `[m, n]` result's moments add, where no other tile is multiplied meanwhile.
+pub fn moments_cycles((m, n): (usize, usize), tile: Tile, fp8: bool, device: TileDevice) -> f64 {
+    let apart = !fp8 && tile.m == 128 && tile.n <= 160;
+    let waves = if apart { 1 } else { waves((m, n), tile, device.multiprocessors, CLUSTER) };
+    MOMENTS * (waves * tile.m * tile.n / 128) as f64
 }
 
 /// The tile for an `[m, n]` result, `n` being the rows of W: the one that takes the least time.
